@@ -48,9 +48,7 @@ def without_end(steps: list[Step]) -> list[Step]:
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
-async def test_a_stop_text_ends_the_agent_and_all_that_it_started(
-    scripted: Scripted, tmp_path: Path, backend: str
-) -> None:
+async def test_stop_sequence_ends_the_agent_and_its_children(scripted: Scripted, tmp_path: Path, backend: str) -> None:
     pieces = ("one two ST", "OP three") if backend != "codex" else ("one two STOP three",)
     scripted.play([spawn("setsid"), *without_end(says(backend, *pieces)), hang()])
     told = await events(scripted, ask(backend, tmp_path, stop=("never", "STOP")))
@@ -61,9 +59,7 @@ async def test_a_stop_text_ends_the_agent_and_all_that_it_started(
     assert scripted.alive() == []
 
 
-async def test_what_the_agent_tells_of_its_tokens_when_it_is_stopped_is_kept(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+async def test_usage_reported_after_a_stop_sequence_is_kept(scripted: Scripted, tmp_path: Path) -> None:
     """The ending may come together with the text: the answer is cut all the same."""
     scripted.play([ignore(signal.SIGINT), *claude_says("one ", "STOP two")])
     ending = (await events(scripted, ask("claude", tmp_path, stop=("STOP",))))[-1]
@@ -74,7 +70,7 @@ async def test_what_the_agent_tells_of_its_tokens_when_it_is_stopped_is_kept(
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
-async def test_what_was_held_back_is_told_at_the_end(scripted: Scripted, tmp_path: Path, backend: str) -> None:
+async def test_held_back_text_is_emitted_at_the_end(scripted: Scripted, tmp_path: Path, backend: str) -> None:
     scripted.play(says(backend, "it may ST"))
     told = await events(scripted, ask(backend, tmp_path, stop=("STOP",)))
     assert text(told) == "it may ST"
@@ -82,7 +78,7 @@ async def test_what_was_held_back_is_told_at_the_end(scripted: Scripted, tmp_pat
     assert (told[-1].stop_reason, told[-1].stop_sequence) == ("end_turn", None)
 
 
-async def test_what_was_held_back_is_told_of_a_run_that_is_cancelled(scripted: Scripted, tmp_path: Path) -> None:
+async def test_held_back_text_is_emitted_when_the_run_is_cancelled(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([*without_end(claude_says("it may ST")), hang()])
     async with runs(scripted) as running:
         run = await running.start(ask("claude", tmp_path, stop=("STOP",)))
@@ -94,7 +90,9 @@ async def test_what_was_held_back_is_told_of_a_run_that_is_cancelled(scripted: S
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
-async def test_an_answer_that_fits_is_told_whole_and_as_json(scripted: Scripted, tmp_path: Path, backend: str) -> None:
+async def test_valid_answer_is_returned_as_one_text_and_as_json(
+    scripted: Scripted, tmp_path: Path, backend: str
+) -> None:
     scripted.play(says(backend, "4", "2\n") if backend != "codex" else says(backend, "Let me see.", " 42\n"))
     told = await events(scripted, ask(backend, tmp_path, output_schema=INTEGER))
     assert [event.text for event in told if isinstance(event, TextDelta)] == ["42"]
@@ -113,15 +111,13 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-async def test_the_json_in_an_answer_is_found(scripted: Scripted, tmp_path: Path, answer: str) -> None:
+async def test_json_is_extracted_from_the_answer(scripted: Scripted, tmp_path: Path, answer: str) -> None:
     scripted.play(gemini_says(answer))
     told = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "object", "required": ["a"]}))
     assert text(told) == '{"a":1}'
 
 
-async def test_an_answer_that_does_not_fit_is_asked_for_again_in_the_same_conversation(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+async def test_invalid_answer_is_retried_in_the_same_conversation(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says('"no@thing"', session="22222222-2222-4222-8222-222222222222"))
     scripted.play(gemini_says("7"), when="Answer again")
     told = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
@@ -137,7 +133,7 @@ async def test_an_answer_that_does_not_fit_is_asked_for_again_in_the_same_conver
     assert told[-1].turns == 2
 
 
-async def test_an_answer_that_is_quoted_to_its_agent_names_no_skill(scripted: Scripted, tmp_path: Path) -> None:
+async def test_answer_quoted_in_the_retry_prompt_names_no_skill(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(codex_says('"use $deploy"', session="01a20000-0000-7000-8000-000000000001"))
     scripted.play(codex_says("5"), when="Answer again")
     told = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER))
@@ -145,7 +141,9 @@ async def test_an_answer_that_is_quoted_to_its_agent_names_no_skill(scripted: Sc
     assert b"'use (dollar)deploy' is not of type 'integer' (at $)" in (scripted.calls()[-1].stdin or b"")
 
 
-async def test_an_answer_to_a_literal_prompt_is_quoted_literally(scripted: Scripted, tmp_path: Path) -> None:
+async def test_literal_prompt_quotes_the_answer_literally_in_the_retry_prompt(
+    scripted: Scripted, tmp_path: Path
+) -> None:
     """Codex is told that what it names is no skill; Gemini gets its text as a command of clinvk's own."""
     scripted.play(codex_says('"use $deploy"', session="01a20000-0000-7000-8000-000000000001"))
     scripted.play(codex_says("5"), when="Answer again")
@@ -160,7 +158,7 @@ async def test_an_answer_to_a_literal_prompt_is_quoted_literally(scripted: Scrip
     assert text(await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER, literal=True))) == "7"
 
 
-async def test_it_is_asked_for_once(scripted: Scripted, tmp_path: Path) -> None:
+async def test_invalid_answer_is_retried_only_once(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says("not", " json"))
     told = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
     assert len(scripted.calls()) == 2
@@ -170,9 +168,7 @@ async def test_it_is_asked_for_once(scripted: Scripted, tmp_path: Path) -> None:
     assert told[-1].usage == Usage(24, 10, 4, 0)
 
 
-async def test_the_turn_before_costs_also_where_the_agent_cannot_be_asked_again(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+async def test_refused_retry_keeps_the_usage_of_the_first_turn(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says("not", " json"))
     admitted: list[RunRequest] = []
 
@@ -189,7 +185,7 @@ async def test_the_turn_before_costs_also_where_the_agent_cannot_be_asked_again(
     assert (ending.code, ending.usage) == ("invalid_request", Usage(12, 5, 2, 0))
 
 
-async def test_who_cancels_a_run_before_its_agent_is_asked_again_has_it_asked_nothing(
+async def test_cancelling_before_the_retry_prevents_the_retry(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted.play(gemini_says("not", " json"))
@@ -210,7 +206,7 @@ async def test_who_cancels_a_run_before_its_agent_is_asked_again_has_it_asked_no
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex"])
-async def test_an_agent_with_a_mode_for_schemas_is_not_asked_again(
+async def test_agent_with_native_schema_support_is_not_retried(
     scripted: Scripted, tmp_path: Path, backend: str
 ) -> None:
     scripted.play(says(backend, "[]"))
@@ -221,7 +217,7 @@ async def test_an_agent_with_a_mode_for_schemas_is_not_asked_again(
     assert "[] is not of type 'object'" in told[-1].message
 
 
-async def test_a_schema_that_codex_cannot_be_given_is_told_in_the_prompt(scripted: Scripted, tmp_path: Path) -> None:
+async def test_schema_that_codex_does_not_support_goes_into_the_prompt(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(codex_says("nothing", session="01a20000-0000-7000-8000-000000000001"))
     scripted.play(codex_says("5"), when="Answer again")
     told = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER))
@@ -230,9 +226,7 @@ async def test_a_schema_that_codex_cannot_be_given_is_told_in_the_prompt(scripte
     assert again.argv[-2:] == ("resume", "01a20000-0000-7000-8000-000000000001")
 
 
-async def test_what_the_agent_does_meanwhile_streams_and_its_remarks_are_no_answer(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+async def test_tool_calls_stream_and_remarks_are_not_part_of_the_answer(scripted: Scripted, tmp_path: Path) -> None:
     remark, answer = gemini_says("[1] is what I look at."), gemini_says("3")
     call: Step = {"line": json.dumps({"type": "tool_use", "tool_name": "x", "tool_id": "1", "parameters": {}})}
     scripted.play([*without_end(remark), call, *answer[2:]])
@@ -241,7 +235,7 @@ async def test_what_the_agent_does_meanwhile_streams_and_its_remarks_are_no_answ
     assert text(told) == "3"
 
 
-async def test_an_answer_that_is_not_whole_is_told_as_it_is(scripted: Scripted, tmp_path: Path) -> None:
+async def test_incomplete_answer_is_returned_unchanged(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(without_end(gemini_says('{"a": ')))
     told = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "object"}))
     assert text(told) == '{"a": '
@@ -250,7 +244,7 @@ async def test_an_answer_that_is_not_whole_is_told_as_it_is(scripted: Scripted, 
     assert len(scripted.calls()) == 1
 
 
-async def test_a_schema_that_takes_for_ever_costs_a_run_and_not_the_server(scripted: Scripted, tmp_path: Path) -> None:
+async def test_schema_with_slow_validation_fails_the_run_but_not_the_server(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says(json.dumps("a" * 60)))
     told = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "string", "pattern": "^(a+)+b$"}))
     assert isinstance(told[-1], RunFailed)
@@ -268,7 +262,7 @@ async def test_a_schema_that_takes_for_ever_costs_a_run_and_not_the_server(scrip
         ({"allOf": [{"$ref": "#/$defs/gone"}]}, "'#/$defs/gone' refers to nothing in it"),
     ],
 )
-async def test_a_schema_that_is_none_is_refused_before_anything_runs(
+async def test_invalid_schema_is_refused_before_any_agent_starts(
     scripted: Scripted, tmp_path: Path, schema: dict[str, object], why: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -278,7 +272,7 @@ async def test_a_schema_that_is_none_is_refused_before_anything_runs(
     assert scripted.calls() == []
 
 
-async def test_a_reference_within_a_schema_is_followed(scripted: Scripted, tmp_path: Path) -> None:
+async def test_reference_within_a_schema_is_followed(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says('{"next": {"next": {}}}'))
     schema: dict[str, object] = {
         "$ref": "#/$defs/node",
@@ -288,7 +282,7 @@ async def test_a_reference_within_a_schema_is_followed(scripted: Scripted, tmp_p
     assert isinstance(told[-1], RunFinished)
 
 
-async def test_a_schema_that_only_the_answer_shows_to_have_no_end_fails_the_run_as_a_wrong_request(
+async def test_schema_found_recursive_during_validation_fails_the_run_as_invalid_request(
     scripted: Scripted, tmp_path: Path
 ) -> None:
     """The agent is not asked again, and what it said and used is kept."""
@@ -304,7 +298,9 @@ async def test_a_schema_that_only_the_answer_shows_to_have_no_end_fails_the_run_
     assert len(scripted.calls()) == 1
 
 
-async def test_an_answer_that_cannot_be_judged_is_told_with_what_it_used(scripted: Scripted, tmp_path: Path) -> None:
+async def test_failed_validator_process_fails_the_run_and_keeps_text_and_usage(
+    scripted: Scripted, tmp_path: Path
+) -> None:
     scripted.play(gemini_says("3"))
     settings = Settings(backends={"gemini": BackendSettings(env={"PYTHONHOME": str(tmp_path)})})
     request = ask("gemini", tmp_path, output_schema=INTEGER)
@@ -317,7 +313,7 @@ async def test_an_answer_that_cannot_be_judged_is_told_with_what_it_used(scripte
     assert run.refusal is None
 
 
-async def test_a_schema_that_takes_for_ever_to_look_at_holds_nothing_up(scripted: Scripted, tmp_path: Path) -> None:
+async def test_slow_schema_check_does_not_block_the_event_loop(scripted: Scripted, tmp_path: Path) -> None:
     """Each of 20 000 objects is compared with each."""
     schema: dict[str, object] = {
         "$schema": "http://json-schema.org/draft-04/schema#",
@@ -338,7 +334,7 @@ async def test_a_schema_that_takes_for_ever_to_look_at_holds_nothing_up(scripted
     assert scripted.calls() == []
 
 
-async def test_a_schema_is_looked_at_once() -> None:
+async def test_schema_is_checked_only_once() -> None:
     """What its judge says where it cannot be started is for the log alone."""
     environ: dict[str, str] = {}
     schemas = Schemas(Spawner(process_tags.choose()), environ)

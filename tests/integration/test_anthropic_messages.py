@@ -68,7 +68,7 @@ async def read(client: anthropic.AsyncAnthropic, seen: list[str]) -> None:
 
 
 @pytest.mark.parametrize("base", ["/anthropic", "/anthropic/", "/anthropic/v1", ""])
-async def test_a_message_is_answered(scripted: Scripted, base: str) -> None:
+async def test_create_message(scripted: Scripted, base: str) -> None:
     scripted.play(claude_says("hello ", "world"))
     async with serving(scripted.env) as served, sdk(served, base) as client:
         message = await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
@@ -83,7 +83,7 @@ async def test_a_message_is_answered(scripted: Scripted, base: str) -> None:
     assert message._request_id  # pyright: ignore[reportPrivateUsage]  # so the SDK names it to its users
 
 
-async def test_a_message_is_answered_to_the_client_that_waits_in_a_thread(scripted: Scripted) -> None:
+async def test_synchronous_client_creates_and_streams_messages(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
 
     def ask(port: int) -> tuple[str, list[str]]:
@@ -99,7 +99,7 @@ async def test_a_message_is_answered_to_the_client_that_waits_in_a_thread(script
         assert await asyncio.to_thread(ask, served.port) == ("hello", ["hello"])
 
 
-async def test_the_stream_helper_puts_together_what_the_agent_said(scripted: Scripted) -> None:
+async def test_stream_helper_assembles_the_text(scripted: Scripted) -> None:
     scripted.play(claude_says("hello ", "world"))
     async with (
         serving(scripted.env) as served,
@@ -115,7 +115,7 @@ async def test_the_stream_helper_puts_together_what_the_agent_said(scripted: Scr
     assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (10, 2, 5)
 
 
-async def test_a_piece_leaves_before_the_agent_goes_on(scripted: Scripted, tmp_path: Path) -> None:
+async def test_text_delta_is_sent_before_the_agent_continues(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     seen: list[str] = []
@@ -130,7 +130,7 @@ async def test_a_piece_leaves_before_the_agent_goes_on(scripted: Scripted, tmp_p
     assert seen == ["one", "two"]
 
 
-async def test_thinking_comes_first_when_it_is_asked_for(scripted: Scripted) -> None:
+async def test_requested_thinking_comes_before_the_text(scripted: Scripted) -> None:
     scripted.play(thinks("Hm.", "hello"))
     async with serving(scripted.env) as served, sdk(served) as client:
         silent = await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
@@ -150,7 +150,7 @@ async def test_thinking_comes_first_when_it_is_asked_for(scripted: Scripted) -> 
         assert thinking.signature
 
 
-async def test_an_earlier_answer_can_be_sent_back_as_it_came(scripted: Scripted) -> None:
+async def test_earlier_answer_can_be_sent_back_unchanged(scripted: Scripted) -> None:
     scripted.play(thinks("Hm.", "hello"))
     async with serving(scripted.env) as served, sdk(served) as client:
         first = await client.messages.create(
@@ -163,7 +163,7 @@ async def test_an_earlier_answer_can_be_sent_back_as_it_came(scripted: Scripted)
     assert "Hm." not in told
 
 
-async def test_an_image_reaches_the_agent(scripted: Scripted) -> None:
+async def test_image_reaches_the_agent(scripted: Scripted) -> None:
     scripted.play(claude_says("a dot"))
     encoded = base64.b64encode(PNG).decode()
     message: MessageParam = {
@@ -185,14 +185,14 @@ class Weather(BaseModel):
     degrees: int
 
 
-async def test_an_answer_of_a_schema_is_parsed_by_the_sdk(scripted: Scripted) -> None:
+async def test_sdk_parses_structured_output(scripted: Scripted) -> None:
     scripted.play(claude_says('{"city": "Oslo", "degrees": 3}'))
     async with serving(scripted.env) as served, sdk(served) as client:
         message = await client.messages.parse(model="claude", max_tokens=1024, messages=ASKED, output_format=Weather)
     assert message.parsed_output == Weather(city="Oslo", degrees=3)
 
 
-async def test_the_answer_is_cut_at_a_stop_sequence(scripted: Scripted) -> None:
+async def test_stop_sequence_truncates_the_answer(scripted: Scripted) -> None:
     scripted.play([*claude_says("one ", "two ST", "OP three")[:-1], hang()])
     async with (
         serving(scripted.env) as served,
@@ -205,7 +205,7 @@ async def test_the_answer_is_cut_at_a_stop_sequence(scripted: Scripted) -> None:
     assert (block.text, message.stop_reason, message.stop_sequence) == ("one two ", "stop_sequence", "STOP")
 
 
-async def test_a_schema_that_is_none_is_told_with_its_field(scripted: Scripted) -> None:
+async def test_error_for_an_invalid_schema_names_the_field(scripted: Scripted) -> None:
     async with serving(scripted.env) as served, sdk(served) as client:
         with pytest.raises(anthropic.BadRequestError) as told:
             await client.messages.create(
@@ -230,7 +230,7 @@ async def test_a_schema_that_is_none_is_told_with_its_field(scripted: Scripted) 
         (503, 529, anthropic.OverloadedError, "overloaded_error"),
     ],
 )
-async def test_an_agent_that_is_refused_by_its_model_makes_the_request_fail_with_its_status(
+async def test_model_error_of_the_agent_is_returned_with_its_status(
     scripted: Scripted, status: int, answered: int, kind: type[anthropic.APIStatusError], type_: str, stream: bool
 ) -> None:
     scripted.play(fails(status, "not today"))
@@ -243,7 +243,7 @@ async def test_an_agent_that_is_refused_by_its_model_makes_the_request_fail_with
     assert error.request_id
 
 
-async def test_a_run_that_has_done_nothing_yet_is_asked_for_again_by_the_sdk(scripted: Scripted) -> None:
+async def test_sdk_retries_a_run_without_side_effects(scripted: Scripted) -> None:
     scripted.play(fails(429, "not today"))
     async with serving(scripted.env) as served, sdk(served, max_retries=1) as client:
         with pytest.raises(anthropic.RateLimitError):
@@ -251,7 +251,7 @@ async def test_a_run_that_has_done_nothing_yet_is_asked_for_again_by_the_sdk(scr
     assert len(scripted.calls()) == 2
 
 
-async def test_a_run_that_may_have_done_something_is_not_asked_for_again_by_the_sdk(scripted: Scripted) -> None:
+async def test_sdk_does_not_retry_a_run_with_possible_side_effects(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], exits(3)])
     async with serving(scripted.env) as served, sdk(served, max_retries=2) as client:
         with pytest.raises(anthropic.InternalServerError) as told:
@@ -260,7 +260,7 @@ async def test_a_run_that_may_have_done_something_is_not_asked_for_again_by_the_
     assert len(scripted.calls()) == 1
 
 
-async def test_a_run_that_takes_too_long_is_a_timeout(scripted: Scripted) -> None:
+async def test_run_that_times_out_raises_a_timeout_error(scripted: Scripted) -> None:
     scripted.play([claude_says("x")[0], hang()])
     async with serving(scripted.env, request_timeout_secs=1) as served, sdk(served, max_retries=0) as client:
         with pytest.raises(anthropic.InternalServerError) as told:
@@ -268,7 +268,7 @@ async def test_a_run_that_takes_too_long_is_a_timeout(scripted: Scripted) -> Non
     assert (told.value.status_code, told.value.type) == (504, "timeout_error")
 
 
-async def test_a_run_that_fails_in_the_middle_of_its_stream_ends_with_an_error(scripted: Scripted) -> None:
+async def test_run_that_fails_mid_stream_ends_the_stream_with_an_error(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], exits(3)])
     seen: list[str] = []
     async with serving(scripted.env) as served, sdk(served) as client:
@@ -278,7 +278,7 @@ async def test_a_run_that_fails_in_the_middle_of_its_stream_ends_with_an_error(s
     assert (told.value.type, told.value.error_code) == ("api_error", "agent_crashed")
 
 
-async def test_a_body_that_is_wrong_is_told_with_its_field(scripted: Scripted) -> None:
+async def test_error_for_an_invalid_body_names_the_field(scripted: Scripted) -> None:
     async with serving(scripted.env) as served, sdk(served) as client:
         with pytest.raises(anthropic.BadRequestError) as told:
             await client.messages.create(model="claude", max_tokens=1024, messages=[])
@@ -287,14 +287,14 @@ async def test_a_body_that_is_wrong_is_told_with_its_field(scripted: Scripted) -
     assert not scripted.calls()
 
 
-async def test_a_model_of_a_backend_that_is_not_there_is_not_found(scripted: Scripted) -> None:
+async def test_model_of_an_unavailable_backend_is_not_found(scripted: Scripted) -> None:
     async with serving(scripted.env) as served, sdk(served) as client:
         with pytest.raises(anthropic.NotFoundError) as told:
             await client.messages.create(model="qwen/max", max_tokens=1024, messages=ASKED)
     assert (told.value.type, told.value.error_code) == ("not_found_error", "model_not_found")
 
 
-async def test_an_unknown_model_is_answered_by_the_default_backend_under_its_name(scripted: Scripted) -> None:
+async def test_default_backend_answers_for_an_unknown_model_and_keeps_its_name(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with serving(scripted.env) as served, sdk(served) as client:
         message = await client.messages.create(model="llama-of-tomorrow", max_tokens=1024, messages=ASKED)
@@ -302,7 +302,7 @@ async def test_an_unknown_model_is_answered_by_the_default_backend_under_its_nam
     assert not [word for word in scripted.calls()[0].argv if "llama" in word]
 
 
-async def test_a_body_that_is_too_large_is_refused(scripted: Scripted) -> None:
+async def test_oversized_body_is_refused(scripted: Scripted) -> None:
     long: list[MessageParam] = [{"role": "user", "content": "x" * 5000}]
     async with serving(scripted.env, max_request_body_bytes=4096) as served, sdk(served) as client:
         with pytest.raises(anthropic.ContentTooLargeError) as told:
@@ -312,7 +312,7 @@ async def test_a_body_that_is_too_large_is_refused(scripted: Scripted) -> None:
     assert body["error"]["type"] == "request_too_large"
 
 
-async def test_a_wrong_key_and_a_right_one_in_either_header(scripted: Scripted) -> None:
+async def test_wrong_key_is_refused_and_right_key_is_accepted_in_either_header(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     keys = Keys(["right"])
     async with serving(scripted.env, keys=keys) as served:
@@ -327,7 +327,7 @@ async def test_a_wrong_key_and_a_right_one_in_either_header(scripted: Scripted) 
             await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
 
 
-async def test_a_path_and_a_method_that_are_not_there_are_told_in_the_shape_of_the_api(scripted: Scripted) -> None:
+async def test_errors_for_unknown_path_and_method_have_the_anthropic_format(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         lost = await served.client.post("/anthropic/v1/nothing", json={})
         wrong = await served.client.get("/anthropic/v1/messages")
@@ -337,7 +337,7 @@ async def test_a_path_and_a_method_that_are_not_there_are_told_in_the_shape_of_t
         assert told["request_id"] == response.headers["request-id"]
 
 
-async def test_tools_are_ignored_and_the_answer_says_so(scripted: Scripted) -> None:
+async def test_tools_are_ignored_with_a_warning(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with serving(scripted.env) as served, sdk(served) as client:
         raw = await client.messages.with_raw_response.create(
@@ -350,14 +350,14 @@ async def test_tools_are_ignored_and_the_answer_says_so(scripted: Scripted) -> N
     assert raw.headers["x-clinvk-run-id"]
 
 
-async def test_tokens_are_counted_without_an_agent(scripted: Scripted) -> None:
+async def test_tokens_are_counted_without_starting_an_agent(scripted: Scripted) -> None:
     async with serving(scripted.env) as served, sdk(served) as client:
         count = await client.messages.count_tokens(model="claude", messages=[{"role": "user", "content": "x" * 400}])
     assert count.input_tokens == 100
     assert not scripted.calls()
 
 
-async def test_models_are_listed_page_by_page_and_shown(scripted: Scripted) -> None:
+async def test_models_are_listed_in_pages_and_retrieved(scripted: Scripted) -> None:
     async with serving(scripted.env) as served, sdk(served) as client:
         listed = [model.id async for model in client.models.list(limit=2)]
         one = await client.models.retrieve("claude/opus")
@@ -369,7 +369,7 @@ async def test_models_are_listed_page_by_page_and_shown(scripted: Scripted) -> N
     assert not scripted.calls()
 
 
-async def test_a_session_goes_on_by_its_header(scripted: Scripted) -> None:
+async def test_session_header_resumes_the_session(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     more: MessageParam = {"role": "user", "content": "and more"}
     async with serving(scripted.env) as served, sdk(served) as client:
@@ -386,7 +386,7 @@ async def test_a_session_goes_on_by_its_header(scripted: Scripted) -> None:
     assert "turn role" not in (scripted.calls()[-1].stdin or b"").decode()
 
 
-async def test_keepalives_mean_nothing_to_the_sdk_wherever_they_come() -> None:
+async def test_sdk_ignores_keepalives_anywhere_in_the_stream() -> None:
     dialect = Anthropic()
     call = Call(request=RunRequest(prompt="hello"), model="claude", stream=True)
     encoder = dialect.encoder(call, Facts(run_id="r1", backend="claude"))
@@ -403,7 +403,7 @@ async def test_keepalives_mean_nothing_to_the_sdk_wherever_they_come() -> None:
         assert await stream.get_final_text() == "hello world"
 
 
-async def test_a_client_that_leaves_ends_the_agent(scripted: Scripted) -> None:
+async def test_client_disconnect_ends_the_agent(scripted: Scripted) -> None:
     scripted.play([*claude_says("one")[:4], hang()])
     async with serving(scripted.env) as served, sdk(served) as client:
         async with client.messages.stream(model="claude", max_tokens=1024, messages=ASKED) as stream:

@@ -56,29 +56,29 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def test_a_process_and_what_it_starts_have_the_limits() -> None:
+async def test_limits_apply_to_a_process_and_its_children() -> None:
     agents = AgentSettings(max_memory_mb=500, max_cpu_secs=70, max_open_files=123)
     told = await done(agents, "sh", "-c", "(setsid sh -c 'ulimit -d; ulimit -S -t; ulimit -H -t; ulimit -n' &) | cat")
     assert told == (0, b"512000\n70\n71\n123\n", b"")
 
 
-def test_a_process_without_bounds_is_started_without_a_shell() -> None:
+def test_process_without_limits_starts_without_a_shell() -> None:
     argv = ("claude", "-p")
     assert Bounds(AgentSettings(), 1).around(argv, 1) is argv
 
 
-async def test_the_arguments_come_through_as_they_are() -> None:
+async def test_arguments_are_passed_unchanged() -> None:
     words = ("", "-n", "a b", "$HOME", "`id`", "'", '"', "\\", "*", "a\nb", "ü")
     told = await done(AgentSettings(max_open_files=100), "printf", "%s|", *words)
     assert told == (0, "".join(f"{word}|" for word in words).encode(), b"")
 
 
-async def test_the_shell_becomes_the_agent() -> None:
+async def test_shell_execs_the_agent() -> None:
     told = await done(AgentSettings(max_open_files=100), "sh", "-c", "echo $$ $PPID")
     assert told.stdout.split()[1] == str(os.getpid()).encode()
 
 
-async def test_a_process_that_takes_more_memory_than_it_may_fails() -> None:
+async def test_process_over_its_memory_limit_fails() -> None:
     script = f"bytearray({300 * 1024 * 1024})"
     assert (await done(AgentSettings(), *PYTHON, script)).exit_code == 0
     told = await done(AgentSettings(max_memory_mb=200), *PYTHON, script)
@@ -86,32 +86,32 @@ async def test_a_process_that_takes_more_memory_than_it_may_fails() -> None:
     assert b"MemoryError" in told.stderr
 
 
-async def test_a_process_that_works_longer_than_it_may_is_ended() -> None:
+async def test_process_over_its_cpu_limit_is_killed() -> None:
     told = await done(AgentSettings(max_cpu_secs=1), *PYTHON, "while True: pass")
     assert told.exit_code == 128 + signal.SIGXCPU
 
 
-async def test_a_limit_above_what_clinvk_may_itself_is_that() -> None:
+async def test_limit_above_the_hard_limit_of_clinvk_is_lowered_to_it() -> None:
     told = await done(AgentSettings(max_open_files=10**9), "sh", "-c", "ulimit -n")
     assert told == (0, f"{resource.getrlimit(resource.RLIMIT_NOFILE)[1]}\n".encode(), b"")
 
 
 @linux
 @pytest.mark.parametrize("agents", [AgentSettings(), AgentSettings(max_memory_mb=500)], ids=["no others", "others"])
-async def test_a_process_gets_the_limit_on_open_files_that_clinvk_was_started_with(agents: AgentSettings) -> None:
+async def test_process_gets_the_open_file_limit_that_clinvk_was_started_with(agents: AgentSettings) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     waits = 'while [ "$(ulimit -S -n)" != 100 ]; do sleep 0.01; done; sh -c "ulimit -S -n; ulimit -H -n"'
     assert await done(agents, "sh", "-c", waits, open_files=100) == (0, f"100\n{hard}\n".encode(), b"")
 
 
-async def test_that_limit_does_not_undo_what_the_settings_say() -> None:
+async def test_inherited_open_file_limit_does_not_override_the_settings() -> None:
     agents = AgentSettings(max_open_files=123)
     told = await done(agents, "sh", "-c", "sleep 0.3; ulimit -S -n; ulimit -H -n", open_files=100)
     assert told == (0, b"123\n123\n", b"")
 
 
 @linux
-async def test_a_process_that_has_set_its_own_limit_keeps_it() -> None:
+async def test_process_keeps_a_limit_that_it_set_itself() -> None:
     own = marks()
     spawner = Spawner(own, Bounds(AgentSettings(), own.server))
     process = spawner.spawn(["sh", "-c", "ulimit -S -n 50; echo set; sleep 60"], ENV, None, lambda: None)
@@ -124,7 +124,7 @@ async def test_a_process_that_has_set_its_own_limit_keeps_it() -> None:
         process.discard()
 
 
-async def test_a_program_that_is_not_there_is_told_with_its_name() -> None:
+async def test_error_for_a_missing_program_names_it() -> None:
     with pytest.raises(BackendUnavailable, match="cannot start '/nowhere/claude'"):
         await done(AgentSettings(max_open_files=100), "/nowhere/claude")
 
@@ -146,7 +146,7 @@ def divided() -> Generator[tuple[RlimitMarks, Bounds] | None]:
     assert not os.path.exists(made.cgroup)
 
 
-async def test_a_process_that_forgets_its_mark_is_ended_with_its_cgroup(
+async def test_process_that_drops_its_mark_is_ended_with_its_cgroup(
     divided: tuple[RlimitMarks, Bounds] | None, tmp_path: Path
 ) -> None:
     if divided is None:
@@ -164,7 +164,7 @@ async def test_a_process_that_forgets_its_mark_is_ended_with_its_cgroup(
     process.discard()
 
 
-async def test_one_that_cannot_be_started_leaves_no_cgroup(
+async def test_process_that_fails_to_start_leaves_no_cgroup(
     divided: tuple[RlimitMarks, Bounds] | None, tmp_path: Path
 ) -> None:
     if divided is None:
@@ -175,7 +175,7 @@ async def test_one_that_cannot_be_started_leaves_no_cgroup(
     await until(lambda: all("." in name for name in os.listdir(made.cgroup)))
 
 
-async def test_the_guardian_ends_the_cgroups_too(divided: tuple[RlimitMarks, Bounds] | None, tmp_path: Path) -> None:
+async def test_guardian_ends_the_cgroups(divided: tuple[RlimitMarks, Bounds] | None, tmp_path: Path) -> None:
     if divided is None:
         return
     own, made = divided
@@ -190,13 +190,13 @@ async def test_the_guardian_ends_the_cgroups_too(divided: tuple[RlimitMarks, Bou
     process.discard()
 
 
-def test_where_no_cgroup_can_be_made_it_is_said_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_error_for_a_missing_cgroup_says_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(resource_limits, "own_cgroup", lambda: str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=r"agents\.cgroup: No such file .*nowhere/clinvk-.*Delegate=yes"):
         resource_limits.check(AgentSettings(cgroup=True))
 
 
-def test_a_folder_that_is_no_cgroup_is_refused_and_left_as_it_was(
+def test_directory_that_is_no_cgroup_is_refused_and_left_unchanged(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(resource_limits, "own_cgroup", lambda: str(tmp_path))

@@ -39,7 +39,7 @@ def instead_of_a_server(scripted: Scripted, script: str) -> None:
     codex.chmod(0o755)
 
 
-async def test_pieces_come_from_the_server_which_then_exits_by_itself(
+async def test_deltas_come_from_the_app_server_which_exits_by_itself(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "LINGER_S", 600.0)  # after which it would be stopped
@@ -57,7 +57,7 @@ async def test_pieces_come_from_the_server_which_then_exits_by_itself(
     assert b'"text":"say it"' in (call.stdin or b"")
 
 
-async def test_a_codex_without_a_server_is_noticed_once(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+async def test_codex_without_app_server_is_detected_once(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     scripted.play(codex_says("by exec"))
     async with local_runs(scripted) as runs:
         with caplog.at_level(logging.WARNING, "clinvk.runtime.pool.agent_programs"):
@@ -69,14 +69,14 @@ async def test_a_codex_without_a_server_is_noticed_once(scripted: Scripted, capl
     ]
 
 
-async def test_runs_that_find_it_out_together_all_have_their_answer(scripted: Scripted) -> None:
+async def test_concurrent_runs_that_detect_the_missing_server_all_succeed(scripted: Scripted) -> None:
     scripted.play(codex_says("by exec"))
     async with local_runs(scripted) as runs:
         assert await asyncio.gather(*(events(runs) for _ in range(8))) == [BY_EXEC] * 8
 
 
 @pytest.mark.parametrize("script", ["exec codex-of-exec", "cat"])
-async def test_what_is_no_message_is_noticed_at_once(scripted: Scripted, script: str) -> None:
+async def test_non_protocol_output_is_detected_at_once(scripted: Scripted, script: str) -> None:
     """A program that prints what `exec` does, or its input, is no server either."""
     instead_of_a_server(scripted, script)
     scripted.play(codex_says("by exec"), reads=False)
@@ -86,7 +86,7 @@ async def test_what_is_no_message_is_noticed_at_once(scripted: Scripted, script:
 
 
 @pytest.mark.parametrize("script", ["sleep 600", "echo Usage: codex; sleep 600"])
-async def test_silence_is_waited_for_once_and_not_for_long(scripted: Scripted, script: str) -> None:
+async def test_silent_program_is_waited_for_once_and_briefly(scripted: Scripted, script: str) -> None:
     instead_of_a_server(scripted, script)
     scripted.play(codex_says("by exec"))
     async with local_runs(scripted) as runs:
@@ -96,7 +96,7 @@ async def test_silence_is_waited_for_once_and_not_for_long(scripted: Scripted, s
         assert await events(runs) == BY_EXEC
 
 
-async def test_both_processes_together_have_the_time_of_one_run(scripted: Scripted) -> None:
+async def test_timeout_covers_both_processes_together(scripted: Scripted) -> None:
     instead_of_a_server(scripted, "sleep 600")
     scripted.play([hang()])
     async with local_runs(scripted) as runs:
@@ -110,7 +110,7 @@ async def test_both_processes_together_have_the_time_of_one_run(scripted: Script
     assert run.ended_at - run.started_at < 20
 
 
-async def test_a_banner_before_the_server_answers_is_nothing(scripted: Scripted) -> None:
+async def test_banner_before_the_server_answers_is_ignored(scripted: Scripted) -> None:
     instead_of_a_server(scripted, 'echo Welcome; echo; exec "$0-of-exec" "$@"')
     scripted.play(codex_streams("one ", "two"), server=True)
     async with local_runs(scripted) as runs:
@@ -118,7 +118,7 @@ async def test_a_banner_before_the_server_answers_is_nothing(scripted: Scripted)
     assert "".join(event.text for event in told if isinstance(event, TextDelta)) == "one two"
 
 
-async def test_what_fails_both_ways_is_told_by_exec_and_not_remembered(scripted: Scripted) -> None:
+async def test_failure_of_both_modes_is_reported_by_exec_and_not_remembered(scripted: Scripted) -> None:
     scripted.play([exits(2)])
     async with local_runs(scripted) as runs:
         for _ in range(2):
@@ -128,7 +128,7 @@ async def test_what_fails_both_ways_is_told_by_exec_and_not_remembered(scripted:
     assert scripted.refusals() == 2
 
 
-async def test_a_run_that_is_left_before_the_server_answers_is_not_begun_by_exec(scripted: Scripted) -> None:
+async def test_run_cancelled_before_the_server_answers_is_not_started_by_exec(scripted: Scripted) -> None:
     instead_of_a_server(scripted, f"touch {scripted.folder}/up; exec sleep 600")
     scripted.play(codex_says("by exec"))
     async with local_runs(scripted) as runs, runs.run(REQUEST) as run:
@@ -137,7 +137,7 @@ async def test_a_run_that_is_left_before_the_server_answers_is_not_begun_by_exec
     assert scripted.calls() == []
 
 
-async def test_a_server_that_dies_in_its_turn_has_crashed_and_is_not_asked_again(scripted: Scripted) -> None:
+async def test_server_that_crashes_mid_turn_is_not_retried(scripted: Scripted) -> None:
     scripted.play([*codex_streams("one")[:3], exits(3)], server=True)
     scripted.play(codex_says("by exec"))
     async with local_runs(scripted) as runs:
@@ -148,7 +148,7 @@ async def test_a_server_that_dies_in_its_turn_has_crashed_and_is_not_asked_again
     assert len(scripted.calls()) == 1
 
 
-async def test_nothing_of_a_server_is_left_when_its_run_is(scripted: Scripted) -> None:
+async def test_cancelled_run_leaves_no_server_process(scripted: Scripted) -> None:
     scripted.play([*codex_streams("one")[:3], spawn("all"), hang()], server=True)
     async with local_runs(scripted) as runs, runs.run(REQUEST) as run:
         async for logged in run.follow():
@@ -159,7 +159,7 @@ async def test_nothing_of_a_server_is_left_when_its_run_is(scripted: Scripted) -
     assert scripted.alive() == []
 
 
-async def test_noise_between_the_messages_is_nothing(scripted: Scripted) -> None:
+async def test_noise_between_messages_is_ignored(scripted: Scripted) -> None:
     noise = [line("noise"), line('{"method":"of/the/future"}'), line("{")]
     scripted.play([step for told in codex_streams("one ", "two") for step in (*noise, told)], server=True)
     async with local_runs(scripted) as runs:

@@ -33,7 +33,7 @@ def left() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
 
 
-async def test_a_program_that_answers_the_greeting_speaks_and_is_ended(tmp_path: Path) -> None:
+async def test_program_that_answers_the_handshake_is_accepted_and_ended(tmp_path: Path) -> None:
     before = left()
     assert await tried(Lasting(tmp_path)) is None
     assert left() == before
@@ -48,20 +48,20 @@ async def test_a_program_that_answers_the_greeting_speaks_and_is_ended(tmp_path:
     ],
     ids=["it ends", "it prints something else", "it is not there"],
 )
-async def test_a_program_that_says_nothing_of_it_does_not_speak(
+async def test_program_that_does_not_answer_the_handshake_is_rejected(
     tmp_path: Path, argv: tuple[str, ...], why: str
 ) -> None:
     assert await tried(Lasting(tmp_path), argv) == why
 
 
-async def test_a_program_that_says_nothing_is_not_waited_for_and_ended(tmp_path: Path) -> None:
+async def test_silent_program_times_out_and_is_ended(tmp_path: Path) -> None:
     before = left()
     said = await tried(Lasting(tmp_path), ("/bin/sh", "-c", "sleep 77 & exec sleep 77"), within_s=0.3)
     assert said == "it does not answer within 0.3 s"
     assert left() == before
 
 
-async def test_it_finds_its_private_files_which_are_gone_afterwards(tmp_path: Path) -> None:
+async def test_private_files_exist_during_the_handshake_and_are_removed_after(tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     script = f'echo "$FILE" > {seen}; cat "$FILE" >> {seen}'
     launch = Launch(argv=("/bin/sh", "-c", script), env={"FILE": f"{PRIVATE}/x"}, files={"x": b"content"})

@@ -72,7 +72,7 @@ def agent(own: process_tags.Marks) -> Generator["subprocess.Popen[bytes]"]:
     process.wait()
 
 
-async def test_a_guardian_that_is_alarmed_ends_what_is_left(
+async def test_alarmed_guardian_ends_remaining_processes(
     own: process_tags.Marks, agent: "subprocess.Popen[bytes]"
 ) -> None:
     guard = Guard(own, UNBOUND)
@@ -83,7 +83,7 @@ async def test_a_guardian_that_is_alarmed_ends_what_is_left(
 
 
 @pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
-async def test_a_guardian_that_is_alarmed_removes_the_private_folders_of_its_clinvk_alone(
+async def test_alarmed_guardian_removes_only_the_private_folders_of_its_clinvk(
     own: process_tags.Marks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_relative: bool
 ) -> None:
     monkeypatch.chdir(tmp_path.parent)
@@ -101,7 +101,7 @@ async def test_a_guardian_that_is_alarmed_removes_the_private_folders_of_its_cli
     assert (tmp_path / "chats").is_dir()
 
 
-async def test_a_guardian_that_is_dismissed_is_gone_and_ends_nothing(
+async def test_dismissed_guardian_exits_and_ends_nothing(
     own: process_tags.Marks, agent: "subprocess.Popen[bytes]"
 ) -> None:
     guard = Guard(own, UNBOUND)
@@ -113,7 +113,7 @@ async def test_a_guardian_that_is_dismissed_is_gone_and_ends_nothing(
     assert agent.poll() is None
 
 
-async def test_a_search_for_all_finds_the_agents_and_not_the_guardian(
+async def test_finding_all_processes_returns_agents_but_not_the_guardian(
     own: process_tags.Marks, agent: "subprocess.Popen[bytes]"
 ) -> None:
     guard = Guard(own, UNBOUND)
@@ -122,9 +122,7 @@ async def test_a_search_for_all_finds_the_agents_and_not_the_guardian(
     guard.dismiss()
 
 
-async def test_a_guardian_that_ends_by_itself_is_replaced(
-    own: process_tags.Marks, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_guardian_that_dies_is_replaced(own: process_tags.Marks, caplog: pytest.LogCaptureFixture) -> None:
     guard = Guard(own, UNBOUND)
     guard.start()
     first = guard.pid
@@ -135,7 +133,7 @@ async def test_a_guardian_that_ends_by_itself_is_replaced(
     guard.dismiss()
 
 
-async def test_a_guardian_that_cannot_be_started_is_told_of_and_tried_again(
+async def test_guardian_that_fails_to_start_is_logged_and_retried(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     python = sys.executable
@@ -149,7 +147,7 @@ async def test_a_guardian_that_cannot_be_started_is_told_of_and_tried_again(
     guard.dismiss()
 
 
-async def test_a_guardian_that_ends_while_no_file_can_be_opened_is_replaced_later(
+async def test_guardian_that_dies_while_out_of_file_descriptors_is_replaced_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     guard = Guard(process_tags.RlimitMarks(number()), UNBOUND)
@@ -167,7 +165,7 @@ async def test_a_guardian_that_ends_while_no_file_can_be_opened_is_replaced_late
     guard.dismiss()
 
 
-async def test_what_a_clinvk_inside_has_lost_is_ended_by_its_own_guardian(tmp_path: Path) -> None:
+async def test_guardian_of_a_nested_clinvk_ends_its_escaped_processes(tmp_path: Path) -> None:
     """The sweep of the clinvk around ends the one inside and leaves its guardian, which nothing else would do for."""
     spawner = Spawner(process_tags.RlimitMarks(number()))
     escaped = tmp_path / "pid"
@@ -184,7 +182,7 @@ async def test_what_a_clinvk_inside_has_lost_is_ended_by_its_own_guardian(tmp_pa
     process.discard()
 
 
-def test_a_stray_entry_among_the_claims_of_a_home_is_left_alone_and_an_empty_claim_is_removed(
+def test_stray_entry_among_home_claims_is_kept_and_an_empty_claim_is_removed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     owners = tmp_path / "owners"

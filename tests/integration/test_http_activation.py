@@ -67,9 +67,7 @@ def url(sock: socket.socket) -> str:
     return f"http://127.0.0.1:{sock.getsockname()[1]}"
 
 
-def test_it_serves_on_the_socket_it_is_given_and_no_agent_gets_to_know(
-    scripted: Scripted, listener: socket.socket
-) -> None:
+def test_server_uses_the_passed_socket_and_hides_it_from_agents(scripted: Scripted, listener: socket.socket) -> None:
     scripted.play(claude_says("x"))
     with activated(scripted, listener, NOTIFY_SOCKET=str(scripted.folder / "nobody")) as process:
         answer = httpx.post(f"{url(listener)}/api/v1/prompt", json={"backend": "claude", "prompt": "hi"}, timeout=30)
@@ -81,14 +79,14 @@ def test_it_serves_on_the_socket_it_is_given_and_no_agent_gets_to_know(
     assert not [name for name in scripted.calls()[0].env if name.startswith(("LISTEN_", "NOTIFY_"))]
 
 
-def test_sockets_that_are_for_another_process_are_left_alone(scripted: Scripted, listener: socket.socket) -> None:
+def test_sockets_for_another_process_are_ignored(scripted: Scripted, listener: socket.socket) -> None:
     with activated(scripted, listener, mine=False) as process:
         assert process.stdout
         assert url(listener) not in process.stdout.readline()
 
 
 @pytest.mark.parametrize("kind", ["of a path", "not listening"])
-def test_a_socket_that_cannot_be_served_on_is_3(scripted: Scripted, tmp_path: Path, kind: str) -> None:
+def test_unusable_socket_exits_with_code_3(scripted: Scripted, tmp_path: Path, kind: str) -> None:
     with socket.socket(socket.AF_UNIX if kind == "of a path" else socket.AF_INET) as sock:
         if kind == "of a path":
             sock.bind(str(tmp_path / "s"))
@@ -99,7 +97,7 @@ def test_a_socket_that_cannot_be_served_on_is_3(scripted: Scripted, tmp_path: Pa
     assert "file descriptor 3 of the service manager is no TCP socket that listens" in told
 
 
-def test_a_number_of_sockets_that_is_none_is_3(scripted: Scripted, listener: socket.socket) -> None:
+def test_invalid_listen_fds_exits_with_code_3(scripted: Scripted, listener: socket.socket) -> None:
     with activated(scripted, listener, LISTEN_FDS="two") as process:
         _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (3, "clinvk: LISTEN_FDS is 'two', not a number of sockets\n")
@@ -133,7 +131,7 @@ class Clients:
             thread.join(30)
 
 
-def test_a_restart_loses_no_request_and_finishes_what_runs(
+def test_restart_loses_no_request_and_finishes_active_runs(
     scripted: Scripted, listener: socket.socket, tmp_path: Path
 ) -> None:
     says = claude_says("one", "two")
@@ -166,7 +164,7 @@ def test_a_restart_loses_no_request_and_finishes_what_runs(
     assert [answer.json()["output"] for answer in answers if "output" in answer.json()] == ["onetwo"]
 
 
-def test_the_service_manager_is_told_what_the_server_does(scripted: Scripted, listener: socket.socket) -> None:
+def test_service_manager_is_notified_of_the_server_state(scripted: Scripted, listener: socket.socket) -> None:
     told: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(scripted.folder / "notify"))

@@ -43,7 +43,7 @@ STOPS: dict[str, JSON] = {
 }
 
 
-async def test_an_answer_cut_by_a_stop_text_says_by_which(scripted: Scripted) -> None:
+async def test_answer_cut_by_a_stop_sequence_reports_it(scripted: Scripted) -> None:
     scripted.play([spawn("setsid"), *claude_says("one STOP", " two")[:-1], hang()])
     async with serving(scripted.env) as served:
         whole = (await served.prompt(stop=["x", "STOP"])).json()
@@ -56,7 +56,7 @@ async def test_an_answer_cut_by_a_stop_text_says_by_which(scripted: Scripted) ->
     assert (done["content"]["stop_reason"], done["content"]["stop_sequence"]) == ("stop_sequence", "STOP")
 
 
-async def test_an_answer_of_a_schema_is_there_as_json_and_as_text(scripted: Scripted) -> None:
+async def test_structured_answer_is_returned_as_json_and_as_text(scripted: Scripted) -> None:
     scripted.play(gemini_says('{"a": ', "[1]}"))
     schema = {"type": "object", "properties": {"a": {"type": "array"}}}
     async with serving(scripted.env) as served:
@@ -69,7 +69,7 @@ async def test_an_answer_of_a_schema_is_there_as_json_and_as_text(scripted: Scri
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-async def test_a_schema_that_is_none_is_a_problem_of_its_field(scripted: Scripted, dry_run: bool) -> None:
+async def test_invalid_schema_is_a_problem_with_its_field(scripted: Scripted, dry_run: bool) -> None:
     async with serving(scripted.env) as served:
         response = await served.prompt(output_schema={"type": "nonsense"}, dry_run=dry_run)
     assert response.status_code == 400
@@ -79,7 +79,7 @@ async def test_a_schema_that_is_none_is_a_problem_of_its_field(scripted: Scripte
     assert scripted.calls() == []
 
 
-async def test_an_image_goes_to_the_agent(scripted: Scripted) -> None:
+async def test_image_is_passed_to_the_agent(scripted: Scripted) -> None:
     scripted.play(claude_says("a pixel"))
     async with serving(scripted.env) as served:
         response = await served.prompt(images=["data:image/png;base64,iVBORw0KGgo="])
@@ -90,7 +90,7 @@ async def test_an_image_goes_to_the_agent(scripted: Scripted) -> None:
     assert text["text"] == "hi"
 
 
-async def test_a_text_that_an_agent_cut_inside_an_emoji_costs_nothing_but_that(scripted: Scripted) -> None:
+async def test_text_cut_inside_an_emoji_loses_only_the_emoji(scripted: Scripted) -> None:
     use = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": "x\ud83d"}}
     result = {"type": "tool_result", "tool_use_id": "t1", "content": "cut \ud83d"}
     begin, *answer = claude_says("so ", "far \ud83d")
@@ -109,7 +109,9 @@ async def test_a_text_that_an_agent_cut_inside_an_emoji_costs_nothing_but_that(s
 
 
 @pytest.mark.parametrize(("path", "body"), [*IMAGES.items(), *STOPS.items()])
-async def test_too_many_images_and_too_long_stop_texts_are_refused(scripted: Scripted, path: str, body: JSON) -> None:
+async def test_too_many_images_and_too_long_stop_sequences_are_refused(
+    scripted: Scripted, path: str, body: JSON
+) -> None:
     async with serving(scripted.env) as served:
         response = await served.client.post(path, json=body)
     assert response.status_code == 400

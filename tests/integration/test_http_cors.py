@@ -31,9 +31,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("path", ["/api/v1/prompt", "/openai/v1/chat/completions", "/anthropic/v1/messages", "/none"])
 @pytest.mark.parametrize("origin", LOCAL)
-async def test_a_page_of_this_machine_is_told_that_it_may_before_it_shows_its_key(
-    scripted: Scripted, origin: str, path: str
-) -> None:
+async def test_preflight_from_a_local_page_is_allowed_without_a_key(scripted: Scripted, origin: str, path: str) -> None:
     async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
         response = await served.client.options(path, headers={"origin": origin, **ASKING})
     assert response.status_code == 200
@@ -45,7 +43,7 @@ async def test_a_page_of_this_machine_is_told_that_it_may_before_it_shows_its_ke
 
 
 @pytest.mark.parametrize("origin", FOREIGN)
-async def test_a_page_of_another_machine_is_not(scripted: Scripted, origin: str) -> None:
+async def test_preflight_from_a_foreign_page_is_refused(scripted: Scripted, origin: str) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         asked = await served.client.options("/api/v1/prompt", headers={"origin": origin, **ASKING})
         read = await served.client.get("/api/v1/backends", headers={"origin": origin})
@@ -53,7 +51,7 @@ async def test_a_page_of_another_machine_is_not(scripted: Scripted, origin: str)
     assert not [name for name in (*asked.headers, *read.headers) if name.startswith("access-control-")]
 
 
-async def test_a_page_may_read_the_answer_its_headers_and_also_an_error(scripted: Scripted) -> None:
+async def test_page_can_read_answers_headers_and_errors(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     origin = {"origin": "http://localhost:3000"}
     async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
@@ -70,13 +68,13 @@ async def test_a_page_may_read_the_answer_its_headers_and_also_an_error(scripted
         assert "preference-applied" in exposed
 
 
-async def test_without_an_origin_nothing_is_said_of_it(scripted: Scripted) -> None:
+async def test_request_without_origin_gets_no_cors_headers(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         response = await served.client.get("/api/v1/backends")
     assert not [name for name in response.headers if name.startswith("access-control-") or name == "vary"]
 
 
-async def test_a_list_of_origins_is_all_there_is(scripted: Scripted) -> None:
+async def test_configured_origins_replace_the_default(scripted: Scripted) -> None:
     named = "https://app.example.com"
     async with serving(
         scripted.env, store=MemoryStore(), cors_allowed_origins=(named,), cors_allow_credentials=True, cors_max_age=7
@@ -88,20 +86,20 @@ async def test_a_list_of_origins_is_all_there_is(scripted: Scripted) -> None:
     assert "access-control-allow-origin" not in local.headers
 
 
-async def test_all_pages_can_be_allowed(scripted: Scripted) -> None:
+async def test_wildcard_allows_all_origins(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore(), cors_allowed_origins=("*",)) as served:
         response = await served.client.get("/api/v1/backends", headers={"origin": FOREIGN[0]})
     assert response.headers["access-control-allow-origin"] == "*"
 
 
 @pytest.mark.parametrize(("origins", "status"), [((), 403), (("*",), 403), (("http://localhost:3000",), 201)])
-async def test_a_request_that_no_browser_asks_for_beforehand_is_taken_from_named_origins_only(
+async def test_request_without_preflight_is_accepted_from_named_origins_only(
     scripted: Scripted, origins: tuple[str, ...], status: int
 ) -> None:
     assert await _forked(scripted, origins, {"origin": "http://localhost:3000"}) == status
 
 
-async def test_such_a_request_is_taken_from_the_servers_own_pages_in_whichever_case_its_name_is(
+async def test_request_without_preflight_from_the_server_itself_is_accepted_in_any_host_case(
     scripted: Scripted,
 ) -> None:
     own = {"host": "LocalHost:8080", "origin": "http://localhost:8080"}
@@ -135,13 +133,13 @@ async def _forked(scripted: Scripted, origins: tuple[str, ...], headers: dict[st
         ({"cors_allowed_origins": ("*",), "cors_allow_credentials": True}, "name the origins instead"),
     ],
 )
-def test_origins_that_cannot_be_meant_keep_the_server_from_starting(server: dict[str, object], words: str) -> None:
+def test_invalid_origins_prevent_startup(server: dict[str, object], words: str) -> None:
     settings = Settings(server=ServerSettings(port=0, **server))  # pyright: ignore[reportArgumentType]  # as in a file
     with pytest.raises(ConfigError, match=words):
         serve(settings, {}, lambda _: pytest.fail("it has started"))
 
 
-async def test_a_browser_that_asks_whether_a_page_of_the_internet_may_reach_this_machine_is_told_so(
+async def test_private_network_preflight_is_allowed_for_configured_origins(
     scripted: Scripted,
 ) -> None:
     """Chromium did until version 141, in the same preflight: https://wicg.github.io/private-network-access/."""

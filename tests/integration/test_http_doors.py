@@ -49,7 +49,7 @@ OPEN = [
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
-async def test_with_keys_a_request_without_one_gets_no_further(scripted: Scripted, method: str, path: str) -> None:
+async def test_request_without_a_key_is_unauthorized(scripted: Scripted, method: str, path: str) -> None:
     async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
         response = await served.client.request(method, f"http://127.0.0.1:{served.port}{path}")
     assert response.status_code == 401
@@ -67,7 +67,7 @@ async def test_health_and_docs_need_no_key(scripted: Scripted, method: str, path
     assert response.status_code == 200
 
 
-async def test_a_preflight_of_a_foreign_page_needs_no_key_and_is_told_nothing(scripted: Scripted) -> None:
+async def test_preflight_from_a_foreign_page_needs_no_key_and_reveals_nothing(scripted: Scripted) -> None:
     headers = {"origin": "http://evil.example", "access-control-request-method": "POST"}
     async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
         response = await served.client.options("/api/v1/prompt", headers=headers)
@@ -84,9 +84,7 @@ async def test_a_preflight_of_a_foreign_page_needs_no_key_and_is_told_nothing(sc
         {"authorization": "Bearer k2", "x-api-key": "nonsense"},
     ],
 )
-async def test_one_valid_key_lets_a_prompt_in_and_no_agent_sees_any(
-    scripted: Scripted, headers: dict[str, str]
-) -> None:
+async def test_valid_key_is_accepted_and_hidden_from_agents(scripted: Scripted, headers: dict[str, str]) -> None:
     scripted.play(claude_says("x"))
     env = {**scripted.env, "CLINVK_API_KEYS": "k1,k2"}
     async with serving(env, keys=KEYS) as served:
@@ -98,13 +96,13 @@ async def test_one_valid_key_lets_a_prompt_in_and_no_agent_sees_any(
     assert not [name for name, value in call.env.items() if "k1,k2" in value or name == "CLINVK_API_KEYS"]
 
 
-async def test_without_keys_any_key_is_taken(scripted: Scripted) -> None:
+async def test_any_key_is_accepted_when_none_is_configured(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         response = await served.client.get("/api/v1/sessions", headers={"authorization": "Bearer not-needed"})
     assert response.status_code == 200
 
 
-async def test_a_large_body_without_a_key_is_refused_before_it_is_read(scripted: Scripted) -> None:
+async def test_large_body_without_a_key_is_refused_before_it_is_read(scripted: Scripted) -> None:
     head = (
         "POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\n"
         "content-type: application/json\r\ncontent-length: 9999999\r\n\r\n{"
@@ -123,7 +121,7 @@ async def test_a_large_body_without_a_key_is_refused_before_it_is_read(scripted:
         ({"PATH": "/nowhere"}, {"api_keys_gopass_path": "p"}, "cannot start 'gopass'"),
     ],
 )
-def test_keys_that_are_asked_for_but_not_there_keep_the_server_from_starting(
+def test_required_but_missing_keys_prevent_startup(
     environ: dict[str, str], server: dict[str, object], words: str
 ) -> None:
     settings = Settings(server=ServerSettings(port=0, **server))  # pyright: ignore[reportArgumentType]  # as in a file
@@ -173,7 +171,7 @@ async def prompt_in(served: Served, path: str, field: str) -> httpx.Response:
 
 @pytest.mark.parametrize("field", ["workdir", "add_dirs"])
 @pytest.mark.parametrize("name", ALLOWED)
-async def test_a_directory_in_an_allowed_one_is_taken(
+async def test_directory_inside_an_allowed_directory_is_accepted(
     scripted: Scripted, folders: Folders, name: str, field: str
 ) -> None:
     scripted.play(claude_says("x"))
@@ -194,7 +192,7 @@ async def test_a_directory_in_an_allowed_one_is_taken(
 @pytest.mark.parametrize("field", ["workdir", "add_dirs"])
 @pytest.mark.parametrize("name", FORBIDDEN)
 @pytest.mark.parametrize("dry_run", [False, True])
-async def test_a_directory_outside_or_in_a_blocked_one_is_refused_whatever_leads_there(
+async def test_directory_outside_allowed_or_inside_blocked_is_refused_through_any_path(
     scripted: Scripted, folders: Folders, name: str, field: str, dry_run: bool
 ) -> None:
     path = folders / name if name else "/"
@@ -214,7 +212,7 @@ async def test_a_directory_outside_or_in_a_blocked_one_is_refused_whatever_leads
     assert scripted.calls() == []
 
 
-async def test_a_link_in_a_list_stands_for_what_it_leads_to(scripted: Scripted, folders: Folders) -> None:
+async def test_link_in_a_list_is_resolved_to_its_target(scripted: Scripted, folders: Folders) -> None:
     scripted.play(claude_says("x"))
     link = folders / "links/in"
     async with serving(scripted.env, default_workdir=link, allowed_workdir_prefixes=(link,)) as served:
@@ -223,15 +221,15 @@ async def test_a_link_in_a_list_stands_for_what_it_leads_to(scripted: Scripted, 
     assert (inside.status_code, outside.status_code) == (200, 403)
 
 
-async def test_the_servers_own_directory_is_held_against_the_lists_too(scripted: Scripted, folders: Folders) -> None:
+async def test_default_directory_of_the_server_is_checked_against_the_lists(
+    scripted: Scripted, folders: Folders
+) -> None:
     async with serving(scripted.env, store=MemoryStore(), allowed_workdir_prefixes=(folders / "home",)) as served:
         response = await served.prompt()
     assert (response.status_code, response.json()["field"]) == (403, "workdir")
 
 
-async def test_what_is_put_in_the_place_of_the_servers_own_directory_is_judged_by_where_it_leads(
-    scripted: Scripted, folders: Folders
-) -> None:
+async def test_replaced_default_directory_is_checked_by_its_target(scripted: Scripted, folders: Folders) -> None:
     secrets = folders.root / ".ssh"
     secrets.mkdir()
     async with serving(scripted.env, store=MemoryStore(), default_workdir=folders / "home/a/in") as served:
@@ -242,7 +240,7 @@ async def test_what_is_put_in_the_place_of_the_servers_own_directory_is_judged_b
     assert scripted.calls() == []
 
 
-async def test_a_session_of_a_forbidden_directory_is_not_continued(scripted: Scripted, folders: Folders) -> None:
+async def test_session_in_a_forbidden_directory_is_not_resumed(scripted: Scripted, folders: Folders) -> None:
     store = MemoryStore()
     session = Session(
         id="a" * 32,
@@ -262,7 +260,7 @@ async def test_a_session_of_a_forbidden_directory_is_not_continued(scripted: Scr
 
 
 @pytest.mark.parametrize("field", ["workdir", "add_dirs[0]", "session_id"])
-async def test_a_directory_that_leads_elsewhere_once_the_queue_has_moved_is_refused(
+async def test_directory_that_resolves_elsewhere_after_queueing_is_refused(
     scripted: Scripted, folders: Folders, field: str
 ) -> None:
     scripted.play([wait_for(folders.root / "go"), *claude_says("x")])
@@ -299,13 +297,13 @@ async def test_a_directory_that_leads_elsewhere_once_the_queue_has_moved_is_refu
     assert len(scripted.calls()) == 1
 
 
-def test_a_default_directory_that_the_lists_forbid_keeps_the_server_from_starting(folders: Folders) -> None:
+def test_forbidden_default_directory_prevents_startup(folders: Folders) -> None:
     server = ServerSettings(default_workdir=folders / "home/ab", allowed_workdir_prefixes=(folders / "home/a",))
     with pytest.raises(ConfigError, match=r"server\.default_workdir .* is in none of"):
         serve(Settings(server=server), {}, print)
 
 
-async def test_keys_keep_what_a_session_says_from_strangers_too(scripted: Scripted) -> None:
+async def test_events_of_a_run_need_a_key(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env, keys=KEYS) as served:
         key = {"x-api-key": "k1"}

@@ -53,7 +53,7 @@ async def kept(served: Served, run_id: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("path", REQUESTS)
-async def test_nothing_that_was_said_is_kept_but_what_the_run_is_called(scripted: Scripted, path: str) -> None:
+async def test_ephemeral_run_keeps_metadata_but_no_content(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says('{"secret-of-schema": "secret-of-answer"}'))
     label: dict[str, JSON] = {"metadata": {"user_id": "found-again"}}
     async with serving(scripted.env) as served:
@@ -68,7 +68,7 @@ async def test_nothing_that_was_said_is_kept_but_what_the_run_is_called(scripted
     assert record["request"]["ephemeral"] is True
 
 
-async def test_an_answer_that_does_not_fit_its_schema_is_quoted_to_the_client_alone(scripted: Scripted) -> None:
+async def test_ephemeral_run_quotes_an_invalid_answer_to_the_client_only(scripted: Scripted) -> None:
     scripted.play(claude_says('{"secret-of-schema": "secret-of-answer"}'))
     asked = {"prompt": "x", "output_schema": SCHEMA}
     async with serving(scripted.env) as served:

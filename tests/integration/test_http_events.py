@@ -84,7 +84,7 @@ def tool_steps() -> list[Step]:
     ]
 
 
-async def test_the_events_of_the_past_are_those_that_the_client_of_the_run_got(scripted: Scripted) -> None:
+async def test_replayed_events_equal_the_streamed_events(scripted: Scripted) -> None:
     scripted.play(claude_says(*ANSWER))
     async with serving(scripted.env) as served:
         streamed = await served.prompt(output_format="stream-json")
@@ -103,7 +103,7 @@ async def test_the_events_of_the_past_are_those_that_the_client_of_the_run_got(s
 
 
 @pytest.mark.parametrize("kept_by", ["sqlite", "memory"])
-async def test_from_every_number_on_exactly_the_rest_is_replayed(scripted: Scripted, kept_by: str) -> None:
+async def test_replay_from_any_sequence_returns_exactly_the_rest(scripted: Scripted, kept_by: str) -> None:
     scripted.play(tool_steps())
     store = None if kept_by == "sqlite" else MemoryStore()
     async with serving(scripted.env, store=store) as served:
@@ -119,7 +119,7 @@ async def test_from_every_number_on_exactly_the_rest_is_replayed(scripted: Scrip
             assert frames(by_query.text) == whole[after:]
 
 
-async def test_nothing_left_to_tell_is_a_204_so_that_a_browser_does_not_ask_again(scripted: Scripted) -> None:
+async def test_nothing_left_to_replay_returns_204_so_that_browsers_stop_reconnecting(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:
         run_id = (await served.prompt()).json()["run_id"]
@@ -130,7 +130,7 @@ async def test_nothing_left_to_tell_is_a_204_so_that_a_browser_does_not_ask_agai
             assert (response.status_code, response.content) == (204, b"")
 
 
-async def test_the_header_beats_the_query(scripted: Scripted) -> None:
+async def test_last_event_id_header_overrides_the_query(scripted: Scripted) -> None:
     """A browser that connects again does so with the address it was given first."""
     scripted.play(claude_says("a", "b"))
     async with serving(scripted.env) as served:
@@ -148,7 +148,7 @@ async def test_the_header_beats_the_query(scripted: Scripted) -> None:
         ("?since=1", {}, "since", "unknown parameter 'since'; known are after"),
     ],
 )
-async def test_a_number_that_is_none_is_refused(
+async def test_invalid_sequence_number_is_refused(
     scripted: Scripted, query: str, headers: dict[str, str], field: str, words: str
 ) -> None:
     scripted.play(claude_says("x"))
@@ -169,7 +169,7 @@ async def lines_of(response: httpx.Response) -> AsyncIterator[Seen]:
 
 
 @pytest.mark.parametrize("detach", [True, False])
-async def test_viewers_follow_a_run_from_its_beginning_or_from_a_number(
+async def test_viewers_follow_a_run_from_the_start_or_from_a_sequence_number(
     scripted: Scripted, tmp_path: Path, detach: bool
 ) -> None:
     says = claude_says("one", "two", "three")
@@ -197,7 +197,7 @@ async def test_viewers_follow_a_run_from_its_beginning_or_from_a_number(
     assert [seen.type for seen in first] == ["init", "message", "message", "message", "token_usage", "done"]
 
 
-async def test_a_viewer_that_leaves_does_not_end_the_run(scripted: Scripted, tmp_path: Path) -> None:
+async def test_viewer_disconnect_does_not_end_the_run(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     async with serving(scripted.env) as served:
@@ -215,7 +215,7 @@ async def test_a_viewer_that_leaves_does_not_end_the_run(scripted: Scripted, tmp
     assert (told["state"], told["output"]) == ("finished", "onetwo")
 
 
-async def test_a_viewer_of_a_run_in_the_queue_waits_for_it(scripted: Scripted, tmp_path: Path) -> None:
+async def test_viewer_of_a_queued_run_waits_for_it(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([*claude_says("x")[:4], wait_for(tmp_path / "go"), *claude_says()[-1:]])
     async with serving(scripted.env, max_concurrent_runs=1) as served:
         await served.detached()
@@ -227,7 +227,7 @@ async def test_a_viewer_of_a_run_in_the_queue_waits_for_it(scripted: Scripted, t
     assert (types[0], types[-1]) == ("init", "done")
 
 
-async def test_a_run_that_failed_ends_with_its_error(scripted: Scripted) -> None:
+async def test_failed_run_ends_with_its_error(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], exits(9)])
     async with serving(scripted.env) as served:
         run_id = (await served.prompt()).json()["run_id"]
@@ -237,7 +237,7 @@ async def test_a_run_that_failed_ends_with_its_error(scripted: Scripted) -> None
     assert json.loads(seen[-1].data)["content"]["details"]["exit_code"] == 9
 
 
-async def test_the_run_of_another_clinvk_is_followed_through_the_store(scripted: Scripted, tmp_path: Path) -> None:
+async def test_run_of_another_clinvk_is_followed_through_the_store(scripted: Scripted, tmp_path: Path) -> None:
     run = RunRecord(
         id="a" * 32, backend="codex", prompt="p", state="running", created_at=10.0, started_at=12.0, workdir="/w"
     )
@@ -260,7 +260,7 @@ async def test_the_run_of_another_clinvk_is_followed_through_the_store(scripted:
     assert json.loads(seen[-1].data)["content"]["duration"] == 4.5
 
 
-async def test_who_follows_an_ephemeral_run_of_another_clinvk_is_told_how_it_ends(scripted: Scripted) -> None:
+async def test_viewer_of_an_ephemeral_run_of_another_clinvk_gets_its_end(scripted: Scripted) -> None:
     store = MemoryStore()
     run = RunRecord(
         id="a" * 32,
@@ -283,7 +283,7 @@ async def test_who_follows_an_ephemeral_run_of_another_clinvk_is_told_how_it_end
     assert later.status_code == 404
 
 
-async def test_a_stopping_server_does_not_wait_for_the_run_of_another_clinvk(scripted: Scripted) -> None:
+async def test_stopping_server_does_not_wait_for_a_run_of_another_clinvk(scripted: Scripted) -> None:
     store = MemoryStore()
     await store.begin(RunRecord(id="a" * 32, backend="codex", prompt="p", state="running", created_at=1.0), None)
     async with (
@@ -294,9 +294,7 @@ async def test_a_stopping_server_does_not_wait_for_the_run_of_another_clinvk(scr
         assert [seen async for seen in lines_of(response)] == []
 
 
-async def test_a_stopping_server_tells_the_end_of_what_it_runs_of_several_agents(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+async def test_stopping_server_streams_the_end_of_its_multi_agent_runs(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
     body = {"tasks": [{"backend": "claude", "prompt": "hi"}]}
     async with serving(scripted.env) as served:
@@ -312,7 +310,7 @@ async def test_a_stopping_server_tells_the_end_of_what_it_runs_of_several_agents
     assert seen[-1] == "done"
 
 
-async def test_head_says_that_there_is_a_stream_and_does_not_wait_for_it(scripted: Scripted) -> None:
+async def test_head_answers_for_a_stream_without_waiting(scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], hang()])
     async with serving(scripted.env) as served:
         run = await served.detached()
@@ -322,7 +320,7 @@ async def test_head_says_that_there_is_a_stream_and_does_not_wait_for_it(scripte
     assert missing.status_code == 404
 
 
-async def test_a_long_run_is_replayed_whole_through_the_store(scripted: Scripted) -> None:
+async def test_long_run_is_replayed_completely_from_the_store(scripted: Scripted) -> None:
     store = MemoryStore()
     run = RunRecord(
         id="a" * 32, backend="claude", prompt="p", state="finished", created_at=1.0, started_at=1.0, ended_at=9.0
@@ -338,7 +336,7 @@ async def test_a_long_run_is_replayed_whole_through_the_store(scripted: Scripted
     assert re.search(r'"text":"5001,"', whole[5000].data)
 
 
-async def test_what_a_store_has_lost_shifts_no_number_of_what_it_has(scripted: Scripted) -> None:
+async def test_lost_events_do_not_shift_sequence_numbers(scripted: Scripted) -> None:
     store = MemoryStore()
     run = RunRecord(
         id="a" * 32, backend="claude", prompt="p", state="finished", created_at=1.0, started_at=1.0, ended_at=9.0

@@ -36,9 +36,7 @@ def request(path: str, stream: bool) -> bytes:
 
 
 @EVERY_REQUEST
-async def test_a_half_closed_client_gets_its_answer(
-    scripted: Scripted, tmp_path: Path, path: str, stream: bool
-) -> None:
+async def test_half_closed_client_gets_its_answer(scripted: Scripted, tmp_path: Path, path: str, stream: bool) -> None:
     says = claude_says("the answer")
     scripted.play([*says[:3], wait_for(tmp_path / "go"), *says[3:]])
     async with serving(scripted.env) as served:
@@ -54,7 +52,7 @@ async def test_a_half_closed_client_gets_its_answer(
     assert b"the answer" in answer
 
 
-async def test_a_half_closed_client_on_another_machine_gets_one_interim_response(
+async def test_half_closed_remote_client_gets_one_interim_response(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[object] = []
@@ -74,7 +72,7 @@ async def test_a_half_closed_client_on_another_machine_gets_one_interim_response
 
 
 @EVERY_REQUEST
-async def test_a_half_closed_client_that_leaves_ends_the_agent(scripted: Scripted, path: str, stream: bool) -> None:
+async def test_half_closed_client_that_disconnects_ends_the_agent(scripted: Scripted, path: str, stream: bool) -> None:
     scripted.play([*claude_says("x")[:4], spawn("setsid"), hang()])
     async with serving(scripted.env) as served:
         _, writer = await served.raw(request(path, stream))
@@ -95,7 +93,7 @@ async def test_pipelined_requests_of_a_half_closed_client_are_all_answered(scrip
         writer.close()
 
 
-async def test_a_half_closed_client_without_a_whole_request_is_disconnected(scripted: Scripted) -> None:
+async def test_half_closed_client_with_an_incomplete_request_is_disconnected(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         reader, writer = await served.raw(request("/api/v1/prompt", stream=False)[:-1])
         writer.write_eof()
@@ -106,7 +104,7 @@ async def test_a_half_closed_client_without_a_whole_request_is_disconnected(scri
 
 
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
-def test_a_closed_client_is_told_from_a_half_closed_one(host: str, family: int) -> None:
+def test_closed_client_is_distinguished_from_a_half_closed_one(host: str, family: int) -> None:
     with socket.create_server((host, 0), family=family) as listener:
         client = socket.create_connection(listener.getsockname()[:2])
         server, _ = listener.accept()
@@ -124,7 +122,7 @@ class Remote(socket.socket):
         return "192.0.2.1", 1
 
 
-def test_a_remote_client_that_is_gone_is_found_by_the_reset_that_it_sends() -> None:
+def test_closed_remote_client_is_detected_by_its_reset() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname()[:2])
         accepted, _ = listener.accept()

@@ -39,7 +39,7 @@ def compare(project: Path, *backends: str, **fields: object) -> dict[str, object
     return {"prompt": "edit", "backends": backends, "workdir": str(project), "isolation": "worktree", **fields}
 
 
-async def test_each_agent_edits_a_worktree_of_its_own_and_its_diff_comes_back(
+async def test_each_agent_edits_its_own_worktree_and_returns_a_diff(
     scripted: Scripted, project: Path, repository: Repository
 ) -> None:
     scripted.play([touch(Path("one.txt")), *claude_says("x")], when="one")
@@ -72,7 +72,7 @@ async def test_each_agent_edits_a_worktree_of_its_own_and_its_diff_comes_back(
     assert "warnings" not in told
 
 
-async def test_an_isolated_agent_works_where_its_directory_allows_it(scripted: Scripted, project: Path) -> None:
+async def test_isolated_agent_works_where_its_directory_is_allowed(scripted: Scripted, project: Path) -> None:
     """The lists of directories are about the repository, not about where clinvk keeps its worktrees."""
     scripted.play(claude_says("x"))
     async with serving(scripted.env, allowed_workdir_prefixes=(str(project),)) as served:
@@ -82,7 +82,7 @@ async def test_an_isolated_agent_works_where_its_directory_allows_it(scripted: S
     assert (elsewhere.status_code, elsewhere.json()["code"]) == (403, "directory_not_allowed")
 
 
-async def test_a_directory_in_a_worktree_is_judged_as_the_one_that_it_is_a_copy_of(
+async def test_directory_in_a_worktree_is_checked_as_its_original(
     scripted: Scripted, project: Path, repository: Repository
 ) -> None:
     scripted.play(claude_says("x"))
@@ -99,7 +99,7 @@ async def test_a_directory_in_a_worktree_is_judged_as_the_one_that_it_is_a_copy_
         assert (await served.prompt(workdir=str(worktree / "inner"))).status_code == 200
 
 
-async def test_a_worktree_has_no_files_of_blocked_directories(
+async def test_worktree_contains_no_files_of_blocked_directories(
     scripted: Scripted, project: Path, repository: Repository
 ) -> None:
     names = ("secret", "in ner/[s]ecret*", "kept", "ignored")
@@ -120,7 +120,7 @@ async def test_a_worktree_has_no_files_of_blocked_directories(
 
 @pytest.mark.parametrize("fields", [{"isolation": "worktree"}, {"isolation": "worktree", "dry_run": True}])
 @pytest.mark.parametrize("lists", ["allowed", "blocked", "key"])
-async def test_a_repository_that_reaches_beyond_the_lists_is_refused(
+async def test_repository_larger_than_the_allowed_directories_is_refused(
     scripted: Scripted, project: Path, lists: str, fields: dict[str, object]
 ) -> None:
     """The whole repository would be beside the agent, not only the directory that is allowed."""
@@ -136,7 +136,7 @@ async def test_a_repository_that_reaches_beyond_the_lists_is_refused(
 
 
 @pytest.mark.parametrize("how", ["gitdir", "link", "objects", "pack", "alternates"])
-async def test_files_of_a_blocked_repository_are_not_had_by_way_of_another(
+async def test_blocked_repository_is_not_readable_through_another_repository(
     scripted: Scripted, project: Path, repository: Repository, tmp_path: Path, how: str
 ) -> None:
     blocked, allowed = project, Repository(tmp_path / "allowed", tmp_path / "home")
@@ -162,7 +162,7 @@ async def test_files_of_a_blocked_repository_are_not_had_by_way_of_another(
     assert scripted.calls() == []
 
 
-async def test_a_step_does_not_follow_a_link_that_the_agent_before_made_of_its_directory(
+async def test_step_does_not_follow_a_link_that_replaced_its_directory(
     scripted: Scripted, project: Path, tmp_path: Path
 ) -> None:
     began, goes_on, elsewhere = tmp_path / "began", tmp_path / "goes_on", tmp_path / "elsewhere"
@@ -185,7 +185,7 @@ async def test_a_step_does_not_follow_a_link_that_the_agent_before_made_of_its_d
 
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("kind", ["parallel", "compare"])
-async def test_a_folder_that_is_no_repository_is_refused_before_anything_runs(
+async def test_directory_outside_a_repository_is_refused_before_any_agent_starts(
     scripted: Scripted, tmp_path: Path, kind: str, dry_run: bool
 ) -> None:
     task = {"backend": "claude", "prompt": "edit", "workdir": str(tmp_path), "isolation": "worktree"}
@@ -198,7 +198,7 @@ async def test_a_folder_that_is_no_repository_is_refused_before_anything_runs(
     assert scripted.calls() == []
 
 
-async def test_a_dry_run_says_that_the_agent_would_work_in_a_worktree(scripted: Scripted, project: Path) -> None:
+async def test_dry_run_reports_that_the_agent_would_use_a_worktree(scripted: Scripted, project: Path) -> None:
     first = {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"}
     body = {"steps": [first, {"backend": "claude", "prompt": "two"}], "pass_working_dir": True, "dry_run": True}
     async with serving(scripted.env) as served:
@@ -210,9 +210,7 @@ async def test_a_dry_run_says_that_the_agent_would_work_in_a_worktree(scripted: 
     assert "worktree" not in plain["output"]
 
 
-async def test_changes_that_are_not_committed_are_told_as_not_in_the_worktree(
-    scripted: Scripted, project: Path
-) -> None:
+async def test_uncommitted_changes_are_reported_as_missing_from_the_worktree(scripted: Scripted, project: Path) -> None:
     scripted.play(claude_says("x"))
     (project / "inner" / "kept.txt").write_text("changed\n")
     async with serving(scripted.env) as served:
@@ -220,7 +218,7 @@ async def test_changes_that_are_not_committed_are_told_as_not_in_the_worktree(
     assert "uncommitted changes" in told["results"][0]["warnings"][0]
 
 
-async def test_a_session_cannot_be_isolated(scripted: Scripted, project: Path) -> None:
+async def test_session_cannot_be_isolated(scripted: Scripted, project: Path) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:
         session = (await served.prompt(workdir=str(project))).json()["session_id"]
@@ -229,7 +227,7 @@ async def test_a_session_cannot_be_isolated(scripted: Scripted, project: Path) -
     assert (response.status_code, response.json()["field"]) == (400, "tasks[0].isolation")
 
 
-async def test_a_step_that_follows_works_on_with_what_the_one_before_changed(scripted: Scripted, project: Path) -> None:
+async def test_next_step_continues_with_the_changes_of_the_previous_step(scripted: Scripted, project: Path) -> None:
     scripted.play([touch(Path("made.txt")), *claude_says("x")], when="one")
     scripted.play(claude_says("y"), when="two")
     steps = [
@@ -241,7 +239,7 @@ async def test_a_step_that_follows_works_on_with_what_the_one_before_changed(scr
     assert scripted.calls()[1].cwd == told["results"][0]["worktree"]
 
 
-async def test_a_chain_does_not_go_on_in_a_worktree_that_is_gone(
+async def test_chain_does_not_resume_in_a_removed_worktree(
     scripted: Scripted, project: Path, repository: Repository
 ) -> None:
     scripted.play([touch(Path("made.txt")), *claude_says("x")], when="one")
@@ -267,7 +265,7 @@ async def test_a_chain_does_not_go_on_in_a_worktree_that_is_gone(
 
 
 @pytest.mark.parametrize("isolation", ["none", "worktree"])
-async def test_a_step_that_follows_is_judged_by_the_directory_that_it_follows(
+async def test_next_step_is_checked_against_the_directory_of_the_previous_step(
     scripted: Scripted, project: Path, isolation: str
 ) -> None:
     """Not by the server's own, which it never sees: here that is no repository, and outside what is allowed."""
@@ -285,7 +283,7 @@ async def test_a_step_that_follows_is_judged_by_the_directory_that_it_follows(
     assert third_in == made
 
 
-async def test_a_chain_goes_on_where_the_worktree_of_its_last_finished_step_was_made_from_if_that_is_gone(
+async def test_chain_resumes_in_the_source_directory_of_a_removed_unchanged_worktree(
     scripted: Scripted, project: Path
 ) -> None:
     scripted.play(claude_says("x"), when="one")
@@ -302,7 +300,7 @@ async def test_a_chain_goes_on_where_the_worktree_of_its_last_finished_step_was_
     assert scripted.calls()[-1].cwd == str(project)
 
 
-async def test_a_check_is_run_in_each_worktree(scripted: Scripted, project: Path) -> None:
+async def test_check_runs_in_each_worktree(scripted: Scripted, project: Path) -> None:
     scripted.play([touch(Path("good")), *claude_says("x")], when="edit")
     async with serving(scripted.env) as served:
         body = compare(project, "claude", check="echo looked; cat inner/kept.txt; test -e good")
@@ -312,7 +310,7 @@ async def test_a_check_is_run_in_each_worktree(scripted: Scripted, project: Path
     assert failing["results"][0]["check"] == {"passed": False, "exit_code": 3, "output": ""}
 
 
-async def test_a_check_over_http_gets_no_credential_of_the_server(scripted: Scripted, project: Path) -> None:
+async def test_check_over_http_gets_no_server_credentials(scripted: Scripted, project: Path) -> None:
     scripted.play(claude_says("x"))
     environ = {**scripted.env, "ANTHROPIC_API_KEY": "sk-1", "DATABASE_URL": "postgres://me:sk-2@x", "LC_ALL": "C"}
     async with serving(environ) as served:
@@ -324,7 +322,7 @@ async def test_a_check_over_http_gets_no_credential_of_the_server(scripted: Scri
 
 
 @pytest.mark.parametrize("is_allowed", [True, False])
-async def test_a_check_is_refused_where_lists_hold_directories(
+async def test_check_is_refused_when_directories_are_restricted(
     scripted: Scripted, project: Path, tmp_path: Path, is_allowed: bool
 ) -> None:
     allowed, blocked = ((str(project),), ()) if is_allowed else ((), (str(tmp_path / "elsewhere"),))
@@ -334,7 +332,7 @@ async def test_a_check_is_refused_where_lists_hold_directories(
     assert scripted.calls() == []
 
 
-async def test_a_check_ends_with_the_whole(scripted: Scripted, project: Path, tmp_path: Path) -> None:
+async def test_check_is_cancelled_with_its_run(scripted: Scripted, project: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:
@@ -349,7 +347,7 @@ async def test_a_check_ends_with_the_whole(scripted: Scripted, project: Path, tm
     assert told["results"][0]["output"] == "x"
 
 
-async def test_a_client_that_leaves_leaves_no_unchanged_worktree(
+async def test_client_disconnect_removes_unchanged_worktrees(
     scripted: Scripted, project: Path, repository: Repository
 ) -> None:
     scripted.play([*claude_says("x")[:4], spawn("setsid"), hang()])
@@ -369,7 +367,7 @@ def ruled(best: str, reasons: str) -> str:
     return json.dumps({"best": best, "reasons": reasons})
 
 
-async def test_a_judge_names_the_better_answer_without_knowing_whose_it_is(scripted: Scripted, project: Path) -> None:
+async def test_judge_picks_the_better_answer_without_knowing_the_authors(scripted: Scripted, project: Path) -> None:
     told: dict[str, dict[str, object]] = {}
     seen: set[tuple[int, ...]] = set()
     orders: tuple[int, ...] = ()
@@ -400,7 +398,7 @@ async def test_a_judge_names_the_better_answer_without_knowing_whose_it_is(scrip
     assert "n0" not in prompt
 
 
-async def test_a_judge_is_part_of_the_tree_and_of_the_stream(scripted: Scripted, project: Path) -> None:
+async def test_judge_appears_in_the_run_tree_and_in_the_stream(scripted: Scripted, project: Path) -> None:
     scripted.play(claude_says("x"), when="edit")
     scripted.play(codex_says(ruled("B", "So.")), when="by different authors")
     async with serving(scripted.env) as served:
@@ -417,7 +415,7 @@ async def test_a_judge_is_part_of_the_tree_and_of_the_stream(scripted: Scripted,
 
 
 @pytest.mark.parametrize("answer", [ruled("Z", "?"), "no JSON"])
-async def test_a_judge_that_names_none_is_told_with_the_answers(scripted: Scripted, answer: str) -> None:
+async def test_judge_without_a_valid_verdict_is_reported_with_the_answers(scripted: Scripted, answer: str) -> None:
     scripted.play(claude_says("x"), when="edit")
     scripted.play(codex_says(answer), when="by different authors")
     async with serving(scripted.env) as served:
@@ -428,7 +426,7 @@ async def test_a_judge_that_names_none_is_told_with_the_answers(scripted: Script
     assert [result["exit_code"] for result in told["results"]] == [0, 0]
 
 
-async def test_there_is_nothing_to_judge_where_fewer_than_two_answered(scripted: Scripted, tmp_path: Path) -> None:
+async def test_judge_is_skipped_when_fewer_than_two_agents_answered(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([exits(9)], when="edit")
     async with serving(scripted.env) as served:
         body = {"prompt": "edit", "backends": ["claude", "claude"], "judge": {"backend": "codex"}}

@@ -101,7 +101,7 @@ async def answered(status: int, ask: Callable[[], Awaitable[httpx.Response]]) ->
         ("/anthropic/v1/models", ("error", "type", "rate_limit_error")),
     ],
 )
-async def test_one_request_too_many_is_refused_in_the_words_of_the_api(
+async def test_request_over_the_rate_limit_is_refused_in_the_format_of_the_api(
     scripted: Scripted, path: str, code: tuple[str, ...]
 ) -> None:
     async with limited(scripted) as served:
@@ -116,7 +116,7 @@ async def test_one_request_too_many_is_refused_in_the_words_of_the_api(
     assert told == word
 
 
-async def test_health_counts_but_what_supervisors_ask_does_not(scripted: Scripted) -> None:
+async def test_rate_limit_counts_health_but_not_liveness_and_readiness_probes(scripted: Scripted) -> None:
     async with limited(scripted) as served:
         supervised = [await served.client.get(f"/health/{name}") for name in ("live", "ready") * 5]
         health = [await served.client.get("/health") for _ in range(3)]
@@ -126,7 +126,7 @@ async def test_health_counts_but_what_supervisors_ask_does_not(scripted: Scripte
     assert live.status_code == 200
 
 
-async def test_wrong_keys_are_counted_and_after_too_many_a_right_one_is_not_told(scripted: Scripted) -> None:
+async def test_wrong_keys_count_and_a_right_key_is_rate_limited_too(scripted: Scripted) -> None:
     async with limited(scripted, Keys(["right"])) as served:
         statuses = [
             (await served.client.get("/api/v1/sessions", headers={"x-api-key": key})).status_code
@@ -135,7 +135,7 @@ async def test_wrong_keys_are_counted_and_after_too_many_a_right_one_is_not_told
     assert statuses == [401, 401, 429]
 
 
-async def test_a_key_has_its_own_rate_where_the_settings_limit_nobody(scripted: Scripted) -> None:
+async def test_key_has_its_own_rate_limit_without_a_global_one(scripted: Scripted) -> None:
     key, keys = await made(scripted, Limits(rate_rps=0.001, burst=1))
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
         headers = {"authorization": f"Bearer {key}"}
@@ -144,7 +144,7 @@ async def test_a_key_has_its_own_rate_where_the_settings_limit_nobody(scripted: 
     assert 900 <= int(answers[1].headers["retry-after"]) <= 1000
 
 
-async def test_behind_a_trusted_proxy_each_client_is_counted_for_itself(scripted: Scripted) -> None:
+async def test_clients_behind_a_trusted_proxy_are_rate_limited_separately(scripted: Scripted) -> None:
     async with limited(scripted, proxies=("127.0.0.1",)) as served:
         statuses = [
             (await served.client.get("/api/v1/runs", headers={"x-forwarded-for": address})).status_code
@@ -153,7 +153,7 @@ async def test_behind_a_trusted_proxy_each_client_is_counted_for_itself(scripted
     assert statuses == [200, 200, 429, 200, 429]
 
 
-async def test_what_a_client_says_of_itself_makes_it_no_other(scripted: Scripted) -> None:
+async def test_untrusted_forwarded_header_does_not_change_the_client(scripted: Scripted) -> None:
     async with limited(scripted) as served:
         statuses = [
             (await served.client.get("/api/v1/runs", headers={"x-forwarded-for": f"203.0.113.{n}"})).status_code
@@ -166,7 +166,7 @@ async def test_what_a_client_says_of_itself_makes_it_no_other(scripted: Scripted
 
 
 @pytest.mark.parametrize("path", ["/api/v1/prompt", "/openai/v1/chat/completions", "/anthropic/v1/messages"])
-async def test_a_key_runs_the_backends_that_it_may(scripted: Scripted, path: str) -> None:
+async def test_key_can_run_only_its_backends(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("x"))
     key, keys = await made(scripted, Limits(backends=("claude",)))
     message = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
@@ -179,7 +179,7 @@ async def test_a_key_runs_the_backends_that_it_may(scripted: Scripted, path: str
     assert len(scripted.calls()) == 1
 
 
-async def test_what_a_key_may_not_run_is_in_no_list_of_its_requests(scripted: Scripted) -> None:
+async def test_lists_omit_backends_that_the_key_cannot_run(scripted: Scripted) -> None:
     key, keys = await made(scripted, Limits(backends=("codex",)))
     other = await also(scripted, keys)
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
@@ -199,7 +199,7 @@ async def test_what_a_key_may_not_run_is_in_no_list_of_its_requests(scripted: Sc
     assert one.status_code == 404
 
 
-async def test_a_key_works_in_its_directories_whatever_leads_out_of_them(scripted: Scripted, tmp_path: Path) -> None:
+async def test_key_is_confined_to_its_directories_through_any_path(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x"))
     (tmp_path / "mine" / "in").mkdir(parents=True)
     (tmp_path / "mine" / "out").symlink_to(tmp_path)
@@ -222,7 +222,7 @@ async def test_a_key_works_in_its_directories_whatever_leads_out_of_them(scripte
     assert {call.cwd for call in scripted.calls()} == {str(tmp_path / "mine"), str(tmp_path / "mine" / "in")}
 
 
-async def test_a_directory_of_a_key_that_leads_elsewhere_once_the_queue_has_moved_is_refused(
+async def test_key_directory_that_resolves_elsewhere_after_queueing_is_refused(
     scripted: Scripted, tmp_path: Path
 ) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
@@ -242,7 +242,7 @@ async def test_a_directory_of_a_key_that_leads_elsewhere_once_the_queue_has_move
     assert len(scripted.calls()) == 1
 
 
-async def test_a_key_does_not_go_on_with_a_session_of_elsewhere(scripted: Scripted, tmp_path: Path) -> None:
+async def test_key_cannot_resume_a_session_outside_its_directories(scripted: Scripted, tmp_path: Path) -> None:
     store = MemoryStore()
     (tmp_path / "mine").mkdir()
     for number, place in enumerate((str(tmp_path), "")):
@@ -265,7 +265,7 @@ async def test_a_key_does_not_go_on_with_a_session_of_elsewhere(scripted: Script
     assert scripted.calls() == []
 
 
-async def test_a_key_changes_only_sessions_that_it_may_continue(scripted: Scripted, tmp_path: Path) -> None:
+async def test_key_can_change_only_sessions_that_it_can_resume(scripted: Scripted, tmp_path: Path) -> None:
     """A key that is limited to an agent and a directory forks, edits and deletes no session of another."""
     mine, store = tmp_path / "mine", MemoryStore()
     mine.mkdir()
@@ -305,7 +305,7 @@ async def test_a_key_changes_only_sessions_that_it_may_continue(scripted: Script
 
 
 @pytest.mark.parametrize("kind", ["parallel", "chain", "compare"])
-async def test_a_key_may_with_several_agents_at_once_what_it_may_with_one(scripted: Scripted, kind: str) -> None:
+async def test_key_limits_apply_to_multi_agent_requests(scripted: Scripted, kind: str) -> None:
     key, keys = await made(scripted, Limits(backends=("claude",)))
     both = [{**PROMPT, "backend": name} for name in ("claude", "codex")]
     bodies = {
@@ -323,9 +323,7 @@ async def test_a_key_may_with_several_agents_at_once_what_it_may_with_one(script
     "limits",
     [Limits(backends=("claude",)), Limits(workdirs=("/",)), Limits(tokens_per_day=9), Limits(cost_usd_per_day=1.0)],
 )
-async def test_a_key_that_is_held_to_something_runs_no_command(
-    scripted: Scripted, tmp_path: Path, limits: Limits
-) -> None:
+async def test_restricted_key_cannot_run_a_check(scripted: Scripted, tmp_path: Path, limits: Limits) -> None:
     """Whatever the key is held to, the shell is not. One without limits gets as far as to the missing repository."""
     held, keys = await made(scripted, limits)
     free = await also(scripted, keys)
@@ -345,7 +343,7 @@ async def test_a_key_that_is_held_to_something_runs_no_command(
 @pytest.mark.parametrize(
     ("limits", "said"), [(Limits(tokens_per_day=5), "5 tokens"), (Limits(cost_usd_per_day=0.01), "0.01 US dollars")]
 )
-async def test_a_key_that_has_used_its_day_runs_nothing_more_until_the_next(
+async def test_key_over_its_daily_budget_is_refused_until_the_next_day(
     scripted: Scripted, limits: Limits, said: str
 ) -> None:
     scripted.play(claude_says("x"))
@@ -372,7 +370,7 @@ async def test_a_key_that_has_used_its_day_runs_nothing_more_until_the_next(
     assert (unlimited.status_code, looked.status_code) == (200, 200)
 
 
-async def test_a_budget_that_was_used_up_a_moment_ago_is(scripted: Scripted) -> None:
+async def test_budget_spent_a_moment_ago_is_enforced(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     key, keys = await made(scripted, Limits(tokens_per_day=20))
     async with serving(scripted.env, keys=keys) as served:
@@ -380,7 +378,7 @@ async def test_a_budget_that_was_used_up_a_moment_ago_is(scripted: Scripted) -> 
     assert codes == [200, 200, 429]
 
 
-async def test_a_key_that_is_made_anew_goes_on_with_the_day_of_its_name(scripted: Scripted) -> None:
+async def test_recreated_key_keeps_the_daily_usage_of_its_name(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     limits = Limits(tokens_per_day=5)
     key, keys = await made(scripted, limits)
@@ -394,7 +392,7 @@ async def test_a_key_that_is_made_anew_goes_on_with_the_day_of_its_name(scripted
     assert (first.status_code, second.status_code) == (200, 429)
 
 
-async def test_a_budget_that_is_used_up_while_runs_wait_keeps_their_agents_from_starting(
+async def test_budget_spent_while_runs_are_queued_prevents_them_from_starting(
     scripted: Scripted, tmp_path: Path
 ) -> None:
     scripted.play(claude_says("x"))
@@ -417,7 +415,7 @@ async def test_a_budget_that_is_used_up_while_runs_wait_keeps_their_agents_from_
     assert len(scripted.calls()) == 2
 
 
-async def test_what_a_key_has_used_is_looked_up_also_while_nobody_asks(scripted: Scripted) -> None:
+async def test_usage_of_a_key_is_refreshed_without_requests(scripted: Scripted) -> None:
     _, keys = await made(scripted, Limits(tokens_per_day=5))
     store = MemoryStore()
     grants = Grants(keys, store)
@@ -448,7 +446,7 @@ class Asked(MemoryStore):
         return await super().usage(first_day, key_name)
 
 
-async def test_what_a_revoked_key_has_used_is_looked_up_no_more(scripted: Scripted) -> None:
+async def test_usage_of_a_revoked_key_is_no_longer_refreshed(scripted: Scripted) -> None:
     file, store = KeyFile(home(scripted.env)), Asked()
     for name in ("ana", "ben"):
         await asyncio.to_thread(file.create, name, Limits(tokens_per_day=5))
@@ -475,7 +473,7 @@ class Faulty(Asked):
         return found
 
 
-async def test_a_fault_in_what_a_key_has_used_does_not_end_the_server(
+async def test_failing_usage_lookup_does_not_stop_the_server(
     scripted: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, keys = await made(scripted, Limits(tokens_per_day=5))
@@ -487,7 +485,7 @@ async def test_a_fault_in_what_a_key_has_used_does_not_end_the_server(
     assert [line for line in caplog.messages if "is not known" in line]
 
 
-async def test_the_record_of_a_run_and_of_its_day_names_the_key(scripted: Scripted) -> None:
+async def test_run_record_and_daily_usage_name_the_key(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     key, keys = await made(scripted)
     store = MemoryStore()
@@ -502,7 +500,7 @@ async def test_the_record_of_a_run_and_of_its_day_names_the_key(scripted: Script
 # While the server runs
 
 
-async def test_a_key_that_is_made_locks_the_door_and_one_that_is_revoked_opens_it_no_more(scripted: Scripted) -> None:
+async def test_first_key_locks_the_server_and_revoking_it_does_not_unlock(scripted: Scripted) -> None:
     file = KeyFile(home(scripted.env))
 
     async def look(key: str = "") -> httpx.Response:
@@ -519,7 +517,7 @@ async def test_a_key_that_is_made_locks_the_door_and_one_that_is_revoked_opens_i
         assert (await look()).status_code == 401
 
 
-async def test_a_file_that_gets_damaged_changes_nothing(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+async def test_damaged_key_file_changes_nothing(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     key, keys = await made(scripted)
     path = KeyFile(home(scripted.env)).path
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
@@ -529,7 +527,7 @@ async def test_a_file_that_gets_damaged_changes_nothing(scripted: Scripted, capl
         assert (await served.client.get("/api/v1/runs")).status_code == 401
 
 
-async def test_a_file_that_could_not_be_read_is_read_as_soon_as_it_can(
+async def test_unreadable_key_file_is_read_once_it_is_readable(
     scripted: Scripted, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also where only its mode changes: a key that it has no more is let in no more."""
@@ -555,7 +553,7 @@ async def test_a_file_that_could_not_be_read_is_read_as_soon_as_it_can(
         await answered(401, look)
 
 
-async def test_when_a_key_was_used_is_in_the_file_once_the_server_has_stopped(scripted: Scripted) -> None:
+async def test_last_use_of_a_key_is_saved_when_the_server_stops(scripted: Scripted) -> None:
     key, keys = await made(scripted)
     before = time.time()
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
@@ -565,7 +563,7 @@ async def test_when_a_key_was_used_is_in_the_file_once_the_server_has_stopped(sc
     assert before <= kept.last_used <= time.time()
 
 
-async def test_a_use_is_kept_though_the_server_stops_while_no_thread_is_free_to_keep_it(
+async def test_last_use_is_saved_even_if_the_server_stops_without_a_free_thread(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, keys = await made(scripted)
@@ -586,7 +584,7 @@ async def test_a_use_is_kept_though_the_server_stops_while_no_thread_is_free_to_
     assert keys.used == {}
 
 
-async def test_that_a_key_was_used_is_in_the_file_soon_after(scripted: Scripted) -> None:
+async def test_last_use_of_a_key_is_saved_soon_after(scripted: Scripted) -> None:
     key, keys = await made(scripted)
     file = KeyFile(home(scripted.env))
 
@@ -599,7 +597,7 @@ async def test_that_a_key_was_used_is_in_the_file_soon_after(scripted: Scripted)
         await until_told(was_used)
 
 
-async def test_a_run_that_waits_is_not_started_once_its_key_is_revoked(scripted: Scripted, tmp_path: Path) -> None:
+async def test_queued_run_does_not_start_once_its_key_is_revoked(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
     key, keys = await made(scripted)
     other = await also(scripted, keys)
@@ -616,7 +614,7 @@ async def test_a_run_that_waits_is_not_started_once_its_key_is_revoked(scripted:
     assert len(scripted.calls()) == 1
 
 
-async def test_an_agent_sees_neither_the_file_of_keys_nor_the_key(scripted: Scripted) -> None:
+async def test_agent_sees_neither_the_key_file_nor_the_key(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     key, keys = await made(scripted)
     async with serving(scripted.env, keys=keys) as served:
@@ -628,7 +626,7 @@ async def test_an_agent_sees_neither_the_file_of_keys_nor_the_key(scripted: Scri
 # For whom
 
 
-async def test_a_page_that_rebinds_its_name_gets_nothing_not_even_health(scripted: Scripted) -> None:
+async def test_dns_rebinding_page_is_refused_even_for_health(scripted: Scripted) -> None:
     headers = {"host": "evil.example", "origin": "http://evil.example"}
     async with serving(scripted.env, store=MemoryStore()) as served:
         answers = [
@@ -639,14 +637,14 @@ async def test_a_page_that_rebinds_its_name_gets_nothing_not_even_health(scripte
     assert scripted.calls() == []
 
 
-async def test_a_foreign_page_starts_nothing_also_where_no_key_is_asked_for(scripted: Scripted) -> None:
+async def test_foreign_page_starts_nothing_even_without_keys(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         response = await served.client.post("/api/v1/prompt", json=PROMPT, headers={"origin": "https://evil.example"})
     assert (response.status_code, response.json()["code"]) == (403, "foreign_origin")
     assert scripted.calls() == []
 
 
-async def test_a_name_of_the_settings_is_answered(scripted: Scripted) -> None:
+async def test_allowed_host_of_the_settings_is_accepted(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore(), allowed_hosts=("agents.example.com",)) as served:
         response = await served.client.get("/health", headers={"host": "agents.example.com"})
     assert response.status_code == 200
@@ -655,7 +653,7 @@ async def test_a_name_of_the_settings_is_answered(scripted: Scripted) -> None:
 # Open to others
 
 
-def test_a_server_that_others_reach_gets_a_key_for_this_start() -> None:
+def test_server_open_to_other_machines_creates_a_temporary_key() -> None:
     told: list[str] = []
     with open_to_others() as sock:
         keys = locked(ServerSettings(host="0.0.0.0"), [sock], told.append)
@@ -667,7 +665,7 @@ def test_a_server_that_others_reach_gets_a_key_for_this_start() -> None:
     assert not keys.find({"x-api-key": key[:-1]})
 
 
-def test_one_address_that_others_reach_is_enough_to_ask_for_a_key() -> None:
+def test_one_address_open_to_other_machines_requires_a_key() -> None:
     told: list[str] = []
     with open_to_others() as others, socket.socket() as own:
         own.bind(("127.0.0.1", 0))
@@ -676,7 +674,7 @@ def test_one_address_that_others_reach_is_enough_to_ask_for_a_key() -> None:
     assert len(told) == 1
 
 
-async def test_a_door_is_told_with_the_health_as_long_as_it_is_open_to_others(scripted: Scripted) -> None:
+async def test_health_warns_while_the_server_is_open_to_others_without_a_key(scripted: Scripted) -> None:
     with open_to_others() as sock:
         found = await doors(ServerSettings(host="0.0.0.0"), Keys(), [sock])
         locked_up = await doors(ServerSettings(host="0.0.0.0"), Keys(["k"]), [sock])
@@ -699,7 +697,7 @@ async def test_a_door_is_told_with_the_health_as_long_as_it_is_open_to_others(sc
     assert await warnings() is None
 
 
-async def test_a_server_of_this_machine_alone_has_nothing_to_warn_of(scripted: Scripted) -> None:
+async def test_local_server_has_no_warning(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         assert "warnings" not in (await served.client.get("/health")).json()
 
@@ -721,7 +719,7 @@ async def detached(served: Served, headers: dict[str, str], prompt: str) -> http
 
 
 @pytest.mark.parametrize("has_keys", [True, False])
-async def test_the_runs_of_one_client_do_not_make_another_wait_for_all_of_them(
+async def test_queued_runs_are_scheduled_fairly_between_clients(
     scripted: Scripted, tmp_path: Path, has_keys: bool
 ) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
@@ -739,7 +737,7 @@ async def test_the_runs_of_one_client_do_not_make_another_wait_for_all_of_them(
     assert [b"ben" in (call.stdin or b"") for call in scripted.calls()] == [False, True, False, False, False, False]
 
 
-async def test_a_key_runs_no_more_at_once_than_it_may(scripted: Scripted, tmp_path: Path) -> None:
+async def test_key_is_limited_to_its_concurrent_runs(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
     key, keys = await made(scripted, Limits(max_runs=1))
     other = await also(scripted, keys)
@@ -752,7 +750,7 @@ async def test_a_key_runs_no_more_at_once_than_it_may(scripted: Scripted, tmp_pa
     assert [answer.status_code for answer in answers] == [200] * 5
 
 
-async def test_a_key_that_has_expired_is_refused(scripted: Scripted) -> None:
+async def test_expired_key_is_refused(scripted: Scripted) -> None:
     file = KeyFile(home(scripted.env))
     old, new = [
         await asyncio.to_thread(file.create, name, Limits(), False, time.time() + left_s)
@@ -767,7 +765,7 @@ async def test_a_key_that_has_expired_is_refused(scripted: Scripted) -> None:
     assert health.status_code == 200
 
 
-async def test_a_run_that_waits_is_not_started_once_its_key_has_expired(scripted: Scripted) -> None:
+async def test_queued_run_does_not_start_once_its_key_has_expired(scripted: Scripted) -> None:
     file = KeyFile(home(scripted.env))
     await asyncio.to_thread(file.create, "ana", Limits(), False, time.time() - 1)
     grants = Grants(Keys((), await asyncio.to_thread(file.read)), MemoryStore())
@@ -775,7 +773,7 @@ async def test_a_run_that_waits_is_not_started_once_its_key_has_expired(scripted
         grants.judge(RunRequest(prompt="hi", backend="claude", key_name="ana"))
 
 
-async def test_no_directory_is_looked_up_on_the_loop_and_each_list_once_before_and_once_at_the_start(
+async def test_directories_are_resolved_off_the_event_loop_once_at_admission_and_once_at_start(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system that hangs would freeze the server."""

@@ -4,7 +4,7 @@ from scripted import Scripted
 from serving import serving
 
 
-async def test_it_names_the_setting_that_turns_them_on(scripted: Scripted) -> None:
+async def test_disabled_metrics_error_names_the_setting(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         response = await served.client.get("/metrics")
         other = await served.client.get("/metricz")

@@ -38,7 +38,7 @@ BODIES: dict[str, tuple[str, dict[str, JSON]]] = {
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("path", "body"), BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a":', "}")], ids=["lists", "objects"])
-async def test_json_that_can_just_be_read_is_no_failure_of_clinvk(
+async def test_deeply_nested_json_causes_no_internal_error(
     scripted: Scripted, path: str, body: dict[str, JSON], begin: str, end: str
 ) -> None:
     scripted.play(claude_says("{}"))
@@ -52,7 +52,7 @@ async def test_json_that_can_just_be_read_is_no_failure_of_clinvk(
             assert answer.is_success or (answer.status_code, "nested too deeply" in answer.text) == (400, True), depth
 
 
-async def test_what_is_taken_is_told_again_wherever_it_stands(scripted: Scripted) -> None:
+async def test_accepted_nested_metadata_can_be_listed_again(scripted: Scripted) -> None:
     scripted.play(claude_says("told"))
     async with serving(scripted.env, store=MemoryStore()) as served:
         most = deepest()

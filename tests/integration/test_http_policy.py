@@ -36,7 +36,7 @@ async def sent(served: Served, path: str, body: JSON, headers: Mapping[str, str]
 
 
 @pytest.mark.parametrize(("fields", "field"), REFUSED)
-async def test_what_is_beyond_the_policy_is_refused_in_a_prompt_and_in_each_part_of_several(
+async def test_request_beyond_the_policy_is_refused_in_single_and_multi_agent_requests(
     scripted: Scripted, fields: dict[str, JSON], field: str
 ) -> None:
     async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as served:
@@ -73,7 +73,7 @@ MODEL_APIS: list[tuple[str, dict[str, JSON]]] = [
         ("codex", {}, "backend"),
     ],
 )
-async def test_the_apis_of_the_vendors_refuse_it_in_their_own_words(
+async def test_vendor_apis_refuse_requests_beyond_the_policy_in_their_own_format(
     scripted: Scripted, path: str, body: dict[str, JSON], model: str, headers: dict[str, str], field: str
 ) -> None:
     async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as served:
@@ -86,7 +86,7 @@ async def test_the_apis_of_the_vendors_refuse_it_in_their_own_words(
     assert scripted.calls() == []
 
 
-async def test_what_no_request_may_ask_for_is_in_no_list(scripted: Scripted) -> None:
+async def test_lists_omit_what_the_policy_forbids(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as served:
         backends = (await served.client.get("/api/v1/backends")).json()["backends"]
         health = (await served.client.get("/health")).json()["backends"]
@@ -105,7 +105,7 @@ async def test_what_no_request_may_ask_for_is_in_no_list(scripted: Scripted) -> 
     assert found == [200, 200, 200, 404, 404, 404, 404] * 2
 
 
-async def test_what_is_left_open_is_held_to_the_policy(scripted: Scripted) -> None:
+async def test_policy_limits_the_defaults_too(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     loose = {"claude": BackendSettings(approval_mode="none", sandbox_mode="full")}
     policy = PolicySettings(max_approval_mode="default", max_sandbox_mode="read-only")
@@ -118,7 +118,9 @@ async def test_what_is_left_open_is_held_to_the_policy(scripted: Scripted) -> No
     assert "--effort=low" in with_flag
 
 
-async def test_a_judge_that_the_policy_lets_not_answer_is_refused_before_anything_runs(scripted: Scripted) -> None:
+async def test_judge_that_the_policy_prevents_from_answering_is_refused_before_any_agent_starts(
+    scripted: Scripted,
+) -> None:
     """Claude Code answers a schema by a tool call. Nothing is said of a word that no client can choose."""
     body: dict[str, JSON] = {"prompt": "hi", "backends": ["claude", "claude"], "judge": {"backend": "claude"}}
     async with serving(scripted.env, policy=PolicySettings(max_approval_mode="always")) as served:
@@ -130,7 +132,7 @@ async def test_a_judge_that_the_policy_lets_not_answer_is_refused_before_anythin
 
 
 @pytest.mark.parametrize("joined", [True, False])
-async def test_flags_of_the_settings_are_told_without_their_values(scripted: Scripted, joined: bool) -> None:
+async def test_flags_from_the_settings_are_shown_without_their_values(scripted: Scripted, joined: bool) -> None:
     flags = {"codex": ("--config", "mcp_servers.x.env.T=TOPSECRET"), "claude": ("--mcp-config", "TOPSECRET")}
     backends = {
         name: BackendSettings(extra_flags=("=".join(pair),) if joined else pair) for name, pair in flags.items()
@@ -149,7 +151,7 @@ async def test_flags_of_the_settings_are_told_without_their_values(scripted: Scr
     assert "TOPSECRET" not in "".join(answer.text for answer in (shown, told, *refused))
 
 
-async def test_a_check_over_http_needs_that_everything_is_allowed(scripted: Scripted) -> None:
+async def test_check_over_http_requires_an_unrestricted_policy(scripted: Scripted) -> None:
     body: JSON = {"prompt": "hi", "backends": ["claude"], "isolation": "worktree", "check": "true"}
     async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as served:
         answer = await sent(served, "/api/v1/compare", body)
@@ -158,7 +160,7 @@ async def test_a_check_over_http_needs_that_everything_is_allowed(scripted: Scri
 
 @pytest.mark.parametrize("place", [".ssh", ".aws/x", ".gnupg", ".clinvk", ".clinvk/keys", ".claude", ".codex/sessions"])
 @pytest.mark.parametrize(("allowed", "blocked"), [((), ()), ((), ("/srv/mine",)), (("/",), ())])
-async def test_no_list_opens_what_is_blocked_by_itself(
+async def test_allowlist_does_not_open_built_in_blocked_directories(
     scripted: Scripted, tmp_path: Path, place: str, allowed: tuple[str, ...], blocked: tuple[str, ...]
 ) -> None:
     folder = Path(scripted.env["HOME"], place)
@@ -175,7 +177,7 @@ async def test_no_list_opens_what_is_blocked_by_itself(
     assert scripted.calls() == []
 
 
-async def test_the_temporary_folder_and_the_workspace_are_fine(scripted: Scripted, tmp_path: Path) -> None:
+async def test_temporary_directory_and_workspace_are_allowed(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x"))
     workspace = Path(scripted.env["HOME"], ".clinvk/workspace")
     workspace.mkdir(parents=True)
@@ -185,7 +187,7 @@ async def test_the_temporary_folder_and_the_workspace_are_fine(scripted: Scripte
     assert [call.cwd for call in scripted.calls()] == [os.path.realpath(tmp_path), os.path.realpath(workspace)]
 
 
-async def test_an_agent_gets_the_path_that_was_judged(scripted: Scripted, tmp_path: Path) -> None:
+async def test_agent_gets_the_resolved_path_that_was_checked(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x"))
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
@@ -199,7 +201,7 @@ async def test_an_agent_gets_the_path_that_was_judged(scripted: Scripted, tmp_pa
 
 @pytest.mark.parametrize("backend", ["claude", "codex"])
 @pytest.mark.parametrize("field", ["workdir", "add_dirs[0]", "here"])
-async def test_a_directory_without_a_utf_8_name_is_refused_also_behind_a_link(
+async def test_directory_with_a_non_utf8_name_is_refused_even_behind_a_link(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, field: str
 ) -> None:
     """Neither the protocols of the agents nor the store could name it."""
@@ -225,7 +227,7 @@ async def test_a_directory_without_a_utf_8_name_is_refused_also_behind_a_link(
     assert scripted.calls() == []
 
 
-async def test_no_error_tells_a_key_that_was_sent_or_that_an_agent_told(scripted: Scripted) -> None:
+async def test_errors_redact_keys_sent_by_clients_or_printed_by_agents(scripted: Scripted) -> None:
     own = {"claude": BackendSettings(env={"GATEWAY_TOKEN": "plain-looking-words"})}
     scripted.play([stderr(f"401 for {SECRET}, Bearer abcdefgh12345678, plain-looking-words"), exits(3)])
     async with serving(scripted.env, backends=own) as served:
@@ -247,7 +249,7 @@ async def test_no_error_tells_a_key_that_was_sent_or_that_an_agent_told(scripted
     assert "[redacted]" in answers[0].json()["detail"]
 
 
-async def test_agents_inherit_what_the_settings_name(scripted: Scripted) -> None:
+async def test_agents_inherit_provider_keys_but_no_server_variables(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     environ = {**scripted.env, "CLINVK_API_KEYS": "k", "LISTEN_FDS": "1", "ANTHROPIC_API_KEY": "fake"}
     async with serving(environ) as served:

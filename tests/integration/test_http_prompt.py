@@ -31,7 +31,7 @@ def started() -> list[Step]:
     return claude_says("x")[:4]
 
 
-async def test_the_answer_is_one_json_object(scripted: Scripted) -> None:
+async def test_answer_is_one_json_object(scripted: Scripted) -> None:
     scripted.play(claude_says("hello ", "world"))
     async with serving(scripted.env) as served:
         response = await served.prompt()
@@ -44,7 +44,7 @@ async def test_the_answer_is_one_json_object(scripted: Scripted) -> None:
     assert "error" not in told
 
 
-async def test_the_stream_is_one_event_a_line_from_init_to_done(scripted: Scripted) -> None:
+async def test_stream_has_one_event_per_line_from_init_to_done(scripted: Scripted) -> None:
     scripted.play(claude_says("hello ", "world"))
     async with serving(scripted.env) as served:
         response = await served.prompt(output_format="stream-json")
@@ -54,7 +54,7 @@ async def test_the_stream_is_one_event_a_line_from_init_to_done(scripted: Script
     assert [event["sequence"] for event in told] == [1, 2, 3, 4, 5]
 
 
-async def test_an_event_leaves_before_the_agent_goes_on(scripted: Scripted, tmp_path: Path) -> None:
+async def test_event_is_sent_before_the_agent_continues(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     async with (
@@ -69,14 +69,14 @@ async def test_an_event_leaves_before_the_agent_goes_on(scripted: Scripted, tmp_
     assert [event["type"] for event in map(json.loads, texts)][-1] == "done"
 
 
-async def test_the_accept_header_asks_for_a_stream_too(scripted: Scripted) -> None:
+async def test_accept_header_requests_a_stream(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:
         response = await served.client.post("/api/v1/prompt", json=body(), headers={"accept": "application/x-ndjson"})
     assert response.headers["content-type"] == "application/x-ndjson"
 
 
-async def test_an_agent_that_failed_is_a_200_with_its_exit_code_and_partial_answer(scripted: Scripted) -> None:
+async def test_failed_agent_returns_200_with_its_exit_code_and_partial_answer(scripted: Scripted) -> None:
     scripted.play([*started(), stderr("disk full"), exits(9)])
     async with serving(scripted.env) as served:
         response = await served.prompt(verbose=True)
@@ -93,7 +93,7 @@ def body(**fields: object) -> dict[str, object]:
     return {"backend": "claude", "prompt": "hi", **fields}
 
 
-async def test_the_prompt_reaches_the_agent_over_stdin_in_the_directory_asked_for(
+async def test_prompt_reaches_the_agent_over_stdin_in_the_requested_directory(
     scripted: Scripted, tmp_path: Path
 ) -> None:
     scripted.play(claude_says("x"))
@@ -105,7 +105,7 @@ async def test_the_prompt_reaches_the_agent_over_stdin_in_the_directory_asked_fo
     assert call.cwd == str(tmp_path)
 
 
-async def test_a_line_of_20_megabytes_arrives_whole(scripted: Scripted) -> None:
+async def test_line_of_20_megabytes_arrives_complete(scripted: Scripted) -> None:
     says = claude_says("SPLIT")
     delta = str(says[3]["line"])
     before, after = delta.split("SPLIT")
@@ -118,7 +118,7 @@ async def test_a_line_of_20_megabytes_arrives_whole(scripted: Scripted) -> None:
     assert sum(map(len, texts)) == 20_000_000
 
 
-async def test_a_dry_run_shows_the_command_and_runs_nothing(scripted: Scripted) -> None:
+async def test_dry_run_shows_the_command_and_runs_nothing(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         response = await served.prompt(dry_run=True, sandbox_mode="read-only", model="opus")
         streamed = await served.prompt(dry_run=True, output_format="stream-json")
@@ -131,7 +131,7 @@ async def test_a_dry_run_shows_the_command_and_runs_nothing(scripted: Scripted) 
     assert scripted.calls() == []
 
 
-async def test_settings_can_make_every_run_a_dry_one(scripted: Scripted) -> None:
+async def test_settings_can_make_every_run_a_dry_run(scripted: Scripted) -> None:
     async with serving(scripted.env, unified_flags=UnifiedFlags(dry_run=True)) as served:
         told = (await served.prompt(dry_run=False)).json()
     assert "claude -p" in told["output"]
@@ -155,7 +155,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("fields", "status", "field", "words"), REFUSED)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_that_cannot_be_run_is_a_problem_naming_the_field(
+async def test_invalid_request_is_a_problem_naming_the_field(
     scripted: Scripted, fields: dict[str, object], status: int, field: str, words: str, stream: bool
 ) -> None:
     more = {"output_format": "stream-json"} if stream else {}
@@ -169,7 +169,7 @@ async def test_a_request_that_cannot_be_run_is_a_problem_naming_the_field(
     assert scripted.calls() == []
 
 
-async def test_a_backend_that_is_not_installed_is_a_problem_that_says_how_to_install_it(tmp_path: Path) -> None:
+async def test_missing_backend_is_a_problem_with_install_instructions(tmp_path: Path) -> None:
     async with serving({"PATH": str(tmp_path), "HOME": str(tmp_path)}) as served:
         response = await served.prompt()
     assert response.status_code == 404
@@ -190,7 +190,7 @@ class Faulty(Shell):
         ("/openai/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}, ("type", "server_error")),
     ],
 )
-async def test_a_mistake_inside_clinvk_is_a_500_that_keeps_it_to_the_log(
+async def test_internal_error_returns_500_and_is_only_logged(
     scripted: Scripted, path: str, asked: Line, told: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = {"faulty": Faulty("faulty")}
@@ -204,7 +204,7 @@ async def test_a_mistake_inside_clinvk_is_a_500_that_keeps_it_to_the_log(
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-async def test_a_disabled_backend_is_not_run(scripted: Scripted, dry_run: bool) -> None:
+async def test_disabled_backend_is_not_run(scripted: Scripted, dry_run: bool) -> None:
     off = {"claude": BackendSettings(enabled=False)}
     async with serving(scripted.env, backends=off) as served:
         response = await served.prompt(dry_run=dry_run)
@@ -215,7 +215,7 @@ async def test_a_disabled_backend_is_not_run(scripted: Scripted, dry_run: bool) 
 @pytest.mark.parametrize(
     "media_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
 )
-async def test_a_body_that_a_foreign_web_page_could_send_is_not_run(scripted: Scripted, media_type: str | None) -> None:
+async def test_body_without_a_json_content_type_is_refused(scripted: Scripted, media_type: str | None) -> None:
     headers = {"content-type": media_type} if media_type else {}
     async with serving(scripted.env) as served:
         response = await served.client.post("/api/v1/prompt", content=json.dumps(body()), headers=headers)
@@ -227,7 +227,7 @@ async def test_a_body_that_a_foreign_web_page_could_send_is_not_run(scripted: Sc
 @pytest.mark.parametrize(
     "media_type", ["application/json; charset=utf-8", "Application/JSON", "application/vnd.x+json"]
 )
-async def test_json_may_be_declared_in_any_usual_way(scripted: Scripted, media_type: str) -> None:
+async def test_json_content_type_is_accepted_in_any_usual_form(scripted: Scripted, media_type: str) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:
         response = await served.client.post(
@@ -236,7 +236,7 @@ async def test_json_may_be_declared_in_any_usual_way(scripted: Scripted, media_t
     assert response.status_code == 200
 
 
-async def test_a_compressed_body_is_refused_as_such(scripted: Scripted) -> None:
+async def test_compressed_body_is_refused(scripted: Scripted) -> None:
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
     async with serving(scripted.env) as served:
         data = gzip.compress(json.dumps(body()).encode())
@@ -252,7 +252,7 @@ async def test_a_compressed_body_is_refused_as_such(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_over_the_limit_is_refused_declared_or_not(scripted: Scripted, chunked: bool) -> None:
+async def test_body_over_the_limit_is_refused_with_or_without_content_length(scripted: Scripted, chunked: bool) -> None:
     data = json.dumps(body(prompt="x" * 2000)).encode()
 
     async def pieces():
@@ -269,7 +269,7 @@ async def test_a_body_over_the_limit_is_refused_declared_or_not(scripted: Script
     assert scripted.calls() == []
 
 
-async def test_a_body_that_does_not_come_is_given_up(scripted: Scripted) -> None:
+async def test_incomplete_body_times_out(scripted: Scripted) -> None:
     async with serving(scripted.env, read_timeout_secs=1) as served:
         head = (
             "POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\n"
@@ -280,21 +280,21 @@ async def test_a_body_that_does_not_come_is_given_up(scripted: Scripted) -> None
         writer.close()
 
 
-async def test_the_default_directory_is_the_servers_own(scripted: Scripted) -> None:
+async def test_default_directory_is_the_servers_own(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:
         await served.prompt()
     assert scripted.calls()[0].cwd == str(Path.cwd())
 
 
-async def test_the_configured_directory_beats_the_servers_own(scripted: Scripted, tmp_path: Path) -> None:
+async def test_configured_directory_overrides_the_servers_own(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env, default_workdir=str(tmp_path)) as served:
         await served.prompt()
     assert scripted.calls()[0].cwd == str(tmp_path)
 
 
-async def test_a_service_started_in_the_root_directory_works_in_a_private_workspace(
+async def test_service_started_in_the_root_directory_uses_a_private_workspace(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted.play(claude_says("x"))
@@ -308,7 +308,7 @@ async def test_a_service_started_in_the_root_directory_works_in_a_private_worksp
 
 
 @pytest.mark.parametrize("asked", [{"timeout_secs": 0.2}, {}])
-async def test_a_run_that_takes_too_long_is_ended_and_told(scripted: Scripted, asked: dict[str, object]) -> None:
+async def test_run_that_times_out_is_ended_and_reported(scripted: Scripted, asked: dict[str, object]) -> None:
     scripted.play([*started(), hang()])
     async with serving(scripted.env, request_timeout_secs=1) as served:
         told = (await served.prompt(**asked)).json()
@@ -316,7 +316,7 @@ async def test_a_run_that_takes_too_long_is_ended_and_told(scripted: Scripted, a
     assert scripted.alive() == []
 
 
-async def test_what_finds_no_place_in_the_queue_is_told_when_to_come_again(scripted: Scripted) -> None:
+async def test_request_refused_by_a_full_queue_gets_retry_after(scripted: Scripted) -> None:
     scripted.play([*started(), hang()])
     async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as served:
         reader, writer = await ask(served)
@@ -328,7 +328,7 @@ async def test_what_finds_no_place_in_the_queue_is_told_when_to_come_again(scrip
         await reader.read()
 
 
-async def test_a_second_prompt_continues_the_session_of_the_first(scripted: Scripted) -> None:
+async def test_second_prompt_resumes_the_session_of_the_first(scripted: Scripted) -> None:
     scripted.play(claude_says("x", session="11111111-1111-4111-8111-111111111112"))
     async with serving(scripted.env) as served:
         first = (await served.prompt()).json()["session_id"]
@@ -348,9 +348,7 @@ async def ask(served: Served, **fields: object) -> tuple[asyncio.StreamReader, a
 
 
 @pytest.mark.parametrize("how", ["plain", "setsid", "double-fork", "env-i", "all"])
-async def test_a_client_that_leaves_while_it_waits_ends_the_agent_and_all_it_started(
-    scripted: Scripted, how: str
-) -> None:
+async def test_client_disconnect_while_waiting_ends_the_agent_and_its_children(scripted: Scripted, how: str) -> None:
     scripted.play([*started(), spawn(how), hang()])  # pyright: ignore[reportArgumentType]
     async with serving(scripted.env) as served:
         _, writer = await ask(served)
@@ -359,7 +357,7 @@ async def test_a_client_that_leaves_while_it_waits_ends_the_agent_and_all_it_sta
         await until(lambda: not scripted.alive())
 
 
-async def test_a_client_that_leaves_while_it_reads_a_stream_ends_the_agent(scripted: Scripted) -> None:
+async def test_client_disconnect_while_streaming_ends_the_agent(scripted: Scripted) -> None:
     scripted.play([*started(), spawn("setsid"), *[step for _ in range(500) for step in (*started()[3:], pause(0.02))]])
     async with serving(scripted.env) as served:
         reader, writer = await ask(served, output_format="stream-json")
@@ -369,7 +367,7 @@ async def test_a_client_that_leaves_while_it_reads_a_stream_ends_the_agent(scrip
         await until(lambda: not scripted.alive())
 
 
-async def test_a_client_that_leaves_a_stream_it_does_not_read_ends_the_agent(scripted: Scripted) -> None:
+async def test_client_disconnect_from_an_unread_stream_ends_the_agent(scripted: Scripted) -> None:
     says = claude_says("SPLIT")
     before, after = str(says[3]["line"]).split("SPLIT")
     flood = [letters(100_000, before, after)] * 400
@@ -384,7 +382,7 @@ async def test_a_client_that_leaves_a_stream_it_does_not_read_ends_the_agent(scr
         await until(lambda: not scripted.alive())
 
 
-async def test_a_client_that_leaves_the_queue_is_never_run(scripted: Scripted, tmp_path: Path) -> None:
+async def test_client_disconnect_while_queued_prevents_the_run(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([*started(), wait_for(tmp_path / "go"), *claude_says()[-1:]], when="first")
     scripted.play([touch(tmp_path / "ran"), *claude_says("x")], when="second")
     async with serving(scripted.env, max_concurrent_runs=1) as served:
@@ -401,7 +399,7 @@ async def test_a_client_that_leaves_the_queue_is_never_run(scripted: Scripted, t
     assert not (tmp_path / "ran").exists()
 
 
-async def test_an_agent_that_ignores_sigterm_is_gone_within_its_grace(scripted: Scripted) -> None:
+async def test_agent_that_ignores_sigterm_is_killed_after_its_grace_period(scripted: Scripted) -> None:
     scripted.play([ignore(), *started(), spawn("all"), hang()])
     async with serving(scripted.env) as served:
         _, writer = await ask(served)
@@ -410,7 +408,7 @@ async def test_an_agent_that_ignores_sigterm_is_gone_within_its_grace(scripted: 
         await until(lambda: not scripted.alive())
 
 
-async def test_a_client_that_takes_nothing_for_too_long_counts_as_gone(scripted: Scripted) -> None:
+async def test_client_that_reads_nothing_for_too_long_is_disconnected(scripted: Scripted) -> None:
     says = claude_says("SPLIT")
     before, after = str(says[3]["line"]).split("SPLIT")
     scripted.play([*says[:3], *[letters(100_000, before, after)] * 400, hang()])
@@ -421,7 +419,7 @@ async def test_a_client_that_takes_nothing_for_too_long_counts_as_gone(scripted:
         writer.transport.abort()
 
 
-async def test_a_connection_carries_one_prompt_after_another(scripted: Scripted) -> None:
+async def test_connection_carries_several_prompts(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served, httpx.AsyncClient(base_url=served.client.base_url) as client:
         answers = [(await client.post("/api/v1/prompt", json=body())).json()["output"] for _ in range(3)]

@@ -100,7 +100,7 @@ def gate(tmp_path: Path) -> Generator[tuple[Path, str]]:
     yield file, f"while [ ! -e {file} ]; do sleep 0.02; done\n"
 
 
-async def test_a_quiet_stream_is_opened_and_kept_alive_until_its_first_event(tmp_path: Path) -> None:
+async def test_quiet_stream_is_opened_and_kept_alive_until_its_first_event(tmp_path: Path) -> None:
     with gate(tmp_path) as (file, wait):
         client = Client({"prompt": wait + TEXT + DONE, "output_format": "stream-json"})
         async with LocalRuns(Settings(), MemoryStore(), ENV, REGISTRY) as runs, asyncio.TaskGroup() as group:
@@ -113,7 +113,7 @@ async def test_a_quiet_stream_is_opened_and_kept_alive_until_its_first_event(tmp
     assert client.ended
 
 
-async def test_a_stream_that_falls_silent_is_kept_alive_between_its_events(tmp_path: Path) -> None:
+async def test_silent_stream_is_kept_alive_between_events(tmp_path: Path) -> None:
     with gate(tmp_path) as (file, wait):
         client = Client({"prompt": TEXT + wait + DONE, "output_format": "stream-json"})
         async with LocalRuns(Settings(), MemoryStore(), ENV, REGISTRY) as runs, asyncio.TaskGroup() as group:
@@ -124,7 +124,7 @@ async def test_a_stream_that_falls_silent_is_kept_alive_between_its_events(tmp_p
     assert [line["type"] for line in lines] == ["init", "message", "done"]
 
 
-async def test_a_json_answer_that_takes_long_begins_with_spaces(tmp_path: Path) -> None:
+async def test_slow_json_answer_starts_with_spaces(tmp_path: Path) -> None:
     with gate(tmp_path) as (file, wait):
         client = Client({"prompt": wait + TEXT + DONE})
         async with LocalRuns(Settings(), MemoryStore(), ENV, REGISTRY) as runs, asyncio.TaskGroup() as group:
@@ -137,7 +137,7 @@ async def test_a_json_answer_that_takes_long_begins_with_spaces(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("accept", "pulse"), [("", ":\n\n"), ("application/x-ndjson", "   ")])
-async def test_a_viewer_of_a_quiet_run_is_kept_alive(tmp_path: Path, accept: str, pulse: str) -> None:
+async def test_viewer_of_a_quiet_run_is_kept_alive(tmp_path: Path, accept: str, pulse: str) -> None:
     store = MemoryStore()
     with gate(tmp_path) as (file, wait):
         viewer = Client({})
@@ -159,7 +159,7 @@ async def test_a_viewer_of_a_quiet_run_is_kept_alive(tmp_path: Path, accept: str
         ]
 
 
-async def test_a_viewer_that_waits_for_the_run_of_another_clinvk_is_kept_alive_too() -> None:
+async def test_viewer_of_a_quiet_run_of_another_clinvk_is_kept_alive() -> None:
     store = MemoryStore()
     await store.begin(RunRecord(id="a" * 32, backend="shell", prompt="p", state="running", created_at=1.0), None)
     viewer = Client({})
@@ -171,7 +171,7 @@ async def test_a_viewer_that_waits_for_the_run_of_another_clinvk_is_kept_alive_t
     assert not viewer.ended
 
 
-async def test_a_quick_answer_has_its_length_and_nothing_before_it() -> None:
+async def test_quick_answer_has_its_length_and_no_padding() -> None:
     client = Client({"prompt": TEXT + DONE})
     async with LocalRuns(Settings(), MemoryStore(), ENV, REGISTRY) as runs:
         await client.ask(runs, Settings())
@@ -179,7 +179,7 @@ async def test_a_quick_answer_has_its_length_and_nothing_before_it() -> None:
     assert client.text.startswith("{")
 
 
-async def test_nothing_is_said_to_a_client_in_the_queue(tmp_path: Path) -> None:
+async def test_queued_client_is_sent_nothing_at_first(tmp_path: Path) -> None:
     """What it is refused with later still needs a status of its own."""
     one = Settings(server=ServerSettings(max_concurrent_runs=1))
     with gate(tmp_path) as (file, wait):
@@ -197,7 +197,7 @@ async def test_nothing_is_said_to_a_client_in_the_queue(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_waits_long_in_the_queue_is_kept_alive(tmp_path: Path, stream: bool) -> None:
+async def test_client_that_is_queued_for_long_is_kept_alive(tmp_path: Path, stream: bool) -> None:
     one = Settings(server=ServerSettings(max_concurrent_runs=1))
     with gate(tmp_path) as (file, wait):
         first = Client({"prompt": wait + DONE})
@@ -214,7 +214,7 @@ async def test_a_client_that_waits_long_in_the_queue_is_kept_alive(tmp_path: Pat
     assert second.ended
 
 
-async def test_events_that_are_there_already_leave_together() -> None:
+async def test_available_events_are_sent_in_batches() -> None:
     event, ending = (command.removeprefix("echo '").replace("'\n", "\n") for command in (TEXT, DONE))
     client = Client({"prompt": f"cat <<'X'\n{event * 300}{ending}X\n", "output_format": "stream-json"})
     async with LocalRuns(Settings(), MemoryStore(), ENV, REGISTRY) as runs:

@@ -59,14 +59,14 @@ def reloaded(scripted: Scripted) -> Generator[Reloaded]:
         yield reloaded
 
 
-def test_sighup_takes_other_keys_and_lets_the_old_ones_in_no_more(reloaded: Reloaded) -> None:
+def test_sighup_replaces_the_keys(reloaded: Reloaded) -> None:
     assert (reloaded.status(OLD), reloaded.status(NEW)) == (200, 401)
     reloaded.keys("new-key")
     reloaded.reload()
     assert (reloaded.status(OLD), reloaded.status(NEW)) == (401, 200)
 
 
-def test_sighup_locks_a_door_that_stood_open_with_the_first_keys(scripted: Scripted) -> None:
+def test_sighup_with_the_first_keys_locks_an_open_server(scripted: Scripted) -> None:
     reloaded = Reloaded(scripted)
     with reloaded.server as server:
         server.up()
@@ -76,7 +76,7 @@ def test_sighup_locks_a_door_that_stood_open_with_the_first_keys(scripted: Scrip
         assert (reloaded.status({}), reloaded.status(OLD)) == (401, 200)
 
 
-def test_sighup_takes_the_log_level(reloaded: Reloaded) -> None:
+def test_sighup_applies_the_log_level(reloaded: Reloaded) -> None:
     reloaded.status(OLD)
     assert "GET /api/v1/sessions" not in reloaded.server.said
     reloaded.settings(verbose=True, api_keys_gopass_path="entry")
@@ -85,14 +85,14 @@ def test_sighup_takes_the_log_level(reloaded: Reloaded) -> None:
     until(lambda: "GET /api/v1/sessions 200" in reloaded.server.said)
 
 
-def test_sighup_takes_the_limits_of_requests_and_says_that_the_rest_needs_a_restart(reloaded: Reloaded) -> None:
+def test_sighup_applies_request_limits_and_reports_that_the_rest_needs_a_restart(reloaded: Reloaded) -> None:
     assert [reloaded.status(OLD) for _ in range(3)] == [200, 200, 200]
     reloaded.settings(api_keys_gopass_path="entry", rate_limit_enabled="true", rate_limit_rps=1, rate_limit_burst=1)
     assert "reloaded keys, limits and log level; other settings wait for a restart" in reloaded.reload()
     until(lambda: reloaded.status(OLD) == 429)
 
 
-def test_sighup_takes_limits_and_what_waited_for_a_place_gets_it(
+def test_sighup_raises_the_run_limit_and_starts_queued_runs(
     reloaded: Reloaded, scripted: Scripted, tmp_path: Path
 ) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
@@ -116,9 +116,7 @@ def test_sighup_takes_limits_and_what_waited_for_a_place_gets_it(
     ],
     ids=["mistyped", "no key in the entry", "no entry"],
 )
-def test_where_something_is_wrong_all_stays_as_it_was(
-    reloaded: Reloaded, settings: dict[str, object], key: str, said: str
-) -> None:
+def test_failed_reload_changes_nothing(reloaded: Reloaded, settings: dict[str, object], key: str, said: str) -> None:
     reloaded.settings(verbose=True, **settings)
     reloaded.keys(key)
     told = reloaded.reload()
@@ -158,7 +156,7 @@ class Terminal:
         return os.waitstatus_to_exitcode(status) if pid else None
 
 
-def test_a_server_in_a_terminal_reloads_at_sighup_and_stops_when_the_terminal_is_closed(scripted: Scripted) -> None:
+def test_server_in_a_terminal_reloads_on_sighup_and_stops_when_the_terminal_closes(scripted: Scripted) -> None:
     terminal = Terminal(scripted)
     found = re.search(r"listens on (http://[\d.:]+)", terminal.read("/docs"))
     assert found
@@ -171,7 +169,7 @@ def test_a_server_in_a_terminal_reloads_at_sighup_and_stops_when_the_terminal_is
     assert codes == [0]
 
 
-def test_a_server_that_was_started_to_ignore_sighup_ignores_it(scripted: Scripted) -> None:
+def test_server_started_with_sighup_ignored_ignores_it(scripted: Scripted) -> None:
     """As under `nohup`."""
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -63,7 +63,7 @@ async def get(served: Served, path: str) -> httpx.Response:
     return await served.client.get(f"/api/v1/runs{path}")
 
 
-async def test_a_run_is_kept_with_what_was_asked_and_what_came_of_it(scripted: Scripted, tmp_path: Path) -> None:
+async def test_run_is_stored_with_its_request_and_result(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("hello ", "world"))
     async with serving(scripted.env) as served:
         answer = (await served.prompt(workdir=str(tmp_path), sandbox_mode="read-only", model="opus")).json()
@@ -80,7 +80,7 @@ async def test_a_run_is_kept_with_what_was_asked_and_what_came_of_it(scripted: S
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told["ended_at"])
 
 
-async def test_a_run_that_failed_says_why(scripted: Scripted) -> None:
+async def test_failed_run_reports_its_error(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], exits(9)])
     async with serving(scripted.env) as served:
         answer = (await served.prompt()).json()
@@ -89,7 +89,7 @@ async def test_a_run_that_failed_says_why(scripted: Scripted) -> None:
     assert (told["error"], told["error_code"]) == (answer["error"], "agent_crashed")
 
 
-async def test_of_an_ephemeral_run_neither_prompt_nor_answer_is_kept(scripted: Scripted) -> None:
+async def test_ephemeral_run_stores_neither_prompt_nor_answer(scripted: Scripted) -> None:
     scripted.play(claude_says("secret"))
     async with serving(scripted.env) as served:
         answer = (await served.prompt(ephemeral=True, prompt="private")).json()
@@ -116,7 +116,7 @@ async def test_runs_are_listed_newest_first_in_pages_with_the_total(scripted: Sc
     assert whole["runs"][0]["prompt"] == "p" * 1000
 
 
-async def test_runs_can_be_filtered_by_session_backend_and_state(scripted: Scripted) -> None:
+async def test_runs_are_filtered_by_session_backend_and_state(scripted: Scripted) -> None:
     scripted.play(claude_says("x", session="11111111-1111-4111-8111-111111111112"), when="one")
     scripted.play([exits(9)], when="two")
     async with serving(scripted.env) as served:
@@ -145,7 +145,7 @@ async def test_runs_can_be_filtered_by_session_backend_and_state(scripted: Scrip
         ("backend=clod", "backend", "no backend 'clod'"),
     ],
 )
-async def test_a_parameter_that_is_wrong_is_named(
+async def test_error_for_an_invalid_parameter_names_it(
     scripted: Scripted, query: str, field: str | None, words: str
 ) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
@@ -155,7 +155,7 @@ async def test_a_parameter_that_is_wrong_is_named(
 
 
 @pytest.mark.parametrize("path", ["{}", "{}/events"])
-async def test_an_id_of_a_run_that_is_unknown_ambiguous_or_none_is_told(scripted: Scripted, path: str) -> None:
+async def test_unknown_ambiguous_or_invalid_run_id_is_reported(scripted: Scripted, path: str) -> None:
     store = await store_of(record(1), record(2))
     async with serving(scripted.env, store=store) as served:
         told = [await get(served, "/" + path.format(reference)) for reference in ("ffff", "0000", "zz")]
@@ -173,9 +173,7 @@ def asked(**fields: object) -> bytes:
     return f"{head}\r\n\r\n".encode() + body
 
 
-async def test_a_detached_run_is_answered_at_once_where_the_client_prefers_so(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+async def test_detached_run_is_answered_at_once_with_prefer_respond_async(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one ", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     async with serving(scripted.env) as served:
@@ -203,7 +201,7 @@ async def test_a_detached_run_is_answered_at_once_where_the_client_prefers_so(
     assert (ended["state"], ended["output"], ended["session_id"]) == ("finished", "one two", told["session_id"])
 
 
-async def test_a_preference_without_detach_changes_nothing(scripted: Scripted) -> None:
+async def test_prefer_respond_async_without_detach_is_ignored(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:
         response = await served.client.post(
@@ -214,7 +212,7 @@ async def test_a_preference_without_detach_changes_nothing(scripted: Scripted) -
 
 
 @pytest.mark.parametrize("output_format", ["json", "stream-json"])
-async def test_a_detached_run_is_waited_for_otherwise(scripted: Scripted, output_format: str) -> None:
+async def test_detached_run_is_awaited_without_prefer_respond_async(scripted: Scripted, output_format: str) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:
         response = await served.prompt(detach=True, output_format=output_format)
@@ -224,7 +222,7 @@ async def test_a_detached_run_is_waited_for_otherwise(scripted: Scripted, output
 
 
 @pytest.mark.parametrize("output_format", ["json", "stream-json"])
-async def test_a_detached_run_goes_on_when_its_client_leaves(
+async def test_detached_run_continues_after_its_client_disconnects(
     scripted: Scripted, tmp_path: Path, output_format: str
 ) -> None:
     says = claude_says("one ", "two")
@@ -241,7 +239,7 @@ async def test_a_detached_run_goes_on_when_its_client_leaves(
     assert (told["state"], told["output"]) == ("finished", "one two")
 
 
-async def test_a_detached_run_begins_though_its_client_leaves_at_once(scripted: Scripted) -> None:
+async def test_detached_run_starts_even_if_its_client_disconnects_at_once(scripted: Scripted) -> None:
     """Also while its schema is looked at, which takes a process of its own."""
     scripted.play(claude_says('"one"'))
     async with serving(scripted.env) as served:
@@ -252,7 +250,7 @@ async def test_a_detached_run_begins_though_its_client_leaves_at_once(scripted: 
         await until(lambda: len(scripted.calls()) >= 2)
 
 
-async def test_a_detached_run_whose_output_nobody_reads_comes_to_its_end(scripted: Scripted) -> None:
+async def test_detached_run_with_unread_output_finishes(scripted: Scripted) -> None:
     says = claude_says("SPLIT")
     before, after = str(says[3]["line"]).split("SPLIT")
     scripted.play([*says[:3], *[letters(100_000, before, after)] * 100, *says[-1:]])
@@ -263,7 +261,7 @@ async def test_a_detached_run_whose_output_nobody_reads_comes_to_its_end(scripte
     assert (told["state"], len(told["output"])) == ("finished", 10_000_000)
 
 
-async def test_a_detached_run_is_ended_by_cancelling_it(scripted: Scripted) -> None:
+async def test_cancel_ends_a_detached_run(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], spawn("setsid"), hang()])
     async with serving(scripted.env) as served:
         run = await served.detached()
@@ -280,7 +278,7 @@ async def test_a_detached_run_is_ended_by_cancelling_it(scripted: Scripted) -> N
     assert session["status"] == "paused"
 
 
-async def test_a_run_that_waits_in_the_queue_is_cancelled_without_having_run(scripted: Scripted) -> None:
+async def test_cancelled_queued_run_never_starts(scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], hang()])
     async with serving(scripted.env, max_concurrent_runs=1) as served:
         first = await served.detached()
@@ -316,7 +314,7 @@ async def queued(served: Served) -> list[dict[str, str]]:
         ("/anthropic/v1/messages", {"model": "claude", **ASKED}, 500, '"error_code":"cancelled"'),
     ],
 )
-async def test_cancelling_a_run_that_waits_in_the_queue_has_no_client_ask_for_it_again(
+async def test_cancelling_a_queued_run_does_not_make_its_client_retry(
     scripted: Scripted, path: str, body: dict[str, object], status: int, told: str
 ) -> None:
     """An SDK does so after a 503, and Codex, which takes nothing but events, after any status that is an error."""
@@ -336,7 +334,7 @@ async def test_cancelling_a_run_that_waits_in_the_queue_has_no_client_ask_for_it
     assert told in response.text
 
 
-async def test_cancelling_tells_the_client_that_waits(scripted: Scripted) -> None:
+async def test_cancel_is_reported_to_the_waiting_client(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], hang()])
     async with serving(scripted.env) as served:
         waiting = asyncio.create_task(served.prompt())
@@ -349,7 +347,7 @@ async def test_cancelling_tells_the_client_that_waits(scripted: Scripted) -> Non
     assert (run["exit_code"], kept["exit_code"]) == (None, 1), "that of a run which has ended is known"
 
 
-async def test_a_run_of_another_clinvk_cannot_be_cancelled_here(scripted: Scripted) -> None:
+async def test_run_of_another_clinvk_cannot_be_cancelled(scripted: Scripted) -> None:
     store = await store_of(record(1, state="running"))
     await store.append({f"{1:032x}": [Logged(1, 1.0, RunStarted()), Logged(2, 1.0, TextDelta("x"))]})
     async with serving(scripted.env, store=store) as served:
@@ -358,7 +356,7 @@ async def test_a_run_of_another_clinvk_cannot_be_cancelled_here(scripted: Script
     assert "another clinvk" in response.json()["detail"]
 
 
-async def test_a_session_of_a_backend_that_is_switched_off_is_not_continued(scripted: Scripted) -> None:
+async def test_session_of_a_disabled_backend_is_not_resumed(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:
         session_id = (await served.prompt()).json()["session_id"]
@@ -367,7 +365,7 @@ async def test_a_session_of_a_backend_that_is_switched_off_is_not_continued(scri
     assert (response.status_code, response.json()["code"]) == (404, "backend_unavailable")
 
 
-async def test_a_run_that_died_with_its_clinvk_ends_with_why(scripted: Scripted) -> None:
+async def test_interrupted_run_ends_with_its_error(scripted: Scripted) -> None:
     store = await store_of(record(1, state="interrupted", error_message="clinvk died", ended_at=1_700_000_002.0))
     async with serving(scripted.env, store=store) as served:
         told = (await get(served, f"/{1:032x}")).json()
@@ -380,7 +378,7 @@ async def test_a_run_that_died_with_its_clinvk_ends_with_why(scripted: Scripted)
 BIG = "a" * 400_000
 
 
-async def test_prompts_that_wait_are_bounded_in_bytes(scripted: Scripted) -> None:
+async def test_queued_prompts_are_limited_in_bytes(scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], hang()])
     async with serving(scripted.env, max_concurrent_runs=1, max_queued_mb=1, trusted_proxies=("127.0.0.1",)) as served:
         await served.detached(prompt=BIG)
@@ -403,7 +401,7 @@ async def test_prompts_that_wait_are_bounded_in_bytes(scripted: Scripted) -> Non
 OF_BIG = {"messages": [{"role": "user", "content": BIG}]}
 
 
-async def test_a_run_that_waits_tells_its_position_in_the_queue(scripted: Scripted, tmp_path: Path) -> None:
+async def test_queued_run_reports_its_position_in_the_queue(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
     async with serving(scripted.env, max_concurrent_runs=1) as served:
         runs = [await served.detached() for _ in range(3)]

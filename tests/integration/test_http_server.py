@@ -44,7 +44,7 @@ async def test_health_is_ok_with_a_store_and_a_backend(scripted: Scripted) -> No
     assert told["uptime_ms"] >= 0
 
 
-async def test_health_tells_how_many_runs_go_at_once_and_why(scripted: Scripted) -> None:
+async def test_health_reports_the_limit_of_concurrent_runs_and_its_reason(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore(), max_concurrent_runs=5) as served:
         told = (await served.client.get("/health")).json()["capacity"]
         assert told == {"max_concurrent_runs": 5, "reason": "set by server.max_concurrent_runs"}
@@ -75,7 +75,7 @@ class BrokenStore(MemoryStore):
         raise StoreUnavailable("/home/x/clinvk.db: its disk is full")
 
 
-async def test_a_store_that_cannot_be_used_is_unhealthy_and_keeps_prompts_and_lists_out(
+async def test_unusable_store_is_unhealthy_and_refuses_prompts_and_lists(
     scripted: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(scripted.env, store=BrokenStore()) as served:
@@ -94,7 +94,7 @@ async def test_a_store_that_cannot_be_used_is_unhealthy_and_keeps_prompts_and_li
     assert scripted.calls() == []
 
 
-async def test_a_damaged_database_is_told_left_as_it_is_and_used_once_it_is_whole(scripted: Scripted) -> None:
+async def test_damaged_database_is_reported_kept_and_used_once_repaired(scripted: Scripted) -> None:
     database = scripted.folder / ".clinvk" / "clinvk.db"
     database.parent.mkdir()
     database.write_bytes(b"no database at all " * 1000)
@@ -110,7 +110,7 @@ async def test_a_damaged_database_is_told_left_as_it_is_and_used_once_it_is_whol
     assert (mended.status_code, mended.json()["status"]) == (200, "ok")
 
 
-async def test_what_an_earlier_clinvk_kept_is_imported_and_what_is_old_is_cleaned(
+async def test_sessions_of_an_earlier_clinvk_are_imported_and_old_ones_deleted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "sessions").mkdir()
@@ -131,7 +131,7 @@ async def test_what_an_earlier_clinvk_kept_is_imported_and_what_is_old_is_cleane
     assert "cleaned 1 sessions that were not used for 30 days" in caplog.text
 
 
-async def test_what_is_old_stays_for_ever_where_the_settings_say_so(tmp_path: Path) -> None:
+async def test_old_sessions_are_kept_forever_without_retention(tmp_path: Path) -> None:
     async with SqliteStore(tmp_path) as store:
         old = Session(id="c" * 32, backend="x", created_at=1.0, last_used=1.0, working_dir="/", initial_prompt="old")
         await store.create(old)
@@ -154,7 +154,7 @@ async def unused_for_a_year(home: Path) -> AsyncGenerator[SqliteStore]:
         yield store
 
 
-async def test_a_clock_that_is_years_ahead_at_the_start_deletes_no_session(
+async def test_clock_set_years_ahead_at_startup_deletes_no_session(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with unused_for_a_year(tmp_path) as store, tended(store, retention_days=30, recover_every_s=0.01):
@@ -163,7 +163,7 @@ async def test_a_clock_that_is_years_ahead_at_the_start_deletes_no_session(
         assert await is_kept(store, "c" * 32)
 
 
-async def test_sessions_that_were_not_used_for_a_year_are_deleted_while_the_server_is_up(tmp_path: Path) -> None:
+async def test_sessions_unused_for_a_year_are_deleted_while_the_server_runs(tmp_path: Path) -> None:
     async with (
         unused_for_a_year(tmp_path) as store,
         tended(store, retention_days=30, recover_every_s=0.01, clean_every_s=0.1),
@@ -175,7 +175,7 @@ async def is_gone(store: SqliteStore, session_id: str) -> bool:
     return not await is_kept(store, session_id)
 
 
-async def test_health_answers_while_another_program_holds_the_lock_of_the_database(scripted: Scripted) -> None:
+async def test_health_answers_while_another_program_locks_the_database(scripted: Scripted) -> None:
     home = scripted.folder / ".clinvk"
     async with SqliteStore(home) as store:
         await store.count()
@@ -199,7 +199,7 @@ async def is_kept(store: SqliteStore, session_id: str) -> bool:
     return session_id in [session.id for session in (await store.sessions(SessionQuery())).items]
 
 
-async def test_a_run_whose_clinvk_died_is_marked_while_the_server_runs(tmp_path: Path) -> None:
+async def test_run_of_a_dead_clinvk_is_marked_interrupted_while_the_server_runs(tmp_path: Path) -> None:
     run = RunRecord(id="d" * 32, backend="claude", prompt="p", state="running", created_at=1.0)
     died = subprocess.run(
         [sys.executable, "-c", BEGIN_AND_DIE, str(tmp_path), msgspec.json.encode(run)], timeout=30, check=False
@@ -225,7 +225,7 @@ asyncio.run(begin())
 """
 
 
-async def test_a_store_in_trouble_does_not_end_its_tending_and_is_told_once(
+async def test_store_errors_are_logged_once_and_do_not_stop_maintenance(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = tmp_path / "clinvk.db"
@@ -240,7 +240,7 @@ async def test_a_store_in_trouble_does_not_end_its_tending_and_is_told_once(
         await until_told(store.count)
 
 
-async def test_without_any_backend_health_is_degraded_and_not_ready(tmp_path: Path) -> None:
+async def test_health_without_any_backend_is_degraded_and_not_ready(tmp_path: Path) -> None:
     async with serving({"PATH": str(tmp_path), "HOME": str(tmp_path)}) as served:
         health = await served.client.get("/health")
         ready = await served.client.get("/health/ready")
@@ -250,7 +250,7 @@ async def test_without_any_backend_health_is_degraded_and_not_ready(tmp_path: Pa
     assert (live.status_code, live.json()) == (200, {"status": "ok"})
 
 
-async def test_backends_tell_what_is_installed_and_how_to_install_the_rest(scripted: Scripted) -> None:
+async def test_backends_list_shows_what_is_installed_and_how_to_install_the_rest(scripted: Scripted) -> None:
     (scripted.folder / "gemini").unlink()
     off = {"codex": BackendSettings(enabled=False)}
     async with serving({**scripted.env, "PATH": str(scripted.folder)}, backends=off) as served:
@@ -266,7 +266,7 @@ async def test_backends_tell_what_is_installed_and_how_to_install_the_rest(scrip
     assert "install" not in claude
 
 
-async def test_the_version_of_a_backend_is_learned_without_holding_up_a_request(scripted: Scripted) -> None:
+async def test_backend_version_is_detected_without_blocking_a_request(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         versions: list[str | None] = []
 
@@ -283,7 +283,7 @@ async def test_the_version_of_a_backend_is_learned_without_holding_up_a_request(
 
 
 @pytest.mark.parametrize("path", ["//health", "/health/", "/api//v1///backends/"])
-async def test_doubled_and_trailing_slashes_are_tolerated_without_a_redirect(scripted: Scripted, path: str) -> None:
+async def test_doubled_and_trailing_slashes_are_accepted_without_a_redirect(scripted: Scripted, path: str) -> None:
     async with serving(scripted.env) as served:
         response = await served.client.get(f"http://127.0.0.1:{served.port}{path}")
     assert response.status_code == 200
@@ -291,7 +291,7 @@ async def test_doubled_and_trailing_slashes_are_tolerated_without_a_redirect(scr
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/api/v1/backends", "/openapi.json", "/docs"])
-async def test_head_is_answered_where_get_is(scripted: Scripted, path: str) -> None:
+async def test_head_is_answered_wherever_get_is(scripted: Scripted, path: str) -> None:
     async with serving(scripted.env) as served:
         response = await served.client.head(path)
     assert (response.status_code, response.content) == (200, b"")
@@ -309,7 +309,7 @@ async def test_head_is_answered_where_get_is(scripted: Scripted, path: str) -> N
         ("DELETE", "/health", 405, "method_not_allowed"),
     ],
 )
-async def test_what_is_not_served_is_a_problem_document(
+async def test_unknown_path_or_method_is_a_problem_document(
     scripted: Scripted, method: str, path: str, status: int, code: str
 ) -> None:
     async with serving(scripted.env) as served:
@@ -319,7 +319,7 @@ async def test_what_is_not_served_is_a_problem_document(
     assert (status == 405) == ("allow" in response.headers)
 
 
-async def test_each_answer_has_an_id_the_clients_own_if_it_sends_a_sane_one(scripted: Scripted) -> None:
+async def test_response_has_a_request_id_and_reuses_a_valid_one_of_the_client(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         own = await served.client.get("/health", headers={"x-request-id": "abc-1.2_3"})
         odd = await served.client.get("/health", headers={"x-request-id": "a b;c" * 100})
@@ -329,7 +329,7 @@ async def test_each_answer_has_an_id_the_clients_own_if_it_sends_a_sane_one(scri
     assert odd.headers["x-request-id"] != none.headers["x-request-id"]
 
 
-async def test_a_path_cannot_forge_a_line_of_the_log(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+async def test_path_cannot_forge_a_log_line(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     path = "/x%0aPOST%20/api/v1/prompt%20200%0d%1b[2J%e2%80%a8%3fy"
     async with serving(scripted.env) as served:
         with caplog.at_level("INFO", "clinvk.api.http.middleware"):
@@ -344,7 +344,7 @@ async def test_a_path_cannot_forge_a_line_of_the_log(scripted: Scripted, caplog:
     assert (wrong.status_code, wrong.json()["detail"].split(":")[0]) == (405, "PUT /api/v1/runs/%0Aforged")
 
 
-async def test_a_prompt_is_logged_with_its_status_and_id(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+async def test_prompt_is_logged_with_its_status_and_id(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     scripted.play(claude_says("x"))
     with caplog.at_level("INFO", "clinvk.api.http.middleware"):
         async with serving(scripted.env) as served:
@@ -355,7 +355,7 @@ async def test_a_prompt_is_logged_with_its_status_and_id(scripted: Scripted, cap
     assert entry.endswith("request id1, from 127.0.0.1")
 
 
-async def test_a_stopping_server_refuses_prompts_and_still_tells_its_health(scripted: Scripted) -> None:
+async def test_stopping_server_refuses_prompts_and_still_reports_health(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         served.front.stopping.set()
         refused = await served.prompt()
@@ -368,20 +368,20 @@ async def test_a_stopping_server_refuses_prompts_and_still_tells_its_health(scri
     assert scripted.calls() == []
 
 
-async def test_an_idle_connection_is_closed_after_its_time(scripted: Scripted) -> None:
+async def test_idle_connection_is_closed_after_its_timeout(scripted: Scripted) -> None:
     async with serving(scripted.env, idle_timeout_secs=1) as served:
         reader, writer = await served.raw(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert b"200 OK" in await reader.read()
         writer.close()
 
 
-def test_a_default_directory_that_is_not_there_keeps_the_server_from_starting() -> None:
+def test_missing_default_directory_prevents_startup() -> None:
     settings = Settings(server=ServerSettings(default_workdir="/no/such/place"))
     with pytest.raises(ConfigError, match=r"server\.default_workdir '/no/such/place' does not exist"):
         serve(settings, {}, print)
 
 
-def test_a_port_in_use_is_told_and_gives_exit_code_5(capfd: pytest.CaptureFixture[str]) -> None:
+def test_port_in_use_is_reported_with_exit_code_5(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
         assert serve(Settings(server=ServerSettings(port=port)), {}, print) == 5
@@ -391,7 +391,7 @@ def test_a_port_in_use_is_told_and_gives_exit_code_5(capfd: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b", "a\0b", "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 70])
-def test_a_host_that_does_not_exist_is_told_and_gives_exit_code_5(capfd: pytest.CaptureFixture[str], host: str) -> None:
+def test_unknown_host_is_reported_with_exit_code_5(capfd: pytest.CaptureFixture[str], host: str) -> None:
     assert serve(Settings(server=ServerSettings(host=host)), {}, print) == 5
     assert f"cannot listen on http://{host}:8080" in capfd.readouterr().err
 
@@ -400,7 +400,7 @@ def test_a_host_that_does_not_exist_is_told_and_gives_exit_code_5(capfd: pytest.
     ("host", "has_keys", "warned"),
     [("127.0.0.1", False, False), ("localhost", False, False), ("0.0.0.0", False, True), ("0.0.0.0", True, False)],
 )
-def test_the_greeting_says_that_a_key_is_asked_for_or_warns_where_other_machines_need_none(
+def test_greeting_says_that_a_key_is_required_or_warns_that_other_machines_need_none(
     host: str, has_keys: bool, warned: bool
 ) -> None:
     sockets = listen(host, 0)
@@ -423,7 +423,7 @@ def test_all_addresses_of_a_host_share_one_port() -> None:
             sock.close()
 
 
-async def test_the_page_and_what_it_loads_come_from_here_and_may_load_nothing_else(scripted: Scripted) -> None:
+async def test_docs_page_loads_only_its_own_assets(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         page = await served.client.get("/docs")
         script = await served.client.get("/docs/docs.js")
@@ -440,7 +440,7 @@ async def test_the_page_and_what_it_loads_come_from_here_and_may_load_nothing_el
 
 
 @pytest.mark.parametrize("path", ["/", "//", "/docs/"])
-async def test_who_opens_the_address_of_the_server_sees_the_page(scripted: Scripted, path: str) -> None:
+async def test_root_path_serves_the_docs_page(scripted: Scripted, path: str) -> None:
     async with serving(scripted.env) as served:
         page = await served.client.get("/docs")
         opened = await served.client.get(f"http://127.0.0.1:{served.port}{path}")
@@ -449,7 +449,7 @@ async def test_who_opens_the_address_of_the_server_sees_the_page(scripted: Scrip
     assert not opened.history
 
 
-async def test_the_body_of_a_request_that_offers_an_upgrade_is_read(scripted: Scripted) -> None:
+async def test_body_of_a_request_with_an_upgrade_header_is_read(scripted: Scripted) -> None:
     """Java's HTTP client offers h2c with each request over plain HTTP."""
     scripted.play(claude_says("x"))
     headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABkAAQCAAAAAAIAAAAA"}
@@ -460,7 +460,7 @@ async def test_the_body_of_a_request_that_offers_an_upgrade_is_read(scripted: Sc
     assert response.json()["output"] == "x"
 
 
-async def test_a_body_is_read_in_whichever_pieces_its_head_with_an_offer_comes(scripted: Scripted) -> None:
+async def test_body_is_read_when_a_head_with_an_upgrade_header_arrives_in_pieces(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     body = json.dumps({"backend": "claude", "prompt": "hi"}).encode()
     head = (
@@ -478,7 +478,7 @@ async def test_a_body_is_read_in_whichever_pieces_its_head_with_an_offer_comes(s
     assert len(scripted.calls()) == 1
 
 
-async def test_each_route_is_in_the_openapi_document_with_its_methods(scripted: Scripted) -> None:
+async def test_openapi_document_contains_each_route_with_its_methods(scripted: Scripted) -> None:
     async with serving(scripted.env, metrics_enabled=True) as served:
         document = (await served.client.get("/openapi.json")).json()
         cors = served.front.app

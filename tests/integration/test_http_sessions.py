@@ -66,7 +66,7 @@ async def get(served: Served, path: str) -> httpx.Response:
     return await served.client.get(f"/api/v1/sessions{path}")
 
 
-async def test_a_session_has_the_fields_of_the_reference(scripted: Scripted, tmp_path: Path) -> None:
+async def test_session_has_the_documented_fields(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x", session=HANDLE))
     async with serving(scripted.env) as served:
         answer = (await served.prompt(workdir=str(tmp_path), tags=["a", "b", "a"], metadata={"k": [1]})).json()
@@ -83,7 +83,7 @@ async def test_a_session_has_the_fields_of_the_reference(scripted: Scripted, tmp
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told[name])
 
 
-async def test_a_list_is_the_newest_first_in_pages_with_the_total(scripted: Scripted) -> None:
+async def test_sessions_are_listed_newest_first_in_pages_with_the_total(scripted: Scripted) -> None:
     store = await store_of(*map(session, range(7)))
     async with serving(scripted.env, store=store) as served:
         whole = await get(served, "")
@@ -112,7 +112,7 @@ async def test_a_list_is_the_newest_first_in_pages_with_the_total(scripted: Scri
         ("backend=&status=&tag=&q=", [4, 3, 2, 1, 0]),
     ],
 )
-async def test_a_list_can_be_filtered(scripted: Scripted, query: str, found: list[int]) -> None:
+async def test_sessions_can_be_filtered(scripted: Scripted, query: str, found: list[int]) -> None:
     store = await store_of(
         session(0),
         session(1, backend="codex"),
@@ -126,7 +126,7 @@ async def test_a_list_can_be_filtered(scripted: Scripted, query: str, found: lis
     assert response.json()["total"] == len(found)
 
 
-async def test_a_list_shows_the_beginning_of_a_long_prompt_and_the_session_all_of_it(scripted: Scripted) -> None:
+async def test_list_truncates_a_long_prompt_and_the_session_shows_all_of_it(scripted: Scripted) -> None:
     store = await store_of(session(1, initial_prompt="x" * 5000))
     async with serving(scripted.env, store=store) as served:
         listed = (await get(served, "")).json()["sessions"][0]
@@ -150,7 +150,7 @@ async def test_a_list_shows_the_beginning_of_a_long_prompt_and_the_session_all_o
         ("q=%ff", None, "the query is not valid UTF-8"),
     ],
 )
-async def test_a_parameter_that_is_wrong_is_named(
+async def test_error_for_an_invalid_parameter_names_it(
     scripted: Scripted, query: str, field: str | None, words: str
 ) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
@@ -161,7 +161,7 @@ async def test_a_parameter_that_is_wrong_is_named(
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE", "messages", "fork"])
-async def test_an_id_may_be_a_prefix_that_only_one_has(scripted: Scripted, method: str) -> None:
+async def test_unique_id_prefix_is_accepted(scripted: Scripted, method: str) -> None:
     one, other, third = (f"abcd{digit}{'0' * 27}" for digit in "012")
     store = await store_of(session(1, id=one), session(2, id=other), session(3, id=third))
 
@@ -188,7 +188,7 @@ async def test_an_id_may_be_a_prefix_that_only_one_has(scripted: Scripted, metho
     assert {response.status_code for response in malformed} == {404}
 
 
-async def test_title_and_tags_can_be_changed_each_by_itself(scripted: Scripted) -> None:
+async def test_title_and_tags_can_be_changed_separately(scripted: Scripted) -> None:
     store = await store_of(session(1, tags=("old",)))
     path = f"/api/v1/sessions/{1:032x}"
     async with serving(scripted.env, store=store) as served:
@@ -214,7 +214,7 @@ async def test_title_and_tags_can_be_changed_each_by_itself(scripted: Scripted) 
         ([], None, "the body must be a JSON object"),
     ],
 )
-async def test_a_change_that_is_wrong_is_told_and_changes_nothing(
+async def test_invalid_change_is_reported_and_changes_nothing(
     scripted: Scripted, body: object, field: str | None, words: str
 ) -> None:
     store = await store_of(session(1))
@@ -226,7 +226,7 @@ async def test_a_change_that_is_wrong_is_told_and_changes_nothing(
     assert await store.session(f"{1:032x}") == session(1)
 
 
-async def test_a_change_must_be_declared_as_json_and_be_within_the_limit(scripted: Scripted) -> None:
+async def test_change_requires_a_json_content_type_and_a_body_within_the_limit(scripted: Scripted) -> None:
     store = await store_of(session(1))
     path = f"/api/v1/sessions/{1:032x}"
     async with serving(scripted.env, store=store, max_request_body_bytes=100) as served:
@@ -235,7 +235,7 @@ async def test_a_change_must_be_declared_as_json_and_be_within_the_limit(scripte
     assert (undeclared.status_code, large.status_code) == (415, 413)
 
 
-async def test_a_deleted_session_is_gone_with_its_runs(scripted: Scripted) -> None:
+async def test_deleted_session_is_removed_with_its_runs(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:
         answer = (await served.prompt()).json()
@@ -247,9 +247,7 @@ async def test_a_deleted_session_is_gone_with_its_runs(scripted: Scripted) -> No
         assert (await served.client.get(f"/api/v1/runs/{answer['run_id']}")).status_code == 404
 
 
-async def test_a_session_with_a_run_under_way_is_neither_deleted_nor_run_again(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+async def test_session_with_an_active_run_is_neither_deleted_nor_resumed(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x", session=HANDLE), when="first")
     scripted.play(
         [*claude_says("x", session=HANDLE)[:4], wait_for(tmp_path / "go"), *claude_says()[-1:]], when="second"
@@ -269,7 +267,7 @@ async def test_a_session_with_a_run_under_way_is_neither_deleted_nor_run_again(
     assert len(scripted.calls()) == 2
 
 
-async def test_a_session_is_continued_by_id_or_prefix_without_naming_its_backend(
+async def test_session_is_resumed_by_id_or_prefix_without_naming_its_backend(
     scripted: Scripted, tmp_path: Path
 ) -> None:
     scripted.play(codex_says("x"))
@@ -300,7 +298,7 @@ UNFIT = [
 
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize(("fields", "status", "code", "words"), UNFIT)
-async def test_a_prompt_that_does_not_fit_its_session_is_refused(
+async def test_prompt_that_does_not_match_its_session_is_refused(
     scripted: Scripted, fields: JSON, status: int, code: str, words: str, dry_run: bool
 ) -> None:
     store = await store_of(session(1), session(2, backend_session_id=None), session(3, backend="qwen"))
@@ -312,7 +310,7 @@ async def test_a_prompt_that_does_not_fit_its_session_is_refused(
     assert scripted.calls() == []
 
 
-async def test_the_directory_of_the_session_may_be_named_again(scripted: Scripted, tmp_path: Path) -> None:
+async def test_prompt_may_repeat_the_directory_of_its_session(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x", session=HANDLE))
     (tmp_path / "link").symlink_to(tmp_path)
     async with serving(scripted.env, store=await store_of(session(1, working_dir=str(tmp_path)))) as served:
@@ -321,7 +319,7 @@ async def test_the_directory_of_the_session_may_be_named_again(scripted: Scripte
     assert scripted.calls()[0].cwd == str(tmp_path)
 
 
-async def test_a_fork_is_a_session_of_its_own_that_continues_the_other(scripted: Scripted) -> None:
+async def test_fork_is_a_separate_session_that_continues_the_original(scripted: Scripted) -> None:
     scripted.play(claude_says("x", session=HANDLE))
     async with serving(scripted.env) as served:
         parent = (await served.prompt()).json()["session_id"]
@@ -337,7 +335,7 @@ async def test_a_fork_is_a_session_of_its_own_that_continues_the_other(scripted:
     assert "--fork-session" in scripted.calls()[1].argv
 
 
-async def test_a_session_that_was_never_answered_cannot_be_forked(scripted: Scripted) -> None:
+async def test_session_without_an_answer_cannot_be_forked(scripted: Scripted) -> None:
     async with serving(scripted.env, store=await store_of(session(1, backend_session_id=None))) as served:
         response = await served.client.post(f"/api/v1/sessions/{1:032x}/fork")
     assert (response.status_code, response.json()["code"]) == (409, "session_not_resumable")
@@ -345,7 +343,7 @@ async def test_a_session_that_was_never_answered_cannot_be_forked(scripted: Scri
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1"])
 @pytest.mark.parametrize("path", ["sessions/{}/fork", "runs/{}/cancel"])
-async def test_a_foreign_web_page_can_make_a_browser_do_nothing(scripted: Scripted, path: str, origin: str) -> None:
+async def test_foreign_page_cannot_fork_or_cancel_through_a_browser(scripted: Scripted, path: str, origin: str) -> None:
     """A browser sends a POST without a body to any server, without asking first."""
     store = await store_of(session(1))
     async with serving(scripted.env, store=store) as served:
@@ -356,7 +354,7 @@ async def test_a_foreign_web_page_can_make_a_browser_do_nothing(scripted: Script
     assert allowed.status_code == 201
 
 
-async def test_a_conversation_is_read_turn_by_turn_with_its_tokens_and_failures(scripted: Scripted) -> None:
+async def test_conversation_is_returned_turn_by_turn_with_tokens_and_errors(scripted: Scripted) -> None:
     scripted.play(claude_says("fine", session=HANDLE), when="one")
     scripted.play([*claude_says("half", session=HANDLE)[:4], exits(9)], when="two")
     scripted.play([*claude_says("x", session=HANDLE)[:4], hang()], when="three")
@@ -379,13 +377,13 @@ async def test_a_conversation_is_read_turn_by_turn_with_its_tokens_and_failures(
     assert [message["text"] for message in newest["messages"]] == ["two", "half"]
 
 
-async def test_a_tag_is_held_to_its_bounds_in_a_prompt_too(scripted: Scripted) -> None:
+async def test_tags_of_a_prompt_are_validated(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         response = await served.prompt(tags=["a", ""])
     assert (response.status_code, response.json()["field"]) == (400, "tags[1]")
 
 
-async def test_tokens_add_up_over_the_turns(scripted: Scripted) -> None:
+async def test_token_usage_adds_up_over_turns(scripted: Scripted) -> None:
     scripted.play(claude_says("x", session=HANDLE))
     async with serving(scripted.env) as served:
         first = (await served.prompt()).json()

@@ -82,7 +82,7 @@ DRIPS = [
 
 
 @pytest.mark.parametrize(("at_once", "pieces"), [drip[1:] for drip in DRIPS], ids=[drip[0] for drip in DRIPS])
-async def test_a_head_that_does_not_come_in_time_ends_its_connection(
+async def test_incomplete_head_times_out_and_closes_the_connection(
     scripted: Scripted, at_once: bytes, pieces: Iterable[bytes]
 ) -> None:
     async with serving(scripted.env, store=MemoryStore(), read_timeout_secs=1) as served:
@@ -90,13 +90,13 @@ async def test_a_head_that_does_not_come_in_time_ends_its_connection(
     assert told.rpartition(b"HTTP/1.1 ")[2].startswith(b"408 ")
 
 
-async def test_a_connection_on_which_nothing_is_asked_is_closed(scripted: Scripted) -> None:
+async def test_connection_without_a_request_is_closed(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore(), idle_timeout_secs=1) as served:
         assert await answer_to(served, ()) == b""
         assert (await answer_to(served, (), HEAD + b"\r\n")).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_the_rest_of_a_body_that_was_refused_need_not_be_awaited(scripted: Scripted) -> None:
+async def test_refused_request_does_not_wait_for_the_rest_of_its_body(scripted: Scripted) -> None:
     head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n"
     async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"]), read_timeout_secs=1) as served:
         told = await answer_to(served, endlessly(b"x"), head)
@@ -104,7 +104,7 @@ async def test_the_rest_of_a_body_that_was_refused_need_not_be_awaited(scripted:
     assert told.count(b"HTTP/1.1") == 1
 
 
-async def test_a_refused_body_that_does_come_leaves_the_connection_for_the_next_request(scripted: Scripted) -> None:
+async def test_connection_is_reused_after_a_refused_body_is_complete(scripted: Scripted) -> None:
     head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n"
     async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
         reader, writer = await served.raw(head + b"x" * 1000)
@@ -117,7 +117,7 @@ async def test_a_refused_body_that_does_come_leaves_the_connection_for_the_next_
 
 
 @pytest.mark.parametrize("limit", ["declared", "chunked"])
-async def test_a_body_that_drips_is_refused_when_its_time_is_over(scripted: Scripted, limit: str) -> None:
+async def test_slowly_sent_body_times_out(scripted: Scripted, limit: str) -> None:
     head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     more = b"content-length: 100000\r\n\r\n" if limit == "declared" else b"transfer-encoding: chunked\r\n\r\n"
     piece = b"x" if limit == "declared" else b"1\r\nx\r\n"
@@ -137,20 +137,20 @@ LARGE = [
 
 
 @pytest.mark.parametrize("pieces", [pieces for _, pieces in LARGE], ids=[name for name, _ in LARGE])
-async def test_a_head_that_is_too_large_is_refused_before_its_end(scripted: Scripted, pieces: list[bytes]) -> None:
+async def test_oversized_head_is_refused_before_it_is_complete(scripted: Scripted, pieces: list[bytes]) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         told = await answer_to(served, pieces[1:], pieces[0])
         assert (await served.client.get("/health/live")).status_code == 200
     assert told.startswith(b"HTTP/1.1 431 ") or told == b""  # what is not read when a connection ends may take it along
 
 
-async def test_a_large_head_that_is_small_enough_is_fine(scripted: Scripted) -> None:
+async def test_large_head_within_the_limit_is_accepted(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         response = await served.client.get("/health/live", headers={"x-large": "a" * (MAX_HEAD_BYTES - 1000)})
     assert response.status_code == 200
 
 
-async def test_an_endless_head_behind_a_request_that_runs_ends_both(scripted: Scripted) -> None:
+async def test_endless_head_pipelined_behind_an_active_run_ends_both(scripted: Scripted) -> None:
     scripted.play([hang()])
     head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     async with serving(scripted.env, store=MemoryStore()) as served:
@@ -162,7 +162,7 @@ async def test_an_endless_head_behind_a_request_that_runs_ends_both(scripted: Sc
 
 
 @pytest.mark.parametrize("last", [b"", b"connection: close\r\n"], ids=["kept open", "closed after the answer"])
-async def test_a_client_that_takes_nothing_is_cut_off(scripted: Scripted, last: bytes) -> None:
+async def test_client_that_reads_nothing_is_disconnected(scripted: Scripted, last: bytes) -> None:
     request = LIST + last + b"\r\n"
     async with serving(scripted.env, store=await full(), write_timeout_secs=1) as served:
         with socket.socket() as sock:
@@ -173,7 +173,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(scripted: Scripted, last: 
             await until(lambda: not connections(served))
 
 
-async def test_a_client_that_takes_little_by_little_gets_all_however_long_it_takes(scripted: Scripted) -> None:
+async def test_client_that_reads_slowly_gets_the_whole_answer(scripted: Scripted) -> None:
     request = LIST + b"connection: close\r\n\r\n"
     async with serving(scripted.env, store=await full(), write_timeout_secs=4) as served:
         with socket.socket() as sock:
@@ -220,7 +220,7 @@ async def full() -> MemoryStore:
     return store
 
 
-async def test_a_stream_outlasts_every_limit_as_long_as_it_goes_on(scripted: Scripted) -> None:
+async def test_active_stream_outlasts_every_timeout(scripted: Scripted) -> None:
     first, *rest = claude_says("a", "b")
     scripted.play([first, pause(2.5), *rest])
     async with serving(
@@ -230,7 +230,7 @@ async def test_a_stream_outlasts_every_limit_as_long_as_it_goes_on(scripted: Scr
     assert json.loads(response.text.splitlines()[-1])["type"] == "done"
 
 
-async def test_others_are_served_while_many_are_slow(scripted: Scripted) -> None:
+async def test_other_clients_are_served_while_many_are_slow(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         slow = [await served.raw(HEAD[:number]) for number in range(1, 41) for _ in range(5)]
         for _ in range(20):

@@ -121,7 +121,7 @@ def nested(levels: int, text: str) -> bytes:
         ),
     ],
 )
-async def test_no_body_holds_up_other_requests(scripted: Scripted, path: str, body: bytes, status: int) -> None:
+async def test_no_body_blocks_other_requests(scripted: Scripted, path: str, body: bytes, status: int) -> None:
     scripted.play(claude_says("hello"))
     async with serving(scripted.env) as served:
         await served.prompt()  # what is imported for the first one
@@ -132,7 +132,7 @@ async def test_no_body_holds_up_other_requests(scripted: Scripted, path: str, bo
     assert turns.longest_s < MOST_S
 
 
-async def test_a_long_path_in_a_header_is_refused_at_once(scripted: Scripted) -> None:
+async def test_long_path_in_a_header_is_refused(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         response = await served.client.post(CHAT, json=json.loads(chat()), headers={"x-clinvk-workdir": "/a" * 30_000})
     assert response.status_code == 400
@@ -140,7 +140,7 @@ async def test_a_long_path_in_a_header_is_refused_at_once(scripted: Scripted) ->
 
 
 @pytest.mark.parametrize("tail", ["", "STOP", "STOP and more"])
-async def test_a_search_for_stop_texts_does_not_hold_up_other_requests(scripted: Scripted, tail: str) -> None:
+async def test_searching_for_stop_sequences_does_not_block_other_requests(scripted: Scripted, tail: str) -> None:
     """The stop texts differ from the answer in the middle, the worst place."""
     scripted.play(claude_says("a" * 2_000_000 + tail))
     stop = ["a" * (49 - index) + "b" + "a" * 50 for index in range(15)]
@@ -154,7 +154,7 @@ async def test_a_search_for_stop_texts_does_not_hold_up_other_requests(scripted:
     assert turns.longest_s < MOST_S
 
 
-async def test_a_chain_whose_prompt_grows_too_long_ends_with_that_step(scripted: Scripted, tmp_path: Path) -> None:
+async def test_chain_ends_with_the_step_whose_prompt_grows_too_long(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x" * 9_000_000))
     steps = [{"backend": "claude", "prompt": text} for text in ("hi", "{{previous}}{{previous}}", "never")]
     async with serving(scripted.env) as served:
@@ -171,9 +171,7 @@ class StuckStore(MemoryStore):
         raise AssertionError
 
 
-async def test_a_request_whose_preparation_hangs_is_refused(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_request_whose_preparation_hangs_is_refused(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(response, "_PREPARED_WITHIN_S", 0.1)
     async with serving(scripted.env, store=StuckStore()) as served:
         answer = await served.prompt(session_id="0" * 32)

@@ -108,7 +108,7 @@ Start = Callable[..., Process]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_server_stops_without_its_grace_and_with_exit_code_0(server: Start, number: signal.Signals) -> None:
+def test_idle_server_stops_at_once_with_exit_code_0(server: Start, number: signal.Signals) -> None:
     process = server(grace_s=60)
     assert process.client.get("/health").status_code == 200
     process.stop(number)
@@ -116,7 +116,7 @@ def test_an_idle_server_stops_without_its_grace_and_with_exit_code_0(server: Sta
     assert process.stopping == []
 
 
-def test_it_says_where_it_listens_and_what_it_offers(server: Start) -> None:
+def test_greeting_shows_the_address_and_the_routes(server: Start) -> None:
     process = server()
     process.stop()
     assert process.greeting.startswith("clinvk ")
@@ -135,7 +135,7 @@ def test_it_says_where_it_listens_and_what_it_offers(server: Start) -> None:
 
 
 @pytest.mark.parametrize("output_format", ["json", "stream-json"])
-def test_a_running_request_is_finished_while_others_are_refused(
+def test_active_request_finishes_while_new_ones_are_refused(
     server: Start, scripted: Scripted, tmp_path: Path, output_format: str
 ) -> None:
     says = claude_says("one", "two")
@@ -164,7 +164,7 @@ def test_a_running_request_is_finished_while_others_are_refused(
         ("/anthropic/v1/messages", '{"type":"error","error":{"type":"overloaded_error"'),
     ],
 )
-def test_what_comes_while_the_server_stops_is_told_in_its_dialect_to_come_again(
+def test_request_during_shutdown_is_told_to_retry_in_its_dialect(
     server: Start, scripted: Scripted, path: str, begins: str
 ) -> None:
     scripted.play([*claude_says("x")[:4], hang()])
@@ -195,9 +195,7 @@ def detached(process: Process, **fields: object) -> dict[str, str]:
     return response.json()
 
 
-def test_a_run_that_goes_on_alone_is_finished_before_the_server_stops(
-    server: Start, scripted: Scripted, tmp_path: Path
-) -> None:
+def test_detached_run_finishes_before_the_server_stops(server: Start, scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     process = server()
@@ -211,7 +209,7 @@ def test_a_run_that_goes_on_alone_is_finished_before_the_server_stops(
     assert (told["state"], told["output"]) == ("finished", "onetwo")
 
 
-def test_a_run_that_goes_on_alone_is_ended_after_the_grace(server: Start, scripted: Scripted) -> None:
+def test_detached_run_is_ended_after_the_grace_period(server: Start, scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], spawn("setsid"), hang()])
     process = server(grace_s=1)
     run = detached(process)
@@ -223,9 +221,7 @@ def test_a_run_that_goes_on_alone_is_ended_after_the_grace(server: Start, script
     assert (told["state"], told["output"]) == ("cancelled", "half")
 
 
-def test_a_killed_server_leaves_its_runs_interrupted_and_their_sessions_to_be_continued(
-    server: Start, scripted: Scripted
-) -> None:
+def test_killed_server_leaves_interrupted_runs_and_resumable_sessions(server: Start, scripted: Scripted) -> None:
     scripted.play(claude_says("again"), when="second")
     scripted.play([*claude_says("half")[:4], hang()], when="first")
     process = server()
@@ -244,7 +240,7 @@ def test_a_killed_server_leaves_its_runs_interrupted_and_their_sessions_to_be_co
     assert (again["output"], again["session_id"]) == ("again", run["session_id"])
 
 
-def test_after_the_grace_the_agents_are_ended_and_their_clients_told(server: Start, scripted: Scripted) -> None:
+def test_agents_are_ended_after_the_grace_period_and_their_clients_informed(server: Start, scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], spawn("all"), hang()])
     process = server(grace_s=1)
     answer = process.prompt()
@@ -256,7 +252,7 @@ def test_after_the_grace_the_agents_are_ended_and_their_clients_told(server: Sta
     assert scripted.alive() == []
 
 
-def test_who_stops_a_busy_server_is_told_that_it_waits_and_for_how_long(
+def test_stopping_a_busy_server_reports_what_it_waits_for_and_how_long(
     server: Start, scripted: Scripted, tmp_path: Path
 ) -> None:
     scripted.play([*claude_says("x")[:4], wait_for(tmp_path / "go"), *claude_says("x")[4:]])
@@ -272,7 +268,7 @@ def test_who_stops_a_busy_server_is_told_that_it_waits_and_for_how_long(
     assert process.end() == (0, "")
 
 
-def test_the_log_tells_that_a_grace_was_too_short(server: Start, scripted: Scripted) -> None:
+def test_log_reports_that_the_grace_period_was_too_short(server: Start, scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], hang()])
     process = server(grace_s=1)
     answer = process.prompt()
@@ -283,7 +279,7 @@ def test_the_log_tells_that_a_grace_was_too_short(server: Start, scripted: Scrip
     assert process.stopping[-1:] == ["stopping: 1 s are over; what still runs is ended"]
 
 
-def test_what_still_waits_in_the_queue_after_the_grace_is_told_to_come_again(server: Start, scripted: Scripted) -> None:
+def test_runs_still_queued_after_the_grace_period_are_told_to_retry(server: Start, scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], hang()])
     process = server(grace_s=1)
     first = process.prompt()
@@ -300,7 +296,7 @@ def test_what_still_waits_in_the_queue_after_the_grace_is_told_to_come_again(ser
     assert len(scripted.calls()) == 1
 
 
-def test_a_second_signal_ends_the_agents_at_once(server: Start, scripted: Scripted) -> None:
+def test_second_signal_ends_the_agents_at_once(server: Start, scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], spawn("setsid"), hang()])
     process = server(grace_s=60)
     answer = process.prompt(output_format="stream-json")
@@ -314,7 +310,7 @@ def test_a_second_signal_ends_the_agents_at_once(server: Start, scripted: Script
     assert scripted.alive() == []
 
 
-def test_an_agent_that_ignores_sigterm_does_not_survive_the_server(server: Start, scripted: Scripted) -> None:
+def test_agent_that_ignores_sigterm_does_not_survive_the_server(server: Start, scripted: Scripted) -> None:
     scripted.play([ignore(), *claude_says("x")[:4], spawn("all"), hang()])
     process = server(grace_s=0)
     answer = process.prompt()
@@ -325,7 +321,7 @@ def test_an_agent_that_ignores_sigterm_does_not_survive_the_server(server: Start
     assert scripted.alive() == []
 
 
-def test_a_check_is_ended_with_the_server_and_the_answer_has_what_there_is(
+def test_check_is_ended_with_the_server_and_the_partial_answer_is_returned(
     server: Start, scripted: Scripted, tmp_path: Path
 ) -> None:
     project = Repository(tmp_path / "project", tmp_path)
@@ -349,7 +345,7 @@ def test_a_check_is_ended_with_the_server_and_the_answer_has_what_there_is(
     assert (run["state"], run["error"]) == ("cancelled", "the server is stopping")
 
 
-def test_an_idle_server_is_small(server: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_server_uses_little_memory(server: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """The budget is 40 MB; measured are just that, without what counts the lines that tests reach."""
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)

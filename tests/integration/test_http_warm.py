@@ -27,7 +27,7 @@ async def samples(served: Served) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines if name.startswith("clinvk_warm_")}
 
 
-async def test_health_and_metrics_tell_of_the_kept_processes_of_each_backend(tmp_path: Path) -> None:
+async def test_health_and_metrics_report_the_warm_processes_of_each_backend(tmp_path: Path) -> None:
     registry = {"lasting": Lasting(tmp_path), "shell": Shell()}
     async with serving(environ(tmp_path), registry, warm=WARM, metrics_enabled=True) as served:
         none = dict.fromkeys(("processes", "ready", "runs", "hits", "misses", "memory_mb"), 0)
@@ -55,7 +55,7 @@ async def test_health_and_metrics_tell_of_the_kept_processes_of_each_backend(tmp
     }
 
 
-async def test_a_program_that_does_not_speak_its_protocol_is_told(tmp_path: Path) -> None:
+async def test_program_that_does_not_speak_its_protocol_is_reported_as_one_shot(tmp_path: Path) -> None:
     registry = {"lasting": Lasting(tmp_path, mode="mute")}
     async with serving(environ(tmp_path), registry, warm=WARM, metrics_enabled=True) as served:
         answer = await served.prompt(backend="lasting", prompt="say x", ephemeral=True)
@@ -67,12 +67,12 @@ async def test_a_program_that_does_not_speak_its_protocol_is_told(tmp_path: Path
     assert seen.message.endswith(f"running there, {told}")
 
 
-async def test_where_no_backend_may_be_kept_none_is_told(tmp_path: Path) -> None:
+async def test_health_lists_no_backend_when_none_may_be_warm(tmp_path: Path) -> None:
     async with serving(environ(tmp_path), {"shell": Shell()}, warm=WarmSettings(kept_backends=())) as served:
         assert (await kept(served))["backends"] == {}
 
 
-async def test_without_kept_processes_nothing_is_told_of_any(tmp_path: Path) -> None:
+async def test_health_reports_nothing_when_warm_processes_are_disabled(tmp_path: Path) -> None:
     async with serving(environ(tmp_path), {"lasting": Lasting(tmp_path)}, metrics_enabled=True) as served:
         assert "warm" not in (await served.client.get("/health")).json()
         assert await samples(served) == {}

@@ -36,7 +36,7 @@ async def key_of(scripted: Scripted) -> tuple[str, Keys]:
     return text, Keys((), await asyncio.to_thread(file.read))
 
 
-async def test_a_prompt_is_counted_with_its_tokens_cost_and_times(scripted: Scripted) -> None:
+async def test_metrics_count_a_prompt_with_its_tokens_cost_and_durations(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with serving(scripted.env, metrics_enabled=True) as served:
         await served.prompt()
@@ -56,7 +56,7 @@ async def test_a_prompt_is_counted_with_its_tokens_cost_and_times(scripted: Scri
     assert (told["clinvk_store_sessions"], told["clinvk_store_up"]) == (1, 1)
 
 
-async def test_what_goes_and_what_waits_is_told_by_backend(scripted: Scripted, tmp_path: Path) -> None:
+async def test_metrics_report_running_and_queued_runs_by_backend(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
     async with serving(scripted.env, metrics_enabled=True, max_concurrent_runs=1) as served:
         runs = [await served.detached() for _ in range(3)]
@@ -72,7 +72,7 @@ async def test_what_goes_and_what_waits_is_told_by_backend(scripted: Scripted, t
     assert after['clinvk_runs_running{backend="claude"}'] == after['clinvk_runs_queued{backend="claude"}'] == 0
 
 
-async def test_a_failure_is_counted_by_its_code(tmp_path: Path) -> None:
+async def test_metrics_count_a_failure_by_its_code(tmp_path: Path) -> None:
     async with serving(
         {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, {"shell": Shell()}, metrics_enabled=True
     ) as served:
@@ -83,7 +83,7 @@ async def test_a_failure_is_counted_by_its_code(tmp_path: Path) -> None:
     assert told['clinvk_runs_total{backend="shell",outcome="agent_failed"}'] == 1
 
 
-async def test_requests_are_counted_by_template_and_what_leads_nowhere_as_one(scripted: Scripted) -> None:
+async def test_metrics_count_requests_by_route_template_and_unknown_paths_as_one(scripted: Scripted) -> None:
     async with serving(scripted.env, metrics_enabled=True) as served:
         for number in range(3):
             await served.client.get(f"/api/v1/runs/abcd{number}")
@@ -98,7 +98,7 @@ async def test_requests_are_counted_by_template_and_what_leads_nowhere_as_one(sc
     }
 
 
-async def test_a_client_that_leaves_before_its_answer_is_counted_as_gone(scripted: Scripted, tmp_path: Path) -> None:
+async def test_metrics_count_a_client_that_disconnects_before_its_answer(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([wait_for(tmp_path / "never"), *claude_says("x")])
     body = b'{"backend":"claude","prompt":"hi"}'
     head = f"POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
@@ -111,19 +111,19 @@ async def test_a_client_that_leaves_before_its_answer_is_counted_as_gone(scripte
     assert told['clinvk_http_requests_total{method="POST",route="/api/v1/prompt",status="gone"}'] == 1
 
 
-async def test_metrics_need_a_key_where_keys_are_asked_for(scripted: Scripted) -> None:
+async def test_metrics_require_a_key_when_keys_are_configured(scripted: Scripted) -> None:
     text, keys = await key_of(scripted)
     async with serving(scripted.env, keys=keys, metrics_enabled=True) as served:
         assert (await served.client.get("/metrics")).status_code == 401
         assert (await samples(served, text))["clinvk_store_up"] == 1
 
 
-async def test_there_are_no_metrics_unless_they_are_asked_for(scripted: Scripted) -> None:
+async def test_metrics_are_disabled_by_default(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         assert (await served.client.get("/metrics")).status_code == 404
 
 
-async def test_a_stream_is_as_immediate_with_everything_on(
+async def test_events_stream_at_once_with_metrics_logs_and_tracing_enabled(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "false")
@@ -143,9 +143,7 @@ async def test_a_stream_is_as_immediate_with_everything_on(
             assert "two" in "".join([line async for line in lines])
 
 
-async def test_a_line_of_the_log_tells_of_a_run_and_of_its_request(
-    scripted: Scripted, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_log_line_describes_a_run_and_its_request(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     text, keys = await key_of(scripted)
     scripted.play(claude_says("an answer"))
     with (
@@ -172,7 +170,7 @@ async def test_a_line_of_the_log_tells_of_a_run_and_of_its_request(
 
 
 @pytest.mark.parametrize("prompts", [True, False])
-async def test_prompts_are_in_the_log_where_they_are_asked_for(
+async def test_prompts_are_logged_only_when_enabled(
     scripted: Scripted, caplog: pytest.LogCaptureFixture, prompts: bool
 ) -> None:
     scripted.play(claude_says("x"))
@@ -191,7 +189,7 @@ def fields_of(caplog: pytest.LogCaptureFixture, name: str) -> dict[str, object]:
     return {str(key): value for key, value in line.args.items()}
 
 
-async def test_what_runs_used_is_told_by_day_key_backend_and_model(scripted: Scripted) -> None:
+async def test_usage_is_reported_by_day_key_backend_and_model(scripted: Scripted) -> None:
     text, keys = await key_of(scripted)
     scripted.play(claude_says("x"))
     async with serving(scripted.env, keys=keys) as served:
@@ -237,14 +235,14 @@ async def test_what_runs_used_is_told_by_day_key_backend_and_model(scripted: Scr
         ("moddel=x", "unknown parameter 'moddel'; did you mean 'model'?"),
     ],
 )
-async def test_a_mistake_in_what_is_asked_of_the_usage_is_explained(scripted: Scripted, query: str, said: str) -> None:
+async def test_invalid_usage_query_is_explained(scripted: Scripted, query: str, said: str) -> None:
     async with serving(scripted.env) as served:
         response = await served.client.get(f"/api/v1/usage?{query}")
     assert response.status_code == 400
     assert said in response.json()["detail"]
 
 
-async def test_the_first_day_that_there_is_can_be_asked_for(scripted: Scripted) -> None:
+async def test_usage_until_the_first_possible_day_is_accepted(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         told = (await served.client.get("/api/v1/usage?until=0001-01-05")).json()
     assert (told["since"], told["usage"]) == ("0001-01-01", [])
@@ -267,7 +265,7 @@ def started(tmp_path: Path, **env: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.CompletedProcess(program.args, program.returncode, up + told, said)
 
 
-def test_what_is_off_is_not_imported(tmp_path: Path) -> None:
+def test_disabled_features_are_not_imported(tmp_path: Path) -> None:
     done = started(tmp_path)
     assert done.returncode == 0
     assert "clinvk.api.server.server" in done.stderr
@@ -275,7 +273,7 @@ def test_what_is_off_is_not_imported(tmp_path: Path) -> None:
     assert "opentelemetry" not in done.stderr
 
 
-def test_traces_without_opentelemetry_are_refused_at_the_start(tmp_path: Path) -> None:
+def test_tracing_without_opentelemetry_prevents_startup(tmp_path: Path) -> None:
     missing = tmp_path / "modules" / "opentelemetry"
     missing.mkdir(parents=True)
     (missing / "__init__.py").write_text("raise ModuleNotFoundError('no', name='opentelemetry')\n")

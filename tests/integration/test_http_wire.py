@@ -44,7 +44,7 @@ async def sent(writer: asyncio.StreamWriter, data: bytes, at: int | None) -> Non
 
 
 @SPLITS
-async def test_a_client_that_leaves_with_a_request_behind_ends_its_agent(scripted: Scripted, at: int | None) -> None:
+async def test_client_disconnect_with_a_pipelined_request_ends_its_agent(scripted: Scripted, at: int | None) -> None:
     scripted.play([hang()])
     async with serving(scripted.env, store=MemoryStore()) as served:
         _, writer = await served.raw(b"")
@@ -54,7 +54,7 @@ async def test_a_client_that_leaves_with_a_request_behind_ends_its_agent(scripte
         await until(lambda: not served.runs.busy)
 
 
-async def test_many_requests_on_one_connection_are_not_taken_for_one_large_head(scripted: Scripted) -> None:
+async def test_many_pipelined_requests_are_not_mistaken_for_one_large_head(scripted: Scripted) -> None:
     scripted.play(claude_says("told"))
     count = MAX_HEAD_BYTES // len(LIVE) + 100
     async with serving(scripted.env, store=MemoryStore()) as served:
@@ -70,7 +70,7 @@ async def test_many_requests_on_one_connection_are_not_taken_for_one_large_head(
 
 
 @SPLITS
-async def test_requests_in_one_connection_are_answered_in_their_order(scripted: Scripted, at: int | None) -> None:
+async def test_pipelined_requests_are_answered_in_order(scripted: Scripted, at: int | None) -> None:
     scripted.play(claude_says("first"))
     async with serving(scripted.env, store=MemoryStore()) as served:
         reader, writer = await served.raw(b"")
@@ -81,7 +81,7 @@ async def test_requests_in_one_connection_are_answered_in_their_order(scripted: 
     assert told.index(b"first") < told.index(b'{"status":"ok"}')
 
 
-async def test_a_large_body_may_come_while_the_request_before_it_is_not_answered(scripted: Scripted) -> None:
+async def test_large_body_may_arrive_before_the_previous_request_is_answered(scripted: Scripted) -> None:
     scripted.play(claude_says("told"))
     prompt = json.dumps({"backend": "claude", "prompt": "x" * 300_000}).encode()
     large = HEAD + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(prompt) + prompt
@@ -93,7 +93,7 @@ async def test_a_large_body_may_come_while_the_request_before_it_is_not_answered
     assert len(scripted.calls()) == 2
 
 
-async def test_an_offer_of_an_upgrade_behind_another_request_costs_no_body(scripted: Scripted) -> None:
+async def test_upgrade_header_on_a_pipelined_request_does_not_lose_its_body(scripted: Scripted) -> None:
     scripted.play([pause(0.5), *claude_says("told")])
     offer = HEAD + b"upgrade: h2c\r\nconnection: upgrade\r\ncontent-length: %d\r\n\r\n" % len(PROMPT) + PROMPT
     async with serving(scripted.env, store=MemoryStore()) as served:
@@ -114,7 +114,7 @@ TRAILERS = [
 
 @pytest.mark.parametrize(("begin", "piece"), [case[1:] for case in TRAILERS], ids=[case[0] for case in TRAILERS])
 @pytest.mark.parametrize("keys", [None, Keys(["k"])], ids=["read", "refused"])
-async def test_what_follows_a_body_without_end_ends_its_connection(
+async def test_endless_data_after_a_body_closes_the_connection(
     scripted: Scripted, begin: bytes, piece: bytes, keys: Keys | None
 ) -> None:
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
@@ -125,7 +125,7 @@ async def test_what_follows_a_body_without_end_ends_its_connection(
         assert (await served.client.get("/health/live")).status_code == 200
 
 
-async def test_a_line_after_the_body_is_no_header(scripted: Scripted) -> None:
+async def test_trailer_is_not_treated_as_a_header(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
         body = b"%x\r\n%b\r\n0\r\nx-api-key: k\r\n\r\n" % (len(PROMPT), PROMPT)
         reader, writer = await served.raw(CHUNKED + body)
@@ -146,7 +146,7 @@ async def one_zero(served: Served, method: bytes, path: bytes, body: bytes = b""
     return lines, rest
 
 
-async def test_http_1_0_is_sent_no_chunks_and_its_answer_ends_with_the_connection(scripted: Scripted) -> None:
+async def test_http_1_0_gets_no_chunks_and_its_answer_ends_with_the_connection(scripted: Scripted) -> None:
     scripted.play(claude_says("told"))
     asked = json.dumps({"model": "claude", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
     async with serving(scripted.env, store=MemoryStore()) as served:
