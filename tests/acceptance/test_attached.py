@@ -17,7 +17,7 @@ def answers(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says('{"a": 1}'))
 
 
-def test_images_go_with_the_prompt(clinvk: Clinvk) -> None:
+def test_images_are_sent_with_the_prompt(clinvk: Clinvk) -> None:
     (clinvk.folder / "a b.png").write_bytes(PICTURE)
     (clinvk.folder / "c.gif").write_bytes(b"GIF89a...")
     done = clinvk.run("-o", "text", "--image", "a b.png", "what is this?", "--image=c.gif")
@@ -28,7 +28,7 @@ def test_images_go_with_the_prompt(clinvk: Clinvk) -> None:
     assert text["text"] == "what is this?"
 
 
-def test_the_answer_has_the_form_of_a_schema(clinvk: Clinvk) -> None:
+def test_answer_conforms_to_output_schema(clinvk: Clinvk) -> None:
     (clinvk.folder / "schema.json").write_text('{"type": "object", "required": ["a"]}')
     done = clinvk.run("-o", "text", "--output-schema", "schema.json", "--effort", "minimal", "hello")
     assert (done.returncode, done.stdout) == (0, '{"a":1}\n')
@@ -37,14 +37,14 @@ def test_the_answer_has_the_form_of_a_schema(clinvk: Clinvk) -> None:
     assert any(word.startswith("--json-schema=") for word in argv)
 
 
-def test_an_answer_without_that_form_is_a_failure(clinvk: Clinvk) -> None:
+def test_answer_that_violates_output_schema_fails_the_run(clinvk: Clinvk) -> None:
     (clinvk.folder / "schema.json").write_text('{"type": "array"}')
     done = clinvk.run("-o", "text", "--output-schema", "schema.json", "hello")
     assert done.returncode == 1
     assert "the answer does not fit output_schema: {'a': 1} is not of type 'array'" in done.stderr
 
 
-def test_a_later_turn_takes_them_too(clinvk: Clinvk) -> None:
+def test_resume_accepts_images(clinvk: Clinvk) -> None:
     (clinvk.folder / "a.png").write_bytes(PICTURE)
     assert clinvk.run("hello").returncode == 0
     assert clinvk.run("resume", "--last", "--image", "a.png", "and this?").returncode == 0
@@ -64,7 +64,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("flags", "message"), WRONG)
-def test_what_is_wrong_is_told_before_an_agent_is_started(clinvk: Clinvk, flags: list[str], message: str) -> None:
+def test_invalid_attachment_flags_are_rejected_before_an_agent_starts(
+    clinvk: Clinvk, flags: list[str], message: str
+) -> None:
     for name, content in {
         "text.txt": "hello",
         "empty.txt": "",

@@ -47,7 +47,7 @@ def cancelled(clinvk: Clinvk, form: str) -> tuple[bytes, bytes]:
     return (seen + stdout, stderr) if form == "stream-json" else (stdout, seen + stderr)
 
 
-def test_json_has_what_came_last_and_what_it_cost(clinvk: Clinvk) -> None:
+def test_cancelled_json_includes_last_output_and_cost(clinvk: Clinvk) -> None:
     stdout, stderr = cancelled(clinvk, "json")
     told = json.loads(stdout)
     assert (told["content"], told["error"], told["exit_code"]) == ("begun last", "cancelled", 7)
@@ -55,7 +55,7 @@ def test_json_has_what_came_last_and_what_it_cost(clinvk: Clinvk) -> None:
     assert stderr.splitlines()[-1] == b"clinvk: cancelled"
 
 
-def test_events_have_what_came_last_and_what_it_cost(clinvk: Clinvk) -> None:
+def test_cancelled_stream_json_includes_last_output_and_cost(clinvk: Clinvk) -> None:
     stdout, stderr = cancelled(clinvk, "stream-json")
     events = [json.loads(line) for line in stdout.splitlines()]
     assert [event["sequence"] for event in events] == [*range(1, len(events) + 1)]

@@ -49,7 +49,7 @@ def failed_chain(clinvk: Clinvk) -> RunItem:
     return listed(clinvk)[0]
 
 
-def test_the_list_is_a_table_the_newest_first_with_ids_that_are_accepted(clinvk: Clinvk) -> None:
+def test_list_prints_a_table_newest_first_with_usable_ids(clinvk: Clinvk) -> None:
     one = asked(clinvk, "the first\nprompt")
     two = asked(clinvk, "other", backend="codex")
     done = clinvk.run("runs", "list")
@@ -61,7 +61,7 @@ def test_the_list_is_a_table_the_newest_first_with_ids_that_are_accepted(clinvk:
     assert [told(clinvk, RunView, "show", row.split()[0]).id for row in rows] == [two, one]
 
 
-def test_filters_choose(clinvk: Clinvk) -> None:
+def test_list_filters_runs(clinvk: Clinvk) -> None:
     (clinvk.folder / "there").mkdir()
     there = asked(clinvk, "one", "-w", "there")
     codex = asked(clinvk, "two", backend="codex")
@@ -84,7 +84,7 @@ def test_filters_choose(clinvk: Clinvk) -> None:
     assert [told(clinvk, RunsListed, "list", "-n", limit).has_more for limit in "230"] == [True, False, False]
 
 
-def test_what_is_not_there_is_said(clinvk: Clinvk) -> None:
+def test_no_matching_runs_and_unknown_ids_are_reported(clinvk: Clinvk) -> None:
     done = clinvk.run("runs", "list")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "clinvk: no runs yet: each prompt is one\n")
     done = clinvk.run("runs", "list", "--state", "running")
@@ -97,7 +97,7 @@ def test_what_is_not_there_is_said(clinvk: Clinvk) -> None:
     assert clinvk.run("runs", "list", "-w", "nowhere").returncode == 1
 
 
-def test_a_run_is_shown_with_what_was_said(clinvk: Clinvk) -> None:
+def test_show_prints_prompt_and_answer(clinvk: Clinvk) -> None:
     run = asked(clinvk, "the first\nprompt")
     done = clinvk.run("runs", "show", run[:8])
     assert (done.returncode, done.stderr) == (0, "")
@@ -108,7 +108,7 @@ def test_a_run_is_shown_with_what_was_said(clinvk: Clinvk) -> None:
     assert told(clinvk, RunView, "show", run).output == "the answer to the first\nprompt"
 
 
-def test_a_chain_is_one_line_and_shows_its_steps(clinvk: Clinvk) -> None:
+def test_chain_is_one_row_and_show_lists_its_steps(clinvk: Clinvk) -> None:
     whole = failed_chain(clinvk)
     (row,) = clinvk.run("runs", "list").stdout.splitlines()[1:]
     assert row.split()[1:3] == ["chain", "failed"]
@@ -129,7 +129,7 @@ def test_a_chain_is_one_line_and_shows_its_steps(clinvk: Clinvk) -> None:
     assert clinvk.run("chain", "--resume-from", row.split()[0]).returncode == 0
 
 
-def test_a_list_that_is_read_in_pages_passes_over_parts_and_has_none_twice(
+def test_paged_list_skips_parts_and_repeats_no_run(
     clinvk: Clinvk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     runs = [asked(clinvk, "before")]
@@ -144,9 +144,7 @@ def test_a_list_that_is_read_in_pages_passes_over_parts_and_has_none_twice(
         assert [run.id for run in told.runs] == runs[: limit or None]
 
 
-def test_no_more_is_read_than_is_shown_but_where_there_are_parts_to_pass_over(
-    clinvk: Clinvk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_list_reads_only_one_extra_run_unless_it_skips_parts(clinvk: Clinvk, monkeypatch: pytest.MonkeyPatch) -> None:
     pages: list[tuple[int, int]] = []
     read = SqliteStore.runs
 
@@ -165,7 +163,7 @@ def test_no_more_is_read_than_is_shown_but_where_there_are_parts_to_pass_over(
     assert pages[2:] == [(2, 0), (500, 2)]
 
 
-def test_a_run_that_is_under_way_elsewhere_is_listed_until_its_clinvk_dies(clinvk: Clinvk) -> None:
+def test_run_of_another_process_is_listed_as_running_until_that_process_dies(clinvk: Clinvk) -> None:
     clinvk.agent.play([wait_for(clinvk.folder / "never")])
     with clinvk.started("hello") as process:
         until(lambda: [run.state for run in listed(clinvk)] == ["running"])
@@ -176,7 +174,7 @@ def test_a_run_that_is_under_way_elsewhere_is_listed_until_its_clinvk_dies(clinv
 
 
 @pytest.mark.parametrize("columns", [80, 41, 20])
-def test_it_fits_the_terminal_and_does_not_steer_it(clinvk: Clinvk, columns: int) -> None:
+def test_output_fits_the_terminal_and_escapes_control_characters(clinvk: Clinvk, columns: int) -> None:
     run = asked(clinvk, "長い" * 40 + "\x1b[31mred\x07")
     with on_terminal(clinvk, "runs", "list", columns=columns) as terminal:
         assert terminal.ended() == 0
@@ -190,7 +188,7 @@ def test_it_fits_the_terminal_and_does_not_steer_it(clinvk: Clinvk, columns: int
     assert "長" not in head
 
 
-def test_a_state_is_colored_on_a_terminal_unless_somebody_minds(clinvk: Clinvk) -> None:
+def test_state_is_colored_on_a_terminal_unless_no_color_is_set(clinvk: Clinvk) -> None:
     failed_chain(clinvk)
     for arguments, env, is_colored in ((["list"], {}, True), (["list"], {"NO_COLOR": "1"}, False)):
         with on_terminal(clinvk, "runs", *arguments, env=env) as terminal:

@@ -74,28 +74,28 @@ OFFERED: list[tuple[str, list[str], list[str]]] = [
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize(("line", "some", "none"), OFFERED, ids=[line for line, _, _ in OFFERED])
-def test_a_shell_offers(clinvk: Clinvk, shell: str, line: str, some: list[str], none: list[str]) -> None:
+def test_shell_completes_command_lines(clinvk: Clinvk, shell: str, line: str, some: list[str], none: list[str]) -> None:
     found = offered(clinvk, shell, *line.split(" "))
     assert set(some) <= found
     assert not set(none) & found
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_offers_directories_for_a_directory(clinvk: Clinvk, shell: str) -> None:
+def test_shell_completes_directories_for_workdir(clinvk: Clinvk, shell: str) -> None:
     (clinvk.folder / "work").mkdir()
     (clinvk.folder / "word.txt").touch()
     found = {name.rstrip("/") for name in offered(clinvk, shell, "--workdir", "wor")}
     assert found == {"work"}
 
 
-def test_a_shell_that_is_not_known_is_1(clinvk: Clinvk) -> None:
+def test_unknown_shell_exits_with_1(clinvk: Clinvk) -> None:
     done = clinvk.run("completion", "tcsh")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "clinvk: no completion for 'tcsh'; have bash, zsh, fish\n"
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_offers_the_sessions_for_an_id(clinvk: Clinvk, shell: str) -> None:
+def test_shell_completes_session_ids(clinvk: Clinvk, shell: str) -> None:
     assert offered(clinvk, shell, "resume", "") == set()
     ids: set[str] = set()
     for prompt in ("one", "two"):
@@ -110,14 +110,14 @@ def test_a_shell_offers_the_sessions_for_an_id(clinvk: Clinvk, shell: str) -> No
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_offers_the_runs_for_an_id(clinvk: Clinvk, shell: str) -> None:
+def test_shell_completes_run_ids(clinvk: Clinvk, shell: str) -> None:
     clinvk.agent.play(claude_says("the answer"))
     run = json.loads(clinvk.run("--new", "one").stdout)["run_id"][:8]
     assert offered(clinvk, shell, "runs", "show", "") == {run}
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_offers_the_worktrees_for_an_id(clinvk: Clinvk, shell: str) -> None:
+def test_shell_completes_worktree_ids(clinvk: Clinvk, shell: str) -> None:
     repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
     repository.commit(**{"a.txt": "one\n"})
     clinvk.agent.play([touch(Path("b.txt")), *claude_says("done")])

@@ -20,7 +20,7 @@ backends:
 """
 
 
-def test_show_tells_every_value_and_where_it_comes_from(clinvk: Clinvk) -> None:
+def test_show_prints_every_value_with_its_source(clinvk: Clinvk) -> None:
     clinvk.settings(FILE)
     env = {"CLINVK_SERVER__HOST": "::1", "CLINVK_CODEX_MODEL": "gpt"}
     done = clinvk.run("config", "show", "-b", "codex", env=env)
@@ -34,7 +34,7 @@ def test_show_tells_every_value_and_where_it_comes_from(clinvk: Clinvk) -> None:
     assert "idle_timeout_secs: 120 # default" in lines
 
 
-def test_what_show_prints_is_a_settings_file_that_says_the_same(clinvk: Clinvk) -> None:
+def test_show_output_is_an_equivalent_settings_file(clinvk: Clinvk) -> None:
     clinvk.settings(FILE.replace("API_KEY", "X").replace("secret", "").replace("--api-key", "--x"))
     shown = clinvk.run("config", "show")
     clinvk.settings(shown.stdout)
@@ -44,7 +44,7 @@ def test_what_show_prints_is_a_settings_file_that_says_the_same(clinvk: Clinvk) 
 
 
 @pytest.mark.parametrize("arguments", [["--json"], ["-o", "json"]])
-def test_show_json_has_the_settings_their_sources_the_file_and_the_home(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_show_json_includes_settings_sources_file_and_home(clinvk: Clinvk, arguments: list[str]) -> None:
     clinvk.settings(FILE)
     done = clinvk.run("config", "show", *arguments)
     shown = json.loads(done.stdout)
@@ -57,7 +57,7 @@ def test_show_json_has_the_settings_their_sources_the_file_and_the_home(clinvk: 
 
 
 @pytest.mark.parametrize("command", [["show"], ["show", "--json"], ["get", "backends"], ["get", "backends.claude.env"]])
-def test_keys_and_passwords_are_hidden_and_the_rest_is_not(clinvk: Clinvk, command: list[str]) -> None:
+def test_show_and_get_mask_only_keys_and_passwords(clinvk: Clinvk, command: list[str]) -> None:
     clinvk.settings(FILE)
     shown = clinvk.run("config", *command).stdout
     assert "sk-1" not in shown
@@ -67,7 +67,7 @@ def test_keys_and_passwords_are_hidden_and_the_rest_is_not(clinvk: Clinvk, comma
     assert "ana:********@proxy:1" in shown
 
 
-def test_get_prints_what_it_is_asked_for_even_a_key(clinvk: Clinvk) -> None:
+def test_get_prints_the_requested_value_even_a_key(clinvk: Clinvk) -> None:
     clinvk.settings(FILE)
 
     def get(*arguments: str) -> str:
@@ -103,7 +103,9 @@ def test_get_prints_what_it_is_asked_for_even_a_key(clinvk: Clinvk) -> None:
         (["set", "--config", "no/where.yaml", "server.port", "1"], "no/where.yaml: cannot be changed: No such file"),
     ],
 )
-def test_a_mistake_is_3_and_changes_nothing(clinvk: Clinvk, arguments: list[str], message: str) -> None:
+def test_invalid_key_or_value_exits_with_3_and_changes_nothing(
+    clinvk: Clinvk, arguments: list[str], message: str
+) -> None:
     clinvk.settings(FILE)
     done = clinvk.run("config", *arguments)
     assert (done.returncode, done.stdout) == (3, "")
@@ -127,12 +129,12 @@ def test_a_mistake_is_3_and_changes_nothing(clinvk: Clinvk, arguments: list[str]
         (["help", "config", "shwo"], "no command 'config shwo'; did you mean 'show'? have show, get, set, unset"),
     ],
 )
-def test_wrong_usage_is_1(clinvk: Clinvk, arguments: list[str], message: str) -> None:
+def test_wrong_usage_exits_with_1(clinvk: Clinvk, arguments: list[str], message: str) -> None:
     done = clinvk.run(*arguments)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"clinvk: {message}\n")
 
 
-def test_set_changes_the_one_value_and_says_so(clinvk: Clinvk) -> None:
+def test_set_changes_one_value_and_reports_it(clinvk: Clinvk) -> None:
     clinvk.settings(FILE)
     done = clinvk.run("config", "set", "server.port", "3000")
     assert (done.returncode, done.stdout) == (0, "")
@@ -141,14 +143,14 @@ def test_set_changes_the_one_value_and_says_so(clinvk: Clinvk) -> None:
     assert clinvk.run("config", "get", "server.port").stdout == "3000\n"
 
 
-def test_set_makes_the_file_where_there_is_none(clinvk: Clinvk) -> None:
+def test_set_creates_a_missing_settings_file(clinvk: Clinvk) -> None:
     assert clinvk.run("config", "set", "backends.codex.extra_flags", "--", "--search").returncode == 0
     assert clinvk.config.read_text() == "backends:\n  codex:\n    extra_flags: [--search]\n"
     assert clinvk.config.stat().st_mode & 0o777 == 0o600
     assert clinvk.config.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_set_takes_the_file_that_is_named(clinvk: Clinvk) -> None:
+def test_set_writes_to_the_named_settings_file(clinvk: Clinvk) -> None:
     own = clinvk.folder / "own.yaml"
     assert clinvk.run("config", "set", "--config", "own.yaml", "output.color", "no").returncode == 0
     assert clinvk.run("config", "set", "output.format", "text", env={"CLINVK_CONFIG": str(own)}).returncode == 0
@@ -156,7 +158,7 @@ def test_set_takes_the_file_that_is_named(clinvk: Clinvk) -> None:
     assert not clinvk.config.exists()
 
 
-def test_set_and_unset_mend_a_file_that_stops_everything_else(clinvk: Clinvk) -> None:
+def test_set_and_unset_repair_an_invalid_settings_file(clinvk: Clinvk) -> None:
     clinvk.settings("server:\n  port: abc\n  prot: 1\n")
     assert clinvk.run("config", "show").returncode == 3
     done = clinvk.run("config", "set", "output.color", "no")
@@ -172,7 +174,7 @@ def test_set_and_unset_mend_a_file_that_stops_everything_else(clinvk: Clinvk) ->
     assert clinvk.config.read_text() == "server:\n  port: 1\n"
 
 
-def test_what_only_the_server_refuses_is_refused_where_it_is_set(clinvk: Clinvk) -> None:
+def test_set_rejects_values_that_only_the_server_would_reject(clinvk: Clinvk) -> None:
     clinvk.settings("server:\n  trusted_proxies: [foo]\n  cors_allowed_origins: ['*']\n")
     refused = clinvk.run("config", "set", "server.cors_allow_credentials", "yes")
     assert (refused.returncode, refused.stderr.count("\n")) == (3, 1)
@@ -182,7 +184,7 @@ def test_what_only_the_server_refuses_is_refused_where_it_is_set(clinvk: Clinvk)
     assert clinvk.run("config", "set", "server.trusted_proxies", "10.0.0.0/8").returncode == 0
 
 
-def test_of_several_mistakes_that_only_the_server_refuses_one_can_be_mended(clinvk: Clinvk) -> None:
+def test_set_can_fix_one_of_several_errors_that_only_the_server_reports(clinvk: Clinvk) -> None:
     clinvk.settings("server: {cors_allowed_origins: [bad, '*'], cors_allow_credentials: true}\n")
     done = clinvk.run("config", "set", "server.cors_allowed_origins", "*")
     assert done.returncode == 0, done.stderr
@@ -193,13 +195,13 @@ def test_of_several_mistakes_that_only_the_server_refuses_one_can_be_mended(clin
     assert clinvk.run("config", "set", "server.trusted_proxies", "bar,baz").returncode == 3
 
 
-def test_what_depends_on_where_the_server_runs_can_be_set(clinvk: Clinvk) -> None:
+def test_set_accepts_values_that_depend_on_the_server_machine(clinvk: Clinvk) -> None:
     """A shell need not have the cgroup that a service has, nor know the names that are known there."""
     for key, value in (("agents.cgroup", "yes"), ("server.host", "elsewhere.invalid")):
         assert clinvk.run("config", "set", key, value).returncode == 0
 
 
-def test_unset_brings_the_default_back(clinvk: Clinvk) -> None:
+def test_unset_restores_the_default(clinvk: Clinvk) -> None:
     clinvk.settings(FILE)
     assert clinvk.run("config", "unset", "server").returncode == 0
     assert clinvk.run("config", "get", "server.port").stdout == "8080\n"
@@ -208,7 +210,7 @@ def test_unset_brings_the_default_back(clinvk: Clinvk) -> None:
     assert (again.returncode, again.stderr) == (0, f"clinvk: {clinvk.config}: server was not set\n")
 
 
-def test_a_dry_run_checks_and_writes_nothing(clinvk: Clinvk) -> None:
+def test_dry_run_validates_and_writes_nothing(clinvk: Clinvk) -> None:
     clinvk.settings(FILE)
     done = clinvk.run("config", "set", "--dry-run", "server.port", "1")
     assert (done.returncode, clinvk.config.read_text()) == (0, FILE)
@@ -216,19 +218,19 @@ def test_a_dry_run_checks_and_writes_nothing(clinvk: Clinvk) -> None:
     assert clinvk.run("config", "set", "--dry-run", "server.port", "x").returncode == 3
 
 
-def test_a_variable_that_beats_the_file_is_told(clinvk: Clinvk) -> None:
+def test_set_warns_of_an_environment_variable_that_overrides_the_file(clinvk: Clinvk) -> None:
     done = clinvk.run("config", "set", "server.port", "1", env={"CLINVK_SERVER__PORT": "2"})
     assert done.returncode == 0
     assert "the variable CLINVK_SERVER__PORT overrides the file while it is set" in done.stderr
 
 
-def test_a_key_is_not_repeated_on_the_terminal(clinvk: Clinvk) -> None:
+def test_set_does_not_echo_a_key(clinvk: Clinvk) -> None:
     done = clinvk.run("config", "set", "backends.claude.env.ANTHROPIC_API_KEY", "sk-2")
     assert "sk-2" in clinvk.config.read_text()
     assert "sk-2" not in done.stderr
 
 
-def test_many_at_once_do_not_lose_each_other(clinvk: Clinvk) -> None:
+def test_concurrent_sets_lose_no_update(clinvk: Clinvk) -> None:
     def set_one(number: int) -> int:
         return clinvk.run("config", "set", f"backends.codex.env.V{number}", str(number)).returncode
 
@@ -239,20 +241,20 @@ def test_many_at_once_do_not_lose_each_other(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["help", "config"], ["config", "--help"], ["config", "set", "-h"]])
-def test_help(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_help_shows_usage_and_an_example(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments)
     assert done.returncode == 0
     assert done.stdout.startswith("usage: clinvk config")
     assert "clinvk config set backends.claude" in done.stdout
 
 
-def test_a_reader_who_leaves_is_no_traceback(clinvk: Clinvk) -> None:
+def test_closed_stdout_causes_no_traceback(clinvk: Clinvk) -> None:
     line = f"{clinvk.command} config show | true"
     done = subprocess.run(["/bin/sh", "-c", line], env=clinvk.agent.env, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_show_tells_how_many_runs_the_machine_carries_and_why(clinvk: Clinvk) -> None:
+def test_show_explains_the_default_of_max_concurrent_runs(clinvk: Clinvk) -> None:
     shown = clinvk.run("config", "show").stdout
     (line,) = [line for line in shown.splitlines() if line.startswith("  max_concurrent_runs:")]
     number = int(line.split()[1])

@@ -13,7 +13,7 @@ from acceptance.command import Clinvk
         ("--base-url=http://ana:sk-1@host", "--base-url=http://ana:********@host"),
     ],
 )
-def test_a_key_among_the_flags_of_an_agent_is_not_told_as_it_is_written(clinvk: Clinvk, value: str, told: str) -> None:
+def test_set_masks_keys_in_agent_flags(clinvk: Clinvk, value: str, told: str) -> None:
     done = clinvk.run("config", "set", "backends.codex.extra_flags", "--", value)
     assert done.returncode == 0
     assert done.stderr.endswith(f": backends.codex.extra_flags = {told}\n")

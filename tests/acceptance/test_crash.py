@@ -142,7 +142,7 @@ async def _look(url: str) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_a_killed_server_has_lost_nothing_that_it_had_told(echo: Echo) -> None:
+async def test_killed_server_loses_nothing_that_it_acknowledged(echo: Echo) -> None:
     chance = random.Random(3)
     clients = Clients(echo, chance)
     for number in range(4 * KILLS):
@@ -208,7 +208,7 @@ def _is_sound(home: Path) -> bool:
         return database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-async def test_what_a_killed_run_had_said_is_kept(echo: Echo) -> None:
+async def test_output_of_a_killed_run_is_kept(echo: Echo) -> None:
     """Also of an agent that says nothing more for a long time."""
     name = echo.name()
     home = echo.folder / ".clinvk"
@@ -227,7 +227,7 @@ async def test_what_a_killed_run_had_said_is_kept(echo: Echo) -> None:
         assert [message["text"] for message in messages] == [f"{name} 600", f"{name} "]
 
 
-def test_text_that_a_client_has_read_survives_a_kill(scripted: Scripted) -> None:
+def test_text_read_by_a_client_survives_a_server_kill(scripted: Scripted) -> None:
     """All but the text of the last moment is stored, and a follower that comes back learns that the run was cut."""
     chance = random.Random(6)
     scripted.play([step for word in claude_says(*WORDS) for step in (word, pause(0.02))])
@@ -282,7 +282,7 @@ async def _has_said(store: SqliteStore, run_id: str) -> bool:
     return any(isinstance(logged.event, TextDelta) for logged in await store.events(run_id))
 
 
-def test_a_session_of_a_killed_server_is_gone_on_with_by_one_that_runs(echo: Echo) -> None:
+def test_running_server_resumes_a_session_of_a_killed_server(echo: Echo) -> None:
     with Server(echo) as one, Server(echo) as other:
         session = one.up().prompt(f"{echo.name()} 0").json()["session_id"]
         last = echo.name()
@@ -301,7 +301,7 @@ def test_a_session_of_a_killed_server_is_gone_on_with_by_one_that_runs(echo: Ech
         assert states == ["finished", "interrupted", "finished"]
 
 
-async def test_a_server_killed_while_it_makes_its_database_comes_up_the_next_time(echo: Echo) -> None:
+async def test_server_killed_while_creating_its_database_restarts(echo: Echo) -> None:
     chance = random.Random(4)
     for number in range(8):
         home = echo.folder / f"home-{number}"
@@ -314,7 +314,7 @@ async def test_a_server_killed_while_it_makes_its_database_comes_up_the_next_tim
         assert _is_sound(home)
 
 
-def test_an_import_that_is_killed_is_finished_the_next_time(echo: Echo) -> None:
+def test_next_server_completes_a_killed_import(echo: Echo) -> None:
     chance = random.Random(5)
     files = earlier_sessions(echo.folder / ".clinvk", 1500)
     for _ in range(3):
@@ -332,7 +332,7 @@ def test_an_import_that_is_killed_is_finished_the_next_time(echo: Echo) -> None:
 
 
 @pytest.mark.parametrize("next_start", ["command", "server"])
-def test_a_killed_command_line_leaves_a_session_that_can_be_continued(echo: Echo, next_start: str) -> None:
+def test_session_of_a_killed_command_can_be_resumed(echo: Echo, next_start: str) -> None:
     clinvk = Clinvk(echo, echo.folder)
     first, second = echo.name(), echo.name()
     with clinvk.started(f"{first} 600") as process:
@@ -362,7 +362,7 @@ def _listed(clinvk: Clinvk) -> list[Record]:
     return json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"]
 
 
-def test_a_stop_ends_the_runs_that_go_on_alone_and_keeps_how(echo: Echo) -> None:
+def test_shutdown_ends_background_runs_and_records_their_states(echo: Echo) -> None:
     """One ends by itself meanwhile, one is ended after the grace, and one was waiting for its turn."""
     env = {"CLINVK_SERVER__SHUTDOWN_GRACE_SECS": "2", "CLINVK_SERVER__MAX_CONCURRENT_RUNS": "2"}
     short, long, waiting = (echo.name() for _ in range(3))

@@ -89,7 +89,7 @@ def left(folder: Path) -> list[object]:
     return [*processes, *(folder / "temporary").iterdir(), *(folder / "home").iterdir()]
 
 
-def test_the_demo_shows_each_part_and_leaves_nothing(folder: Path) -> None:
+def test_demo_shows_each_part_and_cleans_up(folder: Path) -> None:
     with demo(folder, AGENTS) as process:
         shown, complaints = process.communicate(timeout=WITHIN_S)
     assert (process.returncode, complaints) == (0, "")
@@ -101,7 +101,7 @@ def test_the_demo_shows_each_part_and_leaves_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_demo_that_is_stopped_while_an_agent_works_leaves_nothing(folder: Path, number: signal.Signals) -> None:
+def test_demo_cleans_up_when_interrupted_during_a_run(folder: Path, number: signal.Signals) -> None:
     with demo(folder, AGENTS) as process:
         assert process.stdout
         assert any('"type":"init"' in line for line in process.stdout)
@@ -112,7 +112,7 @@ def test_a_demo_that_is_stopped_while_an_agent_works_leaves_nothing(folder: Path
     assert left(folder) == []
 
 
-def test_a_demo_without_an_agent_says_which_and_what_to_do(folder: Path) -> None:
+def test_demo_without_an_agent_names_the_missing_agent_and_the_fix(folder: Path) -> None:
     with demo(folder, folder) as process:
         shown, complaints = process.communicate(timeout=WITHIN_S)
     assert (process.returncode, shown) == (1, "")
@@ -122,7 +122,7 @@ def test_a_demo_without_an_agent_says_which_and_what_to_do(folder: Path) -> None
     assert left(folder) == []
 
 
-def test_a_demo_whose_agent_fails_ends_with_what_it_said(folder: Path) -> None:
+def test_demo_with_a_failing_agent_prints_the_agents_output(folder: Path) -> None:
     agents = folder / "agents"
     agents.mkdir()
     (agents / "claude").symlink_to(AGENTS / "claude")

@@ -17,13 +17,13 @@ def link(clinvk: Clinvk) -> str:
 
 @pytest.mark.parametrize("backend", ["claude", "codex"])
 @pytest.mark.parametrize("argument", ["--new", "--ephemeral", "--dry-run"])
-def test_a_prompt_there_is_an_error(clinvk: Clinvk, link: str, backend: str, argument: str) -> None:
+def test_prompt_in_a_non_utf_8_directory_is_an_error(clinvk: Clinvk, link: str, backend: str, argument: str) -> None:
     done = clinvk.run("-b", backend, "-w", link, argument, "hello")
     assert (done.returncode, clinvk.agent.calls()) == (1, [])
     assert done.stderr.endswith("is not UTF-8\n")
 
 
-def test_a_task_there_is_an_error(clinvk: Clinvk, link: str) -> None:
+def test_task_in_a_non_utf_8_directory_is_an_error(clinvk: Clinvk, link: str) -> None:
     tasks = f'{{"tasks":[{{"backend":"claude","prompt":"hi","workdir":"{link}"}}]}}'
     done = clinvk.run("parallel", stdin=tasks.encode())
     assert (done.stdout, clinvk.agent.calls()) == ("", [])

@@ -256,7 +256,7 @@ def reading(folder: Path, agents: Iterable[Scripted]) -> Generator[Reader]:
         "docs/watching.md",
     ],
 )
-def test_the_samples_of_a_page_do_what_it_says(page: str, tmp_path: Path, agents: list[Scripted]) -> None:
+def test_samples_of_a_page_work_as_documented(page: str, tmp_path: Path, agents: list[Scripted]) -> None:
     with reading(tmp_path, agents) as reader:
         if page != "README.md":
             reader.run("pip", "install", "--quiet", ".", in_clone=True)

@@ -55,7 +55,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_one_agent_that_can_be_used_is_enough(clinvk: Clinvk) -> None:
+def test_one_usable_agent_is_enough(clinvk: Clinvk) -> None:
     code, report = doctor(clinvk)
     path = clinvk.agent.folder / "claude"
     assert (code, report["usable"], report["agents"]) == (0, True, ["claude"])
@@ -64,7 +64,7 @@ def test_one_agent_that_can_be_used_is_enough(clinvk: Clinvk) -> None:
     assert said(report, "git")[0][0] == "ok"
 
 
-def test_people_get_lines_with_marks_and_no_colour_into_a_pipe(clinvk: Clinvk) -> None:
+def test_text_report_has_status_marks_and_no_color_in_a_pipe(clinvk: Clinvk) -> None:
     done = clinvk.run("doctor")
     lines = done.stdout.splitlines()
     assert done.returncode == 0
@@ -91,7 +91,7 @@ def test_people_get_lines_with_marks_and_no_colour_into_a_pipe(clinvk: Clinvk) -
     ],
     ids=["no version", "a flag is missing", "no login"],
 )
-def test_an_agent_that_cannot_be_used_is_a_problem_and_1(clinvk: Clinvk, script: str, message: str) -> None:
+def test_unusable_agent_is_a_problem_and_exits_with_1(clinvk: Clinvk, script: str, message: str) -> None:
     install(clinvk, "claude", script)
     code, report = doctor(clinvk)
     assert (code, report["usable"], report["agents"]) == (1, False, [])
@@ -101,7 +101,7 @@ def test_an_agent_that_cannot_be_used_is_a_problem_and_1(clinvk: Clinvk, script:
     assert clinvk.run("doctor").stdout.endswith("not usable: no agent can be used\n")
 
 
-def test_a_cli_that_says_nothing_of_its_flags_or_login_is_taken_with_a_warning(clinvk: Clinvk) -> None:
+def test_cli_that_reports_no_flags_or_login_is_usable_with_a_warning(clinvk: Clinvk) -> None:
     install(clinvk, "claude", VERSION + "echo what; exit 3")
     code, report = doctor(clinvk)
     assert code == 0
@@ -110,7 +110,7 @@ def test_a_cli_that_says_nothing_of_its_flags_or_login_is_taken_with_a_warning(c
     assert ("warning", "it does not tell which flags it takes") in about
 
 
-def test_the_cli_gets_no_prompt_no_stdin_and_a_home_of_its_own(clinvk: Clinvk) -> None:
+def test_checked_cli_gets_no_prompt_no_stdin_and_a_temporary_home(clinvk: Clinvk) -> None:
     log = clinvk.folder / "log"
     install(clinvk, "claude", f'echo "$PWD $CLAUDE_CONFIG_DIR [$(cat)]" >> {log}\n{VERSION}{CLAUDE % TAKES_ALL}')
     temporary = clinvk.folder / "tmp"
@@ -123,7 +123,7 @@ def test_the_cli_gets_no_prompt_no_stdin_and_a_home_of_its_own(clinvk: Clinvk) -
     assert not list(temporary.iterdir())
 
 
-def test_one_that_is_killed_leaves_neither_folders_nor_what_it_started(clinvk: Clinvk) -> None:
+def test_killed_doctor_leaves_no_folders_or_processes(clinvk: Clinvk) -> None:
     log, temporary = clinvk.folder / "log", clinvk.folder / "tmp"
     temporary.mkdir()
     install(clinvk, "claude", f'touch "$CLAUDE_CONFIG_DIR/written"; echo $$ >> {log}; exec sleep 600')
@@ -134,7 +134,7 @@ def test_one_that_is_killed_leaves_neither_folders_nor_what_it_started(clinvk: C
     assert not any(is_alive(int(pid)) for pid in log.read_text().split())
 
 
-def test_what_it_starts_is_not_told_what_is_for_clinvk_alone(clinvk: Clinvk) -> None:
+def test_checked_programs_do_not_inherit_variables_of_clinvk(clinvk: Clinvk) -> None:
     log = clinvk.folder / "log"
     for name in ("claude", "git"):
         install(clinvk, name, f'{{ echo "{name} $EDITOR"; env; }} >> {log}\n{VERSION}{CLAUDE % TAKES_ALL}')
@@ -145,7 +145,7 @@ def test_what_it_starts_is_not_told_what_is_for_clinvk_alone(clinvk: Clinvk) -> 
     assert [line for line in told if line.endswith("=alone")] == []
 
 
-def test_all_that_is_wrong_with_the_settings_is_told_at_once_and_3(clinvk: Clinvk) -> None:
+def test_invalid_settings_are_all_reported_and_exit_with_3(clinvk: Clinvk) -> None:
     clinvk.settings("server:\n  prot: 1\n  port: abc\noutput:\n  color: false\n  color: true\n")
     done = clinvk.run("doctor", env={"CLINVK_OUTPUT__FORMAT": "xml"})
     assert done.returncode == 3
@@ -159,42 +159,42 @@ def test_all_that_is_wrong_with_the_settings_is_told_at_once_and_3(clinvk: Clinv
     assert done.stdout.endswith("not usable: the settings are invalid (agents: claude)\n")
 
 
-def test_a_file_that_is_no_yaml_is_3(clinvk: Clinvk) -> None:
+def test_invalid_yaml_exits_with_3(clinvk: Clinvk) -> None:
     clinvk.settings("server: [")
     code, report = doctor(clinvk)
     assert (code, report["usable"]) == (3, False)
     assert said(report, "invalid")[0][1].startswith(f"{clinvk.config}:2: is not valid YAML")
 
 
-def test_an_agent_that_is_switched_off_is_not_looked_at(clinvk: Clinvk) -> None:
+def test_disabled_agent_is_skipped(clinvk: Clinvk) -> None:
     clinvk.settings("backends: {claude: {enabled: false}}")
     code, report = doctor(clinvk)
     assert code == 1
     assert said(report, "claude") == [("skipped", "disabled (backends.claude.enabled: false)")]
 
 
-def test_an_executable_of_the_settings_that_is_not_there_is_a_problem(clinvk: Clinvk) -> None:
+def test_missing_configured_executable_is_a_problem(clinvk: Clinvk) -> None:
     clinvk.settings("backends: {claude: {executable: /no/where}}")
     status, message = said(doctor(clinvk)[1], "claude")[0]
     assert status == "problem"
     assert "no '/no/where' (backends.claude.executable) found" in message
 
 
-def test_with_a_backend_only_that_one_is_looked_at(clinvk: Clinvk) -> None:
+def test_backend_flag_limits_the_check_to_that_backend(clinvk: Clinvk) -> None:
     code, report = doctor(clinvk, "--backend", "codex")
     assert (code, report["agents"]) == (1, [])
     assert said(report, "claude") == []
     assert clinvk.run("doctor", "-b", "qwen").returncode == 2
 
 
-def test_a_default_that_cannot_be_used_is_a_warning(clinvk: Clinvk) -> None:
+def test_unusable_default_backend_is_a_warning(clinvk: Clinvk) -> None:
     clinvk.settings("default_backend: codex")
     code, report = doctor(clinvk)
     assert code == 0
     assert said(report, "default") == [("warning", "default_backend = codex cannot be used; others need --backend")]
 
 
-def test_files_that_others_may_read_are_told(clinvk: Clinvk) -> None:
+def test_files_readable_by_others_are_reported(clinvk: Clinvk) -> None:
     clinvk.settings("{}")
     clinvk.config.chmod(0o644)
     clinvk.config.parent.chmod(0o755)
@@ -210,7 +210,7 @@ def test_files_that_others_may_read_are_told(clinvk: Clinvk) -> None:
     assert (said(report, "home")[0][0], said(report, "settings")[0][0]) == ("ok", "ok")
 
 
-def test_a_store_that_is_none_is_a_problem_and_stays_as_it_is(clinvk: Clinvk) -> None:
+def test_invalid_database_is_a_problem(clinvk: Clinvk) -> None:
     clinvk.settings("{}")
     store = clinvk.config.with_name("clinvk.db")
     assert said(doctor(clinvk)[1], "sessions") == [("ok", "none yet")]
@@ -235,7 +235,7 @@ STAYS = 'case "$*" in *--input-format=stream-json*) if read -r asked; then %s; f
 ANSWERS = 'echo "$asked" >> %s; echo \'{"type":"control_response"}\'; exec sleep 77'
 
 
-def test_an_agent_that_can_stay_for_prompts_is_greeted_and_no_more(clinvk: Clinvk) -> None:
+def test_warm_agent_receives_only_the_initialize_request(clinvk: Clinvk) -> None:
     log = clinvk.folder / "log"
     install(clinvk, "claude", STAYS % (ANSWERS % log) + VERSION + CLAUDE % TAKES_ALL)
     report = json.loads(clinvk.run("doctor", "--json", env=KEPT).stdout)
@@ -253,7 +253,7 @@ def test_an_agent_that_can_stay_for_prompts_is_greeted_and_no_more(clinvk: Clinv
     ],
     ids=["it ends", "it prints something else"],
 )
-def test_an_agent_that_cannot_stay_is_a_warning_and_can_be_used(clinvk: Clinvk, does: str, why: str) -> None:
+def test_agent_that_cannot_stay_warm_is_usable_with_a_warning(clinvk: Clinvk, does: str, why: str) -> None:
     install(clinvk, "claude", STAYS % does + VERSION + CLAUDE % TAKES_ALL)
     report = json.loads(clinvk.run("doctor", "--json", env=KEPT).stdout)
     assert report["agents"] == ["claude"]
@@ -285,22 +285,20 @@ def test_an_agent_that_cannot_stay_is_a_warning_and_can_be_used(clinvk: Clinvk, 
         ),
     ],
 )
-def test_whether_processes_are_kept_is_told_and_of_which_agents(
-    clinvk: Clinvk, settings: str, told: tuple[str, str]
-) -> None:
+def test_warm_processes_and_their_agents_are_reported(clinvk: Clinvk, settings: str, told: tuple[str, str]) -> None:
     clinvk.settings(settings)
     env = {} if "enabled" in settings else KEPT
     assert said(json.loads(clinvk.run("doctor", "--json", env=env).stdout), "warm") == [told]
 
 
-def test_an_agent_that_is_to_be_started_ahead_and_is_not_kept_is_told(clinvk: Clinvk) -> None:
+def test_prestart_of_an_agent_that_is_not_kept_is_reported(clinvk: Clinvk) -> None:
     clinvk.settings("warm: {prestart: [gemini, codex]}")
     told = said(json.loads(clinvk.run("doctor", "--json", env=KEPT).stdout), "warm")
     assert [status for status, _ in told] == ["ok", "warning"]
     assert told[1][1] == "warm.prestart starts none of gemini: not in warm.kept_backends"
 
 
-def test_a_directory_that_the_server_would_not_let_requests_work_in_is_told(clinvk: Clinvk) -> None:
+def test_directory_that_the_server_would_refuse_is_reported(clinvk: Clinvk) -> None:
     here = os.path.realpath(clinvk.folder)
     clinvk.settings("server: {allowed_workdir_prefixes: [/srv]}")
     code, report = doctor(clinvk)
@@ -320,7 +318,7 @@ def test_a_directory_that_the_server_would_not_let_requests_work_in_is_told(clin
     assert said(doctor(clinvk)[1], "serve") == []
 
 
-def test_all_that_keeps_the_server_from_starting_is_told(clinvk: Clinvk) -> None:
+def test_all_settings_that_prevent_server_start_are_reported(clinvk: Clinvk) -> None:
     clinvk.settings("server: {allowed_hosts: [a b], trusted_proxies: [foo], default_workdir: /no/where}")
     told = said(doctor(clinvk)[1], "serve")
     assert [message.split()[5] for _, message in told] == [
@@ -330,7 +328,7 @@ def test_all_that_keeps_the_server_from_starting_is_told(clinvk: Clinvk) -> None
     ]
 
 
-def test_keys_with_which_the_server_does_not_start_are_told(clinvk: Clinvk) -> None:
+def test_api_keys_that_prevent_server_start_are_reported(clinvk: Clinvk) -> None:
     assert clinvk.run("keys", "create", "ana").returncode == 0
     assert said(doctor(clinvk)[1], "serve") == []
     assert clinvk.run("keys", "revoke", "ana").returncode == 0
@@ -342,12 +340,12 @@ def test_keys_with_which_the_server_does_not_start_are_told(clinvk: Clinvk) -> N
     assert "CLINVK_API_KEYS is set, but has no key in it" in said(json.loads(empty.stdout), "serve")[0][1]
 
 
-def test_gopass_is_not_asked_for_keys(clinvk: Clinvk) -> None:
+def test_doctor_does_not_read_keys_from_gopass(clinvk: Clinvk) -> None:
     clinvk.settings("server: {api_keys_gopass_path: of/clinvk}")
     assert said(doctor(clinvk)[1], "serve") == []
 
 
-def test_who_has_the_port_is_told(clinvk: Clinvk) -> None:
+def test_program_on_the_server_port_is_reported(clinvk: Clinvk) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         clinvk.settings(f"server: {{port: {port}}}")
@@ -362,7 +360,7 @@ def test_who_has_the_port_is_told(clinvk: Clinvk) -> None:
         assert message.endswith("is running there, ok")
 
 
-def test_whether_prompts_go_through_a_server_is_told_or_why_not(clinvk: Clinvk) -> None:
+def test_use_of_a_running_server_is_reported_with_the_reason(clinvk: Clinvk) -> None:
     assert said(doctor(clinvk)[1], "server") == [("skipped", "none of this home is up for prompts to go through")]
     with Server(clinvk.agent) as server:
         server.up()
@@ -378,13 +376,13 @@ def test_whether_prompts_go_through_a_server_is_told_or_why_not(clinvk: Clinvk) 
     assert clinvk.agent.calls() == []
 
 
-def test_a_variable_that_lacks_an_underscore_is_told(clinvk: Clinvk) -> None:
+def test_variable_with_a_missing_underscore_is_reported(clinvk: Clinvk) -> None:
     done = clinvk.run("doctor", env={"CLINVK_SERVER_PORT": "1", "CLINVK_DEFAULT_BACKEND": "claude"})
     assert "CLINVK_SERVER_PORT has no meaning for clinvk; did you mean CLINVK_SERVER__PORT?" in done.stdout
     assert done.stdout.count("has no meaning") == 1
 
 
-def test_a_cgroup_that_the_settings_ask_for_is_tried(clinvk: Clinvk) -> None:
+def test_configured_cgroup_is_checked(clinvk: Clinvk) -> None:
     """The machine decides whether there can be one: then a prompt runs, and else neither does."""
     clinvk.settings("agents: {cgroup: true}\n")
     code, report = doctor(clinvk)
@@ -409,7 +407,7 @@ POOL = {"processes": 3, "ready": 2, "runs": 1, "hits": 5, "misses": 2, "memory_m
         ),
     ],
 )
-def test_what_a_running_server_keeps_is_told_in_whichever_pieces_it_says_it(
+def test_warm_processes_of_a_running_server_are_reported_from_split_responses(
     clinvk: Clinvk, warm: dict[str, object] | None, told: str
 ) -> None:
     body = json.dumps({**HEALTH, "warm": warm}).encode()
@@ -431,7 +429,7 @@ def _answer(server: socket.socket, pieces: Sequence[bytes]) -> None:
             time.sleep(0.05)
 
 
-def test_the_number_of_runs_at_once_is_told_with_its_reason(clinvk: Clinvk) -> None:
+def test_run_limit_is_reported_with_its_reason(clinvk: Clinvk) -> None:
     ((status, message),) = said(doctor(clinvk)[1], "runs")
     assert status == "ok"
     assert "MB of memory" in message
@@ -441,7 +439,7 @@ def test_the_number_of_runs_at_once_is_told_with_its_reason(clinvk: Clinvk) -> N
     ]
 
 
-def test_a_copy_of_the_former_example_is_pointed_at(clinvk: Clinvk) -> None:
+def test_setting_copied_from_the_former_example_is_a_warning(clinvk: Clinvk) -> None:
     clinvk.settings("server:\n  max_concurrent_runs: 400\n  max_concurrent_per_backend: 16\n")
     ((status, message),) = said(doctor(clinvk)[1], "runs")
     assert status == "warning"

@@ -24,7 +24,7 @@ def _imported(server: Server, count: int) -> None:
     until(lambda: server.client.get("/health").json()["session_store"]["session_count"] == count)
 
 
-def test_a_server_imports_them_when_it_starts_and_goes_on_with_them(echo: Echo) -> None:
+def test_server_imports_earlier_sessions_at_startup_and_resumes_them(echo: Echo) -> None:
     files = earlier_sessions(echo.folder / ".clinvk", 3)
     with Server(echo) as server:
         _imported(server.up(), 3)
@@ -40,7 +40,7 @@ def test_a_server_imports_them_when_it_starts_and_goes_on_with_them(echo: Echo) 
     assert _untouched(files)
 
 
-def test_the_command_line_imports_them_when_it_looks_for_sessions(echo: Echo) -> None:
+def test_sessions_list_imports_earlier_sessions(echo: Echo) -> None:
     files = earlier_sessions(echo.folder / ".clinvk", 3)
     clinvk = Clinvk(echo, echo.folder)
     first, again = clinvk.run("sessions", "list", "--json"), clinvk.run("sessions", "list", "--json")
@@ -50,7 +50,7 @@ def test_the_command_line_imports_them_when_it_looks_for_sessions(echo: Echo) ->
     assert _untouched(files)
 
 
-def test_the_newest_of_them_is_gone_on_with_when_asked(echo: Echo) -> None:
+def test_continue_resumes_the_newest_earlier_session(echo: Echo) -> None:
     earlier_sessions(echo.folder / ".clinvk", 3)
     name = echo.name()
     done = Clinvk(echo, echo.folder).run("--continue", f"{name} 0")
@@ -58,7 +58,7 @@ def test_the_newest_of_them_is_gone_on_with_when_asked(echo: Echo) -> None:
     assert (echo.folder / HANDLE.format(number=2)).read_text() == f"{name}\n"
 
 
-def test_one_that_was_deleted_stays_deleted_and_a_changed_one_stays_as_it_is(echo: Echo) -> None:
+def test_later_imports_keep_deletions_and_changes(echo: Echo) -> None:
     files = earlier_sessions(echo.folder / ".clinvk", 3)
     with Server(echo) as server:
         _imported(server.up(), 3)
@@ -77,7 +77,7 @@ def test_one_that_was_deleted_stays_deleted_and_a_changed_one_stays_as_it_is(ech
     assert _untouched(files | late)
 
 
-def test_damaged_ones_are_named_and_passed_over(echo: Echo) -> None:
+def test_damaged_earlier_sessions_are_reported_and_skipped(echo: Echo) -> None:
     home = echo.folder / ".clinvk"
     files = earlier_sessions(home, 2)
     for name, data in (("a.json", b'{"id": '), ("b.json", b"[]"), ("c.json", b"\xff\xfe")):
@@ -94,7 +94,7 @@ def test_damaged_ones_are_named_and_passed_over(echo: Echo) -> None:
     assert _untouched(files)
 
 
-async def test_processes_that_import_at_once_bring_in_each_once(echo: Echo) -> None:
+async def test_concurrent_imports_import_each_session_once(echo: Echo) -> None:
     files = earlier_sessions(echo.folder / ".clinvk", COUNT)
     with Server(echo) as one, Server(echo) as other:
         done = await asyncio.gather(

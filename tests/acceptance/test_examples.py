@@ -50,7 +50,7 @@ def run(folder: Path, name: str, url: str, *arguments: str, key: str = "") -> "s
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_an_example_prints_the_answer_and_its_tokens(scripted: Scripted, folder: Path, name: str) -> None:
+def test_example_prints_the_answer_and_token_counts(scripted: Scripted, folder: Path, name: str) -> None:
     scripted.play(claude_says(*FIRST))
     with Server(scripted).up() as server:
         done = run(folder, name, server.url)
@@ -60,7 +60,7 @@ def test_an_example_prints_the_answer_and_its_tokens(scripted: Scripted, folder:
 
 
 @pytest.mark.parametrize("name", ["openai_chat.py", "prompt.mjs"])
-def test_an_example_goes_on_with_a_session(scripted: Scripted, folder: Path, name: str) -> None:
+def test_example_resumes_a_session(scripted: Scripted, folder: Path, name: str) -> None:
     scripted.play(claude_says(*FIRST))
     scripted.play(claude_says(*SECOND), when="next?")
     with Server(scripted).up() as server:
@@ -71,7 +71,7 @@ def test_an_example_goes_on_with_a_session(scripted: Scripted, folder: Path, nam
     assert b"It runs" not in (scripted.calls()[1].stdin or b"")
 
 
-def test_the_example_for_curl_prints_what_each_api_answers(scripted: Scripted, folder: Path) -> None:
+def test_curl_example_prints_the_response_of_each_api(scripted: Scripted, folder: Path) -> None:
     scripted.play(claude_says(*FIRST))
     with Server(scripted).up() as server:
         done = run(folder, "prompt.sh", server.url)
@@ -86,7 +86,7 @@ def test_the_example_for_curl_prints_what_each_api_answers(scripted: Scripted, f
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_takes_agent_and_key_from_its_user(scripted: Scripted, folder: Path, name: str) -> None:
+def test_example_uses_the_given_agent_and_api_key(scripted: Scripted, folder: Path, name: str) -> None:
     scripted.play(codex_says("".join(FIRST)))
     with Server(scripted, {"CLINVK_API_KEYS": "one-key,a-key-of-some-length"}).up() as server:
         done = run(folder, name, server.url, "codex", key="a-key-of-some-length")
@@ -99,7 +99,7 @@ def test_an_example_takes_agent_and_key_from_its_user(scripted: Scripted, folder
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_fails_where_the_agent_does(scripted: Scripted, folder: Path, name: str) -> None:
+def test_example_fails_when_the_agent_fails(scripted: Scripted, folder: Path, name: str) -> None:
     scripted.play([exits(3)])
     with Server(scripted).up() as server:
         done = run(folder, name, server.url)
@@ -108,7 +108,7 @@ def test_an_example_fails_where_the_agent_does(scripted: Scripted, folder: Path,
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".py")])
-def test_an_example_in_python_without_server_or_agent_ends_in_one_line(
+def test_python_example_reports_a_missing_server_or_agent_in_one_line(
     scripted: Scripted, folder: Path, name: str
 ) -> None:
     with socket.socket() as closed:

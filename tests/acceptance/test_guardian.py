@@ -50,7 +50,7 @@ def gone(process: psutil.Process) -> bool:
 
 
 @pytest.mark.timeout(240)
-def test_nothing_that_agents_started_outlives_a_server_that_is_killed_at_any_moment(scripted: Scripted) -> None:
+def test_no_agent_process_outlives_a_server_killed_at_a_random_time(scripted: Scripted) -> None:
     chance = random.Random(6)
     scripted.play([*HIDING[:2], *BEGUN, *HIDING[2:], hang()])
     for number in range(4 * KILLS):
@@ -71,7 +71,7 @@ def test_nothing_that_agents_started_outlives_a_server_that_is_killed_at_any_mom
     assert len(scripted.grandchildren()) > KILLS
 
 
-def test_nothing_that_agents_started_outlives_a_killed_server_under_which_they_were_long_at_work(
+def test_no_agent_process_outlives_a_server_killed_during_long_runs(
     scripted: Scripted,
 ) -> None:
     scripted.play([*BEGUN, *HIDING, hang()])
@@ -86,7 +86,7 @@ def test_nothing_that_agents_started_outlives_a_killed_server_under_which_they_w
     assert scripted.alive() == []
 
 
-def test_nothing_that_an_agent_started_outlives_a_killed_command_line(clinvk: Clinvk) -> None:
+def test_no_agent_process_outlives_a_killed_command(clinvk: Clinvk) -> None:
     clinvk.agent.play([*BEGUN, *HIDING, hang()])
     with clinvk.started("-o", "text", "hello") as process:
         until(lambda: len(clinvk.agent.grandchildren()) == 5)
@@ -99,7 +99,7 @@ def test_nothing_that_an_agent_started_outlives_a_killed_command_line(clinvk: Cl
 
 
 @pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
-def test_what_a_killed_command_line_wrote_for_its_agent_is_removed(clinvk: Clinvk, is_relative: bool) -> None:
+def test_temporary_files_of_a_killed_command_are_removed(clinvk: Clinvk, is_relative: bool) -> None:
     temporary = clinvk.folder / "temporary"
     temporary.mkdir()
     env = {"TMPDIR": "temporary" if is_relative else str(temporary)}
@@ -112,7 +112,7 @@ def test_what_a_killed_command_line_wrote_for_its_agent_is_removed(clinvk: Clinv
     assert list(temporary.iterdir()) == []
 
 
-def test_the_agents_of_another_server_go_on(scripted: Scripted, tmp_path: Path) -> None:
+def test_agents_of_another_server_keep_running(scripted: Scripted, tmp_path: Path) -> None:
     go, up = tmp_path / "go", tmp_path / "up"
     scripted.play([*BEGUN, spawn("all"), hang()], when="one")
     scripted.play([*claude_says("x")[:4], touch(up), wait_for(go), *claude_says("x")[4:]], when="other")
@@ -138,7 +138,7 @@ def kill_with_guardian(pid: int) -> None:
     until(lambda: gone(guarding))
 
 
-def test_the_next_server_ends_what_a_server_left_that_was_killed_with_its_guardian(scripted: Scripted) -> None:
+def test_next_server_kills_agents_left_when_a_server_and_its_guardian_were_killed(scripted: Scripted) -> None:
     scripted.play([*BEGUN, *HIDING, hang()])
     with Server(scripted) as server:
         server.up().detached("hello")
@@ -153,7 +153,7 @@ def test_the_next_server_ends_what_a_server_left_that_was_killed_with_its_guardi
     assert not list(scripted.folder.glob(".clinvk/owners/*.guard"))
 
 
-def test_the_next_command_ends_what_a_command_left_that_was_killed_with_its_guardian(clinvk: Clinvk) -> None:
+def test_next_command_kills_agents_left_when_a_command_and_its_guardian_were_killed(clinvk: Clinvk) -> None:
     clinvk.agent.play([*BEGUN, *HIDING, hang()], when="hello")
     clinvk.agent.play(claude_says("x"), when="next")
     with clinvk.started("-o", "text", "hello") as process:
@@ -164,7 +164,7 @@ def test_the_next_command_ends_what_a_command_left_that_was_killed_with_its_guar
     assert clinvk.agent.alive() == []
 
 
-def test_the_next_start_leaves_the_agents_of_the_living_alone(scripted: Scripted) -> None:
+def test_second_server_does_not_kill_agents_of_a_running_server(scripted: Scripted) -> None:
     scripted.play([*BEGUN, *HIDING, hang()])
     with Server(scripted) as living:
         living.up().detached("hello")
@@ -178,7 +178,7 @@ def test_the_next_start_leaves_the_agents_of_the_living_alone(scripted: Scripted
         assert len(scripted.alive()) == len(HIDING) + 1
 
 
-def test_a_guardian_has_a_session_of_its_own_and_minds_no_signal(scripted: Scripted) -> None:
+def test_guardian_has_its_own_session_and_ignores_signals(scripted: Scripted) -> None:
     scripted.play([*BEGUN, spawn("all"), hang()])
     with Server(scripted) as server:
         server.up().detached("hello")
@@ -199,7 +199,7 @@ def _is_at_work(pid: int) -> bool:
     return bool(int(ignored.split()[1], 16) & 1 << signal.SIGHUP - 1)
 
 
-def test_a_guardian_that_was_killed_is_replaced(scripted: Scripted) -> None:
+def test_killed_guardian_is_replaced(scripted: Scripted) -> None:
     scripted.play([*BEGUN, spawn("all"), hang()])
     with Server(scripted) as server:
         server.up().detached("hello")
@@ -214,7 +214,7 @@ def test_a_guardian_that_was_killed_is_replaced(scripted: Scripted) -> None:
     assert scripted.alive() == []
 
 
-def test_a_guardian_is_small_and_holds_nothing_of_clinvk(scripted: Scripted) -> None:
+def test_guardian_is_small_and_inherits_nothing_from_clinvk(scripted: Scripted) -> None:
     with Server(scripted, {"CLINVK_API_KEYS": "sk-secret"}) as server:
         guarding = guardian(server.up().process.pid)
         until(lambda: _is_at_work(guarding.pid))
@@ -226,14 +226,14 @@ def test_a_guardian_is_small_and_holds_nothing_of_clinvk(scripted: Scripted) -> 
         assert guarding.memory_info().rss < 20 * 1024 * 1024
 
 
-def test_a_guardian_ends_with_a_server_that_ends(scripted: Scripted) -> None:
+def test_guardian_exits_with_its_server(scripted: Scripted) -> None:
     with Server(scripted) as server:
         guarding = guardian(server.up().process.pid)
         assert server.stop() == 0
         assert gone(guarding)
 
 
-def test_a_guardian_ends_with_a_command_line_that_ends(clinvk: Clinvk) -> None:
+def test_guardian_exits_with_its_command(clinvk: Clinvk) -> None:
     go = clinvk.folder / "go"
     clinvk.agent.play([wait_for(go), *claude_says("x")])
     with clinvk.started("-o", "text", "hello") as process:

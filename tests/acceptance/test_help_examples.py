@@ -82,14 +82,14 @@ def carried_out(clinvk: Clinvk, command: str) -> "subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize("example", OTHERS)
-def test_an_example_can_be_carried_out(clinvk: Clinvk, prelude: str, example: str) -> None:
+def test_help_example_runs(clinvk: Clinvk, prelude: str, example: str) -> None:
     done = carried_out(clinvk, prelude + example)
     assert done.returncode == 0, done.stderr
     assert len(clinvk.agent.calls()) == 1
 
 
 @pytest.mark.parametrize("example", CHANGES)
-def test_after_a_change_of_an_example_each_agent_can_still_be_run(clinvk: Clinvk, example: str) -> None:
+def test_config_set_example_keeps_every_agent_usable(clinvk: Clinvk, example: str) -> None:
     done = carried_out(clinvk, example.replace("clinvk", clinvk.command, 1))
     assert done.returncode == 0, done.stderr
     for backend in BACKENDS:

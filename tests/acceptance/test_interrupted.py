@@ -48,7 +48,7 @@ def full_pipe() -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
-def test_ctrl_c_while_the_command_is_imported_is_7_and_so_it_is_while_python_exits(clinvk: Clinvk, again: bool) -> None:
+def test_ctrl_c_during_import_or_interpreter_exit_exits_with_7(clinvk: Clinvk, again: bool) -> None:
     program = (
         "import os, signal, sys\n"
         "class Interrupted:\n"
@@ -70,7 +70,7 @@ def test_ctrl_c_while_the_command_is_imported_is_7_and_so_it_is_while_python_exi
 
 
 @pytest.mark.parametrize("arguments", [["hello"], ["parallel", "-f", "t.json"]], ids=["prompt", "parallel"])
-def test_a_stderr_that_nobody_reads_does_not_hold_up_a_signal(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_unread_stderr_does_not_delay_signals(clinvk: Clinvk, arguments: list[str]) -> None:
     clinvk.agent.play([*BEGUN, stderr("boom\n"), touch(clinvk.folder / "up"), hang()])
     (clinvk.folder / "t.json").write_text(json.dumps([{"backend": "claude", "prompt": "one"}]))
     reading, writing = full_pipe()
@@ -87,7 +87,7 @@ def test_a_stderr_that_nobody_reads_does_not_hold_up_a_signal(clinvk: Clinvk, ar
 
 
 @pytest.mark.parametrize("is_full", [False, True], ids=["closed", "full"])
-def test_what_cannot_be_written_to_stderr_does_not_change_the_exit_code(clinvk: Clinvk, is_full: bool) -> None:
+def test_unwritable_stderr_does_not_change_the_exit_code(clinvk: Clinvk, is_full: bool) -> None:
     clinvk.agent.play([*claude_says("x")])
     reading, writing = os.pipe()
     os.close(reading)
@@ -104,7 +104,7 @@ def test_what_cannot_be_written_to_stderr_does_not_change_the_exit_code(clinvk: 
     assert done.returncode == 4
 
 
-def test_a_picker_whose_terminal_is_gone_is_7(clinvk: Clinvk) -> None:
+def test_picker_exits_with_7_when_its_terminal_closes(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     assert clinvk.run("hello").returncode == 0
     leader, follower = os.openpty()
@@ -127,7 +127,7 @@ def test_a_picker_whose_terminal_is_gone_is_7(clinvk: Clinvk) -> None:
         process.communicate()
 
 
-def test_the_agents_own_program_is_not_opened_where_a_run_has_begun_meanwhile(clinvk: Clinvk) -> None:
+def test_agent_program_does_not_open_when_a_run_has_started_meanwhile(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     session = json.loads(clinvk.run("-o", "json", "hello").stdout)["session_id"]
     clinvk.agent.play([*BEGUN, touch(clinvk.folder / "up"), hang()])
@@ -141,7 +141,7 @@ def test_the_agents_own_program_is_not_opened_where_a_run_has_begun_meanwhile(cl
     assert "is busy" in terminal.plain().decode()
 
 
-def test_a_doctor_that_is_interrupted_twice_leaves_nothing(clinvk: Clinvk) -> None:
+def test_doctor_interrupted_twice_cleans_up(clinvk: Clinvk) -> None:
     log, temporary = clinvk.folder / "log", clinvk.folder / "tmp"
     temporary.mkdir()
     claude = shutil.which("claude", path=clinvk.agent.env["PATH"])
@@ -158,7 +158,7 @@ def test_a_doctor_that_is_interrupted_twice_leaves_nothing(clinvk: Clinvk) -> No
     assert not any(is_alive(int(pid)) for pid in log.read_text().split())
 
 
-def test_worktrees_apply_that_is_interrupted_twice_changes_all_or_nothing(clinvk: Clinvk) -> None:
+def test_worktrees_apply_interrupted_twice_is_atomic(clinvk: Clinvk) -> None:
     repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
     repository.commit(**{"a.txt": "one\n", "b.txt": "one\n"})
     up, go = clinvk.folder / "up", clinvk.folder / "go"
@@ -198,7 +198,7 @@ def test_worktrees_apply_that_is_interrupted_twice_changes_all_or_nothing(clinvk
     assert len(contents) == 1
 
 
-def test_the_end_of_each_task_is_written_though_the_reader_of_their_events_pauses(clinvk: Clinvk) -> None:
+def test_interrupted_parallel_writes_every_result_while_stdout_is_unread(clinvk: Clinvk) -> None:
     tasks: list[dict[str, str]] = []
     for name, text in (("one", "x" * 500_000), ("two", "y")):
         clinvk.agent.play([*claude_says(text)[:4], touch(clinvk.folder / name), hang()], when=name)

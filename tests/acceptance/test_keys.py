@@ -11,7 +11,7 @@ from scripted import Scripted
 from scripted.steps import claude_says
 
 
-def test_the_new_key_is_the_last_line_of_stdout_and_never_shown_again(clinvk: Clinvk) -> None:
+def test_create_prints_the_key_last_and_only_once(clinvk: Clinvk) -> None:
     made = clinvk.run(
         "keys", "create", "ana", "--backends", "claude,codex", "--rate", "2.5", "--tokens-per-day", "1000"
     )
@@ -26,7 +26,7 @@ def test_the_new_key_is_the_last_line_of_stdout_and_never_shown_again(clinvk: Cl
     assert key not in listed.stdout + shown.stdout + listed.stderr + made.stderr
 
 
-def test_a_list_without_keys_tells_whether_servers_let_anybody_in(clinvk: Clinvk) -> None:
+def test_empty_list_reports_whether_servers_refuse_requests(clinvk: Clinvk) -> None:
     assert clinvk.run("keys", "list").stderr == "clinvk: no keys yet: create one with clinvk keys create NAME\n"
     clinvk.run("keys", "create", "ana")
     last = clinvk.run("keys", "revoke", "ana").stderr.splitlines()[-1]
@@ -34,7 +34,7 @@ def test_a_list_without_keys_tells_whether_servers_let_anybody_in(clinvk: Clinvk
     assert clinvk.run("keys", "list").stderr.splitlines() == [last]
 
 
-def test_what_cannot_be_meant_is_refused_and_makes_no_key(clinvk: Clinvk) -> None:
+def test_create_rejects_invalid_arguments(clinvk: Clinvk) -> None:
     for words in (
         ["a b"],
         ["a", "--backends", "qwen"],
@@ -77,7 +77,7 @@ def test_what_cannot_be_meant_is_refused_and_makes_no_key(clinvk: Clinvk) -> Non
         ("/etc", "server: {port: nonsense}", "is never allowed: '/etc' is the system's"),
     ],
 )
-def test_a_directory_that_no_request_gets_into_is_told_and_the_key_is_made(
+def test_create_warns_of_an_allowed_directory_that_the_server_refuses(
     clinvk: Clinvk, path: str, settings: str, why: str
 ) -> None:
     folder = os.path.realpath(clinvk.folder)
@@ -90,7 +90,7 @@ def test_a_directory_that_no_request_gets_into_is_told_and_the_key_is_made(
     assert warned == ([f"clinvk: warning: no request gets into {path!r} with this key: it {why}"] if why else [])
 
 
-def test_where_a_key_is_made_opens_no_directory_to_it(clinvk: Clinvk) -> None:
+def test_current_directory_of_create_does_not_allow_a_blocked_directory(clinvk: Clinvk) -> None:
     made = clinvk.run("keys", "create", "ana", "--allow-dir", ".", before="cd /etc")
     assert "no request gets into '/etc' with this key" in made.stderr
 
@@ -109,21 +109,19 @@ def test_where_a_key_is_made_opens_no_directory_to_it(clinvk: Clinvk) -> None:
         (["--rate", "1", "--burst", "1e300"], "--burst: '1e300' is not a whole number of at least 1"),
     ],
 )
-def test_a_rate_that_holds_nobody_or_everybody_is_refused_with_what_is_allowed(
-    clinvk: Clinvk, words: list[str], why: str
-) -> None:
+def test_create_rejects_out_of_range_rates_and_bursts(clinvk: Clinvk, words: list[str], why: str) -> None:
     done = clinvk.run("keys", "create", "ana", *words)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"clinvk: {why}\n")
 
 
 @pytest.mark.parametrize(("rate", "burst"), [("0.0001", "1000000"), ("1e6", "1")])
-def test_the_rates_at_the_ends_of_what_is_allowed_are_taken(clinvk: Clinvk, rate: str, burst: str) -> None:
+def test_create_accepts_rates_at_both_limits(clinvk: Clinvk, rate: str, burst: str) -> None:
     assert clinvk.run("keys", "create", "ana", "--rate", rate, "--burst", burst).returncode == 0
     (item,) = json.loads(clinvk.run("keys", "list", "--json").stdout)["keys"]
     assert item["limits"] == {"rate_rps": float(rate), "burst": int(burst)}
 
 
-def test_a_dry_run_makes_and_revokes_nothing(clinvk: Clinvk) -> None:
+def test_dry_run_creates_and_revokes_nothing(clinvk: Clinvk) -> None:
     assert clinvk.run("keys", "create", "ana", "--dry-run").stdout == ""
     assert clinvk.run("keys", "create", "ana").returncode == 0
     assert clinvk.run("keys", "revoke", "ana", "--dry-run").returncode == 0
@@ -132,7 +130,7 @@ def test_a_dry_run_makes_and_revokes_nothing(clinvk: Clinvk) -> None:
     assert len(json.loads(clinvk.run("keys", "list", "--json").stdout)["keys"]) == 1
 
 
-def test_a_file_without_keys_keeps_the_server_from_starting(clinvk: Clinvk) -> None:
+def test_server_does_not_start_with_an_empty_key_file(clinvk: Clinvk) -> None:
     clinvk.run("keys", "create", "ana")
     assert clinvk.run("keys", "revoke", "ana").returncode == 0
     done = clinvk.run("serve", "--port", "0")
@@ -140,7 +138,7 @@ def test_a_file_without_keys_keeps_the_server_from_starting(clinvk: Clinvk) -> N
     assert "has no key in it" in done.stderr
 
 
-def test_a_server_asks_for_the_key_that_was_made(clinvk: Clinvk, scripted: Scripted) -> None:
+def test_server_requires_the_created_key(clinvk: Clinvk, scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     key = clinvk.run("keys", "create", "ana").stdout.splitlines()[-1]
     with Server(scripted) as server:
@@ -151,7 +149,7 @@ def test_a_server_asks_for_the_key_that_was_made(clinvk: Clinvk, scripted: Scrip
     assert (without.status_code, answer.status_code) == (401, 200)
 
 
-def test_a_list_shows_when_keys_expire_and_which_have_expired(clinvk: Clinvk) -> None:
+def test_list_shows_expiry_and_expired_keys(clinvk: Clinvk) -> None:
     made = clinvk.run("keys", "create", "ana", "--expires", "30d", "--max-runs", "2")
     assert "2 runs at once; it expires on " in made.stderr
     clinvk.run("keys", "create", "ben")

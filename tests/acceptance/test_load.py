@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 CONNECTIONS = 100
 
 
-def test_a_low_soft_limit_of_open_files_turns_no_client_away(scripted: Scripted) -> None:
+def test_low_soft_limit_of_open_files_rejects_no_client(scripted: Scripted) -> None:
     """The usual one, 1024, is less than the prompts that may wait."""
     with Server(scripted, open_files=64) as server, ExitStack() as opened:
         where = urlsplit(server.up().url)
@@ -34,7 +34,7 @@ def test_a_low_soft_limit_of_open_files_turns_no_client_away(scripted: Scripted)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits of another process can be set on Linux only")
-def test_the_agents_have_the_limit_that_the_server_was_started_with(scripted: Scripted) -> None:
+def test_agents_inherit_the_original_limit_of_open_files(scripted: Scripted) -> None:
     go = scripted.folder / "go"
     scripted.play([*claude_says("x")[:4], wait_for(go), spawn("setsid"), hang()])
 
@@ -57,7 +57,7 @@ def test_the_agents_have_the_limit_that_the_server_was_started_with(scripted: Sc
 
 
 @pytest.mark.timeout(180)
-def test_hundreds_of_requests_of_all_kinds_leave_nothing_behind(tmp_path: Path) -> None:
+def test_hundreds_of_mixed_requests_leak_no_files_or_tasks(tmp_path: Path) -> None:
     """Clients and agents that behave well and badly are sent by bench/soak.py, which fails for what is left of them."""
     told = tmp_path / "figures.json"
     command = [sys.executable, "-m", "bench", "--only", "soak", "--quick", "--scale", "0.03", "--json", str(told)]

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.mark.parametrize(("command", "parts"), [("parallel", "tasks"), ("chain", "steps")])
-def test_a_file_that_can_just_be_read_is_no_failure_of_clinvk(clinvk: Clinvk, command: str, parts: str) -> None:
+def test_deeply_nested_file_runs_or_is_rejected_cleanly(clinvk: Clinvk, command: str, parts: str) -> None:
     clinvk.agent.play(claude_says("{}"))
     most = deepest()
     read, unread = most - 24, most + 64  # up to Python 3.11 the command can read more than a test

@@ -38,7 +38,7 @@ def no_descriptors(server: Server) -> Generator[None]:
 
 
 @pytest.mark.parametrize("path", REQUESTS)
-def test_a_prompt_is_refused_with_503_and_retry_after(scripted: Scripted, path: str) -> None:
+def test_prompt_is_refused_with_503_and_retry_after(scripted: Scripted, path: str) -> None:
     whole, stream = REQUESTS[path]
     scripted.play(claude_says("hi"))
     with Server(scripted) as server:
@@ -56,7 +56,7 @@ def test_a_prompt_is_refused_with_503_and_retry_after(scripted: Scripted, path: 
             assert "resources_exhausted" in client.post(path, json=whole).text  # the store is open by now
 
 
-def test_agents_that_end_while_no_descriptor_is_left_leave_no_process(scripted: Scripted) -> None:
+def test_agents_that_exit_without_free_descriptors_leave_no_process(scripted: Scripted) -> None:
     go = scripted.folder / "go"
     scripted.play([*claude_says("x")[:4], spawn("setsid"), spawn("all"), wait_for(go), *claude_says("x")[4:]])
     with Server(scripted) as server:
@@ -86,7 +86,7 @@ OTHERS: dict[str, dict[str, object] | None] = {
 
 
 @pytest.mark.parametrize("path", ["/api/v1/parallel", "/api/v1/chain", "/api/v1/compare"])
-def test_an_orchestration_that_can_start_no_agent_is_refused(scripted: Scripted, path: str) -> None:
+def test_orchestration_without_free_descriptors_is_refused(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("hi"))
     with Server(scripted) as server:
         client = server.up().client

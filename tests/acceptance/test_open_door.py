@@ -75,21 +75,21 @@ def visited(agent: Scripted, flags: Sequence[str] = ()) -> Visited:
     return msgspec.convert(json.loads(done.stdout), Visited)
 
 
-def test_a_server_that_others_reach_makes_a_key_and_prints_it_once_on_stderr_alone(scripted: Scripted) -> None:
+def test_publicly_reachable_server_creates_a_key_and_prints_it_once_on_stderr(scripted: Scripted) -> None:
     seen = visited(scripted)
     assert (seen.without, seen.with_key, seen.warnings) == (401, 200, [])
     assert seen.key.startswith("clinvk_")
     assert (seen.out + seen.err).count(seen.key) == seen.err.count(seen.key) == 1
 
 
-def test_only_insecure_leaves_the_door_open_which_is_told_with_the_health(scripted: Scripted) -> None:
+def test_insecure_disables_authentication_and_health_warns(scripted: Scripted) -> None:
     seen = visited(scripted, ["--insecure"])
     assert (seen.without, seen.with_key, seen.err) == (200, 200, "")
     assert ["no API key is asked for" in warning for warning in seen.warnings] == [True]
     assert "warning: 0.0.0.0 is open to other machines" in seen.out
 
 
-def test_a_server_that_has_a_key_makes_none(scripted: Scripted, clinvk: Clinvk) -> None:
+def test_server_with_a_key_creates_none(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.run("keys", "create", "ana")
     seen = visited(scripted)
     assert (seen.without, seen.with_key, seen.warnings, seen.err) == (401, 401, [], "")

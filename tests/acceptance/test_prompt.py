@@ -25,7 +25,7 @@ CLAUDE_FAILED = json.dumps(
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
-def test_text_is_the_answer_alone_with_a_newline(clinvk: Clinvk, backend: str) -> None:
+def test_text_output_is_the_answer_and_a_newline(clinvk: Clinvk, backend: str) -> None:
     clinvk.agent.play(says(backend, "two words"))
     done = clinvk.run("-o", "text", "-b", backend, "hello")
     assert (done.returncode, done.stdout, done.stderr) == (0, "two words\n", "")
@@ -33,7 +33,7 @@ def test_text_is_the_answer_alone_with_a_newline(clinvk: Clinvk, backend: str) -
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
-def test_json_is_one_object_of_the_documented_shape(clinvk: Clinvk, backend: str) -> None:
+def test_json_output_is_one_object_with_the_documented_fields(clinvk: Clinvk, backend: str) -> None:
     clinvk.agent.play(says(backend, "answer"))
     done = clinvk.run("-b", backend, "hello")
     result = json.loads(done.stdout)
@@ -58,12 +58,12 @@ def test_json_is_one_object_of_the_documented_shape(clinvk: Clinvk, backend: str
     assert 0 < result["duration_seconds"] < 15
 
 
-def test_an_ephemeral_run_has_no_session(clinvk: Clinvk) -> None:
+def test_ephemeral_run_has_no_session(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     assert json.loads(clinvk.run("--ephemeral", "hello").stdout)["session_id"] is None
 
 
-def test_stream_json_is_one_event_a_line_from_init_to_done(clinvk: Clinvk) -> None:
+def test_stream_json_prints_one_event_per_line_from_init_to_done(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("one ", "two"))
     done = clinvk.run("-o", "stream-json", "-w", str(clinvk.folder), "hello")
     events = [json.loads(text) for text in done.stdout.splitlines()]
@@ -75,14 +75,14 @@ def test_stream_json_is_one_event_a_line_from_init_to_done(clinvk: Clinvk) -> No
     assert "".join(event["content"]["text"] for event in events if event["type"] == "message") == "one two"
 
 
-def test_the_format_comes_from_the_settings_and_a_flag_beats_it(clinvk: Clinvk) -> None:
+def test_output_format_flag_overrides_the_setting(clinvk: Clinvk) -> None:
     clinvk.settings("output: {format: text}")
     clinvk.agent.play(claude_says("x"))
     assert clinvk.run("hello").stdout == "x\n"
     assert json.loads(clinvk.run("hello", "--output-format=json").stdout)["content"] == "x"
 
 
-def test_tokens_and_time_are_told_on_stderr_when_the_settings_ask(clinvk: Clinvk) -> None:
+def test_show_tokens_and_show_timing_print_on_stderr(clinvk: Clinvk) -> None:
     clinvk.settings("output: {format: text, show_tokens: true, show_timing: true}")
     clinvk.agent.play(claude_says("x"))
     done = clinvk.run("hello")
@@ -90,7 +90,7 @@ def test_tokens_and_time_are_told_on_stderr_when_the_settings_ask(clinvk: Clinvk
     assert done.stderr.startswith("clinvk: 12 tokens in (2 cached), 5 out, ")
 
 
-def test_verbose_shows_the_agents_stderr_on_stderr(clinvk: Clinvk) -> None:
+def test_verbose_prints_the_agents_stderr(clinvk: Clinvk) -> None:
     clinvk.agent.play([stderr("a warning\n"), *claude_says("x")])
     done = clinvk.run("-o", "text", "-v", "hello")
     assert done.stdout == "x\n"
@@ -98,7 +98,7 @@ def test_verbose_shows_the_agents_stderr_on_stderr(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize(("own", "expected"), [(1, 1), (3, 1), (7, 1), (8, 8), (42, 42), (145, 145)])
-def test_the_agents_exit_code_is_passed_on_from_8(clinvk: Clinvk, own: int, expected: int) -> None:
+def test_agent_exit_codes_from_8_are_passed_through(clinvk: Clinvk, own: int, expected: int) -> None:
     clinvk.agent.play([stderr("something broke\n"), exits(own)])
     done = clinvk.run("hello")
     assert done.returncode == expected
@@ -108,12 +108,12 @@ def test_the_agents_exit_code_is_passed_on_from_8(clinvk: Clinvk, own: int, expe
     assert done.stderr.startswith("clinvk: ")
 
 
-def test_an_agents_words_on_stderr_cannot_steer_the_terminal(clinvk: Clinvk) -> None:
+def test_control_sequences_in_agent_stderr_are_stripped_from_errors(clinvk: Clinvk) -> None:
     clinvk.agent.play([stderr("\x1b]0;title\x07broke\n"), exits(9)])
     assert clinvk.run("hello").stderr.endswith(": broke\n")
 
 
-def test_of_what_an_agent_says_on_stderr_the_codes_of_its_terminal_are_left_out(clinvk: Clinvk) -> None:
+def test_verbose_strips_control_sequences_from_agent_stderr(clinvk: Clinvk) -> None:
     said = "\x1b[1;31merror:\x1b[0m \x1b]8;;http://a\x1b\\link\x1b]8;;\x1b\\\x1b(B, \x07bell \x1b[38;2;1;2;3mred\n"
     clinvk.agent.play([stderr(said), *claude_says("hi")])
     done = clinvk.run("--verbose", "hello")
@@ -125,7 +125,7 @@ HARMLESS = "A?]0;title?\n\tB?2JC? 漢\u3000字"
 
 
 @pytest.mark.parametrize("arguments", [["-o", "text"], ["-o", "json"], ["-o", "stream-json"]])
-def test_an_agents_answer_cannot_steer_the_terminal(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_control_characters_in_an_answer_are_escaped_on_a_terminal(clinvk: Clinvk, arguments: list[str]) -> None:
     """A sequence that is cut between two pieces of the answer is harmless too."""
     clinvk.agent.play(claude_says(*STEERING))
     with on_terminal(clinvk, *arguments, "--no-stdin", "hello") as terminal:
@@ -135,24 +135,24 @@ def test_an_agents_answer_cannot_steer_the_terminal(clinvk: Clinvk, arguments: l
         assert terminal.all_read.decode().replace("\r", "") == f"{HARMLESS}\n"
 
 
-def test_anything_but_a_terminal_gets_an_answer_byte_for_byte(clinvk: Clinvk) -> None:
+def test_answer_is_unchanged_in_a_pipe(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says(*STEERING))
     assert clinvk.run("-o", "text", "hello").stdout == "".join(STEERING) + "\n"
 
 
-def test_an_agent_that_a_signal_ended_exits_with_128_and_its_number(clinvk: Clinvk) -> None:
+def test_agent_killed_by_a_signal_exits_with_128_plus_the_signal_number(clinvk: Clinvk) -> None:
     clinvk.agent.play([die(signal.SIGKILL)])
     assert clinvk.run("hello").returncode == 128 + signal.SIGKILL
 
 
-def test_a_failed_result_with_code_0_is_1_and_keeps_what_was_said(clinvk: Clinvk) -> None:
+def test_failed_result_with_agent_code_0_exits_with_1_and_keeps_the_output(clinvk: Clinvk) -> None:
     clinvk.agent.play([*claude_says("half")[:-3], line(CLAUDE_FAILED)])
     done = clinvk.run("-o", "text", "hello")
     assert (done.returncode, done.stdout) == (1, "half\n")
     assert "too many requests" in done.stderr
 
 
-def test_garbage_and_an_early_end_are_a_failure(clinvk: Clinvk) -> None:
+def test_invalid_agent_output_and_early_exit_fail_the_run(clinvk: Clinvk) -> None:
     clinvk.agent.play([line("garbage"), line("{")])
     done = clinvk.run("hello")
     assert done.returncode == 1
@@ -160,7 +160,7 @@ def test_garbage_and_an_early_end_are_a_failure(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize("by_flag", [True, False])
-def test_a_run_that_takes_too_long_is_6(clinvk: Clinvk, by_flag: bool) -> None:
+def test_timed_out_run_exits_with_6(clinvk: Clinvk, by_flag: bool) -> None:
     clinvk.agent.play([*claude_says("begun")[:4], hang()])
     if not by_flag:
         clinvk.settings("unified_flags: {command_timeout_secs: 1}")
@@ -171,7 +171,7 @@ def test_a_run_that_takes_too_long_is_6(clinvk: Clinvk, by_flag: bool) -> None:
     assert clinvk.agent.alive() == []
 
 
-def test_a_missing_cli_is_2_and_says_how_to_install_it(clinvk: Clinvk) -> None:
+def test_missing_cli_exits_with_2_and_an_install_hint(clinvk: Clinvk) -> None:
     done = clinvk.run("-b", "codex", "hello", env={"PATH": "/usr/bin:/bin"})
     assert (done.returncode, done.stdout) == (2, "")
     assert "'codex' is not installed" in done.stderr
@@ -179,14 +179,14 @@ def test_a_missing_cli_is_2_and_says_how_to_install_it(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["-b", "cluade", "hello"], ["-b", "", "hello"]])
-def test_an_unknown_backend_is_2(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_unknown_backend_exits_with_2(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "have claude, codex, gemini" in done.stderr
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_a_disabled_backend_is_2(clinvk: Clinvk, more: list[str]) -> None:
+def test_disabled_backend_exits_with_2(clinvk: Clinvk, more: list[str]) -> None:
     clinvk.settings("backends: {claude: {enabled: false}}")
     clinvk.agent.play(claude_says("x"))
     done = clinvk.run("hello", *more)
@@ -195,7 +195,7 @@ def test_a_disabled_backend_is_2(clinvk: Clinvk, more: list[str]) -> None:
     assert clinvk.agent.calls() == []
 
 
-def test_invalid_settings_are_3(clinvk: Clinvk) -> None:
+def test_invalid_settings_exit_with_3(clinvk: Clinvk) -> None:
     clinvk.settings("server:\n  prot: 1\n")
     done = clinvk.run("hello")
     assert (done.returncode, done.stdout) == (3, "")
@@ -204,7 +204,7 @@ def test_invalid_settings_are_3(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_what_the_agent_cannot_honour_is_refused(clinvk: Clinvk, more: list[str]) -> None:
+def test_flag_that_the_agent_does_not_support_is_rejected(clinvk: Clinvk, more: list[str]) -> None:
     clinvk.agent.play(claude_says("x"))
     done = clinvk.run("-b", "codex", "--allowed-tools", "Read", "hello", *more)
     assert (done.returncode, done.stdout) == (1, "")
@@ -212,7 +212,7 @@ def test_what_the_agent_cannot_honour_is_refused(clinvk: Clinvk, more: list[str]
     assert clinvk.agent.calls() == []
 
 
-def test_the_environment_chooses_backend_and_model(clinvk: Clinvk) -> None:
+def test_environment_variables_select_backend_and_model(clinvk: Clinvk) -> None:
     clinvk.agent.play(says("gemini", "x"))
     clinvk.run("hello", env={"CLINVK_BACKEND": "gemini", "CLINVK_GEMINI_MODEL": "gemini-9"})
     call = clinvk.agent.calls()[0]
@@ -220,7 +220,7 @@ def test_the_environment_chooses_backend_and_model(clinvk: Clinvk) -> None:
     assert any("gemini-9" in word for word in call.argv)
 
 
-def test_the_agent_works_in_the_directory_of_the_flag_even_a_relative_one(clinvk: Clinvk) -> None:
+def test_agent_works_in_the_workdir_even_a_relative_one(clinvk: Clinvk) -> None:
     (clinvk.folder / "sub").mkdir()
     clinvk.agent.play(claude_says("x"))
     assert clinvk.run("-w", "sub", "hello").returncode == 0
@@ -229,12 +229,12 @@ def test_the_agent_works_in_the_directory_of_the_flag_even_a_relative_one(clinvk
 
 
 @pytest.mark.parametrize("path", ["nowhere", "/etc/passwd", ""])
-def test_a_directory_that_is_none_is_refused(clinvk: Clinvk, path: str) -> None:
+def test_workdir_that_is_not_a_directory_is_rejected(clinvk: Clinvk, path: str) -> None:
     done = clinvk.run("-w", path, "hello")
     assert (done.returncode, done.stderr) == (1, f"clinvk: --workdir: no directory {path!r}\n")
 
 
-def test_dry_run_shows_the_command_and_starts_nothing_even_where_the_cli_is_missing(clinvk: Clinvk) -> None:
+def test_dry_run_prints_the_command_even_without_the_cli(clinvk: Clinvk) -> None:
     done = clinvk.run("--dry-run", "-m", "opus", "hello", "-w", str(clinvk.folder), env={"PATH": "/usr/bin:/bin"})
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"# Would execute:\ncd {clinvk.folder} && ")
@@ -245,7 +245,7 @@ def test_dry_run_shows_the_command_and_starts_nothing_even_where_the_cli_is_miss
     assert clinvk.agent.calls() == []
 
 
-def test_a_megabyte_comes_through(clinvk: Clinvk) -> None:
+def test_prompt_and_answer_of_megabytes_arrive_whole(clinvk: Clinvk) -> None:
     prompt, answer = "é" * 500_000, "ü" * 100_000
     clinvk.agent.play(claude_says(answer, answer))
     done = clinvk.run("-o", "text", stdin=prompt.encode())
@@ -253,20 +253,20 @@ def test_a_megabyte_comes_through(clinvk: Clinvk) -> None:
     assert clinvk.prompts == [prompt]
 
 
-def test_stdout_that_is_closed_is_an_error_before_anything_runs(clinvk: Clinvk) -> None:
+def test_closed_stdout_is_an_error_before_an_agent_starts(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     done = clinvk.run("hello", close_fds=">&-")
     assert (done.returncode, done.stderr) == (1, "clinvk: stdout is closed\n")
     assert clinvk.agent.calls() == []
 
 
-def test_a_full_disk_is_an_error(clinvk: Clinvk) -> None:
+def test_full_disk_is_an_error(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     done = clinvk.run("hello", close_fds=">/dev/full")
     assert (done.returncode, done.stderr) == (1, "clinvk: cannot write to stdout: No space left on device\n")
 
 
-def test_a_current_directory_without_a_utf_8_name_is_an_error(clinvk: Clinvk) -> None:
+def test_current_directory_with_a_non_utf_8_name_is_an_error(clinvk: Clinvk) -> None:
     clinvk.folder = clinvk.folder / os.fsdecode(b"\xff")
     clinvk.folder.mkdir()
     done = clinvk.run("hello")
@@ -274,19 +274,19 @@ def test_a_current_directory_without_a_utf_8_name_is_an_error(clinvk: Clinvk) ->
     assert done.stderr.endswith("is not UTF-8\n")
 
 
-def test_a_current_directory_that_is_gone_is_an_error(clinvk: Clinvk) -> None:
+def test_deleted_current_directory_is_an_error(clinvk: Clinvk) -> None:
     done = clinvk.run("hello", before=f"rmdir {clinvk.folder}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "clinvk: the current directory is gone; change to another one\n"
 
 
-def test_stderr_that_is_closed_changes_nothing(clinvk: Clinvk) -> None:
+def test_closed_stderr_changes_nothing(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     done = clinvk.run("-o", "text", "hello", close_fds="2>&-")
     assert (done.returncode, done.stdout) == (0, "x\n")
 
 
-def test_a_prompt_loads_neither_the_server_nor_the_reader_of_settings_files(clinvk: Clinvk) -> None:
+def test_prompt_imports_neither_the_server_nor_yaml(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     done = clinvk.run("hello", env={"PYTHONPROFILEIMPORTTIME": "1"})
     loaded = {text.rpartition("|")[2].strip() for text in done.stderr.splitlines()}
@@ -294,7 +294,7 @@ def test_a_prompt_loads_neither_the_server_nor_the_reader_of_settings_files(clin
     assert not loaded & {"starlette", "uvicorn", "yaml", "clinvk.api", "clinvk.dialects.rest.rest", "psutil"}
 
 
-def test_nothing_but_the_answer_is_left_behind(clinvk: Clinvk, served: bool) -> None:
+def test_prompt_leaves_no_unexpected_files(clinvk: Clinvk, served: bool) -> None:
     before = sorted(os.listdir(clinvk.folder))
     clinvk.agent.play([pause(0), *claude_says("x")])
     clinvk.run("hello")

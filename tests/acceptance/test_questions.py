@@ -32,7 +32,9 @@ def session(clinvk: Clinvk) -> str:
 @pytest.mark.parametrize(
     ("key", "said", "code"), [(END, "nothing was deleted", 7), (INTERRUPT, "cancelled", 7), (b"n\n", "nothing", 7)]
 )
-def test_whether_to_delete(clinvk: Clinvk, session: str, key: bytes, said: str, code: int) -> None:
+def test_refused_or_interrupted_delete_question_deletes_nothing(
+    clinvk: Clinvk, session: str, key: bytes, said: str, code: int
+) -> None:
     with on_terminal(clinvk, "sessions", "delete", session) as terminal:
         terminal.until("? [y/N] ")
         answer(terminal, key)
@@ -41,7 +43,9 @@ def test_whether_to_delete(clinvk: Clinvk, session: str, key: bytes, said: str, 
 
 
 @pytest.mark.parametrize(("key", "said", "code"), [(END, "no prompt", 1), (INTERRUPT, "cancelled", 7)])
-def test_what_to_go_on_with(clinvk: Clinvk, session: str, key: bytes, said: str, code: int) -> None:
+def test_unanswered_resume_question_ends_the_command(
+    clinvk: Clinvk, session: str, key: bytes, said: str, code: int
+) -> None:
     with on_terminal(clinvk, "resume", session) as terminal:
         terminal.until("opens its own program): ")
         answer(terminal, key)
@@ -49,7 +53,7 @@ def test_what_to_go_on_with(clinvk: Clinvk, session: str, key: bytes, said: str,
         assert f"\r\nclinvk: {said}" in terminal.plain().decode()
 
 
-def test_a_prompt_that_is_typed_in_another_encoding_is_refused_as_one_on_stdin_is(clinvk: Clinvk, session: str) -> None:
+def test_typed_prompt_that_is_not_utf_8_is_rejected(clinvk: Clinvk, session: str) -> None:
     with on_terminal(clinvk, "resume", session) as terminal:
         terminal.until("opens its own program): ")
         terminal.type(b"\xe9t\xe9\n")
@@ -58,7 +62,7 @@ def test_a_prompt_that_is_typed_in_another_encoding_is_refused_as_one_on_stdin_i
 
 
 @pytest.mark.parametrize("is_colored", [True, False])
-def test_the_setting_of_colors_holds_for_every_line(clinvk: Clinvk, session: str, is_colored: bool) -> None:
+def test_color_setting_applies_to_every_message(clinvk: Clinvk, session: str, is_colored: bool) -> None:
     clinvk.settings(f"output: {{color: {str(is_colored).lower()}, format: text}}\n")
     (clinvk.folder / "t.json").write_text("[]")
     for command in (

@@ -10,7 +10,7 @@ def warnings(server: Server) -> list[str]:
     return [line for line in server.said.splitlines() if "WARNING" in line.upper()]
 
 
-def test_it_says_that_requests_without_a_directory_are_refused(clinvk: Clinvk) -> None:
+def test_server_warns_that_requests_without_a_workdir_are_refused(clinvk: Clinvk) -> None:
     clinvk.settings("server: {allowed_workdir_prefixes: [/srv]}")
     own = os.path.realpath(clinvk.agent.folder)
     with Server(clinvk.agent) as server:
@@ -24,14 +24,14 @@ def test_it_says_that_requests_without_a_directory_are_refused(clinvk: Clinvk) -
         assert warnings(server) == [told]
 
 
-def test_it_says_nothing_where_they_are_not(clinvk: Clinvk) -> None:
+def test_server_does_not_warn_when_its_directory_is_allowed(clinvk: Clinvk) -> None:
     own = os.path.realpath(clinvk.agent.folder)
     clinvk.settings(f"server: {{allowed_workdir_prefixes: [{own}]}}")
     with Server(clinvk.agent) as server:
         assert warnings(server.up()) == []
 
 
-def test_it_says_of_which_agents_none_is_started_ahead(clinvk: Clinvk) -> None:
+def test_server_warns_of_agents_that_are_not_prestarted(clinvk: Clinvk) -> None:
     clinvk.settings("warm: {prestart: [gemini]}")
     with Server(clinvk.agent, {"CLINVK_WARM__ENABLED": "true"}) as server:
         (told,) = warnings(server.up())

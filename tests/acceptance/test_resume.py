@@ -44,7 +44,7 @@ def change(clinvk: Clinvk, statement: str, *values: object) -> None:
 
 class TestByItself:
     @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
-    def test_a_prompt_goes_on_in_the_same_directory_and_says_so(self, clinvk: Clinvk, backend: str) -> None:
+    def test_prompt_continues_the_session_of_its_directory_and_reports_it(self, clinvk: Clinvk, backend: str) -> None:
         session = begun(clinvk, backend=backend)
         done = clinvk.run("-b", backend, "second")
         assert (done.returncode, json.loads(done.stdout)["session_id"]) == (0, session)
@@ -53,9 +53,7 @@ class TestByItself:
         )
         assert handle_of_last(clinvk) == HANDLES[backend]
 
-    def test_what_several_agents_said_is_not_gone_on_with_by_itself_but_where_it_is_asked_for(
-        self, clinvk: Clinvk
-    ) -> None:
+    def test_comparison_sessions_are_continued_only_after_an_explicit_resume(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         clinvk.agent.play(claude_says("part", session=SECOND), when="ask")
         clinvk.agent.play(claude_says('{"best": "A", "reasons": "so"}', session=SECOND), when="Judge the answers")
@@ -67,7 +65,7 @@ class TestByItself:
         assert clinvk.run("resume", parts[0], "third").returncode == 0
         assert json.loads(clinvk.run("fourth").stdout)["session_id"] == parts[0]
 
-    def test_a_directory_is_the_same_by_a_symbolic_link(self, clinvk: Clinvk) -> None:
+    def test_symbolic_link_to_a_directory_is_the_same_directory(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "real").mkdir()
         (clinvk.folder / "link").symlink_to("real")
         session = begun(clinvk, FIRST, "-w", "link")
@@ -75,7 +73,7 @@ class TestByItself:
         assert json.loads(done.stdout)["session_id"] == session
         assert clinvk.agent.calls()[-1].cwd == str(clinvk.folder / "real")
 
-    def test_not_in_another_directory_nor_with_another_agent(self, clinvk: Clinvk) -> None:
+    def test_other_directory_or_agent_starts_a_new_session(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "other").mkdir()
         begun(clinvk)
         for arguments in (["-w", "other"], ["-b", "codex"]):
@@ -84,33 +82,33 @@ class TestByItself:
             assert handle_of_last(clinvk) is None
 
     @pytest.mark.parametrize("argument", ["--new", "--ephemeral"])
-    def test_not_with_new_or_ephemeral(self, clinvk: Clinvk, argument: str) -> None:
+    def test_new_and_ephemeral_start_a_new_session(self, clinvk: Clinvk, argument: str) -> None:
         session = begun(clinvk)
         done = clinvk.run(argument, "second")
         assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout)["session_id"] != session
         assert handle_of_last(clinvk) is None
 
-    def test_not_where_the_settings_say_so(self, clinvk: Clinvk) -> None:
+    def test_auto_resume_false_starts_a_new_session(self, clinvk: Clinvk) -> None:
         begun(clinvk)
         assert clinvk.run("second", env={"CLINVK_SESSION__AUTO_RESUME": "false"}).stderr == ""
         assert handle_of_last(clinvk) is None
 
-    def test_not_with_one_that_is_older_than_sessions_are_kept(self, clinvk: Clinvk) -> None:
+    def test_expired_session_is_not_continued(self, clinvk: Clinvk) -> None:
         begun(clinvk)
         change(clinvk, "UPDATE sessions SET last_used = ?", time.time() - 31 * 86400)
         assert "(31 d ago)" in clinvk.run("--dry-run", "x", env={"CLINVK_SESSION__RETENTION_DAYS": "0"}).stderr
         assert clinvk.run("second").stderr == ""
         assert handle_of_last(clinvk) is None
 
-    def test_with_the_newest_alone_and_not_with_an_ephemeral_one(self, clinvk: Clinvk) -> None:
+    def test_newest_session_that_is_not_ephemeral_is_continued(self, clinvk: Clinvk) -> None:
         begun(clinvk, FIRST)
         begun(clinvk, SECOND)
         clinvk.run("--ephemeral", "between")
         clinvk.run("second")
         assert handle_of_last(clinvk) == f"--resume={SECOND}"
 
-    def test_one_that_is_busy_is_left_alone_and_another_begun(self, clinvk: Clinvk) -> None:
+    def test_busy_session_is_left_alone_and_a_new_one_started(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("x")], when="slow")
         with clinvk.started("slow") as process:
@@ -124,7 +122,7 @@ class TestByItself:
         )
         assert json.loads(done.stdout)["session_id"] not in (session, None)
 
-    def test_one_that_its_agent_has_lost_is_told_and_another_begun_and_gone_on_with(self, clinvk: Clinvk) -> None:
+    def test_session_lost_by_its_agent_is_reported_and_replaced(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         forget(clinvk)
         clinvk.agent.play(claude_says("fresh", session=SECOND))
@@ -136,7 +134,7 @@ class TestByItself:
         assert f"continuing session {session[:8]}" not in clinvk.run("third").stderr
         assert handle_of_last(clinvk) == f"--resume={SECOND}"
 
-    def test_a_dry_run_shows_the_command_that_goes_on_and_keeps_nothing(self, clinvk: Clinvk) -> None:
+    def test_dry_run_prints_the_resuming_command_and_stores_nothing(self, clinvk: Clinvk) -> None:
         begun(clinvk)
         done = clinvk.run("--dry-run", "second")
         assert f"--resume={FIRST}" in done.stdout
@@ -157,7 +155,7 @@ def forget(clinvk: Clinvk, is_lost: bool = True) -> None:
 
 
 class TestContinue:
-    def test_it_takes_the_newest_of_all_to_its_directory_and_says_where(self, clinvk: Clinvk) -> None:
+    def test_continue_resumes_the_newest_session_in_its_directory_and_reports_it(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "there").mkdir()
         begun(clinvk, FIRST, backend="codex")
         session = begun(clinvk, SECOND, "-w", "there")
@@ -167,7 +165,7 @@ class TestContinue:
         assert clinvk.agent.calls()[-1].cwd == str(clinvk.folder / "there")
         assert done.stderr.endswith(f" in {clinvk.folder}/there\n")
 
-    def test_backend_and_workdir_choose_among_them(self, clinvk: Clinvk) -> None:
+    def test_continue_filters_by_backend_and_workdir(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "there").mkdir()
         begun(clinvk, FIRST, "-w", "there")
         begun(clinvk, SECOND, backend="codex")
@@ -175,7 +173,7 @@ class TestContinue:
         assert f"--resume={FIRST}" in clinvk.run("-c", "-w", "there", "--dry-run", "x").stdout
         assert SECOND in clinvk.run("--continue", "-b", "codex", "--dry-run", "x").stdout
 
-    def test_the_flags_of_a_prompt_and_the_settings_of_its_agent_apply(self, clinvk: Clinvk) -> None:
+    def test_continue_applies_prompt_flags_and_agent_settings(self, clinvk: Clinvk) -> None:
         begun(clinvk, backend="codex")
         clinvk.settings("backends: {codex: {model: gpt-5.5}}\noutput: {format: text}")
         done = clinvk.run("-c", "--sandbox-mode", "read-only", "go on")
@@ -183,7 +181,7 @@ class TestContinue:
         assert "--model=gpt-5.5" in clinvk.agent.calls()[-1].argv
         assert "--sandbox=read-only" in clinvk.agent.calls()[-1].argv
 
-    def test_none_is_4_and_starts_no_agent(self, clinvk: Clinvk) -> None:
+    def test_continue_without_a_session_exits_with_4(self, clinvk: Clinvk) -> None:
         done = clinvk.run("-c", "go on")
         assert (done.returncode, done.stdout, done.stderr) == (4, "", "clinvk: no session to resume\n")
         begun(clinvk)
@@ -193,7 +191,7 @@ class TestContinue:
 
 
 class TestResume:
-    def test_an_id_or_its_beginning_and_the_prompt_also_from_stdin(self, clinvk: Clinvk) -> None:
+    def test_resume_accepts_an_id_prefix_and_a_prompt_from_stdin(self, clinvk: Clinvk) -> None:
         session = begun(clinvk, SECOND)
         begun(clinvk, FIRST)
         for reference in (session, session[:4], session[:9].upper()):
@@ -202,7 +200,7 @@ class TestResume:
         assert clinvk.prompts == ["first", "first", "go on", "go on", "go on", "typed"]
         assert f"--resume={SECOND}" in clinvk.agent.calls()[2].argv
 
-    def test_last_and_here_take_the_prompt_as_their_only_word(self, clinvk: Clinvk) -> None:
+    def test_last_and_here_take_the_prompt_as_their_only_argument(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "there").mkdir()
         begun(clinvk, FIRST, "-w", "there")
         begun(clinvk, SECOND)
@@ -218,13 +216,13 @@ class TestResume:
         assert (done.returncode, done.stdout) == (1, "")
 
     @pytest.mark.parametrize("reference", ["deadbeef", "abc", "no id", "g" * 32, "", "a" * 33])
-    def test_an_id_that_names_nothing_is_4(self, clinvk: Clinvk, reference: str) -> None:
+    def test_unknown_id_exits_with_4(self, clinvk: Clinvk, reference: str) -> None:
         begun(clinvk)
         done = clinvk.run("resume", reference, "go on")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)
         assert len(clinvk.agent.calls()) == 1
 
-    def test_several_that_begin_so_are_4_and_named(self, clinvk: Clinvk) -> None:
+    def test_ambiguous_id_exits_with_4_and_lists_the_matches(self, clinvk: Clinvk) -> None:
         ids = [f"abcd{digit * 28}" for digit in "12"]
         for session, own in zip([begun(clinvk), begun(clinvk)], ids, strict=True):
             change(clinvk, "PRAGMA foreign_keys = OFF")
@@ -234,13 +232,13 @@ class TestResume:
         assert all(own in done.stderr for own in ids)
         assert clinvk.run("resume", "abcd1", "--dry-run", "go on").returncode == 0
 
-    def test_without_an_id_and_a_terminal_it_is_4(self, clinvk: Clinvk) -> None:
+    def test_resume_without_an_id_or_a_terminal_exits_with_4(self, clinvk: Clinvk) -> None:
         begun(clinvk)
         done = clinvk.run("resume")
         assert (done.returncode, done.stdout) == (4, "")
         assert "--last" in done.stderr
 
-    def test_a_conversation_is_not_moved_nor_given_to_another_agent(self, clinvk: Clinvk) -> None:
+    def test_resume_rejects_another_directory_or_agent(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "other").mkdir()
         session = begun(clinvk)
         assert clinvk.run("resume", session, "-w", ".", "--dry-run", "x").returncode == 0
@@ -249,7 +247,7 @@ class TestResume:
             assert (done.returncode, done.stdout) == (1, "")
         assert len(clinvk.agent.calls()) == 1
 
-    def test_it_goes_to_the_sessions_directory_and_says_when_that_is_gone(self, clinvk: Clinvk) -> None:
+    def test_resume_runs_in_the_session_directory_and_reports_when_it_is_gone(self, clinvk: Clinvk) -> None:
         there = clinvk.folder / "there"
         there.mkdir()
         session = begun(clinvk, FIRST, "-w", "there")
@@ -261,21 +259,21 @@ class TestResume:
         assert done.returncode == 4
         assert "no longer exists" in done.stderr
 
-    def test_one_whose_agent_is_not_installed_is_2_with_the_hint(self, clinvk: Clinvk) -> None:
+    def test_missing_agent_exits_with_2_and_an_install_hint(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         (clinvk.agent.folder / "claude").unlink()
         done = clinvk.run("resume", session, "go on")
         assert done.returncode == 2
         assert "npm install -g @anthropic-ai/claude-code" in done.stderr
 
-    def test_one_whose_agent_has_lost_it_is_4(self, clinvk: Clinvk) -> None:
+    def test_session_lost_by_its_agent_exits_with_4(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         forget(clinvk)
         done = clinvk.run("resume", session, "go on")
         assert done.returncode == 4
         assert "starting another" not in done.stderr
 
-    def test_one_that_never_told_its_handle_is_4(self, clinvk: Clinvk) -> None:
+    def test_session_without_a_backend_session_id_exits_with_4(self, clinvk: Clinvk) -> None:
         clinvk.agent.play([hang()])
         with clinvk.started("hello") as process:
             until(lambda: len(clinvk.agent.calls()) == 1)
@@ -286,7 +284,7 @@ class TestResume:
         assert (done.returncode, session["backend_session_id"]) == (4, None)
         assert clinvk.run("-c", "go on").returncode == 4
 
-    def test_a_second_run_of_a_session_is_refused_at_once_with_4(self, clinvk: Clinvk) -> None:
+    def test_second_run_of_a_busy_session_exits_with_4_at_once(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("x")], when="slow")
         with clinvk.started("resume", session, "slow") as process:
@@ -299,7 +297,7 @@ class TestResume:
             assert process.wait(30) == 0
         assert clinvk.run("resume", session, "x").returncode == 0
 
-    def test_ctrl_c_pauses_a_session_which_can_be_continued(self, clinvk: Clinvk) -> None:
+    def test_ctrl_c_pauses_a_session_that_can_be_resumed(self, clinvk: Clinvk) -> None:
         clinvk.agent.play([*claude_says("begun", session=FIRST)[:4], hang()], when="slow")
         with clinvk.started("-o", "text", "slow") as process:
             assert process.stdout
@@ -311,7 +309,7 @@ class TestResume:
         clinvk.agent.play(claude_says("x"))
         assert json.loads(clinvk.run("go on").stdout)["session_id"] == kept["id"]
 
-    def test_a_session_whose_clinvk_was_killed_can_be_continued(self, clinvk: Clinvk) -> None:
+    def test_session_of_a_killed_command_can_be_resumed(self, clinvk: Clinvk) -> None:
         clinvk.agent.play([*claude_says("begun", session=FIRST)[:4], hang()], when="slow")
         with clinvk.started("slow") as process:
             until(lambda: FIRST in clinvk.run("sessions", "list", "--json").stdout)
@@ -332,7 +330,7 @@ class TestInteractive:
             ("gemini", ("--model=pro", f"--resume={FIRST}")),
         ],
     )
-    def test_the_terminal_goes_to_the_agents_own_program(
+    def test_interactive_resume_replaces_clinvk_with_the_agents_program(
         self, clinvk: Clinvk, backend: str, argv: tuple[str, ...]
     ) -> None:
         (clinvk.folder / "there").mkdir()
@@ -347,12 +345,12 @@ class TestInteractive:
         assert (call.env.get("OWN"), call.env.get("KEPT"), call.env.get("CLINVK_API_KEYS")) == ("set", "1", None)
         assert call.pid == terminal.process.pid
 
-    def test_a_dry_run_shows_its_command(self, clinvk: Clinvk) -> None:
+    def test_interactive_dry_run_prints_the_agents_command(self, clinvk: Clinvk) -> None:
         begun(clinvk)
         done = clinvk.run("resume", "--last", "-i", "--dry-run")
         assert done.stdout == f"# Would execute:\ncd {clinvk.folder} && claude --resume={FIRST}\n"
 
-    def test_it_is_refused_without_a_terminal_with_a_prompt_and_with_its_flags(self, clinvk: Clinvk) -> None:
+    def test_interactive_requires_a_terminal_and_rejects_a_prompt_and_prompt_flags(self, clinvk: Clinvk) -> None:
         begun(clinvk)
         for arguments in (
             [],
@@ -366,7 +364,7 @@ class TestInteractive:
             assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert len(clinvk.agent.calls()) == 1
 
-    def test_a_rule_of_the_settings_is_not_dropped_unless_a_flag_says_so(self, clinvk: Clinvk) -> None:
+    def test_interactive_refuses_to_drop_a_configured_sandbox_mode_without_a_flag(self, clinvk: Clinvk) -> None:
         begun(clinvk)
         clinvk.settings("unified_flags: {sandbox_mode: read-only}")
         done = clinvk.run("resume", "-i", "--last", "--dry-run")
@@ -374,7 +372,7 @@ class TestInteractive:
         assert "--sandbox-mode default" in done.stderr
         assert clinvk.run("resume", "-i", "--last", "--dry-run", "--sandbox-mode", "default").returncode == 0
 
-    def test_a_fork_needs_a_prompt_first(self, clinvk: Clinvk) -> None:
+    def test_interactive_resume_of_a_fork_requires_a_prompt_first(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         fork = clinvk.run("sessions", "fork", session).stdout.strip()
         assert clinvk.run("resume", "-i", fork, "--dry-run").returncode == 4
@@ -404,7 +402,7 @@ class TestPicker:
             (b"nothing so\x15OLD" + ENTER, 2),
         ],
     )
-    def test_keys_choose_and_the_prompt_is_asked_for(
+    def test_picker_keys_select_a_session_and_picker_asks_for_the_prompt(
         self, clinvk: Clinvk, sessions: list[str], keys: bytes, chosen: int
     ) -> None:
         with on_terminal(clinvk, "-o", "json", "resume") as terminal:
@@ -418,7 +416,7 @@ class TestPicker:
         assert clinvk.prompts[-1] == "typed here"
 
     @pytest.mark.parametrize("flags", [(), ("-o", "text")])
-    def test_an_empty_line_opens_the_agents_own_program(
+    def test_empty_prompt_opens_the_agents_program(
         self, clinvk: Clinvk, sessions: list[str], flags: tuple[str, ...]
     ) -> None:
         clinvk.agent.play([touch(clinvk.folder / "up")], reads=False)
@@ -431,7 +429,7 @@ class TestPicker:
         assert "-p" not in clinvk.agent.calls()[-1].argv
 
     @pytest.mark.parametrize("leave", [ESCAPE, INTERRUPT, b"\x04", signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-    def test_leaving_is_7_starts_nothing_and_leaves_the_terminal_as_it_was(
+    def test_leaving_the_picker_exits_with_7_and_restores_the_terminal(
         self, clinvk: Clinvk, sessions: list[str], leave: bytes | signal.Signals
     ) -> None:
         with on_terminal(clinvk, "resume") as terminal:
@@ -446,7 +444,9 @@ class TestPicker:
         assert b"\x1b[?1049l" in terminal.read
         assert len(clinvk.agent.calls()) == 3
 
-    def test_here_shows_only_what_is_here_and_a_prompt_needs_no_list(self, clinvk: Clinvk, sessions: list[str]) -> None:
+    def test_here_lists_only_sessions_of_this_directory_and_a_prompt_skips_the_list(
+        self, clinvk: Clinvk, sessions: list[str]
+    ) -> None:
         (clinvk.folder / "there").mkdir()
         begun(clinvk, FIRST, "-w", "there")
         with on_terminal(clinvk, "resume", "--here") as terminal:
@@ -457,12 +457,12 @@ class TestPicker:
             assert terminal.ended() == 0
         assert sessions[0] in terminal.plain().decode()
 
-    def test_nothing_to_choose_from_is_4(self, clinvk: Clinvk) -> None:
+    def test_picker_without_sessions_exits_with_4(self, clinvk: Clinvk) -> None:
         with on_terminal(clinvk, "resume") as terminal:
             assert terminal.ended() == 4
         assert b"no session to resume" in terminal.read
 
-    def test_a_terminal_without_a_cursor_is_none(self, clinvk: Clinvk, sessions: list[str]) -> None:
+    def test_dumb_terminal_exits_with_4(self, clinvk: Clinvk, sessions: list[str]) -> None:
         with on_terminal(clinvk, "resume", env={"TERM": "dumb"}) as terminal:
             assert terminal.ended() == 4
 
@@ -478,7 +478,7 @@ class TestStoreThatCannotBeUsed:
     @pytest.mark.parametrize(
         "arguments", [["hello"], ["--new", "hello"], ["-c", "hello"], ["resume", "--last", "x"], ["sessions", "list"]]
     )
-    def test_a_command_is_1_with_one_line_and_starts_no_agent(
+    def test_damaged_database_exits_with_1_and_starts_no_agent(
         self, clinvk: Clinvk, damaged: Path, arguments: list[str]
     ) -> None:
         done = clinvk.run(*arguments)
@@ -487,7 +487,9 @@ class TestStoreThatCannotBeUsed:
         assert damaged.read_bytes() == b"this is no database" * 1000
         assert clinvk.agent.calls() == []
 
-    def test_an_ephemeral_prompt_runs_with_a_warning(self, clinvk: Clinvk, damaged: Path) -> None:
+    def test_ephemeral_prompt_runs_with_a_warning_despite_a_damaged_database(
+        self, clinvk: Clinvk, damaged: Path
+    ) -> None:
         clinvk.agent.play(claude_says("x"))
         done = clinvk.run("--ephemeral", "-o", "text", "hello")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "x\n", 1)
@@ -495,7 +497,7 @@ class TestStoreThatCannotBeUsed:
         assert len(clinvk.agent.calls()) == 1
 
 
-def test_an_ephemeral_prompt_leaves_none_of_its_text_behind(clinvk: Clinvk) -> None:
+def test_ephemeral_prompt_stores_none_of_its_text(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("an answer like no other"))
     assert clinvk.run("--ephemeral", "a question like no other").returncode == 0
     home = Path(clinvk.agent.env["HOME"]) / ".clinvk"
@@ -504,7 +506,7 @@ def test_an_ephemeral_prompt_leaves_none_of_its_text_behind(clinvk: Clinvk) -> N
     assert json.loads(clinvk.run("sessions", "list", "--json").stdout)["total"] == 0
 
 
-def test_many_command_lines_at_once_keep_each_session_once(clinvk: Clinvk) -> None:
+def test_concurrent_commands_store_each_session_once(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     started = [
         subprocess.Popen(

@@ -25,7 +25,7 @@ def begun_in(clinvk: Clinvk, directory: str, handle: str = SECOND) -> str:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_session_whose_directory_is_gone_is_passed_over_and_told_of(clinvk: Clinvk, way: list[str]) -> None:
+def test_session_of_a_deleted_directory_is_skipped_and_reported(clinvk: Clinvk, way: list[str]) -> None:
     kept = begun_in(clinvk, ".", FIRST)
     gone = begun_in(clinvk, "gone")
     shutil.rmtree(clinvk.folder / "gone")
@@ -38,7 +38,7 @@ def test_a_session_whose_directory_is_gone_is_passed_over_and_told_of(clinvk: Cl
     assert f"--resume={FIRST}" in clinvk.agent.calls()[-1].argv
 
 
-def test_many_such_sessions_are_told_of_in_one_line(clinvk: Clinvk) -> None:
+def test_many_skipped_sessions_are_reported_in_one_line(clinvk: Clinvk) -> None:
     kept = begun_in(clinvk, ".", FIRST)
     for number in range(20):
         begun_in(clinvk, f"gone-{number}")
@@ -50,7 +50,7 @@ def test_many_such_sessions_are_told_of_in_one_line(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_where_none_is_left_it_is_4(clinvk: Clinvk, way: list[str]) -> None:
+def test_no_remaining_session_exits_with_4(clinvk: Clinvk, way: list[str]) -> None:
     begun_in(clinvk, "gone")
     shutil.rmtree(clinvk.folder / "gone")
     done = clinvk.run(*way, "go on")
@@ -59,7 +59,7 @@ def test_where_none_is_left_it_is_4(clinvk: Clinvk, way: list[str]) -> None:
     assert len(clinvk.agent.calls()) == 1
 
 
-def test_one_that_is_named_is_4_and_what_to_do_is_said(clinvk: Clinvk) -> None:
+def test_resume_by_id_in_a_deleted_directory_exits_with_4_and_a_hint(clinvk: Clinvk) -> None:
     gone = begun_in(clinvk, "gone")
     shutil.rmtree(clinvk.folder / "gone")
     done = clinvk.run("resume", gone[:8], "go on")
@@ -70,7 +70,7 @@ def test_one_that_is_named_is_4_and_what_to_do_is_said(clinvk: Clinvk) -> None:
     assert clinvk.run("resume", gone[:8], "go on").returncode == 0
 
 
-def test_a_session_of_a_worktree_that_was_applied_is_passed_over(clinvk: Clinvk) -> None:
+def test_session_of_an_applied_worktree_is_skipped(clinvk: Clinvk) -> None:
     Repository(clinvk.folder, Path(clinvk.agent.env["HOME"])).commit(a="one\n")
     kept = begun_in(clinvk, ".", FIRST)
     clinvk.agent.play([touch(Path("made")), *claude_says("x", session=SECOND)])

@@ -7,7 +7,7 @@ import httpx
 from acceptance.command import WITHIN_S, Clinvk, read_until
 
 
-def test_a_dry_run_serves_and_shows_each_request_its_command(clinvk: Clinvk) -> None:
+def test_dry_run_server_answers_each_request_with_its_command(clinvk: Clinvk) -> None:
     with clinvk.started("serve", "--port", "0", "--dry-run") as process:
         assert process.stdout
         url = re.search(rb"http://\S+", read_until(process.stdout.fileno(), b"/docs"))

@@ -79,7 +79,7 @@ def test_log_counts_the_lines_that_were_dropped_while_nobody_read_it(clinvk: Cli
 
 
 @pytest.mark.parametrize("is_full", [False, True], ids=["reader gone", "disk full"])
-def test_sigterm_exits_with_0_where_stderr_takes_nothing(clinvk: Clinvk, is_full: bool) -> None:
+def test_sigterm_exits_with_0_when_stderr_is_unwritable(clinvk: Clinvk, is_full: bool) -> None:
     reading, writing = (None, os.open("/dev/full", os.O_WRONLY)) if is_full else os.pipe()
     with served(clinvk, stderr=writing) as (process, client):
         os.close(writing)
@@ -90,7 +90,7 @@ def test_sigterm_exits_with_0_where_stderr_takes_nothing(clinvk: Clinvk, is_full
         assert stop(process) == 0
 
 
-def test_sigterm_exits_with_0_where_stderr_is_closed(clinvk: Clinvk) -> None:
+def test_sigterm_exits_with_0_when_stderr_is_closed(clinvk: Clinvk) -> None:
     port = free_port()
     command = ["/bin/sh", "-c", 'exec "$0" "$@" 2>&-', clinvk.command, "serve", "--port", str(port)]
     env = {**clinvk.agent.env, "CLINVK_LOG__REQUESTS": "true"}

@@ -60,7 +60,7 @@ def machine(clinvk: Clinvk) -> Machine:
     return Machine(clinvk)
 
 
-def test_the_commands_of_print_install_and_start_the_service(machine: Machine, scripted: Scripted) -> None:
+def test_printed_commands_install_and_start_the_service(machine: Machine, scripted: Scripted) -> None:
     machine.install("systemd", "--port", "3000")
     assert machine.asked() == ["enable --now clinvk.service"]
     text = machine.unit.read_text()
@@ -69,7 +69,7 @@ def test_the_commands_of_print_install_and_start_the_service(machine: Machine, s
     assert not machine.socket.exists()
 
 
-def test_the_commands_of_print_install_a_socket_with_the_service(machine: Machine) -> None:
+def test_printed_commands_install_a_socket_with_the_service(machine: Machine) -> None:
     machine.install("systemd", "--host", "127.0.0.2", "--socket")
     assert machine.asked() == ["enable --now clinvk.socket clinvk.service"]
     assert "Requires=clinvk.socket\n" in machine.unit.read_text()
@@ -77,7 +77,7 @@ def test_the_commands_of_print_install_a_socket_with_the_service(machine: Machin
     assert "[Service]" not in machine.socket.read_text()
 
 
-def test_the_commands_of_print_install_a_launch_agent(machine: Machine) -> None:
+def test_printed_commands_install_a_launch_agent(machine: Machine) -> None:
     machine.install("launchd")
     assert machine.plist.read_text().startswith("<?xml")
     assert [shlex.split(line)[0] for line in machine.asked()] == ["bootstrap"]
@@ -89,7 +89,7 @@ def test_print_changes_nothing(machine: Machine) -> None:
     assert not machine.unit.parent.exists()
 
 
-def test_uninstall_stops_and_removes_what_an_earlier_clinvk_installed(machine: Machine) -> None:
+def test_uninstall_stops_and_removes_installed_units(machine: Machine) -> None:
     machine.install("systemd", "--socket")
     machine.unit.with_name(".clinvk.service.unfinished").touch()
     machine.asked()
@@ -110,7 +110,7 @@ def test_uninstall_removes_a_launch_agent_that_is_not_loaded(machine: Machine) -
 
 
 @pytest.mark.parametrize("manager", ["systemd", "launchd"])
-def test_a_dry_run_of_uninstall_shows_the_commands_and_does_nothing(machine: Machine, manager: str) -> None:
+def test_uninstall_dry_run_prints_the_commands_and_changes_nothing(machine: Machine, manager: str) -> None:
     machine.install(manager)
     machine.asked()
     shown = machine.service("uninstall", manager, "--dry-run")
@@ -120,7 +120,7 @@ def test_a_dry_run_of_uninstall_shows_the_commands_and_does_nothing(machine: Mac
     assert file.exists()
 
 
-def test_an_uninstall_that_fails_removes_nothing_and_says_why(machine: Machine) -> None:
+def test_failed_uninstall_removes_nothing_and_reports_the_reason(machine: Machine) -> None:
     machine.install("systemd")
     (machine.home / "fails").write_text("disable")
     error = machine.service("uninstall", "systemd", code=1)
@@ -132,7 +132,7 @@ def test_invalid_settings_exit_with_3(machine: Machine) -> None:
     assert "portt" in machine.service("print", "systemd", code=3, CLINVK_SERVER__PORTT="1")
 
 
-def test_launchd_reads_no_file_of_variables(machine: Machine, clinvk: Clinvk) -> None:
+def test_launchd_reads_no_environment_file(machine: Machine, clinvk: Clinvk) -> None:
     (machine.home / ".clinvk").mkdir()
     (machine.home / ".clinvk" / "service.env").write_text("CLINVK_API_KEYS=sk-x")
     done = clinvk.run("service", "print", "launchd", "--user", "--host", "0.0.0.0", env={"CLINVK_API_KEYS": "sk-x"})
@@ -153,13 +153,13 @@ def test_launchd_reads_no_file_of_variables(machine: Machine, clinvk: Clinvk) ->
         (["status", "--json"], "clinvk service status was removed: "),
     ],
 )
-def test_a_mistake_exits_with_1_and_one_line(machine: Machine, words: list[str], message: str) -> None:
+def test_wrong_usage_exits_with_1_and_one_line(machine: Machine, words: list[str], message: str) -> None:
     error = machine.service(*words, code=1)
     assert error.startswith(f"clinvk: {message}")
     assert error.count("\n") == 1
     assert machine.asked() == []
 
 
-def test_a_service_of_the_machine_needs_an_existing_user(clinvk: Clinvk) -> None:
+def test_system_service_requires_an_existing_user(clinvk: Clinvk) -> None:
     done = clinvk.run("service", "print", "systemd", "--system", "--run-as", "no-such-user")
     assert (done.returncode, done.stderr) == (1, "clinvk: no user 'no-such-user' on this machine (--run-as)\n")

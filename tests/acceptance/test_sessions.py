@@ -56,7 +56,7 @@ def age(clinvk: Clinvk, session: str, seconds: float) -> None:
 
 
 class TestList:
-    def test_it_is_a_table_the_newest_first_with_ids_that_are_accepted(self, clinvk: Clinvk) -> None:
+    def test_list_prints_a_table_newest_first_with_usable_ids(self, clinvk: Clinvk) -> None:
         first = begun(clinvk, "the first prompt\nof two lines")
         second = begun(clinvk, "other", backend="codex")
         age(clinvk, first, 7300)
@@ -80,7 +80,7 @@ class TestList:
         for row, session in zip(rows, (second, first), strict=True):
             assert shown(clinvk, row[0]).id == session
 
-    def test_json_is_what_the_server_gives(self, clinvk: Clinvk) -> None:
+    def test_list_json_matches_the_api_schema(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         answer = told(clinvk, SessionList, "list")
         assert (answer.total, answer.limit, answer.offset) == (1, 20, 0)
@@ -89,7 +89,7 @@ class TestList:
         assert (item.id, item.token_usage.output_tokens, item.turn_count) == (session, 5, 1)
         assert item.last_used.endswith("Z")
 
-    def test_filters_choose(self, clinvk: Clinvk) -> None:
+    def test_list_filters_sessions(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "there").mkdir()
         elsewhere = begun(clinvk, "Wo ist die STRASSE?", "-w", "there")
         codex = begun(clinvk, "other", backend="codex")
@@ -108,7 +108,7 @@ class TestList:
         done = clinvk.run("sessions", "list", "-n", "2")
         assert (len(done.stdout.splitlines()), done.stderr) == (3, "clinvk: 2 of 3; --limit 0 shows all\n")
 
-    def test_nothing_is_said_on_stderr(self, clinvk: Clinvk) -> None:
+    def test_empty_list_is_reported_on_stderr(self, clinvk: Clinvk) -> None:
         done = clinvk.run("sessions", "list")
         assert (done.returncode, done.stdout) == (0, "")
         assert done.stderr == "clinvk: no sessions yet: each prompt makes one\n"
@@ -117,12 +117,12 @@ class TestList:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "clinvk: no sessions match\n")
         assert listed(clinvk, "-b", "codex") == []
 
-    def test_an_unknown_backend_is_2_and_a_missing_directory_1(self, clinvk: Clinvk) -> None:
+    def test_unknown_backend_exits_with_2_and_missing_directory_with_1(self, clinvk: Clinvk) -> None:
         assert clinvk.run("sessions", "list", "-b", "cluade").returncode == 2
         assert clinvk.run("sessions", "list", "-w", "nowhere").returncode == 1
 
     @pytest.mark.parametrize("columns", [80, 60, 41, 20])
-    def test_it_fits_the_terminal_whatever_the_prompts_are(self, clinvk: Clinvk, columns: int) -> None:
+    def test_list_fits_the_terminal_for_any_prompt(self, clinvk: Clinvk, columns: int) -> None:
         begun(clinvk, "長い" * 40 + "\x1b[31mred\x07")
         begun(clinvk, "e\u0301" * 50)
         begun(clinvk, "-" * 200)
@@ -135,7 +135,7 @@ class TestList:
         if columns == 80:
             assert all("…" in line for line in lines[1:])
 
-    def test_a_status_is_colored_on_a_terminal_unless_somebody_minds(self, clinvk: Clinvk) -> None:
+    def test_status_is_colored_on_a_terminal_unless_color_is_disabled(self, clinvk: Clinvk) -> None:
         clinvk.agent.play([stderr("no"), exits(9)])
         clinvk.run("fails")
         for env, arguments, is_colored in (
@@ -152,7 +152,7 @@ class TestList:
 
 
 class TestShow:
-    def test_it_has_all_fields_and_the_turns(self, clinvk: Clinvk) -> None:
+    def test_show_prints_all_fields_and_turns(self, clinvk: Clinvk) -> None:
         session = begun(clinvk, "first question")
         clinvk.run("second question")
         clinvk.run("sessions", "tag", session, "work")
@@ -170,7 +170,7 @@ class TestShow:
             ("2", "finished", ["second", "question"]),
         ]
 
-    def test_json_has_the_turns_oldest_first(self, clinvk: Clinvk) -> None:
+    def test_show_json_lists_turns_oldest_first(self, clinvk: Clinvk) -> None:
         session = begun(clinvk, "first")
         clinvk.run("second")
         found = shown(clinvk, session)
@@ -180,7 +180,7 @@ class TestShow:
         ]
         assert (found.id, found.status, found.turn_count) == (session, "completed", 2)
 
-    def test_why_the_last_run_failed_is_shown(self, clinvk: Clinvk) -> None:
+    def test_show_prints_the_error_of_the_last_run(self, clinvk: Clinvk) -> None:
         clinvk.agent.play([stderr("something broke\n"), exits(9)])
         clinvk.run("fails")
         (session,) = listed(clinvk)
@@ -192,9 +192,7 @@ class TestShow:
     [["show"], ["delete", "--yes"], ["fork"], ["tag", "--remove", "x"], ["rename", "-o", "text"], ["export"]],
 )
 @pytest.mark.parametrize("reference", ["4", "8", "abc", "no id"])
-def test_an_id_that_names_nothing_is_4_and_changes_nothing(
-    clinvk: Clinvk, arguments: Sequence[str], reference: str
-) -> None:
+def test_unknown_id_exits_with_4_and_changes_nothing(clinvk: Clinvk, arguments: Sequence[str], reference: str) -> None:
     session = begun(clinvk)
     if reference.isdecimal():
         reference = ("f" if session[0] != "f" else "0") * int(reference)
@@ -206,20 +204,20 @@ def test_an_id_that_names_nothing_is_4_and_changes_nothing(
 
 
 class TestDelete:
-    def test_it_deletes_all_that_are_named_once(self, clinvk: Clinvk) -> None:
+    def test_delete_removes_each_named_session_once(self, clinvk: Clinvk) -> None:
         first, second, third = begun(clinvk, "one"), begun(clinvk, "two"), begun(clinvk, "three")
         done = clinvk.run("sessions", "delete", "--yes", first[:8], first, third)
         assert (done.returncode, done.stdout) == (0, f"deleted {first[:8]}  one\ndeleted {third[:8]}  three\n")
         assert listed(clinvk) == [second]
         assert told(clinvk, Deleted, "delete", "--yes", second) == Deleted([second], dry_run=False)
 
-    def test_a_dry_run_deletes_nothing(self, clinvk: Clinvk) -> None:
+    def test_dry_run_deletes_nothing(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         assert clinvk.run("sessions", "delete", session, "--dry-run").stdout.startswith("would delete ")
         assert listed(clinvk) == [session]
 
     @pytest.mark.parametrize(("typed", "is_deleted"), [("y", True), ("YES", True), ("", False), ("n", False)])
-    def test_on_a_terminal_it_asks(self, clinvk: Clinvk, typed: str, is_deleted: bool) -> None:
+    def test_delete_asks_for_confirmation_on_a_terminal(self, clinvk: Clinvk, typed: str, is_deleted: bool) -> None:
         session = begun(clinvk)
         with on_terminal(clinvk, "sessions", "delete", session) as terminal:
             terminal.until(f"delete {session[:8]}  hello? [y/N] ")
@@ -227,20 +225,20 @@ class TestDelete:
             assert terminal.ended() == (0 if is_deleted else 7)
         assert listed(clinvk) == ([] if is_deleted else [session])
 
-    def test_without_a_terminal_nothing_is_deleted_unasked(self, clinvk: Clinvk) -> None:
+    def test_delete_without_a_terminal_requires_yes(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         done = clinvk.run("sessions", "delete", session)
         assert (done.returncode, done.stdout) == (1, "")
         assert "delete needs --yes: there is no terminal to ask on" in done.stderr
         assert listed(clinvk) == [session]
 
-    def test_yes_does_not_ask(self, clinvk: Clinvk) -> None:
+    def test_yes_deletes_without_asking(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         with on_terminal(clinvk, "sessions", "delete", "-y", session) as terminal:
             assert terminal.ended() == 0
         assert listed(clinvk) == []
 
-    def test_one_that_is_busy_stays_and_the_others_go(self, clinvk: Clinvk) -> None:
+    def test_delete_keeps_a_busy_session_and_removes_the_others(self, clinvk: Clinvk) -> None:
         busy, other = begun(clinvk), begun(clinvk)
         clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("x")], when="slow")
         with clinvk.started("resume", busy, "slow") as process:
@@ -254,7 +252,7 @@ class TestDelete:
 
 
 class TestClean:
-    def test_it_deletes_what_was_last_used_before_the_settings_allow(self, clinvk: Clinvk) -> None:
+    def test_clean_deletes_sessions_older_than_the_retention(self, clinvk: Clinvk) -> None:
         old, older, recent = begun(clinvk), begun(clinvk), begun(clinvk)
         age(clinvk, old, 29 * 86400)
         age(clinvk, older, 31 * 86400)
@@ -264,21 +262,21 @@ class TestClean:
         assert listed(clinvk) == [recent, old]
 
     @pytest.mark.parametrize(("given", "left"), [("30", 2), ("30d", 2), ("12h", 1), ("2w", 2), ("1W", 1), (" 3 d ", 1)])
-    def test_an_age_may_be_given(self, clinvk: Clinvk, given: str, left: int) -> None:
+    def test_clean_accepts_an_age(self, clinvk: Clinvk, given: str, left: int) -> None:
         begun(clinvk)
         age(clinvk, begun(clinvk), 10 * 86400)
         assert clinvk.run("sessions", "clean", "--older-than", given).returncode == 0
         assert len(listed(clinvk)) == left
 
     @pytest.mark.parametrize("given", ["", "soon", "-1", "1.5d", "30m", "0", "0d", "1y", "٣d", "9999999d", "d"])
-    def test_nonsense_is_1_and_deletes_nothing(self, clinvk: Clinvk, given: str) -> None:
+    def test_invalid_age_exits_with_1_and_deletes_nothing(self, clinvk: Clinvk, given: str) -> None:
         age(clinvk, begun(clinvk), 10**8)
         done = clinvk.run("sessions", "clean", f"--older-than={given}")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert repr(given) in done.stderr
         assert len(listed(clinvk)) == 1
 
-    def test_0_in_the_settings_keeps_for_ever_and_says_so(self, clinvk: Clinvk) -> None:
+    def test_retention_of_0_keeps_sessions_forever_and_reports_it(self, clinvk: Clinvk) -> None:
         age(clinvk, begun(clinvk), 10**8)
         clinvk.settings("session: {retention_days: 0}")
         done = clinvk.run("sessions", "clean")
@@ -288,7 +286,7 @@ class TestClean:
         assert clinvk.run("sessions", "clean", "--older-than", "1w").returncode == 0
         assert listed(clinvk) == []
 
-    def test_an_age_beyond_all_times_is_none(self, clinvk: Clinvk) -> None:
+    def test_clean_accepts_an_age_beyond_the_calendar(self, clinvk: Clinvk) -> None:
         age(clinvk, begun(clinvk), 86400)
         assert told(clinvk, Cleaned, "clean", "--older-than", "999999w").deleted == 0
 
@@ -300,7 +298,7 @@ class TestDescribe:
         assert told(clinvk, SessionView, "tag", session, "d", "--remove", "a", "--remove=x").tags == ("b c", "d")
         assert clinvk.run("sessions", "tag", session, "--remove", "b c", "--remove", "d").stdout.endswith("(no tags)\n")
 
-    def test_tags_that_are_given_at_the_same_time_are_all_kept(self, clinvk: Clinvk) -> None:
+    def test_concurrently_added_tags_are_all_kept(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         tags = [f"t{number}" for number in range(6)]
         with ExitStack() as stack:
@@ -309,16 +307,16 @@ class TestDescribe:
         assert sorted(shown(clinvk, session).tags) == tags
 
     @pytest.mark.parametrize("tag", ["", "  ", "a\nb", "x" * 101])
-    def test_what_is_no_tag_is_1(self, clinvk: Clinvk, tag: str) -> None:
+    def test_invalid_tag_exits_with_1(self, clinvk: Clinvk, tag: str) -> None:
         session = begun(clinvk)
         done = clinvk.run("sessions", "tag", session, tag)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert shown(clinvk, session).tags == ()
 
-    def test_a_tag_needs_to_be_given(self, clinvk: Clinvk) -> None:
+    def test_tag_command_without_a_tag_exits_with_1(self, clinvk: Clinvk) -> None:
         assert clinvk.run("sessions", "tag", begun(clinvk)).returncode == 1
 
-    def test_a_title_stands_in_place_of_the_prompt_until_it_is_taken_away(self, clinvk: Clinvk) -> None:
+    def test_title_replaces_the_prompt_until_it_is_removed(self, clinvk: Clinvk) -> None:
         session = begun(clinvk, "the prompt")
         assert clinvk.run("sessions", "rename", session, " What it  is ").stdout == f"{session[:8]}  What it is\n"
         assert clinvk.run("sessions", "list").stdout.endswith("  What it is\n")
@@ -326,7 +324,7 @@ class TestDescribe:
         assert clinvk.run("sessions", "list").stdout.endswith("  the prompt\n")
         assert clinvk.run("sessions", "rename", session, "x" * 501).returncode == 1
 
-    def test_a_dry_run_changes_nothing(self, clinvk: Clinvk) -> None:
+    def test_dry_run_changes_nothing(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         before = shown(clinvk, session)
         assert told(clinvk, SessionView, "rename", session, "x", "--dry-run").title == "x"
@@ -338,7 +336,7 @@ class TestDescribe:
 
 
 class TestFork:
-    def test_its_id_is_printed_and_its_first_prompt_branches_off(self, clinvk: Clinvk) -> None:
+    def test_fork_prints_its_id_and_branches_at_its_first_prompt(self, clinvk: Clinvk) -> None:
         session = begun(clinvk, "the prompt")
         done = clinvk.run("sessions", "fork", session[:8])
         fork = done.stdout.strip()
@@ -350,11 +348,11 @@ class TestFork:
         assert shown(clinvk, fork).backend_session_id == HANDLE
         assert shown(clinvk, session).backend_session_id != HANDLE
 
-    def test_json_is_the_session(self, clinvk: Clinvk) -> None:
+    def test_fork_json_is_the_new_session(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         assert told(clinvk, SessionView, "fork", session).parent_id == session
 
-    def test_one_that_cannot_be_continued_is_4(self, clinvk: Clinvk) -> None:
+    def test_fork_of_a_session_that_cannot_be_resumed_exits_with_4(self, clinvk: Clinvk) -> None:
         clinvk.agent.play([exits(9)])
         clinvk.run("fails")
         (session,) = listed(clinvk)
@@ -362,7 +360,7 @@ class TestFork:
 
 
 class TestExport:
-    def test_markdown_has_all_prompts_and_answers(self, clinvk: Clinvk) -> None:
+    def test_export_markdown_includes_all_prompts_and_answers(self, clinvk: Clinvk) -> None:
         session = begun(clinvk, "first *question*\n\nwith two paragraphs")
         clinvk.agent.play([*claude_says("half")[:5], exits(9)])
         clinvk.run("second question")
@@ -373,7 +371,7 @@ class TestExport:
         assert [text.find(part) for part in parts] == sorted(text.find(part) for part in parts)
         assert all(part in text for part in parts)
 
-    def test_json_has_the_whole_text(self, clinvk: Clinvk) -> None:
+    def test_export_json_includes_the_full_text(self, clinvk: Clinvk) -> None:
         session = begun(clinvk, "long " * 1000)
         (turn,) = told(clinvk, Exported, "export", session).turns
         assert (turn.prompt, turn.output) == ("long " * 1000, "the answer")
@@ -382,7 +380,7 @@ class TestExport:
         assert clinvk.run("sessions", "export", session, "--json", "--format", "markdown").returncode == 1
 
     @pytest.mark.parametrize("arguments", [[], ["--json"]])
-    def test_an_agents_words_cannot_steer_the_terminal(self, clinvk: Clinvk, arguments: list[str]) -> None:
+    def test_export_escapes_control_characters_on_a_terminal(self, clinvk: Clinvk, arguments: list[str]) -> None:
         clinvk.agent.play(claude_says("an\x1b[2Jswer\x9b2J"))
         session = json.loads(clinvk.run("hello").stdout)["session_id"]
         with on_terminal(clinvk, "sessions", "export", session, *arguments) as terminal:
@@ -392,7 +390,7 @@ class TestExport:
         assert "\x9b" in whole
         assert ("\x1b" in whole) == (not arguments)
 
-    def test_a_file_is_written_at_once_or_not_at_all(self, clinvk: Clinvk) -> None:
+    def test_export_writes_its_file_atomically(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         (clinvk.folder / "real.md").write_text("before")
         (clinvk.folder / "out.md").symlink_to("real.md")
@@ -405,7 +403,7 @@ class TestExport:
             assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
         assert sorted(os.listdir(clinvk.folder)) == ["out.md", "real.md"]
 
-    def test_a_file_is_its_owners_alone_and_keeps_the_mode_that_it_has(self, clinvk: Clinvk) -> None:
+    def test_export_file_is_private_and_an_existing_mode_is_kept(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         for name, mode in (("private.md", 0o600), ("shared.md", 0o664)):
             (clinvk.folder / name).write_text("before")
@@ -416,7 +414,7 @@ class TestExport:
             modes[name] = (clinvk.folder / name).stat().st_mode & 0o777
         assert modes == {"private.md": 0o600, "shared.md": 0o664, "new.md": 0o600}
 
-    def test_a_link_beside_the_file_is_not_written_through(self, clinvk: Clinvk) -> None:
+    def test_export_does_not_write_through_a_symlink_at_its_temporary_path(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         (clinvk.folder / "victim").write_text("mine")
         done = clinvk.run("sessions", "export", session, "-O", "out.md", before='ln -s victim ".out.md.$$"')
@@ -426,7 +424,7 @@ class TestExport:
 
 
 class TestEarlierStore:
-    def test_it_is_imported_once_and_damaged_files_are_named(self, clinvk: Clinvk) -> None:
+    def test_earlier_sessions_are_imported_once_and_damaged_files_reported(self, clinvk: Clinvk) -> None:
         folder = Path(clinvk.agent.env["HOME"]) / ".clinvk" / "sessions"
         folder.mkdir(parents=True)
         for number in range(3):

@@ -16,7 +16,7 @@ def answers(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["-"], ["-o", "text"], ["-", "-o", "text"]])
-def test_stdin_is_the_prompt_without_one_and_with_a_dash(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_stdin_is_the_prompt_without_an_argument_or_with_a_dash(clinvk: Clinvk, arguments: list[str]) -> None:
     assert clinvk.run(*arguments, stdin=b"-from stdin\n").returncode == 0
     assert clinvk.prompts == ["-from stdin\n"]
 
@@ -26,7 +26,7 @@ def test_stdin_follows_the_prompt_as_context(clinvk: Clinvk) -> None:
     assert clinvk.prompts == ["review this\n\n<stdin>\nline 1\nline 2\n</stdin>"]
 
 
-def test_a_file_is_context_too(clinvk: Clinvk) -> None:
+def test_file_on_stdin_is_context(clinvk: Clinvk) -> None:
     file = clinvk.folder / "context"
     file.write_text("from a file")
     with file.open("rb") as stream:
@@ -35,18 +35,18 @@ def test_a_file_is_context_too(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize(("stdin", "close_fds"), [(subprocess.DEVNULL, ""), (b"", ""), (b" \n", ""), (b"", "<&-")])
-def test_an_empty_or_closed_stdin_adds_nothing(clinvk: Clinvk, stdin: bytes | int, close_fds: str) -> None:
+def test_empty_or_closed_stdin_adds_nothing(clinvk: Clinvk, stdin: bytes | int, close_fds: str) -> None:
     done = clinvk.run("hello", stdin=stdin, close_fds=close_fds)
     assert (done.returncode, done.stderr) == (0, "")
     assert clinvk.prompts == ["hello"]
 
 
-def test_no_stdin_leaves_it_alone(clinvk: Clinvk) -> None:
+def test_no_stdin_flag_ignores_stdin(clinvk: Clinvk) -> None:
     assert clinvk.run("hello", "--no-stdin", stdin=b"context").returncode == 0
     assert clinvk.prompts == ["hello"]
 
 
-def test_a_silent_pipe_is_left_alone_after_3_seconds_with_a_line_on_stderr(clinvk: Clinvk) -> None:
+def test_silent_pipe_is_ignored_after_3_seconds_with_a_note_on_stderr(clinvk: Clinvk) -> None:
     reading, writing = os.pipe()
     began = time.monotonic()
     done = clinvk.run("hello", stdin=reading)
@@ -59,7 +59,7 @@ def test_a_silent_pipe_is_left_alone_after_3_seconds_with_a_line_on_stderr(clinv
     assert clinvk.prompts == ["hello"]
 
 
-def test_a_slow_pipe_is_read_to_its_end_once_something_came(clinvk: Clinvk) -> None:
+def test_slow_pipe_is_read_to_its_end_after_the_first_data(clinvk: Clinvk) -> None:
     reading, writing = os.pipe()
     with clinvk.started("hello", stdin=reading) as process:
         os.close(reading)
@@ -73,13 +73,13 @@ def test_a_slow_pipe_is_read_to_its_end_once_something_came(clinvk: Clinvk) -> N
 
 
 @pytest.mark.parametrize("arguments", [[""], [" \n"], [], ["-"], ["--", ""]])
-def test_an_empty_prompt_is_an_error(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_empty_prompt_is_an_error(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments, stdin=b"")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "clinvk: the prompt is empty\n")
     assert clinvk.agent.calls() == []
 
 
-def test_an_empty_prompt_does_not_make_the_context_the_prompt(clinvk: Clinvk) -> None:
+def test_stdin_does_not_replace_an_empty_prompt(clinvk: Clinvk) -> None:
     assert clinvk.run("", stdin=b"rm -rf").returncode == 1
 
 
@@ -89,12 +89,12 @@ def test_stdin_that_is_not_utf_8_is_an_error(clinvk: Clinvk, arguments: list[str
     assert (done.returncode, done.stderr) == (1, "clinvk: stdin is not UTF-8 text: byte 0xff at position 2\n")
 
 
-def test_an_argument_that_is_not_utf_8_is_an_error(clinvk: Clinvk) -> None:
+def test_argument_that_is_not_utf_8_is_an_error(clinvk: Clinvk) -> None:
     done = clinvk.run("-o", "text", b"ab\xff")
     assert (done.returncode, done.stderr) == (1, "clinvk: argument 3 is not valid UTF-8: b'ab\\xff'\n")
 
 
-def test_a_terminal_is_no_prompt(clinvk: Clinvk) -> None:
+def test_prompt_is_not_read_from_a_terminal_without_a_dash(clinvk: Clinvk) -> None:
     leader, follower = os.openpty()
     done = clinvk.run("-o", "text", stdin=follower)
     os.close(leader)
@@ -103,7 +103,7 @@ def test_a_terminal_is_no_prompt(clinvk: Clinvk) -> None:
     assert done.stderr.startswith("clinvk: no prompt: ")
 
 
-def test_a_dash_reads_the_prompt_from_a_terminal(clinvk: Clinvk) -> None:
+def test_dash_reads_the_prompt_from_a_terminal(clinvk: Clinvk) -> None:
     leader, follower = os.openpty()
     with clinvk.started("-", stdin=follower) as process:
         os.write(leader, b"typed\n\x04")
@@ -113,7 +113,7 @@ def test_a_dash_reads_the_prompt_from_a_terminal(clinvk: Clinvk) -> None:
     assert clinvk.prompts == ["typed\n"]
 
 
-def test_without_anything_on_a_terminal_the_help_is_shown(clinvk: Clinvk) -> None:
+def test_no_arguments_on_a_terminal_print_the_help(clinvk: Clinvk) -> None:
     leader, follower = os.openpty()
     done = clinvk.run(stdin=follower)
     os.close(leader)
@@ -122,7 +122,7 @@ def test_without_anything_on_a_terminal_the_help_is_shown(clinvk: Clinvk) -> Non
     assert done.stdout.startswith("usage: clinvk")
 
 
-def test_a_waiting_clinvk_says_what_it_waits_for(clinvk: Clinvk) -> None:
+def test_waiting_for_stdin_is_reported(clinvk: Clinvk) -> None:
     reading, writing = os.pipe()
     with clinvk.started(stdin=reading) as process:
         assert process.stderr

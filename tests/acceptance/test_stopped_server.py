@@ -8,9 +8,7 @@ from scripted import Scripted
 from scripted.steps import hang, touch
 
 
-def test_a_prompt_whose_server_is_stopped_is_told_that_the_server_is_stopping(
-    scripted: Scripted, clinvk: Clinvk
-) -> None:
+def test_prompt_reports_that_its_server_is_stopping(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.agent.play([touch(clinvk.folder / "up"), hang()])
     with Server(scripted, {"CLINVK_SERVER__SHUTDOWN_GRACE_SECS": "0"}) as server:
         server.up()

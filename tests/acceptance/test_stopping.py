@@ -19,7 +19,7 @@ BEGUN = claude_says("begun ")[:4]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_7_and_nothing_of_the_agent_is_left_when_it_returns(clinvk: Clinvk, number: signal.Signals) -> None:
+def test_signal_exits_with_7_after_all_agent_processes_ended(clinvk: Clinvk, number: signal.Signals) -> None:
     clinvk.agent.play([*BEGUN, spawn("all"), spawn("setsid"), hang()])
     with clinvk.started("-o", "text", "hello") as process:
         until(lambda: len(clinvk.agent.grandchildren()) == 2)
@@ -31,7 +31,7 @@ def test_a_signal_is_7_and_nothing_of_the_agent_is_left_when_it_returns(clinvk: 
     assert (process.returncode, stdout, stderr) == (7, b"\n", b"clinvk: cancelled\n")
 
 
-def test_a_second_ctrl_c_does_not_wait_for_an_agent_that_ignores_the_first(clinvk: Clinvk) -> None:
+def test_second_ctrl_c_does_not_wait_for_an_agent_that_ignores_the_first(clinvk: Clinvk) -> None:
     """However busy the machine is, one of a few tries is faster than the agent's grace, which none is without it."""
     clinvk.agent.play([ignore(signal.SIGTERM), ignore(signal.SIGINT), *BEGUN, spawn("all"), hang()])
     assert any(_second_ctrl_c(clinvk, tries) < STOP_GRACE_S for tries in range(1, 5))
@@ -54,7 +54,7 @@ def _second_ctrl_c(clinvk: Clinvk, tries: int) -> float:
     return took_s
 
 
-def test_json_and_stream_json_end_with_the_cancellation(clinvk: Clinvk) -> None:
+def test_stream_json_ends_with_the_cancellation(clinvk: Clinvk) -> None:
     clinvk.agent.play([*BEGUN, touch(clinvk.folder / "up"), hang()])
     with clinvk.started("-o", "stream-json", "hello") as process:
         until((clinvk.folder / "up").exists)
@@ -64,7 +64,7 @@ def test_json_and_stream_json_end_with_the_cancellation(clinvk: Clinvk) -> None:
     assert b'"code":"cancelled"' in stdout.splitlines()[-1]
 
 
-def test_ctrl_c_while_stdin_is_read_is_7(clinvk: Clinvk) -> None:
+def test_ctrl_c_while_reading_stdin_exits_with_7(clinvk: Clinvk) -> None:
     reading, writing = os.pipe()
     with clinvk.started(stdin=reading) as process:
         assert process.stderr
@@ -76,7 +76,7 @@ def test_ctrl_c_while_stdin_is_read_is_7(clinvk: Clinvk) -> None:
     os.close(writing)
 
 
-def test_signals_that_a_parent_ignores_stay_ignored(clinvk: Clinvk) -> None:
+def test_signals_ignored_by_the_parent_stay_ignored(clinvk: Clinvk) -> None:
     """As under `nohup`, and as a shell starts its background jobs."""
     clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("x")])
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -91,7 +91,7 @@ def test_signals_that_a_parent_ignores_stay_ignored(clinvk: Clinvk) -> None:
     assert (process.returncode, stdout) == (0, b"x\n")
 
 
-def test_a_reader_who_leaves_ends_the_agent_without_a_word(clinvk: Clinvk) -> None:
+def test_closed_stdout_ends_the_agent_silently(clinvk: Clinvk) -> None:
     many = [step for _ in range(50) for step in (*claude_says("word\n" * 2000)[3:4], pause(0.01))]
     clinvk.agent.play([*claude_says("")[:3], *many, hang()])
     with clinvk.started("-o", "text", "hello") as process:
@@ -104,7 +104,7 @@ def test_a_reader_who_leaves_ends_the_agent_without_a_word(clinvk: Clinvk) -> No
         assert clinvk.agent.alive() == []
 
 
-def test_a_reader_who_pauses_does_not_hold_ctrl_c_up(clinvk: Clinvk) -> None:
+def test_unread_stdout_does_not_delay_ctrl_c(clinvk: Clinvk) -> None:
     clinvk.agent.play([*claude_says("x" * 500_000)[:4], touch(clinvk.folder / "up"), hang()])
     with clinvk.started("-o", "text", "hello") as process:
         until((clinvk.folder / "up").exists)
@@ -124,7 +124,7 @@ def test_help_and_version_survive_a_closed_pipe(clinvk: Clinvk, words: list[str]
     os.close(writing)
 
 
-def test_text_streams_to_a_terminal_as_it_comes(clinvk: Clinvk) -> None:
+def test_text_is_streamed_to_a_terminal(clinvk: Clinvk) -> None:
     go = clinvk.folder / "go"
     steps = claude_says("first ", "second")
     clinvk.agent.play([*steps[:4], wait_for(go), *steps[4:]])
@@ -149,7 +149,7 @@ def test_json_on_a_terminal_is_indented(clinvk: Clinvk) -> None:
     os.close(leader)
 
 
-def test_an_error_on_a_terminal_is_colored_unless_no_color_is_set(clinvk: Clinvk) -> None:
+def test_error_on_a_terminal_is_colored_unless_color_is_disabled(clinvk: Clinvk) -> None:
     for env, expected in (
         ({}, b"\x1b[31mclinvk:\x1b[0m"),
         ({"NO_COLOR": "1"}, b"clinvk:"),
@@ -165,13 +165,13 @@ def test_an_error_on_a_terminal_is_colored_unless_no_color_is_set(clinvk: Clinvk
         os.close(leader)
 
 
-def test_serve_does_not_take_an_empty_host_for_every_address(clinvk: Clinvk) -> None:
+def test_serve_rejects_an_empty_host(clinvk: Clinvk) -> None:
     done = clinvk.run("serve", "--host", "", "--port", "0")
     assert done.returncode == 3
     assert "command line: server.host = '': must be an address or a name" in done.stderr
 
 
-def test_serve_says_where_it_listens_and_stops_cleanly(clinvk: Clinvk) -> None:
+def test_serve_prints_its_address_and_stops_cleanly(clinvk: Clinvk) -> None:
     with clinvk.started("serve", "--port", "0", "-w", str(clinvk.folder)) as process:
         assert process.stdout
         greeting = read_until(process.stdout.fileno(), b"/health").decode()
@@ -184,7 +184,7 @@ def test_serve_says_where_it_listens_and_stops_cleanly(clinvk: Clinvk) -> None:
     assert not Path(clinvk.folder / "workspace").exists()
 
 
-def test_serve_refuses_invalid_settings(clinvk: Clinvk) -> None:
+def test_serve_rejects_invalid_settings(clinvk: Clinvk) -> None:
     assert clinvk.run("serve", "--port", "0", env={"CLINVK_SERVER__READ_TIMEOUT_SECS": "-1"}).returncode == 3
     assert clinvk.run("serve", "--port", "0", "-b", "nope").returncode == 2
     assert clinvk.run("serve", "--port", "0", env={"CLINVK_API_KEYS": ","}).returncode == 3

@@ -98,7 +98,7 @@ UNMEASURED = "for name in $(env | sed -n 's/^\\(COV[A-Z_]*\\)=.*/\\1/p'); do uns
 
 
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="no limits of another process here")
-def test_a_server_that_may_write_no_more_refuses_prompts_until_it_may(echo: Echo) -> None:
+def test_server_at_its_file_size_limit_refuses_prompts_until_it_can_write(echo: Echo) -> None:
     """As with a quota: the disk itself has room.
 
     Python would keep the beginning of a compiled module, as far as the limit reaches, and read it the next time.
@@ -117,7 +117,7 @@ def test_a_server_that_may_write_no_more_refuses_prompts_until_it_may(echo: Echo
 
 
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="no limits of another process here")
-def test_health_is_not_ok_while_there_is_room_for_less_than_a_prompt(echo: Echo) -> None:
+def test_health_is_unhealthy_while_a_prompt_does_not_fit(echo: Echo) -> None:
     with Server(echo, {"PYTHONDONTWRITEBYTECODE": "1"}) as server:
         server.up().prompt(f"{echo.name()} 0")
         process = psutil.Process(server.process.pid)
@@ -134,7 +134,7 @@ def test_health_is_not_ok_while_there_is_room_for_less_than_a_prompt(echo: Echo)
 
 if _mounting_is_allowed():
 
-    def test_a_server_whose_disk_is_full_refuses_prompts_until_there_is_room(echo: Echo) -> None:
+    def test_server_with_a_full_disk_refuses_prompts_until_space_is_free(echo: Echo) -> None:
         home = echo.folder / ".clinvk"
 
         @contextmanager
@@ -181,7 +181,7 @@ def _foreign(database: Path) -> None:
         (_foreign, "is a database of another program"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_left_as_it_is(echo: Echo, spoil: Callable[[Path], None], why: str) -> None:
+def test_unusable_database_is_left_unchanged(echo: Echo, spoil: Callable[[Path], None], why: str) -> None:
     clinvk = Clinvk(echo, echo.folder)
     first = echo.name()
     assert clinvk.run("--new", f"{first} 0").returncode == 0
@@ -200,7 +200,7 @@ def test_a_database_that_cannot_be_used_is_left_as_it_is(echo: Echo, spoil: Call
     assert echo.prompts() == [first, *last]
 
 
-def test_a_read_only_home_is_left_as_it_is(echo: Echo) -> None:
+def test_read_only_home_is_left_unchanged(echo: Echo) -> None:
     if not os.geteuid() and not _mounting_is_allowed():
         pytest.skip("root writes everywhere")
     clinvk = Clinvk(echo, echo.folder)

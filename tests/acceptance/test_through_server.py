@@ -46,9 +46,7 @@ def socket_of(agent: Scripted) -> Path:
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
 @pytest.mark.parametrize("form", ["text", "json", "stream-json"])
-def test_the_answer_is_that_of_a_command_without_a_server(
-    clinvk: Clinvk, server: Server, backend: str, form: str
-) -> None:
+def test_answer_is_the_same_with_and_without_a_server(clinvk: Clinvk, server: Server, backend: str, form: str) -> None:
     clinvk.agent.play(says(backend, "two words"))
     served, own = (clinvk.run("-b", backend, "-o", form, "--new", *more, "x") for more in ((), ("--no-server",)))
     assert [is_of_server(call) for call in clinvk.agent.calls()] == [True, False]
@@ -68,14 +66,14 @@ def _without(item: dict[str, object], names: Sequence[str]) -> dict[str, object]
     return {name: value for name, value in item.items() if name not in names}
 
 
-def test_the_socket_is_the_users_alone_and_goes_with_the_server(clinvk: Clinvk, server: Server) -> None:
+def test_socket_is_private_and_removed_with_the_server(clinvk: Clinvk, server: Server) -> None:
     found = socket_of(clinvk.agent).stat()
     assert (stat.S_ISSOCK(found.st_mode), stat.S_IMODE(found.st_mode)) == (True, 0o600)
     assert server.stop() == 0
     assert list(socket_of(clinvk.agent).parent.glob("serve.*")) == []
 
 
-def test_the_agent_works_where_the_command_is_and_has_its_variables(clinvk: Clinvk, server: Server) -> None:
+def test_agent_runs_in_the_directory_and_environment_of_the_command(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     clinvk.run("hello", env={"DATABASE_URL": "db://mine", "WINDOWID": "mine"})
     call = clinvk.agent.calls()[0]
@@ -94,7 +92,7 @@ def test_the_agent_works_where_the_command_is_and_has_its_variables(clinvk: Clin
         ({"CLINVK_BACKENDS__CLAUDE__ENV__X": "1"}, "backends.claude.env differs"),
     ],
 )
-def test_where_the_environment_differs_the_run_stays_here_and_verbose_says_why(
+def test_different_environment_runs_locally_and_verbose_reports_why(
     clinvk: Clinvk, server: Server, env: dict[str, str], what: str
 ) -> None:
     clinvk.agent.play(claude_says("x"))
@@ -106,15 +104,13 @@ def test_where_the_environment_differs_the_run_stays_here_and_verbose_says_why(
     assert [is_of_server(call) for call in clinvk.agent.calls()] == [False, False]
 
 
-def test_a_setting_of_another_backend_keeps_nothing_here(clinvk: Clinvk, server: Server) -> None:
+def test_setting_of_another_backend_does_not_prevent_server_use(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     clinvk.run("hello", env={"CLINVK_BACKENDS__CODEX__ENV__X": "1", "CLINVK_OUTPUT__FORMAT": "text"})
     assert is_of_server(clinvk.agent.calls()[0])
 
 
-def test_what_configures_servers_alone_keeps_nothing_here_and_makes_no_other_agent(
-    scripted: Scripted, clinvk: Clinvk
-) -> None:
+def test_server_settings_neither_prevent_server_use_nor_change_the_agent(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     with Server(scripted, {**OF_SERVER, "CLINVK_SERVER__MAX_QUEUED_RUNS": "7"}) as server:
         server.up().prompt("over http")
@@ -126,16 +122,14 @@ def test_what_configures_servers_alone_keeps_nothing_here_and_makes_no_other_age
 
 
 @pytest.mark.parametrize("before", ["umask 027", "ulimit -t 1000", "nice -n 5 true; renice -n 5 $$ >/dev/null"])
-def test_what_the_agent_would_inherit_of_the_process_is_compared_too(
-    clinvk: Clinvk, server: Server, before: str
-) -> None:
+def test_different_inherited_process_attributes_run_locally(clinvk: Clinvk, server: Server, before: str) -> None:
     clinvk.agent.play(claude_says("x"))
     assert clinvk.run("hello", before=before).returncode == 0
     assert not is_of_server(clinvk.agent.calls()[0])
 
 
 @pytest.mark.parametrize("how", [["--no-server"], []])
-def test_a_flag_and_a_setting_do_without_the_server(clinvk: Clinvk, server: Server, how: list[str]) -> None:
+def test_flag_and_setting_disable_server_use(clinvk: Clinvk, server: Server, how: list[str]) -> None:
     clinvk.agent.play(claude_says("x"))
     env = {} if how else {"CLINVK_WARM__COMMAND_LINE": "false"}
     done = clinvk.run("-v", "-o", "text", *how, "hello", env=env)
@@ -146,14 +140,14 @@ def test_a_flag_and_a_setting_do_without_the_server(clinvk: Clinvk, server: Serv
     assert clinvk.run("-v", "-o", "text", "--new", *how, "hello", env=env).stderr == ""
 
 
-def test_verbose_says_that_a_prompt_goes_through_the_server(clinvk: Clinvk, server: Server) -> None:
+def test_verbose_reports_server_use(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     done = clinvk.run("-v", "-o", "text", "hello")
     assert (done.stdout, done.stderr) == ("x\n", "clinvk: through the server of this home\n")
     assert is_of_server(clinvk.agent.calls()[0])
 
 
-def test_what_is_said_through_the_server_is_gone_on_with_here_and_there(clinvk: Clinvk, server: Server) -> None:
+def test_session_continues_locally_and_through_the_server(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     sessions = [
         json.loads(clinvk.run(*arguments).stdout)["session_id"]
@@ -165,23 +159,21 @@ def test_what_is_said_through_the_server_is_gone_on_with_here_and_there(clinvk: 
     assert shown["turn_count"] == 4
 
 
-def test_an_ephemeral_run_through_the_server_leaves_no_session(clinvk: Clinvk, server: Server) -> None:
+def test_ephemeral_run_through_the_server_leaves_no_session(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     assert json.loads(clinvk.run("--ephemeral", "hello").stdout)["session_id"] is None
     assert is_of_server(clinvk.agent.calls()[0])
     assert json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"] == []
 
 
-def test_a_conversation_that_the_agent_has_lost_is_begun_anew(clinvk: Clinvk, server: Server) -> None:
+def test_prompt_after_deleting_its_session_starts_a_new_session(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     first = json.loads(clinvk.run("one").stdout)["session_id"]
     clinvk.run("sessions", "delete", "--yes", first)
     assert json.loads(clinvk.run("two").stdout)["session_id"] != first
 
 
-def test_a_server_that_shows_commands_over_http_still_runs_the_prompts_of_commands(
-    scripted: Scripted, clinvk: Clinvk
-) -> None:
+def test_dry_run_server_still_runs_prompts_of_commands(scripted: Scripted, clinvk: Clinvk) -> None:
     """Whether a prompt of a command is run is up to the command's own flags and settings."""
     clinvk.agent.play(claude_says("x"))
     with Server(scripted, {**OF_SERVER, "CLINVK_UNIFIED_FLAGS__DRY_RUN": "true"}) as server:
@@ -192,7 +184,7 @@ def test_a_server_that_shows_commands_over_http_still_runs_the_prompts_of_comman
     assert [is_of_server(call) for call in clinvk.agent.calls()] == [True]
 
 
-def test_a_dry_run_and_a_refusal_are_those_of_the_command(clinvk: Clinvk, server: Server) -> None:
+def test_dry_run_and_rejected_flags_are_the_same_with_a_server(clinvk: Clinvk, server: Server) -> None:
     shown = clinvk.run("--dry-run", "hello")
     assert shown.stdout.endswith("# prompt: 5 bytes on stdin\n")
     refused, own = (
@@ -203,7 +195,7 @@ def test_a_dry_run_and_a_refusal_are_those_of_the_command(clinvk: Clinvk, server
     assert clinvk.agent.calls() == []
 
 
-def test_what_the_server_refuses_exits_as_without(clinvk: Clinvk, server: Server) -> None:
+def test_request_rejected_by_the_server_exits_as_without_a_server(clinvk: Clinvk, server: Server) -> None:
     arguments = ("-b", "codex", "--allowed-tools", "Read", "--new", "x")
     served, own = clinvk.run(*arguments), clinvk.run("--no-server", *arguments)
     assert (served.returncode, served.stderr) == (own.returncode, own.stderr)
@@ -211,16 +203,14 @@ def test_what_the_server_refuses_exits_as_without(clinvk: Clinvk, server: Server
     assert clinvk.agent.calls() == []
 
 
-def test_the_agents_exit_code_and_what_it_says_of_its_failure_are_those_of_the_command(
-    clinvk: Clinvk, server: Server
-) -> None:
+def test_agent_exit_code_and_error_are_the_same_with_a_server(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play([exits(42)])
     served, own = clinvk.run("-o", "text", "--new", "x"), clinvk.run("-o", "text", "--no-server", "--new", "x")
     assert served.returncode == 42
     assert (served.returncode, served.stderr) == (own.returncode, own.stderr)
 
 
-def test_a_prompt_of_megabytes_and_what_is_piped_in_arrive_whole(clinvk: Clinvk, server: Server) -> None:
+def test_prompt_and_stdin_of_megabytes_arrive_whole(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     text = "äöü\n" * 400_000
     assert clinvk.run("-o", "text", "--new", "about this", stdin=text.encode()).stdout == "x\n"
@@ -228,7 +218,7 @@ def test_a_prompt_of_megabytes_and_what_is_piped_in_arrive_whole(clinvk: Clinvk,
     assert clinvk.prompts[0].count("äöü") == 400_000
 
 
-def test_text_comes_as_it_is_said(clinvk: Clinvk, server: Server) -> None:
+def test_text_is_streamed(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play([*BEGUN, wait_for(clinvk.folder / "go"), *claude_says("begun ", "ended")[4:]])
     with clinvk.started("-o", "text", "hello") as process:
         assert process.stdout
@@ -237,7 +227,7 @@ def test_text_comes_as_it_is_said(clinvk: Clinvk, server: Server) -> None:
         assert process.wait(30) == 0
 
 
-def test_a_reader_who_pauses_holds_the_agent_up_and_gets_everything(clinvk: Clinvk, server: Server) -> None:
+def test_slow_reader_applies_backpressure_and_receives_everything(clinvk: Clinvk, server: Server) -> None:
     up, done = clinvk.folder / "up", clinvk.folder / "done"
     says = claude_says("\0")
     before, _, after = str(says[3]["line"]).partition("\\u0000")
@@ -255,7 +245,7 @@ def test_a_reader_who_pauses_holds_the_agent_up_and_gets_everything(clinvk: Clin
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_signal_ends_the_agent_in_the_server(clinvk: Clinvk, server: Server, number: signal.Signals) -> None:
+def test_signal_ends_the_agent_in_the_server(clinvk: Clinvk, server: Server, number: signal.Signals) -> None:
     clinvk.agent.play([*BEGUN, spawn("all"), spawn("setsid"), hang()])
     with clinvk.started("-o", "text", "hello") as process:
         until(lambda: len(clinvk.agent.grandchildren()) == 2)
@@ -272,7 +262,7 @@ def test_a_signal_ends_the_agent_in_the_server(clinvk: Clinvk, server: Server, n
     assert server.client.get("/api/v1/runs").json()["runs"][0]["state"] == "cancelled"
 
 
-def test_a_reader_who_leaves_ends_the_agent(clinvk: Clinvk, server: Server) -> None:
+def test_closed_stdout_ends_the_agent(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play([*BEGUN, wait_for(clinvk.folder / "go"), *claude_says("x", "more")[4:], hang()])
     with clinvk.started("-o", "stream-json", "hello") as process:
         assert process.stdout
@@ -285,7 +275,7 @@ def test_a_reader_who_leaves_ends_the_agent(clinvk: Clinvk, server: Server) -> N
 
 
 @pytest.mark.parametrize("form", ["text", "json", "stream-json"])
-def test_a_server_that_is_killed_fails_the_command_with_a_clear_word(clinvk: Clinvk, server: Server, form: str) -> None:
+def test_killed_server_fails_the_command_with_a_clear_message(clinvk: Clinvk, server: Server, form: str) -> None:
     clinvk.agent.play([*BEGUN, touch(clinvk.folder / "up"), hang()])
     with clinvk.started("-o", form, "hello") as process:
         until((clinvk.folder / "up").exists)
@@ -297,7 +287,7 @@ def test_a_server_that_is_killed_fails_the_command_with_a_clear_word(clinvk: Cli
     until(lambda: clinvk.agent.alive() == [])
 
 
-def test_what_a_killed_server_left_is_no_hindrance_to_commands_nor_to_the_next_server(clinvk: Clinvk) -> None:
+def test_files_of_a_killed_server_block_neither_commands_nor_the_next_server(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     with Server(clinvk.agent) as first:
         first.up().kill()
@@ -310,7 +300,7 @@ def test_what_a_killed_server_left_is_no_hindrance_to_commands_nor_to_the_next_s
     assert [is_of_server(call) for call in clinvk.agent.calls()] == [False, True]
 
 
-def test_a_server_that_hangs_is_left_alone(clinvk: Clinvk, server: Server) -> None:
+def test_command_bypasses_a_hanging_server(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     clinvk.run("--new", "hello")  # after this the server is at rest, and holds no lock of the database
     server.process.send_signal(signal.SIGSTOP)
@@ -339,9 +329,7 @@ def stopped_in_a_run(clinvk: Clinvk, server: Server, *arguments: str) -> Generat
     assert server.stop() == 0
 
 
-def test_ctrl_c_ends_a_command_whose_server_hangs_and_the_run_ends_when_it_goes_on(
-    clinvk: Clinvk, server: Server
-) -> None:
+def test_ctrl_c_ends_the_command_while_the_server_hangs_and_the_run_afterwards(clinvk: Clinvk, server: Server) -> None:
     with stopped_in_a_run(clinvk, server) as process:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=30)
@@ -349,14 +337,14 @@ def test_ctrl_c_ends_a_command_whose_server_hangs_and_the_run_ends_when_it_goes_
     assert (process.returncode, stderr) == (7, unknown + b"clinvk: cancelled\n")
 
 
-def test_a_time_limit_holds_also_where_the_server_hangs(clinvk: Clinvk, server: Server) -> None:
+def test_timeout_applies_while_the_server_hangs(clinvk: Clinvk, server: Server) -> None:
     with stopped_in_a_run(clinvk, server, "--timeout", "3") as process:
         _, stderr = process.communicate(timeout=40)
     unknown = b"clinvk: the server does not tell whether its agent is gone\n"
     assert (process.returncode, stderr) == (6, b"clinvk: the server does not answer, and the 3 s are over\n" + unknown)
 
 
-def test_a_reader_who_pauses_until_the_time_is_over_still_gets_everything(clinvk: Clinvk, server: Server) -> None:
+def test_reader_that_pauses_past_the_timeout_receives_everything(clinvk: Clinvk, server: Server) -> None:
     says = claude_says("\0")
     before, _, after = str(says[3]["line"]).partition("\\u0000")
     clinvk.agent.play([*says[:3], *[letters(100_000, before, after)] * 60, *says[4:]])
@@ -373,9 +361,7 @@ def test_a_reader_who_pauses_until_the_time_is_over_still_gets_everything(clinvk
     assert read > 1_000_000
 
 
-def test_a_second_server_leaves_the_socket_to_the_first_and_takes_it_when_that_is_gone(
-    clinvk: Clinvk, server: Server
-) -> None:
+def test_second_server_takes_the_socket_after_the_first_exits(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     with Server(clinvk.agent, {"WINDOWID": "of-the-second"}) as second:
         second.up()
@@ -388,7 +374,7 @@ def test_a_second_server_leaves_the_socket_to_the_first_and_takes_it_when_that_i
 
 
 @pytest.mark.parametrize("removed", ["serve.*", "serve.sock"])
-def test_a_server_whose_socket_was_removed_listens_anew(clinvk: Clinvk, server: Server, removed: str) -> None:
+def test_server_recreates_a_removed_socket(clinvk: Clinvk, server: Server, removed: str) -> None:
     clinvk.agent.play(claude_says("x"))
     files = [*socket_of(clinvk.agent).parent.glob(removed)]
     assert files
@@ -401,7 +387,7 @@ def test_a_server_whose_socket_was_removed_listens_anew(clinvk: Clinvk, server: 
     assert list(socket_of(clinvk.agent).parent.glob("serve.*")) == []
 
 
-def test_a_stopping_server_lets_the_prompt_finish_and_takes_no_other(clinvk: Clinvk, server: Server) -> None:
+def test_stopping_server_finishes_its_prompt_and_accepts_no_other(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("slow")], when="slow")
     clinvk.agent.play(claude_says("x"), when="quick")
     with clinvk.started("-o", "text", "--new", "slow") as process:
@@ -415,7 +401,7 @@ def test_a_stopping_server_lets_the_prompt_finish_and_takes_no_other(clinvk: Cli
     assert [is_of_server(call) for call in clinvk.agent.calls()] == [True, False]
 
 
-def test_a_server_that_has_no_slot_free_does_not_make_the_command_wait(scripted: Scripted, clinvk: Clinvk) -> None:
+def test_command_runs_locally_when_the_server_has_no_free_slot(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.agent.play([touch(clinvk.folder / "up"), hang()], when="long")
     clinvk.agent.play(claude_says("x"), when="short")
     with Server(scripted, {**OF_SERVER, "CLINVK_SERVER__MAX_CONCURRENT_RUNS": "1"}) as server:
@@ -426,7 +412,7 @@ def test_a_server_that_has_no_slot_free_does_not_make_the_command_wait(scripted:
     assert "not through the server: no slot is free" in done.stderr
 
 
-def test_what_the_server_asks_of_others_does_not_hold_for_its_own_user(scripted: Scripted, clinvk: Clinvk) -> None:
+def test_server_restrictions_do_not_apply_to_its_own_user(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     narrow = {
         **OF_SERVER,
@@ -448,7 +434,7 @@ UNMARK = "import os, resource, sys; resource.setrlimit(15, (-1, -1)); os.execvp(
 
 
 @pytest.mark.parametrize("by", ["", f"{sys.executable} -c '{UNMARK}'"], ids=["marked", "unmarked"])
-def test_a_command_that_an_agent_starts_stays_with_it(clinvk: Clinvk, server: Server, by: str) -> None:
+def test_command_started_by_an_agent_does_not_use_the_server(clinvk: Clinvk, server: Server, by: str) -> None:
     """Also one that hides how deep it is, and whose it is."""
     agent = Path(clinvk.agent.folder / "claude")
     nested = clinvk.folder / "nested"
@@ -465,7 +451,7 @@ def test_a_command_that_an_agent_starts_stays_with_it(clinvk: Clinvk, server: Se
     assert "not through the server: it was started by an agent" in nested.read_text()
 
 
-def test_a_home_whose_path_is_too_long_for_a_socket_has_it_elsewhere(scripted: Scripted, clinvk: Clinvk) -> None:
+def test_socket_of_a_home_with_a_long_path_is_placed_elsewhere(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     home = scripted.folder / ("long" * 30)
     moved = {"CLINVK_HOME": str(home)}
@@ -481,7 +467,7 @@ def test_a_home_whose_path_is_too_long_for_a_socket_has_it_elsewhere(scripted: S
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_neither_the_server_nor_a_command_talks_to_another_user(clinvk: Clinvk, server: Server) -> None:
+def test_server_and_command_reject_another_user(clinvk: Clinvk, server: Server) -> None:
     """Also where the modes of the files would let them."""
     path = socket_of(clinvk.agent)
     clinvk.agent.folder.chmod(0o755)
@@ -504,7 +490,7 @@ def test_neither_the_server_nor_a_command_talks_to_another_user(clinvk: Clinvk, 
     "said",
     [b"\xff\xff\xff\xff", b"\x00\x00\x00\x02{}", b"\x00\x00\x00\x05stuff", b"\x00\x00", b"GET / HTTP/1.1\r\n\r\n", b""],
 )
-def test_what_is_no_command_of_ours_does_not_trouble_the_server(clinvk: Clinvk, server: Server, said: bytes) -> None:
+def test_invalid_socket_messages_do_not_disturb_the_server(clinvk: Clinvk, server: Server, said: bytes) -> None:
     clinvk.agent.play(claude_says("x"))
     with socket.socket(socket.AF_UNIX) as other:
         other.settimeout(15)
@@ -518,7 +504,7 @@ def test_what_is_no_command_of_ours_does_not_trouble_the_server(clinvk: Clinvk, 
     assert server.stop() == 0
 
 
-def test_a_command_that_goes_when_it_has_asked_ends_nothing_but_its_own_run(clinvk: Clinvk, server: Server) -> None:
+def test_command_that_disconnects_cancels_only_its_own_run(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("fine"))
     asked = msgspec.json.encode(RunCommand(RunRequest(prompt="x", backend="claude", workdir=str(clinvk.folder)), {}))
     for moment in range(60):
@@ -531,14 +517,14 @@ def test_a_command_that_goes_when_it_has_asked_ends_nothing_but_its_own_run(clin
     assert "failed inside clinvk" not in server.said
 
 
-def test_an_idle_connection_does_not_hold_up_a_server_that_stops(clinvk: Clinvk, server: Server) -> None:
+def test_idle_connection_does_not_delay_shutdown(clinvk: Clinvk, server: Server) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.connect(str(socket_of(clinvk.agent)))
         assert other.recv(1)
         assert server.stop() == 0
 
 
-def test_many_commands_at_once_are_answered_each_its_own(clinvk: Clinvk, server: Server) -> None:
+def test_concurrent_commands_each_receive_their_own_answer(clinvk: Clinvk, server: Server) -> None:
     words = [f"word{number}" for number in range(8)]
     for word in words:
         clinvk.agent.play(claude_says(word), when=word)
@@ -548,7 +534,7 @@ def test_many_commands_at_once_are_answered_each_its_own(clinvk: Clinvk, server:
     assert all(map(is_of_server, clinvk.agent.calls()))
 
 
-def test_a_prompt_through_the_server_imports_nothing_that_runs_agents(clinvk: Clinvk, server: Server) -> None:
+def test_prompt_through_the_server_does_not_import_the_runtime(clinvk: Clinvk, server: Server) -> None:
     """It would take longer to start than the answer of a kept agent takes to begin."""
     clinvk.agent.play(claude_says("x"))
     uncounted = dict.fromkeys(

@@ -32,7 +32,7 @@ def played(clinvk: Clinvk) -> None:
 
 @pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_terminal_is_told_of_retries_and_warnings(clinvk: Clinvk, form: str) -> None:
+def test_terminal_shows_retries_warnings_and_denials(clinvk: Clinvk, form: str) -> None:
     played(clinvk)
     with on_terminal(clinvk, "-o", form, "--new", "hello", env={"NO_COLOR": "1"}, columns=200) as terminal:
         assert terminal.ended() == 0
@@ -46,13 +46,13 @@ def test_a_terminal_is_told_of_retries_and_warnings(clinvk: Clinvk, form: str) -
 
 @pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_script_is_told_of_what_was_denied_alone(clinvk: Clinvk, form: str) -> None:
+def test_script_sees_only_denials_on_stderr(clinvk: Clinvk, form: str) -> None:
     played(clinvk)
     done = clinvk.run("-o", form, "--new", "hello")
     assert (done.returncode, done.stderr) == (0, f"clinvk: {DENIED}\n")
 
 
-def test_in_a_stream_of_events_it_is_an_event(clinvk: Clinvk) -> None:
+def test_stream_json_reports_a_denial_as_an_event(clinvk: Clinvk) -> None:
     played(clinvk)
     done = clinvk.run("-o", "stream-json", "--new", "hello")
     assert done.stderr == ""

@@ -14,7 +14,7 @@ from scripted.steps import hang, stderr, touch
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("command", [["hello"], ["parallel", "-f", "t.json"], ["chain", "-f", "t.json"]], ids=" ".join)
-def test_ctrl_c_is_7_however_often_it_comes(clinvk: Clinvk, command: list[str], times: int) -> None:
+def test_repeated_ctrl_c_exits_with_7(clinvk: Clinvk, command: list[str], times: int) -> None:
     clinvk.agent.play([*BEGUN, stderr("boom\n"), touch(clinvk.folder / "up"), hang()])
     (clinvk.folder / "t.json").write_text(json.dumps([{"backend": "claude", "prompt": "one"}]))
     reading, writing = full_pipe()

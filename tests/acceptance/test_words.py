@@ -24,7 +24,7 @@ def answers(clinvk: Clinvk) -> None:
         ["-otext", "-mopus", "--", "a prompt"],
     ],
 )
-def test_flags_stand_before_or_after_the_prompt(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_flags_are_accepted_before_and_after_the_prompt(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments)
     assert (done.returncode, done.stdout) == (0, "x\n")
     assert clinvk.prompts == ["a prompt"]
@@ -32,13 +32,13 @@ def test_flags_stand_before_or_after_the_prompt(clinvk: Clinvk, arguments: list[
 
 
 @pytest.mark.parametrize("prompt", ["--help", "-b", "- a list", "--", "version", "serve", "sessions"])
-def test_after_two_dashes_everything_is_the_prompt(clinvk: Clinvk, prompt: str) -> None:
+def test_argument_after_two_dashes_is_the_prompt(clinvk: Clinvk, prompt: str) -> None:
     assert clinvk.run("--", prompt).returncode == 0
     assert clinvk.prompts == [prompt]
 
 
 @pytest.mark.parametrize("prompt", ["hello", "version of python?", "serve the people", "explain", "Hi", "-"])
-def test_what_is_no_command_is_a_prompt(clinvk: Clinvk, prompt: str) -> None:
+def test_argument_that_is_not_a_command_is_the_prompt(clinvk: Clinvk, prompt: str) -> None:
     assert clinvk.run(prompt, stdin=b"stdin").returncode == 0
     assert len(clinvk.prompts) == 1
 
@@ -93,7 +93,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
-def test_a_mistake_is_1_with_one_line_and_starts_no_agent(clinvk: Clinvk, arguments: list[str], message: str) -> None:
+def test_wrong_usage_exits_with_1_and_one_line(clinvk: Clinvk, arguments: list[str], message: str) -> None:
     done = clinvk.run(*arguments)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"clinvk: {message}\n")
     assert clinvk.agent.calls() == []
@@ -110,9 +110,7 @@ def test_a_mistake_is_1_with_one_line_and_starts_no_agent(clinvk: Clinvk, argume
     ],
     ids=["a prompt", "a directory in it", "compare", "resume", "a settings file in it"],
 )
-def test_that_the_current_directory_is_gone_is_told(
-    clinvk: Clinvk, arguments: list[str], code: int, message: str
-) -> None:
+def test_deleted_current_directory_is_reported(clinvk: Clinvk, arguments: list[str], code: int, message: str) -> None:
     done = clinvk.run(*arguments, before="mkdir gone; cd gone; rmdir ../gone")
     assert (done.returncode, done.stdout, done.stderr) == (code, "", f"clinvk: {message}\n")
 
@@ -120,13 +118,13 @@ def test_that_the_current_directory_is_gone_is_told(
 @pytest.mark.parametrize(
     "arguments", [["version"], ["--version"], ["-b", "codex", "version"], ["version", "-o", "text"]]
 )
-def test_the_version_is_shown(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_version_is_printed(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("clinvk 0.")
 
 
-def test_the_version_imports_nothing_but_the_command(clinvk: Clinvk) -> None:
+def test_version_imports_only_the_command(clinvk: Clinvk) -> None:
     done = clinvk.run("version", env={"PYTHONPROFILEIMPORTTIME": "1"})
     loaded = {text.rpartition("|")[2].strip() for text in done.stderr.splitlines()}
     assert {name for name in loaded if name.startswith("clinvk")} == {"clinvk", "clinvk.cli"}
@@ -134,13 +132,13 @@ def test_the_version_imports_nothing_but_the_command(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], ["hello", "--help"]])
-def test_help_shows_the_flags_the_commands_and_the_exit_codes(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_help_lists_flags_commands_and_exit_codes(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments)
     assert done.returncode == 0
     assert all(word in done.stdout for word in ("--backend", "--no-stdin", "serve", "exit codes", "Ctrl-C"))
 
 
-def test_help_is_utf_8_whatever_the_locale(clinvk: Clinvk) -> None:
+def test_help_is_utf_8_in_any_locale(clinvk: Clinvk) -> None:
     done = clinvk.run("help", env={"PYTHONIOENCODING": "latin-1"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "low, … max" in done.stdout
@@ -157,12 +155,12 @@ def test_help_is_utf_8_whatever_the_locale(clinvk: Clinvk) -> None:
         ["sessions", "list", "--json"],
     ],
 )
-def test_a_full_disk_is_told_by_every_command_as_by_a_prompt(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_every_command_reports_a_full_disk(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments, close_fds=">/dev/full")
     assert (done.returncode, done.stderr) == (1, "clinvk: cannot write to stdout: No space left on device\n")
 
 
-def test_a_reader_who_has_left_is_7_and_no_message(clinvk: Clinvk) -> None:
+def test_closed_pipe_exits_with_7_and_no_message(clinvk: Clinvk) -> None:
     for arguments in (["version"], ["help"], ["completion", "zsh"]):
         reading, writing = os.pipe()
         os.close(reading)
@@ -173,7 +171,7 @@ def test_a_reader_who_has_left_is_7_and_no_message(clinvk: Clinvk) -> None:
             assert process.stderr.read() == b""
 
 
-def test_all_is_printed_into_a_pipe_that_another_made_non_blocking(clinvk: Clinvk) -> None:
+def test_output_to_a_non_blocking_pipe_is_complete(clinvk: Clinvk) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
@@ -184,7 +182,7 @@ def test_all_is_printed_into_a_pipe_that_another_made_non_blocking(clinvk: Clinv
 
 
 @pytest.mark.parametrize("arguments", [["serve", "--help"], ["--help", "serve"], ["help", "serve"]])
-def test_help_for_a_command_shows_its_flags(clinvk: Clinvk, arguments: list[str]) -> None:
+def test_help_of_a_command_shows_its_flags(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments)
     assert done.returncode == 0
     assert done.stdout.startswith("usage: clinvk serve")

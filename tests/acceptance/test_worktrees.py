@@ -65,7 +65,7 @@ def listed(clinvk: Clinvk, *arguments: str) -> list[str]:
     return [item.id for item in told(clinvk, WorktreeList, "list", *arguments).worktrees]
 
 
-def test_the_list_is_a_table_with_what_was_changed(clinvk: Clinvk, repository: Repository) -> None:
+def test_list_prints_a_table_of_changed_worktrees(clinvk: Clinvk, repository: Repository) -> None:
     first = left(repository)
     second = left(repository, **{"a.txt": "two\n", "new": "new\n"})
     done = clinvk.run("worktrees", "list")
@@ -79,7 +79,7 @@ def test_the_list_is_a_table_with_what_was_changed(clinvk: Clinvk, repository: R
     assert max(map(width, terminal.read.decode().splitlines())) <= 60
 
 
-def test_the_list_as_json_has_all_that_is_known(clinvk: Clinvk, repository: Repository) -> None:
+def test_list_json_includes_all_fields(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
     (item,) = told(clinvk, WorktreeList, "list").worktrees
     assert (item.id, item.state, item.branch, item.base) == (worktree.id, "changed", worktree.branch, worktree.base)
@@ -88,7 +88,7 @@ def test_the_list_as_json_has_all_that_is_known(clinvk: Clinvk, repository: Repo
     assert item.made_at.endswith("Z")
 
 
-def test_the_list_of_here_is_of_one_repository_and_needs_one(clinvk: Clinvk, repository: Repository) -> None:
+def test_list_here_shows_one_repository_and_requires_one(clinvk: Clinvk, repository: Repository) -> None:
     other = Repository(clinvk.folder / "other", repository.home)
     other.commit(**{"a.txt": "one\n"})
     mine, theirs = left(repository), left(other)
@@ -99,14 +99,14 @@ def test_the_list_of_here_is_of_one_repository_and_needs_one(clinvk: Clinvk, rep
     assert done.stderr.endswith(" is in no git repository: worktrees need one\n")
 
 
-def test_without_worktrees_the_list_is_empty_and_a_note_says_so(clinvk: Clinvk) -> None:
+def test_list_without_worktrees_is_empty_with_a_note(clinvk: Clinvk) -> None:
     done = clinvk.run("worktrees", "list")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.startswith("clinvk: no worktrees: ")
     assert listed(clinvk) == []
 
 
-def test_one_that_cannot_be_looked_at_is_listed_with_the_reason(clinvk: Clinvk, repository: Repository) -> None:
+def test_list_shows_a_broken_worktree_with_the_reason(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
     repository.path.rename(clinvk.folder / "moved")
     done = clinvk.run("worktrees", "list")
@@ -115,7 +115,7 @@ def test_one_that_cannot_be_looked_at_is_listed_with_the_reason(clinvk: Clinvk, 
     assert done.stderr.startswith(f"clinvk: {worktree.id}: {repository.path} knows no worktree")
 
 
-def test_what_is_in_one_is_shown_with_who_worked_there(clinvk: Clinvk, repository: Repository) -> None:
+def test_show_prints_the_changes_and_the_run(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository, **{"a.txt": "two\n", "new": "new\n"})
     clinvk.agent.play(claude_says("x"))
     prompted = json.loads(clinvk.run("-b", "claude", "--workdir", worktree.path, "change it").stdout)
@@ -143,7 +143,7 @@ def test_what_is_in_one_is_shown_with_who_worked_there(clinvk: Clinvk, repositor
 
 
 @pytest.mark.parametrize("columns", [80, 41])
-def test_the_beginning_of_a_prompt_fits_the_terminal(clinvk: Clinvk, repository: Repository, columns: int) -> None:
+def test_show_truncates_the_prompt_to_the_terminal(clinvk: Clinvk, repository: Repository, columns: int) -> None:
     worktree = left(repository)
     clinvk.agent.play(claude_says("x"))
     assert clinvk.run("-b", "claude", "--workdir", worktree.path, "長い" * 400).returncode == 0
@@ -154,7 +154,7 @@ def test_the_beginning_of_a_prompt_fits_the_terminal(clinvk: Clinvk, repository:
     assert columns - 2 < width(line) <= columns
 
 
-def test_one_is_shown_as_json(clinvk: Clinvk, repository: Repository) -> None:
+def test_show_json_includes_the_list_fields_and_the_diff(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
     shown = told(clinvk, ShownWorktree, "show", worktree.id)
     (item,) = told(clinvk, WorktreeList, "list").worktrees
@@ -165,9 +165,7 @@ def test_one_is_shown_as_json(clinvk: Clinvk, repository: Repository) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--diff",)], ids=["whole", "diff"])
-def test_what_is_shown_in_a_pipe_is_a_patch_for_git(
-    clinvk: Clinvk, repository: Repository, flags: tuple[str, ...]
-) -> None:
+def test_show_output_in_a_pipe_is_a_git_patch(clinvk: Clinvk, repository: Repository, flags: tuple[str, ...]) -> None:
     files = {"a.txt": b"tw\xf6\r\n", "pixel": bytes(range(256)), "with space": b"x" * 2**21 + b"\nno end"}
     worktree = left(repository, without=("inner/b",))
     for name, content in files.items():
@@ -181,7 +179,9 @@ def test_what_is_shown_in_a_pipe_is_a_patch_for_git(
     assert listed(clinvk) == [worktree.id]
 
 
-def test_on_a_terminal_the_diff_is_colored_and_has_no_more_than_text(clinvk: Clinvk, repository: Repository) -> None:
+def test_show_on_a_terminal_colors_the_diff_and_escapes_control_characters(
+    clinvk: Clinvk, repository: Repository
+) -> None:
     worktree = left(repository, **{"a.txt": "two \x1b[2J\n", "pixel": "\0"})
     with on_terminal(clinvk, "worktrees", "show", "--diff", worktree.id) as terminal:
         assert terminal.ended() == 0
@@ -195,7 +195,7 @@ def test_on_a_terminal_the_diff_is_colored_and_has_no_more_than_text(clinvk: Cli
         assert "\x1b" not in terminal.read.decode()
 
 
-def test_one_that_has_no_diff_is_shown_without_and_why(clinvk: Clinvk, repository: Repository) -> None:
+def test_show_reports_why_a_worktree_has_no_diff(clinvk: Clinvk, repository: Repository) -> None:
     worktrees = worktrees_of(repository)
     busy = asyncio.run(worktrees.make(str(repository.path), "busy"))
     other = Repository(clinvk.folder / "other", repository.home)
@@ -216,7 +216,7 @@ def test_one_that_has_no_diff_is_shown_without_and_why(clinvk: Clinvk, repositor
     asyncio.run(worktrees.leave(busy))
 
 
-def test_one_is_shown_though_nothing_can_be_told_of_who_worked_there(clinvk: Clinvk, repository: Repository) -> None:
+def test_show_prints_the_diff_when_the_run_database_is_unreadable(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
     (repository.home / ".clinvk" / "clinvk.db").write_text("no database")
     done = clinvk.run("worktrees", "show", worktree.id)
@@ -225,7 +225,7 @@ def test_one_is_shown_though_nothing_can_be_told_of_who_worked_there(clinvk: Cli
     assert done.stderr.startswith("clinvk: who worked there cannot be told: ")
 
 
-def test_applying_changes_the_files_and_removes_the_worktree(clinvk: Clinvk, repository: Repository) -> None:
+def test_apply_changes_the_files_and_removes_the_worktree(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository, **{"a.txt": "two\n", "new": "new\n"})
     tried = clinvk.run("worktrees", "apply", "--dry-run", worktree.id[:-2])
     assert tried.stdout.startswith(f"would apply {worktree.id} to ")
@@ -240,7 +240,7 @@ def test_applying_changes_the_files_and_removes_the_worktree(clinvk: Clinvk, rep
     assert repository.branches() == ["main"]
 
 
-def test_the_directory_that_it_is_called_in_stays_though_all_in_it_is_replaced(
+def test_apply_keeps_the_current_directory_when_its_contents_are_replaced(
     clinvk: Clinvk, repository: Repository
 ) -> None:
     worktree = left(repository, **{"inner/new": "new\n"}, without=("inner/b",))
@@ -255,14 +255,14 @@ def test_the_directory_that_it_is_called_in_stays_though_all_in_it_is_replaced(
     assert [file.name for file in inner.iterdir()] == ["new"]
 
 
-def test_applying_from_a_directory_that_is_gone_works(clinvk: Clinvk, repository: Repository) -> None:
+def test_apply_works_from_a_deleted_directory(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
     done = clinvk.run("worktrees", "apply", worktree.id, before="mkdir gone; cd gone; rmdir ../gone")
     assert (done.returncode, done.stderr) == (0, "")
     assert repository.files()["a.txt"] == b"two\n"
 
 
-def test_applying_as_json_tells_what_came_where(clinvk: Clinvk, repository: Repository) -> None:
+def test_apply_json_reports_the_files_and_the_repository(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
     done = told(clinvk, Applied, "apply", worktree.id, "--keep")
     assert done == Applied(
@@ -275,7 +275,7 @@ def test_applying_as_json_tells_what_came_where(clinvk: Clinvk, repository: Repo
     assert listed(clinvk) == [worktree.id]
 
 
-def test_changes_that_do_not_fit_are_1_and_change_nothing(clinvk: Clinvk, repository: Repository) -> None:
+def test_conflicting_apply_exits_with_1_and_changes_nothing(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
     repository.write("a.txt", "three\n")
     done = clinvk.run("worktrees", "apply", worktree.id)
@@ -286,7 +286,7 @@ def test_changes_that_do_not_fit_are_1_and_change_nothing(clinvk: Clinvk, reposi
     assert listed(clinvk) == [worktree.id]
 
 
-def test_discarding_removes_some_but_neither_in_a_dry_run_nor_unasked(clinvk: Clinvk, repository: Repository) -> None:
+def test_discard_removes_named_worktrees_only_when_confirmed(clinvk: Clinvk, repository: Repository) -> None:
     first, second, third = (left(repository) for _ in range(3))
     assert clinvk.run("worktrees", "discard", "--dry-run", first.id).stdout == f"would discard {first.id}\n"
     unasked = clinvk.run("worktrees", "discard", first.id)
@@ -299,7 +299,7 @@ def test_discarding_removes_some_but_neither_in_a_dry_run_nor_unasked(clinvk: Cl
 
 
 @pytest.mark.parametrize(("typed", "is_gone"), [("y", True), ("", False)])
-def test_on_a_terminal_it_asks_before_it_discards(
+def test_discard_asks_for_confirmation_on_a_terminal(
     clinvk: Clinvk, repository: Repository, typed: str, is_gone: bool
 ) -> None:
     worktree = left(repository)
@@ -310,9 +310,7 @@ def test_on_a_terminal_it_asks_before_it_discards(
     assert listed(clinvk) == ([] if is_gone else [worktree.id])
 
 
-def test_one_whose_agent_is_at_work_is_refused_before_anything_is_asked_or_removed(
-    clinvk: Clinvk, repository: Repository
-) -> None:
+def test_worktree_in_use_is_refused_before_asking_or_removing(clinvk: Clinvk, repository: Repository) -> None:
     other = left(repository)
     worktrees = worktrees_of(repository)
     worktree = asyncio.run(worktrees.make(str(repository.path), "busy"))
@@ -330,7 +328,9 @@ def test_one_whose_agent_is_at_work_is_refused_before_anything_is_asked_or_remov
     assert listed(clinvk) == [other.id, worktree.id]
 
 
-def test_all_stay_where_an_agent_has_come_to_one_while_it_asked(clinvk: Clinvk, repository: Repository) -> None:
+def test_discard_removes_nothing_when_a_worktree_becomes_used_while_asking(
+    clinvk: Clinvk, repository: Repository
+) -> None:
     free, entered = sorted((left(repository) for _ in range(2)), key=lambda worktree: worktree.id)
 
     async def answer(terminal: Terminal) -> None:
@@ -345,9 +345,7 @@ def test_all_stay_where_an_agent_has_come_to_one_while_it_asked(clinvk: Clinvk, 
     assert sorted(listed(clinvk)) == [free.id, entered.id]
 
 
-def test_one_that_the_agents_own_program_was_opened_in_is_in_use_until_that_ends(
-    clinvk: Clinvk, repository: Repository
-) -> None:
+def test_worktree_is_in_use_until_an_interactive_agent_exits(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
     begun, go = clinvk.folder / "begun", clinvk.folder / "go"
     clinvk.agent.play(claude_says("x"))
@@ -364,9 +362,7 @@ def test_one_that_the_agents_own_program_was_opened_in_is_in_use_until_that_ends
 
 @pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
 @pytest.mark.parametrize("resumes", [False, True], ids=["prompt", "resume"])
-def test_one_that_a_prompt_is_sent_to_is_in_use_until_that_is_answered(
-    clinvk: Clinvk, repository: Repository, resumes: bool
-) -> None:
+def test_worktree_is_in_use_until_its_prompt_is_answered(clinvk: Clinvk, repository: Repository, resumes: bool) -> None:
     worktree = left(repository)
     begun, go = clinvk.folder / "begun", clinvk.folder / "go"
     clinvk.agent.play(claude_says("x"))
@@ -389,9 +385,7 @@ def test_one_that_a_prompt_is_sent_to_is_in_use_until_that_is_answered(
 
 
 @pytest.mark.parametrize("command", ["show", "apply", "discard"])
-def test_a_word_that_is_no_worktree_is_1_and_nothing_happens(
-    clinvk: Clinvk, repository: Repository, command: str
-) -> None:
+def test_unknown_or_ambiguous_worktree_exits_with_1(clinvk: Clinvk, repository: Repository, command: str) -> None:
     left(repository)
     left(repository)
     for word, said in (("nothing", "no worktree 'nothing'"), ("claude", "is the beginning of several worktrees")):
@@ -401,7 +395,7 @@ def test_a_word_that_is_no_worktree_is_1_and_nothing_happens(
     assert len(listed(clinvk)) == 2
 
 
-def test_a_machine_without_git_is_told(clinvk: Clinvk, repository: Repository) -> None:
+def test_missing_git_is_reported(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
     done = clinvk.run("worktrees", "apply", worktree.id, env={"PATH": str(clinvk.folder)})
     assert (done.returncode, done.stdout) == (1, "")
