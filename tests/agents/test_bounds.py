@@ -13,7 +13,7 @@ AMPLE = AgentSettings(max_memory_mb=2048, max_cpu_secs=600, max_open_files=1024)
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
-async def test_an_agent_works_within_ample_limits_and_its_tools_have_them_too(machine: Machine, backend: str) -> None:
+async def test_agent_runs_within_ample_limits_and_its_tools_inherit_them(machine: Machine, backend: str) -> None:
     told = machine.project / "told"
     request = RunRequest(
         prompt=f'[[tool=shell cmd="cat /proc/self/limits > {told}" words=2]]',

@@ -41,7 +41,7 @@ def records(machine: Machine) -> list[Path]:
     return [*(machine.home / ".claude" / "projects").rglob("*.jsonl")]
 
 
-async def test_a_prompt_is_answered_in_the_pieces_that_the_model_streams(machine: Machine) -> None:
+async def test_answer_is_streamed_in_the_chunks_of_the_model(machine: Machine) -> None:
     events = await machine.events(ask("hello [[words=3]]"))
     assert isinstance(events[0], RunStarted)
     assert events[0].backend_session_id
@@ -49,7 +49,7 @@ async def test_a_prompt_is_answered_in_the_pieces_that_the_model_streams(machine
     assert isinstance(events[-1], RunFinished)
 
 
-async def test_a_prompt_of_a_megabyte_arrives_whole(machine: Machine) -> None:
+async def test_one_megabyte_prompt_reaches_the_model_unchanged(machine: Machine) -> None:
     prompt = "hello [[words=1]] " + "ü" * 500_000
     result = await machine.run(ask(prompt))
     assert result.text == "word1"
@@ -59,11 +59,11 @@ async def test_a_prompt_of_a_megabyte_arrives_whole(machine: Machine) -> None:
 @pytest.mark.parametrize(
     "prompt", ["-x [[words=1]]", "--version [[words=1]]", " /cost [[words=1]]", "/a/b [[words=1]]"]
 )
-async def test_a_prompt_that_looks_like_a_flag_or_path_is_text(machine: Machine, prompt: str) -> None:
+async def test_prompt_that_looks_like_a_flag_or_path_is_sent_as_text(machine: Machine, prompt: str) -> None:
     assert (await machine.run(ask(prompt))).text == "word1"
 
 
-async def test_thinking_comes_apart_from_the_answer(machine: Machine) -> None:
+async def test_thinking_is_separate_from_the_answer(machine: Machine) -> None:
     events = await machine.events(ask("hello [[think=2 words=1]]", thinking=True))
     assert "".join(event.text for event in events if isinstance(event, ThinkingDelta)).split() == ["think1", "think2"]
     assert [event.text for event in events if isinstance(event, TextDelta)] == ["word1"]
@@ -72,7 +72,7 @@ async def test_thinking_comes_apart_from_the_answer(machine: Machine) -> None:
     assert asked["display"] == "summarized"
 
 
-async def test_a_tool_call_and_its_result_are_told_and_the_file_is_written(machine: Machine) -> None:
+async def test_tool_call_writes_the_file_and_is_reported_with_its_result(machine: Machine) -> None:
     path = machine.project / "made.txt"
     events = await machine.events(
         ask(f"hello [[tool=write path={path} content=hi]] [[say=done]]", approval_mode="auto")
@@ -84,7 +84,7 @@ async def test_a_tool_call_and_its_result_are_told_and_the_file_is_written(machi
     assert path.read_text() == "hi"
 
 
-async def test_the_usage_is_that_of_all_requests_of_the_run(machine: Machine) -> None:
+async def test_usage_sums_all_requests_of_the_run(machine: Machine) -> None:
     prompt = 'hello [[usage=100,20,30,10]] [[call Read {"file_path": "/nowhere"}]] [[words=1]]'
     result = await machine.run(ask(prompt))
     assert len(machine.requests("hello")) == 2
@@ -95,7 +95,7 @@ async def test_the_usage_is_that_of_all_requests_of_the_run(machine: Machine) ->
     ("status", "code"),
     [(400, "agent_rejected"), (401, "agent_unauthenticated"), (429, "agent_rate_limited"), (500, "agent_overloaded")],
 )
-async def test_an_error_of_the_model_api_fails_the_run_with_its_code(machine: Machine, status: int, code: str) -> None:
+async def test_model_api_error_fails_the_run_with_its_code(machine: Machine, status: int, code: str) -> None:
     events = await machine.events(ask(f"hello [[error={status}]]"))
     ending = events[-1]
     assert isinstance(ending, RunFailed)
@@ -105,14 +105,14 @@ async def test_an_error_of_the_model_api_fails_the_run_with_its_code(machine: Ma
     assert retried is (status in (429, 500))
 
 
-async def test_a_refusal_of_the_model_ends_the_run_with_the_text_there_was(machine: Machine) -> None:
+async def test_model_refusal_ends_the_run_and_keeps_the_text(machine: Machine) -> None:
     """It asks once more, and gets another refusal here."""
     result = await machine.run(ask("x [[stop=refusal words=2]]"))
     assert isinstance(result.ending, RunFinished)
     assert (result.ending.stop_reason, result.text) == ("refusal", "word1 word2\n\nword1 word2")
 
 
-async def test_an_answer_cut_by_the_models_limit_goes_on_by_itself(machine: Machine) -> None:
+async def test_answer_truncated_by_max_tokens_is_continued_automatically(machine: Machine) -> None:
     """What it says then is no prompt of its own to the stand-in, so that each answer is cut there."""
     result = await machine.run(ask("x [[stop=max_tokens words=2]]"))
     assert isinstance(result.ending, RunFinished)
@@ -120,7 +120,7 @@ async def test_an_answer_cut_by_the_models_limit_goes_on_by_itself(machine: Mach
     assert result.text.startswith("word1 word2\n\n")
 
 
-async def test_a_refused_login_does_not_wait_for_the_retries(machine: Machine) -> None:
+async def test_rejected_login_fails_without_waiting_for_retries(machine: Machine) -> None:
     machine.env["CLAUDE_CODE_MAX_RETRIES"] = "10"
     result = await machine.run(ask("hello [[error=401]]"))
     assert result.error
@@ -128,7 +128,7 @@ async def test_a_refused_login_does_not_wait_for_the_retries(machine: Machine) -
     assert len(machine.exchanges("hello")) < 8, "all of them take three minutes"
 
 
-async def test_a_missing_login_is_told_as_such(machine: Machine) -> None:
+async def test_missing_login_is_reported_as_unauthenticated(machine: Machine) -> None:
     del machine.env["ANTHROPIC_API_KEY"]
     result = await machine.run(ask("hello"))
     assert result.error
@@ -136,32 +136,32 @@ async def test_a_missing_login_is_told_as_such(machine: Machine) -> None:
     assert "Not logged in" in result.error.message
 
 
-async def test_the_answer_after_a_cut_stream_has_no_word_twice_and_none_lost(machine: Machine) -> None:
+async def test_retry_after_a_dropped_stream_neither_repeats_nor_loses_text(machine: Machine) -> None:
     result = await machine.run(ask("hello [[drop=2 words=6]]"))
     assert result.text == "word1 word2 word3 word4 word5 word6"
     assert result.usage is not None
     assert result.usage.output_tokens > 0
 
 
-async def test_an_error_in_the_midst_of_a_stream_does_not_end_the_run(machine: Machine) -> None:
+async def test_error_within_a_stream_does_not_end_the_run(machine: Machine) -> None:
     assert (await machine.run(ask("hello [[midstream words=3]]"))).text == "word1 word2 word3"
 
 
-async def test_the_run_ends_after_the_allowed_turns(machine: Machine) -> None:
+async def test_run_ends_after_max_turns(machine: Machine) -> None:
     result = await machine.run(ask('hello [[tool=shell cmd="echo a" calls=9]]', max_turns=2))
     assert isinstance(result.ending, RunFinished)
     assert result.ending.stop_reason == "max_turns"
     assert len(machine.requests("hello")) == 2
 
 
-async def test_the_system_prompt_is_added_to_claudes_own(machine: Machine) -> None:
+async def test_system_prompt_is_appended_to_the_one_of_claude(machine: Machine) -> None:
     await machine.run(ask("hello", system_prompt="--speak like\na pirate"))
     sent = json.dumps(machine.requests("hello")[0]["system"])
     assert json.dumps("--speak like\na pirate")[1:-1] in sent
     assert "Claude Code" in sent
 
 
-async def test_the_model_alias_and_effort_reach_the_model_api(machine: Machine) -> None:
+async def test_model_alias_and_effort_reach_the_model_api(machine: Machine) -> None:
     await machine.run(ask("hello", model="best", effort="low"))
     sent = machine.requests("hello")[0]
     assert str(sent["model"]).startswith("claude-opus")
@@ -174,7 +174,7 @@ async def test_an_image_reaches_the_model(machine: Machine) -> None:
     assert '"media_type": "image/png"' in json.dumps(machine.requests("look")[0]["messages"])
 
 
-async def test_a_schema_is_answered_by_structured_output(machine: Machine) -> None:
+async def test_schema_returns_structured_output(machine: Machine) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
     result = await machine.run(ask('x [[call StructuredOutput {"a": "b"}]]', output_schema=schema))
     assert isinstance(result.ending, RunFinished)
@@ -182,7 +182,7 @@ async def test_a_schema_is_answered_by_structured_output(machine: Machine) -> No
     assert result.tool_calls == ()
 
 
-async def test_an_added_directory_may_be_read(machine: Machine) -> None:
+async def test_added_directory_can_be_read(machine: Machine) -> None:
     (machine.outside / "o.txt").write_text("OUTSIDE\n")
     prompt = f'hello [[call Read {{"file_path": "{machine.outside}/o.txt"}}]]'
     refused, read = [
@@ -193,7 +193,7 @@ async def test_an_added_directory_may_be_read(machine: Machine) -> None:
     assert "OUTSIDE" in read.output
 
 
-async def test_an_ephemeral_run_leaves_no_record_of_the_conversation(machine: Machine) -> None:
+async def test_ephemeral_run_leaves_no_transcript(machine: Machine) -> None:
     await machine.run(ask("keep this hello"))
     kept = records(machine)
     assert kept
@@ -203,7 +203,7 @@ async def test_an_ephemeral_run_leaves_no_record_of_the_conversation(machine: Ma
     assert left == []
 
 
-async def test_a_session_goes_on_with_what_was_said(machine: Machine) -> None:
+async def test_resumed_session_remembers_the_conversation(machine: Machine) -> None:
     async with machine.runs() as runs:
         async with runs.run(machine.completed(ask("first words [[words=1]]"))) as run:
             started = (await run.result()).started
@@ -216,28 +216,28 @@ async def test_a_session_goes_on_with_what_was_said(machine: Machine) -> None:
     assert "first words" in json.dumps(machine.requests("second words")[0]["messages"])
 
 
-async def test_an_unknown_command_is_text_to_the_model(machine: Machine) -> None:
+async def test_unknown_slash_command_is_sent_to_the_model(machine: Machine) -> None:
     result = await machine.run(ask("/nonexistent"))
     assert result.text == "word1 word2 word3 word4 word5"
     assert len(machine.requests("/nonexistent")) == 1
 
 
 @pytest.mark.parametrize("prompt", ["/help", "/cost", "/clear"])
-async def test_a_prompt_that_claude_takes_for_its_own_command_fails(machine: Machine, prompt: str) -> None:
+async def test_prompt_with_a_builtin_slash_command_fails(machine: Machine, prompt: str) -> None:
     result = await machine.run(ask(prompt))
     assert result.error
     assert result.error.code == "invalid_request"
     assert machine.requests() == []
 
 
-async def test_what_a_sub_agent_does_is_done_when_the_run_ends(machine: Machine) -> None:
+async def test_run_waits_for_its_sub_agents(machine: Machine) -> None:
     call = {"description": "d", "prompt": "sub [[say=found]]", "subagent_type": "general-purpose"}
     events = await machine.events(ask(f"x [[call Task {json.dumps(call)}]]"))
     (told,) = (event for event in events if isinstance(event, ToolResult))
     assert "found" in told.output
 
 
-async def test_a_command_of_the_users_own_is_run(machine: Machine) -> None:
+async def test_custom_slash_command_of_the_user_is_run(machine: Machine) -> None:
     commands = machine.home / ".claude" / "commands"
     commands.mkdir(parents=True)
     (commands / "mine.md").write_text("Do it with $ARGUMENTS\n")
@@ -252,7 +252,7 @@ def until(condition: Callable[[], bool], within_s: float = 30) -> None:
         time.sleep(0.05)
 
 
-def test_sigint_ends_claude_together_with_its_tools(machine: Machine) -> None:
+def test_sigint_stops_claude_and_its_tools(machine: Machine) -> None:
     """The stop signal of the launch: a SIGTERM would leave the tool behind."""
     mark = machine.project / "alive"
     prompt = f'hello [[tool=shell cmd="echo $$ > {mark}; sleep 60"]]'

@@ -52,7 +52,7 @@ async def test_claude_code_completes_a_turn(client: Client, machine: Machine, mo
     assert machine.requests("as a client")
 
 
-async def test_claude_code_shows_the_answer_and_the_thinking_while_they_come(client: Client, machine: Machine) -> None:
+async def test_claude_code_streams_the_answer_and_the_thinking(client: Client, machine: Machine) -> None:
     flags = ("--output-format=stream-json", "--verbose", "--include-partial-messages")
     async with serving(machine.env) as served:
         done = await client.ask(served, "as a client [[think=3 words=5]]", "--model=opus", *flags)
@@ -69,7 +69,7 @@ async def test_claude_code_shows_the_answer_and_the_thinking_while_they_come(cli
     assert "".join(delta.get("text", "") for delta in deltas) == "word1 word2 word3 word4 word5"
 
 
-async def test_claude_code_goes_on_with_its_conversation(client: Client, machine: Machine) -> None:
+async def test_claude_code_continues_its_conversation(client: Client, machine: Machine) -> None:
     async with serving(machine.env) as served:
         first = await client.ask(served, "the first [[words=2]]", "--model=codex", "--output-format=json")
         done = await client.ask(served, "the second [[words=3]]", "--model=codex", "--continue", "--output-format=json")
@@ -80,16 +80,14 @@ async def test_claude_code_goes_on_with_its_conversation(client: Client, machine
     assert "word1 word2" in asked
 
 
-async def test_claude_code_is_told_why_the_agent_failed(client: Client, machine: Machine) -> None:
+async def test_claude_code_reports_why_the_agent_failed(client: Client, machine: Machine) -> None:
     async with serving(machine.env) as served:
         done = await client.ask(served, "as a client [[error=400]]", "--model=opus")
     assert done.returncode != 0
     assert "400" in done.stdout
 
 
-async def test_claude_code_does_not_have_an_agent_that_broke_off_begin_again(
-    client: Client, scripted: Scripted
-) -> None:
+async def test_claude_code_does_not_retry_a_crashed_agent(client: Client, scripted: Scripted) -> None:
     """With what the documentation tells to set; without it Claude Code asks once more for an answer in one piece."""
     scripted.play([*claude_says("one ", "two")[:4], stderr("the disk is on fire"), exits(3)])
     async with serving(scripted.env) as served:

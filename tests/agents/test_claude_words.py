@@ -212,7 +212,7 @@ def version(machine: Machine) -> tuple[int, ...]:
     return tuple(map(int, told.stdout.split()[0].split(".")))
 
 
-def test_without_clinvk_the_hostile_project_does_act(field: Battlefield) -> None:
+def test_hostile_project_takes_effect_without_clinvk(field: Battlefield) -> None:
     """The control: were the traps dead, the tests below would prove nothing.
 
     2.1.332 itself keeps git from the programs that a repository names, and asks for a skill that has rules of its own.
@@ -237,7 +237,7 @@ def test_without_clinvk_the_hostile_project_does_act(field: Battlefield) -> None
 
 
 @pytest.mark.parametrize("approval", ["default", "auto", "none", "always"])
-async def test_read_only_writes_nothing_whatever_the_files_say(field: Battlefield, approval: ApprovalMode) -> None:
+async def test_read_only_writes_nothing_despite_hostile_settings(field: Battlefield, approval: ApprovalMode) -> None:
     field.poison_user()
     before = field.files()
     await field.attack(request(approval, sandbox_mode="read-only"))
@@ -246,7 +246,7 @@ async def test_read_only_writes_nothing_whatever_the_files_say(field: Battlefiel
     assert field.memory() == []
 
 
-async def test_read_only_reads(field: Battlefield) -> None:
+async def test_read_only_reads_in_the_project_only(field: Battlefield) -> None:
     events = await field.machine.events(
         request(
             "default",
@@ -274,7 +274,7 @@ async def test_read_only_with_approval_none_reads_anywhere(field: Battlefield) -
     assert "outside" in result.output
 
 
-async def test_read_only_takes_no_command_that_would_write_settings(machine: Machine) -> None:
+async def test_read_only_rejects_commands_that_write_settings(machine: Machine) -> None:
     result = await machine.run(
         request("default", sandbox_mode="read-only", backend="claude", prompt="/config autoCompact=false")
     )
@@ -282,7 +282,7 @@ async def test_read_only_takes_no_command_that_would_write_settings(machine: Mac
     assert not (machine.home / ".claude" / "settings.json").exists()
 
 
-async def test_what_a_project_has_scheduled_is_not_begun(machine: Machine) -> None:
+async def test_scheduled_tasks_of_a_project_are_not_run(machine: Machine) -> None:
     """A process that stays would begin it at once, as a turn of its own, and note in the project that it has."""
     tasks = machine.project / ".claude" / "scheduled_tasks.json"
     tasks.parent.mkdir()
@@ -307,7 +307,7 @@ async def test_read_only_works_with_an_oauth_login(machine: Machine) -> None:
     assert result.text == "in"
 
 
-async def test_default_refuses_what_asks_and_runs_nothing_of_the_project(field: Battlefield) -> None:
+async def test_default_denies_tools_that_ask_and_runs_no_project_code(field: Battlefield) -> None:
     before = field.files()
     await field.attack(request("default"))
     assert field.marked() == set()
@@ -324,7 +324,7 @@ async def test_auto_edits_in_the_project_only(field: Battlefield) -> None:
     assert field.memory() == []
 
 
-async def test_always_denies_each_call_even_with_the_users_allow_rules(field: Battlefield) -> None:
+async def test_approval_always_denies_each_call_despite_allow_rules_of_the_user(field: Battlefield) -> None:
     field.poison_user()
     before = field.files()
     result = await field.attack(request("always"))
@@ -335,7 +335,7 @@ async def test_always_denies_each_call_even_with_the_users_allow_rules(field: Ba
     assert result.tool_calls
 
 
-async def test_none_acts_unasked_in_and_outside_of_the_project(field: Battlefield) -> None:
+async def test_approval_none_acts_inside_and_outside_the_project_without_asking(field: Battlefield) -> None:
     field.machine.env["IS_SANDBOX"] = "1"
     await field.attack(request("none", sandbox_mode="full"))
     for name in ("shell", "written", "linked", "dots"):
@@ -355,7 +355,7 @@ async def test_workspace_without_bwrap_edits_in_the_project_only(field: Battlefi
 
 @pytest.mark.usefixtures("confining")
 @pytest.mark.parametrize("approval", ["default", "auto", "none"])
-async def test_workspace_with_bwrap_confines_the_shell_too(field: Battlefield, approval: ApprovalMode) -> None:
+async def test_workspace_with_bwrap_also_sandboxes_the_shell(field: Battlefield, approval: ApprovalMode) -> None:
     field.poison_user()
     before = field.files()
     await field.attack(request(approval, sandbox_mode="workspace"))
@@ -374,7 +374,7 @@ async def test_workspace_with_bwrap_and_approval_always_denies_each_call(field: 
 
 
 @pytest.mark.usefixtures("confining")
-async def test_the_confined_shell_writes_in_the_added_directories(machine: Machine) -> None:
+async def test_sandboxed_shell_can_write_in_added_directories(machine: Machine) -> None:
     added = machine.outside / "added"
     added.mkdir()
     prompt = f'w [[tool=shell cmd="touch {added}/made {machine.outside}/open"]]'
@@ -385,7 +385,7 @@ async def test_the_confined_shell_writes_in_the_added_directories(machine: Machi
 
 
 @pytest.mark.usefixtures("confining")
-async def test_the_confined_shell_does_not_write_where_claude_lets_every_shell(machine: Machine) -> None:
+async def test_sandboxed_shell_cannot_write_to_npm_logs(machine: Machine) -> None:
     """Its sandbox opens a folder of npm's in the home by itself, where there is one."""
     logs = machine.home / ".npm" / "_logs"
     logs.mkdir(parents=True)
@@ -402,7 +402,7 @@ async def test_workspace_with_approval_always_denies_each_call(field: Battlefiel
     assert field.files() == before
 
 
-async def test_workspace_includes_the_added_directories(machine: Machine) -> None:
+async def test_workspace_includes_added_directories(machine: Machine) -> None:
     added = machine.outside / "added, with a space"
     added.mkdir()
     await machine.run(
@@ -417,7 +417,7 @@ async def test_workspace_includes_the_added_directories(machine: Machine) -> Non
 
 
 @pytest.mark.parametrize("sandbox", ["default", "read-only", "workspace", "full"])
-async def test_allowed_tools_never_add_to_what_the_words_give(field: Battlefield, sandbox: str) -> None:
+async def test_allowed_tools_never_extend_permissions(field: Battlefield, sandbox: str) -> None:
     before = field.files()
     tools = ("Bash", "Write", "Edit", "Task", "CronCreate", "EnterWorktree")
     await field.attack(request("default", sandbox_mode=sandbox, allowed_tools=tools))
@@ -426,7 +426,7 @@ async def test_allowed_tools_never_add_to_what_the_words_give(field: Battlefield
     assert field.files().keys() - before.keys() == written
 
 
-async def test_tools_that_are_not_allowed_do_not_exist(machine: Machine) -> None:
+async def test_tools_outside_allowed_tools_are_not_offered(machine: Machine) -> None:
     machine.env["IS_SANDBOX"] = "1"
     prompt = f"attack [[tool=write path={machine.project}/made content=hi]] [[say=done]]"
     result = await machine.run(request("none", backend="claude", prompt=prompt, allowed_tools=("Read", "Glob")))
@@ -438,14 +438,14 @@ async def test_tools_that_are_not_allowed_do_not_exist(machine: Machine) -> None
     assert names - {PLACEHOLDER} == {"Glob", "Read"}
 
 
-async def test_the_projects_instructions_are_read_though_its_settings_are_not(field: Battlefield) -> None:
+async def test_project_instructions_are_read_but_project_settings_are_not(field: Battlefield) -> None:
     (field.machine.project / "CLAUDE.md").write_text("PROJECT-INSTRUCTIONS\n")
     await field.machine.run(request("default", backend="claude", prompt="hello"))
     assert "PROJECT-INSTRUCTIONS" in json.dumps(field.machine.requests("hello")[0])
 
 
 @pytest.mark.parametrize("approval", ["default", "auto", "always"])
-async def test_a_guarded_run_writes_to_no_other_session(machine: Machine, approval: ApprovalMode) -> None:
+async def test_guarded_run_cannot_message_other_sessions(machine: Machine, approval: ApprovalMode) -> None:
     """From 2.1.332 on `SendMessage` reaches all that the user has open, and is not asked for."""
     calls = '[[call ListAgents {}]] [[call SendMessage {"to": "x", "summary": "s", "message": "m"}]]'
     events = await machine.events(request(approval, backend="claude", prompt=f"x {calls}"))
@@ -454,7 +454,7 @@ async def test_a_guarded_run_writes_to_no_other_session(machine: Machine, approv
     assert all("No such tool available" in result.output for result in results)
 
 
-async def test_no_other_session_has_a_run_write(machine: Machine) -> None:
+async def test_messages_from_other_sessions_do_not_affect_a_run(machine: Machine) -> None:
     """Were the message taken, the run would act on it before it ends, or when it is asked again."""
     async with machine.runs() as runs:
         words = machine.completed(request("auto", backend="claude", prompt="wait [[hang=15]] [[words=1]]"))
@@ -492,7 +492,7 @@ def inbox(machine: Machine) -> str:
         *("/config\ufeffautoCompact=false", "/heapdump\ufeff"),
     ],
 )
-async def test_a_prompt_that_is_a_command_changes_no_settings(machine: Machine, command: str) -> None:
+async def test_prompt_with_a_slash_command_changes_no_settings(machine: Machine, command: str) -> None:
     """A byte order mark is a blank to Claude, which ends the name of a command."""
 
     def everything() -> set[tuple[str, bytes]]:

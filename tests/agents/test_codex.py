@@ -73,7 +73,7 @@ async def conversation(machine: Machine, *requests: RunRequest) -> list[RunResul
     return results
 
 
-async def test_an_answer_comes_with_its_thread_and_tokens(machine: Machine) -> None:
+async def test_answer_includes_thread_id_and_token_usage(machine: Machine) -> None:
     started, *rest = told(await machine.events(ask("hello [[words=3 think=2 usage=100,20,30,10]]")))
     assert isinstance(started, RunStarted)
     assert started.backend_session_id
@@ -84,7 +84,7 @@ async def test_an_answer_comes_with_its_thread_and_tokens(machine: Machine) -> N
     ]
 
 
-async def test_a_command_and_its_output_are_told_between_the_messages(machine: Machine) -> None:
+async def test_command_and_its_output_are_reported_between_messages(machine: Machine) -> None:
     prompt = 'go [[tool=shell cmd="echo hi; sleep 0.2; false" before="Let me look." say="Done."]]'
     events = told(await machine.events(ask(prompt)))
     assert [event for event in events if not isinstance(event, RunStarted | RunFinished)] == [
@@ -118,7 +118,9 @@ async def test_a_patch_writes_a_file(machine: Machine, model: str) -> None:
         ("drop=1", "agent_overloaded", "disconnected"),
     ],
 )
-async def test_a_failing_model_api_is_told_by_its_code(machine: Machine, directive: str, code: str, words: str) -> None:
+async def test_model_api_failure_is_reported_with_its_code(
+    machine: Machine, directive: str, code: str, words: str
+) -> None:
     result = await machine.run(ask(f"x [[{directive}]]"))
     assert result.error
     assert result.error.code == code
@@ -127,7 +129,7 @@ async def test_a_failing_model_api_is_told_by_its_code(machine: Machine, directi
     assert result.exit_code == 1
 
 
-async def test_an_answer_cut_by_the_models_limit_keeps_its_text_and_says_so(machine: Machine) -> None:
+async def test_answer_truncated_by_max_tokens_keeps_its_text_and_stop_reason(machine: Machine) -> None:
     first, second = await conversation(
         machine,
         ask("one [[words=1 usage=100,20,30,10]]"),
@@ -139,13 +141,13 @@ async def test_an_answer_cut_by_the_models_limit_keeps_its_text_and_says_so(mach
     assert second.usage in (None, Usage(200, 40, 50, 5))  # `exec` tells none
 
 
-async def test_a_failure_that_passes_is_progress_and_then_an_answer(machine: Machine) -> None:
+async def test_transient_failure_is_reported_as_progress_before_the_answer(machine: Machine) -> None:
     events = await machine.events(ask("x [[error=500 times=3 words=2]]"))
     assert [event.stage for event in events if isinstance(event, Progress)] == ["retry"]
     assert text_of(events) == "word1 word2"
 
 
-async def test_a_model_api_that_is_not_there_ends_the_run(machine: Machine) -> None:
+async def test_unreachable_model_api_fails_the_run(machine: Machine) -> None:
     away = ("-c", 'model_providers.standin.base_url="http://127.0.0.1:1/v1"')
     result = await machine.run(replace(ask("x"), sandbox_mode="full", extra=away))
     assert result.error
@@ -153,7 +155,7 @@ async def test_a_model_api_that_is_not_there_ends_the_run(machine: Machine) -> N
     assert "Connection failed" in result.error.message
 
 
-async def test_a_missing_key_is_a_missing_login(machine: Machine) -> None:
+async def test_missing_api_key_is_reported_as_unauthenticated(machine: Machine) -> None:
     del machine.env["STANDIN_KEY"]
     result = await machine.run(ask("x"))
     assert result.error
@@ -161,7 +163,7 @@ async def test_a_missing_key_is_a_missing_login(machine: Machine) -> None:
     assert "STANDIN_KEY" in result.error.message
 
 
-async def test_a_resumed_thread_remembers_and_counts_its_own_tokens_alone(machine: Machine) -> None:
+async def test_resumed_thread_remembers_and_counts_tokens_per_turn(machine: Machine) -> None:
     first, second, third = await conversation(
         machine,
         ask("one [[words=1 usage=100,20,30,10]]"),
@@ -180,7 +182,7 @@ async def test_a_resumed_thread_remembers_and_counts_its_own_tokens_alone(machin
     assert "one [[words=1" in json.dumps(body)
 
 
-async def test_a_thread_that_codex_has_lost_is_told(machine: Machine) -> None:
+async def test_lost_codex_thread_is_reported(machine: Machine) -> None:
     store = MemoryStore()
     async with machine.runs(store=store) as runs, runs.run(machine.completed(ask("one"))) as run:
         await run.result()
@@ -195,7 +197,7 @@ async def test_a_thread_that_codex_has_lost_is_told(machine: Machine) -> None:
     assert not machine.requests("two")
 
 
-async def test_turns_beyond_the_limit_are_not_had(machine: Machine) -> None:
+async def test_run_ends_after_max_turns(machine: Machine) -> None:
     prompt = 'x [[tool=shell cmd="echo hi; sleep 0.3" calls=9]]'
     result = await machine.run(replace(ask(prompt), max_turns=2))
     assert isinstance(result.ending, RunFinished)
@@ -212,7 +214,7 @@ async def test_model_system_prompt_and_effort_reach_the_model(machine: Machine) 
     assert '"effort": "high"' in json.dumps(body)
 
 
-async def test_a_schema_shapes_the_answer(machine: Machine) -> None:
+async def test_schema_returns_structured_output(machine: Machine) -> None:
     schema: dict[str, object] = {
         "type": "object",
         "properties": {"a": {"type": "string"}},
@@ -226,7 +228,7 @@ async def test_a_schema_shapes_the_answer(machine: Machine) -> None:
     assert json.dumps(schema) in json.dumps(machine.requests("x [[say=")[0])
 
 
-async def test_images_reach_the_model_also_on_resume(machine: Machine) -> None:
+async def test_images_reach_the_model_on_resume(machine: Machine) -> None:
     await conversation(
         machine, ask("one"), replace(ask("two"), images=(Image("image/png", PNG), Image("image/png", PNG)))
     )
@@ -234,7 +236,7 @@ async def test_images_reach_the_model_also_on_resume(machine: Machine) -> None:
     assert json.dumps(body).count('"input_image"') == 2
 
 
-async def test_an_ephemeral_run_leaves_no_record(machine: Machine) -> None:
+async def test_ephemeral_run_leaves_no_transcript(machine: Machine) -> None:
     await machine.run(ask("kept"))
     kept = records(machine)
     assert len(kept) == 1
@@ -244,19 +246,19 @@ async def test_an_ephemeral_run_leaves_no_record(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["-x", "--help", "-", "/quit", "!touch x", "@a.txt", "resume", "é\n\n🙂 "])
-async def test_a_prompt_is_never_taken_for_something_else(machine: Machine, prompt: str) -> None:
+async def test_prompt_is_never_parsed_as_a_flag_or_command(machine: Machine, prompt: str) -> None:
     result = await machine.run(ask(prompt))
     assert result.text == "word1 word2 word3 word4 word5"
     assert prompt in [entry["user"] for entry in machine.exchanges()]
     assert not list(machine.project.iterdir())
 
 
-async def test_a_prompt_of_a_megabyte_reaches_the_model(machine: Machine) -> None:
+async def test_one_megabyte_prompt_reaches_the_model(machine: Machine) -> None:
     result = await machine.run(ask("x" * 1_000_000 + "[[words=1]]"))
     assert result.text == "word1"
 
 
-async def test_a_refused_flag_is_told_in_the_words_of_the_cli(machine: Machine) -> None:
+async def test_rejected_flag_is_reported_with_the_message_of_the_cli(machine: Machine) -> None:
     result = await machine.run(replace(ask("x"), sandbox_mode="full", extra=("--no-such-flag",)))
     assert result.error
     assert "--no-such-flag" in result.error.message
@@ -264,7 +266,7 @@ async def test_a_refused_flag_is_told_in_the_words_of_the_cli(machine: Machine) 
     assert result.error.exit_code == 2
 
 
-async def test_a_tool_that_is_stopped_leaves_nothing_in_the_project(machine: Machine) -> None:
+async def test_stopped_tool_leaves_no_files_in_the_project(machine: Machine) -> None:
     """Codex makes empty folders there, `.git` among them, for as long as a tool is at work in its sandbox."""
     temporary = machine.outside / "temporary"
     temporary.mkdir()

@@ -56,7 +56,7 @@ BY_EXEC = ("--color=never",)
 
 @pytest.mark.parametrize(("keeps", "extra"), [(False, ()), (True, ()), (False, BY_EXEC)])
 @pytest.mark.parametrize("fork", [False, True])
-async def test_a_conversation_in_the_archive_goes_on(
+async def test_archived_conversation_can_be_resumed(
     machine: Machine, fork: bool, keeps: bool, extra: tuple[str, ...]
 ) -> None:
     store = MemoryStore()
@@ -79,7 +79,7 @@ async def closing(machine: Machine, runs: LocalRuns) -> "asyncio.Task[None]":
     return closed
 
 
-async def test_a_fork_waits_for_a_thread_that_is_being_closed(machine: Machine) -> None:
+async def test_fork_waits_for_a_thread_that_is_being_closed(machine: Machine) -> None:
     store = MemoryStore()
     async with LocalRuns(machine.settings, store, machine.env, keeps_warm=True) as runs:
         _, session = await told(machine, runs, ask("first [[words=2]]"))
@@ -90,7 +90,7 @@ async def test_a_fork_waits_for_a_thread_that_is_being_closed(machine: Machine) 
     assert "prompts=2" in text(second)
 
 
-async def test_a_process_that_is_ended_first_closes_the_thread_that_it_has_begun_to_close(machine: Machine) -> None:
+async def test_process_finishes_closing_its_thread_before_it_exits(machine: Machine) -> None:
     store = MemoryStore()
     async with LocalRuns(machine.settings, store, machine.env, keeps_warm=True) as runs:
         await told(machine, runs, ask("first [[words=2]]"))
@@ -115,7 +115,7 @@ def talk(process: "subprocess.Popen[bytes]", channel: AppServerChannel, request:
         process.stdin.flush()
 
 
-async def test_others_can_go_on_with_a_thread_that_was_opened_for_a_run_which_was_dropped(machine: Machine) -> None:
+async def test_thread_opened_for_a_cancelled_run_can_be_resumed_by_another_process(machine: Machine) -> None:
     channel = AppServerChannel({"cwd": str(machine.project), "approvalPolicy": "never"}, stays=True)
     pipe, server = subprocess.PIPE, ("codex", "app-server")
     async with machine.runs() as runs:

@@ -116,7 +116,7 @@ async def test_codex_completes_a_turn(client: Client, machine: Machine, model: s
     assert machine.requests("as a client")
 
 
-async def test_codex_goes_on_with_a_conversation(client: Client, machine: Machine) -> None:
+async def test_codex_resumes_a_conversation(client: Client, machine: Machine) -> None:
     async with serving(machine.env) as served:
         await client.ask("the first [[words=2]]", served.port, "claude")
         done = await client.ask("the second [[words=3]]", served.port, "claude", "resume", "--last")
@@ -125,14 +125,14 @@ async def test_codex_goes_on_with_a_conversation(client: Client, machine: Machin
     assert told.index("the first") < told.index("word1 word2") < told.index("the second")
 
 
-async def test_codex_shows_the_thinking_of_the_model(client: Client, machine: Machine) -> None:
+async def test_codex_shows_the_reasoning_of_the_model(client: Client, machine: Machine) -> None:
     thinks = ("-c", 'model_reasoning_summary="auto"', "-c", "model_supports_reasoning_summaries=true")
     async with serving(machine.env) as served:
         done = await client.ask("thinking [[think=3 words=2]]", served.port, "claude", *thinks)
     assert [item.type for item in items(done)] == ["reasoning", "agent_message"]
 
 
-async def test_codex_is_told_why_the_agent_failed(client: Client, machine: Machine) -> None:
+async def test_codex_reports_why_the_agent_failed(client: Client, machine: Machine) -> None:
     async with serving(machine.env) as served:
         done = await client.ask("as a client [[error=429]]", served.port, "claude")
     assert done.returncode != 0
@@ -141,9 +141,7 @@ async def test_codex_is_told_why_the_agent_failed(client: Client, machine: Machi
 
 
 @pytest.mark.parametrize("says", [claude_says("one ", "two")[:4], claude_says()[:1]], ids=["has spoken", "at once"])
-async def test_codex_does_not_have_an_agent_that_broke_off_begin_again(
-    client: Client, scripted: Scripted, says: list[Step]
-) -> None:
+async def test_codex_does_not_retry_a_crashed_agent(client: Client, scripted: Scripted, says: list[Step]) -> None:
     scripted.play([*says, stderr("the disk is on fire"), exits(3)])
     async with serving(scripted.env) as served:
         done = await client.ask("hello", served.port, "claude", retries="")
@@ -154,7 +152,7 @@ async def test_codex_does_not_have_an_agent_that_broke_off_begin_again(
     assert len(scripted.calls()) == 1
 
 
-async def test_codex_waits_for_an_agent_that_is_quiet(client: Client, scripted: Scripted) -> None:
+async def test_codex_waits_for_a_silent_agent(client: Client, scripted: Scripted) -> None:
     says = claude_says("one ", "two")
     scripted.play([pause(6), *says[:4], pause(6), *says[4:]])
     impatient = f"{NO_RETRIES}\nstream_idle_timeout_ms = 4000"

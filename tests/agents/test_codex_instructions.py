@@ -57,7 +57,7 @@ def trust(machine: Machine, folder: Path, level: str = "trusted") -> None:
 
 
 @pytest.mark.parametrize(("approval", "sandbox"), WORDS)
-async def test_a_project_that_nobody_listed_instructs_the_model_and_does_nothing_else(
+async def test_unlisted_project_instructs_the_model_and_has_no_other_effect(
     machine: Machine, below: Path, approval: ApprovalMode, sandbox: SandboxMode
 ) -> None:
     request = RunRequest(prompt="go", backend="codex", workdir=str(below))
@@ -70,7 +70,7 @@ async def test_a_project_that_nobody_listed_instructs_the_model_and_does_nothing
 
 
 @pytest.mark.parametrize(("approval", "sandbox"), WORDS)
-async def test_a_trusted_project_instructs_the_model_once(
+async def test_trusted_project_instructs_the_model_once(
     machine: Machine, below: Path, approval: ApprovalMode, sandbox: SandboxMode
 ) -> None:
     trust(machine, machine.project)
@@ -80,13 +80,13 @@ async def test_a_trusted_project_instructs_the_model_once(
     assert ("of-the-project" in sent) == (sandbox != "read-only")
 
 
-async def test_a_project_that_the_user_distrusts_does_not_instruct(machine: Machine, below: Path) -> None:
+async def test_untrusted_project_does_not_instruct_the_model(machine: Machine, below: Path) -> None:
     trust(machine, machine.project, "untrusted")
     request = RunRequest(prompt="go", backend="codex", workdir=str(below), sandbox_mode="workspace")
     assert "of the root" not in await told(machine, request)
 
 
-async def test_what_codex_leaves_out_is_what_it_would_have_read(machine: Machine, below: Path) -> None:
+async def test_instructions_from_clinvk_match_those_that_codex_reads_itself(machine: Machine, below: Path) -> None:
     """Under the plain words, and nothing set, Codex reads by itself; the texts are the same to a letter."""
     extend(machine, "", 'project_doc_max_bytes = 2001\nproject_doc_fallback_filenames = ["OTHER.md"]\n')
     (machine.project / "a" / "OTHER.md").write_text("é" * 990 + "  \n")
@@ -97,7 +97,7 @@ async def test_what_codex_leaves_out_is_what_it_would_have_read(machine: Machine
     assert text in by_clinvk
 
 
-async def test_system_prompt_and_the_users_own_instructions_stay(machine: Machine, below: Path) -> None:
+async def test_system_prompt_and_user_instructions_are_preserved(machine: Machine, below: Path) -> None:
     extend(machine, "", 'developer_instructions = "of the user"\n')
     request = RunRequest(prompt="go", backend="codex", workdir=str(below), sandbox_mode="workspace")
     sent = await told(machine, request)
@@ -120,14 +120,14 @@ async def turns(machine: Machine, below: Path, *sandboxes: SandboxMode) -> str:
     return json.dumps(machine.requests(f"turn-{len(sandboxes) - 1}")[-1])
 
 
-async def test_a_later_turn_is_not_instructed_again(machine: Machine, below: Path) -> None:
+async def test_later_turn_does_not_repeat_the_instructions(machine: Machine, below: Path) -> None:
     sent = await turns(machine, below, "workspace", "read-only", "workspace")
     assert sent.count(json.dumps(ORDERED)[1:-1]) == 1
     assert "no longer apply" not in sent
 
 
 @pytest.mark.parametrize("former", [("default",), ("workspace", "default")])
-async def test_what_codex_takes_back_from_a_conversation_is_told_again(
+async def test_instructions_that_codex_revokes_are_sent_again(
     machine: Machine, below: Path, former: tuple[SandboxMode, ...]
 ) -> None:
     """It does so where it had read the instructions itself in a turn under plain words."""

@@ -37,7 +37,9 @@ async def result(machine: Machine, runs: LocalRuns, request: RunRequest) -> tupl
 
 
 @pytest.mark.parametrize("sandbox", ["default", "read-only", "workspace", "full"])
-async def test_text_and_thinking_come_as_the_model_sends_them(machine: Machine, sandbox: SandboxMode) -> None:
+async def test_text_and_thinking_are_streamed_in_the_chunks_of_the_model(
+    machine: Machine, sandbox: SandboxMode
+) -> None:
     events = await machine.events(replace(ask("x [[words=3 think=2]]"), sandbox_mode=sandbox))
     assert deltas(events) == ["word1 ", "word2 ", "word3"]
     assert [event.text for event in events if isinstance(event, ThinkingDelta)] == ["think1 ", "think2 "]
@@ -45,7 +47,7 @@ async def test_text_and_thinking_come_as_the_model_sends_them(machine: Machine, 
     assert events[0].model == "gpt-5.5"
 
 
-async def test_a_piece_comes_before_the_model_has_sent_the_next(machine: Machine) -> None:
+async def test_chunk_arrives_before_the_model_sends_the_next(machine: Machine) -> None:
     async with machine.runs() as runs, runs.run(machine.completed(ask("x [[words=3 delay=0.3]]"))) as run:
         at = [logged.at async for logged in run.follow() if isinstance(logged.event, TextDelta)]
     assert len(at) == 3
@@ -53,14 +55,14 @@ async def test_a_piece_comes_before_the_model_has_sent_the_next(machine: Machine
     assert at[2] - at[1] > 0.2
 
 
-async def test_a_message_that_is_told_again_after_a_cut_is_given_once(machine: Machine) -> None:
+async def test_message_repeated_after_a_dropped_stream_is_reported_once(machine: Machine) -> None:
     events = await machine.events(ask("x [[drop=2 times=1 words=4]]"))
     assert deltas(events) == ["word1 ", "word2 ", "word3 ", "word4"]
     assert isinstance(events[-1], RunFinished)
 
 
 @pytest.mark.parametrize("extra", [(), BY_EXEC])
-async def test_a_message_that_was_whole_when_the_stream_broke_is_given_once(
+async def test_message_completed_before_a_dropped_stream_is_reported_once(
     machine: Machine, extra: tuple[str, ...]
 ) -> None:
     events = await machine.events(replace(ask("x [[say=one say='two three' drop=2 times=1]]"), extra=extra))
@@ -71,7 +73,9 @@ async def test_a_message_that_was_whole_when_the_stream_broke_is_given_once(
 
 @pytest.mark.parametrize("sandbox", ["read-only", "workspace"])
 @pytest.mark.parametrize("where", [".codex", "../home/.codex"])
-async def test_rules_are_left_out_by_exec_alone(machine: Machine, sandbox: SandboxMode, where: str) -> None:
+async def test_run_with_a_rules_file_uses_exec_and_ignores_the_rules(
+    machine: Machine, sandbox: SandboxMode, where: str
+) -> None:
     rules = machine.project / where / "rules" / "default.rules"
     rules.parent.mkdir(parents=True)
     rules.write_text('prefix_rule(pattern=["touch"], decision="allow")\n')
@@ -81,7 +85,7 @@ async def test_rules_are_left_out_by_exec_alone(machine: Machine, sandbox: Sandb
     assert not list(machine.outside.iterdir())
 
 
-async def test_requests_whose_commands_are_denied_count_as_turns(machine: Machine) -> None:
+async def test_requests_with_denied_commands_count_as_turns(machine: Machine) -> None:
     prompt = 'x [[tool=shell cmd="touch made" calls=9]]'
     result = await machine.run(replace(ask(prompt), sandbox_mode="read-only", max_turns=2))
     assert isinstance(result.ending, RunFinished)
@@ -90,7 +94,7 @@ async def test_requests_whose_commands_are_denied_count_as_turns(machine: Machin
     assert len(machine.requests("x [[")) < 9, "some may be asked until the interrupt has come"
 
 
-async def test_a_flag_that_the_server_lacks_is_given_to_exec(machine: Machine) -> None:
+async def test_flag_unsupported_by_the_app_server_is_passed_to_exec(machine: Machine) -> None:
     for extra in (("--color=never",), ("-c", 'model_verbosity="low"')):
         await machine.run(replace(ask(f"x {extra}"), extra=extra))
     assert clients(machine, "--color") == {"codex_exec"}
@@ -108,7 +112,7 @@ async def conversation(machine: Machine, *turns: RunRequest) -> list[RunResult]:
     return results
 
 
-async def test_a_conversation_goes_from_one_way_to_the_other_and_back(machine: Machine) -> None:
+async def test_conversation_switches_between_app_server_and_exec(machine: Machine) -> None:
     """Each turn is counted alone, and thinks as hard as it says, or as the settings do: not as the turn before."""
     results = await conversation(
         machine,
@@ -128,13 +132,13 @@ async def test_a_conversation_goes_from_one_way_to_the_other_and_back(machine: M
     assert clients(machine, "four [[") == {"clinvk"}
 
 
-async def test_a_turn_without_a_model_has_that_of_the_settings(machine: Machine) -> None:
+async def test_turn_without_a_model_uses_the_model_from_the_settings(machine: Machine) -> None:
     await conversation(machine, replace(ask("one"), model="gpt-5.6-sol"), ask("two"))
     assert machine.requests("one")[0]["model"] == "gpt-5.6-sol"
     assert machine.requests("two")[-1]["model"] == "gpt-5.5"
 
 
-async def test_a_fork_branches_off_and_counts_its_own_tokens(machine: Machine) -> None:
+async def test_fork_is_independent_and_counts_its_own_tokens(machine: Machine) -> None:
     store = MemoryStore()
     async with machine.runs(store=store) as runs:
         _, session = await result(machine, runs, ask("one [[words=1 usage=100,20,30,10]]"))
@@ -150,7 +154,7 @@ async def test_a_fork_branches_off_and_counts_its_own_tokens(machine: Machine) -
     assert "two [[" not in json.dumps(machine.requests("three [[")[0])
 
 
-async def test_a_run_that_is_left_ends_its_tool_too(machine: Machine) -> None:
+async def test_abandoned_run_stops_its_tools(machine: Machine) -> None:
     prompt = 'x [[tool=shell cmd="sleep 77"]]'
     async with machine.runs() as runs, runs.run(machine.completed(ask(prompt))) as run:
         async for logged in run.follow():
@@ -160,7 +164,7 @@ async def test_a_run_that_is_left_ends_its_tool_too(machine: Machine) -> None:
     assert not machine.left()
 
 
-async def test_runs_beside_each_other_keep_apart(machine: Machine) -> None:
+async def test_concurrent_runs_are_independent(machine: Machine) -> None:
     async with machine.runs() as runs:
         both = await asyncio.gather(
             *(result(machine, runs, ask(f"x [[words={count} delay=0.02]]")) for count in (3, 5))
@@ -168,7 +172,7 @@ async def test_runs_beside_each_other_keep_apart(machine: Machine) -> None:
     assert [told.text for told, _ in both] == ["word1 word2 word3", "word1 word2 word3 word4 word5"]
 
 
-async def test_a_setting_that_makes_no_sense_is_told(machine: Machine) -> None:
+async def test_invalid_codex_setting_is_reported(machine: Machine) -> None:
     config = machine.home / ".codex" / "config.toml"
     config.write_text(f'sandbox_mode = "nonsense"\n{config.read_text()}')
     told = await machine.run(ask("x"))
@@ -177,7 +181,7 @@ async def test_a_setting_that_makes_no_sense_is_told(machine: Machine) -> None:
     assert not machine.exchanges("x")
 
 
-async def test_a_project_that_is_a_git_repository_is_not_trusted_behind_the_users_back(machine: Machine) -> None:
+async def test_git_repository_is_not_added_to_trusted_projects(machine: Machine) -> None:
     (machine.project / ".git").mkdir()
     config = machine.home / ".codex" / "config.toml"
     before = config.read_bytes()

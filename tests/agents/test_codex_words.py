@@ -198,7 +198,7 @@ INSIDE = {"in-touch", "in-redirect", "in-slow", "in-patch"}
 OUTSIDE = {"out-touch", "out-home", "out-patch"}
 
 
-async def test_with_full_all_of_it_acts(field: Battlefield) -> None:
+async def test_full_access_lets_every_attack_succeed(field: Battlefield) -> None:
     field.trust(field.machine.project)
     assert await field.attack("full") == ALL_MARKS
     assert field.written() >= INSIDE | OUTSIDE
@@ -207,7 +207,7 @@ async def test_with_full_all_of_it_acts(field: Battlefield) -> None:
 
 @pytest.mark.parametrize("model", ["", "gpt-6-luna"])
 @pytest.mark.parametrize("approval", ["default", "none"])
-async def test_read_only_writes_nothing_in_spite_of_all_settings(
+async def test_read_only_writes_nothing_despite_hostile_settings(
     field: Battlefield, approval: ApprovalMode, model: str
 ) -> None:
     field.trust(field.machine.project)
@@ -241,7 +241,7 @@ async def test_read_only_holds_against_permission_profiles(field: Battlefield) -
     assert field.written() == set()
 
 
-async def test_read_only_runs_no_program_for_the_headers_of_telemetry(machine: Machine) -> None:
+async def test_read_only_runs_no_headers_helper_for_telemetry(machine: Machine) -> None:
     program, mark = machine.outside / "headers", machine.outside / "ran"
     program.write_text(f"#!/bin/sh\ntouch {mark}\necho '{{}}'\n")
     program.chmod(0o755)
@@ -254,7 +254,7 @@ async def test_read_only_runs_no_program_for_the_headers_of_telemetry(machine: M
     assert not mark.exists()
 
 
-async def test_read_only_keeps_no_memories_under_their_older_name_either(machine: Machine) -> None:
+async def test_read_only_disables_memories_under_their_old_feature_name(machine: Machine) -> None:
     config = machine.home / ".codex" / "config.toml"
     config.write_text(config.read_text().replace("[features]", "[features]\nmemory_tool = true"))
     result = await machine.run(RunRequest(prompt="hi", backend="codex", sandbox_mode="read-only"))
@@ -262,7 +262,7 @@ async def test_read_only_keeps_no_memories_under_their_older_name_either(machine
     assert not [path for path in config.parent.glob("memories*") if path.is_dir()]
 
 
-async def test_read_only_starts_no_program_to_run_commands_in(machine: Machine) -> None:
+async def test_read_only_rejects_environments_that_start_a_program(machine: Machine) -> None:
     program, mark = machine.outside / "place", machine.outside / "ran"
     program.write_text(f"#!/bin/sh\ntouch {mark}\nexec codex exec-server --listen stdio\n")
     program.chmod(0o755)
@@ -275,7 +275,7 @@ async def test_read_only_starts_no_program_to_run_commands_in(machine: Machine) 
     assert mark.exists()
 
 
-async def test_read_only_still_reads(machine: Machine) -> None:
+async def test_read_only_reads_files(machine: Machine) -> None:
     (machine.outside / "o.txt").write_text("secret of the outside")
     prompt = f'x [[tool=shell cmd="sleep 0.2; cat {machine.outside}/o.txt"]]'
     result = await machine.run(RunRequest(prompt=prompt, backend="codex", sandbox_mode="read-only"))
@@ -283,13 +283,13 @@ async def test_read_only_still_reads(machine: Machine) -> None:
     assert "secret of the outside" in json.dumps(machine.requests("x [[tool")[-1])
 
 
-async def test_workspace_writes_in_the_project_and_nowhere_else(field: Battlefield) -> None:
+async def test_workspace_writes_only_in_the_project(field: Battlefield) -> None:
     field.trust(field.machine.project)
     await field.attack("workspace")
     assert field.written() == INSIDE
 
 
-async def test_workspace_writes_in_added_directories_too(machine: Machine) -> None:
+async def test_workspace_writes_in_added_directories(machine: Machine) -> None:
     (beside := machine.outside / "beside").mkdir()
     prompt = f'x [[tool=shell cmd="touch {beside}/yes; touch {machine.outside}/no; touch here"]]'
     request = RunRequest(prompt=prompt, backend="codex", sandbox_mode="workspace", add_dirs=(str(beside),))
@@ -299,7 +299,7 @@ async def test_workspace_writes_in_added_directories_too(machine: Machine) -> No
     assert not (machine.outside / "no").exists()
 
 
-async def test_workspace_has_a_temporary_folder_that_goes_with_the_run(machine: Machine) -> None:
+async def test_workspace_temporary_folder_is_removed_after_the_run(machine: Machine) -> None:
     prompt = 'x [[tool=shell cmd="mktemp; sleep 0.2"]]'
     result = await machine.run(RunRequest(prompt=prompt, backend="codex", sandbox_mode="workspace"))
     assert isinstance(result.ending, RunFinished)
@@ -313,7 +313,7 @@ async def test_workspace_has_a_temporary_folder_that_goes_with_the_run(machine: 
     ("approval", "sandbox"),
     [("default", "default"), ("auto", "default"), ("none", "default"), ("default", "workspace"), ("default", "full")],
 )
-async def test_a_project_that_nobody_trusted_adds_nothing(
+async def test_settings_of_an_untrusted_project_have_no_effect(
     field: Battlefield, approval: ApprovalMode, sandbox: SandboxMode
 ) -> None:
     before = field.config.read_bytes()
@@ -322,7 +322,7 @@ async def test_a_project_that_nobody_trusted_adds_nothing(
     assert field.config.read_bytes() == before
 
 
-async def test_a_plain_prompt_writes_nothing_where_no_settings_say_so(machine: Machine) -> None:
+async def test_default_modes_write_nothing_without_user_settings(machine: Machine) -> None:
     for prompt in ('[[tool=shell cmd="touch in-shell"]]', f"[[tool=write path={machine.project}/in-patch content=x]]"):
         result = await machine.run(RunRequest(prompt=prompt, backend="codex"))
         assert isinstance(result.ending, RunFinished)
@@ -330,14 +330,14 @@ async def test_a_plain_prompt_writes_nothing_where_no_settings_say_so(machine: M
     assert not list(machine.project.iterdir())
 
 
-async def test_auto_edits_in_the_project_unasked(machine: Machine) -> None:
+async def test_approval_auto_edits_in_the_project_without_asking(machine: Machine) -> None:
     prompt = f'x [[tool=shell cmd="touch made; touch {machine.outside}/no"]]'
     await machine.run(RunRequest(prompt=prompt, backend="codex", approval_mode="auto"))
     assert (machine.project / "made").exists()
     assert not list(machine.outside.iterdir())
 
 
-async def test_none_acts_anywhere(machine: Machine) -> None:
+async def test_approval_none_writes_outside_the_project(machine: Machine) -> None:
     prompt = f'x [[tool=shell cmd="touch {machine.outside}/yes"]]'
     await machine.run(RunRequest(prompt=prompt, backend="codex", approval_mode="none"))
     assert (machine.outside / "yes").exists()

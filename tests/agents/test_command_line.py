@@ -10,7 +10,7 @@ CLIS = ("claude", "codex", "gemini")
 
 
 @pytest.mark.parametrize("backend", CLIS)
-def test_a_prompt_with_context_is_answered_and_tools_work_in_the_directory(machine: Machine, backend: str) -> None:
+def test_prompt_with_stdin_context_is_answered_and_tools_run_in_the_workdir(machine: Machine, backend: str) -> None:
     prompt = 'do it [[tool=shell cmd="touch made-by-a-tool" words=3]]'
     done = clinvk(
         machine,
@@ -23,7 +23,7 @@ def test_a_prompt_with_context_is_answered_and_tools_work_in_the_directory(machi
 
 
 @pytest.mark.parametrize("backend", CLIS)
-def test_a_refusal_of_the_model_api_is_told_in_its_words(machine: Machine, backend: str) -> None:
+def test_model_api_error_is_reported_with_its_message(machine: Machine, backend: str) -> None:
     done = clinvk(machine, "-b", backend, "hello [[error=429]]")
     result = json.loads(done.stdout)
     assert done.returncode == result["exit_code"] == 1
@@ -32,6 +32,6 @@ def test_a_refusal_of_the_model_api_is_told_in_its_words(machine: Machine, backe
 
 
 @pytest.mark.parametrize("backend", CLIS)
-def test_ctrl_c_ends_a_tool_that_runs(machine: Machine, backend: str) -> None:
+def test_ctrl_c_stops_a_running_tool(machine: Machine, backend: str) -> None:
     assert interrupted_in_a_tool(machine, "-b", backend) == (7, b"clinvk: cancelled\n")
     assert machine.left() == []

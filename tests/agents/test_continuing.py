@@ -33,7 +33,7 @@ def earlier(machine: Machine, latest: str) -> str:
 
 
 @BACKENDS
-async def test_a_conversation_begun_over_http_goes_on_from_another_folder(machine: Machine, backend: str) -> None:
+async def test_conversation_started_over_http_resumes_from_another_folder(machine: Machine, backend: str) -> None:
     async with serving(machine.env) as served:
         first = await served.prompt(
             backend=backend, prompt="my cat is called Mimi [[words=2]]", workdir=str(machine.project)
@@ -49,7 +49,7 @@ async def test_a_conversation_begun_over_http_goes_on_from_another_folder(machin
 
 
 @BACKENDS
-async def test_a_conversation_begun_on_the_command_line_goes_on_over_http(machine: Machine, backend: str) -> None:
+async def test_conversation_started_on_the_command_line_resumes_over_http(machine: Machine, backend: str) -> None:
     begun = clinvk(machine, machine.project, "-b", backend, "my dog is called Rex [[words=2]]", "-o", "json")
     async with serving(machine.env) as served:
         second = (

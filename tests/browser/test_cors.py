@@ -53,14 +53,14 @@ async def asked(scripted: Scripted, host: str) -> JSON:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_a_page_of_this_machine_asks_with_its_key_and_reads_the_stream(scripted: Scripted, host: str) -> None:
+async def test_page_from_localhost_sends_its_key_and_reads_the_stream(scripted: Scripted, host: str) -> None:
     answer = await asked(scripted, host)
     assert isinstance(answer, list)
     status, run_id, text = answer
     assert (status, len(str(run_id)), "hello" in str(text)) == (200, 32, True)
 
 
-async def test_a_page_of_another_origin_reads_nothing_and_starts_no_agent(scripted: Scripted) -> None:
+async def test_page_from_another_origin_reads_nothing_and_starts_no_agent(scripted: Scripted) -> None:
     """Browsers resolve what ends in `.localhost` to this machine, but it is an origin like any other."""
     assert await asked(scripted, "foreign.localhost") == [0, None, "TypeError: Failed to fetch"]
     assert scripted.calls() == []

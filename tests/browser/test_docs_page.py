@@ -46,7 +46,7 @@ async def open_operation(page: Page, name: str) -> None:
     await page.click(f"#{name} > summary")
 
 
-async def test_a_prompt_sent_from_the_page_streams_its_answer(scripted: Scripted, tmp_path: Path) -> None:
+async def test_prompt_sent_from_the_page_streams_its_answer(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one ", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     async with docs(scripted) as (page, _):
@@ -58,7 +58,7 @@ async def test_a_prompt_sent_from_the_page_streams_its_answer(scripted: Scripted
     assert [call.stdin for call in scripted.calls()] == [b"hi"]
 
 
-async def test_a_json_answer_is_shown_readably(scripted: Scripted) -> None:
+async def test_json_answer_is_pretty_printed(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with docs(scripted) as (page, _):
         await ask(page)
@@ -67,7 +67,7 @@ async def test_a_json_answer_is_shown_readably(scripted: Scripted) -> None:
     assert '\n  "output": "hello"' in str(shown)
 
 
-async def test_stopping_a_prompt_ends_its_agent(scripted: Scripted) -> None:
+async def test_stopping_a_prompt_stops_its_agent(scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], hang()])
     async with docs(scripted) as (page, _):
         await ask(page, output_format="stream-json")
@@ -77,7 +77,7 @@ async def test_stopping_a_prompt_ends_its_agent(scripted: Scripted) -> None:
         await until(lambda: not scripted.alive())
 
 
-async def test_a_refused_prompt_shows_the_problem(scripted: Scripted) -> None:
+async def test_rejected_prompt_shows_the_problem(scripted: Scripted) -> None:
     async with docs(scripted) as (page, _):
         await ask(page, sandbox_mod="read-only")
         await page.until(f"{STATUS}.startsWith('400 Bad Request in ')")
@@ -86,7 +86,7 @@ async def test_a_refused_prompt_shows_the_problem(scripted: Scripted) -> None:
     assert "did you mean 'sandbox_mode'?" in str(shown)
 
 
-async def test_the_key_is_sent_as_a_bearer_token(scripted: Scripted) -> None:
+async def test_key_is_sent_as_a_bearer_token(scripted: Scripted) -> None:
     async with docs(scripted) as (page, _):
         await page.write("#key", "k-123")
         await page.click("#listBackends .send")
@@ -96,7 +96,7 @@ async def test_the_key_is_sent_as_a_bearer_token(scripted: Scripted) -> None:
     assert record(request, "headers")["authorization"] == "Bearer k-123"
 
 
-async def test_parameters_of_an_operation_are_filled_in_and_sent(scripted: Scripted) -> None:
+async def test_operation_parameters_are_filled_in_and_sent(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     async with docs(scripted) as (page, served):
         answer = (await served.prompt(prompt="a & b?")).json()
@@ -115,7 +115,7 @@ async def test_parameters_of_an_operation_are_filled_in_and_sent(scripted: Scrip
     assert json.loads(shown)["id"] == answer["session_id"]
 
 
-async def test_a_run_is_followed_on_the_page(scripted: Scripted, tmp_path: Path) -> None:
+async def test_page_follows_a_run(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one ", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     answer = "document.querySelector('#followRun .answer').textContent"
@@ -130,14 +130,14 @@ async def test_a_run_is_followed_on_the_page(scripted: Scripted, tmp_path: Path)
         await page.until("document.querySelector('#followRun .status').textContent.startsWith('200 OK in ')")
 
 
-async def test_an_address_of_a_problem_leads_to_its_explanation(scripted: Scripted) -> None:
+async def test_problem_url_scrolls_to_its_description(scripted: Scripted) -> None:
     async with docs(scripted, "#queue_full") as (page, _):
         await page.until("scrollY > 0")
         shown = await page.evaluate("document.getElementById('queue_full').textContent")
     assert shown == "queue_full 503 Queue full"
 
 
-async def test_every_schema_that_is_named_can_be_followed(scripted: Scripted) -> None:
+async def test_every_internal_link_has_a_target(scripted: Scripted) -> None:
     async with docs(scripted) as (page, _):
         named = "[...document.querySelectorAll('main a[href^=\"#\"]')].map(link => link.hash.slice(1))"
         assert await page.evaluate(f"{named}.length > 10")
@@ -145,7 +145,7 @@ async def test_every_schema_that_is_named_can_be_followed(scripted: Scripted) ->
         assert broken == []
 
 
-async def test_it_follows_the_light_or_dark_of_the_system(scripted: Scripted) -> None:
+async def test_page_follows_the_color_scheme_of_the_system(scripted: Scripted) -> None:
     async with docs(scripted) as (page, _):
         colours: list[object] = []
         for scheme in ("light", "dark"):
@@ -154,7 +154,7 @@ async def test_it_follows_the_light_or_dark_of_the_system(scripted: Scripted) ->
     assert colours == ["rgb(251, 251, 250)", "rgb(22, 24, 27)"]
 
 
-async def test_it_fits_a_telephone(scripted: Scripted) -> None:
+async def test_page_fits_a_phone_screen(scripted: Scripted) -> None:
     async with docs(scripted) as (page, _):
         await page.call("Emulation.setDeviceMetricsOverride", width=380, height=800, deviceScaleFactor=1, mobile=True)
         assert await page.evaluate("document.documentElement.scrollWidth") == 380

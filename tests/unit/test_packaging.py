@@ -97,7 +97,7 @@ def secure() -> Directive:
     return found
 
 
-def test_nginx_passes_streams_on_as_they_come_and_does_not_cut_them(secure: Directive) -> None:
+def test_nginx_streams_without_buffering_or_early_timeout(secure: Directive) -> None:
     assert secure.one("proxy_buffering") == ["off"]
     assert secure.one("gzip") == ["off"]
     assert secure.one("proxy_http_version") == ["1.1"]
@@ -110,18 +110,18 @@ def test_nginx_closes_idle_connections_before_clinvk_does() -> None:
     assert seconds(nginx().block("upstream", "clinvk").one("keepalive_timeout")[0]) < DEFAULTS.idle_timeout_secs
 
 
-def test_nginx_tells_name_and_client_and_lets_no_client_tell_another(secure: Directive) -> None:
+def test_nginx_sets_host_and_client_headers_that_clients_cannot_forge(secure: Directive) -> None:
     assert secure.one("proxy_set_header", "Host") == ["$host"]
     assert secure.one("proxy_set_header", "X-Forwarded-For") == ["$remote_addr"]
     assert secure.one("proxy_set_header", "X-Forwarded-Proto") == ["$scheme"]
     assert secure.one("proxy_set_header", "Forwarded") == [""]
 
 
-def test_nginx_takes_the_bodies_that_clinvk_takes(secure: Directive) -> None:
+def test_nginx_body_limit_matches_clinvk(secure: Directive) -> None:
     assert secure.one("client_max_body_size") == [f"{DEFAULTS.max_request_body_bytes // 2**20}m"]
 
 
-def test_nginx_limits_requests_but_no_probes(secure: Directive) -> None:
+def test_nginx_rate_limits_requests_except_probes(secure: Directive) -> None:
     assert secure.block("location", "/").all("limit_req")
     probes = secure.block("location", "~", "^/health/(live|ready)$")
     assert not probes.all("limit_req")
@@ -129,13 +129,13 @@ def test_nginx_limits_requests_but_no_probes(secure: Directive) -> None:
     assert secure.one("limit_req_status") == ["429"]
 
 
-def test_nginx_redirects_no_path_of_clinvk(secure: Directive) -> None:
+def test_nginx_does_not_redirect_clinvk_paths(secure: Directive) -> None:
     """A prefix that ends in a slash and is passed on makes a redirect of the same path without: `/health` was one."""
     passed_on = [block.words[1] for block in secure.inner if block.words[0] == "location" and block.all("proxy_pass")]
     assert not [prefix for prefix in passed_on if prefix != "/" and prefix.endswith("/")]
 
 
-def test_nginx_logs_no_prompt_no_query_and_no_key(secure: Directive) -> None:
+def test_nginx_logs_neither_prompts_nor_queries_nor_keys(secure: Directive) -> None:
     assert secure.one("access_log") == ["/var/log/nginx/clinvk.log", "clinvk"]
     logged = set(re.findall(r"\$\{?(\w+)", " ".join(nginx().one("log_format", "clinvk"))))
     assert logged == {
@@ -144,14 +144,14 @@ def test_nginx_logs_no_prompt_no_query_and_no_key(secure: Directive) -> None:
     }
 
 
-def test_nginx_leads_plain_http_to_tls_and_keeps_the_metrics_in(secure: Directive) -> None:
+def test_nginx_redirects_http_to_https_and_hides_metrics(secure: Directive) -> None:
     plain = next(block for block in nginx().inner if block.words == ["server"] and block is not secure)
     assert plain.one("return") == ["308", "https://$host$request_uri"]
     assert secure.block("location", "=", "/metrics").one("return") == ["404"]
     assert secure.one("ssl_protocols") == ["TLSv1.2", "TLSv1.3"]
 
 
-def test_caddy_passes_streams_on_and_closes_idle_connections_first() -> None:
+def test_caddy_streams_uncompressed_and_closes_idle_connections_first() -> None:
     site = caddy().block("clinvk.example.com")
     proxy = site.block("reverse_proxy", "127.0.0.1:8080")
     transport = proxy.block("transport", "http")
@@ -162,12 +162,12 @@ def test_caddy_passes_streams_on_and_closes_idle_connections_first() -> None:
     assert proxy.one("header_up") == ["-Forwarded"]
 
 
-def test_caddy_hangs_up_when_the_client_does() -> None:
+def test_caddy_disconnects_when_the_client_does() -> None:
     """With `flush_interval -1` it would let the agent of a client that left go on; streams are flushed without."""
     assert not caddy().block("clinvk.example.com").block("reverse_proxy", "127.0.0.1:8080").all("flush_interval")
 
 
-def test_caddy_takes_the_same_bodies_logs_no_keys_and_keeps_the_metrics_in() -> None:
+def test_caddy_matches_the_body_limit_logs_no_keys_and_hides_metrics() -> None:
     site = caddy().block("clinvk.example.com")
     assert site.block("request_body").one("max_size") == [str(DEFAULTS.max_request_body_bytes)]
     fields = site.block("log").block("format", "filter").block("fields")
@@ -191,7 +191,7 @@ def last(word: str) -> str:
     return [rest for kind, rest in steps() if kind == word][-1]
 
 
-def test_nothing_in_the_image_runs_as_root_and_tini_is_its_first_process() -> None:
+def test_image_does_not_run_as_root_and_starts_with_tini() -> None:
     assert last("USER") == "clinvk"
     assert [word for word, _ in steps()][-5:] == ["VOLUME", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"]
     assert msgspec.json.decode(last("ENTRYPOINT")) == ["tini", "--", "clinvk"]
@@ -199,7 +199,7 @@ def test_nothing_in_the_image_runs_as_root_and_tini_is_its_first_process() -> No
     assert re.search(r"\btini\b", [rest for word, rest in steps() if word == "RUN"][-2])
 
 
-def test_the_image_looks_after_its_health_with_what_it_has() -> None:
+def test_image_health_check_uses_python_and_the_exposed_port() -> None:
     options, _, command = last("HEALTHCHECK").partition(" CMD ")
     program, flag, source = msgspec.json.decode(command, type=list[str])
     assert (program, flag) == ("python3", "-c")
@@ -208,20 +208,20 @@ def test_the_image_looks_after_its_health_with_what_it_has() -> None:
     assert "--interval=" in options
 
 
-def test_the_variables_of_the_image_are_settings() -> None:
+def test_image_environment_variables_are_valid_settings() -> None:
     named = dict(re.findall(r"(\w+)=(\S+)", last("ENV")))
     settings = load(None, {**named, "HOME": "/nowhere"}, {}, BACKENDS)
     assert (settings.server.host, settings.server.default_workdir) == ("0.0.0.0", "/work")
     assert str(settings.server.port) == last("EXPOSE")
 
 
-def test_each_agent_that_can_be_installed_is_in_the_image_unless_the_build_says_otherwise() -> None:
+def test_image_installs_every_agent_by_default() -> None:
     given = next(rest for word, rest in steps() if word == "ARG" and rest.startswith("AGENTS="))
     wanted = {backend.install.rpartition(" ")[2] for backend in BACKENDS.values()}
     assert set(shlex.split(given.partition("=")[2])[0].split()) == wanted
 
 
-def test_the_dockerfile_copies_only_what_is_there_and_not_ignored() -> None:
+def test_dockerfile_copies_only_existing_files_that_are_not_ignored() -> None:
     taken = {
         line[1:] for line in (PACKAGING / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")
     }
@@ -234,11 +234,11 @@ COMPOSE = yaml.safe_load((PACKAGING / "compose.yaml").read_text())
 SERVICE = COMPOSE["services"]["clinvk"]
 
 
-def test_the_container_is_stopped_later_than_clinvk_stops() -> None:
+def test_container_grace_period_exceeds_that_of_clinvk() -> None:
     assert seconds(SERVICE["stop_grace_period"]) >= DEFAULTS.shutdown_grace_secs + 10
 
 
-def test_the_container_is_for_this_machine_and_starts_only_with_a_key() -> None:
+def test_container_listens_on_loopback_and_requires_an_api_key() -> None:
     assert SERVICE["ports"] == [f"127.0.0.1:8080:{last('EXPOSE')}"]
     assert SERVICE["environment"]["CLINVK_API_KEYS"].startswith("${CLINVK_API_KEYS:?")
     assert SERVICE["environment"]["CLINVK_SERVER__ALLOWED_HOSTS"].startswith("clinvk,${CLINVK_DOMAIN:-")
@@ -246,7 +246,7 @@ def test_the_container_is_for_this_machine_and_starts_only_with_a_key() -> None:
     assert SERVICE["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_the_container_is_built_by_the_dockerfile_and_keeps_what_it_should() -> None:
+def test_container_is_built_by_the_dockerfile_and_persists_its_volumes() -> None:
     build = SERVICE["build"]
     assert (PACKAGING / build["context"] / build["dockerfile"]).resolve() == PACKAGING / "Dockerfile"
     known = {rest.partition("=")[0] for word, rest in steps() if word == "ARG"}
@@ -266,13 +266,13 @@ def commands() -> list[list[str]]:
     return [shlex.split(re.split(r" [|>] ", match[1])[0]) for match in found if match]
 
 
-def test_the_page_calls_clinvk_as_it_can_be_called() -> None:
+def test_commands_on_the_deployment_page_parse() -> None:
     assert len(commands()) >= 6
     for words in commands():
         assert arguments.read(words).command
 
 
-def test_the_settings_of_the_page_are_settings(tmp_path: Path) -> None:
+def test_settings_on_the_deployment_page_are_valid(tmp_path: Path) -> None:
     for text in blocks("yaml"):
         (tmp_path / "config.yaml").write_text(text)
         load(str(tmp_path / "config.yaml"), {"HOME": str(tmp_path)}, {}, BACKENDS)
@@ -280,7 +280,7 @@ def test_the_settings_of_the_page_are_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nginx.conf", "Caddyfile"])
-def test_the_settings_that_a_sample_asks_for_are_settings(name: str, tmp_path: Path) -> None:
+def test_settings_required_by_a_sample_are_valid(name: str, tmp_path: Path) -> None:
     (asked,) = re.findall(r"^#   (server: \{.*\})$", (PACKAGING / name).read_text(), re.MULTILINE)
     (tmp_path / "config.yaml").write_text(asked)
     settings = load(str(tmp_path / "config.yaml"), {"HOME": str(tmp_path)}, {}, BACKENDS)
@@ -288,7 +288,7 @@ def test_the_settings_that_a_sample_asks_for_are_settings(name: str, tmp_path: P
     assert settings.server.trusted_proxies == ("127.0.0.1",)
 
 
-def test_the_page_names_each_file_of_the_folder() -> None:
+def test_deployment_page_links_every_packaging_file() -> None:
     ours = {"Dockerfile", "compose.yaml", "nginx.conf", "Caddyfile"}
     assert {name for name in ours if f"(../packaging/{name})" not in DEPLOY} == set()
     assert all((PACKAGING / name).exists() for name in ours)

@@ -31,7 +31,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         (b"&&", Asked()),
     ],
 )
-def test_a_query_is_read(query: bytes, asked: Asked) -> None:
+def test_query_is_parsed(query: bytes, asked: Asked) -> None:
     assert json_bodies.parameters(query, Asked) == asked
 
 
@@ -48,7 +48,7 @@ def test_a_query_is_read(query: bytes, asked: Asked) -> None:
         (b"text=\xff", "the query is not valid UTF-8", None),
     ],
 )
-def test_a_mistake_is_told_with_its_parameter(query: bytes, message: str, field: str | None) -> None:
+def test_invalid_query_is_reported_with_its_parameter(query: bytes, message: str, field: str | None) -> None:
     with pytest.raises(InvalidRequest) as told:
         json_bodies.parameters(query, Asked)
     assert (told.value.message, told.value.field) == (message, field)

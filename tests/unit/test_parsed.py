@@ -31,11 +31,11 @@ ANY = msgspec.json.Decoder()
         (rb"\\\ud83d\ude00\\ud83d\ud83d", "\\\N{GRINNING FACE}\\ud83d\ufffd"),
     ],
 )
-def test_half_an_emoji_costs_no_more_than_itself(written: bytes, text: str) -> None:
+def test_lone_surrogate_affects_no_other_text(written: bytes, text: str) -> None:
     assert parsed(SAID, b'{"text":"%s"}' % written) == Said(text)
 
 
-def test_whatever_is_escaped_only_lone_surrogates_are_replaced() -> None:
+def test_only_lone_surrogates_are_replaced() -> None:
     chance = random.Random(3)
     letters = ["\\", "\\\\", "u", "d83d", "\ud83d", "\ude00", "\N{GRINNING FACE}", '"', "\n", "x"]
     for _ in range(3000):
@@ -45,5 +45,5 @@ def test_whatever_is_escaped_only_lone_surrogates_are_replaced() -> None:
 
 
 @pytest.mark.parametrize("garbage", [rb'{"text":"\ud83d', rb'{"text":"\ud83"}', rb"\ud83d", rb'"\ud83d"', b"\xff"])
-def test_what_is_no_json_of_a_known_form_is_none_all_the_same(garbage: bytes) -> None:
+def test_invalid_or_unknown_json_returns_none(garbage: bytes) -> None:
     assert parsed(SAID, garbage) is None

@@ -31,7 +31,7 @@ rename to new
 BOLD, CYAN, GREEN, RED, PLAIN = "\x1b[1m", "\x1b[36m", "\x1b[32m", "\x1b[31m", "\x1b[m"
 
 
-def test_lines_have_the_colors_of_git() -> None:
+def test_lines_are_colored_like_git() -> None:
     assert list(readable(PATCH.splitlines(keepends=True), is_colored=True)) == [
         *(f"{BOLD}{line}{PLAIN}" for line in PATCH.splitlines()[:4]),
         f"{CYAN}@@ -1,3 +1,3 @@{PLAIN} def f():",
@@ -46,13 +46,13 @@ def test_lines_have_the_colors_of_git() -> None:
     ]
 
 
-def test_without_colors_lines_are_as_they_are_but_for_what_is_no_text() -> None:
+def test_uncolored_lines_are_unchanged_except_binary_patches() -> None:
     lines = list(readable(PATCH.splitlines(keepends=True), is_colored=False))
     assert lines[:10] == PATCH.splitlines()[:10]
     assert lines[10:14] == [*PATCH.splitlines()[10:13], "Binary files differ"]
 
 
-def test_nothing_in_a_file_steers_the_terminal_or_is_taken_for_a_header() -> None:
+def test_file_content_cannot_control_the_terminal_or_pass_as_a_header() -> None:
     lines = ["diff --git a/a b/a\n", "@@ -0,0 +1,2 @@\n", "+\x1b[2Jx\r\n", "+++ b/a"]
     assert list(readable(lines, is_colored=True))[2:] == [
         f"{GREEN}+?[2Jx{PLAIN}",

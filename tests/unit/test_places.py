@@ -11,13 +11,13 @@ from clinvk.types.request import ApprovalMode, RunRequest
 
 
 @pytest.mark.parametrize("directory", ["/", "/home", "/home/a b/ü", "/a/b/c/d"])
-def test_they_are_those_that_a_path_has_above_it(directory: str) -> None:
+def test_upwards_yields_the_path_and_its_parents(directory: str) -> None:
     path = PurePosixPath(directory)
     assert [PurePosixPath(place) for place in upwards(directory)] == [path, *path.parents]
 
 
 @pytest.mark.parametrize("directory", ["/", "/home", "/home/"])
-def test_a_name_can_be_put_behind_each(directory: str) -> None:
+def test_upwards_paths_end_in_a_single_slash(directory: str) -> None:
     assert list(upwards(directory))[-1] == "/"
     assert all(place.endswith("/") and "//" not in place for place in upwards(directory))
 
@@ -73,7 +73,7 @@ _OF_CODEX = (
         ("codex", "/", (*_OF_CODEX, "/AGENTS.override.md", "/AGENTS.md")),
     ],
 )
-def test_a_kept_process_has_read_these(backend: str, workdir: str, files: tuple[str, ...]) -> None:
+def test_warm_process_lists_the_files_it_reads(backend: str, workdir: str, files: tuple[str, ...]) -> None:
     request = RunRequest(prompt="hello", backend=backend, workdir=workdir)
     kept = BACKENDS[backend].launch(request, None, Host(env={"HOME": "/home/u"})).warm
     assert kept
@@ -88,7 +88,7 @@ _UNGUARDED = (
 
 
 @pytest.mark.parametrize(("approval", "files"), [("none", _UNGUARDED), ("auto", ()), ("default", ())])
-def test_an_unguarded_conversation_of_claude_begins_with_git_and_notes(
+def test_unguarded_claude_conversation_begins_with_git_log_and_memory(
     approval: ApprovalMode, files: tuple[str, ...]
 ) -> None:
     request = RunRequest(prompt="hello", backend="claude", workdir="/srv/my.app", approval_mode=approval)

@@ -28,19 +28,19 @@ CASES = [
 
 
 @pytest.mark.parametrize(("allowed", "blocked", "path", "may"), CASES)
-def test_a_directory_must_be_in_an_allowed_one_and_in_no_blocked_one(
+def test_directory_must_be_allowed_and_not_blocked(
     allowed: tuple[str, ...], blocked: tuple[str, ...], path: str, may: bool
 ) -> None:
     assert (Directories(allowed, blocked).refusal(path) is None) is may
 
 
-def test_a_refusal_names_the_setting_and_what_is_allowed() -> None:
+def test_refusal_names_the_setting_and_its_directories() -> None:
     lists = Directories(("/srv", "/opt"), ("/srv/x",))
     assert lists.refusal("/home") == "is in none of '/srv', '/opt' (server.allowed_workdir_prefixes)"
     assert lists.refusal("/srv/x/y") == "is in '/srv/x', which server.blocked_workdir_prefixes forbids"
 
 
-def test_without_lists_there_is_nothing_to_hold_a_path_against() -> None:
+def test_directories_without_lists_are_falsy() -> None:
     assert not Directories()
     assert Directories(allowed=("/",))
     assert Directories(blocked=("/etc",))
@@ -77,19 +77,19 @@ FINE = [
 
 
 @pytest.mark.parametrize("path", NEVER)
-def test_into_some_directories_no_agent_is_let(path: str) -> None:
+def test_built_in_list_blocks_sensitive_directories(path: str) -> None:
     refusal = BUILT_IN.refusal(path)
     assert refusal
     assert refusal.startswith("is never allowed: ")
 
 
 @pytest.mark.parametrize("path", FINE)
-def test_no_other_directory_is_blocked_by_itself(path: str) -> None:
+def test_built_in_list_blocks_no_other_directories(path: str) -> None:
     assert BUILT_IN.refusal(path) is None
 
 
 @pytest.mark.parametrize("path", ["/etc", "/usr/bin", "/proc", "/home/ben/.ssh", f"{HOME}/.claude", "/var/log/x"])
-def test_of_some_directories_nothing_below_is_open_either(path: str) -> None:
+def test_built_in_list_blocks_whole_subtrees(path: str) -> None:
     assert BUILT_IN.refusal(path) is not None
     assert BUILT_IN.refusal_throughout(path) == BUILT_IN.refusal(path)
 
@@ -97,7 +97,7 @@ def test_of_some_directories_nothing_below_is_open_either(path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/home", "/Users", "/var", "/run", "/usr", "/usr/lib", "/run/user", f"{HOME}/.clinvk", HOME, "/srv"]
 )
-def test_of_others_something_below_is(path: str) -> None:
+def test_directory_with_an_allowed_subdirectory_is_not_blocked_throughout(path: str) -> None:
     assert BUILT_IN.refusal_throughout(path) is None
 
 
@@ -105,7 +105,7 @@ def test_of_others_something_below_is(path: str) -> None:
     ("path", "is_closed"),
     [("/srv", False), ("/srv/a", False), ("/", False), ("/srv/x/y", True), ("/home", True), ("/srvx", True)],
 )
-def test_the_lists_close_a_directory_with_all_below_where_no_allowed_one_is_in_it(path: str, is_closed: bool) -> None:
+def test_directory_without_an_allowed_subdirectory_is_blocked_throughout(path: str, is_closed: bool) -> None:
     lists = Directories(("/srv",), ("/srv/x",))
     assert lists.refusal_throughout(path) == (lists.refusal(path) if is_closed else None)
     assert Directories(blocked=("/srv",)).refusal_throughout("/") is None
@@ -123,7 +123,7 @@ FLAGS: Flags = {"--level": "low|high", "--quiet": None, "-c": r"[a-z]+=\d+", "--
         ((), ()),
     ],
 )
-def test_a_listed_flag_is_taken_with_a_value_that_fits(extra: tuple[str, ...], spelt: tuple[str, ...]) -> None:
+def test_listed_flag_with_a_matching_value_is_accepted(extra: tuple[str, ...], spelt: tuple[str, ...]) -> None:
     assert listed(extra, FLAGS) == spelt
 
 
@@ -145,7 +145,7 @@ def test_a_listed_flag_is_taken_with_a_value_that_fits(extra: tuple[str, ...], s
         (("-ca=1",), 0),
     ],
 )
-def test_any_other_flag_or_value_is_refused_where_it_stands(extra: tuple[str, ...], index: int) -> None:
+def test_unlisted_flag_or_value_is_rejected_with_its_index(extra: tuple[str, ...], index: int) -> None:
     with pytest.raises(NotListed) as refused:
         listed(extra, FLAGS)
     assert refused.value.index == index
@@ -153,7 +153,7 @@ def test_any_other_flag_or_value_is_refused_where_it_stands(extra: tuple[str, ..
 
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 @pytest.mark.parametrize("words", [("none", "default"), ("default", "read-only"), ("default", "workspace")])
-def test_each_safe_flag_of_a_backend_is_one_that_it_takes_under_all_words(
+def test_safe_flags_are_accepted_in_all_permission_and_sandbox_modes(
     backend: Backend, words: tuple[ApprovalMode, SandboxMode]
 ) -> None:
     values = {

@@ -19,7 +19,7 @@ from clinvk.types.errors import ClinvkError
 from polling import until
 
 
-def test_files_lie_in_the_folder_where_nobody_else_reads_them(tmp_path: Path) -> None:
+def test_private_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     folder = PrivateFolder(Launch(argv=("x",), files={"a.toml": b"a", "home/.cli/b.json": b"b"}), {}, 1)
     folder.write()
     try:
@@ -32,7 +32,7 @@ def test_files_lie_in_the_folder_where_nobody_else_reads_them(tmp_path: Path) ->
         folder.remove()
 
 
-def test_links_lead_to_the_home_and_outlive_the_folder(tmp_path: Path) -> None:
+def test_links_point_to_the_home_and_their_targets_survive_removal(tmp_path: Path) -> None:
     (tmp_path / ".cli").mkdir()
     (tmp_path / ".cli" / "login").write_text("secret")
     launch = Launch(argv=("x",), links={"home/login": "~/.cli/login", "home/chats/": "~/.cli/chats"})
@@ -47,11 +47,11 @@ def test_links_lead_to_the_home_and_outlive_the_folder(tmp_path: Path) -> None:
     assert (tmp_path / ".cli" / "chats" / "one").read_text() == "kept"
 
 
-def test_a_launch_without_files_and_links_needs_no_folder() -> None:
+def test_launch_without_files_or_links_needs_no_folder() -> None:
     assert not PrivateFolder(Launch(argv=("x",)), {}, 1).is_needed
 
 
-def test_a_folder_that_cannot_be_filled_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_is_removed_when_writing_its_files_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     with pytest.raises(ClinvkError, match="private files"):
@@ -59,7 +59,7 @@ def test_a_folder_that_cannot_be_filled_is_not_left_behind(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_disk_that_hangs_holds_up_nobody_who_clears_a_folder(
+async def test_clearing_a_folder_does_not_wait_for_a_hanging_disk(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = PrivateFolder(Launch(argv=("x",), files={"a": b""}), {}, 1)
@@ -79,9 +79,7 @@ async def test_a_disk_that_hangs_holds_up_nobody_who_clears_a_folder(
     assert path in caplog.text
 
 
-async def test_a_folder_that_a_hanging_disk_makes_when_nobody_waits_any_more_is_not_left_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_folder_created_after_the_timeout_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on, ended, make, write = threading.Event(), threading.Event(), tempfile.mkdtemp, PrivateFolder.write
 
     def late(prefix: str) -> str:
@@ -127,7 +125,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 @pytest.mark.parametrize("files", [{"a": b""}, {"a": b"", "a/b": b""}], ids=["whole", "in part"])
-async def test_what_a_hanging_disk_takes_when_its_folder_was_removed_is_not_left_behind(
+async def test_files_written_after_folder_removal_are_removed(
     tmp_path: Path, disk: Disk, files: dict[str, bytes]
 ) -> None:
     folder = PrivateFolder(Launch(argv=("x",), files=files), {}, 1)
@@ -141,9 +139,7 @@ async def test_what_a_hanging_disk_takes_when_its_folder_was_removed_is_not_left
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_what_a_hanging_disk_is_given_besides_when_its_folder_was_removed_is_not_left_behind(
-    tmp_path: Path, disk: Disk
-) -> None:
+async def test_files_added_after_folder_removal_are_removed(tmp_path: Path, disk: Disk) -> None:
     folder = PrivateFolder(Launch(argv=("x",)), {}, 1)
     folder.path = tempfile.mkdtemp()
     adding = asyncio.create_task(asyncio.to_thread(folder.add, Launch(argv=("x",), files={"b": b""})))

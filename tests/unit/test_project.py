@@ -41,16 +41,16 @@ PUBLIC = {
 }
 
 
-def test_the_public_names_are_these() -> None:
+def test_all_lists_the_public_names() -> None:
     assert sorted(clinvk.__all__) == sorted(PUBLIC)
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))
-def test_a_public_name_can_be_had(name: str) -> None:
+def test_public_name_can_be_imported(name: str) -> None:
     assert getattr(clinvk, name) is not None
 
 
-def test_another_name_is_an_attribute_error() -> None:
+def test_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = clinvk.nothing
 
@@ -66,7 +66,7 @@ def test_importing_clinvk_imports_nothing_else() -> None:
     [path for path in (ROOT / "src").rglob("*.py") if "backends" not in path.parts],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_no_code_outside_backends_decides_by_the_name_of_a_backend(path: Path) -> None:
+def test_code_outside_backends_compares_no_backend_names(path: Path) -> None:
     compared = [
         value.value
         for node in ast.walk(ast.parse(path.read_text()))
@@ -78,7 +78,7 @@ def test_no_code_outside_backends_decides_by_the_name_of_a_backend(path: Path) -
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
-def test_a_lock_names_no_place_to_download_from(lock: Path) -> None:
+def test_lock_file_contains_no_download_urls(lock: Path) -> None:
     assert "://" not in lock.read_text()
     assert '"resolved"' not in lock.read_text()
 
@@ -91,7 +91,7 @@ def test_each_locked_requirement_has_hashes(lock: Path) -> None:
     assert not [entry for entry in entries if not pinned.match(entry)]
 
 
-def test_each_locked_package_of_node_has_a_checksum_and_the_cli_versions_are_exact() -> None:
+def test_locked_node_packages_have_checksums_and_exact_cli_versions() -> None:
     wanted = json.loads((LOCKS[-1].with_name("package.json")).read_text())["dependencies"]
     packages = json.loads(LOCKS[-1].read_text())["packages"]
     del packages[""]

@@ -49,9 +49,7 @@ BELIEVED = [
 
 
 @pytest.mark.parametrize(("headers", "client"), BELIEVED)
-def test_the_first_address_that_is_no_trusted_proxy_is_the_client(
-    headers: tuple[tuple[str, str], ...], client: str
-) -> None:
+def test_nearest_untrusted_address_is_the_client(headers: tuple[tuple[str, str], ...], client: str) -> None:
     assert seen("10.0.0.1", *headers)[0] == client
 
 
@@ -73,26 +71,26 @@ UNTOLD = [
 
 
 @pytest.mark.parametrize("headers", UNTOLD)
-def test_where_the_proxy_tells_no_address_or_two_it_is_the_client_itself(headers: tuple[tuple[str, str], ...]) -> None:
+def test_proxy_is_the_client_when_it_sends_no_unambiguous_address(headers: tuple[tuple[str, str], ...]) -> None:
     assert seen("10.0.0.1", *headers)[0] == "10.0.0.1"
 
 
 @pytest.mark.parametrize("peer", [OUTSIDE, "192.0.2.2", "11.0.0.1", None])
-def test_what_anybody_else_writes_is_not_believed(peer: str | None) -> None:
+def test_headers_from_an_untrusted_peer_are_ignored(peer: str | None) -> None:
     headers = (*xff("127.0.0.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=127.0.0.1;proto=https"))
     assert seen(peer, *headers) == (peer, "http")
 
 
-def test_without_a_list_nobody_is_believed() -> None:
+def test_no_peer_is_trusted_by_default() -> None:
     assert not Proxies(ServerSettings())
     assert seen("127.0.0.1", *xff(OUTSIDE), trusted=()) == ("127.0.0.1", "http")
 
 
-def test_where_all_are_trusted_the_farthest_is_the_client() -> None:
+def test_farthest_address_is_the_client_when_all_are_trusted() -> None:
     assert seen("10.0.0.1", *xff("10.9.9.9, 10.8.8.8"))[0] == "10.9.9.9"
 
 
-def test_an_endless_list_of_hops_is_looked_at_from_its_near_end_alone() -> None:
+def test_long_list_of_hops_is_read_from_its_near_end_only() -> None:
     assert seen("10.0.0.1", *xff(", ".join([OUTSIDE, *["10.0.0.2"] * 5000])))[0] == "10.0.0.2"
 
 
@@ -107,15 +105,15 @@ def test_an_endless_list_of_hops_is_looked_at_from_its_near_end_alone() -> None:
         ((("forwarded", f"for={OUTSIDE};proto=http, for=10.0.0.2;proto=https"),), "https"),
     ],
 )
-def test_the_scheme_is_what_the_proxy_was_asked_with(headers: tuple[tuple[str, str], ...], scheme: str) -> None:
+def test_scheme_is_the_one_reported_by_the_proxy(headers: tuple[tuple[str, str], ...], scheme: str) -> None:
     assert seen("10.0.0.1", *headers)[1] == scheme
 
 
-def test_an_address_of_ipv4_in_ipv6_is_that_of_ipv4() -> None:
+def test_ipv4_mapped_ipv6_address_matches_ipv4() -> None:
     assert seen("::ffff:10.0.0.1", *xff(OUTSIDE))[0] == OUTSIDE
 
 
 @pytest.mark.parametrize("text", ["", "proxy.example", "10.0.0.0/33", "10.0.0", "*"])
-def test_a_proxy_that_cannot_be_meant_is_an_error(text: str) -> None:
+def test_invalid_trusted_proxy_is_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.trusted_proxies\[0\]"):
         Proxies(ServerSettings(trusted_proxies=(text,)))

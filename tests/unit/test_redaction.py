@@ -81,7 +81,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(("text", "secret"), CASES)
-def test_a_secret_is_hidden_and_what_is_around_it_stays(text: str, secret: str) -> None:
+def test_secret_is_redacted(text: str, secret: str) -> None:
     told = redacted(text)
     assert secret not in told
     assert HIDDEN in told
@@ -89,21 +89,21 @@ def test_a_secret_is_hidden_and_what_is_around_it_stays(text: str, secret: str) 
 
 
 @pytest.mark.parametrize("text", PLAIN)
-def test_a_text_without_a_secret_stays_as_it_is(text: str) -> None:
+def test_text_without_a_secret_is_unchanged(text: str) -> None:
     assert redacted(text) == text
 
 
-def test_a_private_key_is_hidden() -> None:
+def test_private_key_is_redacted() -> None:
     key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNza\nQyNTUx==\n-----END OPENSSH PRIVATE KEY-----"
     assert redacted(f"got: {key!s}") == f"got: {HIDDEN}"
 
 
-def test_a_text_is_cut_where_nobody_reads_on() -> None:
+def test_long_text_is_truncated() -> None:
     assert redacted("é" * (MOST_CHARS + 5)) == "é" * MOST_CHARS + "… (5 characters left out)"
 
 
 @pytest.mark.parametrize("known", [(), ("secret-of-the-environment-0123456789",)])
-def test_no_secret_is_told_by_half_where_a_text_is_cut(known: tuple[str, ...]) -> None:
+def test_truncation_does_not_reveal_part_of_a_secret(known: tuple[str, ...]) -> None:
     secret = known[0] if known else "sk-ant-api03-0123456789abcdefghij"
     for told in range(1, len(secret)):
         before = "x " * (MOST_CHARS // 2)
@@ -114,12 +114,12 @@ def test_no_secret_is_told_by_half_where_a_text_is_cut(known: tuple[str, ...]) -
 @pytest.mark.parametrize(
     "text", ["a", "sk-", "api_key", "bearer ", "://a:", "-----BEGIN PRIVATE KEY-----", "eyJa.", "key= "]
 )
-def test_no_text_takes_long(text: str) -> None:
+def test_redaction_takes_linear_time(text: str) -> None:
     """A pattern that looks back again and again would take minutes for these, and the test its whole time."""
     redacted(text * 100_000)
 
 
-def test_the_secrets_of_an_environment_are_known_by_the_names_of_their_variables() -> None:
+def test_environment_secrets_are_recognized_by_variable_name() -> None:
     environ = {"MY_TOKEN": "plain-looking", "MY_TOKEN_2": "plain-looking-too", "KEY": "short", "HOME": "/home/ana/work"}
     known = secrets_in(environ)
     assert known == ["plain-looking-too", "plain-looking"]
@@ -127,7 +127,7 @@ def test_the_secrets_of_an_environment_are_known_by_the_names_of_their_variables
 
 
 @pytest.mark.parametrize("error", [ClinvkError, InvalidRequest])
-def test_no_error_of_any_api_tells_a_secret(error: type[ClinvkError]) -> None:
+def test_api_errors_contain_no_secrets(error: type[ClinvkError]) -> None:
     for text, secret in CASES[::7]:
         made = error(f"workdir {text!r} is wrong")
         made.field = "workdir"
@@ -137,7 +137,7 @@ def test_no_error_of_any_api_tells_a_secret(error: type[ClinvkError]) -> None:
 
 
 @pytest.mark.parametrize("form", [TextLines, JsonLines])
-def test_no_line_of_the_log_tells_a_secret(form: type[TextLines] | type[JsonLines]) -> None:
+def test_log_lines_contain_no_secrets(form: type[TextLines] | type[JsonLines]) -> None:
     formatter = form()
     for text, secret in CASES[::3]:
         for message, arguments in ((text.replace("%", "%%"), ()), ("%(path)s", ({"path": text, "more": text},))):
@@ -149,7 +149,7 @@ def test_no_line_of_the_log_tells_a_secret(form: type[TextLines] | type[JsonLine
 
 
 @pytest.mark.parametrize("form", [TextLines, JsonLines])
-def test_no_traceback_tells_a_secret(form: type[TextLines] | type[JsonLines]) -> None:
+def test_tracebacks_contain_no_secrets(form: type[TextLines] | type[JsonLines]) -> None:
     try:
         raise ValueError("sk-ant-api03-0123456789abcdef")
     except ValueError as exc:

@@ -14,41 +14,41 @@ OF_GEMINI = "gemini is not logged in, or not allowed (run gemini once in a termi
 
 
 @pytest.mark.parametrize("message", ["unexpected status 401 No: key", "Not logged in", "Please sign in again."])
-def test_codex_says_what_to_do(message: str) -> None:
+def test_codex_rejected_login_explains_what_to_do(message: str) -> None:
     assert failures.failed(message) == RunFailed("agent_unauthenticated", OF_CODEX + message)
     assert failures.exited(1, message.encode(), "") == RunFailed("agent_unauthenticated", OF_CODEX + message, 1)
 
 
 @pytest.mark.parametrize("kind", ["unauthorized", {"responseStreamConnectionFailed": {"httpStatusCode": 403}}])
-def test_codex_says_it_where_the_kind_alone_tells(kind: object) -> None:
+def test_codex_rejected_login_is_recognized_by_error_kind_alone(kind: object) -> None:
     told = failures.told("odd", msgspec.json.encode(kind))
     assert told == RunFailed("agent_unauthenticated", f"{OF_CODEX}odd", 1)
 
 
-def test_the_key_of_a_provider_of_the_users_own_is_another_matter() -> None:
+def test_codex_missing_key_of_a_custom_provider_gets_no_login_advice() -> None:
     message = "Missing environment variable: `KEY`."
     assert failures.failed(message) == RunFailed("agent_unauthenticated", message)
 
 
-def test_codex_tries_again_in_vain() -> None:
+def test_codex_reconnect_after_a_rejected_login_fails() -> None:
     told = failures.hopeless("Reconnecting... 1/5 (unexpected status 401 No: key)")
     assert told == RunFailed("agent_unauthenticated", f"{OF_CODEX}unexpected status 401 No: key", 1)
 
 
 @pytest.mark.parametrize(("message", "exit_code"), [("no", 145), ('{"error":{"code":401,"message":"no"}}', 1)])
-def test_gemini_says_what_to_do(message: str, exit_code: int) -> None:
+def test_gemini_rejected_login_explains_what_to_do(message: str, exit_code: int) -> None:
     decoder = GeminiDecoder()
     told = {"type": "result", "status": "error", "error": {"message": f"[API Error: {message}]"}}
     assert not [*decoder.feed(msgspec.json.encode(told))]
     assert decoder.closed(exit_code, b"") == RunFailed("agent_unauthenticated", f"{OF_GEMINI}no", 1)
 
 
-def test_gemini_says_it_where_it_has_none() -> None:
+def test_gemini_missing_login_explains_what_to_do() -> None:
     told = GeminiDecoder().closed(41, b"Invalid auth method selected.\n")
     assert told == RunFailed("agent_unauthenticated", f"{OF_GEMINI}Invalid auth method selected.", 41)
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [(-32000, 41), (401, 1), (403, 1)])
-def test_gemini_says_it_over_the_protocol(code: int, exit_code: int) -> None:
+def test_gemini_rejected_login_over_the_protocol_explains_what_to_do(code: int, exit_code: int) -> None:
     told = refused(wire.Failure(code=code, message="no"))
     assert told == RunFailed("agent_unauthenticated", f"{OF_GEMINI}no", exit_code)

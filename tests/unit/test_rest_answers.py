@@ -53,7 +53,7 @@ def stream(*events: Event, facts: Facts = FACTS) -> list[Line]:
     return [msgspec.json.decode(line, type=Line) for line in data.splitlines()]
 
 
-def test_a_directory_whose_name_is_no_unicode_is_told_as_the_store_tells_it() -> None:
+def test_non_unicode_directory_is_reported_as_in_the_store() -> None:
     (init,) = stream(RunStarted(), facts=replace(FACTS, workdir="/größe/\udcff"))
     assert isinstance(init["content"], dict)
     assert init["content"]["working_dir"] == "/größe/?"
@@ -63,7 +63,7 @@ def answer(result: RunResult, call: Call = CALL) -> Line:
     return msgspec.json.decode(Rest().result(call, result, FACTS), type=Line)
 
 
-def test_each_event_becomes_the_line_that_the_reference_names() -> None:
+def test_each_event_becomes_the_documented_line() -> None:
     lines = stream(
         RunStarted("opus", "b1"),
         ThinkingDelta("hm"),
@@ -89,7 +89,7 @@ def test_each_event_becomes_the_line_that_the_reference_names() -> None:
     ]
 
 
-def test_each_line_says_whose_it_is_when_it_was_and_where_it_stands() -> None:
+def test_each_line_has_backend_session_timestamp_and_sequence() -> None:
     first, second = stream(RunStarted(), TextDelta("x"))
     assert list(first) == ["type", "backend", "session_id", "timestamp", "sequence", "content"]
     assert (first["backend"], first["session_id"], first["sequence"], second["sequence"]) == ("claude", "s1", 1, 2)
@@ -97,19 +97,19 @@ def test_each_line_says_whose_it_is_when_it_was_and_where_it_stands() -> None:
     assert second["timestamp"] == "2023-11-14T22:13:22.250Z"
 
 
-def test_milliseconds_are_always_three_digits() -> None:
+def test_timestamp_always_has_three_digits_of_milliseconds() -> None:
     encoder = UnifiedEncoder(FACTS)
     for at in (0.0, 1.0005, 1.9999, 2.0, 1_764_079_200.1):
         line = msgspec.json.decode(encoder.feed(TextDelta("x"), at), type=Line)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(line["timestamp"]))
 
 
-def test_a_run_without_a_session_has_none_in_its_lines() -> None:
+def test_lines_of_a_run_without_a_session_omit_session_id() -> None:
     (line,) = stream(RunStarted(), facts=Facts(run_id="r", backend="codex"))
     assert "session_id" not in line
 
 
-def test_a_failure_ends_the_stream_with_its_code_message_and_exit_code() -> None:
+def test_failure_ends_the_stream_with_code_message_and_exit_code() -> None:
     *_, usage, error = stream(RunStarted(), RunFailed("agent_crashed", "killed", 137, USAGE, 0.5))
     assert usage["type"] == "token_usage"
     assert error["type"] == "error"
@@ -121,33 +121,33 @@ def test_a_failure_ends_the_stream_with_its_code_message_and_exit_code() -> None
 
 
 @pytest.mark.parametrize("claimed", [None, 0])
-def test_a_failure_never_has_exit_code_0(claimed: int | None) -> None:
+def test_failure_never_has_exit_code_0(claimed: int | None) -> None:
     (line,) = stream(RunFailed("timed_out", "too long", claimed))
     assert line["content"] == {"code": "timed_out", "message": "too long", "details": {"exit_code": 1}}
 
 
-def test_a_failure_before_the_start_is_a_lone_error() -> None:
+def test_failure_before_the_start_is_a_single_error_line() -> None:
     assert [line["type"] for line in stream(RunFailed("agent_crashed", "no", 1, USAGE))] == ["error"]
 
 
-def test_a_finished_run_without_usage_tells_zeros_at_the_end_only() -> None:
+def test_finished_run_without_usage_reports_zeros_in_the_last_line_only() -> None:
     lines = stream(RunStarted(), RunFinished())
     assert [line["type"] for line in lines] == ["init", "done"]
     assert lines[1]["content"] == {"token_usage": ZEROS, "duration": 2.25, "stop_reason": "end_turn"}
 
 
-def test_the_result_of_a_tool_that_was_never_called_has_no_name() -> None:
+def test_result_of_an_unknown_tool_call_has_an_empty_name() -> None:
     _, line = stream(RunStarted(), ToolResult("t9", "x"))
     assert line["content"] == {"tool_id": "t9", "tool_name": "", "output": "x", "is_error": False}
 
 
-def test_the_pulse_does_not_disturb_a_parser_of_lines() -> None:
+def test_keep_alive_does_not_break_line_parsing() -> None:
     line = PULSE + PULSE + UnifiedEncoder(FACTS).feed(TextDelta("x"), 1.0)
     assert msgspec.json.decode(line, type=Line)["type"] == "message"
     assert line.count(b"\n") == 1
 
 
-def test_a_success_is_answered_with_all_that_is_known() -> None:
+def test_success_returns_all_fields() -> None:
     result = RunResult(
         text="hello", started=RunStarted("opus"), ending=RunFinished("max_turns", USAGE, 0.01), stderr="warning"
     )
@@ -165,7 +165,7 @@ def test_a_success_is_answered_with_all_that_is_known() -> None:
     }
 
 
-def test_a_failure_is_answered_with_its_exit_code_and_what_there_was() -> None:
+def test_failure_returns_exit_code_and_partial_output() -> None:
     result = RunResult(text="half", started=RunStarted(), ending=RunFailed("agent_rate_limited", "429: slow down", 3))
     told = answer(result)
     assert (told["exit_code"], told["output"]) == (3, "half")
@@ -175,7 +175,7 @@ def test_a_failure_is_answered_with_its_exit_code_and_what_there_was() -> None:
 
 
 @pytest.mark.parametrize(("verbose", "stderr"), [(True, "warning"), (False, None)])
-def test_stderr_is_given_when_it_was_asked_for(verbose: bool, stderr: str | None) -> None:
+def test_stderr_is_returned_only_if_verbose(verbose: bool, stderr: str | None) -> None:
     call = Call(request=RunRequest(prompt="hi", backend="claude", verbose=verbose))
     result = RunResult(text="", started=RunStarted(), ending=RunFinished(), stderr="warning")
     assert answer(result, call).get("stderr") == stderr
@@ -208,7 +208,7 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize(("error", "status", "code", "field"), PROBLEMS)
-def test_an_error_is_a_problem_document(error: ClinvkError, status: int, code: str, field: str | None) -> None:
+def test_error_is_a_problem_document(error: ClinvkError, status: int, code: str, field: str | None) -> None:
     told, body = Rest().error(error, "q1")
     problem = msgspec.json.decode(body, type=Line)
     assert told == problem["status"] == status
@@ -218,18 +218,18 @@ def test_an_error_is_a_problem_document(error: ClinvkError, status: int, code: s
     assert problem["title"]
 
 
-def test_an_ambiguous_id_comes_with_candidates_and_no_other_problem_does() -> None:
+def test_only_an_ambiguous_id_problem_lists_candidates() -> None:
     _, body = Rest().error(errors.AmbiguousId("no", ("a", "b")), "q1")
     assert msgspec.json.decode(body, type=Line)["candidates"] == ["a", "b"]
     assert b"candidates" not in Rest().error(errors.RunNotFound("no"), "q1")[1]
 
 
-def test_a_run_that_goes_on_alone_is_told_with_its_session_and_state() -> None:
+def test_accepted_run_is_returned_with_session_and_state() -> None:
     body = Rest().accepted(CALL, FACTS, "queued")
     assert msgspec.json.decode(body) == {"run_id": "r1", "session_id": "s1", "state": "queued"}
 
 
-def test_events_that_are_skipped_tell_the_names_of_tools() -> None:
+def test_tool_names_are_known_from_skipped_events() -> None:
     whole, rest = UnifiedEncoder(FACTS), UnifiedEncoder(FACTS)
     told: list[Event] = [RunStarted(), ToolCall("t1", "Bash", {}), TextDelta("x"), ToolResult("t1", "out")]
     lines = [whole.feed(event, 1.0) for event in told]
@@ -240,7 +240,7 @@ def test_events_that_are_skipped_tell_the_names_of_tools() -> None:
     assert rest.sequence == 4
 
 
-def test_a_server_sent_event_is_its_id_and_one_line_of_data() -> None:
+def test_server_sent_event_has_an_id_and_one_data_line() -> None:
     line = UnifiedEncoder(FACTS).feed(TextDelta("a\nb\r\u2028c"), 1.0)
     frame = sse.frame(line, id=7)
     assert frame.startswith(b"id: 7\ndata: {")

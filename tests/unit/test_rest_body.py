@@ -24,7 +24,7 @@ def mistake(body: bytes | dict[str, object]) -> tuple[str, str | None]:
     return told.value.message, told.value.field
 
 
-def test_backend_and_prompt_are_all_that_is_needed() -> None:
+def test_only_backend_and_prompt_are_required() -> None:
     assert parse(asked()) == Call(request=RunRequest(prompt="hi", backend="claude"))
 
 
@@ -88,7 +88,7 @@ def test_every_field_reaches_the_request() -> None:
     )
 
 
-def test_a_session_says_the_backend_by_itself() -> None:
+def test_backend_is_optional_with_a_session_id() -> None:
     call = parse({"prompt": "hi", "session_id": "abcd", "backend": ""})
     assert call.request == RunRequest(prompt="hi", session_id="abcd")
 
@@ -105,15 +105,13 @@ def test_a_session_says_the_backend_by_itself() -> None:
         ("", True, False),
     ],
 )
-def test_only_a_detached_run_is_answered_before_its_end_if_the_client_prefers_so(
-    prefer: str, detach: bool, respond_async: bool
-) -> None:
+def test_prefer_respond_async_applies_to_detached_runs_only(prefer: str, detach: bool, respond_async: bool) -> None:
     call = parse(asked(detach=detach), prefer=prefer)
     assert (call.detach, call.respond_async) == (detach, respond_async)
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
-def test_null_and_an_empty_text_are_the_same_as_leaving_a_field_out(nothing: object) -> None:
+def test_null_or_empty_string_equals_an_omitted_field(nothing: object) -> None:
     texts = (
         "model",
         "workdir",
@@ -127,12 +125,12 @@ def test_null_and_an_empty_text_are_the_same_as_leaving_a_field_out(nothing: obj
     assert parse(asked(**dict.fromkeys(texts, nothing))) == parse(asked())
 
 
-def test_null_is_taken_for_every_field_that_may_be_left_out() -> None:
+def test_null_is_accepted_for_every_optional_field() -> None:
     optional = [name for name in PromptBody.__struct_fields__ if name not in ("backend", "prompt")]
     assert parse(asked(**dict.fromkeys(optional))) == parse(asked())
 
 
-def test_no_tools_at_all_is_not_the_same_as_all_tools() -> None:
+def test_empty_allowed_tools_differs_from_none() -> None:
     assert parse(asked(allowed_tools=[])).request.allowed_tools == ()
     assert parse(asked()).request.allowed_tools is None
 
@@ -148,17 +146,15 @@ def test_no_tools_at_all_is_not_the_same_as_all_tools() -> None:
         ("text", "*/*", False),
     ],
 )
-def test_the_body_decides_on_a_stream_and_else_the_accept_header(
-    output_format: str | None, accept: str, stream: bool
-) -> None:
+def test_output_format_overrides_the_accept_header(output_format: str | None, accept: str, stream: bool) -> None:
     assert parse(asked(output_format=output_format), accept=accept).stream is stream
 
 
-def test_the_last_of_a_repeated_key_counts() -> None:
+def test_last_duplicate_key_wins() -> None:
     assert parse(b'{"backend": "claude", "prompt": "a", "prompt": "b"}').request.prompt == "b"
 
 
-def test_a_prompt_may_hold_any_text() -> None:
+def test_prompt_may_contain_any_text() -> None:
     text = "-p /clear \0 \U0001f600\n\u2028"
     assert parse(asked(prompt=text)).request.prompt == text
 
@@ -180,12 +176,12 @@ NOT_JSON = [
 
 
 @pytest.mark.parametrize(("body", "message"), NOT_JSON)
-def test_a_body_that_is_no_json_object_is_refused(body: bytes, message: str) -> None:
+def test_body_that_is_not_a_json_object_is_rejected(body: bytes, message: str) -> None:
     assert mistake(body) == (message, None)
 
 
 @pytest.mark.parametrize("key", ["metadata", "unknown", "prompt"])
-def test_deep_nesting_is_refused_wherever_it_is(key: str) -> None:
+def test_deep_nesting_is_rejected_in_any_field(key: str) -> None:
     deep = b"[" * 100_000 + b"]" * 100_000
     with pytest.raises(InvalidRequest):
         parse(b'{"backend": "claude", "prompt": "x", "%s": {"a": %s}}' % (key.encode(), deep))
@@ -233,7 +229,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("body", "message", "field"), MISTAKES)
-def test_a_mistake_is_told_with_its_place_the_value_and_what_is_allowed(
+def test_error_names_the_field_the_value_and_the_allowed_values(
     body: dict[str, object], message: str, field: str
 ) -> None:
     told, place = mistake(body)
@@ -241,17 +237,17 @@ def test_a_mistake_is_told_with_its_place_the_value_and_what_is_allowed(
 
 
 @pytest.mark.parametrize("number", [b"1e400", b"-1e999", b"1" * 400])
-def test_a_number_beyond_all_bounds_is_refused(number: bytes) -> None:
+def test_out_of_range_number_is_rejected(number: bytes) -> None:
     body = b'{"backend": "claude", "prompt": "x", "timeout_secs": %s}' % number
     assert mistake(body)[1] == "timeout_secs"
 
 
-def test_a_number_beyond_all_bounds_inside_metadata_names_metadata() -> None:
+def test_out_of_range_number_in_metadata_is_reported_for_metadata() -> None:
     body = b'{"backend": "claude", "prompt": "x", "metadata": {"k": 1e400}}'
     assert mistake(body) == ("metadata has a number that is out of range", "metadata")
 
 
-def test_a_long_value_is_shown_in_part() -> None:
+def test_long_value_is_truncated_in_the_error() -> None:
     message, _ = mistake(asked(sandbox_mode="x" * 10_000))
     assert message.endswith("x…")
     assert len(message) < 200
@@ -266,11 +262,11 @@ def test_a_long_value_is_shown_in_part() -> None:
         ("timeout", "timeout_secs"),
     ],
 )
-def test_an_unknown_field_is_refused_with_the_nearest_known_one(wrong: str, near: str) -> None:
+def test_unknown_field_is_rejected_with_a_suggestion(wrong: str, near: str) -> None:
     assert mistake(asked(**{wrong: "read-only"})) == (f"unknown field {wrong!r}; did you mean {near!r}?", wrong)
 
 
-def test_a_field_that_is_not_offered_is_refused_not_ignored() -> None:
+def test_unsupported_field_is_rejected_not_ignored() -> None:
     message, field = mistake(asked(temperature=0))
     assert field == "temperature"
     assert "known are " in message
@@ -294,7 +290,7 @@ def test_a_field_that_is_not_offered_is_refused_not_ignored() -> None:
         ("images", ["A" * (5 * 1024 * 1024 + 4)], "images[0]", "at most 5242880 are allowed"),
     ],
 )
-def test_a_wrong_option_of_the_answer_is_named(field: str, value: object, place: str, message: str) -> None:
+def test_invalid_output_option_is_reported_with_its_field(field: str, value: object, place: str, message: str) -> None:
     said, where = mistake(asked(**{field: value}))
     assert where == place
     assert message in said

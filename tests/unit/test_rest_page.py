@@ -48,15 +48,15 @@ def first_cells(header: str) -> list[str]:
     return re.findall(r"^\| `(\w+)` \|", table.partition("\n\n")[0], re.MULTILINE)
 
 
-def test_each_field_of_a_prompt_is_explained() -> None:
+def test_page_documents_each_field_of_a_prompt() -> None:
     assert sorted(first_cells("| field | | |")) == sorted(PromptBody.__struct_fields__)
 
 
-def test_each_field_of_an_answer_is_explained() -> None:
+def test_page_documents_each_field_of_an_answer() -> None:
     assert sorted(first_cells("| field | |")) == sorted(PromptAnswer.__struct_fields__)
 
 
-def test_each_field_of_a_session_is_explained() -> None:
+def test_page_documents_each_field_of_a_session() -> None:
     _, _, section = PAGE.partition("\n## Sessions\n")
     table = section.partition("| field | |\n")[2].partition("\n\n")[0]
     told = [
@@ -66,13 +66,13 @@ def test_each_field_of_a_session_is_explained() -> None:
 
 
 @pytest.mark.parametrize(("listing", "section"), [(SessionListing, "Sessions"), (RunListing, "Runs")])
-def test_each_parameter_of_a_list_is_named(listing: type[msgspec.Struct], section: str) -> None:
+def test_page_names_each_list_parameter(listing: type[msgspec.Struct], section: str) -> None:
     text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     for name in listing.__struct_fields__:
         assert f"`{name}`" in text
 
 
-def test_each_field_and_state_of_a_run_is_shown() -> None:
+def test_page_shows_each_field_and_state_of_a_run() -> None:
     text = PAGE.partition("\n## Runs\n")[2].partition("\n## ")[0]
     for name in RunView.__struct_fields__:
         assert f'"{name}"' in text or f"`{name}`" in text
@@ -80,7 +80,7 @@ def test_each_field_and_state_of_a_run_is_shown() -> None:
         assert f"`{state}`" in text
 
 
-def test_each_type_of_event_is_explained_with_all_its_fields() -> None:
+def test_page_documents_each_event_type_with_all_its_fields() -> None:
     table = PAGE.partition("| `type` | `content` |\n")[2].partition("\n\n")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
     kinds = get_args(unified.Line)
@@ -91,16 +91,16 @@ def test_each_type_of_event_is_explained_with_all_its_fields() -> None:
 
 
 @pytest.mark.parametrize("problem", API.problems, ids=lambda problem: problem.code)
-def test_each_problem_is_explained_with_its_status(problem: _Problem) -> None:
+def test_page_documents_each_problem_with_its_status(problem: _Problem) -> None:
     assert f"| {problem.status} | `{problem.code}` |" in PAGE
 
 
-def test_no_problem_is_explained_that_cannot_come() -> None:
+def test_page_documents_only_problems_of_the_api() -> None:
     told = re.findall(r"^\| \d+ \| `(\w+)` \|", PAGE, re.MULTILINE)
     assert sorted(told) == sorted(problem.code for problem in API.problems)
 
 
-def test_the_bodies_of_the_samples_are_prompts() -> None:
+def test_sample_prompt_bodies_are_valid() -> None:
     bodies = [body for body in samples("prompt") if '"prompt"' in body]
     assert len(bodies) >= 4
     for body in bodies:
@@ -108,7 +108,7 @@ def test_the_bodies_of_the_samples_are_prompts() -> None:
             assert Rest().parse(body.encode(), {}).request.prompt
 
 
-def test_the_bodies_of_the_samples_are_plans() -> None:
+def test_sample_plan_bodies_are_valid() -> None:
     plans = [
         *(parallel(msgspec.json.decode(body, type=ParallelBody)) for body in samples("parallel")),
         *(chain(msgspec.json.decode(body, type=ChainBody)) for body in samples("chain")),
@@ -129,7 +129,7 @@ def told(header: str) -> list[str]:
     return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
 
 
-def test_each_field_of_the_bodies_for_several_agents_is_explained() -> None:
+def test_page_documents_each_field_of_multi_agent_bodies() -> None:
     of_parallel, of_chain, of_compare = (
         PAGE.partition(f"\n### {title}\n")[2].partition("\n### ")[0] for title in ("Parallel", "Chain", "Compare")
     )
@@ -146,7 +146,7 @@ def test_each_field_of_the_bodies_for_several_agents_is_explained() -> None:
         assert f"`{name}`" in of_compare
 
 
-def test_each_field_of_a_part_and_its_result_is_explained() -> None:
+def test_page_documents_each_field_of_a_part_and_its_result() -> None:
     assert set(told("field of a part")) == set(PartBody.__struct_fields__) - set(PromptBody.__struct_fields__)
     results = set(PartAnswer.__struct_fields__) - set(PromptAnswer.__struct_fields__) - {"diff_is_cut"}
     assert set(told("field of a result")) == results

@@ -37,7 +37,7 @@ def failing(error: Exception, after_start: bool = False) -> ASGIApp:
     return app
 
 
-def test_templates_of_paths_are_those_of_the_table() -> None:
+def test_path_templates_match_the_route_table() -> None:
     found = router(failing(ValueError()))
     assert found.template_of("/api/v1/runs/abcd/events") == "/api/v1/runs/{id}/events"
     assert found.template_of("/v1/models/claude/opus") == "/v1/models/{id:path}"
@@ -45,7 +45,7 @@ def test_templates_of_paths_are_those_of_the_table() -> None:
     assert found.template_of("/nothing") == UNKNOWN
 
 
-async def test_braces_in_a_path_are_an_id() -> None:
+async def test_braces_in_a_path_match_an_id() -> None:
     scopes: list[Scope] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,23 +55,23 @@ async def test_braces_in_a_path_are_an_id() -> None:
     assert [scope["path_params"] for scope in scopes] == [{"id": "{id}"}]
 
 
-async def test_wrong_method_is_405_with_the_allowed_ones() -> None:
+async def test_wrong_method_returns_405_with_the_allowed_methods() -> None:
     start, _ = await answered(failing(ValueError()), "PUT", "/api/v1/sessions/abcd")
     assert start["status"] == 405
     assert (b"allow", b"GET, PATCH, DELETE, HEAD") in start["headers"]
 
 
 @pytest.mark.parametrize(("error", "status"), [(RunNotFound("gone"), 404), (ResourcesExhausted("full"), 503)])
-async def test_expected_errors_are_answered(error: Exception, status: int) -> None:
+async def test_expected_errors_return_a_response(error: Exception, status: int) -> None:
     start, _ = await answered(failing(error))
     assert start["status"] == status
 
 
-async def test_unexpected_errors_are_answered_and_raised_for_the_log() -> None:
+async def test_unexpected_errors_return_a_response_and_are_raised_for_the_log() -> None:
     with pytest.raises(ZeroDivisionError):
         await answered(failing(ZeroDivisionError()))
 
 
-async def test_errors_after_the_start_of_a_response_are_raised() -> None:
+async def test_errors_after_the_response_start_are_raised() -> None:
     with pytest.raises(RunNotFound):
         await answered(failing(RunNotFound("gone"), after_start=True))

@@ -51,17 +51,17 @@ BAD: dict[str, tuple[Json, str]] = {
 
 
 @pytest.mark.parametrize("schema", GOOD.values(), ids=GOOD)
-def test_a_schema_is_taken(schema: Json) -> None:
+def test_valid_schema_is_accepted(schema: Json) -> None:
     assert judged(Task(schema)).schema == ""
 
 
 @pytest.mark.parametrize(("schema", "why"), BAD.values(), ids=BAD)
-def test_what_is_no_schema_is_told(schema: Json, why: str) -> None:
+def test_invalid_schema_is_reported(schema: Json, why: str) -> None:
     assert why in judged(Task(schema)).schema
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_a_broken_schema_is_told_in_the_words_of_schemas(seed: int) -> None:
+def test_malformed_schema_is_reported_without_python_errors(seed: int) -> None:
     """No error of Python shows: where it did, the judge would not have known what it met."""
     try:
         schema = msgspec.json.decode(mutated(SCHEMA, random.Random(seed)), type=Json)
@@ -72,12 +72,12 @@ def test_a_broken_schema_is_told_in_the_words_of_schemas(seed: int) -> None:
     assert fault or judged(Task(schema, b"{}")).schema == ""
 
 
-def test_an_answer_is_judged_by_the_dialect_of_its_schema() -> None:
+def test_answer_is_validated_by_the_dialect_of_its_schema() -> None:
     schema: Json = {"items": [{"type": "string"}]}
     assert judged(Task({"$schema": DRAFT_7, **schema}, b"[1]")).answer == "1 is not of type 'string' (at $[0])"
 
 
-def test_an_answer_that_a_schema_has_no_end_for_is_a_fault_of_the_schema() -> None:
+def test_endless_recursion_is_reported_as_a_schema_error() -> None:
     schema: Json = {"properties": {"a": {"$ref": "#/properties/a"}}}
     assert judged(Task(schema, b'{"a":1}')).schema == "it is nested too deeply, or refers to itself without end"
 
@@ -94,20 +94,20 @@ FENCED = {
 
 
 @pytest.mark.parametrize("text", FENCED.values(), ids=FENCED)
-def test_json_in_a_fence_is_read(text: str) -> None:
+def test_json_in_a_code_fence_is_parsed(text: str) -> None:
     assert read(text) == 1
 
 
-def test_fences_within_a_string_do_not_end_it() -> None:
+def test_code_fences_within_a_string_do_not_end_the_json() -> None:
     value = {"code": "```python\nx\n```"}
     assert read(f"Look:\n```json\n{json.dumps(value)}\n```\n") == value
 
 
-def test_a_line_separator_of_unicode_ends_no_line() -> None:
+def test_unicode_line_separator_does_not_end_a_line() -> None:
     assert read('```json\n"a\u2028b"\n```') == "a\u2028b"
 
 
-def test_a_long_answer_full_of_fences_is_read_in_no_time() -> None:
+def test_long_answer_with_many_code_fences_is_parsed_in_linear_time() -> None:
     """A search that begins again at each fence takes minutes for these."""
     began = time.process_time()
     for text in ("```\n" * 300_001, "```json" + "\n" * 1_000_000, "``` " * 300_000):

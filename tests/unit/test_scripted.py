@@ -45,7 +45,7 @@ def test_records_how_it_was_started(scripted: Scripted) -> None:
     assert (call.env, call.cwd) == (scripted.env, str(scripted.folder))
 
 
-def test_chooses_the_latest_play_whose_text_is_in_the_prompt(scripted: Scripted) -> None:
+def test_chooses_the_latest_play_that_matches_the_prompt(scripted: Scripted) -> None:
     scripted.play([line("any")])
     scripted.play([line("slow")], when="slow")
     answers: list[bytes] = []
@@ -55,7 +55,7 @@ def test_chooses_the_latest_play_whose_text_is_in_the_prompt(scripted: Scripted)
     assert answers == [b"slow\n", b"any\n"]
 
 
-def test_does_not_touch_stdin_when_told_so(scripted: Scripted) -> None:
+def test_does_not_read_stdin_if_disabled(scripted: Scripted) -> None:
     scripted.play([line("up")], reads=False)
     with start(scripted) as process:
         assert process.stdout
@@ -63,7 +63,7 @@ def test_does_not_touch_stdin_when_told_so(scripted: Scripted) -> None:
     assert scripted.calls()[0].stdin is None
 
 
-def test_ignores_sigterm_and_dies_by_a_signal(scripted: Scripted) -> None:
+def test_ignores_sigterm_and_exits_by_signal(scripted: Scripted) -> None:
     ready, go = scripted.folder / "ready", scripted.folder / "go"
     scripted.play([ignore(), touch(ready), line("deaf"), wait_for(go), die(SIGKILL)], reads=False)
     with start(scripted) as process:
@@ -77,14 +77,14 @@ def test_ignores_sigterm_and_dies_by_a_signal(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("how", ["plain", "setsid", "double-fork", "env-i", "all"])
-def test_leaves_grandchildren_that_can_be_found_and_ended(scripted: Scripted, how: str) -> None:
+def test_leaves_grandchildren_that_can_be_found_and_killed(scripted: Scripted, how: str) -> None:
     code, _, err = run(scripted, [{"spawn": how, "holds_output": False}])
     assert (code, err) == (0, b"")
     assert scripted.alive() == scripted.grandchildren() != []
     scripted.end()
 
 
-def test_a_grandchild_may_hold_the_output_open(scripted: Scripted) -> None:
+def test_grandchild_can_hold_stdout_open(scripted: Scripted) -> None:
     scripted.play([spawn("all", holds_output=True), line("bye")])
     with start(scripted) as process:
         process.stdin.close() if process.stdin else None
@@ -95,7 +95,7 @@ def test_a_grandchild_may_hold_the_output_open(scripted: Scripted) -> None:
         assert process.stdout.read() == b"bye\n"
 
 
-def test_hangs_until_it_is_ended(scripted: Scripted) -> None:
+def test_hangs_until_terminated(scripted: Scripted) -> None:
     scripted.play([line("up"), hang()], reads=False)
     with start(scripted) as process:
         assert process.stdout
@@ -104,14 +104,14 @@ def test_hangs_until_it_is_ended(scripted: Scripted) -> None:
         process.terminate()
 
 
-def test_version_is_answered_and_not_recorded(scripted: Scripted) -> None:
+def test_version_is_printed_and_not_recorded(scripted: Scripted) -> None:
     with start(scripted, "codex", "--version") as process:
         assert process.communicate()[0] == b"9.9.9 (scripted)\n"
     assert scripted.calls() == []
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
-def test_speaks_like_each_cli(scripted: Scripted, backend: str) -> None:
+def test_prints_the_output_format_of_each_cli(scripted: Scripted, backend: str) -> None:
     code, out, _ = run(scripted, says(backend, "hello ", "world"))
     assert code == 0
     assert b"hello " in out

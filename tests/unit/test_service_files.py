@@ -68,7 +68,7 @@ def words(line: str) -> list[str]:
     return [text.replace("%%", "%").replace("$$", "$") for text in [*found, *([word] if word or started else [])]]
 
 
-def test_the_unit_of_a_machine_has_the_names_and_keys_that_its_users_know() -> None:
+def test_system_unit_has_the_expected_name_and_keys() -> None:
     files = service_files("systemd", plan())
     assert list(files) == [Path("/etc/systemd/system/clinvk.service")]
     read = unit(files[Path("/etc/systemd/system/clinvk.service")])
@@ -89,7 +89,7 @@ def test_the_unit_of_a_machine_has_the_names_and_keys_that_its_users_know() -> N
     assert {key: read[key] for key in known} == {key: [value] for key, value in known.items()}
 
 
-def test_the_unit_lets_the_server_stop_its_agents_itself() -> None:
+def test_systemd_unit_lets_the_server_stop_its_own_agents() -> None:
     """SIGTERM for all would end the agents at once, and a shorter time than the grace the server."""
     read = systemd_unit()
     assert read["Service.KillMode"] == ["mixed"]
@@ -97,7 +97,7 @@ def test_the_unit_lets_the_server_stop_its_agents_itself() -> None:
     assert read["Service.OOMPolicy"] == ["continue"]
 
 
-def test_the_unit_of_a_user_is_below_the_home_and_makes_no_user_namespace() -> None:
+def test_user_unit_is_in_the_home_and_creates_no_user_namespace() -> None:
     files = service_files("systemd", plan(OWN))
     read = unit(files[Path("/home/ana/.config/systemd/user/clinvk.service")])
     assert read["Install.WantedBy"] == ["default.target"]
@@ -106,7 +106,7 @@ def test_the_unit_of_a_user_is_below_the_home_and_makes_no_user_namespace() -> N
 
 
 @pytest.mark.parametrize("account", [ANA, OWN], ids=["machine", "user"])
-def test_no_line_keeps_the_sandboxes_of_agents_from_starting(account: Account) -> None:
+def test_systemd_unit_does_not_block_agent_sandboxes(account: Account) -> None:
     """Each of these does, as was tried."""
     read = systemd_unit(account)
     refused = ("ProtectKernelTunables", "ProtectKernelLogs", "RestrictNamespaces", "RestrictSUIDSGID", "PrivateTmp")
@@ -114,7 +114,7 @@ def test_no_line_keeps_the_sandboxes_of_agents_from_starting(account: Account) -
 
 
 @pytest.mark.parametrize(("host", "listen"), [("0.0.0.0", "0.0.0.0:8080"), ("::1", "[::1]:8080")])
-def test_with_a_socket_systemd_listens_where_the_settings_say(host: str, listen: str) -> None:
+def test_socket_unit_listens_on_the_configured_address(host: str, listen: str) -> None:
     settings = Settings(server=ServerSettings(host=host))
     service, socket = (
         unit(text) for text in service_files("systemd", plan(OWN, has_socket=True, settings=settings)).values()
@@ -124,7 +124,7 @@ def test_with_a_socket_systemd_listens_where_the_settings_say(host: str, listen:
     assert service["Unit.Requires"] == ["clinvk.socket"]
 
 
-def test_a_socket_needs_an_address_and_systemd() -> None:
+def test_socket_unit_requires_an_ip_address_and_systemd() -> None:
     named = plan(OWN, has_socket=True, settings=Settings(server=ServerSettings(host="localhost")))
     with pytest.raises(InvalidRequest, match="'localhost'"):
         service_files("systemd", named)
@@ -135,7 +135,7 @@ def test_a_socket_needs_an_address_and_systemd() -> None:
 ODD = ("/opt/a b/clinvk", "serve", "--config", '/home/ana/100% "mine"/$HOME\\x.yaml')
 
 
-def test_odd_paths_arrive_as_they_are() -> None:
+def test_special_characters_in_paths_are_escaped() -> None:
     read = systemd_unit(argv=ODD, env={"PATH": "/opt/a b:/50%"}, workdir=Path("/srv/50% of it"))
     assert words(read["Service.ExecStart"][0]) == list(ODD)
     assert read["Service.Environment"] == ['"PATH=/opt/a b:/50%%"']
@@ -144,7 +144,7 @@ def test_odd_paths_arrive_as_they_are() -> None:
 
 @pytest.mark.parametrize("account", [ANA, OWN], ids=["machine", "user"])
 @pytest.mark.parametrize("has_socket", [False, True], ids=["alone", "with a socket"])
-def test_every_line_is_one_that_systemd_knows(tmp_path: Path, account: Account, has_socket: bool) -> None:
+def test_every_line_is_valid_for_systemd(tmp_path: Path, account: Account, has_socket: bool) -> None:
     """Where systemd is installed it is asked; its manual is the list for the rest."""
     files = service_files("systemd", plan(account._replace(name="root"), has_socket=has_socket))
     for path, text in files.items():
@@ -170,7 +170,7 @@ KNOWN = {
 }
 
 
-def test_the_property_list_is_the_launch_agent_that_its_users_know() -> None:
+def test_launch_agent_has_the_expected_name_and_keys() -> None:
     files = service_files("launchd", plan(OWN, env={"PATH": "/opt/<a> & b"}))
     assert list(files) == [Path("/home/ana/Library/LaunchAgents/com.clinvk.server.plist")]
     read = plistlib.loads(next(iter(files.values())).encode())
@@ -182,7 +182,7 @@ def test_the_property_list_is_the_launch_agent_that_its_users_know() -> None:
     assert "UserName" not in read
 
 
-def test_the_property_list_of_a_machine_names_its_user() -> None:
+def test_launch_daemon_names_its_user() -> None:
     ((path, text),) = service_files("launchd", plan(workdir=Path("/srv"))).items()
     assert path == Path("/Library/LaunchDaemons/com.clinvk.server.plist")
     read = plistlib.loads(text.encode())
@@ -204,7 +204,7 @@ def warnings(account: Account, environ: dict[str, str], manager: str = "systemd"
     return "\n".join(warnings_of(found, environ, manager == "systemd"))
 
 
-def test_the_path_has_the_folders_of_the_agents_and_no_others(account: Account) -> None:
+def test_path_contains_only_agent_and_system_folders(account: Account) -> None:
     environ = {"PATH": f"{account.home}/else:{account.home}/bin:relative"}
     folders = plan_service(ServicePrintFlags(), environ, account).env["PATH"].split(":")
     assert folders[:2] == [f"{account.home}/bin", f"{account.home}/.local/bin"]
@@ -213,7 +213,7 @@ def test_the_path_has_the_folders_of_the_agents_and_no_others(account: Account) 
     assert "no agent" not in warnings(account, environ)
 
 
-def test_the_command_line_follows_the_flags_and_the_account(account: Account, tmp_path: Path) -> None:
+def test_command_line_reflects_flags_and_account(account: Account, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("server: {shutdown_grace_secs: 7}")
     flags = ServicePrintFlags(host="0.0.0.0", port=3000, config=str(tmp_path / "own.yaml"), workdir=str(tmp_path))
     found = plan_service(flags, {"CLINVK_HOME": "/srv/clinvk"}, account)
@@ -225,7 +225,7 @@ def test_the_command_line_follows_the_flags_and_the_account(account: Account, tm
 
 
 @pytest.mark.parametrize(("mode", "is_named"), [(0o700, True), (0o755, False)])
-def test_a_clinvk_that_the_account_cannot_reach_is_reported(
+def test_executable_that_the_account_cannot_reach_is_reported(
     account: Account, monkeypatch: pytest.MonkeyPatch, mode: int, is_named: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -236,13 +236,13 @@ def test_a_clinvk_that_the_account_cannot_reach_is_reported(
     assert (f"ana may not enter {folder}, where {folder}/clinvk is" in found) == is_named
 
 
-def test_agents_with_their_own_cgroups_get_them_from_systemd() -> None:
+def test_agents_with_cgroups_enable_delegation_in_systemd() -> None:
     settings = Settings(agents=AgentSettings(cgroup=True))
     assert systemd_unit(settings=settings)["Service.Delegate"] == ["yes"]
     assert "Service.Delegate" not in systemd_unit()
 
 
-def test_keys_of_the_environment_are_named_but_not_written(account: Account) -> None:
+def test_api_keys_in_the_environment_are_reported_but_not_written(account: Account) -> None:
     environ = {"CLINVK_API_KEYS": "very-secret"}
     assert "CLINVK_API_KEYS is not written" in warnings(account, environ)
     assert "very-secret" not in warnings(account, environ)
@@ -262,7 +262,7 @@ def test_keys_of_the_environment_are_named_but_not_written(account: Account) -> 
         ("localhost", "", False),
     ],
 )
-def test_a_service_that_would_create_a_key_at_each_start_is_reported(
+def test_service_that_creates_a_key_on_each_start_is_reported(
     account: Account, host: str, kept: str, is_named: bool
 ) -> None:
     (account.home / ".clinvk").mkdir()
@@ -272,7 +272,7 @@ def test_a_service_that_would_create_a_key_at_each_start_is_reported(
 
 
 @pytest.mark.parametrize("manager", ["systemd", "launchd"])
-def test_keys_are_looked_up_where_the_service_manager_reads_them(account: Account, manager: str) -> None:
+def test_api_keys_are_looked_up_where_the_service_manager_reads_them(account: Account, manager: str) -> None:
     secrets = account.home / ".clinvk" / "service.env"
     secrets.parent.mkdir()
     secrets.write_text("CLINVK_API_KEYS=sk-x")
@@ -292,11 +292,11 @@ def test_agents_that_would_run_as_root_are_reported(account: Account, for_machin
     assert "as root" not in warnings(account, {})
 
 
-def test_invalid_settings_are_refused(account: Account) -> None:
+def test_invalid_settings_are_rejected(account: Account) -> None:
     with pytest.raises(ConfigError, match="portt"):
         plan_service(ServicePrintFlags(), {"CLINVK_SERVER__PORTT": "1"}, account)
 
 
-def test_a_line_end_in_a_path_cannot_begin_a_line_of_the_unit(account: Account) -> None:
+def test_newline_in_a_path_cannot_inject_a_unit_line(account: Account) -> None:
     with pytest.raises(InvalidRequest, match="cannot be written"):
         plan_service(ServicePrintFlags(), {"CLINVK_HOME": "/srv/x\nExecStartPre=evil"}, account)

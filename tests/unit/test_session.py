@@ -13,25 +13,25 @@ FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 @pytest.mark.parametrize(
     ("text", "title"), [("", ""), (" two\n\tlines ", "two lines"), ("x" * 500, "x" * 500), (FAMILY, FAMILY)]
 )
-def test_a_title_is_one_line(text: str, title: str) -> None:
+def test_title_is_reduced_to_one_line(text: str, title: str) -> None:
     assert as_title(text) == title
 
 
 @pytest.mark.parametrize("text", ["x" * 501, "a\x1b[31m", "a\0", "a\x9b", "a\udc80"])
-def test_what_is_no_title_is_refused(text: str) -> None:
+def test_invalid_title_is_rejected(text: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         as_title(text)
     assert caught.value.field == "title"
 
 
 @pytest.mark.parametrize("text", ["", " ", "a\nb", "a\tb", "a\u2028b", "a\x1b", "\udc80", "x" * 101])
-def test_what_is_no_tag_is_refused(text: str) -> None:
+def test_invalid_tag_is_rejected(text: str) -> None:
     with pytest.raises(InvalidRequest, match="cannot be a tag"):
         as_tag(text)
 
 
 @pytest.mark.parametrize("text", ["a b", "x" * 100, FAMILY, "\u00fcber"])
-def test_a_tag_loses_the_space_around_it_alone(text: str) -> None:
+def test_tag_is_stripped_of_surrounding_space_only(text: str) -> None:
     assert as_tag(f" {text}\n") == text
 
 
@@ -40,11 +40,11 @@ def test_tags_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"title": "a\\u001b[31m"}', b'{"tags": ["a", "b\\nc"]}', b'{"tags": [" "]}'])
-def test_what_cannot_be_typed_cannot_be_sent(body: bytes) -> None:
+def test_patch_body_rejects_invalid_titles_and_tags(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         views.patch(body)
 
 
-def test_what_is_sent_is_kept_as_what_is_typed() -> None:
+def test_patch_body_normalizes_titles_and_tags() -> None:
     patch = views.patch(b'{"title": " two\\nlines", "tags": [" a "]}')
     assert (patch.title, patch.tags) == ("two lines", ["a"])

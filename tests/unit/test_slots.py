@@ -14,7 +14,7 @@ def enter(slots: Slots, backend: str, granted: list[str], name: str) -> Place:
     return slots.enter(Applicant(backend), lambda: granted.append(name))
 
 
-def test_a_free_slot_is_taken_at_once() -> None:
+def test_free_slot_is_granted_immediately() -> None:
     granted: list[str] = []
     slots = Slots(QueueLimits(1, 1, 0))
     assert enter(slots, "claude", granted, "a").held
@@ -32,7 +32,7 @@ def test_the_queue_is_first_come_first_served() -> None:
     assert (slots.busy, slots.queued) == (0, 0)
 
 
-def test_a_full_backend_does_not_hold_up_another() -> None:
+def test_full_backend_does_not_block_another() -> None:
     granted: list[str] = []
     slots = Slots(QueueLimits(2, 1, 9))
     enter(slots, "claude", granted, "a")
@@ -41,7 +41,7 @@ def test_a_full_backend_does_not_hold_up_another() -> None:
     assert not waiting.held
 
 
-def test_the_oldest_of_all_backends_is_next_when_the_total_is_the_limit() -> None:
+def test_total_limit_grants_the_oldest_run_across_backends() -> None:
     granted: list[str] = []
     slots = Slots(QueueLimits(1, 1, 9))
     first = enter(slots, "claude", granted, "first")
@@ -51,7 +51,7 @@ def test_the_oldest_of_all_backends_is_next_when_the_total_is_the_limit() -> Non
     assert granted == ["first", "second"]
 
 
-def test_who_leaves_the_queue_is_passed_over() -> None:
+def test_run_that_left_the_queue_is_skipped() -> None:
     granted: list[str] = []
     slots = Slots(QueueLimits(1, 1, 9))
     first, left, last = (enter(slots, "claude", granted, name) for name in ("first", "left", "last"))
@@ -62,7 +62,7 @@ def test_who_leaves_the_queue_is_passed_over() -> None:
     assert not left.held
 
 
-def test_a_queue_that_all_have_left_does_not_hold_up_a_newcomer() -> None:
+def test_abandoned_queue_does_not_block_a_new_run() -> None:
     granted: list[str] = []
     slots = Slots(QueueLimits(1, 1, 9))
     first, left = enter(slots, "claude", granted, "first"), enter(slots, "claude", granted, "left")
@@ -71,7 +71,7 @@ def test_a_queue_that_all_have_left_does_not_hold_up_a_newcomer() -> None:
     assert enter(slots, "claude", granted, "new").held
 
 
-def test_leaving_twice_gives_up_one_slot_only() -> None:
+def test_leaving_twice_releases_one_slot_only() -> None:
     granted: list[str] = []
     slots = Slots(QueueLimits(2, 2, 9))
     first = enter(slots, "claude", granted, "a")
@@ -81,7 +81,7 @@ def test_leaving_twice_gives_up_one_slot_only() -> None:
     assert slots.busy == 1
 
 
-def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+def test_full_queue_rejects_with_retry_after() -> None:
     granted: list[str] = []
     slots = Slots(QueueLimits(1, 1, 1))
     enter(slots, "claude", granted, "a")
@@ -94,14 +94,14 @@ def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
     assert slots.queued == 1
 
 
-def test_prompts_that_are_too_large_for_the_queue_are_refused_with_its_limit() -> None:
+def test_prompt_too_large_for_the_queue_is_rejected_with_the_limit() -> None:
     slots = Slots(QueueLimits(1, queued=9, queued_bytes=2 << 20))
     queue(slots, "ana", 2, held_bytes=1 << 20)
     with pytest.raises(QueueFull, match=r"no room for 1\.5 MB .* hold 1\.0 MB,.*\(server\.max_queued_mb: 2\)"):
         slots.enter(Applicant("claude", "ben", held_bytes=3 << 19), lambda: None)
 
 
-def test_what_runs_and_what_waits_is_told_by_backend() -> None:
+def test_occupancy_reports_running_and_queued_per_backend() -> None:
     granted: list[str] = []
     slots = Slots(QueueLimits(2, 1, 9))
     for backend in ("claude", "claude", "claude", "codex"):
@@ -112,7 +112,7 @@ def test_what_runs_and_what_waits_is_told_by_backend() -> None:
     assert (told.slots, told.queue_slots) == (2, 9)
 
 
-async def test_who_waits_for_room_is_woken_by_whoever_leaves_and_by_other_limits() -> None:
+async def test_room_waiter_wakes_when_a_run_leaves_or_limits_change() -> None:
     slots = Slots(QueueLimits(1, 1, 0))
     place = enter(slots, "claude", [], "a")
     for make_room in (place.leave, lambda: slots.resize(QueueLimits(2, 2))):
@@ -124,7 +124,7 @@ async def test_who_waits_for_room_is_woken_by_whoever_leaves_and_by_other_limits
         enter(slots, "claude", [], "b")
 
 
-async def test_a_place_in_the_queue_is_room() -> None:
+async def test_queue_place_counts_as_room() -> None:
     slots = Slots(QueueLimits(1, 1, 1))
     enter(slots, "claude", [], "a")
     await slots.room(Applicant("claude"))
@@ -133,7 +133,7 @@ async def test_a_place_in_the_queue_is_room() -> None:
         await asyncio.wait_for(slots.room(Applicant("claude")), 0.01)
 
 
-def test_a_taken_share_holds_up_neither_others_nor_the_queue() -> None:
+def test_taken_share_blocks_neither_other_runs_nor_the_queue() -> None:
     slots, share = Slots(QueueLimits(3, 3, 0)), Share(at_once=1)
     first, second = (slots.enter(Applicant("claude", share=share), lambda: None) for _ in range(2))
     assert (first.held, second.held, slots.busy, slots.queued) == (True, False, 1, 0)
@@ -144,7 +144,7 @@ def test_a_taken_share_holds_up_neither_others_nor_the_queue() -> None:
     assert second.held
 
 
-def test_whose_share_is_free_waits_for_a_slot_in_the_order_of_all() -> None:
+def test_run_with_a_freed_share_waits_for_a_slot_in_arrival_order() -> None:
     granted: list[str] = []
     slots, share = Slots(QueueLimits(1, 1, 9)), Share(at_once=1)
     first = slots.enter(Applicant("claude", share=share), lambda: None)
@@ -156,7 +156,7 @@ def test_whose_share_is_free_waits_for_a_slot_in_the_order_of_all() -> None:
     assert (slots.queued, other.held) == (1, False)
 
 
-def test_who_leaves_a_share_while_waiting_for_it_is_passed_over() -> None:
+def test_run_that_stopped_waiting_for_its_share_is_skipped() -> None:
     slots, share = Slots(QueueLimits(3, 3, 9)), Share(at_once=1)
     first, left, last = (slots.enter(Applicant("claude", share=share), lambda: None) for _ in range(3))
     left.leave()
@@ -164,7 +164,7 @@ def test_who_leaves_a_share_while_waiting_for_it_is_passed_over() -> None:
     assert (last.held, left.held, slots.busy) == (True, False, 1)
 
 
-def test_who_leaves_the_queue_is_let_go_though_nothing_moves() -> None:
+def test_place_that_left_the_queue_is_freed_immediately() -> None:
     """Clients that give up and ask again are thousands in the hour that the runs before them may take."""
     slots = Slots(QueueLimits(1, 1, 9))
     slots.enter(Applicant("claude"), lambda: None)
@@ -177,7 +177,7 @@ def test_who_leaves_the_queue_is_let_go_though_nothing_moves() -> None:
     assert slots.queued == 1
 
 
-async def test_who_waits_for_room_is_woken_where_a_share_that_others_wait_for_is_taken() -> None:
+async def test_room_waiter_wakes_when_a_queued_run_has_to_wait_for_its_share() -> None:
     slots, share = Slots(QueueLimits(2, 1, 1)), Share(at_once=1)
     enter(slots, "codex", [], "a")
     slots.enter(Applicant("codex", share=share), lambda: None)
@@ -217,7 +217,7 @@ def test_clients_take_turns_for_a_slot() -> None:
     assert served(slots, running, waiting) == ["ben", "eve", "ana", "ben", "ana", "ana", "ana"]
 
 
-def test_newcomers_do_not_overtake_a_client_for_ever() -> None:
+def test_new_clients_do_not_starve_a_waiting_client() -> None:
     slots = Slots(QueueLimits(1, queued=99))
     running, waiting = queue(slots, "ana", 2)
     for number in range(2):
@@ -228,7 +228,7 @@ def test_newcomers_do_not_overtake_a_client_for_ever() -> None:
     assert waiting.held
 
 
-def test_a_free_slot_goes_to_the_client_that_holds_the_fewest() -> None:
+def test_free_slot_goes_to_the_client_with_the_fewest_slots() -> None:
     slots = Slots(QueueLimits(4, queued=99))
     running = queue(slots, "ana", 8)
     late = queue(slots, "ben", 3)
@@ -239,7 +239,7 @@ def test_a_free_slot_goes_to_the_client_that_holds_the_fewest() -> None:
     assert running[4].held, "both hold two slots, and it is the turn of ana"
 
 
-def test_no_client_fills_the_queue() -> None:
+def test_one_client_cannot_fill_the_queue() -> None:
     slots = Slots(QueueLimits(1, queued=10))
     assert len(queue(slots, "ana", 99)) == 1 + 6
     assert len(queue(slots, "ben", 99)) == 3
@@ -248,12 +248,12 @@ def test_no_client_fills_the_queue() -> None:
     assert not queue(slots, "joe", 1)
 
 
-def test_the_user_of_this_machine_may_fill_the_queue() -> None:
+def test_local_user_can_fill_the_queue() -> None:
     slots = Slots(QueueLimits(1, queued=10))
     assert len(queue(slots, "", 99)) == 11
 
 
-def test_the_queue_is_bounded_in_bytes() -> None:
+def test_queue_is_bounded_in_bytes() -> None:
     slots = Slots(QueueLimits(1, queued=99, queued_bytes=100))
     running, *waiting = queue(slots, "", 99, held_bytes=30)
     assert len(waiting) == 3
@@ -261,20 +261,20 @@ def test_the_queue_is_bounded_in_bytes() -> None:
     assert len(queue(slots, "", 99, held_bytes=30)) == 1
 
 
-def test_no_client_fills_the_bytes_of_the_queue() -> None:
+def test_one_client_cannot_fill_the_queue_bytes() -> None:
     slots = Slots(QueueLimits(1, queued=99, queued_bytes=100))
     queue(slots, "ana", 99, held_bytes=10)
     assert len(queue(slots, "ben", 99, held_bytes=10)) == 3
     assert len(queue(slots, "eve", 99, held_bytes=10)) == 1
 
 
-def test_a_run_larger_than_the_bound_may_wait_where_nothing_is_held() -> None:
+def test_run_larger_than_the_byte_limit_can_wait_in_an_empty_queue() -> None:
     slots = Slots(QueueLimits(1, queued=99, queued_bytes=100))
     assert len(queue(slots, "ana", 99, held_bytes=500)) == 2
     assert not queue(slots, "ben", 1, held_bytes=1)
 
 
-def test_bytes_that_are_reserved_count_until_they_are_let_go() -> None:
+def test_reserved_bytes_count_until_released() -> None:
     slots = Slots(QueueLimits(1, queued=99, queued_bytes=100))
     queue(slots, "ana", 1)
     with slots.reserved("ana", 90):
@@ -284,7 +284,7 @@ def test_bytes_that_are_reserved_count_until_they_are_let_go() -> None:
     assert len(queue(slots, "ben", 1, held_bytes=20)) == 1
 
 
-def test_a_client_runs_no_more_at_once_than_it_may() -> None:
+def test_client_does_not_exceed_its_concurrency_limit() -> None:
     slots = Slots(QueueLimits(4, queued=99), {"ana": 1}.get)
     first, second = queue(slots, "ana", 2)
     assert (first.held, second.held, slots.queued) == (True, False, 1)
@@ -293,18 +293,18 @@ def test_a_client_runs_no_more_at_once_than_it_may() -> None:
     assert second.held
 
 
-def test_a_client_at_its_limit_fills_no_queue_either() -> None:
+def test_client_at_its_concurrency_limit_cannot_fill_the_queue() -> None:
     slots = Slots(QueueLimits(4, queued=10, queued_bytes=100), {"ana": 1}.get)
     assert len(queue(slots, "ana", 99)) == 1 + 6
     assert len(queue(slots, "ben", 4)) == 4
 
 
-def test_a_backend_without_a_limit_may_have_all_slots() -> None:
+def test_backend_without_a_limit_can_use_all_slots() -> None:
     slots = Slots(QueueLimits(50))
     assert all(place.held for place in queue(slots, "ana", 50))
 
 
-def test_the_position_counts_the_turns_of_all_clients() -> None:
+def test_queue_position_counts_the_turns_of_all_clients() -> None:
     slots = Slots(QueueLimits(1, queued=99))
     running, *ana = queue(slots, "ana", 4)
     ben = queue(slots, "ben", 2)
@@ -316,7 +316,7 @@ def test_the_position_counts_the_turns_of_all_clients() -> None:
     assert [place.position for place in (*ana[1:], *ben)] == [2, 4, 1, 3]
 
 
-def test_a_client_that_has_left_is_forgotten() -> None:
+def test_client_without_runs_is_forgotten() -> None:
     slots = Slots(QueueLimits(1, queued=99))
     for place in queue(slots, "ana", 3, held_bytes=5):
         place.leave()
@@ -334,7 +334,7 @@ def test_thousands_of_waiting_clients_do_not_slow_each_other_down() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_queue_is_counted_right_whatever_enters_and_leaves(seed: int) -> None:
+def test_counts_stay_consistent_when_runs_enter_and_leave_at_random(seed: int) -> None:
     chance = random.Random(seed)
     slots = Slots(QueueLimits(5, per_backend=3, queued=1000), {"ana": 2}.get)
     shares = {client: [None, Share(1), Share(2)] for client in ("ana", "ben", "eve")}

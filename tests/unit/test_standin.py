@@ -91,11 +91,11 @@ def claude(standin: Address) -> Client:
     return Client(standin, "anthropic")
 
 
-def test_words_come_one_a_chunk(client: Client) -> None:
+def test_words_are_streamed_one_per_chunk(client: Client) -> None:
     assert client.deltas("hello [[words=3]]") == ["word1 ", "word2 ", "word3"]
 
 
-def test_say_is_answered_letter_by_letter(client: Client) -> None:
+def test_say_is_answered_verbatim(client: Client) -> None:
     assert "".join(client.deltas('[[say=" two  spaces,\ta tab"]]')) == " two  spaces,\ta tab"
 
 
@@ -103,41 +103,41 @@ def test_echo_repeats_the_prompt(client: Client) -> None:
     assert "".join(client.deltas("please [[echo]]")) == "please [[echo]]"
 
 
-def test_an_answer_without_a_stream_is_whole(client: Client) -> None:
+def test_unstreamed_answer_is_complete(client: Client) -> None:
     status, data = client.post("[[words=2]]", stream=False)
     assert status == 200
     assert b"word1 word2" in data
 
 
-def test_errors_have_the_status_that_was_asked_for(client: Client) -> None:
+def test_errors_have_the_requested_status(client: Client) -> None:
     assert [client.post(f"[[error={status}]]")[0] for status in (400, 401, 429, 500, 529)] == [400, 401, 429, 500, 529]
 
 
-def test_an_error_may_hold_for_the_first_requests_of_a_prompt_only(client: Client) -> None:
+def test_error_can_apply_to_the_first_requests_only(client: Client) -> None:
     assert [client.post("[[error=500 times=2]]")[0] for _ in range(3)] == [500, 500, 200]
 
 
-def test_a_cut_stream_ends_in_the_middle_of_its_body(client: Client) -> None:
+def test_dropped_stream_ends_in_the_middle_of_its_body(client: Client) -> None:
     with pytest.raises(http.client.IncompleteRead) as caught:
         client.post("[[words=5 drop=2]]")
     assert b"word2" in caught.value.partial
     assert b"word3" not in caught.value.partial
 
 
-def test_a_stream_may_report_an_error_itself(client: Client) -> None:
+def test_stream_can_report_an_error(client: Client) -> None:
     _, data = client.post("[[words=5 midstream=2]]")
     assert b"word2" in data
     assert b"word3" not in data
     assert b"Overloaded" in data
 
 
-def test_delay_comes_before_each_chunk(client: Client) -> None:
+def test_delay_precedes_each_chunk(client: Client) -> None:
     start = time.monotonic()
     client.deltas("[[words=3 delay=0.1]]")
     assert time.monotonic() - start >= 0.3
 
 
-def test_usage_is_as_asked(client: Client) -> None:
+def test_usage_matches_the_directive(client: Client) -> None:
     last = client.events("[[usage=100,20,30,10]]")[-2 if client.wire == "anthropic" else -1]
     wanted: dict[str, Record] = {
         "anthropic": {
@@ -171,7 +171,7 @@ def test_usage_is_as_asked(client: Client) -> None:
     assert wanted[client.wire].items() <= found.items()
 
 
-def test_a_client_that_leaves_is_recorded(client: Client) -> None:
+def test_client_disconnect_is_recorded(client: Client) -> None:
     url = urlsplit(client.address.url)
     path, body = client.request("[[hang=30]]", True, [])
     connection = http.client.HTTPConnection(url.netloc, timeout=30)
@@ -183,7 +183,7 @@ def test_a_client_that_leaves_is_recorded(client: Client) -> None:
     assert [entry["outcome"] for entry in client.address.requests()] == ["left"]
 
 
-def test_requests_are_found_by_caller_and_by_text(client: Client) -> None:
+def test_requests_are_found_by_caller_and_text(client: Client) -> None:
     client.post("a needle [[words=1]]")
     client.post("hay [[words=1]]")
     (found,) = client.address.requests("needle")
@@ -191,20 +191,20 @@ def test_requests_are_found_by_caller_and_by_text(client: Client) -> None:
     assert len(client.address.requests()) == 2
 
 
-def test_the_stand_in_ends_with_whoever_started_it() -> None:
+def test_stand_in_exits_with_its_parent() -> None:
     with running() as address:
         pass
     with pytest.raises(OSError, match="refused"):
         address.requests()
 
 
-def test_a_misspelt_directive_is_refused_with_its_name(claude: Client) -> None:
+def test_misspelled_directive_is_rejected_with_its_name(claude: Client) -> None:
     status, data = claude.post("[[wrods=3]]")
     assert status == 400
     assert b"wrods" in data
 
 
-def test_several_texts_are_several_blocks(claude: Client) -> None:
+def test_several_texts_become_several_blocks(claude: Client) -> None:
     events = claude.events('[[say="one"]] [[say="two"]]')
     assert [event["index"] for event in events if event["type"] == "content_block_start"] == [0, 1]
 
@@ -218,7 +218,7 @@ def test_thinking_comes_first(claude: Client) -> None:
     assert kinds == ["thinking", "text"]
 
 
-def test_calls_are_made_one_after_the_other_then_the_results_are_told(claude: Client) -> None:
+def test_tool_calls_are_made_in_sequence_then_results_are_reported(claude: Client) -> None:
     prompt = '[[call Bash {"command": "a"}]] [[call Other {"x": [[1]]}]]'
 
     def ask(*turns: Record) -> list[Record]:
@@ -236,18 +236,18 @@ def test_calls_are_made_one_after_the_other_then_the_results_are_told(claude: Cl
     assert last["text"] == 'RESULTS [{"is_error":true,"output":"out"},{"is_error":true,"output":"out"}]'
 
 
-def test_calls_may_be_made_together() -> None:
+def test_tool_calls_can_be_made_together() -> None:
     found = parse('[[call A {}]] [[call b.c "text"]] [[together]]', "")
     assert found.turns == [[Call("A", {}), Call("b.c", "text")]]
 
 
-def test_a_script_is_read_from_its_file(tmp_path: Path) -> None:
+def test_script_is_read_from_its_file(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text('[[["A", {"x": 1}], ["exec", "code", "space"]], [["B", {}]]]')
     turns = parse(f"go [[script {tmp_path}/s.json]]", "").turns
     assert turns == [[Call("A", {"x": 1}), Call("exec", "code", "space")], [Call("B", {})]]
 
 
-def test_a_tool_is_called_though_the_cli_does_not_offer_it(claude: Client) -> None:
+def test_tool_is_called_even_if_the_cli_does_not_offer_it(claude: Client) -> None:
     content = records(json.loads(claude.post("[[tool=write path=/x]]", stream=False)[1]), "content")
     assert content[0]["name"] == "Write"
 
@@ -260,7 +260,7 @@ def test_codex_code_mode_gets_a_program(standin: Address) -> None:
     assert (item["type"], item["input"]) == ("custom_tool_call", 'text(await tools.exec_command({"cmd":"ls"}));')
 
 
-def test_a_router_of_the_cli_gets_json_whatever_the_prompt_asks(standin: Address) -> None:
+def test_gemini_router_always_gets_json(standin: Address) -> None:
     client = Client(standin, "gemini")
     url = urlsplit(client.address.url)
     body = {
@@ -289,7 +289,7 @@ def test_a_router_of_the_cli_gets_json_whatever_the_prompt_asks(standin: Address
         "[[usage=1,a]]",
     ],
 )
-def test_what_makes_no_sense_is_refused(bad: str) -> None:
+def test_invalid_directive_is_rejected(bad: str) -> None:
     with pytest.raises(BadDirective):
         parse(bad, "")
 
@@ -307,5 +307,5 @@ def test_other_double_brackets_are_text() -> None:
         (["use <b> tags"], "use <b> tags"),
     ],
 )
-def test_what_a_cli_puts_before_the_prompt_is_not_the_prompt(sent: list[str], wanted: str) -> None:
+def test_text_that_a_cli_prepends_is_not_part_of_the_prompt(sent: list[str], wanted: str) -> None:
     assert written(sent) == wanted

@@ -34,7 +34,7 @@ def statuses(kind: type[ClinvkError]) -> set[int]:
 
 
 @pytest.mark.parametrize("kind", [*kinds()], ids=lambda kind: kind.__name__)
-def test_the_dialects_agree_on_who_is_to_blame(kind: type[ClinvkError]) -> None:
+def test_dialects_agree_on_client_or_server_error(kind: type[ClinvkError]) -> None:
     """An agent that fails is an answer in REST; only one that could not be started comes here."""
     if not issubclass(kind, AgentFailed):
         assert len({status < 500 for status in statuses(kind)}) == 1
@@ -43,7 +43,7 @@ def test_the_dialects_agree_on_who_is_to_blame(kind: type[ClinvkError]) -> None:
 @pytest.mark.parametrize(
     "kind", [errors.ResourcesExhausted, errors.QueueFull, errors.ShuttingDown, errors.StoreUnavailable, RateLimited]
 )
-def test_a_temporary_refusal_is_429_or_503_with_retry_after(kind: type[ClinvkError]) -> None:
+def test_temporary_error_returns_429_or_503_with_retry_after(kind: type[ClinvkError]) -> None:
     for dialect in (Rest(), OpenAIChat(), Anthropic()):
         status, _, headers = refusal(made(kind), dialect, {"state": {"request_id": "r"}})
         assert status in (429, 503)
@@ -55,30 +55,32 @@ def test_a_temporary_refusal_is_429_or_503_with_retry_after(kind: type[ClinvkErr
     [OSError(errno.EMFILE, "x"), OSError(errno.ENFILE, "x"), MemoryError(), RuntimeError("can't start new thread")],
 )
 @pytest.mark.parametrize("kind", [ClinvkError, errors.InvalidRequest, errors.BackendUnavailable])
-def test_an_error_that_a_lack_of_resources_caused_is_reported_as_such(kind: type[ClinvkError], lack: Exception) -> None:
+def test_error_caused_by_lack_of_resources_is_reported_as_resources_exhausted(
+    kind: type[ClinvkError], lack: Exception
+) -> None:
     error = made(kind)
     error.__cause__ = lack
     assert isinstance(errors.exhausted(error), errors.ResourcesExhausted)
 
 
 @pytest.mark.parametrize("cause", [OSError(errno.ENOENT, "x"), RuntimeError("x"), None])
-def test_other_errors_are_reported_as_they_are(cause: Exception | None) -> None:
+def test_other_errors_are_reported_unchanged(cause: Exception | None) -> None:
     error = made(errors.InvalidRequest)
     error.__cause__ = cause
     assert errors.exhausted(error) is None
 
 
-def test_an_error_that_was_raised_from_itself_is_reported_as_it_is() -> None:
+def test_error_raised_from_itself_is_reported_unchanged() -> None:
     error = made(errors.InvalidRequest)
     error.__cause__ = error
     assert errors.exhausted(error) is None
 
 
-def test_only_these_are_errors_inside_clinvk() -> None:
+def test_only_internal_errors_return_500() -> None:
     """Another kind needs a status of its own, unless its ancestor has one."""
     unknown = {kind for kind in kinds() if statuses(kind) == {500}}
     assert unknown == {ClinvkError, errors.ConfigError, errors.Cancelled}
 
 
-def test_a_store_that_cannot_be_used_is_no_error_inside_clinvk() -> None:
+def test_unavailable_store_returns_503() -> None:
     assert statuses(errors.StoreUnavailable) == {503}

@@ -38,7 +38,7 @@ def _reference(stops: Sequence[str], text: str) -> tuple[str, str | None]:
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_what_is_cut_does_not_depend_on_the_pieces(seed: int) -> None:
+def test_stop_position_does_not_depend_on_the_chunks(seed: int) -> None:
     chance = random.Random(seed)
     stops = ["".join(chance.choices("ab\n", k=chance.randint(0, 5))) for _ in range(chance.randint(1, 4))]
     text = "".join(chance.choices("ab\n", k=chance.randint(0, 30)))
@@ -47,7 +47,7 @@ def test_what_is_cut_does_not_depend_on_the_pieces(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_no_more_is_held_back_than_may_become_a_stop_text(seed: int) -> None:
+def test_only_a_possible_stop_sequence_prefix_is_held_back(seed: int) -> None:
     chance = random.Random(seed)
     stops = ["".join(chance.choices("ab", k=chance.randint(1, 4))) for _ in range(2)]
     text = "".join(chance.choices("ab", k=20))
@@ -63,14 +63,14 @@ def test_no_more_is_held_back_than_may_become_a_stop_text(seed: int) -> None:
         assert not any(stop[:k] == given[-k:] for stop in stops for k in range(len(held) + 1, len(stop)))
 
 
-def test_a_long_answer_full_of_false_starts_is_cut_in_no_time() -> None:
+def test_long_answer_with_many_partial_matches_is_searched_fast() -> None:
     stop = "a" * 1000 + "b"
     events, matched = _cut([stop], [TextDelta("a" * 10_000) for _ in range(100)])
     assert (len(_text(events)), matched) == (1_000_000, None)
 
 
 @pytest.mark.parametrize(("size", "count"), [(1, 10_000), (64 * 1024, 10), (2_000_000, 1)])
-def test_as_many_and_long_stop_texts_as_allowed_are_searched_fast(size: int, count: int) -> None:
+def test_largest_allowed_stop_sequences_are_searched_fast(size: int, count: int) -> None:
     """The stop texts differ from the answer in the middle, the worst place."""
     half = MAX_STOP_CHARS // 2
     stops = ["a" * (half - 1 - index) + "b" + "a" * half for index in range(MAX_STOPS)]
@@ -80,7 +80,7 @@ def test_as_many_and_long_stop_texts_as_allowed_are_searched_fast(size: int, cou
     assert time.thread_time() - began < 2
 
 
-def test_nothing_follows_a_stop_text() -> None:
+def test_no_event_follows_a_stop_sequence() -> None:
     events, matched = _cut(["STOP"], [TextDelta("yes STOP no"), ToolCall("1", "x", {}), TextDelta("more")])
     assert (events, matched) == ([TextDelta("yes ")], "STOP")
 
@@ -90,7 +90,7 @@ def test_thinking_is_not_cut() -> None:
     assert (events, matched) == ([ThinkingDelta("STOP here?"), TextDelta("no")], None)
 
 
-def test_text_stays_before_the_tool_call_that_follows_it() -> None:
+def test_held_text_is_emitted_before_the_following_tool_call() -> None:
     """A stop text does not reach over a tool call, but over a remark on progress."""
     call = ToolCall("1", "x", {})
     assert _cut(["STOP"], [TextDelta("a ST"), call, TextDelta("OP")]) == (
@@ -101,5 +101,5 @@ def test_text_stays_before_the_tool_call_that_follows_it() -> None:
     assert _cut(["STOP"], [TextDelta("a ST"), remark, TextDelta("OP")]) == ([TextDelta("a "), remark], "STOP")
 
 
-def test_the_start_of_a_run_passes() -> None:
+def test_run_started_event_passes_through() -> None:
     assert _cut(["STOP"], [RunStarted(), TextDelta("S")]) == ([RunStarted(), TextDelta("S")], None)

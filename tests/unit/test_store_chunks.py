@@ -53,7 +53,7 @@ def random_log(source: random.Random) -> list[Logged]:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_any_log_comes_back_as_it_was(seed: int) -> None:
+def test_packed_log_round_trips(seed: int) -> None:
     """To the number, the character and the tick of the clock."""
     entries = random_log(random.Random(seed))
     packed = event_chunks.pack(entries)
@@ -70,13 +70,13 @@ def test_any_log_comes_back_as_it_was(seed: int) -> None:
         RunFailed("agent_failed", "no", 3, Usage(1), 0.5),
     ],
 )
-def test_an_ending_comes_back_as_it_was(ending: Event) -> None:
+def test_packed_ending_round_trips(ending: Event) -> None:
     entries = log(RunStarted("m", "h"), ending)
     (chunk,) = event_chunks.pack(entries)
     assert list(event_chunks.decode(chunk.data)) == entries
 
 
-def test_deltas_in_a_row_are_one_text() -> None:
+def test_consecutive_deltas_are_packed_into_one_entry() -> None:
     """Their kinds do not mix: an answer that goes on after its thinking is another text."""
     (chunk,) = event_chunks.pack(
         log(*[TextDelta("word ")] * 50, *[ThinkingDelta("hm ")] * 50, ToolResult("id", "out"), *[TextDelta("end")] * 9)
@@ -85,14 +85,14 @@ def test_deltas_in_a_row_are_one_text() -> None:
     assert [event["type"] for _, event in entries] == ["text_pieces", "thinking_pieces", "tool_result", "text_pieces"]
 
 
-def test_a_long_output_is_deflated() -> None:
+def test_long_output_is_compressed() -> None:
     output = "".join(f"src/clinvk/store/part{number}.py\n" for number in range(5000))
     (chunk,) = event_chunks.pack(log(ToolResult("id", output)))
     assert len(chunk.data) < len(output) / 4
     assert list(event_chunks.decode(chunk.data)) == log(ToolResult("id", output))
 
 
-def test_what_an_agent_nests_as_deeply_as_can_be_read_keeps_nothing_else_from_being_kept() -> None:
+def test_deeply_nested_value_is_dropped_and_the_rest_is_kept() -> None:
     """Within JSON of our own it is too deep."""
     deep: object = 1
     for _ in range(100_000):
@@ -105,6 +105,6 @@ def test_what_an_agent_nests_as_deeply_as_can_be_read_keeps_nothing_else_from_be
     )
 
 
-def test_what_is_no_unicode_becomes_readable() -> None:
+def test_lone_surrogates_are_replaced() -> None:
     (chunk,) = event_chunks.pack(log(TextDelta("a\udcff"), TextDelta("b\ud800c")))
     assert [logged.event for logged in event_chunks.decode(chunk.data)] == [TextDelta("a?"), TextDelta("b?c")]

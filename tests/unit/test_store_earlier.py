@@ -35,7 +35,7 @@ def parsed(**fields: object) -> Session:
     return parse(json.dumps({**WHOLE, **fields}).encode(), "name", 7.5)
 
 
-def test_a_whole_session_is_read() -> None:
+def test_complete_session_is_read() -> None:
     session = parsed()
     assert session.id == ID
     assert (session.backend, session.model, session.backend_session_id) == ("claude", "sonnet", "handle")
@@ -47,7 +47,7 @@ def test_a_whole_session_is_read() -> None:
     assert (session.tags, session.parent_id, session.metadata) == (("a", "b"), "f" * 32, {"k": {"deep": 1}})
 
 
-def test_all_but_the_backend_may_be_missing() -> None:
+def test_only_the_backend_is_required() -> None:
     session = parse(b'{"backend": "some-other-cli"}', ID, 7.5)
     assert (session.id, session.backend, session.created_at, session.last_used) == (ID, "some-other-cli", 7.5, 7.5)
     assert (session.status, session.tags, session.token_usage) == ("completed", (), Usage())
@@ -72,19 +72,19 @@ def test_all_but_the_backend_may_be_missing() -> None:
         ({}, 7.5),
     ],
 )
-def test_times_are_texts_or_numbers(time: object, expected: float) -> None:
+def test_times_are_strings_or_numbers(time: object, expected: float) -> None:
     """What is no time is the file's."""
     assert parsed(created_at=time).created_at == expected
 
 
 @pytest.mark.parametrize("given", [ID.upper(), "01234567-89ab-cdef-0123-456789abcdef"])
-def test_an_id_that_is_written_differently_is_the_same(given: str) -> None:
+def test_id_in_another_notation_is_normalized(given: str) -> None:
     session = parsed(id=given)
     assert session.id == ID
     assert session.metadata["imported_id"] == given
 
 
-def test_an_id_of_another_kind_is_mapped_and_remembered() -> None:
+def test_foreign_id_is_mapped_and_kept_in_metadata() -> None:
     first, second = parsed(id="my session"), parsed(id="my sessions")
     assert protocol.is_id(first.id)
     assert first.id == parsed(id="my session").id != second.id
@@ -92,7 +92,7 @@ def test_an_id_of_another_kind_is_mapped_and_remembered() -> None:
     assert parsed(parent_id="my session").parent_id == first.id
 
 
-def test_a_session_that_was_active_is_at_rest() -> None:
+def test_active_session_is_imported_as_paused() -> None:
     """No run of it is under way here."""
     assert parsed(status="active").status == "paused"
     assert parsed(status="archived").status == "completed"
@@ -106,12 +106,12 @@ def test_a_session_that_was_active_is_at_rest() -> None:
         {"tags": [1, None], "token_usage": {"input_tokens": -5, "output_tokens": "x"}, "turn_count": -1},
     ],
 )
-def test_a_field_of_another_type_is_as_if_it_were_missing(fields: dict[str, object]) -> None:
+def test_field_of_the_wrong_type_is_ignored(fields: dict[str, object]) -> None:
     session = parsed(**fields)
     assert (session.tags, session.token_usage, session.turn_count) == ((), Usage(), 0)
 
 
-def test_a_number_beyond_all_is_bounded() -> None:
+def test_huge_number_is_clamped() -> None:
     session = parsed(turn_count=10**30, token_usage={"input_tokens": 10**30})
     assert session.turn_count == session.token_usage.input_tokens == 2**53
 
@@ -135,10 +135,10 @@ def test_a_number_beyond_all_is_bounded() -> None:
         b'{"backend": "claude", "created_at": "6000-01-01T00:00:00Z"}',
     ],
 )
-def test_what_is_no_session_is_refused(data: bytes) -> None:
+def test_invalid_session_is_rejected(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"^it |^'utf-8'"):
         parse(data, ID, 7.5)
 
 
-def test_a_byte_order_mark_is_no_damage() -> None:
+def test_byte_order_mark_is_accepted() -> None:
     assert parse(b'\xef\xbb\xbf{"backend": "claude"}', ID, 7.5).backend == "claude"

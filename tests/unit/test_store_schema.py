@@ -20,7 +20,7 @@ def test_each_field_has_a_column(tmp_path: Path, table: str, kept: type[msgspec.
     assert set(kept.__struct_fields__) <= columns
 
 
-def test_totals_are_what_they_count(tmp_path: Path) -> None:
+def test_totals_reject_an_unknown_list_name(tmp_path: Path) -> None:
     """The lists of the schema name themselves, so that a slip of the pen in a trigger is refused."""
     connection = Database(tmp_path, 10).connect()
     with pytest.raises(sqlite3.IntegrityError):

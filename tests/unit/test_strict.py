@@ -52,9 +52,7 @@ CLOSED = msgspec.json.Decoder(Closed)
         (b'[{"type": "picture", "url": 1}]', "messages[0].content[0].url", "must be a text, got 1"),
     ],
 )
-def test_a_mistake_is_told_where_it_is_and_with_all_that_is_allowed_there(
-    content: bytes, place: str, message: str
-) -> None:
+def test_error_names_the_field_and_all_allowed_values(content: bytes, place: str, message: str) -> None:
     with pytest.raises(InvalidRequest) as told:
         json_bodies.decode(b'{"messages": [{"content": %s}]}' % content, DECODER)
     assert (told.value.message, told.value.field) == (f"{place} {message}", place)
@@ -69,7 +67,7 @@ def refused(body: object, decoder: "msgspec.json.Decoder[Decoded]") -> InvalidRe
 @pytest.mark.parametrize(
     "said", ["x - at `$.².y", "x - at `$.messages[99].y", "x` - at `$.a`", " - at `$", f"x - at `$.{'9' * 5000}.y"]
 )
-def test_a_value_that_looks_like_a_place_is_none(said: str) -> None:
+def test_value_that_looks_like_a_json_path_is_not_taken_for_one(said: str) -> None:
     error = refused({"messages": [{"content": [{"type": said}]}]}, DECODER)
     assert error.field == "messages[0].content[0].type"
     assert error.message.startswith(f"{error.field} must be one of text, picture, got ")
@@ -77,14 +75,14 @@ def test_a_value_that_looks_like_a_place_is_none(said: str) -> None:
 
 @pytest.mark.parametrize("name", ["a - at `$.²", "a - at `$.inner", " - at `$", "`", f"a - at `$.{'9' * 5000}"])
 @pytest.mark.parametrize("place", ["", "inner."])
-def test_the_name_of_an_unknown_field_that_looks_like_a_place_is_none(name: str, place: str) -> None:
+def test_unknown_field_that_looks_like_a_json_path_is_not_taken_for_one(name: str, place: str) -> None:
     error = refused({"inner": {name: 1}} if place else {name: 1}, CLOSED)
     assert error.field
     assert f"{place}{name}".startswith(error.field.removesuffix("…"))
     assert error.message == f"unknown field {error.field!r}; known are inner, prompt"
 
 
-def test_the_name_of_an_unknown_field_is_not_told_at_any_length() -> None:
+def test_long_name_of_an_unknown_field_is_truncated() -> None:
     error = refused({"promptx" * 100_000: 1}, CLOSED)
     assert error.field
     assert len(error.field) < 300
@@ -94,7 +92,7 @@ def test_the_name_of_an_unknown_field_is_not_told_at_any_length() -> None:
 @pytest.mark.parametrize(
     "query", [b"x%20-%20at%20%60$.%C2%B2=1", b"x" * 60_000 + b"=1", b"x" * 60_000 + b"=1&" + b"x" * 60_000 + b"=1"]
 )
-def test_no_name_of_a_parameter_breaks_what_is_said_of_it(query: bytes) -> None:
+def test_error_handles_any_parameter_name(query: bytes) -> None:
     with pytest.raises(InvalidRequest) as told:
         json_bodies.parameters(query, Closed)
     assert told.value.field
@@ -103,7 +101,7 @@ def test_no_name_of_a_parameter_breaks_what_is_said_of_it(query: bytes) -> None:
 
 
 @pytest.mark.parametrize(("value", "got"), [(7, '{"a":7}'), ([], '{"a":[]}')])
-def test_a_value_of_a_free_object_is_what_is_wrong_and_not_the_object(value: object, got: str) -> None:
+def test_error_in_a_mapping_refers_to_its_value(value: object, got: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         json_bodies.decode(msgspec.json.encode({"metadata": {"a": value}}), msgspec.json.Decoder(Labelled))
     assert caught.value.field == "metadata"

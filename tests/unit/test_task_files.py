@@ -128,7 +128,7 @@ def test_error_position_is_that_of_the_last_duplicate_key() -> None:
     assert in_json('{"a": {"b": 1}, "a": {"b": [1, {"c": 2}]}}', ["a", "b", "1", "c"]).column == 33
 
 
-def test_format_follows_from_name_or_beginning() -> None:
+def test_format_is_detected_from_name_or_content() -> None:
     assert wrong('{"tasks": [{prompt: x}]}').startswith("stdin:1:13: is not valid JSON: ")
     assert wrong("{tasks: [{prompt: x}]}", "t.json").startswith("t.json:1:2: is not valid JSON: ")
     assert wrong("{tasks: [\n").startswith("stdin:2:1: is not valid YAML: ")
@@ -140,7 +140,7 @@ def test_numbers_of_any_length_are_accepted() -> None:
     assert wrong(f"[{task}]").startswith("stdin:1:18: tasks[0].max_turns ")
 
 
-def test_error_of_a_refused_plan_keeps_its_type_and_gets_a_position() -> None:
+def test_error_of_an_invalid_plan_keeps_its_type_and_gets_a_position() -> None:
     file = parse("- prompt: x\n- backend: nope\n  prompt: x\n", "t.yaml", "tasks")
     unavailable = BackendUnavailable("tasks[1]: no backend 'nope'")
     unavailable.field = "tasks[1].backend"

@@ -29,7 +29,7 @@ def _signs(value: JSON) -> int:
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_what_stands_in_strings_does_not_count(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_punctuation_in_strings_is_not_counted(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_SLICE_BYTES", 7)
     chance = random.Random(seed)
     value = _document(chance)
@@ -41,5 +41,5 @@ def test_what_stands_in_strings_does_not_count(seed: int, monkeypatch: pytest.Mo
         assert has_too_many_values(document)
 
 
-def test_a_long_text_is_one_value() -> None:
+def test_long_string_counts_as_one_value() -> None:
     assert not has_too_many_values(json.dumps(["[1, {2}]," * 200_000]).encode())

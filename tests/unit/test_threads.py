@@ -11,14 +11,14 @@ from clinvk.types.errors import InvalidRequest
 from polling import until
 
 
-async def test_a_lookup_gives_its_result_or_its_error() -> None:
+async def test_lookup_returns_its_result_or_raises_its_error() -> None:
     lookups = Lookups()
     assert await lookups.run(lambda: 5) == 5
     with pytest.raises(ValueError, match="amiss"):
         await lookups.run(_fail)
 
 
-async def test_stuck_lookups_end_at_their_deadline_and_leave_room_when_they_answer(
+async def test_stuck_lookups_time_out_and_free_their_thread_when_they_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(waiting, "_AT_ONCE", 2)
@@ -37,14 +37,14 @@ async def test_stuck_lookups_end_at_their_deadline_and_leave_room_when_they_answ
                 continue
 
 
-async def test_an_idle_thread_runs_the_next_lookup() -> None:
+async def test_idle_thread_runs_the_next_lookup() -> None:
     lookups = Lookups()
     first = await lookups.run(threading.get_ident)
     await until(lambda: lookups._idle)  # pyright: ignore[reportPrivateUsage]
     assert await lookups.run(threading.get_ident) == first
 
 
-async def test_an_idle_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_thread_exits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_IDLE_S", 0.01)
     lookups = Lookups()
     for _ in range(20):
@@ -53,7 +53,7 @@ async def test_an_idle_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     await until(lambda: not lookups._idle)  # pyright: ignore[reportPrivateUsage]
 
 
-async def test_a_directory_that_has_just_answered_is_looked_up_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_directory_that_just_answered_is_looked_up_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     lookups, loop = Lookups(), threading.get_ident()
     assert await lookups.run(threading.get_ident, "/a") != loop
     assert await lookups.run(threading.get_ident, "/a") == loop
@@ -62,7 +62,7 @@ async def test_a_directory_that_has_just_answered_is_looked_up_on_the_loop(monke
     assert await lookups.run(threading.get_ident, "/a") != loop
 
 
-async def test_a_directory_that_failed_is_looked_up_in_a_thread_again() -> None:
+async def test_directory_that_failed_is_looked_up_in_a_thread_again() -> None:
     lookups, loop = Lookups(), threading.get_ident()
     with pytest.raises(ValueError, match="amiss"):
         await lookups.run(_fail, "/a")

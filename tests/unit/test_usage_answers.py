@@ -17,17 +17,17 @@ def told(group_by: str, **costs: float) -> UsageList:
     return summary(rows, asked, span(asked, date(2026, 11, 25)))
 
 
-def test_a_group_without_a_run_that_told_its_cost_has_none() -> None:
+def test_group_without_reported_costs_has_no_cost() -> None:
     costs = told("backend", claude=0.5, codex=0.0)
     assert {item.backend: item.cost_usd for item in costs.usage} == {"claude": 0.5, "codex": None}
     assert costs.total.cost_usd == 0.5
 
 
-def test_where_no_run_told_its_cost_the_total_is_none_too() -> None:
+def test_total_without_reported_costs_has_no_cost() -> None:
     assert told("backend", codex=0.0, gemini=0.0).total.cost_usd is None
     assert told("backend").total.cost_usd is None
 
 
-def test_a_group_of_several_agents_is_the_sum_of_what_was_told() -> None:
+def test_group_of_several_agents_sums_the_reported_costs() -> None:
     (item,) = told("day", claude=0.25, codex=0.0).usage
     assert item.cost_usd == 0.25

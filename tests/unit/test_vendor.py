@@ -19,14 +19,14 @@ TALK = Conversation(
 )
 
 
-def test_without_headers_nothing_is_asked_and_no_session_is_kept() -> None:
+def test_request_without_headers_is_ephemeral() -> None:
     assert vendor.asked({"user-agent": "x"}) == Asked()
     request = vendor.call(BARE, TALK, Asked()).request
     assert (request.ephemeral, request.session_id, request.literal) == (True, None, True)
     assert request.images == (IMAGE,)
 
 
-def test_each_header_is_read() -> None:
+def test_each_header_is_parsed() -> None:
     headers = {
         "x-clinvk-session-id": " abc ",
         "x-clinvk-workdir": "/größe".encode().decode("latin-1"),
@@ -45,7 +45,7 @@ def test_each_header_is_read() -> None:
     )
 
 
-def test_an_empty_header_is_as_if_it_were_not_there() -> None:
+def test_empty_header_is_ignored() -> None:
     assert vendor.asked(dict.fromkeys((*vendor.HEADERS, *vendor.CHATS), "")) == Asked()
 
 
@@ -58,14 +58,14 @@ def test_an_empty_header_is_as_if_it_were_not_there() -> None:
         ("x-clinvk-workdir", "\xff", "not valid UTF-8"),
     ],
 )
-def test_a_wrong_header_is_named(name: str, value: str, said: str) -> None:
+def test_invalid_header_is_reported_by_name(name: str, value: str, said: str) -> None:
     with pytest.raises(InvalidRequest) as told:
         vendor.asked({name: value})
     assert told.value.field == name
     assert said in told.value.message
 
 
-def test_a_session_gets_only_what_it_does_not_have() -> None:
+def test_existing_session_receives_only_the_new_turns() -> None:
     call = vendor.call(BARE, TALK, Asked(session_id="abc"))
     request = call.request
     assert (request.prompt, request.images, request.session_id) == ("three", (), "abc")
@@ -73,13 +73,13 @@ def test_a_session_gets_only_what_it_does_not_have() -> None:
     assert call.chat is None
 
 
-def test_a_session_begins_where_the_client_says_so() -> None:
+def test_session_id_new_starts_a_session() -> None:
     request = vendor.call(BARE, TALK, vendor.asked({"x-clinvk-session-id": "new"})).request
     assert (request.session_id, request.ephemeral) == (None, False)
     assert "one" in request.prompt
 
 
-def test_a_chat_that_the_client_names_has_both_all_of_it_and_what_is_new() -> None:
+def test_named_chat_has_the_full_conversation_and_the_new_turns() -> None:
     call = vendor.call(BARE, TALK, Asked(chat="c1"))
     assert call.chat
     assert (call.chat.name, call.request.ephemeral) == ("c1", False)
@@ -89,7 +89,7 @@ def test_a_chat_that_the_client_names_has_both_all_of_it_and_what_is_new() -> No
     assert (call.chat.answered.latest.prompt, call.chat.answered.latest.images) == ("three", ())
 
 
-def test_what_a_chat_was_told_before_its_last_answer_is_what_the_request_for_that_answer_told() -> None:
+def test_chat_digest_before_the_last_answer_matches_the_previous_request() -> None:
     def digests(*turns: Turn) -> tuple[str, str]:
         chat = vendor.call(BARE, Conversation((), turns), Asked(chat="c1")).chat
         assert chat
@@ -103,13 +103,13 @@ def test_what_a_chat_was_told_before_its_last_answer_is_what_the_request_for_tha
         assert digests(other, answer, last)[1] != before
 
 
-def test_an_answer_of_which_nothing_is_there_yet_makes_no_other_chat() -> None:
+def test_empty_last_answer_does_not_change_the_chat() -> None:
     asked = vendor.call(BARE, TALK, Asked(chat="c1"))
     assert vendor.call(BARE, replace(TALK, turns=(*TALK.turns, Turn("assistant", ("",)))), Asked(chat="c1")) == asked
 
 
 @pytest.mark.parametrize("turns", [TALK.turns[:1], TALK.turns[:2]], ids=["begins", "ends with the answer"])
-def test_a_chat_with_nothing_after_an_answer_goes_on_in_no_session(turns: tuple[Turn, ...]) -> None:
+def test_chat_without_a_turn_after_an_answer_resumes_no_session(turns: tuple[Turn, ...]) -> None:
     call = vendor.call(BARE, Conversation((), turns), Asked(chat="c1"))
     assert call.chat
     assert (call.chat.name, call.chat.answered) == ("c1", None)
@@ -120,7 +120,7 @@ def thought(event: Event, *, thinking: bool = False, shows_work: bool = False) -
     return vendor.thought(event, Call(request=request, shows_work=shows_work))
 
 
-def test_thinking_and_work_show_only_where_each_is_asked_for() -> None:
+def test_thinking_and_tool_calls_are_shown_only_on_request() -> None:
     use, result = ToolCall("1", "Bash", {"command": "ls"}), ToolResult("1", "no", is_error=True)
     events: tuple[Event, ...] = (ThinkingDelta("hm"), use, result, TextDelta("x"), RunStarted())
     assert [thought(event) for event in events] == ["", "", "", "", ""]
@@ -134,15 +134,15 @@ def test_thinking_and_work_show_only_where_each_is_asked_for() -> None:
     ]
 
 
-def test_who_asks_for_the_work_gets_the_thinking_too() -> None:
+def test_requesting_tool_events_includes_thinking() -> None:
     assert vendor.call(BARE, TALK, vendor.asked({"x-clinvk-events": "yes"})).request.thinking
 
 
-def test_a_long_output_shows_in_part() -> None:
+def test_long_tool_output_is_truncated() -> None:
     assert len(thought(ToolResult("1", "x" * 100_000), shows_work=True)) < 2100
 
 
-def test_a_stop_text_has_a_length_at_most() -> None:
+def test_stop_sequence_has_a_maximum_length() -> None:
     longest = "x" * MAX_STOP_CHARS
     assert vendor.stops(["a", longest]) == ("a", longest)
     with pytest.raises(InvalidRequest) as told:
