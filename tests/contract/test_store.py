@@ -37,7 +37,7 @@ async def run_ids(store: SessionStore, **query: object) -> list[str]:
 # Runs and their sessions
 
 
-async def test_a_new_session_is_kept_with_its_run(store: SessionStore) -> None:
+async def test_begin_stores_a_new_session_with_its_run(store: SessionStore) -> None:
     given = session(status="active", tags=("a", "b"), metadata={"k": [1, None]}, title="T", forks_parent=True)
     record = run(given, request={"approval_mode": "auto", "extra": ["--x"]}, model="sonnet", parent_id=new_id())
     assert await store.begin(record, replace(given, status="completed")) == given
@@ -45,7 +45,7 @@ async def test_a_new_session_is_kept_with_its_run(store: SessionStore) -> None:
     assert await store.run(record.id) == record
 
 
-async def test_a_kept_session_is_given_back_as_it_is_kept(store: SessionStore) -> None:
+async def test_begin_returns_the_stored_session_not_a_stale_one(store: SessionStore) -> None:
     """What was read before another run ended is not what the next one goes on from."""
     stale = session()
     await turn(store, stale)
@@ -57,7 +57,7 @@ async def test_a_kept_session_is_given_back_as_it_is_kept(store: SessionStore) -
     assert await store.session(stale.id) == kept
 
 
-async def test_to_be_used_never_makes_a_session_older(store: SessionStore) -> None:
+async def test_begin_never_moves_last_used_back(store: SessionStore) -> None:
     given = session(last_used=AT + 9)
     await store.create(given)
     kept = await store.begin(run(given), replace(given, last_used=AT))
@@ -65,7 +65,7 @@ async def test_to_be_used_never_makes_a_session_older(store: SessionStore) -> No
     assert kept.last_used == AT + 9
 
 
-async def test_what_has_become_known_is_kept(store: SessionStore) -> None:
+async def test_update_stores_changes_to_run_and_session(store: SessionStore) -> None:
     given = session(status="active")
     record = run(given)
     await store.begin(record, given)
@@ -76,7 +76,7 @@ async def test_what_has_become_known_is_kept(store: SessionStore) -> None:
     assert await store.session(given.id) == known
 
 
-async def test_the_end_of_a_run_is_kept_with_its_session_and_events(store: SessionStore) -> None:
+async def test_end_stores_the_result_with_session_and_events(store: SessionStore) -> None:
     given = session(status="active")
     record = run(given)
     await store.begin(record, given)
@@ -99,13 +99,13 @@ async def test_the_end_of_a_run_is_kept_with_its_session_and_events(store: Sessi
     assert await store.events(record.id) == ANSWER
 
 
-async def test_a_run_without_a_session_is_kept(store: SessionStore) -> None:
+async def test_run_without_a_session_is_stored(store: SessionStore) -> None:
     record = await turn(store)
     assert await store.run(record.id) == record
     assert await store.count() == 0
 
 
-async def test_a_run_that_is_not_kept_cannot_go_on(store: SessionStore) -> None:
+async def test_unknown_run_cannot_be_updated_or_ended(store: SessionStore) -> None:
     given = session()
     await store.create(given)
     changed = replace(given, turn_count=7)
@@ -117,7 +117,7 @@ async def test_a_run_that_is_not_kept_cannot_go_on(store: SessionStore) -> None:
     assert await store.session(given.id) == given
 
 
-async def test_a_run_leaves_what_a_session_was_made_with_and_how_it_is_described(store: SessionStore) -> None:
+async def test_run_does_not_change_creation_fields_or_description_of_its_session(store: SessionStore) -> None:
     given = session(status="active", title="made", tags=("made",), parent_id=new_id())
     record = run(given)
     await store.begin(record, given)
@@ -130,7 +130,7 @@ async def test_a_run_leaves_what_a_session_was_made_with_and_how_it_is_described
     assert await store.session(given.id) == expected
 
 
-async def test_a_run_stays_what_it_was_begun_as(store: SessionStore) -> None:
+async def test_update_does_not_change_creation_fields_of_a_run(store: SessionStore) -> None:
     given = session(status="active")
     record = run(given, parent_id=new_id(), request={"approval_mode": "auto"}, key_name="key")
     await store.begin(record, given)
@@ -159,7 +159,7 @@ async def test_a_session_has_one_run_at_a_time(store: SessionStore) -> None:
     await store.begin(second, given)
 
 
-async def test_a_session_that_is_gone_is_not_gone_on_with(store: SessionStore) -> None:
+async def test_begin_does_not_recreate_a_deleted_session_that_must_exist(store: SessionStore) -> None:
     given = session()
     await turn(store, given)
     await store.delete(given.id)
@@ -171,7 +171,7 @@ async def test_a_session_that_is_gone_is_not_gone_on_with(store: SessionStore) -
     assert await store.count() == 0
 
 
-async def test_a_session_that_must_be_there_is_claimed(store: SessionStore) -> None:
+async def test_begin_claims_an_existing_session_that_must_exist(store: SessionStore) -> None:
     given = session()
     await store.create(given)
     assert await store.begin(run(given), given, must_exist=True) == replace(given, status="active")
@@ -179,7 +179,7 @@ async def test_a_session_that_must_be_there_is_claimed(store: SessionStore) -> N
         await store.begin(run(given), given, must_exist=True)
 
 
-async def test_one_of_many_that_want_a_session_at_once_gets_it(store: SessionStore) -> None:
+async def test_only_one_of_many_concurrent_begins_claims_a_session(store: SessionStore) -> None:
     given = session()
     await store.create(given)
     outcomes = await asyncio.gather(*(store.begin(run(given), given) for _ in range(20)), return_exceptions=True)
@@ -188,7 +188,7 @@ async def test_one_of_many_that_want_a_session_at_once_gets_it(store: SessionSto
     assert (await store.runs(RunQuery(session_id=given.id))).total == 1
 
 
-async def test_many_runs_at_once_are_each_kept(store: SessionStore) -> None:
+async def test_concurrent_runs_are_all_stored_although_some_fail(store: SessionStore) -> None:
     """The failure of one does not take its neighbours with it."""
     busy = session(status="active")
     await store.begin(run(busy), busy)
@@ -204,7 +204,7 @@ async def test_many_runs_at_once_are_each_kept(store: SessionStore) -> None:
 # Events
 
 
-async def test_events_come_back_as_they_were(store: SessionStore) -> None:
+async def test_events_are_read_back_unchanged(store: SessionStore) -> None:
     record = run()
     await store.begin(record, None)
     await store.append({record.id: ANSWER[:2]})
@@ -216,7 +216,7 @@ async def test_events_come_back_as_they_were(store: SessionStore) -> None:
     assert await store.events(new_id()) == []
 
 
-async def test_events_that_are_kept_already_are_passed_over(store: SessionStore) -> None:
+async def test_append_skips_events_that_are_already_stored(store: SessionStore) -> None:
     record = run()
     await store.begin(record, None)
     await store.append({record.id: ANSWER[:2]})
@@ -235,7 +235,7 @@ async def test_events_of_several_runs_are_stored_together(store: SessionStore) -
     assert await store.events(other.id) == ANSWER
 
 
-async def test_events_may_be_missing(store: SessionStore) -> None:
+async def test_events_after_a_gap_keep_their_numbers(store: SessionStore) -> None:
     """What could not be kept for a while leaves a gap, and what came after it keeps its numbers."""
     record = run()
     await store.begin(record, None)
@@ -248,7 +248,7 @@ async def test_events_may_be_missing(store: SessionStore) -> None:
 # Ids
 
 
-async def test_a_prefix_that_one_id_has_stands_for_it(store: SessionStore) -> None:
+async def test_unique_id_prefix_is_resolved(store: SessionStore) -> None:
     given = session(id="abcd" + "0" * 28)
     await store.create(given)
     await store.create(session(id="abce" + "0" * 28))
@@ -259,7 +259,7 @@ async def test_a_prefix_that_one_id_has_stands_for_it(store: SessionStore) -> No
     assert (await store.run("1234")).id == record.id
 
 
-async def test_a_prefix_that_several_ids_have_names_some_of_them(store: SessionStore) -> None:
+async def test_ambiguous_id_prefix_lists_candidates(store: SessionStore) -> None:
     known = [f"abcd{number:028x}" for number in range(12)]
     for one in reversed(known):
         await turn(store, session(id=one), id=one)
@@ -273,14 +273,14 @@ async def test_a_prefix_that_several_ids_have_names_some_of_them(store: SessionS
 
 
 @pytest.mark.parametrize("reference", ["", "abc", "x" * 32, "a" * 33, "abcd%", "ab cd", "../../etc", "é" * 8])
-async def test_what_is_no_id_is_refused(store: SessionStore, reference: str) -> None:
+async def test_malformed_id_is_not_found(store: SessionStore, reference: str) -> None:
     with pytest.raises(SessionNotFound):
         await store.session(reference)
     with pytest.raises(RunNotFound):
         await store.run(reference)
 
 
-async def test_an_id_that_nothing_has_is_not_found(store: SessionStore) -> None:
+async def test_unknown_id_is_not_found(store: SessionStore) -> None:
     with pytest.raises(SessionNotFound, match="'ABcd'"):
         await store.session("ABcd")
     with pytest.raises(RunNotFound, match="'ABcd'"):
@@ -307,7 +307,7 @@ async def test_sessions_are_listed_newest_first_in_pages(store: SessionStore) ->
     assert (len(page.items), page.total) == (2, 8)
 
 
-async def test_the_current_session_is_the_newest_in_which_a_prompt_was_run_by_itself(store: SessionStore) -> None:
+async def test_current_session_is_the_newest_with_a_standalone_prompt(store: SessionStore) -> None:
     whole = new_id()
 
     async def kept(at: float, *parents: str | None, **fields: object) -> Session:
@@ -332,7 +332,7 @@ async def test_the_current_session_is_the_newest_in_which_a_prompt_was_run_by_it
     assert current.id == own.id
 
 
-async def test_a_session_that_is_used_comes_to_the_front(store: SessionStore) -> None:
+async def test_used_session_moves_to_the_front_of_the_list(store: SessionStore) -> None:
     old, young = session(tags=("t",)), session(last_used=AT + 5, tags=("t",))
     await store.create(old)
     await store.create(young)
@@ -380,7 +380,7 @@ SOME = {
         ({"text": ""}, "first second third fourth"),
     ],
 )
-async def test_sessions_are_found_by_each_of_their_marks(
+async def test_sessions_can_be_filtered_by_each_field(
     store: SessionStore, query: dict[str, object], expected: str
 ) -> None:
     for one in SOME.values():
@@ -390,7 +390,7 @@ async def test_sessions_are_found_by_each_of_their_marks(
     assert page.total == len(expected.split())
 
 
-async def test_lists_and_totals_follow_a_session_through_its_life(store: SessionStore) -> None:
+async def test_lists_and_totals_follow_session_status(store: SessionStore) -> None:
     async def totals(**more: object) -> tuple[int, int, int, int]:
         found = [
             await store.sessions(replace(SessionQuery(status=status), **more)) for status in ("active", "completed")
@@ -414,7 +414,7 @@ async def test_lists_and_totals_follow_a_session_through_its_life(store: Session
         given = replace(given, backend_session_id=None)
 
 
-async def test_runs_are_found_by_each_of_their_marks(store: SessionStore) -> None:
+async def test_runs_can_be_filtered_by_each_field(store: SessionStore) -> None:
     given, parent = session(backend="codex"), new_id()
     of_session = await turn(store, given, created_at=AT + 1)
     later = await turn(store, given, created_at=AT + 5)
@@ -434,7 +434,7 @@ async def test_runs_are_found_by_each_of_their_marks(store: SessionStore) -> Non
 
 
 @pytest.mark.parametrize("text", ["\udc80", "\ud800 \0", "a\udfff"])
-async def test_any_text_can_be_kept_and_looked_for(store: SessionStore, text: str) -> None:
+async def test_any_text_can_be_stored_and_searched(store: SessionStore, text: str) -> None:
     given = session(initial_prompt=text)
     await store.create(given)
     assert await ids_of(store, text=text) == [given.id]
@@ -445,7 +445,7 @@ async def test_any_text_can_be_kept_and_looked_for(store: SessionStore, text: st
 # Descriptions, copies, deletion
 
 
-async def test_title_and_tags_change_where_they_are_given(store: SessionStore) -> None:
+async def test_describe_changes_only_the_given_title_and_tags(store: SessionStore) -> None:
     given = session(title="old", tags=("a", "b"), initial_prompt="explain")
     await store.create(given)
     assert await store.describe(given.id, "Fresh", None) == replace(given, title="Fresh")
@@ -459,7 +459,7 @@ async def test_title_and_tags_change_where_they_are_given(store: SessionStore) -
     assert await ids_of(store, tag="b") == []
 
 
-async def test_who_describes_a_session_is_given_all_that_has_become_known_of_it(store: SessionStore) -> None:
+async def test_describe_returns_the_latest_session(store: SessionStore) -> None:
     given = session(status="active")
     record = run(given)
     await store.begin(record, given)
@@ -471,7 +471,7 @@ async def test_who_describes_a_session_is_given_all_that_has_become_known_of_it(
     assert await store.tag(given.id, ["a"], ()) == replace(known, tags=("a",))
 
 
-async def test_tags_are_added_at_the_end_and_taken_away(store: SessionStore) -> None:
+async def test_tag_appends_and_removes_tags(store: SessionStore) -> None:
     given = session(tags=("a", "b"))
     await store.create(given)
     assert await store.tag(given.id, ["c", "a", "d"], {"b", "d", "x"}) == replace(given, tags=("a", "c"))
@@ -481,14 +481,14 @@ async def test_tags_are_added_at_the_end_and_taken_away(store: SessionStore) -> 
         await store.tag(new_id(), ["c"], ())
 
 
-async def test_who_tags_at_the_same_time_does_not_undo_it(store: SessionStore) -> None:
+async def test_concurrent_tag_calls_do_not_overwrite_each_other(store: SessionStore) -> None:
     given = session()
     await store.create(given)
     await asyncio.gather(*(store.tag(given.id, [f"t{number}"], ()) for number in range(20)))
     assert sorted((await store.session(given.id)).tags) == sorted(f"t{number}" for number in range(20))
 
 
-async def test_a_session_has_a_hundred_tags_at_most(store: SessionStore) -> None:
+async def test_session_has_at_most_100_tags(store: SessionStore) -> None:
     given = session(tags=tuple(f"t{number}" for number in range(99)))
     await store.create(given)
     with pytest.raises(InvalidRequest, match="100 tags, not 101"):
@@ -497,7 +497,7 @@ async def test_a_session_has_a_hundred_tags_at_most(store: SessionStore) -> None
     assert len((await store.tag(given.id, ["a", "b"], ["t0"])).tags) == 100
 
 
-async def test_a_session_that_was_made_with_more_tags_can_lose_some(store: SessionStore) -> None:
+async def test_tags_can_be_removed_from_a_session_above_the_limit(store: SessionStore) -> None:
     given = session(tags=tuple(f"t{number}" for number in range(103)))
     await store.create(given)
     assert len((await store.tag(given.id, (), ["t0"])).tags) == 102
@@ -505,12 +505,12 @@ async def test_a_session_that_was_made_with_more_tags_can_lose_some(store: Sessi
         await store.tag(given.id, ["a"], ())
 
 
-async def test_a_tag_that_is_given_twice_counts_once(store: SessionStore) -> None:
+async def test_duplicate_tag_counts_once(store: SessionStore) -> None:
     await store.create(session(tags=("a", "a")))
     assert (await store.sessions(SessionQuery(tag="a"))).total == 1
 
 
-async def test_a_session_that_is_made_without_a_run_is_at_rest(store: SessionStore) -> None:
+async def test_session_created_without_a_run_is_paused(store: SessionStore) -> None:
     given = session(status="active")
     await store.create(given)
     assert (await store.session(given.id)).status == "paused"
@@ -518,7 +518,7 @@ async def test_a_session_that_is_made_without_a_run_is_at_rest(store: SessionSto
         await store.create(given)
 
 
-async def test_a_deleted_session_takes_its_runs_and_events_along(store: SessionStore) -> None:
+async def test_delete_removes_runs_and_events_of_the_session(store: SessionStore) -> None:
     given, other = session(), session()
     record = await turn(store, given)
     kept = await turn(store, other)
@@ -532,7 +532,7 @@ async def test_a_deleted_session_takes_its_runs_and_events_along(store: SessionS
     assert await store.events(kept.id) == ANSWER
 
 
-async def test_a_deleted_session_leaves_nothing_of_itself_in_the_orchestrations_that_it_was_in(
+async def test_delete_removes_the_text_of_a_session_from_its_orchestrations(
     store: SessionStore,
 ) -> None:
     one, two = session(), session()
@@ -564,7 +564,7 @@ async def orchestration(store: SessionStore) -> RunRecord:
 FAILED_WITH = RunFailed("agent_failed", "1 of 2 failed, the first with: secret")
 
 
-async def test_an_orchestration_does_not_bring_back_what_was_deleted_while_it_was_under_way(
+async def test_running_orchestration_does_not_restore_deleted_text(
     store: SessionStore,
 ) -> None:
     whole, one, two = await orchestration(store), session(), session()
@@ -584,7 +584,7 @@ async def test_an_orchestration_does_not_bring_back_what_was_deleted_while_it_wa
     assert await store.events(last.id) == ANSWER
 
 
-async def test_an_orchestration_all_of_which_was_deleted_while_it_was_under_way_has_no_text(
+async def test_running_orchestration_with_all_sessions_deleted_ends_without_text(
     store: SessionStore,
 ) -> None:
     whole, only = await orchestration(store), session()
@@ -596,7 +596,7 @@ async def test_an_orchestration_all_of_which_was_deleted_while_it_was_under_way_
     assert await store.events(whole.id) == []
 
 
-async def test_an_orchestration_that_has_ended_keeps_no_events_that_quote_what_is_deleted(
+async def test_delete_removes_events_that_quote_the_session_from_ended_orchestrations(
     store: SessionStore,
 ) -> None:
     whole, one, two = await orchestration(store), session(), session()
@@ -609,7 +609,7 @@ async def test_an_orchestration_that_has_ended_keeps_no_events_that_quote_what_i
     assert await store.events(whole.id) == []
 
 
-async def test_a_run_of_a_deleted_session_cannot_go_on(store: SessionStore) -> None:
+async def test_run_of_a_deleted_session_cannot_be_updated_or_ended(store: SessionStore) -> None:
     given = session()
     late = await turn(store, given)
     await store.delete(given.id)
@@ -629,7 +629,7 @@ async def test_a_busy_session_is_not_deleted(store: SessionStore) -> None:
     assert await store.count() == 1
 
 
-async def test_what_is_old_is_cleaned(store: SessionStore) -> None:
+async def test_clean_removes_old_idle_sessions_and_runs(store: SessionStore) -> None:
     old, young, busy = session(last_used=AT), session(last_used=AT + 10), session(last_used=AT, status="active")
     gone, stays = await turn(store, old), await turn(store, young)
     await store.begin(run(busy), busy)
@@ -649,7 +649,7 @@ async def test_what_is_old_is_cleaned(store: SessionStore) -> None:
     assert await store.clean(AT + 5) == 0
 
 
-async def test_an_orchestration_that_is_under_way_keeps_no_text_of_what_is_cleaned(store: SessionStore) -> None:
+async def test_clean_removes_text_from_running_orchestrations(store: SessionStore) -> None:
     whole, old, young = await orchestration(store), session(last_used=AT), session(last_used=AT + 10)
     await turn(store, old, parent_id=whole.id)
     last = run(young, parent_id=whole.id)
@@ -671,7 +671,7 @@ async def test_an_orchestration_that_is_under_way_keeps_no_text_of_what_is_clean
 @pytest.mark.parametrize(
     "text", ["", "\0", "line\nline\r\n", "'; DROP TABLE sessions; --", "日本語 \U0001f389", "x" * 300_000]
 )
-async def test_any_text_is_kept(store: SessionStore, text: str) -> None:
+async def test_any_text_is_stored_unchanged(store: SessionStore, text: str) -> None:
     given = session(status="active", initial_prompt=text, title=text[:50], working_dir=text[:50], tags=(text[:50],))
     record = run(given, prompt=text, output=text, request={"system_prompt": text})
     await store.begin(record, given)

@@ -2,7 +2,7 @@ from clinvk.runtime.run.run_io import Activity
 from clinvk.types.events import Progress, TextDelta, ToolCall, ToolResult
 
 
-def test_a_turn_ends_when_all_of_its_tools_have_answered() -> None:
+def test_turn_ends_when_all_of_its_tools_have_returned() -> None:
     activity = Activity()
     for event in (TextDelta("I look"), ToolCall("1", "Read", {}), ToolCall("2", "Read", {}), ToolResult("1", "")):
         activity.feed(event)
@@ -13,7 +13,7 @@ def test_a_turn_ends_when_all_of_its_tools_have_answered() -> None:
     assert activity.turns == 2
 
 
-def test_open_calls_are_those_without_a_result() -> None:
+def test_tool_calls_without_a_result_are_open() -> None:
     activity = Activity()
     activity.feed(ToolCall("1", "Bash", {}))
     assert activity.open_calls == {"1"}
@@ -21,6 +21,6 @@ def test_open_calls_are_those_without_a_result() -> None:
     assert not activity.open_calls
 
 
-def test_progress_events_are_no_progress_of_the_work() -> None:
+def test_progress_events_do_not_count_as_activity() -> None:
     assert not Activity().feed(Progress("retry", "429"))
     assert Activity().feed(TextDelta("x"))

@@ -61,12 +61,12 @@ def model(launched: Launch | None) -> str | None:
     return next((word.partition("=")[2] for word in argv if word.startswith("--model=")), None)
 
 
-def test_the_page_is_of_all_agents() -> None:
+def test_page_describes_every_backend() -> None:
     assert [*TITLES] == [*BACKENDS]
 
 
 @pytest.mark.parametrize(("backend", "words"), [*itertools.product(TITLES, PAIRS)])
-def test_the_page_says_refused_exactly_where_the_words_are(backend: str, words: Words) -> None:
+def test_page_marks_exactly_the_unsupported_modes_as_refused(backend: str, words: Words) -> None:
     said = cells(backend)[words]
     assert said.startswith("refused") == (launch(backend, words, USER) is None)
     assert ("refused" in said) == (launch(backend, words, ROOT) is None)
@@ -74,7 +74,7 @@ def test_the_page_says_refused_exactly_where_the_words_are(backend: str, words: 
 
 @pytest.mark.parametrize("host", [USER, CONFINING])
 @pytest.mark.parametrize("backend", TITLES)
-def test_words_that_start_the_same_command_are_described_the_same(backend: str, host: Host) -> None:
+def test_modes_with_the_same_command_have_the_same_description(backend: str, host: Host) -> None:
     said = cells(backend)
     for one, other in itertools.combinations(PAIRS, 2):
         if launch(backend, one, host) == launch(backend, other, host):
@@ -82,13 +82,13 @@ def test_words_that_start_the_same_command_are_described_the_same(backend: str, 
 
 
 @pytest.mark.parametrize("backend", TITLES)
-def test_each_word_of_the_tables_is_explained(backend: str) -> None:
+def test_every_term_in_the_mode_tables_is_explained(backend: str) -> None:
     explained = {row[0] for row in rows(PAGE)}
     for said in cells(backend).values():
         assert re.split(r"[;,]", said)[0] in explained
 
 
-def test_the_page_names_the_tools_that_claude_lacks() -> None:
+def test_page_lists_the_tools_disallowed_for_claude() -> None:
     careful = launch("claude", ("default", "default"), USER)
     assert careful
     (denied,) = (word.partition("=")[2] for word in careful.argv if word.startswith("--disallowedTools="))
@@ -97,7 +97,7 @@ def test_the_page_names_the_tools_that_claude_lacks() -> None:
 
 
 @pytest.mark.parametrize("sandbox", ["read-only", "workspace"])
-def test_the_page_names_the_tools_that_claude_has_without_a_shell(sandbox: SandboxMode) -> None:
+def test_page_lists_the_tools_of_claude_without_a_shell(sandbox: SandboxMode) -> None:
     held = launch("claude", ("default", sandbox), USER)
     assert held
     (tools,) = (word.partition("=")[2] for word in held.argv if word.startswith("--tools="))
@@ -105,13 +105,13 @@ def test_the_page_names_the_tools_that_claude_has_without_a_shell(sandbox: Sandb
         assert f"`{tool}`" in section("Claude Code")
 
 
-def test_the_page_has_the_longest_prompt_of_gemini() -> None:
+def test_page_states_the_prompt_limit_of_gemini() -> None:
     assert MAX_PROMPT_BYTES == 8 * 1024 * 1024
     assert "**Longest prompt**: 8 MiB" in section("Gemini CLI")
 
 
 @pytest.mark.parametrize(("backend", "alias"), [*itertools.product(TITLES, ALIASES)])
-def test_the_page_has_what_a_models_alias_stands_for(backend: str, alias: str) -> None:
+def test_page_states_the_model_of_each_alias(backend: str, alias: str) -> None:
     head, *body = rows(section("Models"))
     (column,) = (index for index, title in enumerate(head) if f"`{alias}`" in title)
     (said,) = (row[column] for row in body if row[0] == f"`{backend}`")
@@ -120,7 +120,7 @@ def test_the_page_has_what_a_models_alias_stands_for(backend: str, alias: str) -
 
 
 @pytest.mark.parametrize("backend", TITLES)
-def test_the_page_has_what_an_effort_is_to_each_agent(backend: str) -> None:
+def test_page_states_the_effort_level_of_each_backend(backend: str) -> None:
     head, *body = rows(section("Effort"))
     assert head[1:] == [f"`{effort}`" for effort in EFFORTS]
     (said,) = (row[1:] for row in body if row[0] == f"`{backend}`")

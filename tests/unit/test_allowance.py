@@ -25,23 +25,21 @@ def refused(held: Allowance, asked: RunRequest) -> InvalidRequest:
     return caught.value
 
 
-def test_the_order_of_looseness_has_every_word() -> None:
+def test_mode_rankings_contain_every_mode() -> None:
     assert set(APPROVAL) == set(APPROVAL_MODES)
     assert set(SANDBOX) == set(SANDBOX_MODES)
 
 
 @pytest.mark.parametrize("approval", APPROVAL)
 @pytest.mark.parametrize("sandbox", SANDBOX)
-def test_without_a_policy_every_word_may_be_asked_for(approval: ApprovalMode, sandbox: SandboxMode) -> None:
+def test_without_a_policy_every_mode_is_allowed(approval: ApprovalMode, sandbox: SandboxMode) -> None:
     request = allowance().completed(replace(ASKED, approval_mode=approval, sandbox_mode=sandbox, model="any"))
     assert (request.approval_mode, request.sandbox_mode, request.model) == (approval, sandbox, "any")
 
 
 @pytest.mark.parametrize("most", APPROVAL)
 @pytest.mark.parametrize("word", APPROVAL)
-def test_an_approval_word_up_to_the_loosest_is_taken_and_a_looser_one_refused(
-    most: ApprovalMode, word: ApprovalMode
-) -> None:
+def test_approval_modes_above_the_maximum_are_rejected(most: ApprovalMode, word: ApprovalMode) -> None:
     held = allowance(PolicySettings(max_approval_mode=most))
     asked = replace(ASKED, approval_mode=word)
     if APPROVAL.index(word) <= APPROVAL.index(most):
@@ -55,9 +53,7 @@ def test_an_approval_word_up_to_the_loosest_is_taken_and_a_looser_one_refused(
 
 @pytest.mark.parametrize("most", SANDBOX)
 @pytest.mark.parametrize("word", SANDBOX)
-def test_a_sandbox_word_up_to_the_loosest_is_taken_and_a_looser_one_refused(
-    most: SandboxMode, word: SandboxMode
-) -> None:
+def test_sandbox_modes_above_the_maximum_are_rejected(most: SandboxMode, word: SandboxMode) -> None:
     held = allowance(PolicySettings(max_sandbox_mode=most))
     asked = replace(ASKED, sandbox_mode=word)
     if SANDBOX.index(word) <= SANDBOX.index(most):
@@ -66,7 +62,7 @@ def test_a_sandbox_word_up_to_the_loosest_is_taken_and_a_looser_one_refused(
         assert refused(held, asked).field == "sandbox_mode"
 
 
-def test_a_word_that_is_left_open_is_that_of_the_settings_or_the_loosest_allowed() -> None:
+def test_omitted_mode_defaults_to_the_settings_capped_by_the_policy() -> None:
     loose = UnifiedFlags(approval_mode="none", sandbox_mode="full")
     strict = UnifiedFlags(approval_mode="always", sandbox_mode="read-only")
     policy = PolicySettings(max_approval_mode="auto", max_sandbox_mode="workspace")
@@ -75,7 +71,7 @@ def test_a_word_that_is_left_open_is_that_of_the_settings_or_the_loosest_allowed
         assert (request.approval_mode, request.sandbox_mode) == words
 
 
-def test_acting_unasked_in_no_sandbox_counts_as_full() -> None:
+def test_approval_none_without_a_sandbox_counts_as_full() -> None:
     held = allowance(PolicySettings(max_sandbox_mode="default"))
     for words in ({"approval_mode": "none"}, {"approval_mode": "none", "sandbox_mode": "default"}):
         assert refused(held, replace(ASKED, **words)).field == "approval_mode"
@@ -85,7 +81,7 @@ def test_acting_unasked_in_no_sandbox_counts_as_full() -> None:
     assert refused(unasked, replace(ASKED, sandbox_mode="default")).field == "sandbox_mode"
 
 
-def test_only_the_allowed_backends_may_be_named() -> None:
+def test_only_allowed_backends_are_accepted() -> None:
     held = allowance(PolicySettings(allowed_backends=("codex",)))
     error = refused(held, ASKED)
     assert (error.code, error.field) == ("backend_not_allowed", "backend")
@@ -106,7 +102,7 @@ def test_only_the_allowed_backends_may_be_named() -> None:
         (("opus", "hai*"), "haiku", True),
     ],
 )
-def test_only_the_allowed_models_may_be_named(patterns: tuple[str, ...], model: str, may: bool) -> None:
+def test_only_allowed_models_are_accepted(patterns: tuple[str, ...], model: str, may: bool) -> None:
     held = allowance(PolicySettings(allowed_models=patterns))
     asked = replace(ASKED, model=model)
     if may:
@@ -132,7 +128,7 @@ def test_only_the_allowed_models_may_be_named(patterns: tuple[str, ...], model: 
         ("haiku", "claude", "FAST", False),
     ],
 )
-def test_an_alias_may_be_named_where_what_it_stands_for_may(pattern: str, backend: str, model: str, may: bool) -> None:
+def test_alias_is_allowed_if_its_model_is_allowed(pattern: str, backend: str, model: str, may: bool) -> None:
     held = allowance(PolicySettings(allowed_models=(pattern,)))
     assert held.has_model(backend, model) is may
     asked = replace(ASKED, backend=backend, model=model)
@@ -142,12 +138,12 @@ def test_an_alias_may_be_named_where_what_it_stands_for_may(pattern: str, backen
         assert refused(held, asked).field == "model"
 
 
-def test_the_model_of_the_settings_is_the_operators_choice() -> None:
+def test_configured_model_bypasses_allowed_models() -> None:
     held = allowance(PolicySettings(allowed_models=("haiku",)), backends={"claude": BackendSettings(model="opus")})
     assert held.completed(ASKED).model == "opus"
 
 
-def test_flags_of_a_request_are_held_to_the_list_and_those_of_the_settings_are_not() -> None:
+def test_only_flags_of_the_request_are_checked_against_the_allowlist() -> None:
     own = {"claude": BackendSettings(extra_flags=("--agents={}",), approval_mode="none")}
     held = allowance(backends=own)
     assert held.completed(replace(ASKED, extra=("--effort", "low"))).extra == ("--agents={}", "--effort=low")
@@ -158,20 +154,18 @@ def test_flags_of_a_request_are_held_to_the_list_and_those_of_the_settings_are_n
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("extra", [("--add-dir=/etc",), ("--yolo",), ("--dangerously-skip-permissions",), ("-y",)])
-def test_no_flag_that_loosens_anything_is_taken_even_where_nothing_is_guarded(
-    backend: str, extra: tuple[str, ...]
-) -> None:
+def test_flags_that_widen_permissions_are_always_rejected(backend: str, extra: tuple[str, ...]) -> None:
     asked = RunRequest(prompt="p", backend=backend, approval_mode="none", sandbox_mode="full", extra=extra)
     assert refused(allowance(), asked).field == "extra[0]"
 
 
-def test_flags_can_be_switched_off() -> None:
+def test_policy_can_disable_extra_flags() -> None:
     held = allowance(PolicySettings(extra_flags=False))
     assert refused(held, replace(ASKED, extra=("--effort=low",))).field == "extra"
     assert held.completed(ASKED).extra == ()
 
 
-def test_a_check_needs_that_everything_is_allowed() -> None:
+def test_check_command_requires_an_unrestricted_policy() -> None:
     allowance().check_command()
     for policy in (PolicySettings(max_approval_mode="auto"), PolicySettings(max_sandbox_mode="default")):
         with pytest.raises(BeyondPolicy):

@@ -95,22 +95,22 @@ CLOSING = closing('{"stop_reason":"end_turn","stop_sequence":null}', msgspec.jso
 ZEROS = '{"input_tokens":0,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":0}'
 
 
-def test_a_stream_is_the_text_alone_unless_more_is_asked_for() -> None:
+def test_stream_contains_only_text_by_default() -> None:
     assert stream(CALL, *WORK) == OPENING + text_block(0, "It is ", '"a".\n') + CLOSING
 
 
-def test_thinking_comes_in_a_block_of_its_own_with_a_signature() -> None:
+def test_thinking_is_a_separate_block_with_a_signature() -> None:
     assert (
         stream(THINKS, *WORK) == OPENING + thinking_block(0, "Hm", "m.") + text_block(1, "It is ", '"a".\n') + CLOSING
     )
 
 
-def test_what_the_agent_does_is_thinking_when_the_client_asks_to_see_it() -> None:
+def test_tool_calls_appear_as_thinking_when_requested() -> None:
     shown = thinking_block(0, "Hm", "m.", '\n[Bash] {"command":"ls"}\n', "[result] a.txt\n")
     assert stream(SHOWS, *WORK) == OPENING + shown + text_block(1, "It is ", '"a".\n') + CLOSING
 
 
-def test_blocks_follow_the_order_of_what_the_agent_said() -> None:
+def test_blocks_keep_the_order_of_events() -> None:
     events = (RunStarted(), TextDelta("a"), ThinkingDelta("b"), TextDelta("c"), RunFinished())
     blocks = text_block(0, "a") + thinking_block(1, "b") + text_block(2, "c")
     end = closing('{"stop_reason":"end_turn","stop_sequence":null}', ZEROS)
@@ -122,7 +122,7 @@ def test_blocks_follow_the_order_of_what_the_agent_said() -> None:
     ]
 
 
-def test_an_agent_that_says_nothing_says_an_empty_text() -> None:
+def test_answer_without_text_has_an_empty_text_block() -> None:
     events = (RunStarted(), ThinkingDelta("b"), RunFinished())
     end = closing('{"stop_reason":"end_turn","stop_sequence":null}', ZEROS)
     assert stream(CALL, *events) == OPENING + text_block(0) + end
@@ -130,14 +130,14 @@ def test_an_agent_that_says_nothing_says_an_empty_text() -> None:
     assert answer(CALL, *events)["content"] == [{"type": "text", "text": ""}]
 
 
-def test_each_event_leaves_when_it_happens() -> None:
+def test_each_event_is_encoded_immediately() -> None:
     encoder = Anthropic().encoder(CALL, FACTS)
     assert encoder.feed(RunStarted(), 1.0)
     assert encoder.feed(TextDelta("a"), 1.0)
     assert encoder.feed(TextDelta("b"), 1.0)
 
 
-def test_a_stream_that_breaks_off_ends_with_the_error() -> None:
+def test_failed_stream_ends_with_the_error() -> None:
     events = (RunStarted(), TextDelta("a"), RunFailed("agent_overloaded", "busy", 1))
     open_block = text_block(0, "a").partition("event: content_block_stop")[0]
     error = (
@@ -147,13 +147,13 @@ def test_a_stream_that_breaks_off_ends_with_the_error() -> None:
     assert stream(CALL, *events) == OPENING + open_block + f"event: error\ndata: {error}\n\n"
 
 
-def test_a_stream_that_fails_before_it_begins_opens_with_its_message() -> None:
+def test_stream_that_fails_before_start_begins_with_message_start() -> None:
     told = stream(CALL, RunFailed("timed_out", "too long"))
     assert told.startswith(OPENING + "event: error\n")
     assert '"timeout_error"' in told
 
 
-def test_a_whole_answer_of_a_run_that_failed_is_the_error() -> None:
+def test_answer_of_a_failed_run_is_the_error() -> None:
     told = answer(CALL, RunStarted(), TextDelta("a"), RunFailed("agent_crashed", "gone", 1))
     assert told == {
         "type": "error",
@@ -161,7 +161,7 @@ def test_a_whole_answer_of_a_run_that_failed_is_the_error() -> None:
     }
 
 
-def test_a_whole_message_tells_the_same_as_its_stream() -> None:
+def test_answer_has_the_same_content_as_the_stream() -> None:
     assert answer(SHOWS, *WORK) == {
         "type": "message",
         "id": "msg_r1",
@@ -192,14 +192,14 @@ def test_a_whole_message_tells_the_same_as_its_stream() -> None:
         (RunFinished("stop_sequence", stop_sequence="END"), "stop_sequence", "END"),
     ],
 )
-def test_the_end_is_told_in_words_of_the_api(ending: RunFinished, reason: str, sequence: str | None) -> None:
+def test_stop_reason_is_mapped_to_the_api(ending: RunFinished, reason: str, sequence: str | None) -> None:
     told = answer(CALL, RunStarted(), ending)
     assert (told["stop_reason"], told["stop_sequence"]) == (reason, sequence)
     delta = msgspec.json.encode({"stop_reason": reason, "stop_sequence": sequence}).decode()
     assert f'"delta":{delta}' in stream(CALL, RunStarted(), ending)
 
 
-def test_the_keepalive_is_the_ping_of_the_api() -> None:
+def test_keepalive_is_a_ping_event() -> None:
     assert Anthropic.pulse == b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
@@ -237,7 +237,7 @@ def test_the_keepalive_is_the_ping_of_the_api() -> None:
         (dialect.WrongMediaType("x"), 415, "invalid_request_error"),
     ],
 )
-def test_an_error_has_the_status_and_the_type_of_the_api(error: ClinvkError, status: int, type_: str) -> None:
+def test_error_has_the_status_and_type_of_the_api(error: ClinvkError, status: int, type_: str) -> None:
     told, body = Anthropic().error(error, "req_1")
     assert told == status
     assert msgspec.json.decode(body) == {
@@ -255,7 +255,7 @@ def test_an_error_has_the_status_and_the_type_of_the_api(error: ClinvkError, sta
         (InvalidRequest("no such directory", "workdir"), "x-clinvk-workdir: no such directory"),
     ],
 )
-def test_a_message_names_the_field_in_the_clients_words(error: InvalidRequest, message: str) -> None:
+def test_error_message_uses_the_field_names_of_the_api(error: InvalidRequest, message: str) -> None:
     _, body = Anthropic().error(dialect.renamed(error, Anthropic.fields), "req_1")
     assert msgspec.json.decode(body)["error"]["message"] == message
 
@@ -263,7 +263,7 @@ def test_a_message_names_the_field_in_the_clients_words(error: InvalidRequest, m
 MODELS = [Model(id=name, display_name=name.title()) for name in ("a", "b", "c", "d")]
 
 
-def test_a_model_is_shown_with_all_that_the_api_promises() -> None:
+def test_model_has_every_field_required_by_the_api() -> None:
     assert msgspec.json.decode(msgspec.json.encode(MODELS[0])) == {
         "type": "model",
         "id": "a",
@@ -287,7 +287,7 @@ def test_a_model_is_shown_with_all_that_the_api_promises() -> None:
         (b"before_id=a", "", False),
     ],
 )
-def test_models_are_listed_page_by_page(query: bytes, ids: str, has_more: bool) -> None:
+def test_models_are_listed_in_pages(query: bytes, ids: str, has_more: bool) -> None:
     told = page(MODELS, query)
     assert ("".join(model.id for model in told.data), told.has_more) == (ids, has_more)
     assert (told.first_id, told.last_id) == ((ids[0], ids[-1]) if ids else (None, None))
@@ -297,7 +297,7 @@ def test_models_are_listed_page_by_page(query: bytes, ids: str, has_more: bool) 
     ("query", "field"),
     [(b"limit=0", "limit"), (b"limit=x", "limit"), (b"after_id=z", "after_id"), (b"before_id=z", "before_id")],
 )
-def test_a_page_that_there_cannot_be_is_refused(query: bytes, field: str) -> None:
+def test_invalid_page_query_is_rejected(query: bytes, field: str) -> None:
     with pytest.raises(InvalidRequest) as told:
         page(MODELS, query)
     assert told.value.field == field

@@ -39,14 +39,14 @@ def refused(**body: object) -> tuple[str | None, str]:
     return told.value.field, told.value.message
 
 
-def test_a_lone_text_is_the_prompt_as_it_stands_and_leaves_no_session() -> None:
+def test_single_text_is_the_literal_prompt_of_an_ephemeral_run() -> None:
     assert call() == Call(
         request=RunRequest(prompt="hello", model="claude", max_tokens=1024, literal=True, ephemeral=True),
         model="claude",
     )
 
 
-def test_a_request_of_claude_code_is_understood() -> None:
+def test_claude_code_request_is_parsed() -> None:
     """Taken from Claude Code 2.1.197, texts and tools shortened."""
     made = call(
         model="claude-opus-4-8",
@@ -92,7 +92,7 @@ def test_a_request_of_claude_code_is_understood() -> None:
     )
 
 
-def test_tokens_need_no_limit() -> None:
+def test_max_tokens_is_optional() -> None:
     body = msgspec.json.encode({"model": "claude", "messages": [QUESTION]})
     assert Anthropic().parse(body, {}).request.max_tokens is None
 
@@ -110,12 +110,12 @@ def test_unknown_fields_are_ignored_at_every_level() -> None:
     assert (made.request.prompt, made.request.system_prompt) == ("hello", "s")
 
 
-def test_blocks_that_nobody_knows_are_passed_over_whatever_is_in_them() -> None:
+def test_unknown_blocks_are_skipped() -> None:
     blocks: list[object] = [{"type": "hologram", "text": 5, "source": "x"}, {"type": "text", "text": "hello"}]
     assert request(messages=user(*blocks)).prompt == "hello"
 
 
-def test_a_conversation_is_told_with_its_tools_and_without_earlier_thinking() -> None:
+def test_prompt_contains_tool_calls_but_not_earlier_thinking() -> None:
     messages: list[object] = [
         {"role": "user", "content": "What is in a.txt?"},
         {
@@ -156,7 +156,7 @@ def test_a_conversation_is_told_with_its_tools_and_without_earlier_thinking() ->
     assert made.images == (Image("image/png", PNG),)
 
 
-def test_an_image_stands_at_its_place() -> None:
+def test_image_is_referenced_at_its_position() -> None:
     made = request(
         messages=user(
             {"type": "text", "text": "a"}, {"type": "image", "source": PNG_SOURCE}, {"type": "text", "text": "b"}
@@ -193,7 +193,7 @@ def test_an_image_stands_at_its_place() -> None:
     ],
     ids=["text", "content", "search result"],
 )
-def test_a_document_of_text_is_part_of_the_prompt(block: object, prompt: str) -> None:
+def test_text_document_is_part_of_the_prompt(block: object, prompt: str) -> None:
     assert request(messages=user(block)).prompt == prompt
 
 
@@ -209,34 +209,32 @@ def test_a_document_of_text_is_part_of_the_prompt(block: object, prompt: str) ->
         ({"type": "enabled", "budget_tokens": 32000}, True, "high"),
     ],
 )
-def test_thinking_is_shown_when_it_is_on_and_its_budget_is_an_effort(
-    thinking: object, shows: bool, effort: str | None
-) -> None:
+def test_thinking_option_sets_visibility_and_effort(thinking: object, shows: bool, effort: str | None) -> None:
     made = request(thinking=thinking)
     assert (made.thinking, made.effort) == (shows, effort)
 
 
-def test_an_effort_beats_the_budget_of_the_thinking() -> None:
+def test_effort_takes_precedence_over_thinking_budget() -> None:
     made = request(thinking={"type": "enabled", "budget_tokens": 1024}, output_config={"effort": "max"})
     assert made.effort == "max"
 
 
 @pytest.mark.parametrize("field", ["output_config", "output_format"])
-def test_a_schema_of_the_answer_is_understood_where_it_stands_and_where_it_stood_first(field: str) -> None:
+def test_output_schema_is_read_from_current_and_former_fields(field: str) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     format_: dict[str, object] = {"type": "json_schema", "schema": schema}
     made = request(**{field: {"format": format_} if field == "output_config" else format_})
     assert made.output_schema == schema
 
 
-def test_a_document_of_text_in_the_system_is_kept() -> None:
+def test_text_document_in_the_system_prompt_is_kept() -> None:
     document = {"type": "document", "title": "t", "source": {"type": "text", "media_type": "text/plain", "data": "d"}}
     assert request(system=[{"type": "text", "text": "a"}, document]).system_prompt == (
         'a\n\n<document title="t">\nd\n</document>'
     )
 
 
-def test_stop_sequences_have_no_effect_with_a_schema_and_that_is_told() -> None:
+def test_stop_sequences_with_a_schema_are_reported_as_ignored() -> None:
     schema = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
     assert call(stop_sequences=["x"], output_config=schema).ignored == ("stop_sequences",)
 
@@ -245,25 +243,25 @@ def test_stop_sequences_are_passed_on() -> None:
     assert request(stop_sequences=["END", "\n\n"]).stop == ("END", "\n\n")
 
 
-def test_headers_choose_directory_approval_and_sandbox() -> None:
+def test_headers_set_workdir_approval_and_sandbox_mode() -> None:
     headers = {"x-clinvk-workdir": "/srv", "x-clinvk-approval-mode": "auto", "x-clinvk-sandbox-mode": "workspace"}
     made = call(headers).request
     assert (made.workdir, made.approval_mode, made.sandbox_mode) == ("/srv", "auto", "workspace")
 
 
-def test_a_session_that_goes_on_gets_what_is_new_alone() -> None:
+def test_resumed_session_receives_only_the_new_turn() -> None:
     messages = [QUESTION, {"role": "assistant", "content": "hi"}, {"role": "user", "content": "again"}]
     made = call({"x-clinvk-session-id": "abc"}, messages=messages, system="s").request
     assert (made.prompt, made.session_id, made.ephemeral, made.system_prompt) == ("again", "abc", False, "s")
 
 
-def test_the_session_of_claude_code_is_not_one_of_ours() -> None:
+def test_claude_code_session_header_is_ignored() -> None:
     made = call({"x-claude-code-session-id": "0b6a1c1e-6a0e-4f4e-9d43-9b1a3c1b1f6f"})
     assert (made.request.session_id, made.chat, made.request.ephemeral) == (None, None, True)
 
 
 @pytest.mark.parametrize("choice", ["any", "tool"])
-def test_a_tool_that_must_be_called_is_refused(choice: str) -> None:
+def test_forced_tool_choice_is_rejected(choice: str) -> None:
     field, message = refused(tools=[{"name": "t"}], tool_choice={"type": choice, "name": "t"})
     assert field == "tool_choice.type"
     assert choice in message
@@ -356,13 +354,13 @@ IMAGE: dict[str, object] = {"type": "image", "source": PNG_SOURCE}
         ({"metadata": []}, "metadata"),
     ],
 )
-def test_a_mistake_is_told_with_its_place_in_the_body(body: dict[str, object], field: str) -> None:
+def test_error_names_the_invalid_field_of_the_body(body: dict[str, object], field: str) -> None:
     told, message = refused(**body)
     assert told == field
     assert field in message
 
 
-def test_a_text_that_is_no_utf8_is_told_with_its_place() -> None:
+def test_error_names_the_field_that_is_not_utf8() -> None:
     with pytest.raises(InvalidRequest) as told:
         Anthropic().parse(
             b'{"model":"claude","messages":[{"role":"user","content":[{"type":"text","text":"\xff"}]}]}', {}
@@ -374,7 +372,7 @@ def test_a_text_that_is_no_utf8_is_told_with_its_place() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": "claude"}', b"\xff", b"[" * 100_000])
-def test_what_is_no_request_at_all_is_refused(body: bytes) -> None:
+def test_malformed_body_is_rejected(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         Anthropic().parse(body, {})
 
@@ -383,11 +381,11 @@ def test_what_is_no_request_at_all_is_refused(body: bytes) -> None:
     ("text", "tokens"),
     [("hello", 2), ("x" * 4000, 1000), ("\u4f60\u597d", 2), ("\u4f60\u597d, you", 4), ("a", 1)],
 )
-def test_tokens_are_estimated_from_the_texts(text: str, tokens: int) -> None:
+def test_count_estimates_tokens_from_text(text: str, tokens: int) -> None:
     body = msgspec.json.encode({"model": "claude", "messages": [{"role": "user", "content": text}]})
     assert msgspec.json.decode(Anthropic().count(body, {})) == {"input_tokens": tokens}
 
 
-def test_system_and_images_count_as_tokens_too() -> None:
+def test_count_includes_system_prompt_and_images() -> None:
     body = msgspec.json.encode({"model": "claude", "system": "x" * 400, "messages": user(IMAGE)})
     assert msgspec.json.decode(Anthropic().count(body, {})) == {"input_tokens": 100 + 3 + 1600}

@@ -24,7 +24,7 @@ class FailingStore(MemoryStore):
             raise StoreUnavailable("the disk is full")
 
 
-async def test_a_run_that_ends_during_a_failing_transaction_is_not_stored_again() -> None:
+async def test_run_that_ends_during_a_failed_append_is_not_appended_again() -> None:
     store = FailingStore()
     autosave = Autosave(store)
     ended, living = EventLog(lambda: None), EventLog(lambda: None)

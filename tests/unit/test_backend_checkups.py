@@ -31,7 +31,7 @@ def answered(name: str, exit_code: int, text: str) -> Login:
 
 
 @pytest.mark.parametrize("name", ["claude", "codex"])
-def test_every_flag_that_a_launch_can_have_is_tried(name: str) -> None:
+def test_trials_cover_every_flag_of_a_launch(name: str) -> None:
     ways = [way for launch in launches(BACKENDS[name], HANDLE) for way in (launch, launch.otherwise) if way]
     used = {flag for way in ways for flag in flags_in(way.argv)}
     tried = {flag for trial in checkup(name).trials for flag in flags_in(trial.argv)}
@@ -40,7 +40,7 @@ def test_every_flag_that_a_launch_can_have_is_tried(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["claude", "codex", "gemini"])
-def test_no_trial_has_a_prompt(name: str) -> None:
+def test_trials_have_no_prompt(name: str) -> None:
     for trial in checkup(name).trials:
         words = [word for word in trial.argv[1:] if not word.startswith("-")]
         assert not {"-p", "--prompt"} & set(trial.argv) or name == "claude"
@@ -61,13 +61,13 @@ def test_no_trial_has_a_prompt(name: str) -> None:
         ("gemini", 1, "SyntaxError", None),
     ],
 )
-def test_an_answer_tells_which_flags_are_lacking(
+def test_trial_output_reveals_missing_flags(
     name: str, exit_code: int, text: str, lacking: tuple[str, ...] | None
 ) -> None:
     assert checkup(name).trials[0].lacking(Answer(exit_code, text)) == lacking
 
 
-def test_the_help_of_gemini_tells_which_flags_are_lacking() -> None:
+def test_gemini_help_reveals_missing_flags() -> None:
     used = {flag for launch in launches(BACKENDS["gemini"], HANDLE) for flag in flags_in(launch.argv)}
     text = "\n".join(f"  {flag}  what" for flag in sorted({*used, "--help"} - {"--policy"}))
     lacking = checkup("gemini").trials[0].lacking
@@ -90,7 +90,7 @@ def test_the_help_of_gemini_tells_which_flags_are_lacking() -> None:
         ("codex", 2, "error", Login(None, "codex login status does not tell its login")),
     ],
 )  # fmt: skip
-def test_an_answer_tells_the_login(name: str, exit_code: int, text: str, expected: Login) -> None:
+def test_login_is_parsed_from_the_status_command(name: str, exit_code: int, text: str, expected: Login) -> None:
     assert answered(name, exit_code, text) == expected
 
 
@@ -121,25 +121,25 @@ SETTINGS = "~/.gemini/settings.json"
         ("gemini", {}, {SETTINGS: "{"}, False),
     ],
 )  # fmt: skip
-def test_the_environment_and_files_tell_the_login(
+def test_login_is_found_in_environment_and_files(
     name: str, env: dict[str, str], files: dict[str, str], there: bool | None
 ) -> None:
     assert login(name, env, files).there is there
 
 
-def test_openais_own_provider_is_asked_for() -> None:
+def test_codex_login_is_queried_for_the_openai_provider() -> None:
     config = {"~/.codex/config.toml": 'model = "gpt"\n[model_providers]\n'}
     assert isinstance(checkup("codex", files=config).login, Question)
 
 
-def test_claude_is_asked_at_home_only_where_it_has_one() -> None:
+def test_claude_login_is_queried_in_the_home_only_if_configured_there() -> None:
     without, at_home = checkup("claude").login, checkup("claude", files={"~/.claude.json": "{}"}).login
     assert isinstance(without, Question)
     assert isinstance(at_home, Question)
     assert (without.at_home, at_home.at_home) == (False, True)
 
 
-def test_what_will_not_work_with_claude_on_this_machine_is_told() -> None:
+def test_claude_checkup_remarks_on_limits_as_root() -> None:
     backend = BACKENDS["claude"]
     assert isinstance(backend, Checkable)
     assert len(backend.checkup(Host(is_root=True)).remarks) == 2

@@ -7,7 +7,7 @@ import pytest
 from clinvk.runtime.process.waiting import beside
 
 
-async def test_work_goes_on_beside_a_context_and_ends_with_it() -> None:
+async def test_background_task_is_cancelled_when_the_context_exits() -> None:
     said: list[str] = []
     has_begun = asyncio.Event()
 
@@ -24,7 +24,7 @@ async def test_work_goes_on_beside_a_context_and_ends_with_it() -> None:
     assert said == ["ended"]
 
 
-async def test_what_the_work_raises_ends_the_context() -> None:
+async def test_exception_in_the_background_task_ends_the_context() -> None:
     async def work() -> None:
         raise OSError("it broke")
 

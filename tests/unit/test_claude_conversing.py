@@ -56,7 +56,7 @@ class Process:
         return [event for told, event in self.events if told == run]
 
 
-def test_each_turn_has_its_own_events_tokens_and_costs() -> None:
+def test_each_turn_has_its_own_events_tokens_and_cost() -> None:
     """The process counts from its start: 14823 tokens, then 29683."""
     process = Process()
     process.play("turns", 3)
@@ -72,7 +72,7 @@ def test_each_turn_has_its_own_events_tokens_and_costs() -> None:
     assert process.endings[1].cost_usd == 0.0743685
 
 
-def test_a_turn_that_fails_does_as_in_a_process_of_its_own_and_costs_nothing() -> None:
+def test_failed_turn_in_a_shared_process_reports_its_error_and_no_cost() -> None:
     process = Process()
     process.play("turns", 3)
     failed = process.endings[2]
@@ -80,7 +80,7 @@ def test_a_turn_that_fails_does_as_in_a_process_of_its_own_and_costs_nothing() -
     assert (failed.code, failed.exit_code, failed.cost_usd) == ("agent_rejected", 1, 0.0)
 
 
-def test_an_interrupted_turn_ends_and_the_next_is_another() -> None:
+def test_interrupted_turn_does_not_affect_the_next_turn() -> None:
     process = Process()
     process.play("interrupted", 2)
     assert any(isinstance(event, ToolCall) for event in process.of("r0"))
@@ -88,7 +88,7 @@ def test_an_interrupted_turn_ends_and_the_next_is_another() -> None:
     assert not any(isinstance(event, ToolCall) for event in process.of("r1"))
 
 
-def test_it_is_asked_for_the_system_prompt_of_each_process_and_not_that_of_the_conversation() -> None:
+def test_resumed_conversation_uses_the_system_prompt_of_the_process() -> None:
     """What 2.1.332 would send of a resumed conversation is the one that it began with."""
     greeting = msgspec.json.decode(Process().channel.greet())
     assert greeting["request"] == {"subtype": "initialize", "systemPromptSnapshot": False}
@@ -98,7 +98,7 @@ def test_it_is_asked_for_the_system_prompt_of_each_process_and_not_that_of_the_c
     assert [msgspec.json.decode(line) for line in sent] == [greeting, msgspec.json.decode(message(HELLO))]
 
 
-def test_an_interrupt_is_for_the_run_that_goes() -> None:
+def test_interrupt_applies_only_to_the_current_run() -> None:
     process = Process()
     process.channel.start("r0", HELLO, None)
     told = process.channel.interrupt("r0")
@@ -107,7 +107,7 @@ def test_an_interrupt_is_for_the_run_that_goes() -> None:
     assert process.channel.interrupt("another") is None
 
 
-def test_who_asks_for_leave_is_denied_it() -> None:
+def test_permission_request_is_denied() -> None:
     process = Process()
     process.channel.start("r0", HELLO, None)
     process.hear(b'{"type":"control_request","request_id":"q","request":{"subtype":"can_use_tool","input":{}}}')
@@ -115,31 +115,31 @@ def test_who_asks_for_leave_is_denied_it() -> None:
     assert (answer["request_id"], answer["response"]["behavior"]) == ("q", "deny")
 
 
-def test_what_is_not_known_is_refused_so_that_it_does_not_wait() -> None:
+def test_unknown_control_request_gets_an_error_response() -> None:
     process = Process()
     process.hear(b'{"type":"control_request","request_id":"q","request":{"subtype":"of_the_future"}}')
     assert msgspec.json.decode(process.sent[0])["response"]["subtype"] == "error"
 
 
-def test_nothing_is_told_before_there_is_a_run() -> None:
+def test_no_events_are_emitted_before_a_run_starts() -> None:
     process = Process()
     process.hear(b'{"type":"control_response","response":{}}', b'{"type":"system","subtype":"init","session_id":"x"}')
     assert process.events == []
 
 
 @pytest.mark.parametrize("line", [b"error: unknown option '--input-format'", b"[]", b"\xff"])
-def test_a_process_that_prints_something_else_first_does_not_speak_it(line: bytes) -> None:
+def test_unexpected_first_line_raises_not_spoken(line: bytes) -> None:
     with pytest.raises(NotSpoken):
         Process().hear(line)
 
 
-def test_a_process_that_ends_by_itself_and_said_nothing_does_not_speak_it() -> None:
+def test_exit_without_output_raises_not_spoken() -> None:
     with pytest.raises(NotSpoken, match="no such flag"):
         list(Process().channel.closed(1, b"no such flag\n"))
 
 
 @pytest.mark.parametrize("heard", [(), (b'{"type":"control_response","response":{}}',)])
-def test_a_process_that_is_killed_fails_its_run(heard: tuple[bytes, ...]) -> None:
+def test_killed_process_fails_its_run(heard: tuple[bytes, ...]) -> None:
     process = Process()
     process.channel.start("r0", HELLO, None)
     process.hear(*heard)
@@ -147,7 +147,7 @@ def test_a_process_that_is_killed_fails_its_run(heard: tuple[bytes, ...]) -> Non
     assert [ending.code for ending in process.endings if isinstance(ending, RunFailed)] == ["agent_crashed"]
 
 
-def test_a_run_whose_result_has_an_odd_field_ends() -> None:
+def test_result_with_an_invalid_field_ends_the_run() -> None:
     process = Process()
     process.channel.start("r0", HELLO, None)
     counts = {"m": {"inputTokens": 1, "cacheReadInputTokens": "many"}}
@@ -156,7 +156,7 @@ def test_a_run_whose_result_has_an_odd_field_ends() -> None:
     assert process.endings == [RunFinished(usage=Usage(), turns=1)]
 
 
-def test_a_process_that_is_killed_between_runs_fails_none() -> None:
+def test_process_killed_between_runs_fails_no_run() -> None:
     process = Process()
     process.play("turns", 3)
     told = len(process.events)
@@ -164,7 +164,7 @@ def test_a_process_that_is_killed_between_runs_fails_none() -> None:
     assert len(process.events) == told
 
 
-def test_the_command_differs_from_that_of_one_prompt_in_how_it_reads_alone() -> None:
+def test_warm_launch_differs_only_in_the_input_format() -> None:
     request = msgspec.structs.replace(HELLO, sandbox_mode="read-only", system_prompt="s", model="opus")
     launch = Claude().launch(request, None, Host())
     assert launch.warm
@@ -186,13 +186,13 @@ def test_the_command_differs_from_that_of_one_prompt_in_how_it_reads_alone() -> 
         msgspec.structs.replace(HELLO, output_schema={"type": "object"}),
     ],
 )
-def test_what_counts_or_holds_for_a_whole_process_is_for_one_run(request_: RunRequest) -> None:
+def test_options_of_a_whole_process_limit_it_to_one_run(request_: RunRequest) -> None:
     launch = Claude().launch(request_, None, Host()).warm
     assert launch
     assert launch.most_runs == 1
 
 
-def test_images_and_text_are_a_message() -> None:
+def test_images_and_text_are_sent_as_one_message() -> None:
     request = msgspec.structs.replace(HELLO, images=(Image("image/png", b"x"),))
     sent = Process().channel.start("r0", request, None)
     content = msgspec.json.decode(sent)["message"]["content"]

@@ -273,11 +273,11 @@ GOLDEN: dict[str, list[Event]] = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_a_recording_becomes_its_events(name: str) -> None:
+def test_recording_is_decoded_to_the_expected_events(name: str) -> None:
     assert decode(*recorded(name)) == GOLDEN[name]
 
 
-def test_a_prompt_that_claude_takes_for_its_own_command_fails_and_says_how_to_avoid_it() -> None:
+def test_unknown_slash_command_fails_with_a_hint() -> None:
     ending = decode(*recorded("unknown_command"))[-1]
     assert isinstance(ending, RunFailed)
     assert ending.code == "invalid_request"
@@ -285,7 +285,7 @@ def test_a_prompt_that_claude_takes_for_its_own_command_fails_and_says_how_to_av
     assert "with a space before its '/'" in ending.message
 
 
-def test_the_answer_to_a_schema_is_given_once_and_its_tool_is_no_tool_call() -> None:
+def test_structured_output_is_emitted_once_and_not_as_a_tool_call() -> None:
     started, text, ending = decode(*recorded("schema"))
     assert isinstance(started, RunStarted)
     assert text == TextDelta('{"a":"b"}')
@@ -293,7 +293,7 @@ def test_the_answer_to_a_schema_is_given_once_and_its_tool_is_no_tool_call() -> 
     assert ending.structured_output == {"a": "b"}
 
 
-def test_what_a_sub_agent_does_is_one_tool_call_of_the_agent() -> None:
+def test_subagent_work_is_one_tool_call() -> None:
     events = decode(*recorded("subagent"))
     calls = [event.name for event in events if isinstance(event, ToolCall)]
     results = [event.output for event in events if isinstance(event, ToolResult)]
@@ -312,7 +312,7 @@ def obeys_the_stream_law(events: list[Event]) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_recording_and_each_beginning_of_one_obeys_the_stream_law(name: str) -> None:
+def test_every_prefix_of_a_recording_obeys_the_stream_law(name: str) -> None:
     lines, code, stderr = recorded(name)
     for count in range(len(lines) + 1):
         assert obeys_the_stream_law(decode(lines[:count], code, stderr))
@@ -336,14 +336,14 @@ NOISE = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_noise_between_the_lines_changes_nothing(name: str) -> None:
+def test_noise_lines_are_ignored(name: str) -> None:
     lines, code, stderr = recorded(name)
     noisy = [noise for line in lines for noise in (*NOISE, line)]
     assert decode(noisy, code, stderr) == decode(lines, code, stderr)
 
 
 @pytest.mark.parametrize("name", ["text", "think", "tool_allowed", "drop", "midstream", "err500_then_ok", "subagent"])
-def test_the_deltas_add_up_to_what_claude_calls_its_result(name: str) -> None:
+def test_text_deltas_add_up_to_the_result(name: str) -> None:
     lines, code, stderr = recorded(name)
     deltas = [event.text for event in decode(lines, code, stderr) if isinstance(event, TextDelta)]
     assert "".join(deltas) == msgspec.json.decode(lines[-1], type=dict[str, object])["result"]
@@ -389,65 +389,65 @@ def text(*lines: bytes) -> str:
     return "".join(event.text for event in decode([INIT, *lines, RESULT]) if isinstance(event, TextDelta))
 
 
-def test_several_text_blocks_of_a_message_follow_each_other() -> None:
+def test_text_blocks_of_a_message_are_concatenated() -> None:
     assert text(*streamed("1", ["one ", "two "], ["three"])) == "one two three"
 
 
-def test_separate_messages_are_a_blank_line_apart() -> None:
+def test_messages_are_separated_by_a_blank_line() -> None:
     assert text(*streamed("1", ["one"]), *streamed("2", ["two"])) == "one\n\ntwo"
     assert text(full("1", "one"), full("2", "two")) == "one\n\ntwo"
 
 
-def test_a_full_message_adds_what_its_pieces_lacked() -> None:
+def test_full_message_adds_text_missing_from_its_deltas() -> None:
     lines = streamed("1", ["one "])
     lines[3] = full("1", "one two")
     assert text(*lines) == "one two"
 
 
-def test_an_answer_that_is_streamed_again_after_a_cut_is_given_once() -> None:
+def test_answer_streamed_again_after_a_cut_is_emitted_once() -> None:
     assert text(*streamed("1", ["one ", "tw"], cut=True), *streamed("2", ["one two", " three"])) == "one two three"
 
 
-def test_an_answer_that_is_cut_twice_is_given_once() -> None:
+def test_answer_cut_twice_is_emitted_once() -> None:
     cuts = [*streamed("1", ["one ", "two "], cut=True), *streamed("2", ["one "], cut=True)]
     assert text(*cuts, full("3", "one two three")) == "one two three"
 
 
-def test_an_answer_cut_after_a_whole_block_is_given_once() -> None:
+def test_answer_cut_after_a_complete_block_is_emitted_once() -> None:
     assert text(*streamed("1", ["one "], ["tw"], cut=True), full("2", "one ", "two")) == "one two"
 
 
-def test_an_answer_that_differs_after_a_cut_follows_the_broken_one_in_full() -> None:
+def test_different_answer_after_a_cut_is_emitted_in_full() -> None:
     assert text(*streamed("1", ["one ", "two "], cut=True), full("2", "one 2 three")) == "one two \n\none 2 three"
 
 
-def test_a_message_after_a_retold_one_is_a_message_of_its_own() -> None:
+def test_message_after_a_repeated_one_is_separate() -> None:
     retold = [*streamed("1", ["one "], cut=True), full("2", "one two")]
     assert text(*retold, *streamed("3", ["one two"])) == "one two\n\none two"
 
 
-def test_what_claude_says_itself_is_part_of_a_successful_answer() -> None:
+def test_synthetic_message_is_part_of_a_successful_answer() -> None:
     own = line(type="assistant", message={"model": "<synthetic>", "content": [{"type": "text", "text": "Note."}]})
     assert text(*streamed("1", ["one"]), own) == "one\n\nNote."
 
 
-def test_the_result_is_the_answer_where_nothing_else_was_said() -> None:
+def test_result_is_the_answer_if_no_text_was_streamed() -> None:
     assert text() == "r"
 
 
-def test_a_tool_call_is_given_once_however_often_it_is_told() -> None:
+def test_repeated_tool_call_is_emitted_once() -> None:
     call = {"type": "tool_use", "id": "t", "name": "Read", "input": {"file_path": "/a"}}
     told = line(type="assistant", message={"id": "1", "content": [call]})
     events = decode([INIT, told, told, RESULT])
     assert events[1:-1] == [ToolCall("t", "Read", {"file_path": "/a"}), TextDelta("r")]
 
 
-def test_a_denied_call_that_got_no_answer_shows_as_an_error() -> None:
+def test_denied_call_without_a_result_becomes_an_error_result() -> None:
     denied = line(type="result", subtype="success", num_turns=1, permission_denials=[{"tool_use_id": "t"}])
     assert ToolResult("t", "not permitted", is_error=True) in decode([INIT, CALL, denied])
 
 
-def test_parts_of_a_tool_result_are_joined_and_images_named() -> None:
+def test_tool_result_parts_are_joined_with_image_placeholders() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "image", "source": "…"}]
     result = {"type": "tool_result", "tool_use_id": "t", "content": parts}
     answered = line(type="user", message={"content": [result]})
@@ -455,7 +455,7 @@ def test_parts_of_a_tool_result_are_joined_and_images_named() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_retry_after_a_refused_login_ends_the_run_at_once(status: int) -> None:
+def test_retry_after_an_authentication_error_ends_the_run(status: int) -> None:
     retry = line(type="system", subtype="api_retry", attempt=1, error_status=status, error="authentication_failed")
     ending = decode([INIT, retry, RESULT])[-1]
     assert isinstance(ending, RunFailed)
@@ -463,7 +463,7 @@ def test_a_retry_after_a_refused_login_ends_the_run_at_once(status: int) -> None
     assert ending.message == f"{NO_LOGIN}the model API answered {status} (authentication_failed)"
 
 
-def test_a_retry_without_an_answer_says_that_the_model_api_is_out_of_reach() -> None:
+def test_retry_without_a_status_reports_an_unreachable_api() -> None:
     retry = line(type="system", subtype="api_retry", attempt=2, max_retries=3, retry_delay_ms=1500, error_status=None)
     said = decode([INIT, retry, RESULT])[1]
     assert said == Progress("retry", "the model API is out of reach; retry 2 of 3 in 1.5 s")
@@ -480,25 +480,25 @@ def test_a_retry_without_an_answer_says_that_the_model_api_is_out_of_reach() -> 
         (None, "end_turn"),
     ],
 )
-def test_a_stop_reason_has_its_word(told: str | None, reason: str) -> None:
+def test_stop_reason_is_mapped(told: str | None, reason: str) -> None:
     ending = decode([INIT, line(type="result", subtype="success", num_turns=1, stop_reason=told)])[-1]
     assert isinstance(ending, RunFinished)
     assert ending.stop_reason == reason
 
 
-def test_a_refusal_of_which_claude_says_nothing_more_has_no_warning() -> None:
+def test_refusal_without_details_emits_no_warning() -> None:
     refused = line(type="result", subtype="success", is_error=True, num_turns=1, stop_reason="refusal", result="r")
     assert [type(event) for event in decode([INIT, refused])] == [RunStarted, RunFinished]
 
 
-def test_an_interruption_after_a_refusal_is_an_interruption() -> None:
+def test_interrupt_after_a_refusal_is_reported_as_cancelled() -> None:
     fields = {"is_error": True, "terminal_reason": "aborted_tools", "stop_reason": "refusal"}
     ending = decode([INIT, line(type="result", subtype="error_during_execution", num_turns=1, **fields)])[-1]
     assert isinstance(ending, RunFailed)
     assert ending.code == "cancelled"
 
 
-def test_a_result_of_nulls_is_still_an_ending() -> None:
+def test_result_with_null_fields_ends_the_run() -> None:
     fields = ("usage", "modelUsage", "permission_denials", "errors", "total_cost_usd", "result", "stop_reason")
     ending = decode([INIT, line(type="result", subtype="success", num_turns=1, **dict.fromkeys(fields))])[-1]
     assert ending == RunFinished("end_turn", Usage(), None, None, 1)
@@ -509,7 +509,7 @@ OPTIONAL = sorted({*msgspec.json.decode(recorded("text")[0][-1], type=dict[str, 
 
 @pytest.mark.parametrize("odd", [None, 5, 1.5, "odd", [None], [{"x": 1}], {"x": [1]}], ids=repr)
 @pytest.mark.parametrize("field", OPTIONAL)
-def test_a_result_with_an_odd_field_is_the_same_ending_without_it(field: str, odd: object) -> None:
+def test_invalid_field_of_a_result_is_ignored(field: str, odd: object) -> None:
     (*lines, result), code, stderr = recorded("text")
     changed = msgspec.json.encode({**msgspec.json.decode(result, type=dict[str, object]), field: odd})
     *said, ending = decode([*lines, changed], code, stderr)
@@ -522,7 +522,7 @@ def test_a_result_with_an_odd_field_is_the_same_ending_without_it(field: str, od
     assert ending.usage == Usage(19004, 5, 7)
 
 
-def test_an_answer_longer_than_the_model_may_give_ends_at_its_limit_in_each_way_of_telling() -> None:
+def test_answer_over_the_output_limit_ends_with_max_tokens() -> None:
     own = {"model": "<synthetic>", "content": [{"type": "text", "text": "too long"}]}
     told = line(type="assistant", error="max_output_tokens", message=own)
     result = {"type": "result", "subtype": "success", "is_error": True, "num_turns": 4, "result": "too long"}
@@ -540,19 +540,19 @@ def test_an_answer_longer_than_the_model_may_give_ends_at_its_limit_in_each_way_
         ({"subtype": "success", "is_error": True, "terminal_reason": "aborted_streaming"}, "cancelled"),
     ],
 )
-def test_an_answer_that_was_too_long_once_does_not_say_how_the_run_ended(result: dict[str, object], code: str) -> None:
+def test_earlier_output_limit_error_does_not_decide_the_ending(result: dict[str, object], code: str) -> None:
     own = {"model": "<synthetic>", "content": [{"type": "text", "text": "too long"}]}
     told = line(type="assistant", error="max_output_tokens", message=own)
     ending = decode([INIT, *streamed("1", ["one"]), told, line(type="result", num_turns=4, result="x", **result)])[-1]
     assert code == (ending.stop_reason if isinstance(ending, RunFinished) else getattr(ending, "code", ""))
 
 
-def test_a_result_is_read_without_its_odd_fields_wherever_its_type_stands() -> None:
+def test_invalid_fields_are_ignored_wherever_the_type_key_is() -> None:
     told = {"errors": 5, "uuid": "u" * 500, "subtype": "success", "is_error": False, "num_turns": 1}
     assert isinstance(decode([INIT, line(**told, type="result")])[-1], RunFinished)
 
 
-def test_the_result_of_a_turn_that_nobody_asked_for_ends_no_run() -> None:
+def test_result_of_a_background_turn_does_not_end_the_run() -> None:
     """Something in the background began it; what the process counts from its start then includes it."""
     counts = {"inputTokens": 10, "outputTokens": 2}
     foreign = line(
@@ -570,7 +570,7 @@ def test_the_result_of_a_turn_that_nobody_asked_for_ends_no_run() -> None:
     assert events[1:] == [TextDelta("r"), RunFinished("end_turn", Usage(10, 2), 0.5, None, 1)]
 
 
-def test_tokens_of_thinking_are_told_as_a_part_of_the_output() -> None:
+def test_thinking_tokens_are_part_of_output_tokens() -> None:
     counts = {"inputTokens": 10, "outputTokens": 7, "thinkingTokens": 5}
     told = {"a": counts, "b": counts}
     result = line(type="result", subtype="success", num_turns=1, result="r", modelUsage=told)
@@ -580,17 +580,17 @@ def test_tokens_of_thinking_are_told_as_a_part_of_the_output() -> None:
 
 
 @pytest.mark.parametrize("field", ["errors", "num_turns", "usage", "modelUsage", "total_cost_usd", "stop_reason"])
-def test_a_failure_with_an_odd_field_is_a_failure(field: str) -> None:
+def test_failure_with_an_invalid_field_is_still_a_failure(field: str) -> None:
     told = {"type": "result", "subtype": "success", "is_error": True, "result": "no", field: [{"x": 1}]}
     assert decode([INIT, line(**told)])[-1] == RunFailed("agent_failed", "no", None, Usage(), None)
 
 
 @pytest.mark.parametrize("odd", [b'{"type":"assistant","result":"r"}', b'{"result":"r"}', b'["result"]'])
-def test_only_a_result_is_read_without_its_odd_fields(odd: bytes) -> None:
+def test_invalid_fields_are_ignored_only_in_results(odd: bytes) -> None:
     assert [type(event) for event in decode([INIT, odd])] == [RunStarted, RunFailed]
 
 
-def test_tokens_of_all_models_count_and_cached_ones_once() -> None:
+def test_usage_sums_all_models_and_counts_cached_tokens_once() -> None:
     counts = {"inputTokens": 10, "cacheReadInputTokens": 5, "cacheCreationInputTokens": 3, "outputTokens": 2}
     usage = {"usage": {"input_tokens": 1}, "modelUsage": {"opus": counts, "haiku": counts}}
     ending = decode([INIT, line(type="result", subtype="success", num_turns=1, **usage)])[-1]
@@ -598,7 +598,7 @@ def test_tokens_of_all_models_count_and_cached_ones_once() -> None:
     assert ending.usage == Usage(input_tokens=36, output_tokens=4, cached_tokens=10)
 
 
-def test_of_an_answer_that_was_interrupted_the_tokens_of_the_streams_count() -> None:
+def test_usage_of_an_interrupted_answer_comes_from_the_streams() -> None:
     asked = {"input_tokens": 3, "cache_read_input_tokens": 5, "cache_creation_input_tokens": None, "output_tokens": 1}
     streams: list[dict[str, object]] = [
         {"type": "message_start", "message": {"id": "1", "usage": asked}},
@@ -616,13 +616,13 @@ def test_of_an_answer_that_was_interrupted_the_tokens_of_the_streams_count() -> 
         assert ending.usage == Usage(input_tokens=16, output_tokens=9, cached_tokens=10)
 
 
-def test_a_compacted_conversation_is_a_success_though_no_model_was_asked() -> None:
+def test_compaction_without_a_model_call_succeeds() -> None:
     compacted = line(type="system", subtype="compact_boundary", session_id="s")
     events = decode([INIT, compacted, line(type="result", subtype="success", num_turns=0, result="")])
     assert [type(event) for event in events] == [RunStarted, Progress, RunFinished]
 
 
-def test_a_text_that_is_told_again_is_compared_to_its_end() -> None:
+def test_repeated_text_is_compared_to_its_end() -> None:
     retold = Retold()
     retold.begin(again=False)
     assert retold.piece("abc") == News("abc")
@@ -632,7 +632,7 @@ def test_a_text_that_is_told_again_is_compared_to_its_end() -> None:
     assert retold.piece("abX") == News("abX", restarts=True)
 
 
-def test_a_block_of_thinking_that_was_not_streamed_is_not_lost() -> None:
+def test_thinking_block_that_was_not_streamed_is_emitted() -> None:
     content = [{"type": "thinking", "thinking": "hm"}, {"type": "redacted_thinking"}, {"type": "text", "text": "yes"}]
     told = line(type="assistant", message={"id": "1", "content": content})
     assert decode([INIT, told, RESULT])[1:-1] == [ThinkingDelta("hm"), TextDelta("yes")]
@@ -651,19 +651,19 @@ def thought(message: str, *pieces: str) -> list[bytes]:
 WHOLE = event(type="message_delta", delta={"stop_reason": "end_turn"})
 
 
-def test_the_thinking_of_separate_messages_is_a_blank_line_apart() -> None:
+def test_thinking_of_separate_messages_is_separated_by_a_blank_line() -> None:
     lines = [*streamed("0", ["hm"]), *thought("1", "fir", "st."), WHOLE, *thought("2", "sec", "ond."), WHOLE]
     told = [event.text for event in decode([INIT, *lines, RESULT]) if isinstance(event, ThinkingDelta)]
     assert told == ["fir", "st.", "\n\nsec", "ond."]
 
 
-def test_thinking_that_is_streamed_again_after_a_cut_is_given_once() -> None:
+def test_thinking_streamed_again_after_a_cut_is_emitted_once() -> None:
     lines = [*thought("1", "one", " tw"), *thought("2", "one two"), WHOLE, *thought("3", "three"), WHOLE]
     told = [event.text for event in decode([INIT, *lines, RESULT]) if isinstance(event, ThinkingDelta)]
     assert told == ["one", " tw", "o", "\n\nthree"]
 
 
-def test_the_complaint_is_the_last_line_of_stderr() -> None:
+def test_complaint_is_the_last_line_of_stderr() -> None:
     channel = Claude().channel(Launch(argv=("claude",)), Host())
     assert channel.complaint(b"first\n  API is slow \n\n") == "API is slow"
     assert channel.complaint(b"\n") == ""

@@ -39,25 +39,25 @@ def denials_told(events: list[Event]) -> list[str]:
     return [event.message for event in events if isinstance(event, Progress) and event.stage == "denied"]
 
 
-def test_a_recorded_denial_is_told_right_before_the_ending() -> None:
+def test_denial_is_reported_just_before_the_ending() -> None:
     (events,) = turns(RECORDING.read_bytes().splitlines())
     assert events[-2] == Progress("denied", f"1 action was denied: Bash; {HOW}")
     assert isinstance(events[-1], RunFinished)
 
 
-def test_each_tool_is_named_once_and_each_action_counted() -> None:
+def test_denial_report_names_each_tool_once_and_counts_actions() -> None:
     (events,) = turns([INIT, result(denial(1, "Write"), denial(2, "Bash"), denial(3, "Write"))])
     assert denials_told(events) == [f"3 actions were denied: Write, Bash; {HOW}"]
 
 
-def test_a_run_that_fails_tells_it_too() -> None:
+def test_failed_run_reports_denials() -> None:
     (events,) = turns([INIT, result(denial(1, "Write"), subtype="error_during_execution", is_error=True)])
     assert len(denials_told(events)) == 1
     assert isinstance(events[-1], RunFailed)
 
 
 @pytest.mark.parametrize("counts", ["the turn", "the process"])
-def test_a_later_turn_of_the_process_tells_its_own_alone(counts: str) -> None:
+def test_each_turn_reports_only_its_own_denials(counts: str) -> None:
     first, last = denial(1, "Write"), denial(2, "Bash")
     before = (first,) if counts == "the process" else ()
     told = turns([INIT, result(first)], [result(*before)], [result(*before, last)])
@@ -69,6 +69,6 @@ def test_a_later_turn_of_the_process_tells_its_own_alone(counts: str) -> None:
 
 
 @pytest.mark.parametrize("denials", [(), ({"tool_use_id": "t"},), ("odd",), (None,)])
-def test_nothing_is_told_where_no_tool_is_named(denials: tuple[object, ...]) -> None:
+def test_denials_without_a_tool_name_are_not_reported(denials: tuple[object, ...]) -> None:
     (events,) = turns([INIT, result(*denials)])
     assert denials_told(events) == []

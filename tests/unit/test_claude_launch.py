@@ -56,7 +56,7 @@ def test_the_plain_command_streams_json_and_reads_the_prompt_from_stdin() -> Non
 
 @pytest.mark.parametrize(("approval", "sandbox"), [*itertools.product(APPROVAL_MODES, SANDBOX_MODES)])
 @pytest.mark.parametrize("host", [USER, CONFINING])
-def test_each_argument_is_one_flag_so_that_none_can_eat_another(approval: str, sandbox: str, host: Host) -> None:
+def test_each_argument_is_a_single_flag_with_its_value(approval: str, sandbox: str, host: Host) -> None:
     made = launch(
         host,
         Resume(CONVERSATION),
@@ -89,18 +89,18 @@ MODES = {
 
 
 @pytest.mark.parametrize(("approval", "sandbox"), MODES)
-def test_the_permission_mode_is_always_given(approval: str, sandbox: str) -> None:
+def test_permission_mode_is_always_set(approval: str, sandbox: str) -> None:
     given = flags(launch(approval_mode=approval, sandbox_mode=sandbox))["--permission-mode"]
     assert given == [MODES[approval, sandbox]]
 
 
-def test_words_that_were_never_completed_are_the_defaults() -> None:
+def test_missing_modes_are_treated_as_default() -> None:
     assert launch(approval_mode=None, sandbox_mode=None) == launch()
 
 
 @pytest.mark.parametrize("approval", APPROVAL_MODES)
 @pytest.mark.parametrize("sandbox", ["read-only", "workspace"])
-def test_a_sandbox_word_loads_no_settings_or_mcp_servers_of_anybody(approval: str, sandbox: str) -> None:
+def test_sandbox_mode_loads_no_user_settings_or_mcp_servers(approval: str, sandbox: str) -> None:
     given = flags(launch(approval_mode=approval, sandbox_mode=sandbox))
     assert given["--setting-sources"] == [""]
     assert "--strict-mcp-config" in given
@@ -108,12 +108,12 @@ def test_a_sandbox_word_loads_no_settings_or_mcp_servers_of_anybody(approval: st
 
 
 @pytest.mark.parametrize("approval", ["default", "auto", "always"])
-def test_without_a_sandbox_word_the_users_own_settings_count_but_not_the_projects(approval: str) -> None:
+def test_without_a_sandbox_mode_only_user_settings_are_loaded(approval: str) -> None:
     assert flags(launch(approval_mode=approval))["--setting-sources"] == ["user"]
 
 
 @pytest.mark.parametrize("approval", APPROVAL_MODES)
-def test_read_only_has_no_tool_that_writes(approval: str) -> None:
+def test_read_only_has_no_write_tools(approval: str) -> None:
     assert flags(launch(approval_mode=approval, sandbox_mode="read-only"))["--tools"] == ["Read,Grep,Glob"]
 
 
@@ -122,7 +122,7 @@ def test_always_asks_for_each_tool(approval: str, sandbox: str) -> None:
     assert permissions(launch(CONFINING, approval_mode=approval, sandbox_mode=sandbox))["ask"] == ["*"]
 
 
-def test_workspace_confines_the_shell_where_bwrap_and_socat_are_there() -> None:
+def test_workspace_sandboxes_the_shell_with_bwrap_and_socat() -> None:
     made = launch(CONFINING, sandbox_mode="workspace")
     assert settings(made)["sandbox"] == {
         "enabled": True,
@@ -135,20 +135,20 @@ def test_workspace_confines_the_shell_where_bwrap_and_socat_are_there() -> None:
 
 
 @pytest.mark.parametrize("commands", [(), ("bwrap",), ("socat",)])
-def test_workspace_has_no_shell_where_one_of_them_is_missing(commands: tuple[str, ...]) -> None:
+def test_workspace_has_no_shell_without_bwrap_or_socat(commands: tuple[str, ...]) -> None:
     made = launch(Host(commands=frozenset(commands)), sandbox_mode="workspace")
     assert flags(made)["--tools"] == ["Read,Grep,Glob,Write,Edit,NotebookEdit"]
     assert "sandbox" not in settings(made)
 
 
-def test_workspace_with_always_does_not_let_the_sandbox_answer_for_the_user() -> None:
+def test_workspace_with_always_does_not_auto_allow_sandboxed_commands() -> None:
     sandbox = settings(launch(CONFINING, approval_mode="always", sandbox_mode="workspace"))["sandbox"]
     assert isinstance(sandbox, dict)
     assert sandbox["autoAllowBashIfSandboxed"] is False
 
 
 @pytest.mark.parametrize("approval", ["default", "auto", "always"])
-def test_worktrees_memory_and_git_status_are_closed(approval: str) -> None:
+def test_worktrees_memory_and_git_status_are_disabled(approval: str) -> None:
     own = settings(launch(approval_mode=approval))
     assert own["includeGitInstructions"] is False
     assert own["autoMemoryEnabled"] is False
@@ -157,31 +157,31 @@ def test_worktrees_memory_and_git_status_are_closed(approval: str) -> None:
 
 
 @pytest.mark.parametrize(("approval", "sandbox"), MODES)
-def test_no_other_session_of_the_machine_can_send_it_a_message(approval: str, sandbox: str) -> None:
+def test_messages_from_other_sessions_are_refused(approval: str, sandbox: str) -> None:
     assert settings(launch(approval_mode=approval, sandbox_mode=sandbox))["crossSessionInbound"] == "refuse"
 
 
 @pytest.mark.parametrize("approval", ["default", "auto", "always"])
-def test_what_reaches_other_sessions_or_acts_later_is_not_there(approval: str) -> None:
+def test_tools_for_other_sessions_and_scheduling_are_disallowed(approval: str) -> None:
     denied = flags(launch(approval_mode=approval))["--disallowedTools"][0].split(",")
     assert {"SendMessage", "ListAgents", "Monitor", "CronCreate", "ScheduleWakeup", "EnterWorktree"} <= {*denied}
 
 
 @pytest.mark.parametrize("sandbox", ["default", "full"])
-def test_what_begins_turns_that_no_run_asked_for_is_not_there_where_all_else_is(sandbox: str) -> None:
+def test_full_access_disallows_only_tools_that_start_turns_by_themselves(sandbox: str) -> None:
     """A process that stays would go on between its runs, and tell what it says there in the next."""
     denied = flags(launch(approval_mode="none", sandbox_mode=sandbox))["--disallowedTools"][0].split(",")
     assert {*denied} == {"CronCreate", "CronDelete", "Monitor", "ScheduleWakeup", "Workflow"}
 
 
 @pytest.mark.parametrize(("approval", "sandbox"), MODES)
-def test_nothing_is_at_work_in_the_background_when_a_run_has_ended(approval: str, sandbox: str) -> None:
+def test_background_tasks_and_cron_are_disabled(approval: str, sandbox: str) -> None:
     made = launch(approval_mode=approval, sandbox_mode=sandbox)
     for name in ("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS", "CLAUDE_CODE_DISABLE_CRON"):
         assert made.env[name] == "1"
 
 
-def test_claudes_own_folder_is_where_the_environment_says() -> None:
+def test_claude_config_dir_sets_the_protected_folder() -> None:
     made = launch(Host(env={"CLAUDE_CONFIG_DIR": "/srv/claude/"}))
     assert permissions(made)["deny"] == ["Edit(//srv/claude/**)"]
 
@@ -197,29 +197,27 @@ def test_claudes_own_folder_is_where_the_environment_says() -> None:
         (b"garbage", False),
     ],
 )
-def test_there_are_no_sub_agents_where_the_user_switched_off_the_hook_that_guards_them(
-    data: bytes, denied: bool
-) -> None:
+def test_subagents_are_disallowed_if_hooks_are_disabled(data: bytes, denied: bool) -> None:
     host = Host(read={"~/.claude/settings.json": data}.get)
     assert ("Task" in flags(launch(host))["--disallowedTools"][0].split(",")) is denied
 
 
 @pytest.mark.parametrize("sandbox", ["default", "full"])
-def test_acting_unasked_as_root_is_refused_with_what_is_possible(sandbox: str) -> None:
+def test_approval_none_as_root_is_rejected_with_alternatives(sandbox: str) -> None:
     with pytest.raises(Unsupported, match=r"as root; .*'auto'.*IS_SANDBOX=1") as refused:
         launch(Host(is_root=True), approval_mode="none", sandbox_mode=sandbox)
     assert refused.value.field == "approval_mode"
 
 
 @pytest.mark.parametrize("env", [{"IS_SANDBOX": "1"}, {"CLAUDE_CODE_BUBBLEWRAP": "1"}])
-def test_root_may_act_unasked_where_the_environment_says_that_the_machine_is_a_sandbox(env: dict[str, str]) -> None:
+def test_approval_none_as_root_is_allowed_with_is_sandbox(env: dict[str, str]) -> None:
     made = launch(Host(is_root=True, env=env), approval_mode="none")
     assert flags(made)["--permission-mode"] == ["bypassPermissions"]
     assert "IS_SANDBOX" not in made.env
 
 
 @pytest.mark.parametrize("sandbox", ["read-only", "workspace"])
-def test_root_needs_no_leave_where_a_sandbox_word_guards(sandbox: str) -> None:
+def test_approval_none_as_root_is_allowed_in_a_sandbox_mode(sandbox: str) -> None:
     assert launch(Host(is_root=True), approval_mode="none", sandbox_mode=sandbox)
 
 
@@ -233,16 +231,16 @@ def test_allowed_tools_limit_the_tools_and_start_no_mcp_server() -> None:
 @pytest.mark.parametrize(
     ("sandbox", "tools"), [("read-only", "Read"), ("workspace", "Read,Write"), ("full", "Read,Write,Bash")]
 )
-def test_allowed_tools_never_add_to_those_of_the_sandbox_word(sandbox: str, tools: str) -> None:
+def test_allowed_tools_never_exceed_the_tools_of_the_sandbox_mode(sandbox: str, tools: str) -> None:
     assert flags(launch(sandbox_mode=sandbox, allowed_tools=("Read", "Write", "Bash")))["--tools"] == [tools]
 
 
-def test_no_allowed_tool_is_no_tool() -> None:
+def test_empty_allowed_tools_disables_all_tools() -> None:
     assert flags(launch(allowed_tools=()))["--tools"] == [""]
 
 
 @pytest.mark.parametrize("name", ["default", "Bash(git *)", "mcp__x__y", "Read,Bash", "", "--x", "Ba\0sh"])
-def test_an_allowed_tool_that_cannot_be_limited_by_name_is_refused(name: str) -> None:
+def test_allowed_tool_that_is_not_built_in_is_rejected(name: str) -> None:
     with pytest.raises(Unsupported, match="built-in tools by name") as refused:
         launch(allowed_tools=("Read", name))
     assert refused.value.field == "allowed_tools[1]"
@@ -255,11 +253,11 @@ def test_an_allowed_tool_that_cannot_be_limited_by_name_is_refused(name: str) ->
         *(("best", "opus"), ("powerful", "opus"), ("claude-x[1m]", "claude-x[1m]")),
     ],
 )
-def test_a_model_alias_becomes_claudes(model: str, given: str) -> None:
+def test_model_alias_is_mapped_to_the_alias_of_claude(model: str, given: str) -> None:
     assert flags(launch(model=model))["--model"] == [given]
 
 
-def test_without_a_model_the_cli_chooses() -> None:
+def test_without_a_model_no_model_flag_is_passed() -> None:
     assert "--model" not in flags(launch())
 
 
@@ -270,13 +268,13 @@ def test_the_system_prompt_is_appended_from_a_private_file() -> None:
     assert "$PRIVATE/system-prompt.md: 900000 bytes" in describe(made, 5)
 
 
-def test_a_fork_resumes_under_an_id_of_its_own() -> None:
+def test_fork_resumes_under_a_new_id() -> None:
     assert "--fork-session" in launch(USER, Resume(CONVERSATION, fork=True)).argv
     assert "--fork-session" not in launch(USER, Resume(CONVERSATION)).argv
 
 
 @pytest.mark.parametrize("handle", ["a title", "", CONVERSATION + "0", "--continue"])
-def test_a_title_is_no_conversation(handle: str) -> None:
+def test_only_a_conversation_id_can_be_resumed(handle: str) -> None:
     """Claude looks for another conversation with that title."""
     with pytest.raises(NotResumable):
         launch(USER, Resume(handle))
@@ -305,23 +303,23 @@ def test_options_become_flags() -> None:
 
 
 @pytest.mark.parametrize("turns", [0, None])
-def test_no_limit_of_turns_is_no_flag(turns: int | None) -> None:
+def test_unlimited_turns_pass_no_flag(turns: int | None) -> None:
     assert "--max-turns" not in flags(launch(max_turns=turns))
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
-def test_each_effort_is_the_nearest_that_claude_has(effort: str) -> None:
+def test_effort_is_mapped_to_the_nearest_level_of_claude(effort: str) -> None:
     nearest = {"none": "low", "minimal": "low"}
     assert flags(launch(effort=effort))["--effort"] == [nearest.get(effort, effort)]
 
 
-def test_an_unknown_effort_is_refused_since_claude_would_ignore_it() -> None:
+def test_unknown_effort_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match="no effort 'ultra'; have none, minimal, low, medium") as refused:
         launch(effort="ultra")
     assert refused.value.field == "effort"
 
 
-def test_a_schema_cannot_be_answered_where_each_tool_call_is_denied() -> None:
+def test_output_schema_with_approval_always_is_rejected() -> None:
     with pytest.raises(Unsupported, match="use another approval_mode") as refused:
         launch(approval_mode="always", output_schema={"type": "object"})
     assert refused.value.field == "output_schema"
@@ -338,7 +336,7 @@ def test_a_schema_cannot_be_answered_where_each_tool_call_is_denied() -> None:
         ({"model": "x" * 200_000}, "model"),
     ],
 )
-def test_a_value_that_no_command_line_can_carry_is_refused(words: dict[str, object], field: str) -> None:
+def test_value_that_cannot_be_an_argument_is_rejected(words: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         launch(**words)
     assert refused.value.field == field
@@ -360,7 +358,7 @@ def test_a_value_that_no_command_line_can_carry_is_refused(words: dict[str, obje
         *("--permission-prompts=host", "--restricted", "--messaging-socket-path=/x", "--resume-drops-turn=x"),
     ],
 )
-def test_an_extra_flag_that_clinvk_governs_is_refused_in_each_spelling(approval: str, flag: str) -> None:
+def test_extra_flag_managed_by_clinvk_is_rejected_in_every_spelling(approval: str, flag: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         launch(approval_mode=approval, extra=("--effort=low", flag))
     assert refused.value.field == "extra[1]"
@@ -376,32 +374,32 @@ def test_an_extra_flag_that_clinvk_governs_is_refused_in_each_spelling(approval:
     ],
 )
 @pytest.mark.parametrize("flag", ["--plugin-dir=x", "--agents={}", "--agent=x", "--debug-file=/x", "--plugin-url=x"])
-def test_where_words_guard_only_harmless_extra_flags_are_accepted(words: dict[str, object], flag: str) -> None:
+def test_restricted_modes_accept_only_harmless_extra_flags(words: dict[str, object], flag: str) -> None:
     with pytest.raises(InvalidRequest, match="accepted are --effort"):
         launch(**words, extra=(flag,))
 
 
-def test_harmless_extra_flags_are_spelled_out() -> None:
+def test_harmless_extra_flags_are_joined_with_their_values() -> None:
     made = launch(extra=("--fallback-model", "haiku", "--betas=a", "--exclude-dynamic-system-prompt-sections"))
     assert made.argv[-3:] == ("--fallback-model=haiku", "--betas=a", "--exclude-dynamic-system-prompt-sections")
 
 
-def test_the_value_of_an_extra_flag_is_never_a_flag_of_its_own() -> None:
+def test_value_of_an_extra_flag_is_never_parsed_as_a_flag() -> None:
     made = launch(extra=("--fallback-model", "--dangerously-skip-permissions"))
     assert made.argv[-1] == "--fallback-model=--dangerously-skip-permissions"
 
 
-def test_an_extra_flag_without_its_value_is_refused() -> None:
+def test_extra_flag_without_its_value_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match="needs a value"):
         launch(extra=("--betas",))
 
 
-def test_where_nothing_guards_other_extra_flags_are_passed_on() -> None:
+def test_unrestricted_modes_pass_on_other_extra_flags() -> None:
     extra = ("--plugin-dir=/x", "--agents", "{}", "--brief")
     assert launch(approval_mode="none", extra=extra).argv[-4:] == extra
 
 
-def test_images_go_as_blocks_of_one_message_on_stdin() -> None:
+def test_images_are_sent_as_blocks_of_one_message_on_stdin() -> None:
     request = replace(PLAIN, images=(Image("image/png", b"\x89PNG"),))
     assert "--input-format=stream-json" in Claude().launch(request, None, USER).argv
     (message,) = [json.loads(line) for line in stdin(request).splitlines()]
@@ -411,7 +409,7 @@ def test_images_go_as_blocks_of_one_message_on_stdin() -> None:
 
 
 @pytest.mark.parametrize("images", [(), (Image("image/png", b"\x89PNG"),)])
-def test_a_prompt_that_is_data_is_never_the_last_block(images: tuple[Image, ...]) -> None:
+def test_literal_prompt_is_never_the_last_block(images: tuple[Image, ...]) -> None:
     """In the last one Claude Code looks for its commands, and for files to read."""
     request = replace(PLAIN, prompt="/cost @a\ud800", literal=True, images=images)
     assert "--input-format=stream-json" in Claude().launch(request, None, USER).argv
@@ -425,14 +423,14 @@ def test_claude_models_are_claimed(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["gpt-5", "o3", "gemini-2.5-pro", "octopus", "sonnets", "", "fast"])
-def test_other_models_are_not(model: str) -> None:
+def test_other_models_are_not_claimed(model: str) -> None:
     assert not Claude().claims(model)
 
 
 @pytest.mark.parametrize(
     "prompt", ["/config permissionMode=acceptEdits", "/settings", "/config\tmodel=opus", "/mcp disable x"]
 )
-def test_a_command_by_which_claude_changes_settings_itself_is_refused_where_it_is_guarded(prompt: str) -> None:
+def test_slash_command_that_changes_settings_is_rejected_in_restricted_modes(prompt: str) -> None:
     for approval in ("default", "auto", "always"):
         with pytest.raises(Unsupported, match=r"would carry out /\w+ itself") as refused:
             launch(prompt=prompt, approval_mode=approval)
@@ -444,5 +442,5 @@ def test_a_command_by_which_claude_changes_settings_itself_is_refused_where_it_i
 
 
 @pytest.mark.parametrize("prompt", ["/configure it", "/mine", "/config-check", "What does /config do?"])
-def test_other_commands_and_text_are_left_to_claude(prompt: str) -> None:
+def test_other_slash_commands_and_text_are_passed_on(prompt: str) -> None:
     assert launch(prompt=prompt, approval_mode="default")

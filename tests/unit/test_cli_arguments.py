@@ -15,7 +15,7 @@ def prompt_flags(*argv: str) -> PromptFlags:
     return flags
 
 
-def test_every_flag_of_a_prompt_reaches_its_field() -> None:
+def test_every_prompt_flag_sets_its_field() -> None:
     flags = prompt_flags(
         *("-b", "codex", "-m", "best", "-w", "/w", "-o", "text", "--config", "c", "--dry-run", "--ephemeral"),
         *("--approval-mode", "auto", "--sandbox-mode", "read-only", "--system-prompt=-s", "--max-turns", "3"),
@@ -42,11 +42,11 @@ def test_every_flag_of_a_prompt_reaches_its_field() -> None:
     )
 
 
-def test_without_flags_nothing_is_asked_for() -> None:
+def test_without_flags_all_fields_have_defaults() -> None:
     assert prompt_flags() == PromptFlags()
 
 
-def test_a_value_that_is_a_command_is_a_value() -> None:
+def test_flag_value_that_equals_a_command_name_is_a_value() -> None:
     assert prompt_flags("-m", "serve", "hello there").model == "serve"
     command, flags = arguments.read(["-m", "serve", "serve", "-p", "1"])
     assert command == "serve"
@@ -66,7 +66,7 @@ def test_a_value_that_is_a_command_is_a_value() -> None:
         (["--remove", "a", "sessions", "tag", "3f9c", "--", "b"], "sessions tag", {"words": ("3f9c", "b")}),
     ],
 )
-def test_a_commands_own_flags_may_stand_before_it(argv: list[str], command: str, given: dict[str, object]) -> None:
+def test_command_flags_may_precede_the_command(argv: list[str], command: str, given: dict[str, object]) -> None:
     asked = arguments.read(argv)
     assert asked.command == command
     assert {name: getattr(asked.flags, name) for name in given} == given
@@ -75,20 +75,20 @@ def test_a_commands_own_flags_may_stand_before_it(argv: list[str], command: str,
 @pytest.mark.parametrize(
     "argv", [["--json", "fix", "sessions", "list"], ["--modle", "x", "chain"], ["--limit", "5", "list the sessions"]]
 )
-def test_a_flag_that_is_none_makes_no_command_of_a_prompt(argv: list[str]) -> None:
+def test_unknown_flag_does_not_turn_a_prompt_into_a_command(argv: list[str]) -> None:
     with pytest.raises(InvalidRequest, match=f"no flag '{argv[0]}'"):
         arguments.read(argv)
 
 
 @pytest.mark.parametrize("word", ["verison", "Help", "sesions"])
-def test_a_word_that_nearly_is_a_command_is_no_prompt_but_after_two_dashes(word: str) -> None:
+def test_mistyped_command_is_rejected_unless_after_two_dashes(word: str) -> None:
     with pytest.raises(InvalidRequest, match="did you mean"):
         arguments.read([word])
     assert prompt_flags("--", word).words == (word,)
 
 
 @pytest.mark.parametrize("word", ["/help", "/resume", "/doctor"])
-def test_a_word_with_a_slash_before_it_is_a_prompt(word: str) -> None:
+def test_word_with_a_leading_slash_is_a_prompt(word: str) -> None:
     assert prompt_flags(word).words == (word,)
 
 

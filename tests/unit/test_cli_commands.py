@@ -15,7 +15,7 @@ STARTED = [name for name in COMMANDS if name not in ANSWERED_BY_ENTRY]
 
 
 @pytest.mark.parametrize("name", ["", *STARTED])
-def test_a_command_is_started_with_the_flags_that_it_takes(name: str) -> None:
+def test_command_function_accepts_the_flags_of_its_command(name: str) -> None:
     start = start_of(name)
     takes = get_type_hints(start)["flags"]
     given = (COMMANDS[name] if name else PROMPT).flags
@@ -23,7 +23,7 @@ def test_a_command_is_started_with_the_flags_that_it_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_is_read_with_as_many_words_as_it_needs_and_no_fewer(name: str) -> None:
+def test_number_of_command_arguments_is_checked(name: str) -> None:
     command = COMMANDS[name]
     words = [*name.split(), *(["word"] * command.least)]
     assert arguments.read(words).command == name
@@ -36,13 +36,13 @@ def test_a_command_is_read_with_as_many_words_as_it_needs_and_no_fewer(name: str
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_asked_for_before_words_are_counted(name: str) -> None:
+def test_help_flag_works_without_required_arguments(name: str) -> None:
     asked = arguments.read([*name.split(), "--help"])
     assert (asked.command, asked.flags.help) == (name, True)
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_a_group_needs_one_of_its_commands(group: str) -> None:
+def test_group_requires_a_subcommand(group: str) -> None:
     assert len(members(group)) > 1
     with pytest.raises(InvalidRequest, match=f"{group} needs one of {', '.join(members(group))}"):
         arguments.read([group])
@@ -51,18 +51,18 @@ def test_a_group_needs_one_of_its_commands(group: str) -> None:
     assert arguments.read([group, "-h"]).flags.help
 
 
-def test_the_help_of_a_prompt_lists_every_command() -> None:
+def test_main_help_lists_every_command() -> None:
     listed = help_of("").epilog.partition("examples:")[0]
     assert {word for word in FIRST_WORDS if f"\n  {word}" not in listed} == set()
 
 
-def test_every_command_of_two_words_belongs_to_a_group_and_the_groups_help_lists_it() -> None:
+def test_group_help_lists_every_subcommand() -> None:
     for name in COMMANDS:
         first, _, second = name.partition(" ")
         assert (first in GROUPS) == bool(second)
         assert not second or f"\n  {name}" in help_of(first).epilog
 
 
-def test_what_follows_two_dashes_is_a_word_of_the_command() -> None:
+def test_words_after_two_dashes_are_arguments() -> None:
     assert arguments.read(["config", "set", "k", "--dry-run", "--", "-v"]).flags.words == ("k", "-v")
     assert arguments.read(["config", "set", "--", "-k", "--dry-run"]).flags == Flags(words=("-k", "--dry-run"))

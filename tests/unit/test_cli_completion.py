@@ -53,7 +53,7 @@ OFFERED: list[tuple[str, list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("line", "some", "none"), OFFERED, ids=[line for line, _, _ in OFFERED])
-def test_the_last_word_is_completed(tmp_path: Path, line: str, some: list[str], none: list[str]) -> None:
+def test_last_word_is_completed(tmp_path: Path, line: str, some: list[str], none: list[str]) -> None:
     found = candidates(line.split(" "), {"HOME": str(tmp_path)})
     assert set(some) <= set(found)
     assert not set(none) & set(found)

@@ -26,12 +26,12 @@ COPIED = {
         ),
     ],
 )
-def test_a_limit_copied_from_the_former_example_is_a_warning(server: ServerSettings, message: str) -> None:
+def test_limit_copied_from_the_former_example_is_a_warning(server: ServerSettings, message: str) -> None:
     check = check_runs(server, COPIED, 64)
     assert (check.status, check.message) == ("warning", message)
 
 
 @pytest.mark.parametrize("machine", [16, 64])
-def test_a_limit_from_the_environment_or_of_a_small_machine_is_no_warning(machine: int) -> None:
+def test_limit_from_the_environment_or_on_a_small_machine_is_ok(machine: int) -> None:
     server = ServerSettings(max_concurrent_runs=16, max_concurrent_per_backend=16)
     assert check_runs(server, COPIED if machine == 16 else {}, machine).status == "ok"

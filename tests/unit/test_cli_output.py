@@ -17,11 +17,11 @@ from clinvk.cli.terminal.output import Notes, on_one_line, without_sequences
         ("長\x1b[1m\u0301い [31m", "長\u0301い [31m"),
     ],
 )
-def test_of_a_message_whole_sequences_are_left_out(text: str, expected: str) -> None:
+def test_escape_sequences_are_removed_from_messages(text: str, expected: str) -> None:
     assert on_one_line(without_sequences(text)) == expected
 
 
-def test_only_errors_are_told_without_sequences_since_notes_have_names(capfd: pytest.CaptureFixture[str]) -> None:
+def test_escape_sequences_are_removed_only_from_errors(capfd: pytest.CaptureFixture[str]) -> None:
     notes = Notes({})
     notes.say("safe\x1b]0;evil\x07.py")
     notes.error("\x1b[31mfailed\x1b[m")

@@ -74,32 +74,32 @@ def printed(run: Finished, *events: TextDelta | RunStarted | Ending) -> dict[str
     return json.loads(chunks[-1])
 
 
-def test_text_ends_with_one_newline_whatever_the_answer_ends_with() -> None:
+def test_text_always_ends_with_one_newline() -> None:
     for texts, expected in ((["a", "b"], b"ab\n"), (["a\n"], b"a\n"), ([], b""), (["a", ""], b"a\n")):
         for ending in (RunFinished(), RunFailed("agent_failed", "no")):
             printer = TextPrinter()
             assert b"".join(printer.feed(event, 0) for event in [*map(TextDelta, texts), ending]) == expected
 
 
-def test_text_is_the_answer_alone() -> None:
+def test_text_contains_only_the_answer() -> None:
     printer = TextPrinter()
     for event in (RunStarted(), ThinkingDelta("hm"), ToolCall("1", "Bash", {}), Progress("retry", "again")):
         assert printer.feed(event, 0) == b""
 
 
-def test_json_prefers_the_model_that_the_agent_names() -> None:
+def test_json_prefers_the_model_reported_by_the_agent() -> None:
     assert printed(Finished(), RunStarted("told"), RunFinished())["model"] == "told"
     assert printed(Finished(), RunStarted(), RunFinished())["model"] == "asked"
 
 
-def test_json_keeps_what_was_said_before_a_failure() -> None:
+def test_json_keeps_output_before_a_failure() -> None:
     ending = RunFailed("agent_failed", "it broke", 3)
     result = printed(Finished(), RunStarted(), TextDelta("a"), TextDelta("b"), ending)
     assert (result["content"], result["error"], result["exit_code"]) == ("ab", "it broke", 1)
     assert result["duration_seconds"] == 2.5
 
 
-def test_json_counts_each_token_once_and_leaves_out_what_is_none() -> None:
+def test_json_counts_each_token_once_and_omits_missing_counts() -> None:
     result = printed(Finished(), RunFinished(usage=Usage(10, 5, 4, 2)))
     assert result["usage"] == {
         "input_tokens": 10,
@@ -116,13 +116,13 @@ def test_json_counts_each_token_once_and_leaves_out_what_is_none() -> None:
     assert printed(Finished(), RunFinished())["usage"] is None
 
 
-def test_json_tells_what_the_run_cost_where_the_agent_did() -> None:
+def test_json_contains_the_cost_if_reported() -> None:
     assert printed(Finished(), RunFinished(cost_usd=0.25))["cost_usd"] == 0.25
     assert printed(Finished(), RunFailed("agent_failed", "no", cost_usd=0.0))["cost_usd"] == 0
     assert "cost_usd" not in printed(Finished(), RunFinished())
 
 
-def test_json_tells_which_run_it_was_and_why_it_ended() -> None:
+def test_json_contains_run_id_and_stop_reason() -> None:
     finished = printed(Finished(), RunFinished("max_turns", structured_output={"a": [1]}))
     assert (finished["run_id"], finished["stop_reason"], finished["structured_output"]) == (
         "run",
@@ -143,11 +143,11 @@ def test_raw_is_the_agents_last_event_or_nothing(raw: bytes, expected: object) -
     assert printed(Finished(raw=raw), RunFinished())["raw"] == expected
 
 
-def test_a_run_that_never_started_took_no_time() -> None:
+def test_run_that_never_started_has_zero_duration() -> None:
     assert printed(Finished(started_at=None), RunFailed("invalid_request", "no"))["duration_seconds"] == 0
 
 
-def test_lines_carry_what_is_known_of_the_run() -> None:
+def test_lines_contain_the_known_facts_of_the_run() -> None:
     printer = LinesPrinter(Finished(session_id="s"), "/work")
     first = json.loads(printer.feed(RunStarted(), 101.0))
     last = json.loads(printer.feed(RunFinished(), 103.5))
@@ -176,11 +176,11 @@ def test_lines_carry_what_is_known_of_the_run() -> None:
         (RunFailed(BackendUnavailable.code, ""), 2),
     ],
 )
-def test_the_exit_code_of_an_ending(ending: Ending, code: int) -> None:
+def test_exit_code_follows_the_ending(ending: Ending, code: int) -> None:
     assert exits.of_ending(ending) == code
 
 
-def test_the_exit_code_of_an_error_before_the_run() -> None:
+def test_exit_code_follows_the_error_before_the_run() -> None:
     assert [exits.of_code(kind.code) for kind in (BackendUnavailable, ConfigError)] == [2, 3]
     of_sessions = (SessionNotFound, SessionBusy, NotResumable, AmbiguousId)
     assert {exits.of_code(kind.code) for kind in of_sessions} == {4}

@@ -38,21 +38,21 @@ def some(number: int) -> list[Session]:
         (b"\xffa", ["a"]),
     ],
 )
-def test_bytes_are_keys_however_they_are_cut(data: bytes, expected: list[str]) -> None:
+def test_keys_are_decoded_from_split_bytes(data: bytes, expected: list[str]) -> None:
     assert Keys().feed(data) == expected
     apart = Keys()
     assert [key for at in range(len(data)) for key in apart.feed(data[at : at + 1])] == expected
     assert not apart.is_waiting
 
 
-def test_escape_alone_is_a_key_once_nothing_followed() -> None:
+def test_lone_escape_is_a_key_after_flush() -> None:
     keys = Keys()
     assert (keys.feed(b"\x1b"), keys.is_waiting, keys.flush()) == ([], True, ["escape"])
     assert (keys.feed(b"\x1b["), keys.flush(), keys.flush()) == ([], ["escape"], [])
     assert (keys.feed(b"\xc3"), keys.is_waiting, keys.feed(b"\xa9")) == ([], False, ["é"])
 
 
-def test_the_mark_stays_in_the_list_and_in_sight() -> None:
+def test_selection_stays_within_the_list_and_visible() -> None:
     picker = Picker(some(100), NOW, None)
     for key in [*["down"] * 40, "up", "page_down", "page_down", "end", "down", "page_up", "home", "up", "down"]:
         picker.press(key)
@@ -64,7 +64,7 @@ def test_the_mark_stays_in_the_list_and_in_sight() -> None:
     assert picker.marked == some(100)[1]
 
 
-def test_typing_searches_and_what_is_found_begins_at_its_first() -> None:
+def test_typing_searches_and_selects_the_first_result() -> None:
     picker = Picker(some(5), NOW, None)
     picker.press("down")
     picker.press("x")
@@ -78,14 +78,14 @@ def test_typing_searches_and_what_is_found_begins_at_its_first() -> None:
     assert picker.text == ""
 
 
-def test_a_key_that_does_nothing_searches_for_nothing() -> None:
+def test_key_without_effect_starts_no_search() -> None:
     picker = Picker(some(2), NOW, None)
     for key in ("", "erase", "erase_all"):
         picker.press(key)
     assert picker.state == "open"
 
 
-def test_enter_chooses_only_what_is_there() -> None:
+def test_enter_chooses_only_an_existing_session() -> None:
     picker = Picker([], NOW, None)
     picker.press("enter")
     assert (picker.state, picker.marked) == ("open", None)
@@ -98,7 +98,7 @@ def test_enter_chooses_only_what_is_there() -> None:
 
 @pytest.mark.parametrize("columns", [1, 7, 20, 80, 300])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 24])
-def test_it_fits_any_terminal(columns: int, rows: int) -> None:
+def test_picker_fits_any_terminal(columns: int, rows: int) -> None:
     wide = [replace(session, initial_prompt="長い" * 200, working_dir="/家" * 90) for session in some(50)]
     picker = Picker(wide, NOW, None)
     picker.press("長")

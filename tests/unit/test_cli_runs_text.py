@@ -22,7 +22,7 @@ RUN = RunRecord(
 COMPARED = replace(RUN, backend="", model=None, request={"kind": "compare", "backends": ["claude", "codex"]})
 
 
-def test_details_leave_out_what_is_empty() -> None:
+def test_details_omit_empty_fields() -> None:
     lines = details(RUN, NOW, None)
     assert lines[:4] == [
         "id           11111111",
@@ -34,11 +34,11 @@ def test_details_leave_out_what_is_empty() -> None:
 
 
 @pytest.mark.parametrize("run", [RUN, COMPARED], ids=["prompt", "compare"])
-def test_a_prompt_that_stands_below_is_not_in_the_details(run: RunRecord) -> None:
+def test_details_omit_a_prompt_that_is_printed_below(run: RunRecord) -> None:
     *lines, _ = details(run, NOW, None)
     assert not any(line.startswith("about ") for line in lines)
     assert max(map(width, lines)) <= 41
 
 
-def test_of_several_agents_whose_prompt_is_not_kept_their_number_is_told() -> None:
+def test_details_of_a_comparison_without_a_prompt_show_the_number_of_backends() -> None:
     assert "about        2 backends" in details(replace(COMPARED, prompt=""), NOW, None)

@@ -23,14 +23,14 @@ SESSION = Session(
 )
 
 
-def test_short_ids_have_eight_digits_or_as_many_as_tell_them_apart() -> None:
+def test_short_ids_have_eight_digits_or_enough_to_be_unique() -> None:
     alike = ["0123456789" + "a" * 22, "0123456789" + "ab" + "a" * 20, "f" * 32]
     assert short_ids(alike) == ["0123456789aa", "0123456789ab", "f" * 8]
     assert short_ids([alike[2], alike[2]]) == ["f" * 8, "f" * 8]
     assert short_ids([]) == []
 
 
-def test_a_directory_of_the_home_begins_with_a_tilde() -> None:
+def test_directory_under_home_starts_with_a_tilde() -> None:
     assert directory("/home/me/x", "/home/me") == "~/x"
     assert directory("/home/me", "/home/me/") == "~"
     assert directory("/home/mean", "/home/me") == "/home/mean"
@@ -38,19 +38,19 @@ def test_a_directory_of_the_home_begins_with_a_tilde() -> None:
     assert directory("/a\x1b\n", "/") == "~/a??"
 
 
-def test_a_title_beats_the_first_prompt() -> None:
+def test_title_takes_precedence_over_the_first_prompt() -> None:
     assert titled(SESSION) == "the prompt"
     assert titled(replace(SESSION, title="a\ntitle")) == "a title"
 
 
-def test_a_list_that_is_piped_cuts_only_what_is_very_long() -> None:
+def test_piped_list_truncates_only_very_long_fields() -> None:
     long = replace(SESSION, initial_prompt="word " * 10_000, working_dir="/d" * 100)
     (_, row) = listing([long], NOW, None)
     assert "/d" * 100 in row
     assert len(row) < 400
 
 
-def test_details_leave_out_what_is_empty() -> None:
+def test_details_omit_empty_fields() -> None:
     names = [line.split("  ")[0] for line in details(SESSION, NOW, None, 80)]
     assert names == ["id", "prompt", "backend", "status", "directory", "created", "last used", "turns"]
     more = replace(SESSION, tags=("a", "b"), token_usage=Usage(1234, 5, 6), parent_id="b" * 32, metadata={"k": 1})
@@ -61,20 +61,20 @@ def test_details_leave_out_what_is_empty() -> None:
 
 
 @pytest.mark.parametrize("most", [80, 41])
-def test_the_beginning_of_a_prompt_fits_the_terminal(most: int) -> None:
+def test_prompt_is_truncated_to_the_terminal_width(most: int) -> None:
     lines = details(replace(SESSION, initial_prompt="長い" * 400), NOW, None, most)
     assert most - 2 < width(lines[1]) <= most
     assert lines[1].endswith("…")
 
 
-def test_turns_tell_when_they_were_created() -> None:
+def test_turns_show_their_creation_time() -> None:
     run = RunRecord(id="1" * 32, backend="claude", prompt="one", state="queued", created_at=NOW)
     head, row = turns([run], NOW, None)
     assert head.split() == ["TURN", "STATE", "CREATED", "TOOK", "IN", "OUT", "PROMPT"]
     assert row.split() == ["1", "queued", "just", "now", "one"]
 
 
-def test_markdown_says_how_a_turn_failed_or_that_it_is_under_way() -> None:
+def test_markdown_shows_failed_and_running_turns() -> None:
     failed = RunRecord(
         id="1" * 32,
         backend="claude",

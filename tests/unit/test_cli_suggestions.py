@@ -9,7 +9,7 @@ from clinvk.types.errors import InvalidRequest
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 @pytest.mark.parametrize("flag", ["--json", "--jsn", "--yess", "--continu", "--no-servr", "--port"])
-def test_only_a_flag_that_the_command_takes_is_suggested(name: str, flag: str) -> None:
+def test_suggested_flag_exists_for_the_command(name: str, flag: str) -> None:
     words = [*name.split(), *(["word"] * COMMANDS[name].least)] if name else ["a prompt"]
     try:
         arguments.read([*words, flag])
@@ -20,11 +20,11 @@ def test_only_a_flag_that_the_command_takes_is_suggested(name: str, flag: str) -
 
 
 @pytest.mark.parametrize("name", ["service uninstall", "service print"])
-def test_a_command_without_json_says_that_it_has_no_such_flag(name: str) -> None:
+def test_json_flag_is_rejected_by_commands_without_it(name: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"^{name} has no flag '--json'; see clinvk help {name}$"):
         arguments.read([*name.split(), "--json"])
 
 
-def test_a_flag_that_takes_no_value_says_so() -> None:
+def test_value_for_a_boolean_flag_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match=r"^--json: takes no value, got 'yes'$"):
         arguments.read(["sessions", "list", "--json=yes"])

@@ -313,11 +313,11 @@ def test_every_recording_is_used() -> None:
 
 @pytest.mark.parametrize("noise", [False, True])
 @pytest.mark.parametrize("case", EXPECTED)
-def test_a_recording_becomes_events(case: str, noise: bool) -> None:
+def test_recording_is_decoded_to_the_expected_events(case: str, noise: bool) -> None:
     assert played(case, resume=RESUMED.get(case), noise=noise) == EXPECTED[case]
 
 
-def test_threads_of_one_process_keep_apart() -> None:
+def test_threads_of_one_process_are_kept_separate() -> None:
     process = Process(runs=2)
     process.hear(*(RECORDINGS / "two_threads.stdout").read_bytes().splitlines())
     for run, usage in (("r0", Usage(100, 30, 20, 10)), ("r1", Usage(7, 5, 6, 4))):
@@ -327,7 +327,7 @@ def test_threads_of_one_process_keep_apart() -> None:
         assert events[-1] == RunFinished(usage=usage, turns=1)
 
 
-def test_an_answer_by_a_schema_is_given_as_json() -> None:
+def test_structured_output_is_parsed_as_json() -> None:
     finished = played("schema", replace(HELLO, output_schema=SCHEMA))[-1]
     assert isinstance(finished, RunFinished)
     assert finished.structured_output == {"a": "b"}
@@ -353,26 +353,26 @@ def trouble(message: str, will_retry: bool, details: str | None = None, info: ob
     return note("error", error=error, willRetry=will_retry)
 
 
-def test_a_message_that_comes_whole_alone_is_given_whole() -> None:
+def test_message_without_deltas_is_emitted_in_full() -> None:
     assert turned(item("completed", type="agentMessage", text="all")) == [TextDelta("all")]
 
 
-def test_of_a_message_in_full_only_what_its_pieces_lacked_is_given() -> None:
+def test_full_message_adds_only_text_missing_from_its_deltas() -> None:
     full = item("completed", type="agentMessage", text="one two")
     assert turned(delta("one"), full) == [TextDelta("one"), TextDelta(" two")]
 
 
-def test_messages_are_a_blank_line_apart() -> None:
+def test_messages_are_separated_by_a_blank_line() -> None:
     first = item("completed", type="agentMessage", text="one")
     assert turned(delta("one"), first, delta("two", "j")) == [TextDelta("one"), TextDelta("\n\ntwo")]
 
 
-def test_a_message_that_comes_out_otherwise_after_a_cut_is_another() -> None:
+def test_different_message_after_a_reconnect_is_separate() -> None:
     lines = (delta("one two"), trouble("Reconnecting... 1/5", will_retry=True), delta("one", "j"), delta(" three", "j"))
     assert [event for event in turned(*lines) if isinstance(event, TextDelta)] == text("one two", "\n\none three")
 
 
-def test_a_message_after_a_cut_and_a_command_is_one_of_its_own() -> None:
+def test_message_after_a_reconnect_and_a_command_is_separate() -> None:
     cut = trouble("Reconnecting... 1/5", will_retry=True)
     command = item("completed", type="commandExecution", command="ls", exitCode=0, status="completed")
     told = turned(delta("Let me"), cut, command, delta("Let me see", "j"))
@@ -391,13 +391,13 @@ def answered(*lines: bytes) -> str:
     return "".join(event.text for event in turned(*lines) if isinstance(event, TextDelta))
 
 
-def test_a_message_that_was_whole_when_the_stream_broke_is_not_told_again() -> None:
+def test_complete_message_is_not_repeated_after_a_reconnect() -> None:
     assert answered(*said("one", "1"), CUT_OFF, *said("one", "2")) == "one"
     assert answered(*said("one", "1"), CUT_OFF, *said("one", "2")[1:]) == "one"
     assert answered(*said("one", "1"), CUT_OFF, *said("one", "2"), CUT_OFF, *said("one", "3")) == "one"
 
 
-def test_messages_that_were_whole_when_the_stream_broke_are_each_told_once() -> None:
+def test_several_complete_messages_are_not_repeated_after_a_reconnect() -> None:
     first = (*said("one", "1"), *said("two", "2"), delta("thr", "3"), CUT_OFF)
     assert answered(*first, *said("one", "4"), *said("two", "5"), *said("three", "6")) == "one\n\ntwo\n\nthree"
     assert answered(*first, *said("one", "4"), CUT_OFF, *said("one", "5"), *said("two", "6")) == "one\n\ntwo\n\nthr"
@@ -405,16 +405,16 @@ def test_messages_that_were_whole_when_the_stream_broke_are_each_told_once() -> 
     assert answered(*said("one", "1"), CUT_OFF, *said("one", "2"), *said("more", "3")) == "one\n\nmore"
 
 
-def test_a_message_that_comes_out_otherwise_than_one_that_was_whole_is_another() -> None:
+def test_message_that_differs_from_a_complete_one_is_separate() -> None:
     assert answered(*said("one", "1"), CUT_OFF, *said("two", "2")) == "one\n\ntwo"
 
 
-def test_what_an_earlier_request_said_is_not_told_again_by_a_later_one() -> None:
+def test_same_text_from_a_later_request_is_not_a_repetition() -> None:
     lines = (*said("one", "1"), tokens(10, 10), CUT_OFF, *said("one", "2"))
     assert answered(*lines) == "one\n\none"
 
 
-def test_a_summary_that_was_whole_when_the_stream_broke_is_not_told_again() -> None:
+def test_complete_summary_is_not_repeated_after_a_reconnect() -> None:
     def whole(item_id: str) -> bytes:
         return note("item/completed", item={"type": "reasoning", "id": item_id, "summary": ["a", "b"]})
 
@@ -423,35 +423,35 @@ def test_a_summary_that_was_whole_when_the_stream_broke_is_not_told_again() -> N
     assert [event.text for event in told if isinstance(event, ThinkingDelta)] == ["a", "\n\nb", "\n\nc"]
 
 
-def test_parts_of_a_summary_are_a_blank_line_apart_and_not_told_twice() -> None:
+def test_summary_parts_are_separated_by_a_blank_line_and_emitted_once() -> None:
     whole = item("completed", type="reasoning", summary=["a b", "c"])
     lines = (thought("a "), thought("b"), thought("c", part=1), whole, thought("d", item="j"))
     assert turned(*lines) == [ThinkingDelta(text) for text in ("a ", "b", "\n\nc", "\n\nd")]
 
 
-def test_a_summary_that_comes_whole_is_given_whole() -> None:
+def test_summary_without_deltas_is_emitted_in_full() -> None:
     assert turned(item("completed", type="reasoning", summary=["a", "b"])) == [ThinkingDelta("a\n\nb")]
 
 
-def test_a_warning_before_the_turn_has_begun_comes_after_its_start() -> None:
+def test_warning_before_the_turn_is_emitted_after_run_started() -> None:
     process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
     process.hear(note("warning", message="odd"))
     assert process.told == []
     assert process.hear(note("turn/started", turn=TURN)).told == [STARTED, Progress("warning", "odd")]
 
 
-def test_the_tokens_of_former_turns_that_a_resumed_thread_tells_are_not_the_runs() -> None:
+def test_usage_excludes_earlier_turns_of_a_resumed_thread() -> None:
     process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}), tokens(100, 100))
     process.hear(note("turn/started", turn=TURN), tokens(130, 30), ended())
     assert process.told == [STARTED, RunFinished(usage=Usage(input_tokens=30), turns=1)]
 
 
-def test_a_turn_whose_start_is_not_told_starts_with_its_first_piece() -> None:
+def test_turn_without_a_start_notification_starts_with_its_first_delta() -> None:
     process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
     assert process.hear(delta("one")).told == [STARTED, TextDelta("one")]
 
 
-def test_what_goes_on_behind_a_former_turn_is_not_of_the_next() -> None:
+def test_late_items_of_an_earlier_turn_are_not_part_of_the_next() -> None:
     """A command that the agent left running ends during the next turn, or before that is said to have begun."""
     process = again(staying().hear(ended()))
     late = item("completed", type="commandExecution", command="sleep 9", status="completed")
@@ -461,17 +461,17 @@ def test_what_goes_on_behind_a_former_turn_is_not_of_the_next() -> None:
     assert process.events[2:] == [("r1", STARTED), ("r1", TextDelta("one"))]
 
 
-def test_the_end_of_another_turn_ends_nothing() -> None:
+def test_end_of_another_turn_is_ignored() -> None:
     other = note("turn/completed", turn={"id": "another", "status": "completed"})
     assert turned(other, delta("one"), ended()) == [TextDelta("one"), RunFinished()]
 
 
-def test_a_plan_is_progress() -> None:
+def test_plan_is_emitted_as_progress() -> None:
     steps = [{"step": "one", "status": "completed"}, {"step": "two", "status": "inProgress"}]
     assert turned(note("turn/plan/updated", plan=steps)) == [Progress("plan", "1/2 done; next: two")]
 
 
-def test_a_declined_command_is_a_failed_one() -> None:
+def test_declined_command_is_an_error_result() -> None:
     fields = {"type": "commandExecution", "command": "rm x", "status": "declined"}
     assert turned(item("completed", **fields)) == [
         ToolCall("i", "command_execution", {"command": "rm x"}),
@@ -479,13 +479,13 @@ def test_a_declined_command_is_a_failed_one() -> None:
     ]
 
 
-def test_a_search_is_called_when_its_query_is_known() -> None:
+def test_web_search_is_emitted_once_its_query_is_known() -> None:
     empty = item("started", type="webSearch", query="")
     done = item("completed", type="webSearch", query="q", action={"type": "search"})
     assert turned(empty, done) == [ToolCall("i", "web_search", {"query": "q"}), ToolResult("i", '{"type":"search"}')]
 
 
-def test_a_sub_agent_is_named_as_exec_names_it() -> None:
+def test_subagent_call_has_the_same_name_as_in_exec() -> None:
     fields = {"type": "collabAgentToolCall", "prompt": "go", "receiverThreadIds": ["s"]}
     line = item("completed", tool="spawnAgent", agentsStates={"s": {"status": "running"}}, **fields)
     assert turned(line) == [
@@ -494,13 +494,13 @@ def test_a_sub_agent_is_named_as_exec_names_it() -> None:
     ]
 
 
-def test_tokens_are_those_of_the_turn_however_often_they_are_told() -> None:
+def test_repeated_usage_notifications_count_once() -> None:
     told = (tokens(150, 50), tokens(150, 50), tokens(170, 20), ended())
     ending = Process(resume=Resume(THREAD)).up().hear(*told).told[-1]
     assert ending == RunFinished(usage=Usage(input_tokens=70, cached_tokens=0), turns=2)
 
 
-def test_a_turn_that_tells_no_tokens_has_none() -> None:
+def test_turn_without_usage_notifications_has_no_usage() -> None:
     assert turned(ended()) == [RunFinished()]
 
 
@@ -521,25 +521,25 @@ def test_a_turn_that_tells_no_tokens_has_none() -> None:
         ("unexpected status 429 Too Many Requests", "other", "agent_rate_limited"),
     ],
 )
-def test_a_failure_has_the_code_of_its_message_or_of_its_kind(message: str, info: object, code: str) -> None:
+def test_failure_code_follows_message_or_kind(message: str, info: object, code: str) -> None:
     failure = {"message": message, "codexErrorInfo": info}
     assert turned(ended("failed", failure)) == [RunFailed(code, message, 1)]
 
 
 @pytest.mark.parametrize("info", ["unauthorized", {"responseStreamConnectionFailed": {"httpStatusCode": 403}}])
-def test_a_refused_login_is_told_with_what_to_do(info: object) -> None:
+def test_authentication_error_says_how_to_log_in(info: object) -> None:
     message = "codex is not logged in, or not allowed (run codex login, or set CODEX_API_KEY): odd"
     failure = {"message": "odd", "codexErrorInfo": info}
     assert turned(ended("failed", failure)) == [RunFailed("agent_unauthenticated", message, 1)]
 
 
-def test_a_failure_keeps_the_tokens_that_were_used() -> None:
+def test_failure_keeps_token_usage() -> None:
     *_, ending = turned(tokens(30, 30), ended("failed", {"message": "odd"}))
     assert ending == RunFailed("agent_failed", "odd", 1, Usage(input_tokens=30, cached_tokens=3))
 
 
 @pytest.mark.parametrize(("told", "reason"), [("max_output_tokens", "max_tokens"), ("content_filter", "refusal")])
-def test_an_answer_that_the_model_broke_off_ends_with_the_reason(told: str, reason: str) -> None:
+def test_incomplete_response_ends_with_its_stop_reason(told: str, reason: str) -> None:
     failure = {"message": f"Incomplete response returned, reason: {told}", "codexErrorInfo": "other"}
     *said, ending = turned(delta("wo"), trouble(failure["message"], will_retry=False), ended("failed", failure))
     assert said == text("wo")
@@ -547,20 +547,20 @@ def test_an_answer_that_the_model_broke_off_ends_with_the_reason(told: str, reas
     assert ending.stop_reason == reason
 
 
-def test_an_answer_that_was_broken_off_for_another_reason_is_a_failure() -> None:
+def test_incomplete_response_with_an_unknown_reason_is_a_failure() -> None:
     message = "Incomplete response returned, reason: one of tomorrow"
     assert turned(ended("failed", {"message": message})) == [RunFailed("agent_failed", message, 1)]
 
 
 @pytest.mark.parametrize(("resume", "used"), [(None, Usage(90, cached_tokens=3)), (Resume(THREAD), Usage(50))])
-def test_the_tokens_of_an_answer_that_was_broken_off_are_in_the_total_alone(resume: Resume | None, used: Usage) -> None:
+def test_usage_of_an_incomplete_response_comes_from_the_total(resume: Resume | None, used: Usage) -> None:
     """What it tells as the last request is that of a former turn."""
     earlier = (tokens(40, 40),) if resume else ()
     told = Process(resume=resume).up(*earlier).hear(tokens(90, 25), ended()).told
     assert told[-1] == RunFinished(usage=used, turns=1)
 
 
-def test_a_failed_turn_without_an_error_has_the_last_that_was_told() -> None:
+def test_failed_turn_without_an_error_uses_the_last_reported_error() -> None:
     assert turned(trouble("odd", will_retry=False), ended("failed")) == [RunFailed("agent_failed", "odd", 1)]
 
 
@@ -592,9 +592,7 @@ def limited(most: int, *lines: bytes) -> tuple[list[Event], bool]:
         (1, (COMMAND[0], tokens(10, 10), COMMAND[1])),
     ],
 )
-def test_a_turn_is_interrupted_once_its_last_request_has_ended_and_another_follows(
-    most: int, lines: tuple[bytes, ...]
-) -> None:
+def test_turn_is_interrupted_when_a_request_beyond_max_turns_starts(most: int, lines: tuple[bytes, ...]) -> None:
     """Of commands that the sandbox denies nothing is told but the tokens."""
     assert not limited(most, *lines[:-1])[1]
     told, is_interrupted = limited(most, *lines, delta("too much", "z"), INTERRUPTED)
@@ -606,7 +604,7 @@ def test_a_turn_is_interrupted_once_its_last_request_has_ended_and_another_follo
 
 
 @pytest.mark.parametrize("more", [delta("more", "z"), tokens(20, 10), thought("more"), COMMAND[0]])
-def test_what_only_seemed_to_be_the_answer_ends_a_turn_when_something_follows(more: bytes) -> None:
+def test_item_after_the_apparent_answer_ends_the_turn_at_max_turns(more: bytes) -> None:
     lines = (delta("I look."), tokens(10, 10))
     assert not limited(1, *lines)[1]
     told, is_interrupted = limited(1, *lines, more, INTERRUPTED)
@@ -617,30 +615,30 @@ def test_what_only_seemed_to_be_the_answer_ends_a_turn_when_something_follows(mo
 
 
 @pytest.mark.parametrize("lines", [(), (SEARCH,), COMPACTION])
-def test_the_answer_of_the_last_request_is_told_in_full(lines: tuple[bytes, ...]) -> None:
+def test_answer_of_the_last_allowed_request_is_emitted_in_full(lines: tuple[bytes, ...]) -> None:
     told, is_interrupted = limited(1, *lines, delta("one"), tokens(30, 10), ended())
     assert not is_interrupted
     assert told[-2:] == [TextDelta("one"), RunFinished(usage=Usage(30, cached_tokens=3), turns=1)]
 
 
-def test_tools_of_one_request_are_one_turn() -> None:
+def test_parallel_tools_of_one_request_count_as_one_turn() -> None:
     told, is_interrupted = limited(2, *COMMAND, *(line.replace(b'"i"', b'"j"') for line in COMMAND), tokens(10, 10))
     assert not is_interrupted
     assert [type(event) for event in told] == [ToolCall, ToolResult] * 2
 
 
-def test_a_turn_that_had_ended_before_it_could_be_interrupted_has_ended_by_itself() -> None:
+def test_turn_that_ends_before_the_interrupt_finishes_normally() -> None:
     told, is_interrupted = limited(1, tokens(10, 10), ended())
     assert is_interrupted
     assert told == [RunFinished(usage=Usage(10, cached_tokens=3), turns=1)]
 
 
-def test_a_turn_of_which_something_was_left_out_has_not_ended_by_itself() -> None:
+def test_turn_with_dropped_output_ends_with_max_turns() -> None:
     told, _ = limited(1, delta("I look."), tokens(10, 10), delta("more", "z"), tokens(20, 10), ended())
     assert told[1:] == [RunFinished("max_turns", usage=Usage(20, cached_tokens=3), turns=2)]
 
 
-def test_where_no_tokens_are_told_a_request_ends_when_something_follows_its_tools() -> None:
+def test_without_usage_a_request_ends_at_the_first_item_after_its_tools() -> None:
     assert not limited(1, *COMMAND)[1]
     for more in (delta("more", "z"), item("started", id="j", type="commandExecution", command="ls")):
         told, is_interrupted = limited(1, *COMMAND, more, INTERRUPTED)
@@ -649,7 +647,7 @@ def test_where_no_tokens_are_told_a_request_ends_when_something_follows_its_tool
     assert limited(2, *COMMAND, delta("one"), ended()) == ([*turned(*COMMAND), TextDelta("one"), RunFinished()], False)
 
 
-def test_a_thread_whose_turn_came_to_its_limit_stays_open() -> None:
+def test_thread_stays_open_after_max_turns() -> None:
     process = staying().hear(ended())
     process.sent = process.channel.start("r1", replace(HELLO, max_turns=1), Resume("t"))
     process.hear(answer(3, {"turn": TURN}), note("turn/started", turn=TURN), counted(7), INTERRUPTED)
@@ -658,11 +656,11 @@ def test_a_thread_whose_turn_came_to_its_limit_stays_open() -> None:
     assert process.channel.let_go("t")
 
 
-def test_nothing_follows_an_ending() -> None:
+def test_no_events_follow_the_ending() -> None:
     assert turned(ended(), delta("more"), ended("failed")) == [RunFinished()]
 
 
-def test_nothing_is_asked_before_the_greeting_is_answered() -> None:
+def test_no_request_is_sent_before_initialize_is_answered() -> None:
     process = Process()
     assert [message.method for message in process.said] == ["initialize"]
     process.hear(note("configWarning", summary="x"))
@@ -671,7 +669,7 @@ def test_nothing_is_asked_before_the_greeting_is_answered() -> None:
     assert [message.method for message in process.said] == ["initialize", "initialized", "thread/start"]
 
 
-def test_a_thread_begins_with_what_the_launch_says_and_the_turn_with_the_prompt() -> None:
+def test_thread_start_has_the_launch_parameters_and_turn_start_the_prompt() -> None:
     request = replace(HELLO, model="fast", prompt="/x -é\n", ephemeral=True)
     process = Process(request).up()
     assert process.asked("thread/start") == launched(request).opening
@@ -685,7 +683,7 @@ def test_a_thread_begins_with_what_the_launch_says_and_the_turn_with_the_prompt(
 
 
 @pytest.mark.parametrize(("fork", "method"), [(False, "thread/resume"), (True, "thread/fork")])
-def test_a_thread_goes_on_with_the_provider_of_the_settings(fork: bool, method: str) -> None:
+def test_resumed_thread_uses_the_configured_provider(fork: bool, method: str) -> None:
     """By which it has model and effort of the settings too, as with `exec`."""
     for config, provider in (({"model_provider": "own"}, "own"), ({"model_provider": None}, "openai"), ({}, "openai")):
         process = Process(replace(HELLO, system_prompt="sys"), Resume(THREAD, fork=fork)).hear(answer(0))
@@ -698,7 +696,7 @@ def test_a_thread_goes_on_with_the_provider_of_the_settings(fork: bool, method: 
         ]
 
 
-def test_images_come_before_the_prompt_and_a_schema_with_it() -> None:
+def test_turn_start_has_images_before_the_prompt_and_the_schema() -> None:
     request = replace(HELLO, images=(Image("image/png", b"png"),), output_schema=SCHEMA)
     params = Process(request).up().asked("turn/start")
     assert params["input"] == [
@@ -720,7 +718,7 @@ WORDS: dict[tuple[ApprovalMode, SandboxMode], str | None] = {
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_the_words_choose_the_sandbox_of_the_thread_and_the_settings_of_exec(
+def test_modes_set_the_sandbox_of_the_thread_and_the_config_of_exec(
     words: tuple[ApprovalMode, SandboxMode],
 ) -> None:
     launch = launched(replace(HELLO, approval_mode=words[0], sandbox_mode=words[1]))
@@ -734,11 +732,11 @@ def test_the_words_choose_the_sandbox_of_the_thread_and_the_settings_of_exec(
     assert (launch.env, launch.cwd) == (launch.otherwise.env, launch.otherwise.cwd)
 
 
-def test_all_words_are_tried() -> None:
+def test_every_supported_mode_pair_is_tested() -> None:
     assert len(WORDS) == (len(APPROVAL_MODES) - 1) * len(SANDBOX_MODES)
 
 
-def test_added_directories_can_be_written_where_anything_can() -> None:
+def test_added_directories_are_writable_unless_read_only() -> None:
     request = replace(HELLO, add_dirs=("/d", "/e"), sandbox_mode="workspace")
     process = Process(request).up()
     assert process.asked("thread/start")["runtimeWorkspaceRoots"] == ["/p", "/d", "/e"]
@@ -749,7 +747,7 @@ def test_added_directories_can_be_written_where_anything_can() -> None:
 
 @pytest.mark.parametrize("folder", ["~/.codex", "/p/.codex", "/.codex"])
 @pytest.mark.parametrize("sandbox", SANDBOX_MODES)
-def test_rules_are_followed_only_where_exec_would_follow_them(folder: str, sandbox: SandboxMode) -> None:
+def test_rules_are_ignored_in_the_same_modes_as_exec(folder: str, sandbox: SandboxMode) -> None:
     host = Host(env={"HOME": "/h"}, find=lambda place, pattern: [pattern] if place == f"{folder}/rules" else [])
     launch = Codex().launch(replace(HELLO, sandbox_mode=sandbox), None, host)
     assert ("exec" in launch.argv) == ("--ignore-rules" in launch.argv) == (sandbox in ("read-only", "workspace"))
@@ -767,14 +765,14 @@ def test_rules_are_followed_only_where_exec_would_follow_them(folder: str, sandb
         (("-p", "x"), False),
     ],
 )
-def test_extra_flags_go_to_the_server_where_it_has_them(extra: tuple[str, ...], serves: bool) -> None:
+def test_extra_flags_supported_by_the_server_are_passed_to_it(extra: tuple[str, ...], serves: bool) -> None:
     launch = Codex().launch(replace(HELLO, sandbox_mode="full", extra=extra), None, HOST)
     assert (launch.otherwise is not None) == serves
     begin = 2 if serves else launch.argv.index("--skip-git-repo-check") + 1
     assert launch.argv[begin : begin + len(extra)] == extra
 
 
-def test_a_dry_run_shows_what_holds_the_agent() -> None:
+def test_dry_run_shows_the_sandbox_parameters() -> None:
     shown = describe(launched(replace(HELLO, sandbox_mode="read-only"), Resume(THREAD)), 5)
     assert "codex app-server --config" in shown
     assert f'"sandbox":"read-only","threadId":"{THREAD}"}}' in shown
@@ -790,26 +788,26 @@ def test_a_dry_run_shows_what_holds_the_agent() -> None:
     ],
 )
 @pytest.mark.parametrize("number", [0, 7, "a"])
-def test_what_nobody_can_be_asked_is_declined(method: str, result: dict[str, object], number: int | str) -> None:
+def test_approval_requests_are_declined(method: str, result: dict[str, object], number: int | str) -> None:
     """Its numbers are its own: they may be those of our questions."""
     process = Process().up()
     process.hear(msgspec.json.encode({"id": number, "method": method, "params": {"threadId": "t"}}))
     assert process.said[-1] == Message(id=number, result=result)
 
 
-def test_a_question_that_is_not_known_is_refused() -> None:
+def test_unknown_server_request_gets_an_error_response() -> None:
     process = Process().up().hear(b'{"id":3,"method":"item/tool/call","params":{}}')
     assert process.said[-1].error == {"code": -32601, "message": "clinvk does not answer item/tool/call"}
 
 
-def test_a_thread_that_is_refused_fails_its_run_alone() -> None:
+def test_rejected_thread_fails_only_its_own_run() -> None:
     process = Process(runs=2).hear(answer(0), refusal(1, "failed to load configuration: x"))
     assert process.events == [("r0", RunFailed("agent_failed", "failed to load configuration: x", 1))]
     process.hear(answer(2, {"thread": {"id": "t"}}), note("turn/started", turn=TURN))
     assert process.events[-1] == ("r1", RunStarted(None, "t"))
 
 
-def test_a_turn_is_interrupted_by_its_id() -> None:
+def test_interrupt_uses_the_turn_id() -> None:
     process = Process().up()
     told = process.channel.interrupt("r0")
     assert told
@@ -817,7 +815,7 @@ def test_a_turn_is_interrupted_by_its_id() -> None:
     assert process.channel.interrupt("another") is None
 
 
-def test_a_run_that_is_interrupted_before_its_thread_is_there_asks_no_model() -> None:
+def test_run_interrupted_before_its_thread_starts_no_turn() -> None:
     process = Process()
     assert process.channel.interrupt("r0") == b""
     process.hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
@@ -825,7 +823,7 @@ def test_a_run_that_is_interrupted_before_its_thread_is_there_asks_no_model() ->
     assert not [message for message in process.said if message.method == "turn/start"]
 
 
-def test_a_turn_that_is_interrupted_before_it_has_an_id_is_interrupted_once_it_has() -> None:
+def test_interrupt_before_the_turn_id_is_known_is_sent_later() -> None:
     process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
     assert process.channel.interrupt("r0") == b""
     process.hear(answer(2, {"turn": {"id": "u"}}))
@@ -833,7 +831,7 @@ def test_a_turn_that_is_interrupted_before_it_has_an_id_is_interrupted_once_it_h
 
 
 @pytest.mark.parametrize("answered_first", [True, False])
-def test_a_turn_that_is_interrupted_before_it_has_begun_is_interrupted_again_when_it_has(answered_first: bool) -> None:
+def test_interrupt_before_turn_started_is_sent_again_after_it(answered_first: bool) -> None:
     """Codex has "no active turn to interrupt" until it says that the turn has begun, at times before its answer."""
     process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
     process.channel.interrupt("r0")
@@ -855,25 +853,25 @@ def of_agent(method: str, status: str = "inProgress", turn: str = "w") -> bytes:
 END_OF_AGENT = Message(3, "turn/interrupt", {"threadId": "a", "turnId": "w"})
 
 
-def test_a_sub_agent_that_is_at_work_when_its_run_ends_is_interrupted() -> None:
+def test_subagent_still_running_at_the_end_of_its_run_is_interrupted() -> None:
     process = staying().hear(of_agent("started"), ended())
     assert process.told == [STARTED, RunFinished()]
     assert process.said[-1] == END_OF_AGENT
 
 
-def test_a_sub_agent_that_goes_on_when_its_run_has_ended_is_interrupted() -> None:
+def test_subagent_that_starts_a_turn_after_its_run_is_interrupted() -> None:
     process = staying().hear(of_agent("started"), of_agent("completed", "completed"), ended())
     assert process.said[-1].method == "turn/start"
     process.hear(of_agent("started"))
     assert process.said[-1] == END_OF_AGENT
 
 
-def test_turns_that_are_no_runs_are_left_alone() -> None:
+def test_turns_without_a_run_or_subagent_are_not_interrupted() -> None:
     process = staying().hear(ended(), of_agent("started", turn="u"), of_agent("started").replace(b'"u"', b"null"))
     assert process.said[-1].method == "turn/start"
 
 
-def test_a_turn_whose_login_is_refused_does_not_go_on_without_its_run() -> None:
+def test_turn_with_an_authentication_error_is_interrupted() -> None:
     """Codex would ask its model again, and the process may stay."""
     process = staying(ephemeral=True).hear(trouble("Reconnecting... 1/5", will_retry=True, details="status 401"))
     assert isinstance(process.told[-1], RunFailed)
@@ -882,7 +880,7 @@ def test_a_turn_whose_login_is_refused_does_not_go_on_without_its_run() -> None:
 
 @pytest.mark.parametrize("result", [{}, {"turn": {"id": 5}}, {"thread": {"id": "t"}, "model": 5}, []])
 @pytest.mark.parametrize("number", [1, 2])
-def test_an_answer_that_makes_no_sense_fails_its_run(number: int, result: object) -> None:
+def test_invalid_response_fails_its_run(number: int, result: object) -> None:
     process = Process().hear(answer(0))
     if number == 2:
         process.hear(answer(1, {"thread": {"id": "t"}, "model": "m"}))
@@ -890,19 +888,19 @@ def test_an_answer_that_makes_no_sense_fails_its_run(number: int, result: object
     assert process.told == [RunFailed("agent_failed", "codex gave an answer that makes no sense", 1)]
 
 
-def test_a_refusal_that_says_nothing_fails_its_run() -> None:
+def test_error_response_without_a_message_fails_its_run() -> None:
     process = Process().hear(answer(0), b'{"id":1,"error":{"code":-32600,"message":null}}')
     assert isinstance(process.told[-1], RunFailed)
 
 
-def test_the_tools_of_a_run_carry_its_thread() -> None:
+def test_tools_of_a_run_have_its_thread_id_in_the_environment() -> None:
     process = Process().up()
     assert process.channel.tools_of("r0") == ("CODEX_THREAD_ID", "t")
     process.hear(ended())
     assert process.channel.tools_of("r0") is None
 
 
-def test_a_process_that_was_killed_before_it_answered_may_speak_it() -> None:
+def test_process_killed_before_it_answers_is_reported_as_crashed() -> None:
     process = Process()
     process.take(process.channel.closed(137, b""))
     assert [event.code for event in process.told if isinstance(event, RunFailed)] == ["agent_crashed"]
@@ -916,24 +914,24 @@ def test_a_process_that_was_killed_before_it_answered_may_speak_it() -> None:
         refusal(0, "no such method"),
     ],
 )
-def test_a_process_that_answers_otherwise_does_not_speak_it(line: bytes) -> None:
+def test_unexpected_first_response_raises_not_spoken(line: bytes) -> None:
     with pytest.raises(NotSpoken):
         Process().hear(line)
 
 
-def test_a_banner_before_the_answer_is_nothing_and_told_where_none_comes() -> None:
+def test_banner_is_ignored_and_reported_only_if_no_response_follows() -> None:
     process = Process().hear(b"Usage: codex [OPTIONS] [PROMPT]", b'"text"', b"")
     assert process.events == []
     with pytest.raises(NotSpoken, match=r"exited with code 2: Usage: codex \[OPTIONS\] \[PROMPT\]$"):
         process.take(process.channel.closed(2, b""))
 
 
-def test_a_process_that_exits_before_it_answers_does_not_speak_it() -> None:
+def test_exit_before_the_first_response_raises_not_spoken() -> None:
     with pytest.raises(NotSpoken, match=r"exited with code 2: error: unrecognized subcommand$"):
         Process().take(Process().channel.closed(2, b"error: unrecognized subcommand\n"))
 
 
-def test_a_process_that_exits_later_has_crashed() -> None:
+def test_exit_after_the_first_response_is_a_crash() -> None:
     process = Process().up()
     process.take(process.channel.closed(137, b""))
     (_, ending) = process.told
@@ -949,7 +947,7 @@ def test_a_process_that_exits_later_has_crashed() -> None:
         b"/srv/a project is marked as untrusted in the effective configuration. To load project-local config, hooks,\n",
     ],
 )
-def test_the_complaint_is_the_last_line_of_stderr_that_is_no_noise(noise: bytes) -> None:
+def test_complaint_is_the_last_stderr_line_that_is_not_noise(noise: bytes) -> None:
     assert Process().channel.complaint(b"the login is odd\n" + noise) == "the login is odd"
 
 
@@ -982,7 +980,7 @@ def counted(total: int) -> bytes:
     return note("thread/tokenUsage/updated", tokenUsage=usage)
 
 
-def test_a_thread_whose_turn_has_failed_is_closed_before_the_run_has_ended() -> None:
+def test_thread_of_a_failed_turn_is_closed_before_the_run_ends() -> None:
     process = staying().hear(failed())
     assert process.told == [STARTED]
     assert process.said[-2:] == CLOSING
@@ -995,7 +993,7 @@ def test_a_thread_whose_turn_has_failed_is_closed_before_the_run_has_ended() -> 
 
 
 @pytest.mark.parametrize("refused", [3, 4])
-def test_a_thread_that_cannot_be_closed_ends_its_run_all_the_same(refused: int) -> None:
+def test_run_ends_although_its_thread_cannot_be_closed(refused: int) -> None:
     process = staying().hear(failed())
     for number in (3, 4):
         process.hear(refusal(number, "no") if number == refused else answer(number))
@@ -1003,7 +1001,7 @@ def test_a_thread_that_cannot_be_closed_ends_its_run_all_the_same(refused: int) 
     assert isinstance(ending, RunFailed)
 
 
-def test_a_thread_that_is_opened_for_a_run_which_was_dropped_meanwhile_is_closed_before_it_has_ended() -> None:
+def test_thread_opened_for_an_interrupted_run_is_closed_before_the_run_ends() -> None:
     process = staying().hear(ended())
     process.sent = process.channel.start("r1", HELLO, Resume(THREAD))
     assert process.channel.interrupt("r1") == b""
@@ -1016,7 +1014,7 @@ def test_a_thread_that_is_opened_for_a_run_which_was_dropped_meanwhile_is_closed
     assert process.channel.let_go(THREAD) is None
 
 
-def test_a_thread_whose_turn_is_refused_is_closed_before_the_run_has_ended() -> None:
+def test_thread_of_a_rejected_turn_is_closed_before_the_run_ends() -> None:
     process = again(staying().hear(ended())).hear(refusal(3, "no"))
     assert [message.method for message in process.said] == ["turn/start", "thread/archive", "thread/unarchive"]
     assert process.events[2:] == []
@@ -1024,7 +1022,7 @@ def test_a_thread_whose_turn_is_refused_is_closed_before_the_run_has_ended() -> 
     assert process.events[2:] == [("r1", RunFailed("agent_failed", "no", 1))]
 
 
-def test_a_thread_that_is_refused_to_a_kept_process_needs_no_closing() -> None:
+def test_thread_that_failed_to_resume_is_not_closed() -> None:
     process = staying().hear(ended())
     process.sent = process.channel.start("r1", HELLO, Resume(THREAD))
     process.hear(answer(3, {"config": {}}), refusal(4, "no"))
@@ -1032,7 +1030,7 @@ def test_a_thread_that_is_refused_to_a_kept_process_needs_no_closing() -> None:
     assert process.events[2:] == [("r1", RunFailed("agent_failed", "no", 1))]
 
 
-def test_another_turn_of_a_thread_that_is_open_is_asked_for_at_once() -> None:
+def test_next_turn_of_an_open_thread_starts_without_resuming_it() -> None:
     process = again(staying().hear(counted(100), ended()))
     assert [message.method for message in process.said] == ["turn/start"]
     assert process.asked("turn/start")["threadId"] == "t"
@@ -1041,14 +1039,14 @@ def test_another_turn_of_a_thread_that_is_open_is_asked_for_at_once() -> None:
     assert process.events[2:] == [("r1", STARTED), ("r1", ending)]
 
 
-def test_a_fork_of_a_thread_that_is_open_leaves_it_open() -> None:
+def test_fork_of_an_open_thread_leaves_it_open() -> None:
     process = staying().hear(ended())
     process.sent = process.channel.start("r1", HELLO, Resume("t", fork=True))
     assert [message.method for message in process.said] == ["config/read"]
     assert process.channel.let_go("t")
 
 
-def test_a_thread_that_is_asked_for_is_closed() -> None:
+def test_thread_is_closed_on_request() -> None:
     process = staying().hear(ended())
     assert process.told == [STARTED, RunFinished()]
     process.sent = process.channel.let_go("t") or b""
@@ -1060,7 +1058,7 @@ def test_a_thread_that_is_asked_for_is_closed() -> None:
     assert process.channel.let_go("t") is None
 
 
-def test_a_thread_with_a_turn_is_not_let_go_of() -> None:
+def test_thread_with_a_running_turn_is_not_closed() -> None:
     assert staying().channel.let_go("t") is None
 
 
@@ -1090,7 +1088,7 @@ def refused(number: int, *, runs: int = 1, fork: bool = False) -> Process:
 
 @pytest.mark.parametrize("found", [answer(3, {"thread": {"id": THREAD}}), refusal(3, "no archived rollout found")])
 @pytest.mark.parametrize(("fork", "method"), [(False, "thread/resume"), (True, "thread/fork")])
-def test_a_thread_in_the_archive_is_taken_out_and_asked_for_again(fork: bool, method: str, found: bytes) -> None:
+def test_archived_thread_is_unarchived_and_requested_again(fork: bool, method: str, found: bytes) -> None:
     """Another process may have taken it out meanwhile."""
     process = refused(2, fork=fork)
     assert process.said == [Message(3, "thread/unarchive", {"threadId": THREAD})]
@@ -1099,26 +1097,26 @@ def test_a_thread_in_the_archive_is_taken_out_and_asked_for_again(fork: bool, me
     assert process.told == []
 
 
-def test_a_thread_that_stays_in_the_archive_fails_its_run() -> None:
+def test_thread_that_cannot_be_unarchived_fails_its_run() -> None:
     process = refused(2).hear(refusal(3, "the disk is full"), refusal(4, ARCHIVED))
     assert process.told == [RunFailed("agent_failed", ARCHIVED, 1)]
 
 
-def test_a_thread_in_the_archive_is_taken_out_once_for_all_that_want_it() -> None:
+def test_archived_thread_is_unarchived_once_for_concurrent_runs() -> None:
     process = refused(3, runs=2, fork=True)
     assert process.said == [Message(5, "thread/unarchive", {"threadId": THREAD})]
     process.hear(answer(5))
     assert [message.method for message in process.said[1:]] == ["thread/fork", "thread/fork"]
 
 
-def test_a_run_that_is_interrupted_while_its_thread_is_in_the_archive_asks_no_model() -> None:
+def test_run_interrupted_during_unarchive_starts_no_turn() -> None:
     process = refused(2)
     assert process.channel.interrupt("r0") == b""
     process.hear(answer(3), answer(4, {"thread": {"id": "t"}, "model": "m"}))
     assert process.told == [RunFailed("cancelled", "codex was interrupted before the turn", 1)]
 
 
-def test_a_thread_that_is_taken_out_twice_loses_nobody() -> None:
+def test_thread_unarchived_twice_ends_every_waiting_run() -> None:
     process = Process(resume=Resume(THREAD), runs=1)
     kept = launched(HELLO, Resume(THREAD)).warm
     assert kept
@@ -1131,12 +1129,12 @@ def test_a_thread_that_is_taken_out_twice_loses_nobody() -> None:
     assert [run for run, event in process.events if isinstance(event, RunFailed)] == ["r0", "r1"]
 
 
-def test_a_thread_that_is_kept_nowhere_needs_no_closing() -> None:
+def test_ephemeral_thread_is_not_closed() -> None:
     process = staying(ephemeral=True).hear(ended())
     assert process.told == [STARTED, RunFinished()]
 
 
-def test_a_process_that_dies_while_it_closes_a_thread_has_told_how_the_run_ended() -> None:
+def test_crash_while_closing_a_thread_keeps_the_ending_of_the_run() -> None:
     process = staying().hear(failed())
     process.take(process.channel.closed(137, b""))
     (_, ending) = process.told

@@ -229,12 +229,12 @@ EXPECTED: dict[str, list[Event]] = {
 
 
 @pytest.mark.parametrize("case", EXPECTED)
-def test_a_recording_gives_exactly_these_events(case: str) -> None:
+def test_recording_is_decoded_to_the_expected_events(case: str) -> None:
     assert played(case) == EXPECTED[case]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_recording_keeps_the_stream_law(case: str) -> None:
+def test_every_recording_obeys_the_stream_law(case: str) -> None:
     events = played(case)
     assert isinstance(events[0], RunStarted) or len(events) == 1
     assert [isinstance(event, RunFinished | RunFailed) for event in events] == [False] * (len(events) - 1) + [True]
@@ -246,11 +246,11 @@ def test_each_recording_keeps_the_stream_law(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_lines_of_noise_and_of_unknown_types_change_nothing(case: str) -> None:
+def test_noise_and_unknown_line_types_are_ignored(case: str) -> None:
     assert played(case, noise=True) == played(case)
 
 
-def test_a_thread_is_told_once_it_is_on_disk_and_can_be_resumed() -> None:
+def test_thread_id_is_emitted_once_the_thread_can_be_resumed() -> None:
     named = b'{"type":"thread.started","thread_id":"01a211ec"}'
     assert fed([named]) == []
     assert fed([named, b'{"type":"turn.started"}']) == [started("01a211ec")]
@@ -258,26 +258,26 @@ def test_a_thread_is_told_once_it_is_on_disk_and_can_be_resumed() -> None:
     assert [type(event) for event in fed([named], closed=(143, b""))] == [RunFailed]
 
 
-def test_a_thread_that_cannot_be_forked_any_more_is_not_found() -> None:
+def test_thread_that_can_no_longer_be_forked_is_not_found() -> None:
     said = b"Error: thread/fork: thread/fork failed: invalid paginated history lineage for 01a2: missing source rollout"
     ending = fed([], closed=(1, said))[-1]
     assert isinstance(ending, RunFailed)
     assert ending.code == "session_not_found"
 
 
-def test_a_forks_totals_begin_with_its_parents() -> None:
+def test_usage_of_a_fork_excludes_the_totals_of_its_parent() -> None:
     done = b'{"type":"turn.completed","usage":{"input_tokens":300,"cached_input_tokens":60,"output_tokens":90}}'
     ending = fed([done], resume=Resume("01a211ec", Usage(200, 60, 40), fork=True))[-1]
     assert isinstance(ending, RunFinished)
     assert ending.usage == Usage(100, 30, 20)
 
 
-def test_nothing_follows_the_ending() -> None:
+def test_no_events_follow_the_ending() -> None:
     lines = (RECORDINGS / "text.stdout").read_bytes().splitlines()
     assert fed(lines + lines, closed=(0, b"")) == EXPECTED["text"]
 
 
-def test_the_result_of_an_mcp_tool_is_its_text_and_a_refused_call_is_an_error() -> None:
+def test_mcp_result_is_its_text_and_a_rejected_call_is_an_error() -> None:
     tools = [event for event in played("mcp") if isinstance(event, ToolCall | ToolResult)]
     assert tools == [
         ToolCall("item_0", "mcp__usermcp__write", {"x": "1"}),
@@ -287,7 +287,7 @@ def test_the_result_of_an_mcp_tool_is_its_text_and_a_refused_call_is_an_error() 
     ]
 
 
-def test_an_mcp_result_without_text_is_given_as_json() -> None:
+def test_mcp_result_without_text_is_emitted_as_json() -> None:
     fields = {"type": "mcp_tool_call", "server": "s", "tool": "t", "arguments": [1], "status": "completed"}
     image = {"type": "image", "data": "aGk=", "mimeType": "image/png"}
     call = ToolCall("item_0", "mcp__s__t", {"arguments": [1]})
@@ -301,7 +301,7 @@ def test_an_mcp_result_without_text_is_given_as_json() -> None:
     ]
 
 
-def test_work_with_sub_agents_is_a_tool() -> None:
+def test_subagent_operations_are_tool_calls() -> None:
     tools = [event for event in played("collab") if isinstance(event, ToolCall | ToolResult)]
     assert tools == [ToolCall("item_0", "wait", {"receiver_thread_ids": []}), ToolResult("item_0", "")]
     spawn = {"type": "collab_tool_call", "tool": "spawn_agent", "prompt": "look", "receiver_thread_ids": ["t1"]}
@@ -311,7 +311,7 @@ def test_work_with_sub_agents_is_a_tool() -> None:
     ]
 
 
-def test_a_web_search_is_told_when_its_query_is_known() -> None:
+def test_web_search_is_emitted_once_its_query_is_known() -> None:
     search = {"type": "web_search"}
     action = {"type": "search", "query": "clinvk"}
     assert fed([item("started", **search, query=""), item("completed", **search, query="clinvk", action=action)]) == [
@@ -320,7 +320,7 @@ def test_a_web_search_is_told_when_its_query_is_known() -> None:
     ]
 
 
-def test_a_tool_that_was_not_seen_to_start_is_called_at_its_completion() -> None:
+def test_tool_without_a_start_is_emitted_at_completion() -> None:
     command = {"type": "command_execution", "command": "x", "aggregated_output": "", "status": "declined"}
     assert fed([item("completed", **command, exit_code=None)]) == [
         ToolCall("item_0", "command_execution", {"command": "x"}),
@@ -328,20 +328,20 @@ def test_a_tool_that_was_not_seen_to_start_is_called_at_its_completion() -> None
     ]
 
 
-def test_a_command_that_failed_in_silence_tells_its_exit_code() -> None:
+def test_failed_command_without_output_reports_its_exit_code() -> None:
     command = {"type": "command_execution", "command": "false", "aggregated_output": ""}
     events = fed([item("completed", **command, exit_code=1, status="failed")])
     assert events[-1] == ToolResult("item_0", "exit code 1", is_error=True)
 
 
-def test_a_tool_is_called_once_however_often_it_is_updated() -> None:
+def test_updated_tool_call_is_emitted_once() -> None:
     command = {"type": "command_execution", "command": "x", "aggregated_output": "a", "status": "in_progress"}
     assert fed([item("started", **command), item("updated", **command)]) == [
         ToolCall("item_0", "command_execution", {"command": "x"})
     ]
 
 
-def test_the_plan_is_progress() -> None:
+def test_plan_is_emitted_as_progress() -> None:
     plan = {"type": "todo_list", "items": [{"text": "read", "completed": True}, {"text": "write", "completed": False}]}
     done = {"type": "todo_list", "items": [{"text": "read", "completed": True}]}
     assert fed([item("updated", **plan), item("completed", **done)]) == [
@@ -350,7 +350,7 @@ def test_the_plan_is_progress() -> None:
     ]
 
 
-def test_separate_messages_and_separate_thoughts_are_a_blank_line_apart() -> None:
+def test_messages_and_thoughts_are_separated_by_a_blank_line() -> None:
     events = fed([item("completed", type=kind, text=text) for kind, text in MESSAGES])
     assert events == [
         ThinkingDelta("a"),
@@ -373,23 +373,23 @@ def whole(*messages: tuple[str, str]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("again", [MESSAGES, (*MESSAGES, ("agent_message", "three"))])
-def test_what_was_said_before_the_stream_broke_is_not_told_again(again: tuple[tuple[str, str], ...]) -> None:
+def test_complete_messages_are_not_repeated_after_a_reconnect(again: tuple[tuple[str, str], ...]) -> None:
     once = [event for event in fed(whole(*again)) if not isinstance(event, Progress)]
     told = fed([*whole(*MESSAGES), RETRY, *whole(*again), RETRY, *whole(*again)])
     assert [event for event in told if not isinstance(event, Progress)] == once
 
 
-def test_a_message_that_comes_out_otherwise_after_the_stream_broke_is_another() -> None:
+def test_different_message_after_a_reconnect_is_separate() -> None:
     told = fed([*whole(("agent_message", "one")), RETRY, *whole(("agent_message", "two"))])
     assert [event for event in told if isinstance(event, TextDelta)] == [TextDelta("one"), TextDelta("\n\ntwo")]
 
 
-def test_what_was_said_before_a_command_is_not_told_again_after_it() -> None:
+def test_same_text_after_a_command_is_not_a_repetition() -> None:
     told = fed([*whole(("agent_message", "one")), COMMAND, RETRY, *whole(("agent_message", "one"))])
     assert [event for event in told if isinstance(event, TextDelta)] == [TextDelta("one"), TextDelta("\n\none")]
 
 
-def test_usage_of_a_resumed_thread_is_that_of_this_run_alone() -> None:
+def test_usage_of_a_resumed_thread_counts_only_this_run() -> None:
     former = played("text")[-1]
     assert isinstance(former, RunFinished)
     assert former.usage
@@ -397,25 +397,25 @@ def test_usage_of_a_resumed_thread_is_that_of_this_run_alone() -> None:
     assert events[-1] == RunFinished(usage=usage(19135 - 9527, 6 - 3, 14 - 7))
 
 
-def test_a_turn_without_usage_is_complete_all_the_same() -> None:
+def test_turn_without_usage_is_complete() -> None:
     assert fed([b'{"type":"turn.completed","usage":null}']) == [RunFinished()]
 
 
-def test_an_answer_by_schema_is_decoded_too() -> None:
+def test_structured_output_is_decoded() -> None:
     events = played("schema", RunRequest(prompt="x", output_schema={"type": "object"}))
     assert isinstance(events[-1], RunFinished)
     assert events[-1].structured_output == {"a": "b"}
     assert TextDelta('{"a":"b"}') in events
 
 
-def test_json_that_nobody_asked_for_is_text_only() -> None:
+def test_json_without_a_schema_is_plain_text() -> None:
     ending = played("schema")[-1]
     assert isinstance(ending, RunFinished)
     assert ending.structured_output is None
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_login_ends_the_run_though_codex_tries_again(status: int) -> None:
+def test_authentication_error_ends_the_run_although_codex_retries(status: int) -> None:
     line = msgspec.json.encode(
         {"type": "error", "message": f"Reconnecting... 1/5 (unexpected status {status} No: key, url: http://x/v1)"}
     )
@@ -444,14 +444,14 @@ def test_a_refused_login_ends_the_run_though_codex_tries_again(status: int) -> N
         ("{ not json", "agent_failed"),
     ],
 )
-def test_a_failed_turn_has_a_code_by_its_message(message: str, code: str) -> None:
+def test_failed_turn_gets_its_code_from_the_message(message: str, code: str) -> None:
     (ending,) = fed([msgspec.json.encode({"type": "turn.failed", "error": {"message": message}})])
     assert isinstance(ending, RunFailed)
     assert ending.code == code
 
 
 @pytest.mark.parametrize(("told", "reason"), [("max_output_tokens", "max_tokens"), ("content_filter", "refusal")])
-def test_an_answer_that_the_model_broke_off_ends_with_the_reason(told: str, reason: StopReason) -> None:
+def test_incomplete_response_ends_with_its_stop_reason(told: str, reason: StopReason) -> None:
     message = f"Incomplete response returned, reason: {told}"
     lines = [
         item("completed", type="agent_message", text="wo"),
@@ -461,14 +461,14 @@ def test_an_answer_that_the_model_broke_off_ends_with_the_reason(told: str, reas
     assert fed(lines) == [TextDelta("wo"), RunFinished(reason)]
 
 
-def test_an_error_without_a_failed_turn_is_told_when_the_process_is_gone() -> None:
+def test_error_without_a_failed_turn_is_reported_when_the_process_exits() -> None:
     line = b'{"type":"error","message":"exceeded retry limit, last status: 429 Too Many Requests"}'
     assert fed([line], closed=(1, b"")) == [
         RunFailed("agent_rate_limited", "exceeded retry limit, last status: 429 Too Many Requests", 1)
     ]
 
 
-def test_a_missing_codex_home_is_told_without_the_noise_around_it() -> None:
+def test_missing_codex_home_is_reported_without_noise() -> None:
     stderr = (
         b'WARNING: proceeding, even though we could not create PATH aliases: CODEX_HOME points to "/x"\n'
         b'Error finding codex home: CODEX_HOME points to "/x", but that path does not exist\n'
@@ -477,7 +477,7 @@ def test_a_missing_codex_home_is_told_without_the_noise_around_it() -> None:
     assert fed([], closed=(1, stderr)) == [RunFailed("agent_failed", message, 1)]
 
 
-def test_telemetry_that_read_only_refuses_is_not_told_as_the_reason() -> None:
+def test_telemetry_error_is_not_reported_as_the_cause() -> None:
     stderr = (
         b"Could not create otel exporter: OTel headers helper requires a command and a positive refresh interval\n"
         b"Error: Model provider `x` not found\n"
@@ -485,20 +485,20 @@ def test_telemetry_that_read_only_refuses_is_not_told_as_the_reason() -> None:
     assert fed([], closed=(1, stderr)) == [RunFailed("agent_failed", "Error: Model provider `x` not found", 1)]
 
 
-def test_an_exit_with_0_before_the_turn_is_complete_is_a_crash() -> None:
+def test_exit_code_0_before_the_turn_completes_is_a_crash() -> None:
     (ending,) = fed([], closed=(0, b"Reading prompt from stdin...\n"))
     assert isinstance(ending, RunFailed)
     assert (ending.code, ending.exit_code) == ("agent_crashed", 0)
 
 
-def test_the_prompt_goes_to_stdin_as_it_is() -> None:
+def test_prompt_is_written_to_stdin_unchanged() -> None:
     launch = Codex().launch(HELLO, None, Host()).otherwise
     assert launch
     channel = Codex().channel(launch, Host())
     assert channel.start("r", RunRequest(prompt="/x -é\n"), None) == "/x -é\n".encode()
 
 
-def test_the_complaint_is_the_last_line_of_stderr_that_is_no_noise() -> None:
+def test_complaint_is_the_last_stderr_line_that_is_not_noise() -> None:
     noise = b"Reading additional input from stdin...\n2026-01-02T03:04:05.678Z ERROR codex_core: x\n"
     assert ExecChannel().complaint(b"the login is odd\n" + noise) == "the login is odd"
     assert ExecChannel().complaint(noise) == ""

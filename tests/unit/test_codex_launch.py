@@ -32,7 +32,7 @@ def settings(launch: Launch) -> dict[str, str]:
     return dict(value.split("=", 1) for flag, value in pairs if flag == "--config")
 
 
-def test_a_plain_prompt_asks_nothing_of_the_sandbox() -> None:
+def test_plain_prompt_passes_no_sandbox_flags() -> None:
     assert launched(HELLO).argv == (
         "codex",
         "--ask-for-approval=never",
@@ -49,14 +49,14 @@ def test_a_plain_prompt_asks_nothing_of_the_sandbox() -> None:
 
 @pytest.mark.parametrize("sandbox", SANDBOX_MODES)
 @pytest.mark.parametrize("resume", [None, Resume(THREAD)])
-def test_no_goal_has_codex_go_on_when_the_run_has_ended(sandbox: SandboxMode, resume: Resume | None) -> None:
+def test_goals_are_disabled(sandbox: SandboxMode, resume: Resume | None) -> None:
     launch = Codex().launch(replace(HELLO, sandbox_mode=sandbox), resume, host())
     for one in (launch, launch.otherwise, launch.warm):
         assert one
         assert settings(one)["features.goals"] == "false"
 
 
-def test_the_agent_starts_in_the_working_directory() -> None:
+def test_agent_starts_in_the_working_directory() -> None:
     assert launched(HELLO).cwd == "/p"
 
 
@@ -79,7 +79,7 @@ WORDS: dict[tuple[ApprovalMode, SandboxMode], tuple[str, ...]] = {
 
 @pytest.mark.parametrize("sandbox", SANDBOX_MODES)
 @pytest.mark.parametrize("approval", APPROVAL_MODES)
-def test_each_pair_of_words_has_its_flags_or_is_refused(approval: ApprovalMode, sandbox: SandboxMode) -> None:
+def test_each_mode_pair_has_its_flags_or_is_rejected(approval: ApprovalMode, sandbox: SandboxMode) -> None:
     request = replace(HELLO, approval_mode=approval, sandbox_mode=sandbox)
     if (approval, sandbox) not in WORDS:
         with pytest.raises(Unsupported, match="read-only") as refused:
@@ -92,20 +92,20 @@ def test_each_pair_of_words_has_its_flags_or_is_refused(approval: ApprovalMode, 
     assert argv.index("exec") == (1 if BYPASS in argv else 2)
 
 
-def test_capabilities_are_what_is_not_refused() -> None:
+def test_capabilities_match_the_supported_modes() -> None:
     assert Codex.capabilities.approval_modes == ("default", "auto", "none")
     assert Codex.capabilities.sandbox_modes == SANDBOX_MODES
     assert not Codex.capabilities.allowed_tools
 
 
 @pytest.mark.parametrize("tools", [("shell",), ()])
-def test_named_tools_are_refused_with_what_is_possible(tools: tuple[str, ...]) -> None:
+def test_allowed_tools_are_rejected_with_an_alternative(tools: tuple[str, ...]) -> None:
     with pytest.raises(Unsupported, match="sandbox_mode") as refused:
         launched(replace(HELLO, allowed_tools=tools))
     assert refused.value.field == "allowed_tools"
 
 
-def test_read_only_closes_all_that_runs_outside_the_sandbox() -> None:
+def test_read_only_disables_everything_that_runs_outside_the_sandbox() -> None:
     config = settings(launched(replace(HELLO, sandbox_mode="read-only", workdir="/a/b.c")))
     assert config["notify"] == "[]"
     assert {key for key, value in config.items() if value == "false"} >= {
@@ -133,18 +133,18 @@ def test_read_only_disables_each_mcp_server_by_its_name() -> None:
     ("home", "path"),
     [("/c", "/c/config.toml"), ("rel", "/p/rel/config.toml"), ("", "~/.codex/config.toml")],
 )
-def test_read_only_looks_for_mcp_servers_where_codex_does(home: str, path: str) -> None:
+def test_read_only_finds_mcp_servers_in_the_config_of_codex(home: str, path: str) -> None:
     on = host("[mcp_servers.one]\n", {"HOME": "/h", "CODEX_HOME": home}, path)
     assert "one" in settings(launched(replace(HELLO, sandbox_mode="read-only"), on=on))["mcp_servers"]
 
 
-def test_read_only_looks_for_mcp_servers_of_the_machine_too() -> None:
+def test_read_only_finds_mcp_servers_in_the_system_config() -> None:
     on = host("[mcp_servers.one]\n", at="/etc/codex/config.toml")
     assert "one" in settings(launched(replace(HELLO, sandbox_mode="read-only"), on=on))["mcp_servers"]
 
 
 @pytest.mark.parametrize("at", ["~/.codex/config.toml", "/etc/codex/config.toml"])
-def test_read_only_names_no_program_for_the_headers_of_telemetry(at: str) -> None:
+def test_read_only_clears_the_telemetry_headers_helper(at: str) -> None:
     on = host('[otel]\nheaders_helper = "/bin/x"\n', at=at)
     read_only = replace(HELLO, sandbox_mode="read-only")
     assert settings(launched(read_only, on=on))["otel.headers_helper"] == '""'
@@ -153,7 +153,7 @@ def test_read_only_names_no_program_for_the_headers_of_telemetry(at: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["connectors", "memory_tool"])
-def test_read_only_turns_off_what_the_settings_turn_on_by_an_older_name(name: str) -> None:
+def test_read_only_disables_features_enabled_by_an_older_name(name: str) -> None:
     on = host(f"[features]\n{name} = true\n")
     read_only = replace(HELLO, sandbox_mode="read-only")
     assert settings(launched(read_only, on=on))[f"features.{name}"] == "false"
@@ -161,14 +161,14 @@ def test_read_only_turns_off_what_the_settings_turn_on_by_an_older_name(name: st
 
 
 @pytest.mark.parametrize("config", ["x = [", "mcp_servers = 3", "\x00"])
-def test_read_only_is_refused_where_the_settings_cannot_be_read(config: str) -> None:
+def test_read_only_is_rejected_if_the_config_is_unreadable(config: str) -> None:
     with pytest.raises(Unsupported, match="cannot be promised") as refused:
         launched(replace(HELLO, sandbox_mode="read-only"), on=host(config))
     assert refused.value.field == "sandbox_mode"
 
 
 @pytest.mark.parametrize(("home", "folder"), [("", "~/.codex"), ("/c", "/c")])
-def test_read_only_is_refused_where_the_settings_name_other_places_to_run_in(home: str, folder: str) -> None:
+def test_read_only_is_rejected_if_other_environments_are_configured(home: str, folder: str) -> None:
     on = host(
         '[[environments]]\nid = "x"\nprogram = "/x"\n',
         {"HOME": "/h", "CODEX_HOME": home},
@@ -180,7 +180,7 @@ def test_read_only_is_refused_where_the_settings_name_other_places_to_run_in(hom
     assert "--sandbox=workspace-write" in launched(replace(HELLO, sandbox_mode="workspace"), on=on).argv
 
 
-def test_read_only_is_refused_where_another_program_is_to_run_the_commands() -> None:
+def test_read_only_is_rejected_with_an_exec_server() -> None:
     on = host("", {"HOME": "/h", "CODEX_EXEC_SERVER_URL": "ws://127.0.0.1:1"})
     with pytest.raises(Unsupported, match="CODEX_EXEC_SERVER_URL"):
         launched(replace(HELLO, sandbox_mode="read-only"), on=on)
@@ -188,12 +188,12 @@ def test_read_only_is_refused_where_another_program_is_to_run_the_commands() -> 
 
 
 @pytest.mark.parametrize("config", ["x = [", "projects = 3"])
-def test_settings_that_cannot_be_read_are_left_to_codex_where_nothing_rests_on_them(config: str) -> None:
+def test_unreadable_config_is_left_to_codex_without_read_only(config: str) -> None:
     assert "read-only" not in launched(HELLO, on=host(config)).argv
 
 
 @pytest.mark.parametrize("words", [("auto", None), ("none", None), (None, "workspace"), (None, "full")])
-def test_a_project_is_untrusted_unless_the_user_says_otherwise(
+def test_project_is_untrusted_unless_the_user_trusts_it(
     words: tuple[ApprovalMode | None, SandboxMode | None],
 ) -> None:
     request = replace(HELLO, workdir="/a/b", approval_mode=words[0], sandbox_mode=words[1])
@@ -205,13 +205,13 @@ def test_a_project_is_untrusted_unless_the_user_says_otherwise(
     }
 
 
-def test_nothing_is_said_of_trust_where_that_would_choose_a_wider_sandbox() -> None:
+def test_trust_level_is_not_set_if_it_would_widen_the_sandbox() -> None:
     assert "projects" not in settings(launched(HELLO))
     assert "projects" in settings(launched(HELLO, on=host('sandbox_mode = "workspace-write"')))
     assert "projects" in settings(launched(HELLO, on=host('default_permissions = ":workspace"')))
 
 
-def test_read_only_is_refused_where_the_settings_cannot_be_found() -> None:
+def test_read_only_is_rejected_without_a_home_directory() -> None:
     with pytest.raises(Unsupported, match="HOME"):
         launched(replace(HELLO, sandbox_mode="read-only"), on=host(environ={}))
 
@@ -221,7 +221,7 @@ def test_read_only_adds_no_writable_directory() -> None:
     assert not [flag for flag in argv if flag.startswith("--add-dir")]
 
 
-def test_workspace_is_the_directories_of_the_request_and_a_temporary_one_of_its_own() -> None:
+def test_workspace_has_the_requested_and_a_private_temporary_directory() -> None:
     launch = launched(replace(HELLO, sandbox_mode="workspace", add_dirs=("/d", "/e")))
     assert [flag for flag in launch.argv if flag.startswith("--add-dir")] == ["--add-dir=/d", "--add-dir=/e"]
     config = settings(launch)
@@ -242,26 +242,26 @@ def test_workspace_is_the_directories_of_the_request_and_a_temporary_one_of_its_
         ("-x", "-x"),
     ],
 )
-def test_a_model_is_an_alias_or_a_name_of_the_cli(asked: str, given: str) -> None:
+def test_model_is_an_alias_or_a_cli_model_name(asked: str, given: str) -> None:
     assert f"--model={given}" in launched(replace(HELLO, model=asked)).argv
 
 
 @pytest.mark.parametrize("model", [None, "", "balanced", "default"])
-def test_the_balanced_model_is_the_clis_own_default(model: str | None) -> None:
+def test_balanced_model_is_the_cli_default(model: str | None) -> None:
     assert not [flag for flag in launched(replace(HELLO, model=model)).argv if flag.startswith("--model")]
 
 
-def test_the_aliases_are_models_that_are_offered() -> None:
+def test_aliases_map_to_listed_models() -> None:
     assert {"gpt-6-luna", "gpt-6-astra"} <= set(Codex.models)
 
 
 @pytest.mark.parametrize("text", ['a "b" \\ \n\r\t\b\f', "é 🙂 \x1f\x7f", "'''", "x = 1", ""])
-def test_any_text_survives_as_toml(text: str) -> None:
+def test_any_text_round_trips_through_toml(text: str) -> None:
     assert tomllib.loads(f"x = {shared.string(text)}") == {"x": text}
     assert tomllib.loads(f"x = {shared.table({text: '1'})}") == {"x": {text: 1}}
 
 
-def test_system_prompt_effort_and_thinking_are_settings() -> None:
+def test_system_prompt_effort_and_thinking_are_config_values() -> None:
     config = settings(launched(replace(HELLO, system_prompt='be "x"\n', effort="high", thinking=True)))
     assert config["developer_instructions"] == r'"be \"x\"\n"'
     assert config["model_reasoning_effort"] == '"high"'
@@ -269,19 +269,19 @@ def test_system_prompt_effort_and_thinking_are_settings() -> None:
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
-def test_each_effort_is_the_nearest_that_its_models_have(effort: str) -> None:
+def test_effort_is_mapped_to_the_nearest_level_of_codex(effort: str) -> None:
     nearest = {"none": "low", "minimal": "low"}
     config = settings(launched(replace(HELLO, effort=effort)))
     assert config["model_reasoning_effort"] == f'"{nearest.get(effort, effort)}"'
 
 
-def test_an_unknown_effort_is_refused() -> None:
+def test_unknown_effort_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match="no effort 'ultra'; have none") as refused:
         launched(replace(HELLO, effort="ultra"))
     assert refused.value.field == "effort"
 
 
-def test_skills_that_data_names_are_disabled() -> None:
+def test_skills_named_in_a_literal_prompt_are_disabled() -> None:
     prompt = "$deploy the $PATH, $a:b-c $deploy [$x](skill:///s/SKILL.md) [$y] ( /t ) [$z](rel) $ 5$"
     assert "skills.config" not in settings(launched(replace(HELLO, prompt=prompt)))
     assert "skills.config" not in settings(launched(replace(HELLO, prompt="costs 5$", literal=True)))
@@ -293,7 +293,7 @@ def test_skills_that_data_names_are_disabled() -> None:
     ]
 
 
-def test_data_that_names_more_than_fits_on_a_command_line_is_refused() -> None:
+def test_literal_prompt_with_too_many_skill_names_is_rejected() -> None:
     prompt = " ".join(f"$variable{number}" for number in range(10_000))
     assert launched(replace(HELLO, prompt=prompt))
     with pytest.raises(InvalidRequest, match=r"more \$names") as refused:
@@ -323,7 +323,7 @@ CLOSED: dict[str, object] = {"type": "object", "additionalProperties": False}
         ({**CLOSED, "properties": 5}, False),
     ],
 )
-def test_only_a_strict_schema_is_given_to_codex_itself(schema: dict[str, object], strict: bool) -> None:
+def test_only_a_strict_schema_is_passed_to_codex(schema: dict[str, object], strict: bool) -> None:
     """The API refuses others; those are told in the prompt, and the answer may be asked for again."""
     assert is_strict(schema) is strict
     request = replace(HELLO, output_schema=schema)
@@ -335,7 +335,7 @@ def test_only_a_strict_schema_is_given_to_codex_itself(schema: dict[str, object]
     assert launched(replace(request, ephemeral=True)).asks_again is False
 
 
-def test_schema_and_images_are_private_files() -> None:
+def test_schema_and_images_are_written_to_private_files() -> None:
     images = (Image("image/png", b"1"), Image("image/svg+xml", b"2"))
     launch = launched(replace(HELLO, images=images, output_schema=CLOSED))
     assert launch.files == {
@@ -350,39 +350,39 @@ def test_schema_and_images_are_private_files() -> None:
     ]
 
 
-def test_an_ephemeral_run_leaves_no_record_with_the_cli() -> None:
+def test_ephemeral_run_passes_the_ephemeral_flag() -> None:
     assert "--ephemeral" in launched(replace(HELLO, ephemeral=True)).argv
 
 
-def test_turns_are_counted_by_clinvk() -> None:
+def test_exec_turns_are_counted_by_clinvk() -> None:
     assert launched(replace(HELLO, max_turns=3)).counted_turns == 3
     assert launched(replace(HELLO, max_turns=0)).counted_turns is None
 
 
-def test_turns_of_the_server_are_counted_by_its_channel() -> None:
+def test_app_server_turns_are_counted_by_its_channel() -> None:
     launch = Codex().launch(replace(HELLO, max_turns=3), None, host())
     assert launch.otherwise
     assert launch.warm
     assert (launch.counted_turns, launch.warm.counted_turns) == (None, None)
 
 
-def test_a_thread_is_resumed_after_all_flags() -> None:
+def test_resume_follows_all_flags() -> None:
     launch = launched(replace(HELLO, sandbox_mode="workspace", extra=("--strict-config",)), Resume(THREAD))
     assert launch.argv[-2:] == ("resume", THREAD)
 
 
 @pytest.mark.parametrize("handle", ["--last", "x", "", THREAD + "0"])
-def test_only_the_id_of_a_thread_is_resumed(handle: str) -> None:
+def test_only_a_thread_id_can_be_resumed(handle: str) -> None:
     with pytest.raises(NotResumable):
         launched(HELLO, Resume(handle))
 
 
-def test_a_fork_says_that_its_prompt_is_on_stdin() -> None:
+def test_fork_reads_its_prompt_from_stdin() -> None:
     """Without the dash Codex forks, and asks nothing."""
     assert launched(HELLO, Resume(THREAD, fork=True)).argv[-3:] == ("fork", THREAD, "-")
 
 
-def test_a_continued_thread_is_told_the_system_prompt_before_the_prompt() -> None:
+def test_resumed_thread_gets_the_system_prompt_before_the_prompt() -> None:
     """It keeps the developer instructions that it began with, whatever a later turn sets."""
     request = replace(HELLO, system_prompt="be brief")
     for resume in (Resume(THREAD), Resume(THREAD, fork=True)):
@@ -406,7 +406,7 @@ def test_a_continued_thread_is_told_the_system_prompt_before_the_prompt() -> Non
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("sandbox", SANDBOX_MODES)
-def test_an_extra_flag_that_clinvk_sets_is_refused_however_spelt(flag: str, sandbox: SandboxMode) -> None:
+def test_extra_flag_managed_by_clinvk_is_rejected_in_every_spelling(flag: str, sandbox: SandboxMode) -> None:
     with pytest.raises(InvalidRequest) as refused:
         launched(replace(HELLO, sandbox_mode=sandbox, extra=("--strict-config", flag)))
     assert refused.value.field == "extra[1]"
@@ -415,7 +415,7 @@ def test_an_extra_flag_that_clinvk_sets_is_refused_however_spelt(flag: str, sand
 @pytest.mark.parametrize("key", ["sandbox_mode", "approval_policy", '"sandbox_mode"', " projects.x", "permissions.a.b"])
 @pytest.mark.parametrize("spelt", ["-c|{}", "-c{}", "-c={}", "--config|{}", "--config={}"])
 @pytest.mark.parametrize("sandbox", ["read-only", "full"])
-def test_an_extra_setting_that_clinvk_sets_is_refused(sandbox: SandboxMode, spelt: str, key: str) -> None:
+def test_extra_config_value_managed_by_clinvk_is_rejected(sandbox: SandboxMode, spelt: str, key: str) -> None:
     with pytest.raises(InvalidRequest):
         launched(replace(HELLO, sandbox_mode=sandbox, extra=tuple(spelt.format(f"{key}=1").split("|"))))
 
@@ -450,7 +450,7 @@ def test_harmless_extra_flags_are_passed_on(sandbox: SandboxMode, extra: tuple[s
 
 @pytest.mark.parametrize("extra", HARMFUL)
 @pytest.mark.parametrize("words", [("default", "read-only"), ("none", "workspace"), ("auto", None), (None, None)])
-def test_other_extra_flags_are_refused_in_a_sandbox(
+def test_other_extra_flags_are_rejected_in_a_sandbox(
     words: tuple[ApprovalMode | None, SandboxMode | None], extra: tuple[str, ...]
 ) -> None:
     with pytest.raises(InvalidRequest, match="sandbox"):
@@ -458,7 +458,7 @@ def test_other_extra_flags_are_refused_in_a_sandbox(
 
 
 @pytest.mark.parametrize("extra", HARMFUL[:-1])
-def test_other_extra_flags_are_passed_on_where_nothing_is_held_back(extra: tuple[str, ...]) -> None:
+def test_other_extra_flags_are_passed_on_without_restrictions(extra: tuple[str, ...]) -> None:
     for request in (replace(HELLO, sandbox_mode="full"), replace(HELLO, approval_mode="none")):
         assert passed_on(launched(replace(request, extra=extra)), len(extra)) == extra
 
@@ -473,27 +473,27 @@ def test_other_extra_flags_are_passed_on_where_nothing_is_held_back(extra: tuple
         (replace(HELLO, extra=("-c", "x=\0")), "extra[1]"),
     ],
 )
-def test_a_nul_character_is_refused_by_its_field(request_: RunRequest, field: str) -> None:
+def test_nul_character_is_rejected_with_its_field(request_: RunRequest, field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         launched(request_)
     assert refused.value.field == field
 
 
 @pytest.mark.parametrize("field", ["prompt", "system_prompt"])
-def test_text_that_is_no_unicode_is_refused(field: str) -> None:
+def test_text_that_is_not_unicode_is_rejected(field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         launched(replace(HELLO, **{field: "a\udcff"}))
     assert refused.value.field == field
 
 
-def test_a_system_prompt_that_no_argument_can_hold_is_refused() -> None:
+def test_system_prompt_over_the_argument_limit_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match="131071") as refused:
         launched(replace(HELLO, system_prompt="é" * 70_000))
     assert refused.value.field == "system_prompt"
     launched(replace(HELLO, system_prompt="é" * 65_000))
 
 
-def test_a_prompt_that_codex_would_refuse_is_refused_with_the_limit() -> None:
+def test_prompt_over_the_limit_of_codex_is_rejected() -> None:
     """It counts characters, whatever they are in bytes."""
     longest = replace(HELLO, prompt="🙂" * 1_048_576)
     launched(longest)
@@ -502,7 +502,7 @@ def test_a_prompt_that_codex_would_refuse_is_refused_with_the_limit() -> None:
     assert refused.value.field == "prompt"
 
 
-def test_a_system_prompt_that_goes_before_the_prompt_counts_with_it() -> None:
+def test_system_prompt_before_the_prompt_counts_towards_the_limit() -> None:
     request = replace(HELLO, prompt="x" * 1_048_576, system_prompt="y")
     launched(request)
     with pytest.raises(InvalidRequest, match=r"^prompt "):
@@ -531,31 +531,31 @@ def instructions(files: dict[str, str], config: str = "") -> str:
     return str(tomllib.loads(f"x={given}")["x"])
 
 
-def test_instructions_come_from_the_repository_down_to_the_directory() -> None:
+def test_instructions_are_read_from_the_repository_down_to_the_directory() -> None:
     files = {"/AGENTS.md": "0", "/p/AGENTS.md": "1", "/p/a/AGENTS.md": "no", "/p/a/AGENTS.override.md": "2"}
     assert instructions(files) == "# AGENTS.md instructions for /p/a\n\n<INSTRUCTIONS>\n1\n\n2\n</INSTRUCTIONS>"
     assert instructions({}) == instructions({"/p/AGENTS.md": " \n"}) == ""
 
 
-def test_instructions_are_cut_where_codex_cuts_them() -> None:
+def test_instructions_are_truncated_at_the_limit_of_codex() -> None:
     files = {"/p/AGENTS.md": "1" * 32_767, "/p/a/AGENTS.md": "23"}
     assert "1\n\n2\n</" in instructions(files)
     assert "\n1111\n</" in instructions(files, "project_doc_max_bytes = 4")
     assert instructions(files, "project_doc_max_bytes = 0") == ""
 
 
-def test_nothing_is_said_of_a_project_whose_repository_the_user_trusts() -> None:
+def test_project_in_a_trusted_repository_gets_no_overrides() -> None:
     on = project({"/p/AGENTS.md": "1"}, '[projects."/p"]\ntrust_level = "trusted"\n')
     assert not {"projects", "developer_instructions"} & set(settings(launched(BELOW, on=on)))
 
 
 @pytest.mark.parametrize("model", ["gpt-6-astra", "GPT-4o", "o3", "o4-mini", "codex-mini", "chatgpt"[4:]])
-def test_models_of_openai_are_claimed(model: str) -> None:
+def test_openai_models_are_claimed(model: str) -> None:
     assert Codex().claims(model)
 
 
 @pytest.mark.parametrize("model", ["claude-opus", "gemini-3", "opus", "o", "ollama", "", "my-gpt"])
-def test_models_of_others_are_not_claimed(model: str) -> None:
+def test_other_models_are_not_claimed(model: str) -> None:
     assert not Codex().claims(model)
 
 
@@ -565,7 +565,7 @@ BY_EXEC = ("--color=never",)
 
 
 @pytest.mark.parametrize("fork", [False, True])
-def test_a_thread_in_the_archive_is_taken_out_before_exec_goes_on_with_it(fork: bool) -> None:
+def test_archived_thread_is_unarchived_before_exec_resumes_it(fork: bool) -> None:
     """The server does it by itself."""
     on = Host(env={"HOME": "/h"}, find=lambda folder, pattern: ARCHIVED.get(f"{folder}/{pattern}", []))
     by_exec = Codex().launch(replace(HELLO, extra=BY_EXEC), Resume(THREAD, fork=fork), on)

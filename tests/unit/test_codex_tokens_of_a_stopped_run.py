@@ -31,9 +31,9 @@ def ending_of_a_process_killed_after(*lines: bytes) -> RunFailed:
     return ending
 
 
-def test_the_tokens_that_were_told_count_where_the_process_is_ended() -> None:
+def test_killed_process_keeps_the_reported_usage() -> None:
     assert ending_of_a_process_killed_after(counted(total=57, last=57)).usage == Usage(57, 9)
 
 
-def test_nothing_counts_where_none_were_told() -> None:
+def test_killed_process_without_reported_usage_has_none() -> None:
     assert ending_of_a_process_killed_after().usage is None

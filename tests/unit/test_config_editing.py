@@ -245,7 +245,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("what", "text", "key", "value", "expected"), CHANGES, ids=[change[0] for change in CHANGES])
-def test_it_changes(what: str, text: str, key: str, value: str, expected: str) -> None:
+def test_set_writes_the_expected_text(what: str, text: str, key: str, value: str, expected: str) -> None:
     assert put(text, key, value) == expected
     assert put(expected, key, value) == expected
 
@@ -307,7 +307,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("key", "value", "text", "expected"), REFUSED, ids=[f"{e[0]}={e[1]} {e[2]}" for e in REFUSED])
-def test_what_cannot_be_is_refused(key: str, value: str, text: str, expected: str) -> None:
+def test_invalid_set_is_rejected(key: str, value: str, text: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         put(text, key, value)
     assert expected in caught.value.message.replace(str(FILE), "FILE")
@@ -352,7 +352,7 @@ TAKEN_OUT = [
 
 
 @pytest.mark.parametrize(("what", "text", "key", "expected"), TAKEN_OUT, ids=[entry[0] for entry in TAKEN_OUT])
-def test_it_takes_out(what: str, text: str, key: str, expected: str) -> None:
+def test_unset_writes_the_expected_text(what: str, text: str, key: str, expected: str) -> None:
     assert take_out(text, key) == expected
 
 
@@ -363,7 +363,7 @@ def test_it_takes_out(what: str, text: str, key: str, expected: str) -> None:
         ("session: {auto_resume: true,  # mine or not\n  retention_days: 3}\n", "session.auto_resume"),
     ],
 )
-def test_unset_is_refused_if_a_comment_in_braces_would_be_lost(text: str, key: str) -> None:
+def test_unset_is_rejected_if_a_comment_in_brackets_would_be_lost(text: str, key: str) -> None:
     with pytest.raises(ConfigError, match="cannot be changed there: a comment in brackets would be lost"):
         take_out(text, key)
 
@@ -382,14 +382,14 @@ def test_unset_is_refused_if_a_comment_in_braces_would_be_lost(text: str, key: s
     ],
 )
 @pytest.mark.parametrize(("key", "value"), [("server.port", "7"), ("session.default_tags", "b,c")])
-def test_odd_yaml_is_changed_or_refused(text: str, key: str, value: str) -> None:
+def test_unusual_yaml_is_changed_or_rejected(text: str, key: str, value: str) -> None:
     with suppress(ConfigError):
         put(text, key, value)
     with suppress(ConfigError):
         take_out(text, key)
 
 
-def test_a_key_that_neither_is_nor_is_known_is_not_taken_out() -> None:
+def test_unset_rejects_an_unknown_key_that_is_absent() -> None:
     with pytest.raises(ConfigError, match=r"config unset: unknown key 'server.prot'; did you mean 'port'\?"):
         take_out("server:\n  port: 1\n", "server.prot")
 
@@ -409,7 +409,7 @@ MENDED = [
 
 
 @pytest.mark.parametrize(("what", "text", "key", "expected", "stays"), MENDED, ids=[entry[0] for entry in MENDED])
-def test_one_of_several_mistakes_is_taken_out_and_those_that_stay_are_told(
+def test_unset_removes_one_error_and_reports_the_others(
     what: str, text: str, key: str, expected: str, stays: list[str]
 ) -> None:
     left: list[ConfigError] = []
@@ -418,7 +418,7 @@ def test_one_of_several_mistakes_is_taken_out_and_those_that_stay_are_told(
     assert [text.replace("unknown key ", "") for text in said] == stays
 
 
-def test_one_of_several_mistakes_is_set_right_and_those_that_stay_are_told() -> None:
+def test_set_fixes_one_error_and_reports_the_others() -> None:
     left: list[ConfigError] = []
     change = change_to("server.port", "1", BACKENDS, ENV)
     text = "server:\n  port: abc\n  prot: 1\n  prot: 2\n"
@@ -436,7 +436,7 @@ def test_one_of_several_mistakes_is_set_right_and_those_that_stay_are_told() -> 
         ("a: 1\nb: 2\n", "server.port", "FILE:1: unknown key 'a'"),
     ],
 )
-def test_a_change_that_mends_none_of_the_mistakes_is_refused(text: str, key: str, expected: str) -> None:
+def test_change_that_fixes_no_error_is_rejected(text: str, key: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         put(text, key, "1")
     assert expected in caught.value.message.replace(str(FILE), "FILE")
@@ -559,7 +559,7 @@ def with_value(content: dict[str, object], keys: list[str], value: object) -> di
 
 @given(st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
-def test_set_changes_one_value_and_no_comment(random: Random) -> None:
+def test_set_changes_one_value_and_keeps_comments(random: Random) -> None:
     generated = Generated(random)
     text = generated.text()
     key, value, means = generated.change()
@@ -587,7 +587,7 @@ def leaves(content: Mapping[str, object], above: str = "") -> dict[str, object]:
 
 @given(st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
-def test_unset_after_set_removes_that_value_alone(random: Random) -> None:
+def test_unset_after_set_removes_only_that_value(random: Random) -> None:
     generated = Generated(random)
     text = generated.text()
     key, value, _ = generated.change()

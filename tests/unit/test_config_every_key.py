@@ -82,9 +82,7 @@ def in_file(name: Name, text: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "kind"), KEYS, ids=IDS)
-def test_it_is_read_from_the_file_the_environment_and_a_flag_each_beating_those_before(
-    tmp_path: Path, name: Name, kind: object
-) -> None:
+def test_flag_overrides_environment_and_environment_overrides_file(tmp_path: Path, name: Name, kind: object) -> None:
     (one, meant), (two, meant_too) = samples(name, kind)
     assert value_of(Settings(), name) not in (meant, meant_too)
     file, env = in_file(name, one), {variable(name): two}
@@ -95,7 +93,7 @@ def test_it_is_read_from_the_file_the_environment_and_a_flag_each_beating_those_
 
 
 @pytest.mark.parametrize(("name", "kind"), KEYS, ids=IDS)
-def test_a_value_that_it_does_not_take_is_told_with_its_place(tmp_path: Path, name: Name, kind: object) -> None:
+def test_invalid_value_is_reported_with_its_location(tmp_path: Path, name: Name, kind: object) -> None:
     bad = wrong(name, kind)
     if not bad:
         return
@@ -112,7 +110,7 @@ def test_a_value_that_it_does_not_take_is_told_with_its_place(tmp_path: Path, na
 
 
 @pytest.mark.parametrize(("name", "kind"), KEYS, ids=IDS)
-def test_a_mistyped_key_is_told_with_the_nearest(tmp_path: Path, name: Name, kind: object) -> None:
+def test_mistyped_key_gets_a_suggestion(tmp_path: Path, name: Name, kind: object) -> None:
     *above, last = name
     typed = (*above, last[:-2] + last[-1] + last[-2])
     said = f"unknown key '{'.'.join(typed)}'.* did you mean '{last}'"
@@ -123,7 +121,7 @@ def test_a_mistyped_key_is_told_with_the_nearest(tmp_path: Path, name: Name, kin
         change_to(".".join(typed), "1", BACKENDS, {"HOME": "/home/ana"})
 
 
-def test_there_is_a_word_for_every_type_of_a_key() -> None:
+def test_every_key_type_has_a_description() -> None:
     """A new type would be called a text where a value is refused."""
     kinds = {kind for _, kind in KEYS}
     texts = {kind for kind in kinds if setting_values.allowed(kind).startswith("a text")}

@@ -40,17 +40,17 @@ def keys_in(section: dict[str, object], above: str = "") -> set[str]:
     return found
 
 
-def test_the_example_has_every_key() -> None:
+def test_example_has_every_key() -> None:
     content = msgspec.convert(yaml.safe_load(uncommented()), dict[str, object])
     assert keys_in(content) - {"backends.codex", "backends.gemini"} == keys_of(Settings)
 
 
-def test_a_copy_of_the_example_sets_nothing() -> None:
+def test_copy_of_the_example_changes_no_setting() -> None:
     found = trace(str(EXAMPLE), {"HOME": "/home/user"}, {}, ("claude", "codex", "gemini"))
     assert (found.settings, found.places) == (Settings(), {})
 
 
-def test_the_example_has_the_default_of_every_key(tmp_path: Path) -> None:
+def test_example_has_the_default_of_every_key(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(uncommented())
     settings = load(str(file), {"HOME": "/home/user"}, {}, ("claude", "codex", "gemini"))
@@ -58,7 +58,7 @@ def test_the_example_has_the_default_of_every_key(tmp_path: Path) -> None:
     assert msgspec.structs.replace(settings, backends={}) == Settings()
 
 
-def test_the_page_on_the_configuration_names_every_key() -> None:
+def test_configuration_page_lists_every_key() -> None:
     page = (REPOSITORY / "docs" / "configuration.md").read_text()
     named = set(re.findall(r"`([a-z_.<>]+)`", page))
     missing = {key.replace(".claude.", ".<name>.") for key in keys_of(Settings)} - named

@@ -39,23 +39,23 @@ def sources(tmp_path: Path) -> Sources:
     return Sources(tmp_path)
 
 
-def test_without_any_source_the_defaults_hold(sources: Sources) -> None:
+def test_defaults_apply_without_any_source(sources: Sources) -> None:
     assert sources.load() == Settings()
 
 
-def test_the_environment_beats_the_file_and_flags_beat_both(sources: Sources) -> None:
+def test_environment_overrides_file_and_flags_override_both(sources: Sources) -> None:
     text = "server: {port: 1, host: file}\noutput: {format: text}"
     settings = sources.load(text, {"CLINVK_SERVER__PORT": "2", "CLINVK_SERVER__HOST": "env"}, {"server.port": 3})
     assert (settings.server.port, settings.server.host, settings.output.format) == (3, "env", "text")
 
 
-def test_short_variables_name_the_backend_and_the_models(sources: Sources) -> None:
+def test_short_variables_set_backend_and_models(sources: Sources) -> None:
     settings = sources.load(env={"CLINVK_BACKEND": "codex", "CLINVK_CLAUDE_MODEL": "opus", "CLINVK_GEMINI_MODEL": "g"})
     assert settings.default_backend == "codex"
     assert {name: own.model for name, own in settings.backends.items()} == {"claude": "opus", "gemini": "g"}
 
 
-def test_the_long_name_of_a_variable_beats_the_short_one(sources: Sources) -> None:
+def test_long_variable_overrides_the_short_one(sources: Sources) -> None:
     settings = sources.load(env={"CLINVK_CLAUDE_MODEL": "short", "CLINVK_BACKENDS__CLAUDE__MODEL": "long"})
     assert settings.backends["claude"].model == "long"
 
@@ -63,14 +63,12 @@ def test_the_long_name_of_a_variable_beats_the_short_one(sources: Sources) -> No
 @pytest.mark.parametrize(
     ("value", "expected"), [("--a, --b", ("--a", "--b")), ('["--a,b", "c"]', ("--a,b", "c")), ("one", ("one",))]
 )
-def test_a_list_in_a_variable_is_texts_with_commas_or_json(
-    sources: Sources, value: str, expected: tuple[str, ...]
-) -> None:
+def test_list_variable_is_comma_separated_or_json(sources: Sources, value: str, expected: tuple[str, ...]) -> None:
     settings = sources.load(env={"CLINVK_BACKENDS__CODEX__EXTRA_FLAGS": value})
     assert settings.backends["codex"].extra_flags == expected
 
 
-def test_an_agents_variables_keep_their_case_and_add_up(sources: Sources) -> None:
+def test_agent_variables_keep_their_case_and_are_merged(sources: Sources) -> None:
     settings = sources.load(
         "backends: {claude: {env: {RETRIES: 0, FLAG: yes}}}",
         {"CLINVK_BACKENDS__CLAUDE__ENV__Base_URL": "x", "CLINVK_BACKENDS__CODEX__ENV": '{"A": "b"}'},
@@ -82,17 +80,15 @@ def test_an_agents_variables_keep_their_case_and_add_up(sources: Sources) -> Non
 @pytest.mark.parametrize(
     "name", ["*", "ANTHROPIC_*", "LC_?[A-Z]", "[!_]*", "_", "npm_config_a-b", "a.b", "BASH_FUNC_x%%"]
 )
-def test_agents_may_inherit_what_can_be_the_name_of_a_variable_or_stand_for_several(
-    sources: Sources, name: str
-) -> None:
+def test_env_allow_accepts_variable_names_and_patterns(sources: Sources, name: str) -> None:
     assert sources.load(f"agents: {{env_allow: ['{name}']}}").agents.env_allow == (name,)
 
 
-def test_an_empty_variable_and_a_key_without_value_say_nothing(sources: Sources) -> None:
+def test_empty_variable_and_key_without_a_value_are_ignored(sources: Sources) -> None:
     assert sources.load("server:\noutput:\n  format:\n", {"CLINVK_SERVER__PORT": ""}) == Settings()
 
 
-def test_variables_of_others_are_left_alone(sources: Sources) -> None:
+def test_unrelated_clinvk_variables_are_ignored(sources: Sources) -> None:
     """Kubernetes gives every pod variables named after its services; an agent's process carries a mark."""
     assert sources.load(env={"CLINVK_PORT": "tcp://10.0.0.1:80", "CLINVK_PROCESS_ID": "1-1"}) == Settings()
 
@@ -105,13 +101,13 @@ def test_allowed_tools_are_a_list_or_all(sources: Sources, written: str, expecte
     assert settings.backends["claude"].allowed_tools == expected
 
 
-def test_an_empty_mode_of_a_backend_is_the_unified_one(sources: Sources) -> None:
+def test_empty_mode_of_a_backend_falls_back_to_the_unified_one(sources: Sources) -> None:
     assert sources.load("backends: {codex: {approval_mode: '', model: 2024-01-01}}").backends == {
         "codex": BackendSettings(model="2024-01-01")
     }
 
 
-def test_a_leading_tilde_of_a_path_is_the_home(sources: Sources) -> None:
+def test_leading_tilde_of_a_path_expands_to_home(sources: Sources) -> None:
     server = sources.load("server: {blocked_workdir_prefixes: [~/secret, /etc], default_workdir: '~'}").server
     home_directory = sources.env["HOME"]
     assert server.blocked_workdir_prefixes == (f"{home_directory}/secret", "/etc")
@@ -126,12 +122,12 @@ def test_clinvk_home_moves_the_directory(sources: Sources, tmp_path: Path) -> No
     assert home({"CLINVK_HOME": "/a"}) == Path("/a")
 
 
-def test_a_home_that_is_empty_is_none_rather_than_the_root() -> None:
+def test_empty_home_is_an_error() -> None:
     with pytest.raises(ConfigError, match="there is no home directory"):
         user_home({"HOME": ""})
 
 
-def test_a_named_file_is_read_instead_and_the_flag_beats_the_variable(sources: Sources, tmp_path: Path) -> None:
+def test_config_flag_overrides_the_config_variable(sources: Sources, tmp_path: Path) -> None:
     one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
     one.write_text("default_backend: codex")
     other.write_text("default_backend: gemini")
@@ -140,20 +136,20 @@ def test_a_named_file_is_read_instead_and_the_flag_beats_the_variable(sources: S
     assert load(str(other), env, {}, BACKENDS).default_backend == "gemini"
 
 
-def test_a_leading_tilde_of_the_named_file_and_of_clinvk_home_is_the_home(sources: Sources) -> None:
+def test_leading_tilde_of_config_file_and_clinvk_home_expands_to_home(sources: Sources) -> None:
     sources.file.write_text("default_backend: codex")
     env = {**sources.env, "CLINVK_CONFIG": "~/.clinvk/config.yaml"}
     assert load(None, env, {}, BACKENDS).default_backend == "codex"
     assert home({"HOME": "/home/ana", "CLINVK_HOME": "~/c"}) == Path("/home/ana/c")
 
 
-def test_a_settings_file_that_cannot_be_looked_at_is_an_error_not_a_missing_file(sources: Sources) -> None:
+def test_inaccessible_config_file_is_an_error(sources: Sources) -> None:
     with pytest.raises(ConfigError, match="cannot be read: File name too long"):
         load(None, {"CLINVK_HOME": "/" + "x" * 300}, {}, BACKENDS)
 
 
 @pytest.mark.parametrize("as_flag", [True, False])
-def test_a_named_file_must_exist(sources: Sources, as_flag: bool) -> None:
+def test_named_config_file_must_exist(sources: Sources, as_flag: bool) -> None:
     env = sources.env if as_flag else {**sources.env, "CLINVK_CONFIG": "/nowhere.yaml"}
     with pytest.raises(ConfigError, match=r"/nowhere\.yaml: cannot be read: No such file"):
         load("/nowhere.yaml" if as_flag else None, env, {}, BACKENDS)
@@ -212,9 +208,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("text", "expected"), MISTAKES, ids=[text for text, _ in MISTAKES])
-def test_a_mistake_in_the_file_names_line_key_value_and_what_is_allowed(
-    sources: Sources, text: str, expected: str
-) -> None:
+def test_file_error_names_line_key_value_and_allowed_values(sources: Sources, text: str, expected: str) -> None:
     assert expected in sources.error(text)
 
 
@@ -231,17 +225,15 @@ def test_a_mistake_in_the_file_names_line_key_value_and_what_is_allowed(
         ("CLINVK_BACKENDS__CLAUDE__EXTRA_FLAGS", "[1", "must be texts with commas, or a JSON array"),
     ],
 )
-def test_a_mistake_in_the_environment_names_the_variable(
-    sources: Sources, variable: str, value: str, expected: str
-) -> None:
+def test_environment_error_names_the_variable(sources: Sources, variable: str, value: str, expected: str) -> None:
     assert expected in sources.error(env={variable: value})
 
 
-def test_of_many_keys_only_the_one_that_was_meant_is_named(sources: Sources) -> None:
+def test_unknown_key_error_suggests_only_the_nearest_key(sources: Sources) -> None:
     assert sources.error("server: {prot: 1}") == "FILE:1: unknown key 'server.prot' (= '1'); did you mean 'port'?"
 
 
-def test_a_file_that_cannot_be_read_or_is_no_text_says_so(sources: Sources) -> None:
+def test_unreadable_or_non_utf8_file_is_reported(sources: Sources) -> None:
     sources.file.write_bytes(b"default_backend: \xff")
     assert sources.error() == "FILE: is not UTF-8 text: invalid start byte at byte 17"
     sources.file.unlink()

@@ -34,7 +34,7 @@ def appended(text: str) -> str:
     return text + "b: 2\n"
 
 
-def test_a_new_file_is_its_owners_alone_in_a_folder_that_is_too(tmp_path: Path) -> None:
+def test_new_file_and_folder_are_private(tmp_path: Path) -> None:
     file = tmp_path / "home" / ".clinvk" / "config.yaml"
     assert change(file, appended, make_folder=True)
     assert file.read_text() == "b: 2\n"
@@ -42,20 +42,20 @@ def test_a_new_file_is_its_owners_alone_in_a_folder_that_is_too(tmp_path: Path) 
     assert os.listdir(file.parent) == ["config.yaml"]
 
 
-def test_where_somebody_named_the_file_its_folder_is_not_made(tmp_path: Path) -> None:
+def test_folder_of_a_named_file_is_not_created(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be changed: No such file or directory"):
         change(tmp_path / "nowhere" / "config.yaml", appended, make_folder=False)
     assert os.listdir(tmp_path) == []
 
 
-def test_the_mode_of_a_file_stays(file: Path) -> None:
+def test_file_mode_is_kept(file: Path) -> None:
     file.write_text("a: 1\n")
     file.chmod(0o640)
     change(file, appended, make_folder=False)
     assert (file.read_text(), mode(file)) == ("a: 1\nb: 2\n", 0o640)
 
 
-def test_a_link_stays_and_what_it_leads_to_is_changed(tmp_path: Path, file: Path) -> None:
+def test_symlink_is_kept_and_its_target_is_changed(tmp_path: Path, file: Path) -> None:
     target = tmp_path / "dotfiles" / "clinvk.yaml"
     target.parent.mkdir()
     target.write_text("a: 1\n")
@@ -65,13 +65,13 @@ def test_a_link_stays_and_what_it_leads_to_is_changed(tmp_path: Path, file: Path
     assert target.read_text() == "a: 1\nb: 2\n"
 
 
-def test_a_mark_of_byte_order_and_line_ends_stay(file: Path) -> None:
+def test_byte_order_mark_and_line_endings_are_kept(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbfa: 1\r\n")
     change(file, lambda text: text.replace("1", "é"), make_folder=False)
     assert file.read_bytes() == "\ufeffa: é\r\n".encode()
 
 
-def test_an_edit_that_raises_leaves_everything_as_it_was(file: Path) -> None:
+def test_failed_edit_changes_nothing(file: Path) -> None:
     file.write_text("a: 1\n")
 
     def fail(text: str) -> str:
@@ -83,7 +83,7 @@ def test_an_edit_that_raises_leaves_everything_as_it_was(file: Path) -> None:
     assert os.listdir(file.parent) == ["config.yaml"]
 
 
-def test_a_file_that_is_so_already_is_not_written(file: Path) -> None:
+def test_unchanged_file_is_not_written(file: Path) -> None:
     file.write_text("a: 1\n")
     before = file.stat()
     assert not change(file, str, make_folder=False)
@@ -98,7 +98,7 @@ def test_a_preview_writes_nothing(file: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["/dev/null", "folder"])
-def test_what_is_no_regular_file_is_not_replaced(file: Path, target: str) -> None:
+def test_target_that_is_not_a_regular_file_is_not_replaced(file: Path, target: str) -> None:
     if target == "folder":
         (file.parent / target).mkdir()
     file.symlink_to(target)
@@ -107,13 +107,13 @@ def test_what_is_no_regular_file_is_not_replaced(file: Path, target: str) -> Non
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_file_that_is_no_text_says_so(file: Path) -> None:
+def test_file_that_is_not_utf8_is_reported(file: Path) -> None:
     file.write_bytes(b"a: \xff")
     with pytest.raises(ConfigError, match="is not UTF-8 text: invalid start byte at byte 3"):
         change(file, appended, make_folder=False)
 
 
-def test_a_file_that_is_protected_stays_as_it_is_but_for_root(file: Path) -> None:
+def test_read_only_file_can_be_changed_only_by_root(file: Path) -> None:
     file.write_text("a: 1\n")
     file.chmod(0o400)
     may_write = nullcontext() if os.geteuid() == 0 else pytest.raises(ConfigError, match="Permission denied")
@@ -122,7 +122,7 @@ def test_a_file_that_is_protected_stays_as_it_is_but_for_root(file: Path) -> Non
     assert mode(file) == 0o400
 
 
-def test_changes_at_the_same_time_do_not_lose_each_other(file: Path) -> None:
+def test_concurrent_changes_are_all_kept(file: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", SET_ONE, str(file), name]) for name in "abcdef"]
     assert [process.wait() for process in processes] == [0] * 6
     assert sorted(file.read_text().split("\n")[:-1]) == sorted(f"{n}.{k}: 1" for n in "abcdef" for k in range(10))
