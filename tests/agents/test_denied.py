@@ -10,7 +10,7 @@ DENIED = "1 action was denied: Write; approval_mode and sandbox_mode say what is
 
 
 @pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
-async def test_a_turn_tells_what_was_denied_in_it_and_the_next_does_not(machine: Machine) -> None:
+async def test_turn_reports_only_its_own_denied_tools(machine: Machine) -> None:
     path = machine.project / "no.txt"
     session: str | None = None
     async with machine.runs() as runs:
@@ -25,7 +25,7 @@ async def test_a_turn_tells_what_was_denied_in_it_and_the_next_does_not(machine:
     assert not path.exists()
 
 
-def test_a_script_is_told_and_the_exit_code_is_0(machine: Machine) -> None:
+def test_script_gets_denied_tools_on_stderr_and_exit_code_0(machine: Machine) -> None:
     prompt = f"[[tool=write path={machine.project / 'no.txt'} content=x say=Done.]]"
     done = clinvk(machine, "--new", "-o", "text", "--no-stdin", prompt)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Done.\n", f"clinvk: {DENIED}\n")

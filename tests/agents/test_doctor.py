@@ -32,7 +32,7 @@ def contents(machine: Machine) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_on_a_machine_that_is_set_up_all_can_be_used_and_nothing_is_asked_or_changed(machine: Machine) -> None:
+def test_doctor_finds_all_agents_usable_without_model_requests_or_changes(machine: Machine) -> None:
     before = contents(machine)
     code, report, stderr = doctor(machine)
     assert (code, report["usable"], stderr) == (0, True, "")
@@ -48,7 +48,7 @@ def test_on_a_machine_that_is_set_up_all_can_be_used_and_nothing_is_asked_or_cha
     assert machine.exchanges() == []
 
 
-def test_without_a_login_none_can_be_used(machine: Machine) -> None:
+def test_doctor_finds_no_usable_agent_without_login(machine: Machine) -> None:
     (machine.home / ".codex" / "config.toml").unlink()
     (machine.home / ".gemini" / "settings.json").unlink()
     env = {name: machine.env[name] for name in ("PATH", "HOME", "LANG", "TERM")}
@@ -77,7 +77,7 @@ sys.exit(enter(["doctor", "--json", "-b", {name!r}]))
 
 
 @pytest.mark.parametrize("name", ["claude", "codex", "gemini"])
-def test_a_flag_that_the_cli_does_not_take_is_found(machine: Machine, name: str) -> None:
+def test_doctor_reports_flag_unsupported_by_the_installed_cli(machine: Machine, name: str) -> None:
     """A backend that would give one flag more than the CLI takes is as good as an older CLI."""
     command = [sys.executable, "-c", OLDER.format(name=name)]
     done = subprocess.run(command, env=machine.env, cwd=machine.project, capture_output=True, text=True, check=False)

@@ -23,7 +23,7 @@ def _call(tool: str, /, **arguments: object) -> str:
     return f"[[call {tool} {json.dumps(arguments)}]]"
 
 
-async def test_an_answer_streams_with_its_session_and_tokens(machine: Machine) -> None:
+async def test_answer_streams_with_session_id_and_usage(machine: Machine) -> None:
     events = await machine.events(_ask("hello [[words=3 think=2 usage=100,20,30,10]]"))
     started = events[0]
     assert isinstance(started, RunStarted)
@@ -36,7 +36,7 @@ async def test_an_answer_streams_with_its_session_and_tokens(machine: Machine) -
     assert "flash-lite" in str(machine.exchanges("hello")[-1]["path"])
 
 
-async def test_an_agent_that_may_act_writes_and_runs_commands(machine: Machine) -> None:
+async def test_permitted_agent_writes_files_and_runs_commands(machine: Machine) -> None:
     shell = _call("run_shell_command", command=f"echo hi; touch {machine.project}/ran", description="x")
     write = _call("write_file", file_path=f"{machine.project}/made.txt", content="made")
     events = await machine.events(_ask(f'go {shell}{write} [[before="Look. "]] [[say="Done."]]', "none"))
@@ -54,7 +54,7 @@ async def test_an_agent_that_may_act_writes_and_runs_commands(machine: Machine) 
     ("status", "code"),
     [(400, "agent_rejected"), (401, "agent_unauthenticated"), (429, "agent_rate_limited"), (500, "agent_overloaded")],
 )
-async def test_a_refusal_of_the_model_api_is_told_by_its_kind(machine: Machine, status: int, code: str) -> None:
+async def test_model_api_error_maps_to_its_error_code(machine: Machine, status: int, code: str) -> None:
     result = await machine.run(_ask(f"x [[error={status}]]"))
     assert isinstance(result.ending, RunFailed)
     assert result.ending.code == code
@@ -64,14 +64,14 @@ async def test_a_refusal_of_the_model_api_is_told_by_its_kind(machine: Machine, 
     assert "{" not in result.ending.message
 
 
-async def test_a_cut_stream_fails_and_keeps_what_came(machine: Machine) -> None:
+async def test_dropped_stream_fails_the_run_and_keeps_partial_text(machine: Machine) -> None:
     result = await machine.run(_ask("x [[drop=2 words=9]]"))
     assert result.text == "word1 word2 "
     assert isinstance(result.ending, RunFailed)
     assert result.ending.exit_code == 1
 
 
-async def test_what_came_of_a_stream_with_an_error_is_told_again_when_the_cli_asks_again(machine: Machine) -> None:
+async def test_cli_retry_repeats_partial_text_of_the_failed_stream(machine: Machine) -> None:
     """Nothing that it prints tells the second answer from the first; what it writes down has the text but once."""
     settings = machine.home / ".gemini" / "settings.json"
     document = json.loads(settings.read_text())
@@ -84,7 +84,7 @@ async def test_what_came_of_a_stream_with_an_error_is_told_again_when_the_cli_as
     assert chat.read_text().count("word1") == 1
 
 
-async def test_an_answer_that_repeats_itself_is_broken_off_and_no_success(machine: Machine) -> None:
+async def test_repetitive_answer_fails_with_loop_detected(machine: Machine) -> None:
     result = await machine.run(_ask("x [[bytes=1000]]"))
     assert isinstance(result.ending, RunFailed)
     assert (result.ending.code, result.ending.message) == ("agent_failed", "Loop detected, stopping execution")
@@ -103,7 +103,7 @@ async def test_effort_reaches_the_model(
     assert sent["thinkingConfig"] == {"includeThoughts": True, **thinking}
 
 
-async def test_a_run_that_timed_out_tells_how_its_model_api_failed(machine: Machine) -> None:
+async def test_timed_out_run_reports_the_model_api_error(machine: Machine) -> None:
     path = machine.home / ".gemini" / "settings.json"
     settings = json.loads(path.read_text())
     settings["general"]["maxAttempts"] = 10
@@ -116,7 +116,7 @@ async def test_a_run_that_timed_out_tells_how_its_model_api_failed(machine: Mach
 
 
 @pytest.mark.parametrize("reason", ["max_tokens", "refusal"])
-async def test_an_answer_that_the_model_breaks_off_before_its_text_is_no_failure(
+async def test_answer_stopped_before_any_text_finishes_with_its_stop_reason(
     machine: Machine, reason: StopReason
 ) -> None:
     result = await machine.run(_ask(f'x [[stop={reason} say=""]]'))
@@ -125,9 +125,7 @@ async def test_an_answer_that_the_model_breaks_off_before_its_text_is_no_failure
 
 
 @pytest.mark.parametrize("reason", ["max_tokens", "refusal"])
-async def test_of_an_answer_that_has_text_the_cli_does_not_tell_why_it_ended(
-    machine: Machine, reason: StopReason
-) -> None:
+async def test_cli_does_not_report_stop_reason_of_answer_with_text(machine: Machine, reason: StopReason) -> None:
     """A CLI that does tell would make this fail: then read it, and mend the table in docs/agents.md."""
     result = await machine.run(_ask(f"x [[stop={reason} words=2]]"))
     assert isinstance(result.ending, RunFinished)
@@ -141,7 +139,7 @@ async def test_max_turns_ends_the_run(machine: Machine) -> None:
     assert len(result.tool_calls) == 2
 
 
-async def test_the_users_own_limit_of_turns_is_no_failure(machine: Machine) -> None:
+async def test_users_own_turn_limit_finishes_with_max_turns(machine: Machine) -> None:
     path = machine.home / ".gemini" / "settings.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model": {"maxSessionTurns": 1}}))
     result = await machine.run(_ask(f"x {_call('list_directory', dir_path='.')}"))
@@ -150,9 +148,7 @@ async def test_the_users_own_limit_of_turns_is_no_failure(machine: Machine) -> N
 
 
 @pytest.mark.parametrize("approval", ["default", "none"])
-async def test_the_system_prompt_and_the_projects_context_reach_the_model(
-    machine: Machine, approval: ApprovalMode
-) -> None:
+async def test_system_prompt_and_project_context_reach_the_model(machine: Machine, approval: ApprovalMode) -> None:
     (machine.project / "GEMINI.md").write_text("the project speaks: tabs")
     (machine.home / ".gemini" / "GEMINI.md").write_text("the user speaks: spaces")
     await machine.run(replace(_ask("hello [[words=1]]", approval), system_prompt="You are a pirate: arr."))
@@ -163,7 +159,7 @@ async def test_the_system_prompt_and_the_projects_context_reach_the_model(
     assert "You are Gemini CLI" in sent
 
 
-async def test_a_prompt_that_looks_like_a_command_is_for_the_model(machine: Machine) -> None:
+async def test_prompt_that_looks_like_a_command_is_sent_to_the_model(machine: Machine) -> None:
     """`/init` writes GEMINI.md where the CLI takes it for its own; a command of the project runs its shell text."""
     commands = machine.project / ".gemini" / "commands"
     commands.mkdir(parents=True)
@@ -176,14 +172,14 @@ async def test_a_prompt_that_looks_like_a_command_is_for_the_model(machine: Mach
     assert [path.name for path in machine.project.iterdir()] == [".gemini"]
 
 
-async def test_a_file_that_a_prompt_names_is_read(machine: Machine) -> None:
+async def test_file_named_in_the_prompt_is_read(machine: Machine) -> None:
     (machine.project / "note.txt").write_text("the note says 42")
     await machine.run(_ask("see @note.txt [[words=1]]", sandbox="read-only"))
     assert "the note says 42" in json.dumps(machine.requests("see")[-1])
 
 
 @pytest.mark.parametrize("approval", ["default", "none"])
-async def test_a_conversation_goes_on(machine: Machine, approval: ApprovalMode) -> None:
+async def test_conversation_resumes(machine: Machine, approval: ApprovalMode) -> None:
     """Also where its turns have different words: the record is the same in every home."""
     async with machine.runs() as runs:
         async with runs.run(machine.completed(_ask("first [[words=1]]"))) as run:
@@ -194,7 +190,7 @@ async def test_a_conversation_goes_on(machine: Machine, approval: ApprovalMode) 
     assert "prompts=2" in result.text or "users=2" in result.text, result.text
 
 
-async def test_a_conversation_that_is_unknown_is_told(machine: Machine) -> None:
+async def test_missing_conversation_fails_with_session_not_found(machine: Machine) -> None:
     async with machine.runs() as runs:
         async with runs.run(machine.completed(_ask("first [[words=1]]"))) as run:
             await run.result()
@@ -213,7 +209,7 @@ def _files(*folders: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("approval", ["default", "none"])
-async def test_an_ephemeral_run_leaves_nothing(machine: Machine, approval: ApprovalMode) -> None:
+async def test_ephemeral_run_leaves_no_files(machine: Machine, approval: ApprovalMode) -> None:
     """Nor does one that fails, of which the CLI writes a report with the whole conversation."""
     await machine.run(_ask("kept [[words=1]]", approval))
     before = _files(machine.home, machine.project)
@@ -230,7 +226,7 @@ async def test_an_ephemeral_run_leaves_nothing(machine: Machine, approval: Appro
     assert not [report for report in reports if secret in report]
 
 
-async def test_an_ephemeral_run_knows_what_the_user_has_set_up(machine: Machine) -> None:
+async def test_ephemeral_run_uses_the_users_configuration(machine: Machine) -> None:
     """`none` runs in the user's own set-up: its hooks, its skills, its context."""
     _merge(machine.home / ".gemini" / "settings.json", _hook(f"touch {machine.outside}/hook"))
     (machine.home / ".gemini" / "GEMINI.md").write_text("the user speaks")
@@ -247,7 +243,7 @@ def _merge(path: Path, settings: dict[str, object]) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
 
 
-async def test_added_directories_may_be_used_and_others_not(machine: Machine) -> None:
+async def test_added_directories_are_accessible_and_others_are_not(machine: Machine) -> None:
     added, other = machine.outside / "added", machine.outside / "other"
     added.mkdir()
     other.mkdir()
@@ -263,13 +259,13 @@ async def test_added_directories_may_be_used_and_others_not(machine: Machine) ->
     assert "inside" in json.dumps(machine.requests("go")[-1])
 
 
-async def test_a_long_prompt_arrives_whole(machine: Machine) -> None:
+async def test_long_prompt_arrives_complete(machine: Machine) -> None:
     body = "a" * 1_000_000
     await machine.run(_ask(f"start {body} end [[words=1]]"))
     assert f"start {body} end" in str(machine.exchanges("start")[-1]["user"])
 
 
-async def test_without_a_login_the_cli_says_so(machine: Machine) -> None:
+async def test_missing_login_fails_with_agent_unauthenticated(machine: Machine) -> None:
     del machine.env["GEMINI_API_KEY"]
     result = await machine.run(_ask("hello"))
     assert isinstance(result.ending, RunFailed)

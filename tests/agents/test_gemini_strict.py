@@ -183,7 +183,7 @@ async def test_the_traps_go_off_where_nothing_holds_them(trapped: Machine) -> No
     assert (trapped.project / "written.txt").exists()
 
 
-async def test_of_a_project_that_the_user_did_not_trust_only_the_variables_act(trapped: Machine) -> None:
+async def test_untrusted_project_applies_only_its_env_variables(trapped: Machine) -> None:
     """The agent may act, and so may what is the user's; a project says no more than its `.env` (and its skills)."""
     await trapped.run(_ask(_attempts(trapped), "none"))
     sprung = _sprung(trapped)
@@ -202,7 +202,7 @@ async def test_read_only_writes_nothing(trapped: Machine, approval: ApprovalMode
 
 
 @pytest.mark.parametrize("trust", ["true", ""])
-async def test_read_only_is_not_reopened_by_the_users_trust(trapped: Machine, trust: str) -> None:
+async def test_user_trust_does_not_weaken_read_only(trapped: Machine, trust: str) -> None:
     """Neither by a variable of the environment, nor by a list of trusted folders, nor by folder trust that is off."""
     if trust:
         trapped.env["GEMINI_CLI_TRUST_WORKSPACE"] = trust
@@ -218,7 +218,7 @@ async def test_read_only_is_not_reopened_by_the_users_trust(trapped: Machine, tr
     assert _sprung(trapped) == set()
 
 
-async def test_an_agent_that_must_ask_runs_nothing_of_its_own(trapped: Machine) -> None:
+async def test_default_approval_runs_nothing_without_asking(trapped: Machine) -> None:
     """The user's own rules permit more than the CLI does by itself, and are the user's word; here there are none."""
     (trapped.home / ".gemini" / "policies" / "allow.toml").unlink()
     before = _contents(trapped.project)
@@ -227,7 +227,7 @@ async def test_an_agent_that_must_ask_runs_nothing_of_its_own(trapped: Machine) 
     assert _sprung(trapped) == set()
 
 
-async def test_always_denies_every_tool(trapped: Machine) -> None:
+async def test_approval_always_denies_every_tool(trapped: Machine) -> None:
     before = _contents(trapped.project)
     read = _call("read_file", file_path=f"{trapped.project}/text.txt")
     events = await trapped.events(_ask(_attempts(trapped) + read, "always", "full"))
@@ -237,7 +237,7 @@ async def test_always_denies_every_tool(trapped: Machine) -> None:
 
 
 @pytest.mark.parametrize(("approval", "sandbox"), [("auto", "default"), ("none", "workspace")])
-async def test_edits_unasked_stay_in_the_workspace_and_open_no_shell(
+async def test_edits_without_asking_stay_in_the_workspace_and_run_no_shell(
     trapped: Machine, approval: ApprovalMode, sandbox: SandboxMode
 ) -> None:
     (trapped.home / ".gemini" / "policies" / "allow.toml").unlink()
@@ -288,7 +288,7 @@ def _poison(machine: Machine, chat: Path, added: Path) -> str:
         ("auto", "default", ("read_file", "write_file", "replace", "google_web_search")),
     ],
 )
-async def test_edits_do_not_reach_what_other_conversations_are_told(
+async def test_edits_do_not_reach_context_of_other_conversations(
     machine: Machine, approval: ApprovalMode, sandbox: SandboxMode, tools: tuple[str, ...] | None, kept: bool
 ) -> None:
     """The CLI's own tools may write the user's `GEMINI.md`, and the memory and the chats of the project."""
@@ -318,9 +318,7 @@ async def test_edits_do_not_reach_what_other_conversations_are_told(
 
 
 @pytest.mark.parametrize("prompt", ["\ufeff/init", "\ufeff$init", "\u00a0\ufeff/init"])
-async def test_a_kept_process_takes_no_prompt_for_a_command_whatever_stands_before_it(
-    machine: Machine, prompt: str
-) -> None:
+async def test_warm_process_sends_command_like_prompt_to_the_model(machine: Machine, prompt: str) -> None:
     """Before it looks for a command it leaves out blanks, a byte order mark too. `/init` writes the project's file."""
     settings = replace(machine.settings, warm=WarmSettings(kept_backends=("gemini",)))
     request = replace(_ask(f"{prompt} [[words=1]]", "default", "read-only"), literal=True, ephemeral=True)
@@ -334,7 +332,7 @@ async def test_a_kept_process_takes_no_prompt_for_a_command_whatever_stands_befo
     assert list(machine.project.iterdir()) == []
 
 
-async def test_allowed_tools_are_all_there_are(machine: Machine) -> None:
+async def test_only_allowed_tools_are_available(machine: Machine) -> None:
     request = replace(
         _ask(_attempts(machine) + _call("list_directory", dir_path="."), "none"), allowed_tools=("list_directory",)
     )
@@ -344,7 +342,7 @@ async def test_allowed_tools_are_all_there_are(machine: Machine) -> None:
     assert _sprung(machine) == set()
 
 
-async def test_allowed_tools_permit_nothing_that_would_be_asked_for(machine: Machine) -> None:
+async def test_allowed_tools_do_not_bypass_approval(machine: Machine) -> None:
     request = replace(
         _ask(_attempts(machine), "default"), allowed_tools=("run_shell_command", "write_file", "list_directory")
     )

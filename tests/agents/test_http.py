@@ -44,13 +44,13 @@ def installed(machine: Machine) -> dict[str, str]:
     }
 
 
-async def test_the_versions_of_the_clis_are_learned(machine: Machine) -> None:
+async def test_server_detects_cli_versions(machine: Machine) -> None:
     async with serving(machine.env) as served:
         assert await versions(served) == installed(machine)
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_a_prompt_is_answered_and_its_tool_works_in_the_directory(machine: Machine, backend: str) -> None:
+async def test_prompt_is_answered_and_its_tool_runs_in_the_workdir(machine: Machine, backend: str) -> None:
     async with serving(machine.env) as served:
         response = await ask(served, machine, '[[tool=shell cmd="touch made" words=3]]', backend=backend)
     told = response.json()
@@ -60,7 +60,7 @@ async def test_a_prompt_is_answered_and_its_tool_works_in_the_directory(machine:
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_a_stream_tells_what_the_agent_does(machine: Machine, backend: str) -> None:
+async def test_stream_reports_agent_events(machine: Machine, backend: str) -> None:
     prompt = '[[tool=shell cmd="echo from-the-tool" words=3]]'
     async with serving(machine.env) as served:
         response = await ask(served, machine, prompt, backend=backend, output_format="stream-json")
@@ -78,7 +78,7 @@ async def test_a_stream_tells_what_the_agent_does(machine: Machine, backend: str
 
 @pytest.mark.parametrize("backend", CLIS)
 @pytest.mark.parametrize(("status", "code"), [(401, "agent_unauthenticated"), (429, "agent_rate_limited")])
-async def test_a_refusal_of_the_model_api_is_an_answer_with_its_code(
+async def test_model_api_error_returns_200_with_its_error_code(
     machine: Machine, backend: str, status: int, code: str
 ) -> None:
     async with serving(machine.env) as served:
@@ -90,7 +90,7 @@ async def test_a_refusal_of_the_model_api_is_an_answer_with_its_code(
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_a_client_that_leaves_ends_the_agent_and_its_tool(machine: Machine, backend: str) -> None:
+async def test_client_disconnect_ends_the_agent_and_its_tool(machine: Machine, backend: str) -> None:
     up = machine.project / "up"
     data = json.dumps(
         {
@@ -111,7 +111,7 @@ async def test_a_client_that_leaves_ends_the_agent_and_its_tool(machine: Machine
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_a_conversation_goes_on_by_its_session_id(machine: Machine, backend: str) -> None:
+async def test_session_id_resumes_the_conversation(machine: Machine, backend: str) -> None:
     async with serving(machine.env) as served:
         first = (await ask(served, machine, "the first [[words=2]]", backend=backend)).json()
         second = (

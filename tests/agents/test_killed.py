@@ -16,7 +16,7 @@ HIDES = "test -e up && exit; env -i setsid sh -c '(sleep 599 &)'; touch up; exec
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
-def test_the_tools_are_ended_and_the_conversation_can_be_gone_on_with(machine: Machine, backend: str) -> None:
+def test_killing_clinvk_ends_tools_and_conversation_can_be_resumed(machine: Machine, backend: str) -> None:
     with _started(machine, "-b", backend, f'go [[tool=shell cmd="{HIDES}" words=1]]') as process:
         until((machine.project / "up").exists, 60)
         assert len(machine.left()) > 2

@@ -15,7 +15,7 @@ DIRECT = {
 
 
 @pytest.mark.parametrize("cli", DIRECT)
-def test_a_cli_answers_and_writes_without_clinvk(machine: Machine, cli: str) -> None:
+def test_cli_answers_and_writes_files_without_clinvk(machine: Machine, cli: str) -> None:
     prompt = f'hello [[say="the answer"]] [[tool=write path={machine.project}/made.txt content=hi]]'
     done = subprocess.run(
         DIRECT[cli], input=prompt, env=machine.env, cwd=machine.project, capture_output=True, text=True, timeout=100
@@ -28,7 +28,7 @@ def test_a_cli_answers_and_writes_without_clinvk(machine: Machine, cli: str) -> 
 
 @pytest.mark.parametrize("way", ["kept"], indirect=True)
 @pytest.mark.parametrize("backend", ["claude", "codex"])
-async def test_a_machine_that_keeps_processes_has_its_runs_carried_by_them(machine: Machine, backend: str) -> None:
+async def test_warm_machine_runs_prompts_in_warm_processes(machine: Machine, backend: str) -> None:
     async with machine.runs() as runs:
         async with runs.run(machine.completed(RunRequest(prompt="x [[words=1]]", backend=backend))) as run:
             assert (await run.result()).text == "word1"
@@ -36,7 +36,7 @@ async def test_a_machine_that_keeps_processes_has_its_runs_carried_by_them(machi
         assert runs.warm.backends[backend].processes
 
 
-def test_nothing_of_the_outer_environment_reaches_the_agents(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agents_inherit_nothing_from_the_outer_environment(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-real")
     assert machine.env["ANTHROPIC_API_KEY"] == "test-key"
     assert machine.env["HOME"] == str(machine.home)

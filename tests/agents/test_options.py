@@ -56,7 +56,7 @@ def said(body: JSON) -> list[str]:
 
 @pytest.mark.parametrize(("literal", "sandbox"), [(False, "default"), (True, "read-only")])
 @pytest.mark.parametrize("backend", AGENTS)
-async def test_images_reach_the_model_and_nothing_of_them_stays(
+async def test_images_reach_the_model_and_leave_no_files(
     machine: Machine, backend: str, literal: bool, sandbox: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = machine.home.parent / "temporary"
@@ -74,7 +74,7 @@ async def test_images_reach_the_model_and_nothing_of_them_stays(
     assert [*folders.iterdir(), *machine.project.iterdir()] == []
 
 
-async def test_an_image_goes_with_a_later_turn_too(machine: Machine) -> None:
+async def test_later_turn_can_attach_an_image(machine: Machine) -> None:
     encoded = base64.b64encode(PICTURE).decode()
     for backend in AGENTS:
         async with machine.runs() as runs:
@@ -101,7 +101,9 @@ DATA = (
     ("backend", "approval"),
     [("claude", "default"), ("claude", "none"), ("codex", "default"), ("gemini", "default"), ("gemini", "none")],
 )
-async def test_data_reaches_the_model_as_it_is_and_does_nothing(machine: Machine, backend: str, approval: str) -> None:
+async def test_literal_prompt_reaches_the_model_unchanged_without_side_effects(
+    machine: Machine, backend: str, approval: str
+) -> None:
     """No command, no file and no skill is put in, for the first prompt and later ones; every character arrives."""
     machine.project.joinpath("note.txt").write_text("the note says 42")
     machine.project.joinpath("folder").mkdir()
@@ -122,7 +124,7 @@ async def test_data_reaches_the_model_as_it_is_and_does_nothing(machine: Machine
 
 
 @pytest.mark.parametrize("backend", AGENTS)
-async def test_data_goes_on_in_a_conversation(machine: Machine, backend: str) -> None:
+async def test_literal_prompts_stay_literal_in_a_resumed_conversation(machine: Machine, backend: str) -> None:
     machine.project.joinpath("note.txt").write_text("the note says 42")
     session = None
     async with machine.runs() as runs:
@@ -139,7 +141,7 @@ async def test_data_goes_on_in_a_conversation(machine: Machine, backend: str) ->
 
 
 @pytest.mark.parametrize("backend", AGENTS)
-async def test_a_stop_text_cuts_the_answer_and_ends_the_agent(machine: Machine, backend: str) -> None:
+async def test_stop_sequence_truncates_the_answer_and_ends_the_agent(machine: Machine, backend: str) -> None:
     """The model would say 200 words, ten of them a second."""
     prompt = "hello [[words=200 delay=0.1]]" if backend != "codex" else "hello [[words=20]]"
     events = await machine.events(ask(backend, prompt, stop=("nothing", "word7 ")))
@@ -153,7 +155,7 @@ async def test_a_stop_text_cuts_the_answer_and_ends_the_agent(machine: Machine, 
 
 
 @pytest.mark.parametrize(("backend", "ephemeral"), [("claude", False), ("codex", True), ("gemini", True)])
-async def test_an_answer_fits_its_schema(machine: Machine, backend: str, ephemeral: bool) -> None:
+async def test_answer_matches_its_output_schema(machine: Machine, backend: str, ephemeral: bool) -> None:
     answer = {"name": "Ada", "age": 36}
     play = (
         f"[[call StructuredOutput {json.dumps(answer)}]]" if backend == "claude" else f"[[say='{json.dumps(answer)}']]"
@@ -177,7 +179,7 @@ async def test_an_answer_fits_its_schema(machine: Machine, backend: str, ephemer
 @pytest.mark.parametrize(
     ("backend", "ephemeral", "literal"), [("gemini", False, True), ("gemini", True, False), ("codex", False, True)]
 )
-async def test_an_answer_that_does_not_fit_is_asked_for_once_more(
+async def test_answer_that_violates_its_schema_is_retried_once(
     machine: Machine, backend: str, ephemeral: bool, literal: bool
 ) -> None:
     """The model says the same again: it does what the latest of its prompts asks, and the second has no directive."""
@@ -202,7 +204,7 @@ async def test_effort_reaches_the_model(machine: Machine, backend: str, place: s
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex"])
-async def test_the_models_thinking_is_told_where_it_is_asked_for(machine: Machine, backend: str) -> None:
+async def test_thinking_is_reported_on_request(machine: Machine, backend: str) -> None:
     events = await machine.events(ask(backend, "hello [[think=2 words=1]]", thinking=True))
     thought = "".join(event.text for event in events if isinstance(event, ThinkingDelta))
     assert re.search(r"think1\s.*think2", thought, re.DOTALL)

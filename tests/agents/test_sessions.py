@@ -95,7 +95,7 @@ def tokens(backend: str, *turns: Sequence[int]) -> Usage:
     return usage
 
 
-async def test_a_conversation_goes_on_in_another_process_and_from_another_directory(
+async def test_conversation_resumes_from_another_process_and_directory(
     conversation: Conversation,
 ) -> None:
     """In the directory that it began in, however that was named; with the tokens of each turn alone."""
@@ -119,7 +119,7 @@ async def test_a_conversation_goes_on_in_another_process_and_from_another_direct
     assert session.backend_session_id == first.backend_session_id
 
 
-async def test_a_fork_knows_the_turns_before_it_and_leaves_its_parent_alone(conversation: Conversation) -> None:
+async def test_fork_knows_earlier_turns_and_does_not_change_its_parent(conversation: Conversation) -> None:
     parent = await conversation.first("alpha [[say=one usage=100,20,30,10]]")
     before = conversation.records()
     await conversation.fork(parent)
@@ -139,7 +139,7 @@ async def test_a_fork_knows_the_turns_before_it_and_leaves_its_parent_alone(conv
     assert [turn for turn in ("alpha", "beta", "gamma", "delta") if turn in said["delta"]] == ["alpha", "beta", "delta"]
 
 
-async def test_a_conversation_that_its_cli_has_lost_says_so(conversation: Conversation) -> None:
+async def test_conversation_lost_by_its_cli_fails_with_an_error(conversation: Conversation) -> None:
     session = await conversation.first("alpha [[words=1]]")
     for path in conversation.records():
         path.unlink()
@@ -153,7 +153,7 @@ async def test_a_conversation_that_its_cli_has_lost_says_so(conversation: Conver
     assert not conversation.machine.requests("beta")
 
 
-async def test_each_turn_has_words_and_a_system_prompt_of_its_own(conversation: Conversation) -> None:
+async def test_each_turn_uses_its_own_permissions_and_system_prompt(conversation: Conversation) -> None:
     made = conversation.machine.project / "made"
     write = f"[[tool=write path={made} content=hi]]"
     session = await conversation.first(f"alpha {write}", sandbox_mode="read-only", system_prompt="You are a pirate.")
@@ -169,7 +169,7 @@ async def test_each_turn_has_words_and_a_system_prompt_of_its_own(conversation: 
     assert not (conversation.machine.project / "more").exists()
 
 
-async def test_one_turn_at_a_time_and_one_that_was_cancelled_can_be_gone_on_from(conversation: Conversation) -> None:
+async def test_session_runs_one_turn_at_a_time_and_resumes_after_a_cancelled_turn(conversation: Conversation) -> None:
     async with conversation.process() as (runs, store), conversation.process() as (others, _):
         run = await runs.start(conversation.request("alpha [[hang=60]]"))
         await until(lambda: conversation.machine.requests("alpha"), 60)
@@ -186,7 +186,7 @@ async def test_one_turn_at_a_time_and_one_that_was_cancelled_can_be_gone_on_from
 
 
 @pytest.mark.parametrize("approval", ["default", "none"])
-async def test_no_other_run_of_gemini_deletes_a_conversation(machine: Machine, approval: str) -> None:
+async def test_other_gemini_runs_do_not_delete_a_conversation(machine: Machine, approval: str) -> None:
     """What is resumed in another minute leaves a file without content; by default the next start takes all for spoilt.
 
     The minute stands in the file's name.

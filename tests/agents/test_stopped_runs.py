@@ -93,7 +93,7 @@ async def cancelled_and_gone_on(machine: Machine, warm: bool) -> tuple[RunResult
 
 
 @pytest.mark.parametrize("warm", [False, True])
-async def test_a_cancelled_turn_of_codex_is_counted_and_written_down(
+async def test_cancelled_codex_turn_reports_usage_and_is_recorded(
     machine: Machine, warm: bool, heard: list[bytes]
 ) -> None:
     result, sent = await cancelled_and_gone_on(machine, warm)
@@ -105,7 +105,7 @@ async def test_a_cancelled_turn_of_codex_is_counted_and_written_down(
 
 
 @pytest.mark.parametrize("warm", [False, True])
-async def test_codex_does_not_ask_its_model_again_between_the_end_of_its_tool_and_its_own(
+async def test_cancelled_codex_sends_no_model_request_after_its_tool_ends(
     machine: Machine, warm: bool, heard: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -127,7 +127,7 @@ def goes_on(process: Process) -> None:
 
 
 @pytest.mark.parametrize("warm", [False, True])
-async def test_a_turn_of_codex_that_ends_by_itself_as_it_is_stopped_is_counted(
+async def test_codex_turn_that_finishes_while_being_cancelled_reports_usage(
     machine: Machine, warm: bool, heard: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_tools_late(*which: Any) -> None:

@@ -31,7 +31,7 @@ async def at_work(runs: LocalRuns, machine: Machine, prompt: str) -> Run:
     return run
 
 
-async def test_codex_does_not_ask_its_model_again_for_a_turn_whose_tool_ends_as_another_is_interrupted(
+async def test_cancelling_two_codex_turns_together_sends_no_more_model_requests(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number, ended = count(), threading.Barrier(2)

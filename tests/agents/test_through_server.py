@@ -38,7 +38,7 @@ def _kept(url: str) -> dict[str, int]:
     return httpx.get(f"{url}/health", timeout=30).json()["warm"]
 
 
-def test_a_command_finds_an_agent_that_is_up_already(machine: Machine, url: str) -> None:
+def test_command_uses_a_warm_agent_of_the_server(machine: Machine, url: str) -> None:
     for _ in range(2):
         done = clinvk(machine, "-o", "text", "--new", "hello [[words=3]]")
         assert (done.stdout, done.returncode) == ("word1 word2 word3\n", 0)
@@ -47,7 +47,7 @@ def test_a_command_finds_an_agent_that_is_up_already(machine: Machine, url: str)
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
-def test_a_conversation_goes_on_through_the_server_and_without(machine: Machine, url: str, backend: str) -> None:
+def test_conversation_resumes_with_and_without_the_server(machine: Machine, url: str, backend: str) -> None:
     for prompt, more in (("first", ("--new",)), ("second", ()), ("third", ("--no-server",)), ("fourth", ())):
         done = clinvk(machine, "-b", backend, "-o", "text", *more, f"{prompt} [[words=2]]")
         assert (done.returncode, done.stdout) == (0, "word1 word2\n"), done.stderr
@@ -56,7 +56,7 @@ def test_a_conversation_goes_on_through_the_server_and_without(machine: Machine,
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
-def test_ctrl_c_ends_a_tool_of_a_kept_agent(machine: Machine, url: str, backend: str) -> None:
+def test_ctrl_c_ends_the_tool_of_a_warm_agent(machine: Machine, url: str, backend: str) -> None:
     freely = ("--approval-mode", "none", "--sandbox-mode", "full")
     assert clinvk(machine, "-b", backend, "-o", "text", "--new", *freely, "hello [[words=1]]").returncode == 0
     assert interrupted_in_a_tool(machine, "-b", backend, "--new") == (7, b"clinvk: cancelled\n")

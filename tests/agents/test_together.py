@@ -20,7 +20,7 @@ clinvk = partial(_clinvk, within_s=200)
 """Runs three agents at once, each of which takes its time."""
 
 
-def test_each_writes_a_change_of_its_own_and_the_diffs_come_back_and_can_be_applied(machine: Machine) -> None:
+def test_agents_change_their_own_worktrees_and_their_diffs_can_be_applied(machine: Machine) -> None:
     repository = Repository(machine.project, machine.home)
     repository.commit(**{"shared.txt": "as it was\n"})
     tasks = [
@@ -56,7 +56,7 @@ def test_each_writes_a_change_of_its_own_and_the_diffs_come_back_and_can_be_appl
     assert repository.worktrees() == []
 
 
-def test_they_are_compared_and_what_each_wrote_is_checked(machine: Machine) -> None:
+def test_compare_checks_the_worktree_of_each_agent(machine: Machine) -> None:
     Repository(machine.project, machine.home).commit(**{"a.txt": "a\n"})
     prompt = 'go [[tool=shell cmd="echo new > new.txt" say="done"]]'
     done = clinvk(

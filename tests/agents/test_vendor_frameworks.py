@@ -45,7 +45,7 @@ def by_messages(base: str, model: str) -> BaseChatModel:
     ("client", "backend", "read", "written"),
     [(by_chat, "gemini", 110, 35), (by_responses, "codex", 100, 30), (by_messages, "claude", 100, 30)],
 )
-async def test_langchain_is_answered_at_once_in_pieces_and_by_a_schema(
+async def test_langchain_invokes_streams_and_parses_a_schema(
     machine: Machine, client: Callable[[str, str], BaseChatModel], backend: str, read: int, written: int
 ) -> None:
     async with serving(machine.env, default_workdir=str(machine.project)) as served:
@@ -65,7 +65,7 @@ async def test_langchain_is_answered_at_once_in_pieces_and_by_a_schema(
 
 
 @pytest.mark.timeout(240)
-async def test_litellm_is_answered_by_both_apis(machine: Machine) -> None:
+async def test_litellm_works_with_both_apis(machine: Machine) -> None:
     script = Path(__file__).with_name("litellm_client.py")
     async with serving(machine.env, default_workdir=str(machine.project)) as served:
         done = await finished(

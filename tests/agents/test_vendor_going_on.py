@@ -12,9 +12,7 @@ CLIS = ("claude", "codex", "gemini")
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_what_the_system_said_and_an_answer_that_is_only_named_reach_the_model(
-    machine: Machine, backend: str
-) -> None:
+async def test_developer_message_and_referenced_answer_reach_the_model(machine: Machine, backend: str) -> None:
     async with (
         serving(machine.env, default_workdir=str(machine.project)) as served,
         AsyncOpenAI(

@@ -47,7 +47,7 @@ def refusals(key: str, unauthenticated: str, limited: str) -> list[Record]:
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_openais_sdk_gets_what_it_expects(machine: Machine, agent_path: str, backend: str) -> None:
+async def test_openai_js_sdk_receives_expected_results(machine: Machine, agent_path: str, backend: str) -> None:
     told = await printed(machine, agent_path, "openai.mjs", backend)
     read, written, thought = TOKENS[backend]
     assert told["chat"] == {
@@ -80,7 +80,7 @@ async def test_openais_sdk_gets_what_it_expects(machine: Machine, agent_path: st
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_anthropics_sdk_gets_what_it_expects(machine: Machine, agent_path: str, backend: str) -> None:
+async def test_anthropic_js_sdk_receives_expected_results(machine: Machine, agent_path: str, backend: str) -> None:
     told = await printed(machine, agent_path, "anthropic.mjs", backend)
     read, written, thought = TOKENS[backend]
     usage: Record = {

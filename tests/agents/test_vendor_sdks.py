@@ -86,7 +86,7 @@ def told(machine: Machine, text: str) -> str:
     [("claude", 100, 30, 0), ("codex", 100, 30, 10), ("gemini", 110, 35, 10)],
     ids=CLIS,
 )
-async def test_an_answer_is_whole_with_the_tokens_that_it_took(
+async def test_sdks_return_the_complete_answer_with_usage(
     machine: Machine, backend: str, read: int, written: int, thought: int
 ) -> None:
     """Claude Code tells no tokens of thinking; Gemini asks beforehand which model to take (10 and 5 tokens)."""
@@ -114,7 +114,7 @@ async def test_an_answer_is_whole_with_the_tokens_that_it_took(
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_the_stream_helpers_gather_what_comes_piece_by_piece(machine: Machine, backend: str) -> None:
+async def test_sdk_stream_helpers_yield_chunks_and_the_final_answer(machine: Machine, backend: str) -> None:
     prompt = "[[words=3 usage=100,20,30,10]]"
 
     async def chat(sdk: Clients) -> tuple[list[str], str | None, int]:
@@ -145,7 +145,7 @@ async def test_the_stream_helpers_gather_what_comes_piece_by_piece(machine: Mach
     assert got == [(["word1 ", "word2 ", "word3"], "word1 word2 word3", written)] * 3
 
 
-async def test_the_clients_may_be_those_that_block(machine: Machine) -> None:
+async def test_blocking_sdk_clients_work(machine: Machine) -> None:
     def ask(port: int, backend: str) -> list[str | None]:
         base = f"http://127.0.0.1:{port}"
         prompt = "[[words=2]]"
@@ -164,7 +164,7 @@ async def test_the_clients_may_be_those_that_block(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_what_the_model_refuses_is_raised_as_the_error_of_its_status(machine: Machine, backend: str) -> None:
+async def test_model_api_error_raises_the_sdk_error_of_its_status(machine: Machine, backend: str) -> None:
     async def failed(sdk: Clients, status: int) -> list[type[BaseException]]:
         prompt = f"[[error={status}]]"
         errors = await asyncio.gather(
@@ -183,7 +183,7 @@ async def test_what_the_model_refuses_is_raised_as_the_error_of_its_status(machi
     ]
 
 
-async def test_a_stream_that_the_model_refuses_is_raised_as_the_error_of_its_status(machine: Machine) -> None:
+async def test_streamed_model_api_error_raises_the_sdk_error_of_its_status(machine: Machine) -> None:
     """With Codex, which tells it soon: the status of a stream waits for that, but not for ever."""
     prompt = "[[error=401]]"
     async with clients(machine) as sdk:
@@ -196,7 +196,7 @@ async def test_a_stream_that_the_model_refuses_is_raised_as_the_error_of_its_sta
 
 
 @pytest.mark.parametrize(("backend", "times"), [("claude", 2), ("codex", 1), ("gemini", 1)])
-async def test_a_run_whose_model_only_refused_is_asked_for_again(machine: Machine, backend: str, times: int) -> None:
+async def test_sdk_retries_a_run_rejected_by_the_model_api(machine: Machine, backend: str, times: int) -> None:
     """The SDK's second run is answered: the CLI of the first one had given up after `times` requests."""
     async with clients(machine, max_retries=2) as sdk:
         chat = await sdk.openai.chat.completions.create(
@@ -207,7 +207,7 @@ async def test_a_run_whose_model_only_refused_is_asked_for_again(machine: Machin
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_a_run_that_has_acted_is_not_asked_for_again(machine: Machine, backend: str) -> None:
+async def test_sdk_does_not_retry_a_run_that_used_a_tool(machine: Machine, backend: str) -> None:
     """The agent dies by what its own tool does."""
     prompt = '[[tool=shell cmd="echo once >>acted; kill -9 $PPID" words=5]]'
     async with clients(machine, max_retries=2) as sdk:
@@ -220,7 +220,7 @@ async def test_a_run_that_has_acted_is_not_asked_for_again(machine: Machine, bac
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_turns_and_pictures_reach_the_model(machine: Machine, backend: str) -> None:
+async def test_conversation_turns_and_images_reach_the_model(machine: Machine, backend: str) -> None:
     data = picture()
     async with clients(machine) as sdk:
         await asyncio.gather(
@@ -279,7 +279,7 @@ async def test_turns_and_pictures_reach_the_model(machine: Machine, backend: str
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_a_session_is_told_only_what_is_new(machine: Machine, backend: str) -> None:
+async def test_session_receives_only_new_turns(machine: Machine, backend: str) -> None:
     async with clients(machine) as sdk:
         first = await sdk.anthropic.messages.with_raw_response.create(
             model=backend,
@@ -314,7 +314,7 @@ class Person(BaseModel):
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_the_parse_helpers_give_an_object_of_the_schema(machine: Machine, backend: str) -> None:
+async def test_sdk_parse_helpers_return_objects_of_the_schema(machine: Machine, backend: str) -> None:
     answer = '{"name": "Ann", "age": 5}'
     prompt = f"[[call StructuredOutput {answer}]]" if backend == "claude" else f"[[say='{answer}']]"
     async with clients(machine) as sdk:
@@ -329,7 +329,7 @@ async def test_the_parse_helpers_give_an_object_of_the_schema(machine: Machine, 
     assert parsed == [Person(name="Ann", age=5)] * 3
 
 
-async def test_the_stream_helpers_parse_what_they_gathered(machine: Machine) -> None:
+async def test_sdk_stream_helpers_parse_the_final_answer(machine: Machine) -> None:
     prompt = """[[say='{"name": "Ann", "age": 5}']]"""
     async with clients(machine) as sdk:
         async with sdk.openai.chat.completions.stream(
@@ -346,7 +346,7 @@ async def test_the_stream_helpers_parse_what_they_gathered(machine: Machine) -> 
     assert parsed == [Person(name="Ann", age=5)] * 3
 
 
-async def test_a_model_that_breaks_off_ends_each_stream_with_an_error(machine: Machine) -> None:
+async def test_dropped_model_stream_ends_sdk_streams_with_an_error(machine: Machine) -> None:
     prompt = "[[drop=2 words=5]]"
     seen: list[str] = []
     async with clients(machine) as sdk:
@@ -367,7 +367,7 @@ async def test_a_model_that_breaks_off_ends_each_stream_with_an_error(machine: M
     assert last.response.error
 
 
-async def test_a_response_in_the_background_is_asked_for_and_ended(machine: Machine) -> None:
+async def test_background_response_can_be_retrieved_and_cancelled(machine: Machine) -> None:
     async with clients(machine) as sdk:
         begun = await sdk.openai.responses.create(model="codex", input="[[words=400 delay=0.1]]", background=True)
         await until(lambda: bool(machine.requests("words=400")), within_s=60)
@@ -379,7 +379,7 @@ async def test_a_response_in_the_background_is_asked_for_and_ended(machine: Mach
 
 
 @pytest.mark.parametrize("backend", CLIS)
-async def test_an_answer_ends_before_a_stop_text(machine: Machine, backend: str) -> None:
+async def test_answer_ends_before_a_stop_sequence(machine: Machine, backend: str) -> None:
     prompt = "[[words=400 delay=0.05]]"
     async with clients(machine) as sdk:
         chat, message = await asyncio.gather(
@@ -394,7 +394,7 @@ async def test_an_answer_ends_before_a_stop_text(machine: Machine, backend: str)
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex"])
-async def test_the_models_thinking_is_told_where_it_is_asked_for(machine: Machine, backend: str) -> None:
+async def test_thinking_is_returned_on_request(machine: Machine, backend: str) -> None:
     """Gemini CLI keeps it to itself."""
     prompt = "[[think=3 words=2]]"
     async with clients(machine) as sdk:
@@ -420,7 +420,7 @@ async def test_the_models_thinking_is_told_where_it_is_asked_for(machine: Machin
     assert [block.type for block in silent.content] == ["text"]
 
 
-async def test_the_models_that_are_listed_are_those_that_answer(machine: Machine) -> None:
+async def test_listed_models_answer(machine: Machine) -> None:
     async with clients(machine) as sdk:
         listed = [model.id async for model in sdk.openai.models.list()]
         paged = [model.id async for model in sdk.anthropic.models.list(limit=3)]

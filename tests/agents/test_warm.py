@@ -68,7 +68,7 @@ ACTS_LATER = [
 
 
 @pytest.mark.parametrize(("backend", "call", "refusal"), ACTS_LATER)
-async def test_what_would_have_a_kept_process_go_on_without_a_run_is_not_there(
+async def test_warm_process_lacks_tools_that_continue_without_a_run(
     machine: Machine, backend: str, call: str, refusal: str
 ) -> None:
     prompt = f"later [[call {call}]] [[say=done]]"
@@ -78,7 +78,7 @@ async def test_what_would_have_a_kept_process_go_on_without_a_run_is_not_there(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_a_kept_process_tells_what_one_of_its_own_tells(machine: Machine, backend: str) -> None:
+async def test_warm_and_cold_processes_report_the_same_events(machine: Machine, backend: str) -> None:
     async with keeping(machine) as runs:
         cold, _ = await told(machine, runs, replace(ask(backend, "x [[words=3]]"), warm=False, model=MODELS[backend]))
         await told(machine, runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
@@ -96,7 +96,7 @@ MODELS = {"claude": "sonnet", "codex": "gpt-5.5", "gemini": "gemini-2.5-flash"}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_a_conversation_goes_on_and_nobody_else_sees_it(machine: Machine, backend: str) -> None:
+async def test_warm_conversation_resumes_and_is_isolated_from_others(machine: Machine, backend: str) -> None:
     async with keeping(machine) as runs:
         _, session = await told(machine, runs, ask(backend, "the first prompt"))
         second, _ = await told(machine, runs, ask(backend, "second [[info]]", session))
@@ -109,7 +109,7 @@ async def test_a_conversation_goes_on_and_nobody_else_sees_it(machine: Machine, 
         assert "prompts=4" in text(fourth)
 
 
-async def test_a_conversation_is_left_to_others_a_while_after_its_last_turn(machine: Machine) -> None:
+async def test_codex_conversation_is_released_some_time_after_its_last_turn(machine: Machine) -> None:
     """Until then Codex keeps it from all that are not of the same clinvk, and says so."""
     store = MemoryStore()
     async with (
@@ -129,7 +129,7 @@ async def test_a_conversation_is_left_to_others_a_while_after_its_last_turn(mach
     assert "prompts=3" in text(third)
 
 
-async def test_instructions_that_have_changed_between_two_turns_are_read(machine: Machine) -> None:
+async def test_instructions_changed_between_turns_are_read(machine: Machine) -> None:
     instructions = machine.project / "AGENTS.md"
     (machine.project / ".git").mkdir()
     async with keeping(machine) as runs:
@@ -155,7 +155,7 @@ async def test_a_cancelled_run_leaves_no_tool(machine: Machine, backend: str) ->
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_a_process_that_is_killed_is_replaced(machine: Machine, backend: str) -> None:
+async def test_killed_process_is_replaced(machine: Machine, backend: str) -> None:
     async with keeping(machine) as runs:
         await told(machine, runs, ask(backend, "x"))
         await ready(runs, backend)
@@ -178,7 +178,7 @@ async def test_ephemeral_runs_leave_nothing_on_disk_and_share_nothing(machine: M
 
 
 @pytest.mark.parametrize("ephemeral", [False, True])
-async def test_gemini_tells_its_tokens_and_answers_that_were_broken_off(machine: Machine, ephemeral: bool) -> None:
+async def test_gemini_reports_usage_and_interrupted_answers(machine: Machine, ephemeral: bool) -> None:
     """Its protocol has neither cached tokens nor those of thinking, and tells a broken answer as a whole one."""
     whole = replace(ask("gemini", "one [[words=2 think=2 usage=100,20,30,10]]"), model="fast", ephemeral=ephemeral)
     async with keeping(machine) as runs:
@@ -205,7 +205,7 @@ async def test_gemini_tells_its_tokens_and_answers_that_were_broken_off(machine:
         "home/.claude/rules/style.md",
     ],
 )
-async def test_instructions_that_have_changed_since_a_process_was_started_are_read(machine: Machine, file: str) -> None:
+async def test_instructions_changed_after_process_start_are_read(machine: Machine, file: str) -> None:
     path = machine.home.parent / file
     path.parent.mkdir(parents=True, exist_ok=True)
     if file.endswith("AGENTS.md"):
@@ -220,7 +220,7 @@ async def test_instructions_that_have_changed_since_a_process_was_started_are_re
     assert "marmalade" in str(machine.requests("with instructions")[0])
 
 
-async def test_rules_of_approval_that_have_changed_since_a_process_was_started_hold(machine: Machine) -> None:
+async def test_approval_rules_changed_after_process_start_apply(machine: Machine) -> None:
     settings = machine.project / ".claude" / "settings.local.json"
     settings.parent.mkdir()
     async with keeping(machine) as runs:
@@ -232,7 +232,7 @@ async def test_rules_of_approval_that_have_changed_since_a_process_was_started_h
     assert not (machine.project / "made").exists()
 
 
-async def test_a_conversation_begins_with_the_branch_and_goes_on_through_commits(machine: Machine) -> None:
+async def test_conversation_starts_with_the_branch_and_continues_across_commits(machine: Machine) -> None:
     def git(*words: str) -> None:
         author = ("-c", "user.name=a", "-c", "user.email=a@example.com")
         subprocess.run(["git", *author, *words], cwd=machine.project, env=machine.env, check=True, capture_output=True)
@@ -250,7 +250,7 @@ async def test_a_conversation_begins_with_the_branch_and_goes_on_through_commits
     assert "marmalade" in str(machine.requests("another")[0])
 
 
-async def test_a_conversation_begins_with_what_claude_has_noted_in_others(machine: Machine) -> None:
+async def test_new_conversation_reads_notes_that_claude_wrote_in_others(machine: Machine) -> None:
     async with keeping(machine) as runs:
         await told(machine, runs, replace(ask("claude", "one"), approval_mode="none"))
         await ready(runs, "claude")
@@ -260,7 +260,7 @@ async def test_a_conversation_begins_with_what_claude_has_noted_in_others(machin
     assert "marmalade" in str(machine.requests("another")[0])
 
 
-async def test_a_login_that_has_changed_since_a_process_was_started_is_used(machine: Machine) -> None:
+async def test_login_changed_after_process_start_is_used(machine: Machine) -> None:
     config, login = machine.home / ".codex" / "config.toml", machine.home / ".codex" / "auth.json"
     own = config.read_text().replace('env_key = "STANDIN_KEY"\n', "")
     config.write_text(own.replace("requires_openai_auth = false", "requires_openai_auth = true"))

@@ -77,9 +77,7 @@ def elsewhere(machine: Machine) -> str:
 
 
 @ALL_BACKENDS
-async def test_one_that_is_killed_in_the_middle_of_a_stream_fails_its_run_and_no_other(
-    machine: Machine, backend: str
-) -> None:
+async def test_process_killed_mid_stream_fails_only_its_own_run(machine: Machine, backend: str) -> None:
     async with keeping(machine) as runs, runs.run(ask(machine, backend, "a [[words=6000 delay=0.05]]")) as run:
         await seen(run, TextDelta)
         victim = kept(machine)[0]
@@ -96,7 +94,7 @@ async def test_one_that_is_killed_in_the_middle_of_a_stream_fails_its_run_and_no
 
 
 @ALL_BACKENDS
-async def test_one_that_is_killed_while_it_is_idle_is_noticed_by_nobody(machine: Machine, backend: str) -> None:
+async def test_killing_an_idle_process_affects_no_run(machine: Machine, backend: str) -> None:
     async with keeping(machine) as runs:
         await text(runs, ask(machine, backend, "a [[words=2]]"))
         await one_ready(runs)
@@ -112,7 +110,7 @@ async def test_one_that_is_killed_while_it_is_idle_is_noticed_by_nobody(machine:
 
 
 @ALL_BACKENDS
-async def test_a_turn_that_had_told_nothing_when_its_process_was_killed_is_had_once(
+async def test_turn_whose_process_is_killed_before_any_output_is_retried_and_counted_once(
     machine: Machine, backend: str
 ) -> None:
     """The session counts it once. Its model may see the prompt twice: Claude Code and Codex had written it down."""
@@ -137,7 +135,7 @@ async def test_a_turn_that_had_told_nothing_when_its_process_was_killed_is_had_o
 
 
 @ALL_BACKENDS
-async def test_one_that_hangs_in_the_middle_of_a_stream_is_given_up(machine: Machine, backend: str) -> None:
+async def test_process_that_hangs_mid_stream_is_abandoned(machine: Machine, backend: str) -> None:
     async with keeping(machine) as runs, runs.run(ask(machine, backend, "a [[words=6000 delay=0.05]]")) as run:
         assert runs.pool
         patience, usual = runs.pool.timeouts, HealthTimeouts()
@@ -153,7 +151,7 @@ async def test_one_that_hangs_in_the_middle_of_a_stream_is_given_up(machine: Mac
 
 
 @ALL_BACKENDS
-async def test_one_that_waits_long_for_its_model_gives_signs_of_life(machine: Machine, backend: str) -> None:
+async def test_process_waiting_for_its_model_answers_health_checks(machine: Machine, backend: str) -> None:
     """It is asked for another one only when it has given the one before."""
     asked: set[float] = set()
     async with keeping(machine) as runs:
@@ -185,7 +183,7 @@ def sleeping(machine: Machine, seconds: int) -> bool:
 
 @ALL_BACKENDS
 @pytest.mark.parametrize("warm", [False, True], ids=["alone", "kept"])
-async def test_the_tool_of_a_cancelled_run_is_ended_however_long_its_agent_may_take(
+async def test_cancel_ends_the_tool_however_long_the_agent_takes(
     machine: Machine, backend: str, warm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, grace in (
@@ -204,7 +202,7 @@ async def test_the_tool_of_a_cancelled_run_is_ended_however_long_its_agent_may_t
 
 
 @ALL_BACKENDS
-async def test_what_the_tools_of_a_run_left_at_work_is_ended_with_it(machine: Machine, backend: str) -> None:
+async def test_background_processes_of_tools_end_with_their_run(machine: Machine, backend: str) -> None:
     """And the conversation goes on. Gemini CLI takes up to two seconds to exit, and has its tools until then."""
     seconds = 7300 + BACKENDS.index(backend)
     left = f"setsid sleep {seconds} >/dev/null 2>&1 & echo begun"
@@ -277,9 +275,7 @@ async def gated(machine: Machine) -> AsyncGenerator[Gate]:
 
 
 @ALL_BACKENDS
-async def test_a_model_api_that_goes_away_fails_its_runs_and_later_ones_are_answered(
-    machine: Machine, backend: str
-) -> None:
+async def test_model_api_outage_fails_its_runs_and_later_runs_succeed(machine: Machine, backend: str) -> None:
     """Codex waits for the network as long as it is let."""
     async with gated(machine) as gate, keeping(machine) as runs:
         await text(runs, ask(machine, backend, "a [[words=2]]"))
@@ -295,7 +291,7 @@ async def test_a_model_api_that_goes_away_fails_its_runs_and_later_ones_are_answ
 
 
 @ALL_BACKENDS
-async def test_a_cli_that_is_replaced_is_the_one_that_runs(machine: Machine, backend: str) -> None:
+async def test_replaced_cli_is_used_for_new_runs(machine: Machine, backend: str) -> None:
     folder, real = machine.home.parent / "installed", _which(machine, backend)
     folder.mkdir()
 
@@ -344,7 +340,7 @@ def served(machine: Machine) -> Generator[tuple["subprocess.Popen[bytes]", httpx
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
-async def test_nothing_is_left_of_a_server_that_ends(machine: Machine, end: str) -> None:
+async def test_stopped_server_leaves_no_processes(machine: Machine, end: str) -> None:
     """Idle ones and those at work."""
     settings = machine.home / ".clinvk"
     settings.mkdir()

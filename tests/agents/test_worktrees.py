@@ -17,7 +17,7 @@ from repositories import Repository
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("sandbox", ["default", "workspace"])
-async def test_each_agent_writes_in_its_own_worktree_and_reads_the_instructions_in_it(
+async def test_each_agent_writes_and_reads_instructions_in_its_own_worktree(
     machine: Machine, sandbox: SandboxMode
 ) -> None:
     repository = Repository(machine.project, machine.home)

@@ -13,7 +13,7 @@ class WithKernel(psutil.Process):
         super().__init__(pid or 1)
 
 
-def test_of_an_agent_that_has_exited_not_all_processes_of_the_machine_have_come(
+def test_exited_agent_does_not_match_all_processes_of_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(psutil, "Process", WithKernel)

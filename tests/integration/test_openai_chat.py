@@ -42,7 +42,7 @@ def prompts(scripted: Scripted) -> list[str]:
     return [next(block["text"] for block in blocks if block["type"] == "text") for blocks in messages]
 
 
-async def test_a_chat_is_answered(scripted: Scripted) -> None:
+async def test_chat_completion_is_answered(scripted: Scripted) -> None:
     scripted.play(claude_says("Hello ", "you"))
     async with serving(scripted.env) as served, client(served) as sdk:
         got = await sdk.chat.completions.create(model="claude", messages=HI)
@@ -59,7 +59,7 @@ async def test_a_chat_is_answered(scripted: Scripted) -> None:
     assert again.created >= got.created > 1_700_000_000
 
 
-async def test_the_client_may_be_one_that_blocks(scripted: Scripted) -> None:
+async def test_blocking_client_works(scripted: Scripted) -> None:
     scripted.play(claude_says("Hello"))
 
     def ask(port: int) -> str | None:
@@ -72,7 +72,7 @@ async def test_the_client_may_be_one_that_blocks(scripted: Scripted) -> None:
         assert await asyncio.to_thread(ask, served.port) == "HelloHello"
 
 
-async def test_chunks_come_while_the_agent_works(scripted: Scripted, tmp_path: Path) -> None:
+async def test_chunks_arrive_while_the_agent_runs(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     async with serving(scripted.env) as served, client(served) as sdk:
@@ -85,7 +85,7 @@ async def test_chunks_come_while_the_agent_works(scripted: Scripted, tmp_path: P
     assert told == ["", "one", "two", None]
 
 
-async def test_a_stream_is_in_openais_order(scripted: Scripted) -> None:
+async def test_stream_chunks_follow_openai_order(scripted: Scripted) -> None:
     scripted.play(claude_says("one"))
     async with serving(scripted.env) as served, client(served) as sdk:
         chunks = [
@@ -102,7 +102,7 @@ async def test_a_stream_is_in_openais_order(scripted: Scripted) -> None:
     assert len({(chunk.id, chunk.created) for chunk in chunks}) == 1
 
 
-async def test_the_sdks_stream_helper_gathers_the_answer(scripted: Scripted) -> None:
+async def test_sdk_stream_helper_collects_the_answer(scripted: Scripted) -> None:
     scripted.play(claude_says("Hello ", "you"))
     async with serving(scripted.env) as served, client(served) as sdk:
         async with sdk.chat.completions.stream(
@@ -120,7 +120,7 @@ class Point(pydantic.BaseModel):
     x: int
 
 
-async def test_the_sdks_parse_helper_reads_a_structured_answer(scripted: Scripted) -> None:
+async def test_sdk_parse_helper_reads_a_structured_answer(scripted: Scripted) -> None:
     scripted.play(claude_says('{"x": 5}'))
     async with serving(scripted.env) as served, client(served) as sdk:
         completion = await sdk.chat.completions.parse(model="claude", messages=HI, response_format=Point)
@@ -143,7 +143,7 @@ async def test_a_conversation_reaches_the_agent_as_one_prompt(scripted: Scripted
     assert "be brief" not in prompt
 
 
-async def test_images_and_texts_of_files_reach_the_agent(scripted: Scripted) -> None:
+async def test_images_and_file_texts_reach_the_agent(scripted: Scripted) -> None:
     scripted.play(claude_says("ok"))
     image = base64.b64encode(b"\x89PNG\r\n\x1a\n rest").decode()
     text = base64.b64encode(b"in the file").decode()
@@ -161,7 +161,7 @@ async def test_images_and_texts_of_files_reach_the_agent(scripted: Scripted) -> 
     ]
 
 
-async def test_the_models_are_listed_and_looked_up(scripted: Scripted) -> None:
+async def test_models_are_listed_and_retrieved(scripted: Scripted) -> None:
     async with serving(scripted.env) as served, client(served) as sdk:
         ids = [model.id async for model in sdk.models.list()]
         one = await sdk.models.retrieve("claude/opus")
@@ -172,7 +172,7 @@ async def test_the_models_are_listed_and_looked_up(scripted: Scripted) -> None:
     assert told.value.code == "model_not_found"
 
 
-async def test_the_older_completions_answer_a_text(scripted: Scripted) -> None:
+async def test_legacy_completions_answer_a_text_prompt(scripted: Scripted) -> None:
     scripted.play(claude_says("Hello"))
     async with serving(scripted.env) as served, client(served) as sdk:
         got = await sdk.completions.create(model="claude", prompt="say hello", echo=True)
@@ -199,7 +199,7 @@ async def test_the_older_completions_answer_a_text(scripted: Scripted) -> None:
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_agent_that_fails_at_once_raises_the_error_of_its_status(
+async def test_immediate_agent_failure_raises_the_error_of_its_status(
     scripted: Scripted, status: int, error: type[openai.APIStatusError], code: str, stream: bool
 ) -> None:
     scripted.play(claude_fails(status))
@@ -210,7 +210,7 @@ async def test_an_agent_that_fails_at_once_raises_the_error_of_its_status(
     assert told.value.request_id
 
 
-async def test_an_agent_that_fails_later_breaks_the_stream_off_with_an_error(scripted: Scripted) -> None:
+async def test_later_agent_failure_ends_the_stream_with_an_error(scripted: Scripted) -> None:
     scripted.play([*claude_says("one")[:4], *claude_fails(529)[1:]])
     told: list[str | None] = []
     async with serving(scripted.env) as served, client(served) as sdk:
@@ -228,7 +228,7 @@ async def test_an_agent_that_fails_later_breaks_the_stream_off_with_an_error(scr
         ("claude", [{"role": "wizard", "content": "x"}], openai.BadRequestError, "messages[0].role", None),
     ],
 )
-async def test_a_mistake_raises_the_error_that_openais_server_would(
+async def test_invalid_request_raises_the_same_error_as_openai(
     scripted: Scripted,
     model: str,
     messages: list[ChatCompletionMessageParam],
@@ -242,14 +242,14 @@ async def test_a_mistake_raises_the_error_that_openais_server_would(
     assert (told.value.param, told.value.code, told.value.type) == (param, code, "invalid_request_error")
 
 
-async def test_without_a_valid_key_the_sdk_says_so(scripted: Scripted) -> None:
+async def test_invalid_key_raises_authentication_error(scripted: Scripted) -> None:
     async with serving(scripted.env, keys=Keys(("secret-key-of-some-length",))) as served, client(served, "no") as sdk:
         with pytest.raises(openai.AuthenticationError) as told:
             await sdk.chat.completions.create(model="claude", messages=HI)
     assert told.value.code == "invalid_api_key"
 
 
-async def test_tools_are_ignored_and_a_header_says_so(scripted: Scripted) -> None:
+async def test_ignored_tools_are_reported_in_a_header(scripted: Scripted) -> None:
     scripted.play(claude_says("ok"))
     async with serving(scripted.env) as served, client(served) as sdk:
         raw = await sdk.chat.completions.with_raw_response.create(
@@ -259,7 +259,7 @@ async def test_tools_are_ignored_and_a_header_says_so(scripted: Scripted) -> Non
     assert raw.parse().choices[0].message.tool_calls is None
 
 
-async def test_a_session_goes_on_with_only_what_is_new(scripted: Scripted) -> None:
+async def test_session_resumes_with_only_the_new_message(scripted: Scripted) -> None:
     scripted.play(claude_says("ok"))
     async with serving(scripted.env) as served, client(served) as sdk:
         raw = await sdk.chat.completions.with_raw_response.create(
@@ -277,7 +277,7 @@ async def test_a_session_goes_on_with_only_what_is_new(scripted: Scripted) -> No
     assert kept["turn_count"] == 2
 
 
-async def test_without_a_session_none_is_kept(scripted: Scripted) -> None:
+async def test_no_session_is_stored_without_a_session_header(scripted: Scripted) -> None:
     scripted.play(claude_says("ok"))
     async with serving(scripted.env) as served, client(served) as sdk:
         await sdk.chat.completions.create(model="claude", messages=HI)
@@ -295,7 +295,7 @@ async def test_without_a_session_none_is_kept(scripted: Scripted) -> None:
         ("gpt-5.5", codex_says),
     ],
 )
-async def test_the_model_chooses_the_agent_and_comes_back_as_it_was_sent(
+async def test_model_selects_the_agent_and_is_returned_as_sent(
     scripted: Scripted, model: str, says: Callable[..., list[Step]]
 ) -> None:
     scripted.play(says("ok"))

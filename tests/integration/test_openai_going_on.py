@@ -59,7 +59,7 @@ def whole(call: Call) -> str:
     return " ".join(call.argv) + told(call)
 
 
-async def test_an_answer_that_is_named_by_its_id_is_told_as_if_it_was_sent(scripted: Scripted) -> None:
+async def test_referenced_answer_is_sent_like_an_inline_answer(scripted: Scripted) -> None:
     thinks = [
         line(json.dumps({"type": "stream_event", "event": event, "parent_tool_use_id": None}))
         for event in (
@@ -81,7 +81,7 @@ async def test_an_answer_that_is_named_by_its_id_is_told_as_if_it_was_sent(scrip
     assert told(by_name) == told(by_text)
 
 
-async def test_an_answer_that_is_named_but_not_kept_is_a_mistake_in_the_input(scripted: Scripted) -> None:
+async def test_reference_to_an_unstored_answer_is_rejected(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     scripted.play([hang()], when="slow")
     async with clients(scripted) as (client, _):
@@ -97,7 +97,7 @@ async def test_an_answer_that_is_named_but_not_kept_is_a_mistake_in_the_input(sc
     assert len(scripted.calls()) <= 2
 
 
-async def test_an_answer_that_is_named_twice_is_a_mistake_in_the_input(scripted: Scripted) -> None:
+async def test_answer_referenced_twice_is_rejected(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, _):
         first = await client.responses.create(model="claude", input="hi")
@@ -107,7 +107,7 @@ async def test_an_answer_that_is_named_twice_is_a_mistake_in_the_input(scripted:
     assert caught.value.param == "input[2].id"
 
 
-async def test_a_body_is_held_to_its_limit_with_the_answers_that_it_names(scripted: Scripted) -> None:
+async def test_body_limit_includes_referenced_answers(scripted: Scripted) -> None:
     scripted.play(claude_says("x" * 2000))
     async with serving(scripted.env, max_request_body_bytes=3000) as served:
         names: list[object] = []
@@ -125,7 +125,7 @@ async def test_a_body_is_held_to_its_limit_with_the_answers_that_it_names(script
     assert len(scripted.calls()) == 3
 
 
-async def test_a_key_that_is_no_text_is_a_mistake_in_a_body_that_names_an_answer(scripted: Scripted) -> None:
+async def test_body_with_reference_and_non_utf8_key_is_rejected(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, served):
         first = await client.responses.create(model="claude", input="hi")
@@ -143,7 +143,7 @@ async def test_a_key_that_is_no_text_is_a_mistake_in_a_body_that_names_an_answer
     "name",
     ["msg_of_another_server", "rs_" + "0" * 32 + "_0", "msg_" + "0" * 32, None, 7],
 )
-async def test_a_name_that_is_none_of_an_answer_of_clinvk_is_passed_over(scripted: Scripted, name: object) -> None:
+async def test_unknown_reference_is_ignored(scripted: Scripted, name: object) -> None:
     scripted.play(claude_says("hello"))
     async with serving(scripted.env) as served:
         conversation: Sequence[object] = [user("hi"), {"type": "item_reference", "id": name}, user("go on")]
@@ -152,7 +152,7 @@ async def test_a_name_that_is_none_of_an_answer_of_clinvk_is_passed_over(scripte
     assert "go on" in told(scripted.calls()[0])
 
 
-async def test_a_named_answer_does_not_hide_what_is_wrong_with_the_rest(scripted: Scripted) -> None:
+async def test_reference_does_not_hide_other_input_errors(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, served):
         first = await client.responses.create(model="claude", input="hi")
@@ -174,7 +174,7 @@ async def system(store: MemoryStore, response: Response) -> object:
     return run.request.get("system_prompt")
 
 
-async def test_what_the_system_said_in_an_input_holds_until_it_says_something_else(scripted: Scripted) -> None:
+async def test_system_message_in_input_applies_until_replaced(scripted: Scripted) -> None:
     """Its instructions do not: the vendor's are those of one request."""
     scripted.play(claude_says("hello", session=SESSION))
     async with clients(scripted, store := MemoryStore()) as (client, _):
@@ -202,7 +202,7 @@ async def test_what_the_system_said_in_an_input_holds_until_it_says_something_el
 
 
 @pytest.mark.parametrize("backend", ["codex", "gemini"])
-async def test_a_session_that_holds_what_the_system_said_is_not_told_it_again(scripted: Scripted, backend: str) -> None:
+async def test_system_message_known_to_the_session_is_not_sent_again(scripted: Scripted, backend: str) -> None:
     scripted.play(says(backend, "hello"))
     scripted.play(claude_says("hello", session=SESSION), when="take over")
     own = {backend: BackendSettings(system_prompt="be the default")}
@@ -234,9 +234,7 @@ async def test_a_session_that_holds_what_the_system_said_is_not_told_it_again(sc
 
 
 @pytest.mark.parametrize("backend", ["codex", "gemini"])
-async def test_a_session_whose_last_turn_failed_is_told_again_what_the_system_said(
-    scripted: Scripted, backend: str
-) -> None:
+async def test_system_message_is_sent_again_after_a_failed_turn(scripted: Scripted, backend: str) -> None:
     scripted.play(says(backend, "hello"))
     scripted.play([*says(backend, "well")[:-1], exits(1)], when="break down")
     async with clients(scripted, store := MemoryStore()) as (client, _):
@@ -249,7 +247,7 @@ async def test_a_session_whose_last_turn_failed_is_told_again_what_the_system_sa
     assert ["be kind" in whole(call) for call in scripted.calls()[-2:]] == [True, False]
 
 
-async def test_the_instructions_of_a_response_are_the_same_again_where_others_were_said_before(
+async def test_retrieved_instructions_are_unaffected_by_earlier_system_messages(
     scripted: Scripted,
 ) -> None:
     scripted.play(claude_says("hello", session=SESSION))

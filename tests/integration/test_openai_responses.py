@@ -56,7 +56,7 @@ def thinks(*thoughts: str) -> list[Step]:
     return [line(json.dumps({"type": "stream_event", "event": event, "parent_tool_use_id": None})) for event in events]
 
 
-async def test_a_response_is_created(scripted: Scripted) -> None:
+async def test_response_is_created(scripted: Scripted) -> None:
     scripted.play(claude_says("hello ", "world"))
     async with clients(scripted) as (client, _):
         response = await client.responses.create(model="claude", input="hi", instructions="be brief")
@@ -69,7 +69,7 @@ async def test_a_response_is_created(scripted: Scripted) -> None:
     Response.model_validate(response.model_dump())
 
 
-async def test_the_client_that_is_not_async_works_too(scripted: Scripted) -> None:
+async def test_blocking_client_works(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
 
     def ask(port: int) -> tuple[str, list[str]]:
@@ -83,7 +83,7 @@ async def test_the_client_that_is_not_async_works_too(scripted: Scripted) -> Non
     assert (text, kinds[0], kinds[-1]) == ("hello", "response.created", "response.completed")
 
 
-async def test_events_come_in_the_order_of_the_vendor(scripted: Scripted) -> None:
+async def test_events_follow_openai_order(scripted: Scripted) -> None:
     scripted.play(claude_says("one", "two"))
     async with clients(scripted) as (client, _):
         stream = await client.responses.create(model="claude", input="hi", stream=True)
@@ -103,7 +103,7 @@ async def test_events_come_in_the_order_of_the_vendor(scripted: Scripted) -> Non
     assert [event.sequence_number for event in events] == list(range(10))
 
 
-async def test_a_piece_leaves_before_the_agent_goes_on(scripted: Scripted, tmp_path: Path) -> None:
+async def test_delta_is_sent_before_the_agent_continues(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     texts: list[str] = []
@@ -115,7 +115,7 @@ async def test_a_piece_leaves_before_the_agent_goes_on(scripted: Scripted, tmp_p
     assert texts == ["one", "two"]
 
 
-async def test_the_helper_for_streams_gives_snapshots_and_the_final_response(scripted: Scripted) -> None:
+async def test_stream_helper_yields_snapshots_and_the_final_response(scripted: Scripted) -> None:
     scripted.play(claude_says("hello ", "world"))
     async with clients(scripted) as (client, _), client.responses.stream(model="claude", input="hi") as stream:
         snapshots = [event.snapshot async for event in stream if event.type == "response.output_text.delta"]
@@ -123,7 +123,7 @@ async def test_the_helper_for_streams_gives_snapshots_and_the_final_response(scr
     assert (snapshots, final.output_text) == (["hello ", "hello world"], "hello world")
 
 
-async def test_a_structured_answer_is_parsed(scripted: Scripted) -> None:
+async def test_structured_answer_is_parsed(scripted: Scripted) -> None:
     scripted.play(claude_says('{"city": "Paris"}'))
     async with clients(scripted) as (client, _):
         response = await client.responses.parse(model="claude", input="the capital of France?", text_format=Answer)
@@ -132,7 +132,7 @@ async def test_a_structured_answer_is_parsed(scripted: Scripted) -> None:
     assert response.output_parsed == final.output_parsed == Answer(city="Paris")
 
 
-async def test_thinking_is_a_reasoning_item_before_the_answer(scripted: Scripted) -> None:
+async def test_thinking_becomes_a_reasoning_item_before_the_answer(scripted: Scripted) -> None:
     says = claude_says("hello")
     scripted.play([*says[:2], *thinks("let me ", "think"), *says[2:]])
     async with clients(scripted) as (client, _):
@@ -150,7 +150,7 @@ async def test_thinking_is_a_reasoning_item_before_the_answer(scripted: Scripted
     assert found == response
 
 
-async def test_a_response_is_retrieved_as_it_was(scripted: Scripted) -> None:
+async def test_retrieved_response_equals_the_created_one(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, _):
         made = await client.responses.create(model="claude", input="hi", metadata={"a": "b"}, temperature=0.5)
@@ -168,7 +168,7 @@ def _parts(item: BaseModel) -> list[object]:
 
 
 @pytest.mark.parametrize("response_id", ["resp_nope", "resp_" + "0" * 32, "0" * 32])
-async def test_a_response_that_is_none_is_not_found(scripted: Scripted, response_id: str) -> None:
+async def test_unknown_response_id_is_not_found(scripted: Scripted, response_id: str) -> None:
     async with clients(scripted) as (client, _):
         with pytest.raises(NotFoundError) as caught:
             await client.responses.retrieve(response_id)
@@ -187,7 +187,7 @@ async def test_a_response_that_is_none_is_not_found(scripted: Scripted, response
         ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
     ],
 )
-async def test_a_mistake_is_told_under_the_name_that_the_client_gave_it(
+async def test_validation_error_names_the_clients_parameter(
     scripted: Scripted, wrong: dict[str, object], param: str
 ) -> None:
     async with serving(scripted.env) as served:
@@ -198,7 +198,7 @@ async def test_a_mistake_is_told_under_the_name_that_the_client_gave_it(
     assert error["message"].startswith(param) or "effort" in error["message"]
 
 
-async def test_a_response_that_was_not_stored_is_not_found(scripted: Scripted) -> None:
+async def test_unstored_response_is_not_found(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, _):
         made = await client.responses.create(model="claude", input="hi", store=False)
@@ -208,7 +208,7 @@ async def test_a_response_that_was_not_stored_is_not_found(scripted: Scripted) -
             await client.responses.create(model="claude", input="hi", previous_response_id=made.id)
 
 
-async def test_the_next_response_goes_on_in_the_session_of_the_previous(scripted: Scripted) -> None:
+async def test_previous_response_id_resumes_the_session(scripted: Scripted) -> None:
     scripted.play(claude_says("hello", session="11111111-1111-4111-8111-111111111111"))
     async with clients(scripted) as (client, served):
         first = await client.responses.create(model="claude", input="my name is Ada")
@@ -235,7 +235,7 @@ class Counted(MemoryStore):
         return page
 
 
-async def test_going_on_reads_no_more_than_the_newest_turn(scripted: Scripted) -> None:
+async def test_resuming_reads_only_the_newest_turn(scripted: Scripted) -> None:
     scripted.play(claude_says("hello", session="11111111-1111-4111-8111-111111111111"))
     store = Counted()
     last: str | None = None
@@ -248,7 +248,7 @@ async def test_going_on_reads_no_more_than_the_newest_turn(scripted: Scripted) -
     assert store.read == 1
 
 
-async def test_a_response_that_others_went_on_from_already_is_told_again(scripted: Scripted) -> None:
+async def test_branching_from_a_continued_response_resends_its_history(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, served):
         first = await client.responses.create(model="claude", input="my name is Ada")
@@ -277,7 +277,7 @@ class Overtaken(MemoryStore):
 
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}, {"background": True}])
-async def test_what_is_overtaken_in_going_on_is_told_again(scripted: Scripted, more: dict[str, object]) -> None:
+async def test_overtaken_continuation_resends_the_history(scripted: Scripted, more: dict[str, object]) -> None:
     scripted.play(claude_says("hello"))
     async with serving(scripted.env, store=(store := Overtaken())) as served:
         asked = {"model": "claude", "input": "my name is Ada"}
@@ -290,7 +290,7 @@ async def test_what_is_overtaken_in_going_on_is_told_again(scripted: Scripted, m
     assert b"my name is Ada" in (scripted.calls()[-1].stdin or b"")
 
 
-async def test_a_chat_of_the_client_that_is_overtaken_is_told_anew(scripted: Scripted) -> None:
+async def test_overtaken_client_chat_resends_the_history(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     chat = {"x-openwebui-chat-id": "c-1"}
     said = [{"role": "user", "content": "my name is Ada"}]
@@ -305,7 +305,7 @@ async def test_a_chat_of_the_client_that_is_overtaken_is_told_anew(scripted: Scr
     assert b"my name is Ada" in (scripted.calls()[-1].stdin or b"")
 
 
-async def test_a_session_that_the_client_names_itself_stays_busy(scripted: Scripted) -> None:
+async def test_overtaken_explicit_session_is_busy(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with serving(scripted.env, store=Overtaken()) as served:
         asked = {"model": "claude", "input": "hi"}
@@ -315,7 +315,7 @@ async def test_a_session_that_the_client_names_itself_stays_busy(scripted: Scrip
     assert (busy.status_code, busy.json()["error"]["code"]) == (409, "session_busy")
 
 
-async def test_several_can_go_on_from_one_response_at_once(scripted: Scripted, tmp_path: Path) -> None:
+async def test_concurrent_responses_can_branch_from_one_response(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("hello"))
     scripted.play([wait_for(tmp_path / "go"), *claude_says("hello")], when="branch")
     async with clients(scripted) as (client, served):
@@ -331,7 +331,7 @@ async def test_several_can_go_on_from_one_response_at_once(scripted: Scripted, t
         assert (await served.client.get("/api/v1/sessions")).json()["total"] == 5
 
 
-async def test_what_is_told_again_after_a_fork_begins_with_what_its_parent_had_said_until_then(
+async def test_history_resent_after_a_fork_includes_the_turns_of_its_parent(
     scripted: Scripted,
 ) -> None:
     scripted.play(claude_says("hello", session="11111111-1111-4111-8111-111111111111"))
@@ -363,7 +363,7 @@ async def test_what_is_told_again_after_a_fork_begins_with_what_its_parent_had_s
     assert b"I like tea" in (scripted.calls()[-1].stdin or b"")
 
 
-async def test_an_image_of_a_response_that_is_told_again_is_not_taken_for_one_that_comes_now(
+async def test_image_in_resent_history_is_not_taken_for_a_new_image(
     scripted: Scripted,
 ) -> None:
     scripted.play(claude_says("hello"))
@@ -384,7 +384,7 @@ async def test_an_image_of_a_response_that_is_told_again_is_not_taken_for_one_th
     assert sum(block["type"] == "image" for block in blocks) == 1
 
 
-async def test_another_backend_is_told_what_was_said_before(scripted: Scripted) -> None:
+async def test_another_backend_receives_the_earlier_conversation(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, _):
         first = await client.responses.create(model="claude", input="my name is Ada")
@@ -397,7 +397,7 @@ async def test_another_backend_is_told_what_was_said_before(scripted: Scripted) 
     assert b"my name is Ada" in (gemini.stdin or b"")
 
 
-async def test_a_response_in_the_background_is_asked_for_until_it_is_there(scripted: Scripted, tmp_path: Path) -> None:
+async def test_background_response_can_be_polled_until_complete(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("hello")
     scripted.play([*says[:2], wait_for(tmp_path / "go"), *says[2:]])
     async with clients(scripted) as (client, served):
@@ -413,7 +413,7 @@ async def test_a_response_in_the_background_is_asked_for_until_it_is_there(scrip
     assert (ended.status, ended.output_text, ended.background) == ("completed", "hello", True)
 
 
-async def test_a_response_that_waited_is_as_old_as_when_it_was_asked_for(scripted: Scripted, tmp_path: Path) -> None:
+async def test_queued_response_keeps_its_creation_time(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("hello"))
     scripted.play([wait_for(tmp_path / "go"), *claude_says("slow")], when="slow")
     async with serving(scripted.env, store=(store := MemoryStore()), max_concurrent_runs=1) as served:
@@ -431,7 +431,7 @@ async def test_a_response_that_waited_is_as_old_as_when_it_was_asked_for(scripte
     assert ended["status"] == "completed"
 
 
-async def test_only_what_the_client_sent_is_its_metadata(scripted: Scripted) -> None:
+async def test_metadata_contains_only_what_the_client_sent(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, served):
         instructions = "I" * 10_000
@@ -448,7 +448,7 @@ async def test_only_what_the_client_sent_is_its_metadata(scripted: Scripted) -> 
     assert (found, found.instructions) == (made, instructions)
 
 
-async def test_a_response_in_the_background_is_cancelled(scripted: Scripted) -> None:
+async def test_background_response_can_be_cancelled(scripted: Scripted) -> None:
     scripted.play([*claude_says("hello")[:4], hang()])
     async with clients(scripted) as (client, _):
         begun = await client.responses.create(model="claude", input="hi", background=True)
@@ -458,7 +458,7 @@ async def test_a_response_in_the_background_is_cancelled(scripted: Scripted) -> 
     assert (cancelled.status, again) == ("cancelled", cancelled)
 
 
-async def test_an_agent_that_fails_at_once_is_an_error_with_its_status(scripted: Scripted) -> None:
+async def test_immediate_agent_failure_returns_its_error_status(scripted: Scripted) -> None:
     scripted.play([stderr("boom"), exits(9)])
     async with clients(scripted) as (client, _):
         for stream in (False, True):
@@ -468,7 +468,7 @@ async def test_an_agent_that_fails_at_once_is_an_error_with_its_status(scripted:
             assert "boom" in caught.value.message
 
 
-async def test_a_client_that_takes_only_events_is_told_by_them_what_it_must_not_ask_again_after(
+async def test_event_stream_client_receives_a_non_retryable_failure_as_events(
     scripted: Scripted,
 ) -> None:
     scripted.play([stderr("boom"), exits(9)])
@@ -488,7 +488,7 @@ async def test_a_client_that_takes_only_events_is_told_by_them_what_it_must_not_
     assert "boom" in last.response.error.message
 
 
-async def test_an_agent_that_fails_in_the_middle_ends_its_stream_as_failed(scripted: Scripted) -> None:
+async def test_agent_failure_mid_stream_ends_it_with_response_failed(scripted: Scripted) -> None:
     scripted.play([*claude_says("hal")[:4], stderr("boom"), exits(9)])
     async with clients(scripted) as (client, _):
         stream = await client.responses.create(model="claude", input="hi", stream=True)
@@ -501,7 +501,7 @@ async def test_an_agent_that_fails_in_the_middle_ends_its_stream_as_failed(scrip
     assert found == last.response
 
 
-async def test_mistakes_are_errors_of_the_sdk_that_name_the_field(scripted: Scripted) -> None:
+async def test_sdk_errors_name_the_invalid_field(scripted: Scripted) -> None:
     async with clients(scripted) as (client, served):
         with pytest.raises(BadRequestError) as caught:
             await client.responses.create(model="claude", input=[])
@@ -516,7 +516,7 @@ async def test_mistakes_are_errors_of_the_sdk_that_name_the_field(scripted: Scri
     assert scripted.calls() == []
 
 
-async def test_tools_are_ignored_and_a_header_says_so(scripted: Scripted) -> None:
+async def test_ignored_tools_are_reported_in_a_header(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, _):
         raw = await client.responses.with_raw_response.create(

@@ -15,7 +15,7 @@ ALONE = ("unshare", "--user", "--map-root-user", "--pid", "--fork")
 ASK = "import socket; from clinvk.remote.socket_path import peer_of; peer_of(socket.socket(fileno=0))"
 
 
-def test_the_kernel_tells_who_is_at_the_other_end() -> None:
+def test_peer_of_returns_user_and_pid_of_the_other_end() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert peer_of(ours) == (os.geteuid(), os.getpid())
@@ -25,7 +25,7 @@ def test_the_kernel_tells_who_is_at_the_other_end() -> None:
     shutil.which("unshare") is None or subprocess.run([*ALONE, "true"], check=False).returncode != 0,
     reason="no namespaces of one's own here",
 )
-def test_who_is_not_to_be_seen_from_here_is_no_peer() -> None:
+def test_peer_in_another_pid_namespace_is_rejected() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         done = subprocess.run(
@@ -34,7 +34,7 @@ def test_who_is_not_to_be_seen_from_here_is_no_peer() -> None:
     assert "OSError: the other end is in another namespace of processes" in done.stderr
 
 
-def test_who_lost_the_socket_takes_nothing_away_from_who_has_it(tmp_path: Path) -> None:
+def test_claim_that_lost_its_socket_does_not_remove_the_new_holders_socket(tmp_path: Path) -> None:
     """Cleaners of /tmp and owners of homes remove files that are in use."""
     first, second = SocketClaim(tmp_path), SocketClaim(tmp_path)
     with first.listen() or pytest.fail("the first has it"):

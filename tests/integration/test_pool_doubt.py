@@ -21,7 +21,7 @@ def impatient(server: Server) -> None:
     patience.unheard_s, patience.silent_s, patience.answers_within_s = 5.0, 0.2, 5.0
 
 
-async def test_a_program_that_was_replaced_carries_no_more_runs(tmp_path: Path) -> None:
+async def test_process_of_a_replaced_program_takes_no_more_runs(tmp_path: Path) -> None:
     backend = Lasting(tmp_path)
     async with Server(backend) as server, server.runs.run(request("wait")) as other:
         await begun(other)
@@ -33,7 +33,7 @@ async def test_a_program_that_was_replaced_carries_no_more_runs(tmp_path: Path) 
         await until(lambda: gone(old))
 
 
-async def test_an_idle_process_of_a_program_that_was_replaced_goes_by_itself(tmp_path: Path) -> None:
+async def test_idle_process_of_a_replaced_program_is_replaced(tmp_path: Path) -> None:
     backend = Lasting(tmp_path)
     async with Server(backend) as server:
         old = int((await server.ask("pid")).text)
@@ -45,7 +45,7 @@ async def test_an_idle_process_of_a_program_that_was_replaced_goes_by_itself(tmp
         assert server.pool.standing.hits == hits + 1
 
 
-async def test_a_program_that_did_not_speak_is_tried_again_once_it_was_replaced(tmp_path: Path) -> None:
+async def test_program_without_protocol_support_is_retried_after_replacement(tmp_path: Path) -> None:
     mute = Lasting(tmp_path, mode="mute")
     async with Server(mute) as server:
         await server.ask("say x")
@@ -55,7 +55,7 @@ async def test_a_program_that_did_not_speak_is_tried_again_once_it_was_replaced(
         assert server.runs.warm.one_shot == ()
 
 
-async def test_what_a_process_reads_at_its_start_is_as_it_read_it(tmp_path: Path) -> None:
+async def test_changed_instructions_start_a_new_process(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         first = (await server.ask("pid")).text
         (tmp_path / "instructions").write_text("be brief")
@@ -88,7 +88,7 @@ async def test_a_process_that_has_grown_takes_no_more_runs(tmp_path: Path) -> No
         assert (await server.ask("say x")).text == "x"
 
 
-async def test_a_process_goes_after_so_many_runs_and_another_is_ready(tmp_path: Path) -> None:
+async def test_process_is_replaced_after_its_maximum_of_runs(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, most_runs=50)) as server:
         told = [(await server.ask("pid")).text for _ in range(51)]
         assert len(set(told[:40])) == 1
@@ -97,7 +97,7 @@ async def test_a_process_goes_after_so_many_runs_and_another_is_ready(tmp_path: 
         await until(lambda: gone(int(told[0])))
 
 
-async def test_a_process_that_stops_in_the_middle_fails_its_runs_and_nobody_elses(tmp_path: Path) -> None:
+async def test_process_that_hangs_mid_run_fails_only_its_own_runs(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server, AsyncExitStack() as stack:
         impatient(server)
         other = await stack.enter_async_context(server.runs.run(request("wait", model="other")))
@@ -116,7 +116,7 @@ async def test_a_process_that_stops_in_the_middle_fails_its_runs_and_nobody_else
         assert other.state == "running"
 
 
-async def test_an_idle_process_that_hangs_is_replaced_before_a_run_comes(tmp_path: Path) -> None:
+async def test_idle_process_that_hangs_is_replaced_before_the_next_run(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         impatient(server)
         pid = int((await server.ask("pid")).text)
@@ -135,7 +135,7 @@ class CoarseClock(asyncio.SelectorEventLoop):
 @pytest.mark.parametrize(
     "anyio_backend", [("asyncio", {"loop_factory": CoarseClock}), "asyncio"], ids=["coarse", "fine"]
 )
-async def test_a_process_that_is_well_is_left_alone_however_silent(tmp_path: Path) -> None:
+async def test_healthy_silent_process_is_left_alone(tmp_path: Path) -> None:
     """It is so too where its sign of life comes at the time, by the clock, at which it was asked.
 
     It is asked for another one only when it has given the one before.
@@ -151,7 +151,7 @@ async def test_a_process_that_is_well_is_left_alone_however_silent(tmp_path: Pat
         assert (await server.ask("pid")).text == pid
 
 
-async def test_a_large_prompt_to_a_process_that_reads_nothing_goes_another_way(tmp_path: Path) -> None:
+async def test_large_prompt_to_a_process_that_does_not_read_is_retried_elsewhere(tmp_path: Path) -> None:
     """The others that it carries are told of to their ends."""
     async with Server(Lasting(tmp_path)) as server, server.runs.run(request("tick 1000")) as other:
         impatient(server)
@@ -165,7 +165,7 @@ async def test_a_large_prompt_to_a_process_that_reads_nothing_goes_another_way(t
 
 @pytest.mark.parametrize("tells_tools", [True, False], ids=["by a variable", "by session"])
 @pytest.mark.parametrize("capacity", [1, 8])
-async def test_a_run_that_has_ended_leaves_nothing_at_work(tmp_path: Path, capacity: int, tells_tools: bool) -> None:
+async def test_finished_run_leaves_no_background_processes(tmp_path: Path, capacity: int, tells_tools: bool) -> None:
     async with Server(Lasting(tmp_path, capacity, tells_tools=tells_tools)) as server:
         async with server.runs.run(request("leave")) as run:
             result = await run.result()
@@ -175,7 +175,7 @@ async def test_a_run_that_has_ended_leaves_nothing_at_work(tmp_path: Path, capac
         assert again.text.startswith("leave") or capacity > 1
 
 
-async def test_what_another_run_has_at_work_is_left_to_it(tmp_path: Path) -> None:
+async def test_tool_of_another_run_is_left_running(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server, server.runs.run(request("tool")) as other:
         await until(lambda: sleeping(other.id))
         async with server.runs.run(request("leave")) as run:
@@ -184,7 +184,7 @@ async def test_what_another_run_has_at_work_is_left_to_it(tmp_path: Path) -> Non
         assert sleeping(other.id)
 
 
-async def test_what_was_left_at_work_beside_another_run_ends_when_that_has_gone(tmp_path: Path) -> None:
+async def test_background_process_left_beside_another_run_ends_after_that_run(tmp_path: Path) -> None:
     """Until then it cannot be told from what the other has at work."""
     async with Server(Lasting(tmp_path, tells_tools=False)) as server, server.runs.run(request("wait")) as other:
         await begun(other)
@@ -196,7 +196,7 @@ async def test_what_was_left_at_work_beside_another_run_ends_when_that_has_gone(
         assert server.processes == 1
 
 
-async def test_what_fits_into_the_memory_limit_is_kept(tmp_path: Path) -> None:
+async def test_pool_keeps_processes_within_the_memory_limit(tmp_path: Path) -> None:
     """What a process of a kind takes is known once it was measured; what is idle longest makes room for it."""
     async with Server(Lasting(tmp_path), WarmSettings(max_processes=8, max_memory_mb=30)) as server:
         for number in range(6):

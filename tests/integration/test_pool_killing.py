@@ -61,7 +61,7 @@ def judge(result: RunResult, ticks: int, victims: set[int]) -> None:
 
 @pytest.mark.parametrize("capacity", [1, 8], ids=["a process a run", "shared"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_whatever_is_killed_at_any_moment(tmp_path: Path, seed: int, capacity: int) -> None:
+async def test_runs_recover_from_random_kills(tmp_path: Path, seed: int, capacity: int) -> None:
     chance = random.Random(seed)
     killer = Killer(chance)
     todo = [(chance.choice(KINDS), chance.randint(0, 30)) for _ in range(RUNS)]

@@ -56,9 +56,7 @@ def workers(server: Server) -> list[Worker]:
 
 
 @pytest.mark.parametrize("patient", [True, False])
-async def test_a_conversation_is_waited_for_that_a_process_has_which_is_being_ended(
-    tmp_path: Path, patient: bool
-) -> None:
+async def test_resume_waits_for_a_process_that_is_being_ended(tmp_path: Path, patient: bool) -> None:
     async with Server(Jealous(tmp_path)) as server:
         told, session = await server.asked("pid")
         (worker,) = workers(server)
@@ -71,7 +69,7 @@ async def test_a_conversation_is_waited_for_that_a_process_has_which_is_being_en
         assert again.text != told.text
 
 
-async def test_a_conversation_is_had_of_a_process_that_hangs(tmp_path: Path) -> None:
+async def test_resume_succeeds_after_its_process_hangs(tmp_path: Path) -> None:
     async with Server(Jealous(tmp_path)) as server:
         patience = server.pool.timeouts
         patience.silent_s, patience.answers_within_s = 0.2, 0.5
@@ -84,7 +82,7 @@ async def test_a_conversation_is_had_of_a_process_that_hangs(tmp_path: Path) -> 
         assert again.text != told.text
 
 
-async def test_what_a_run_has_at_work_is_not_ended_with_what_the_one_before_has_left(
+async def test_ending_leftovers_of_one_run_spares_the_tools_of_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may come while that is searched for, to a process whose tools cannot be told apart."""

@@ -35,7 +35,7 @@ def resident_mb() -> float:
     return total / MIB
 
 
-async def test_memory_is_bounded_through_hundreds_of_mixed_runs(tmp_path: Path) -> None:
+async def test_memory_stays_bounded_through_hundreds_of_mixed_runs(tmp_path: Path) -> None:
     """Without a bound they take 100 MB. It may be passed by what they grow within the second between two looks."""
     chance, peak_mb, limit_mb = random.Random(7), 0.0, 50
     sessions: list[str] = []
@@ -66,7 +66,7 @@ async def test_memory_is_bounded_through_hundreds_of_mixed_runs(tmp_path: Path) 
         await until(lambda: resident_mb() <= limit_mb)
 
 
-async def test_two_are_not_started_at_once_that_would_take_too_much_until_they_are_up(tmp_path: Path) -> None:
+async def test_concurrent_starts_stay_within_the_memory_limit(tmp_path: Path) -> None:
     """Each takes 70 MB while it starts and 10 afterwards, which is known of the first."""
     backend, limit_mb, peak_mb = Lasting(tmp_path, capacity=1, mode="swelling"), 120, 0.0
     settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("lasting",))
@@ -94,7 +94,7 @@ async def test_two_are_not_started_at_once_that_would_take_too_much_until_they_a
         tending.cancel()
 
 
-async def test_kinds_of_runs_without_processes_are_forgotten(tmp_path: Path) -> None:
+async def test_profiles_without_processes_are_forgotten(tmp_path: Path) -> None:
     """Where each run has a system prompt of its own there are as many kinds as runs."""
     backend, chosen = Lasting(tmp_path), process_tags.choose()
     reaper = Reaper(Spawner(chosen), WarmSettings(max_processes=3, kept_backends=("lasting",)), HealthTimeouts())
@@ -111,7 +111,7 @@ async def test_kinds_of_runs_without_processes_are_forgotten(tmp_path: Path) -> 
         tending.cancel()
 
 
-async def test_a_server_with_processes_that_hang_stops_all_the_same(tmp_path: Path) -> None:
+async def test_server_with_hung_processes_stops(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         pid = int((await server.ask("pid")).text)
         os.kill(pid, signal.SIGSTOP)
@@ -125,7 +125,7 @@ def kept_by_this() -> list[psutil.Process]:
     return [child for child in children if not gone(child.pid) and "lasting" in child.cmdline()]
 
 
-async def test_one_is_ready_also_where_sessions_begin_faster_than_processes_may_be_kept(tmp_path: Path) -> None:
+async def test_process_is_ready_when_sessions_start_faster_than_processes_are_kept(tmp_path: Path) -> None:
     """The processes of those before, which are kept for them, would else take all places, and go in turn."""
     async with Server(Lasting(tmp_path, capacity=1)) as server:
         for _ in range(2 * WARM.max_processes):
@@ -136,7 +136,7 @@ async def test_one_is_ready_also_where_sessions_begin_faster_than_processes_may_
                 await server.ask("say x")
 
 
-async def test_one_that_was_started_ahead_is_there_again_after_it_has_died(tmp_path: Path) -> None:
+async def test_prestarted_process_is_restarted_after_it_dies(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path), WarmSettings(prestart=("lasting",))) as server:
         await until(lambda: server.pool.standing.ready == 1)
         (ahead,) = kept_by_this()
@@ -154,7 +154,7 @@ class FastLoop(asyncio.SelectorEventLoop):
         return super().time() + 5000
 
 
-def test_what_is_idle_for_long_goes_whatever_clock_the_loop_has(tmp_path: Path) -> None:
+def test_idle_process_is_evicted_whatever_the_clock_of_the_loop(tmp_path: Path) -> None:
     async def serve() -> None:
         async with Server(Lasting(tmp_path), WarmSettings(idle_secs=1)) as server:
             await server.ask("say x")

@@ -9,7 +9,7 @@ from lasting_backend import Lasting
 from polling import until
 
 
-async def test_one_that_has_just_started_counts_as_much_as_others_of_its_backend_have_taken(tmp_path: Path) -> None:
+async def test_new_process_counts_with_the_measured_memory_of_its_backend(tmp_path: Path) -> None:
     """It takes about 12 MB, of which two fit."""
     async with Server(Lasting(tmp_path), WarmSettings(max_processes=8, max_memory_mb=30)) as server:
         await server.ask("say x")
@@ -20,7 +20,7 @@ async def test_one_that_has_just_started_counts_as_much_as_others_of_its_backend
         assert server.processes <= 3
 
 
-async def test_a_limit_below_what_is_known_of_none_yet_keeps_one_all_the_same(tmp_path: Path) -> None:
+async def test_memory_limit_below_the_estimate_still_keeps_one_process(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path), WarmSettings(max_memory_mb=60)) as server:
         await server.ask("say x")
         await until(lambda: server.pool.standing.ready == 1)

@@ -91,7 +91,7 @@ async def keeping(folder: Path, limit_mb: int) -> AsyncGenerator[Kept]:
             await asyncio.wait([tending])
 
 
-async def test_none_is_ended_for_one_that_would_not_have_room_all_the_same(tmp_path: Path) -> None:
+async def test_no_process_is_evicted_for_one_that_still_would_not_fit(tmp_path: Path) -> None:
     """The small one would be started again at once, since there is room for it, and ended again, for ever."""
     async with keeping(tmp_path, limit_mb=120) as kept:
         small = await kept.want("small", "one")
@@ -109,14 +109,14 @@ async def test_none_is_ended_for_one_that_would_not_have_room_all_the_same(tmp_p
             assert not heavy.workers
 
 
-async def test_the_one_that_takes_a_place_is_started_when_the_other_has_left(tmp_path: Path) -> None:
+async def test_replacement_starts_after_the_evicted_process_exits(tmp_path: Path) -> None:
     async with keeping(tmp_path, limit_mb=120) as kept:
         first = await kept.measured(await kept.want("heavy", "one"))
         assert 60 < await kept.peak_mb(await kept.want("heavy", "two")) < kept.limit_mb
         assert first.process.exit_code is not None
 
 
-async def test_the_room_that_is_made_for_one_is_not_taken_by_what_is_wanted_less(tmp_path: Path) -> None:
+async def test_room_freed_for_one_process_is_not_taken_by_a_less_wanted_one(tmp_path: Path) -> None:
     """There is always a small one on its way out, beside which there is room for another, but not for the heavy."""
     async with keeping(tmp_path, limit_mb=80) as kept:
         await kept.measured(await kept.want("heavy", "one"))
@@ -126,7 +126,7 @@ async def test_the_room_that_is_made_for_one_is_not_taken_by_what_is_wanted_less
         await until(lambda: any(worker.is_ready for worker in heavy.workers))
 
 
-async def test_one_that_leaves_before_it_was_measured_counts_as_much_as_others_have_taken(tmp_path: Path) -> None:
+async def test_unmeasured_exiting_process_counts_with_the_memory_of_its_backend(tmp_path: Path) -> None:
     async with keeping(tmp_path, limit_mb=160) as kept:
         await kept.measured(await kept.want("heavy", "one"))
         second = await kept.want("heavy", "two")

@@ -61,7 +61,7 @@ class StrictChannel(LastingChannel):
         return super().receive(line)
 
 
-async def test_a_program_that_prints_a_word_and_never_answers_is_given_up(tmp_path: Path) -> None:
+async def test_program_that_prints_a_word_and_never_answers_is_abandoned(tmp_path: Path) -> None:
     async with Server(Welcoming(tmp_path)) as server:
         server.runs.fallbacks.answer_within_s = 0.5
         assert (await server.ask("say x")).text == "x"
@@ -70,7 +70,7 @@ async def test_a_program_that_prints_a_word_and_never_answers_is_given_up(tmp_pa
 
 
 @pytest.mark.parametrize("capacity", [1, 8])
-async def test_a_program_that_does_not_speak_is_not_started_in_vain_again(tmp_path: Path, capacity: int) -> None:
+async def test_program_without_protocol_support_is_not_started_again(tmp_path: Path, capacity: int) -> None:
     backend = Strict(tmp_path, capacity)
     async with Server(backend) as server:
         assert (await server.ask("say x")).text == "x"
@@ -80,7 +80,7 @@ async def test_a_program_that_does_not_speak_is_not_started_in_vain_again(tmp_pa
         assert backend.starts == before
 
 
-async def test_a_run_that_was_cancelled_is_that_also_where_its_process_then_turns_out_not_to_speak(
+async def test_cancelled_run_stays_cancelled_when_its_process_lacks_protocol_support(
     tmp_path: Path,
 ) -> None:
     async with Server(Strict(tmp_path, mode="sullen")) as server, server.runs.run(request("say x")) as run:
@@ -92,7 +92,7 @@ async def test_a_run_that_was_cancelled_is_that_also_where_its_process_then_turn
         assert ending.code == "cancelled"
 
 
-async def test_a_run_that_has_left_the_queue_has_begun_while_it_still_waits_for_its_process(
+async def test_dequeued_run_has_begun_while_it_waits_for_its_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Server(Lasting(tmp_path)) as server:
@@ -121,7 +121,7 @@ class Sound(Lasting):
 
 
 @pytest.mark.parametrize("env", [{"A=B": "x"}, {"A": "x\0"}], ids=["name", "value"])
-async def test_what_cannot_be_started_fails_its_run_and_nothing_else(tmp_path: Path, env: dict[str, str]) -> None:
+async def test_process_that_cannot_start_fails_only_its_run(tmp_path: Path, env: dict[str, str]) -> None:
     warm, agents = WarmSettings(kept_backends=("lasting", "sound")), {"lasting": BackendSettings(env=env)}
     registry = {"lasting": Lasting(tmp_path), "sound": Sound(tmp_path)}
     settings = Settings(warm=warm, backends=agents)
@@ -138,7 +138,7 @@ async def test_what_cannot_be_started_fails_its_run_and_nothing_else(tmp_path: P
 
 
 @pytest.mark.parametrize("is_lost", [False, True], ids=["well", "lost"])
-async def test_a_run_that_is_cancelled_before_its_process_is_asked_asks_nothing(
+async def test_run_cancelled_before_its_process_is_prompted_sends_no_prompt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_lost: bool
 ) -> None:
     async with Server(Lasting(tmp_path)) as server:
@@ -185,7 +185,7 @@ class Faulty(Lasting):
         raise RuntimeError("a fault")
 
 
-async def test_a_backend_with_a_fault_that_is_to_be_started_ahead_ends_nothing_else(
+async def test_faulty_prestarted_backend_does_not_affect_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     warm = WarmSettings(kept_backends=("faulty", "lasting"), prestart=("faulty", "lasting"))

@@ -79,7 +79,7 @@ def pids(path: Path) -> list[int]:
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
-async def test_what_goes_in_comes_out_in_lines() -> None:
+async def test_output_is_split_into_lines() -> None:
     child = Child(spawner(), "cat")
     child.process.write(b"one\ntwo\n", close=True)
     await child.end()
@@ -88,7 +88,7 @@ async def test_what_goes_in_comes_out_in_lines() -> None:
     child.process.discard()
 
 
-async def test_all_that_a_process_printed_is_there_as_soon_as_its_exit_is_known() -> None:
+async def test_all_output_is_available_when_the_exit_is_known() -> None:
     """However busy the loop is: what is still in the pipe then would be looked for during half a second only."""
     await until(can_have_wide_pipes)
     child = Child(spawner(), sys.executable, "-c", "print(f'{1:09}\\n' * 100_000, end='')")
@@ -101,7 +101,7 @@ async def test_all_that_a_process_printed_is_there_as_soon_as_its_exit_is_known(
     child.process.discard()
 
 
-async def test_what_goes_on_printing_after_the_exit_of_its_parent_is_not_waited_for() -> None:
+async def test_output_of_a_surviving_child_is_not_waited_for() -> None:
     own = spawner()
     child = Child(own, "sh", "-c", "yes & exit")
     await child.until(lambda: child.process.exit_code is not None)
@@ -111,7 +111,7 @@ async def test_what_goes_on_printing_after_the_exit_of_its_parent_is_not_waited_
 
 
 @BOTH_MARKS
-async def test_a_process_whose_memory_is_measured_goes_on(kind: Kind) -> None:
+async def test_measuring_memory_leaves_the_process_running(kind: Kind) -> None:
     own = spawner(kind)
     child = Child(own, "sh", "-c", "sleep 60 >/dev/null & cat")
     sizes = await own.memory([child.process.number, 77])
@@ -125,7 +125,7 @@ async def test_a_process_whose_memory_is_measured_goes_on(kind: Kind) -> None:
 
 
 @BOTH_MARKS
-async def test_what_has_a_variable_is_ended_and_the_rest_goes_on(kind: Kind) -> None:
+async def test_end_tools_ends_only_processes_with_the_variable(kind: Kind) -> None:
     own = spawner(kind)
     child = Child(own, "sh", "-c", "X=1 sh -c 'echo $$; exec sleep 60' & sleep 60 & echo $!; cat")
     await child.until(lambda: len(child.lines) == 2)
@@ -138,7 +138,7 @@ async def test_what_has_a_variable_is_ended_and_the_rest_goes_on(kind: Kind) -> 
 
 
 @BOTH_MARKS
-async def test_what_is_ended_may_clean_up_before(kind: Kind, tmp_path: Path) -> None:
+async def test_sweep_lets_processes_clean_up(kind: Kind, tmp_path: Path) -> None:
     own = spawner(kind)
     trap = f"trap 'rm {tmp_path}/lock; exit' TERM; touch {tmp_path}/lock; while :; do sleep 0.05; done"
     child = Child(own, "sh", "-c", f'setsid sh -c "{trap}" & trap "" TERM; cat')
@@ -148,7 +148,7 @@ async def test_what_is_ended_may_clean_up_before(kind: Kind, tmp_path: Path) -> 
     assert not alive(child.process.pid)
 
 
-async def test_a_prompt_larger_than_any_pipe_is_written_whole() -> None:
+async def test_prompt_larger_than_any_pipe_is_written_completely() -> None:
     child = Child(spawner(), "wc", "-c")
     child.process.write(b"x" * 5_000_000, close=True)
     await child.end()
@@ -156,7 +156,7 @@ async def test_a_prompt_larger_than_any_pipe_is_written_whole() -> None:
     child.process.discard()
 
 
-async def test_a_process_that_does_not_read_its_prompt_ends_all_the_same() -> None:
+async def test_process_that_does_not_read_its_prompt_still_ends() -> None:
     child = Child(spawner(), "sh", "-c", "exec 0<&-; echo done")
     child.process.write(b"x" * 1_000_000, close=True)
     await child.end()
@@ -164,7 +164,7 @@ async def test_a_process_that_does_not_read_its_prompt_ends_all_the_same() -> No
     child.process.discard()
 
 
-async def test_a_line_of_twenty_megabytes_comes_whole() -> None:
+async def test_line_of_twenty_megabytes_arrives_complete() -> None:
     child = Child(spawner(), sys.executable, "-I", "-S", "-c", "print('x' * 20_000_000)")
     child.process.write(b"", close=True)
     await child.end()
@@ -173,7 +173,7 @@ async def test_a_line_of_twenty_megabytes_comes_whole() -> None:
     child.process.discard()
 
 
-async def test_a_reader_that_does_not_take_slows_the_process_down(tmp_path: Path) -> None:
+async def test_slow_reader_slows_the_process_down(tmp_path: Path) -> None:
     written = tmp_path / "written"
     script = "import sys\nfor i in range(400):\n print('x' * 65535, flush=True)\n open(sys.argv[1], 'w').write(str(i))"
     child = Child(spawner(), sys.executable, "-c", script, str(written))
@@ -186,7 +186,7 @@ async def test_a_reader_that_does_not_take_slows_the_process_down(tmp_path: Path
     child.process.discard()
 
 
-async def test_what_a_process_leaves_in_the_pipe_when_it_does_not_wait_is_up_to_a_megabyte() -> None:
+async def test_pipe_holds_a_megabyte_of_non_blocking_output() -> None:
     """Claude Code and Gemini CLI write without waiting, and exit: what the pipe does not hold is lost."""
     await until(can_have_wide_pipes)
     script = "import os\nos.set_blocking(1, False)\nos.write(1, b'x' * 1_000_000 + b'\\n')"
@@ -197,7 +197,7 @@ async def test_what_a_process_leaves_in_the_pipe_when_it_does_not_wait_is_up_to_
     child.process.discard()
 
 
-async def test_the_code_of_a_killed_process_is_128_and_the_signal() -> None:
+async def test_exit_code_of_a_killed_process_is_128_plus_the_signal() -> None:
     child = Child(spawner(), "sleep", "60")
     child.process.signal(signal.SIGKILL)
     await child.end()
@@ -205,7 +205,7 @@ async def test_the_code_of_a_killed_process_is_128_and_the_signal() -> None:
     child.process.discard()
 
 
-async def test_the_end_of_stderr_is_kept_and_given_in_lines_when_asked() -> None:
+async def test_stderr_tail_is_kept_and_returned_in_lines_on_request() -> None:
     child = Child(spawner(), "sh", "-c", "echo one >&2; echo two >&2", stderr_lines=True)
     child.process.write(b"", close=True)
     lines: list[bytes] = []
@@ -216,7 +216,7 @@ async def test_the_end_of_stderr_is_kept_and_given_in_lines_when_asked() -> None
     child.process.discard()
 
 
-async def test_a_prompt_that_was_written_is_let_go() -> None:
+async def test_written_prompt_is_released() -> None:
     starts, prompt = spawner(), os.urandom(1_000_000)
     held = sys.getrefcount(prompt)
 
@@ -232,7 +232,7 @@ async def test_a_prompt_that_was_written_is_let_go() -> None:
     process.discard()
 
 
-def test_what_cannot_be_started_is_told_as_the_caller_can_mend_it(tmp_path: Path) -> None:
+def test_spawn_failure_raises_an_error_the_caller_can_fix(tmp_path: Path) -> None:
     async def spawn(argv: list[str], cwd: str | None = None) -> None:
         spawner().spawn(argv, ENV, cwd, lambda: None)
 
@@ -246,7 +246,7 @@ def test_what_cannot_be_started_is_told_as_the_caller_can_mend_it(tmp_path: Path
 
 
 @pytest.mark.parametrize("room", range(8))
-async def test_a_start_that_fails_for_want_of_descriptors_costs_none(room: int) -> None:
+async def test_spawn_without_free_descriptors_leaks_none(room: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = os.listdir("/proc/self/fd")
     taken: list[int] = []
@@ -267,9 +267,7 @@ async def test_a_start_that_fails_for_want_of_descriptors_costs_none(room: int) 
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.ENFILE])
-async def test_a_spawn_that_the_system_refuses_for_lack_of_resources_can_be_retried(
-    monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+async def test_spawn_refused_for_lack_of_resources_is_retryable(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -290,7 +288,7 @@ ESCAPERS = {
 
 
 @pytest.mark.parametrize("hide", [*HIDERS, *ESCAPERS])
-async def test_nothing_that_a_process_started_outlives_the_sweep(hide: str, tmp_path: Path) -> None:
+async def test_no_descendant_outlives_the_sweep(hide: str, tmp_path: Path) -> None:
     script = {**HIDERS, **ESCAPERS}[hide].format(pids=tmp_path / "pids")
     own = spawner()
     child = Child(own, "sh", "-c", f"{script}\nexec sleep 300")
@@ -301,7 +299,7 @@ async def test_nothing_that_a_process_started_outlives_the_sweep(hide: str, tmp_
 
 
 @pytest.mark.parametrize("hide", HIDERS)
-async def test_without_rlimits_the_environment_and_the_tree_find_the_common_cases(hide: str, tmp_path: Path) -> None:
+async def test_environment_and_tree_find_common_descendants_without_rlimits(hide: str, tmp_path: Path) -> None:
     own = spawner(process_tags.TreeMarks)
     child = Child(own, "sh", "-c", f"{HIDERS[hide].format(pids=tmp_path / 'pids')}\nexec sleep 300")
     await until(lambda: pids(tmp_path / "pids"))
@@ -311,7 +309,7 @@ async def test_without_rlimits_the_environment_and_the_tree_find_the_common_case
 
 
 @BOTH_MARKS
-async def test_what_an_exited_process_left_behind_is_swept(kind: Kind, tmp_path: Path) -> None:
+async def test_sweep_ends_processes_left_by_an_exited_process(kind: Kind, tmp_path: Path) -> None:
     own = spawner(kind)
     child = Child(own, "sh", "-c", f"setsid sleep 300 >/dev/null 2>&1 & echo $! > {tmp_path / 'pids'}")
     child.process.write(b"", close=True)
@@ -322,7 +320,7 @@ async def test_what_an_exited_process_left_behind_is_swept(kind: Kind, tmp_path:
     child.process.discard()
 
 
-async def test_a_fork_bomb_under_an_emptied_environment_is_ended(tmp_path: Path) -> None:
+async def test_fork_bomb_with_an_empty_environment_is_ended(tmp_path: Path) -> None:
     bomb = (
         "import os, time\n"
         "for _ in range(60):\n"
@@ -344,7 +342,7 @@ async def test_a_fork_bomb_under_an_emptied_environment_is_ended(tmp_path: Path)
     child.process.discard()
 
 
-async def test_what_goes_on_in_a_child_each_moment_is_ended(tmp_path: Path) -> None:
+async def test_sweep_ends_a_process_that_keeps_forking_and_exiting(tmp_path: Path) -> None:
     """When it is looked at, it has gone, and its child is younger than the list of all processes."""
     for number in range(5):
         beat = tmp_path / str(number)
@@ -395,13 +393,13 @@ print("alive" if remains.alive({pid}) else "ended")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another group")
-def test_what_runs_with_a_group_of_its_own_is_ended() -> None:
+def test_sweep_ends_a_process_with_another_group_id() -> None:
     """As `ssh-agent` does, of which the kernel tells the limit to nobody who asks for it by its pid."""
     done = subprocess.run([sys.executable, "-c", OTHER_GROUP], capture_output=True, text=True, timeout=15)
     assert done.stdout.split() == ["ended"], done.stderr
 
 
-async def test_a_sweep_leaves_the_processes_of_other_agents_alone() -> None:
+async def test_sweep_leaves_processes_of_other_agents_alone() -> None:
     own = spawner()
     one, other = Child(own, "sleep", "300"), Child(own, "sleep", "300")
     await own.sweep(one.process)
@@ -411,7 +409,7 @@ async def test_a_sweep_leaves_the_processes_of_other_agents_alone() -> None:
         child.process.discard()
 
 
-async def test_what_a_clinvk_inside_started_with_marks_of_its_own_is_swept_too(tmp_path: Path) -> None:
+async def test_sweep_ends_processes_marked_by_a_nested_clinvk(tmp_path: Path) -> None:
     inner = (
         "import subprocess, sys, time\n"
         "from clinvk.runtime.process.process_tags import RlimitMarks\n"
@@ -428,7 +426,7 @@ async def test_what_a_clinvk_inside_started_with_marks_of_its_own_is_swept_too(t
     child.process.discard()
 
 
-def test_marking_leaves_our_own_limits_as_they_were() -> None:
+def test_marking_leaves_our_own_limits_unchanged() -> None:
     import resource
 
     before = resource.getrlimit(15)
@@ -438,22 +436,22 @@ def test_marking_leaves_our_own_limits_as_they_were() -> None:
     assert resource.getrlimit(15) == before
 
 
-def test_rlimits_are_the_marks_on_linux() -> None:
+def test_choose_returns_rlimit_marks_on_linux() -> None:
     assert isinstance(process_tags.choose(), process_tags.RlimitMarks)
 
 
-async def test_a_helper_program_gives_code_and_output() -> None:
+async def test_run_tool_returns_exit_code_and_output() -> None:
     program = "printf 'out\\n\\n\\0\\rend\\n'; echo err >&2; exit 3"
     assert await run_tool(spawner(), ("sh", "-c", program), ENV, 10) == (3, b"out\n\n\0\rend\n", b"err\n")
 
 
-async def test_a_helper_program_that_hangs_is_ended(tmp_path: Path) -> None:
+async def test_run_tool_ends_a_hung_program(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         await run_tool(spawner(), ("sh", "-c", f"echo $$ > {tmp_path / 'pids'}; exec sleep 300"), ENV, 3)
     assert not alive(pids(tmp_path / "pids")[0])
 
 
-async def test_a_sweep_goes_on_when_its_caller_is_cancelled() -> None:
+async def test_sweep_continues_when_its_caller_is_cancelled() -> None:
     own = spawner()
     child = Child(own, "sleep", "300")
     sweeping = asyncio.create_task(own.sweep(child.process))
@@ -464,7 +462,7 @@ async def test_a_sweep_goes_on_when_its_caller_is_cancelled() -> None:
     assert not alive(child.process.pid)
 
 
-async def test_a_swept_process_holds_no_pipe() -> None:
+async def test_swept_process_leaves_no_open_pipes() -> None:
     """Nor where whoever waits for the sweep is cancelled: else each of its pipes would be open until the end."""
     own = spawner()
     for cancelled in (False, True):
@@ -479,7 +477,7 @@ async def test_a_swept_process_holds_no_pipe() -> None:
         assert set(os.listdir("/proc/self/fd")) <= before
 
 
-async def test_without_pidfds_the_loops_threads_stay_free(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_without_pidfds_leaves_the_loops_threads_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "pidfd_open")
     own = spawner()
     children = [Child(own, "sleep", "300") for _ in range((os.cpu_count() or 1) + 6)]
@@ -491,12 +489,12 @@ async def test_without_pidfds_the_loops_threads_stay_free(monkeypatch: pytest.Mo
         child.process.discard()
 
 
-async def test_cleaning_up_that_takes_too_long_says_so() -> None:
+async def test_cleanup_that_takes_too_long_raises_timeout_error() -> None:
     with pytest.raises(TimeoutError):
         await finished(asyncio.sleep(30), within_s=0.1)
 
 
-async def test_a_cancellation_goes_on_though_cleaning_up_took_too_long() -> None:
+async def test_cancellation_propagates_after_a_cleanup_timeout() -> None:
     cleaning = asyncio.create_task(finished(asyncio.sleep(30), within_s=0.1))
     await asyncio.sleep(0)
     cleaning.cancel()

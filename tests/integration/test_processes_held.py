@@ -14,7 +14,7 @@ def stands_still(process: Process) -> bool:
     return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
 
 
-async def test_a_process_that_several_hold_goes_on_when_the_last_lets_it() -> None:
+async def test_held_process_resumes_when_the_last_holder_releases_it() -> None:
     own = spawner()
     child = Child(own, "cat")
     with child.process.holding():
@@ -30,7 +30,7 @@ async def test_a_process_that_several_hold_goes_on_when_the_last_lets_it() -> No
     await own.sweep(child.process)
 
 
-async def test_a_group_that_is_said_not_to_be_ours_is_held_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hold_ignores_a_permission_error_for_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a group of which nobody is alive macOS says that it is not ours."""
 
     def refuse(*_: object) -> None:

@@ -6,7 +6,7 @@ STUBBORN = 'env -i /bin/sh -c \'trap "" TERM; echo "$$"; while :; do sleep 1; do
 
 
 @BOTH_MARKS
-async def test_the_child_of_a_tool_that_left_is_ended_though_it_stays_and_has_no_variable(kind: Kind) -> None:
+async def test_end_tools_ends_stubborn_child_of_an_exited_tool_without_the_variable(kind: Kind) -> None:
     own = spawner(kind)
     child = Child(own, "sh", "-c", 'X=1 sh -c "$0 & wait" & cat', STUBBORN)
     await child.until(lambda: bool(child.lines))
@@ -17,7 +17,7 @@ async def test_the_child_of_a_tool_that_left_is_ended_though_it_stays_and_has_no
 
 
 @BOTH_MARKS
-async def test_the_child_of_an_agent_that_left_is_ended_though_it_stays_and_has_no_variable(kind: Kind) -> None:
+async def test_sweep_ends_stubborn_child_of_an_exited_agent_without_the_variable(kind: Kind) -> None:
     own = spawner(kind)
     child = Child(own, "sh", "-c", f"{STUBBORN} & wait")
     await child.until(lambda: bool(child.lines))

@@ -29,7 +29,7 @@ def threads(pid: int) -> int:
 
 
 @BOTH_MARKS
-async def test_one_whose_other_threads_go_on_is_ended_and_waited_for(kind: Kind) -> None:
+async def test_sweep_ends_a_process_whose_first_thread_has_exited(kind: Kind) -> None:
     own = spawner(kind)
     child = Child(own, sys.executable, "-I", "-c", FIRST_THREAD_ENDS)
     pid = child.process.pid
@@ -40,7 +40,7 @@ async def test_one_whose_other_threads_go_on_is_ended_and_waited_for(kind: Kind)
     await child.until(lambda: child.process.exit_code is not None)
 
 
-async def test_a_tool_whose_other_threads_go_on_is_ended(tmp_path: Path) -> None:
+async def test_end_tools_ends_a_tool_whose_first_thread_has_exited(tmp_path: Path) -> None:
     own = spawner()
     told = tmp_path / "pid"
     (tmp_path / "tool").write_text(FIRST_THREAD_ENDS)

@@ -59,7 +59,7 @@ def check_refusal(_: CheckContext, response: Response, case: Case) -> None:
         *((*operation, WRONG, check_refusal) for operation in BODIES),
     ],
 )
-async def test_server_takes_what_the_document_allows_and_refuses_the_rest(
+async def test_server_accepts_what_the_document_allows_and_refuses_the_rest(
     tmp_path: Path, method: str, path: str, mode: GenerationMode, check: CheckFunction
 ) -> None:
     agents = Answering(tmp_path)
@@ -68,7 +68,7 @@ async def test_server_takes_what_the_document_allows_and_refuses_the_rest(
         assert await asyncio.to_thread(send, method, path, mode, url, [*CHECKS, check]) == EXAMPLES
 
 
-async def test_all_examples_work_outside_of_a_repository(tmp_path: Path) -> None:
+async def test_all_examples_work_outside_a_repository(tmp_path: Path) -> None:
     agents = Answering(tmp_path)
     answers: dict[str, int] = {}
     async with serving(agents.env, agents.registry, default_workdir=str(tmp_path)) as served:
@@ -96,13 +96,13 @@ async def test_all_examples_work_outside_of_a_repository(tmp_path: Path) -> None
         ("/api/v1/runs", "limit=0"),
     ],
 )
-async def test_wrong_query_is_refused(scripted: Scripted, path: str, wrong: str) -> None:
+async def test_invalid_query_is_refused(scripted: Scripted, path: str, wrong: str) -> None:
     async with serving(scripted.env) as served:
         answer: httpx.Response = await served.client.get(f"{path}?{wrong}")
     assert (answer.status_code, answer.json()["field"]) == (400, wrong.partition("=")[0])
 
 
-async def test_tags_of_a_prompt_are_on_one_line(scripted: Scripted) -> None:
+async def test_tag_with_a_newline_is_refused(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         answer = await served.prompt(tags=["a\nb"])
     assert (answer.status_code, answer.json()["field"]) == (400, "tags")

@@ -66,25 +66,25 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def test_a_run_is_what_its_agent_told() -> None:
+async def test_run_reports_the_events_of_its_agent() -> None:
     async with local_runs() as runs:
         assert await events(runs, ask(TEXT + DONE)) == [RunStarted(), TextDelta("hello"), RunFinished(turns=1)]
 
 
-async def test_success_is_the_agents_word_whatever_its_exit_code() -> None:
+async def test_reported_success_overrides_the_exit_code() -> None:
     async with local_runs() as runs, runs.run(ask(TEXT + DONE + "exit 9")) as run:
         result = await run.result()
         assert (result.text, result.exit_code, run.state) == ("hello", 0, "finished")
 
 
-async def test_a_failure_has_the_exit_code_of_its_agent_and_what_was_produced() -> None:
+async def test_failed_run_keeps_its_exit_code_and_output() -> None:
     async with local_runs() as runs, runs.run(ask(TEXT + FAILED + "exit 145")) as run:
         result = await run.result()
         assert result.ending == RunFailed("agent_failed", "no", 145)
         assert (result.text, run.state) == ("hello", "failed")
 
 
-async def test_an_agent_that_exits_without_a_word_has_crashed() -> None:
+async def test_agent_that_exits_without_a_result_has_crashed() -> None:
     async with local_runs() as runs:
         ending = (await events(runs, ask(TEXT + "echo 'out of luck' >&2; exit 3")))[-1]
         assert ending == RunFailed(
@@ -92,7 +92,7 @@ async def test_an_agent_that_exits_without_a_word_has_crashed() -> None:
         )
 
 
-async def test_an_agent_that_is_killed_has_crashed_with_128_and_the_signal() -> None:
+async def test_killed_agent_has_crashed_with_128_plus_the_signal() -> None:
     async with local_runs() as runs:
         ending = (await events(runs, ask("kill -9 $$")))[-1]
         assert isinstance(ending, RunFailed)
@@ -107,7 +107,7 @@ async def test_agents_inherit_the_environment_without_our_secrets() -> None:
         assert mark
 
 
-async def test_private_files_are_there_for_the_agent_alone_and_gone_afterwards(tmp_path: Path) -> None:
+async def test_private_files_are_readable_only_by_the_agent_and_deleted_afterwards(tmp_path: Path) -> None:
     script = f"""cat $NOTE $1 > {tmp_path}/seen; stat -c %a $NOTE >> {tmp_path}/seen; echo $NOTE > {tmp_path}/path\n"""
     async with local_runs() as runs:
         await events(runs, ask(script + DONE, metadata={"files": True}))
@@ -117,7 +117,7 @@ async def test_private_files_are_there_for_the_agent_alone_and_gone_afterwards(t
 
 
 @pytest.mark.parametrize("ignores", ["", "trap '' TERM\n"])
-async def test_leaving_a_run_ends_its_agent_and_all_that_it_started(ignores: str, tmp_path: Path) -> None:
+async def test_leaving_a_run_ends_its_agent_and_all_its_children(ignores: str, tmp_path: Path) -> None:
     tool = f"setsid sleep 300 >/dev/null 2>&1 &\necho $$ $! > {tmp_path}/pids\n"
     script = f"{ignores}{tool}{TEXT}sleep 300 & wait\nsleep 300\n"
     async with local_runs() as runs:
@@ -130,14 +130,14 @@ async def test_leaving_a_run_ends_its_agent_and_all_that_it_started(ignores: str
         await until(lambda: not any(alive(pid) for pid in pids))
 
 
-async def test_leaving_a_run_that_has_ended_does_not_wait_for_its_agent_to_exit(tmp_path: Path) -> None:
+async def test_leaving_a_finished_run_does_not_wait_for_its_agent_to_exit(tmp_path: Path) -> None:
     async with local_runs() as runs:
         async with runs.run(ask(f"echo $$ > {tmp_path}/pid\n{DONE}exec >&-; sleep 4; true")) as run:
             await run.result()
         assert alive(int((tmp_path / "pid").read_text()))
 
 
-async def test_the_next_turn_waits_for_an_agent_that_is_about_to_exit(tmp_path: Path) -> None:
+async def test_next_turn_waits_for_an_exiting_agent(tmp_path: Path) -> None:
     started = """echo '{"type":"run_started","backend_session_id":"00000000-0000-4000-8000-000000000000"}'\n"""
     async with local_runs() as runs:
         async with runs.run(ask(f"echo $$ > {tmp_path}/pid\n{started}{DONE}exec >&-; sleep 2; true")) as run:
@@ -147,7 +147,7 @@ async def test_the_next_turn_waits_for_an_agent_that_is_about_to_exit(tmp_path: 
             await again.result()
 
 
-async def test_cancelling_waits_until_the_agent_is_gone(tmp_path: Path) -> None:
+async def test_cancel_waits_until_the_agent_has_exited(tmp_path: Path) -> None:
     async with local_runs() as runs:
         run = await runs.start(ask(f"trap '' TERM\necho $$ > {tmp_path}/pid\n{TEXT}sleep 300 & wait; sleep 300"))
         await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
@@ -155,7 +155,7 @@ async def test_cancelling_waits_until_the_agent_is_gone(tmp_path: Path) -> None:
         assert not alive(int((tmp_path / "pid").read_text()))
 
 
-async def test_events_that_could_not_be_kept_are_kept_with_the_next() -> None:
+async def test_events_that_could_not_be_stored_are_stored_with_the_next() -> None:
     store = ForgetfulStore()
     async with local_runs(store) as runs, runs.run(ask(f"{TEXT}sleep 3\n{TEXT}{DONE}")) as run:
         told = [logged async for logged in run.follow()]
@@ -163,7 +163,7 @@ async def test_events_that_could_not_be_kept_are_kept_with_the_next() -> None:
     assert await store.events(run.id) == told
 
 
-async def test_new_events_of_several_runs_are_stored_together_and_once(tmp_path: Path) -> None:
+async def test_new_events_of_several_runs_are_stored_together_once(tmp_path: Path) -> None:
     store = CountingStore()
     async with local_runs(store) as runs:
         started = [
@@ -178,7 +178,7 @@ async def test_new_events_of_several_runs_are_stored_together_and_once(tmp_path:
     assert sorted(run for runs in appended for run in runs) == sorted(run.id for run in started)
 
 
-async def test_flags_of_the_settings_stay_out_of_the_record_of_a_run() -> None:
+async def test_extra_flags_of_the_settings_are_not_recorded() -> None:
     store = MemoryStore()
     settings = Settings(backends={"shell": BackendSettings(extra_flags=("--api-key=secret",))})
     runs = LocalRuns(settings, store, ENV, {"shell": Shell()})
@@ -187,13 +187,13 @@ async def test_flags_of_the_settings_stay_out_of_the_record_of_a_run() -> None:
     assert (await store.run(run.id)).request == {"extra": ["--own"], **UNIFIED}
 
 
-async def test_an_agent_that_does_not_exit_after_its_ending_is_ended(tmp_path: Path) -> None:
+async def test_agent_that_does_not_exit_after_its_result_is_ended(tmp_path: Path) -> None:
     async with local_runs() as runs:
         await events(runs, ask(f"echo $$ > {tmp_path}/pid\n{DONE}trap '' TERM; sleep 300 & wait; sleep 300"))
         await until(lambda: not alive(int((tmp_path / "pid").read_text())))
 
 
-async def test_a_failure_with_its_code_ends_the_run_and_stops_the_agent_at_once(
+async def test_failure_with_an_error_code_ends_the_run_and_stops_the_agent_immediately(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(execution, "LINGER_S", 60.0)  # within which it would be left to exit by itself
@@ -205,33 +205,33 @@ async def test_a_failure_with_its_code_ends_the_run_and_stops_the_agent_at_once(
         await until(lambda: runs.busy == 0)
 
 
-async def test_the_wall_clock_ends_a_run_and_keeps_what_was_produced() -> None:
+async def test_time_limit_ends_a_run_and_keeps_its_output() -> None:
     async with local_runs() as runs, runs.run(ask(TEXT + "exec sleep 300", timeout_s=3)) as run:
         result = await run.result()
         assert result.text == "hello"
         assert result.ending == RunFailed("timed_out", "timed out after 3 s")
 
 
-async def test_a_run_that_timed_out_tells_what_its_agent_complained_of() -> None:
+async def test_timed_out_run_reports_the_stderr_of_its_agent() -> None:
     async with local_runs() as runs:
         ending = (await events(runs, ask("echo 'status 429, again in 60 s' >&2; exec sleep 300", timeout_s=3)))[-1]
         message = "timed out after 3 s; its last words on stderr: status 429, again in 60 s"
         assert ending == RunFailed("timed_out", message)
 
 
-async def test_silence_ends_a_run() -> None:
+async def test_no_progress_timeout_ends_a_silent_run() -> None:
     async with local_runs(no_progress_timeout_secs=1) as runs:
         assert (await events(runs, ask(TEXT + "exec sleep 300")))[-1] == RunFailed(
             "timed_out", "the agent made no progress for 1 s"
         )
 
 
-async def test_silence_is_allowed_while_a_tool_is_at_work() -> None:
+async def test_silence_is_allowed_while_a_tool_runs() -> None:
     async with local_runs(no_progress_timeout_secs=3) as runs:
         assert isinstance((await events(runs, ask(CALL + "sleep 4\n" + RESULT + DONE)))[-1], RunFinished)
 
 
-async def test_retries_alone_are_no_progress() -> None:
+async def test_retries_do_not_count_as_progress() -> None:
     retry = """echo '{"type":"progress","stage":"retry","message":"429"}'; sleep 0.2\n"""
     async with local_runs(no_progress_timeout_secs=1) as runs:
         ending = (await events(runs, ask(f"while true; do {retry} done")))[-1]
@@ -239,7 +239,7 @@ async def test_retries_alone_are_no_progress() -> None:
         assert ending.code == "timed_out"
 
 
-async def test_turns_are_counted_where_the_cli_has_no_limit() -> None:
+async def test_turns_are_counted_when_the_cli_has_no_limit() -> None:
     async with local_runs() as runs:
         script = (CALL + RESULT) * 2 + TEXT + "exec sleep 300"
         told = await events(runs, ask(script, max_turns=2))
@@ -253,7 +253,7 @@ _WHEN_STOPPED = "tell() {\n" + _COSTS + "exit\n}\ntrap tell TERM\n" + CALL + RES
 
 
 @pytest.mark.parametrize("script", [_AT_ONCE, _WHEN_STOPPED])
-async def test_a_run_that_is_cut_at_its_turns_costs_what_its_agent_tells(script: str) -> None:
+async def test_run_stopped_at_max_turns_reports_its_cost(script: str) -> None:
     async with local_runs() as runs:
         told = await events(runs, ask(script, max_turns=1))
         assert told[-1] == RunFinished("max_turns", usage=Usage(5, 2), cost_usd=0.5, turns=1)
@@ -261,9 +261,7 @@ async def test_a_run_that_is_cut_at_its_turns_costs_what_its_agent_tells(script:
 
 
 @pytest.mark.parametrize("ends_with_clinvk", [True, False])
-async def test_an_agent_that_has_told_its_ending_may_finish_what_it_does(
-    tmp_path: Path, ends_with_clinvk: bool
-) -> None:
+async def test_agent_may_finish_its_work_after_reporting_a_result(tmp_path: Path, ends_with_clinvk: bool) -> None:
     """It perhaps writes its own record of the conversation, without which that cannot be continued."""
     async with local_runs() as runs, runs.run(ask(f"{DONE}sleep 0.5; echo kept > {tmp_path}/record")) as run:
         await run.result()
@@ -273,7 +271,7 @@ async def test_an_agent_that_has_told_its_ending_may_finish_what_it_does(
     assert (tmp_path / "record").exists()
 
 
-async def test_stderr_is_told_when_asked() -> None:
+async def test_stderr_is_reported_when_verbose() -> None:
     async with local_runs() as runs, runs.run(ask("echo careful >&2; sleep 0.1\n" + DONE, verbose=True)) as run:
         assert (await run.result()).stderr == "careful"
 
@@ -285,19 +283,19 @@ async def test_stderr_before_the_start_does_not_hide_the_start() -> None:
         assert told[:2] == [RunStarted("m"), Progress("stderr", "careful")]
 
 
-async def test_stderr_is_told_of_a_run_that_never_started() -> None:
+async def test_stderr_is_reported_for_a_run_that_never_started() -> None:
     async with local_runs() as runs, runs.run(ask("echo no login >&2; exit 3", verbose=True)) as run:
         assert (await run.result()).stderr == "no login"
 
 
-async def test_output_that_something_else_holds_open_does_not_hold_up_the_run() -> None:
+async def test_output_pipe_held_open_by_a_child_does_not_delay_the_run() -> None:
     async with local_runs() as runs:
         ending = (await events(runs, ask("setsid sleep 300 &\nexit 4")))[-1]
         assert isinstance(ending, RunFailed)
         assert ending.exit_code == 4
 
 
-async def test_a_run_waits_for_a_slot_and_goes_when_one_is_free() -> None:
+async def test_queued_run_starts_when_a_slot_is_free() -> None:
     async with local_runs(max_concurrent_runs=1) as runs, AsyncExitStack() as stack:
         first = await stack.enter_async_context(runs.run(ask("read -r _ < /dev/null; exec sleep 300")))
         second = await stack.enter_async_context(runs.run(ask(TEXT + DONE)))
@@ -323,14 +321,14 @@ async def test_leaving_the_queue_starts_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-async def test_a_full_queue_refuses() -> None:
+async def test_full_queue_refuses_a_run() -> None:
     async with local_runs(max_concurrent_runs=1, max_queued_runs=0) as runs, runs.run(ask("exec sleep 300")):
         with pytest.raises(QueueFull):
             async with runs.run(ask(DONE)):
                 pass
 
 
-async def test_closing_ends_what_goes_and_refuses_what_comes() -> None:
+async def test_close_cancels_running_runs_and_refuses_new_ones() -> None:
     runs = local_runs()
     async with AsyncExitStack() as stack, runs:
         run = await stack.enter_async_context(runs.run(ask("exec sleep 300")))
@@ -341,7 +339,7 @@ async def test_closing_ends_what_goes_and_refuses_what_comes() -> None:
             pass
 
 
-async def test_a_reader_that_does_not_read_slows_its_agent_down(tmp_path: Path) -> None:
+async def test_slow_reader_slows_its_agent_down(tmp_path: Path) -> None:
     line = """{"type":"text_delta","text":"'"$x"'"}"""
     each = f"echo '{line}'; i=$((i+1)); echo $i > {tmp_path}/sent"
     script = f"x=$(head -c 60000 /dev/zero | tr '\\0' x)\ni=0\nwhile [ $i -lt 400 ]; do {each}; done\n"
@@ -351,7 +349,7 @@ async def test_a_reader_that_does_not_read_slows_its_agent_down(tmp_path: Path) 
         assert len((await run.result()).text) == 400 * 60_000
 
 
-async def test_a_reader_that_holds_a_run_up_loses_nothing_of_an_agent_that_has_ended(tmp_path: Path) -> None:
+async def test_slow_reader_loses_no_output_of_an_exited_agent(tmp_path: Path) -> None:
     big = tmp_path / "big"
     big.write_text('{"type":"tool_result","id":"1","output":"' + "x" * 5_000_000 + '"}\n')
     text = """{"type":"text_delta","text":"tail"}\n"""
@@ -370,7 +368,7 @@ async def test_a_reader_that_holds_a_run_up_loses_nothing_of_an_agent_that_has_e
         assert isinstance(told[-1], RunFinished)
 
 
-async def test_large_tool_calls_hold_the_agent_up_like_any_text(tmp_path: Path) -> None:
+async def test_large_tool_calls_slow_the_agent_down_like_text(tmp_path: Path) -> None:
     (tmp_path / "call").write_text(
         '{"type":"tool_call","id":"1","name":"Write","input":{"text":"' + "x" * 500_000 + '"}}\n'
     )
@@ -381,7 +379,7 @@ async def test_large_tool_calls_hold_the_agent_up_like_any_text(tmp_path: Path) 
         await run.result()
 
 
-async def test_a_store_with_a_fault_ends_neither_the_run_nor_another() -> None:
+async def test_faulty_store_ends_no_run() -> None:
     async with local_runs(FaultyStore()) as runs, runs.run(ask("sleep 1\n" + TEXT + DONE)) as healthy:
         async with runs.run(ask(TEXT + DONE)) as run:
             assert (await run.result()).text == "hello"
@@ -389,7 +387,7 @@ async def test_a_store_with_a_fault_ends_neither_the_run_nor_another() -> None:
 
 
 @pytest.mark.parametrize("before", ["", TEXT + "sleep 0.3\n"])
-async def test_a_decoder_with_a_fault_ends_its_run_alone(before: str, tmp_path: Path) -> None:
+async def test_faulty_decoder_ends_only_its_own_run(before: str, tmp_path: Path) -> None:
     async with local_runs() as runs, runs.run(ask("sleep 1\n" + TEXT + DONE)) as healthy:
         script = f"echo $$ > {tmp_path}/pid\n{before}echo broken\nexec sleep 60"
         ending = (await events(runs, ask(script)))[-1]
@@ -399,7 +397,7 @@ async def test_a_decoder_with_a_fault_ends_its_run_alone(before: str, tmp_path: 
         assert (await healthy.result()).text == "hello"
 
 
-async def test_a_slot_is_free_when_its_agent_is_gone_before_its_end_is_kept() -> None:
+async def test_slot_is_free_before_the_end_of_its_run_is_stored() -> None:
     store = LateStore()
     async with local_runs(store, max_concurrent_runs=1) as runs, runs.run(ask(TEXT + DONE)) as first:
         await store.asked.wait()
@@ -410,7 +408,7 @@ async def test_a_slot_is_free_when_its_agent_is_gone_before_its_end_is_kept() ->
             assert (await second.result()).text == (await first.result()).text == "hello"
 
 
-async def test_nothing_starts_once_clinvk_is_closing(tmp_path: Path) -> None:
+async def test_nothing_starts_once_close_has_begun(tmp_path: Path) -> None:
     store = SlowStore()
     runs = local_runs(store)
     async with runs:
@@ -422,7 +420,7 @@ async def test_nothing_starts_once_clinvk_is_closing(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-async def test_a_relative_executable_is_the_one_that_was_found_not_one_of_the_project(
+async def test_relative_executable_is_not_replaced_by_one_of_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for folder, word in (("ours", "ours"), ("project", "theirs")):
@@ -437,7 +435,7 @@ async def test_a_relative_executable_is_the_one_that_was_found_not_one_of_the_pr
         assert (await run.result()).text == "ours"
 
 
-async def test_a_new_run_makes_a_session_that_can_be_continued() -> None:
+async def test_new_run_creates_a_resumable_session() -> None:
     store = MemoryStore()
     started = """echo '{"type":"run_started","model":"m","backend_session_id":"abc"}'\n"""
     ended = """echo '{"type":"run_finished","usage":{"input_tokens":5,"output_tokens":2}}'\n"""
@@ -454,7 +452,7 @@ async def test_a_new_run_makes_a_session_that_can_be_continued() -> None:
         assert (session.turn_count, session.token_usage.input_tokens, session.working_dir) == (2, 10, "/")
 
 
-async def test_an_ephemeral_run_makes_no_session() -> None:
+async def test_ephemeral_run_creates_no_session() -> None:
     store = MemoryStore()
     async with local_runs(store) as runs, runs.run(ask(DONE, ephemeral=True)) as run:
         await run.result()
@@ -462,7 +460,7 @@ async def test_an_ephemeral_run_makes_no_session() -> None:
     assert await store.count() == 0
 
 
-async def test_a_run_is_kept_with_its_events_answer_and_ending() -> None:
+async def test_run_is_stored_with_its_events_output_and_ending() -> None:
     store = MemoryStore()
     async with local_runs(store) as runs, runs.run(ask(TEXT + FAILED + "exit 9", max_turns=3, tags=("a",))) as run:
         told = [logged async for logged in run.follow()]
@@ -476,7 +474,7 @@ async def test_a_run_is_kept_with_its_events_answer_and_ending() -> None:
     assert await store.events(run.id) == told
 
 
-async def test_of_an_ephemeral_run_neither_prompt_nor_answer_nor_events_are_kept() -> None:
+async def test_ephemeral_run_stores_no_prompt_output_or_events() -> None:
     store = MemoryStore()
     async with local_runs(store) as runs, runs.run(ask(TEXT + DONE, ephemeral=True)) as run:
         await run.result()
@@ -485,14 +483,14 @@ async def test_of_an_ephemeral_run_neither_prompt_nor_answer_nor_events_are_kept
     assert await store.events(run.id) == []
 
 
-async def test_the_end_of_a_run_is_kept_before_its_reader_knows_of_it() -> None:
+async def test_end_of_a_run_is_stored_before_its_reader_sees_it() -> None:
     store = MemoryStore()
     async with local_runs(store) as runs, runs.run(ask(TEXT + DONE)) as run:
         await run.result()
         assert (await store.run(run.id)).state == "finished"
 
 
-async def test_two_runs_of_one_session_do_not_go_at_once() -> None:
+async def test_runs_of_one_session_do_not_overlap() -> None:
     started = """echo '{"type":"run_started","backend_session_id":"abc"}'\n"""
     async with local_runs() as runs:
         async with runs.run(ask(started + DONE)) as run:
@@ -506,7 +504,7 @@ async def test_two_runs_of_one_session_do_not_go_at_once() -> None:
         await until(lambda: (runs.busy, runs.queued) == (0, 0))
 
 
-async def test_a_session_whose_first_turn_is_under_way_is_busy() -> None:
+async def test_session_with_a_running_first_turn_is_busy() -> None:
     async with local_runs() as runs, runs.run(ask("exec sleep 300")) as run:
         await until(lambda: run.state == "running")
         with pytest.raises(SessionBusy):
@@ -514,7 +512,7 @@ async def test_a_session_whose_first_turn_is_under_way_is_busy() -> None:
                 pass
 
 
-async def test_a_session_whose_agent_never_told_its_own_cannot_be_continued() -> None:
+async def test_session_without_a_backend_session_id_cannot_be_resumed() -> None:
     async with local_runs() as runs:
         async with runs.run(ask(DONE)) as run:
             await run.result()
@@ -523,7 +521,7 @@ async def test_a_session_whose_agent_never_told_its_own_cannot_be_continued() ->
                 pass
 
 
-async def test_a_started_run_goes_on_without_a_reader_and_can_be_followed_later() -> None:
+async def test_started_run_finishes_without_a_reader_and_can_be_followed_later() -> None:
     async with local_runs() as runs:
         run = await runs.start(ask("sleep 0.3\n" + TEXT + DONE))
         assert runs.live(run.id) is run
@@ -531,7 +529,7 @@ async def test_a_started_run_goes_on_without_a_reader_and_can_be_followed_later(
         await until(lambda: runs.live(run.id) is None)
 
 
-async def test_cancelling_ends_a_run_that_nobody_reads() -> None:
+async def test_cancel_ends_a_run_without_a_reader() -> None:
     store = MemoryStore()
     async with local_runs(store) as runs:
         run = await runs.start(ask("exec sleep 300"))
@@ -541,12 +539,12 @@ async def test_cancelling_ends_a_run_that_nobody_reads() -> None:
         assert (await store.run(run.id)).state == "cancelled"
 
 
-async def test_a_store_that_fails_midway_does_not_cost_the_answer() -> None:
+async def test_store_failure_midway_does_not_lose_the_answer() -> None:
     async with local_runs(FullStore()) as runs, runs.run(ask(TEXT + DONE)) as run:
         assert (await run.result()).text == "hello"
 
 
-async def test_a_store_that_cannot_keep_a_run_refuses_it(tmp_path: Path) -> None:
+async def test_run_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
     async with local_runs(FullStore(from_the_start=True)) as runs:
         with pytest.raises(StoreUnavailable):
             async with runs.run(ask(f"touch {tmp_path}/ran")):
@@ -622,7 +620,7 @@ class SlowStore(MemoryStore):
         return await super().begin(run, session, must_exist)
 
 
-async def test_what_cannot_run_is_refused_before_anything_runs() -> None:
+async def test_invalid_request_is_refused_before_anything_starts() -> None:
     async with local_runs() as runs:
         for request, error in (
             (RunRequest(prompt="x", backend="shel"), BackendUnavailable),
@@ -656,7 +654,7 @@ async def test_a_session_of_another_backend_is_refused() -> None:
                 pass
 
 
-async def test_a_directory_that_is_gone_ends_the_run_with_its_name(tmp_path: Path) -> None:
+async def test_missing_workdir_fails_the_run_and_is_named(tmp_path: Path) -> None:
     async with local_runs() as runs:
         told = await events(runs, ask(DONE, workdir=str(tmp_path / "gone")))
         assert len(told) == 1
@@ -664,13 +662,13 @@ async def test_a_directory_that_is_gone_ends_the_run_with_its_name(tmp_path: Pat
         assert (told[0].code, "gone" in told[0].message) == ("invalid_request", True)
 
 
-async def test_progress_passes() -> None:
+async def test_progress_events_are_forwarded() -> None:
     async with local_runs() as runs:
         retry = """echo '{"type":"progress","stage":"retry","message":"429"}'\n"""
         assert Progress("retry", "429") in await events(runs, ask(retry + DONE))
 
 
-async def test_a_run_that_timed_out_tells_no_more_of_stderr_than_its_agents_complaint() -> None:
+async def test_timed_out_run_reports_only_the_last_line_of_stderr() -> None:
     """What the channel takes for noise is not told: here, an empty last line and the space around the words."""
     async with local_runs() as runs:
         script = "printf 'early\\n  late  \\n\\n' >&2; exec sleep 300"
@@ -703,7 +701,7 @@ class Prepared(Shell):
         return replace(super().launch(request, resume, host), before=self._before)
 
 
-async def test_an_agent_is_started_after_what_goes_before_it_whatever_comes_of_that(tmp_path: Path) -> None:
+async def test_agent_starts_after_its_preparation_even_if_that_fails(tmp_path: Path) -> None:
     backend = Prepared(f"yes | head -c 3000000; sleep 0.1; touch {tmp_path}/done; exit 3")
     async with (
         LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs,
@@ -712,7 +710,7 @@ async def test_an_agent_is_started_after_what_goes_before_it_whatever_comes_of_t
         assert (await run.result()).text == "hello"
 
 
-async def test_an_agent_is_started_though_what_goes_before_it_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_agent_starts_when_its_preparation_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "_PREPARES_WITHIN_S", 0.1)
     backend = Prepared("sleep 600; true")
     async with (
@@ -722,7 +720,7 @@ async def test_an_agent_is_started_though_what_goes_before_it_does_not_end(monke
         assert (await run.result()).text == "hello"
 
 
-async def test_a_run_that_is_cancelled_before_its_agent_is_started_waits_for_nothing_and_starts_none(
+async def test_run_cancelled_during_preparation_starts_no_agent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "_PREPARES_WITHIN_S", 600)
@@ -737,14 +735,14 @@ async def test_a_run_that_is_cancelled_before_its_agent_is_started_waits_for_not
     assert not (tmp_path / "ran").exists()
 
 
-async def test_a_run_that_is_killed_before_it_has_taken_a_step_gives_its_slot_back() -> None:
+async def test_run_killed_before_its_first_step_releases_its_slot() -> None:
     async with local_runs() as runs:
         await runs.start(ask(DONE))
         runs.kill()
         await until(lambda: runs.busy == 0)
 
 
-async def test_the_next_turn_waits_for_an_agent_whose_end_is_being_kept(tmp_path: Path) -> None:
+async def test_next_turn_waits_while_the_end_of_the_previous_is_stored(tmp_path: Path) -> None:
     """The store lets the next turn have the session before the run that had it knows that its end is kept."""
     started = """echo '{"type":"run_started","backend_session_id":"00000000-0000-4000-8000-000000000000"}'\n"""
     store = KeptStore()
@@ -774,7 +772,7 @@ class KeptStore(MemoryStore):
         await self.may_answer.wait()
 
 
-async def test_a_watch_with_a_fault_costs_its_run_and_no_slot() -> None:
+async def test_faulty_watch_cancels_its_run_and_leaks_no_slot() -> None:
     def faulty(_: Watched) -> Callable[[], None]:
         raise RuntimeError("a bug")
 
@@ -786,14 +784,14 @@ async def test_a_watch_with_a_fault_costs_its_run_and_no_slot() -> None:
     assert [run.state for run in (await store.runs(RunQuery())).items] == ["cancelled"]
 
 
-async def test_one_backend_may_have_all_slots() -> None:
+async def test_one_backend_may_use_all_slots() -> None:
     async with local_runs(max_concurrent_runs=20) as runs, AsyncExitStack() as stack:
         for _ in range(20):
             await stack.enter_async_context(runs.run(ask("exec sleep 300")))
         assert (runs.busy, runs.queued) == (20, 0)
 
 
-async def test_what_a_full_queue_refuses_is_freed_without_a_collection() -> None:
+async def test_refused_request_is_freed_without_garbage_collection() -> None:
     """Requests of megabytes that are refused one after the other would fill the memory until the next one."""
     request = ask(DONE, metadata={"some": "thing"})
     async with local_runs(max_concurrent_runs=1, max_queued_runs=0) as runs, runs.run(ask("exec sleep 300")):

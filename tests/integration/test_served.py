@@ -35,7 +35,7 @@ async def begin(runs: RemoteRuns, request: RunRequest) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["hi", LARGE], ids=["short", "long"])
-async def test_ctrl_c_ends_the_wait_for_its_beginning_too(prompt: str) -> None:
+async def test_ctrl_c_also_ends_the_wait_for_a_run_to_begin(prompt: str) -> None:
     said: list[str] = []
     async with unread(said) as runs:
         task = asyncio.create_task(begin(runs, RunRequest(prompt=prompt, backend="claude", workdir="/")))
@@ -51,7 +51,7 @@ async def test_ctrl_c_ends_the_wait_for_its_beginning_too(prompt: str) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["hi", LARGE], ids=["short", "long"])
-async def test_a_time_limit_holds_for_a_run_that_does_not_begin(prompt: str) -> None:
+async def test_time_limit_applies_to_a_run_that_does_not_begin(prompt: str) -> None:
     said: list[str] = []
     request = RunRequest(prompt=prompt, backend="claude", workdir="/", timeout_s=0.5)
     async with unread(said) as runs:

@@ -83,7 +83,7 @@ def says(handle: str | None, tokens: int | None = 10, more: str = "") -> str:
     return f"echo '{started}'\n{more}\necho '{{\"type\":\"run_finished\"{usage}}}'\n"
 
 
-async def test_a_turn_goes_on_from_the_handle_and_the_tokens_of_those_before() -> None:
+async def test_turn_resumes_from_the_handle_and_usage_of_earlier_turns() -> None:
     place = Place()
     first = await place.turn(says("abc"))
     await place.turn(says("abc", 5), session_id=first.id)
@@ -92,7 +92,7 @@ async def test_a_turn_goes_on_from_the_handle_and_the_tokens_of_those_before() -
     assert (third.turn_count, third.token_usage) == (3, Usage(25, 3))
 
 
-async def test_a_turn_goes_where_the_session_is_whatever_the_callers_directory(tmp_path: Path) -> None:
+async def test_turn_runs_in_the_session_directory_whatever_the_callers_directory(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "other").mkdir()
     place = Place()
@@ -102,7 +102,7 @@ async def test_a_turn_goes_where_the_session_is_whatever_the_callers_directory(t
     assert not list((tmp_path / "other").iterdir())
 
 
-async def test_a_session_keeps_the_directory_and_not_the_way_to_it(tmp_path: Path) -> None:
+async def test_session_stores_the_resolved_directory(tmp_path: Path) -> None:
     """A link that leads elsewhere later would take the agent away from its conversation."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
@@ -110,7 +110,7 @@ async def test_a_session_keeps_the_directory_and_not_the_way_to_it(tmp_path: Pat
     assert session.working_dir == str(tmp_path / "real")
 
 
-def test_files_of_the_agents_home_are_found_largest_first(tmp_path: Path) -> None:
+def test_find_returns_files_of_the_agents_home_largest_first(tmp_path: Path) -> None:
     for name, size in {"a/x-1.json": 2, "b/x-2.json": 3, "b/y.json": 9}.items():
         (tmp_path / "[0]" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "[0]" / name).write_bytes(b"." * size)
@@ -118,18 +118,18 @@ def test_files_of_the_agents_home_are_found_largest_first(tmp_path: Path) -> Non
     assert found == [f"{tmp_path}/[0]/b/x-2.json", f"{tmp_path}/[0]/a/x-1.json"]
 
 
-def test_a_link_that_leads_round_in_a_circle_is_found(tmp_path: Path) -> None:
+def test_find_returns_a_circular_symlink(tmp_path: Path) -> None:
     """A project may have any: it is no reason to fail."""
     link = tmp_path / "x.rules"
     link.symlink_to(link)
     assert executables.host({}).find(str(tmp_path), "*.rules") == [str(link)]
 
 
-async def test_without_a_directory_a_session_is_in_clinvks_own() -> None:
+async def test_session_without_workdir_uses_the_current_directory() -> None:
     assert (await Place().turn(says("abc"))).working_dir == str(Path.cwd().resolve())
 
 
-async def test_a_session_whose_directory_is_gone_says_so_and_stays_as_it_is(tmp_path: Path) -> None:
+async def test_session_with_a_missing_directory_cannot_be_resumed_and_stays_unchanged(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()
     place = Place()
@@ -140,7 +140,7 @@ async def test_a_session_whose_directory_is_gone_says_so_and_stays_as_it_is(tmp_
     assert await place.store.session(session.id) == session
 
 
-async def test_what_the_agent_counts_is_kept_where_the_sums_are_not() -> None:
+async def test_agent_usage_is_kept_when_token_totals_are_not_stored() -> None:
     place = Place(Settings(session=SessionSettings(store_token_usage=False)))
     first = await place.turn(says("abc"))
     second = await place.turn(says("abc"), session_id=first.id)
@@ -148,7 +148,7 @@ async def test_what_the_agent_counts_is_kept_where_the_sums_are_not() -> None:
     assert second.token_usage == Usage()
 
 
-async def test_an_imported_session_goes_on_from_its_sum() -> None:
+async def test_imported_session_resumes_from_its_token_total() -> None:
     place = Place()
     await place.store.create(_session(token_usage=Usage(7, 3)))
     await place.turn(says("abc"), session_id="a" * 32)
@@ -169,7 +169,7 @@ def _session(**fields: object) -> Session:
     return replace(known, **fields)
 
 
-async def test_a_fork_has_its_parents_place_title_and_tags_and_a_count_of_its_own() -> None:
+async def test_fork_inherits_directory_title_and_tags_and_counts_from_zero() -> None:
     place = Place()
     parent = await place.turn(says("abc"), tags=("x", "y"), metadata={"k": 1}, model="m")
     parent = await place.store.describe(parent.id, "a title", None)
@@ -190,7 +190,7 @@ async def test_a_fork_has_its_parents_place_title_and_tags_and_a_count_of_its_ow
     assert await place.store.session(parent.id) == parent
 
 
-async def test_the_first_run_of_a_fork_branches_off_and_the_next_goes_on_from_there() -> None:
+async def test_first_run_of_a_fork_branches_off_and_the_next_resumes_it() -> None:
     place = Place()
     parent = await place.turn(says("abc"))
     await place.fork(parent.id)
@@ -206,7 +206,7 @@ async def test_the_first_run_of_a_fork_branches_off_and_the_next_goes_on_from_th
     assert (after.turn_count, after.token_usage) == (2, Usage(20, 2))
 
 
-async def test_a_run_goes_on_from_the_session_as_it_was_claimed() -> None:
+async def test_run_resumes_the_session_as_it_was_claimed() -> None:
     """Another process ends a run of it between the look at the session and the claim."""
     place = Place()
     parent = await place.turn(says("abc"))
@@ -221,7 +221,7 @@ async def test_a_run_goes_on_from_the_session_as_it_was_claimed() -> None:
     assert (forked.turn_count, forked.token_usage, forked.counted) == (2, Usage(7, 2), Usage(17, 3))
 
 
-async def test_a_session_that_is_deleted_before_it_is_claimed_does_not_come_back() -> None:
+async def test_session_deleted_before_its_claim_is_not_recreated() -> None:
     place = Place()
     session = await place.turn(says("abc"))
 
@@ -235,7 +235,7 @@ async def test_a_session_that_is_deleted_before_it_is_claimed_does_not_come_back
     assert (await place.store.runs(RunQuery())).total == 0
 
 
-async def test_a_fork_that_is_used_late_counts_from_where_its_parent_stands_then() -> None:
+async def test_fork_used_late_counts_from_the_current_usage_of_its_parent() -> None:
     place = Place()
     parent = await place.turn(says("abc"))
     await place.fork(parent.id)
@@ -265,7 +265,7 @@ async def test_a_fork_of_an_unused_fork_branches_off_from_the_first_parent() -> 
     assert place.backend.resumed[2] == Resume("abc", Usage(20, 2), fork=True)
 
 
-async def test_a_fork_of_a_fork_that_was_used_since_branches_off_from_that() -> None:
+async def test_fork_of_a_used_fork_branches_off_from_that_fork() -> None:
     """Handle and tokens are of one conversation, that of the parent as it stands then."""
     place = Place()
     parent = await place.turn(says("abc"))
@@ -278,7 +278,7 @@ async def test_a_fork_of_a_fork_that_was_used_since_branches_off_from_that() -> 
     assert last.token_usage == Usage(9, 2)
 
 
-async def test_a_fork_branches_off_from_the_handle_that_its_parent_has_then() -> None:
+async def test_fork_branches_off_from_the_current_handle_of_its_parent() -> None:
     place = Place()
     parent = await place.turn(says("abc"))
     await place.fork(parent.id)
@@ -287,7 +287,7 @@ async def test_a_fork_branches_off_from_the_handle_that_its_parent_has_then() ->
     assert place.backend.resumed[2] == Resume("xyz", Usage(20, 2), fork=True)
 
 
-async def test_a_first_run_that_fails_before_its_agent_is_up_leaves_the_fork_to_be_tried_again() -> None:
+async def test_fork_can_be_retried_after_its_first_run_fails_before_the_agent_starts() -> None:
     place = Place()
     parent = await place.turn(says("abc"))
     await place.fork(parent.id)
@@ -297,7 +297,7 @@ async def test_a_first_run_that_fails_before_its_agent_is_up_leaves_the_fork_to_
     assert place.backend.resumed[2] == Resume("abc", Usage(10, 1), fork=True)
 
 
-async def test_what_has_no_conversation_cannot_be_forked() -> None:
+async def test_session_without_a_conversation_cannot_be_forked() -> None:
     place = Place()
     session = await place.turn(says(None))
     with pytest.raises(NotResumable):
@@ -306,7 +306,7 @@ async def test_what_has_no_conversation_cannot_be_forked() -> None:
 
 
 @pytest.mark.parametrize("capabilities", [Capabilities(fork=False), Capabilities(resume=False)])
-async def test_a_backend_that_cannot_fork_says_so(capabilities: Capabilities) -> None:
+async def test_backend_without_fork_support_raises_unsupported(capabilities: Capabilities) -> None:
     place = Place(backend=Recalling(capabilities=capabilities))
     await place.store.create(_session())
     with pytest.raises(Unsupported, match="shell cannot branch off"):
@@ -314,7 +314,7 @@ async def test_a_backend_that_cannot_fork_says_so(capabilities: Capabilities) ->
     assert await place.store.count() == 1
 
 
-async def test_a_fork_needs_a_session_that_is_there_of_a_backend_that_is_known() -> None:
+async def test_fork_requires_an_existing_session_of_a_known_backend() -> None:
     place = Place()
     await place.store.create(_session())
     await place.store.create(_session(id="a" * 31 + "b", backend="gone"))

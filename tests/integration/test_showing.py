@@ -56,7 +56,7 @@ class Said(Notes):
         self.errors.append(message)
 
 
-async def test_a_second_ctrl_c_cuts_short_nothing_that_comes_after_the_run() -> None:
+async def test_second_ctrl_c_does_not_interrupt_what_follows_the_run() -> None:
     notes = Said()
     runs = Stopping(RunRequest(prompt="hi", backend="claude"))
 

@@ -68,7 +68,7 @@ async def test_an_ended_worker_is_released_from_memory(
         await until(lambda: gc.collect() >= 0 and ended() is None)
 
 
-async def test_of_a_process_that_cannot_be_searched_for_nothing_else_is_left(tmp_path: Path) -> None:
+async def test_timed_out_process_search_leaves_nothing_else_behind(tmp_path: Path) -> None:
     backend, host = Lasting(tmp_path), Host(env=ENV)
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
@@ -85,7 +85,7 @@ async def test_of_a_process_that_cannot_be_searched_for_nothing_else_is_left(tmp
         assert not stock.leaving
 
 
-async def test_one_that_is_being_ended_counts_until_it_is_gone_also_where_it_is_to_be_ended_again(
+async def test_worker_being_ended_counts_until_it_has_exited(
     tmp_path: Path,
 ) -> None:
     async with ready(Lasting(tmp_path, mode="slow")) as (stock, worker):
@@ -99,7 +99,7 @@ async def test_one_that_is_being_ended_counts_until_it_is_gone_also_where_it_is_
         assert not stock.leaving
 
 
-async def test_a_run_that_was_given_up_stays_lost_when_its_process_then_exits(tmp_path: Path) -> None:
+async def test_abandoned_run_stays_lost_when_its_process_exits(tmp_path: Path) -> None:
     async with ready(Lasting(tmp_path)) as (_, worker):
         seat = worker.admit("one", lambda: None)
         worker.give_up(seat, "it did not begin")
@@ -109,7 +109,7 @@ async def test_a_run_that_was_given_up_stays_lost_when_its_process_then_exits(tm
         assert seat.is_lost
 
 
-async def test_what_is_started_of_a_profile_that_was_forgotten_meanwhile_is_ended_with_the_rest(tmp_path: Path) -> None:
+async def test_worker_of_a_forgotten_profile_is_ended_on_close(tmp_path: Path) -> None:
     """A run may look for a process, and the disk hang, for longer than a group without any is remembered."""
     backend, host = Lasting(tmp_path), Host(env=ENV)
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm

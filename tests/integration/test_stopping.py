@@ -22,7 +22,7 @@ def local_runs() -> LocalRuns:
     return LocalRuns(Settings(), MemoryStore(), ENV, {"shell": Shell()})
 
 
-async def test_the_tools_of_an_agent_that_waits_for_them_are_ended_and_it_stops_by_itself(
+async def test_cancel_ends_the_tools_and_the_waiting_agent_stops_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "STOP_GRACE_S", 600.0)

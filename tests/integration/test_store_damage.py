@@ -43,7 +43,7 @@ def damage_root(database: Path, name: str) -> None:
         file.write(b"\xa5" * PAGE)
 
 
-async def test_a_header_of_garbage_is_left_alone_with_the_journal_beside_it(tmp_path: Path) -> None:
+async def test_database_with_a_garbage_header_and_its_journal_are_left_unchanged(tmp_path: Path) -> None:
     writing, copy = SqliteStore(tmp_path / "a"), tmp_path / "b"
     async with writing:
         await writing.count()
@@ -59,7 +59,7 @@ async def test_a_header_of_garbage_is_left_alone_with_the_journal_beside_it(tmp_
     assert digests(copy) == before
 
 
-async def test_a_look_finds_damage_behind_the_header(tmp_path: Path) -> None:
+async def test_peek_finds_damage_behind_the_header(tmp_path: Path) -> None:
     async with SqliteStore(tmp_path) as store:
         await store.count()
     size = (tmp_path / "clinvk.db").stat().st_size
@@ -70,7 +70,7 @@ async def test_a_look_finds_damage_behind_the_header(tmp_path: Path) -> None:
         await asyncio.to_thread(Database(tmp_path, 1).peek)
 
 
-async def test_damage_that_a_run_met_is_told_until_another_file_is_in_its_place(tmp_path: Path) -> None:
+async def test_damage_is_reported_until_the_file_is_replaced(tmp_path: Path) -> None:
     async with SqliteStore(tmp_path) as store:
         await store.create(session(1))
     whole = (tmp_path / "clinvk.db").read_bytes()
@@ -97,7 +97,7 @@ def session(number: int) -> Session:
     )
 
 
-def test_a_file_that_cannot_be_read_is_not_held_open(tmp_path: Path) -> None:
+def test_unreadable_file_is_not_held_open(tmp_path: Path) -> None:
     path = tmp_path / "clinvk.db"
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(StoreUnavailable) as raised:
@@ -123,7 +123,7 @@ async def filled(home: Path) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["zeros", "garbage", "bits"])
-async def test_a_damaged_page_anywhere_is_skipped_or_reported(tmp_path: Path, how: str) -> None:
+async def test_damaged_page_is_skipped_or_reported(tmp_path: Path, how: str) -> None:
     """No list ends with an error of the program, and most damage costs some items only."""
     whole = await filled(tmp_path / "whole")
     chance = random.Random(1)
@@ -152,7 +152,7 @@ async def test_a_damaged_page_anywhere_is_skipped_or_reported(tmp_path: Path, ho
     assert refused < len(pages) / 3
 
 
-async def test_lists_leave_out_what_is_damaged_and_health_and_doctor_say_so(scripted: Scripted) -> None:
+async def test_lists_skip_damaged_items_and_health_and_doctor_report_them(scripted: Scripted) -> None:
     home = scripted.folder / ".clinvk"
     data = bytearray(await filled(home))
     async with SqliteStore(home) as store:
@@ -188,7 +188,7 @@ def repaired_as_told(message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["chunks", "sqlite_autoindex_chunks_1", "usage", "runs"])
-async def test_a_prompt_whose_end_could_not_be_kept_is_refused_before_its_agent_starts(
+async def test_prompt_whose_end_could_not_be_stored_is_refused_before_its_agent_starts(
     scripted: Scripted, name: str
 ) -> None:
     scripted.play(claude_says("x"))
@@ -204,7 +204,7 @@ async def test_a_prompt_whose_end_could_not_be_kept_is_refused_before_its_agent_
     assert scripted.calls() == []
 
 
-async def test_no_prompt_is_taken_after_the_end_of_a_run_met_damage(scripted: Scripted, tmp_path: Path) -> None:
+async def test_prompts_are_refused_after_the_end_of_a_run_met_damage(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("x")
     scripted.play([*says[:3], wait_for(tmp_path / "go"), *says[3:]])
     async with serving(scripted.env) as served:

@@ -114,7 +114,7 @@ def can_mount() -> bool:
     [(FULL, "1m"), (READ_ONLY, "1m"), (DELETE, "32m")],
     ids=["full", "read-only", "full-delete"],
 )
-def test_a_disk_in_trouble_is_told_and_all_is_well_when_it_is(tmp_path: Path, code: str, size: str) -> None:
+def test_disk_errors_are_reported_and_the_store_recovers(tmp_path: Path, code: str, size: str) -> None:
     """What was kept stays readable, and the end of a run that found no room is kept once there is some."""
     done = subprocess.run(
         [*ALONE, "sh", "-c", MOUNT, "sh", str(tmp_path), sys.executable, COMMON + code, size],

@@ -38,7 +38,7 @@ def age(*paths: Path) -> None:
         os.utime(path, (time.time() - 60, time.time() - 60))
 
 
-async def test_sessions_come_in_once_and_their_files_stay(folder: Path) -> None:
+async def test_sessions_are_imported_once_and_their_files_stay_unchanged(folder: Path) -> None:
     files = [write(folder, initial_prompt=f"number {number}", tags=["old"]) for number in range(5)]
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
     async with SqliteStore(folder.parent) as store:
@@ -52,7 +52,7 @@ async def test_sessions_come_in_once_and_their_files_stay(folder: Path) -> None:
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files} == before
 
 
-async def test_what_became_of_a_session_here_is_not_undone(folder: Path) -> None:
+async def test_import_does_not_undo_changes_to_a_session(folder: Path) -> None:
     """Not by its file, though an earlier clinvk goes on writing to it."""
     changed, deleted = write(folder, id="a" * 32), write(folder, id="b" * 32)
     async with SqliteStore(folder.parent) as store:
@@ -70,7 +70,7 @@ async def test_what_became_of_a_session_here_is_not_undone(folder: Path) -> None
 
 
 @pytest.mark.parametrize("settled", [False, True])
-async def test_a_file_that_comes_later_is_imported(folder: Path, settled: bool) -> None:
+async def test_file_added_later_is_imported(folder: Path, settled: bool) -> None:
     write(folder)
     if settled:
         age(folder)
@@ -81,7 +81,7 @@ async def test_a_file_that_comes_later_is_imported(folder: Path, settled: bool) 
         assert (await store.import_earlier()).count == 1
 
 
-async def test_damaged_files_are_told_once_and_skipped(folder: Path) -> None:
+async def test_damaged_files_are_reported_once_and_skipped(folder: Path) -> None:
     good = write(folder)
     broken, no_session = folder / "broken.json", folder / "index.json"
     broken.write_bytes(good.read_bytes()[:20])
@@ -104,7 +104,7 @@ async def test_damaged_files_are_told_once_and_skipped(folder: Path) -> None:
         assert (again.count, again.damaged) == (1, ())
 
 
-async def test_what_is_no_file_is_passed_over(folder: Path) -> None:
+async def test_irregular_files_are_ignored(folder: Path) -> None:
     (folder / "loop.json").symlink_to("loop.json")
     (folder / "gone.json").symlink_to("nowhere")
     os.mkfifo(folder / "pipe.json")
@@ -114,7 +114,7 @@ async def test_what_is_no_file_is_passed_over(folder: Path) -> None:
         assert (imported.count, imported.damaged) == (1, ())
 
 
-async def test_a_home_without_earlier_sessions_has_nothing_to_import(tmp_path: Path) -> None:
+async def test_home_without_earlier_sessions_has_nothing_to_import(tmp_path: Path) -> None:
     async with SqliteStore(tmp_path / "home") as store:
         assert await store.import_earlier() == Imported(0, ())
         (tmp_path / "home" / "sessions").write_text("a file")
@@ -123,7 +123,7 @@ async def test_a_home_without_earlier_sessions_has_nothing_to_import(tmp_path: P
         )
 
 
-async def test_the_age_of_an_imported_session_counts_from_its_import(folder: Path) -> None:
+async def test_age_of_an_imported_session_counts_from_its_import(folder: Path) -> None:
     write(folder, id="a" * 32)
     async with SqliteStore(folder.parent) as store:
         await store.create(session(id="b" * 32, last_used=OLD))
@@ -137,7 +137,7 @@ async def test_the_age_of_an_imported_session_counts_from_its_import(folder: Pat
         assert (await store.import_earlier()).count == 0
 
 
-async def test_two_processes_may_import_at_once(folder: Path) -> None:
+async def test_two_stores_may_import_concurrently(folder: Path) -> None:
     for _ in range(300):
         write(folder)
     async with SqliteStore(folder.parent) as one, SqliteStore(folder.parent) as other:
@@ -147,7 +147,7 @@ async def test_two_processes_may_import_at_once(folder: Path) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_ten_thousand_files_hold_nothing_up(folder: Path) -> None:
+async def test_importing_ten_thousand_files_does_not_delay_runs(folder: Path) -> None:
     """Runs are kept meanwhile; and the next start has next to nothing to look at."""
     for _ in range(10_000):
         write(folder, initial_prompt="explain the parser")

@@ -72,7 +72,7 @@ def check(home: Path) -> None:
     assert sorted(totals) == sorted(counted)
 
 
-async def test_twenty_processes_keep_each_session_once(tmp_path: Path) -> None:
+async def test_twenty_processes_store_each_session_once(tmp_path: Path) -> None:
     """And one that reads meanwhile sees only whole ones."""
 
     async def keep() -> list[str]:
@@ -97,7 +97,7 @@ async def test_twenty_processes_keep_each_session_once(tmp_path: Path) -> None:
     check(tmp_path)
 
 
-async def test_a_process_that_is_killed_at_any_moment_loses_nothing_that_it_told(tmp_path: Path) -> None:
+async def test_killed_process_loses_nothing_that_it_reported(tmp_path: Path) -> None:
     source = random.Random(7)
     kept: list[str] = []
     interrupted = 0

@@ -49,13 +49,13 @@ async def kept(home: Path, *given: object) -> str:
 # Files
 
 
-async def test_nothing_is_made_before_something_is_asked(home: Path) -> None:
+async def test_store_creates_no_files_before_its_first_use(home: Path) -> None:
     async with SqliteStore(home):
         pass
     assert not home.exists()
 
 
-async def test_only_the_owner_may_read_what_is_made(home: Path) -> None:
+async def test_created_files_are_readable_only_by_the_owner(home: Path) -> None:
     os.umask(umask := os.umask(0))
     os.umask(0)
     try:
@@ -70,14 +70,14 @@ async def test_only_the_owner_may_read_what_is_made(home: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
-async def test_its_size_is_that_of_all_its_files(home: Path) -> None:
+async def test_size_includes_all_database_files(home: Path) -> None:
     async with SqliteStore(home) as store:
         assert await store.size() == 0
         await turn(store, session())
         assert await store.size() == sum(file.stat().st_size for file in home.glob("clinvk.db*")) > 0
 
 
-async def test_each_transaction_that_writes_is_timed_and_none_that_does_not(home: Path) -> None:
+async def test_only_writing_transactions_are_timed(home: Path) -> None:
     taken: list[float] = []
     async with SqliteStore(home, committed=taken.append) as store:
         await turn(store, session())
@@ -91,7 +91,7 @@ async def test_each_transaction_that_writes_is_timed_and_none_that_does_not(home
     assert all(0 < seconds < 10 for seconds in taken)
 
 
-async def test_a_file_that_others_may_read_is_closed_to_them(home: Path) -> None:
+async def test_database_readable_by_others_is_made_private(home: Path) -> None:
     await kept(home)
     (home / "config.yaml").write_text("")
     (home / "clinvk.db").chmod(0o644)
@@ -102,7 +102,7 @@ async def test_a_file_that_others_may_read_is_closed_to_them(home: Path) -> None
     assert stat.S_IMODE((home / "config.yaml").stat().st_mode) == 0o644
 
 
-async def test_a_folder_that_holds_something_else_keeps_its_mode(home: Path) -> None:
+async def test_directory_with_other_files_keeps_its_mode(home: Path) -> None:
     """It is somebody's that was made the clinvk home; what is ours in it is private all the same."""
     home.mkdir(mode=0o755)
     (home / "notes.txt").write_text("mine")
@@ -112,7 +112,7 @@ async def test_a_folder_that_holds_something_else_keeps_its_mode(home: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["a b", "what?mode=ro#x", "100%41", "é", "'"])
-async def test_the_home_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_home_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Also one that is told as it is seen from here."""
     monkeypatch.chdir(tmp_path)
     async with SqliteStore(name) as store:
@@ -121,12 +121,12 @@ async def test_the_home_may_have_any_name(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / name / "clinvk.db").exists()
 
 
-async def test_closing_leaves_no_journal(home: Path) -> None:
+async def test_close_leaves_no_journal(home: Path) -> None:
     await kept(home)
     assert sorted(path.name for path in home.rglob("*")) == ["clinvk.db", "clinvk.reserve", "owners"]
 
 
-async def test_what_was_kept_is_there_after_opening_again(home: Path) -> None:
+async def test_records_survive_reopening(home: Path) -> None:
     given = session(tags=("t",))
     async with SqliteStore(home) as store:
         record = await turn(store, given)
@@ -136,7 +136,7 @@ async def test_what_was_kept_is_there_after_opening_again(home: Path) -> None:
         assert (await store.sessions(SessionQuery(tag="t"))).total == 1
 
 
-async def test_two_stores_of_one_home_see_each_other(home: Path) -> None:
+async def test_two_stores_of_one_home_see_the_changes_of_each_other(home: Path) -> None:
     async with SqliteStore(home) as one, SqliteStore(home) as other:
         given = session(status="active")
         record = run(given)
@@ -153,7 +153,7 @@ async def test_two_stores_of_one_home_see_each_other(home: Path) -> None:
 # Text that is none
 
 
-async def test_what_is_no_unicode_becomes_readable(home: Path) -> None:
+async def test_invalid_unicode_is_stored_as_readable_text(home: Path) -> None:
     """An argument or a path may hold any bytes; a record of it must not be one that cannot be shown."""
     async with SqliteStore(home) as store:
         odd = "caf\udce9"
@@ -180,14 +180,14 @@ async def refused(home: Path, match: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"not a database, but long enough to look like one" * 100, b"SQLite format 3\0" * 99]
 )
-async def test_a_file_that_is_no_database_is_left_as_it_is(home: Path, content: bytes) -> None:
+async def test_file_that_is_not_a_database_is_left_unchanged(home: Path, content: bytes) -> None:
     home.mkdir()
     (home / "clinvk.db").write_bytes(content)
     await refused(home, f"^{home}/clinvk.db: is damaged")
     assert (home / "clinvk.db").read_bytes() == content
 
 
-async def test_damage_inside_is_told(home: Path) -> None:
+async def test_damage_inside_the_database_is_reported(home: Path) -> None:
     async with SqliteStore(home) as store:
         await asyncio.gather(*(turn(store, session(initial_prompt="x" * 500)) for _ in range(200)))
     file = home / "clinvk.db"
@@ -200,7 +200,7 @@ async def test_damage_inside_is_told(home: Path) -> None:
         assert (await store.sessions(SessionQuery())).total == 200
 
 
-async def test_the_database_of_a_newer_clinvk_is_left_as_it_is(home: Path) -> None:
+async def test_database_of_a_newer_clinvk_is_left_unchanged(home: Path) -> None:
     await kept(home)
     with database(home) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -213,7 +213,7 @@ async def test_the_database_of_a_newer_clinvk_is_left_as_it_is(home: Path) -> No
     connection.close()
 
 
-async def test_the_database_of_another_program_is_left_as_it_is(home: Path) -> None:
+async def test_database_of_another_program_is_left_unchanged(home: Path) -> None:
     home.mkdir()
     with database(home) as connection:
         connection.execute("CREATE TABLE sessions (x)")
@@ -224,12 +224,12 @@ async def test_the_database_of_another_program_is_left_as_it_is(home: Path) -> N
     connection.close()
 
 
-async def test_a_file_in_the_place_of_the_home_is_told(tmp_path: Path) -> None:
+async def test_file_in_place_of_the_home_is_reported(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
     await refused(tmp_path / "home", f"^{tmp_path}/home")
 
 
-async def test_a_database_that_another_program_has_locked_is_told(home: Path) -> None:
+async def test_database_locked_by_another_program_is_reported(home: Path) -> None:
     """All who wait for it are told at once, not one after the other."""
     await kept(home)
     async with SqliteStore(home, patience_s=2) as store:
@@ -249,7 +249,7 @@ async def test_a_database_that_another_program_has_locked_is_told(home: Path) ->
         assert await store.count() == 1
 
 
-async def test_a_lock_that_is_let_go_in_time_is_waited_for(home: Path) -> None:
+async def test_write_waits_for_a_lock_that_is_released_in_time(home: Path) -> None:
     await kept(home)
     locked = sqlite3.connect(home / "clinvk.db", isolation_level=None, check_same_thread=False)
     locked.execute("BEGIN IMMEDIATE")
@@ -263,7 +263,7 @@ async def test_a_lock_that_is_let_go_in_time_is_waited_for(home: Path) -> None:
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_a_database_that_was_removed_is_made_anew(home: Path, replaced: bool) -> None:
+async def test_removed_database_is_created_again(home: Path, replaced: bool) -> None:
     """What others write to the new one is seen, and nothing is lost in the old one that nobody can open."""
     async with SqliteStore(home) as store:
         await turn(store, session())
@@ -277,7 +277,7 @@ async def test_a_database_that_was_removed_is_made_anew(home: Path, replaced: bo
             assert await other.run(record.id) == record
 
 
-async def test_a_bug_in_one_operation_leaves_its_neighbours_alone(home: Path) -> None:
+async def test_failed_operation_does_not_affect_concurrent_ones(home: Path) -> None:
     async with SqliteStore(home) as store:
         record = await turn(store, session())
         outcomes = await asyncio.gather(
@@ -297,7 +297,7 @@ class _Counted(Database):
         return super().connect_to_read()
 
 
-async def test_a_reader_keeps_its_connection_when_the_question_was_wrong(home: Path) -> None:
+async def test_reader_keeps_its_connection_after_an_invalid_query(home: Path) -> None:
     await kept(home)
     counted = _Counted(home, 1)
     readers = Readers(counted)
@@ -312,7 +312,7 @@ async def test_a_reader_keeps_its_connection_when_the_question_was_wrong(home: P
     assert counted.opened <= READERS
 
 
-async def test_a_reader_lets_go_of_a_connection_that_failed(home: Path) -> None:
+async def test_reader_closes_a_connection_that_failed(home: Path) -> None:
     await kept(home)
     counted = _Counted(home, 1)
     readers = Readers(counted)
@@ -323,7 +323,7 @@ async def test_a_reader_lets_go_of_a_connection_that_failed(home: Path) -> None:
     assert counted.opened == READERS + 2
 
 
-async def test_what_is_no_lock_of_ours_among_the_locks_is_left_alone(home: Path) -> None:
+async def test_foreign_files_among_the_locks_are_left_alone(home: Path) -> None:
     await kept(home)
     owners = home / "owners"
     (owners / "folder").mkdir()
@@ -337,7 +337,7 @@ async def test_what_is_no_lock_of_ours_among_the_locks_is_left_alone(home: Path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-async def test_the_lock_of_root_is_whose_the_folder_is(home: Path) -> None:
+async def test_lock_created_by_root_belongs_to_the_owner_of_the_directory(home: Path) -> None:
     """Else that user could not tell whether root's process is dead, and could not use the store."""
     owners = home / "owners"
     owners.mkdir(parents=True)
@@ -350,7 +350,7 @@ async def test_the_lock_of_root_is_whose_the_folder_is(home: Path) -> None:
 # Callers that leave
 
 
-async def test_a_caller_that_leaves_while_its_run_begins_leaves_no_claim(home: Path) -> None:
+async def test_caller_cancelled_while_its_run_begins_leaves_no_claim(home: Path) -> None:
     async with SqliteStore(home) as store:
         given = session()
         await store.create(given)
@@ -366,7 +366,7 @@ async def test_a_caller_that_leaves_while_its_run_begins_leaves_no_claim(home: P
         assert (await store.sessions(SessionQuery(status="active"))).total == 0
 
 
-async def test_a_caller_that_leaves_while_its_run_ends_ends_it(home: Path) -> None:
+async def test_caller_cancelled_while_its_run_ends_still_ends_it(home: Path) -> None:
     async with SqliteStore(home) as store:
         given = session(status="active")
         record = run(given)
@@ -380,7 +380,7 @@ async def test_a_caller_that_leaves_while_its_run_ends_ends_it(home: Path) -> No
         assert (await store.run(record.id)).state == "finished"
 
 
-async def test_closing_keeps_what_was_not_kept_yet(home: Path) -> None:
+async def test_close_stores_pending_updates(home: Path) -> None:
     given = session(status="active")
     record = run(given)
     async with SqliteStore(home) as store:
@@ -392,7 +392,7 @@ async def test_closing_keeps_what_was_not_kept_yet(home: Path) -> None:
     connection.close()
 
 
-async def test_what_a_run_has_told_is_kept_without_anything_else_being_written(home: Path) -> None:
+async def test_update_is_stored_without_another_write(home: Path) -> None:
     given = session(status="active")
     record = run(given)
     async with SqliteStore(home) as store:
@@ -440,7 +440,7 @@ async def left_behind(home: Path, *said: str) -> tuple[str, str]:
     return session_id, run_id
 
 
-async def test_what_a_dead_process_left_is_interrupted_and_can_go_on(home: Path) -> None:
+async def test_runs_of_a_dead_process_are_interrupted_and_their_session_can_be_resumed(home: Path) -> None:
     session_id, run_id = await left_behind(home, "half ", "an ans")
     async with SqliteStore(home) as store:
         left = await store.session(session_id)
@@ -458,9 +458,7 @@ async def test_what_a_dead_process_left_is_interrupted_and_can_go_on(home: Path)
     assert list((home / "owners").iterdir()) == []
 
 
-async def test_who_reads_while_a_store_is_being_opened_sees_nobody_dead_at_work(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reads_while_a_store_is_opened_wait_for_recovery(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, run_id = await left_behind(home)
     recovering, may_go_on, recover = threading.Event(), threading.Event(), turns.recover
 
@@ -480,7 +478,7 @@ async def test_who_reads_while_a_store_is_being_opened_sees_nobody_dead_at_work(
         assert (await second).state == "interrupted"
 
 
-async def test_a_store_that_is_open_already_lets_go_of_a_dead_ones_claims(home: Path) -> None:
+async def test_open_store_releases_the_claims_of_a_dead_process(home: Path) -> None:
     async with SqliteStore(home) as store:
         await turn(store, session())
         session_id, run_id = await left_behind(home)
@@ -496,7 +494,7 @@ async def test_a_store_that_is_open_already_lets_go_of_a_dead_ones_claims(home: 
         assert await store.recover() == 0
 
 
-async def test_what_a_living_process_has_under_way_stays(home: Path) -> None:
+async def test_runs_of_a_living_process_are_not_interrupted(home: Path) -> None:
     async with SqliteStore(home) as one:
         given = session(status="active")
         record = run(given)
@@ -511,7 +509,7 @@ async def test_what_a_living_process_has_under_way_stays(home: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", ["home", "owners", "replaced"])
-async def test_a_process_whose_lock_was_removed_has_it_again_with_its_next_run(home: Path, gone: str) -> None:
+async def test_process_recreates_its_removed_lock_with_its_next_run(home: Path, gone: str) -> None:
     """Its database may be another one by then, or the same; a backup may have brought a lock that nobody holds."""
     async with SqliteStore(home) as one:
         earlier = session()
@@ -535,7 +533,7 @@ async def test_a_process_whose_lock_was_removed_has_it_again_with_its_next_run(h
     assert list((home / "owners").iterdir()) == []
 
 
-async def test_a_run_that_had_its_ending_but_not_its_end_keeps_that_ending(home: Path) -> None:
+async def test_interrupted_run_keeps_its_stored_ending(home: Path) -> None:
     async with SqliteStore(home) as store:
         record = run()
         await store.begin(record, None)
@@ -558,7 +556,7 @@ def migrations(folder: Path, *more: str) -> Path:
     return folder
 
 
-async def test_an_older_database_is_brought_up_to_date(home: Path, tmp_path: Path) -> None:
+async def test_older_database_is_migrated_with_its_data(home: Path, tmp_path: Path) -> None:
     """With what is in it."""
     await kept(home)
     more = "ALTER TABLE sessions ADD COLUMN added TEXT;\nCREATE TRIGGER t AFTER DELETE ON runs BEGIN\nSELECT 1;\nEND;\n"
@@ -570,7 +568,7 @@ async def test_an_older_database_is_brought_up_to_date(home: Path, tmp_path: Pat
     connection.close()
 
 
-async def test_a_migration_that_fails_changes_nothing(home: Path, tmp_path: Path) -> None:
+async def test_failed_migration_changes_nothing(home: Path, tmp_path: Path) -> None:
     await kept(home)
     broken = migrations(tmp_path / "more", "CREATE TABLE made (x);\nINSERT INTO nowhere VALUES (1);")
     with pytest.raises(StoreUnavailable, match="no such table: nowhere"):
@@ -581,7 +579,7 @@ async def test_a_migration_that_fails_changes_nothing(home: Path, tmp_path: Path
     connection.close()
 
 
-def test_many_may_make_the_database_at_once(tmp_path: Path) -> None:
+def test_database_can_be_created_concurrently(tmp_path: Path) -> None:
     """Many rounds of it, with threads that switch often: one round seldom meets another in the act."""
     often = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
@@ -604,7 +602,7 @@ def _make(home: Path, barrier: threading.Barrier) -> None:
 # Search, when its index has caught up
 
 
-async def test_text_is_found_in_the_index_and_behind_it(home: Path) -> None:
+async def test_search_finds_text_inside_and_beyond_the_index(home: Path) -> None:
     prompts = [f"number {number}: {'even' if number % 2 == 0 else 'odd'} Straße" for number in range(1500)]
     async with SqliteStore(home) as store:
         given = [session(initial_prompt=prompt, last_used=AT + n) for n, prompt in enumerate(prompts)]
@@ -639,7 +637,7 @@ async def test_text_is_found_in_the_index_and_behind_it(home: Path) -> None:
 # Speed, by its reason
 
 
-def test_no_list_looks_through_a_table(home: Path) -> None:
+def test_no_list_query_scans_a_table(home: Path) -> None:
     """SQLite's own plan of each statement that a list makes goes by an index."""
     connection = Database(home, 10).connect()
     for kind, value in (("sessions", ""), ("tag", "t"), ("runs", "")):
@@ -660,7 +658,7 @@ def test_no_list_looks_through_a_table(home: Path) -> None:
     assert not [step for step in plans if "USING INDEX" in step], "it reads rows only to pass over them"
 
 
-def test_the_command_line_imports_sqlite_only_to_open_the_store() -> None:
+def test_importing_the_store_does_not_import_sqlite3() -> None:
     code = "import sys, clinvk.store.sqlite.sqlite, clinvk.store.memory; print('sqlite3' in sys.modules)"
     env = {"PATH": os.environ["PATH"]}  # without what makes a child measure its coverage, in a database of its own
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)

@@ -26,7 +26,7 @@ def locked(home: Path) -> sqlite3.Connection:
     return connection
 
 
-async def test_an_end_that_another_program_was_in_the_way_of_is_kept_at_the_close(tmp_path: Path) -> None:
+async def test_end_blocked_by_another_program_is_stored_on_close(tmp_path: Path) -> None:
     given = session(status="active")
     record = run(given)
     async with SqliteStore(tmp_path, PATIENCE_S) as store:
@@ -40,7 +40,7 @@ async def test_an_end_that_another_program_was_in_the_way_of_is_kept_at_the_clos
         assert await store.events(record.id) == ANSWER
 
 
-async def test_an_end_that_is_never_kept_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_end_that_is_never_stored_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     given = session(status="active")
     record = run(given)
     async with SqliteStore(tmp_path, PATIENCE_S) as store:
@@ -54,7 +54,7 @@ async def test_an_end_that_is_never_kept_is_told(tmp_path: Path, caplog: pytest.
     assert told.endswith(f"another program has held its lock for {PATIENCE_S:g} s")
 
 
-async def test_what_is_owed_is_bounded_and_what_is_let_go_is_told(
+async def test_pending_writes_are_bounded_and_dropped_ones_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     done: list[int] = []
@@ -71,7 +71,7 @@ async def test_what_is_owed_is_bounded_and_what_is_let_go_is_told(
     assert told.startswith("the ends of 1 runs are not kept: ")
 
 
-async def test_what_must_happen_and_cannot_is_told_though_nobody_waits_for_it_any_more(
+async def test_failed_required_write_is_logged_after_its_caller_is_cancelled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
@@ -84,7 +84,7 @@ async def test_what_must_happen_and_cannot_is_told_though_nobody_waits_for_it_an
     await writer.close()
 
 
-async def test_what_can_wait_is_done_soon_though_what_was_asked_for_before_it_is_cancelled(tmp_path: Path) -> None:
+async def test_deferred_write_runs_soon_after_the_write_before_it_is_cancelled(tmp_path: Path) -> None:
     done: list[str] = []
     writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
     await writer.write(lambda _: None)
@@ -96,7 +96,7 @@ async def test_what_can_wait_is_done_soon_though_what_was_asked_for_before_it_is
     assert done == ["later"]
 
 
-async def test_what_can_wait_is_done_soon_though_there_is_always_more_that_cannot(tmp_path: Path) -> None:
+async def test_deferred_write_runs_soon_under_constant_writes(tmp_path: Path) -> None:
     done: list[str] = []
     writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
     await writer.write(lambda _: None)
@@ -121,7 +121,7 @@ async def test_what_can_wait_is_done_soon_though_there_is_always_more_that_canno
     await writer.close()
 
 
-async def test_what_is_asked_for_after_the_close_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_write_after_close_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
     await writer.write(lambda _: None)
     await writer.close()
@@ -133,7 +133,7 @@ async def test_what_is_asked_for_after_the_close_is_refused(tmp_path: Path, capl
     await until(lambda: len([line for line in caplog.messages if "is closed" in line]) == 2)
 
 
-async def test_a_fault_of_who_is_told_of_a_transaction_keeps_no_other_from_being_carried_out(tmp_path: Path) -> None:
+async def test_faulty_commit_callback_does_not_prevent_other_transactions(tmp_path: Path) -> None:
     faults: list[object] = []
     has_begun, go_on = threading.Event(), threading.Event()
 

@@ -37,7 +37,7 @@ async def shell(tmp_path: Path) -> AsyncGenerator[Served]:
         yield served
 
 
-async def test_a_prompt_is_a_span_of_its_request_and_one_of_its_run_below_the_callers(
+async def test_prompt_creates_request_and_run_spans_below_the_callers_span(
     scripted: Scripted, collector: Collector
 ) -> None:
     scripted.play(claude_says("hello"))
@@ -79,7 +79,7 @@ async def test_a_prompt_is_a_span_of_its_request_and_one_of_its_run_below_the_ca
     assert b"secret" not in b"".join(span.SerializeToString() for span in collector.spans)
 
 
-async def test_a_tool_is_a_span_below_its_run(tmp_path: Path, collector: Collector) -> None:
+async def test_tool_span_is_a_child_of_its_run(tmp_path: Path, collector: Collector) -> None:
     async with shell(tmp_path) as served:
         await served.client.post(
             "/api/v1/prompt", json={"backend": "shell", "prompt": CALL + BROKEN_TOOL + TEXT + DONE}
@@ -96,7 +96,7 @@ async def test_a_tool_is_a_span_below_its_run(tmp_path: Path, collector: Collect
     assert (tool.status.code, run.status.code) == (ERROR, OK)
 
 
-async def test_a_run_that_fails_is_an_error_and_its_request_is_none(tmp_path: Path, collector: Collector) -> None:
+async def test_failed_run_has_an_error_span_and_its_request_does_not(tmp_path: Path, collector: Collector) -> None:
     async with shell(tmp_path) as served:
         response = await served.client.post("/api/v1/prompt", json={"backend": "shell", "prompt": FAILED})
     assert response.status_code == 200
@@ -105,7 +105,7 @@ async def test_a_run_that_fails_is_an_error_and_its_request_is_none(tmp_path: Pa
     assert attributes_of(run.attributes)["error.type"] == "agent_failed"
 
 
-async def test_runs_of_several_agents_are_below_one_request(tmp_path: Path, collector: Collector) -> None:
+async def test_runs_of_several_agents_are_children_of_one_request(tmp_path: Path, collector: Collector) -> None:
     tasks = [{"backend": "shell", "prompt": TEXT + DONE}] * 2
     async with shell(tmp_path) as served:
         whole = (await served.client.post("/api/v1/parallel", json={"tasks": tasks})).json()
@@ -122,7 +122,7 @@ async def test_a_detached_run_belongs_to_the_trace_of_its_request(tmp_path: Path
     assert collector.named("invoke_agent shell").trace_id == collector.named("POST /api/v1/prompt").trace_id
 
 
-async def test_paths_are_told_by_template_and_the_key_by_name(scripted: Scripted, collector: Collector) -> None:
+async def test_spans_name_the_path_template_and_the_key(scripted: Scripted, collector: Collector) -> None:
     file = KeyFile(home(scripted.env))
     text = await asyncio.to_thread(file.create, "ana", Limits())
     keys = Keys((), await asyncio.to_thread(file.read))

@@ -84,7 +84,7 @@ def used(chunks: list[JSON]) -> list[tuple[JSON, JSON]]:
 
 
 @pytest.mark.parametrize("headers", [WEBUI, CONTINUE, CLINE], ids=["open-webui", "continue", "cline"])
-async def test_a_client_finds_the_models_with_its_key_and_is_told_where_it_is_wrong(
+async def test_client_lists_models_with_its_key_and_gets_an_error_for_a_wrong_key(
     scripted: Scripted, headers: dict[str, str]
 ) -> None:
     """Open WebUI checks a connection so: it reads `data[].id`, and `error` of what is no 200."""
@@ -99,7 +99,7 @@ async def test_a_client_finds_the_models_with_its_key_and_is_told_where_it_is_wr
     assert refused.json()["error"]["message"]
 
 
-async def test_open_webui_streams_a_chat_and_asks_for_its_title(scripted: Scripted) -> None:
+async def test_open_webui_streams_a_chat_and_requests_its_title(scripted: Scripted) -> None:
     scripted.play(claude_says("Hello ", "Ann"))
     scripted.play(claude_says('{"title": "Greetings"}'), when="### Task:")
     chat: JSON = {
@@ -146,7 +146,7 @@ async def test_open_webui_shows_the_error_of_an_agent(scripted: Scripted) -> Non
     assert "claude" in failed.json()["error"]["message"]
 
 
-async def test_continue_chats_with_both_headers_for_its_key(scripted: Scripted) -> None:
+async def test_continue_chats_with_both_key_headers(scripted: Scripted) -> None:
     scripted.play(claude_says("Use a ", "map."))
     body: JSON = {
         "messages": [
@@ -171,7 +171,7 @@ async def test_continue_chats_with_both_headers_for_its_key(scripted: Scripted) 
         assert used(events(response)) == [(12, 5)]
 
 
-async def test_continues_command_line_offers_tools_and_is_answered_without(scripted: Scripted) -> None:
+async def test_continue_cli_offers_tools_and_is_answered_without_them(scripted: Scripted) -> None:
     scripted.play(claude_says("Use a ", "map."))
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", "User-Agent": "ls/JS 5.23.2"}
     body: JSON = {
@@ -190,7 +190,7 @@ async def test_continues_command_line_offers_tools_and_is_answered_without(scrip
     assert response.headers["x-clinvk-ignored"] == "tools"
 
 
-async def test_continue_completes_code_by_the_older_api(scripted: Scripted) -> None:
+async def test_continue_completes_code_with_the_legacy_api(scripted: Scripted) -> None:
     """Its stop texts are more than OpenAI takes."""
     scripted.play(claude_says("return a", " + b\n\n\ndef"))
     body: JSON = {
@@ -208,7 +208,7 @@ async def test_continue_completes_code_by_the_older_api(scripted: Scripted) -> N
     assert (fim.status_code, fim.json()["error"]["code"]) == (404, "unknown_url")
 
 
-async def test_cline_streams_with_its_tokens_at_the_end(scripted: Scripted) -> None:
+async def test_cline_streams_with_usage_at_the_end(scripted: Scripted) -> None:
     scripted.play(claude_says("It is ", "done."))
     body: JSON = {
         "model": "claude",

@@ -92,7 +92,7 @@ def send(method: str, path: str, mode: GenerationMode, url: str, checks: Sequenc
         ("GET", "/anthropic/v1/models/{id}", RIGHT),
     ],
 )
-async def test_answers_are_what_the_document_says(tmp_path: Path, method: str, path: str, mode: GenerationMode) -> None:
+async def test_answers_match_the_document(tmp_path: Path, method: str, path: str, mode: GenerationMode) -> None:
     agents = Answering(tmp_path)
     async with serving(agents.env, agents.registry) as served:
         sent = await asyncio.to_thread(send, method, path, mode, f"http://127.0.0.1:{served.port}")

@@ -56,7 +56,9 @@ def assert_refused(path: str, response: httpx.Response) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", BODIES)
-async def test_500_bodies_are_answered_or_refused_in_the_form_of_the_api(tmp_path: Path, path: str) -> None:
+async def test_500_mutated_bodies_are_answered_or_refused_in_the_error_format_of_the_api(
+    tmp_path: Path, path: str
+) -> None:
     agents = Answering(tmp_path)
     chance = random.Random(path)
     broken = [mutated(BODIES[path], chance) for _ in range(400)]

@@ -19,7 +19,9 @@ CONFIGURED = {"claude": BackendSettings(model="sonnet")}
 
 @pytest.mark.parametrize("path", ASKING)
 @pytest.mark.parametrize("backends", [{}, CONFIGURED], ids=["no model configured", "one configured"])
-async def test_a_name_that_is_none_is_told(scripted: Scripted, path: str, backends: dict[str, BackendSettings]) -> None:
+async def test_unknown_model_name_is_reported_as_ignored(
+    scripted: Scripted, path: str, backends: dict[str, BackendSettings]
+) -> None:
     scripted.play(says("claude", "fine"))
     async with serving(scripted.env, store=MemoryStore(), backends=backends) as served:
         answers = [
@@ -31,7 +33,7 @@ async def test_a_name_that_is_none_is_told(scripted: Scripted, path: str, backen
 
 @pytest.mark.parametrize("path", ASKING)
 @pytest.mark.parametrize("model", ["claude", "claude/opus", "opus", "claude-of-the-future"])
-async def test_a_name_that_has_an_effect_is_not(scripted: Scripted, path: str, model: str) -> None:
+async def test_effective_model_name_is_not_reported_as_ignored(scripted: Scripted, path: str, model: str) -> None:
     scripted.play(says("claude", "fine"))
     async with serving(scripted.env, store=MemoryStore(), backends=CONFIGURED) as served:
         answer = await served.client.post(path, json={**ASKING[path], "model": model})
@@ -39,7 +41,7 @@ async def test_a_name_that_has_an_effect_is_not(scripted: Scripted, path: str, m
     assert "x-clinvk-ignored" not in answer.headers
 
 
-async def test_it_stands_beside_what_else_had_none(scripted: Scripted) -> None:
+async def test_ignored_model_is_listed_with_other_ignored_fields(scripted: Scripted) -> None:
     scripted.play(says("claude", "fine"))
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     path = "/openai/v1/chat/completions"

@@ -99,7 +99,7 @@ def error_of(path: str, response: httpx.Response) -> tuple[str, str]:
         "/openai/v1/chat/completions/",
     ],
 )
-async def test_each_way_to_write_a_path_leads_to_an_answer_without_a_redirect(scripted: Scripted, path: str) -> None:
+async def test_every_path_variant_answers_without_a_redirect(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("fine"))
     async with serving(scripted.env, store=MemoryStore()) as served:
         url = f"http://127.0.0.1:{served.port}{path}"
@@ -120,7 +120,7 @@ async def test_a_probe_is_answered_without_a_key_and_not_logged(
     assert caplog.records == []
 
 
-async def test_a_get_where_clients_probe_is_answered_as_any_other_path(scripted: Scripted) -> None:
+async def test_get_on_a_probe_path_is_not_found(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         statuses = [(await served.client.get(path)).status_code for path in ("/v1", "/anthropic", "/openai/v1")]
     assert statuses == [404, 404, 404]
@@ -129,7 +129,7 @@ async def test_a_get_where_clients_probe_is_answered_as_any_other_path(scripted:
 # Models
 
 
-async def test_the_models_are_those_of_the_backends_that_can_be_used(scripted: Scripted) -> None:
+async def test_models_of_usable_backends_are_listed(scripted: Scripted) -> None:
     (scripted.folder / "gemini").unlink()
     off = {"codex": BackendSettings(enabled=False)}
     async with serving(scripted.env, store=MemoryStore(), backends=off) as served:
@@ -146,7 +146,7 @@ async def test_the_models_are_those_of_the_backends_that_can_be_used(scripted: S
     assert scripted.calls() == []
 
 
-async def test_the_list_of_anthropic_comes_in_pages(scripted: Scripted) -> None:
+async def test_anthropic_model_list_is_paginated(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         first = (await served.client.get("/anthropic/v1/models?limit=3")).json()
         rest = (await served.client.get(f"/anthropic/v1/models?limit=1000&after_id={first['last_id']}")).json()
@@ -156,7 +156,7 @@ async def test_the_list_of_anthropic_comes_in_pages(scripted: Scripted) -> None:
     assert (wrong.status_code, error_of(MESSAGES, wrong)[0]) == (400, "invalid_request_error")
 
 
-async def test_the_shared_path_tells_the_vendors_apart_by_the_version_header(scripted: Scripted) -> None:
+async def test_version_header_selects_the_vendor_on_shared_paths(scripted: Scripted) -> None:
     version = {"anthropic-version": "2023-06-01"}
     async with serving(scripted.env, store=MemoryStore()) as served:
         lists = [(await served.client.get("/v1/models", headers=headers)).json() for headers in ({}, version)]
@@ -169,7 +169,7 @@ async def test_the_shared_path_tells_the_vendors_apart_by_the_version_header(scr
 
 @pytest.mark.parametrize("base", ["/openai/v1", "/anthropic/v1"])
 @pytest.mark.parametrize("model", ["claude", "claude/opus", "claude%2Fopus", "claude-opus-4-8", "codex/gpt-5.5"])
-async def test_a_model_is_found_by_each_name_that_a_request_may_use(scripted: Scripted, base: str, model: str) -> None:
+async def test_model_is_found_by_every_accepted_name(scripted: Scripted, base: str, model: str) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         response = await served.client.get(f"{base}/models/{model}")
     assert (response.status_code, response.json()["id"]) == (200, model.replace("%2F", "/"))
@@ -177,7 +177,7 @@ async def test_a_model_is_found_by_each_name_that_a_request_may_use(scripted: Sc
 
 @pytest.mark.parametrize("base", ["/openai/v1", "/anthropic/v1"])
 @pytest.mark.parametrize("model", ["nothing", "qwen/coder", "gemini", "gemini/pro", "gemini-2.5-pro"])
-async def test_a_model_that_nobody_has_is_not_found(scripted: Scripted, base: str, model: str) -> None:
+async def test_unknown_model_is_not_found(scripted: Scripted, base: str, model: str) -> None:
     (scripted.folder / "gemini").unlink()
     async with serving(scripted.env, store=MemoryStore()) as served:
         response = await served.client.get(f"{base}/models/{model}")
@@ -198,7 +198,7 @@ async def test_a_model_of_a_backend_that_is_missing_is_not_found(scripted: Scrip
 
 
 @pytest.mark.parametrize("path", RUNS)
-async def test_an_unknown_model_is_answered_by_the_default_backend_under_the_name_that_was_sent(
+async def test_unknown_model_is_answered_by_the_default_backend_under_the_requested_name(
     scripted: Scripted, path: str
 ) -> None:
     scripted.play(claude_says("fine"))
@@ -213,7 +213,7 @@ async def test_an_unknown_model_is_answered_by_the_default_backend_under_the_nam
 
 
 @pytest.mark.parametrize("path", [*RUNS, "/openai/v1/models", "/v1/messages", *VENDORS.values()])
-async def test_without_its_key_a_client_is_refused_in_its_own_shape(scripted: Scripted, path: str) -> None:
+async def test_invalid_key_is_refused_in_the_error_format_of_the_vendor(scripted: Scripted, path: str) -> None:
     async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
         response = await served.client.post(path, json={}, headers={"authorization": "Bearer wrong"})
     assert response.status_code == 401
@@ -223,7 +223,7 @@ async def test_without_its_key_a_client_is_refused_in_its_own_shape(scripted: Sc
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-async def test_one_of_two_keys_is_enough(scripted: Scripted, path: str) -> None:
+async def test_one_valid_key_of_two_is_enough(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("fine"))
     async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
         for keys in (
@@ -244,9 +244,7 @@ class Broken(Shell):
 
 
 @pytest.mark.parametrize("path", RUNS)
-async def test_what_is_wrong_before_the_body_is_read_is_told_in_the_vendors_shape(
-    scripted: Scripted, path: str
-) -> None:
+async def test_errors_before_the_body_is_read_have_the_format_of_the_vendor(scripted: Scripted, path: str) -> None:
     json = {"content-type": "application/json"}
     async with serving(scripted.env, store=MemoryStore(), max_request_body_bytes=1000) as served:
         responses = {
@@ -262,7 +260,7 @@ async def test_what_is_wrong_before_the_body_is_read_is_told_in_the_vendors_shap
     assert responses[405].headers["allow"] == "POST"
 
 
-async def test_a_path_that_is_not_there_tells_where_clients_begin(scripted: Scripted) -> None:
+async def test_unknown_path_error_names_the_base_url(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         openai = await served.client.post("/openai/chat/completions", json={})
         anthropic = await served.client.post("/anthropic/messages", json={})
@@ -271,7 +269,7 @@ async def test_a_path_that_is_not_there_tells_where_clients_begin(scripted: Scri
 
 
 @pytest.mark.parametrize("path", RUNS)
-async def test_an_error_inside_clinvk_is_told_in_the_vendors_shape_and_not_to_be_retried(path: str) -> None:
+async def test_internal_error_has_the_format_of_the_vendor_and_is_not_retryable(path: str) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     registry = {"shell": Broken()}
     async with serving(env, registry, store=MemoryStore()) as served:
@@ -299,7 +297,7 @@ def ways(dialect: str) -> list[str]:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 @pytest.mark.parametrize(("code", "openai", "anthropic"), FAILURES)
-async def test_an_agent_that_fails_at_once_gives_the_answer_its_status(
+async def test_immediate_agent_failure_sets_the_response_status(
     code: str, openai: int, anthropic: int, dialect: str, stream: bool
 ) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
@@ -314,7 +312,7 @@ async def test_an_agent_that_fails_at_once_gives_the_answer_its_status(
 
 
 @pytest.mark.parametrize("path", RUNS)
-async def test_an_agent_that_has_used_a_tool_is_not_to_be_asked_again(path: str) -> None:
+async def test_agent_failure_after_a_tool_call_is_not_retryable(path: str) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     async with serving(env, SHELL, store=MemoryStore()) as served:
         response = await served.client.post(path, json=asking(path, CALL + failed("agent_rate_limited"), "shell"))
@@ -322,7 +320,7 @@ async def test_an_agent_that_has_used_a_tool_is_not_to_be_asked_again(path: str)
 
 
 @pytest.mark.parametrize("path", RUNS)
-async def test_an_agent_that_fails_after_its_first_word_ends_the_stream_with_an_error(path: str) -> None:
+async def test_agent_failure_after_the_first_text_ends_the_stream_with_an_error(path: str) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     script = TEXT + failed("agent_rate_limited")
     async with serving(env, SHELL, store=MemoryStore()) as served:
@@ -366,7 +364,7 @@ class Torn(LocalRuns):
         (Rest(), "/api/v1/prompt", '{"type":"error","backend":"shell"'),
     ],
 )
-async def test_an_error_inside_clinvk_ends_a_stream_that_has_begun_with_an_event_of_its_format(
+async def test_internal_error_ends_a_started_stream_with_an_error_event(
     error: Exception, dialect: Dialect, path: str, last: str
 ) -> None:
     script = TEXT + "exec sleep 60\n"
@@ -384,7 +382,7 @@ async def test_an_error_inside_clinvk_ends_a_stream_that_has_begun_with_an_event
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-async def test_a_full_queue_is_told_with_the_time_to_come_again(scripted: Scripted, path: str) -> None:
+async def test_full_queue_is_reported_with_retry_after(scripted: Scripted, path: str) -> None:
     scripted.play([wait_for(scripted.folder / "go"), *claude_says("x")])
     async with serving(scripted.env, store=MemoryStore(), max_concurrent_runs=1, max_queued_runs=0) as served:
         first = asyncio.create_task(served.client.post(path, json=asking(path)))
@@ -428,7 +426,7 @@ def endpoint(
         (Anthropic(), MESSAGES, "event: ping\n", "event: error\n"),
     ],
 )
-async def test_the_status_waits_for_the_agent_only_so_long(
+async def test_status_waits_for_the_agent_only_until_its_limit(
     tmp_path: Path, dialect: Dialect, path: str, pulse: str, last: str
 ) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
@@ -448,7 +446,7 @@ async def test_the_status_waits_for_the_agent_only_so_long(
     assert response.text.strip().rpartition("\n\n")[2].startswith(last)
 
 
-async def test_a_quiet_response_is_kept_alive_by_events_that_the_sdk_takes(tmp_path: Path) -> None:
+async def test_quiet_response_is_kept_alive_by_events_that_the_sdk_accepts(tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     waits = f"while [ ! -e {tmp_path}/%s ]; do sleep 0.02; done\n"
     script = waits % "one" + TEXT + waits % "two" + TEXT + DONE
@@ -474,7 +472,7 @@ async def test_a_quiet_response_is_kept_alive_by_events_that_the_sdk_takes(tmp_p
 
 @pytest.mark.parametrize(("code", "status"), [("agent_rate_limited", 429), ("agent_crashed", 200)])
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
-async def test_only_what_must_not_be_asked_again_is_told_without_its_status_to_who_takes_but_events(
+async def test_event_stream_client_gets_status_200_only_for_non_retryable_failures(
     code: str, status: int, accept: str
 ) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
@@ -492,7 +490,7 @@ async def test_only_what_must_not_be_asked_again_is_told_without_its_status_to_w
 
 
 @pytest.mark.parametrize(("dialect", "path"), [(OpenAIChat(), CHAT), (Anthropic(), MESSAGES)])
-async def test_an_answer_in_one_piece_waits_for_its_status_to_the_end(dialect: Dialect, path: str) -> None:
+async def test_answer_without_streaming_waits_for_its_final_status(dialect: Dialect, path: str) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     script = "sleep 0.4\n" + failed("agent_overloaded")
     async with LocalRuns(Settings(), MemoryStore(), env, SHELL) as runs, endpoint(dialect, runs, 0.05) as client:
@@ -505,7 +503,7 @@ async def test_an_answer_in_one_piece_waits_for_its_status_to_the_end(dialect: D
 
 
 @pytest.mark.parametrize("path", RUNS)
-async def test_a_stream_is_not_to_be_buffered_or_changed_on_its_way(scripted: Scripted, path: str) -> None:
+async def test_stream_headers_forbid_buffering_and_transformation(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("a", "b"))
     async with serving(scripted.env, store=MemoryStore()) as served:
         response = await served.client.post(path, json=asking(path, stream=True), headers={"x-request-id": "mine"})
@@ -517,7 +515,7 @@ async def test_a_stream_is_not_to_be_buffered_or_changed_on_its_way(scripted: Sc
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-async def test_tools_that_the_agent_does_not_get_are_told(scripted: Scripted, path: str) -> None:
+async def test_ignored_tools_are_reported(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("fine"))
     schema: dict[str, object] = {"type": "object"}
     tools: dict[str, dict[str, object]] = {
@@ -535,7 +533,7 @@ async def test_tools_that_the_agent_does_not_get_are_told(scripted: Scripted, pa
 
 
 @pytest.mark.parametrize("path", RUNS)
-async def test_headers_choose_directory_and_words_under_the_servers_policy(
+async def test_headers_set_workdir_and_permissions_under_the_policy_of_the_server(
     scripted: Scripted, tmp_path: Path, path: str
 ) -> None:
     scripted.play(claude_says("fine"))
@@ -573,7 +571,7 @@ async def sessions_of(store: MemoryStore) -> list[tuple[tuple[str, ...], int]]:
 
 
 @pytest.mark.parametrize("path", [CHAT, "/openai/v1/completions", MESSAGES])
-async def test_without_a_session_nothing_but_the_record_of_the_run_is_kept(scripted: Scripted, path: str) -> None:
+async def test_request_without_a_session_stores_only_the_record_of_the_run(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("fine"))
     store = MemoryStore()
     async with serving(scripted.env, store=store) as served:
@@ -585,9 +583,7 @@ async def test_without_a_session_nothing_but_the_record_of_the_run_is_kept(scrip
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-async def test_a_session_is_begun_by_a_word_and_continued_by_its_id_with_the_last_turn_alone(
-    scripted: Scripted, path: str
-) -> None:
+async def test_session_starts_with_new_and_continues_with_only_the_last_turn(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("fine"))
     header = "x-clinvk-session-id"
     store = MemoryStore()
@@ -604,7 +600,7 @@ async def test_a_session_is_begun_by_a_word_and_continued_by_its_id_with_the_las
     assert await sessions_of(store) == [((), 2)]
 
 
-async def test_a_session_keeps_its_backend_whatever_unknown_model_its_client_names(scripted: Scripted) -> None:
+async def test_session_keeps_its_backend_for_an_unknown_model(scripted: Scripted) -> None:
     scripted.play(codex_says("fine"))
     header = "x-clinvk-session-id"
     async with serving(scripted.env, store=MemoryStore()) as served:
@@ -630,7 +626,7 @@ class Chatting:
         return response.headers
 
 
-async def test_a_clients_own_conversation_is_one_session(scripted: Scripted) -> None:
+async def test_client_conversation_maps_to_one_session(scripted: Scripted) -> None:
     for answer in ("a1", "a2", "a3"):
         scripted.play(claude_says(answer), when=f"u{answer[1]}")
     store = MemoryStore()
@@ -646,7 +642,7 @@ async def test_a_clients_own_conversation_is_one_session(scripted: Scripted) -> 
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES])
-async def test_what_a_conversation_is_found_by_is_not_told_with_its_session(scripted: Scripted, path: str) -> None:
+async def test_lookup_data_of_a_conversation_is_not_shown_with_its_session(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("a1"))
     body, headers = asking(path, metadata={"a": "b"}), {"x-openwebui-chat-id": "c-1"}
     async with serving(scripted.env, store=MemoryStore()) as served:
@@ -655,7 +651,7 @@ async def test_what_a_conversation_is_found_by_is_not_told_with_its_session(scri
     assert (shown["metadata"], shown["tags"]) == ({"a": "b"}, ["chat:c-1"])
 
 
-async def test_a_conversation_is_found_by_what_earlier_versions_kept_of_it() -> None:
+async def test_conversation_is_found_by_records_of_earlier_versions() -> None:
     answered = Answered(digest="d1", answer="a parser", latest=Told("u2", None, ()))
     chat, store = Chat(name="c-1", digest="d2", answered=answered), MemoryStore()
     session = records.session(tags=("chat:c-1",))
@@ -676,7 +672,7 @@ def with_images(count: int, *texts: str) -> dict[str, object]:
     return {"model": "claude", "messages": messages}
 
 
-async def test_images_that_a_session_has_count_no_more(scripted: Scripted) -> None:
+async def test_images_already_in_the_session_do_not_count(scripted: Scripted) -> None:
     """A client sends all of its conversation each time, so that there are ever more."""
     scripted.play(claude_says("a1"), when="u1")
     scripted.play(claude_says("a2"), when="u2")
@@ -692,7 +688,7 @@ async def test_images_that_a_session_has_count_no_more(scripted: Scripted) -> No
 
 
 @pytest.mark.parametrize(("path", "field"), [(CHAT, "messages"), (MESSAGES, "messages"), (RESPONSES, "input")])
-async def test_more_images_than_an_agent_is_sent_are_refused(scripted: Scripted, path: str, field: str) -> None:
+async def test_too_many_images_are_refused(scripted: Scripted, path: str, field: str) -> None:
     body = with_images(101, "u1")
     if path == MESSAGES:
         source = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
@@ -708,7 +704,7 @@ async def test_more_images_than_an_agent_is_sent_are_refused(scripted: Scripted,
     assert scripted.calls() == []
 
 
-async def test_what_a_client_asks_about_a_conversation_leaves_it_alone(scripted: Scripted) -> None:
+async def test_side_request_about_a_conversation_leaves_it_unchanged(scripted: Scripted) -> None:
     scripted.play(claude_says("a1"), when="u1")
     scripted.play(claude_says("a title"), when="Suggest a title")
     scripted.play(claude_says("a2"), when="u2")
@@ -721,7 +717,7 @@ async def test_what_a_client_asks_about_a_conversation_leaves_it_alone(scripted:
     assert await sessions_of(store) == [(("chat:c-1",), 2)]
 
 
-async def test_a_chat_that_its_client_does_not_keep_is_not_kept_here(scripted: Scripted) -> None:
+async def test_temporary_chat_is_not_stored(scripted: Scripted) -> None:
     scripted.play(claude_says("a1"))
     store = MemoryStore()
     async with serving(scripted.env, store=store) as served:
@@ -730,7 +726,7 @@ async def test_a_chat_that_its_client_does_not_keep_is_not_kept_here(scripted: S
     assert await store.count() == 0
 
 
-async def test_a_conversation_that_its_user_has_changed_is_told_anew(scripted: Scripted) -> None:
+async def test_edited_conversation_is_sent_again(scripted: Scripted) -> None:
     scripted.play(claude_says("a1"), when="u1")
     scripted.play(claude_says("a2"), when="u2")
     scripted.play(claude_says("a3"), when="u3")
@@ -744,7 +740,7 @@ async def test_a_conversation_that_its_user_has_changed_is_told_anew(scripted: S
 
 
 @pytest.mark.parametrize("changed", [("v1", "a1", "u2", "a2"), ("u1", "b1", "u2", "a2"), ("u1", "a1", "v2", "a2")])
-async def test_a_conversation_that_its_user_has_changed_before_the_same_answer_is_told_anew(
+async def test_conversation_edited_before_the_same_answer_is_sent_again(
     scripted: Scripted, changed: tuple[str, ...]
 ) -> None:
     scripted.play(claude_says("a1"), when="u1")
@@ -762,7 +758,7 @@ async def test_a_conversation_that_its_user_has_changed_before_the_same_answer_i
         assert text.encode() in (scripted.calls()[2].stdin or b"")
 
 
-async def test_another_backend_is_told_the_whole_of_a_conversation(scripted: Scripted) -> None:
+async def test_another_backend_receives_the_whole_conversation(scripted: Scripted) -> None:
     scripted.play(claude_says("a1"))
     store = MemoryStore()
     async with serving(scripted.env, store=store) as served:
@@ -775,7 +771,7 @@ async def test_another_backend_is_told_the_whole_of_a_conversation(scripted: Scr
     assert b"u1" in (scripted.calls()[1].stdin or b"")
 
 
-async def test_a_name_of_a_conversation_that_is_no_tag_does_as_well(scripted: Scripted) -> None:
+async def test_conversation_name_that_is_not_a_valid_tag_is_accepted(scripted: Scripted) -> None:
     scripted.play(claude_says("a1"))
     async with serving(scripted.env, store=MemoryStore()) as served:
         client = Chatting(served, "a chat of " + "x" * 150)
@@ -785,9 +781,7 @@ async def test_a_name_of_a_conversation_that_is_no_tag_does_as_well(scripted: Sc
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", RUNS)
-async def test_a_server_that_only_shows_commands_shows_them_here_too(
-    scripted: Scripted, path: str, stream: bool
-) -> None:
+async def test_dry_run_server_shows_commands(scripted: Scripted, path: str, stream: bool) -> None:
     dry = UnifiedFlags(dry_run=True)
     async with serving(scripted.env, store=MemoryStore(), unified_flags=dry) as served:
         response = await served.client.post(path, json=asking(path, stream=stream))
@@ -796,7 +790,7 @@ async def test_a_server_that_only_shows_commands_shows_them_here_too(
     assert scripted.calls() == []
 
 
-async def test_an_agent_that_says_nothing_and_dies_is_an_error_in_a_stream_too(scripted: Scripted) -> None:
+async def test_silent_agent_crash_is_an_error_in_a_stream(scripted: Scripted) -> None:
     scripted.play([exits(3)])
     async with serving(scripted.env, store=MemoryStore()) as served:
         responses = [await served.client.post(path, json=asking(path, stream=True)) for path in RUNS]
@@ -805,7 +799,7 @@ async def test_an_agent_that_says_nothing_and_dies_is_an_error_in_a_stream_too(s
     ] * len(RUNS)
 
 
-async def test_an_answer_that_is_there_is_whole(scripted: Scripted) -> None:
+async def test_stream_held_for_its_status_loses_nothing(scripted: Scripted) -> None:
     """What is held for the status is not lost: the beginning of the stream, and each word once."""
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     script = """echo '{"type":"run_started","model":"m"}'\nsleep 0.2\n""" + TEXT * 3 + DONE
@@ -829,7 +823,7 @@ def anthropic_client(served: Served, base: str = "/anthropic") -> AsyncAnthropic
     return AsyncAnthropic(base_url=f"http://127.0.0.1:{served.port}{base}", api_key="not-needed")
 
 
-async def test_openais_library_lists_models_and_finds_each(scripted: Scripted) -> None:
+async def test_openai_sdk_lists_and_retrieves_models(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served, openai_client(served) as client:
         ids = [model.id async for model in client.models.list()]
         found = [(await client.models.retrieve(id_)).id for id_ in ids]
@@ -841,7 +835,7 @@ async def test_openais_library_lists_models_and_finds_each(scripted: Scripted) -
 
 
 @pytest.mark.parametrize("base", ["/anthropic", "/anthropic/v1", "", "/v1"])
-async def test_anthropics_library_lists_models_page_by_page_and_finds_each(scripted: Scripted, base: str) -> None:
+async def test_anthropic_sdk_paginates_and_retrieves_models(scripted: Scripted, base: str) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served, anthropic_client(served, base) as client:
         ids = [model.id async for model in client.models.list(limit=3)]
         found = [(await client.models.retrieve(id_)).id for id_ in ids]
@@ -859,9 +853,7 @@ def _known(backend: Backend) -> list[str]:
 @pytest.mark.parametrize(
     ("script", "times"), [(failed("agent_overloaded"), 2), (CALL + failed("agent_overloaded"), 1), ("exit 3\n", 1)]
 )
-async def test_the_libraries_ask_again_only_where_nothing_can_have_been_done(
-    tmp_path: Path, script: str, times: int
-) -> None:
+async def test_sdks_retry_only_when_nothing_was_done(tmp_path: Path, script: str, times: int) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     script = f"echo >> {tmp_path}/asked\n{script}"
     said = [{"role": "user", "content": script}]
@@ -871,7 +863,7 @@ async def test_the_libraries_ask_again_only_where_nothing_can_have_been_done(
     assert (tmp_path / "asked").read_text().count("\n") == times
 
 
-async def test_a_key_that_is_wrong_is_what_the_libraries_call_it(scripted: Scripted) -> None:
+async def test_invalid_key_raises_sdk_authentication_error(scripted: Scripted) -> None:
     async with (
         serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served,
         openai_client(served) as theirs,

@@ -14,7 +14,7 @@ from polling import until
 
 
 @pytest.mark.parametrize("capacity", [1, 8])
-async def test_a_line_is_heard_once_with_all_that_it_delivers(tmp_path: Path, capacity: int) -> None:
+async def test_each_line_is_read_once_with_its_events(tmp_path: Path, capacity: int) -> None:
     heard: list[tuple[bytes, int]] = []
 
     def hear() -> None:
@@ -28,7 +28,7 @@ async def test_a_line_is_heard_once_with_all_that_it_delivers(tmp_path: Path, ca
 
 
 @pytest.mark.parametrize("capacity", [1, 8])
-async def test_a_run_that_is_stopped_while_it_says_much_is_counted(
+async def test_run_cancelled_while_streaming_reports_usage(
     tmp_path: Path, capacity: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "INTERRUPTED_WITHIN_S", 5.0)
