@@ -61,6 +61,7 @@ def test_list_prints_a_table_newest_first_with_usable_ids(clinvk: Clinvk) -> Non
     assert [told(clinvk, RunView, "show", row.split()[0]).id for row in rows] == [two, one]
 
 
+@pytest.mark.slow
 def test_list_filters_runs(clinvk: Clinvk) -> None:
     (clinvk.folder / "there").mkdir()
     there = asked(clinvk, "one", "-w", "there")

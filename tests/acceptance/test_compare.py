@@ -166,6 +166,7 @@ def test_check_has_the_environment_of_the_agents(clinvk: Clinvk) -> None:
     assert "OTHER_TOKEN" not in result.check.output
 
 
+@pytest.mark.slow
 def test_changes_of_isolated_agents_are_checked_and_kept(clinvk: Clinvk) -> None:
     repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
     repository.commit(**{"a.txt": "a\n"})

@@ -141,6 +141,7 @@ async def _look(url: str) -> None:
             await until_told(partial(_is_none, client, left))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_killed_server_loses_nothing_that_it_acknowledged(echo: Echo) -> None:
     chance = random.Random(3)
@@ -227,6 +228,7 @@ async def test_output_of_a_killed_run_is_kept(echo: Echo) -> None:
         assert [message["text"] for message in messages] == [f"{name} 600", f"{name} "]
 
 
+@pytest.mark.slow
 def test_text_read_by_a_client_survives_a_server_kill(scripted: Scripted) -> None:
     """All but the text of the last moment is stored, and a follower that comes back learns that the run was cut."""
     chance = random.Random(6)
@@ -362,6 +364,7 @@ def _listed(clinvk: Clinvk) -> list[Record]:
     return json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"]
 
 
+@pytest.mark.slow
 def test_shutdown_ends_background_runs_and_records_their_states(echo: Echo) -> None:
     """One ends by itself meanwhile, one is ended after the grace, and one was waiting for its turn."""
     env = {"CLINVK_SERVER__SHUTDOWN_GRACE_SECS": "2", "CLINVK_SERVER__MAX_CONCURRENT_RUNS": "2"}

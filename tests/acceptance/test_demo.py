@@ -89,6 +89,7 @@ def left(folder: Path) -> list[object]:
     return [*processes, *(folder / "temporary").iterdir(), *(folder / "home").iterdir()]
 
 
+@pytest.mark.slow
 def test_demo_shows_each_part_and_cleans_up(folder: Path) -> None:
     with demo(folder, AGENTS) as process:
         shown, complaints = process.communicate(timeout=WITHIN_S)
@@ -100,6 +101,7 @@ def test_demo_shows_each_part_and_cleans_up(folder: Path) -> None:
     assert left(folder) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_demo_cleans_up_when_interrupted_during_a_run(folder: Path, number: signal.Signals) -> None:
     with demo(folder, AGENTS) as process:

@@ -345,6 +345,7 @@ def test_doctor_does_not_read_keys_from_gopass(clinvk: Clinvk) -> None:
     assert said(doctor(clinvk)[1], "serve") == []
 
 
+@pytest.mark.slow
 def test_program_on_the_server_port_is_reported(clinvk: Clinvk) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

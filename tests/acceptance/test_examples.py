@@ -49,6 +49,7 @@ def run(folder: Path, name: str, url: str, *arguments: str, key: str = "") -> "s
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKENS)
 def test_example_prints_the_answer_and_token_counts(scripted: Scripted, folder: Path, name: str) -> None:
     scripted.play(claude_says(*FIRST))
@@ -85,6 +86,7 @@ def test_curl_example_prints_the_response_of_each_api(scripted: Scripted, folder
     assert "event: response.completed" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_example_uses_the_given_agent_and_api_key(scripted: Scripted, folder: Path, name: str) -> None:
     scripted.play(codex_says("".join(FIRST)))
@@ -107,6 +109,7 @@ def test_example_fails_when_the_agent_fails(scripted: Scripted, folder: Path, na
     assert "claude" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".py")])
 def test_python_example_reports_a_missing_server_or_agent_in_one_line(
     scripted: Scripted, folder: Path, name: str

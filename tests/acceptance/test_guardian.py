@@ -49,6 +49,7 @@ def gone(process: psutil.Process) -> bool:
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_no_agent_process_outlives_a_server_killed_at_a_random_time(scripted: Scripted) -> None:
     chance = random.Random(6)

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 
 import httpx
+import pytest
 
 from acceptance.many import command_line
 from acceptance.server import Server
@@ -55,6 +56,7 @@ class Conversation:
         assert text == answer(name, self.turns)
 
 
+@pytest.mark.slow
 async def test_command_lines_and_servers_on_one_home_keep_each_session_and_run_once(echo: Echo) -> None:
     with Server(echo) as one, Server(echo) as other:
         async with (

@@ -38,6 +38,7 @@ def test_session_of_a_deleted_directory_is_skipped_and_reported(clinvk: Clinvk, 
     assert f"--resume={FIRST}" in clinvk.agent.calls()[-1].argv
 
 
+@pytest.mark.slow
 def test_many_skipped_sessions_are_reported_in_one_line(clinvk: Clinvk) -> None:
     kept = begun_in(clinvk, ".", FIRST)
     for number in range(20):

@@ -63,6 +63,7 @@ def test_server_starts_answers_and_stops_while_nobody_reads_its_output(clinvk: C
         os.close(writing)
 
 
+@pytest.mark.slow
 def test_log_counts_the_lines_that_were_dropped_while_nobody_read_it(clinvk: Clinvk) -> None:
     reading, writing = full_pipe()
     with open(reading, "rb") as log, served(clinvk, stderr=writing) as (process, client):

@@ -46,6 +46,7 @@ def test_no_stdin_flag_ignores_stdin(clinvk: Clinvk) -> None:
     assert clinvk.prompts == ["hello"]
 
 
+@pytest.mark.slow
 def test_silent_pipe_is_ignored_after_3_seconds_with_a_note_on_stderr(clinvk: Clinvk) -> None:
     reading, writing = os.pipe()
     began = time.monotonic()
@@ -122,6 +123,7 @@ def test_no_arguments_on_a_terminal_print_the_help(clinvk: Clinvk) -> None:
     assert done.stdout.startswith("usage: clinvk")
 
 
+@pytest.mark.slow
 def test_waiting_for_stdin_is_reported(clinvk: Clinvk) -> None:
     reading, writing = os.pipe()
     with clinvk.started(stdin=reading) as process:

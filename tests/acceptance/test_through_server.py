@@ -227,6 +227,7 @@ def test_text_is_streamed(clinvk: Clinvk, server: Server) -> None:
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_slow_reader_applies_backpressure_and_receives_everything(clinvk: Clinvk, server: Server) -> None:
     up, done = clinvk.folder / "up", clinvk.folder / "done"
     says = claude_says("\0")
@@ -262,6 +263,7 @@ def test_signal_ends_the_agent_in_the_server(clinvk: Clinvk, server: Server, num
     assert server.client.get("/api/v1/runs").json()["runs"][0]["state"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_closed_stdout_ends_the_agent(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play([*BEGUN, wait_for(clinvk.folder / "go"), *claude_says("x", "more")[4:], hang()])
     with clinvk.started("-o", "stream-json", "hello") as process:
@@ -329,6 +331,7 @@ def stopped_in_a_run(clinvk: Clinvk, server: Server, *arguments: str) -> Generat
     assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_command_while_the_server_hangs_and_the_run_afterwards(clinvk: Clinvk, server: Server) -> None:
     with stopped_in_a_run(clinvk, server) as process:
         process.send_signal(signal.SIGINT)
@@ -337,6 +340,7 @@ def test_ctrl_c_ends_the_command_while_the_server_hangs_and_the_run_afterwards(c
     assert (process.returncode, stderr) == (7, unknown + b"clinvk: cancelled\n")
 
 
+@pytest.mark.slow
 def test_timeout_applies_while_the_server_hangs(clinvk: Clinvk, server: Server) -> None:
     with stopped_in_a_run(clinvk, server, "--timeout", "3") as process:
         _, stderr = process.communicate(timeout=40)
@@ -344,6 +348,7 @@ def test_timeout_applies_while_the_server_hangs(clinvk: Clinvk, server: Server) 
     assert (process.returncode, stderr) == (6, b"clinvk: the server does not answer, and the 3 s are over\n" + unknown)
 
 
+@pytest.mark.slow
 def test_reader_that_pauses_past_the_timeout_receives_everything(clinvk: Clinvk, server: Server) -> None:
     says = claude_says("\0")
     before, _, after = str(says[3]["line"]).partition("\\u0000")
@@ -373,6 +378,7 @@ def test_second_server_takes_the_socket_after_the_first_exits(clinvk: Clinvk, se
     assert [call.env["WINDOWID"] for call in clinvk.agent.calls()] == ["of-the-server", "of-the-second"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removed", ["serve.*", "serve.sock"])
 def test_server_recreates_a_removed_socket(clinvk: Clinvk, server: Server, removed: str) -> None:
     clinvk.agent.play(claude_says("x"))

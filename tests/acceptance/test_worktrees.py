@@ -328,6 +328,7 @@ def test_worktree_in_use_is_refused_before_asking_or_removing(clinvk: Clinvk, re
     assert listed(clinvk) == [other.id, worktree.id]
 
 
+@pytest.mark.slow
 def test_discard_removes_nothing_when_a_worktree_becomes_used_while_asking(
     clinvk: Clinvk, repository: Repository
 ) -> None:
@@ -360,6 +361,7 @@ def test_worktree_is_in_use_until_an_interactive_agent_exits(clinvk: Clinvk, rep
     assert [item.state for item in told(clinvk, WorktreeList, "list").worktrees] == ["changed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
 @pytest.mark.parametrize("resumes", [False, True], ids=["prompt", "resume"])
 def test_worktree_is_in_use_until_its_prompt_is_answered(clinvk: Clinvk, repository: Repository, resumes: bool) -> None:

@@ -36,6 +36,9 @@ Gemini CLI is left out: what it tells over its other protocol is not the same, a
 for; `test_warm` says what it is like then. So is a Codex that has no server, and cannot be kept.
 """
 
+WITH_EACH_AGENT = ("http", "killed", "through_server", "vendor_going_on", "vendor_sdks", "warm")
+"""The modules whose tests repeat one check for each agent. `make test` runs Codex, the fastest of the agents."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Have a test of a backend run in both ways."""
@@ -49,8 +52,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what is no other than before."""
+    """Deselect the cases that repeat others, and mark as slow the repetitions of one test with further agents."""
     items[:] = [item for item in items if not (_is_of_backends(item) and {"gemini", "kept"} <= _words(item.name))]
+    for item in items:
+        if item.path.stem.removeprefix("test_") in WITH_EACH_AGENT and _words(item.name.partition("[")[2]) & {
+            "claude",
+            "gemini",
+        }:
+            item.add_marker(pytest.mark.slow)
 
 
 def _is_of_backends(item: pytest.Item) -> bool:

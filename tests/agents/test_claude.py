@@ -120,6 +120,7 @@ async def test_answer_truncated_by_max_tokens_is_continued_automatically(machine
     assert result.text.startswith("word1 word2\n\n")
 
 
+@pytest.mark.slow
 async def test_rejected_login_fails_without_waiting_for_retries(machine: Machine) -> None:
     machine.env["CLAUDE_CODE_MAX_RETRIES"] = "10"
     result = await machine.run(ask("hello [[error=401]]"))

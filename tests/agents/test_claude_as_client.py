@@ -69,6 +69,7 @@ async def test_claude_code_streams_the_answer_and_the_thinking(client: Client, m
     assert "".join(delta.get("text", "") for delta in deltas) == "word1 word2 word3 word4 word5"
 
 
+@pytest.mark.slow
 async def test_claude_code_continues_its_conversation(client: Client, machine: Machine) -> None:
     async with serving(machine.env) as served:
         first = await client.ask(served, "the first [[words=2]]", "--model=codex", "--output-format=json")
@@ -80,6 +81,7 @@ async def test_claude_code_continues_its_conversation(client: Client, machine: M
     assert "word1 word2" in asked
 
 
+@pytest.mark.slow
 async def test_claude_code_reports_why_the_agent_failed(client: Client, machine: Machine) -> None:
     async with serving(machine.env) as served:
         done = await client.ask(served, "as a client [[error=400]]", "--model=opus")

@@ -152,6 +152,7 @@ async def test_codex_does_not_retry_a_crashed_agent(client: Client, scripted: Sc
     assert len(scripted.calls()) == 1
 
 
+@pytest.mark.slow
 async def test_codex_waits_for_a_silent_agent(client: Client, scripted: Scripted) -> None:
     says = claude_says("one ", "two")
     scripted.play([pause(6), *says[:4], pause(6), *says[4:]])

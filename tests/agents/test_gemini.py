@@ -103,6 +103,7 @@ async def test_effort_reaches_the_model(
     assert sent["thinkingConfig"] == {"includeThoughts": True, **thinking}
 
 
+@pytest.mark.slow
 async def test_timed_out_run_reports_the_model_api_error(machine: Machine) -> None:
     path = machine.home / ".gemini" / "settings.json"
     settings = json.loads(path.read_text())
@@ -208,6 +209,7 @@ def _files(*folders: Path) -> set[str]:
     return {str(path) for folder in folders for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("approval", ["default", "none"])
 async def test_ephemeral_run_leaves_no_files(machine: Machine, approval: ApprovalMode) -> None:
     """Nor does one that fails, of which the CLI writes a report with the whole conversation."""

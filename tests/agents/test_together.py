@@ -20,6 +20,7 @@ clinvk = partial(_clinvk, within_s=200)
 """Runs three agents at once, each of which takes its time."""
 
 
+@pytest.mark.slow
 def test_agents_change_their_own_worktrees_and_their_diffs_can_be_applied(machine: Machine) -> None:
     repository = Repository(machine.project, machine.home)
     repository.commit(**{"shared.txt": "as it was\n"})
@@ -56,6 +57,7 @@ def test_agents_change_their_own_worktrees_and_their_diffs_can_be_applied(machin
     assert repository.worktrees() == []
 
 
+@pytest.mark.slow
 def test_compare_checks_the_worktree_of_each_agent(machine: Machine) -> None:
     Repository(machine.project, machine.home).commit(**{"a.txt": "a\n"})
     prompt = 'go [[tool=shell cmd="echo new > new.txt" say="done"]]'

@@ -15,6 +15,7 @@ from clinvk.types.request import RunRequest, SandboxMode
 from repositories import Repository
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("sandbox", ["default", "workspace"])
 async def test_each_agent_writes_and_reads_instructions_in_its_own_worktree(

@@ -244,6 +244,7 @@ async def test_incomplete_answer_is_returned_unchanged(scripted: Scripted, tmp_p
     assert len(scripted.calls()) == 1
 
 
+@pytest.mark.slow
 async def test_schema_with_slow_validation_fails_the_run_but_not_the_server(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says(json.dumps("a" * 60)))
     told = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "string", "pattern": "^(a+)+b$"}))
@@ -313,6 +314,7 @@ async def test_failed_validator_process_fails_the_run_and_keeps_text_and_usage(
     assert run.refusal is None
 
 
+@pytest.mark.slow
 async def test_slow_schema_check_does_not_block_the_event_loop(scripted: Scripted, tmp_path: Path) -> None:
     """Each of 20 000 objects is compared with each."""
     schema: dict[str, object] = {

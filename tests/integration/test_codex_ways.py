@@ -96,6 +96,7 @@ async def test_silent_program_is_waited_for_once_and_briefly(scripted: Scripted,
         assert await events(runs) == BY_EXEC
 
 
+@pytest.mark.slow
 async def test_timeout_covers_both_processes_together(scripted: Scripted) -> None:
     instead_of_a_server(scripted, "sleep 600")
     scripted.play([hang()])

@@ -488,6 +488,7 @@ async def test_a_task_has_its_own_time_limit(scripted: Scripted) -> None:
     assert [result.get("error_code") for result in told["results"]] == ["timed_out", None]
 
 
+@pytest.mark.slow
 async def test_a_long_answer_is_kept_alive(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
@@ -526,6 +527,7 @@ async def test_broken_stream_ends_with_an_untagged_error(scripted: Scripted, acc
     assert "a fault" not in response.text
 
 
+@pytest.mark.slow
 async def test_broken_answer_after_keep_alive_is_an_error(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])

@@ -367,6 +367,7 @@ def ruled(best: str, reasons: str) -> str:
     return json.dumps({"best": best, "reasons": reasons})
 
 
+@pytest.mark.slow
 async def test_judge_picks_the_better_answer_without_knowing_the_authors(scripted: Scripted, project: Path) -> None:
     told: dict[str, dict[str, object]] = {}
     seen: set[tuple[int, ...]] = set()

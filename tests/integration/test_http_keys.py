@@ -500,6 +500,7 @@ async def test_run_record_and_daily_usage_name_the_key(scripted: Scripted) -> No
 # While the server runs
 
 
+@pytest.mark.slow
 async def test_first_key_locks_the_server_and_revoking_it_does_not_unlock(scripted: Scripted) -> None:
     file = KeyFile(home(scripted.env))
 
@@ -527,6 +528,7 @@ async def test_damaged_key_file_changes_nothing(scripted: Scripted, caplog: pyte
         assert (await served.client.get("/api/v1/runs")).status_code == 401
 
 
+@pytest.mark.slow
 async def test_unreadable_key_file_is_read_once_it_is_readable(
     scripted: Scripted, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -73,6 +73,7 @@ def alive(word: str) -> list[int]:
     return [process.pid for process in psutil.process_iter(["cmdline"]) if word in (process.info["cmdline"] or [])]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_cancel_at_any_moment_leaves_no_process(tmp_path: Path) -> None:
     """Each time at another moment, by who drives it going away, or by being cancelled as a whole."""

@@ -124,6 +124,7 @@ async def test_follow_up_turns_start_no_more_processes(tmp_path: Path) -> None:
         assert server.runs.spawner.spawned == before
 
 
+@pytest.mark.slow
 async def test_extra_ready_processes_do_not_displace_a_conversation(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, capacity=1), WarmSettings(max_processes=4)) as server:
         pid, session = await server.asked("pid")

@@ -78,6 +78,7 @@ async def test_a_process_that_prints_garbage_takes_no_more_runs(
     assert sum("takes no more runs" in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.slow
 async def test_a_process_that_has_grown_takes_no_more_runs(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         old = int((await server.ask("pid")).text)
@@ -97,6 +98,7 @@ async def test_process_is_replaced_after_its_maximum_of_runs(tmp_path: Path) -> 
         await until(lambda: gone(int(told[0])))
 
 
+@pytest.mark.slow
 async def test_process_that_hangs_mid_run_fails_only_its_own_runs(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server, AsyncExitStack() as stack:
         impatient(server)
@@ -116,6 +118,7 @@ async def test_process_that_hangs_mid_run_fails_only_its_own_runs(tmp_path: Path
         assert other.state == "running"
 
 
+@pytest.mark.slow
 async def test_idle_process_that_hangs_is_replaced_before_the_next_run(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         impatient(server)
@@ -132,6 +135,7 @@ class CoarseClock(asyncio.SelectorEventLoop):
         return int(super().time() * 10) / 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "anyio_backend", [("asyncio", {"loop_factory": CoarseClock}), "asyncio"], ids=["coarse", "fine"]
 )
@@ -151,6 +155,7 @@ async def test_healthy_silent_process_is_left_alone(tmp_path: Path) -> None:
         assert (await server.ask("pid")).text == pid
 
 
+@pytest.mark.slow
 async def test_large_prompt_to_a_process_that_does_not_read_is_retried_elsewhere(tmp_path: Path) -> None:
     """The others that it carries are told of to their ends."""
     async with Server(Lasting(tmp_path)) as server, server.runs.run(request("tick 1000")) as other:
@@ -196,6 +201,7 @@ async def test_background_process_left_beside_another_run_ends_after_that_run(tm
         assert server.processes == 1
 
 
+@pytest.mark.slow
 async def test_pool_keeps_processes_within_the_memory_limit(tmp_path: Path) -> None:
     """What a process of a kind takes is known once it was measured; what is idle longest makes room for it."""
     async with Server(Lasting(tmp_path), WarmSettings(max_processes=8, max_memory_mb=30)) as server:

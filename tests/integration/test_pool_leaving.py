@@ -69,6 +69,7 @@ async def test_resume_waits_for_a_process_that_is_being_ended(tmp_path: Path, pa
         assert again.text != told.text
 
 
+@pytest.mark.slow
 async def test_resume_succeeds_after_its_process_hangs(tmp_path: Path) -> None:
     async with Server(Jealous(tmp_path)) as server:
         patience = server.pool.timeouts

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from clinvk.backends.base import Host
 from clinvk.config.model import WarmSettings
@@ -35,6 +36,7 @@ def resident_mb() -> float:
     return total / MIB
 
 
+@pytest.mark.slow
 async def test_memory_stays_bounded_through_hundreds_of_mixed_runs(tmp_path: Path) -> None:
     """Without a bound they take 100 MB. It may be passed by what they grow within the second between two looks."""
     chance, peak_mb, limit_mb = random.Random(7), 0.0, 50
@@ -66,6 +68,7 @@ async def test_memory_stays_bounded_through_hundreds_of_mixed_runs(tmp_path: Pat
         await until(lambda: resident_mb() <= limit_mb)
 
 
+@pytest.mark.slow
 async def test_concurrent_starts_stay_within_the_memory_limit(tmp_path: Path) -> None:
     """Each takes 70 MB while it starts and 10 afterwards, which is known of the first."""
     backend, limit_mb, peak_mb = Lasting(tmp_path, capacity=1, mode="swelling"), 120, 0.0

@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from clinvk.backends.base import Host
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.pool.reaper import HealthTimeouts, Reaper
@@ -91,6 +93,7 @@ async def keeping(folder: Path, limit_mb: int) -> AsyncGenerator[Kept]:
             await asyncio.wait([tending])
 
 
+@pytest.mark.slow
 async def test_no_process_is_evicted_for_one_that_still_would_not_fit(tmp_path: Path) -> None:
     """The small one would be started again at once, since there is room for it, and ended again, for ever."""
     async with keeping(tmp_path, limit_mb=120) as kept:
@@ -109,6 +112,7 @@ async def test_no_process_is_evicted_for_one_that_still_would_not_fit(tmp_path: 
             assert not heavy.workers
 
 
+@pytest.mark.slow
 async def test_replacement_starts_after_the_evicted_process_exits(tmp_path: Path) -> None:
     async with keeping(tmp_path, limit_mb=120) as kept:
         first = await kept.measured(await kept.want("heavy", "one"))
@@ -116,6 +120,7 @@ async def test_replacement_starts_after_the_evicted_process_exits(tmp_path: Path
         assert first.process.exit_code is not None
 
 
+@pytest.mark.slow
 async def test_room_freed_for_one_process_is_not_taken_by_a_less_wanted_one(tmp_path: Path) -> None:
     """There is always a small one on its way out, beside which there is room for another, but not for the heavy."""
     async with keeping(tmp_path, limit_mb=80) as kept:
@@ -126,6 +131,7 @@ async def test_room_freed_for_one_process_is_not_taken_by_a_less_wanted_one(tmp_
         await until(lambda: any(worker.is_ready for worker in heavy.workers))
 
 
+@pytest.mark.slow
 async def test_unmeasured_exiting_process_counts_with_the_memory_of_its_backend(tmp_path: Path) -> None:
     async with keeping(tmp_path, limit_mb=160) as kept:
         await kept.measured(await kept.want("heavy", "one"))

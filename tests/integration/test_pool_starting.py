@@ -69,6 +69,7 @@ async def test_program_that_prints_a_word_and_never_answers_is_abandoned(tmp_pat
         assert server.runs.warm.one_shot == ("lasting",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capacity", [1, 8])
 async def test_program_without_protocol_support_is_not_started_again(tmp_path: Path, capacity: int) -> None:
     backend = Strict(tmp_path, capacity)

@@ -445,6 +445,7 @@ async def test_run_tool_returns_exit_code_and_output() -> None:
     assert await run_tool(spawner(), ("sh", "-c", program), ENV, 10) == (3, b"out\n\n\0\rend\n", b"err\n")
 
 
+@pytest.mark.slow
 async def test_run_tool_ends_a_hung_program(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         await run_tool(spawner(), ("sh", "-c", f"echo $$ > {tmp_path / 'pids'}; exec sleep 300"), ENV, 3)

@@ -116,6 +116,7 @@ async def test_private_files_are_readable_only_by_the_agent_and_deleted_afterwar
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignores", ["", "trap '' TERM\n"])
 async def test_leaving_a_run_ends_its_agent_and_all_its_children(ignores: str, tmp_path: Path) -> None:
     tool = f"setsid sleep 300 >/dev/null 2>&1 &\necho $$ $! > {tmp_path}/pids\n"
@@ -130,6 +131,7 @@ async def test_leaving_a_run_ends_its_agent_and_all_its_children(ignores: str, t
         await until(lambda: not any(alive(pid) for pid in pids))
 
 
+@pytest.mark.slow
 async def test_leaving_a_finished_run_does_not_wait_for_its_agent_to_exit(tmp_path: Path) -> None:
     async with local_runs() as runs:
         async with runs.run(ask(f"echo $$ > {tmp_path}/pid\n{DONE}exec >&-; sleep 4; true")) as run:
@@ -147,6 +149,7 @@ async def test_next_turn_waits_for_an_exiting_agent(tmp_path: Path) -> None:
             await again.result()
 
 
+@pytest.mark.slow
 async def test_cancel_waits_until_the_agent_has_exited(tmp_path: Path) -> None:
     async with local_runs() as runs:
         run = await runs.start(ask(f"trap '' TERM\necho $$ > {tmp_path}/pid\n{TEXT}sleep 300 & wait; sleep 300"))
@@ -155,6 +158,7 @@ async def test_cancel_waits_until_the_agent_has_exited(tmp_path: Path) -> None:
         assert not alive(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.slow
 async def test_events_that_could_not_be_stored_are_stored_with_the_next() -> None:
     store = ForgetfulStore()
     async with local_runs(store) as runs, runs.run(ask(f"{TEXT}sleep 3\n{TEXT}{DONE}")) as run:
@@ -187,6 +191,7 @@ async def test_extra_flags_of_the_settings_are_not_recorded() -> None:
     assert (await store.run(run.id)).request == {"extra": ["--own"], **UNIFIED}
 
 
+@pytest.mark.slow
 async def test_agent_that_does_not_exit_after_its_result_is_ended(tmp_path: Path) -> None:
     async with local_runs() as runs:
         await events(runs, ask(f"echo $$ > {tmp_path}/pid\n{DONE}trap '' TERM; sleep 300 & wait; sleep 300"))
@@ -205,6 +210,7 @@ async def test_failure_with_an_error_code_ends_the_run_and_stops_the_agent_immed
         await until(lambda: runs.busy == 0)
 
 
+@pytest.mark.slow
 async def test_time_limit_ends_a_run_and_keeps_its_output() -> None:
     async with local_runs() as runs, runs.run(ask(TEXT + "exec sleep 300", timeout_s=3)) as run:
         result = await run.result()
@@ -212,6 +218,7 @@ async def test_time_limit_ends_a_run_and_keeps_its_output() -> None:
         assert result.ending == RunFailed("timed_out", "timed out after 3 s")
 
 
+@pytest.mark.slow
 async def test_timed_out_run_reports_the_stderr_of_its_agent() -> None:
     async with local_runs() as runs:
         ending = (await events(runs, ask("echo 'status 429, again in 60 s' >&2; exec sleep 300", timeout_s=3)))[-1]
@@ -226,6 +233,7 @@ async def test_no_progress_timeout_ends_a_silent_run() -> None:
         )
 
 
+@pytest.mark.slow
 async def test_silence_is_allowed_while_a_tool_runs() -> None:
     async with local_runs(no_progress_timeout_secs=3) as runs:
         assert isinstance((await events(runs, ask(CALL + "sleep 4\n" + RESULT + DONE)))[-1], RunFinished)
@@ -349,6 +357,7 @@ async def test_slow_reader_slows_its_agent_down(tmp_path: Path) -> None:
         assert len((await run.result()).text) == 400 * 60_000
 
 
+@pytest.mark.slow
 async def test_slow_reader_loses_no_output_of_an_exited_agent(tmp_path: Path) -> None:
     big = tmp_path / "big"
     big.write_text('{"type":"tool_result","id":"1","output":"' + "x" * 5_000_000 + '"}\n')
@@ -668,6 +677,7 @@ async def test_progress_events_are_forwarded() -> None:
         assert Progress("retry", "429") in await events(runs, ask(retry + DONE))
 
 
+@pytest.mark.slow
 async def test_timed_out_run_reports_only_the_last_line_of_stderr() -> None:
     """What the channel takes for noise is not told: here, an empty last line and the space around the words."""
     async with local_runs() as runs:

@@ -50,6 +50,7 @@ async def test_ctrl_c_also_ends_the_wait_for_a_run_to_begin(prompt: str) -> None
     assert said == ["the server does not tell whether its agent is gone"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["hi", LARGE], ids=["short", "long"])
 async def test_time_limit_applies_to_a_run_that_does_not_begin(prompt: str) -> None:
     said: list[str] = []

@@ -146,6 +146,7 @@ async def test_two_stores_may_import_concurrently(folder: Path) -> None:
         assert await one.count() == 300
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_importing_ten_thousand_files_does_not_delay_runs(folder: Path) -> None:
     """Runs are kept meanwhile; and the next start has next to nothing to look at."""

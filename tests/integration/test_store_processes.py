@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.store.sqlite.sqlite import SqliteStore
 from records import ANSWER, turn
@@ -97,6 +99,7 @@ async def test_twenty_processes_store_each_session_once(tmp_path: Path) -> None:
     check(tmp_path)
 
 
+@pytest.mark.slow
 async def test_killed_process_loses_nothing_that_it_reported(tmp_path: Path) -> None:
     source = random.Random(7)
     kept: list[str] = []

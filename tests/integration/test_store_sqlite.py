@@ -229,6 +229,7 @@ async def test_file_in_place_of_the_home_is_reported(tmp_path: Path) -> None:
     await refused(tmp_path / "home", f"^{tmp_path}/home")
 
 
+@pytest.mark.slow
 async def test_database_locked_by_another_program_is_reported(home: Path) -> None:
     """All who wait for it are told at once, not one after the other."""
     await kept(home)
