@@ -6,9 +6,9 @@ json        has the fields and types of what the sample above it printed; jsonl 
 text        is what the sample above it printed.
 yaml        is read as settings with which the server would start.
 
-There is no other language, and none of them is skipped. What is put in place of the page's words: a free port for 8080
-and 3000, and 127.0.0.1 for 0.0.0.0, lest a test opens a port to others. The agents are scripted; `make` only says what
-it would do.
+There is no other language, and none of them is skipped. A block without a language is a drawing. What is put in place
+of the page's words: a free port for 8080 and 3000, and 127.0.0.1 for 0.0.0.0, lest a test opens a port to others. The
+agents are scripted; `make` only says what it would do.
 """
 
 import base64
@@ -93,6 +93,8 @@ class Reader:
     def work_through(self, block: Block) -> None:
         """Do what the block says, or compare it with what there is."""
         match block.language:
+            case "":
+                pass
             case "sh" if words := SERVE.fullmatch(block.text):
                 self.serve(words["variables"].split(), words["arguments"].split())
             case "sh":

@@ -92,7 +92,7 @@ def test_readme_names_the_mode_that_codex_refuses() -> None:
         if word not in (*backend.capabilities.approval_modes, *backend.capabilities.sandbox_modes)
     }
     assert refusing == {("codex", "always")}
-    assert "(Codex cannot: it refuses this word)" in README
+    assert "(Codex cannot do this and refuses the mode)" in README
 
 
 def marked(mark: str) -> set[str]:
