@@ -9,7 +9,7 @@ import pytest
 from acceptance.command import Clinvk, until
 from acceptance.terminal import on_terminal
 from clinvk.cli.parse.flags import RunsFlags
-from clinvk.cli.sessions.runs import RunsListed, list_all
+from clinvk.cli.sessions.runs import list_all
 from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.table import width
 from clinvk.dialects.rest.views import RunItem, RunView
@@ -19,6 +19,12 @@ from clinvk.types.record import RunRecord
 from scripted.steps import claude_says, exits, says, stderr, wait_for
 
 T = TypeVar("T")
+
+
+class RunsListed(msgspec.Struct, forbid_unknown_fields=True):
+    runs: list[RunItem]
+    has_more: bool
+
 
 STEPS = 'steps: [{name: plan, prompt: "first"}, {backend: codex, prompt: "bad"}, {prompt: "last"}]'
 

@@ -14,13 +14,31 @@ import pytest
 
 from acceptance.command import WITHIN_S, Clinvk, until
 from acceptance.terminal import on_terminal
-from clinvk.cli.sessions.session_changes import Cleaned, Deleted
-from clinvk.cli.sessions.sessions import Exported, Shown
 from clinvk.cli.terminal.table import width
-from clinvk.dialects.rest.views import SessionList, SessionView
+from clinvk.dialects.rest.views import RunItem, RunView, SessionList, SessionView
 from scripted.steps import claude_says, exits, says, stderr, touch, wait_for
 
 T = TypeVar("T")
+
+
+class Deleted(msgspec.Struct, forbid_unknown_fields=True):
+    deleted: list[str]
+    dry_run: bool
+
+
+class Cleaned(msgspec.Struct, forbid_unknown_fields=True):
+    deleted: int
+    before: str | None
+    dry_run: bool
+
+
+class Shown(SessionView, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    turns: list[RunItem]
+
+
+class Exported(SessionView, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    turns: list[RunView]
+
 
 HANDLE = "aaaaaaaa-1111-4111-8111-111111111111"
 

@@ -4,10 +4,12 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.cli.sessions.picker import Keys, Picker
+from clinvk.cli.sessions.session_text import TextView
 from clinvk.cli.terminal.table import width
 from clinvk.types.session import Session
 
 NOW = 1_700_000_000.0
+VIEW = TextView(NOW)
 ONE = Session(
     id="a" * 32,
     backend="claude",
@@ -53,7 +55,7 @@ def test_lone_escape_is_a_key_after_flush() -> None:
 
 
 def test_selection_stays_within_the_list_and_visible() -> None:
-    picker = Picker(some(100), NOW, None)
+    picker = Picker(some(100), VIEW)
     for key in [*["down"] * 40, "up", "page_down", "page_down", "end", "down", "page_up", "home", "up", "down"]:
         picker.press(key)
         lines = picker.lines(80, 24)
@@ -65,7 +67,7 @@ def test_selection_stays_within_the_list_and_visible() -> None:
 
 
 def test_typing_searches_and_selects_the_first_result() -> None:
-    picker = Picker(some(5), NOW, None)
+    picker = Picker(some(5), VIEW)
     picker.press("down")
     picker.press("x")
     picker.press("y")
@@ -79,14 +81,14 @@ def test_typing_searches_and_selects_the_first_result() -> None:
 
 
 def test_key_without_effect_starts_no_search() -> None:
-    picker = Picker(some(2), NOW, None)
+    picker = Picker(some(2), VIEW)
     for key in ("", "erase", "erase_all"):
         picker.press(key)
     assert picker.state == "open"
 
 
 def test_enter_chooses_only_an_existing_session() -> None:
-    picker = Picker([], NOW, None)
+    picker = Picker([], VIEW)
     picker.press("enter")
     assert (picker.state, picker.marked) == ("open", None)
     assert any("nothing found" in line for line in picker.lines(80, 24))
@@ -100,7 +102,7 @@ def test_enter_chooses_only_an_existing_session() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 24])
 def test_picker_fits_any_terminal(columns: int, rows: int) -> None:
     wide = [replace(session, initial_prompt="長い" * 200, working_dir="/家" * 90) for session in some(50)]
-    picker = Picker(wide, NOW, None)
+    picker = Picker(wide, VIEW)
     picker.press("長")
     picker.show(wide)
     lines = [line.replace("\x1b[7m", "").replace("\x1b[0m", "") for line in picker.lines(columns, rows)]

@@ -3,13 +3,14 @@
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cli.sessions.session_text import details, directory, listing, markdown, short_ids, titled, turns
+from clinvk.cli.sessions.session_text import TextView, details, directory, listing, markdown, short_ids, titled, turns
 from clinvk.cli.terminal.table import width
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session
 
 NOW = 1_700_000_000.0
+VIEW = TextView(NOW, None, 80)
 
 
 SESSION = Session(
@@ -45,16 +46,16 @@ def test_title_takes_precedence_over_the_first_prompt() -> None:
 
 def test_piped_list_truncates_only_very_long_fields() -> None:
     long = replace(SESSION, initial_prompt="word " * 10_000, working_dir="/d" * 100)
-    (_, row) = listing([long], NOW, None)
+    (_, row) = listing([long], TextView(NOW))
     assert "/d" * 100 in row
     assert len(row) < 400
 
 
 def test_details_omit_empty_fields() -> None:
-    names = [line.split("  ")[0] for line in details(SESSION, NOW, None, 80)]
+    names = [line.split("  ")[0] for line in details(SESSION, VIEW)]
     assert names == ["id", "prompt", "backend", "status", "directory", "created", "last used", "turns"]
     more = replace(SESSION, tags=("a", "b"), token_usage=Usage(1234, 5, 6), parent_id="b" * 32, metadata={"k": 1})
-    lines = details(more, NOW, None, 80)
+    lines = details(more, VIEW)
     assert "tokens       1,234 in (6 cached), 5 out" in lines
     assert "tags         a, b" in lines
     assert 'metadata     {"k":1}' in lines
@@ -62,14 +63,14 @@ def test_details_omit_empty_fields() -> None:
 
 @pytest.mark.parametrize("most", [80, 41])
 def test_prompt_is_truncated_to_the_terminal_width(most: int) -> None:
-    lines = details(replace(SESSION, initial_prompt="長い" * 400), NOW, None, most)
+    lines = details(replace(SESSION, initial_prompt="長い" * 400), TextView(NOW, None, most))
     assert most - 2 < width(lines[1]) <= most
     assert lines[1].endswith("…")
 
 
 def test_turns_show_their_creation_time() -> None:
     run = RunRecord(id="1" * 32, backend="claude", prompt="one", state="queued", created_at=NOW)
-    head, row = turns([run], NOW, None)
+    head, row = turns([run], TextView(NOW))
     assert head.split() == ["TURN", "STATE", "CREATED", "TOOK", "IN", "OUT", "PROMPT"]
     assert row.split() == ["1", "queued", "just", "now", "one"]
 

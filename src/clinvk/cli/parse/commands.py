@@ -66,34 +66,34 @@ COMMANDS = {
         "one it needs --yes. The agent's own record of a conversation stays.",
         ("ID...",),
         flag_types.DeleteFlags,
-        "sessions.session_changes:delete",
+        "sessions.sessions:delete",
     ),
     "sessions clean": Command(
         "Delete old conversations. A conversation is old if it was last used longer ago\n"
         "than session.retention_days, or --older-than. --dry-run shows how many.",
         (),
         flag_types.CleanFlags,
-        "sessions.session_changes:clean",
+        "sessions.sessions:clean",
     ),
     "sessions fork": Command(
         "Start a conversation from another one. The other one stays as it is; the new\n"
         "id is printed, and its first prompt branches off: clinvk resume ID PROMPT.",
         ("ID",),
         flag_types.JsonFlags,
-        "sessions.session_changes:fork",
+        "sessions.sessions:fork",
     ),
     "sessions tag": Command(
         "Tag a conversation. Tags that it has already stay.",
         ("ID", "TAG?..."),
         flag_types.TagFlags,
-        "sessions.session_changes:tag",
+        "sessions.sessions:tag",
     ),
     "sessions rename": Command(
         "Set the title of a conversation. Lists show the title instead of the first\n"
         "prompt; an empty title removes it.",
         ("ID", "TITLE"),
         flag_types.JsonFlags,
-        "sessions.session_changes:rename",
+        "sessions.sessions:rename",
     ),
     "sessions export": Command(
         "Export all prompts and answers of a conversation.", ("ID",), flag_types.ExportFlags, "sessions.sessions:export"

@@ -15,7 +15,7 @@ from clinvk.cli.prompt.prompt import Asked, Choice, asked_for, check, newest, ru
 from clinvk.cli.prompt.where import freeing
 from clinvk.cli.sessions.local_store import found, has_directory, opened, real_directory
 from clinvk.cli.sessions.picker import pick
-from clinvk.cli.sessions.session_text import home_of
+from clinvk.cli.sessions.session_text import TextView, home_of
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import answer_to, prompt_from
 from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, tell
@@ -208,7 +208,7 @@ async def _picked(
         query = SessionQuery(backend=backend, working_dir=workdir, text=text or None, resumable=True, limit=1000)
         return (await store.sessions(query)).items
 
-    return await pick(search, time.time(), home_of(environ.get("HOME")))
+    return await pick(search, TextView(time.time(), home_of(environ.get("HOME"))))
 
 
 def _named(session: Session) -> Choice:

@@ -1,13 +1,18 @@
-"""Open the store of this machine, and look up sessions and runs by ID."""
+"""Open the store of this machine, look up sessions and runs by ID, and print them as text or JSON."""
 
+import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import directory
-from clinvk.cli.terminal.output import Notes
+from clinvk.cli.sessions.session_text import TextView, home_of
+from clinvk.cli.terminal.output import Notes, columns, has_colors, tell, tell_json
 from clinvk.config.load import home
+from clinvk.config.model import Settings
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import AmbiguousId, RunNotFound, SessionNotFound
@@ -37,6 +42,31 @@ async def opened(environ: Mapping[str, str], notes: Notes | None = None) -> Asyn
         if notes:
             await _import(store, notes)
         yield store
+
+
+def over_store(environ: Mapping[str, str], notes: Notes, work: Callable[[SessionStore], Awaitable[_T]]) -> _T:
+    """Open the store, import the sessions of an earlier clinvk, and return the result of the work."""
+
+    async def run() -> _T:
+        async with opened(environ, notes) as store:
+            return await work(store)
+
+    return asyncio.run(run())
+
+
+def text_view(settings: Settings, environ: Mapping[str, str]) -> TextView:
+    """Return what the text of records on stdout depends on."""
+    is_colored = settings.output.color and has_colors(1, environ)
+    return TextView(time.time(), home_of(environ.get("HOME")), columns(), is_colored)
+
+
+def print_answer(flags: JsonFlags, value: object, text: str) -> int:
+    """Print a value as JSON, if the flags say so, or its text; return the exit code."""
+    if flags.wants_json:
+        tell_json(value)
+    else:
+        tell(text)
+    return 0
 
 
 async def _import(store: SqliteStore, notes: Notes) -> None:
@@ -88,6 +118,11 @@ def real_directory(workdir: str | None) -> str:
         InvalidRequest: the path is not a directory.
     """
     return os.path.realpath(directory("." if workdir is None else workdir, "--workdir"))
+
+
+def directory_filter(flags: Flags, is_here: bool) -> str | None:
+    """Return the directory to which `--workdir` or `--here` narrows a list, or None."""
+    return real_directory(flags.workdir) if is_here or flags.workdir is not None else None
 
 
 def has_directory(session: Session) -> bool:

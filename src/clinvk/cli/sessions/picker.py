@@ -6,45 +6,36 @@ The terminal is always restored when the picker ends.
 import asyncio
 import codecs
 import os
+import re
 import signal
 import termios
+import tty
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Literal
 
-from clinvk.cli.sessions.session_text import choices
+from clinvk.cli.sessions.session_text import TextView, choices
+from clinvk.cli.terminal.output import STDERR, write
+from clinvk.cli.terminal.streams import on_signals
 from clinvk.cli.terminal.table import cut, cut_left, one_line, width
 from clinvk.types.session import Session
 
-State = Literal["open", "searching", "chosen", "left"]
-
 _HELP = "up/down choose   Enter go on   type to search   Esc leave"
 _SEARCH = "search: "
-_ESCAPE = "\x1b"
 _REVERSE, _PLAIN = "\x1b[7m", "\x1b[0m"
 
-_CONTROLS: dict[str, str] = {
-    "\r": "enter",
-    "\n": "enter",
-    "\x7f": "erase",
-    "\x08": "erase",
+_KEY = re.compile(r"\x1b[\[O][^@-~]*[@-~]|\x1b(?![\[O]|\Z)|[^\x1b]", re.DOTALL)
+_NAMES: dict[str, str] = {  # a sequence without its [ or O
+    **dict.fromkeys(("\r", "\n"), "enter"),
+    **dict.fromkeys(("\x1b", "\x03", "\x04"), "escape"),
+    **dict.fromkeys(("\x7f", "\x08"), "erase"),
     "\x15": "erase_all",
-    "\x10": "up",
-    "\x0e": "down",
-    "\x03": "escape",
-    "\x04": "escape",
-}
-_SEQUENCES: dict[str, str] = {
-    "A": "up",
-    "B": "down",
-    "H": "home",
-    "F": "end",
-    "5~": "page_up",
-    "6~": "page_down",
-    "1~": "home",
-    "4~": "end",
-    "7~": "home",
-    "8~": "end",
+    **dict.fromkeys(("\x1bA", "\x10"), "up"),
+    **dict.fromkeys(("\x1bB", "\x0e"), "down"),
+    **dict.fromkeys(("\x1bH", "\x1b1~", "\x1b7~"), "home"),
+    **dict.fromkeys(("\x1bF", "\x1b4~", "\x1b8~"), "end"),
+    "\x1b5~": "page_up",
+    "\x1b6~": "page_down",
 }
 
 
@@ -65,41 +56,18 @@ class Keys:
 
     def feed(self, data: bytes) -> list[str]:
         """Return the keys of these bytes."""
-        text, self._rest = self._rest + self._decoder.decode(data), ""
+        text, end = self._rest + self._decoder.decode(data), 0
         found: list[str] = []
-        while text:
-            length = _length(text)
-            if not length:
-                self._rest = text
-                break
-            found.append(_key(text[:length]))
-            text = text[length:]
+        while match := _KEY.match(text, end):
+            key, end = match[0], match.end()
+            found.append(_NAMES.get(key[:1] + key[2:], key if key.isprintable() else ""))
+        self._rest = text[end:]
         return found
 
     def flush(self) -> list[str]:
         """Return the incomplete key as Escape, after the wait for its rest."""
         rest, self._rest = self._rest, ""
         return ["escape"] if rest else []
-
-
-def _length(text: str) -> int:
-    """Return the number of characters of the first key, or 0 if the key is incomplete."""
-    if text[0] != _ESCAPE:
-        return 1
-    if len(text) == 1:
-        return 0
-    if text[1] not in "[O":
-        return 1
-    for at, char in enumerate(text[2:], 3):
-        if "@" <= char <= "~":
-            return at
-    return 0
-
-
-def _key(text: str) -> str:
-    if text[0] == _ESCAPE:
-        return "escape" if len(text) == 1 else _SEQUENCES.get(text[2:], "")
-    return _CONTROLS.get(text, text if text.isprintable() else "")
 
 
 class Picker:
@@ -110,12 +78,11 @@ class Picker:
         state: `searching` until `show`; `chosen` and `left` are final.
     """
 
-    def __init__(self, sessions: Sequence[Session], now: float, home: str | None) -> None:
+    def __init__(self, sessions: Sequence[Session], view: TextView) -> None:
         self.text = ""
-        self.state: State = "open"
+        self.state: Literal["open", "searching", "chosen", "left"] = "open"
         self._sessions = sessions
-        self._now = now
-        self._home = home
+        self._view = view
         self._marked = 0
         self._top = 0
         self._rows = 1
@@ -140,9 +107,12 @@ class Picker:
         """Handle a key."""
         match key:
             case "up" | "down" | "page_up" | "page_down" | "home" | "end":
-                self._move(key)
+                steps = {"up": -1, "down": 1, "page_up": -self._rows, "page_down": self._rows}
+                last = len(self._sessions) - 1
+                wanted = {"home": 0, "end": last}.get(key, self._marked + steps.get(key, 0))
+                self._marked = max(0, min(wanted, last))
             case "enter":
-                self.state = "chosen" if self.state == "open" and self._sessions else self.state
+                self.state = "chosen" if self._sessions else self.state
             case "escape":
                 self.state = "left"
             case "erase":
@@ -152,19 +122,24 @@ class Picker:
             case _:
                 self._search(self.text + key)
 
+    def _search(self, text: str) -> None:
+        if text != self.text:
+            self.text = text
+            self.state = "searching"
+
     def lines(self, columns: int, rows: int) -> list[str]:
         """Return the screen for a terminal of this size: at most `rows` lines."""
         self._rows = max(1, rows - 3)
         self._top = max(self._marked - self._rows + 1, min(self._top, self._marked))
         shown = self._sessions[self._top : self._top + self._rows]
-        if shown:
-            head, *table = choices(shown, self._now, self._home, columns - 2)
-        else:
-            head, table = "", ["nothing found"]
+        head, *table = choices(shown, self._view._replace(most=columns - 2)) if shown else ("", "nothing found")
         lines = [self.question(columns), cut(f"  {head}", columns)]
         for at, line in enumerate(table, self._top):
-            is_marked = shown and at == self._marked
-            lines.append(_selected_line(line, columns) if is_marked else cut(f"  {line}", columns))
+            if shown and at == self._marked:
+                text = cut(f"> {line}", columns)
+                lines.append(f"{_REVERSE}{text}{' ' * (columns - width(text))}{_PLAIN}")
+            else:
+                lines.append(cut(f"  {line}", columns))
         place = f"{self._marked + 1} of {len(self._sessions)}   " if shown else ""
         return [*lines[: max(1, rows - 1)], cut(place + _HELP, columns)][:rows]
 
@@ -172,55 +147,34 @@ class Picker:
         """Return the first line; the cursor is at its end."""
         return cut(_SEARCH + cut_left(one_line(self.text), columns - width(_SEARCH) - 1), columns)
 
-    def _move(self, key: str) -> None:
-        steps = {"up": -1, "down": 1, "page_up": -self._rows, "page_down": self._rows}
-        last = len(self._sessions) - 1
-        wanted = {"home": 0, "end": last}.get(key, self._marked + steps.get(key, 0))
-        self._marked = max(0, min(wanted, last))
 
-    def _search(self, text: str) -> None:
-        if text != self.text:
-            self.text = text
-            self.state = "searching"
-
-
-def _selected_line(line: str, columns: int) -> str:
-    text = cut(f"> {line}", columns)
-    return f"{_REVERSE}{text}{' ' * (columns - width(text))}{_PLAIN}"
-
-
-_IN, _OUT = 0, 2
 _READ_BYTES = 4096
-_SIZE = (80, 24)
 _ESCAPE_S = 0.05
 """The wait for the rest of a key's sequence after its Escape."""
 
 _OTHER_SCREEN, _FIRST_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 _TOP, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
-Search = Callable[[str], Awaitable[Sequence[Session]]]
 Events = asyncio.Queue[bytes | None]
 """Typed bytes; empty to redraw the screen, None at the end of the input."""
 
 
-async def pick(search: Search, now: float, home: str | None) -> Session | None:
+async def pick(search: Callable[[str], Awaitable[Sequence[Session]]], view: TextView) -> Session | None:
     """Let the user choose a session; return None if the user leaves.
 
     `search` returns the sessions for a text, the newest first.
     """
-    picker = Picker(await search(""), now, home)
+    picker = Picker(await search(""), view)
     keys = Keys()
     with _terminal() as events:
         while not picker.is_over:
             _draw(picker)
             for key in await _read_keys(keys, events):
-                if picker.state == "searching" and len(key) > 1:
-                    picker.show(await search(picker.text))
                 picker.press(key)
+                if picker.state == "searching":
+                    picker.show(await search(picker.text))
                 if picker.is_over:
                     break
-            if picker.state == "searching":
-                picker.show(await search(picker.text))
     return picker.marked if picker.state == "chosen" else None
 
 
@@ -235,18 +189,14 @@ async def _read_keys(keys: Keys, events: Events) -> list[str]:
 
 
 def _draw(picker: Picker) -> None:
-    columns, rows = _size()
-    lines = [f"{line}{_CLEAR_LINE}" for line in picker.lines(columns, rows)]
+    columns = rows = 0
+    with suppress(OSError):
+        columns, rows = os.get_terminal_size(STDERR)
+    columns = columns or 80
+    lines = [f"{line}{_CLEAR_LINE}" for line in picker.lines(columns, rows or 24)]
     cursor = f"\x1b[1;{min(columns, width(picker.question(columns)) + 1)}H"
-    _write(_TOP + "\r\n".join(lines) + _CLEAR_BELOW + cursor)
-
-
-def _size() -> tuple[int, int]:
-    try:
-        columns, rows = os.get_terminal_size(_OUT)
-    except OSError:
-        return _SIZE
-    return columns or _SIZE[0], rows or _SIZE[1]
+    with suppress(OSError):  # the terminal is gone
+        write(STDERR, _TOP + "\r\n".join(lines) + _CLEAR_BELOW + cursor)
 
 
 @contextmanager
@@ -254,45 +204,25 @@ def _terminal() -> Generator[Events]:
     """Set up the terminal: keys arrive one by one, and signals arrive as the key that leaves."""
     loop = asyncio.get_running_loop()
     events: Events = asyncio.Queue()
-    saved = termios.tcgetattr(_IN)
-    leaving = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    try:
-        for number in leaving:
-            loop.add_signal_handler(number, events.put_nowait, None)
-        loop.add_signal_handler(signal.SIGWINCH, events.put_nowait, b"")
-        termios.tcsetattr(_IN, termios.TCSANOW, _key_by_key(saved))
-        _write(_OTHER_SCREEN)
-        loop.add_reader(_IN, lambda: events.put_nowait(_read()))
-        yield events
-    finally:
-        loop.remove_reader(_IN)
-        for number in (*leaving, signal.SIGWINCH):
-            loop.remove_signal_handler(number)
-        _write(_FIRST_SCREEN)
-        with suppress(termios.error):  # the terminal is gone
-            termios.tcsetattr(_IN, termios.TCSANOW, saved)
+    saved = termios.tcgetattr(0)
 
+    def read() -> None:
+        data = b""
+        with suppress(OSError):  # the terminal is gone
+            data = os.read(0, _READ_BYTES)
+        events.put_nowait(data or None)
 
-def _key_by_key(attributes: "list[int | list[bytes | int]]") -> "list[int | list[bytes | int]]":
-    """Return the mode in which every key, including Ctrl-C and Ctrl-Z, is read at once and not echoed."""
-    changed = [*attributes]
-    input_flags, local_flags = changed[0], changed[3]
-    assert isinstance(input_flags, int)
-    assert isinstance(local_flags, int)
-    changed[0] = input_flags & ~termios.IXON
-    changed[3] = local_flags & ~(termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN)
-    return changed
-
-
-def _read() -> bytes | None:
-    try:
-        return os.read(_IN, _READ_BYTES) or None
-    except OSError:  # the terminal is gone
-        return None
-
-
-def _write(text: str) -> None:
-    try:
-        os.write(_OUT, text.encode(errors="replace"))
-    except OSError:  # the terminal is gone
-        return
+    with on_signals(lambda: events.put_nowait(None)):
+        try:
+            loop.add_signal_handler(signal.SIGWINCH, events.put_nowait, b"")
+            tty.setraw(0, termios.TCSANOW)
+            write(STDERR, _OTHER_SCREEN)
+            loop.add_reader(0, read)
+            yield events
+        finally:
+            loop.remove_reader(0)
+            loop.remove_signal_handler(signal.SIGWINCH)
+            with suppress(OSError, termios.error):  # the terminal is gone
+                write(STDERR, _FIRST_SCREEN)
+            with suppress(termios.error):
+                termios.tcsetattr(0, termios.TCSANOW, saved)

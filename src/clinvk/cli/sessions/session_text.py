@@ -1,84 +1,103 @@
 """Sessions and their turns as text: records in, lines out. Pure."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from clinvk.cli.terminal.output import without_sequences
-from clinvk.cli.terminal.table import Column, Style, cut, one_line, table
+from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
 from clinvk.cli.terminal.times import ago, at_length, duration
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session
 
+_T = TypeVar("_T")
+
 _SHORT_DIGITS = 8
-_TITLE_LEAST = 12
-_DIRECTORY_LEAST = 12
+_LEAST = 12
 _PIPED_TITLE = 100
 _PIPED_PROMPT = 200
 _LABEL = 13
+_YELLOW = ("active", "paused", "queued", "running", "cancelled")
+_RED = ("error", "failed", "interrupted")
+_style = colored({**dict.fromkeys(_YELLOW, "\x1b[33m"), **dict.fromkeys(_RED, "\x1b[31m")})
 
-COLORS = {"active": "\x1b[33m", "paused": "\x1b[33m", "error": "\x1b[31m"}
-"""The colors of a status."""
-
-_LISTED = (
-    Column("ID"),
-    Column("BACKEND"),
-    Column("STATUS", is_spare=True),
-    Column("TURNS", to_right=True, is_spare=True),
-    Column("USED"),
-    Column("DIRECTORY", _DIRECTORY_LEAST, from_left=True),
-    Column("TITLE", _TITLE_LEAST),
-)
-_CHOICES = (
-    Column("BACKEND"),
-    Column("USED"),
-    Column("DIRECTORY", _DIRECTORY_LEAST, from_left=True),
-    Column("TITLE", _TITLE_LEAST),
-)
-_TURNS = (
-    Column("TURN", to_right=True),
-    Column("STATE"),
-    Column("CREATED", is_spare=True),
-    Column("TOOK", to_right=True, is_spare=True),
-    Column("IN", to_right=True, is_spare=True),
-    Column("OUT", to_right=True, is_spare=True),
-    Column("PROMPT", _TITLE_LEAST),
-)
+Fields = Sequence[tuple[Column, Callable[[_T], str]]]
+"""The columns of a table, each with the text of its cell."""
 
 
-def listing(
-    sessions: Sequence[Session], now: float, home: str | None, most: int | None = None, style: Style | None = None
-) -> list[str]:
-    """Return a table of sessions, the head first; `most` is the width of the terminal, None is any."""
-    rows = [
-        (
-            short,
-            one_line(session.backend),
-            session.status,
-            str(session.turn_count),
-            ago(session.last_used, now),
-            directory(session.working_dir, home),
-            titled(session) if most else titled(session)[:_PIPED_TITLE],
-        )
-        for short, session in zip(short_ids([session.id for session in sessions]), sessions, strict=True)
-    ]
-    return table(_LISTED, rows, most, style)
+class TextView(NamedTuple):
+    """What the text of a record depends on besides the record.
+
+    Attributes:
+        now: the time, in seconds since the epoch.
+        home: the user's home without symbolic links, printed as `~`.
+        most: the width of the terminal; None is any.
+        is_colored: color the states in tables.
+    """
+
+    now: float
+    home: str | None = None
+    most: int | None = None
+    is_colored: bool = False
+
+    def table(self, fields: Fields[_T], records: Sequence[_T]) -> list[str]:
+        """Return a table of records, the head first."""
+        rows = [[text(record) for _, text in fields] for record in records]
+        return table([column for column, _ in fields], rows, self.most, _style if self.is_colored else None)
+
+    def title(self, text: str) -> str:
+        """Return the text of a last column, which only a terminal cuts to its width."""
+        return one_line(text) if self.most else one_line(text)[:_PIPED_TITLE]
+
+    def ago(self, at: float) -> str:
+        """Return how long ago a time was."""
+        return ago(at, self.now)
+
+    def when(self, at: float) -> str:
+        """Return a time, and how long ago it was."""
+        return f"{at_length(at)} ({self.ago(at)})"
+
+    def directory(self, path: str) -> str:
+        """Return a directory with `~` for the home."""
+        return directory(path, self.home)
 
 
-def choices(sessions: Sequence[Session], now: float, home: str | None, most: int) -> list[str]:
+DIRECTORY = Column("DIRECTORY", _LEAST, from_left=True)
+TITLE = Column("TITLE", _LEAST)
+PROMPT = Column("PROMPT", _LEAST)
+CREATED = Column("CREATED", is_spare=True)
+STATE = Column("STATE")
+BACKEND = Column("BACKEND")
+
+
+def listing(sessions: Sequence[Session], view: TextView) -> list[str]:
+    """Return a table of sessions, the head first."""
+    short = short_ids_of(sessions)
+    fields: Fields[Session] = (
+        (Column("ID"), lambda session: short[session.id]),
+        (BACKEND, lambda session: one_line(session.backend)),
+        (Column("STATUS", is_spare=True), lambda session: session.status),
+        (Column("TURNS", to_right=True, is_spare=True), lambda session: str(session.turn_count)),
+        (Column("USED"), lambda session: view.ago(session.last_used)),
+        (DIRECTORY, lambda session: view.directory(session.working_dir)),
+        (TITLE, lambda session: view.title(titled(session))),
+    )
+    return view.table(fields, sessions)
+
+
+def choices(sessions: Sequence[Session], view: TextView) -> list[str]:
     """Return a table of sessions to choose from, the head first."""
-    rows = [
-        (
-            one_line(session.backend),
-            ago(session.last_used, now),
-            directory(session.working_dir, home),
-            titled(session),
-        )
-        for session in sessions
-    ]
-    return table(_CHOICES, rows, most)
+    fields: Fields[Session] = (
+        (BACKEND, lambda session: one_line(session.backend)),
+        (Column("USED"), lambda session: view.ago(session.last_used)),
+        (DIRECTORY, lambda session: view.directory(session.working_dir)),
+        (TITLE, titled),
+    )
+    return view.table(fields, sessions)
 
 
 def titled(session: Session) -> str:
@@ -94,44 +113,59 @@ def directory(path: str, home: str | None) -> str:
     return "".join(char if char.isprintable() else "?" for char in path)
 
 
-def details(session: Session, now: float, home: str | None, most: int | None) -> list[str]:
+def named_lines(fields: Mapping[str, str]) -> list[str]:
+    """Return the fields of a record, one per line, without the empty ones."""
+    return [f"{name:<11}  {one_line(text)}" for name, text in fields.items() if text]
+
+
+def details(session: Session, view: TextView) -> list[str]:
     """Return the fields of a session except its turns, one per line."""
     used = session.token_usage
-    lines = {
-        "id": session.id,
-        "title": one_line(session.title),
-        "prompt": opening(session.initial_prompt, most),
-        "backend": f"{session.backend} ({session.model})" if session.model else session.backend,
-        "status": session.status,
-        "error": one_line(without_sequences(session.error_message or "")),
-        "directory": directory(session.working_dir, home),
-        "created": f"{at_length(session.created_at)} ({ago(session.created_at, now)})",
-        "last used": f"{at_length(session.last_used)} ({ago(session.last_used, now)})",
-        "turns": str(session.turn_count),
-        "tokens": tokens(used) if used != Usage() else "",
-        "tags": ", ".join(map(one_line, session.tags)),
-        "forked from": session.parent_id or "",
-        "agent's id": one_line(session.backend_session_id or ""),
-        "metadata": msgspec.json.encode(session.metadata).decode() if session.metadata else "",
-    }
-    return [f"{name:<11}  {one_line(text)}" for name, text in lines.items() if text]
+    return named_lines(
+        {
+            "id": session.id,
+            "title": session.title,
+            "prompt": opening(session.initial_prompt, view.most),
+            "backend": with_model(session.backend, session.model),
+            "status": session.status,
+            "error": without_sequences(session.error_message or ""),
+            "directory": view.directory(session.working_dir),
+            "created": view.when(session.created_at),
+            "last used": view.when(session.last_used),
+            "turns": str(session.turn_count),
+            "tokens": tokens(used) if used != Usage() else "",
+            "tags": ", ".join(map(one_line, session.tags)),
+            "forked from": session.parent_id or "",
+            "agent's id": session.backend_session_id or "",
+            "metadata": msgspec.json.encode(session.metadata).decode() if session.metadata else "",
+        }
+    )
 
 
-def turns(runs: Sequence[RunRecord], now: float, most: int | None) -> list[str]:
+def with_model(backend: str, model: str | None) -> str:
+    """Return a backend with its model, if that is known."""
+    return f"{backend} ({model})" if model else backend
+
+
+RUN_COSTS: Fields[RunRecord] = (
+    (Column("TOOK", to_right=True, is_spare=True), lambda run: took(run)),
+    (Column("IN", to_right=True, is_spare=True), lambda run: f"{run.usage.input_tokens:,}" if run.usage else ""),
+    (Column("OUT", to_right=True, is_spare=True), lambda run: f"{run.usage.output_tokens:,}" if run.usage else ""),
+)
+"""The columns of a table of runs that belong together: duration and tokens."""
+
+
+def turns(runs: Sequence[RunRecord], view: TextView) -> list[str]:
     """Return a table of the turns of a session, in the order of `runs`."""
-    rows = [
-        (
-            str(number),
-            run.state,
-            ago(run.created_at, now),
-            took(run),
-            f"{run.usage.input_tokens:,}" if run.usage else "",
-            f"{run.usage.output_tokens:,}" if run.usage else "",
-            one_line(run.prompt) if most else one_line(run.prompt)[:_PIPED_TITLE],
-        )
-        for number, run in enumerate(runs, 1)
-    ]
-    return table(_TURNS, rows, most)
+    number = {run.id: str(at) for at, run in enumerate(runs, 1)}
+    fields: Fields[RunRecord] = (
+        (Column("TURN", to_right=True), lambda run: number[run.id]),
+        (STATE, lambda run: run.state),
+        (CREATED, lambda run: view.ago(run.created_at)),
+        *RUN_COSTS,
+        (PROMPT, lambda run: view.title(run.prompt)),
+    )
+    return view.table(fields, runs)
 
 
 def opening(prompt: str, most: int | None) -> str:
@@ -156,7 +190,7 @@ def markdown(session: Session, runs: Sequence[RunRecord], home: str | None) -> s
         f"# {titled(session) or session.id}",
         "",
         f"- session: {session.id}",
-        f"- agent: {session.backend}" + (f" ({session.model})" if session.model else ""),
+        f"- agent: {with_model(session.backend, session.model)}",
         f"- directory: `{directory(session.working_dir, home)}`",
         f"- from {at_length(session.created_at)} to {at_length(session.last_used)}",
         f"- tokens: {tokens(session.token_usage)}",
@@ -178,15 +212,16 @@ def home_of(home: str | None) -> str | None:
     return os.path.realpath(home) if home else None
 
 
+def short_ids_of(records: Sequence[Session] | Sequence[RunRecord]) -> dict[str, str]:
+    """Return the short ID of each record by its ID."""
+    ids = [record.id for record in records]
+    return dict(zip(ids, short_ids(ids), strict=True))
+
+
 def short_ids(ids: Sequence[str]) -> list[str]:
     """Return the shortest unique beginnings of IDs, with eight digits or more."""
-    ordered = sorted(set(ids))
-    shared = [0, *map(_shared, ordered, ordered[1:]), 0]
-    digits = {own: max(_SHORT_DIGITS, shared[at] + 1, shared[at + 1] + 1) for at, own in enumerate(ordered)}
-    return [own[: digits[own]] for own in ids]
-
-
-def _shared(one: str, other: str) -> int:
-    """Return the length of the common beginning."""
-    pairs = zip(one, other, strict=False)
-    return next((at for at, (left, right) in enumerate(pairs) if left != right), min(len(one), len(other)))
+    short: dict[str, str] = {}
+    for digits in range(_SHORT_DIGITS, max(map(len, ids), default=0)):
+        counts = Counter(own[:digits] for own in set(ids))
+        short |= {own: own[:digits] for own in ids if own not in short and counts[own[:digits]] == 1}
+    return [short.get(own, own) for own in ids]

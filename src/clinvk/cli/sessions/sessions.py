@@ -1,32 +1,32 @@
-"""`clinvk sessions list`, `show` and `export`."""
+"""`clinvk sessions`: list, show and export conversations, and delete, clean, fork, tag and rename them."""
 
-import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
-from clinvk.cli.parse.flags import ExportFlags, JsonFlags, ListFlags
+from clinvk.cli.parse.flags import CleanFlags, DeleteFlags, ExportFlags, JsonFlags, ListFlags, TagFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions import session_text as text
-from clinvk.cli.sessions.local_store import ALL, found, opened, real_directory
-from clinvk.cli.sessions.session_text import home_of, markdown
-from clinvk.cli.terminal.output import Notes, columns, has_colors, shown, tell, tell_json
-from clinvk.cli.terminal.table import colored
+from clinvk.cli.sessions.local_store import ALL, directory_filter, found, over_store, print_answer, text_view
+from clinvk.cli.terminal import exits
+from clinvk.cli.terminal.input import agreed
+from clinvk.cli.terminal.output import Notes, shown, tell, tell_json
+from clinvk.cli.terminal.table import cut
+from clinvk.cli.terminal.times import age_s, at_length
 from clinvk.config.saving import replace_file
 from clinvk.dialects.rest import views
-from clinvk.store.protocol import Page, RunQuery, SessionQuery, SessionStore
-from clinvk.types.errors import InvalidRequest
+from clinvk.runtime import sessions
+from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
+from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError
 from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
+from clinvk.types.session import Session, as_tag, as_title, retagged
 
-
-class Shown(views.SessionView, frozen=True, kw_only=True):
-    """A conversation with its turns, the oldest first."""
-
-    turns: list[views.RunItem]
+_DAY_S = 86400.0
+_TITLE_SHOWN = 50
 
 
 def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -41,33 +41,27 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
         status=flags.status,
         tag=flags.tag,
         text=flags.search,
-        working_dir=real_directory(flags.workdir) if flags.here or flags.workdir is not None else None,
+        working_dir=directory_filter(flags, flags.here),
         limit=flags.limit or ALL,
     )
-    page = asyncio.run(_listed(query, environ, notes))
-    sessions, total = page.items, page.total
+    page = over_store(environ, notes, lambda store: store.sessions(query))
+    found, total = page.items, page.total
     if page.unreadable:
         number = "1 session" if page.unreadable == 1 else f"{page.unreadable} sessions"
         notes.say(f"{number} cannot be read: the database is damaged; see clinvk doctor")
     if flags.wants_json:
-        items = [views.session_item(session) for session in sessions]
+        items = [views.session_item(session) for session in found]
         tell_json(
             views.SessionList(sessions=items, total=total, limit=flags.limit, offset=0, unreadable=page.unreadable)
         )
-    elif sessions:
-        style = colored(text.COLORS) if settings.output.color and has_colors(1, environ) else None
-        tell("\n".join(text.listing(sessions, time.time(), text.home_of(environ.get("HOME")), columns(), style)))
-        if total > len(sessions):
-            notes.say(f"{len(sessions)} of {total:,}; --limit 0 shows all")
+    elif found:
+        tell("\n".join(text.listing(found, text_view(settings, environ))))
+        if total > len(found):
+            notes.say(f"{len(found)} of {total:,}; --limit 0 shows all")
     else:
         is_filtered = query != SessionQuery(limit=query.limit)
         notes.say("no sessions match" if is_filtered else "no sessions yet: each prompt makes one")
     return 0
-
-
-async def _listed(query: SessionQuery, environ: Mapping[str, str], notes: Notes) -> Page[Session]:
-    async with opened(environ, notes) as store:
-        return await store.sessions(query)
 
 
 def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -76,67 +70,59 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
     """
-    settings_of(flags, environ, {}, notes)
-    session, runs = asyncio.run(whole(flags.words[0], environ, notes))
-    if flags.wants_json:
-        fields = msgspec.structs.asdict(views.session_view(session))
-        tell_json(Shown(**fields, turns=[views.run_item(run) for run in runs]))
-        return 0
-    now, most = time.time(), columns()
-    lines = text.details(session, now, text.home_of(environ.get("HOME")), most)
-    tell("\n".join(lines + (["", *text.turns(runs, now, most)] if runs else [])))
-    return 0
-
-
-async def whole(reference: str, environ: Mapping[str, str], notes: Notes) -> tuple[Session, list[RunRecord]]:
-    """Return a session and its runs, the oldest first."""
-    async with opened(environ, notes) as store:
-        session = await found(store, reference)
-        return session, await _turns(store, session)
-
-
-async def _turns(store: SessionStore, session: Session) -> list[RunRecord]:
-    page = await store.runs(RunQuery(session_id=session.id, limit=ALL))
-    return [*reversed(page.items)]
-
-
-class Exported(views.SessionView, frozen=True, kw_only=True):
-    """A conversation with all prompts and answers, the oldest turn first."""
-
-    turns: list[views.RunView]
+    settings = settings_of(flags, environ, {}, notes)
+    session, runs = _with_runs(flags, environ, notes)
+    view = text_view(settings, environ)._replace(is_colored=False)
+    lines = text.details(session, view) + (["", *text.turns(runs, view)] if runs else [])
+    return print_answer(flags, _with_turns(session, map(views.run_item, runs)), "\n".join(lines))
 
 
 def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Export a session.
+    """Export a session with all prompts and answers.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         InvalidRequest: the file cannot be written, or the flags name two formats.
     """
-    settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes)
     if flags.wants_json and flags.format == "markdown":
         raise InvalidRequest("--json and --format markdown exclude each other")
-    session, runs = asyncio.run(whole(flags.words[0], environ, notes))
+    session, runs = _with_runs(flags, environ, notes)
     if flags.wants_json or flags.format == "json":
-        fields = msgspec.structs.asdict(views.session_view(session))
-        data = msgspec.json.encode(Exported(**fields, turns=[views.run_view(run) for run in runs]))
-        text = msgspec.json.format(data, indent=2).decode() + "\n"
+        data = msgspec.json.encode(_with_turns(session, map(views.run_view, runs)))
+        exported = msgspec.json.format(data, indent=2).decode() + "\n"
     else:
-        text = markdown(session, runs, home_of(environ.get("HOME")))
+        exported = text.markdown(session, runs, text_view(settings, environ).home)
     if flags.output is None or flags.output == "-":
-        tell(shown(text.removesuffix("\n")))
+        tell(shown(exported.removesuffix("\n")))
     elif flags.dry_run:
         notes.say(f"would write {flags.output}")
     else:
-        _write(flags.output, text)
+        _write(flags.output, exported)
         notes.say(f"wrote {flags.output}")
     return 0
 
 
-def _write(file: str, text: str) -> None:
+def _with_turns(session: Session, turns: Iterable[views.RunItem]) -> dict[str, object]:
+    """Return the JSON of a session with its turns, the oldest first."""
+    return {**msgspec.to_builtins(views.session_view(session)), "turns": [*turns]}
+
+
+def _with_runs(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> tuple[Session, list[RunRecord]]:
+    """Return the session of the first argument and its runs, the oldest first."""
+
+    async def read(store: SessionStore) -> tuple[Session, list[RunRecord]]:
+        session = await found(store, flags.words[0])
+        page = await store.runs(RunQuery(session_id=session.id, limit=ALL))
+        return session, [*reversed(page.items)]
+
+    return over_store(environ, notes, read)
+
+
+def _write(file: str, exported: str) -> None:
     """Replace a file atomically; write to a pipe or device directly."""
     path = Path(os.path.realpath(file))
-    data = text.encode("utf-8", "replace")
+    data = exported.encode("utf-8", "replace")
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(data)
@@ -144,3 +130,140 @@ def _write(file: str, text: str) -> None:
             replace_file(path, data)
     except OSError as exc:
         raise InvalidRequest(f"--output: {file!r} cannot be written: {exc.strerror}", "--output") from exc
+
+
+def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Delete sessions; on a terminal ask first.
+
+    Raises:
+        InvalidRequest: stdin is not a terminal, and `--yes` is missing.
+        SessionNotFound, AmbiguousId: an ID names no session, or several; nothing was deleted.
+        SessionBusy: some sessions have a run in progress; the others were deleted.
+    """
+    settings_of(flags, environ, {}, notes)
+    busy: list[str] = []
+
+    async def named(store: SessionStore) -> list[Session]:
+        wanted = [await found(store, reference) for reference in flags.words]
+        return list({session.id: session for session in wanted}.values())
+
+    async def deleted(store: SessionStore) -> list[Session]:
+        gone: list[Session] = []
+        for session in wanted:
+            try:
+                await store.delete(session.id)
+                gone.append(session)
+            except SessionError as exc:
+                busy.append(exc.message)
+        return gone
+
+    wanted = over_store(environ, notes, named)
+    if not (flags.yes or flags.dry_run) and not agreed("delete", _named(wanted), "sessions"):
+        notes.say("nothing was deleted")
+        return exits.CANCELLED
+    gone = wanted if flags.dry_run else over_store(environ, notes, deleted)
+    verb = "would delete" if flags.dry_run else "deleted"
+    if gone or flags.wants_json:
+        value = {"deleted": [session.id for session in gone], "dry_run": flags.dry_run}
+        print_answer(flags, value, "\n".join(f"{verb} {line}" for line in _named(gone)))
+    if busy:
+        raise SessionBusy("; ".join(busy))
+    return 0
+
+
+def _named(wanted: Sequence[Session]) -> list[str]:
+    short = text.short_ids_of(wanted)
+    return [f"{short[session.id]}  {cut(text.titled(session), _TITLE_SHOWN)}".rstrip() for session in wanted]
+
+
+def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Delete old sessions.
+
+    Raises:
+        InvalidRequest: `--older-than` is not an age.
+    """
+    settings = settings_of(flags, environ, {}, notes)
+    kept_s = settings.session.retention_days * _DAY_S
+    age = kept_s if flags.older_than is None else age_s(flags.older_than, "--older-than")
+    if not age:
+        if flags.wants_json:
+            tell_json({"deleted": 0, "before": None, "dry_run": flags.dry_run})
+        notes.say("session.retention_days is 0: sessions are kept forever; use --older-than to delete some")
+        return 0
+    before = max(0.0, time.time() - age)
+    number = over_store(environ, notes, lambda store: store.clean(before, flags.dry_run))
+    verb = "would delete" if flags.dry_run else "deleted"
+    line = f"{verb} {number:,} session{'' if number == 1 else 's'}, last used before {at_length(before)}"
+    return print_answer(flags, {"deleted": number, "before": views.time(before), "dry_run": flags.dry_run}, line)
+
+
+def fork(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Fork a session; print the new ID.
+
+    Raises:
+        SessionNotFound, AmbiguousId: the ID names no session, or several.
+        NotResumable, BackendUnavailable, Unsupported: the conversation cannot be forked.
+    """
+    settings_of(flags, environ, {}, notes)
+
+    async def forked(store: SessionStore, parent: Session) -> Session:
+        return parent if flags.dry_run else await sessions.fork(store, parent.id, os.urandom(16).hex())
+
+    session = _changed(flags, environ, notes, forked)
+    line = f"would fork {_named([session])[0]}" if flags.dry_run else session.id
+    return print_answer(flags, views.session_view(session), line)
+
+
+def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Tag a session.
+
+    Raises:
+        SessionNotFound, AmbiguousId: the ID names no session, or several.
+        InvalidRequest: no tag is given, or a tag is invalid.
+    """
+    settings_of(flags, environ, {}, notes)
+    added = [as_tag(word) for word in flags.words[1:]]
+    removed = [as_tag(word) for word in flags.remove]
+    if not added and not removed:
+        raise InvalidRequest("sessions tag needs a TAG, or --remove TAG")
+
+    async def tagged(store: SessionStore, session: Session) -> Session:
+        if flags.dry_run:
+            return replace(session, tags=retagged(session.tags, added, removed))
+        return await store.tag(session.id, added, removed)
+
+    session = _changed(flags, environ, notes, tagged)
+    line = f"{text.short_ids([session.id])[0]}  {', '.join(session.tags) or '(no tags)'}"
+    return print_answer(flags, views.session_view(session), f"would be {line}" if flags.dry_run else line)
+
+
+def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Set the title of a session.
+
+    Raises:
+        SessionNotFound, AmbiguousId: the ID names no session, or several.
+        InvalidRequest: the title is invalid.
+    """
+    settings_of(flags, environ, {}, notes)
+    title = as_title(flags.words[1])
+
+    async def renamed(store: SessionStore, session: Session) -> Session:
+        return replace(session, title=title) if flags.dry_run else await store.describe(session.id, title, None)
+
+    session = _changed(flags, environ, notes, renamed)
+    (line,) = _named([session])
+    return print_answer(flags, views.session_view(session), f"would be {line}" if flags.dry_run else line)
+
+
+def _changed(
+    flags: JsonFlags,
+    environ: Mapping[str, str],
+    notes: Notes,
+    change: Callable[[SessionStore, Session], Awaitable[Session]],
+) -> Session:
+    """Return the session of the first argument after a change."""
+
+    async def changed(store: SessionStore) -> Session:
+        return await change(store, await found(store, flags.words[0]))
+
+    return over_store(environ, notes, changed)
