@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from clinvk.api.access.key_policy import Grants
 from clinvk.api.access.keys import Keys
+from clinvk.api.access.workdirs import Workdirs
 from clinvk.api.endpoints.prompts import RunEndpoint
 from clinvk.api.server.server import Server, listen
 from clinvk.backends import registry as backends
@@ -26,7 +27,8 @@ async def answering(
     settings, store = Settings(), MemoryStore()
     async with LocalRuns(settings, store, environ, registry) as runs:
         grants = Grants(Keys(), store)
-        endpoint = RunEndpoint(dialect, runs, store, settings, environ, grants, registry, tick_s=0.05, hold_s=0.1)
+        workdirs = Workdirs(settings, environ, registry)
+        endpoint = RunEndpoint(dialect, runs, store, settings, workdirs, grants, registry, tick_s=0.05, hold_s=0.1)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await endpoint({**scope, "state": {"request_id": "q", "dialect": dialect, "key_name": ""}}, receive, send)

@@ -1,6 +1,7 @@
 """POST /api/v1/prompt on a real socket, with a scripted agent behind it."""
 
 import asyncio
+import gc
 import gzip
 import json
 from pathlib import Path
@@ -8,8 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from clinvk.api.http.disconnect import Leaving
 from clinvk.backends.base import Host, Launch
 from clinvk.config.model import BackendSettings, UnifiedFlags
+from clinvk.runtime.process.spawn import Process
+from clinvk.runtime.run.task import RunTask
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 from polling import until
@@ -424,3 +428,24 @@ async def test_connection_carries_several_prompts(scripted: Scripted) -> None:
     async with serving(scripted.env) as served, httpx.AsyncClient(base_url=served.client.base_url) as client:
         answers = [(await client.post("/api/v1/prompt", json=body())).json()["output"] for _ in range(3)]
     assert answers == ["x"] * 3
+
+
+@pytest.mark.parametrize("output_format", ["json", "stream-json"])
+async def test_finished_prompt_leaves_no_garbage_for_the_collector(scripted: Scripted, output_format: str) -> None:
+    """Reference cycles of each run would make garbage collections a tenth of the CPU of a prompt."""
+    says = claude_says("hello ", "world")
+    scripted.play([*says[:4], pause(0.3), *says[4:]])  # long enough for the watcher of disconnects
+
+    def left() -> list[str]:
+        kinds = (RunTask, Process, Leaving)
+        return [type(each).__name__ for each in gc.get_objects() if isinstance(each, kinds)]
+
+    async with serving(scripted.env) as served:
+        gc.collect()
+        before = left()
+        gc.disable()
+        try:
+            assert (await served.prompt(output_format=output_format)).status_code == 200
+            await until(lambda: left() == before, within_s=5)  # less than `TRIM_EVERY_S`
+        finally:
+            gc.enable()

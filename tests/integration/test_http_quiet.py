@@ -12,6 +12,7 @@ from starlette.types import Message
 
 from clinvk.api.access.key_policy import Grants
 from clinvk.api.access.keys import Keys
+from clinvk.api.access.workdirs import Workdirs
 from clinvk.api.endpoints.prompts import RunEndpoint
 from clinvk.api.endpoints.runs import Viewers
 from clinvk.config.model import ServerSettings, Settings
@@ -83,7 +84,7 @@ class Client:
             runs,
             MemoryStore(),
             settings,
-            ENV,
+            Workdirs(settings, ENV, REGISTRY),
             Grants(Keys(), MemoryStore()),
             REGISTRY,
             tick_s=TICK_S,

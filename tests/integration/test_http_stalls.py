@@ -178,3 +178,20 @@ async def test_request_whose_preparation_hangs_is_refused(scripted: Scripted, mo
     assert answer.status_code == 503
     assert answer.json()["code"] == "resources_exhausted"
     assert answer.headers["retry-after"] == "5"
+
+
+async def test_first_prompt_in_a_directory_takes_one_thread(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[object] = []
+    release = asyncio.Semaphore.release
+
+    def counted(self: asyncio.Semaphore) -> None:
+        jobs.append(self)
+        release(self)
+
+    monkeypatch.setattr(asyncio.Semaphore, "release", counted)  # `Lookups` releases its bound after each thread's job
+    async with serving(scripted.env) as served:
+        answer = await served.prompt(workdir=str(tmp_path))
+    assert answer.status_code == 200
+    assert len(jobs) == 1

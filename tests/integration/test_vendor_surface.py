@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 import records
 from clinvk.api.access.key_policy import Grants
 from clinvk.api.access.keys import Keys
+from clinvk.api.access.workdirs import Workdirs
 from clinvk.api.endpoints import continuation
 from clinvk.api.endpoints.prompts import RunEndpoint
 from clinvk.backends.base import Backend, Host, Launch
@@ -403,9 +404,8 @@ def endpoint(
     dialect: Dialect, runs: LocalRuns, hold_s: float, raises: bool = True, begun: asyncio.Event | None = None
 ) -> httpx.AsyncClient:
     """Give a client of an endpoint; `begun` is set once something of an answer was sent."""
-    answer = RunEndpoint(
-        dialect, runs, MemoryStore(), Settings(), {}, Grants(Keys(), MemoryStore()), SHELL, tick_s=0.03, hold_s=hold_s
-    )
+    workdirs, grants = Workdirs(Settings(), {}, SHELL), Grants(Keys(), MemoryStore())
+    answer = RunEndpoint(dialect, runs, MemoryStore(), Settings(), workdirs, grants, SHELL, tick_s=0.03, hold_s=hold_s)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def noted(message: Message) -> None:

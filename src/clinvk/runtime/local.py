@@ -64,6 +64,7 @@ class LocalRuns:
         open_files: int | None = None,
         most_of: Callable[[str], int | None] = lambda _: None,
         home: Path | None = None,
+        lookups: Lookups | None = None,
     ) -> None:
         server = settings.server
         chosen = process_tags.choose()
@@ -84,7 +85,7 @@ class LocalRuns:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
         self._autosave = Autosave(store)
-        self._lookups = Lookups()
+        self._lookups = lookups or Lookups()
         self._closing = False
         self._guard = Guard(chosen, self._bounds, Claim(home, chosen.server) if home else None)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)

@@ -55,7 +55,9 @@ class Applicant(NamedTuple):
 
 
 class Place:
-    """A run's place: first in the queue, then a slot once `held`."""
+    """A run's place: first in the queue, then a slot while `held`."""
+
+    __slots__ = ("__weakref__", "_slots", "granted", "held", "number", "run")
 
     def __init__(self, slots: "Slots", run: Applicant, number: int, granted: Callable[[], None]) -> None:
         self.run = run
@@ -99,26 +101,18 @@ class QueueLimits(NamedTuple):
     queued_bytes: int = 0
 
 
-_Line = tuple[str, Share | None]
-"""Runs of a client with the same backend and share are served in order."""
-
-
 class _Client:
-    """The runs of a client."""
+    """The runs of a client. Runs with the same backend and share wait in one line and are served in order."""
+
+    __slots__ = ("held", "held_bytes", "lines", "queued")
 
     def __init__(self) -> None:
-        self.held = 0
-        self.held_bytes = 0
-        self.queued = 0
-        self.lines: dict[_Line, OrderedDict[int, Place]] = {}
+        self.held = self.held_bytes = self.queued = 0
+        self.lines: dict[tuple[str, Share | None], dict[int, Place]] = {}
 
-    @property
-    def is_idle(self) -> bool:
-        return not (self.held or self.held_bytes or self.lines)
-
-    def queue(self) -> dict[_Line, OrderedDict[int, Place]]:
-        """Return the lines of runs that wait for a slot rather than for their share."""
-        return {key: line for key, line in self.lines.items() if not (key[1] and key[1].is_taken)}
+    def queue(self) -> Iterator[tuple[str, dict[int, Place]]]:
+        """Yield backend and line of the runs that wait for a slot rather than for their share."""
+        return ((backend, line) for (backend, share), line in self.lines.items() if not (share and share.is_taken))
 
 
 class Slots:
@@ -127,41 +121,34 @@ class Slots:
     A free slot goes to the client with the fewest slots, with equal clients in turn, and within the client to the
     earliest run. A full backend, share or client blocks no other. No client can fill the queue: a client's queued runs,
     in number and in bytes, may not exceed the room left for the other clients.
+
+    Attributes:
+        busy: the number of held slots.
+        queued: the number of places in the queue; runs that wait for their share are not in the queue.
     """
 
     def __init__(self, limits: QueueLimits, most_of: Callable[[str], int | None] = lambda _: None) -> None:
         """Use `most_of` for the maximum of active runs of a client; None means no limit."""
+        self.busy = self.queued = 0
         self._limits = limits
         self._most_of = most_of
         self._arrived = 0
         self._held: dict[str, int] = {}
         self._held_bytes = 0
-        self._queued = 0
         self._clients: OrderedDict[str, _Client] = OrderedDict()  # in the order of their turns
-        self._members: set[Place] = set()
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None
 
     def resize(self, limits: QueueLimits) -> None:
         """Change the limits; current places are kept."""
         self._limits = limits
         self._serve()
 
-    @property
-    def busy(self) -> int:
-        """The number of held slots."""
-        return sum(self._held.values())
-
-    @property
-    def queued(self) -> int:
-        """The number of places in the queue."""
-        return self._queued
-
     def occupancy(self, backends: Iterable[str]) -> Occupancy:
         """Return the numbers of running and queued runs of the given backends."""
         running = {backend: self._held.get(backend, 0) for backend in backends}
         queued = dict.fromkeys(running, 0)
         for client in self._clients.values():
-            for (backend, _), line in client.queue().items():
+            for backend, line in client.queue():
                 if backend in queued:
                     queued[backend] += len(line)
         return Occupancy(running, queued, self._limits.total, self._limits.queued)
@@ -169,35 +156,37 @@ class Slots:
     def enter(self, run: Applicant, granted: Callable[[], None], may_wait: bool = True) -> Place:
         """Take a slot or a place in the queue; `granted` is called once the run holds a slot.
 
+        A free slot is granted at once: no queued run could use the slot, or the slot would not be free.
+
         Raises:
             QueueFull: no slot is free and the queue has no room for the run, or the run may not wait.
         """
-        if obstacle := self._obstacle(run) if may_wait else self._taken_slots(run):
-            raise QueueFull(obstacle, _RETRY_AFTER_S)
-        place = Place(self, run, self._arrived, granted)
+        if obstacle := self._taken_slots(run):
+            obstacle = obstacle if not may_wait else self._taken_queue(run.client, run.held_bytes)
+            if obstacle:
+                raise QueueFull(obstacle, _RETRY_AFTER_S)
+            must_wait = True
+        else:
+            must_wait = run.share is not None and run.share.is_taken
         self._arrived += 1
-        self._members.add(place)
-        client = self._client(run.client)
-        client.lines.setdefault((run.backend, run.share), OrderedDict())[place.number] = place
-        self._count(place, 1)
-        self._hold(run.client, run.held_bytes)
-        if not self._taken_slots(run):
-            self._serve()
+        place = Place(self, run, self._arrived, granted)
+        if must_wait:
+            self._client(run.client).lines.setdefault((run.backend, run.share), {})[place.number] = place
+            self._count_waiting(run, 1)
+        else:
+            self._client(run.client)
+            self._grant(place)
+            self._notify()
         return place
 
     def left(self, place: Place) -> None:
         """Remove a place, and serve the next runs."""
-        if place not in self._members:
-            return
-        self._members.remove(place)
         if place.held:
-            self._held[place.run.backend] -= 1
-            self._clients[place.run.client].held -= 1
-            self._clients.move_to_end(place.run.client)
-            self._hold_share(place, -1)
-            self._forget_if_idle(place.run.client)
-        else:
-            self._step_out(place)
+            place.held = False
+            self._count_held(place.run, -1)
+        elif not self._step_out(place):
+            return
+        self._forget_if_idle(place.run.client)
         self._serve()
 
     @contextmanager
@@ -209,24 +198,28 @@ class Slots:
         """
         if obstacle := self._taken_memory(client, held_bytes):
             raise QueueFull(obstacle, _RETRY_AFTER_S)
-        self._hold(client, held_bytes)
+        self._count_bytes(client, held_bytes)
         try:
             yield
         finally:
-            self._hold(client, -held_bytes)
+            self._count_bytes(client, -held_bytes)
+            self._forget_if_idle(client)
             self._serve()
 
     async def room(self, run: Applicant) -> None:
         """Wait until `enter` would accept a run; another run may still take the room first."""
-        while self._obstacle(run):
+        while self._taken_slots(run) and self._taken_queue(run.client, run.held_bytes):
+            self._changed = self._changed or asyncio.Event()
             await self._changed.wait()
 
     def position(self, place: Place) -> int | None:
         """Return the run's position if clients keep taking turns; None if the run is not in the queue."""
         run, own = place.run, self._clients.get(place.run.client)
-        if place.held or place not in self._members or own is None or (run.share and run.share.is_taken):
+        if own is None or place.number not in own.lines.get((run.backend, run.share), ()):
             return None
-        before = sum(number < place.number for line in own.queue().values() for number in line)
+        if run.share and run.share.is_taken:
+            return None
+        before = sum(number < place.number for _, line in own.queue() for number in line)
         position, is_earlier = before + 1, True
         for client in self._clients.values():
             if client is own:
@@ -237,44 +230,44 @@ class Slots:
         return position
 
     def _client(self, name: str) -> _Client:
-        return self._clients.setdefault(name, _Client())
+        if (client := self._clients.get(name)) is None:
+            client = self._clients[name] = _Client()
+        return client
 
     def _forget_if_idle(self, name: str) -> None:
-        if self._clients[name].is_idle:
+        client = self._clients[name]
+        if not (client.held or client.held_bytes or client.lines):
             del self._clients[name]
 
-    def _hold(self, client: str, held_bytes: int) -> None:
+    def _count_bytes(self, client: str, added: int) -> None:
         """Add to the counted memory of a client; a negative number subtracts."""
-        self._held_bytes += held_bytes
-        self._client(client).held_bytes += held_bytes
-        self._forget_if_idle(client)
-
-    def _count(self, place: Place, added: int) -> None:
-        """Count a place entering or leaving a line; places waiting for a share are not in the queue."""
-        share = place.run.share
-        if share:
-            share.waiting += added
-        if not (share and share.is_taken):
-            self._count_queued(place.run.client, added)
+        self._held_bytes += added
+        self._client(client).held_bytes += added
 
     def _count_queued(self, client: str, added: int) -> None:
         self._clients[client].queued += added
-        self._queued += added
+        self.queued += added
 
-    def _hold_share(self, place: Place, added: int) -> None:
-        """Count a slot of a share; while the share is taken, its waiting runs are not in the queue."""
-        if not (share := place.run.share):
-            return
-        was_taken = share.is_taken
-        share.held += added
-        if was_taken != share.is_taken:
-            self._count_queued(place.run.client, share.waiting if was_taken else -share.waiting)
+    def _count_waiting(self, run: Applicant, added: int) -> None:
+        """Count a run entering or leaving a line."""
+        if run.share:
+            run.share.waiting += added
+        if not (run.share and run.share.is_taken):
+            self._count_queued(run.client, added)
+        if run.held_bytes:
+            self._count_bytes(run.client, added * run.held_bytes)
 
-    def _obstacle(self, run: Applicant) -> str:
-        """Return why a run can neither take a slot nor wait, or an empty string."""
-        if not self._taken_slots(run):
-            return ""
-        return self._taken_queue(run.client) or self._taken_memory(run.client, run.held_bytes)
+    def _count_held(self, run: Applicant, added: int) -> None:
+        """Count a run taking or leaving a slot. While a share is taken, its waiting runs are not in the queue."""
+        self.busy += added
+        self._held[run.backend] = self._held.get(run.backend, 0) + added
+        self._clients[run.client].held += added
+        self._clients.move_to_end(run.client)
+        if share := run.share:
+            was_taken = share.is_taken
+            share.held += added
+            if was_taken != share.is_taken:
+                self._count_queued(run.client, share.waiting if was_taken else -share.waiting)
 
     def _taken_slots(self, run: Applicant) -> str:
         """Return why no slot is free for a run, ignoring its share, or an empty string."""
@@ -282,13 +275,14 @@ class Slots:
             return ""
         return f"no slot is free: {self.busy} runs are under way (server.max_concurrent_runs: {self._limits.total})"
 
-    def _taken_queue(self, client: str) -> str:
+    def _taken_queue(self, client: str, held_bytes: int) -> str:
+        """Return why a run cannot wait, or an empty string."""
         most = self._limits.queued
         own = known.queued if client and (known := self._clients.get(client)) else 0
-        if self._queued < most and own <= most - self._queued:
-            return ""
+        if self.queued < most and own <= most - self.queued:
+            return self._taken_memory(client, held_bytes)
         return (
-            f"the queue has no room for this client: {self._queued} runs wait, {own} of them of this client "
+            f"the queue has no room for this client: {self.queued} runs wait, {own} of them of this client "
             f"(server.max_queued_runs: {most})"
         )
 
@@ -314,18 +308,22 @@ class Slots:
         return most is not None and client in self._clients and self._clients[client].held >= most
 
     def _serve(self) -> None:
-        """Assign free slots to the next runs, and wake all callers of `room`."""
-        while first := self._first():
-            name, client = first.run.client, self._clients[first.run.client]
-            first.held = True
-            client.held += 1
-            self._clients.move_to_end(name)
-            self._held[first.run.backend] = self._held.get(first.run.backend, 0) + 1
+        """Assign free slots to the next runs."""
+        while self.queued and (first := self._first()):
             self._step_out(first)
-            self._hold_share(first, 1)
-            first.granted()
-        self._changed.set()
-        self._changed = asyncio.Event()
+            self._grant(first)
+        self._notify()
+
+    def _grant(self, place: Place) -> None:
+        place.held = True
+        self._count_held(place.run, 1)
+        place.granted()
+
+    def _notify(self) -> None:
+        """Wake all callers of `room`."""
+        if self._changed:
+            self._changed.set()
+            self._changed = None
 
     def _first(self) -> Place | None:
         """Return the next run to serve, or None if no slot is free for any run."""
@@ -335,21 +333,24 @@ class Slots:
         for name, client in self._clients.items():
             if not client.queued or (first and client.held >= fewest) or self._has_most(name):
                 continue
-            lines = (line for (backend, _), line in client.queue().items() if self._has_slot(backend))
+            lines = (line for backend, line in client.queue() if self._has_slot(backend))
             if heads := [next(iter(line.values())) for line in lines]:
                 fewest, first = client.held, min(heads, key=lambda place: place.number)
                 if not fewest:
                     break
         return first
 
-    def _step_out(self, place: Place) -> None:
-        """Take a place out of the queue."""
-        self._count(place, -1)
-        lines, key = self._clients[place.run.client].lines, (place.run.backend, place.run.share)
-        del lines[key][place.number]
-        if not lines[key]:
-            del lines[key]
-        self._hold(place.run.client, -place.run.held_bytes)
+    def _step_out(self, place: Place) -> bool:
+        """Take a place out of its line; return False if the place is in no line."""
+        run = place.run
+        lines = self._clients[run.client].lines if run.client in self._clients else {}
+        line = lines.get((run.backend, run.share), {})
+        if line.pop(place.number, None) is None:
+            return False
+        if not line:
+            del lines[run.backend, run.share]
+        self._count_waiting(run, -1)
+        return True
 
 
 LEAST_RUNS = 16
@@ -396,12 +397,13 @@ def queue_limits(server: ServerSettings, runs: int) -> QueueLimits:
 
 def held_bytes(request: RunRequest) -> int:
     """Estimate the memory of a waiting run; options count twice, for the request and for the record."""
-    options = msgspec.json.encode((request.metadata, request.output_schema, request.answer_as, request.extra))
-    values = sum(map(options.count, (b",", b"[", b"{")))
+    options = (request.metadata, request.output_schema, request.answer_as, request.extra)
+    encoded = msgspec.json.encode(options) if any(options) else b""
+    values = sum(map(encoded.count, (b",", b"[", b"{")))
     # A non-ASCII text also holds a UTF-8 copy, which the store creates.
     texts = (request.prompt, request.system_prompt or "")
     held = sum(sys.getsizeof(text) * (1 if text.isascii() else 2) for text in texts)
-    return held + sum(len(image.data) for image in request.images) + 2 * (len(options) + values * _VALUE_BYTES)
+    return held + sum(len(image.data) for image in request.images) + 2 * (len(encoded) + values * _VALUE_BYTES)
 
 
 def _memory_bytes() -> int:

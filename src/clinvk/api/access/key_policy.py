@@ -43,11 +43,11 @@ class Grants:
     few seconds for queued requests. Runs under way continue when the daily usage reaches the limit.
     """
 
-    def __init__(self, keys: Keys, store: SessionStore) -> None:
+    def __init__(self, keys: Keys, store: SessionStore, lookups: Lookups | None = None) -> None:
         self._keys = keys
         self._store = store
         self._spent: dict[str, _Spent] = {}
-        self._lookups = Lookups()
+        self._lookups = lookups or Lookups()
 
     async def admit(self, request: RunRequest, key_name: str) -> RunRequest:
         """Check a completed request against the policy of its key. Return the request with the name of the key.

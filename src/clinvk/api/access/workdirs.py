@@ -34,12 +34,18 @@ class Workdirs:
     `server.default_workdir`, which the operator has chosen, unless the directory was replaced.
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        registry: Mapping[str, Backend],
+        lookups: Lookups | None = None,
+    ) -> None:
         self._default = settings.server.default_workdir
         self._lists = (settings.server.allowed_workdir_prefixes, settings.server.blocked_workdir_prefixes)
         self._environ = environ
         self._built_in = _built_in(settings, environ, registry)
-        self.lookups = Lookups()
+        self._lookups = lookups or Lookups()
 
     def check_default(self) -> None:
         """Check `server.default_workdir` before the first request.
@@ -96,7 +102,7 @@ class Workdirs:
             return self.settle(request)
         of_session = session.working_dir if session else None
         look = partial(self.settle, request, session)
-        return await self.lookups.run(look, of_session, request.workdir, *request.add_dirs)
+        return await self._lookups.run(look, of_session, request.workdir, *request.add_dirs)
 
     def settle(self, request: RunRequest, session: Session | None = None) -> RunRequest:
         """Return the request with existing directories. The working directory of a session takes precedence.

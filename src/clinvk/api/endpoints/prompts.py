@@ -80,7 +80,7 @@ class RunEndpoint:
         runs: Runs,
         store: SessionStore,
         settings: Settings,
-        environ: Mapping[str, str],
+        workdirs: Workdirs,
         grants: Grants,
         registry: Mapping[str, Backend],
         tick_s: float = TICK_S,
@@ -91,7 +91,7 @@ class RunEndpoint:
         self.runs = runs
         self.store = store
         self.settings = settings
-        self.workdirs = Workdirs(settings, environ, registry)
+        self.workdirs = workdirs
         self.allowance = Allowance(settings, registry)
         self.grants = grants
         self.tick_s = tick_s

@@ -9,7 +9,7 @@ from starlette.types import Receive
 
 from clinvk.api.http.response import ClientGone, Reply
 
-_WATCH_AFTER_S = 0.02
+_WATCH_AFTER_S = 0.1
 
 
 class Leaving:
@@ -47,6 +47,7 @@ class Leaving:
         if self._watcher:
             self._watcher.remove_done_callback(self._watched)
             self._watcher.cancel()
+            self._watcher = None  # its error refers to this object: a cycle would keep the request in memory
         if self._reason and self._task and isinstance(error, asyncio.CancelledError) and not self._task.uncancel():
             raise self._reason from None
 

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 from clinvk.api.access.auth import Doors, Gate
 from clinvk.api.access.cors import Cors
 from clinvk.api.access.key_policy import Grants
+from clinvk.api.access.workdirs import Workdirs
 from clinvk.api.endpoints.health import Inventory, Status
 from clinvk.api.endpoints.models import Counting, Models
 from clinvk.api.endpoints.prompts import RunEndpoint, SpelledOut
@@ -44,6 +45,7 @@ def create_app(
     inventory: Inventory,
     doors: Doors,
     grants: Grants,
+    workdirs: Workdirs,
     watching: Watching,
     registry: Mapping[str, Backend],
 ) -> Front:
@@ -53,7 +55,7 @@ def create_app(
     responses = Responses(runs, store, viewers)
 
     def run(dialect: Dialect, spelled_out: SpelledOut | None = None) -> RunEndpoint:
-        return RunEndpoint(dialect, runs, store, settings, environ, grants, registry, spelled_out=spelled_out)
+        return RunEndpoint(dialect, runs, store, settings, workdirs, grants, registry, spelled_out=spelled_out)
 
     prompts = run(paths.REST)
 

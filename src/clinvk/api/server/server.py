@@ -39,6 +39,7 @@ from clinvk.remote.socket_server import SocketServer
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import ConfigError
@@ -267,8 +268,9 @@ async def opened(
     started = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
-            doors, grants = await entrance.doors(settings.server, taken, sockets), Grants(taken, store)
-            workdirs = Workdirs(settings, environ, registry)
+            lookups = Lookups()
+            doors, grants = await entrance.doors(settings.server, taken, sockets), Grants(taken, store, lookups)
+            workdirs = Workdirs(settings, environ, registry, lookups)
 
             def admit_now(request: RunRequest) -> str:
                 real = workdirs.admit(request)
@@ -276,7 +278,7 @@ async def opened(
                 return real
 
             async def admit(request: RunRequest) -> str:
-                return await workdirs.lookups.run(partial(admit_now, request), request.workdir, *request.add_dirs)
+                return await lookups.run(partial(admit_now, request), request.workdir, *request.add_dirs)
 
             def judge(request: RunRequest, place: str) -> Sequence[str]:
                 grants.judge(request, workdirs.original(place))
@@ -296,6 +298,7 @@ async def opened(
                     open_files=open_files,
                     most_of=grants.max_runs,
                     home=home(environ),
+                    lookups=lookups,
                 ) as runs,
             ):
                 inventory = Inventory(settings, environ, runs.version, registry)
@@ -308,7 +311,17 @@ async def opened(
                     return Orchestrations(runs, store, runs.spawner, needed, rule=judge)
 
                 front = create_app(
-                    settings, environ, runs, store, orchestrations, inventory, doors, grants, watching, registry
+                    settings,
+                    environ,
+                    runs,
+                    store,
+                    orchestrations,
+                    inventory,
+                    doors,
+                    grants,
+                    workdirs,
+                    watching,
+                    registry,
                 )
                 server = Server(front, settings.server, started.set)
                 group.create_task(server.serve(sockets))

@@ -104,15 +104,13 @@ class Lookups:
         Raises:
             InvalidRequest: the look-up took too long, or too many other look-ups are stuck.
         """
-        since = time.monotonic() - _TRUSTED_S
-        paths = [path for path in directories if path]
-        if paths and all(self._answered_at.get(path, 0.0) > since for path in paths):
-            found = look()
-        else:
-            found = await self._in_thread(look)
-        if len(self._answered_at) > _MOST_TRUSTED:
-            self._answered_at.clear()
-        self._answered_at.update(dict.fromkeys(paths, time.monotonic()))
+        answered_at, paths = self._answered_at, [path for path in directories if path]
+        oldest = min([answered_at.get(path, 0.0) for path in paths], default=0.0)
+        found = look() if oldest > time.monotonic() - _TRUSTED_S else await self._in_thread(look)
+        if len(answered_at) > _MOST_TRUSTED:
+            answered_at.clear()
+        for path in paths:
+            answered_at[path] = time.monotonic()
         return found
 
     async def _in_thread(self, look: Callable[[], T]) -> T:

@@ -137,6 +137,7 @@ class _OwnRun:
             if task.phase is Phase.ENDED:
                 task.slot.leave()
         finally:
+            self._last = None  # the process refers to this object: a cycle would keep the prompt in memory
             await task.spawner.sweep(process)
 
     async def _spawn(self, folder: PrivateFolder) -> Process:
