@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from acceptance.command import Clinvk, until
+from acceptance.outcomes import ChainOutcome
 from acceptance.terminal import on_terminal
-from clinvk.cli.orchestrate.outcomes import ChainOutcome
 from scripted.steps import claude_says, exits, says, stderr, wait_for
 
 STEPS = """\

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from acceptance.command import Clinvk
+from acceptance.outcomes import CompareOutcome
 from acceptance.terminal import on_terminal
-from clinvk.cli.orchestrate.outcomes import CompareOutcome
 from clinvk.cli.terminal.table import width
 from repositories import Repository
 from scripted.steps import claude_says, exits, says, stderr, touch

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from acceptance.command import Clinvk, read_until, until
+from acceptance.outcomes import ParallelOutcome, PartOutcome
 from acceptance.terminal import on_terminal
-from clinvk.cli.orchestrate.outcomes import ParallelOutcome, PartOutcome
 from clinvk.cli.terminal.table import width
 from scripted.steps import claude_says, exits, hang, ignore, says, stderr, touch, wait_for
 

@@ -6,9 +6,9 @@ from functools import partial
 import msgspec
 import pytest
 
+from acceptance.outcomes import ParallelOutcome
 from agents.machine import Machine
 from agents.machine import clinvk as _clinvk
-from clinvk.cli.orchestrate.outcomes import ParallelOutcome
 from clinvk.types.orchestration import ChangedFile
 from repositories import Repository
 

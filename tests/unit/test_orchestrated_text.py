@@ -6,8 +6,9 @@ import time
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cli.orchestrate.progress_live import Display
+from clinvk.cli.orchestrate.progress import LiveProgress
 from clinvk.cli.orchestrate.result_text import answers, failed_checks, overview, side_by_side, wrapped
+from clinvk.cli.sessions.session_text import TextView
 from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.table import width
 from clinvk.types.errors import Cancelled, TimedOut
@@ -91,7 +92,7 @@ def test_table_has_a_status_for_each_outcome() -> None:
         not_run(3, part(), Cancelled("not run")),
     )
     plan = Parallel(parts=tuple(result.part for result in results))
-    head, *rows, totals = overview(summary(plan, *results), None, None, show_tokens=True)
+    head, *rows, totals = overview(summary(plan, *results), TextView(0.0), show_tokens=True)
     assert head.split() == ["INDEX", "BACKEND", "STATUS", "DURATION", "TITLE"]
     assert [row[16:].strip() for row in rows] == [
         "done          1.2 s  first",
@@ -105,7 +106,7 @@ def test_table_has_a_status_for_each_outcome() -> None:
 def test_table_of_isolated_agents_has_changed_files_and_check() -> None:
     change = Change(diff="", is_cut=False, files=(), branch="b", path="/p", kept=True)
     result = replace(done(0, "an\nanswer"), change=change, check=Check(passed=False, exit_code=1, output=""))
-    head, row, _ = overview(compared(result), None, None, show_tokens=False)
+    head, row, _ = overview(compared(result), TextView(0.0), show_tokens=False)
     assert head.split() == ["INDEX", "BACKEND", "STATUS", "DURATION", "FILES", "CHECK", "TITLE"]
     assert row.split() == ["0", "claude", "done", "1.2", "s", "0", "failed", "an", "answer"]
 
@@ -118,13 +119,15 @@ def test_output_of_failed_checks_is_printed() -> None:
 
 def test_totals_count_the_steps_that_were_not_run() -> None:
     plan = Chain(parts=(part(), part(), part()))
-    assert overview(summary(plan, done(0, "x")), None, None, show_tokens=False)[-1] == (
+    assert overview(summary(plan, done(0, "x")), TextView(0.0), show_tokens=False)[-1] == (
         "3 steps: 1 done, 2 not run in 2.5 s"
     )
 
 
 async def test_display_fits_the_terminal_with_many_parts() -> None:
-    display = Display(Parallel(parts=tuple(part(f"n{index}") for index in range(1000))), Notes({}), color=False)
+    display = LiveProgress(
+        Parallel(parts=tuple(part(f"n{index}") for index in range(1000))), Notes({}), is_colored=False
+    )
     for index in (0, 1, 3):
         await display.ended(done(index, WIDE, f"n{index}"))
     lines = display.drawn(60, 12)
@@ -138,7 +141,7 @@ async def test_display_fits_the_terminal_with_many_parts() -> None:
 @pytest.mark.parametrize("columns", [8, 20, 40, 100])
 async def test_colors_take_no_room_in_the_display(columns: int) -> None:
     parts = tuple(part(f"n{index}") for index in range(3))
-    plain, colored = (Display(Parallel(parts=parts), Notes({}), color=color) for color in (False, True))
+    plain, colored = (LiveProgress(Parallel(parts=parts), Notes({}), is_colored=color) for color in (False, True))
     for display in (plain, colored):
         await display.ended(done(0, WIDE, "n0"))
         await display.ended(failed(1, "agent_failed"))
@@ -148,7 +151,7 @@ async def test_colors_take_no_room_in_the_display(columns: int) -> None:
 
 
 async def test_drawing_time_does_not_grow_with_parts() -> None:
-    display = Display(Parallel(parts=(part(),) * 50_000), Notes({}), color=False)
+    display = LiveProgress(Parallel(parts=(part(),) * 50_000), Notes({}), is_colored=False)
     for index in range(40_000):
         await display.ended(done(index, "x"))
     began = time.process_time()

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clinvk.cli.orchestrate.task_files import InvalidFile, TaskFile, in_json, parse, read
+from clinvk.cli.orchestrate.task_files import InvalidFile, TaskFile, parse, read
+from clinvk.cli.orchestrate.task_yaml import json_position
 from clinvk.dialects.rest.bodies import ParallelBody
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
 
@@ -125,7 +126,20 @@ def test_error_in_json_lines_has_the_line_of_the_file() -> None:
 
 
 def test_error_position_is_that_of_the_last_duplicate_key() -> None:
-    assert in_json('{"a": {"b": 1}, "a": {"b": [1, {"c": 2}]}}', ["a", "b", "1", "c"]).column == 33
+    assert json_position('{"a": {"b": 1}, "a": {"b": [1, {"c": 2}]}}', ["a", "b", "1", "c"]).column == 33
+
+
+@pytest.mark.parametrize(
+    "before",
+    ['"\\ud83d\\ude00"', '"\u2028\x85\x7f"', '"a\\\\ud83d"', '\t"x"', '"\\/"', "1e400", '"' + "x" * 2000 + '"'],
+)
+def test_error_position_follows_text_that_yaml_does_not_allow(before: str) -> None:
+    line = f'[{before}, {{"a":1}}]'
+    assert json_position(f"[\n\t{line}\n]", ["0", "1", "a"]) == (2, line.index('"a"') + 2)
+
+
+def test_error_position_of_json_that_is_no_yaml_is_its_beginning() -> None:
+    assert json_position("[" * 3000 + "]" * 3000, ["0"]) == (1, 1)
 
 
 def test_format_is_detected_from_name_or_content() -> None:

@@ -4,8 +4,6 @@ import asyncio
 import os
 import re
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
@@ -33,13 +31,7 @@ class OutputFolder(Observer):
         self._notes = notes
         self._written: set[int] = set()
 
-    def __enter__(self) -> Self:
-        """Return the folder."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Close the folder."""
         os.close(self._fd)
 

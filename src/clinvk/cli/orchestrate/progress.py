@@ -1,18 +1,28 @@
-"""Progress of an orchestration on stderr: a line when a part begins or ends, and the words of every display."""
+"""Progress of an orchestration on stderr: a line when a part begins or ends, or on a terminal a live table."""
 
 import asyncio
+import os
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import NamedTuple
 
 import msgspec
 
-from clinvk.cli.terminal.output import STDERR, Notes, is_writable, without_sequences
+from clinvk.cli.terminal.output import STDERR, Notes, is_writable, without_sequences, write
 from clinvk.cli.terminal.streams import writable
+from clinvk.cli.terminal.table import Column, colored, cut, cut_left, one_line, table, width
 from clinvk.cli.terminal.times import duration
 from clinvk.orchestrate.orchestration import Observer
 from clinvk.runtime.runs import Run
 from clinvk.types.errors import TimedOut
-from clinvk.types.events import Event, Logged, Progress, ThinkingDelta, ToolCall
+from clinvk.types.events import Event, Logged, Progress, TextDelta, ThinkingDelta, ToolCall
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
+
+COLORS = {"failed": "\x1b[31m", "timed out": "\x1b[31m", "cancelled": "\x1b[33m", "done": "\x1b[32m"}
+"""The color of each status."""
 
 _INPUT_SHOWN = 200
 
@@ -22,8 +32,7 @@ def label(plan: Plan, index: int, part: Part) -> str:
     if part.is_judge:
         return f"judge ({part.request.backend})"
     number = f"step {index + 1}" if isinstance(plan, Chain) else f"[{index}]"
-    about = part.name or part.id
-    return f"{number} {part.request.backend}" + (f" {about}" if about else "")
+    return " ".join(filter(None, (number, part.request.backend, part.name or part.id)))
 
 
 def status(result: PartResult) -> str:
@@ -35,8 +44,7 @@ def status(result: PartResult) -> str:
     return "timed out" if result.error.code == TimedOut.code else "failed"
 
 
-def tokens(result: PartResult) -> int:
-    """Return the number of tokens that a part used."""
+def _tokens(result: PartResult) -> int:
     usage = result.result.usage
     return usage.input_tokens + usage.output_tokens if usage else 0
 
@@ -72,27 +80,169 @@ class ProgressLines(Observer):
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Print the activity of a verbose part."""
-        if not part.request.verbose:
-            return
-        for _, _, event in batch:
+        for _, _, event in batch if part.request.verbose else ():
             if not isinstance(event, ThinkingDelta) and (text := activity(event)):
                 await self._print(self._notes.say, f"{label(self._plan, index, part)}: {text}")
 
     async def ended(self, result: PartResult) -> None:
         """Print the outcome of a part."""
-        if result.part.dry_run:
-            return
         line = f"{label(self._plan, result.index, result.part)}: {status(result)}"
         if result.run_id:
             line += f" after {duration(result.duration_s)}"
-        if used := tokens(result):
+        if used := _tokens(result):
             line += f", {used:,} tokens"
         if result.error:
             await self._print(self._notes.error, f"{line}: {result.error.message}")
-        else:
+        elif not result.part.dry_run:
             await self._print(self._notes.say, line)
 
     async def _print(self, say: Callable[[str], None], line: str) -> None:
         async with self._turn:
             await writable(STDERR)
             say(line)
+
+
+_EVERY_S = 0.2
+_TAIL_CHARS = 300
+_LINES_AROUND = 3
+"""The lines of the terminal besides the parts: head, foot, and the line of the cursor."""
+
+_COLUMNS = (
+    Column("", 12),
+    Column("STATE"),
+    Column("ELAPSED", to_right=True),
+    Column("TOKENS", to_right=True),
+)
+_GAP = 2
+_style = colored({**COLORS, "running": "\x1b[36m"})
+_HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+_CLEAR_LINE, _CLEAR_LINE_ABOVE = "\r\x1b[2K", "\x1b[1A\x1b[2K"
+
+
+class _Running:
+    """A running part; `text` is the end of the answer so far, `did` the activity after it."""
+
+    def __init__(self, part: Part, run: Run) -> None:
+        self.part = part
+        self.run = run
+        self.did = ""
+        self.text = ""
+
+
+class _Row(NamedTuple):
+    """A part in the table; with `is_text`, `last` is cut at the beginning, since the end of an answer says more."""
+
+    cells: tuple[str, str, str, str]
+    last: str = ""
+    is_text: bool = False
+
+
+class LiveProgress(Observer):
+    """Shows the parts in a table; parts that do not fit the terminal are only counted."""
+
+    def __init__(self, plan: Plan, notes: Notes, is_colored: bool) -> None:
+        self._plan = plan
+        self._notes = notes
+        self._is_colored = is_colored
+        self._height = 0
+        self._running: dict[int, _Running] = {}
+        self._ended = {result.index: result for result in plan.done} if isinstance(plan, Chain) else {}
+        self._counts = Counter(map(status, self._ended.values()))
+
+    def begun(self, index: int, part: Part, run: Run) -> None:
+        """Show that a part has begun."""
+        self._running[index] = _Running(part, run)
+
+    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+        """Show the activity of a part."""
+        running = self._running[index]
+        for _, _, event in batch:
+            if isinstance(event, TextDelta):
+                running.text = (running.text + event.text)[-_TAIL_CHARS:]
+                running.did = ""
+            else:
+                running.did = activity(event) or running.did
+
+    async def ended(self, result: PartResult) -> None:
+        """Show the outcome of a part."""
+        self._running.pop(result.index, None)
+        self._ended[result.index] = result
+        self._counts[status(result)] += 1
+
+    async def show(self) -> None:
+        """Redraw the table until cancelled, then clear it. Notes of the meantime are printed above the table.
+
+        While the terminal blocks (Ctrl-S), nothing is drawn: drawing would block the agents.
+        """
+        try:
+            with self._notes.written_by(self._redraw):
+                self._redraw(_HIDE_CURSOR)
+                while True:
+                    await asyncio.sleep(_EVERY_S)
+                    if is_writable(STDERR):
+                        self._redraw()
+        finally:
+            with suppress(OSError):
+                write(STDERR, _SHOW_CURSOR + self._cleared())
+
+    def _redraw(self, above: str = "") -> None:
+        """Replace the table; `above` is text for the lines above the table."""
+        with suppress(OSError):  # the terminal is gone
+            columns, height = os.get_terminal_size(STDERR)
+            lines = self.drawn(columns or 80, height or 24)
+            text = self._cleared() + above + "\n".join(lines)
+            self._height = len(lines)
+            write(STDERR, text)
+
+    def _cleared(self) -> str:
+        return _CLEAR_LINE + _CLEAR_LINE_ABOVE * (self._height - 1)
+
+    def drawn(self, columns: int, height: int) -> list[str]:
+        """Return the lines of the table for a terminal of this size."""
+        rows = self._rows(max(1, height - _LINES_AROUND))
+        cells = [row.cells for row in rows]
+        plain = table(_COLUMNS, cells, columns)
+        styled = table(_COLUMNS, cells, columns, _style) if self._is_colored else plain
+        left = max(map(width, plain)) + _GAP
+        lines: list[str] = []
+        for row, text, seen in zip([_Row(("", "", "", ""), "LAST"), *rows], styled, plain, strict=True):
+            last = (cut_left if row.is_text else cut)(row.last, columns - left)
+            lines.append(f"{text}{' ' * (left - width(seen))}{self._dim(last)}".rstrip())
+        return [*lines, self._dim(cut(self._foot(), columns))]
+
+    def _dim(self, text: str) -> str:
+        return f"\x1b[2m{text}\x1b[0m" if self._is_colored and text else text
+
+    def _rows(self, most: int) -> list[_Row]:
+        """Return as many rows as fit, in the order of the parts: running, then ended, then waiting parts go first."""
+        rows = {index: self._running_row(index, running) for index, running in sorted(self._running.items())[:most]}
+        for index in islice(reversed(self._ended), most - len(rows)):
+            rows[index] = self._ended_row(self._ended[index])
+        parts = enumerate(self._plan.parts)
+        waiting = ((index, part) for index, part in parts if index not in self._running and index not in self._ended)
+        for index, part in islice(waiting, most - len(rows)):
+            rows[index] = _Row((self._label(index, part), "waiting", "", ""))
+        return [rows[index] for index in sorted(rows)]
+
+    def _running_row(self, index: int, running: _Running) -> _Row:
+        """Return the row of a part, with its activity or the last line of its answer so far."""
+        started_at = running.run.started_at
+        line = next((line for line in reversed(running.text.split("\n")) if line.strip()), "")
+        elapsed = duration(max(0.0, time.time() - started_at)) if started_at else ""
+        cells = (self._label(index, running.part), "running" if started_at else "waiting", elapsed, "")
+        return _Row(cells, one_line(running.did or line, _TAIL_CHARS), is_text=not running.did)
+
+    def _ended_row(self, result: PartResult) -> _Row:
+        used = _tokens(result)
+        elapsed = duration(result.duration_s) if result.run_id else ""
+        cells = (self._label(result.index, result.part), status(result), elapsed, f"{used:,}" if used else "")
+        answer = result.result.text.strip().rpartition("\n")[2]
+        return _Row(cells, one_line(without_sequences(result.error.message) if result.error else answer, _TAIL_CHARS))
+
+    def _label(self, index: int, part: Part) -> str:
+        return one_line(label(self._plan, index, part))
+
+    def _foot(self) -> str:
+        waiting = len(self._plan.parts) - len(self._running) - self._counts.total()
+        counts = {**self._counts, "running": len(self._running), "waiting": max(0, waiting)}
+        return ", ".join(f"{number:,} {state}" for state, number in counts.items() if number)

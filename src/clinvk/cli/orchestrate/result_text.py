@@ -1,25 +1,19 @@
 """The outcome of an orchestration as text: answers, changes, checks and the table of all parts. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from difflib import unified_diff
 from itertools import zip_longest
 
 from clinvk.cli.orchestrate.progress import label, status
-from clinvk.cli.sessions.session_text import tokens
+from clinvk.cli.sessions.session_text import BACKEND, TITLE, Fields, TextView, tokens
 from clinvk.cli.terminal.output import harmless, without_sequences
-from clinvk.cli.terminal.table import Column, Style, cut, one_line, table, width
+from clinvk.cli.terminal.table import Column, cut, one_line, readable, width
 from clinvk.cli.terminal.times import duration
-from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, PartResult, Summary
 
-_TITLE_LEAST = 12
-_PIPED_TITLE = 100
 _COLUMN_LEAST = 36
 _CHECK_LINES = 20
 _BETWEEN = "  │  "
-
-COLORS = {"failed": "\x1b[31m", "timed out": "\x1b[31m", "cancelled": "\x1b[33m", "done": "\x1b[32m"}
-"""The color of each status."""
 
 
 def answers(summary: Summary) -> Iterator[str]:
@@ -28,10 +22,15 @@ def answers(summary: Summary) -> Iterator[str]:
         if result.is_cancelled and not result.result.started:
             continue
         yield head(summary, result)
-        yield result.result.text.strip("\n")
-        if result.error:
-            yield _failed(result, result.error)
+        yield from _said(result)
         yield ""
+
+
+def _said(result: PartResult) -> Iterator[str]:
+    """Yield the answer of a part, and its error if it failed."""
+    yield result.result.text.strip("\n")
+    if result.error:
+        yield f"({status(result)}: {one_line(without_sequences(result.error.message))})"
 
 
 def dry_run_judge(summary: Summary) -> Iterator[str]:
@@ -47,20 +46,16 @@ def side_by_side(summary: Summary, most: int) -> list[str]:
     wide = (most - len(_BETWEEN) * (number - 1)) // number
     if number < 2 or wide < _COLUMN_LEAST:
         return []
-    cells = [[cut(head(summary, result), wide), *_column(result, wide)] for result in summary.results]
-    rows = zip_longest(*cells, fillvalue="")
+    columns = [
+        [cut(head(summary, result), wide), *(piece for line in _lines(result) for piece in wrapped(line, wide))]
+        for result in summary.results
+    ]
+    rows = zip_longest(*columns, fillvalue="")
     return [*(_BETWEEN.join(cell + " " * (wide - width(cell)) for cell in row).rstrip() for row in rows), ""]
 
 
-def _column(result: PartResult, wide: int) -> Iterator[str]:
-    for line in result.result.text.strip("\n").split("\n"):
-        yield from wrapped(line, wide)
-    if result.error:
-        yield from wrapped(_failed(result, result.error), wide)
-
-
-def _failed(result: PartResult, error: RunFailed) -> str:
-    return f"({status(result)}: {one_line(without_sequences(error.message))})"
+def _lines(result: PartResult) -> Iterable[str]:
+    return "\n".join(_said(result)).split("\n")
 
 
 def wrapped(line: str, wide: int) -> list[str]:
@@ -93,20 +88,26 @@ def head(summary: Summary, result: PartResult) -> str:
     return f"── {one_line(label(summary.plan, result.index, result.part))} ──"
 
 
-def differences(summary: Summary, patch_lines: Callable[[str], Iterable[str]]) -> Iterator[str]:
-    """Yield the changes of each part; without worktrees, how each answer differs from the first answer.
-
-    `patch_lines` returns the lines of a patch for the output.
-    """
+def differences(summary: Summary, view: TextView) -> Iterator[str]:
+    """Yield the changes of each part; without worktrees, how each answer differs from the first answer."""
     changed = [(result, result.change) for result in summary.results if result.change]
     for result, change in changed:
         yield f"{head(summary, result)} changes"
-        yield from patch_lines(change.diff.rstrip("\n")) if change.diff else ["(none)"]
-        if change.is_cut:
-            yield "(the rest is left out)"
+        yield from _patch(change.diff.rstrip("\n"), view) if change.diff else ["(none)"]
+        yield from ["(the rest is left out)", ""] if change.is_cut else [""]
+    answered = [] if changed else [result for result in summary.results if result.error is None]
+    for other in answered[1:]:
+        first = answered[0]
+        one, two = (one_line(label(summary.plan, result.index, result.part)) for result in (first, other))
+        lines = unified_diff(first.result.text.splitlines(), other.result.text.splitlines(), one, two, lineterm="")
+        diff = "\n".join(lines)
+        yield from _patch(diff, view) if diff else [f"{one} and {two} answer the same"]
         yield ""
-    if not changed:
-        yield from _of_answers(summary, patch_lines)
+
+
+def _patch(patch: str, view: TextView) -> Iterable[str]:
+    """Return the lines of a patch: safe for a terminal, or unchanged."""
+    return readable(patch.split("\n"), is_colored=view.style is not None) if view.most else [patch]
 
 
 def failed_checks(summary: Summary) -> Iterator[str]:
@@ -120,47 +121,27 @@ def failed_checks(summary: Summary) -> Iterator[str]:
             yield ""
 
 
-def _of_answers(summary: Summary, patch_lines: Callable[[str], Iterable[str]]) -> Iterator[str]:
-    answered = [result for result in summary.results if result.error is None]
-    for other in answered[1:]:
-        first = answered[0]
-        one, two = (one_line(label(summary.plan, result.index, result.part)) for result in (first, other))
-        lines = unified_diff(first.result.text.splitlines(), other.result.text.splitlines(), one, two, lineterm="")
-        diff = "\n".join(lines)
-        yield from patch_lines(diff) if diff else [f"{one} and {two} answer the same"]
-        yield ""
+def overview(summary: Summary, view: TextView, show_tokens: bool) -> list[str]:
+    """Return the table of all parts, head first, and the totals."""
+    first = int(isinstance(summary.plan, Chain))
+    changes: Fields[PartResult] = (
+        (Column("FILES", to_right=True), lambda result: str(len(result.change.files)) if result.change else ""),
+    )
+    checks: Fields[PartResult] = ((Column("CHECK"), _check),)
+    fields: Fields[PartResult] = (
+        (Column("STEP" if first else "INDEX", to_right=True), lambda result: str(result.index + first)),
+        (BACKEND, lambda result: result.part.request.backend),
+        (Column("STATUS"), status),
+        (Column("DURATION", to_right=True), lambda result: duration(result.duration_s) if result.run_id else ""),
+        *(changes if any(result.change for result in summary.results) else ()),
+        *(checks if any(result.check for result in summary.results) else ()),
+        (TITLE, lambda result: view.title(_title(summary, result))),
+    )
+    return [*view.table(fields, summary.results), *_totals(summary, show_tokens)]
 
 
-def overview(summary: Summary, most: int | None, style: Style | None, show_tokens: bool) -> list[str]:
-    """Return the table of all parts, head first, and the totals; `most` is the width of the terminal."""
-    columns = [
-        Column("STEP" if isinstance(summary.plan, Chain) else "INDEX", to_right=True),
-        Column("BACKEND"),
-        Column("STATUS"),
-        Column("DURATION", to_right=True),
-    ]
-    has_changes = any(result.change for result in summary.results)
-    has_checks = any(result.check for result in summary.results)
-    columns += [Column("FILES", to_right=True)] if has_changes else []
-    columns += [Column("CHECK")] if has_checks else []
-    columns.append(Column("TITLE", _TITLE_LEAST))
-    rows = [_row(summary, result, most, has_changes, has_checks) for result in summary.results]
-    return [*table(columns, rows, most, style), *_totals(summary, show_tokens)]
-
-
-def _row(summary: Summary, result: PartResult, most: int | None, has_changes: bool, has_checks: bool) -> Sequence[str]:
-    is_chain = isinstance(summary.plan, Chain)
-    check = result.check
-    cells = [
-        str(result.index + 1 if is_chain else result.index),
-        result.part.request.backend,
-        status(result),
-        duration(result.duration_s) if result.run_id else "",
-    ]
-    cells += [str(len(result.change.files)) if result.change else ""] if has_changes else []
-    cells += ["" if check is None else "passed" if check.passed else "failed"] if has_checks else []
-    title = one_line(_title(summary, result))
-    return [*cells, title if most else title[:_PIPED_TITLE]]
+def _check(result: PartResult) -> str:
+    return "" if result.check is None else "passed" if result.check.passed else "failed"
 
 
 def _title(summary: Summary, result: PartResult) -> str:
@@ -172,15 +153,16 @@ def _title(summary: Summary, result: PartResult) -> str:
 
 def _totals(summary: Summary, show_tokens: bool) -> Iterator[str]:
     total = len(summary.plan.parts)
-    what = PART_NOUNS[summary.plan.kind]
-    counts = [f"{summary.completed:,} done"]
-    failed = summary.failed - summary.cancelled
-    counts += [f"{failed:,} failed"] if failed else []
-    counts += [f"{summary.cancelled:,} cancelled"] if summary.cancelled else []
-    not_run = total - len(summary.results)
-    counts += [f"{not_run:,} not run"] if not_run else []
+    counts = {
+        "done": summary.completed,
+        "failed": summary.failed - summary.cancelled,
+        "cancelled": summary.cancelled,
+        "not run": total - len(summary.results),
+    }
+    listed = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count or state == "done")
+    what = f"{PART_NOUNS[summary.plan.kind]}{'' if total == 1 else 's'}"
     used = f"; {tokens(summary.usage)} tokens" if show_tokens else ""
-    yield f"{total:,} {what}{'' if total == 1 else 's'}: {', '.join(counts)} in {duration(summary.duration_s)}{used}"
+    yield f"{total:,} {what}: {listed} in {duration(summary.duration_s)}{used}"
     if verdict := summary.verdict:
         best = verdict.best
         if best is None:

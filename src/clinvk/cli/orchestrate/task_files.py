@@ -6,7 +6,7 @@ Errors name line and column. A body has the same fields as over HTTP: `clinvk.di
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -24,7 +24,6 @@ from clinvk.types.orchestration import Part
 
 T = TypeVar("T")
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
 _BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
 _PARTS = re.compile(r"[^.\[\]]+")
 _LINES_OF_JSON = (".jsonl", ".ndjson")
@@ -137,7 +136,13 @@ def _text(name: str, data: bytes) -> str:
 def _json(text: str, name: str, field: str) -> TaskFile:
     body = text.encode()
     _check_json(body, text, name, 0)
-    return _bodied(name, body, field, lambda path: in_json(text, path))
+    return _bodied(name, body, field, lambda path: _json_position(text, path))
+
+
+def _json_position(text: str, path: Sequence[str]) -> TextPosition:
+    from clinvk.cli.orchestrate.task_yaml import json_position  # an import that only an error needs
+
+    return json_position(text, path)
 
 
 def _check_json(line: bytes, text: str, name: str, start: int) -> None:
@@ -151,10 +156,18 @@ def _check_json(line: bytes, text: str, name: str, start: int) -> None:
         what = str(exc)[: found.start()].removeprefix("JSON is malformed: ").strip() if found else "it ends too early"
         raise _wrong(name, in_text(text, start + at), f"is not valid JSON: {what}") from None
     except _DuplicateKey:
-        key, at = duplicate_in_json(line.decode())
-        raise _wrong(name, in_text(text, start + at), f"{key!r} stands twice") from None
+        from clinvk.cli.orchestrate.task_yaml import json_duplicate  # an import that only an error needs
+
+        found = json_duplicate(line.decode())
+        raise _wrong(name, _moved(in_text(text, start), found.place), str(found)) from None
     except RecursionError:
         raise _wrong(name, in_text(text, start), "is nested too deeply") from None
+
+
+def _moved(start: TextPosition, inside: TextPosition) -> TextPosition:
+    """Return a position of a text that begins at `start` in a longer text."""
+    column = inside.column + (start.column - 1 if inside.line == 1 else 0)
+    return TextPosition(start.line + inside.line - 1, column)
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
@@ -185,9 +198,7 @@ def _lines(text: str, name: str, field: str) -> TaskFile:
 
     def find(path: Sequence[str]) -> TextPosition:
         number = int(path[0]) if path else 0
-        row = in_text(text, starts[number])
-        inside = in_json(found[number].decode(), path[1:])
-        return TextPosition(row.line, row.column + inside.column - 1)
+        return _moved(in_text(text, starts[number]), _json_position(found[number].decode(), path[1:]))
 
     return _bodied(name, b"[" + b",".join(found) + b"]", field, find)
 
@@ -276,44 +287,3 @@ def _directory(path: str, base: str, field: str) -> str:
 def in_text(text: str, at: int) -> TextPosition:
     """Return the position of an offset."""
     return TextPosition(text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at))
-
-
-def in_json(text: str, path: Sequence[str]) -> TextPosition:
-    """Return the position of a key or item in valid JSON; if it is missing, of the innermost enclosing value."""
-    wanted = tuple(path)
-    best = len(text) - len(text.lstrip())
-    for inside, at in _entries(text, len(wanted)):
-        if inside == wanted[: len(inside)]:
-            best = at
-    return in_text(text, best)
-
-
-def duplicate_in_json(text: str) -> tuple[str, int]:
-    """Return the first duplicate key and its offset, in valid JSON with a duplicate key."""
-    seen: set[tuple[str, ...]] = set()
-    for path, at in _entries(text, len(text)):
-        if path in seen:
-            return path[-1], at
-        seen.add(path)
-    raise AssertionError("each key stands once")
-
-
-def _entries(text: str, most: int) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Yield the path and offset of each key and item down to depth `most`, outer before inner."""
-    path: list[str | int | None] = []  # None is an object whose next key is still to come
-    for token in _TOKEN.finditer(text):
-        word = token[0]
-        here = path[-1] if path else ""
-        if word in ("]", "}"):
-            path.pop()
-        elif word == ",":
-            path[-1] = here + 1 if isinstance(here, int) else None
-        elif here is None:
-            path[-1] = msgspec.json.decode(word, type=str)
-            if len(path) <= most:
-                yield tuple(map(str, path)), token.start()
-        elif word != ":":
-            if isinstance(here, int) and len(path) <= most:
-                yield tuple(map(str, path)), token.start()
-            if word in ("[", "{"):
-                path.append(0 if word == "[" else None)

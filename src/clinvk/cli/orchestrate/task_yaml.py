@@ -1,8 +1,9 @@
-"""YAML files as JSON, with the position of each value in the text.
+"""YAML files as JSON, and the position of each value in a YAML or JSON text.
 
 Format: https://yaml.org/spec/1.1/ as PyYAML reads it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -12,6 +13,9 @@ from clinvk.cli.orchestrate.task_files import TextPosition
 
 # PyYAML is built without libyaml on some machines.
 _LOADER: type[yaml.CSafeLoader | yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_JSON_ONLY = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}|[\t\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What JSON allows and YAML does not: surrogates as escapes, tabs between values, and some characters."""
 
 
 class NotYaml(Exception):
@@ -45,6 +49,29 @@ def load(text: str) -> tuple[bytes, Callable[[Sequence[str]], TextPosition]]:
     except (TypeError, ValueError) as exc:
         raise NotYaml(f"has a value that JSON has not: {exc}", TextPosition(1, 1)) from exc
     return body, lambda path: _find(root, path)
+
+
+def json_position(text: str, path: Sequence[str]) -> TextPosition:
+    """Return the position of a key or item in valid JSON; the beginning if the text is no YAML."""
+    root = _json_root(text)
+    return _find(root, path) if root else TextPosition(1, 1)
+
+
+def json_duplicate(text: str) -> NotYaml:
+    """Return the error of the first duplicate key, in valid JSON with a duplicate key."""
+    try:
+        if root := _json_root(text):
+            _refuse_duplicates(root, set())
+    except NotYaml as exc:
+        return exc
+    return NotYaml("a key stands twice", TextPosition(1, 1))
+
+
+def _json_root(text: str) -> yaml.Node | None:
+    try:
+        return _LOADER(_JSON_ONLY.sub(lambda found: " " * len(found[0]), text)).get_single_node()
+    except (yaml.YAMLError, RecursionError):
+        return None
 
 
 def _refuse_duplicates(node: yaml.Node, seen: set[int]) -> None:

@@ -1,16 +1,17 @@
 """What `parallel`, `chain` and `compare` print for the user: progress, the outcome and remarks."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 from clinvk.cli.orchestrate import result_text
 from clinvk.cli.orchestrate.outcomes import event_printer, last_line, outcome
-from clinvk.cli.orchestrate.progress import ProgressLines, label, status
+from clinvk.cli.orchestrate.progress import COLORS, LiveProgress, ProgressLines, label, status
 from clinvk.cli.parse.flags import CompareFlags, TogetherFlags
+from clinvk.cli.sessions.session_text import TextView
 from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, columns, has_colors, shown, tell, tell_json
-from clinvk.cli.terminal.table import colored, readable
+from clinvk.cli.terminal.table import colored
 from clinvk.config.model import Settings
 from clinvk.orchestrate.orchestration import Observer
 from clinvk.types.orchestration import Chain, Compare, Plan, Summary, is_dry_run, is_ephemeral
@@ -53,11 +54,11 @@ class View(NamedTuple):
         """Return an observer that shows the progress of a plan; the observer may call `stop` to end all agents."""
         if self.is_stream:
             return event_printer(plan, stop)
-        if self.is_live and not self.flags.quiet and not is_dry_run(plan):
-            from clinvk.cli.orchestrate.progress_live import Display
-
-            return Display(plan, self.notes, color=self.settings.output.color and not self.environ.get("NO_COLOR"))
-        return ProgressLines(plan, self.notes) if self.has_lines and not is_dry_run(plan) else Observer()
+        if is_dry_run(plan) or self.flags.quiet:
+            return Observer()
+        if self.is_live:
+            return LiveProgress(plan, self.notes, self.settings.output.color and not self.environ.get("NO_COLOR"))
+        return Observer() if self.flags.wants_json else ProgressLines(plan, self.notes)
 
     def print(self, summary: Summary) -> None:
         """Print the outcome on stdout and remarks on stderr."""
@@ -71,23 +72,21 @@ class View(NamedTuple):
 
     def _text(self, summary: Summary) -> list[str]:
         """Return the lines for stdout. A dry run has commands in place of answers, and no table."""
-        is_shown_only = is_dry_run(summary.plan)
-        wide = columns()
-        answers = [WOULD_EXECUTE] if is_shown_only else []
-        if self.has_answers or is_shown_only:
-            is_wide = isinstance(summary.plan, Compare) and not is_shown_only
-            beside = result_text.side_by_side(summary, wide) if is_wide and wide else []
-            answers += beside or result_text.answers(summary)
-        if is_shown_only:
-            return [shown(line) for line in (*answers, *result_text.dry_run_judge(summary))]
-        lines = [shown(line) for line in answers]
+        if is_dry_run(summary.plan):
+            lines = [WOULD_EXECUTE, *result_text.answers(summary), *result_text.dry_run_judge(summary)]
+            return [shown(line) for line in lines]
         is_colored = self.settings.output.color and has_colors(1, self.environ)
+        view = TextView(time.time(), None, columns(), colored(COLORS) if is_colored else None)
+        lines: list[str] = []
+        if self.has_answers:
+            is_compare = isinstance(summary.plan, Compare)
+            beside = result_text.side_by_side(summary, view.most) if is_compare and view.most else []
+            lines += map(shown, beside or result_text.answers(summary))
         if self.has_differences:
-            lines += result_text.differences(summary, _unchanged if wide is None else partial(_patch, is_colored))
+            lines += result_text.differences(summary, view)
         if self.has_answers:
             lines += map(shown, result_text.failed_checks(summary))
-        style = colored(result_text.COLORS) if is_colored else None
-        return lines + result_text.overview(summary, wide, style, self.settings.output.show_tokens)
+        return lines + result_text.overview(summary, view, self.settings.output.show_tokens)
 
     def _remark(self, summary: Summary) -> None:
         """Print warnings about worktrees, errors that no progress line reported, and the command that resumes."""
@@ -111,11 +110,3 @@ class View(NamedTuple):
         if is_unfinished and summary.run_id and not is_ephemeral(plan):
             short = summary.run_id[:SHORT_DIGITS]
             notes.say(f"to go on at the step that is not finished: clinvk chain --resume-from {short}")
-
-
-def _unchanged(patch: str) -> list[str]:
-    return [patch]
-
-
-def _patch(is_colored: bool, patch: str) -> list[str]:
-    return [*readable(patch.split("\n"), is_colored)]

@@ -103,19 +103,19 @@ COMMANDS = {
         "printed in the order of the tasks.",
         (),
         flag_types.ParallelFlags,
-        "orchestrate.parallel:parallel",
+        "orchestrate.orchestrate:parallel",
     ),
     "chain": Command(
         "Run the steps of a file, or of stdin, in order. The first step that fails ends\nthe chain.",
         (),
         flag_types.ChainFlags,
-        "orchestrate.chain:chain",
+        "orchestrate.orchestrate:chain",
     ),
     "compare": Command(
         "Send one prompt to several agents. Each answer is shown.",
         ("PROMPT?",),
         flag_types.CompareFlags,
-        "orchestrate.compare:compare",
+        "orchestrate.orchestrate:compare",
     ),
     "runs list": Command(
         "List runs, the newest first. The list has the runs of the command line and of\n"

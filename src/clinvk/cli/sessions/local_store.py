@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import directory
-from clinvk.cli.sessions.session_text import TextView, home_of
+from clinvk.cli.sessions.session_text import STATE_STYLE, TextView, home_of
 from clinvk.cli.terminal.output import Notes, columns, has_colors, tell, tell_json
 from clinvk.config.load import home
 from clinvk.config.model import Settings
@@ -57,7 +57,7 @@ def over_store(environ: Mapping[str, str], notes: Notes, work: Callable[[Session
 def text_view(settings: Settings, environ: Mapping[str, str]) -> TextView:
     """Return what the text of records on stdout depends on."""
     is_colored = settings.output.color and has_colors(1, environ)
-    return TextView(time.time(), home_of(environ.get("HOME")), columns(), is_colored)
+    return TextView(time.time(), home_of(environ.get("HOME")), columns(), STATE_STYLE if is_colored else None)
 
 
 def print_answer(flags: JsonFlags, value: object, text: str) -> int:

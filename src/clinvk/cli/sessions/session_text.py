@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from clinvk.cli.terminal.output import without_sequences
-from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
+from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
 from clinvk.cli.terminal.times import ago, at_length, duration
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
@@ -23,7 +23,7 @@ _PIPED_PROMPT = 200
 _LABEL = 13
 _YELLOW = ("active", "paused", "queued", "running", "cancelled")
 _RED = ("error", "failed", "interrupted")
-_style = colored({**dict.fromkeys(_YELLOW, "\x1b[33m"), **dict.fromkeys(_RED, "\x1b[31m")})
+STATE_STYLE = colored({**dict.fromkeys(_YELLOW, "\x1b[33m"), **dict.fromkeys(_RED, "\x1b[31m")})
 
 Fields = Sequence[tuple[Column, Callable[[_T], str]]]
 """The columns of a table, each with the text of its cell."""
@@ -36,18 +36,18 @@ class TextView(NamedTuple):
         now: the time, in seconds since the epoch.
         home: the user's home without symbolic links, printed as `~`.
         most: the width of the terminal; None is any.
-        is_colored: color the states in tables.
+        style: colors the cells of tables; None colors nothing.
     """
 
     now: float
     home: str | None = None
     most: int | None = None
-    is_colored: bool = False
+    style: Style | None = None
 
     def table(self, fields: Fields[_T], records: Sequence[_T]) -> list[str]:
         """Return a table of records, the head first."""
         rows = [[text(record) for _, text in fields] for record in records]
-        return table([column for column, _ in fields], rows, self.most, _style if self.is_colored else None)
+        return table([column for column, _ in fields], rows, self.most, self.style)
 
     def title(self, text: str) -> str:
         """Return the text of a last column, which only a terminal cuts to its width."""

@@ -72,7 +72,7 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     settings = settings_of(flags, environ, {}, notes)
     session, runs = _with_runs(flags, environ, notes)
-    view = text_view(settings, environ)._replace(is_colored=False)
+    view = text_view(settings, environ)._replace(style=None)
     lines = text.details(session, view) + (["", *text.turns(runs, view)] if runs else [])
     return print_answer(flags, _with_turns(session, map(views.run_item, runs)), "\n".join(lines))
 

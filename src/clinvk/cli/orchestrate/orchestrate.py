@@ -1,0 +1,302 @@
+"""`clinvk parallel`, `chain` and `compare`: a plan from the flags and a file, run to the end."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from clinvk.backends import registry
+from clinvk.cli.orchestrate import task_files
+from clinvk.cli.orchestrate.output_folder import OutputFolder, open_output_folder
+from clinvk.cli.orchestrate.task_files import TaskFile, resolve_directories, with_flags
+from clinvk.cli.orchestrate.view import SHORT_DIGITS, View
+from clinvk.cli.parse.flags import ChainFlags, CompareFlags, ParallelFlags
+from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.prompt.display import told_what_is_not_kept
+from clinvk.cli.prompt.prompt import check, request_of
+from clinvk.cli.prompt.where import freeing
+from clinvk.cli.sessions.local_store import opened, real_directory
+from clinvk.cli.terminal import exits
+from clinvk.cli.terminal.input import prompt_from
+from clinvk.cli.terminal.output import Notes
+from clinvk.cli.terminal.streams import on_signals
+from clinvk.config.load import home
+from clinvk.config.model import Settings, complete
+from clinvk.config.setting_values import split_list
+from clinvk.dialects.rest import bodies
+from clinvk.orchestrate.admission import settled
+from clinvk.orchestrate.chain_resume import resumed
+from clinvk.orchestrate.live import Orchestrations
+from clinvk.orchestrate.orchestration import Observer, Orchestration
+from clinvk.policy import rules
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.process import executables
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
+from clinvk.types.orchestration import Chain, Compare, Parallel, Part, Plan, Summary, agents_at_once, is_ephemeral
+from clinvk.types.request import RunRequest
+
+
+class ParallelFile(bodies.ParallelBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of tasks: the body of the REST request, and the output folder."""
+
+    output_dir: Annotated[str, Meta(min_length=1)] | None = None
+
+
+_parallel_file = msgspec.json.Decoder(ParallelFile)
+_chain_file = msgspec.json.Decoder(bodies.ChainBody)
+_FLAGS_OF_STEPS = ("file", "backend", "model", "workdir", "ephemeral")
+
+
+def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Run the tasks of a file or of stdin; return the exit code.
+
+    Raises:
+        ClinvkError: nothing ran.
+    """
+    settings = settings_of(flags, environ, {}, notes)
+    base = real_directory(flags.workdir)
+    view = View(flags, settings, environ, notes, settings.parallel.aggregate_output and not flags.quiet)
+    try:
+        file = task_files.read(flags.file, "tasks", notes.say)
+        body = file.decode(_parallel_file)
+        is_dry_run = settings.unified_flags.dry_run or body.dry_run
+        with ExitStack() as stack:
+            try:
+                plan = _parallel_plan(body, flags, base, settings)
+                folder = None
+                if body.output_dir and not is_dry_run:
+                    folder = open_output_folder(body.output_dir, base, len(plan.parts), notes)
+                    stack.callback(folder.close)
+            except InvalidRequest as exc:
+                raise file.placed(exc) from exc
+            return _run(view, plan, file, folder)
+    except task_files.InvalidFile as exc:
+        notes.error(exc.message)
+        return exits.INVALID_FILE
+
+
+def _parallel_plan(body: ParallelFile, flags: ParallelFlags, base: str, settings: Settings) -> Parallel:
+    tasks = with_flags(body.tasks, "tasks", base, flags, settings)
+    if flags.isolation:
+        tasks = [replace(task, isolation=task.isolation or flags.isolation) for task in tasks]
+    plan = bodies.parallel(replace(body, tasks=tasks))
+    return replace(
+        plan,
+        parts=resolve_directories(plan.parts, base),
+        max_parallel=flags.max_parallel or plan.max_parallel,
+        fail_fast=flags.fail_fast or plan.fail_fast,
+    )
+
+
+def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Run the steps of a file or of stdin, or the unfinished steps of an earlier chain; return the exit code.
+
+    Raises:
+        ClinvkError: nothing ran.
+    """
+    settings = settings_of(flags, environ, {}, notes)
+    base = real_directory(flags.workdir)
+    view = View(flags, settings, environ, notes, has_answers=not flags.quiet)
+    if flags.resume_from is not None:
+        for name in _FLAGS_OF_STEPS:
+            if getattr(flags, name) not in (None, False):
+                what = "--resume-from goes on with the steps of its chain as they were begun"
+                raise InvalidRequest(f"{what}: it excludes --{name}", f"--{name}")
+        return _run(view, flags.resume_from)
+    try:
+        file = task_files.read(flags.file, "steps", notes.say)
+        return _run(view, _chain_plan(file, flags, base, settings), file)
+    except task_files.InvalidFile as exc:
+        notes.error(exc.message)
+        return exits.INVALID_FILE
+
+
+def _chain_plan(file: TaskFile, flags: ChainFlags, base: str, settings: Settings) -> Chain:
+    body = file.decode(_chain_file)
+    try:
+        if body.resume_from is not None:
+            raise InvalidRequest("resume_from is a flag here: clinvk chain --resume-from ID", "resume_from")
+        steps = None if body.steps is None else with_flags(body.steps, "steps", base, flags, settings)
+        stop_on_failure = True if body.stop_on_failure is None else body.stop_on_failure
+        plan = bodies.chain(replace(body, steps=steps, stop_on_failure=stop_on_failure))
+    except InvalidRequest as exc:
+        raise file.placed(exc) from exc
+    return replace(plan, parts=resolve_directories(plan.parts, base))
+
+
+def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Run the prompt of the command line and of stdin with several agents; return the exit code.
+
+    Raises:
+        ClinvkError: nothing ran.
+    """
+    no_limit = 0 if flags.timeout == 0 else None
+    settings = settings_of(flags, environ, {"unified_flags.command_timeout_secs": no_limit}, notes)
+    names = _backends(flags, settings, environ, notes)
+    files = check(flags, settings)
+    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.say)
+    plan = _compare_plan(flags, names, request_of(flags, settings, text, files))
+    return _run(View(flags, settings, environ, notes, has_answers=not flags.quiet, has_differences=flags.diff), plan)
+
+
+def _backends(flags: CompareFlags, settings: Settings, environ: Mapping[str, str], notes: Notes) -> list[str]:
+    """Return the names of the requested backends; `--all-backends` means the available ones."""
+    if flags.backend is not None:
+        raise InvalidRequest("compare takes several agents: --backends A,B, not --backend", "--backend")
+    if flags.all_backends == (flags.backends is not None):
+        raise InvalidRequest("compare needs --backends A,B or --all-backends, and not both; see clinvk help compare")
+    if flags.backends is not None:
+        names = list(split_list(flags.backends))
+        for name in names:
+            registry.named(name)
+        if not names:
+            raise InvalidRequest("--backends names none", "--backends")
+        return names
+    available: list[str] = []
+    for name, backend in registry.BACKENDS.items():
+        try:
+            executables.check_enabled(backend, settings)
+            executables.require(backend, settings, environ)
+            available.append(name)
+        except BackendUnavailable as exc:
+            notes.say(f"leaving out {name}: {exc.message}")
+    if not available:
+        raise BackendUnavailable("no backend is available; see clinvk doctor")
+    return available
+
+
+def _compare_plan(flags: CompareFlags, names: list[str], request: RunRequest) -> Compare:
+    if flags.judge_prompt is not None and flags.judge is None:
+        raise InvalidRequest("--judge-prompt needs --judge", "--judge-prompt")
+    if flags.check is not None and flags.isolation != "worktree":
+        raise InvalidRequest("--check is run in worktrees: it needs --isolation worktree", "--check")
+    isolation = flags.isolation or "none"
+    judge = None if flags.judge is None else bodies.JudgeBody(backend=flags.judge, prompt=flags.judge_prompt)
+    return Compare(
+        prompt=request.prompt,
+        parts=tuple(Part(request=replace(request, backend=name), isolation=isolation) for name in names),
+        sequential=flags.sequential,
+        check=flags.check or "",
+        judge=judge and bodies.judge_request(judge, request.workdir),
+    )
+
+
+def _run(view: View, plan: Plan | str, file: TaskFile | None = None, folder: OutputFolder | None = None) -> int:
+    """Run a plan to the end, and return the exit code. All agents have exited by then.
+
+    Args:
+        view: prints progress and the outcome.
+        plan: the plan, or the id of a chain to resume.
+        file: the file of the plan, to name the line of an invalid part.
+        folder: receives the outcome of each task.
+
+    Raises:
+        ClinvkError: nothing ran.
+    """
+    rules.refuse_depth(view.environ, view.settings.unified_flags.max_depth)
+    logging.getLogger("clinvk").addHandler(logging.NullHandler())
+    try:
+        return asyncio.run(_run_plan(view, plan, file, folder))
+    except asyncio.CancelledError:
+        view.notes.hurry()
+        view.notes.error("cancelled")
+        return exits.CANCELLED
+
+
+async def _run_plan(view: View, plan: Plan | str, file: TaskFile | None, folder: OutputFolder | None) -> int:
+    settings, environ, notes = view.settings, view.environ, view.notes
+    stop = asyncio.Event()
+    async with opened(environ) as store:
+        asked = settled(await resumed(store, plan) if isinstance(plan, str) else plan, settings)
+        roomy = _with_slots(settings, agents_at_once(asked))
+        async with LocalRuns(roomy, store, environ, frees=freeing(environ), home=home(environ)) as runs:
+            orchestrations = Orchestrations(runs, store, runs.spawner, executables.inherited(settings, environ))
+            try:
+                plan = await _admitted(view, asked, orchestrations, store)
+            except ClinvkError as exc:
+                raise (file.refused(exc) if file else exc) from exc
+            with told_what_is_not_kept(notes):
+                async with orchestrations.begun(plan, asked) as one:
+                    _report_warnings(notes, one.warnings)
+                    if isinstance(plan, Chain) and one.id and not is_ephemeral(plan):  # a killed chain says no more
+                        command = f"clinvk chain --resume-from {one.id[:SHORT_DIGITS]}"
+                        notes.say(f"chain {one.id[:SHORT_DIGITS]}; if it is interrupted, {command} goes on with it")
+                    observers = (*filter(None, (folder,)), view.observer(plan, stop.set))
+                    summary = await _drive(view, runs, one, stop, observers)
+    _report_warnings(notes, summary.warnings[len(one.warnings) :])
+    if folder:
+        folder.write_summary(summary)
+    view.print(summary)
+    if stop.is_set():
+        return exits.CANCELLED
+    is_judge_failed = summary.verdict is not None and summary.verdict.is_failed
+    return exits.FAILED if summary.failed or is_judge_failed or (folder and folder.has_failed) else 0
+
+
+def _report_warnings(notes: Notes, warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        notes.say(f"warning: {warning}")
+
+
+async def _drive(
+    view: View, runs: LocalRuns, one: Orchestration, stop: asyncio.Event, observers: tuple[Observer, ...]
+) -> Summary:
+    """Drive an orchestration until all parts have ended, or `stop` ends all agents.
+
+    The first signal sets `stop`. The second kills the agents and raises `CancelledError`.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+
+    def signalled() -> None:
+        if stop.is_set():
+            runs.kill()
+            task.cancel()
+        else:
+            stop.set()
+            view.notes.hurry()
+            view.notes.say("ending all agents; once more kills them")
+
+    async def stop_when_set() -> None:
+        await stop.wait()
+        await one.stop()
+
+    async with asyncio.TaskGroup() as group:
+        background = [group.create_task(work) for work in (stop_when_set(), *(each.show() for each in observers))]
+        try:
+            with on_signals(signalled):
+                return await one.drive(*observers)
+        finally:
+            for each in background:
+                each.cancel()
+
+
+async def _admitted(view: View, asked: Plan, orchestrations: Orchestrations, store: SessionStore) -> Plan:
+    settings = view.settings
+
+    async def admit(request: RunRequest) -> RunRequest:
+        session = await store.session(request.session_id) if request.session_id else None
+        if session:
+            backend = request.backend or session.backend
+            workdir = request.workdir or session.working_dir or None
+            request = replace(request, session_id=session.id, backend=backend, workdir=workdir)
+        registry.named(request.backend)
+        request = complete(request, settings)
+        return replace(request, timeout_s=request.timeout_s or settings.unified_flags.command_timeout_secs or None)
+
+    def require(backend: str) -> None:
+        executables.require(registry.named(backend), settings, view.environ)
+
+    return await orchestrations.admitted(asked, admit, require)
+
+
+def _with_slots(settings: Settings, count: int) -> Settings:
+    """Return settings with a slot for each agent that runs at once: the limits of a server do not apply here."""
+    server = replace(settings.server, max_concurrent_runs=count, max_concurrent_per_backend=0, max_queued_mb=0)
+    return replace(settings, server=server)
