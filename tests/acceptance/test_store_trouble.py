@@ -175,8 +175,8 @@ def _foreign(database: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (_garbage, "is damaged (file is not a database); it was not changed"),
-        (_holes, "is damaged (database disk image is malformed); it was not changed"),
+        (_garbage, "the database is damaged (file is not a database)"),
+        (_holes, "the database is damaged (database disk image is malformed)"),
         (_newer, "is of a newer clinvk (schema 99)"),
         (_foreign, "is a database of another program"),
     ],

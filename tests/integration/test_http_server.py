@@ -105,7 +105,7 @@ async def test_damaged_database_is_reported_kept_and_used_once_repaired(scripted
         database.unlink()
         mended = await served.client.get("/health")
     assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
-    assert health.json()["session_store"]["error"].startswith("is damaged (file is not a database); ")
+    assert health.json()["session_store"]["error"].startswith("the database is damaged (file is not a database). ")
     assert listed.status_code == 503
     assert (mended.status_code, mended.json()["status"]) == (200, "ok")
 

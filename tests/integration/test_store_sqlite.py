@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.store.sqlite import lists, turns
 from clinvk.store.sqlite.database import MIGRATIONS, Database
+from clinvk.store.sqlite.rows import SESSIONS
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.store.sqlite.threads import THREADS as READERS
 from clinvk.store.sqlite.threads import Readers
@@ -183,7 +184,7 @@ async def refused(home: Path, match: str) -> None:
 async def test_file_that_is_not_a_database_is_left_unchanged(home: Path, content: bytes) -> None:
     home.mkdir()
     (home / "clinvk.db").write_bytes(content)
-    await refused(home, f"^{home}/clinvk.db: is damaged")
+    await refused(home, f"^{home}/clinvk.db: the database is damaged")
     assert (home / "clinvk.db").read_bytes() == content
 
 
@@ -194,7 +195,7 @@ async def test_damage_inside_the_database_is_reported(home: Path) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
     async with SqliteStore(home) as store:
-        with pytest.raises(StoreUnavailable, match=r"clinvk\.db: is damaged"):
+        with pytest.raises(StoreUnavailable, match=r"clinvk\.db: the database is damaged"):
             await store.sessions(SessionQuery())
         file.write_bytes(whole)
         assert (await store.sessions(SessionQuery())).total == 200
@@ -647,10 +648,10 @@ def test_no_list_query_scans_a_table(home: Path) -> None:
     connection.set_trace_callback(statements.append)
     for marks in ({}, {"tag": "t"}, {"working_dir": "/home/user/project"}, {"tag": "t", "working_dir": "/"}):
         for more in ({}, {"backend": "claude"}, {"status": "completed"}, {"resumable": True, "backend": "claude"}):
-            lists.sessions(connection, replace(SessionQuery(), **marks, **more))
+            lists.sessions(connection, replace(SessionQuery(), **marks, **more), pytest.fail)
     for marks in ({}, {"session_id": "x"}, {"parent_id": "x"}, {"backend": "claude"}, {"state": "completed"}):
-        lists.runs(connection, replace(RunQuery(), **marks))
-    lists.count(connection)
+        lists.runs(connection, replace(RunQuery(), **marks), pytest.fail)
+    lists.count(connection, SESSIONS, pytest.fail)
     connection.set_trace_callback(None)
     plans = {step[3] for one in set(statements) for step in connection.execute(f"EXPLAIN QUERY PLAN {one}")}
     connection.close()

@@ -238,14 +238,17 @@ class Status:
         try:
             count = await self._store.count()
         except (ClinvkError, OSError) as exc:
-            trouble = str(exc)
-            if trouble != self._trouble:
-                logger.warning("unhealthy: %s", trouble)
-            self._trouble = trouble
+            self._log("unhealthy", str(exc))
             why = exc.message if isinstance(exc, ClinvkError) else exc.strerror or type(exc).__name__
             return StoreHealth(available=False, session_count=0, error=_without_path(why))
-        self._trouble = ""
+        self._log("degraded", self._store.damage)
         return StoreHealth(available=True, session_count=count)
+
+    def _log(self, status: str, trouble: str) -> None:
+        """Log trouble of the store once."""
+        if trouble and trouble != self._trouble:
+            logger.warning("%s: %s", status, trouble)
+        self._trouble = trouble
 
 
 def _warm(warm: Warm) -> WarmHealth:

@@ -5,15 +5,12 @@ SQLite is imported with the first connection, not before. All functions block.
 
 import os
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clinvk.store.sqlite.rows import RUNS, SESSIONS, Table, Unreadable
 from clinvk.types.errors import StoreUnavailable
-from clinvk.types.record import RunRecord
-from clinvk.types.session import Session
 
 if TYPE_CHECKING:
     import sqlite3
@@ -48,7 +45,7 @@ _OURS = frozenset(
     }
 )
 _MAGIC = b"SQLite format 3\0"
-_DAMAGED = "is damaged ({}); it was not changed. Restore it from a backup or move it away"
+_DAMAGED = "the database is damaged ({}). Restore it from a backup or move it away"
 
 
 class Database:
@@ -152,47 +149,26 @@ class Database:
             return None
         return status.st_dev, status.st_ino
 
-    def stamp(self) -> tuple[int, ...]:
-        """Return a value that changes with the content of the file, even with the same inode; empty without a file."""
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            return ()
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-    def peek(self) -> int:
-        """Return the number of sessions, without migrating the database; 0 if there is no file.
-
-        The whole file is read, to find damage.
-
-        Raises:
-            StoreUnavailable: what is there cannot be used.
-        """
-        if self.identity() is None:
-            return 0
+    def open_unchanged(self) -> "sqlite3.Connection":
+        """Open an existing database without migrating it. Raises `StoreUnavailable`."""
         self.check()
-        with self.translated(), closing(self.connect_to_read()) as connection:
-            self._refuse_foreign(connection)
-            self._refuse_damaged(connection)
-            counted = connection.execute("SELECT count(*) FROM sessions") if _version(connection) else None
-            return int(counted.fetchone()[0]) if counted else 0
+        with self.translated():
+            connection = self._opened()
+            try:
+                self._refuse_foreign(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
 
-    def unreadable(self) -> int:
-        """Return how many sessions and runs have damaged values; 0 if the database is not up to date.
+    @property
+    def latest(self) -> int:
+        """The version of the schema with all migrations."""
+        return len(self._files())
 
-        Raises:
-            StoreUnavailable: the database cannot be used.
-        """
-        if self.identity() is None:
-            return 0
-        with self.translated(), closing(self.connect_to_read()) as connection:
-            if _version(connection) < len(self._files()):
-                return 0
-            return sum(
-                not _is_readable(connection, table, key)
-                for table in (SESSIONS, RUNS)
-                for (key,) in connection.execute(f"SELECT key FROM {table.name}")  # noqa: S608 - our own names
-            )
+    def version(self, connection: "sqlite3.Connection") -> int:
+        """Return the version of a database's schema; 0 for an empty database."""
+        return connection.execute("PRAGMA user_version").fetchone()[0]
 
     def check(self) -> None:
         """Check that the file is writable.
@@ -251,20 +227,15 @@ class Database:
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
                 raise StoreUnavailable(f"{self.path}: {_DAMAGED.format('file is not a database')}")
 
-    def _refuse_damaged(self, connection: "sqlite3.Connection") -> None:
-        (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if said != "ok":
-            raise StoreUnavailable(f"{self.path}: {_DAMAGED.format(said)}")
-
     def _refuse_read_only(self) -> None:
         """Refuse a file or folder without write permission: the error of SQLite would not name the reason."""
         if not (os.access(self.path, os.W_OK) and os.access(self.home, os.W_OK)):
             raise StoreUnavailable(f"{self.path}: cannot be written to")
 
     def _refuse_foreign(self, connection: "sqlite3.Connection") -> None:
-        latest = len(self._files())
+        latest = self.latest
         with snapshot(connection):  # another process may be creating the tables
-            version = _version(connection)
+            version = self.version(connection)
             filled = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         if version > latest:
             raise StoreUnavailable(f"{self.path}: is of a newer clinvk (schema {version}); this one knows {latest}")
@@ -274,9 +245,9 @@ class Database:
     def migrate(self, connection: "sqlite3.Connection") -> None:
         """Apply the missing migrations, each in a transaction. Safe if several processes migrate at once."""
         for number, file in enumerate(self._files(), start=1):
-            if _version(connection) < number:
+            if self.version(connection) < number:
                 with transaction(connection):
-                    if _version(connection) < number:
+                    if self.version(connection) < number:
                         for statement in _statements(file.read_text(encoding="utf-8")):
                             connection.execute(statement)
                         connection.execute(f"PRAGMA user_version = {number}")
@@ -355,6 +326,13 @@ def is_error(exc: BaseException | None, names: tuple[str, ...]) -> bool:
     return getattr(exc, "sqlite_errorname", "").startswith(names)
 
 
+class Unreadable(StoreUnavailable):
+    """A page or a stored value is damaged."""
+
+    def __init__(self, damage: object) -> None:
+        super().__init__(_DAMAGED.format(damage))
+
+
 @contextmanager
 def damage_as_unreadable() -> Generator[None]:
     """Translate errors of SQLite about a damaged page or text to `Unreadable`."""
@@ -364,19 +342,18 @@ def damage_as_unreadable() -> Generator[None]:
         yield
     except sqlite3.DatabaseError as exc:
         if is_error(exc, DAMAGED) or "decode" in str(exc):
-            raise Unreadable(_DAMAGED.format(exc)) from exc
+            raise Unreadable(exc) from exc
         raise
 
 
-def _is_readable(connection: "sqlite3.Connection", table: Table[Session] | Table[RunRecord], key: int) -> bool:
-    with suppress(Unreadable), damage_as_unreadable():
-        table.read(connection.execute(table.select("WHERE key = ?"), (key,)).fetchone())
-        return True
-    return False
-
-
-def _version(connection: "sqlite3.Connection") -> int:
-    return connection.execute("PRAGMA user_version").fetchone()[0]
+@contextmanager
+def skipping(note: Callable[[str], None]) -> Generator[None]:
+    """Leave the context at damage, and pass the damage to `note`."""
+    try:
+        with damage_as_unreadable():
+            yield
+    except Unreadable as exc:
+        note(exc.message)
 
 
 def _private(path: str, flags: int) -> int:

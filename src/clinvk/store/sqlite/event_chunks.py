@@ -4,15 +4,15 @@ Decoding restores the same events: a chunk keeps the lengths, numbers and times 
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.store.sqlite.database import damage_as_unreadable
-from clinvk.store.sqlite.rows import Unreadable, to_json
+from clinvk.store.sqlite.database import Unreadable, skipping
+from clinvk.store.sqlite.rows import to_json
 from clinvk.types.events import Event, Logged, RunFinished, TextDelta, ThinkingDelta, ToolCall
 
 if TYPE_CHECKING:
@@ -89,18 +89,17 @@ def decode(data: bytes) -> list[Logged]:
     try:
         return list(_decoded(data))
     except (zlib.error, msgspec.DecodeError, ValueError, TypeError) as exc:
-        raise Unreadable(f"is damaged: {exc} in events of a run") from exc
+        raise Unreadable(f"{exc} in events of a run") from exc
 
 
-def stored(connection: "sqlite3.Connection", keys: Iterable[tuple[int]], damaged: list[str]) -> Iterator[Logged]:
-    """Yield the events of chunks by key. Skip damaged chunks, and add the reasons to `damaged`."""
+def stored(
+    connection: "sqlite3.Connection", keys: Iterable[tuple[int]], note: Callable[[str], None]
+) -> Iterator[Logged]:
+    """Yield the events of chunks by key. Skip damaged chunks, and pass the damage to `note`."""
     for key in keys:
-        try:
-            with damage_as_unreadable():
-                (data,) = connection.execute(_DATA, key).fetchone() or (b"",)
-                yield from decode(data)
-        except Unreadable as exc:
-            damaged.append(exc.message)
+        with skipping(note):
+            (data,) = connection.execute(_DATA, key).fetchone() or (b"",)
+            yield from decode(data)
 
 
 def _decoded(data: bytes) -> Iterator[Logged]:

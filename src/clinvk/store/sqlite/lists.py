@@ -1,19 +1,21 @@
 """Lists of sessions and runs, newest first, with their totals.
 
 A list is the merge of its groups (see the schema): each group is read in order, and no further than the page reaches.
-A list by text, by session or parent of runs, or by tag and directory together, is read whole through an index.
+A list by text, by session or parent of runs, or by tag and directory together, is read whole through an index. Where an
+index or the totals are damaged, the whole table is read without them.
+
+`note` receives the damage that a list has met and left out.
 """
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from clinvk.store import search
 from clinvk.store.protocol import Page, RunQuery, SessionQuery
-from clinvk.store.sqlite.database import damage_as_unreadable
-from clinvk.store.sqlite.rows import RUNS, SESSIONS, Table, Unreadable, Value
+from clinvk.store.sqlite.database import skipping
+from clinvk.store.sqlite.rows import RUNS, SESSIONS, Table, Value
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord, UsageOfDay
 from clinvk.types.session import Session
@@ -27,7 +29,7 @@ _GROUPS_OF_DIRECTORY = (
     "SELECT backend, status, resumable, count(*) FROM sessions WHERE working_dir = ?"
     " GROUP BY backend, status, resumable"
 )
-_COUNT = "SELECT coalesce(sum(total), 0) FROM totals WHERE list = 'sessions'"
+_COUNT = "SELECT coalesce(sum(total), 0) FROM totals WHERE list = ?"
 _IN_ORDER = {
     "sessions": "SELECT last_used, key FROM sessions WHERE ? = '' AND backend = ? AND status = ? AND resumable = ?"
     " ORDER BY last_used DESC, key DESC",
@@ -49,6 +51,15 @@ _USAGE = (
 )
 
 _T = TypeVar("_T", Session, RunRecord)
+Note = Callable[[str], None]
+
+_RUN_FILTERS = {
+    "session_id": "session_id = ?",
+    "parent_id": "parent_id = ?",
+    "backend": "+backend = ?",
+    "state": "+state = ?",
+}
+
 _Conditions = list[tuple[str, tuple[Value, ...]]]
 """SQL conditions, each with the values of the parameters."""
 
@@ -69,22 +80,33 @@ class _Groups(NamedTuple):
     value: str
     groups: list[_Group]
 
+    @property
+    def total(self) -> int:
+        """The length of the list."""
+        return sum(group.total for group in self.groups)
+
     def in_order(self, connection: "sqlite3.Connection") -> Iterator[int]:
         """Yield keys lazily, newest first."""
         ordered = [connection.execute(_IN_ORDER[self.kind], (self.value, *group[:3])) for group in self.groups]
         yield from (key for _, key in merge(*ordered, reverse=True))
 
 
-def count(connection: "sqlite3.Connection") -> int:
-    """Return the number of sessions."""
-    return connection.execute(_COUNT).fetchone()[0]
+def count(connection: "sqlite3.Connection", table: Table[_T], note: Note) -> int:
+    """Return the number of sessions or runs."""
+    with skipping(note):
+        return connection.execute(_COUNT, (table.name,)).fetchone()[0]
+    return len(table.keys(connection, note))
 
 
-def sessions(connection: "sqlite3.Connection", query: SessionQuery) -> Page[Session]:
+def sessions(connection: "sqlite3.Connection", query: SessionQuery, note: Note) -> Page[Session]:
     """List sessions."""
-    is_grouped = not query.text and (query.tag is None or query.working_dir is None)
-    groups = _session_groups(connection, query) if is_grouped else None
-    return _page(connection, SESSIONS, "last_used", groups, _session_conditions(connection, query), query)
+    with skipping(note):
+        if query.text or (query.tag is not None and query.working_dir is not None):
+            keys = _selected(connection, SESSIONS, _session_conditions(connection, query))
+            return _page(connection, SESSIONS, query, keys, len(keys), note)
+        groups = _session_groups(connection, query)
+        return _page(connection, SESSIONS, query, groups.in_order(connection), groups.total, note)
+    return _salvaged(connection, SESSIONS, query, lambda session: _is_wanted(session, query), note)
 
 
 def current(connection: "sqlite3.Connection", backend: str, working_dir: str) -> Session | None:
@@ -96,24 +118,19 @@ def current(connection: "sqlite3.Connection", backend: str, working_dir: str) ->
     return None
 
 
-def runs(connection: "sqlite3.Connection", query: RunQuery) -> Page[RunRecord]:
+def runs(connection: "sqlite3.Connection", query: RunQuery, note: Note) -> Page[RunRecord]:
     """List runs."""
-    groups = None
-    if query.session_id is None and query.parent_id is None:
-        found = [
-            group
-            for group in map(_Group._make, connection.execute(_GROUPS, ("runs", "")))
-            if query.backend in (None, group.backend) and query.state in (None, group.state)
-        ]
-        groups = _Groups("runs", "", found)
-    wanted: dict[str, str | None] = {
-        "session_id = ?": query.session_id,
-        "parent_id = ?": query.parent_id,
-        "+backend = ?": query.backend,
-        "+state = ?": query.state,
-    }
-    conditions: _Conditions = [(each, (value,)) for each, value in wanted.items() if value is not None]
-    return _page(connection, RUNS, "created_at", groups, conditions, query)
+    wanted = {name: value for name in _RUN_FILTERS if (value := getattr(query, name)) is not None}
+    with skipping(note):
+        if query.session_id is not None or query.parent_id is not None:
+            conditions: _Conditions = [(_RUN_FILTERS[name], (value,)) for name, value in wanted.items()]
+            keys = _selected(connection, RUNS, conditions)
+            return _page(connection, RUNS, query, keys, len(keys), note)
+        groups = _groups(connection, "runs", "", query.backend, query.state)
+        return _page(connection, RUNS, query, groups.in_order(connection), groups.total, note)
+    return _salvaged(
+        connection, RUNS, query, lambda run: all(getattr(run, name) == value for name, value in wanted.items()), note
+    )
 
 
 def usage(connection: "sqlite3.Connection", first_day: str, key_name: str | None) -> list[UsageOfDay]:
@@ -127,18 +144,32 @@ def usage(connection: "sqlite3.Connection", first_day: str, key_name: str | None
 
 
 def _session_groups(connection: "sqlite3.Connection", query: SessionQuery) -> _Groups:
-    if query.working_dir is not None and query.tag is None:
-        kind, value = "directory", readable(query.working_dir)
-        rows = connection.execute(_GROUPS_OF_DIRECTORY, (value,))
-    else:
-        kind, value = ("sessions", "") if query.tag is None else ("tag", readable(query.tag))
-        rows = connection.execute(_GROUPS, (kind, value))
+    backend, status = query.backend, query.status
+    if query.tag is not None:
+        return _groups(connection, "tag", readable(query.tag), backend, status, query.resumable)
+    if query.working_dir is not None:
+        return _groups(connection, "directory", readable(query.working_dir), backend, status, query.resumable)
+    return _groups(connection, "sessions", "", backend, status, query.resumable)
+
+
+def _groups(
+    connection: "sqlite3.Connection",
+    kind: str,
+    value: str,
+    backend: str | None,
+    state: str | None,
+    resumable: bool = False,
+) -> _Groups:
+    """Return the groups of a list; None for a backend or a state is any."""
+    rows = (
+        connection.execute(_GROUPS_OF_DIRECTORY, (value,))
+        if kind == "directory"
+        else connection.execute(_GROUPS, (kind, value))
+    )
     found = [
         group
         for group in map(_Group._make, rows)
-        if query.backend in (None, group.backend)
-        and query.status in (None, group.state)
-        and (group.resumable or not query.resumable)
+        if backend in (None, group.backend) and state in (None, group.state) and (group.resumable or not resumable)
     ]
     return _Groups(kind, value, found)
 
@@ -159,44 +190,54 @@ def _session_conditions(connection: "sqlite3.Connection", query: SessionQuery) -
     return conditions
 
 
+def _is_wanted(session: Session, query: SessionQuery) -> bool:
+    return (
+        query.backend in (None, session.backend)
+        and query.status in (None, session.status)
+        and query.working_dir in (None, session.working_dir)
+        and (query.tag is None or query.tag in session.tags)
+        and (not query.text or search.folded(query.text) in search.words(session))
+        and bool(session.backend_session_id or not query.resumable)
+    )
+
+
 def _page(
     connection: "sqlite3.Connection",
     table: Table[_T],
-    at: str,
-    groups: _Groups | None,
-    conditions: _Conditions,
     query: SessionQuery | RunQuery,
+    keys: Iterable[int],
+    total: int,
+    note: Note,
+    unreadable: int = 0,
 ) -> Page[_T]:
-    """Return a page without damaged items.
-
-    The keys come from the groups; if there are none, or if their index is damaged, from the whole table.
-    """
-    keys: list[int] | None = None
-    total, page = 0, slice(query.offset, query.offset + query.limit)
-    if groups:
-        total = sum(group.total for group in groups.groups)
-        with suppress(Unreadable), damage_as_unreadable():
-            keys = list(islice(groups.in_order(connection), page.start, page.stop))
-    if keys is None:
-        found = _selected(connection, table.name, at, conditions)
-        keys, total = found[page], total if groups else len(found)
-    items: list[_T] = []
-    for key in keys:
-        with suppress(Unreadable), damage_as_unreadable():
-            items.append(table.read(connection.execute(table.select("WHERE key = ?"), (key,)).fetchone()))
-    return Page(tuple(items), total, len(keys) - len(items))
+    """Return a page without damaged items."""
+    shown = list(islice(keys, query.offset, query.offset + query.limit))
+    items = tuple(item for _, item in table.by_key(connection, shown, note))
+    return Page(items, total, unreadable + len(shown) - len(items))
 
 
-def _selected(connection: "sqlite3.Connection", table: str, at: str, conditions: _Conditions) -> list[int]:
-    """Return keys, the newest first. If an index is damaged, read the table from both ends, up to a damaged page."""
-    where = " AND ".join(condition for condition, _ in conditions) or "TRUE"
+def _selected(connection: "sqlite3.Connection", table: Table[_T], conditions: _Conditions) -> list[int]:
+    """Return the keys of a list, newest first."""
+    where = " AND ".join(condition for condition, _ in conditions)
     values = [value for _, parameters in conditions for value in parameters]
-    select = f"SELECT {at}, key FROM {table} {{}} WHERE {where} ORDER BY {{}}"  # noqa: S608 - our own names
-    with suppress(Unreadable), damage_as_unreadable():
-        return [key for _, key in connection.execute(select.format("", f"{at} DESC, key DESC"), values).fetchall()]
-    rows: set[tuple[float, int]] = set()
-    for order in ("key", "key DESC"):
-        with suppress(Unreadable), damage_as_unreadable():
-            for row in connection.execute(select.format("NOT INDEXED", order), values):
-                rows.add(row)
-    return [key for _, key in sorted(rows, reverse=True)]
+    select = f"SELECT key FROM {table.name} WHERE {where} ORDER BY {table.at} DESC, key DESC"  # noqa: S608
+    return [key for (key,) in connection.execute(select, values)]
+
+
+def _salvaged(
+    connection: "sqlite3.Connection",
+    table: Table[_T],
+    query: SessionQuery | RunQuery,
+    is_wanted: Callable[[_T], bool],
+    note: Note,
+) -> Page[_T]:
+    """List without an index: read each row that can be read."""
+    keys = table.keys(connection, note)
+    readable_count, found = 0, list[tuple[float, int]]()
+    for key, item in table.by_key(connection, keys, note):
+        readable_count += 1
+        if is_wanted(item):
+            found.append((getattr(item, table.at), key))
+    found.sort(reverse=True)
+    lost = max(count(connection, table, note), len(keys)) - readable_count
+    return _page(connection, table, query, [key for _, key in found], len(found) + lost, note, lost)

@@ -1,19 +1,17 @@
 """Sessions and runs as rows: a column for each field, as JSON if the field is not a plain value."""
 
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from clinvk.types.errors import StoreUnavailable
+from clinvk.store.sqlite.database import Unreadable, skipping
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session
 from clinvk.types.text import readable
 
-
-class Unreadable(StoreUnavailable):
-    """A stored value is invalid: a page of the database is damaged."""
-
+if TYPE_CHECKING:
+    import sqlite3
 
 Value = str | bytes | int | float | None
 """The types of values in SQLite."""
@@ -26,11 +24,15 @@ _json = msgspec.json.Decoder(float_hook=float)
 
 
 class Table(Generic[_T]):
-    """The table of one type. `columns` are the fields of the type, in order; the columns in `coded` are JSON."""
+    """The table of one type, listed by the column `at`.
 
-    def __init__(self, name: str, type_: type[_T], *coded: str) -> None:
+    `columns` are the fields of the type, in order; the columns in `coded` are JSON.
+    """
+
+    def __init__(self, name: str, type_: type[_T], at: str, *coded: str) -> None:
         self.columns: tuple[str, ...] = type_.__struct_fields__
         self.name = name
+        self.at = at
         self._type = type_
         self._coded = coded
 
@@ -60,7 +62,7 @@ class Table(Generic[_T]):
             Unreadable: the row is missing, or has values that are never stored.
         """
         if row is None:
-            raise Unreadable(f"is damaged: a row of its {self.name} is missing")
+            raise Unreadable(f"a row of {self.name} is missing")
         fields = dict(zip(self.columns, row, strict=True))
         for name in self._coded:
             if isinstance(text := fields[name], str):
@@ -68,18 +70,37 @@ class Table(Generic[_T]):
         try:
             return msgspec.convert(fields, self._type, strict=False)
         except msgspec.ValidationError as exc:
-            raise Unreadable(f"is damaged: {exc} in a row of its {self.name}") from exc
+            raise Unreadable(f"{exc} in a row of {self.name}") from exc
+
+    def by_key(
+        self, connection: "sqlite3.Connection", keys: Iterable[int], note: Callable[[str], None]
+    ) -> Iterator[tuple[int, _T]]:
+        """Yield the items of rows, with the keys. Skip damaged rows, and pass the damage to `note`."""
+        for key in keys:
+            with skipping(note):
+                yield key, self.read(connection.execute(self.select("WHERE key = ?"), (key,)).fetchone())
+
+    def keys(self, connection: "sqlite3.Connection", note: Callable[[str], None]) -> list[int]:
+        """Return all keys, newest first, read without an index; at damage, read from both ends."""
+        keys: set[int] = set()
+        for order in ("", "DESC"):
+            with skipping(note):
+                select = f"SELECT key FROM {self.name} NOT INDEXED ORDER BY key {order}"  # noqa: S608 - our own names
+                for (key,) in connection.execute(select):
+                    keys.add(key)
+                break
+        return sorted(keys, reverse=True)
 
 
-SESSIONS = Table("sessions", Session, "token_usage", "counted", "tags", "metadata")
-RUNS = Table("runs", RunRecord, "request", "usage")
+SESSIONS = Table("sessions", Session, "last_used", "token_usage", "counted", "tags", "metadata")
+RUNS = Table("runs", RunRecord, "created_at", "request", "usage")
 
 
 def _decoded(text: str) -> object:
     try:
         return _json.decode(text)
     except msgspec.DecodeError as exc:
-        raise Unreadable(f"is damaged: {exc}") from exc
+        raise Unreadable(exc) from exc
 
 
 def to_json(value: object) -> bytes:

@@ -7,21 +7,29 @@ not damage the database.
 """
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from clinvk.store import protocol, search
 from clinvk.store.protocol import Page, RunQuery, SessionQuery, at_rest
 from clinvk.store.sqlite import event_chunks, legacy, lists, turns
-from clinvk.store.sqlite.database import DAMAGED, NO_ROOM, Database, is_error, transaction
+from clinvk.store.sqlite.database import (
+    NO_ROOM,
+    Database,
+    Unreadable,
+    damage_as_unreadable,
+    is_error,
+    skipping,
+    transaction,
+)
 from clinvk.store.sqlite.event_chunks import Chunk
 from clinvk.store.sqlite.legacy import Damaged, Imported
 from clinvk.store.sqlite.owners import Owners
-from clinvk.store.sqlite.rows import RUNS, SESSIONS, Unreadable
+from clinvk.store.sqlite.rows import RUNS, SESSIONS
 from clinvk.store.sqlite.threads import Readers, Writer
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.events import Logged, TextDelta, ThinkingDelta, ToolCall, ToolResult
@@ -62,9 +70,6 @@ _TAKE_ROOM = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({_
 _GIVE_ROOM_BACK = "DELETE FROM imports WHERE name = '/room'"
 
 _T = TypeVar("_T")
-_Item = TypeVar("_Item", Session, RunRecord)
-
-logger = logging.getLogger(__name__)
 
 
 class SqliteStore:
@@ -87,7 +92,7 @@ class SqliteStore:
         """`database` and `owners` replace the database and the owners of the home."""
         self._database = database or Database(home, patience_s)
         self._owners = owners or Owners(self._database.home)
-        self._writer = Writer(self._database, self._recovered, committed=committed)
+        self._writer = Writer(self._database, self._recovered, committed=committed, note=self._note)
         self._readers = Readers(self._database)
         self._new = 0
         self.damage = ""
@@ -108,7 +113,8 @@ class SqliteStore:
         """Insert a run before its start, and claim its session."""
 
         def begin(db: "sqlite3.Connection") -> Session | None:
-            self._writer.refuse_damaged()
+            if self.damage:
+                turns.rehearse(db)
             return turns.begin(db, self._owners, run, session, must_exist)
 
         try:
@@ -149,7 +155,7 @@ class SqliteStore:
 
     async def sessions(self, query: SessionQuery) -> Page[Session]:
         """List sessions."""
-        return await self._noted(await self._read(lambda db: lists.sessions(db, query)))
+        return await self._read(lambda db: lists.sessions(db, query, self._note))
 
     async def current(self, backend: str, working_dir: str) -> Session | None:
         """Return the newest session that the next prompt may continue."""
@@ -207,13 +213,12 @@ class SqliteStore:
         if self._writer.trouble:
             await self._writer.write(_take_room)
             await self._writer.write(_give_room_back)
+        if self.damage:
+            await self._writer.write(turns.rehearse)
 
         def count(db: "sqlite3.Connection") -> int:
-            self._writer.refuse_damaged()
             self._database.check()
-            if self.damage and self._damaged != self._database.identity():
-                self.damage = ""
-            return lists.count(db)
+            return lists.count(db, SESSIONS, self._note)
 
         return await self._read(count)
 
@@ -228,15 +233,11 @@ class SqliteStore:
 
     async def runs(self, query: RunQuery) -> Page[RunRecord]:
         """List runs."""
-        return await self._noted(await self._read(lambda db: lists.runs(db, query)))
+        return await self._read(lambda db: lists.runs(db, query, self._note))
 
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """Return the stored events of a run after number `after`, at most `limit`."""
-        damaged: list[str] = []
-        events = await self._read(lambda db: _events(db, run_id, after, limit, damaged))
-        if damaged:
-            await self._note(f"run {run_id}: {damaged[0]}")
-        return events
+        return await self._read(lambda db: _events(db, run_id, after, limit, self._note))
 
     async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
         """Return the usage of ended runs from a day on, in order of days."""
@@ -269,28 +270,29 @@ class SqliteStore:
         return Imported(count, tuple(damaged))
 
     async def _read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+        def read(db: "sqlite3.Connection") -> _T:
+            try:
+                with damage_as_unreadable():
+                    return operation(db)
+            except Unreadable as exc:
+                self._note(exc.message)
+                raise
+
         if self._writer.is_behind or not self._writer.is_open:
             await self._writer.catch_up()
         try:
-            return await self._readers.read(operation)
-        except StoreUnavailable as exc:
-            if isinstance(exc, Unreadable) or is_error(exc.__cause__, DAMAGED):
-                await self._note(exc.message)
-                raise
+            return await self._readers.read(read)
+        except Unreadable:
+            raise
+        except StoreUnavailable:
             # The file may have been removed or replaced: a write opens the new file, or raises the cause.
             await self._writer.write(_probe)
-            return await self._readers.read(operation)
+            return await self._readers.read(read)
 
-    async def _noted(self, page: Page[_Item]) -> Page[_Item]:
-        if page.unreadable:
-            await self._note(f"{page.unreadable} sessions or runs of a list cannot be read: the database is damaged")
-        return page
-
-    async def _note(self, damage: str) -> None:
-        """Store the damage until another file replaces the database file."""
+    def _note(self, damage: str) -> None:
+        """Store the damage until another file replaces the database file. Blocks."""
         if not self.damage:
-            logger.warning("%s; clinvk doctor says how to repair it", damage)
-            self.damage, self._damaged = damage, await self._readers.call(self._database.identity)
+            self.damage, self._damaged = damage, self._database.identity()
 
     async def _free(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         """Run a deletion. On a full disk, free the reserve and retry."""
@@ -312,16 +314,49 @@ class SqliteStore:
         return await self._readers.call(lambda: event_chunks.pack(events))
 
     def _recovered(self, db: "sqlite3.Connection") -> None:
-        if turns.dead(db, self._owners):
-            with transaction(db):
-                turns.recover(db, self._owners)
-        self._owners.remove_stale()
+        if self._damaged != self._database.identity():
+            self.damage = ""
+        with skipping(self._note):
+            if turns.dead(db, self._owners):
+                with transaction(db):
+                    turns.recover(db, self._owners)
+            self._owners.remove_stale()
 
     def _index_sometimes(self) -> None:
         """Update the search index at intervals, even in a process that stores only one session."""
         self._new += 1
         if self._new % search.INDEX_EVERY == 1:
             self._writer.post(search.index)
+
+
+def examine(home: str | os.PathLike[str], patience_s: float) -> tuple[int, str]:
+    """Return the number of sessions, and the damage of the database; empty if undamaged. Blocks.
+
+    The whole file is read, and nothing is changed in it.
+
+    Raises:
+        StoreUnavailable: the next prompt could not be stored.
+    """
+    database, damage = Database(home, patience_s), list[str]()
+    if database.identity() is None:
+        return 0, ""
+    with closing(database.open_unchanged()) as db, database.translated():
+        with skipping(damage.append):
+            (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if said != "ok":
+                raise Unreadable(said)
+        version = database.version(db)
+        if damage and version < database.latest:
+            raise StoreUnavailable(f"{database.path}: {damage[0]}")
+        if version < database.latest:
+            return (db.execute("SELECT count(*) FROM sessions").fetchone()[0] if version else 0), ""
+        count = lists.count(db, SESSIONS, damage.append)
+        for table in (SESSIONS, RUNS):
+            for _ in table.by_key(db, table.keys(db, damage.append), damage.append):
+                pass
+        if damage:
+            turns.rehearse(db)
+    return count, damage[0] if damage else ""
 
 
 def _probe(db: "sqlite3.Connection") -> None:
@@ -344,8 +379,10 @@ def _only(db: "sqlite3.Connection", prefix: str, reference: str, kind: protocol.
     return protocol.only([key for (key,) in found], reference, kind)
 
 
-def _events(db: "sqlite3.Connection", run_id: str, after: int, limit: int | None, damaged: list[str]) -> list[Logged]:
-    stored = event_chunks.stored(db, db.execute(_EVENTS, (run_id, after)), damaged)
+def _events(
+    db: "sqlite3.Connection", run_id: str, after: int, limit: int | None, note: Callable[[str], None]
+) -> list[Logged]:
+    stored = event_chunks.stored(db, db.execute(_EVENTS, (run_id, after)), note)
     return list(islice((event for event in stored if event.number > after), limit))
 
 

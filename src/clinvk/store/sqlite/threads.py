@@ -63,14 +63,14 @@ class Writer:
         opened: "Callable[[sqlite3.Connection], None]",
         max_owed: int = _MAX_OWED,
         committed: Callable[[float], None] | None = None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`opened` is called with a new connection before any transaction.
 
         `max_owed` limits the operations kept in memory for a retry. `committed` is called in the writer's thread with
-        the duration of each writing transaction, in seconds.
+        the duration of each writing transaction, in seconds; `note` with damage of the database.
         """
         self.trouble: StoreUnavailable | None = None
-        self._damage: tuple[StoreUnavailable, tuple[int, ...]] | None = None
         self._database = database
         self._opened = opened
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinvk-writer")
@@ -79,6 +79,7 @@ class Writer:
         self._carries_later = False
         self._max_owed = max_owed
         self._committed = committed
+        self._note = note
         self._owed: deque[_Job] = deque()
         self._batch: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -91,19 +92,6 @@ class Writer:
     def is_open(self) -> bool:
         """Whether the database was opened, and is up to date."""
         return self._connection is not None
-
-    def refuse_damaged(self) -> None:
-        """Raise the last damage error until the file has changed, although undamaged parts may still work. Blocks.
-
-        Raises:
-            StoreUnavailable: the database is damaged.
-        """
-        if self._damage:
-            error, stamp = self._damage
-            if stamp == self._database.stamp():
-                raise error
-            self._database.peek()
-            self._damage = None
 
     async def write(self, operation: "Callable[[sqlite3.Connection], _T]", must: bool = False) -> _T:
         """Run an operation, and return its value after the commit.
@@ -251,7 +239,7 @@ class Writer:
         if isinstance(error, StoreUnavailable):
             self.trouble = error
             if is_error(error.__cause__, DAMAGED):
-                self._damage = error, self._database.stamp()
+                self._note(error.message)
             self._owed.extend(job for job in jobs if job.must)
             self._give_up(len(self._owed) - self._max_owed)
             if not is_error(error.__cause__, LOCKED):

@@ -3,6 +3,7 @@
 A run under way holds its session. Each operation checks before writing.
 """
 
+import time
 from collections.abc import Collection, Sequence
 from math import inf
 from typing import TYPE_CHECKING
@@ -132,6 +133,23 @@ def end(connection: "sqlite3.Connection", run: RunRecord, session: Session | Non
         append(connection, run.id, packed)
 
 
+def rehearse(connection: "sqlite3.Connection") -> None:
+    """Store a run with a session and an answer, and roll back. Raise the error that a prompt would meet."""
+    at = time.time()
+    session = Session(id="", backend="", created_at=at, last_used=at, working_dir="", initial_prompt="")
+    run = RunRecord(id="", backend="-", prompt="", state="queued", created_at=at, session_id=session.id)
+    connection.execute("SAVEPOINT rehearsal")
+    try:
+        insert(connection, session)
+        connection.execute(_INSERT_RUN, (*RUNS.values(run), ""))
+        ended = replace(run, state="finished", ended_at=at)
+        end(connection, ended, replace(session, status="completed"), event_chunks.pack([Logged(1, at, _WITHDRAWN)]))
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK TO rehearsal")
+            connection.execute("RELEASE rehearsal")
+
+
 def delete(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
     """Delete a session with its runs and events, and the text of orchestrations with one of the runs as a part."""
     refuse_busy(connection, owners, session_id)
@@ -230,7 +248,7 @@ def _stop(
     A missing ending is added to the events. The number of the ending is higher than the number of any event that a
     client may have read, so that no client skips the ending as already read.
     """
-    events = [*event_chunks.stored(connection, connection.execute(_CHUNKS, (key,)).fetchall(), [])]
+    events = [*event_chunks.stored(connection, connection.execute(_CHUNKS, (key,)).fetchall(), lambda _: None)]
     last = events[-1] if events else Logged(0, at, ending)
     output = "".join(logged.event.text for logged in events if isinstance(logged.event, TextDelta))
     connection.execute(_STOP_RUN, (state, last.at, ending.code, ending.message, output, key))

@@ -46,7 +46,7 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     usable, checks = streams.run(_run_checks(flags, settings, environ, errors))
     by_machine = capacity(replace(settings.server, max_concurrent_runs=None)).runs
     checks.append(machine.check_runs(settings.server, places, by_machine))
-    is_kept = all(check.status == "ok" for check in checks if check.name == machine.SESSIONS)
+    is_kept = all(check.status != "problem" for check in checks if check.name == machine.SESSIONS)
     obstacle = "the settings are invalid" if errors else "" if is_kept else "the sessions cannot be kept"
     found = Report(bool(usable) and not obstacle, __version__, tuple(usable), tuple(checks))
     if flags.wants_json:

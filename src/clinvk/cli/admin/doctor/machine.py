@@ -84,16 +84,15 @@ def _private(path: Path, mode: int, others: int) -> tuple[Status, str]:
 
 def check_store(home: Path) -> Check:
     """Check the sessions, without migrating the database. Blocks."""
-    from clinvk.store.sqlite.database import Database
+    from clinvk.store.sqlite.sqlite import examine
 
     try:
-        database = Database(home, _ANSWERS_WITHIN_S)
-        count, unreadable = database.peek(), database.unreadable()
+        count, damage = examine(home, _ANSWERS_WITHIN_S)
     except StoreUnavailable as exc:
         repair = f". {_REPAIR.format(home=home)}" if "damaged" in exc.message else ""
         return Check(_FILES, SESSIONS, "problem", exc.message + repair)
-    if unreadable:
-        message = f"{unreadable} sessions and runs are damaged. {_REPAIR.format(home=home)}"
+    if damage:
+        message = f"{damage}. New prompts are stored, but lists are incomplete. {_REPAIR.format(home=home)}"
         return Check(_FILES, SESSIONS, "warning", message)
     return Check(_FILES, SESSIONS, "ok", f"{count} kept" if count else "none yet")
 
