@@ -201,12 +201,17 @@ def test_tools_are_reported_as_ignored(choice: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "choice", ["required", {"type": "function", "name": "f"}, {"type": "allowed_tools", "mode": "required"}]
+    ("choice", "field"),
+    [
+        ("required", "tool_choice"),
+        ({"type": "function", "name": "f"}, "tool_choice.type"),
+        ({"type": "allowed_tools", "mode": "required"}, "tool_choice.mode"),
+    ],
 )
-def test_required_tool_choice_is_refused(choice: object) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+def test_required_tool_choice_is_refused(choice: object, field: str) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be made to call") as caught:
         call(tools=[{"type": "function", "name": "f"}], tool_choice=choice)
-    assert caught.value.field == "tool_choice"
+    assert caught.value.field == field
 
 
 def test_unknown_fields_and_fields_without_effect_are_accepted() -> None:

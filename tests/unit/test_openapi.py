@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TypeAlias
 
+import jsonschema_rs
 import msgspec
 import pytest
 
@@ -67,6 +68,10 @@ def test_every_reference_resolves_to_a_schema() -> None:
     found = {ref for ref in values_of("$ref", at()) if isinstance(ref, str)}
     assert found
     assert found <= schemas
+
+
+def test_schema_names_are_unique_without_their_modules() -> None:
+    assert [name for name in keys("components", "schemas") if name.count(".") > 1] == []
 
 
 def test_every_schema_has_a_description() -> None:
@@ -215,20 +220,135 @@ def test_pattern_agrees_with_the_server(pattern: str, read: Callable[[str], str]
         assert re.search(pattern, text)
 
 
+CHAT, COMPLETIONS, RESPONSES, MESSAGES = MODEL_APIS
+REQUIRED: dict[str, dict[str, Json]] = {
+    CHAT: {"messages": [{"role": "user", "content": "hi"}]},
+    COMPLETIONS: {"prompt": "hi"},
+    RESPONSES: {"input": "hi"},
+    MESSAGES: {"messages": [{"role": "user", "content": "hi"}]},
+}
+
+
+def verdicts(path: str, fields: dict[str, Json]) -> tuple[bool, bool]:
+    """Return whether the document allows a body, and whether the server accepts the body."""
+    body: dict[str, Json] = {"model": "claude", **REQUIRED[path], **fields}
+    reference = at("paths", path, "post", "requestBody", "content", "application/json", "schema", "$ref")
+    schema = {"$ref": reference, "components": at("components")}
+    allows = jsonschema_rs.is_valid(schema, body)
+    try:
+        MODEL_APIS[path].parse(msgspec.json.encode(body), {})
+    except InvalidRequest:
+        return allows, False
+    return allows, True
+
+
+def chat(**message: Json) -> dict[str, Json]:
+    return {"messages": [message, {"role": "user", "content": "hi"}]}
+
+
+def messages(*blocks: Json, role: str = "user") -> dict[str, Json]:
+    return {"messages": [{"role": role, "content": [*blocks]}, {"role": "user", "content": "hi"}]}
+
+
+def given(**item: Json) -> dict[str, Json]:
+    return {"input": [item, {"role": "user", "content": "hi"}]}
+
+
+PNG = "iVBORw0KGgo="
+TEXT: Json = {"type": "text", "text": "a"}
+IMAGE: Json = {"type": "image", "source": {"type": "base64", "data": PNG}}
+USE: Json = {"type": "tool_use", "id": "t", "name": "n"}
+
+
 @pytest.mark.parametrize(
-    ("schema", "field", "allowed"),
+    ("path", "fields"),
     [
-        ("OpenAI.ChatBody", "n", {"enum": [None, 1]}),
-        ("OpenAI.ChatBody", "modalities", {"items": {"const": "text"}, "maxItems": 1}),
-        ("OpenAI.CompletionBody", "best_of", {"enum": [None, 1]}),
-        ("OpenAI.CompletionBody", "suffix", {"maxLength": 0}),
-        ("OpenAI.ResponseBody", "conversation", {"type": "null"}),
-        ("OpenAI.ResponseBody", "prompt", {"type": "null"}),
+        (CHAT, {"n": 1, "modalities": ["text"], "tool_choice": "none", "stop": "a", "function_call": "auto"}),
+        (CHAT, {"n": None, "modalities": [], "tool_choice": None, "stop": ["a"], "response_format": {"type": "text"}}),
+        (CHAT, {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}}),
+        (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}),
+        (CHAT, chat(role="developer", content=[TEXT])),
+        (CHAT, chat(role="assistant", tool_calls=[{"id": "c", "function": {"name": "f", "arguments": "{}"}}])),
+        (CHAT, chat(role="tool", tool_call_id="c", content="out")),
+        (CHAT, chat(role="function", name="f")),
+        (COMPLETIONS, {"prompt": ["hi"], "n": 1, "best_of": None, "suffix": ""}),
+        (RESPONSES, {"conversation": None, "prompt": None, "tool_choice": "auto"}),
+        (RESPONSES, {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}}),
+        (RESPONSES, {"text": {"format": {"type": "json_schema", "schema": {}}}}),
+        (RESPONSES, given(type="message", role="developer", content=[{"type": "output_text", "text": "a"}])),
+        (RESPONSES, given(type="function_call", call_id="c", name="f", arguments="{}")),
+        (RESPONSES, given(type="function_call_output", call_id="c", output="out")),
+        (RESPONSES, given(type="of_next_month", any=[1])),
+        (MESSAGES, {"tool_choice": {"type": "auto"}, "stop_sequences": ["a"], "system": "s"}),
+        (MESSAGES, {"output_format": {"type": "json_schema", "schema": {}}}),
+        (MESSAGES, messages(TEXT, IMAGE, USE, {"type": "tool_result", "tool_use_id": "t", "content": [TEXT]})),
+        (MESSAGES, messages({"type": "document", "source": {"type": "content", "content": [TEXT, IMAGE]}})),
+        (MESSAGES, messages({"type": "of_next_month", "any": [1]})),
+        (MESSAGES, {"system": [TEXT, {"type": "document", "source": {"type": "text", "data": "d"}}]}),
     ],
 )
-def test_schema_forbids_fields_that_a_model_api_refuses(schema: str, field: str, allowed: dict[str, Json]) -> None:
-    for keyword, value in allowed.items():
-        assert at("components", "schemas", schema, "properties", field, keyword) == value
+def test_document_allows_what_a_model_api_accepts(path: str, fields: dict[str, Json]) -> None:
+    assert verdicts(path, fields) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        *((path, {"model": wrong}) for path in MODEL_APIS for wrong in ("", " ", "m" * 1001, None)),
+        *((path, {"stop": wrong}) for path in (CHAT, COMPLETIONS) for wrong in ("", [""], ["a"] * 17, "a" * 101)),
+        (MESSAGES, {"stop_sequences": [""]}),
+        (MESSAGES, {"stop_sequences": ["a"] * 17}),
+        (CHAT, {"n": 2}),
+        (CHAT, {"modalities": ["audio"]}),
+        *((CHAT, {name: "required"}) for name in ("tool_choice", "function_call")),
+        (CHAT, {"tool_choice": {"type": "function", "function": {"name": "f"}}}),
+        (CHAT, {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required"}}}),
+        (CHAT, {"response_format": {"type": "json_schema"}}),
+        (CHAT, chat(role="wizard", content="a")),
+        (CHAT, chat(role="user")),
+        (CHAT, chat(role="tool", content="out")),
+        (CHAT, chat(role="function", content="out")),
+        (CHAT, chat(role="user", content=[{"type": "video"}])),
+        (CHAT, chat(role="user", content=[{"type": "input_audio"}])),
+        (CHAT, chat(role="user", content=[{"type": "file", "file": {"file_id": "f"}}])),
+        (COMPLETIONS, {"prompt": ""}),
+        (COMPLETIONS, {"prompt": []}),
+        (COMPLETIONS, {"prompt": ["a", "b"]}),
+        (COMPLETIONS, {"prompt": [5]}),
+        (COMPLETIONS, {"prompt": [[5, 6]]}),
+        (COMPLETIONS, {"best_of": 2}),
+        (COMPLETIONS, {"suffix": "end"}),
+        (RESPONSES, {"conversation": "c"}),
+        (RESPONSES, {"prompt": {"id": "p"}}),
+        (RESPONSES, {"tool_choice": "required"}),
+        (RESPONSES, {"tool_choice": {"type": "function", "name": "f"}}),
+        (RESPONSES, {"tool_choice": {"type": "allowed_tools", "mode": "required"}}),
+        (RESPONSES, {"text": {"format": {"type": "json_schema"}}}),
+        (RESPONSES, given(role="wizard", content="a")),
+        (RESPONSES, given(content="a")),
+        (RESPONSES, given(role="user", content=[{"type": "video"}])),
+        (RESPONSES, given(role="user", content=[{"type": "input_text"}])),
+        (RESPONSES, given(role="user", content=[{"type": "input_image"}])),
+        (RESPONSES, given(type="function_call", name=1)),
+        (MESSAGES, {"tool_choice": {"type": "any"}}),
+        (MESSAGES, {"output_format": {"type": "text"}}),
+        (MESSAGES, {"output_format": {"type": "json_schema"}}),
+        (MESSAGES, {"output_config": {"format": {"type": "text"}}}),
+        (MESSAGES, messages(TEXT, role="wizard")),
+        (MESSAGES, messages({"text": "a"})),
+        (MESSAGES, messages({"type": "text"})),
+        (MESSAGES, messages({"type": "image", "source": {"type": "url", "url": "https://x.example/a.png"}})),
+        (MESSAGES, messages({"type": "image", "source": {"type": "base64"}})),
+        (MESSAGES, messages({"type": "document", "source": {"type": "base64", "data": "d"}})),
+        (MESSAGES, messages({"type": "document", "source": {"type": "content", "content": [USE]}})),
+        (MESSAGES, messages({"type": "tool_use", "id": "t"})),
+        (MESSAGES, messages({"type": "tool_result", "tool_use_id": "t", "content": [USE]})),
+        (MESSAGES, {"system": [IMAGE]}),
+        (MESSAGES, {"system": [USE]}),
+    ],
+)
+def test_document_forbids_what_a_model_api_refuses(path: str, fields: dict[str, Json]) -> None:
+    assert verdicts(path, fields) == (False, False)
 
 
 @pytest.mark.parametrize("path", MODEL_APIS)

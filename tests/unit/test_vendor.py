@@ -9,7 +9,7 @@ from clinvk.dialects.dialect import Call
 from clinvk.dialects.vendor import Asked
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import Event, RunStarted, TextDelta, ThinkingDelta, ToolCall, ToolResult
-from clinvk.types.request import MAX_STOP_CHARS, Image, RunRequest
+from clinvk.types.request import Image, RunRequest
 
 BARE = RunRequest(prompt="", model="m")
 IMAGE = Image("image/png", b"x")
@@ -140,12 +140,3 @@ def test_requesting_tool_events_includes_thinking() -> None:
 
 def test_long_tool_output_is_truncated() -> None:
     assert len(thought(ToolResult("1", "x" * 100_000), shows_work=True)) < 2100
-
-
-def test_stop_sequence_has_a_maximum_length() -> None:
-    longest = "x" * MAX_STOP_CHARS
-    assert vendor.stops(["a", longest]) == ("a", longest)
-    with pytest.raises(InvalidRequest) as told:
-        vendor.stops(["a", longest + "x"], "stop_sequences")
-    assert told.value.field == "stop_sequences[1]"
-    assert told.value.message == f"stop_sequences[1] has {MAX_STOP_CHARS + 1} characters; at most 100 are allowed"

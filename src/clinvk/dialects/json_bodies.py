@@ -5,6 +5,7 @@ msgspec finds each mistake but describes Python types, so the messages are rephr
 
 import math
 import re
+from collections.abc import Iterator
 from typing import NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -16,6 +17,9 @@ from clinvk.types.text import nearest
 
 T = TypeVar("T")
 
+NOT_BLANK = r"\S"
+"""The pattern of a text that is not blank."""
+
 _SHOWN = 80
 _MAX_NAME = 200
 _MAX_DIGITS = 9
@@ -26,6 +30,11 @@ _QUOTED = re.compile(r"`(?P<name>[^`]*)`")
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
+
+
+def because(reason: str) -> dict[str, str]:
+    """Return the `extra` of a `Meta`: why its type allows no more. Messages about other values end with the reason."""
+    return {"reason": reason}
 
 
 def decoder(type_: type[T]) -> msgspec.json.Decoder[T]:
@@ -86,12 +95,14 @@ def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") 
         raise InvalidRequest(_unknown(word, prefix + name, name, known), prefix + name) from None
     quoted = _QUOTED.search(said)
     if said.startswith("Object missing required field") and quoted:
-        raise InvalidRequest(f"{prefix}{quoted['name']} is missing", prefix + quoted["name"]) from None
+        field = prefix + quoted["name"]
+        raise InvalidRequest(f"{field} is missing{_reason(type_, [*path, quoted['name']])}", field) from None
     if said.startswith("Number out of range"):
         raise InvalidRequest(f"{place or 'the body'} has a number that is out of range", place or None) from None
     what = f"each value in {place}" if is_value else place or "the body"
     allowed = _allowed(_types_at(type_, [*path, ""] if is_value else path))
-    raise InvalidRequest(f"{what} must be {allowed}{_got(body, path)}", place or None) from None
+    got = _got(body, path)
+    raise InvalidRequest(f"{what} must be {allowed}{got}{_reason(type_, path)}", place or None) from None
 
 
 def _parted(message: str) -> tuple[str, str]:
@@ -158,10 +169,33 @@ def _not_utf8(body: bytes) -> str:
 
 def _types_at(type_: object, path: list[int | str]) -> list[inspect.Type]:
     """Return the types allowed at a place; several if a union is on the way, or at the place."""
-    here = _options(inspect.type_info(type_))
+    return [option for declared in _declared(type_, path)[-1] for option in _options(declared)]
+
+
+def _declared(type_: object, path: list[int | str]) -> list[list[inspect.Type]]:
+    """Return the declared types at each step of a path, from the whole body to the place."""
+    steps = [[inspect.type_info(type_)]]
     for part in path:
-        here = [option for type_ in here for inside in _inside(type_, part) for option in _options(inside)]
-    return here
+        steps.append([inside for here in steps[-1] for option in _options(here) for inside in _inside(option, part)])
+    return steps
+
+
+def _reason(type_: object, path: list[int | str]) -> str:
+    """Return the nearest reason that a `Meta(extra=because(...))` on the path has for its limits, or an empty text."""
+    found = [reason for step in _declared(type_, path) for declared in step for reason in _reasons(declared)]
+    return f": {found[-1]}" if found else ""
+
+
+def _reasons(type_: inspect.Type) -> Iterator[str]:
+    match type_:
+        case inspect.Metadata(extra={"reason": str(reason)}):
+            yield reason
+        case inspect.Metadata(type=bare):
+            yield from _reasons(bare)
+        case inspect.UnionType(types=types):
+            yield from (reason for each in types for reason in _reasons(each))
+        case _:
+            pass
 
 
 def _inside(type_: inspect.Type, part: int | str) -> list[inspect.Type]:
@@ -185,7 +219,7 @@ def _options(type_: inspect.Type) -> list[inspect.Type]:
             return _options(bare)
         case inspect.UnionType(types=types):
             return [option for each in types for option in _options(each)]
-        case inspect.NoneType():
+        case inspect.NoneType() | inspect.RawType():
             return []
         case _:
             return [type_]
@@ -197,15 +231,16 @@ def _fields(types: list[inspect.Type]) -> list[str]:
 
 def _allowed(types: list[inspect.Type]) -> str:
     words = [str(value) for type_ in types if isinstance(type_, inspect.LiteralType) for value in type_.values if value]
-    told = [f"one of {', '.join(words)}"] if words else []
+    told = [f"one of {', '.join(words)}" if len(words) > 1 else words[0]] if words else []
     told += [_described(type_) for type_ in types if not isinstance(type_, inspect.LiteralType)]
-    return " or ".join(dict.fromkeys(told)) or "valid JSON"
+    return " or ".join(dict.fromkeys(told)) or "null"
 
 
 def _described(type_: inspect.Type) -> str:
     match type_:
         case inspect.StrType() as text:
-            words = "a text" + _lengths(text.min_length, text.max_length, "characters")
+            pattern = " that is not blank" if text.pattern == NOT_BLANK else ""
+            words = "a text" + _lengths(text.min_length, text.max_length, "characters") + pattern
         case inspect.DateType():
             words = "a day such as 2026-11-25"
         case inspect.BoolType():
@@ -225,6 +260,8 @@ def _described(type_: inspect.Type) -> str:
 
 
 def _lengths(low: int | None, high: int | None, what: str) -> str:
+    if low == high == 1:
+        return f" of one {what.removesuffix('s')}"
     if low is not None and high is not None:
         return f" of {low} to {high} {what}"
     if low is not None:

@@ -4,23 +4,23 @@ Request bodies ignore unknown fields at every level, since clients add fields ev
 `msgspec.json.Decoder`s over structs that allow unknown fields, and `json_bodies.decode` explains invalid values.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import replace
 
 from clinvk.dialects import dialect
 from clinvk.dialects.conversation import Conversation, digest, last_answer, spoken, told
 from clinvk.dialects.dialect import Answered, Call, Chat
+from clinvk.dialects.json_bodies import NOT_BLANK, because
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, Progress, RunStarted, ThinkingDelta, ToolCall, ToolResult
 from clinvk.types.request import (
     APPROVAL_MODES,
     MAX_NAME_CHARS,
-    MAX_STOP_CHARS,
-    MAX_STOPS,
     SANDBOX_MODES,
     ApprovalMode,
     RunRequest,
@@ -78,6 +78,19 @@ _encoder = msgspec.json.Encoder()
 
 Word = TypeVar("Word", bound=str)
 
+ModelName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_NAME_CHARS,
+        pattern=NOT_BLANK,
+        description="A backend (`claude`), a model of it (`claude/opus`), or the model's own name.",
+    ),
+]
+NO_CALLS = Meta(extra=because("the agent works with its own tools and cannot be made to call the client's"))
+ToolMode = Annotated[Literal["auto", "none"], NO_CALLS]
+"""Whether the model may call the client's tools. Neither value has an effect."""
+
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """The options that the headers of a request set.
@@ -122,13 +135,8 @@ def call(request: RunRequest, conversation: Conversation, asked: Asked, field: s
     """Return the call for a request, after adding the prompt and the options from the headers.
 
     Raises:
-        InvalidRequest: no turn asks the assistant anything (`field` is the place of the messages), or the model name is
-            blank or too long.
+        InvalidRequest: no turn asks the assistant anything; `field` is the place of the messages.
     """
-    if len(request.model or "") > MAX_NAME_CHARS:
-        raise InvalidRequest(f"model must have at most {MAX_NAME_CHARS} characters", "model")
-    if not (request.model or "").strip():
-        raise InvalidRequest("model is empty", "model")
     whole = told(conversation, only_last=asked.session_id is not None, field=field)
     request = replace(
         request,
@@ -161,24 +169,6 @@ def _chat(name: str, conversation: Conversation, field: str) -> Chat:
     return replace(made, answered=answered)
 
 
-def stops(texts: Sequence[str], field: str = "stop") -> tuple[str, ...]:
-    """Validate the stop texts. The vendors allow few, but clients of other servers send more.
-
-    Raises:
-        InvalidRequest: a text is empty or longer than `MAX_STOP_CHARS`, or there are more than `MAX_STOPS` texts.
-    """
-    if len(texts) > MAX_STOPS:
-        raise InvalidRequest(f"{field} has {len(texts)} texts; at most {MAX_STOPS} are allowed", field)
-    if "" in texts:
-        place = f"{field}[{texts.index('')}]"
-        raise InvalidRequest(f"{place} is empty", place)
-    for index, text in enumerate(texts):
-        if len(text) > MAX_STOP_CHARS:
-            place = f"{field}[{index}]"
-            raise InvalidRequest(f"{place} has {len(text)} characters; at most {MAX_STOP_CHARS} are allowed", place)
-    return tuple(texts)
-
-
 def ignored(call: Call) -> tuple[str, ...]:
     """Return the fields of a body without effect, once the model has chosen the backend; may include `model`."""
     request = call.request
@@ -189,21 +179,6 @@ def ignored(call: Call) -> tuple[str, ...]:
 def ignored_stop(request: RunRequest, field: str = "stop") -> tuple[str, ...]:
     """Return `stop` as ignored if the request has a schema: a schema's answer is never cut."""
     return (field,) if request.stop and request.output_schema is not None else ()
-
-
-def ignored_tools(has_tools: bool, choice: str | None, field: str = "tool_choice") -> tuple[str, ...]:
-    """Return `tools` as ignored if the client sends tools; `choice` says which tools the model may call.
-
-    Raises:
-        InvalidRequest: the client requires a tool call.
-    """
-    if choice not in (None, "auto", "none"):
-        raise InvalidRequest(
-            f"{field} {choice!r} is not supported: the agent works with its own tools and cannot be made to call the "
-            "client's; use 'auto' or 'none', with which they are ignored",
-            field,
-        )
-    return ("tools",) if has_tools else ()
 
 
 def may_ask_again(code: str, has_acted: bool) -> bool:

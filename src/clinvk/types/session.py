@@ -16,14 +16,13 @@ MAX_TITLE_CHARS = 500
 MAX_TAG_CHARS = 100
 MAX_TAGS = 100
 
-_UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters, line ends and characters that are not valid Unicode."""
-
 _SHOWN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\s]"
 TAG_PATTERN = rf"^\s*{_SHOWN}([^\x00-\x1f\x7f-\x9f\u2028\u2029]*{_SHOWN})?\s*$"
-"""The tags that `as_tag` accepts, as a regular expression for the OpenAPI document."""
+"""One line without control characters, and not blank."""
 TITLE_PATTERN = r"^[^\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]*$"
-"""The titles that `as_title` accepts; line ends and other gaps become spaces."""
+"""No control characters except line ends and other gaps, which become spaces."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""A byte of a command's argument that is not valid UTF-8. JSON has none."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +80,7 @@ def as_title(text: str) -> str:
     title = " ".join(text.split())
     if len(title) > MAX_TITLE_CHARS:
         raise InvalidRequest(f"the title has {len(title)} characters; at most {MAX_TITLE_CHARS} are allowed", "title")
-    if _UNSHOWABLE.search(title):
+    if not re.search(TITLE_PATTERN, title) or _SURROGATE.search(title):
         raise InvalidRequest(f"{title!r} cannot be a title: it has control characters", "title")
     return title
 
@@ -93,7 +92,7 @@ def as_tag(text: str) -> str:
         InvalidRequest: the text is empty, too long, or has control characters.
     """
     tag = text.strip()
-    if not tag or len(tag) > MAX_TAG_CHARS or _UNSHOWABLE.search(tag):
+    if len(tag) > MAX_TAG_CHARS or not re.search(TAG_PATTERN, tag) or _SURROGATE.search(tag):
         raise InvalidRequest(f"{text!r} cannot be a tag: it is 1 to {MAX_TAG_CHARS} characters on one line", "tags")
     return tag
 

@@ -9,9 +9,11 @@ from clinvk import __version__
 from clinvk.api.openapi.endpoint import Api, Errors, Json, Operation, Returns, ref
 from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.backends.base import Backend
+from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import error_bodies as anthropic_errors
 from clinvk.dialects.dialect import BudgetSpent, RateLimited, nearest
 from clinvk.dialects.openai import error_bodies as openai_errors
+from clinvk.dialects.openai.responses import body as response_body
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.bodies import BackendBody
 from clinvk.dialects.rest.rest import STATUSES, TITLES, Problem, Rest
@@ -40,8 +42,10 @@ _TAGS = {
 }
 
 _REST = Api("", STATUSES, Rest.error_type, Problem)
-_OPENAI = Api("OpenAI.", openai_errors.STATUSES, "application/json", openai_errors.ErrorAnswer)
-_ANTHROPIC = Api("Anthropic.", anthropic_errors.STATUSES, "application/json", anthropic_errors.ErrorAnswer)
+_OPENAI = Api("OpenAI.", openai_errors.STATUSES, "application/json", openai_errors.ErrorAnswer, response_body.ITEMS)
+_ANTHROPIC = Api(
+    "Anthropic.", anthropic_errors.STATUSES, "application/json", anthropic_errors.ErrorAnswer, anthropic_body.BLOCKS
+)
 _SECTIONS = (
     ("/api/v1/prompt", "Prompts", _REST),
     ("/api/v1/parallel", "Several agents", _REST),
@@ -169,6 +173,9 @@ def _schemas(registry: Mapping[str, Backend]) -> dict[str, Json]:
             types, schema_hook=_any_json, ref_template=f"#/components/schemas/{api.prefix}{{name}}"
         )
         found |= {api.prefix + name: schema for name, schema in components.items()}
+        for name, members in api.unions.items():
+            one_of: list[Json] = [ref(member, api.prefix) for member in members]
+            found[api.prefix + name] = {"description": "One of several kinds of objects.", "anyOf": one_of}
         if api is _REST:
             found["Event"] = {"description": "One line of a stream.", **schemas[-1]}
     required = _required_of_bodies(registry)
@@ -183,7 +190,8 @@ def _types(api: Api) -> dict[type[msgspec.Struct], None]:
             types.append(operation.body.type if operation and operation.body else None)
             for each in returns.values():
                 types += [each.json, *each.also]
-    return dict.fromkeys([*filter(None, types), api.error_body])
+    unions = (member for members in api.unions.values() for member in members)
+    return dict.fromkeys([*filter(None, types), *unions, api.error_body])
 
 
 def _required_of_bodies(registry: Mapping[str, Backend]) -> dict[str, Json]:

@@ -3,7 +3,7 @@
 A row names types. The document builder makes schemas of them, and only when the document is requested.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
@@ -60,12 +60,16 @@ class Handlers(NamedTuple):
 
 
 class Api(NamedTuple):
-    """The schema names and error reports of one API: the status of each kind of error, and the body."""
+    """The schema names and error reports of one API: the status of each kind of error, and the body.
+
+    `unions` are schemas that stand for one of several structs, by name.
+    """
 
     prefix: str
     statuses: Mapping[type[ClinvkError], int]
     error_media_type: str
     error_body: type[msgspec.Struct]
+    unions: Mapping[str, Sequence[type[msgspec.Struct]]] = {}
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -13,11 +13,11 @@ from clinvk.dialects import json_bodies, sse, vendor
 from clinvk.dialects.anthropic import body as blocks
 from clinvk.dialects.anthropic import error_bodies
 from clinvk.dialects.anthropic import message as answer
-from clinvk.dialects.anthropic.body import MessagesBody, Thinking
+from clinvk.dialects.anthropic.body import MessagesBody, SystemMessage, Thinking
 from clinvk.dialects.anthropic.message import PULSE, MessageEncoder
 from clinvk.dialects.conversation import Conversation, Turn
 from clinvk.dialects.dialect import Call, Facts
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import ClinvkError
 from clinvk.types.events import RunFailed
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
@@ -76,20 +76,18 @@ class Anthropic:
             InvalidRequest: names the field or the header.
         """
         asked = json_bodies.decode(body, _body)
-        choice = asked.tool_choice.type if asked.tool_choice else None
-        tools = vendor.ignored_tools(bool(asked.tools), choice, "tool_choice.type")
         request = RunRequest(
             prompt="",
             model=asked.model,
             max_tokens=asked.max_tokens,
-            stop=vendor.stops(asked.stop_sequences or (), "stop_sequences"),
+            stop=tuple(asked.stop_sequences or ()),
             thinking=_shows_thinking(asked.thinking),
             effort=_effort(asked),
             output_schema=_schema(asked),
             metadata=asked.metadata or {},
         )
         call = vendor.call(request, _conversation(asked), vendor.asked(headers))
-        ignored = (*tools, *vendor.ignored_stop(request, "stop_sequences"))
+        ignored = (*(("tools",) if asked.tools else ()), *vendor.ignored_stop(request, "stop_sequences"))
         return replace(call, stream=bool(asked.stream), model=asked.model, ignored=ignored)
 
     def count(self, body: bytes, headers: Mapping[str, str]) -> bytes:
@@ -126,7 +124,7 @@ def _conversation(asked: MessagesBody) -> Conversation:
     turns: list[Turn] = []
     for index, message in enumerate(asked.messages):
         place = f"messages[{index}]"
-        if message.role == "system":
+        if isinstance(message, SystemMessage):
             system += blocks.system(message.content, f"{place}.content")
         else:
             turns.append(blocks.turn(message, place))
@@ -150,13 +148,5 @@ def _effort(asked: MessagesBody) -> str | None:
 def _schema(asked: MessagesBody) -> dict[str, object] | None:
     """Return the answer's schema, from the current place or the place in the API's first version."""
     config = asked.output_config
-    found, place = (
-        (config.format, "output_config.format") if config and config.format else (asked.output_format, "output_format")
-    )
-    if found is None:
-        return None
-    if found.type != "json_schema":
-        raise InvalidRequest(f"{place}.type is {found.type!r}; it must be 'json_schema'", f"{place}.type")
-    if found.schema is None:
-        raise InvalidRequest(f"{place}.schema is missing", f"{place}.schema")
-    return found.schema
+    found = config.format if config and config.format else asked.output_format
+    return found.schema if found else None

@@ -11,12 +11,23 @@ from msgspec import Meta
 
 from clinvk.dialects import json_bodies
 from clinvk.dialects.conversation import CallMade, Outcome, Turn, image_of, system_text
+from clinvk.dialects.json_bodies import because
+from clinvk.dialects.vendor import ModelName, ToolMode
 from clinvk.types import prompt_xml
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import Image
+from clinvk.types.request import Image, StopTexts
 
-Blocks = str | list[msgspec.Raw]
-"""Content: a text, or blocks, which are decoded one by one, since some kinds may be unknown."""
+
+def _listed(name: str) -> Meta:
+    """Return the schema of a block that is decoded later: `name` is a key of `BLOCKS`."""
+    return Meta(extra_json_schema={"$ref": f"#/components/schemas/Anthropic.{name}"})
+
+
+Blocks = str | list[Annotated[msgspec.Raw, _listed("Block")]]
+ResultBlocks = str | list[Annotated[msgspec.Raw, _listed("ResultBlock")]]
+SystemBlocks = str | list[Annotated[msgspec.Raw, _listed("SystemBlock")]]
+DocumentBlocks = str | list[Annotated[msgspec.Raw, _listed("DocumentBlock")]]
+"""Content: a text, or blocks, which are decoded one by one, since some types may be unknown."""
 
 
 class Thinking(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,8 +41,8 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
 class Format(msgspec.Struct, frozen=True, kw_only=True):
     """What the answer shall look like."""
 
-    type: str
-    schema: dict[str, object] | None = None
+    type: Literal["json_schema"]
+    schema: dict[str, object]
 
 
 class OutputConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,25 +55,36 @@ class OutputConfig(msgspec.Struct, frozen=True, kw_only=True):
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
     """Which of the client's tools the model may or must call."""
 
-    type: str
+    type: ToolMode
 
 
-class MessageIn(msgspec.Struct, frozen=True, kw_only=True):
-    """A message of the conversation. Those of the role system may have no content, only settings."""
+class UserMessage(msgspec.Struct, frozen=True, tag_field="role", tag="user"):
+    """A message of the user."""
 
-    role: Literal["user", "assistant", "system"]
     content: Blocks | None = None
+
+
+class AssistantMessage(msgspec.Struct, frozen=True, tag_field="role", tag="assistant"):
+    """An earlier answer."""
+
+    content: Blocks | None = None
+
+
+class SystemMessage(msgspec.Struct, frozen=True, tag_field="role", tag="system"):
+    """A part of the system prompt; without content, only settings."""
+
+    content: SystemBlocks | None = None
 
 
 class MessagesBody(msgspec.Struct, frozen=True, kw_only=True):
     """A request for a message, or for an estimate of its tokens."""
 
-    model: str
-    messages: list[MessageIn]
-    system: Blocks | None = None
+    model: ModelName
+    messages: list[UserMessage | AssistantMessage | SystemMessage]
+    system: SystemBlocks | None = None
     stream: bool | None = None
     max_tokens: Annotated[int, Meta(ge=0)] | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: StopTexts | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: Format | None = None
@@ -77,44 +99,61 @@ class Kind(msgspec.Struct, frozen=True):
     type: str
 
 
-class TextIn(msgspec.Struct, frozen=True):
+class TextIn(msgspec.Struct, frozen=True, tag="text"):
     """A text."""
 
     text: str
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """The source of an image or a document: the body, an address, or the vendor's file storage."""
+class ImageSource(msgspec.Struct, frozen=True, kw_only=True):
+    """The bytes of an image, in base64."""
 
-    type: str
+    type: Annotated[Literal["base64"], Meta(extra=because("no address is fetched, no file is kept here"))]
     media_type: str | None = None
-    data: str | None = None
-    content: Blocks | None = None
+    data: Annotated[str, Meta(min_length=1)]
 
 
-class ImageIn(msgspec.Struct, frozen=True):
+class ImageIn(msgspec.Struct, frozen=True, tag="image"):
     """An image."""
 
-    source: Source
+    source: ImageSource
 
 
-class DocumentIn(msgspec.Struct, frozen=True):
+class TextSource(msgspec.Struct, frozen=True, tag="text"):
+    """The text of a document."""
+
+    data: str
+
+
+class ContentSource(msgspec.Struct, frozen=True, tag="content"):
+    """The texts and images of a document."""
+
+    content: DocumentBlocks | None = None
+
+
+class DocumentIn(msgspec.Struct, frozen=True, tag="document"):
     """A document."""
 
-    source: Source
+    source: Annotated[TextSource | ContentSource, Meta(extra=because("the agents take no other documents"))]
     title: str | None = None
     context: str | None = None
 
 
-class SearchResultIn(msgspec.Struct, frozen=True):
+class SearchText(msgspec.Struct, frozen=True):
+    """A text of a search result."""
+
+    text: str
+
+
+class SearchResultIn(msgspec.Struct, frozen=True, tag="search_result"):
     """A passage that the client found for the model."""
 
     source: str
     title: str
-    content: list[TextIn]
+    content: list[SearchText]
 
 
-class ToolUseIn(msgspec.Struct, frozen=True):
+class ToolUseIn(msgspec.Struct, frozen=True, tag="tool_use"):
     """A tool call in a turn of the assistant."""
 
     id: str
@@ -122,18 +161,18 @@ class ToolUseIn(msgspec.Struct, frozen=True):
     input: object = {}
 
 
-class ToolResultIn(msgspec.Struct, frozen=True):
+class ToolResultIn(msgspec.Struct, frozen=True, tag="tool_result"):
     """The output of a tool."""
 
     tool_use_id: str
-    content: Blocks | None = None
+    content: ResultBlocks | None = None
     is_error: bool | None = None
 
 
 _Block = TextIn | ImageIn | DocumentIn | SearchResultIn | ToolUseIn | ToolResultIn
 
 _kind = msgspec.json.Decoder(Kind)
-_blocks: dict[str, msgspec.json.Decoder[_Block]] = {
+_decoders: dict[str, msgspec.json.Decoder[_Block]] = {
     "text": msgspec.json.Decoder(TextIn),
     "image": msgspec.json.Decoder(ImageIn),
     "document": msgspec.json.Decoder(DocumentIn),
@@ -141,7 +180,22 @@ _blocks: dict[str, msgspec.json.Decoder[_Block]] = {
     "tool_use": json_bodies.decoder(ToolUseIn),
     "tool_result": msgspec.json.Decoder(ToolResultIn),
 }
-"""Decoders by kind. Other kinds are skipped: earlier thinking, which belongs to the model, and vendor features."""
+"""Decoders by type. Other types are skipped: earlier thinking, which belongs to the model, and vendor features."""
+
+
+class OtherBlock(msgspec.Struct, frozen=True):
+    """A block of another type, which is skipped."""
+
+    type: Annotated[str, Meta(extra_json_schema={"not": {"enum": [*_decoders]}})]
+
+
+BLOCKS: dict[str, tuple[type[msgspec.Struct], ...]] = {
+    "Block": (TextIn, ImageIn, DocumentIn, SearchResultIn, ToolUseIn, ToolResultIn, OtherBlock),
+    "ResultBlock": (TextIn, ImageIn, DocumentIn, SearchResultIn, OtherBlock),
+    "DocumentBlock": (TextIn, ImageIn, OtherBlock),
+    "SystemBlock": (TextIn, DocumentIn, SearchResultIn, OtherBlock),
+}
+"""The blocks that may stand in each place: in a message, a tool's result, a document, and a system text."""
 
 _BILLING = "x-anthropic-billing-header:"
 """Prefix of the system block with which Claude Code identifies itself to the vendor; not meant for the model."""
@@ -149,7 +203,7 @@ _BILLING = "x-anthropic-billing-header:"
 _encode = msgspec.json.Encoder().encode
 
 
-def turn(message: MessageIn, place: str) -> Turn:
+def turn(message: UserMessage | AssistantMessage, place: str) -> Turn:
     """Parse a message of the user or the assistant; `place` is the position in the body.
 
     Raises:
@@ -158,43 +212,49 @@ def turn(message: MessageIn, place: str) -> Turn:
     said: list[str | Image] = []
     calls: list[CallMade] = []
     outcomes: list[Outcome] = []
-    for block, at in _read(message.content, f"{place}.content"):
+    for block, at in _read(message.content, f"{place}.content", "Block"):
         match block:
             case ToolUseIn():
                 calls.append(CallMade(block.id, block.name, _encode(block.input).decode()))
             case ToolResultIn():
-                given = tuple(_content(block.content, f"{at}.content"))
+                given = tuple(_content(block.content, f"{at}.content", "ResultBlock"))
                 outcomes.append(Outcome(block.tool_use_id, given, bool(block.is_error)))
             case _:
                 said += _parts(block, at)
-    return Turn("assistant" if message.role == "assistant" else "user", tuple(said), tuple(calls), tuple(outcomes))
+    role = "assistant" if isinstance(message, AssistantMessage) else "user"
+    return Turn(role, tuple(said), tuple(calls), tuple(outcomes))
 
 
-def system(blocks: Blocks | None, place: str) -> tuple[str, ...]:
+def system(blocks: SystemBlocks | None, place: str) -> tuple[str, ...]:
     """Parse the system texts, including documents; `place` is the position in the body.
 
     Raises:
         InvalidRequest: a block is not text; names the field.
     """
-    texts = ("\n".join(system_text(part, at) for part in _parts(block, at)) for block, at in _read(blocks, place))
+    found = _read(blocks, place, "SystemBlock")
+    texts = ("\n".join(system_text(part, at) for part in _parts(block, at)) for block, at in found)
     return tuple(text for text in texts if text and not text.startswith(_BILLING))
 
 
-def _read(blocks: Blocks | None, place: str) -> Iterator[tuple[_Block, str]]:
-    """Yield the blocks of known kinds, each with the position in the body."""
+def _read(blocks: Blocks | None, place: str, allowed: str) -> Iterator[tuple[_Block, str]]:
+    """Yield the blocks of known types, each with the position in the body; `allowed` is a key of `BLOCKS`."""
     if isinstance(blocks, str):
         yield TextIn(blocks), place
         return
     for index, raw in enumerate(blocks or ()):
         at = f"{place}[{index}]"
-        decoder = _blocks.get(json_bodies.decode(raw, _kind, at).type)
-        if decoder:
-            yield json_bodies.decode(raw, decoder, at), at
+        decoder = _decoders.get(kind := json_bodies.decode(raw, _kind, at).type)
+        if decoder is None:
+            continue
+        block = json_bodies.decode(raw, decoder, at)
+        if not isinstance(block, BLOCKS[allowed]):
+            raise InvalidRequest(f"{at} is of type {kind!r}, which cannot stand here", at)
+        yield block, at
 
 
-def _content(blocks: Blocks | None, place: str) -> Iterator[str | Image]:
+def _content(blocks: Blocks | None, place: str, allowed: str) -> Iterator[str | Image]:
     """Yield the texts and images of the content inside a block."""
-    for block, at in _read(blocks, place):
+    for block, at in _read(blocks, place, allowed):
         yield from _parts(block, at)
 
 
@@ -204,51 +264,23 @@ def _parts(block: _Block, place: str) -> Iterator[str | Image]:
             if text:
                 yield text
         case ImageIn(source=source):
-            yield _image(source, f"{place}.source")
+            yield image_of(source.data, source.media_type, f"{place}.source.data")
         case DocumentIn(source=source, title=title, context=context):
             yield _opening(title=title)
             yield from (context,) if context else ()
-            yield from _document(source, f"{place}.source")
+            if isinstance(source, TextSource):
+                yield source.data
+            else:
+                yield from _content(source.content, f"{place}.source.content", "DocumentBlock")
             yield "</document>"
         case SearchResultIn(source=source, title=title, content=content):
             yield _opening(title=title, source=source)
             yield from (part.text for part in content)
             yield "</document>"
         case ToolUseIn() | ToolResultIn():
-            raise InvalidRequest(f"{place} is a call of a tool or its result, which can only stand in a message", place)
+            raise AssertionError("`turn` handles calls, and other places do not allow them")
 
 
 def _opening(**attributes: str | None) -> str:
     """Return the opening tag of a document; the tags only guide the reader, since a document belongs to one message."""
     return prompt_xml.opening("document", **{name: value for name, value in attributes.items() if value})
-
-
-def _image(source: Source, place: str) -> Image:
-    if source.type != "base64":
-        raise InvalidRequest(
-            f"{place}.type is {source.type!r}; an image must be 'base64': no address is fetched, no file is kept here",
-            f"{place}.type",
-        )
-    return image_of(_data(source, place), source.media_type, f"{place}.data")
-
-
-def _document(source: Source, place: str) -> Iterator[str | Image]:
-    match source.type:
-        case "text":
-            yield _data(source, place)
-        case "content":
-            for block, at in _read(source.content, f"{place}.content"):
-                if not isinstance(block, TextIn | ImageIn):  # nested documents would be decoded once per level
-                    raise InvalidRequest(f"{at} must be a text or an image: it is inside a document", at)
-                yield from _parts(block, at)
-        case other:
-            raise InvalidRequest(
-                f"{place}.type is {other!r}; a document must be 'text' or 'content': the agents take no other ones",
-                f"{place}.type",
-            )
-
-
-def _data(source: Source, place: str) -> str:
-    if source.data is None:
-        raise InvalidRequest(f"{place}.data is missing", f"{place}.data")
-    return source.data

@@ -1,11 +1,14 @@
 """Code shared by OpenAI's chat completions and older completions."""
 
-import msgspec
+from typing import Annotated, Literal
 
-from clinvk.dialects import vendor
+import msgspec
+from msgspec import Meta
+
 from clinvk.dialects.dialect import Call, Facts
-from clinvk.types.errors import InvalidRequest
+from clinvk.dialects.json_bodies import because
 from clinvk.types.events import RunFinished, StopReason, Usage
+from clinvk.types.request import StopText, StopTexts
 
 DONE = b"data: [DONE]\n\n"
 
@@ -19,11 +22,22 @@ _FINISH_REASONS: dict[StopReason, str] = {
 
 _encoder = msgspec.json.Encoder()
 
+OneAnswer = Annotated[Literal[1] | None, Meta(extra=because("an agent gives one answer"))]
+Stop = Annotated[StopText | StopTexts | None, Meta(description="One text or several, before which the answer ends.")]
+
 
 class StreamOptions(msgspec.Struct, frozen=True):
     """What a stream tells beside the answer."""
 
     include_usage: bool | None = None
+
+
+class TextFormat(msgspec.Struct, frozen=True, tag="text"):
+    """The answer is any text."""
+
+
+class JsonObjectFormat(msgspec.Struct, frozen=True, tag="json_object"):
+    """The answer is a JSON object."""
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
@@ -60,31 +74,14 @@ def usage_of(usage: Usage | None) -> TokenUsage:
     )
 
 
-ONE = {"enum": [None, 1]}
-"""The values that `only_one` accepts, as JSON Schema."""
-
-
 def finish_reason(ending: RunFinished) -> str:
     """Return OpenAI's finish reason for a finished run."""
     return _FINISH_REASONS[ending.stop_reason]
 
 
 def stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Parse `stop`; raise what `vendor.stops` raises."""
-    if stop == "":
-        raise InvalidRequest("stop is empty", "stop")
-    return vendor.stops([stop] if isinstance(stop, str) else stop or [])
-
-
-def only_one(**asked: int | None) -> None:
-    """Refuse a request for several answers; each keyword is a field of the body with a number of answers.
-
-    Raises:
-        InvalidRequest: names the field.
-    """
-    for field, number in asked.items():
-        if number not in (None, 1):
-            raise InvalidRequest(f"{field} must be 1, got {number}: an agent gives one answer", field)
+    """Return the stop texts of a body."""
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
 class Chunks:

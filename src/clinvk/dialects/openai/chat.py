@@ -4,33 +4,36 @@
 and clients that show thinking read it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies, sse, vendor
-from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, document, image_of, system_text
+from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, document, image_of
 from clinvk.dialects.dialect import Call, Facts
 from clinvk.dialects.openai import error_bodies
-from clinvk.dialects.openai.answers import Chunks, finish_reason, only_one, stops, usage_of
+from clinvk.dialects.openai.answers import Chunks, JsonObjectFormat, finish_reason, stops, usage_of
 from clinvk.dialects.openai.chat_bodies import (
     AnswerMessage,
-    AudioPart,
+    AssistantMessage,
     ChatAnswer,
     ChatBody,
     Choice,
-    FileData,
     FilePart,
+    FunctionMessage,
     ImagePart,
-    JsonSchema,
+    JsonSchemaFormat,
     Message,
     Part,
     RefusalPart,
     ResponseFormat,
+    SystemMessage,
     TextPart,
+    ToolMessage,
+    UserMessage,
 )
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.types.request import Image, RunRequest
 from clinvk.types.result import RunResult
@@ -45,34 +48,21 @@ def conversation(messages: list[Message]) -> Conversation:
     system: list[str] = []
     turns: list[Turn] = []
     for index, message in enumerate(messages):
-        place = f"messages[{index}]"
-        if message.role in ("system", "developer"):
-            content = _content(message, place)
-            system += (system_text(part, f"{place}.content[{at}]") for at, part in enumerate(content))
-        else:
-            turns.append(_turn(message, place))
+        content = _content(message.content, f"messages[{index}].content")
+        match message:
+            case SystemMessage():
+                system += (part for part in content if isinstance(part, str))
+            case UserMessage(name=name):
+                turns.append(Turn("user", content, name=name))
+            case AssistantMessage(refusal=refusal, name=name):
+                said = (*content, refusal) if refusal else content
+                turns.append(Turn("assistant", said, calls=tuple(_calls(message)), name=name))
+            case ToolMessage(tool_call_id=id_) | FunctionMessage(name=id_):
+                turns.append(Turn("tool", outcomes=(Outcome(id_, content),)))
     return Conversation(tuple(system), tuple(turns))
 
 
-def _turn(message: Message, place: str) -> Turn:
-    content = tuple(_content(message, place))
-    match message.role:
-        case "assistant":
-            said = (*content, message.refusal) if message.refusal else content
-            return Turn("assistant", said, calls=tuple(_calls(message)), name=message.name)
-        case "tool":
-            if not message.tool_call_id:
-                raise InvalidRequest(f"{place}.tool_call_id is missing", f"{place}.tool_call_id")
-            return Turn("tool", outcomes=(Outcome(message.tool_call_id, content),))
-        case "function":
-            if not message.name:
-                raise InvalidRequest(f"{place}.name is missing", f"{place}.name")
-            return Turn("tool", outcomes=(Outcome(message.name, content),))
-        case _:
-            return Turn("user", content, name=message.name)
-
-
-def _calls(message: Message) -> Iterator[CallMade]:
+def _calls(message: AssistantMessage) -> Iterator[CallMade]:
     if message.function_call:
         yield CallMade(message.function_call.name, message.function_call.name, message.function_call.arguments)
     for call in message.tool_calls or ():
@@ -82,16 +72,10 @@ def _calls(message: Message) -> Iterator[CallMade]:
             yield CallMade(call.id, call.custom.name, call.custom.input)
 
 
-def _content(message: Message, place: str) -> Content:
-    match message.content:
-        case str(text):
-            return (text,) if text else ()
-        case None if message.role in ("assistant", "function"):
-            return ()
-        case None:
-            raise InvalidRequest(f"{place}.content is missing", f"{place}.content")
-        case parts:
-            return tuple(_part(part, f"{place}.content[{index}]") for index, part in enumerate(parts))
+def _content(content: str | Sequence[Part] | None, place: str) -> Content:
+    if isinstance(content, str):
+        return (content,) if content else ()
+    return tuple(_part(part, f"{place}[{index}]") for index, part in enumerate(content or ()))
 
 
 def _part(part: Part, place: str) -> str | Image:
@@ -102,18 +86,8 @@ def _part(part: Part, place: str) -> str | Image:
             if isinstance(address, str):
                 return image_of(address, None, f"{place}.image_url")
             return image_of(address.url, None, f"{place}.image_url.url")
-        case AudioPart():
-            raise InvalidRequest(f"{place} is sound, which agents do not take; send text or images", place)
         case FilePart(file=file):
-            return _file(file, f"{place}.file")
-
-
-def _file(file: FileData, place: str) -> str:
-    """Return the text of a file for the conversation."""
-    if file.file_data is None:
-        what = "file_id: nothing is uploaded here; send the file" if file.file_id else "no file_data: send it"
-        raise InvalidRequest(f"{place} has {what} as a data URL in file_data", f"{place}.file_data")
-    return document(file.file_data, file.filename, f"{place}.file_data")
+            return document(file.file_data, file.filename, f"{place}.file.file_data")
 
 
 _JSON_OBJECT: dict[str, object] = {"type": "object"}
@@ -146,14 +120,6 @@ class OpenAIChat:
             InvalidRequest: names the field.
         """
         asked = json_bodies.decode(body, _body)
-        only_one(n=asked.n)
-        if asked.modalities and asked.modalities != ["text"]:
-            raise InvalidRequest(
-                f"modalities must be ['text'], got {asked.modalities}: agents only write", "modalities"
-            )
-        ignored = vendor.ignored_tools(bool(asked.tools), _choice(asked.tool_choice)) or vendor.ignored_tools(
-            bool(asked.functions), _choice(asked.function_call), "function_call"
-        )
         request = RunRequest(
             prompt="",
             model=asked.model,
@@ -169,7 +135,7 @@ class OpenAIChat:
             stream=bool(asked.stream),
             model=asked.model,
             include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
-            ignored=(*ignored, *vendor.ignored_stop(request)),
+            ignored=(*(("tools",) if asked.tools or asked.functions else ()), *vendor.ignored_stop(request)),
         )
 
     def encoder(self, call: Call, facts: Facts) -> "ChatEncoder":
@@ -228,17 +194,6 @@ def _id(facts: Facts) -> str:
     return f"chatcmpl-{facts.run_id}"
 
 
-def _choice(choice: str | dict[str, object] | None) -> str | None:
-    """Return the tool choice as one word; an object names a required tool, or tools from which the model may choose."""
-    if not isinstance(choice, dict):
-        return choice
-    match choice:
-        case {"allowed_tools": {"mode": str(mode)}}:
-            return mode
-        case _:
-            return str(choice.get("type", "function"))
-
-
 def _thinks(asked: ChatBody) -> bool:
     if asked.thinking is not None:
         return asked.thinking.get("type") not in _NO_THINKING
@@ -247,11 +202,9 @@ def _thinks(asked: ChatBody) -> bool:
 
 def _schema(asked: ResponseFormat | None) -> dict[str, object] | None:
     match asked:
-        case ResponseFormat(type="json_object"):
+        case JsonObjectFormat():
             return _JSON_OBJECT
-        case ResponseFormat(type="json_schema", json_schema=None):
-            raise InvalidRequest("response_format.json_schema is missing", "response_format.json_schema")
-        case ResponseFormat(type="json_schema", json_schema=JsonSchema(schema=schema)):
-            return schema
+        case JsonSchemaFormat(json_schema=asked_schema):
+            return asked_schema.schema
         case _:
             return None

@@ -5,7 +5,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from clinvk.dialects.openai.answers import ONE, StreamOptions, TokenUsage
+from clinvk.dialects.json_bodies import because
+from clinvk.dialects.openai.answers import JsonObjectFormat, OneAnswer, Stop, StreamOptions, TextFormat, TokenUsage
+from clinvk.dialects.vendor import NO_CALLS, ModelName, ToolMode
+
+_Name = Annotated[str, Meta(min_length=1)]
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text"):
@@ -32,15 +36,10 @@ class ImagePart(msgspec.Struct, frozen=True, tag="image_url"):
     image_url: ImageUrl | str
 
 
-class AudioPart(msgspec.Struct, frozen=True, tag="input_audio"):
-    """Sound, which no agent takes."""
-
-
 class FileData(msgspec.Struct, frozen=True):
-    """A file: its bytes as a data URL or base64, or the id of one that was uploaded to OpenAI."""
+    """A file, as a data URL or base64."""
 
-    file_data: str | None = None
-    file_id: str | None = None
+    file_data: Annotated[str, Meta(extra=because("nothing is uploaded here; send the file as a data URL in file_data"))]
     filename: str | None = None
 
 
@@ -50,7 +49,8 @@ class FilePart(msgspec.Struct, frozen=True, tag="file"):
     file: FileData
 
 
-Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
+Part = TextPart | RefusalPart | ImagePart | FilePart
+Content = Annotated[str | list[Part], Meta(description="A text, or a list of parts.")]
 
 
 class FunctionCall(msgspec.Struct, frozen=True):
@@ -75,16 +75,51 @@ class ToolCall(msgspec.Struct, frozen=True):
     custom: CustomCall | None = None
 
 
-class Message(msgspec.Struct, frozen=True):
-    """A message of the conversation."""
+class SystemMessage(msgspec.Struct, frozen=True, tag_field="role", tag="system"):
+    """A part of the system prompt."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[str | list[Part] | None, Meta(description="A text, or a list of parts.")] = None
+    content: Annotated[
+        str | list[TextPart | RefusalPart | FilePart],
+        Meta(description="A text, or a list of parts.", extra=because("the agent's system prompt cannot have images")),
+    ]
+
+
+class DeveloperMessage(SystemMessage, frozen=True, tag_field="role", tag="developer"):
+    """A part of the system prompt."""
+
+
+class UserMessage(msgspec.Struct, frozen=True, tag_field="role", tag="user"):
+    """A message of the user."""
+
+    content: Content
+    name: str | None = None
+
+
+class AssistantMessage(msgspec.Struct, frozen=True, tag_field="role", tag="assistant"):
+    """An earlier answer."""
+
+    content: Content | None = None
     name: str | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: FunctionCall | None = None
-    tool_call_id: str | None = None
+
+
+class ToolMessage(msgspec.Struct, frozen=True, tag_field="role", tag="tool"):
+    """The output of a tool."""
+
+    tool_call_id: _Name
+    content: Content
+
+
+class FunctionMessage(msgspec.Struct, frozen=True, tag_field="role", tag="function"):
+    """The output of a function; the older form of a message of a tool."""
+
+    name: _Name
+    content: Content | None = None
+
+
+Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage
 
 
 class JsonSchema(msgspec.Struct, frozen=True):
@@ -94,27 +129,37 @@ class JsonSchema(msgspec.Struct, frozen=True):
     name: str | None = None
 
 
-class ResponseFormat(msgspec.Struct, frozen=True):
-    """What kind of text the answer is."""
+class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema"):
+    """The answer is JSON of the given form."""
 
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
+    json_schema: JsonSchema
+
+
+ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
+
+
+class ToolChoiceMode(msgspec.Struct, frozen=True):
+    """Whether the model may or must call one of the allowed tools."""
+
+    mode: ToolMode
+
+
+class AllowedTools(msgspec.Struct, frozen=True):
+    """The tools that the model may call."""
+
+    type: Annotated[Literal["allowed_tools"], NO_CALLS]
+    allowed_tools: ToolChoiceMode
 
 
 class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation that the agent goes on with. Fields that are not listed are accepted and ignored."""
 
-    model: Annotated[
-        str,
-        Meta(description="A backend (`claude`), a model of it (`claude/opus`), or the model's own name.", min_length=1),
-    ]
+    model: ModelName
     messages: Annotated[list[Message], Meta(description="The conversation, the oldest message first.")]
     stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
     stream_options: StreamOptions | None = None
-    stop: Annotated[str | list[str] | None, Meta(description="One text or several, before which the answer ends.")] = (
-        None
-    )
-    n: Annotated[int | None, Meta(description="Answers; only 1 is possible.", extra_json_schema=ONE)] = None
+    stop: Stop = None
+    n: Annotated[OneAnswer, Meta(description="Answers; only 1 is possible.")] = None
     max_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     max_completion_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     reasoning_effort: Annotated[
@@ -127,12 +172,12 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
     tools: Annotated[
         list[dict[str, object]] | None, Meta(description="Ignored: the agent works with its own tools.")
     ] = None
-    tool_choice: Annotated[str | dict[str, object] | None, Meta(description="auto or none.")] = None
+    tool_choice: Annotated[ToolMode | AllowedTools | None, Meta(description="auto or none.")] = None
     functions: Annotated[list[dict[str, object]] | None, Meta(description="The older word for `tools`.")] = None
-    function_call: Annotated[str | dict[str, object] | None, Meta(description="auto or none.")] = None
+    function_call: Annotated[ToolMode | None, Meta(description="auto or none.")] = None
     modalities: Annotated[
-        list[str] | None,
-        Meta(description="Only text can be had.", extra_json_schema={"items": {"const": "text"}, "maxItems": 1}),
+        Annotated[list[Literal["text"]], Meta(max_length=1)] | None,
+        Meta(description="Only text can be had.", extra=because("agents only write")),
     ] = None
     metadata: Annotated[dict[str, object] | None, Meta(description="Kept with the session, if one is.")] = None
     temperature: Annotated[float | None, Meta(description="Ignored.")] = None

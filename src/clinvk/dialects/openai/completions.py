@@ -10,43 +10,46 @@ from msgspec.structs import asdict, replace
 from clinvk.dialects import json_bodies, sse, vendor
 from clinvk.dialects.conversation import Conversation, Turn
 from clinvk.dialects.dialect import Call, Facts
+from clinvk.dialects.json_bodies import NOT_BLANK, because
 from clinvk.dialects.openai import error_bodies
 from clinvk.dialects.openai.answers import (
-    ONE,
     Chunks,
+    OneAnswer,
+    Stop,
     StreamOptions,
     TokenUsage,
     finish_reason,
-    only_one,
     stops,
     usage_of,
 )
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.dialects.vendor import ModelName
+from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
+
+_Text = Annotated[str, Meta(pattern=NOT_BLANK)]
 
 
 class CompletionBody(msgspec.Struct, frozen=True, kw_only=True):
     """A text that the agent answers. Fields that are not listed are accepted and ignored."""
 
-    model: Annotated[
-        str,
-        Meta(description="A backend (`claude`), a model of it (`claude/opus`), or the model's own name.", min_length=1),
-    ]
+    model: ModelName
     prompt: Annotated[
-        str | list[str | int | list[int]], Meta(description="A text, or a list of one. Tokens are refused.")
+        _Text | Annotated[list[_Text], Meta(min_length=1, max_length=1)],
+        Meta(
+            description="A text, or a list of one. Tokens are refused.",
+            extra=because("an agent gives one answer, and takes no tokens"),
+        ),
     ]
     stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
     stream_options: StreamOptions | None = None
-    stop: Annotated[str | list[str] | None, Meta(description="One text or several, before which the answer ends.")] = (
-        None
-    )
-    n: Annotated[int | None, Meta(description="Answers; only 1 is possible.", extra_json_schema=ONE)] = None
-    best_of: Annotated[int | None, Meta(description="Answers to choose from; only 1.", extra_json_schema=ONE)] = None
+    stop: Stop = None
+    n: Annotated[OneAnswer, Meta(description="Answers; only 1 is possible.")] = None
+    best_of: Annotated[OneAnswer, Meta(description="Answers to choose from; only 1.")] = None
     echo: Annotated[bool | None, Meta(description="Begin the answer with the prompt.")] = None
     suffix: Annotated[
-        str | None, Meta(description="Refused: an agent fills no gap.", extra_json_schema={"maxLength": 0})
+        Literal[""] | None, Meta(description="Refused: an agent fills no gap.", extra=because("an agent fills no gap"))
     ] = None
     max_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     temperature: Annotated[float | None, Meta(description="Ignored.")] = None
@@ -104,10 +107,7 @@ class OpenAICompletions:
             InvalidRequest: names the field.
         """
         asked = json_bodies.decode(body, _body)
-        only_one(n=asked.n, best_of=asked.best_of)
-        if asked.suffix:
-            raise InvalidRequest("suffix is not supported: an agent fills no gap", "suffix")
-        prompt = _prompt(asked.prompt)
+        prompt = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0]
         request = RunRequest(prompt="", model=asked.model, max_tokens=asked.max_tokens, stop=stops(asked.stop))
         call = vendor.call(request, Conversation((), (Turn("user", (prompt,)),)), vendor.asked(headers), "prompt")
         call = replace(
@@ -174,14 +174,3 @@ def _id(facts: Facts) -> str:
 
 def _echo(call: Call) -> str:
     return call.echo if isinstance(call, CompletionCall) else ""
-
-
-def _prompt(prompt: str | list[str | int | list[int]]) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) != 1:
-        got = f"got a list of {len(prompt)}: an agent gives one answer"
-        raise InvalidRequest(f"prompt must be one text, {got}", "prompt")
-    if not isinstance(prompt[0], str):
-        raise InvalidRequest("prompt must be a text, got tokens, which only the model knows", "prompt[0]")
-    return prompt[0]

@@ -13,12 +13,11 @@ from clinvk.types.errors import ClinvkError, InvalidRequest, placed
 from clinvk.types.orchestration import Chain, Compare, Isolation, Parallel, Part
 from clinvk.types.request import (
     MAX_NAME_CHARS,
-    MAX_STOP_CHARS,
-    MAX_STOPS,
     ApprovalMode,
     Effort,
     RunRequest,
     SandboxMode,
+    StopTexts,
 )
 from clinvk.types.session import as_tag
 
@@ -27,7 +26,6 @@ Seconds = Annotated[float, Meta(gt=0, le=604_800)]
 _Text = Annotated[str, Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]
 _Directory = Annotated[str, Meta(extra_json_schema={"pattern": r"^/[^\x00]*$"})]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, extra_json_schema={"pattern": r"^[^\x00]*$"})]
-_StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,7 +86,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         None
     )
     stop: Annotated[
-        Annotated[list[_StopText], Meta(max_length=MAX_STOPS)] | None,
+        StopTexts | None,
         Meta(description="Texts before the first of which the answer is cut, and the agent ended."),
     ] = None
     output_schema: Annotated[

@@ -7,22 +7,31 @@ which is encrypted, and any kind of item that clients add later.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
 from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, document, image_of, system_text
+from clinvk.dialects.json_bodies import because
+from clinvk.dialects.openai.answers import JsonObjectFormat, TextFormat
+from clinvk.dialects.openai.chat_bodies import ImagePart, ImageUrl, RefusalPart, TextPart
 from clinvk.dialects.openai.responses.response_object import Json, Response
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import Image
 
-CALLS = ("function_call", "custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call")
-OUTCOMES = tuple(f"{name}_output" for name in CALLS)
+_CallType = Literal["function_call", "custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call"]
+_OutcomeType = Literal[
+    "function_call_output",
+    "custom_tool_call_output",
+    "local_shell_call_output",
+    "shell_call_output",
+    "apply_patch_call_output",
+]
+CALLS: tuple[_CallType, ...] = get_args(_CallType)
+OUTCOMES: tuple[_OutcomeType, ...] = get_args(_OutcomeType)
 TOOLS = "additional_tools"
-
-_ROLES = "system, developer, user, assistant"
 
 
 class InputItem(msgspec.Struct, frozen=True):
@@ -31,28 +40,57 @@ class InputItem(msgspec.Struct, frozen=True):
     type: str | None = None
 
 
-class _Address(msgspec.Struct, frozen=True):
-    url: str
+class InputTextPart(msgspec.Struct, frozen=True, tag="input_text"):
+    """A text."""
+
+    text: str
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a message's content; `type` determines the fields in use."""
+class OutputTextPart(InputTextPart, frozen=True, tag="output_text"):
+    """A text of an earlier answer."""
 
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-    image_url: str | _Address | None = None
-    file_data: str | None = None
+
+class SummaryTextPart(InputTextPart, frozen=True, tag="summary_text"):
+    """A text of earlier thinking, shortened."""
+
+
+class ReasoningTextPart(InputTextPart, frozen=True, tag="reasoning_text"):
+    """A text of earlier thinking."""
+
+
+class InputImagePart(msgspec.Struct, frozen=True, tag="input_image"):
+    """An image, as a data URL."""
+
+    image_url: str | ImageUrl
+
+
+class InputFilePart(msgspec.Struct, frozen=True, tag="input_file"):
+    """A file, as a data URL or base64."""
+
+    file_data: str
     filename: str | None = None
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True):
-    role: str
-    content: str | list[_Part] | None = None
+class PlainFilePart(InputFilePart, frozen=True, tag="file"):
+    """A file."""
 
 
-class _Call(msgspec.Struct, frozen=True, kw_only=True):
+_Text = InputTextPart | OutputTextPart | SummaryTextPart | ReasoningTextPart | TextPart
+Part = _Text | RefusalPart | InputImagePart | ImagePart | InputFilePart | PlainFilePart
+
+
+class InputMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message."""
+
+    type: Literal["message"] | None = None
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part] | None = None
+
+
+class InputCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call; the field with the tool's input depends on the kind of tool."""
+
+    type: _CallType
 
     id: str | None = None
     call_id: str | None = None
@@ -63,17 +101,29 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True):
     operation: dict[str, object] | None = None
 
 
-class _Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class InputOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The output of a tool."""
+
+    type: _OutcomeType
     id: str | None = None
     call_id: str | None = None
     output: object = ""
     status: str | None = None
 
 
+class OtherItem(msgspec.Struct, frozen=True):
+    """An item of another type, which is skipped."""
+
+    type: Annotated[str, Meta(extra_json_schema={"not": {"enum": ["message", *CALLS, *OUTCOMES]}})]
+
+
+ITEMS = {"InputItem": (InputMessage, InputCall, InputOutcome, OtherItem)}
+"""The structs of the items of an input, for the OpenAPI document."""
+
 _heads = msgspec.json.Decoder(InputItem)
-_messages = msgspec.json.Decoder(_Message)
-_calls = json_bodies.decoder(_Call)
-_outcomes = json_bodies.decoder(_Outcome)
+_messages = msgspec.json.Decoder(InputMessage)
+_calls = json_bodies.decoder(InputCall)
+_outcomes = json_bodies.decoder(InputOutcome)
 _encoder = msgspec.json.Encoder()
 
 
@@ -93,58 +143,45 @@ def conversation(instructions: str | None, given: str | Sequence[msgspec.Raw]) -
         if item.type in (None, "message"):
             _message(json_bodies.decode(raw, _messages, at=place), place, system, turns)
         elif item.type in CALLS:
-            turns.append(Turn("assistant", calls=(_call(json_bodies.decode(raw, _calls, at=place), item.type),)))
+            turns.append(Turn("assistant", calls=(_call(json_bodies.decode(raw, _calls, at=place)),)))
         elif item.type in OUTCOMES:
             turns.append(Turn("tool", outcomes=(_outcome(json_bodies.decode(raw, _outcomes, at=place), place),)))
     return Conversation(tuple(system), tuple(turns))
 
 
-def _message(message: _Message, place: str, system: list[str], turns: list[Turn]) -> None:
-    parts = [_Part(type="input_text", text=message.content)] if isinstance(message.content, str) else message.content
-    content = tuple(_content(parts or (), f"{place}.content"))
-    match message.role:
-        case "user" | "assistant" as role:
-            turns.append(Turn(role, content))
-        case "system" | "developer":
-            system += [system_text(part, f"{place}.content[{index}]") for index, part in enumerate(content)]
-        case _:
-            raise InvalidRequest(f"{place}.role must be one of {_ROLES}, got {message.role!r}", f"{place}.role")
+def _message(message: InputMessage, place: str, system: list[str], turns: list[Turn]) -> None:
+    if isinstance(message.content, str):
+        content: Content = (message.content,)
+    else:
+        content = tuple(_content(message.content or (), f"{place}.content"))
+    if message.role == "user" or message.role == "assistant":
+        turns.append(Turn(message.role, content))
+    else:
+        system += [system_text(part, f"{place}.content[{index}]") for index, part in enumerate(content)]
 
 
-def _content(parts: Iterable[_Part], place: str) -> Iterator[str | Image]:
+def _content(parts: Iterable[Part], place: str) -> Iterator[str | Image]:
     for index, part in enumerate(parts):
-        here = f"{place}[{index}]"
-        match part.type:
-            case "input_text" | "output_text" | "text" | "summary_text" | "reasoning_text":
-                yield _needed(part.text, f"{here}.text")
-            case "refusal":
-                yield _needed(part.refusal, f"{here}.refusal")
-            case "input_image" | "image_url":
-                address = part.image_url.url if isinstance(part.image_url, _Address) else part.image_url
-                yield image_of(_needed(address, f"{here}.image_url"), None, f"{here}.image_url")
-            case "input_file" | "file":
-                yield document(_needed(part.file_data, f"{here}.file_data"), part.filename, f"{here}.file_data")
-            case _:
-                raise InvalidRequest(
-                    f"{here}.type {part.type!r} is not supported; use input_text, input_image or input_file",
-                    f"{here}.type",
-                )
+        match part:
+            case InputTextPart() | TextPart():
+                yield part.text
+            case RefusalPart():
+                yield part.refusal
+            case InputImagePart() | ImagePart():
+                address = part.image_url.url if isinstance(part.image_url, ImageUrl) else part.image_url
+                yield image_of(address, None, f"{place}[{index}].image_url")
+            case InputFilePart():
+                yield document(part.file_data, part.filename, f"{place}[{index}].file_data")
 
 
-def _needed(value: str | None, field: str) -> str:
-    if value is None:
-        raise InvalidRequest(f"{field} is missing", field)
-    return value
-
-
-def _call(call: _Call, kind: str) -> CallMade:
+def _call(call: InputCall) -> CallMade:
     given = call.arguments if call.arguments is not None else call.input
     if given is None:
         given = _encoder.encode(call.action or call.operation or {}).decode()
-    return CallMade(call.call_id or call.id or "", call.name or kind.removesuffix("_call"), given)
+    return CallMade(call.call_id or call.id or "", call.name or call.type.removesuffix("_call"), given)
 
 
-def _outcome(outcome: _Outcome, place: str) -> Outcome:
+def _outcome(outcome: InputOutcome, place: str) -> Outcome:
     return Outcome(
         outcome.call_id or outcome.id or "",
         _given(outcome.output, f"{place}.output"),
@@ -157,7 +194,7 @@ def _given(output: object, place: str) -> Content:
     if isinstance(output, str):
         return (output,)
     try:
-        parts = msgspec.convert(output, list[_Part])
+        parts = msgspec.convert(output, list[Part])
     except msgspec.ValidationError:
         return (_encoder.encode(output).decode(),)
     return tuple(_content(parts, place))
@@ -174,36 +211,32 @@ class ReasoningOptions(msgspec.Struct, frozen=True):
     generate_summary: Annotated[str | None, Meta(description="The older word for `summary`.")] = None
 
 
-class TextFormat(msgspec.Struct, frozen=True, kw_only=True):
-    """The form of the answer; `schema` is a JSON Schema."""
+class ResponseSchemaFormat(msgspec.Struct, frozen=True, kw_only=True, tag="json_schema"):
+    """The answer is JSON of the form that `schema`, a JSON Schema, describes."""
 
-    type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
-    schema: Json | None = None
+    schema: Json
     strict: bool | None = None
 
 
 class TextOptions(msgspec.Struct, frozen=True):
     """How the answer is written."""
 
-    format: TextFormat | None = None
+    format: TextFormat | JsonObjectFormat | ResponseSchemaFormat | None = None
     verbosity: Annotated[str | None, Meta(description="Ignored.")] = None
 
 
-class ToolToCall(msgspec.Struct, frozen=True):
-    """A tool that must be called; with a list of those that may be called, `mode` says whether one must be."""
+class AllowedToolChoice(msgspec.Struct, frozen=True):
+    """The tools that the model may call."""
 
-    type: str
-    mode: str | None = None
+    type: Annotated[Literal["allowed_tools"], vendor.NO_CALLS]
+    mode: vendor.ToolMode
 
 
 class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent is asked. Fields that are not listed are accepted and ignored."""
 
-    model: Annotated[
-        str,
-        Meta(description="A backend (`claude`), a model of it (`claude/opus`), or the model's own name.", min_length=1),
-    ]
+    model: vendor.ModelName
     input: Annotated[
         str | list[InputItem], Meta(description="What the user says; or messages, calls of tools and what these gave.")
     ]
@@ -212,10 +245,14 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
         str | None, Meta(description="The stored response to go on from; `input` is then only what comes after it.")
     ] = None
     conversation: Annotated[
-        str | Json | None, Meta(description="Refused: use `previous_response_id`.", extra_json_schema={"type": "null"})
+        None, Meta(description="Refused: use `previous_response_id`.", extra=because("use previous_response_id"))
     ] = None
     prompt: Annotated[
-        Json | None, Meta(description="Refused: there are no templates here.", extra_json_schema={"type": "null"})
+        None,
+        Meta(
+            description="Refused: there are no templates here.",
+            extra=because("there are no templates here; use instructions"),
+        ),
     ] = None
     stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
     store: Annotated[
@@ -229,7 +266,7 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
     text: TextOptions | None = None
     metadata: Annotated[dict[str, str] | None, Meta(description="Kept with the response and its session.")] = None
     tools: Annotated[list[Json] | None, Meta(description="Ignored: the agent works with its own tools.")] = None
-    tool_choice: Annotated[str | ToolToCall | None, Meta(description="auto or none.")] = None
+    tool_choice: Annotated[vendor.ToolMode | AllowedToolChoice | None, Meta(description="auto or none.")] = None
     max_tool_calls: Annotated[int | None, Meta(description="Ignored.")] = None
     parallel_tool_calls: Annotated[bool | None, Meta(description="Ignored.")] = None
     prompt_cache_key: Annotated[str | None, Meta(description="Ignored.")] = None
@@ -255,43 +292,26 @@ def read(data: bytes) -> tuple[ResponseBody, str | Sequence[msgspec.Raw]]:
         InvalidRequest: names the field.
     """
     body = json_bodies.decode(data, _bodies)
-    if body.conversation is not None:
-        raise InvalidRequest("conversation is not supported; use previous_response_id", "conversation")
-    if body.prompt is not None:
-        raise InvalidRequest("prompt is not supported: there are no templates here; use instructions", "prompt")
     if body.background and body.store is False:
         raise InvalidRequest("a response in the background must be stored, to be asked for later", "background")
     return body, _items.decode(data).input
 
 
 def ignored(body: ResponseBody) -> tuple[str, ...]:
-    """Return the fields without effect that the client may rely on.
-
-    Raises:
-        InvalidRequest: the client requires a tool call.
-    """
+    """Return the fields without effect that the client may rely on."""
     heads = body.input if isinstance(body.input, list) else []
-    has_tools = bool(body.tools) or any(head.type == TOOLS for head in heads)
-    choice = body.tool_choice
-    if isinstance(choice, ToolToCall):
-        choice = choice.mode or choice.type
-    return vendor.ignored_tools(has_tools, choice)
+    return ("tools",) if body.tools or any(head.type == TOOLS for head in heads) else ()
 
 
 def schema(body: ResponseBody) -> Json | None:
-    """Return the requested schema of the answer, or None.
-
-    Raises:
-        InvalidRequest: the schema is missing.
-    """
-    form = body.text.format if body.text else None
-    if form is None or form.type == "text":
-        return None
-    if form.type == "json_object":
-        return {"type": "object"}
-    if form.schema is None:
-        raise InvalidRequest("text.format.schema is missing", "text.format.schema")
-    return form.schema
+    """Return the requested schema of the answer, or None."""
+    match body.text.format if body.text else None:
+        case JsonObjectFormat():
+            return {"type": "object"}
+        case ResponseSchemaFormat(schema=asked):
+            return asked
+        case _:
+            return None
 
 
 def summary(body: ResponseBody) -> str | None:
