@@ -58,6 +58,36 @@ async def test_prompt_sent_from_the_page_streams_its_answer(scripted: Scripted, 
     assert [call.stdin for call in scripted.calls()] == [b"hi"]
 
 
+async def test_prompt_box_streams_the_answer_and_continues_the_conversation(scripted: Scripted, tmp_path: Path) -> None:
+    says = claude_says("one ", "two")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    answer = "document.querySelector('#ask .answer').textContent"
+    async with docs(scripted) as (page, _):
+        await page.until("document.querySelector('#ask-backend').value === 'claude'")
+        await page.write("#ask-prompt", "hi")
+        await page.click("#ask .send")
+        await page.until(f"{answer} === 'one '")
+        (tmp_path / "go").touch()
+        await page.until(f"{answer} === 'one two'")
+        await page.until("document.querySelector('#ask .status').textContent === 'done'")
+        assert "session" in str(await page.evaluate("document.querySelector('#ask .footer').textContent"))
+        await page.click("#ask-continue")
+        body = json.loads(str(await page.evaluate("document.querySelector('#ask .request').textContent")))
+    assert body["prompt"] == "hi"
+    assert "session_id" in body
+    assert "backend" not in body
+
+
+async def test_prompt_box_shows_why_a_prompt_was_refused(scripted: Scripted) -> None:
+    async with docs(scripted) as (page, _):
+        await page.until("document.querySelector('#ask-backend').value === 'claude'")
+        await page.write("#ask-prompt", "hi")
+        await page.write("#ask-workdir", "/does/not/exist")
+        await page.click("#ask .send")
+        await page.until("document.querySelector('#ask .status').textContent.startsWith('400')")
+        assert "/does/not/exist" in str(await page.evaluate("document.querySelector('#ask .answer').textContent"))
+
+
 async def test_json_answer_is_pretty_printed(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with docs(scripted) as (page, _):
@@ -92,7 +122,7 @@ async def test_key_is_sent_as_a_bearer_token(scripted: Scripted) -> None:
         await page.click("#listBackends .send")
         await page.until("document.querySelector('#listBackends pre').textContent.includes('claude')")
         requests = [record(event, "request") for event in page.told("Network.requestWillBeSent")]
-        (request,) = [request for request in requests if string(request, "url").endswith("/api/v1/backends")]
+        request = [request for request in requests if string(request, "url").endswith("/api/v1/backends")][-1]
     assert record(request, "headers")["authorization"] == "Bearer k-123"
 
 
@@ -156,5 +186,5 @@ async def test_page_follows_the_color_scheme_of_the_system(scripted: Scripted) -
 
 async def test_page_fits_a_phone_screen(scripted: Scripted) -> None:
     async with docs(scripted) as (page, _):
-        await page.call("Emulation.setDeviceMetricsOverride", width=380, height=800, deviceScaleFactor=1, mobile=True)
-        assert await page.evaluate("document.documentElement.scrollWidth") == 380
+        await page.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+        assert await page.evaluate("document.documentElement.scrollWidth") == 390
