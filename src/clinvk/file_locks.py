@@ -1,6 +1,54 @@
-"""Locks on files, found by other processes through the path."""
+"""Locks on files, found by other processes through the path, and released when the process exits, however it exits."""
 
+import fcntl
 import os
+
+
+class FileLock:
+    """A locked file. `close`, or dropping the last reference, releases the lock.
+
+    A thread that takes a lock for a cancelled caller drops the lock, so no lock is left behind.
+    """
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+
+    def close(self) -> None:
+        """Release the lock."""
+        file, self.file = self.file, -1
+        if file >= 0:
+            os.close(file)
+
+    def is_at(self, path: str | os.PathLike[str]) -> bool:
+        """Return whether the locked file is still the file at a path: neither released, nor removed, nor replaced."""
+        return is_of(self.file, path)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    __del__ = close
+
+
+def take(
+    path: str | os.PathLike[str], how: int = fcntl.LOCK_EX, flags: int = os.O_RDWR | os.O_CREAT
+) -> FileLock | None:
+    """Lock a file without waiting; return None if the file is locked, or was removed or replaced meanwhile.
+
+    Raises:
+        OSError: the file cannot be opened or locked.
+    """
+    lock = FileLock(os.open(path, flags | os.O_NOFOLLOW, 0o600))
+    try:
+        fcntl.flock(lock.file, how | fcntl.LOCK_NB)
+    except OSError as exc:
+        lock.close()
+        if isinstance(exc, BlockingIOError):
+            return None
+        raise
+    return lock if lock.is_at(path) else None
 
 
 def is_of(lock: int, path: str | os.PathLike[str]) -> bool:

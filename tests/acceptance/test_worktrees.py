@@ -12,17 +12,51 @@ import pytest
 
 from acceptance.command import Clinvk, until
 from acceptance.terminal import Terminal, on_terminal
-from clinvk.cli.admin.worktrees import Discarded, ShownWorktree, WorktreeList
 from clinvk.cli.terminal.table import width
+from clinvk.dialects.rest import views
 from clinvk.runtime.process.process_tags import RlimitMarks
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.worktree_types import Applied, Worktree
+from clinvk.runtime.worktrees.worktree_types import Applied, State, Worktree
 from clinvk.types.orchestration import ChangedFile
 from repositories import Repository
 from scripted.steps import claude_says, touch, wait_for
 
 T = TypeVar("T")
+
+
+class WorktreeItem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A worktree as JSON."""
+
+    id: str
+    state: State
+    repository: str
+    path: str
+    branch: str
+    base: str
+    made_at: str
+    files: tuple[ChangedFile, ...]
+    problem: str | None
+
+
+class WorktreeList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The output of `list` as JSON."""
+
+    worktrees: list[WorktreeItem]
+
+
+class ShownWorktree(WorktreeItem, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The output of `show` as JSON."""
+
+    runs: list[views.RunItem]
+    diff: str | None
+
+
+class Discarded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The output of `discard` as JSON."""
+
+    discarded: list[str]
+    dry_run: bool
 
 
 @pytest.fixture
@@ -96,7 +130,7 @@ def test_list_here_shows_one_repository_and_requires_one(clinvk: Clinvk, reposit
     assert listed(clinvk, "-w", str(repository.path / "inner")) == [mine.id]
     done = clinvk.run("worktrees", "list", "--here")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.endswith(" is in no git repository: worktrees need one\n")
+    assert done.stderr.endswith("not a git repository (or any of the parent directories): .git\n")
 
 
 def test_list_without_worktrees_is_empty_with_a_note(clinvk: Clinvk) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from clinvk.runtime.process.process_tags import RlimitMarks
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.worktrees.checks import OUTPUT_BYTES, run_check
+from clinvk.runtime.worktrees.worktrees import CHECK_OUTPUT_BYTES, run_check
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.orchestration import Check
 
@@ -50,9 +50,9 @@ async def test_check_killed_by_a_signal_has_exit_code_128_plus_the_signal(tmp_pa
 async def test_long_output_is_truncated_to_its_end(tmp_path: Path) -> None:
     done = await check("head -c 1000000 /dev/zero | tr '\\0' x; echo the end", tmp_path)
     assert done.passed
-    assert done.output.startswith(f"({1000000 + 8 - OUTPUT_BYTES} bytes before this left out)\nxxx")
+    assert done.output.startswith(f"({1000000 + 8 - CHECK_OUTPUT_BYTES} bytes before this left out)\nxxx")
     assert done.output.endswith("xthe end\n")
-    assert len(done.output) < OUTPUT_BYTES + 100
+    assert len(done.output) < CHECK_OUTPUT_BYTES + 100
 
 
 async def test_invalid_utf8_becomes_replacement_characters(tmp_path: Path) -> None:

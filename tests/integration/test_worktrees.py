@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.worktrees.folders import Lock, WorktreeFolders
+from clinvk.file_locks import FileLock
+from clinvk.runtime.worktrees.folders import WorktreeFolders
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -168,9 +169,9 @@ async def test_directory_without_repository_tree_or_commit_is_refused(
     repository.git("init", "--quiet", "--bare", str(tmp_path / "bare"))
     repository.git("init", "--quiet", str(tmp_path / "empty"))
     refused = {
-        tmp_path / "plain": "is in no git repository",
-        tmp_path / "bare": "is a bare git repository",
-        repository.path / ".git": "is inside the .git folder",
+        tmp_path / "plain": "is in no git repository with a tree: not a git repository",
+        tmp_path / "bare": "is in no git repository with a tree: this operation must be run in a work tree",
+        repository.path / ".git": "is in no git repository with a tree",
         tmp_path / "empty": "has no commit yet",
     }
     for directory, said in refused.items():
@@ -418,7 +419,7 @@ async def test_discard_refuses_what_an_agent_finishes_between_two_attempts(
     Path(worktree.path, "new").touch()
     loop, share = asyncio.get_running_loop(), WorktreeFolders.share
 
-    def ended(self: WorktreeFolders, own: str) -> Lock | None:
+    def ended(self: WorktreeFolders, own: str) -> FileLock | None:
         asyncio.run_coroutine_threadsafe(worktrees.leave(worktree), loop).result(20)
         return share(self, own)
 

@@ -31,8 +31,8 @@ def with_git(repository: Repository, tmp_path: Path, applying: str) -> KeptWorkt
     path.parent.mkdir()
     path.write_text(
         f'#!/bin/sh\ngit() {{ {shutil.which("git")} "$@"; }}\n'
-        f'top="{repository.path}"; case "$PWD $*" in *" apply "*--check*) ;;\n'
-        f'"$top "*" apply "*|*" -C $top "*" apply "*) {applying}\n;; esac\n'
+        f'top="{repository.path}"; case " $*" in *" apply "*--check*) ;;\n'
+        f'*" -C $top "*" apply "*) {applying}\n;; esac\n'
         'git "$@"\n'
     )
     path.chmod(0o755)
@@ -40,7 +40,7 @@ def with_git(repository: Repository, tmp_path: Path, applying: str) -> KeptWorkt
 
 
 async def test_apply_keeps_what_the_user_saves_meanwhile(repository: Repository, tmp_path: Path) -> None:
-    worktrees = with_git(repository, tmp_path, "echo mine >a.txt")
+    worktrees = with_git(repository, tmp_path, 'cd "$top"; echo mine >a.txt')
     worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "b.txt": "two\n", "new": "new\n"})
     with pytest.raises(InvalidRequest, match=r"does not fit .*nothing was changed: .*a\.txt: patch does not apply"):
         await worktrees.apply(worktree.id)
@@ -49,7 +49,9 @@ async def test_apply_keeps_what_the_user_saves_meanwhile(repository: Repository,
 
 
 async def test_failed_apply_restores_only_what_git_wrote(repository: Repository, tmp_path: Path) -> None:
-    worktrees = with_git(repository, tmp_path, 'git "$@"; printf tw >a.txt; echo mine >b.txt; rm inner/c.txt; exit 128')
+    worktrees = with_git(
+        repository, tmp_path, 'git "$@"; cd "$top"; printf tw >a.txt; echo mine >b.txt; rm inner/c.txt; exit 128'
+    )
     files = {"a.txt": "two\n", "b.txt": "two\n", "inner/c.txt": "two\n", "made/new": "new\n", "other": "other\n"}
     worktree = await changed(worktrees, repository, **files)
     with pytest.raises(ClinvkError, match=r"git apply failed: .*not put back, as somebody else wrote to it: b\.txt$"):
@@ -60,7 +62,8 @@ async def test_failed_apply_restores_only_what_git_wrote(repository: Repository,
 
 async def test_failed_apply_keeps_a_folder_in_place_of_a_file(repository: Repository, tmp_path: Path) -> None:
     applying = (
-        'git "$@"; rm a.txt inner/c.txt; mkdir a.txt; rmdir inner; echo mine >a.txt/mine; echo mine >inner; exit 128'
+        'git "$@"; cd "$top"; rm a.txt inner/c.txt; mkdir a.txt; rmdir inner;'
+        " echo mine >a.txt/mine; echo mine >inner; exit 128"
     )
     worktrees = with_git(repository, tmp_path, applying)
     (repository.path / "b.txt").chmod(0o644)
@@ -84,30 +87,36 @@ async def test_failed_apply_restores_converted_line_endings(repository: Reposito
 
 @pytest.mark.parametrize("is_written", [True, False])
 async def test_apply_keeps_the_directory_of_the_caller(
-    repository: Repository, tmp_path: Path, is_written: bool
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
 ) -> None:
     worktrees = with_git(repository, tmp_path, "" if is_written else 'git "$@"; exit 128')
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.root, "inner", "c.txt").unlink()
         Path(worktree.root, "inner", "new").write_text("new\n")
     inner = repository.path / "inner"
+    monkeypatch.chdir(inner)
     directory = os.open(inner, os.O_RDONLY)  # while it is open, no other gets its number
     try:
         if is_written:
-            await worktrees.apply(worktree.id, directory=str(inner))
+            await worktrees.apply(worktree.id)
         else:
             with pytest.raises(ClinvkError, match=r"git apply failed: exit code 128$"):
-                await worktrees.apply(worktree.id, directory=str(inner))
+                await worktrees.apply(worktree.id)
         assert os.path.samestat(os.fstat(directory), inner.stat())
     finally:
         os.close(directory)
     assert [file.name for file in inner.iterdir()] == ["new" if is_written else "c.txt"]
 
 
-async def test_apply_from_an_inaccessible_directory(repository: Repository, tmp_path: Path) -> None:
+async def test_apply_from_a_removed_directory(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worktrees = another(repository)
     worktree = await changed(worktrees, repository)
-    await worktrees.apply(worktree.id, directory=str(tmp_path / "closed"))
+    (tmp_path / "closed").mkdir()
+    monkeypatch.chdir(tmp_path / "closed")
+    (tmp_path / "closed").rmdir()
+    await worktrees.apply(worktree.id)
     assert repository.files()["a.txt"] == b"two\n"
 
 

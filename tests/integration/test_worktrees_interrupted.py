@@ -7,7 +7,6 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -63,24 +62,6 @@ async def test_cancelled_apply_leaves_no_temporary_files(repository: Repository,
     assert list((home(repository) / "worktrees" / worktree.id).glob("look-*")) == []
     await worktrees.apply(worktree.id)
     assert left_over(repository) == []
-
-
-async def test_cancelled_show_closes_the_patch(
-    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    patches: list[IO[bytes]] = []
-    worktree = await changed(worktrees, repository)
-    path_open = Path.open
-
-    def opened(self: Path, mode: str = "r") -> IO[bytes]:
-        file = path_open(self, mode)
-        patches.extend([file] if self.name == "patch" else [])
-        return file
-
-    monkeypatch.setattr(Path, "open", opened)
-    with late(diff, "remove_tree") as gate:
-        await cancelled_at(gate, asyncio.create_task(worktrees.show(worktree.id)))
-    assert [patch.closed for patch in patches] == [True]
 
 
 async def test_cancelled_make_leaves_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
@@ -165,7 +146,7 @@ async def test_apply_restores_files_after_a_timeout(
 ) -> None:
     top = repository.path
     monkeypatch.setattr(repositories, "_APPLIED_WITHIN_S", 1.0)
-    worktrees = with_slow(f'*--check*) ;; "{top} "*" apply "*', repository, tmp_path, "printf tw >a.txt;")
+    worktrees = with_slow(f'*--check*) ;; *" -C {top} "*" apply "*', repository, tmp_path, f"printf tw >{top}/a.txt;")
     worktree = await changed(worktrees, repository)
     with pytest.raises(ClinvkError, match="applying the changes took over 1 s"):
         await worktrees.apply(worktree.id)

@@ -21,25 +21,20 @@ def repository(tmp_path: Path) -> Repository:
     return repository
 
 
-async def test_patch_outlives_the_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_show_leaves_no_temporary_files(repository: Repository, worktrees: KeptWorktrees) -> None:
     own = (await changed(worktrees, repository)).id
-    listed, patch = await worktrees.show(own)
-    assert patch
-    with patch:
-        assert (listed.id, listed.state, listed.files) == (own, "changed", (ChangedFile("a.txt", "modified"),))
-        assert [*(home(repository) / "worktrees" / own).glob("look-*")] == []
-        await another(repository).discard(own)
-        assert left_over(repository) == []
-        assert patch.read().endswith(b"\n-one\n+two\n")
+    listed = await worktrees.show(own)
+    assert listed.patch is not None
+    assert (listed.id, listed.state, listed.files) == (own, "changed", (ChangedFile("a.txt", "modified"),))
+    assert [*(home(repository) / "worktrees" / own).glob("look-*")] == []
+    assert listed.patch.endswith(b"\n-one\n+two\n")
 
 
 async def test_reverted_worktree_has_an_empty_patch(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     Path(worktree.root, "a.txt").write_text("one\n")
-    listed, patch = await worktrees.show(worktree.id)
-    assert patch
-    with patch:
-        assert (listed.state, listed.files, patch.read()) == ("unchanged", (), b"")
+    listed = await worktrees.show(worktree.id)
+    assert (listed.state, listed.files, listed.patch) == ("unchanged", (), b"")
 
 
 async def test_show_removes_an_unchanged_worktree_of_a_dead_clinvk(
@@ -70,18 +65,7 @@ async def test_show_lists_files_if_git_makes_no_patch(
     worktrees = another(repository, PATH=f"{git.parent}:{repository.env['PATH']}")
     worktree = await changed(worktrees, repository)
     Path(worktree.root, "a.txt").write_text(content)
-    listed, patch = await worktrees.show(worktree.id)
-    assert (listed.state, listed.files, patch) == (state, files, None)
+    listed = await worktrees.show(worktree.id)
+    assert (listed.state, listed.files, listed.patch) == (state, files, None)
     assert listed.problem == "there is no diff: git diff-index failed: too big"
     assert [(item.state, item.files) for item in await worktrees.list()] == [(state, files)]
-
-
-async def test_worktree_can_be_applied_while_a_slow_reader_reads_the_patch(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
-    own = (await changed(worktrees, repository)).id
-    _, patch = await worktrees.show(own)
-    assert patch
-    with patch:
-        await another(repository).apply(own)
-    assert repository.files()["a.txt"] == b"two\n"

@@ -13,11 +13,12 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.config.model import Settings, complete
+from clinvk.file_locks import FileLock
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
 from clinvk.runtime.worktrees import repository as repositories_of
-from clinvk.runtime.worktrees.folders import Lock, WorktreeFolders
+from clinvk.runtime.worktrees.folders import WorktreeFolders
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.tree_files import remove_tree
 from clinvk.runtime.worktrees.worktree_types import Worktree
@@ -280,9 +281,9 @@ REMOVAL = (WorktreeFolders, "begin_removal")
 
 def entering(
     home: Path, own: str, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str]
-) -> Sequence[InvalidRequest | Lock | None]:
+) -> Sequence[InvalidRequest | FileLock | None]:
     """Have an agent try to enter a worktree right before a step; gives what becomes of that, once it has."""
-    came: list[InvalidRequest | Lock | None] = []
+    came: list[InvalidRequest | FileLock | None] = []
     before: Callable[..., object] = getattr(*step)
 
     def entered(*arguments: object) -> object:
@@ -346,7 +347,7 @@ async def test_list_keeps_changes_made_after_its_first_look(
     (home(repository) / "worktrees" / worktree.id / "kept").unlink()
     hold = WorktreeFolders.hold
 
-    def meanwhile(self: WorktreeFolders, own: str) -> Lock | None:
+    def meanwhile(self: WorktreeFolders, own: str) -> FileLock | None:
         with self.enter(own) or nullcontext() as entered:
             assert entered is None
             Path(worktree.root, "new").touch()
@@ -362,7 +363,7 @@ async def test_enter_fails_if_another_clinvk_takes_the_lock_first(
     worktree = await changed(worktrees, repository)
     (home(repository) / "worktrees" / worktree.id / "kept").unlink()
     folders, flock = WorktreeFolders(home(repository)), fcntl.flock
-    taken: list[Lock | None] = []
+    taken: list[FileLock | None] = []
 
     def excluded_before(lock: int, how: int) -> None:
         if how & fcntl.LOCK_SH:
@@ -416,7 +417,7 @@ async def test_run_cancelled_while_waiting_for_the_worktree_starts_no_agent(
 ) -> None:
     waits, enter = threading.Event(), WorktreeFolders.enter
 
-    def entered(self: WorktreeFolders, own: str) -> Lock | None:
+    def entered(self: WorktreeFolders, own: str) -> FileLock | None:
         waits.set()
         return enter(self, own)
 
@@ -487,7 +488,7 @@ async def test_lock_taken_after_a_cancellation_is_released(
     worktree = await changed(worktrees, repository)
     asked, may_go_on, take = threading.Event(), threading.Event(), getattr(WorktreeFolders, lock)
 
-    def late(self: WorktreeFolders, *of: str) -> Lock | None:
+    def late(self: WorktreeFolders, *of: str) -> FileLock | None:
         asked.set()
         may_go_on.wait(20)
         return take(self, *of)

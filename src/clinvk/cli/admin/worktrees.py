@@ -3,12 +3,6 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
-from typing import BinaryIO
-
-import msgspec
-from msgspec.structs import asdict
 
 from clinvk.cli.parse.flags import ApplyFlags, DeleteFlags, WorktreesFlags, WorktreeShowFlags
 from clinvk.cli.parse.settings import settings_of
@@ -24,14 +18,13 @@ from clinvk.dialects.rest import views
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.worktree_types import Applied, Listed, State
+from clinvk.runtime.worktrees.worktree_types import Applied, Listed
 from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import ChangedFile
 from clinvk.types.record import RunRecord
 
 _FILES_NAMED = 20
-_PIECE_BYTES = 64 * 1024
 _REPOSITORY_LEAST = 12
 _COLUMNS = (
     Column("ID"),
@@ -40,44 +33,6 @@ _COLUMNS = (
     Column("MADE", is_spare=True),
     Column("REPOSITORY", _REPOSITORY_LEAST, from_left=True),
 )
-
-
-class WorktreeItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A worktree as JSON. `problem` is why clinvk cannot examine it completely, or null."""
-
-    id: str
-    state: State
-    repository: str
-    path: str
-    branch: str
-    base: str
-    made_at: str
-    files: tuple[ChangedFile, ...]
-    problem: str | None
-
-
-class WorktreeList(msgspec.Struct, frozen=True):
-    """The output of `list` as JSON: worktrees, oldest first."""
-
-    worktrees: list[WorktreeItem]
-
-
-class ShownWorktree(WorktreeItem, frozen=True, kw_only=True):
-    """The output of `show` as JSON.
-
-    `runs` are the runs of the worktree's agents, oldest first, except ephemeral ones. `diff` is the complete patch as
-    text, or null if there is none.
-    """
-
-    runs: list[views.RunItem]
-    diff: str | None
-
-
-class Discarded(msgspec.Struct, frozen=True):
-    """The output of `discard` as JSON: the ids of the removed worktrees."""
-
-    discarded: list[str]
-    dry_run: bool
 
 
 def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -90,7 +45,7 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
     where = real_directory(flags.workdir) if flags.here or flags.workdir is not None else None
     found = streams.run(_worktrees(environ).list(where))
     if flags.wants_json:
-        tell_json(WorktreeList([_item(listed) for listed in found]))
+        tell_json({"worktrees": [*map(_as_json, found)]})
         return 0
     now, user = time.time(), home_of(environ.get("HOME"))
     rows = [
@@ -122,25 +77,25 @@ def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes) -> 
     """
     settings = settings_of(flags, environ, {}, notes)
 
-    async def shown() -> tuple[Listed, BinaryIO | None]:
+    async def shown() -> Listed:
         worktrees = _worktrees(environ)
         return await worktrees.show(await worktrees.find(flags.words[0]))
 
-    listed, patch = streams.run(shown())
+    listed = streams.run(shown())
+    patch = listed.patch
     missing = f"{listed.id}: {listed.problem or 'an agent is at work in it: its diff is there when that has ended'}"
-    with patch or nullcontext():
-        has_head = flags.wants_json or not flags.diff
-        if not (has_head or patch):
-            raise ClinvkError(missing)
-        runs = streams.run(_runs(os.path.realpath(listed.path), environ, notes)) if has_head else []
-        if flags.wants_json:
-            diff = patch.read().decode(errors="replace") if patch else None
-            tell_json(ShownWorktree(**asdict(_item(listed)), runs=[views.run_item(run) for run in runs], diff=diff))
-            return 0
-        if has_head:
-            tell("\n".join(_details(listed, runs, home_of(environ.get("HOME")))))
-        if patch:
-            _tell_patch(patch, has_head, settings.output.color and has_colors(1, environ))
+    has_head = flags.wants_json or not flags.diff
+    if not has_head and patch is None:
+        raise ClinvkError(missing)
+    runs = streams.run(_runs(os.path.realpath(listed.path), environ, notes)) if has_head else []
+    if flags.wants_json:
+        diff = None if patch is None else patch.decode(errors="replace")
+        tell_json({**_as_json(listed), "runs": [*map(views.run_item, runs)], "diff": diff})
+        return 0
+    if has_head:
+        tell("\n".join(_details(listed, runs, home_of(environ.get("HOME")))))
+    if patch:
+        _tell_patch(patch, has_head, settings.output.color and has_colors(1, environ))
     if listed.problem or patch is None:
         notes.error(missing)
     return 0
@@ -157,7 +112,7 @@ def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
     async def applied() -> Applied:
         worktrees = _worktrees(environ)
-        return await worktrees.apply(await worktrees.find(flags.words[0]), flags.keep, flags.dry_run, _here())
+        return await worktrees.apply(await worktrees.find(flags.words[0]), flags.keep, flags.dry_run)
 
     done = streams.run(applied())
     for warning in done.warnings:
@@ -198,7 +153,7 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
     if not flags.dry_run:
         streams.run(_worktrees(environ).discard(*ids))
     if flags.wants_json:
-        tell_json(Discarded(ids, flags.dry_run))
+        tell_json({"discarded": ids, "dry_run": flags.dry_run})
     else:
         tell("\n".join(f"{'would discard' if flags.dry_run else 'discarded'} {id_}" for id_ in ids))
     return 0
@@ -209,18 +164,11 @@ def _worktrees(environ: Mapping[str, str]) -> KeptWorktrees:
     return KeptWorktrees(Spawner(process_tags.choose()), home(environ), environ)
 
 
-def _here() -> str | None:
-    """Return the current directory, or None if it was removed."""
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return None
-
-
-def _item(listed: Listed) -> WorktreeItem:
-    fields = {name: getattr(listed, name) for name in WorktreeItem.__struct_fields__}
-    fields |= {"made_at": views.time(listed.made_at), "problem": listed.problem or None}
-    return msgspec.convert(fields, WorktreeItem)
+def _as_json(listed: Listed) -> dict[str, object]:
+    """Return a worktree as JSON; `problem` is null if clinvk can examine the worktree completely."""
+    names = ("id", "state", "repository", "path", "branch", "base", "made_at", "files", "problem")
+    fields = {name: getattr(listed, name) for name in names}
+    return {**fields, "made_at": views.time(listed.made_at), "problem": listed.problem or None}
 
 
 async def _runs(directory: str, environ: Mapping[str, str], notes: Notes) -> list[RunRecord]:
@@ -258,16 +206,12 @@ def _details(listed: Listed, runs: Sequence[RunRecord], user: str | None) -> Ite
     yield from map(_named_file, listed.files)
 
 
-def _tell_patch(patch: BinaryIO, has_head: bool, is_colored: bool) -> None:
+def _tell_patch(patch: bytes, has_head: bool, is_colored: bool) -> None:
     """Print a patch, after an empty line if `has_head`: byte for byte, or on a terminal as readable text."""
-    if columns() is None:
-        pieces = iter(partial(patch.read, _PIECE_BYTES), b"")
-    else:
-        lines = (line.decode(errors="replace") for line in patch)
-        pieces = (f"{line}\n".encode() for line in readable(lines, is_colored))
-    for piece in pieces:
-        tell_bytes(b"\n" + piece if has_head else piece)
-        has_head = False
+    if columns() is not None:
+        lines = (line.decode(errors="replace") for line in patch.splitlines(keepends=True))
+        patch = "".join(f"{line}\n" for line in readable(lines, is_colored)).encode()
+    tell_bytes(b"\n" + patch if has_head else patch)
 
 
 def _named_file(file: ChangedFile) -> str:

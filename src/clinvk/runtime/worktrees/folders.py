@@ -27,6 +27,7 @@ from msgspec.structs import replace
 
 from clinvk import file_locks
 from clinvk.config.load import WORKTREES
+from clinvk.file_locks import FileLock
 from clinvk.runtime.worktrees.tree_files import remove_tree
 from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -40,42 +41,13 @@ _LOCK = "lock"
 _WORK = "work"
 
 
-class Lock:
-    """A locked file. `close`, or dropping the last reference, releases the lock.
-
-    A thread that takes a lock for a cancelled caller drops the lock, so no lock is left behind.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def close(self) -> None:
-        """Release the lock."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def hand_over(self) -> None:
-        """Keep the file locked until this process, or the program executed by this process, has exited."""
-        os.set_inheritable(self.fd, True)
-        self.fd = -1
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    __del__ = close
-
-
 class WorktreeFolders:
     """The folders of all worktrees of a clinvk home."""
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
         self.path = Path(home).absolute() / WORKTREES
 
-    def make(self, label: str, worktree: Worktree) -> tuple[Worktree, Lock]:
+    def make(self, label: str, worktree: Worktree) -> tuple[Worktree, FileLock]:
         """Make and lock the folder of a worktree.
 
         Raises:
@@ -83,16 +55,13 @@ class WorktreeFolders:
         """
         id_ = f"{_slug(label)}-{os.urandom(4).hex()}"
         hidden = self.path / f".{id_}"
-        lock = None
         try:
             os.makedirs(hidden, mode=0o700)
-            lock = Lock(os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            fcntl.flock(lock.fd, fcntl.LOCK_EX)
+            lock = file_locks.take(hidden / _LOCK)
+            assert lock, "no other process knows the folder"
             (hidden / _RECORD).write_bytes(msgspec.json.encode(replace(worktree, warnings=())))
             os.rename(hidden, self.path / id_)
         except OSError as exc:
-            if lock:
-                lock.close()
             with suppress(ClinvkError):
                 remove_tree(hidden)
             raise ClinvkError(f"cannot make a worktree in {str(self.path)!r}: {exc.strerror}") from exc
@@ -129,22 +98,22 @@ class WorktreeFolders:
             return None
         return replace(worktree, id=id_, folder=str(folder))
 
-    def hold(self, id_: str) -> Lock | None:
+    def hold(self, id_: str) -> FileLock | None:
         """Lock a worktree to change it, or return None if the worktree is locked or gone."""
-        return _taken(self.path / id_ / _LOCK, fcntl.LOCK_EX, os.O_RDONLY)
+        return _taken(self.path / id_ / _LOCK, flags=os.O_RDONLY)
 
-    def share(self, id_: str) -> Lock | None:
+    def share(self, id_: str) -> FileLock | None:
         """Lock a worktree to examine it, or return None if the worktree is held or gone."""
         return _taken(self.path / id_ / _LOCK, fcntl.LOCK_SH, os.O_RDONLY)
 
-    def exclude(self, id_: str) -> Lock | None:
+    def exclude(self, id_: str) -> FileLock | None:
         """Keep agents out of a worktree, or return None if an agent may be at work there."""
         try:
-            return _taken(self.path / id_ / _WORK, fcntl.LOCK_EX)
+            return _taken(self.path / id_ / _WORK)
         except ClinvkError:  # e.g. the lock of another user
             return None
 
-    def enter(self, id_: str) -> Lock | None:
+    def enter(self, id_: str) -> FileLock | None:
         """Lock a worktree for one more agent, or return None while a clinvk keeps agents out.
 
         Raises:
@@ -153,12 +122,10 @@ class WorktreeFolders:
         """
         lock = _taken(self.path / id_ / _WORK, fcntl.LOCK_SH) if self.is_ready(id_) else None
         if not self.is_ready(id_):
-            if lock:
-                lock.close()
             raise InvalidRequest(f"worktree {id_} is being removed: no agent can work in it any more", "workdir")
         return lock
 
-    def lock_home(self, name: str) -> Lock | None:
+    def lock_home(self, name: str) -> FileLock | None:
         """Take `.lock` or `.apply`, or return None if another clinvk has the lock.
 
         Raises:
@@ -168,7 +135,7 @@ class WorktreeFolders:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
         except OSError as exc:
             raise ClinvkError(f"cannot lock {str(self.path)!r}: {exc.strerror}") from exc
-        return _taken(self.path / name, fcntl.LOCK_EX)
+        return _taken(self.path / name)
 
     def around(self, directory: str) -> str | None:
         """Return the id of the worktree that holds a directory, or None.
@@ -233,23 +200,18 @@ class WorktreeFolders:
         return next((commits for commits, name in _REMOVING.items() if (self.path / id_ / name).exists()), None)
 
 
-def _taken(path: Path, how: int, flags: int = os.O_RDWR | os.O_CREAT) -> Lock | None:
+def _taken(path: Path, how: int = fcntl.LOCK_EX, flags: int = os.O_RDWR | os.O_CREAT) -> FileLock | None:
     """Lock a file, or return None if the file is locked, is gone, or was removed meanwhile.
 
     Raises:
         ClinvkError: the file cannot be locked.
     """
-    lock = None
     try:
-        lock = Lock(os.open(path, flags, 0o600))
-        fcntl.flock(lock.fd, how | fcntl.LOCK_NB)
-    except (FileNotFoundError, NotADirectoryError, BlockingIOError):
+        return file_locks.take(path, how, flags)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
-        if lock:
-            lock.close()
         raise ClinvkError(f"cannot lock {str(path)!r}: {exc.strerror}") from exc
-    return lock if file_locks.is_of(lock.fd, path) else None
 
 
 def _slug(label: str) -> str:

@@ -5,16 +5,13 @@ includes) are not run: no hook, file system monitor, filter or transport. Diffs 
 commands, which use no pager, external diff or textconv. Tried with git 2.47.
 """
 
-import asyncio
 import os
 import re
-import stat
 from collections.abc import Mapping
-from typing import NamedTuple, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
-from clinvk.runtime.process.executables import Exited, run_tool
+from clinvk.runtime.process.executables import Exited, run_tool, without_secrets
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.worktrees.checks import environment
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
 
 ISOLATION = "isolation"
@@ -23,10 +20,6 @@ ISOLATION = "isolation"
 _WITHIN_S = 300.0
 _TRUSTED = frozenset({b"system", b"global"})
 _PROGRAM = re.compile(rb"(filter\..*)\.(clean|smudge|process)|hook\..*\.(command|event)", re.DOTALL)
-
-_READ = (b"core.excludesfile", b"core.attributesfile")
-"""Settings that name a file which git reads."""
-
 _FIXED: dict[bytes, bytes] = {
     b"core.hooksPath": b"/dev/null",
     b"core.fsmonitor": b"false",
@@ -63,33 +56,34 @@ class GitTimedOut(ClinvkError):
 
 
 class GitOptions(TypedDict, total=False):
-    """How to run one git command; `env` is added to the environment of all commands."""
+    """How to run one git command.
+
+    `env` is added to the environment of all commands; `directory` replaces the directory of `Git`; `within_s` is the
+    time limit, 300 seconds by default.
+    """
 
     env: Mapping[str, str]
     stdin: bytes
-    cwd: str
+    directory: str
     within_s: float
 
 
 class Git:
-    """git, guarded, in one directory.
+    """git, guarded, for one directory.
 
-    Args:
-        cwd: the directory that git works in.
-        started_in: the directory to start git in, if not `cwd`. git 2.35 and later do not remove that directory.
+    git starts in the current directory of clinvk: git 2.35 and later never remove the directory that they start in.
 
     Attributes:
         disabled: filters from the repository's own settings, which are not run.
         is_sparse: some files may be missing from the tree because of a sparse checkout.
     """
 
-    def __init__(self, spawner: Spawner, environ: Mapping[str, str], cwd: str, started_in: str | None = None) -> None:
+    def __init__(self, spawner: Spawner, environ: Mapping[str, str], directory: str) -> None:
         self.disabled: tuple[str, ...] = ()
         self.is_sparse = False
         self._spawner = spawner
         self._environ = environ
-        self._cwd = cwd
-        self._started_in = started_in
+        self._directory = directory
         self._env: Mapping[str, str] = {}
         self._where: Mapping[str, str] = {}
 
@@ -104,19 +98,18 @@ class Git:
             ClinvkError: git cannot be run in the directory.
         """
         self._where = env or self._where
-        self._env = {**environment(self._environ), **_VARIABLES, **self._where, **_configured(_FIXED)}
-        settings = _settings(await self.out("config", "--list", "--show-scope", "-z"))
-        if not any(setting.scope == b"command" for setting in settings):
+        base = {**environment(self._environ), **_VARIABLES, **self._where}
+        self._env = {**base, **_configured(_FIXED)}
+        # `--show-scope -z` prints scope, NUL, key, line feed, value, NUL; a bare key has no line feed and no value.
+        listed = (await self.out("config", "--list", "--show-scope", "-z")).split(b"\0")
+        pairs = zip(listed[::2], (pair.partition(b"\n") for pair in listed[1::2]), strict=False)
+        settings = [(scope, key, value) for scope, (key, _, value) in pairs]
+        if not any(scope == b"command" for scope, _, _ in settings):
             raise InvalidRequest("worktrees need git 2.34 or later", ISOLATION)
-        for key in {setting.key for setting in settings}.intersection(_READ):
-            named = await self.out("config", "--type=path", "-z", "--get", os.fsdecode(key))
-            path = os.path.join(self._cwd, os.fsdecode(named.removesuffix(b"\0")))
-            if path != os.devnull and await asyncio.to_thread(would_wait, path):
-                raise ClinvkError(f"git would wait for {path!r}, which {os.fsdecode(key)} names: it is no file")
-        self.is_sparse = any(setting.key == b"core.sparsecheckout" for setting in settings)
+        self.is_sparse = any(key == b"core.sparsecheckout" for _, key, _ in settings)
         off = _turned_off(settings)
         self.disabled = tuple(sorted(os.fsdecode(key)[7:-9] for key in off if key.endswith(b".required")))
-        self._env = {**self._env, **_configured({**_FIXED, **off})}
+        self._env = {**base, **_configured({**_FIXED, **off})}
 
     async def out(self, *arguments: str, **options: Unpack[GitOptions]) -> bytes:
         """Run a git command and return stdout.
@@ -138,25 +131,20 @@ class Git:
             GitTimedOut: the command did not exit in time.
             ClinvkError: git cannot be run.
         """
-        cwd, within_s = options.get("cwd", self._cwd), options.get("within_s", _WITHIN_S)
-        argv = ("git", *(("-C", cwd) if self._started_in else ()), "--no-pager", *arguments)
+        within_s = options.get("within_s", _WITHIN_S)
+        argv = ("git", "-C", options.get("directory", self._directory), "--no-pager", *arguments)
         env = {**self._env, **options.get("env", {})}
-        stdin = options.get("stdin", b"")
         try:
-            return await run_tool(self._spawner, argv, env, within_s, self._started_in or cwd, stdin)
+            return await run_tool(self._spawner, argv, env, within_s, stdin=options.get("stdin", b""))
         except BackendUnavailable as exc:
             raise InvalidRequest(f"worktrees need git: {exc.message}", ISOLATION) from exc
         except TimeoutError:
             raise GitTimedOut(f"git {arguments[0]} took over {within_s:g} s") from None
 
 
-def would_wait(path: str | os.PathLike[str]) -> bool:
-    """Return whether a reader of a path might wait for ever: the path is a pipe or a device."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without clinvk's secrets, and without the variables of git, which select a repository."""
+    return {name: value for name, value in without_secrets(environ).items() if not name.startswith("GIT_")}
 
 
 def on_one_line(stderr: bytes) -> str:
@@ -166,27 +154,17 @@ def on_one_line(stderr: bytes) -> str:
     return "; ".join(dict.fromkeys(part for part in parts if part))[:1000]
 
 
-class _Setting(NamedTuple):
-    scope: bytes
-    key: bytes
-    value: bytes
+def _turned_off(settings: list[tuple[bytes, bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return the settings that replace programs of the repository's own settings by the user's, or by none.
 
-
-def _settings(listed: bytes) -> list[_Setting]:
-    """Parse `git config --list --show-scope -z`: scope, NUL, key, line feed, value, NUL; a bare key has no value."""
-    parts = listed.split(b"\0")
-    pairs = zip(parts[::2], (part.partition(b"\n") for part in parts[1::2]), strict=False)
-    return [_Setting(scope, key, value) for scope, (key, _, value) in pairs]
-
-
-def _turned_off(settings: list[_Setting]) -> dict[bytes, bytes]:
-    """Return the settings that replace programs of the repository's own settings by the user's, or by none."""
-    trusted = {setting.key: setting.value for setting in settings if setting.scope in _TRUSTED}
+    Each of `settings` is a scope, a key and a value.
+    """
+    trusted = {key: value for scope, key, value in settings if scope in _TRUSTED}
     off: dict[bytes, bytes] = {}
-    for setting in settings:
-        found = _PROGRAM.fullmatch(setting.key)
-        if found and setting.scope not in _TRUSTED and setting.value != trusted.get(setting.key):
-            off[setting.key] = trusted.get(setting.key, b"")
+    for scope, key, value in settings:
+        found = _PROGRAM.fullmatch(key)
+        if found and scope not in _TRUSTED and value != trusted.get(key):
+            off[key] = trusted.get(key, b"")
             if found[1]:
                 off[found[1] + b".required"] = b"false"
     return off

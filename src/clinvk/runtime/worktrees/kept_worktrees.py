@@ -2,18 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 
 from msgspec.structs import asdict
 
+from clinvk.file_locks import FileLock
 from clinvk.runtime.process.waiting import whole
 from clinvk.runtime.worktrees import repository
-from clinvk.runtime.worktrees.diff import TreeDiff
-from clinvk.runtime.worktrees.folders import Lock
-from clinvk.runtime.worktrees.git import Git
 from clinvk.runtime.worktrees.worktree_types import Applied, Listed, State, Worktree
 from clinvk.runtime.worktrees.worktrees import REMOVED_WITHIN_S, Worktrees, wait_for_lock
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -22,8 +18,6 @@ from clinvk.types.orchestration import ChangedFile
 _APPLY_FREE_WITHIN_S = 60.0
 _PROBED_WITHIN_S = 0.2
 _EXAMINED_AT_ONCE = 4
-
-_Take = Callable[[TreeDiff], Awaitable[None]]
 
 
 class KeptWorktrees(Worktrees):
@@ -52,26 +46,15 @@ class KeptWorktrees(Worktrees):
         found = await asyncio.gather(*map(one, await asyncio.to_thread(self._folders.ids)))
         return sorted((item for item in found if item), key=lambda item: (item.made_at, item.id))
 
-    async def show(self, id_: str) -> tuple[Listed, BinaryIO | None]:
-        """Return a worktree and its patch, an open file that the caller closes.
-
-        The patch is None if the worktree is in use or has a `problem`.
+    async def show(self, id_: str) -> Listed:
+        """Return a worktree with its `patch`.
 
         Raises:
             InvalidRequest: there is no such worktree, or it was left unchanged and is now removed.
         """
-        patches: list[BinaryIO] = []
-        with ExitStack() as opened:
-
-            async def take(diff: TreeDiff) -> None:
-                if await diff.write_patch():
-                    patches.append(opened.enter_context(diff.patch.open("rb")))
-
-            listed = await self._listed(id_, take=take)
-            if listed is None:
-                raise _no_worktree(id_)
-            opened.pop_all()
-        return listed, patches[0] if patches else None
+        if listed := await self._listed(id_, with_patch=True):
+            return listed
+        raise _no_worktree(id_)
 
     async def find(self, reference: str) -> str:
         """Return the id for an id, the beginning of an id, or a branch.
@@ -81,14 +64,13 @@ class KeptWorktrees(Worktrees):
         """
         return await asyncio.to_thread(self._folders.find, reference)
 
-    async def apply(self, id_: str, keep: bool = False, dry_run: bool = False, directory: str | None = None) -> Applied:
+    async def apply(self, id_: str, keep: bool = False, dry_run: bool = False) -> Applied:
         """Apply all changes of a worktree to the original tree, or none, and remove the worktree.
 
         Args:
             id_: the worktree's id.
             keep: do not remove the worktree.
             dry_run: only check that the changes apply.
-            directory: the caller's directory, if any: it stays in the tree even if everything in it is replaced.
 
         Raises:
             InvalidRequest: the worktree is in use or unchanged, or the changes do not apply or are applied already;
@@ -104,10 +86,8 @@ class KeptWorktrees(Worktrees):
                     raise InvalidRequest(f"worktree {id_} has no changes to apply")
                 if not await diff.write_patch():
                     raise ClinvkError(f"worktree {id_}: {diff.warnings[-1]}")
-                is_inside = directory is not None and await asyncio.to_thread(_is_inside, directory, top)
-                git = Git(self._spawner, self._environ, top, directory if is_inside else None)
                 async with self._locked(".apply", "applying changes", _APPLY_FREE_WITHIN_S):
-                    await repository.apply(git, diff, worktree, dry_run)
+                    await repository.apply(self._git(top), diff, worktree, dry_run)
             if removed := not (keep or dry_run or diff.warnings):
                 await self._discard(worktree)
         return Applied(
@@ -146,7 +126,7 @@ class KeptWorktrees(Worktrees):
         )
         was_kept = await asyncio.to_thread(self._folders.is_kept, id_)
 
-        def hold() -> Lock | None:
+        def hold() -> FileLock | None:
             if self._folders.read(id_) is None:
                 raise _no_worktree(id_)
             lock = self._folders.hold(id_)
@@ -164,7 +144,7 @@ class KeptWorktrees(Worktrees):
             await asyncio.to_thread(self._folders.keep, id_)
             yield worktree
 
-    async def _listed(self, id_: str, common: str | None = None, take: _Take | None = None) -> Listed | None:
+    async def _listed(self, id_: str, common: str | None = None, with_patch: bool = False) -> Listed | None:
         """Return a worktree and the state, or None for another repository or after a clean-up."""
         lock = await asyncio.to_thread(self._folders.share, id_)
         with lock or nullcontext():
@@ -173,37 +153,37 @@ class KeptWorktrees(Worktrees):
                 return None
             if lock is None or await self._is_used(id_):
                 return _item(worktree, "in use")
-            item = await self._state(worktree, take)
+            item = await self._state(worktree, with_patch)
         return item or await self._cleaned_up(worktree)
 
     async def _is_used(self, id_: str) -> bool:
         with (excluding := await self._probed(id_)) or nullcontext():
             return excluding is None
 
-    async def _probed(self, id_: str) -> Lock | None:
+    async def _probed(self, id_: str) -> FileLock | None:
         """Keep agents out of a worktree without waiting for agents to exit, or return None if the worktree is in use.
 
         Retry for a moment, since another clinvk may be probing the lock.
         """
         return await wait_for_lock(lambda: self._folders.exclude(id_), _PROBED_WITHIN_S)
 
-    async def _state(self, worktree: Worktree, take: _Take | None = None) -> Listed | None:
-        """Examine an unused worktree; `take` gets the difference. Return None for a worktree to remove."""
+    async def _state(self, worktree: Worktree, with_patch: bool = False) -> Listed | None:
+        """Examine an unused worktree; return None for a worktree to remove."""
         if not await asyncio.to_thread(self._folders.is_ready, worktree.id):
             return None
         is_there = await asyncio.to_thread(os.path.isdir, worktree.root)
+        patch = None
         try:
             async with self._difference(worktree) as diff:
                 is_changed = diff.is_changed
-                if take:
-                    await take(diff)
+                if with_patch and await diff.write_patch():
+                    patch = await asyncio.to_thread(diff.patch.read_bytes)
         except ClinvkError as exc:
             return _item(worktree, "broken", problem=exc.message) if is_there else None
-        problem = "; ".join(diff.warnings)
-        if is_changed:
-            return _item(worktree, "changed", diff.files, problem)
-        is_kept = await asyncio.to_thread(self._folders.is_kept, worktree.id)
-        return _item(worktree, "unchanged", problem=problem) if is_kept else None
+        if not (is_changed or await asyncio.to_thread(self._folders.is_kept, worktree.id)):
+            return None
+        state = "changed" if is_changed else "unchanged"
+        return _item(worktree, state, diff.files, "; ".join(diff.warnings), patch)
 
     async def _cleaned_up(self, worktree: Worktree) -> Listed | None:
         """Remove a worktree left by a dead clinvk, or removed with git.
@@ -231,9 +211,11 @@ def _no_worktree(id_: str) -> InvalidRequest:
     return InvalidRequest(f"no worktree {id_!r}; clinvk worktrees list shows them")
 
 
-def _item(worktree: Worktree, state: State, files: tuple[ChangedFile, ...] = (), problem: str = "") -> Listed:
-    return Listed(**asdict(worktree), state=state, files=files, problem=problem)
-
-
-def _is_inside(directory: str, top: str) -> bool:
-    return Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(top))
+def _item(
+    worktree: Worktree,
+    state: State,
+    files: tuple[ChangedFile, ...] = (),
+    problem: str = "",
+    patch: bytes | None = None,
+) -> Listed:
+    return Listed(**asdict(worktree), state=state, files=files, problem=problem, patch=patch)

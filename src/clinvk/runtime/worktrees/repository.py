@@ -10,8 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Unpack
 
+import msgspec
+
 from clinvk.runtime.process.waiting import Lookups, whole
-from clinvk.runtime.worktrees.diff import TreeDiff, check_readable
+from clinvk.runtime.worktrees.diff import TreeDiff
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitOptions, GitTimedOut, on_one_line
 from clinvk.runtime.worktrees.tree_files import FileBackup
 from clinvk.runtime.worktrees.worktree_types import Judge, Worktree
@@ -24,7 +26,6 @@ _REFUSED = 1
 _APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
 _APPLIED_WITHIN_S = 600.0
 _STATUS_WITHIN_S = 30.0
-_ATTEMPTS = 3
 _RETRY_AFTER_S = 0.05
 _NAMED = 3
 
@@ -39,30 +40,21 @@ async def find(git: Git, directory: str) -> tuple[str, str, str]:
         ClinvkError: git cannot be run in the directory.
     """
     await git.guard()
-    asked = ("--is-bare-repository", "--is-inside-work-tree", "--path-format=absolute", "--git-common-dir")
-    done = await git.run("rev-parse", *asked, "--show-toplevel")
-    match os.fsdecode(done.stdout).splitlines():
-        case ["true", *_]:
-            problem = f"{directory!r} is a bare git repository: there is no tree to work on"
-        case ["false", "false", *_]:
-            problem = f"{directory!r} is inside the .git folder of a repository, not in its tree"
-        case ["false", "true", common, top] if not done.exit_code:
-            _check_utf8(common, top, directory)
-            inside = await asyncio.to_thread(_inside, directory, top)
-            _check_utf8(inside)
-            return top, common, inside
-        case _ if b"not a git repository" in done.stderr:
-            problem = f"{directory!r} is in no git repository: worktrees need one"
-        case other:
-            problem = f"git cannot work in {directory!r}: {on_one_line(done.stderr) or other}"
-    raise InvalidRequest(problem, ISOLATION)
+    done = await git.run("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-toplevel")
+    paths = os.fsdecode(done.stdout).split("\n")
+    if done.exit_code or len(paths) != 3:
+        said = on_one_line(done.stderr) or paths
+        raise InvalidRequest(f"{directory!r} is in no git repository with a tree: {said}", ISOLATION)
+    common, top, _ = paths
+    return top, common, await asyncio.to_thread(_inside, directory, top)
 
 
 async def origin(git: Git, directory: str, judge: Judge | None) -> tuple[Worktree, tuple[str, ...]]:
     """Return a worktree for a directory, without id and folder, and the blocked paths to leave out.
 
     Raises:
-        InvalidRequest: as `find`; or the repository has no commit, or the judge refuses the repository.
+        InvalidRequest: as `find`; or the repository has no commit, a name is not UTF-8, or the judge refuses the
+            repository.
         ClinvkError: git failed.
     """
     top, common, inside = await find(git, directory)
@@ -75,16 +67,14 @@ async def origin(git: Git, directory: str, judge: Judge | None) -> tuple[Worktre
     entries = [(mode, os.fsdecode(name)) for mode, _, name in (entry.partition(b"\t") for entry in listed.split(b"\0"))]
     modules = tuple(name for mode, name in entries if mode.startswith(_SUBMODULE))
     left_out = tuple(path for path in blocked if any(f"{name}/".startswith(f"{path}/") for _, name in entries))
-    _check_utf8(*modules)
     warnings = [f"the filter {name} of the repository's own settings is not run" for name in git.disabled]
     if modules:
         warnings.append(f"submodules are empty in the worktree: {_some(modules)}")
     if left_out:
         warnings.append(f"not in the worktree, since the server blocks it: {_some(left_out)}")
-    if changes := await _uncommitted(git, top):
-        warnings.append(
-            f"the worktree begins with the commit {base[:12]}: uncommitted changes in {top} are not in it{changes}"
-        )
+    if changes := await _uncommitted(git):
+        begins = f"the worktree begins with the commit {base[:12]}"
+        warnings.append(f"{begins}: uncommitted changes in {top} are not in it{changes}")
     worktree = Worktree(
         repository=top,
         common=common,
@@ -95,6 +85,10 @@ async def origin(git: Git, directory: str, judge: Judge | None) -> tuple[Worktre
         made_at=time.time(),
         warnings=tuple(warnings),
     )
+    try:
+        msgspec.json.encode(worktree)
+    except UnicodeEncodeError as exc:
+        raise InvalidRequest(f"the name {exc.object!r} is no UTF-8: no worktree can be made", ISOLATION) from None
     return worktree, left_out
 
 
@@ -129,17 +123,12 @@ def _stores(common: str, others: Sequence[str]) -> Iterator[str]:
         yield from (os.path.realpath(entry) for entry in os.scandir(objects) if entry.is_symlink())
 
 
-async def _uncommitted(git: Git, top: str) -> str:
-    """Return which changes of a tree are not committed, as the end of a warning; empty if there are none.
-
-    Raises:
-        ClinvkError: git failed, or would wait for ever.
-    """
+async def _uncommitted(git: Git) -> str:
+    """Return which changes of a tree are not committed, as the end of a warning; empty if there are none."""
     try:
         flags = ("--porcelain", "-z", "--no-renames", "--ignore-submodules=all")
         status = await git.out("status", *flags, within_s=_STATUS_WITHIN_S)
     except GitTimedOut as exc:
-        await asyncio.to_thread(check_readable, top)
         return f", if there are any: {exc.message}"
     changed = [os.fsdecode(entry[3:]) for entry in status.split(b"\0") if entry]
     return f": {_some(changed)}" if changed else ""
@@ -151,11 +140,11 @@ async def register(git: Git, worktree: Worktree) -> None:
     git may fail if the user or an agent adds or removes a worktree at the same moment.
     """
     flags = ("--no-checkout", "--quiet", "--no-track", "-B", worktree.branch)
-    for attempt in range(1, _ATTEMPTS + 1):
+    for is_last in (False, False, True):
         try:
             await git.out("worktree", "add", *flags, worktree.root, worktree.base)
         except GitFailed:
-            if attempt == _ATTEMPTS:
+            if is_last:
                 raise
             await asyncio.sleep(_RETRY_AFTER_S)
         else:
@@ -169,27 +158,27 @@ async def check_out(git: Git, worktree: Worktree, left_out: Sequence[str]) -> No
         InvalidRequest: the directory to work in is no directory in the commit.
         ClinvkError: git failed, or a file cannot be written.
     """
-    sparse = ("-c", "core.sparseCheckout=true", "-c", "core.sparseCheckoutCone=false")
+    admin = await asyncio.to_thread(registered, worktree) or Path(worktree.root)
+    sparse = ("-c", "core.sparseCheckout=true", "-c", "core.sparseCheckoutCone=false") if left_out else ()
     if left_out:
-        await asyncio.to_thread(_leave_out, worktree, left_out)
-    await git.out(*(sparse if left_out else ()), "reset", "--hard", "--quiet", cwd=worktree.root)
-    await whole(asyncio.to_thread(_complete, worktree, left_out), "copying an index")
+        await asyncio.to_thread(_leave_out, admin / "info" / "sparse-checkout", left_out)
+    await git.out(*sparse, "reset", "--hard", "--quiet", directory=worktree.root)
+    await whole(asyncio.to_thread(_complete, worktree, admin, left_out), "copying an index")
 
 
-def _leave_out(worktree: Worktree, names: Sequence[str]) -> None:
+def _leave_out(file: Path, names: Sequence[str]) -> None:
     patterns = "".join("!/" + re.sub(r"([\\*?\[\]\s])", r"\\\1", name) + "\n" for name in names)
-    file = Path(registered(worktree) or worktree.root, "info", "sparse-checkout")
     file.parent.mkdir(exist_ok=True)
     with file.open("a") as opened:
         opened.write(patterns if opened.tell() else f"/*\n{patterns}")
 
 
-def _complete(worktree: Worktree, left_out: Sequence[str]) -> None:
+def _complete(worktree: Worktree, admin: Path, left_out: Sequence[str]) -> None:
     root, path = Path(worktree.root), Path(worktree.path)
     if any(os.path.lexists(root / name) for name in left_out):
         raise ClinvkError(f"git does not leave {_some(left_out)} out of the worktree")
     try:
-        shutil.copy2(Path(registered(worktree) or root, "index"), Path(worktree.folder, "index"))
+        shutil.copy2(admin / "index", Path(worktree.folder, "index"))
         if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
             path.mkdir(parents=True, exist_ok=True)
             return
@@ -211,11 +200,10 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
         InvalidRequest: the tree is gone, or the patch does not apply or is applied already; nothing was changed.
         ClinvkError: writing failed; the files are restored, except those that somebody else wrote to meanwhile.
     """
-    top = worktree.repository
+    top, patch = worktree.repository, str(diff.patch)
     if not await asyncio.to_thread(os.path.isdir, top):
         raise InvalidRequest(f"the tree of worktree {worktree.id} is gone: {top!r}")
     await find(git, top)
-    patch = str(diff.patch)
     try:
         await _applied(git, worktree, "--check", patch)
     except InvalidRequest:
@@ -231,7 +219,7 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
         await whole(asyncio.to_thread(backup.copy), "putting files aside", _APPLIED_WITHIN_S)
         admin = os.fsdecode(await git.out("rev-parse", "--absolute-git-dir")).rstrip("\n")
         after = str(backup.after)
-        await _applied(git, worktree, patch, cwd=after, env={"GIT_DIR": admin, "GIT_WORK_TREE": after})
+        await _applied(git, worktree, patch, directory=after, env={"GIT_DIR": admin, "GIT_WORK_TREE": after})
         await whole(_written(git, worktree, patch, backup), "applying the changes", _APPLIED_WITHIN_S)
 
 
@@ -286,19 +274,6 @@ def registered(worktree: Worktree) -> Path | None:
             if os.path.realpath(entry.parent / os.path.dirname(named)) == there:
                 return entry.parent
     return None
-
-
-def _check_utf8(*names: str) -> None:
-    """Check whether names can be stored as JSON.
-
-    Raises:
-        InvalidRequest: a name is not UTF-8.
-    """
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise InvalidRequest(f"the name {name!r} is no UTF-8: no worktree can be made", ISOLATION) from None
 
 
 def _inside(directory: str, top: str) -> str:

@@ -3,87 +3,37 @@
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from clinvk.types.errors import ClinvkError
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_PIECE_BYTES = 1024 * 1024
-
 
 def remove_tree(path: Path) -> None:
     """Remove a folder with its content, read-only folders included; the targets of symbolic links stay.
 
-    `shutil.rmtree` would fail on read-only folders (Go's module cache has some) and on trees deeper than Python's
-    recursion limit, and `chmod -R` would follow a link that an agent puts in the place of the folder.
+    `rm` takes folders of any depth, for which `shutil.rmtree` and a recursive walk are too deep.
 
     Raises:
         ClinvkError: something cannot be removed.
     """
+    remove = ("rm", "-rf", "--", str(path))
+    if _failure(remove) and not path.is_symlink():
+        _failure(("chmod", "-R", "u+rwx", "--", str(path)))
+        if failure := _failure(remove):
+            raise ClinvkError(f"cannot remove {str(path)!r}: {failure}")
+
+
+def _failure(argv: Sequence[str]) -> str:
+    """Run a program and return what it writes to stderr if it fails, or an empty text."""
     try:
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if stat.S_ISDIR(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
-                _empty(path.name, parent)
-                os.rmdir(path.name, dir_fd=parent)
-            else:
-                os.unlink(path.name, dir_fd=parent)
-        finally:
-            os.close(parent)
-    except FileNotFoundError:
-        pass
+        done = subprocess.run(argv, capture_output=True, env={"PATH": os.defpath}, check=False)
     except OSError as exc:
-        raise ClinvkError(f"cannot remove {exc.filename!r} of {str(path)!r}: {exc.strerror}") from exc
-
-
-def _empty(name: str, parent: int) -> None:
-    """Remove the content of a folder.
-
-    Deeper folders are moved up before they are emptied, so the depth of a tree is limited by neither the length of a
-    path, nor the stack, nor the number of open files.
-    """
-    top = _opened(name, parent)
-    try:
-        while folders := _folders_left(top):
-            for folder in folders:
-                inner = _opened(folder, top)
-                try:
-                    for deeper in _folders_left(inner):
-                        os.close(_opened(deeper, inner))  # makes the folder writable: others cannot be moved
-                        os.rename(deeper, os.urandom(8).hex(), src_dir_fd=inner, dst_dir_fd=top)
-                finally:
-                    os.close(inner)
-                os.rmdir(folder, dir_fd=top)
-    finally:
-        os.close(top)
-
-
-def _folders_left(folder: int) -> list[str]:
-    """Remove all files in a folder; return the names of the folders in it."""
-    with os.scandir(folder) as entries:
-        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_folder in names:
-        if not is_folder:
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder)
-    return [name for name, is_folder in names if is_folder]
-
-
-def _opened(name: str, parent: int) -> int:
-    """Open a folder and make the folder writable."""
-    try:
-        folder = os.open(name, _FOLDER, dir_fd=parent)
-    except PermissionError:
-        os.chmod(name, stat.S_IRWXU, dir_fd=parent)
-        folder = os.open(name, _FOLDER, dir_fd=parent)
-    try:
-        os.fchmod(folder, stat.S_IRWXU)
-    except OSError:
-        os.close(folder)
-        raise
-    return folder
+        return f"{argv[0]}: {exc.strerror}"
+    lines = done.stderr.decode(errors="replace").splitlines()
+    return lines[0] if done.returncode and lines else "failed" if done.returncode else ""
 
 
 class FileBackup:
@@ -108,15 +58,15 @@ class FileBackup:
         """
         folders = {b""}
         for name in self._names:
-            while (name := os.path.dirname(name)) not in folders:
+            while name := os.path.dirname(name):
                 folders.add(name)
-        there = [folder for folder in sorted(folders) if _is_folder(os.path.join(self._top, folder))]
-        attributes = [os.path.join(folder, b".gitattributes") for folder in there]
+        names = dict.fromkeys([*self._names, *(os.path.join(folder, b".gitattributes") for folder in folders)])
         try:
             for copies in (self._before, os.fsencode(self.after)):
-                for folder in there:
-                    os.makedirs(os.path.join(copies, folder), exist_ok=True)
-                for name in dict.fromkeys([*self._names, *attributes]):
+                for folder in folders:
+                    if os.path.isdir(os.path.join(self._top, folder)):
+                        os.makedirs(os.path.join(copies, folder), exist_ok=True)
+                for name in names:
                     _copy(os.path.join(self._top, name), os.path.join(copies, name))
         except OSError as exc:
             raise ClinvkError(f"cannot put the files aside that would be changed: {exc}") from exc
@@ -129,18 +79,19 @@ class FileBackup:
         Raises:
             OSError: a file cannot be restored.
         """
-        foreign: list[str] = []
+        foreign: list[bytes] = []
         missing: list[bytes] = []
         for name in self._names:
             place, before = os.path.join(self._top, name), os.path.join(self._before, name)
-            if _is_file(place):
-                if _is_same(before, place):
+            if found := _content(place):
+                if found == _content(before):
                     continue
-                if not _begins(os.path.join(os.fsencode(self.after), name), place):
-                    foreign.append(os.fsdecode(name))
+                after = _content(os.path.join(os.fsencode(self.after), name))
+                if after is None or after[0] != found[0] or not after[2].startswith(found[2]):
+                    foreign.append(name)
                     continue
                 os.unlink(place)
-            if _is_file(before):
+            if _content(before):
                 missing.append(name)
             else:
                 self._remove_empty(os.path.dirname(name))
@@ -149,10 +100,10 @@ class FileBackup:
             with suppress(FileExistsError, NotADirectoryError):
                 os.makedirs(os.path.dirname(place), exist_ok=True)
             if os.path.lexists(place) or not os.path.isdir(os.path.dirname(place)):
-                foreign.append(os.fsdecode(name))
+                foreign.append(name)
             else:
                 _copy(os.path.join(self._before, name), place)
-        return foreign
+        return [*map(os.fsdecode, foreign)]
 
     def _remove_empty(self, folder: bytes) -> None:
         """Remove an empty folder and empty parents, unless the folders existed before."""
@@ -162,24 +113,12 @@ class FileBackup:
                 folder = os.path.dirname(folder)
 
 
-def _is_same(file: bytes, place: bytes) -> bool:
-    if not _is_file(file):
-        return False
-    one, other = os.lstat(file), os.lstat(place)
-    return (one.st_mode, one.st_size) == (other.st_mode, other.st_size) and _begins(file, place)
-
-
-def _begins(file: bytes, place: bytes) -> bool:
-    """Return whether the content of `file` begins with the content of the file at `place`."""
-    if not _is_file(file) or os.path.islink(file) != os.path.islink(place):
-        return False
-    if os.path.islink(file):
-        return os.readlink(file) == os.readlink(place)
-    with open(file, "rb") as one, open(place, "rb") as other:
-        while piece := other.read(_PIECE_BYTES):
-            if one.read(len(piece)) != piece:
-                return False
-        return True
+def _content(path: bytes) -> tuple[int, int, bytes] | None:
+    """Return the type, the mode and the content of a file or a link; None for anything else."""
+    mode = os.lstat(path).st_mode if os.path.lexists(path) else 0
+    if stat.S_ISLNK(mode):
+        return stat.S_IFMT(mode), mode, os.readlink(path)
+    return (stat.S_IFMT(mode), mode, Path(os.fsdecode(path)).read_bytes()) if stat.S_ISREG(mode) else None
 
 
 def _copy(source: bytes, target: bytes) -> None:
@@ -188,14 +127,5 @@ def _copy(source: bytes, target: bytes) -> None:
         os.symlink(os.readlink(source), target)
     elif os.path.isfile(source):
         shutil.copy2(source, target)
-    elif _is_folder(source):
+    elif os.path.isdir(source):
         os.makedirs(target, exist_ok=True)
-
-
-def _is_file(path: bytes) -> bool:
-    """Return whether a path is a regular file or a symbolic link, broken links included."""
-    return os.path.islink(path) or os.path.isfile(path)
-
-
-def _is_folder(path: bytes) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)

@@ -66,11 +66,13 @@ class Listed(Worktree, frozen=True, kw_only=True):
         state: `in use` while an agent works in the worktree; `broken` if git cannot examine it.
         files: changed files, as in `Change`; empty while the worktree is in use.
         problem: why the worktree cannot be examined completely, or empty.
+        patch: the changes as a patch for git, if requested; None while in use, or if there is a `problem`.
     """
 
     state: State
     files: tuple[ChangedFile, ...] = ()
     problem: str = ""
+    patch: bytes | None = None
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,16 +10,16 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
+from clinvk.file_locks import FileLock
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import finished, whole
+from clinvk.runtime.process.waiting import Wake, finished, whole
 from clinvk.runtime.worktrees import repository
-from clinvk.runtime.worktrees.checks import run_check
 from clinvk.runtime.worktrees.diff import TreeDiff, difference
-from clinvk.runtime.worktrees.folders import Lock, WorktreeFolders
-from clinvk.runtime.worktrees.git import Git, GitTimedOut
+from clinvk.runtime.worktrees.folders import WorktreeFolders
+from clinvk.runtime.worktrees.git import Git, GitTimedOut, environment
 from clinvk.runtime.worktrees.tree_files import remove_tree
 from clinvk.runtime.worktrees.worktree_types import Judge, Worktree
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -41,6 +41,12 @@ _GONE_WITHIN_S = 2.0
 
 _RETRY_AFTER_S = 0.02
 
+CHECK_OUTPUT_BYTES = 64 * 1024
+"""How much of a check's output is kept: the end, which says why a check failed."""
+
+_DRAIN_S = 1.0
+"""How long processes that a check leaves behind may keep its output open."""
+
 
 class Worktrees:
     """All worktrees of a clinvk home.
@@ -54,7 +60,7 @@ class Worktrees:
         self._environ = environ
         self._folders = WorktreeFolders(home)
         self._changing = asyncio.Lock()
-        self._held: dict[str, Lock] = {}
+        self._held: dict[str, FileLock] = {}
         self._changed: set[str] = set()
         self._timed_out: dict[str, str] = {}
 
@@ -205,9 +211,10 @@ class Worktrees:
             InvalidRequest, ClinvkError: as `used`.
         """
         if lock := await self._entered(directory):
-            lock.hand_over()
+            os.set_inheritable(lock.file, True)
+            lock.file = -1
 
-    async def _entered(self, directory: str) -> Lock | None:
+    async def _entered(self, directory: str) -> FileLock | None:
         id_ = await asyncio.to_thread(self._folders.around, directory)
         if id_ is None:
             return None
@@ -226,7 +233,7 @@ class Worktrees:
                 await repository.forget(git, worktree, with_commits)
         await asyncio.to_thread(remove_tree, Path(worktree.folder))
 
-    async def _excluded(self, id_: str) -> Lock | None:
+    async def _excluded(self, id_: str) -> FileLock | None:
         """Keep later agents out of a worktree, or return None if an agent is at work there and does not exit soon."""
         return await wait_for_lock(lambda: self._folders.exclude(id_), _GONE_WITHIN_S)
 
@@ -260,10 +267,8 @@ class Worktrees:
         admin = await asyncio.to_thread(repository.registered, worktree)
         if admin is None or not await asyncio.to_thread(os.path.isdir, worktree.root):
             raise ClinvkError(f"{worktree.repository} knows no worktree {worktree.root!r} any more")
-        git = self._git(worktree.root)
         try:
-            await git.guard(GIT_DIR=str(admin), GIT_WORK_TREE=worktree.root)
-            async with difference(git, worktree) as diff:
+            async with difference(self._git(worktree.root), worktree, admin) as diff:
                 yield diff
         except GitTimedOut as exc:
             self._timed_out[worktree.id] = exc.message
@@ -273,7 +278,7 @@ class Worktrees:
         return Git(self._spawner, self._environ, directory)
 
 
-async def wait_for_lock(take: Callable[[], Lock | None], within_s: float | None = None) -> Lock | None:
+async def wait_for_lock(take: Callable[[], FileLock | None], within_s: float | None = None) -> FileLock | None:
     """Take a lock as soon as possible, or return None after a timeout of 5 seconds by default."""
     deadline = time.monotonic() + (_FREE_WITHIN_S if within_s is None else within_s)
     while True:
@@ -289,3 +294,37 @@ def _beginning(file: Path, limit: int) -> tuple[bytes, int]:
         size = os.fstat(opened.fileno()).st_size
         read = opened.read(limit)
     return (read if size <= limit else read[: read.rfind(b"\n") + 1]), size
+
+
+async def run_check(
+    spawner: Spawner, command: str, directory: str, environ: Mapping[str, str], timeout_s: float
+) -> Check:
+    """Run a shell command, then end all processes of the command. After a timeout, the exit code is None.
+
+    Raises:
+        InvalidRequest: the directory cannot be entered, or the command is too long.
+    """
+    changed = Wake()
+    # stderr joins stdout before the shell parses the command, so that syntax errors stand in their place.
+    argv = ("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$0"', command)
+    process = spawner.spawn(argv, environment(environ), directory, changed.set, raw=True)
+    output, size, is_draining = bytearray(), 0, False
+    try:
+        process.write(b"", close=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s) as limit:
+                while process.exit_code is None or not process.at_eof:
+                    if process.exit_code is not None and not is_draining:
+                        is_draining = True
+                        limit.reschedule(asyncio.get_running_loop().time() + _DRAIN_S)
+                    await changed.wait()
+                    for piece in process.take():
+                        size += len(piece)
+                        output = (output + piece)[-CHECK_OUTPUT_BYTES:]
+        exit_code = process.exit_code
+    finally:
+        await spawner.sweep(process)
+    text, cut = output.decode(errors="replace"), size - len(output)
+    if cut:
+        text = f"({cut} bytes before this left out)\n{text}"
+    return Check(passed=exit_code == 0, exit_code=exit_code, output=text)
