@@ -387,7 +387,7 @@ if pid == 0:
     signal.pause()
 os.read(ready, 1)
 become_ordinary(saved_group=65534)
-remains.end(lambda: remains.marked(SERVER, {7}), remains.alive)
+remains.end(lambda: remains.marked(SERVER, {7}))
 print("alive" if remains.alive({pid}) else "ended")
 """
 

@@ -1,6 +1,6 @@
 import pytest
 
-from clinvk.runtime.process.lines import LineSplitter, LineTooLong
+from clinvk.runtime.process.spawn import LineSplitter, LineTooLong
 
 TEXT = b"one\n\ntwo\r\n" + b"x" * 1000 + b"\nlast"
 
@@ -9,13 +9,13 @@ TEXT = b"one\n\ntwo\r\n" + b"x" * 1000 + b"\nlast"
 def test_chunk_size_does_not_change_the_lines(size: int) -> None:
     splitter = LineSplitter(2000)
     lines = [line for start in range(0, len(TEXT), size) for line in splitter.feed(TEXT[start : start + size])]
-    assert [*lines, *splitter.end()] == [b"one", b"two\r", b"x" * 1000, b"last"]
+    assert [*lines, *splitter.feed(b"")] == [b"one", b"two\r", b"x" * 1000, b"last"]
 
 
 def test_end_returns_nothing_after_a_final_newline() -> None:
     splitter = LineSplitter(10)
     assert splitter.feed(b"a\n") == [b"a"]
-    assert splitter.end() == []
+    assert splitter.feed(b"") == []
 
 
 def test_line_over_the_limit_is_refused_before_its_newline() -> None:

@@ -38,16 +38,15 @@ def prepared(kind: str, server: int, cgroup: str, temporary: list[str]) -> "Call
     from clinvk.runtime.process import process_scan
 
     find: Callable[[], set[int]] = lambda: process_scan.marked(server, None)  # noqa: E731
-    alive = process_scan.alive
     if kind != "rlimit":
         from clinvk.runtime.process.process_tags import TreeMarks
 
         tree = TreeMarks(server)
         tree.find(None)
-        find, alive = lambda: tree.find(None), tree.alive
+        find = lambda: tree.find(None)  # noqa: E731
 
     def end() -> None:
-        process_scan.end(find, alive)
+        process_scan.end(find)
         if cgroup:
             process_scan.end_cgroup(cgroup)
         process_scan.remove_private_folders(temporary, server)

@@ -8,7 +8,6 @@ running. The cleanup blocks.
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import socket
@@ -21,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from clinvk import file_locks
+from clinvk.file_locks import FileLock
 from clinvk.runtime.process import guardian
 from clinvk.runtime.process.process_scan import GUARDIAN
 from clinvk.runtime.process.process_tags import MARK_VARIABLE, Marks, RlimitMarks, label
@@ -38,7 +38,7 @@ class Claim:
     """The lock file of one clinvk, named after the server number of its marks."""
 
     def __init__(self, home: Path, server: int) -> None:
-        self._descriptor: int | None = None
+        self._lock: FileLock | None = None
         self._path = home / _FOLDER / f"{server}{_SUFFIX}"
 
     def take(self, told: Sequence[str]) -> None:
@@ -54,44 +54,30 @@ class Claim:
                     _end(path)
                 except OSError as exc:
                     logger.warning("what a dead clinvk left is not ended by %s: %s", path, exc)
-            while self._descriptor is None or not file_locks.is_of(self._descriptor, self._path):
-                self._close()  # another clinvk removed the file while the file was empty
-                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            os.write(self._descriptor, "\n".join(told).encode())
+            while self._lock is None:  # another clinvk may lock and remove the file while the file is empty
+                self._lock = file_locks.take(self._path)
+            os.write(self._lock.file, "\n".join(told).encode())
         except OSError as exc:
             logger.debug("agents are left to the guardian alone: %s", exc)
 
     def release(self) -> None:
         """Remove the lock file; call once no agent process is left."""
-        if self._descriptor is not None:
+        if self._lock:
             self._path.unlink(missing_ok=True)
-            self._close()
-
-    def _close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+            self._lock.close()
 
 
 def _end(path: Path) -> None:
     """If the owner of the lock file is dead, end its marked processes and remove its private files."""
     with suppress(FileNotFoundError, PermissionError, ValueError):  # removed by another clinvk, or not ours
-        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            told = os.read(file, 1 << 16).decode().split("\n")
-            if not file_locks.is_of(file, path):
-                return
-            if len(told) >= _TOLD and told[1] == path.stem:
-                guardian.prepared(told[0], int(told[1]), told[2], told[3].split(os.pathsep))()
-                path.unlink()
-            elif len(told) < _TOLD:  # the clinvk was killed before writing, so no agent was started
-                path.unlink()
-        except BlockingIOError:  # the clinvk is alive
-            return
-        finally:
-            os.close(file)
+        if lock := file_locks.take(path, flags=os.O_RDWR):  # otherwise the clinvk is alive
+            with lock:
+                told = os.read(lock.file, 1 << 16).decode().split("\n")
+                if len(told) >= _TOLD and told[1] == path.stem:
+                    guardian.prepared(told[0], int(told[1]), told[2], told[3].split(os.pathsep))()
+                    path.unlink()
+                elif len(told) < _TOLD:  # the clinvk was killed before writing, so no agent was started
+                    path.unlink()
 
 
 _AGAIN_AFTER_S = 1.0
@@ -206,19 +192,12 @@ def _spawn(marks: Marks, cgroup: str) -> "tuple[subprocess.Popen[bytes], socket.
 
 def _told(marks: Marks, cgroup: str) -> tuple[str, ...]:
     """Return the command-line arguments of a guardian."""
-    return marks.kind, str(marks.server), cgroup, _temporary(), *_folders(marks)
-
-
-def _temporary() -> str:
-    """Return the parent directories of private folders. `tempfile` would test each directory by writing a file."""
+    # `tempfile` would test each parent directory of private folders by writing a file.
     places = (*map(os.environ.get, _TEMPORARY_VARIABLES), *_TEMPORARY)
-    return os.pathsep.join(dict.fromkeys(os.path.abspath(place) for place in places if place))
+    temporary = os.pathsep.join(dict.fromkeys(os.path.abspath(place) for place in places if place))
+    told = (marks.kind, str(marks.server), cgroup, temporary)
+    if isinstance(marks, RlimitMarks):
+        return told
+    import psutil  # the search of a guardian needs no other third-party module
 
-
-def _folders(marks: Marks) -> list[str]:
-    """Return the directories of the third-party modules that the guardian's search imports."""
-    if marks.kind == RlimitMarks.kind:
-        return []
-    import psutil
-
-    return [os.path.dirname(os.path.dirname(psutil.__file__))]
+    return *told, os.path.dirname(os.path.dirname(psutil.__file__))

@@ -19,6 +19,7 @@ RTTIME = 15  # RLIMIT_RTTIME, for which the resource module has no name
 STEP = 10**9
 GUARDIAN = 0
 """The number of a guardian among the processes of a clinvk; the guardian is never ended together with agents."""
+_HAS_PROC = os.path.isdir("/proc/self")
 _LEAVES_WITHIN_S = 0.25
 _GONE_WITHIN_S = 5.0
 _LOOKS = 50
@@ -151,7 +152,7 @@ def _told_limit(pid: int) -> int:
 
 def alive(pids: set[int]) -> set[int]:
     """Return the pids of live processes. A zombie with further live threads counts as alive."""
-    return {pid for pid in pids if (stat := _stat(pid)) and (stat[0] not in "ZX" or stat[2] > 1)}
+    return {pid for pid in pids if (stat := _stat(pid)) and (not stat[0] or stat[2] > 1)}
 
 
 def descendants(roots: set[int]) -> set[int]:
@@ -169,7 +170,7 @@ def descendants(roots: set[int]) -> set[int]:
     return found
 
 
-def end(find: "Callable[[], set[int]]", alive: "Callable[[set[int]], set[int]]") -> None:
+def end(find: "Callable[[], set[int]]") -> None:
     """End all processes that `find` returns. Blocks: run in a thread.
 
     The processes found first receive SIGTERM: Git then removes its locks, and the sandbox of Codex removes the empty
@@ -179,7 +180,7 @@ def end(find: "Callable[[], set[int]]", alive: "Callable[[set[int]], set[int]]")
     """
     if not (found := find()):
         return
-    staying = _ask_to_leave(found, alive)  # `find` misses orphans after their parents have exited
+    staying = _ask_to_leave(found)  # `find` misses orphans after their parents have exited
     stopped: set[int] = set()
     untouchable: set[int] = set()
     deadline = time.monotonic() + _GONE_WITHIN_S
@@ -195,7 +196,7 @@ def end(find: "Callable[[], set[int]]", alive: "Callable[[set[int]], set[int]]")
             time.sleep(0.001)
 
 
-def _ask_to_leave(found: set[int], alive: "Callable[[set[int]], set[int]]") -> set[int]:
+def _ask_to_leave(found: set[int]) -> set[int]:
     """Send SIGTERM and SIGCONT, wait up to `_LEAVES_WITHIN_S` for exits, and return the remaining pids."""
     for number in (signal.SIGTERM, signal.SIGCONT):
         for pid in found:
@@ -270,15 +271,23 @@ def _send(pid: int, number: int) -> bool:
 
 
 def _pids() -> set[int]:
-    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+    if _HAS_PROC:
+        return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+    import psutil
+
+    return set(psutil.pids())
 
 
-def _stat(pid: int) -> tuple[str, int, int] | None:
-    """Return the state of a process's first thread, the parent and the number of threads; None after the exit.
+def _stat(pid: int) -> tuple[bool, int, int] | None:
+    """Return whether the first thread of a process has exited, the parent and the number of threads, or None.
+
+    None means that the process is gone.
 
     Raises:
         OSError: no file can be opened, so whether the process has exited is unknown.
     """
+    if not _HAS_PROC:
+        return _stat_elsewhere(pid)
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()
@@ -286,4 +295,18 @@ def _stat(pid: int) -> tuple[str, int, int] | None:
         if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
         return None
-    return fields[0].decode(), int(fields[1]), int(fields[17])
+    return fields[0] in (b"Z", b"X"), int(fields[1]), int(fields[17])
+
+
+def _stat_elsewhere(pid: int) -> tuple[bool, int, int] | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE, process.ppid(), process.num_threads()
+    except psutil.ZombieProcess:
+        return True, 0, 1
+    except psutil.AccessDenied:  # another user's
+        return False, 0, 1
+    except psutil.Error:
+        return None

@@ -8,10 +8,10 @@ environment escapes the weaker mark.
 """
 
 import os
+import resource
 import sys
 from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Protocol
+from contextlib import contextmanager, suppress
 
 from clinvk.runtime.process import process_scan
 
@@ -20,33 +20,7 @@ Roots = Mapping[int, int]
 """Agent processes: number to pid, 0 after the exit."""
 
 
-class Marks(Protocol):
-    """A way to mark agent processes and to find all their descendants. `kind` names the way for the guardian."""
-
-    kind: str
-    server: int
-
-    def marking(self, number: int) -> AbstractContextManager[None]:
-        """Mark processes spawned inside the context as agent process `number`."""
-        ...
-
-    def find(self, roots: Roots | None) -> set[int]:
-        """Return the live pids of the agent processes `roots` and their descendants; None: every agent.
-
-        The caller must end the processes: some implementations stop each process as soon as its mark is read.
-        """
-        ...
-
-    def look(self) -> Mapping[int, Collection[int]]:
-        """Return the pids of each agent process and its descendants, by process number, without stopping any."""
-        ...
-
-    def alive(self, pids: set[int]) -> set[int]:
-        """Return the pids of live processes, without zombies."""
-        ...
-
-
-def choose() -> Marks:
+def choose() -> "Marks":
     """Return the strongest marks available on the machine, for the current clinvk process."""
     server = 10**8 + int.from_bytes(os.urandom(4)) % (9 * 10**8)
     rlimit = RlimitMarks(server)
@@ -54,7 +28,10 @@ def choose() -> Marks:
 
 
 class RlimitMarks:
-    """Marks in a resource limit. All spawning happens on one thread, which carries the mark during the spawn."""
+    """Marks in a resource limit. All spawning happens on one thread, which carries the mark during the spawn.
+
+    `kind` names the way of marking for the guardian.
+    """
 
     kind = "rlimit"
 
@@ -63,8 +40,6 @@ class RlimitMarks:
 
     def works(self) -> bool:
         """Return whether the limit can be set and read back on this machine."""
-        import resource
-
         try:
             with self.marking(0):
                 return resource.prlimit(os.getpid(), process_scan.RTTIME)[0] == process_scan.mark(self.server, 0)
@@ -74,8 +49,6 @@ class RlimitMarks:
     @contextmanager
     def marking(self, number: int) -> Generator[None]:
         """Mark processes spawned inside the context."""
-        import resource
-
         soft, hard = resource.getrlimit(process_scan.RTTIME)
         resource.setrlimit(process_scan.RTTIME, (process_scan.mark(self.server, number), hard))
         try:
@@ -84,16 +57,15 @@ class RlimitMarks:
             resource.setrlimit(process_scan.RTTIME, (soft, hard))
 
     def find(self, roots: Roots | None) -> set[int]:
-        """Find all marked processes and their children."""
+        """Return the live pids of the agent processes `roots` and their descendants; None: every agent.
+
+        The caller must end the processes: the search stops each process as soon as its mark is read.
+        """
         return process_scan.marked(self.server, roots)
 
     def look(self) -> Mapping[int, Collection[int]]:
-        """Find all marked processes."""
+        """Return the pids of each agent process and its descendants, by process number, without stopping any."""
         return process_scan.bearers(self.server)
-
-    def alive(self, pids: set[int]) -> set[int]:
-        """Return the pids of live processes, read from `/proc`."""
-        return process_scan.alive(pids)
 
 
 class TreeMarks:
@@ -110,17 +82,20 @@ class TreeMarks:
         yield
 
     def find(self, roots: Roots | None) -> set[int]:
-        """Find all processes with the variable, the roots, and their descendants; spare guardians."""
+        """Return the live pids of `roots`, of all processes with their variable, and of the descendants of both.
+
+        Guardians are spared. With None, find every agent.
+        """
         bearers, guardians = self._bearers()
         found = {*roots.values()} - {0} if roots else set[int]()  # 0 has exited; on macOS all descend from 0
         for number, pids in bearers.items():
             found |= pids if roots is None or number in roots else set()
-        return self.alive((found | _descendants(found)) - guardians - {os.getpid()})
+        return process_scan.alive((found | process_scan.descendants(found)) - guardians - {os.getpid()})
 
     def look(self) -> Mapping[int, Collection[int]]:
         """Find all processes with the variable, and their descendants."""
         bearers, guardians = self._bearers()
-        return {number: (pids | _descendants(pids)) - guardians for number, pids in bearers.items()}
+        return {number: (pids | process_scan.descendants(pids)) - guardians for number, pids in bearers.items()}
 
     def _bearers(self) -> tuple[dict[int, set[int]], set[int]]:
         """Return the pids with the variable by process number, and the guardians of every clinvk."""
@@ -137,9 +112,8 @@ class TreeMarks:
                     found.setdefault(int(number), set()).add(process.pid)
         return found, guardians
 
-    def alive(self, pids: set[int]) -> set[int]:
-        """Return the pids of live processes, without zombies."""
-        return {pid for pid in pids if not _is_zombie(pid)}
+
+Marks = RlimitMarks | TreeMarks
 
 
 def label(server: int, number: int) -> str:
@@ -149,7 +123,7 @@ def label(server: int, number: int) -> str:
 
 def kill(marks: Marks, roots: Roots | None) -> None:
     """End the agent processes `roots` and their descendants; None: every agent. Blocks: run in a thread."""
-    process_scan.end(lambda: marks.find(roots), marks.alive)
+    process_scan.end(lambda: marks.find(roots))
 
 
 def kill_tools(
@@ -170,7 +144,7 @@ def kill_tools(
     if tools:
         if found:
             found()
-        process_scan.end(lambda: marks.alive(tools | _descendants(tools)), marks.alive)
+        process_scan.end(lambda: process_scan.alive(tools | process_scan.descendants(tools)))
 
 
 def resident(marks: Marks, numbers: Collection[int]) -> dict[int, int]:
@@ -202,24 +176,3 @@ def _resident(pid: int) -> int:
         return psutil.Process(pid).memory_info().rss
     except psutil.Error:
         return 0
-
-
-def _descendants(roots: set[int]) -> set[int]:
-    import psutil
-
-    found: set[int] = set()
-    for pid in roots:
-        with suppress(psutil.Error):
-            found.update(child.pid for child in psutil.Process(pid).children(recursive=True))
-    return found
-
-
-def _is_zombie(pid: int) -> bool:
-    """Return whether a process and all its threads are dead, reaped or not."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() < 2
-    except psutil.Error:
-        return True

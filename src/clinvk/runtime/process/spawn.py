@@ -15,9 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import IO
 
-from clinvk.runtime.process.lines import LineSplitter, LineTooLong
 from clinvk.runtime.process.process_tags import MARK_VARIABLE, Marks, kill, kill_tools, label, resident
 from clinvk.runtime.process.resource_limits import Bounds
 from clinvk.runtime.process.waiting import finished
@@ -79,14 +78,14 @@ class Spawner:
         env = {**env, MARK_VARIABLE: label(self._marks.server, number)}
         try:
             with _held(argv[0], cwd, real) as place, self._marks.marking(number):
-                spawned = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, place)
+                popen, pipes = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, place)
         except ClinvkError:
             if self._bounds and self._bounds.cgroup:
                 self._condemn(number, 0)  # the cgroup may have been created
             raise
         if self._bounds:
-            self._bounds.settle(spawned.popen.pid)
-        return Process(spawned, number, wake, stderr_lines, raw)
+            self._bounds.settle(popen.pid)
+        return Process(popen, pipes, number, wake, stderr_lines, raw)
 
     @property
     def server(self) -> int:
@@ -163,20 +162,22 @@ class Process:
     reading pauses and the full pipe slows the process down.
     """
 
-    __slots__ = (
-        *("_close_stdin", "_err", "_holders", "_in", "_lines", "_loop", "_open", "_out", "_popen"),
-        *("_reading", "_splitter", "_stderr", "_stderr_lines", "_stderr_splitter", "_unwritten", "_waiting_bytes"),
-        *("_wake", "exit_code", "number", "pid", "too_long"),
-    )
-
     def __init__(
-        self, spawned: "_Spawned", number: int, wake: Callable[[], None], stderr_lines: bool, raw: bool
+        self,
+        popen: "subprocess.Popen[bytes]",
+        pipes: "dict[int, IO[bytes]]",
+        number: int,
+        wake: Callable[[], None],
+        stderr_lines: bool,
+        raw: bool,
     ) -> None:
         self.number = number
-        self.pid = spawned.popen.pid
+        self.pid = popen.pid
         self.exit_code: int | None = None
         self.too_long = False
-        self._popen, self._in, self._out, self._err = spawned
+        self._popen = popen
+        self._open = pipes
+        self._in, self._out, self._err = pipes
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._lines: list[bytes] = []
@@ -189,7 +190,6 @@ class Process:
         self._close_stdin = False
         self._holders = 0
         self._reading = True
-        self._open = [self._in, self._out, self._err]
         self._loop.add_reader(self._out, self._read_stdout)
         self._loop.add_reader(self._err, self._read_stderr)
         self._watch_exit()
@@ -261,7 +261,7 @@ class Process:
         if chunk is None:
             return
         try:
-            lines = self._parted(chunk)
+            lines = self._splitter.feed(chunk) if self._splitter else [chunk] if chunk else []
         except LineTooLong:
             self.too_long = True
             lines, chunk = [], b""
@@ -275,11 +275,6 @@ class Process:
         if lines or not chunk:
             self._wake()
 
-    def _parted(self, chunk: bytes) -> list[bytes]:
-        if self._splitter:
-            return self._splitter.feed(chunk) if chunk else self._splitter.end()
-        return [chunk] if chunk else []
-
     def _read_stderr(self) -> None:
         chunk = _read(self._err)
         if chunk is None:
@@ -290,7 +285,7 @@ class Process:
         del self._stderr[:-STDERR_TAIL_BYTES]
         if self._stderr_splitter:
             with suppress(LineTooLong):
-                self._stderr_lines += self._stderr_splitter.feed(chunk) if chunk else self._stderr_splitter.end()
+                self._stderr_lines += self._stderr_splitter.feed(chunk)
             self._wake()
 
     def _write_stdin(self) -> None:
@@ -312,23 +307,18 @@ class Process:
             self._close(self._in)
 
     def _close(self, fd: int) -> None:
-        if fd not in self._open:
-            return
-        self._open.remove(fd)
-        if fd == self._in:
+        if pipe := self._open.pop(fd, None):
             self._loop.remove_writer(fd)
-        else:
             self._loop.remove_reader(fd)
-        os.close(fd)
+            pipe.close()
 
     def _watch_exit(self) -> None:
         try:
             pidfd = os.pidfd_open(self.pid)
         except (AttributeError, OSError):  # not Linux, or forbidden
             threading.Thread(target=self._wait_in_thread, daemon=True).start()
-            return
-
-        self._loop.add_reader(pidfd, self._reap, pidfd)
+        else:
+            self._loop.add_reader(pidfd, self._reap, pidfd)
 
     def _reap(self, pidfd: int) -> None:
         self._loop.remove_reader(pidfd)
@@ -344,55 +334,39 @@ class Process:
 
     def _exited(self) -> None:
         code = self._popen.returncode or 0
-        self._read_what_is_left()
+        for _ in range(_PIPE_BYTES // _READ_BYTES + 1):  # another process may hold the pipe open and print forever
+            if self._out in self._open:
+                self._read_stdout()
         self.exit_code = 128 - code if code < 0 else code
         if self._err in self._open:
             self._read_stderr()  # the last stderr output is in the pipe, whichever event the loop handles first
         self._wake()
 
-    def _read_what_is_left(self) -> None:
-        """Read only the current content of the pipe: another process may hold the pipe open and print forever."""
-        for _ in range(_PIPE_BYTES // _READ_BYTES + 1):
-            if self._out in self._open:
-                self._read_stdout()
 
-
-class _Spawned(NamedTuple):
-    """A process with our ends of its pipes."""
-
-    popen: "subprocess.Popen[bytes]"
-    stdin: int
-    stdout: int
-    stderr: int
-
-
-def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _Spawned:
-    """Start a process on raw pipes: the file objects of `Popen` cost more than the rest of the spawn."""
-    try:
-        (child_in, stdin), (stdout, child_out), (stderr, child_err) = _pipes()
-    except OSError as exc:
-        raise _refusal(exc, argv[0], cwd) from exc
+def _popen(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str | None
+) -> "tuple[subprocess.Popen[bytes], dict[int, IO[bytes]]]":
+    """Start a process; return the process, and our ends of its stdin, stdout and stderr by descriptor."""
     try:
         popen = subprocess.Popen(
             argv,
-            stdin=child_in,
-            stdout=child_out,
-            stderr=child_err,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             cwd=cwd,
             env=env,
             start_new_session=True,
         )
     except (OSError, ValueError) as exc:
-        for ours in (stdin, stdout, stderr):
-            os.close(ours)
         raise _refusal(exc, argv[0], cwd) from exc
-    finally:
-        for theirs in (child_in, child_out, child_err):
-            os.close(theirs)
-    for ours in (stdin, stdout, stderr):
-        os.set_blocking(ours, False)
-    _widen(stdout)
-    return _Spawned(popen, stdin, stdout, stderr)
+    pipes = {pipe.fileno(): pipe for pipe in (popen.stdin, popen.stdout, popen.stderr) if pipe}
+    for pipe in pipes:
+        os.set_blocking(pipe, False)
+    with suppress(AttributeError, OSError):  # not Linux, or the user's pipe quota is used up
+        # Claude Code and Gemini CLI lose output that does not fit into the pipe when they exit.
+        fcntl.fcntl([*pipes][1], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return popen, pipes
 
 
 @contextmanager
@@ -421,26 +395,6 @@ def _held(program: str, cwd: str | None, real: str) -> Generator[str | None]:
         os.close(held)
 
 
-def _pipes() -> Sequence[tuple[int, int]]:
-    """Create three pipes; on failure, leave none open."""
-    pipes: list[tuple[int, int]] = []
-    try:
-        for _ in range(3):
-            pipes.append(os.pipe())
-    except OSError:
-        for pipe in pipes:
-            for end in pipe:
-                os.close(end)
-        raise
-    return pipes
-
-
-def _widen(pipe: int) -> None:
-    """Enlarge a pipe: Claude Code and Gemini CLI lose output that does not fit into the pipe when they exit."""
-    with suppress(AttributeError, OSError):  # not Linux, or the user's pipe quota is used up
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-
 def _refusal(exc: OSError | ValueError, program: str, cwd: str | None) -> ClinvkError:
     if isinstance(exc, ValueError):  # an invalid argument or variable, such as a name with a `=`
         return BackendUnavailable(f"cannot start {program!r}: {exc}")
@@ -462,3 +416,41 @@ def _read(fd: int) -> bytes | None:
     except OSError as exc:
         logger.warning("the output of an agent cannot be read: %s", exc)
         return b""
+
+
+class LineTooLong(Exception):
+    """A line exceeded the limit before its newline arrived."""
+
+
+class LineSplitter:
+    """Splits a stream of chunks into lines without newlines; empty lines are dropped.
+
+    `max_line_bytes` bounds the buffer, so an agent that never ends a line cannot fill the memory.
+    """
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._max = max_line_bytes
+        self._parts: list[bytes] = []
+        self._held = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Add a chunk, which is empty at the end of the stream; return the completed lines.
+
+        Raises:
+            LineTooLong: the incomplete line exceeded the limit; its buffer is dropped.
+        """
+        *lines, last = (chunk or b"\n").split(b"\n")
+        if lines and self._parts:
+            self._hold(lines[0])
+            lines[0] = b"".join(self._parts)
+            self._parts, self._held = [], 0
+        if last:
+            self._hold(last)
+        return [line for line in lines if line]
+
+    def _hold(self, part: bytes) -> None:
+        self._held += len(part)
+        if self._held > self._max:
+            self._parts, self._held = [], 0
+            raise LineTooLong
+        self._parts.append(part)
