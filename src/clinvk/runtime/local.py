@@ -27,8 +27,9 @@ from clinvk.runtime.process.waiting import Lookups, beside, finished
 from clinvk.runtime.run.event_log import Autosave
 from clinvk.runtime.run.execution import STOP_GRACE_S, drive
 from clinvk.runtime.run.recording import Recorder, new_session
+from clinvk.runtime.run.run_io import RunSpec
 from clinvk.runtime.run.schema import Schemas
-from clinvk.runtime.run.task import Phase, RunSpec, RunTask
+from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.runtime.runs import Run, Warm, Watch
 from clinvk.runtime.slots import Applicant, Capacity, Occupancy, Share, Slots, capacity, held_bytes, queue_limits
 from clinvk.store.protocol import SessionStore

@@ -303,7 +303,7 @@ class Worker:
 
 
 class PooledProcess:
-    """The handle of one run on a worker; see `ProcessHandle`.
+    """The handle of one run on a worker; see `OwnProcess` for the other kind.
 
     Attributes:
         is_over: the run's ending has arrived.
@@ -332,6 +332,15 @@ class PooledProcess:
         self.wake = wake
         self._waiting: list[tuple[bytes, list[Delivery]]] = []
         self._refused = ""
+
+    @property
+    def process(self) -> Process:
+        """The process that carries the run."""
+        return self.worker.process
+
+    def interrupt(self) -> bool:
+        """Ask the process to end the run; return False if the protocol has no such request."""
+        return self.worker.stop(self.run)
 
     @property
     def is_refused(self) -> bool:

@@ -1,14 +1,17 @@
-"""The input and output of a run: lines to events, turns, progress, limits and deadlines."""
+"""The input and output of a run: the specification, the agent process, events, turns, limits and deadlines."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from math import inf
 
 import msgspec
 
-from clinvk.backends.base import Delivery, NotSpoken
-from clinvk.runtime.process.spawn import DRAIN_S, LINGER_S, MAX_LINE_BYTES
+from clinvk.backends.base import Backend, Channel, Delivery, Host, Launch, NotSpoken
+from clinvk.runtime.pool.agent_programs import Fallbacks
+from clinvk.runtime.pool.pool import Pool
+from clinvk.runtime.pool.worker import PooledProcess
+from clinvk.runtime.process.spawn import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Process
 from clinvk.runtime.run.answer_filter import Words
-from clinvk.runtime.run.process_handle import ProcessHandle
 from clinvk.types.errors import AgentCrashed, TimedOut
 from clinvk.types.events import (
     Ending,
@@ -16,7 +19,6 @@ from clinvk.types.events import (
     Progress,
     RunFailed,
     RunFinished,
-    RunStarted,
     TextDelta,
     ThinkingDelta,
     ToolCall,
@@ -24,6 +26,84 @@ from clinvk.types.events import (
 )
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
+
+
+class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run, in which environment, and the conversation to resume.
+
+    Attributes:
+        relaunch: returns the launch that resumes the run's own conversation with another request.
+        check: checks the directories again right before the start, since the run may have waited for hours. Returns
+            the working directory without symbolic links; raises a `ClinvkError` if the agent must not start.
+        hold: locks the clinvk worktree that the run works in; None if the directory lies in no such worktree.
+        pool: warm processes that may carry the run; None if the backend has none.
+    """
+
+    run_id: str
+    request: RunRequest
+    backend: Backend
+    host: Host
+    launch: Launch
+    path: str
+    env: Mapping[str, str]
+    resume: Resume | None
+    no_progress_s: float
+    fallbacks: Fallbacks
+    relaunch: Callable[[RunRequest, Resume], Launch]
+    check: Callable[[], Awaitable[str]] | None = None
+    hold: Callable[[], AbstractAsyncContextManager[None]] | None = None
+    pool: Pool | None = None
+
+
+class OwnProcess:
+    """A run's handle on a process started for this run only; see `PooledProcess` for a process of the pool."""
+
+    is_answered = False
+    tools = None
+
+    def __init__(self, run: str, process: Process, channel: Channel, long_lived: bool) -> None:
+        self.process = process
+        self.read_stderr = process.take_stderr
+        self._run = run
+        self._channel = channel
+        self._long_lived = long_lived
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the process has exited."""
+        return self.process.exit_code is not None
+
+    def begin(self, request: RunRequest, resume: Resume | None) -> None:
+        """Send the prompt; stdin stays open only if the protocol needs it."""
+        self.process.write(self._channel.start(self._run, request, resume), close=not self._long_lived)
+
+    def read(self) -> Iterator[tuple[bytes, Iterable[Delivery]]]:
+        """Yield each new line with its deliveries, after the previous line was handled."""
+        for line in self.process.take():
+            yield line, self._channel.receive(line)
+
+    def closed(self) -> Iterable[Delivery]:
+        """Return the ending of a run whose agent exited without reporting an ending."""
+        return self._channel.closed(self.process.exit_code or 0, self.process.stderr)
+
+    def write(self, data: bytes) -> None:
+        """Answer a request of the process."""
+        self.process.write(data, close=False)
+
+    def interrupt(self) -> bool:
+        """Ask the agent to end the turn and report its cost; return False if the protocol has no such request."""
+        data = self._channel.interrupt(self._run)
+        if data:
+            self.write(data)
+        return data is not None
+
+    def stderr_message(self) -> str:
+        """Return the line of stderr that best explains the agent's trouble."""
+        return self._channel.complaint(self.process.stderr)
+
+    def finish(self) -> None:
+        """Close stdin, which makes a long-lived process exit."""
+        self.process.write(b"", close=True)
 
 
 class Activity:
@@ -46,42 +126,20 @@ class Activity:
 
     def feed(self, event: Event) -> bool:
         """Count an event; return whether the event shows progress of the agent's work."""
-        match event:
-            case TextDelta() | ThinkingDelta():
-                self._speaking = True
-            case ToolCall():
+        if isinstance(event, ToolResult):
+            self.open_calls.discard(event.id)
+            if self._speaking and not self.open_calls:
+                self._speaking = False
+                self.turns_ended += 1
+        elif isinstance(event, _OF_THE_MODEL):
+            self._speaking = True
+            if isinstance(event, ToolCall):
                 self.open_calls.add(event.id)
-                self._speaking = True
-            case ToolResult():
-                self.open_calls.discard(event.id)
-                if self._speaking and not self.open_calls:
-                    self._speaking = False
-                    self.turns_ended += 1
-            case Progress():
-                return False
-            case RunStarted() | RunFinished() | RunFailed():
-                pass
-        return True
+        return not isinstance(event, Progress)
 
 
+_OF_THE_MODEL = (TextDelta, ThinkingDelta, ToolCall)
 _STDERR_CHARS = 300
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of a run; 0 and None mean no limit. Seconds count from the agent's start.
-
-    Attributes:
-        wall_s: the time limit of the run, of which earlier processes of the run have used `spent_s`.
-        silence_s: the time without progress.
-        answer_s: the time until a process has answered in its channel's protocol.
-        turns: the number of turns.
-    """
-
-    wall_s: float | None
-    silence_s: float
-    answer_s: float | None
-    turns: int | None
-    spent_s: float = 0.0
 
 
 class RunIO:
@@ -101,7 +159,20 @@ class RunIO:
         unspoken: why the process does not speak its channel's protocol; empty unless found out.
     """
 
-    def __init__(self, process: ProcessHandle, request: RunRequest, limits: Limits, words: Words | None = None) -> None:
+    def __init__(
+        self,
+        process: OwnProcess | PooledProcess,
+        spec: RunSpec,
+        launch: Launch,
+        words: Words | None,
+        now: float,
+        spent_s: float,
+        patience: int,
+    ) -> None:
+        """Send the prompt. Earlier processes of the run have used `spent_s` of the time limit.
+
+        The process gets `patience` times the usual time to answer in its channel's protocol.
+        """
         self.process = process
         self.ending: Ending | None = None
         self.costs: Ending | None = None
@@ -111,39 +182,35 @@ class RunIO:
         self.events: list[Event] = []
         self.events_bytes = 0
         self.unspoken = ""
-        self._has_spoken = False
-        self._is_up = False
-        self._early_stderr: list[Event] = []
-        self._request = request
-        self._limits = limits
-        self._progress_at = 0.0
-        self._wall_at = self._answer_by = inf
-        self._gone_at: float | None = None
-
-    def begin(self, resume: Resume | None, now: float) -> None:
-        """Send the prompt."""
-        limits = self._limits
+        self._status = process.process if isinstance(process, OwnProcess) else process
+        self._early_stderr: list[Event] | None = []
+        self._timeout_s = spec.request.timeout_s
+        self._silence_s = spec.no_progress_s or inf
+        self._max_turns = launch.counted_turns or inf
+        self._answer_s = spec.fallbacks.answer_within_s * patience if launch.long_lived else inf
+        self._answer_by = now + self._answer_s
+        self._wall_at = now + max(0.1, self._timeout_s - spent_s) if self._timeout_s else inf
         self._progress_at = now
-        if limits.wall_s:
-            self._wall_at = now + max(0.1, limits.wall_s - limits.spent_s)
-        if limits.answer_s:
-            self._answer_by = now + limits.answer_s
-        self.process.begin(self._request, resume)
+        self._gone_at = inf
+        process.begin(spec.request, spec.resume)
 
     def read(self, now: float) -> None:
-        """Read new output into `events`, `ending` and `unspoken`."""
-        stderr: list[Event] = [Progress("stderr", line.decode(errors="replace")) for line in self.process.read_stderr()]
-        events: list[Event] = []
+        """Read new output into `events`, `ending` and `unspoken`.
+
+        Stderr is held back until the agent has reported its start, which must be the first event of a stream.
+        """
+        for line in self.process.read_stderr():
+            early = self.events if self._early_stderr is None else self._early_stderr
+            early.append(Progress("stderr", line.decode(errors="replace")))
         try:
-            self._read_stdout(events, now)
+            self._read_stdout(now)
         except NotSpoken as exc:
             self.unspoken = str(exc)
-        if now >= self._answer_deadline():
-            self.unspoken = f"it did not answer within {self._limits.answer_s:g} s"
-        if self._is_up:
-            self.events += stderr + events
-        else:
-            self.events += self._after_start(events, stderr)
+        if now >= self._answer_by and not self.process.is_answered:
+            self.unspoken = f"it did not answer within {self._answer_s:g} s"
+        if self._early_stderr is not None and (self.events or self.ending):
+            self.events[1:1] = self._early_stderr
+            self._early_stderr = None
 
     def take(self) -> tuple[list[Event], int]:
         """Return the events since the last call, and the size in bytes of their lines."""
@@ -151,99 +218,74 @@ class RunIO:
         self.events, self.events_bytes = [], 0
         return events, size
 
-    def _after_start(self, events: list[Event], stderr: list[Event]) -> list[Event]:
-        """Hold stderr back until the agent has reported its start, which must be the first event of a stream."""
-        self._early_stderr += stderr
-        if not events and not self.ending:
-            return []
-        self._is_up = True
-        return events[:1] + self._early_stderr + events[1:]
-
     def pause(self, now: float) -> None:
         """Reset the timers for silence and exit, since the reader of the run is holding the agent up."""
         self._progress_at = now
-        self._gone_at = None
+        self._gone_at = inf
 
     def limit(self, now: float) -> Ending | None:
         """Return the ending of a run that has reached a limit, else None."""
         if self.words and self.words.matched is not None:
             return RunFinished("stop_sequence", stop_sequence=self.words.matched)
-        if self._is_out_of_turns():
+        if self.activity.turns_ended >= self._max_turns:
             return RunFinished("max_turns")
-        if self._gone_at is not None and self.process.exit_code is None and now >= self._gone_at + LINGER_S:
+        if now < self.deadline():
+            return None
+        if now >= self._gone_at + LINGER_S and self._status.exit_code is None:
             return RunFailed(AgentCrashed.code, "the agent closed its output but did not exit")
         if now >= self._wall_at:
-            return RunFailed(TimedOut.code, f"timed out after {self._limits.wall_s:g} s{self._stderr_suffix()}")
-        if now >= self._progress_deadline():
-            return RunFailed(
-                TimedOut.code, f"the agent made no progress for {self._limits.silence_s:g} s{self._stderr_suffix()}"
-            )
-        return None
+            what = f"timed out after {self._timeout_s:g} s"
+        elif now >= self._silent_at:
+            what = f"the agent made no progress for {self._silence_s:g} s"
+        else:
+            return None
+        last = self.process.stderr_message()  # only stderr explains why a CLI repeats its requests to the model
+        return RunFailed(TimedOut.code, f"{what}; its last words on stderr: {last[:_STDERR_CHARS]}" if last else what)
 
     def deadline(self) -> float:
         """Return the time of the next check if the process stays silent."""
-        first = min(self._wall_at, self._progress_deadline(), self._answer_deadline())
-        if self._gone_at is None:
-            return first
-        return min(first, self._gone_at + (LINGER_S if self.process.exit_code is None else DRAIN_S))
+        answer_by = inf if self.process.is_answered else self._answer_by
+        exit_by = self._gone_at + (LINGER_S if self._status.exit_code is None else DRAIN_S)
+        return min(self._wall_at, self._silent_at, answer_by, exit_by)
 
-    def _read_stdout(self, events: list[Event], now: float) -> None:
+    @property
+    def _silent_at(self) -> float:
+        return inf if self.activity.open_calls else self._progress_at + self._silence_s
+
+    def _read_stdout(self, now: float) -> None:
         for line, deliveries in self.process.read():
             if line.startswith(b"{"):
                 self.raw = line
             self.events_bytes += len(line)
-            self._handle(deliveries, events, now)
-        process = self.process
-        if process.too_long:
+            self._handle(deliveries, now)
+        status = self._status
+        if status.too_long:
             self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
-        exit_code = process.exit_code
-        if self.ending or (exit_code is None and not process.at_eof):
+        if self.ending or (status.exit_code is None and not status.at_eof):
             return
-        self._gone_at = self._gone_at or now
-        if exit_code is not None and (process.at_eof or now >= self._gone_at + DRAIN_S):
-            self._handle(process.closed(), events, now)
+        self._gone_at = min(self._gone_at, now)
+        if status.exit_code is not None and (status.at_eof or now >= self._gone_at + DRAIN_S):
+            self._handle(self.process.closed(), now)
 
-    def _handle(self, deliveries: Iterable[Delivery], events: list[Event], now: float) -> None:
+    def _handle(self, deliveries: Iterable[Delivery], now: float) -> None:
         for delivery in deliveries:
             if self.ending:
                 break
-            self._has_spoken = True
+            self._answer_by = inf
             if isinstance(delivery, bytes):
                 self.process.write(delivery)
-            else:
-                self._take_event(delivery[1], events, now)
-
-    def _take_event(self, event: Event, events: list[Event], now: float) -> None:
-        is_ending = isinstance(event, RunFinished | RunFailed)
-        if self._is_out_of_turns() and not is_ending:
-            return
-        if self.activity.feed(event):
-            self._progress_at = now
-        if is_ending:
-            self._end(event)
-        elif self.words:
-            events.extend(self.words.feed(event))
-        else:
-            events.append(event)
+                continue
+            event = delivery[1]
+            if isinstance(event, Ending):
+                self._end(event)
+            elif self.activity.turns_ended < self._max_turns:
+                if self.activity.feed(event):
+                    self._progress_at = now
+                self.events += self.words.feed(event) if self.words else (event,)
 
     def _end(self, ending: Ending) -> None:
         self.costs = self.costs or ending
-        is_cut = self._is_out_of_turns() or (self.words is not None and self.words.matched is not None)
+        is_cut = self.activity.turns_ended >= self._max_turns or (self.words and self.words.matched is not None)
         if not is_cut:
             self.ending = self.ending or ending
         self.process.finish()
-
-    def _stderr_suffix(self) -> str:
-        """Return the end of stderr: only stderr explains why a CLI repeats its requests to the model."""
-        last = self.process.stderr_message()
-        return f"; its last words on stderr: {last[:_STDERR_CHARS]}" if last else ""
-
-    def _is_out_of_turns(self) -> bool:
-        return bool(self._limits.turns) and self.activity.turns_ended >= self._limits.turns
-
-    def _answer_deadline(self) -> float:
-        return inf if self._has_spoken or self.process.is_answered else self._answer_by
-
-    def _progress_deadline(self) -> float:
-        has_deadline = self._limits.silence_s and not self.activity.open_calls
-        return self._progress_at + self._limits.silence_s if has_deadline else inf

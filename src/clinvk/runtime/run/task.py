@@ -1,59 +1,28 @@
-"""A run's specification, phases, event log and ending."""
+"""A run: its phases, event log and ending."""
 
 import asyncio
 import enum
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from math import inf
 
-import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.base import Backend, Host, Launch, NotSpoken
-from clinvk.runtime.pool.agent_programs import Fallbacks
-from clinvk.runtime.pool.pool import Pool
+from clinvk.backends.base import Launch, NotSpoken
+from clinvk.runtime.pool.worker import PooledProcess
 from clinvk.runtime.process.spawn import Process, Spawner
-from clinvk.runtime.process.waiting import Wake, finished
+from clinvk.runtime.process.waiting import Wake
 from clinvk.runtime.run.answer_filter import Answer, Words, asking_again, judged, together, words_of
 from clinvk.runtime.run.event_log import EventLog
-from clinvk.runtime.run.process_handle import ProcessHandle
 from clinvk.runtime.run.recording import Recorder, state_of
-from clinvk.runtime.run.run_io import Limits, RunIO
+from clinvk.runtime.run.run_io import OwnProcess, RunIO, RunSpec
 from clinvk.runtime.slots import Place
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Ending, Event, Logged, Progress, RunFailed, RunFinished, RunStarted, Usage
 from clinvk.types.redaction import redacted, secrets_in
-from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult, gather
 from clinvk.types.session import Resume
-
-
-class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run, in which environment, and the conversation to resume.
-
-    Attributes:
-        relaunch: returns the launch that resumes the run's own conversation with another request.
-        check: checks the directories again right before the start, since the run may have waited for hours. Returns
-            the working directory without symbolic links; raises a `ClinvkError` if the agent must not start.
-        hold: locks the clinvk worktree that the run works in; None if the directory lies in no such worktree.
-        pool: warm processes that may carry the run; None if the backend has none.
-    """
-
-    run_id: str
-    request: RunRequest
-    backend: Backend
-    host: Host
-    launch: Launch
-    path: str
-    env: Mapping[str, str]
-    resume: Resume | None
-    no_progress_s: float
-    fallbacks: Fallbacks
-    relaunch: Callable[[RunRequest, Resume], Launch]
-    check: Callable[[], Awaitable[str]] | None = None
-    hold: Callable[[], AbstractAsyncContextManager[None]] | None = None
-    pool: Pool | None = None
 
 
 class Phase(enum.IntEnum):
@@ -87,6 +56,7 @@ class RunTask:
         no_grace: whether the agent gets no time to stop by itself.
         unspoken: why the CLI does not speak its long-lived protocol; empty unless found out.
         raw: the last line of JSON that the agent printed.
+        last_process: the final process of the run, once that process has reported the ending.
     """
 
     def __init__(
@@ -107,6 +77,7 @@ class RunTask:
         self.no_grace = False
         self.unspoken = ""
         self.raw = b""
+        self.last_process: Process | None = None
         self._changed = Wake()
         self.wake = self._changed.set  # a bound method of this object would be a cycle that keeps the prompt in memory
         self.slot = enter(self.wake)
@@ -216,19 +187,11 @@ class RunTask:
         if self._timer:
             self._timer.cancel()
 
-    def open_io(self, process: ProcessHandle, launch: Launch, patience: int = 1) -> RunIO:
+    def open_io(self, process: OwnProcess | PooledProcess, launch: Launch, patience: int = 1) -> RunIO:
         """Send the prompt to a process. A process that is still starting gets `patience` times as long to answer."""
         self._is_long_lived = launch.long_lived
-        limits = Limits(
-            wall_s=self.request.timeout_s,
-            spent_s=time.time() - (self.started_at or time.time()),
-            silence_s=self.spec.no_progress_s,
-            answer_s=self.spec.fallbacks.answer_within_s * patience if launch.long_lived else None,
-            turns=launch.counted_turns,
-        )
-        io = RunIO(process, self.spec.request, limits, words_of(self.request))
-        io.begin(self.spec.resume, self.now())
-        return io
+        spent_s = time.time() - self.started_at if self.started_at else 0.0
+        return RunIO(process, self.spec, launch, words_of(self.request), self.now(), spent_s, patience)
 
     def on_output(self) -> None:
         """Handle new output or the exit of the agent process.
@@ -236,15 +199,22 @@ class RunTask:
         Most events only need a log entry and are logged here. Waking the run's task for each piece would cost as much
         as all other work on the piece.
         """
+        if self.last_process and self.last_process.exit_code is not None:
+            self.slot.leave()
         io, self._inline_io = self._inline_io, None
         try:
-            is_logged = io is not None and self._log_inline(io)
+            if io and self._log_inline(io):
+                self._inline_io = io
+                return
         except Exception as exc:  # noqa: BLE001 - raised again by `listen`, in the task of the run
-            self._fault, is_logged = exc, False
-        if is_logged:
-            self._inline_io = io
-        else:
-            self.wake()
+            self._fault = exc
+        self.wake()
+
+    def free_slot_at_exit(self, process: Process) -> None:
+        """Free the slot when the run's last process exits, before the run is completely stored."""
+        self.last_process = process
+        if process.exit_code is not None:
+            self.slot.leave()
 
     def _log_inline(self, io: RunIO) -> bool:
         """Log new events; return False if the run's task must handle the output as well."""
@@ -285,21 +255,6 @@ class RunTask:
         events, size = io.take()
         if not self.log.is_ahead:
             await self._record(events, size)
-
-    @asynccontextmanager
-    async def tools_gone(self, process: Process, variable: tuple[str, str] | None) -> AsyncGenerator[None]:
-        """Kill the run's tools before this context if the stopped agent would otherwise kill the tools hard.
-
-        The tools are the processes with `variable` in their environment; with None, all tools of the process. Inside
-        the context, an agent that had tools is suspended: otherwise the agent would ask its model again when the tools
-        end.
-        """
-        if not self.spec.launch.tools_leave_first or self.no_grace:
-            yield
-            return
-        with process.holding():
-            await finished(self.spawner.end_tools(process, variable, holding=True))
-            yield
 
     async def finish(self, io: RunIO, ending: Ending) -> None:
         """Log the ending, or prepare to ask for the answer again."""
