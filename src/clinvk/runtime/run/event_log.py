@@ -6,22 +6,16 @@ Autosave stores the events of active runs, so that clients lose little if clinvk
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from clinvk.runtime.process.waiting import Wake
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
-from clinvk.types.events import Ending, Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.types.events import Ending, Event, Logged, RunFailed, RunStarted, TextDelta
 
 HIGH_WATER_BYTES = 4 * 1024 * 1024
 _EVENT_BYTES = 200
 """The estimated memory of an event besides its text."""
-
-
-class _Follower:
-    def __init__(self, after: int) -> None:
-        self.read = after
-        self.news = Wake()
 
 
 class EventLog:
@@ -37,8 +31,8 @@ class EventLog:
         self._is_held = True
         self._entries: list[Logged] = []
         self._sizes: list[int] = [0]
-        self._followers: set[_Follower] = set()
-        self._waiters: list[asyncio.Future[None]] = []
+        self._followers: set[Wake] = set()
+        self._ended = asyncio.Event()
         self._read = 0
         self._caught_up = caught_up
 
@@ -59,25 +53,35 @@ class EventLog:
 
     def extend(self, events: Iterable[Event], size: int = 0) -> None:
         """Append events that arrived in `size` bytes; repair or drop events that break the stream order."""
-        for event in events:
-            self._keep(self.mended(event))
+        self.append(self.numbered(events), size)
+
+    def numbered(self, events: Iterable[Event]) -> list[Logged]:
+        """Return the entries for new events: add a missing start before the first event, and drop misplaced events."""
+        entries: list[Logged] = []
+        number, at = len(self._entries), time.time()
+        for event in () if self.ending else events:
+            if number and isinstance(event, RunStarted):
+                continue
+            if not (number or isinstance(event, RunStarted | RunFailed)):
+                number = 1
+                entries.append(Logged(number, at, RunStarted()))
+            number += 1
+            entries.append(Logged(number, at, event))
+            if isinstance(event, Ending):
+                break
+        return entries
+
+    def append(self, entries: Sequence[Logged], size: int = 0) -> None:
+        """Append the entries returned by `numbered`, and wake the readers."""
+        for entry in entries:
+            self._entries.append(entry)
+            self._sizes.append(self._sizes[-1] + _EVENT_BYTES)
         self._sizes[-1] += size
-        self._tell()
-
-    def mended(self, event: Event) -> list[Logged]:
-        """Return the entries for an event: add a missing start before the first event, and drop a misplaced event."""
-        is_start = isinstance(event, RunStarted)
-        if self.ending or (is_start and self._entries):
-            return []
-        number, at = len(self._entries) + 1, time.time()
-        if self._entries or is_start or isinstance(event, RunFailed):
-            return [Logged(number, at, event)]
-        return [Logged(number, at, RunStarted()), Logged(number + 1, at, event)]
-
-    def append(self, entries: Iterable[Logged]) -> None:
-        """Append the entries returned by `mended`."""
-        self._keep(entries)
-        self._tell()
+        if entries and isinstance(ending := entries[-1].event, Ending):
+            self.ending = ending
+            self._ended.set()
+        for news in self._followers:
+            news.set()
 
     def since(self, number: int) -> list[Logged]:
         """Return the events so far after number `number`."""
@@ -97,48 +101,28 @@ class EventLog:
     async def whole(self) -> list[Logged]:
         """Wait for the ending and return all events. A reader of the whole log never slows the agent down."""
         self.let_go()
-        if not self.ending:
-            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(ended)
-            await ended
+        await self._ended.wait()
         return self._entries
 
     async def batches(self, after: int = 0) -> AsyncGenerator[list[Logged]]:
         """Yield the events after number `after` until the ending; each batch holds all available events."""
-        follower = _Follower(after)
-        self._followers.add(follower)
+        news = Wake()
+        self._followers.add(news)
         try:
-            while not self.ending or follower.read < len(self._entries):
-                if batch := self._entries[follower.read :]:
-                    self._advance(follower, len(batch))
+            while not self.ending or after < len(self._entries):
+                if batch := self._entries[after:]:
+                    after += len(batch)
+                    self._advance(after)
                     yield batch
                 else:
-                    await follower.news.wait()
+                    await news.wait()
         finally:
-            self._followers.discard(follower)
+            self._followers.discard(news)
 
-    def _keep(self, entries: Iterable[Logged]) -> None:
-        for entry in entries:
-            self._entries.append(entry)
-            self._sizes.append(self._sizes[-1] + _EVENT_BYTES)
-            if isinstance(entry.event, RunFinished | RunFailed):
-                self.ending = entry.event
-
-    def _tell(self) -> None:
-        for follower in self._followers:
-            follower.news.set()
-        if self.ending:
-            for ended in self._waiters:
-                if not ended.done():
-                    ended.set_result(None)
-            self._waiters.clear()
-
-    def _advance(self, follower: _Follower, count: int) -> None:
-        follower.read += count
-        if follower.read <= self._read:
-            return
+    def _advance(self, read: int) -> None:
+        """Note that a reader has read the first `read` events."""
         was_ahead = self.is_ahead
-        self._read = follower.read
+        self._read = max(self._read, read)
         if was_ahead and not self.is_ahead:
             self._caught_up()
 

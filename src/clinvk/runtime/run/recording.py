@@ -42,20 +42,8 @@ class Recorder:
     """Stores a run and its session.
 
     An ephemeral run has no session, and no text of the conversation is stored. Store failures after the agent has
-    started do not end the run; clinvk logs a warning instead.
+    started do not end the run; clinvk logs a warning instead. `session` is the session as last stored.
     """
-
-    __slots__ = (
-        "_autosave",
-        "_counted",
-        "_goes_on",
-        "_has_started",
-        "_keeps_text",
-        "_record",
-        "_session",
-        "_settings",
-        "_store",
-    )
 
     def __init__(
         self,
@@ -67,13 +55,12 @@ class Recorder:
         resume: Resume | None,
         settings: SessionSettings,
     ) -> None:
+        self.session = session
         self._store = store
         self._autosave = autosave
-        self._session = session
-        self._goes_on = resume is not None
-        self._counted = resume.used if resume else Usage()
+        self._resume = resume
         self._has_started = False
-        self._settings = settings
+        self._counts_usage = settings.store_token_usage
         self._keeps_text = not request.ephemeral
         self._record = RunRecord(
             id=run_id,
@@ -89,11 +76,6 @@ class Recorder:
             key_name=request.key_name,
         )
 
-    @property
-    def session(self) -> Session | None:
-        """The session as last stored; None for an ephemeral run."""
-        return self._session
-
     async def begin(self) -> None:
         """Store the run before the agent starts, and claim its session.
 
@@ -102,18 +84,18 @@ class Recorder:
             SessionNotFound: the session to resume was deleted.
             StoreUnavailable: the run cannot be stored.
         """
-        if self._session:
-            self._session = replace(self._session, status="active", last_used=self._record.created_at)
-        self._session = await self._store.begin(self._record, self._session, must_exist=self._goes_on)
+        if self.session:
+            self.session = replace(self.session, status="active", last_used=self._record.created_at)
+        self.session = await self._store.begin(self._record, self.session, must_exist=self._resume is not None)
 
-    def go_on_from(self, resume: Resume) -> None:
+    def resume_from(self, resume: Resume) -> None:
         """Count usage from a newer state of the conversation."""
-        self._counted = resume.used
+        self._resume = resume
 
     async def spawned(self, at: float) -> None:
         """Record that the agent's process has started."""
         self._record = replace(self._record, state="running", started_at=at)
-        await self._kept(self._store.update(self._record, self._session))
+        await self._kept(self._store.update(self._record, self.session))
 
     async def started(self, event: RunStarted) -> None:
         """Record that the agent has reported its start: from here on the conversation can be resumed.
@@ -121,8 +103,8 @@ class Recorder:
         An agent restarted after a crash may report another conversation; the turn is counted once.
         """
         self._record = replace(self._record, model=event.model or self._record.model)
-        if session := self._session:
-            self._session = replace(
+        if session := self.session:
+            self.session = replace(
                 session,
                 turn_count=session.turn_count + (not self._has_started),
                 backend_session_id=event.backend_session_id or session.backend_session_id,
@@ -130,7 +112,7 @@ class Recorder:
                 forks_parent=False,
             )
         self._has_started = True
-        await self._kept(self._store.update(self._record, self._session))
+        await self._kept(self._store.update(self._record, self.session))
 
     def save_soon(self, log: EventLog) -> None:
         """Store the new events of a log with the next autosave."""
@@ -153,17 +135,17 @@ class Recorder:
             error_message=as_kept(failure.message, self._keeps_text) if failure else None,
             output=output if self._keeps_text else "",
         )
-        if session := self._session:
+        if session := self.session:
             used = ending.usage or Usage()
-            self._session = replace(
+            self.session = replace(
                 session,
-                status=_status(ending),
+                status=_STATUSES[state_of(ending)],
                 last_used=time.time(),
-                token_usage=session.token_usage + used if self._settings.store_token_usage else session.token_usage,
-                counted=self._counted + used,
+                token_usage=session.token_usage + used if self._counts_usage else session.token_usage,
+                counted=used + (self._resume.used if self._resume else Usage()),
                 error_message=failure.message if failure else None,
             )
-        await self._kept(self._store.end(self._record, self._session, entries if self._keeps_text else ()))
+        await self._kept(self._store.end(self._record, self.session, entries if self._keeps_text else ()))
 
     async def _kept(self, keeping: Awaitable[None]) -> None:
         try:
@@ -184,20 +166,9 @@ def _options(request: RunRequest) -> dict[str, object]:
 
 def state_of(ending: Ending) -> RunState:
     """Return the state of a run with this ending."""
-    match ending:
-        case RunFinished():
-            return "finished"
-        case RunFailed(code=Cancelled.code):
-            return "cancelled"
-        case RunFailed():
-            return "failed"
+    if isinstance(ending, RunFinished):
+        return "finished"
+    return "cancelled" if ending.code == Cancelled.code else "failed"
 
 
-def _status(ending: Ending) -> SessionStatus:
-    match ending:
-        case RunFinished():
-            return "completed"
-        case RunFailed(code=Cancelled.code):
-            return "paused"
-        case RunFailed():
-            return "error"
+_STATUSES: dict[RunState, SessionStatus] = {"finished": "completed", "cancelled": "paused", "failed": "error"}

@@ -143,7 +143,7 @@ class RunTask:
     def resume_from(self, resume: Resume, launch: Launch) -> None:
         """Resume a newer state of the conversation than the spec has. Call this before the run is driven."""
         self.spec = replace(self.spec, resume=resume, launch=launch)
-        self.recorder.go_on_from(resume)
+        self.recorder.resume_from(resume)
 
     def stop(self, ending: Ending, at_once: bool = False) -> None:
         """End the run with `ending`, unless the run has ended or was stopped before.
@@ -320,7 +320,7 @@ class RunTask:
             ending = together(self._first_ending, ending)
         if isinstance(ending, RunFailed):
             ending = replace(ending, message=self._redacted(ending.message))
-        last = self.log.mended(ending)
+        last = self.log.numbered([ending])
         try:
             await self.recorder.ended(ending, [*self.log.unsaved(), *last], self.log.text)
         finally:
