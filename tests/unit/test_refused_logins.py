@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from clinvk.backends.codex import failures
-from clinvk.backends.gemini import wire
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.turn import refused
+from clinvk.backends.jsonrpc import Failure
 from clinvk.types.events import RunFailed
 
 OF_CODEX = "codex is not logged in, or not allowed (run codex login, or set CODEX_API_KEY): "
@@ -50,5 +50,5 @@ def test_gemini_missing_login_explains_what_to_do() -> None:
 
 @pytest.mark.parametrize(("code", "exit_code"), [(-32000, 41), (401, 1), (403, 1)])
 def test_gemini_rejected_login_over_the_protocol_explains_what_to_do(code: int, exit_code: int) -> None:
-    told = refused(wire.Failure(code=code, message="no"))
+    told = refused(Failure(code=code, message="no"))
     assert told == RunFailed("agent_unauthenticated", f"{OF_GEMINI}no", exit_code)

@@ -148,14 +148,15 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 class Channel(Protocol):
     """The protocol with one agent process, as a state machine without I/O.
 
-    `capacity` is the number of concurrent runs.
+    `capacity` is the number of concurrent runs. The defaults are those of a process for a single run, which holds no
+    conversation locks.
     """
 
-    capacity: int
+    capacity: int = 1
 
     def greet(self) -> bytes:
         """Return the bytes that prepare a process before its first run; empty if the process serves a single run."""
-        ...
+        return b""
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Start a run and return the bytes to write to the process's stdin."""
@@ -174,18 +175,18 @@ class Channel(Protocol):
 
     def interrupt(self, run: str) -> bytes | None:
         """Return the bytes that stop a run, even before its turn begins; None if the process must be signalled."""
-        ...
+        return None
 
     def tools_of(self, run: str) -> tuple[str, str] | None:
         """Return the variable (name, value) in the environment of a run's tools; None if an interrupt ends them."""
-        ...
+        return None
 
     def let_go(self, conversation: str) -> bytes | None:
         """Return the bytes that make the process release an idle conversation on which the process holds a lock.
 
         Return None if the process holds no lock on the conversation, and no bytes while the release is in progress.
         """
-        ...
+        return None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
         """Return the endings of the runs that are still open after the process has exited.
@@ -302,21 +303,6 @@ def parsed(decoder: "msgspec.json.Decoder[Told]", text: bytes) -> "Told | None":
     except msgspec.DecodeError:
         whole = _SURROGATE.sub(_without_half, text)
         return None if whole == text else parsed(decoder, whole)
-
-
-class Head(msgspec.Struct, frozen=True):
-    """The kind of a JSON-RPC message: a response has `id`, a request has both fields, a notification only `method`."""
-
-    id: int | str | None = None
-    method: str = ""
-
-
-_HEADS = msgspec.json.Decoder(Head)
-
-
-def head_of(line: bytes) -> Head | None:
-    """Return the `id` and `method` of a JSON-RPC message, or None if the line is not a message."""
-    return parsed(_HEADS, line)
 
 
 def _without_half(found: re.Match[bytes]) -> bytes:

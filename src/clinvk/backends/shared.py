@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
-from clinvk.backends.base import Delivery
+from clinvk.backends.base import Channel, Delivery
 from clinvk.types.events import Event, RunFailed, RunFinished
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
@@ -26,22 +26,14 @@ class Decoder(Protocol):
         ...
 
 
-class OneShotChannel:
-    """The channel of a process that serves a single run."""
-
-    __slots__ = ("_decoder", "_ended", "_prompt", "_run")
-
-    capacity = 1
+class OneShotChannel(Channel):
+    """The channel of a process that serves a single run, and that a signal stops."""
 
     def __init__(self, decoder: Decoder, prompt: Callable[[RunRequest], bytes]) -> None:
         self._decoder = decoder
         self._prompt = prompt
         self._run = ""
         self._ended = False
-
-    def greet(self) -> bytes:
-        """Return no bytes: a one-shot process receives only the prompt."""
-        return b""
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Return the prompt in the form that the CLI reads from stdin."""
@@ -57,18 +49,6 @@ class OneShotChannel:
             if isinstance(event, RunFinished | RunFailed):
                 self._ended = True
                 return
-
-    def interrupt(self, run: str) -> bytes | None:
-        """Return None: a one-shot process is stopped by a signal."""
-        return None
-
-    def tools_of(self, run: str) -> tuple[str, str] | None:
-        """Return None: the tools end with the process."""
-        return None
-
-    def let_go(self, conversation: str) -> bytes | None:
-        """Return None: the process holds no conversation locks to release."""
-        return None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
         """Yield the ending if the process reported no ending."""

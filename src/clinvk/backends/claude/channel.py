@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import Delivery, NotSpoken, crashed, last_line, parsed
+from clinvk.backends.base import Channel, Delivery, NotSpoken, crashed, last_line, parsed
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import INITIALIZE, message
@@ -47,10 +47,8 @@ _CONTROLS = msgspec.json.Decoder(_Control)
 _ANY: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
-class ConversationChannel:
+class ConversationChannel(Channel):
     """The channel of a long-lived process, with one run at a time."""
-
-    capacity = 1
 
     def __init__(self) -> None:
         self._run = ""
@@ -85,14 +83,6 @@ class ConversationChannel:
     def interrupt(self, run: str) -> bytes | None:
         """Return the request that ends the turn and a running tool."""
         return _INTERRUPT if run == self._run else None
-
-    def tools_of(self, run: str) -> tuple[str, str] | None:
-        """Return None: an interrupt ends the tools."""
-        return None
-
-    def let_go(self, conversation: str) -> bytes | None:
-        """Return None: the process holds no conversation locks to release."""
-        return None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
         """Yield the ending of the open run, if any.

@@ -10,29 +10,10 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from clinvk.backends.base import last_line, parsed, with_schema, with_system_prompt
-from clinvk.backends.codex import failures
-from clinvk.backends.codex.items import (
-    AgentMessage,
-    Item,
-    ItemCompleted,
-    ItemStarted,
-    ItemUpdated,
-    Line,
-    Messages,
-    Reasoning,
-    StreamError,
-    Thoughts,
-    ThreadStarted,
-    TodoList,
-    Tool,
-    TurnCompleted,
-    TurnFailed,
-    TurnStarted,
-    Warn,
-    structured,
-)
+from clinvk.backends.codex import failures, wire
+from clinvk.backends.codex.turn import ItemDecoder
 from clinvk.backends.shared import OneShotChannel
-from clinvk.types.events import Event, Progress, RunFinished, RunStarted, Usage
+from clinvk.types.events import Event, RunFinished, RunStarted, Usage
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
@@ -87,123 +68,61 @@ def _names(required: object) -> set[object]:
     return set(msgspec.convert(required, list[object])) if isinstance(required, list) else set()
 
 
-_LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
-
-
-class ExecDecoder:
+class ExecDecoder(ItemDecoder):
     """Turn the lines of one run into events."""
 
-    __slots__ = ("_called", "_last_error", "_message", "_messages", "_thoughts", "_thread", "_used", "_wants_json")
-
-    def __init__(self) -> None:
-        self._used = Usage()
-        self._wants_json = False
-        self._thread: str | None = None
-        self._messages = Messages()
-        self._thoughts = Thoughts()
-        self._called: set[str] = set()
-        self._message = ""
-        self._last_error = ""
-
-    def expect(self, request: RunRequest, resume: Resume | None) -> None:
-        """Store the request. The token totals of a resumed thread include the tokens of former turns."""
-        self._used = resume.used if resume else Usage()
-        self._wants_json = request.output_schema is not None
+    def __init__(self, wants_json: bool = False, used: Usage | None = None) -> None:
+        """Set `used` to the tokens of former turns, which the token totals of a resumed thread include."""
+        super().__init__(wants_json=wants_json)
+        self._used = used or Usage()
+        self._thread = ""
 
     def feed(self, line: bytes) -> Iterable[Event]:
         """Return the events of one line. A line without an event of a known type yields no events."""
-        event = parsed(_LINES, line)
-        if self._thread and event:
+        event = parsed(wire.EXEC_LINES, line)
+        if event is None or (event.item.type and not event.item.kind):
+            return
+        if self._thread:
             # The thread reaches the disk some milliseconds after its name; until then nobody can resume the thread.
             yield RunStarted(backend_session_id=self._thread)
-            self._thread = None
-        match event:
-            case None | TurnStarted():
-                return
-            case ThreadStarted():
+            self._thread = ""
+        match event.type:
+            case "thread.started":
                 self._thread = event.thread_id
-            case ItemStarted() | ItemUpdated():
-                yield from self._going_on(event.item)
-            case ItemCompleted():
-                yield from self._completed(event.item)
-            case TurnCompleted():
+            case "item.started" | "item.updated":
+                yield from self.begun(event.item)
+            case "item.completed":
+                yield from self.completed(event.item)
+            case "turn.completed":
                 usage = event.usage.usage - self._used if event.usage else None
-                yield RunFinished(usage=usage, structured_output=self._structured())
-            case TurnFailed():
+                yield RunFinished(usage=usage, structured_output=self.structured_output)
+            case "turn.failed":
                 reason = failures.stop_reason(event.error.message)
                 yield RunFinished(reason) if reason else failures.failed(event.error.message)
-            case StreamError():
-                yield from self._error(event.message)
+            case "error":
+                yield from self.failed(event.message, will_retry=event.message.startswith(failures.RETRYING))
+            case _:
+                pass
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
         """Return the ending of a process that reported no ending."""
-        return failures.exited(exit_code, stderr, self._last_error)
+        return failures.exited(exit_code, stderr, self.last_error)
 
     def complaint(self, stderr: bytes) -> str:
         """Return the last line of stderr that is not noise."""
         return last_line("\n".join(failures.said(stderr)))
 
-    def _going_on(self, item: Item) -> Iterable[Event]:
-        match item:
-            case TodoList():
-                yield item.progress()
-            case AgentMessage() | Reasoning() | Warn():
-                pass
-            case _:
-                yield from self._call(item)
-
-    def _completed(self, item: Item) -> Iterable[Event]:
-        match item:
-            case AgentMessage():
-                self._message = item.text
-                yield from self._messages.say(item.id, item.text, whole=True)
-            case Reasoning():
-                yield from self._thoughts.think_through(item.id, item.text)
-            case Warn():
-                yield Progress("warning", item.message)
-            case TodoList():
-                yield item.progress()
-            case _:
-                yield from self._call(item)
-                if item.id in self._called:
-                    yield item.result()
-
-    def _call(self, item: Tool) -> Iterable[Event]:
-        call = item.call()
-        if call and item.id not in self._called:
-            self._called.add(item.id)
-            self._messages.go_on()
-            self._thoughts.go_on()
-            yield call
-
-    def _error(self, message: str) -> Iterable[Event]:
-        """Handle an error. `turn.failed` repeats the message that ends a turn, so store only the message."""
-        if not message.startswith(failures.RETRYING):
-            self._last_error = message
-        elif ending := failures.hopeless(message):
-            yield ending
-        else:
-            self._messages.cut()
-            self._thoughts.cut()
-            yield Progress("retry", message)
-
-    def _structured(self) -> object:
-        return structured(self._message) if self._wants_json else None
-
 
 class ExecChannel(OneShotChannel):
     """A process for one run: takes the prompt on stdin, then prints lines."""
 
-    __slots__ = ("_exec", "_instructions")
-
     def __init__(self, instructions: str = "") -> None:
-        self._exec = ExecDecoder()
         self._instructions = instructions
-        super().__init__(self._exec, _prompt)
+        super().__init__(ExecDecoder(), _prompt)
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Return the prompt. Any first character is safe: here Codex has no prefix for commands or files."""
-        self._exec.expect(request, resume)
+        self._decoder = ExecDecoder(request.output_schema is not None, resume.used if resume else None)
         prompt = told(request, resume, self._instructions)
         return super().start(run, msgspec.structs.replace(request, prompt=prompt), resume)
 

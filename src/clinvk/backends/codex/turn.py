@@ -1,17 +1,113 @@
-"""One turn of a `codex app-server` thread, as events, and the model requests of the turn."""
+"""One turn of a Codex thread as events, from the items of the turn, and the model requests of the turn.
+
+Each character of the text is reported once, although the CLI repeats a request after a broken stream.
+"""
 
 from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.codex import failures, items, wire
-from clinvk.backends.codex.items import Messages, Thoughts
+from clinvk.backends.base import Prose
+from clinvk.backends.codex import failures, wire
+from clinvk.backends.shared import News, Retold
 from clinvk.types.errors import Cancelled
-from clinvk.types.events import Event, Progress, RunFailed, RunFinished, RunStarted, Usage
+from clinvk.types.events import (
+    Ending,
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    Usage,
+)
 
 
-class Requests:
-    """Count the model requests of a turn. `are_spent` is true once the turn has reached its limit and needs one more.
+class ItemText:
+    """The text of the items of one kind, each reported once.
+
+    After a broken stream, the CLI repeats the items of the unfinished model request under different ids.
+    """
+
+    def __init__(self) -> None:
+        self._item: str | None = None
+        self._open = Retold()
+        self._sent: list[Retold] = []
+        self._repeats: list[Retold] = []
+
+    def begins(self, item: str) -> bool:
+        """Select an item. Return whether the item differs from the last item and is not a repetition."""
+        if item == self._item:
+            return False
+        is_new = not self._repeats
+        self._open = Retold() if is_new else self._repeats.pop(0)
+        self._open.begin(again=not is_new)
+        self._sent.append(self._open)
+        self._item = item
+        return is_new
+
+    def piece(self, text: str) -> News:
+        """Return the new text in a piece of the item."""
+        return self._open.piece(text)
+
+    def whole(self, text: str) -> News:
+        """Return the new text in the complete item, which receives no more pieces."""
+        self._item = None
+        return self._open.block(text)
+
+    def advance(self) -> None:
+        """Record that the model has moved on, after which no item repeats."""
+        self._sent, self._repeats = [], []
+
+    def cut(self) -> None:
+        """Record a broken stream, after which every item of the request repeats, including complete items."""
+        self._sent, self._repeats = [], self._sent + self._repeats
+        self._item = None
+
+
+class MessageText(ItemText):
+    """The messages of the agent, separated by blank lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._prose = Prose()
+
+    def say(self, item: str, text: str, *, whole: bool) -> Iterator[TextDelta]:
+        """Yield the new text in a piece of a message or in a complete message."""
+        if self.begins(item):
+            self._prose.end_message()
+        news = self.whole(text) if whole else self.piece(text)
+        if news.restarts:
+            self._prose.end_message()
+        yield from self._prose.say(news.text)
+
+
+class ReasoningText(ItemText):
+    """The summaries of the model's thinking. Blank lines separate the summaries and the parts of a summary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._part = 0
+        self._has_text = False
+
+    def think(self, item: str, text: str, part: int | None = None) -> Iterator[ThinkingDelta]:
+        """Yield the new text in a piece of one part of a summary, or in a complete summary without a part."""
+        begins = self.begins(item)
+        if part is None:
+            news = self.whole(text)
+        else:
+            break_before = part > (0 if begins else self._part)
+            self._part = part
+            news = self.piece(f"\n\n{text}" if break_before else text)
+        if news.text:
+            apart = self._has_text and (begins or news.restarts)
+            self._has_text = True
+            yield ThinkingDelta(f"\n\n{news.text}" if apart else news.text)
+
+
+class RequestCounter:
+    """Count the model requests of a turn. The counter is exhausted if the turn has reached `most` and needs one more.
 
     A request has ended when its tokens are reported; a command that the sandbox denies leaves no other trace. If the
     model's provider reports no tokens, a request has ended when something follows the results of its tools.
@@ -21,83 +117,140 @@ class Requests:
     """
 
     def __init__(self, most: int | None) -> None:
-        self.are_spent = False
+        self.is_exhausted = False
         self._most = most
         self._ended = 0
-        self._are_told = False
-        self._is_over = self._said = self._called = False
+        self._has_tokens = self._is_over = self._has_text = self._has_called = False
         self._open: set[str] = set()
 
     @property
     def count(self) -> int | None:
         """The number of finished requests, or None if the provider reports no tokens."""
-        return self._ended if self._are_told or self.are_spent else None
+        return self._ended if self._has_tokens or self.is_exhausted else None
 
-    def go_on(self) -> None:
+    def begin_item(self) -> None:
         """Record the start of a message, a thought or a tool call."""
-        if not self._are_told and self._called and not self._open:
+        if not self._has_tokens and self._has_called and not self._open:
             self._end()
-        self._follow()
+        self._begin_request()
 
-    def say(self) -> None:
+    def text(self) -> None:
         """Record text."""
-        self._said = True
+        self._has_text = True
 
     def call(self, tool: str) -> None:
         """Record a tool call."""
-        self._called = True
+        self._has_called = True
         self._open.add(tool)
 
-    def answer(self, tool: str) -> None:
+    def result(self, tool: str) -> None:
         """Record a tool result."""
         self._open.discard(tool)
-        self._look()
+        self._check_limit()
 
-    def tell(self) -> None:
+    def tokens(self) -> None:
         """Record the token count of a request."""
-        self._follow()
-        if not self._are_told:
-            self._are_told, self._ended = True, 0
+        self._begin_request()
+        if not self._has_tokens:
+            self._has_tokens, self._ended = True, 0
         self._end()
-        self._look()
+        self._check_limit()
 
     def _end(self) -> None:
         self._ended += 1
         self._is_over = True
 
-    def _follow(self) -> None:
+    def _begin_request(self) -> None:
         """Start the next request if the previous request has ended."""
         if self._is_over:
-            self._spend()
-            self._is_over = self._said = self._called = False
+            self._exhaust()
+            self._is_over = self._has_text = self._has_called = False
 
-    def _look(self) -> None:
+    def _check_limit(self) -> None:
         """Check whether the turn is about to make another request."""
-        if self._is_over and not self._open and (self._called or not self._said):
-            self._spend()
+        if self._is_over and not self._open and (self._has_called or not self._has_text):
+            self._exhaust()
 
-    def _spend(self) -> None:
-        self.are_spent = self.are_spent or (self._most is not None and self._ended >= self._most)
+    def _exhaust(self) -> None:
+        self.is_exhausted = self.is_exhausted or (self._most is not None and self._ended >= self._most)
 
 
-class TurnDecoder:
-    """Turn the notifications of a thread into the events of a run, which is one turn of the thread."""
+class ItemDecoder:
+    """Turn the items and errors of a turn into events; `last_error` is the last error after which no retry follows."""
 
-    def __init__(self, wants_json: bool, before: Usage | None, most_requests: int | None = None) -> None:
-        """Set `before` to the tokens of the thread's former turns, or None if unknown."""
+    def __init__(self, *, wants_json: bool, most_requests: int | None = None) -> None:
         self.last_error = ""
-        self.model: str | None = None
         self._wants_json = wants_json
-        self._started = False
-        self._early: list[Event] = []
-        self._messages = Messages()
-        self._thoughts = Thoughts()
-        self._message = ""
+        self._messages = MessageText()
+        self._thoughts = ReasoningText()
+        self._answer = ""
         self._called: set[str] = set()
+        self._requests = RequestCounter(most_requests)
+
+    @property
+    def structured_output(self) -> object:
+        """The JSON value of the last message, if the request has a schema."""
+        return wire.structured(self._answer) if self._wants_json else None
+
+    def begun(self, item: wire.Item) -> Iterator[Event]:
+        """Yield the events of an item that has started or changed."""
+        if item.kind == "todo_list":
+            yield wire.plan(item.items)
+        elif (call := item.call()) and item.id not in self._called:
+            self._called.add(item.id)
+            if item.kind != "web_search":  # the model API searches within its answer
+                self._requests.call(item.id)
+                self._advance()
+            yield call
+
+    def completed(self, item: wire.Item) -> Iterator[Event]:
+        """Yield the events of a complete item; instantaneous items have not been reported as begun."""
+        match item.kind:
+            case "agent_message":
+                self._answer = item.text
+                self._requests.text()
+                yield from self._messages.say(item.id, item.text, whole=True)
+            case "reasoning":
+                yield from self._thoughts.think(item.id, item.text or "\n\n".join(item.summary))
+            case "error":  # a warning, after which the turn continues
+                yield Progress("warning", item.message)
+            case _:
+                yield from self.begun(item)
+                if item.id in self._called:
+                    self._requests.result(item.id)
+                    yield item.tool_result()
+
+    def failed(self, message: str, *, will_retry: bool) -> Iterator[Event]:
+        """Handle an error. The end of the turn repeats the error that caused the end, so store only the message."""
+        if not will_retry:
+            self.last_error = message
+        elif ending := failures.hopeless(message):
+            yield ending
+        else:
+            self._messages.cut()
+            self._thoughts.cut()
+            yield Progress("retry", message)
+
+    def _advance(self) -> None:
+        """Record that the model received its earlier text, which therefore does not come again."""
+        self._messages.advance()
+        self._thoughts.advance()
+
+
+class TurnDecoder(ItemDecoder):
+    """Turn the notifications of a thread into the events of a run, which is one turn of the thread.
+
+    `model` is the model of the thread, once known.
+    """
+
+    def __init__(self, *, wants_json: bool, before: Usage | None, most_requests: int | None = None) -> None:
+        """Set `before` to the tokens of the thread's former turns, or None if unknown."""
+        super().__init__(wants_json=wants_json, most_requests=most_requests)
+        self.model: str | None = None
         self._before = before
         self._after: Usage | None = None
-        self._requests = Requests(most_requests)
-        self._is_cut = self._compacts = False
+        self._early: list[Event] = []
+        self._is_started = self._is_cut = self._compacts = False
 
     @property
     def total(self) -> Usage | None:
@@ -112,106 +265,60 @@ class TurnDecoder:
     @property
     def is_out_of_turns(self) -> bool:
         """Whether the turn must end because the turn would exceed its limit of model requests."""
-        return self._requests.are_spent
+        return self._requests.is_exhausted
 
-    def feed(self, told: wire.Notification) -> Iterable[Event]:
+    def feed(self, method: str, params: wire.Params) -> Iterable[Event]:
         """Return the events of a notification. Warnings from before the turn follow the start event."""
-        if self._begins(told):
-            self._requests.go_on()
-        if self.is_out_of_turns and not isinstance(told, wire.TokensCounted | wire.TurnCompleted):
+        if self._begins(method, params):
+            self._requests.begin_item()
+        if self.is_out_of_turns and method not in ("thread/tokenUsage/updated", "turn/completed"):
             self._is_cut = True
-        elif self._started:
-            yield from self._events(told)
-        elif isinstance(told, wire.Warned):
-            self._early += self._events(told)
-        elif isinstance(told, wire.TokensCounted):
-            self._before = told.params.token_usage.total.usage
+        elif self._is_started:
+            yield from self._events(method, params)
+        elif method == "warning":
+            self._early.append(Progress("warning", params.message))
+        elif method == "thread/tokenUsage/updated":
+            self._before = params.token_usage.total.usage
         else:
-            self._started = True
-            yield RunStarted(self.model, told.params.thread_id)
+            self._is_started = True
+            yield RunStarted(self.model, params.thread_id)
             yield from self._early
-            yield from self._events(told)
+            yield from self._events(method, params)
 
-    def failed(self, message: str, kind: bytes = b"null") -> RunFailed:
+    def ending(self, message: str, kind: bytes = b"null") -> RunFailed:
         """Return the ending for an error of the CLI, whose process keeps running."""
         return msgspec.structs.replace(failures.told(message, kind), usage=self.usage)
 
-    def _begins(self, told: wire.Notification) -> bool:
-        match told:
-            case wire.MessageDelta() | wire.SummaryDelta() | wire.ItemStarted():
-                return True
-            case wire.ItemCompleted(params=of):
-                return of.item.id not in self._called
-            case _:
-                return False
+    def _begins(self, method: str, params: wire.Params) -> bool:
+        if method == "item/completed":
+            return params.item.id not in self._called
+        return method in ("item/started", "item/agentMessage/delta", "item/reasoning/summaryTextDelta")
 
-    def _events(self, told: wire.Notification) -> Iterable[Event]:
-        match told:
-            case wire.MessageDelta(params=piece):
-                self._requests.say()
-                return self._messages.say(piece.item_id, piece.delta, whole=False)
-            case wire.SummaryDelta(params=piece):
-                return self._thoughts.think(piece.item_id, piece.delta, piece.summary_index)
-            case wire.ItemStarted(params=of):
-                return self._begun(of.item)
-            case wire.ItemCompleted(params=of):
-                return self._completed(of.item)
-            case wire.Failed(params=of):
-                return self._trouble(of.error, of.will_retry)
+    def _events(self, method: str, params: wire.Params) -> Iterator[Event]:
+        match method:
+            case "item/agentMessage/delta":
+                self._requests.text()
+                yield from self._messages.say(params.item_id, params.delta, whole=False)
+            case "item/reasoning/summaryTextDelta":
+                yield from self._thoughts.think(params.item_id, params.delta, params.summary_index)
+            case "item/started":
+                self._compacts = self._compacts or params.item.compacts
+                yield from self.begun(params.item)
+            case "item/completed":
+                self._compacts = self._compacts and not params.item.compacts
+                yield from self.completed(params.item)
+            case "error":
+                yield from self.failed(params.error.said, will_retry=params.will_retry)
+            case "turn/plan/updated":
+                yield wire.plan(params.plan)
+            case "thread/tokenUsage/updated":
+                self._count(params.token_usage)
+            case "warning":
+                yield Progress("warning", params.message)
+            case "turn/completed":
+                yield self._ended(params.turn)
             case _:
-                return self._state(told)
-
-    def _state(self, told: wire.State) -> Iterator[Event]:
-        match told:
-            case wire.TurnStarted():
                 pass
-            case wire.PlanUpdated(params=of):
-                yield of.todo().progress()
-            case wire.TokensCounted(params=of):
-                self._count(of.token_usage)
-            case wire.Warned(params=of):
-                yield Progress("warning", of.message)
-            case wire.TurnCompleted(params=of):
-                yield self._ending(of.turn)
-
-    def _begun(self, item: wire.Item) -> Iterator[Event]:
-        match item:
-            case wire.AgentMessage() | wire.Reasoning():
-                pass
-            case wire.Compaction():
-                self._compacts = True
-            case _:
-                yield from self._call(item)
-
-    def _completed(self, item: wire.Item) -> Iterator[Event]:
-        match item:
-            case wire.AgentMessage():
-                self._message = item.text
-                self._requests.say()
-                yield from self._messages.say(item.id, item.text, whole=True)
-            case wire.Reasoning():
-                yield from self._thoughts.think_through(item.id, "\n\n".join(item.summary))
-            case wire.Compaction():
-                self._compacts = False
-            case _:
-                yield from self._call(item)
-                if item.id in self._called:
-                    self._requests.answer(item.id)
-                    yield item.tool().result()
-
-    def _call(self, item: wire.Tool) -> Iterator[Event]:
-        call = item.tool().call()
-        if call and item.id not in self._called:
-            self._called.add(item.id)
-            if not isinstance(item, wire.WebSearch):  # the model API searches within its answer
-                self._requests.call(item.id)
-                self._go_on()
-            yield call
-
-    def _go_on(self) -> None:
-        """Record that the model received its earlier text, which therefore does not come again."""
-        self._messages.go_on()
-        self._thoughts.go_on()
 
     def _count(self, tokens: wire.TokenUsage) -> None:
         """Record a token count.
@@ -222,26 +329,15 @@ class TurnDecoder:
         total = tokens.total.usage
         self._before = self._before or total - tokens.last.usage
         if total != self.total and not self._compacts:
-            self._requests.tell()
-            self._go_on()
+            self._requests.tokens()
+            self._advance()
         self._after = total
 
-    def _trouble(self, error: wire.Failure, will_retry: bool) -> Iterator[Event]:
-        """Handle an error. The end of the turn repeats the error that caused the end, so store only the message."""
-        if not will_retry:
-            self.last_error = error.said
-        elif ending := failures.hopeless(error.said):
-            yield ending
-        else:
-            self._messages.cut()
-            self._thoughts.cut()
-            yield Progress("retry", error.said)
-
-    def _ending(self, turn: wire.Turn) -> RunFinished | RunFailed:
+    def _ended(self, turn: wire.Turn) -> Ending:
         turns = self._requests.count
         match turn.status:
             case "completed" if not self._is_cut:
-                return RunFinished(usage=self.usage, structured_output=self._structured(), turns=turns)
+                return RunFinished(usage=self.usage, structured_output=self.structured_output, turns=turns)
             case "completed" | "interrupted" if self.is_out_of_turns:
                 return RunFinished("max_turns", usage=self.usage, turns=turns)
             case "interrupted":
@@ -249,9 +345,6 @@ class TurnDecoder:
             case _ if turn.error and (reason := failures.stop_reason(turn.error.message)):
                 return RunFinished(reason, usage=self.usage, turns=turns)
             case _ if turn.error:
-                return self.failed(turn.error.message, bytes(turn.error.codex_error_info))
+                return self.ending(turn.error.message, bytes(turn.error.codex_error_info))
             case _:
-                return self.failed(self.last_error or "codex ended the turn without success")
-
-    def _structured(self) -> object:
-        return items.structured(self._message) if self._wants_json else None
+                return self.ending(self.last_error or "codex ended the turn without success")

@@ -1,162 +1,175 @@
-"""The lines of `codex app-server` as structs: JSON-RPC without the version field.
+"""The lines of `codex exec --json` and of `codex app-server` as structs.
 
-The sources are the output of 0.163.0, 0.169.0 and 0.171.0, and the schema that `codex app-server generate-json-schema`
-writes. A notification or an item of an unlisted type does not decode. The structs for the end of a turn are as lenient
-as possible, so that a future form of the message cannot hide the end.
+The sources are the output of 0.163.0, 0.169.0 and 0.171.0, `codex-rs/exec/src/exec_events.rs` in the CLI's repository,
+and the schema that `codex app-server generate-json-schema` writes. Both commands print the same items: `exec` names
+types and fields in snake case, the server in camel case. The structs have only the fields that a run needs, and are as
+lenient as possible, so that a future form of a line cannot hide the end of a turn.
 """
 
 import re
 
 import msgspec
 
-from clinvk.backends.base import Head, head_of
-from clinvk.backends.codex import items
-from clinvk.types.events import Usage
+from clinvk.backends.base import parsed
+from clinvk.backends.jsonrpc import Message
+from clinvk.types.events import Progress, ToolCall, ToolResult, Usage
 
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
+_COMPACTION = "context_compaction"
+_ANSWER: msgspec.json.Decoder[object] = msgspec.json.Decoder()
+
+_KINDS = frozenset(
+    {
+        *("agent_message", "reasoning", "error", "todo_list", _COMPACTION),
+        *("command_execution", "file_change", "mcp_tool_call", "web_search", "collab_tool_call"),
+    }
+)
+_METHODS = frozenset(
+    {
+        *("turn/started", "turn/plan/updated", "turn/completed", "item/started", "item/completed"),
+        *("item/agentMessage/delta", "item/reasoning/summaryTextDelta"),
+        *("thread/tokenUsage/updated", "warning", "error"),
+    }
+)
 
 
-class AgentMessage(msgspec.Struct, tag="agentMessage"):
-    """A message of the agent, empty at the start."""
+class Step(msgspec.Struct, frozen=True):
+    """A step of the agent's plan: `text` and `completed` from `exec`, `step` and `status` from the server."""
 
-    id: str
     text: str = ""
-
-
-class Reasoning(msgspec.Struct, tag="reasoning"):
-    """The model's thinking, in summaries."""
-
-    id: str
-    summary: list[str] = []
-
-
-class Compaction(msgspec.Struct, tag="contextCompaction"):
-    """A summary of the conversation, for which Codex makes a model request."""
-
-    id: str = ""
-
-
-class CommandExecution(msgspec.Struct, tag="commandExecution", rename="camel"):
-    """A shell command. A command that the sandbox refuses at once may have no item."""
-
-    id: str
-    command: str
-    aggregated_output: str | None = None
-    exit_code: int | None = None
+    completed: bool = False
+    step: str = ""
     status: str = ""
 
-    def tool(self) -> items.Tool:
-        """Return the `codex exec` form of the command."""
-        return items.CommandExecution(self.id, self.command, self.aggregated_output, self.exit_code, self.status)
+
+def plan(steps: tuple[Step, ...]) -> Progress:
+    """Return the progress of a plan, which the CLI sends in full on each update."""
+    ahead = [step.text or step.step for step in steps if not (step.completed or step.status == "completed")]
+    progress = f"{len(steps) - len(ahead)}/{len(steps)} done"
+    return Progress("plan", f"{progress}; next: {ahead[0]}" if ahead and ahead[0] else progress)
 
 
-class ChangeKind(msgspec.Struct):
-    """The kind of a change: add, delete or update."""
-
+class _Kind(msgspec.Struct, frozen=True):
     type: str
 
 
-class Change(msgspec.Struct):
-    """The change of one file."""
+class _Change(msgspec.Struct, frozen=True):
+    """A change of one file: add, delete or update."""
 
     path: str
-    kind: ChangeKind
+    kind: str | _Kind
+
+    @property
+    def action(self) -> str:
+        return self.kind if isinstance(self.kind, str) else self.kind.type
 
 
-class FileChange(msgspec.Struct, tag="fileChange"):
-    """A patch."""
-
-    id: str
-    changes: list[Change]
-    status: str = ""
-
-    def tool(self) -> items.Tool:
-        """Return the `codex exec` form of the patch."""
-        changes = [items.Change(change.path, change.kind.type) for change in self.changes]
-        return items.FileChange(self.id, changes, self.status)
+class _McpError(msgspec.Struct, frozen=True):
+    message: str
 
 
-class McpResult(msgspec.Struct, rename="camel"):
+class _McpResult(msgspec.Struct, frozen=True, rename={"server_structured": "structuredContent"}):
     """The result of an MCP tool: MCP content blocks."""
 
-    content: list[dict[str, object]] = []
+    content: tuple[dict[str, object], ...] = ()
     structured_content: object = None
+    server_structured: object = None
+
+    @property
+    def text(self) -> str:
+        """The text blocks, or the whole result as JSON if the result has no text blocks."""
+        texts = [str(block["text"]) for block in self.content if "text" in block]
+        structured = self.server_structured if self.structured_content is None else self.structured_content
+        return "\n".join(texts) if texts else _json(self.content if structured is None else structured)
 
 
-class McpToolCall(msgspec.Struct, tag="mcpToolCall"):
-    """A call of an MCP tool."""
+class Item(msgspec.Struct, frozen=True):
+    """An item of a turn, as `exec` prints it; `type` determines which fields are relevant."""
 
-    id: str
-    server: str
-    tool_: str = msgspec.field(name="tool")
-    arguments: object = None
-    result: McpResult | None = None
-    error: items.McpError | None = None
+    type: str = ""
+    id: str = ""
+    text: str = ""
+    summary: tuple[str, ...] = ()
+    message: str = ""
+    items: tuple[Step, ...] = ()
     status: str = ""
-
-    def tool(self) -> items.Tool:
-        """Return the `codex exec` form of the call."""
-        gave = items.McpResult(self.result.content, self.result.structured_content) if self.result else None
-        return items.McpToolCall(self.id, self.server, self.tool_, self.arguments, gave, self.error, self.status)
-
-
-class WebSearch(msgspec.Struct, tag="webSearch"):
-    """A search that the model API performs. The query is known only at the end of the search."""
-
-    id: str
+    command: str = ""
+    aggregated_output: str | None = None
+    exit_code: int | None = None
+    changes: tuple[_Change, ...] = ()
+    server: str = ""
+    tool: str = ""
+    arguments: object = None
+    result: _McpResult | None = None
+    error: _McpError | None = None
     query: str = ""
     action: object = None
-
-    def tool(self) -> items.Tool:
-        """Return the `codex exec` form of the search."""
-        return items.WebSearch(self.id, self.query, self.action)
-
-
-class CollabToolCall(msgspec.Struct, tag="collabAgentToolCall", rename="camel"):
-    """A sub-agent call. Each sub-agent has a thread."""
-
-    id: str
-    tool_: str = msgspec.field(name="tool")
     prompt: str | None = None
-    receiver_thread_ids: list[str] = []
+    receiver_thread_ids: tuple[str, ...] = ()
     agents_states: dict[str, object] = {}
-    status: str = ""
 
-    def tool(self) -> items.Tool:
-        """Return the `codex exec` form of the call, which writes `spawn_agent` for `spawnAgent`."""
-        name = _CAPITAL.sub("_", self.tool_).lower()
-        return items.CollabToolCall(
-            self.id, name, self.prompt, self.receiver_thread_ids, self.agents_states, self.status
-        )
+    @property
+    def kind(self) -> str:
+        """The type in snake case; "" if clinvk does not read the type."""
+        kind = _snake(self.type).replace("collab_agent", "collab")
+        return kind if kind in _KINDS else ""
+
+    @property
+    def compacts(self) -> bool:
+        """Whether the item is a summary of the conversation, for which Codex makes a model request."""
+        return self.kind == _COMPACTION
+
+    def call(self) -> ToolCall | None:
+        """Return the tool call; None if the item is no tool, or a web search whose query is not known yet.
+
+        A command or patch that the sandbox refuses at once may have no item.
+        """
+        match self.kind:
+            case "command_execution":
+                return ToolCall(self.id, self.kind, {"command": self.command})
+            case "file_change":
+                changes: list[object] = [{"path": change.path, "kind": change.action} for change in self.changes]
+                return ToolCall(self.id, self.kind, {"changes": changes})
+            case "mcp_tool_call":  # named as the model sees the tool
+                return ToolCall(self.id, f"mcp__{self.server}__{self.tool}", _as_input(self.arguments))
+            case "web_search" if self.query:
+                return ToolCall(self.id, self.kind, {"query": self.query})
+            case "collab_tool_call":
+                prompt: dict[str, object] = {} if self.prompt is None else {"prompt": self.prompt}
+                receivers: list[object] = [*self.receiver_thread_ids]
+                return ToolCall(self.id, _snake(self.tool), {**prompt, "receiver_thread_ids": receivers})
+            case _:
+                return None
+
+    def tool_result(self) -> ToolResult:
+        """Return the result of the tool call. The CLI does not report the results of a web search."""
+        output, is_error = "", self.status == "failed"
+        match self.kind:
+            case "command_execution":
+                is_error = self.status in ("failed", "declined") or bool(self.exit_code)
+                why = "declined" if self.status == "declined" else f"exit code {self.exit_code}"
+                output = self.aggregated_output or (why if is_error else "")
+            case "file_change":
+                output = "\n".join(f"{change.action} {change.path}" for change in self.changes)
+            case "mcp_tool_call":
+                output = self.error.message if self.error else (self.result or _McpResult()).text
+                is_error = is_error or self.error is not None
+            case "web_search":
+                output, is_error = "" if self.action is None else _json(self.action), False
+            case _:
+                output = _json(self.agents_states) if self.agents_states else ""
+        return ToolResult(self.id, output, is_error)
 
 
-Tool = CommandExecution | FileChange | McpToolCall | WebSearch | CollabToolCall
-Item = AgentMessage | Reasoning | Compaction | Tool
+class _ServerItem(Item, frozen=True, rename="camel"):
+    aggregated_output: str | None = None
+    exit_code: int | None = None
+    receiver_thread_ids: tuple[str, ...] = ()
+    agents_states: dict[str, object] = {}
 
 
-class OfThread(msgspec.Struct, rename="camel", kw_only=True):
-    """Parameters about a thread and, if known, one of its turns."""
-
-    thread_id: str
-    turn_id: str | None = None
-
-
-class OfItem(OfThread, rename="camel"):
-    """The current state of an item."""
-
-    item: Item
-
-
-class Piece(OfThread, rename="camel"):
-    """A piece of an item. A summary has several parts."""
-
-    item_id: str
-    delta: str
-    summary_index: int = 0
-
-
-class Tokens(msgspec.Struct, rename="camel"):
-    """Token counts. Input includes cached tokens, output includes reasoning."""
+class Totals(msgspec.Struct, frozen=True):
+    """Token totals of the thread, including former turns. Input includes cached tokens, output includes reasoning."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
@@ -165,44 +178,28 @@ class Tokens(msgspec.Struct, rename="camel"):
 
     @property
     def usage(self) -> Usage:
-        """The counts as `Usage`."""
+        """The totals as `Usage`."""
         return Usage(self.input_tokens, self.output_tokens, self.cached_input_tokens, self.reasoning_output_tokens)
 
 
-class TokenUsage(msgspec.Struct):
+class _ServerTotals(Totals, frozen=True, rename="camel"):
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_output_tokens: int = 0
+
+
+class TokenUsage(msgspec.Struct, frozen=True):
     """Token counts of the thread, including former turns, and of the last model request."""
 
-    total: Tokens
-    last: Tokens
+    total: _ServerTotals = _ServerTotals()
+    last: _ServerTotals = _ServerTotals()
 
 
-class OfTokens(OfThread, rename="camel"):
-    """The token counts of a thread."""
-
-    token_usage: TokenUsage
-
-
-class Step(msgspec.Struct):
-    """A step of the agent's plan: pending, inProgress or completed."""
-
-    step: str
-    status: str = ""
-
-
-class Plan(OfThread):
-    """The agent's plan, sent in full on each update."""
-
-    plan: list[Step]
-
-    def todo(self) -> items.TodoList:
-        """Return the `codex exec` form of the plan."""
-        return items.TodoList([items.Todo(step.step, step.status == "completed") for step in self.plan])
-
-
-class Failure(msgspec.Struct, rename="camel"):
+class Failure(msgspec.Struct, frozen=True, rename="camel"):
     """An error. `additional_details` explains a retry, `codex_error_info` names the kind of error."""
 
-    message: str
+    message: str = ""
     additional_details: str | None = None
     codex_error_info: msgspec.Raw = msgspec.Raw(b"null")
 
@@ -212,137 +209,89 @@ class Failure(msgspec.Struct, rename="camel"):
         return f"{self.message} ({self.additional_details})" if self.additional_details else self.message
 
 
-class OfFailure(OfThread, rename="camel"):
-    """An error in a turn. The CLI retries if `will_retry` is true; otherwise the CLI is about to end the turn."""
+class ExecLine(msgspec.Struct, frozen=True):
+    """A line of `codex exec --json`; `type` determines which fields are relevant."""
 
-    error: Failure
-    will_retry: bool = False
-
-
-class Message(OfThread):
-    """A message from the CLI to the client."""
-
-    message: str
+    type: str
+    thread_id: str = ""
+    item: Item = Item()
+    usage: Totals | None = None
+    error: Failure = Failure()
+    message: str = ""
 
 
-class Turn(msgspec.Struct, rename="camel"):
+class Turn(msgspec.Struct, frozen=True, rename="camel"):
     """The state of a turn: completed, failed, interrupted or inProgress. A sub-agent's turn names its root turn."""
 
-    id: str
+    id: str = ""
     status: str = ""
     error: Failure | None = None
     root_turn_id: str | None = None
 
 
-class OfTurn(OfThread):
-    """The current state of a turn."""
+class Params(msgspec.Struct, frozen=True, rename="camel"):
+    """The parameters of a notification. A summary of the model's thinking has several parts, by `summary_index`.
 
-    turn: Turn
+    After an error, the CLI retries if `will_retry` is set; otherwise the CLI is about to end the turn.
+    """
 
-
-class TurnStarted(msgspec.Struct, tag_field="method", tag="turn/started"):
-    """The thread contains the prompt and is on disk."""
-
-    params: OfTurn
-
-
-class ItemStarted(msgspec.Struct, tag_field="method", tag="item/started"):
-    """An item has started."""
-
-    params: OfItem
-
-
-class ItemCompleted(msgspec.Struct, tag_field="method", tag="item/completed"):
-    """An item has completed, with or without an earlier start."""
-
-    params: OfItem
+    thread_id: str = ""
+    turn_id: str | None = None
+    turn: Turn = Turn()
+    item: _ServerItem = _ServerItem()
+    item_id: str = ""
+    delta: str = ""
+    summary_index: int = 0
+    token_usage: TokenUsage = TokenUsage()
+    plan: tuple[Step, ...] = ()
+    message: str = ""
+    error: Failure = Failure()
+    will_retry: bool = False
 
 
-class MessageDelta(msgspec.Struct, tag_field="method", tag="item/agentMessage/delta"):
-    """A piece of a message, as sent by the model."""
-
-    params: Piece
-
-
-class SummaryDelta(msgspec.Struct, tag_field="method", tag="item/reasoning/summaryTextDelta"):
-    """A piece of a summary of the model's thinking."""
-
-    params: Piece
-
-
-class PlanUpdated(msgspec.Struct, tag_field="method", tag="turn/plan/updated"):
-    """The plan has changed."""
-
-    params: Plan
-
-
-class TokensCounted(msgspec.Struct, tag_field="method", tag="thread/tokenUsage/updated"):
-    """A model request has ended if the counts have grown."""
-
-    params: OfTokens
-
-
-class Warned(msgspec.Struct, tag_field="method", tag="warning"):
-    """A warning about a thread."""
-
-    params: Message
-
-
-class Failed(msgspec.Struct, tag_field="method", tag="error"):
-    """A turn had an error."""
-
-    params: OfFailure
-
-
-class TurnCompleted(msgspec.Struct, tag_field="method", tag="turn/completed"):
-    """A turn has ended, with or without success."""
-
-    params: OfTurn
-
-
-State = TurnStarted | PlanUpdated | TokensCounted | Warned | TurnCompleted
-Notification = MessageDelta | SummaryDelta | ItemStarted | ItemCompleted | Failed | State
-NOTIFICATIONS: msgspec.json.Decoder[Notification] = msgspec.json.Decoder(Notification)
-
-
-class Thread(msgspec.Struct):
-    """A thread, of which only the id matters."""
-
+class _Thread(msgspec.Struct, frozen=True):
     id: str
 
 
-class Settings(msgspec.Struct):
-    """The fields of a thread's settings that clinvk reads."""
-
+class _Settings(msgspec.Struct, frozen=True):
     model_provider: str | None = None
 
 
-class Result(msgspec.Struct):
-    """The fields of every result that clinvk waits for."""
+class Result(msgspec.Struct, frozen=True):
+    """The fields of every result that clinvk waits for: of a settings request, of a thread, and of a turn."""
 
-    config: Settings | None = None
-    thread: Thread | None = None
+    config: _Settings | None = None
+    thread: _Thread | None = None
     model: str | None = None
     turn: Turn | None = None
 
 
-class Refusal(msgspec.Struct):
-    """The reason for refusing a request."""
-
-    message: str = ""
+EXEC_LINES = msgspec.json.Decoder(ExecLine)
+MESSAGES = msgspec.json.Decoder(Message[Params, Result])
 
 
-class Other(Head, frozen=True):
-    """Any message."""
-
-    result: Result | None = None
-    error: Refusal | None = None
+def is_read(method: str, params: Params) -> bool:
+    """Return whether clinvk reads a notification of the server: known method, and a known item if any."""
+    return method in _METHODS and bool(params.thread_id) and bool(params.item.kind or not params.item.type)
 
 
-OTHERS: msgspec.json.Decoder[Other] = msgspec.json.Decoder(Other)
+def structured(message: str) -> object:
+    """Return the JSON value of a message, or None if the message is not JSON."""
+    return parsed(_ANSWER, message.encode())
 
 
-def bare(line: bytes) -> Other | None:
-    """Return the id and method of a message that does not decode, so that no request waits forever."""
-    head = head_of(line)
-    return Other(head.id, head.method) if head else None
+def _snake(name: str) -> str:
+    return _CAPITAL.sub("_", name).lower()
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _as_input(arguments: object) -> dict[str, object]:
+    if arguments is None:
+        return {}
+    try:
+        return msgspec.convert(arguments, dict[str, object])
+    except msgspec.ValidationError:
+        return {"arguments": arguments}

@@ -15,6 +15,7 @@ from clinvk.backends.base import Host, Prose, parsed
 from clinvk.backends.gemini import wire
 from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause, failed
 from clinvk.backends.gemini.home import conversation_files
+from clinvk.backends.jsonrpc import Failure
 from clinvk.types.errors import AgentFailed, AgentUnauthenticated, Cancelled, agent_code
 from clinvk.types.events import (
     Ending,
@@ -227,7 +228,7 @@ def _input(tool: wire.Tool) -> dict[str, object]:
     return told or ({"title": tool.title} if tool.title else {})
 
 
-def refused(failure: wire.Failure, written: Written | None = None) -> RunFailed:
+def refused(failure: Failure, written: Written | None = None) -> RunFailed:
     """Return the ending of a refused request, with the recorded token usage of the turn."""
     used = written.used if written else None
     if failure.code == _UNAUTHENTICATED:

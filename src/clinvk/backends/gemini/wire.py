@@ -1,8 +1,11 @@
-"""The lines of `gemini --acp` as structs: JSON-RPC, as 0.61.0 prints it; see tests/unit/recordings/gemini_acp."""
+"""The lines of `gemini --acp` as structs: JSON-RPC, as 0.61.0 prints it; see tests/unit/recordings/gemini_acp.
+
+The protocol is the Agent Client Protocol: https://agentclientprotocol.com/protocol/schema
+"""
 
 import msgspec
 
-from clinvk.backends.base import Head, head_of, parsed
+from clinvk.backends.jsonrpc import Message
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -87,39 +90,4 @@ class Result(
     meta: Meta = Meta()
 
 
-class _Details(msgspec.Struct, frozen=True):
-    details: str = ""
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """The error of a request. For an internal error of the CLI, only `data` describes the error."""
-
-    code: int = 0
-    message: str = ""
-    data: msgspec.Raw = msgspec.Raw(b"null")
-
-    @property
-    def said(self) -> str:
-        """The message with its details."""
-        inner = parsed(_DETAILS, bytes(self.data))
-        return f"{self.message}: {inner.details}" if inner and inner.details else self.message
-
-
-class Message(Head, frozen=True):
-    """Any message."""
-
-    params: Params = Params()
-    result: Result | None = None
-    error: Failure | None = None
-
-
-_DETAILS = msgspec.json.Decoder(_Details)
-_MESSAGES = msgspec.json.Decoder(Message)
-
-
-def read(line: bytes) -> Message | None:
-    """Parse a line. Return only id and method if the rest does not decode, so that no request waits forever."""
-    if message := parsed(_MESSAGES, line):
-        return message
-    head = head_of(line)
-    return Message(head.id, head.method) if head else None
+MESSAGES = msgspec.json.Decoder(Message[Params, Result])
