@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from signal import SIGTERM
 from typing import Literal, Protocol, TypeVar
@@ -21,6 +22,12 @@ PRIVATE = "\0private\0"
 MOST_RUNS = 100
 """Default number of runs that a kept process serves before it is retired."""
 
+EFFORT_LEVELS = {
+    **dict.fromkeys(("none", "minimal", "low"), "low"),
+    **{level: level for level in ("medium", "high", "xhigh", "max")},
+}
+"""The effort levels of CLIs that have no lower level than `low`."""
+
 _UNFIT = re.compile(r"\W")
 _CONVERSATION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SURROGATE = re.compile(
@@ -29,6 +36,7 @@ _SURROGATE = re.compile(
 """Half of a surrogate pair (group `half`). Escaped backslashes and whole pairs match too, and are skipped."""
 
 Told = TypeVar("Told")
+Model = TypeVar("Model", str, str | None)
 
 Delivery = tuple[str, Event] | bytes
 """A channel's output: the run and an event of the run, or bytes to write to the process's stdin."""
@@ -322,6 +330,12 @@ def effort_of(request: RunRequest, words: "Mapping[str, Told]") -> "Told | None"
     return words[request.effort]
 
 
+def aliases(fast: Model, balanced: Model, best: Model) -> dict[str, Model]:
+    """Return the models of clinvk's aliases; None leaves the choice to the CLI."""
+    names = {("fast", "quick"): fast, ("balanced", "default"): balanced, ("best", "powerful"): best}
+    return {name: model for group, model in names.items() for name in group}
+
+
 def with_system_prompt(request: RunRequest) -> str:
     """Return the prompt preceded by the marked system prompt, for a CLI without a system prompt option."""
     if not request.system_prompt:
@@ -346,6 +360,11 @@ def kind_of(image: Image) -> str:
     return _UNFIT.sub("", image.media_type.rpartition("/")[2]) or "png"
 
 
+def encoded(image: Image) -> str:
+    """Return the data of an image in base64."""
+    return b64encode(image.data).decode()
+
+
 def last_line(text: str) -> str:
     """Return the last non-blank line, stripped; empty if all lines are blank."""
     return text.rstrip().rpartition("\n")[2].strip()
@@ -357,6 +376,20 @@ def crashed(executable: str, exit_code: int, stderr: bytes) -> RunFailed:
     how = f"was killed by signal {exit_code - 128}" if exit_code > 128 else f"exited with code {exit_code}"
     said = f": {' '.join(lines[-3:])}" if lines else " and said nothing on stderr"
     return RunFailed(AgentCrashed.code, f"{executable} {how} before it reported a result{said}", exit_code)
+
+
+def refuse_nul(request: RunRequest) -> None:
+    """Refuse a NUL character in an option that becomes an argument or a directory.
+
+    Raises:
+        InvalidRequest: an option has a NUL character.
+    """
+    texts = {"model": request.model or "", "workdir": request.workdir or ""}
+    texts |= {f"add_dirs[{index}]": path for index, path in enumerate(request.add_dirs)}
+    texts |= {f"extra[{index}]": argument for index, argument in enumerate(request.extra)}
+    for field, text in texts.items():
+        if "\0" in text:
+            raise InvalidRequest(f"{field} must not contain a NUL character", field)
 
 
 def refuse_extra(extra: tuple[str, ...], reserved: Iterable[str], why: str) -> None:

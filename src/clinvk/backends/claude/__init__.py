@@ -18,7 +18,7 @@ from clinvk.backends.base import MOST_RUNS, Capabilities, Channel, Host, Launch,
 from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, continuing, stdin, streamed
-from clinvk.backends.claude.permissions import posture
+from clinvk.backends.claude.permissions import permission_flags
 from clinvk.backends.shared import OneShotChannel, upwards
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
@@ -71,8 +71,8 @@ class Claude:
             InvalidRequest: a malformed option, or an `extra` flag that would override what clinvk sets.
         """
         places = [*upwards(host.resolve(request.workdir or ""))]
-        words = posture(request, host)
-        argv, files, env = command(request, resume, words)
+        permissions = permission_flags(request, host)
+        argv, files, env = command(request, resume, permissions)
         alone = Launch(argv=argv, env=env, cwd=request.workdir, files=files, stop_signal=SIGINT)
         kept = replace(
             alone,
@@ -80,7 +80,7 @@ class Claude:
             long_lived=True,
             continuing=continuing(argv),
             reads=tuple(_read_at_start(places, host)),
-            begins_with=tuple(_told_at_first(places, host)) if words.sources is None else (),
+            begins_with=tuple(_read_at_first_prompt(places, host)) if permissions.sources is None else (),
             takes_up="started",
             most_runs=1 if _holds_for_the_process(request) else MOST_RUNS,
             ping=PING,
@@ -139,7 +139,7 @@ def _read_at_start(places: Sequence[str], host: Host) -> Iterator[str]:
             yield from (f"{place}.claude/{name}" for name in _IN_FOLDER)
 
 
-def _told_at_first(places: Sequence[str], host: Host) -> Iterator[str]:
+def _read_at_first_prompt(places: Sequence[str], host: Host) -> Iterator[str]:
     """Yield the files that show changes of the branch, the latest commits or Claude's memory notes.
 
     The first prompt of a conversation includes the information, except in a guarded run.

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Prose, crashed, last_line
 from clinvk.backends.claude import wire
-from clinvk.backends.claude.ending import NO_CONVERSATION, denied, ending, forgotten, not_logged_in, own, tokens
+from clinvk.backends.claude.ending import NO_CONVERSATION, denied, ending, forgotten, not_logged_in, tokens
 from clinvk.backends.shared import News, Retold
 from clinvk.types.errors import AgentUnauthenticated, SessionNotFound
 from clinvk.types.events import (
@@ -32,7 +32,7 @@ _NONE = wire.TokenCounts()
 _ANSWER_TOOL = "StructuredOutput"
 """The tool with which the model answers a JSON schema; the input of the call is `Result.structured_output`."""
 
-_NOT_ASKED_FOR = ("task-notification", "peer")
+_UNPROMPTED = ("task-notification", "peer")
 """Origins of turns that no prompt began: a background task, or another session of the user."""
 
 
@@ -56,26 +56,26 @@ class ClaudeDecoder:
         self._cut = False
         self._calls: set[str] = set()
         self._open_calls: set[str] = set()
-        self._own_words: list[str] = []
+        self._synthetic: list[str] = []
         self._error: str | None = None
         self._streamed = Usage()
 
     def feed(self, line: bytes) -> Iterable[Event]:
         """Decode one line; the events may include the ending."""
-        told = wire.read(line)
-        if told is None or told.parent_tool_use_id is not None:
+        parsed = wire.read(line)
+        if parsed is None or parsed.parent_tool_use_id is not None:
             return ()
-        match told:
+        match parsed:
             case wire.Stream():
-                return self._stream(told)
+                return self._stream(parsed.event)
             case wire.Assistant():
-                return self._assistant(told)
+                return self._assistant(parsed)
             case wire.User():
-                return self._user(told)
+                return self._user(parsed)
             case wire.System():
-                return self._system(told)
+                return self._system(parsed)
             case wire.Result():
-                return self._result(told)
+                return self._result(parsed)
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
         """Return the ending of a process that exited without a result, with the tokens of the model API's streams.
@@ -105,30 +105,24 @@ class ClaudeDecoder:
             case _:
                 pass
 
-    def _stream(self, line: wire.Stream) -> Iterator[Event]:
-        match line.event:
-            case wire.MessageStart(message=message):
-                self._begin(message.id)
+    def _stream(self, part: wire.StreamPart) -> Iterator[Event]:
+        match part.type:
+            case "message_start":
+                self._begin(part.message.id)
                 self._cut = True
-                self._streamed += replace(tokens(message.usage or _NONE), output_tokens=0)
-            case wire.MessageDelta(usage=used):
+                self._streamed += replace(tokens(part.message.usage or _NONE), output_tokens=0)
+            case "message_delta":
                 self._cut = False
-                self._streamed += Usage(output_tokens=tokens(used or _NONE).output_tokens)
-            case wire.BlockStart(content_block=wire.BlockType(type="text")):
-                self._text.open_block()
-            case wire.BlockStart(content_block=wire.BlockType(type="thinking")):
-                self._thinking.open_block()
-            case wire.BlockStart():
+                self._streamed += Usage(output_tokens=tokens(part.usage or _NONE).output_tokens)
+            case "content_block_start":
+                if block := {"text": self._text, "thinking": self._thinking}.get(part.content_block.type):
+                    block.open_block()
+            case "content_block_delta" if part.delta.type == "text_delta":
+                yield from self._say(self._text.piece(part.delta.text))
+            case "content_block_delta" if part.delta.type == "thinking_delta":
+                yield from self._think(self._thinking.piece(part.delta.thinking))
+            case _:
                 pass
-            case wire.BlockDelta(delta=delta):
-                yield from self._piece(delta)
-
-    def _piece(self, delta: wire.TextPart | wire.ThinkingPart) -> Iterator[Event]:
-        match delta:
-            case wire.TextPart(text=text):
-                return self._say(self._text.piece(text))
-            case wire.ThinkingPart(thinking=thinking):
-                return self._think(self._thinking.piece(thinking))
 
     def _begin(self, message_id: str) -> None:
         """Begin a message. After an interrupted stream, the message repeats the previous one under another id."""
@@ -143,7 +137,7 @@ class ClaudeDecoder:
     def _assistant(self, line: wire.Assistant) -> Iterator[Event]:
         message = line.message
         if message.model == _SYNTHETIC:
-            self._own_words += [block.text for block in message.content if block.type == "text"]
+            self._synthetic += [block.text for block in message.content if block.type == "text"]
             self._error = line.error or self._error
             return
         if message.id != self._message_id:
@@ -187,7 +181,7 @@ class ClaudeDecoder:
                 yield ToolResult(block.tool_use_id, _output(block.content), block.is_error or False)
 
     def _result(self, line: wire.Result) -> Iterator[Event]:
-        if line.origin and line.origin.kind in _NOT_ASKED_FOR:
+        if line.origin and line.origin.kind in _UNPROMPTED:
             self._before = line
             return
         for denial in line.permission_denials or ():
@@ -195,27 +189,27 @@ class ClaudeDecoder:
                 self._open_calls.discard(denial.tool_use_id)
                 yield ToolResult(denial.tool_use_id, "not permitted", is_error=True)
         self.result = line
-        alone = own(line, self._before)
-        end = ending(alone, self._error, asked=line.num_turns != 0 or self._compacted, streamed=self._streamed)
+        is_asked = line.num_turns != 0 or self._compacted
+        end = ending(line, self._before, error=self._error, is_asked=is_asked, streamed=self._streamed)
         match end:
             case RunFinished(stop_reason="refusal" | "max_tokens"):  # a synthetic message is not part of the answer
-                yield from (Progress("warning", words) for words in self._own_words)
+                yield from (Progress("warning", text) for text in self._synthetic)
             case RunFinished():
-                yield from self._last_words(line)
+                yield from self._final_text(line)
             case RunFailed():
                 pass
         if denials := denied(line, self._before):
             yield Progress("denied", denials)
         yield end
 
-    def _last_words(self, line: wire.Result) -> Iterator[Event]:
+    def _final_text(self, line: wire.Result) -> Iterator[Event]:
         """Yield Claude Code's synthetic messages, or the result if the model sent no text (as with a JSON schema)."""
-        own_words = self._own_words
-        if not own_words and not self._spoke and line.result:
-            own_words = [line.result]
-        for words in own_words:
+        texts = self._synthetic
+        if not texts and not self._spoke and line.result:
+            texts = [line.result]
+        for text in texts:
             self._prose.end_message()
-            yield from self._say(News(words))
+            yield from self._say(News(text))
 
 
 def _retry(line: wire.System) -> Event:

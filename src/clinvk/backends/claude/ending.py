@@ -1,7 +1,5 @@
 """The ending of a Claude Code run: the `result` line as a `RunFinished` or `RunFailed`."""
 
-from msgspec.structs import replace
-
 from clinvk.backends.claude.wire import ModelCounts, Result, TokenCounts
 from clinvk.types.errors import (
     AgentFailed,
@@ -47,78 +45,88 @@ _CODES = {
 }
 
 
-def ending(result: Result, error: str | None, asked: bool, streamed: Usage) -> Ending:
+def ending(result: Result, before: Result | None, *, error: str | None, is_asked: bool, streamed: Usage) -> Ending:
     """Return how the run ended.
 
     Claude Code reports a refusal or a full output limit as an error; clinvk reports a stop reason.
 
     Args:
-        result: the result with the costs of this turn only.
+        result: the result of the run.
+        before: the previous result in the process, if any.
         error: the kind of failure in Claude Code's synthetic message, if any.
-        asked: whether a model received the prompt. False if Claude Code ran the prompt as a slash command, or a hook
-            blocked the prompt.
+        is_asked: a model received the prompt. False if Claude Code ran the prompt as a slash command, or a hook blocked
+            the prompt.
         streamed: the tokens reported in the model API's streams, used if Claude Code reports none, as for an
             interrupted answer.
     """
-    used = usage(result)
-    if used == Usage():
-        used = streamed
-    if result.subtype == "error_max_turns":
-        return _finished(result, "max_turns", used)
-    said_all = result.is_error and not result.subtype.startswith("error") and not _aborted(result)
-    if said_all and _TOO_LONG in (error, result.api_error):
-        return _finished(result, "max_tokens", used)
-    if result.subtype.startswith("error") or (result.is_error and result.stop_reason != "refusal"):
-        return _failed(result, _code(result, error), _message(result), used)
-    if not asked:
-        said = f"{result.result!r}" if result.result else "nothing"
-        why = (
-            f"claude took the prompt for a command of its own and answered {said} without asking the model; "
-            "with a space before its '/' the prompt is text"
-        )
-        return _failed(result, InvalidRequest.code, why, used)
-    return _finished(result, _STOP_REASONS.get(result.stop_reason, "end_turn"), used)
+    used, cost_usd = _spent(result, before)
+    used = streamed if used == Usage() else used
+    if reason := _stop_reason(result, error, is_asked=is_asked):
+        structured = result.structured_output
+        return RunFinished(reason, usage=used, cost_usd=cost_usd, structured_output=structured, turns=result.num_turns)
+    code, message = _failure(result, error)
+    return RunFailed(code, message, usage=used, cost_usd=cost_usd)
 
 
-def usage(result: Result) -> Usage:
-    """Return the tokens of all models in this process. The counts of the main conversation may lag behind or be 0."""
-    counts: list[ModelCounts | TokenCounts] = [*(result.model_usage or {}).values()]
-    if not counts and result.usage:
-        counts.append(result.usage)
-    return sum(map(tokens, counts), Usage())
-
-
-def own(result: Result, before: Result | None) -> Result:
-    """Return a result with only the costs and tokens of its own turn.
+def _spent(result: Result, before: Result | None) -> tuple[Usage, float | None]:
+    """Return the tokens and the cost of the turn of a result.
 
     2.1.332 counts from the beginning of the conversation, across processes, and separately reports the counts since the
-    last result. 2.1.197 counts from the start of the process; `before` is the previous result in the process.
+    last result. 2.1.197 counts from the start of the process; `before` is the previous result in the process. The
+    counts of the main conversation (`usage`) may lag behind or be 0.
     """
-    used = result.model_usage_since_last_result
-    if used is None:
-        return _since(result, before) if before else result
-    cost = sum((counts.cost_usd for counts in used.values()), 0.0)
-    return replace(result, total_cost_usd=cost, model_usage=used)
+    models = result.model_usage_since_last_result
+    if models is not None:
+        cost_usd = sum((counts.cost_usd for counts in models.values()), 0.0)
+        used = _total(models)
+    else:
+        models, cost_usd = result.model_usage, result.total_cost_usd
+        used = _total(models) - _total(before.model_usage if before else None)
+        if before and cost_usd is not None:
+            cost_usd = max(0.0, cost_usd - (before.total_cost_usd or 0.0))
+    if not models and result.usage:
+        used = tokens(result.usage)
+    return used, None if cost_usd is None else round(cost_usd, _COST_DIGITS)
 
 
-def _since(result: Result, before: Result) -> Result:
-    """Return a result minus the costs and tokens of the previous result in the same process."""
-    cost = None if result.total_cost_usd is None else max(0.0, result.total_cost_usd - (before.total_cost_usd or 0.0))
-    counted = before.model_usage or {}
-    used = {
-        name: _less(counts, counted.get(name, ModelCounts())) for name, counts in (result.model_usage or {}).items()
-    }
-    return replace(result, total_cost_usd=cost, model_usage=used)
+def _total(models: dict[str, ModelCounts] | None) -> Usage:
+    return sum(map(tokens, (models or {}).values()), Usage())
 
 
-def _less(counts: ModelCounts, before: ModelCounts) -> ModelCounts:
-    return ModelCounts(
-        counts.input_tokens - before.input_tokens,
-        counts.output_tokens - before.output_tokens,
-        counts.cache_read_input_tokens - before.cache_read_input_tokens,
-        counts.cache_creation_input_tokens - before.cache_creation_input_tokens,
-        counts.thinking_tokens - before.thinking_tokens,
-    )
+def _stop_reason(result: Result, error: str | None, *, is_asked: bool) -> StopReason | None:
+    """Return the stop reason, or None if the run failed."""
+    if result.subtype == "error_max_turns":
+        return "max_turns"
+    said_all = result.is_error and not result.subtype.startswith("error") and not _aborted(result)
+    if said_all and _TOO_LONG in (error, result.api_error):
+        return "max_tokens"
+    return _STOP_REASONS.get(result.stop_reason, "end_turn") if is_asked and not _is_failure(result) else None
+
+
+def _is_failure(result: Result) -> bool:
+    return result.subtype.startswith("error") or (result.is_error and result.stop_reason != "refusal")
+
+
+def _aborted(result: Result) -> bool:
+    return (result.terminal_reason or "").startswith("aborted")
+
+
+def _failure(result: Result, error: str | None) -> tuple[str, str]:
+    """Return the error code and the message of a failed run, or of a prompt that no model received."""
+    said = result.result or "; ".join(result.errors or ())
+    if not _is_failure(result):
+        return InvalidRequest.code, (
+            f"claude took the prompt for a command of its own and answered {repr(said) if said else 'nothing'} "
+            "without asking the model; with a space before its '/' the prompt is text"
+        )
+    if _aborted(result):
+        return Cancelled.code, "claude was interrupted"
+    if any(text.startswith(NO_CONVERSATION) for text in result.errors or ()):
+        return SessionNotFound.code, forgotten(said)
+    status = result.api_error_status
+    code = _CODES.get(error or "", AgentFailed.code) if status is None else agent_code(status)
+    message = said or f"claude ended the run with {result.subtype!r}"
+    return code, not_logged_in(message) if code == AgentUnauthenticated.code else message
 
 
 def denied(result: Result, before: Result | None) -> str:
@@ -148,48 +156,6 @@ def tokens(counts: ModelCounts | TokenCounts) -> Usage:
     )
 
 
-def _finished(result: Result, stop_reason: StopReason, used: Usage) -> RunFinished:
-    return RunFinished(
-        stop_reason=stop_reason,
-        usage=used,
-        cost_usd=_cost_usd(result),
-        structured_output=result.structured_output,
-        turns=result.num_turns,
-    )
-
-
-def _failed(result: Result, code: str, message: str, used: Usage) -> RunFailed:
-    if code == AgentUnauthenticated.code:
-        message = not_logged_in(message)
-    return RunFailed(code, message, usage=used, cost_usd=_cost_usd(result))
-
-
-def _cost_usd(result: Result) -> float | None:
-    """Return the cost without the rounding error of binary numbers."""
-    return None if result.total_cost_usd is None else round(result.total_cost_usd, _COST_DIGITS)
-
-
-def _aborted(result: Result) -> bool:
-    return (result.terminal_reason or "").startswith("aborted")
-
-
-def _code(result: Result, error: str | None) -> str:
-    if _aborted(result):
-        return Cancelled.code
-    if _is_unknown(result):
-        return SessionNotFound.code
-    if result.api_error_status is not None:
-        return agent_code(result.api_error_status)
-    return _CODES.get(error or "", AgentFailed.code)
-
-
-def _message(result: Result) -> str:
-    if _aborted(result):
-        return "claude was interrupted"
-    said = result.result or "; ".join(result.errors or ())
-    return forgotten(said) if _is_unknown(result) else said or f"claude ended the run with {result.subtype!r}"
-
-
 def not_logged_in(said: str) -> str:
     """Return the message for a missing login, or a login that the model API refuses, with the remedy."""
     return f"claude is not logged in, or not allowed ({LOG_IN}): {said}"
@@ -198,7 +164,3 @@ def not_logged_in(said: str) -> str:
 def forgotten(said: str) -> str:
     """Return the message for a conversation of which Claude Code no longer has the record."""
     return f"claude does not know the conversation any more: {said}"
-
-
-def _is_unknown(result: Result) -> bool:
-    return any(text.startswith(NO_CONVERSATION) for text in result.errors or ())

@@ -6,35 +6,18 @@ passed on stdin. The request's system prompt is appended to Claude's system prom
 from `ps` and avoids the limit on the length of an argument.
 """
 
-import base64
 from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE, conversation, effort_of
-from clinvk.backends.claude.permissions import Posture
+from clinvk.backends.base import EFFORT_LEVELS, PRIVATE, aliases, conversation, effort_of, encoded, refuse_nul
+from clinvk.backends.claude.permissions import PermissionFlags
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
-ALIASES = {
-    "fast": "haiku",
-    "quick": "haiku",
-    "balanced": "sonnet",
-    "default": "sonnet",
-    "best": "opus",
-    "powerful": "opus",
-}
-_EFFORTS = {
-    "none": "low",
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "xhigh",
-    "max": "max",
-}
+ALIASES = aliases(fast="haiku", balanced="sonnet", best="opus")
 
 INITIALIZE = (
     b'{"type":"control_request","request_id":"clinvk-initialize",'
@@ -89,19 +72,6 @@ _OURS = (
 )
 # fmt: on
 
-_HARMLESS = {
-    "--effort": True,
-    "--fallback-model": True,
-    "--max-budget-usd": True,
-    "--max-thinking-tokens": True,
-    "--thinking": True,
-    "--betas": True,
-    "--system-prompt": True,
-    "--exclude-dynamic-system-prompt-sections": False,
-    "--disable-slash-commands": False,
-}
-"""Flags allowed in every approval mode, sandbox mode and tool list, and whether each takes a value."""
-
 SAFE_FLAGS: Flags = {
     "--effort": "[a-z]+",
     "--max-budget-usd": r"\d+(\.\d+)?",
@@ -112,29 +82,33 @@ SAFE_FLAGS: Flags = {
     "--exclude-dynamic-system-prompt-sections": None,
     "--disable-slash-commands": None,
 }
-"""The subset of `_HARMLESS` that does not choose a model, with patterns for values; any client may send them."""
+"""Flags that any client may send, with patterns for the values; None is a flag without a value."""
+
+_HARMLESS: Flags = {**SAFE_FLAGS, "--fallback-model": ".*"}
+"""Flags allowed in every approval mode, sandbox mode and tool list, with any value."""
 
 
 def command(
-    request: RunRequest, resume: Resume | None, words: Posture
+    request: RunRequest, resume: Resume | None, permissions: PermissionFlags
 ) -> tuple[tuple[str, ...], dict[str, bytes], dict[str, str]]:
     """Return argv, the private files that argv names, and the variables to add to the environment.
 
     Raises:
         InvalidRequest: an option is malformed, or an `extra` flag is not accepted.
     """
+    refuse_nul(request)
     argv = ["claude", "-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"]
     if resume or _in_blocks(request):
         argv.append(_STREAM)
-    argv += _word_flags(words)
+    argv += _permission_flags(permissions)
     argv += _option_flags(request, resume)
-    argv += _directory_flags(request, words)
+    argv += _directory_flags(request, permissions)
     files: dict[str, bytes] = {}
     if request.system_prompt:
         files[_SYSTEM_PROMPT] = request.system_prompt.encode(errors="replace")
         argv.append(f"--append-system-prompt-file={PRIVATE}/{_SYSTEM_PROMPT}")
-    argv += _any_extra(request.extra) if words.free else _harmless_extra(request.extra)
-    env = {} if words.sources is None else {"CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1"}
+    argv += _any_extra(request.extra) if permissions.free else _harmless_extra(request.extra)
+    env = {} if permissions.sources is None else {"CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1"}
     return tuple(argv), files, _ENVIRONMENT | env
 
 
@@ -151,15 +125,8 @@ def message(request: RunRequest) -> bytes:
     Claude Code looks for slash commands and files to read (`@path`) only in the last block, and only if the last block
     is text. A literal prompt therefore ends with an empty text block, which the model does not see.
     """
-    images = [
-        {
-            "type": "image",
-            "source": {
-                "type": "base64",
-                "media_type": image.media_type,
-                "data": base64.b64encode(image.data).decode(),
-            },
-        }
+    images: list[dict[str, object]] = [
+        {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": encoded(image)}}
         for image in request.images
     ]
     prompt = {"type": "text", "text": request.prompt.encode(errors="replace").decode()}
@@ -181,26 +148,26 @@ def _in_blocks(request: RunRequest) -> bool:
     return bool(request.images) or request.literal
 
 
-def _word_flags(words: Posture) -> Iterator[str]:
-    yield f"--permission-mode={words.mode}"
-    if words.sources is not None:
-        yield f"--setting-sources={words.sources}"
-    if words.settings:
-        yield f"--settings={msgspec.json.encode(words.settings).decode()}"
-    if words.tools is not None:
-        yield f"--tools={','.join(words.tools)}"
-    if words.denied_tools:
-        yield f"--disallowedTools={','.join(words.denied_tools)}"
-    if words.own_mcp_only:
+def _permission_flags(permissions: PermissionFlags) -> Iterator[str]:
+    yield f"--permission-mode={permissions.mode}"
+    if permissions.sources is not None:
+        yield f"--setting-sources={permissions.sources}"
+    if permissions.settings:
+        yield f"--settings={msgspec.json.encode(permissions.settings).decode()}"
+    if permissions.tools is not None:
+        yield f"--tools={','.join(permissions.tools)}"
+    if permissions.denied_tools:
+        yield f"--disallowedTools={','.join(permissions.denied_tools)}"
+    if permissions.own_mcp_only:
         yield "--strict-mcp-config"
-    if not words.commands:
+    if not permissions.commands:
         yield "--disable-slash-commands"
 
 
 def _option_flags(request: RunRequest, resume: Resume | None) -> Iterator[str]:
     if request.model:
         yield f"--model={_checked(ALIASES.get(request.model, request.model), 'model')}"
-    if effort := effort_of(request, _EFFORTS):
+    if effort := effort_of(request, EFFORT_LEVELS):
         yield f"--effort={effort}"
     if request.thinking:
         yield "--thinking-display=summarized"
@@ -216,12 +183,12 @@ def _option_flags(request: RunRequest, resume: Resume | None) -> Iterator[str]:
             yield "--fork-session"
 
 
-def _directory_flags(request: RunRequest, words: Posture) -> Iterator[str]:
+def _directory_flags(request: RunRequest, permissions: PermissionFlags) -> Iterator[str]:
     """Yield the `--add-dir` flags.
 
     With limited setting sources, Claude Code reads CLAUDE.md of the working directory only if the directory is added.
     """
-    if words.sources is not None:
+    if permissions.sources is not None:
         yield f"--add-dir={_checked(request.workdir or '.', 'workdir')}"
     for index, path in enumerate(request.add_dirs):
         field = f"add_dirs[{index}]"
@@ -236,17 +203,18 @@ def _harmless_extra(extra: tuple[str, ...]) -> Iterator[str]:
     for index, argument in rest:
         field = f"extra[{index}]"
         flag, equals, value = _checked(argument, field).partition("=")
-        takes_value = _HARMLESS.get(flag)
-        if takes_value is None or (equals and not takes_value):
+        takes_value = _HARMLESS.get(flag) is not None
+        if flag not in _HARMLESS or (equals and not takes_value):
             raise InvalidRequest(
-                f"extra flag {argument!r} is not accepted with these approval, sandbox and tool words; "
-                f"accepted are {', '.join(_HARMLESS)}. Other flags need approval_mode 'none' and no sandbox word",
+                f"extra flag {argument!r} is not accepted with this approval_mode, sandbox_mode or allowed_tools "
+                f"(accepted: {', '.join(_HARMLESS)}); other flags need approval_mode 'none' and no sandbox_mode",
                 field,
             )
         if takes_value and not equals:
-            _, value = next(rest, (index, None))
-            if value is None:
+            following = next(rest, None)
+            if following is None:
                 raise InvalidRequest(f"extra flag {flag!r} needs a value", field)
+            value = following[1]
         yield f"{flag}={_checked(value, field)}" if takes_value else flag
 
 
@@ -274,8 +242,6 @@ def _plain(flag: str) -> str:
 
 
 def _checked(value: str, field: str) -> str:
-    if "\0" in value:
-        raise InvalidRequest(f"{field} must not contain a NUL character", field)
     if len(value.encode(errors="replace")) > MAX_ARGUMENT_BYTES:
         raise InvalidRequest(f"{field} is too long for a command line: at most {MAX_ARGUMENT_BYTES} bytes", field)
     return value

@@ -93,7 +93,7 @@ _CONFINED: dict[str, object] = {
 """Sandbox settings. Claude's sandbox makes the folders in `denyWrite` writable by default if they exist."""
 
 
-class Posture(msgspec.Struct, frozen=True, kw_only=True):
+class PermissionFlags(msgspec.Struct, frozen=True, kw_only=True):
     """The effect of a request's approval mode, sandbox mode and allowed tools.
 
     Attributes:
@@ -117,8 +117,8 @@ class Posture(msgspec.Struct, frozen=True, kw_only=True):
     free: bool = False
 
 
-def posture(request: RunRequest, host: Host) -> Posture:
-    """Return the posture for a request's approval mode, sandbox mode and allowed tools on this machine.
+def permission_flags(request: RunRequest, host: Host) -> PermissionFlags:
+    """Return the flags for a request's approval mode, sandbox mode and allowed tools on this machine.
 
     Raises:
         Unsupported: Claude Code cannot honour the combination.
@@ -131,17 +131,17 @@ def posture(request: RunRequest, host: Host) -> Posture:
         )
     match request.sandbox_mode:
         case "read-only":
-            words = _read_only(request, host)
+            flags = _read_only(request, host)
         case "workspace":
-            words = _workspace(request, host)
+            flags = _workspace(request, host)
         case _:
-            words = _unconfined(request, host)
-    return _only(words, request.allowed_tools)
+            flags = _unconfined(request, host)
+    return _only(flags, request.allowed_tools)
 
 
-def _read_only(request: RunRequest, host: Host) -> Posture:
+def _read_only(request: RunRequest, host: Host) -> PermissionFlags:
     allow = READ_TOOLS if request.approval_mode == "none" else ()
-    return Posture(
+    return PermissionFlags(
         mode="default",
         settings=_settings(host, request, allow=allow),
         sources="",
@@ -151,12 +151,12 @@ def _read_only(request: RunRequest, host: Host) -> Posture:
     )
 
 
-def _workspace(request: RunRequest, host: Host) -> Posture:
+def _workspace(request: RunRequest, host: Host) -> PermissionFlags:
     confined = {"bwrap", "socat"} <= host.commands
     asks = request.approval_mode == "always"
     sandbox = {"sandbox": {**_CONFINED, "autoAllowBashIfSandboxed": not asks}} if confined else {}
     allow = (*READ_TOOLS, "WebFetch", "WebSearch") if request.approval_mode == "none" else ()
-    return Posture(
+    return PermissionFlags(
         mode="acceptEdits",
         settings={**_settings(host, request, allow=allow), **sandbox},
         sources="",
@@ -166,29 +166,30 @@ def _workspace(request: RunRequest, host: Host) -> Posture:
     )
 
 
-def _unconfined(request: RunRequest, host: Host) -> Posture:
+def _unconfined(request: RunRequest, host: Host) -> PermissionFlags:
     if request.approval_mode == "none":
         _refuse_root(host)
-        return Posture(mode="bypassPermissions", settings=_ALONE, sources=None, denied_tools=_ACTS_LATER, free=True)
+        denied = _ACTS_LATER
+        return PermissionFlags(mode="bypassPermissions", settings=_ALONE, sources=None, denied_tools=denied, free=True)
     _refuse_lasting_command(request)
     mode = "acceptEdits" if request.approval_mode == "auto" else "default"
     subagents = ("Task",) if _user_switched_hooks_off(host) else ()
     denied = (*_ACTS_LATER, *_WORKTREES, *_OTHER_SESSIONS, *subagents)
-    return Posture(mode=mode, settings=_settings(host, request), denied_tools=denied)
+    return PermissionFlags(mode=mode, settings=_settings(host, request), denied_tools=denied)
 
 
 def _refuse_lasting_command(request: RunRequest) -> None:
     command = None if request.literal else _LASTING_COMMANDS.match(request.prompt)
     if command:
         raise Unsupported(
-            f"claude would carry out {command[0]} itself, which changes settings or files unasked; a space before it "
-            "makes it text, and with approval_mode 'none' claude may",
+            f"claude would run {command[0]} itself, which changes settings or files without asking; put a space before "
+            "the command to send it as text, or use approval_mode 'none'",
             "prompt",
         )
 
 
 def _settings(host: Host, request: RunRequest, allow: Sequence[str] = ()) -> dict[str, object]:
-    """Return the settings common to all guarded postures.
+    """Return the settings common to all guarded runs.
 
     A failing `WorktreeCreate` hook replaces `git worktree add`, which would run the repository's hooks and filters. No
     other setting prevents a sub-agent from requesting a worktree.
@@ -225,16 +226,16 @@ def _refuse_root(host: Host) -> None:
     sandboxed = host.env.get("IS_SANDBOX") == "1" or host.env.get("CLAUDE_CODE_BUBBLEWRAP")
     if host.is_root and not sandboxed:
         raise Unsupported(
-            "claude does not act unasked as root; run clinvk as another user, use approval_mode 'auto' or "
+            "claude refuses to act without asking as root; run clinvk as another user, use approval_mode 'auto' or "
             "sandbox_mode 'workspace', or set IS_SANDBOX=1 in the environment where the machine itself is a sandbox",
             "approval_mode",
         )
 
 
-def _only(words: Posture, allowed: tuple[str, ...] | None) -> Posture:
-    """Return a posture limited to the allowed tools, without MCP servers, because no flag filters MCP tools."""
+def _only(flags: PermissionFlags, allowed: tuple[str, ...] | None) -> PermissionFlags:
+    """Return the flags limited to the allowed tools, without MCP servers, because no flag filters MCP tools."""
     if allowed is None:
-        return words
+        return flags
     for index, name in enumerate(allowed):
         if not _TOOL_NAME.fullmatch(name):
             raise Unsupported(
@@ -242,5 +243,5 @@ def _only(words: Posture, allowed: tuple[str, ...] | None) -> Posture:
                 "a rule, a part of a tool or an MCP tool cannot be allowed alone",
                 f"allowed_tools[{index}]",
             )
-    tools = tuple(name for name in allowed if words.tools is None or name in words.tools)
-    return msgspec.structs.replace(words, tools=tools, own_mcp_only=True, free=False)
+    tools = tuple(name for name in allowed if flags.tools is None or name in flags.tools)
+    return msgspec.structs.replace(flags, tools=tools, own_mcp_only=True, free=False)

@@ -10,18 +10,6 @@ import msgspec
 from clinvk.backends.base import parsed
 
 
-class TextPart(msgspec.Struct, frozen=True, tag="text_delta"):
-    """A piece of text from the model API."""
-
-    text: str
-
-
-class ThinkingPart(msgspec.Struct, frozen=True, tag="thinking_delta"):
-    """A piece of thinking."""
-
-    thinking: str
-
-
 class TokenCounts(msgspec.Struct, frozen=True):
     """Tokens of one message, or of the main conversation, whose counts may lag behind the counts per model."""
 
@@ -38,33 +26,21 @@ class MessageHead(msgspec.Struct, frozen=True):
     usage: TokenCounts | None = None
 
 
-class MessageStart(msgspec.Struct, frozen=True, tag="message_start"):
-    """The start of a model response."""
+class Delta(msgspec.Struct, frozen=True):
+    """The head of a content block, or a piece of a block; `type` determines the relevant field."""
 
-    message: MessageHead
+    type: str = ""
+    text: str = ""
+    thinking: str = ""
 
 
-class BlockType(msgspec.Struct, frozen=True):
-    """The head of a content block."""
+class StreamPart(msgspec.Struct, frozen=True):
+    """An event of the model API; of the `usage` of a `message_delta`, only the output tokens are relevant."""
 
     type: str
-
-
-class BlockStart(msgspec.Struct, frozen=True, tag="content_block_start"):
-    """The start of a content block."""
-
-    content_block: BlockType
-
-
-class BlockDelta(msgspec.Struct, frozen=True, tag="content_block_delta"):
-    """A piece of a content block."""
-
-    delta: TextPart | ThinkingPart
-
-
-class MessageDelta(msgspec.Struct, frozen=True, tag="message_delta"):
-    """The end of a model response; only the output tokens of `usage` are relevant."""
-
+    message: MessageHead = MessageHead()
+    content_block: Delta = Delta()
+    delta: Delta = Delta()
     usage: TokenCounts | None = None
 
 
@@ -129,7 +105,7 @@ class System(_Line, frozen=True, tag="system"):
 class Stream(_Line, frozen=True, kw_only=True, tag="stream_event"):
     """An unmodified event of the model API."""
 
-    event: MessageStart | BlockStart | BlockDelta | MessageDelta
+    event: StreamPart
 
 
 class Assistant(_Line, frozen=True, kw_only=True, tag="assistant"):

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clinvk.backends import shared
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation, effort_of, kind_of
+from clinvk.backends.base import (
+    EFFORT_LEVELS,
+    PRIVATE,
+    Capabilities,
+    Channel,
+    Host,
+    Launch,
+    aliases,
+    conversation,
+    effort_of,
+    kind_of,
+    refuse_nul,
+)
 from clinvk.backends.codex import flags, user_files
 from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
 from clinvk.backends.codex.exec import ExecChannel, is_native, told
@@ -30,24 +42,7 @@ from clinvk.types.session import Resume
 if TYPE_CHECKING:
     from clinvk.backends.checkup_base import Checkup
 
-_ALIASES = {
-    "fast": "gpt-6-luna",
-    "quick": "gpt-6-luna",
-    "balanced": None,
-    "default": None,
-    "best": "gpt-6-astra",
-    "powerful": "gpt-6-astra",
-}
-_EFFORTS = {
-    "none": "low",
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "xhigh",
-    "max": "max",
-}
-"""Effort levels from `codex debug models`: every model accepts `low` to `xhigh`, most accept `max`."""
+_ALIASES = aliases(fast="gpt-6-luna", balanced=None, best="gpt-6-astra")
 
 _MANAGED = tuple(f"/etc/codex/{name}" for name in ("config.toml", "managed_config.toml", "requirements.toml"))
 """The administrator's settings, and the administrator's requirements for all settings."""
@@ -80,13 +75,7 @@ class Codex:
     install = "npm install -g @openai/codex"
     vendor = "openai"
     models: tuple[str, ...] = (
-        "gpt-6.1-sol",
-        "gpt-6-astra",
-        "gpt-6-luna",
-        "gpt-6-sol",
-        "gpt-5.6-sol",
-        "gpt-5.6-luna",
-        "gpt-5.5",
+        *("gpt-6.1-sol", "gpt-6-astra", "gpt-6-luna", "gpt-6-sol", "gpt-5.6-sol", "gpt-5.6-luna", "gpt-5.5"),
     )
     aliases: Mapping[str, str | None] = _ALIASES
     capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False)
@@ -230,7 +219,7 @@ def _config(request: RunRequest, begun: Fence | None) -> dict[str, str]:
     config: dict[str, str] = {}
     if begun and (instructions := _instructions(request, begun)):
         config["developer_instructions"] = shared.string(instructions)
-    if effort := effort_of(request, _EFFORTS):
+    if effort := effort_of(request, EFFORT_LEVELS):
         config["model_reasoning_effort"] = shared.string(effort)
     if request.thinking:
         config["model_reasoning_summary"] = shared.string("auto")
@@ -268,16 +257,9 @@ def _image_name(index: int, image: Image) -> str:
 
 
 def _check_texts(request: RunRequest) -> None:
-    texts = {
-        "model": request.model or "",
-        "system_prompt": request.system_prompt or "",
-        "workdir": request.workdir or "",
-        **{f"add_dirs[{index}]": path for index, path in enumerate(request.add_dirs)},
-        **{f"extra[{index}]": argument for index, argument in enumerate(request.extra)},
-    }
-    for field, text in texts.items():
-        if "\0" in text:
-            raise InvalidRequest(f"{field} has a NUL character", field)
+    refuse_nul(request)
+    if "\0" in (request.system_prompt or ""):
+        raise InvalidRequest("system_prompt must not contain a NUL character", "system_prompt")
     for field, text in {"prompt": request.prompt, "system_prompt": request.system_prompt or ""}.items():
         try:
             text.encode()

@@ -20,14 +20,13 @@ A resumed thread would use the model and effort of its last turn, unless the req
 names the provider, so the channel reads the provider from the settings.
 """
 
-from base64 import b64encode
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from clinvk import __version__
-from clinvk.backends.base import Delivery, last_line
+from clinvk.backends.base import Delivery, encoded, last_line
 from clinvk.backends.codex import failures, wire
 from clinvk.backends.codex.exec import is_native, told
 from clinvk.backends.codex.turn import TurnDecoder
@@ -308,8 +307,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
     def _ask_turn(self, conversation: _Conversation) -> bytes:
         request = conversation.request
         images = (
-            {"type": "image", "url": f"data:{image.media_type};base64,{b64encode(image.data).decode()}"}
-            for image in request.images
+            {"type": "image", "url": f"data:{image.media_type};base64,{encoded(image)}"} for image in request.images
         )
         prompt = {"type": "text", "text": conversation.prompt}
         schema: dict[str, object] = {"outputSchema": request.output_schema} if is_native(request) else {}

@@ -6,6 +6,7 @@ find a disabled skill. If the prompt is data, the run disables every skill that 
 """
 
 import re
+from collections.abc import Sequence
 
 from clinvk.backends import shared
 from clinvk.backends.base import refuse_extra
@@ -13,70 +14,26 @@ from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
 
 _LONG = {
-    "-a": "--ask-for-approval",
-    "-c": "--config",
-    "-C": "--cd",
-    "-h": "--help",
-    "-i": "--image",
-    "-m": "--model",
-    "-o": "--output-last-message",
-    "-p": "--profile",
-    "-s": "--sandbox",
-    "-V": "--version",
+    **{"-a": "--ask-for-approval", "-c": "--config", "-C": "--cd", "-h": "--help", "-i": "--image", "-m": "--model"},
+    **{"-o": "--output-last-message", "-p": "--profile", "-s": "--sandbox", "-V": "--version"},
 }
-_GOVERNED_FLAGS = (
-    "--add-dir",
-    "--approve-for-me",
-    "--ask-for-approval",
-    "--cd",
-    "--dangerously-bypass-approvals-and-sandbox",
-    "--dangerously-bypass-hook-trust",
-    "--ephemeral",
-    "--full-auto",
-    "--help",
-    "--ignore-rules",
-    "--ignore-user-config",
-    "--image",
-    "--json",
-    "--experimental-json",
-    "--model",
-    "--output-last-message",
-    "--output-schema",
-    "--remote",
-    "--sandbox",
-    "--skip-git-repo-check",
-    "--trust",
-    "--version",
-    "--worktree",
-    "--yolo",
-    "--",
+_GOVERNED = (
+    *("--add-dir", "--approve-for-me", "--ask-for-approval", "--cd", "--dangerously-bypass-approvals-and-sandbox"),
+    *("--dangerously-bypass-hook-trust", "--ephemeral", "--full-auto", "--help", "--ignore-rules"),
+    *("--ignore-user-config", "--image", "--json", "--experimental-json", "--model", "--output-last-message"),
+    *("--output-schema", "--remote", "--sandbox", "--skip-git-repo-check", "--trust", "--version", "--worktree"),
+    *("--yolo", "--", "e", "exec", "fork", "help", "resume", "review"),
 )
-_GOVERNED_WORDS = ("e", "exec", "fork", "help", "resume", "review")
 _GOVERNED_KEYS = (
-    "approval_policy",
-    "approvals_reviewer",
-    "cwd",
-    "default_permissions",
-    "developer_instructions",
-    "model",
-    "permissions",
-    "projects",
-    "sandbox_mode",
-    "sandbox_workspace_write",
+    *("approval_policy", "approvals_reviewer", "cwd", "default_permissions", "developer_instructions", "model"),
+    *("permissions", "projects", "sandbox_mode", "sandbox_workspace_write"),
 )
 _HARMLESS_KEYS = (
-    "model_auto_compact_token_limit",
-    "model_context_window",
-    "model_provider",
-    "model_reasoning_effort",
-    "model_reasoning_summary",
-    "model_verbosity",
-    "service_tier",
-    "tool_output_token_limit",
-    "web_search",
+    *("model_auto_compact_token_limit", "model_context_window", "model_provider", "model_reasoning_effort"),
+    *("model_reasoning_summary", "model_verbosity", "service_tier", "tool_output_token_limit", "web_search"),
 )
 _HARMLESS_SWITCHES = ("--oss", "--strict-config")
-_HARMLESS_OPTIONS = ("--color", "--local-provider", "--thread-source")
+_HARMLESS_OPTIONS = ("--color", "--local-provider", "--thread-source", "--config")
 _SAFE_SETTINGS = (
     '(model_reasoning_effort|model_reasoning_summary|model_verbosity)=("[a-z]+"|[a-z]+)'
     r"|(model_auto_compact_token_limit|model_context_window|tool_output_token_limit)=\d+"
@@ -97,28 +54,36 @@ def check(extra: tuple[str, ...], is_open: bool) -> None:
     """Refuse flags that would override clinvk and, if the agent runs in a sandbox, all except a few harmless flags.
 
     Raises:
-        InvalidRequest: An argument of `extra` is not accepted.
+        InvalidRequest: an argument of `extra` is not accepted.
     """
     spelt = tuple(_spelt_out(argument) for argument in extra)
-    refuse_extra(spelt, (*_GOVERNED_FLAGS, *_GOVERNED_WORDS), "clinvk sets it from the request's own fields")
+    refuse_extra(spelt, _GOVERNED, "clinvk sets it from the request's own fields")
     for index, argument in enumerate(spelt):
         if argument.partition("=")[0] == "--config":
             _check_key(index, _value(spelt, index), is_open)
-    if not is_open:
-        _check_harmless(extra, spelt)
+    if not is_open and (index := _first_other(spelt, _HARMLESS_SWITCHES, _HARMLESS_OPTIONS)) is not None:
+        accepted = ", ".join((*_HARMLESS_SWITCHES, *_HARMLESS_OPTIONS))
+        raise InvalidRequest(
+            f"extra flag {extra[index]!r} is not accepted in a sandbox (accepted: {accepted})", f"extra[{index}]"
+        )
 
 
 def server_takes(extra: tuple[str, ...]) -> bool:
     """Return whether `codex app-server` supports all of these flags."""
-    spelt = iter([_spelt_out(argument) for argument in extra])
-    for argument in spelt:
+    return _first_other([_spelt_out(argument) for argument in extra], _SERVER_SWITCHES, _SERVER_OPTIONS) is None
+
+
+def _first_other(spelt: Sequence[str], switches: Sequence[str], options: Sequence[str]) -> int | None:
+    """Return the index of the first argument that is neither a switch nor an option with its value, or None."""
+    rest = iter(enumerate(spelt))
+    for index, argument in rest:
         flag, joined, _ = argument.partition("=")
-        if flag in _SERVER_OPTIONS:
+        if flag in options:
             if not joined:
-                next(spelt, None)
-        elif argument not in _SERVER_SWITCHES:
-            return False
-    return True
+                next(rest, None)
+        elif argument not in switches:
+            return index
+    return None
 
 
 def _spelt_out(argument: str) -> str:
@@ -138,29 +103,13 @@ def _value(spelt: tuple[str, ...], index: int) -> str:
 def _check_key(index: int, setting: str, is_open: bool) -> None:
     key = setting.partition("=")[0].strip()
     top = key.partition(".")[0].strip().strip("\"'")
+    why = None
     if top in _GOVERNED_KEYS:
-        raise InvalidRequest(
-            f"extra setting {key!r} is not accepted: clinvk sets it from the request's own fields", f"extra[{index}]"
-        )
-    if not is_open and key not in _HARMLESS_KEYS:
-        raise InvalidRequest(
-            f"extra setting {key!r} is not accepted in a sandbox; have {', '.join(_HARMLESS_KEYS)}", f"extra[{index}]"
-        )
-
-
-def _check_harmless(extra: tuple[str, ...], spelt: tuple[str, ...]) -> None:
-    index = 0
-    while index < len(spelt):
-        flag, joined, _ = spelt[index].partition("=")
-        if flag in (*_HARMLESS_OPTIONS, "--config"):
-            index += 1 if joined else 2
-        elif spelt[index] in _HARMLESS_SWITCHES:
-            index += 1
-        else:
-            accepted = ", ".join((*_HARMLESS_SWITCHES, *_HARMLESS_OPTIONS, "--config"))
-            raise InvalidRequest(
-                f"extra flag {extra[index]!r} is not accepted in a sandbox; have {accepted}", f"extra[{index}]"
-            )
+        why = "is not accepted: clinvk sets it from the request's own fields"
+    elif not is_open and key not in _HARMLESS_KEYS:
+        why = f"is not accepted in a sandbox (accepted: {', '.join(_HARMLESS_KEYS)})"
+    if why:
+        raise InvalidRequest(f"extra setting {key!r} {why}", f"extra[{index}]")
 
 
 SETTING = "skills.config"

@@ -22,9 +22,18 @@ The CLI always runs in a private home. If the agent may act without asking, the 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
+from msgspec.structs import replace
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation
+from clinvk.backends.base import (
+    PRIVATE,
+    Capabilities,
+    Channel,
+    Host,
+    Launch,
+    aliases,
+    conversation,
+    refuse_nul,
+)
 from clinvk.backends.gemini import home, prompt_delivery
 from clinvk.backends.gemini.acp import PING, ProtocolChannel
 from clinvk.backends.gemini.decoder import GeminiDecoder
@@ -40,14 +49,7 @@ if TYPE_CHECKING:
 
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
 
-_ALIASES = {
-    "fast": "flash-lite",
-    "quick": "flash-lite",
-    "balanced": "flash",
-    "default": "flash",
-    "best": "pro",
-    "powerful": "pro",
-}
+_ALIASES = aliases(fast="flash-lite", balanced="flash", best="pro")
 _ALONE = "--output-format=stream-json"
 _QUIET = {"GEMINI_CLI_NO_RELAUNCH": "true", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
 """Disable the relaunch, so that a signal reaches the working process. Name a colour terminal, because the CLI warns on
@@ -76,15 +78,8 @@ class Gemini:
     install = "npm install -g @google/gemini-cli"
     vendor = "gcp.gemini"
     models: tuple[str, ...] = (
-        "pro",
-        "flash",
-        "flash-lite",
-        "auto",
-        "gemini-3.1-pro-preview",
-        "gemini-3.8-flash",
-        "gemini-3.5-flash",
-        "gemini-3.5-flash-lite",
-        "gemini-2.5-pro",
+        *("pro", "flash", "flash-lite", "auto", "gemini-3.1-pro-preview", "gemini-3.8-flash", "gemini-3.5-flash"),
+        *("gemini-3.5-flash-lite", "gemini-2.5-pro"),
     )
     aliases: Mapping[str, str | None] = _ALIASES
     capabilities = Capabilities()
@@ -96,28 +91,23 @@ class Gemini:
         """Return the launch for this request."""
         _check(request)
         allowed = leave(request)
-        check_extra(request.extra, open_words=allowed.open and allowed.only is None)
-        files, links, env = _surroundings(request, resume, allowed, host)
-        asked = prompt_delivery.files(request)
-        own = (f"--include-directories={folder}" for folder in prompt_delivery.directories(asked))
-        return Launch(
-            argv=(self.executable, _ALONE, *_arguments(request, resume, allowed, host), *own, *request.extra),
-            env={**_QUIET, **env},
-            cwd=request.workdir,
-            files=files | asked,
-            links=links,
-            counted_turns=request.max_turns or None,
+        check_extra(request.extra, is_open=allowed.open and allowed.only is None)
+        launch = _launch((self.executable, _ALONE), request, resume, allowed, host)
+        attached = prompt_delivery.files(request)
+        own = (f"--include-directories={folder}" for folder in prompt_delivery.directories(attached))
+        return replace(
+            launch,
+            argv=(*launch.argv, *own, *request.extra),
+            files=launch.files | attached,
             asks_again=True,
             warm=_kept(self.executable, request, resume, allowed, host),
         )
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine for one process of this launch."""
-        return (
-            ProtocolChannel(launch.opening, host)
-            if launch.opening
-            else OneShotChannel(GeminiDecoder(), prompt_delivery.stdin)
-        )
+        if launch.opening:
+            return ProtocolChannel(launch.opening, host)
+        return OneShotChannel(GeminiDecoder(), prompt_delivery.stdin)
 
     def checkup(self, host: Host) -> "Checkup":
         """Return the checks that show, without a prompt, whether the installed CLI can be used."""
@@ -158,22 +148,35 @@ def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: 
         return None
     if (resume and resume.fork) or (allowed.only is None and home.has_rules(host)):
         return None
-    rules = settled(allowed)
-    files, links, env = _surroundings(msgspec.structs.replace(request, literal=False), None, rules, host)
+    request = replace(request, literal=False)
     place = host.resolve(request.workdir or "")  # the CLI takes any other spelling for a different project
-    return Launch(
-        argv=(executable, "--acp", *_arguments(request, None, rules, host)),
-        env={**_QUIET, **env},
-        cwd=request.workdir,
-        files=files,
-        links=links,
+    return replace(
+        _launch((executable, "--acp"), request, None, settled(allowed), host),
         long_lived=True,
         opening={"cwd": place, "mcpServers": []},
-        counted_turns=request.max_turns or None,
         reads=home.read_at_start(place, host),
         takes_up="held",
         most_runs=_MOST_RUNS,
         ping=PING,
+    )
+
+
+def _launch(command: tuple[str, ...], request: RunRequest, resume: Resume | None, allowed: Leave, host: Host) -> Launch:
+    """Return the launch of a command with the arguments, the private home and the environment for a request."""
+    rules = {"limits.toml": limits(allowed), "grants.toml": grants(allowed)}
+    settings, links = home.as_the_users(request, host) if allowed.open else home.strict(allowed, request, host)
+    env = {"GEMINI_CLI_HOME": home.HOME} if allowed.open else _STRICT
+    if not request.ephemeral or resume:
+        links |= home.records(host)
+    elif allowed.open:
+        env = {**env, "TMPDIR": PRIVATE}
+    return Launch(
+        argv=(*command, *_arguments(request, resume, allowed, host)),
+        env={**_QUIET, **env},
+        cwd=request.workdir,
+        files={name: text for name, text in rules.items() if text} | settings,
+        links=links,
+        counted_turns=request.max_turns or None,
     )
 
 
@@ -186,11 +189,7 @@ def _check(request: RunRequest) -> None:
                 f"gemini cannot be given {folder!r}: it takes no directory with a comma, or a space at an end",
                 f"add_dirs[{index}]",
             )
-    values = {"model": request.model, "workdir": request.workdir}
-    values |= {f"add_dirs[{index}]": folder for index, folder in enumerate(request.add_dirs)}
-    for field, value in values.items():
-        if value and "\0" in value:
-            raise InvalidRequest(f"{field} {value!r} holds a NUL character", field)
+    refuse_nul(request)
 
 
 def _arguments(request: RunRequest, resume: Resume | None, allowed: Leave, host: Host) -> list[str]:
@@ -219,20 +218,3 @@ def _continued(resume: Resume, host: Host) -> str:
         return f"--resume={known}"
     files = home.conversation_files(known, host)
     return f"--session-file={files[0] if files else known}"
-
-
-def _surroundings(
-    request: RunRequest, resume: Resume | None, allowed: Leave, host: Host
-) -> tuple[dict[str, bytes], dict[str, str], dict[str, str]]:
-    """Return the files, the links and the environment for the CLI."""
-    rules = {"limits.toml": limits(allowed), "grants.toml": grants(allowed)}
-    files = {name: text for name, text in rules.items() if text}
-    if not allowed.open:
-        settings, links = home.strict(allowed, request, host)
-        if not request.ephemeral or resume:
-            links |= home.records(host)
-        return {**files, **settings}, links, _STRICT
-    settings, links = home.as_the_users(request, host)
-    if request.ephemeral and not resume:
-        return {**files, **settings}, links, {"GEMINI_CLI_HOME": home.HOME, "TMPDIR": PRIVATE}
-    return {**files, **settings}, {**links, **home.records(host)}, {"GEMINI_CLI_HOME": home.HOME}

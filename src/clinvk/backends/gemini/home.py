@@ -33,40 +33,16 @@ _RECORDS = ("tmp", "history")
 _LOGIN = ("oauth_creds.json", "google_accounts.json", "gemini-credentials.json", "installation_id")
 _CONTEXT = ("GEMINI.md", "policies")
 _ALL = (
-    *_LOGIN,
-    *_CONTEXT,
-    ".env",
-    "state.json",
-    "trustedFolders.json",
-    "trusted_hooks.json",
-    "mcp-oauth-tokens.json",
-    "mcp-oauth-tokens-v2.json",
-    "mcp-server-enablement.json",
-    "a2a-oauth-tokens.json",
-    "acknowledgments",
-    "agents",
-    "commands",
-    "extensions",
-    "skills",
+    *(*_LOGIN, *_CONTEXT, ".env", "state.json", "trustedFolders.json", "trusted_hooks.json", "mcp-oauth-tokens.json"),
+    *("mcp-oauth-tokens-v2.json", "mcp-server-enablement.json", "a2a-oauth-tokens.json", "acknowledgments"),
+    *("agents", "commands", "extensions", "skills"),
 )
-
 _KEPT = (
-    "security.auth",
-    "model",
-    "modelConfigs",
-    "billing",
-    "privacy.usageStatisticsEnabled",
-    "general.maxAttempts",
-    "general.retryFetchErrors",
-    "general.enableAutoUpdate",
-    "general.enableAutoUpdateNotification",
-    "context.fileFiltering",
-    "tools.exclude",
-    "tools.confirmationRequired",
-    "tools.useRipgrep",
-    "advanced.dnsResolutionOrder",
-    "policyPaths",
-    "adminPolicyPaths",
+    *("security.auth", "model", "modelConfigs", "billing", "privacy.usageStatisticsEnabled"),
+    *("general.maxAttempts", "general.retryFetchErrors"),
+    *("general.enableAutoUpdate", "general.enableAutoUpdateNotification"),
+    *("context.fileFiltering", "tools.exclude", "tools.confirmationRequired", "tools.useRipgrep"),
+    *("advanced.dnsResolutionOrder", "policyPaths", "adminPolicyPaths"),
 )
 """The user's settings that stay in force for a restricted agent: none starts a program or permits a tool."""
 
@@ -85,13 +61,10 @@ GEMINI_CLI_TRUST_WORKSPACE denies trust instead.
 """
 
 _THINKING: dict[str, tuple[str, int]] = {
-    "none": ("MINIMAL", 1024),
-    "minimal": ("MINIMAL", 1024),
+    **dict.fromkeys(("none", "minimal"), ("MINIMAL", 1024)),
     "low": ("LOW", 1024),
     "medium": ("MEDIUM", 8192),
-    "high": ("HIGH", 24576),
-    "xhigh": ("HIGH", 24576),
-    "max": ("HIGH", 24576),
+    **dict.fromkeys(("high", "xhigh", "max"), ("HIGH", 24576)),
 }
 """The thinking for each effort: a level for models from Gemini 3 on, and a number of tokens for Gemini 2.5.
 
@@ -238,9 +211,8 @@ def _set(settings: dict[str, object], path: str, value: object) -> None:
     if rest:
         branch = _branch(settings.get(key))
         _set(branch, rest, value)
-        settings[key] = branch
-    else:
-        settings[key] = value
+        value = branch
+    settings[key] = value
 
 
 def _branch(value: object) -> dict[str, object]:

@@ -15,11 +15,10 @@ contents, so no project file has the same name.
 """
 
 import re
-from base64 import b64encode
 from hashlib import sha256
 
 from clinvk.backends import shared
-from clinvk.backends.base import PRIVATE, kind_of, with_schema, with_system_prompt
+from clinvk.backends.base import PRIVATE, encoded, kind_of, with_schema, with_system_prompt
 from clinvk.types.request import Image, RunRequest
 
 COMMANDS = "home/.gemini/commands"
@@ -49,13 +48,11 @@ def stdin(request: RunRequest) -> bytes:
     return "\n".join([text, *(f"@{_name(image)}" for image in request.images)]).encode(errors="replace")
 
 
-def parts(request: RunRequest) -> list[dict[str, object]]:
+def parts(request: RunRequest) -> list[object]:
     """Return the prompt as content blocks of the protocol, which leaves text unchanged."""
-    images: list[dict[str, object]] = [
-        {"type": "image", "mimeType": image.media_type, "data": b64encode(image.data).decode()}
-        for image in request.images
-    ]
-    return [{"type": "text", "text": told(request).encode(errors="replace").decode()}, *images]
+    text = {"type": "text", "text": told(request).encode(errors="replace").decode()}
+    images = ({"type": "image", "mimeType": image.media_type, "data": encoded(image)} for image in request.images)
+    return [text, *images]
 
 
 def is_plain(request: RunRequest) -> bool:
