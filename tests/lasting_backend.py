@@ -217,7 +217,7 @@ class Lasting:
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         return ("true",)
 
-    def claims(self, model: str) -> bool:
+    def claims_model(self, model: str) -> bool:
         return False
 
     def records(self, handle: str, host: Host) -> Sequence[str]:

@@ -66,5 +66,5 @@ class Shell:
     def records(self, handle: str, host: Host) -> Sequence[str]:
         return ()
 
-    def claims(self, model: str) -> bool:
+    def claims_model(self, model: str) -> bool:
         return False

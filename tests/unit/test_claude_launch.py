@@ -419,12 +419,12 @@ def test_literal_prompt_is_never_the_last_block(images: tuple[Image, ...]) -> No
 
 @pytest.mark.parametrize("model", ["claude-opus-4-8", "Claude-X", "sonnet", "opus[1m]", "haiku", "opusplan"])
 def test_claude_models_are_claimed(model: str) -> None:
-    assert Claude().claims(model)
+    assert Claude().claims_model(model)
 
 
 @pytest.mark.parametrize("model", ["gpt-5", "o3", "gemini-2.5-pro", "octopus", "sonnets", "", "fast"])
 def test_other_models_are_not_claimed(model: str) -> None:
-    assert not Claude().claims(model)
+    assert not Claude().claims_model(model)
 
 
 @pytest.mark.parametrize(

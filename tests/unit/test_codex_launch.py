@@ -551,12 +551,12 @@ def test_project_in_a_trusted_repository_gets_no_overrides() -> None:
 
 @pytest.mark.parametrize("model", ["gpt-6-astra", "GPT-4o", "o3", "o4-mini", "codex-mini", "chatgpt"[4:]])
 def test_openai_models_are_claimed(model: str) -> None:
-    assert Codex().claims(model)
+    assert Codex().claims_model(model)
 
 
 @pytest.mark.parametrize("model", ["claude-opus", "gemini-3", "opus", "o", "ollama", "", "my-gpt"])
 def test_other_models_are_not_claimed(model: str) -> None:
-    assert not Codex().claims(model)
+    assert not Codex().claims_model(model)
 
 
 ARCHIVED = {f"~/.codex/archived_sessions/rollout-*{THREAD}.jsonl": ["/h/.codex/archived_sessions/rollout-x.jsonl"]}

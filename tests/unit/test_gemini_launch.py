@@ -522,4 +522,4 @@ def test_unsupported_options_are_refused_with_their_field(request_: RunRequest, 
     [("gemini-2.5-pro", True), ("Gemini-3-Pro", True), ("auto-gemini-3", True), ("gpt-5", False), ("pro", False)],
 )
 def test_backend_claims_models_by_name(model: str, claimed: bool) -> None:
-    assert Gemini().claims(model) is claimed
+    assert Gemini().claims_model(model) is claimed

@@ -253,7 +253,7 @@ class Backend(Protocol):
         """
         ...
 
-    def claims(self, model: str) -> bool:
+    def claims_model(self, model: str) -> bool:
         """Return whether a model name belongs to this backend."""
         ...
 

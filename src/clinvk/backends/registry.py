@@ -40,5 +40,5 @@ def resolve(model: str, default: str, registry: Mapping[str, Backend] = BACKENDS
         return owner, name or None
     if slash:
         raise ModelNotFound(f"no model {model!r:.100}: there is no backend {owner!r:.50}; have {', '.join(registry)}")
-    claimed = next((backend.name for backend in registry.values() if backend.claims(model)), None)
+    claimed = next((backend.name for backend in registry.values() if backend.claims_model(model)), None)
     return (claimed, model) if claimed else (default, None)

@@ -104,7 +104,7 @@ class Claude:
         chosen = [f"--model={ALIASES.get(model, model)}"] if model else []
         return (self.executable, *chosen, f"--resume={conversation(resume, 'claude')}")
 
-    def claims(self, model: str) -> bool:
+    def claims_model(self, model: str) -> bool:
         """Return whether a name is a Claude model: claude-*, or a family such as `sonnet` or `opus[1m]`."""
         name = model.lower()
         return name.startswith("claude") or name.partition("[")[0] in _FAMILIES

@@ -14,18 +14,8 @@ from clinvk.backends.base import Prose, crashed, last_line
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.ending import NO_CONVERSATION, denied, ending, forgotten, not_logged_in, tokens
 from clinvk.backends.shared import News, Retold
+from clinvk.types import events
 from clinvk.types.errors import AgentUnauthenticated, SessionNotFound
-from clinvk.types.events import (
-    Event,
-    Progress,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    ThinkingDelta,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
 
 _SYNTHETIC = "<synthetic>"
 _NONE = wire.TokenCounts()
@@ -58,9 +48,9 @@ class ClaudeDecoder:
         self._open_calls: set[str] = set()
         self._synthetic: list[str] = []
         self._error: str | None = None
-        self._streamed = Usage()
+        self._streamed = events.Usage()
 
-    def feed(self, line: bytes) -> Iterable[Event]:
+    def feed(self, line: bytes) -> Iterable[events.Event]:
         """Decode one line; the events may include the ending."""
         parsed = wire.read(line)
         if parsed is None or parsed.parent_tool_use_id is not None:
@@ -77,35 +67,35 @@ class ClaudeDecoder:
             case wire.Result():
                 return self._result(parsed)
 
-    def closed(self, exit_code: int, stderr: bytes) -> Event:
+    def closed(self, exit_code: int, stderr: bytes) -> events.Event:
         """Return the ending of a process that exited without a result, with the tokens of the model API's streams.
 
         An interrupted process sometimes exits before reporting a result.
         """
         said = stderr.decode(errors="replace").strip()
         if said.startswith(NO_CONVERSATION):
-            return RunFailed(SessionNotFound.code, forgotten(said), exit_code)
+            return events.RunFailed(SessionNotFound.code, forgotten(said), exit_code)
         failed = crashed("claude", exit_code, stderr)
-        return failed if self._streamed == Usage() else replace(failed, usage=self._streamed)
+        return failed if self._streamed == events.Usage() else replace(failed, usage=self._streamed)
 
     def complaint(self, stderr: bytes) -> str:
         """Return the last line of stderr; Claude Code prints no noise to stderr."""
         return last_line(stderr.decode(errors="replace"))
 
-    def _system(self, line: wire.System) -> Iterator[Event]:
+    def _system(self, line: wire.System) -> Iterator[events.Event]:
         match line.subtype:
             case "init" if not self._started:
                 self._started = True
-                yield RunStarted(line.model, line.session_id)
+                yield events.RunStarted(line.model, line.session_id)
             case "api_retry":
                 yield _retry(line)
             case "compact_boundary":
                 self._compacted = True
-                yield Progress("warning", "claude summarized the conversation so far")
+                yield events.Progress("warning", "claude summarized the conversation so far")
             case _:
                 pass
 
-    def _stream(self, part: wire.StreamPart) -> Iterator[Event]:
+    def _stream(self, part: wire.StreamPart) -> Iterator[events.Event]:
         match part.type:
             case "message_start":
                 self._begin(part.message.id)
@@ -113,7 +103,7 @@ class ClaudeDecoder:
                 self._streamed += replace(tokens(part.message.usage or _NONE), output_tokens=0)
             case "message_delta":
                 self._cut = False
-                self._streamed += Usage(output_tokens=tokens(part.usage or _NONE).output_tokens)
+                self._streamed += events.Usage(output_tokens=tokens(part.usage or _NONE).output_tokens)
             case "content_block_start":
                 if block := {"text": self._text, "thinking": self._thinking}.get(part.content_block.type):
                     block.open_block()
@@ -134,7 +124,7 @@ class ClaudeDecoder:
         self._message_id = message_id
         self._cut = False
 
-    def _assistant(self, line: wire.Assistant) -> Iterator[Event]:
+    def _assistant(self, line: wire.Assistant) -> Iterator[events.Event]:
         message = line.message
         if message.model == _SYNTHETIC:
             self._synthetic += [block.text for block in message.content if block.type == "text"]
@@ -153,56 +143,58 @@ class ClaudeDecoder:
                 case _:
                     pass
 
-    def _say(self, news: News) -> Iterator[Event]:
+    def _say(self, news: News) -> Iterator[events.Event]:
         if news.restarts:
             self._prose.end_message()
         for delta in self._prose.say(news.text):
             self._spoke = True
             yield delta
 
-    def _think(self, news: News) -> Iterator[Event]:
+    def _think(self, news: News) -> Iterator[events.Event]:
         if news.text:
             apart = self._thinks_apart or news.restarts
             self._thought, self._thinks_apart = True, False
-            yield ThinkingDelta(f"\n\n{news.text}" if apart else news.text)
+            yield events.ThinkingDelta(f"\n\n{news.text}" if apart else news.text)
 
-    def _call(self, block: wire.Block) -> Iterator[Event]:
+    def _call(self, block: wire.Block) -> Iterator[events.Event]:
         if block.name == _ANSWER_TOOL or block.id in self._calls:
             return
         self._calls.add(block.id)
         self._open_calls.add(block.id)
-        yield ToolCall(block.id, block.name, block.input)
+        yield events.ToolCall(block.id, block.name, block.input)
 
-    def _user(self, line: wire.User) -> Iterator[Event]:
+    def _user(self, line: wire.User) -> Iterator[events.Event]:
         blocks = () if isinstance(line.message.content, str) else line.message.content
         for block in blocks:
             if block.tool_use_id in self._open_calls:
                 self._open_calls.discard(block.tool_use_id)
-                yield ToolResult(block.tool_use_id, _output(block.content), block.is_error or False)
+                yield events.ToolResult(block.tool_use_id, _output(block.content), block.is_error or False)
 
-    def _result(self, line: wire.Result) -> Iterator[Event]:
+    def _result(self, line: wire.Result) -> Iterator[events.Event]:
         if line.origin and line.origin.kind in _UNPROMPTED:
             self._before = line
             return
         for denial in line.permission_denials or ():
             if denial.tool_use_id in self._open_calls:
                 self._open_calls.discard(denial.tool_use_id)
-                yield ToolResult(denial.tool_use_id, "not permitted", is_error=True)
+                yield events.ToolResult(denial.tool_use_id, "not permitted", is_error=True)
         self.result = line
         is_asked = line.num_turns != 0 or self._compacted
         end = ending(line, self._before, error=self._error, is_asked=is_asked, streamed=self._streamed)
         match end:
-            case RunFinished(stop_reason="refusal" | "max_tokens"):  # a synthetic message is not part of the answer
-                yield from (Progress("warning", text) for text in self._synthetic)
-            case RunFinished():
+            case events.RunFinished(
+                stop_reason="refusal" | "max_tokens"
+            ):  # a synthetic message is not part of the answer
+                yield from (events.Progress("warning", text) for text in self._synthetic)
+            case events.RunFinished():
                 yield from self._final_text(line)
-            case RunFailed():
+            case events.RunFailed():
                 pass
         if denials := denied(line, self._before):
-            yield Progress("denied", denials)
+            yield events.Progress("denied", denials)
         yield end
 
-    def _final_text(self, line: wire.Result) -> Iterator[Event]:
+    def _final_text(self, line: wire.Result) -> Iterator[events.Event]:
         """Yield Claude Code's synthetic messages, or the result if the model sent no text (as with a JSON schema)."""
         texts = self._synthetic
         if not texts and not self._spoke and line.result:
@@ -212,13 +204,15 @@ class ClaudeDecoder:
             yield from self._say(News(text))
 
 
-def _retry(line: wire.System) -> Event:
+def _retry(line: wire.System) -> events.Event:
     """Return a retry event for the model API, or a failure for a refused login, since a retry would fail too."""
     answered = f"the model API answered {line.error_status}" if line.error_status else "the model API is out of reach"
     why = f"{answered} ({line.error})" if line.error else answered
     if line.error_status in (401, 403):
-        return RunFailed(AgentUnauthenticated.code, not_logged_in(why), exit_code=1)
-    return Progress("retry", f"{why}; retry {line.attempt} of {line.max_retries} in {line.retry_delay_ms / 1000:.1f} s")
+        return events.RunFailed(AgentUnauthenticated.code, not_logged_in(why), exit_code=1)
+    return events.Progress(
+        "retry", f"{why}; retry {line.attempt} of {line.max_retries} in {line.retry_delay_ms / 1000:.1f} s"
+    )
 
 
 def _output(content: str | list[wire.Part] | None) -> str:

@@ -1,18 +1,7 @@
 """The ending of a Claude Code run: the `result` line as a `RunFinished` or `RunFailed`."""
 
 from clinvk.backends.claude.wire import ModelCounts, Result, TokenCounts
-from clinvk.types.errors import (
-    AgentFailed,
-    AgentOverloaded,
-    AgentRateLimited,
-    AgentRejected,
-    AgentUnauthenticated,
-    AgentUnpaid,
-    Cancelled,
-    InvalidRequest,
-    SessionNotFound,
-    agent_code,
-)
+from clinvk.types import errors
 from clinvk.types.events import Ending, RunFailed, RunFinished, StopReason, Usage
 
 NO_CONVERSATION = "No conversation found"
@@ -34,14 +23,14 @@ _TOO_LONG = "max_output_tokens"
 """Claude Code's error if the model reached the output limit in its answer and in every attempt to continue."""
 
 _CODES = {
-    "authentication_failed": AgentUnauthenticated.code,
-    "oauth_org_not_allowed": AgentUnauthenticated.code,
-    "billing_error": AgentUnpaid.code,
-    "rate_limit": AgentRateLimited.code,
-    "invalid_request": AgentRejected.code,
-    "model_not_found": AgentRejected.code,
-    "overloaded": AgentOverloaded.code,
-    "server_error": AgentOverloaded.code,
+    "authentication_failed": errors.AgentUnauthenticated.code,
+    "oauth_org_not_allowed": errors.AgentUnauthenticated.code,
+    "billing_error": errors.AgentUnpaid.code,
+    "rate_limit": errors.AgentRateLimited.code,
+    "invalid_request": errors.AgentRejected.code,
+    "model_not_found": errors.AgentRejected.code,
+    "overloaded": errors.AgentOverloaded.code,
+    "server_error": errors.AgentOverloaded.code,
 }
 
 
@@ -115,18 +104,18 @@ def _failure(result: Result, error: str | None) -> tuple[str, str]:
     """Return the error code and the message of a failed run, or of a prompt that no model received."""
     said = result.result or "; ".join(result.errors or ())
     if not _is_failure(result):
-        return InvalidRequest.code, (
+        return errors.InvalidRequest.code, (
             f"claude took the prompt for a command of its own and answered {repr(said) if said else 'nothing'} "
             "without asking the model; with a space before its '/' the prompt is text"
         )
     if _aborted(result):
-        return Cancelled.code, "claude was interrupted"
+        return errors.Cancelled.code, "claude was interrupted"
     if any(text.startswith(NO_CONVERSATION) for text in result.errors or ()):
-        return SessionNotFound.code, forgotten(said)
+        return errors.SessionNotFound.code, forgotten(said)
     status = result.api_error_status
-    code = _CODES.get(error or "", AgentFailed.code) if status is None else agent_code(status)
+    code = _CODES.get(error or "", errors.AgentFailed.code) if status is None else errors.agent_code(status)
     message = said or f"claude ended the run with {result.subtype!r}"
-    return code, not_logged_in(message) if code == AgentUnauthenticated.code else message
+    return code, not_logged_in(message) if code == errors.AgentUnauthenticated.code else message
 
 
 def denied(result: Result, before: Result | None) -> str:

@@ -151,7 +151,7 @@ class Codex:
         name = _ALIASES.get(model, model) if model else None
         return (self.executable, "resume", *([f"--model={name}"] if name else []), conversation(resume, "codex"))
 
-    def claims(self, model: str) -> bool:
+    def claims_model(self, model: str) -> bool:
         """Return whether the name of a model belongs to OpenAI."""
         return _OURS.match(model.lower()) is not None
 

@@ -9,16 +9,7 @@ import re
 import msgspec
 
 from clinvk.backends.base import crashed, parsed
-from clinvk.types.errors import (
-    AgentFailed,
-    AgentOverloaded,
-    AgentRateLimited,
-    AgentRejected,
-    AgentUnauthenticated,
-    SessionBusy,
-    SessionNotFound,
-    agent_code,
-)
+from clinvk.types import errors
 from clinvk.types.events import RunFailed, StopReason
 
 RETRYING = "Reconnecting..."
@@ -36,33 +27,33 @@ _REASONS: dict[str, StopReason] = {"max_output_tokens": "max_tokens", "content_f
 
 _STATUS = re.compile(r"\bstatus:? (\d{3})\b")
 _WORDS = (
-    (_OF_A_PROVIDER, AgentUnauthenticated),
-    ("Not logged in", AgentUnauthenticated),
-    ("sign in again", AgentUnauthenticated),
-    ("codex login", AgentUnauthenticated),
-    ("usage limit", AgentRateLimited),
-    ("Quota exceeded", AgentRateLimited),
-    ("high demand", AgentOverloaded),
-    ("at capacity", AgentOverloaded),
-    ("Connection failed", AgentOverloaded),
-    ("stream disconnected", AgentOverloaded),
-    ("context window", AgentRejected),
-    ("already has an active writer", SessionBusy),
+    (_OF_A_PROVIDER, errors.AgentUnauthenticated),
+    ("Not logged in", errors.AgentUnauthenticated),
+    ("sign in again", errors.AgentUnauthenticated),
+    ("codex login", errors.AgentUnauthenticated),
+    ("usage limit", errors.AgentRateLimited),
+    ("Quota exceeded", errors.AgentRateLimited),
+    ("high demand", errors.AgentOverloaded),
+    ("at capacity", errors.AgentOverloaded),
+    ("Connection failed", errors.AgentOverloaded),
+    ("stream disconnected", errors.AgentOverloaded),
+    ("context window", errors.AgentRejected),
+    ("already has an active writer", errors.SessionBusy),
 )
 _KINDS = {
-    "unauthorized": AgentUnauthenticated,
-    "usageLimitExceeded": AgentRateLimited,
-    "rateLimitExceeded": AgentRateLimited,
-    "serverOverloaded": AgentOverloaded,
-    "internalServerError": AgentOverloaded,
-    "httpConnectionFailed": AgentOverloaded,
-    "responseStreamConnectionFailed": AgentOverloaded,
-    "responseStreamDisconnected": AgentOverloaded,
-    "contextWindowExceeded": AgentRejected,
-    "badRequest": AgentRejected,
-    "modelNotFound": AgentRejected,
-    "cyberPolicy": AgentRejected,
-    "bioPolicy": AgentRejected,
+    "unauthorized": errors.AgentUnauthenticated,
+    "usageLimitExceeded": errors.AgentRateLimited,
+    "rateLimitExceeded": errors.AgentRateLimited,
+    "serverOverloaded": errors.AgentOverloaded,
+    "internalServerError": errors.AgentOverloaded,
+    "httpConnectionFailed": errors.AgentOverloaded,
+    "responseStreamConnectionFailed": errors.AgentOverloaded,
+    "responseStreamDisconnected": errors.AgentOverloaded,
+    "contextWindowExceeded": errors.AgentRejected,
+    "badRequest": errors.AgentRejected,
+    "modelNotFound": errors.AgentRejected,
+    "cyberPolicy": errors.AgentRejected,
+    "bioPolicy": errors.AgentRejected,
 }
 """The error kinds of `codex app-server`, for failures with an unknown message."""
 
@@ -90,15 +81,15 @@ def failed(message: str, exit_code: int | None = None) -> RunFailed:
     """Return the ending for an error message of the CLI."""
     body = _body_message(message)
     if body is not None:
-        return RunFailed(AgentRejected.code, body, exit_code)
+        return RunFailed(errors.AgentRejected.code, body, exit_code)
     if status := _STATUS.search(message):
-        return _failed(agent_code(int(status[1])), message, exit_code)
-    code = next((error.code for words, error in _WORDS if words in message), AgentFailed.code)
+        return _failed(errors.agent_code(int(status[1])), message, exit_code)
+    code = next((error.code for words, error in _WORDS if words in message), errors.AgentFailed.code)
     return _failed(code, message, exit_code)
 
 
 def _failed(code: str, message: str, exit_code: int | None) -> RunFailed:
-    if code == AgentUnauthenticated.code and _OF_A_PROVIDER not in message:
+    if code == errors.AgentUnauthenticated.code and _OF_A_PROVIDER not in message:
         message = f"codex is not logged in, or not allowed ({LOG_IN}): {message}"
     return RunFailed(code, message, exit_code)
 
@@ -109,11 +100,11 @@ def told(message: str, kind: bytes) -> RunFailed:
         return ending
     ending = failed(message, 1)
     names = parsed(_KIND, kind) or ""
-    if ending.code != AgentFailed.code or not names:
+    if ending.code != errors.AgentFailed.code or not names:
         return ending
     name, status = (names, None) if isinstance(names, str) else next(iter(names.items()))
-    code = agent_code(status.http_status_code) if status and status.http_status_code else None
-    return _failed(code or _KINDS.get(name, AgentFailed).code, message, 1)
+    code = errors.agent_code(status.http_status_code) if status and status.http_status_code else None
+    return _failed(code or _KINDS.get(name, errors.AgentFailed).code, message, 1)
 
 
 def is_archived(message: str) -> bool:
@@ -129,7 +120,7 @@ def stop_reason(message: str) -> StopReason | None:
 def hopeless(message: str) -> RunFailed | None:
     """Return the ending if the login is refused, which no retry changes; None if a retry may succeed."""
     ending = failed(message.removeprefix(RETRYING).partition("(")[2].removesuffix(")"), exit_code=1)
-    return ending if ending.code == AgentUnauthenticated.code else None
+    return ending if ending.code == errors.AgentUnauthenticated.code else None
 
 
 def said(stderr: bytes) -> list[str]:
@@ -156,7 +147,9 @@ def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
 
 def _forgotten(reason: str, exit_code: int) -> RunFailed | None:
     if any(words in reason for words in _UNKNOWN_THREAD):
-        return RunFailed(SessionNotFound.code, f"codex does not know the conversation any more: {reason}", exit_code)
+        return RunFailed(
+            errors.SessionNotFound.code, f"codex does not know the conversation any more: {reason}", exit_code
+        )
     return None
 
 

@@ -10,18 +10,8 @@ import msgspec
 from clinvk.backends.base import Prose
 from clinvk.backends.codex import failures, wire
 from clinvk.backends.shared import News, Retold
+from clinvk.types import events
 from clinvk.types.errors import Cancelled
-from clinvk.types.events import (
-    Ending,
-    Event,
-    Progress,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    TextDelta,
-    ThinkingDelta,
-    Usage,
-)
 
 
 class ItemText:
@@ -73,7 +63,7 @@ class MessageText(ItemText):
         super().__init__()
         self._prose = Prose()
 
-    def say(self, item: str, text: str, *, whole: bool) -> Iterator[TextDelta]:
+    def say(self, item: str, text: str, *, whole: bool) -> Iterator[events.TextDelta]:
         """Yield the new text in a piece of a message or in a complete message."""
         if self.begins(item):
             self._prose.end_message()
@@ -91,7 +81,7 @@ class ReasoningText(ItemText):
         self._part = 0
         self._has_text = False
 
-    def think(self, item: str, text: str, part: int | None = None) -> Iterator[ThinkingDelta]:
+    def think(self, item: str, text: str, part: int | None = None) -> Iterator[events.ThinkingDelta]:
         """Yield the new text in a piece of one part of a summary, or in a complete summary without a part."""
         begins = self.begins(item)
         if part is None:
@@ -103,7 +93,7 @@ class ReasoningText(ItemText):
         if news.text:
             apart = self._has_text and (begins or news.restarts)
             self._has_text = True
-            yield ThinkingDelta(f"\n\n{news.text}" if apart else news.text)
+            yield events.ThinkingDelta(f"\n\n{news.text}" if apart else news.text)
 
 
 class RequestCounter:
@@ -192,7 +182,7 @@ class ItemDecoder:
         """The JSON value of the last message, if the request has a schema."""
         return wire.structured(self._answer) if self._wants_json else None
 
-    def begun(self, item: wire.Item) -> Iterator[Event]:
+    def begun(self, item: wire.Item) -> Iterator[events.Event]:
         """Yield the events of an item that has started or changed."""
         if item.kind == "todo_list":
             yield wire.plan(item.items)
@@ -203,7 +193,7 @@ class ItemDecoder:
                 self._advance()
             yield call
 
-    def completed(self, item: wire.Item) -> Iterator[Event]:
+    def completed(self, item: wire.Item) -> Iterator[events.Event]:
         """Yield the events of a complete item; instantaneous items have not been reported as begun."""
         match item.kind:
             case "agent_message":
@@ -213,14 +203,14 @@ class ItemDecoder:
             case "reasoning":
                 yield from self._thoughts.think(item.id, item.text or "\n\n".join(item.summary))
             case "error":  # a warning, after which the turn continues
-                yield Progress("warning", item.message)
+                yield events.Progress("warning", item.message)
             case _:
                 yield from self.begun(item)
                 if item.id in self._called:
                     self._requests.result(item.id)
                     yield item.tool_result()
 
-    def failed(self, message: str, *, will_retry: bool) -> Iterator[Event]:
+    def failed(self, message: str, *, will_retry: bool) -> Iterator[events.Event]:
         """Handle an error. The end of the turn repeats the error that caused the end, so store only the message."""
         if not will_retry:
             self.last_error = message
@@ -229,7 +219,7 @@ class ItemDecoder:
         else:
             self._messages.cut()
             self._thoughts.cut()
-            yield Progress("retry", message)
+            yield events.Progress("retry", message)
 
     def _advance(self) -> None:
         """Record that the model received its earlier text, which therefore does not come again."""
@@ -243,22 +233,22 @@ class TurnDecoder(ItemDecoder):
     `model` is the model of the thread, once known.
     """
 
-    def __init__(self, *, wants_json: bool, before: Usage | None, most_requests: int | None = None) -> None:
+    def __init__(self, *, wants_json: bool, before: events.Usage | None, most_requests: int | None = None) -> None:
         """Set `before` to the tokens of the thread's former turns, or None if unknown."""
         super().__init__(wants_json=wants_json, most_requests=most_requests)
         self.model: str | None = None
         self._before = before
-        self._after: Usage | None = None
-        self._early: list[Event] = []
+        self._after: events.Usage | None = None
+        self._early: list[events.Event] = []
         self._is_started = self._is_cut = self._compacts = False
 
     @property
-    def total(self) -> Usage | None:
+    def total(self) -> events.Usage | None:
         """The tokens of the thread including this turn, or None if unknown."""
         return self._after or self._before
 
     @property
-    def usage(self) -> Usage | None:
+    def usage(self) -> events.Usage | None:
         """The tokens of the turn so far. The CLI reports thread totals, which include former turns."""
         return self._after - self._before if self._after and self._before else None
 
@@ -267,7 +257,7 @@ class TurnDecoder(ItemDecoder):
         """Whether the turn must end because the turn would exceed its limit of model requests."""
         return self._requests.is_exhausted
 
-    def feed(self, method: str, params: wire.Params) -> Iterable[Event]:
+    def feed(self, method: str, params: wire.Params) -> Iterable[events.Event]:
         """Return the events of a notification. Warnings from before the turn follow the start event."""
         if self._begins(method, params):
             self._requests.begin_item()
@@ -276,16 +266,16 @@ class TurnDecoder(ItemDecoder):
         elif self._is_started:
             yield from self._events(method, params)
         elif method == "warning":
-            self._early.append(Progress("warning", params.message))
+            self._early.append(events.Progress("warning", params.message))
         elif method == "thread/tokenUsage/updated":
             self._before = params.token_usage.total.usage
         else:
             self._is_started = True
-            yield RunStarted(self.model, params.thread_id)
+            yield events.RunStarted(self.model, params.thread_id)
             yield from self._early
             yield from self._events(method, params)
 
-    def ending(self, message: str, kind: bytes = b"null") -> RunFailed:
+    def ending(self, message: str, kind: bytes = b"null") -> events.RunFailed:
         """Return the ending for an error of the CLI, whose process keeps running."""
         return msgspec.structs.replace(failures.told(message, kind), usage=self.usage)
 
@@ -294,7 +284,7 @@ class TurnDecoder(ItemDecoder):
             return params.item.id not in self._called
         return method in ("item/started", "item/agentMessage/delta", "item/reasoning/summaryTextDelta")
 
-    def _events(self, method: str, params: wire.Params) -> Iterator[Event]:
+    def _events(self, method: str, params: wire.Params) -> Iterator[events.Event]:
         match method:
             case "item/agentMessage/delta":
                 self._requests.text()
@@ -314,7 +304,7 @@ class TurnDecoder(ItemDecoder):
             case "thread/tokenUsage/updated":
                 self._count(params.token_usage)
             case "warning":
-                yield Progress("warning", params.message)
+                yield events.Progress("warning", params.message)
             case "turn/completed":
                 yield self._ended(params.turn)
             case _:
@@ -333,17 +323,17 @@ class TurnDecoder(ItemDecoder):
             self._advance()
         self._after = total
 
-    def _ended(self, turn: wire.Turn) -> Ending:
+    def _ended(self, turn: wire.Turn) -> events.Ending:
         turns = self._requests.count
         match turn.status:
             case "completed" if not self._is_cut:
-                return RunFinished(usage=self.usage, structured_output=self.structured_output, turns=turns)
+                return events.RunFinished(usage=self.usage, structured_output=self.structured_output, turns=turns)
             case "completed" | "interrupted" if self.is_out_of_turns:
-                return RunFinished("max_turns", usage=self.usage, turns=turns)
+                return events.RunFinished("max_turns", usage=self.usage, turns=turns)
             case "interrupted":
-                return RunFailed(Cancelled.code, "codex interrupted the turn", exit_code=1, usage=self.usage)
+                return events.RunFailed(Cancelled.code, "codex interrupted the turn", exit_code=1, usage=self.usage)
             case _ if turn.error and (reason := failures.stop_reason(turn.error.message)):
-                return RunFinished(reason, usage=self.usage, turns=turns)
+                return events.RunFinished(reason, usage=self.usage, turns=turns)
             case _ if turn.error:
                 return self.ending(turn.error.message, bytes(turn.error.codex_error_info))
             case _:

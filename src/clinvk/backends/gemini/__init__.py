@@ -120,7 +120,7 @@ class Gemini:
         chosen = [f"--model={_ALIASES.get(model, model)}"] if model else []
         return (self.executable, *chosen, f"--resume={conversation(resume, 'gemini')}")
 
-    def claims(self, model: str) -> bool:
+    def claims_model(self, model: str) -> bool:
         """Return whether the name of a model belongs to this backend."""
         return model.lower().startswith(("gemini", "auto-gemini"))
 

@@ -7,27 +7,7 @@ import msgspec
 from msgspec.json import Decoder as JSONDecoder
 
 from clinvk.backends.base import Prose, crashed, last_line, parsed
-from clinvk.types.errors import (
-    AgentFailed,
-    AgentRejected,
-    AgentUnauthenticated,
-    Cancelled,
-    InvalidRequest,
-    SessionNotFound,
-    agent_code,
-)
-from clinvk.types.events import (
-    Ending,
-    Event,
-    Progress,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    StopReason,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
+from clinvk.types import errors, events
 
 
 class _Error(msgspec.Struct):
@@ -71,7 +51,7 @@ class _APIError(msgspec.Struct):
 _LINE = JSONDecoder(_Line)
 _API_ERROR = JSONDecoder(_APIError)
 
-_STOPS: dict[str, StopReason] = {
+_STOPS: dict[str, events.StopReason] = {
     "Maximum session turns exceeded": "max_turns",
     "Model response was truncated because it exceeded the token limit.": "max_tokens",
     "The model response was blocked due to": "refusal",
@@ -96,13 +76,13 @@ Other readers would take such an exit code for a signal, so clinvk reports exit 
 """
 
 _EXITS = {
-    41: AgentUnauthenticated.code,
-    42: InvalidRequest.code,
-    44: AgentFailed.code,
-    52: AgentFailed.code,
-    54: AgentFailed.code,
-    55: AgentRejected.code,
-    130: Cancelled.code,
+    41: errors.AgentUnauthenticated.code,
+    42: errors.InvalidRequest.code,
+    44: errors.AgentFailed.code,
+    52: errors.AgentFailed.code,
+    54: errors.AgentFailed.code,
+    55: errors.AgentRejected.code,
+    130: errors.Cancelled.code,
 }
 
 _NOISE = re.compile(
@@ -125,53 +105,53 @@ class GeminiDecoder:
 
     def __init__(self) -> None:
         self._prose = Prose()
-        self._stop: StopReason = "end_turn"
+        self._stop: events.StopReason = "end_turn"
         self._told = ""
         self._answered = False
         self._broken_off = ""
-        self._failure: RunFailed | None = None
+        self._failure: events.RunFailed | None = None
 
-    def feed(self, line: bytes) -> Iterable[Event]:
+    def feed(self, line: bytes) -> Iterable[events.Event]:
         """Yield the events of one line. Skip a line that is not a JSON object or has an unknown type."""
         event = parsed(_LINE, line)
         if event is None:
             return
         match event.type:
             case "init":
-                yield RunStarted(event.model, event.session_id)
+                yield events.RunStarted(event.model, event.session_id)
             case "message" if event.role == "assistant":
                 self._answered = True
                 yield from self._prose.say(event.content)
             case "tool_use":
                 self._answered = True
                 self._prose.end_message()
-                yield ToolCall(event.tool_id, event.tool_name, event.parameters)
+                yield events.ToolCall(event.tool_id, event.tool_name, event.parameters)
             case "tool_result":
                 self._prose.end_message()
                 yield _tool_result(event)
             case "error":
                 self._note(event)
-                yield Progress("warning", event.message)
+                yield events.Progress("warning", event.message)
             case "result":
                 if ending := self._ending(event):
                     yield ending
             case _:
                 pass
 
-    def closed(self, exit_code: int, stderr: bytes) -> Ending:
+    def closed(self, exit_code: int, stderr: bytes) -> events.Ending:
         """Return the ending of a run whose lines reported no ending or a failure.
 
         The exit code may show the cause of the failure.
         """
         if failure := self._failure:
             status = _STATUSES.get(exit_code)
-            code = agent_code(status) if failure.code == AgentFailed.code else failure.code
+            code = errors.agent_code(status) if failure.code == errors.AgentFailed.code else failure.code
             return failed(code, failure.message, 1 if status else exit_code, failure.usage)
         said = readable(stderr.decode(errors="replace"))
         if exit_code in _EXITS and said:
             if exit_code == 42 and said.startswith(_UNKNOWN_CONVERSATION):
                 lost = f"gemini does not know the conversation any more: {said}"
-                return RunFailed(SessionNotFound.code, lost, exit_code)
+                return events.RunFailed(errors.SessionNotFound.code, lost, exit_code)
             return failed(_EXITS[exit_code], said, exit_code)
         return crashed("gemini", exit_code, said.encode())
 
@@ -190,33 +170,33 @@ class GeminiDecoder:
                 if event.message.startswith(begin):
                     self._stop = stop
 
-    def _ending(self, event: _Line) -> Ending | None:
+    def _ending(self, event: _Line) -> events.Ending | None:
         usage = _usage(event.stats)
         error = event.error or _Error()
         if error.type == "FatalTurnLimitedError":
-            return RunFinished("max_turns", usage)
+            return events.RunFinished("max_turns", usage)
         if self._broken_off:
-            return RunFailed(AgentFailed.code, self._broken_off, usage=usage)
+            return events.RunFailed(errors.AgentFailed.code, self._broken_off, usage=usage)
         if not event.error and (self._stop != "end_turn" or (event.status == "success" and self._answered)):
-            return RunFinished(self._stop, usage)
+            return events.RunFinished(self._stop, usage)
         if event.status == "success":
-            return RunFailed(AgentFailed.code, self._told or NOTHING, usage=usage)
+            return events.RunFailed(errors.AgentFailed.code, self._told or NOTHING, usage=usage)
         status, message = cause(error.message or self._told or "gemini reported a failure and no reason")
-        self._failure = RunFailed(agent_code(status), message, usage=usage)
+        self._failure = events.RunFailed(errors.agent_code(status), message, usage=usage)
         return None
 
 
-def _tool_result(event: _Line) -> ToolResult:
+def _tool_result(event: _Line) -> events.ToolResult:
     error = event.error.message if event.error else ""
-    return ToolResult(event.tool_id, event.output or error, event.status == "error")
+    return events.ToolResult(event.tool_id, event.output or error, event.status == "error")
 
 
-def _usage(stats: _Stats | None) -> Usage | None:
+def _usage(stats: _Stats | None) -> events.Usage | None:
     """Return the tokens of a run. The total minus input and output is the thinking."""
     if stats is None or not stats.total_tokens:
         return None
     output = max(stats.total_tokens - stats.input_tokens, stats.output_tokens)
-    return Usage(stats.input_tokens, output, stats.cached, output - stats.output_tokens)
+    return events.Usage(stats.input_tokens, output, stats.cached, output - stats.output_tokens)
 
 
 def cause(message: str) -> tuple[int | None, str]:
@@ -229,11 +209,11 @@ def cause(message: str) -> tuple[int | None, str]:
     return status, inner + advice
 
 
-def failed(code: str, message: str, exit_code: int, usage: Usage | None = None) -> RunFailed:
+def failed(code: str, message: str, exit_code: int, usage: events.Usage | None = None) -> events.RunFailed:
     """Return the ending of a failure. The message of a login failure includes the remedy."""
-    if code == AgentUnauthenticated.code:
+    if code == errors.AgentUnauthenticated.code:
         message = f"gemini is not logged in, or not allowed ({LOG_IN}): {message}"
-    return RunFailed(code, message, exit_code, usage)
+    return events.RunFailed(code, message, exit_code, usage)
 
 
 def _api_error(text: str) -> _Status | None:

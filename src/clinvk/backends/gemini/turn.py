@@ -16,18 +16,8 @@ from clinvk.backends.gemini import wire
 from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause, failed
 from clinvk.backends.gemini.home import conversation_files
 from clinvk.backends.jsonrpc import Failure
+from clinvk.types import events
 from clinvk.types.errors import AgentFailed, AgentUnauthenticated, Cancelled, agent_code
-from clinvk.types.events import (
-    Ending,
-    Event,
-    RunFailed,
-    RunFinished,
-    StopReason,
-    ThinkingDelta,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
 from clinvk.types.request import RunRequest
 
 
@@ -38,10 +28,10 @@ class _Tokens(msgspec.Struct):
     total: int = 0
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> events.Usage:
         """The tokens as `Usage`. The total minus input and output is the thinking."""
         output = max(self.total - self.input, self.output)
-        return Usage(self.input, output, self.cached, output - self.output)
+        return events.Usage(self.input, output, self.cached, output - self.output)
 
 
 class _Line(msgspec.Struct):
@@ -66,7 +56,7 @@ _LINES = msgspec.json.Decoder(_Line)
 class Written(NamedTuple):
     """The record of a turn: the token usage, if recorded, and whether the last message is from the model."""
 
-    used: Usage | None
+    used: events.Usage | None
     is_whole: bool
 
 
@@ -99,11 +89,11 @@ class Record:
         self._read += len(data)
         return data.splitlines()
 
-    def _usage(self, lines: list[_Line]) -> Usage | None:
+    def _usage(self, lines: list[_Line]) -> events.Usage | None:
         """Return the sum of the messages' tokens, with the latest count of each message."""
         told = {line.id: line.tokens.usage for line in lines if line.tokens and line.id not in self._counted}
         self._counted.update(told)
-        return sum(told.values(), Usage()) if told else None
+        return sum(told.values(), events.Usage()) if told else None
 
 
 _UNAUTHENTICATED = -32000
@@ -114,7 +104,7 @@ _TERMINATED = "terminated"
 """The message for a broken connection. The CLI reports status 500, as for every error without a status."""
 
 _MODE = re.compile(r"\[MODE_UPDATE\] \w+")
-_STOPS: dict[str, StopReason] = {
+_STOPS: dict[str, events.StopReason] = {
     "end_turn": "end_turn",
     "max_tokens": "max_tokens",
     "refusal": "refusal",
@@ -142,7 +132,7 @@ class Turn:
         self._calls: set[str] = set()
         self._open_calls: set[str] = set()
 
-    def feed(self, update: wire.Update) -> Iterator[Event]:
+    def feed(self, update: wire.Update) -> Iterator[events.Event]:
         """Yield the events of a session update."""
         match update.session_update:
             case "agent_message_chunk":
@@ -157,7 +147,7 @@ class Turn:
             case _:
                 pass
 
-    def call(self, tool: wire.Tool) -> Iterator[Event]:
+    def call(self, tool: wire.Tool) -> Iterator[events.Event]:
         """Yield a tool call, or a request for permission to call the tool."""
         if tool.tool_call_id in self._calls:
             return
@@ -165,37 +155,37 @@ class Turn:
         self._calls.add(tool.tool_call_id)
         self._open_calls.add(tool.tool_call_id)
         self._prose.end_message()
-        yield ToolCall(tool.tool_call_id, _name(tool), _input(tool))
+        yield events.ToolCall(tool.tool_call_id, _name(tool), _input(tool))
 
-    def came_of(self, tool: wire.Tool, is_error: bool, output: str | None = None) -> Iterator[Event]:
+    def came_of(self, tool: wire.Tool, is_error: bool, output: str | None = None) -> Iterator[events.Event]:
         """Yield a tool result."""
         if tool.tool_call_id in self._open_calls:
             self._open_calls.discard(tool.tool_call_id)
             self._prose.end_message()
-            yield ToolResult(tool.tool_call_id, "\n".join(_texts(tool)) if output is None else output, is_error)
+            yield events.ToolResult(tool.tool_call_id, "\n".join(_texts(tool)) if output is None else output, is_error)
 
-    def ended(self, result: wire.Result, written: Written | None) -> Ending:
+    def ended(self, result: wire.Result, written: Written | None) -> events.Ending:
         """Return the ending of a turn from the protocol's result and the record."""
         counts = result.meta.quota.token_count
-        told = Usage(counts.input_tokens, counts.output_tokens)
-        used = (written.used if written else None) or (told if told != Usage() else None)
+        told = events.Usage(counts.input_tokens, counts.output_tokens)
+        used = (written.used if written else None) or (told if told != events.Usage() else None)
         if result.stop_reason == "cancelled":
-            return RunFailed(Cancelled.code, "gemini was interrupted", exit_code=1, usage=used)
+            return events.RunFailed(Cancelled.code, "gemini was interrupted", exit_code=1, usage=used)
         if result.stop_reason == _BROKEN_OFF:
-            return RunFailed(AgentFailed.code, BROKEN_OFF, exit_code=1, usage=used)
+            return events.RunFailed(AgentFailed.code, BROKEN_OFF, exit_code=1, usage=used)
         stop = _STOPS.get(result.stop_reason, "end_turn")
         if stop == "end_turn" and not self._answered:
-            return RunFailed(AgentFailed.code, NOTHING, exit_code=1, usage=used)
+            return events.RunFailed(AgentFailed.code, NOTHING, exit_code=1, usage=used)
         if stop == "end_turn" and written and not written.is_whole:
-            return RunFailed(AgentFailed.code, _CUT, exit_code=1, usage=used)
-        return RunFinished(stop, used)
+            return events.RunFailed(AgentFailed.code, _CUT, exit_code=1, usage=used)
+        return events.RunFinished(stop, used)
 
-    def _think(self, update: wire.Update) -> Iterator[Event]:
+    def _think(self, update: wire.Update) -> Iterator[events.Event]:
         for text in _texts(update):
-            yield ThinkingDelta(f"\n\n{text}" if self._thought else text)
+            yield events.ThinkingDelta(f"\n\n{text}" if self._thought else text)
             self._thought = True
 
-    def _say(self, update: wire.Update) -> Iterator[Event]:
+    def _say(self, update: wire.Update) -> Iterator[events.Event]:
         for text in _texts(update):
             if not _MODE.fullmatch(text):
                 self._answered = True
@@ -228,7 +218,7 @@ def _input(tool: wire.Tool) -> dict[str, object]:
     return told or ({"title": tool.title} if tool.title else {})
 
 
-def refused(failure: Failure, written: Written | None = None) -> RunFailed:
+def refused(failure: Failure, written: Written | None = None) -> events.RunFailed:
     """Return the ending of a refused request, with the recorded token usage of the turn."""
     used = written.used if written else None
     if failure.code == _UNAUTHENTICATED:

@@ -73,7 +73,7 @@ class Pool:
         workers = [worker for group in groups for worker in group.workers]
         return Kept(
             processes=len(workers),
-            ready=sum(worker.is_ready and worker.room > 0 and can_begin(worker) for worker in workers),
+            ready=sum(worker.is_ready and worker.free_slots > 0 and can_begin(worker) for worker in workers),
             runs=sum(len(worker.seats) for worker in workers),
             hits=self._hits[backend],
             misses=self._misses[backend],
@@ -199,10 +199,10 @@ class Pool:
             return holder
         if resume and group.spec.launch.takes_up != "asked":
             return None
-        return best_worker(worker for worker in group.workers if worker.room and can_begin(worker))
+        return best_worker(worker for worker in group.workers if worker.free_slots and can_begin(worker))
 
     async def _holder(self, group: WorkerGroup, handle: str, turns: int) -> Worker | None:
-        holder = next((worker for worker in group.workers if worker.room and handle in worker.held), None)
+        holder = next((worker for worker in group.workers if worker.free_slots and handle in worker.held), None)
         if holder is None:
             return None
         held = holder.held[handle]
@@ -210,7 +210,7 @@ class Pool:
         if turns != held.turns or (known is not None and known != await record_fingerprint(group, handle)):
             await self.forget(handle)  # the conversation was resumed elsewhere
             return None
-        return holder if holder.room and handle in holder.held else None
+        return holder if holder.free_slots and handle in holder.held else None
 
     def _new_worker(self, group: WorkerGroup, launch: Launch, resume: Resume | None) -> Worker | None:
         """Start a worker, unless the limits or earlier failures forbid a start."""

@@ -189,7 +189,7 @@ class Reaper:
 
     @property
     def _staying(self) -> list[Worker]:
-        return [worker for worker in self.worker_set.kept if worker.seats or not worker.is_retiring]
+        return [worker for worker in self.worker_set.counted if worker.seats or not worker.is_retiring]
 
     def _size(self, worker: Worker) -> int:
         """Return the memory of a worker; for a young worker, at least the expected memory."""
@@ -215,7 +215,7 @@ class Reaper:
 
     async def _bound_memory(self) -> None:
         """Measure memory; above the limit, end the longest idle workers first, then retire workers with runs."""
-        workers = {worker.process.number: worker for worker in self.worker_set.kept if worker.is_up}
+        workers = {worker.process.number: worker for worker in self.worker_set.counted if worker.is_up}
         sizes = await self._spawner.memory([*workers])
         for number, size in sizes.items():
             self._note_size(workers[number], size)
@@ -252,7 +252,7 @@ class Reaper:
         for group in sorted(self.worker_set.groups.values(), key=lambda group: -group.taken_at):
             if now - group.taken_at > self._settings.idle_secs or now < group.not_before:
                 continue
-            there = sum(1 for worker in group.workers if worker.room and can_begin(worker, _REPLACE_AT))
+            there = sum(1 for worker in group.workers if worker.free_slots and can_begin(worker, _REPLACE_AT))
             while there < self._spares(group, now) and self._has_room(group, beside=self.worker_set.leaving):
                 self.worker_set.open(group, group.launch)
                 there += 1

@@ -128,7 +128,7 @@ class Worker:
         return self.state is WorkerState.GONE
 
     @property
-    def room(self) -> int:
+    def free_slots(self) -> int:
         """The number of runs that the worker can still take."""
         return 0 if self.is_retiring else self.channel.capacity - len(self.seats)
 

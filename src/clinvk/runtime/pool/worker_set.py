@@ -178,7 +178,7 @@ class WorkerSet:
         return [worker for group in self.groups.values() for worker in group.workers]
 
     @property
-    def kept(self) -> list[Worker]:
+    def counted(self) -> list[Worker]:
         """The workers that count as kept: all except exclusive workers with a run."""
         return [worker for worker in self.workers if worker.channel.capacity > 1 or not worker.seats]
 
