@@ -106,7 +106,7 @@ def test_cli_that_reports_no_flags_or_login_is_usable_with_a_warning(clinvk: Cli
     code, report = doctor(clinvk)
     assert code == 0
     about = said(report, "claude")
-    assert about[0][1].endswith("claude auth status does not tell its login")
+    assert about[0][1].endswith("claude auth status reports no login")
     assert ("warning", "it does not tell which flags it takes") in about
 
 

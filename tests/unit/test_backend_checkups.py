@@ -83,11 +83,11 @@ def test_gemini_help_reveals_missing_flags() -> None:
          Login(True, "logged in (bedrock)")),
         ("claude", 1, 'note\n{"loggedIn": false}',
          Login(False, "not logged in; run claude and /login, or set ANTHROPIC_API_KEY")),
-        ("claude", 1, "error: unknown command", Login(None, "claude auth status does not tell its login")),
+        ("claude", 1, "error: unknown command", Login(None, "claude auth status reports no login")),
         ("codex", 0, "WARNING: x\nLogged in using ChatGPT\n", Login(True, "Logged in using ChatGPT")),
         ("codex", 0, "API key configured - sk-abc***\nmore", Login(True, "API key configured")),
         ("codex", 1, "Not logged in\n", Login(False, "not logged in; run codex login, or set CODEX_API_KEY")),
-        ("codex", 2, "error", Login(None, "codex login status does not tell its login")),
+        ("codex", 2, "error", Login(None, "codex login status reports no login")),
     ],
 )  # fmt: skip
 def test_login_is_parsed_from_the_status_command(name: str, exit_code: int, text: str, expected: Login) -> None:

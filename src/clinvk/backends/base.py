@@ -11,7 +11,7 @@ import msgspec
 
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable
-from clinvk.types.events import Event, RunFailed, TextDelta
+from clinvk.types.events import Event, RunFailed
 from clinvk.types.prompt_xml import element, unused
 from clinvk.types.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, Image, RunRequest
 from clinvk.types.session import Resume
@@ -260,30 +260,6 @@ class Backend(Protocol):
     def records(self, handle: str, host: Host) -> Sequence[str]:
         """Return the files in which the CLI records a conversation; the files change with every turn."""
         ...
-
-
-class Prose:
-    """Inserts a blank line between the messages of an answer, so that the deltas read as one text."""
-
-    __slots__ = ("_pending_break", "_spoke")
-
-    def __init__(self) -> None:
-        self._spoke = False
-        self._pending_break = False
-
-    def say(self, text: str) -> Iterable[TextDelta]:
-        """Yield the deltas for a piece of the current message."""
-        if not text:
-            return
-        if self._pending_break:
-            self._pending_break = False
-            text = "\n\n" + text
-        self._spoke = True
-        yield TextDelta(text)
-
-    def end_message(self) -> None:
-        """End the current message; the next piece starts a new message."""
-        self._pending_break = self._spoke
 
 
 def conversation(resume: Resume, executable: str) -> str:

@@ -72,6 +72,9 @@ class Checkable(Protocol):
         ...
 
 
+HANDLE = "00000000-0000-4000-8000-000000000000"
+"""A conversation id that no CLI knows."""
+
 _HOST = Host(commands=frozenset({"bwrap", "socat"}))
 _OPTIONS: tuple[dict[str, object], ...] = (
     {"model": "best"},
@@ -87,7 +90,7 @@ _OPTIONS: tuple[dict[str, object], ...] = (
 )
 
 
-def launches(backend: Backend, handle: str) -> Iterator[Launch]:
+def launches(backend: Backend, handle: str = HANDLE) -> Iterator[Launch]:
     """Yield launches that together contain every flag that clinvk can pass to the CLI."""
     plain = RunRequest(prompt="", workdir="/")
     full = msgspec.structs.replace(plain, **{name: value for option in _OPTIONS for name, value in option.items()})

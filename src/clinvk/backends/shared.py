@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from clinvk.backends.base import Channel, Delivery
-from clinvk.types.events import Event, RunFailed, RunFinished
+from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
+
+Delta = TypeVar("Delta", TextDelta, ThinkingDelta)
 
 
 class Decoder(Protocol):
@@ -69,6 +71,34 @@ class News(NamedTuple):
 
     text: str
     restarts: bool = False
+
+
+class Prose(Generic[Delta]):
+    """Inserts a blank line between the messages of an answer, so that the deltas of one type read as one text.
+
+    `has_text` is whether any delta was returned.
+    """
+
+    def __init__(self, delta: type[Delta]) -> None:
+        self.has_text = False
+        self._delta = delta
+        self._breaks = False
+
+    def say(self, text: str) -> Iterator[Delta]:
+        """Yield the delta for a piece of the current message."""
+        if text:
+            yield self._delta(f"\n\n{text}" if self._breaks else text)
+            self.has_text, self._breaks = True, False
+
+    def add(self, news: News) -> Iterator[Delta]:
+        """Yield the delta for new text, which is a message of its own if the answer restarts."""
+        if news.restarts:
+            self.end_message()
+        yield from self.say(news.text)
+
+    def end_message(self) -> None:
+        """End the current message; the next piece starts a new message."""
+        self._breaks = self.has_text
 
 
 class Retold:

@@ -14,7 +14,6 @@ from clinvk.backends.claude.ending import LOG_IN
 
 _UNKNOWN = re.compile(r"unknown option '(-[^'=]+)")
 _TAKEN = ("Input must be provided", "No conversation found")
-_HANDLE = "00000000-0000-4000-8000-000000000000"
 _QUIET = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "ANTHROPIC_BASE_URL": "http://127.0.0.1:9",
@@ -33,7 +32,7 @@ class _Status(msgspec.Struct):
 
 def checkup(backend: Backend, host: Host) -> Checkup:
     """Return the checks for Claude Code."""
-    argv = {word.partition("=")[0]: word for launch in launches(backend, _HANDLE) for word in launch.argv[1:]}
+    argv = {word.partition("=")[0]: word for launch in launches(backend) for word in launch.argv[1:]}
     has_home = host.read(f"{host.env.get('CLAUDE_CONFIG_DIR') or '~'}/.claude.json") is not None
     return Checkup(
         empty_home={"CLAUDE_CONFIG_DIR": PRIVATE, **_QUIET},
@@ -60,7 +59,7 @@ def _login(answer: Answer) -> Login:
     try:
         status = msgspec.json.decode(answer.text[start : end + 1], type=_Status)
     except msgspec.DecodeError:
-        return Login(None, "claude auth status does not tell its login")
+        return Login(None, "claude auth status reports no login")
     if not status.loggedIn:
         return Login(False, f"not logged in; {LOG_IN}")
     how = status.authMethod if status.apiProvider in ("", "firstParty") else status.apiProvider

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import Prose, crashed, last_line
+from clinvk.backends.base import crashed, last_line
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.ending import NO_CONVERSATION, denied, ending, forgotten, not_logged_in, tokens
-from clinvk.backends.shared import News, Retold
+from clinvk.backends.shared import Prose, Retold
 from clinvk.types import events
 from clinvk.types.errors import AgentUnauthenticated, SessionNotFound
 
@@ -36,12 +36,11 @@ class ClaudeDecoder:
         self.result: wire.Result | None = None
         self._before = before
         self._started = False
-        self._spoke = False
         self._compacted = False
-        self._prose = Prose()
+        self._answer = Prose(events.TextDelta)
+        self._thoughts = Prose(events.ThinkingDelta)
         self._text = Retold()
         self._thinking = Retold()
-        self._thought = self._thinks_apart = False
         self._message_id = ""
         self._cut = False
         self._calls: set[str] = set()
@@ -108,17 +107,17 @@ class ClaudeDecoder:
                 if block := {"text": self._text, "thinking": self._thinking}.get(part.content_block.type):
                     block.open_block()
             case "content_block_delta" if part.delta.type == "text_delta":
-                yield from self._say(self._text.piece(part.delta.text))
+                yield from self._answer.add(self._text.piece(part.delta.text))
             case "content_block_delta" if part.delta.type == "thinking_delta":
-                yield from self._think(self._thinking.piece(part.delta.thinking))
+                yield from self._thoughts.add(self._thinking.piece(part.delta.thinking))
             case _:
                 pass
 
     def _begin(self, message_id: str) -> None:
         """Begin a message. After an interrupted stream, the message repeats the previous one under another id."""
         if not self._cut:
-            self._prose.end_message()
-            self._thinks_apart = self._thought
+            self._answer.end_message()
+            self._thoughts.end_message()
         self._text.begin(again=self._cut)
         self._thinking.begin(again=self._cut)
         self._message_id = message_id
@@ -135,26 +134,13 @@ class ClaudeDecoder:
         for block in message.content:
             match block.type:
                 case "text":
-                    yield from self._say(self._text.block(block.text))
+                    yield from self._answer.add(self._text.block(block.text))
                 case "thinking":
-                    yield from self._think(self._thinking.block(block.thinking))
+                    yield from self._thoughts.add(self._thinking.block(block.thinking))
                 case "tool_use":
                     yield from self._call(block)
                 case _:
                     pass
-
-    def _say(self, news: News) -> Iterator[events.Event]:
-        if news.restarts:
-            self._prose.end_message()
-        for delta in self._prose.say(news.text):
-            self._spoke = True
-            yield delta
-
-    def _think(self, news: News) -> Iterator[events.Event]:
-        if news.text:
-            apart = self._thinks_apart or news.restarts
-            self._thought, self._thinks_apart = True, False
-            yield events.ThinkingDelta(f"\n\n{news.text}" if apart else news.text)
 
     def _call(self, block: wire.Block) -> Iterator[events.Event]:
         if block.name == _ANSWER_TOOL or block.id in self._calls:
@@ -197,11 +183,11 @@ class ClaudeDecoder:
     def _final_text(self, line: wire.Result) -> Iterator[events.Event]:
         """Yield Claude Code's synthetic messages, or the result if the model sent no text (as with a JSON schema)."""
         texts = self._synthetic
-        if not texts and not self._spoke and line.result:
+        if not texts and not self._answer.has_text and line.result:
             texts = [line.result]
         for text in texts:
-            self._prose.end_message()
-            yield from self._say(News(text))
+            self._answer.end_message()
+            yield from self._answer.say(text)
 
 
 def _retry(line: wire.System) -> events.Event:

@@ -4,59 +4,38 @@ Codex reports an unknown flag as an error before it shows the help.
 """
 
 import re
-import tomllib
-
-import msgspec
+from collections.abc import Iterator
 
 from clinvk.backends.base import PRIVATE, Backend, Host, Launch
 from clinvk.backends.checkup_base import Answer, Checkup, Login, Question, Trial, flags_in, launches
+from clinvk.backends.codex import user_files
 from clinvk.backends.codex.failures import LOG_IN
 
 _UNKNOWN = re.compile(r"unexpected argument '(-[^'=]+)")
-_HANDLE = "00000000-0000-4000-8000-000000000000"
-
-
-class _Provider(msgspec.Struct):
-    env_key: str = ""
-    requires_openai_auth: bool = False
-
-
-class _Config(msgspec.Struct):
-    """The fields of `config.toml` that the check reads."""
-
-    model_provider: str = ""
-    model_providers: dict[str, _Provider] = {}
 
 
 def checkup(backend: Backend, host: Host) -> Checkup:
     """Return the checks for the installed Codex."""
     return Checkup(
         empty_home={"CODEX_HOME": PRIVATE},
-        trials=tuple(_trial(launch) for launch in _covering(_ways(backend))),
+        trials=tuple(_trial(launch) for launch in _covering(backend)),
         login=_by_provider(host) or Question((backend.executable, "login", "status"), _login, at_home=True),
     )
-
-
-def _ways(backend: Backend) -> list[Launch]:
-    """Return every launch, with `codex app-server` and with `codex exec`."""
-    return [way for launch in launches(backend, _HANDLE) for way in (launch.otherwise, launch) if way]
 
 
 def _trial(launch: Launch) -> Trial:
     return Trial((*launch.argv, "--help"), _lacking_in_server if launch.otherwise else _lacking)
 
 
-def _covering(launches: list[Launch]) -> list[Launch]:
-    """Return a small set of launches that covers every flag of each command."""
+def _covering(backend: Backend) -> Iterator[Launch]:
+    """Yield a small set of launches that covers every flag of `codex app-server` and of `codex exec`."""
     seen: set[tuple[str, ...]] = set()
-    chosen: list[Launch] = []
-    for launch in launches:
+    for launch in (way for planned in launches(backend) for way in (planned.otherwise, planned) if way):
         command = tuple(word for word in launch.argv if word in ("app-server", "exec", "resume", "fork"))
         new = {(*command, flag) for flag in flags_in(launch.argv)} - seen
         if new:
             seen |= new
-            chosen.append(launch)
-    return chosen
+            yield launch
 
 
 def _lacking(answer: Answer) -> tuple[str, ...] | None:
@@ -76,33 +55,21 @@ def _login(answer: Answer) -> Login:
         return Login(True, said[0].partition(" - ")[0] if said else "logged in")  # part of the key follows
     if any("Not logged in" in line for line in said):
         return Login(False, f"not logged in; {LOG_IN}")
-    return Login(None, "codex login status does not tell its login")
+    return Login(None, "codex login status reports no login")
 
 
 def _by_provider(host: Host) -> Login | None:
     """Return the login state of a user-defined model provider, which needs no OpenAI login, or None."""
     if host.env.get("CODEX_API_KEY"):
         return Login(True, "API key in CODEX_API_KEY")
-    path = f"{host.env.get('CODEX_HOME') or '~/.codex'}/config.toml"
     try:
-        config = _config(host.read(path) or b"")
-    except tomllib.TOMLDecodeError as exc:
-        return Login(False, f"{path} is not valid: {exc}")
+        config = user_files.load(host, f"{user_files.folder(host, '')}/config.toml")
+    except user_files.Unreadable as exc:
+        return Login(False, str(exc))
     provider = config.model_providers.get(config.model_provider)
     if provider is None or provider.requires_openai_auth:
         return None
-    return _of_key(f"asks {config.model_provider}, the provider of its config.toml", provider.env_key, host)
-
-
-def _config(data: bytes) -> _Config:
-    content = tomllib.loads(data.decode(errors="replace"))
-    try:
-        return msgspec.convert(content, _Config)
-    except msgspec.ValidationError:
-        return _Config()
-
-
-def _of_key(about: str, variable: str, host: Host) -> Login:
+    about, variable = f"asks {config.model_provider}, the provider of its config.toml", provider.env_key
     if not variable:
         return Login(None, about)
     is_set = bool(host.env.get(variable))

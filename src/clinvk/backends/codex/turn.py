@@ -4,47 +4,43 @@ Each character of the text is reported once, although the CLI repeats a request 
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Generic
 
 import msgspec
 
-from clinvk.backends.base import Prose
 from clinvk.backends.codex import failures, wire
-from clinvk.backends.shared import News, Retold
+from clinvk.backends.shared import Delta, Prose, Retold
 from clinvk.types import events
 from clinvk.types.errors import Cancelled
 
 
-class ItemText:
-    """The text of the items of one kind, each reported once.
+class ItemText(Generic[Delta]):
+    """The text of the items of one kind: messages, or summaries of the model's thinking.
 
-    After a broken stream, the CLI repeats the items of the unfinished model request under different ids.
+    Each character is reported once. After a broken stream, the CLI repeats the items of the unfinished model request
+    under different ids. Blank lines separate the items, and the parts of a summary.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, delta: type[Delta]) -> None:
+        self._prose = Prose(delta)
         self._item: str | None = None
+        self._part = 0
         self._open = Retold()
         self._sent: list[Retold] = []
         self._repeats: list[Retold] = []
 
-    def begins(self, item: str) -> bool:
-        """Select an item. Return whether the item differs from the last item and is not a repetition."""
-        if item == self._item:
-            return False
-        is_new = not self._repeats
-        self._open = Retold() if is_new else self._repeats.pop(0)
-        self._open.begin(again=not is_new)
-        self._sent.append(self._open)
-        self._item = item
-        return is_new
+    def piece(self, item: str, text: str, part: int = 0) -> Iterator[Delta]:
+        """Yield the new text in a piece of one part of an item."""
+        self._select(item)
+        text = f"\n\n{text}" if part > self._part else text
+        self._part = part
+        yield from self._prose.add(self._open.piece(text))
 
-    def piece(self, text: str) -> News:
-        """Return the new text in a piece of the item."""
-        return self._open.piece(text)
-
-    def whole(self, text: str) -> News:
-        """Return the new text in the complete item, which receives no more pieces."""
+    def whole(self, item: str, text: str) -> Iterator[Delta]:
+        """Yield the new text in the complete item, which receives no more pieces."""
+        self._select(item)
         self._item = None
-        return self._open.block(text)
+        yield from self._prose.add(self._open.block(text))
 
     def advance(self) -> None:
         """Record that the model has moved on, after which no item repeats."""
@@ -55,45 +51,18 @@ class ItemText:
         self._sent, self._repeats = [], self._sent + self._repeats
         self._item = None
 
-
-class MessageText(ItemText):
-    """The messages of the agent, separated by blank lines."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._prose = Prose()
-
-    def say(self, item: str, text: str, *, whole: bool) -> Iterator[events.TextDelta]:
-        """Yield the new text in a piece of a message or in a complete message."""
-        if self.begins(item):
+    def _select(self, item: str) -> None:
+        """Select an item, which may repeat an earlier item."""
+        if item == self._item:
+            return
+        is_new = not self._repeats
+        if is_new:
             self._prose.end_message()
-        news = self.whole(text) if whole else self.piece(text)
-        if news.restarts:
-            self._prose.end_message()
-        yield from self._prose.say(news.text)
-
-
-class ReasoningText(ItemText):
-    """The summaries of the model's thinking. Blank lines separate the summaries and the parts of a summary."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._part = 0
-        self._has_text = False
-
-    def think(self, item: str, text: str, part: int | None = None) -> Iterator[events.ThinkingDelta]:
-        """Yield the new text in a piece of one part of a summary, or in a complete summary without a part."""
-        begins = self.begins(item)
-        if part is None:
-            news = self.whole(text)
-        else:
-            break_before = part > (0 if begins else self._part)
-            self._part = part
-            news = self.piece(f"\n\n{text}" if break_before else text)
-        if news.text:
-            apart = self._has_text and (begins or news.restarts)
-            self._has_text = True
-            yield events.ThinkingDelta(f"\n\n{news.text}" if apart else news.text)
+            self._part = 0
+        self._open = Retold() if is_new else self._repeats.pop(0)
+        self._open.begin(again=not is_new)
+        self._sent.append(self._open)
+        self._item = item
 
 
 class RequestCounter:
@@ -171,8 +140,8 @@ class ItemDecoder:
     def __init__(self, *, wants_json: bool, most_requests: int | None = None) -> None:
         self.last_error = ""
         self._wants_json = wants_json
-        self._messages = MessageText()
-        self._thoughts = ReasoningText()
+        self._messages = ItemText(events.TextDelta)
+        self._thoughts = ItemText(events.ThinkingDelta)
         self._answer = ""
         self._called: set[str] = set()
         self._requests = RequestCounter(most_requests)
@@ -199,9 +168,9 @@ class ItemDecoder:
             case "agent_message":
                 self._answer = item.text
                 self._requests.text()
-                yield from self._messages.say(item.id, item.text, whole=True)
+                yield from self._messages.whole(item.id, item.text)
             case "reasoning":
-                yield from self._thoughts.think(item.id, item.text or "\n\n".join(item.summary))
+                yield from self._thoughts.whole(item.id, item.text or "\n\n".join(item.summary))
             case "error":  # a warning, after which the turn continues
                 yield events.Progress("warning", item.message)
             case _:
@@ -288,9 +257,9 @@ class TurnDecoder(ItemDecoder):
         match method:
             case "item/agentMessage/delta":
                 self._requests.text()
-                yield from self._messages.say(params.item_id, params.delta, whole=False)
+                yield from self._messages.piece(params.item_id, params.delta)
             case "item/reasoning/summaryTextDelta":
-                yield from self._thoughts.think(params.item_id, params.delta, params.summary_index)
+                yield from self._thoughts.piece(params.item_id, params.delta, params.summary_index)
             case "item/started":
                 self._compacts = self._compacts or params.item.compacts
                 yield from self.begun(params.item)

@@ -10,16 +10,12 @@ a marked turn that "the previously provided AGENTS.md instructions no longer app
 
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
-from typing import TypeVar
 
 import msgspec
 
 from clinvk.backends.base import Host
 
 _SYSTEM_CONFIG = "/etc/codex/config.toml"
-
-
-Value = TypeVar("Value")
 
 
 class Unreadable(Exception):
@@ -30,6 +26,11 @@ class _Project(msgspec.Struct):
     trust_level: str = ""
 
 
+class _Provider(msgspec.Struct):
+    env_key: str = ""
+    requires_openai_auth: bool = False
+
+
 class Settings(msgspec.Struct):
     """The tables and values of one settings file, or of several merged files."""
 
@@ -37,6 +38,8 @@ class Settings(msgspec.Struct):
     features: dict[str, object] = {}
     otel: dict[str, object] = {}
     projects: dict[str, _Project] = {}
+    model_providers: dict[str, _Provider] = {}
+    model_provider: str = ""
     sandbox_mode: object = None
     default_permissions: object = None
     developer_instructions: str | None = None
@@ -67,21 +70,14 @@ def read(host: Host, workdir: str) -> Settings:
     """
     if not host.env.get("CODEX_HOME") and not host.env.get("HOME"):
         raise Unreadable("neither CODEX_HOME nor HOME is in the agent's environment")
-    machine, user = _file(host, _SYSTEM_CONFIG), _file(host, f"{folder(host, workdir)}/config.toml")
-    return Settings(
-        mcp_servers={**machine.mcp_servers, **user.mcp_servers},
-        features={**machine.features, **user.features},
-        otel={**machine.otel, **user.otel},
-        projects={**machine.projects, **user.projects},
-        sandbox_mode=_either(user.sandbox_mode, machine.sandbox_mode),
-        default_permissions=_either(user.default_permissions, machine.default_permissions),
-        developer_instructions=_either(user.developer_instructions, machine.developer_instructions),
-        project_doc_max_bytes=_either(user.project_doc_max_bytes, machine.project_doc_max_bytes),
-        project_doc_fallback_filenames=_either(
-            user.project_doc_fallback_filenames, machine.project_doc_fallback_filenames
-        ),
-        project_root_markers=_either(user.project_root_markers, machine.project_root_markers),
-    )
+    machine, user = load(host, _SYSTEM_CONFIG), load(host, f"{folder(host, workdir)}/config.toml")
+    merged = msgspec.structs.asdict(machine)
+    for name, value in msgspec.structs.asdict(user).items():
+        if isinstance(value, dict):
+            merged[name].update(value)
+        elif value is not None:
+            merged[name] = value
+    return Settings(**merged)
 
 
 def folder(host: Host, workdir: str) -> str:
@@ -90,11 +86,12 @@ def folder(host: Host, workdir: str) -> str:
     return str(PurePath(workdir) / home) if home else "~/.codex"
 
 
-def _either(users: Value | None, machines: Value | None) -> Value | None:
-    return machines if users is None else users
+def load(host: Host, path: str) -> Settings:
+    """Read one settings file; a missing file has no settings.
 
-
-def _file(host: Host, path: str) -> Settings:
+    Raises:
+        Unreadable: the file is invalid.
+    """
     data = host.read(path)
     if not data:
         return Settings()
@@ -103,7 +100,7 @@ def _file(host: Host, path: str) -> Settings:
     try:
         return msgspec.convert(tomllib.loads(data.decode()), Settings)
     except (ValueError, msgspec.ValidationError) as exc:
-        raise Unreadable(f"{path}: {exc}") from exc
+        raise Unreadable(f"{path} is not valid: {exc}") from exc
 
 
 INSTRUCTIONS = ("AGENTS.override.md", "AGENTS.md")

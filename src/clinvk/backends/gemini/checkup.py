@@ -8,7 +8,6 @@ from clinvk.backends.gemini import home
 from clinvk.backends.gemini.decoder import LOG_IN
 from clinvk.types.errors import InvalidRequest
 
-_HANDLE = "00000000-0000-4000-8000-000000000000"
 _VERTEX_NEEDS = "Vertex AI needs GOOGLE_API_KEY, or GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION"
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _VARIABLE = re.compile(r"^\s*(?:export\s+)?([A-Z_]+)\s*=\s*\S", re.MULTILINE)
@@ -16,7 +15,7 @@ _VARIABLE = re.compile(r"^\s*(?:export\s+)?([A-Z_]+)\s*=\s*\S", re.MULTILINE)
 
 def checkup(backend: Backend, host: Host) -> Checkup:
     """Return the checks for the installed Gemini CLI."""
-    used = tuple(dict.fromkeys(flag for launch in launches(backend, _HANDLE) for flag in flags_in(launch.argv)))
+    used = tuple(dict.fromkeys(flag for launch in launches(backend) for flag in flags_in(launch.argv)))
 
     def lacking(answer: Answer) -> tuple[str, ...] | None:
         known = set(_FLAG.findall(answer.text))

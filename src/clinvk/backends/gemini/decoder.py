@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import msgspec
 from msgspec.json import Decoder as JSONDecoder
 
-from clinvk.backends.base import Prose, crashed, last_line, parsed
+from clinvk.backends.base import crashed, last_line, parsed
+from clinvk.backends.shared import Prose
 from clinvk.types import errors, events
 
 
@@ -104,7 +105,7 @@ class GeminiDecoder:
     """Turn the lines of one run into events."""
 
     def __init__(self) -> None:
-        self._prose = Prose()
+        self._prose = Prose(events.TextDelta)
         self._stop: events.StopReason = "end_turn"
         self._told = ""
         self._answered = False

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from clinvk.backends.base import Host, Prose, parsed
+from clinvk.backends.base import Host, parsed
 from clinvk.backends.gemini import wire
 from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause, failed
 from clinvk.backends.gemini.home import conversation_files
 from clinvk.backends.jsonrpc import Failure
+from clinvk.backends.shared import Prose
 from clinvk.types import events
 from clinvk.types.errors import AgentFailed, AgentUnauthenticated, Cancelled, agent_code
 from clinvk.types.request import RunRequest
@@ -127,8 +128,9 @@ class Turn:
         self.request = request
         self.session = ""
         self.is_dropped = self.is_started = False
-        self._prose = Prose()
-        self._answered = self._thought = False
+        self._prose = Prose(events.TextDelta)
+        self._thoughts = Prose(events.ThinkingDelta)
+        self._answered = False
         self._calls: set[str] = set()
         self._open_calls: set[str] = set()
 
@@ -138,7 +140,9 @@ class Turn:
             case "agent_message_chunk":
                 yield from self._say(update)
             case "agent_thought_chunk" if self.request.thinking:
-                yield from self._think(update)
+                for text in _texts(update):
+                    self._thoughts.end_message()
+                    yield from self._thoughts.say(text)
             case "tool_call":
                 yield from self.call(update)
             case "tool_call_update":
@@ -179,11 +183,6 @@ class Turn:
         if stop == "end_turn" and written and not written.is_whole:
             return events.RunFailed(AgentFailed.code, _CUT, exit_code=1, usage=used)
         return events.RunFinished(stop, used)
-
-    def _think(self, update: wire.Update) -> Iterator[events.Event]:
-        for text in _texts(update):
-            yield events.ThinkingDelta(f"\n\n{text}" if self._thought else text)
-            self._thought = True
 
     def _say(self, update: wire.Update) -> Iterator[events.Event]:
         for text in _texts(update):
