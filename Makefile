@@ -89,7 +89,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-header
 lock:
 	$(COMPILE) --extra otel pyproject.toml tests/requirements.in -o tests/requirements.txt
-	printf 'editables\nhatchling\n' | $(COMPILE) pyproject.toml - >examples/requirements-demo.txt
+	printf 'editables\nhatchling\nopenai\n' | $(COMPILE) pyproject.toml - >examples/requirements-demo.txt
 	$(COMPILE) --no-deps examples/requirements-demo.in >>examples/requirements-demo.txt
 	printf 'hatchling\n' | $(COMPILE) pyproject.toml - >packaging/requirements.txt
 	cd $(CLIS) && npm install --package-lock-only --ignore-scripts

@@ -1,7 +1,7 @@
-"""The real Claude Code and Codex answer through clinvk, without an account: `make demo` runs this.
+"""The demo of `make demo`: the real Claude Code and Codex answer through clinvk, without an account.
 
-Their model API is the stand-in of the tests, on 127.0.0.1: what the models say is made up, all else is real.
-Everything lives in one temporary folder, which is the agents' home too, and is gone at the end.
+Their model API is the stand-in of the tests on 127.0.0.1; everything else is real. All files are in one temporary
+folder, which is also the agents' home and is removed at the end.
 """
 
 import argparse
@@ -21,14 +21,14 @@ import textwrap
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WHEELS = {"claude": ("claude_agent_sdk", "_bundled/claude"), "codex": ("codex_cli_bin", "bin/codex")}
-"""Where the wheels of requirements-demo.txt carry the programs."""
+"""The packages and paths of the executables in the wheels of requirements-demo.txt."""
 
 SAYS = "The model is a stand-in, the agent is real."
 PROMPT = "Who are you?"
@@ -57,6 +57,13 @@ enabled = false
 plugins = false
 """
 
+SDK = """\
+import sys, openai
+client = openai.OpenAI(base_url=f"{sys.argv[1]}/openai/v1", api_key="not-needed")
+answer = client.chat.completions.create(model="claude", messages=[{"role": "user", "content": "Who are you?"}])
+print(answer.choices[0].message.content)
+"""
+
 OWN_LOGIN = """\
    pip install .                      # clinvk; then log in to an agent: run claude, or codex login
    clinvk -o text "what is in this directory?"
@@ -64,7 +71,7 @@ OWN_LOGIN = """\
 
 
 class DemoFailed(Exception):
-    """Something did not happen as it is shown here; the message says what."""
+    """A step did not do what it shows; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +90,11 @@ class Place:
 
     @property
     def programs(self) -> Path:
-        """The only folder of the agents on PATH: links named as the CLIs are."""
+        """The only folder of the agents on PATH, with links named like the CLIs."""
         return self.root / "bin"
 
     def environment(self) -> dict[str, str]:
-        """Give an environment with nothing of the user's: no home, no login, no key, no proxy."""
+        """Return an environment without anything of the user: no home, no login, no key, no proxy."""
         path = [self.programs, Path(sys.executable).parent, "/usr/local/bin", "/usr/bin", "/bin"]
         return {
             "PATH": os.pathsep.join(map(str, path)),
@@ -99,17 +106,18 @@ class Place:
         }
 
     def environment_with_agents(self, url: str) -> dict[str, str]:
-        """Give the same with the agents pointed at the stand-in, and keys that are none."""
+        """Return the same environment, with the agents directed to the stand-in and invalid keys."""
         return self.environment() | {
             "ANTHROPIC_BASE_URL": url,
             "ANTHROPIC_API_KEY": "no-key-is-needed",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "STANDIN_KEY": "no-key-is-needed",
+            "IS_SANDBOX": "1",  # lets Claude Code run as root too: the stand-in decides what the agents do
         }
 
 
 class Screen:
-    """Tells the story, at a person's pace where a person looks on."""
+    """Prints the steps, with pauses on a terminal."""
 
     def __init__(self, is_paced: bool) -> None:
         self._pause_s = 1.2 if is_paced else 0.0
@@ -120,7 +128,7 @@ class Screen:
         print(text, flush=True)
 
     def step(self, title: str, remark: str = "") -> None:
-        """Begin the next step."""
+        """Print the title of the next step."""
         time.sleep(self._pause_s)
         self._number += 1
         self.say(f"\n{self._bold}{self._number}. {title}{self._plain}")
@@ -129,71 +137,57 @@ class Screen:
         self.say("")
 
     def command(self, line: str) -> None:
-        """Show a command that is about to run."""
+        """Print a command that is about to run."""
         self.say(f"{self._bold}$ {line}{self._plain}")
         time.sleep(self._pause_s / 2)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Runner:
-    """Shows commands and really runs them."""
+    """Prints commands and runs them."""
 
     place: Place
     screen: Screen
     environment: dict[str, str]
+    first_output_s: float = 0.0
+    """Seconds from the start of the latest command to its first output."""
 
-    def run(self, line: str, *, is_shown: bool = True) -> str:
-        """Run a line of shell in the project, show what it prints as it prints it, and give that.
+    def run(self, line: str, *, is_quiet: bool = False) -> str:
+        """Run a line of shell in the project, print its output as it arrives, and return the output.
 
         Raises:
-            DemoFailed: it failed, or took too long.
+            DemoFailed: the command failed or took too long.
         """
-        self.screen.command(line)
+        if not is_quiet:
+            self.screen.command(line)
         process = subprocess.Popen(
             ["/bin/sh", "-c", line],
             cwd=self.place.project,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if is_quiet else subprocess.STDOUT,
             start_new_session=True,
         )
         with ended(process):
-            printed = _read(process, sys.stdout.buffer.fileno() if is_shown else None)
-            if is_shown and not printed.endswith("\n"):
+            printed, self.first_output_s = _read(process, None if is_quiet else sys.stdout.buffer.fileno())
+            if not is_quiet and not printed.endswith("\n"):
                 self.screen.say("")
             if code := process.wait(WITHIN_S):
-                raise DemoFailed(f"`{line}` exited with {code}{'' if is_shown else ': ' + printed[-2000:]}")
+                raise DemoFailed(f"`{line}` exited with {code}{': ' + printed[-2000:] if is_quiet else ''}")
         return printed
 
-    def post(self, url: str, body: dict[str, str], *, indent: bool = False) -> str:
-        """Send a JSON body by curl, and by Python where there is none; show and give the answer.
-
-        Raises:
-            DemoFailed: there was no answer.
-        """
-        curl = "curl -s" if indent else "curl -sN"
-        line = f"{curl} {url} \\\n    -H 'Content-Type: application/json' \\\n    -d {shlex.quote(json.dumps(body))}"
-        if shutil.which("curl", path=self.environment["PATH"]):
-            answer = self.run(line, is_shown=not indent)
-        else:
-            self.screen.command(line)
-            self.screen.say("(there is no curl here: Python sends it)")
-            answer = _post(url, body, is_shown=not indent)
-        if indent:
-            self.screen.say(json.dumps(_decoded(answer), indent=2))
-        return answer
-
     def expect(self, printed: str, text: str) -> None:
-        """Fail where what was printed does not have the text."""
+        """Raise DemoFailed if the output does not contain the text."""
         if text not in printed:
-            raise DemoFailed(f"{text!r} was to be expected, not:\n{printed[-2000:]}")
+            raise DemoFailed(f"expected {text!r} in the output:\n{printed[-2000:]}")
 
 
 def main() -> int:
-    """Show it; give the exit code."""
+    """Run the demo and return its exit code."""
     parser = argparse.ArgumentParser(description="Show clinvk with the real Claude Code and Codex, without an account.")
-    parser.add_argument("--agents", type=Path, help="a folder with claude and codex (default: those that pip brought)")
-    parser.add_argument("--fast", action="store_true", help="make no pauses")
+    parser.add_argument("--agents", type=Path, help="a folder with claude and codex (default: the installed wheels)")
+    parser.add_argument("--fast", action="store_true", help="do not pause between steps")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
@@ -208,28 +202,29 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\ndemo: stopped; nothing is left running", file=sys.stderr)
         return 130
-    screen.say("\nThe server has stopped, its agents with it, and the temporary folder is gone.")
+    screen.say("\nThe server and its agents have stopped, and the temporary folder is removed.")
     return 0
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    """End by a signal as by Ctrl-C: everything is put away."""
+    """Handle a signal like Ctrl-C, so that everything is cleaned up."""
     raise KeyboardInterrupt
 
 
 def show(place: Place, screen: Screen) -> None:
-    """Tell the whole story.
+    """Run all steps.
 
     Raises:
-        DemoFailed: it went otherwise.
+        DemoFailed: a step did not do what it shows.
     """
     with stand_in(place) as models:
         (place.home / ".codex" / "config.toml").write_text(CODEX_CONFIG.format(url=models))
         environment = place.environment_with_agents(models)
         runner = Runner(place, screen, environment)
-        screen.say("clinvk runs the coding agents of your machine. Here it runs the real Claude Code and Codex;")
-        screen.say(f"only their model API is a stand-in, on {models}. No account is used,")
-        screen.say(f"and all files are in {place.root}.")
+        screen.say(
+            "One command line and one API for all your coding agents. This demo runs the real Claude Code and Codex."
+        )
+        screen.say("Only their model API is a stand-in on this machine, so no account is needed.")
         screen.step("The agents")
         for name in WHEELS:
             runner.run(f"{name} --version")
@@ -237,101 +232,89 @@ def show(place: Place, screen: Screen) -> None:
         screen.step("A server", "It listens on this machine only.")
         screen.command(f"clinvk serve --port {port}")
         with server(place, environment, port) as greeting:
-            screen.say(greeting)
-            over_http(runner, f"http://127.0.0.1:{port}", screen)
-        screen.step("The same on the command line", "The answer streams.")
-        runner.expect(runner.run(f'clinvk --new -o text "{PROMPT}"'), SAYS)
-        runner.expect(runner.run(f'clinvk --new -b codex -o text "{PROMPT}"'), SAYS)
+            screen.say(greeting.partition("\n")[0])
+            through_the_server(runner, f"http://127.0.0.1:{port}", screen)
+        side_by_side(runner, screen)
         screen.step("With your own login")
         screen.say(OWN_LOGIN)
 
 
-def over_http(runner: Runner, base: str, screen: Screen) -> None:
-    """Ask both agents, stream one, and let one write a file."""
-    screen.step("A prompt over HTTP", "Codex answers in JSON when it has finished.")
-    answer = runner.post(f"{base}/api/v1/prompt", {"backend": "codex", "prompt": PROMPT}, indent=True)
-    runner.expect(answer, SAYS)
-    screen.step("The same as a stream", "Claude Code, one event a line, each as it arrives.")
-    streamed = runner.post(
-        f"{base}/api/v1/prompt", {"backend": "claude", "prompt": PROMPT, "output_format": "stream-json"}
-    )
-    runner.expect("".join(_texts(streamed)), SAYS)
-    file = runner.place.project / "hello.txt"
+def through_the_server(runner: Runner, base: str, screen: Screen) -> None:
+    """Compare a cold and a warm start, continue a conversation, and use an SDK."""
     screen.step(
-        "An agent that writes a file",
-        "approval_mode says what it may do unasked: auto is edits. The brackets tell the stand-in, which cannot think, "
-        "what a model would decide: to use the agent's tool for writing files.",
+        "A cold start beside a warm agent",
+        "The server keeps Codex running between prompts, and the command line uses it.",
     )
-    work = f"Write a greeting. [[tool=write path={file} content=hello-from-claude say=Done.]]"
-    body = {"backend": "claude", "workdir": str(runner.place.project), "approval_mode": "auto", "prompt": work}
-    runner.expect(runner.post(f"{base}/api/v1/prompt", body, indent=True), "Done.")
+    prompt = f'clinvk --new -b codex -o text "{PROMPT}"'
+    runner.expect(runner.run(prompt.replace("clinvk ", "clinvk --no-server ", 1)), SAYS)
+    cold_s = runner.first_output_s
+    runner.run(prompt, is_quiet=True)  # the first prompt of a kind starts the warm process
+    runner.expect(runner.run(prompt), SAYS)
+    screen.say(f"\n   time to the first word: {cold_s:.2f} s cold, {runner.first_output_s:.2f} s warm")
+    screen.step(
+        "A conversation",
+        "The second prompt continues the session of the first. [[info]] makes the stand-in report what it received.",
+    )
+    runner.run('clinvk --new -o text "Read the code in this directory"')
+    runner.expect(runner.run('clinvk -c -o text "Which part has no tests? [[info]]"'), "2")
+    screen.step("An SDK in three lines", "Any OpenAI or Anthropic SDK works with another base URL.")
+    runner.expect(runner.run(f"cat sdk.py && python sdk.py {base}"), SAYS)
+
+
+def side_by_side(runner: Runner, screen: Screen) -> None:
+    """Let both agents change their own copy of a project, and apply one of the changes."""
+    screen.step(
+        "Two agents, each in its own git worktree",
+        "The brackets tell the stand-in what a model would decide: to write a file with the agent's shell tool.",
+    )
+    task = 'Add a greeting [[tool=shell cmd=\\"echo hello > hello.txt\\" say=Done.]]'
+    compare = "clinvk compare --backends claude,codex --isolation worktree --approval-mode none"
+    runner.expect(runner.run(f'{compare} \\\n    --check "test -f hello.txt" "{task}"'), "passed")
     screen.say("")
-    runner.expect(runner.run(f"cat {shlex.quote(str(file))}"), "hello-from-claude")
+    runner.run("clinvk worktrees list")
+    listed = json.loads(runner.run("clinvk worktrees list --json", is_quiet=True))
+    first, second = (tree["id"] for tree in listed["worktrees"])
+    screen.say("")
+    runner.run(f"clinvk worktrees apply {first} && clinvk worktrees discard --yes {second} && cat hello.txt")
 
 
-def _texts(stream: str) -> Iterator[str]:
-    for line in stream.splitlines():
-        event = json.loads(line)
-        if event["type"] == "message":
-            yield event["content"]["text"]
-
-
-def _decoded(answer: str) -> object:
-    try:
-        return json.loads(answer)
-    except ValueError as exc:
-        raise DemoFailed(f"the answer is no JSON: {answer[:2000]!r}") from exc
-
-
-def _post(url: str, body: dict[str, str], *, is_shown: bool) -> str:
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    lines: list[bytes] = []
-    try:
-        with opener.open(request, timeout=WITHIN_S) as answer:
-            for line in answer:
-                lines.append(line)
-                if is_shown:
-                    print(line.decode(), end="", flush=True)
-    except urllib.error.HTTPError as exc:
-        raise DemoFailed(f"POST {url} was answered {exc.code}: {exc.read().decode(errors='replace')}") from exc
-    except OSError as exc:
-        raise DemoFailed(f"POST {url}: {exc}") from exc
-    return b"".join(lines).decode()
-
-
-def _read(process: subprocess.Popen[bytes], copy_to: int | None) -> str:
-    """Read to the end, copying each piece as it comes."""
+def _read(process: subprocess.Popen[bytes], copy_to: int | None) -> tuple[str, float]:
+    """Read to the end, copy each piece as it arrives, and return the text and the seconds to the first piece."""
     assert process.stdout
     fd = process.stdout.fileno()
-    until = time.monotonic() + WITHIN_S
+    start = time.monotonic()
+    first_s = 0.0
     pieces: list[bytes] = []
-    while select.select([fd], [], [], max(0.0, until - time.monotonic()))[0]:
+    while select.select([fd], [], [], max(0.0, start + WITHIN_S - time.monotonic()))[0]:
         piece = os.read(fd, 65536)
         if not piece:
-            return b"".join(pieces).decode(errors="replace")
+            return b"".join(pieces).decode(errors="replace"), first_s
+        first_s = first_s or time.monotonic() - start
         pieces.append(piece)
         if copy_to is not None:
             os.write(copy_to, piece)
-    raise DemoFailed(f"no end after {WITHIN_S} s; so far: {b''.join(pieces)[-2000:]!r}")
+    raise DemoFailed(f"no end after {WITHIN_S} s; output until then: {b''.join(pieces)[-2000:]!r}")
 
 
 @contextlib.contextmanager
 def temporary_place() -> Generator[Place]:
-    """Make the temporary folder, and remove it."""
+    """Create the temporary folder, and remove it at the end."""
     with tempfile.TemporaryDirectory(prefix="clinvk-demo-", ignore_cleanup_errors=True) as folder:
         place = Place(Path(folder).resolve())
         for inner in (place.home / ".codex", place.project, place.programs, place.root / "tmp"):
             inner.mkdir(parents=True)
+        (place.project / "sdk.py").write_text(SDK)
+        git = ["git", "-c", "user.name=demo", "-c", "user.email=demo@localhost"]
+        for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "Start"]):
+            subprocess.run([*git, *arguments], cwd=place.project, env=place.environment(), check=True)
         yield place
 
 
 def link_agents(place: Place, folder: Path | None) -> None:
-    """Put links to the agents, and to the Node.js that those of npm want, into one folder.
+    """Link the agents into one folder, and Node.js for agents that come from npm.
 
     Raises:
-        DemoFailed: one is not there.
+        DemoFailed: an agent is missing.
     """
     for name, (package, inner) in WHEELS.items():
         if folder:
@@ -341,7 +324,7 @@ def link_agents(place: Place, folder: Path | None) -> None:
             places = spec.submodule_search_locations if spec else None
             program = Path(next(iter(places or ["(not installed)"]))) / inner
         if not program.exists():
-            raise DemoFailed(f"there is no {name} at {program}: start the demo by `make demo`, which brings it")
+            raise DemoFailed(f"{program} is missing: run `make demo`, which installs {name}")
         (place.programs / name).symlink_to(program)
     node = shutil.which("node")
     if folder and node:
@@ -350,7 +333,7 @@ def link_agents(place: Place, folder: Path | None) -> None:
 
 @contextlib.contextmanager
 def stand_in(place: Place) -> Generator[str]:
-    """Run the model API of the tests; give its address."""
+    """Run the model API of the tests and yield its address."""
     command = [sys.executable, "-m", "standin", "--default", f"say={shlex.quote(SAYS)} delay=0.08"]
     process = subprocess.Popen(
         command,
@@ -370,7 +353,7 @@ def stand_in(place: Place) -> Generator[str]:
 
 @contextlib.contextmanager
 def server(place: Place, environment: dict[str, str], port: int) -> Generator[str]:
-    """Run `clinvk serve`; give what it says at its start.
+    """Run `clinvk serve` and yield its start message.
 
     Raises:
         DemoFailed: it did not start, or did not stop cleanly.
@@ -391,7 +374,7 @@ def server(place: Place, environment: dict[str, str], port: int) -> Generator[st
         try:
             yield log.read_text().rstrip()
         except DemoFailed as exc:
-            raise DemoFailed(f"{exc}\nthe server said:\n{log.read_text()[-4000:]}") from exc
+            raise DemoFailed(f"{exc}\noutput of the server:\n{log.read_text()[-4000:]}") from exc
     if process.returncode:
         raise DemoFailed(f"the server stopped with {process.returncode}:\n{log.read_text()[-4000:]}")
 
@@ -405,13 +388,13 @@ def _await_health(url: str, process: subprocess.Popen[bytes], log: Path) -> None
                 return
         except OSError:
             time.sleep(0.05)
-    why = "gave no answer" if process.returncode is None else f"ended with {process.returncode}"
+    why = "did not answer" if process.returncode is None else f"exited with {process.returncode}"
     raise DemoFailed(f"the server {why}:\n{log.read_text()[-4000:]}")
 
 
 @contextlib.contextmanager
 def ended(process: subprocess.Popen[bytes]) -> Generator[None]:
-    """End the process, which leads a session of its own, when the block is left."""
+    """End the process, which leads its own session, at the end of the block."""
     try:
         yield
     finally:
@@ -427,7 +410,7 @@ def ended(process: subprocess.Popen[bytes]) -> Generator[None]:
 
 
 def free_port() -> int:
-    """Give a port that nobody listens on."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
