@@ -5,7 +5,7 @@ from typing import get_type_hints
 import pytest
 
 from clinvk.cli.parse import arguments
-from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, members, start_of
+from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, load, members
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.help import help_of
 from clinvk.types.errors import InvalidRequest
@@ -16,10 +16,9 @@ STARTED = [name for name in COMMANDS if name not in ANSWERED_BY_ENTRY]
 
 @pytest.mark.parametrize("name", ["", *STARTED])
 def test_command_function_accepts_the_flags_of_its_command(name: str) -> None:
-    start = start_of(name)
-    takes = get_type_hints(start)["flags"]
-    given = (COMMANDS[name] if name else PROMPT).flags
-    assert issubclass(given, takes)
+    command = COMMANDS[name] if name else PROMPT
+    takes = get_type_hints(load(command.start))["flags"]
+    assert issubclass(command.flags, takes)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -217,6 +217,20 @@ CHANGES = [
     ),
     ("a key in braces without a value", "server: {port}\n", "server.port", "1", "server: {port: 1}\n"),
     ("JSON", '{"server": {"port": 1}}', "server.port", "2", '{"server": {"port": 2}}'),
+    (
+        "a value beside a comment inside braces",
+        "server: {\n  # h\n  host: a}\n",
+        "server.host",
+        "b",
+        "server: {host: b}\n  # h\n",
+    ),
+    (
+        "a key of a section with an indentation of its own",
+        "output:\n  color: yes\n# s\nserver:\n    # h\n    host: a\n    # q\n    max_queued_runs: 1\n",
+        "server.port",
+        "1",
+        "output:\n  color: yes\n# s\nserver:\n    # h\n  host: a\n  port: 1\n    # q\n  max_queued_runs: 1\n",
+    ),
     ("a wrong value", "server:\n  port: abc\n", "server.port", "1", "server:\n  port: 1\n"),
     ("a value to null", "server:\n  port: 1\n", "server.port", "null", "server:\n  port:\n"),
     (
@@ -329,7 +343,7 @@ TAKEN_OUT = [
         "one of several lines in braces",
         "session: {\r\n  auto_resume: true,\r\n\r\n  retention_days: 3}  # mine\r\n",
         "session.auto_resume",
-        "session: {retention_days: 3} # mine\r\n",
+        "session: {retention_days: 3} # mine\r\n\r\n",
     ),
     (
         "a key without the comments of its neighbours",

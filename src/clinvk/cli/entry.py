@@ -51,7 +51,7 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
         return _print(f"clinvk {__version__}")
     if command == "help":
         return _help(flags.words)
-    start = commands.start_of(command)
+    start = commands.load(commands.command_of(command).start)
     gc.freeze()
     gc.enable()
     return start(flags, environ, notes)

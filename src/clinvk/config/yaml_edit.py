@@ -1,7 +1,8 @@
 """Change one value in the text of a settings file. Comments and layout stay. Pure: text in, text out.
 
-ruamel.yaml reads the text, keeps the comments and writes the text. ruamel.yaml also unifies the layout (null values,
-indentation, line breaks in brackets), so only the lines that the change concerns are taken from its output.
+ruamel.yaml reads and writes the values. ruamel.yaml also unifies the layout, and moves the comments that have lines of
+their own. So ruamel.yaml gets the text without such lines, and only the lines that the change concerns are taken from
+its output.
 
 Import this module only for a change: reading settings does not need ruamel.yaml.
 """
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from io import StringIO
 
+import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark, YAMLError
@@ -26,15 +28,13 @@ from clinvk.types.errors import ConfigError
 Order = Callable[[tuple[str, ...]], Sequence[str]]
 """Return the names that a section may have, in their order."""
 
-Entry = tuple[CommentedMap | CommentedSeq, str | int]
-"""A collection, and the key or the index of one of its entries."""
+_FAILURES = (YAMLError, yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError, RecursionError)
+"""What ruamel.yaml raises: not only errors of its own for `0b_`, merge keys, or an alias inside its own section."""
 
-_FAILURES = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
-"""What ruamel.yaml raises besides `YAMLError`: for `0b_`, for merge keys, for an alias inside its own section."""
-
-_COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
+_COMMENT = re.compile(r"(?:^|(?<=\s))#.*")
+_BLOCK = re.compile(r": \|[+-]?(?: +#.*)?$")
 _FIRST_INDENT = re.compile(r"^( +)[^\s#-]", re.MULTILINE)
-_FIRST_LIST = re.compile(r"^( *)[^\s#].*:(?: +#.*)?\n(?: *#.*\n)*( *)- ", re.MULTILINE)
+_FIRST_LIST = re.compile(r"^( *)[^\s#].*:(?: +#.*)?\n( *)- ", re.MULTILINE)
 
 
 def put(text: str, keys: tuple[str, ...], value: Value, order: Order) -> str:
@@ -57,70 +57,110 @@ def remove(text: str, keys: tuple[str, ...]) -> str:
 
 def _edited(text: str, edit: Callable[[CommentedMap], None]) -> str:
     newline = "\r\n" if "\r\n" in text else "\n"
-    lines = text.replace("\r\n", "\n")
-    yaml, root = _loaded(lines)
-    if root is None:
-        edit(added := CommentedMap())
-        gap = "\n" if lines and not lines.endswith("\n") else ""
-        after = lines + gap + _dumped(yaml, added) if added else lines
-    else:
-        before = _dumped(yaml, root)
-        yaml, root = _loaded(lines)  # writing uses comments up
-        try:
-            edit(root)
-            dumped = _dumped(yaml, root)
-        except _FAILURES as exc:
-            raise ConfigError("its layout does not allow it") from exc
-        after = _transplanted(lines, before, dumped if root else dumped.removesuffix("{}\n"))
-    return after.replace("\n", newline)
+    lines = text.replace("\r\n", "\n").split("\n")
+    try:
+        numbers = _value_lines(lines)
+        values = [lines[number] for number in numbers]
+        writer, root = _loaded(values)
+        if root is None:
+            edit(root := CommentedMap())
+            return newline.join([*(lines if lines[-1] else lines[:-1]), *_dumped(writer, root), ""]) if root else text
+        before = _dumped(writer, root)
+        writer, root = _loaded(values)  # writing uses comments up
+        edit(root := root if root is not None else CommentedMap())
+        after = _dumped(writer, root) if root else []
+        merged = _merged(lines, numbers, before, after, is_unified=False)
+        if not _has_values(merged, root):  # the lines that stay have another indentation than those of ruamel.yaml
+            merged = _merged(lines, numbers, before, after, is_unified=True)
+    except _FAILURES as exc:
+        raise ConfigError(f"its layout does not allow it ({' '.join(str(exc).split())})") from exc
+    if merged[-1] and any(map(_BLOCK.search, set(after) - set(before))):
+        merged.append("")  # the last line of a text may need its end
+    if _comments(values) - _comments(before) - _comments(merged):
+        raise ConfigError("a comment in brackets would be lost")
+    return newline.join(merged)
 
 
-def _loaded(text: str) -> tuple[YAML, CommentedMap | None]:
-    """Parse a text; return also the writer for its indentation."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.allow_duplicate_keys = True
-    yaml.width = 1 << 20
+def _value_lines(lines: list[str]) -> list[int]:
+    """Return the indices of the lines that are neither blank nor only a comment; `#` may begin a line of a text."""
+    inside: set[int] = set()
+    for token in yaml.scan("\n".join(lines)):
+        if isinstance(token, yaml.ScalarToken):
+            last = token.end_mark.line - (token.end_mark.column == 0)
+            while last > token.start_mark.line and not lines[last].strip():
+                last -= 1
+            inside.update(range(token.start_mark.line, last + 1))
+    return [number for number, line in enumerate(lines) if number in inside or line.strip()[:1] not in ("", "#")]
+
+
+def _loaded(lines: Sequence[str]) -> tuple[YAML, CommentedMap | None]:
+    """Parse lines; return also the writer for their indentation."""
+    text = "\n".join([*lines, ""])
+    writer = YAML()
+    writer.preserve_quotes = True
+    writer.allow_duplicate_keys = True
+    writer.width = 1 << 20
     step = _FIRST_INDENT.search(text)
     dash = _FIRST_LIST.search(text)
     offset = len(dash[2]) - len(dash[1]) if dash else 0
-    yaml.indent(mapping=len(step[1]) if step else 2, sequence=offset + 2, offset=offset)
-    try:
-        root: object = yaml.load(text)
-    except (YAMLError, *_FAILURES) as exc:
-        raise ConfigError(f"is not valid YAML: {' '.join(str(exc).split())}") from exc
+    writer.indent(mapping=len(step[1]) if step else 2, sequence=offset + 2, offset=offset)
+    root: object = writer.load(text)
     if root is not None and not isinstance(root, CommentedMap):
         raise ConfigError("the file is not a section")
-    return yaml, root
+    return writer, root
 
 
-def _dumped(yaml: YAML, root: CommentedMap) -> str:
+def _dumped(writer: YAML, root: CommentedMap) -> list[str]:
     stream = StringIO()
-    yaml.dump(root, stream)
-    return stream.getvalue()
+    writer.dump(root, stream)
+    return stream.getvalue().removesuffix("\n").split("\n")
 
 
-def _transplanted(text: str, before: str, after: str) -> str:
-    """Apply the difference of two outputs of ruamel.yaml to the text that the first output was made from.
+def _has_values(lines: Sequence[str], root: CommentedMap) -> bool:
+    try:
+        return (_loaded(lines)[1] or CommentedMap()) == root
+    except YAMLError:
+        return False
 
-    Where ruamel.yaml unifies the layout of the changed lines too, the whole text gets the unified layout.
 
-    Raises:
-        ConfigError: the unified layout lacks a comment of the text, such as one inside brackets.
+def _comments(lines: Sequence[str]) -> Counter[str]:
+    return Counter(comment for line in lines for comment in _COMMENT.findall(line))
+
+
+def _merged(
+    lines: Sequence[str], numbers: Sequence[int], before: Sequence[str], after: Sequence[str], is_unified: bool
+) -> list[str]:
+    """Return the lines with the difference of two outputs of ruamel.yaml, the first one of the unchanged values.
+
+    Values change between two lines that are alike in all three. Comment lines stay between the same lines. If
+    `is_unified`, all lines with values are those of ruamel.yaml.
     """
-    lines, old, new = text.split("\n"), before.split("\n"), after.split("\n")
-    same = SequenceMatcher(None, old, lines, autojunk=False).get_matching_blocks()
-    place = {start + n: at + n for start, at, size in same for n in range(size)}
-    for kind, start, end, first, last in reversed(SequenceMatcher(None, old, new, autojunk=False).get_opcodes()):
-        if kind == "equal":
-            continue
-        if any(number not in place for number in (range(start, end) if start < end else range(start)[-1:])):
-            if Counter(_COMMENT.findall(text)) - Counter(_COMMENT.findall(before)):
-                raise ConfigError("a comment in brackets would be lost")
-            return after
-        at = place[start] if start < end else place[start - 1] + 1 if start else 0
-        lines[at : at + end - start] = new[first:last]
-    return "\n".join(lines)
+    values = [lines[number] for number in numbers]
+    in_lines = _matches(*([" ".join(line.split()) for line in text] for text in (before, values)))
+    in_after = _matches(before, after)
+    ends = [*numbers, len(lines)]
+    result: list[str] = []
+    line = old = value = new = 0  # where the next part begins: in lines, before, numbers, after
+    for same in sorted(in_lines.keys() & in_after.keys()):
+        end, there = ends[in_lines[same]], in_after[same]
+        if before[old:same] == after[new:there] and not is_unified:
+            result += lines[line:end]
+        else:
+            first = ends[value] if value < in_lines[same] else line
+            changed = after[new:there]
+            others = [lines[number] for number in range(first, end) if number not in numbers]
+            if any(map(_BLOCK.search, changed)):  # an indented line would be part of the text
+                others = [other.lstrip() for other in others]
+            result += [*lines[line:first], *changed, *others]
+        result += after[there : there + 1] if is_unified else lines[end : end + 1]
+        line, old, value, new = end + 1, same + 1, in_lines[same] + 1, there + 1
+    return result
+
+
+def _matches(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
+    """Return the indices of equal lines, and of the ends."""
+    blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
+    return {start + n: at + n for start, at, size in blocks for n in range(max(size, 1))}
 
 
 def _put(section: CommentedMap, keys: tuple[str, ...], value: Value, order: Order) -> None:
@@ -136,131 +176,47 @@ def _put(section: CommentedMap, keys: tuple[str, ...], value: Value, order: Orde
     if isinstance(old, CommentedMap) and not old.fa.flow_style():
         raise ConfigError("it is a section there")
     if isinstance(old, CommentedSeq) and old and not old.fa.flow_style() and isinstance(value, tuple) and value:
-        _merge(old, value, (section, key))
+        _replace_items(old, value)
         return
     node = _node(value, old)
     if key in section and not missing and type(old) is type(node) and old == node:
         return
     for name in reversed(missing):
         node = CommentedMap({name: node})
-    _set(section, key, node, order(keys[:depth]))
-
-
-def _set(section: CommentedMap, key: str, node: object, order: Sequence[str]) -> None:
-    """Set a key; insert a missing key in order. Comment lines below the key move down."""
+    names = order(keys[:depth])
+    earlier = names[: names.index(key)] if key in names else ()
     if key in section:
-        below = _take_comments(_last_entry(section, key))
-        if key in section.ca.items and not isinstance(node, LiteralScalarString):
-            below = _lines(section.ca.items[key][3]) + below
-            section.ca.items[key][3] = None
+        comments = section.ca.items.get(key)
+        if comments and not isinstance(node, LiteralScalarString):
+            if comments[3]:  # what stands behind `key: |`
+                comments[2] = CommentToken(f"{comments[3][0]}\n", CommentMark(0))
+            comments[3] = None
         section[key] = node
     else:
-        earlier = order[: order.index(key)] if key in order else ()
-        names = list(section)
-        before = next((name for name in reversed(names) if name in earlier), names[-1] if names else None)
-        below = _take_comments(_last_entry(section, before)) if before is not None else ""
-        section.insert(names.index(before) + 1 if before is not None else 0, key, node)
-    _add_comments(_last_entry(section, key), below)
+        places = [place for place, name in enumerate(section, 1) if name in earlier]
+        section.insert(places[-1] if places else len(section), key, node)
 
 
-def _merge(old: CommentedSeq, items: Sequence[str], above: Entry) -> None:
+def _replace_items(old: CommentedSeq, items: Sequence[str]) -> None:
     """Change a list item by item; remaining items keep their comments."""
     had = [item if isinstance(item, str) else None for item in old]
     for kind, start, end, first, last in reversed(SequenceMatcher(None, had, items).get_opcodes()):
-        if kind == "equal":
-            continue
-        for number, item in enumerate(items[first:last]):
-            below = _take_comments((old, end + number - 1)) if end + number else ""
-            old.insert(end + number, _node(item, None))
-            _add_comments((old, end + number), below)
-        for number in reversed(range(start, end)):
-            _delete((old, number), (old, number - 1) if number else None, above)
+        if kind != "equal":
+            for number in reversed(range(start, end)):
+                del old[number]
+            for number, item in enumerate(items[first:last], start):
+                old.insert(number, _node(item, None))
 
 
-def _remove(root: CommentedMap, keys: tuple[str, ...]) -> None:
-    above: tuple[CommentedMap, str] | None = None
-    section = root
-    for key in keys[:-1]:
-        inner: object = section.get(key)
-        if not isinstance(inner, CommentedMap):
-            return
-        above, section = (section, key), inner
-    names = list(section)
-    if keys[-1] not in names:
-        return
-    number = names.index(keys[-1])
-    _delete((section, keys[-1]), _last_entry(section, names[number - 1]) if number else None, above)
-    if not section and above and not section.fa.flow_style():
-        _set(*above, None, ())
-
-
-def _delete(entry: Entry, before: Entry | None, above: Entry | None) -> None:
-    """Delete an entry with the comment on its line; move the comment lines around it to the entry before or above."""
-    collection, key = entry
-    around = _lines(collection.ca.items.get(key, [None] * 4)[1])  # kept here if the entry before is in brackets
-    around += _take_comments(_last_entry(collection, key))
-    del collection[key]
-    if before:
-        _add_comments(before, around)
-    if before or not around:
-        return
-    token = CommentToken(around, CommentMark(0))
-    top: list[CommentToken] | None = collection.ca.comment[1] if collection.ca.comment else None
-    if top:
-        top.append(token)
-    elif above:
-        _add_comments(above, around)
-    else:
-        collection.ca.comment = [None, [token]]
-
-
-def _last_entry(collection: CommentedMap | CommentedSeq, key: str | int) -> Entry:
-    """Return the last entry inside an entry: ruamel.yaml keeps the comment lines below there."""
-    inner: object = collection[key]
-    if isinstance(inner, CommentedMap | CommentedSeq) and inner and not inner.fa.flow_style():
-        return _last_entry(inner, len(inner) - 1 if isinstance(inner, CommentedSeq) else list(inner)[-1])
-    return collection, key
-
-
-def _take_comments(entry: Entry) -> str:
-    """Take the comment lines below an entry; a comment on its own line stays."""
-    collection, key = entry
-    comments = collection.ca.items.get(key)
-    token: CommentToken | None = comments[_slot(entry)] if comments else None
-    if token is None:
-        return ""
-    if isinstance(collection[key], LiteralScalarString):
-        comments[_slot(entry)] = None
-        return token.value
-    own, _, below = token.value.partition("\n")
-    token.value = f"{own}\n"
-    return below
-
-
-def _add_comments(entry: Entry, below: str) -> None:
-    collection, key = entry
+def _remove(section: CommentedMap, keys: tuple[str, ...]) -> None:
+    key, *below = keys
+    inner: object = section.get(key)
     if not below:
-        return
-    if isinstance(collection[key], LiteralScalarString):  # an indented line would be part of the text
-        below = "".join(line.lstrip(" ") for line in below.splitlines(keepends=True))
-    comments = collection.ca.items.setdefault(key, [None] * 4)
-    if token := comments[_slot(entry)]:
-        token.value += below
-    else:
-        end_of_line = "" if isinstance(collection[key], LiteralScalarString) else "\n"
-        comments[_slot(entry)] = CommentToken(end_of_line + below, CommentMark(0))
-
-
-def _lines(comments: Sequence[CommentToken | str] | None) -> str:
-    """Return comments as lines; ruamel.yaml has the one behind `|` as a plain string."""
-    return "".join(
-        f"{comment}\n" if isinstance(comment, str) else " " * comment.start_mark.column + comment.value
-        for comment in comments or ()
-    )
-
-
-def _slot(entry: Entry) -> int:
-    return 2 if isinstance(entry[0], CommentedMap) else 0
+        section.pop(key, None)
+    elif isinstance(inner, CommentedMap):
+        _remove(inner, tuple(below))
+        if not inner and not inner.fa.flow_style():
+            section[key] = None
 
 
 def _node(value: Value, old: object) -> object:
@@ -273,6 +229,6 @@ def _node(value: Value, old: object) -> object:
             return block
         if isinstance(old, SingleQuotedScalarString | DoubleQuotedScalarString):
             return type(old)(value)
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    return yaml.load(f"- {written(value)}")[0]
+    loader = YAML()
+    loader.preserve_quotes = True
+    return loader.load(f"- {written(value)}")[0]

@@ -9,10 +9,12 @@ start of clinvk.
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from clinvk.backends.registry import BACKENDS
-from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, members, summary
+from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, members
 from clinvk.cli.parse.flags import Flags, FlagSpec, specs_of
+from clinvk.cli.parse.help import summary
 from clinvk.cli.terminal.output import Notes, tell
 from clinvk.config import setting_values
 from clinvk.config.load import home
@@ -23,69 +25,7 @@ _ALIASES = ("fast", "balanced", "best")
 _NEWEST = 100
 _DIRECTORIES, _FILES = ":dirs", ":files"
 
-_SCRIPTS = {
-    "bash": r"""# clinvk completion for bash (3.2 and later): source <(clinvk completion bash)
-_clinvk() {
-    local cur=${COMP_WORDS[COMP_CWORD]} word about
-    [[ $cur == = ]] && cur=
-    COMPREPLY=()
-    while IFS=$'\t' read -r word about; do
-        COMPREPLY+=("$word")
-    done < <(command clinvk __complete "${COMP_WORDS[@]:1:COMP_CWORD}" </dev/null 2>/dev/null)
-    local IFS=$'\n'
-    case ${COMPREPLY[0]} in
-        :dirs) COMPREPLY=($(compgen -d -- "$cur")); compopt -o filenames 2>/dev/null ;;
-        :files) COMPREPLY=($(compgen -f -- "$cur")); compopt -o filenames 2>/dev/null ;;
-        *.) compopt -o nospace 2>/dev/null ;;
-    esac
-    return 0
-}
-complete -F _clinvk clinvk
-""",
-    "zsh": r"""#compdef clinvk
-# clinvk completion for zsh: source <(clinvk completion zsh), or this as a file _clinvk in a folder of $fpath
-_clinvk() {
-    local line
-    local -a plain open
-    for line in "${(@f)$(command clinvk __complete "${(@Q)words[2,CURRENT]}" </dev/null 2>/dev/null)}"; do
-        case $line in
-            ('') ;;
-            (*.) open+=("$line") ;;
-            (*) plain+=("${${line//:/\\:}/$'\t'/:}") ;;
-        esac
-    done
-    [[ $words[CURRENT] == --*=* ]] && compset -P '*='
-    case $plain[1] in
-        (\\:dirs) _files -/ ;;
-        (\\:files) _files ;;
-        (*)
-            (($#plain)) && _describe clinvk plain
-            (($#open)) && compadd -S '' -- $open
-            ;;
-    esac
-}
-if [[ $funcstack[1] == _clinvk ]]; then
-    _clinvk "$@"
-else
-    compdef _clinvk clinvk
-fi
-""",
-    "fish": r"""# clinvk completion for fish: clinvk completion fish | source
-function __clinvk_complete
-    set -l current (commandline -ct)
-    set -l flag (string match -r '^--[^=]*=' -- $current)
-    set -l lines (command clinvk __complete (commandline -opc)[2..] "$current" </dev/null 2>/dev/null)
-    switch "$lines[1]"
-        case :dirs
-            set lines (__fish_complete_directories (string replace -- "$flag" '' "$current") '')
-        case :files
-            set lines (__fish_complete_path (string replace -- "$flag" '' "$current") '')
-    end
-    printf '%s\n' "$flag"$lines
-end
-complete -c clinvk -f -a '(__clinvk_complete)'
-""",
-}
+_SCRIPTS = {shell: Path(__file__).with_name(f"completion.{shell}") for shell in ("bash", "zsh", "fish")}
 
 
 def completion(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -97,7 +37,7 @@ def completion(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     shell = flags.words[0]
     if shell not in _SCRIPTS:
         raise InvalidRequest(f"no completion for {shell!r}; have {', '.join(_SCRIPTS)}")
-    tell(_SCRIPTS[shell].rstrip("\n"))
+    tell(_SCRIPTS[shell].read_text().rstrip("\n"))
     return 0
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, REMOVED, Command, command_of, members
 from clinvk.cli.parse.flags import Flags, specs_of
-from clinvk.cli.parse.help import help_of, usage_of
+from clinvk.cli.parse.help import help_of
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import nearest
 
@@ -95,7 +95,7 @@ def _check_count(name: str, command: Command, words: Sequence[str]) -> None:
     if command.most is not None and len(words) > command.most:
         raise InvalidRequest(f"{name} takes no argument {words[-1]!r}; see clinvk help {name}")
     if len(words) < command.least:
-        raise InvalidRequest(f"{name} needs {command.arguments[len(words)]}; usage: {usage_of(name)}")
+        raise InvalidRequest(f"{name} needs {command.arguments[len(words)]}; usage: {help_of(name).usage}")
 
 
 def _parse(parser: "Parser", kind: type[_F], argv: Sequence[str]) -> tuple[_F, list[str]]:
@@ -158,17 +158,19 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser that raises `InvalidRequest`, and takes no abbreviated flags."""
 
     def __init__(self, name: str) -> None:
-        text = help_of(name)
         super().__init__(
             prog=f"clinvk {name}".strip(),
-            usage=text.usage,
-            description=text.description,
-            epilog=text.epilog,
             add_help=False,
             allow_abbrev=False,
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
         )
+        self._name = name
         self.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+
+    def format_help(self) -> str:
+        """Return the help; the texts are read only here, as most commands print no help."""
+        self.usage, self.description, self.epilog = help_of(self._name)
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting."""
