@@ -18,7 +18,7 @@ from clinvk.cli.orchestrate.view import SHORT_DIGITS, View
 from clinvk.cli.parse.flags import ChainFlags, CompareFlags, ParallelFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt.display import told_what_is_not_kept
-from clinvk.cli.prompt.prompt import check, request_of
+from clinvk.cli.prompt.prompt import request_of
 from clinvk.cli.prompt.where import freeing
 from clinvk.cli.sessions.local_store import opened, real_directory
 from clinvk.cli.terminal import exits
@@ -139,9 +139,9 @@ def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes) -> in
     no_limit = 0 if flags.timeout == 0 else None
     settings = settings_of(flags, environ, {"unified_flags.command_timeout_secs": no_limit}, notes)
     names = _backends(flags, settings, environ, notes)
-    files = check(flags, settings)
+    request = request_of(flags, settings)
     text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.say)
-    plan = _compare_plan(flags, names, request_of(flags, settings, text, files))
+    plan = _compare_plan(flags, names, replace(request, prompt=text))
     return _run(View(flags, settings, environ, notes, has_answers=not flags.quiet, has_differences=flags.diff), plan)
 
 

@@ -4,17 +4,18 @@ import asyncio
 import logging
 import os
 from collections.abc import Generator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
+from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter, duration_s
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import STDERR, Notes, without_sequences
 from clinvk.cli.terminal.streams import ReaderGone, Stdout, on_signals, writable
 from clinvk.config.model import OutputSettings
+from clinvk.dialects.dialect import Encoder
 from clinvk.types.errors import Cancelled, SessionError, SessionNotFound
 from clinvk.types.events import Ending, Event, Progress, RunFailed, RunFinished, ToolCall, Usage
 from clinvk.types.request import RunRequest
@@ -34,7 +35,7 @@ class Showing:
         self._output = output
         self._notes = notes
         self._stdout = Stdout(1)
-        self._shown: tuple[Followed, Printer] | None = None
+        self._shown: tuple[Followed, Encoder] | None = None
         self._number = 0
         self._denied = ""
         self._ending: Ending | None = None
@@ -49,7 +50,7 @@ class Showing:
         request: RunRequest,
         note: str,
         otherwise: RunRequest | None,
-        running: "AbstractAsyncContextManager[Runner]",
+        runs: "Runner",
     ) -> int:
         """Run a prompt, show the run, and return the exit code. On return, the agent and its children are gone.
 
@@ -57,18 +58,17 @@ class Showing:
             request: the prompt.
             note: printed when the run starts; may be empty.
             otherwise: the prompt in a new session, if the session of `request` may turn out not to be resumable.
-            running: starts the run.
+            runs: starts the run.
 
         Raises:
             ClinvkError: the prompt was not run.
         """
         try:
             with _signals_cancel(), told_what_is_not_kept(self._notes):
-                async with running as runs:
-                    if lost := await self._play(runs, request, note, is_attempt=otherwise is not None):
-                        assert otherwise is not None
-                        self._notes.say(f"{lost}; starting another session")
-                        await self._play(runs, otherwise, "", is_attempt=False)
+                if lost := await self._play(runs, request, note, is_attempt=otherwise is not None):
+                    assert otherwise is not None
+                    self._notes.say(f"{lost}; starting another session")
+                    await self._play(runs, otherwise, "", is_attempt=False)
         except ReaderGone:
             return exits.CANCELLED
         except asyncio.CancelledError:
@@ -105,7 +105,7 @@ class Showing:
             lost = exc.message
         return lost
 
-    def _printer(self, run: "Followed") -> Printer:
+    def _printer(self, run: "Followed") -> Encoder:
         match self._output.format:
             case "text":
                 return TextPrinter()
@@ -114,7 +114,7 @@ class Showing:
             case "stream-json":
                 return LinesPrinter(run, run.request.workdir or "")
 
-    async def _show(self, run: "Followed", printer: Printer, event: Event, at: float) -> None:
+    async def _show(self, run: "Followed", printer: Encoder, event: Event, at: float) -> None:
         if isinstance(event, RunFinished | RunFailed):
             self._ending = event
         if data := printer.feed(event, at):
@@ -174,7 +174,7 @@ class Showing:
         except (TimeoutError, ReaderGone):
             self._notes.error(ending.message)
 
-    async def _show_rest(self, run: "Followed", printer: Printer) -> None:
+    async def _show_rest(self, run: "Followed", printer: Encoder) -> None:
         """Print what the agent wrote while it stopped."""
         async for _, at, event in run.follow(self._number):
             if not isinstance(event, RunFinished | RunFailed) and (data := printer.feed(event, at)):

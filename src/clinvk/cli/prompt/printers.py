@@ -1,24 +1,16 @@
 """Encode a run's events in an output format: events in, bytes for stdout out. Pure."""
 
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from clinvk.cli.terminal import exits
 from clinvk.dialects.dialect import Encoder
-from clinvk.types.events import Ending, Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, Usage
+from clinvk.types.events import Ending, Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
 
 if TYPE_CHECKING:
     from clinvk.runtime.runs import Followed
-
-
-class Printer(Protocol):
-    """Encodes the events of one run for stdout."""
-
-    def feed(self, event: Event, at: float) -> bytes:
-        """Return the bytes of one event; may be empty."""
-        ...
 
 
 class TextPrinter:
@@ -55,30 +47,12 @@ class TokenUsage(msgspec.Struct, frozen=True, omit_defaults=True):
         return cls(usage.input_tokens, usage.output_tokens, total, usage.cached_tokens, usage.reasoning_tokens)
 
 
-class PromptResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON result of a prompt. `exit_code` is clinvk's; `raw` is the agent's own last event.
-
-    A run that succeeded has a `stop_reason`; a run that failed has `error` and `error_code`.
-    """
-
-    backend: str
-    content: str
-    session_id: str | None
-    model: str | None
-    duration_seconds: float
-    exit_code: int
-    usage: TokenUsage | None
-    cost_usd: float | msgspec.UnsetType = msgspec.UNSET
-    run_id: str
-    stop_reason: StopReason | msgspec.UnsetType = msgspec.UNSET
-    structured_output: object = msgspec.UNSET
-    error: str | msgspec.UnsetType = msgspec.UNSET
-    error_code: str | msgspec.UnsetType = msgspec.UNSET
-    raw: msgspec.Raw | None
-
-
 class JsonPrinter:
-    """One JSON object at the end, indented for people."""
+    """One JSON object at the end, indented for people.
+
+    `exit_code` is clinvk's; `raw` is the agent's own last event. A run that succeeded has a `stop_reason`; a run that
+    failed has `error` and `error_code`.
+    """
 
     def __init__(self, run: "Followed", indent: bool) -> None:
         self._run = run
@@ -100,25 +74,24 @@ class JsonPrinter:
         return b""
 
     def _result(self, ending: Ending) -> bytes:
-        failed = ending if isinstance(ending, RunFailed) else None
-        finished = ending if isinstance(ending, RunFinished) else None
-        answer = finished.structured_output if finished else None
-        result = PromptResult(
-            backend=self._run.request.backend,
-            content="".join(self._text),
-            session_id=self._run.session_id,
-            model=self._model,
-            duration_seconds=duration_s(self._run),
-            exit_code=exits.of_ending(ending),
-            usage=TokenUsage.of(ending.usage) if ending.usage else None,
-            cost_usd=msgspec.UNSET if ending.cost_usd is None else ending.cost_usd,
-            run_id=self._run.id,
-            stop_reason=finished.stop_reason if finished else msgspec.UNSET,
-            structured_output=msgspec.UNSET if answer is None else answer,
-            error=failed.message if failed else msgspec.UNSET,
-            error_code=failed.code if failed else msgspec.UNSET,
-            raw=_json(self._run.raw),
-        )
+        run = self._run
+        result: dict[str, object] = {
+            "backend": run.request.backend,
+            "content": "".join(self._text),
+            "session_id": run.session_id,
+            "model": self._model,
+            "duration_seconds": duration_s(run),
+            "exit_code": exits.of_ending(ending),
+            "usage": TokenUsage.of(ending.usage) if ending.usage else None,
+            **({} if ending.cost_usd is None else {"cost_usd": ending.cost_usd}),
+            "run_id": run.id,
+        }
+        match ending:
+            case RunFailed(message=message, code=code):
+                result |= {"error": message, "error_code": code}
+            case RunFinished(stop_reason=reason, structured_output=answer):
+                result |= {"stop_reason": reason} | ({} if answer is None else {"structured_output": answer})
+        result["raw"] = _json(run.raw)
         data = msgspec.json.encode(result)
         return (msgspec.json.format(data, indent=2) if self._indent else data) + b"\n"
 

@@ -15,14 +15,12 @@ from clinvk.backends.base import describe
 from clinvk.cli.parse.flags import PromptFlags, RunFlags
 from clinvk.cli.parse.settings import directory, settings_of
 from clinvk.cli.prompt.display import Showing
-from clinvk.cli.prompt.where import Circumstances, NearestRuns
+from clinvk.cli.prompt.where import NearestRuns
 from clinvk.cli.sessions.local_store import has_directory, opened, real_directory
-from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import prompt_from
-from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes
-from clinvk.cli.terminal.streams import ReaderGone, Stdout
+from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, shown, tell
 from clinvk.cli.terminal.times import ago
-from clinvk.config.model import SessionSettings, Settings, complete
+from clinvk.config.model import SessionSettings, Settings, complete, refuse_nesting
 from clinvk.config.setting_values import split_list
 from clinvk.store.protocol import SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionNotFound, StoreUnavailable
@@ -30,21 +28,31 @@ from clinvk.types.request import Image, RunRequest
 from clinvk.types.session import Session
 
 
-class Attached(NamedTuple):
-    """The content of the attached files."""
-
-    images: tuple[Image, ...] = ()
-    output_schema: dict[str, object] | None = None
-
-
-def attached(flags: RunFlags) -> Attached:
-    """Read the files of the flags.
+def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
+    """Return the request of the flags, without a prompt, before the settings complete the other options.
 
     Raises:
-        InvalidRequest: a file cannot be read or is invalid; the message names the flag.
+        InvalidRequest: a directory or file is missing or invalid; the message names the flag.
     """
-    schema = None if flags.output_schema is None else _schema(flags.output_schema)
-    return Attached(tuple(map(_image, flags.image)), schema)
+    timeout_s = settings.unified_flags.command_timeout_secs if flags.timeout is None else flags.timeout
+    return RunRequest(
+        prompt="",
+        backend=settings.default_backend,
+        model=flags.model,
+        system_prompt=flags.system_prompt,
+        workdir=real_directory(flags.workdir),
+        add_dirs=tuple(directory(path, "--add-dir") for path in flags.add_dir),
+        approval_mode=flags.approval_mode,
+        sandbox_mode=flags.sandbox_mode,
+        allowed_tools=None if flags.allowed_tools is None else split_list(flags.allowed_tools),
+        max_turns=flags.max_turns,
+        effort=flags.effort,
+        images=tuple(map(_image, flags.image)),
+        output_schema=None if flags.output_schema is None else _schema(flags.output_schema),
+        timeout_s=timeout_s or None,
+        ephemeral=flags.ephemeral,
+        verbose=flags.verbose,
+    )
 
 
 def _image(path: str) -> Image:
@@ -56,9 +64,11 @@ def _image(path: str) -> Image:
 def _schema(path: str) -> dict[str, object]:
     flag = "--output-schema"
     try:
-        return msgspec.json.decode(_read(path, flag), type=dict[str, object])
+        schema = msgspec.json.decode(_read(path, flag), type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"{flag}: {path!r} is not a JSON object: {exc}", flag) from exc
+    refuse_nesting("output_schema", schema)
+    return schema
 
 
 def _read(path: str, flag: str) -> bytes:
@@ -90,13 +100,19 @@ Choose = Callable[[SessionStore], Awaitable[Choice]]
 class Asked(NamedTuple):
     """A prompt to run. With `imports`, the sessions of an earlier clinvk are imported first."""
 
-    flags: RunFlags
+    request: RunRequest
     settings: Settings
-    text: str
     environ: Mapping[str, str]
     notes: Notes
-    attached: Attached
     imports: bool = False
+
+    def request_in(self, session: Session | None) -> RunRequest:
+        """Return the request in a session, or in a new one, completed from the settings."""
+        request = self.request
+        if session:
+            workdir = session.working_dir or None
+            request = replace(request, backend=session.backend, session_id=session.id, workdir=workdir)
+        return complete(request, self.settings)
 
 
 def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -108,7 +124,7 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
     settings = settings_of(flags, environ, without_server(flags.no_server), notes)
     if flags.continue_ and (flags.new or flags.ephemeral):
         raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
-    files = check(flags, settings)
+    request = request_of(flags, settings)
     text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.say)
 
     async def choose(store: SessionStore) -> Choice:
@@ -118,23 +134,12 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
             return Choice()
         return await _resumed(store, settings.default_backend, real_directory(flags.workdir), settings.session)
 
-    return run(Asked(flags, settings, text, environ, notes, files, imports=flags.continue_), choose)
+    return run(Asked(replace(request, prompt=text), settings, environ, notes, imports=flags.continue_), choose)
 
 
 def without_server(no_server: bool) -> dict[str, object]:
     """Return the setting that `--no-server` overrides."""
     return {"warm.command_line": False if no_server else None}
-
-
-def check(flags: RunFlags, settings: Settings) -> Attached:
-    """Check the flags before reading stdin; return the attached files.
-
-    Raises:
-        InvalidRequest: a directory or file is missing or invalid.
-    """
-    files = attached(flags)
-    _request(flags, settings, "", files, None)
-    return files
 
 
 async def newest(store: SessionStore, backend: str | None, workdir: str | None, notes: Notes) -> Choice:
@@ -190,7 +195,7 @@ def run(asked: Asked, choose: Choose) -> int:
     Raises:
         ClinvkError: the prompt was not run.
     """
-    if not asked.flags.verbose:
+    if not asked.request.verbose:
         logging.getLogger("clinvk").addHandler(logging.NullHandler())
     return asyncio.run(_run(asked, choose))
 
@@ -201,59 +206,24 @@ async def _run(asked: Asked, choose: Choose) -> int:
         async with opened(asked.environ, asked.notes if asked.imports else None) as store:
             return await _run_over(store, asked, choose, showing)
     except StoreUnavailable as exc:
-        if not asked.flags.ephemeral or showing.has_begun:
+        if not asked.request.ephemeral or showing.has_begun:
             raise
         asked.notes.say(f"{exc.message}; the run is not recorded")
         from clinvk.store.memory import MemoryStore  # an import that only a broken store needs
 
-        return await _run_over(MemoryStore(), _without_server(asked), choose, showing)
-
-
-def _without_server(asked: Asked) -> Asked:
-    """Return the prompt for a run in this process: a server would record the run in its own store."""
-    settings = asked.settings
-    return asked._replace(settings=replace(settings, warm=replace(settings.warm, command_line=False)))
+        settings = asked.settings  # a server would record the run in its own store
+        local = replace(settings, warm=replace(settings.warm, command_line=False))
+        return await _run_over(MemoryStore(), asked._replace(settings=local), choose, showing)
 
 
 async def _run_over(store: SessionStore, asked: Asked, choose: Choose, showing: Showing) -> int:
-    flags, settings = asked.flags, asked.settings
     choice = await choose(store)
-    request = _request(flags, settings, asked.text, asked.attached, choice.session)
-    if settings.unified_flags.dry_run:
+    request = asked.request_in(choice.session)
+    if asked.settings.unified_flags.dry_run:
         return await _describe(request, choice.note, store, asked)
-    otherwise = _request(flags, settings, asked.text, asked.attached, None) if choice.is_own else None
-    given = Circumstances(settings, asked.environ, store, asked.notes, tells=request.verbose)
-    return await showing.run(request, choice.note, otherwise, NearestRuns(given))
-
-
-def _request(flags: RunFlags, settings: Settings, text: str, files: Attached, session: Session | None) -> RunRequest:
-    return complete(request_of(flags, settings, text, files, session), settings)
-
-
-def request_of(
-    flags: RunFlags, settings: Settings, text: str, files: Attached, session: Session | None = None
-) -> RunRequest:
-    """Return the request of the flags, before the settings complete the other options."""
-    timeout_s = settings.unified_flags.command_timeout_secs if flags.timeout is None else flags.timeout
-    return RunRequest(
-        prompt=text,
-        backend=session.backend if session else settings.default_backend,
-        session_id=session.id if session else None,
-        model=flags.model,
-        system_prompt=flags.system_prompt,
-        workdir=session.working_dir or None if session else real_directory(flags.workdir),
-        add_dirs=tuple(directory(path, "--add-dir") for path in flags.add_dir),
-        approval_mode=flags.approval_mode,
-        sandbox_mode=flags.sandbox_mode,
-        allowed_tools=None if flags.allowed_tools is None else split_list(flags.allowed_tools),
-        max_turns=flags.max_turns,
-        effort=flags.effort,
-        images=files.images,
-        output_schema=files.output_schema,
-        timeout_s=timeout_s or None,
-        ephemeral=flags.ephemeral,
-        verbose=flags.verbose,
-    )
+    otherwise = asked.request_in(None) if choice.is_own else None
+    runs = NearestRuns(asked.settings, asked.environ, store, asked.notes, request.verbose)
+    return await showing.run(request, choice.note, otherwise, runs)
 
 
 async def _describe(request: RunRequest, note: str, store: SessionStore, asked: Asked) -> int:
@@ -264,8 +234,5 @@ async def _describe(request: RunRequest, note: str, store: SessionStore, asked: 
         launch = await runs.plan(request)
     if note:
         asked.notes.say(note)
-    try:
-        await Stdout(1).write(f"{WOULD_EXECUTE}\n{describe(launch, len(request.prompt.encode()))}\n".encode())
-    except ReaderGone:
-        return exits.CANCELLED
+    tell(shown(f"{WOULD_EXECUTE}\n{describe(launch, len(request.prompt.encode()))}"))
     return 0

@@ -9,9 +9,11 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
+from msgspec.structs import replace
+
 from clinvk.cli.parse.flags import ResumeFlags
 from clinvk.cli.parse.settings import settings_of
-from clinvk.cli.prompt.prompt import Asked, Choice, asked_for, check, newest, run, without_server
+from clinvk.cli.prompt.prompt import Asked, Choice, asked_for, newest, request_of, run, without_server
 from clinvk.cli.prompt.where import freeing
 from clinvk.cli.sessions.local_store import found, has_directory, opened, real_directory
 from clinvk.cli.sessions.picker import pick
@@ -151,7 +153,7 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     words = _words(flags)
     if flags.interactive:
         refuse_prompt_flags(flags, words.prompt)
-    files = check(flags, settings)
+    request = request_of(flags, settings)
     choice = asyncio.run(_chosen(flags, words, environ, notes))
     if not choice:
         notes.say("no session chosen")
@@ -167,7 +169,7 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     async def choose(store: SessionStore) -> Choice:
         return choice
 
-    return run(Asked(flags, settings, text, environ, notes, files), choose)
+    return run(Asked(replace(request, prompt=text), settings, environ, notes), choose)
 
 
 def _words(flags: ResumeFlags) -> _Arguments:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from clinvk.cli.terminal.output import Notes
 from clinvk.config.load import home
@@ -12,26 +12,9 @@ from clinvk.store.protocol import SessionStore
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
-    from clinvk.remote.remote_runs import RemoteRuns
-    from clinvk.runtime.local import LocalRuns
     from clinvk.runtime.runs import Followed
 
-
 _NOT_ASKED = "it is not to be asked (--no-server, or warm.command_line: false)"
-
-
-class Circumstances(NamedTuple):
-    """What a run needs besides its request.
-
-    With `tells`, notes report whether a running server takes the run, and why not. The setting `warm.command_line`
-    says whether to ask a server at all.
-    """
-
-    settings: Settings
-    environ: Mapping[str, str]
-    store: SessionStore
-    notes: Notes
-    tells: bool
 
 
 def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
@@ -46,79 +29,54 @@ def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
     return free
 
 
-class NearestRuns:
-    """A `Runner` that starts and imports only what the run needs."""
+class NearestRuns(NamedTuple):
+    """A `Runner` that starts and imports only what a run needs.
 
-    def __init__(self, given: Circumstances) -> None:
-        self._given = given
-        self._stack = AsyncExitStack()
-        self._served: RemoteRuns | None = None
-        self._local: LocalRuns | None = None
-        self._has_looked = False
+    With `is_verbose`, notes report whether a running server takes the run, and why not. The setting
+    `warm.command_line` says whether to ask a server at all.
+    """
 
-    async def __aenter__(self) -> Self:
-        await self._stack.__aenter__()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+    settings: Settings
+    environ: Mapping[str, str]
+    store: SessionStore
+    notes: Notes
+    is_verbose: bool
 
     @asynccontextmanager
     async def run(self, request: RunRequest) -> "AsyncGenerator[Followed]":
         """Run a prompt. Leaving the context ends the run."""
         async with AsyncExitStack() as stack:
-            yield await self._start(request, stack)
+            run = await self._through_server(request, stack)
+            if not run:
+                from clinvk.runtime.local import LocalRuns
 
-    async def _start(self, request: RunRequest, stack: AsyncExitStack) -> "Followed":
-        if not self._has_looked:
-            self._has_looked = True
-            await self._connect(request.backend)
-        if self._served:
-            from clinvk.remote.remote_runs import ServerDeclined
+                where = home(self.environ)
+                local = LocalRuns(self.settings, self.store, self.environ, frees=freeing(self.environ), home=where)
+                run = await stack.enter_async_context((await stack.enter_async_context(local)).run(request))
+            yield run
 
-            try:
-                run = await stack.enter_async_context(self._served.run(request))
-            except ServerDeclined as exc:
-                self._served = None
-                self._explain_local(str(exc))
-            else:
-                self._tell("through the server of this home")
-                return run
-        runs = await self._local_runs()
-        return await stack.enter_async_context(runs.run(request))
-
-    async def _connect(self, backend: str) -> None:
-        given = self._given
-        if not path_of(home(given.environ)).exists():
-            return
-        if not given.settings.warm.command_line:
-            if given.tells and (server := connected(home(given.environ))):
-                server.close()
-                self._explain_local(_NOT_ASKED)
-            return
+    async def _through_server(self, request: RunRequest, stack: AsyncExitStack) -> "Followed | None":
+        """Return the run on the server; None if no server is up, or the run would differ there."""
+        if not path_of(home(self.environ)).exists():
+            return None
+        if not self.settings.warm.command_line:
+            if self.is_verbose and (connection := connected(home(self.environ))):
+                connection.close()
+                self._explain(
+                    "not through the server: it is not to be asked (--no-server, or warm.command_line: false)"
+                )
+            return None
         from clinvk.remote.remote_runs import ServerDeclined, server_of
 
         try:
-            server = server_of(given.settings, given.environ, backend, given.notes.say)
-            self._served = await self._stack.enter_async_context(server)
+            server = server_of(self.settings, self.environ, request.backend, self.notes.say)
+            run = await stack.enter_async_context((await stack.enter_async_context(server)).run(request))
         except ServerDeclined as exc:
-            self._explain_local(str(exc))
+            self._explain(f"not through the server: {exc}" if str(exc) else "")
+            return None
+        self._explain("through the server of this home")
+        return run
 
-    def _explain_local(self, why: str) -> None:
-        if why:
-            self._tell(f"not through the server: {why}")
-
-    def _tell(self, what: str) -> None:
-        if self._given.tells:
-            self._given.notes.say(what)
-
-    async def _local_runs(self) -> "LocalRuns":
-        if self._local is None:
-            from clinvk.runtime.local import LocalRuns
-
-            given = self._given
-            runs = LocalRuns(
-                given.settings, given.store, given.environ, frees=freeing(given.environ), home=home(given.environ)
-            )
-            self._local = await self._stack.enter_async_context(runs)
-        return self._local
+    def _explain(self, what: str) -> None:
+        if what and self.is_verbose:
+            self.notes.say(what)
