@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
@@ -49,25 +50,17 @@ _chain = json_bodies.decoder(bodies.ChainBody)
 _compare = json_bodies.decoder(bodies.CompareBody)
 
 
-class BatchEndpoint:
+class BatchEndpoint(NamedTuple):
     """Answers requests for several agents of one kind, as an ASGI application.
 
     `prompts` answers single prompts; the parts of a request are admitted by the same rules.
     """
 
-    def __init__(
-        self,
-        kind: Kind,
-        prompts: RunEndpoint,
-        orchestrations: Orchestrations,
-        environ: Mapping[str, str],
-        registry: Mapping[str, Backend],
-    ) -> None:
-        self.prompts = prompts
-        self.orchestrations = orchestrations
-        self._kind: Kind = kind
-        self._environ = environ
-        self._registry = registry
+    kind: Kind
+    prompts: RunEndpoint
+    orchestrations: Orchestrations
+    environ: Mapping[str, str]
+    registry: Mapping[str, Backend]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request until the answer is complete or the client disconnects."""
@@ -99,7 +92,7 @@ class BatchEndpoint:
             return await self.prompts.admit(Call(request=request), key_name, client)
 
         def require(backend: str) -> None:
-            executables.require(backends.named(backend, self._registry), self.prompts.settings, self._environ)
+            executables.require(backends.named(backend, self.registry), self.prompts.settings, self.environ)
 
         if isinstance(plan, Compare) and plan.check:
             self.prompts.allowance.check_command()
@@ -107,7 +100,7 @@ class BatchEndpoint:
         return await self.orchestrations.admitted(plan, admit, require)
 
     async def _read(self, body: bytes) -> Plan:
-        match self._kind:
+        match self.kind:
             case "parallel":
                 return await beside_loop(len(body), lambda: bodies.parallel(json_bodies.decode(body, _parallel)))
             case "chain":

@@ -1,6 +1,7 @@
 """The endpoints that list models, for both vendors, and estimate the tokens of a request."""
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,16 +20,15 @@ from clinvk.runtime.process.waiting import beside_loop
 from clinvk.types.errors import ModelNotFound
 
 
-class Models:
+class Models(NamedTuple):
     """The model lists. The name of a backend stands for its default model; no agent is started.
 
     Models that the policy or the key of the request does not allow are left out.
     """
 
-    def __init__(self, inventory: Inventory, grants: Grants, registry: Mapping[str, Backend]) -> None:
-        self._inventory = inventory
-        self._grants = grants
-        self._registry = registry
+    inventory: Inventory
+    grants: Grants
+    registry: Mapping[str, Backend]
 
     async def openai_all(self, request: Request) -> Response:
         """Answer `GET /openai/v1/models`."""
@@ -63,8 +63,8 @@ class Models:
 
     def _names(self, request: Request) -> Iterator[tuple[str, str]]:
         key_name: str = request.state.key_name
-        for backend in self._inventory.look():
-            if backend.available and self._grants.has_backend(key_name, backend.name):
+        for backend in self.inventory.look():
+            if backend.available and self.grants.has_backend(key_name, backend.name):
                 yield backend.name, backend.name
                 yield from ((f"{backend.name}/{model}", backend.name) for model in backend.models)
 
@@ -74,22 +74,21 @@ class Models:
         Raises:
             ModelNotFound: no backend has the model, or the model or its backend is not allowed or not installed.
         """
-        backend, model = backends.resolve(name, "", self._registry)
-        is_fine = not model or self._inventory.has_model(backend, model)
+        backend, model = backends.resolve(name, "", self.registry)
+        is_fine = not model or self.inventory.has_model(backend, model)
         if not is_fine or backend not in {owner for _, owner in self._names(request)}:
             raise ModelNotFound(f"no model {name!r:.100}: no backend that can be used has it; GET models lists them")
         return backend
 
 
-class Counting:
+class Counting(NamedTuple):
     """The endpoint for token estimates."""
 
-    def __init__(self, dialect: Anthropic, settings: ServerSettings) -> None:
-        self._dialect = dialect
-        self._settings = settings
+    dialect: Anthropic
+    settings: ServerSettings
 
     async def estimate(self, request: Request) -> Response:
         """Answer `POST /anthropic/v1/messages/count_tokens`."""
-        body = await read_json(request.scope, request.receive, self._settings)
-        count = await beside_loop(len(body), self._dialect.count, body, headers_of(request.scope))
-        return Response(count, media_type=self._dialect.result_type)
+        body = await read_json(request.scope, request.receive, self.settings)
+        count = await beside_loop(len(body), self.dialect.count, body, headers_of(request.scope))
+        return Response(count, media_type=self.dialect.result_type)

@@ -1,5 +1,7 @@
 """The endpoints for stored responses of the OpenAI API, rebuilt from the records of their runs."""
 
+from typing import NamedTuple
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,13 +20,12 @@ from clinvk.types.record import RunRecord
 _encode = msgspec.json.Encoder().encode
 
 
-class Responses:
+class Responses(NamedTuple):
     """The endpoints below `/openai/v1/responses/{id}`, and the items of responses that later requests refer to."""
 
-    def __init__(self, runs: Runs, store: SessionStore, viewers: Viewers) -> None:
-        self._runs = runs
-        self._store = store
-        self._viewers = viewers
+    runs: Runs
+    store: SessionStore
+    viewers: Viewers
 
     async def one(self, request: Request) -> Response:
         """Answer `GET /responses/{id}`."""
@@ -36,8 +37,8 @@ class Responses:
         """Answer `POST /responses/{id}/cancel` after stopping the agent. An ended response is unchanged."""
         refuse_foreign(request.scope)
         run, told = await self._found(request.path_params["id"])
-        await self._runs.cancel(run.id)
-        return await self._shown(await self._store.run(run.id), told)
+        await self.runs.cancel(run.id)
+        return await self._shown(await self.store.run(run.id), told)
 
     async def spelled_out(self, body: bytes, max_bytes: int) -> bytes:
         """Return the body of a request, with references to earlier answers replaced by the answers.
@@ -69,7 +70,7 @@ class Responses:
         if run_id is None:
             raise not_found
         try:
-            run = await self._store.run(run_id)
+            run = await self.store.run(run_id)
         except RunNotFound:
             raise not_found from None
         if (told := stored.of(run)) is None:
@@ -80,5 +81,5 @@ class Responses:
         return document(await self._again(run, told))
 
     async def _again(self, run: RunRecord, told: Kept) -> response_object.Response:
-        batches = [] if run.state in UNDER_WAY else [batch async for batch in self._viewers.kept(run)]
+        batches = [] if run.state in UNDER_WAY else [batch async for batch in self.viewers.kept(run)]
         return stored.again(run, told, [event for batch in batches for _, _, event in batch])

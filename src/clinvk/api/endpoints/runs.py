@@ -9,15 +9,16 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import asdict, replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.prompts import TICK_S, facts_of
-from clinvk.api.endpoints.sessions import check_backend
+from clinvk.api.endpoints.sessions import check_backend, paging
 from clinvk.api.http.disconnect import Leaving
 from clinvk.api.http.response import NO_BUFFERING, ClientGone, Reply, chunked, document, headers_of, refusal
 from clinvk.backends.base import Backend
@@ -37,43 +38,24 @@ if TYPE_CHECKING:
     from clinvk.orchestrate.live import Orchestrations
 
 
-class RunRecords:
-    """The endpoints below `/api/v1/runs`, events apart. Where a path has an id, a unique prefix of it will do."""
+class RunRecords(NamedTuple):
+    """The endpoints below `/api/v1/runs`, except the events. A unique prefix of an id identifies a run."""
 
-    def __init__(
-        self,
-        runs: Runs,
-        store: SessionStore,
-        orchestrations: Callable[[], "Orchestrations"],
-        registry: Mapping[str, Backend],
-    ) -> None:
-        self._runs = runs
-        self._orchestrations = orchestrations
-        self._store = store
-        self._registry = registry
+    runs: Runs
+    store: SessionStore
+    orchestrations: Callable[[], "Orchestrations"]
+    registry: Mapping[str, Backend]
 
     async def all(self, request: Request) -> Response:
         """Answer `GET /api/v1/runs`."""
         asked = json_bodies.parameters(request.scope["query_string"], views.RunListing)
-        check_backend(asked.backend, self._registry)
-        session = await self._store.session(asked.session_id) if asked.session_id else None
-        parent = await self._store.run(asked.parent_id) if asked.parent_id else None
-        page = await self._store.runs(
-            RunQuery(
-                session_id=session.id if session else None,
-                parent_id=parent.id if parent else None,
-                backend=asked.backend,
-                state=asked.state,
-                limit=asked.limit,
-                offset=asked.offset,
-            )
-        )
-        shown = [views.run_item(run) for run in page.items]
-        return document(
-            views.RunList(
-                runs=shown, total=page.total, limit=asked.limit, offset=asked.offset, unreadable=page.unreadable
-            )
-        )
+        check_backend(asked.backend, self.registry)
+        if asked.session_id:
+            asked = replace(asked, session_id=(await self.store.session(asked.session_id)).id)
+        if asked.parent_id:
+            asked = replace(asked, parent_id=(await self.store.run(asked.parent_id)).id)
+        page = await self.store.runs(RunQuery(**asdict(asked)))
+        return document(views.RunList(runs=[*map(views.run_item, page.items)], **paging(page, asked)))
 
     async def one(self, request: Request) -> Response:
         """Answer `GET /api/v1/runs/{id}`."""
@@ -82,25 +64,25 @@ class RunRecords:
     async def cancel(self, request: Request) -> Response:
         """Answer `POST /api/v1/runs/{id}/cancel` after the run has ended."""
         refuse_foreign(request.scope)
-        run = await self._store.run(request.path_params["id"])
-        live = self._runs.live(run.id)
-        if run.kind != "prompt" and (whole := self._orchestrations().live(run.id)):
+        run = await self.store.run(request.path_params["id"])
+        live = self.runs.live(run.id)
+        if run.kind != "prompt" and (whole := self.orchestrations().live(run.id)):
             await whole.cancel()
         elif live and live.state in UNDER_WAY:
-            await self._runs.cancel(run.id)
+            await self.runs.cancel(run.id)
         else:
-            raise NotCancellable(_why_not(await self._store.run(run.id)))
+            raise NotCancellable(_why_not(await self.store.run(run.id)))
         return await self._shown(run.id)
 
     async def _shown(self, reference: str) -> Response:
         """Show a run with its first parts; a list would begin with the newest."""
-        run = await self._store.run(reference)
+        run = await self.store.run(reference)
         if run.kind == "prompt":
-            live = self._runs.live(run.id)
+            live = self.runs.live(run.id)
             return document(views.run_view(run, queue_position=live.queue_position if live else None))
-        page = await self._store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS))
+        page = await self.store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS))
         if (over := page.total - views.SHOWN_PARTS) > 0:
-            page = await self._store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS, offset=over))
+            page = await self.store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS, offset=over))
         return document(views.run_view(run, page.items, page.total))
 
 
@@ -110,19 +92,18 @@ def _why_not(run: RunRecord) -> str:
     return f"run {run.id!r} has ended already: it is {run.state}"
 
 
-class UsageRecords:
+class UsageRecords(NamedTuple):
     """The endpoint `/api/v1/usage`."""
 
-    def __init__(self, store: SessionStore, registry: Mapping[str, Backend]) -> None:
-        self._store = store
-        self._registry = registry
+    store: SessionStore
+    registry: Mapping[str, Backend]
 
     async def all(self, request: Request) -> Response:
         """Answer `GET /api/v1/usage`."""
         asked = json_bodies.parameters(request.scope["query_string"], usage.UsageListing)
-        check_backend(asked.backend, self._registry)
+        check_backend(asked.backend, self.registry)
         span = usage.span(asked, datetime.now(UTC).date())
-        rows = await self._store.usage(span.since, asked.key)
+        rows = await self.store.usage(span.since, asked.key)
         return document(await asyncio.to_thread(usage.summary, rows, asked, span))
 
 
@@ -132,30 +113,20 @@ POLL_S = 0.5
 _BATCH = 500
 
 
-class Viewers:
+class Viewers(NamedTuple):
     """Answers `GET /api/v1/runs/{id}/events`, as an ASGI application.
 
     Once `stopping` is set, viewers of runs of other processes are disconnected. `is_here` returns whether an
     orchestration is under way in this process.
     """
 
-    def __init__(
-        self,
-        runs: Runs,
-        store: SessionStore,
-        settings: ServerSettings,
-        stopping: asyncio.Event,
-        is_here: Callable[[str], bool] = lambda _: False,
-        tick_s: float = TICK_S,
-        poll_s: float = POLL_S,
-    ) -> None:
-        self.runs = runs
-        self.store = store
-        self.settings = settings
-        self.tick_s = tick_s
-        self._stopping = stopping
-        self._is_here = is_here
-        self._poll_s = poll_s
+    runs: Runs
+    store: SessionStore
+    settings: ServerSettings
+    stopping: asyncio.Event
+    is_here: Callable[[str], bool] = lambda _: False
+    tick_s: float = TICK_S
+    poll_s: float = POLL_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a viewer until the end of the run or until the viewer disconnects."""
@@ -173,7 +144,7 @@ class Viewers:
         """
         last, had_ended = 0, run.state not in UNDER_WAY
         while True:
-            is_here = run.kind != "prompt" and self._is_here(run.id)  # checked first: the run may end during the read
+            is_here = run.kind != "prompt" and self.is_here(run.id)  # checked first: the run may end during the read
             while batch := await self.store.events(run.id, last, _BATCH):
                 last = batch[-1].number
                 yield batch
@@ -185,10 +156,10 @@ class Viewers:
                 yield [_ending(run, last + 1)]
                 return
             if is_here:
-                await asyncio.sleep(self._poll_s)
+                await asyncio.sleep(self.poll_s)
             else:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), self._poll_s)
+                    await asyncio.wait_for(self.stopping.wait(), self.poll_s)
                     return
             run = await self.store.run(run.id)
 

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
+from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,94 +17,76 @@ from clinvk.config.model import ServerSettings
 from clinvk.dialects import json_bodies
 from clinvk.dialects.rest import views
 from clinvk.runtime import sessions
-from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
+from clinvk.store.protocol import Item, Page, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import BackendUnavailable, InvalidRequest
 from clinvk.types.session import Session
 
 PATH = "/api/v1/sessions"
 
 
-class Sessions:
+class Sessions(NamedTuple):
     """The endpoints below `/api/v1/sessions`. A unique prefix of an id identifies a session."""
 
-    def __init__(
-        self,
-        store: SessionStore,
-        settings: ServerSettings,
-        grants: Grants,
-        registry: Mapping[str, Backend],
-    ) -> None:
-        self._store = store
-        self._grants = grants
-        self._settings = settings
-        self._registry = registry
+    store: SessionStore
+    settings: ServerSettings
+    grants: Grants
+    registry: Mapping[str, Backend]
 
     async def all(self, request: Request) -> Response:
         """Answer `GET /api/v1/sessions`."""
         asked = json_bodies.parameters(request.scope["query_string"], views.SessionListing)
-        check_backend(asked.backend, self._registry)
-        page = await self._store.sessions(
-            SessionQuery(
-                backend=asked.backend,
-                status=asked.status,
-                tag=asked.tag,
-                text=asked.q,
-                limit=asked.limit,
-                offset=asked.offset,
-            )
-        )
+        check_backend(asked.backend, self.registry)
+        page = await self.store.sessions(SessionQuery(**asdict(asked)))
         shown = [views.session_item(session) for session in page.items]
-        return document(
-            views.SessionList(
-                sessions=shown, total=page.total, limit=asked.limit, offset=asked.offset, unreadable=page.unreadable
-            ),
-        )
+        return document(views.SessionList(sessions=shown, **paging(page, asked)))
 
     async def one(self, request: Request) -> Response:
         """Answer `GET /api/v1/sessions/{id}`."""
-        return document(views.session_view(await self._store.session(request.path_params["id"])))
+        return document(views.session_view(await self.store.session(request.path_params["id"])))
 
     async def fork(self, request: Request) -> Response:
         """Answer `POST /api/v1/sessions/{id}/fork`."""
         refuse_foreign(request.scope)
         parent = await self._changeable(request)
-        session = await sessions.fork(self._store, parent.id, os.urandom(16).hex(), self._registry)
+        session = await sessions.fork(self.store, parent.id, os.urandom(16).hex(), self.registry)
         return document(views.session_view(session), 201, {"location": f"{PATH}/{session.id}"})
 
     async def messages(self, request: Request) -> Response:
         """Answer `GET /api/v1/sessions/{id}/messages`."""
         asked = json_bodies.parameters(request.scope["query_string"], views.MessageListing)
-        session = await self._store.session(request.path_params["id"])
-        page = await self._store.runs(RunQuery(session_id=session.id, limit=asked.limit, offset=asked.offset))
+        session = await self.store.session(request.path_params["id"])
+        page = await self.store.runs(RunQuery(session_id=session.id, limit=asked.limit, offset=asked.offset))
+        shown = [*views.messages(reversed(page.items))]
         return document(
             views.MessageList(
-                session_id=session.id,
-                messages=[*views.messages(reversed(page.items))],
-                total=page.total,
-                limit=asked.limit,
-                offset=asked.offset,
+                session_id=session.id, messages=shown, total=page.total, limit=asked.limit, offset=asked.offset
             )
         )
 
     async def describe(self, request: Request) -> Response:
         """Answer `PATCH /api/v1/sessions/{id}`."""
-        body = await read_json(request.scope, request.receive, self._settings)
+        body = await read_json(request.scope, request.receive, self.settings)
         patch = views.patch(body)
         session = await self._changeable(request)
         tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))
-        return document(views.session_view(await self._store.describe(session.id, patch.title, tags)))
+        return document(views.session_view(await self.store.describe(session.id, patch.title, tags)))
 
     async def delete(self, request: Request) -> Response:
         """Answer `DELETE /api/v1/sessions/{id}`."""
         session = await self._changeable(request)
-        await self._store.delete(session.id)
+        await self.store.delete(session.id)
         return document(views.Deleted(id=session.id))
 
     async def _changeable(self, request: Request) -> Session:
         """Return the session of the path. The key of the request must allow its agent and directory."""
-        session = await self._store.session(request.path_params["id"])
-        await self._grants.check_session(session, request.scope["state"]["key_name"])
+        session = await self.store.session(request.path_params["id"])
+        await self.grants.check_session(session, request.scope["state"]["key_name"])
         return session
+
+
+def paging(page: Page[Item], asked: views.SessionListing | views.RunListing) -> dict[str, int]:
+    """Return the fields about the place of a page in its list."""
+    return {"total": page.total, "limit": asked.limit, "offset": asked.offset, "unreadable": page.unreadable}
 
 
 def check_backend(name: str | None, registry: Mapping[str, Backend]) -> None:

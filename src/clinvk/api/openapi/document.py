@@ -42,10 +42,9 @@ _TAGS = {
 }
 
 _REST = Api("", STATUSES, Rest.error_type, Problem)
-_OPENAI = Api("OpenAI.", openai_errors.STATUSES, "application/json", openai_errors.ErrorAnswer, response_body.ITEMS)
-_ANTHROPIC = Api(
-    "Anthropic.", anthropic_errors.STATUSES, "application/json", anthropic_errors.ErrorAnswer, anthropic_body.BLOCKS
-)
+_JSON = "application/json"
+_OPENAI = Api("OpenAI.", openai_errors.STATUSES, _JSON, openai_errors.ErrorAnswer, response_body.ITEMS)
+_ANTHROPIC = Api("Anthropic.", anthropic_errors.STATUSES, _JSON, anthropic_errors.ErrorAnswer, anthropic_body.BLOCKS)
 _SECTIONS = (
     ("/api/v1/prompt", "Prompts", _REST),
     ("/api/v1/parallel", "Several agents", _REST),
@@ -63,10 +62,10 @@ _SECTIONS = (
 def document(registry: Mapping[str, Backend]) -> bytes:
     """Return the document as JSON; `registry` has the backends that requests can name."""
     paths: dict[str, dict[str, Json]] = {}
-    for route, operation, returns in ENDPOINTS:
+    for route, operation in ENDPOINTS:
         if operation:
             path = route.path.replace(":path}", "}")
-            paths.setdefault(path, {})[route.method.lower()] = _operation(path, operation, returns, registry)
+            paths.setdefault(path, {})[route.method.lower()] = _operation(path, operation, registry)
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
@@ -93,22 +92,17 @@ def document(registry: Mapping[str, Backend]) -> bytes:
     )
 
 
-def _operation(
-    path: str, operation: Operation, returns: Mapping[int, Returns], registry: Mapping[str, Backend]
-) -> Json:
+def _operation(path: str, operation: Operation, registry: Mapping[str, Backend]) -> Json:
     tag, api = next((tag, api) for prefix, tag, api in _SECTIONS if path.startswith(prefix))
     described: dict[str, Json] = {"operationId": operation.name, "tags": [tag], "summary": operation.summary}
     if operation.description:
         described["description"] = operation.description
-    parameters = [*_id_in(path, api), *_in_query(operation.query, registry), *(operation.headers or ())]
-    if parameters or operation.headers is not None:
-        described["parameters"] = parameters
+    described["parameters"] = [*_id_in(path, api), *_in_query(operation.query, registry), *operation.headers]
     if operation.body:
-        type_, examples = operation.body
-        shown: Json = {name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()}
-        content: Json = {"application/json": {"schema": ref(type_, api.prefix), "examples": shown}}
+        schema = ref(operation.body, api.prefix)
+        content: Json = {_JSON: {"schema": schema, "examples": {**operation.examples}}}
         described["requestBody"] = {"required": True, "content": content}
-    returned = {str(status): _response(each, api) for status, each in returns.items()}
+    returned = {str(status): _response(each, api) for status, each in operation.responses.items()}
     return {**described, "responses": {**returned, **_error_responses(operation.errors, api)}}
 
 
@@ -133,7 +127,7 @@ def _in_query(type_: type[msgspec.Struct] | None, registry: Mapping[str, Backend
 
 
 def _response(returns: Returns, api: Api) -> Json:
-    content: dict[str, Json] = {"application/json": {"schema": ref(returns.json, api.prefix)}} if returns.json else {}
+    content: dict[str, Json] = {_JSON: {"schema": ref(returns.json, api.prefix)}} if returns.json else {}
     content |= returns.content
     response: dict[str, Json] = {"description": returns.description, "headers": _headers(returns.headers)}
     return {**response, "content": content} if content else response
@@ -185,10 +179,10 @@ def _schemas(registry: Mapping[str, Backend]) -> dict[str, Json]:
 def _types(api: Api) -> dict[type[msgspec.Struct], None]:
     """Return the structs that the operations of an API name, each once."""
     types: list[type[msgspec.Struct] | None] = []
-    for route, operation, returns in ENDPOINTS:
-        if next(each for prefix, _, each in _SECTIONS if route.path.startswith(prefix)) is api:
-            types.append(operation.body.type if operation and operation.body else None)
-            for each in returns.values():
+    for route, operation in ENDPOINTS:
+        if operation and next(each for prefix, _, each in _SECTIONS if route.path.startswith(prefix)) is api:
+            types.append(operation.body)
+            for each in operation.responses.values():
                 types += [each.json, *each.also]
     unions = (member for members in api.unions.values() for member in members)
     return dict.fromkeys([*filter(None, types), *unions, api.error_body])

@@ -73,19 +73,18 @@ class Api(NamedTuple):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Method, path, and the handler of the server; `aliases` are undocumented paths."""
+    """Method, path, and the handler of the server."""
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     handler: Callable[[Handlers], Handler | None]
-    aliases: tuple[str, ...] = ()
 
-
-class Body(NamedTuple):
-    """The body of a request, and examples to copy: by name, each with a summary."""
-
-    type: type[msgspec.Struct]
-    examples: Mapping[str, tuple[str, Json]]
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The path, and for the model APIs an undocumented path without the vendor, unless a later row has that."""
+        if not self.path.startswith(("/openai/", "/anthropic/")):
+            return (self.path,)
+        return self.path, self.path[self.path.index("/", 1) :]
 
 
 class Returns(NamedTuple):
@@ -104,16 +103,30 @@ class Returns(NamedTuple):
 class Operation(NamedTuple):
     """What the document says about a request. The parameters of the query are the fields of the struct `query`.
 
-    The id in a path is a parameter without being listed here.
+    A response alone, or the struct of its body, has the status 200. The id in a path is a parameter without being
+    listed here. `examples` are bodies to copy.
     """
 
     name: str
     summary: str
+    returns: type[msgspec.Struct] | Returns | Mapping[int, Returns]
     errors: Errors = ()
     description: str = ""
     query: type[msgspec.Struct] | None = None
-    headers: tuple[Json, ...] | None = None
-    body: Body | None = None
+    headers: tuple[Json, ...] = ()
+    body: type[msgspec.Struct] | None = None
+    examples: Mapping[str, Json] = {}
+
+    @property
+    def responses(self) -> Mapping[int, Returns]:
+        """The responses by status. A struct is described by the first line of its docstring."""
+        match self.returns:
+            case Returns():
+                return {200: self.returns}
+            case type():
+                return {200: Returns((self.returns.__doc__ or "").partition("\n")[0], self.returns)}
+            case _:
+                return self.returns
 
 
 class Endpoint(NamedTuple):
@@ -121,7 +134,11 @@ class Endpoint(NamedTuple):
 
     route: Route
     operation: Operation | None = None
-    returns: Mapping[int, Returns] = {}
+
+
+def examples(name: str, summary: str, value: Json) -> Mapping[str, Json]:
+    """Return the example of a body."""
+    return {name: {"summary": summary, "value": value}}
 
 
 def header(name: str, description: str, **schema: Json) -> Json:

@@ -1,9 +1,8 @@
 """Every endpoint of the server, in the order of the OpenAPI document. To add an endpoint, add a row."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import msgspec
-from starlette.types import ASGIApp
 
 from clinvk.api.endpoints import health
 from clinvk.api.openapi.endpoint import (
@@ -11,14 +10,13 @@ from clinvk.api.openapi.endpoint import (
     GUARDED,
     OPEN,
     STORED,
-    Body,
     Endpoint,
     Errors,
-    Handlers,
     Json,
     Operation,
     Returns,
     Route,
+    examples,
     header,
     ref,
     sse_event,
@@ -59,57 +57,25 @@ _RESPONSE: Errors = (errors.RunNotFound, *STORED)
 _MODEL: Errors = (errors.ModelNotFound, *GUARDED)
 
 _LOCATION = {"location": "Where it is to be found."}
-_SESSION_SHOWN = {200: Returns("The session.", views.SessionView)}
-_RUN_SHOWN = {200: Returns("The run.", views.RunView)}
+_TEXT: Json = {"schema": {"type": "string"}}
 
 # --- prompts -------------------------------------------------------------------------------------------------------
 
 _MINIMAL: dict[str, Json] = {"backend": "claude", "prompt": "What does this project do?"}
-_PROMPTS = (
-    Endpoint(
-        Route("POST", "/api/v1/prompt", lambda on: on.prompts),
-        Operation(
-            "prompt",
-            "Run one prompt",
-            _PROMPT,
-            "Answers when the agent has finished, or event by event as it works "
-            "(`output_format: stream-json`, or the header `accept: application/x-ndjson`). "
-            "A client that leaves ends its agent, unless it said `detach`.",
-            headers=(header("prefer", "`respond-async`: with `detach`, answer 202 at once."),),
-            body=Body(
-                bodies.PromptBody,
-                {
-                    "minimal": ("Only what is needed", _MINIMAL),
-                    "stream": (
-                        "A stream, nothing written",
-                        {**_MINIMAL, "sandbox_mode": "read-only", "output_format": "stream-json"},
-                    ),
-                    "detach": ("Go on without me", {**_MINIMAL, "detach": True}),
-                    "dry_run": ("Show the command, run nothing", {**_MINIMAL, "model": "fast", "dry_run": True}),
-                },
-            ),
-        ),
-        {
-            200: Returns(
-                "The agent was started. How it ended is told by `exit_code`, or by the stream's last event.",
-                rest.PromptAnswer,
-                content={
-                    unified.MEDIA_TYPE: {
-                        "schema": EVENT,
-                        "x-stream": "One event a line. Spaces before an event keep the connection alive.",
-                    },
-                },
-            ),
-            202: Returns("The run goes on by itself.", rest.Accepted, _LOCATION),
-        },
-    ),
-)
+_READ_ONLY: Json = {**_MINIMAL, "sandbox_mode": "read-only", "output_format": "stream-json"}
+_KEPT_ALIVE: Json = {"schema": EVENT, "x-stream": "One event a line. Spaces before an event keep the connection alive."}
+_PRIME: Json = {"backend": "claude", "prompt": "Name a prime."}
+_ANOTHER: Json = {"backend": "codex", "prompt": "Name another."}
+_CHECKED: Json = {"backend": "codex", "prompt": "Is this one: {{previous}}?"}
+_BOTH: dict[str, Json] = {"backends": ["claude", "codex"]}
+_JUDGED: Json = {"prompt": "Name a prime.", **_BOTH, "judge": {"backend": "gemini"}}
 
 
 def _batch(
     kind: Kind,
     summary: str,
-    body: Body,
+    body: type[msgspec.Struct],
+    bodies: Mapping[str, Json],
     answer: type[msgspec.Struct],
     last: type[msgspec.Struct],
     *more: type[errors.ClinvkError],
@@ -132,28 +98,51 @@ def _batch(
     )
     return Endpoint(
         Route("POST", f"/api/v1/{kind}", lambda on: on.batch(kind)),
-        Operation(kind, summary, (*_PROMPT, *more), description, body=body),
-        {200: result},
+        Operation(kind, summary, result, (*_PROMPT, *more), description, body=body, examples=bodies),
     )
 
 
-_PRIME: Json = {"backend": "claude", "prompt": "Name a prime."}
-_ANOTHER: Json = {"backend": "codex", "prompt": "Name another."}
-_CHECKED: Json = {"backend": "codex", "prompt": "Is this one: {{previous}}?"}
-_BOTH: dict[str, Json] = {"backends": ["claude", "codex"]}
-_JUDGED: Json = {"prompt": "Name a prime.", **_BOTH, "judge": {"backend": "gemini"}}
-_SEVERAL_AGENTS = (
+_PROMPTS = (
+    Endpoint(
+        Route("POST", "/api/v1/prompt", lambda on: on.prompts),
+        Operation(
+            "prompt",
+            "Run one prompt",
+            {
+                200: Returns(
+                    "The agent was started. How it ended is told by `exit_code`, or by the stream's last event.",
+                    rest.PromptAnswer,
+                    content={unified.MEDIA_TYPE: _KEPT_ALIVE},
+                ),
+                202: Returns("The run goes on by itself.", rest.Accepted, _LOCATION),
+            },
+            _PROMPT,
+            "Answers when the agent has finished, or event by event as it works "
+            "(`output_format: stream-json`, or the header `accept: application/x-ndjson`). "
+            "A client that leaves ends its agent, unless it said `detach`.",
+            headers=(header("prefer", "`respond-async`: with `detach`, answer 202 at once."),),
+            body=bodies.PromptBody,
+            examples={
+                **examples("minimal", "Only what is needed", _MINIMAL),
+                **examples("stream", "A stream, nothing written", _READ_ONLY),
+                **examples("detach", "Go on without me", {**_MINIMAL, "detach": True}),
+                **examples("dry_run", "Show the command, run nothing", {**_MINIMAL, "model": "fast", "dry_run": True}),
+            },
+        ),
+    ),
     _batch(
         "parallel",
         "Run tasks at the same time",
-        Body(bodies.ParallelBody, {"tasks": ("Two tasks", {"tasks": [_PRIME, _ANOTHER], "max_parallel": 2})}),
+        bodies.ParallelBody,
+        examples("tasks", "Two tasks", {"tasks": [_PRIME, _ANOTHER], "max_parallel": 2}),
         batch_answers.ParallelAnswer,
         batch_answers.ParallelSummary,
     ),
     _batch(
         "chain",
         "Run steps one after the other, each with what those before it answered",
-        Body(bodies.ChainBody, {"steps": ("Two steps", {"steps": [_PRIME, _CHECKED]})}),
+        bodies.ChainBody,
+        examples("steps", "Two steps", {"steps": [_PRIME, _CHECKED]}),
         batch_answers.ChainAnswer,
         batch_answers.ChainSummary,
         errors.RunNotFound,
@@ -161,13 +150,11 @@ _SEVERAL_AGENTS = (
     _batch(
         "compare",
         "Run one prompt with several backends, side by side",
-        Body(
-            bodies.CompareBody,
-            {
-                "minimal": ("Two answers", {"prompt": "hello", **_BOTH}),
-                "judged": ("Two answers, of which a third agent names the better", _JUDGED),
-            },
-        ),
+        bodies.CompareBody,
+        {
+            **examples("minimal", "Two answers", {"prompt": "hello", **_BOTH}),
+            **examples("judged", "Two answers, of which a third agent names the better", _JUDGED),
+        },
         batch_answers.CompareAnswer,
         batch_answers.CompareSummary,
     ),
@@ -175,96 +162,84 @@ _SEVERAL_AGENTS = (
 
 # --- sessions and runs ---------------------------------------------------------------------------------------------
 
-_TITLED: Json = {"title": "Parser", "tags": ["a"]}
+_TITLED = examples("title", "A title and tags", {"title": "Parser", "tags": ["a"]})
 _LAST_EVENT_ID = header(
     "last-event-id",
     "Only what comes after this event. A browser sends it when it connects again.",
     type="integer",
     minimum=0,
 )
-_SESSIONS = (
+_SSE: Json = {"schema": sse_event(EVENT), "x-stream": "Server-sent events. Comments keep the connection alive."}
+_LINES: Json = {"schema": EVENT, "x-stream": "One event a line, when the header `accept` asks for it."}
+_FOLLOWED = {
+    200: Returns("The events, to the run's end.", content={sse.MEDIA_TYPE: _SSE, unified.MEDIA_TYPE: _LINES}),
+    204: Returns("The run has ended, and nothing comes after this event."),
+}
+_FORKED = {201: Returns("The new session; the other one stays as it is.", views.SessionView, _LOCATION)}
+_SESSIONS_AND_RUNS = (
     Endpoint(
         Route("GET", "/api/v1/sessions", lambda on: on.sessions.all),
-        Operation("listSessions", "List sessions, newest first", STORED, query=views.SessionListing),
-        {200: Returns("A part of the list.", views.SessionList)},
+        Operation("listSessions", "List sessions, newest first", views.SessionList, STORED, query=views.SessionListing),
     ),
     Endpoint(
         Route("GET", "/api/v1/sessions/{id}", lambda on: on.sessions.one),
-        Operation("getSession", "Show a session", _SESSION),
-        _SESSION_SHOWN,
+        Operation("getSession", "Show a session", views.SessionView, _SESSION),
     ),
     Endpoint(
         Route("PATCH", "/api/v1/sessions/{id}", lambda on: on.sessions.describe),
         Operation(
             "describeSession",
             "Give a session a title and tags",
+            views.SessionView,
             (*_SESSION, *_POLICY, *_BODY),
-            body=Body(views.SessionPatch, {"title": ("A title and tags", _TITLED)}),
+            body=views.SessionPatch,
+            examples=_TITLED,
         ),
-        _SESSION_SHOWN,
     ),
     Endpoint(
         Route("DELETE", "/api/v1/sessions/{id}", lambda on: on.sessions.delete),
-        Operation("deleteSession", "Delete a session with its runs", (*_SESSION, *_POLICY, errors.SessionBusy)),
-        {200: Returns("It is gone.", views.Deleted)},
+        Operation(
+            "deleteSession", "Delete a session with its runs", views.Deleted, (*_SESSION, *_POLICY, errors.SessionBusy)
+        ),
     ),
     Endpoint(
         Route("GET", "/api/v1/sessions/{id}/messages", lambda on: on.sessions.messages),
-        Operation("listMessages", "Read a session as a conversation", _SESSION, query=views.MessageListing),
-        {200: Returns("Prompts and answers.", views.MessageList)},
+        Operation(
+            "listMessages", "Read a session as a conversation", views.MessageList, _SESSION, query=views.MessageListing
+        ),
     ),
     Endpoint(
         Route("POST", "/api/v1/sessions/{id}/fork", lambda on: on.sessions.fork),
-        Operation("forkSession", "Begin a session that goes on from another", (*_SESSION, *_POLICY, *_FORK)),
-        {201: Returns("The new session; the other one stays as it is.", views.SessionView, _LOCATION)},
+        Operation("forkSession", "Begin a session that goes on from another", _FORKED, (*_SESSION, *_POLICY, *_FORK)),
     ),
-)
-_RUNS = (
     Endpoint(
         Route("GET", "/api/v1/runs", lambda on: on.runs.all),
-        Operation("listRuns", "List runs, newest first", _SESSION, query=views.RunListing),
-        {200: Returns("A part of the list.", views.RunList)},
+        Operation("listRuns", "List runs, newest first", views.RunList, _SESSION, query=views.RunListing),
     ),
     Endpoint(
         Route("GET", "/api/v1/runs/{id}", lambda on: on.runs.one),
-        Operation("getRun", "Show a run, with its parts", _RUN),
-        _RUN_SHOWN,
+        Operation("getRun", "Show a run, with its parts", views.RunView, _RUN),
     ),
     Endpoint(
         Route("GET", "/api/v1/runs/{id}/events", lambda on: on.events),
         Operation(
             "followRun",
             "Read the events of a run, and follow it while it runs",
+            _FOLLOWED,
             _RUN,
             "A viewer that leaves does not end the run.",
             query=views.Following,
             headers=(_LAST_EVENT_ID,),
         ),
-        {
-            200: Returns(
-                "The events, to the run's end.",
-                content={
-                    sse.MEDIA_TYPE: {
-                        "schema": sse_event(EVENT),
-                        "x-stream": "Server-sent events. Comments keep the connection alive.",
-                    },
-                    unified.MEDIA_TYPE: {
-                        "schema": EVENT,
-                        "x-stream": "One event a line, when the header `accept` asks for it.",
-                    },
-                },
-            ),
-            204: Returns("The run has ended, and nothing comes after this event."),
-        },
     ),
     Endpoint(
         Route("POST", "/api/v1/runs/{id}/cancel", lambda on: on.runs.cancel),
         Operation(
             "cancelRun",
             "End a run that is under way here, with all of its parts",
+            views.RunView,
             (*_RUN, dialect.ForeignOrigin, dialect.NotCancellable),
         ),
-        _RUN_SHOWN,
     ),
 )
 
@@ -282,124 +257,106 @@ _RESPONSE_HEADERS = {
     "x-clinvk-session-id": "The session that it is a turn of, if it is one.",
     "x-clinvk-ignored": "Fields of the body that have no effect, such as `tools`.",
 }
+_EVENTS: Json = {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `stream: true`."}
+_QUESTION: dict[str, Json] = {"messages": [{"role": "user", "content": "What does this project do?"}]}
+
+
+def _minimal(fields: Mapping[str, Json]) -> Mapping[str, Json]:
+    return examples("minimal", "Only what is needed", {"model": "claude", **fields})
 
 
 def _model_run(
-    vendor_path: str,
-    path: str,
-    handler: Callable[[Handlers], ASGIApp],
+    route: Route,
     name: str,
+    summary: str,
     body: type[msgspec.Struct],
-    example: dict[str, Json],
+    fields: Mapping[str, Json],
     answer: type[msgspec.Struct],
-    summary: str = "Answer a conversation",
     *more: type[errors.ClinvkError],
 ) -> Endpoint:
-    """Return an endpoint that answers as a model would; the alias lacks the vendor's part of the path."""
-    stream: Json = {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `stream: true`."}
-    minimal = {"minimal": ("Only what is needed", {"model": "claude", **example})}
+    """Return an endpoint that answers as a model would; `fields` are the body of an example."""
+    returns = Returns("The agent has answered.", answer, _RESPONSE_HEADERS, {sse.MEDIA_TYPE: _EVENTS})
+    refusals = (*more, *_MODEL_PROMPT)
     return Endpoint(
-        Route("POST", vendor_path + path, handler, (path,)),
-        Operation(name, summary, (*more, *_MODEL_PROMPT), headers=_REQUEST_HEADERS, body=Body(body, minimal)),
-        {200: Returns("The agent has answered.", answer, _RESPONSE_HEADERS, {sse.MEDIA_TYPE: stream})},
+        route,
+        Operation(name, summary, returns, refusals, headers=_REQUEST_HEADERS, body=body, examples=_minimal(fields)),
     )
 
 
-_QUESTION: Json = [{"role": "user", "content": "What does it do?"}]
 _MODEL_APIS = (
     _model_run(
-        "/openai",
-        "/v1/chat/completions",
-        lambda on: on.chat,
+        Route("POST", "/openai/v1/chat/completions", lambda on: on.chat),
         "chatCompletion",
+        "Answer a conversation",
         chat_bodies.ChatBody,
-        {"messages": [{"role": "user", "content": "What does this project do?"}]},
+        _QUESTION,
         chat_bodies.ChatAnswer,
     ),
     _model_run(
-        "/openai",
-        "/v1/responses",
-        lambda on: on.new_response,
+        Route("POST", "/openai/v1/responses", lambda on: on.new_response),
         "createResponse",
+        "Answer a conversation, or go on with one",
         response_body.ResponseBody,
         {"input": "What does this project do?"},
         Response,
-        "Answer a conversation, or go on with one",
         dialect.PreviousNotFound,
     ),
     _model_run(
-        "/openai",
-        "/v1/completions",
-        lambda on: on.completions,
+        Route("POST", "/openai/v1/completions", lambda on: on.completions),
         "completion",
+        "Answer a text",
         completions.CompletionBody,
         {"prompt": "What does this project do?"},
         completions.CompletionAnswer,
-        "Answer a text",
     ),
     Endpoint(
-        Route("GET", "/openai/v1/responses/{id}", lambda on: on.responses.one, ("/v1/responses/{id}",)),
-        Operation("getResponse", "Show a response that was stored", _RESPONSE),
-        {200: Returns("It is.", Response)},
+        Route("GET", "/openai/v1/responses/{id}", lambda on: on.responses.one),
+        Operation("getResponse", "Show a response that was stored", Response, _RESPONSE),
     ),
     Endpoint(
-        Route(
-            "POST", "/openai/v1/responses/{id}/cancel", lambda on: on.responses.cancel, ("/v1/responses/{id}/cancel",)
-        ),
-        Operation("cancelResponse", "End a response that is being made", (*_RESPONSE, dialect.ForeignOrigin)),
-        {200: Returns("It is.", Response)},
+        Route("POST", "/openai/v1/responses/{id}/cancel", lambda on: on.responses.cancel),
+        Operation("cancelResponse", "End a response that is being made", Response, (*_RESPONSE, dialect.ForeignOrigin)),
     ),
     Endpoint(
         Route("GET", "/openai/v1/models", lambda on: on.models.openai_all),
-        Operation("listModels", "List the models", GUARDED, headers=()),
-        {200: Returns("It is.", openai_models.ModelList)},
+        Operation("listModels", "List the models", openai_models.ModelList, GUARDED),
     ),
     Endpoint(
         Route("GET", "/openai/v1/models/{id:path}", lambda on: on.models.openai_one),
-        Operation("getModel", "Show a model", _MODEL),
-        {200: Returns("It is.", openai_models.Model)},
+        Operation("getModel", "Show a model", openai_models.Model, _MODEL),
     ),
     _model_run(
-        "/anthropic",
-        "/v1/messages",
-        lambda on: on.messages,
+        Route("POST", "/anthropic/v1/messages", lambda on: on.messages),
         "createMessage",
+        "Answer a conversation",
         anthropic_body.MessagesBody,
-        {"messages": _QUESTION, "max_tokens": 1024},
+        {**_QUESTION, "max_tokens": 1024},
         anthropic_message.Message,
     ),
     Endpoint(
-        Route(
-            "POST",
-            "/anthropic/v1/messages/count_tokens",
-            lambda on: on.counting.estimate,
-            ("/v1/messages/count_tokens",),
-        ),
+        Route("POST", "/anthropic/v1/messages/count_tokens", lambda on: on.counting.estimate),
         Operation(
             "countTokens",
             "Estimate the tokens of a message",
+            anthropic.TokenCount,
             (errors.InvalidRequest, *_BODY, *GUARDED),
-            body=Body(
-                anthropic_body.MessagesBody,
-                {"minimal": ("Only what is needed", {"model": "claude", "messages": _QUESTION})},
-            ),
+            body=anthropic_body.MessagesBody,
+            examples=_minimal(_QUESTION),
         ),
-        {200: Returns("About so many; no model is asked.", anthropic.TokenCount)},
     ),
     Endpoint(
         Route("GET", "/anthropic/v1/models", lambda on: on.models.anthropic_all),
         Operation(
             "listAnthropicModels",
             "List the models",
+            anthropic_models.ModelPage,
             (errors.InvalidRequest, *GUARDED),
             query=anthropic_models.ModelListing,
         ),
-        {200: Returns("A part of the list.", anthropic_models.ModelPage)},
     ),
     Endpoint(
         Route("GET", "/anthropic/v1/models/{id:path}", lambda on: on.models.anthropic_one),
-        Operation("getAnthropicModel", "Show a model", _MODEL),
-        {200: Returns("It is.", anthropic_models.Model)},
+        Operation("getAnthropicModel", "Show a model", anthropic_models.Model, _MODEL),
     ),
     Endpoint(Route("GET", "/v1/models", lambda on: on.models.any_all)),
     Endpoint(Route("GET", "/v1/models/{id:path}", lambda on: on.models.any_one)),
@@ -407,61 +364,60 @@ _MODEL_APIS = (
 
 # --- the server ----------------------------------------------------------------------------------------------------
 
-_PAGE = {200: Returns("The page.", content={"text/html": {"schema": {"type": "string"}}})}
-_METRICS = Returns("All metrics.", content={"text/plain": {"schema": {"type": "string"}}})
+_PAGE = Returns("The page.", content={"text/html": _TEXT})
+_METRICS = Returns("All metrics.", content={"text/plain": _TEXT})
 _DOCUMENT = Returns("This document.", content={"application/json": {"schema": {"type": "object"}}})
+_HEALTH = {
+    200: Returns("The server is ok, or degraded.", health.Health),
+    503: Returns("Sessions cannot be kept.", health.Health),
+}
+_READY = {200: Returns("Send prompts here.", health.Health), 503: Returns("Send no prompts here.", health.Health)}
 _SERVER = (
     Endpoint(
         Route("GET", "/api/v1/backends", lambda on: on.status.backends),
-        Operation("listBackends", "List the agent CLIs", GUARDED),
-        {200: Returns("All backends.", health.BackendList)},
+        Operation("listBackends", "List the agent CLIs", health.BackendList, GUARDED),
     ),
     Endpoint(
         Route("GET", "/api/v1/usage", lambda on: on.usage.all),
         Operation(
             "listUsage",
             "Tell what runs have used, by day, key, backend and model",
+            usage.UsageList,
             STORED,
             "What runs have used is told also when they have been deleted.",
             query=usage.UsageListing,
         ),
-        {200: Returns("Sums of the runs that have ended.", usage.UsageList)},
     ),
     Endpoint(
         Route("GET", METRICS_PATH, lambda on: on.metrics),
         Operation(
             "metrics",
             "Give metrics in the text format of Prometheus",
+            _METRICS,
             (dialect.NoSuchPath, *GUARDED),
             "There only with the setting `server.metrics_enabled`.",
         ),
-        {200: _METRICS},
     ),
     Endpoint(
-        Route("GET", "/health", lambda on: on.status.health),
-        Operation("health", "Tell how the server is"),
-        {200: Returns("It is.", health.Health), 503: Returns("Sessions cannot be kept.", health.Health)},
+        Route("GET", "/health", lambda on: on.status.health), Operation("health", "Tell how the server is", _HEALTH)
     ),
     Endpoint(
         Route("GET", "/health/ready", lambda on: on.status.ready),
-        Operation("ready", "Tell whether prompts should be sent here"),
-        {200: Returns("It is.", health.Health), 503: Returns("They should not.", health.Health)},
+        Operation("ready", "Tell whether prompts should be sent here", _READY),
     ),
     Endpoint(
         Route("GET", "/health/live", lambda on: on.status.live),
-        Operation("live", "Tell that the process answers"),
-        {200: Returns("It does.", health.Alive)},
+        Operation("live", "Tell that the process answers", health.Alive),
     ),
     Endpoint(
         Route("GET", "/openapi.json", lambda on: on.docs.openapi),
-        Operation("openapi", "Get this document", OPEN),
-        {200: _DOCUMENT},
+        Operation("openapi", "Get this document", _DOCUMENT, OPEN),
     ),
     Endpoint(
-        Route("GET", "/docs", lambda on: on.docs.page), Operation("docs", "Show this document as a page", OPEN), _PAGE
+        Route("GET", "/docs", lambda on: on.docs.page), Operation("docs", "Show this document as a page", _PAGE, OPEN)
     ),
-    Endpoint(Route("GET", "/", lambda on: on.docs.page), Operation("root", "Show the same page", OPEN), _PAGE),
+    Endpoint(Route("GET", "/", lambda on: on.docs.page), Operation("root", "Show the same page", _PAGE, OPEN)),
     Endpoint(Route("GET", "/docs/{name}", lambda on: on.docs.asset)),
 )
 
-ENDPOINTS = (*_PROMPTS, *_SEVERAL_AGENTS, *_SESSIONS, *_RUNS, *_MODEL_APIS, *_SERVER)
+ENDPOINTS = (*_PROMPTS, *_SESSIONS_AND_RUNS, *_MODEL_APIS, *_SERVER)

@@ -51,7 +51,11 @@ def create_app(
 ) -> Front:
     """Return the application; the caller opens and closes runs, store and inventory."""
     stopping = asyncio.Event()
-    viewers = Viewers(runs, store, settings.server, stopping, lambda run_id: bool(orchestrations().live(run_id)))
+
+    def is_here(run_id: str) -> bool:
+        return bool(orchestrations().live(run_id))
+
+    viewers = Viewers(runs, store, settings.server, stopping, is_here)
     responses = Responses(runs, store, viewers)
 
     def run(dialect: Dialect, spelled_out: SpelledOut | None = None) -> RunEndpoint:

@@ -24,8 +24,8 @@ class Router:
 
     def __init__(self, endpoints: Iterable[Endpoint], handlers: Handlers) -> None:
         self.routes: dict[str, dict[str, Route]] = {}
-        for route, *_ in endpoints:
-            for path in (route.path, *route.aliases):
+        for route, _ in endpoints:
+            for path in route.paths:
                 self.routes.setdefault(path, {})[route.method] = route
         self._fixed = {path for path in self.routes if "{" not in path}
         self._patterns = [(compile_path(path)[0], path) for path in self.routes if "{" in path]

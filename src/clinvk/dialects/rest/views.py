@@ -86,9 +86,9 @@ class SessionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     backend: Annotated[str | None, Meta(description="Only those of this backend.")] = None
     status: Annotated[SessionStatus | None, Meta(description="Only those with this status.")] = None
     tag: Annotated[str | None, Meta(description="Only those with this tag.")] = None
-    q: Annotated[str | None, Meta(description="Only those with this text in title or first prompt; case is one.")] = (
-        None
-    )
+    text: Annotated[
+        str | None, Meta(description="Only those with this text in title or first prompt; case is one.")
+    ] = msgspec.field(name="q", default=None)
     limit: _Limit = 100
     offset: _Offset = 0
 
