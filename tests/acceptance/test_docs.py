@@ -5,6 +5,7 @@ js, python  are run, and print what the agent answered.
 json        has the fields and types of what the sample above it printed; jsonl so for each kind of event.
 text        is what the sample above it printed.
 yaml        is read as settings with which the server would start.
+yml         is a workflow of GitHub Actions, and has steps.
 
 There is no other language, and none of them is skipped. A block without a language is a drawing. What is put in place
 of the page's words: a free port for 8080 and 3000, and 127.0.0.1 for 0.0.0.0, lest a test opens a port to others. The
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from clinvk.api.access import auth
 from clinvk.backends.registry import BACKENDS
@@ -101,11 +103,11 @@ class Reader:
                 self.run(
                     "bash", "-euo", "pipefail", "-c", self.here(block.text), in_clone=IN_THE_CLONE.search(block.text)
                 )
-            case "js":
-                self.run("node", "--input-type=module", "--eval", self.here(block.text))
-                assert "".join(ANSWER) in self.printed
-            case "python":
-                self.run(sys.executable, "-c", self.here(block.text))
+            case "js" | "python" as language:
+                interpreter = {"js": ["node", "--input-type=module", "--eval"], "python": [sys.executable, "-c"]}[
+                    language
+                ]
+                self.run(*interpreter, self.here(block.text))
                 assert "".join(ANSWER) in self.printed
             case "json":
                 assert shape(json.loads(block.text)) == shape(json.loads(self.printed)), self.printed
@@ -116,6 +118,9 @@ class Reader:
             case "yaml":
                 (self.home / "sample.yaml").write_text(block.text)
                 auth.check(load(str(self.home / "sample.yaml"), self.env, {}, BACKENDS).server)
+            case "yml":
+                jobs = yaml.safe_load(block.text)["jobs"].values()
+                assert all({"run", "uses"} & step.keys() for job in jobs for step in job["steps"])
             case language:
                 pytest.fail(f"{block.place}: no rule for a block of language {language!r}")
 
@@ -256,11 +261,14 @@ def reading(folder: Path, agents: Iterable[Scripted]) -> Generator[Reader]:
         "docs/anthropic.md",
         "docs/warm.md",
         "docs/watching.md",
+        "docs/troubleshooting.md",
+        "docs/upgrading.md",
+        *sorted(str(guide.relative_to(REPOSITORY)) for guide in (REPOSITORY / "docs" / "guides").iterdir()),
     ],
 )
 def test_samples_of_a_page_work_as_documented(page: str, tmp_path: Path, agents: list[Scripted]) -> None:
     with reading(tmp_path, agents) as reader:
-        if page != "README.md":
+        if page not in ("README.md", "docs/upgrading.md"):
             reader.run("pip", "install", "--quiet", ".", in_clone=True)
         for block, following in itertools.pairwise([*blocks(page), Block(page, "", "")]):
             try:

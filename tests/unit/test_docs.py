@@ -18,7 +18,7 @@ from clinvk.config.setting_values import all_keys
 from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
+PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 README = (REPOSITORY / "README.md").read_text()
 SERVER = (REPOSITORY / "docs" / "server.md").read_text()
 CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text()
