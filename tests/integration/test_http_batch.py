@@ -124,26 +124,56 @@ async def test_as_many_agents_run_at_once_as_there_are_slots_after_a_reload(scri
         assert (await answering).json()["completed"] == 3
 
 
-async def test_tasks_wait_while_the_queue_is_full(scripted: Scripted, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["parallel", "chain", "compare"])
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_request_is_refused_before_anything_runs_if_its_first_task_finds_the_queue_full(
+    scripted: Scripted, tmp_path: Path, kind: str, accept: str
+) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *claude_says("x")])
+    body = {
+        "parallel": {"tasks": [task("task"), task("task")]},
+        "chain": {"steps": [task("task"), task("{{previous}}")]},
+        "compare": {"prompt": "task", "backends": ["claude", "codex"]},
+    }[kind]
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as served:
+        other = asyncio.create_task(served.prompt(prompt="other"))
+        await until(scripted.calls)
+        answer = await post(served, kind, body, accept=accept)
+        assert (answer.status_code, answer.json()["code"]) == (503, "queue_full"), answer.text
+        assert int(answer.headers["retry-after"]) > 0
+        assert (await served.client.get("/api/v1/runs")).json()["total"] == 1
+        dry = await post(served, "parallel", {"tasks": [task("task")], "dry_run": True})
+        assert dry.status_code == 200
+        go.touch()
+        assert (await other).status_code == 200
+    assert len(scripted.calls()) == 1
+
+
+async def test_further_tasks_wait_while_the_queue_is_full(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")], when="other")
     scripted.play(claude_says("x"), when="task")
-    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as served:
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=1) as served:
         other = asyncio.create_task(served.prompt(prompt="other"))
         await until(lambda: served.runs.busy)
-        answering = asyncio.create_task(post(served, "parallel", {"tasks": [task("task"), task("task")]}))
+        body = {"tasks": [task("task")] * 3, "max_parallel": 3}
+        answering = asyncio.create_task(post(served, "parallel", body))
+        await until(lambda: served.runs.queued)
         go.touch()
-        assert (await answering).json()["completed"] == 2
+        assert (await answering).json()["completed"] == 3
         assert (await other).status_code == 200
 
 
 async def test_task_waiting_for_room_ends_with_the_orchestration(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
-    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as served:
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=1) as served:
         other = asyncio.create_task(served.prompt(prompt="other"))
         await until(lambda: scripted.calls())
-        answering = asyncio.create_task(post(served, "parallel", {"tasks": [task("task")]}))
+        body = {"tasks": [task("task")] * 3, "max_parallel": 3}
+        answering = asyncio.create_task(post(served, "parallel", body))
+        await until(lambda: served.runs.queued)
         whole: list[str] = []
         while not whole:
             runs = (await served.client.get("/api/v1/runs?state=running")).json()["runs"]
@@ -152,7 +182,7 @@ async def test_task_waiting_for_room_ends_with_the_orchestration(scripted: Scrip
         told = (await answering).json()
         go.touch()
         await other
-    assert [result["error_code"] for result in told["results"]] == ["cancelled"]
+    assert [result["error_code"] for result in told["results"]] == ["cancelled"] * 3
     assert len(scripted.calls()) == 1
 
 

@@ -277,9 +277,9 @@ def test_run_larger_than_the_byte_limit_can_wait_in_an_empty_queue() -> None:
 def test_reserved_bytes_count_until_released() -> None:
     slots = Slots(QueueLimits(1, queued=99, queued_bytes=100))
     queue(slots, "ana", 1)
-    with slots.reserved("ana", 90):
+    with slots.reserved(Applicant("claude", "ana"), 90):
         assert not queue(slots, "ben", 1, held_bytes=20)
-        with pytest.raises(QueueFull), slots.reserved("ben", 20):
+        with pytest.raises(QueueFull), slots.reserved(Applicant("claude", "ben"), 20):
             pass
     assert len(queue(slots, "ben", 1, held_bytes=20)) == 1
 

@@ -15,7 +15,7 @@ from clinvk.runtime.runs import Runs
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
-from clinvk.types.orchestration import Plan, is_dry_run
+from clinvk.types.orchestration import Chain, Plan, is_dry_run
 from clinvk.types.request import RunRequest
 
 logger = logging.getLogger(__name__)
@@ -69,13 +69,15 @@ class Orchestrations:
 
         Raises:
             StoreUnavailable: the record cannot be stored.
-            QueueFull: the queue has no room for the memory of the requests.
+            QueueFull: the queue has no room for the first part, or for the memory of all parts. Once an orchestration
+                has begun, the further parts wait for room.
         """
         warnings = await asyncio.to_thread(lambda: tuple(plan_warnings(plan)))
         if is_dry_run(plan):
             yield Orchestration("", plan, self._runs, self._worktrees, self._rule, warnings)
             return
-        with self._runs.reserved([part.request for part in plan.parts]):
+        done = len(plan.done) if isinstance(plan, Chain) else 0
+        with self._runs.reserved([part.request for part in plan.parts[done:]]):
             record = whole_record.begin(plan, asked)
             one = Orchestration(record.id, plan, self._runs, self._worktrees, self._rule, warnings)
             await self._store.begin(record, None)

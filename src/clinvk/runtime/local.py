@@ -193,9 +193,10 @@ class LocalRuns:
         """Reserve queue memory for an orchestration's requests, all of one client, inside this context.
 
         Raises:
-            QueueFull: the queue lacks room for the requests.
+            QueueFull: the queue lacks room for the first request, or for the memory of all.
         """
-        return self._slots.reserved(requests[0].client if requests else "", sum(map(held_bytes, requests)))
+        first = Applicant(requests[0].backend, requests[0].client)
+        return self._slots.reserved(first, sum(map(held_bytes, requests)))
 
     def stop(self, run_id: str, at_once: bool = False) -> None:
         """Stop a queued or running run; with `at_once` the agent gets no time to stop by itself."""

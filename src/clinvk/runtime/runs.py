@@ -172,7 +172,7 @@ class Runs(Runner, Protocol):
         """Reserve queue memory for an orchestration's requests, all of one client, inside this context.
 
         Raises:
-            QueueFull: the queue lacks room for the requests.
+            QueueFull: the queue lacks room for the first request, or for the memory of all.
         """
         ...
 

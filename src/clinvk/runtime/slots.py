@@ -190,20 +190,21 @@ class Slots:
         self._serve()
 
     @contextmanager
-    def reserved(self, client: str, held_bytes: int) -> Generator[None]:
+    def reserved(self, first: Applicant, held_bytes: int) -> Generator[None]:
         """Count the memory of a share's runs as queued inside this context.
 
         Raises:
-            QueueFull: the queue lacks room for `held_bytes`.
+            QueueFull: no slot is free and the queue has no room for the `first` run, or for `held_bytes`.
         """
-        if obstacle := self._taken_memory(client, held_bytes):
+        obstacle = self._taken_slots(first) and self._taken_queue(first.client, held_bytes)
+        if obstacle := obstacle or self._taken_memory(first.client, held_bytes):
             raise QueueFull(obstacle, _RETRY_AFTER_S)
-        self._count_bytes(client, held_bytes)
+        self._count_bytes(first.client, held_bytes)
         try:
             yield
         finally:
-            self._count_bytes(client, -held_bytes)
-            self._forget_if_idle(client)
+            self._count_bytes(first.client, -held_bytes)
+            self._forget_if_idle(first.client)
             self._serve()
 
     async def room(self, run: Applicant) -> None:
