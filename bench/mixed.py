@@ -29,12 +29,12 @@ _CONFIG = (
     f"warm: {{kept_backends: [claude, codex, gemini], max_memory_mb: {_LIMIT_MB}, max_processes: 6}}\n"
     f"server: {{max_concurrent_runs: {_CLIENTS}, max_concurrent_per_backend: {_CLIENTS}}}\n"
 )
-_LOOK_EVERY_S = 0.2
-_ENDS_WITHIN_S = 1.0
+_POLL_INTERVAL_S = 0.2
+_ENDS_TIMEOUT_S = 1.0
 """What is being ended when the last run has ended may take so long."""
 
 _RESTS_S = 2.0
-_AT_REST_WITHIN_S = 30.0
+_AT_REST_TIMEOUT_S = 30.0
 _SEED = 1
 _KILLED = "agent_crashed"
 _MB = 1024 * 1024
@@ -139,22 +139,22 @@ class _Outside:
 
     def look_at_rest(self) -> None:
         """Look for a while as soon as no run is under way: what is there is kept."""
-        until = time.monotonic() + _AT_REST_WITHIN_S
+        until = time.monotonic() + _AT_REST_TIMEOUT_S
         while kept(self._server).runs:
             if time.monotonic() > until:
                 raise BenchBroken("runs are under way that nobody waits for")
             time.sleep(0.05)
-        time.sleep(_ENDS_WITHIN_S)
+        time.sleep(_ENDS_TIMEOUT_S)
         until = time.monotonic() + _RESTS_S
         while time.monotonic() < until:
             self.at_rest_mb = max(self.at_rest_mb, self.look())
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_INTERVAL_S)
 
     def look_while(self, busy: threading.Event) -> None:
         """Look again and again."""
         while busy.is_set():
             self.look()
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_INTERVAL_S)
 
 
 class _Crowd:

@@ -10,7 +10,7 @@ from bench.workplace import BenchBroken
 
 _PROJECT = Path(__file__).parent.parent
 RUNS_FOR_S = 90
-_ENDS_WITHIN_S = 10
+_ENDS_TIMEOUT_S = 10
 
 
 def module(name: str, *arguments: str) -> list[str]:
@@ -65,7 +65,7 @@ def running(command: Sequence[str], env: Mapping[str, str] | None, log: Path) ->
         finally:
             process.terminate()
             try:
-                process.communicate(timeout=_ENDS_WITHIN_S)
+                process.communicate(timeout=_ENDS_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()

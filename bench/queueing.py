@@ -16,7 +16,7 @@ _PROMPT_S = 2
 _SLOTS = 16
 _OVER_IDEAL = 1.2
 _LIVE_P99_MS = 50
-_ASK_EVERY_S = 0.01
+_ASK_INTERVAL_S = 0.01
 _AT_REST = 200
 
 
@@ -67,7 +67,7 @@ def _live_until(sent: Future[Times], server: Server) -> list[float]:
     taken: list[float] = []
     while not sent.done():
         taken.append(_live_ms(server))
-        time.sleep(_ASK_EVERY_S)
+        time.sleep(_ASK_INTERVAL_S)
     return taken
 
 

@@ -12,8 +12,8 @@ import msgspec
 from bench.processes import clinvk, last_words, module, running
 from bench.workplace import BenchBroken, Workplace
 
-_UP_WITHIN_S = 20.0
-_ASK_EVERY_S = 0.001
+_UP_TIMEOUT_S = 20.0
+_ASK_INTERVAL_S = 0.001
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -62,9 +62,9 @@ def _up(place: Workplace, command: Sequence[str], port: int) -> Generator[Server
     began = time.perf_counter()
     with running(command, place.env, log) as process:
         while not _answers(port):
-            if process.poll() is not None or time.perf_counter() > began + _UP_WITHIN_S:
+            if process.poll() is not None or time.perf_counter() > began + _UP_TIMEOUT_S:
                 raise BenchBroken(f"{command} did not answer: {last_words(log.read_text())}")
-            time.sleep(_ASK_EVERY_S)
+            time.sleep(_ASK_INTERVAL_S)
         yield Server(port, process.pid, time.perf_counter() - began, log)
 
 

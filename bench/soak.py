@@ -26,16 +26,16 @@ _VISITS = 10_000
 _WARM_UP = 200
 _WARM_UP_SHARE = 0.2
 _AT_ONCE = 48
-_MOST_S_A_VISIT = 0.5
+_MAX_VISIT_S = 0.5
 _KEY = "of-a-soak"
 _GROWN = 1.1
-_AT_REST_WITHIN_S = 60
-_MOST_THREADS = 1 + min(32, (os.cpu_count() or 1) + 4) + 5
+_AT_REST_TIMEOUT_S = 60
+_MAX_THREADS = 1 + min(32, (os.cpu_count() or 1) + 4) + 5
 """The loop's, the default ones beside it, and those of the store: they come when they are needed, and stay."""
 _STORE = "clinvk.db"
-_MOST_FILES_OF_THE_STORE = 2 * (1 + 4) + 1
+_MAX_STORE_FILES = 2 * (1 + 4) + 1
 """The database and its log for the writer and each reader, who come when they are needed and stay, and their index."""
-_LOOK_EVERY_S = 4.0
+_POLL_INTERVAL_S = 4.0
 """Memory that is free is given back after ten seconds."""
 _TOLD = 3
 _HERE = Path(__file__).parent
@@ -104,10 +104,10 @@ def _figures(first: int, count: int, before: Held, after: Held) -> Iterator[Figu
         "",
         [after.of_the_store],
         [before.of_the_store],
-        Budget("at most", _MOST_FILES_OF_THE_STORE),
+        Budget("at most", _MAX_STORE_FILES),
     )
     yield figure("tasks", "", [after.tasks], [before.tasks], none_more)
-    yield figure("threads", "", [after.threads], [before.threads], Budget("at most", _MOST_THREADS))
+    yield figure("threads", "", [after.threads], [before.threads], Budget("at most", _MAX_THREADS))
 
 
 def _prepared(place: Workplace) -> Workplace:
@@ -126,18 +126,18 @@ def _prepared(place: Workplace) -> Workplace:
 def _visited(place: Workplace, server: Server, count: int, seed: int) -> Made:
     job = Visits(port=server.port, key=_KEY, root=str(place.root), count=count, at_once=_AT_ONCE, seed=seed)
     command = module("visitors", msgspec.json.encode(job).decode())
-    return msgspec.json.decode(run(command, within_s=60 + count * _MOST_S_A_VISIT), type=Made)
+    return msgspec.json.decode(run(command, within_s=60 + count * _MAX_VISIT_S), type=Made)
 
 
 def _held(place: Workplace, server: Server) -> Held:
     """Look at a server once nothing goes on there any more."""
-    until = time.monotonic() + _AT_REST_WITHIN_S
+    until = time.monotonic() + _AT_REST_TIMEOUT_S
     while _agents(place) and time.monotonic() < until:
         time.sleep(0.1)
     _probed(place, server)
     resident_mb: list[float] = []
     for _ in range(place.rounds):
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_INTERVAL_S)
         resident_mb.append(server.resident_kb / 1024)
     probed = _probed(place, server)
     opened = _opened(server)
@@ -163,7 +163,7 @@ def _probed(place: Workplace, server: Server) -> dict[str, int]:
     told = place.root / "probe.json"
     told.unlink(missing_ok=True)
     os.kill(server.pid, signal.SIGUSR2)
-    until = time.monotonic() + _AT_REST_WITHIN_S
+    until = time.monotonic() + _AT_REST_TIMEOUT_S
     while not told.exists():
         if time.monotonic() > until:
             raise BenchBroken("the server does not tell what it holds")

@@ -21,7 +21,7 @@ _COMMAND = {"claude": Budget("share", 0.4)}
 _PROMPT = "hello [[words=20]]"
 _CLIENTS = 8
 _FEW, _MANY = 24, 200
-_READY_WITHIN_S = 60
+_READY_TIMEOUT_S = 60
 _RESTS_S = 1.0
 """A process that has just come up is still at work, and so is one that has just been spoken to."""
 
@@ -107,7 +107,7 @@ def _first_word(place: Workplace, command: Sequence[str]) -> float:
         assert process.stdout
         first = process.stdout.read(1)
         first_ms = (time.perf_counter() - began) * 1000
-        printed, complaint = process.communicate(timeout=_READY_WITHIN_S)
+        printed, complaint = process.communicate(timeout=_READY_TIMEOUT_S)
     if process.returncode or not (first + printed).startswith(b"word1"):
         raise BenchBroken(f"{command} exited with {process.returncode}: {last_words(complaint.decode())}")
     return first_ms
@@ -115,7 +115,7 @@ def _first_word(place: Workplace, command: Sequence[str]) -> float:
 
 def _ready(server: Server, cli: str) -> None:
     """Wait until a process is ready and at rest."""
-    until = time.monotonic() + _READY_WITHIN_S
+    until = time.monotonic() + _READY_TIMEOUT_S
     while not kept(server).ready:
         if time.monotonic() > until:
             raise BenchBroken(f"no process of {cli} is ready")

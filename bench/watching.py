@@ -18,7 +18,7 @@ _CLIENTS = 16
 _PROMPTS = 1000
 _LINES = 300
 _SHARE = 0.95
-_READ_EVERY_S = 1.0
+_READ_INTERVAL_S = 1.0
 _WATCHED = "server: {metrics_enabled: true}\nlog: {format: json, requests: true}\n"
 
 
@@ -71,7 +71,7 @@ def _read(server: Server) -> Generator[None]:
     left, failures = threading.Event(), list[str]()
 
     def read() -> None:
-        while not left.wait(_READ_EVERY_S):
+        while not left.wait(_READ_INTERVAL_S):
             connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
             connection.request("GET", "/metrics")
             answer = connection.getresponse()

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 _HERE = Path(__file__).parent
-_COMPILE_WITHIN_S = 60
+_COMPILE_TIMEOUT_S = 60
 
 
 class BenchBroken(Exception):
@@ -79,6 +79,6 @@ def workplace(rounds: int, scale: float) -> Generator[Workplace]:
 
 def _compile(compiler: str, source: str, target: Path) -> None:
     command = [compiler, "-O2", "-o", str(target), str(_HERE / source)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_WITHIN_S, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S, check=False)
     if done.returncode:
         raise BenchBroken(f"{' '.join(command)} failed: {done.stderr.strip()}")

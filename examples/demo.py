@@ -31,7 +31,7 @@ WHEELS = {"claude": ("claude_agent_sdk", "_bundled/claude"), "codex": ("codex_cl
 
 SAYS = "The model is a stand-in, the agent is real."
 PROMPT = "Who are you?"
-WITHIN_S = 60
+TIMEOUT_S = 60
 
 CODEX_CONFIG = """\
 model = "gpt-5.5"
@@ -172,7 +172,7 @@ class Runner:
             printed, self.first_output_s = _read(process, None if is_quiet else sys.stdout.buffer.fileno())
             if not is_quiet and not printed.endswith("\n"):
                 self.screen.say("")
-            if code := process.wait(WITHIN_S):
+            if code := process.wait(TIMEOUT_S):
                 raise DemoFailed(f"`{line}` exited with {code}{': ' + printed[-2000:] if is_quiet else ''}")
         return printed
 
@@ -284,7 +284,7 @@ def _read(process: subprocess.Popen[bytes], copy_to: int | None) -> tuple[str, f
     start = time.monotonic()
     first_s = 0.0
     pieces: list[bytes] = []
-    while select.select([fd], [], [], max(0.0, start + WITHIN_S - time.monotonic()))[0]:
+    while select.select([fd], [], [], max(0.0, start + TIMEOUT_S - time.monotonic()))[0]:
         piece = os.read(fd, 65536)
         if not piece:
             return b"".join(pieces).decode(errors="replace"), first_s
@@ -292,7 +292,7 @@ def _read(process: subprocess.Popen[bytes], copy_to: int | None) -> tuple[str, f
         pieces.append(piece)
         if copy_to is not None:
             os.write(copy_to, piece)
-    raise DemoFailed(f"no end after {WITHIN_S} s; output until then: {b''.join(pieces)[-2000:]!r}")
+    raise DemoFailed(f"no end after {TIMEOUT_S} s; output until then: {b''.join(pieces)[-2000:]!r}")
 
 
 @contextlib.contextmanager
@@ -380,10 +380,10 @@ def server(place: Place, environment: dict[str, str], port: int) -> Generator[st
 
 def _await_health(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    until = time.monotonic() + WITHIN_S
+    until = time.monotonic() + TIMEOUT_S
     while process.poll() is None and time.monotonic() < until:
         try:
-            with opener.open(url, timeout=WITHIN_S):
+            with opener.open(url, timeout=TIMEOUT_S):
                 return
         except OSError:
             time.sleep(0.05)
@@ -400,7 +400,7 @@ def ended(process: subprocess.Popen[bytes]) -> Generator[None]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
         try:
-            process.wait(WITHIN_S)
+            process.wait(TIMEOUT_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

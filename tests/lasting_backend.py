@@ -13,7 +13,17 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.base import MOST_RUNS, Capabilities, Channel, Delivery, Host, Launch, NotSpoken, crashed, parsed
+from clinvk.backends.base import (
+    MAX_RUNS,
+    Capabilities,
+    Channel,
+    Delivery,
+    Host,
+    Launch,
+    ProtocolNotSupported,
+    crash_ending,
+    decode_line,
+)
 from clinvk.backends.shared import OneShotChannel
 from clinvk.policy.rules import Flags
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
@@ -95,14 +105,14 @@ _LINES = msgspec.json.Decoder(_Told)
 
 class _Alone:
     def feed(self, line: bytes) -> Iterable[Event]:
-        told = parsed(_LINES, line)
+        told = decode_line(_LINES, line)
         if told and told.event:
             yield told.event
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
-        return crashed("agent", exit_code, stderr)
+        return crash_ending("agent", exit_code, stderr)
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         return ""
 
 
@@ -124,7 +134,7 @@ class LastingChannel:
         return msgspec.json.encode(told) + b"\n"
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
-        told = parsed(_LINES, line)
+        told = decode_line(_LINES, line)
         if told is None:
             return
         self._speaks = True
@@ -139,17 +149,17 @@ class LastingChannel:
     def tools_of(self, run: str) -> tuple[str, str] | None:
         return ("RUN", run) if self._tells_tools else None
 
-    def let_go(self, conversation: str) -> bytes | None:
+    def release_session(self, conversation: str) -> bytes | None:
         return None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
         if not self._speaks and exit_code < 128:
-            raise NotSpoken(f"it exited with code {exit_code}")
+            raise ProtocolNotSupported(f"it exited with code {exit_code}")
         for run in self._open:
-            yield run, crashed("agent", exit_code, stderr)
+            yield run, crash_ending("agent", exit_code, stderr)
         self._open.clear()
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         return ""
 
 
@@ -178,7 +188,7 @@ class Lasting:
         mode: str = "lasting",
         tells_tools: bool = True,
         pings: bool = True,
-        most_runs: int = MOST_RUNS,
+        most_runs: int = MAX_RUNS,
     ) -> None:
         self._capacity = capacity
         self._mode = mode

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import httpx
 
-from clinvk.api.access.keys import Keys
-from clinvk.api.http.middleware import Front
-from clinvk.api.observe.observers import watched
-from clinvk.api.server.server import listen, opened
+from clinvk.api.access.keys import ApiKeys
+from clinvk.api.http.middleware import RequestMiddleware
+from clinvk.api.observe.observers import observe
+from clinvk.api.server.server import listen, open_server
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
@@ -35,7 +35,7 @@ class Served:
     """The server, and a client of it that keeps no connection."""
 
     port: int
-    front: Front
+    front: RequestMiddleware
     runs: LocalRuns
     client: httpx.AsyncClient
 
@@ -72,7 +72,7 @@ async def serving(
     backends: dict[str, BackendSettings] | None = None,
     unified_flags: UnifiedFlags | None = None,
     store: SessionStore | None = None,
-    keys: Keys | None = None,
+    keys: ApiKeys | None = None,
     log: LogSettings | None = None,
     tracing: bool = False,
     policy: PolicySettings | None = None,
@@ -95,9 +95,9 @@ async def serving(
     sockets = listen("127.0.0.1", 0)
     port: int = sockets[0].getsockname()[1]
     async with (
-        watched(settings, registry) as watching,
+        observe(settings, registry) as watching,
         nullcontext(store) if store else SqliteStore(home(environ), committed=watching.committed) as kept,
-        opened(settings, environ, sockets, kept, keys or Keys(), watching, registry) as served,
+        open_server(settings, environ, sockets, kept, keys or ApiKeys(), watching, registry) as served,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
             limits=httpx.Limits(max_keepalive_connections=0),

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, crashed, last_line
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, crash_ending, last_line
 from clinvk.backends.shared import OneShotChannel
 from clinvk.policy.rules import Flags
 from clinvk.types.events import Event
@@ -24,9 +24,9 @@ class _Events:
         yield msgspec.json.decode(line, type=Event)
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
-        return crashed("shell", exit_code, stderr)
+        return crash_ending("shell", exit_code, stderr)
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         return last_line(stderr.decode())
 
 

@@ -21,7 +21,7 @@ class FileLock:
 
     def is_at(self, path: str | os.PathLike[str]) -> bool:
         """Return whether the locked file is still the file at a path: neither released, nor removed, nor replaced."""
-        return is_of(self.file, path)
+        return is_lock_of(self.file, path)
 
     def __enter__(self) -> None:
         pass
@@ -51,7 +51,7 @@ def take(
     return lock if lock.is_at(path) else None
 
 
-def is_of(lock: int, path: str | os.PathLike[str]) -> bool:
+def is_lock_of(lock: int, path: str | os.PathLike[str]) -> bool:
     """Return whether a locked descriptor refers to the file at a path; False if the file was removed or replaced."""
     try:
         return os.path.samestat(os.fstat(lock), os.stat(path))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TextIO
 import msgspec
 
 from clinvk.config.model import LogFormat, LogLevel
-from clinvk.types.redaction import MOST_CHARS, redacted
+from clinvk.types.redaction import MAX_CHARS, redacted
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -39,8 +39,8 @@ _OF_CLIENTS = ("uvicorn.error", "clinvk.remote.socket_server")
 """The loggers whose warnings a client can cause at any rate."""
 _SELDOM_S = 60.0
 _TOGETHER_S = 0.05
-_MOST_BYTES = 4 * 1024 * 1024
-_LAST_WITHIN_S = 1.0
+_MAX_BYTES = 4 * 1024 * 1024
+_LAST_TIMEOUT_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +64,13 @@ def on_stderr(form: LogFormat) -> Generator[None]:
 
     Inside this context, Python code that writes to stderr never waits for the reader of stderr.
     """
-    before, unblocked = sys.stderr, Unblocked(2)
+    before, unblocked = sys.stderr, NonBlockingWriter(2)
     thread = threading.Thread(target=unblocked.run, daemon=True)
     thread.start()
     sys.stderr = io.TextIOWrapper(unblocked, "utf-8", "backslashreplace", write_through=True)
-    handler = Together(sys.stderr)
-    handler.setFormatter(JsonLines() if form == "json" else TextLines())
-    handler.addFilter(Seldom(_OF_CLIENTS, _SELDOM_S))
+    handler = BatchingHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.addFilter(RateLimitFilter(_OF_CLIENTS, _SELDOM_S))
     logging.basicConfig(handlers=[handler])
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line has these fields
     try:
@@ -78,7 +78,7 @@ def on_stderr(form: LogFormat) -> Generator[None]:
     finally:
         handler.flush()
         unblocked.finish()
-        thread.join(_LAST_WITHIN_S)
+        thread.join(_LAST_TIMEOUT_S)
         sys.stderr = before
 
 
@@ -91,7 +91,7 @@ def adjust(level: LogLevel, requests: bool) -> None:
         logging.getLogger(name).setLevel(told)
 
 
-class Together(logging.StreamHandler[TextIO]):
+class BatchingHandler(logging.StreamHandler[TextIO]):
     """Writes lines in batches: formatting and writing a line alone costs three times as much.
 
     A line waits briefly for further lines. A warning or an error is written at once, together with the waiting lines.
@@ -140,10 +140,10 @@ _GATHER_S = 0.01
 """How long the log thread gathers lines after a write: a wake-up for each line would cost more than the line."""
 
 
-class Unblocked(io.RawIOBase):
+class NonBlockingWriter(io.RawIOBase):
     """Writes to a file descriptor on a separate thread, which calls `run`; a stuck reader blocks only the thread.
 
-    At most `_MOST_BYTES` wait. Further lines, and lines that cannot be written, are dropped. The number of dropped
+    At most `_MAX_BYTES` wait. Further lines, and lines that cannot be written, are dropped. The number of dropped
     lines is logged once a write succeeds.
     """
 
@@ -165,7 +165,7 @@ class Unblocked(io.RawIOBase):
         """Queue bytes, or drop them if too many wait."""
         taken = bytes(data)
         with self._changed:
-            if len(self._waiting) < _MOST_BYTES:
+            if len(self._waiting) < _MAX_BYTES:
                 self._waiting += taken
                 self._changed.notify()
             else:
@@ -210,7 +210,7 @@ def _write(fd: int, data: bytearray) -> None:
             select.select([], [fd], [])
 
 
-class Seldom(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Passes one warning of each kind per `every_s`, with the number of warnings suppressed since the last one.
 
     Only the named loggers are limited; errors always pass.
@@ -237,7 +237,7 @@ class Seldom(logging.Filter):
         return True
 
 
-class TextLines(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """Lines for people. Control characters are escaped, so a message cannot imitate a second line."""
 
     def __init__(self) -> None:
@@ -253,7 +253,7 @@ class TextLines(logging.Formatter):
         return "\n  ".join([line, *map(_printable, trace)])
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object per line: time (RFC 3339, UTC), level, logger and message, then the fields."""
 
     def __init__(self) -> None:
@@ -275,7 +275,7 @@ class JsonLines(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         texts = {name: value for name, value in line.items() if isinstance(value, str)}
         whole = "\n".join(texts.values())
-        if len(whole) > MOST_CHARS or redacted(whole) != whole:  # rare, so one check covers all texts
+        if len(whole) > MAX_CHARS or redacted(whole) != whole:  # rare, so one check covers all texts
             line.update((name, redacted(value)) for name, value in texts.items())
         try:
             return _encoder.encode(line).decode()

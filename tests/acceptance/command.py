@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripted import Scripted
 
-WITHIN_S = 30.0
+TIMEOUT_S = 30.0
 
 
 class Clinvk:
@@ -39,7 +39,7 @@ class Clinvk:
             capture_output=True,
             cwd=self.folder,
             env={**self.agent.env, **(env or {})},
-            timeout=WITHIN_S,
+            timeout=TIMEOUT_S,
             input=stdin if isinstance(stdin, bytes) else None,
             stdin=None if isinstance(stdin, bytes) else stdin,
         )
@@ -91,7 +91,7 @@ def _text(stdin: str) -> str:
     return content[0]["text"] if len(content) == 1 else stdin
 
 
-def until(happened: Callable[[], bool], within_s: float = WITHIN_S) -> None:
+def until(happened: Callable[[], bool], within_s: float = TIMEOUT_S) -> None:
     """Wait until something has happened."""
     deadline = time.monotonic() + within_s
     while not happened():

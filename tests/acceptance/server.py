@@ -11,7 +11,7 @@ from typing import Self
 
 import httpx
 
-from acceptance.command import WITHIN_S, Clinvk, until
+from acceptance.command import TIMEOUT_S, Clinvk, until
 from scripted import Scripted
 
 _LISTENS = re.compile(r"listens on (http://127\.0\.0\.1:\d+)")
@@ -59,7 +59,7 @@ class Server:
     def client(self) -> httpx.Client:
         """A client of it."""
         if not self._client:
-            self._client = httpx.Client(base_url=self.url, timeout=WITHIN_S)
+            self._client = httpx.Client(base_url=self.url, timeout=TIMEOUT_S)
         return self._client
 
     def prompt(self, prompt: str, backend: str = "claude", **fields: object) -> httpx.Response:
@@ -84,7 +84,7 @@ class Server:
     def stop(self) -> int:
         """End it as a service manager does; give the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(WITHIN_S)
+        return self.process.wait(TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 
-from acceptance.command import WITHIN_S, Clinvk
+from acceptance.command import TIMEOUT_S, Clinvk
 
 UP, DOWN, ESCAPE, ENTER, INTERRUPT = b"\x1b[A", b"\x1b[B", b"\x1b", b"\r", b"\x03"
 _CODES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
@@ -38,7 +38,7 @@ class Terminal:
 
     def until(self, text: str) -> str:
         """Wait until a text has come since the last time; give what came up to it, without codes."""
-        deadline = time.monotonic() + WITHIN_S
+        deadline = time.monotonic() + TIMEOUT_S
         while text.encode() not in self.plain():
             assert time.monotonic() < deadline, f"{text!r} did not come: {self.read.decode(errors='replace')!r}"
             self._take(0.05)
@@ -67,7 +67,7 @@ class Terminal:
 
     def ended(self) -> int:
         """Wait for the end of the command; give its exit code. What it printed is read."""
-        deadline = time.monotonic() + WITHIN_S
+        deadline = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None:
             assert time.monotonic() < deadline, f"it did not end: {self.read.decode(errors='replace')!r}"
             self._take(0.02)

@@ -22,8 +22,8 @@ from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.events import RunFailed, RunFinished, TextDelta
 from clinvk.types.record import RunRecord
-from earlier import earlier_sessions
 from echo import Echo, answer
+from legacy_store import earlier_sessions
 from polling import until_told
 from scripted import Scripted
 from scripted.steps import claude_says, pause

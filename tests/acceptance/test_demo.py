@@ -14,7 +14,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 AGENTS = Path(os.environ.get("CLINVK_TEST_AGENTS", REPOSITORY / ".agents")).absolute() / "node_modules" / ".bin"
-WITHIN_S = 110
+TIMEOUT_S = 110
 SHOWN = (
     "$ claude --version\n2.",
     "$ codex --version\ncodex-cli 0.",
@@ -94,7 +94,7 @@ def left(folder: Path) -> list[object]:
 @pytest.mark.slow
 def test_demo_shows_each_part_and_cleans_up(folder: Path) -> None:
     with demo(folder, AGENTS) as process:
-        shown, complaints = process.communicate(timeout=WITHIN_S)
+        shown, complaints = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, complaints
     at = 0
     for part in SHOWN:
@@ -111,14 +111,14 @@ def test_demo_cleans_up_when_interrupted_during_a_run(folder: Path, number: sign
         assert any(line.startswith("$ clinvk --no-server") for line in process.stdout)
         assert running(folder)
         process.send_signal(number)
-        _, complaints = process.communicate(timeout=WITHIN_S)
+        _, complaints = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, complaints) == (130, "\ndemo: stopped; nothing is left running\n")
     assert left(folder) == []
 
 
 def test_demo_without_an_agent_names_the_missing_agent_and_the_fix(folder: Path) -> None:
     with demo(folder, folder) as process:
-        shown, complaints = process.communicate(timeout=WITHIN_S)
+        shown, complaints = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, shown) == (1, "")
     assert complaints == f"\ndemo: {folder}/claude is missing: run `make demo`, which installs claude\n"
     assert left(folder) == []
@@ -131,7 +131,7 @@ def test_demo_with_a_failing_agent_prints_the_agents_output(folder: Path) -> Non
     (agents / "codex").write_text(BROKEN)
     (agents / "codex").chmod(0o755)
     with demo(folder, agents) as process:
-        shown, complaints = process.communicate(timeout=WITHIN_S)
+        shown, complaints = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
     assert complaints.startswith("\ndemo: `clinvk --no-server --new -b codex ")
     assert "exited with 9" in complaints

@@ -41,7 +41,7 @@ REPOSITORY = Path(__file__).parents[2]
 ANSWER = ("It works, ", "says the agent.")
 PROBLEM = '"type":"/docs#'
 """How a refusal begins; a sample that gets one is followed by it."""
-WITHIN_S = 60
+TIMEOUT_S = 60
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 """What a reader has at hand as `picture.png`."""
 
@@ -117,7 +117,7 @@ class Reader:
                 assert block.text == self.printed.replace(f":{self.port}\n", ":8080\n")
             case "yaml":
                 (self.home / "sample.yaml").write_text(block.text)
-                auth.check(load(str(self.home / "sample.yaml"), self.env, {}, BACKENDS).server)
+                auth.check_access(load(str(self.home / "sample.yaml"), self.env, {}, BACKENDS).server)
             case "yml":
                 jobs = yaml.safe_load(block.text)["jobs"].values()
                 assert all({"run", "uses"} & step.keys() for job in jobs for step in job["steps"])
@@ -136,7 +136,7 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if "curl" in command[-1] else subprocess.STDOUT,
             text=True,
-            timeout=WITHIN_S,
+            timeout=TIMEOUT_S,
             check=False,
         )
         assert done.returncode == 0, done.stdout + (done.stderr or "")
@@ -165,7 +165,7 @@ class Reader:
         (port,) = set(re.findall(r"http://127\.0\.0\.1:(\d+)", self.printed))
         self.port = int(port)
         for path in ("/health", "/docs"):
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=WITHIN_S) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=TIMEOUT_S) as answer:
                 assert answer.status == 200
 
     def stop(self) -> None:
@@ -173,7 +173,7 @@ class Reader:
         if self.server is None:
             return
         self.server.send_signal(signal.SIGTERM)
-        rest, _ = self.server.communicate(timeout=WITHIN_S)
+        rest, _ = self.server.communicate(timeout=TIMEOUT_S)
         assert (self.server.returncode, rest) == (0, "")
         self.server = None
 

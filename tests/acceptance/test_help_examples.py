@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.command import WITHIN_S, Clinvk
+from acceptance.command import TIMEOUT_S, Clinvk
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.commands import COMMANDS, GROUPS
 from clinvk.cli.parse.help import help_of
@@ -76,7 +76,7 @@ def carried_out(clinvk: Clinvk, command: str) -> "subprocess.CompletedProcess[st
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=WITHIN_S,
+        timeout=TIMEOUT_S,
         check=False,
     )
 

@@ -15,7 +15,7 @@ import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.terminal import ENTER, on_terminal
-from clinvk.runtime.process.process_tags import RlimitMarks
+from clinvk.runtime.process.process_tags import RlimitTags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
@@ -164,7 +164,7 @@ def test_worktrees_apply_interrupted_twice_is_atomic(clinvk: Clinvk) -> None:
     up, go = clinvk.folder / "up", clinvk.folder / "go"
 
     async def make() -> Worktree:
-        marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
+        marks = RlimitTags(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
         worktrees = Worktrees(Spawner(marks), repository.home / ".clinvk", repository.env)
         async with worktrees.isolated(str(repository.path), "claude") as worktree:
             for name in ("a.txt", "b.txt"):

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 import httpx
 import pytest
 
-from acceptance.command import WITHIN_S, Clinvk, until
+from acceptance.command import TIMEOUT_S, Clinvk, until
 from acceptance.test_interrupted import full_pipe
 
 REQUESTS = 3_000
@@ -33,7 +33,7 @@ def served(
     env = {"CLINVK_LOG__REQUESTS": "true", "CLINVK_LOG__FORMAT": "json", "CLINVK_LOG__LEVEL": "debug"}
     with (
         clinvk.started("serve", "--port", str(port), stdout=stdout, stderr=stderr, env=env) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WITHIN_S) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as client,
     ):
         until(lambda: is_up(client))
         yield process, client
@@ -47,7 +47,7 @@ def is_up(client: httpx.Client) -> bool:
 
 def stop(process: "subprocess.Popen[bytes]") -> int:
     process.send_signal(signal.SIGTERM)
-    return process.wait(WITHIN_S)
+    return process.wait(TIMEOUT_S)
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
@@ -97,7 +97,7 @@ def test_sigterm_exits_with_0_when_stderr_is_closed(clinvk: Clinvk) -> None:
     env = {**clinvk.agent.env, "CLINVK_LOG__REQUESTS": "true"}
     with (
         subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=clinvk.folder, env=env) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WITHIN_S) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as client,
     ):
         try:
             until(lambda: is_up(client))
@@ -112,7 +112,7 @@ def test_garbage_requests_do_not_fill_the_log(clinvk: Clinvk) -> None:
     with open(reading, "rb") as log, served(clinvk, stderr=writing) as (process, client):
         os.close(writing)
         for _ in range(200):
-            with socket.create_connection(("127.0.0.1", client.base_url.port or 0), WITHIN_S) as sock:
+            with socket.create_connection(("127.0.0.1", client.base_url.port or 0), TIMEOUT_S) as sock:
                 sock.sendall(b"\x16\x03\x01 garbage\r\n\r\n")
                 while sock.recv(4096):
                     pass

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from acceptance.command import WITHIN_S, Clinvk, until
+from acceptance.command import TIMEOUT_S, Clinvk, until
 from acceptance.terminal import on_terminal
 from clinvk.cli.terminal.table import width
 from clinvk.dialects.rest.views import RunItem, RunView, SessionList, SessionView
@@ -321,7 +321,7 @@ class TestDescribe:
         tags = [f"t{number}" for number in range(6)]
         with ExitStack() as stack:
             started = [stack.enter_context(clinvk.started("sessions", "tag", session, tag)) for tag in tags]
-            assert [process.wait(WITHIN_S) for process in started] == [0] * 6
+            assert [process.wait(TIMEOUT_S) for process in started] == [0] * 6
         assert sorted(shown(clinvk, session).tags) == tags
 
     @pytest.mark.parametrize("tag", ["", "  ", "a\nb", "x" * 101])

@@ -14,10 +14,10 @@ from acceptance.command import Clinvk, until
 from acceptance.terminal import Terminal, on_terminal
 from clinvk.cli.terminal.table import width
 from clinvk.dialects.rest import views
-from clinvk.runtime.process.process_tags import RlimitMarks
+from clinvk.runtime.process.process_tags import RlimitTags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.worktree_types import Applied, State, Worktree
+from clinvk.runtime.worktrees.worktree_types import State, Worktree, WorktreeApplied
 from clinvk.types.orchestration import ChangedFile
 from repositories import Repository
 from scripted.steps import claude_says, touch, wait_for
@@ -69,7 +69,7 @@ def repository(clinvk: Clinvk) -> Repository:
 
 def worktrees_of(repository: Repository) -> KeptWorktrees:
     """The worktrees of the command's user, as another clinvk has them."""
-    marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
+    marks = RlimitTags(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
     return KeptWorktrees(Spawner(marks), repository.home / ".clinvk", repository.env)
 
 
@@ -298,8 +298,8 @@ def test_apply_works_from_a_deleted_directory(clinvk: Clinvk, repository: Reposi
 
 def test_apply_json_reports_the_files_and_the_repository(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
-    done = told(clinvk, Applied, "apply", worktree.id, "--keep")
-    assert done == Applied(
+    done = told(clinvk, WorktreeApplied, "apply", worktree.id, "--keep")
+    assert done == WorktreeApplied(
         id=worktree.id,
         repository=str(repository.path),
         files=(ChangedFile("a.txt", "modified"),),

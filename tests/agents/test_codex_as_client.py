@@ -11,10 +11,10 @@ import pytest
 from agents.machine import Machine
 from clients import finished
 from clinvk.dialects.openai.responses import OpenAIResponses
-from impatient import answering
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, pause, stderr
 from serving import serving
+from timeouts import answering
 
 CONFIG = """\
 model = "{model}"

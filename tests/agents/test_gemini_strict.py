@@ -305,7 +305,7 @@ async def test_edits_do_not_reach_context_of_other_conversations(
             events = [logged.event async for logged in run.follow()]
         async with runs.run(machine.completed(replace(request, prompt="last [[info]]"))) as run:
             result = await run.result()
-        assert (runs.warm is not None and runs.warm.hits > 0) == kept
+        assert (runs.warm_stats is not None and runs.warm_stats.hits > 0) == kept
     assert own.read_text() == PLUMS
     assert PLUMS in json.dumps(machine.requests("last")[-1])
     assert not list(machine.home.glob(".gemini/tmp/*/memory/*"))

@@ -32,8 +32,8 @@ async def test_warm_machine_runs_prompts_in_warm_processes(machine: Machine, bac
     async with machine.runs() as runs:
         async with runs.run(machine.completed(RunRequest(prompt="x [[words=1]]", backend=backend))) as run:
             assert (await run.result()).text == "word1"
-        assert runs.warm
-        assert runs.warm.backends[backend].processes
+        assert runs.warm_stats
+        assert runs.warm_stats.backends[backend].processes
 
 
 def test_agents_inherit_nothing_from_the_outer_environment(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

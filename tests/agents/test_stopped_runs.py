@@ -29,7 +29,7 @@ ONE_REQUEST = Usage(100, 30, 20, 10)
 @pytest.fixture(autouse=True)
 def time_to_end_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a run wait for its agent as long as that takes on a busy machine."""
-    monkeypatch.setattr(execution, "INTERRUPTED_WITHIN_S", 30.0)
+    monkeypatch.setattr(execution, "INTERRUPTED_TIMEOUT_S", 30.0)
 
 
 def notes(machine: Machine) -> list[dict[str, Any]]:
@@ -135,6 +135,6 @@ async def test_codex_turn_that_finishes_while_being_cancelled_reports_usage(
         wait_until(lambda: any(note["payload"].get("type") == "task_complete" for note in notes(machine)))
 
     monkeypatch.setattr("clinvk.runtime.process.spawn.kill_tools", kill_tools_late)
-    monkeypatch.setattr(Process, "hold", goes_on)
+    monkeypatch.setattr(Process, "pause_reading", goes_on)
     result, _ = await cancelled_and_gone_on(machine, warm)
     assert result.usage == counted(heard) == ONE_REQUEST + ONE_REQUEST

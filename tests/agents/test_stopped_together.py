@@ -47,10 +47,10 @@ async def test_cancelling_two_codex_turns_together_sends_no_more_model_requests(
             asked.extend(len(machine.requests(prompt)) for prompt in PROMPTS)
 
     monkeypatch.setattr("clinvk.runtime.process.spawn.kill_tools", kill_tools_in_turn)
-    monkeypatch.setattr(execution, "INTERRUPTED_WITHIN_S", 30.0)
+    monkeypatch.setattr(execution, "INTERRUPTED_TIMEOUT_S", 30.0)
     async with LocalRuns(machine.settings, MemoryStore(), machine.env, keeps_warm=True) as runs:
         going = [await at_work(runs, machine, prompt) for prompt in PROMPTS]
-        assert runs.warm
-        assert runs.warm.processes == 1
+        assert runs.warm_stats
+        assert runs.warm_stats.processes == 1
         await asyncio.gather(*(runs.cancel(run.id) for run in going))
     assert asked == [1, 1]

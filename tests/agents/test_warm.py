@@ -41,7 +41,7 @@ def text(events: list[Event]) -> str:
 
 async def ready(runs: LocalRuns, backend: str) -> None:
     """Wait for a process that is ready to begin a conversation."""
-    await until(lambda: runs.warm is not None and runs.warm.backends[backend].ready, within_s=60)
+    await until(lambda: runs.warm_stats is not None and runs.warm_stats.backends[backend].ready, within_s=60)
 
 
 async def at_work(run: Run) -> None:
@@ -85,7 +85,7 @@ async def test_warm_and_cold_processes_report_the_same_events(machine: Machine, 
         await ready(runs, backend)
         warm, _ = await told(machine, runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
         assert runs.pool
-        assert runs.pool.standing.hits == 1
+        assert runs.pool.stats.hits == 1
     assert [type(event) for event in warm] == [type(event) for event in cold]
     assert text(warm) == text(cold)
     ends = [events[-1] for events in (cold, warm)]
@@ -184,8 +184,8 @@ async def test_gemini_reports_usage_and_interrupted_answers(machine: Machine, ep
     async with keeping(machine) as runs:
         events, _ = await told(machine, runs, whole)
         broken, _ = await told(machine, runs, replace(whole, prompt="two [[midstream=2 words=4]]"))
-        assert runs.warm
-        assert runs.warm.hits
+        assert runs.warm_stats
+        assert runs.warm_stats.hits
     assert isinstance(events[-1], RunFinished)
     assert events[-1].usage == Usage(input_tokens=100, output_tokens=30, cached_tokens=20, reasoning_tokens=10)
     assert text(broken) == "word1 word2 "
@@ -246,7 +246,7 @@ async def test_conversation_starts_with_the_branch_and_continues_across_commits(
         await told(machine, runs, replace(ask("claude", "another"), approval_mode="none"))
         await told(machine, runs, replace(ask("claude", "two", session), approval_mode="none"))
         assert runs.pool
-        assert runs.pool.standing.hits == 1
+        assert runs.pool.stats.hits == 1
     assert "marmalade" in str(machine.requests("another")[0])
 
 

@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 BACKENDS = ("claude", "codex", "gemini")
 ALL_BACKENDS = pytest.mark.parametrize("backend", BACKENDS)
-WITHIN_S = 60
+TIMEOUT_S = 60
 
 
 def keeping(machine: Machine, store: MemoryStore | None = None) -> LocalRuns:
@@ -60,7 +60,7 @@ async def seen(run: Run, kind: type[Event]) -> None:
 
 
 async def one_ready(runs: LocalRuns) -> None:
-    await until(lambda: runs.warm is not None and runs.warm.ready, within_s=WITHIN_S)
+    await until(lambda: runs.warm_stats is not None and runs.warm_stats.ready, within_s=TIMEOUT_S)
 
 
 def kept(machine: Machine) -> list[psutil.Process]:
@@ -121,7 +121,7 @@ async def test_turn_whose_process_is_killed_before_any_output_is_retried_and_cou
         session = first.session_id
         assert session
         async with runs.run(ask(machine, backend, "the second [[hang=8]] [[info]]", session)) as second:
-            await until_told(lambda: asyncio.to_thread(machine.requests, "the second"), within_s=WITHIN_S)
+            await until_told(lambda: asyncio.to_thread(machine.requests, "the second"), within_s=TIMEOUT_S)
             for process in kept(machine):
                 process.kill()
             result = await second.result()
@@ -195,7 +195,7 @@ async def test_cancel_ends_the_tool_however_long_the_agent_takes(
     request = ask(machine, backend, f'x [[tool=shell cmd="sleep {seconds}"]]')
     async with keeping(machine) as runs:
         run = await runs.start(replace(request, approval_mode="none", sandbox_mode="full", warm=warm))
-        await until(lambda: sleeping(machine, seconds), within_s=WITHIN_S)
+        await until(lambda: sleeping(machine, seconds), within_s=TIMEOUT_S)
         cancelling = asyncio.create_task(runs.cancel(run.id))
         await until(lambda: not sleeping(machine, seconds))
         await cancelling
@@ -313,7 +313,7 @@ async def test_replaced_cli_is_used_for_new_runs(machine: Machine, backend: str)
             assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
             assert "new" in (folder / "started").read_text()
             assert (await run.result()).text.split() == [f"word{number}" for number in range(1, 61)]
-        await until(lambda: not any(process.is_running() for process in old), within_s=WITHIN_S)
+        await until(lambda: not any(process.is_running() for process in old), within_s=TIMEOUT_S)
 
 
 def _which(machine: Machine, backend: str) -> str:
@@ -331,9 +331,9 @@ def served(machine: Machine) -> Generator[tuple["subprocess.Popen[bytes]", httpx
         subprocess.Popen(command, cwd=machine.project, env=machine.env, stdout=file, stderr=file) as server,
     ):
         try:
-            wait_until(lambda: re.search(r"listens on \S+\n", log.read_text()) is not None, WITHIN_S)
+            wait_until(lambda: re.search(r"listens on \S+\n", log.read_text()) is not None, TIMEOUT_S)
             url = re.findall(r"listens on (\S+)", log.read_text())[0]
-            with httpx.Client(base_url=url, timeout=WITHIN_S) as client:
+            with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
                 yield server, client
         finally:
             server.kill()

@@ -7,7 +7,7 @@ import pytest
 
 from agents.machine import Machine
 from clinvk.backends.registry import BACKENDS
-from clinvk.runtime.process.process_tags import choose
+from clinvk.runtime.process.process_tags import choose_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.types.orchestration import Change, ChangedFile
@@ -24,7 +24,7 @@ async def test_each_agent_writes_and_reads_instructions_in_its_own_worktree(
     repository = Repository(machine.project, machine.home)
     instructions = [f"inner/{name}.md" for name in ("CLAUDE", "AGENTS", "GEMINI")]
     repository.commit(**dict.fromkeys(instructions, "The word of the day is quince.\n"))
-    worktrees = KeptWorktrees(Spawner(choose()), machine.home / ".clinvk", machine.env)
+    worktrees = KeptWorktrees(Spawner(choose_tags()), machine.home / ".clinvk", machine.env)
 
     async def work(backend: str) -> tuple[Change, str | None]:
         async with worktrees.isolated(str(machine.project / "inner"), backend) as worktree:

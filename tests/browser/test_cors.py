@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from chromium import NAMES, Page, browsing, executable
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.keys import ApiKeys
 from scripted import Scripted
 from scripted.steps import claude_says
 from serving import serving
@@ -47,7 +47,7 @@ async def page_of(host: str) -> AsyncGenerator[Page]:
 async def asked(scripted: Scripted, host: str) -> JSON:
     """Give what a page of this host sees of an answer: status, a header and the text; or why it sees nothing."""
     scripted.play(claude_says("hello"))
-    async with serving(scripted.env, keys=Keys(["k"])) as served, page_of(host) as page:
+    async with serving(scripted.env, keys=ApiKeys(["k"])) as served, page_of(host) as page:
         url = f"http://127.0.0.1:{served.port}/openai/v1/chat/completions"
         return await page.evaluate(ASK % json.dumps(url))
 

@@ -45,7 +45,7 @@ class Server:
     @property
     def processes(self) -> int:
         assert self.runs.pool
-        return self.runs.pool.standing.processes
+        return self.runs.pool.stats.processes
 
     @property
     def pool(self) -> Pool:
@@ -55,7 +55,7 @@ class Server:
     @property
     def misses(self) -> int:
         assert self.runs.pool
-        return self.runs.pool.standing.misses
+        return self.runs.pool.stats.misses
 
 
 def request(prompt: str, session: str | None = None, **options: object) -> RunRequest:

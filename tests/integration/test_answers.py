@@ -13,7 +13,7 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.run.schema import Schemas
+from clinvk.runtime.run.schema import SchemaChecker
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, Usage
@@ -339,7 +339,7 @@ async def test_slow_schema_check_does_not_block_the_event_loop(scripted: Scripte
 async def test_schema_is_checked_only_once() -> None:
     """What its judge says where it cannot be started is for the log alone."""
     environ: dict[str, str] = {}
-    schemas = Schemas(Spawner(process_tags.choose()), environ)
+    schemas = SchemaChecker(Spawner(process_tags.choose_tags()), environ)
     await schemas.check(INTEGER)
     environ["PYTHONHOME"] = "/nowhere"
     await schemas.check(dict(INTEGER))

@@ -11,10 +11,10 @@ import pytest
 from anthropic.types import MessageParam
 from pydantic import BaseModel
 
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.keys import ApiKeys
 from clinvk.backends.claude.ending import not_logged_in
 from clinvk.dialects.anthropic import Anthropic
-from clinvk.dialects.dialect import Call, Facts
+from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.types.events import RunFinished, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
 from polling import until
@@ -314,7 +314,7 @@ async def test_oversized_body_is_refused(scripted: Scripted) -> None:
 
 async def test_wrong_key_is_refused_and_right_key_is_accepted_in_either_header(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
-    keys = Keys(["right"])
+    keys = ApiKeys(["right"])
     async with serving(scripted.env, keys=keys) as served:
         url = f"http://127.0.0.1:{served.port}/anthropic"
         async with anthropic.AsyncAnthropic(base_url=url, api_key="wrong") as client:
@@ -389,7 +389,7 @@ async def test_session_header_resumes_the_session(scripted: Scripted) -> None:
 async def test_sdk_ignores_keepalives_anywhere_in_the_stream() -> None:
     dialect = Anthropic()
     call = Call(request=RunRequest(prompt="hello"), model="claude", stream=True)
-    encoder = dialect.encoder(call, Facts(run_id="r1", backend="claude"))
+    encoder = dialect.encoder(call, RunFacts(run_id="r1", backend="claude"))
     events = (RunStarted(), TextDelta("hello "), TextDelta("world"), RunFinished())
     frames = b"".join(encoder.feed(event, 1.0) for event in events).split(b"\n\n")[:-1]
     data = dialect.pulse + b"".join(frame + b"\n\n" + dialect.pulse for frame in frames)

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clinvk.runtime.process.process_tags import RlimitMarks
+from clinvk.runtime.process.process_tags import RlimitTags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.worktrees import CHECK_OUTPUT_BYTES, run_check
 from clinvk.types.errors import InvalidRequest
@@ -16,7 +16,7 @@ ENV = {"PATH": os.environ["PATH"]}
 
 
 async def check(command: str, folder: Path, timeout_s: float = 15, **env: str) -> Check:
-    marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
+    marks = RlimitTags(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
     return await run_check(Spawner(marks), command, str(folder), {**ENV, **env}, timeout_s)
 
 

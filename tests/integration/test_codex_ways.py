@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from clinvk.config.model import Settings, complete
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.pool.agent_programs import Fallbacks
+from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
@@ -81,7 +81,7 @@ async def test_non_protocol_output_is_detected_at_once(scripted: Scripted, scrip
     instead_of_a_server(scripted, script)
     scripted.play(codex_says("by exec"), reads=False)
     async with local_runs(scripted) as runs:
-        runs.fallbacks = Fallbacks(answer_within_s=600)
+        runs.fallbacks = ProtocolSupport(answer_within_s=600)
         assert await events(runs) == BY_EXEC
 
 
@@ -90,7 +90,7 @@ async def test_silent_program_is_waited_for_once_and_briefly(scripted: Scripted,
     instead_of_a_server(scripted, script)
     scripted.play(codex_says("by exec"))
     async with local_runs(scripted) as runs:
-        runs.fallbacks = Fallbacks(answer_within_s=0.5)
+        runs.fallbacks = ProtocolSupport(answer_within_s=0.5)
         assert await events(runs) == BY_EXEC
         runs.fallbacks.answer_within_s = 600
         assert await events(runs) == BY_EXEC
@@ -101,7 +101,7 @@ async def test_timeout_covers_both_processes_together(scripted: Scripted) -> Non
     instead_of_a_server(scripted, "sleep 600")
     scripted.play([hang()])
     async with local_runs(scripted) as runs:
-        runs.fallbacks = Fallbacks(answer_within_s=10)
+        runs.fallbacks = ProtocolSupport(answer_within_s=10)
         async with runs.run(replace(REQUEST, timeout_s=12)) as run:
             result = await run.result()
     assert isinstance(result.ending, RunFailed)

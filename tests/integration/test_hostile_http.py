@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.keys import ApiKeys
 from clinvk.store.memory import MemoryStore
 from polling import until
 from scripted import Scripted
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 SEED = 20261125
 AT_ONCE = 40
-WITHIN_S = 30
+TIMEOUT_S = 30
 MAX_BODY = 200_000
 
 HOST = b"host: localhost\r\n"
@@ -359,7 +359,7 @@ async def answer_to(served: Served, data: bytes) -> bytes | None:
     got = bytearray()
     writer: asyncio.StreamWriter | None = None
     try:
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(TIMEOUT_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
             writer.write(data)
             while piece := await reader.read(65536):
@@ -384,9 +384,9 @@ async def wrong_with(served: Served, data: bytes, places: asyncio.Semaphore) -> 
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("keys", [None, Keys(["k"])], ids=["open", "with keys"])
+@pytest.mark.parametrize("keys", [None, ApiKeys(["k"])], ids=["open", "with keys"])
 @pytest.mark.parametrize("group", GROUPS)
-async def test_malformed_requests_break_nothing(scripted: Scripted, group: str, keys: Keys | None) -> None:
+async def test_malformed_requests_break_nothing(scripted: Scripted, group: str, keys: ApiKeys | None) -> None:
     scripted.play(claude_says("x"))
     cases = GROUPS[group]()
     async with serving(

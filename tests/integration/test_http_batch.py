@@ -18,7 +18,7 @@ from clinvk.orchestrate import chain_resume
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Logged
 from clinvk.types.record import RunRecord
-from clinvk.types.request import PartOf
+from clinvk.types.request import PartPosition
 from clinvk.types.session import Session
 from echo import Echo, answer
 from polling import until, until_told
@@ -538,7 +538,7 @@ class Faulty(MemoryStore):
     """A store with a fault that shows at the second run of a part."""
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
-        place = msgspec.convert(run.request.get("part"), PartOf | None)
+        place = msgspec.convert(run.request.get("part"), PartPosition | None)
         if place and place.index == 1:
             raise RuntimeError("a fault")
         return await super().begin(run, session, must_exist)

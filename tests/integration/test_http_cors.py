@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.keys import ApiKeys
 from clinvk.api.server.server import serve
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.store.memory import MemoryStore
@@ -32,7 +32,7 @@ FOREIGN = [
 @pytest.mark.parametrize("path", ["/api/v1/prompt", "/openai/v1/chat/completions", "/anthropic/v1/messages", "/none"])
 @pytest.mark.parametrize("origin", LOCAL)
 async def test_preflight_from_a_local_page_is_allowed_without_a_key(scripted: Scripted, origin: str, path: str) -> None:
-    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
         response = await served.client.options(path, headers={"origin": origin, **ASKING})
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == origin
@@ -54,7 +54,7 @@ async def test_preflight_from_a_foreign_page_is_refused(scripted: Scripted, orig
 async def test_page_can_read_answers_headers_and_errors(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     origin = {"origin": "http://localhost:3000"}
-    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
         refused = await served.client.post("/api/v1/prompt", headers=origin, json={})
         answer = await served.client.post(
             "/api/v1/prompt", headers={**origin, "x-api-key": "k"}, json={"backend": "claude", "prompt": "hi"}

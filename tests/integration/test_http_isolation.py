@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from clinvk.api.access.key_file import Limits
+from clinvk.api.access.key_file import KeyLimits
 from integration.test_http_keys import made as key_for
 from integration.worktree_home import another, changed, home
 from polling import until
@@ -125,7 +125,7 @@ async def test_repository_larger_than_the_allowed_directories_is_refused(
 ) -> None:
     """The whole repository would be beside the agent, not only the directory that is allowed."""
     inner = str(project / "inner")
-    key, keys = await key_for(scripted, Limits(workdirs=(inner,) if lists == "key" else ()))
+    key, keys = await key_for(scripted, KeyLimits(workdirs=(inner,) if lists == "key" else ()))
     allowed, blocked = (inner,) if lists == "allowed" else (), (f"{project}/.git",) if lists == "blocked" else ()
     async with serving(
         scripted.env, keys=keys, allowed_workdir_prefixes=allowed, blocked_workdir_prefixes=blocked

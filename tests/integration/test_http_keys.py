@@ -17,11 +17,11 @@ import pytest
 from starlette.requests import Request
 
 from clinvk.api.access import rate_limits
-from clinvk.api.access.auth import doors, locked
-from clinvk.api.access.key_file import KeyFile, Limits
-from clinvk.api.access.key_policy import Grants
-from clinvk.api.access.keys import Keys, tended
-from clinvk.api.endpoints.health import Inventory, Status
+from clinvk.api.access.auth import access_of, key_if_open
+from clinvk.api.access.key_file import KeyFile, KeyLimits
+from clinvk.api.access.key_policy import KeyPolicy
+from clinvk.api.access.keys import ApiKeys, watch_key_sources
+from clinvk.api.endpoints.health import BackendInventory, HealthEndpoints
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
@@ -42,28 +42,28 @@ from serving import Served, serving
 PROMPT = {"backend": "claude", "prompt": "hi"}
 
 
-async def made(scripted: Scripted, limits: Limits | None = None) -> tuple[str, Keys]:
+async def made(scripted: Scripted, limits: KeyLimits | None = None) -> tuple[str, ApiKeys]:
     """Make a key `ana` with limits; give it, and the keys of the server."""
     file = KeyFile(home(scripted.env))
-    text = await asyncio.to_thread(file.create, "ana", limits or Limits())
-    return text, Keys((), await asyncio.to_thread(file.read))
+    text = await asyncio.to_thread(file.create, "ana", limits or KeyLimits())
+    return text, ApiKeys((), await asyncio.to_thread(file.read))
 
 
-async def also(scripted: Scripted, keys: Keys) -> str:
+async def also(scripted: Scripted, keys: ApiKeys) -> str:
     """Make another key, without limits."""
     file = KeyFile(home(scripted.env))
-    text = await asyncio.to_thread(file.create, "ben", Limits())
+    text = await asyncio.to_thread(file.create, "ben", KeyLimits())
     keys.take_filed(await asyncio.to_thread(file.read))
     return text
 
 
 @asynccontextmanager
 async def limited(
-    scripted: Scripted, keys: Keys | None = None, proxies: tuple[str, ...] = ()
+    scripted: Scripted, keys: ApiKeys | None = None, proxies: tuple[str, ...] = ()
 ) -> AsyncGenerator[Served]:
     """Serve two requests at once, and then one a second, by a clock that stands still."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("clinvk.api.access.auth.Limits", partial(rate_limits.Limits, now=lambda: 1.0))
+        patched.setattr("clinvk.api.access.auth.RateLimits", partial(rate_limits.RateLimits, now=lambda: 1.0))
         async with serving(
             scripted.env,
             store=MemoryStore(),
@@ -127,7 +127,7 @@ async def test_rate_limit_counts_health_but_not_liveness_and_readiness_probes(sc
 
 
 async def test_wrong_keys_count_and_a_right_key_is_rate_limited_too(scripted: Scripted) -> None:
-    async with limited(scripted, Keys(["right"])) as served:
+    async with limited(scripted, ApiKeys(["right"])) as served:
         statuses = [
             (await served.client.get("/api/v1/sessions", headers={"x-api-key": key})).status_code
             for key in ("wrong", "false", "right")
@@ -136,7 +136,7 @@ async def test_wrong_keys_count_and_a_right_key_is_rate_limited_too(scripted: Sc
 
 
 async def test_key_has_its_own_rate_limit_without_a_global_one(scripted: Scripted) -> None:
-    key, keys = await made(scripted, Limits(rate_rps=0.001, burst=1))
+    key, keys = await made(scripted, KeyLimits(rate_rps=0.001, burst=1))
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
         headers = {"authorization": f"Bearer {key}"}
         answers = [await served.client.get("/api/v1/sessions", headers=headers) for _ in range(2)]
@@ -168,7 +168,7 @@ async def test_untrusted_forwarded_header_does_not_change_the_client(scripted: S
 @pytest.mark.parametrize("path", ["/api/v1/prompt", "/openai/v1/chat/completions", "/anthropic/v1/messages"])
 async def test_key_can_run_only_its_backends(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("x"))
-    key, keys = await made(scripted, Limits(backends=("claude",)))
+    key, keys = await made(scripted, KeyLimits(backends=("claude",)))
     message = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
     bodies = [PROMPT if path.startswith("/api") else {"model": name, **message} for name in ("claude", "codex")]
     bodies[1] = {**PROMPT, "backend": "codex"} if path.startswith("/api") else bodies[1]
@@ -180,7 +180,7 @@ async def test_key_can_run_only_its_backends(scripted: Scripted, path: str) -> N
 
 
 async def test_lists_omit_backends_that_the_key_cannot_run(scripted: Scripted) -> None:
-    key, keys = await made(scripted, Limits(backends=("codex",)))
+    key, keys = await made(scripted, KeyLimits(backends=("codex",)))
     other = await also(scripted, keys)
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
 
@@ -204,7 +204,7 @@ async def test_key_is_confined_to_its_directories_through_any_path(scripted: Scr
     (tmp_path / "mine" / "in").mkdir(parents=True)
     (tmp_path / "mine" / "out").symlink_to(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "mine" / "in")
-    key, keys = await made(scripted, Limits(workdirs=(str(tmp_path / "mine"),)))
+    key, keys = await made(scripted, KeyLimits(workdirs=(str(tmp_path / "mine"),)))
     fine = ["mine", "mine/in", "link", "mine/in/../in"]
     out = ["", "mine/out", "mine/..", "mine/in/../..", "minemine"]
     (tmp_path / "minemine").mkdir()
@@ -228,7 +228,7 @@ async def test_key_directory_that_resolves_elsewhere_after_queueing_is_refused(
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
     place = tmp_path / "mine" / "in"
     place.mkdir(parents=True)
-    key, keys = await made(scripted, Limits(workdirs=(str(tmp_path / "mine"),)))
+    key, keys = await made(scripted, KeyLimits(workdirs=(str(tmp_path / "mine"),)))
     async with serving(scripted.env, keys=keys, max_concurrent_runs=1) as served:
         first = asyncio.create_task(asked(served, key, workdir=str(tmp_path / "mine")))
         await until(scripted.calls)
@@ -257,7 +257,7 @@ async def test_key_cannot_resume_a_session_outside_its_directories(scripted: Scr
                 backend_session_id="h",
             )
         )
-    key, keys = await made(scripted, Limits(workdirs=(str(tmp_path / "mine"),)))
+    key, keys = await made(scripted, KeyLimits(workdirs=(str(tmp_path / "mine"),)))
     async with serving(scripted.env, store=store, keys=keys) as served:
         for number in range(2):
             refused = await asked(served, key, session_id=f"{number}" * 32)
@@ -286,7 +286,7 @@ async def test_key_can_change_only_sessions_that_it_can_resume(scripted: Scripte
                 backend_session_id="h",
             )
         )
-    key, keys = await made(scripted, Limits(backends=("claude",), workdirs=(str(mine),)))
+    key, keys = await made(scripted, KeyLimits(backends=("claude",), workdirs=(str(mine),)))
     async with serving(scripted.env, store=store, keys=keys) as served:
 
         async def answers(session_id: str) -> list[tuple[int, str]]:
@@ -306,7 +306,7 @@ async def test_key_can_change_only_sessions_that_it_can_resume(scripted: Scripte
 
 @pytest.mark.parametrize("kind", ["parallel", "chain", "compare"])
 async def test_key_limits_apply_to_multi_agent_requests(scripted: Scripted, kind: str) -> None:
-    key, keys = await made(scripted, Limits(backends=("claude",)))
+    key, keys = await made(scripted, KeyLimits(backends=("claude",)))
     both = [{**PROMPT, "backend": name} for name in ("claude", "codex")]
     bodies = {
         "parallel": {"tasks": both},
@@ -321,9 +321,14 @@ async def test_key_limits_apply_to_multi_agent_requests(scripted: Scripted, kind
 
 @pytest.mark.parametrize(
     "limits",
-    [Limits(backends=("claude",)), Limits(workdirs=("/",)), Limits(tokens_per_day=9), Limits(cost_usd_per_day=1.0)],
+    [
+        KeyLimits(backends=("claude",)),
+        KeyLimits(workdirs=("/",)),
+        KeyLimits(tokens_per_day=9),
+        KeyLimits(cost_usd_per_day=1.0),
+    ],
 )
-async def test_restricted_key_cannot_run_a_check(scripted: Scripted, tmp_path: Path, limits: Limits) -> None:
+async def test_restricted_key_cannot_run_a_check(scripted: Scripted, tmp_path: Path, limits: KeyLimits) -> None:
     """Whatever the key is held to, the shell is not. One without limits gets as far as to the missing repository."""
     held, keys = await made(scripted, limits)
     free = await also(scripted, keys)
@@ -341,10 +346,11 @@ async def test_restricted_key_cannot_run_a_check(scripted: Scripted, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("limits", "said"), [(Limits(tokens_per_day=5), "5 tokens"), (Limits(cost_usd_per_day=0.01), "0.01 US dollars")]
+    ("limits", "said"),
+    [(KeyLimits(tokens_per_day=5), "5 tokens"), (KeyLimits(cost_usd_per_day=0.01), "0.01 US dollars")],
 )
 async def test_key_over_its_daily_budget_is_refused_until_the_next_day(
-    scripted: Scripted, limits: Limits, said: str
+    scripted: Scripted, limits: KeyLimits, said: str
 ) -> None:
     scripted.play(claude_says("x"))
     key, keys = await made(scripted, limits)
@@ -372,7 +378,7 @@ async def test_key_over_its_daily_budget_is_refused_until_the_next_day(
 
 async def test_budget_spent_a_moment_ago_is_enforced(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
-    key, keys = await made(scripted, Limits(tokens_per_day=20))
+    key, keys = await made(scripted, KeyLimits(tokens_per_day=20))
     async with serving(scripted.env, keys=keys) as served:
         codes = [(await asked(served, key)).status_code for _ in range(3)]
     assert codes == [200, 200, 429]
@@ -380,7 +386,7 @@ async def test_budget_spent_a_moment_ago_is_enforced(scripted: Scripted) -> None
 
 async def test_recreated_key_keeps_the_daily_usage_of_its_name(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
-    limits = Limits(tokens_per_day=5)
+    limits = KeyLimits(tokens_per_day=5)
     key, keys = await made(scripted, limits)
     async with serving(scripted.env, keys=keys) as served:
         first = await asked(served, key)
@@ -398,7 +404,7 @@ async def test_budget_spent_while_runs_are_queued_prevents_them_from_starting(
     scripted.play(claude_says("x"))
     for name in ("first", "second"):
         scripted.play([wait_for(tmp_path / name), *claude_says("x")], when=name)
-    key, keys = await made(scripted, Limits(tokens_per_day=5))
+    key, keys = await made(scripted, KeyLimits(tokens_per_day=5))
     other = await also(scripted, keys)
     async with serving(scripted.env, keys=keys, max_concurrent_runs=1) as served:
         begun = [asyncio.create_task(asked(served, key, prompt="first"))]
@@ -416,21 +422,21 @@ async def test_budget_spent_while_runs_are_queued_prevents_them_from_starting(
 
 
 async def test_usage_of_a_key_is_refreshed_without_requests(scripted: Scripted) -> None:
-    _, keys = await made(scripted, Limits(tokens_per_day=5))
+    _, keys = await made(scripted, KeyLimits(tokens_per_day=5))
     store = MemoryStore()
-    grants = Grants(keys, store)
+    grants = KeyPolicy(keys, store)
     request = await grants.admit(RunRequest(prompt="hi", backend="claude"), "ana")
     await turn(store, key_name="ana", created_at=time.time())
 
     def is_refused() -> bool:
         try:
-            grants.judge(request)
+            grants.check(request)
         except BudgetSpent:
             return True
         return False
 
     assert not is_refused()
-    async with grants.tended(every_s=0.01):
+    async with grants.refresh(every_s=0.01):
         await until(is_refused)
 
 
@@ -449,12 +455,12 @@ class Asked(MemoryStore):
 async def test_usage_of_a_revoked_key_is_no_longer_refreshed(scripted: Scripted) -> None:
     file, store = KeyFile(home(scripted.env)), Asked()
     for name in ("ana", "ben"):
-        await asyncio.to_thread(file.create, name, Limits(tokens_per_day=5))
-    keys = Keys((), await asyncio.to_thread(file.read))
-    grants = Grants(keys, store)
+        await asyncio.to_thread(file.create, name, KeyLimits(tokens_per_day=5))
+    keys = ApiKeys((), await asyncio.to_thread(file.read))
+    grants = KeyPolicy(keys, store)
     for name in ("ana", "ben"):
         await grants.admit(RunRequest(prompt="hi", backend="claude"), name)
-    async with grants.tended(every_s=0.01):
+    async with grants.refresh(every_s=0.01):
         await until(lambda: store.keys.count("ana") > 1)
         await asyncio.to_thread(file.revoke, "ana")
         keys.take_filed(await asyncio.to_thread(file.read))
@@ -476,11 +482,11 @@ class Faulty(Asked):
 async def test_failing_usage_lookup_does_not_stop_the_server(
     scripted: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, keys = await made(scripted, Limits(tokens_per_day=5))
+    _, keys = await made(scripted, KeyLimits(tokens_per_day=5))
     store = Faulty()
-    grants = Grants(keys, store)
+    grants = KeyPolicy(keys, store)
     await grants.admit(RunRequest(prompt="hi", backend="claude"), "ana")
-    async with grants.tended(every_s=0.01):
+    async with grants.refresh(every_s=0.01):
         await until(lambda: len(store.keys) > 3)
     assert [line for line in caplog.messages if "is not known" in line]
 
@@ -509,7 +515,7 @@ async def test_first_key_locks_the_server_and_revoking_it_does_not_unlock(script
 
     async with serving(scripted.env, store=MemoryStore()) as served:
         assert (await look()).status_code == 200
-        key = await asyncio.to_thread(file.create, "ana", Limits())
+        key = await asyncio.to_thread(file.create, "ana", KeyLimits())
         await answered(401, look)
         assert (await look(key)).status_code == 200
         await asyncio.to_thread(file.revoke, "ana")
@@ -579,7 +585,7 @@ async def test_last_use_is_saved_even_if_the_server_stops_without_a_free_thread(
 
     monkeypatch.setattr(asyncio, "to_thread", late)
     keys.find({"x-api-key": key})
-    async with tended(keys, file):
+    async with watch_key_sources(keys, file):
         await waits.wait()
     [kept] = await asyncio.to_thread(file.read) or []
     assert kept.last_used
@@ -658,7 +664,7 @@ async def test_allowed_host_of_the_settings_is_accepted(scripted: Scripted) -> N
 def test_server_open_to_other_machines_creates_a_temporary_key() -> None:
     told: list[str] = []
     with open_to_others() as sock:
-        keys = locked(ServerSettings(host="0.0.0.0"), [sock], told.append)
+        keys = key_if_open(ServerSettings(host="0.0.0.0"), [sock], told.append)
     (text,) = told
     key = text.splitlines()[-1]
     assert "0.0.0.0 is open to other machines" in text
@@ -671,22 +677,22 @@ def test_one_address_open_to_other_machines_requires_a_key() -> None:
     told: list[str] = []
     with open_to_others() as others, socket.socket() as own:
         own.bind(("127.0.0.1", 0))
-        assert locked(ServerSettings(), [own, others], told.append)
-        assert not locked(ServerSettings(), [own], told.append)
+        assert key_if_open(ServerSettings(), [own, others], told.append)
+        assert not key_if_open(ServerSettings(), [own], told.append)
     assert len(told) == 1
 
 
 async def test_health_warns_while_the_server_is_open_to_others_without_a_key(scripted: Scripted) -> None:
     with open_to_others() as sock:
-        found = await doors(ServerSettings(host="0.0.0.0"), Keys(), [sock])
-        locked_up = await doors(ServerSettings(host="0.0.0.0"), Keys(["k"]), [sock])
+        found = await access_of(ServerSettings(host="0.0.0.0"), ApiKeys(), [sock])
+        locked_up = await access_of(ServerSettings(host="0.0.0.0"), ApiKeys(["k"]), [sock])
 
     async def version(_: Backend, __: str) -> str | None:
         return None
 
     runs = LocalRuns(Settings(), MemoryStore(), scripted.env)
-    store, inventory = MemoryStore(), Inventory(Settings(), scripted.env, version, BACKENDS)
-    status = Status(runs, store, inventory, Grants(found.keys, store), found.warning)
+    store, inventory = MemoryStore(), BackendInventory(Settings(), scripted.env, version, BACKENDS)
+    status = HealthEndpoints(runs, store, inventory, KeyPolicy(found.keys, store), found.warning)
 
     async def warnings() -> object:
         health = (await status.health(Request({"type": "http"}))).body
@@ -695,7 +701,7 @@ async def test_health_warns_while_the_server_is_open_to_others_without_a_key(scr
     assert await warnings() == [found.warning()]
     assert "whoever reaches it can run agents as this user" in found.warning()
     assert locked_up.warning() == ""
-    found.keys.take(Keys(["k"]))
+    found.keys.take(ApiKeys(["k"]))
     assert await warnings() is None
 
 
@@ -741,7 +747,7 @@ async def test_queued_runs_are_scheduled_fairly_between_clients(
 
 async def test_key_is_limited_to_its_concurrent_runs(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
-    key, keys = await made(scripted, Limits(max_runs=1))
+    key, keys = await made(scripted, KeyLimits(max_runs=1))
     other = await also(scripted, keys)
     async with serving(scripted.env, keys=keys, max_concurrent_runs=4) as served:
         begun = [asyncio.create_task(asked(served, key)) for _ in range(3)]
@@ -755,10 +761,10 @@ async def test_key_is_limited_to_its_concurrent_runs(scripted: Scripted, tmp_pat
 async def test_expired_key_is_refused(scripted: Scripted) -> None:
     file = KeyFile(home(scripted.env))
     old, new = [
-        await asyncio.to_thread(file.create, name, Limits(), False, time.time() + left_s)
+        await asyncio.to_thread(file.create, name, KeyLimits(), False, time.time() + left_s)
         for name, left_s in (("old", -1), ("new", 3600))
     ]
-    keys = Keys((), await asyncio.to_thread(file.read))
+    keys = ApiKeys((), await asyncio.to_thread(file.read))
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
         answers = [await asked(served, key, dry_run=True) for key in (old, new)]
         health = await served.client.get("/health/live", headers={"x-api-key": old})
@@ -769,10 +775,10 @@ async def test_expired_key_is_refused(scripted: Scripted) -> None:
 
 async def test_queued_run_does_not_start_once_its_key_has_expired(scripted: Scripted) -> None:
     file = KeyFile(home(scripted.env))
-    await asyncio.to_thread(file.create, "ana", Limits(), False, time.time() - 1)
-    grants = Grants(Keys((), await asyncio.to_thread(file.read)), MemoryStore())
+    await asyncio.to_thread(file.create, "ana", KeyLimits(), False, time.time() - 1)
+    grants = KeyPolicy(ApiKeys((), await asyncio.to_thread(file.read)), MemoryStore())
     with pytest.raises(KeyRefused, match="has expired"):
-        grants.judge(RunRequest(prompt="hi", backend="claude", key_name="ana"))
+        grants.check(RunRequest(prompt="hi", backend="claude", key_name="ana"))
 
 
 async def test_directories_are_resolved_off_the_event_loop_once_at_admission_and_once_at_start(
@@ -782,7 +788,7 @@ async def test_directories_are_resolved_off_the_event_loop_once_at_admission_and
     scripted.play(claude_says("x"))
     for name in ("work", "more", "blocked"):
         (tmp_path / name).mkdir()
-    key, keys = await made(scripted, Limits(workdirs=(str(tmp_path),)))
+    key, keys = await made(scripted, KeyLimits(workdirs=(str(tmp_path),)))
     blocked = str(tmp_path / "blocked")
     looked_up: list[tuple[str, int]] = []
     realpath = os.path.realpath

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from clinvk.api.http.disconnect import Leaving
+from clinvk.api.http.disconnect import DisconnectWatch
 from clinvk.backends.base import Host, Launch
 from clinvk.config.model import BackendSettings, UnifiedFlags
 from clinvk.runtime.process.spawn import Process
@@ -437,7 +437,7 @@ async def test_finished_prompt_leaves_no_garbage_for_the_collector(scripted: Scr
     scripted.play([*says[:4], pause(0.3), *says[4:]])  # long enough for the watcher of disconnects
 
     def left() -> list[str]:
-        kinds = (RunTask, Process, Leaving)
+        kinds = (RunTask, Process, DisconnectWatch)
         return [type(each).__name__ for each in gc.get_objects() if isinstance(each, kinds)]
 
     async with serving(scripted.env) as served:
@@ -446,6 +446,6 @@ async def test_finished_prompt_leaves_no_garbage_for_the_collector(scripted: Scr
         gc.disable()
         try:
             assert (await served.prompt(output_format=output_format)).status_code == 200
-            await until(lambda: left() == before, within_s=5)  # less than `TRIM_EVERY_S`
+            await until(lambda: left() == before, within_s=5)  # less than `TRIM_INTERVAL_S`
         finally:
             gc.enable()

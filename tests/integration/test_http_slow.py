@@ -12,7 +12,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.keys import ApiKeys
 from clinvk.api.http.http1 import MAX_HEAD_BYTES
 from clinvk.store.memory import MemoryStore
 from clinvk.types.session import Session
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 HEAD = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
 LIST = b"GET /api/v1/sessions?limit=1000 HTTP/1.1\r\nhost: localhost\r\n"
 PROMPT = json.dumps({"backend": "claude", "prompt": "hi", "output_format": "stream-json"}).encode()
-WITHIN_S = 30
+TIMEOUT_S = 30
 
 
 async def drip(writer: asyncio.StreamWriter, pieces: Iterable[bytes]) -> None:
@@ -59,7 +59,7 @@ async def answer_to(served: Served, pieces: Iterable[bytes], at_once: bytes = b"
         await loop.sock_sendall(sock, at_once)
         dripping = asyncio.create_task(send())
         with suppress(ConnectionError):
-            async with asyncio.timeout(WITHIN_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 while data := await loop.sock_recv(sock, 65536):
                     told += data
         dripping.cancel()
@@ -98,7 +98,7 @@ async def test_connection_without_a_request_is_closed(scripted: Scripted) -> Non
 
 async def test_refused_request_does_not_wait_for_the_rest_of_its_body(scripted: Scripted) -> None:
     head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n"
-    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"]), read_timeout_secs=1) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"]), read_timeout_secs=1) as served:
         told = await answer_to(served, endlessly(b"x"), head)
     assert told.startswith(b"HTTP/1.1 401 ")
     assert told.count(b"HTTP/1.1") == 1
@@ -106,12 +106,12 @@ async def test_refused_request_does_not_wait_for_the_rest_of_its_body(scripted: 
 
 async def test_connection_is_reused_after_a_refused_body_is_complete(scripted: Scripted) -> None:
     head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n"
-    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
         reader, writer = await served.raw(head + b"x" * 1000)
         assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
         await drip(writer, [b"x" * 33_000] * 3)
         writer.write(HEAD + b"connection: close\r\n\r\n")
-        told = await asyncio.wait_for(reader.read(), WITHIN_S)
+        told = await asyncio.wait_for(reader.read(), TIMEOUT_S)
         writer.close()
     assert b"HTTP/1.1 200 OK" in told
 

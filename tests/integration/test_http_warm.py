@@ -36,7 +36,7 @@ async def test_health_and_metrics_report_the_warm_processes_of_each_backend(tmp_
             await served.prompt(backend="lasting", prompt="say x", ephemeral=True)
         pool = served.runs.pool
         assert pool
-        await until(lambda: pool.standing.memory_bytes > 0)
+        await until(lambda: pool.stats.memory_bytes > 0)
         health, told = await kept(served), await samples(served)
     assert health["backends"] == {"lasting": {name: health[name] for name in none}}
     assert (health["processes"], health["ready"], health["runs"]) == (1, 1, 0)

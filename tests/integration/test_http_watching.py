@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.api.access.key_file import KeyFile, Limits
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.key_file import KeyFile, KeyLimits
+from clinvk.api.access.keys import ApiKeys
 from clinvk.config.load import home
 from clinvk.config.model import LogSettings
 from polling import until
@@ -30,10 +30,10 @@ async def samples(served: Served, key: str = "") -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-async def key_of(scripted: Scripted) -> tuple[str, Keys]:
+async def key_of(scripted: Scripted) -> tuple[str, ApiKeys]:
     file = KeyFile(home(scripted.env))
-    text = await asyncio.to_thread(file.create, "ana", Limits())
-    return text, Keys((), await asyncio.to_thread(file.read))
+    text = await asyncio.to_thread(file.create, "ana", KeyLimits())
+    return text, ApiKeys((), await asyncio.to_thread(file.read))
 
 
 async def test_metrics_count_a_prompt_with_its_tokens_cost_and_durations(scripted: Scripted) -> None:

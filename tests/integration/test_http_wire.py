@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.keys import ApiKeys
 from clinvk.api.http.http1 import MAX_HEAD_BYTES
 from clinvk.store.memory import MemoryStore
 from polling import until
@@ -19,14 +19,14 @@ POST = HEAD + b"content-length: %d\r\n\r\n" % len(PROMPT) + PROMPT
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
 CLOSE = b"connection: close\r\n\r\n"
-WITHIN_S = 30
+TIMEOUT_S = 30
 
 
 async def insisted(writer: asyncio.StreamWriter, piece: bytes, size: int) -> None:
     """Send a piece again and again."""
     for _ in range(size // len(piece)):
         writer.write(piece)
-        await asyncio.wait_for(writer.drain(), WITHIN_S)
+        await asyncio.wait_for(writer.drain(), TIMEOUT_S)
         await asyncio.sleep(0)
 
 
@@ -61,11 +61,11 @@ async def test_many_pipelined_requests_are_not_mistaken_for_one_large_head(scrip
         reader, writer = await served.raw(b"")
         for _ in range(count):
             writer.write(LIVE + b"\r\n")
-            assert b"ok" in await asyncio.wait_for(reader.readuntil(b"}"), WITHIN_S)
+            assert b"ok" in await asyncio.wait_for(reader.readuntil(b"}"), TIMEOUT_S)
         writer.write(POST[: -len(PROMPT)])
         await asyncio.sleep(0.2)
         writer.write(PROMPT)
-        assert (await asyncio.wait_for(reader.readline(), WITHIN_S)).startswith(b"HTTP/1.1 200 ")
+        assert (await asyncio.wait_for(reader.readline(), TIMEOUT_S)).startswith(b"HTTP/1.1 200 ")
         writer.close()
 
 
@@ -75,7 +75,7 @@ async def test_pipelined_requests_are_answered_in_order(scripted: Scripted, at: 
     async with serving(scripted.env, store=MemoryStore()) as served:
         reader, writer = await served.raw(b"")
         await sent(writer, POST + LIVE + b"\r\n" + LIVE + CLOSE, at)
-        told = await asyncio.wait_for(reader.read(), WITHIN_S)
+        told = await asyncio.wait_for(reader.read(), TIMEOUT_S)
         writer.close()
     assert told.count(b"HTTP/1.1 200 OK") == 3
     assert told.index(b"first") < told.index(b'{"status":"ok"}')
@@ -87,7 +87,7 @@ async def test_large_body_may_arrive_before_the_previous_request_is_answered(scr
     large = HEAD + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(prompt) + prompt
     async with serving(scripted.env, store=MemoryStore()) as served:
         reader, writer = await served.raw(POST + large)
-        told = await asyncio.wait_for(reader.read(), WITHIN_S)
+        told = await asyncio.wait_for(reader.read(), TIMEOUT_S)
         writer.close()
     assert told.count(b"HTTP/1.1 200 OK") == 2
     assert len(scripted.calls()) == 2
@@ -101,7 +101,7 @@ async def test_upgrade_header_on_a_pipelined_request_does_not_lose_its_body(scri
         await until(scripted.calls)
         writer.write(offer)
         await until(lambda: len(scripted.calls()) == 2)
-        assert b"told" in await asyncio.wait_for(reader.readuntil(b"told"), WITHIN_S)
+        assert b"told" in await asyncio.wait_for(reader.readuntil(b"told"), TIMEOUT_S)
         writer.close()
 
 
@@ -113,9 +113,9 @@ TRAILERS = [
 
 
 @pytest.mark.parametrize(("begin", "piece"), [case[1:] for case in TRAILERS], ids=[case[0] for case in TRAILERS])
-@pytest.mark.parametrize("keys", [None, Keys(["k"])], ids=["read", "refused"])
+@pytest.mark.parametrize("keys", [None, ApiKeys(["k"])], ids=["read", "refused"])
 async def test_endless_data_after_a_body_closes_the_connection(
-    scripted: Scripted, begin: bytes, piece: bytes, keys: Keys | None
+    scripted: Scripted, begin: bytes, piece: bytes, keys: ApiKeys | None
 ) -> None:
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
         _, writer = await served.raw(CHUNKED + begin)
@@ -126,7 +126,7 @@ async def test_endless_data_after_a_body_closes_the_connection(
 
 
 async def test_trailer_is_not_treated_as_a_header(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
         body = b"%x\r\n%b\r\n0\r\nx-api-key: k\r\n\r\n" % (len(PROMPT), PROMPT)
         reader, writer = await served.raw(CHUNKED + body)
         assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
@@ -137,7 +137,7 @@ async def one_zero(served: Served, method: bytes, path: bytes, body: bytes = b""
     """Ask as an HTTP/1.0 client that would keep its connection; give the lines of the head, and the rest."""
     head = b"%b %b HTTP/1.0\r\nhost: localhost\r\nconnection: keep-alive\r\ncontent-type: application/json\r\n"
     reader, writer = await served.raw(head % (method, path) + b"content-length: %d\r\n\r\n" % len(body) + body)
-    told = await asyncio.wait_for(reader.read(), WITHIN_S)
+    told = await asyncio.wait_for(reader.read(), TIMEOUT_S)
     writer.close()
     head, _, rest = told.partition(b"\r\n\r\n")
     lines = head.lower().split(b"\r\n")

@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMessageParam
 
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.keys import ApiKeys
 from scripted import Scripted
 from scripted.steps import Step, claude_says, codex_says, exits, line, wait_for
 from serving import Served, serving
@@ -243,7 +243,10 @@ async def test_invalid_request_raises_the_same_error_as_openai(
 
 
 async def test_invalid_key_raises_authentication_error(scripted: Scripted) -> None:
-    async with serving(scripted.env, keys=Keys(("secret-key-of-some-length",))) as served, client(served, "no") as sdk:
+    async with (
+        serving(scripted.env, keys=ApiKeys(("secret-key-of-some-length",))) as served,
+        client(served, "no") as sdk,
+    ):
         with pytest.raises(openai.AuthenticationError) as told:
             await sdk.chat.completions.create(model="claude", messages=HI)
     assert told.value.code == "invalid_api_key"

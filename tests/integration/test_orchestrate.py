@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.dialects.rest import bodies
 from clinvk.orchestrate.live import Orchestrations
-from clinvk.orchestrate.orchestration import Observer
+from clinvk.orchestrate.orchestration import PartObserver
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
@@ -62,7 +62,7 @@ async def admit(request: RunRequest) -> RunRequest:
 
 
 async def admitted(some: Orchestrations, plan: Plan) -> Plan:
-    return await some.admitted(plan, admit, lambda _: None)
+    return await some.admit(plan, admit, lambda _: None)
 
 
 def part(script: str) -> Part:
@@ -90,7 +90,7 @@ async def test_cancel_at_any_moment_leaves_no_process(tmp_path: Path) -> None:
     async with orchestrations(tmp_path, store) as some:
         for number in range(50):
             plan = await admitted(some, kinds[number % len(kinds)])
-            async with some.begun(plan, plan) as one:
+            async with some.start(plan, plan) as one:
                 driving = asyncio.create_task(one.drive())
                 await asyncio.wait([driving], timeout=moments.uniform(0, 0.25))
                 if number % 2:
@@ -116,7 +116,7 @@ async def test_waiting_task_takes_little_memory(tmp_path: Path) -> None:
             before, _ = tracemalloc.get_traced_memory()
             asked = bodies.parallel(msgspec.json.decode(body, type=bodies.ParallelBody))
             plan = await admitted(some, asked)
-            async with some.begun(plan, asked) as one:
+            async with some.start(plan, asked) as one:
                 tasks = len(asyncio.all_tasks())
                 driving = asyncio.create_task(one.drive())
                 await until(lambda: len(alive("600")) == 2)
@@ -134,7 +134,7 @@ async def test_many_tasks_finish(tmp_path: Path) -> None:
     settings = replace(SETTINGS, server=replace(SETTINGS.server, max_queued_runs=0))
     async with orchestrations(tmp_path, MemoryStore(), settings) as some:
         plan = await admitted(some, Parallel(parts=tuple(part(TEXT + DONE) for _ in range(150)), max_parallel=4))
-        async with some.begun(plan, plan) as one:
+        async with some.start(plan, plan) as one:
             summary = await one.drive()
     assert (summary.completed, summary.failed) == (150, 0)
 
@@ -155,7 +155,7 @@ async def test_admission_of_many_parts_yields_to_the_event_loop(tmp_path: Path) 
 
     async with orchestrations(tmp_path, MemoryStore()) as some:
         turning = asyncio.create_task(other())
-        await some.admitted(Parallel(parts=tuple(part(TEXT + DONE) for _ in range(20))), slow, lambda _: None)
+        await some.admit(Parallel(parts=tuple(part(TEXT + DONE) for _ in range(20))), slow, lambda _: None)
         turning.cancel()
     assert len(turns) >= 19
 
@@ -171,7 +171,7 @@ async def test_dry_run_of_a_chain_yields_to_the_event_loop(tmp_path: Path) -> No
     steps = tuple(replace(part("x"), name=f"n{number}", dry_run=True) for number in range(500))
     async with orchestrations(tmp_path, MemoryStore()) as some:
         plan = await admitted(some, Chain(parts=steps))
-        async with some.begun(plan, plan) as one:
+        async with some.start(plan, plan) as one:
             turning = asyncio.create_task(other())
             await one.drive()
             turning.cancel()
@@ -183,7 +183,7 @@ async def test_results_are_returned_if_the_outcome_cannot_be_recorded_in_time(
 ) -> None:
     async with orchestrations(tmp_path, Locked(), within_s=0.1) as some:
         plan = await admitted(some, Parallel(parts=(part(TEXT + DONE),)))
-        async with some.begun(plan, plan) as one:
+        async with some.start(plan, plan) as one:
             summary = await one.drive()
         assert some.live(summary.run_id) is None
     assert summary.results[0].result.text == "hello"
@@ -199,13 +199,13 @@ async def test_too_deeply_nested_meta_is_refused_with_its_field(tmp_path: Path) 
     assert (caught.value.message, caught.value.field) == ("tasks[1]: meta is nested too deeply", "tasks[1].meta")
 
 
-class Stuck(Observer):
+class Stuck(PartObserver):
     """An observer whose client reads nothing."""
 
     def __init__(self) -> None:
         self.is_told = asyncio.Event()
 
-    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         self.is_told.set()
         await asyncio.sleep(3600)
 
@@ -217,7 +217,7 @@ async def test_orchestration_with_a_blocked_observer_can_be_cancelled(tmp_path: 
     observer = Stuck()
     async with orchestrations(tmp_path, MemoryStore()) as some:
         plan = await admitted(some, Parallel(parts=(part(TEXT + "sleep 600"),) * 3, max_parallel=2))
-        async with some.begun(plan, plan) as one, asyncio.timeout(30):
+        async with some.start(plan, plan) as one, asyncio.timeout(30):
             driving = asyncio.create_task(one.drive(observer))
             await observer.is_told.wait()
             await one.stop()
@@ -235,7 +235,7 @@ async def test_nesting_depth_of_agents_is_limited(tmp_path: Path, depth: str, mo
                 await admitted(some, Parallel(parts=(part(script),)))
             return
         plan = await admitted(some, Parallel(parts=(part(script),)))
-        async with some.begun(plan, plan) as one:
+        async with some.start(plan, plan) as one:
             summary = await one.drive()
     assert summary.results[0].result.text == str(int(depth or 0) + 1)
 
@@ -253,7 +253,7 @@ def isolated(script: str, workdir: str) -> Part:
 
 async def driven(some: Orchestrations, asked: Plan) -> Summary:
     plan = await admitted(some, asked)
-    async with some.begun(plan, asked) as one:
+    async with some.start(plan, asked) as one:
         return await one.drive()
 
 

@@ -85,11 +85,11 @@ async def test_follow_up_uses_the_process_that_holds_its_conversation(tmp_path: 
 async def test_a_process_that_holds_a_conversation_is_not_ready_for_another(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, capacity=1)) as server:
         _, session = await server.asked("say x")
-        await until(lambda: server.pool.standing.ready == 1)
+        await until(lambda: server.pool.stats.ready == 1)
         for _ in range(3):
             await server.ask("pid", session)
             await asyncio.sleep(0.5)
-            assert server.pool.standing.ready < server.processes
+            assert server.pool.stats.ready < server.processes
 
 
 async def test_conversation_is_hidden_from_other_runs(tmp_path: Path) -> None:
@@ -108,15 +108,15 @@ async def test_process_is_ready_after_the_first_run(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, capacity=1)) as server:
         await server.ask("say x", ephemeral=True)
         assert server.runs.pool
-        await until(lambda: server.runs.pool is not None and server.runs.pool.standing.ready == 1)
+        await until(lambda: server.runs.pool is not None and server.runs.pool.stats.ready == 1)
         await server.ask("say y", ephemeral=True)
-        assert server.runs.pool.standing.hits == 1
+        assert server.runs.pool.stats.hits == 1
 
 
 async def test_follow_up_turns_start_no_more_processes(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, capacity=1)) as server:
         _, session = await server.asked("say x")
-        await until(lambda: server.pool.standing.ready == 1)
+        await until(lambda: server.pool.stats.ready == 1)
         before = server.runs.spawner.spawned
         for _ in range(3):
             await server.ask("say y", session)
@@ -130,7 +130,7 @@ async def test_extra_ready_processes_do_not_displace_a_conversation(tmp_path: Pa
         pid, session = await server.asked("pid")
         await asyncio.sleep(2.1)  # what was used just now has its place anyway
         for _ in range(2):
-            await until(lambda: server.pool.standing.ready >= 1)
+            await until(lambda: server.pool.stats.ready >= 1)
             await server.ask("say x")
         await until(lambda: server.processes == 4)
         await asyncio.sleep(1.5)  # it is looked each second what is wanted
@@ -265,7 +265,7 @@ async def test_process_that_dies_at_start_is_not_restarted_repeatedly(tmp_path: 
 
 async def test_prestart_starts_a_backend_with_the_server(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path), WarmSettings(prestart=("lasting",))) as server:
-        await until(lambda: server.runs.pool is not None and server.runs.pool.standing.ready == 1)
+        await until(lambda: server.runs.pool is not None and server.runs.pool.stats.ready == 1)
 
 
 async def test_conversation_continued_elsewhere_does_not_reuse_its_process(tmp_path: Path) -> None:
@@ -304,10 +304,10 @@ async def test_change_of_initial_context_does_not_end_existing_conversations(tmp
     backend = Telling(tmp_path, capacity=1)
     async with Server(backend) as server:
         first, session = await server.asked("pid")
-        await until(lambda: server.pool.standing.ready == 1)
+        await until(lambda: server.pool.stats.ready == 1)
         Path(f"{backend.executable}.told").write_text("another branch")
         await server.ask("say x")
-        assert server.pool.standing.hits == 0
+        assert server.pool.stats.hits == 0
         assert (await server.ask("pid", session)).text == first.text
 
 

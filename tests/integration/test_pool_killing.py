@@ -88,16 +88,16 @@ async def test_runs_recover_from_random_kills(tmp_path: Path, seed: int, capacit
         assert judged == RUNS
         assert len(killer.victims) > 8, "hardly anything was killed"
         await healed(server)
-        assert server.runs.warm
-        assert server.runs.warm.one_shot == ()
+        assert server.runs.warm_stats
+        assert server.runs.warm_stats.one_shot == ()
     assert kept() == []
 
 
 async def healed(server: Server) -> None:
     """Wait until a run finds a process again."""
-    hits = server.pool.standing.hits
+    hits = server.pool.stats.hits
     async with asyncio.timeout(30):
-        while server.pool.standing.hits == hits:
+        while server.pool.stats.hits == hits:
             result = await server.ask("say well", model=KINDS[0])
             assert result.text == "well"
             await asyncio.sleep(0.05)

@@ -62,9 +62,9 @@ async def test_memory_stays_bounded_through_hundreds_of_mixed_runs(tmp_path: Pat
         for start in range(0, 600, 4):
             await asyncio.gather(*(work(server, number) for number in range(start, start + 4)))
         watching.cancel()
-        assert server.pool.standing.hits > 300
+        assert server.pool.stats.hits > 300
         assert peak_mb < limit_mb + 35
-        await until(lambda: server.pool.standing.memory_bytes <= limit_mb * MIB)
+        await until(lambda: server.pool.stats.memory_bytes <= limit_mb * MIB)
         await until(lambda: resident_mb() <= limit_mb)
 
 
@@ -73,7 +73,7 @@ async def test_concurrent_starts_stay_within_the_memory_limit(tmp_path: Path) ->
     """Each takes 70 MB while it starts and 10 afterwards, which is known of the first."""
     backend, limit_mb, peak_mb = Lasting(tmp_path, capacity=1, mode="swelling"), 120, 0.0
     settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("lasting",))
-    reaper = Reaper(Spawner(process_tags.choose()), settings, HealthTimeouts())
+    reaper = Reaper(Spawner(process_tags.choose_tags()), settings, HealthTimeouts())
 
     async def want(kind: str) -> None:
         launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=kind), None, Host()).warm
@@ -99,7 +99,7 @@ async def test_concurrent_starts_stay_within_the_memory_limit(tmp_path: Path) ->
 
 async def test_profiles_without_processes_are_forgotten(tmp_path: Path) -> None:
     """Where each run has a system prompt of its own there are as many kinds as runs."""
-    backend, chosen = Lasting(tmp_path), process_tags.choose()
+    backend, chosen = Lasting(tmp_path), process_tags.choose_tags()
     reaper = Reaper(Spawner(chosen), WarmSettings(max_processes=3, kept_backends=("lasting",)), HealthTimeouts())
     async with reaper.worker_set:
         for number in range(50):
@@ -133,21 +133,21 @@ async def test_process_is_ready_when_sessions_start_faster_than_processes_are_ke
     async with Server(Lasting(tmp_path, capacity=1)) as server:
         for _ in range(2 * WARM.max_processes):
             await server.ask("say x")
-        hits = server.pool.standing.hits
+        hits = server.pool.stats.hits
         async with asyncio.timeout(30):
-            while server.pool.standing.hits == hits:
+            while server.pool.stats.hits == hits:
                 await server.ask("say x")
 
 
 async def test_prestarted_process_is_restarted_after_it_dies(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path), WarmSettings(prestart=("lasting",))) as server:
-        await until(lambda: server.pool.standing.ready == 1)
+        await until(lambda: server.pool.stats.ready == 1)
         (ahead,) = kept_by_this()
         ahead.kill()
-        await until(lambda: ahead not in kept_by_this() and kept_by_this() and server.pool.standing.ready == 1)
-        assert server.pool.standing.misses == 0
+        await until(lambda: ahead not in kept_by_this() and kept_by_this() and server.pool.stats.ready == 1)
+        assert server.pool.stats.misses == 0
         await server.ask("say x", workdir=os.getcwd())
-        assert server.pool.standing.hits == 1
+        assert server.pool.stats.hits == 1
 
 
 class FastLoop(asyncio.SelectorEventLoop):

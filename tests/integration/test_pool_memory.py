@@ -13,7 +13,7 @@ async def test_new_process_counts_with_the_measured_memory_of_its_backend(tmp_pa
     """It takes about 12 MB, of which two fit."""
     async with Server(Lasting(tmp_path), WarmSettings(max_processes=8, max_memory_mb=30)) as server:
         await server.ask("say x")
-        await until(lambda: server.pool.standing.memory_bytes > 0)
+        await until(lambda: server.pool.stats.memory_bytes > 0)
         await server.ask("speak_and_die x")
         await until(lambda: server.processes == 0)
         await asyncio.gather(*(server.ask("say x", model=f"m{number}") for number in range(6)))
@@ -23,6 +23,6 @@ async def test_new_process_counts_with_the_measured_memory_of_its_backend(tmp_pa
 async def test_memory_limit_below_the_estimate_still_keeps_one_process(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path), WarmSettings(max_memory_mb=60)) as server:
         await server.ask("say x")
-        await until(lambda: server.pool.standing.ready == 1)
+        await until(lambda: server.pool.stats.ready == 1)
         assert (await server.ask("say y")).text == "y"
-        assert server.pool.standing.hits == 1
+        assert server.pool.stats.hits == 1

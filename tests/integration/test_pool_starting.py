@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from clinvk.backends.base import Channel, Delivery, Host, Launch, NotSpoken
+from clinvk.backends.base import Channel, Delivery, Host, Launch, ProtocolNotSupported
 from clinvk.config.model import BackendSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
@@ -57,7 +57,7 @@ class StrictChannel(LastingChannel):
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
         if not line.startswith(b"{"):
-            raise NotSpoken(f"it printed {line!r}")
+            raise ProtocolNotSupported(f"it printed {line!r}")
         return super().receive(line)
 
 
@@ -65,8 +65,8 @@ async def test_program_that_prints_a_word_and_never_answers_is_abandoned(tmp_pat
     async with Server(Welcoming(tmp_path)) as server:
         server.runs.fallbacks.answer_within_s = 0.5
         assert (await server.ask("say x")).text == "x"
-        assert server.runs.warm
-        assert server.runs.warm.one_shot == ("lasting",)
+        assert server.runs.warm_stats
+        assert server.runs.warm_stats.one_shot == ("lasting",)
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ async def test_cancelled_run_stays_cancelled_when_its_process_lacks_protocol_sup
     tmp_path: Path,
 ) -> None:
     async with Server(Strict(tmp_path, mode="sullen")) as server, server.runs.run(request("say x")) as run:
-        await until(lambda: server.runs.warm is not None and server.runs.warm.runs == 1)
+        await until(lambda: server.runs.warm_stats is not None and server.runs.warm_stats.runs == 1)
         await until(lambda: run.started_at is not None)
         await server.runs.cancel(run.id)
         ending = (await run.result()).ending
@@ -192,7 +192,7 @@ async def test_faulty_prestarted_backend_does_not_affect_others(
     warm = WarmSettings(kept_backends=("faulty", "lasting"), prestart=("faulty", "lasting"))
     registry = {"faulty": Faulty(tmp_path), "lasting": Lasting(tmp_path)}
     async with LocalRuns(Settings(warm=warm), MemoryStore(), ENV, registry, keeps_warm=True) as runs:
-        await until(lambda: runs.warm is not None and runs.warm.ready == 1)
+        await until(lambda: runs.warm_stats is not None and runs.warm_stats.ready == 1)
         async with runs.run(request("say x")) as run:
             assert (await run.result()).text == "x"
     assert "no process of faulty is started ahead" in caplog.text

@@ -18,13 +18,13 @@ import pytest
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.spawn import HIGH_WATER_BYTES, Process, Spawner
-from clinvk.runtime.process.waiting import finished
+from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types.errors import BackendUnavailable, InvalidRequest, ResourcesExhausted
 from polling import settled, until
 
 ENV = {"PATH": os.environ["PATH"]}
-BOTH_MARKS = pytest.mark.parametrize("kind", [process_tags.RlimitMarks, process_tags.TreeMarks])
-Kind = type[process_tags.RlimitMarks] | type[process_tags.TreeMarks]
+BOTH_MARKS = pytest.mark.parametrize("kind", [process_tags.RlimitTags, process_tags.TreeTags])
+Kind = type[process_tags.RlimitTags] | type[process_tags.TreeTags]
 
 
 class Child:
@@ -46,7 +46,7 @@ class Child:
         await self.until(lambda: self.process.exit_code is not None and self.process.at_eof)
 
 
-def spawner(kind: Kind = process_tags.RlimitMarks) -> Spawner:
+def spawner(kind: Kind = process_tags.RlimitTags) -> Spawner:
     """A spawner with a number of its own: tests that run side by side must not end each other's processes."""
     return Spawner(kind(10**8 + int.from_bytes(os.urandom(4)) % 10**8))
 
@@ -300,7 +300,7 @@ async def test_no_descendant_outlives_the_sweep(hide: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("hide", HIDERS)
 async def test_environment_and_tree_find_common_descendants_without_rlimits(hide: str, tmp_path: Path) -> None:
-    own = spawner(process_tags.TreeMarks)
+    own = spawner(process_tags.TreeTags)
     child = Child(own, "sh", "-c", f"{HIDERS[hide].format(pids=tmp_path / 'pids')}\nexec sleep 300")
     await until(lambda: pids(tmp_path / "pids"))
     await own.sweep(child.process)
@@ -412,8 +412,8 @@ async def test_sweep_leaves_processes_of_other_agents_alone() -> None:
 async def test_sweep_ends_processes_marked_by_a_nested_clinvk(tmp_path: Path) -> None:
     inner = (
         "import subprocess, sys, time\n"
-        "from clinvk.runtime.process.process_tags import RlimitMarks\n"
-        "with RlimitMarks(987654321).marking(1):\n"
+        "from clinvk.runtime.process.process_tags import RlimitTags\n"
+        "with RlimitTags(987654321).marking(1):\n"
         "    child = subprocess.Popen(['sleep', '300'], start_new_session=True)\n"
         f"open({str(tmp_path / 'pids')!r}, 'w').write(str(child.pid))\n"
         "time.sleep(300)\n"
@@ -430,14 +430,14 @@ def test_marking_leaves_our_own_limits_unchanged() -> None:
     import resource
 
     before = resource.getrlimit(15)
-    own = process_tags.RlimitMarks(123_456_789)
+    own = process_tags.RlimitTags(123_456_789)
     with own.marking(7):
         assert resource.getrlimit(15)[0] == 123_456_789_000_000_007
     assert resource.getrlimit(15) == before
 
 
 def test_choose_returns_rlimit_marks_on_linux() -> None:
-    assert isinstance(process_tags.choose(), process_tags.RlimitMarks)
+    assert isinstance(process_tags.choose_tags(), process_tags.RlimitTags)
 
 
 async def test_run_tool_returns_exit_code_and_output() -> None:
@@ -492,11 +492,11 @@ async def test_waiting_without_pidfds_leaves_the_loops_threads_free(monkeypatch:
 
 async def test_cleanup_that_takes_too_long_raises_timeout_error() -> None:
     with pytest.raises(TimeoutError):
-        await finished(asyncio.sleep(30), within_s=0.1)
+        await finish_shielded(asyncio.sleep(30), within_s=0.1)
 
 
 async def test_cancellation_propagates_after_a_cleanup_timeout() -> None:
-    cleaning = asyncio.create_task(finished(asyncio.sleep(30), within_s=0.1))
+    cleaning = asyncio.create_task(finish_shielded(asyncio.sleep(30), within_s=0.1))
     await asyncio.sleep(0)
     cleaning.cancel()
     await asyncio.wait([cleaning])

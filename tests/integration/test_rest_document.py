@@ -13,7 +13,7 @@ import pytest
 from schemathesis.checks import CheckFunction
 from schemathesis.generation import GenerationMode
 
-from answering import Answering
+from answers import Answering
 from clinvk.api.openapi.document import document
 from clinvk.backends.registry import BACKENDS
 from integration.test_vendor_document import CHECKS, EXAMPLES, RIGHT, WRONG, check_acceptance, check_refusal, send

@@ -17,9 +17,9 @@ from clinvk.backends.base import Host, Launch
 from clinvk.config.model import BackendSettings, ServerSettings, Settings, complete
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run import execution
-from clinvk.runtime.run.event_log import SAVE_EVERY_S
+from clinvk.runtime.run.event_log import SAVE_INTERVAL_S
 from clinvk.runtime.run.task import RunTask
-from clinvk.runtime.runs import Watched
+from clinvk.runtime.runs import WatchedRun
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import RunQuery
 from clinvk.types.errors import (
@@ -176,7 +176,7 @@ async def test_new_events_of_several_runs_are_stored_together_once(tmp_path: Pat
         ]
         (tmp_path / "go").touch()
         await until(lambda: sum(len(runs) for runs in store.appended) >= len(started))
-        await asyncio.sleep(2 * SAVE_EVERY_S)
+        await asyncio.sleep(2 * SAVE_INTERVAL_S)
         appended = [*store.appended]  # each run is another when it ends
     assert len(appended) < len(started)
     assert sorted(run for runs in appended for run in runs) == sorted(run.id for run in started)
@@ -721,7 +721,7 @@ async def test_agent_starts_after_its_preparation_even_if_that_fails(tmp_path: P
 
 
 async def test_agent_starts_when_its_preparation_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "_PREPARES_WITHIN_S", 0.1)
+    monkeypatch.setattr(execution, "_PREPARES_TIMEOUT_S", 0.1)
     backend = Prepared("sleep 600; true")
     async with (
         LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs,
@@ -733,7 +733,7 @@ async def test_agent_starts_when_its_preparation_hangs(monkeypatch: pytest.Monke
 async def test_run_cancelled_during_preparation_starts_no_agent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "_PREPARES_WITHIN_S", 600)
+    monkeypatch.setattr(execution, "_PREPARES_TIMEOUT_S", 600)
     begun = tmp_path / "begun"
     backend = Prepared(f"touch {begun}; sleep 600; true")
     async with LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs:
@@ -783,7 +783,7 @@ class KeptStore(MemoryStore):
 
 
 async def test_faulty_watch_cancels_its_run_and_leaks_no_slot() -> None:
-    def faulty(_: Watched) -> Callable[[], None]:
+    def faulty(_: WatchedRun) -> Callable[[], None]:
         raise RuntimeError("a bug")
 
     store = MemoryStore()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.store.protocol import SessionQuery
-from clinvk.store.sqlite.legacy import Damaged, Imported
+from clinvk.store.sqlite.legacy import DamagedFile, ImportReport
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import SessionNotFound
 from records import new_id, session, turn
@@ -116,10 +116,10 @@ async def test_irregular_files_are_ignored(folder: Path) -> None:
 
 async def test_home_without_earlier_sessions_has_nothing_to_import(tmp_path: Path) -> None:
     async with SqliteStore(tmp_path / "home") as store:
-        assert await store.import_earlier() == Imported(0, ())
+        assert await store.import_earlier() == ImportReport(0, ())
         (tmp_path / "home" / "sessions").write_text("a file")
-        assert await store.import_earlier() == Imported(
-            0, (Damaged(tmp_path / "home" / "sessions", "Not a directory"),)
+        assert await store.import_earlier() == ImportReport(
+            0, (DamagedFile(tmp_path / "home" / "sessions", "Not a directory"),)
         )
 
 

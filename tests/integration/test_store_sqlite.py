@@ -22,7 +22,7 @@ from clinvk.store.sqlite.database import MIGRATIONS, Database
 from clinvk.store.sqlite.rows import SESSIONS
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.store.sqlite.threads import THREADS as READERS
-from clinvk.store.sqlite.threads import Readers
+from clinvk.store.sqlite.threads import ReaderThreads
 from clinvk.types.errors import SessionBusy, SessionNotFound, StoreUnavailable
 from clinvk.types.events import RunFailed, TextDelta
 from polling import until
@@ -302,7 +302,7 @@ class _Counted(Database):
 async def test_reader_keeps_its_connection_after_an_invalid_query(home: Path) -> None:
     await kept(home)
     counted = _Counted(home, 1)
-    readers = Readers(counted)
+    readers = ReaderThreads(counted)
 
     def find(_: sqlite3.Connection) -> None:
         raise SessionNotFound("no session")
@@ -317,7 +317,7 @@ async def test_reader_keeps_its_connection_after_an_invalid_query(home: Path) ->
 async def test_reader_closes_a_connection_that_failed(home: Path) -> None:
     await kept(home)
     counted = _Counted(home, 1)
-    readers = Readers(counted)
+    readers = ReaderThreads(counted)
     for _ in range(READERS + 2):
         with pytest.raises(StoreUnavailable):
             await readers.read(lambda db: db.execute("SELECT * FROM nowhere"))

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from clinvk.store.sqlite.database import Database
 from clinvk.store.sqlite.sqlite import SqliteStore
-from clinvk.store.sqlite.threads import Writer
+from clinvk.store.sqlite.threads import WriterThread
 from clinvk.types.errors import StoreUnavailable
 from polling import until
 from records import ANSWER, run, session
@@ -58,7 +58,7 @@ async def test_pending_writes_are_bounded_and_dropped_ones_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     done: list[int] = []
-    writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None, max_owed=2)
+    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None, max_owed=2)
     await writer.write(lambda _: None)
     other = locked(tmp_path)
     for number in range(3):
@@ -74,7 +74,7 @@ async def test_pending_writes_are_bounded_and_dropped_ones_are_logged(
 async def test_failed_required_write_is_logged_after_its_caller_is_cancelled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
+    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None)
     await writer.write(lambda _: None)
     other = locked(tmp_path)
     writing = asyncio.create_task(writer.write(lambda _: None, must=True))
@@ -86,10 +86,10 @@ async def test_failed_required_write_is_logged_after_its_caller_is_cancelled(
 
 async def test_deferred_write_runs_soon_after_the_write_before_it_is_cancelled(tmp_path: Path) -> None:
     done: list[str] = []
-    writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
+    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None)
     await writer.write(lambda _: None)
     writing = asyncio.create_task(writer.write(lambda _: done.append("now")))
-    asyncio.get_running_loop().call_soon(lambda: writer.later("key", lambda _: done.append("later")))
+    asyncio.get_running_loop().call_soon(lambda: writer.schedule("key", lambda _: done.append("later")))
     asyncio.get_running_loop().call_soon(writing.cancel)
     await until(lambda: done)
     await writer.close()
@@ -98,7 +98,7 @@ async def test_deferred_write_runs_soon_after_the_write_before_it_is_cancelled(t
 
 async def test_deferred_write_runs_soon_under_constant_writes(tmp_path: Path) -> None:
     done: list[str] = []
-    writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
+    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None)
     await writer.write(lambda _: None)
 
     def writing(go_on: threading.Event) -> asyncio.Task[bool]:
@@ -106,7 +106,7 @@ async def test_deferred_write_runs_soon_under_constant_writes(tmp_path: Path) ->
 
     go_on = threading.Event()
     present = writing(go_on)
-    asyncio.get_running_loop().call_soon(lambda: writer.later("key", lambda _: done.append("later")))
+    asyncio.get_running_loop().call_soon(lambda: writer.schedule("key", lambda _: done.append("later")))
     async with asyncio.timeout(10):
         while not done:
             await asyncio.sleep(0)
@@ -122,14 +122,14 @@ async def test_deferred_write_runs_soon_under_constant_writes(tmp_path: Path) ->
 
 
 async def test_write_after_close_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
+    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None)
     await writer.write(lambda _: None)
     await writer.close()
     for must in (False, True):
         with pytest.raises(StoreUnavailable, match="is closed"):
             await writer.write(lambda _: None, must=must)
-    writer.post(lambda _: None)
-    writer.later("key", lambda _: None)
+    writer.submit(lambda _: None)
+    writer.schedule("key", lambda _: None)
     await until(lambda: len([line for line in caplog.messages if "is closed" in line]) == 2)
 
 
@@ -147,7 +147,7 @@ async def test_faulty_commit_callback_does_not_prevent_other_transactions(tmp_pa
         connection.execute("CREATE TABLE made (it)")
         connection.execute("INSERT INTO made VALUES (1)")
 
-    writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None, committed=told)
+    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None, committed=told)
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
     writing = asyncio.create_task(writer.write(first))
     await until(has_begun.is_set)

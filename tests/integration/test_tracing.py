@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.api.access.key_file import KeyFile, Limits
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.key_file import KeyFile, KeyLimits
+from clinvk.api.access.keys import ApiKeys
 from clinvk.config.load import home
 from collector import Collector, attributes_of
 from scripted import Scripted
@@ -124,8 +124,8 @@ async def test_a_detached_run_belongs_to_the_trace_of_its_request(tmp_path: Path
 
 async def test_spans_name_the_path_template_and_the_key(scripted: Scripted, collector: Collector) -> None:
     file = KeyFile(home(scripted.env))
-    text = await asyncio.to_thread(file.create, "ana", Limits())
-    keys = Keys((), await asyncio.to_thread(file.read))
+    text = await asyncio.to_thread(file.create, "ana", KeyLimits())
+    keys = ApiKeys((), await asyncio.to_thread(file.read))
     async with serving(scripted.env, keys=keys, tracing=True) as served:
         await served.client.get("/api/v1/runs/abcdef", headers={"x-api-key": text})
         await served.client.get("/nothing/of/the/kind", headers={"x-api-key": text})

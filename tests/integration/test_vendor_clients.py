@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import httpx
 import pytest
 
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.keys import ApiKeys
 from scripted import Scripted
 from scripted.steps import claude_says, exits
 from serving import Served, serving
@@ -88,7 +88,7 @@ async def test_client_lists_models_with_its_key_and_gets_an_error_for_a_wrong_ke
     scripted: Scripted, headers: dict[str, str]
 ) -> None:
     """Open WebUI checks a connection so: it reads `data[].id`, and `error` of what is no 200."""
-    async with serving(scripted.env, keys=Keys((KEY,))) as served:
+    async with serving(scripted.env, keys=ApiKeys((KEY,))) as served:
         listed = await served.client.get("/openai/v1/models", headers=headers)
         wrong = {name: value.replace(KEY, "wrong") for name, value in headers.items()}
         refused = await served.client.get("/openai/v1/models", headers=wrong)
@@ -127,7 +127,7 @@ async def test_open_webui_streams_a_chat_and_requests_its_title(scripted: Script
         "stream": False,
         "max_completion_tokens": 1000,
     }
-    async with serving(scripted.env, keys=Keys((KEY,))) as served:
+    async with serving(scripted.env, keys=ApiKeys((KEY,))) as served:
         streamed = await post(served, "chat/completions", WEBUI, chat)
         titled = await post(served, "chat/completions", WEBUI, title)
         sessions = (await served.client.get("/api/v1/sessions", headers=WEBUI)).json()
@@ -161,7 +161,7 @@ async def test_continue_chats_with_both_key_headers(scripted: Scripted) -> None:
         "stream_options": {"include_usage": True},
         "stop": ["<|im_end|>", "<|endoftext|>", "\n\n\n", "/src/", "#- coding: utf-8", "```"],
     }
-    async with serving(scripted.env, keys=Keys((KEY,))) as served:
+    async with serving(scripted.env, keys=ApiKeys((KEY,))) as served:
         answered = [
             await post(served, "chat/completions", {**CONTINUE, name: "not-needed"}, body)
             for name in ("x-api-key", "Authorization")

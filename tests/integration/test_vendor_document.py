@@ -30,7 +30,7 @@ from schemathesis.checks import (
 from schemathesis.core.transport import Response
 from schemathesis.generation import GenerationMode
 
-from answering import Answering
+from answers import Answering
 from clinvk.api.openapi.document import document
 from clinvk.backends.registry import BACKENDS
 from serving import serving
@@ -56,7 +56,7 @@ RUNS = (
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 TAKES_NOTHING = "/openai/v1/models"
 EXAMPLES = 40
-WITHIN_S = 30
+TIMEOUT_S = 30
 
 
 CONTENT = re.compile(
@@ -85,7 +85,7 @@ def send(method: str, path: str, mode: GenerationMode, url: str, checks: Sequenc
     def check(case: Case) -> None:
         nonlocal sent
         sent += 1
-        case.call_and_validate(base_url=url, checks=[*checks], timeout=WITHIN_S)
+        case.call_and_validate(base_url=url, checks=[*checks], timeout=TIMEOUT_S)
 
     examples = DOCUMENT[path][method].as_strategy(generation_mode=mode)
     always = settings(

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from answering import Answering
+from answers import Answering
 from bodies import CHAT, COMPLETION, COUNTED, MESSAGE, PROMPT, RESPONSE, mutated
 from serving import serving
 from standin.document import JSON
@@ -25,7 +25,7 @@ BODIES: dict[str, JSON] = {
     "/anthropic/v1/messages/count_tokens": COUNTED,
     "/api/v1/prompt": PROMPT,
 }
-WITHIN_S = 30
+TIMEOUT_S = 30
 
 
 def truncated(body: JSON, chance: random.Random) -> bytes:
@@ -66,7 +66,7 @@ async def test_500_mutated_bodies_are_answered_or_refused_in_the_error_format_of
     answered = 0
     async with (
         serving(agents.env, agents.registry) as served,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=WITHIN_S) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=TIMEOUT_S) as client,
     ):
 
         async def send(body: bytes) -> httpx.Response:

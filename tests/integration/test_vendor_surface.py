@@ -16,36 +16,36 @@ from openai import AsyncOpenAI
 from starlette.types import Message, Receive, Scope, Send
 
 import records
-from clinvk.api.access.key_policy import Grants
-from clinvk.api.access.keys import Keys
-from clinvk.api.access.workdirs import Workdirs
+from clinvk.api.access.key_policy import KeyPolicy
+from clinvk.api.access.keys import ApiKeys
+from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints import continuation
-from clinvk.api.endpoints.prompts import RunEndpoint
+from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.backends.base import Backend, Host, Launch
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import BackendSettings, Settings, UnifiedFlags
 from clinvk.dialects.anthropic import Anthropic
-from clinvk.dialects.conversation import Told
-from clinvk.dialects.dialect import Answered, Chat, Dialect
+from clinvk.dialects.conversation import AgentPrompt
+from clinvk.dialects.dialect import AnsweredChat, Chat, Dialect
 from clinvk.dialects.openai.chat import OpenAIChat
 from clinvk.dialects.openai.completions import OpenAICompletions
 from clinvk.dialects.openai.responses import OpenAIResponses
 from clinvk.dialects.rest.rest import Rest
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
-from clinvk.runtime.slots import Share
+from clinvk.runtime.slots import SlotShare
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionQuery
 from clinvk.types.errors import ClinvkError, StoreUnavailable
 from clinvk.types.events import Logged, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
-from impatient import answering
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, codex_says, exits, wait_for
 from serving import Served, serving
 from shell_backend import CALL, DONE, TEXT, Shell
+from timeouts import answering
 
 CHAT, MESSAGES = "/openai/v1/chat/completions", "/anthropic/v1/messages"
 COMPLETIONS, RESPONSES = "/openai/v1/completions", "/openai/v1/responses"
@@ -114,7 +114,7 @@ async def test_a_probe_is_answered_without_a_key_and_not_logged(
     scripted: Scripted, caplog: pytest.LogCaptureFixture, base: str, path: str
 ) -> None:
     caplog.set_level(logging.DEBUG, "clinvk.api.http.middleware")
-    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
         response = await served.client.head(base + path, follow_redirects=False)
     assert response.status_code == 200
     assert response.headers["x-request-id"]
@@ -215,7 +215,7 @@ async def test_unknown_model_is_answered_by_the_default_backend_under_the_reques
 
 @pytest.mark.parametrize("path", [*RUNS, "/openai/v1/models", "/v1/messages", *VENDORS.values()])
 async def test_invalid_key_is_refused_in_the_error_format_of_the_vendor(scripted: Scripted, path: str) -> None:
-    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
         response = await served.client.post(path, json={}, headers={"authorization": "Bearer wrong"})
     assert response.status_code == 401
     assert error_of(path, response)[0] == "authentication_error"
@@ -226,7 +226,7 @@ async def test_invalid_key_is_refused_in_the_error_format_of_the_vendor(scripted
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
 async def test_one_valid_key_of_two_is_enough(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("fine"))
-    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
         for keys in (
             {"authorization": "Bearer k", "x-api-key": "not-needed"},
             {"authorization": "Bearer x", "x-api-key": "k"},
@@ -340,7 +340,7 @@ class Torn(LocalRuns):
         self._error = error
 
     @asynccontextmanager
-    async def run(self, request: RunRequest, share: Share | None = None) -> AsyncGenerator[Run]:
+    async def run(self, request: RunRequest, share: SlotShare | None = None) -> AsyncGenerator[Run]:
         async with super().run(request, share) as run:
             read = run.batches
 
@@ -404,8 +404,10 @@ def endpoint(
     dialect: Dialect, runs: LocalRuns, hold_s: float, raises: bool = True, begun: asyncio.Event | None = None
 ) -> httpx.AsyncClient:
     """Give a client of an endpoint; `begun` is set once something of an answer was sent."""
-    workdirs, grants = Workdirs(Settings(), {}, SHELL), Grants(Keys(), MemoryStore())
-    answer = RunEndpoint(dialect, runs, MemoryStore(), Settings(), workdirs, grants, SHELL, tick_s=0.03, hold_s=hold_s)
+    workdirs, grants = WorkdirPolicy(Settings(), {}, SHELL), KeyPolicy(ApiKeys(), MemoryStore())
+    answer = PromptEndpoint(
+        dialect, runs, MemoryStore(), Settings(), workdirs, grants, SHELL, tick_s=0.03, hold_s=hold_s
+    )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def noted(message: Message) -> None:
@@ -652,11 +654,11 @@ async def test_lookup_data_of_a_conversation_is_not_shown_with_its_session(scrip
 
 
 async def test_conversation_is_found_by_records_of_earlier_versions() -> None:
-    answered = Answered(digest="d1", answer="a parser", latest=Told("u2", None, ()))
+    answered = AnsweredChat(digest="d1", answer="a parser", latest=AgentPrompt("u2", None, ()))
     chat, store = Chat(name="c-1", digest="d2", answered=answered), MemoryStore()
     session = records.session(tags=("chat:c-1",))
     await records.turn(store, session, request={"metadata": {"clinvk_chat": "d1"}})
-    request = await continuation.placed(store, RunRequest(prompt="all", backend="claude"), chat)
+    request = await continuation.find_session(store, RunRequest(prompt="all", backend="claude"), chat)
     assert (request.session_id, request.prompt) == (session.id, "u2")
 
 
@@ -865,7 +867,7 @@ async def test_sdks_retry_only_when_nothing_was_done(tmp_path: Path, script: str
 
 async def test_invalid_key_raises_sdk_authentication_error(scripted: Scripted) -> None:
     async with (
-        serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served,
+        serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served,
         openai_client(served) as theirs,
         anthropic_client(served) as others,
     ):

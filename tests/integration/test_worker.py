@@ -8,7 +8,7 @@ from clinvk.runtime.run import execution
 from clinvk.types.events import TextDelta, Usage
 from clinvk.types.request import RunRequest
 from integration.pool_server import Server, request
-from integration.test_stock import ready
+from integration.test_worker_set import ready
 from lasting_backend import Lasting
 from polling import until
 
@@ -31,7 +31,7 @@ async def test_each_line_is_read_once_with_its_events(tmp_path: Path, capacity: 
 async def test_run_cancelled_while_streaming_reports_usage(
     tmp_path: Path, capacity: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "INTERRUPTED_WITHIN_S", 5.0)
+    monkeypatch.setattr(execution, "INTERRUPTED_TIMEOUT_S", 5.0)
     async with Server(Lasting(tmp_path, capacity)) as server, server.runs.run(request("flood 20")) as run:
         async for logged in run.follow():
             if isinstance(logged.event, TextDelta):

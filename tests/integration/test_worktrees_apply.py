@@ -143,7 +143,7 @@ async def test_two_applies_wait_for_each_other(repository: Repository) -> None:
 async def test_apply_reports_another_apply_that_takes_too_long(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.kept_worktrees._APPLY_FREE_WITHIN_S", 0.1)
+    monkeypatch.setattr("clinvk.runtime.worktrees.kept_worktrees._APPLY_FREE_TIMEOUT_S", 0.1)
     worktrees = another(repository)
     worktree = await changed(worktrees, repository)
     folders = WorktreeFolders(home(repository))

@@ -97,7 +97,7 @@ async def test_cancelled_apply_waits_for_the_backup(repository: Repository, work
 async def test_folder_made_after_the_timeout_is_unlocked(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "_CLAIMED_WITHIN_S", 0.2)
+    monkeypatch.setattr(package, "_CLAIMED_TIMEOUT_S", 0.2)
     with late(WorktreeFolders, "make") as gate:
         with pytest.raises(ClinvkError, match=r"making a folder took over 0\.2 s"):
             await worktrees.make(str(repository.path), "agent")
@@ -124,7 +124,7 @@ def with_slow(command: str, repository: Repository, tmp_path: Path, does: str = 
 async def test_make_reports_a_timeout_of_git(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "CHANGED_WITHIN_S", 0.5)
+    monkeypatch.setattr(package, "CHANGED_TIMEOUT_S", 0.5)
     worktrees = with_slow('*"worktree add"*', repository, tmp_path)
     with pytest.raises(ClinvkError, match=r"git worktree add took over 0\.5 s"):
         await worktrees.make(str(repository.path), "agent")
@@ -134,7 +134,7 @@ async def test_make_reports_a_timeout_of_git(
 async def test_check_reports_a_timeout_of_restoring(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "REMOVED_WITHIN_S", 0.5)
+    monkeypatch.setattr(package, "REMOVE_TIMEOUT_S", 0.5)
     worktrees = with_slow("*checkout-index*", repository, tmp_path)
     worktree = await worktrees.make(str(repository.path), "agent")
     with pytest.raises(ClinvkError, match=r"putting the files back took over 0\.5 s"):
@@ -145,7 +145,7 @@ async def test_apply_restores_files_after_a_timeout(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     top = repository.path
-    monkeypatch.setattr(repositories, "_APPLIED_WITHIN_S", 1.0)
+    monkeypatch.setattr(repositories, "_APPLIED_TIMEOUT_S", 1.0)
     worktrees = with_slow(f'*--check*) ;; *" -C {top} "*" apply "*', repository, tmp_path, f"printf tw >{top}/a.txt;")
     worktree = await changed(worktrees, repository)
     with pytest.raises(ClinvkError, match="applying the changes took over 1 s"):

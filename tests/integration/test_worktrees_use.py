@@ -41,7 +41,7 @@ WAITS = "touch begun; while [ ! -e go ]; do sleep 0.02; done; rm begun go; touch
 @pytest.fixture(autouse=True)
 def refusing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is at work is not waited for as long as for a user."""
-    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._GONE_WITHIN_S", 0.3)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._GONE_TIMEOUT_S", 0.3)
 
 
 @asynccontextmanager
@@ -136,8 +136,8 @@ async def test_later_step_of_a_chain_locks_the_worktree(repository: Repository, 
 
     async with local(repository) as runs:
         some = Orchestrations(runs, MemoryStore(), runs.spawner, repository.env)
-        plan = await some.admitted(chain, admit, lambda _: None)
-        async with some.begun(plan, plan) as one:
+        plan = await some.admit(chain, admit, lambda _: None)
+        async with some.start(plan, plan) as one:
             driving = asyncio.create_task(one.drive())
             begun = (home(repository) / "worktrees").glob
             await until(lambda: list(begun("*/project/begun")))
@@ -161,7 +161,7 @@ async def test_idle_warm_process_does_not_lock_the_worktree(
         async with runs.run(RunRequest(prompt="hello", backend="lasting", workdir=kept.root)) as run:
             await run.result()
         assert runs.pool
-        assert runs.pool.standing.processes == 1
+        assert runs.pool.stats.processes == 1
         assert await states(worktrees) == ["changed"]
         await worktrees.discard(kept.id)
     assert left_over(repository) == []
@@ -206,7 +206,7 @@ async def test_run_in_a_removed_or_locked_worktree_is_refused(
     def refuse(path: Path) -> None:
         raise ClinvkError("not now")
 
-    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 0.3)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_TIMEOUT_S", 0.3)
     folders = WorktreeFolders(home(repository))
     removed, busy = await changed(worktrees, repository), await changed(worktrees, repository)
     with monkeypatch.context() as patched:
@@ -232,7 +232,7 @@ async def test_run_in_a_removed_or_locked_worktree_is_refused(
 async def test_run_during_a_removal_is_refused_at_once(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 600.0)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_TIMEOUT_S", 600.0)
     begun, go = threading.Event(), threading.Event()
 
     def slowly(path: Path) -> None:
@@ -325,7 +325,7 @@ async def test_no_agent_enters_while_another_clinvk_applies_or_removes(
 async def test_worktree_of_a_dead_clinvk_reports_another_clinvk_that_applies(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 0.1)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_TIMEOUT_S", 0.1)
     worktree = await changed(worktrees, repository)
     (home(repository) / "worktrees" / worktree.id / "kept").unlink()
     registered = repositories_of.registered

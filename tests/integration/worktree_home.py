@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from clinvk.runtime.process.process_tags import RlimitMarks
+from clinvk.runtime.process.process_tags import RlimitTags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.worktree_types import Worktree
@@ -12,7 +12,7 @@ from repositories import Repository
 
 def another(repository: Repository, **env: str) -> KeptWorktrees:
     """The same, as another process sees them."""
-    marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
+    marks = RlimitTags(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
     return KeptWorktrees(Spawner(marks), home(repository), {**repository.env, **env})
 
 

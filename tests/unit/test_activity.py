@@ -1,9 +1,9 @@
-from clinvk.runtime.run.run_io import Activity
+from clinvk.runtime.run.run_io import ActivityCounter
 from clinvk.types.events import Progress, TextDelta, ToolCall, ToolResult
 
 
 def test_turn_ends_when_all_of_its_tools_have_returned() -> None:
-    activity = Activity()
+    activity = ActivityCounter()
     for event in (TextDelta("I look"), ToolCall("1", "Read", {}), ToolCall("2", "Read", {}), ToolResult("1", "")):
         activity.feed(event)
     assert (activity.turns_ended, activity.turns) == (0, 1)
@@ -14,7 +14,7 @@ def test_turn_ends_when_all_of_its_tools_have_returned() -> None:
 
 
 def test_tool_calls_without_a_result_are_open() -> None:
-    activity = Activity()
+    activity = ActivityCounter()
     activity.feed(ToolCall("1", "Bash", {}))
     assert activity.open_calls == {"1"}
     activity.feed(ToolResult("1", "ok"))
@@ -22,5 +22,5 @@ def test_tool_calls_without_a_result_are_open() -> None:
 
 
 def test_progress_events_do_not_count_as_activity() -> None:
-    assert not Activity().feed(Progress("retry", "429"))
-    assert Activity().feed(TextDelta("x"))
+    assert not ActivityCounter().feed(Progress("retry", "429"))
+    assert ActivityCounter().feed(TextDelta("x"))

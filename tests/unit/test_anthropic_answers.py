@@ -6,7 +6,7 @@ import pytest
 from clinvk.dialects import dialect
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.anthropic.models import Model, page
-from clinvk.dialects.dialect import Call, Facts
+from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import (
@@ -24,7 +24,7 @@ from clinvk.types.events import (
 from clinvk.types.request import RunRequest
 from clinvk.types.result import gather
 
-FACTS = Facts(run_id="r1", backend="claude", started_at=1_700_000_000.0)
+FACTS = RunFacts(run_id="r1", backend="claude", started_at=1_700_000_000.0)
 CALL = Call(request=RunRequest(prompt="hi", backend="claude"), model="claude/opus")
 THINKS = Call(request=RunRequest(prompt="hi", backend="claude", thinking=True), model="claude/opus")
 SHOWS = Call(request=RunRequest(prompt="hi", thinking=True), model="claude/opus", shows_work=True)

@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from clinvk.runtime.process.waiting import beside
+from clinvk.runtime.process.waiting import in_background
 from clinvk.runtime.run.event_log import Autosave, EventLog
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import StoreUnavailable
@@ -30,7 +30,7 @@ async def test_run_that_ends_during_a_failed_append_is_not_appended_again() -> N
     ended, living = EventLog(lambda: None), EventLog(lambda: None)
     ended.extend([RunStarted(), TextDelta("a")])
     living.extend([RunStarted()])
-    async with beside(autosave.run()):
+    async with in_background(autosave.run()):
         autosave.add("ended", ended)
         autosave.add("living", living)
         await until(lambda: store.appended)

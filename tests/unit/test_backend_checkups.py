@@ -5,7 +5,15 @@ from collections.abc import Mapping
 import pytest
 
 from clinvk.backends.base import Host
-from clinvk.backends.checkup_base import Answer, Checkable, Checkup, Login, Question, flags_in, launches
+from clinvk.backends.checkup_base import (
+    Checkup,
+    LoginProbe,
+    LoginStatus,
+    ProbeOutput,
+    SupportsCheckup,
+    flags_in,
+    launches,
+)
 from clinvk.backends.registry import BACKENDS
 
 HANDLE = "00000000-0000-4000-8000-000000000000"
@@ -13,21 +21,21 @@ HANDLE = "00000000-0000-4000-8000-000000000000"
 
 def checkup(name: str, env: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Checkup:
     backend = BACKENDS[name]
-    assert isinstance(backend, Checkable)
+    assert isinstance(backend, SupportsCheckup)
     there = {path: text.encode() for path, text in (files or {}).items()}
     return backend.checkup(Host(commands=frozenset({"bwrap", "socat"}), env=env or {}, read=there.get))
 
 
-def login(name: str, env: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Login:
+def login(name: str, env: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> LoginStatus:
     found = checkup(name, env, files).login
-    assert isinstance(found, Login)
+    assert isinstance(found, LoginStatus)
     return found
 
 
-def answered(name: str, exit_code: int, text: str) -> Login:
+def answered(name: str, exit_code: int, text: str) -> LoginStatus:
     question = checkup(name).login
-    assert isinstance(question, Question)
-    return question.read(Answer(exit_code, text))
+    assert isinstance(question, LoginProbe)
+    return question.read(ProbeOutput(exit_code, text))
 
 
 @pytest.mark.parametrize("name", ["claude", "codex"])
@@ -64,33 +72,33 @@ def test_trials_have_no_prompt(name: str) -> None:
 def test_trial_output_reveals_missing_flags(
     name: str, exit_code: int, text: str, lacking: tuple[str, ...] | None
 ) -> None:
-    assert checkup(name).trials[0].lacking(Answer(exit_code, text)) == lacking
+    assert checkup(name).trials[0].lacking(ProbeOutput(exit_code, text)) == lacking
 
 
 def test_gemini_help_reveals_missing_flags() -> None:
     used = {flag for launch in launches(BACKENDS["gemini"], HANDLE) for flag in flags_in(launch.argv)}
     text = "\n".join(f"  {flag}  what" for flag in sorted({*used, "--help"} - {"--policy"}))
     lacking = checkup("gemini").trials[0].lacking
-    assert lacking(Answer(0, text)) == ("--policy",)
-    assert lacking(Answer(0, f"{text}\n --policy  x")) == ()
+    assert lacking(ProbeOutput(0, text)) == ("--policy",)
+    assert lacking(ProbeOutput(0, f"{text}\n --policy  x")) == ()
 
 
 @pytest.mark.parametrize(
     ("name", "exit_code", "text", "expected"),
     [
-        ("claude", 0, '{"loggedIn": true, "authMethod": "claude.ai"}', Login(True, "logged in (claude.ai)")),
+        ("claude", 0, '{"loggedIn": true, "authMethod": "claude.ai"}', LoginStatus(True, "logged in (claude.ai)")),
         ("claude", 0, '{"loggedIn": true, "authMethod": "third_party", "apiProvider": "bedrock"}',
-         Login(True, "logged in (bedrock)")),
+         LoginStatus(True, "logged in (bedrock)")),
         ("claude", 1, 'note\n{"loggedIn": false}',
-         Login(False, "not logged in; run claude and /login, or set ANTHROPIC_API_KEY")),
-        ("claude", 1, "error: unknown command", Login(None, "claude auth status reports no login")),
-        ("codex", 0, "WARNING: x\nLogged in using ChatGPT\n", Login(True, "Logged in using ChatGPT")),
-        ("codex", 0, "API key configured - sk-abc***\nmore", Login(True, "API key configured")),
-        ("codex", 1, "Not logged in\n", Login(False, "not logged in; run codex login, or set CODEX_API_KEY")),
-        ("codex", 2, "error", Login(None, "codex login status reports no login")),
+         LoginStatus(False, "not logged in; run claude and /login, or set ANTHROPIC_API_KEY")),
+        ("claude", 1, "error: unknown command", LoginStatus(None, "claude auth status reports no login")),
+        ("codex", 0, "WARNING: x\nLogged in using ChatGPT\n", LoginStatus(True, "Logged in using ChatGPT")),
+        ("codex", 0, "API key configured - sk-abc***\nmore", LoginStatus(True, "API key configured")),
+        ("codex", 1, "Not logged in\n", LoginStatus(False, "not logged in; run codex login, or set CODEX_API_KEY")),
+        ("codex", 2, "error", LoginStatus(None, "codex login status reports no login")),
     ],
 )  # fmt: skip
-def test_login_is_parsed_from_the_status_command(name: str, exit_code: int, text: str, expected: Login) -> None:
+def test_login_is_parsed_from_the_status_command(name: str, exit_code: int, text: str, expected: LoginStatus) -> None:
     assert answered(name, exit_code, text) == expected
 
 
@@ -129,18 +137,18 @@ def test_login_is_found_in_environment_and_files(
 
 def test_codex_login_is_queried_for_the_openai_provider() -> None:
     config = {"~/.codex/config.toml": 'model = "gpt"\n[model_providers]\n'}
-    assert isinstance(checkup("codex", files=config).login, Question)
+    assert isinstance(checkup("codex", files=config).login, LoginProbe)
 
 
 def test_claude_login_is_queried_in_the_home_only_if_configured_there() -> None:
     without, at_home = checkup("claude").login, checkup("claude", files={"~/.claude.json": "{}"}).login
-    assert isinstance(without, Question)
-    assert isinstance(at_home, Question)
+    assert isinstance(without, LoginProbe)
+    assert isinstance(at_home, LoginProbe)
     assert (without.at_home, at_home.at_home) == (False, True)
 
 
 def test_claude_checkup_remarks_on_limits_as_root() -> None:
     backend = BACKENDS["claude"]
-    assert isinstance(backend, Checkable)
+    assert isinstance(backend, SupportsCheckup)
     assert len(backend.checkup(Host(is_root=True)).remarks) == 2
     assert checkup("claude").remarks == ()

@@ -8,7 +8,7 @@ import pytest
 
 from clinvk.backends.base import Host, Launch
 from clinvk.backends.claude import Claude
-from clinvk.backends.shared import News, Retold
+from clinvk.backends.shared import NewText, TextDeduplicator
 from clinvk.types.events import (
     Event,
     Progress,
@@ -623,13 +623,13 @@ def test_compaction_without_a_model_call_succeeds() -> None:
 
 
 def test_repeated_text_is_compared_to_its_end() -> None:
-    retold = Retold()
+    retold = TextDeduplicator()
     retold.begin(again=False)
-    assert retold.piece("abc") == News("abc")
+    assert retold.piece("abc") == NewText("abc")
     retold.begin(again=True)
-    assert [retold.piece(piece) for piece in ("a", "bcd", "e")] == [News(""), News("d"), News("e")]
+    assert [retold.piece(piece) for piece in ("a", "bcd", "e")] == [NewText(""), NewText("d"), NewText("e")]
     retold.begin(again=True)
-    assert retold.piece("abX") == News("abX", restarts=True)
+    assert retold.piece("abX") == NewText("abX", restarts=True)
 
 
 def test_thinking_block_that_was_not_streamed_is_emitted() -> None:
@@ -665,5 +665,5 @@ def test_thinking_streamed_again_after_a_cut_is_emitted_once() -> None:
 
 def test_complaint_is_the_last_line_of_stderr() -> None:
     channel = Claude().channel(Launch(argv=("claude",)), Host())
-    assert channel.complaint(b"first\n  API is slow \n\n") == "API is slow"
-    assert channel.complaint(b"\n") == ""
+    assert channel.stderr_message(b"first\n  API is slow \n\n") == "API is slow"
+    assert channel.stderr_message(b"\n") == ""

@@ -23,6 +23,6 @@ def test_escape_sequences_are_removed_from_messages(text: str, expected: str) ->
 
 def test_escape_sequences_are_removed_only_from_errors(capfd: pytest.CaptureFixture[str]) -> None:
     notes = Notes({})
-    notes.say("safe\x1b]0;evil\x07.py")
+    notes.info("safe\x1b]0;evil\x07.py")
     notes.error("\x1b[31mfailed\x1b[m")
     assert capfd.readouterr().err == "clinvk: safe?]0;evil?.py\nclinvk: failed\n"

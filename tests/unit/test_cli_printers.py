@@ -177,11 +177,11 @@ def test_lines_contain_the_known_facts_of_the_run() -> None:
     ],
 )
 def test_exit_code_follows_the_ending(ending: Ending, code: int) -> None:
-    assert exits.of_ending(ending) == code
+    assert exits.exit_code_of_ending(ending) == code
 
 
 def test_exit_code_follows_the_error_before_the_run() -> None:
-    assert [exits.of_code(kind.code) for kind in (BackendUnavailable, ConfigError)] == [2, 3]
+    assert [exits.exit_code_of_error(kind.code) for kind in (BackendUnavailable, ConfigError)] == [2, 3]
     of_sessions = (SessionNotFound, SessionBusy, NotResumable, AmbiguousId)
-    assert {exits.of_code(kind.code) for kind in of_sessions} == {4}
-    assert exits.of_code("anything else") == 1
+    assert {exits.exit_code_of_error(kind.code) for kind in of_sessions} == {4}
+    assert exits.exit_code_of_error("anything else") == 1

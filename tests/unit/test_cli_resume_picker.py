@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cli.sessions.picker import Keys, Picker
+from clinvk.cli.sessions.picker import KeyDecoder, Picker
 from clinvk.cli.sessions.session_text import TextView
 from clinvk.cli.terminal.table import width
 from clinvk.types.session import Session
@@ -41,14 +41,14 @@ def some(number: int) -> list[Session]:
     ],
 )
 def test_keys_are_decoded_from_split_bytes(data: bytes, expected: list[str]) -> None:
-    assert Keys().feed(data) == expected
-    apart = Keys()
+    assert KeyDecoder().feed(data) == expected
+    apart = KeyDecoder()
     assert [key for at in range(len(data)) for key in apart.feed(data[at : at + 1])] == expected
     assert not apart.is_waiting
 
 
 def test_lone_escape_is_a_key_after_flush() -> None:
-    keys = Keys()
+    keys = KeyDecoder()
     assert (keys.feed(b"\x1b"), keys.is_waiting, keys.flush()) == ([], True, ["escape"])
     assert (keys.feed(b"\x1b["), keys.flush(), keys.flush()) == ([], ["escape"], [])
     assert (keys.feed(b"\xc3"), keys.is_waiting, keys.feed(b"\xa9")) == ([], False, ["é"])

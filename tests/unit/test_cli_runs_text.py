@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cli.sessions.runs import details
+from clinvk.cli.sessions.runs import run_details
 from clinvk.cli.sessions.session_text import TextView
 from clinvk.cli.terminal.table import width
 from clinvk.types.record import RunRecord
@@ -24,7 +24,7 @@ COMPARED = replace(RUN, backend="", model=None, request={"kind": "compare", "bac
 
 
 def test_details_omit_empty_fields() -> None:
-    lines = details(RUN, TextView(NOW))
+    lines = run_details(RUN, TextView(NOW))
     assert lines[:4] == [
         "id           11111111",
         "backend      claude (m)",
@@ -36,10 +36,10 @@ def test_details_omit_empty_fields() -> None:
 
 @pytest.mark.parametrize("run", [RUN, COMPARED], ids=["prompt", "compare"])
 def test_details_omit_a_prompt_that_is_printed_below(run: RunRecord) -> None:
-    *lines, _ = details(run, TextView(NOW))
+    *lines, _ = run_details(run, TextView(NOW))
     assert not any(line.startswith("about ") for line in lines)
     assert max(map(width, lines)) <= 41
 
 
 def test_details_of_a_comparison_without_a_prompt_show_the_number_of_backends() -> None:
-    assert "about        2 backends" in details(replace(COMPARED, prompt=""), TextView(NOW))
+    assert "about        2 backends" in run_details(replace(COMPARED, prompt=""), TextView(NOW))

@@ -3,7 +3,16 @@
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cli.sessions.session_text import TextView, details, directory, listing, markdown, short_ids, titled, turns
+from clinvk.cli.sessions.session_text import (
+    TextView,
+    details,
+    directory,
+    markdown,
+    session_title,
+    sessions_table,
+    short_ids,
+    turns,
+)
 from clinvk.cli.terminal.table import width
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
@@ -40,13 +49,13 @@ def test_directory_under_home_starts_with_a_tilde() -> None:
 
 
 def test_title_takes_precedence_over_the_first_prompt() -> None:
-    assert titled(SESSION) == "the prompt"
-    assert titled(replace(SESSION, title="a\ntitle")) == "a title"
+    assert session_title(SESSION) == "the prompt"
+    assert session_title(replace(SESSION, title="a\ntitle")) == "a title"
 
 
 def test_piped_list_truncates_only_very_long_fields() -> None:
     long = replace(SESSION, initial_prompt="word " * 10_000, working_dir="/d" * 100)
-    (_, row) = listing([long], TextView(NOW))
+    (_, row) = sessions_table([long], TextView(NOW))
     assert "/d" * 100 in row
     assert len(row) < 400
 

@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 
 from clinvk.cli.terminal.table import Column, cut, cut_left, one_line, table, width
-from clinvk.cli.terminal.times import age_s, ago, duration
+from clinvk.cli.terminal.times import age_s, duration, time_ago
 from clinvk.types.errors import InvalidRequest
 
 COLUMNS = (Column("ID"), Column("N", to_right=True), Column("PLACE", 6, from_left=True), Column("TITLE", 8))
@@ -101,12 +101,12 @@ def test_style_does_not_change_column_widths() -> None:
     ],
 )
 def test_ago_shows_the_largest_unit(seconds: float, expected: str) -> None:
-    assert ago(1_700_000_000 - seconds, 1_700_000_000) == expected
+    assert time_ago(1_700_000_000 - seconds, 1_700_000_000) == expected
 
 
 def test_ago_shows_a_date_for_old_times() -> None:
     at = datetime(2023, 4, 28, 12).timestamp()  # where this runs
-    assert ago(at, at + 86400 * 200) == "2023-04-28"
+    assert time_ago(at, at + 86400 * 200) == "2023-04-28"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from clinvk.backends.base import Delivery, Host, Launch, NotSpoken, describe
+from clinvk.backends.base import Delivery, Host, Launch, ProtocolNotSupported, describe
 from clinvk.backends.codex import Codex
 from clinvk.types.events import (
     Event,
@@ -653,7 +653,7 @@ def test_thread_stays_open_after_max_turns() -> None:
     process.hear(answer(3, {"turn": TURN}), note("turn/started", turn=TURN), counted(7), INTERRUPTED)
     assert [message.method for message in process.said] == ["turn/start", "turn/interrupt"]
     assert isinstance(process.told[-1], RunFinished)
-    assert process.channel.let_go("t")
+    assert process.channel.release_session("t")
 
 
 def test_no_events_follow_the_ending() -> None:
@@ -915,19 +915,19 @@ def test_process_killed_before_it_answers_is_reported_as_crashed() -> None:
     ],
 )
 def test_unexpected_first_response_raises_not_spoken(line: bytes) -> None:
-    with pytest.raises(NotSpoken):
+    with pytest.raises(ProtocolNotSupported):
         Process().hear(line)
 
 
 def test_banner_is_ignored_and_reported_only_if_no_response_follows() -> None:
     process = Process().hear(b"Usage: codex [OPTIONS] [PROMPT]", b'"text"', b"")
     assert process.events == []
-    with pytest.raises(NotSpoken, match=r"exited with code 2: Usage: codex \[OPTIONS\] \[PROMPT\]$"):
+    with pytest.raises(ProtocolNotSupported, match=r"exited with code 2: Usage: codex \[OPTIONS\] \[PROMPT\]$"):
         process.take(process.channel.closed(2, b""))
 
 
 def test_exit_before_the_first_response_raises_not_spoken() -> None:
-    with pytest.raises(NotSpoken, match=r"exited with code 2: error: unrecognized subcommand$"):
+    with pytest.raises(ProtocolNotSupported, match=r"exited with code 2: error: unrecognized subcommand$"):
         Process().take(Process().channel.closed(2, b"error: unrecognized subcommand\n"))
 
 
@@ -948,7 +948,7 @@ def test_exit_after_the_first_response_is_a_crash() -> None:
     ],
 )
 def test_complaint_is_the_last_stderr_line_that_is_not_noise(noise: bytes) -> None:
-    assert Process().channel.complaint(b"the login is odd\n" + noise) == "the login is odd"
+    assert Process().channel.stderr_message(b"the login is odd\n" + noise) == "the login is odd"
 
 
 def staying(ephemeral: bool = False) -> Process:
@@ -989,7 +989,7 @@ def test_thread_of_a_failed_turn_is_closed_before_the_run_ends() -> None:
     process.hear(answer(4))
     (_, ending) = process.told
     assert isinstance(ending, RunFailed)
-    assert process.channel.let_go("t") is None
+    assert process.channel.release_session("t") is None
 
 
 @pytest.mark.parametrize("refused", [3, 4])
@@ -1008,10 +1008,10 @@ def test_thread_opened_for_an_interrupted_run_is_closed_before_the_run_ends() ->
     process.hear(answer(3, {"config": {}}), answer(4, {"thread": {"id": THREAD}, "model": "m"}))
     assert [message.method for message in process.said[2:]] == ["thread/archive", "thread/unarchive"]
     assert process.events[2:] == []
-    assert process.channel.let_go(THREAD) == b""
+    assert process.channel.release_session(THREAD) == b""
     process.hear(answer(5), answer(6))
     assert process.events[2:] == [("r1", RunFailed("cancelled", "codex was interrupted before the turn", 1))]
-    assert process.channel.let_go(THREAD) is None
+    assert process.channel.release_session(THREAD) is None
 
 
 def test_thread_of_a_rejected_turn_is_closed_before_the_run_ends() -> None:
@@ -1043,29 +1043,29 @@ def test_fork_of_an_open_thread_leaves_it_open() -> None:
     process = staying().hear(ended())
     process.sent = process.channel.start("r1", HELLO, Resume("t", fork=True))
     assert [message.method for message in process.said] == ["config/read"]
-    assert process.channel.let_go("t")
+    assert process.channel.release_session("t")
 
 
 def test_thread_is_closed_on_request() -> None:
     process = staying().hear(ended())
     assert process.told == [STARTED, RunFinished()]
-    process.sent = process.channel.let_go("t") or b""
+    process.sent = process.channel.release_session("t") or b""
     assert process.said == CLOSING
-    assert process.channel.let_go("t") == b"", "it is at it"
+    assert process.channel.release_session("t") == b"", "it is at it"
     process.hear(answer(3))
-    assert process.channel.let_go("t") == b""
+    assert process.channel.release_session("t") == b""
     process.hear(answer(4))
-    assert process.channel.let_go("t") is None
+    assert process.channel.release_session("t") is None
 
 
 def test_thread_with_a_running_turn_is_not_closed() -> None:
-    assert staying().channel.let_go("t") is None
+    assert staying().channel.release_session("t") is None
 
 
 @pytest.mark.parametrize("fork", [False, True])
 def test_a_run_waits_until_its_thread_is_closed(fork: bool) -> None:
     process = staying().hear(ended())
-    assert process.channel.let_go("t")
+    assert process.channel.release_session("t")
     again(process, fork)
     process.hear(answer(3))
     assert process.sent == b""

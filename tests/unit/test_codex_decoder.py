@@ -500,5 +500,5 @@ def test_prompt_is_written_to_stdin_unchanged() -> None:
 
 def test_complaint_is_the_last_stderr_line_that_is_not_noise() -> None:
     noise = b"Reading additional input from stdin...\n2026-01-02T03:04:05.678Z ERROR codex_core: x\n"
-    assert ExecChannel().complaint(b"the login is odd\n" + noise) == "the login is odd"
-    assert ExecChannel().complaint(noise) == ""
+    assert ExecChannel().stderr_message(b"the login is odd\n" + noise) == "the login is odd"
+    assert ExecChannel().stderr_message(noise) == ""

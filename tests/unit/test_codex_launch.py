@@ -257,8 +257,8 @@ def test_aliases_map_to_listed_models() -> None:
 
 @pytest.mark.parametrize("text", ['a "b" \\ \n\r\t\b\f', "é 🙂 \x1f\x7f", "'''", "x = 1", ""])
 def test_any_text_round_trips_through_toml(text: str) -> None:
-    assert tomllib.loads(f"x = {shared.string(text)}") == {"x": text}
-    assert tomllib.loads(f"x = {shared.table({text: '1'})}") == {"x": {text: 1}}
+    assert tomllib.loads(f"x = {shared.toml_string(text)}") == {"x": text}
+    assert tomllib.loads(f"x = {shared.toml_table({text: '1'})}") == {"x": {text: 1}}
 
 
 def test_system_prompt_effort_and_thinking_are_config_values() -> None:

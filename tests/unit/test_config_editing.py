@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinvk.config.edit import SettingsText, change_to
+from clinvk.config.edit import SettingsText, setting_change
 from clinvk.types.errors import ConfigError
 
 BACKENDS = ("claude", "codex", "gemini")
@@ -22,11 +22,11 @@ ENV: dict[str, str] = {"HOME": "/home/ana"}
 
 
 def put(text: str, dotted: str, value: str) -> str:
-    return SettingsText(text, FILE, BACKENDS, ENV).changed(change_to(dotted, value, BACKENDS, ENV))
+    return SettingsText(text, FILE, BACKENDS, ENV).with_setting(setting_change(dotted, value, BACKENDS, ENV))
 
 
 def take_out(text: str, dotted: str) -> str:
-    return SettingsText(text, FILE, BACKENDS, ENV).without(dotted)
+    return SettingsText(text, FILE, BACKENDS, ENV).without_setting(dotted)
 
 
 def loaded(text: str) -> dict[str, object]:
@@ -427,16 +427,16 @@ def test_unset_removes_one_error_and_reports_the_others(
     what: str, text: str, key: str, expected: str, stays: list[str]
 ) -> None:
     left: list[ConfigError] = []
-    assert SettingsText(text, FILE, BACKENDS, ENV).without(key, left.append) == expected
+    assert SettingsText(text, FILE, BACKENDS, ENV).without_setting(key, left.append) == expected
     said = [error.message.replace(str(FILE), "FILE").partition(" (=")[0] for error in left]
     assert [text.replace("unknown key ", "") for text in said] == stays
 
 
 def test_set_fixes_one_error_and_reports_the_others() -> None:
     left: list[ConfigError] = []
-    change = change_to("server.port", "1", BACKENDS, ENV)
+    change = setting_change("server.port", "1", BACKENDS, ENV)
     text = "server:\n  port: abc\n  prot: 1\n  prot: 2\n"
-    assert SettingsText(text, FILE, BACKENDS, ENV).changed(change, left.append) == text.replace("abc", "1")
+    assert SettingsText(text, FILE, BACKENDS, ENV).with_setting(change, left.append) == text.replace("abc", "1")
     assert [error.message.replace(str(FILE), "FILE") for error in left] == [
         "FILE:3: unknown key 'server.prot' (= '1'); did you mean 'port'?",
         "FILE:4: 'server.prot' stands twice; first on line 3",

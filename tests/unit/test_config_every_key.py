@@ -7,7 +7,7 @@ import pytest
 
 from clinvk.backends.registry import BACKENDS
 from clinvk.config import setting_values
-from clinvk.config.edit import SettingsText, change_to
+from clinvk.config.edit import SettingsText, setting_change
 from clinvk.config.load import load
 from clinvk.config.model import BackendSettings, Settings
 from clinvk.types.errors import ConfigError
@@ -30,7 +30,7 @@ OF_VARIABLES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
 
 def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, object]]:
     """Give two values that are no default, as text and as what they mean."""
-    words = setting_values.words_of(kind)
+    words = setting_values.allowed_words(kind)
     if special := (OF_BACKENDS | OF_VARIABLES).get(name):
         return special
     if words == ("true", "false"):
@@ -48,7 +48,7 @@ def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, ob
 
 
 def wrong(name: Name, kind: object) -> str:
-    if name in OF_BACKENDS or setting_values.words_of(kind):
+    if name in OF_BACKENDS or setting_values.allowed_words(kind):
         return "nonsense"
     if name in OF_VARIABLES:
         return "A B"
@@ -77,8 +77,8 @@ def loaded(folder: Path, file: str, env: Mapping[str, str], flags: Mapping[str, 
 
 
 def in_file(name: Name, text: str) -> str:
-    change = change_to(".".join(name), text, BACKENDS, {"HOME": "/home/ana"})
-    return SettingsText("", Path("config.yaml"), BACKENDS, {"HOME": "/home/ana"}).changed(change)
+    change = setting_change(".".join(name), text, BACKENDS, {"HOME": "/home/ana"})
+    return SettingsText("", Path("config.yaml"), BACKENDS, {"HOME": "/home/ana"}).with_setting(change)
 
 
 @pytest.mark.parametrize(("name", "kind"), KEYS, ids=IDS)
@@ -118,7 +118,7 @@ def test_mistyped_key_gets_a_suggestion(tmp_path: Path, name: Name, kind: object
         with pytest.raises(ConfigError, match=said):
             loaded(tmp_path, "", {variable(typed): "1"}, {})
     with pytest.raises(ConfigError, match=said):
-        change_to(".".join(typed), "1", BACKENDS, {"HOME": "/home/ana"})
+        setting_change(".".join(typed), "1", BACKENDS, {"HOME": "/home/ana"})
 
 
 def test_every_key_type_has_a_description() -> None:

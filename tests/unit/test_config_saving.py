@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.config.saving import change, preview
+from clinvk.config.saving import change_file, preview_change
 from clinvk.types.errors import ConfigError
 
 SET_ONE = """
@@ -36,7 +36,7 @@ def appended(text: str) -> str:
 
 def test_new_file_and_folder_are_private(tmp_path: Path) -> None:
     file = tmp_path / "home" / ".clinvk" / "config.yaml"
-    assert change(file, appended, make_folder=True)
+    assert change_file(file, appended, make_folder=True)
     assert file.read_text() == "b: 2\n"
     assert (mode(file), mode(file.parent)) == (0o600, 0o700)
     assert os.listdir(file.parent) == ["config.yaml"]
@@ -44,14 +44,14 @@ def test_new_file_and_folder_are_private(tmp_path: Path) -> None:
 
 def test_folder_of_a_named_file_is_not_created(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be changed: No such file or directory"):
-        change(tmp_path / "nowhere" / "config.yaml", appended, make_folder=False)
+        change_file(tmp_path / "nowhere" / "config.yaml", appended, make_folder=False)
     assert os.listdir(tmp_path) == []
 
 
 def test_file_mode_is_kept(file: Path) -> None:
     file.write_text("a: 1\n")
     file.chmod(0o640)
-    change(file, appended, make_folder=False)
+    change_file(file, appended, make_folder=False)
     assert (file.read_text(), mode(file)) == ("a: 1\nb: 2\n", 0o640)
 
 
@@ -60,14 +60,14 @@ def test_symlink_is_kept_and_its_target_is_changed(tmp_path: Path, file: Path) -
     target.parent.mkdir()
     target.write_text("a: 1\n")
     file.symlink_to("dotfiles/clinvk.yaml")
-    change(file, appended, make_folder=False)
+    change_file(file, appended, make_folder=False)
     assert file.is_symlink()
     assert target.read_text() == "a: 1\nb: 2\n"
 
 
 def test_byte_order_mark_and_line_endings_are_kept(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbfa: 1\r\n")
-    change(file, lambda text: text.replace("1", "é"), make_folder=False)
+    change_file(file, lambda text: text.replace("1", "é"), make_folder=False)
     assert file.read_bytes() == "\ufeffa: é\r\n".encode()
 
 
@@ -78,7 +78,7 @@ def test_failed_edit_changes_nothing(file: Path) -> None:
         raise ConfigError("no")
 
     with pytest.raises(ConfigError, match="no"):
-        change(file, fail, make_folder=False)
+        change_file(file, fail, make_folder=False)
     assert file.read_text() == "a: 1\n"
     assert os.listdir(file.parent) == ["config.yaml"]
 
@@ -86,14 +86,14 @@ def test_failed_edit_changes_nothing(file: Path) -> None:
 def test_unchanged_file_is_not_written(file: Path) -> None:
     file.write_text("a: 1\n")
     before = file.stat()
-    assert not change(file, str, make_folder=False)
+    assert not change_file(file, str, make_folder=False)
     assert file.stat().st_ino == before.st_ino
     assert file.stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_a_preview_writes_nothing(file: Path) -> None:
-    assert preview(file, appended)
-    assert not preview(file, str)
+    assert preview_change(file, appended)
+    assert not preview_change(file, str)
     assert not file.exists()
 
 
@@ -103,14 +103,14 @@ def test_target_that_is_not_a_regular_file_is_not_replaced(file: Path, target: s
         (file.parent / target).mkdir()
     file.symlink_to(target)
     with pytest.raises(ConfigError, match="is no regular file"):
-        change(file, appended, make_folder=False)
+        change_file(file, appended, make_folder=False)
     assert Path("/dev/null").is_char_device()
 
 
 def test_file_that_is_not_utf8_is_reported(file: Path) -> None:
     file.write_bytes(b"a: \xff")
     with pytest.raises(ConfigError, match="is not UTF-8 text: invalid start byte at byte 3"):
-        change(file, appended, make_folder=False)
+        change_file(file, appended, make_folder=False)
 
 
 def test_read_only_file_can_be_changed_only_by_root(file: Path) -> None:
@@ -118,7 +118,7 @@ def test_read_only_file_can_be_changed_only_by_root(file: Path) -> None:
     file.chmod(0o400)
     may_write = nullcontext() if os.geteuid() == 0 else pytest.raises(ConfigError, match="Permission denied")
     with may_write:
-        change(file, appended, make_folder=False)
+        change_file(file, appended, make_folder=False)
     assert mode(file) == 0o400
 
 

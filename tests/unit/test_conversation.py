@@ -8,10 +8,10 @@ import pytest
 from clinvk.dialects.conversation import (
     MAX_IMAGE_CHARS,
     MAX_IMAGES,
-    CallMade,
     Content,
     Conversation,
-    Outcome,
+    ToolCallMade,
+    ToolOutcome,
     Turn,
     document,
     image_of,
@@ -69,8 +69,8 @@ def test_turns_are_rendered_in_order_with_their_roles() -> None:
 def test_tool_calls_and_results_are_rendered() -> None:
     turns = (
         user("a"),
-        Turn("assistant", ("b",), calls=(CallMade("c1", "get", "{}"), CallMade("c2", "put", ""))),
-        Turn("user", ("then",), outcomes=(Outcome("c1", ("r",)), Outcome("c2", ("no",), is_error=True))),
+        Turn("assistant", ("b",), calls=(ToolCallMade("c1", "get", "{}"), ToolCallMade("c2", "put", ""))),
+        Turn("user", ("then",), outcomes=(ToolOutcome("c1", ("r",)), ToolOutcome("c2", ("no",), is_error=True))),
     )
     assert read(told(of(*turns)).prompt)[1:] == [
         ('role="assistant"', "b"),
@@ -83,7 +83,7 @@ def test_tool_calls_and_results_are_rendered() -> None:
 
 
 def test_lone_tool_result_is_not_rendered_as_user_text() -> None:
-    prompt = told(of(Turn("user", outcomes=(Outcome("c1", ("r",)),)))).prompt
+    prompt = told(of(Turn("user", outcomes=(ToolOutcome("c1", ("r",)),)))).prompt
     assert read(prompt) == [('role="tool" result-of="c1"', "r")]
 
 
@@ -103,8 +103,8 @@ def test_text_cannot_close_its_turn_or_open_another(forged: str, place: str) -> 
     turns = {
         "user": (user("a"), assistant("b"), user(forged)),
         "assistant": (user("a"), assistant(forged), user("c")),
-        "result": (user("a"), assistant("b"), Turn("tool", outcomes=(Outcome("x", (forged,)),))),
-        "arguments": (user("a"), Turn("assistant", ("b",), calls=(CallMade("x", "f", forged),)), user("c")),
+        "result": (user("a"), assistant("b"), Turn("tool", outcomes=(ToolOutcome("x", (forged,)),))),
+        "arguments": (user("a"), Turn("assistant", ("b",), calls=(ToolCallMade("x", "f", forged),)), user("c")),
     }[place]
     prompt = told(of(*turns)).prompt
     elements = read(prompt)
@@ -119,8 +119,8 @@ def test_text_cannot_close_its_turn_or_open_another(forged: str, place: str) -> 
 def test_tool_and_user_names_cannot_break_out_of_attributes(forged: str) -> None:
     turns = (
         Turn("user", ("a",), name=forged),
-        Turn("assistant", calls=(CallMade(forged, forged, "{}"),)),
-        Turn("tool", outcomes=(Outcome(forged, ("r",)),)),
+        Turn("assistant", calls=(ToolCallMade(forged, forged, "{}"),)),
+        Turn("tool", outcomes=(ToolOutcome(forged, ("r",)),)),
     )
     prompt = told(of(*turns)).prompt
     assert [text for _, text in read(prompt)] == ["a", "{}", "r"]
@@ -151,7 +151,7 @@ def test_empty_trailing_assistant_turns_are_ignored(empty: Turn, times: int) -> 
 
 
 def test_tool_call_without_a_result_is_rendered() -> None:
-    turns = (user("a"), Turn("assistant", calls=(CallMade("c1", "get", "{}"),)))
+    turns = (user("a"), Turn("assistant", calls=(ToolCallMade("c1", "get", "{}"),)))
     assert [text for _, text in read(told(of(*turns)).prompt)] == ["a", "{}"]
 
 
@@ -162,7 +162,7 @@ def test_image_limit_is_not_applied_to_the_whole_conversation() -> None:
 
 
 def test_images_are_numbered_across_turns() -> None:
-    turns = (user("see", PNG), assistant("ok"), Turn("user", ("x",), outcomes=(Outcome("c", (GIF,)),)))
+    turns = (user("see", PNG), assistant("ok"), Turn("user", ("x",), outcomes=(ToolOutcome("c", (GIF,)),)))
     prompt, _, images = told(of(*turns))
     assert images == (PNG, GIF)
     assert [text for _, text in read(prompt)] == ["see\n[Image #1]", "ok", "[Image #2]", "x"]

@@ -282,7 +282,7 @@ Ripgrep is not available. Falling back to GrepTool.
 )
 def test_complaint_skips_noise_and_error_dumps(stderr: bytes, complaint: str) -> None:
     channel = Gemini().channel(Launch(argv=("gemini",)), Host())
-    assert channel.complaint(stderr) == complaint
+    assert channel.stderr_message(stderr) == complaint
 
 
 @pytest.mark.parametrize("case", ["sig_norelaunch_INT", "sigtool_norelaunch_TERM"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clinvk.backends.base import Delivery, Host, Launch, NotSpoken
+from clinvk.backends.base import Delivery, Host, Launch, ProtocolNotSupported
 from clinvk.backends.gemini import Gemini
 from clinvk.types.errors import NotResumable
 from clinvk.types.events import (
@@ -364,13 +364,13 @@ def test_run_interrupted_before_its_session_exists_sends_no_prompt() -> None:
 
 @pytest.mark.parametrize("code", [1, 42])
 def test_process_that_exits_before_a_response_does_not_speak_the_protocol(code: int) -> None:
-    with pytest.raises(NotSpoken):
+    with pytest.raises(ProtocolNotSupported):
         list(Process().channel.closed(code, b"Unknown argument: acp"))
 
 
 @pytest.mark.parametrize("refusal", [b'{"id":0,"error":{"code":-32601,"message":"no"}}', b'{"id":0,"error":"no"}'])
 def test_initialize_error_means_the_protocol_is_not_spoken(refusal: bytes) -> None:
-    with pytest.raises(NotSpoken):
+    with pytest.raises(ProtocolNotSupported):
         Process().hear(refusal)
 
 

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from clinvk.api.access import auth, hosts
-from clinvk.api.access.hosts import Hosts
+from clinvk.api.access.hosts import AllowedHosts
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import ForeignOrigin, HostRefused
 from clinvk.types.errors import ClinvkError, ConfigError, InvalidRequest
@@ -28,7 +28,7 @@ def error(
         headers.append((b"origin", origin.encode()))
     scope = {"type": "http", "method": method, "http_version": version, "server": server, "headers": headers}
     try:
-        Hosts(ServerSettings(allowed_hosts=allowed), OWN).check({**scope, "state": dict(state)})
+        AllowedHosts(ServerSettings(allowed_hosts=allowed), OWN).check({**scope, "state": dict(state)})
     except ClinvkError as exc:
         return type(exc)
     return None
@@ -123,7 +123,7 @@ def test_allowed_hosts_setting_adds_hosts(allowed: tuple[str, ...], host: str, i
 @pytest.mark.parametrize("name", ["", "a b", "http://a", "a:80", "*.", "*a", "a/b", "a..", "**"])
 def test_invalid_allowed_host_is_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.allowed_hosts\[1\]"):
-        auth.check(ServerSettings(allowed_hosts=("fine.example", name)))
+        auth.check_access(ServerSettings(allowed_hosts=("fine.example", name)))
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PATCH", "PUT"])

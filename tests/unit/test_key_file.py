@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from clinvk.api.access.key_file import FILE, KeyFile, Limits, digest_of
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.key_file import FILE, KeyFile, KeyLimits, digest_of
+from clinvk.api.access.keys import ApiKeys
 from clinvk.types.errors import ConfigError, InvalidRequest
 
-LIMITS = Limits(
+LIMITS = KeyLimits(
     backends=("codex",), workdirs=("/srv",), rate_rps=0.5, burst=3, tokens_per_day=1000, cost_usd_per_day=2.5
 )
 
@@ -30,7 +30,7 @@ def names(file: KeyFile) -> list[str]:
 
 def test_missing_file_differs_from_an_empty_file(file: KeyFile) -> None:
     assert file.read() is None
-    file.create("ana", Limits())
+    file.create("ana", KeyLimits())
     file.revoke("ana")
     assert file.read() == ()
 
@@ -45,7 +45,7 @@ def test_file_is_private_and_stores_only_the_digest(file: KeyFile) -> None:
 
 
 def test_keys_are_long_unique_and_valid_in_headers(file: KeyFile) -> None:
-    made = {file.create(f"k{number}", Limits()) for number in range(20)}
+    made = {file.create(f"k{number}", KeyLimits()) for number in range(20)}
     assert len(made) == 20
     assert all(key.startswith("clinvk_") and len(key) == 50 and key.isascii() and "," not in key for key in made)
 
@@ -53,7 +53,7 @@ def test_keys_are_long_unique_and_valid_in_headers(file: KeyFile) -> None:
 @pytest.mark.parametrize("name", ["", "a b", "-a", "ä", "a:b", "a/b", "a\n", "x" * 65])
 def test_invalid_key_names_are_refused(file: KeyFile, name: str) -> None:
     with pytest.raises(InvalidRequest, match="cannot be the name of a key: have 1 to 64 of a-z"):
-        file.create(name, Limits())
+        file.create(name, KeyLimits())
     assert not file.path.exists()
 
 
@@ -61,27 +61,27 @@ def test_duplicate_key_name_is_refused_and_keeps_the_key(file: KeyFile) -> None:
     file.create("ana", LIMITS)
     before = file.read()
     with pytest.raises(InvalidRequest, match="there is a key 'ana' already"):
-        file.create("ana", Limits())
+        file.create("ana", KeyLimits())
     assert file.read() == before
 
 
 def test_unknown_key_cannot_be_revoked(file: KeyFile) -> None:
     with pytest.raises(InvalidRequest, match="there is no file"):
         file.revoke("ana")
-    file.create("ben", Limits())
+    file.create("ben", KeyLimits())
     with pytest.raises(InvalidRequest, match="no key 'ana'; have ben"):
         file.revoke("ana")
 
 
 def test_concurrent_changes_are_all_kept(file: KeyFile) -> None:
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(file.create, [f"k{number}" for number in range(24)], [Limits()] * 24))
+        list(pool.map(file.create, [f"k{number}" for number in range(24)], [KeyLimits()] * 24))
     assert sorted(names(file)) == sorted(f"k{number}" for number in range(24))
 
 
 def test_latest_use_is_kept_and_revoked_keys_stay_revoked(file: KeyFile) -> None:
     for name in ("ana", "ben", "eve"):
-        file.create(name, Limits())
+        file.create(name, KeyLimits())
     file.revoke("eve")
     file.note({"ana": 20.0, "eve": 20.0})
     file.note({"ana": 10.0, "ben": 5.0})
@@ -109,7 +109,7 @@ def test_invalid_key_file_is_refused_and_left_unchanged(file: KeyFile, text: str
     file.path.parent.mkdir()
     file.path.write_text(text)
     file.path.chmod(0o600)
-    for attempt in (file.read, lambda: file.create("b", Limits()), lambda: file.note({"a": 1.0})):
+    for attempt in (file.read, lambda: file.create("b", KeyLimits()), lambda: file.note({"a": 1.0})):
         with pytest.raises(ConfigError, match=words):
             attempt()
     assert file.path.read_text() == text
@@ -117,7 +117,7 @@ def test_invalid_key_file_is_refused_and_left_unchanged(file: KeyFile, text: str
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_key_file_of_another_owner_is_refused(file: KeyFile) -> None:
-    file.create("ana", Limits())
+    file.create("ana", KeyLimits())
     os.chown(file.path, 12345, 12345)
     with pytest.raises(ConfigError, match="belongs to another user"):
         file.read()
@@ -125,7 +125,7 @@ def test_key_file_of_another_owner_is_refused(file: KeyFile) -> None:
 
 @pytest.mark.parametrize("mode", [0o666, 0o620, 0o602, 0o640, 0o604])
 def test_key_file_accessible_to_others_is_refused(file: KeyFile, mode: int) -> None:
-    file.create("ana", Limits())
+    file.create("ana", KeyLimits())
     file.path.chmod(mode)
     with pytest.raises(ConfigError, match="others may read or write it; chmod 600 it"):
         file.read()
@@ -137,7 +137,7 @@ def test_root_owned_key_file_may_be_readable_but_not_writable_by_others(mode: in
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         file = KeyFile(Path(folder))
-        file.create("ana", Limits())
+        file.create("ana", KeyLimits())
         file.path.chmod(mode)
         os.seteuid(65534)
         try:
@@ -148,7 +148,7 @@ def test_root_owned_key_file_may_be_readable_but_not_writable_by_others(mode: in
 
 
 def test_noting_key_use_does_not_recreate_a_deleted_file(file: KeyFile) -> None:
-    file.create("ana", Limits())
+    file.create("ana", KeyLimits())
     file.path.unlink()
     file.note({"ana": 20.0})
     assert not file.path.exists()
@@ -163,7 +163,7 @@ def test_unreadable_key_file_is_an_error(file: KeyFile) -> None:
 def test_broken_symlink_is_not_a_missing_file(file: KeyFile) -> None:
     file.path.parent.mkdir()
     file.path.symlink_to(file.path.parent / "not" / "mounted")
-    for attempt in (file.read, lambda: file.create("b", Limits()), lambda: file.revoke("b")):
+    for attempt in (file.read, lambda: file.create("b", KeyLimits()), lambda: file.revoke("b")):
         with pytest.raises(ConfigError, match="the API keys cannot be read: the link leads to nothing"):
             attempt()
 
@@ -176,8 +176,8 @@ def test_named_pipe_is_refused_without_blocking(file: KeyFile) -> None:
 
 
 def test_file_keys_and_static_keys_are_both_accepted(file: KeyFile) -> None:
-    filed = file.create("ana", Limits())
-    keys = Keys(["k1"], file.read())
+    filed = file.create("ana", KeyLimits())
+    keys = ApiKeys(["k1"], file.read())
     assert [key.name if (key := keys.find({"x-api-key": text})) else None for text in ("k1", filed, "k2")] == [
         "key:1",
         "ana",
@@ -187,8 +187,8 @@ def test_file_keys_and_static_keys_are_both_accepted(file: KeyFile) -> None:
 
 
 def test_authentication_stays_required_after_the_last_key_is_removed(file: KeyFile) -> None:
-    text = file.create("ana", Limits())
-    keys = Keys((), file.read())
+    text = file.create("ana", KeyLimits())
+    keys = ApiKeys((), file.read())
     keys.take_filed(())
     assert keys
     assert not keys.find({"x-api-key": text})
@@ -198,15 +198,15 @@ def test_authentication_stays_required_after_the_last_key_is_removed(file: KeyFi
 
 
 def test_reload_with_first_keys_requires_authentication(file: KeyFile) -> None:
-    keys = Keys()
-    keys.take(Keys(["k1"]))
+    keys = ApiKeys()
+    keys.take(ApiKeys(["k1"]))
     assert keys
     assert keys.find({"x-api-key": "k1"})
 
 
 def test_reload_does_not_restore_a_key_revoked_meanwhile(file: KeyFile) -> None:
-    text = file.create("ana", Limits())
-    keys, reloaded = Keys(["k1"], file.read()), Keys(["k2"], file.read())
+    text = file.create("ana", KeyLimits())
+    keys, reloaded = ApiKeys(["k1"], file.read()), ApiKeys(["k2"], file.read())
     file.revoke("ana")
     keys.take_filed(file.read())
     keys.take(reloaded)
@@ -218,9 +218,9 @@ def test_reload_does_not_restore_a_key_revoked_meanwhile(file: KeyFile) -> None:
 def test_digests_with_the_same_prefix_differ(tmp_path: Path) -> None:
     """A key is looked up by the beginning of its digest."""
     file = KeyFile(tmp_path)
-    text = file.create("ana", Limits())
+    text = file.create("ana", KeyLimits())
     content = json.loads((tmp_path / FILE).read_text())
     digest: str = content["keys"][0]["digest"]
     content["keys"][0]["digest"] = digest[:16] + "".join("0" if digit != "0" else "1" for digit in digest[16:])
     (tmp_path / FILE).write_text(json.dumps(content))
-    assert not Keys((), file.read()).find({"x-api-key": text})
+    assert not ApiKeys((), file.read()).find({"x-api-key": text})

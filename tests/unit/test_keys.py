@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.api.access import keys
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.keys import ApiKeys
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
@@ -14,8 +14,8 @@ from clinvk.types.errors import ConfigError
 GOPASS = Settings(server=ServerSettings(api_keys_gopass_path="work/clinvk"))
 
 
-async def read(environ: dict[str, str], settings: Settings | None = None) -> Keys:
-    return await keys.read(settings or Settings(), environ, Spawner(process_tags.choose()))
+async def read(environ: dict[str, str], settings: Settings | None = None) -> ApiKeys:
+    return await keys.read_keys(settings or Settings(), environ, Spawner(process_tags.choose_tags()))
 
 
 def gopass(folder: Path, script: str) -> dict[str, str]:
@@ -71,7 +71,7 @@ ADMITTED: list[tuple[dict[str, str], bool]] = [
 
 @pytest.mark.parametrize(("headers", "may"), ADMITTED)
 def test_one_valid_key_in_either_header_is_enough(headers: dict[str, str], may: bool) -> None:
-    assert bool(Keys(["secret", "other"]).find(headers)) is may
+    assert bool(ApiKeys(["secret", "other"]).find(headers)) is may
 
 
 async def test_gopass_is_called_with_the_configured_path(tmp_path: Path) -> None:
@@ -121,4 +121,6 @@ async def test_missing_gopass_is_an_error(tmp_path: Path) -> None:
 
 async def test_gopass_times_out(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gopass took over 0\.3 s"):
-        await keys.read(GOPASS, gopass(tmp_path, "exec sleep 60"), Spawner(process_tags.choose()), gopass_within_s=0.3)
+        await keys.read_keys(
+            GOPASS, gopass(tmp_path, "exec sleep 60"), Spawner(process_tags.choose_tags()), gopass_within_s=0.3
+        )

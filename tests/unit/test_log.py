@@ -55,7 +55,7 @@ async def test_reading_the_whole_log_resumes_a_waiting_run() -> None:
     calls: list[str] = []
     log = EventLog(lambda: calls.append("caught up"))
     log.extend([TextDelta("x")], size=HIGH_WATER_BYTES + 1)
-    waiting = asyncio.create_task(log.whole())
+    waiting = asyncio.create_task(log.all_entries())
     await asyncio.sleep(0)
     assert not log.is_ahead
     assert calls == ["caught up"]
@@ -65,7 +65,7 @@ async def test_reading_the_whole_log_resumes_a_waiting_run() -> None:
 
 async def test_released_log_is_never_ahead() -> None:
     log = EventLog(lambda: None)
-    log.let_go()
+    log.release()
     log.extend([RunStarted()])
     looking_on = log.batches()
     await anext(looking_on)

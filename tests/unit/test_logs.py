@@ -29,13 +29,13 @@ def record(message: str, *args: object, trouble: bool = False) -> logging.LogRec
 
 
 def in_json(*args: object, trouble: bool = False) -> dict[str, object]:
-    line = logs.JsonLines().format(record(str(args[0]), *args[1:], trouble=trouble))
+    line = logs.JsonFormatter().format(record(str(args[0]), *args[1:], trouble=trouble))
     assert "\n" not in line
     return json.loads(line)
 
 
 def test_text_line_has_time_level_logger_and_message() -> None:
-    line = logs.TextLines().format(record("%s runs", 3))
+    line = logs.TextFormatter().format(record("%s runs", 3))
     assert line.partition(" ")[2][13:] == "WARNING clinvk.x: 3 runs"
     assert line[19:23] == ",049"
 
@@ -67,7 +67,7 @@ def test_noted_fields_appear_only_on_lines_of_their_task() -> None:
     assert "request_id" not in in_json("x")
 
 
-@pytest.mark.parametrize("form", [logs.TextLines, logs.JsonLines])
+@pytest.mark.parametrize("form", [logs.TextFormatter, logs.JsonFormatter])
 def test_message_cannot_forge_a_log_line(form: type[logging.Formatter]) -> None:
     line = form().format(record("the agent said %s", FORGED))
     assert "\n" not in line
@@ -78,7 +78,7 @@ def test_traceback_follows_its_text_line_and_is_a_json_field() -> None:
     try:
         raise ValueError("odd\n2026-11-25 INFO forged\r2026-11-25 INFO forged\x1b[2K\x85\u2028")
     except ValueError:
-        first, *rest = logs.TextLines().format(record("broke", trouble=True)).split("\n")
+        first, *rest = logs.TextFormatter().format(record("broke", trouble=True)).split("\n")
         told = in_json("broke", trouble=True)
     assert first.endswith(": broke")
     assert rest
@@ -93,8 +93,8 @@ def test_lone_surrogate_is_escaped() -> None:
 def together() -> tuple[logging.Logger, io.StringIO]:
     """Make a logger of its own, and what its lines go to."""
     written = io.StringIO()
-    handler = logs.Together(written)
-    handler.setFormatter(logs.JsonLines())
+    handler = logs.BatchingHandler(written)
+    handler.setFormatter(logs.JsonFormatter())
     logger = logging.Logger("x")
     logger.addHandler(handler)
     return logger, written
@@ -143,7 +143,7 @@ async def test_invalid_message_does_not_drop_other_messages(capsys: pytest.Captu
 def test_repeated_client_warnings_are_limited_and_counted() -> None:
     logger, written = together()
     logger.name = "x"
-    logger.handlers[0].addFilter(logs.Seldom(("x",), every_s=0.2))
+    logger.handlers[0].addFilter(logs.RateLimitFilter(("x",), every_s=0.2))
     for _ in range(4):
         logger.warning("garbage")
     logger.warning("other garbage")
@@ -156,7 +156,7 @@ def test_repeated_client_warnings_are_limited_and_counted() -> None:
 def test_bytes_reach_a_pipe_that_another_process_made_nonblocking() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    unblocked = logs.Unblocked(writing)
+    unblocked = logs.NonBlockingWriter(writing)
     data = b"x" * 1_000_000
     assert unblocked.write(data) == len(data)
     unblocked.finish()

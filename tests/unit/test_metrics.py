@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from clinvk.api.observe.metrics import Metrics, Standing
-from clinvk.runtime.runs import Kept, Warm
+from clinvk.api.observe.metrics import Gauges, Metrics
+from clinvk.runtime.runs import PoolStats, WarmStats
 from clinvk.types.events import RunFailed, RunFinished, Usage
 
 REPOSITORY = Path(__file__).parents[2]
 DASHBOARD = (REPOSITORY / "packaging" / "grafana-dashboard.json").read_text()
 PAGE = (REPOSITORY / "docs" / "watching.md").read_text()
-STANDING = Standing(
+STANDING = Gauges(
     requests=2,
     running={"claude": 1, "codex": 0},
     queued={"claude": 3, "codex": 0},
@@ -22,7 +22,7 @@ STANDING = Standing(
     queue_slots=100,
     sessions=7,
     store_bytes=4096,
-    warm=Warm(
+    warm=WarmStats(
         processes=2,
         ready=1,
         runs=1,
@@ -30,8 +30,8 @@ STANDING = Standing(
         misses=3,
         memory_bytes=400_000_000,
         backends={
-            "claude": Kept(processes=2, ready=1, runs=1, hits=9, misses=3, memory_bytes=400_000_000),
-            "codex": Kept(processes=0, ready=0, runs=0, hits=0, misses=0, memory_bytes=0),
+            "claude": PoolStats(processes=2, ready=1, runs=1, hits=9, misses=3, memory_bytes=400_000_000),
+            "codex": PoolStats(processes=0, ready=0, runs=0, hits=0, misses=0, memory_bytes=0),
         },
         one_shot=("codex",),
         slots=4,
@@ -50,7 +50,7 @@ def everything() -> Metrics:
     return metrics
 
 
-def samples(metrics: Metrics, standing: Standing = STANDING) -> dict[str, float]:
+def samples(metrics: Metrics, standing: Gauges = STANDING) -> dict[str, float]:
     """Give the value of each line, by name and labels."""
     lines = metrics.generate(standing).decode().splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
@@ -96,7 +96,7 @@ def test_gauges_report_the_current_state() -> None:
     assert (before["clinvk_store_up"], before["clinvk_store_sessions"], before["clinvk_store_bytes"]) == (1, 7, 4096)
     after = samples(
         metrics,
-        Standing(
+        Gauges(
             requests=0,
             running={},
             queued={"claude": 0},

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from clinvk.dialects.dialect import Call, Facts, renamed
+from clinvk.dialects.dialect import Call, RunFacts, renamed
 from clinvk.dialects.openai.chat import OpenAIChat
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.events import (
@@ -26,7 +26,7 @@ from clinvk.types.result import gather
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 PNG_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
-FACTS = Facts(run_id="r1", backend="claude", started_at=1_700_000_000.9)
+FACTS = RunFacts(run_id="r1", backend="claude", started_at=1_700_000_000.9)
 ANSWER: list[Event] = [
     RunStarted("m"),
     ThinkingDelta("hmm"),

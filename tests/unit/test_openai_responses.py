@@ -10,7 +10,7 @@ from openai.types.responses import Response as SdkResponse
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from clinvk.dialects.dialect import Call, Encoder, Facts, KeyRefused, PreviousNotFound, renamed
+from clinvk.dialects.dialect import Call, Encoder, KeyRefused, PreviousNotFound, RunFacts, renamed
 from clinvk.dialects.openai.responses import OpenAIResponses, stored
 from clinvk.types.errors import AgentRateLimited, InvalidRequest, Unsupported
 from clinvk.types.events import (
@@ -30,7 +30,7 @@ from clinvk.types.record import RunRecord, RunState
 from clinvk.types.result import gather
 
 RUN = "0123456789abcdef0123456789abcdef"
-FACTS = Facts(run_id=RUN, backend="claude", session_id="s", created_at=1_700_000_000.25, started_at=1_700_000_007.5)
+FACTS = RunFacts(run_id=RUN, backend="claude", session_id="s", created_at=1_700_000_000.25, started_at=1_700_000_007.5)
 DIALECT = OpenAIResponses()
 USAGE = Usage(10, 5, 2, 1)
 SAYS: tuple[Event, ...] = (RunStarted(), TextDelta("he"), TextDelta("llo"), RunFinished(usage=USAGE))

@@ -6,7 +6,7 @@ import random
 import msgspec
 import pytest
 
-from clinvk.backends.base import parsed
+from clinvk.backends.base import decode_line
 
 
 class Said(msgspec.Struct):
@@ -32,7 +32,7 @@ ANY = msgspec.json.Decoder()
     ],
 )
 def test_lone_surrogate_affects_no_other_text(written: bytes, text: str) -> None:
-    assert parsed(SAID, b'{"text":"%s"}' % written) == Said(text)
+    assert decode_line(SAID, b'{"text":"%s"}' % written) == Said(text)
 
 
 def test_only_lone_surrogates_are_replaced() -> None:
@@ -41,9 +41,9 @@ def test_only_lone_surrogates_are_replaced() -> None:
     for _ in range(3000):
         text = "".join(chance.choices(letters, k=chance.randint(1, 12)))
         mended = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        assert parsed(ANY, json.dumps(text).encode()) == mended, text
+        assert decode_line(ANY, json.dumps(text).encode()) == mended, text
 
 
 @pytest.mark.parametrize("garbage", [rb'{"text":"\ud83d', rb'{"text":"\ud83"}', rb"\ud83d", rb'"\ud83d"', b"\xff"])
 def test_invalid_or_unknown_json_returns_none(garbage: bytes) -> None:
-    assert parsed(SAID, garbage) is None
+    assert decode_line(SAID, garbage) is None

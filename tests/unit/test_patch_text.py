@@ -1,6 +1,6 @@
 """A patch as a terminal shows it."""
 
-from clinvk.cli.terminal.table import readable
+from clinvk.cli.terminal.table import readable_patch
 
 PATCH = """\
 diff --git a/a.txt b/a.txt
@@ -32,7 +32,7 @@ BOLD, CYAN, GREEN, RED, PLAIN = "\x1b[1m", "\x1b[36m", "\x1b[32m", "\x1b[31m", "
 
 
 def test_lines_are_colored_like_git() -> None:
-    assert list(readable(PATCH.splitlines(keepends=True), is_colored=True)) == [
+    assert list(readable_patch(PATCH.splitlines(keepends=True), is_colored=True)) == [
         *(f"{BOLD}{line}{PLAIN}" for line in PATCH.splitlines()[:4]),
         f"{CYAN}@@ -1,3 +1,3 @@{PLAIN} def f():",
         " same",
@@ -47,14 +47,14 @@ def test_lines_are_colored_like_git() -> None:
 
 
 def test_uncolored_lines_are_unchanged_except_binary_patches() -> None:
-    lines = list(readable(PATCH.splitlines(keepends=True), is_colored=False))
+    lines = list(readable_patch(PATCH.splitlines(keepends=True), is_colored=False))
     assert lines[:10] == PATCH.splitlines()[:10]
     assert lines[10:14] == [*PATCH.splitlines()[10:13], "Binary files differ"]
 
 
 def test_file_content_cannot_control_the_terminal_or_pass_as_a_header() -> None:
     lines = ["diff --git a/a b/a\n", "@@ -0,0 +1,2 @@\n", "+\x1b[2Jx\r\n", "+++ b/a"]
-    assert list(readable(lines, is_colored=True))[2:] == [
+    assert list(readable_patch(lines, is_colored=True))[2:] == [
         f"{GREEN}+?[2Jx{PLAIN}",
         f"{GREEN}+++ b/a{PLAIN}",
     ]

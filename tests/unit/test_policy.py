@@ -4,8 +4,8 @@ import pytest
 
 from clinvk.backends.base import Backend, Host
 from clinvk.backends.registry import BACKENDS
-from clinvk.policy.directories import BuiltIn, Directories
-from clinvk.policy.rules import Flags, NotListed, listed
+from clinvk.policy.directories import BuiltInBlocks, DirectoryLists
+from clinvk.policy.rules import Flags, NotListed, check_listed
 from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
 
 CASES = [
@@ -31,23 +31,23 @@ CASES = [
 def test_directory_must_be_allowed_and_not_blocked(
     allowed: tuple[str, ...], blocked: tuple[str, ...], path: str, may: bool
 ) -> None:
-    assert (Directories(allowed, blocked).refusal(path) is None) is may
+    assert (DirectoryLists(allowed, blocked).refusal(path) is None) is may
 
 
 def test_refusal_names_the_setting_and_its_directories() -> None:
-    lists = Directories(("/srv", "/opt"), ("/srv/x",))
+    lists = DirectoryLists(("/srv", "/opt"), ("/srv/x",))
     assert lists.refusal("/home") == "is in none of '/srv', '/opt' (server.allowed_workdir_prefixes)"
     assert lists.refusal("/srv/x/y") == "is in '/srv/x', which server.blocked_workdir_prefixes forbids"
 
 
 def test_directories_without_lists_are_falsy() -> None:
-    assert not Directories()
-    assert Directories(allowed=("/",))
-    assert Directories(blocked=("/etc",))
+    assert not DirectoryLists()
+    assert DirectoryLists(allowed=("/",))
+    assert DirectoryLists(blocked=("/etc",))
 
 
 HOME = "/home/ana"
-BUILT_IN = BuiltIn(
+BUILT_IN = BuiltInBlocks(
     private=(f"{HOME}/.clinvk", f"{HOME}/.claude"),
     kept=(f"{HOME}/.clinvk/workspace",),
     temporary=("/tmp", "/run/user/1000/tmp"),
@@ -106,9 +106,9 @@ def test_directory_with_an_allowed_subdirectory_is_not_blocked_throughout(path: 
     [("/srv", False), ("/srv/a", False), ("/", False), ("/srv/x/y", True), ("/home", True), ("/srvx", True)],
 )
 def test_directory_without_an_allowed_subdirectory_is_blocked_throughout(path: str, is_closed: bool) -> None:
-    lists = Directories(("/srv",), ("/srv/x",))
+    lists = DirectoryLists(("/srv",), ("/srv/x",))
     assert lists.refusal_throughout(path) == (lists.refusal(path) if is_closed else None)
-    assert Directories(blocked=("/srv",)).refusal_throughout("/") is None
+    assert DirectoryLists(blocked=("/srv",)).refusal_throughout("/") is None
 
 
 FLAGS: Flags = {"--level": "low|high", "--quiet": None, "-c": r"[a-z]+=\d+", "--config": r"[a-z]+=\d+"}
@@ -124,7 +124,7 @@ FLAGS: Flags = {"--level": "low|high", "--quiet": None, "-c": r"[a-z]+=\d+", "--
     ],
 )
 def test_listed_flag_with_a_matching_value_is_accepted(extra: tuple[str, ...], spelt: tuple[str, ...]) -> None:
-    assert listed(extra, FLAGS) == spelt
+    assert check_listed(extra, FLAGS) == spelt
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_listed_flag_with_a_matching_value_is_accepted(extra: tuple[str, ...], s
 )
 def test_unlisted_flag_or_value_is_rejected_with_its_index(extra: tuple[str, ...], index: int) -> None:
     with pytest.raises(NotListed) as refused:
-        listed(extra, FLAGS)
+        check_listed(extra, FLAGS)
     assert refused.value.index == index
 
 
@@ -166,7 +166,7 @@ def test_safe_flags_are_accepted_in_all_permission_and_sandbox_modes(
     settings = {"-c": "model_verbosity=low", "--config": "model_context_window=9"}
     for flag, pattern in backend.safe_flags.items():
         sent = (flag,) if pattern is None else (flag, {**values, **settings}.get(flag, "5"))
-        extra = listed(sent, backend.safe_flags)
+        extra = check_listed(sent, backend.safe_flags)
         request = RunRequest(prompt="p", workdir="/srv", approval_mode=words[0], sandbox_mode=words[1], extra=extra)
         argv = backend.launch(request, None, Host(env={"HOME": "/home/ana"})).argv
         assert "=".join(sent) in argv or " ".join(sent) in " ".join(argv), (flag, argv)

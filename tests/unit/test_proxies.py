@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from starlette.types import Scope
 
-from clinvk.api.access.proxies import Proxies
+from clinvk.api.access.proxies import TrustedProxies
 from clinvk.config.model import ServerSettings
 from clinvk.types.errors import ConfigError
 
@@ -21,7 +21,7 @@ def seen(peer: str | None, *headers: tuple[str, str], trusted: tuple[str, ...] =
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
         "state": {},
     }
-    Proxies(ServerSettings(trusted_proxies=trusted)).apply(scope)
+    TrustedProxies(ServerSettings(trusted_proxies=trusted)).apply(scope)
     return msgspec.convert(scope["client"][0] if scope["client"] else None, str | None), f"{scope['scheme']}"
 
 
@@ -82,7 +82,7 @@ def test_headers_from_an_untrusted_peer_are_ignored(peer: str | None) -> None:
 
 
 def test_no_peer_is_trusted_by_default() -> None:
-    assert not Proxies(ServerSettings())
+    assert not TrustedProxies(ServerSettings())
     assert seen("127.0.0.1", *xff(OUTSIDE), trusted=()) == ("127.0.0.1", "http")
 
 
@@ -116,4 +116,4 @@ def test_ipv4_mapped_ipv6_address_matches_ipv4() -> None:
 @pytest.mark.parametrize("text", ["", "proxy.example", "10.0.0.0/33", "10.0.0", "*"])
 def test_invalid_trusted_proxy_is_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.trusted_proxies\[0\]"):
-        Proxies(ServerSettings(trusted_proxies=(text,)))
+        TrustedProxies(ServerSettings(trusted_proxies=(text,)))

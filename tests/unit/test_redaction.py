@@ -10,9 +10,9 @@ import pytest
 from clinvk.dialects.anthropic import error_bodies as anthropic_errors
 from clinvk.dialects.openai import error_bodies
 from clinvk.dialects.rest.rest import Rest
-from clinvk.logs import JsonLines, TextLines
+from clinvk.logs import JsonFormatter, TextFormatter
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.redaction import HIDDEN, MOST_CHARS, redacted, secrets_in
+from clinvk.types.redaction import HIDDEN, MAX_CHARS, redacted, secrets_in
 
 SEED = 20261125
 _WORD = string.ascii_letters + string.digits
@@ -99,14 +99,14 @@ def test_private_key_is_redacted() -> None:
 
 
 def test_long_text_is_truncated() -> None:
-    assert redacted("é" * (MOST_CHARS + 5)) == "é" * MOST_CHARS + "… (5 characters left out)"
+    assert redacted("é" * (MAX_CHARS + 5)) == "é" * MAX_CHARS + "… (5 characters left out)"
 
 
 @pytest.mark.parametrize("known", [(), ("secret-of-the-environment-0123456789",)])
 def test_truncation_does_not_reveal_part_of_a_secret(known: tuple[str, ...]) -> None:
     secret = known[0] if known else "sk-ant-api03-0123456789abcdefghij"
     for told in range(1, len(secret)):
-        before = "x " * (MOST_CHARS // 2)
+        before = "x " * (MAX_CHARS // 2)
         text = redacted(f"{before[told:]}{secret} and more", known)
         assert text.endswith(f" x … ({len(secret) + 9} characters left out)")
 
@@ -136,8 +136,8 @@ def test_api_errors_contain_no_secrets(error: type[ClinvkError]) -> None:
             assert secret not in body.decode()
 
 
-@pytest.mark.parametrize("form", [TextLines, JsonLines])
-def test_log_lines_contain_no_secrets(form: type[TextLines] | type[JsonLines]) -> None:
+@pytest.mark.parametrize("form", [TextFormatter, JsonFormatter])
+def test_log_lines_contain_no_secrets(form: type[TextFormatter] | type[JsonFormatter]) -> None:
     formatter = form()
     for text, secret in CASES[::3]:
         for message, arguments in ((text.replace("%", "%%"), ()), ("%(path)s", ({"path": text, "more": text},))):
@@ -145,11 +145,11 @@ def test_log_lines_contain_no_secrets(form: type[TextLines] | type[JsonLines]) -
             line = formatter.format(record)
             assert secret not in line
             assert HIDDEN in line
-            assert form is TextLines or msgspec.json.decode(line)
+            assert form is TextFormatter or msgspec.json.decode(line)
 
 
-@pytest.mark.parametrize("form", [TextLines, JsonLines])
-def test_tracebacks_contain_no_secrets(form: type[TextLines] | type[JsonLines]) -> None:
+@pytest.mark.parametrize("form", [TextFormatter, JsonFormatter])
+def test_tracebacks_contain_no_secrets(form: type[TextFormatter] | type[JsonFormatter]) -> None:
     try:
         raise ValueError("sk-ant-api03-0123456789abcdef")
     except ValueError as exc:

@@ -29,24 +29,24 @@ NAMES = [
 
 @pytest.mark.parametrize(("model", "backend", "name"), NAMES)
 def test_model_name_selects_backend_and_model(model: str, backend: str, name: str | None) -> None:
-    assert backends.resolve(model, "gemini" if backend != "gemini" else "claude") == (backend, name)
+    assert backends.resolve_model(model, "gemini" if backend != "gemini" else "claude") == (backend, name)
 
 
 @pytest.mark.parametrize("model", ["", "llama-3", "default", "ollama", "text-davinci-003", "o-x", "x\ny"])
 def test_unknown_name_selects_the_default_backend_and_its_default_model(model: str) -> None:
-    assert backends.resolve(model, "codex") == ("codex", None)
+    assert backends.resolve_model(model, "codex") == ("codex", None)
 
 
 @pytest.mark.parametrize("model", ["qwen/coder", "/opus", "Claude/opus", "openai/gpt-5.5"])
 def test_model_of_an_unknown_backend_is_not_found(model: str) -> None:
     with pytest.raises(ModelNotFound, match=r"have claude, codex, gemini$") as raised:
-        backends.resolve(model, "claude")
+        backends.resolve_model(model, "claude")
     assert (raised.value.code, repr(model) in raised.value.message) == ("model_not_found", True)
 
 
 def test_only_registered_backends_are_resolved() -> None:
     registry = {"codex": backends.BACKENDS["codex"]}
-    assert backends.resolve("claude-opus-4-8", "codex", registry) == ("codex", None)
-    assert backends.resolve("claude", "codex", registry) == ("codex", None)
+    assert backends.resolve_model("claude-opus-4-8", "codex", registry) == ("codex", None)
+    assert backends.resolve_model("claude", "codex", registry) == ("codex", None)
     with pytest.raises(ModelNotFound, match=r"have codex$"):
-        backends.resolve("claude/opus", "codex", registry)
+        backends.resolve_model("claude/opus", "codex", registry)

@@ -11,10 +11,10 @@ from clinvk.dialects.dialect import (
     BodyTooLarge,
     Call,
     DirectoryNotAllowed,
-    Facts,
     ForeignOrigin,
     KeyRefused,
     NotCancellable,
+    RunFacts,
     WrongMediaType,
 )
 from clinvk.dialects.rest.rest import Rest
@@ -36,7 +36,7 @@ from clinvk.types.events import (
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 
-FACTS = Facts(
+FACTS = RunFacts(
     run_id="r1", backend="claude", session_id="s1", workdir="/w", started_at=1_700_000_000.0, duration_s=1.2345
 )
 CALL = Call(request=RunRequest(prompt="hi", backend="claude"))
@@ -46,7 +46,7 @@ ZEROS = {"input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "reasoning_t
 Line = dict[str, object]
 
 
-def stream(*events: Event, facts: Facts = FACTS) -> list[Line]:
+def stream(*events: Event, facts: RunFacts = FACTS) -> list[Line]:
     encoder = UnifiedEncoder(facts)
     data = b"".join(encoder.feed(event, 1_700_000_001.25 + index) for index, event in enumerate(events))
     assert data.endswith(b"\n")
@@ -105,7 +105,7 @@ def test_timestamp_always_has_three_digits_of_milliseconds() -> None:
 
 
 def test_lines_of_a_run_without_a_session_omit_session_id() -> None:
-    (line,) = stream(RunStarted(), facts=Facts(run_id="r", backend="codex"))
+    (line,) = stream(RunStarted(), facts=RunFacts(run_id="r", backend="codex"))
     assert "session_id" not in line
 
 

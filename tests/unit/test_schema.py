@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from bodies import SCHEMA, mutated
-from clinvk.runtime.run.schema import Json, read
-from clinvk.runtime.run.schema_process import Task, judged
+from clinvk.runtime.run.schema import Json, json_in_answer
+from clinvk.runtime.run.schema_process import SchemaTask, check_schema
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 
@@ -52,12 +52,12 @@ BAD: dict[str, tuple[Json, str]] = {
 
 @pytest.mark.parametrize("schema", GOOD.values(), ids=GOOD)
 def test_valid_schema_is_accepted(schema: Json) -> None:
-    assert judged(Task(schema)).schema == ""
+    assert check_schema(SchemaTask(schema)).schema == ""
 
 
 @pytest.mark.parametrize(("schema", "why"), BAD.values(), ids=BAD)
 def test_invalid_schema_is_reported(schema: Json, why: str) -> None:
-    assert why in judged(Task(schema)).schema
+    assert why in check_schema(SchemaTask(schema)).schema
 
 
 @pytest.mark.parametrize("seed", range(300))
@@ -67,19 +67,24 @@ def test_malformed_schema_is_reported_without_python_errors(seed: int) -> None:
         schema = msgspec.json.decode(mutated(SCHEMA, random.Random(seed)), type=Json)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
-    fault = judged(Task(schema)).schema
+    fault = check_schema(SchemaTask(schema)).schema
     assert "Error:" not in fault
-    assert fault or judged(Task(schema, b"{}")).schema == ""
+    assert fault or check_schema(SchemaTask(schema, b"{}")).schema == ""
 
 
 def test_answer_is_validated_by_the_dialect_of_its_schema() -> None:
     schema: Json = {"items": [{"type": "string"}]}
-    assert judged(Task({"$schema": DRAFT_7, **schema}, b"[1]")).answer == "1 is not of type 'string' (at $[0])"
+    assert (
+        check_schema(SchemaTask({"$schema": DRAFT_7, **schema}, b"[1]")).answer == "1 is not of type 'string' (at $[0])"
+    )
 
 
 def test_endless_recursion_is_reported_as_a_schema_error() -> None:
     schema: Json = {"properties": {"a": {"$ref": "#/properties/a"}}}
-    assert judged(Task(schema, b'{"a":1}')).schema == "it is nested too deeply, or refers to itself without end"
+    assert (
+        check_schema(SchemaTask(schema, b'{"a":1}')).schema
+        == "it is nested too deeply, or refers to itself without end"
+    )
 
 
 FENCED = {
@@ -95,16 +100,16 @@ FENCED = {
 
 @pytest.mark.parametrize("text", FENCED.values(), ids=FENCED)
 def test_json_in_a_code_fence_is_parsed(text: str) -> None:
-    assert read(text) == 1
+    assert json_in_answer(text) == 1
 
 
 def test_code_fences_within_a_string_do_not_end_the_json() -> None:
     value = {"code": "```python\nx\n```"}
-    assert read(f"Look:\n```json\n{json.dumps(value)}\n```\n") == value
+    assert json_in_answer(f"Look:\n```json\n{json.dumps(value)}\n```\n") == value
 
 
 def test_unicode_line_separator_does_not_end_a_line() -> None:
-    assert read('```json\n"a\u2028b"\n```') == "a\u2028b"
+    assert json_in_answer('```json\n"a\u2028b"\n```') == "a\u2028b"
 
 
 def test_long_answer_with_many_code_fences_is_parsed_in_linear_time() -> None:
@@ -112,5 +117,5 @@ def test_long_answer_with_many_code_fences_is_parsed_in_linear_time() -> None:
     began = time.process_time()
     for text in ("```\n" * 300_001, "```json" + "\n" * 1_000_000, "``` " * 300_000):
         with pytest.raises(ValueError, match="no JSON"):
-            read(text)
+            json_in_answer(text)
     assert time.process_time() - began < 10

@@ -4,7 +4,7 @@ import pytest
 
 from clinvk.dialects.rest import views
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.session import as_tag, as_title, retagged
+from clinvk.types.session import valid_tag, valid_title, with_tags
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 """One sign of several characters, some of which join the others."""
@@ -14,29 +14,29 @@ FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
     ("text", "title"), [("", ""), (" two\n\tlines ", "two lines"), ("x" * 500, "x" * 500), (FAMILY, FAMILY)]
 )
 def test_title_is_reduced_to_one_line(text: str, title: str) -> None:
-    assert as_title(text) == title
+    assert valid_title(text) == title
 
 
 @pytest.mark.parametrize("text", ["x" * 501, "a\x1b[31m", "a\0", "a\x9b", "a\udc80"])
 def test_invalid_title_is_rejected(text: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        as_title(text)
+        valid_title(text)
     assert caught.value.field == "title"
 
 
 @pytest.mark.parametrize("text", ["", " ", "a\nb", "a\tb", "a\u2028b", "a\x1b", "\udc80", "x" * 101])
 def test_invalid_tag_is_rejected(text: str) -> None:
     with pytest.raises(InvalidRequest, match="cannot be a tag"):
-        as_tag(text)
+        valid_tag(text)
 
 
 @pytest.mark.parametrize("text", ["a b", "x" * 100, FAMILY, "\u00fcber"])
 def test_tag_is_stripped_of_surrounding_space_only(text: str) -> None:
-    assert as_tag(f" {text}\n") == text
+    assert valid_tag(f" {text}\n") == text
 
 
 def test_tags_keep_their_order() -> None:
-    assert retagged(("b", "a"), ("c", "b", "d"), ("d", "x")) == ("b", "a", "c")
+    assert with_tags(("b", "a"), ("c", "b", "d"), ("d", "x")) == ("b", "a", "c")
 
 
 @pytest.mark.parametrize("body", [b'{"title": "a\\u001b[31m"}', b'{"tags": ["a", "b\\nc"]}', b'{"tags": [" "]}'])

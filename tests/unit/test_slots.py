@@ -6,12 +6,12 @@ import weakref
 
 import pytest
 
-from clinvk.runtime.slots import Applicant, Place, QueueLimits, Share, Slots
+from clinvk.runtime.slots import Applicant, QueueLimits, Slot, Slots, SlotShare
 from clinvk.types.errors import QueueFull
 
 
-def enter(slots: Slots, backend: str, granted: list[str], name: str) -> Place:
-    return slots.enter(Applicant(backend), lambda: granted.append(name))
+def enter(slots: Slots, backend: str, granted: list[str], name: str) -> Slot:
+    return slots.acquire(Applicant(backend), lambda: granted.append(name))
 
 
 def test_free_slot_is_granted_immediately() -> None:
@@ -27,7 +27,7 @@ def test_the_queue_is_first_come_first_served() -> None:
     places = [enter(slots, "claude", granted, name) for name in "abc"]
     for place in places:
         assert place.held
-        place.leave()
+        place.release()
     assert granted == ["a", "b", "c"]
     assert (slots.busy, slots.queued) == (0, 0)
 
@@ -47,7 +47,7 @@ def test_total_limit_grants_the_oldest_run_across_backends() -> None:
     first = enter(slots, "claude", granted, "first")
     enter(slots, "gemini", granted, "second")
     enter(slots, "codex", granted, "third")
-    first.leave()
+    first.release()
     assert granted == ["first", "second"]
 
 
@@ -55,9 +55,9 @@ def test_run_that_left_the_queue_is_skipped() -> None:
     granted: list[str] = []
     slots = Slots(QueueLimits(1, 1, 9))
     first, left, last = (enter(slots, "claude", granted, name) for name in ("first", "left", "last"))
-    left.leave()
+    left.release()
     assert slots.queued == 1
-    first.leave()
+    first.release()
     assert last.held
     assert not left.held
 
@@ -66,8 +66,8 @@ def test_abandoned_queue_does_not_block_a_new_run() -> None:
     granted: list[str] = []
     slots = Slots(QueueLimits(1, 1, 9))
     first, left = enter(slots, "claude", granted, "first"), enter(slots, "claude", granted, "left")
-    left.leave()
-    first.leave()
+    left.release()
+    first.release()
     assert enter(slots, "claude", granted, "new").held
 
 
@@ -76,8 +76,8 @@ def test_leaving_twice_releases_one_slot_only() -> None:
     slots = Slots(QueueLimits(2, 2, 9))
     first = enter(slots, "claude", granted, "a")
     enter(slots, "claude", granted, "b")
-    first.leave()
-    first.leave()
+    first.release()
+    first.release()
     assert slots.busy == 1
 
 
@@ -98,7 +98,7 @@ def test_prompt_too_large_for_the_queue_is_rejected_with_the_limit() -> None:
     slots = Slots(QueueLimits(1, queued=9, queued_bytes=2 << 20))
     queue(slots, "ana", 2, held_bytes=1 << 20)
     with pytest.raises(QueueFull, match=r"no room for 1\.5 MB .* hold 1\.0 MB,.*\(server\.max_queued_mb: 2\)"):
-        slots.enter(Applicant("claude", "ben", held_bytes=3 << 19), lambda: None)
+        slots.acquire(Applicant("claude", "ben", held_bytes=3 << 19), lambda: None)
 
 
 def test_occupancy_reports_running_and_queued_per_backend() -> None:
@@ -115,8 +115,8 @@ def test_occupancy_reports_running_and_queued_per_backend() -> None:
 async def test_room_waiter_wakes_when_a_run_leaves_or_limits_change() -> None:
     slots = Slots(QueueLimits(1, 1, 0))
     place = enter(slots, "claude", [], "a")
-    for make_room in (place.leave, lambda: slots.resize(QueueLimits(2, 2))):
-        waiting = asyncio.create_task(slots.room(Applicant("claude")))
+    for make_room in (place.release, lambda: slots.resize(QueueLimits(2, 2))):
+        waiting = asyncio.create_task(slots.has_room(Applicant("claude")))
         await asyncio.sleep(0)
         assert not waiting.done()
         make_room()
@@ -127,83 +127,83 @@ async def test_room_waiter_wakes_when_a_run_leaves_or_limits_change() -> None:
 async def test_queue_place_counts_as_room() -> None:
     slots = Slots(QueueLimits(1, 1, 1))
     enter(slots, "claude", [], "a")
-    await slots.room(Applicant("claude"))
+    await slots.has_room(Applicant("claude"))
     enter(slots, "claude", [], "b")
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(slots.room(Applicant("claude")), 0.01)
+        await asyncio.wait_for(slots.has_room(Applicant("claude")), 0.01)
 
 
 def test_taken_share_blocks_neither_other_runs_nor_the_queue() -> None:
-    slots, share = Slots(QueueLimits(3, 3, 0)), Share(at_once=1)
-    first, second = (slots.enter(Applicant("claude", share=share), lambda: None) for _ in range(2))
+    slots, share = Slots(QueueLimits(3, 3, 0)), SlotShare(at_once=1)
+    first, second = (slots.acquire(Applicant("claude", share=share), lambda: None) for _ in range(2))
     assert (first.held, second.held, slots.busy, slots.queued) == (True, False, 1, 0)
-    assert slots.enter(Applicant("claude"), lambda: None).held
-    assert slots.enter(Applicant("codex", share=Share(at_once=1)), lambda: None).held
+    assert slots.acquire(Applicant("claude"), lambda: None).held
+    assert slots.acquire(Applicant("codex", share=SlotShare(at_once=1)), lambda: None).held
     assert slots.occupancy(["claude", "codex"]).queued == {"claude": 0, "codex": 0}
-    first.leave()
+    first.release()
     assert second.held
 
 
 def test_run_with_a_freed_share_waits_for_a_slot_in_arrival_order() -> None:
     granted: list[str] = []
-    slots, share = Slots(QueueLimits(1, 1, 9)), Share(at_once=1)
-    first = slots.enter(Applicant("claude", share=share), lambda: None)
-    slots.enter(Applicant("claude", share=share), lambda: granted.append("shared"))
-    other = slots.enter(Applicant("claude"), lambda: granted.append("other"))
+    slots, share = Slots(QueueLimits(1, 1, 9)), SlotShare(at_once=1)
+    first = slots.acquire(Applicant("claude", share=share), lambda: None)
+    slots.acquire(Applicant("claude", share=share), lambda: granted.append("shared"))
+    other = slots.acquire(Applicant("claude"), lambda: granted.append("other"))
     assert slots.queued == 1
-    first.leave()
+    first.release()
     assert granted == ["shared"]
     assert (slots.queued, other.held) == (1, False)
 
 
 def test_run_that_stopped_waiting_for_its_share_is_skipped() -> None:
-    slots, share = Slots(QueueLimits(3, 3, 9)), Share(at_once=1)
-    first, left, last = (slots.enter(Applicant("claude", share=share), lambda: None) for _ in range(3))
-    left.leave()
-    first.leave()
+    slots, share = Slots(QueueLimits(3, 3, 9)), SlotShare(at_once=1)
+    first, left, last = (slots.acquire(Applicant("claude", share=share), lambda: None) for _ in range(3))
+    left.release()
+    first.release()
     assert (last.held, left.held, slots.busy) == (True, False, 1)
 
 
 def test_place_that_left_the_queue_is_freed_immediately() -> None:
     """Clients that give up and ask again are thousands in the hour that the runs before them may take."""
     slots = Slots(QueueLimits(1, 1, 9))
-    slots.enter(Applicant("claude"), lambda: None)
-    slots.enter(Applicant("claude"), lambda: None)
-    waiting = slots.enter(Applicant("claude"), lambda: None)
+    slots.acquire(Applicant("claude"), lambda: None)
+    slots.acquire(Applicant("claude"), lambda: None)
+    waiting = slots.acquire(Applicant("claude"), lambda: None)
     known = weakref.ref(waiting)
-    waiting.leave()
+    waiting.release()
     del waiting
     assert known() is None
     assert slots.queued == 1
 
 
 async def test_room_waiter_wakes_when_a_queued_run_has_to_wait_for_its_share() -> None:
-    slots, share = Slots(QueueLimits(2, 1, 1)), Share(at_once=1)
+    slots, share = Slots(QueueLimits(2, 1, 1)), SlotShare(at_once=1)
     enter(slots, "codex", [], "a")
-    slots.enter(Applicant("codex", share=share), lambda: None)
-    waiting = asyncio.create_task(slots.room(Applicant("codex")))
+    slots.acquire(Applicant("codex", share=share), lambda: None)
+    waiting = asyncio.create_task(slots.has_room(Applicant("codex")))
     await asyncio.sleep(0)
     assert not waiting.done()
-    assert slots.enter(Applicant("claude", share=share), lambda: None).held
+    assert slots.acquire(Applicant("claude", share=share), lambda: None).held
     async with asyncio.timeout(30):
         await waiting
     assert slots.queued == 0
 
 
-def queue(slots: Slots, client: str, count: int, held_bytes: int = 0, backend: str = "claude") -> list[Place]:
+def queue(slots: Slots, client: str, count: int, held_bytes: int = 0, backend: str = "claude") -> list[Slot]:
     """Let runs of a client enter, as many of `count` as are taken."""
-    places: list[Place] = []
+    places: list[Slot] = []
     with contextlib.suppress(QueueFull):
         for _ in range(count):
-            places.append(slots.enter(Applicant(backend, client, held_bytes=held_bytes), lambda: None))
+            places.append(slots.acquire(Applicant(backend, client, held_bytes=held_bytes), lambda: None))
     return places
 
 
-def served(slots: Slots, running: Place, waiting: list[Place]) -> list[str]:
+def served(slots: Slots, running: Slot, waiting: list[Slot]) -> list[str]:
     """End one run after the other; return the clients in the order in which their runs got the slot."""
     order: list[str] = []
     while waiting:
-        running.leave()
+        running.release()
         (running,) = (place for place in waiting if place.held)
         waiting.remove(running)
         order.append(running.run.client)
@@ -223,7 +223,7 @@ def test_new_clients_do_not_starve_a_waiting_client() -> None:
     for number in range(2):
         assert not waiting.held
         (new,) = queue(slots, f"new{number}", 1)
-        running.leave()
+        running.release()
         running = waiting if waiting.held else new
     assert waiting.held
 
@@ -233,9 +233,9 @@ def test_free_slot_goes_to_the_client_with_the_fewest_slots() -> None:
     running = queue(slots, "ana", 8)
     late = queue(slots, "ben", 3)
     for place in running[:2]:
-        place.leave()
+        place.release()
     assert [place.held for place in late] == [True, True, False]
-    running[2].leave()
+    running[2].release()
     assert running[4].held, "both hold two slots, and it is the turn of ana"
 
 
@@ -257,7 +257,7 @@ def test_queue_is_bounded_in_bytes() -> None:
     slots = Slots(QueueLimits(1, queued=99, queued_bytes=100))
     running, *waiting = queue(slots, "", 99, held_bytes=30)
     assert len(waiting) == 3
-    running.leave()
+    running.release()
     assert len(queue(slots, "", 99, held_bytes=30)) == 1
 
 
@@ -289,7 +289,7 @@ def test_client_does_not_exceed_its_concurrency_limit() -> None:
     first, second = queue(slots, "ana", 2)
     assert (first.held, second.held, slots.queued) == (True, False, 1)
     assert [place.held for place in queue(slots, "ben", 2)] == [True, True]
-    first.leave()
+    first.release()
     assert second.held
 
 
@@ -311,7 +311,7 @@ def test_queue_position_counts_the_turns_of_all_clients() -> None:
     waiting = {place: place.position for place in (*ana, *ben)}
     assert running.position is None
     assert list(waiting.values()) == [2, 4, 5, 1, 3]
-    ana[0].leave()
+    ana[0].release()
     assert ana[0].position is None
     assert [place.position for place in (*ana[1:], *ben)] == [2, 4, 1, 3]
 
@@ -319,7 +319,7 @@ def test_queue_position_counts_the_turns_of_all_clients() -> None:
 def test_client_without_runs_is_forgotten() -> None:
     slots = Slots(QueueLimits(1, queued=99))
     for place in queue(slots, "ana", 3, held_bytes=5):
-        place.leave()
+        place.release()
     assert not vars(slots)["_clients"]
 
 
@@ -328,7 +328,7 @@ def test_thousands_of_waiting_clients_do_not_slow_each_other_down() -> None:
     began = time.thread_time()
     places = [place for number in range(10_000) for place in queue(slots, f"client{number}", 1, held_bytes=1)]
     for place in places[:1000]:
-        place.leave()
+        place.release()
     assert (slots.busy, slots.queued) == (16, 10_000 - 1000 - 16)
     assert time.thread_time() - began < 5
 
@@ -337,15 +337,15 @@ def test_thousands_of_waiting_clients_do_not_slow_each_other_down() -> None:
 def test_counts_stay_consistent_when_runs_enter_and_leave_at_random(seed: int) -> None:
     chance = random.Random(seed)
     slots = Slots(QueueLimits(5, per_backend=3, queued=1000), {"ana": 2}.get)
-    shares = {client: [None, Share(1), Share(2)] for client in ("ana", "ben", "eve")}
-    places: list[Place] = []
+    shares = {client: [None, SlotShare(1), SlotShare(2)] for client in ("ana", "ben", "eve")}
+    places: list[Slot] = []
     for _ in range(400):
         if places and chance.random() < 0.45:
-            places.pop(chance.randrange(len(places))).leave()
+            places.pop(chance.randrange(len(places))).release()
         else:
             client = chance.choice([*shares])
             run = Applicant(chance.choice(["claude", "codex"]), client, chance.choice(shares[client]))
-            places.append(slots.enter(run, lambda: None))
+            places.append(slots.acquire(run, lambda: None))
         told = slots.occupancy(["claude", "codex"])
         assert slots.queued == sum(told.queued.values()) == sum(place.position is not None for place in places)
         assert slots.busy == sum(told.running.values()) == sum(place.held for place in places)

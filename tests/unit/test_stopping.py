@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from clinvk.runtime.run.answer_filter import Cutter
+from clinvk.runtime.run.answer_filter import StopSequenceFilter
 from clinvk.types.events import Event, Progress, RunStarted, TextDelta, ThinkingDelta, ToolCall
 from clinvk.types.request import MAX_STOP_CHARS, MAX_STOPS
 
 
 def _cut(stops: Sequence[str], events: Sequence[Event]) -> tuple[list[Event], str | None]:
-    cutter = Cutter(stops)
+    cutter = StopSequenceFilter(stops)
     told = [event for given in events for event in cutter.feed(given)]
     return [*told, *cutter.rest()], cutter.matched
 
@@ -51,7 +51,7 @@ def test_only_a_possible_stop_sequence_prefix_is_held_back(seed: int) -> None:
     chance = random.Random(seed)
     stops = ["".join(chance.choices("ab", k=chance.randint(1, 4))) for _ in range(2)]
     text = "".join(chance.choices("ab", k=20))
-    cutter = Cutter(stops)
+    cutter = StopSequenceFilter(stops)
     given = told = ""
     for letter in text:
         given += letter

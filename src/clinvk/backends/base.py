@@ -12,14 +12,14 @@ import msgspec
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable
 from clinvk.types.events import Event, RunFailed
-from clinvk.types.prompt_xml import element, unused
+from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, Image, RunRequest
 from clinvk.types.session import Resume
 
 PRIVATE = "\0private\0"
 """Placeholder in `argv` and `env` for the path of the launch's private folder; runtime fills in the path."""
 
-MOST_RUNS = 100
+MAX_RUNS = 100
 """Default number of runs that a kept process serves before it is retired."""
 
 EFFORT_LEVELS = {
@@ -35,7 +35,7 @@ _SURROGATE = re.compile(
 )
 """Half of a surrogate pair (group `half`). Escaped backslashes and whole pairs match too, and are skipped."""
 
-Told = TypeVar("Told")
+Decoded = TypeVar("Decoded")
 Model = TypeVar("Model", str, str | None)
 
 Delivery = tuple[str, Event] | bytes
@@ -77,7 +77,7 @@ class Host(msgspec.Struct, frozen=True):
     resolve: Callable[[str], str] = str
 
 
-class NotSpoken(Exception):
+class ProtocolNotSupported(Exception):
     """A process does not speak its channel's protocol. The process got no prompt, so the run can use a fallback."""
 
 
@@ -108,7 +108,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
             ends in `/`, the target is a folder and is created if missing.
         long_lived: stdin stays open until the run has ended.
         opening: conversation settings that the process receives before the prompt.
-        otherwise: the launch to use if the CLI does not speak the long-lived protocol (`NotSpoken`).
+        otherwise: the launch to use if the CLI does not speak the long-lived protocol (`ProtocolNotSupported`).
         stop_signal: the signal on which this CLI stops and cleans up.
         tools_leave_first: stop the tools before the CLI, because the CLI would kill the tools without letting them
             clean up.
@@ -148,7 +148,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     reads: tuple[str, ...] = ()
     begins_with: tuple[str, ...] = ()
     takes_up: Literal["held", "started", "asked"] = "asked"
-    most_runs: int = MOST_RUNS
+    most_runs: int = MAX_RUNS
     ping: bytes = b""
     hidden: tuple[str, ...] = ()
 
@@ -176,8 +176,8 @@ class Channel(Protocol):
         The ending of a run may be delivered before its process exits.
 
         Raises:
-            NotSpoken: the process does not speak the protocol. `closed` may raise this too. Neither raises after the
-                first delivery.
+            ProtocolNotSupported: the process does not speak the protocol. `closed` may raise this too. Neither raises
+                after the first delivery.
         """
         ...
 
@@ -189,7 +189,7 @@ class Channel(Protocol):
         """Return the variable (name, value) in the environment of a run's tools; None if an interrupt ends them."""
         return None
 
-    def let_go(self, conversation: str) -> bytes | None:
+    def release_session(self, conversation: str) -> bytes | None:
         """Return the bytes that make the process release an idle conversation on which the process holds a lock.
 
         Return None if the process holds no lock on the conversation, and no bytes while the release is in progress.
@@ -203,7 +203,7 @@ class Channel(Protocol):
         """
         ...
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         """Return the line of stderr that best describes the agent's problem; empty if stderr holds only noise."""
         ...
 
@@ -275,7 +275,7 @@ def conversation(resume: Resume, executable: str) -> str:
     return resume.handle
 
 
-def parsed(decoder: "msgspec.json.Decoder[Told]", text: bytes) -> "Told | None":
+def decode_line(decoder: "msgspec.json.Decoder[Decoded]", text: bytes) -> "Decoded | None":
     """Decode JSON that an agent printed. Return None if the bytes are not JSON, or have an unknown form.
 
     Half of a surrogate pair is read as U+FFFD; Node prints half a pair if a text was cut inside an emoji.
@@ -286,14 +286,14 @@ def parsed(decoder: "msgspec.json.Decoder[Told]", text: bytes) -> "Told | None":
         return None
     except msgspec.DecodeError:
         whole = _SURROGATE.sub(_without_half, text)
-        return None if whole == text else parsed(decoder, whole)
+        return None if whole == text else decode_line(decoder, whole)
 
 
 def _without_half(found: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if found["half"] else found[0]
 
 
-def effort_of(request: RunRequest, words: "Mapping[str, Told]") -> "Told | None":
+def effort_of(request: RunRequest, words: "Mapping[str, Decoded]") -> "Decoded | None":
     """Return the CLI's value for a request's effort, or None without one; `words` has an entry for each of `EFFORTS`.
 
     Raises:
@@ -316,7 +316,7 @@ def with_system_prompt(request: RunRequest) -> str:
     """Return the prompt preceded by the marked system prompt, for a CLI without a system prompt option."""
     if not request.system_prompt:
         return request.prompt
-    name = unused("system_prompt", (request.system_prompt, request.prompt))
+    name = unused_tag("system_prompt", (request.system_prompt, request.prompt))
     return f"{element(name, request.system_prompt)}\n\n{request.prompt}"
 
 
@@ -331,7 +331,7 @@ def with_schema(prompt: str, request: RunRequest) -> str:
     )
 
 
-def kind_of(image: Image) -> str:
+def image_extension(image: Image) -> str:
     """Return the file name extension for an image, e.g. `png`."""
     return _UNFIT.sub("", image.media_type.rpartition("/")[2]) or "png"
 
@@ -346,7 +346,7 @@ def last_line(text: str) -> str:
     return text.rstrip().rpartition("\n")[2].strip()
 
 
-def crashed(executable: str, exit_code: int, stderr: bytes) -> RunFailed:
+def crash_ending(executable: str, exit_code: int, stderr: bytes) -> RunFailed:
     """Return the ending of a run whose process exited without a result."""
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     how = f"was killed by signal {exit_code - 128}" if exit_code > 128 else f"exited with code {exit_code}"

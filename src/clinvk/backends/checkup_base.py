@@ -11,38 +11,38 @@ from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES, Image, RunReques
 from clinvk.types.session import Resume
 
 
-class Answer(NamedTuple):
+class ProbeOutput(NamedTuple):
     """The output of a CLI command: the exit code, and stdout and stderr combined."""
 
     exit_code: int
     text: str
 
 
-class Trial(msgspec.Struct, frozen=True):
+class FlagProbe(msgspec.Struct, frozen=True):
     """A command with empty stdin that shows which flags the CLI accepts, without a request to a model.
 
     `lacking` returns the flags that the CLI rejected, or None if the output is inconclusive.
     """
 
     argv: tuple[str, ...]
-    lacking: Callable[[Answer], tuple[str, ...] | None]
+    lacking: Callable[[ProbeOutput], tuple[str, ...] | None]
 
 
-class Login(msgspec.Struct, frozen=True):
+class LoginStatus(msgspec.Struct, frozen=True):
     """Whether a CLI has credentials for its model (`there`; None: unknown). `about` names the login or the remedy."""
 
     there: bool | None
     about: str
 
 
-class Question(msgspec.Struct, frozen=True):
+class LoginProbe(msgspec.Struct, frozen=True):
     """A command that reports the login.
 
     The command runs in the user's home with `env` added if `at_home` is set, otherwise in an empty home.
     """
 
     argv: tuple[str, ...]
-    read: Callable[[Answer], Login]
+    read: Callable[[ProbeOutput], LoginStatus]
     at_home: bool
     env: dict[str, str] = {}
 
@@ -58,13 +58,13 @@ class Checkup(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     empty_home: dict[str, str]
-    trials: tuple[Trial, ...]
-    login: Login | Question
+    trials: tuple[FlagProbe, ...]
+    login: LoginStatus | LoginProbe
     remarks: tuple[str, ...] = ()
 
 
 @runtime_checkable
-class Checkable(Protocol):
+class SupportsCheckup(Protocol):
     """A backend whose CLI can be checked beyond its version."""
 
     def checkup(self, host: Host) -> Checkup:

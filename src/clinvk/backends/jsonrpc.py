@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from clinvk.backends.base import Channel, Delivery, NotSpoken, parsed
+from clinvk.backends.base import Channel, Delivery, ProtocolNotSupported, decode_line
 from clinvk.types.events import Ending
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
@@ -31,7 +31,7 @@ class Failure(msgspec.Struct, frozen=True):
     @property
     def said(self) -> str:
         """The message with its details."""
-        inner = parsed(_DETAILS, bytes(self.data))
+        inner = decode_line(_DETAILS, bytes(self.data))
         return f"{self.message}: {inner.details}" if inner and inner.details else self.message
 
 
@@ -98,14 +98,14 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
         """Parse one line of stdout.
 
         Raises:
-            NotSpoken: the process does not speak JSON-RPC, or refused the greeting.
+            ProtocolNotSupported: the process does not speak JSON-RPC, or refused the greeting.
         """
         message = self._read(line)
         if message is None:
             if not self._speaks:
                 self._banner = self._banner or line[:80].decode(errors="replace")
                 if self._is_strict and line.startswith(b"{"):
-                    raise NotSpoken(f"it printed {line[:80].decode(errors='replace')!r}")
+                    raise ProtocolNotSupported(f"it printed {line[:80].decode(errors='replace')!r}")
         elif message.method:
             yield from self._told(message)
         elif message.id == self._greeting_id and not self._speaks:
@@ -117,11 +117,11 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
         """Yield an ending for each run that is still open.
 
         Raises:
-            NotSpoken: the process exited by itself and never answered the greeting.
+            ProtocolNotSupported: the process exited by itself and never answered the greeting.
         """
         if not self._speaks and exit_code < 128:  # a signal (128 and above) does not show which protocol the CLI speaks
-            said = self.complaint(stderr) or self._banner or "nothing on stderr"
-            raise NotSpoken(f"it exited with code {exit_code}: {said}")
+            said = self.stderr_message(stderr) or self._banner or "nothing on stderr"
+            raise ProtocolNotSupported(f"it exited with code {exit_code}: {said}")
         for run in [*self._open]:
             yield run, self._lost(self._open.pop(run), exit_code, stderr)
 
@@ -143,14 +143,14 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
 
     def _read(self, line: bytes) -> Message[Params, Result] | None:
         """Parse a message. Return only `id` and `method` if the rest does not decode, so that no request waits."""
-        if (message := parsed(self._decoder, line)) is None and (head := parsed(_HEADS, line)):
+        if (message := decode_line(self._decoder, line)) is None and (head := decode_line(_HEADS, line)):
             message = Message[Params, Result](head.id, head.method)
         return message if message and (message.method or message.id is not None) else None
 
     def _greeted(self, message: Message[Params, Result]) -> bytes:
         if message.result is None:
             why = message.error.said if message.error else "its answer makes no sense"
-            raise NotSpoken(f"it refused the greeting: {why}")
+            raise ProtocolNotSupported(f"it refused the greeting: {why}")
         self._speaks = True
         held, self._held = self._held, []
         return self._ready + b"".join(held)

@@ -13,7 +13,7 @@ _ALL: tuple[Backend, ...] = (Claude(), Codex(), Gemini())
 BACKENDS = {backend.name: backend for backend in _ALL}
 
 
-def named(name: str, registry: Mapping[str, Backend] = BACKENDS) -> Backend:
+def backend_named(name: str, registry: Mapping[str, Backend] = BACKENDS) -> Backend:
     """Return the backend with this name.
 
     Raises:
@@ -26,7 +26,7 @@ def named(name: str, registry: Mapping[str, Backend] = BACKENDS) -> Backend:
     raise BackendUnavailable(f"no backend {name!r}; have {', '.join(registry)}{hint}")
 
 
-def resolve(model: str, default: str, registry: Mapping[str, Backend] = BACKENDS) -> tuple[str, str | None]:
+def resolve_model(model: str, default: str, registry: Mapping[str, Backend] = BACKENDS) -> tuple[str, str | None]:
     """Return the backend for a model name and the model to request, or None for the backend's default model.
 
     `claude` names a backend, `claude/opus` a model of a backend, and `opus` or `gpt-5.5` a model that a backend claims.

@@ -23,7 +23,7 @@ class Decoder(Protocol):
         """Return the ending of a run whose process exited without reporting an ending."""
         ...
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         """Return the line of stderr that best describes the agent's problem; empty if stderr holds only noise."""
         ...
 
@@ -58,12 +58,12 @@ class OneShotChannel(Channel):
             self._ended = True
             yield self._run, self._decoder.closed(exit_code, stderr)
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         """Return the line of stderr that the decoder selects."""
-        return self._decoder.complaint(stderr)
+        return self._decoder.stderr_message(stderr)
 
 
-class News(NamedTuple):
+class NewText(NamedTuple):
     """Text that was not reported before.
 
     `restarts` is set if the text is a full answer that differs from the interrupted answer.
@@ -90,7 +90,7 @@ class Prose(Generic[Delta]):
             yield self._delta(f"\n\n{text}" if self._breaks else text)
             self.has_text, self._breaks = True, False
 
-    def add(self, news: News) -> Iterator[Delta]:
+    def add(self, news: NewText) -> Iterator[Delta]:
         """Yield the delta for new text, which is a message of its own if the answer restarts."""
         if news.restarts:
             self.end_message()
@@ -101,7 +101,7 @@ class Prose(Generic[Delta]):
         self._breaks = self.has_text
 
 
-class Retold:
+class TextDeduplicator:
     """The text blocks (or the thinking blocks) of one message; each character is returned once."""
 
     def __init__(self) -> None:
@@ -124,39 +124,39 @@ class Retold:
         """Begin a block for the pieces that follow."""
         self._blocks.append([])
 
-    def piece(self, text: str) -> News:
+    def piece(self, text: str) -> NewText:
         """Add a piece to the open block and return the text that is new."""
         if not self._blocks:
             self.open_block()
         self._blocks[-1].append(text)
         return self._add(text)
 
-    def block(self, text: str) -> News:
+    def block(self, text: str) -> NewText:
         """Add a complete block and return the text that is new.
 
         The n-th complete block is the n-th streamed block, and may be longer than the streamed pieces.
         """
         streamed = "".join(self._blocks[self._full]) if self._full < len(self._blocks) else ""
         self._full += 1
-        return self._add(text[len(streamed) :]) if text.startswith(streamed) else News("")
+        return self._add(text[len(streamed) :]) if text.startswith(streamed) else NewText("")
 
-    def _add(self, text: str) -> News:
+    def _add(self, text: str) -> NewText:
         if self._expected.startswith(text):
             self._expected = self._expected[len(text) :]
-            return News("")
+            return NewText("")
         if text.startswith(self._expected):
             text = text[len(self._expected) :]
             self._expected = ""
             self._said.append(text)
-            return News(text)
+            return NewText(text)
         said = "".join(self._said)
         whole = said[: len(said) - len(self._expected)] + text
         self._said = [whole]
         self._expected = ""
-        return News(whole, restarts=True)
+        return NewText(whole, restarts=True)
 
 
-def upwards(directory: str) -> Iterator[str]:
+def parent_directories(directory: str) -> Iterator[str]:
     """Yield a directory and its parents, nearest first, each with a trailing slash."""
     place = f"{directory.rstrip('/')}/"
     while place:
@@ -168,11 +168,11 @@ _UNQUOTABLE = re.compile(r'[\x00-\x1f"\\\x7f]')
 _SHORT = {"\b": r"\b", "\t": r"\t", "\n": r"\n", "\f": r"\f", "\r": r"\r", '"': r"\"", "\\": r"\\"}
 
 
-def string(text: str) -> str:
+def toml_string(text: str) -> str:
     """Return a TOML basic string, with quotes, backslashes and control characters escaped."""
     return '"' + _UNQUOTABLE.sub(lambda found: _SHORT.get(found[0], f"\\u{ord(found[0]):04X}"), text) + '"'
 
 
-def table(entries: dict[str, str]) -> str:
+def toml_table(entries: dict[str, str]) -> str:
     """Return a TOML inline table; the values must be TOML already."""
-    return "{" + ", ".join(f"{string(key)} = {value}" for key, value in entries.items()) + "}"
+    return "{" + ", ".join(f"{toml_string(key)} = {value}" for key, value in entries.items()) + "}"

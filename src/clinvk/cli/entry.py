@@ -10,7 +10,7 @@ from clinvk.cli.parse import arguments, commands
 from clinvk.cli.parse.arguments import is_utf8
 from clinvk.cli.parse.flags import PromptFlags
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.output import Notes, tell
+from clinvk.cli.terminal.output import Notes, print_text
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
 
@@ -22,7 +22,7 @@ def enter(argv: Sequence[str]) -> int:
         return _run(argv, os.environ, notes)
     except ClinvkError as exc:
         notes.error(exc.message)
-        return exits.of_code(exc.code)
+        return exits.exit_code_of_error(exc.code)
     except KeyboardInterrupt:
         notes.hurry()
         notes.error("cancelled")
@@ -61,14 +61,14 @@ def _help(words: Sequence[str]) -> int:
     """Print the help of a command, named by one or two words."""
     name = " ".join(words)
     if name and name not in commands.GROUPS:
-        name = arguments.named(words)
+        name = arguments.command_named(words)
         if len(words) > len(name.split()):
             raise InvalidRequest(f"{name} has no command {words[-1]!r}")
     return _print(arguments.parser_of(name).format_help().removesuffix("\n"))
 
 
 def _print(text: str) -> int:
-    tell(text)
+    print_text(text)
     return 0
 
 

@@ -13,7 +13,7 @@ import yaml
 from clinvk.config import setting_values as schema
 from clinvk.config.load import settings_of
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import Given, Reject, checked, converted
+from clinvk.config.setting_values import OnInvalid, SourcedValue, checked, converted
 from clinvk.config.yaml_file import Value, parse
 from clinvk.types.errors import ConfigError
 
@@ -23,7 +23,7 @@ _LINES = re.compile(r"^\d+|(?<=first on line )\d+$")
 Found = dict[tuple[str, ...], object]
 
 
-class Change(NamedTuple):
+class SettingChange(NamedTuple):
     """A setting and a new value.
 
     Attributes:
@@ -37,29 +37,29 @@ class Change(NamedTuple):
     means: object
 
 
-def change_to(dotted: str, text: str, backends: Collection[str], environ: Mapping[str, str]) -> Change:
+def setting_change(dotted: str, text: str, backends: Collection[str], environ: Mapping[str, str]) -> SettingChange:
     """Parse a key and a value of the command line.
 
     Raises:
         ConfigError: the key is unknown, or the value is invalid.
     """
     keys = schema.split(dotted)
-    given = Given(keys, text, _PLACE, text, is_text=True)
+    given = SourcedValue(keys, text, _PLACE, text, is_text=True)
     kind = schema.kind_of(given, backends)
     if schema.is_section(kind):
         raise ConfigError(f"{dotted} is a section; name a key in it, such as {dotted}.{_example(keys, backends)}")
     if text == "null" and not schema.is_variable(keys):
-        return Change(keys, None, None)
+        return SettingChange(keys, None, None)
     if schema.is_list(kind) and text.startswith("["):
         given = given._replace(value=_flow_list(given, text))
     means = dict(checked(given, backends, environ))[keys]
     value = converted(given, kind)
     if value is None:
-        return Change(keys, "all" if schema.is_list(kind) else "", None)
-    return Change(keys, msgspec.convert(value, Value), means)
+        return SettingChange(keys, "all" if schema.is_list(kind) else "", None)
+    return SettingChange(keys, msgspec.convert(value, Value), means)
 
 
-def _flow_list(given: Given, text: str) -> list[str]:
+def _flow_list(given: SourcedValue, text: str) -> list[str]:
     """Parse `[a, "b, c"]`; each item is a text, even one that looks like a number."""
     try:
         node = yaml.SafeLoader(text).get_single_node()
@@ -67,11 +67,11 @@ def _flow_list(given: Given, text: str) -> list[str]:
         node = None
     if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
         return [str(item.value) for item in node.value]
-    raise ConfigError(f"{_PLACE}: {given.said}: must be texts with commas, or [a, b] where an item has a comma")
+    raise ConfigError(f"{_PLACE}: {given.where}: must be texts with commas, or [a, b] where an item has a comma")
 
 
 def _example(keys: tuple[str, ...], backends: Collection[str]) -> str:
-    names = schema.order(keys, backends) or ("NAME",)
+    names = schema.key_order(keys, backends) or ("NAME",)
     return f"{names[0]}.model" if len(keys) == 1 and names[0] in backends else names[0]
 
 
@@ -98,7 +98,7 @@ class SettingsText(NamedTuple):
         """Return the valid settings of the text."""
         return settings_of(self._values(_ignore))
 
-    def changed(self, change: Change, left: Reject = _ignore) -> str:
+    def with_setting(self, change: SettingChange, left: OnInvalid = _ignore) -> str:
         """Return the text with a changed setting; pass each mistake that remains to `left`.
 
         Raises:
@@ -107,14 +107,14 @@ class SettingsText(NamedTuple):
         from clinvk.config.yaml_edit import put  # ruamel.yaml is imported for changes only
 
         wanted = {**self._values(_ignore), change.keys: change.means}
-        order = partial(schema.order, backends=self.backends)
+        order = partial(schema.key_order, backends=self.backends)
         return self._edited(change.keys, wanted, lambda: put(self.text, change.keys, change.value, order), left)
 
-    def without(self, dotted: str, left: Reject = _ignore) -> str:
+    def without_setting(self, dotted: str, left: OnInvalid = _ignore) -> str:
         """Return the text without a key or section, which may be unknown; the same text if the key is not set.
 
         Raises:
-            ConfigError: the key is unknown and not set; or as for `changed`.
+            ConfigError: the key is unknown and not set; or as for `with_setting`.
         """
         from clinvk.config.yaml_edit import remove
 
@@ -122,10 +122,10 @@ class SettingsText(NamedTuple):
         wanted = {name: value for name, value in self._values(_ignore).items() if name[: len(keys)] != keys}
         without = self._edited(keys, wanted, lambda: remove(self.text, keys), left)
         if without == self.text:
-            schema.kind_of(Given(keys, None, "config unset", ""), self.backends)
+            schema.kind_of(SourcedValue(keys, None, "config unset", ""), self.backends)
         return without
 
-    def _values(self, reject: Reject) -> Found:
+    def _values(self, reject: OnInvalid) -> Found:
         found: Found = {}
         for given in parse(self.text, self.path, reject):
             try:
@@ -134,7 +134,7 @@ class SettingsText(NamedTuple):
                 reject(exc)
         return found
 
-    def _edited(self, keys: tuple[str, ...], wanted: Found, edit: Callable[[], str], left: Reject) -> str:
+    def _edited(self, keys: tuple[str, ...], wanted: Found, edit: Callable[[], str], left: OnInvalid) -> str:
         """Return the edited text; check that the text has the wanted values, and no new mistakes."""
         mistakes: list[ConfigError] = []
         try:

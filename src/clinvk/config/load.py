@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import Given, Reject, checked, opened_home, refuse, user_home
+from clinvk.config.setting_values import OnInvalid, SourcedValue, checked, opened_home, raise_invalid, user_home
 from clinvk.types.errors import ConfigError
 
 WORKTREES = "worktrees"
@@ -20,7 +20,7 @@ def may_lie_in_worktree(directory: str) -> bool:
     return f"/{WORKTREES}/" in directory
 
 
-class Trace(NamedTuple):
+class SettingsTrace(NamedTuple):
     """The settings, and the source of each value that is not a default."""
 
     settings: Settings
@@ -76,8 +76,8 @@ def trace(
     environ: Mapping[str, str],
     flags: Mapping[str, object],
     backends: Collection[str],
-    reject: Reject = refuse,
-) -> Trace:
+    reject: OnInvalid = raise_invalid,
+) -> SettingsTrace:
     """Read all sources; return the settings with the source of each value.
 
     Args:
@@ -97,7 +97,7 @@ def trace(
             continue
         found |= values
         places |= dict.fromkeys(values, given.place)
-    return Trace(settings_of(found), places)
+    return SettingsTrace(settings_of(found), places)
 
 
 def settings_of(found: dict[tuple[str, ...], object]) -> Settings:
@@ -105,7 +105,7 @@ def settings_of(found: dict[tuple[str, ...], object]) -> Settings:
     return msgspec.convert(_nested(found), Settings)
 
 
-def _file(path: str | None, environ: Mapping[str, str], reject: Reject) -> Iterator[Given]:
+def _file(path: str | None, environ: Mapping[str, str], reject: OnInvalid) -> Iterator[SourcedValue]:
     try:
         file, is_named = settings_file(path, environ)
         if not is_named and not _may_be_there(file):
@@ -126,7 +126,7 @@ def _may_be_there(file: Path) -> bool:
         return True
 
 
-def _environment(environ: Mapping[str, str], backends: Collection[str]) -> Iterator[Given]:
+def _environment(environ: Mapping[str, str], backends: Collection[str]) -> Iterator[SourcedValue]:
     """Yield values of short names first: `CLINVK_<SECTION>__<KEY>` overrides them. Skip empty variables."""
     short = {
         "CLINVK_DEFAULT_BACKEND": ("default_backend",),
@@ -137,7 +137,7 @@ def _environment(environ: Mapping[str, str], backends: Collection[str]) -> Itera
     long = {name: _keys(name) for name in sorted(environ) if name.startswith("CLINVK_") and "__" in name}
     for name, keys in {**short, **long}.items():
         if value := environ.get(name):
-            yield Given(keys, value, name, value, is_text=True)
+            yield SourcedValue(keys, value, name, value, is_text=True)
 
 
 def _keys(variable: str) -> tuple[str, ...]:
@@ -147,9 +147,9 @@ def _keys(variable: str) -> tuple[str, ...]:
     return (*lower[:3], parts[3]) if lower[:1] == ("backends",) and lower[2:3] == ("env",) and len(parts) > 3 else lower
 
 
-def _flags(flags: Mapping[str, object]) -> Iterator[Given]:
+def _flags(flags: Mapping[str, object]) -> Iterator[SourcedValue]:
     for key, value in flags.items():
-        yield Given(tuple(key.split(".")), value, "command line", str(value))
+        yield SourcedValue(tuple(key.split(".")), value, "command line", str(value))
 
 
 def _nested(found: dict[tuple[str, ...], object]) -> dict[str, object]:

@@ -64,12 +64,12 @@ def _sync(folder: Path) -> None:
             os.close(fd)
 
 
-_LOCKED_WITHIN_S = 10.0
-_LOOK_AGAIN_S = 0.01
+_LOCKED_TIMEOUT_S = 10.0
+_POLL_INTERVAL_S = 0.01
 _NEW_FOLDER = 0o700
 
 
-def change(file: Path, edit: Callable[[str], str], make_folder: bool) -> bool:
+def change_file(file: Path, edit: Callable[[str], str], make_folder: bool) -> bool:
     """Replace the text of a file with the result of `edit`; return whether the text changed.
 
     A missing file counts as empty. The target of a symbolic link is changed. Mode and owner stay; a new file has mode
@@ -97,7 +97,7 @@ def change(file: Path, edit: Callable[[str], str], make_folder: bool) -> bool:
         raise ConfigError(f"{file}: cannot be changed: {exc.strerror}") from exc
 
 
-def preview(file: Path, edit: Callable[[str], str]) -> bool:
+def preview_change(file: Path, edit: Callable[[str], str]) -> bool:
     """Return whether `edit` would change a file; write nothing.
 
     Raises:
@@ -130,7 +130,7 @@ def _locked(path: Path) -> Generator[None]:
     """Lock a folder: a lock on the file would not survive the replacement."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        deadline = time.monotonic() + _LOCKED_WITHIN_S
+        deadline = time.monotonic() + _LOCKED_TIMEOUT_S
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,7 +138,7 @@ def _locked(path: Path) -> Generator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ConfigError(f"{path}: is being changed by another program; try again") from None
-                time.sleep(_LOOK_AGAIN_S)
+                time.sleep(_POLL_INTERVAL_S)
         yield
     finally:
         os.close(fd)

@@ -14,7 +14,7 @@ from clinvk.types.errors import ConfigError
 from clinvk.types.text import nearest
 
 
-class Given(NamedTuple):
+class SourcedValue(NamedTuple):
     """A value as a source has it.
 
     Attributes:
@@ -32,16 +32,16 @@ class Given(NamedTuple):
     is_text: bool = False
 
     @property
-    def said(self) -> str:
+    def where(self) -> str:
         """The key and the value, for a message."""
         return f"{'.'.join(self.keys)} = {self.written!r}"
 
 
-Reject = Callable[[ConfigError], None]
+OnInvalid = Callable[[ConfigError], None]
 """Callback for each error. Reading continues if the callback returns."""
 
 
-def refuse(error: ConfigError) -> None:
+def raise_invalid(error: ConfigError) -> None:
     """Raise the first error."""
     raise error
 
@@ -61,7 +61,7 @@ def is_variable(keys: tuple[str, ...]) -> bool:
     return len(keys) == 4 and (keys[0], keys[2]) == ("backends", "env")
 
 
-def kind_of(given: Given, backends: Collection[str]) -> object:
+def kind_of(given: SourcedValue, backends: Collection[str]) -> object:
     """Return the type of the key in `Settings`.
 
     Raises:
@@ -73,12 +73,12 @@ def kind_of(given: Given, backends: Collection[str]) -> object:
         if struct := _struct(kind):
             fields = fields_of(struct)
             if key not in fields:
-                raise unknown(given, f"unknown key {dotted!r}", key, fields)
+                raise unknown_key(given, f"unknown key {dotted!r}", key, fields)
             kind = fields[key]
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]
             if kind is BackendSettings and key not in backends:
-                raise unknown(given, f"unknown backend {dotted!r}", key, backends)
+                raise unknown_key(given, f"unknown backend {dotted!r}", key, backends)
         else:
             above = ".".join(given.keys[:depth])
             raise ConfigError(f"{given.place}: {above} has no key {key!r}; it must be {allowed(kind)}")
@@ -121,16 +121,16 @@ def _below(above: tuple[str, ...], kind: object, backends: Collection[str]) -> I
         yield above, kind
 
 
-def order(above: tuple[str, ...], backends: Collection[str]) -> tuple[str, ...]:
+def key_order(above: tuple[str, ...], backends: Collection[str]) -> tuple[str, ...]:
     """Return the keys of a section in order; none if the names are free."""
     if len(above) == 1 and above[0] == "backends":
         return tuple(backends)
-    kind = kind_of(Given(above, None, "", ""), backends)
+    kind = kind_of(SourcedValue(above, None, "", ""), backends)
     struct = _struct(kind)
     return tuple(fields_of(struct)) if struct else ()
 
 
-def unknown(given: Given, what: str, name: str, among: Collection[str]) -> ConfigError:
+def unknown_key(given: SourcedValue, what: str, name: str, among: Collection[str]) -> ConfigError:
     """Return the error for an unknown name, with the nearest name and the allowed names."""
     near = nearest(name.lower(), among)
     hints = [f"did you mean {near!r}?"] if near else []
@@ -140,7 +140,7 @@ def unknown(given: Given, what: str, name: str, among: Collection[str]) -> Confi
     return ConfigError(f"{place}{what}{value}; {' '.join(hints)}")
 
 
-def words_of(kind: object) -> tuple[str, ...]:
+def allowed_words(kind: object) -> tuple[str, ...]:
     """Return the words that a type allows; none if a type allows other values too."""
     return _words(inspect.type_info(kind))
 
@@ -190,7 +190,7 @@ _YES_NO = {"yes": True, "on": True, "no": False, "off": False}
 
 
 def checked(
-    given: Given, backends: Collection[str], environ: Mapping[str, str]
+    given: SourcedValue, backends: Collection[str], environ: Mapping[str, str]
 ) -> Iterator[tuple[tuple[str, ...], object]]:
     """Yield key and value, ready for `Settings`; several for a section that a variable has as JSON.
 
@@ -209,31 +209,31 @@ def checked(
     yield given.keys, value
 
 
-def _check(given: Given, value: object, backends: Collection[str]) -> None:
+def _check(given: SourcedValue, value: object, backends: Collection[str]) -> None:
     """Refuse a value of the right type that cannot be meant."""
     if is_variable(given.keys) and not _can_be_given(given.keys[-1], str(value)):
-        raise ConfigError(f"{given.place}: {given.said}: must be a variable: a name without '=', and no NUL character")
+        raise ConfigError(f"{given.place}: {given.where}: must be a variable: a name without '=', and no NUL character")
     if given.keys == ("server", "host") and not str(value).strip():
         every = "must be an address or a name, such as 127.0.0.1, or 0.0.0.0 for every one"
-        raise ConfigError(f"{given.place}: {given.said}: {every}")
+        raise ConfigError(f"{given.place}: {given.where}: {every}")
     if given.keys == ("default_backend",) and value not in backends:
-        raise unknown(given, f"default_backend = {value!r}", str(value), backends)
+        raise unknown_key(given, f"default_backend = {value!r}", str(value), backends)
     if given.keys in _OF_BACKENDS:
         for name in msgspec.convert(value, tuple[str, ...]):
             if name not in backends:
-                raise unknown(given, f"{'.'.join(given.keys)} = {name!r}", name, backends)
+                raise unknown_key(given, f"{'.'.join(given.keys)} = {name!r}", name, backends)
     if given.keys == _OF_VARIABLES:
         _check_variables(given, msgspec.convert(value, tuple[str, ...]))
 
 
-def _opened(given: Given) -> Iterator[Given]:
+def _opened(given: SourcedValue) -> Iterator[SourcedValue]:
     """Yield the entries of a section that a variable has as a JSON object."""
     try:
         content = msgspec.json.decode(given.written if given.is_text else "", type=dict[str, object])
     except msgspec.DecodeError:
-        raise ConfigError(f"{given.place}: {given.said}: must be a section, keys with values") from None
+        raise ConfigError(f"{given.place}: {given.where}: must be a section, keys with values") from None
     for key, value in content.items():
-        yield Given((*given.keys, key), value, given.place, str(value))
+        yield SourcedValue((*given.keys, key), value, given.place, str(value))
 
 
 def _can_be_given(name: str, value: str) -> bool:
@@ -241,7 +241,7 @@ def _can_be_given(name: str, value: str) -> bool:
     return name != "" and "=" not in name and "\0" not in name + value
 
 
-def _check_variables(given: Given, names: Sequence[str]) -> None:
+def _check_variables(given: SourcedValue, names: Sequence[str]) -> None:
     for name in names:
         if not name or not all(char.isalnum() or char in _IN_NAMES_OF_VARIABLES for char in name):
             raise ConfigError(
@@ -250,7 +250,7 @@ def _check_variables(given: Given, names: Sequence[str]) -> None:
             )
 
 
-def converted(given: Given, kind: object) -> object:
+def converted(given: SourcedValue, kind: object) -> object:
     """Convert the value to the type of its key.
 
     Raises:
@@ -268,17 +268,17 @@ def converted(given: Given, kind: object) -> object:
     try:
         return msgspec.convert(value, kind, strict=not given.is_text)
     except msgspec.ValidationError:
-        raise ConfigError(f"{given.place}: {given.said}: must be {allowed(kind)}") from None
+        raise ConfigError(f"{given.place}: {given.where}: must be {allowed(kind)}") from None
 
 
-def _listed(given: Given, text: str) -> Sequence[str]:
+def _listed(given: SourcedValue, text: str) -> Sequence[str]:
     """Parse a list in a variable: `a,b`, or a JSON array if an item has a comma."""
     if not text.startswith("["):
         return split_list([text])
     try:
         return msgspec.json.decode(text, type=list[str])
     except msgspec.DecodeError:
-        raise ConfigError(f"{given.place}: {given.said}: must be texts with commas, or a JSON array") from None
+        raise ConfigError(f"{given.place}: {given.where}: must be texts with commas, or a JSON array") from None
 
 
 def split_list(given: Sequence[str]) -> tuple[str, ...]:
@@ -295,7 +295,7 @@ def split_list(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name)
 
 
-def _paths(given: Given, value: object, environ: Mapping[str, str]) -> object:
+def _paths(given: SourcedValue, value: object, environ: Mapping[str, str]) -> object:
     """Expand a leading `~` of paths; refuse relative paths, which depend on the current directory."""
     if given.keys[-1] not in _PATHS or is_variable(given.keys):
         return value
@@ -304,10 +304,10 @@ def _paths(given: Given, value: object, environ: Mapping[str, str]) -> object:
     return tuple(_path(given, item, environ) for item in msgspec.convert(value, tuple[str, ...]))
 
 
-def _path(given: Given, path: str, environ: Mapping[str, str]) -> str:
+def _path(given: SourcedValue, path: str, environ: Mapping[str, str]) -> str:
     path = opened_home(path, environ)
     if path and not path.startswith("/") and given.keys[-1] not in _RELATIVE_OK:
-        raise ConfigError(f"{given.place}: {given.said}: must be an absolute path")
+        raise ConfigError(f"{given.place}: {given.where}: must be an absolute path")
     return path
 
 

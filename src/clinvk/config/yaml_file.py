@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from clinvk.config.setting_values import Given, Reject, refuse
+from clinvk.config.setting_values import OnInvalid, SourcedValue, raise_invalid
 from clinvk.types.errors import ConfigError
 
 # PyYAML is built without libyaml on some machines.
@@ -20,16 +20,16 @@ Value = bool | int | str | tuple[str, ...] | dict[str, str] | None
 """The value of a setting; a dict is an empty section."""
 
 
-def read(path: Path, reject: Reject = refuse) -> Iterator[Given]:
+def read(path: Path, reject: OnInvalid = raise_invalid) -> Iterator[SourcedValue]:
     """Yield the values of a settings file with their lines.
 
     Raises:
         ConfigError: the file cannot be read, is no YAML, or is no section.
     """
-    yield from parse(text_of(path), path, reject)
+    yield from parse(read_text(path), path, reject)
 
 
-def text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
     """Return the text of a settings file.
 
     Raises:
@@ -43,7 +43,7 @@ def text_of(path: Path) -> str:
         raise ConfigError(f"{path}: is not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
 
 
-def parse(text: str, path: Path, reject: Reject = refuse) -> Iterator[Given]:
+def parse(text: str, path: Path, reject: OnInvalid = raise_invalid) -> Iterator[SourcedValue]:
     """Yield the values in the text of a settings file. Pass duplicate and invalid keys to `reject`.
 
     Raises:
@@ -69,7 +69,9 @@ def _compose(text: str, path: Path) -> yaml.Node | None:
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(exc).split())}") from exc
 
 
-def _entries(path: Path, mapping: yaml.MappingNode, above: tuple[str, ...], reject: Reject) -> Iterator[Given]:
+def _entries(
+    path: Path, mapping: yaml.MappingNode, above: tuple[str, ...], reject: OnInvalid
+) -> Iterator[SourcedValue]:
     lines: dict[str, int] = {}
     for key, node in mapping.value:
         line = _line(key)
@@ -85,10 +87,10 @@ def _entries(path: Path, mapping: yaml.MappingNode, above: tuple[str, ...], reje
         if isinstance(node, yaml.MappingNode) and node.value and len(keys) <= _DEEPEST:
             yield from _entries(path, node, keys, reject)
         else:
-            yield from _leaf(Given(keys, None, f"{path}:{line}", _written(node)), node, reject)
+            yield from _leaf(SourcedValue(keys, None, f"{path}:{line}", _written(node)), node, reject)
 
 
-def _leaf(given: Given, node: yaml.Node, reject: Reject) -> Iterator[Given]:
+def _leaf(given: SourcedValue, node: yaml.Node, reject: OnInvalid) -> Iterator[SourcedValue]:
     try:
         yield given._replace(value=_value(given.place, node, given.keys))
     except ConfigError as exc:

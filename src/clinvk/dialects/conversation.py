@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.prompt_xml import element, unused
+from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import Image
 
 Content = tuple[str | Image, ...]
@@ -52,7 +52,7 @@ _MAGIC = (
 _encode = msgspec.json.Encoder().encode
 
 
-class CallMade(msgspec.Struct, frozen=True):
+class ToolCallMade(msgspec.Struct, frozen=True):
     """A call of a client tool in an earlier turn; `arguments` is JSON, or the text that the client sent."""
 
     id: str
@@ -60,8 +60,8 @@ class CallMade(msgspec.Struct, frozen=True):
     arguments: str
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """The result of the client tool for the `CallMade` with this id."""
+class ToolOutcome(msgspec.Struct, frozen=True):
+    """The result of the client tool for the `ToolCallMade` with this id."""
 
     call_id: str
     content: Content
@@ -73,8 +73,8 @@ class Turn(msgspec.Struct, frozen=True):
 
     role: Literal["user", "assistant", "tool"]
     content: Content = ()
-    calls: tuple[CallMade, ...] = ()
-    outcomes: tuple[Outcome, ...] = ()
+    calls: tuple[ToolCallMade, ...] = ()
+    outcomes: tuple[ToolOutcome, ...] = ()
     name: str | None = None
 
 
@@ -85,7 +85,7 @@ class Conversation(msgspec.Struct, frozen=True):
     turns: tuple[Turn, ...]
 
 
-class Told(NamedTuple):
+class AgentPrompt(NamedTuple):
     """A conversation in the form that agents accept. The first image appears in the prompt as `[Image #1]`."""
 
     prompt: str
@@ -93,7 +93,7 @@ class Told(NamedTuple):
     images: tuple[Image, ...]
 
 
-def told(conversation: Conversation, *, only_last: bool = False, field: str = "messages") -> Told:
+def told(conversation: Conversation, *, only_last: bool = False, field: str = "messages") -> AgentPrompt:
     """Convert a conversation for an agent; with `only_last` only the turns after the assistant's last turn.
 
     Raises:
@@ -111,7 +111,7 @@ def told(conversation: Conversation, *, only_last: bool = False, field: str = "m
         prompt = _text(lone.content, images)
     else:
         prompt = _elements(turns, images)
-    return Told(prompt, system_prompt(conversation.system), tuple(images))
+    return AgentPrompt(prompt, system_prompt(conversation.system), tuple(images))
 
 
 def system_prompt(texts: Iterable[str]) -> str | None:
@@ -240,7 +240,7 @@ def _text(content: Content, images: list[Image]) -> str:
 
 
 def _elements(turns: tuple[Turn, ...], images: list[Image]) -> str:
-    name = unused("turn", (text for turn in turns for text in _texts(turn)))
+    name = unused_tag("turn", (text for turn in turns for text in _texts(turn)))
     elements = [_PREAMBLE.format(name=name)]
     for turn in turns:
         elements += _turn(turn, name, images)

@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from clinvk.dialects.conversation import Conversation, Told
+from clinvk.dialects.conversation import AgentPrompt, Conversation
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event
@@ -161,7 +161,7 @@ class Previous(msgspec.Struct, frozen=True):
     instructions: str = ""
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True):
+class AnsweredChat(msgspec.Struct, frozen=True, kw_only=True):
     """The assistant's last turn in a chat, and the turns around it.
 
     Attributes:
@@ -172,7 +172,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
     digest: str
     answer: str
-    latest: Told
+    latest: AgentPrompt
 
 
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +186,7 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     digest: str
-    answered: Answered | None = None
+    answered: AnsweredChat | None = None
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,7 +219,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     fails_in_stream: bool = False
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about a run besides the events; the caller passes them, since dialects have no clock and create no ids.
 
     `created_at` (when the run was requested) and `started_at` (when the agent started, if at all) are in seconds since
@@ -269,11 +269,11 @@ class Dialect(Protocol):
         """
         ...
 
-    def encoder(self, call: Call, facts: Facts) -> Encoder:
+    def encoder(self, call: Call, facts: RunFacts) -> Encoder:
         """Return the encoder of one stream."""
         ...
 
-    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+    def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the body for an ended run."""
         ...
 
@@ -283,16 +283,16 @@ class Dialect(Protocol):
 
 
 @runtime_checkable
-class Deferring(Dialect, Protocol):
+class SupportsAsync(Dialect, Protocol):
     """A wire format whose `Call` may have `respond_async`."""
 
-    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
+    def accepted(self, call: Call, facts: RunFacts, state: str) -> bytes:
         """Return the body for a run that continues in the background; `state` is queued or running."""
         ...
 
 
 @runtime_checkable
-class Pulsing(Dialect, Protocol):
+class SupportsKeepAlive(Dialect, Protocol):
     """A wire format for clients that accept only events as a sign of life; the streams use no other `pulse`."""
 
     def kept_alive(self, encoder: Encoder) -> bytes:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from clinvk.dialects import dialect
 from clinvk.dialects.conversation import Conversation, digest, last_answer, spoken, told
-from clinvk.dialects.dialect import Answered, Call, Chat
+from clinvk.dialects.dialect import AnsweredChat, Call, Chat
 from clinvk.dialects.json_bodies import NOT_BLANK, because
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -161,7 +161,7 @@ def _chat(name: str, conversation: Conversation, field: str) -> Chat:
     at = last_answer(turns)
     if at is None or at == len(turns) - 1:
         return made
-    answered = Answered(
+    answered = AnsweredChat(
         digest=digest(turns[:at]),
         answer="".join(part for part in turns[at].content if isinstance(part, str)),
         latest=told(conversation, only_last=True, field=field),

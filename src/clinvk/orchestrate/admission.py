@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from clinvk.config.model import Settings, refuse_nesting
 from clinvk.orchestrate import chain, judge
 from clinvk.orchestrate.orchestration import SourceRule
-from clinvk.policy.rules import APPROVAL, may_edit, within
+from clinvk.policy.rules import APPROVAL, may_edit, modes_up_to
 from clinvk.runtime.runs import Runs
 from clinvk.runtime.worktrees.worktrees import Worktrees
-from clinvk.types.errors import ClinvkError, InvalidRequest, placed
+from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, Parallel, Part, Plan, agents_at_once, is_dry_run
 from clinvk.types.request import RunRequest
 
@@ -26,11 +26,11 @@ _TURN_S = 0.005
 """How long admission may block the event loop: a plan may have thousands of parts."""
 
 
-def settled(plan: Plan, settings: Settings) -> Plan:
+def complete_plan(plan: Plan, settings: Settings) -> Plan:
     """Return a plan with the options that the settings decide."""
     if settings.unified_flags.dry_run:
         plan = replace(plan, parts=tuple(replace(part, dry_run=True) for part in plan.parts))
-    allowed = within(APPROVAL, settings.policy.max_approval_mode)
+    allowed = modes_up_to(APPROVAL, settings.policy.max_approval_mode)
     if isinstance(plan, Compare) and plan.judge and plan.judge.approval_mode not in allowed:
         plan = replace(plan, judge=replace(plan.judge, approval_mode=None))  # clinvk's own choice, not the client's
     if not isinstance(plan, Parallel):
@@ -53,7 +53,7 @@ class Admission:
         self._present: set[str] = set()
         self._examined: set[str] = set()
 
-    async def admitted(self, plan: Plan) -> Plan:
+    async def admit(self, plan: Plan) -> Plan:
         """Return a plan with every request completed.
 
         Raises:
@@ -96,7 +96,7 @@ class Admission:
         except ClinvkError as exc:
             if exc.field == "output_schema":  # clinvk's own schema
                 exc.field = None
-            raise placed(exc, "judge") from exc
+            raise with_position(exc, "judge") from exc
         return request
 
     def _require_backend(self, backend: str) -> None:
@@ -122,7 +122,7 @@ def _placed(error: ClinvkError, plan: Plan, index: int) -> ClinvkError:
     own = {"backend"} if len({part.request.model for part in plan.parts}) == 1 else {"backend", "model"}
     if isinstance(plan, Compare) and error.field not in own:
         return error
-    return placed(error, f"{PART_NOUNS[plan.kind]}s[{index}]")
+    return with_position(error, f"{PART_NOUNS[plan.kind]}s[{index}]")
 
 
 def plan_warnings(plan: Plan) -> Iterator[str]:

@@ -17,7 +17,7 @@ _INPUT = "{{input}}"
 _COMMAND = re.compile(r"\s*/[^\s{]+(?!\S)")
 
 
-def expand(template: str, previous: str, steps: Mapping[str, str], given: str | None) -> str:
+def expand_template(template: str, previous: str, steps: Mapping[str, str], given: str | None) -> str:
     """Fill the places of a template. Filled-in text is not expanded again; an unknown place stays as written.
 
     `{{previous}}` is the answer of the previous step, `{{steps.NAME}}` the answer of an earlier step, `{{input}}` the
@@ -52,7 +52,7 @@ def unknown_steps(template: str, earlier: Set[str]) -> Iterator[str]:
             yield place[0]
 
 
-def misspelt(template: str, earlier: Set[str]) -> Iterator[tuple[str, str]]:
+def misspelt_steps(template: str, earlier: Set[str]) -> Iterator[tuple[str, str]]:
     """Yield text that is no place only because of blanks or capitals, with the place that was probably meant.
 
     `{{ steps.NAME }}` counts only for an earlier step: other programs, such as GitHub workflows, use the same syntax.
@@ -74,16 +74,16 @@ def filled_step(chain: Chain, part: Part, previous: PartResult | None, answers: 
     or a leading `/` and neither was written by the user: an answer must never act as a command of a CLI.
 
     Raises:
-        InvalidRequest: as `expand`.
+        InvalidRequest: as `expand_template`.
     """
     template = part.request.prompt
     answer = previous.result.text if previous else ""
     if previous and previous.part.dry_run:  # a command is no answer, so the place stays
         answer = "{{previous}}"
-    request = replace(part.request, prompt=expand(template, answer, answers, chain.input))
+    request = replace(part.request, prompt=expand_template(template, answer, answers, chain.input))
     if "@" in request.prompt or request.prompt.lstrip().startswith("/"):
         marks = {name: text and "{" for name, text in answers.items()}
-        of_user = expand(template, answer and "{", marks, chain.input)
+        of_user = expand_template(template, answer and "{", marks, chain.input)
         acts = "@" in of_user or _COMMAND.match(of_user) is not None
         request = replace(request, literal=of_user != request.prompt and not acts)
     if part.follows and previous and previous.workdir:
@@ -96,7 +96,7 @@ def warnings(chain: Chain) -> Iterator[str]:
     earlier: set[str] = set()
     for index, part in enumerate(chain.parts):
         template, at = part.request.prompt, f"steps[{index}].prompt"
-        meant = dict(misspelt(template, earlier))
+        meant = dict(misspelt_steps(template, earlier))
         for text, place in meant.items():
             has_none = chain.input is None and place == _INPUT
             why = ": no input is given" if has_none else f"; what is filled in is {place}"

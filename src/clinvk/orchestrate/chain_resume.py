@@ -11,7 +11,7 @@ from clinvk.types.errors import AmbiguousId, InvalidRequest, RunNotFound
 from clinvk.types.events import RunFinished, RunStarted
 from clinvk.types.orchestration import Chain, Part, PartResult
 from clinvk.types.record import RunRecord
-from clinvk.types.request import PartOf
+from clinvk.types.request import PartPosition
 from clinvk.types.result import RunResult
 
 _FIELD = "resume_from"
@@ -27,7 +27,7 @@ class _ChainOptions(msgspec.Struct):
     resumed: str = ""
 
 
-async def resumed(store: SessionStore, reference: str) -> Chain:
+async def resume_chain(store: SessionStore, reference: str) -> Chain:
     """Return the plan, before admission, that continues a recorded chain.
 
     Raises:
@@ -69,9 +69,9 @@ async def resumed(store: SessionStore, reference: str) -> Chain:
     )
 
 
-async def _begun_steps(store: SessionStore, record: RunRecord) -> dict[int, tuple[PartOf, RunRecord]]:
+async def _begun_steps(store: SessionStore, record: RunRecord) -> dict[int, tuple[PartPosition, RunRecord]]:
     """Return the last run of each step by index; a step of an earlier chain that this chain resumed counts."""
-    found: dict[int, tuple[PartOf, RunRecord]] = {}
+    found: dict[int, tuple[PartPosition, RunRecord]] = {}
     while True:
         offset, total = 0, 1
         while offset < total:
@@ -110,7 +110,7 @@ def _with_followed_directory(previous: PartResult, step: Part, tried: RunRecord 
     return replace(previous, workdir=workdir)
 
 
-def _result(place: PartOf, run: RunRecord, part: Part) -> PartResult:
+def _result(place: PartPosition, run: RunRecord, part: Part) -> PartResult:
     request = replace(part.request, backend=run.backend, workdir=place.base or run.workdir)
     ending = RunFinished(run.stop_reason or "end_turn", run.usage, run.cost_usd)
     return PartResult(

@@ -4,15 +4,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from clinvk.dialects.dialect import Facts
+from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest.unified import Tag, UnifiedEncoder
-from clinvk.orchestrate.orchestration import Observer
+from clinvk.orchestrate.orchestration import PartObserver
 from clinvk.runtime.runs import Run
 from clinvk.types.events import Logged, RunFailed, RunStarted, TextDelta
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
 
 
-class EventStream(Observer):
+class EventStream(PartObserver):
     """Writes the unified events of all parts; `write` receives the lines of one batch, one call at a time."""
 
     def __init__(self, plan: Plan, write: Callable[[Iterable[bytes]], Awaitable[None]]) -> None:
@@ -21,11 +21,11 @@ class EventStream(Observer):
         self._turn = asyncio.Lock()
         self._encoders: dict[int, UnifiedEncoder] = {}
 
-    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Write the events of a run."""
         encoder = self._encoders.get(index)
         if encoder is None:
-            facts = Facts(
+            facts = RunFacts(
                 run_id=run.id,
                 backend=run.request.backend,
                 session_id=run.session_id,
@@ -42,7 +42,7 @@ class EventStream(Observer):
         if self._encoders.pop(result.index, None):
             return
         request, ending = result.part.request, result.result.ending
-        facts = Facts(run_id="", backend=request.backend, model=request.model, workdir=request.workdir or "")
+        facts = RunFacts(run_id="", backend=request.backend, model=request.model, workdir=request.workdir or "")
         encoder = UnifiedEncoder(facts, self._tag(result.index, result.part))
         shown = (RunStarted(request.model), TextDelta(result.result.text), ending)
         events = (ending,) if isinstance(ending, RunFailed) else shown

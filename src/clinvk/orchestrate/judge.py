@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.types.orchestration import Compare, Part, PartResult, Verdict, dry_run_result, is_dry_run
-from clinvk.types.prompt_xml import element, unused
+from clinvk.types.orchestration import Compare, JudgeVerdict, Part, PartResult, dry_run_result, is_dry_run
+from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import RunRequest
 
 FEWEST = 2
 """The fewest answers that a judge compares."""
 
-MOST = 26
+MAX_ANSWERS = 26
 """The most answers that a judge compares: each answer has a letter."""
 
 _DIFF_CHARS = 100_000
@@ -39,15 +39,15 @@ def answers(results: Sequence[PartResult]) -> Sequence[PartResult]:
 
 def can_judge(count: int) -> bool:
     """Return whether a judge can compare this number of answers."""
-    return FEWEST <= count <= MOST
+    return FEWEST <= count <= MAX_ANSWERS
 
 
-def dry_run_verdict(compare: Compare) -> Verdict | None:
+def dry_run_verdict(compare: Compare) -> JudgeVerdict | None:
     """Return the verdict of a dry run, which names only the judge; None if the plan has no judge."""
     if compare.judge is None or not can_judge(len(compare.parts)):
         return None
     result = dry_run_result(len(compare.parts), Part(request=compare.judge, dry_run=True, is_judge=True), "")
-    return Verdict(best=None, reasons="", order=(), result=result)
+    return JudgeVerdict(best=None, reasons="", order=(), result=result)
 
 
 def warnings(compare: Compare, answers: Sequence[PartResult]) -> Iterator[str]:
@@ -56,17 +56,17 @@ def warnings(compare: Compare, answers: Sequence[PartResult]) -> Iterator[str]:
         return
     if len(answers) < FEWEST:
         yield f"nothing was judged: {len(answers)} of {len(compare.parts)} answered, and a judge needs {FEWEST} answers"
-    elif len(answers) > MOST:
-        yield f"nothing was judged: {len(answers)} answered, and a judge takes {MOST} answers at most"
+    elif len(answers) > MAX_ANSWERS:
+        yield f"nothing was judged: {len(answers)} answered, and a judge takes {MAX_ANSWERS} answers at most"
 
 
 def judge_request(compare: Compare, judge: RunRequest, answers: Sequence[PartResult]) -> RunRequest:
-    """Return the judge's request for answers, `MOST` at most, in the order in which the judge sees the answers."""
+    """Return the judge's request for at most `MAX_ANSWERS` answers in the order in which the judge sees them."""
     letters = _letters(len(answers))
     texts = [_answer_text(answer) for answer in answers]
     criteria = judge.prompt.strip()
-    name = unused("answer", [compare.prompt, criteria, *texts])
-    request_name = unused("request", [compare.prompt, criteria, *texts])
+    name = unused_tag("answer", [compare.prompt, criteria, *texts])
+    request_name = unused_tag("request", [compare.prompt, criteria, *texts])
     pieces = [_TASK.format(count=len(answers), name=name), element(request_name, compare.prompt)]
     pieces += [element(name, text, letter=letter) for letter, text in zip(letters, texts, strict=True)]
     if criteria:

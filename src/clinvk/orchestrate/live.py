@@ -10,7 +10,7 @@ from clinvk.orchestrate import whole_record
 from clinvk.orchestrate.admission import Admission, Admit, plan_warnings
 from clinvk.orchestrate.orchestration import Orchestration, SourceRule
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import WITHIN_S, finished
+from clinvk.runtime.process.waiting import CLEANUP_TIMEOUT_S, finish_shielded
 from clinvk.runtime.runs import Runs
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.store.protocol import SessionStore
@@ -43,7 +43,7 @@ class Orchestrations:
         store: SessionStore,
         spawner: Spawner,
         environ: Mapping[str, str],
-        within_s: float = WITHIN_S,
+        within_s: float = CLEANUP_TIMEOUT_S,
         rule: SourceRule = _any_source,
     ) -> None:
         self._runs = runs
@@ -53,16 +53,16 @@ class Orchestrations:
         self._rule = rule
         self._live: dict[str, Orchestration] = {}
 
-    async def admitted(self, plan: Plan, admit: Admit, require: Callable[[str], object]) -> Plan:
+    async def admit(self, plan: Plan, admit: Admit, require: Callable[[str], object]) -> Plan:
         """Return a plan with every request completed by `admit`; `require` raises if a backend's CLI is missing.
 
         Raises:
             ClinvkError: a part cannot run; `field` names the part and the reason.
         """
-        return await Admission(admit, require, self._runs, self._worktrees, self._rule).admitted(plan)
+        return await Admission(admit, require, self._runs, self._worktrees, self._rule).admit(plan)
 
     @asynccontextmanager
-    async def begun(self, plan: Plan, asked: Plan) -> AsyncGenerator[Orchestration]:
+    async def start(self, plan: Plan, asked: Plan) -> AsyncGenerator[Orchestration]:
         """Begin an orchestration of admitted parts. Leaving the context ends all agents.
 
         `asked` is the plan before admission. A dry run has no id and no record.
@@ -87,7 +87,7 @@ class Orchestrations:
             finally:
                 try:
                     ended, events = whole_record.end(record, one.summary, one.stopped)
-                    await finished(self._store.end(ended, None, events), self._within_s)
+                    await finish_shielded(self._store.end(ended, None, events), self._within_s)
                 except (ClinvkError, TimeoutError) as exc:
                     logger.warning("run %s is not kept: %s", one.id, exc)
                 finally:
@@ -99,8 +99,11 @@ class Orchestrations:
         return self._live.get(run_id)
 
     async def end(self) -> None:
-        """Cancel all orchestrations, and wait up to `WITHIN_S` until the agents have exited and all is recorded."""
+        """Cancel all orchestrations.
+
+        Wait up to `CLEANUP_TIMEOUT_S` for the agents to exit and the records to be stored.
+        """
         with suppress(TimeoutError):
-            async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(CLEANUP_TIMEOUT_S), asyncio.TaskGroup() as group:
                 for one in tuple(self._live.values()):
                     group.create_task(one.cancel("the server is stopping"))

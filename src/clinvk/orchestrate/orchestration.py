@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import describe
 from clinvk.orchestrate import chain, judge
-from clinvk.runtime.process.waiting import beside_loop
+from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.runs import Run, Runs
-from clinvk.runtime.slots import Share
+from clinvk.runtime.slots import SlotShare
 from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, QueueFull
@@ -23,18 +23,18 @@ from clinvk.types.orchestration import (
     Chain,
     Change,
     Compare,
+    JudgeVerdict,
     Parallel,
     Part,
     PartResult,
     Plan,
     Summary,
-    Verdict,
     agents_at_once,
     dry_run_result,
     is_dry_run,
     not_run,
 )
-from clinvk.types.request import PartOf, RunRequest
+from clinvk.types.request import PartPosition, RunRequest
 from clinvk.types.text import readable
 
 _T = TypeVar("_T")
@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 SourceRule = Callable[[RunRequest, str], Sequence[str]]
 """For the worktree of a request: raise if a directory must not be copied; return the blocked directories below."""
 
-CHECK_WITHIN_S = 600.0
+CHECK_TIMEOUT_S = 600.0
 """The time limit of a check if the part has no time limit."""
 
 _OBSERVER_GRACE_S = 2.0
@@ -52,16 +52,16 @@ _READY = 8
 """The most parts that wait for a slot, already recorded, while other parts run."""
 
 
-class Observer:
+class PartObserver:
     """Callbacks for the events of the parts. A slow callback slows down the agent that sent the events."""
 
     async def show(self) -> None:
         """Redraw a display of the parts until cancelled, or return."""
 
-    def begun(self, index: int, part: Part, run: Run) -> None:
+    def started(self, index: int, part: Part, run: Run) -> None:
         """Note that the run of a part left the queue, or ended in the queue."""
 
-    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Receive events of a part's run, in order."""
 
     async def ended(self, result: PartResult) -> None:
@@ -92,14 +92,14 @@ class Orchestration:
         self._runs = runs
         self._worktrees = worktrees
         self._rule = rule
-        self._share = Share(min(agents_at_once(plan), runs.occupancy.slots))
+        self._share = SlotShare(min(agents_at_once(plan), runs.occupancy.slots))
         self._run_ids: set[str] = set()
-        self._observers: tuple[Observer, ...] = ()
+        self._observers: tuple[PartObserver, ...] = ()
         self._limits: dict[asyncio.Timeout, float] = {}
         self._describing = asyncio.Lock()
         self._entering = asyncio.Lock()
 
-    async def drive(self, *observers: Observer) -> Summary:
+    async def drive(self, *observers: PartObserver) -> Summary:
         """Run all parts to the end. Cancelling this call ends all agents."""
         began = time.monotonic()
         self._observers = observers
@@ -195,7 +195,9 @@ class Orchestration:
         for index, part in enumerate(plan.parts[len(results) :], len(results)):
             previous = results[-1] if results else None
             try:
-                step = await beside_loop(len(part.request.prompt), chain.filled_step, plan, part, previous, answers)
+                step = await run_in_loop_thread(
+                    len(part.request.prompt), chain.filled_step, plan, part, previous, answers
+                )
             except InvalidRequest as exc:
                 result = await self._report(not_run(index, part, exc))
             else:
@@ -208,7 +210,7 @@ class Orchestration:
                 break
         return tuple(results)
 
-    async def _judge(self, plan: Compare, answers: Sequence[PartResult]) -> Verdict | None:
+    async def _judge(self, plan: Compare, answers: Sequence[PartResult]) -> JudgeVerdict | None:
         """Run the judge, if the plan has one and there are enough answers."""
         if is_dry_run(plan):
             return judge.dry_run_verdict(plan)
@@ -225,12 +227,12 @@ class Orchestration:
                 best, reasons = judge.read_ruling(order, result.result.ending.structured_output)
             except ValueError as exc:
                 reasons = str(exc)
-        return Verdict(best=best, reasons=reasons, order=order, result=result)
+        return JudgeVerdict(best=best, reasons=reasons, order=order, result=result)
 
     async def _run_part(self, index: int, part: Part, base: str = "") -> PartResult:
         """Run a part to the end. An error that prevents the run becomes the result.
 
-        `base` is the directory from which the part's worktree was made, as in `PartOf`.
+        `base` is the directory from which the part's worktree was made, as in `PartPosition`.
         """
         try:
             if self._stop_reason:
@@ -263,7 +265,7 @@ class Orchestration:
         """Return a result with the outcome of the check, unless stopped, and the changes in the worktree."""
         check, warnings = None, worktree.warnings
         command = self.plan.check if isinstance(self.plan, Compare) else ""
-        timeout_s = result.part.request.timeout_s or CHECK_WITHIN_S
+        timeout_s = result.part.request.timeout_s or CHECK_TIMEOUT_S
         try:
             if command and not result.is_cancelled:
                 check = await self._until_stopped(self._worktrees.check(worktree, command, timeout_s))
@@ -284,10 +286,10 @@ class Orchestration:
             try:
                 return await self._run(index, part, base)
             except QueueFull:
-                await self._until_stopped(self._runs.room(part.request))
+                await self._until_stopped(self._runs.has_room(part.request))
 
     async def _run(self, index: int, part: Part, base: str) -> PartResult:
-        place = PartOf(self.id, index, part.name, base)
+        place = PartPosition(self.id, index, part.name, base)
         async with AsyncExitStack() as stack:
             async with self._entering:  # runs join the queue in the order of the parts
                 run = await stack.enter_async_context(self._runs.run(replace(part.request, part=place), self._share))
@@ -321,17 +323,17 @@ class Orchestration:
             return
         await run.begun()
         for observer in self._observers:
-            observer.begun(index, part, run)
+            observer.started(index, part, run)
         async for batch in run.batches():
             for observer in self._observers:
-                await self._notify(observer, observer.heard(index, part, run, batch))
+                await self._notify(observer, observer.event(index, part, run, batch))
 
     async def _report(self, result: PartResult) -> PartResult:
         for observer in self._observers:
             await self._notify(observer, observer.ended(result))
         return result
 
-    async def _notify(self, observer: Observer, callback: Awaitable[None]) -> None:
+    async def _notify(self, observer: PartObserver, callback: Awaitable[None]) -> None:
         """Await a callback; drop an observer that takes too long once the orchestration stops."""
         try:
             await self._until_stopped(callback, _OBSERVER_GRACE_S)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import Logged, RunFailed, RunFinished, RunStarted
 from clinvk.types.orchestration import Chain, Compare, Parallel, Part, Plan, Summary, is_ephemeral
-from clinvk.types.record import RunRecord, RunState, as_kept
+from clinvk.types.record import RunRecord, RunState, recorded_result
 
 
 def begin(plan: Plan, asked: Plan) -> RunRecord:
@@ -63,7 +63,7 @@ def _failure(summary: Summary | None, why: str) -> RunFailed | None:
     first = summary.first_failed
     if first is None or first.error is None:
         return None
-    said = as_kept(first.error.message, not first.part.request.ephemeral)
+    said = recorded_result(first.error.message, not first.part.request.ephemeral)
     return RunFailed("agent_failed", f"{summary.failed} of {len(summary.results)} failed, the first with: {said}")
 
 

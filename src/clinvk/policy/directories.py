@@ -49,7 +49,7 @@ _ABOVE_SECRETS = ("/.config", "/.local", "/.local/share")
 """Directories that are blocked although some directories below them are allowed."""
 
 
-class BuiltIn(msgspec.Struct, frozen=True):
+class BuiltInBlocks(msgspec.Struct, frozen=True):
     """The directories blocked whatever the settings say: `/`, system folders, credentials in any home, private folders.
 
     Paths are compared without regard to case, as some file systems do.
@@ -90,7 +90,7 @@ class BuiltIn(msgspec.Struct, frozen=True):
         return bool(containing(folded, _NOT_SYSTEM) or containing(path, self.temporary))
 
 
-class Directories(msgspec.Struct, frozen=True):
+class DirectoryLists(msgspec.Struct, frozen=True):
     """The lists in the settings: nothing outside `allowed` (empty: no limit), nothing inside `blocked`."""
 
     allowed: tuple[str, ...] = ()

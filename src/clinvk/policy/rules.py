@@ -20,12 +20,12 @@ SANDBOX: tuple[SandboxMode, ...] = ("read-only", "workspace", "default", "full")
 """Sandbox modes, the strictest first. `default` is the choice of the agent's CLI, a weaker promise than a sandbox."""
 
 
-def within(order: tuple[Word, ...], most: Word) -> tuple[Word, ...]:
+def modes_up_to(order: tuple[Word, ...], most: Word) -> tuple[Word, ...]:
     """Return the modes that allow an agent no more than `most`, which is the last of the result."""
     return order[: order.index(most) + 1]
 
 
-def reach(approval: ApprovalMode | None, sandbox: SandboxMode | None) -> SandboxMode:
+def permission_rank(approval: ApprovalMode | None, sandbox: SandboxMode | None) -> SandboxMode:
     """Return the sandbox mode that two modes amount to: without approval and sandbox, an agent can do anything."""
     if approval == "none" and sandbox in ("default", None):
         return "full"
@@ -48,7 +48,7 @@ class NotListed(Exception):
         self.index = index
 
 
-def listed(extra: tuple[str, ...], flags: Flags) -> tuple[str, ...]:
+def check_listed(extra: tuple[str, ...], flags: Flags) -> tuple[str, ...]:
     """Return the flags of a request in one spelling: `=` joins the value to a long flag.
 
     Raises:
@@ -79,19 +79,19 @@ DEPTH_VARIABLE = "CLINVK_DEPTH"
 """Environment variable of an agent: the number of nested agents around the processes that the agent starts."""
 
 
-def depth(environ: Mapping[str, str]) -> int:
+def nesting_depth(environ: Mapping[str, str]) -> int:
     """Return the number of agents around this clinvk; an invalid value, not set by clinvk, counts as 0."""
     told = environ.get(DEPTH_VARIABLE, "")
     return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
 
 
-def refuse_depth(environ: Mapping[str, str], most: int) -> None:
+def check_nesting_depth(environ: Mapping[str, str], most: int) -> None:
     """Refuse to run an agent on behalf of an agent if the nesting is too deep.
 
     Raises:
         InvalidRequest: the depth is above `most`.
     """
-    around = depth(environ)
+    around = nesting_depth(environ)
     if around > most:
         raise InvalidRequest(
             f"this clinvk was started by an agent that clinvk runs, {around} deep ({DEPTH_VARIABLE}); "

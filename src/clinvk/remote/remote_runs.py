@@ -13,22 +13,22 @@ from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.remote import caller, frames
 from clinvk.remote.socket_path import connected
-from clinvk.runtime.process.waiting import finished
+from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, TimedOut
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
-    from clinvk.runtime.runs import Followed
+    from clinvk.runtime.runs import FollowedRun
 
-_GREETS_WITHIN_S = 1.0
+_GREETS_TIMEOUT_S = 1.0
 """A server that takes longer is overloaded or stopped; the command is faster without the server."""
 
-_STOPS_WITHIN_S = 6.0
+_STOPS_TIMEOUT_S = 6.0
 """The longest that a server takes to stop a run: the grace of the agent, and the end of its child processes."""
 
-_STOPS_AT_ONCE_WITHIN_S = 2.0
+_STOPS_AT_ONCE_TIMEOUT_S = 2.0
 
 _LATER_S = 8.0
 """How long after the time limit of a run its ending may arrive."""
@@ -36,10 +36,10 @@ _LATER_S = 8.0
 _QUIET_S = 4.0
 """How long nothing may arrive after that: events that waited for a slow reader arrive late."""
 
-_EXITS_WITHIN_S = 15.0
+_EXITS_TIMEOUT_S = 15.0
 """How long the agent may take to exit after the ending of its run."""
 
-_RELEASES_WITHIN_S = 5.0
+_RELEASES_TIMEOUT_S = 5.0
 """How long a server may take to release a session; the command continues the conversation after that in any case."""
 
 _SILENT = "the server does not answer"
@@ -74,7 +74,7 @@ async def server_of(
 async def release_session(environ: Mapping[str, str], session_id: str) -> None:
     """Make the server of the home release a session, so that another process can continue the conversation."""
     with suppress(ServerDeclined, TimeoutError, ConnectionError):
-        async with _connection(environ) as (connection, _), asyncio.timeout(_RELEASES_WITHIN_S):
+        async with _connection(environ) as (connection, _), asyncio.timeout(_RELEASES_TIMEOUT_S):
             await connection.send(frames.ReleaseSession(session_id))
             await connection.receive()
 
@@ -88,7 +88,7 @@ async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[tuple[frames
     connection = frames.Connection(*await asyncio.open_unix_connection(sock=sock))
     try:
         try:
-            async with asyncio.timeout(_GREETS_WITHIN_S):
+            async with asyncio.timeout(_GREETS_TIMEOUT_S):
                 message = await connection.receive()
         except (TimeoutError, ConnectionError) as exc:
             raise ServerDeclined(_SILENT) from exc
@@ -106,7 +106,7 @@ class RemoteRuns:
         self._warm = warm
         self._say = say
 
-    def run(self, request: RunRequest) -> AbstractAsyncContextManager["Followed"]:
+    def run(self, request: RunRequest) -> AbstractAsyncContextManager["FollowedRun"]:
         """Run a prompt. Leaving the context stops the run and waits until its agent has exited.
 
         Raises:
@@ -141,7 +141,7 @@ class _RemoteRun:
         self._is_overdue = False
         self._restart_time_limit()
 
-    async def __aenter__(self) -> "Followed":
+    async def __aenter__(self) -> "FollowedRun":
         if not self.request.workdir:
             raise ServerDeclined("the session is one of no directory")
         try:
@@ -153,10 +153,10 @@ class _RemoteRun:
         except ConnectionError:
             message = None
         except TimeoutError as exc:
-            await self._finish(_STOPS_AT_ONCE_WITHIN_S)
+            await self._finish(_STOPS_AT_ONCE_TIMEOUT_S)
             raise TimedOut(self._overdue) from exc
         except asyncio.CancelledError:
-            await self._finish(_STOPS_WITHIN_S)
+            await self._finish(_STOPS_TIMEOUT_S)
             raise
         match message:
             case frames.Begun():
@@ -171,9 +171,9 @@ class _RemoteRun:
 
     async def __aexit__(self, *_: object) -> None:
         if self.ending and not self._is_overdue:
-            await self._finish(_EXITS_WITHIN_S, stop=False)
+            await self._finish(_EXITS_TIMEOUT_S, stop=False)
         else:
-            await self._finish(_STOPS_AT_ONCE_WITHIN_S if self._is_overdue else _STOPS_WITHIN_S)
+            await self._finish(_STOPS_AT_ONCE_TIMEOUT_S if self._is_overdue else _STOPS_TIMEOUT_S)
 
     async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
         """Yield the events up to the ending; the loss of the server is an ending too."""
@@ -254,5 +254,5 @@ class _RemoteRun:
         except TimeoutError:
             self._say(_UNKNOWN)
         except asyncio.CancelledError:
-            await finished(self._finish(_STOPS_AT_ONCE_WITHIN_S))
+            await finish_shielded(self._finish(_STOPS_AT_ONCE_TIMEOUT_S))
             raise

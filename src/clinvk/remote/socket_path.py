@@ -17,7 +17,7 @@ from typing import NamedTuple
 from clinvk import file_locks
 
 _NAME = "serve.sock"
-_LONGEST = 100
+_MAX_LENGTH = 100
 """The maximum length of a socket path on every system, in bytes (sun_path: Linux 108, macOS 104)."""
 _SHARED = Path("/tmp")  # noqa: S108 - the folder in it is checked
 _BACKLOG = 128
@@ -35,7 +35,7 @@ class Peer(NamedTuple):
 def path_of(home: Path) -> Path:
     """Return the path of a home's socket."""
     path = home / _NAME
-    if len(os.fsencode(path)) <= _LONGEST:
+    if len(os.fsencode(path)) <= _MAX_LENGTH:
         return path
     name = blake2b(os.fsencode(home), digest_size=16).hexdigest()
     return _SHARED / f"clinvk-{os.geteuid()}" / f"{name}.sock"
@@ -78,7 +78,7 @@ class SocketClaim:
         lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_taken = file_locks.is_of(lock, self._lock_file)  # false if its owner has just removed the file
+            is_taken = file_locks.is_lock_of(lock, self._lock_file)  # false if its owner has just removed the file
         except BlockingIOError:
             is_taken = False
         except OSError:
@@ -92,7 +92,7 @@ class SocketClaim:
 
     def is_held(self) -> bool:
         """Return whether this process holds the lock file at the path."""
-        return self._lock is not None and file_locks.is_of(self._lock, self._lock_file)
+        return self._lock is not None and file_locks.is_lock_of(self._lock, self._lock_file)
 
     def is_found(self) -> bool:
         """Return whether this process holds the claim and commands can find the socket."""

@@ -16,16 +16,16 @@ from clinvk.config.model import Settings
 from clinvk.remote import caller, frames
 from clinvk.remote.socket_path import Peer, SocketClaim, peer_of
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.process.process_scan import is_marked
+from clinvk.runtime.process.process_scan import is_tagged
 from clinvk.runtime.runs import Run
 from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown
 
 logger = logging.getLogger(__name__)
 
-_CHECK_EVERY_S = 2.0
+_CHECK_INTERVAL_S = 2.0
 """How often a server checks whether the socket of the home is still its own, or has become free."""
 
-_CLOSE_WITHIN_S = 2.0
+_CLOSE_TIMEOUT_S = 2.0
 _UNUSABLE = "commands do not go through this server: %s"
 
 
@@ -53,7 +53,7 @@ class SocketServer:
         """Give the last messages a moment to be sent, then disconnect all clients. All runs have ended."""
         self.close()
         if answers := [client.answer for client in self._clients.values() if client.answer]:
-            await asyncio.wait(answers, timeout=_CLOSE_WITHIN_S)
+            await asyncio.wait(answers, timeout=_CLOSE_TIMEOUT_S)
         if tasks := [task for task in self._clients if task]:
             for task in tasks:
                 task.cancel()
@@ -91,12 +91,12 @@ class SocketServer:
                 server = await asyncio.start_unix_server(accept, sock=listener)
                 try:
                     while self._claim.is_found():  # noqa: ASYNC110 - others may remove the file without notice
-                        await asyncio.sleep(_CHECK_EVERY_S)
+                        await asyncio.sleep(_CHECK_INTERVAL_S)
                 finally:
                     server.close()
                 self._claim.leave()
                 logger.info("the socket for commands was removed")
-            await asyncio.sleep(_CHECK_EVERY_S)
+            await asyncio.sleep(_CHECK_INTERVAL_S)
             try:
                 listener = self._claim.listen()
             except OSError as exc:
@@ -135,7 +135,7 @@ class _ClientConnection:
             self._connection.close()
 
     async def _converse(self, greeting: frames.Greeting, peer: Peer, group: asyncio.TaskGroup) -> None:
-        refused = frames.Refused("it was started by an agent") if peer.pid and is_marked(peer.pid) else None
+        refused = frames.Refused("it was started by an agent") if peer.pid and is_tagged(peer.pid) else None
         await self._connection.send(refused or greeting)
         while message := await self._connection.receive():
             match message:
@@ -149,7 +149,7 @@ class _ClientConnection:
                 case frames.Stop():
                     self._stop()
                 case frames.ReleaseSession():
-                    await self._runs.let_go(message.session_id)
+                    await self._runs.release_session(message.session_id)
                     await self._connection.send(frames.Done())
                 case _:
                     raise ConnectionAbortedError("a message for commands")

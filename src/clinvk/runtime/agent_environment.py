@@ -20,7 +20,7 @@ from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
 
 
-class Surroundings:
+class AgentEnvironment:
     """The environment of agents under the settings. `paths` holds the located CLIs by backend."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> None:
@@ -38,9 +38,9 @@ class Surroundings:
             BackendUnavailable: the backend is unknown or disabled.
             InvalidRequest: clinvk is nested too deeply in other agents.
         """
-        backend = backends.named(name, self._registry)
+        backend = backends.backend_named(name, self._registry)
         executables.check_enabled(backend, self._settings)
-        rules.refuse_depth(self._environ, self._settings.unified_flags.max_depth)
+        rules.check_nesting_depth(self._environ, self._settings.unified_flags.max_depth)
         return backend
 
     def path(self, backend: Backend) -> str:
@@ -78,7 +78,7 @@ class Surroundings:
             return None
 
 
-class Handover(msgspec.Struct, frozen=True, kw_only=True):
+class InteractiveCommand(msgspec.Struct, frozen=True, kw_only=True):
     """The program to execute: `argv` in the directory `cwd` (None: the current directory), as the executable `path`."""
 
     path: str
@@ -87,13 +87,13 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     env: Mapping[str, str]
 
 
-async def handover(
+async def interactive_command(
     request: RunRequest,
     session: Session,
     settings: Settings,
     environ: Mapping[str, str],
     registry: Mapping[str, Backend] = backends.BACKENDS,
-) -> Handover:
+) -> InteractiveCommand:
     """Return the command that opens a session in the agent's own program; only the request's model is used.
 
     Raises:
@@ -102,13 +102,13 @@ async def handover(
         InvalidRequest: the session belongs to another backend.
         BackendUnavailable: the backend is unknown, disabled or not installed.
     """
-    backend = backends.named(session.backend, registry)
+    backend = backends.backend_named(session.backend, registry)
     executables.check_enabled(backend, settings)
     handle = sessions.handle_of(session)
     if session.forks_parent:
         raise NotResumable(f"session {session.id!r} branches off with its first prompt; give it one")
-    request = await sessions.placed(request, session)
-    return Handover(
+    request = await sessions.session_workdir(request, session)
+    return InteractiveCommand(
         path=executables.require(backend, settings, environ),
         argv=backend.interactive(Resume(handle), request.model),
         cwd=request.workdir,

@@ -15,23 +15,23 @@ from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend, Launch
 from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.runtime import sessions
-from clinvk.runtime.agent_environment import Surroundings
-from clinvk.runtime.pool.agent_programs import Fallbacks
+from clinvk.runtime.agent_environment import AgentEnvironment
+from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process import executables, process_tags, resource_limits
-from clinvk.runtime.process.guardian_process import Claim, Guard
-from clinvk.runtime.process.resource_limits import Bounds
+from clinvk.runtime.process.guardian_process import GuardianClaim, GuardianProcess
+from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import Lookups, beside, finished
+from clinvk.runtime.process.waiting import Lookups, finish_shielded, in_background
 from clinvk.runtime.run.event_log import Autosave
 from clinvk.runtime.run.execution import STOP_GRACE_S, drive
-from clinvk.runtime.run.recording import Recorder, new_session
+from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
-from clinvk.runtime.run.schema import Schemas
+from clinvk.runtime.run.schema import SchemaChecker
 from clinvk.runtime.run.task import Phase, RunTask
-from clinvk.runtime.runs import Run, Warm, Watch
-from clinvk.runtime.slots import Applicant, Capacity, Occupancy, Share, Slots, capacity, held_bytes, queue_limits
+from clinvk.runtime.runs import Run, RunObserver, WarmStats
+from clinvk.runtime.slots import Applicant, Capacity, Occupancy, Slots, SlotShare, capacity, held_bytes, queue_limits
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
@@ -48,8 +48,8 @@ class LocalRuns:
     Agents inherit `environ` without clinvk's secrets. `admit_dirs` is called with the request right before an agent
     starts, as `RunSpec.check`. `watches` observe runs. With `keeps_warm`, agent processes are kept for further runs, as
     the settings allow. `frees` is called with a session that is about to be resumed, since another clinvk may hold the
-    conversation open. `open_files` is as in `Bounds`, `most_of` as in `Slots`. With a `home`, leftovers of a clinvk of
-    the same home that was killed together with its guardian are cleaned up first.
+    conversation open. `open_files` is as in `ResourceLimits`, `most_of` as in `Slots`. With a `home`, leftovers of a
+    clinvk of the same home that was killed together with its guardian are cleaned up first.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class LocalRuns:
         environ: Mapping[str, str],
         registry: Mapping[str, Backend] = backends.BACKENDS,
         admit_dirs: Callable[[RunRequest], Awaitable[str]] | None = None,
-        watches: Sequence[Watch] = (),
+        watches: Sequence[RunObserver] = (),
         keeps_warm: bool = False,
         frees: Callable[[str], Awaitable[None]] | None = None,
         open_files: int | None = None,
@@ -68,15 +68,15 @@ class LocalRuns:
         lookups: Lookups | None = None,
     ) -> None:
         server = settings.server
-        chosen = process_tags.choose()
-        self._bounds = Bounds(settings.agents, chosen.server, open_files)
+        chosen = process_tags.choose_tags()
+        self._bounds = ResourceLimits(settings.agents, chosen.server, open_files)
         self.spawner = Spawner(chosen, self._bounds)
-        self.fallbacks = Fallbacks()
-        self._schemas = Schemas(self.spawner, environ)
+        self.fallbacks = ProtocolSupport()
+        self._schemas = SchemaChecker(self.spawner, environ)
         self._settings = settings
         self._store = store
         self._registry = registry
-        self._here = Surroundings(settings, environ, registry)
+        self._here = AgentEnvironment(settings, environ, registry)
         self._admit_dirs = admit_dirs
         self._watches = watches
         self._frees = frees
@@ -88,7 +88,7 @@ class LocalRuns:
         self._autosave = Autosave(store)
         self._lookups = lookups or Lookups()
         self._closing = False
-        self._guard = Guard(chosen, self._bounds, Claim(home, chosen.server) if home else None)
+        self._guard = GuardianProcess(chosen, self._bounds, GuardianClaim(home, chosen.server) if home else None)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
         self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None
 
@@ -108,12 +108,12 @@ class LocalRuns:
         return self._slots.occupancy(self._registry)
 
     @property
-    def warm(self) -> Warm | None:
+    def warm_stats(self) -> WarmStats | None:
         """Counts and memory of the warm agent processes; None if no process is kept warm."""
         if self.pool is None:
             return None
         one_shot = tuple(name for name, path in self._here.paths.items() if not self.fallbacks.is_spoken(path))
-        return replace(self.pool.standing, one_shot=one_shot)
+        return replace(self.pool.stats, one_shot=one_shot)
 
     def resize(self, server: ServerSettings) -> None:
         """Change how many runs may be active at once, and how many may wait."""
@@ -124,7 +124,7 @@ class LocalRuns:
         self._bounds.open()
         await self._guard.take_over()
         self._guard.start()
-        self._saving = beside(self._autosave.run())
+        self._saving = in_background(self._autosave.run())
         await self._saving.__aenter__()
         await self._group.__aenter__()
         if self.pool:
@@ -144,13 +144,13 @@ class LocalRuns:
             if self.pool:
                 await self.pool.__aexit__(None, None, None)
         except BaseException:
-            self._guard.alarm()
+            self._guard.trigger()
             raise
         finally:
             await self._saving.__aexit__(None, None, None)
         if self._bounds.cgroup:
             await asyncio.to_thread(self._bounds.close)
-        self._guard.dismiss()
+        self._guard.stop()
 
     async def plan(self, request: RunRequest) -> Launch:
         """Return the launch that `run` would start; the CLI need not be installed."""
@@ -161,9 +161,9 @@ class LocalRuns:
             return launch
         return replace(launch, hidden=self._settings.backend(request.backend).extra_flags)  # others are to see it
 
-    def run(self, request: RunRequest, share: Share | None = None) -> AbstractAsyncContextManager[Run]:
+    def run(self, request: RunRequest, share: SlotShare | None = None) -> AbstractAsyncContextManager[Run]:
         """Run a prompt; leaving the context stops the run."""
-        return _Owned(self._begin(request, share))
+        return _OwnedRun(self._begin(request, share))
 
     def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[Run]:
         """Run a prompt of this machine's user in the user's environment, as the user's own clinvk would.
@@ -173,21 +173,21 @@ class LocalRuns:
         Raises:
             QueueFull: no slot is free. Other errors are as in `run`.
         """
-        return _Owned(self._begin(request, users=Surroundings(self._settings, environ, self._registry)))
+        return _OwnedRun(self._begin(request, users=AgentEnvironment(self._settings, environ, self._registry)))
 
     async def start(self, request: RunRequest) -> Run:
         """Run a prompt in the background until the run ends or is cancelled. Raise the errors of `run`."""
         run, _ = await self._begin(request)
-        run.log.let_go()
+        run.log.release()
         return run
 
     def live(self, run_id: str) -> Run | None:
         """Return the run with this id if queued or running here, else None."""
         return self._live.get(run_id)
 
-    async def room(self, request: RunRequest) -> None:
+    async def has_room(self, request: RunRequest) -> None:
         """After a `QueueFull`, wait until an orchestration's run would be accepted; another run may be faster."""
-        await self._slots.room(Applicant(request.backend, request.client))
+        await self._slots.has_room(Applicant(request.backend, request.client))
 
     def reserved(self, requests: Sequence[RunRequest]) -> AbstractContextManager[None]:
         """Reserve queue memory for an orchestration's requests, all of one client, inside this context.
@@ -209,7 +209,7 @@ class LocalRuns:
             self.stop(run_id)
             await asyncio.wait([task])
 
-    async def let_go(self, session_id: str) -> None:
+    async def release_session(self, session_id: str) -> None:
         """Ask all warm processes to release the conversation of a session that is resumed elsewhere."""
         if self.pool:
             with suppress(SessionError, StoreUnavailable):
@@ -226,7 +226,7 @@ class LocalRuns:
         return await executables.version(self.spawner, path, self._here.environment(backend.name))
 
     async def _begin(
-        self, request: RunRequest, share: Share | None = None, users: Surroundings | None = None
+        self, request: RunRequest, share: SlotShare | None = None, users: AgentEnvironment | None = None
     ) -> tuple[RunTask, asyncio.Task[None]]:
         """Begin a run; `users` is the environment of a run of this machine's user."""
         request, session, resume = await self._continued(request)
@@ -239,16 +239,16 @@ class LocalRuns:
                 workdir = await asyncio.to_thread(executables.resolve, workdir)
             session = new_session(request, os.urandom(16).hex(), workdir, self._settings.session)
         told = replace(request, extra=self._own_extra(request))
-        recorder = Recorder(self._store, self._autosave, spec.run_id, told, session, resume, self._settings.session)
+        recorder = RunRecorder(self._store, self._autosave, spec.run_id, told, session, resume, self._settings.session)
         self._refuse_when_closing()
         held = 0 if share else held_bytes(request)
         applicant = Applicant(request.backend, request.client, share, held)
-        enter = partial(self._slots.enter, applicant, may_wait=users is None)
+        enter = partial(self._slots.acquire, applicant, may_wait=users is None)
         run = RunTask(spec, self.spawner, recorder, enter)
         try:
             await recorder.begin()
         except BaseException:
-            run.slot.leave()
+            run.slot.release()
             raise
         try:
             if recorder.session and resume:
@@ -260,7 +260,7 @@ class LocalRuns:
         except BaseException as exc:
             code = exc.code if isinstance(exc, ClinvkError) else Cancelled.code
             run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
-            await finished(drive(run))  # `drive` ends the run that was begun in the store
+            await finish_shielded(drive(run))  # `drive` ends the run that was begun in the store
             raise
         task = self._group.create_task(drive(run))
         self._live[run.id], self._tasks[run.id] = run, task
@@ -269,7 +269,7 @@ class LocalRuns:
 
     def _over(self, run: RunTask, watching: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id], self._tasks[run.id]
-        run.slot.leave()  # a task killed before its first step has not left
+        run.slot.release()  # a task killed before its first step has not left
         for over in watching:
             over()
 
@@ -308,7 +308,7 @@ class LocalRuns:
         if self._closing:
             raise ShuttingDown("the server is stopping and takes no new runs")
 
-    async def _spec(self, request: RunRequest, resume: Resume | None, users: Surroundings | None) -> RunSpec:
+    async def _spec(self, request: RunRequest, resume: Resume | None, users: AgentEnvironment | None) -> RunSpec:
         here = users or self._here
         backend = here.backend(request.backend)
         path = here.path(backend)
@@ -331,7 +331,7 @@ class LocalRuns:
             pool=self.pool if backend.name in self._settings.warm.kept_backends else None,
         )
 
-    def _launch(self, here: Surroundings, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
+    def _launch(self, here: AgentEnvironment, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
         if self.pool and not request.workdir:  # match the key of follow-ups, which name the directory
             request = replace(request, workdir=executables.resolve(""))
         _refuse_unreadable(request)
@@ -356,7 +356,7 @@ class LocalRuns:
         if not request.session_id:
             return request, None, None
         session = await self._store.session(request.session_id)
-        request = await sessions.placed(request, session)
+        request = await sessions.session_workdir(request, session)
         return request, session, await sessions.resume(self._store, session)
 
     def _own_extra(self, request: RunRequest) -> tuple[str, ...]:
@@ -373,7 +373,7 @@ def _refuse_unreadable(request: RunRequest) -> None:
             raise InvalidRequest(f"{field}: the name of {path!r} is not UTF-8", field)
 
 
-class _Owned:
+class _OwnedRun:
     """A context that stops its run on exit. A generator-based context would cost three times as much."""
 
     __slots__ = ("_beginning", "_run", "_task")

@@ -7,14 +7,14 @@ from typing import Protocol
 import msgspec
 
 from clinvk.backends.base import Launch
-from clinvk.runtime.slots import Capacity, Occupancy, Share
+from clinvk.runtime.slots import Capacity, Occupancy, SlotShare
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Ending, Logged, RunStarted, TextDelta, ThinkingDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of warm processes now.
 
     Attributes:
@@ -33,19 +33,19 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
 
-class Warm(Kept, frozen=True, kw_only=True):
+class WarmStats(PoolStats, frozen=True, kw_only=True):
     """Counts of all warm processes, and of each backend that may be kept warm; `memory_limit_bytes` 0 means no limit.
 
     `one_shot` lists backends whose program turned out not to speak its long-lived protocol.
     """
 
-    backends: Mapping[str, Kept]
+    backends: Mapping[str, PoolStats]
     one_shot: tuple[str, ...] = ()
     slots: int
     memory_limit_bytes: int
 
 
-class Followed(Protocol):
+class FollowedRun(Protocol):
     """A run as the caller sees the run. Times such as `created_at` are seconds since the epoch."""
 
     id: str
@@ -82,7 +82,7 @@ class Followed(Protocol):
         ...
 
 
-class Run(Followed, Protocol):
+class Run(FollowedRun, Protocol):
     """One prompt through one agent. Every answer and stream is a view over the event log.
 
     `refusal` is why the agent could not start, if the run failed because no agent started.
@@ -116,7 +116,7 @@ class Run(Followed, Protocol):
 class Runner(Protocol):
     """Runs prompts for a command: in agent processes of this clinvk, or through a server."""
 
-    def run(self, request: RunRequest) -> AbstractAsyncContextManager[Followed]:
+    def run(self, request: RunRequest) -> AbstractAsyncContextManager[FollowedRun]:
         """Run a prompt; see `Runs.run`."""
         ...
 
@@ -128,7 +128,7 @@ class Runs(Runner, Protocol):
         """Return the launch that `run` would start (a dry run); raise the errors that `run` raises before the start."""
         ...
 
-    def run(self, request: RunRequest, share: Share | None = None) -> AbstractAsyncContextManager[Run]:
+    def run(self, request: RunRequest, share: SlotShare | None = None) -> AbstractAsyncContextManager[Run]:
         """Run a prompt; leaving the context ends the run.
 
         `request` must name a backend and be completed from the settings. With a `share`, the run waits until its share
@@ -160,11 +160,11 @@ class Runs(Runner, Protocol):
         ...
 
     @property
-    def warm(self) -> Warm | None:
+    def warm_stats(self) -> WarmStats | None:
         """Counts and memory of the warm agent processes; None if no process is kept warm."""
         ...
 
-    async def room(self, request: RunRequest) -> None:
+    async def has_room(self, request: RunRequest) -> None:
         """After a `QueueFull`, wait until an orchestration's run would be accepted; another run may be faster."""
         ...
 
@@ -181,7 +181,7 @@ class Runs(Runner, Protocol):
         ...
 
 
-class Watched(Followed, Protocol):
+class WatchedRun(FollowedRun, Protocol):
     """A run as observers see it."""
 
     @property
@@ -190,16 +190,16 @@ class Watched(Followed, Protocol):
         ...
 
 
-Watch = Callable[[Watched], Callable[[], None]]
+RunObserver = Callable[[WatchedRun], Callable[[], None]]
 """Called when a run has begun; returns a callback for the end of the run. Both run in the request's context."""
 
 
-def model_told(run: Watched) -> str | None:
+def reported_model(run: WatchedRun) -> str | None:
     """Return the model that the agent reported; None if the agent reported none."""
     started = next((entry.event for entry in run.entries if isinstance(entry.event, RunStarted)), None)
     return started.model if started else None
 
 
-def first_word_at(run: Watched) -> float | None:
+def first_text_at(run: WatchedRun) -> float | None:
     """Return when the first piece of the answer or of the thinking arrived, or None."""
     return next((entry.at for entry in run.entries if isinstance(entry.event, TextDelta | ThinkingDelta)), None)

@@ -31,7 +31,7 @@ async def fork(
     """
     parent = await store.session(reference)
     handle = handle_of(parent)
-    capabilities = backends.named(parent.backend, registry).capabilities
+    capabilities = backends.backend_named(parent.backend, registry).capabilities
     if not (capabilities.resume and capabilities.fork):
         raise Unsupported(f"{parent.backend} cannot branch off a conversation: session {parent.id!r} cannot be forked")
     at = time.time()
@@ -56,7 +56,7 @@ async def fork(
     return session
 
 
-async def placed(request: RunRequest, session: Session) -> RunRequest:
+async def session_workdir(request: RunRequest, session: Session) -> RunRequest:
     """Return the request with the directory of its session: Claude Code and Gemini bind a conversation to a directory.
 
     Raises:

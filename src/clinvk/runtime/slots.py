@@ -24,7 +24,7 @@ _RETRY_AFTER_S = 5.0
 _MIB = 1024 * 1024
 
 
-class Share:
+class SlotShare:
     """A limit of `at_once` slots for a set of runs. Runs beyond the limit wait outside the queue."""
 
     def __init__(self, at_once: int) -> None:
@@ -50,11 +50,11 @@ class Applicant(NamedTuple):
 
     backend: str
     client: str = ""
-    share: Share | None = None
+    share: SlotShare | None = None
     held_bytes: int = 0
 
 
-class Place:
+class Slot:
     """A run's place: first in the queue, then a slot while `held`."""
 
     __slots__ = ("__weakref__", "_slots", "granted", "held", "number", "run")
@@ -71,9 +71,9 @@ class Place:
         """The position in the queue, from 1; None for a run that holds a slot or waits for its share."""
         return self._slots.position(self)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give up the place, queued or held; further calls do nothing."""
-        self._slots.left(self)
+        self._slots.release(self)
 
 
 class Occupancy(NamedTuple):
@@ -108,9 +108,9 @@ class _Client:
 
     def __init__(self) -> None:
         self.held = self.held_bytes = self.queued = 0
-        self.lines: dict[tuple[str, Share | None], dict[int, Place]] = {}
+        self.lines: dict[tuple[str, SlotShare | None], dict[int, Slot]] = {}
 
-    def queue(self) -> Iterator[tuple[str, dict[int, Place]]]:
+    def queue(self) -> Iterator[tuple[str, dict[int, Slot]]]:
         """Yield backend and line of the runs that wait for a slot rather than for their share."""
         return ((backend, line) for (backend, share), line in self.lines.items() if not (share and share.is_taken))
 
@@ -153,7 +153,7 @@ class Slots:
                     queued[backend] += len(line)
         return Occupancy(running, queued, self._limits.total, self._limits.queued)
 
-    def enter(self, run: Applicant, granted: Callable[[], None], may_wait: bool = True) -> Place:
+    def acquire(self, run: Applicant, granted: Callable[[], None], may_wait: bool = True) -> Slot:
         """Take a slot or a place in the queue; `granted` is called once the run holds a slot.
 
         A free slot is granted at once: no queued run could use the slot, or the slot would not be free.
@@ -169,7 +169,7 @@ class Slots:
         else:
             must_wait = run.share is not None and run.share.is_taken
         self._arrived += 1
-        place = Place(self, run, self._arrived, granted)
+        place = Slot(self, run, self._arrived, granted)
         if must_wait:
             self._client(run.client).lines.setdefault((run.backend, run.share), {})[place.number] = place
             self._count_waiting(run, 1)
@@ -179,7 +179,7 @@ class Slots:
             self._notify()
         return place
 
-    def left(self, place: Place) -> None:
+    def release(self, place: Slot) -> None:
         """Remove a place, and serve the next runs."""
         if place.held:
             place.held = False
@@ -207,13 +207,13 @@ class Slots:
             self._forget_if_idle(first.client)
             self._serve()
 
-    async def room(self, run: Applicant) -> None:
-        """Wait until `enter` would accept a run; another run may still take the room first."""
+    async def has_room(self, run: Applicant) -> None:
+        """Wait until `acquire` would accept a run; another run may still take the room first."""
         while self._taken_slots(run) and self._taken_queue(run.client, run.held_bytes):
             self._changed = self._changed or asyncio.Event()
             await self._changed.wait()
 
-    def position(self, place: Place) -> int | None:
+    def position(self, place: Slot) -> int | None:
         """Return the run's position if clients keep taking turns; None if the run is not in the queue."""
         run, own = place.run, self._clients.get(place.run.client)
         if own is None or place.number not in own.lines.get((run.backend, run.share), ()):
@@ -315,18 +315,18 @@ class Slots:
             self._grant(first)
         self._notify()
 
-    def _grant(self, place: Place) -> None:
+    def _grant(self, place: Slot) -> None:
         place.held = True
         self._count_held(place.run, 1)
         place.granted()
 
     def _notify(self) -> None:
-        """Wake all callers of `room`."""
+        """Wake all callers of `has_room`."""
         if self._changed:
             self._changed.set()
             self._changed = None
 
-    def _first(self) -> Place | None:
+    def _first(self) -> Slot | None:
         """Return the next run to serve, or None if no slot is free for any run."""
         if self.busy >= self._limits.total:
             return None
@@ -341,7 +341,7 @@ class Slots:
                     break
         return first
 
-    def _step_out(self, place: Place) -> bool:
+    def _step_out(self, place: Slot) -> bool:
         """Take a place out of its line; return False if the place is in no line."""
         run = place.run
         lines = self._clients[run.client].lines if run.client in self._clients else {}
@@ -354,7 +354,7 @@ class Slots:
         return True
 
 
-LEAST_RUNS = 16
+MIN_RUNS = 16
 _RUN_MB = 512
 _RUNS_PER_CORE = 8
 """Agents mostly wait for their model, so one core carries several agents."""
@@ -381,8 +381,8 @@ def of_machine(cores: int, memory_mb: int) -> Capacity:
     """Return the capacity of a machine with the given cores and memory."""
     by_cores, by_memory = cores * _RUNS_PER_CORE, memory_mb // _RUN_MB
     machine = f"{cores} cores with {_RUNS_PER_CORE} runs each, {memory_mb:,} MB of memory with {_RUN_MB} for each run"
-    if (runs := min(by_cores, by_memory)) < LEAST_RUNS:
-        return Capacity(LEAST_RUNS, f"the least, though this machine has {machine}")
+    if (runs := min(by_cores, by_memory)) < MIN_RUNS:
+        return Capacity(MIN_RUNS, f"the least, though this machine has {machine}")
     return Capacity(runs, f"this machine has {machine}")
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from clinvk.store.sqlite.database import Database
-from clinvk.store.sqlite.owners import Owners
+from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.sqlite.sqlite import SqliteStore
-from clinvk.store.sqlite.threads import Readers, Writer
+from clinvk.store.sqlite.threads import ReaderThreads, WriterThread
 
 if TYPE_CHECKING:
     import sqlite3
@@ -47,7 +47,7 @@ class _MemoryDatabase(Database):
         """Do nothing: memory is always writable."""
 
 
-class _OnlyOwner(Owners):
+class _OnlyOwner(OwnerLocks):
     """The only process that uses the store."""
 
     def __init__(self) -> None:
@@ -68,10 +68,10 @@ class _OnlyOwner(Owners):
         """Do nothing."""
 
 
-class _WriterReads(Readers):
+class _WriterReads(ReaderThreads):
     """Runs read operations in the writer's thread, which has the only connection."""
 
-    def __init__(self, database: Database, writer: Writer) -> None:
+    def __init__(self, database: Database, writer: WriterThread) -> None:
         super().__init__(database)
         self._writer = writer
 

@@ -69,7 +69,7 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     offset: int = 0
 
 
-def at_rest(session: Session) -> Session:
+def settled_record(session: Session) -> Session:
     """Return a session as stored while no run is under way: paused instead of active."""
     return replace(session, status="paused") if session.status == "active" else session
 
@@ -147,7 +147,7 @@ class SessionStore(Protocol):
         ...
 
     async def create(self, session: Session) -> None:
-        """Insert a session without a run (a fork), `at_rest`. Raises ValueError if the id exists."""
+        """Insert a session without a run (a fork), `settled_record`. Raises ValueError if the id exists."""
         ...
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
@@ -218,7 +218,7 @@ _DIGITS = frozenset("0123456789abcdef")
 _NOT_FOUND: dict[Kind, type[SessionNotFound | RunNotFound]] = {"session": SessionNotFound, "run": RunNotFound}
 
 
-def prefix(reference: str, kind: Kind) -> str:
+def check_prefix(reference: str, kind: Kind) -> str:
     """Return an id, or the beginning of one, in lower case.
 
     Raises:
@@ -237,7 +237,7 @@ def is_id(text: str) -> bool:
     return len(text) == ID_DIGITS and _DIGITS.issuperset(text)
 
 
-def only(found: Sequence[str], reference: str, kind: Kind) -> str:
+def only_match(found: Sequence[str], reference: str, kind: Kind) -> str:
     """Return the only id in `found`, which may hold one id more than `MAX_CANDIDATES`.
 
     Raises:
@@ -247,7 +247,7 @@ def only(found: Sequence[str], reference: str, kind: Kind) -> str:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise missing(reference, kind)
+        raise not_found(reference, kind)
     candidates = tuple(found[:MAX_CANDIDATES])
     more = " and more" if len(found) > MAX_CANDIDATES else ""
     raise AmbiguousId(
@@ -255,6 +255,6 @@ def only(found: Sequence[str], reference: str, kind: Kind) -> str:
     )
 
 
-def missing(reference: str, kind: Kind) -> SessionNotFound | RunNotFound:
+def not_found(reference: str, kind: Kind) -> SessionNotFound | RunNotFound:
     """Return the error for an unknown id."""
     return _NOT_FOUND[kind](f"no {kind} {reference!r}")

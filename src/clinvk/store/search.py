@@ -50,12 +50,12 @@ _FOUND_BY_LOOKING = "(SELECT session FROM session_words WHERE instr(words, ?))"
 
 def words(session: Session) -> str:
     """Return the searched text of a session, casefolded."""
-    return folded(f"{session.title}\n{session.initial_prompt}"[:SEARCHED_CHARS])
+    return case_folded(f"{session.title}\n{session.initial_prompt}"[:SEARCHED_CHARS])
 
 
 def found(connection: "sqlite3.Connection", text: str) -> tuple[str, tuple[str, ...]]:
     """Return a subquery for the keys of the sessions that contain a text, and the parameters of the subquery."""
-    part = folded(text)
+    part = case_folded(text)
     if len(part) < _TRIGRAM or not _has_index(connection):
         return _FOUND_BY_LOOKING, (part,)
     phrase = '"' + part.replace('"', '""') + '"'
@@ -89,6 +89,6 @@ def _can_index(connection: "sqlite3.Connection") -> bool:
     return bool(built_in) and sqlite3.sqlite_version_info >= (3, 34)
 
 
-def folded(text: str) -> str:
+def case_folded(text: str) -> str:
     """Return a text casefolded, for comparison."""
     return readable(text).casefold().replace("\0", " ")

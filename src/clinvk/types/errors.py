@@ -34,7 +34,7 @@ import errno
 from typing import ClassVar
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-_MOST_CAUSES = 10
+_MAX_CAUSES = 10
 
 
 class ClinvkError(Exception):
@@ -214,7 +214,7 @@ class AgentCrashed(AgentFailed):
     code = "agent_crashed"
 
 
-def placed(error: ClinvkError, at: str) -> ClinvkError:
+def with_position(error: ClinvkError, at: str) -> ClinvkError:
     """Mark an error as an error of the part `at` a place of the body, and return the error."""
     error.field = f"{at}.{error.field}" if error.field else at
     error.message = f"{at}: {error.message}"
@@ -224,7 +224,7 @@ def placed(error: ClinvkError, at: str) -> ClinvkError:
 def exhausted(error: BaseException) -> ResourcesExhausted | None:
     """Return the error to report if `error`, or one of its causes, is a lack of resources; else None."""
     cause: BaseException | None = error
-    for _ in range(_MOST_CAUSES):  # bounded, since an error raised from itself is its own cause
+    for _ in range(_MAX_CAUSES):  # bounded, since an error raised from itself is its own cause
         match cause:
             case ResourcesExhausted() | None:
                 return cause

@@ -190,7 +190,7 @@ class PartResult(msgspec.Struct, frozen=True, kw_only=True):
         return self.error is not None and self.error.code == Cancelled.code
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class JudgeVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict of the judge; of a dry run only the judge's request.
 
     Attributes:
@@ -218,7 +218,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     results: tuple[PartResult, ...]
     duration_s: float
     warnings: tuple[str, ...] = ()
-    verdict: Verdict | None = None
+    verdict: JudgeVerdict | None = None
 
     @property
     def completed(self) -> int:

@@ -11,7 +11,7 @@ from functools import cache
 _QUOTED = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\n": "&#10;", "\r": "&#13;"}
 
 
-def unused(name: str, texts: Iterable[str]) -> str:
+def unused_tag(name: str, texts: Iterable[str]) -> str:
     """Return an element name, derived from `name`, that occurs as a tag in none of the texts.
 
     Upper and lower case count as equal and spaces inside a tag are skipped, since a model may read tags that way.

@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.types.events import StopReason, Usage
-from clinvk.types.request import PartOf
+from clinvk.types.request import PartPosition
 
 RunKind = Literal["prompt", "parallel", "chain", "compare"]
 RunState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
@@ -59,17 +59,17 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert(self.request.get("kind", "prompt"), RunKind)
 
     @property
-    def part(self) -> PartOf | None:
+    def part(self) -> PartPosition | None:
         """Return the place of the run in an orchestration, or None."""
-        return msgspec.convert(self.request.get("part"), PartOf | None)
+        return msgspec.convert(self.request.get("part"), PartPosition | None)
 
 
-def options_as_kept(options: Mapping[str, object], keeps_text: bool) -> dict[str, object]:
+def recorded_options(options: Mapping[str, object], keeps_text: bool) -> dict[str, object]:
     """Return the options of a request as the store keeps them."""
     return {name: value for name, value in options.items() if keeps_text or name not in _SAID}
 
 
-def as_kept(message: str, keeps_text: bool) -> str:
+def recorded_result(message: str, keeps_text: bool) -> str:
     """Return a failure message as the store keeps it; an error about a schema quotes the schema or the answer."""
     what = message.partition(":")[0]
     return message if keeps_text or SCHEMA_FIELD not in what else what

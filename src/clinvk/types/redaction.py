@@ -10,7 +10,7 @@ from functools import cache
 
 HIDDEN = "[redacted]"
 
-MOST_CHARS = 32_768
+MAX_CHARS = 32_768
 """Maximum length of a redacted text: scanning a very long text takes long, and people do not read the rest."""
 
 
@@ -69,15 +69,15 @@ _HINTS = ("key", "token", "secret", "passw", "passphrase", "authorization", "coo
 _LOGIN = re.compile(r"(://[^\s/:@\"'<>]{0,100}:)[^\s/@\"'<>]{1,200}(?=@)")
 _NAME_OF_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")
 _SHORTEST = 8
-_LONGEST = 4096
+_MAX_LENGTH = 4096
 _BETWEEN = "\"'`\\,;&<>(){}[]"
 """Delimiters of keys besides whitespace."""
 
 
 def redacted(text: str, known: Iterable[str] = ()) -> str:
     """Return a text without keys and passwords; secrets in `known` are hidden whatever their shape."""
-    if len(text) > MOST_CHARS:
-        end = _end_of_word_before(text, MOST_CHARS)
+    if len(text) > MAX_CHARS:
+        end = _end_of_word_before(text, MAX_CHARS)
         text = f"{text[:end]}… ({len(text) - end} characters left out)"
     for secret in known:
         text = text.replace(secret, HIDDEN)
@@ -94,7 +94,7 @@ def redacted(text: str, known: Iterable[str] = ()) -> str:
 
 def _end_of_word_before(text: str, at: int) -> int:
     """Return the position at which to cut: half a key would match no shape. A word is as long as a key may be."""
-    for end in range(at, at - _LONGEST, -1):
+    for end in range(at, at - _MAX_LENGTH, -1):
         if text[end - 1].isspace() or text[end - 1] in _BETWEEN:
             return end
     return at

@@ -34,7 +34,7 @@ class Image(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class PartOf(msgspec.Struct, frozen=True, omit_defaults=True):
+class PartPosition(msgspec.Struct, frozen=True, omit_defaults=True):
     """The place of a run in an orchestration.
 
     Attributes:
@@ -106,7 +106,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     verbose: bool = False
     tags: tuple[str, ...] = ()
     metadata: dict[str, object] = {}
-    part: PartOf | None = None
+    part: PartPosition | None = None
     answer_as: dict[str, object] = {}
     key_name: str = ""
     client: str = ""

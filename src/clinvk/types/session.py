@@ -71,7 +71,7 @@ class Resume(msgspec.Struct, frozen=True):
     fork: bool = False
 
 
-def as_title(text: str) -> str:
+def valid_title(text: str) -> str:
     """Return a text as a title: one line, each gap replaced by one space. An empty result means no title.
 
     Raises:
@@ -85,7 +85,7 @@ def as_title(text: str) -> str:
     return title
 
 
-def as_tag(text: str) -> str:
+def valid_tag(text: str) -> str:
     """Return a text as a tag, without surrounding whitespace.
 
     Raises:
@@ -97,7 +97,7 @@ def as_tag(text: str) -> str:
     return tag
 
 
-def retagged(tags: Collection[str], add: Iterable[str], remove: Iterable[str]) -> tuple[str, ...]:
+def with_tags(tags: Collection[str], add: Iterable[str], remove: Iterable[str]) -> tuple[str, ...]:
     """Return the tags after appending `add` and then dropping `remove`.
 
     Raises:

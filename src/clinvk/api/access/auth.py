@@ -8,11 +8,11 @@ from typing import NamedTuple
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.access import cors, hosts, proxies
-from clinvk.api.access.hosts import Hosts
-from clinvk.api.access.keys import Keys, start_key
-from clinvk.api.access.proxies import Proxies
-from clinvk.api.access.rate_limits import Limits, network_of
-from clinvk.api.http.response import Header, headers_of, refuse
+from clinvk.api.access.hosts import AllowedHosts
+from clinvk.api.access.keys import ApiKeys, start_key
+from clinvk.api.access.proxies import TrustedProxies
+from clinvk.api.access.rate_limits import RateLimits, network_of
+from clinvk.api.http.response import Header, headers_of, send_error
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import KeyRefused
 from clinvk.types.errors import ClinvkError, ConfigError, ShuttingDown
@@ -23,16 +23,16 @@ clinvk: clinvk keys create NAME makes one that stays, --insecure asks for none. 
 {key}"""
 
 
-class Doors(NamedTuple):
+class Access(NamedTuple):
     """The access control of a server.
 
     `if_open` is the warning for a server without keys; empty if only this machine reaches the server.
     """
 
-    keys: Keys
-    hosts: Hosts
-    limits: Limits
-    proxies: Proxies
+    keys: ApiKeys
+    hosts: AllowedHosts
+    limits: RateLimits
+    proxies: TrustedProxies
     if_open: str
 
     def warning(self) -> str:
@@ -40,33 +40,33 @@ class Doors(NamedTuple):
         return "" if self.keys else self.if_open
 
 
-def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
+def access_mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
     """Yield the mistakes in the access settings."""
     for part in (cors, hosts, proxies):
         yield from part.mistakes(settings)
 
 
-def check(settings: ServerSettings) -> None:
+def check_access(settings: ServerSettings) -> None:
     """Check the access settings before the first request.
 
     Raises:
         ConfigError: the settings have a mistake; the first mistake is raised.
     """
-    for mistake in mistakes(settings):
+    for mistake in access_mistakes(settings):
         raise mistake
 
 
-async def doors(settings: ServerSettings, keys: Keys, sockets: Sequence[socket.socket]) -> Doors:
+async def access_of(settings: ServerSettings, keys: ApiKeys, sockets: Sequence[socket.socket]) -> Access:
     """Return the access control of a server that listens on `sockets`."""
     own = await asyncio.to_thread(hosts.names_of_machine, sockets)
     if_open = open_to_others(settings, sockets)
-    return Doors(keys, Hosts(settings, own), Limits(settings), Proxies(settings), if_open)
+    return Access(keys, AllowedHosts(settings, own), RateLimits(settings), TrustedProxies(settings), if_open)
 
 
-def locked(settings: ServerSettings, sockets: Sequence[socket.socket], tell: Callable[[str], None]) -> Keys:
+def key_if_open(settings: ServerSettings, sockets: Sequence[socket.socket], tell: Callable[[str], None]) -> ApiKeys:
     """Create a key for this start if other machines reach the server, and print the key; else return no keys."""
     if not open_to_others(settings, sockets):
-        return Keys()
+        return ApiKeys()
     text, keys = start_key()
     tell(_MADE.format(host=settings.host, key=text))
     return keys
@@ -90,26 +90,26 @@ _NOBODY = "nobody"
 """The address of a client without an IP address, as on a Unix socket."""
 
 
-class Gate:
+class AuthMiddleware:
     """Passes a request on if host, origin, rate limits and API key allow the request.
 
     While the server stops, this class refuses requests, inside CORS, so that pages of other origins can read the error.
     The state receives `key_name` (empty without a key) and `client`: the name of the key, else the client's network.
     """
 
-    def __init__(self, app: ASGIApp, doors: Doors) -> None:
+    def __init__(self, app: ASGIApp, doors: Access) -> None:
         self.app = app
         self._keys, self._hosts, self._limits, self._proxies = doors.keys, doors.hosts, doors.limits, doors.proxies
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request on, or refuse the request before its body is read."""
         try:
-            self._admit(scope)
+            self._authorize(scope)
         except ClinvkError as error:
-            return refuse(error, scope, send, _CHALLENGE if isinstance(error, KeyRefused) else ())
+            return send_error(error, scope, send, _CHALLENGE if isinstance(error, KeyRefused) else ())
         return self.app(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> None:
+    def _authorize(self, scope: Scope) -> None:
         if scope["state"]["is_refused"]:
             raise ShuttingDown("the server is stopping and takes no new requests")
         if self._proxies:

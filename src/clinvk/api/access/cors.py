@@ -26,7 +26,7 @@ _EXPOSED = (
 )
 
 
-class Cors(CORSMiddleware):
+class CorsMiddleware(CORSMiddleware):
     """Answers preflights of allowed origins, and lets pages of allowed origins read responses.
 
     Other requests pass unchanged. Without `server.cors_allowed_origins`, only pages of this machine are allowed.
@@ -57,7 +57,7 @@ class Cors(CORSMiddleware):
             await self.app(scope, receive, send)
 
 
-def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
+def invalid_origins(settings: ServerSettings) -> Iterator[ConfigError]:
     """Yield an error for each invalid origin, and for credentials together with `*`."""
     for index, origin in enumerate(settings.cors_allowed_origins):
         if origin != _ANY and not _ORIGIN.fullmatch(origin):

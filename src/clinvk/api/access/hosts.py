@@ -24,10 +24,10 @@ _NAME = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
 _ALLOWED = re.compile(rf"\*|(?:\*\.)?{_NAME}", re.IGNORECASE)
 _HOST = re.compile(rf"(\[[0-9a-f:.]+\]|{_NAME})\.?(:[0-9]{{1,5}})?", re.IGNORECASE)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_NAMED_WITHIN_S = 1.0
+_NAMED_TIMEOUT_S = 1.0
 
 
-class Hosts:
+class AllowedHosts:
     """The host names of this server: the names and addresses of the machine, and `server.allowed_hosts`."""
 
     def __init__(self, settings: ServerSettings, own: Iterable[str] = ()) -> None:
@@ -70,7 +70,7 @@ class Hosts:
         return address is not None and (address.is_loopback or (server is not None and str(address) == server[0]))
 
 
-def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
+def invalid_hosts(settings: ServerSettings) -> Iterator[ConfigError]:
     """Yield each name that is not a valid host name."""
     for index, name in enumerate(settings.allowed_hosts):
         if not _ALLOWED.fullmatch(name) and not _address(name.strip("[]")):
@@ -103,7 +103,7 @@ def refuse_foreign(scope: Scope, is_asked: bool = False) -> None:
         )
 
 
-def names_of_machine(sockets: Iterable[socket.socket], within_s: float = _NAMED_WITHIN_S) -> tuple[str, ...]:
+def names_of_machine(sockets: Iterable[socket.socket], within_s: float = _NAMED_TIMEOUT_S) -> tuple[str, ...]:
     """Return the host names of this machine, or nothing if only this machine can reach the sockets. Blocks.
 
     Wait for the name server for at most `within_s`.

@@ -39,7 +39,7 @@ _Whole = Annotated[int, Meta(gt=0)]
 _Time = Annotated[float, Meta(ge=0, lt=253_402_300_800)]  # `datetime` ends with the year 9999
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """The limits of a key. With None or an empty list, only the limits of the settings apply.
 
     Attributes:
@@ -60,7 +60,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     max_runs: _Whole | None = None
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One key. Times are seconds since the epoch; `digest` is hexadecimal."""
 
     name: str
@@ -68,7 +68,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     created_at: float = 0.0
     last_used: float | None = None
     expires_at: _Time | None = None
-    limits: Limits = Limits()
+    limits: KeyLimits = KeyLimits()
 
     @property
     def has_expired(self) -> bool:
@@ -77,7 +77,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
 
 
 class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    keys: tuple[Key, ...]
+    keys: tuple[ApiKey, ...]
 
 
 def digest_of(key: str) -> str:
@@ -99,7 +99,7 @@ class KeyFile:
             return ()
         return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
-    def read(self) -> tuple[Key, ...] | None:
+    def read(self) -> tuple[ApiKey, ...] | None:
         """Return the keys, or None if there is no file.
 
         Raises:
@@ -119,7 +119,7 @@ class KeyFile:
         except OSError as exc:
             raise self._unreadable(exc.strerror) from exc
 
-    def create(self, name: str, limits: Limits, dry_run: bool = False, expires_at: float | None = None) -> str:
+    def create(self, name: str, limits: KeyLimits, dry_run: bool = False, expires_at: float | None = None) -> str:
         """Add a key with a unique name, and return the key; the file stores only the digest. `dry_run` stores nothing.
 
         Raises:
@@ -132,9 +132,9 @@ class KeyFile:
             )
         key = PREFIX + secrets.token_urlsafe(32)
         created_at = round(time.time(), 3)
-        made = Key(name=name, digest=digest_of(key), created_at=created_at, expires_at=expires_at, limits=limits)
+        made = ApiKey(name=name, digest=digest_of(key), created_at=created_at, expires_at=expires_at, limits=limits)
 
-        def add(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+        def add(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
             if any(known.name == name for known in keys):
                 raise InvalidRequest(f"there is a key {name!r} already; clinvk keys revoke {name} takes it away")
             return (*keys, made)
@@ -150,7 +150,7 @@ class KeyFile:
             ConfigError: the file cannot be used.
         """
 
-        def remove(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+        def remove(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
             left = tuple(key for key in keys if key.name != name)
             if len(left) == len(keys):
                 known = ", ".join(key.name for key in keys) or "none"
@@ -174,7 +174,7 @@ class KeyFile:
             )
         )
 
-    def _change(self, change: Callable[[tuple[Key, ...]], tuple[Key, ...]], dry_run: bool = False) -> None:
+    def _change(self, change: Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]], dry_run: bool = False) -> None:
         def edit(text: str) -> str:
             keys = change(_decoded(text, self.path) if text else ())
             if not (text or keys):
@@ -183,9 +183,9 @@ class KeyFile:
 
         self.read()
         if dry_run:
-            saving.preview(self.path, edit)
+            saving.preview_change(self.path, edit)
         else:
-            saving.change(self.path, edit, make_folder=True)
+            saving.change_file(self.path, edit, make_folder=True)
 
     def _unreadable(self, why: str | None) -> ConfigError:
         return ConfigError(f"{self.path}: the API keys cannot be read: {why}")
@@ -209,7 +209,7 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _decoded(text: str, path: Path) -> tuple[Key, ...]:
+def _decoded(text: str, path: Path) -> tuple[ApiKey, ...]:
     try:
         keys = msgspec.json.decode(text, type=_Content).keys
     except msgspec.DecodeError as exc:

@@ -12,11 +12,11 @@ from functools import partial
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.api.access.key_file import Key, Limits
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.key_file import ApiKey, KeyLimits
+from clinvk.api.access.keys import ApiKeys
 from clinvk.dialects.dialect import BackendNotAllowed, BeyondPolicy, BudgetSpent, DirectoryNotAllowed, KeyRefused
-from clinvk.policy.directories import Directories
-from clinvk.runtime.process.waiting import Lookups, beside
+from clinvk.policy.directories import DirectoryLists
+from clinvk.runtime.process.waiting import Lookups, in_background
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.request import RunRequest
@@ -24,11 +24,11 @@ from clinvk.types.session import Session
 
 logger = logging.getLogger(__name__)
 
-REFRESH_EVERY_S = 2.0
+REFRESH_INTERVAL_S = 2.0
 _DAY_S = 86_400
 
 
-class _Spent(msgspec.Struct, frozen=True):
+class _KeyUsage(msgspec.Struct, frozen=True):
     """The usage of a key on one day, as of the last query."""
 
     day: str
@@ -36,24 +36,24 @@ class _Spent(msgspec.Struct, frozen=True):
     cost_usd: float
 
 
-class Grants:
+class KeyPolicy:
     """Checks requests against the limits of their keys (`RunRequest.key_name`). A request without a key has no limits.
 
     The daily usage of a key is the usage of ended runs in the store. The usage is queried for each request, and every
     few seconds for queued requests. Runs under way continue when the daily usage reaches the limit.
     """
 
-    def __init__(self, keys: Keys, store: SessionStore, lookups: Lookups | None = None) -> None:
+    def __init__(self, keys: ApiKeys, store: SessionStore, lookups: Lookups | None = None) -> None:
         self._keys = keys
         self._store = store
-        self._spent: dict[str, _Spent] = {}
+        self._spent: dict[str, _KeyUsage] = {}
         self._lookups = lookups or Lookups()
 
     async def admit(self, request: RunRequest, key_name: str) -> RunRequest:
         """Check a completed request against the policy of its key. Return the request with the name of the key.
 
         Raises:
-            KeyRefused, BackendNotAllowed, DirectoryNotAllowed, BudgetSpent: as `judge`.
+            KeyRefused, BackendNotAllowed, DirectoryNotAllowed, BudgetSpent: as `check`.
             StoreUnavailable: the usage of the key is unknown.
         """
         if not key_name:
@@ -63,12 +63,12 @@ class Grants:
         if key.limits.tokens_per_day or key.limits.cost_usd_per_day:
             await self._look(key.name)
         if key.limits.workdirs:
-            await self._lookups.run(partial(self.judge, request), request.workdir, *request.add_dirs)
+            await self._lookups.run(partial(self.check, request), request.workdir, *request.add_dirs)
         else:
-            self.judge(request)
+            self.check(request)
         return request
 
-    def judge(self, request: RunRequest, workdir: str = "") -> None:
+    def check(self, request: RunRequest, workdir: str = "") -> None:
         """Check a request again, right before its agent starts; `workdir` is the resolved working directory.
 
         Raises:
@@ -94,7 +94,7 @@ class Grants:
         """Refuse to change or fork a session that a key may not continue.
 
         Raises:
-            KeyRefused, BackendNotAllowed, DirectoryNotAllowed: as `judge`.
+            KeyRefused, BackendNotAllowed, DirectoryNotAllowed: as `check`.
         """
         if key_name:
             limits, workdir = self._key(key_name).limits, session.working_dir
@@ -130,9 +130,9 @@ class Grants:
                 "check",
             )
 
-    def tended(self, every_s: float = REFRESH_EVERY_S) -> AbstractAsyncContextManager[None]:
-        """Refresh the daily usage for `judge` periodically inside this context."""
-        return beside(self._tend(every_s))
+    def refresh(self, every_s: float = REFRESH_INTERVAL_S) -> AbstractAsyncContextManager[None]:
+        """Refresh the daily usage for `check` periodically inside this context."""
+        return in_background(self._tend(every_s))
 
     async def _tend(self, every_s: float) -> None:
         while True:
@@ -150,9 +150,9 @@ class Grants:
         day = today()
         used = await self._store.usage(day, name)
         tokens = sum(item.usage.input_tokens + item.usage.output_tokens for item in used)
-        self._spent[name] = _Spent(day, tokens, sum(item.cost_usd for item in used))
+        self._spent[name] = _KeyUsage(day, tokens, sum(item.cost_usd for item in used))
 
-    def _key(self, name: str) -> Key:
+    def _key(self, name: str) -> ApiKey:
         if not (key := self._keys.named(name)):
             raise KeyRefused("the API key of this request has been revoked or has expired")
         return key
@@ -163,11 +163,11 @@ def today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-def _has_backend(limits: Limits, backend: str) -> bool:
+def _has_backend(limits: KeyLimits, backend: str) -> bool:
     return not limits.backends or backend in limits.backends
 
 
-def _judge_place(backend: str, workdir: str | None, add_dirs: Sequence[str], limits: Limits) -> None:
+def _judge_place(backend: str, workdir: str | None, add_dirs: Sequence[str], limits: KeyLimits) -> None:
     """Check the backend and the directories of a request."""
     if not _has_backend(limits, backend):
         raise BackendNotAllowed(
@@ -176,7 +176,7 @@ def _judge_place(backend: str, workdir: str | None, add_dirs: Sequence[str], lim
         )
     if not limits.workdirs:
         return
-    allowed = Directories(allowed=tuple(map(os.path.realpath, limits.workdirs)))
+    allowed = DirectoryLists(allowed=tuple(map(os.path.realpath, limits.workdirs)))
     beside = ((f"add_dirs[{index}]", path) for index, path in enumerate(add_dirs))
     for field, path in (("workdir", workdir or "/"), *beside):
         if allowed.refusal(os.path.realpath(path)):

@@ -9,21 +9,21 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
-from clinvk.api.access.key_file import PREFIX, Key, KeyFile, digest_of
+from clinvk.api.access.key_file import PREFIX, ApiKey, KeyFile, digest_of
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.runtime.process.executables import run_tool, without_secrets
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import beside
+from clinvk.runtime.process.waiting import in_background
 from clinvk.types.errors import ClinvkError, ConfigError
 
 logger = logging.getLogger(__name__)
 
 VARIABLE = "CLINVK_API_KEYS"
 
-GOPASS_WITHIN_S = 30.0
-LOOK_EVERY_S = 2.0
-NOTE_EVERY_S = 60.0
+GOPASS_TIMEOUT_S = 30.0
+POLL_INTERVAL_S = 2.0
+NOTE_INTERVAL_S = 60.0
 _KEY = re.compile(r"[!-+\--~]+")
 """The characters of a key: visible ASCII, which a header carries unchanged, except the comma, which separates keys."""
 
@@ -31,7 +31,7 @@ _FOUND_BY = 16
 _START = "start:1"
 
 
-class Keys:
+class ApiKeys:
     """The valid keys. A key is required if keys exist, or existed at any time since the server started.
 
     Only the digests of the keys are kept. A lookup by the beginning of a digest finds a candidate; a comparison of the
@@ -39,34 +39,34 @@ class Keys:
     of the sent text.
     """
 
-    def __init__(self, keys: Iterable[Key | str] = (), filed: Iterable[Key] | None = None) -> None:
+    def __init__(self, keys: Iterable[ApiKey | str] = (), filed: Iterable[ApiKey] | None = None) -> None:
         """Take permanent `keys` (a str is the text of a key) and the keys of the key file, None without a file."""
         self.used: dict[str, float] = {}
         """When keys of the file were used, by name, since the last `note` to the file."""
         self._staying = tuple(_key(f"key:{n}", key) if isinstance(key, str) else key for n, key in enumerate(keys, 1))
         self._required = bool(self._staying)
-        self._named: dict[str, Key] = {}
-        self._found: dict[str, Key] = {}
+        self._named: dict[str, ApiKey] = {}
+        self._found: dict[str, ApiKey] = {}
         self.take_filed(filed)
 
     def __bool__(self) -> bool:
         """Return whether a key is required."""
         return self._required
 
-    def take_filed(self, filed: Iterable[Key] | None) -> None:
+    def take_filed(self, filed: Iterable[ApiKey] | None) -> None:
         """Replace the keys of the file. A server that has required a key keeps requiring one."""
         self._required = self._required or filed is not None
         self._filed = {key.name: key for key in filed or ()}
         self._look_up()
 
-    def take(self, other: "Keys") -> None:
+    def take(self, other: "ApiKeys") -> None:
         """Replace the permanent keys by those of `other`. A key created for this start stays if `other` requires none.
 
         A key is required if `other` requires a key. The keys of the file stay: they follow the file anyway, and may
         be newer than those of `other`.
         """
         self._required = self._required or other._required
-        if other or not self.is_made:
+        if other or not self.is_required:
             self._staying = other._staying
             self._look_up()
 
@@ -76,16 +76,16 @@ class Keys:
         self._found = {key.digest[:_FOUND_BY]: key for key in keys}
 
     @property
-    def is_made(self) -> bool:
+    def is_required(self) -> bool:
         """Whether the key was created for one start of a server without keys."""
         return any(key.name == _START for key in self._staying)
 
-    def named(self, name: str) -> Key | None:
+    def named(self, name: str) -> ApiKey | None:
         """Return the key with a name, or None if the key is unknown, revoked or expired."""
         key = self._named.get(name)
         return None if key is None or key.has_expired else key
 
-    def find(self, headers: Mapping[str, str]) -> Key | None:
+    def find(self, headers: Mapping[str, str]) -> ApiKey | None:
         """Return the valid key in `authorization` or `x-api-key`; one valid header is enough."""
         authorization, own = headers.get("authorization"), headers.get("x-api-key")
         key = None
@@ -98,27 +98,27 @@ class Keys:
             self.used[key.name] = time.time()
         return key
 
-    def _of(self, text: str) -> Key | None:
+    def _of(self, text: str) -> ApiKey | None:
         digest = digest_of(text)
         key = self._found.get(digest[:_FOUND_BY])
         return key if key and hmac.compare_digest(key.digest, digest) and not key.has_expired else None
 
 
-def start_key() -> tuple[str, Keys]:
-    """Create a key for one start of the server. Return its text, and `Keys` with only this key."""
+def start_key() -> tuple[str, ApiKeys]:
+    """Create a key for one start of the server. Return its text, and `ApiKeys` with only this key."""
     text = PREFIX + secrets.token_urlsafe(32)
-    return text, Keys([_key(_START, text)])
+    return text, ApiKeys([_key(_START, text)])
 
 
-async def read(
-    settings: Settings, environ: Mapping[str, str], spawner: Spawner, gopass_within_s: float = GOPASS_WITHIN_S
-) -> Keys:
+async def read_keys(
+    settings: Settings, environ: Mapping[str, str], spawner: Spawner, gopass_within_s: float = GOPASS_TIMEOUT_S
+) -> ApiKeys:
     """Read the keys from `CLINVK_API_KEYS`, else from gopass (`server.api_keys_gopass_path`), and from the key file.
 
     Raises:
         ConfigError: a source is empty or unreadable, or a key has characters that no header can carry.
     """
-    staying: list[Key] = []
+    staying: list[ApiKey] = []
     if (text := environ.get(VARIABLE)) is not None:
         if_none = f"{VARIABLE} is set, but has no key in it; unset it to serve without keys"
         staying = _keys(text, "env", VARIABLE, if_none)
@@ -132,18 +132,20 @@ async def read(
         raise ConfigError(
             f"{file.path} has no key in it; clinvk keys create NAME makes one, and without the file none is asked for"
         )
-    return Keys(staying, filed)
+    return ApiKeys(staying, filed)
 
 
 @asynccontextmanager
-async def tended(keys: Keys, file: KeyFile, look_every_s: float = LOOK_EVERY_S) -> AsyncGenerator[None]:
+async def watch_key_sources(
+    keys: ApiKeys, file: KeyFile, look_every_s: float = POLL_INTERVAL_S
+) -> AsyncGenerator[None]:
     """Reload the keys when the file changes, and store in the file when keys were used, inside this context."""
-    async with beside(_tend(keys, file, look_every_s)):
+    async with in_background(_tend(keys, file, look_every_s)):
         yield
     await _note(keys, file)
 
 
-async def _tend(keys: Keys, file: KeyFile, look_every_s: float) -> None:
+async def _tend(keys: ApiKeys, file: KeyFile, look_every_s: float) -> None:
     stamp, trouble, note_at = None, "", 0.0
     while True:
         found = await asyncio.to_thread(file.stamp)
@@ -154,11 +156,11 @@ async def _tend(keys: Keys, file: KeyFile, look_every_s: float) -> None:
                 logger.warning("API keys stay as they were: %s", trouble)
         if keys.used and time.monotonic() >= note_at:
             await _note(keys, file)
-            note_at = time.monotonic() + NOTE_EVERY_S
+            note_at = time.monotonic() + NOTE_INTERVAL_S
         await asyncio.sleep(look_every_s)
 
 
-async def _follow(keys: Keys, file: KeyFile) -> str:
+async def _follow(keys: ApiKeys, file: KeyFile) -> str:
     """Load the keys of the file. If the file cannot be read, keep the current keys and return the reason."""
     try:
         filed = await asyncio.to_thread(file.read)
@@ -168,7 +170,7 @@ async def _follow(keys: Keys, file: KeyFile) -> str:
     return ""
 
 
-async def _note(keys: Keys, file: KeyFile) -> None:
+async def _note(keys: ApiKeys, file: KeyFile) -> None:
     """Store in the file when its keys were used. Log a failure instead of raising."""
     used = dict(keys.used)
     if not used:
@@ -181,7 +183,7 @@ async def _note(keys: Keys, file: KeyFile) -> None:
         keys.used = {name: at for name, at in keys.used.items() if at != used.get(name)}
 
 
-def _keys(text: str, source: str, place: str, if_none: str) -> list[Key]:
+def _keys(text: str, source: str, place: str, if_none: str) -> list[ApiKey]:
     keys = [key for part in re.split(r"[,\n]", text) if (key := part.strip())]
     if not keys:
         raise ConfigError(if_none)
@@ -191,9 +193,9 @@ def _keys(text: str, source: str, place: str, if_none: str) -> list[Key]:
     return [_key(f"{source}:{number}", key) for number, key in enumerate(keys, 1)]
 
 
-def _key(name: str, text: str) -> Key:
+def _key(name: str, text: str) -> ApiKey:
     """Return a key that is not from the file. Its name has a colon, which no name in the file can have."""
-    return Key(name=name, digest=digest_of(text))
+    return ApiKey(name=name, digest=digest_of(text))
 
 
 async def _gopass(path: str, place: str, environ: Mapping[str, str], spawner: Spawner, within_s: float) -> str:

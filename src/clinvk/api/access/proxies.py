@@ -13,12 +13,12 @@ from clinvk.types.errors import ConfigError
 
 Address = IPv4Address | IPv6Address
 
-_MOST_HOPS = 50
+_MAX_HOPS = 50
 _PAIR = re.compile(r'\s*([a-z]+)=(?:"([^"\\]*)"|([^\s";,]*))\s*', re.IGNORECASE)
 _SCHEMES = ("http", "https")
 
 
-class Proxies:
+class TrustedProxies:
     """The trusted proxies. Without any, the forwarding headers are ignored."""
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -38,9 +38,9 @@ class Proxies:
         headers = headers_of(scope)
         forwarded = list(_elements(_lines(scope["headers"], b"forwarded"))) if "forwarded" in headers else []
         chain = [address.strip() for address in ",".join(_lines(scope["headers"], b"x-forwarded-for")).split(",")]
-        told = [self._first(chain[-_MOST_HOPS:], peer)] if chain != [""] else []
+        told = [self._first(chain[-_MAX_HOPS:], peer)] if chain != [""] else []
         if forwarded:
-            told.append(self._first([element.get("for", "") for element in forwarded[-_MOST_HOPS:]], peer))
+            told.append(self._first([element.get("for", "") for element in forwarded[-_MAX_HOPS:]], peer))
         if told and all(client == told[0] for client in told):  # if the headers differ, the client sent one of them
             scope["client"] = (str(told[0]), 0)
         proto = headers.get("x-forwarded-proto") or (forwarded[-1].get("proto", "") if forwarded else "")
@@ -62,7 +62,7 @@ class Proxies:
         return any(address in network for network in self._networks)
 
 
-def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
+def invalid_proxies(settings: ServerSettings) -> Iterator[ConfigError]:
     """Yield an error for each entry that is neither an address nor a network."""
     for index, text in enumerate(settings.trusted_proxies):
         try:

@@ -7,18 +7,18 @@ from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
 from operator import itemgetter
 
-from clinvk.api.access.key_file import Key
+from clinvk.api.access.key_file import ApiKey
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import RateLimited
 
 _IPV6_NETWORK = 64
 """The prefix length of the IPv6 networks that count as one client: a client usually owns a whole /64."""
 
-_MOST = 100_000
+_MAX_BUCKETS = 100_000
 """The maximum number of buckets: about ten megabytes."""
 
 
-class Buckets:
+class TokenBuckets:
     """Token buckets. A bucket is stored as the time when the bucket is full again; full buckets are not stored."""
 
     def __init__(self, sweep_every_s: float, now: Callable[[], float] = time.monotonic) -> None:
@@ -34,7 +34,7 @@ class Buckets:
     def take(self, name: str, rate_rps: float, burst: int) -> float:
         """Take a token and return 0, or return the seconds until the next token if the bucket is empty."""
         now = self._now()
-        if now >= self._sweep_at or len(self._full_at) > _MOST:
+        if now >= self._sweep_at or len(self._full_at) > _MAX_BUCKETS:
             self._sweep(now)
         full_at = max(self._full_at.get(name, 0.0), now) + 1 / rate_rps
         wait_s = full_at - now - burst / rate_rps
@@ -44,15 +44,15 @@ class Buckets:
         return 0.0
 
     def _sweep(self, now: float) -> None:
-        """Drop full buckets. If more than `_MOST` are left, keep the `_MOST // 2` emptiest buckets."""
+        """Drop full buckets. If more than `_MAX_BUCKETS` are left, keep the `_MAX_BUCKETS // 2` emptiest buckets."""
         self._sweep_at = now + self._sweep_every_s
         kept = [(name, full_at) for name, full_at in self._full_at.items() if full_at > now]
-        if len(kept) > _MOST:
-            kept = sorted(kept, key=itemgetter(1), reverse=True)[: _MOST // 2]
+        if len(kept) > _MAX_BUCKETS:
+            kept = sorted(kept, key=itemgetter(1), reverse=True)[: _MAX_BUCKETS // 2]
         self._full_at = dict(kept)
 
 
-class Limits:
+class RateLimits:
     """The rate limits of the settings for each address and key, and the rate limits of individual keys.
 
     A request whose key has a rate limit counts only against the key. Any other request counts against its address,
@@ -68,10 +68,10 @@ class Limits:
         self._is_on = settings.rate_limit_enabled
         self._rate_rps, self._burst = settings.rate_limit_rps, settings.rate_limit_burst
         # Separate, so that a flood of addresses evicts no key.
-        self._addresses = Buckets(settings.rate_limit_cleanup_secs, self._now)
-        self._keys = Buckets(settings.rate_limit_cleanup_secs, self._now)
+        self._addresses = TokenBuckets(settings.rate_limit_cleanup_secs, self._now)
+        self._keys = TokenBuckets(settings.rate_limit_cleanup_secs, self._now)
 
-    def take(self, address: str, key: Key | None) -> None:
+    def take(self, address: str, key: ApiKey | None) -> None:
         """Count a request.
 
         Raises:
@@ -87,7 +87,7 @@ class Limits:
                 _take(self._keys, key.name, *shared, "of this API key (server.rate_limit_rps)")
 
 
-def _take(buckets: Buckets, name: str, rate_rps: float, burst: int, whose: str) -> None:
+def _take(buckets: TokenBuckets, name: str, rate_rps: float, burst: int, whose: str) -> None:
     if wait_s := buckets.take(name, rate_rps, burst):
         raise RateLimited(f"too many requests {whose}: {rate_rps:g} a second, {burst} at once", wait_s)
 

@@ -8,11 +8,11 @@ from msgspec.structs import replace
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings, complete
 from clinvk.dialects.dialect import BackendNotAllowed, BeyondPolicy
-from clinvk.policy.rules import APPROVAL, SANDBOX, NotListed, listed, reach, within
+from clinvk.policy.rules import APPROVAL, SANDBOX, NotListed, check_listed, modes_up_to, permission_rank
 from clinvk.types.request import RunRequest
 
 
-class Allowance:
+class RequestPolicy:
     """Checks requests against the policy, and completes requests within the policy.
 
     A request for more than the policy allows is refused, never reduced silently: the client would believe that the
@@ -24,8 +24,8 @@ class Allowance:
         self._settings = settings
         self._policy = policy
         self._registry = registry
-        self._approval = within(APPROVAL, policy.max_approval_mode)
-        self._sandbox = within(SANDBOX, policy.max_sandbox_mode)
+        self._approval = modes_up_to(APPROVAL, policy.max_approval_mode)
+        self._sandbox = modes_up_to(SANDBOX, policy.max_sandbox_mode)
         self._is_any_word = self._approval == APPROVAL and self._sandbox == SANDBOX
         self._has_lists = bool(settings.server.allowed_workdir_prefixes or settings.server.blocked_workdir_prefixes)
 
@@ -88,7 +88,7 @@ class Allowance:
         if not self._policy.extra_flags:
             raise BeyondPolicy("extra must be empty: requests may send no flags (policy.extra_flags: false)", "extra")
         try:
-            return listed(asked.extra, self._registry[asked.backend].safe_flags)
+            return check_listed(asked.extra, self._registry[asked.backend].safe_flags)
         except NotListed as exc:
             raise BeyondPolicy(str(exc), f"extra[{exc.index}]") from exc
 
@@ -101,7 +101,7 @@ class Allowance:
             if asked.sandbox_mode:
                 raise _beyond("sandbox_mode", asked.sandbox_mode, self._sandbox)
             request = replace(request, sandbox_mode=self._sandbox[-1])
-        if reach(request.approval_mode, request.sandbox_mode) in self._sandbox:
+        if permission_rank(request.approval_mode, request.sandbox_mode) in self._sandbox:
             return request
         if asked.approval_mode or asked.sandbox_mode:
             raise BeyondPolicy(

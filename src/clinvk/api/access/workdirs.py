@@ -14,7 +14,7 @@ from clinvk.backends.base import Backend
 from clinvk.config.load import home, may_lie_in_worktree
 from clinvk.config.model import Settings
 from clinvk.dialects.dialect import DirectoryNotAllowed
-from clinvk.policy.directories import BuiltIn, Directories, containing
+from clinvk.policy.directories import BuiltInBlocks, DirectoryLists, containing
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.types.errors import ConfigError, InvalidRequest
 from clinvk.types.request import RunRequest
@@ -27,7 +27,7 @@ _PATH_MAX = 4096
 _LOOK = os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
 
 
-class Workdirs:
+class WorkdirPolicy:
     """Checks the directories of requests, and sets the default directory.
 
     The agent works in the resolved path that was checked against the lists. The built-in lists do not apply to
@@ -120,7 +120,7 @@ class Workdirs:
         workdir = self._admitted(request.workdir or self._default or self._own(), "workdir", lists)
         return replace(request, workdir=workdir, add_dirs=add_dirs)
 
-    def _admitted_beside(self, request: RunRequest, lists: Directories) -> tuple[str, ...]:
+    def _admitted_beside(self, request: RunRequest, lists: DirectoryLists) -> tuple[str, ...]:
         return tuple(self._admitted(path, f"add_dirs[{index}]", lists) for index, path in enumerate(request.add_dirs))
 
     def judge_repository(self, real: str) -> tuple[str, ...]:
@@ -147,19 +147,19 @@ class Workdirs:
         except ConfigError:  # a machine without homes
             return real
 
-    def _judged_of_session(self, path: str, lists: Directories) -> str:
+    def _judged_of_session(self, path: str, lists: DirectoryLists) -> str:
         return self._judged(path, "session_id", "the session's directory", lists)
 
-    def _admitted(self, path: str, field: str, lists: Directories) -> str:
+    def _admitted(self, path: str, field: str, lists: DirectoryLists) -> str:
         """Return the path to use. The lists are checked first, so that a refusal does not reveal what exists."""
         _refuse_long(path, field, field)
         if not os.path.isabs(path):
             raise InvalidRequest(f"{field} must be an absolute path, got {path!r}", field)
         path = self._judged(path, field, field, lists)
-        check(path, field)
+        check_workdir(path, field)
         return path
 
-    def _judged(self, path: str, field: str, name: str, lists: Directories) -> str:
+    def _judged(self, path: str, field: str, name: str, lists: DirectoryLists) -> str:
         """Check a path against all lists. Return the resolved path."""
         real = _resolved(path, field, name)
         judged = self.original(real)
@@ -168,10 +168,10 @@ class Workdirs:
             raise DirectoryNotAllowed(f"{name} {path!r}{leads} {refusal}", field)
         return real
 
-    def _directories(self) -> Directories:
+    def _directories(self) -> DirectoryLists:
         """Resolve the lists, again for each request: a symbolic link in a list may change while the server runs."""
         allowed, blocked = (tuple(map(os.path.realpath, prefixes)) for prefixes in self._lists)
-        return Directories(allowed, blocked)
+        return DirectoryLists(allowed, blocked)
 
     def _own(self) -> str:
         """Return the server's working directory, or the workspace in the clinvk home if a service started in `/`."""
@@ -220,15 +220,15 @@ def _looked_up(path: str) -> str:
         os.close(opened)
 
 
-def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> BuiltIn:
+def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> BuiltInBlocks:
     """Return the directories that are closed to all requests on this machine."""
     try:
         own = home(environ)
     except ConfigError:  # a machine without homes
-        return BuiltIn()
+        return BuiltInBlocks()
     here = {os.path.realpath(path) for path in (_here(), settings.server.default_workdir) if path}
     folders = {_opened(folder, environ) for backend in registry.values() for folder in backend.folders}
-    return BuiltIn(
+    return BuiltInBlocks(
         private=_both(str(own), *folders),
         kept=_both(str(own / _WORKSPACE)),
         temporary=_both(tempfile.gettempdir()),
@@ -265,7 +265,7 @@ def _check_same(request: RunRequest, session: Session) -> None:
         )
 
 
-def check(path: str, field: str) -> None:
+def check_workdir(path: str, field: str) -> None:
     """Refuse a path that is not an existing, readable directory.
 
     Raises:

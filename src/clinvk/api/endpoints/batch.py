@@ -12,16 +12,16 @@ from typing import NamedTuple
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
-from clinvk.api.endpoints.prompts import RunEndpoint
-from clinvk.api.http.disconnect import Leaving
+from clinvk.api.endpoints.prompts import PromptEndpoint
+from clinvk.api.http.disconnect import DisconnectWatch
 from clinvk.api.http.response import (
     NO_BUFFERING,
-    ClientGone,
+    ClientDisconnected,
     Header,
-    Reply,
-    broken,
+    HttpResponse,
     chunked,
     headers_of,
+    malformed_request,
     read_json,
     refusal,
 )
@@ -31,13 +31,13 @@ from clinvk.dialects import json_bodies, sse
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.rest import batch_answers, bodies, unified
 from clinvk.dialects.rest.rest import Rest
-from clinvk.orchestrate.admission import settled
-from clinvk.orchestrate.chain_resume import resumed
+from clinvk.orchestrate.admission import complete_plan
+from clinvk.orchestrate.chain_resume import resume_chain
 from clinvk.orchestrate.event_stream import EventStream
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.orchestrate.orchestration import Orchestration
 from clinvk.runtime.process import executables
-from clinvk.runtime.process.waiting import beside_loop
+from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.types.errors import ClinvkError, InvalidRequest, ResourcesExhausted
 from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import Compare, Kind, Plan, Summary
@@ -57,17 +57,17 @@ class BatchEndpoint(NamedTuple):
     """
 
     kind: Kind
-    prompts: RunEndpoint
+    prompts: PromptEndpoint
     orchestrations: Orchestrations
     environ: Mapping[str, str]
     registry: Mapping[str, Backend]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request until the answer is complete or the client disconnects."""
-        exchange = _Exchange(self, scope, receive, Reply(send, self.prompts.settings.server.write_timeout_secs))
+        exchange = _Exchange(self, scope, receive, HttpResponse(send, self.prompts.settings.server.write_timeout_secs))
         try:
             await exchange.serve()
-        except ClientGone as gone:
+        except ClientDisconnected as gone:
             logger.debug("client left: %s", gone)
 
     async def plan(self, body: bytes) -> Plan:
@@ -77,7 +77,7 @@ class BatchEndpoint(NamedTuple):
             InvalidRequest: names the field.
             RunNotFound, AmbiguousId: there is no such chain to resume.
         """
-        return settled(await self._read(body), self.prompts.settings)
+        return complete_plan(await self._read(body), self.prompts.settings)
 
     async def admitted(self, plan: Plan, key_name: str, client: str) -> Plan:
         """Return a plan with every part completed from the settings.
@@ -92,29 +92,29 @@ class BatchEndpoint(NamedTuple):
             return await self.prompts.admit(Call(request=request), key_name, client)
 
         def require(backend: str) -> None:
-            executables.require(backends.named(backend, self.registry), self.prompts.settings, self.environ)
+            executables.require(backends.backend_named(backend, self.registry), self.prompts.settings, self.environ)
 
         if isinstance(plan, Compare) and plan.check:
             self.prompts.allowance.check_command()
             self.prompts.grants.check_command(key_name)
-        return await self.orchestrations.admitted(plan, admit, require)
+        return await self.orchestrations.admit(plan, admit, require)
 
     async def _read(self, body: bytes) -> Plan:
         match self.kind:
             case "parallel":
-                return await beside_loop(len(body), lambda: bodies.parallel(json_bodies.decode(body, _parallel)))
+                return await run_in_loop_thread(len(body), lambda: bodies.parallel(json_bodies.decode(body, _parallel)))
             case "chain":
                 asked = json_bodies.decode(body, _chain)
                 if asked.resume_from:
                     return await self._resumed(asked, asked.resume_from)
-                return await beside_loop(len(body), bodies.chain, asked)
+                return await run_in_loop_thread(len(body), bodies.chain, asked)
             case "compare":
-                return await beside_loop(len(body), lambda: bodies.compare(json_bodies.decode(body, _compare)))
+                return await run_in_loop_thread(len(body), lambda: bodies.compare(json_bodies.decode(body, _compare)))
 
     async def _resumed(self, body: bodies.ChainBody, run_id: str) -> Plan:
         if body.steps is not None or body.input is not None:
             raise InvalidRequest("resume_from goes on with the steps and the input of its chain", "steps")
-        chain = await resumed(self.prompts.store, run_id)
+        chain = await resume_chain(self.prompts.store, run_id)
         parts = tuple(replace(part, dry_run=bool(body.dry_run or part.dry_run)) for part in chain.parts)
         stop = chain.stop_on_failure if body.stop_on_failure is None else body.stop_on_failure
         return replace(chain, parts=parts, stop_on_failure=stop)
@@ -123,7 +123,7 @@ class BatchEndpoint(NamedTuple):
 class _Exchange:
     """An HTTP request with its response."""
 
-    def __init__(self, endpoint: BatchEndpoint, scope: Scope, receive: Receive, reply: Reply) -> None:
+    def __init__(self, endpoint: BatchEndpoint, scope: Scope, receive: Receive, reply: HttpResponse) -> None:
         self._endpoint = endpoint
         self._scope = scope
         self._receive = receive
@@ -137,23 +137,23 @@ class _Exchange:
         """Answer the request.
 
         Raises:
-            ClientGone: the client disconnected, and all agents have ended.
+            ClientDisconnected: the client disconnected, and all agents have ended.
         """
-        async with Leaving(self._receive, self._reply, lambda: self._tick_s, self._keep_alive) as leaving:
+        async with DisconnectWatch(self._receive, self._reply, lambda: self._tick_s, self._keep_alive) as leaving:
             try:
                 await self._answer(leaving)
             except ClinvkError as error:
                 await self._refuse(error)
             except Exception:
                 if self._reply.opened and not self._reply.ended:
-                    await self._refuse(broken())
+                    await self._refuse(malformed_request())
                 raise
 
-    async def _answer(self, leaving: Leaving) -> None:
+    async def _answer(self, leaving: DisconnectWatch) -> None:
         endpoint, state = self._endpoint, self._scope["state"]
         asked = await self._read(leaving)
         plan = await endpoint.admitted(asked, state["key_name"], state.get("client", ""))
-        async with endpoint.orchestrations.begun(plan, asked) as self._orchestration:
+        async with endpoint.orchestrations.start(plan, asked) as self._orchestration:
             if self._stream:
                 await self._open()
                 if self._is_sse:
@@ -163,7 +163,7 @@ class _Exchange:
                 summary = await self._orchestration.drive()
         await self._end(summary)
 
-    async def _read(self, leaving: Leaving) -> Plan:
+    async def _read(self, leaving: DisconnectWatch) -> Plan:
         """Read the request, then watch for a disconnect. The body is freed on return."""
         body = await read_json(self._scope, self._receive, self._endpoint.prompts.settings.server)
         leaving.watch()
@@ -182,7 +182,7 @@ class _Exchange:
         if self._stream:
             await self._reply.end(self._framed(answer))
         else:
-            await self._reply.whole(200, Rest.result_type, answer, self._headers())
+            await self._reply.send(200, Rest.result_type, answer, self._headers())
 
     async def _open(self) -> None:
         if self._stream:
@@ -202,7 +202,7 @@ class _Exchange:
             await self._reply.end(self._framed(batch_answers.error_line(self._run_id, error, time.time())))
             return
         status, body, retry = refusal(error, Rest(), self._scope)
-        await self._reply.whole(status, Rest.error_type, body, retry)
+        await self._reply.send(status, Rest.error_type, body, retry)
 
     def _framed(self, lines: bytes) -> bytes:
         """Return lines of JSON in the format of the stream."""
@@ -211,7 +211,7 @@ class _Exchange:
     async def _keep_alive(self) -> None:
         """Send the status 200 and then insignificant bytes while the answer takes long."""
         if self._orchestration and self._reply.is_quiet(2 * self._tick_s):
-            await self._reply.pulse(sse.PULSE if self._is_sse else unified.PULSE)
+            await self._reply.keep_alive(sse.PULSE if self._is_sse else unified.PULSE)
             await self._open()
 
 

@@ -12,7 +12,7 @@ import re
 from msgspec.structs import replace
 
 from clinvk.dialects.conversation import Turn, system_prompt, told, without_images
-from clinvk.dialects.dialect import Answered, Chat, Previous, PreviousNotFound
+from clinvk.dialects.dialect import AnsweredChat, Chat, Previous, PreviousNotFound
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import RunNotFound, SessionNotFound
 from clinvk.types.record import RunRecord
@@ -25,7 +25,7 @@ _LOOKED_AT = 5
 """How many sessions of one conversation to check, newest first. Going back in a conversation makes several sessions."""
 
 
-async def placed(store: SessionStore, request: RunRequest, chat: Chat, begins_anew: bool = False) -> RunRequest:
+async def find_session(store: SessionStore, request: RunRequest, chat: Chat, begins_anew: bool = False) -> RunRequest:
     """Return a request that resumes the session of the conversation, or starts a session.
 
     With `begins_anew`, start a session in any case, because another request resumes the stored session.
@@ -52,7 +52,7 @@ def _tag(name: str) -> str:
     return _PREFIX + (name if _PLAIN.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest())
 
 
-async def _has(store: SessionStore, session: Session, answered: Answered) -> bool:
+async def _has(store: SessionStore, session: Session, answered: AnsweredChat) -> bool:
     """Return whether the newest turn of a session gave the answer; clients may send thinking before the output."""
     runs = (await store.runs(RunQuery(session_id=session.id, limit=1))).items
     output = runs[0].output.strip() if runs else ""
@@ -68,7 +68,7 @@ async def _has(store: SessionStore, session: Session, answered: Answered) -> boo
 _MAX_TURNS = 1000
 
 
-async def after(
+async def continue_previous(
     store: SessionStore, request: RunRequest, previous: Previous, holds_system: bool, begins_anew: bool = False
 ) -> RunRequest:
     """Return a request, completed from the settings, that continues after an earlier run.

@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import __version__
-from clinvk.api.access.key_policy import Grants
-from clinvk.api.access.request_policy import Allowance
+from clinvk.api.access.key_policy import KeyPolicy
+from clinvk.api.access.request_policy import RequestPolicy
 from clinvk.api.http.response import document
 from clinvk.backends.base import Backend, Capabilities
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
-from clinvk.runtime.runs import Kept, Runs, Warm
+from clinvk.runtime.runs import PoolStats, Runs, WarmStats
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
 
@@ -40,7 +40,7 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     install: Annotated[str | None, Meta(description="What installs it, where it is missing.")] = None
 
 
-class Inventory:
+class BackendInventory:
     """Finds the installed CLIs at each request, which takes microseconds, and asks each file for its version once.
 
     Backends that the policy excludes are not reported.
@@ -57,7 +57,7 @@ class Inventory:
         self._environ = environ
         self._ask_version = ask_version
         self._registry = registry
-        self._allowance = Allowance(settings, registry)
+        self._allowance = RequestPolicy(settings, registry)
         self._versions: dict[tuple[str, str, int], str | None] = {}
         self._unknown: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
 
@@ -179,11 +179,16 @@ class Alive(msgspec.Struct, frozen=True):
     status: Literal["ok"] = "ok"
 
 
-class Status:
+class HealthEndpoints:
     """The endpoints for the state of one server. The uptime counts from the construction of the object."""
 
     def __init__(
-        self, runs: Runs, store: SessionStore, inventory: Inventory, grants: Grants, warning: Callable[[], str]
+        self,
+        runs: Runs,
+        store: SessionStore,
+        inventory: BackendInventory,
+        grants: KeyPolicy,
+        warning: Callable[[], str],
     ) -> None:
         """`warning` returns a warning for the health report, or an empty text."""
         self._runs = runs
@@ -229,7 +234,7 @@ class Status:
             backends=backends,
             session_store=store,
             capacity=CapacityHealth(*self._runs.capacity),
-            warm=_warm(standing) if (standing := self._runs.warm) else None,
+            warm=_warm(standing) if (standing := self._runs.warm_stats) else None,
             warnings=[text for text in (self._warning(), damage and _DAMAGE) if text],
         )
 
@@ -251,12 +256,12 @@ class Status:
         self._trouble = trouble
 
 
-def _warm(warm: Warm) -> WarmHealth:
+def _warm(warm: WarmStats) -> WarmHealth:
     backends = {name: KeptHealth(**_numbers(kept)) for name, kept in warm.backends.items()}
     return WarmHealth(**_numbers(warm), backends=backends, one_shot=warm.one_shot)
 
 
-def _numbers(kept: Kept) -> dict[str, int]:
+def _numbers(kept: PoolStats) -> dict[str, int]:
     return {
         "processes": kept.processes,
         "ready": kept.ready,

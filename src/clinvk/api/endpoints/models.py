@@ -6,8 +6,8 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from clinvk.api.access.key_policy import Grants
-from clinvk.api.endpoints.health import Inventory
+from clinvk.api.access.key_policy import KeyPolicy
+from clinvk.api.endpoints.health import BackendInventory
 from clinvk.api.http.paths import OPENAI
 from clinvk.api.http.response import document, headers_of, read_json
 from clinvk.backends import registry as backends
@@ -16,18 +16,18 @@ from clinvk.config.model import ServerSettings
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.anthropic import models as anthropic_models
 from clinvk.dialects.openai import models as openai_models
-from clinvk.runtime.process.waiting import beside_loop
+from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.types.errors import ModelNotFound
 
 
-class Models(NamedTuple):
+class ModelEndpoints(NamedTuple):
     """The model lists. The name of a backend stands for its default model; no agent is started.
 
     Models that the policy or the key of the request does not allow are left out.
     """
 
-    inventory: Inventory
-    grants: Grants
+    inventory: BackendInventory
+    grants: KeyPolicy
     registry: Mapping[str, Backend]
 
     async def openai_all(self, request: Request) -> Response:
@@ -74,14 +74,14 @@ class Models(NamedTuple):
         Raises:
             ModelNotFound: no backend has the model, or the model or its backend is not allowed or not installed.
         """
-        backend, model = backends.resolve(name, "", self.registry)
+        backend, model = backends.resolve_model(name, "", self.registry)
         is_fine = not model or self.inventory.has_model(backend, model)
         if not is_fine or backend not in {owner for _, owner in self._names(request)}:
             raise ModelNotFound(f"no model {name!r:.100}: no backend that can be used has it; GET models lists them")
         return backend
 
 
-class Counting(NamedTuple):
+class TokenCountEndpoint(NamedTuple):
     """The endpoint for token estimates."""
 
     dialect: Anthropic
@@ -90,5 +90,5 @@ class Counting(NamedTuple):
     async def estimate(self, request: Request) -> Response:
         """Answer `POST /anthropic/v1/messages/count_tokens`."""
         body = await read_json(request.scope, request.receive, self.settings)
-        count = await beside_loop(len(body), self.dialect.count, body, headers_of(request.scope))
+        count = await run_in_loop_thread(len(body), self.dialect.count, body, headers_of(request.scope))
         return Response(count, media_type=self.dialect.result_type)

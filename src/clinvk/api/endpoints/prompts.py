@@ -14,23 +14,23 @@ from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from clinvk import logs
-from clinvk.api.access.key_policy import Grants
-from clinvk.api.access.request_policy import Allowance
-from clinvk.api.access.workdirs import Workdirs
+from clinvk.api.access.key_policy import KeyPolicy
+from clinvk.api.access.request_policy import RequestPolicy
+from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints import continuation
-from clinvk.api.http.disconnect import Leaving
+from clinvk.api.http.disconnect import DisconnectWatch
 from clinvk.api.http.response import (
     NO_BUFFERING,
     NO_RETRY,
     NO_STORE,
     NO_TRANSFORM,
-    ClientGone,
+    ClientDisconnected,
     Header,
-    Reply,
-    broken,
+    HttpResponse,
     chunked,
     forget_headers,
     headers_of,
+    malformed_request,
     prepared,
     read_json,
     refusal,
@@ -40,8 +40,8 @@ from clinvk.backends.base import Backend, describe
 from clinvk.config.model import Settings
 from clinvk.dialects import vendor
 from clinvk.dialects.conversation import MAX_IMAGES
-from clinvk.dialects.dialect import Call, Deferring, Dialect, Encoder, Facts, Pulsing, renamed
-from clinvk.runtime.process.waiting import beside_loop
+from clinvk.dialects.dialect import Call, Dialect, Encoder, RunFacts, SupportsAsync, SupportsKeepAlive, renamed
+from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.runs import Run, Runs
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, exhausted, failure
@@ -64,14 +64,14 @@ HOLD_S = 10.0
 _OPENING_TICK_S = 0.5
 
 
-SpelledOut = Callable[[bytes, int], Awaitable[bytes]]
+ExpandReferences = Callable[[bytes, int], Awaitable[bytes]]
 """Replace the references to earlier answers in a body by the answers, up to a size in bytes; 0 is no limit.
 
 Raises `InvalidRequest`.
 """
 
 
-class RunEndpoint:
+class PromptEndpoint:
     """Runs the prompts of one dialect, as an ASGI application."""
 
     def __init__(
@@ -80,19 +80,19 @@ class RunEndpoint:
         runs: Runs,
         store: SessionStore,
         settings: Settings,
-        workdirs: Workdirs,
-        grants: Grants,
+        workdirs: WorkdirPolicy,
+        grants: KeyPolicy,
         registry: Mapping[str, Backend],
         tick_s: float = TICK_S,
         hold_s: float = HOLD_S,
-        spelled_out: SpelledOut | None = None,
+        spelled_out: ExpandReferences | None = None,
     ) -> None:
         self.dialect = dialect
         self.runs = runs
         self.store = store
         self.settings = settings
         self.workdirs = workdirs
-        self.allowance = Allowance(settings, registry)
+        self.allowance = RequestPolicy(settings, registry)
         self.grants = grants
         self.tick_s = tick_s
         self.hold_s = hold_s
@@ -101,7 +101,7 @@ class RunEndpoint:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request until its end or until the client disconnects."""
-        return _Visit(self, scope, receive, Reply(send, self.settings.server.write_timeout_secs)).serve()
+        return _PromptRequest(self, scope, receive, HttpResponse(send, self.settings.server.write_timeout_secs)).serve()
 
     async def admit(self, call: Call, key_name: str, client: str, begins_anew: bool = False) -> RunRequest:
         """Complete a request from its session and the settings.
@@ -127,7 +127,7 @@ class RunEndpoint:
             request = replace(request, session_id=session.id, backend=request.backend or session.backend)
         if self.dialect.is_model_api:
             request = self._resolved(request)
-        backend = backends.named(request.backend, self._registry)
+        backend = backends.backend_named(request.backend, self._registry)
         request = self.allowance.completed(request)
         if self.dialect.is_model_api:
             request, session = await self._placed(call, request, session, backend.holds_system, begins_anew)
@@ -141,7 +141,7 @@ class RunEndpoint:
     def _resolved(self, request: RunRequest) -> RunRequest:
         """Return the request with the backend of its model. An unknown model gets the session's or default backend."""
         default = request.backend or self.settings.default_backend
-        backend, model = backends.resolve(request.model or "", default, self._registry)
+        backend, model = backends.resolve_model(request.model or "", default, self._registry)
         return replace(request, backend=backend, model=model)
 
     async def _placed(
@@ -152,9 +152,11 @@ class RunEndpoint:
         Images are counted afterwards: the session has the earlier images of the conversation.
         """
         if call.previous:
-            request = await continuation.after(self.store, request, call.previous, holds_system, begins_anew)
+            request = await continuation.continue_previous(
+                self.store, request, call.previous, holds_system, begins_anew
+            )
         elif call.chat:
-            request = await continuation.placed(self.store, request, call.chat, begins_anew)
+            request = await continuation.find_session(self.store, request, call.chat, begins_anew)
         if (count := len(request.images)) > MAX_IMAGES:
             raise InvalidRequest(f"images has {count} images; at most {MAX_IMAGES} are allowed", "images")
         if request.session_id and session is None:
@@ -162,12 +164,12 @@ class RunEndpoint:
         return request, session
 
 
-class _Visit:
+class _PromptRequest:
     """The answer to a prompt."""
 
     __slots__ = ("_call", "_dialect", "_encoder", "_endpoint", "_more", "_receive", "_reply", "_run", "_scope")
 
-    def __init__(self, endpoint: RunEndpoint, scope: Scope, receive: Receive, reply: Reply) -> None:
+    def __init__(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, reply: HttpResponse) -> None:
         self._endpoint = endpoint
         self._dialect = endpoint.dialect
         self._scope = scope
@@ -181,7 +183,7 @@ class _Visit:
     async def serve(self) -> None:
         """Send the response. Cancel the run if the client disconnects."""
         try:
-            async with Leaving(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
+            async with DisconnectWatch(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
                 try:
                     self._call = await self._read()
                     if not self._call.detach:
@@ -189,12 +191,12 @@ class _Visit:
                     await self._answer(self._call, leaving)
                 except ClinvkError as error:
                     await self._refuse(error)
-                except ClientGone:
+                except ClientDisconnected:
                     raise
                 except Exception as exc:
                     await self._break_off(exc)
                     raise
-        except ClientGone as gone:
+        except ClientDisconnected as gone:
             logger.debug("client left: %s", gone)
 
     @property
@@ -206,7 +208,7 @@ class _Visit:
         """Report an error inside clinvk, unless the response has ended."""
         if not self._reply.ended:
             self._more += [NO_RETRY] if self._dialect.is_model_api else []
-            await self._refuse(exhausted(error) or broken())
+            await self._refuse(exhausted(error) or malformed_request())
 
     async def _read(self) -> Call:
         """Read and parse the request. Body and headers are freed afterwards: a run may take an hour."""
@@ -214,11 +216,11 @@ class _Visit:
         body = await read_json(self._scope, self._receive, endpoint.settings.server)
         if endpoint.spelled_out:
             body = await endpoint.spelled_out(body, endpoint.settings.server.max_request_body_bytes)
-        call = await beside_loop(len(body), self._dialect.parse, body, headers_of(self._scope))
+        call = await run_in_loop_thread(len(body), self._dialect.parse, body, headers_of(self._scope))
         forget_headers(self._scope)
         return call
 
-    async def _answer(self, asked: Call, leaving: Leaving) -> None:
+    async def _answer(self, asked: Call, leaving: DisconnectWatch) -> None:
         endpoint = self._endpoint
         state = self._scope["state"]
         admit = partial(endpoint.admit, asked, state["key_name"], state.get("client", ""))
@@ -236,7 +238,7 @@ class _Visit:
         call = self._call = replace(asked, request=await admit(begins_anew=True))
         await self._carry_out(call, leaving)
 
-    async def _carry_out(self, call: Call, leaving: Leaving) -> None:
+    async def _carry_out(self, call: Call, leaving: DisconnectWatch) -> None:
         runs = self._endpoint.runs
         async with _kept(runs, call.request) if call.detach else runs.run(call.request) as run:
             logs.note(run_id=run.id)
@@ -255,14 +257,14 @@ class _Visit:
 
     async def _accept(self, call: Call, run: Run) -> None:
         """Respond with the location of the run, and let the run continue in the background."""
-        assert isinstance(self._dialect, Deferring), "no other format asks for it"
-        facts = replace(facts_of(run), queue_position=run.queue_position)
+        assert isinstance(self._dialect, SupportsAsync), "no other format asks for it"
+        facts = replace(run_facts(run), queue_position=run.queue_position)
         body = self._dialect.accepted(call, facts, run.state)
         if self._dialect.is_model_api:
-            await self._reply.whole(200, self._dialect.result_type, body, _headers(call, run))
+            await self._reply.send(200, self._dialect.result_type, body, _headers(call, run))
             return
         headers = [(b"location", f"{RUNS_PATH}/{run.id}".encode()), (b"preference-applied", b"respond-async")]
-        await self._reply.whole(202, self._dialect.result_type, body, headers)
+        await self._reply.send(202, self._dialect.result_type, body, headers)
 
     async def _stream(self, call: Call, run: Run) -> None:
         held: list[Logged] = []
@@ -287,8 +289,8 @@ class _Visit:
         self._raise_if_never_started(call, run, result.ending)
         if self._dialect.is_model_api and result.error:
             raise self._failure(result.error, has_acted=bool(result.tool_calls))
-        body = self._dialect.result(call, result, facts_of(run))
-        await self._reply.whole(200, self._dialect.result_type, body, self._more)
+        body = self._dialect.result(call, result, run_facts(run))
+        await self._reply.send(200, self._dialect.result_type, body, self._more)
 
     async def _show(self, call: Call) -> None:
         """Respond to a dry run as if the agent had answered with its command line."""
@@ -296,12 +298,12 @@ class _Visit:
         launch = await self._endpoint.runs.plan(request)
         command = readable(describe(launch, len(request.prompt.encode())))
         started, ending = RunStarted(request.model), RunFinished()
-        facts = Facts(
+        facts = RunFacts(
             run_id="", backend=request.backend, model=request.model, workdir=launch.cwd or request.workdir or ""
         )
         if not call.stream:
             result = RunResult(text=command, started=started, ending=ending, said=(TextDelta(command),))
-            await self._reply.whole(200, self._dialect.result_type, self._dialect.result(call, result, facts))
+            await self._reply.send(200, self._dialect.result_type, self._dialect.result(call, result, facts))
             return
         encoder = self._encoder = self._dialect.encoder(call, facts)
         await self._open()
@@ -322,7 +324,7 @@ class _Visit:
             await self._reply.end(self._broken_off(error))
             return
         status, body, retry = refusal(error, self._dialect, self._scope)
-        await self._reply.whole(status, self._dialect.error_type, body, [*retry, *self._more])
+        await self._reply.send(status, self._dialect.error_type, body, [*retry, *self._more])
 
     def _broken_off(self, error: ClinvkError) -> bytes:
         """Return the last piece of a stream that ends with an error."""
@@ -336,7 +338,7 @@ class _Visit:
     def _encoding(self, call: Call, run: Run) -> Encoder:
         """Return the encoder of the stream."""
         if self._encoder is None:
-            self._encoder = self._dialect.encoder(call, facts_of(run))
+            self._encoder = self._dialect.encoder(call, run_facts(run))
         return self._encoder
 
     def _raise_if_never_started(self, call: Call, run: Run, event: Event) -> None:
@@ -388,14 +390,14 @@ class _Visit:
         quiet_s = 2 * self._endpoint.tick_s
         if self._is_stream and not self._reply.opened:
             await self._open()
-            quiet_s = 0.0 if isinstance(self._dialect, Pulsing) else quiet_s
+            quiet_s = 0.0 if isinstance(self._dialect, SupportsKeepAlive) else quiet_s
         if self._reply.is_quiet(quiet_s):
-            await self._reply.pulse(self._pulse(run))
+            await self._reply.keep_alive(self._pulse(run))
             await self._open()
 
     def _pulse(self, run: Run) -> bytes:
         """Return a keep-alive. The caller must send it: the encoder has counted the event."""
-        if self._call and self._call.stream and isinstance(self._dialect, Pulsing):
+        if self._call and self._call.stream and isinstance(self._dialect, SupportsKeepAlive):
             return self._dialect.kept_alive(self._encoding(self._call, run))
         return self._dialect.pulse
 
@@ -420,10 +422,10 @@ async def _kept(runs: Runs, request: RunRequest) -> AsyncGenerator[Run]:
     yield await runs.start(request)
 
 
-def facts_of(run: Run) -> Facts:
+def run_facts(run: Run) -> RunFacts:
     """Return the facts of a run for the encoders of dialects."""
     request = run.request
-    return Facts(
+    return RunFacts(
         run_id=run.id,
         backend=request.backend,
         session_id=run.session_id,

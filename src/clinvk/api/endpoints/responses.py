@@ -7,11 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk.api.access.hosts import refuse_foreign
-from clinvk.api.endpoints.runs import Viewers
+from clinvk.api.endpoints.runs import RunEventsEndpoint
 from clinvk.api.http.response import document, too_large
 from clinvk.dialects.openai.responses import response_object, stored
 from clinvk.dialects.openai.responses.stored import Kept
-from clinvk.runtime.process.waiting import beside_loop
+from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.runs import Runs
 from clinvk.store.protocol import UNDER_WAY, SessionStore
 from clinvk.types.errors import InvalidRequest, RunNotFound
@@ -20,12 +20,12 @@ from clinvk.types.record import RunRecord
 _encode = msgspec.json.Encoder().encode
 
 
-class Responses(NamedTuple):
+class ResponseEndpoints(NamedTuple):
     """The endpoints below `/openai/v1/responses/{id}`, and the items of responses that later requests refer to."""
 
     runs: Runs
     store: SessionStore
-    viewers: Viewers
+    viewers: RunEventsEndpoint
 
     async def one(self, request: Request) -> Response:
         """Answer `GET /responses/{id}`."""
@@ -47,7 +47,7 @@ class Responses(NamedTuple):
             InvalidRequest: a referenced answer does not exist, or is referenced twice.
             BodyTooLarge: the body with the answers has more than `max_bytes` (0: no limit).
         """
-        if not (names := await beside_loop(len(body), stored.named, body)):
+        if not (names := await run_in_loop_thread(len(body), stored.named, body)):
             return body
         found: dict[str, bytes] = {}
         size = len(body)
@@ -61,7 +61,7 @@ class Responses(NamedTuple):
             if max_bytes and size > max_bytes:
                 raise too_large(max_bytes, "the body with the answers that it names")
             found |= items
-        return await beside_loop(len(body), stored.spelled_out, body, found)
+        return await run_in_loop_thread(len(body), stored.spelled_out, body, found)
 
     async def _found(self, response_id: str) -> tuple[RunRecord, Kept]:
         """Return the run of a response, and the stored part of the response."""

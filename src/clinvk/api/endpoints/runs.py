@@ -17,14 +17,22 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from clinvk.api.access.hosts import refuse_foreign
-from clinvk.api.endpoints.prompts import TICK_S, facts_of
+from clinvk.api.endpoints.prompts import TICK_S, run_facts
 from clinvk.api.endpoints.sessions import check_backend, paging
-from clinvk.api.http.disconnect import Leaving
-from clinvk.api.http.response import NO_BUFFERING, ClientGone, Reply, chunked, document, headers_of, refusal
+from clinvk.api.http.disconnect import DisconnectWatch
+from clinvk.api.http.response import (
+    NO_BUFFERING,
+    ClientDisconnected,
+    HttpResponse,
+    chunked,
+    document,
+    headers_of,
+    refusal,
+)
 from clinvk.backends.base import Backend
 from clinvk.config.model import ServerSettings
 from clinvk.dialects import json_bodies, sse
-from clinvk.dialects.dialect import Facts, NotCancellable
+from clinvk.dialects.dialect import NotCancellable, RunFacts
 from clinvk.dialects.rest import unified, usage, views
 from clinvk.dialects.rest.rest import Rest
 from clinvk.dialects.rest.views import Following
@@ -38,7 +46,7 @@ if TYPE_CHECKING:
     from clinvk.orchestrate.live import Orchestrations
 
 
-class RunRecords(NamedTuple):
+class RunEndpoints(NamedTuple):
     """The endpoints below `/api/v1/runs`, except the events. A unique prefix of an id identifies a run."""
 
     runs: Runs
@@ -92,7 +100,7 @@ def _why_not(run: RunRecord) -> str:
     return f"run {run.id!r} has ended already: it is {run.state}"
 
 
-class UsageRecords(NamedTuple):
+class UsageEndpoint(NamedTuple):
     """The endpoint `/api/v1/usage`."""
 
     store: SessionStore
@@ -113,7 +121,7 @@ POLL_S = 0.5
 _BATCH = 500
 
 
-class Viewers(NamedTuple):
+class RunEventsEndpoint(NamedTuple):
     """Answers `GET /api/v1/runs/{id}/events`, as an ASGI application.
 
     Once `stopping` is set, viewers of runs of other processes are disconnected. `is_here` returns whether an
@@ -130,10 +138,10 @@ class Viewers(NamedTuple):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a viewer until the end of the run or until the viewer disconnects."""
-        visit = _Visit(self, scope, receive, Reply(send, self.settings.write_timeout_secs))
+        visit = _EventsRequest(self, scope, receive, HttpResponse(send, self.settings.write_timeout_secs))
         try:
             await visit.serve()
-        except ClientGone as gone:
+        except ClientDisconnected as gone:
             logger.debug("viewer left: %s", gone)
 
     async def kept(self, run: RunRecord) -> AsyncIterator[Sequence[Logged]]:
@@ -164,10 +172,10 @@ class Viewers(NamedTuple):
             run = await self.store.run(run.id)
 
 
-class _Visit:
+class _EventsRequest:
     """A single event stream for a viewer."""
 
-    def __init__(self, viewers: Viewers, scope: Scope, receive: Receive, reply: Reply) -> None:
+    def __init__(self, viewers: RunEventsEndpoint, scope: Scope, receive: Receive, reply: HttpResponse) -> None:
         self._viewers = viewers
         self._scope = scope
         self._receive = receive
@@ -181,9 +189,11 @@ class _Visit:
         """Answer the request.
 
         Raises:
-            ClientGone: the viewer left.
+            ClientDisconnected: the viewer left.
         """
-        async with Leaving(self._receive, self._reply, lambda: self._viewers.tick_s, self._keep_alive) as leaving:
+        async with DisconnectWatch(
+            self._receive, self._reply, lambda: self._viewers.tick_s, self._keep_alive
+        ) as leaving:
             leaving.watch()
             try:
                 await self._answer()
@@ -204,7 +214,7 @@ class _Visit:
         encoder: unified.UnifiedEncoder | None = None
         async for batch in live.batches() if live else viewers.kept(run):
             encoder = encoder or unified.UnifiedEncoder(
-                facts_of(live) if live else _facts(await viewers.store.run(run.id))
+                run_facts(live) if live else _facts(await viewers.store.run(run.id))
             )
             for data in chunked(self._lines(encoder, batch, after)):
                 await self._open()
@@ -247,7 +257,7 @@ class _Visit:
 
     async def _keep_alive(self) -> None:
         if self._reply.is_quiet(2 * self._viewers.tick_s):
-            await self._reply.pulse(sse.PULSE if self._is_sse else unified.PULSE)
+            await self._reply.keep_alive(sse.PULSE if self._is_sse else unified.PULSE)
 
     async def _refuse(self, error: ClinvkError) -> None:
         if self._reply.opened:
@@ -255,11 +265,11 @@ class _Visit:
             await self._reply.end()
             return
         status, body, retry = refusal(error, Rest(), self._scope)
-        await self._reply.whole(status, Rest.error_type, body, retry)
+        await self._reply.send(status, Rest.error_type, body, retry)
 
 
-def _facts(run: RunRecord) -> Facts:
-    return Facts(
+def _facts(run: RunRecord) -> RunFacts:
+    return RunFacts(
         run_id=run.id,
         backend=run.backend,
         session_id=run.session_id,

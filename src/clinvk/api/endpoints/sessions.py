@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk.api.access.hosts import refuse_foreign
-from clinvk.api.access.key_policy import Grants
+from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.http.response import document, read_json
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
@@ -24,12 +24,12 @@ from clinvk.types.session import Session
 PATH = "/api/v1/sessions"
 
 
-class Sessions(NamedTuple):
+class SessionEndpoints(NamedTuple):
     """The endpoints below `/api/v1/sessions`. A unique prefix of an id identifies a session."""
 
     store: SessionStore
     settings: ServerSettings
-    grants: Grants
+    grants: KeyPolicy
     registry: Mapping[str, Backend]
 
     async def all(self, request: Request) -> Response:
@@ -97,6 +97,6 @@ def check_backend(name: str | None, registry: Mapping[str, Backend]) -> None:
     """
     try:
         if name is not None:
-            backends.named(name, registry)
+            backends.backend_named(name, registry)
     except BackendUnavailable as exc:
         raise InvalidRequest(exc.message, "backend") from exc

@@ -7,24 +7,24 @@ from typing import Self
 
 from starlette.types import Receive
 
-from clinvk.api.http.response import ClientGone, Reply
+from clinvk.api.http.response import ClientDisconnected, HttpResponse
 
 _WATCH_AFTER_S = 0.1
 
 
-class Leaving:
+class DisconnectWatch:
     """Cancels the task of this context when the client disconnects; `quiet` is called every `wait_s()`.
 
     Watching begins with `watch`, after the body was read: both read from the client.
 
     Raises:
-        ClientGone: the client disconnected, or stopped reading.
+        ClientDisconnected: the client disconnected, or stopped reading.
     """
 
     __slots__ = ("_quiet", "_reason", "_receive", "_reply", "_task", "_timer", "_wait_s", "_watcher")
 
     def __init__(
-        self, receive: Receive, reply: Reply, wait_s: Callable[[], float], quiet: Callable[[], Awaitable[None]]
+        self, receive: Receive, reply: HttpResponse, wait_s: Callable[[], float], quiet: Callable[[], Awaitable[None]]
     ) -> None:
         self._receive = receive
         self._reply = reply
@@ -78,4 +78,4 @@ class Leaving:
                 if message["type"] == "http.disconnect":
                     if self._reply.ended:
                         return
-                    raise ClientGone("before the end of its answer")
+                    raise ClientDisconnected("before the end of its answer")

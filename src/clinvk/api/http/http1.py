@@ -27,11 +27,11 @@ _TOO_LARGE = b"431 Request Header Fields Too Large"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _LOOK_AFTER_S = 0.05
-_LOOK_EVERY_S = 5.0
+_POLL_INTERVAL_S = 5.0
 """The maximum interval between checks of a half-closed client. The interval doubles after each check."""
 
 
-class Protocol(HttpToolsProtocol):
+class Http1Protocol(HttpToolsProtocol):
     """Hides upgrade offers from the parser, and closes connections that do not finish a request.
 
     Java's HTTP client offers h2c with every request over plain HTTP. httptools assumes that such a request has no body,
@@ -102,7 +102,7 @@ class Protocol(HttpToolsProtocol):
         if is_gone(self.transport.get_extra_info("socket")):
             self.transport.abort()
             return
-        after_s = min(2 * after_s, _LOOK_EVERY_S)
+        after_s = min(2 * after_s, _POLL_INTERVAL_S)
         self._deadline = self.loop.call_later(after_s, self._look_at_client, after_s)
 
     def _may_wait(self) -> bool:
@@ -297,7 +297,7 @@ def _without_begun(data: bytes) -> tuple[bytes, bytes]:
     return data[: begun.start()], data[begun.start() :]
 
 
-def timed(read_timeout_s: float, write_timeout_s: float) -> type[Protocol]:
+def with_timeouts(read_timeout_s: float, write_timeout_s: float) -> type[Http1Protocol]:
     """Return a protocol class with limits: uvicorn creates the protocol of each connection without arguments."""
     limits = {"read_timeout_s": read_timeout_s, "write_timeout_s": write_timeout_s}
-    return type("TimedProtocol", (Protocol,), {"__slots__": (), **limits})
+    return type("TimedProtocol", (Http1Protocol,), {"__slots__": (), **limits})

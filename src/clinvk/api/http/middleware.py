@@ -16,7 +16,7 @@ from clinvk.api.http.response import Header, headers_of, path_of
 
 logger = logging.getLogger(__name__)
 
-Answered = Callable[[str, str, int | None, float], None]
+OnResponse = Callable[[str, str, int | None, float], None]
 """Callback for a response: method, path, status (None: the client left before the status), and duration in seconds."""
 
 _LINE = "%(method)s %(path)s %(status)s, %(bytes)d bytes in %(duration_ms).1f ms, request %(request_id)s"
@@ -37,7 +37,7 @@ _PROBED = frozenset(
 """The paths that clients probe with HEAD and without a key, to check that the server is up."""
 
 
-class Front:
+class RequestMiddleware:
     """Sets the id of each request (`x-request-id`, the client's if sent), normalizes the path, and logs the request.
 
     Errors have the wire format `dialect` of the state. Probes of clients are answered here, and not logged. `active` is
@@ -46,7 +46,7 @@ class Front:
     requests are served. `answered` is called for each response.
     """
 
-    def __init__(self, app: ASGIApp, stopping: asyncio.Event, answered: Answered | None = None) -> None:
+    def __init__(self, app: ASGIApp, stopping: asyncio.Event, answered: OnResponse | None = None) -> None:
         self.active = 0
         self.stopping = stopping
         self.hands_over = False
@@ -65,7 +65,7 @@ class Front:
             request_id=request_id, dialect=paths.dialect_of(path, headers_of(scope)), is_refused=is_refused
         )
         logs.note(request_id=request_id)
-        log = _Entry(scope, send, is_last=self.stopping.is_set())
+        log = _AccessLogEntry(scope, send, is_last=self.stopping.is_set())
         self.active += 1
         try:
             if log.is_probe and not is_refused:
@@ -91,7 +91,7 @@ def _tidied(path: str) -> str:
     return _TWICE.sub(r"\1/v1/", path)
 
 
-class _Entry:
+class _AccessLogEntry:
     """A line of the access log. Adds the request id to the response, and `connection: close` to the last one."""
 
     __slots__ = ("_began", "_bytes", "_more", "_scope", "_send", "is_probe", "status")

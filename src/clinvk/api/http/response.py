@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import BodyTooLarge, BodyTooSlow, BudgetSpent, Dialect, NoSuchPath, WrongMediaType
-from clinvk.runtime.process.waiting import beside_loop
+from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.types.errors import ClinvkError, ResourcesExhausted, exhausted
 from clinvk.types.text import MAX_JSON_VALUES, has_too_many_values
 
@@ -30,14 +30,14 @@ NO_TRANSFORM = b"no-cache, no-transform"
 
 T = TypeVar("T")
 
-_PREPARED_WITHIN_S = 30.0
+_PREPARED_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 64 * 1024
 _BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic"
 
 _encoder = msgspec.json.Encoder()
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client disconnected, or stopped reading the response."""
 
 
@@ -90,12 +90,12 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) ->
         WrongMediaType: the content-type is another, or missing.
         BodyTooLarge: the body exceeds `server.max_request_body_bytes`, or has too many JSON values.
         BodyTooSlow: the body was incomplete after `server.read_timeout_secs`.
-        ClientGone: the client disconnected before the end of the body.
+        ClientDisconnected: the client disconnected before the end of the body.
     """
     headers = headers_of(scope)
     _require_json(headers)
     body = await _read_body(headers, receive, settings.max_request_body_bytes, settings.read_timeout_secs)
-    if await beside_loop(len(body), has_too_many_values, body):
+    if await run_in_loop_thread(len(body), has_too_many_values, body):
         raise BodyTooLarge(f"the body has more than {MAX_JSON_VALUES} JSON values")
     return body
 
@@ -104,13 +104,13 @@ async def prepared(work: Awaitable[T]) -> T:
     """Await the preparation of a request, before an agent starts, and return its result.
 
     Raises:
-        ResourcesExhausted: it took longer than `_PREPARED_WITHIN_S`.
+        ResourcesExhausted: it took longer than `_PREPARED_TIMEOUT_S`.
     """
     try:
-        async with asyncio.timeout(_PREPARED_WITHIN_S):
+        async with asyncio.timeout(_PREPARED_TIMEOUT_S):
             return await work
     except TimeoutError:
-        raise ResourcesExhausted(f"the request could not be prepared within {_PREPARED_WITHIN_S:g} s") from None
+        raise ResourcesExhausted(f"the request could not be prepared within {_PREPARED_TIMEOUT_S:g} s") from None
 
 
 async def _read_body(headers: Mapping[str, str], receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
@@ -124,7 +124,7 @@ async def _read_body(headers: Mapping[str, str], receive: Receive, max_bytes: in
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise ClientGone("before the end of its request")
+                    raise ClientDisconnected("before the end of its request")
                 body += message.get("body", b"")
                 if max_bytes and len(body) > max_bytes:
                     raise too_large(max_bytes)
@@ -147,7 +147,7 @@ def refusal(error: ClinvkError, dialect: Dialect, scope: Scope) -> tuple[int, by
     return status, body, [*retry_after, NO_RETRY] if isinstance(error, BudgetSpent) else retry_after
 
 
-def broken() -> ClinvkError:
+def malformed_request() -> ClinvkError:
     """Return the error for a failure inside clinvk. The failure itself is logged, not sent."""
     return ClinvkError("clinvk itself failed; its log has the details under this request id")
 
@@ -160,7 +160,7 @@ def no_such_path(scope: Scope) -> NoSuchPath:
     return NoSuchPath(f"{scope['method']} {path_of(scope)}: there is nothing here; {hint}")
 
 
-async def refuse(error: ClinvkError, scope: Scope, send: Send, headers: Iterable[Header] = ()) -> None:
+async def send_error(error: ClinvkError, scope: Scope, send: Send, headers: Iterable[Header] = ()) -> None:
     """Send an error response in the wire format of the path."""
     dialect: Dialect = scope["state"]["dialect"]
     status, body, retry = refusal(error, dialect, scope)
@@ -183,7 +183,7 @@ def chunked(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(gathered)
 
 
-class Reply:
+class HttpResponse:
     """One HTTP response, from the status line to the end of the body.
 
     `open` sends the status line, so an earlier error can have another status. `opened` and `ended` are set before the
@@ -219,7 +219,7 @@ class Reply:
         self.ended = True
         await self._put({"type": "http.response.body", "body": data, "more_body": False})
 
-    async def whole(self, status: int, media_type: str, body: bytes, headers: Iterable[Header] = ()) -> None:
+    async def send(self, status: int, media_type: str, body: bytes, headers: Iterable[Header] = ()) -> None:
         """Send a response of known length. If the status was sent already, send only the body."""
         await self.open(status, media_type, [(b"content-length", str(len(body)).encode()), *headers])
         await self.end(body)
@@ -228,11 +228,11 @@ class Reply:
         """Return whether the last write was at least `quiet_s` seconds ago."""
         return not self._sending and self._now() - self._put_at >= quiet_s
 
-    async def pulse(self, data: bytes) -> None:
+    async def keep_alive(self, data: bytes) -> None:
         """Send a keep-alive if the response has begun and not ended. Only the disconnect watcher may call this.
 
         Raises:
-            ClientGone: the client reads nothing.
+            ClientDisconnected: the client reads nothing.
         """
         if not self.opened or self.ended:
             return
@@ -250,13 +250,13 @@ class Reply:
         """Raise if the client no longer reads the response.
 
         Raises:
-            ClientGone: the client has read nothing for too long.
+            ClientDisconnected: the client has read nothing for too long.
         """
         if self._sending and self._write_timeout_s and self._now() - self._put_at >= self._write_timeout_s:
             raise self._stuck()
 
-    def _stuck(self) -> ClientGone:
-        return ClientGone(f"took nothing for {self._write_timeout_s:g} s (server.write_timeout_secs)")
+    def _stuck(self) -> ClientDisconnected:
+        return ClientDisconnected(f"took nothing for {self._write_timeout_s:g} s (server.write_timeout_secs)")
 
     async def _put(self, message: Message) -> None:
         self._sending = True

@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import __version__
-from clinvk.runtime.runs import Kept, Runs, Warm, Watch, Watched, first_word_at
+from clinvk.runtime.runs import PoolStats, RunObserver, Runs, WarmStats, WatchedRun, first_text_at
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Ending, RunFailed, RunFinished
@@ -38,7 +38,7 @@ _WAITING_S = (0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800
 _WORKING_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     """The current gauges: requests and runs under way, limits, and stored sessions.
 
     `sessions` is None if the store cannot be used; `warm` is None if no agent processes are kept warm.
@@ -51,7 +51,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     queue_slots: int
     sessions: int | None
     store_bytes: int
-    warm: Warm | None
+    warm: WarmStats | None
 
 
 class Metrics:
@@ -63,11 +63,11 @@ class Metrics:
         self._runs: Counter[_Labels] = Counter()
         self._tokens: Counter[_Labels] = Counter()
         self._cost_usd: dict[_Labels, float] = {}
-        self._request_seconds = _Times(_WORKING_S)
-        self._run_seconds = _Times(_WORKING_S)
-        self._queue_seconds = _Times(_WAITING_S)
-        self._first_word_seconds = _Times(_WAITING_S)
-        self._commit_seconds = _Times(_QUICK_S)
+        self._request_seconds = _Histogram(_WORKING_S)
+        self._run_seconds = _Histogram(_WORKING_S)
+        self._queue_seconds = _Histogram(_WAITING_S)
+        self._first_word_seconds = _Histogram(_WAITING_S)
+        self._commit_seconds = _Histogram(_QUICK_S)
 
     def requests_by(self, template: Callable[[str], str]) -> Callable[[str, str, int | None, float], None]:
         """Return a callback that counts a request by method, path template, status and duration in seconds."""
@@ -77,7 +77,7 @@ class Metrics:
         """Count a finished request; `status` is None if the client disconnected before the response."""
         method = method if method in _METHODS else "other"
         self._requests[method, route, "gone" if status is None else str(status)] += 1
-        self._request_seconds.take((method, route), seconds)
+        self._request_seconds.observe((method, route), seconds)
 
     def count_run(self, backend: str, ending: Ending) -> None:
         """Count a finished run with the usage."""
@@ -92,16 +92,16 @@ class Metrics:
 
     def time_run(self, backend: str, queued_s: float, first_word_s: float | None, seconds: float) -> None:
         """Record the durations of a run: in the queue, until the first word (None without output), and in total."""
-        self._queue_seconds.take((backend,), queued_s)
-        self._run_seconds.take((backend,), seconds)
+        self._queue_seconds.observe((backend,), queued_s)
+        self._run_seconds.observe((backend,), seconds)
         if first_word_s is not None:
-            self._first_word_seconds.take((backend,), first_word_s)
+            self._first_word_seconds.observe((backend,), first_word_s)
 
     def time_commit(self, seconds: float) -> None:
         """Record the duration of a transaction. All calls must come from one thread."""
-        self._commit_seconds.take((), seconds)
+        self._commit_seconds.observe((), seconds)
 
-    def generate(self, standing: Standing) -> bytes:
+    def generate(self, standing: Gauges) -> bytes:
         """Return all metrics in the text format of Prometheus."""
         registry = CollectorRegistry()
         registry.register(self._process)
@@ -116,7 +116,7 @@ class Metrics:
             ("method", "route", "status"),
             self._requests,
         )
-        yield self._request_seconds.told(
+        yield self._request_seconds.samples(
             "clinvk_http_request_duration_seconds",
             "From a request to the end of its answer, a stream's too.",
             ("method", "route"),
@@ -127,11 +127,11 @@ class Metrics:
             ("backend", "outcome"),
             self._runs,
         )
-        yield self._run_seconds.told("clinvk_run_duration_seconds", "From the agent's start to its end.", backend)
-        yield self._queue_seconds.told(
+        yield self._run_seconds.samples("clinvk_run_duration_seconds", "From the agent's start to its end.", backend)
+        yield self._queue_seconds.samples(
             "clinvk_run_queue_seconds", "How long runs waited until their agent was started.", backend
         )
-        yield self._first_word_seconds.told(
+        yield self._first_word_seconds.samples(
             "clinvk_time_to_first_token_seconds",
             "From the request for a run, queue included, to the first piece of its answer or thinking.",
             backend,
@@ -145,10 +145,10 @@ class Metrics:
         yield _counter(
             "clinvk_cost_usd", "What agents say that ended runs cost, in US dollars.", backend, self._cost_usd
         )
-        yield self._commit_seconds.told("clinvk_store_write_seconds", "How long transactions that write took.", ())
+        yield self._commit_seconds.samples("clinvk_store_write_seconds", "How long transactions that write took.", ())
 
 
-class _Times:
+class _Histogram:
     """A histogram for each combination of labels."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -156,7 +156,7 @@ class _Times:
         self._counts: dict[_Labels, list[int]] = {}
         self._sums: dict[_Labels, float] = {}
 
-    def take(self, labels: _Labels, seconds: float) -> None:
+    def observe(self, labels: _Labels, seconds: float) -> None:
         counts = self._counts.get(labels)
         if counts is None:
             self._sums[labels] = 0.0
@@ -164,7 +164,7 @@ class _Times:
         counts[bisect_left(self._bounds, seconds)] += 1
         self._sums[labels] += seconds
 
-    def told(self, name: str, help_: str, names: Sequence[str]) -> Metric:
+    def samples(self, name: str, help_: str, names: Sequence[str]) -> Metric:
         family = HistogramMetricFamily(name, help_, labels=names)
         for labels, counts in list(self._counts.items()):
             below, buckets = 0, list[tuple[str, float]]()
@@ -183,7 +183,7 @@ class _Snapshot(Collector):
         return self._metrics
 
 
-def _standing(standing: Standing) -> Iterator[Metric]:
+def _standing(standing: Gauges) -> Iterator[Metric]:
     info = InfoMetricFamily("clinvk_build", "The version of clinvk.")
     info.add_metric((), {"version": __version__})
     yield info
@@ -200,8 +200,8 @@ def _standing(standing: Standing) -> Iterator[Metric]:
         yield from _warm(standing.warm)
 
 
-def _warm(warm: Warm) -> Iterator[Metric]:
-    def of_each(value: Callable[[Kept], int]) -> dict[str, int]:
+def _warm(warm: WarmStats) -> Iterator[Metric]:
+    def of_each(value: Callable[[PoolStats], int]) -> dict[str, int]:
         return {backend: value(kept) for backend, kept in warm.backends.items()}
 
     def counted(name: str, help_: str, values: Mapping[str, int]) -> Metric:
@@ -258,18 +258,18 @@ def _outcome(ending: Ending) -> str:
 _MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def counting(metrics: Metrics) -> Watch:
+def count_runs(metrics: Metrics) -> RunObserver:
     """Return what counts runs."""
     return lambda run: partial(_count, metrics, run)
 
 
-def _count(metrics: Metrics, run: Watched) -> None:
+def _count(metrics: Metrics, run: WatchedRun) -> None:
     if not (ending := run.ending):
         return
     backend = run.request.backend
     metrics.count_run(backend, ending)
     if run.started_at is not None:
-        first = first_word_at(run)
+        first = first_text_at(run)
         metrics.time_run(
             backend,
             run.started_at - run.created_at,
@@ -278,7 +278,7 @@ def _count(metrics: Metrics, run: Watched) -> None:
         )
 
 
-class Exposition:
+class MetricsEndpoint:
     """The endpoint."""
 
     def __init__(self, metrics: Metrics, runs: Runs, store: SessionStore, active: Callable[[], int]) -> None:
@@ -294,13 +294,13 @@ class Exposition:
         text = await asyncio.to_thread(self._metrics.generate, standing)
         return Response(text, media_type=_MEDIA_TYPE, headers={"cache-control": "no-store"})
 
-    async def _standing(self) -> Standing:
+    async def _standing(self) -> Gauges:
         try:
             sessions = await self._store.count()
         except (ClinvkError, OSError):
             sessions = None
         occupancy = self._runs.occupancy
-        return Standing(
+        return Gauges(
             requests=self._active(),
             running=occupancy.running,
             queued=occupancy.queued,
@@ -308,5 +308,5 @@ class Exposition:
             queue_slots=occupancy.queue_slots,
             sessions=sessions,
             store_bytes=await self._store.size(),
-            warm=self._runs.warm,
+            warm=self._runs.warm_stats,
         )

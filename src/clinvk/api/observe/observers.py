@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
-from clinvk.runtime.runs import Watch, Watched, first_word_at, model_told
+from clinvk.runtime.runs import RunObserver, WatchedRun, first_text_at, reported_model
 from clinvk.types.errors import ConfigError
 from clinvk.types.events import RunFailed, Usage
 
@@ -25,17 +25,17 @@ _LINE = (
 )
 
 
-class Journal:
+class RunLog:
     """Watches runs. A prompt is recorded only with `has_prompts`, an answer never."""
 
     def __init__(self, has_prompts: bool) -> None:
         self._has_prompts = has_prompts
 
-    def watch(self, run: Watched) -> Callable[[], None]:
+    def watch(self, run: WatchedRun) -> Callable[[], None]:
         """Record the start of a run. Return the callback for its end."""
         return partial(self._tell, run)
 
-    def _tell(self, run: Watched) -> None:
+    def _tell(self, run: WatchedRun) -> None:
         ending = run.ending
         if ending is None or not logger.isEnabledFor(logging.INFO):
             return
@@ -47,11 +47,11 @@ class Journal:
             "outcome": ending.code if isinstance(ending, RunFailed) else "finished",
             "duration_ms": round((ended_at - run.created_at) * 1000),
             "queued_ms": _ms(run.created_at, run.started_at),
-            "first_word_ms": _ms(run.created_at, first_word_at(run)),
+            "first_word_ms": _ms(run.created_at, first_text_at(run)),
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
             "cost_usd": ending.cost_usd,
-            "model": model_told(run) or request.model,
+            "model": reported_model(run) or request.model,
             "session_id": run.session_id,
             "parent_id": request.part.run_id if request.part else None,
             "key": request.key_name or None,
@@ -65,10 +65,10 @@ def _ms(since: float, at: float | None) -> int | None:
     return None if at is None else round((at - since) * 1000)
 
 
-class Watching(NamedTuple):
+class Observers(NamedTuple):
     """The observers of runs (`watches`), and metrics and tracing if enabled."""
 
-    watches: tuple[Watch, ...]
+    watches: tuple[RunObserver, ...]
     metrics: "Metrics | None" = None
     tracing: "Tracing | None" = None
 
@@ -79,24 +79,24 @@ class Watching(NamedTuple):
 
 
 @asynccontextmanager
-async def watched(settings: Settings, registry: Mapping[str, Backend]) -> AsyncGenerator[Watching]:
+async def observe(settings: Settings, registry: Mapping[str, Backend]) -> AsyncGenerator[Observers]:
     """Enable the observers of the settings inside the context. On exit, send the remaining traces.
 
     Raises:
         ConfigError: tracing is enabled, but OpenTelemetry is not installed.
     """
     metrics = tracing = None
-    watches: list[Watch] = [Journal(settings.log.prompts).watch]
+    watches: list[RunObserver] = [RunLog(settings.log.prompts).watch]
     if settings.server.metrics_enabled:
-        from clinvk.api.observe.metrics import Metrics, counting
+        from clinvk.api.observe.metrics import Metrics, count_runs
 
         metrics = Metrics()
-        watches.append(counting(metrics))
+        watches.append(count_runs(metrics))
     if settings.tracing.enabled:
         tracing = await asyncio.to_thread(_tracing, {name: backend.vendor for name, backend in registry.items()})
         watches.append(tracing.watch)
     try:
-        yield Watching(tuple(watches), metrics, tracing)
+        yield Observers(tuple(watches), metrics, tracing)
     finally:
         if tracing:
             await tracing.close()

@@ -22,13 +22,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clinvk import __version__, logs
 from clinvk.api.http.paths import UNKNOWN
 from clinvk.api.http.response import headers_of
-from clinvk.runtime.runs import Watched, first_word_at, model_told
+from clinvk.runtime.runs import WatchedRun, first_text_at, reported_model
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, ToolCall, ToolResult
 
 Attributes = dict[str, str | int | float | bool | list[str]]
 
 _UNTRACED = ("/health", "/metrics")
-_FLUSH_WITHIN_S = 3.0
+_FLUSH_TIMEOUT_S = 3.0
 
 
 class Tracing:
@@ -48,13 +48,13 @@ class Tracing:
         """Send the remaining spans within a few seconds; OpenTelemetry would retry for half a minute."""
         leaving = threading.Thread(target=self._provider.shutdown, daemon=True)
         leaving.start()
-        await asyncio.to_thread(leaving.join, _FLUSH_WITHIN_S)
+        await asyncio.to_thread(leaving.join, _FLUSH_TIMEOUT_S)
 
     def traced(self, app: ASGIApp, template_of: Callable[[str], str]) -> ASGIApp:
         """Return an application that traces each request as a span, below the `traceparent` of the request."""
-        return _Traced(app, self._tracer, self._incoming, template_of)
+        return _TracedRequest(app, self._tracer, self._incoming, template_of)
 
-    def watch(self, run: Watched) -> Callable[[], None]:
+    def watch(self, run: WatchedRun) -> Callable[[], None]:
         """Start the span of a run, below the span of the current request. Return a callback to end the span."""
         span = self._tracer.start_span(
             f"invoke_agent {run.request.backend}",
@@ -64,9 +64,9 @@ class Tracing:
         )
         return partial(self._over, span, run)
 
-    def _over(self, span: Span, run: Watched) -> None:
+    def _over(self, span: Span, run: WatchedRun) -> None:
         if span.is_recording():
-            for name, at in (("agent started", run.started_at), ("first word", first_word_at(run))):
+            for name, at in (("agent started", run.started_at), ("first word", first_text_at(run))):
                 if at is not None:
                     span.add_event(name, timestamp=_ns(at))
             self._trace_tools(span, run)
@@ -76,7 +76,7 @@ class Tracing:
                     span.set_status(StatusCode.ERROR)
         span.end(_ns(run.ended_at) if run.ended_at else None)
 
-    def _trace_tools(self, span: Span, run: Watched) -> None:
+    def _trace_tools(self, span: Span, run: WatchedRun) -> None:
         ends = {entry.event.id: entry for entry in run.entries if isinstance(entry.event, ToolResult)}
         below = trace.set_span_in_context(span)
         for at, call in ((entry.at, entry.event) for entry in run.entries if isinstance(entry.event, ToolCall)):
@@ -98,7 +98,7 @@ class Tracing:
             tool.end(_ns(end.at if end else run.ended_at or at))
 
 
-class _Traced:
+class _TracedRequest:
     def __init__(
         self,
         app: ASGIApp,
@@ -167,7 +167,7 @@ def _answered(status: int, scope: Scope) -> Attributes:
     return attributes
 
 
-def _asked(run: Watched, vendor: str) -> Attributes:
+def _asked(run: WatchedRun, vendor: str) -> Attributes:
     request = run.request
     attributes: Attributes = {
         "gen_ai.operation.name": "invoke_agent",
@@ -184,7 +184,7 @@ def _asked(run: Watched, vendor: str) -> Attributes:
     return attributes | {name: value for name, value in optional.items() if value is not None}
 
 
-def _told(run: Watched, ending: Ending) -> Attributes:
+def _told(run: WatchedRun, ending: Ending) -> Attributes:
     attributes: Attributes = {}
     if usage := ending.usage:
         attributes |= {
@@ -195,9 +195,9 @@ def _told(run: Watched, ending: Ending) -> Attributes:
         }
     if ending.cost_usd is not None:
         attributes["clinvk.cost_usd"] = ending.cost_usd
-    if (first := first_word_at(run)) is not None:
+    if (first := first_text_at(run)) is not None:
         attributes["gen_ai.response.time_to_first_chunk"] = first - run.created_at
-    if model := model_told(run):
+    if model := reported_model(run):
         attributes["gen_ai.response.model"] = model
     match ending:
         case RunFinished(stop_reason=reason):

@@ -21,7 +21,7 @@ _HEADERS = {
 }
 
 
-class Docs:
+class DocsEndpoints:
     """The endpoints. The page's files are read at the start, the document is made for the first request."""
 
     def __init__(self, registry: Mapping[str, Backend]) -> None:

@@ -6,7 +6,7 @@ from inspect import cleandoc
 import msgspec
 
 from clinvk import __version__
-from clinvk.api.openapi.endpoint import Api, Errors, Json, Operation, Returns, ref
+from clinvk.api.openapi.endpoint import Api, ErrorDocs, Json, Operation, Returns, ref
 from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.backends.base import Backend
 from clinvk.dialects.anthropic import body as anthropic_body
@@ -133,7 +133,7 @@ def _response(returns: Returns, api: Api) -> Json:
     return {**response, "content": content} if content else response
 
 
-def _error_responses(kinds: Errors, api: Api) -> dict[str, Json]:
+def _error_responses(kinds: ErrorDocs, api: Api) -> dict[str, Json]:
     """Return the error responses by status; kinds of errors that share a status are described together."""
     by_status: dict[str, list[type[ClinvkError]]] = {}
     for kind in dict.fromkeys((*(kind for kind in TITLES if kind in kinds), *kinds)):

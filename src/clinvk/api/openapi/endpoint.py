@@ -16,25 +16,25 @@ from clinvk.types.errors import ClinvkError, InvalidRequest, ShuttingDown, Store
 from clinvk.types.orchestration import Kind
 
 if TYPE_CHECKING:
-    from clinvk.api.endpoints.health import Status
-    from clinvk.api.endpoints.models import Counting, Models
-    from clinvk.api.endpoints.responses import Responses
-    from clinvk.api.endpoints.runs import RunRecords, UsageRecords, Viewers
-    from clinvk.api.endpoints.sessions import Sessions
-    from clinvk.api.openapi.docs import Docs
+    from clinvk.api.endpoints.health import HealthEndpoints
+    from clinvk.api.endpoints.models import ModelEndpoints, TokenCountEndpoint
+    from clinvk.api.endpoints.responses import ResponseEndpoints
+    from clinvk.api.endpoints.runs import RunEndpoints, RunEventsEndpoint, UsageEndpoint
+    from clinvk.api.endpoints.sessions import SessionEndpoints
+    from clinvk.api.openapi.docs import DocsEndpoints
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
-Errors = tuple[type[ClinvkError], ...]
+ErrorDocs = tuple[type[ClinvkError], ...]
 Handler = Callable[[Request], Awaitable[Response]] | ASGIApp
 """A bound method that returns a response, or an ASGI application."""
 
-OPEN: Errors = (HostRefused, RateLimited, ClinvkError, ShuttingDown)
+OPEN: ErrorDocs = (HostRefused, RateLimited, ClinvkError, ShuttingDown)
 """The possible errors of every request."""
 
-GUARDED: Errors = (KeyRefused, *OPEN)
+GUARDED: ErrorDocs = (KeyRefused, *OPEN)
 """The possible errors of requests with a key."""
 
-STORED: Errors = (InvalidRequest, StoreUnavailable, *GUARDED)
+STORED: ErrorDocs = (InvalidRequest, StoreUnavailable, *GUARDED)
 """The possible errors of requests with parameters and access to the store."""
 
 
@@ -43,19 +43,19 @@ class Handlers(NamedTuple):
 
     prompts: ASGIApp
     batch: Callable[[Kind], ASGIApp]
-    sessions: "Sessions"
-    runs: "RunRecords"
-    events: "Viewers"
-    usage: "UsageRecords"
+    sessions: "SessionEndpoints"
+    runs: "RunEndpoints"
+    events: "RunEventsEndpoint"
+    usage: "UsageEndpoint"
     chat: ASGIApp
     completions: ASGIApp
     new_response: ASGIApp
-    responses: "Responses"
+    responses: "ResponseEndpoints"
     messages: ASGIApp
-    counting: "Counting"
-    models: "Models"
-    status: "Status"
-    docs: "Docs"
+    counting: "TokenCountEndpoint"
+    models: "ModelEndpoints"
+    status: "HealthEndpoints"
+    docs: "DocsEndpoints"
     metrics: Handler | None
 
 
@@ -110,7 +110,7 @@ class Operation(NamedTuple):
     name: str
     summary: str
     returns: type[msgspec.Struct] | Returns | Mapping[int, Returns]
-    errors: Errors = ()
+    errors: ErrorDocs = ()
     description: str = ""
     query: type[msgspec.Struct] | None = None
     headers: tuple[Json, ...] = ()

@@ -11,7 +11,7 @@ from clinvk.api.openapi.endpoint import (
     OPEN,
     STORED,
     Endpoint,
-    Errors,
+    ErrorDocs,
     Json,
     Operation,
     Returns,
@@ -36,25 +36,25 @@ from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES
 
 METRICS_PATH = "/metrics"
 
-_POLICY: Errors = (dialect.DirectoryNotAllowed, dialect.BackendNotAllowed)
-_BODY: Errors = (dialect.BodyTooSlow, dialect.BodyTooLarge, dialect.WrongMediaType)
-_SESSION: Errors = (errors.SessionNotFound, errors.AmbiguousId, *STORED)
-_FORK: Errors = (dialect.ForeignOrigin, errors.NotResumable, errors.BackendUnavailable, errors.Unsupported)
-_RUN: Errors = (errors.RunNotFound, errors.AmbiguousId, *STORED)
-_ANY_PROMPT: Errors = (
+_POLICY: ErrorDocs = (dialect.DirectoryNotAllowed, dialect.BackendNotAllowed)
+_BODY: ErrorDocs = (dialect.BodyTooSlow, dialect.BodyTooLarge, dialect.WrongMediaType)
+_SESSION: ErrorDocs = (errors.SessionNotFound, errors.AmbiguousId, *STORED)
+_FORK: ErrorDocs = (dialect.ForeignOrigin, errors.NotResumable, errors.BackendUnavailable, errors.Unsupported)
+_RUN: ErrorDocs = (errors.RunNotFound, errors.AmbiguousId, *STORED)
+_ANY_PROMPT: ErrorDocs = (
     *(*STORED, *_BODY, *_POLICY),
     *(dialect.ForeignOrigin, dialect.BeyondPolicy, dialect.BudgetSpent),
     *(errors.BackendUnavailable, errors.SessionNotFound, errors.SessionBusy),
     *(errors.AgentFailed, errors.ResourcesExhausted, errors.QueueFull),
 )
-_PROMPT: Errors = (*_ANY_PROMPT, errors.AmbiguousId, errors.NotResumable, errors.Unsupported)
-_MODEL_PROMPT: Errors = (
+_PROMPT: ErrorDocs = (*_ANY_PROMPT, errors.AmbiguousId, errors.NotResumable, errors.Unsupported)
+_MODEL_PROMPT: ErrorDocs = (
     *(*_ANY_PROMPT, errors.ModelNotFound, errors.TimedOut),
     *(errors.AgentRejected, errors.AgentUnauthenticated, errors.AgentUnpaid),
     *(errors.AgentRateLimited, errors.AgentOverloaded),
 )
-_RESPONSE: Errors = (errors.RunNotFound, *STORED)
-_MODEL: Errors = (errors.ModelNotFound, *GUARDED)
+_RESPONSE: ErrorDocs = (errors.RunNotFound, *STORED)
+_MODEL: ErrorDocs = (errors.ModelNotFound, *GUARDED)
 
 _LOCATION = {"location": "Where it is to be found."}
 _TEXT: Json = {"schema": {"type": "string"}}

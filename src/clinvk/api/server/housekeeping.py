@@ -16,7 +16,7 @@ from functools import cache
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
-from clinvk.runtime.process.waiting import beside
+from clinvk.runtime.process.waiting import in_background
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import StoreUnavailable
 
@@ -25,29 +25,29 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RECOVER_EVERY_S = 10.0
-_RECOVER_AGAIN_S = 1.0
+RECOVER_INTERVAL_S = 10.0
+_RECOVER_INTERVAL_S = 1.0
 """The delay of the second recovery: a process just started by a killed clinvk may still have held the lock."""
 
-CLEAN_EVERY_S = 4 * 3600.0
+CLEAN_INTERVAL_S = 4 * 3600.0
 _DAY_S = 86_400
 _LONG_UNUSED_DAYS = 7
 _NAMED_FILES = 20
 
 
-def tended(
+def maintain_store(
     store: SqliteStore,
     retention_days: int,
-    recover_every_s: float = RECOVER_EVERY_S,
-    clean_every_s: float = CLEAN_EVERY_S,
+    recover_every_s: float = RECOVER_INTERVAL_S,
+    clean_every_s: float = CLEAN_INTERVAL_S,
 ) -> AbstractAsyncContextManager[None]:
     """Import, recover and clean the store in the background inside the context. Errors of the store are logged."""
-    return beside(_tend(store, retention_days, recover_every_s, clean_every_s))
+    return in_background(_tend(store, retention_days, recover_every_s, clean_every_s))
 
 
 async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float, clean_every_s: float) -> None:
     is_imported, clean_at, trouble = False, 0.0, ""
-    for pause_s in chain([min(_RECOVER_AGAIN_S, recover_every_s)], repeat(recover_every_s)):
+    for pause_s in chain([min(_RECOVER_INTERVAL_S, recover_every_s)], repeat(recover_every_s)):
         try:
             if not is_imported:
                 await _import(store)
@@ -92,7 +92,7 @@ async def _clean(store: SqliteStore, retention_days: int) -> None:
         logger.info("cleaned %d sessions that were not used for %d days", number, retention_days)
 
 
-TRIM_EVERY_S = 10.0
+TRIM_INTERVAL_S = 10.0
 
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8
 _LARGE_BYTES = 128 * 1024
@@ -100,16 +100,16 @@ _HEAPS = 2
 """One heap for the event loop, and one for all other threads."""
 
 
-def bound_heaps() -> None:
+def limit_malloc_arenas() -> None:
     """Limit malloc to few heaps, without large blocks. Call before any thread starts."""
     if library := _glibc():
         library.mallopt(_ARENA_MAX, _HEAPS)
         library.mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
-def given_back(requests: Callable[[], int], every_s: float = TRIM_EVERY_S) -> AbstractAsyncContextManager[None]:
+def trim_memory(requests: Callable[[], int], every_s: float = TRIM_INTERVAL_S) -> AbstractAsyncContextManager[None]:
     """Return free memory to the system at intervals inside the context, whenever `requests` has changed."""
-    return beside(_give_back_often(requests, every_s))
+    return in_background(_give_back_often(requests, every_s))
 
 
 async def _give_back_often(requests: Callable[[], int], every_s: float) -> None:
@@ -140,7 +140,7 @@ _WANTED = (65_536, 10_240)
 """Limits to try, in order. Some releases of macOS accept only the second, regardless of the hard limit."""
 
 
-def raise_limit() -> int | None:
+def raise_open_file_limit() -> int | None:
     """Raise the soft limit of open files: the usual 1024 is less than the number of prompts that may wait.
 
     Return the former limit, or None if unchanged. The new soft limit stays below the hard limit: agents raise their

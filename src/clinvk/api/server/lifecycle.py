@@ -22,7 +22,7 @@ _FIRST_FD = 3
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
-def inherited(environ: Mapping[str, str]) -> list[socket.socket]:
+def inherited_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
     """Return the listening sockets from the service manager; empty if started without a service manager.
 
     Raises:
@@ -52,7 +52,7 @@ def _sockets(number: int) -> Iterator[socket.socket]:
         yield sock
 
 
-def notify(environ: Mapping[str, str], *lines: str) -> None:
+def notify_service_manager(environ: Mapping[str, str], *lines: str) -> None:
     """Send lines such as `READY=1` to the service manager, if any."""
     if not (name := environ.get("NOTIFY_SOCKET")):
         return
@@ -65,7 +65,7 @@ def notify(environ: Mapping[str, str], *lines: str) -> None:
             logger.warning("the service manager cannot be told %s: %s", lines[0], exc.strerror)
 
 
-def reloading() -> tuple[str, str]:
+def notify_reloading() -> tuple[str, str]:
     """Return the lines for the start of a reload; `READY=1` marks the end."""
     return "RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
@@ -74,7 +74,7 @@ Prepare = Callable[[Settings], Awaitable[Callable[[], None]]]
 """Checks new settings for one part of the server, and returns a function that applies the settings."""
 
 
-class Reload:
+class SettingsReload:
     """Loads the settings again, and applies the settings to the reloadable parts."""
 
     def __init__(self, load: Callable[[], Settings], parts: Sequence[Prepare]) -> None:
@@ -94,14 +94,14 @@ class Reload:
         logger.info("reloaded keys, limits and log level; other settings wait for a restart")
 
 
-_LOOK_EVERY_S = 0.05
-_HUNG_UP_WITHIN_S = 0.2
+_POLL_INTERVAL_S = 0.05
+_HUNG_UP_TIMEOUT_S = 0.2
 _SILENT_S = 1.0
 """Shorter waits are not logged: a run continues for a moment after its response."""
 
 
 class Signals:
-    """The signals received since `heeded`: the first and the second of SIGINT and SIGTERM, and SIGHUP."""
+    """The signals received since `handle_signals`: the first and the second of SIGINT and SIGTERM, and SIGHUP."""
 
     def __init__(self) -> None:
         self._stop = asyncio.Event()
@@ -130,7 +130,7 @@ class Signals:
                 left_s = round(until - now())
                 logger.info("stopping: what runs may take %d s more; a second signal (Ctrl-C) ends it at once", left_s)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._at_once.wait(), _LOOK_EVERY_S)
+                await asyncio.wait_for(self._at_once.wait(), _POLL_INTERVAL_S)
         if grace_s and is_busy() and not self._at_once.is_set():
             logger.warning("stopping: %g s are over; what still runs is ended", grace_s)
 
@@ -148,7 +148,7 @@ class Signals:
             await self._hung_up.wait()
             self._hung_up.clear()
             if self._had_terminal:
-                await asyncio.sleep(_HUNG_UP_WITHIN_S)  # the kernel may send SIGHUP before removing the terminal
+                await asyncio.sleep(_HUNG_UP_TIMEOUT_S)  # the kernel may send SIGHUP before removing the terminal
             if self._had_terminal and not _has_terminal():
                 self._stop.set()
             else:
@@ -156,7 +156,7 @@ class Signals:
 
 
 @contextmanager
-def heeded() -> Generator[Signals]:
+def handle_signals() -> Generator[Signals]:
     """Record signals inside the context; no signal ends the process.
 
     A signal ignored at the start of clinvk (nohup, a shell's background job) stays ignored.

@@ -9,7 +9,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk.api.http.paths import UNKNOWN
-from clinvk.api.http.response import NO_RETRY, ClientGone, broken, no_such_path, path_of, refuse
+from clinvk.api.http.response import NO_RETRY, ClientDisconnected, malformed_request, no_such_path, path_of, send_error
 from clinvk.api.openapi.endpoint import Endpoint, Handler, Handlers, Route
 from clinvk.dialects.dialect import MethodNotAllowed
 from clinvk.types.errors import ClinvkError, exhausted
@@ -43,14 +43,14 @@ class Router:
 
         try:
             await self._serve(scope, receive, send_noticed)
-        except ClientGone:
+        except ClientDisconnected:
             if not has_started:
                 await Response(status_code=400)(scope, receive, send)
         except Exception as exc:
             expected = exc if isinstance(exc, ClinvkError) else exhausted(exc)
             if not has_started:
                 headers = [NO_RETRY] if not expected and scope["state"]["dialect"].is_model_api else []
-                await refuse(expected or broken(), scope, send, headers)
+                await send_error(expected or malformed_request(), scope, send, headers)
             if has_started or not expected:
                 raise
 
@@ -76,7 +76,7 @@ class Router:
             allowed = ", ".join((*methods, *(("HEAD",) if "GET" in methods else ())))
             where = f"{scope['method']} {path_of(scope)}"
             error = MethodNotAllowed(f"{where}: the methods of this path are {allowed}")
-            await refuse(error, scope, send, [(b"allow", allowed.encode())])
+            await send_error(error, scope, send, [(b"allow", allowed.encode())])
             return
         if (app := self.apps.get((template, method))) is None:
             app = self.apps[template, method] = _asgi(methods[method].handler(self._handlers))

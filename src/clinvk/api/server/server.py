@@ -18,19 +18,19 @@ from msgspec.structs import replace
 from clinvk import __version__, logs
 from clinvk.api.access import auth as entrance
 from clinvk.api.access import keys
-from clinvk.api.access.auth import Doors
+from clinvk.api.access.auth import Access
 from clinvk.api.access.key_file import KeyFile
-from clinvk.api.access.key_policy import Grants
-from clinvk.api.access.keys import Keys
-from clinvk.api.access.workdirs import Workdirs
-from clinvk.api.endpoints.health import Inventory
-from clinvk.api.http.http1 import timed
-from clinvk.api.http.middleware import Front
-from clinvk.api.observe.observers import Watching, watched
+from clinvk.api.access.key_policy import KeyPolicy
+from clinvk.api.access.keys import ApiKeys
+from clinvk.api.access.workdirs import WorkdirPolicy
+from clinvk.api.endpoints.health import BackendInventory
+from clinvk.api.http.http1 import with_timeouts
+from clinvk.api.http.middleware import RequestMiddleware
+from clinvk.api.observe.observers import Observers, observe
 from clinvk.api.server import housekeeping, lifecycle
 from clinvk.api.server.app import create_app
-from clinvk.api.server.housekeeping import tended
-from clinvk.api.server.lifecycle import Prepare, Reload, heeded
+from clinvk.api.server.housekeeping import maintain_store
+from clinvk.api.server.lifecycle import Prepare, SettingsReload, handle_signals
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
@@ -57,7 +57,7 @@ SERVER_ERROR = 5
 """The exit code if the server cannot listen."""
 
 _A_LONG_TIME_S = 10 * 365 * 86_400
-_CLOSE_WITHIN_S = 2
+_CLOSE_TIMEOUT_S = 2
 _GARBAGE_AFTER = 10_000
 """Objects between garbage collections: the objects of a few dozen prompts. The default of 700 costs 8 % of CPU."""
 _ENDPOINTS = """\
@@ -97,16 +97,16 @@ def _listen_and_serve(
     settings: Settings, environ: Mapping[str, str], announce: Announce, load: Load, insecure: bool
 ) -> int:
     _adjust_logs(settings)
-    entrance.check(settings.server)
-    workdirs = Workdirs(settings, environ, BACKENDS)
+    entrance.check_access(settings.server)
+    workdirs = WorkdirPolicy(settings, environ, BACKENDS)
     workdirs.check_default()
-    resource_limits.check(settings.agents)
-    open_files = housekeeping.raise_limit()
-    housekeeping.bound_heaps()
+    resource_limits.check_resource_limits(settings.agents)
+    open_files = housekeeping.raise_open_file_limit()
+    housekeeping.limit_malloc_arenas()
     server = settings.server
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         taken = runner.run(_read_keys(settings, environ))
-        sockets = lifecycle.inherited(environ)
+        sockets = lifecycle.inherited_sockets(environ)
         if is_inherited := bool(sockets):
             host, port = sockets[0].getsockname()[:2]
             settings = replace(settings, server=replace(server, host=host, port=port))
@@ -116,13 +116,13 @@ def _listen_and_serve(
             print(f"clinvk: cannot listen on {_address(server.host, server.port)}: {exc.strerror}", file=sys.stderr)
             return SERVER_ERROR
         if not taken and not insecure:
-            taken = entrance.locked(settings.server, sockets, _to_stderr)
+            taken = entrance.key_if_open(settings.server, sockets, _to_stderr)
         _remark(settings, workdirs)
         runner.run(_serve(settings, environ, sockets, taken, announce, load, is_inherited, open_files))
     return 0
 
 
-def _remark(settings: Settings, workdirs: Workdirs) -> None:
+def _remark(settings: Settings, workdirs: WorkdirPolicy) -> None:
     """Log warnings about settings without effect."""
     if refusal := workdirs.refusal_of_default():
         logger.warning("requests that name no workdir are refused: %s", refusal)
@@ -168,41 +168,41 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-async def _read_keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
-    return await keys.read(settings, environ, Spawner(process_tags.choose()))
+async def _read_keys(settings: Settings, environ: Mapping[str, str]) -> ApiKeys:
+    return await keys.read_keys(settings, environ, Spawner(process_tags.choose_tags()))
 
 
 async def _serve(
     settings: Settings,
     environ: Mapping[str, str],
     sockets: list[socket.socket],
-    taken: Keys,
+    taken: ApiKeys,
     announce: Announce,
     load: Load,
     is_inherited: bool,
     open_files: int | None,
 ) -> None:
-    with heeded() as signals:
+    with handle_signals() as signals:
         async with (
-            watched(settings, BACKENDS) as watching,
+            observe(settings, BACKENDS) as watching,
             SqliteStore(home(environ), committed=watching.committed) as store,
             SocketServer(home(environ), settings, environ) as commands,
-            opened(settings, environ, sockets, store, taken, watching, BACKENDS, open_files) as served,
-            tended(store, settings.session.retention_days),
+            open_server(settings, environ, sockets, store, taken, watching, BACKENDS, open_files) as served,
+            maintain_store(store, settings.session.retention_days),
         ):
-            reload = Reload(load, list(_renewed(environ, taken, served)))
+            reload = SettingsReload(load, list(_renewed(environ, taken, served)))
 
             async def reload_as_told() -> None:
-                lifecycle.notify(environ, *lifecycle.reloading())
+                lifecycle.notify_service_manager(environ, *lifecycle.notify_reloading())
                 await reload()
-                lifecycle.notify(environ, "READY=1")
+                lifecycle.notify_service_manager(environ, "READY=1")
 
             commands.open(served.runs)
-            where = greeting(settings.server, sockets, has_keys=bool(taken))
+            where = startup_message(settings.server, sockets, has_keys=bool(taken))
             announce(where)
-            lifecycle.notify(environ, "READY=1", f"STATUS={where.partition(chr(10))[0]}")
+            lifecycle.notify_service_manager(environ, "READY=1", f"STATUS={where.partition(chr(10))[0]}")
             await signals.stopped(reload_as_told)
-            lifecycle.notify(environ, "STOPPING=1", "STATUS=finishing what runs")
+            lifecycle.notify_service_manager(environ, "STOPPING=1", "STATUS=finishing what runs")
             commands.close()
             served.front.stopping.set()
             if is_inherited:
@@ -210,7 +210,7 @@ async def _serve(
             await signals.drained(lambda: served.is_busy, settings.server.shutdown_grace_secs)
 
 
-def _renewed(environ: Mapping[str, str], taken: Keys, served: "Served") -> Iterator[Prepare]:
+def _renewed(environ: Mapping[str, str], taken: ApiKeys, served: "RunningServer") -> Iterator[Prepare]:
     """Yield the functions that reload parts of the configuration on SIGHUP."""
 
     async def log_level(settings: Settings) -> Callable[[], None]:
@@ -218,7 +218,7 @@ def _renewed(environ: Mapping[str, str], taken: Keys, served: "Served") -> Itera
 
     async def keys_taken(settings: Settings) -> Callable[[], None]:
         fresh = await _read_keys(settings, environ)
-        if taken and not fresh and not taken.is_made:
+        if taken and not fresh and not taken.is_required:
             raise ConfigError("no API key is asked for any more, which would open the server; that needs a restart")
         return partial(taken.take, fresh)
 
@@ -231,13 +231,13 @@ def _renewed(environ: Mapping[str, str], taken: Keys, served: "Served") -> Itera
     yield from (log_level, keys_taken, limits, run_limits)
 
 
-class Served(NamedTuple):
+class RunningServer(NamedTuple):
     """A running server: the outermost application, its runs, uvicorn, and access control."""
 
-    front: Front
+    front: RequestMiddleware
     runs: LocalRuns
     server: "Server"
-    doors: Doors
+    doors: Access
 
     @property
     def is_busy(self) -> bool:
@@ -251,16 +251,16 @@ class Served(NamedTuple):
 
 
 @asynccontextmanager
-async def opened(
+async def open_server(
     settings: Settings,
     environ: Mapping[str, str],
     sockets: list[socket.socket],
     store: SessionStore,
-    taken: Keys,
-    watching: Watching,
+    taken: ApiKeys,
+    watching: Observers,
     registry: Mapping[str, Backend],
     open_files: int | None = None,
-) -> AsyncGenerator[Served]:
+) -> AsyncGenerator[RunningServer]:
     """Serve inside the context. On exit, end the agents, send the remaining output, and close the sockets.
 
     `taken` are the valid API keys. The caller closes `store`. `open_files` is the former limit, for the agents.
@@ -269,24 +269,24 @@ async def opened(
     try:
         async with asyncio.TaskGroup() as group:
             lookups = Lookups()
-            doors, grants = await entrance.doors(settings.server, taken, sockets), Grants(taken, store, lookups)
-            workdirs = Workdirs(settings, environ, registry, lookups)
+            doors, grants = await entrance.access_of(settings.server, taken, sockets), KeyPolicy(taken, store, lookups)
+            workdirs = WorkdirPolicy(settings, environ, registry, lookups)
 
             def admit_now(request: RunRequest) -> str:
                 real = workdirs.admit(request)
-                grants.judge(request, workdirs.original(real))
+                grants.check(request, workdirs.original(real))
                 return real
 
             async def admit(request: RunRequest) -> str:
                 return await lookups.run(partial(admit_now, request), request.workdir, *request.add_dirs)
 
             def judge(request: RunRequest, place: str) -> Sequence[str]:
-                grants.judge(request, workdirs.original(place))
+                grants.check(request, workdirs.original(place))
                 return workdirs.judge_repository(place)
 
             async with (
-                keys.tended(taken, KeyFile(home(environ))),
-                grants.tended(),
+                keys.watch_key_sources(taken, KeyFile(home(environ))),
+                grants.refresh(),
                 LocalRuns(
                     settings,
                     store,
@@ -301,8 +301,8 @@ async def opened(
                     lookups=lookups,
                 ) as runs,
             ):
-                inventory = Inventory(settings, environ, runs.version, registry)
-                needed = executables.needed(environ)
+                inventory = BackendInventory(settings, environ, runs.version, registry)
+                needed = executables.needed_variables(environ)
 
                 @cache
                 def orchestrations() -> "Orchestrations":
@@ -330,8 +330,8 @@ async def opened(
                 gc.collect()
                 gc.freeze()  # exclude the permanent objects from later collections
                 gc.set_threshold(_GARBAGE_AFTER)
-                async with housekeeping.given_back(lambda: server.server_state.total_requests):
-                    yield Served(front, runs, server, doors)
+                async with housekeeping.trim_memory(lambda: server.server_state.total_requests):
+                    yield RunningServer(front, runs, server, doors)
                 learning.cancel()
                 if orchestrations.cache_info().currsize:  # before `runs` exits: worktrees and checks need the runs
                     await orchestrations().end()
@@ -344,12 +344,12 @@ async def opened(
 class Server(uvicorn.Server):
     """uvicorn without signal handling."""
 
-    def __init__(self, front: Front, settings: ServerSettings, on_started: Callable[[], None]) -> None:
+    def __init__(self, front: RequestMiddleware, settings: ServerSettings, on_started: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 front,
                 loop="none",
-                http=timed(settings.read_timeout_secs, settings.write_timeout_secs),
+                http=with_timeouts(settings.read_timeout_secs, settings.write_timeout_secs),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -357,7 +357,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=settings.idle_timeout_secs or _A_LONG_TIME_S,
-                timeout_graceful_shutdown=_CLOSE_WITHIN_S,
+                timeout_graceful_shutdown=_CLOSE_TIMEOUT_S,
             )
         )
         self._on_started = on_started
@@ -378,7 +378,7 @@ class Server(uvicorn.Server):
         yield
 
 
-def greeting(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False) -> str:
+def startup_message(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False) -> str:
     """Return the startup message: address, endpoints, and whether a key is needed."""
     port: int = sockets[0].getsockname()[1]
     lines = [f"clinvk {__version__} listens on {_address(settings.host, port)}", _ENDPOINTS]

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import MOST_RUNS, Capabilities, Channel, Host, Launch, conversation
+from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Host, Launch, conversation
 from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, continuing, stdin, streamed
 from clinvk.backends.claude.permissions import permission_flags
-from clinvk.backends.shared import OneShotChannel, upwards
+from clinvk.backends.shared import OneShotChannel, parent_directories
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
@@ -70,7 +70,7 @@ class Claude:
             Unsupported: an approval, sandbox or tool rule that Claude Code cannot honour.
             InvalidRequest: a malformed option, or an `extra` flag that would override what clinvk sets.
         """
-        places = [*upwards(host.resolve(request.workdir or ""))]
+        places = [*parent_directories(host.resolve(request.workdir or ""))]
         permissions = permission_flags(request, host)
         argv, files, env = command(request, resume, permissions)
         alone = Launch(argv=argv, env=env, cwd=request.workdir, files=files, stop_signal=SIGINT)
@@ -82,7 +82,7 @@ class Claude:
             reads=tuple(_read_at_start(places, host)),
             begins_with=tuple(_read_at_first_prompt(places, host)) if permissions.sources is None else (),
             takes_up="started",
-            most_runs=1 if _holds_for_the_process(request) else MOST_RUNS,
+            most_runs=1 if _holds_for_the_process(request) else MAX_RUNS,
             ping=PING,
         )
         return replace(alone, warm=kept)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import Channel, Delivery, NotSpoken, crashed, last_line, parsed
+from clinvk.backends.base import Channel, Delivery, ProtocolNotSupported, crash_ending, decode_line, last_line
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import INITIALIZE, message
@@ -33,14 +33,14 @@ PING = b'{"type":"control_request","request_id":"clinvk-ping","request":{"subtyp
 _INTERRUPT = b'{"type":"control_request","request_id":"clinvk-interrupt","request":{"subtype":"interrupt"}}\n'
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _PermissionRequest(msgspec.Struct, frozen=True):
     subtype: str = ""
 
 
 class _Control(msgspec.Struct, frozen=True):
     type: str
     request_id: str = ""
-    request: _Asked | None = None
+    request: _PermissionRequest | None = None
 
 
 _CONTROLS = msgspec.json.Decoder(_Control)
@@ -69,11 +69,11 @@ class ConversationChannel(Channel):
         """Parse one line of stdout and yield events of the run, or answers for stdin.
 
         Raises:
-            NotSpoken: the first line is not a JSON object.
+            ProtocolNotSupported: the first line is not a JSON object.
         """
         if not self._speaks:
-            if not isinstance(parsed(_ANY, line), dict):
-                raise NotSpoken(f"it printed {line[:80].decode(errors='replace')!r}")
+            if not isinstance(decode_line(_ANY, line), dict):
+                raise ProtocolNotSupported(f"it printed {line[:80].decode(errors='replace')!r}")
             self._speaks = True
         if _CONTROL in line[:_HEAD]:
             yield from _answered(line)
@@ -88,15 +88,20 @@ class ConversationChannel(Channel):
         """Yield the ending of the open run, if any.
 
         Raises:
-            NotSpoken: the process exited without a signal and printed nothing.
+            ProtocolNotSupported: the process exited without a signal and printed nothing.
         """
         if not self._speaks and exit_code < 128:  # otherwise a signal ended the process
-            raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr) or 'nothing on stderr'}")
+            raise ProtocolNotSupported(
+                f"it exited with code {exit_code}: {self.stderr_message(stderr) or 'nothing on stderr'}"
+            )
         if self._run:
             run, self._run = self._run, ""
-            yield run, self._decoder.closed(exit_code, stderr) if self._speaks else crashed("claude", exit_code, stderr)
+            yield (
+                run,
+                self._decoder.closed(exit_code, stderr) if self._speaks else crash_ending("claude", exit_code, stderr),
+            )
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         """Return the last line of stderr."""
         return last_line(stderr.decode(errors="replace"))
 
@@ -114,7 +119,7 @@ class ConversationChannel(Channel):
 
 def _answered(line: bytes) -> Iterator[bytes]:
     """Yield the answer to a control request; permission requests are denied."""
-    asked = parsed(_CONTROLS, line)
+    asked = decode_line(_CONTROLS, line)
     if asked is None or asked.type != "control_request" or asked.request is None:
         return
     if asked.request.subtype == "can_use_tool":

@@ -9,7 +9,7 @@ import re
 import msgspec
 
 from clinvk.backends.base import PRIVATE, Backend, Host
-from clinvk.backends.checkup_base import Answer, Checkup, Login, Question, Trial, launches
+from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, launches
 from clinvk.backends.claude.ending import LOG_IN
 
 _UNKNOWN = re.compile(r"unknown option '(-[^'=]+)")
@@ -36,8 +36,8 @@ def checkup(backend: Backend, host: Host) -> Checkup:
     has_home = host.read(f"{host.env.get('CLAUDE_CONFIG_DIR') or '~'}/.claude.json") is not None
     return Checkup(
         empty_home={"CLAUDE_CONFIG_DIR": PRIVATE, **_QUIET},
-        trials=(Trial((backend.executable, *map(_with_file, argv.values())), _lacking),),
-        login=Question((backend.executable, "auth", "status"), _login, has_home, _QUIET),
+        trials=(FlagProbe((backend.executable, *map(_with_file, argv.values())), _lacking),),
+        login=LoginProbe((backend.executable, "auth", "status"), _login, has_home, _QUIET),
         remarks=_remarks(host),
     )
 
@@ -47,23 +47,23 @@ def _with_file(word: str) -> str:
     return f"{flag}=/dev/null" if value.startswith(PRIVATE) else word
 
 
-def _lacking(answer: Answer) -> tuple[str, ...] | None:
+def _lacking(answer: ProbeOutput) -> tuple[str, ...] | None:
     """Return the first flag that Claude Code rejected, or None if the output is inconclusive."""
     if unknown := _UNKNOWN.search(answer.text):
         return (unknown[1],)
     return () if answer.exit_code == 0 or any(text in answer.text for text in _TAKEN) else None
 
 
-def _login(answer: Answer) -> Login:
+def _login(answer: ProbeOutput) -> LoginStatus:
     start, end = answer.text.find("{"), answer.text.rfind("}")
     try:
         status = msgspec.json.decode(answer.text[start : end + 1], type=_Status)
     except msgspec.DecodeError:
-        return Login(None, "claude auth status reports no login")
+        return LoginStatus(None, "claude auth status reports no login")
     if not status.loggedIn:
-        return Login(False, f"not logged in; {LOG_IN}")
+        return LoginStatus(False, f"not logged in; {LOG_IN}")
     how = status.authMethod if status.apiProvider in ("", "firstParty") else status.apiProvider
-    return Login(True, f"logged in ({how.replace('_', ' ') or 'as it says'})")
+    return LoginStatus(True, f"logged in ({how.replace('_', ' ') or 'as it says'})")
 
 
 def _remarks(host: Host) -> tuple[str, ...]:

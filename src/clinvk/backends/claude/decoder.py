@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import crashed, last_line
+from clinvk.backends.base import crash_ending, last_line
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.ending import NO_CONVERSATION, denied, ending, forgotten, not_logged_in, tokens
-from clinvk.backends.shared import Prose, Retold
+from clinvk.backends.shared import Prose, TextDeduplicator
 from clinvk.types import events
 from clinvk.types.errors import AgentUnauthenticated, SessionNotFound
 
@@ -39,8 +39,8 @@ class ClaudeDecoder:
         self._compacted = False
         self._answer = Prose(events.TextDelta)
         self._thoughts = Prose(events.ThinkingDelta)
-        self._text = Retold()
-        self._thinking = Retold()
+        self._text = TextDeduplicator()
+        self._thinking = TextDeduplicator()
         self._message_id = ""
         self._cut = False
         self._calls: set[str] = set()
@@ -55,7 +55,7 @@ class ClaudeDecoder:
         if parsed is None or parsed.parent_tool_use_id is not None:
             return ()
         match parsed:
-            case wire.Stream():
+            case wire.StreamEvent():
                 return self._stream(parsed.event)
             case wire.Assistant():
                 return self._assistant(parsed)
@@ -74,10 +74,10 @@ class ClaudeDecoder:
         said = stderr.decode(errors="replace").strip()
         if said.startswith(NO_CONVERSATION):
             return events.RunFailed(SessionNotFound.code, forgotten(said), exit_code)
-        failed = crashed("claude", exit_code, stderr)
+        failed = crash_ending("claude", exit_code, stderr)
         return failed if self._streamed == events.Usage() else replace(failed, usage=self._streamed)
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         """Return the last line of stderr; Claude Code prints no noise to stderr."""
         return last_line(stderr.decode(errors="replace"))
 

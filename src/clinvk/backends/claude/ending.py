@@ -1,6 +1,6 @@
 """The ending of a Claude Code run: the `result` line as a `RunFinished` or `RunFailed`."""
 
-from clinvk.backends.claude.wire import ModelCounts, Result, TokenCounts
+from clinvk.backends.claude.wire import ModelUsage, Result, TokenCounts
 from clinvk.types import errors
 from clinvk.types.events import Ending, RunFailed, RunFinished, StopReason, Usage
 
@@ -78,7 +78,7 @@ def _spent(result: Result, before: Result | None) -> tuple[Usage, float | None]:
     return used, None if cost_usd is None else round(cost_usd, _COST_DIGITS)
 
 
-def _total(models: dict[str, ModelCounts] | None) -> Usage:
+def _total(models: dict[str, ModelUsage] | None) -> Usage:
     return sum(map(tokens, (models or {}).values()), Usage())
 
 
@@ -134,14 +134,14 @@ def denied(result: Result, before: Result | None) -> str:
     return f"{actions} denied: {tools}; approval_mode and sandbox_mode say what is allowed"
 
 
-def tokens(counts: ModelCounts | TokenCounts) -> Usage:
+def tokens(counts: ModelUsage | TokenCounts) -> Usage:
     """Return the usage in clinvk's form, in which cached tokens are part of the input."""
     cached = counts.cache_read_input_tokens or 0
     return Usage(
         input_tokens=(counts.input_tokens or 0) + cached + (counts.cache_creation_input_tokens or 0),
         output_tokens=counts.output_tokens or 0,
         cached_tokens=cached,
-        reasoning_tokens=counts.thinking_tokens if isinstance(counts, ModelCounts) else 0,
+        reasoning_tokens=counts.thinking_tokens if isinstance(counts, ModelUsage) else 0,
     )
 
 

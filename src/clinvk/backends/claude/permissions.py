@@ -1,7 +1,7 @@
 """The approval and sandbox modes as flags of Claude Code 2.1.197 to 2.1.332.
 
-tests/agents/test_claude_words.py proves each mode. The modes restrict the model, and hold even if the files of the
-project are untrusted. The permission mode is always passed; without the flag, a project's `defaultMode:
+tests/agents/test_claude_permissions.py proves each mode. The modes restrict the model, and hold even if the files of
+the project are untrusted. The permission mode is always passed; without the flag, a project's `defaultMode:
 bypassPermissions` would apply.
 
 Sandbox modes:
@@ -52,7 +52,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from clinvk.backends.base import Host, parsed
+from clinvk.backends.base import Host, decode_line
 from clinvk.types.errors import Unsupported
 from clinvk.types.request import RunRequest
 
@@ -218,7 +218,7 @@ def _user_switched_hooks_off(host: Host) -> bool:
     """Return whether the user sets `disableAllHooks`, which would also disable the hook that prevents worktrees."""
     own = host.env.get("CLAUDE_CONFIG_DIR") or "~/.claude"
     data = host.read(f"{own}/settings.json") or b""
-    settings = parsed(_SETTINGS, data.decode("utf-8-sig", errors="replace").encode()) or {}
+    settings = decode_line(_SETTINGS, data.decode("utf-8-sig", errors="replace").encode()) or {}
     return settings.get("disableAllHooks") is True
 
 

@@ -7,7 +7,7 @@ the ending of a run.
 
 import msgspec
 
-from clinvk.backends.base import parsed
+from clinvk.backends.base import decode_line
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
@@ -102,7 +102,7 @@ class System(_Line, frozen=True, tag="system"):
     error: str | None = None
 
 
-class Stream(_Line, frozen=True, kw_only=True, tag="stream_event"):
+class StreamEvent(_Line, frozen=True, kw_only=True, tag="stream_event"):
     """An unmodified event of the model API."""
 
     event: StreamPart
@@ -121,7 +121,7 @@ class User(_Line, frozen=True, kw_only=True, tag="user"):
     message: Results
 
 
-class ModelCounts(msgspec.Struct, frozen=True, rename="camel"):
+class ModelUsage(msgspec.Struct, frozen=True, rename="camel"):
     """Tokens that one model used; 2.1.197 does not report the share of thinking in the output tokens."""
 
     input_tokens: int = 0
@@ -156,8 +156,8 @@ class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsag
     stop_reason: str | None = None
     total_cost_usd: float | None = None
     usage: TokenCounts | None = None
-    model_usage: dict[str, ModelCounts] | None = None
-    model_usage_since_last_result: dict[str, ModelCounts] | None = None
+    model_usage: dict[str, ModelUsage] | None = None
+    model_usage_since_last_result: dict[str, ModelUsage] | None = None
     permission_denials: list[Denial] | None = None
     structured_output: object = None
     terminal_reason: str | None = None
@@ -166,7 +166,7 @@ class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsag
     errors: list[str] | None = None
 
 
-Line = System | Stream | Assistant | User | Result
+Line = System | StreamEvent | Assistant | User | Result
 
 _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 _FIELDS: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -174,14 +174,14 @@ _FIELDS: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dic
 
 def read(line: bytes) -> Line | None:
     """Decode a line, or return None. In a `result` line, fields that do not fit are skipped."""
-    if (told := parsed(_LINES, line)) or b'"result"' not in line:
+    if (told := decode_line(_LINES, line)) or b'"result"' not in line:
         return told
-    fields = parsed(_FIELDS, line) or {}
+    fields = decode_line(_FIELDS, line) or {}
     kind = fields.get("type", msgspec.Raw())
     if bytes(kind) != b'"result"':
         return None
-    fit = {name: value for name, value in fields.items() if parsed(_LINES, _encoded({"type": kind, name: value}))}
-    return parsed(_LINES, _encoded(fit))
+    fit = {name: value for name, value in fields.items() if decode_line(_LINES, _encoded({"type": kind, name: value}))}
+    return decode_line(_LINES, _encoded(fit))
 
 
 def _encoded(fields: dict[str, msgspec.Raw]) -> bytes:

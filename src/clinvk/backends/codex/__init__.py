@@ -25,16 +25,16 @@ from clinvk.backends.base import (
     aliases,
     conversation,
     effort_of,
-    kind_of,
+    image_extension,
     refuse_nul,
 )
 from clinvk.backends.codex import flags, user_files
 from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
 from clinvk.backends.codex.exec import ExecChannel, is_native, told
-from clinvk.backends.codex.flags import SETTING, unmentioned
-from clinvk.backends.codex.sandbox import Fence, fence
+from clinvk.backends.codex.flags import SETTING, disabled_skills
+from clinvk.backends.codex.sandbox import Sandbox, sandbox
 from clinvk.backends.codex.user_files import INSTRUCTIONS, knows_instructions
-from clinvk.backends.shared import upwards
+from clinvk.backends.shared import parent_directories
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import Image, RunRequest
 from clinvk.types.session import Resume
@@ -86,14 +86,14 @@ class Codex:
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return the launch for this request: `codex app-server` where the request allows, else `codex exec`."""
         _check_texts(request)
-        held = fence(request, host)
+        held = sandbox(request, host)
         untold = _untold(request, resume, held, host)
         prompt = told(request, resume, untold)
         _check_prompt(prompt)
         flags.check(request.extra, held.is_open)
         config = {**_CONFIG, **held.config, **_config(request, None if resume else held)}
         if request.literal:
-            config |= unmentioned(prompt)
+            config |= disabled_skills(prompt)
         words = _settings(config)
         argv = (
             self.executable,
@@ -160,7 +160,7 @@ class Codex:
         return host.find(f"{user_files.folder(host, host.resolve(''))}/sessions", f"*/*/*/rollout-*{handle}.jsonl")
 
 
-def _opening(request: RunRequest, resume: Resume | None, held: Fence, host: Host) -> dict[str, object]:
+def _opening(request: RunRequest, resume: Resume | None, held: Sandbox, host: Host) -> dict[str, object]:
     """Return the parameters of the thread. Settings carry every other option, as with `exec`."""
     place = request.workdir or host.resolve("")
     opening: dict[str, object] = {"cwd": place, "approvalPolicy": "never"}
@@ -190,7 +190,7 @@ def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
     workdir = host.resolve(request.workdir or "")
     folder = user_files.folder(host, workdir)
     own = (f"{folder}/{name}" for name in ("config.toml", "environments.toml", ".env", "AGENTS.md", "auth.json"))
-    return (*_MANAGED, *own, *(f"{place}{name}" for place in upwards(workdir) for name in INSTRUCTIONS))
+    return (*_MANAGED, *own, *(f"{place}{name}" for place in parent_directories(workdir) for name in INSTRUCTIONS))
 
 
 def _model(request: RunRequest) -> str | None:
@@ -214,26 +214,26 @@ def _continued(resume: Resume) -> tuple[str, ...]:
     return ("fork", thread, "-") if resume.fork else ("resume", thread)
 
 
-def _config(request: RunRequest, begun: Fence | None) -> dict[str, str]:
+def _config(request: RunRequest, begun: Sandbox | None) -> dict[str, str]:
     """Return the settings of the run. `begun` is None for a resumed thread, which already has its instructions."""
     config: dict[str, str] = {}
     if begun and (instructions := _instructions(request, begun)):
-        config["developer_instructions"] = shared.string(instructions)
+        config["developer_instructions"] = shared.toml_string(instructions)
     if effort := effort_of(request, EFFORT_LEVELS):
-        config["model_reasoning_effort"] = shared.string(effort)
+        config["model_reasoning_effort"] = shared.toml_string(effort)
     if request.thinking:
-        config["model_reasoning_summary"] = shared.string("auto")
+        config["model_reasoning_summary"] = shared.toml_string("auto")
     return config
 
 
-def _instructions(request: RunRequest, held: Fence) -> str:
+def _instructions(request: RunRequest, held: Sandbox) -> str:
     if not held.instructions:
         return request.system_prompt or ""
     own = request.system_prompt or held.own_instructions
     return f"{own}\n\n{held.instructions}" if own else held.instructions
 
 
-def _untold(request: RunRequest, resume: Resume | None, held: Fence, host: Host) -> str:
+def _untold(request: RunRequest, resume: Resume | None, held: Sandbox, host: Host) -> str:
     """Return the instructions that a resumed thread lacks or that Codex retracts in the thread; otherwise ""."""
     if resume is None or not held.instructions:
         return ""
@@ -253,7 +253,7 @@ def _files(request: RunRequest) -> dict[str, bytes]:
 
 
 def _image_name(index: int, image: Image) -> str:
-    return f"image-{index}.{kind_of(image)}"
+    return f"image-{index}.{image_extension(image)}"
 
 
 def _check_texts(request: RunRequest) -> None:
@@ -274,7 +274,7 @@ def _check_prompt(prompt: str) -> None:
         )
 
 
-def _check_length(argv: tuple[str, ...], held: Fence) -> None:
+def _check_length(argv: tuple[str, ...], held: Sandbox) -> None:
     for argument in argv:
         size = len(argument.encode(errors="surrogateescape"))
         if size > _MAX_ARGUMENT_BYTES and argument.startswith(f"{SETTING}="):

@@ -165,13 +165,13 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         conversation = self._open.get(run)
         return ("CODEX_THREAD_ID", conversation.thread) if conversation and conversation.thread else None
 
-    def let_go(self, conversation: str) -> bytes | None:
+    def release_session(self, conversation: str) -> bytes | None:
         """Return the requests that close an idle thread."""
         if conversation in self._closing:
             return b""
         return self._close(_Closing(conversation)) if self._idle.pop(conversation, None) else None
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         """Return the last line of stderr that is not noise."""
         return last_line("\n".join(failures.said(stderr)))
 

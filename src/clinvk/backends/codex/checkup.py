@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from clinvk.backends.base import PRIVATE, Backend, Host, Launch
-from clinvk.backends.checkup_base import Answer, Checkup, Login, Question, Trial, flags_in, launches
+from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, flags_in, launches
 from clinvk.backends.codex import user_files
 from clinvk.backends.codex.failures import LOG_IN
 
@@ -19,12 +19,12 @@ def checkup(backend: Backend, host: Host) -> Checkup:
     return Checkup(
         empty_home={"CODEX_HOME": PRIVATE},
         trials=tuple(_trial(launch) for launch in _covering(backend)),
-        login=_by_provider(host) or Question((backend.executable, "login", "status"), _login, at_home=True),
+        login=_by_provider(host) or LoginProbe((backend.executable, "login", "status"), _login, at_home=True),
     )
 
 
-def _trial(launch: Launch) -> Trial:
-    return Trial((*launch.argv, "--help"), _lacking_in_server if launch.otherwise else _lacking)
+def _trial(launch: Launch) -> FlagProbe:
+    return FlagProbe((*launch.argv, "--help"), _lacking_in_server if launch.otherwise else _lacking)
 
 
 def _covering(backend: Backend) -> Iterator[Launch]:
@@ -38,39 +38,41 @@ def _covering(backend: Backend) -> Iterator[Launch]:
             yield launch
 
 
-def _lacking(answer: Answer) -> tuple[str, ...] | None:
+def _lacking(answer: ProbeOutput) -> tuple[str, ...] | None:
     if unknown := _UNKNOWN.search(answer.text):
         return (unknown[1],)
     return () if answer.exit_code == 0 else None
 
 
-def _lacking_in_server(answer: Answer) -> tuple[str, ...]:
+def _lacking_in_server(answer: ProbeOutput) -> tuple[str, ...]:
     """Return the missing flags; none if the CLI has no server, because every run then uses `codex exec`."""
     return _lacking(answer) or ()
 
 
-def _login(answer: Answer) -> Login:
+def _login(answer: ProbeOutput) -> LoginStatus:
     said = [line for line in answer.text.splitlines() if line and not line.startswith("WARNING")]
     if answer.exit_code == 0:
-        return Login(True, said[0].partition(" - ")[0] if said else "logged in")  # part of the key follows
+        return LoginStatus(True, said[0].partition(" - ")[0] if said else "logged in")  # part of the key follows
     if any("Not logged in" in line for line in said):
-        return Login(False, f"not logged in; {LOG_IN}")
-    return Login(None, "codex login status reports no login")
+        return LoginStatus(False, f"not logged in; {LOG_IN}")
+    return LoginStatus(None, "codex login status reports no login")
 
 
-def _by_provider(host: Host) -> Login | None:
+def _by_provider(host: Host) -> LoginStatus | None:
     """Return the login state of a user-defined model provider, which needs no OpenAI login, or None."""
     if host.env.get("CODEX_API_KEY"):
-        return Login(True, "API key in CODEX_API_KEY")
+        return LoginStatus(True, "API key in CODEX_API_KEY")
     try:
         config = user_files.load(host, f"{user_files.folder(host, '')}/config.toml")
-    except user_files.Unreadable as exc:
-        return Login(False, str(exc))
+    except user_files.ConfigUnreadable as exc:
+        return LoginStatus(False, str(exc))
     provider = config.model_providers.get(config.model_provider)
     if provider is None or provider.requires_openai_auth:
         return None
     about, variable = f"asks {config.model_provider}, the provider of its config.toml", provider.env_key
     if not variable:
-        return Login(None, about)
+        return LoginStatus(None, about)
     is_set = bool(host.env.get(variable))
-    return Login(is_set, f"{about}, its key in {variable}" if is_set else f"{about}, whose key {variable} is not set")
+    return LoginStatus(
+        is_set, f"{about}, its key in {variable}" if is_set else f"{about}, whose key {variable} is not set"
+    )

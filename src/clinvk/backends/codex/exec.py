@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import last_line, parsed, with_schema, with_system_prompt
+from clinvk.backends.base import decode_line, last_line, with_schema, with_system_prompt
 from clinvk.backends.codex import failures, wire
 from clinvk.backends.codex.turn import ItemDecoder
 from clinvk.backends.shared import OneShotChannel
@@ -79,7 +79,7 @@ class ExecDecoder(ItemDecoder):
 
     def feed(self, line: bytes) -> Iterable[Event]:
         """Return the events of one line. A line without an event of a known type yields no events."""
-        event = parsed(wire.EXEC_LINES, line)
+        event = decode_line(wire.EXEC_LINES, line)
         if event is None or (event.item.type and not event.item.kind):
             return
         if self._thread:
@@ -108,7 +108,7 @@ class ExecDecoder(ItemDecoder):
         """Return the ending of a process that reported no ending."""
         return failures.exited(exit_code, stderr, self.last_error)
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         """Return the last line of stderr that is not noise."""
         return last_line("\n".join(failures.said(stderr)))
 

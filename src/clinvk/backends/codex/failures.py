@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from clinvk.backends.base import crashed, parsed
+from clinvk.backends.base import crash_ending, decode_line
 from clinvk.types import errors
 from clinvk.types.events import RunFailed, StopReason
 
@@ -99,7 +99,7 @@ def told(message: str, kind: bytes) -> RunFailed:
     if ending := _forgotten(message, 1):
         return ending
     ending = failed(message, 1)
-    names = parsed(_KIND, kind) or ""
+    names = decode_line(_KIND, kind) or ""
     if ending.code != errors.AgentFailed.code or not names:
         return ending
     name, status = (names, None) if isinstance(names, str) else next(iter(names.items()))
@@ -142,7 +142,7 @@ def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
         return failed(last_error, exit_code)
     if exit_code in (1, 2) and reason:
         return failed(reason.partition(" Usage: ")[0], exit_code)
-    return crashed("codex", exit_code, "\n".join(lines).encode())
+    return crash_ending("codex", exit_code, "\n".join(lines).encode())
 
 
 def _forgotten(reason: str, exit_code: int) -> RunFailed | None:
@@ -168,7 +168,7 @@ _BODY = msgspec.json.Decoder(_Body)
 def _body_message(message: str) -> str | None:
     if not message.startswith("{"):
         return None
-    body = parsed(_BODY, message.encode())
+    body = decode_line(_BODY, message.encode())
     if body is None:
         return None
     return body.error.message if body.error else body.detail

@@ -119,12 +119,12 @@ _NAME = re.compile(r"\$([A-Za-z0-9_:-]+)")
 _LINK = re.compile(r"\[\$[A-Za-z0-9_:-]+\]\s*\(([^)]*)\)")
 
 
-def unmentioned(text: str) -> dict[str, str]:
+def disabled_skills(text: str) -> dict[str, str]:
     """Return settings that disable every skill that a text could name; empty if the text names no skill."""
     if "$" not in text:
         return {}
     paths = (path.strip().removeprefix("skill://") for path in _LINK.findall(text))
     named = [("name", name) for name in dict.fromkeys(_NAME.findall(text))]
     named += [("path", path) for path in dict.fromkeys(paths) if path.startswith("/")]
-    disabled = (f"{{{key} = {shared.string(value)}, enabled = false}}" for key, value in named)
+    disabled = (f"{{{key} = {shared.toml_string(value)}, enabled = false}}" for key, value in named)
     return {SETTING: f"[{', '.join(disabled)}]"} if named else {}

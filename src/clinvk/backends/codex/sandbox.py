@@ -72,7 +72,7 @@ error.
 """
 
 
-class Fence(msgspec.Struct, frozen=True):
+class Sandbox(msgspec.Struct, frozen=True):
     """The restrictions on the agent.
 
     Attributes:
@@ -125,7 +125,7 @@ class Fence(msgspec.Struct, frozen=True):
         return {f"{_TEMPORARY}/.keep": b""} if self.has_folder else {}
 
 
-def fence(request: RunRequest, host: Host) -> Fence:
+def sandbox(request: RunRequest, host: Host) -> Sandbox:
     """Return the restrictions for the approval and sandbox modes of a request.
 
     Raises:
@@ -142,7 +142,7 @@ def fence(request: RunRequest, host: Host) -> Fence:
             "codex cannot be limited to named tools; sandbox_mode read-only or workspace limits what its tools may do",
             "allowed_tools",
         )
-    known = _Known(request, host)
+    known = _EffectiveSettings(request, host)
     held = _held(request, known)
     if held.no_rules:
         held = msgspec.structs.replace(held, has_rules=known.has_rules())
@@ -153,36 +153,38 @@ def fence(request: RunRequest, host: Host) -> Fence:
     )
 
 
-def _held(request: RunRequest, known: "_Known") -> Fence:
+def _held(request: RunRequest, known: "_EffectiveSettings") -> Sandbox:
     directories = request.add_dirs
     match request.sandbox_mode or "default", request.approval_mode or "default":
         case "read-only", _:  # every file is readable: `add_dirs` need no flag
-            return Fence("read-only", no_rules=True, config=known.read_only())
+            return Sandbox("read-only", no_rules=True, config=known.read_only())
         case "workspace", _:
             config = {**_WORKSPACE_ONLY, **known.distrust()}
-            return Fence("workspace-write", directories, no_rules=True, config=config, has_folder=True)
+            return Sandbox("workspace-write", directories, no_rules=True, config=config, has_folder=True)
         case "full", _:
-            return Fence("danger-full-access", directories, config=known.distrust(), is_open=True)
+            return Sandbox("danger-full-access", directories, config=known.distrust(), is_open=True)
         case "default", "none":
-            return Fence("danger-full-access", directories, bypasses=True, config=known.distrust(), is_open=True)
+            return Sandbox("danger-full-access", directories, bypasses=True, config=known.distrust(), is_open=True)
         case "default", "auto":
-            return Fence("workspace-write", directories, config=known.distrust())
+            return Sandbox("workspace-write", directories, config=known.distrust())
         case _:
-            return Fence("", directories, config=known.distrust() if known.settings.names_a_sandbox else {})
+            return Sandbox("", directories, config=known.distrust() if known.settings.names_a_sandbox else {})
 
 
-class _Known:
+class _EffectiveSettings:
     """The settings that apply to a run, and the overrides for them. Reads project files only if needed."""
 
     def __init__(self, request: RunRequest, host: Host) -> None:
         self._host = host
         self._named = request.workdir or ""
-        self._problem: user_files.Unreadable | None = None
+        self._problem: user_files.ConfigUnreadable | None = None
         try:
             self.settings = user_files.read(host, self._named)
-        except user_files.Unreadable as exc:  # Codex reports the error itself, unless clinvk relies on the settings
+        except (
+            user_files.ConfigUnreadable
+        ) as exc:  # Codex reports the error itself, unless clinvk relies on the settings
             self._problem = exc
-            self.settings = user_files.Settings()
+            self.settings = user_files.CodexConfig()
 
     @cached_property
     def _workdir(self) -> PurePath:
@@ -236,7 +238,7 @@ class _Known:
         return {
             **_READ_ONLY,
             **_untrusted(self._places),
-            **({"mcp_servers": shared.table(servers)} if servers else {}),
+            **({"mcp_servers": shared.toml_table(servers)} if servers else {}),
             **{f"features.{name}": "false" for name in _OLDER_NAMES if name in self.settings.features},
             **({f"otel.{_HEADERS_HELPER}": '""'} if _HEADERS_HELPER in self.settings.otel else {}),
         }
@@ -247,4 +249,4 @@ def _unpromised(why: str) -> Unsupported:
 
 
 def _untrusted(places: list[str]) -> dict[str, str]:
-    return {"projects": shared.table(dict.fromkeys(places, '{trust_level = "untrusted"}'))} if places else {}
+    return {"projects": shared.toml_table(dict.fromkeys(places, '{trust_level = "untrusted"}'))} if places else {}

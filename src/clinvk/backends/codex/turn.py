@@ -9,7 +9,7 @@ from typing import Generic
 import msgspec
 
 from clinvk.backends.codex import failures, wire
-from clinvk.backends.shared import Delta, Prose, Retold
+from clinvk.backends.shared import Delta, Prose, TextDeduplicator
 from clinvk.types import events
 from clinvk.types.errors import Cancelled
 
@@ -25,9 +25,9 @@ class ItemText(Generic[Delta]):
         self._prose = Prose(delta)
         self._item: str | None = None
         self._part = 0
-        self._open = Retold()
-        self._sent: list[Retold] = []
-        self._repeats: list[Retold] = []
+        self._open = TextDeduplicator()
+        self._sent: list[TextDeduplicator] = []
+        self._repeats: list[TextDeduplicator] = []
 
     def piece(self, item: str, text: str, part: int = 0) -> Iterator[Delta]:
         """Yield the new text in a piece of one part of an item."""
@@ -59,7 +59,7 @@ class ItemText(Generic[Delta]):
         if is_new:
             self._prose.end_message()
             self._part = 0
-        self._open = Retold() if is_new else self._repeats.pop(0)
+        self._open = TextDeduplicator() if is_new else self._repeats.pop(0)
         self._open.begin(again=not is_new)
         self._sent.append(self._open)
         self._item = item

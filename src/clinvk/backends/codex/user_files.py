@@ -18,7 +18,7 @@ from clinvk.backends.base import Host
 _SYSTEM_CONFIG = "/etc/codex/config.toml"
 
 
-class Unreadable(Exception):
+class ConfigUnreadable(Exception):
     """The settings cannot be found or read; the message says why."""
 
 
@@ -31,7 +31,7 @@ class _Provider(msgspec.Struct):
     requires_openai_auth: bool = False
 
 
-class Settings(msgspec.Struct):
+class CodexConfig(msgspec.Struct):
     """The tables and values of one settings file, or of several merged files."""
 
     mcp_servers: dict[str, object] = {}
@@ -62,14 +62,14 @@ class Settings(msgspec.Struct):
         return [place for place in places if self.projects.get(place, _Project()).trust_level != "trusted"]
 
 
-def read(host: Host, workdir: str) -> Settings:
+def read(host: Host, workdir: str) -> CodexConfig:
     """Read the machine's settings and merge the user's settings over them.
 
     Raises:
         Unreadable: A file is invalid, or the environment does not locate the user's file.
     """
     if not host.env.get("CODEX_HOME") and not host.env.get("HOME"):
-        raise Unreadable("neither CODEX_HOME nor HOME is in the agent's environment")
+        raise ConfigUnreadable("neither CODEX_HOME nor HOME is in the agent's environment")
     machine, user = load(host, _SYSTEM_CONFIG), load(host, f"{folder(host, workdir)}/config.toml")
     merged = msgspec.structs.asdict(machine)
     for name, value in msgspec.structs.asdict(user).items():
@@ -77,7 +77,7 @@ def read(host: Host, workdir: str) -> Settings:
             merged[name].update(value)
         elif value is not None:
             merged[name] = value
-    return Settings(**merged)
+    return CodexConfig(**merged)
 
 
 def folder(host: Host, workdir: str) -> str:
@@ -86,7 +86,7 @@ def folder(host: Host, workdir: str) -> str:
     return str(PurePath(workdir) / home) if home else "~/.codex"
 
 
-def load(host: Host, path: str) -> Settings:
+def load(host: Host, path: str) -> CodexConfig:
     """Read one settings file; a missing file has no settings.
 
     Raises:
@@ -94,19 +94,19 @@ def load(host: Host, path: str) -> Settings:
     """
     data = host.read(path)
     if not data:
-        return Settings()
+        return CodexConfig()
     import tomllib  # the import dominates the cost of starting Codex, and many users have no such file
 
     try:
-        return msgspec.convert(tomllib.loads(data.decode()), Settings)
+        return msgspec.convert(tomllib.loads(data.decode()), CodexConfig)
     except (ValueError, msgspec.ValidationError) as exc:
-        raise Unreadable(f"{path} is not valid: {exc}") from exc
+        raise ConfigUnreadable(f"{path} is not valid: {exc}") from exc
 
 
 INSTRUCTIONS = ("AGENTS.override.md", "AGENTS.md")
 """The names of instruction files. In each directory, Codex reads the first file that exists."""
 
-_MOST_BYTES = 32 * 1024
+_MAX_BYTES = 32 * 1024
 _FRAME = "# AGENTS.md instructions for "
 _RETRACTED = b"AGENTS.md instructions no longer apply"
 _SEARCHED_BYTES = 4 * 1024 * 1024
@@ -114,9 +114,9 @@ _FIT_IN_AN_ARGUMENT = 60_000
 """A size in bytes that fits into an argument even if every byte doubles as TOML."""
 
 
-def project_instructions(host: Host, settings: Settings, workdir: PurePath) -> str:
+def project_instructions(host: Host, settings: CodexConfig, workdir: PurePath) -> str:
     """Return the instructions from the project root down to the working directory; "" if there are no files."""
-    most = _MOST_BYTES if settings.project_doc_max_bytes is None else settings.project_doc_max_bytes
+    most = _MAX_BYTES if settings.project_doc_max_bytes is None else settings.project_doc_max_bytes
     left = min(most, _FIT_IN_AN_ARGUMENT)
     texts: list[str] = []
     for place in _folders(host, settings.project_root_markers, workdir):

@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-from clinvk.backends.base import parsed
+from clinvk.backends.base import decode_line
 from clinvk.backends.jsonrpc import Message
 from clinvk.types.events import Progress, ToolCall, ToolResult, Usage
 
@@ -277,7 +277,7 @@ def is_read(method: str, params: Params) -> bool:
 
 def structured(message: str) -> object:
     """Return the JSON value of a message, or None if the message is not JSON."""
-    return parsed(_ANSWER, message.encode())
+    return decode_line(_ANSWER, message.encode())
 
 
 def _snake(name: str) -> str:

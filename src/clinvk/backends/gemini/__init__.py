@@ -35,10 +35,10 @@ from clinvk.backends.base import (
     refuse_nul,
 )
 from clinvk.backends.gemini import home, prompt_delivery
-from clinvk.backends.gemini.acp import PING, ProtocolChannel
+from clinvk.backends.gemini.acp import PING, AcpChannel
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
-from clinvk.backends.gemini.permissions import Leave, grants, leave, limits, settled
+from clinvk.backends.gemini.permissions import ToolPermissions, grants, limits, settled, tool_permissions
 from clinvk.backends.shared import OneShotChannel
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.request import RunRequest
@@ -56,7 +56,7 @@ _QUIET = {"GEMINI_CLI_NO_RELAUNCH": "true", "TERM": "xterm-256color", "COLORTERM
 a plain terminal.
 """
 
-_MOST_RUNS = 50
+_MAX_RUNS = 50
 """The number of runs after which a process is replaced. For each session, `gemini --acp` rebuilds the system prompts of
 all earlier sessions, and no request closes a session. After this many runs, the rebuilding has cost about as much as
 starting a process.
@@ -90,7 +90,7 @@ class Gemini:
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return the launch for this request."""
         _check(request)
-        allowed = leave(request)
+        allowed = tool_permissions(request)
         check_extra(request.extra, is_open=allowed.open and allowed.only is None)
         launch = _launch((self.executable, _ALONE), request, resume, allowed, host)
         attached = prompt_delivery.files(request)
@@ -106,7 +106,7 @@ class Gemini:
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine for one process of this launch."""
         if launch.opening:
-            return ProtocolChannel(launch.opening, host)
+            return AcpChannel(launch.opening, host)
         return OneShotChannel(GeminiDecoder(), prompt_delivery.stdin)
 
     def checkup(self, host: Host) -> "Checkup":
@@ -129,7 +129,9 @@ class Gemini:
         return home.conversation_files(handle, host)
 
 
-def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: Leave, host: Host) -> Launch | None:
+def _kept(
+    executable: str, request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host
+) -> Launch | None:
     """Return the launch of a process for many prompts, or None if only a process of one prompt behaves as requested.
 
     A process for many prompts runs no hooks, and hooks may be the only restriction on an agent that acts without
@@ -156,12 +158,14 @@ def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: 
         opening={"cwd": place, "mcpServers": []},
         reads=home.read_at_start(place, host),
         takes_up="held",
-        most_runs=_MOST_RUNS,
+        most_runs=_MAX_RUNS,
         ping=PING,
     )
 
 
-def _launch(command: tuple[str, ...], request: RunRequest, resume: Resume | None, allowed: Leave, host: Host) -> Launch:
+def _launch(
+    command: tuple[str, ...], request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host
+) -> Launch:
     """Return the launch of a command with the arguments, the private home and the environment for a request."""
     rules = {"limits.toml": limits(allowed), "grants.toml": grants(allowed)}
     settings, links = home.as_the_users(request, host) if allowed.open else home.strict(allowed, request, host)
@@ -181,7 +185,7 @@ def _launch(command: tuple[str, ...], request: RunRequest, resume: Resume | None
 
 
 def _check(request: RunRequest) -> None:
-    if len(prompt_delivery.told(request).encode(errors="replace")) > MAX_PROMPT_BYTES:
+    if len(prompt_delivery.prompt_text(request).encode(errors="replace")) > MAX_PROMPT_BYTES:
         raise InvalidRequest(f"the prompt is longer than the {MAX_PROMPT_BYTES} bytes that gemini reads", "prompt")
     for index, folder in enumerate(request.add_dirs):
         if "," in folder or folder != folder.strip():
@@ -192,7 +196,7 @@ def _check(request: RunRequest) -> None:
     refuse_nul(request)
 
 
-def _arguments(request: RunRequest, resume: Resume | None, allowed: Leave, host: Host) -> list[str]:
+def _arguments(request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host) -> list[str]:
     arguments = [f"--approval-mode={'yolo' if allowed.open else 'default'}"]
     if allowed.open:
         arguments.append("--skip-trust")

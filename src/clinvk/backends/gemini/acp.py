@@ -12,17 +12,17 @@ The agent differs from the agent of `-o stream-json`, and the protocol reports l
 - The protocol does not report that the model broke off an answer, nor why.
 - Token counts cover only the turn's own requests, without cached tokens and thinking.
 
-The CLI's record has more on the last two points: see `Record`. The CLI removes an interrupted first turn from the
-record, which leaves no conversation. Thinking is reported, and passed on if requested.
+The CLI's record has more on the last two points: see `ConversationRecord`. The CLI removes an interrupted first turn
+from the record, which leaves no conversation. Thinking is reported, and passed on if requested.
 """
 
 from collections import deque
 from collections.abc import Iterator
 
-from clinvk.backends.base import Delivery, Host, crashed
+from clinvk.backends.base import Delivery, Host, crash_ending
 from clinvk.backends.gemini import prompt_delivery, wire
 from clinvk.backends.gemini.decoder import GeminiDecoder, readable
-from clinvk.backends.gemini.turn import Record, Turn, refused
+from clinvk.backends.gemini.turn import ConversationRecord, TurnDecoder, refused
 from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
 from clinvk.types.errors import Cancelled, NotResumable
 from clinvk.types.events import Ending, RunFailed, RunStarted
@@ -33,7 +33,7 @@ PING = b'{"jsonrpc":"2.0","id":"clinvk-ping","method":"ping"}\n'
 """A request for an unknown method, which the CLI refuses at once, even during a turn."""
 
 
-class ProtocolChannel(RpcChannel[wire.Params, wire.Result, Turn, Turn]):
+class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder]):
     """The channel of one process. `opening` holds the session parameters."""
 
     capacity = 4
@@ -43,10 +43,10 @@ class ProtocolChannel(RpcChannel[wire.Params, wire.Result, Turn, Turn]):
         super().__init__(wire.MESSAGES, {"protocolVersion": 1, "clientCapabilities": {}})  # no files, no terminals
         self._opening = opening
         self._host = host
-        self._begins: Turn | None = None
-        self._queue: deque[Turn] = deque()
+        self._begins: TurnDecoder | None = None
+        self._queue: deque[TurnDecoder] = deque()
         self._models: dict[str, str | None] = {}
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, ConversationRecord] = {}
 
     def interrupt(self, run: str) -> bytes | None:
         """Return the request that ends the turn of a run and stops the running tool."""
@@ -57,9 +57,9 @@ class ProtocolChannel(RpcChannel[wire.Params, wire.Result, Turn, Turn]):
         cancel: dict[str, object] = {"method": "session/cancel", "params": {"sessionId": turn.session}}
         return self._encode(cancel) if turn.session else b""
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         """Return the complaint on stderr as a process of one prompt would report it."""
-        return GeminiDecoder().complaint(stderr)
+        return GeminiDecoder().stderr_message(stderr)
 
     def _begin(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Request a session, or send a prompt to a held session.
@@ -69,14 +69,14 @@ class ProtocolChannel(RpcChannel[wire.Params, wire.Result, Turn, Turn]):
         """
         if resume and resume.handle not in self._models:
             raise NotResumable(f"this process of gemini does not hold the conversation {resume.handle!r}")
-        turn = self._open[run] = Turn(run, request)
+        turn = self._open[run] = TurnDecoder(run, request)
         if resume is None:
             return self._ask_session(turn)
         turn.session = resume.handle
         return self._ask_prompt(turn)
 
-    def _lost(self, run: Turn, exit_code: int, stderr: bytes) -> Ending:
-        return crashed("gemini", exit_code, readable(stderr.decode(errors="replace")).encode())
+    def _lost(self, run: TurnDecoder, exit_code: int, stderr: bytes) -> Ending:
+        return crash_ending("gemini", exit_code, readable(stderr.decode(errors="replace")).encode())
 
     def _told(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         params = message.params or wire.Params()
@@ -92,7 +92,9 @@ class ProtocolChannel(RpcChannel[wire.Params, wire.Result, Turn, Turn]):
             for event in turn.feed(params.update):
                 yield turn.run, event
 
-    def _deny(self, turn: Turn, message: Message[wire.Params, wire.Result], tool: wire.Tool) -> Iterator[Delivery]:
+    def _deny(
+        self, turn: TurnDecoder, message: Message[wire.Params, wire.Result], tool: wire.Tool
+    ) -> Iterator[Delivery]:
         """Deny a permission request, because no user is present and no rule allowed the tool."""
         for event in turn.call(tool):
             yield turn.run, event
@@ -100,7 +102,7 @@ class ProtocolChannel(RpcChannel[wire.Params, wire.Result, Turn, Turn]):
         for event in turn.came_of(tool, is_error=True, output="not permitted"):
             yield turn.run, event
 
-    def _answered(self, call: Turn, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
+    def _answered(self, call: TurnDecoder, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         turn, result = call, message.result
         if turn is self._begins:
             self._begins = None
@@ -108,7 +110,7 @@ class ProtocolChannel(RpcChannel[wire.Params, wire.Result, Turn, Turn]):
                 yield self._ask_session(self._queue.popleft())
         if not message.error and result and result.session_id:
             turn.session = result.session_id
-            self._records[turn.session] = Record(turn.session, self._host)
+            self._records[turn.session] = ConversationRecord(turn.session, self._host)
             self._models[turn.session] = result.models.current_model_id if result.models else None
             yield from self._opened(turn)
             return
@@ -123,7 +125,7 @@ class ProtocolChannel(RpcChannel[wire.Params, wire.Result, Turn, Turn]):
         else:
             yield turn.run, turn.ended(result, written)
 
-    def _opened(self, turn: Turn) -> Iterator[Delivery]:
+    def _opened(self, turn: TurnDecoder) -> Iterator[Delivery]:
         if turn.is_dropped:
             del self._open[turn.run]
             yield turn.run, RunFailed(Cancelled.code, "gemini was interrupted before the turn", exit_code=1)
@@ -131,12 +133,12 @@ class ProtocolChannel(RpcChannel[wire.Params, wire.Result, Turn, Turn]):
         yield from self._begun(turn)
         yield self._ask_prompt(turn)
 
-    def _begun(self, turn: Turn) -> Iterator[Delivery]:
+    def _begun(self, turn: TurnDecoder) -> Iterator[Delivery]:
         if not turn.is_started:
             turn.is_started = True
             yield turn.run, RunStarted(self._models[turn.session], turn.session)
 
-    def _ask_session(self, turn: Turn) -> bytes:
+    def _ask_session(self, turn: TurnDecoder) -> bytes:
         """Request a session, or queue the turn until earlier session requests finish."""
         if self._begins:
             self._queue.append(turn)
@@ -144,6 +146,6 @@ class ProtocolChannel(RpcChannel[wire.Params, wire.Result, Turn, Turn]):
         self._begins = turn
         return self._ask("session/new", self._opening, turn)
 
-    def _ask_prompt(self, turn: Turn) -> bytes:
+    def _ask_prompt(self, turn: TurnDecoder) -> bytes:
         prompt: dict[str, object] = {"sessionId": turn.session, "prompt": prompt_delivery.parts(turn.request)}
         return self._ask("session/prompt", prompt, turn)

@@ -3,7 +3,7 @@
 import re
 
 from clinvk.backends.base import PRIVATE, Backend, Host
-from clinvk.backends.checkup_base import Answer, Checkup, Login, Trial, flags_in, launches
+from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginStatus, ProbeOutput, flags_in, launches
 from clinvk.backends.gemini import home
 from clinvk.backends.gemini.decoder import LOG_IN
 from clinvk.types.errors import InvalidRequest
@@ -17,45 +17,47 @@ def checkup(backend: Backend, host: Host) -> Checkup:
     """Return the checks for the installed Gemini CLI."""
     used = tuple(dict.fromkeys(flag for launch in launches(backend) for flag in flags_in(launch.argv)))
 
-    def lacking(answer: Answer) -> tuple[str, ...] | None:
+    def lacking(answer: ProbeOutput) -> tuple[str, ...] | None:
         known = set(_FLAG.findall(answer.text))
         return tuple(flag for flag in used if flag not in known) if "--help" in known else None
 
     return Checkup(
         empty_home={"GEMINI_CLI_HOME": PRIVATE, "GEMINI_CLI_NO_RELAUNCH": "true"},
-        trials=(Trial((backend.executable, "--help"), lacking),),
+        trials=(FlagProbe((backend.executable, "--help"), lacking),),
         login=_login(host),
     )
 
 
-def _login(host: Host) -> Login:
+def _login(host: Host) -> LoginStatus:
     """Return the login that the CLI would find. Like the CLI, check the settings, then the environment."""
     try:
         chosen = home.chosen_login(host)
     except InvalidRequest as exc:
-        return Login(False, exc.message)
+        return LoginStatus(False, exc.message)
     folder = home.user_folder(host)
     file = host.read(f"{folder}/.env") or host.read("~/.env") or b""
     given = {name for name, value in host.env.items() if value} | set(_VARIABLE.findall(file.decode(errors="replace")))
     match chosen or _by_environment(host, given):
         case "oauth-personal":
             there = any(host.read(f"{folder}/{name}") for name in ("oauth_creds.json", "gemini-credentials.json"))
-            return Login(there, "logged in with Google" if there else "not logged in with Google; run gemini")
+            return LoginStatus(there, "logged in with Google" if there else "not logged in with Google; run gemini")
         case "gemini-api-key":
             return _by_key(given)
         case "vertex-ai":
             there = "GOOGLE_API_KEY" in given or {"GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION"} <= given
-            return Login(there, "Vertex AI" if there else _VERTEX_NEEDS)
+            return LoginStatus(there, "Vertex AI" if there else _VERTEX_NEEDS)
         case "gateway":
-            return Login(False, f"GOOGLE_GEMINI_BASE_URL needs security.auth.selectedType in {folder}/settings.json")
+            return LoginStatus(
+                False, f"GOOGLE_GEMINI_BASE_URL needs security.auth.selectedType in {folder}/settings.json"
+            )
         case other:
-            return Login(None, f"login {other}") if other else Login(False, f"not logged in; {LOG_IN}")
+            return LoginStatus(None, f"login {other}") if other else LoginStatus(False, f"not logged in; {LOG_IN}")
 
 
-def _by_key(given: set[str]) -> Login:
+def _by_key(given: set[str]) -> LoginStatus:
     if "GEMINI_API_KEY" in given:
-        return Login(True, "API key in GEMINI_API_KEY")
-    return Login(None, "no GEMINI_API_KEY; its key may be in the keychain")
+        return LoginStatus(True, "API key in GEMINI_API_KEY")
+    return LoginStatus(None, "no GEMINI_API_KEY; its key may be in the keychain")
 
 
 def _by_environment(host: Host, given: set[str]) -> str | None:

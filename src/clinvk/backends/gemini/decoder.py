@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec.json import Decoder as JSONDecoder
 
-from clinvk.backends.base import crashed, last_line, parsed
+from clinvk.backends.base import crash_ending, decode_line, last_line
 from clinvk.backends.shared import Prose
 from clinvk.types import errors, events
 
@@ -114,7 +114,7 @@ class GeminiDecoder:
 
     def feed(self, line: bytes) -> Iterable[events.Event]:
         """Yield the events of one line. Skip a line that is not a JSON object or has an unknown type."""
-        event = parsed(_LINE, line)
+        event = decode_line(_LINE, line)
         if event is None:
             return
         match event.type:
@@ -154,9 +154,9 @@ class GeminiDecoder:
                 lost = f"gemini does not know the conversation any more: {said}"
                 return events.RunFailed(errors.SessionNotFound.code, lost, exit_code)
             return failed(_EXITS[exit_code], said, exit_code)
-        return crashed("gemini", exit_code, said.encode())
+        return crash_ending("gemini", exit_code, said.encode())
 
-    def complaint(self, stderr: bytes) -> str:
+    def stderr_message(self, stderr: bytes) -> str:
         """Return the last line of stderr that is neither noise nor an indented part of a dumped error."""
         lines = _REPORT.sub(":", stderr.decode(errors="replace")).splitlines()
         said = (line for line in lines if _RETRY.match(line) or not (line[:1].isspace() or _NOISE.match(line)))
@@ -218,7 +218,7 @@ def failed(code: str, message: str, exit_code: int, usage: events.Usage | None =
 
 
 def _api_error(text: str) -> _Status | None:
-    told = parsed(_API_ERROR, text.encode(errors="replace"))
+    told = decode_line(_API_ERROR, text.encode(errors="replace"))
     return told.error if told and told.error.message else None
 
 

@@ -21,7 +21,7 @@ from msgspec import DecodeError, ValidationError, convert
 from msgspec.json import decode
 
 from clinvk.backends.base import PRIVATE, Host, effort_of
-from clinvk.backends.gemini.permissions import EDITS, READS, Leave
+from clinvk.backends.gemini.permissions import EDITS, READS, ToolPermissions
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import RunRequest
 
@@ -113,7 +113,7 @@ def read_at_start(workdir: str, host: Host) -> tuple[str, ...]:
     return (*(f"{folder}/.env" for folder in folders), f"{workdir}/.gemini/settings.json")
 
 
-def strict(leave: Leave, request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
+def strict(leave: ToolPermissions, request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the files and links of a home in which neither the project nor the user can lift the limits of `leave`.
 
     The project's GEMINI.md still is context for the model, although the project is not trusted in any other way.

@@ -49,7 +49,7 @@ path as written. The pattern matches the arguments as JSON, with a NUL before an
 """
 
 
-class Leave(msgspec.Struct, frozen=True, kw_only=True):
+class ToolPermissions(msgspec.Struct, frozen=True, kw_only=True):
     """The permissions of an agent.
 
     Attributes:
@@ -70,7 +70,7 @@ class Leave(msgspec.Struct, frozen=True, kw_only=True):
         return self.edits or (not self.open and not {*EDITS}.isdisjoint(self.only or ()))
 
 
-def leave(request: RunRequest) -> Leave:
+def tool_permissions(request: RunRequest) -> ToolPermissions:
     """Return the permissions for a request's approval mode, sandbox mode and allowed tools.
 
     Raises:
@@ -79,24 +79,24 @@ def leave(request: RunRequest) -> Leave:
     approval, sandbox = request.approval_mode or "default", request.sandbox_mode or "default"
     named = _named(request.allowed_tools)
     if approval == "always":
-        return Leave(asks=True)
+        return ToolPermissions(asks=True)
     if sandbox == "read-only":
-        return Leave(only=_both(named, READS))
+        return ToolPermissions(only=_both(named, READS))
     if sandbox == "workspace":
-        return Leave(only=_both(named, READS + EDITS))
+        return ToolPermissions(only=_both(named, READS + EDITS))
     if approval == "none":
-        return Leave(open=True, only=named)
+        return ToolPermissions(open=True, only=named)
     edits = approval == "auto"
     if named is None:
-        return Leave(edits=edits)
-    return Leave(only=_both(named, (*_UNASKED, *EDITS, "web_fetch") if edits else _UNASKED))
+        return ToolPermissions(edits=edits)
+    return ToolPermissions(only=_both(named, (*_UNASKED, *EDITS, "web_fetch") if edits else _UNASKED))
 
 
-def settled(leave: Leave) -> Leave:
+def settled(leave: ToolPermissions) -> ToolPermissions:
     """Return equivalent permissions that never ask: only the tools that need no permission."""
     if leave.open or leave.only is not None:
         return leave
-    return Leave(only=(*_UNASKED, *EDITS, "web_fetch") if leave.edits else _UNASKED)
+    return ToolPermissions(only=(*_UNASKED, *EDITS, "web_fetch") if leave.edits else _UNASKED)
 
 
 def _named(tools: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -113,7 +113,7 @@ def _both(named: tuple[str, ...] | None, granted: tuple[str, ...]) -> tuple[str,
     return granted if named is None else tuple(tool for tool in granted if tool in named)
 
 
-def limits(leave: Leave) -> bytes:
+def limits(leave: ToolPermissions) -> bytes:
     """Return the rules that no rule of the user can override; empty if there are none."""
     if leave.asks:
         return _rule(("*",), "ask_user", 999)
@@ -123,7 +123,7 @@ def limits(leave: Leave) -> bytes:
     return b"" if leave.open else _rule(_PLAN_MODE, "deny", 999) + place
 
 
-def grants(leave: Leave) -> bytes:
+def grants(leave: ToolPermissions) -> bytes:
     """Return rules for tools that the CLI by default asks about. The user's rules take precedence."""
     return _rule((*EDITS, "web_fetch"), "allow", 15) if leave.edits else b""
 

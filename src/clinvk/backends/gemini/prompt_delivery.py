@@ -18,7 +18,7 @@ import re
 from hashlib import sha256
 
 from clinvk.backends import shared
-from clinvk.backends.base import PRIVATE, encoded, kind_of, with_schema, with_system_prompt
+from clinvk.backends.base import PRIVATE, encoded, image_extension, with_schema, with_system_prompt
 from clinvk.types.request import Image, RunRequest
 
 COMMANDS = "home/.gemini/commands"
@@ -33,7 +33,7 @@ _COMMAND = re.compile(r"[\s\ufeff]*[/$]")
 _MARKS = re.compile(r"(?<=[!@])\{|\{(?=\{args\}\})")
 
 
-def told(request: RunRequest) -> str:
+def prompt_text(request: RunRequest) -> str:
     """Return the full prompt for the model."""
     text = with_schema(with_system_prompt(request), request)
     is_exact = request.literal and request.ephemeral and request.output_schema is None
@@ -42,7 +42,7 @@ def told(request: RunRequest) -> str:
 
 def stdin(request: RunRequest) -> bytes:
     """Return the input on stdin: the prompt, or the name of the command that holds the prompt."""
-    text = told(request)
+    text = prompt_text(request)
     if is_command(request, text):
         return f"/{_named(text.encode(errors='replace'))}".encode()
     return "\n".join([text, *(f"@{_name(image)}" for image in request.images)]).encode(errors="replace")
@@ -50,19 +50,19 @@ def stdin(request: RunRequest) -> bytes:
 
 def parts(request: RunRequest) -> list[object]:
     """Return the prompt as content blocks of the protocol, which leaves text unchanged."""
-    text = {"type": "text", "text": told(request).encode(errors="replace").decode()}
+    text = {"type": "text", "text": prompt_text(request).encode(errors="replace").decode()}
     images = ({"type": "image", "mimeType": image.media_type, "data": encoded(image)} for image in request.images)
     return [text, *images]
 
 
 def is_plain(request: RunRequest) -> bool:
     """Return whether the prompt means the same over the protocol: no `@path`, and no command at the start."""
-    return (request.literal or "@" not in request.prompt) and not _COMMAND.match(told(request))
+    return (request.literal or "@" not in request.prompt) and not _COMMAND.match(prompt_text(request))
 
 
 def files(request: RunRequest) -> dict[str, bytes]:
     """Return the private files for the prompt."""
-    text = told(request)
+    text = prompt_text(request)
     attached = {_name(image): image.data for image in request.images}
     made: dict[str, bytes] = {}
     if is_command(request, text):
@@ -71,7 +71,7 @@ def files(request: RunRequest) -> dict[str, bytes]:
             attached[_BRACE] = b"{"
         prompt = plain + "".join(f"@{{{_name(image)}}}" for image in request.images)
         command = _named(text.encode(errors="replace"))
-        made[f"{COMMANDS}/{command}.toml"] = f"prompt = {shared.string(prompt)}\n".encode(errors="replace")
+        made[f"{COMMANDS}/{command}.toml"] = f"prompt = {shared.toml_string(prompt)}\n".encode(errors="replace")
     return made | {f"{FOLDER}/{name}": data for name, data in attached.items()}
 
 
@@ -86,7 +86,7 @@ def is_command(request: RunRequest, text: str) -> bool:
 
 
 def _name(image: Image) -> str:
-    return f"{_named(image.data)}.{kind_of(image)}"
+    return f"{_named(image.data)}.{image_extension(image)}"
 
 
 def _named(data: bytes) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from clinvk.backends.base import Host, parsed
+from clinvk.backends.base import Host, decode_line
 from clinvk.backends.gemini import wire
 from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause, failed
 from clinvk.backends.gemini.home import conversation_files
@@ -46,7 +46,7 @@ _SPEAKERS = ("user", "gemini")
 part of the answer.
 """
 
-_MOST_BYTES = 1024 * 1024
+_MAX_BYTES = 1024 * 1024
 """The maximum bytes to read per turn, because the read blocks everything else. After a longer turn, the record of the
 conversation is no longer read, and the protocol's token counts are used instead.
 """
@@ -54,14 +54,14 @@ conversation is no longer read, and the protocol's token counts are used instead
 _LINES = msgspec.json.Decoder(_Line)
 
 
-class Written(NamedTuple):
+class RecordedTurn(NamedTuple):
     """The record of a turn: the token usage, if recorded, and whether the last message is from the model."""
 
     used: events.Usage | None
     is_whole: bool
 
 
-class Record:
+class ConversationRecord:
     """The record of one conversation."""
 
     def __init__(self, conversation: str, host: Host) -> None:
@@ -72,18 +72,18 @@ class Record:
         self._is_too_long = False
         self._counted: set[str] = set()
 
-    def turn(self) -> Written | None:
+    def turn(self) -> RecordedTurn | None:
         """Return the messages recorded since the last call, summed up; None if there are none."""
-        lines = [line for text in self._news() if (line := parsed(_LINES, text)) and line.type in _SPEAKERS]
-        return Written(self._usage(lines), lines[-1].type == "gemini") if lines else None
+        lines = [line for text in self._news() if (line := decode_line(_LINES, text)) and line.type in _SPEAKERS]
+        return RecordedTurn(self._usage(lines), lines[-1].type == "gemini") if lines else None
 
     def _news(self) -> list[bytes]:
         if self._is_too_long:
             return []
         if not self._path:
             self._path = next(iter(conversation_files(self._conversation, self._host)), "")
-        data = (self._host.part(self._path, self._read, _MOST_BYTES) or b"") if self._path else b""
-        self._is_too_long = len(data) == _MOST_BYTES
+        data = (self._host.part(self._path, self._read, _MAX_BYTES) or b"") if self._path else b""
+        self._is_too_long = len(data) == _MAX_BYTES
         if self._is_too_long:
             return []
         data = data[: data.rfind(b"\n") + 1]
@@ -120,7 +120,7 @@ _CUT = "gemini's model broke off: its answer did not come to an end"
 """The protocol reports a normal end, but the record lacks the answer."""
 
 
-class Turn:
+class TurnDecoder:
     """A run, as events."""
 
     def __init__(self, run: str, request: RunRequest) -> None:
@@ -168,7 +168,7 @@ class Turn:
             self._prose.end_message()
             yield events.ToolResult(tool.tool_call_id, "\n".join(_texts(tool)) if output is None else output, is_error)
 
-    def ended(self, result: wire.Result, written: Written | None) -> events.Ending:
+    def ended(self, result: wire.Result, written: RecordedTurn | None) -> events.Ending:
         """Return the ending of a turn from the protocol's result and the record."""
         counts = result.meta.quota.token_count
         told = events.Usage(counts.input_tokens, counts.output_tokens)
@@ -217,7 +217,7 @@ def _input(tool: wire.Tool) -> dict[str, object]:
     return told or ({"title": tool.title} if tool.title else {})
 
 
-def refused(failure: Failure, written: Written | None = None) -> events.RunFailed:
+def refused(failure: Failure, written: RecordedTurn | None = None) -> events.RunFailed:
     """Return the ending of a refused request, with the recorded token usage of the turn."""
     used = written.used if written else None
     if failure.code == _UNAUTHENTICATED:

@@ -15,7 +15,7 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, members
 from clinvk.cli.parse.flags import Flags, FlagSpec, specs_of
 from clinvk.cli.parse.help import summary
-from clinvk.cli.terminal.output import Notes, tell
+from clinvk.cli.terminal.output import Notes, print_text
 from clinvk.config import setting_values
 from clinvk.config.load import home
 from clinvk.types.errors import InvalidRequest
@@ -37,7 +37,7 @@ def completion(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     shell = flags.words[0]
     if shell not in _SCRIPTS:
         raise InvalidRequest(f"no completion for {shell!r}; have {', '.join(_SCRIPTS)}")
-    tell(_SCRIPTS[shell].read_text().rstrip("\n"))
+    print_text(_SCRIPTS[shell].read_text().rstrip("\n"))
     return 0
 
 
@@ -45,7 +45,7 @@ def complete(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print the candidates for the last word."""
     lines = [f"{word}\t{about}" if about else word for word, about in candidates(words, environ).items()]
     if lines:
-        tell("\n".join(lines))
+        print_text("\n".join(lines))
     return 0
 
 
@@ -189,24 +189,26 @@ def _setting_values(wanted: str) -> tuple[str, ...]:
     if wanted == "default_backend":
         return tuple(BACKENDS)
     kinds = {".".join(key): kind for key, kind in setting_values.all_keys(BACKENDS)}
-    return setting_values.words_of(kinds[wanted]) if wanted in kinds else ()
+    return setting_values.allowed_words(kinds[wanted]) if wanted in kinds else ()
 
 
 async def _newest(wants_runs: bool, environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the short ids of the newest sessions or runs, with what they are about."""
     from clinvk.cli.sessions import runs, session_text
-    from clinvk.cli.sessions.local_store import opened
-    from clinvk.cli.terminal.times import ago
+    from clinvk.cli.sessions.local_store import open_store
+    from clinvk.cli.terminal.times import time_ago
     from clinvk.store.protocol import RunQuery, SessionQuery
 
     now = time.time()
-    async with opened(environ) as store:
+    async with open_store(environ) as store:
         if wants_runs:
             found = (await store.runs(RunQuery(limit=_NEWEST))).items
-            about = [f"{run.backend} {ago(run.created_at, now)}: {runs.about(run)}" for run in found]
+            about = [f"{run.backend} {time_ago(run.created_at, now)}: {runs.run_summary(run)}" for run in found]
         else:
             found = (await store.sessions(SessionQuery(limit=_NEWEST))).items
-            about = [f"{one.backend} {ago(one.last_used, now)}: {session_text.titled(one)}" for one in found]
+            about = [
+                f"{one.backend} {time_ago(one.last_used, now)}: {session_text.session_title(one)}" for one in found
+            ]
     return list(zip(session_text.short_ids([record.id for record in found]), about, strict=True))
 
 

@@ -8,13 +8,13 @@ import msgspec
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import trace_of
-from clinvk.cli.terminal.output import Notes, tell, tell_json
+from clinvk.cli.terminal.output import Notes, print_json, print_text
 from clinvk.config import setting_values
-from clinvk.config.edit import SettingsText, change_to
+from clinvk.config.edit import SettingsText, setting_change
 from clinvk.config.load import home, settings_file, trace
 from clinvk.config.model import Settings
-from clinvk.config.saving import change, preview
-from clinvk.config.setting_values import Given, Reject, is_variable
+from clinvk.config.saving import change_file, preview_change
+from clinvk.config.setting_values import OnInvalid, SourcedValue, is_variable
 from clinvk.config.yaml_file import Value, document, written
 from clinvk.runtime.slots import capacity
 from clinvk.types.errors import ConfigError
@@ -24,7 +24,7 @@ _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth|cookie|header
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
 
 
-def hidden(name: tuple[str, ...], value: Value) -> Value:
+def without_secrets(name: tuple[str, ...], value: Value) -> Value:
     """Give a setting as it may be shown; `name` is its key from the top down."""
     if isinstance(value, str):
         if is_variable(name) and value and _SECRET_NAME.search(name[-1]):
@@ -54,7 +54,7 @@ _INDEX = re.compile(r"\[\d+\]")
 Setting = tuple[tuple[str, ...], Value]
 
 
-class Shown(msgspec.Struct, frozen=True):
+class SettingsShown(msgspec.Struct, frozen=True):
     """All settings as JSON. `sources` has by dotted key: default, FILE:LINE, a variable, or command line."""
 
     home: str
@@ -70,18 +70,18 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         ConfigError: they are invalid.
     """
     found = trace_of(flags, environ, {})
-    settings = [(name, hidden(name, value)) for name, value in _flat(found.settings)]
+    settings = [(name, without_secrets(name, value)) for name, value in _flat(found.settings)]
     file, _ = settings_file(flags.config, environ)
     if flags.wants_json:
         sources = {".".join(name): found.places.get(name, _DEFAULT) for name, _ in settings}
-        tell_json(Shown(str(home(environ)), str(file) if file.exists() else None, _nested(settings), sources))
+        print_json(SettingsShown(str(home(environ)), str(file) if file.exists() else None, _nested(settings), sources))
         return 0
     reasons = {_RUNS: f"{_DEFAULT}: {capacity(found.settings.server).reason}"} | found.places
     lines = [
         f"{line:<{_SOURCE_COLUMN}}  # {reasons.get(name, _DEFAULT)}" if name else line
         for line, name in document(settings)
     ]
-    tell("\n".join([f"# {file}" if file.exists() else f"# {file}: not there", *lines]))
+    print_text("\n".join([f"# {file}" if file.exists() else f"# {file}: not there", *lines]))
     return 0
 
 
@@ -92,11 +92,11 @@ def get(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         ConfigError: there is no such key, or the settings are invalid.
     """
     name = setting_values.split(flags.words[0])
-    kind = setting_values.kind_of(Given(name, None, "config get", ""), BACKENDS)
+    kind = setting_values.kind_of(SourcedValue(name, None, "config get", ""), BACKENDS)
     settings = _flat(trace_of(flags, environ, {}).settings)
     if setting_values.is_section(kind):
         depth = len(name)
-        inside = [(whole[depth:], hidden(whole, value)) for whole, value in settings if whole[:depth] == name]
+        inside = [(whole[depth:], without_secrets(whole, value)) for whole, value in settings if whole[:depth] == name]
         _tell_section([(inner, value) for inner, value in inside if inner], flags.wants_json)
         return 0
     values = dict(settings)
@@ -108,21 +108,21 @@ def get(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 def _tell_section(settings: Sequence[Setting], as_json: bool) -> None:
     if as_json:
-        tell_json(_nested(settings))
+        print_json(_nested(settings))
     else:
-        tell("\n".join(line for line, _ in document(settings)) or "{}")
+        print_text("\n".join(line for line, _ in document(settings)) or "{}")
 
 
 def _tell_value(value: Value, as_json: bool) -> None:
     match value:
         case _ if as_json:
-            tell_json(value)
+            print_json(value)
         case tuple():
-            tell("\n".join(f"- {written(item)}" for item in value) or "[]")
+            print_text("\n".join(f"- {written(item)}" for item in value) or "[]")
         case bool():
-            tell("true" if value else "false")
+            print_text("true" if value else "false")
         case _:
-            tell(str(value))
+            print_text(str(value))
 
 
 def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -132,10 +132,12 @@ def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
         ConfigError: there is no such key, it cannot have this value, or the file cannot be changed. It was not.
     """
     dotted, text = flags.words
-    wanted = change_to(dotted, text, BACKENDS, environ)
-    shown = hidden(wanted.keys, wanted.value if isinstance(wanted.value, tuple) else text)
+    wanted = setting_change(dotted, text, BACKENDS, environ)
+    shown = without_secrets(wanted.keys, wanted.value if isinstance(wanted.value, tuple) else text)
     done = f"{dotted} = {(','.join(shown) if isinstance(shown, tuple) else shown) or '(empty)'}"
-    _write(flags, environ, notes, lambda file, left: file.changed(wanted, left), done, f"{dotted} was already set so")
+    _write(
+        flags, environ, notes, lambda file, left: file.with_setting(wanted, left), done, f"{dotted} was already set so"
+    )
     _warn_if_beaten(wanted.keys, environ, notes)
     return 0
 
@@ -148,12 +150,12 @@ def unset(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     dotted = flags.words[0]
     done, same = f"removed {dotted}", f"{dotted} was not set"
-    _write(flags, environ, notes, lambda file, left: file.without(dotted, left), done, same)
+    _write(flags, environ, notes, lambda file, left: file.without_setting(dotted, left), done, same)
     _warn_if_beaten(setting_values.split(dotted), environ, notes)
     return 0
 
 
-Edit = Callable[[SettingsText, Reject], str]
+Edit = Callable[[SettingsText, OnInvalid], str]
 """Return the changed text; pass each mistake that remains in the text to the second argument."""
 
 
@@ -170,11 +172,13 @@ def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, d
         left.extend(map(ConfigError, new.values()))
         return after
 
-    is_changed = preview(file, checked) if flags.dry_run else change(file, checked, make_folder=not is_named)
+    is_changed = (
+        preview_change(file, checked) if flags.dry_run else change_file(file, checked, make_folder=not is_named)
+    )
     only = "dry run, nothing written: " if flags.dry_run else ""
-    notes.say(f"{only}{file}: {done if is_changed else same}")
+    notes.info(f"{only}{file}: {done if is_changed else same}")
     for error in left:
-        notes.say(f"still wrong: {error.message}")
+        notes.info(f"still wrong: {error.message}")
 
 
 def _unserved(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
@@ -187,9 +191,9 @@ def _unserved(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
         workdirs,  # only a change waits for them
     )
 
-    mistakes = list(auth.mistakes(settings.server))
+    mistakes = list(auth.access_mistakes(settings.server))
     try:
-        workdirs.Workdirs(settings, environ, BACKENDS).check_default()
+        workdirs.WorkdirPolicy(settings, environ, BACKENDS).check_default()
     except ConfigError as exc:
         mistakes.append(exc)
     return {_INDEX.sub("", mistake.message, count=1): mistake.message for mistake in mistakes}
@@ -200,7 +204,7 @@ def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: No
     errors: list[ConfigError] = []
     place = trace(None, environ, {}, BACKENDS, errors.append).places.get(name)
     if place and place in environ:
-        notes.say(f"the variable {place} overrides the file while it is set")
+        notes.info(f"the variable {place} overrides the file while it is set")
 
 
 def _flat(settings: Settings) -> list[Setting]:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from clinvk.api.access.key_file import BURSTS, RATES_RPS, Key, KeyFile, Limits
-from clinvk.api.access.workdirs import Workdirs
+from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits
+from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.backends import registry
 from clinvk.cli.parse.flags import Flags, JsonFlags, KeyFlags
 from clinvk.cli.parse.settings import directory, trace_of
 from clinvk.cli.terminal import times
-from clinvk.cli.terminal.output import Notes, columns, tell, tell_json
+from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
 from clinvk.cli.terminal.table import Column, table
 from clinvk.config.load import home
 from clinvk.config.setting_values import split_list
@@ -20,7 +20,7 @@ from clinvk.dialects.rest import views
 from clinvk.types.errors import ConfigError, InvalidRequest
 
 _COLUMNS = (Column("NAME", 8), Column("CREATED"), Column("LAST USED"), Column("EXPIRES"), Column("MAY DO", 8))
-_LONGEST_S = 100 * 365 * 86_400
+_MAX_S = 100 * 365 * 86_400
 
 
 class KeyItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +31,7 @@ class KeyItem(msgspec.Struct, frozen=True, kw_only=True):
     last_used: str | None
     expires_at: str | None
     expired: bool
-    limits: Limits
+    limits: KeyLimits
 
 
 class KeyList(msgspec.Struct, frozen=True):
@@ -52,12 +52,12 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     limits, expires_at = _limits(flags), _expires_at(flags.expires)
     _warn_closed_directories(limits, flags, environ, notes)
     key = KeyFile(home(environ)).create(name, limits, flags.dry_run, expires_at)
-    described = _describe(limits) + (f"; it expires on {times.at_length(expires_at)}" if expires_at else "")
+    described = _describe(limits) + (f"; it expires on {times.long_duration(expires_at)}" if expires_at else "")
     if flags.dry_run:
-        notes.say(f"would create key {name!r}: {described}")
+        notes.info(f"would create key {name!r}: {described}")
         return 0
-    notes.say(f"created key {name!r}: {described}. Copy it now; it is not shown again")
-    tell(key)
+    notes.info(f"created key {name!r}: {described}. Copy it now; it is not shown again")
+    print_text(key)
     return 0
 
 
@@ -70,11 +70,11 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     file = KeyFile(home(environ))
     keys = file.read()
     if flags.wants_json:
-        tell_json(KeyList([_item(key) for key in keys or ()]))
+        print_json(KeyList([_item(key) for key in keys or ()]))
     elif keys:
-        tell("\n".join(table(_COLUMNS, [_row(key, time.time()) for key in keys], columns())))
+        print_text("\n".join(table(_COLUMNS, [_row(key, time.time()) for key in keys], columns())))
     elif keys is None:
-        notes.say("no keys yet: create one with clinvk keys create NAME")
+        notes.info("no keys yet: create one with clinvk keys create NAME")
     else:
         _warn_none_left(file, notes)
     return 0
@@ -91,29 +91,29 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     file = KeyFile(home(environ))
     file.revoke(name, flags.dry_run)
     if flags.dry_run:
-        notes.say(f"would revoke key {name!r}")
+        notes.info(f"would revoke key {name!r}")
         return 0
-    notes.say(f"revoked key {name!r}")
+    notes.info(f"revoked key {name!r}")
     if not file.read():
         _warn_none_left(file, notes)
     return 0
 
 
 def _warn_none_left(file: KeyFile, notes: Notes) -> None:
-    notes.say(f"no key is left: servers refuse every request until {file.path} has a key or is removed")
+    notes.info(f"no key is left: servers refuse every request until {file.path} has a key or is removed")
 
 
-def _limits(flags: KeyFlags) -> Limits:
+def _limits(flags: KeyFlags) -> KeyLimits:
     names = split_list(flags.backends or ())
     if flags.backends is not None and not names:
         raise InvalidRequest("--backends names none")
     for name in names:
-        registry.named(name)
+        registry.backend_named(name)
     if flags.burst and not flags.rate:
         raise InvalidRequest("--burst needs --rate")
     _check_range("--rate", flags.rate, RATES_RPS)
     _check_range("--burst", flags.burst, BURSTS)
-    return Limits(
+    return KeyLimits(
         backends=tuple(dict.fromkeys(names)),
         workdirs=tuple(os.path.realpath(directory(path, "--allow-dir")) for path in flags.allow_dir),
         rate_rps=flags.rate,
@@ -127,7 +127,7 @@ def _limits(flags: KeyFlags) -> Limits:
 def _expires_at(text: str | None) -> float | None:
     if text is None:
         return None
-    if (seconds := times.age_s(text, "--expires")) > _LONGEST_S:
+    if (seconds := times.age_s(text, "--expires")) > _MAX_S:
         raise InvalidRequest(f"--expires: {text!r} is over 100 years; leave --expires out for a key that never expires")
     return round(time.time() + seconds, 3)
 
@@ -138,18 +138,18 @@ def _check_range(flag: str, value: float | None, allowed: tuple[float, float]) -
         raise InvalidRequest(f"{flag}: {value} is not from {least:g} to {most:,.0f}")
 
 
-def _warn_closed_directories(limits: Limits, flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> None:
+def _warn_closed_directories(limits: KeyLimits, flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> None:
     """Print a warning for each directory of the key that the settings or built-in rules close to every request."""
     if not limits.workdirs:
         return
     errors: list[ConfigError] = []
-    workdirs = Workdirs(trace_of(flags, environ, {}, errors.append).settings, environ, registry.BACKENDS)
+    workdirs = WorkdirPolicy(trace_of(flags, environ, {}, errors.append).settings, environ, registry.BACKENDS)
     for path in limits.workdirs:
         if why := workdirs.refusal_throughout(path):
-            notes.say(f"warning: no request gets into {path!r} with this key: it {why}")
+            notes.info(f"warning: no request gets into {path!r} with this key: it {why}")
 
 
-def _item(key: Key) -> KeyItem:
+def _item(key: ApiKey) -> KeyItem:
     return KeyItem(
         name=key.name,
         created_at=views.time(key.created_at),
@@ -160,22 +160,22 @@ def _item(key: Key) -> KeyItem:
     )
 
 
-def _row(key: Key, now: float) -> Sequence[str]:
-    used = times.ago(key.last_used, now) if key.last_used else "never"
-    return key.name, times.ago(key.created_at, now), used, _expiry(key, now), _describe(key.limits)
+def _row(key: ApiKey, now: float) -> Sequence[str]:
+    used = times.time_ago(key.last_used, now) if key.last_used else "never"
+    return key.name, times.time_ago(key.created_at, now), used, _expiry(key, now), _describe(key.limits)
 
 
-def _expiry(key: Key, now: float) -> str:
+def _expiry(key: ApiKey, now: float) -> str:
     if key.expires_at is None:
         return "never"
-    return f"expired {times.ago(key.expires_at, now)}" if key.has_expired else times.at_length(key.expires_at)
+    return f"expired {times.time_ago(key.expires_at, now)}" if key.has_expired else times.long_duration(key.expires_at)
 
 
-def _describe(limits: Limits) -> str:
+def _describe(limits: KeyLimits) -> str:
     return "; ".join(_limit_texts(limits)) or "no restrictions"
 
 
-def _limit_texts(limits: Limits) -> Iterator[str]:
+def _limit_texts(limits: KeyLimits) -> Iterator[str]:
     if limits.backends:
         yield ", ".join(limits.backends)
     if limits.workdirs:

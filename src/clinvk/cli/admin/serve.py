@@ -6,7 +6,7 @@ from threading import Thread
 
 from clinvk.cli.parse.flags import ServeFlags
 from clinvk.cli.parse.settings import directory, settings_of
-from clinvk.cli.terminal.output import Notes, tell
+from clinvk.cli.terminal.output import Notes, print_text
 from clinvk.config.model import Settings
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
@@ -44,4 +44,4 @@ def _announce(text: str) -> None:
 
 def _print(text: str) -> None:
     with suppress(OSError, ClinvkError):
-        tell(text)
+        print_text(text)

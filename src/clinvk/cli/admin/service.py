@@ -16,7 +16,7 @@ from clinvk.cli.admin.completion import MANAGERS
 from clinvk.cli.admin.unit_files import Account, ServicePlan, service_files
 from clinvk.cli.parse.flags import ServiceFlags, ServicePrintFlags
 from clinvk.cli.parse.settings import directory, trace_of
-from clinvk.cli.terminal.output import Notes, tell
+from clinvk.cli.terminal.output import Notes, print_text
 from clinvk.config.load import home, settings_file
 from clinvk.config.model import ServerSettings
 from clinvk.runtime.process import process_tags
@@ -53,12 +53,12 @@ def show(flags: ServicePrintFlags, environ: Mapping[str, str], notes: Notes) -> 
     files = service_files(manager, plan)
     # XML must begin with its own first line; above a unit stands its path, as in `systemctl cat`.
     units = (text if text.startswith("<?xml") else f"# {path}\n{text}" for path, text in files.items())
-    tell("\n".join(units).rstrip("\n"))
+    print_text("\n".join(units).rstrip("\n"))
     for text in (
         *warnings_of(plan, environ, manager == "systemd"),
         *_instructions(manager, account, files, "SUDO_USER" in environ),
     ):
-        notes.say(text)
+        notes.info(text)
     return 0
 
 
@@ -89,7 +89,7 @@ def uninstall(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes) -> 
     manager, account = _manager(flags), _account_of(flags, None, environ)
     files = [path for path in account.files_of(manager) if path.exists()]
     if not files:
-        tell(f"{account.files_of(manager)[0]}: not installed")
+        print_text(f"{account.files_of(manager)[0]}: not installed")
         return 0
     if manager == "systemd":
         stop = (*account.systemctl, "disable", "--now", *(path.name for path in reversed(files)))
@@ -97,7 +97,7 @@ def uninstall(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes) -> 
     else:
         stop, forget = ("launchctl", "bootout", f"{account.launchd_domain}/{files[0].stem}"), ()
     if flags.dry_run:
-        tell(
+        print_text(
             "\n".join([shlex.join(stop), *(f"rm {path}" for path in files), *([shlex.join(forget)] if forget else [])])
         )
         return 0
@@ -108,16 +108,16 @@ def uninstall(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes) -> 
             path.unlink()
         except OSError as exc:
             raise ClinvkError(f"cannot remove {path}: {exc.strerror}") from exc
-        tell(f"{path}: removed")
+        print_text(f"{path}: removed")
     if forget:
         _run(forget, environ)
-    notes.say("sessions, settings and API keys stay where they are")
+    notes.info("sessions, settings and API keys stay where they are")
     return 0
 
 
 def _run(argv: tuple[str, ...], environ: Mapping[str, str], may_fail: bool = False) -> None:
     try:
-        done = asyncio.run(run_tool(Spawner(process_tags.choose()), argv, environ, _UNINSTALL_TIMEOUT_S))
+        done = asyncio.run(run_tool(Spawner(process_tags.choose_tags()), argv, environ, _UNINSTALL_TIMEOUT_S))
     except TimeoutError:
         raise ClinvkError(f"{shlex.join(argv)} took more than {_UNINSTALL_TIMEOUT_S:g} s") from None
     if done.exit_code and not may_fail:

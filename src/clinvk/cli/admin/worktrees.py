@@ -6,32 +6,32 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from clinvk.cli.parse.flags import ApplyFlags, DeleteFlags, WorktreesFlags, WorktreeShowFlags
 from clinvk.cli.parse.settings import settings_of
-from clinvk.cli.sessions.local_store import ALL, opened, real_directory
-from clinvk.cli.sessions.session_text import directory, home_of, opening
+from clinvk.cli.sessions.local_store import ALL, open_store, real_directory
+from clinvk.cli.sessions.session_text import directory, home_of, opening_lines
 from clinvk.cli.terminal import exits, streams
-from clinvk.cli.terminal.input import agreed
-from clinvk.cli.terminal.output import Notes, columns, has_colors, tell, tell_bytes, tell_json
-from clinvk.cli.terminal.table import Column, one_line, readable, table
-from clinvk.cli.terminal.times import ago, at_length
+from clinvk.cli.terminal.input import confirm
+from clinvk.cli.terminal.output import Notes, columns, has_colors, print_bytes, print_json, print_text
+from clinvk.cli.terminal.table import Column, one_line, readable_patch, table
+from clinvk.cli.terminal.times import long_duration, time_ago
 from clinvk.config.load import home
 from clinvk.dialects.rest import views
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.worktree_types import Applied, Listed
+from clinvk.runtime.worktrees.worktree_types import WorktreeApplied, WorktreeListed
 from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import ChangedFile
 from clinvk.types.record import RunRecord
 
 _FILES_NAMED = 20
-_REPOSITORY_LEAST = 12
+_MIN_REPOSITORY_WIDTH = 12
 _COLUMNS = (
     Column("ID"),
     Column("STATE"),
     Column("FILES", to_right=True),
     Column("MADE", is_spare=True),
-    Column("REPOSITORY", _REPOSITORY_LEAST, from_left=True),
+    Column("REPOSITORY", _MIN_REPOSITORY_WIDTH, from_left=True),
 )
 
 
@@ -45,7 +45,7 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
     where = real_directory(flags.workdir) if flags.here or flags.workdir is not None else None
     found = streams.run(_worktrees(environ).list(where))
     if flags.wants_json:
-        tell_json({"worktrees": [*map(_as_json, found)]})
+        print_json({"worktrees": [*map(_as_json, found)]})
         return 0
     now, user = time.time(), home_of(environ.get("HOME"))
     rows = [
@@ -53,15 +53,17 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
             listed.id,
             listed.state,
             str(len(listed.files)) if listed.state in ("changed", "unchanged") else "",
-            ago(listed.made_at, now),
+            time_ago(listed.made_at, now),
             directory(listed.repository, user),
         )
         for listed in found
     ]
     if rows:
-        tell("\n".join(table(_COLUMNS, rows, columns())))
+        print_text("\n".join(table(_COLUMNS, rows, columns())))
     else:
-        notes.say("no worktrees" if where else "no worktrees: an agent gets one where isolation: worktree is asked for")
+        notes.info(
+            "no worktrees" if where else "no worktrees: an agent gets one where isolation: worktree is asked for"
+        )
     for listed in found:
         if listed.problem:
             notes.error(f"{listed.id}: {listed.problem}")
@@ -77,7 +79,7 @@ def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes) -> 
     """
     settings = settings_of(flags, environ, {}, notes)
 
-    async def shown() -> Listed:
+    async def shown() -> WorktreeListed:
         worktrees = _worktrees(environ)
         return await worktrees.show(await worktrees.find(flags.words[0]))
 
@@ -90,10 +92,10 @@ def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes) -> 
     runs = streams.run(_runs(os.path.realpath(listed.path), environ, notes)) if has_head else []
     if flags.wants_json:
         diff = None if patch is None else patch.decode(errors="replace")
-        tell_json({**_as_json(listed), "runs": [*map(views.run_item, runs)], "diff": diff})
+        print_json({**_as_json(listed), "runs": [*map(views.run_item, runs)], "diff": diff})
         return 0
     if has_head:
-        tell("\n".join(_details(listed, runs, home_of(environ.get("HOME")))))
+        print_text("\n".join(_details(listed, runs, home_of(environ.get("HOME")))))
     if patch:
         _tell_patch(patch, has_head, settings.output.color and has_colors(1, environ))
     if listed.problem or patch is None:
@@ -110,7 +112,7 @@ def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     settings_of(flags, environ, {}, notes)
 
-    async def applied() -> Applied:
+    async def applied() -> WorktreeApplied:
         worktrees = _worktrees(environ)
         return await worktrees.apply(await worktrees.find(flags.words[0]), flags.keep, flags.dry_run)
 
@@ -118,13 +120,13 @@ def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     for warning in done.warnings:
         notes.error(f"{done.id} stays: {warning}")
     if flags.wants_json:
-        tell_json(done)
+        print_json(done)
     else:
         verb = "would apply" if flags.dry_run else "applied"
         place = directory(done.repository, home_of(environ.get("HOME")))
         more = len(done.files) - _FILES_NAMED
         lines = [f"{verb} {done.id} to {place}, uncommitted", *map(_named_file, done.files[:_FILES_NAMED])]
-        tell("\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines))
+        print_text("\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines))
     return 0
 
 
@@ -147,24 +149,24 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
     if not (flags.yes or flags.dry_run):
         files = {listed.id: len(listed.files) for listed in streams.run(_worktrees(environ).list())}
         counted = [f"{id_} (changed files: {files.get(id_, 0)})" for id_ in ids]
-        if not agreed("discard", counted, "worktrees"):
-            notes.say("nothing was discarded")
+        if not confirm("discard", counted, "worktrees"):
+            notes.info("nothing was discarded")
             return exits.CANCELLED
     if not flags.dry_run:
         streams.run(_worktrees(environ).discard(*ids))
     if flags.wants_json:
-        tell_json({"discarded": ids, "dry_run": flags.dry_run})
+        print_json({"discarded": ids, "dry_run": flags.dry_run})
     else:
-        tell("\n".join(f"{'would discard' if flags.dry_run else 'discarded'} {id_}" for id_ in ids))
+        print_text("\n".join(f"{'would discard' if flags.dry_run else 'discarded'} {id_}" for id_ in ids))
     return 0
 
 
 def _worktrees(environ: Mapping[str, str]) -> KeptWorktrees:
     """Return the worktrees of the user's clinvk home, for one event loop."""
-    return KeptWorktrees(Spawner(process_tags.choose()), home(environ), environ)
+    return KeptWorktrees(Spawner(process_tags.choose_tags()), home(environ), environ)
 
 
-def _as_json(listed: Listed) -> dict[str, object]:
+def _as_json(listed: WorktreeListed) -> dict[str, object]:
     """Return a worktree as JSON; `problem` is null if clinvk can examine the worktree completely."""
     names = ("id", "state", "repository", "path", "branch", "base", "made_at", "files", "problem")
     fields = {name: getattr(listed, name) for name in names}
@@ -175,7 +177,7 @@ async def _runs(directory: str, environ: Mapping[str, str], notes: Notes) -> lis
     """Return the runs of the sessions in a directory, given without links, oldest first."""
     runs: list[RunRecord] = []
     try:
-        async with opened(environ) as store:
+        async with open_store(environ) as store:
             sessions = await store.sessions(SessionQuery(working_dir=directory, limit=ALL))
             for session in sessions.items:
                 runs += (await store.runs(RunQuery(session_id=session.id, limit=ALL))).items
@@ -184,7 +186,7 @@ async def _runs(directory: str, environ: Mapping[str, str], notes: Notes) -> lis
     return sorted(runs, key=lambda run: run.created_at)
 
 
-def _details(listed: Listed, runs: Sequence[RunRecord], user: str | None) -> Iterator[str]:
+def _details(listed: WorktreeListed, runs: Sequence[RunRecord], user: str | None) -> Iterator[str]:
     lines = [
         ("id", listed.id),
         ("state", listed.state),
@@ -192,14 +194,14 @@ def _details(listed: Listed, runs: Sequence[RunRecord], user: str | None) -> Ite
         ("directory", directory(listed.path, user)),
         ("branch", listed.branch),
         ("base", listed.base),
-        ("made", f"{at_length(listed.made_at)} ({ago(listed.made_at, time.time())})"),
+        ("made", f"{long_duration(listed.made_at)} ({time_ago(listed.made_at, time.time())})"),
     ]
     for run in runs:
         lines += [
             ("run", f"{run.id} ({run.state})"),
             ("backend", f"{run.backend} ({run.model})" if run.model else run.backend),
             ("session", run.session_id or ""),
-            ("prompt", opening(run.prompt, columns())),
+            ("prompt", opening_lines(run.prompt, columns())),
         ]
     lines += [("files", str(len(listed.files)))] if listed.files else []
     yield from (f"{name:<11}  {one_line(text)}" for name, text in lines)
@@ -210,8 +212,8 @@ def _tell_patch(patch: bytes, has_head: bool, is_colored: bool) -> None:
     """Print a patch, after an empty line if `has_head`: byte for byte, or on a terminal as readable text."""
     if columns() is not None:
         lines = (line.decode(errors="replace") for line in patch.splitlines(keepends=True))
-        patch = "".join(f"{line}\n" for line in readable(lines, is_colored)).encode()
-    tell_bytes(b"\n" + patch if has_head else patch)
+        patch = "".join(f"{line}\n" for line in readable_patch(lines, is_colored)).encode()
+    print_bytes(b"\n" + patch if has_head else patch)
 
 
 def _named_file(file: ChangedFile) -> str:

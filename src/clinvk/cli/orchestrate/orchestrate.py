@@ -14,13 +14,13 @@ from clinvk.backends import registry
 from clinvk.cli.orchestrate import task_files
 from clinvk.cli.orchestrate.output_folder import OutputFolder, open_output_folder
 from clinvk.cli.orchestrate.task_files import TaskFile, resolve_directories, with_flags
-from clinvk.cli.orchestrate.view import SHORT_DIGITS, View
+from clinvk.cli.orchestrate.view import SHORT_DIGITS, OutcomeView
 from clinvk.cli.parse.flags import ChainFlags, CompareFlags, ParallelFlags
 from clinvk.cli.parse.settings import settings_of
-from clinvk.cli.prompt.display import told_what_is_not_kept
+from clinvk.cli.prompt.display import report_store_failures
 from clinvk.cli.prompt.prompt import request_of
-from clinvk.cli.prompt.where import freeing
-from clinvk.cli.sessions.local_store import opened, real_directory
+from clinvk.cli.prompt.where import release_session
+from clinvk.cli.sessions.local_store import open_store, real_directory
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import prompt_from
 from clinvk.cli.terminal.output import Notes
@@ -29,10 +29,10 @@ from clinvk.config.load import home
 from clinvk.config.model import Settings, complete
 from clinvk.config.setting_values import split_list
 from clinvk.dialects.rest import bodies
-from clinvk.orchestrate.admission import settled
-from clinvk.orchestrate.chain_resume import resumed
+from clinvk.orchestrate.admission import complete_plan
+from clinvk.orchestrate.chain_resume import resume_chain
 from clinvk.orchestrate.live import Orchestrations
-from clinvk.orchestrate.orchestration import Observer, Orchestration
+from clinvk.orchestrate.orchestration import Orchestration, PartObserver
 from clinvk.policy import rules
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables
@@ -61,9 +61,9 @@ def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes) -> 
     """
     settings = settings_of(flags, environ, {}, notes)
     base = real_directory(flags.workdir)
-    view = View(flags, settings, environ, notes, settings.parallel.aggregate_output and not flags.quiet)
+    view = OutcomeView(flags, settings, environ, notes, settings.parallel.aggregate_output and not flags.quiet)
     try:
-        file = task_files.read(flags.file, "tasks", notes.say)
+        file = task_files.read(flags.file, "tasks", notes.info)
         body = file.decode(_parallel_file)
         is_dry_run = settings.unified_flags.dry_run or body.dry_run
         with ExitStack() as stack:
@@ -102,7 +102,7 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     settings = settings_of(flags, environ, {}, notes)
     base = real_directory(flags.workdir)
-    view = View(flags, settings, environ, notes, has_answers=not flags.quiet)
+    view = OutcomeView(flags, settings, environ, notes, has_answers=not flags.quiet)
     if flags.resume_from is not None:
         for name in _FLAGS_OF_STEPS:
             if getattr(flags, name) not in (None, False):
@@ -110,7 +110,7 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes) -> int:
                 raise InvalidRequest(f"{what}: it excludes --{name}", f"--{name}")
         return _run(view, flags.resume_from)
     try:
-        file = task_files.read(flags.file, "steps", notes.say)
+        file = task_files.read(flags.file, "steps", notes.info)
         return _run(view, _chain_plan(file, flags, base, settings), file)
     except task_files.InvalidFile as exc:
         notes.error(exc.message)
@@ -140,9 +140,11 @@ def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes) -> in
     settings = settings_of(flags, environ, {"unified_flags.command_timeout_secs": no_limit}, notes)
     names = _backends(flags, settings, environ, notes)
     request = request_of(flags, settings)
-    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.say)
+    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.info)
     plan = _compare_plan(flags, names, replace(request, prompt=text))
-    return _run(View(flags, settings, environ, notes, has_answers=not flags.quiet, has_differences=flags.diff), plan)
+    return _run(
+        OutcomeView(flags, settings, environ, notes, has_answers=not flags.quiet, has_differences=flags.diff), plan
+    )
 
 
 def _backends(flags: CompareFlags, settings: Settings, environ: Mapping[str, str], notes: Notes) -> list[str]:
@@ -154,7 +156,7 @@ def _backends(flags: CompareFlags, settings: Settings, environ: Mapping[str, str
     if flags.backends is not None:
         names = list(split_list(flags.backends))
         for name in names:
-            registry.named(name)
+            registry.backend_named(name)
         if not names:
             raise InvalidRequest("--backends names none", "--backends")
         return names
@@ -165,7 +167,7 @@ def _backends(flags: CompareFlags, settings: Settings, environ: Mapping[str, str
             executables.require(backend, settings, environ)
             available.append(name)
         except BackendUnavailable as exc:
-            notes.say(f"leaving out {name}: {exc.message}")
+            notes.info(f"leaving out {name}: {exc.message}")
     if not available:
         raise BackendUnavailable("no backend is available; see clinvk doctor")
     return available
@@ -187,7 +189,7 @@ def _compare_plan(flags: CompareFlags, names: list[str], request: RunRequest) ->
     )
 
 
-def _run(view: View, plan: Plan | str, file: TaskFile | None = None, folder: OutputFolder | None = None) -> int:
+def _run(view: OutcomeView, plan: Plan | str, file: TaskFile | None = None, folder: OutputFolder | None = None) -> int:
     """Run a plan to the end, and return the exit code. All agents have exited by then.
 
     Args:
@@ -199,7 +201,7 @@ def _run(view: View, plan: Plan | str, file: TaskFile | None = None, folder: Out
     Raises:
         ClinvkError: nothing ran.
     """
-    rules.refuse_depth(view.environ, view.settings.unified_flags.max_depth)
+    rules.check_nesting_depth(view.environ, view.settings.unified_flags.max_depth)
     logging.getLogger("clinvk").addHandler(logging.NullHandler())
     try:
         return asyncio.run(_run_plan(view, plan, file, folder))
@@ -209,24 +211,24 @@ def _run(view: View, plan: Plan | str, file: TaskFile | None = None, folder: Out
         return exits.CANCELLED
 
 
-async def _run_plan(view: View, plan: Plan | str, file: TaskFile | None, folder: OutputFolder | None) -> int:
+async def _run_plan(view: OutcomeView, plan: Plan | str, file: TaskFile | None, folder: OutputFolder | None) -> int:
     settings, environ, notes = view.settings, view.environ, view.notes
     stop = asyncio.Event()
-    async with opened(environ) as store:
-        asked = settled(await resumed(store, plan) if isinstance(plan, str) else plan, settings)
+    async with open_store(environ) as store:
+        asked = complete_plan(await resume_chain(store, plan) if isinstance(plan, str) else plan, settings)
         roomy = _with_slots(settings, agents_at_once(asked))
-        async with LocalRuns(roomy, store, environ, frees=freeing(environ), home=home(environ)) as runs:
+        async with LocalRuns(roomy, store, environ, frees=release_session(environ), home=home(environ)) as runs:
             orchestrations = Orchestrations(runs, store, runs.spawner, executables.inherited(settings, environ))
             try:
                 plan = await _admitted(view, asked, orchestrations, store)
             except ClinvkError as exc:
                 raise (file.refused(exc) if file else exc) from exc
-            with told_what_is_not_kept(notes):
-                async with orchestrations.begun(plan, asked) as one:
+            with report_store_failures(notes):
+                async with orchestrations.start(plan, asked) as one:
                     _report_warnings(notes, one.warnings)
                     if isinstance(plan, Chain) and one.id and not is_ephemeral(plan):  # a killed chain says no more
                         command = f"clinvk chain --resume-from {one.id[:SHORT_DIGITS]}"
-                        notes.say(f"chain {one.id[:SHORT_DIGITS]}; if it is interrupted, {command} goes on with it")
+                        notes.info(f"chain {one.id[:SHORT_DIGITS]}; if it is interrupted, {command} goes on with it")
                     observers = (*filter(None, (folder,)), view.observer(plan, stop.set))
                     summary = await _drive(view, runs, one, stop, observers)
     _report_warnings(notes, summary.warnings[len(one.warnings) :])
@@ -241,11 +243,11 @@ async def _run_plan(view: View, plan: Plan | str, file: TaskFile | None, folder:
 
 def _report_warnings(notes: Notes, warnings: tuple[str, ...]) -> None:
     for warning in warnings:
-        notes.say(f"warning: {warning}")
+        notes.info(f"warning: {warning}")
 
 
 async def _drive(
-    view: View, runs: LocalRuns, one: Orchestration, stop: asyncio.Event, observers: tuple[Observer, ...]
+    view: OutcomeView, runs: LocalRuns, one: Orchestration, stop: asyncio.Event, observers: tuple[PartObserver, ...]
 ) -> Summary:
     """Drive an orchestration until all parts have ended, or `stop` ends all agents.
 
@@ -261,7 +263,7 @@ async def _drive(
         else:
             stop.set()
             view.notes.hurry()
-            view.notes.say("ending all agents; once more kills them")
+            view.notes.info("ending all agents; once more kills them")
 
     async def stop_when_set() -> None:
         await stop.wait()
@@ -277,7 +279,7 @@ async def _drive(
                 each.cancel()
 
 
-async def _admitted(view: View, asked: Plan, orchestrations: Orchestrations, store: SessionStore) -> Plan:
+async def _admitted(view: OutcomeView, asked: Plan, orchestrations: Orchestrations, store: SessionStore) -> Plan:
     settings = view.settings
 
     async def admit(request: RunRequest) -> RunRequest:
@@ -286,14 +288,14 @@ async def _admitted(view: View, asked: Plan, orchestrations: Orchestrations, sto
             backend = request.backend or session.backend
             workdir = request.workdir or session.working_dir or None
             request = replace(request, session_id=session.id, backend=backend, workdir=workdir)
-        registry.named(request.backend)
+        registry.backend_named(request.backend)
         request = complete(request, settings)
         return replace(request, timeout_s=request.timeout_s or settings.unified_flags.command_timeout_secs or None)
 
     def require(backend: str) -> None:
-        executables.require(registry.named(backend), settings, view.environ)
+        executables.require(registry.backend_named(backend), settings, view.environ)
 
-    return await orchestrations.admitted(asked, admit, require)
+    return await orchestrations.admit(asked, admit, require)
 
 
 def _with_slots(settings: Settings, count: int) -> Settings:

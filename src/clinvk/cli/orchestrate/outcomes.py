@@ -6,10 +6,10 @@ import msgspec
 
 from clinvk.cli.prompt.printers import TokenUsage
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.streams import ReaderGone, Stdout
+from clinvk.cli.terminal.streams import BrokenStdout, Stdout
 from clinvk.dialects.rest import batch_answers
 from clinvk.orchestrate.event_stream import EventStream
-from clinvk.orchestrate.orchestration import Observer
+from clinvk.orchestrate.orchestration import PartObserver
 from clinvk.types.orchestration import Kind, PartResult, Plan, Summary
 
 Json = dict[str, object]
@@ -63,21 +63,21 @@ def _part(answer: Json, result: PartResult, names: Iterable[str]) -> Json:
     fields = answer | {
         "model": answer.get("model"),
         "duration_seconds": round(result.duration_s, 3),
-        "exit_code": exits.of_ending(result.result.ending),
+        "exit_code": exits.exit_code_of_ending(result.result.ending),
         "usage": TokenUsage.of(usage) if usage else None,
         "branch": result.change.branch if result.change and result.change.kept else None,
     }
     return {name: fields[name] for name in names if name in _NULLABLE or fields.get(name) is not None}
 
 
-def event_printer(plan: Plan, stop: Callable[[], None]) -> Observer:
+def event_printer(plan: Plan, stop: Callable[[], None]) -> PartObserver:
     """Return an observer that prints events as they happen, and calls `stop` if nobody reads stdout any more."""
     stdout = Stdout(1)
 
     async def write(lines: Iterable[bytes]) -> None:
         try:
             await stdout.write(b"".join(lines))
-        except ReaderGone:
+        except BrokenStdout:
             stop()
 
     return EventStream(plan, write)

@@ -9,7 +9,7 @@ import msgspec
 
 from clinvk.cli.orchestrate.outcomes import outcome, part_outcome
 from clinvk.cli.terminal.output import Notes
-from clinvk.orchestrate.orchestration import Observer
+from clinvk.orchestrate.orchestration import PartObserver
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.orchestration import PartResult, Summary
 
@@ -17,7 +17,7 @@ _NAME_CHARS = 60
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
-class OutputFolder(Observer):
+class OutputFolder(PartObserver):
     """Writes the outcome of each task as soon as the task ends. Only the first error is reported.
 
     The folder is held open: files land in the folder even if an agent moves the folder or replaces its path.

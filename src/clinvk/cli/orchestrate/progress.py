@@ -15,7 +15,7 @@ from clinvk.cli.terminal.output import STDERR, Notes, is_writable, without_seque
 from clinvk.cli.terminal.streams import writable
 from clinvk.cli.terminal.table import Column, colored, cut, cut_left, one_line, table, width
 from clinvk.cli.terminal.times import duration
-from clinvk.orchestrate.orchestration import Observer
+from clinvk.orchestrate.orchestration import PartObserver
 from clinvk.runtime.runs import Run
 from clinvk.types.errors import TimedOut
 from clinvk.types.events import Event, Logged, Progress, TextDelta, ThinkingDelta, ToolCall
@@ -27,7 +27,7 @@ COLORS = {"failed": "\x1b[31m", "timed out": "\x1b[31m", "cancelled": "\x1b[33m"
 _INPUT_SHOWN = 200
 
 
-def label(plan: Plan, index: int, part: Part) -> str:
+def part_label(plan: Plan, index: int, part: Part) -> str:
     """Return a short name for a part, e.g. `step 2 claude review`."""
     if part.is_judge:
         return f"judge ({part.request.backend})"
@@ -62,7 +62,7 @@ def activity(event: Event) -> str:
             return ""
 
 
-class ProgressLines(Observer):
+class ProgressLines(PartObserver):
     """Prints a line when a part begins or ends; of a `verbose` request also tool calls and the agent's stderr.
 
     A reader who does not read stderr blocks the agents, but not Ctrl-C.
@@ -73,20 +73,20 @@ class ProgressLines(Observer):
         self._notes = notes
         self._turn = asyncio.Lock()
 
-    def begun(self, index: int, part: Part, run: Run) -> None:
+    def started(self, index: int, part: Part, run: Run) -> None:
         """Print that a part has begun, unless stderr is blocked."""
         if is_writable(STDERR):
-            self._notes.say(f"{label(self._plan, index, part)}: started")
+            self._notes.info(f"{part_label(self._plan, index, part)}: started")
 
-    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Print the activity of a verbose part."""
         for _, _, event in batch if part.request.verbose else ():
             if not isinstance(event, ThinkingDelta) and (text := activity(event)):
-                await self._print(self._notes.say, f"{label(self._plan, index, part)}: {text}")
+                await self._print(self._notes.info, f"{part_label(self._plan, index, part)}: {text}")
 
     async def ended(self, result: PartResult) -> None:
         """Print the outcome of a part."""
-        line = f"{label(self._plan, result.index, result.part)}: {status(result)}"
+        line = f"{part_label(self._plan, result.index, result.part)}: {status(result)}"
         if result.run_id:
             line += f" after {duration(result.duration_s)}"
         if used := _tokens(result):
@@ -94,7 +94,7 @@ class ProgressLines(Observer):
         if result.error:
             await self._print(self._notes.error, f"{line}: {result.error.message}")
         elif not result.part.dry_run:
-            await self._print(self._notes.say, line)
+            await self._print(self._notes.info, line)
 
     async def _print(self, say: Callable[[str], None], line: str) -> None:
         async with self._turn:
@@ -137,7 +137,7 @@ class _Row(NamedTuple):
     is_text: bool = False
 
 
-class LiveProgress(Observer):
+class LiveProgress(PartObserver):
     """Shows the parts in a table; parts that do not fit the terminal are only counted."""
 
     def __init__(self, plan: Plan, notes: Notes, is_colored: bool) -> None:
@@ -149,11 +149,11 @@ class LiveProgress(Observer):
         self._ended = {result.index: result for result in plan.done} if isinstance(plan, Chain) else {}
         self._counts = Counter(map(status, self._ended.values()))
 
-    def begun(self, index: int, part: Part, run: Run) -> None:
+    def started(self, index: int, part: Part, run: Run) -> None:
         """Show that a part has begun."""
         self._running[index] = _Running(part, run)
 
-    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Show the activity of a part."""
         running = self._running[index]
         for _, _, event in batch:
@@ -240,7 +240,7 @@ class LiveProgress(Observer):
         return _Row(cells, one_line(without_sequences(result.error.message) if result.error else answer, _TAIL_CHARS))
 
     def _label(self, index: int, part: Part) -> str:
-        return one_line(label(self._plan, index, part))
+        return one_line(part_label(self._plan, index, part))
 
     def _foot(self) -> str:
         waiting = len(self._plan.parts) - len(self._running) - self._counts.total()

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator
 from difflib import unified_diff
 from itertools import zip_longest
 
-from clinvk.cli.orchestrate.progress import label, status
+from clinvk.cli.orchestrate.progress import part_label, status
 from clinvk.cli.sessions.session_text import BACKEND, TITLE, Fields, TextView, tokens
-from clinvk.cli.terminal.output import harmless, without_sequences
-from clinvk.cli.terminal.table import Column, cut, one_line, readable, width
+from clinvk.cli.terminal.output import escape_controls, without_sequences
+from clinvk.cli.terminal.table import Column, cut, one_line, readable_patch, width
 from clinvk.cli.terminal.times import duration
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, PartResult, Summary
 
-_COLUMN_LEAST = 36
+_MIN_COLUMN_WIDTH = 36
 _CHECK_LINES = 20
 _BETWEEN = "  │  "
 
@@ -44,7 +44,7 @@ def side_by_side(summary: Summary, most: int) -> list[str]:
     """Return the answers in columns that fit a terminal of `most` cells; nothing if there is no room."""
     number = len(summary.results)
     wide = (most - len(_BETWEEN) * (number - 1)) // number
-    if number < 2 or wide < _COLUMN_LEAST:
+    if number < 2 or wide < _MIN_COLUMN_WIDTH:
         return []
     columns = [
         [cut(head(summary, result), wide), *(piece for line in _lines(result) for piece in wrapped(line, wide))]
@@ -61,7 +61,7 @@ def _lines(result: PartResult) -> Iterable[str]:
 def wrapped(line: str, wide: int) -> list[str]:
     """Break a line at spaces into pieces that fit; a word that is too long is broken anywhere."""
     pieces: list[str] = []
-    text = harmless(line.expandtabs(4)).rstrip()
+    text = escape_controls(line.expandtabs(4)).rstrip()
     start = 0
     while (fits := _fitting(text, start, wide)) < len(text):
         space = text.rfind(" ", start, fits + 1)
@@ -85,7 +85,7 @@ def _fitting(text: str, start: int, wide: int) -> int:
 
 def head(summary: Summary, result: PartResult) -> str:
     """Return the head line of a part."""
-    return f"── {one_line(label(summary.plan, result.index, result.part))} ──"
+    return f"── {one_line(part_label(summary.plan, result.index, result.part))} ──"
 
 
 def differences(summary: Summary, view: TextView) -> Iterator[str]:
@@ -98,7 +98,7 @@ def differences(summary: Summary, view: TextView) -> Iterator[str]:
     answered = [] if changed else [result for result in summary.results if result.error is None]
     for other in answered[1:]:
         first = answered[0]
-        one, two = (one_line(label(summary.plan, result.index, result.part)) for result in (first, other))
+        one, two = (one_line(part_label(summary.plan, result.index, result.part)) for result in (first, other))
         lines = unified_diff(first.result.text.splitlines(), other.result.text.splitlines(), one, two, lineterm="")
         diff = "\n".join(lines)
         yield from _patch(diff, view) if diff else [f"{one} and {two} answer the same"]
@@ -107,7 +107,7 @@ def differences(summary: Summary, view: TextView) -> Iterator[str]:
 
 def _patch(patch: str, view: TextView) -> Iterable[str]:
     """Return the lines of a patch: safe for a terminal, or unchanged."""
-    return readable(patch.split("\n"), is_colored=view.style is not None) if view.most else [patch]
+    return readable_patch(patch.split("\n"), is_colored=view.style is not None) if view.most else [patch]
 
 
 def failed_checks(summary: Summary) -> Iterator[str]:
@@ -170,5 +170,5 @@ def _totals(summary: Summary, show_tokens: bool) -> Iterator[str]:
             yield f"the judge failed: {one_line(without_sequences(said))}"
         else:
             letters = ", ".join(f"{chr(ord('A') + at)} is [{index}]" for at, index in enumerate(verdict.order))
-            yield f"best: {label(summary.plan, best, summary.plan.parts[best])} ({letters})"
+            yield f"best: {part_label(summary.plan, best, summary.plan.parts[best])} ({letters})"
             yield one_line(verdict.reasons)

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import directory
-from clinvk.cli.terminal.input import Note, all_of
+from clinvk.cli.terminal.input import Note, read_stdin
 from clinvk.config.model import Settings
 from clinvk.dialects import json_bodies
 from clinvk.dialects.rest.bodies import PartBody
-from clinvk.types.errors import ClinvkError, InvalidRequest, placed
+from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import Part
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ def parse(text: str, name: str, field: str) -> TaskFile:
 def _stdin(field: str, note: Note, path: str | None) -> bytes:
     if path is None and os.isatty(0):
         raise InvalidRequest(f"no {field}: --file FILE names them; --file - takes what you type here")
-    return all_of(0, f"the {field}", note)
+    return read_stdin(0, f"the {field}", note)
 
 
 def _bytes(path: str) -> bytes:
@@ -269,7 +269,7 @@ def _filled(body: PartBody, at: str, base: str, flags: Flags, settings: Settings
         workdir = _directory(body.workdir, base, "workdir") if body.workdir else None
         add_dirs = [_directory(path, base, f"add_dirs[{index}]") for index, path in enumerate(body.add_dirs or ())]
     except ClinvkError as exc:
-        raise placed(exc, at) from exc
+        raise with_position(exc, at) from exc
     return replace(
         body,
         backend=body.backend or (None if body.session_id else settings.default_backend),

@@ -15,14 +15,14 @@ from clinvk.types.text import nearest
 _F = TypeVar("_F", bound=Flags)
 
 
-class Asked(NamedTuple):
+class ParsedCommand(NamedTuple):
     """The command, empty for a prompt, and its flags."""
 
     command: str
     flags: Flags
 
 
-def read(argv: Sequence[str]) -> Asked:
+def read(argv: Sequence[str]) -> ParsedCommand:
     """Parse the command line, without the program name.
 
     Raises:
@@ -41,7 +41,7 @@ def read(argv: Sequence[str]) -> Asked:
     words = (*flags.words, *after)
     if len(words) > 1:
         raise InvalidRequest(f"the prompt must be one argument, got {len(words)}; put it in quotes")
-    return Asked("", msgspec.structs.replace(flags, words=words))
+    return ParsedCommand("", msgspec.structs.replace(flags, words=words))
 
 
 def _command_after_its_flags(words: Sequence[str], before: Sequence[str]) -> str | None:
@@ -56,20 +56,20 @@ def _command_after_its_flags(words: Sequence[str], before: Sequence[str]) -> str
     return None
 
 
-def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) -> Asked:
+def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) -> ParsedCommand:
     if words[0] in GROUPS and len(words) == 1 and {"--help", "-h"} & set(before):
-        return Asked(words[0], Flags(help=True))
-    name = named(words)
+        return ParsedCommand(words[0], Flags(help=True))
+    name = command_named(words)
     command = COMMANDS[name]
     flags, unknown = _parse(parser_of(name), command.flags, before)
     _refuse_unknown(unknown, command, name)
     own = (*flags.words[len(name.split()) :], *after)
     if not flags.help:
         _check_count(name, command, own)
-    return Asked(name, msgspec.structs.replace(flags, words=own))
+    return ParsedCommand(name, msgspec.structs.replace(flags, words=own))
 
 
-def named(words: Sequence[str]) -> str:
+def command_named(words: Sequence[str]) -> str:
     """Return the name of the command at the beginning of the arguments.
 
     Raises:

@@ -263,13 +263,13 @@ class ApplyFlags(JsonFlags, frozen=True, kw_only=True):
     keep: Annotated[bool, Flag("do not remove the worktree")] = False
 
 
-class TogetherFlags(JsonFlags, frozen=True, kw_only=True):
+class OrchestrationFlags(JsonFlags, frozen=True, kw_only=True):
     """The flags that `parallel` and `chain` share."""
 
     quiet: _Quiet = False
 
 
-class ParallelFlags(TogetherFlags, frozen=True, kw_only=True):
+class ParallelFlags(OrchestrationFlags, frozen=True, kw_only=True):
     """The flags of `parallel`."""
 
     file: Annotated[str | None, Flag("the tasks: JSON, YAML, JSON Lines (default, and -: stdin)", "-f", "FILE")] = None
@@ -278,7 +278,7 @@ class ParallelFlags(TogetherFlags, frozen=True, kw_only=True):
     isolation: Annotated[Isolation | None, Flag("worktree: each task in its own git worktree", metavar="WHERE")] = None
 
 
-class ChainFlags(TogetherFlags, frozen=True, kw_only=True):
+class ChainFlags(OrchestrationFlags, frozen=True, kw_only=True):
     """The flags of `chain`."""
 
     file: Annotated[str | None, Flag("the steps: JSON, YAML, JSON Lines (default, and -: stdin)", "-f", "FILE")] = None

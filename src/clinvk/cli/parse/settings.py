@@ -7,9 +7,9 @@ from clinvk.backends import registry
 from clinvk.cli.parse.arguments import is_utf8
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes
-from clinvk.config.load import Trace, trace
+from clinvk.config.load import SettingsTrace, trace
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import Reject, refuse
+from clinvk.config.setting_values import OnInvalid, raise_invalid
 from clinvk.types.errors import InvalidRequest
 
 
@@ -27,10 +27,12 @@ def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, obj
     return settings
 
 
-def trace_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, object], reject: Reject = refuse) -> Trace:
+def trace_of(
+    flags: Flags, environ: Mapping[str, str], more: Mapping[str, object], reject: OnInvalid = raise_invalid
+) -> SettingsTrace:
     """Load the settings with the source of each one; pass every error to `reject`."""
     if flags.backend is not None:
-        registry.named(flags.backend)
+        registry.backend_named(flags.backend)
     given: dict[str, object] = {
         "default_backend": flags.backend,
         "output.format": flags.output_format,

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter, duration_s
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import STDERR, Notes, without_sequences
-from clinvk.cli.terminal.streams import ReaderGone, Stdout, on_signals, writable
+from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
 from clinvk.config.model import OutputSettings
 from clinvk.dialects.dialect import Encoder
 from clinvk.types.errors import Cancelled, SessionError, SessionNotFound
@@ -21,21 +21,21 @@ from clinvk.types.events import Ending, Event, Progress, RunFailed, RunFinished,
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
-    from clinvk.runtime.runs import Followed, Runner
+    from clinvk.runtime.runs import FollowedRun, Runner
 
-_LAST_WORDS_WITHIN_S = 1.0
+_LAST_WORDS_TIMEOUT_S = 1.0
 _FORCE_AFTER_S = 0.05
 _INPUT_SHOWN = 200
 
 
-class Showing:
+class RunDisplay:
     """Shows a run on the terminal."""
 
     def __init__(self, output: OutputSettings, notes: Notes) -> None:
         self._output = output
         self._notes = notes
         self._stdout = Stdout(1)
-        self._shown: tuple[Followed, Encoder] | None = None
+        self._shown: tuple[FollowedRun, Encoder] | None = None
         self._number = 0
         self._denied = ""
         self._ending: Ending | None = None
@@ -64,19 +64,19 @@ class Showing:
             ClinvkError: the prompt was not run.
         """
         try:
-            with _signals_cancel(), told_what_is_not_kept(self._notes):
+            with _signals_cancel(), report_store_failures(self._notes):
                 if lost := await self._play(runs, request, note, is_attempt=otherwise is not None):
                     assert otherwise is not None
-                    self._notes.say(f"{lost}; starting another session")
+                    self._notes.info(f"{lost}; starting another session")
                     await self._play(runs, otherwise, "", is_attempt=False)
-        except ReaderGone:
+        except BrokenStdout:
             return exits.CANCELLED
         except asyncio.CancelledError:
             if self._ending is None:
                 await self._finish_cancelled()
             return exits.CANCELLED
         assert self._ending is not None
-        return exits.of_ending(self._ending)
+        return exits.exit_code_of_ending(self._ending)
 
     async def _play(self, runs: "Runner", request: RunRequest, note: str, is_attempt: bool) -> str | None:
         """Run a prompt and show the run. Of an attempt, return why the session cannot be resumed."""
@@ -87,7 +87,7 @@ class Showing:
                 self._shown = run, printer
                 self._number = 0
                 if note:
-                    self._notes.say(note)
+                    self._notes.info(note)
                 async for number, at, event in run.follow():
                     self._number = number
                     if (
@@ -105,7 +105,7 @@ class Showing:
             lost = exc.message
         return lost
 
-    def _printer(self, run: "Followed") -> Encoder:
+    def _printer(self, run: "FollowedRun") -> Encoder:
         match self._output.format:
             case "text":
                 return TextPrinter()
@@ -114,7 +114,7 @@ class Showing:
             case "stream-json":
                 return LinesPrinter(run, run.request.workdir or "")
 
-    async def _show(self, run: "Followed", printer: Encoder, event: Event, at: float) -> None:
+    async def _show(self, run: "FollowedRun", printer: Encoder, event: Event, at: float) -> None:
         if isinstance(event, RunFinished | RunFailed):
             self._ending = event
         if data := printer.feed(event, at):
@@ -122,10 +122,10 @@ class Showing:
         await writable(STDERR)  # a stalled reader holds up the agent, but not Ctrl-C
         self._note(run, event)
 
-    def _note(self, run: "Followed", event: Event) -> None:
+    def _note(self, run: "FollowedRun", event: Event) -> None:
         """Print on stderr what stdout does not have."""
         if isinstance(event, RunFinished | RunFailed) and self._denied:
-            self._notes.say(self._denied)  # the ending completes the last line of the answer
+            self._notes.info(self._denied)  # the ending completes the last line of the answer
         if isinstance(event, RunFailed):
             self._notes.error(event.message)
             return
@@ -133,25 +133,25 @@ class Showing:
             return
         match event:
             case Progress(stage="stderr", message=message):
-                self._notes.say(f"{run.request.backend}: {without_sequences(message)}")
+                self._notes.info(f"{run.request.backend}: {without_sequences(message)}")
             case Progress(stage="denied", message=message):  # without the note, the run looks like any other
                 self._denied = message
             case Progress(stage=stage, message=message) if run.request.verbose or self._notes.is_terminal:
-                self._notes.say(f"{stage}: {message}")
+                self._notes.info(f"{stage}: {message}")
             case ToolCall(name=name, input=given) if run.request.verbose:
-                self._notes.say(f"{name} {msgspec.json.encode(given).decode()[:_INPUT_SHOWN]}")
+                self._notes.info(f"{name} {msgspec.json.encode(given).decode()[:_INPUT_SHOWN]}")
             case RunFinished():
                 self._note_finished(run, event)
             case _:
                 pass
 
-    def _note_finished(self, run: "Followed", ending: RunFinished) -> None:
+    def _note_finished(self, run: "FollowedRun", ending: RunFinished) -> None:
         if ending.stop_reason != "end_turn":
-            self._notes.say(f"the answer ends early: {ending.stop_reason}")
+            self._notes.info(f"the answer ends early: {ending.stop_reason}")
         costs = [_tokens(ending.usage)] if self._output.show_tokens and ending.usage else []
         costs += [f"{duration_s(run):.1f} s"] if self._output.show_timing else []
         if costs and self._output.format == "text":
-            self._notes.say(", ".join(costs))
+            self._notes.info(", ".join(costs))
 
     async def _finish_cancelled(self) -> None:
         """Show the rest of a cancelled run, without waiting for a stalled reader."""
@@ -167,14 +167,14 @@ class Showing:
         if run.ending:
             ending = replace(ending, usage=run.ending.usage, cost_usd=run.ending.cost_usd)
         try:
-            async with asyncio.timeout(_LAST_WORDS_WITHIN_S):
+            async with asyncio.timeout(_LAST_WORDS_TIMEOUT_S):
                 if run.ending and self._output.format != "text":  # a reader of text has seen enough
                     await self._show_rest(run, printer)
                 await self._show(run, printer, ending, run.ended_at or run.created_at)
-        except (TimeoutError, ReaderGone):
+        except (TimeoutError, BrokenStdout):
             self._notes.error(ending.message)
 
-    async def _show_rest(self, run: "Followed", printer: Encoder) -> None:
+    async def _show_rest(self, run: "FollowedRun", printer: Encoder) -> None:
         """Print what the agent wrote while it stopped."""
         async for _, at, event in run.follow(self._number):
             if not isinstance(event, RunFinished | RunFailed) and (data := printer.feed(event, at)):
@@ -215,11 +215,11 @@ class _StoreWarnings(logging.Handler):
         self._notes = notes
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._notes.say(record.getMessage())
+        self._notes.info(record.getMessage())
 
 
 @contextmanager
-def told_what_is_not_kept(notes: Notes) -> Generator[None]:
+def report_store_failures(notes: Notes) -> Generator[None]:
     """Print the runtime's warnings about the store."""
     loggers = [logging.getLogger(name) for name in ("clinvk.runtime.run.recording", "clinvk.orchestrate.live")]
     handler = _StoreWarnings(notes)

@@ -10,7 +10,7 @@ from clinvk.dialects.dialect import Encoder
 from clinvk.types.events import Ending, Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
 
 if TYPE_CHECKING:
-    from clinvk.runtime.runs import Followed
+    from clinvk.runtime.runs import FollowedRun
 
 
 class TextPrinter:
@@ -54,7 +54,7 @@ class JsonPrinter:
     failed has `error` and `error_code`.
     """
 
-    def __init__(self, run: "Followed", indent: bool) -> None:
+    def __init__(self, run: "FollowedRun", indent: bool) -> None:
         self._run = run
         self._model = run.request.model
         self._indent = indent
@@ -81,7 +81,7 @@ class JsonPrinter:
             "session_id": run.session_id,
             "model": self._model,
             "duration_seconds": duration_s(run),
-            "exit_code": exits.of_ending(ending),
+            "exit_code": exits.exit_code_of_ending(ending),
             "usage": TokenUsage.of(ending.usage) if ending.usage else None,
             **({} if ending.cost_usd is None else {"cost_usd": ending.cost_usd}),
             "run_id": run.id,
@@ -99,7 +99,7 @@ class JsonPrinter:
 class LinesPrinter:
     """The unified events, one JSON object per line."""
 
-    def __init__(self, run: "Followed", workdir: str) -> None:
+    def __init__(self, run: "FollowedRun", workdir: str) -> None:
         self._run = run
         self._workdir = workdir
         self._encoder: Encoder | None = None
@@ -111,12 +111,12 @@ class LinesPrinter:
 
     def _make(self) -> Encoder:
         """Create the encoder at the first event: by then the start time is known, and the import delays nothing."""
-        from clinvk.dialects.dialect import Facts
+        from clinvk.dialects.dialect import RunFacts
         from clinvk.dialects.rest.unified import UnifiedEncoder
 
         run = self._run
         return UnifiedEncoder(
-            Facts(
+            RunFacts(
                 run_id=run.id,
                 backend=run.request.backend,
                 session_id=run.session_id,
@@ -127,7 +127,7 @@ class LinesPrinter:
         )
 
 
-def duration_s(run: "Followed") -> float:
+def duration_s(run: "FollowedRun") -> float:
     """Return the seconds from the agent's start to the ending, or until now; 0 if the agent never started."""
     return round((run.ended_at or time.time()) - run.started_at, 3) if run.started_at else 0.0
 

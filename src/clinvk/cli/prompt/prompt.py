@@ -14,12 +14,12 @@ from msgspec.structs import replace
 from clinvk.backends.base import describe
 from clinvk.cli.parse.flags import PromptFlags, RunFlags
 from clinvk.cli.parse.settings import directory, settings_of
-from clinvk.cli.prompt.display import Showing
-from clinvk.cli.prompt.where import NearestRuns
-from clinvk.cli.sessions.local_store import has_directory, opened, real_directory
+from clinvk.cli.prompt.display import RunDisplay
+from clinvk.cli.prompt.where import ServerOrLocalRuns
+from clinvk.cli.sessions.local_store import has_directory, open_store, real_directory
 from clinvk.cli.terminal.input import prompt_from
-from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, shown, tell
-from clinvk.cli.terminal.times import ago
+from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_text, printable
+from clinvk.cli.terminal.times import time_ago
 from clinvk.config.model import SessionSettings, Settings, complete, refuse_nesting
 from clinvk.config.setting_values import split_list
 from clinvk.store.protocol import SessionQuery, SessionStore
@@ -86,7 +86,7 @@ _LOOKED_AT = 16
 _DAY_S = 86400.0
 
 
-class Choice(NamedTuple):
+class SessionChoice(NamedTuple):
     """The session to resume, or None for a new one. `is_own` marks a choice that the user did not ask for."""
 
     session: Session | None = None
@@ -94,10 +94,10 @@ class Choice(NamedTuple):
     is_own: bool = False
 
 
-Choose = Callable[[SessionStore], Awaitable[Choice]]
+Choose = Callable[[SessionStore], Awaitable[SessionChoice]]
 
 
-class Asked(NamedTuple):
+class PromptJob(NamedTuple):
     """A prompt to run. With `imports`, the sessions of an earlier clinvk are imported first."""
 
     request: RunRequest
@@ -121,28 +121,28 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         ClinvkError: the prompt was not run.
     """
-    settings = settings_of(flags, environ, without_server(flags.no_server), notes)
+    settings = settings_of(flags, environ, without_server_runs(flags.no_server), notes)
     if flags.continue_ and (flags.new or flags.ephemeral):
         raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
     request = request_of(flags, settings)
-    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.say)
+    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.info)
 
-    async def choose(store: SessionStore) -> Choice:
+    async def choose(store: SessionStore) -> SessionChoice:
         if flags.continue_:
             return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir), notes)
         if flags.new or flags.ephemeral or not settings.session.auto_resume:
-            return Choice()
+            return SessionChoice()
         return await _resumed(store, settings.default_backend, real_directory(flags.workdir), settings.session)
 
-    return run(Asked(replace(request, prompt=text), settings, environ, notes, imports=flags.continue_), choose)
+    return run(PromptJob(replace(request, prompt=text), settings, environ, notes, imports=flags.continue_), choose)
 
 
-def without_server(no_server: bool) -> dict[str, object]:
+def without_server_runs(no_server: bool) -> dict[str, object]:
     """Return the setting that `--no-server` overrides."""
     return {"warm.command_line": False if no_server else None}
 
 
-async def newest(store: SessionStore, backend: str | None, workdir: str | None, notes: Notes) -> Choice:
+async def newest(store: SessionStore, backend: str | None, workdir: str | None, notes: Notes) -> SessionChoice:
     """Choose the newest session that can be resumed. A note names newer sessions whose directories are gone.
 
     Raises:
@@ -154,7 +154,7 @@ async def newest(store: SessionStore, backend: str | None, workdir: str | None, 
         for session in items:
             if has_directory(session):
                 _note_missing(gone, notes)
-                return asked_for(session)
+                return session_choice(session)
             gone.append(session)
     _note_missing(gone, notes)
     of = f" of {backend}" if backend else ""
@@ -167,29 +167,30 @@ def _note_missing(gone: Sequence[Session], notes: Notes) -> None:
         case []:
             pass
         case [session]:
-            notes.say(f"skipping session {session.id[:_SHORT_DIGITS]}: its directory {session.working_dir!r} is gone")
+            notes.info(f"skipping session {session.id[:_SHORT_DIGITS]}: its directory {session.working_dir!r} is gone")
         case _:
-            notes.say(f"{len(gone):,} sessions skipped: their directories are gone")
+            notes.info(f"{len(gone):,} sessions skipped: their directories are gone")
 
 
-def asked_for(session: Session) -> Choice:
+def session_choice(session: Session) -> SessionChoice:
     """Choose a session. The note names its directory unless it is the current one."""
-    what = f"continuing session {session.id[:_SHORT_DIGITS]} ({session.backend}, {ago(session.last_used, time.time())})"
+    last_used = time_ago(session.last_used, time.time())
+    what = f"continuing session {session.id[:_SHORT_DIGITS]} ({session.backend}, {last_used})"
     is_elsewhere = session.working_dir and session.working_dir != real_directory(None)
-    return Choice(session, f"{what} in {session.working_dir}" if is_elsewhere else what)
+    return SessionChoice(session, f"{what} in {session.working_dir}" if is_elsewhere else what)
 
 
-async def _resumed(store: SessionStore, backend: str, workdir: str, settings: SessionSettings) -> Choice:
+async def _resumed(store: SessionStore, backend: str, workdir: str, settings: SessionSettings) -> SessionChoice:
     """Choose the current session of the agent in the directory, unless the retention period is over."""
     session = await store.current(backend, workdir)
     now = time.time()
     if session is None or 0 < settings.retention_days * _DAY_S < now - session.last_used:
-        return Choice()
-    short, when = session.id[:_SHORT_DIGITS], ago(session.last_used, now)
-    return Choice(session, f"continuing session {short} ({when}); --new starts another", is_own=True)
+        return SessionChoice()
+    short, when = session.id[:_SHORT_DIGITS], time_ago(session.last_used, now)
+    return SessionChoice(session, f"continuing session {short} ({when}); --new starts another", is_own=True)
 
 
-def run(asked: Asked, choose: Choose) -> int:
+def run(asked: PromptJob, choose: Choose) -> int:
     """Run a prompt in the session that `choose` returns, or print the command in a dry run; return the exit code.
 
     Raises:
@@ -200,15 +201,15 @@ def run(asked: Asked, choose: Choose) -> int:
     return asyncio.run(_run(asked, choose))
 
 
-async def _run(asked: Asked, choose: Choose) -> int:
-    showing = Showing(asked.settings.output, asked.notes)
+async def _run(asked: PromptJob, choose: Choose) -> int:
+    showing = RunDisplay(asked.settings.output, asked.notes)
     try:
-        async with opened(asked.environ, asked.notes if asked.imports else None) as store:
+        async with open_store(asked.environ, asked.notes if asked.imports else None) as store:
             return await _run_over(store, asked, choose, showing)
     except StoreUnavailable as exc:
         if not asked.request.ephemeral or showing.has_begun:
             raise
-        asked.notes.say(f"{exc.message}; the run is not recorded")
+        asked.notes.info(f"{exc.message}; the run is not recorded")
         from clinvk.store.memory import MemoryStore  # an import that only a broken store needs
 
         settings = asked.settings  # a server would record the run in its own store
@@ -216,23 +217,23 @@ async def _run(asked: Asked, choose: Choose) -> int:
         return await _run_over(MemoryStore(), asked._replace(settings=local), choose, showing)
 
 
-async def _run_over(store: SessionStore, asked: Asked, choose: Choose, showing: Showing) -> int:
+async def _run_over(store: SessionStore, asked: PromptJob, choose: Choose, showing: RunDisplay) -> int:
     choice = await choose(store)
     request = asked.request_in(choice.session)
     if asked.settings.unified_flags.dry_run:
         return await _describe(request, choice.note, store, asked)
     otherwise = asked.request_in(None) if choice.is_own else None
-    runs = NearestRuns(asked.settings, asked.environ, store, asked.notes, request.verbose)
+    runs = ServerOrLocalRuns(asked.settings, asked.environ, store, asked.notes, request.verbose)
     return await showing.run(request, choice.note, otherwise, runs)
 
 
-async def _describe(request: RunRequest, note: str, store: SessionStore, asked: Asked) -> int:
+async def _describe(request: RunRequest, note: str, store: SessionStore, asked: PromptJob) -> int:
     """Print the command of the agent."""
     from clinvk.runtime.local import LocalRuns  # an import that a prompt through a server does not need
 
     async with LocalRuns(asked.settings, store, asked.environ) as runs:
         launch = await runs.plan(request)
     if note:
-        asked.notes.say(note)
-    tell(shown(f"{WOULD_EXECUTE}\n{describe(launch, len(request.prompt.encode()))}"))
+        asked.notes.info(note)
+    print_text(printable(f"{WOULD_EXECUTE}\n{describe(launch, len(request.prompt.encode()))}"))
     return 0

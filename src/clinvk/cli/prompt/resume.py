@@ -13,17 +13,25 @@ from msgspec.structs import replace
 
 from clinvk.cli.parse.flags import ResumeFlags
 from clinvk.cli.parse.settings import settings_of
-from clinvk.cli.prompt.prompt import Asked, Choice, asked_for, newest, request_of, run, without_server
-from clinvk.cli.prompt.where import freeing
-from clinvk.cli.sessions.local_store import found, has_directory, opened, real_directory
+from clinvk.cli.prompt.prompt import (
+    PromptJob,
+    SessionChoice,
+    newest,
+    request_of,
+    run,
+    session_choice,
+    without_server_runs,
+)
+from clinvk.cli.prompt.where import release_session
+from clinvk.cli.sessions.local_store import find_session, has_directory, open_store, real_directory
 from clinvk.cli.sessions.picker import pick
 from clinvk.cli.sessions.session_text import TextView, home_of
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.input import answer_to, prompt_from
-from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, tell
+from clinvk.cli.terminal.input import ask, prompt_from
+from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_text
 from clinvk.config.load import home, may_lie_in_worktree
 from clinvk.config.model import Settings, complete
-from clinvk.runtime.agent_environment import Handover, handover
+from clinvk.runtime.agent_environment import InteractiveCommand, interactive_command
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.store.protocol import SessionQuery, SessionStore
@@ -78,11 +86,11 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
         settings,
     )
     _refuse_rules(request)
-    opens = asyncio.run(handover(request, session, settings, environ))
+    opens = asyncio.run(interactive_command(request, session, settings, environ))
     if settings.unified_flags.dry_run:
         command = shlex.join(opens.argv)
         where = f"cd {shlex.quote(opens.cwd)} && " if opens.cwd else ""
-        tell(f"{WOULD_EXECUTE}\n{where}{command}")
+        print_text(f"{WOULD_EXECUTE}\n{where}{command}")
         return 0
     if not (os.isatty(0) and os.isatty(1)):
         raise InvalidRequest(f"--interactive needs a terminal for {session.backend}'s own program")
@@ -94,9 +102,9 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
 
 async def _free(session: Session, environ: Mapping[str, str]) -> None:
     """Make a server release the conversation. A run may have started while the user typed the prompt."""
-    async with opened(environ) as store:
+    async with open_store(environ) as store:
         _refuse_busy(await store.session(session.id))
-    await freeing(environ)(session.id)
+    await release_session(environ)(session.id)
 
 
 def _refuse_busy(session: Session) -> None:
@@ -108,7 +116,7 @@ async def _hold(directory: str, environ: Mapping[str, str]) -> None:
     """Keep other commands from applying or discarding the worktree of the directory, if any."""
     from clinvk.runtime.worktrees.worktrees import Worktrees  # an import that only a worktree needs
 
-    await Worktrees(Spawner(process_tags.choose()), home(environ), environ).use_from_here(directory)
+    await Worktrees(Spawner(process_tags.choose_tags()), home(environ), environ).use_from_here(directory)
 
 
 def _refuse_rules(request: RunRequest) -> None:
@@ -123,7 +131,7 @@ def _refuse_rules(request: RunRequest) -> None:
             )
 
 
-def _become(handover: Handover) -> NoReturn:
+def _become(handover: InteractiveCommand) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and the program would inherit that
@@ -149,14 +157,14 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         ClinvkError: no prompt was run.
     """
-    settings = settings_of(flags, environ, without_server(flags.no_server), notes)
+    settings = settings_of(flags, environ, without_server_runs(flags.no_server), notes)
     words = _words(flags)
     if flags.interactive:
         refuse_prompt_flags(flags, words.prompt)
     request = request_of(flags, settings)
     choice = asyncio.run(_chosen(flags, words, environ, notes))
     if not choice:
-        notes.say("no session chosen")
+        notes.info("no session chosen")
         return exits.CANCELLED
     assert choice.session is not None
     if flags.interactive:
@@ -166,10 +174,10 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
         refuse_prompt_flags(flags, None)
         return hand_over(choice.session, flags, settings, environ)
 
-    async def choose(store: SessionStore) -> Choice:
+    async def choose(store: SessionStore) -> SessionChoice:
         return choice
 
-    return run(Asked(replace(request, prompt=text), settings, environ, notes), choose)
+    return run(PromptJob(replace(request, prompt=text), settings, environ, notes), choose)
 
 
 def _words(flags: ResumeFlags) -> _Arguments:
@@ -183,12 +191,14 @@ def _words(flags: ResumeFlags) -> _Arguments:
     return _Arguments(None, flags.words[0] if flags.words else None)
 
 
-async def _chosen(flags: ResumeFlags, words: _Arguments, environ: Mapping[str, str], notes: Notes) -> Choice | None:
+async def _chosen(
+    flags: ResumeFlags, words: _Arguments, environ: Mapping[str, str], notes: Notes
+) -> SessionChoice | None:
     """Return the session to resume, or None if the user left the list."""
     workdir = real_directory(flags.workdir) if flags.here or flags.workdir is not None else None
-    async with opened(environ, notes) as store:
+    async with open_store(environ, notes) as store:
         if words.reference is not None:
-            session = await found(store, words.reference)
+            session = await find_session(store, words.reference)
             _check_same(session, flags.backend, workdir)
             return _named(session)
         has_prompt = words.prompt is not None or not (flags.interactive or flags.no_stdin or os.isatty(0))
@@ -213,7 +223,7 @@ async def _picked(
     return await pick(search, TextView(time.time(), home_of(environ.get("HOME"))))
 
 
-def _named(session: Session) -> Choice:
+def _named(session: Session) -> SessionChoice:
     """Choose the session that the user named.
 
     Raises:
@@ -224,7 +234,7 @@ def _named(session: Session) -> Choice:
             f"session {session.id!r} belongs to the directory {session.working_dir!r}, which no longer exists; "
             f"create it again to resume, or read the conversation: clinvk sessions export {session.id}"
         )
-    return asked_for(session)
+    return session_choice(session)
 
 
 def _check_same(session: Session, backend: str | None, workdir: str | None) -> None:
@@ -242,8 +252,8 @@ def _check_same(session: Session, backend: str | None, workdir: str | None) -> N
 def _prompt(flags: ResumeFlags, argument: str | None, session: Session, notes: Notes) -> str | None:
     """Return the prompt, or None for an empty line on the terminal, which opens the agent's own program."""
     if argument is not None or flags.no_stdin or not os.isatty(0):
-        return prompt_from(argument, None if flags.no_stdin else 0, notes.say)
-    line = answer_to(f"prompt for {session.backend} (an empty line opens its own program): ")
+        return prompt_from(argument, None if flags.no_stdin else 0, notes.info)
+    line = ask(f"prompt for {session.backend} (an empty line opens its own program): ")
     if not line:
         raise InvalidRequest("no prompt")
     return line.rstrip("\n") if line.strip() else None

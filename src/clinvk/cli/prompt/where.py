@@ -12,12 +12,12 @@ from clinvk.store.protocol import SessionStore
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
-    from clinvk.runtime.runs import Followed
+    from clinvk.runtime.runs import FollowedRun
 
 _NOT_ASKED = "it is not to be asked (--no-server, or warm.command_line: false)"
 
 
-def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
+def release_session(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
     """Return a function that makes the server of this home release a session's conversation."""
 
     async def free(session_id: str) -> None:
@@ -29,7 +29,7 @@ def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
     return free
 
 
-class NearestRuns(NamedTuple):
+class ServerOrLocalRuns(NamedTuple):
     """A `Runner` that starts and imports only what a run needs.
 
     With `is_verbose`, notes report whether a running server takes the run, and why not. The setting
@@ -43,7 +43,7 @@ class NearestRuns(NamedTuple):
     is_verbose: bool
 
     @asynccontextmanager
-    async def run(self, request: RunRequest) -> "AsyncGenerator[Followed]":
+    async def run(self, request: RunRequest) -> "AsyncGenerator[FollowedRun]":
         """Run a prompt. Leaving the context ends the run."""
         async with AsyncExitStack() as stack:
             run = await self._through_server(request, stack)
@@ -51,11 +51,13 @@ class NearestRuns(NamedTuple):
                 from clinvk.runtime.local import LocalRuns
 
                 where = home(self.environ)
-                local = LocalRuns(self.settings, self.store, self.environ, frees=freeing(self.environ), home=where)
+                local = LocalRuns(
+                    self.settings, self.store, self.environ, frees=release_session(self.environ), home=where
+                )
                 run = await stack.enter_async_context((await stack.enter_async_context(local)).run(request))
             yield run
 
-    async def _through_server(self, request: RunRequest, stack: AsyncExitStack) -> "Followed | None":
+    async def _through_server(self, request: RunRequest, stack: AsyncExitStack) -> "FollowedRun | None":
         """Return the run on the server; None if no server is up, or the run would differ there."""
         if not path_of(home(self.environ)).exists():
             return None
@@ -69,7 +71,7 @@ class NearestRuns(NamedTuple):
         from clinvk.remote.remote_runs import ServerDeclined, server_of
 
         try:
-            server = server_of(self.settings, self.environ, request.backend, self.notes.say)
+            server = server_of(self.settings, self.environ, request.backend, self.notes.info)
             run = await stack.enter_async_context((await stack.enter_async_context(server)).run(request))
         except ServerDeclined as exc:
             self._explain(f"not through the server: {exc}" if str(exc) else "")
@@ -79,4 +81,4 @@ class NearestRuns(NamedTuple):
 
     def _explain(self, what: str) -> None:
         if what and self.is_verbose:
-            self.notes.say(what)
+            self.notes.info(what)

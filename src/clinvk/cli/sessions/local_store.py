@@ -10,7 +10,7 @@ from typing import TypeVar
 from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import directory
 from clinvk.cli.sessions.session_text import STATE_STYLE, TextView, home_of
-from clinvk.cli.terminal.output import Notes, columns, has_colors, tell, tell_json
+from clinvk.cli.terminal.output import Notes, columns, has_colors, print_json, print_text
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.store.protocol import SessionStore
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 @asynccontextmanager
-async def opened(environ: Mapping[str, str], notes: Notes | None = None) -> AsyncGenerator[SessionStore]:
+async def open_store(environ: Mapping[str, str], notes: Notes | None = None) -> AsyncGenerator[SessionStore]:
     """Open the store.
 
     Args:
@@ -48,7 +48,7 @@ def over_store(environ: Mapping[str, str], notes: Notes, work: Callable[[Session
     """Open the store, import the sessions of an earlier clinvk, and return the result of the work."""
 
     async def run() -> _T:
-        async with opened(environ, notes) as store:
+        async with open_store(environ, notes) as store:
             return await work(store)
 
     return asyncio.run(run())
@@ -63,9 +63,9 @@ def text_view(settings: Settings, environ: Mapping[str, str]) -> TextView:
 def print_answer(flags: JsonFlags, value: object, text: str) -> int:
     """Print a value as JSON, if the flags say so, or its text; return the exit code."""
     if flags.wants_json:
-        tell_json(value)
+        print_json(value)
     else:
-        tell(text)
+        print_text(text)
     return 0
 
 
@@ -74,14 +74,14 @@ async def _import(store: SqliteStore, notes: Notes) -> None:
     imported = await store.import_earlier()
     if imported.count:
         sessions = "session" if imported.count == 1 else "sessions"
-        notes.say(f"imported {imported.count:,} {sessions} of an earlier clinvk; its files are as they were")
+        notes.info(f"imported {imported.count:,} {sessions} of an earlier clinvk; its files are as they were")
     for damaged in imported.damaged[:_MAX_DAMAGED_SHOWN]:
         notes.error(f"not imported: {damaged.file}: {damaged.reason}")
     if (more := len(imported.damaged) - _MAX_DAMAGED_SHOWN) > 0:
         notes.error(f"not imported: {more:,} more damaged files in {imported.damaged[0].file.parent}")
 
 
-async def found(store: SessionStore, reference: str) -> Session:
+async def find_session(store: SessionStore, reference: str) -> Session:
     """Return the session of an ID or its first digits.
 
     Raises:
@@ -91,7 +91,7 @@ async def found(store: SessionStore, reference: str) -> Session:
     return await _looked_up(store.session(reference), "sessions")
 
 
-async def found_run(store: SessionStore, reference: str) -> RunRecord:
+async def find_run(store: SessionStore, reference: str) -> RunRecord:
     """Return the run of an ID or its first digits.
 
     Raises:

@@ -39,7 +39,7 @@ _NAMES: dict[str, str] = {  # a sequence without its [ or O
 }
 
 
-class Keys:
+class KeyDecoder:
     """Decodes the keys of a terminal. A character, or the sequence of a key, may arrive in pieces.
 
     A typed character stands for itself. Other keys have names; unused keys are empty.
@@ -165,7 +165,7 @@ async def pick(search: Callable[[str], Awaitable[Sequence[Session]]], view: Text
     `search` returns the sessions for a text, the newest first.
     """
     picker = Picker(await search(""), view)
-    keys = Keys()
+    keys = KeyDecoder()
     with _terminal() as events:
         while not picker.is_over:
             _draw(picker)
@@ -178,7 +178,7 @@ async def pick(search: Callable[[str], Awaitable[Sequence[Session]]], view: Text
     return picker.marked if picker.state == "chosen" else None
 
 
-async def _read_keys(keys: Keys, events: Events) -> list[str]:
+async def _read_keys(keys: KeyDecoder, events: Events) -> list[str]:
     """Wait for keys; return none if only the size of the terminal has changed."""
     try:
         async with asyncio.timeout(_ESCAPE_S if keys.is_waiting else None):

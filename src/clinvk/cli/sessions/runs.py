@@ -7,20 +7,20 @@ from msgspec.structs import replace
 from clinvk.cli.parse.flags import JsonFlags, RunsFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions import session_text as text
-from clinvk.cli.sessions.local_store import ALL, directory_filter, found_run, over_store, print_answer, text_view
-from clinvk.cli.terminal.output import Notes, shown, tell, tell_json, without_sequences
+from clinvk.cli.sessions.local_store import ALL, directory_filter, find_run, over_store, print_answer, text_view
+from clinvk.cli.terminal.output import Notes, print_json, print_text, printable, without_sequences
 from clinvk.cli.terminal.table import Column, one_line
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import RunQuery, SessionStore
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
-from clinvk.types.request import PartOf
+from clinvk.types.request import PartPosition
 
 _PARTS_OF = {"parallel": ("task", "tasks"), "chain": ("step", "steps"), "compare": ("backend", "backends")}
 """The name of a part, and the field of the request that has the parts or their number."""
 
 
-def listing(runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
+def runs_table(runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
     """Return a table of runs, the head first."""
     short = text.short_ids_of(runs)
     fields: text.Fields[RunRecord] = (
@@ -30,12 +30,12 @@ def listing(runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
         (text.CREATED, lambda run: view.ago(run.created_at)),
         text.RUN_COSTS[0],
         (text.DIRECTORY, lambda run: view.directory(run.workdir)),
-        (text.PROMPT, lambda run: view.title(about(run))),
+        (text.PROMPT, lambda run: view.title(run_summary(run))),
     )
     return view.table(fields, runs)
 
 
-def about(run: RunRecord) -> str:
+def run_summary(run: RunRecord) -> str:
     """Return the prompt of a run, or the number of its parts, on one line."""
     if run.prompt or run.kind == "prompt":
         return one_line(run.prompt)
@@ -45,14 +45,14 @@ def about(run: RunRecord) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def details(run: RunRecord, view: text.TextView) -> list[str]:
+def run_details(run: RunRecord, view: text.TextView) -> list[str]:
     """Return the fields of a run except its prompt, answer and parts, one per line."""
     usage = run.usage or Usage()
     return text.named_lines(
         {
             "id": run.id,
             "backend": text.with_model(_backend(run), run.model),
-            "about": "" if run.prompt else about(run),
+            "about": "" if run.prompt else run_summary(run),
             "state": run.state,
             "error": without_sequences(run.error_message or ""),
             "error code": run.error_code or "",
@@ -63,7 +63,7 @@ def details(run: RunRecord, view: text.TextView) -> list[str]:
             "name": run.part.name if run.part else "",
             "directory": view.directory(run.workdir),
             "created": view.when(run.created_at),
-            "took": text.took(run),
+            "took": text.duration_of(run),
             "tokens": text.tokens(usage) if usage != Usage() else "",
             "cost": f"${run.cost_usd:.4f}" if run.cost_usd is not None else "",
             "API key": run.key_name,
@@ -86,7 +86,7 @@ def parts_table(whole: RunRecord, runs: Sequence[RunRecord], view: text.TextView
     return view.table(fields, sorted(runs, key=lambda run: (_place(run).index, run.created_at)))
 
 
-def said(run: RunRecord) -> Iterator[str]:
+def run_transcript(run: RunRecord) -> Iterator[str]:
     """Yield the prompt and the answer of a run below headings; of several agents the last answer, if any."""
     for head, content in (("prompt", run.prompt), ("answer", run.output)):
         if content.strip():
@@ -94,8 +94,8 @@ def said(run: RunRecord) -> Iterator[str]:
             yield content.strip("\n")
 
 
-def _place(run: RunRecord) -> PartOf:
-    return run.part or PartOf("", 0)
+def _place(run: RunRecord) -> PartPosition:
+    return run.part or PartPosition("", 0)
 
 
 def _backend(run: RunRecord) -> str:
@@ -130,14 +130,14 @@ def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes) -> int:
     runs = found[: flags.limit or None]
     has_more = len(found) > len(runs)
     if flags.wants_json:
-        tell_json({"runs": [views.run_item(run) for run in runs], "has_more": has_more})
+        print_json({"runs": [views.run_item(run) for run in runs], "has_more": has_more})
     elif runs:
-        tell("\n".join(listing(runs, text_view(settings, environ))))
+        print_text("\n".join(runs_table(runs, text_view(settings, environ))))
         if has_more:
-            notes.say(f"the newest {len(runs)}; --limit 0 shows all")
+            notes.info(f"the newest {len(runs)}; --limit 0 shows all")
     else:
         is_filtered = flags.backend or flags.state or where
-        notes.say("no runs match" if is_filtered else "no runs yet: each prompt is one")
+        notes.info("no runs match" if is_filtered else "no runs yet: each prompt is one")
     return 0
 
 
@@ -164,10 +164,12 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     settings = settings_of(flags, environ, {}, notes)
 
     async def read(store: SessionStore) -> tuple[RunRecord, Sequence[RunRecord]]:
-        run = await found_run(store, flags.words[0])
+        run = await find_run(store, flags.words[0])
         return run, (await store.runs(RunQuery(parent_id=run.id, limit=ALL))).items
 
     run, parts = over_store(environ, notes, read)
     view = text_view(settings, environ)
-    lines = details(run, view) + (["", *parts_table(run, parts, view)] if parts else [])
-    return print_answer(flags, views.run_view(run, parts, len(parts)), "\n".join([*lines, *map(shown, said(run))]))
+    lines = run_details(run, view) + (["", *parts_table(run, parts, view)] if parts else [])
+    return print_answer(
+        flags, views.run_view(run, parts, len(parts)), "\n".join([*lines, *map(printable, run_transcript(run))])
+    )

@@ -9,7 +9,7 @@ import msgspec
 
 from clinvk.cli.terminal.output import without_sequences
 from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
-from clinvk.cli.terminal.times import ago, at_length, duration
+from clinvk.cli.terminal.times import duration, long_duration, time_ago
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session
@@ -55,11 +55,11 @@ class TextView(NamedTuple):
 
     def ago(self, at: float) -> str:
         """Return how long ago a time was."""
-        return ago(at, self.now)
+        return time_ago(at, self.now)
 
     def when(self, at: float) -> str:
         """Return a time, and how long ago it was."""
-        return f"{at_length(at)} ({self.ago(at)})"
+        return f"{long_duration(at)} ({self.ago(at)})"
 
     def directory(self, path: str) -> str:
         """Return a directory with `~` for the home."""
@@ -74,7 +74,7 @@ STATE = Column("STATE")
 BACKEND = Column("BACKEND")
 
 
-def listing(sessions: Sequence[Session], view: TextView) -> list[str]:
+def sessions_table(sessions: Sequence[Session], view: TextView) -> list[str]:
     """Return a table of sessions, the head first."""
     short = short_ids_of(sessions)
     fields: Fields[Session] = (
@@ -84,7 +84,7 @@ def listing(sessions: Sequence[Session], view: TextView) -> list[str]:
         (Column("TURNS", to_right=True, is_spare=True), lambda session: str(session.turn_count)),
         (Column("USED"), lambda session: view.ago(session.last_used)),
         (DIRECTORY, lambda session: view.directory(session.working_dir)),
-        (TITLE, lambda session: view.title(titled(session))),
+        (TITLE, lambda session: view.title(session_title(session))),
     )
     return view.table(fields, sessions)
 
@@ -95,12 +95,12 @@ def choices(sessions: Sequence[Session], view: TextView) -> list[str]:
         (BACKEND, lambda session: one_line(session.backend)),
         (Column("USED"), lambda session: view.ago(session.last_used)),
         (DIRECTORY, lambda session: view.directory(session.working_dir)),
-        (TITLE, titled),
+        (TITLE, session_title),
     )
     return view.table(fields, sessions)
 
 
-def titled(session: Session) -> str:
+def session_title(session: Session) -> str:
     """Return the title of a session, or else its first prompt, on one line."""
     return one_line(session.title or session.initial_prompt)
 
@@ -125,7 +125,7 @@ def details(session: Session, view: TextView) -> list[str]:
         {
             "id": session.id,
             "title": session.title,
-            "prompt": opening(session.initial_prompt, view.most),
+            "prompt": opening_lines(session.initial_prompt, view.most),
             "backend": with_model(session.backend, session.model),
             "status": session.status,
             "error": without_sequences(session.error_message or ""),
@@ -148,7 +148,7 @@ def with_model(backend: str, model: str | None) -> str:
 
 
 RUN_COSTS: Fields[RunRecord] = (
-    (Column("TOOK", to_right=True, is_spare=True), lambda run: took(run)),
+    (Column("TOOK", to_right=True, is_spare=True), lambda run: duration_of(run)),
     (Column("IN", to_right=True, is_spare=True), lambda run: f"{run.usage.input_tokens:,}" if run.usage else ""),
     (Column("OUT", to_right=True, is_spare=True), lambda run: f"{run.usage.output_tokens:,}" if run.usage else ""),
 )
@@ -168,12 +168,12 @@ def turns(runs: Sequence[RunRecord], view: TextView) -> list[str]:
     return view.table(fields, runs)
 
 
-def opening(prompt: str, most: int | None) -> str:
+def opening_lines(prompt: str, most: int | None) -> str:
     """Return the beginning of a prompt on one line that fits a terminal of width `most` after the name of the field."""
     return cut(one_line(prompt), most - _LABEL) if most else one_line(prompt, _PIPED_PROMPT)
 
 
-def took(run: RunRecord) -> str:
+def duration_of(run: RunRecord) -> str:
     """Return the duration of a run; empty if the run has not ended or never started."""
     return duration(run.ended_at - run.started_at) if run.started_at and run.ended_at else ""
 
@@ -187,12 +187,12 @@ def tokens(usage: Usage) -> str:
 def markdown(session: Session, runs: Sequence[RunRecord], home: str | None) -> str:
     """Return a session as a Markdown document: its fields, then each prompt with its answer."""
     about = [
-        f"# {titled(session) or session.id}",
+        f"# {session_title(session) or session.id}",
         "",
         f"- session: {session.id}",
         f"- agent: {with_model(session.backend, session.model)}",
         f"- directory: `{directory(session.working_dir, home)}`",
-        f"- from {at_length(session.created_at)} to {at_length(session.last_used)}",
+        f"- from {long_duration(session.created_at)} to {long_duration(session.last_used)}",
         f"- tokens: {tokens(session.token_usage)}",
     ]
     if session.tags:

@@ -11,19 +11,19 @@ from msgspec.structs import replace
 from clinvk.cli.parse.flags import CleanFlags, DeleteFlags, ExportFlags, JsonFlags, ListFlags, TagFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions import session_text as text
-from clinvk.cli.sessions.local_store import ALL, directory_filter, found, over_store, print_answer, text_view
+from clinvk.cli.sessions.local_store import ALL, directory_filter, find_session, over_store, print_answer, text_view
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.input import agreed
-from clinvk.cli.terminal.output import Notes, shown, tell, tell_json
+from clinvk.cli.terminal.input import confirm
+from clinvk.cli.terminal.output import Notes, print_json, print_text, printable
 from clinvk.cli.terminal.table import cut
-from clinvk.cli.terminal.times import age_s, at_length
+from clinvk.cli.terminal.times import age_s, long_duration
 from clinvk.config.saving import replace_file
 from clinvk.dialects.rest import views
 from clinvk.runtime import sessions
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError
 from clinvk.types.record import RunRecord
-from clinvk.types.session import Session, as_tag, as_title, retagged
+from clinvk.types.session import Session, valid_tag, valid_title, with_tags
 
 _DAY_S = 86400.0
 _TITLE_SHOWN = 50
@@ -48,19 +48,19 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
     found, total = page.items, page.total
     if page.unreadable:
         number = "1 session" if page.unreadable == 1 else f"{page.unreadable} sessions"
-        notes.say(f"{number} cannot be read: the database is damaged; see clinvk doctor")
+        notes.info(f"{number} cannot be read: the database is damaged; see clinvk doctor")
     if flags.wants_json:
         items = [views.session_item(session) for session in found]
-        tell_json(
+        print_json(
             views.SessionList(sessions=items, total=total, limit=flags.limit, offset=0, unreadable=page.unreadable)
         )
     elif found:
-        tell("\n".join(text.listing(found, text_view(settings, environ))))
+        print_text("\n".join(text.sessions_table(found, text_view(settings, environ))))
         if total > len(found):
-            notes.say(f"{len(found)} of {total:,}; --limit 0 shows all")
+            notes.info(f"{len(found)} of {total:,}; --limit 0 shows all")
     else:
         is_filtered = query != SessionQuery(limit=query.limit)
-        notes.say("no sessions match" if is_filtered else "no sessions yet: each prompt makes one")
+        notes.info("no sessions match" if is_filtered else "no sessions yet: each prompt makes one")
     return 0
 
 
@@ -94,12 +94,12 @@ def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes) -> int:
     else:
         exported = text.markdown(session, runs, text_view(settings, environ).home)
     if flags.output is None or flags.output == "-":
-        tell(shown(exported.removesuffix("\n")))
+        print_text(printable(exported.removesuffix("\n")))
     elif flags.dry_run:
-        notes.say(f"would write {flags.output}")
+        notes.info(f"would write {flags.output}")
     else:
         _write(flags.output, exported)
-        notes.say(f"wrote {flags.output}")
+        notes.info(f"wrote {flags.output}")
     return 0
 
 
@@ -112,7 +112,7 @@ def _with_runs(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> tu
     """Return the session of the first argument and its runs, the oldest first."""
 
     async def read(store: SessionStore) -> tuple[Session, list[RunRecord]]:
-        session = await found(store, flags.words[0])
+        session = await find_session(store, flags.words[0])
         page = await store.runs(RunQuery(session_id=session.id, limit=ALL))
         return session, [*reversed(page.items)]
 
@@ -144,7 +144,7 @@ def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
     busy: list[str] = []
 
     async def named(store: SessionStore) -> list[Session]:
-        wanted = [await found(store, reference) for reference in flags.words]
+        wanted = [await find_session(store, reference) for reference in flags.words]
         return list({session.id: session for session in wanted}.values())
 
     async def deleted(store: SessionStore) -> list[Session]:
@@ -158,8 +158,8 @@ def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
         return gone
 
     wanted = over_store(environ, notes, named)
-    if not (flags.yes or flags.dry_run) and not agreed("delete", _named(wanted), "sessions"):
-        notes.say("nothing was deleted")
+    if not (flags.yes or flags.dry_run) and not confirm("delete", _named(wanted), "sessions"):
+        notes.info("nothing was deleted")
         return exits.CANCELLED
     gone = wanted if flags.dry_run else over_store(environ, notes, deleted)
     verb = "would delete" if flags.dry_run else "deleted"
@@ -173,7 +173,7 @@ def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 def _named(wanted: Sequence[Session]) -> list[str]:
     short = text.short_ids_of(wanted)
-    return [f"{short[session.id]}  {cut(text.titled(session), _TITLE_SHOWN)}".rstrip() for session in wanted]
+    return [f"{short[session.id]}  {cut(text.session_title(session), _TITLE_SHOWN)}".rstrip() for session in wanted]
 
 
 def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -187,13 +187,13 @@ def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes) -> int:
     age = kept_s if flags.older_than is None else age_s(flags.older_than, "--older-than")
     if not age:
         if flags.wants_json:
-            tell_json({"deleted": 0, "before": None, "dry_run": flags.dry_run})
-        notes.say("session.retention_days is 0: sessions are kept forever; use --older-than to delete some")
+            print_json({"deleted": 0, "before": None, "dry_run": flags.dry_run})
+        notes.info("session.retention_days is 0: sessions are kept forever; use --older-than to delete some")
         return 0
     before = max(0.0, time.time() - age)
     number = over_store(environ, notes, lambda store: store.clean(before, flags.dry_run))
     verb = "would delete" if flags.dry_run else "deleted"
-    line = f"{verb} {number:,} session{'' if number == 1 else 's'}, last used before {at_length(before)}"
+    line = f"{verb} {number:,} session{'' if number == 1 else 's'}, last used before {long_duration(before)}"
     return print_answer(flags, {"deleted": number, "before": views.time(before), "dry_run": flags.dry_run}, line)
 
 
@@ -222,14 +222,14 @@ def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes) -> int:
         InvalidRequest: no tag is given, or a tag is invalid.
     """
     settings_of(flags, environ, {}, notes)
-    added = [as_tag(word) for word in flags.words[1:]]
-    removed = [as_tag(word) for word in flags.remove]
+    added = [valid_tag(word) for word in flags.words[1:]]
+    removed = [valid_tag(word) for word in flags.remove]
     if not added and not removed:
         raise InvalidRequest("sessions tag needs a TAG, or --remove TAG")
 
     async def tagged(store: SessionStore, session: Session) -> Session:
         if flags.dry_run:
-            return replace(session, tags=retagged(session.tags, added, removed))
+            return replace(session, tags=with_tags(session.tags, added, removed))
         return await store.tag(session.id, added, removed)
 
     session = _changed(flags, environ, notes, tagged)
@@ -245,7 +245,7 @@ def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         InvalidRequest: the title is invalid.
     """
     settings_of(flags, environ, {}, notes)
-    title = as_title(flags.words[1])
+    title = valid_title(flags.words[1])
 
     async def renamed(store: SessionStore, session: Session) -> Session:
         return replace(session, title=title) if flags.dry_run else await store.describe(session.id, title, None)
@@ -264,6 +264,6 @@ def _changed(
     """Return the session of the first argument after a change."""
 
     async def changed(store: SessionStore) -> Session:
-        return await change(store, await found(store, flags.words[0]))
+        return await change(store, await find_session(store, flags.words[0]))
 
     return over_store(environ, notes, changed)

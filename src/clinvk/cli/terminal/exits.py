@@ -37,15 +37,15 @@ _BY_CODE = {
 }
 
 
-def of_code(code: str) -> int:
+def exit_code_of_error(code: str) -> int:
     """Return the exit code of a `ClinvkError.code`."""
     return _BY_CODE.get(code, FAILED)
 
 
-def of_ending(ending: Ending) -> int:
+def exit_code_of_ending(ending: Ending) -> int:
     """Return the exit code of a run. The agent's own codes 1 to 7 become 1: they have a meaning in clinvk."""
     match ending:
         case RunFailed(code=code, exit_code=own):
-            return own if code not in _BY_CODE and own and own >= _LOWEST_OF_AGENTS else of_code(code)
+            return own if code not in _BY_CODE and own and own >= _LOWEST_OF_AGENTS else exit_code_of_error(code)
         case _:
             return 0

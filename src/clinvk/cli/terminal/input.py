@@ -38,7 +38,7 @@ def prompt_from(argument: str | None, fd: int | None, note: Note) -> str:
     elif argument is None and os.isatty(fd):
         raise InvalidRequest("no prompt: give one as an argument, or - to type it here; see clinvk help")
     else:
-        prompt = decoded(all_of(fd, "the prompt", note))
+        prompt = decoded(read_stdin(fd, "the prompt", note))
         if argument is None and not prompt and not _is_redirected(fd):
             raise InvalidRequest(_NO_PROMPT)
     if not prompt.strip():
@@ -46,7 +46,7 @@ def prompt_from(argument: str | None, fd: int | None, note: Note) -> str:
     return prompt
 
 
-def all_of(fd: int, what: str, note: Note) -> bytes:
+def read_stdin(fd: int, what: str, note: Note) -> bytes:
     """Read stdin to its end. If no data arrives for a while, a note says what clinvk waits for.
 
     Raises:
@@ -113,7 +113,7 @@ def _read_some(fd: int) -> bytes:
             raise InvalidRequest(f"stdin cannot be read: {exc.strerror}") from exc
 
 
-def agreed(verb: str, what: Sequence[str], many: str) -> bool:
+def confirm(verb: str, what: Sequence[str], many: str) -> bool:
     """Ask for confirmation before a deletion; return the answer.
 
     Args:
@@ -127,10 +127,10 @@ def agreed(verb: str, what: Sequence[str], many: str) -> bool:
     if not os.isatty(0):
         raise InvalidRequest(f"{verb} needs --yes: there is no terminal to ask on")
     question = f"{verb} {what[0]}" if len(what) == 1 else "\n".join([*what, f"{verb} these {len(what)} {many}"])
-    return answer_to(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
+    return ask(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def answer_to(question: str) -> str:
+def ask(question: str) -> str:
     """Ask for a line, and return it with its line end; empty at the end of the input.
 
     Raises:

@@ -29,7 +29,7 @@ _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\
 """Escape sequences (ECMA-48): CSI, which includes colors, OSC and other strings to their ends, and short ones."""
 
 
-def harmless(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return a text without characters that control the terminal. Line ends and tabs stay.
 
     Each character is judged alone, so a text may be passed in pieces.
@@ -40,7 +40,7 @@ def harmless(text: str) -> str:
 
 def on_one_line(text: str) -> str:
     """Return a text on one line, without characters that control the terminal."""
-    return harmless(" ".join(text.split()))
+    return escape_controls(" ".join(text.split()))
 
 
 def without_sequences(text: str) -> str:
@@ -51,9 +51,9 @@ def without_sequences(text: str) -> str:
     return _SEQUENCE.sub("", text)
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """Return an agent's text for stdout: without control characters on a terminal, unchanged elsewhere."""
-    return harmless(text) if os.isatty(1) else text
+    return escape_controls(text) if os.isatty(1) else text
 
 
 def columns() -> int | None:
@@ -77,18 +77,18 @@ def is_writable(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def tell(text: str) -> None:
+def print_text(text: str) -> None:
     """Print lines, unbuffered.
 
     Raises:
         BrokenPipeError: the reader of stdout is gone.
         ClinvkError: stdout cannot be written, e.g. the disk is full.
     """
-    tell_bytes(f"{text}\n".encode(errors="replace"))
+    print_bytes(f"{text}\n".encode(errors="replace"))
 
 
-def tell_bytes(data: bytes) -> None:
-    """Print bytes unchanged; otherwise like `tell`."""
+def print_bytes(data: bytes) -> None:
+    """Print bytes unchanged; otherwise like `print_text`."""
     try:
         _write(1, data)
     except BrokenPipeError:
@@ -115,10 +115,10 @@ def _write(fd: int, data: bytes) -> None:
             select.select([], [fd], [])
 
 
-def tell_json(value: object) -> None:
-    """Print JSON, indented on a terminal. Raises like `tell`."""
+def print_json(value: object) -> None:
+    """Print JSON, indented on a terminal. Raises like `print_text`."""
     data = msgspec.json.encode(value)
-    tell(shown((msgspec.json.format(data, indent=2) if os.isatty(1) else data).decode()))
+    print_text(printable((msgspec.json.format(data, indent=2) if os.isatty(1) else data).decode()))
 
 
 _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
@@ -157,7 +157,7 @@ class Notes:
         """Print an error, often the stderr of a program."""
         self._line(without_sequences(message), _RED)
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """Print a note."""
         self._line(message, _DIM)
 

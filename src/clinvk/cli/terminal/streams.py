@@ -8,14 +8,14 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from clinvk.cli.terminal.output import harmless, is_writable
+from clinvk.cli.terminal.output import escape_controls, is_writable
 from clinvk.types.errors import ClinvkError
 
 _PIECE_BYTES = select.PIPE_BUF
 """A pipe that poll reports as writable accepts this many bytes without blocking."""
 
 
-class ReaderGone(Exception):
+class BrokenStdout(Exception):
     """The reader of stdout is gone."""
 
 
@@ -33,10 +33,10 @@ class Stdout:
         """Write UTF-8 of whole characters, unbuffered.
 
         Raises:
-            ReaderGone: the other end of the pipe was closed.
+            BrokenStdout: the other end of the pipe was closed.
             ClinvkError: stdout cannot be written, e.g. the disk is full.
         """
-        rest = memoryview(harmless(data.decode(errors="replace")).encode() if self._is_terminal else data)
+        rest = memoryview(escape_controls(data.decode(errors="replace")).encode() if self._is_terminal else data)
         while rest:
             await writable(self._fd)
             try:
@@ -44,7 +44,7 @@ class Stdout:
             except BlockingIOError:
                 await asyncio.sleep(0.01)
             except BrokenPipeError:
-                raise ReaderGone from None
+                raise BrokenStdout from None
             except OSError as exc:
                 raise ClinvkError(f"cannot write to stdout: {exc.strerror}") from exc
 

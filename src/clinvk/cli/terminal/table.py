@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from clinvk.cli.terminal.output import harmless, on_one_line
+from clinvk.cli.terminal.output import escape_controls, on_one_line
 
 _GAP = 2
 _MORE = "…"
@@ -158,11 +158,11 @@ _BOLD, _CYAN, _GREEN, _RED, _RESET = "\x1b[1m", "\x1b[36m", "\x1b[32m", "\x1b[31
 _COLORS = {"+": _GREEN, "-": _RED}
 
 
-def readable(patch: Iterable[str], is_colored: bool) -> Iterator[str]:
+def readable_patch(patch: Iterable[str], is_colored: bool) -> Iterator[str]:
     """Yield the lines of a patch, with or without line feeds, as they are safe for a terminal."""
     part = "header"
     for text in patch:
-        line = harmless(text.removesuffix("\n"))
+        line = escape_controls(text.removesuffix("\n"))
         if line.startswith("diff --git "):  # the lines of a file begin with a sign
             part = "header"
         elif line.startswith("@@ "):

@@ -12,7 +12,7 @@ _AGE = re.compile(r"([0-9]{1,6}) *([hdw]?)")
 _HOURS = {"h": 1, "d": 24, "": 24, "w": 7 * 24}
 
 
-def ago(at: float, now: float) -> str:
+def time_ago(at: float, now: float) -> str:
     """Return how long ago a time was, or its date if that says more. Both are seconds since the epoch."""
     seconds = now - at
     if seconds < 1:
@@ -23,7 +23,7 @@ def ago(at: float, now: float) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(at))
 
 
-def at_length(at: float) -> str:
+def long_duration(at: float) -> str:
     """Return the local date and time of seconds since the epoch."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 

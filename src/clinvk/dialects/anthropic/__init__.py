@@ -16,7 +16,7 @@ from clinvk.dialects.anthropic import message as answer
 from clinvk.dialects.anthropic.body import MessagesBody, SystemMessage, Thinking
 from clinvk.dialects.anthropic.message import PULSE, MessageEncoder
 from clinvk.dialects.conversation import Conversation, Turn
-from clinvk.dialects.dialect import Call, Facts
+from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import RunFailed
 from clinvk.types.request import RunRequest
@@ -94,11 +94,11 @@ class Anthropic:
         """Return the answer to a request for a token estimate; raise what `parse` raises."""
         return _encoder.encode(TokenCount(estimate(self.parse(body, headers).request)))
 
-    def encoder(self, call: Call, facts: Facts) -> MessageEncoder:
+    def encoder(self, call: Call, facts: RunFacts) -> MessageEncoder:
         """Return the encoder of the events of one message."""
         return MessageEncoder(call, facts)
 
-    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+    def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the message of an ended run, or the error of a run that failed after the status was sent."""
         if isinstance(result.ending, RunFailed):
             return error_bodies.broken_off(result.ending)

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from clinvk.dialects import json_bodies
-from clinvk.dialects.conversation import CallMade, Outcome, Turn, image_of, system_text
+from clinvk.dialects.conversation import ToolCallMade, ToolOutcome, Turn, image_of, system_text
 from clinvk.dialects.json_bodies import because
 from clinvk.dialects.vendor import ModelName, ToolMode
 from clinvk.types import prompt_xml
@@ -210,15 +210,15 @@ def turn(message: UserMessage | AssistantMessage, place: str) -> Turn:
         InvalidRequest: names the field.
     """
     said: list[str | Image] = []
-    calls: list[CallMade] = []
-    outcomes: list[Outcome] = []
+    calls: list[ToolCallMade] = []
+    outcomes: list[ToolOutcome] = []
     for block, at in _read(message.content, f"{place}.content", "Block"):
         match block:
             case ToolUseIn():
-                calls.append(CallMade(block.id, block.name, _encode(block.input).decode()))
+                calls.append(ToolCallMade(block.id, block.name, _encode(block.input).decode()))
             case ToolResultIn():
                 given = tuple(_content(block.content, f"{at}.content", "ResultBlock"))
-                outcomes.append(Outcome(block.tool_use_id, given, bool(block.is_error)))
+                outcomes.append(ToolOutcome(block.tool_use_id, given, bool(block.is_error)))
             case _:
                 said += _parts(block, at)
     role = "assistant" if isinstance(message, AssistantMessage) else "user"

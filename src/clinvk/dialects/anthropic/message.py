@@ -11,7 +11,7 @@ import msgspec
 
 from clinvk.dialects import vendor
 from clinvk.dialects.anthropic import error_bodies
-from clinvk.dialects.dialect import Call, Facts
+from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, Usage
 from clinvk.types.result import Said
 
@@ -75,7 +75,7 @@ class Stop(msgspec.Struct, frozen=True):
     stop_sequence: str | None
 
 
-def content(said: Iterable[Said], call: Call, facts: Facts) -> tuple[ThinkingBlock | TextBlock, ...]:
+def content(said: Iterable[Said], call: Call, facts: RunFacts) -> tuple[ThinkingBlock | TextBlock, ...]:
     """Collect text and thinking into blocks, in the agent's order.
 
     The result has a text block even if the agent said nothing, since clients read the first text block without a check.
@@ -98,12 +98,12 @@ def _pieces(said: Iterable[Said], call: Call) -> Iterator[tuple[bool, str]]:
             yield False, thought
 
 
-def message_id(facts: Facts) -> str:
+def message_id(facts: RunFacts) -> str:
     """Return the message id for a run."""
     return f"msg_{facts.run_id}"
 
 
-def signature_of(facts: Facts) -> str:
+def signature_of(facts: RunFacts) -> str:
     """Return a non-empty signature for the thinking of a run: some clients drop thinking without a signature."""
     return f"clinvk_{facts.run_id}"
 
@@ -153,7 +153,7 @@ class MessageEncoder:
     clients read the first text block without a check.
     """
 
-    def __init__(self, call: Call, facts: Facts) -> None:
+    def __init__(self, call: Call, facts: RunFacts) -> None:
         self._call = call
         self._facts = facts
         self._started = False

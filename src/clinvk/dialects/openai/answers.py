@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from clinvk.dialects.dialect import Call, Facts
+from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.json_bodies import because
 from clinvk.types.events import RunFinished, StopReason, Usage
 from clinvk.types.request import StopText, StopTexts
@@ -87,7 +87,7 @@ def stops(stop: str | list[str] | None) -> tuple[str, ...]:
 class Chunks:
     """Encodes the chunks of one stream; `kind` is the `object` of each chunk."""
 
-    def __init__(self, kind: str, id_: str, call: Call, facts: Facts) -> None:
+    def __init__(self, kind: str, id_: str, call: Call, facts: RunFacts) -> None:
         model = _encoder.encode(call.model).decode()
         head = f'data: {{"id":"{id_}","object":"{kind}","created":{int(facts.started_at)},"model":{model},"choices":['
         self._head = head.encode()

@@ -10,8 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies, sse, vendor
-from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, document, image_of
-from clinvk.dialects.dialect import Call, Facts
+from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, ToolOutcome, Turn, document, image_of
+from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.openai import error_bodies
 from clinvk.dialects.openai.answers import Chunks, JsonObjectFormat, finish_reason, stops, usage_of
 from clinvk.dialects.openai.chat_bodies import (
@@ -58,18 +58,18 @@ def conversation(messages: list[Message]) -> Conversation:
                 said = (*content, refusal) if refusal else content
                 turns.append(Turn("assistant", said, calls=tuple(_calls(message)), name=name))
             case ToolMessage(tool_call_id=id_) | FunctionMessage(name=id_):
-                turns.append(Turn("tool", outcomes=(Outcome(id_, content),)))
+                turns.append(Turn("tool", outcomes=(ToolOutcome(id_, content),)))
     return Conversation(tuple(system), tuple(turns))
 
 
-def _calls(message: AssistantMessage) -> Iterator[CallMade]:
+def _calls(message: AssistantMessage) -> Iterator[ToolCallMade]:
     if message.function_call:
-        yield CallMade(message.function_call.name, message.function_call.name, message.function_call.arguments)
+        yield ToolCallMade(message.function_call.name, message.function_call.name, message.function_call.arguments)
     for call in message.tool_calls or ():
         if call.function:
-            yield CallMade(call.id, call.function.name, call.function.arguments)
+            yield ToolCallMade(call.id, call.function.name, call.function.arguments)
         if call.custom:
-            yield CallMade(call.id, call.custom.name, call.custom.input)
+            yield ToolCallMade(call.id, call.custom.name, call.custom.input)
 
 
 def _content(content: str | Sequence[Part] | None, place: str) -> Content:
@@ -138,11 +138,11 @@ class OpenAIChat:
             ignored=(*(("tools",) if asked.tools or asked.functions else ()), *vendor.ignored_stop(request)),
         )
 
-    def encoder(self, call: Call, facts: Facts) -> "ChatEncoder":
+    def encoder(self, call: Call, facts: RunFacts) -> "ChatEncoder":
         """Return the encoder of one stream."""
         return ChatEncoder(call, facts)
 
-    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+    def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the answer for a finished run."""
         ending = result.ending
         assert isinstance(ending, RunFinished), "a run that failed is an error"
@@ -165,7 +165,7 @@ class OpenAIChat:
 class ChatEncoder:
     """Encodes the chunks of one run: the role, the pieces of thinking and answer, the finish reason, the tokens."""
 
-    def __init__(self, call: Call, facts: Facts) -> None:
+    def __init__(self, call: Call, facts: RunFacts) -> None:
         self._call = call
         self._chunks = Chunks("chat.completion.chunk", _id(facts), call, facts)
 
@@ -190,7 +190,7 @@ class ChatEncoder:
         return self._chunks.chunk(b'{"index":0,"delta":%s,"logprobs":null,"finish_reason":null}' % delta)
 
 
-def _id(facts: Facts) -> str:
+def _id(facts: RunFacts) -> str:
     return f"chatcmpl-{facts.run_id}"
 
 

@@ -9,7 +9,7 @@ from msgspec.structs import asdict, replace
 
 from clinvk.dialects import json_bodies, sse, vendor
 from clinvk.dialects.conversation import Conversation, Turn
-from clinvk.dialects.dialect import Call, Facts
+from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.json_bodies import NOT_BLANK, because
 from clinvk.dialects.openai import error_bodies
 from clinvk.dialects.openai.answers import (
@@ -118,11 +118,11 @@ class OpenAICompletions:
         )
         return CompletionCall(**asdict(call), echo=prompt if asked.echo else "")
 
-    def encoder(self, call: Call, facts: Facts) -> "CompletionEncoder":
+    def encoder(self, call: Call, facts: RunFacts) -> "CompletionEncoder":
         """Return the encoder of one stream."""
         return CompletionEncoder(call, facts)
 
-    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+    def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the answer for a finished run."""
         ending = result.ending
         assert isinstance(ending, RunFinished), "a run that failed is an error"
@@ -144,7 +144,7 @@ class OpenAICompletions:
 class CompletionEncoder:
     """Encodes the chunks of one run: the echoed prompt, if requested, the pieces of the answer, the finish reason."""
 
-    def __init__(self, call: Call, facts: Facts) -> None:
+    def __init__(self, call: Call, facts: RunFacts) -> None:
         self._echo = _echo(call)
         self._chunks = Chunks("text_completion", _id(facts), call, facts)
 
@@ -168,7 +168,7 @@ class CompletionEncoder:
         return self._chunks.chunk(b'{"text":%s,"index":0,"logprobs":null,"finish_reason":null}' % _encoder.encode(text))
 
 
-def _id(facts: Facts) -> str:
+def _id(facts: RunFacts) -> str:
     return f"cmpl-{facts.run_id}"
 
 

@@ -8,7 +8,7 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from clinvk.dialects import sse
-from clinvk.dialects.dialect import Facts
+from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.rest import PromptAnswer, answered
 from clinvk.dialects.rest.unified import UnifiedEncoder
@@ -19,12 +19,12 @@ from clinvk.types.orchestration import (
     ChangedFile,
     Check,
     Compare,
+    JudgeVerdict,
     Kind,
     Parallel,
     Part,
     PartResult,
     Summary,
-    Verdict,
 )
 
 _Warnings = Annotated[tuple[str, ...], Meta(description="What is allowed, but hardly meant.")]
@@ -186,7 +186,7 @@ def part_answer(result: PartResult, kind: Kind) -> PartAnswer:
     )
 
 
-def _judge(verdict: Verdict, parts: tuple[Part, ...]) -> JudgeAnswer:
+def _judge(verdict: JudgeVerdict, parts: tuple[Part, ...]) -> JudgeAnswer:
     best = verdict.best
     return JudgeAnswer(
         **asdict(_prompt(verdict.result)),
@@ -199,7 +199,7 @@ def _judge(verdict: Verdict, parts: tuple[Part, ...]) -> JudgeAnswer:
 
 def _prompt(result: PartResult) -> PromptAnswer:
     request = result.part.request
-    facts = Facts(
+    facts = RunFacts(
         run_id=result.run_id,
         backend=request.backend,
         session_id=result.session_id,
@@ -217,4 +217,4 @@ def stream_type(headers: Mapping[str, str]) -> str:
 
 def error_line(run_id: str, error: ClinvkError, at: float) -> bytes:
     """Return the last line of an interrupted stream: an error that belongs to no part."""
-    return UnifiedEncoder(Facts(run_id=run_id, backend="")).feed(RunFailed(error.code, error.message), at)
+    return UnifiedEncoder(RunFacts(run_id=run_id, backend="")).feed(RunFailed(error.code, error.message), at)

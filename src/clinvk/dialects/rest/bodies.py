@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.rest.views import Tags
-from clinvk.types.errors import ClinvkError, InvalidRequest, placed
+from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import Chain, Compare, Isolation, Parallel, Part
 from clinvk.types.request import (
     MAX_NAME_CHARS,
@@ -19,7 +19,7 @@ from clinvk.types.request import (
     SandboxMode,
     StopTexts,
 )
-from clinvk.types.session import as_tag
+from clinvk.types.session import valid_tag
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
@@ -189,7 +189,7 @@ def request_of(asked: Asked, backend: str | None, session_id: str | None) -> Run
         ephemeral=bool(asked.ephemeral),
         warm=asked.warm is not False,
         verbose=bool(asked.verbose),
-        tags=tuple(map(as_tag, asked.tags or ())),
+        tags=tuple(map(valid_tag, asked.tags or ())),
         metadata=asked.metadata or {},
     )
 
@@ -367,7 +367,7 @@ def _refuse_duplicates(names: list[str | None], at: str, field: str) -> None:
     for index, name in enumerate(names):
         if name and (before := first.setdefault(name, index)) != index:
             error = InvalidRequest(f"{field} {name!r} is that of {at}[{before}] already", field)
-            raise placed(error, f"{at}[{index}]")
+            raise with_position(error, f"{at}[{index}]")
 
 
 def _part(body: PartBody, at: str, dry_run: bool | None) -> Part:
@@ -376,7 +376,7 @@ def _part(body: PartBody, at: str, dry_run: bool | None) -> Part:
             raise InvalidRequest("detach is for a prompt alone", "detach")
         request = request_of(body, body.backend, body.session_id)
     except ClinvkError as exc:
-        raise placed(exc, at) from exc
+        raise with_position(exc, at) from exc
     return Part(
         request=request,
         id=body.id or "",

@@ -15,7 +15,6 @@ from clinvk.dialects.dialect import (
     BudgetSpent,
     Call,
     DirectoryNotAllowed,
-    Facts,
     ForeignOrigin,
     HostRefused,
     KeyRefused,
@@ -23,6 +22,7 @@ from clinvk.dialects.dialect import (
     NoSuchPath,
     NotCancellable,
     RateLimited,
+    RunFacts,
     WrongMediaType,
 )
 from clinvk.dialects.rest import unified
@@ -174,15 +174,15 @@ class Rest:
             respond_async=bool(asked.detach) and _prefers_async(headers),
         )
 
-    def encoder(self, call: Call, facts: Facts) -> unified.UnifiedEncoder:
+    def encoder(self, call: Call, facts: RunFacts) -> unified.UnifiedEncoder:
         """Return the encoder of one stream of unified events."""
         return unified.UnifiedEncoder(facts)
 
-    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+    def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the answer for an ended run."""
         return _encoder.encode(answered(call.request, result, facts))
 
-    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
+    def accepted(self, call: Call, facts: RunFacts, state: str) -> bytes:
         """Return the answer for a run that continues in the background."""
         return _encoder.encode(_accepted(facts, state))
 
@@ -202,7 +202,7 @@ class Rest:
         return status, _encoder.encode(problem)
 
 
-def _accepted(facts: Facts, state: str) -> Accepted:
+def _accepted(facts: RunFacts, state: str) -> Accepted:
     return Accepted(
         run_id=facts.run_id,
         session_id=facts.session_id,
@@ -211,7 +211,7 @@ def _accepted(facts: Facts, state: str) -> Accepted:
     )
 
 
-def answered(request: RunRequest, result: RunResult, facts: Facts) -> PromptAnswer:
+def answered(request: RunRequest, result: RunResult, facts: RunFacts) -> PromptAnswer:
     """Return the answer to a prompt."""
     ending = result.ending
     failed = ending if isinstance(ending, RunFailed) else None

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from clinvk.dialects.dialect import Facts
+from clinvk.dialects.dialect import RunFacts
 from clinvk.types.events import (
     Event,
     Progress,
@@ -208,7 +208,7 @@ class UnifiedEncoder:
     only an ending may be two lines. A caller that omits events of a log must set `sequence` before the next event.
     """
 
-    def __init__(self, facts: Facts, tag: Tag = _UNTAGGED) -> None:
+    def __init__(self, facts: RunFacts, tag: Tag = _UNTAGGED) -> None:
         self.sequence = 0
         self._facts = facts
         self._tag = tag

@@ -19,8 +19,8 @@ from clinvk.types.session import (
     TITLE_PATTERN,
     Session,
     SessionStatus,
-    as_tag,
-    as_title,
+    valid_tag,
+    valid_title,
 )
 
 LISTED_CHARS = 1000
@@ -312,8 +312,8 @@ def patch(body: bytes) -> SessionPatch:
     """
     told = json_bodies.decode(body, _patches)
     return SessionPatch(
-        title=None if told.title is None else as_title(told.title),
-        tags=None if told.tags is None else [as_tag(tag) for tag in told.tags],
+        title=None if told.title is None else valid_title(told.title),
+        tags=None if told.tags is None else [valid_tag(tag) for tag in told.tags],
     )
 
 

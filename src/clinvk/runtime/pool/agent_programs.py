@@ -9,11 +9,11 @@ from itertools import chain, islice
 
 import msgspec
 
-from clinvk.backends.base import Channel, Launch, NotSpoken, parsed
+from clinvk.backends.base import Channel, Launch, ProtocolNotSupported, decode_line
 from clinvk.runtime.process import private_folder
 from clinvk.runtime.process.private_folder import at_home
 from clinvk.runtime.process.spawn import Process, Spawner
-from clinvk.runtime.process.waiting import Wake
+from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import ClinvkError
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -22,7 +22,7 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 _NOWHERE = "\0"
 """No path begins with this character."""
 
-_MOST = 200
+_MAX_ENTRIES = 200
 """Maximum number of entries read for one name: the look-up happens for every run, and projects can be huge."""
 
 
@@ -64,14 +64,14 @@ def _files(path: str) -> Collection[str]:
         return sorted(file for entry in entries if os.access(file := entry.path + ending, os.F_OK))
     # Not `entry.is_dir()`: it raises for a link that leads round in a circle.
     folders = [entry.path for entry in entries if not entry.name.endswith(ending) and os.path.isdir(entry)]
-    entries += islice(chain.from_iterable(map(_entries, sorted(folders))), _MOST - len(entries))
+    entries += islice(chain.from_iterable(map(_entries, sorted(folders))), _MAX_ENTRIES - len(entries))
     return sorted(entry.path for entry in entries if entry.name.endswith(ending))
 
 
 def _entries(folder: str) -> "list[os.DirEntry[str]]":
     try:
         with os.scandir(folder) as entries:
-            return [*islice(entries, _MOST)]
+            return [*islice(entries, _MAX_ENTRIES)]
     except OSError:
         return []
 
@@ -82,7 +82,7 @@ _DOUBTS = 3
 """Number of consecutive failures after which a program counts as unable to speak a protocol spoken before."""
 
 
-class Fallbacks:
+class ProtocolSupport:
     """The programs that do not speak their long-lived protocol, or not within `answer_within_s` of the start.
 
     A replaced program counts as another program.
@@ -126,11 +126,11 @@ class Fallbacks:
 _MESSAGES = msgspec.json.Decoder(dict[str, object])
 
 
-async def unspoken(
+async def probe_protocol(
     spawner: Spawner, path: str, launch: Launch, channel: Channel, env: Mapping[str, str], within_s: float
 ) -> str | None:
     """Start the program at `path`; return why the program does not speak its protocol, or None."""
-    folder = private_folder.PrivateFolder(launch, env, spawner.server)
+    folder = private_folder.PrivateFolder(launch, env, spawner.server_id)
     try:
         await folder.prepare()
         return await _greeted(spawner, folder.command(path), launch.cwd, channel, folder.environment(), within_s)
@@ -143,14 +143,14 @@ async def unspoken(
 async def _greeted(
     spawner: Spawner, argv: list[str], cwd: str | None, channel: Channel, env: Mapping[str, str], within_s: float
 ) -> str | None:
-    changed = Wake()
+    changed = WakeUp()
     process = spawner.spawn(argv, env, cwd, changed.set)
     try:
         process.write(channel.greet(), close=False)
         async with asyncio.timeout(within_s):
             while not _answers(process, channel):
                 await changed.wait()
-    except NotSpoken as exc:
+    except ProtocolNotSupported as exc:
         return str(exc)
     except TimeoutError:
         return f"it does not answer within {within_s:g} s"
@@ -163,13 +163,13 @@ def _answers(process: Process, channel: Channel) -> bool:
     """Return whether the process has answered.
 
     Raises:
-        NotSpoken: the process does not speak the protocol.
+        ProtocolNotSupported: the process does not speak the protocol.
     """
     for line in process.take():
         deque(channel.receive(line), maxlen=0)
-        if parsed(_MESSAGES, line) is not None:
+        if decode_line(_MESSAGES, line) is not None:
             return True
     if process.exit_code is not None and process.at_eof:
         deque(channel.closed(process.exit_code, process.stderr), maxlen=0)
-        raise NotSpoken(f"it ended with code {process.exit_code}")
+        raise ProtocolNotSupported(f"it ended with code {process.exit_code}")
     return False

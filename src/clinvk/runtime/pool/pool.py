@@ -15,11 +15,11 @@ from typing import Self
 from clinvk.backends.base import Launch
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.pool.reaper import MIB, HealthTimeouts, Reaper, record_fingerprint
-from clinvk.runtime.pool.worker import Held, PooledProcess, Worker
+from clinvk.runtime.pool.worker import HeldConversation, PooledProcess, Worker
 from clinvk.runtime.pool.worker_set import MAX_HELD, WorkerGroup, WorkerSpec, best_worker, can_begin
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import finished
-from clinvk.runtime.runs import Kept, Warm
+from clinvk.runtime.process.waiting import finish_shielded
+from clinvk.runtime.runs import PoolStats, WarmStats
 from clinvk.types.session import Resume
 
 _LATE_S = 0.2
@@ -52,11 +52,11 @@ class Pool:
         await self._worker_set.__aexit__()
 
     @property
-    def standing(self) -> Warm:
+    def stats(self) -> WarmStats:
         """The current counts and memory of the workers."""
         backends = {name: self._standing_of(name) for name in self._settings.kept_backends}
         every = backends.values()
-        return Warm(
+        return WarmStats(
             processes=sum(kept.processes for kept in every),
             ready=sum(kept.ready for kept in every),
             runs=sum(kept.runs for kept in every),
@@ -68,10 +68,10 @@ class Pool:
             memory_limit_bytes=self._settings.max_memory_mb * MIB,
         )
 
-    def _standing_of(self, backend: str) -> Kept:
+    def _standing_of(self, backend: str) -> PoolStats:
         groups = [group for group in self._worker_set.groups.values() if group.backend == backend]
         workers = [worker for group in groups for worker in group.workers]
-        return Kept(
+        return PoolStats(
             processes=len(workers),
             ready=sum(worker.is_ready and worker.free_slots > 0 and can_begin(worker) for worker in workers),
             runs=sum(len(worker.seats) for worker in workers),
@@ -86,7 +86,7 @@ class Pool:
         """Return a handle on a worker for a run, or None; the run's session has had `turns` turns."""
         group = await self._worker_set.group(spec)
         group.take(begins=resume is None)
-        self._reaper.look_soon()
+        self._reaper.check_soon()
         worker = await self._free_worker(group, resume, turns)
         if worker:
             self._hits[group.backend] += 1
@@ -129,7 +129,7 @@ class Pool:
         finally:
             worker.leave(seat.run)
             if worker.is_retiring and not worker.seats:
-                await finished(self._worker_set.ended(worker, patient=trusted))
+                await finish_shielded(self._worker_set.ended(worker, patient=trusted))
             elif seat.conversation:
                 await self._keep(worker, seat.conversation, turns, kept=kept)
             self._reaper.wake()
@@ -147,21 +147,21 @@ class Pool:
             return
         worker.has_leavings = worker.has_leavings and not is_alone
         async with nullcontext() if seat.tools else worker.ending_tools:
-            await finished(self._spawner.end_tools(worker.process, seat.tools))
+            await finish_shielded(self._spawner.end_tools(worker.process, seat.tools))
             if not trusted:  # a tool may have been starting when the run was stopped
                 await asyncio.sleep(_LATE_S)
-                await finished(self._spawner.end_tools(worker.process, seat.tools))
+                await finish_shielded(self._spawner.end_tools(worker.process, seat.tools))
 
     async def _keep(self, worker: Worker, conversation: str, turns: int, *, kept: bool) -> None:
         """Keep a conversation for its next turn; keep at most `MAX_HELD` conversations open exclusively."""
         if not kept:
             await worker.left_to_others(conversation)
             return
-        worker.held[conversation] = Held(time.monotonic(), turns)
+        worker.held[conversation] = HeldConversation(time.monotonic(), turns)
         if worker.launch.takes_up == "asked" and len(worker.held) > MAX_HELD:
-            worker.let_go(min(worker.held, key=lambda handle: worker.held[handle].since))
+            worker.release_session(min(worker.held, key=lambda handle: worker.held[handle].since))
 
-    def distrust(self, seat: PooledProcess, why: str, *, speaks: bool = True) -> None:
+    def evict(self, seat: PooledProcess, why: str, *, speaks: bool = True) -> None:
         """Retire a failed worker, and delay the next start in its group.
 
         If the program does not speak its protocol, no worker starts until another run asks for a worker.
@@ -189,7 +189,7 @@ class Pool:
         """Start a worker before any run asks for a worker, and keep a worker ready as after a real request."""
         group = await self._worker_set.group(spec)
         group.take(begins=True)
-        self._reaper.look_soon()
+        self._reaper.check_soon()
         if worker := self._new_worker(group, spec.launch, None):
             await worker.opened.wait()
 

@@ -14,7 +14,7 @@ from clinvk.runtime.pool.agent_programs import Fingerprint, fingerprint
 from clinvk.runtime.pool.worker import Worker
 from clinvk.runtime.pool.worker_set import WorkerGroup, WorkerSet, can_begin
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import Wake
+from clinvk.runtime.process.waiting import WakeUp
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +45,11 @@ _UNKNOWN_BYTES = 300 * MIB
 """The expected memory of a process before any process of the backend was measured."""
 
 _TICK_S = 1.0
-_MEASURE_EVERY_S = 0.9
-_LOOK_EVERY_S = 10.0
+_MEASURE_INTERVAL_S = 0.9
+_POLL_INTERVAL_S = 10.0
 """Interval of the checks while all workers are idle."""
 
-_READY_WITHIN_S = 60.0
+_READY_TIMEOUT_S = 60.0
 
 
 class HealthTimeouts(msgspec.Struct, kw_only=True):
@@ -77,7 +77,7 @@ class Reaper:
         self._limit = settings.max_memory_mb * MIB
         self._typical: dict[str, int] = {}
         self._at_start: dict[str, int] = {}
-        self._changed = Wake()
+        self._changed = WakeUp()
         self._timer: asyncio.TimerHandle | None = None
         self._looked_at = -inf
 
@@ -85,7 +85,7 @@ class Reaper:
         """Wake the reaper now."""
         self._changed.set()
 
-    def look_soon(self) -> None:
+    def check_soon(self) -> None:
         """Wake the reaper within `_TICK_S`."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._ring)
@@ -100,7 +100,7 @@ class Reaper:
             while True:
                 await self._reap()
                 if self.worker_set.groups:
-                    self.look_soon()
+                    self.check_soon()
                 await self._changed.wait()
         finally:
             if self._timer:
@@ -113,7 +113,7 @@ class Reaper:
                 await self._clear(group, now)
             self._forget_groups(now)
             self._bound()
-            if now >= self._looked_at + (_MEASURE_EVERY_S if self._has_changed(now) else _LOOK_EVERY_S):
+            if now >= self._looked_at + (_MEASURE_INTERVAL_S if self._has_changed(now) else _POLL_INTERVAL_S):
                 self._looked_at = now
                 await self._check_files()
                 await self._bound_memory()
@@ -145,8 +145,8 @@ class Reaper:
         """End the finished workers of a group; take fingerprints of the conversations of the remaining workers."""
         for worker in [*group.workers]:
             check_health(worker, self._timeouts)
-            if not worker.is_ready and not worker.is_retiring and now > worker.since + _READY_WITHIN_S:
-                group.blame(worker, f"it was not ready within {_READY_WITHIN_S:g} s")
+            if not worker.is_ready and not worker.is_retiring and now > worker.since + _READY_TIMEOUT_S:
+                group.blame(worker, f"it was not ready within {_READY_TIMEOUT_S:g} s")
                 worker.retire()
             if not worker.seats and self._is_done(worker, now):
                 self.worker_set.end(worker)
@@ -307,7 +307,7 @@ async def record_fingerprint(group: WorkerGroup, handle: str) -> Fingerprint:
 def _let_go(worker: Worker, now: float) -> None:
     """Ask a process to release all conversations held exclusively for longer than `_HOLDS_S`."""
     for handle in [handle for handle, held in worker.held.items() if now > held.since + _HOLDS_S]:
-        worker.let_go(handle)
+        worker.release_session(handle)
 
 
 def _is_young(worker: Worker, now: float) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import NamedTuple
 
-from clinvk.backends.base import Channel, Delivery, Launch, NotSpoken
+from clinvk.backends.base import Channel, Delivery, Launch, ProtocolNotSupported
 from clinvk.runtime.pool.agent_programs import Fingerprint
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.spawn import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Process
@@ -25,11 +25,11 @@ _MAX_WAITING_BYTES = 64 * 1024 * 1024
 _PAUSE_BYTES = 1024 * 1024
 """Maximum unread output of the only run of a process: above the limit, the process itself is paused."""
 
-_LETS_GO_WITHIN_S = 2.0
-_LOOKS_EVERY_S = 0.005
+_LETS_GO_TIMEOUT_S = 2.0
+_POLL_INTERVAL_S = 0.005
 
 
-class Held(NamedTuple):
+class HeldConversation(NamedTuple):
     """A conversation in the memory of a process.
 
     The memory is current while two values are unchanged: the store counts `turns` turns, which covers every clinvk, and
@@ -80,7 +80,7 @@ class Worker:
         self.folder = folder
         self.state = WorkerState.OPENING
         self.seats: dict[str, PooledProcess] = {}
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, HeldConversation] = {}
         self.opened = asyncio.Event()
         self.is_ready = self.is_proven = self.is_blamed = self.has_leavings = False
         self.ending_tools = asyncio.Lock()
@@ -152,14 +152,14 @@ class Worker:
         """Take no more runs."""
         self.state = max(self.state, WorkerState.RETIRING)
 
-    def let_go(self, conversation: str) -> bool:
+    def release_session(self, conversation: str) -> bool:
         """Ask the process to release a conversation; return whether the process still holds an exclusive lock.
 
         Works even for a process that was given up, until the exit.
         """
         self.held.pop(conversation, None)
         is_there = self.was_started and self.process.exit_code is None
-        data = self.channel.let_go(conversation) if is_there else None
+        data = self.channel.release_session(conversation) if is_there else None
         if data:
             self.process.write(data, close=False)
             self._leaving.add(conversation)
@@ -172,14 +172,14 @@ class Worker:
 
     async def left_to_others(self, conversation: str) -> None:
         """Ask the process to release a conversation, and wait for the release; retire the worker on a timeout."""
-        until = self._loop.time() + _LETS_GO_WITHIN_S
-        while self.let_go(conversation):
+        until = self._loop.time() + _LETS_GO_TIMEOUT_S
+        while self.release_session(conversation):
             if self._loop.time() > until:
                 self.retire()
                 return
-            await asyncio.sleep(_LOOKS_EVERY_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
 
-    def pump(self) -> None:
+    def flush(self) -> None:
         """Deliver new output to the runs; called after every output and at the exit."""
         if not self.is_up or self.is_paused:
             return
@@ -225,7 +225,7 @@ class Worker:
                     concerned[seat] = None
                     seat.put(line, delivery[1])
                     self._note(seat, delivery[1])
-        except NotSpoken as exc:
+        except ProtocolNotSupported as exc:
             for seat in self.seats.values():
                 seat.refuse(str(exc))
             self.fail(str(exc))
@@ -367,7 +367,7 @@ class PooledProcess:
             self.is_over = isinstance(event, RunFinished | RunFailed)
 
     def refuse(self, why: str) -> None:
-        """Make the run fail with `NotSpoken`."""
+        """Make the run fail with `ProtocolNotSupported`."""
         self._refused = why
         self.wake()
 
@@ -375,15 +375,15 @@ class PooledProcess:
         """Return the lines since the last call with their events.
 
         Raises:
-            NotSpoken: the process does not speak the protocol.
+            ProtocolNotSupported: the process does not speak the protocol.
         """
         if self._refused:
-            raise NotSpoken(self._refused)
+            raise ProtocolNotSupported(self._refused)
         lines: list[tuple[bytes, Iterable[Delivery]]] = [*self._waiting]
         was_paused, self.waiting_bytes = self.waiting_bytes > _PAUSE_BYTES, 0
         self._waiting.clear()
         if was_paused:
-            self.worker.pump()
+            self.worker.flush()
         return lines
 
     def read_stderr(self) -> list[bytes]:
@@ -400,7 +400,7 @@ class PooledProcess:
 
     def stderr_message(self) -> str:
         """Return the line of stderr that best explains the agent's trouble."""
-        return self.worker.channel.complaint(self.worker.process.stderr)
+        return self.worker.channel.stderr_message(self.worker.process.stderr)
 
     def finish(self) -> None:
         """Do nothing: the process outlives the run."""

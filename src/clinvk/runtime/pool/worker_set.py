@@ -16,7 +16,7 @@ from clinvk.runtime.pool.agent_programs import Fingerprint, fingerprint
 from clinvk.runtime.pool.worker import Worker
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.spawn import Process, Spawner
-from clinvk.runtime.process.waiting import finished
+from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types.errors import ClinvkError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _MAX_BACKOFF_S = 20.0
 _SOUND_AFTER_S = 10.0
 """A process that was up for this time did not fail because of its start."""
 
-_EXITS_WITHIN_S = 2.0
+_EXITS_TIMEOUT_S = 2.0
 
 
 class WorkerSpec(NamedTuple):
@@ -206,7 +206,7 @@ class WorkerSet:
         A group that was forgotten meanwhile is added to `groups` again.
         """
         group = self.groups.setdefault(group.spec.key, group)
-        folder = PrivateFolder(launch, group.spec.env, self._spawner.server)
+        folder = PrivateFolder(launch, group.spec.env, self._spawner.server_id)
         env = dict(group.spec.env)
         channel = group.spec.backend.channel(launch, replace(group.spec.host, env=env))
         worker = Worker(launch, channel, folder, lambda: self._on_change(group, worker))
@@ -221,7 +221,7 @@ class WorkerSet:
             await folder.prepare()
             env |= folder.environment()
             command, real = folder.command(path), launch.cwd or ""
-            worker.attach(self._spawner.spawn(command, env, launch.cwd, worker.pump, real=real))
+            worker.attach(self._spawner.spawn(command, env, launch.cwd, worker.flush, real=real))
         except Exception as exc:
             foreseen = isinstance(exc, ClinvkError | TimeoutError)
             logger.warning("no process of %s can be kept: %s", path, exc, exc_info=not foreseen)
@@ -272,7 +272,7 @@ class WorkerSet:
             worker.close()
             try:
                 await self._spawner.sweep(process)
-                await finished(_exit(process))  # the loop that receives the exit may end next
+                await finish_shielded(_exit(process))  # the loop that receives the exit may end next
             finally:
                 del self.leaving[worker]
                 self._changed()
@@ -280,8 +280,8 @@ class WorkerSet:
 
 
 async def _exit(process: Process) -> None:
-    """Wait up to `_EXITS_WITHIN_S` for the exit of a process, and drop its output."""
-    until = time.monotonic() + _EXITS_WITHIN_S
+    """Wait up to `_EXITS_TIMEOUT_S` for the exit of a process, and drop its output."""
+    until = time.monotonic() + _EXITS_TIMEOUT_S
     while process.exit_code is None and time.monotonic() < until:
         await asyncio.sleep(0.02)
         process.take()

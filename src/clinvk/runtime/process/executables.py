@@ -14,11 +14,11 @@ from clinvk.config.model import Settings
 from clinvk.policy import rules
 from clinvk.runtime.process import private_folder
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import Wake
+from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import BackendUnavailable, ClinvkError
 
 
-class Exited(NamedTuple):
+class ProgramResult(NamedTuple):
     """The exit code and output of a helper program."""
 
     exit_code: int
@@ -33,7 +33,7 @@ async def run_tool(
     timeout_s: float,
     cwd: str | None = None,
     stdin: bytes = b"",
-) -> Exited:
+) -> ProgramResult:
     """Run a helper program (git, `--version`) to completion; kill the program after `timeout_s`.
 
     Stdout is kept completely, stderr only up to its last bytes.
@@ -42,7 +42,7 @@ async def run_tool(
         BackendUnavailable: the program cannot be started.
         TimeoutError: the program took longer than `timeout_s`.
     """
-    changed = Wake()
+    changed = WakeUp()
     process = spawner.spawn(argv, env, cwd, changed.set, raw=True)
     pieces: list[bytes] = []
     try:
@@ -51,13 +51,13 @@ async def run_tool(
             while process.exit_code is None or not process.at_eof:
                 await changed.wait()
                 pieces += process.take()
-        return Exited(process.exit_code, b"".join(pieces), process.stderr)
+        return ProgramResult(process.exit_code, b"".join(pieces), process.stderr)
     finally:
         await spawner.sweep(process)
 
 
 _HELPERS = ("bwrap", "socat")
-_VERSION_WITHIN_S = 20.0
+_VERSION_TIMEOUT_S = 20.0
 
 SECRETS = (
     "CLINVK_API_KEYS",
@@ -111,7 +111,7 @@ def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) ->
 
 def environment(backend: str, settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
     """Return the environment for a backend's CLI: inherited variables, variables from the settings, and the depth."""
-    depth = str(rules.depth(environ) + 1)
+    depth = str(rules.nesting_depth(environ) + 1)
     own = settings.backend(backend).env
     return without_secrets({**inherited(settings, environ), **own, rules.DEPTH_VARIABLE: depth})
 
@@ -123,7 +123,7 @@ def inherited(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, st
     return _named(environ, (*_NEEDED, *settings.agents.env_allow))
 
 
-def needed(environ: Mapping[str, str]) -> Mapping[str, str]:
+def needed_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
     """Return the variables that most programs need, without credentials."""
     return _named(environ, _NEEDED)
 
@@ -142,7 +142,7 @@ def host(environ: Mapping[str, str]) -> Host:
         commands=commands,
         env=environ,
         read=_reader(environ),
-        part=part,
+        part=file_part,
         find=_finder(environ),
         resolve=resolve,
     )
@@ -153,7 +153,7 @@ def resolve(path: str) -> str:
     return os.path.realpath(path)
 
 
-def part(path: str, start: int, size: int) -> bytes | None:
+def file_part(path: str, start: int, size: int) -> bytes | None:
     """Return part of a regular file, or None: a pipe would never end, and a file may exceed the memory."""
     try:
         with open(path, "rb", opener=_at_once) as file:
@@ -203,7 +203,7 @@ def _named(environ: Mapping[str, str], words: Sequence[str]) -> Mapping[str, str
 async def version(spawner: Spawner, path: str, environ: Mapping[str, str]) -> str | None:
     """Return the version that a CLI prints, or None if the CLI fails or times out."""
     try:
-        answer = await run_tool(spawner, (path, "--version"), environ, _VERSION_WITHIN_S)
+        answer = await run_tool(spawner, (path, "--version"), environ, _VERSION_TIMEOUT_S)
     except (ClinvkError, TimeoutError):
         return None
     words = answer.stdout.decode(errors="replace").split()

@@ -37,18 +37,18 @@ def prepared(kind: str, server: int, cgroup: str, temporary: list[str]) -> "Call
     """Return the cleanup function, with all modules imported: another clinvk may be installed here before the call."""
     from clinvk.runtime.process import process_scan
 
-    find: Callable[[], set[int]] = lambda: process_scan.marked(server, None)  # noqa: E731
+    find: Callable[[], set[int]] = lambda: process_scan.tagged_pids(server, None)  # noqa: E731
     if kind != "rlimit":
-        from clinvk.runtime.process.process_tags import TreeMarks
+        from clinvk.runtime.process.process_tags import TreeTags
 
-        tree = TreeMarks(server)
+        tree = TreeTags(server)
         tree.find(None)
         find = lambda: tree.find(None)  # noqa: E731
 
     def end() -> None:
-        process_scan.end(find)
+        process_scan.kill_tagged(find)
         if cgroup:
-            process_scan.end_cgroup(cgroup)
+            process_scan.kill_cgroup(cgroup)
         process_scan.remove_private_folders(temporary, server)
 
     return end

@@ -4,7 +4,8 @@ Each clinvk holds the lock of `owners/NUMBER.guard` in its home until exit. The 
 guardian. If the lock is free, the next clinvk of the home does the guardian's work, even if the guardian is still
 running. The cleanup blocks.
 
-`Guard` starts the guardian, restarts the guardian after an exit, and dismisses the guardian when no agent is left.
+`GuardianProcess` starts the guardian, restarts the guardian after an exit, and dismisses the guardian when no agent is
+left.
 """
 
 import asyncio
@@ -23,8 +24,8 @@ from clinvk import file_locks
 from clinvk.file_locks import FileLock
 from clinvk.runtime.process import guardian
 from clinvk.runtime.process.process_scan import GUARDIAN
-from clinvk.runtime.process.process_tags import MARK_VARIABLE, Marks, RlimitMarks, label
-from clinvk.runtime.process.resource_limits import Bounds
+from clinvk.runtime.process.process_tags import TAG_VARIABLE, ProcessTags, RlimitTags, tag_label
+from clinvk.runtime.process.resource_limits import ResourceLimits
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ _TOLD = 4
 """Minimum number of arguments of a guardian."""
 
 
-class Claim:
+class GuardianClaim:
     """The lock file of one clinvk, named after the server number of its marks."""
 
     def __init__(self, home: Path, server: int) -> None:
@@ -91,14 +92,14 @@ _TEMPORARY = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 - they are looked at
 """Parent directories in which `tempfile` creates private folders unless a variable names another."""
 
 
-class Guard:
-    """Keeps a guardian running from `start` until `dismiss` or `alarm`.
+class GuardianProcess:
+    """Keeps a guardian running from `start` until `stop` or `trigger`.
 
-    Call `dismiss` when no agent is left. `alarm` lets the guardian clean up, as the exit of this process also does. All
+    Call `stop` when no agent is left. `trigger` lets the guardian clean up, as the exit of this process also does. All
     calls run on the event loop and take about a millisecond.
     """
 
-    def __init__(self, marks: Marks, bounds: Bounds, claim: Claim | None = None) -> None:
+    def __init__(self, marks: ProcessTags, bounds: ResourceLimits, claim: GuardianClaim | None = None) -> None:
         self._marks = marks
         self._bounds = bounds
         self._claim = claim
@@ -131,7 +132,7 @@ class Guard:
             return
         asyncio.get_running_loop().add_reader(self._watch, self._gone)
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Kill the guardian without any cleanup, and release the lock."""
         if self._process:
             self._process.kill()
@@ -140,7 +141,7 @@ class Guard:
         if self._claim:
             self._claim.release()
 
-    def alarm(self) -> None:
+    def trigger(self) -> None:
         """Let the guardian end the leftover agent processes."""
         if self._process:
             threading.Thread(target=self._process.wait, daemon=True).start()
@@ -166,7 +167,7 @@ class Guard:
         self._process = self._watch = self._again = None
 
 
-def _spawn(marks: Marks, cgroup: str) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+def _spawn(marks: ProcessTags, cgroup: str) -> "tuple[subprocess.Popen[bytes], socket.socket]":
     """Start a guardian; return the process and the socket whose closing starts the cleanup.
 
     The guardian runs in a new session and shares no pipe, environment or working directory with clinvk.
@@ -181,7 +182,7 @@ def _spawn(marks: Marks, cgroup: str) -> "tuple[subprocess.Popen[bytes], socket.
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                env={**libraries, MARK_VARIABLE: label(marks.server, GUARDIAN)},
+                env={**libraries, TAG_VARIABLE: tag_label(marks.server, GUARDIAN)},
                 start_new_session=True,
             )
     except OSError:
@@ -190,13 +191,13 @@ def _spawn(marks: Marks, cgroup: str) -> "tuple[subprocess.Popen[bytes], socket.
     return process, ours
 
 
-def _told(marks: Marks, cgroup: str) -> tuple[str, ...]:
+def _told(marks: ProcessTags, cgroup: str) -> tuple[str, ...]:
     """Return the command-line arguments of a guardian."""
     # `tempfile` would test each parent directory of private folders by writing a file.
     places = (*map(os.environ.get, _TEMPORARY_VARIABLES), *_TEMPORARY)
     temporary = os.pathsep.join(dict.fromkeys(os.path.abspath(place) for place in places if place))
     told = (marks.kind, str(marks.server), cgroup, temporary)
-    if isinstance(marks, RlimitMarks):
+    if isinstance(marks, RlimitTags):
         return told
     import psutil  # the search of a guardian needs no other third-party module
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from clinvk.backends.base import PRIVATE, Launch
 from clinvk.runtime.process import process_scan
-from clinvk.runtime.process.waiting import finished
+from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types.errors import ClinvkError
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class PrivateFolder:
             TimeoutError: the disk hangs.
         """
         if self.is_needed:
-            await finished(asyncio.to_thread(self.write))
+            await finish_shielded(asyncio.to_thread(self.write))
 
     async def clear(self) -> None:
         """Remove the folder if the folder exists; log a warning if the disk hangs.
@@ -61,7 +61,7 @@ class PrivateFolder:
         self._is_cleared = True
         if path := self.path:
             try:
-                await finished(asyncio.to_thread(self.remove))
+                await finish_shielded(asyncio.to_thread(self.remove))
             except TimeoutError:
                 logger.warning("a private folder could not be removed in time: %s", path)
 

@@ -20,18 +20,18 @@ STEP = 10**9
 GUARDIAN = 0
 """The number of a guardian among the processes of a clinvk; the guardian is never ended together with agents."""
 _HAS_PROC = os.path.isdir("/proc/self")
-_LEAVES_WITHIN_S = 0.25
-_GONE_WITHIN_S = 5.0
+_LEAVES_TIMEOUT_S = 0.25
+_GONE_TIMEOUT_S = 5.0
 _LOOKS = 50
 """How often a search restarts because a process exited during the search."""
 
 
-def mark(server: int, number: int) -> int:
+def tag_value(server: int, number: int) -> int:
     """Return the limit that marks agent process `number` of a clinvk and all its descendants."""
     return server * STEP + number % STEP
 
 
-def marked(server: int, numbers: "Container[int] | None") -> set[int]:
+def tagged_pids(server: int, numbers: "Container[int] | None") -> set[int]:
     """Find the marked processes of the given agents (None: all agents of the clinvk) and their children.
 
     Each marked process is stopped as soon as its mark is read: a process that repeatedly starts a child and exits would
@@ -55,7 +55,7 @@ def marked(server: int, numbers: "Container[int] | None") -> set[int]:
     return alive(found - {os.getpid()})
 
 
-def bearers(server: int) -> "dict[int, set[int]]":
+def tag_bearers(server: int) -> "dict[int, set[int]]":
     """Return the pids that carry a mark of a clinvk, by agent process number, without stopping any process."""
     found: dict[int, set[int]] = {}
     for pid in _pids() - {os.getpid()}:
@@ -68,7 +68,7 @@ def bearers(server: int) -> "dict[int, set[int]]":
     return found
 
 
-def is_marked(pid: int) -> bool:
+def is_tagged(pid: int) -> bool:
     """Return whether a process may descend from an agent of any clinvk; return True if the process has exited.
 
     A process can remove its mark, but not the marks of its ancestors. In a sandbox with a separate pid namespace, an
@@ -170,7 +170,7 @@ def descendants(roots: set[int]) -> set[int]:
     return found
 
 
-def end(find: "Callable[[], set[int]]") -> None:
+def kill_tagged(find: "Callable[[], set[int]]") -> None:
     """End all processes that `find` returns. Blocks: run in a thread.
 
     The processes found first receive SIGTERM: Git then removes its locks, and the sandbox of Codex removes the empty
@@ -183,7 +183,7 @@ def end(find: "Callable[[], set[int]]") -> None:
     staying = _ask_to_leave(found)  # `find` misses orphans after their parents have exited
     stopped: set[int] = set()
     untouchable: set[int] = set()
-    deadline = time.monotonic() + _GONE_WITHIN_S
+    deadline = time.monotonic() + _GONE_TIMEOUT_S
     while found := (find() | alive(staying | stopped)) - untouchable:
         fresh = found - stopped
         stopped |= fresh
@@ -197,24 +197,24 @@ def end(find: "Callable[[], set[int]]") -> None:
 
 
 def _ask_to_leave(found: set[int]) -> set[int]:
-    """Send SIGTERM and SIGCONT, wait up to `_LEAVES_WITHIN_S` for exits, and return the remaining pids."""
+    """Send SIGTERM and SIGCONT, wait up to `_LEAVES_TIMEOUT_S` for exits, and return the remaining pids."""
     for number in (signal.SIGTERM, signal.SIGCONT):
         for pid in found:
             _send(pid, number)
-    deadline = time.monotonic() + _LEAVES_WITHIN_S
+    deadline = time.monotonic() + _LEAVES_TIMEOUT_S
     while (staying := alive(found)) and time.monotonic() < deadline:
         time.sleep(0.005)
     return staying
 
 
-def end_cgroup(folder: str) -> None:
+def kill_cgroup(folder: str) -> None:
     """End all processes in a cgroup and its children, and remove the cgroups. Blocks: run in a thread."""
     try:
         with open(f"{folder}/cgroup.kill", "w") as file:
             file.write("1")
     except OSError:  # the cgroup was removed
         return
-    deadline = time.monotonic() + _GONE_WITHIN_S
+    deadline = time.monotonic() + _GONE_TIMEOUT_S
     while os.path.exists(folder) and time.monotonic() < deadline:
         for inner, _, _ in os.walk(folder, topdown=False):
             try:

@@ -15,19 +15,19 @@ from contextlib import contextmanager, suppress
 
 from clinvk.runtime.process import process_scan
 
-MARK_VARIABLE = "CLINVK_PROCESS_ID"
-Roots = Mapping[int, int]
+TAG_VARIABLE = "CLINVK_PROCESS_ID"
+RootPids = Mapping[int, int]
 """Agent processes: number to pid, 0 after the exit."""
 
 
-def choose() -> "Marks":
+def choose_tags() -> "ProcessTags":
     """Return the strongest marks available on the machine, for the current clinvk process."""
     server = 10**8 + int.from_bytes(os.urandom(4)) % (9 * 10**8)
-    rlimit = RlimitMarks(server)
-    return rlimit if sys.platform == "linux" and rlimit.works() else TreeMarks(server)
+    rlimit = RlimitTags(server)
+    return rlimit if sys.platform == "linux" and rlimit.works() else TreeTags(server)
 
 
-class RlimitMarks:
+class RlimitTags:
     """Marks in a resource limit. All spawning happens on one thread, which carries the mark during the spawn.
 
     `kind` names the way of marking for the guardian.
@@ -42,7 +42,7 @@ class RlimitMarks:
         """Return whether the limit can be set and read back on this machine."""
         try:
             with self.marking(0):
-                return resource.prlimit(os.getpid(), process_scan.RTTIME)[0] == process_scan.mark(self.server, 0)
+                return resource.prlimit(os.getpid(), process_scan.RTTIME)[0] == process_scan.tag_value(self.server, 0)
         except (OSError, ValueError):
             return False
 
@@ -50,25 +50,25 @@ class RlimitMarks:
     def marking(self, number: int) -> Generator[None]:
         """Mark processes spawned inside the context."""
         soft, hard = resource.getrlimit(process_scan.RTTIME)
-        resource.setrlimit(process_scan.RTTIME, (process_scan.mark(self.server, number), hard))
+        resource.setrlimit(process_scan.RTTIME, (process_scan.tag_value(self.server, number), hard))
         try:
             yield
         finally:
             resource.setrlimit(process_scan.RTTIME, (soft, hard))
 
-    def find(self, roots: Roots | None) -> set[int]:
+    def find(self, roots: RootPids | None) -> set[int]:
         """Return the live pids of the agent processes `roots` and their descendants; None: every agent.
 
         The caller must end the processes: the search stops each process as soon as its mark is read.
         """
-        return process_scan.marked(self.server, roots)
+        return process_scan.tagged_pids(self.server, roots)
 
     def look(self) -> Mapping[int, Collection[int]]:
         """Return the pids of each agent process and its descendants, by process number, without stopping any."""
-        return process_scan.bearers(self.server)
+        return process_scan.tag_bearers(self.server)
 
 
-class TreeMarks:
+class TreeTags:
     """Marks in the environment and the process tree; weaker, as the module docstring explains."""
 
     kind = "tree"
@@ -81,7 +81,7 @@ class TreeMarks:
         """Do nothing: the environment carries the mark."""
         yield
 
-    def find(self, roots: Roots | None) -> set[int]:
+    def find(self, roots: RootPids | None) -> set[int]:
         """Return the live pids of `roots`, of all processes with their variable, and of the descendants of both.
 
         Guardians are spared. With None, find every agent.
@@ -105,7 +105,7 @@ class TreeMarks:
         guardians: set[int] = set()
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
-                server, _, number = process.environ().get(MARK_VARIABLE, "").partition("-")
+                server, _, number = process.environ().get(TAG_VARIABLE, "").partition("-")
                 if number == str(process_scan.GUARDIAN):
                     guardians.add(process.pid)
                 elif server == str(self.server) and number.isdecimal():
@@ -113,21 +113,21 @@ class TreeMarks:
         return found, guardians
 
 
-Marks = RlimitMarks | TreeMarks
+ProcessTags = RlimitTags | TreeTags
 
 
-def label(server: int, number: int) -> str:
+def tag_label(server: int, number: int) -> str:
     """Return the value of `CLINVK_PROCESS_ID` for an agent process."""
     return f"{server}-{number}"
 
 
-def kill(marks: Marks, roots: Roots | None) -> None:
+def kill(marks: ProcessTags, roots: RootPids | None) -> None:
     """End the agent processes `roots` and their descendants; None: every agent. Blocks: run in a thread."""
-    process_scan.end(lambda: marks.find(roots))
+    process_scan.kill_tagged(lambda: marks.find(roots))
 
 
 def kill_tools(
-    marks: Marks, number: int, pid: int, variable: tuple[str, str] | None, found: Callable[[], None] | None = None
+    marks: ProcessTags, number: int, pid: int, variable: tuple[str, str] | None, found: Callable[[], None] | None = None
 ) -> None:
     """End the tools of an agent process and their descendants; the process keeps running. Blocks.
 
@@ -144,10 +144,10 @@ def kill_tools(
     if tools:
         if found:
             found()
-        process_scan.end(lambda: process_scan.alive(tools | process_scan.descendants(tools)))
+        process_scan.kill_tagged(lambda: process_scan.alive(tools | process_scan.descendants(tools)))
 
 
-def resident(marks: Marks, numbers: Collection[int]) -> dict[int, int]:
+def resident_bytes(marks: ProcessTags, numbers: Collection[int]) -> dict[int, int]:
     """Return the resident bytes of each agent process including all descendants, by number. Blocks."""
     found = marks.look()
     return {number: sum(map(_resident, found.get(number, ()))) for number in numbers}

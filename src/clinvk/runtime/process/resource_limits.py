@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from clinvk.config.model import AgentSettings
-from clinvk.runtime.process.process_scan import end_cgroup
+from clinvk.runtime.process.process_scan import kill_cgroup
 from clinvk.types.errors import BackendUnavailable, ConfigError
 
 _BECOME = '; exec "$@"'
 _KIB_PER_MB = 1024
 
 
-class Bounds:
+class ResourceLimits:
     """The bounds of all processes of one clinvk: `open` before the first spawn, `close` after the last exit.
 
     `open_files` is the soft limit on open files that clinvk was started with, if clinvk has raised the limit since.
@@ -88,12 +88,12 @@ class Bounds:
         """End all processes in the cgroups of the given process numbers. Blocks: run in a thread."""
         if self.cgroup:
             for number in numbers:
-                end_cgroup(self._of(number))
+                kill_cgroup(self._of(number))
 
     def close(self) -> None:
         """End all processes in the parent cgroup and remove the cgroup. Blocks."""
         if self.cgroup:
-            end_cgroup(self.cgroup)
+            kill_cgroup(self.cgroup)
 
     def _try(self) -> None:
         """Raise OSError if processes cannot be moved into the cgroup or killed there."""
@@ -111,13 +111,13 @@ def are_per_process(agents: AgentSettings) -> bool:
     return bool(agents.max_memory_mb or agents.max_cpu_secs or agents.max_open_files)
 
 
-def check(agents: AgentSettings) -> None:
+def check_resource_limits(agents: AgentSettings) -> None:
     """Check that agents can have the configured bounds.
 
     Raises:
         ConfigError: the bounds are not available.
     """
-    bounds = Bounds(agents, os.getpid())
+    bounds = ResourceLimits(agents, os.getpid())
     bounds.open()
     bounds.close()
 

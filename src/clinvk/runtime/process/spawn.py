@@ -17,9 +17,9 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from clinvk.runtime.process.process_tags import MARK_VARIABLE, Marks, kill, kill_tools, label, resident
-from clinvk.runtime.process.resource_limits import Bounds
-from clinvk.runtime.process.waiting import finished
+from clinvk.runtime.process.process_tags import TAG_VARIABLE, ProcessTags, kill, kill_tools, resident_bytes, tag_label
+from clinvk.runtime.process.resource_limits import ResourceLimits
+from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest, ResourcesExhausted, exhausted
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ _PIPE_BYTES = 1024 * 1024
 """The largest pipe size that Linux grants every user."""
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _DESCRIPTORS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else ""
-_SWEEP_EVERY_S = 0.02
-_SEARCH_AGAIN_S = 0.2
+_SWEEP_INTERVAL_S = 0.02
+_SEARCH_INTERVAL_S = 0.2
 """Pause after a search that failed for lack of a file descriptor."""
 _NOTHING = memoryview(b"")
 
@@ -45,7 +45,7 @@ _NOTHING = memoryview(b"")
 class Spawner:
     """Spawns marked processes and ends their leftover descendants."""
 
-    def __init__(self, marks: Marks, bounds: Bounds | None = None) -> None:
+    def __init__(self, marks: ProcessTags, bounds: ResourceLimits | None = None) -> None:
         self._marks = marks
         self._bounds = bounds
         self._count = 0
@@ -75,7 +75,7 @@ class Spawner:
         """
         self._count += 1
         number = self._count
-        env = {**env, MARK_VARIABLE: label(self._marks.server, number)}
+        env = {**env, TAG_VARIABLE: tag_label(self._marks.server, number)}
         try:
             with _held(argv[0], cwd, real) as place, self._marks.marking(number):
                 popen, pipes = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, place)
@@ -88,7 +88,7 @@ class Spawner:
         return Process(popen, pipes, number, wake, stderr_lines, raw)
 
     @property
-    def server(self) -> int:
+    def server_id(self) -> int:
         """The server number of the marks of this clinvk."""
         return self._marks.server
 
@@ -102,10 +102,11 @@ class Spawner:
 
         The pipes are closed afterwards, even if the search fails.
 
-        Each search reads every process of the machine. Runs that end within `_SWEEP_EVERY_S` therefore share a search.
+        Each search reads every process of the machine. Runs that end within `_SWEEP_INTERVAL_S` therefore share a
+        search.
         """
         try:
-            await finished(self._condemn(process.number, process.pid if process.exit_code is None else 0))
+            await finish_shielded(self._condemn(process.number, process.pid if process.exit_code is None else 0))
         finally:
             process.discard()
 
@@ -115,12 +116,12 @@ class Spawner:
         The process keeps running. With `holding`, a process that has tools is stopped before the tools end, and notices
         the exits only when resumed.
         """
-        held = process.hold if holding else None
+        held = process.pause_reading if holding else None
         await asyncio.to_thread(kill_tools, self._marks, process.number, process.pid, variable, held)
 
     async def memory(self, numbers: Collection[int]) -> Mapping[int, int]:
         """Return the resident bytes of each process including all descendants, by process number."""
-        return await asyncio.to_thread(resident, self._marks, numbers)
+        return await asyncio.to_thread(resident_bytes, self._marks, numbers)
 
     def _condemn(self, number: int, pid: int) -> "asyncio.Future[None]":
         """Schedule the end of a process and its descendants; `pid` is 0 if the process has exited or never started."""
@@ -133,14 +134,14 @@ class Spawner:
 
     async def _search_all(self) -> None:
         while self._condemned:
-            await asyncio.sleep(self._searched_at + _SWEEP_EVERY_S - time.monotonic())
+            await asyncio.sleep(self._searched_at + _SWEEP_INTERVAL_S - time.monotonic())
             condemned, self._condemned = self._condemned, {}
             try:
                 await asyncio.to_thread(self._end, {number: pid for number, (pid, _) in condemned.items()})
             except Exception as exc:
                 if exhausted(exc):
                     self._condemned = condemned | self._condemned
-                    await asyncio.sleep(_SEARCH_AGAIN_S)
+                    await asyncio.sleep(_SEARCH_INTERVAL_S)
                     continue
                 logger.exception("what is left of ended agents cannot be searched for")
             self._searched_at = time.monotonic()
@@ -231,7 +232,10 @@ class Process:
 
     @contextmanager
     def holding(self) -> Generator[None]:
-        """Allow `hold` inside the context. Several runs may nest contexts: the process resumes when all are left."""
+        """Allow `pause_reading` inside the context.
+
+        Several runs may nest contexts: the process resumes when all are left.
+        """
         self._holders += 1
         try:
             yield
@@ -240,7 +244,7 @@ class Process:
             if not self._holders:
                 self._signal_group(signal.SIGCONT)
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         """Stop the process and its process group, which includes a wrapper's CLI but no tools."""
         if self._holders:  # otherwise the run that wanted the hold has given up
             self._signal_group(signal.SIGSTOP)

@@ -11,10 +11,10 @@ from typing import ParamSpec, TypeVar
 
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
-WITHIN_S = 10.0
+CLEANUP_TIMEOUT_S = 10.0
 
 
-async def finished(work: Awaitable[object], within_s: float = WITHIN_S) -> None:
+async def finish_shielded(work: Awaitable[object], within_s: float = CLEANUP_TIMEOUT_S) -> None:
     """Finish the work even if the caller is cancelled, then raise the cancellation or the work's exception.
 
     Raises:
@@ -36,7 +36,7 @@ async def finished(work: Awaitable[object], within_s: float = WITHIN_S) -> None:
     future.result()
 
 
-class Wake:
+class WakeUp:
     """A wake-up for one waiter; a wake-up before the wait is not lost."""
 
     __slots__ = ("_happened", "_waiter")
@@ -68,12 +68,12 @@ T = TypeVar("T")
 _LARGE = 64 * 1024
 _AT_ONCE = 32
 _TRUSTED_S = 2.0
-_MOST_TRUSTED = 1000
+_MAX_TRUSTED = 1000
 _WITHIN_S = 10.0
 _IDLE_S = 5.0
 
 
-async def beside_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def run_in_loop_thread(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `work`, which takes time linear in `size`, in a thread if its duration would delay other requests.
 
     A thread helps with Python code. C code such as msgspec's holds the interpreter lock in a thread as well: only the
@@ -107,7 +107,7 @@ class Lookups:
         answered_at, paths = self._answered_at, [path for path in directories if path]
         oldest = min([answered_at.get(path, 0.0) for path in paths], default=0.0)
         found = look() if oldest > time.monotonic() - _TRUSTED_S else await self._in_thread(look)
-        if len(answered_at) > _MOST_TRUSTED:
+        if len(answered_at) > _MAX_TRUSTED:
             answered_at.clear()
         for path in paths:
             answered_at[path] = time.monotonic()
@@ -164,23 +164,23 @@ class Lookups:
             settle()
 
 
-WORK_WITHIN_S = 60.0
+THREAD_TIMEOUT_S = 60.0
 
 
-async def whole(work: Awaitable[object], what: str, within_s: float = WORK_WITHIN_S) -> None:
-    """Finish the work as `finished` does; `what` names the work in the error.
+async def finish_thread(work: Awaitable[object], what: str, within_s: float = THREAD_TIMEOUT_S) -> None:
+    """Finish the work as `finish_shielded` does; `what` names the work in the error.
 
     Raises:
         ClinvkError: the work took longer than `within_s` and was cancelled.
     """
     try:
-        await finished(work, within_s)
+        await finish_shielded(work, within_s)
     except TimeoutError as exc:
         raise ClinvkError(f"{what} took over {within_s:g} s") from exc
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[None, None, None]) -> AsyncGenerator[None]:
+async def in_background(work: Coroutine[None, None, None]) -> AsyncGenerator[None]:
     """Run the work inside this context. Leaving cancels the work; an exception of the work ends the context."""
     async with asyncio.TaskGroup() as group:
         working = group.create_task(work)

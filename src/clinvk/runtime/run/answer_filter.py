@@ -16,7 +16,7 @@ from clinvk.types.record import SCHEMA_FIELD
 from clinvk.types.request import RunRequest
 
 
-class Cutter:
+class StopSequenceFilter:
     """Passes events on, and cuts the text before the first stop sequence.
 
     The first stop sequence is the one that is complete earliest, as if the answer arrived character by character: the
@@ -74,7 +74,7 @@ _MARK = re.compile(r"@|\$(?=[A-Za-z0-9_:-])")
 _SAID = {"@": "(at)", "$": "(dollar)"}
 
 
-class Answer:
+class SchemaFilter:
     """Passes events on, except for text, which is held back. The answer is the text after the last tool call."""
 
     matched = None
@@ -103,17 +103,17 @@ class Answer:
             yield TextDelta(text)
 
 
-Words = Cutter | Answer
+AnswerFilter = StopSequenceFilter | SchemaFilter
 
 
-def words_of(request: RunRequest) -> Words | None:
+def answer_filter(request: RunRequest) -> AnswerFilter | None:
     """Return the text filter that a request needs; None passes text unchanged."""
     if request.output_schema is not None:
-        return Answer()
-    return Cutter(request.stop) if request.stop else None
+        return SchemaFilter()
+    return StopSequenceFilter(request.stop) if request.stop else None
 
 
-class Judgement(NamedTuple):
+class SchemaVerdict(NamedTuple):
     """The ending of a run with a schema, the text still to be sent, and the mismatch, if any."""
 
     ending: Ending
@@ -121,31 +121,31 @@ class Judgement(NamedTuple):
     fault: str = ""
 
 
-async def judged(
-    answer: Answer, ending: Ending, form: schema.Json, spawner: Spawner, environ: Mapping[str, str]
-) -> Judgement:
+async def judge_answer(
+    answer: SchemaFilter, ending: Ending, form: schema.Json, spawner: Spawner, environ: Mapping[str, str]
+) -> SchemaVerdict:
     """Check an answer against its schema. An incomplete answer is not checked and stays as written."""
     if not isinstance(ending, RunFinished) or ending.stop_reason != "end_turn":
-        return Judgement(ending, tuple(answer.rest()))
+        return SchemaVerdict(ending, tuple(answer.rest()))
     try:
         value = ending.structured_output
         if value is None:
-            value = await asyncio.to_thread(schema.read, answer.text)
+            value = await asyncio.to_thread(schema.json_in_answer, answer.text)
         fault = await schema.mismatch(spawner, environ, form, value)
     except ValueError as exc:
         value, fault = None, str(exc)
     except ClinvkError as exc:
         unjudged = RunFailed(exc.code, exc.message, usage=ending.usage, cost_usd=ending.cost_usd)
-        return Judgement(unjudged, tuple(answer.rest()))
+        return SchemaVerdict(unjudged, tuple(answer.rest()))
     if not fault:
         text = msgspec.json.encode(value).decode()
-        return Judgement(replace(ending, structured_output=value), (TextDelta(text),))
+        return SchemaVerdict(replace(ending, structured_output=value), (TextDelta(text),))
     message = f"the answer does not fit {SCHEMA_FIELD}: {fault}"
     failed = RunFailed(AgentFailed.code, message, usage=ending.usage, cost_usd=ending.cost_usd)
-    return Judgement(failed, tuple(answer.rest()), fault)
+    return SchemaVerdict(failed, tuple(answer.rest()), fault)
 
 
-def asking_again(request: RunRequest, fault: str) -> RunRequest:
+def retry_prompt(request: RunRequest, fault: str) -> RunRequest:
     """Return the request that asks for the answer again, in a conversation that already contains the schema.
 
     `fault` may quote the answer. Unless the prompt is literal, `@` and `$` in the quote are spelled out, so that the
@@ -159,7 +159,7 @@ def asking_again(request: RunRequest, fault: str) -> RunRequest:
     return replace(request, prompt=prompt, images=(), system_prompt=None, output_schema=None)
 
 
-def together(first: Ending, last: Ending) -> Ending:
+def sum_endings(first: Ending, last: Ending) -> Ending:
     """Return the last ending with the usage, cost and turns of both turns summed."""
     used = [ending.usage for ending in (first, last) if ending.usage]
     costs = [ending.cost_usd for ending in (first, last) if ending.cost_usd is not None]

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
-from clinvk.runtime.process.waiting import Wake
+from clinvk.runtime.process.waiting import WakeUp
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Ending, Event, Logged, RunFailed, RunStarted, TextDelta
@@ -21,7 +21,7 @@ _EVENT_BYTES = 200
 class EventLog:
     """The events of one run. `caught_up` is called when `is_ahead` becomes false.
 
-    After `let_go`, no owner reads the log incrementally: the log is never ahead, and no reader slows the agent down.
+    After `release`, no owner reads the log incrementally: the log is never ahead, and no reader slows the agent down.
     `saved` is the number of the last stored event.
     """
 
@@ -31,7 +31,7 @@ class EventLog:
         self._is_held = True
         self._entries: list[Logged] = []
         self._sizes: list[int] = [0]
-        self._followers: set[Wake] = set()
+        self._followers: set[WakeUp] = set()
         self._ended = asyncio.Event()
         self._read = 0
         self._caught_up = caught_up
@@ -91,22 +91,22 @@ class EventLog:
         """Return the events that are not stored yet."""
         return self.since(self.saved)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Stop slowing the agent down for slow readers."""
         was_ahead = self.is_ahead
         self._is_held = False
         if was_ahead:
             self._caught_up()
 
-    async def whole(self) -> list[Logged]:
+    async def all_entries(self) -> list[Logged]:
         """Wait for the ending and return all events. A reader of the whole log never slows the agent down."""
-        self.let_go()
+        self.release()
         await self._ended.wait()
         return self._entries
 
     async def batches(self, after: int = 0) -> AsyncGenerator[list[Logged]]:
         """Yield the events after number `after` until the ending; each batch holds all available events."""
-        news = Wake()
+        news = WakeUp()
         self._followers.add(news)
         try:
             while not self.ending or after < len(self._entries):
@@ -129,14 +129,14 @@ class EventLog:
 
 logger = logging.getLogger(__name__)
 
-SAVE_EVERY_S = 0.2
+SAVE_INTERVAL_S = 0.2
 """How long an event stays unsaved, excluding the duration of the transaction."""
 
 _RETRY_AFTER_S = 2.0
 
 
 class Autosave:
-    """Stores the new events of all runs together, in one transaction every `SAVE_EVERY_S` if events are pending.
+    """Stores the new events of all runs together, in one transaction every `SAVE_INTERVAL_S` if events are pending.
 
     A store failure does not end a run: the events are stored with later events, or with the end of the run.
     """
@@ -144,7 +144,7 @@ class Autosave:
     def __init__(self, store: SessionStore) -> None:
         self._store = store
         self._logs: dict[str, EventLog] = {}
-        self._changed = Wake()
+        self._changed = WakeUp()
         self._trouble = ""
 
     def add(self, run_id: str, log: EventLog) -> None:
@@ -160,7 +160,7 @@ class Autosave:
         """Store new events until cancelled."""
         while True:
             await self._changed.wait()
-            await asyncio.sleep(_RETRY_AFTER_S if self._trouble else SAVE_EVERY_S)
+            await asyncio.sleep(_RETRY_AFTER_S if self._trouble else SAVE_INTERVAL_S)
             await self._save()
 
     async def _save(self) -> None:

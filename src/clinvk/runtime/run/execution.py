@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager, nullcontext
 from msgspec.structs import replace
 
 from clinvk import logs
-from clinvk.backends.base import Launch, NotSpoken
+from clinvk.backends.base import Launch, ProtocolNotSupported
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.worker import PooledProcess
 from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.spawn import LINGER_S, Process
-from clinvk.runtime.process.waiting import finished
+from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.runtime.run.run_io import OwnProcess, RunIO
 from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.types.errors import AgentCrashed, ClinvkError, exhausted
@@ -28,10 +28,10 @@ STOP_GRACE_S = 3.0
 _TOOLS_GRACE_S = 1.0
 """How long the agent's tools may take to stop. Gemini CLI ends no tool, and stops only after its current tool."""
 
-INTERRUPTED_WITHIN_S = 1.0
+INTERRUPTED_TIMEOUT_S = 1.0
 """How long an interrupted agent may take to end its turn."""
 
-_PREPARES_WITHIN_S = 10.0
+_PREPARES_TIMEOUT_S = 10.0
 """How long the preparing command before an agent may take."""
 
 _COLD_PATIENCE = 3
@@ -58,7 +58,7 @@ async def drive(task: RunTask) -> None:
         await task.end(RunFailed(failed.code, failed.message))
     finally:
         task.close()
-        task.slot.leave()
+        task.slot.release()
 
 
 async def _work(task: RunTask) -> None:
@@ -77,7 +77,7 @@ async def _run_own(task: RunTask) -> None:
     launch = task.spec.fallbacks.choose(task.spec.path, task.spec.launch)
     try:
         await _run_launch(task, launch)
-    except NotSpoken as exc:
+    except ProtocolNotSupported as exc:
         if launch.otherwise is None:
             raise AgentCrashed(f"{task.spec.path} cannot be talked to: {exc}") from exc
         task.unspoken = str(exc)
@@ -87,14 +87,14 @@ async def _run_own(task: RunTask) -> None:
 async def _run_launch(task: RunTask, launch: Launch) -> None:
     """Run in one process, or in two in sequence if the answer is asked for again, with the launch's private folder."""
     task.spec = replace(task.spec, launch=launch)
-    folder = PrivateFolder(launch, task.spec.env, task.spawner.server)
+    folder = PrivateFolder(launch, task.spec.env, task.spawner.server_id)
     try:
         await folder.prepare()
         if launch.before:
             await _run_before(task, launch)
         await _run_process(task, folder)
         if task.phase < Phase.ENDED:
-            await finished(asyncio.to_thread(folder.add, task.spec.launch))
+            await finish_shielded(asyncio.to_thread(folder.add, task.spec.launch))
             await _run_process(task, folder)
     finally:
         await folder.clear()
@@ -103,7 +103,7 @@ async def _run_launch(task: RunTask, launch: Launch) -> None:
 async def _run_before(task: RunTask, launch: Launch) -> None:
     """Run the preparing command before the agent. A failure is ignored: the agent itself reports the cause best."""
     process = task.spawner.spawn((task.spec.path, *launch.before), task.spec.env, None, task.wake)
-    until = task.now() + _PREPARES_WITHIN_S
+    until = task.now() + _PREPARES_TIMEOUT_S
     try:
         process.write(b"", close=True)
         while process.exit_code is None and not task.stopped_by and task.now() < until:
@@ -130,7 +130,7 @@ async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
         await task.started()
         await _talk(task, process)
         if task.phase is Phase.ENDED:
-            task.slot.leave()
+            task.slot.release()
     finally:
         task.last_process = None  # the process refers to the task: a cycle would keep the prompt in memory
         await task.spawner.sweep(process)
@@ -170,7 +170,7 @@ async def _interrupt(task: RunTask, io: RunIO) -> None:
     process, tools = handle.process, handle.tools
     async with _tools_gone(task, process, tools) if tools or isinstance(handle, OwnProcess) else nullcontext():
         is_asked = handle.interrupt()
-    until = task.now() + INTERRUPTED_WITHIN_S
+    until = task.now() + INTERRUPTED_TIMEOUT_S
     await task.drain(io)
     while is_asked and not (io.costs or handle.is_lost or task.no_grace) and task.now() < until:
         await task.wait(until)
@@ -188,7 +188,7 @@ async def _tools_gone(task: RunTask, process: Process, variable: tuple[str, str]
         yield
         return
     with process.holding():
-        await finished(task.spawner.end_tools(process, variable, holding=True))
+        await finish_shielded(task.spawner.end_tools(process, variable, holding=True))
         yield
 
 
@@ -202,7 +202,7 @@ async def _stop(task: RunTask, io: RunIO, process: Process) -> None:
             return
         if task.now() >= tools_until:
             tools_until = until
-            await finished(task.spawner.end_tools(process, None))
+            await finish_shielded(task.spawner.end_tools(process, None))
         await task.wait(tools_until)
 
 
@@ -251,7 +251,7 @@ async def _run_in_pool(task: RunTask, pool: Pool, process: PooledProcess, launch
     try:
         is_trusted, is_reported = await _talk_in_pool(task, pool, process, launch)
         if task.phase is Phase.ENDED:
-            task.slot.leave()
+            task.slot.release()
     finally:
         kept = is_reported and not task.request.ephemeral and isinstance(task.ending, RunFinished)
         await pool.release(process, _turn_count(task), trusted=is_trusted, kept=kept)
@@ -271,15 +271,15 @@ async def _talk_in_pool(task: RunTask, pool: Pool, process: PooledProcess, launc
     io = task.open_io(process, launch, patience=1 if was_ready else _COLD_PATIENCE)
     try:
         ending = await task.listen(io)
-    except NotSpoken as exc:
+    except ProtocolNotSupported as exc:
         speaks = was_ready and not process.is_refused
-        pool.distrust(process, str(exc), speaks=speaks)
+        pool.evict(process, str(exc), speaks=speaks)
         if not speaks:
             task.unspoken = str(exc)
         return False, False
     is_reported = ending is io.ending
     if process.is_lost:
-        pool.distrust(process, process.worker.trouble)
+        pool.evict(process, process.worker.trouble)
         # A run that has logged more than the start cannot start again.
         if is_reported and all(isinstance(entry.event, RunStarted) for entry in task.entries):
             return False, False

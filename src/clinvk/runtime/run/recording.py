@@ -12,7 +12,7 @@ from clinvk.runtime.run.event_log import Autosave, EventLog
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
-from clinvk.types.record import RunRecord, RunState, as_kept, options_as_kept
+from clinvk.types.record import RunRecord, RunState, recorded_options, recorded_result
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session, SessionStatus
 
@@ -38,7 +38,7 @@ def new_session(request: RunRequest, session_id: str, working_dir: str, settings
     )
 
 
-class Recorder:
+class RunRecorder:
     """Stores a run and its session.
 
     An ephemeral run has no session, and no text of the conversation is stored. Store failures after the agent has
@@ -132,7 +132,7 @@ class Recorder:
             stop_reason=ending.stop_reason if isinstance(ending, RunFinished) else None,
             exit_code=failure.exit_code if failure else 0,
             error_code=failure.code if failure else None,
-            error_message=as_kept(failure.message, self._keeps_text) if failure else None,
+            error_message=recorded_result(failure.message, self._keeps_text) if failure else None,
             output=output if self._keeps_text else "",
         )
         if session := self.session:
@@ -161,7 +161,7 @@ def _options(request: RunRequest) -> dict[str, object]:
     bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="", client="")
     options: dict[str, object] = msgspec.to_builtins(bare)
     del options["prompt"]
-    return options_as_kept(options, not request.ephemeral)
+    return recorded_options(options, not request.ephemeral)
 
 
 def state_of(ending: Ending) -> RunState:

@@ -6,12 +6,12 @@ from math import inf
 
 import msgspec
 
-from clinvk.backends.base import Backend, Channel, Delivery, Host, Launch, NotSpoken
-from clinvk.runtime.pool.agent_programs import Fallbacks
+from clinvk.backends.base import Backend, Channel, Delivery, Host, Launch, ProtocolNotSupported
+from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.worker import PooledProcess
 from clinvk.runtime.process.spawn import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Process
-from clinvk.runtime.run.answer_filter import Words
+from clinvk.runtime.run.answer_filter import AnswerFilter
 from clinvk.types.errors import AgentCrashed, TimedOut
 from clinvk.types.events import (
     Ending,
@@ -48,7 +48,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     env: Mapping[str, str]
     resume: Resume | None
     no_progress_s: float
-    fallbacks: Fallbacks
+    fallbacks: ProtocolSupport
     relaunch: Callable[[RunRequest, Resume], Launch]
     check: Callable[[], Awaitable[str]] | None = None
     hold: Callable[[], AbstractAsyncContextManager[None]] | None = None
@@ -99,14 +99,14 @@ class OwnProcess:
 
     def stderr_message(self) -> str:
         """Return the line of stderr that best explains the agent's trouble."""
-        return self._channel.complaint(self.process.stderr)
+        return self._channel.stderr_message(self.process.stderr)
 
     def finish(self) -> None:
         """Close stdin, which makes a long-lived process exit."""
         self.process.write(b"", close=True)
 
 
-class Activity:
+class ActivityCounter:
     """Counts turns (requests to the model) and open tool calls from the events of one run.
 
     A turn ends when all of its tool calls have results: then the agent asks its model again.
@@ -164,7 +164,7 @@ class RunIO:
         process: OwnProcess | PooledProcess,
         spec: RunSpec,
         launch: Launch,
-        words: Words | None,
+        words: AnswerFilter | None,
         now: float,
         spent_s: float,
         patience: int,
@@ -177,7 +177,7 @@ class RunIO:
         self.ending: Ending | None = None
         self.costs: Ending | None = None
         self.words = words
-        self.activity = Activity()
+        self.activity = ActivityCounter()
         self.raw = b""
         self.events: list[Event] = []
         self.events_bytes = 0
@@ -204,7 +204,7 @@ class RunIO:
             early.append(Progress("stderr", line.decode(errors="replace")))
         try:
             self._read_stdout(now)
-        except NotSpoken as exc:
+        except ProtocolNotSupported as exc:
             self.unspoken = str(exc)
         if now >= self._answer_by and not self.process.is_answered:
             self.unspoken = f"it did not answer within {self._answer_s:g} s"

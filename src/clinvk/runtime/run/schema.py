@@ -15,7 +15,7 @@ import msgspec
 from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.run import schema_process
-from clinvk.runtime.run.schema_process import Task, Verdict
+from clinvk.runtime.run.schema_process import SchemaFault, SchemaTask
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.record import SCHEMA_FIELD
 from clinvk.types.text import MAX_JSON_VALUES, has_too_many_values
@@ -31,10 +31,10 @@ _TAGS = ("", "json")
 Json = dict[str, object]
 
 _values = msgspec.json.Decoder(float_hook=float)
-_verdicts = msgspec.json.Decoder(Verdict)
+_verdicts = msgspec.json.Decoder(SchemaFault)
 
 
-class Schemas:
+class SchemaChecker:
     """Checks schemas, a few at a time, and remembers valid ones."""
 
     def __init__(self, spawner: Spawner, environ: Mapping[str, str]) -> None:
@@ -50,7 +50,7 @@ class Schemas:
             InvalidRequest: the schema is invalid, or refers to a schema outside the document.
             ClinvkError: the check itself failed.
         """
-        task = _encoded(Task(schema))
+        task = _encoded(SchemaTask(schema))
         digest = hashlib.sha256(task).digest()
         if digest in self._good:
             return
@@ -72,19 +72,19 @@ async def mismatch(spawner: Spawner, environ: Mapping[str, str], schema: Json, a
         ClinvkError: the check itself failed.
     """
     try:
-        return (await _verdict(spawner, environ, _encoded(Task(schema, msgspec.json.encode(answer))))).answer
+        return (await _verdict(spawner, environ, _encoded(SchemaTask(schema, msgspec.json.encode(answer))))).answer
     except TimeoutError:
         return f"it takes more than {_WITHIN_S:g} s to compare it with the schema"
 
 
-def _encoded(task: Task) -> bytes:
+def _encoded(task: SchemaTask) -> bytes:
     try:
         return msgspec.json.encode(task)
     except RecursionError:
         raise InvalidRequest(f"{SCHEMA_FIELD} is no JSON Schema: it is nested too deeply", SCHEMA_FIELD) from None
 
 
-async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) -> Verdict:
+async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) -> SchemaFault:
     judge = (sys.executable, "-P", "-m", schema_process.__name__)
     found = await run_tool(spawner, judge, environ, _WITHIN_S, stdin=task)
     if found.exit_code:
@@ -98,7 +98,7 @@ async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) ->
     return verdict
 
 
-def read(text: str) -> object:
+def json_in_answer(text: str) -> object:
     """Parse the JSON in an answer: the whole text, a fenced block, the last paragraph, or an object in prose.
 
     Raises:

@@ -1,6 +1,6 @@
 """The process that checks schemas, and answers against schemas; started by `schema.py`.
 
-The process reads a `Task` from stdin and prints a `Verdict`.
+The process reads a `SchemaTask` from stdin and prints a `SchemaFault`.
 """
 
 import sys
@@ -17,30 +17,30 @@ _SAMPLES = (b"null", b"true", b"0", b'""', b"[]", b"{}")
 """Values that a schema is tried with before an agent runs."""
 
 
-class Task(msgspec.Struct, frozen=True, array_like=True):
+class SchemaTask(msgspec.Struct, frozen=True, array_like=True):
     """What to check: an answer in JSON against the schema, or the schema alone."""
 
     schema: dict[str, object]
     answer: bytes | None = None
 
 
-class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
+class SchemaFault(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why a schema is invalid, and where the answer does not match; empty strings mean no fault."""
 
     schema: str = ""
     answer: str = ""
 
 
-def judged(task: Task) -> Verdict:
+def check_schema(task: SchemaTask) -> SchemaFault:
     """Check a task; an exception of the validator counts as a fault of the schema."""
     try:
         if task.answer is not None:
-            return Verdict(answer=_mismatch(task.schema, task.answer))
-        return Verdict(schema=_fault(task.schema))
+            return SchemaFault(answer=_mismatch(task.schema, task.answer))
+        return SchemaFault(schema=_fault(task.schema))
     except RecursionError:
-        return Verdict(schema="it is nested too deeply, or refers to itself without end")
+        return SchemaFault(schema="it is nested too deeply, or refers to itself without end")
     except Exception as exc:  # noqa: BLE001 - validators raise exceptions of many kinds
-        return Verdict(schema=f"{type(exc).__name__}: {exc}"[:_MAX_FAULT])
+        return SchemaFault(schema=f"{type(exc).__name__}: {exc}"[:_MAX_FAULT])
 
 
 def _validator(schema: dict[str, object]) -> "type[Validator]":
@@ -114,5 +114,5 @@ def _references(part: object) -> list[str]:
 
 
 if __name__ == "__main__":
-    _task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
-    sys.stdout.buffer.write(msgspec.json.encode(judged(_task)))
+    _task = msgspec.json.decode(sys.stdin.buffer.read(), type=SchemaTask)
+    sys.stdout.buffer.write(msgspec.json.encode(check_schema(_task)))

@@ -9,15 +9,22 @@ from math import inf
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import Launch, NotSpoken
+from clinvk.backends.base import Launch, ProtocolNotSupported
 from clinvk.runtime.pool.worker import PooledProcess
 from clinvk.runtime.process.spawn import Process, Spawner
-from clinvk.runtime.process.waiting import Wake
-from clinvk.runtime.run.answer_filter import Answer, Words, asking_again, judged, together, words_of
+from clinvk.runtime.process.waiting import WakeUp
+from clinvk.runtime.run.answer_filter import (
+    AnswerFilter,
+    SchemaFilter,
+    answer_filter,
+    judge_answer,
+    retry_prompt,
+    sum_endings,
+)
 from clinvk.runtime.run.event_log import EventLog
-from clinvk.runtime.run.recording import Recorder, state_of
+from clinvk.runtime.run.recording import RunRecorder, state_of
 from clinvk.runtime.run.run_io import OwnProcess, RunIO, RunSpec
-from clinvk.runtime.slots import Place
+from clinvk.runtime.slots import Slot
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Ending, Event, Logged, Progress, RunFailed, RunFinished, RunStarted, Usage
 from clinvk.types.redaction import redacted, secrets_in
@@ -60,9 +67,9 @@ class RunTask:
     """
 
     def __init__(
-        self, spec: RunSpec, spawner: Spawner, recorder: Recorder, enter: Callable[[Callable[[], None]], Place]
+        self, spec: RunSpec, spawner: Spawner, recorder: RunRecorder, enter: Callable[[Callable[[], None]], Slot]
     ) -> None:
-        """Take a slot or a place in the queue with `enter`, which is `Slots.enter`; raise what `enter` raises."""
+        """Take a slot or a place in the queue with `enter`, which is `Slots.acquire`; raise what `enter` raises."""
         self.id = spec.run_id
         self.spec = spec
         self.request = spec.request
@@ -78,7 +85,7 @@ class RunTask:
         self.unspoken = ""
         self.raw = b""
         self.last_process: Process | None = None
-        self._changed = Wake()
+        self._changed = WakeUp()
         self.wake = self._changed.set  # a bound method of this object would be a cycle that keeps the prompt in memory
         self.slot = enter(self.wake)
         self.log = EventLog(self.wake)
@@ -138,7 +145,7 @@ class RunTask:
 
     async def result(self) -> RunResult:
         """Wait for the ending and return the whole result."""
-        return gather([entry.event for entry in await self.log.whole()])
+        return gather([entry.event for entry in await self.log.all_entries()])
 
     def resume_from(self, resume: Resume, launch: Launch) -> None:
         """Resume a newer state of the conversation than the spec has. Call this before the run is driven."""
@@ -191,7 +198,7 @@ class RunTask:
         """Send the prompt to a process. A process that is still starting gets `patience` times as long to answer."""
         self._is_long_lived = launch.long_lived
         spent_s = time.time() - self.started_at if self.started_at else 0.0
-        return RunIO(process, self.spec, launch, words_of(self.request), self.now(), spent_s, patience)
+        return RunIO(process, self.spec, launch, answer_filter(self.request), self.now(), spent_s, patience)
 
     def on_output(self) -> None:
         """Handle new output or the exit of the agent process.
@@ -200,7 +207,7 @@ class RunTask:
         as all other work on the piece.
         """
         if self.last_process and self.last_process.exit_code is not None:
-            self.slot.leave()
+            self.slot.release()
         io, self._inline_io = self._inline_io, None
         try:
             if io and self._log_inline(io):
@@ -214,7 +221,7 @@ class RunTask:
         """Free the slot when the run's last process exits, before the run is completely stored."""
         self.last_process = process
         if process.exit_code is not None:
-            self.slot.leave()
+            self.slot.release()
 
     def _log_inline(self, io: RunIO) -> bool:
         """Log new events; return False if the run's task must handle the output as well."""
@@ -231,7 +238,7 @@ class RunTask:
         """Log the agent's events until the run ends, is stopped or reaches a limit; return the ending.
 
         Raises:
-            NotSpoken: the process does not speak the expected protocol.
+            ProtocolNotSupported: the process does not speak the expected protocol.
         """
         while True:
             if self._fault:
@@ -244,7 +251,7 @@ class RunTask:
             if ending := io.ending or self.stopped_by or io.limit(self.now()):
                 return ending
             if io.unspoken:
-                raise NotSpoken(io.unspoken)
+                raise ProtocolNotSupported(io.unspoken)
             self._inline_io = io if self.log.count else None  # the start of a run needs more than a log entry
             await self.wait(io.deadline())
             self._inline_io = None
@@ -268,10 +275,10 @@ class RunTask:
         else:
             await self.end(ending)
 
-    async def _finish_filtered(self, words: Words, ending: Ending) -> None:
+    async def _finish_filtered(self, words: AnswerFilter, ending: Ending) -> None:
         schema = self.request.output_schema
-        if isinstance(words, Answer) and schema is not None:
-            judgement = await judged(words, ending, schema, self.spawner, self.spec.env)
+        if isinstance(words, SchemaFilter) and schema is not None:
+            judgement = await judge_answer(words, ending, schema, self.spawner, self.spec.env)
             if judgement.fault and self._asks_again(judgement.fault, ending):
                 return
             ending, rest = judgement.ending, judgement.rest
@@ -287,7 +294,7 @@ class RunTask:
             return False
         used = (spec.resume.used if spec.resume else Usage()) + (ending.usage or Usage())
         resume = Resume(self._conversation, used)
-        request = asking_again(spec.request, fault)
+        request = retry_prompt(spec.request, fault)
         launch = spec.relaunch(request, resume)
         self._first_ending = ending
         self.spec = replace(spec, request=request, resume=resume, launch=launch.otherwise or launch)
@@ -317,7 +324,7 @@ class RunTask:
             return
         self.phase = Phase.ENDING
         if self._first_ending:
-            ending = together(self._first_ending, ending)
+            ending = sum_endings(self._first_ending, ending)
         if isinstance(ending, RunFailed):
             ending = replace(ending, message=self._redacted(ending.message))
         last = self.log.numbered([ending])

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from clinvk.runtime.process.waiting import whole
+from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees.git import Git, GitFailed, on_one_line
 from clinvk.runtime.worktrees.tree_files import remove_tree
 from clinvk.runtime.worktrees.worktree_types import Worktree
@@ -93,13 +93,13 @@ async def difference(git: Git, worktree: Worktree, admin: Path) -> AsyncGenerato
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(os.path.join(worktree.common, "objects")),
     }
     try:
-        await whole(asyncio.to_thread(_prepare, folder), "copying an index")
+        await finish_thread(asyncio.to_thread(_prepare, folder), "copying an index")
         await git.guard(**where, **private)
         warnings = await _add(git, worktree, await _forced(git, worktree, admin))
         raw = await git.out(*_DIFF, "--raw", "-z", "--no-renames", worktree.base, "--")
         yield TreeDiff(git, worktree.base, folder, raw, warnings)
     finally:
-        await whole(asyncio.to_thread(remove_tree, folder), f"removing {str(folder)!r}")
+        await finish_thread(asyncio.to_thread(remove_tree, folder), f"removing {str(folder)!r}")
 
 
 def _prepare(folder: Path) -> None:

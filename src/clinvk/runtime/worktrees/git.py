@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TypedDict, Unpack
 
-from clinvk.runtime.process.executables import Exited, run_tool, without_secrets
+from clinvk.runtime.process.executables import ProgramResult, run_tool, without_secrets
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
 
@@ -124,7 +124,7 @@ class Git:
             raise GitFailed(f"git {arguments[0]} failed: {said or f'exit code {done.exit_code}'}", said, done.exit_code)
         return done.stdout
 
-    async def run(self, *arguments: str, **options: Unpack[GitOptions]) -> Exited:
+    async def run(self, *arguments: str, **options: Unpack[GitOptions]) -> ProgramResult:
         """Run a git command and return the result, also after a failure.
 
         Raises:

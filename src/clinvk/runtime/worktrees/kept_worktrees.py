@@ -8,22 +8,22 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from msgspec.structs import asdict
 
 from clinvk.file_locks import FileLock
-from clinvk.runtime.process.waiting import whole
+from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees import repository
-from clinvk.runtime.worktrees.worktree_types import Applied, Listed, State, Worktree
-from clinvk.runtime.worktrees.worktrees import REMOVED_WITHIN_S, Worktrees, wait_for_lock
+from clinvk.runtime.worktrees.worktree_types import State, Worktree, WorktreeApplied, WorktreeListed
+from clinvk.runtime.worktrees.worktrees import REMOVE_TIMEOUT_S, Worktrees, wait_for_lock
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.orchestration import ChangedFile
 
-_APPLY_FREE_WITHIN_S = 60.0
-_PROBED_WITHIN_S = 0.2
+_APPLY_FREE_TIMEOUT_S = 60.0
+_PROBED_TIMEOUT_S = 0.2
 _EXAMINED_AT_ONCE = 4
 
 
 class KeptWorktrees(Worktrees):
     """The worktrees of a clinvk home, as the command line reviews them."""
 
-    async def list(self, directory: str | None = None) -> Sequence[Listed]:
+    async def list(self, directory: str | None = None) -> Sequence[WorktreeListed]:
         """Return the worktrees, oldest first, and clean up after a clinvk that died.
 
         Unchanged worktrees that a dead clinvk left are removed, and unfinished removals are finished.
@@ -36,17 +36,17 @@ class KeptWorktrees(Worktrees):
         """
         common = None
         if directory is not None:
-            _, common, _ = await repository.find(self._git(directory), directory)
+            _, common, _ = await repository.find_repository(self._git(directory), directory)
         slots = asyncio.Semaphore(_EXAMINED_AT_ONCE)
 
-        async def one(id_: str) -> Listed | None:
+        async def one(id_: str) -> WorktreeListed | None:
             async with slots:
                 return await self._listed(id_, common)
 
         found = await asyncio.gather(*map(one, await asyncio.to_thread(self._folders.ids)))
         return sorted((item for item in found if item), key=lambda item: (item.made_at, item.id))
 
-    async def show(self, id_: str) -> Listed:
+    async def show(self, id_: str) -> WorktreeListed:
         """Return a worktree with its `patch`.
 
         Raises:
@@ -64,7 +64,7 @@ class KeptWorktrees(Worktrees):
         """
         return await asyncio.to_thread(self._folders.find, reference)
 
-    async def apply(self, id_: str, keep: bool = False, dry_run: bool = False) -> Applied:
+    async def apply(self, id_: str, keep: bool = False, dry_run: bool = False) -> WorktreeApplied:
         """Apply all changes of a worktree to the original tree, or none, and remove the worktree.
 
         Args:
@@ -86,11 +86,11 @@ class KeptWorktrees(Worktrees):
                     raise InvalidRequest(f"worktree {id_} has no changes to apply")
                 if not await diff.write_patch():
                     raise ClinvkError(f"worktree {id_}: {diff.warnings[-1]}")
-                async with self._locked(".apply", "applying changes", _APPLY_FREE_WITHIN_S):
+                async with self._locked(".apply", "applying changes", _APPLY_FREE_TIMEOUT_S):
                     await repository.apply(self._git(top), diff, worktree, dry_run)
             if removed := not (keep or dry_run or diff.warnings):
                 await self._discard(worktree)
-        return Applied(
+        return WorktreeApplied(
             id=id_, repository=top, files=diff.files, removed=removed, dry_run=dry_run, warnings=diff.warnings
         )
 
@@ -108,7 +108,9 @@ class KeptWorktrees(Worktrees):
                 await self._discard(worktree)
 
     async def _discard(self, worktree: Worktree) -> None:
-        await whole(self._remove(worktree, with_commits=True), f"removing worktree {worktree.id}", REMOVED_WITHIN_S)
+        await finish_thread(
+            self._remove(worktree, with_commits=True), f"removing worktree {worktree.id}", REMOVE_TIMEOUT_S
+        )
 
     @asynccontextmanager
     async def _unused(self, id_: str) -> AsyncGenerator[Worktree]:
@@ -144,7 +146,7 @@ class KeptWorktrees(Worktrees):
             await asyncio.to_thread(self._folders.keep, id_)
             yield worktree
 
-    async def _listed(self, id_: str, common: str | None = None, with_patch: bool = False) -> Listed | None:
+    async def _listed(self, id_: str, common: str | None = None, with_patch: bool = False) -> WorktreeListed | None:
         """Return a worktree and the state, or None for another repository or after a clean-up."""
         lock = await asyncio.to_thread(self._folders.share, id_)
         with lock or nullcontext():
@@ -165,9 +167,9 @@ class KeptWorktrees(Worktrees):
 
         Retry for a moment, since another clinvk may be probing the lock.
         """
-        return await wait_for_lock(lambda: self._folders.exclude(id_), _PROBED_WITHIN_S)
+        return await wait_for_lock(lambda: self._folders.exclude(id_), _PROBED_TIMEOUT_S)
 
-    async def _state(self, worktree: Worktree, with_patch: bool = False) -> Listed | None:
+    async def _state(self, worktree: Worktree, with_patch: bool = False) -> WorktreeListed | None:
         """Examine an unused worktree; return None for a worktree to remove."""
         if not await asyncio.to_thread(self._folders.is_ready, worktree.id):
             return None
@@ -185,7 +187,7 @@ class KeptWorktrees(Worktrees):
         state = "changed" if is_changed else "unchanged"
         return _item(worktree, state, diff.files, "; ".join(diff.warnings), patch)
 
-    async def _cleaned_up(self, worktree: Worktree) -> Listed | None:
+    async def _cleaned_up(self, worktree: Worktree) -> WorktreeListed | None:
         """Remove a worktree left by a dead clinvk, or removed with git.
 
         Return the worktree instead if the removal fails, or if an agent has worked there since the examination.
@@ -217,5 +219,5 @@ def _item(
     files: tuple[ChangedFile, ...] = (),
     problem: str = "",
     patch: bytes | None = None,
-) -> Listed:
-    return Listed(**asdict(worktree), state=state, files=files, problem=problem, patch=patch)
+) -> WorktreeListed:
+    return WorktreeListed(**asdict(worktree), state=state, files=files, problem=problem, patch=patch)

@@ -12,7 +12,7 @@ from typing import Unpack
 
 import msgspec
 
-from clinvk.runtime.process.waiting import Lookups, whole
+from clinvk.runtime.process.waiting import Lookups, finish_thread
 from clinvk.runtime.worktrees.diff import TreeDiff
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitOptions, GitTimedOut, on_one_line
 from clinvk.runtime.worktrees.tree_files import FileBackup
@@ -24,13 +24,13 @@ _REFUSED = 1
 """The exit code of `git apply` if it wrote nothing; if writing failed, the code is another."""
 
 _APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
-_APPLIED_WITHIN_S = 600.0
-_STATUS_WITHIN_S = 30.0
+_APPLIED_TIMEOUT_S = 600.0
+_STATUS_TIMEOUT_S = 30.0
 _RETRY_AFTER_S = 0.05
 _NAMED = 3
 
 
-async def find(git: Git, directory: str) -> tuple[str, str, str]:
+async def find_repository(git: Git, directory: str) -> tuple[str, str, str]:
     """Return the top of the tree that holds a directory, the repository's own folder, and the sub-directory.
 
     `git` is guarded afterwards.
@@ -53,11 +53,11 @@ async def origin(git: Git, directory: str, judge: Judge | None) -> tuple[Worktre
     """Return a worktree for a directory, without id and folder, and the blocked paths to leave out.
 
     Raises:
-        InvalidRequest: as `find`; or the repository has no commit, a name is not UTF-8, or the judge refuses the
-            repository.
+        InvalidRequest: as `find_repository`; or the repository has no commit, a name is not UTF-8, or the judge refuses
+            the repository.
         ClinvkError: git failed.
     """
-    top, common, inside = await find(git, directory)
+    top, common, inside = await find_repository(git, directory)
     blocked = await _blocked(git, top, common, judge) if judge else ()
     head = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if head.exit_code:
@@ -127,7 +127,7 @@ async def _uncommitted(git: Git) -> str:
     """Return which changes of a tree are not committed, as the end of a warning; empty if there are none."""
     try:
         flags = ("--porcelain", "-z", "--no-renames", "--ignore-submodules=all")
-        status = await git.out("status", *flags, within_s=_STATUS_WITHIN_S)
+        status = await git.out("status", *flags, within_s=_STATUS_TIMEOUT_S)
     except GitTimedOut as exc:
         return f", if there are any: {exc.message}"
     changed = [os.fsdecode(entry[3:]) for entry in status.split(b"\0") if entry]
@@ -163,7 +163,7 @@ async def check_out(git: Git, worktree: Worktree, left_out: Sequence[str]) -> No
     if left_out:
         await asyncio.to_thread(_leave_out, admin / "info" / "sparse-checkout", left_out)
     await git.out(*sparse, "reset", "--hard", "--quiet", directory=worktree.root)
-    await whole(asyncio.to_thread(_complete, worktree, admin, left_out), "copying an index")
+    await finish_thread(asyncio.to_thread(_complete, worktree, admin, left_out), "copying an index")
 
 
 def _leave_out(file: Path, names: Sequence[str]) -> None:
@@ -203,7 +203,7 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
     top, patch = worktree.repository, str(diff.patch)
     if not await asyncio.to_thread(os.path.isdir, top):
         raise InvalidRequest(f"the tree of worktree {worktree.id} is gone: {top!r}")
-    await find(git, top)
+    await find_repository(git, top)
     try:
         await _applied(git, worktree, "--check", patch)
     except InvalidRequest:
@@ -216,11 +216,11 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
         ) from None
     if not dry_run:
         backup = FileBackup(top, diff.names, diff.folder)
-        await whole(asyncio.to_thread(backup.copy), "putting files aside", _APPLIED_WITHIN_S)
+        await finish_thread(asyncio.to_thread(backup.copy), "putting files aside", _APPLIED_TIMEOUT_S)
         admin = os.fsdecode(await git.out("rev-parse", "--absolute-git-dir")).rstrip("\n")
         after = str(backup.after)
         await _applied(git, worktree, patch, directory=after, env={"GIT_DIR": admin, "GIT_WORK_TREE": after})
-        await whole(_written(git, worktree, patch, backup), "applying the changes", _APPLIED_WITHIN_S)
+        await finish_thread(_written(git, worktree, patch, backup), "applying the changes", _APPLIED_TIMEOUT_S)
 
 
 async def _applied(git: Git, worktree: Worktree, *arguments: str, **options: Unpack[GitOptions]) -> None:
@@ -249,7 +249,7 @@ async def _written(git: Git, worktree: Worktree, patch: str, backup: FileBackup)
         raise
 
 
-async def forget(git: Git, worktree: Worktree, with_commits: bool) -> None:
+async def unregister(git: Git, worktree: Worktree, with_commits: bool) -> None:
     """Remove a worktree without files from the repository, where `git` works.
 
     Remove the branch as well if the branch has no commits after the base, or if `with_commits`. git keeps a branch

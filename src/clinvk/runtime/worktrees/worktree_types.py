@@ -59,7 +59,7 @@ class Worktree(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"clinvk/{self.id}"
 
 
-class Listed(Worktree, frozen=True, kw_only=True):
+class WorktreeListed(Worktree, frozen=True, kw_only=True):
     """A worktree and its state.
 
     Attributes:
@@ -75,7 +75,7 @@ class Listed(Worktree, frozen=True, kw_only=True):
     patch: bytes | None = None
 
 
-class Applied(msgspec.Struct, frozen=True, kw_only=True):
+class WorktreeApplied(msgspec.Struct, frozen=True, kw_only=True):
     """The result of applying a worktree's changes.
 
     Attributes:

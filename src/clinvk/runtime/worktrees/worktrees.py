@@ -15,7 +15,7 @@ from pathlib import Path
 
 from clinvk.file_locks import FileLock
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import Wake, finished, whole
+from clinvk.runtime.process.waiting import WakeUp, finish_shielded, finish_thread
 from clinvk.runtime.worktrees import repository
 from clinvk.runtime.worktrees.diff import TreeDiff, difference
 from clinvk.runtime.worktrees.folders import WorktreeFolders
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 DIFF_BYTES = 1024 * 1024
 """The most bytes of a diff that `outcome` returns."""
 
-CHANGED_WITHIN_S = 60.0
+CHANGED_TIMEOUT_S = 60.0
 """How long to wait while another clinvk adds or removes worktrees."""
 
-_CLAIMED_WITHIN_S = 10.0
-REMOVED_WITHIN_S = 300.0
-_FREE_WITHIN_S = 5.0
-_GONE_WITHIN_S = 2.0
+_CLAIMED_TIMEOUT_S = 10.0
+REMOVE_TIMEOUT_S = 300.0
+_FREE_TIMEOUT_S = 5.0
+_GONE_TIMEOUT_S = 2.0
 """How long an agent that has reported its end may take to exit."""
 
 _RETRY_AFTER_S = 0.02
@@ -99,10 +99,10 @@ class Worktrees:
             claimed.append(worktree)
 
         try:
-            await whole(claim(), "making a folder", _CLAIMED_WITHIN_S)
+            await finish_thread(claim(), "making a folder", _CLAIMED_TIMEOUT_S)
             (worktree,) = claimed
             async with self._alone():
-                await whole(repository.register(git, worktree), "git worktree add", CHANGED_WITHIN_S)
+                await finish_thread(repository.register(git, worktree), "git worktree add", CHANGED_TIMEOUT_S)
             await repository.check_out(git, worktree, left_out)
         except BaseException:
             for worktree in claimed:
@@ -151,7 +151,7 @@ class Worktrees:
                 return await run_check(self._spawner, command, worktree.path, self._environ, timeout_s)
             finally:
                 if not diff.warnings:  # files that git cannot read cannot be restored either
-                    await whole(diff.restore(), "putting the files back", REMOVED_WITHIN_S)
+                    await finish_thread(diff.restore(), "putting the files back", REMOVE_TIMEOUT_S)
 
     async def leave(self, worktree: Worktree) -> None:
         """Unlock a worktree after the agent has ended, and remove an unchanged worktree without other agents.
@@ -183,7 +183,7 @@ class Worktrees:
         """
         with self._held.pop(worktree.id):
             try:
-                await finished(work, REMOVED_WITHIN_S)
+                await finish_shielded(work, REMOVE_TIMEOUT_S)
             except (ClinvkError, OSError) as exc:
                 logger.warning("worktree %s stays: %s", worktree.id, exc)
             finally:
@@ -230,12 +230,12 @@ class Worktrees:
             git = self._git(worktree.common)
             await git.guard(GIT_DIR=worktree.common)
             async with self._alone():
-                await repository.forget(git, worktree, with_commits)
+                await repository.unregister(git, worktree, with_commits)
         await asyncio.to_thread(remove_tree, Path(worktree.folder))
 
     async def _excluded(self, id_: str) -> FileLock | None:
         """Keep later agents out of a worktree, or return None if an agent is at work there and does not exit soon."""
-        return await wait_for_lock(lambda: self._folders.exclude(id_), _GONE_WITHIN_S)
+        return await wait_for_lock(lambda: self._folders.exclude(id_), _GONE_TIMEOUT_S)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncGenerator[None]:
@@ -244,7 +244,7 @@ class Worktrees:
         Raises:
             ClinvkError: another clinvk has the lock for too long.
         """
-        async with self._changing, self._locked(".lock", "changing worktrees", CHANGED_WITHIN_S):
+        async with self._changing, self._locked(".lock", "changing worktrees", CHANGED_TIMEOUT_S):
             yield
 
     @asynccontextmanager
@@ -280,7 +280,7 @@ class Worktrees:
 
 async def wait_for_lock(take: Callable[[], FileLock | None], within_s: float | None = None) -> FileLock | None:
     """Take a lock as soon as possible, or return None after a timeout of 5 seconds by default."""
-    deadline = time.monotonic() + (_FREE_WITHIN_S if within_s is None else within_s)
+    deadline = time.monotonic() + (_FREE_TIMEOUT_S if within_s is None else within_s)
     while True:
         lock = await asyncio.to_thread(take)
         if lock or time.monotonic() > deadline:
@@ -304,7 +304,7 @@ async def run_check(
     Raises:
         InvalidRequest: the directory cannot be entered, or the command is too long.
     """
-    changed = Wake()
+    changed = WakeUp()
     # stderr joins stdout before the shell parses the command, so that syntax errors stand in their place.
     argv = ("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$0"', command)
     process = spawner.spawn(argv, environment(environ), directory, changed.set, raw=True)

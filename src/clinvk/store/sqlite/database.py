@@ -26,9 +26,9 @@ _CACHED_STATEMENTS = 256
 _READER_CACHE_KIB = 1024
 _JOURNAL_BYTES = 64 * 1024 * 1024
 _PAGE_BYTES = 4096
-_LEAST_FREE_BYTES = 256 * 1024
+_MIN_FREE_BYTES = 256 * 1024
 _RESERVE_BYTES = 8 * 1024 * 1024
-_LEAST_RESERVE_BYTES = 1024 * 1024
+_MIN_RESERVE_BYTES = 1024 * 1024
 _RESERVED_SHARE = 8
 _OURS = frozenset(
     {
@@ -125,7 +125,7 @@ class Database:
                     connection.execute("PRAGMA wal_checkpoint").fetchall()
                 free = self._free_bytes()
         wanted = min(_RESERVE_BYTES, (free + size) // _RESERVED_SHARE)
-        if wanted > max(size, _LEAST_RESERVE_BYTES) and hasattr(os, "posix_fallocate"):
+        if wanted > max(size, _MIN_RESERVE_BYTES) and hasattr(os, "posix_fallocate"):
             with suppress(OSError), open(path, "ab", opener=_private) as file:
                 os.posix_fallocate(file.fileno(), 0, wanted)
 
@@ -177,7 +177,7 @@ class Database:
             StoreUnavailable: the file is read-only, or the disk is full.
         """
         self._refuse_read_only()
-        if os.statvfs(self.home).f_blocks and self._free_bytes() < _LEAST_FREE_BYTES:
+        if os.statvfs(self.home).f_blocks and self._free_bytes() < _MIN_FREE_BYTES:
             raise StoreUnavailable(f"{self.path}: its disk is full")
 
     @contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard, get_args
 import msgspec
 
 from clinvk.store import protocol
-from clinvk.store.protocol import at_rest
+from clinvk.store.protocol import settled_record
 from clinvk.store.sqlite import turns
 from clinvk.types.events import Usage
 from clinvk.types.session import Session, SessionStatus
@@ -42,21 +42,21 @@ _REMEMBER = (
 )
 
 
-class Damaged(NamedTuple):
+class DamagedFile(NamedTuple):
     """A file that is not a valid session, and the reason."""
 
     file: Path
     reason: str
 
 
-class Imported(msgspec.Struct, frozen=True):
+class ImportReport(msgspec.Struct, frozen=True):
     """How many sessions were imported, and which files could not be read. A damaged file is reported once."""
 
     count: int
-    damaged: tuple[Damaged, ...]
+    damaged: tuple[DamagedFile, ...]
 
 
-class File(NamedTuple):
+class LegacyFile(NamedTuple):
     """A file to import, and the name under which the store remembers the file."""
 
     path: Path
@@ -65,40 +65,40 @@ class File(NamedTuple):
     mtime_ns: int
 
 
-class Found(NamedTuple):
+class LegacyFolder(NamedTuple):
     """The files to import, and the folder's mtime; None if the folder may change within the same tick."""
 
-    files: list[File]
+    files: list[LegacyFile]
     folder_ns: int | None = None
     damage: str | None = None
 
 
-class Read(NamedTuple):
+class LegacySession(NamedTuple):
     """A file, with the session read from the file or the damage found."""
 
-    file: File
+    file: LegacyFile
     session: Session | None
     damage: str | None
 
 
-def look(connection: "sqlite3.Connection", folder: Path) -> Found:
+def find_sessions(connection: "sqlite3.Connection", folder: Path) -> LegacyFolder:
     """Return the files not imported yet."""
     try:
         folder_ns = folder.stat().st_mtime_ns
         if connection.execute(_LOOKED_AT).fetchone() == (folder_ns,):
-            return Found([])
+            return LegacyFolder([])
         known = {name: (size, mtime_ns, damaged) for name, size, mtime_ns, damaged in connection.execute(_KNOWN)}
         with os.scandir(folder) as entries:
             files = [file for entry in entries if (file := _unknown(entry, known))]
     except FileNotFoundError:
-        return Found([])
+        return LegacyFolder([])
     except OSError as exc:
-        return Found([], damage=exc.strerror or str(exc))
+        return LegacyFolder([], damage=exc.strerror or str(exc))
     settled = time.time_ns() - folder_ns > _SETTLED_NS and not any(damaged for _, _, damaged in known.values())
-    return Found(files, folder_ns if settled else None)
+    return LegacyFolder(files, folder_ns if settled else None)
 
 
-def _unknown(entry: "os.DirEntry[str]", known: dict[str, tuple[int, int, bool]]) -> File | None:
+def _unknown(entry: "os.DirEntry[str]", known: dict[str, tuple[int, int, bool]]) -> LegacyFile | None:
     """Return a file, or None if the file was already imported or reported as damaged."""
     name = readable(entry.name)
     _, _, damaged = before = known.get(name, (0, 0, True))
@@ -110,22 +110,22 @@ def _unknown(entry: "os.DirEntry[str]", known: dict[str, tuple[int, int, bool]])
         return None
     if not stat.S_ISREG(status.st_mode) or before == (status.st_size, status.st_mtime_ns, True):
         return None
-    return File(Path(entry.path), name, status.st_size, status.st_mtime_ns)
+    return LegacyFile(Path(entry.path), name, status.st_size, status.st_mtime_ns)
 
 
-def read(file: File) -> Read:
+def read(file: LegacyFile) -> LegacySession:
     """Read a file."""
     if file.size > _MAX_BYTES:
-        return Read(file, None, f"it is larger than {_MAX_BYTES} bytes")
+        return LegacySession(file, None, f"it is larger than {_MAX_BYTES} bytes")
     try:
-        return Read(file, parse(file.path.read_bytes(), file.path.stem, file.mtime_ns / 1e9), None)
+        return LegacySession(file, parse(file.path.read_bytes(), file.path.stem, file.mtime_ns / 1e9), None)
     except OSError as exc:
-        return Read(file, None, exc.strerror or str(exc))
+        return LegacySession(file, None, exc.strerror or str(exc))
     except (ValueError, OverflowError, RecursionError) as exc:
-        return Read(file, None, str(exc))
+        return LegacySession(file, None, str(exc))
 
 
-def keep(connection: "sqlite3.Connection", files: Sequence[Read], at: float) -> int:
+def import_sessions(connection: "sqlite3.Connection", files: Sequence[LegacySession], at: float) -> int:
     """Insert the sessions read from files, and return how many were new."""
     count = 0
     for file, session, damage in files:
@@ -155,7 +155,7 @@ def parse(data: bytes, name: str, mtime: float) -> Session:
     session_id = _id(own_id)
     if session_id != own_id:
         metadata = {**metadata, "imported_id": own_id}
-    return at_rest(
+    return settled_record(
         Session(
             id=session_id,
             backend=backend,

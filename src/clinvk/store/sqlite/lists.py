@@ -196,7 +196,7 @@ def _is_wanted(session: Session, query: SessionQuery) -> bool:
         and query.status in (None, session.status)
         and query.working_dir in (None, session.working_dir)
         and (query.tag is None or query.tag in session.tags)
-        and (not query.text or search.folded(query.text) in search.words(session))
+        and (not query.text or search.case_folded(query.text) in search.words(session))
         and bool(session.backend_session_id or not query.resumable)
     )
 

@@ -17,7 +17,7 @@ FOLDER = "owners"
 _SUFFIX = ".lock"
 
 
-class Owners:
+class OwnerLocks:
     """The processes using a clinvk home."""
 
     def __init__(self, home: Path) -> None:
@@ -60,7 +60,7 @@ class Owners:
 
     def _is_held(self) -> bool:
         """Return whether this process holds the lock on the file at the path checked by other processes."""
-        return self._file is not None and file_locks.is_of(self._file, self._path(self._id))
+        return self._file is not None and file_locks.is_lock_of(self._file, self._path(self._id))
 
     def _give_away(self, file: int) -> None:
         """Give a file of root to the owner of the folder, as SQLite does: the owner must be able to read it."""

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from clinvk.store import protocol, search
-from clinvk.store.protocol import Page, RunQuery, SessionQuery, at_rest
+from clinvk.store.protocol import Page, RunQuery, SessionQuery, settled_record
 from clinvk.store.sqlite import event_chunks, legacy, lists, turns
 from clinvk.store.sqlite.database import (
     NO_ROOM,
@@ -27,10 +27,10 @@ from clinvk.store.sqlite.database import (
     transaction,
 )
 from clinvk.store.sqlite.event_chunks import Chunk
-from clinvk.store.sqlite.legacy import Damaged, Imported
-from clinvk.store.sqlite.owners import Owners
+from clinvk.store.sqlite.legacy import DamagedFile, ImportReport
+from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.sqlite.rows import RUNS, SESSIONS
-from clinvk.store.sqlite.threads import Readers, Writer
+from clinvk.store.sqlite.threads import ReaderThreads, WriterThread
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.events import Logged, TextDelta, ThinkingDelta, ToolCall, ToolResult
 from clinvk.types.record import RunRecord, UsageOfDay
@@ -39,7 +39,7 @@ from clinvk.types.session import Session
 if TYPE_CHECKING:
     import sqlite3
 
-_COUNTED_WITHIN_S = 2.0
+_COUNTED_TIMEOUT_S = 2.0
 _LARGE_CHARS = 8192
 _CLEAN_STEP = 100
 _IMPORT_STEP = 100
@@ -87,13 +87,13 @@ class SqliteStore:
         patience_s: float = 10,
         committed: Callable[[float], None] | None = None,
         database: Database | None = None,
-        owners: Owners | None = None,
+        owners: OwnerLocks | None = None,
     ) -> None:
         """`database` and `owners` replace the database and the owners of the home."""
         self._database = database or Database(home, patience_s)
-        self._owners = owners or Owners(self._database.home)
-        self._writer = Writer(self._database, self._recovered, committed=committed, note=self._note)
-        self._readers = Readers(self._database)
+        self._owners = owners or OwnerLocks(self._database.home)
+        self._writer = WriterThread(self._database, self._recovered, committed=committed, note=self._note)
+        self._readers = ReaderThreads(self._database)
         self._new = 0
         self.damage = ""
         self._damaged: tuple[int, int] | None = None
@@ -120,14 +120,14 @@ class SqliteStore:
         try:
             kept = await self._writer.write(begin)
         except asyncio.CancelledError:
-            self._writer.post(lambda db: turns.withdraw(db, run.id))
+            self._writer.submit(lambda db: turns.withdraw(db, run.id))
             raise
         self._index_sometimes()
         return kept
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session soon, and in any case before the next read of this store."""
-        self._writer.later(run.id, lambda db: turns.update(db, run, session))
+        self._writer.schedule(run.id, lambda db: turns.update(db, run, session))
 
     async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
         """Store events of runs in one transaction."""
@@ -146,7 +146,7 @@ class SqliteStore:
 
     async def session(self, reference: str) -> Session:
         """Return a session."""
-        prefix = protocol.prefix(reference, "session")
+        prefix = protocol.check_prefix(reference, "session")
 
         def find(db: "sqlite3.Connection") -> Session:
             return SESSIONS.read(db.execute(_SESSION, (_only(db, prefix, reference, "session"),)).fetchone())
@@ -163,7 +163,7 @@ class SqliteStore:
 
     async def create(self, session: Session) -> None:
         """Insert a session without a run."""
-        if not await self._writer.write(lambda db: turns.insert(db, at_rest(session))):
+        if not await self._writer.write(lambda db: turns.insert(db, settled_record(session))):
             raise ValueError(f"session {session.id!r} is there already")
         self._index_sometimes()
 
@@ -199,10 +199,10 @@ class SqliteStore:
     async def count(self) -> int:
         """Return the number of sessions. Raise also if the database cannot be written or is locked."""
         try:
-            async with asyncio.timeout(_COUNTED_WITHIN_S):
+            async with asyncio.timeout(_COUNTED_TIMEOUT_S):
                 return await self._count()
         except TimeoutError as exc:
-            error = f"does not answer within {_COUNTED_WITHIN_S:g} s; another program may hold its lock"
+            error = f"does not answer within {_COUNTED_TIMEOUT_S:g} s; another program may hold its lock"
             raise StoreUnavailable(f"{self._database.path}: {error}") from exc
 
     async def last_used(self) -> float | None:
@@ -224,7 +224,7 @@ class SqliteStore:
 
     async def run(self, reference: str) -> RunRecord:
         """Return a run."""
-        prefix = protocol.prefix(reference, "run")
+        prefix = protocol.check_prefix(reference, "run")
 
         def find(db: "sqlite3.Connection") -> RunRecord:
             return RUNS.read(db.execute(_RUN, (_only(db, prefix, reference, "run"),)).fetchone())
@@ -251,23 +251,23 @@ class SqliteStore:
         """Mark the runs of dead processes as interrupted. Return the number of runs."""
         return await self._writer.write(lambda db: turns.recover(db, self._owners))
 
-    async def import_earlier(self) -> Imported:
+    async def import_earlier(self) -> ImportReport:
         """Import the sessions of an earlier clinvk in the same home, except already imported sessions."""
         folder = self._database.home / legacy.FOLDER
-        found = await self._read(lambda db: legacy.look(db, folder))
-        damaged = [Damaged(folder, found.damage)] if found.damage else []
+        found = await self._read(lambda db: legacy.find_sessions(db, folder))
+        damaged = [DamagedFile(folder, found.damage)] if found.damage else []
         at, count = time.time(), 0
         for start in range(0, len(found.files), _IMPORT_STEP):
             some = found.files[start : start + _IMPORT_STEP]
             files = await self._readers.call(lambda some=some: [legacy.read(file) for file in some])
-            count += await self._writer.write(lambda db, files=files: legacy.keep(db, files, at))
-            damaged += [Damaged(read.file.path, read.damage) for read in files if read.damage]
+            count += await self._writer.write(lambda db, files=files: legacy.import_sessions(db, files, at))
+            damaged += [DamagedFile(read.file.path, read.damage) for read in files if read.damage]
             while await self._writer.write(search.index):
                 pass
         if found.folder_ns is not None and not damaged:
             folder_ns = found.folder_ns
             await self._writer.write(lambda db: legacy.remember(db, folder_ns))
-        return Imported(count, tuple(damaged))
+        return ImportReport(count, tuple(damaged))
 
     async def _read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         def read(db: "sqlite3.Connection") -> _T:
@@ -326,7 +326,7 @@ class SqliteStore:
         """Update the search index at intervals, even in a process that stores only one session."""
         self._new += 1
         if self._new % search.INDEX_EVERY == 1:
-            self._writer.post(search.index)
+            self._writer.submit(search.index)
 
 
 def examine(home: str | os.PathLike[str], patience_s: float) -> tuple[int, str]:
@@ -376,7 +376,7 @@ def _give_room_back(db: "sqlite3.Connection") -> None:
 
 def _only(db: "sqlite3.Connection", prefix: str, reference: str, kind: protocol.Kind) -> str:
     found = db.execute(_IDS[kind], (prefix, prefix, protocol.MAX_CANDIDATES + 1)).fetchall()
-    return protocol.only([key for (key,) in found], reference, kind)
+    return protocol.only_match([key for (key,) in found], reference, kind)
 
 
 def _events(

@@ -45,7 +45,7 @@ class _Job:
             self.done.set_result(None)
 
 
-class Writer:
+class WriterThread:
     """Runs write operations, in order.
 
     An operation receives the connection inside a transaction, and checks before writing. An operation that raises a
@@ -113,11 +113,11 @@ class Writer:
             raise
         return values[0]
 
-    def post(self, operation: "Callable[[sqlite3.Connection], object]") -> None:
+    def submit(self, operation: "Callable[[sqlite3.Connection], object]") -> None:
         """Queue an operation without waiting. A failure is logged."""
         self._ask(operation, must=False).done.add_done_callback(_log_failure)
 
-    def later(self, key: str, operation: "Callable[[sqlite3.Connection], None]") -> None:
+    def schedule(self, key: str, operation: "Callable[[sqlite3.Connection], None]") -> None:
         """Queue an operation to run soon, or with the next `catch_up`. A failure is logged.
 
         A newer operation with the same key replaces the operation. `forget` drops the operation, so most short runs
@@ -136,11 +136,11 @@ class Writer:
 
     @property
     def is_behind(self) -> bool:
-        """Whether operations queued with `later` have not been committed."""
+        """Whether operations queued with `schedule` have not been committed."""
         return bool(self._later) or self._carries_later
 
     async def catch_up(self) -> None:
-        """Open the database, and run the operations queued with `later`."""
+        """Open the database, and run the operations queued with `schedule`."""
         self._is_due = True
         await self.write(_nothing)
 
@@ -174,7 +174,7 @@ class Writer:
         self._plan()
 
     def _start(self) -> None:
-        """Pass the waiting operations to the writer's thread, with the `later` operations if due."""
+        """Pass the waiting operations to the writer's thread, with the `schedule` operations if due."""
         if self._batch:
             return
         jobs = [job for job in self._waiting if not job.done.cancelled()]
@@ -298,19 +298,19 @@ def _log_failure(done: "asyncio.Future[None]") -> None:
 THREADS = 4
 
 
-class _Own(threading.local):
+class _ThreadConnection(threading.local):
     """The connection of a thread, and the identity of its database file."""
 
     kept: "tuple[sqlite3.Connection, tuple[int, int] | None] | None" = None
 
 
-class Readers:
+class ReaderThreads:
     """Runs read operations, a few at a time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="clinvk-reader")
-        self._own = _Own()
+        self._own = _ThreadConnection()
         self._connections: set[sqlite3.Connection] = set()
 
     async def read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:

@@ -14,12 +14,12 @@ from clinvk.store import protocol, search
 from clinvk.store.protocol import MADE_WITH, RUN_MADE_WITH
 from clinvk.store.sqlite import event_chunks
 from clinvk.store.sqlite.event_chunks import Chunk
-from clinvk.store.sqlite.owners import Owners
+from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.sqlite.rows import RUNS, SESSIONS
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy
 from clinvk.types.events import Logged, RunFailed, RunFinished, TextDelta
 from clinvk.types.record import RunRecord, RunState, without_text
-from clinvk.types.session import Session, retagged
+from clinvk.types.session import Session, with_tags
 
 if TYPE_CHECKING:
     import sqlite3
@@ -85,7 +85,7 @@ def insert(connection: "sqlite3.Connection", session: Session, imported_at: floa
 
 
 def begin(
-    connection: "sqlite3.Connection", owners: Owners, run: RunRecord, session: Session | None, must_exist: bool
+    connection: "sqlite3.Connection", owners: OwnerLocks, run: RunRecord, session: Session | None, must_exist: bool
 ) -> Session | None:
     """Insert a run before its start. Return the stored session."""
     owner = owners.take()
@@ -104,7 +104,7 @@ def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | 
     if _has_lost_text(connection, run):
         run = without_text(run)
     if not connection.execute(_UPDATE_RUN, (*RUNS.values(run, _RUN_CHANGES), run.id)).rowcount:
-        raise protocol.missing(run.id, "run")
+        raise protocol.not_found(run.id, "run")
     if session:
         values = (*SESSIONS.values(session, _SESSION_CHANGES), _is_resumable(session), session.id)
         connection.execute(_UPDATE_SESSION, values)
@@ -150,11 +150,11 @@ def rehearse(connection: "sqlite3.Connection") -> None:
             connection.execute("RELEASE rehearsal")
 
 
-def delete(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
+def delete(connection: "sqlite3.Connection", owners: OwnerLocks, session_id: str) -> None:
     """Delete a session with its runs and events, and the text of orchestrations with one of the runs as a part."""
     refuse_busy(connection, owners, session_id)
     if not _drop(connection, session_id):
-        raise protocol.missing(session_id, "session")
+        raise protocol.not_found(session_id, "session")
     connection.execute(FORGET_GROUPS)
 
 
@@ -188,13 +188,13 @@ def describe(
 def tag(connection: "sqlite3.Connection", session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
     """Change some tags."""
     kept = _kept(connection, session_id)
-    return _described(connection, replace(kept, tags=retagged(kept.tags, add, remove)))
+    return _described(connection, replace(kept, tags=with_tags(kept.tags, add, remove)))
 
 
 def _kept(connection: "sqlite3.Connection", session_id: str) -> Session:
     row = connection.execute(_SELECT_SESSION, (session_id,)).fetchone()
     if row is None:
-        raise protocol.missing(session_id, "session")
+        raise protocol.not_found(session_id, "session")
     return SESSIONS.read(row)
 
 
@@ -204,7 +204,7 @@ def _described(connection: "sqlite3.Connection", session: Session) -> Session:
     return session
 
 
-def refuse_busy(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
+def refuse_busy(connection: "sqlite3.Connection", owners: OwnerLocks, session_id: str) -> None:
     """Release a session if the process of the session's run is dead.
 
     Raises:
@@ -217,12 +217,12 @@ def refuse_busy(connection: "sqlite3.Connection", owners: Owners, session_id: st
         _interrupt(connection, owner)
 
 
-def dead(connection: "sqlite3.Connection", owners: Owners) -> list[str]:
+def dead(connection: "sqlite3.Connection", owners: OwnerLocks) -> list[str]:
     """Return the ids of processes that died with runs under way."""
     return [owner for (owner,) in connection.execute(_OWNERS).fetchall() if owners.is_dead(owner)]
 
 
-def recover(connection: "sqlite3.Connection", owners: Owners) -> int:
+def recover(connection: "sqlite3.Connection", owners: OwnerLocks) -> int:
     """Mark the runs of dead processes as interrupted. Return the number of runs."""
     return sum(_interrupt(connection, owner) for owner in dead(connection, owners))
 

@@ -7,27 +7,27 @@ from msgspec.structs import replace
 
 from clinvk import __version__
 from clinvk.api.access import auth, keys
-from clinvk.api.access.workdirs import Workdirs
+from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.admin.doctor import agents, machine, report
 from clinvk.cli.admin.doctor.report import Check, Report, lines
 from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import trace_of
 from clinvk.cli.terminal import exits, streams
-from clinvk.cli.terminal.output import Notes, has_colors, tell, tell_json
+from clinvk.cli.terminal.output import Notes, has_colors, print_json, print_text
 from clinvk.config.load import home, settings_file
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import all_keys
 from clinvk.runtime.process import process_tags, resource_limits
-from clinvk.runtime.process.guardian_process import Guard
+from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.process_scan import private_prefix
-from clinvk.runtime.process.process_tags import Marks
-from clinvk.runtime.process.resource_limits import Bounds
+from clinvk.runtime.process.process_tags import ProcessTags
+from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.slots import capacity
 from clinvk.types.errors import ConfigError
 
-_INVALID = exits.of_code(ConfigError.code)
+_INVALID = exits.exit_code_of_error(ConfigError.code)
 
 
 def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -40,7 +40,7 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     errors: list[ConfigError] = []
     settings, places = trace_of(flags, environ, {}, errors.append)
     try:
-        resource_limits.check(settings.agents)
+        resource_limits.check_resource_limits(settings.agents)
     except ConfigError as exc:
         errors.append(exc)
     usable, checks = streams.run(_run_checks(flags, settings, environ, errors))
@@ -50,9 +50,9 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     obstacle = "the settings are invalid" if errors else "" if is_kept else "the sessions cannot be kept"
     found = Report(bool(usable) and not obstacle, __version__, tuple(usable), tuple(checks))
     if flags.wants_json:
-        tell_json(found)
+        print_json(found)
     else:
-        tell("\n".join(lines(found, obstacle, settings.output.color and has_colors(1, environ))))
+        print_text("\n".join(lines(found, obstacle, settings.output.color and has_colors(1, environ))))
     return _INVALID if errors else 0 if found.usable else exits.FAILED
 
 
@@ -60,24 +60,26 @@ async def _run_checks(
     flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
 ) -> tuple[list[str], list[Check]]:
     """Run all checks under a guardian, which ends leftover processes and removes private folders, as in a run."""
-    chosen = process_tags.choose()
-    guard = Guard(chosen, Bounds(settings.agents, chosen.server))
+    chosen = process_tags.choose_tags()
+    guard = GuardianProcess(chosen, ResourceLimits(settings.agents, chosen.server))
     guard.start()
     try:
         return await _run_checks_with(chosen, flags, settings, environ, errors)
     finally:
-        guard.dismiss()
+        guard.stop()
 
 
 async def _run_checks_with(
-    chosen: Marks, flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
+    chosen: ProcessTags, flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
 ) -> tuple[list[str], list[Check]]:
     """Run all checks, the slow ones of the agents at the same time; return the usable agents and the checks."""
     spawner = Spawner(chosen)
     prefix = f"{private_prefix(chosen.server)}doctor-"
     names = [flags.backend] if flags.backend else list(BACKENDS)
     async with asyncio.TaskGroup() as group:
-        looks = [group.create_task(agents.look(BACKENDS[name], settings, environ, spawner, prefix)) for name in names]
+        looks = [
+            group.create_task(agents.probe_agents(BACKENDS[name], settings, environ, spawner, prefix)) for name in names
+        ]
         git = group.create_task(machine.check_git(environ, spawner))
         port = group.create_task(machine.check_port(settings.server))
     # Not while a child is spawned: clinvk then carries an agent's tag itself, and the server would decline a command
@@ -114,12 +116,12 @@ def _settings(
 
 async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner) -> list[Check]:
     """Report what keeps the server from starting, or from accepting requests."""
-    workdirs = Workdirs(settings, environ, BACKENDS)
-    mistakes = list(auth.mistakes(settings.server))
+    workdirs = WorkdirPolicy(settings, environ, BACKENDS)
+    mistakes = list(auth.access_mistakes(settings.server))
     try:
         workdirs.check_default()
         if keys.VARIABLE in environ or not settings.server.api_keys_gopass_path:  # gopass may ask for its passphrase
-            await keys.read(settings, environ, spawner)
+            await keys.read_keys(settings, environ, spawner)
     except ConfigError as exc:
         mistakes.append(exc)
     if mistakes:

@@ -7,11 +7,11 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from clinvk.backends.base import PRIVATE, Backend
-from clinvk.backends.checkup_base import Answer, Checkable, Checkup, Login, Question, Trial
+from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, SupportsCheckup
 from clinvk.cli.admin.doctor import report
 from clinvk.cli.admin.doctor.report import Check, Status
 from clinvk.config.model import BackendSettings, Settings
-from clinvk.runtime.pool.agent_programs import Fallbacks, unspoken
+from clinvk.runtime.pool.agent_programs import ProtocolSupport, probe_protocol
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.spawn import Spawner
@@ -22,7 +22,7 @@ _SECTION = "agents"
 _WITHIN_S = 30.0
 
 
-class Agent(NamedTuple):
+class AgentFindings(NamedTuple):
     """The checks of an agent CLI."""
 
     name: str
@@ -30,9 +30,9 @@ class Agent(NamedTuple):
     checks: tuple[Check, ...]
 
 
-async def look(
+async def probe_agents(
     backend: Backend, settings: Settings, environ: Mapping[str, str], spawner: Spawner, prefix: str
-) -> Agent:
+) -> AgentFindings:
     """Check an agent CLI, without calling its model and without changing its own files.
 
     The name of its temporary folder begins with `prefix`.
@@ -47,19 +47,21 @@ async def look(
     env = executables.environment(backend.name, settings, environ)
     # The files that a CLI writes at every start go here.
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
-        return await _Look(backend, path, env, spawner, folder, report.of(settings, backend.name)).agent()
+        return await _AgentProbe(
+            backend, path, env, spawner, folder, report.warm_agents_check(settings, backend.name)
+        ).agent()
 
 
 def _missing(error: ClinvkError, backend: Backend, own: BackendSettings) -> str:
     return error.message.partition(": ")[2] if own.executable else f"not installed; {backend.install}"
 
 
-def _judged(name: str, usable: bool, status: Status, message: str, remarks: Sequence[str] = ()) -> Agent:
+def _judged(name: str, usable: bool, status: Status, message: str, remarks: Sequence[str] = ()) -> AgentFindings:
     checks = [Check(_SECTION, name, status, message), *(Check(_SECTION, name, "warning", text) for text in remarks)]
-    return Agent(name, usable, tuple(checks))
+    return AgentFindings(name, usable, tuple(checks))
 
 
-class _Look:
+class _AgentProbe:
     """Checks an installed CLI, with all its processes at the same time."""
 
     def __init__(
@@ -72,7 +74,7 @@ class _Look:
         self._folder = folder
         self._is_kept = is_kept
 
-    async def agent(self) -> Agent:
+    async def agent(self) -> AgentFindings:
         plan = self._plan()
         empty_home = {name: value.replace(PRIVATE, self._folder) for name, value in plan.empty_home.items()}
         apart = {**self._env, **empty_home}
@@ -85,13 +87,13 @@ class _Look:
         return self._agent(asked.result(), [task.result() for task in tried], login.result(), remarks)
 
     def _plan(self) -> Checkup:
-        if isinstance(self._backend, Checkable):
+        if isinstance(self._backend, SupportsCheckup):
             return self._backend.checkup(executables.host(self._env))
-        return Checkup(empty_home={}, trials=(), login=Login(None, "login not known"))
+        return Checkup(empty_home={}, trials=(), login=LoginStatus(None, "login not known"))
 
     def _agent(
-        self, version: str | None, lacking: Sequence[tuple[str, ...] | None], login: Login, remarks: Sequence[str]
-    ) -> Agent:
+        self, version: str | None, lacking: Sequence[tuple[str, ...] | None], login: LoginStatus, remarks: Sequence[str]
+    ) -> AgentFindings:
         name = self._backend.name
         if version is None:
             return _judged(name, False, "problem", f"{self._path} does not tell its version: is it the right program?")
@@ -115,25 +117,25 @@ class _Look:
         if stays is None:
             return []
         channel = self._backend.channel(stays, host)
-        why = await unspoken(self._spawner, self._path, stays, channel, apart, Fallbacks().answer_within_s)
+        why = await probe_protocol(self._spawner, self._path, stays, channel, apart, ProtocolSupport().answer_within_s)
         return [f"does not speak the protocol of a process that stays ({why}): each prompt starts it"] if why else []
 
-    async def _lacking(self, trial: Trial, env: Mapping[str, str]) -> tuple[str, ...] | None:
+    async def _lacking(self, trial: FlagProbe, env: Mapping[str, str]) -> tuple[str, ...] | None:
         answer = await self._answer(trial.argv, env)
         return trial.lacking(answer) if answer else None
 
-    async def _login(self, login: Login | Question, apart: Mapping[str, str]) -> Login:
-        if isinstance(login, Login):
+    async def _login(self, login: LoginStatus | LoginProbe, apart: Mapping[str, str]) -> LoginStatus:
+        if isinstance(login, LoginStatus):
             return login
         answer = await self._answer(login.argv, {**self._env, **login.env} if login.at_home else apart)
-        return login.read(answer) if answer else Login(None, "login not known: it did not answer")
+        return login.read(answer) if answer else LoginStatus(None, "login not known: it did not answer")
 
-    async def _answer(self, argv: Sequence[str], env: Mapping[str, str]) -> Answer | None:
+    async def _answer(self, argv: Sequence[str], env: Mapping[str, str]) -> ProbeOutput | None:
         """Run the CLI in an empty folder, without project settings; return None if it does not exit in time."""
         argv = (self._path, *(word.replace(PRIVATE, self._folder) for word in argv[1:]))
         with suppress(ClinvkError, TimeoutError):
             done = await run_tool(self._spawner, argv, env, _WITHIN_S, self._folder)
-            return Answer(
+            return ProbeOutput(
                 done.exit_code, "\n".join(text.decode(errors="replace") for text in (done.stdout, done.stderr))
             )
         return None

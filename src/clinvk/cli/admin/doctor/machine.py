@@ -13,7 +13,7 @@ from clinvk.cli.admin.doctor.report import Check, Status
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.remote_runs import ServerDeclined, server_of
 from clinvk.runtime.process.executables import run_tool, without_secrets
-from clinvk.runtime.process.process_tags import Marks, RlimitMarks
+from clinvk.runtime.process.process_tags import ProcessTags, RlimitTags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.slots import capacity
 from clinvk.types.errors import ClinvkError, StoreUnavailable
@@ -24,8 +24,8 @@ SESSIONS = "sessions"
 
 _FORMER_LIMIT = 16
 _WITHIN_S = 10.0
-_ANSWERS_WITHIN_S = 5.0
-_MOST_BYTES = 1024 * 1024
+_ANSWERS_TIMEOUT_S = 5.0
+_MAX_BYTES = 1024 * 1024
 _REPAIR = (
     "To save what can be read, stop clinvk and run (SQLite's own command, package sqlite3): cd {home} &&"
     " sqlite3 clinvk.db .recover | grep -av '^CREATE TABLE sqlite_sequence' | sqlite3 repaired.db &&"
@@ -87,7 +87,7 @@ def check_store(home: Path) -> Check:
     from clinvk.store.sqlite.sqlite import examine
 
     try:
-        count, damage = examine(home, _ANSWERS_WITHIN_S)
+        count, damage = examine(home, _ANSWERS_TIMEOUT_S)
     except StoreUnavailable as exc:
         repair = f". {_REPAIR.format(home=home)}" if "damaged" in exc.message else ""
         return Check(_FILES, SESSIONS, "problem", exc.message + repair)
@@ -161,12 +161,12 @@ async def _health_of(host: str, port: int) -> bytes:
     said = b""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # not an address to listen on
     with suppress(OSError, TimeoutError):
-        async with asyncio.timeout(_ANSWERS_WITHIN_S):
+        async with asyncio.timeout(_ANSWERS_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(local, port)
             said = b"?"
             try:
                 writer.write(f"GET /health HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n".encode())
-                while len(said) < _MOST_BYTES and (piece := await reader.read(_MOST_BYTES)):
+                while len(said) < _MAX_BYTES and (piece := await reader.read(_MAX_BYTES)):
                     said += piece
             finally:
                 writer.close()
@@ -196,9 +196,9 @@ async def check_git(environ: Mapping[str, str], spawner: Spawner) -> Check:
     return Check(_MACHINE, "git", "warning", "git is not on PATH; agents use it in a project")
 
 
-def check_marks(marks: Marks) -> Check:
+def check_marks(marks: ProcessTags) -> Check:
     """Report how the processes of an agent are found when the agent is killed."""
-    if isinstance(marks, RlimitMarks):
+    if isinstance(marks, RlimitTags):
         return Check(_MACHINE, "processes", "ok", "an agent is ended with all that it started")
     return Check(
         _MACHINE,

@@ -55,7 +55,7 @@ def _line(check: Check, color: bool) -> str:
     return f"  {mark} {check.name:<{_NAME_COLUMN}} {on_one_line(without_sequences(check.message))}"
 
 
-def of(settings: Settings, backend: str) -> bool:
+def warm_agents_check(settings: Settings, backend: str) -> bool:
     """Return whether the server keeps warm processes of a backend."""
     return not _why_not(settings) and backend in settings.warm.kept_backends
 

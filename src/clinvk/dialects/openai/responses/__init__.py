@@ -7,7 +7,7 @@ from msgspec.structs import asdict, replace
 
 from clinvk.dialects import sse, vendor
 from clinvk.dialects.conversation import Conversation
-from clinvk.dialects.dialect import Call, Encoder, Facts, Previous, PreviousNotFound
+from clinvk.dialects.dialect import Call, Encoder, Previous, PreviousNotFound, RunFacts
 from clinvk.dialects.openai import error_bodies
 from clinvk.dialects.openai.responses import body as bodies
 from clinvk.dialects.openai.responses import stored
@@ -103,7 +103,7 @@ class OpenAIResponses:
         )
         return ResponsesCall(**asdict(call), blank=blank)
 
-    def encoder(self, call: Call, facts: Facts) -> ResponsesEncoder:
+    def encoder(self, call: Call, facts: RunFacts) -> ResponsesEncoder:
         """Return the encoder of one stream."""
         return ResponsesEncoder(Output(_begun(call, facts), call, facts.run_id))
 
@@ -112,12 +112,12 @@ class OpenAIResponses:
         assert isinstance(encoder, ResponsesEncoder)
         return encoder.keep_alive()
 
-    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+    def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the response for an ended run."""
         said = result.said or (TextDelta(result.text),)
         return _encode(stored.whole(Output(_begun(call, facts), call, facts.run_id), (*said, result.ending)))
 
-    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
+    def accepted(self, call: Call, facts: RunFacts, state: str) -> bytes:
         """Return the response for a run in the background."""
         return _encode(replace(_begun(call, facts), status="queued" if state == "queued" else "in_progress"))
 
@@ -126,7 +126,7 @@ class OpenAIResponses:
         return error_bodies.refusal(error)
 
 
-def _begun(call: Call, facts: Facts) -> Response:
+def _begun(call: Call, facts: RunFacts) -> Response:
     assert isinstance(call, ResponsesCall)
     return stored.begun(call.blank, facts.run_id, facts.created_at)
 

@@ -13,7 +13,16 @@ import msgspec
 from msgspec import Meta
 
 from clinvk.dialects import json_bodies, vendor
-from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, document, image_of, system_text
+from clinvk.dialects.conversation import (
+    Content,
+    Conversation,
+    ToolCallMade,
+    ToolOutcome,
+    Turn,
+    document,
+    image_of,
+    system_text,
+)
 from clinvk.dialects.json_bodies import because
 from clinvk.dialects.openai.answers import JsonObjectFormat, TextFormat
 from clinvk.dialects.openai.chat_bodies import ImagePart, ImageUrl, RefusalPart, TextPart
@@ -174,15 +183,15 @@ def _content(parts: Iterable[Part], place: str) -> Iterator[str | Image]:
                 yield document(part.file_data, part.filename, f"{place}[{index}].file_data")
 
 
-def _call(call: InputCall) -> CallMade:
+def _call(call: InputCall) -> ToolCallMade:
     given = call.arguments if call.arguments is not None else call.input
     if given is None:
         given = _encoder.encode(call.action or call.operation or {}).decode()
-    return CallMade(call.call_id or call.id or "", call.name or call.type.removesuffix("_call"), given)
+    return ToolCallMade(call.call_id or call.id or "", call.name or call.type.removesuffix("_call"), given)
 
 
-def _outcome(outcome: InputOutcome, place: str) -> Outcome:
-    return Outcome(
+def _outcome(outcome: InputOutcome, place: str) -> ToolOutcome:
+    return ToolOutcome(
         outcome.call_id or outcome.id or "",
         _given(outcome.output, f"{place}.output"),
         outcome.status in ("failed", "incomplete"),

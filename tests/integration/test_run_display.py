@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
-from clinvk.cli.prompt.display import Showing
+from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.terminal.output import Notes
 from clinvk.config.model import OutputSettings
 from clinvk.types.events import Ending, Logged
@@ -60,6 +60,6 @@ async def test_second_ctrl_c_does_not_interrupt_what_follows_the_run() -> None:
     notes = Said()
     runs = Stopping(RunRequest(prompt="hi", backend="claude"))
 
-    code = await Showing(OutputSettings(format="text"), notes).run(runs.request, "", None, runs)
+    code = await RunDisplay(OutputSettings(format="text"), notes).run(runs.request, "", None, runs)
     await asyncio.sleep(0.2)  # as the store is closed
     assert (code, notes.errors) == (7, ["cancelled"])

@@ -123,7 +123,7 @@ async def test_pipe_in_the_tree_of_the_user_does_not_block(
 ) -> None:
     (repository.path / ".gitignore").unlink()
     os.mkfifo(repository.path / ".gitignore")
-    monkeypatch.setattr("clinvk.runtime.worktrees.repository._STATUS_WITHIN_S", 0.5)
+    monkeypatch.setattr("clinvk.runtime.worktrees.repository._STATUS_TIMEOUT_S", 0.5)
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         assert worktree.warnings[0].endswith("if there are any: git status took over 0.5 s")
     assert left_over(repository) == []
@@ -133,7 +133,7 @@ async def test_slow_git_status_is_a_warning(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worktrees = another(repository, PATH=f"{slow_git(tmp_path, ' status ').parent}:{os.environ['PATH']}")
-    monkeypatch.setattr("clinvk.runtime.worktrees.repository._STATUS_WITHIN_S", 1.0)
+    monkeypatch.setattr("clinvk.runtime.worktrees.repository._STATUS_TIMEOUT_S", 1.0)
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         (warning,) = worktree.warnings
     assert warning.startswith("the worktree begins with the commit ")

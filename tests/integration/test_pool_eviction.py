@@ -39,20 +39,20 @@ async def test_idle_process_of_a_replaced_program_is_replaced(tmp_path: Path) ->
         old = int((await server.ask("pid")).text)
         backend.install_agent()
         await until(lambda: gone(old))
-        await until(lambda: server.pool.standing.ready == 1)
-        hits = server.pool.standing.hits
+        await until(lambda: server.pool.stats.ready == 1)
+        hits = server.pool.stats.hits
         assert int((await server.ask("pid")).text) != old
-        assert server.pool.standing.hits == hits + 1
+        assert server.pool.stats.hits == hits + 1
 
 
 async def test_program_without_protocol_support_is_retried_after_replacement(tmp_path: Path) -> None:
     mute = Lasting(tmp_path, mode="mute")
     async with Server(mute) as server:
         await server.ask("say x")
-        assert server.runs.warm
-        assert server.runs.warm.one_shot == ("lasting",)
+        assert server.runs.warm_stats
+        assert server.runs.warm_stats.one_shot == ("lasting",)
         mute.install_agent()
-        assert server.runs.warm.one_shot == ()
+        assert server.runs.warm_stats.one_shot == ()
 
 
 async def test_changed_instructions_start_a_new_process(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ async def test_process_is_replaced_after_its_maximum_of_runs(tmp_path: Path) -> 
         told = [(await server.ask("pid")).text for _ in range(51)]
         assert len(set(told[:40])) == 1
         assert told[50] != told[0]
-        assert server.pool.standing.misses == 1
+        assert server.pool.stats.misses == 1
         await until(lambda: gone(int(told[0])))
 
 
@@ -207,6 +207,6 @@ async def test_pool_keeps_processes_within_the_memory_limit(tmp_path: Path) -> N
     async with Server(Lasting(tmp_path), WarmSettings(max_processes=8, max_memory_mb=30)) as server:
         for number in range(6):
             await server.ask("say x", model=f"m{number}")
-            await until(lambda: server.pool.standing.memory_bytes > 0 or server.processes == 0)
+            await until(lambda: server.pool.stats.memory_bytes > 0 or server.processes == 0)
         limit = 30 * 1024 * 1024
-        await until(lambda: server.processes <= 2 and 0 < server.pool.standing.memory_bytes <= limit)
+        await until(lambda: server.processes <= 2 and 0 < server.pool.stats.memory_bytes <= limit)

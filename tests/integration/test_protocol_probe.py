@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.backends.base import PRIVATE, Host, Launch
-from clinvk.runtime.pool.agent_programs import unspoken
+from clinvk.runtime.pool.agent_programs import probe_protocol
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.request import RunRequest
@@ -26,7 +26,7 @@ async def tried(backend: Lasting, argv: Sequence[str] | None = None, within_s: f
 async def tried_so(backend: Lasting, launch: Launch, within_s: float = 10) -> str | None:
     channel = backend.channel(launch, Host())
     env = {"PATH": os.environ["PATH"]}
-    return await unspoken(Spawner(process_tags.choose()), launch.argv[0], launch, channel, env, within_s)
+    return await probe_protocol(Spawner(process_tags.choose_tags()), launch.argv[0], launch, channel, env, within_s)
 
 
 def left() -> list[psutil.Process]:

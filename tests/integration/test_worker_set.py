@@ -47,7 +47,7 @@ async def opened(stock: WorkerSet, backend: Lasting) -> Worker:
 @asynccontextmanager
 async def ready(backend: Lasting) -> AsyncGenerator[tuple[WorkerSet, Worker]]:
     """A stock with a process that is ready."""
-    async with WorkerSet(Spawner(process_tags.choose()), lambda: None) as stock:
+    async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as stock:
         yield stock, await opened(stock, backend)
 
 
@@ -63,7 +63,7 @@ async def test_an_ended_worker_is_released_from_memory(
         await stock.ended(worker, patient=patient)
         return weakref.ref(worker)
 
-    async with WorkerSet(Spawner(process_tags.choose()), lambda: None) as stock:
+    async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as stock:
         ended = await end_one(stock)
         await until(lambda: gc.collect() >= 0 and ended() is None)
 
@@ -73,7 +73,7 @@ async def test_timed_out_process_search_leaves_nothing_else_behind(tmp_path: Pat
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
     launch = replace(launch, files={"secret": b"s"})
-    async with WorkerSet(Hanging(process_tags.choose()), lambda: None) as stock:
+    async with WorkerSet(Hanging(process_tags.choose_tags()), lambda: None) as stock:
         group = await stock.group(WorkerSpec(backend, host, backend.executable, ENV, launch))
         worker = stock.open(group, launch)
         await worker.opened.wait()
@@ -114,7 +114,7 @@ async def test_worker_of_a_forgotten_profile_is_ended_on_close(tmp_path: Path) -
     backend, host = Lasting(tmp_path), Host(env=ENV)
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
-    async with WorkerSet(Spawner(process_tags.choose()), lambda: None) as stock:
+    async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as stock:
         wanted = WorkerSpec(backend, host, backend.executable, ENV, launch)
         forgotten = await stock.group(wanted)
         stock.groups.clear()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.pool.agent_programs import Fallbacks
+from clinvk.runtime.pool.agent_programs import ProtocolSupport
 
 
 @pytest.fixture
@@ -16,14 +16,14 @@ def program(tmp_path: Path) -> str:
 
 
 def test_program_that_never_spoke_falls_back_after_one_failure(program: str) -> None:
-    fallbacks = Fallbacks()
+    fallbacks = ProtocolSupport()
     assert fallbacks.is_spoken(program)
     fallbacks.note(program, "it did not answer")
     assert not fallbacks.is_spoken(program)
 
 
 def test_program_that_spoke_falls_back_after_three_consecutive_failures(program: str) -> None:
-    fallbacks = Fallbacks()
+    fallbacks = ProtocolSupport()
     fallbacks.note_spoken(program)
     for _ in range(2):
         fallbacks.note(program, "it did not answer")
@@ -35,7 +35,7 @@ def test_program_that_spoke_falls_back_after_three_consecutive_failures(program:
 
 
 def test_replaced_program_falls_back_after_one_failure(program: str, tmp_path: Path) -> None:
-    fallbacks = Fallbacks()
+    fallbacks = ProtocolSupport()
     fallbacks.note_spoken(program)
     other = tmp_path / "other"
     other.write_text("another")
@@ -45,7 +45,7 @@ def test_replaced_program_falls_back_after_one_failure(program: str, tmp_path: P
 
 
 def test_replaced_program_that_spoke_falls_back_after_three_failures(program: str, tmp_path: Path) -> None:
-    fallbacks = Fallbacks()
+    fallbacks = ProtocolSupport()
     fallbacks.note_spoken(program)
     other = tmp_path / "other"
     other.write_text("another")

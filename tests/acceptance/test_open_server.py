@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from acceptance.command import WITHIN_S, Clinvk
+from acceptance.command import TIMEOUT_S, Clinvk
 from scripted import Scripted
 
 ALONE = ("unshare", "--net", "--map-root-user")
@@ -55,7 +55,7 @@ class Visited(msgspec.Struct, array_like=True):
 def can_be_alone() -> bool:
     if not shutil.which(ALONE[0]):
         return False
-    return subprocess.run([*ALONE, "true"], capture_output=True, timeout=WITHIN_S).returncode == 0
+    return subprocess.run([*ALONE, "true"], capture_output=True, timeout=TIMEOUT_S).returncode == 0
 
 
 pytestmark = pytest.mark.skipif(not can_be_alone(), reason="no network of one's own can be made here")
@@ -69,7 +69,7 @@ def visited(agent: Scripted, flags: Sequence[str] = ()) -> Visited:
         text=True,
         cwd=agent.folder,
         env=agent.env,
-        timeout=WITHIN_S,
+        timeout=TIMEOUT_S,
     )
     assert done.returncode == 0, done.stderr
     return msgspec.convert(json.loads(done.stdout), Visited)

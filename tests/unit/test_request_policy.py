@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from clinvk.api.access.request_policy import Allowance
+from clinvk.api.access.request_policy import RequestPolicy
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import BackendSettings, PolicySettings, ServerSettings, Settings, UnifiedFlags
 from clinvk.dialects.dialect import BackendNotAllowed, BeyondPolicy
@@ -14,12 +14,12 @@ from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, Ru
 ASKED = RunRequest(prompt="p", backend="claude")
 
 
-def allowance(policy: PolicySettings | None = None, **settings: object) -> Allowance:
+def allowance(policy: PolicySettings | None = None, **settings: object) -> RequestPolicy:
     made = Settings(policy=policy or PolicySettings(), **settings)  # pyright: ignore[reportArgumentType]  # as given
-    return Allowance(made, BACKENDS)
+    return RequestPolicy(made, BACKENDS)
 
 
-def refused(held: Allowance, asked: RunRequest) -> InvalidRequest:
+def refused(held: RequestPolicy, asked: RunRequest) -> InvalidRequest:
     with pytest.raises((BeyondPolicy, BackendNotAllowed)) as caught:
         held.completed(asked)
     return caught.value
@@ -172,4 +172,4 @@ def test_check_command_requires_an_unrestricted_policy() -> None:
             allowance(policy).check_command()
     for lists in (ServerSettings(allowed_workdir_prefixes=("/",)), ServerSettings(blocked_workdir_prefixes=("/x",))):
         with pytest.raises(BeyondPolicy, match="no list of directories holds back"):
-            Allowance(Settings(server=lists), BACKENDS).check_command()
+            RequestPolicy(Settings(server=lists), BACKENDS).check_command()

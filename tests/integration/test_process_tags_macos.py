@@ -17,4 +17,4 @@ def test_exited_agent_does_not_match_all_processes_of_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(psutil, "Process", WithKernel)
-    assert process_tags.TreeMarks(987654321).find({1: 0}) == set()
+    assert process_tags.TreeTags(987654321).find({1: 0}) == set()

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clinvk.backends.base import Delivery, Host, NotSpoken
+from clinvk.backends.base import Delivery, Host, ProtocolNotSupported
 from clinvk.backends.claude import Claude
 from clinvk.backends.claude.flags import message
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolCall, Usage
@@ -129,12 +129,12 @@ def test_no_events_are_emitted_before_a_run_starts() -> None:
 
 @pytest.mark.parametrize("line", [b"error: unknown option '--input-format'", b"[]", b"\xff"])
 def test_unexpected_first_line_raises_not_spoken(line: bytes) -> None:
-    with pytest.raises(NotSpoken):
+    with pytest.raises(ProtocolNotSupported):
         Process().hear(line)
 
 
 def test_exit_without_output_raises_not_spoken() -> None:
-    with pytest.raises(NotSpoken, match="no such flag"):
+    with pytest.raises(ProtocolNotSupported, match="no such flag"):
         list(Process().channel.closed(1, b"no such flag\n"))
 
 

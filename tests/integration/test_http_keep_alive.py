@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from starlette.types import Message
 
-from clinvk.api.access.key_policy import Grants
-from clinvk.api.access.keys import Keys
-from clinvk.api.access.workdirs import Workdirs
-from clinvk.api.endpoints.prompts import RunEndpoint
-from clinvk.api.endpoints.runs import Viewers
+from clinvk.api.access.key_policy import KeyPolicy
+from clinvk.api.access.keys import ApiKeys
+from clinvk.api.access.workdirs import WorkdirPolicy
+from clinvk.api.endpoints.prompts import PromptEndpoint
+from clinvk.api.endpoints.runs import RunEventsEndpoint
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.dialects.rest.rest import Rest
 from clinvk.runtime.local import LocalRuns
@@ -66,7 +66,7 @@ class Client:
         return bool(self.sent) and not self.sent[-1].get("more_body", True)
 
     async def view(self, runs: LocalRuns, run_id: str, store: SessionStore, accept: str = "") -> None:
-        viewers = Viewers(runs, store, ServerSettings(), asyncio.Event(), tick_s=TICK_S, poll_s=TICK_S)
+        viewers = RunEventsEndpoint(runs, store, ServerSettings(), asyncio.Event(), tick_s=TICK_S, poll_s=TICK_S)
         scope = {
             "type": "http",
             "method": "GET",
@@ -79,13 +79,13 @@ class Client:
         await viewers(scope, self.receive, self.send)
 
     async def ask(self, runs: LocalRuns, settings: Settings, hold_s: float = 60) -> None:
-        endpoint = RunEndpoint(
+        endpoint = PromptEndpoint(
             Rest(),
             runs,
             MemoryStore(),
             settings,
-            Workdirs(settings, ENV, REGISTRY),
-            Grants(Keys(), MemoryStore()),
+            WorkdirPolicy(settings, ENV, REGISTRY),
+            KeyPolicy(ApiKeys(), MemoryStore()),
             REGISTRY,
             tick_s=TICK_S,
             hold_s=hold_s,

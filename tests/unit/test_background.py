@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from clinvk.runtime.process.waiting import beside
+from clinvk.runtime.process.waiting import in_background
 
 
 async def test_background_task_is_cancelled_when_the_context_exits() -> None:
@@ -18,7 +18,7 @@ async def test_background_task_is_cancelled_when_the_context_exits() -> None:
         finally:
             said.append("ended")
 
-    async with beside(work()):
+    async with in_background(work()):
         await has_begun.wait()
         assert not said
     assert said == ["ended"]
@@ -29,6 +29,6 @@ async def test_exception_in_the_background_task_ends_the_context() -> None:
         raise OSError("it broke")
 
     with pytest.raises(ExceptionGroup) as caught:
-        async with beside(work()):
+        async with in_background(work()):
             await asyncio.Event().wait()
     assert [str(error) for error in caught.value.exceptions] == ["it broke"]

@@ -42,7 +42,7 @@ class Kept:
 
     def __init__(self, folder: Path, limit_mb: int) -> None:
         settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("small", "heavy"))
-        self.reaper = Looking(Spawner(process_tags.choose()), settings, HealthTimeouts())
+        self.reaper = Looking(Spawner(process_tags.choose_tags()), settings, HealthTimeouts())
         self.limit_mb = limit_mb
         self._backends = {name: _backend(folder / name, mode) for name, mode in (("small", "slow"), ("heavy", "heavy"))}
 

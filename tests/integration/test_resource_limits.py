@@ -12,10 +12,10 @@ import pytest
 
 from clinvk.config.model import AgentSettings
 from clinvk.runtime.process import resource_limits
-from clinvk.runtime.process.executables import Exited, run_tool
-from clinvk.runtime.process.guardian_process import Guard
-from clinvk.runtime.process.process_tags import RlimitMarks
-from clinvk.runtime.process.resource_limits import Bounds
+from clinvk.runtime.process.executables import ProgramResult, run_tool
+from clinvk.runtime.process.guardian_process import GuardianProcess
+from clinvk.runtime.process.process_tags import RlimitTags
+from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import BackendUnavailable, ConfigError, InvalidRequest
 from polling import until
@@ -38,15 +38,15 @@ time.sleep(300)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the limits of another process can be set on Linux only")
 
 
-def marks() -> RlimitMarks:
+def marks() -> RlimitTags:
     """Give marks that no other test has."""
-    return RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
+    return RlimitTags(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
 
 
-async def done(agents: AgentSettings, *argv: str, open_files: int | None = None) -> Exited:
+async def done(agents: AgentSettings, *argv: str, open_files: int | None = None) -> ProgramResult:
     """Run a command to its end, within bounds."""
     own = marks()
-    return await run_tool(Spawner(own, Bounds(agents, own.server, open_files)), argv, ENV, 30)
+    return await run_tool(Spawner(own, ResourceLimits(agents, own.server, open_files)), argv, ENV, 30)
 
 
 def alive(pid: int) -> bool:
@@ -64,7 +64,7 @@ async def test_limits_apply_to_a_process_and_its_children() -> None:
 
 def test_process_without_limits_starts_without_a_shell() -> None:
     argv = ("claude", "-p")
-    assert Bounds(AgentSettings(), 1).around(argv, 1) is argv
+    assert ResourceLimits(AgentSettings(), 1).around(argv, 1) is argv
 
 
 async def test_arguments_are_passed_unchanged() -> None:
@@ -113,11 +113,11 @@ async def test_inherited_open_file_limit_does_not_override_the_settings() -> Non
 @linux
 async def test_process_keeps_a_limit_that_it_set_itself() -> None:
     own = marks()
-    spawner = Spawner(own, Bounds(AgentSettings(), own.server))
+    spawner = Spawner(own, ResourceLimits(AgentSettings(), own.server))
     process = spawner.spawn(["sh", "-c", "ulimit -S -n 50; echo set; sleep 60"], ENV, None, lambda: None)
     try:
         await until(lambda: process.take() == [b"set"])
-        Bounds(AgentSettings(), own.server, 100).settle(process.pid)
+        ResourceLimits(AgentSettings(), own.server, 100).settle(process.pid)
         assert psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] == 50
     finally:
         await spawner.sweep(process)
@@ -130,10 +130,10 @@ async def test_error_for_a_missing_program_names_it() -> None:
 
 
 @pytest.fixture
-def divided() -> Generator[tuple[RlimitMarks, Bounds] | None]:
+def divided() -> Generator[tuple[RlimitTags, ResourceLimits] | None]:
     """Bounds with a cgroup; None where clinvk has none to divide, and says so."""
     own = marks()
-    made = Bounds(AgentSettings(cgroup=True), own.server)
+    made = ResourceLimits(AgentSettings(cgroup=True), own.server)
     try:
         made.open()
     except ConfigError as exc:
@@ -147,7 +147,7 @@ def divided() -> Generator[tuple[RlimitMarks, Bounds] | None]:
 
 
 async def test_process_that_drops_its_mark_is_ended_with_its_cgroup(
-    divided: tuple[RlimitMarks, Bounds] | None, tmp_path: Path
+    divided: tuple[RlimitTags, ResourceLimits] | None, tmp_path: Path
 ) -> None:
     if divided is None:
         return
@@ -165,7 +165,7 @@ async def test_process_that_drops_its_mark_is_ended_with_its_cgroup(
 
 
 async def test_process_that_fails_to_start_leaves_no_cgroup(
-    divided: tuple[RlimitMarks, Bounds] | None, tmp_path: Path
+    divided: tuple[RlimitTags, ResourceLimits] | None, tmp_path: Path
 ) -> None:
     if divided is None:
         return
@@ -175,16 +175,16 @@ async def test_process_that_fails_to_start_leaves_no_cgroup(
     await until(lambda: all("." in name for name in os.listdir(made.cgroup)))
 
 
-async def test_guardian_ends_the_cgroups(divided: tuple[RlimitMarks, Bounds] | None, tmp_path: Path) -> None:
+async def test_guardian_ends_the_cgroups(divided: tuple[RlimitTags, ResourceLimits] | None, tmp_path: Path) -> None:
     if divided is None:
         return
     own, made = divided
-    guard = Guard(own, made)
+    guard = GuardianProcess(own, made)
     guard.start()
     told = tmp_path / "pid"
     process = Spawner(own, made).spawn([*PYTHON, FORGETS_ITS_MARK, str(told)], ENV, None, lambda: None)
     await until(lambda: told.exists() and told.read_text().endswith("\n"))
-    guard.alarm()
+    guard.trigger()
     await until(lambda: not alive(int(told.read_text())) and process.exit_code is not None)
     await until(lambda: not os.path.exists(made.cgroup))
     process.discard()
@@ -193,7 +193,7 @@ async def test_guardian_ends_the_cgroups(divided: tuple[RlimitMarks, Bounds] | N
 def test_error_for_a_missing_cgroup_says_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(resource_limits, "own_cgroup", lambda: str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=r"agents\.cgroup: No such file .*nowhere/clinvk-.*Delegate=yes"):
-        resource_limits.check(AgentSettings(cgroup=True))
+        resource_limits.check_resource_limits(AgentSettings(cgroup=True))
 
 
 def test_directory_that_is_no_cgroup_is_refused_and_left_unchanged(
@@ -201,5 +201,5 @@ def test_directory_that_is_no_cgroup_is_refused_and_left_unchanged(
 ) -> None:
     monkeypatch.setattr(resource_limits, "own_cgroup", lambda: str(tmp_path))
     with pytest.raises(ConfigError, match=r"agents\.cgroup: .*cgroup\.procs"):
-        resource_limits.check(AgentSettings(cgroup=True))
+        resource_limits.check_resource_limits(AgentSettings(cgroup=True))
     assert os.listdir(tmp_path) == []

@@ -2,9 +2,8 @@
 
 import pytest
 
-from clinvk.api.access.key_file import Key
-from clinvk.api.access.key_file import Limits as KeyLimits
-from clinvk.api.access.rate_limits import Buckets, Limits
+from clinvk.api.access.key_file import ApiKey, KeyLimits
+from clinvk.api.access.rate_limits import RateLimits, TokenBuckets
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import RateLimited
 
@@ -26,7 +25,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def passes(limits: Limits, address: str = "192.0.2.1", key: Key | None = None) -> bool:
+def passes(limits: RateLimits, address: str = "192.0.2.1", key: ApiKey | None = None) -> bool:
     try:
         limits.take(address, key)
     except RateLimited:
@@ -34,12 +33,12 @@ def passes(limits: Limits, address: str = "192.0.2.1", key: Key | None = None) -
     return True
 
 
-def key(name: str = "ana", **limits: object) -> Key:
-    return Key(name=name, digest="0" * 64, limits=KeyLimits(**limits))  # pyright: ignore[reportArgumentType]
+def key(name: str = "ana", **limits: object) -> ApiKey:
+    return ApiKey(name=name, digest="0" * 64, limits=KeyLimits(**limits))  # pyright: ignore[reportArgumentType]
 
 
 def test_requests_pass_up_to_the_burst_then_at_the_rate(clock: Clock) -> None:
-    buckets = Buckets(180, clock)
+    buckets = TokenBuckets(180, clock)
     assert [buckets.take("a", 2, 3) for _ in range(3)] == [0, 0, 0]
     assert buckets.take("a", 2, 3) == pytest.approx(0.5)
     clock.now += 0.5
@@ -48,13 +47,13 @@ def test_requests_pass_up_to_the_burst_then_at_the_rate(clock: Clock) -> None:
 
 
 def test_bucket_capacity_is_the_burst(clock: Clock) -> None:
-    buckets = Buckets(180, clock)
+    buckets = TokenBuckets(180, clock)
     clock.now += 3600
     assert [buckets.take("a", 2, 3) == 0 for _ in range(5)] == [True] * 3 + [False] * 2
 
 
 def test_busy_client_gets_the_rate_plus_one_burst_in_an_hour(clock: Clock) -> None:
-    buckets = Buckets(180, clock)
+    buckets = TokenBuckets(180, clock)
     passed = 0
     for _ in range(36_000):
         passed += not buckets.take("a", 2, 3)
@@ -63,7 +62,7 @@ def test_busy_client_gets_the_rate_plus_one_burst_in_an_hour(clock: Clock) -> No
 
 
 def test_refused_requests_take_no_tokens(clock: Clock) -> None:
-    buckets = Buckets(180, clock)
+    buckets = TokenBuckets(180, clock)
     for _ in range(1000):
         buckets.take("a", 2, 3)
     clock.now += 0.5
@@ -71,7 +70,7 @@ def test_refused_requests_take_no_tokens(clock: Clock) -> None:
 
 
 def test_only_idle_clients_are_evicted(clock: Clock) -> None:
-    buckets = Buckets(180, clock)
+    buckets = TokenBuckets(180, clock)
     for number in range(1000):
         buckets.take(f"c{number}", 10, 20)
     clock.now += 181
@@ -83,7 +82,7 @@ def test_only_idle_clients_are_evicted(clock: Clock) -> None:
 
 
 def test_eviction_keeps_clients_with_the_longest_wait(clock: Clock) -> None:
-    buckets = Buckets(180, clock)
+    buckets = TokenBuckets(180, clock)
     for _ in range(3):
         buckets.take("busy", 0.001, 3)
     for number in range(100_001):
@@ -93,7 +92,7 @@ def test_eviction_keeps_clients_with_the_longest_wait(clock: Clock) -> None:
 
 
 def test_address_buckets_never_evict_key_buckets(clock: Clock) -> None:
-    limits = Limits(ServerSettings(rate_limit_enabled=True, rate_limit_rps=1, rate_limit_burst=1), clock)
+    limits = RateLimits(ServerSettings(rate_limit_enabled=True, rate_limit_rps=1, rate_limit_burst=1), clock)
     assert passes(limits, key=key(rate_rps=0.001, burst=1))
     for number in range(100_002):
         passes(limits, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
@@ -101,11 +100,11 @@ def test_address_buckets_never_evict_key_buckets(clock: Clock) -> None:
 
 
 def test_disabled_limits_refuse_nothing(clock: Clock) -> None:
-    assert all(passes(Limits(ServerSettings(), clock)) for _ in range(100))
+    assert all(passes(RateLimits(ServerSettings(), clock)) for _ in range(100))
 
 
 def test_each_ipv4_address_and_ipv6_network_has_a_bucket(clock: Clock) -> None:
-    limits = Limits(ON, clock)
+    limits = RateLimits(ON, clock)
     assert [passes(limits) for _ in range(4)] == [True, True, True, False]
     assert passes(limits, "192.0.2.2")
     assert [passes(limits, f"2001:db8::{n}") for n in range(4)] == [True, True, True, False]
@@ -114,20 +113,20 @@ def test_each_ipv4_address_and_ipv6_network_has_a_bucket(clock: Clock) -> None:
 
 
 def test_each_key_has_one_bucket_for_all_addresses(clock: Clock) -> None:
-    limits = Limits(ON, clock)
+    limits = RateLimits(ON, clock)
     assert [passes(limits, f"192.0.2.{n}", key()) for n in range(4)] == [True, True, True, False]
     assert passes(limits, "192.0.2.9", key("ben"))
 
 
 def test_failed_keys_use_the_bucket_of_their_address(clock: Clock) -> None:
-    limits = Limits(ON, clock)
+    limits = RateLimits(ON, clock)
     assert [passes(limits) for _ in range(4)][-1] is False
     assert not passes(limits, key=key())
 
 
 def test_key_rate_replaces_the_configured_rate(clock: Clock) -> None:
     for settings in (ServerSettings(), ON):
-        limits = Limits(settings, clock)
+        limits = RateLimits(settings, clock)
         own = key(rate_rps=0.5, burst=5)
         assert [passes(limits, key=own) for _ in range(6)] == [True] * 5 + [False]
         clock.now += 2
@@ -136,12 +135,12 @@ def test_key_rate_replaces_the_configured_rate(clock: Clock) -> None:
 
 def test_default_burst_is_one_second_of_the_rate(clock: Clock) -> None:
     for rate, burst in ((0.1, 1), (2.5, 3)):
-        limits = Limits(ServerSettings(), clock)
+        limits = RateLimits(ServerSettings(), clock)
         assert [passes(limits, key=key(rate_rps=rate)) for _ in range(burst + 1)] == [True] * burst + [False]
 
 
 def test_refusal_reports_the_wait_and_the_limit(clock: Clock) -> None:
-    limits = Limits(ON, clock)
+    limits = RateLimits(ON, clock)
     for _ in range(3):
         limits.take("192.0.2.1", None)
     with pytest.raises(
@@ -156,7 +155,7 @@ def test_refusal_reports_the_wait_and_the_limit(clock: Clock) -> None:
 
 
 def test_renewed_settings_take_effect(clock: Clock) -> None:
-    limits = Limits(ON, clock)
+    limits = RateLimits(ON, clock)
     limits.renew(ServerSettings(rate_limit_enabled=True, rate_limit_rps=1, rate_limit_burst=1))
     assert [passes(limits) for _ in range(2)] == [True, False]
     limits.renew(ServerSettings())

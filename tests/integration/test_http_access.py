@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from clinvk.api.access.keys import Keys
+from clinvk.api.access.keys import ApiKeys
 from clinvk.api.server.server import serve
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.store.memory import MemoryStore
@@ -19,7 +19,7 @@ from scripted import Scripted
 from scripted.steps import claude_says, wait_for
 from serving import Served, serving
 
-KEYS = Keys(["k1", "k2"])
+KEYS = ApiKeys(["k1", "k2"])
 GUARDED = [
     ("POST", "/api/v1/prompt"),
     ("GET", "/api/v1/backends"),

@@ -6,20 +6,20 @@ import pytest
 
 from clinvk.backends.base import Host
 from clinvk.backends.registry import BACKENDS
-from clinvk.backends.shared import upwards
+from clinvk.backends.shared import parent_directories
 from clinvk.types.request import ApprovalMode, RunRequest
 
 
 @pytest.mark.parametrize("directory", ["/", "/home", "/home/a b/ü", "/a/b/c/d"])
 def test_upwards_yields_the_path_and_its_parents(directory: str) -> None:
     path = PurePosixPath(directory)
-    assert [PurePosixPath(place) for place in upwards(directory)] == [path, *path.parents]
+    assert [PurePosixPath(place) for place in parent_directories(directory)] == [path, *path.parents]
 
 
 @pytest.mark.parametrize("directory", ["/", "/home", "/home/"])
 def test_upwards_paths_end_in_a_single_slash(directory: str) -> None:
-    assert list(upwards(directory))[-1] == "/"
-    assert all(place.endswith("/") and "//" not in place for place in upwards(directory))
+    assert list(parent_directories(directory))[-1] == "/"
+    assert all(place.endswith("/") and "//" not in place for place in parent_directories(directory))
 
 
 def _within(folder: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.orchestrate import judge
-from clinvk.orchestrate.chain import expand, misspelt, unknown_steps, warnings
+from clinvk.orchestrate.chain import expand_template, misspelt_steps, unknown_steps, warnings
 from clinvk.types.events import RunFinished
 from clinvk.types.orchestration import Chain, Change, Check, Compare, Part, PartResult
 from clinvk.types.request import RunRequest
@@ -32,16 +32,16 @@ STEPS = {"a": "answer of a", "x y": "of x y", "it": "{{previous}} {{input}} {{st
     ],
 )
 def test_expand_fills_placeholders_and_keeps_other_text(template: str, expanded: str | None) -> None:
-    assert expand(template, "before", STEPS, "given") == (template if expanded is None else expanded)
+    assert expand_template(template, "before", STEPS, "given") == (template if expanded is None else expanded)
 
 
 def test_input_placeholder_stays_without_an_input() -> None:
-    assert expand("{{input}}", "", {}, None) == "{{input}}"
-    assert expand("{{input}}", "", {}, "") == ""
+    assert expand_template("{{input}}", "", {}, None) == "{{input}}"
+    assert expand_template("{{input}}", "", {}, "") == ""
 
 
 def test_answers_with_regular_expression_syntax_are_literal() -> None:
-    assert expand("{{previous}}", r"\1 \g<word> \\", {}, None) == r"\1 \g<word> \\"
+    assert expand_template("{{previous}}", r"\1 \g<word> \\", {}, None) == r"\1 \g<word> \\"
 
 
 def test_unknown_steps_are_reported() -> None:
@@ -51,7 +51,7 @@ def test_unknown_steps_are_reported() -> None:
 
 def test_misspelt_placeholders_are_reported_with_the_intended_placeholder() -> None:
     template = "{{previous}} {{ previous }} {{INPUT}} {{ steps.a}} {{Steps.a }} {{steps.a }} {{ steps.later }}"
-    assert [*misspelt(template, frozenset({"a", ""}))] == [
+    assert [*misspelt_steps(template, frozenset({"a", ""}))] == [
         ("{{ previous }}", "{{previous}}"),
         ("{{INPUT}}", "{{input}}"),
         ("{{ steps.a}}", "{{steps.a}}"),
@@ -80,7 +80,7 @@ def test_each_unfilled_placeholder_is_reported_once_with_the_reason(prompt: str,
 
 
 def test_step_name_may_end_with_a_blank() -> None:
-    assert [*misspelt("{{steps.a }}", frozenset({"a", "a "}))] == []
+    assert [*misspelt_steps("{{steps.a }}", frozenset({"a", "a "}))] == []
 
 
 def answered(index: int, text: str, **fields: object) -> PartResult:

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Receive, Scope, Send
 
-from clinvk.api.access.key_policy import Grants
-from clinvk.api.access.keys import Keys
-from clinvk.api.access.workdirs import Workdirs
-from clinvk.api.endpoints.prompts import RunEndpoint
+from clinvk.api.access.key_policy import KeyPolicy
+from clinvk.api.access.keys import ApiKeys
+from clinvk.api.access.workdirs import WorkdirPolicy
+from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.server.server import Server, listen
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
@@ -26,9 +26,9 @@ async def answering(
     """Answer every request in this dialect; give the port."""
     settings, store = Settings(), MemoryStore()
     async with LocalRuns(settings, store, environ, registry) as runs:
-        grants = Grants(Keys(), store)
-        workdirs = Workdirs(settings, environ, registry)
-        endpoint = RunEndpoint(dialect, runs, store, settings, workdirs, grants, registry, tick_s=0.05, hold_s=0.1)
+        grants = KeyPolicy(ApiKeys(), store)
+        workdirs = WorkdirPolicy(settings, environ, registry)
+        endpoint = PromptEndpoint(dialect, runs, store, settings, workdirs, grants, registry, tick_s=0.05, hold_s=0.1)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await endpoint({**scope, "state": {"request_id": "q", "dialect": dialect, "key_name": ""}}, receive, send)

@@ -17,14 +17,14 @@ import pytest
 from clinvk.backends.base import PRIVATE, Launch
 from clinvk.config.model import AgentSettings
 from clinvk.runtime.process import process_tags
-from clinvk.runtime.process.guardian_process import Claim, Guard
+from clinvk.runtime.process.guardian_process import GuardianClaim, GuardianProcess
 from clinvk.runtime.process.private_folder import PrivateFolder
-from clinvk.runtime.process.resource_limits import Bounds
+from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
 from polling import until
 
 ENV = {"PATH": os.environ["PATH"]}
-UNBOUND = Bounds(AgentSettings(), 0)
+UNBOUND = ResourceLimits(AgentSettings(), 0)
 OUTER = """
 import asyncio, subprocess, sys, time
 from clinvk.config.model import AgentSettings
@@ -56,16 +56,16 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.fixture(params=[process_tags.RlimitMarks, process_tags.TreeMarks])
-def own(request: pytest.FixtureRequest) -> process_tags.Marks:
+@pytest.fixture(params=[process_tags.RlimitTags, process_tags.TreeTags])
+def own(request: pytest.FixtureRequest) -> process_tags.ProcessTags:
     return request.param(number())
 
 
 @pytest.fixture
-def agent(own: process_tags.Marks) -> Generator["subprocess.Popen[bytes]"]:
+def agent(own: process_tags.ProcessTags) -> Generator["subprocess.Popen[bytes]"]:
     """A process that carries a mark."""
     with own.marking(1):
-        environ = {**ENV, process_tags.MARK_VARIABLE: process_tags.label(own.server, 1)}
+        environ = {**ENV, process_tags.TAG_VARIABLE: process_tags.tag_label(own.server, 1)}
         process = subprocess.Popen(["sleep", "300"], env=environ, start_new_session=True)
     yield process
     process.kill()
@@ -73,18 +73,18 @@ def agent(own: process_tags.Marks) -> Generator["subprocess.Popen[bytes]"]:
 
 
 async def test_alarmed_guardian_ends_remaining_processes(
-    own: process_tags.Marks, agent: "subprocess.Popen[bytes]"
+    own: process_tags.ProcessTags, agent: "subprocess.Popen[bytes]"
 ) -> None:
-    guard = Guard(own, UNBOUND)
+    guard = GuardianProcess(own, UNBOUND)
     guard.start()
     assert agent.poll() is None
-    guard.alarm()
+    guard.trigger()
     assert await asyncio.to_thread(agent.wait, 30) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
 async def test_alarmed_guardian_removes_only_the_private_folders_of_its_clinvk(
-    own: process_tags.Marks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_relative: bool
+    own: process_tags.ProcessTags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_relative: bool
 ) -> None:
     monkeypatch.chdir(tmp_path.parent)
     monkeypatch.setenv("TMPDIR", tmp_path.name if is_relative else str(tmp_path))
@@ -93,44 +93,44 @@ async def test_alarmed_guardian_removes_only_the_private_folders_of_its_clinvk(
     ours, other = (PrivateFolder(secret, {"HOME": str(tmp_path)}, server) for server in (own.server, number()))
     for folder in (ours, other):
         await folder.prepare()
-    guard = Guard(own, UNBOUND)
+    guard = GuardianProcess(own, UNBOUND)
     guard.start()
-    guard.alarm()
+    guard.trigger()
     await until(lambda: len(list(tmp_path.glob("clinvk-*"))) == 1)
     assert Path(other.filled(f"{PRIVATE}/home/.cli/login")).read_bytes() == b"secret"
     assert (tmp_path / "chats").is_dir()
 
 
 async def test_dismissed_guardian_exits_and_ends_nothing(
-    own: process_tags.Marks, agent: "subprocess.Popen[bytes]"
+    own: process_tags.ProcessTags, agent: "subprocess.Popen[bytes]"
 ) -> None:
-    guard = Guard(own, UNBOUND)
+    guard = GuardianProcess(own, UNBOUND)
     guard.start()
     pid = guard.pid
-    guard.dismiss()
+    guard.stop()
     assert pid
     assert not psutil.pid_exists(pid)
     assert agent.poll() is None
 
 
 async def test_finding_all_processes_returns_agents_but_not_the_guardian(
-    own: process_tags.Marks, agent: "subprocess.Popen[bytes]"
+    own: process_tags.ProcessTags, agent: "subprocess.Popen[bytes]"
 ) -> None:
-    guard = Guard(own, UNBOUND)
+    guard = GuardianProcess(own, UNBOUND)
     guard.start()
     assert await asyncio.to_thread(own.find, None) == {agent.pid}
-    guard.dismiss()
+    guard.stop()
 
 
-async def test_guardian_that_dies_is_replaced(own: process_tags.Marks, caplog: pytest.LogCaptureFixture) -> None:
-    guard = Guard(own, UNBOUND)
+async def test_guardian_that_dies_is_replaced(own: process_tags.ProcessTags, caplog: pytest.LogCaptureFixture) -> None:
+    guard = GuardianProcess(own, UNBOUND)
     guard.start()
     first = guard.pid
     assert first
     psutil.Process(first).kill()
     await until(lambda: guard.pid not in (first, None))
     assert "the guardian has ended (-9); another is started" in caplog.text
-    guard.dismiss()
+    guard.stop()
 
 
 async def test_guardian_that_fails_to_start_is_logged_and_retried(
@@ -138,19 +138,19 @@ async def test_guardian_that_fails_to_start_is_logged_and_retried(
 ) -> None:
     python = sys.executable
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    guard = Guard(process_tags.RlimitMarks(number()), UNBOUND)
+    guard = GuardianProcess(process_tags.RlimitTags(number()), UNBOUND)
     guard.start()
     assert guard.pid is None
     assert "no guardian can be started" in caplog.text
     monkeypatch.setattr(sys, "executable", python)
     await until(lambda: guard.pid)
-    guard.dismiss()
+    guard.stop()
 
 
 async def test_guardian_that_dies_while_out_of_file_descriptors_is_replaced_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    guard = Guard(process_tags.RlimitMarks(number()), UNBOUND)
+    guard = GuardianProcess(process_tags.RlimitTags(number()), UNBOUND)
     guard.start()
     assert guard.pid
 
@@ -162,12 +162,12 @@ async def test_guardian_that_dies_while_out_of_file_descriptors_is_replaced_late
         psutil.Process(guard.pid).kill()
         await until(lambda: "no guardian can be started" in caplog.text)
     await until(lambda: guard.pid)
-    guard.dismiss()
+    guard.stop()
 
 
 async def test_guardian_of_a_nested_clinvk_ends_its_escaped_processes(tmp_path: Path) -> None:
     """The sweep of the clinvk around ends the one inside and leaves its guardian, which nothing else would do for."""
-    spawner = Spawner(process_tags.RlimitMarks(number()))
+    spawner = Spawner(process_tags.RlimitTags(number()))
     escaped = tmp_path / "pid"
     hide = f"(env -i setsid /bin/sh -c '(sh -c \"echo \\$\\$ > {escaped}; exec sleep 300\") &' &)"
     argv = [sys.executable, "-c", OUTER, str(number()), hide]
@@ -190,7 +190,7 @@ def test_stray_entry_among_home_claims_is_kept_and_an_empty_claim_is_removed(
     (owners / "1.guard").symlink_to("nowhere")
     (owners / "2.guard").mkdir()
     (owners / "3.guard").touch()
-    claim = Claim(tmp_path, 4)
+    claim = GuardianClaim(tmp_path, 4)
     claim.take(["rlimit", "4", "", ""])
     assert sorted(entry.name for entry in owners.iterdir()) == ["1.guard", "2.guard", "4.guard"]
     assert (owners / "4.guard").read_text() == "rlimit\n4\n\n"

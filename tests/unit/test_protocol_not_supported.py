@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinvk.backends.base import Channel, Host, NotSpoken
+from clinvk.backends.base import Channel, Host, ProtocolNotSupported
 from clinvk.backends.registry import BACKENDS
 from clinvk.types.request import RunRequest
 
@@ -23,5 +23,5 @@ def channel(name: str) -> Channel:
     ("stderr", "told"), [(b"", "nothing on stderr"), (b"\n \n", "nothing on stderr"), (b"older\n", "older")]
 )
 def test_not_spoken_error_reports_stderr_or_its_absence(name: str, stderr: bytes, told: str) -> None:
-    with pytest.raises(NotSpoken, match=f"^it exited with code 2: {told}$"):
+    with pytest.raises(ProtocolNotSupported, match=f"^it exited with code 2: {told}$"):
         list(channel(name).closed(2, stderr))

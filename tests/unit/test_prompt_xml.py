@@ -3,7 +3,7 @@
 import pytest
 
 from clinvk.backends.base import with_system_prompt
-from clinvk.types.prompt_xml import element, unused
+from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import RunRequest
 
 
@@ -21,11 +21,11 @@ from clinvk.types.request import RunRequest
     ],
 )
 def test_unused_returns_the_first_name_absent_from_all_texts(texts: list[str], name: str) -> None:
-    assert unused("turn", texts) == name
+    assert unused_tag("turn", texts) == name
 
 
 def test_unused_name_search_takes_linear_time() -> None:
-    assert unused("turn", ["".join(f"<turn-{number}" for number in range(1, 50_000)), "<" + " /" * 100_000]) == (
+    assert unused_tag("turn", ["".join(f"<turn-{number}" for number in range(1, 50_000)), "<" + " /" * 100_000]) == (
         "turn-50000"
     )
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from acceptance.command import Clinvk, until
 from acceptance.many import command_line
 from acceptance.server import Server
-from earlier import HANDLE, earlier_sessions
 from echo import Echo, answer
+from legacy_store import HANDLE, earlier_sessions
 
 COUNT = 300
 
