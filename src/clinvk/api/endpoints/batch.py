@@ -4,7 +4,6 @@ The agents live inside the request: if the client disconnects, all agents are st
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -12,19 +11,10 @@ from typing import NamedTuple
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
+from clinvk.api.endpoints.exchange import Exchange
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.http.disconnect import DisconnectWatch
-from clinvk.api.http.response import (
-    NO_BUFFERING,
-    ClientDisconnected,
-    Header,
-    HttpResponse,
-    chunked,
-    headers_of,
-    malformed_request,
-    read_json,
-    refusal,
-)
+from clinvk.api.http.response import HttpResponse, chunked, headers_of, read_json
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
 from clinvk.dialects import json_bodies, sse
@@ -42,8 +32,6 @@ from clinvk.types.errors import ClinvkError, InvalidRequest, ResourcesExhausted
 from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import Compare, Kind, Plan, Summary
 from clinvk.types.request import RunRequest
-
-logger = logging.getLogger(__name__)
 
 _parallel = json_bodies.decoder(bodies.ParallelBody)
 _chain = json_bodies.decoder(bodies.ChainBody)
@@ -64,11 +52,9 @@ class BatchEndpoint(NamedTuple):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request until the answer is complete or the client disconnects."""
-        exchange = _Exchange(self, scope, receive, HttpResponse(send, self.prompts.settings.server.write_timeout_secs))
-        try:
-            await exchange.serve()
-        except ClientDisconnected as gone:
-            logger.debug("client left: %s", gone)
+        await _Exchange(
+            self, scope, receive, HttpResponse(send, self.prompts.settings.server.write_timeout_secs)
+        ).serve()
 
     async def plan(self, body: bytes) -> Plan:
         """Return the plan of a body, with the options that the settings decide.
@@ -120,41 +106,26 @@ class BatchEndpoint(NamedTuple):
         return replace(chain, parts=parts, stop_on_failure=stop)
 
 
-class _Exchange:
-    """An HTTP request with its response."""
+class _Exchange(Exchange):
+    """The answer to a request for several agents."""
+
+    __slots__ = ("_endpoint", "_is_sse", "_orchestration")
 
     def __init__(self, endpoint: BatchEndpoint, scope: Scope, receive: Receive, reply: HttpResponse) -> None:
+        stream_type = batch_answers.stream_type(headers_of(scope))
+        super().__init__(scope, receive, reply, Rest(), stream_type, endpoint.prompts.tick_s)
         self._endpoint = endpoint
-        self._scope = scope
-        self._receive = receive
-        self._reply = reply
-        self._tick_s = endpoint.prompts.tick_s
-        self._stream = batch_answers.stream_type(headers_of(scope))
-        self._is_sse = self._stream == sse.MEDIA_TYPE
+        self._is_sse = stream_type == sse.MEDIA_TYPE
         self._orchestration: Orchestration | None = None
-
-    async def serve(self) -> None:
-        """Answer the request.
-
-        Raises:
-            ClientDisconnected: the client disconnected, and all agents have ended.
-        """
-        async with DisconnectWatch(self._receive, self._reply, lambda: self._tick_s, self._keep_alive) as leaving:
-            try:
-                await self._answer(leaving)
-            except ClinvkError as error:
-                await self._refuse(error)
-            except Exception:
-                if self._reply.opened and not self._reply.ended:
-                    await self._refuse(malformed_request())
-                raise
 
     async def _answer(self, leaving: DisconnectWatch) -> None:
         endpoint, state = self._endpoint, self._scope["state"]
         asked = await self._read(leaving)
         plan = await endpoint.admitted(asked, state["key_name"], state.get("client", ""))
         async with endpoint.orchestrations.start(plan, asked) as self._orchestration:
-            if self._stream:
+            if self._orchestration.id:
+                self._headers = [(b"x-clinvk-run-id", self._orchestration.id.encode())]
+            if self._stream_type:
                 await self._open()
                 if self._is_sse:
                     await self._reply.write(sse.OPENING)
@@ -177,32 +148,16 @@ class _Exchange:
         """Send the answer, or the last line of the stream. The outcome is recorded by then."""
         if (refusal := _refusal(summary)) and not self._reply.opened:
             raise refusal
-        encode = batch_answers.last_line if self._stream else batch_answers.whole
+        encode = batch_answers.last_line if self._stream_type else batch_answers.whole
         answer = await asyncio.to_thread(encode, summary)
-        if self._stream:
+        if self._stream_type:
             await self._reply.end(self._framed(answer))
         else:
-            await self._reply.send(200, Rest.result_type, answer, self._headers())
+            await self._reply.send(200, Rest.result_type, answer, self._headers)
 
-    async def _open(self) -> None:
-        if self._stream:
-            await self._reply.open(200, self._stream, [NO_BUFFERING, *self._headers()])
-        else:
-            await self._reply.open(200, Rest.result_type, self._headers())
-
-    @property
-    def _run_id(self) -> str:
-        return self._orchestration.id if self._orchestration else ""
-
-    def _headers(self) -> list[Header]:
-        return [(b"x-clinvk-run-id", self._run_id.encode())] if self._run_id else []
-
-    async def _refuse(self, error: ClinvkError) -> None:
-        if self._stream and self._reply.opened:
-            await self._reply.end(self._framed(batch_answers.error_line(self._run_id, error, time.time())))
-            return
-        status, body, retry = refusal(error, Rest(), self._scope)
-        await self._reply.send(status, Rest.error_type, body, retry)
+    def _last_piece(self, error: ClinvkError) -> bytes:
+        run_id = self._orchestration.id if self._orchestration else ""
+        return self._framed(batch_answers.error_line(run_id, error, time.time()))
 
     def _framed(self, lines: bytes) -> bytes:
         """Return lines of JSON in the format of the stream."""

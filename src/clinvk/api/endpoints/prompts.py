@@ -4,7 +4,6 @@ A run lives inside its request: a client that disconnects cancels the run, queue
 continues.
 """
 
-import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,22 +17,19 @@ from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.access.request_policy import RequestPolicy
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints import continuation
+from clinvk.api.endpoints.exchange import TICK_S, Exchange
 from clinvk.api.http.disconnect import DisconnectWatch
 from clinvk.api.http.response import (
-    NO_BUFFERING,
     NO_RETRY,
     NO_STORE,
     NO_TRANSFORM,
-    ClientDisconnected,
     Header,
     HttpResponse,
     chunked,
     forget_headers,
     headers_of,
-    malformed_request,
     prepared,
     read_json,
-    refusal,
 )
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend, describe
@@ -44,17 +40,12 @@ from clinvk.dialects.dialect import Call, Dialect, Encoder, RunFacts, SupportsAs
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.runs import Run, Runs
 from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, exhausted, failure
+from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, failure
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 from clinvk.types.session import Session
 from clinvk.types.text import readable
-
-logger = logging.getLogger(__name__)
-
-TICK_S = 5.0
-"""How often a quiet response is checked. A keep-alive is sent after two quiet ticks, so within 15 s."""
 
 RUNS_PATH = "/api/v1/runs"
 
@@ -164,51 +155,28 @@ class PromptEndpoint:
         return request, session
 
 
-class _PromptRequest:
+class _PromptRequest(Exchange):
     """The answer to a prompt."""
 
-    __slots__ = ("_call", "_dialect", "_encoder", "_endpoint", "_more", "_receive", "_reply", "_run", "_scope")
+    __slots__ = ("_call", "_encoder", "_endpoint", "_run")
 
     def __init__(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, reply: HttpResponse) -> None:
+        super().__init__(scope, receive, reply, endpoint.dialect, "", endpoint.tick_s)
         self._endpoint = endpoint
-        self._dialect = endpoint.dialect
-        self._scope = scope
-        self._receive = receive
-        self._reply = reply
         self._call: Call | None = None
         self._run: Run | None = None
         self._encoder: Encoder | None = None
-        self._more: list[Header] = []
 
-    async def serve(self) -> None:
-        """Send the response. Cancel the run if the client disconnects."""
-        try:
-            async with DisconnectWatch(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
-                try:
-                    self._call = await self._read()
-                    if not self._call.detach:
-                        leaving.watch()
-                    await self._answer(self._call, leaving)
-                except ClinvkError as error:
-                    await self._refuse(error)
-                except ClientDisconnected:
-                    raise
-                except Exception as exc:
-                    await self._break_off(exc)
-                    raise
-        except ClientDisconnected as gone:
-            logger.debug("client left: %s", gone)
+    async def _answer(self, leaving: DisconnectWatch) -> None:
+        call = await self._read()
+        if not call.detach:
+            leaving.watch()
+        await self._run_prompt(call, leaving)
 
-    @property
-    def _is_stream(self) -> bool:
-        """Whether the request asks for a stream; False until the body is parsed."""
-        return self._call is not None and self._call.stream
-
-    async def _break_off(self, error: Exception) -> None:
-        """Report an error inside clinvk, unless the response has ended."""
-        if not self._reply.ended:
-            self._more += [NO_RETRY] if self._dialect.is_model_api else []
-            await self._refuse(exhausted(error) or malformed_request())
+    def _internal(self, error: Exception) -> ClinvkError:
+        if self._dialect.is_model_api:
+            self._headers.append(NO_RETRY)
+        return super()._internal(error)
 
     async def _read(self) -> Call:
         """Read and parse the request. Body and headers are freed afterwards: a run may take an hour."""
@@ -216,11 +184,12 @@ class _PromptRequest:
         body = await read_json(self._scope, self._receive, endpoint.settings.server)
         if endpoint.spelled_out:
             body = await endpoint.spelled_out(body, endpoint.settings.server.max_request_body_bytes)
-        call = await run_in_loop_thread(len(body), self._dialect.parse, body, headers_of(self._scope))
+        call = self._call = await run_in_loop_thread(len(body), self._dialect.parse, body, headers_of(self._scope))
+        self._stream_type = self._dialect.stream_type if call.stream else ""
         forget_headers(self._scope)
         return call
 
-    async def _answer(self, asked: Call, leaving: DisconnectWatch) -> None:
+    async def _run_prompt(self, asked: Call, leaving: DisconnectWatch) -> None:
         endpoint = self._endpoint
         state = self._scope["state"]
         admit = partial(endpoint.admit, asked, state["key_name"], state.get("client", ""))
@@ -249,7 +218,7 @@ class _PromptRequest:
                 return
             self._run = run
             if self._dialect.is_model_api:
-                self._more = _headers(call, run)
+                self._headers = _headers(call, run)
             if call.stream:
                 await self._stream(call, run)
             else:
@@ -290,7 +259,7 @@ class _PromptRequest:
         if self._dialect.is_model_api and result.error:
             raise self._failure(result.error, has_acted=bool(result.tool_calls))
         body = self._dialect.result(call, result, run_facts(run))
-        await self._reply.send(200, self._dialect.result_type, body, self._more)
+        await self._reply.send(200, self._dialect.result_type, body, self._headers)
 
     async def _show(self, call: Call) -> None:
         """Respond to a dry run as if the agent had answered with its command line."""
@@ -310,24 +279,15 @@ class _PromptRequest:
         at = time.time()
         await self._reply.end(b"".join(encoder.feed(event, at) for event in (started, TextDelta(command), ending)))
 
-    async def _open(self) -> None:
-        if self._is_stream:
-            cache = NO_TRANSFORM if self._dialect.is_model_api else NO_STORE
-            await self._reply.open(200, self._dialect.stream_type, [NO_BUFFERING, *self._more], cache)
-        else:
-            await self._reply.open(200, self._dialect.result_type)
+    async def _open(self, cache: bytes = NO_STORE) -> None:
+        await super()._open(NO_TRANSFORM if self._dialect.is_model_api else cache)
 
     async def _refuse(self, error: ClinvkError) -> None:
         if self._call:  # the error names fields of the run request, not of the body
             error = renamed(error, self._dialect.fields)
-        if self._is_stream and self._reply.opened:
-            await self._reply.end(self._broken_off(error))
-            return
-        status, body, retry = refusal(error, self._dialect, self._scope)
-        await self._reply.send(status, self._dialect.error_type, body, [*retry, *self._more])
+        await super()._refuse(error)
 
-    def _broken_off(self, error: ClinvkError) -> bytes:
-        """Return the last piece of a stream that ends with an error."""
+    def _last_piece(self, error: ClinvkError) -> bytes:
         encoder = self._encoder
         if encoder is None:
             assert self._call
@@ -373,22 +333,21 @@ class _PromptRequest:
     def _failure(self, failed: RunFailed, has_acted: bool) -> ClinvkError:
         """Return the error of a failed agent. Add a header if the client must not retry."""
         if not vendor.may_ask_again(failed.code, has_acted):
-            self._more.append(NO_RETRY)
+            self._headers.append(NO_RETRY)
         return failure(failed.code, failed.message)
 
-    def _tick_s(self) -> float:
-        opening = self._is_stream and not self._reply.opened
-        return _OPENING_TICK_S if opening else self._endpoint.tick_s
+    def _wait_s(self) -> float:
+        return _OPENING_TICK_S if self._stream_type and not self._reply.opened else self._tick_s
 
     async def _keep_alive(self) -> None:
         """Send status 200 once the agent runs or has been queued for long; then send keep-alives."""
         run = self._run
         if run is None or (self._holds(run) and time.time() - run.created_at < self._endpoint.hold_s):
             return
-        if self._dialect.is_model_api and not self._is_stream:
+        if self._dialect.is_model_api and not self._stream_type:
             return
-        quiet_s = 2 * self._endpoint.tick_s
-        if self._is_stream and not self._reply.opened:
+        quiet_s = 2 * self._tick_s
+        if self._stream_type and not self._reply.opened:
             await self._open()
             quiet_s = 0.0 if isinstance(self._dialect, SupportsKeepAlive) else quiet_s
         if self._reply.is_quiet(quiet_s):

@@ -17,18 +17,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from clinvk.api.access.hosts import refuse_foreign
-from clinvk.api.endpoints.prompts import TICK_S, run_facts
+from clinvk.api.endpoints.exchange import TICK_S, Exchange
+from clinvk.api.endpoints.prompts import run_facts
 from clinvk.api.endpoints.sessions import check_backend, paging
 from clinvk.api.http.disconnect import DisconnectWatch
-from clinvk.api.http.response import (
-    NO_BUFFERING,
-    ClientDisconnected,
-    HttpResponse,
-    chunked,
-    document,
-    headers_of,
-    refusal,
-)
+from clinvk.api.http.response import NO_STORE, HttpResponse, chunked, document, headers_of
 from clinvk.backends.base import Backend
 from clinvk.config.model import ServerSettings
 from clinvk.dialects import json_bodies, sse
@@ -138,11 +131,7 @@ class RunEventsEndpoint(NamedTuple):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a viewer until the end of the run or until the viewer disconnects."""
-        visit = _EventsRequest(self, scope, receive, HttpResponse(send, self.settings.write_timeout_secs))
-        try:
-            await visit.serve()
-        except ClientDisconnected as gone:
-            logger.debug("viewer left: %s", gone)
+        await _EventsRequest(self, scope, receive, HttpResponse(send, self.settings.write_timeout_secs)).serve()
 
     async def kept(self, run: RunRecord) -> AsyncIterator[Sequence[Logged]]:
         """Yield the stored events of a run until the end; poll the store while the run is under way in another clinvk.
@@ -172,35 +161,21 @@ class RunEventsEndpoint(NamedTuple):
             run = await self.store.run(run.id)
 
 
-class _EventsRequest:
+class _EventsRequest(Exchange):
     """A single event stream for a viewer."""
 
+    __slots__ = ("_is_sse", "_last_event_id", "_viewers")
+
     def __init__(self, viewers: RunEventsEndpoint, scope: Scope, receive: Receive, reply: HttpResponse) -> None:
-        self._viewers = viewers
-        self._scope = scope
-        self._receive = receive
-        self._reply = reply
         headers = headers_of(scope)
-        self._last_event_id = headers.get("last-event-id", "")
         self._is_sse = unified.MEDIA_TYPE not in headers.get("accept", "").lower()
-        self._media_type = sse.MEDIA_TYPE if self._is_sse else unified.MEDIA_TYPE
+        stream_type = sse.MEDIA_TYPE if self._is_sse else unified.MEDIA_TYPE
+        super().__init__(scope, receive, reply, Rest(), stream_type, viewers.tick_s)
+        self._viewers = viewers
+        self._last_event_id = headers.get("last-event-id", "")
 
-    async def serve(self) -> None:
-        """Answer the request.
-
-        Raises:
-            ClientDisconnected: the viewer left.
-        """
-        async with DisconnectWatch(
-            self._receive, self._reply, lambda: self._viewers.tick_s, self._keep_alive
-        ) as leaving:
-            leaving.watch()
-            try:
-                await self._answer()
-            except ClinvkError as error:
-                await self._refuse(error)
-
-    async def _answer(self) -> None:
+    async def _answer(self, leaving: DisconnectWatch) -> None:
+        leaving.watch()
         after = self._after()
         viewers = self._viewers
         run = await viewers.store.run(self._scope["path_params"]["id"])
@@ -243,29 +218,25 @@ class _EventsRequest:
                 if sequence > after:
                     yield sse.frame(line, id=sequence) if self._is_sse else line
 
-    async def _open(self) -> None:
+    async def _open(self, cache: bytes = NO_STORE) -> None:
         if self._reply.opened:
             return
-        await self._reply.open(200, self._media_type, [NO_BUFFERING])
+        await super()._open(cache)
         if self._is_sse and self._scope["method"] != "HEAD":
             await self._reply.write(sse.OPENING)
 
     async def _end(self) -> None:
         """End the response. Without any event the status is 204, which keeps a browser from reconnecting."""
-        await self._reply.open(204, self._media_type)
+        await self._reply.open(204, self._stream_type)
         await self._reply.end()
 
     async def _keep_alive(self) -> None:
-        if self._reply.is_quiet(2 * self._viewers.tick_s):
+        if self._reply.is_quiet(2 * self._tick_s):
             await self._reply.keep_alive(sse.PULSE if self._is_sse else unified.PULSE)
 
-    async def _refuse(self, error: ClinvkError) -> None:
-        if self._reply.opened:
-            logger.warning("the events of a run stopped: %s", error.message)
-            await self._reply.end()
-            return
-        status, body, retry = refusal(error, Rest(), self._scope)
-        await self._reply.send(status, Rest.error_type, body, retry)
+    def _last_piece(self, error: ClinvkError) -> bytes:
+        logger.warning("the events of a run stopped: %s", error.message)
+        return b""
 
 
 def _facts(run: RunRecord) -> RunFacts:

@@ -1,0 +1,93 @@
+"""One request and its response, watched for a disconnect of the client: the base of prompts, batches and events."""
+
+import logging
+
+from starlette.types import Receive, Scope
+
+from clinvk.api.http.disconnect import DisconnectWatch
+from clinvk.api.http.response import (
+    NO_BUFFERING,
+    NO_STORE,
+    ClientDisconnected,
+    Header,
+    HttpResponse,
+    malformed_request,
+    refusal,
+)
+from clinvk.dialects.dialect import Dialect
+from clinvk.types.errors import ClinvkError, exhausted
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 5.0
+"""How often a quiet response is checked. A keep-alive is sent after two quiet ticks, so within 15 s."""
+
+
+class Exchange:
+    """A request and its response. If the client disconnects, `_answer` is cancelled, and so is its run.
+
+    `_headers` are headers of every response, errors included. `_stream_type` is the media type of the stream, or empty
+    for a response in one piece.
+    """
+
+    __slots__ = ("_dialect", "_headers", "_receive", "_reply", "_scope", "_stream_type", "_tick_s")
+
+    def __init__(
+        self, scope: Scope, receive: Receive, reply: HttpResponse, dialect: Dialect, stream_type: str, tick_s: float
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._reply = reply
+        self._dialect = dialect
+        self._stream_type = stream_type
+        self._tick_s = tick_s
+        self._headers: list[Header] = []
+
+    async def serve(self) -> None:
+        """Send the response, or until the client disconnects."""
+        try:
+            async with DisconnectWatch(self._receive, self._reply, self._wait_s, self._keep_alive) as leaving:
+                try:
+                    await self._answer(leaving)
+                except ClinvkError as error:
+                    await self._refuse(error)
+                except ClientDisconnected:
+                    raise
+                except Exception as exc:
+                    if not self._reply.ended:
+                        await self._refuse(self._internal(exc))
+                    raise
+        except ClientDisconnected as gone:
+            logger.debug("client left: %s", gone)
+
+    async def _answer(self, leaving: DisconnectWatch) -> None:
+        """Send the response. Call `leaving.watch` once the body has been read."""
+        raise NotImplementedError
+
+    async def _keep_alive(self) -> None:
+        """Send insignificant bytes if the response has been quiet for long. Called every `_wait_s()`."""
+        raise NotImplementedError
+
+    def _last_piece(self, error: ClinvkError) -> bytes:
+        """Return the last piece of a stream that ends with an error."""
+        raise NotImplementedError
+
+    def _wait_s(self) -> float:
+        return self._tick_s
+
+    def _internal(self, error: Exception) -> ClinvkError:
+        """Return the error to report for an error inside clinvk."""
+        return exhausted(error) or malformed_request()
+
+    async def _open(self, cache: bytes = NO_STORE) -> None:
+        if self._stream_type:
+            await self._reply.open(200, self._stream_type, [NO_BUFFERING, *self._headers], cache)
+        else:
+            await self._reply.open(200, self._dialect.result_type, self._headers)
+
+    async def _refuse(self, error: ClinvkError) -> None:
+        if self._reply.opened and self._stream_type:
+            await self._reply.end(self._last_piece(error))
+            return
+        status, body, headers = refusal(error, self._dialect, self._scope)
+        await self._reply.send(status, self._dialect.error_type, body, [*headers, *self._headers])
