@@ -13,18 +13,8 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.base import (
-    MAX_RUNS,
-    Capabilities,
-    Channel,
-    Delivery,
-    Host,
-    Launch,
-    ProtocolNotSupported,
-    crash_ending,
-    decode_line,
-)
-from clinvk.backends.shared import OneShotChannel
+from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Delivery, Host, Launch, ProtocolNotSupported
+from clinvk.backends.shared import OneShotChannel, crash_ending, decode_line
 from clinvk.policy.rules import Flags
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
 from clinvk.types.request import RunRequest

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, crash_ending, last_line
-from clinvk.backends.shared import OneShotChannel
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.shared import OneShotChannel, crash_ending, last_line
 from clinvk.policy.rules import Flags
 from clinvk.types.events import Event
 from clinvk.types.request import RunRequest

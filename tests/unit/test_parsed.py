@@ -6,7 +6,7 @@ import random
 import msgspec
 import pytest
 
-from clinvk.backends.base import decode_line
+from clinvk.backends.shared import decode_line
 
 
 class Said(msgspec.Struct):

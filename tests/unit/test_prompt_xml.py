@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinvk.backends.base import with_system_prompt
+from clinvk.backends.shared import with_system_prompt
 from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import RunRequest
 

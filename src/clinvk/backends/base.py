@@ -1,19 +1,15 @@
 """The interface between clinvk and an agent CLI: a pure `Backend`, and a sans-IO `Channel` for each process."""
 
-import re
 import shlex
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from signal import SIGTERM
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import msgspec
 
 from clinvk.policy.rules import Flags
-from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable
-from clinvk.types.events import Event, RunFailed
-from clinvk.types.prompt_xml import element, unused_tag
-from clinvk.types.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, Image, RunRequest
+from clinvk.types.events import Event
+from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES, RunRequest
 from clinvk.types.session import Resume
 
 PRIVATE = "\0private\0"
@@ -22,21 +18,6 @@ PRIVATE = "\0private\0"
 MAX_RUNS = 100
 """Default number of runs that a kept process serves before it is retired."""
 
-EFFORT_LEVELS = {
-    **dict.fromkeys(("none", "minimal", "low"), "low"),
-    **{level: level for level in ("medium", "high", "xhigh", "max")},
-}
-"""The effort levels of CLIs that have no lower level than `low`."""
-
-_UNFIT = re.compile(r"\W")
-_CONVERSATION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_SURROGATE = re.compile(
-    rb"\\(?:\\(?:\\\\)*|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u(?P<half>[dD][89a-fA-F][0-9a-fA-F]{2}))"
-)
-"""Half of a surrogate pair (group `half`). Escaped backslashes and whole pairs match too, and are skipped."""
-
-Decoded = TypeVar("Decoded")
-Model = TypeVar("Model", str, str | None)
 
 Delivery = tuple[str, Event] | bytes
 """A channel's output: the run and an event of the run, or bytes to write to the process's stdin."""
@@ -260,125 +241,6 @@ class Backend(Protocol):
     def records(self, handle: str, host: Host) -> Sequence[str]:
         """Return the files in which the CLI records a conversation; the files change with every turn."""
         ...
-
-
-def conversation(resume: Resume, executable: str) -> str:
-    """Return the agent's conversation id, a UUID for all three CLIs.
-
-    A CLI could read any other text as a flag, a title or an index in a list, and so open a different conversation.
-
-    Raises:
-        NotResumable: the handle is not a UUID.
-    """
-    if not _CONVERSATION.fullmatch(resume.handle):
-        raise NotResumable(f"{resume.handle!r} is no id of a conversation with {executable}")
-    return resume.handle
-
-
-def decode_line(decoder: "msgspec.json.Decoder[Decoded]", text: bytes) -> "Decoded | None":
-    """Decode JSON that an agent printed. Return None if the bytes are not JSON, or have an unknown form.
-
-    Half of a surrogate pair is read as U+FFFD; Node prints half a pair if a text was cut inside an emoji.
-    """
-    try:
-        return decoder.decode(text)
-    except (msgspec.ValidationError, UnicodeDecodeError, RecursionError):
-        return None
-    except msgspec.DecodeError:
-        whole = _SURROGATE.sub(_without_half, text)
-        return None if whole == text else decode_line(decoder, whole)
-
-
-def _without_half(found: re.Match[bytes]) -> bytes:
-    return rb"\ufffd" if found["half"] else found[0]
-
-
-def effort_of(request: RunRequest, words: "Mapping[str, Decoded]") -> "Decoded | None":
-    """Return the CLI's value for a request's effort, or None without one; `words` has an entry for each of `EFFORTS`.
-
-    Raises:
-        InvalidRequest: the effort is unknown.
-    """
-    if not request.effort:
-        return None
-    if request.effort not in words:
-        raise InvalidRequest(f"no effort {request.effort!r}; have {', '.join(EFFORTS)}", "effort")
-    return words[request.effort]
-
-
-def aliases(fast: Model, balanced: Model, best: Model) -> dict[str, Model]:
-    """Return the models of clinvk's aliases; None leaves the choice to the CLI."""
-    names = {("fast", "quick"): fast, ("balanced", "default"): balanced, ("best", "powerful"): best}
-    return {name: model for group, model in names.items() for name in group}
-
-
-def with_system_prompt(request: RunRequest) -> str:
-    """Return the prompt preceded by the marked system prompt, for a CLI without a system prompt option."""
-    if not request.system_prompt:
-        return request.prompt
-    name = unused_tag("system_prompt", (request.system_prompt, request.prompt))
-    return f"{element(name, request.system_prompt)}\n\n{request.prompt}"
-
-
-def with_schema(prompt: str, request: RunRequest) -> str:
-    """Return a prompt that asks for an answer valid against the request's schema, for a CLI without a schema option."""
-    if request.output_schema is None:
-        return prompt
-    schema = msgspec.json.encode(request.output_schema).decode()
-    return (
-        f"{prompt}\n\nAnswer with one JSON value that is valid against this JSON Schema, and with nothing else: "
-        f"no text around it, no code fence.\n<json_schema>\n{schema}\n</json_schema>"
-    )
-
-
-def image_extension(image: Image) -> str:
-    """Return the file name extension for an image, e.g. `png`."""
-    return _UNFIT.sub("", image.media_type.rpartition("/")[2]) or "png"
-
-
-def encoded(image: Image) -> str:
-    """Return the data of an image in base64."""
-    return b64encode(image.data).decode()
-
-
-def last_line(text: str) -> str:
-    """Return the last non-blank line, stripped; empty if all lines are blank."""
-    return text.rstrip().rpartition("\n")[2].strip()
-
-
-def crash_ending(executable: str, exit_code: int, stderr: bytes) -> RunFailed:
-    """Return the ending of a run whose process exited without a result."""
-    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
-    how = f"was killed by signal {exit_code - 128}" if exit_code > 128 else f"exited with code {exit_code}"
-    said = f": {' '.join(lines[-3:])}" if lines else " and said nothing on stderr"
-    return RunFailed(AgentCrashed.code, f"{executable} {how} before it reported a result{said}", exit_code)
-
-
-def refuse_nul(request: RunRequest) -> None:
-    """Refuse a NUL character in an option that becomes an argument or a directory.
-
-    Raises:
-        InvalidRequest: an option has a NUL character.
-    """
-    texts = {"model": request.model or "", "workdir": request.workdir or ""}
-    texts |= {f"add_dirs[{index}]": path for index, path in enumerate(request.add_dirs)}
-    texts |= {f"extra[{index}]": argument for index, argument in enumerate(request.extra)}
-    for field, text in texts.items():
-        if "\0" in text:
-            raise InvalidRequest(f"{field} must not contain a NUL character", field)
-
-
-def refuse_extra(extra: tuple[str, ...], reserved: Iterable[str], why: str) -> None:
-    """Refuse `extra` flags that would override flags set by clinvk.
-
-    Raises:
-        InvalidRequest: an `extra` flag is reserved, with or without `=value`; `why` ends the message.
-    """
-    reserved = tuple(reserved)
-    for index, argument in enumerate(extra):
-        flag = argument.split("=", 1)[0]
-        if flag in reserved:
-            raise InvalidRequest(f"extra flag {argument!r} is not accepted: {why}", f"extra[{index}]")
 
 
 def describe(launch: Launch, prompt_bytes: int) -> str:

@@ -6,7 +6,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from clinvk.backends.base import Channel, Delivery, ProtocolNotSupported, decode_line
+from clinvk.backends.base import Channel, Delivery, ProtocolNotSupported
+from clinvk.backends.shared import decode_line
 from clinvk.types.events import Ending
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume

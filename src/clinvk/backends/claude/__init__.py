@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Host, Launch, conversation
+from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Host, Launch
 from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, continuing, stdin, streamed
 from clinvk.backends.claude.permissions import permission_flags
-from clinvk.backends.shared import OneShotChannel, parent_directories
+from clinvk.backends.shared import OneShotChannel, conversation, parent_directories
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import Channel, Delivery, ProtocolNotSupported, crash_ending, decode_line, last_line
+from clinvk.backends.base import Channel, Delivery, ProtocolNotSupported
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import INITIALIZE, message
+from clinvk.backends.shared import crash_ending, decode_line, last_line
 from clinvk.types.events import RunFailed, RunFinished
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume

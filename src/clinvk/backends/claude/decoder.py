@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import crash_ending, last_line
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.ending import NO_CONVERSATION, denied, ending, forgotten, not_logged_in, tokens
-from clinvk.backends.shared import Prose, TextDeduplicator
+from clinvk.backends.shared import MessageJoiner, TextDeduplicator, crash_ending, last_line
 from clinvk.types import events
 from clinvk.types.errors import AgentUnauthenticated, SessionNotFound
 
@@ -37,8 +36,8 @@ class ClaudeDecoder:
         self._before = before
         self._started = False
         self._compacted = False
-        self._answer = Prose(events.TextDelta)
-        self._thoughts = Prose(events.ThinkingDelta)
+        self._answer = MessageJoiner(events.TextDelta)
+        self._thoughts = MessageJoiner(events.ThinkingDelta)
         self._text = TextDeduplicator()
         self._thinking = TextDeduplicator()
         self._message_id = ""

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import EFFORT_LEVELS, PRIVATE, aliases, conversation, effort_of, encoded, refuse_nul
+from clinvk.backends.base import PRIVATE
 from clinvk.backends.claude.permissions import PermissionFlags
+from clinvk.backends.shared import EFFORT_LEVELS, aliases, conversation, effort_of, encoded, refuse_nul
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import RunRequest

@@ -52,7 +52,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from clinvk.backends.base import Host, decode_line
+from clinvk.backends.base import Host
+from clinvk.backends.shared import decode_line
 from clinvk.types.errors import Unsupported
 from clinvk.types.request import RunRequest
 
@@ -140,30 +141,25 @@ def permission_flags(request: RunRequest, host: Host) -> PermissionFlags:
 
 
 def _read_only(request: RunRequest, host: Host) -> PermissionFlags:
-    allow = READ_TOOLS if request.approval_mode == "none" else ()
-    return PermissionFlags(
-        mode="default",
-        settings=_settings(host, request, allow=allow),
-        sources="",
-        tools=READ_TOOLS,
-        own_mcp_only=True,
-        commands=False,
-    )
+    return _confined(request, host, "default", READ_TOOLS, READ_TOOLS)
 
 
 def _workspace(request: RunRequest, host: Host) -> PermissionFlags:
-    confined = {"bwrap", "socat"} <= host.commands
+    allowed = (*READ_TOOLS, "WebFetch", "WebSearch")
+    if not {"bwrap", "socat"} <= host.commands:
+        return _confined(request, host, "acceptEdits", FILE_TOOLS, allowed)
     asks = request.approval_mode == "always"
-    sandbox = {"sandbox": {**_CONFINED, "autoAllowBashIfSandboxed": not asks}} if confined else {}
-    allow = (*READ_TOOLS, "WebFetch", "WebSearch") if request.approval_mode == "none" else ()
-    return PermissionFlags(
-        mode="acceptEdits",
-        settings={**_settings(host, request, allow=allow), **sandbox},
-        sources="",
-        tools=CONFINED_TOOLS if confined else FILE_TOOLS,
-        own_mcp_only=True,
-        commands=False,
-    )
+    flags = _confined(request, host, "acceptEdits", CONFINED_TOOLS, allowed)
+    sandbox = {**_CONFINED, "autoAllowBashIfSandboxed": not asks}
+    return msgspec.structs.replace(flags, settings={**flags.settings, "sandbox": sandbox})
+
+
+def _confined(
+    request: RunRequest, host: Host, mode: str, tools: tuple[str, ...], allowed: tuple[str, ...]
+) -> PermissionFlags:
+    """Return the flags of a sandbox mode; with `approval_mode` none, the `allowed` tools do not ask."""
+    settings = _settings(host, request, allow=allowed if request.approval_mode == "none" else ())
+    return PermissionFlags(mode=mode, settings=settings, sources="", tools=tools, own_mcp_only=True, commands=False)
 
 
 def _unconfined(request: RunRequest, host: Host) -> PermissionFlags:

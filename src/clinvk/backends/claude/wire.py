@@ -7,7 +7,7 @@ the ending of a run.
 
 import msgspec
 
-from clinvk.backends.base import decode_line
+from clinvk.backends.shared import decode_line
 
 
 class TokenCounts(msgspec.Struct, frozen=True):

@@ -15,28 +15,24 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clinvk.backends import shared
-from clinvk.backends.base import (
-    EFFORT_LEVELS,
-    PRIVATE,
-    Capabilities,
-    Channel,
-    Host,
-    Launch,
-    aliases,
-    conversation,
-    effort_of,
-    image_extension,
-    refuse_nul,
-)
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
 from clinvk.backends.codex import flags, user_files
 from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
 from clinvk.backends.codex.exec import ExecChannel, is_native, told
 from clinvk.backends.codex.flags import SETTING, disabled_skills
 from clinvk.backends.codex.sandbox import Sandbox, sandbox
 from clinvk.backends.codex.user_files import INSTRUCTIONS, knows_instructions
-from clinvk.backends.shared import parent_directories
+from clinvk.backends.shared import (
+    EFFORT_LEVELS,
+    aliases,
+    conversation,
+    effort_of,
+    image_extension,
+    parent_directories,
+    refuse_nul,
+)
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import Image, RunRequest
+from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
 if TYPE_CHECKING:
@@ -57,6 +53,7 @@ _MAX_PROMPT_CHARACTERS = 1_048_576
 _THREAD = "threadId"
 """The parameter that names the thread."""
 
+_SCHEMA = "schema.json"
 _UNTOLD = "AGENTS.md"
 """The private file that holds the instructions to put before the prompt."""
 
@@ -109,11 +106,12 @@ class Codex:
         )
         _check_length(argv, held)
         files = {**held.files, **({_UNTOLD: untold.encode()} if untold else {})}
+        schema = {_SCHEMA: msgspec.json.encode(request.output_schema)} if is_native(request) else {}
         by_exec = Launch(
             argv=argv,
             env=held.env,
             cwd=request.workdir,
-            files={**files, **_files(request)},
+            files={**files, **_images(request), **schema},
             counted_turns=request.max_turns or None,
             asks_again=not is_native(request) and not request.ephemeral,
         )
@@ -163,16 +161,16 @@ class Codex:
 def _opening(request: RunRequest, resume: Resume | None, held: Sandbox, host: Host) -> dict[str, object]:
     """Return the parameters of the thread. Settings carry every other option, as with `exec`."""
     place = request.workdir or host.resolve("")
-    opening: dict[str, object] = {"cwd": place, "approvalPolicy": "never"}
-    if held.mode:
-        opening["sandbox"] = held.mode
-    if held.directories:
-        opening[ROOTS] = [place, *held.directories]
-    if model := _model(request):
-        opening["model"] = model
-    if request.ephemeral:
-        opening["ephemeral"] = True
-    return {**opening, _THREAD: conversation(resume, "codex")} if resume else opening
+    opening: dict[str, object] = {
+        "cwd": place,
+        "approvalPolicy": "never",
+        "sandbox": held.mode,
+        ROOTS: [place, *held.directories] if held.directories else None,
+        "model": _model(request),
+        "ephemeral": request.ephemeral,
+        _THREAD: conversation(resume, "codex") if resume else None,
+    }
+    return {name: value for name, value in opening.items() if value}
 
 
 def _unarchived(resume: Resume | None, host: Host) -> tuple[str, ...]:
@@ -202,10 +200,14 @@ def _options(request: RunRequest) -> list[str]:
     return [
         *([f"--cd={request.workdir}"] if request.workdir else []),
         *([f"--model={model}"] if model else []),
-        *(f"--image={PRIVATE}/{_image_name(index, image)}" for index, image in enumerate(request.images)),
-        *([f"--output-schema={PRIVATE}/schema.json"] if is_native(request) else []),
+        *(f"--image={PRIVATE}/{name}" for name in _images(request)),
+        *([f"--output-schema={PRIVATE}/{_SCHEMA}"] if is_native(request) else []),
         *(["--ephemeral"] if request.ephemeral else []),
     ]
+
+
+def _images(request: RunRequest) -> dict[str, bytes]:
+    return {f"image-{index}.{image_extension(image)}": image.data for index, image in enumerate(request.images)}
 
 
 def _continued(resume: Resume) -> tuple[str, ...]:
@@ -245,17 +247,6 @@ def _settings(config: dict[str, str]) -> list[str]:
     return [part for key, value in config.items() for part in ("--config", f"{key}={value}")]
 
 
-def _files(request: RunRequest) -> dict[str, bytes]:
-    files = {_image_name(index, image): image.data for index, image in enumerate(request.images)}
-    if is_native(request):
-        files["schema.json"] = msgspec.json.encode(request.output_schema)
-    return files
-
-
-def _image_name(index: int, image: Image) -> str:
-    return f"image-{index}.{image_extension(image)}"
-
-
 def _check_texts(request: RunRequest) -> None:
     refuse_nul(request)
     if "\0" in (request.system_prompt or ""):
@@ -277,11 +268,12 @@ def _check_prompt(prompt: str) -> None:
 def _check_length(argv: tuple[str, ...], held: Sandbox) -> None:
     for argument in argv:
         size = len(argument.encode(errors="surrogateescape"))
-        if size > _MAX_ARGUMENT_BYTES and argument.startswith(f"{SETTING}="):
-            raise InvalidRequest("prompt has more $names than codex can be told to take as text", "prompt")
-        if size > _MAX_ARGUMENT_BYTES:
-            field = "system_prompt" if argument.startswith("developer_instructions=") else None
-            more = " with the project's AGENTS.md" if field and held.instructions else ""
-            raise InvalidRequest(
-                f"{field or 'an option'}{more} is {size} bytes long; codex takes {_MAX_ARGUMENT_BYTES} at most", field
-            )
+        if size <= _MAX_ARGUMENT_BYTES:
+            continue
+        if argument.startswith(f"{SETTING}="):
+            raise InvalidRequest("the prompt names too many skills ($name) to disable each of them", "prompt")
+        field = "system_prompt" if argument.startswith("developer_instructions=") else None
+        more = " with the project's AGENTS.md" if field and held.instructions else ""
+        raise InvalidRequest(
+            f"{field or 'an option'}{more} is {size} bytes long; codex takes {_MAX_ARGUMENT_BYTES} at most", field
+        )

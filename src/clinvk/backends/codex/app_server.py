@@ -26,11 +26,12 @@ from typing import NamedTuple
 import msgspec
 
 from clinvk import __version__
-from clinvk.backends.base import Delivery, encoded, last_line
+from clinvk.backends.base import Delivery
 from clinvk.backends.codex import failures, wire
 from clinvk.backends.codex.exec import is_native, told
 from clinvk.backends.codex.turn import TurnDecoder
 from clinvk.backends.jsonrpc import Message, RpcChannel
+from clinvk.backends.shared import encoded, last_line
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import Ending, RunFailed, RunFinished, Usage
 from clinvk.types.request import RunRequest

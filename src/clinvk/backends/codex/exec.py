@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import decode_line, last_line, with_schema, with_system_prompt
 from clinvk.backends.codex import failures, wire
 from clinvk.backends.codex.turn import ItemDecoder
-from clinvk.backends.shared import OneShotChannel
+from clinvk.backends.shared import OneShotChannel, decode_line, last_line, with_schema, with_system_prompt
 from clinvk.types.events import Event, RunFinished, RunStarted, Usage
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
@@ -94,7 +93,7 @@ class ExecDecoder(ItemDecoder):
             case "item.completed":
                 yield from self.completed(event.item)
             case "turn.completed":
-                usage = event.usage.usage - self._used if event.usage else None
+                usage = event.totals - self._used if event.totals else None
                 yield RunFinished(usage=usage, structured_output=self.structured_output)
             case "turn.failed":
                 reason = failures.stop_reason(event.error.message)

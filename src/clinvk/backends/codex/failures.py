@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from clinvk.backends.base import crash_ending, decode_line
+from clinvk.backends.shared import crash_ending, decode_line
 from clinvk.types import errors
 from clinvk.types.events import RunFailed, StopReason
 

@@ -42,6 +42,8 @@ from clinvk.types.errors import Unsupported
 from clinvk.types.request import RunRequest
 
 _TEMPORARY = "temporary"
+_FULL = "danger-full-access"
+_WORKSPACE = "workspace-write"
 
 _WORKSPACE_ONLY = {
     "sandbox_workspace_write.writable_roots": "[]",
@@ -81,8 +83,6 @@ class Sandbox(msgspec.Struct, frozen=True):
         no_rules: ignore rules.
         bypasses: run without approval and without a sandbox.
         config: values for `-c`, in TOML.
-        is_open: the agent is unrestricted, so no extra flag can weaken the restrictions.
-        has_folder: the agent's temporary directory is inside the private folder.
         instructions: the project instructions that Codex omits because clinvk marks the project as untrusted.
         own_instructions: the developer instructions in the user's settings, which `instructions` would replace.
         has_rules: rules exist that only a flag of `codex exec` disables.
@@ -93,11 +93,19 @@ class Sandbox(msgspec.Struct, frozen=True):
     no_rules: bool = False
     bypasses: bool = False
     config: dict[str, str] = {}
-    is_open: bool = False
-    has_folder: bool = False
     instructions: str = ""
     own_instructions: str = ""
     has_rules: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the agent is unrestricted, so that no extra flag can weaken the restrictions."""
+        return self.mode == _FULL
+
+    @property
+    def _has_folder(self) -> bool:
+        """Whether the agent's temporary directory is inside the private folder."""
+        return self.no_rules and self.mode == _WORKSPACE
 
     @property
     def approval(self) -> tuple[str, ...]:
@@ -117,12 +125,12 @@ class Sandbox(msgspec.Struct, frozen=True):
     @property
     def env(self) -> dict[str, str]:
         """The agent's environment variables. `TMPDIR` is writable in the sandbox."""
-        return {"TMPDIR": f"{PRIVATE}/{_TEMPORARY}"} if self.has_folder else {}
+        return {"TMPDIR": f"{PRIVATE}/{_TEMPORARY}"} if self._has_folder else {}
 
     @property
     def files(self) -> dict[str, bytes]:
         """The files that create the temporary directory in the private folder."""
-        return {f"{_TEMPORARY}/.keep": b""} if self.has_folder else {}
+        return {f"{_TEMPORARY}/.keep": b""} if self._has_folder else {}
 
 
 def sandbox(request: RunRequest, host: Host) -> Sandbox:
@@ -133,8 +141,8 @@ def sandbox(request: RunRequest, host: Host) -> Sandbox:
     """
     if request.approval_mode == "always":
         raise Unsupported(
-            "codex cannot ask before each action; have approval_mode default, auto or none, "
-            "with sandbox_mode read-only where it shall write nothing",
+            "codex cannot ask before each action; use approval_mode default, auto or none, "
+            "with sandbox_mode read-only to forbid writing",
             "approval_mode",
         )
     if request.allowed_tools is not None:
@@ -160,13 +168,13 @@ def _held(request: RunRequest, known: "_EffectiveSettings") -> Sandbox:
             return Sandbox("read-only", no_rules=True, config=known.read_only())
         case "workspace", _:
             config = {**_WORKSPACE_ONLY, **known.distrust()}
-            return Sandbox("workspace-write", directories, no_rules=True, config=config, has_folder=True)
+            return Sandbox(_WORKSPACE, directories, no_rules=True, config=config)
         case "full", _:
-            return Sandbox("danger-full-access", directories, config=known.distrust(), is_open=True)
+            return Sandbox(_FULL, directories, config=known.distrust())
         case "default", "none":
-            return Sandbox("danger-full-access", directories, bypasses=True, config=known.distrust(), is_open=True)
+            return Sandbox(_FULL, directories, bypasses=True, config=known.distrust())
         case "default", "auto":
-            return Sandbox("workspace-write", directories, config=known.distrust())
+            return Sandbox(_WORKSPACE, directories, config=known.distrust())
         case _:
             return Sandbox("", directories, config=known.distrust() if known.settings.names_a_sandbox else {})
 

@@ -9,7 +9,7 @@ from typing import Generic
 import msgspec
 
 from clinvk.backends.codex import failures, wire
-from clinvk.backends.shared import Delta, Prose, TextDeduplicator
+from clinvk.backends.shared import Delta, MessageJoiner, TextDeduplicator
 from clinvk.types import events
 from clinvk.types.errors import Cancelled
 
@@ -22,7 +22,7 @@ class ItemText(Generic[Delta]):
     """
 
     def __init__(self, delta: type[Delta]) -> None:
-        self._prose = Prose(delta)
+        self._prose = MessageJoiner(delta)
         self._item: str | None = None
         self._part = 0
         self._open = TextDeduplicator()

@@ -10,8 +10,8 @@ import re
 
 import msgspec
 
-from clinvk.backends.base import decode_line
 from clinvk.backends.jsonrpc import Message
+from clinvk.backends.shared import decode_line
 from clinvk.types.events import Progress, ToolCall, ToolResult, Usage
 
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
@@ -49,23 +49,28 @@ def plan(steps: tuple[Step, ...]) -> Progress:
     return Progress("plan", f"{progress}; next: {ahead[0]}" if ahead and ahead[0] else progress)
 
 
-class _Kind(msgspec.Struct, frozen=True):
-    type: str
-
-
 class _Change(msgspec.Struct, frozen=True):
     """A change of one file: add, delete or update."""
 
     path: str
-    kind: str | _Kind
+    kind: str | dict[str, object]
 
     @property
     def action(self) -> str:
-        return self.kind if isinstance(self.kind, str) else self.kind.type
+        return self.kind if isinstance(self.kind, str) else str(self.kind["type"])
 
 
-class _McpError(msgspec.Struct, frozen=True):
-    message: str
+class Failure(msgspec.Struct, frozen=True, rename="camel"):
+    """An error. `additional_details` explains a retry, `codex_error_info` names the kind of error."""
+
+    message: str = ""
+    additional_details: str | None = None
+    codex_error_info: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def said(self) -> str:
+        """The message with its details."""
+        return f"{self.message} ({self.additional_details})" if self.additional_details else self.message
 
 
 class _McpResult(msgspec.Struct, frozen=True, rename={"server_structured": "structuredContent"}):
@@ -101,7 +106,7 @@ class Item(msgspec.Struct, frozen=True):
     tool: str = ""
     arguments: object = None
     result: _McpResult | None = None
-    error: _McpError | None = None
+    error: Failure | None = None
     query: str = ""
     action: object = None
     prompt: str | None = None
@@ -168,7 +173,7 @@ class _ServerItem(Item, frozen=True, rename="camel"):
     agents_states: dict[str, object] = {}
 
 
-class Totals(msgspec.Struct, frozen=True):
+class Totals(msgspec.Struct, frozen=True, rename="camel"):
     """Token totals of the thread, including former turns. Input includes cached tokens, output includes reasoning."""
 
     input_tokens: int = 0
@@ -182,31 +187,11 @@ class Totals(msgspec.Struct, frozen=True):
         return Usage(self.input_tokens, self.output_tokens, self.cached_input_tokens, self.reasoning_output_tokens)
 
 
-class _ServerTotals(Totals, frozen=True, rename="camel"):
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_output_tokens: int = 0
-
-
 class TokenUsage(msgspec.Struct, frozen=True):
     """Token counts of the thread, including former turns, and of the last model request."""
 
-    total: _ServerTotals = _ServerTotals()
-    last: _ServerTotals = _ServerTotals()
-
-
-class Failure(msgspec.Struct, frozen=True, rename="camel"):
-    """An error. `additional_details` explains a retry, `codex_error_info` names the kind of error."""
-
-    message: str = ""
-    additional_details: str | None = None
-    codex_error_info: msgspec.Raw = msgspec.Raw(b"null")
-
-    @property
-    def said(self) -> str:
-        """The message with its details."""
-        return f"{self.message} ({self.additional_details})" if self.additional_details else self.message
+    total: Totals = Totals()
+    last: Totals = Totals()
 
 
 class ExecLine(msgspec.Struct, frozen=True):
@@ -215,9 +200,15 @@ class ExecLine(msgspec.Struct, frozen=True):
     type: str
     thread_id: str = ""
     item: Item = Item()
-    usage: Totals | None = None
+    usage: dict[str, int] | None = None
     error: Failure = Failure()
     message: str = ""
+
+    @property
+    def totals(self) -> Usage | None:
+        """The token totals of the thread, including former turns."""
+        names = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_output_tokens")
+        return None if self.usage is None else Usage(*(self.usage.get(name, 0) for name in names))
 
 
 class Turn(msgspec.Struct, frozen=True, rename="camel"):

@@ -24,22 +24,13 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import (
-    PRIVATE,
-    Capabilities,
-    Channel,
-    Host,
-    Launch,
-    aliases,
-    conversation,
-    refuse_nul,
-)
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
 from clinvk.backends.gemini import home, prompt_delivery
 from clinvk.backends.gemini.acp import PING, AcpChannel
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
 from clinvk.backends.gemini.permissions import ToolPermissions, grants, limits, settled, tool_permissions
-from clinvk.backends.shared import OneShotChannel
+from clinvk.backends.shared import OneShotChannel, aliases, conversation, refuse_nul
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume

@@ -19,11 +19,12 @@ from the record, which leaves no conversation. Thinking is reported, and passed 
 from collections import deque
 from collections.abc import Iterator
 
-from clinvk.backends.base import Delivery, Host, crash_ending
+from clinvk.backends.base import Delivery, Host
 from clinvk.backends.gemini import prompt_delivery, wire
 from clinvk.backends.gemini.decoder import GeminiDecoder, readable
 from clinvk.backends.gemini.turn import ConversationRecord, TurnDecoder, refused
 from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
+from clinvk.backends.shared import crash_ending
 from clinvk.types.errors import Cancelled, NotResumable
 from clinvk.types.events import Ending, RunFailed, RunStarted
 from clinvk.types.request import RunRequest

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec.json import Decoder as JSONDecoder
 
-from clinvk.backends.base import crash_ending, decode_line, last_line
-from clinvk.backends.shared import Prose
+from clinvk.backends.shared import MessageJoiner, crash_ending, decode_line, last_line
 from clinvk.types import errors, events
 
 
@@ -105,7 +104,7 @@ class GeminiDecoder:
     """Turn the lines of one run into events."""
 
     def __init__(self) -> None:
-        self._prose = Prose(events.TextDelta)
+        self._prose = MessageJoiner(events.TextDelta)
         self._stop: events.StopReason = "end_turn"
         self._told = ""
         self._answered = False

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from msgspec import DecodeError, ValidationError, convert
 from msgspec.json import decode
 
-from clinvk.backends.base import PRIVATE, Host, effort_of
+from clinvk.backends.base import PRIVATE, Host
 from clinvk.backends.gemini.permissions import EDITS, READS, ToolPermissions
+from clinvk.backends.shared import effort_of
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import RunRequest
 

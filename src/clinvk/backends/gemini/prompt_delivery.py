@@ -18,7 +18,8 @@ import re
 from hashlib import sha256
 
 from clinvk.backends import shared
-from clinvk.backends.base import PRIVATE, encoded, image_extension, with_schema, with_system_prompt
+from clinvk.backends.base import PRIVATE
+from clinvk.backends.shared import encoded, image_extension, with_schema, with_system_prompt
 from clinvk.types.request import Image, RunRequest
 
 COMMANDS = "home/.gemini/commands"

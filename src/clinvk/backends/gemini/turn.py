@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from clinvk.backends.base import Host, decode_line
+from clinvk.backends.base import Host
 from clinvk.backends.gemini import wire
 from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause, failed
 from clinvk.backends.gemini.home import conversation_files
 from clinvk.backends.jsonrpc import Failure
-from clinvk.backends.shared import Prose
+from clinvk.backends.shared import MessageJoiner, decode_line
 from clinvk.types import events
 from clinvk.types.errors import AgentFailed, AgentUnauthenticated, Cancelled, agent_code
 from clinvk.types.request import RunRequest
@@ -128,8 +128,8 @@ class TurnDecoder:
         self.request = request
         self.session = ""
         self.is_dropped = self.is_started = False
-        self._prose = Prose(events.TextDelta)
-        self._thoughts = Prose(events.ThinkingDelta)
+        self._prose = MessageJoiner(events.TextDelta)
+        self._thoughts = MessageJoiner(events.ThinkingDelta)
         self._answered = False
         self._calls: set[str] = set()
         self._open_calls: set[str] = set()

@@ -9,7 +9,8 @@ from itertools import chain, islice
 
 import msgspec
 
-from clinvk.backends.base import Channel, Launch, ProtocolNotSupported, decode_line
+from clinvk.backends.base import Channel, Launch, ProtocolNotSupported
+from clinvk.backends.shared import decode_line
 from clinvk.runtime.process import private_folder
 from clinvk.runtime.process.private_folder import at_home
 from clinvk.runtime.process.spawn import Process, Spawner

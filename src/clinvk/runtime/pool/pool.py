@@ -155,7 +155,7 @@ class Pool:
     async def _keep(self, worker: Worker, conversation: str, turns: int, *, kept: bool) -> None:
         """Keep a conversation for its next turn; keep at most `MAX_HELD` conversations open exclusively."""
         if not kept:
-            await worker.left_to_others(conversation)
+            await worker.release(conversation)
             return
         worker.held[conversation] = HeldConversation(time.monotonic(), turns)
         if worker.launch.takes_up == "asked" and len(worker.held) > MAX_HELD:
@@ -183,7 +183,7 @@ class Pool:
             if worker.held.pop(handle, None) and worker.channel.capacity == 1:
                 worker.retire()
                 self._reaper.wake()
-            await worker.left_to_others(handle)
+            await worker.release(handle)
 
     async def prestart(self, spec: WorkerSpec) -> None:
         """Start a worker before any run asks for a worker, and keep a worker ready as after a real request."""

@@ -151,7 +151,7 @@ class Reaper:
             if not worker.seats and self._is_done(worker, now):
                 self.worker_set.end(worker)
             elif worker.launch.takes_up == "asked":
-                _let_go(worker, now)
+                _release_old(worker, now)
             elif not worker.seats:
                 await self._take_fingerprints(group, worker, now)
 
@@ -304,7 +304,7 @@ async def record_fingerprint(group: WorkerGroup, handle: str) -> Fingerprint:
     return await asyncio.to_thread(lambda: fingerprint(spec.backend.records(handle, spec.host), spec.env))
 
 
-def _let_go(worker: Worker, now: float) -> None:
+def _release_old(worker: Worker, now: float) -> None:
     """Ask a process to release all conversations held exclusively for longer than `_HOLDS_S`."""
     for handle in [handle for handle, held in worker.held.items() if now > held.since + _HOLDS_S]:
         worker.release_session(handle)

@@ -25,8 +25,8 @@ _MAX_WAITING_BYTES = 64 * 1024 * 1024
 _PAUSE_BYTES = 1024 * 1024
 """Maximum unread output of the only run of a process: above the limit, the process itself is paused."""
 
-_LETS_GO_TIMEOUT_S = 2.0
-_POLL_INTERVAL_S = 0.005
+_RELEASE_TIMEOUT_S = 2.0
+_POLL_S = 0.005
 
 
 class HeldConversation(NamedTuple):
@@ -90,7 +90,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self.since = self.idle_since = time.monotonic()
         self.heard_at = self.pinged_at = self._loop.time()
-        self._leaving: set[str] = set()
+        self._releasing: set[str] = set()
         self._changed = changed
         self._process: Process | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -162,22 +162,22 @@ class Worker:
         data = self.channel.release_session(conversation) if is_there else None
         if data:
             self.process.write(data, close=False)
-            self._leaving.add(conversation)
+            self._releasing.add(conversation)
         return data is not None
 
-    async def all_left_to_others(self) -> None:
+    async def release_all(self) -> None:
         """Wait until the process has released all conversations due for release; an exit could lose a conversation."""
-        left = self._leaving - self.held.keys()
-        await asyncio.gather(*(self.left_to_others(conversation) for conversation in left))
+        left = self._releasing - self.held.keys()
+        await asyncio.gather(*(self.release(conversation) for conversation in left))
 
-    async def left_to_others(self, conversation: str) -> None:
+    async def release(self, conversation: str) -> None:
         """Ask the process to release a conversation, and wait for the release; retire the worker on a timeout."""
-        until = self._loop.time() + _LETS_GO_TIMEOUT_S
+        until = self._loop.time() + _RELEASE_TIMEOUT_S
         while self.release_session(conversation):
             if self._loop.time() > until:
                 self.retire()
                 return
-            await asyncio.sleep(_POLL_INTERVAL_S)
+            await asyncio.sleep(_POLL_S)
 
     def flush(self) -> None:
         """Deliver new output to the runs; called after every output and at the exit."""
@@ -193,7 +193,7 @@ class Worker:
         elif process.exit_code is not None:
             self._call_once(DRAIN_S, self._exited)
         elif process.at_eof:
-            self._call_once(LINGER_S, self._still_there)
+            self._call_once(LINGER_S, self._output_closed)
         self._changed()
 
     def _call_once(self, delay_s: float, look: Callable[[], None]) -> None:
@@ -242,7 +242,12 @@ class Worker:
             seat.conversation = event.backend_session_id
             seat.tools = self.channel.tools_of(seat.run)
         elif seat.waiting_bytes > _MAX_WAITING_BYTES and not seat.is_over:
-            seat.put(b"", RunFailed(AgentFailed.code, "whoever reads this run is too far behind", exit_code=1))
+            seat.put(
+                b"",
+                RunFailed(
+                    AgentFailed.code, "the client reads too slowly: more than 64 MB of output are unread", exit_code=1
+                ),
+            )
             self.stop(seat.run)
 
     def stop(self, run: str) -> bool:
@@ -263,7 +268,7 @@ class Worker:
         self._deliver(b"", lambda: self.channel.closed(code, stderr))
         self.fail(f"the agent's process exited with code {code}")
 
-    def _still_there(self) -> None:
+    def _output_closed(self) -> None:
         if self.process.exit_code is None and not self.is_gone:
             self.fail("the agent closed its output but did not exit")
 
@@ -278,7 +283,7 @@ class Worker:
         self.close()
         self.trouble = why
         for seat in self.seats.values():
-            self._lose(seat, why)
+            self._fail_run(seat, why)
         self._changed()
 
     def give_up(self, seat: "PooledProcess", why: str) -> None:
@@ -286,9 +291,9 @@ class Worker:
         self.retire()
         self.trouble = why
         self.stop(seat.run)
-        self._lose(seat, why)
+        self._fail_run(seat, why)
 
-    def _lose(self, seat: "PooledProcess", why: str) -> None:
+    def _fail_run(self, seat: "PooledProcess", why: str) -> None:
         if seat.is_over:
             return
         seat.is_lost = True

@@ -265,7 +265,7 @@ class WorkerSet:
         process = worker.process
         try:
             if patient and worker.is_up:
-                await worker.all_left_to_others()
+                await worker.release_all()
                 process.write(b"", close=True)
                 await _exit(process)
         finally:
