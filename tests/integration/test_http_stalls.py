@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.api.http import response
+from clinvk.runtime.process import waiting
 from clinvk.store.memory import MemoryStore
 from clinvk.types.session import Session
 from scripted import Scripted
@@ -178,6 +181,32 @@ async def test_request_whose_preparation_hangs_is_refused(scripted: Scripted, mo
     assert answer.status_code == 503
     assert answer.json()["code"] == "resources_exhausted"
     assert answer.headers["retry-after"] == "5"
+
+
+async def test_session_in_a_hanging_directory_holds_up_no_other_request(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system that does not answer; tasks and steps look their directories up in the same way."""
+    scripted.play(claude_says("x"))
+    monkeypatch.setattr(waiting, "_TRUSTED_S", 0.0)
+    is_directory, answering = os.path.isdir, threading.Event()
+
+    def hanging(path: str) -> bool:
+        return is_directory(path) if path != str(tmp_path) else answering.wait(60)
+
+    async with serving(scripted.env) as served:
+        first = (await served.prompt(workdir=str(tmp_path))).json()
+        monkeypatch.setattr(os.path, "isdir", hanging)
+        stuck = [asyncio.create_task(served.prompt(session_id=first["session_id"])) for _ in range(20)]
+        try:
+            async with watched() as turns:
+                for _ in range(5):
+                    assert (await served.prompt()).status_code == 200
+            assert turns.longest_s < MAX_S
+            assert not any(task.done() for task in stuck)
+        finally:
+            answering.set()
+        await asyncio.gather(*stuck)
 
 
 async def test_first_prompt_in_a_directory_takes_one_thread(

@@ -1,6 +1,7 @@
 """Sessions as runs take them up: their place, what the agent is given to go on from, and forks."""
 
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,14 +12,23 @@ from clinvk.backends.base import Capabilities, Host, Launch
 from clinvk.config.model import SessionSettings, Settings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables
-from clinvk.runtime.sessions import fork
+from clinvk.runtime.process.waiting import Lookups
+from clinvk.runtime.sessions import fork, session_workdir
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import RunQuery
-from clinvk.types.errors import AmbiguousId, BackendUnavailable, NotResumable, SessionNotFound, Unsupported
+from clinvk.types.errors import (
+    AmbiguousId,
+    BackendUnavailable,
+    InvalidRequest,
+    NotResumable,
+    SessionNotFound,
+    Unsupported,
+)
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
+from records import session
 from shell_backend import Shell
 
 FORK = "f" * 32
@@ -327,3 +337,14 @@ async def test_fork_requires_an_existing_session_of_a_known_backend() -> None:
     with pytest.raises(BackendUnavailable):
         await place.fork("a" * 31 + "b")
     assert await place.store.count() == 2
+
+
+async def test_session_whose_directory_hangs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering = threading.Event()
+    monkeypatch.setattr(os.path, "isdir", lambda _: answering.wait(60))
+    request = RunRequest(prompt="x", backend="claude")
+    try:
+        with pytest.raises(InvalidRequest, match="does not answer"):
+            await session_workdir(request, session(working_dir=str(tmp_path)), Lookups(within_s=0.1))
+    finally:
+        answering.set()

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from clinvk.store.sqlite import sqlite
 from clinvk.store.sqlite.database import Database
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.store.sqlite.threads import WriterThread
 from clinvk.types.errors import StoreUnavailable
 from polling import until
-from records import ANSWER, run, session
+from records import ANSWER, run, session, turn
 
 PATIENCE_S = 0.1
 
@@ -158,3 +159,28 @@ async def test_faulty_commit_callback_does_not_prevent_other_transactions(tmp_pa
     assert await another == "done"
     await writer.close()
     assert [str(fault) for fault in faults] == ["a fault"]
+
+
+async def test_store_is_unavailable_while_a_write_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that does not answer: reads still work, but no prompt can be stored."""
+    monkeypatch.setattr(sqlite, "_BEGUN_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(sqlite, "_HANGS_AFTER_S", 0.5)
+    async with SqliteStore(tmp_path, patience_s=60) as store:
+        assert await store.count() == 0
+        other = locked(tmp_path)
+        given = session(status="active")
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            await store.begin(run(given), given)
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await store.count()
+                except StoreUnavailable as exc:
+                    assert "does not answer" in exc.message  # noqa: PT017
+                    break
+                await asyncio.sleep(0.1)
+        other.close()
+        async with asyncio.timeout(30):
+            await turn(store, session())
+        assert await store.count() == 2
+        assert (await store.session(given.id)).status == "paused", "the run was withdrawn"

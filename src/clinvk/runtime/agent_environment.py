@@ -15,6 +15,7 @@ from clinvk.policy import rules
 from clinvk.runtime import sessions
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.process.waiting import Lookups
 from clinvk.types.errors import ConfigError, NotResumable
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
@@ -107,7 +108,7 @@ async def interactive_command(
     handle = sessions.handle_of(session)
     if session.forks_parent:
         raise NotResumable(f"session {session.id!r} branches off with its first prompt; give it one")
-    request = await sessions.session_workdir(request, session)
+    request = await sessions.session_workdir(request, session, Lookups())
     return InteractiveCommand(
         path=executables.require(backend, settings, environ),
         argv=backend.interactive(Resume(handle), request.model),

@@ -155,8 +155,7 @@ class LocalRuns:
     async def plan(self, request: RunRequest) -> Launch:
         """Return the launch that `run` would start; the CLI need not be installed."""
         request, _, resume = await self._continued(request)
-        backend = self._here.backend(request.backend)
-        launch = await self._lookups.run(partial(self._launch, self._here, backend, request, resume))
+        launch = await self._looked_up(self._here, self._here.backend(request.backend), request, resume)
         if self._admit_dirs is None:
             return launch
         return replace(launch, hidden=self._settings.backend(request.backend).extra_flags)  # others are to see it
@@ -236,7 +235,7 @@ class LocalRuns:
         if session is None and not request.ephemeral:
             workdir = request.workdir or ""
             if users or not (workdir and self._admit_dirs):  # all other directories were resolved at admission
-                workdir = await asyncio.to_thread(executables.resolve, workdir)
+                workdir = await self._lookups.run(partial(executables.resolve, workdir), workdir)
             session = new_session(request, os.urandom(16).hex(), workdir, self._settings.session)
         told = replace(request, extra=self._own_extra(request))
         recorder = RunRecorder(self._store, self._autosave, spec.run_id, told, session, resume, self._settings.session)
@@ -284,7 +283,7 @@ class LocalRuns:
         """Resume the session's current state if another run has ended since the session was read."""
         resume = await sessions.resume(self._store, session)
         if resume != spec.resume:
-            run.resume_from(resume, spec.relaunch(run.request, resume))
+            run.resume_from(resume, await spec.relaunch(run.request, resume))
 
     async def _prestart(self, pool: Pool) -> None:
         """Start the warm processes that the settings want before the first run."""
@@ -312,24 +311,29 @@ class LocalRuns:
         here = users or self._here
         backend = here.backend(request.backend)
         path = here.path(backend)
-        plan = partial(self._launch, here, backend, request, resume)
-        launch = await self._lookups.run(plan, request.workdir, *request.add_dirs)
         return RunSpec(
             run_id=os.urandom(16).hex(),
             request=request,
             backend=backend,
             host=here.host(backend.name),
             path=path,
-            launch=launch,
+            launch=await self._looked_up(here, backend, request, resume),
             env=here.environment(backend.name),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
             fallbacks=self.fallbacks,
-            relaunch=partial(self._launch, here, backend),
+            relaunch=partial(self._looked_up, here, backend),
             check=partial(self._admit_dirs, request) if self._admit_dirs and not users else None,
             hold=here.hold(self.spawner, request.workdir),
             pool=self.pool if backend.name in self._settings.warm.kept_backends else None,
         )
+
+    async def _looked_up(
+        self, here: AgentEnvironment, backend: Backend, request: RunRequest, resume: Resume | None
+    ) -> Launch:
+        """Return the launch of a request. Its directories are looked up in a thread."""
+        launch = partial(self._launch, here, backend, request, resume)
+        return await self._lookups.run(launch, request.workdir, *request.add_dirs)
 
     def _launch(self, here: AgentEnvironment, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
         if self.pool and not request.workdir:  # match the key of follow-ups, which name the directory
@@ -356,7 +360,7 @@ class LocalRuns:
         if not request.session_id:
             return request, None, None
         session = await self._store.session(request.session_id)
-        request = await sessions.session_workdir(request, session)
+        request = await sessions.session_workdir(request, session, self._lookups)
         return request, session, await sessions.resume(self._store, session)
 
     def _own_extra(self, request: RunRequest) -> tuple[str, ...]:

@@ -1,14 +1,15 @@
 """Sessions for runs: the directory of a conversation, the handle that resumes it, and forks."""
 
-import asyncio
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from msgspec.structs import replace
 
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
+from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest, NotResumable, SessionBusy, SessionNotFound, Unsupported
 from clinvk.types.events import Usage
@@ -56,11 +57,11 @@ async def fork(
     return session
 
 
-async def session_workdir(request: RunRequest, session: Session) -> RunRequest:
+async def session_workdir(request: RunRequest, session: Session, lookups: Lookups) -> RunRequest:
     """Return the request with the directory of its session: Claude Code and Gemini bind a conversation to a directory.
 
     Raises:
-        InvalidRequest: the session belongs to another backend, or the run is ephemeral.
+        InvalidRequest: the session belongs to another backend, the run is ephemeral, or its file system hangs.
         NotResumable: the directory does not exist any more.
     """
     if request.backend != session.backend:
@@ -69,7 +70,8 @@ async def session_workdir(request: RunRequest, session: Session) -> RunRequest:
         )
     if request.ephemeral:
         raise InvalidRequest("a run that continues a session cannot be ephemeral: it becomes a part of it", "ephemeral")
-    if session.working_dir and not await asyncio.to_thread(os.path.isdir, session.working_dir):
+    directory = session.working_dir
+    if directory and not await lookups.run(partial(os.path.isdir, directory), directory):
         raise NotResumable(
             f"session {session.id!r} belongs to the directory {session.working_dir!r}, which does not exist any more"
         )

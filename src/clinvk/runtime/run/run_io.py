@@ -49,7 +49,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     resume: Resume | None
     no_progress_s: float
     fallbacks: ProtocolSupport
-    relaunch: Callable[[RunRequest, Resume], Launch]
+    relaunch: Callable[[RunRequest, Resume], Awaitable[Launch]]
     check: Callable[[], Awaitable[str]] | None = None
     hold: Callable[[], AbstractAsyncContextManager[None]] | None = None
     pool: Pool | None = None

@@ -25,7 +25,7 @@ from clinvk.runtime.run.event_log import EventLog
 from clinvk.runtime.run.recording import RunRecorder, state_of
 from clinvk.runtime.run.run_io import OwnProcess, RunIO, RunSpec
 from clinvk.runtime.slots import Slot
-from clinvk.types.errors import ClinvkError
+from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Ending, Event, Logged, Progress, RunFailed, RunFinished, RunStarted, Usage
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.result import RunResult, gather
@@ -279,7 +279,7 @@ class RunTask:
         schema = self.request.output_schema
         if isinstance(words, SchemaFilter) and schema is not None:
             judgement = await judge_answer(words, ending, schema, self.spawner, self.spec.env)
-            if judgement.fault and self._asks_again(judgement.fault, ending):
+            if judgement.fault and await self._asks_again(judgement.fault, ending):
                 return
             ending, rest = judgement.ending, judgement.rest
         else:
@@ -287,7 +287,7 @@ class RunTask:
         await self._record([*rest], 0)
         await self.end(ending)
 
-    def _asks_again(self, fault: str, ending: Ending) -> bool:
+    async def _asks_again(self, fault: str, ending: Ending) -> bool:
         """Prepare one more turn of the conversation; return False if no further turn is possible."""
         spec = self.spec
         if self._first_ending or self.stopped_by or not (spec.launch.asks_again and self._conversation):
@@ -295,7 +295,10 @@ class RunTask:
         used = (spec.resume.used if spec.resume else Usage()) + (ending.usage or Usage())
         resume = Resume(self._conversation, used)
         request = retry_prompt(spec.request, fault)
-        launch = spec.relaunch(request, resume)
+        try:
+            launch = await spec.relaunch(request, resume)
+        except InvalidRequest:  # the file system of the directory does not answer any more
+            return False
         self._first_ending = ending
         self.spec = replace(spec, request=request, resume=resume, launch=launch.otherwise or launch)
         return True

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import sqlite3
 
 _COUNTED_TIMEOUT_S = 2.0
+_BEGUN_TIMEOUT_S = 30.0
+_HANGS_AFTER_S = 10.0
 _LARGE_CHARS = 8192
 _CLEAN_STEP = 100
 _IMPORT_STEP = 100
@@ -118,9 +120,12 @@ class SqliteStore:
             return turns.begin(db, self._owners, run, session, must_exist)
 
         try:
-            kept = await self._writer.write(begin)
-        except asyncio.CancelledError:
+            async with asyncio.timeout(_BEGUN_TIMEOUT_S):
+                kept = await self._writer.write(begin)
+        except (asyncio.CancelledError, TimeoutError) as exc:
             self._writer.submit(lambda db: turns.withdraw(db, run.id))
+            if isinstance(exc, TimeoutError):
+                raise self._stuck(_BEGUN_TIMEOUT_S) from exc
             raise
         self._index_sometimes()
         return kept
@@ -202,14 +207,19 @@ class SqliteStore:
             async with asyncio.timeout(_COUNTED_TIMEOUT_S):
                 return await self._count()
         except TimeoutError as exc:
-            error = f"does not answer within {_COUNTED_TIMEOUT_S:g} s; another program may hold its lock"
-            raise StoreUnavailable(f"{self._database.path}: {error}") from exc
+            raise self._stuck(_COUNTED_TIMEOUT_S) from exc
 
     async def last_used(self) -> float | None:
         """Return when a session was last used, in seconds since the epoch; None if there is no session."""
         return await self._read(lambda db: db.execute("SELECT max(last_used) FROM sessions").fetchone()[0])
 
+    def _stuck(self, within_s: float) -> StoreUnavailable:
+        error = f"does not answer within {within_s:g} s; another program may hold its lock, or its disk hangs"
+        return StoreUnavailable(f"{self._database.path}: {error}")
+
     async def _count(self) -> int:
+        if self._writer.busy_s > _HANGS_AFTER_S:
+            raise self._stuck(_HANGS_AFTER_S)
         if self._writer.trouble:
             await self._writer.write(_take_room)
             await self._writer.write(_give_room_back)

@@ -82,6 +82,7 @@ class WriterThread:
         self._note = note
         self._owed: deque[_Job] = deque()
         self._batch: asyncio.Future[None] | None = None
+        self._batch_began = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._is_due = False
         self._is_closed = False
@@ -92,6 +93,11 @@ class WriterThread:
     def is_open(self) -> bool:
         """Whether the database was opened, and is up to date."""
         return self._connection is not None
+
+    @property
+    def busy_s(self) -> float:
+        """How long the current transaction has taken, in seconds."""
+        return time.monotonic() - self._batch_began if self._batch else 0.0
 
     async def write(self, operation: "Callable[[sqlite3.Connection], _T]", must: bool = False) -> _T:
         """Run an operation, and return its value after the commit.
@@ -187,6 +193,7 @@ class WriterThread:
         if self._is_closed:
             self._refuse(jobs)
         elif jobs:
+            self._batch_began = time.monotonic()
             self._batch = asyncio.get_running_loop().run_in_executor(self._thread, self._carry_out, jobs)
             self._batch.add_done_callback(lambda batch: self._settle(batch, jobs))
 
