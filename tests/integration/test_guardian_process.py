@@ -28,13 +28,13 @@ UNBOUND = ResourceLimits(AgentSettings(), 0)
 OUTER = """
 import asyncio, subprocess, sys, time
 from clinvk.config.model import AgentSettings
-from clinvk.runtime.process.resource_limits import Bounds
-from clinvk.runtime.process.guardian_process import Guard
-from clinvk.runtime.process.process_tags import RlimitMarks
+from clinvk.runtime.process.resource_limits import ResourceLimits
+from clinvk.runtime.process.guardian_process import GuardianProcess
+from clinvk.runtime.process.process_tags import RlimitTags
 
 async def main():
-    own = RlimitMarks(int(sys.argv[1]))
-    Guard(own, Bounds(AgentSettings(), 0)).start()
+    own = RlimitTags(int(sys.argv[1]))
+    GuardianProcess(own, ResourceLimits(AgentSettings(), 0)).start()
     with own.marking(1):
         subprocess.run(["sh", "-c", sys.argv[2]])
     print("up", flush=True)  # it has its own mark again

@@ -380,14 +380,14 @@ def become_ordinary(saved_group):
 ready, told = os.pipe()
 pid = os.fork()
 if pid == 0:
-    resource.setrlimit(remains.RTTIME, (remains.mark(SERVER, 7), resource.RLIM_INFINITY))
+    resource.setrlimit(remains.RTTIME, (remains.tag_value(SERVER, 7), resource.RLIM_INFINITY))
     become_ordinary(saved_group=12345)
     signal.alarm(10)
     os.write(told, b".")
     signal.pause()
 os.read(ready, 1)
 become_ordinary(saved_group=65534)
-remains.end(lambda: remains.marked(SERVER, {7}))
+remains.kill_tagged(lambda: remains.tagged_pids(SERVER, {7}))
 print("alive" if remains.alive({pid}) else "ended")
 """
 

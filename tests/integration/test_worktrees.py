@@ -356,12 +356,12 @@ async def test_sixteen_worktrees_at_once(repository: Repository, worktrees: Kept
 WORK = """
 import asyncio, os, sys
 from pathlib import Path
-from clinvk.runtime.process.process_tags import choose
+from clinvk.runtime.process.process_tags import choose_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 
 async def main():
-    worktrees = KeptWorktrees(Spawner(choose()), sys.argv[1], os.environ)
+    worktrees = KeptWorktrees(Spawner(choose_tags()), sys.argv[1], os.environ)
 
     async def work(number):
         async with worktrees.isolated(sys.argv[2], "agent") as worktree:
@@ -464,12 +464,12 @@ async def test_discard_reports_another_clinvk_that_holds_the_worktree(
 CRASH = """
 import asyncio, os, sys
 from pathlib import Path
-from clinvk.runtime.process.process_tags import choose
+from clinvk.runtime.process.process_tags import choose_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 
 async def main():
-    worktrees = KeptWorktrees(Spawner(choose()), sys.argv[1], os.environ)
+    worktrees = KeptWorktrees(Spawner(choose_tags()), sys.argv[1], os.environ)
     await worktrees.make(sys.argv[2], "unchanged")
     for label in ("changed", "discarded"):
         changed = await worktrees.make(sys.argv[2], label)

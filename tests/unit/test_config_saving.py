@@ -14,10 +14,10 @@ from clinvk.types.errors import ConfigError
 SET_ONE = """
 import sys
 from pathlib import Path
-from clinvk.config.saving import change
+from clinvk.config.saving import change_file
 for number in range(10):
     line = f"{sys.argv[2]}.{number}: 1\\n"
-    change(Path(sys.argv[1]), lambda text: text + line, make_folder=False)
+    change_file(Path(sys.argv[1]), lambda text: text + line, make_folder=False)
 """
 
 

@@ -6,7 +6,7 @@ import sys
 _PRINT_ARENAS = """
 import ctypes, threading
 from clinvk.api.server import housekeeping as memory
-memory.bound_heaps()
+memory.limit_malloc_arenas()
 ready = threading.Barrier(8)
 def allocate():
     held = [bytes(5000) for _ in range(100)]
@@ -27,7 +27,7 @@ async def main():
     held = [os.urandom(2000) for _ in range(50_000)]
     held = held[::50]
     before = resident_pages()
-    async with memory.given_back(itertools.count().__next__, 0.01):
+    async with memory.trim_memory(itertools.count().__next__, 0.01):
         until = time.monotonic() + 10
         while resident_pages() > 0.6 * before and time.monotonic() < until:
             await asyncio.sleep(0.01)

@@ -42,8 +42,9 @@ class Access(NamedTuple):
 
 def access_mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
     """Yield the mistakes in the access settings."""
-    for part in (cors, hosts, proxies):
-        yield from part.mistakes(settings)
+    yield from cors.invalid_origins(settings)
+    yield from hosts.invalid_hosts(settings)
+    yield from proxies.invalid_proxies(settings)
 
 
 def check_access(settings: ServerSettings) -> None:
