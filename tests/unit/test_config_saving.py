@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.config.saving import change_file, preview_change
+from clinvk.config.saving import change_file
 from clinvk.types.errors import ConfigError
 
 SET_ONE = """
@@ -91,9 +91,9 @@ def test_unchanged_file_is_not_written(file: Path) -> None:
     assert file.stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_a_preview_writes_nothing(file: Path) -> None:
-    assert preview_change(file, appended)
-    assert not preview_change(file, str)
+def test_dry_run_writes_nothing(file: Path) -> None:
+    assert change_file(file, appended, make_folder=True, dry_run=True)
+    assert not change_file(file, str, make_folder=True, dry_run=True)
     assert not file.exists()
 
 

@@ -102,7 +102,7 @@ def trace(
 
 def settings_of(found: dict[tuple[str, ...], object]) -> Settings:
     """Return settings from checked values by key."""
-    return msgspec.convert(_nested(found), Settings)
+    return msgspec.convert(nested(found), Settings)
 
 
 def _file(path: str | None, environ: Mapping[str, str], reject: OnInvalid) -> Iterator[SourcedValue]:
@@ -152,9 +152,10 @@ def _flags(flags: Mapping[str, object]) -> Iterator[SourcedValue]:
         yield SourcedValue(tuple(key.split(".")), value, "command line", str(value))
 
 
-def _nested(found: dict[tuple[str, ...], object]) -> dict[str, object]:
+def nested(found: Mapping[tuple[str, ...], object]) -> dict[str, object]:
+    """Return values by key as sections inside sections."""
     result: dict[str, object] = {}
-    for head in {keys[0] for keys in found}:
+    for head in dict.fromkeys(keys[0] for keys in found):
         inner = {keys[1:]: value for keys, value in found.items() if keys[0] == head}
-        result[head] = inner[()] if () in inner else _nested(inner)
+        result[head] = inner[()] if () in inner else nested(inner)
     return result

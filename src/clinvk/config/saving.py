@@ -8,7 +8,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from clinvk.types.errors import ConfigError
@@ -69,7 +69,7 @@ _POLL_INTERVAL_S = 0.01
 _NEW_FOLDER = 0o700
 
 
-def change_file(file: Path, edit: Callable[[str], str], make_folder: bool) -> bool:
+def change_file(file: Path, edit: Callable[[str], str], make_folder: bool, dry_run: bool = False) -> bool:
     """Replace the text of a file with the result of `edit`; return whether the text changed.
 
     A missing file counts as empty. The target of a symbolic link is changed. Mode and owner stay; a new file has mode
@@ -79,35 +79,23 @@ def change_file(file: Path, edit: Callable[[str], str], make_folder: bool) -> bo
         file: the path.
         edit: returns the new text, or raises; line ends are as in the file.
         make_folder: whether to create a missing folder.
+        dry_run: whether to write nothing.
 
     Raises:
         ConfigError: the file cannot be read, locked or written, or `edit` raised.
     """
     file = Path(os.path.realpath(file))
     try:
-        if make_folder:
+        if make_folder and not dry_run:
             file.parent.mkdir(_NEW_FOLDER, parents=True, exist_ok=True)
-        with _locked(file.parent):
+        with nullcontext() if dry_run else _locked(file.parent):
             text, mark = _read(file)
             edited = edit(text)
-            if edited != text:
+            if edited != text and not dry_run:
                 replace_file(file, mark + edited.encode())
             return edited != text
     except OSError as exc:
-        raise ConfigError(f"{file}: cannot be changed: {exc.strerror}") from exc
-
-
-def preview_change(file: Path, edit: Callable[[str], str]) -> bool:
-    """Return whether `edit` would change a file; write nothing.
-
-    Raises:
-        ConfigError: the file cannot be read, or `edit` raised.
-    """
-    try:
-        text, _ = _read(file)
-    except OSError as exc:
-        raise ConfigError(f"{file}: cannot be read: {exc.strerror}") from exc
-    return edit(text) != text
+        raise ConfigError(f"{file}: cannot be {'read' if dry_run else 'changed'}: {exc.strerror}") from exc
 
 
 def _read(file: Path) -> tuple[str, bytes]:

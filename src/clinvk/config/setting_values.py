@@ -1,5 +1,6 @@
 """Settings by name: dotted keys, sources of values, and checks of values against types."""
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -46,6 +47,7 @@ def raise_invalid(error: ConfigError) -> None:
     raise error
 
 
+_BACKENDS = dict[str, BackendSettings]
 _LISTED = 12
 """The number of names that an error lists; of more names the error has only the nearest."""
 
@@ -69,35 +71,35 @@ def kind_of(given: SourcedValue, backends: Collection[str]) -> object:
     """
     kind: object = Settings
     for depth, key in enumerate(given.keys):
-        dotted = ".".join(given.keys[: depth + 1])
-        if struct := _struct(kind):
-            fields = fields_of(struct)
-            if key not in fields:
-                raise unknown_key(given, f"unknown key {dotted!r}", key, fields)
-            kind = fields[key]
+        names = members(kind, backends)
+        if key in names:
+            kind = names[key]
+        elif names:
+            what = "backend" if kind == _BACKENDS else "key"
+            raise unknown_key(given, f"unknown {what} {'.'.join(given.keys[: depth + 1])!r}", key, names)
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]
-            if kind is BackendSettings and key not in backends:
-                raise unknown_key(given, f"unknown backend {dotted!r}", key, backends)
         else:
             above = ".".join(given.keys[:depth])
             raise ConfigError(f"{given.place}: {above} has no key {key!r}; it must be {allowed(kind)}")
     return kind
 
 
+def members(kind: object, backends: Collection[str]) -> Mapping[str, object]:
+    """Return the keys of a section with their types, in order; none if the names are free, or if it is no section."""
+    if kind == _BACKENDS:
+        return dict.fromkeys(backends, BackendSettings)
+    return _fields(kind) if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else {}
+
+
 @cache
-def fields_of(struct: type[msgspec.Struct]) -> dict[str, object]:
-    """Return the fields of a section with their types, in order of declaration."""
+def _fields(struct: type[msgspec.Struct]) -> dict[str, object]:
     return {field.name: field.type for field in msgspec.structs.fields(struct)}
 
 
 def is_section(kind: object) -> bool:
     """Return whether a type is a section, which has keys."""
-    return get_origin(kind) is dict or _struct(kind) is not None
-
-
-def _struct(kind: object) -> type[msgspec.Struct] | None:
-    return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None
+    return get_origin(kind) is dict or bool(members(kind, ()))
 
 
 def is_list(kind: object) -> bool:
@@ -105,29 +107,20 @@ def is_list(kind: object) -> bool:
     return get_origin(kind) is tuple or any(get_origin(part) is tuple for part in get_args(kind))
 
 
-def all_keys(backends: Collection[str]) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Yield every key with its type; the variables of agents, whose names are free, as one section."""
-    yield from _below((), Settings, backends)
-
-
-def _below(above: tuple[str, ...], kind: object, backends: Collection[str]) -> Iterator[tuple[tuple[str, ...], object]]:
-    if struct := _struct(kind):
-        for name, inner in fields_of(struct).items():
-            yield from _below((*above, name), inner, backends)
-    elif get_origin(kind) is dict and get_args(kind)[1] is BackendSettings:
-        for name in backends:
-            yield from _below((*above, name), BackendSettings, backends)
-    else:
+def all_keys(
+    backends: Collection[str], above: tuple[str, ...] = (), kind: object = Settings
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Yield every key below a section with its type; the variables of agents, whose names are free, as one section."""
+    names = members(kind, backends)
+    for name, inner in names.items():
+        yield from all_keys(backends, (*above, name), inner)
+    if not names:
         yield above, kind
 
 
 def key_order(above: tuple[str, ...], backends: Collection[str]) -> tuple[str, ...]:
     """Return the keys of a section in order; none if the names are free."""
-    if len(above) == 1 and above[0] == "backends":
-        return tuple(backends)
-    kind = kind_of(SourcedValue(above, None, "", ""), backends)
-    struct = _struct(kind)
-    return tuple(fields_of(struct)) if struct else ()
+    return tuple(members(kind_of(SourcedValue(above, None, "", ""), backends), backends))
 
 
 def unknown_key(given: SourcedValue, what: str, name: str, among: Collection[str]) -> ConfigError:
@@ -180,10 +173,9 @@ def _allowed(info: inspect.Type) -> str:
 
 _PATHS = frozenset({"executable", "default_workdir", "allowed_workdir_prefixes", "blocked_workdir_prefixes"})
 _RELATIVE_OK = frozenset({"executable"})
-_OF_BACKENDS = frozenset({("policy", "allowed_backends"), ("warm", "kept_backends"), ("warm", "prestart")})
-_OF_VARIABLES = ("agents", "env_allow")
-_IN_NAMES_OF_VARIABLES = frozenset("_.-%()*?[]!")
-"""Characters in names and patterns of variables, besides letters and digits."""
+_OF_BACKENDS = {("default_backend",), ("policy", "allowed_backends"), ("warm", "kept_backends"), ("warm", "prestart")}
+_VARIABLES = re.compile(r"[\w.\-%()*?\[\]!]+")
+"""Names and patterns of variables."""
 
 _YES_NO = {"yes": True, "on": True, "no": False, "off": False}
 """Further words that YAML reads as true and false; a variable accepts what the file accepts."""
@@ -211,19 +203,23 @@ def checked(
 
 def _check(given: SourcedValue, value: object, backends: Collection[str]) -> None:
     """Refuse a value of the right type that cannot be meant."""
-    if is_variable(given.keys) and not _can_be_given(given.keys[-1], str(value)):
-        raise ConfigError(f"{given.place}: {given.where}: must be a variable: a name without '=', and no NUL character")
+    wrong = ""
+    name = given.keys[-1]
+    if is_variable(given.keys) and (name == "" or "=" in name or "\0" in f"{name}{value}"):
+        wrong = "must be a variable: a name without '=', and no NUL character"
     if given.keys == ("server", "host") and not str(value).strip():
-        every = "must be an address or a name, such as 127.0.0.1, or 0.0.0.0 for every one"
-        raise ConfigError(f"{given.place}: {given.where}: {every}")
-    if given.keys == ("default_backend",) and value not in backends:
-        raise unknown_key(given, f"default_backend = {value!r}", str(value), backends)
-    if given.keys in _OF_BACKENDS:
-        for name in msgspec.convert(value, tuple[str, ...]):
-            if name not in backends:
-                raise unknown_key(given, f"{'.'.join(given.keys)} = {name!r}", name, backends)
-    if given.keys == _OF_VARIABLES:
-        _check_variables(given, msgspec.convert(value, tuple[str, ...]))
+        wrong = "must be an address or a name, such as 127.0.0.1, or 0.0.0.0 for every one"
+    if wrong:
+        raise ConfigError(f"{given.place}: {given.where}: {wrong}")
+    items = msgspec.convert(value, tuple[str, ...]) if isinstance(value, tuple) else (str(value),)
+    for item in items:
+        if given.keys in _OF_BACKENDS and item not in backends:
+            raise unknown_key(given, f"{'.'.join(given.keys)} = {item!r}", item, backends)
+        if given.keys == ("agents", "env_allow") and not _VARIABLES.fullmatch(item):
+            raise ConfigError(
+                f"{given.place}: {'.'.join(given.keys)} = {item!r}: must be names of variables, each an item of its "
+                "own, in which * stands for any text"
+            )
 
 
 def _opened(given: SourcedValue) -> Iterator[SourcedValue]:
@@ -234,20 +230,6 @@ def _opened(given: SourcedValue) -> Iterator[SourcedValue]:
         raise ConfigError(f"{given.place}: {given.where}: must be a section, keys with values") from None
     for key, value in content.items():
         yield SourcedValue((*given.keys, key), value, given.place, str(value))
-
-
-def _can_be_given(name: str, value: str) -> bool:
-    """Return whether the environment of a program can have a variable."""
-    return name != "" and "=" not in name and "\0" not in name + value
-
-
-def _check_variables(given: SourcedValue, names: Sequence[str]) -> None:
-    for name in names:
-        if not name or not all(char.isalnum() or char in _IN_NAMES_OF_VARIABLES for char in name):
-            raise ConfigError(
-                f"{given.place}: {'.'.join(given.keys)} = {name!r}: must be names of variables, each an item of its "
-                "own, in which * stands for any text"
-            )
 
 
 def converted(given: SourcedValue, kind: object) -> object:
@@ -299,13 +281,9 @@ def _paths(given: SourcedValue, value: object, environ: Mapping[str, str]) -> ob
     """Expand a leading `~` of paths; refuse relative paths, which depend on the current directory."""
     if given.keys[-1] not in _PATHS or is_variable(given.keys):
         return value
-    if isinstance(value, str):
-        return _path(given, value, environ)
-    return tuple(_path(given, item, environ) for item in msgspec.convert(value, tuple[str, ...]))
-
-
-def _path(given: SourcedValue, path: str, environ: Mapping[str, str]) -> str:
-    path = opened_home(path, environ)
+    if isinstance(value, tuple):
+        return tuple(_paths(given, item, environ) for item in msgspec.convert(value, tuple[str, ...]))
+    path = opened_home(str(value), environ)
     if path and not path.startswith("/") and given.keys[-1] not in _RELATIVE_OK:
         raise ConfigError(f"{given.place}: {given.where}: must be an absolute path")
     return path

@@ -3,7 +3,7 @@
 Format: https://yaml.org/spec/1.1/ as PyYAML reads it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -145,10 +145,10 @@ def written(value: Value) -> str:
     return dumped[1:-2] if is_flow else dumped[2:-1]
 
 
-def document(settings: Sequence[tuple[tuple[str, ...], Value]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def document(settings: Mapping[tuple[str, ...], Value]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the lines of a whole file, each with the keys of its value; the keys of a section's own line are empty."""
     above: tuple[str, ...] = ()
-    for keys, value in settings:
+    for keys, value in settings.items():
         shared = sum(1 for depth in range(len(keys) - 1) if keys[: depth + 1] == above[: depth + 1])
         for depth in range(shared, len(keys) - 1):
             yield f"{' ' * depth * 2}{written(keys[depth])}:", ()

@@ -182,10 +182,7 @@ class KeyFile:
             return msgspec.json.format(msgspec.json.encode(_Content(keys)), indent=2).decode() + "\n"
 
         self.read()
-        if dry_run:
-            saving.preview_change(self.path, edit)
-        else:
-            saving.change_file(self.path, edit, make_folder=True)
+        saving.change_file(self.path, edit, make_folder=True, dry_run=dry_run)
 
     def _unreadable(self, why: str | None) -> ConfigError:
         return ConfigError(f"{self.path}: the API keys cannot be read: {why}")

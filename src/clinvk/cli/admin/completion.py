@@ -8,7 +8,7 @@ start of clinvk.
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from clinvk.backends.registry import BACKENDS
@@ -23,7 +23,7 @@ from clinvk.types.errors import InvalidRequest
 MANAGERS = ("systemd", "launchd")
 _ALIASES = ("fast", "balanced", "best")
 _NEWEST = 100
-_DIRECTORIES, _FILES = ":dirs", ":files"
+_PATHS = (":dirs", ":files")
 
 _SCRIPTS = {shell: Path(__file__).with_name(f"completion.{shell}") for shell in ("bash", "zsh", "fish")}
 
@@ -52,18 +52,35 @@ def complete(words: Sequence[str], environ: Mapping[str, str]) -> int:
 def candidates(words: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     """Return the candidates for the last word, with their descriptions. A path is a single candidate, `:files`."""
     *before, current = _joined(words) or [""]
-    line = _Line(before)
-    specs = {name: spec for spec in specs_of(command_of(line.command).flags) for name in spec.names}
-    flag, is_joined, value = current.partition("=")
-    if not line.is_ended and current.startswith("--") and is_joined:
-        return _values(_every_flag().get(flag), value)
-    if line.flag:
-        return _values(line.flag, current)
-    if not line.is_ended and current.startswith("-"):
-        found = {name: spec.help for name, spec in specs.items() if name.startswith("--")}
+    kinds = {command_of(name).flags for name in ("", *COMMANDS)}  # flags may stand before their command
+    flags = {name: spec for kind in kinds for spec in specs_of(kind) for name in spec.names}
+    arguments: list[str] = []
+    flag: FlagSpec | None = None  # whose value comes next
+    is_ended = False
+    for word in before:
+        if flag:
+            flag = None
+        elif is_ended or word == "-" or not word.startswith("-"):
+            arguments.append(word)
+        elif word == "--":
+            is_ended = True
+        else:
+            flag = spec if (spec := flags.get(word)) and spec.metavar else None
+    if not is_ended and current.startswith("--") and "=" in current:
+        name, _, current = current.partition("=")
+        found = _values(flags[name], current) if name in flags else {}
+    elif flag:
+        found = _values(flag, current)
+    elif is_ended and not arguments:
+        found = {}
     else:
-        found = dict(_words(line, environ))
-    return _beginning_with(current, found)
+        command = " ".join(arguments[: 2 if arguments[:1] and arguments[0] in GROUPS else 1])
+        command = command if command in COMMANDS else ""
+        if current.startswith("-") and not is_ended:
+            found = {spec.names[0]: spec.help for spec in specs_of(command_of(command).flags)}
+        else:
+            found = _words(arguments, command, environ)
+    return {word: about for word, about in found.items() if word.startswith(current) or word in _PATHS}
 
 
 def _joined(words: Sequence[str]) -> list[str]:
@@ -77,122 +94,63 @@ def _joined(words: Sequence[str]) -> list[str]:
     return found
 
 
-class _Line:
-    """The words before the cursor.
-
-    Attributes:
-        arguments: the words that are neither flags nor values of flags.
-        flag: the flag whose value is under the cursor, if any.
-        is_ended: whether `--` ended the flags.
-    """
-
-    def __init__(self, words: Iterable[str]) -> None:
-        self.arguments: list[str] = []
-        self.flag: FlagSpec | None = None
-        self.is_ended = False
-        flags = _every_flag()
-        for word in words:
-            if self.flag:
-                self.flag = None
-            elif self.is_ended or word == "-" or not word.startswith("-"):
-                self.arguments.append(word)
-            elif word == "--":
-                self.is_ended = True
-            else:
-                spec = flags.get(word)
-                self.flag = spec if spec and spec.metavar else None
-
-    @property
-    def command(self) -> str:
-        """The command; empty for a prompt, and where the second word of a group is missing."""
-        name = " ".join(self.arguments[: 2 if self.arguments[:1] and self.arguments[0] in GROUPS else 1])
-        return name if name in COMMANDS else ""
-
-    @property
-    def position(self) -> int:
-        """The index of the word under the cursor among the arguments of the command."""
-        return len(self.arguments) - len(self.command.split())
-
-
-def _every_flag() -> dict[str, FlagSpec]:
-    """Return the flags of all commands, which may stand before their command, by name."""
-    kinds = {command_of(name).flags for name in ("", *COMMANDS)}
-    return {name: spec for kind in kinds for spec in specs_of(kind) for name in spec.names}
-
-
-def _values(flag: FlagSpec | None, current: str) -> dict[str, str]:
+def _values(flag: FlagSpec, current: str) -> dict[str, str]:
     """Return the values of a flag. The items of a list are separated by commas."""
-    match flag.metavar if flag else "":
-        case "DIR":
-            return {_DIRECTORIES: ""}
-        case "FILE":
-            return {_FILES: ""}
-        case "NAME":
-            values = tuple(BACKENDS)
-        case "A,B" if flag and flag.field == "backends":
-            earlier = current[: current.rfind(",") + 1]
-            values = tuple(earlier + name for name in BACKENDS)
-        case "MODEL":
-            values = (*_ALIASES, *(model for backend in BACKENDS.values() for model in backend.models))
-        case _:
-            values = flag.choices if flag else ()
-    return _beginning_with(current, dict.fromkeys(values, ""))
+    earlier = current[: current.rfind(",") + 1]
+    models = (model for backend in BACKENDS.values() for model in backend.models)
+    values: dict[str, Iterable[str]] = {
+        "DIR": _PATHS[:1],
+        "FILE": _PATHS[1:],
+        "NAME": BACKENDS,
+        "A,B": (earlier + name for name in BACKENDS if flag.field == "backends"),
+        "MODEL": (*_ALIASES, *models),
+    }
+    return dict.fromkeys(values.get(flag.metavar, flag.choices), "")
 
 
-def _words(line: _Line, environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+def _words(arguments: Sequence[str], command: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the candidates for an argument: what may follow all words so far, or what the command takes here."""
-    match line.arguments:
-        case [] if line.is_ended:
-            return ()
+    match arguments:
         case [] | ["help"]:
-            return [(word, summary(word)) for word in FIRST_WORDS]
+            return {word: summary(word) for word in FIRST_WORDS}
         case [group] | ["help", group] if group in GROUPS:
-            return [(word, summary(f"{group} {word}")) for word in members(group)]
+            return {word: summary(f"{group} {word}") for word in members(group)}
         case ["config", "set", key]:
-            return _plain(_setting_values(key))
-        case _ if not line.command:
-            return ()
+            return dict.fromkeys(_setting_values(key), "")
         case _:
-            taken = command_of(line.command).arguments
-            last = taken[-1] if taken and taken[-1].endswith("...") else ""
-            kind = taken[line.position] if line.position < len(taken) else last
-            return _arguments(kind.rstrip("?."), line.command, environ)
+            taken = command_of(command).arguments if command else ()
+            position = len(arguments) - len(command.split())
+            kind = next(iter(taken[position:]), taken[-1] if taken and taken[-1].endswith("...") else "")
+            return _arguments(kind.rstrip("?."), command, environ)
 
 
-def _arguments(kind: str, command: str, environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+def _arguments(kind: str, command: str, environ: Mapping[str, str]) -> dict[str, str]:
+    words: Iterable[str] = ()
     match kind:
         case "SHELL":
-            return _plain(_SCRIPTS)
+            words = _SCRIPTS
         case "MANAGER":
-            return _plain(MANAGERS)
-        case "KEY":
-            return _plain(_settings())
+            words = MANAGERS
+        case "KEY":  # a key that ends with a dot continues with a name
+            keys = setting_values.all_keys(BACKENDS)
+            words = (".".join(key) + ("." if setting_values.is_section(kind) else "") for key, kind in keys)
         case "ID" if command.startswith("worktrees "):
-            return _plain(path.name for path in (home(environ) / "worktrees").glob("*/"))
+            words = (path.name for path in (home(environ) / "worktrees").glob("*/"))
         case "ID":
             return asyncio.run(_newest(command.startswith("runs "), environ))
         case _:
-            return ()
-
-
-def _plain(words: Iterable[str]) -> Iterator[tuple[str, str]]:
-    return ((word, "") for word in words)
-
-
-def _settings() -> Iterator[str]:
-    """Yield the keys of the settings; a key that ends with a dot continues with a name."""
-    for key, kind in setting_values.all_keys(BACKENDS):
-        yield ".".join(key) + ("." if setting_values.is_section(kind) else "")
+            pass
+    return dict.fromkeys(words, "")
 
 
 def _setting_values(wanted: str) -> tuple[str, ...]:
+    kinds = {".".join(key): kind for key, kind in setting_values.all_keys(BACKENDS)}
     if wanted == "default_backend":
         return tuple(BACKENDS)
-    kinds = {".".join(key): kind for key, kind in setting_values.all_keys(BACKENDS)}
     return setting_values.allowed_words(kinds[wanted]) if wanted in kinds else ()
 
 
-async def _newest(wants_runs: bool, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+async def _newest(wants_runs: bool, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the short ids of the newest sessions or runs, with what they are about."""
     from clinvk.cli.sessions import runs, session_text
     from clinvk.cli.sessions.local_store import open_store
@@ -209,8 +167,4 @@ async def _newest(wants_runs: bool, environ: Mapping[str, str]) -> list[tuple[st
             about = [
                 f"{one.backend} {time_ago(one.last_used, now)}: {session_text.session_title(one)}" for one in found
             ]
-    return list(zip(session_text.short_ids([record.id for record in found]), about, strict=True))
-
-
-def _beginning_with(text: str, found: Mapping[str, str]) -> dict[str, str]:
-    return {word: about for word, about in found.items() if word.startswith(text)}
+    return dict(zip(session_text.short_ids([record.id for record in found]), about, strict=True))

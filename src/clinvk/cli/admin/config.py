@@ -1,7 +1,7 @@
 """`clinvk config`: the settings in force, where each comes from, and changes to the file. Secrets are hidden."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -11,9 +11,9 @@ from clinvk.cli.parse.settings import trace_of
 from clinvk.cli.terminal.output import Notes, print_json, print_text
 from clinvk.config import setting_values
 from clinvk.config.edit import SettingsText, setting_change
-from clinvk.config.load import home, settings_file, trace
+from clinvk.config.load import home, nested, settings_file, trace
 from clinvk.config.model import Settings
-from clinvk.config.saving import change_file, preview_change
+from clinvk.config.saving import change_file
 from clinvk.config.setting_values import OnInvalid, SourcedValue, is_variable
 from clinvk.config.yaml_file import Value, document, written
 from clinvk.runtime.slots import capacity
@@ -51,17 +51,6 @@ _RUNS = ("server", "max_concurrent_runs")
 _SOURCE_COLUMN = 44
 _INDEX = re.compile(r"\[\d+\]")
 
-Setting = tuple[tuple[str, ...], Value]
-
-
-class SettingsShown(msgspec.Struct, frozen=True):
-    """All settings as JSON. `sources` has by dotted key: default, FILE:LINE, a variable, or command line."""
-
-    home: str
-    file: str | None
-    settings: dict[str, object]
-    sources: dict[str, str]
-
 
 def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """Print all settings, and where each comes from.
@@ -70,11 +59,12 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         ConfigError: they are invalid.
     """
     found = trace_of(flags, environ, {})
-    settings = [(name, without_secrets(name, value)) for name, value in _flat(found.settings)]
+    settings = {name: without_secrets(name, value) for name, value in _flat(found.settings).items()}
     file, _ = settings_file(flags.config, environ)
     if flags.wants_json:
-        sources = {".".join(name): found.places.get(name, _DEFAULT) for name, _ in settings}
-        print_json(SettingsShown(str(home(environ)), str(file) if file.exists() else None, _nested(settings), sources))
+        sources = {".".join(name): found.places.get(name, _DEFAULT) for name in settings}
+        shown_file = str(file) if file.exists() else None
+        print_json({"home": str(home(environ)), "file": shown_file, "settings": nested(settings), "sources": sources})
         return 0
     reasons = {_RUNS: f"{_DEFAULT}: {capacity(found.settings.server).reason}"} | found.places
     lines = [
@@ -96,21 +86,19 @@ def get(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     settings = _flat(trace_of(flags, environ, {}).settings)
     if setting_values.is_section(kind):
         depth = len(name)
-        inside = [(whole[depth:], without_secrets(whole, value)) for whole, value in settings if whole[:depth] == name]
-        _tell_section([(inner, value) for inner, value in inside if inner], flags.wants_json)
+        inside = {
+            whole[depth:]: without_secrets(whole, value) for whole, value in settings.items() if whole[:depth] == name
+        }
+        inside.pop((), None)
+        if flags.wants_json:
+            print_json(nested(inside))
+        else:
+            print_text("\n".join(line for line, _ in document(inside)) or "{}")
         return 0
-    values = dict(settings)
-    if name not in values:
+    if name not in settings:
         raise ConfigError(f"config get: {'.'.join(name)!r} is not set")
-    _tell_value(values[name], flags.wants_json)
+    _tell_value(settings[name], flags.wants_json)
     return 0
-
-
-def _tell_section(settings: Sequence[Setting], as_json: bool) -> None:
-    if as_json:
-        print_json(_nested(settings))
-    else:
-        print_text("\n".join(line for line, _ in document(settings)) or "{}")
 
 
 def _tell_value(value: Value, as_json: bool) -> None:
@@ -172,9 +160,7 @@ def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, d
         left.extend(map(ConfigError, new.values()))
         return after
 
-    is_changed = (
-        preview_change(file, checked) if flags.dry_run else change_file(file, checked, make_folder=not is_named)
-    )
+    is_changed = change_file(file, checked, make_folder=not is_named, dry_run=flags.dry_run)
     only = "dry run, nothing written: " if flags.dry_run else ""
     notes.info(f"{only}{file}: {done if is_changed else same}")
     for error in left:
@@ -207,36 +193,22 @@ def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: No
         notes.info(f"the variable {place} overrides the file while it is set")
 
 
-def _flat(settings: Settings) -> list[Setting]:
-    """Give every setting in order, as it is written in a file; an agent's variables one by one."""
-    found: list[Setting] = []
+def _flat(settings: Settings) -> dict[tuple[str, ...], Value]:
+    """Return every setting in order, as written in a file; the variables of an agent one by one.
+
+    A setting that is left open is a number if the machine decides it, else `all` for a list, or an empty text.
+    """
+    found: dict[tuple[str, ...], Value] = {}
     for name, kind in setting_values.all_keys(BACKENDS):
-        value = _value(settings, name)
+        is_of_agent = name[0] == "backends"
+        value: object = settings.backend(name[1]) if is_of_agent else settings
+        for key in name[2:] if is_of_agent else name:
+            value = getattr(value, key)
         if isinstance(value, dict) and value:
-            found += [((*name, variable), text) for variable, text in msgspec.convert(value, dict[str, str]).items()]
+            found |= {(*name, variable): text for variable, text in msgspec.convert(value, dict[str, str]).items()}
         elif value is None:
-            found.append((name, "all" if setting_values.is_list(kind) else _of_machine(settings, name)))
+            left_open = capacity(settings.server).runs if name == _RUNS else ""
+            found[name] = "all" if setting_values.is_list(kind) else left_open
         else:
-            found.append((name, msgspec.convert(value, Value)))
+            found[name] = msgspec.convert(value, Value)
     return found
-
-
-def _of_machine(settings: Settings, name: tuple[str, ...]) -> Value:
-    """Return the value of a setting that is left open: a number that the machine decides, else an empty text."""
-    return capacity(settings.server).runs if name == _RUNS else ""
-
-
-def _value(settings: Settings, name: tuple[str, ...]) -> object:
-    is_of_agent = name[0] == "backends"
-    value: object = settings.backend(name[1]) if is_of_agent else settings
-    for key in name[2:] if is_of_agent else name:
-        value = getattr(value, key)
-    return value
-
-
-def _nested(settings: Sequence[Setting]) -> dict[str, object]:
-    result: dict[str, object] = {}
-    for head in dict.fromkeys(name[0] for name, _ in settings):
-        inner = [(name[1:], value) for name, value in settings if name[0] == head]
-        result[head] = inner[0][1] if inner[0][0] == () else _nested(inner)
-    return result

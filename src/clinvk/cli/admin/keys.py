@@ -2,42 +2,23 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-
-import msgspec
+from collections.abc import Mapping
 
 from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.backends import registry
 from clinvk.cli.parse.flags import Flags, JsonFlags, KeyFlags
 from clinvk.cli.parse.settings import directory, trace_of
+from clinvk.cli.sessions.session_text import Fields, TextView
 from clinvk.cli.terminal import times
 from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
-from clinvk.cli.terminal.table import Column, table
+from clinvk.cli.terminal.table import Column
 from clinvk.config.load import home
 from clinvk.config.setting_values import split_list
 from clinvk.dialects.rest import views
 from clinvk.types.errors import ConfigError, InvalidRequest
 
-_COLUMNS = (Column("NAME", 8), Column("CREATED"), Column("LAST USED"), Column("EXPIRES"), Column("MAY DO", 8))
 _MAX_S = 100 * 365 * 86_400
-
-
-class KeyItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A key in a list; times are RFC 3339."""
-
-    name: str
-    created_at: str
-    last_used: str | None
-    expires_at: str | None
-    expired: bool
-    limits: KeyLimits
-
-
-class KeyList(msgspec.Struct, frozen=True):
-    """All keys of the key file, the oldest first."""
-
-    keys: list[KeyItem]
 
 
 def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -70,9 +51,17 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     file = KeyFile(home(environ))
     keys = file.read()
     if flags.wants_json:
-        print_json(KeyList([_item(key) for key in keys or ()]))
+        print_json({"keys": [*map(_as_json, keys or ())]})
     elif keys:
-        print_text("\n".join(table(_COLUMNS, [_row(key, time.time()) for key in keys], columns())))
+        view = TextView(time.time(), most=columns())
+        fields: Fields[ApiKey] = (
+            (Column("NAME", 8), lambda key: key.name),
+            (Column("CREATED"), lambda key: view.ago(key.created_at)),
+            (Column("LAST USED"), lambda key: view.ago(key.last_used) if key.last_used else "never"),
+            (Column("EXPIRES"), lambda key: _expiry(key, view)),
+            (Column("MAY DO", 8), lambda key: _describe(key.limits)),
+        )
+        print_text("\n".join(view.table(fields, keys)))
     elif keys is None:
         notes.info("no keys yet: create one with clinvk keys create NAME")
     else:
@@ -149,43 +138,36 @@ def _warn_closed_directories(limits: KeyLimits, flags: KeyFlags, environ: Mappin
             notes.info(f"warning: no request gets into {path!r} with this key: it {why}")
 
 
-def _item(key: ApiKey) -> KeyItem:
-    return KeyItem(
-        name=key.name,
-        created_at=views.time(key.created_at),
-        last_used=views.time(key.last_used) if key.last_used else None,
-        expires_at=None if key.expires_at is None else views.time(key.expires_at),
-        expired=key.has_expired,
-        limits=key.limits,
-    )
+def _as_json(key: ApiKey) -> dict[str, object]:
+    """Return a key as JSON, with times as RFC 3339."""
+    return {
+        "name": key.name,
+        "created_at": views.time(key.created_at),
+        "last_used": views.time(key.last_used) if key.last_used else None,
+        "expires_at": None if key.expires_at is None else views.time(key.expires_at),
+        "expired": key.has_expired,
+        "limits": key.limits,
+    }
 
 
-def _row(key: ApiKey, now: float) -> Sequence[str]:
-    used = times.time_ago(key.last_used, now) if key.last_used else "never"
-    return key.name, times.time_ago(key.created_at, now), used, _expiry(key, now), _describe(key.limits)
-
-
-def _expiry(key: ApiKey, now: float) -> str:
+def _expiry(key: ApiKey, view: TextView) -> str:
     if key.expires_at is None:
         return "never"
-    return f"expired {times.time_ago(key.expires_at, now)}" if key.has_expired else times.long_duration(key.expires_at)
+    return f"expired {view.ago(key.expires_at)}" if key.has_expired else times.long_duration(key.expires_at)
 
 
 def _describe(limits: KeyLimits) -> str:
-    return "; ".join(_limit_texts(limits)) or "no restrictions"
+    rate = f"{limits.rate_rps or 0:g} {_count(limits.rate_rps, 'request').partition(' ')[2]}/s"
+    parts = {
+        ", ".join(limits.backends): limits.backends,
+        f"in {', '.join(limits.workdirs)}": limits.workdirs,
+        rate + (f", {limits.burst} at once" if limits.burst else ""): limits.rate_rps,
+        f"{_count(limits.max_runs, 'run')} at once": limits.max_runs,
+        f"{limits.tokens_per_day or 0:,} tokens/day": limits.tokens_per_day,
+        f"{limits.cost_usd_per_day or 0:g} USD/day": limits.cost_usd_per_day,
+    }
+    return "; ".join(text for text, limit in parts.items() if limit) or "no restrictions"
 
 
-def _limit_texts(limits: KeyLimits) -> Iterator[str]:
-    if limits.backends:
-        yield ", ".join(limits.backends)
-    if limits.workdirs:
-        yield f"in {', '.join(limits.workdirs)}"
-    if limits.rate_rps:
-        unit = "request" if limits.rate_rps == 1 else "requests"
-        yield f"{limits.rate_rps:g} {unit}/s" + (f", {limits.burst} at once" if limits.burst else "")
-    if limits.max_runs:
-        yield f"{limits.max_runs} run{'' if limits.max_runs == 1 else 's'} at once"
-    if limits.tokens_per_day:
-        yield f"{limits.tokens_per_day:,} tokens/day"
-    if limits.cost_usd_per_day:
-        yield f"{limits.cost_usd_per_day:g} USD/day"
+def _count(number: float | None, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

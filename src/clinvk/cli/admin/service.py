@@ -145,13 +145,13 @@ def _account_of(flags: ServiceFlags, run_as: str | None, environ: Mapping[str, s
         raise InvalidRequest("--run-as is for a service of the machine: --system")
     own = pwd.getpwuid(os.geteuid())
     if not for_machine:
-        return Account(own.pw_name, own.pw_uid, own.pw_gid, Path(environ.get("HOME") or own.pw_dir), False)
+        return Account(own.pw_name, own.pw_uid, Path(environ.get("HOME") or own.pw_dir), False)
     name = run_as or environ.get("SUDO_USER") or own.pw_name
     try:
         user = pwd.getpwnam(name)
     except KeyError:
         raise InvalidRequest(f"no user {name!r} on this machine (--run-as)") from None
-    return Account(user.pw_name, user.pw_uid, user.pw_gid, Path(user.pw_dir), True)
+    return Account(user.pw_name, user.pw_uid, Path(user.pw_dir), True)
 
 
 def plan_service(flags: ServicePrintFlags, environ: Mapping[str, str], account: Account) -> ServicePlan:
@@ -212,9 +212,6 @@ def warnings_of(plan: ServicePlan, environ: Mapping[str, str], has_secrets: bool
     account = plan.account
     if not any(shutil.which(backend.executable, path=plan.env["PATH"]) for backend in BACKENDS.values()):
         yield f"no agent is on PATH, nor in the usual folders of {account.name}; install one, then print again"
-    programs = (_clinvk()[0], sys.executable, os.path.realpath(sys.executable))
-    if closed := next(((path, folder) for path in programs if (folder := _closed_folder(account, path))), None):
-        yield f"{account.name} may not enter {closed[1]}, where {closed[0]} is: install clinvk elsewhere, as in /opt"
     if account.uid == 0:
         hint = "; --run-as NAME gives the service a user of its own" if account.for_machine else ""
         yield f"agents will run as root{hint}"
@@ -236,13 +233,3 @@ def _needs_key(server: ServerSettings, key_files: list[Path]) -> bool:
         return not ip_address(server.host).is_loopback
     except ValueError:
         return server.host != "localhost"
-
-
-def _closed_folder(account: Account, path: str) -> Path | None:
-    """Return the folder above a file that the account may not enter, judged by mode bits; None if there is none."""
-    for folder in reversed(Path(path).parents):
-        found = folder.stat()
-        bit = 0o100 if found.st_uid == account.uid else 0o010 if found.st_gid == account.gid else 0o001
-        if account.uid and not found.st_mode & bit:
-            return folder
-    return None

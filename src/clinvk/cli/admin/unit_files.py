@@ -1,6 +1,5 @@
 """The files of a service: systemd.service(5), systemd.socket(5), systemd.exec(5), launchd.plist(5)."""
 
-from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -8,22 +7,33 @@ from typing import NamedTuple
 from clinvk.config.model import Settings
 from clinvk.types.errors import InvalidRequest
 
-_SERVICE, _SOCKET, _LABEL = "clinvk.service", "clinvk.socket", "com.clinvk.server"
-_STOP_BEYOND_GRACE_S = 20
-_INVALID_SETTINGS = 3
+_TEMPLATE = Path(__file__).with_name("service.template")
+"""The unit. The minus sign before a missing folder lets clinvk start in /, and clinvk creates the folder.
 
-_HARDENED = ("NoNewPrivileges=yes", "RestrictRealtime=yes", "LockPersonality=yes")
-"""Restrictions that agents, their tools and their sandboxes do not notice."""
-
-_HARDENED_FOR_MACHINE = ("ProtectSystem=full", "ProtectKernelModules=yes")
-"""More restrictions. In a user's own service they would create a user namespace, where ssh refuses its own settings.
-
-Left out are ProtectKernelTunables, ProtectKernelLogs, RestrictNamespaces and RestrictSUIDSGID: with each of them
-bubblewrap, and so the sandboxes of Claude Code and Codex, does not start (tried with systemd 257 and bubblewrap 0.12).
-Also left out are PrivateTmp, since agents work in /tmp; MemoryDenyWriteExecute, which Node.js does not survive;
-ProtectHome and ProtectSystem=strict, since agents write where the projects are; ProtectControlGroups, which
-`agents.cgroup` needs.
+SIGTERM is for the server alone, which lets agents finish; SIGKILL ends the rest. Agents, their tools and their
+sandboxes do not notice the restrictions. Left out are ProtectKernelTunables, ProtectKernelLogs, RestrictNamespaces and
+RestrictSUIDSGID: with each of them bubblewrap, and so the sandboxes of Claude Code and Codex, does not start (tried
+with systemd 257 and bubblewrap 0.12). Also left out are PrivateTmp, since agents work in /tmp; MemoryDenyWriteExecute,
+which Node.js does not survive; ProtectHome and ProtectSystem=strict, since agents write where the projects are;
+ProtectControlGroups, which `agents.cgroup` needs.
 """
+
+_HARDENED_FOR_MACHINE = "ProtectSystem=full\nProtectKernelModules=yes\n"
+"""More restrictions. In a user service they would create a user namespace, where ssh refuses its own settings."""
+
+_SOCKET_UNIT = """\
+[Unit]
+Description=The socket of clinvk, which stays open while clinvk restarts
+
+[Socket]
+ListenStream={address}
+Backlog=2048
+NoDelay=yes
+
+[Install]
+WantedBy=sockets.target
+"""
+_STOP_BEYOND_GRACE_S = 20
 
 
 class Account(NamedTuple):
@@ -31,7 +41,6 @@ class Account(NamedTuple):
 
     name: str
     uid: int
-    gid: int
     home: Path
     for_machine: bool
 
@@ -49,9 +58,9 @@ class Account(NamedTuple):
         """Return the paths of every file that a service of clinvk may have; the first one always exists."""
         if manager == "launchd":
             root = Path("/Library/LaunchDaemons") if self.for_machine else self.home / "Library" / "LaunchAgents"
-            return [root / f"{_LABEL}.plist"]
+            return [root / "com.clinvk.server.plist"]
         root = Path("/etc/systemd/system") if self.for_machine else self.home / ".config" / "systemd" / "user"
-        return [root / _SERVICE, root / _SOCKET]
+        return [root / "clinvk.service", root / "clinvk.socket"]
 
 
 class ServicePlan(NamedTuple):
@@ -100,50 +109,36 @@ def service_files(manager: str, plan: ServicePlan) -> dict[Path, str]:
     service, *more = plan.account.files_of(manager)
     if manager == "launchd":
         return {service: _property_list(plan)}
-    files = {service: "\n".join(_unit(plan)) + "\n"}
-    if plan.has_socket:
-        files[more[0]] = "\n".join(_socket_unit(plan)) + "\n"
-    return files
+    files = {service: _unit(plan)}
+    return files | {more[0]: _SOCKET_UNIT.format(address=_socket_address(plan))} if plan.has_socket else files
 
 
-def _unit(plan: ServicePlan) -> Iterator[str]:
+def _unit(plan: ServicePlan) -> str:
     for_machine = plan.account.for_machine
-    yield from ("[Unit]", "Description=clinvk, a gateway to coding agents")
-    if for_machine:
-        yield "After=network.target"
-    if plan.has_socket:
-        yield from (f"Requires={_SOCKET}", f"After={_SOCKET}")
-    yield from ("", "[Service]", "Type=simple")
-    if for_machine:
-        yield f"User={plan.account.name}"
-    yield f"ExecStart={' '.join(map(_word, plan.argv))}"
-    yield "ExecReload=kill -HUP $MAINPID"
-    # Where the folder is missing, the minus sign lets clinvk start in /, and clinvk makes the folder.
-    yield f"WorkingDirectory=-{_escaped(str(plan.folder))}"
-    yield from (f"Environment={_quoted(f'{name}={value}')}" for name, value in plan.env.items())
-    yield f"EnvironmentFile=-{_escaped(str(plan.secrets))}"
-    yield from ("Restart=always", "RestartSec=5", f"RestartPreventExitStatus={_INVALID_SETTINGS}")
-    # SIGTERM is for the server alone, which lets agents finish; SIGKILL ends the rest.
-    yield from ("KillMode=mixed", f"TimeoutStopSec={plan.stop_timeout_s}")
-    yield from ("NotifyAccess=main", "OOMPolicy=continue", "LimitNOFILE=1024:65536")
-    if plan.settings.agents.cgroup:
-        yield "Delegate=yes"
-    yield from (*_HARDENED, *(_HARDENED_FOR_MACHINE if for_machine else ()))
-    yield from ("", "[Install]", f"WantedBy={'multi-user.target' if for_machine else 'default.target'}")
+    after = "After=network.target\n" if for_machine else ""
+    return _TEMPLATE.read_text().format(
+        unit=after + ("Requires=clinvk.socket\nAfter=clinvk.socket\n" if plan.has_socket else ""),
+        user=f"User={plan.account.name}\n" if for_machine else "",
+        command=" ".join(_quoted(word.replace("$", "$$")) for word in plan.argv),
+        folder=_escaped(str(plan.folder)),
+        environment="\n".join(f"Environment={_quoted(f'{name}={value}')}" for name, value in plan.env.items()),
+        secrets=_escaped(str(plan.secrets)),
+        stop_timeout_s=plan.stop_timeout_s,
+        delegate="Delegate=yes\n" if plan.settings.agents.cgroup else "",
+        hardened=_HARDENED_FOR_MACHINE if for_machine else "",
+        target="multi-user.target" if for_machine else "default.target",
+    )
 
 
-def _socket_unit(plan: ServicePlan) -> Iterator[str]:
+def _socket_address(plan: ServicePlan) -> str:
     server = plan.settings.server
     try:
-        address = ip_address(server.host)
+        host = ip_address(server.host)
     except ValueError:
         raise InvalidRequest(
             f"--socket needs an address to listen on, such as 127.0.0.1, not {server.host!r}"
         ) from None
-    host = f"[{address}]" if address.version == 6 else str(address)
-    yield from ("[Unit]", "Description=The socket of clinvk, which stays open while clinvk restarts")
-    yield from ("", "[Socket]", f"ListenStream={host}:{server.port}", "Backlog=2048", "NoDelay=yes")
-    yield from ("", "[Install]", "WantedBy=sockets.target")
+    return f"[{host}]:{server.port}" if host.version == 6 else f"{host}:{server.port}"
 
 
 def _property_list(plan: ServicePlan) -> str:
@@ -153,7 +148,7 @@ def _property_list(plan: ServicePlan) -> str:
         raise InvalidRequest("--socket is for systemd: clinvk takes no sockets of launchd")
     log = str(plan.account.home / "Library" / "Logs" / "clinvk.log")
     content: dict[str, object] = {
-        "Label": _LABEL,
+        "Label": plan.account.files_of("launchd")[0].stem,
         "ProgramArguments": list(plan.argv),
         "RunAtLoad": True,
         "KeepAlive": True,
@@ -168,11 +163,6 @@ def _property_list(plan: ServicePlan) -> str:
         **({"UserName": plan.account.name} if plan.account.for_machine else {}),
     }
     return plistlib.dumps(content, sort_keys=False).decode()
-
-
-def _word(text: str) -> str:
-    """Return a word of a command line of a unit."""
-    return _quoted(text.replace("$", "$$"))
 
 
 def _quoted(text: str) -> str:

@@ -1,18 +1,24 @@
 """`clinvk worktrees list`, `show`, `apply` and `discard`."""
 
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from clinvk.cli.parse.flags import ApplyFlags, DeleteFlags, WorktreesFlags, WorktreeShowFlags
 from clinvk.cli.parse.settings import settings_of
-from clinvk.cli.sessions.local_store import ALL, open_store, real_directory
-from clinvk.cli.sessions.session_text import directory, home_of, opening_lines
+from clinvk.cli.sessions.local_store import ALL, directory_filter, open_store, print_answer, text_view
+from clinvk.cli.sessions.session_text import (
+    Fields,
+    TextView,
+    directory,
+    home_of,
+    named_lines,
+    opening_lines,
+    with_model,
+)
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.input import confirm
 from clinvk.cli.terminal.output import Notes, columns, has_colors, print_bytes, print_json, print_text
-from clinvk.cli.terminal.table import Column, one_line, readable_patch, table
-from clinvk.cli.terminal.times import long_duration, time_ago
+from clinvk.cli.terminal.table import Column, one_line, readable_patch
 from clinvk.config.load import home
 from clinvk.dialects.rest import views
 from clinvk.runtime.process import process_tags
@@ -25,14 +31,6 @@ from clinvk.types.orchestration import ChangedFile
 from clinvk.types.record import RunRecord
 
 _FILES_NAMED = 20
-_MIN_REPOSITORY_WIDTH = 12
-_COLUMNS = (
-    Column("ID"),
-    Column("STATE"),
-    Column("FILES", to_right=True),
-    Column("MADE", is_spare=True),
-    Column("REPOSITORY", _MIN_REPOSITORY_WIDTH, from_left=True),
-)
 
 
 def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -41,25 +39,25 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
     Raises:
         InvalidRequest: `--here` outside of a repository.
     """
-    settings_of(flags, environ, {}, notes)
-    where = real_directory(flags.workdir) if flags.here or flags.workdir is not None else None
+    settings = settings_of(flags, environ, {}, notes)
+    where = directory_filter(flags, flags.here)
     found = streams.run(_worktrees(environ).list(where))
     if flags.wants_json:
         print_json({"worktrees": [*map(_as_json, found)]})
         return 0
-    now, user = time.time(), home_of(environ.get("HOME"))
-    rows = [
+    view = text_view(settings, environ)
+    fields: Fields[WorktreeListed] = (
+        (Column("ID"), lambda listed: listed.id),
+        (Column("STATE"), lambda listed: listed.state),
         (
-            listed.id,
-            listed.state,
-            str(len(listed.files)) if listed.state in ("changed", "unchanged") else "",
-            time_ago(listed.made_at, now),
-            directory(listed.repository, user),
-        )
-        for listed in found
-    ]
-    if rows:
-        print_text("\n".join(table(_COLUMNS, rows, columns())))
+            Column("FILES", to_right=True),
+            lambda listed: str(len(listed.files)) if listed.state in ("changed", "unchanged") else "",
+        ),
+        (Column("MADE", is_spare=True), lambda listed: view.ago(listed.made_at)),
+        (Column("REPOSITORY", 12, from_left=True), lambda listed: view.directory(listed.repository)),
+    )
+    if found:
+        print_text("\n".join(view.table(fields, found)))
     else:
         notes.info(
             "no worktrees" if where else "no worktrees: an agent gets one where isolation: worktree is asked for"
@@ -95,7 +93,7 @@ def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes) -> 
         print_json({**_as_json(listed), "runs": [*map(views.run_item, runs)], "diff": diff})
         return 0
     if has_head:
-        print_text("\n".join(_details(listed, runs, home_of(environ.get("HOME")))))
+        print_text("\n".join(_details(listed, runs, text_view(settings, environ))))
     if patch:
         _tell_patch(patch, has_head, settings.output.color and has_colors(1, environ))
     if listed.problem or patch is None:
@@ -119,15 +117,11 @@ def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     done = streams.run(applied())
     for warning in done.warnings:
         notes.error(f"{done.id} stays: {warning}")
-    if flags.wants_json:
-        print_json(done)
-    else:
-        verb = "would apply" if flags.dry_run else "applied"
-        place = directory(done.repository, home_of(environ.get("HOME")))
-        more = len(done.files) - _FILES_NAMED
-        lines = [f"{verb} {done.id} to {place}, uncommitted", *map(_named_file, done.files[:_FILES_NAMED])]
-        print_text("\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines))
-    return 0
+    verb = "would apply" if flags.dry_run else "applied"
+    place = directory(done.repository, home_of(environ.get("HOME")))
+    more = len(done.files) - _FILES_NAMED
+    lines = [f"{verb} {done.id} to {place}, uncommitted", *map(_named_file, done.files[:_FILES_NAMED])]
+    return print_answer(flags, done, "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines))
 
 
 def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -154,11 +148,9 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
             return exits.CANCELLED
     if not flags.dry_run:
         streams.run(_worktrees(environ).discard(*ids))
-    if flags.wants_json:
-        print_json({"discarded": ids, "dry_run": flags.dry_run})
-    else:
-        print_text("\n".join(f"{'would discard' if flags.dry_run else 'discarded'} {id_}" for id_ in ids))
-    return 0
+    verb = "would discard" if flags.dry_run else "discarded"
+    answer = {"discarded": ids, "dry_run": flags.dry_run}
+    return print_answer(flags, answer, "\n".join(f"{verb} {id_}" for id_ in ids))
 
 
 def _worktrees(environ: Mapping[str, str]) -> KeptWorktrees:
@@ -186,25 +178,24 @@ async def _runs(directory: str, environ: Mapping[str, str], notes: Notes) -> lis
     return sorted(runs, key=lambda run: run.created_at)
 
 
-def _details(listed: WorktreeListed, runs: Sequence[RunRecord], user: str | None) -> Iterator[str]:
-    lines = [
-        ("id", listed.id),
-        ("state", listed.state),
-        ("repository", directory(listed.repository, user)),
-        ("directory", directory(listed.path, user)),
-        ("branch", listed.branch),
-        ("base", listed.base),
-        ("made", f"{long_duration(listed.made_at)} ({time_ago(listed.made_at, time.time())})"),
-    ]
+def _details(listed: WorktreeListed, runs: Sequence[RunRecord], view: TextView) -> Iterator[str]:
+    yield from named_lines(
+        {
+            "id": listed.id,
+            "state": listed.state,
+            "repository": view.directory(listed.repository),
+            "directory": view.directory(listed.path),
+            "branch": listed.branch,
+            "base": listed.base,
+            "made": view.when(listed.made_at),
+        }
+    )
     for run in runs:
-        lines += [
-            ("run", f"{run.id} ({run.state})"),
-            ("backend", f"{run.backend} ({run.model})" if run.model else run.backend),
-            ("session", run.session_id or ""),
-            ("prompt", opening_lines(run.prompt, columns())),
-        ]
-    lines += [("files", str(len(listed.files)))] if listed.files else []
-    yield from (f"{name:<11}  {one_line(text)}" for name, text in lines)
+        fields = {"run": f"{run.id} ({run.state})", "backend": with_model(run.backend, run.model)}
+        yield from named_lines(
+            {**fields, "session": run.session_id or "", "prompt": opening_lines(run.prompt, view.most)}
+        )
+    yield from named_lines({"files": str(len(listed.files) or "")})
     yield from map(_named_file, listed.files)
 
 

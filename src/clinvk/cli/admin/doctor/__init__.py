@@ -1,7 +1,9 @@
 """`clinvk doctor`: check everything that clinvk needs, without calling a model and without changes."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -9,25 +11,27 @@ from clinvk import __version__
 from clinvk.api.access import auth, keys
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.backends.registry import BACKENDS
-from clinvk.cli.admin.doctor import agents, machine, report
-from clinvk.cli.admin.doctor.report import Check, Report, lines
+from clinvk.cli.admin.doctor import machine
+from clinvk.cli.admin.doctor.agents import check_agent
+from clinvk.cli.admin.doctor.machine import Check
 from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import trace_of
 from clinvk.cli.terminal import exits, streams
-from clinvk.cli.terminal.output import Notes, has_colors, print_json, print_text
+from clinvk.cli.terminal.output import Notes, has_colors, on_one_line, print_json, print_text, without_sequences
 from clinvk.config.load import home, settings_file
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import all_keys
 from clinvk.runtime.process import process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.process_scan import private_prefix
-from clinvk.runtime.process.process_tags import ProcessTags
 from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.slots import capacity
 from clinvk.types.errors import ConfigError
 
-_INVALID = exits.exit_code_of_error(ConfigError.code)
+_COLORS = {"ok": "\x1b[32m", "warning": "\x1b[33m", "problem": "\x1b[31m", "skipped": "\x1b[2m"}
+_PLAIN = "\x1b[0m"
+_NAME_COLUMN = 10
 
 
 def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -43,75 +47,94 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         resource_limits.check_resource_limits(settings.agents)
     except ConfigError as exc:
         errors.append(exc)
-    usable, checks = streams.run(_run_checks(flags, settings, environ, errors))
+    agents, checks = streams.run(_run_checks(flags, settings, environ, errors))
     by_machine = capacity(replace(settings.server, max_concurrent_runs=None)).runs
     checks.append(machine.check_runs(settings.server, places, by_machine))
     is_kept = all(check.status != "problem" for check in checks if check.name == machine.SESSIONS)
     obstacle = "the settings are invalid" if errors else "" if is_kept else "the sessions cannot be kept"
-    found = Report(bool(usable) and not obstacle, __version__, tuple(usable), tuple(checks))
+    usable = bool(agents) and not obstacle
     if flags.wants_json:
-        print_json(found)
+        print_json({"usable": usable, "version": __version__, "agents": agents, "checks": checks})
     else:
-        print_text("\n".join(lines(found, obstacle, settings.output.color and has_colors(1, environ))))
-    return _INVALID if errors else 0 if found.usable else exits.FAILED
+        has_color = settings.output.color and has_colors(1, environ)
+        others = (
+            f"not usable: {obstacle} (agents: {', '.join(agents)})" if agents else "not usable: no agent can be used"
+        )
+        print_text("\n".join([*_lines(checks, has_color), f"usable: {', '.join(agents)}" if usable else others]))
+    return exits.exit_code_of_error(ConfigError.code) if errors else 0 if usable else exits.FAILED
+
+
+def _lines(checks: Sequence[Check], has_color: bool) -> Iterator[str]:
+    """Yield the checks for people, section by section."""
+    for section, inside in groupby(checks, lambda check: check.section):
+        yield section
+        for check in inside:
+            mark = f"{check.status:<8}"
+            mark = f"{_COLORS[check.status]}{mark}{_PLAIN}" if has_color else mark
+            yield f"  {mark} {check.name:<{_NAME_COLUMN}} {on_one_line(without_sequences(check.message))}"
 
 
 async def _run_checks(
     flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
 ) -> tuple[list[str], list[Check]]:
-    """Run all checks under a guardian, which ends leftover processes and removes private folders, as in a run."""
+    """Run all checks, the slow ones at the same time; return the usable agents and the checks.
+
+    A guardian ends leftover processes and removes private folders, as in a run.
+    """
     chosen = process_tags.choose_tags()
+    spawner = Spawner(chosen)
     guard = GuardianProcess(chosen, ResourceLimits(settings.agents, chosen.server))
     guard.start()
     try:
-        return await _run_checks_with(chosen, flags, settings, environ, errors)
+        prefix = f"{private_prefix(chosen.server)}doctor-"
+        names = [flags.backend] if flags.backend else list(BACKENDS)
+        async with asyncio.TaskGroup() as group:
+            agents = {
+                name: group.create_task(check_agent(BACKENDS[name], settings, environ, spawner, prefix))
+                for name in names
+            }
+            git = group.create_task(machine.check_git(environ, spawner))
+            port = group.create_task(machine.check_port(settings.server))
+        # Not while a child is spawned: clinvk then carries an agent's tag itself, and the server would decline a
+        # command that an agent started.
+        server = await machine.check_server(settings, environ)
+        usable = [name for name, agent in agents.items() if agent.result()[0].status == "ok"]
+        folder = home(environ)
+        file, _ = settings_file(flags.config, environ)
+        return usable, [
+            *(check for agent in agents.values() for check in agent.result()),
+            *_settings(settings, errors, usable, file, environ),
+            *await _serve(settings, environ, spawner),
+            machine.check_home(folder),
+            *machine.check_settings_file(file),
+            await asyncio.to_thread(machine.check_store, folder),
+            port.result(),
+            server,
+            git.result(),
+            machine.check_marks(chosen),
+        ]
     finally:
         guard.stop()
 
 
-async def _run_checks_with(
-    chosen: ProcessTags, flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
-) -> tuple[list[str], list[Check]]:
-    """Run all checks, the slow ones of the agents at the same time; return the usable agents and the checks."""
-    spawner = Spawner(chosen)
-    prefix = f"{private_prefix(chosen.server)}doctor-"
-    names = [flags.backend] if flags.backend else list(BACKENDS)
-    async with asyncio.TaskGroup() as group:
-        looks = [
-            group.create_task(agents.probe_agents(BACKENDS[name], settings, environ, spawner, prefix)) for name in names
-        ]
-        git = group.create_task(machine.check_git(environ, spawner))
-        port = group.create_task(machine.check_port(settings.server))
-    # Not while a child is spawned: clinvk then carries an agent's tag itself, and the server would decline a command
-    # that an agent started.
-    server = await machine.check_server(settings, environ)
-    seen = [look.result() for look in looks]
-    usable = [agent.name for agent in seen if agent.usable]
-    folder = home(environ)
-    file, _ = settings_file(flags.config, environ)
-    checks = [check for agent in seen for check in agent.checks]
-    checks += _settings(settings, errors, usable, flags, environ)
-    checks += await _serve(settings, environ, spawner)
-    checks += [machine.check_home(folder), machine.check_settings_file(file)]
-    checks += [await asyncio.to_thread(machine.check_store, folder)]
-    checks += [port.result(), server, git.result(), machine.check_marks(chosen)]
-    return usable, [check for check in checks if check]
-
-
 def _settings(
-    settings: Settings, errors: list[ConfigError], usable: list[str], flags: JsonFlags, environ: Mapping[str, str]
-) -> list[Check]:
-    """Report invalid settings, and valid settings that will not work."""
+    settings: Settings, errors: list[ConfigError], usable: list[str], file: Path, environ: Mapping[str, str]
+) -> Iterator[Check]:
+    """Yield invalid settings, and valid settings that will not work."""
     section = "settings"
-    checks = [Check(section, "invalid", "problem", error.message) for error in errors]
+    yield from (Check(section, "invalid", "problem", error.message) for error in errors)
     if not errors:
-        file, _ = settings_file(flags.config, environ)
-        checks.append(Check(section, "valid", "ok", str(file) if file.exists() else f"no {file}: the defaults hold"))
-        checks += [check for check in (report.check(settings), report.check_prestart(settings)) if check]
+        yield Check(section, "valid", "ok", str(file) if file.exists() else f"no {file}: the defaults hold")
+        yield from machine.check_warm(settings)
     if usable and settings.default_backend not in usable:
         other = f"{settings.default_backend} cannot be used; others need --backend"
-        checks.append(Check(section, "default", "warning", f"default_backend = {other}"))
-    return checks + [Check(section, "variable", "warning", text) for text in _near_misses(environ)]
+        yield Check(section, "default", "warning", f"default_backend = {other}")
+    meant = {f"CLINVK_{'_'.join(name).upper()}": f"CLINVK_{'__'.join(name).upper()}" for name, _ in all_keys(BACKENDS)}
+    for name in sorted(environ):
+        if meant.get(name, name) != name:  # the two underscores between section and key are missing
+            yield Check(
+                section, "variable", "warning", f"{name} has no meaning for clinvk; did you mean {meant[name]}?"
+            )
 
 
 async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner) -> list[Check]:
@@ -124,17 +147,7 @@ async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawne
             await keys.read_keys(settings, environ, spawner)
     except ConfigError as exc:
         mistakes.append(exc)
-    if mistakes:
-        told = (f"clinvk serve does not start: {mistake.message}" for mistake in mistakes)
-        return [Check("settings", "serve", "warning", text) for text in told]
-    if refusal := workdirs.refusal_of_default():
-        about = f"clinvk serve, started here, refuses requests that name no workdir: {refusal}"
-        return [Check("settings", "serve", "warning", about)]
-    return []
-
-
-def _near_misses(environ: Mapping[str, str]) -> list[str]:
-    """Report variables that lack the two underscores between section and key."""
-    meant = {f"CLINVK_{'_'.join(name).upper()}": f"CLINVK_{'__'.join(name).upper()}" for name, _ in all_keys(BACKENDS)}
-    missed = [name for name in sorted(environ) if name in meant and meant[name] != name]
-    return [f"{name} has no meaning for clinvk; did you mean {meant[name]}?" for name in missed]
+    texts = [f"clinvk serve does not start: {mistake.message}" for mistake in mistakes]
+    if not texts and (refusal := workdirs.refusal_of_default()):
+        texts = [f"clinvk serve, started here, refuses requests that name no workdir: {refusal}"]
+    return [Check("settings", "serve", "warning", text) for text in texts]

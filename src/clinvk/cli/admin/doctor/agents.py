@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from clinvk.backends.base import PRIVATE, Backend
 from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, SupportsCheckup
-from clinvk.cli.admin.doctor import report
-from clinvk.cli.admin.doctor.report import Check, Status
-from clinvk.config.model import BackendSettings, Settings
+from clinvk.cli.admin.doctor.machine import Check, Status, is_kept_warm
+from clinvk.config.model import Settings
 from clinvk.runtime.pool.agent_programs import ProtocolSupport, probe_protocol
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.executables import run_tool
@@ -18,106 +17,86 @@ from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ClinvkError
 from clinvk.types.request import RunRequest
 
-_SECTION = "agents"
 _WITHIN_S = 30.0
 
 
-class AgentFindings(NamedTuple):
-    """The checks of an agent CLI."""
-
-    name: str
-    usable: bool
-    checks: tuple[Check, ...]
-
-
-async def probe_agents(
+async def check_agent(
     backend: Backend, settings: Settings, environ: Mapping[str, str], spawner: Spawner, prefix: str
-) -> AgentFindings:
+) -> list[Check]:
     """Check an agent CLI, without calling its model and without changing its own files.
 
-    The name of its temporary folder begins with `prefix`.
+    The first check is `ok` if the agent is usable. The name of its temporary folder begins with `prefix`.
     """
     own = settings.backend(backend.name)
     if not own.enabled:
-        return _judged(backend.name, False, "skipped", f"disabled (backends.{backend.name}.enabled: false)")
+        return _checks(backend.name, "skipped", f"disabled (backends.{backend.name}.enabled: false)")
     try:
         path = executables.require(backend, settings, environ)
     except ClinvkError as exc:
-        return _judged(backend.name, False, "problem" if own.executable else "warning", _missing(exc, backend, own))
+        if own.executable:
+            return _checks(backend.name, "problem", exc.message.partition(": ")[2])
+        return _checks(backend.name, "warning", f"not installed; {backend.install}")
     env = executables.environment(backend.name, settings, environ)
     # The files that a CLI writes at every start go here.
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
-        return await _AgentProbe(
-            backend, path, env, spawner, folder, report.warm_agents_check(settings, backend.name)
-        ).agent()
+        return await _Probe(backend, path, env, spawner, folder, is_kept_warm(settings, backend.name)).checks()
 
 
-def _missing(error: ClinvkError, backend: Backend, own: BackendSettings) -> str:
-    return error.message.partition(": ")[2] if own.executable else f"not installed; {backend.install}"
+def _checks(name: str, status: Status, message: str, remarks: Sequence[str] = ()) -> list[Check]:
+    return [Check("agents", name, status, message), *(Check("agents", name, "warning", text) for text in remarks)]
 
 
-def _judged(name: str, usable: bool, status: Status, message: str, remarks: Sequence[str] = ()) -> AgentFindings:
-    checks = [Check(_SECTION, name, status, message), *(Check(_SECTION, name, "warning", text) for text in remarks)]
-    return AgentFindings(name, usable, tuple(checks))
-
-
-class _AgentProbe:
+class _Probe(NamedTuple):
     """Checks an installed CLI, with all its processes at the same time."""
 
-    def __init__(
-        self, backend: Backend, path: str, env: Mapping[str, str], spawner: Spawner, folder: str, is_kept: bool
-    ) -> None:
-        self._backend = backend
-        self._path = path
-        self._env = env
-        self._spawner = spawner
-        self._folder = folder
-        self._is_kept = is_kept
+    backend: Backend
+    path: str
+    env: Mapping[str, str]
+    spawner: Spawner
+    folder: str
+    is_kept: bool
 
-    async def agent(self) -> AgentFindings:
-        plan = self._plan()
-        empty_home = {name: value.replace(PRIVATE, self._folder) for name, value in plan.empty_home.items()}
-        apart = {**self._env, **empty_home}
+    async def checks(self) -> list[Check]:
+        plan = Checkup(empty_home={}, trials=(), login=LoginStatus(None, "login not known"))
+        if isinstance(self.backend, SupportsCheckup):
+            plan = self.backend.checkup(executables.host(self.env))
+        empty_home = {name: value.replace(PRIVATE, self.folder) for name, value in plan.empty_home.items()}
+        apart = {**self.env, **empty_home}
         async with asyncio.TaskGroup() as group:
-            asked = group.create_task(executables.version(self._spawner, self._path, apart))
-            tried = [group.create_task(self._lacking(trial, apart)) for trial in plan.trials]
+            version = group.create_task(executables.version(self.spawner, self.path, apart))
+            trials = [group.create_task(self._lacking(trial, apart)) for trial in plan.trials]
             login = group.create_task(self._login(plan.login, apart))
             unspoken = group.create_task(self._unspoken(apart))
         remarks = [*plan.remarks, *unspoken.result()]
-        return self._agent(asked.result(), [task.result() for task in tried], login.result(), remarks)
+        return self._judge(version.result(), [task.result() for task in trials], login.result(), remarks)
 
-    def _plan(self) -> Checkup:
-        if isinstance(self._backend, SupportsCheckup):
-            return self._backend.checkup(executables.host(self._env))
-        return Checkup(empty_home={}, trials=(), login=LoginStatus(None, "login not known"))
-
-    def _agent(
+    def _judge(
         self, version: str | None, lacking: Sequence[tuple[str, ...] | None], login: LoginStatus, remarks: Sequence[str]
-    ) -> AgentFindings:
-        name = self._backend.name
+    ) -> list[Check]:
+        name = self.backend.name
         if version is None:
-            return _judged(name, False, "problem", f"{self._path} does not tell its version: is it the right program?")
-        about = f"{version} {self._path}"
+            return _checks(name, "problem", f"{self.path} does not tell its version: is it the right program?")
+        about = f"{version} {self.path}"
         if missing := dict.fromkeys(flag for flags in lacking for flag in flags or ()):
             flags = ", ".join(missing)
-            update = f"another version may: {self._backend.install}"
-            return _judged(name, False, "problem", f"{about}: does not take {flags}, which clinvk needs; {update}")
+            update = f"another version may: {self.backend.install}"
+            return _checks(name, "problem", f"{about}: does not take {flags}, which clinvk needs; {update}")
         if login.there is False:
-            return _judged(name, False, "problem", f"{about}: {login.about}", remarks)
+            return _checks(name, "problem", f"{about}: {login.about}", remarks)
         if None in lacking:
             remarks = ["it does not tell which flags it takes", *remarks]
-        return _judged(name, True, "ok", f"{about}, {login.about}", remarks)
+        return _checks(name, "ok", f"{about}, {login.about}", remarks)
 
     async def _unspoken(self, apart: Mapping[str, str]) -> list[str]:
         """Report a CLI that does not speak the protocol of a warm process. It runs in an empty folder."""
-        request = RunRequest(prompt="", backend=self._backend.name, workdir=self._folder, ephemeral=True)
+        request = RunRequest(prompt="", backend=self.backend.name, workdir=self.folder, ephemeral=True)
         host = executables.host(apart)
-        launch = self._backend.launch(request, None, host)
-        stays = launch if launch.long_lived else launch.warm if self._is_kept else None
+        launch = self.backend.launch(request, None, host)
+        stays = launch if launch.long_lived else launch.warm if self.is_kept else None
         if stays is None:
             return []
-        channel = self._backend.channel(stays, host)
-        why = await probe_protocol(self._spawner, self._path, stays, channel, apart, ProtocolSupport().answer_within_s)
+        channel = self.backend.channel(stays, host)
+        why = await probe_protocol(self.spawner, self.path, stays, channel, apart, ProtocolSupport().answer_within_s)
         return [f"does not speak the protocol of a process that stays ({why}): each prompt starts it"] if why else []
 
     async def _lacking(self, trial: FlagProbe, env: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -127,14 +106,14 @@ class _AgentProbe:
     async def _login(self, login: LoginStatus | LoginProbe, apart: Mapping[str, str]) -> LoginStatus:
         if isinstance(login, LoginStatus):
             return login
-        answer = await self._answer(login.argv, {**self._env, **login.env} if login.at_home else apart)
+        answer = await self._answer(login.argv, {**self.env, **login.env} if login.at_home else apart)
         return login.read(answer) if answer else LoginStatus(None, "login not known: it did not answer")
 
     async def _answer(self, argv: Sequence[str], env: Mapping[str, str]) -> ProbeOutput | None:
         """Run the CLI in an empty folder, without project settings; return None if it does not exit in time."""
-        argv = (self._path, *(word.replace(PRIVATE, self._folder) for word in argv[1:]))
+        argv = (self.path, *(word.replace(PRIVATE, self.folder) for word in argv[1:]))
         with suppress(ClinvkError, TimeoutError):
-            done = await run_tool(self._spawner, argv, env, _WITHIN_S, self._folder)
+            done = await run_tool(self.spawner, argv, env, _WITHIN_S, self.folder)
             return ProbeOutput(
                 done.exit_code, "\n".join(text.decode(errors="replace") for text in (done.stdout, done.stderr))
             )

@@ -1,4 +1,4 @@
-"""Check clinvk's own files, the port of its server, and this machine."""
+"""Check clinvk's own files, warm agents, the port of the server, and this machine."""
 
 import asyncio
 import socket
@@ -6,17 +6,21 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from clinvk.cli.admin.doctor.report import Check, Status
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.remote_runs import ServerDeclined, server_of
+from clinvk.runtime.process import resource_limits
 from clinvk.runtime.process.executables import run_tool, without_secrets
 from clinvk.runtime.process.process_tags import ProcessTags, RlimitTags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.slots import capacity
 from clinvk.types.errors import ClinvkError, StoreUnavailable
+
+Status = Literal["ok", "warning", "problem", "skipped"]
 
 _FILES, _MACHINE = "files", "machine"
 SESSIONS = "sessions"
@@ -32,7 +36,15 @@ _REPAIR = (
     " mv clinvk.db damaged.db &&"
     " rm -f clinvk.db-wal clinvk.db-shm && mv repaired.db clinvk.db"
 )
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class Check(msgspec.Struct, frozen=True):
+    """The result of a check. A problem stops clinvk or an agent; a warning does not."""
+
+    section: str
+    name: str
+    status: Status
+    message: str
 
 
 class _Warm(msgspec.Struct):
@@ -54,6 +66,38 @@ class _Health(msgspec.Struct):
     warm: _Warm | None = None
 
 
+def is_kept_warm(settings: Settings, backend: str) -> bool:
+    """Return whether the server keeps warm processes of a backend."""
+    return not _why_not(settings) and backend in settings.warm.kept_backends
+
+
+def check_warm(settings: Settings) -> list[Check]:
+    """Report the backends with warm processes, or why no backend has any; and agents that are never prestarted."""
+    if why := _why_not(settings):
+        return [Check("settings", "warm", "skipped", f"each prompt starts its agent: {why}")]
+    warm = settings.warm
+    others = [name for name in BACKENDS if name not in warm.kept_backends]
+    memory = f", of {warm.max_memory_mb} MB together" if warm.max_memory_mb else ""
+    message = f"clinvk serve keeps processes of {', '.join(warm.kept_backends)}: at most {warm.max_processes}{memory}"
+    if others:
+        message += f"; not of {', '.join(others)} (warm.kept_backends)"
+    checks = [Check("settings", "warm", "ok", message)]
+    if names := warm.never_started:
+        about = f"warm.prestart starts none of {', '.join(names)}: not in warm.kept_backends"
+        checks.append(Check("settings", "warm", "warning", about))
+    return checks
+
+
+def _why_not(settings: Settings) -> str:
+    if not settings.warm.enabled:
+        return "warm.enabled: false"
+    if resource_limits.are_per_process(settings.agents):
+        return "limits as agents.max_memory_mb are of each run"
+    if not settings.warm.max_processes:
+        return "warm.max_processes: 0"
+    return "" if settings.warm.kept_backends else "warm.kept_backends: []"
+
+
 def check_home(home: Path) -> Check:
     """Check the folder of clinvk's own files."""
     try:
@@ -64,22 +108,22 @@ def check_home(home: Path) -> Check:
         return Check(_FILES, "home", "problem", f"{home}: {exc.strerror}")
     if not stat.S_ISDIR(mode):
         return Check(_FILES, "home", "problem", f"{home} is no folder")
-    return Check(_FILES, "home", *_private(home, mode, stat.S_IRWXO))
+    return _private("home", home, mode, stat.S_IRWXO)
 
 
-def check_settings_file(file: Path) -> Check | None:
-    """Check who may read the settings file, which may have keys of the agents; return None if the file is missing."""
+def check_settings_file(file: Path) -> list[Check]:
+    """Check who may read the settings file, if it exists: it may have keys of the agents."""
     try:
-        mode = file.stat().st_mode
+        return [_private("settings", file, file.stat().st_mode, stat.S_IRWXG | stat.S_IRWXO)]
     except OSError:
-        return None
-    return Check(_FILES, "settings", *_private(file, mode, _OTHERS))
+        return []
 
 
-def _private(path: Path, mode: int, others: int) -> tuple[Status, str]:
+def _private(name: str, path: Path, mode: int, others: int) -> Check:
     if mode & others:
-        return "warning", f"{path} is open to others ({stat.filemode(mode)}); chmod go-rwx {path}"
-    return "ok", f"{path} ({stat.filemode(mode)})"
+        message = f"{path} is open to others ({stat.filemode(mode)}); chmod go-rwx {path}"
+        return Check(_FILES, name, "warning", message)
+    return Check(_FILES, name, "ok", f"{path} ({stat.filemode(mode)})")
 
 
 def check_store(home: Path) -> Check:
@@ -200,9 +244,5 @@ def check_marks(marks: ProcessTags) -> Check:
     """Report how the processes of an agent are found when the agent is killed."""
     if isinstance(marks, RlimitTags):
         return Check(_MACHINE, "processes", "ok", "an agent is ended with all that it started")
-    return Check(
-        _MACHINE,
-        "processes",
-        "warning",
-        "a process that an agent hides on purpose outlives it: no mark by RLIMIT_RTTIME here",
-    )
+    message = "a process that an agent hides on purpose outlives it: no mark by RLIMIT_RTTIME here"
+    return Check(_MACHINE, "processes", "warning", message)
