@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.api.http import half_closed, http1
+from clinvk.api.http import http1
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, hang, spawn, wait_for
@@ -110,9 +110,9 @@ def test_closed_client_is_distinguished_from_a_half_closed_one(host: str, family
         server, _ = listener.accept()
         with server:
             client.shutdown(socket.SHUT_WR)
-            assert half_closed.is_gone(server) is False
+            assert http1.is_gone(server) is False
             client.close()
-            assert half_closed.is_gone(server) is True
+            assert http1.is_gone(server) is True
 
 
 class Remote(socket.socket):
@@ -128,6 +128,6 @@ def test_closed_remote_client_is_detected_by_its_reset() -> None:
         accepted, _ = listener.accept()
         with Remote(fileno=accepted.detach()) as server:
             client.close()
-            assert half_closed.is_gone(server) is None
+            assert http1.is_gone(server) is None
             server.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            assert half_closed.is_gone(server) is True
+            assert http1.is_gone(server) is True

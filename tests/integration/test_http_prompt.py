@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from clinvk.api.http.disconnect import DisconnectWatch
+from clinvk.api.http.response import DisconnectWatch
 from clinvk.backends.base import Host, Launch
 from clinvk.config.model import BackendSettings, UnifiedFlags
 from clinvk.runtime.process.spawn import Process

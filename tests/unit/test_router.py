@@ -3,7 +3,7 @@
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clinvk.api.http.paths import REST, UNKNOWN
+from clinvk.api.http.middleware import REST, UNKNOWN
 from clinvk.api.openapi.endpoint import Handlers
 from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.api.server.router import Router

@@ -83,7 +83,6 @@ class LocalRuns:
         self.capacity: Capacity = capacity(server)
         self._slots = Slots(queue_limits(server, self.capacity.runs), most_of)
         self._live: dict[str, RunTask] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
         self._autosave = Autosave(store)
         self._lookups = lookups or Lookups()
@@ -176,7 +175,7 @@ class LocalRuns:
 
     async def start(self, request: RunRequest) -> Run:
         """Run a prompt in the background until the run ends or is cancelled. Raise the errors of `run`."""
-        run, _ = await self._begin(request)
+        run = await self._begin(request)
         run.log.release()
         return run
 
@@ -204,9 +203,9 @@ class LocalRuns:
 
     async def cancel(self, run_id: str) -> None:
         """Stop a queued or running run, and wait until its agent is gone. Ignore unknown runs."""
-        if task := self._tasks.get(run_id):
+        if run := self._live.get(run_id):
             self.stop(run_id)
-            await asyncio.wait([task])
+            await asyncio.wait([run.task])
 
     async def release_session(self, session_id: str) -> None:
         """Ask all warm processes to release the conversation of a session that is resumed elsewhere."""
@@ -217,8 +216,8 @@ class LocalRuns:
 
     def kill(self) -> None:
         """Kill all agents at once; their runs have no ending."""
-        for task in self._tasks.values():
-            task.cancel()
+        for run in self._live.values():
+            run.task.cancel()
 
     async def version(self, backend: Backend, path: str) -> str | None:
         """Return the version of a backend's CLI, in the environment of its runs, or None if the CLI does not answer."""
@@ -226,11 +225,13 @@ class LocalRuns:
 
     async def _begin(
         self, request: RunRequest, share: SlotShare | None = None, users: AgentEnvironment | None = None
-    ) -> tuple[RunTask, asyncio.Task[None]]:
+    ) -> RunTask:
         """Begin a run; `users` is the environment of a run of this machine's user."""
         request, session, resume = await self._continued(request)
-        if session:
-            await self._until_gone(session)
+        if session:  # wait for the agents of its runs that have an ending and are about to exit
+            for run in [*self._live.values()]:
+                if run.session_id == session.id and run.phase >= Phase.ENDING:
+                    await asyncio.wait([run.task])
         spec = await self._spec(request, resume, users)
         if session is None and not request.ephemeral:
             workdir = request.workdir or ""
@@ -240,10 +241,8 @@ class LocalRuns:
         told = replace(request, extra=self._own_extra(request))
         recorder = RunRecorder(self._store, self._autosave, spec.run_id, told, session, resume, self._settings.session)
         self._refuse_when_closing()
-        held = 0 if share else held_bytes(request)
-        applicant = Applicant(request.backend, request.client, share, held)
-        enter = partial(self._slots.acquire, applicant, may_wait=users is None)
-        run = RunTask(spec, self.spawner, recorder, enter)
+        applicant = Applicant(request.backend, request.client, share, 0 if share else held_bytes(request))
+        run = RunTask(spec, self.spawner, recorder, partial(self._slots.acquire, applicant, may_wait=users is None))
         try:
             await recorder.begin()
         except BaseException:
@@ -261,23 +260,16 @@ class LocalRuns:
             run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
             await finish_shielded(drive(run))  # `drive` ends the run that was begun in the store
             raise
-        task = self._group.create_task(drive(run))
-        self._live[run.id], self._tasks[run.id] = run, task
-        task.add_done_callback(partial(self._over, run, watching))
-        return run, task
+        self._live[run.id] = run
+        run.task = self._group.create_task(drive(run))
+        run.task.add_done_callback(partial(self._over, run, watching))
+        return run
 
     def _over(self, run: RunTask, watching: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
-        del self._live[run.id], self._tasks[run.id]
+        del self._live[run.id]
         run.slot.release()  # a task killed before its first step has not left
         for over in watching:
             over()
-
-    async def _until_gone(self, session: Session) -> None:
-        """Wait for the agents of the session's runs that have an ending and are about to exit."""
-        runs = [run for run in self._live.values() if run.session_id == session.id]
-        leaving = [self._tasks[run.id] for run in runs if run.phase >= Phase.ENDING]
-        if leaving:
-            await asyncio.wait(leaving)
 
     async def _catch_up(self, run: RunTask, spec: RunSpec, session: Session) -> None:
         """Resume the session's current state if another run has ended since the session was read."""
@@ -380,17 +372,17 @@ def _refuse_unreadable(request: RunRequest) -> None:
 class _OwnedRun:
     """A context that stops its run on exit. A generator-based context would cost three times as much."""
 
-    __slots__ = ("_beginning", "_run", "_task")
+    __slots__ = ("_beginning", "_run")
 
-    def __init__(self, beginning: "Coroutine[None, None, tuple[RunTask, asyncio.Task[None]]]") -> None:
+    def __init__(self, beginning: "Coroutine[None, None, RunTask]") -> None:
         self._beginning = beginning
 
-    async def __aenter__(self) -> Run:
-        self._run, self._task = await self._beginning
+    async def __aenter__(self) -> RunTask:
+        self._run = await self._beginning
         del self._beginning
         return self._run
 
     async def __aexit__(self, *_: object) -> None:
         if not self._run.ending:
             self._run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
-            await asyncio.wait([self._task], timeout=STOP_GRACE_S + 1)
+            await asyncio.wait([self._run.task], timeout=STOP_GRACE_S + 1)

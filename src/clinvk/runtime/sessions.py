@@ -31,27 +31,22 @@ async def fork(
         BackendUnavailable, Unsupported: the backend is unknown, or its CLI cannot branch off.
     """
     parent = await store.session(reference)
-    handle = handle_of(parent)
+    handle_of(parent)
     capabilities = backends.backend_named(parent.backend, registry).capabilities
     if not (capabilities.resume and capabilities.fork):
         raise Unsupported(f"{parent.backend} cannot branch off a conversation: session {parent.id!r} cannot be forked")
     at = time.time()
-    session = Session(
+    session = replace(
+        parent,
         id=session_id,
-        backend=parent.backend,
         created_at=at,
         last_used=at,
-        working_dir=parent.working_dir,
-        initial_prompt=parent.initial_prompt,
-        backend_session_id=handle,
-        model=parent.model,
         status="completed",
-        counted=parent.counted,
-        tags=parent.tags,
-        title=parent.title,
+        turn_count=0,
+        token_usage=Usage(),
+        error_message=None,
         parent_id=parent.id,
         forks_parent=True,
-        metadata=parent.metadata,
     )
     await store.create(session)
     return session

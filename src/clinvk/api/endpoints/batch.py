@@ -13,8 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from clinvk.api.endpoints.exchange import Exchange
 from clinvk.api.endpoints.prompts import PromptEndpoint
-from clinvk.api.http.disconnect import DisconnectWatch
-from clinvk.api.http.response import HttpResponse, chunked, headers_of, read_json
+from clinvk.api.http.response import DisconnectWatch, HttpResponse, chunked, headers_of, read_json
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
 from clinvk.dialects import json_bodies, sse

@@ -4,11 +4,11 @@ import logging
 
 from starlette.types import Receive, Scope
 
-from clinvk.api.http.disconnect import DisconnectWatch
 from clinvk.api.http.response import (
     NO_BUFFERING,
     NO_STORE,
     ClientDisconnected,
+    DisconnectWatch,
     Header,
     HttpResponse,
     malformed_request,

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.endpoints.health import BackendInventory
-from clinvk.api.http.paths import OPENAI
+from clinvk.api.http.middleware import OPENAI
 from clinvk.api.http.response import document, headers_of, read_json
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend

@@ -18,11 +18,11 @@ from clinvk.api.access.request_policy import RequestPolicy
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints import continuation
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
-from clinvk.api.http.disconnect import DisconnectWatch
 from clinvk.api.http.response import (
     NO_RETRY,
     NO_STORE,
     NO_TRANSFORM,
+    DisconnectWatch,
     Header,
     HttpResponse,
     chunked,

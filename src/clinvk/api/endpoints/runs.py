@@ -20,8 +20,7 @@ from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
 from clinvk.api.endpoints.prompts import run_facts
 from clinvk.api.endpoints.sessions import check_backend, paging
-from clinvk.api.http.disconnect import DisconnectWatch
-from clinvk.api.http.response import NO_STORE, HttpResponse, chunked, document, headers_of
+from clinvk.api.http.response import NO_STORE, DisconnectWatch, HttpResponse, chunked, document, headers_of
 from clinvk.backends.base import Backend
 from clinvk.config.model import ServerSettings
 from clinvk.dialects import json_bodies, sse

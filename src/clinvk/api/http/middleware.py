@@ -11,10 +11,22 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk import logs
-from clinvk.api.http import paths
 from clinvk.api.http.response import Header, headers_of, path_of
+from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.dialect import Dialect
+from clinvk.dialects.openai.chat import OpenAIChat
+from clinvk.dialects.rest.rest import Rest
 
 logger = logging.getLogger(__name__)
+
+UNKNOWN = "none"
+"""The template for a path without an endpoint."""
+
+REST: Dialect = Rest()
+OPENAI = OpenAIChat()
+ANTHROPIC = Anthropic()
+
+_OF_OPENAI = ("/v1/chat/", "/v1/completions", "/v1/responses")
 
 OnResponse = Callable[[str, str, int | None, float], None]
 """Callback for a response: method, path, status (None: the client left before the status), and duration in seconds."""
@@ -62,7 +74,7 @@ class RequestMiddleware:
         is_refused = self.stopping.is_set() and not self.hands_over and path not in _OPEN_WHILE_STOPPING
         scope["path"] = path
         scope.setdefault("state", {}).update(
-            request_id=request_id, dialect=paths.dialect_of(path, headers_of(scope)), is_refused=is_refused
+            request_id=request_id, dialect=dialect_of(path, headers_of(scope)), is_refused=is_refused
         )
         logs.note(request_id=request_id)
         log = _AccessLogEntry(scope, send, is_last=self.stopping.is_set())
@@ -77,6 +89,20 @@ class RequestMiddleware:
             seconds = log.write()
             if self._answered:
                 self._answered(scope["method"], path, log.status or None, seconds)
+
+
+def dialect_of(path: str, headers: Mapping[str, str]) -> Dialect:
+    """Return the format of a normalized path, or of `*`. Two vendors share `/v1`: there path or header decides."""
+    match path.partition("/")[2].partition("/")[0]:
+        case "openai":
+            return OPENAI
+        case "anthropic":
+            return ANTHROPIC
+        case "v1":
+            is_other = "anthropic-version" in headers and not path.startswith(_OF_OPENAI)
+            return ANTHROPIC if is_other or path.startswith("/v1/messages") else OPENAI
+        case _:
+            return REST
 
 
 def _id_of(headers: Mapping[str, str]) -> str:
@@ -108,17 +134,14 @@ class _AccessLogEntry:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *self._ids(), *self._more]}
+            state = self._scope["state"]
+            request_id: bytes = state["request_id"].encode()
+            names = (b"x-request-id", b"request-id") if state["dialect"].is_model_api else (b"x-request-id",)
+            ids = ((name, request_id) for name in names)  # clients of Anthropic read the second
+            message = {**message, "headers": [*message.get("headers", ()), *ids, *self._more]}
         else:
             self._bytes += len(message.get("body", b""))
         await self._send(message)
-
-    def _ids(self) -> list[Header]:
-        """Return the headers with the request id that clients of REST and OpenAI, and of Anthropic, read."""
-        state = self._scope["state"]
-        request_id: bytes = state["request_id"].encode()
-        ids: list[Header] = [(b"x-request-id", request_id)]
-        return [*ids, (b"request-id", request_id)] if state["dialect"].is_model_api else ids
 
     def write(self) -> float:
         """Write the line. Return the duration of the request, in seconds."""
@@ -134,16 +157,10 @@ class _AccessLogEntry:
             "bytes": self._bytes,
             "duration_ms": round(seconds * 1000, 1),
             "request_id": state["request_id"],
-        }
-        also = {
             "run_id": logs.noted().get("run_id"),
             "key": state.get("key_name"),
             "client": client and client[0],
         }
-        line = _LINE
-        for name, value in also.items():
-            if value:
-                fields[name] = value
-                line += _ALSO[name]
-        logger.log(level, line, fields)
+        fields = {name: value for name, value in fields.items() if value or name not in _ALSO}
+        logger.log(level, _LINE + "".join(_ALSO[name] for name in _ALSO if name in fields), fields)
         return seconds

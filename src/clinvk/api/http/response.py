@@ -1,9 +1,10 @@
-"""Read a request and send a response at the ASGI level, where a disconnect is noticed."""
+"""Read a request, send a response, and notice a disconnect, at the ASGI level."""
 
 import asyncio
 import math
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -88,13 +89,30 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) ->
 
     Raises:
         WrongMediaType: the content-type is another, or missing.
-        BodyTooLarge: the body exceeds `server.max_request_body_bytes`, or has too many JSON values.
+        BodyTooLarge: the body exceeds `server.max_request_body_bytes` (0: no limit), or has too many JSON values.
         BodyTooSlow: the body was incomplete after `server.read_timeout_secs`.
         ClientDisconnected: the client disconnected before the end of the body.
     """
     headers = headers_of(scope)
     _require_json(headers)
-    body = await _read_body(headers, receive, settings.max_request_body_bytes, settings.read_timeout_secs)
+    most, within_s = settings.max_request_body_bytes, settings.read_timeout_secs
+    declared = headers.get("content-length", "")
+    if most and declared.isdigit() and int(declared) > most:
+        raise too_large(most)
+    received, has_more = bytearray(), True
+    try:
+        async with asyncio.timeout(within_s or None):
+            while has_more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnected("before the end of its request")
+                received += message.get("body", b"")
+                if most and len(received) > most:
+                    raise too_large(most)
+                has_more = message.get("more_body", False)
+    except TimeoutError:
+        raise BodyTooSlow(f"the body was not there within {within_s:g} s (server.read_timeout_secs)") from None
+    body = bytes(received)
     if await run_in_loop_thread(len(body), has_too_many_values, body):
         raise BodyTooLarge(f"the body has more than {MAX_JSON_VALUES} JSON values")
     return body
@@ -111,27 +129,6 @@ async def prepared(work: Awaitable[T]) -> T:
             return await work
     except TimeoutError:
         raise ResourcesExhausted(f"the request could not be prepared within {_PREPARED_TIMEOUT_S:g} s") from None
-
-
-async def _read_body(headers: Mapping[str, str], receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
-    """Return a body. A limit of 0 is no limit."""
-    declared = headers.get("content-length", "")
-    if max_bytes and declared.isdigit() and int(declared) > max_bytes:
-        raise too_large(max_bytes)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(timeout_s or None):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnected("before the end of its request")
-                body += message.get("body", b"")
-                if max_bytes and len(body) > max_bytes:
-                    raise too_large(max_bytes)
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError:
-        raise BodyTooSlow(f"the body was not there within {timeout_s:g} s (server.read_timeout_secs)") from None
 
 
 def too_large(max_bytes: int, what: str = "the body") -> BodyTooLarge:
@@ -266,3 +263,75 @@ class HttpResponse:
         finally:
             self._sending = False
             self._put_at = self._now()
+
+
+_WATCH_AFTER_S = 0.1
+
+
+class DisconnectWatch:
+    """Cancels the task of this context when the client disconnects; `quiet` is called every `wait_s()`.
+
+    Watching begins with `watch`, after the body was read: both read from the client.
+
+    Raises:
+        ClientDisconnected: the client disconnected, or stopped reading.
+    """
+
+    __slots__ = ("_quiet", "_reason", "_receive", "_reply", "_task", "_timer", "_wait_s", "_watcher")
+
+    def __init__(
+        self, receive: Receive, reply: HttpResponse, wait_s: Callable[[], float], quiet: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._receive = receive
+        self._reply = reply
+        self._wait_s = wait_s
+        self._quiet = quiet
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._reason: BaseException | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if self._watcher:
+            self._watcher.remove_done_callback(self._watched)
+            self._watcher.cancel()
+            self._watcher = None  # its error refers to this object: a cycle would keep the request in memory
+        if self._reason and self._task and isinstance(error, asyncio.CancelledError) and not self._task.uncancel():
+            raise self._reason from None
+
+    def watch(self) -> None:
+        """Start watching soon: a fast response then saves the cost of a watcher."""
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start)
+
+    def _start(self) -> None:
+        self._timer = None
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._watcher.add_done_callback(self._watched)
+
+    def _watched(self, watcher: asyncio.Task[None]) -> None:
+        if not watcher.cancelled() and (reason := watcher.exception()) and self._task:
+            self._reason = reason
+            self._task.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._reply.look_within(self._wait_s())):
+                    message = await self._receive()
+            except TimeoutError:
+                self._reply.refuse_stuck()
+                if not self._reply.ended:
+                    await self._quiet()
+            else:
+                if message["type"] == "http.disconnect":
+                    if self._reply.ended:
+                        return
+                    raise ClientDisconnected("before the end of its answer")

@@ -20,7 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk import __version__, logs
-from clinvk.api.http.paths import UNKNOWN
+from clinvk.api.http.middleware import UNKNOWN
 from clinvk.api.http.response import headers_of
 from clinvk.runtime.runs import WatchedRun, first_text_at, reported_model
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, ToolCall, ToolResult

@@ -16,8 +16,7 @@ from clinvk.api.endpoints.prompts import ExpandReferences, PromptEndpoint
 from clinvk.api.endpoints.responses import ResponseEndpoints
 from clinvk.api.endpoints.runs import RunEndpoints, RunEventsEndpoint, UsageEndpoint
 from clinvk.api.endpoints.sessions import SessionEndpoints
-from clinvk.api.http import paths
-from clinvk.api.http.middleware import RequestMiddleware
+from clinvk.api.http.middleware import ANTHROPIC, OPENAI, REST, RequestMiddleware
 from clinvk.api.observe.observers import Observers
 from clinvk.api.openapi.docs import DocsEndpoints
 from clinvk.api.openapi.endpoint import Handlers
@@ -61,7 +60,7 @@ def create_app(
     def run(dialect: Dialect, spelled_out: ExpandReferences | None = None) -> PromptEndpoint:
         return PromptEndpoint(dialect, runs, store, settings, workdirs, grants, registry, spelled_out=spelled_out)
 
-    prompts = run(paths.REST)
+    prompts = run(REST)
 
     def batch(kind: Kind) -> ASGIApp:
         from clinvk.api.endpoints.batch import BatchEndpoint  # imported late: a megabyte that few servers need
@@ -81,12 +80,12 @@ def create_app(
         runs=RunEndpoints(runs, store, orchestrations, registry),
         events=viewers,
         usage=UsageEndpoint(store, registry),
-        chat=run(paths.OPENAI),
+        chat=run(OPENAI),
         completions=run(OpenAICompletions()),
         new_response=run(OpenAIResponses(), responses.spelled_out),
         responses=responses,
-        messages=run(paths.ANTHROPIC),
-        counting=TokenCountEndpoint(paths.ANTHROPIC, settings.server),
+        messages=run(ANTHROPIC),
+        counting=TokenCountEndpoint(ANTHROPIC, settings.server),
         models=ModelEndpoints(inventory, grants, registry),
         status=HealthEndpoints(runs, store, inventory, grants, doors.warning),
         docs=DocsEndpoints(registry),

@@ -1,7 +1,7 @@
 """The life cycle of a server: sockets from the service manager, stop signals, and reload on SIGHUP.
 
 The protocol of systemd is described in sd_listen_fds(3) and sd_notify(3). `executables.SECRETS` hides the variables of
-the protocol from agents. A reload replaces every reloadable part, or no part if a setting is wrong.
+the protocol from agents.
 """
 
 import asyncio
@@ -10,11 +10,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from clinvk.config.model import Settings
-from clinvk.types.errors import ClinvkError, ConfigError
+from clinvk.types.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -68,30 +67,6 @@ def notify_service_manager(environ: Mapping[str, str], *lines: str) -> None:
 def notify_reloading() -> tuple[str, str]:
     """Return the lines for the start of a reload; `READY=1` marks the end."""
     return "RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"
-
-
-Prepare = Callable[[Settings], Awaitable[Callable[[], None]]]
-"""Checks new settings for one part of the server, and returns a function that applies the settings."""
-
-
-class SettingsReload:
-    """Loads the settings again, and applies the settings to the reloadable parts."""
-
-    def __init__(self, load: Callable[[], Settings], parts: Sequence[Prepare]) -> None:
-        self._load = load
-        self._parts = parts
-
-    async def __call__(self) -> None:
-        """Reload every part, or reload no part and log the reason."""
-        try:
-            settings = self._load()
-            ready = [await prepare(settings) for prepare in self._parts]
-        except ClinvkError as exc:
-            logger.warning("not reloaded, all stays as it was: %s", exc.message)
-            return
-        for put_into_force in ready:
-            put_into_force()
-        logger.info("reloaded keys, limits and log level; other settings wait for a restart")
 
 
 _POLL_INTERVAL_S = 0.05

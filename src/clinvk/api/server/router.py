@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clinvk.api.http.paths import UNKNOWN
+from clinvk.api.http.middleware import UNKNOWN
 from clinvk.api.http.response import NO_RETRY, ClientDisconnected, malformed_request, no_such_path, path_of, send_error
 from clinvk.api.openapi.endpoint import Endpoint, Handler, Handlers, Route
 from clinvk.dialects.dialect import MethodNotAllowed

@@ -6,7 +6,7 @@ import gc
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,7 +30,7 @@ from clinvk.api.observe.observers import Observers, observe
 from clinvk.api.server import housekeeping, lifecycle
 from clinvk.api.server.app import create_app
 from clinvk.api.server.housekeeping import maintain_store
-from clinvk.api.server.lifecycle import Prepare, SettingsReload, handle_signals
+from clinvk.api.server.lifecycle import handle_signals
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
@@ -42,7 +42,7 @@ from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
-from clinvk.types.errors import ConfigError
+from clinvk.types.errors import ClinvkError, ConfigError
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
@@ -89,22 +89,15 @@ def serve(
     Raises:
         ConfigError: a setting cannot be applied.
     """
-    with logs.on_stderr(settings.log.format):
-        return _listen_and_serve(settings, environ, announce, load or (lambda: settings), insecure)
-
-
-def _listen_and_serve(
-    settings: Settings, environ: Mapping[str, str], announce: Announce, load: Load, insecure: bool
-) -> int:
-    _adjust_logs(settings)
-    entrance.check_access(settings.server)
-    workdirs = WorkdirPolicy(settings, environ, BACKENDS)
-    workdirs.check_default()
-    resource_limits.check_resource_limits(settings.agents)
-    open_files = housekeeping.raise_open_file_limit()
-    housekeeping.limit_malloc_arenas()
-    server = settings.server
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    server, load = settings.server, load or (lambda: settings)
+    with logs.on_stderr(settings.log.format), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        _adjust_logs(settings)
+        entrance.check_access(server)
+        workdirs = WorkdirPolicy(settings, environ, BACKENDS)
+        workdirs.check_default()
+        resource_limits.check_resource_limits(settings.agents)
+        open_files = housekeeping.raise_open_file_limit()
+        housekeeping.limit_malloc_arenas()
         taken = runner.run(_read_keys(settings, environ))
         sockets = lifecycle.inherited_sockets(environ)
         if is_inherited := bool(sockets):
@@ -116,22 +109,13 @@ def _listen_and_serve(
             print(f"clinvk: cannot listen on {_address(server.host, server.port)}: {exc.strerror}", file=sys.stderr)
             return SERVER_ERROR
         if not taken and not insecure:
-            taken = entrance.key_if_open(settings.server, sockets, _to_stderr)
-        _remark(settings, workdirs)
+            taken = entrance.key_if_open(settings.server, sockets, partial(print, file=sys.stderr, flush=True))
+        if refusal := workdirs.refusal_of_default():
+            logger.warning("requests that name no workdir are refused: %s", refusal)
+        if settings.warm.enabled and (names := settings.warm.never_started):
+            logger.warning("warm.prestart starts none of %s: not in warm.kept_backends", ", ".join(names))
         runner.run(_serve(settings, environ, sockets, taken, announce, load, is_inherited, open_files))
     return 0
-
-
-def _remark(settings: Settings, workdirs: WorkdirPolicy) -> None:
-    """Log warnings about settings without effect."""
-    if refusal := workdirs.refusal_of_default():
-        logger.warning("requests that name no workdir are refused: %s", refusal)
-    if settings.warm.enabled and (names := settings.warm.never_started):
-        logger.warning("warm.prestart starts none of %s: not in warm.kept_backends", ", ".join(names))
-
-
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _adjust_logs(settings: Settings) -> None:
@@ -190,18 +174,11 @@ async def _serve(
             open_server(settings, environ, sockets, store, taken, watching, BACKENDS, open_files) as served,
             maintain_store(store, settings.session.retention_days),
         ):
-            reload = SettingsReload(load, list(_renewed(environ, taken, served)))
-
-            async def reload_as_told() -> None:
-                lifecycle.notify_service_manager(environ, *lifecycle.notify_reloading())
-                await reload()
-                lifecycle.notify_service_manager(environ, "READY=1")
-
             commands.open(served.runs)
             where = startup_message(settings.server, sockets, has_keys=bool(taken))
             announce(where)
             lifecycle.notify_service_manager(environ, "READY=1", f"STATUS={where.partition(chr(10))[0]}")
-            await signals.stopped(reload_as_told)
+            await signals.stopped(partial(_reload, load, environ, taken, served))
             lifecycle.notify_service_manager(environ, "STOPPING=1", "STATUS=finishing what runs")
             commands.close()
             served.front.stopping.set()
@@ -210,25 +187,23 @@ async def _serve(
             await signals.drained(lambda: served.is_busy, settings.server.shutdown_grace_secs)
 
 
-def _renewed(environ: Mapping[str, str], taken: ApiKeys, served: "RunningServer") -> Iterator[Prepare]:
-    """Yield the functions that reload parts of the configuration on SIGHUP."""
-
-    async def log_level(settings: Settings) -> Callable[[], None]:
-        return partial(_adjust_logs, settings)
-
-    async def keys_taken(settings: Settings) -> Callable[[], None]:
+async def _reload(load: Load, environ: Mapping[str, str], taken: ApiKeys, served: "RunningServer") -> None:
+    """Apply new settings to all reloadable parts; if a setting is wrong, change nothing and log the reason."""
+    lifecycle.notify_service_manager(environ, *lifecycle.notify_reloading())
+    try:
+        settings = load()
         fresh = await _read_keys(settings, environ)
         if taken and not fresh and not taken.is_required:
             raise ConfigError("no API key is asked for any more, which would open the server; that needs a restart")
-        return partial(taken.take, fresh)
-
-    async def limits(settings: Settings) -> Callable[[], None]:
-        return partial(served.doors.limits.renew, settings.server)
-
-    async def run_limits(settings: Settings) -> Callable[[], None]:
-        return partial(served.runs.resize, settings.server)
-
-    yield from (log_level, keys_taken, limits, run_limits)
+    except ClinvkError as exc:
+        logger.warning("not reloaded, all stays as it was: %s", exc.message)
+    else:
+        _adjust_logs(settings)
+        taken.take(fresh)
+        served.doors.limits.renew(settings.server)
+        served.runs.resize(settings.server)
+        logger.info("reloaded keys, limits and log level; other settings wait for a restart")
+    lifecycle.notify_service_manager(environ, "READY=1")
 
 
 class RunningServer(NamedTuple):
@@ -247,7 +222,8 @@ class RunningServer(NamedTuple):
     def hand_over(self) -> None:
         """Stop accepting connections. New connections wait for the next server, which inherits the sockets."""
         self.front.hands_over = True
-        self.server.stop_listening()
+        for server in self.server.servers:
+            server.close()
 
 
 @asynccontextmanager
@@ -366,11 +342,6 @@ class Server(uvicorn.Server):
         """Start, and call `on_started`."""
         await super().startup(sockets=sockets)
         self._on_started()
-
-    def stop_listening(self) -> None:
-        """Accept no new connections. Open connections stay."""
-        for server in self.servers:
-            server.close()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:

@@ -63,8 +63,11 @@ class RunTask:
         no_grace: whether the agent gets no time to stop by itself.
         unspoken: why the CLI does not speak its long-lived protocol; empty unless found out.
         raw: the last line of JSON that the agent printed.
+        task: the asyncio task that drives the run; set by the owner.
         last_process: the final process of the run, once that process has reported the ending.
     """
+
+    task: asyncio.Task[None]
 
     def __init__(
         self, spec: RunSpec, spawner: Spawner, recorder: RunRecorder, enter: Callable[[Callable[[], None]], Slot]
