@@ -1,7 +1,7 @@
 """What Gemini CLI may not do under the unified words, tried by a model and by files that want it otherwise.
 
 The project's folder and the user's home are full of traps: each leaves a file of its own name in `outside` when it
-goes off. `test_the_traps_go_off_where_nothing_holds_them` shows that they would.
+goes off. `test_traps_act_without_restrictions` shows that they would.
 """
 
 import json
@@ -172,7 +172,7 @@ def _succeeded(events: list[Event]) -> set[str]:
     return {names[event.id] for event in events if isinstance(event, ToolResult) and not event.is_error}
 
 
-async def test_the_traps_go_off_where_nothing_holds_them(trapped: Machine) -> None:
+async def test_traps_act_without_restrictions(trapped: Machine) -> None:
     """The user trusts the folder and lets the agent act: what the other tests show to be closed is then open."""
     trapped.env["GEMINI_CLI_TRUST_WORKSPACE"] = "true"
     await trapped.run(_ask(_attempts(trapped), "none"))

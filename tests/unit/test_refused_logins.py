@@ -21,7 +21,7 @@ def test_codex_rejected_login_explains_what_to_do(message: str) -> None:
 
 @pytest.mark.parametrize("kind", ["unauthorized", {"responseStreamConnectionFailed": {"httpStatusCode": 403}}])
 def test_codex_rejected_login_is_recognized_by_error_kind_alone(kind: object) -> None:
-    told = failures.told("odd", msgspec.json.encode(kind))
+    told = failures.server_failure("odd", msgspec.json.encode(kind))
     assert told == RunFailed("agent_unauthenticated", f"{OF_CODEX}odd", 1)
 
 

@@ -30,7 +30,7 @@ class Failure(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """The message with its details."""
         inner = decode_line(_DETAILS, bytes(self.data))
         return f"{self.message}: {inner.details}" if inner and inner.details else self.message
@@ -108,7 +108,7 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
                 if self._is_strict and line.startswith(b"{"):
                     raise ProtocolNotSupported(f"it printed {line[:80].decode(errors='replace')!r}")
         elif message.method:
-            yield from self._told(message)
+            yield from self._notified(message)
         elif message.id == self._greeting_id and not self._speaks:
             yield self._greeted(message)
         elif isinstance(message.id, int) and (call := self._calls.pop(message.id, None)) is not None:
@@ -130,7 +130,7 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
         """Add a run to the open runs, and return the first request of the run."""
         raise NotImplementedError
 
-    def _told(self, message: Message[Params, Result]) -> Iterator[Delivery]:
+    def _notified(self, message: Message[Params, Result]) -> Iterator[Delivery]:
         """Handle a notification, or a request of the agent."""
         raise NotImplementedError
 
@@ -150,7 +150,7 @@ class RpcChannel(Channel, Generic[Params, Result, Call, Run]):
 
     def _greeted(self, message: Message[Params, Result]) -> bytes:
         if message.result is None:
-            why = message.error.said if message.error else "its answer makes no sense"
+            why = message.error.text if message.error else "its answer makes no sense"
             raise ProtocolNotSupported(f"it refused the greeting: {why}")
         self._speaks = True
         held, self._held = self._held, []

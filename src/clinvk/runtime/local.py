@@ -334,16 +334,16 @@ class LocalRuns:
         try:
             return backend.launch(request, resume, here.host(backend.name))
         except InvalidRequest as exc:
-            self._blame_settings(exc, request)
+            self._name_setting(exc, request)
             raise
 
-    def _blame_settings(self, error: InvalidRequest, request: RunRequest) -> None:
+    def _name_setting(self, error: InvalidRequest, request: RunRequest) -> None:
         """Name the setting that contains a refused flag, without the flag's value, which may be a secret."""
         count = len(request.extra) - len(self._own_extra(request))
         for index, argument in enumerate(request.extra[:count]):
             if error.field == f"extra[{index}]":
-                told = error.message.replace(repr(argument), repr(argument.partition("=")[0]))
-                error.message, error.field = f"backends.{request.backend}.extra_flags: {told}", None
+                message = error.message.replace(repr(argument), repr(argument.partition("=")[0]))
+                error.message, error.field = f"backends.{request.backend}.extra_flags: {message}", None
 
     async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
         """Return the request with its session's directory, the session, and the resume state."""

@@ -77,9 +77,9 @@ class ConversationChannel(Channel):
                 raise ProtocolNotSupported(f"it printed {line[:80].decode(errors='replace')!r}")
             self._speaks = True
         if _CONTROL in line[:_HEAD]:
-            yield from _answered(line)
+            yield from _control_answer(line)
         elif self._run:
-            yield from self._told(line)
+            yield from self._events(line)
 
     def interrupt(self, run: str) -> bytes | None:
         """Return the request that ends the turn and a running tool."""
@@ -106,7 +106,7 @@ class ConversationChannel(Channel):
         """Return the last line of stderr."""
         return last_line(stderr.decode(errors="replace"))
 
-    def _told(self, line: bytes) -> Iterator[Delivery]:
+    def _events(self, line: bytes) -> Iterator[Delivery]:
         run = self._run
         for event in self._decoder.feed(line):
             if isinstance(event, RunFailed) and event.exit_code is None:
@@ -118,7 +118,7 @@ class ConversationChannel(Channel):
                 return
 
 
-def _answered(line: bytes) -> Iterator[bytes]:
+def _control_answer(line: bytes) -> Iterator[bytes]:
     """Yield the answer to a control request; permission requests are denied."""
     asked = decode_line(_CONTROLS, line)
     if asked is None or asked.type != "control_request" or asked.request is None:

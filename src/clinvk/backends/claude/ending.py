@@ -124,8 +124,8 @@ def denied(result: Result, before: Result | None) -> str:
     Denials in `before`, the previous result in the same process, are excluded, because a version of Claude Code might
     list all denials since the start of the process.
     """
-    told = {denial.tool_use_id for denial in (before.permission_denials if before else None) or ()}
-    denials = [denial for denial in result.permission_denials or () if denial.tool_use_id not in told]
+    earlier = {denial.tool_use_id for denial in (before.permission_denials if before else None) or ()}
+    denials = [denial for denial in result.permission_denials or () if denial.tool_use_id not in earlier]
     names = [denial.tool_name for denial in denials if denial.tool_name]
     if not names:
         return ""

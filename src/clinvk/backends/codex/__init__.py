@@ -18,7 +18,7 @@ from clinvk.backends import shared
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
 from clinvk.backends.codex import flags, user_files
 from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
-from clinvk.backends.codex.exec import ExecChannel, is_native, told
+from clinvk.backends.codex.exec import ExecChannel, full_prompt, is_native
 from clinvk.backends.codex.flags import SETTING, disabled_skills
 from clinvk.backends.codex.sandbox import Sandbox, sandbox
 from clinvk.backends.codex.user_files import INSTRUCTIONS, knows_instructions
@@ -54,7 +54,7 @@ _THREAD = "threadId"
 """The parameter that names the thread."""
 
 _SCHEMA = "schema.json"
-_UNTOLD = "AGENTS.md"
+_MISSING = "AGENTS.md"
 """The private file that holds the instructions to put before the prompt."""
 
 _CONFIG = {"features.unbounded_connection_retries": "false", "features.goals": "false"}
@@ -83,48 +83,48 @@ class Codex:
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return the launch for this request: `codex app-server` where the request allows, else `codex exec`."""
         _check_texts(request)
-        held = sandbox(request, host)
-        untold = _untold(request, resume, held, host)
-        prompt = told(request, resume, untold)
+        restrictions = sandbox(request, host)
+        missing = _missing_instructions(request, resume, restrictions, host)
+        prompt = full_prompt(request, resume, missing)
         _check_prompt(prompt)
-        flags.check(request.extra, held.is_open)
-        config = {**_CONFIG, **held.config, **_config(request, None if resume else held)}
+        flags.check(request.extra, restrictions.is_open)
+        config = {**_CONFIG, **restrictions.config, **_config(request, None if resume else restrictions)}
         if request.literal:
             config |= disabled_skills(prompt)
-        words = _settings(config)
+        settings = _settings(config)
         argv = (
             self.executable,
-            *held.approval,
+            *restrictions.approval,
             "exec",
             "--json",
             "--skip-git-repo-check",
             *request.extra,  # first: later settings win, and a flag without a value cannot swallow `resume`
-            *held.sandbox,
+            *restrictions.sandbox,
             *_options(request),
-            *words,
+            *settings,
             *(_continued(resume) if resume else ()),
         )
-        _check_length(argv, held)
-        files = {**held.files, **({_UNTOLD: untold.encode()} if untold else {})}
+        _check_length(argv, restrictions)
+        files = {**restrictions.files, **({_MISSING: missing.encode()} if missing else {})}
         schema = {_SCHEMA: msgspec.json.encode(request.output_schema)} if is_native(request) else {}
         by_exec = Launch(
             argv=argv,
-            env=held.env,
+            env=restrictions.env,
             cwd=request.workdir,
             files={**files, **_images(request), **schema},
             counted_turns=request.max_turns or None,
             asks_again=not is_native(request) and not request.ephemeral,
         )
-        if held.has_rules or not flags.server_takes(request.extra):
+        if restrictions.has_rules or not flags.server_takes(request.extra):
             return msgspec.structs.replace(by_exec, before=_unarchived(resume, host))
         by_server = msgspec.structs.replace(
             by_exec,
             tools_leave_first=True,
-            argv=(self.executable, "app-server", *request.extra, *words),
+            argv=(self.executable, "app-server", *request.extra, *settings),
             files=files,
             long_lived=True,
             counted_turns=None,  # the channel counts the requests
-            opening=_opening(request, resume, held, host),
+            opening=_opening(request, resume, restrictions, host),
         )
         opening = {name: value for name, value in by_server.opening.items() if name != _THREAD}
         reads = _read_at_start(request, host)
@@ -133,10 +133,10 @@ class Codex:
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine of one process."""
-        untold = launch.files.get(_UNTOLD, b"").decode()
+        missing = launch.files.get(_MISSING, b"").decode()
         if not launch.opening:
-            return ExecChannel(untold)
-        return AppServerChannel(launch.opening, untold, stays=launch.otherwise is None)
+            return ExecChannel(missing)
+        return AppServerChannel(launch.opening, missing, stays=launch.otherwise is None)
 
     def checkup(self, host: Host) -> "Checkup":
         """Return the checks that show, without a prompt, whether the installed CLI can be used."""
@@ -158,14 +158,14 @@ class Codex:
         return host.find(f"{user_files.folder(host, host.resolve(''))}/sessions", f"*/*/*/rollout-*{handle}.jsonl")
 
 
-def _opening(request: RunRequest, resume: Resume | None, held: Sandbox, host: Host) -> dict[str, object]:
+def _opening(request: RunRequest, resume: Resume | None, restrictions: Sandbox, host: Host) -> dict[str, object]:
     """Return the parameters of the thread. Settings carry every other option, as with `exec`."""
     place = request.workdir or host.resolve("")
     opening: dict[str, object] = {
         "cwd": place,
         "approvalPolicy": "never",
-        "sandbox": held.mode,
-        ROOTS: [place, *held.directories] if held.directories else None,
+        "sandbox": restrictions.mode,
+        ROOTS: [place, *restrictions.directories] if restrictions.directories else None,
         "model": _model(request),
         "ephemeral": request.ephemeral,
         _THREAD: conversation(resume, "codex") if resume else None,
@@ -228,19 +228,19 @@ def _config(request: RunRequest, begun: Sandbox | None) -> dict[str, str]:
     return config
 
 
-def _instructions(request: RunRequest, held: Sandbox) -> str:
-    if not held.instructions:
+def _instructions(request: RunRequest, restrictions: Sandbox) -> str:
+    if not restrictions.instructions:
         return request.system_prompt or ""
-    own = request.system_prompt or held.own_instructions
-    return f"{own}\n\n{held.instructions}" if own else held.instructions
+    own = request.system_prompt or restrictions.own_instructions
+    return f"{own}\n\n{restrictions.instructions}" if own else restrictions.instructions
 
 
-def _untold(request: RunRequest, resume: Resume | None, held: Sandbox, host: Host) -> str:
+def _missing_instructions(request: RunRequest, resume: Resume | None, restrictions: Sandbox, host: Host) -> str:
     """Return the instructions that a resumed thread lacks or that Codex retracts in the thread; otherwise ""."""
-    if resume is None or not held.instructions:
+    if resume is None or not restrictions.instructions:
         return ""
     workdir, thread = host.resolve(request.workdir or ""), conversation(resume, "codex")
-    return "" if knows_instructions(host, workdir, thread, held.instructions) else held.instructions
+    return "" if knows_instructions(host, workdir, thread, restrictions.instructions) else restrictions.instructions
 
 
 def _settings(config: dict[str, str]) -> list[str]:
@@ -265,7 +265,7 @@ def _check_prompt(prompt: str) -> None:
         )
 
 
-def _check_length(argv: tuple[str, ...], held: Sandbox) -> None:
+def _check_length(argv: tuple[str, ...], restrictions: Sandbox) -> None:
     for argument in argv:
         size = len(argument.encode(errors="surrogateescape"))
         if size <= _MAX_ARGUMENT_BYTES:
@@ -273,7 +273,7 @@ def _check_length(argv: tuple[str, ...], held: Sandbox) -> None:
         if argument.startswith(f"{SETTING}="):
             raise InvalidRequest("the prompt names too many skills ($name) to disable each of them", "prompt")
         field = "system_prompt" if argument.startswith("developer_instructions=") else None
-        more = " with the project's AGENTS.md" if field and held.instructions else ""
+        more = " with the project's AGENTS.md" if field and restrictions.instructions else ""
         raise InvalidRequest(
             f"{field or 'an option'}{more} is {size} bytes long; codex takes {_MAX_ARGUMENT_BYTES} at most", field
         )

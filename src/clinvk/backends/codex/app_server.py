@@ -28,7 +28,7 @@ import msgspec
 from clinvk import __version__
 from clinvk.backends.base import Delivery
 from clinvk.backends.codex import failures, wire
-from clinvk.backends.codex.exec import is_native, told
+from clinvk.backends.codex.exec import full_prompt, is_native
 from clinvk.backends.codex.turn import TurnDecoder
 from clinvk.backends.jsonrpc import Message, RpcChannel
 from clinvk.backends.shared import encoded, last_line
@@ -174,11 +174,11 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
 
     def stderr_message(self, stderr: bytes) -> str:
         """Return the last line of stderr that is not noise."""
-        return last_line("\n".join(failures.said(stderr)))
+        return last_line("\n".join(failures.stderr_lines(stderr)))
 
     def _begin(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         thread = self._idle.pop(resume.handle, None) if resume and not resume.fork else None
-        conversation = _Conversation(run, request, resume, told(request, resume, self._instructions), thread)
+        conversation = _Conversation(run, request, resume, full_prompt(request, resume, self._instructions), thread)
         self._open[run] = conversation
         if resume and (closing := self._closing.get(resume.handle)):
             closing.waiting.append(conversation)
@@ -189,7 +189,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         lost = failures.exited(exit_code, stderr, run.decoder.last_error)
         return run.ending or msgspec.structs.replace(lost, usage=run.decoder.usage)
 
-    def _told(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
+    def _notified(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         method, params = message.method, message.params
         if message.id is not None:
             yield self._answer(message, _ANSWERS.get(method))

@@ -109,7 +109,7 @@ class ExecDecoder(ItemDecoder):
 
     def stderr_message(self, stderr: bytes) -> str:
         """Return the last line of stderr that is not noise."""
-        return last_line("\n".join(failures.said(stderr)))
+        return last_line("\n".join(failures.stderr_lines(stderr)))
 
 
 class ExecChannel(OneShotChannel):
@@ -122,7 +122,7 @@ class ExecChannel(OneShotChannel):
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Return the prompt. Any first character is safe: here Codex has no prefix for commands or files."""
         self._decoder = ExecDecoder(request.output_schema is not None, resume.used if resume else None)
-        prompt = told(request, resume, self._instructions)
+        prompt = full_prompt(request, resume, self._instructions)
         return super().start(run, msgspec.structs.replace(request, prompt=prompt), resume)
 
 
@@ -130,7 +130,7 @@ def _prompt(request: RunRequest) -> bytes:
     return request.prompt.encode()
 
 
-def told(request: RunRequest, resume: Resume | None, instructions: str) -> str:
+def full_prompt(request: RunRequest, resume: Resume | None, instructions: str) -> str:
     """Return the full prompt, which in a resumed thread includes the system prompt and any `instructions`."""
     prompt = with_system_prompt(request) if resume else request.prompt
     if instructions:

@@ -26,7 +26,7 @@ _REASONS: dict[str, StopReason] = {"max_output_tokens": "max_tokens", "content_f
 """The model API's reasons for an incomplete response."""
 
 _STATUS = re.compile(r"\bstatus:? (\d{3})\b")
-_WORDS = (
+_PHRASES = (
     (_OF_A_PROVIDER, errors.AgentUnauthenticated),
     ("Not logged in", errors.AgentUnauthenticated),
     ("sign in again", errors.AgentUnauthenticated),
@@ -84,7 +84,7 @@ def failed(message: str, exit_code: int | None = None) -> RunFailed:
         return RunFailed(errors.AgentRejected.code, body, exit_code)
     if status := _STATUS.search(message):
         return _failed(errors.agent_code(int(status[1])), message, exit_code)
-    code = next((error.code for words, error in _WORDS if words in message), errors.AgentFailed.code)
+    code = next((error.code for phrase, error in _PHRASES if phrase in message), errors.AgentFailed.code)
     return _failed(code, message, exit_code)
 
 
@@ -94,9 +94,9 @@ def _failed(code: str, message: str, exit_code: int | None) -> RunFailed:
     return RunFailed(code, message, exit_code)
 
 
-def told(message: str, kind: bytes) -> RunFailed:
+def server_failure(message: str, kind: bytes) -> RunFailed:
     """Return the ending for an error of `codex app-server`: by its message, else by its kind, which is JSON."""
-    if ending := _forgotten(message, 1):
+    if ending := _unknown_thread(message, 1):
         return ending
     ending = failed(message, 1)
     names = decode_line(_KIND, kind) or ""
@@ -123,7 +123,7 @@ def hopeless(message: str) -> RunFailed | None:
     return ending if ending.code == errors.AgentUnauthenticated.code else None
 
 
-def said(stderr: bytes) -> list[str]:
+def stderr_lines(stderr: bytes) -> list[str]:
     """Return the lines of stderr without the CLI's usual noise."""
     lines = _COLOUR.sub("", stderr.decode(errors="replace")).splitlines()
     return [line.strip() for line in lines if not _NOISE.match(line)]
@@ -134,9 +134,9 @@ def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
 
     Codex reports a bad flag (exit code 2) or bad settings (exit code 1) only on stderr.
     """
-    lines = said(stderr)
+    lines = stderr_lines(stderr)
     reason = " ".join(" ".join(lines).split())
-    if ending := _forgotten(reason, exit_code):
+    if ending := _unknown_thread(reason, exit_code):
         return ending
     if exit_code in (1, 2) and last_error:
         return failed(last_error, exit_code)
@@ -145,20 +145,20 @@ def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
     return crash_ending("codex", exit_code, "\n".join(lines).encode())
 
 
-def _forgotten(reason: str, exit_code: int) -> RunFailed | None:
-    if any(words in reason for words in _UNKNOWN_THREAD):
+def _unknown_thread(reason: str, exit_code: int) -> RunFailed | None:
+    if any(phrase in reason for phrase in _UNKNOWN_THREAD):
         return RunFailed(
             errors.SessionNotFound.code, f"codex does not know the conversation any more: {reason}", exit_code
         )
     return None
 
 
-class _Told(msgspec.Struct):
+class _ApiError(msgspec.Struct):
     message: str
 
 
 class _Body(msgspec.Struct):
-    error: _Told | None = None
+    error: _ApiError | None = None
     detail: str | None = None
 
 

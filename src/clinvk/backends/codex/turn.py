@@ -246,7 +246,7 @@ class TurnDecoder(ItemDecoder):
 
     def ending(self, message: str, kind: bytes = b"null") -> events.RunFailed:
         """Return the ending for an error of the CLI, whose process keeps running."""
-        return msgspec.structs.replace(failures.told(message, kind), usage=self.usage)
+        return msgspec.structs.replace(failures.server_failure(message, kind), usage=self.usage)
 
     def _begins(self, method: str, params: wire.Params) -> bool:
         if method == "item/completed":
@@ -267,7 +267,7 @@ class TurnDecoder(ItemDecoder):
                 self._compacts = self._compacts and not params.item.compacts
                 yield from self.completed(params.item)
             case "error":
-                yield from self.failed(params.error.said, will_retry=params.will_retry)
+                yield from self.failed(params.error.text, will_retry=params.will_retry)
             case "turn/plan/updated":
                 yield wire.plan(params.plan)
             case "thread/tokenUsage/updated":

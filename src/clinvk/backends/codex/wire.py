@@ -68,7 +68,7 @@ class Failure(msgspec.Struct, frozen=True, rename="camel"):
     codex_error_info: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """The message with its details."""
         return f"{self.message} ({self.additional_details})" if self.additional_details else self.message
 

@@ -29,7 +29,7 @@ from clinvk.backends.gemini import home, prompt_delivery
 from clinvk.backends.gemini.acp import PING, AcpChannel
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
-from clinvk.backends.gemini.permissions import ToolPermissions, grants, limits, settled, tool_permissions
+from clinvk.backends.gemini.permissions import ToolPermissions, allow_rules, deny_rules, settled, tool_permissions
 from clinvk.backends.shared import OneShotChannel, aliases, conversation, refuse_nul
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.request import RunRequest
@@ -158,7 +158,7 @@ def _launch(
     command: tuple[str, ...], request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host
 ) -> Launch:
     """Return the launch of a command with the arguments, the private home and the environment for a request."""
-    rules = {"limits.toml": limits(allowed), "grants.toml": grants(allowed)}
+    rules = {"limits.toml": deny_rules(allowed), "grants.toml": allow_rules(allowed)}
     settings, links = home.as_the_users(request, host) if allowed.open else home.strict(allowed, request, host)
     env = {"GEMINI_CLI_HOME": home.HOME} if allowed.open else _STRICT
     if not request.ephemeral or resume:
@@ -196,7 +196,7 @@ def _arguments(request: RunRequest, resume: Resume | None, allowed: ToolPermissi
     if resume:
         arguments.append(_continued(resume, host))
     arguments += [f"--include-directories={folder}" for folder in request.add_dirs]
-    if limits(allowed):
+    if deny_rules(allowed):
         # These rules override the user's, unless the administrator has rules: then the CLI ignores these.
         arguments.append(f"--admin-policy={PRIVATE}/limits.toml")
         if allowed.asks or allowed.edits or allowed.only is not None:

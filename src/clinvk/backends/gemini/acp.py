@@ -79,7 +79,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
     def _lost(self, run: TurnDecoder, exit_code: int, stderr: bytes) -> Ending:
         return crash_ending("gemini", exit_code, readable(stderr.decode(errors="replace")).encode())
 
-    def _told(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
+    def _notified(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         params = message.params or wire.Params()
         named = params.session_id
         turn = next((turn for turn in self._open.values() if named and turn.session == named), None)
@@ -100,7 +100,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
         for event in turn.call(tool):
             yield turn.run, event
         yield self._answer(message, {"outcome": {"outcome": "cancelled"}})
-        for event in turn.came_of(tool, is_error=True, output="not permitted"):
+        for event in turn.result(tool, is_error=True, output="not permitted"):
             yield turn.run, event
 
     def _answered(self, call: TurnDecoder, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:

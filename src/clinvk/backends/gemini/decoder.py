@@ -106,7 +106,7 @@ class GeminiDecoder:
     def __init__(self) -> None:
         self._prose = MessageJoiner(events.TextDelta)
         self._stop: events.StopReason = "end_turn"
-        self._told = ""
+        self._last_warning = ""
         self._answered = False
         self._broken_off = ""
         self._failure: events.RunFailed | None = None
@@ -147,24 +147,24 @@ class GeminiDecoder:
             status = _STATUSES.get(exit_code)
             code = errors.agent_code(status) if failure.code == errors.AgentFailed.code else failure.code
             return failed(code, failure.message, 1 if status else exit_code, failure.usage)
-        said = readable(stderr.decode(errors="replace"))
-        if exit_code in _EXITS and said:
-            if exit_code == 42 and said.startswith(_UNKNOWN_CONVERSATION):
-                lost = f"gemini does not know the conversation any more: {said}"
+        text = readable(stderr.decode(errors="replace"))
+        if exit_code in _EXITS and text:
+            if exit_code == 42 and text.startswith(_UNKNOWN_CONVERSATION):
+                lost = f"gemini does not know the conversation any more: {text}"
                 return events.RunFailed(errors.SessionNotFound.code, lost, exit_code)
-            return failed(_EXITS[exit_code], said, exit_code)
-        return crash_ending("gemini", exit_code, said.encode())
+            return failed(_EXITS[exit_code], text, exit_code)
+        return crash_ending("gemini", exit_code, text.encode())
 
     def stderr_message(self, stderr: bytes) -> str:
         """Return the last line of stderr that is neither noise nor an indented part of a dumped error."""
         lines = _REPORT.sub(":", stderr.decode(errors="replace")).splitlines()
-        said = (line for line in lines if _RETRY.match(line) or not (line[:1].isspace() or _NOISE.match(line)))
-        return last_line("\n".join(said))
+        text = (line for line in lines if _RETRY.match(line) or not (line[:1].isspace() or _NOISE.match(line)))
+        return last_line("\n".join(text))
 
     def _note(self, event: _Line) -> None:
         if event.message == BROKEN_OFF:
             self._broken_off = event.message
-        self._told = event.message
+        self._last_warning = event.message
         if event.severity == "error":
             for begin, stop in _STOPS.items():
                 if event.message.startswith(begin):
@@ -180,8 +180,8 @@ class GeminiDecoder:
         if not event.error and (self._stop != "end_turn" or (event.status == "success" and self._answered)):
             return events.RunFinished(self._stop, usage)
         if event.status == "success":
-            return events.RunFailed(errors.AgentFailed.code, self._told or NOTHING, usage=usage)
-        status, message = cause(error.message or self._told or "gemini reported a failure and no reason")
+            return events.RunFailed(errors.AgentFailed.code, self._last_warning or NOTHING, usage=usage)
+        status, message = cause(error.message or self._last_warning or "gemini reported a failure and no reason")
         self._failure = events.RunFailed(errors.agent_code(status), message, usage=usage)
         return None
 
@@ -217,12 +217,12 @@ def failed(code: str, message: str, exit_code: int, usage: events.Usage | None =
 
 
 def _api_error(text: str) -> _Status | None:
-    told = decode_line(_API_ERROR, text.encode(errors="replace"))
-    return told.error if told and told.error.message else None
+    decoded = decode_line(_API_ERROR, text.encode(errors="replace"))
+    return decoded.error if decoded and decoded.error.message else None
 
 
 def readable(stderr: str) -> str:
     """Return the last three lines of stderr, without the CLI's usual noise, stack traces and help text."""
-    said, _, _ = stderr.partition("\nUsage: gemini")
-    lines = (_REPORT.sub(":", line).strip() for line in said.splitlines() if not _NOISE.match(line))
+    text, _, _ = stderr.partition("\nUsage: gemini")
+    lines = (_REPORT.sub(":", line).strip() for line in text.splitlines() if not _NOISE.match(line))
     return "\n".join(list(lines)[-3:])

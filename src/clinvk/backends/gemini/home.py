@@ -114,8 +114,8 @@ def read_at_start(workdir: str, host: Host) -> tuple[str, ...]:
     return (*(f"{folder}/.env" for folder in folders), f"{workdir}/.gemini/settings.json")
 
 
-def strict(leave: ToolPermissions, request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the files and links of a home in which neither the project nor the user can lift the limits of `leave`.
+def strict(permissions: ToolPermissions, request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the files and links of a home in which neither the project nor the user can lift the limits.
 
     The project's GEMINI.md still is context for the model, although the project is not trusted in any other way.
 
@@ -131,15 +131,15 @@ def strict(leave: ToolPermissions, request: RunRequest, host: Host) -> tuple[dic
     for path, value in _STRICT.items():
         _set(settings, path, value)
     _think(settings, request)
-    if leave.only is not None and set(leave.only) <= {*READS, *EDITS}:
-        _set(settings, "tools.core", leave.only)
+    if permissions.only is not None and set(permissions.only) <= {*READS, *EDITS}:
+        _set(settings, "tools.core", permissions.only)
     links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in (*_LOGIN, *_CONTEXT)}
     links["home/.env"] = f"{user}/.env" if host.read(f"{user}/.env") is not None else "~/.env"
     if request.workdir:
         links[f"{_FOLDER}/project.md"] = f"{request.workdir}/GEMINI.md"
         _set(settings, "context.fileName", ["GEMINI.md", "project.md"])
     files = {_SETTINGS: json.dumps(settings).encode()}
-    if leave.may_edit:
+    if permissions.may_edit:
         # The CLI's tools may write the target of the link, and a project folder named `%2e%2e` gets a path past the
         # path checker: see `permissions`. A copy is deleted with the run.
         del links[f"{_FOLDER}/GEMINI.md"]

@@ -16,7 +16,7 @@ from clinvk.types.request import RunRequest
 
 READS = ("read_file", "list_directory", "glob", "grep_search")
 EDITS = ("write_file", "replace")
-_UNASKED = (
+_NO_APPROVAL = (
     *READS,
     "google_web_search",
     "codebase_investigator",
@@ -77,29 +77,29 @@ def tool_permissions(request: RunRequest) -> ToolPermissions:
         Unsupported: An allowed tool is not a plain name.
     """
     approval, sandbox = request.approval_mode or "default", request.sandbox_mode or "default"
-    named = _named(request.allowed_tools)
+    named = _checked_names(request.allowed_tools)
     if approval == "always":
         return ToolPermissions(asks=True)
     if sandbox == "read-only":
-        return ToolPermissions(only=_both(named, READS))
+        return ToolPermissions(only=_intersection(named, READS))
     if sandbox == "workspace":
-        return ToolPermissions(only=_both(named, READS + EDITS))
+        return ToolPermissions(only=_intersection(named, READS + EDITS))
     if approval == "none":
         return ToolPermissions(open=True, only=named)
     edits = approval == "auto"
     if named is None:
         return ToolPermissions(edits=edits)
-    return ToolPermissions(only=_both(named, (*_UNASKED, *EDITS, "web_fetch") if edits else _UNASKED))
+    return ToolPermissions(only=_intersection(named, (*_NO_APPROVAL, *EDITS, "web_fetch") if edits else _NO_APPROVAL))
 
 
-def settled(leave: ToolPermissions) -> ToolPermissions:
+def settled(permissions: ToolPermissions) -> ToolPermissions:
     """Return equivalent permissions that never ask: only the tools that need no permission."""
-    if leave.open or leave.only is not None:
-        return leave
-    return ToolPermissions(only=(*_UNASKED, *EDITS, "web_fetch") if leave.edits else _UNASKED)
+    if permissions.open or permissions.only is not None:
+        return permissions
+    return ToolPermissions(only=(*_NO_APPROVAL, *EDITS, "web_fetch") if permissions.edits else _NO_APPROVAL)
 
 
-def _named(tools: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def _checked_names(tools: tuple[str, ...] | None) -> tuple[str, ...] | None:
     for index, tool in enumerate(tools or ()):
         if not _TOOL_NAME.fullmatch(tool):
             raise Unsupported(
@@ -109,23 +109,23 @@ def _named(tools: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return tools
 
 
-def _both(named: tuple[str, ...] | None, granted: tuple[str, ...]) -> tuple[str, ...]:
+def _intersection(named: tuple[str, ...] | None, granted: tuple[str, ...]) -> tuple[str, ...]:
     return granted if named is None else tuple(tool for tool in granted if tool in named)
 
 
-def limits(leave: ToolPermissions) -> bytes:
+def deny_rules(permissions: ToolPermissions) -> bytes:
     """Return the rules that no rule of the user can override; empty if there are none."""
-    if leave.asks:
+    if permissions.asks:
         return _rule(("*",), "ask_user", 999)
-    place = _IN_WORKSPACE.format(tools=json.dumps(EDITS)).encode() if leave.may_edit else b""
-    if leave.only is not None:
-        return _rule(("*",), "deny", 997) + _rule(leave.only, "allow", 998) + place
-    return b"" if leave.open else _rule(_PLAN_MODE, "deny", 999) + place
+    place = _IN_WORKSPACE.format(tools=json.dumps(EDITS)).encode() if permissions.may_edit else b""
+    if permissions.only is not None:
+        return _rule(("*",), "deny", 997) + _rule(permissions.only, "allow", 998) + place
+    return b"" if permissions.open else _rule(_PLAN_MODE, "deny", 999) + place
 
 
-def grants(leave: ToolPermissions) -> bytes:
+def allow_rules(permissions: ToolPermissions) -> bytes:
     """Return rules for tools that the CLI by default asks about. The user's rules take precedence."""
-    return _rule((*EDITS, "web_fetch"), "allow", 15) if leave.edits else b""
+    return _rule((*EDITS, "web_fetch"), "allow", 15) if permissions.edits else b""
 
 
 def _rule(tools: tuple[str, ...], decision: str, priority: int) -> bytes:

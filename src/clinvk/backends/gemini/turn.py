@@ -92,9 +92,9 @@ class ConversationRecord:
 
     def _usage(self, lines: list[_Line]) -> events.Usage | None:
         """Return the sum of the messages' tokens, with the latest count of each message."""
-        told = {line.id: line.tokens.usage for line in lines if line.tokens and line.id not in self._counted}
-        self._counted.update(told)
-        return sum(told.values(), events.Usage()) if told else None
+        reported = {line.id: line.tokens.usage for line in lines if line.tokens and line.id not in self._counted}
+        self._counted.update(reported)
+        return sum(reported.values(), events.Usage()) if reported else None
 
 
 _UNAUTHENTICATED = -32000
@@ -147,7 +147,7 @@ class TurnDecoder:
                 yield from self.call(update)
             case "tool_call_update":
                 yield from self.call(update)
-                yield from self.came_of(update, update.status == "failed")
+                yield from self.result(update, update.status == "failed")
             case _:
                 pass
 
@@ -161,7 +161,7 @@ class TurnDecoder:
         self._prose.end_message()
         yield events.ToolCall(tool.tool_call_id, _name(tool), _input(tool))
 
-    def came_of(self, tool: wire.Tool, is_error: bool, output: str | None = None) -> Iterator[events.Event]:
+    def result(self, tool: wire.Tool, is_error: bool, output: str | None = None) -> Iterator[events.Event]:
         """Yield a tool result."""
         if tool.tool_call_id in self._open_calls:
             self._open_calls.discard(tool.tool_call_id)
@@ -171,8 +171,8 @@ class TurnDecoder:
     def ended(self, result: wire.Result, written: RecordedTurn | None) -> events.Ending:
         """Return the ending of a turn from the protocol's result and the record."""
         counts = result.meta.quota.token_count
-        told = events.Usage(counts.input_tokens, counts.output_tokens)
-        used = (written.used if written else None) or (told if told != events.Usage() else None)
+        reported = events.Usage(counts.input_tokens, counts.output_tokens)
+        used = (written.used if written else None) or (reported if reported != events.Usage() else None)
         if result.stop_reason == "cancelled":
             return events.RunFailed(Cancelled.code, "gemini was interrupted", exit_code=1, usage=used)
         if result.stop_reason == _BROKEN_OFF:
@@ -210,11 +210,11 @@ def _input(tool: wire.Tool) -> dict[str, object]:
     """Return the displayed input of a call: the title is the command, the location is the file."""
     if tool.kind == "execute":
         return {"command": tool.title or ""}
-    told: dict[str, object] = {"file_path": tool.locations[0].path} if tool.locations else {}
+    shown: dict[str, object] = {"file_path": tool.locations[0].path} if tool.locations else {}
     for change in tool.content if isinstance(tool.content, list) else []:
         if change.new_text is not None:
-            told["content"] = change.new_text
-    return told or ({"title": tool.title} if tool.title else {})
+            shown["content"] = change.new_text
+    return shown or ({"title": tool.title} if tool.title else {})
 
 
 def refused(failure: Failure, written: RecordedTurn | None = None) -> events.RunFailed:
@@ -222,7 +222,7 @@ def refused(failure: Failure, written: RecordedTurn | None = None) -> events.Run
     used = written.used if written else None
     if failure.code == _UNAUTHENTICATED:
         return failed(AgentUnauthenticated.code, failure.message, _NO_LOGIN_EXIT)
-    status, message = cause(failure.said)
+    status, message = cause(failure.text)
     if 400 <= failure.code < 600 and message != _TERMINATED:
         status = failure.code
     return failed(agent_code(status), message, 1, used)
