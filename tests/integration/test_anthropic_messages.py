@@ -12,7 +12,7 @@ from anthropic.types import MessageParam
 from pydantic import BaseModel
 
 from clinvk.api.access.keys import ApiKeys
-from clinvk.backends.claude.ending import not_logged_in
+from clinvk.backends.claude.ending import login_message
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.types.events import RunFinished, RunStarted, TextDelta
@@ -238,7 +238,7 @@ async def test_model_error_of_the_agent_is_returned_with_its_status(
         with pytest.raises(kind) as told:
             await client.messages.create(model="claude", max_tokens=1024, messages=ASKED, stream=stream)
     error = told.value
-    message = not_logged_in("not today") if status == 401 else "not today"
+    message = login_message("not today") if status == 401 else "not today"
     assert (error.status_code, error.type, error.api_message) == (answered, type_, message)
     assert error.request_id
 

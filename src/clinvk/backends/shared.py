@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from clinvk.backends.base import Channel, Delivery
-from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable
+from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable, SessionNotFound
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
 from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import EFFORTS, Image, RunRequest
@@ -260,6 +260,17 @@ def encoded(image: Image) -> str:
 def last_line(text: str) -> str:
     """Return the last non-blank line, stripped; empty if all lines are blank."""
     return text.rstrip().rpartition("\n")[2].strip()
+
+
+def not_logged_in(executable: str, remedy: str, why: str) -> str:
+    """Return the message for a missing login, or a login that the model API refuses, with the remedy."""
+    return f"{executable} is not logged in, or not allowed ({remedy}): {why}"
+
+
+def conversation_lost(executable: str, why: str, exit_code: int | None) -> RunFailed:
+    """Return the ending of a run that resumes a conversation of which the CLI no longer has the record."""
+    message = f"{executable} does not know the conversation any more: {why}"
+    return RunFailed(SessionNotFound.code, message, exit_code)
 
 
 def crash_ending(executable: str, exit_code: int, stderr: bytes) -> RunFailed:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from msgspec.structs import replace
 
 from clinvk.backends.claude import wire
-from clinvk.backends.claude.ending import NO_CONVERSATION, denied, ending, forgotten, not_logged_in, tokens
-from clinvk.backends.shared import MessageJoiner, TextDeduplicator, crash_ending, last_line
+from clinvk.backends.claude.ending import NO_CONVERSATION, denied, ending, login_message, tokens
+from clinvk.backends.shared import MessageJoiner, TextDeduplicator, conversation_lost, crash_ending, last_line
 from clinvk.types import events
-from clinvk.types.errors import AgentUnauthenticated, SessionNotFound
+from clinvk.types.errors import AgentUnauthenticated
 
 _SYNTHETIC = "<synthetic>"
 _NONE = wire.TokenCounts()
@@ -72,7 +72,7 @@ class ClaudeDecoder:
         """
         said = stderr.decode(errors="replace").strip()
         if said.startswith(NO_CONVERSATION):
-            return events.RunFailed(SessionNotFound.code, forgotten(said), exit_code)
+            return conversation_lost("claude", said, exit_code)
         failed = crash_ending("claude", exit_code, stderr)
         return failed if self._streamed == events.Usage() else replace(failed, usage=self._streamed)
 
@@ -194,7 +194,7 @@ def _retry(line: wire.System) -> events.Event:
     answered = f"the model API answered {line.error_status}" if line.error_status else "the model API is out of reach"
     why = f"{answered} ({line.error})" if line.error else answered
     if line.error_status in (401, 403):
-        return events.RunFailed(AgentUnauthenticated.code, not_logged_in(why), exit_code=1)
+        return events.RunFailed(AgentUnauthenticated.code, login_message(why), exit_code=1)
     return events.Progress(
         "retry", f"{why}; retry {line.attempt} of {line.max_retries} in {line.retry_delay_ms / 1000:.1f} s"
     )

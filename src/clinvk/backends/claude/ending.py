@@ -1,6 +1,11 @@
 """The ending of a Claude Code run: the `result` line as a `RunFinished` or `RunFailed`."""
 
+from functools import partial
+
+from msgspec.structs import replace
+
 from clinvk.backends.claude.wire import ModelUsage, Result, TokenCounts
+from clinvk.backends.shared import conversation_lost, not_logged_in
 from clinvk.types import errors
 from clinvk.types.events import Ending, RunFailed, RunFinished, StopReason, Usage
 
@@ -16,6 +21,9 @@ _STOP_REASONS: dict[str | None, StopReason] = {
 
 LOG_IN = "run claude and /login, or set ANTHROPIC_API_KEY"
 """The remedy if Claude Code is not logged in."""
+
+login_message = partial(not_logged_in, "claude", LOG_IN)
+"""Return the message for a missing or refused login."""
 
 _COST_DIGITS = 8
 
@@ -53,8 +61,7 @@ def ending(result: Result, before: Result | None, *, error: str | None, is_asked
     if reason := _stop_reason(result, error, is_asked=is_asked):
         structured = result.structured_output
         return RunFinished(reason, usage=used, cost_usd=cost_usd, structured_output=structured, turns=result.num_turns)
-    code, message = _failure(result, error)
-    return RunFailed(code, message, usage=used, cost_usd=cost_usd)
+    return replace(_failure(result, error), usage=used, cost_usd=cost_usd)
 
 
 def _spent(result: Result, before: Result | None) -> tuple[Usage, float | None]:
@@ -100,22 +107,23 @@ def _aborted(result: Result) -> bool:
     return (result.terminal_reason or "").startswith("aborted")
 
 
-def _failure(result: Result, error: str | None) -> tuple[str, str]:
-    """Return the error code and the message of a failed run, or of a prompt that no model received."""
+def _failure(result: Result, error: str | None) -> RunFailed:
+    """Return the ending of a failed run, or of a prompt that no model received."""
     said = result.result or "; ".join(result.errors or ())
     if not _is_failure(result):
-        return errors.InvalidRequest.code, (
+        why = (
             f"claude took the prompt for a command of its own and answered {repr(said) if said else 'nothing'} "
             "without asking the model; with a space before its '/' the prompt is text"
         )
+        return RunFailed(errors.InvalidRequest.code, why)
     if _aborted(result):
-        return errors.Cancelled.code, "claude was interrupted"
+        return RunFailed(errors.Cancelled.code, "claude was interrupted")
     if any(text.startswith(NO_CONVERSATION) for text in result.errors or ()):
-        return errors.SessionNotFound.code, forgotten(said)
+        return conversation_lost("claude", said, None)
     status = result.api_error_status
     code = _CODES.get(error or "", errors.AgentFailed.code) if status is None else errors.agent_code(status)
     message = said or f"claude ended the run with {result.subtype!r}"
-    return code, not_logged_in(message) if code == errors.AgentUnauthenticated.code else message
+    return RunFailed(code, login_message(message) if code == errors.AgentUnauthenticated.code else message)
 
 
 def denied(result: Result, before: Result | None) -> str:
@@ -143,13 +151,3 @@ def tokens(counts: ModelUsage | TokenCounts) -> Usage:
         cached_tokens=cached,
         reasoning_tokens=counts.thinking_tokens if isinstance(counts, ModelUsage) else 0,
     )
-
-
-def not_logged_in(said: str) -> str:
-    """Return the message for a missing login, or a login that the model API refuses, with the remedy."""
-    return f"claude is not logged in, or not allowed ({LOG_IN}): {said}"
-
-
-def forgotten(said: str) -> str:
-    """Return the message for a conversation of which Claude Code no longer has the record."""
-    return f"claude does not know the conversation any more: {said}"

@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from clinvk.backends.shared import crash_ending, decode_line
+from clinvk.backends.shared import conversation_lost, crash_ending, decode_line, not_logged_in
 from clinvk.types import errors
 from clinvk.types.events import RunFailed, StopReason
 
@@ -90,7 +90,7 @@ def failed(message: str, exit_code: int | None = None) -> RunFailed:
 
 def _failed(code: str, message: str, exit_code: int | None) -> RunFailed:
     if code == errors.AgentUnauthenticated.code and _OF_A_PROVIDER not in message:
-        message = f"codex is not logged in, or not allowed ({LOG_IN}): {message}"
+        message = not_logged_in("codex", LOG_IN, message)
     return RunFailed(code, message, exit_code)
 
 
@@ -146,11 +146,8 @@ def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
 
 
 def _unknown_thread(reason: str, exit_code: int) -> RunFailed | None:
-    if any(phrase in reason for phrase in _UNKNOWN_THREAD):
-        return RunFailed(
-            errors.SessionNotFound.code, f"codex does not know the conversation any more: {reason}", exit_code
-        )
-    return None
+    is_unknown = any(phrase in reason for phrase in _UNKNOWN_THREAD)
+    return conversation_lost("codex", reason, exit_code) if is_unknown else None
 
 
 class _ApiError(msgspec.Struct):

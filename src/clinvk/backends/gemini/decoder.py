@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 import msgspec
 from msgspec.json import Decoder as JSONDecoder
+from msgspec.structs import astuple
 
-from clinvk.backends.shared import MessageJoiner, crash_ending, decode_line, last_line
+from clinvk.backends.shared import MessageJoiner, conversation_lost, crash_ending, decode_line, last_line, not_logged_in
 from clinvk.types import errors, events
 
 
@@ -150,8 +151,7 @@ class GeminiDecoder:
         text = readable(stderr.decode(errors="replace"))
         if exit_code in _EXITS and text:
             if exit_code == 42 and text.startswith(_UNKNOWN_CONVERSATION):
-                lost = f"gemini does not know the conversation any more: {text}"
-                return events.RunFailed(errors.SessionNotFound.code, lost, exit_code)
+                return conversation_lost("gemini", text, exit_code)
             return failed(_EXITS[exit_code], text, exit_code)
         return crash_ending("gemini", exit_code, text.encode())
 
@@ -171,7 +171,8 @@ class GeminiDecoder:
                     self._stop = stop
 
     def _ending(self, event: _Line) -> events.Ending | None:
-        usage = _usage(event.stats)
+        stats = event.stats
+        usage = usage_of(*astuple(stats)) if stats and stats.total_tokens else None
         error = event.error or _Error()
         if error.type == "FatalTurnLimitedError":
             return events.RunFinished("max_turns", usage)
@@ -191,12 +192,10 @@ def _tool_result(event: _Line) -> events.ToolResult:
     return events.ToolResult(event.tool_id, event.output or error, event.status == "error")
 
 
-def _usage(stats: _Stats | None) -> events.Usage | None:
-    """Return the tokens of a run. The total minus input and output is the thinking."""
-    if stats is None or not stats.total_tokens:
-        return None
-    output = max(stats.total_tokens - stats.input_tokens, stats.output_tokens)
-    return events.Usage(stats.input_tokens, output, stats.cached, output - stats.output_tokens)
+def usage_of(total: int, input_tokens: int, output_tokens: int, cached: int) -> events.Usage:
+    """Return the tokens as `Usage`. The total minus input and output is the thinking."""
+    output = max(total - input_tokens, output_tokens)
+    return events.Usage(input_tokens, output, cached, output - output_tokens)
 
 
 def cause(message: str) -> tuple[int | None, str]:
@@ -212,7 +211,7 @@ def cause(message: str) -> tuple[int | None, str]:
 def failed(code: str, message: str, exit_code: int, usage: events.Usage | None = None) -> events.RunFailed:
     """Return the ending of a failure. The message of a login failure includes the remedy."""
     if code == errors.AgentUnauthenticated.code:
-        message = f"gemini is not logged in, or not allowed ({LOG_IN}): {message}"
+        message = not_logged_in("gemini", LOG_IN, message)
     return events.RunFailed(code, message, exit_code, usage)
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from clinvk.backends.base import Host
 from clinvk.backends.gemini import wire
-from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause, failed
+from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause, failed, usage_of
 from clinvk.backends.gemini.home import conversation_files
 from clinvk.backends.jsonrpc import Failure
 from clinvk.backends.shared import MessageJoiner, decode_line
@@ -30,9 +30,8 @@ class _Tokens(msgspec.Struct):
 
     @property
     def usage(self) -> events.Usage:
-        """The tokens as `Usage`. The total minus input and output is the thinking."""
-        output = max(self.total - self.input, self.output)
-        return events.Usage(self.input, output, self.cached, output - self.output)
+        """The tokens as `Usage`."""
+        return usage_of(self.total, self.input, self.output, self.cached)
 
 
 class _Line(msgspec.Struct):
