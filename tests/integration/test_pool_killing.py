@@ -55,7 +55,7 @@ def judge(result: RunResult, ticks: int, victims: set[int]) -> None:
         return
     assert isinstance(result.ending, RunFailed)
     assert result.ending.code == "agent_crashed"
-    assert "killed by signal 9" in result.ending.message or "no sign of life" in result.ending.message
+    assert "killed by signal 9" in result.ending.message or "did not answer within" in result.ending.message
     assert int(pid) in victims, "a bystander has failed, or a run that had told nothing"
 
 

@@ -118,7 +118,7 @@ class ProtocolSupport:
         now = fingerprint((path,), {})
         self._doubts[path] = self._doubts.get(path, 0) + 1
         if self._spoke.get(path) == now and self._doubts[path] < _DOUBTS:
-            logger.warning("a process of %s did not speak its protocol: %s; its run has another one", path, why)
+            logger.warning("a process of %s did not speak its protocol: %s; its run starts another process", path, why)
             return
         self._known[path] = now
         logger.warning("%s does not speak its long-lived protocol: %s; it is run one-shot from now on", path, why)

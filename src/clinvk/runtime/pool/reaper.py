@@ -119,7 +119,7 @@ class Reaper:
                 await self._bound_memory()
             self._refill(now)
         except Exception:
-            logger.exception("kept processes are not tended")
+            logger.exception("cannot maintain the kept processes")
 
     def _has_changed(self, now: float) -> bool:
         """Return whether the memory of any worker may have grown since the last look."""
@@ -327,4 +327,4 @@ def check_health(worker: Worker, timeouts: HealthTimeouts) -> None:
     if worker.pinged_at <= worker.heard_at:  # equal if the answer came at once, on a clock with milliseconds
         worker.ping()
     elif now > worker.pinged_at + timeouts.answers_within_s:
-        worker.fail(f"the agent's process hangs: it gave no sign of life within {timeouts.answers_within_s:g} s")
+        worker.fail(f"the agent's process hangs: it did not answer within {timeouts.answers_within_s:g} s")

@@ -230,7 +230,7 @@ class Worker:
                 seat.refuse(str(exc))
             self.fail(str(exc))
         except Exception:
-            logger.exception("what a kept process of %s says cannot be read", self.launch.argv[0])
+            logger.exception("cannot decode the output of a kept process of %s", self.launch.argv[0])
             self.fail("clinvk itself failed; its log has the details")
         for seat in self.seats.values():
             seat.is_answered = self.is_ready

@@ -224,7 +224,7 @@ class WorkerSet:
             worker.attach(self._spawner.spawn(command, env, launch.cwd, worker.flush, real=real))
         except Exception as exc:
             foreseen = isinstance(exc, ClinvkError | TimeoutError)
-            logger.warning("no process of %s can be kept: %s", path, exc, exc_info=not foreseen)
+            logger.warning("cannot start a kept process of %s: %s", path, exc, exc_info=not foreseen)
             group.blame(worker, "it could not be started")
             group.workers.remove(worker)
             self.leaving.pop(worker, None)
@@ -253,7 +253,7 @@ class WorkerSet:
             await worker.opened.wait()
             await self.ended(worker, patient=True)
         except Exception:
-            logger.exception("a kept process could not be ended")
+            logger.exception("cannot end a kept process")
 
     async def ended(self, worker: Worker, *, patient: bool) -> None:
         """End a worker with all its descendants; if `patient`, a running process may exit by itself first."""
