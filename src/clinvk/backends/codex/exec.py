@@ -5,7 +5,7 @@ lines. Codex requests strict output from the API, which supports only a part of 
 https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import msgspec
 
@@ -18,53 +18,45 @@ from clinvk.types.session import Resume
 
 Json = dict[str, object]
 
-_ALWAYS = frozenset({"$ref", "$schema", "$id", "title", "description", "type", "enum", "const", "anyOf"})
-_KNOWN = _ALWAYS | {
-    *("properties", "required", "additionalProperties", "items", "$defs", "definitions"),
-    *("pattern", "format", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
-    *("minItems", "maxItems"),
-}
+_KNOWN = frozenset(
+    {
+        *("$ref", "$schema", "$id", "title", "description", "type", "enum", "const", "anyOf"),
+        *("properties", "required", "additionalProperties", "items", "$defs", "definitions"),
+        *("pattern", "format", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+        *("minItems", "maxItems"),
+    }
+)
+
+
+class _Schema(msgspec.Struct, rename={"defs": "$defs"}):
+    """The keywords of JSON Schema that hold other schemas, or that decide whether an object is closed."""
+
+    type: object = None
+    properties: dict[str, Json] = {}
+    required: list[str] = []
+    additionalProperties: object = None  # JSON Schema's spelling
+    items: Json | None = None
+    anyOf: list[Json] = []
+    defs: dict[str, Json] = {}
+    definitions: dict[str, Json] = {}
 
 
 def is_strict(schema: Json) -> bool:
     """Return whether the API accepts a schema: an object, with every object closed and requiring all properties."""
-    return schema.get("type") == "object" and "anyOf" not in schema and all(map(_is_fit, _parts(schema)))
+    return schema.get("type") == "object" and "anyOf" not in schema and _is_accepted(schema)
 
 
-def _is_fit(part: Json) -> bool:
-    if not _KNOWN.issuperset(part):
+def _is_accepted(schema: Json) -> bool:
+    """Return whether the API accepts a schema, and every schema nested in the schema, as a part of a strict schema."""
+    try:
+        part = msgspec.convert(schema, _Schema)
+    except msgspec.ValidationError:
         return False
-    if part.get("type") != "object" and "properties" not in part:
-        return True
-    return part.get("additionalProperties") is False and _names(part.get("required")) == set(
-        _object(part, "properties")
-    )
-
-
-def _parts(schema: Json) -> Iterator[Json]:
-    """Yield a schema and every schema nested in the schema."""
-    yield schema
-    for key in ("properties", "$defs", "definitions"):
-        for part in _object(schema, key).values():
-            yield from _parts(_as_object(part))
-    options = schema.get("anyOf")
-    inner = [schema.get("items"), *(msgspec.convert(options, list[object]) if isinstance(options, list) else ())]
-    for part in inner:
-        if part is not None:
-            yield from _parts(_as_object(part))
-
-
-def _object(schema: Json, key: str) -> Json:
-    return _as_object(schema.get(key) or {})
-
-
-def _as_object(value: object) -> Json:
-    """Return an object as it is, and any other value as an object that no strict schema contains."""
-    return msgspec.convert(value, Json) if isinstance(value, dict) else {"": value}
-
-
-def _names(required: object) -> set[object]:
-    return set(msgspec.convert(required, list[object])) if isinstance(required, list) else set()
+    is_closed = part.additionalProperties is False and {*part.required} == {*part.properties}
+    is_object = part.type == "object" or "properties" in schema
+    inner = [*part.properties.values(), *part.defs.values(), *part.definitions.values(), *part.anyOf]
+    inner += [part.items] if part.items is not None else []
+    return _KNOWN.issuperset(schema) and (is_closed or not is_object) and all(map(_is_accepted, inner))
 
 
 class ExecDecoder(ItemDecoder):
