@@ -1,7 +1,7 @@
 """The interface of a wire format: a body in, a `Call` out; events in, bytes out."""
 
-from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -136,6 +136,7 @@ STATUSES: Mapping[type[ClinvkError], int] = {
 """The HTTP status of each kind of error. Each dialect adds statuses; `nearest` looks up a kind."""
 
 _Word = TypeVar("_Word")
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 def nearest(kind: type[ClinvkError], table: Mapping[type[ClinvkError], _Word]) -> _Word:
@@ -298,6 +299,13 @@ class SupportsKeepAlive(Dialect, Protocol):
     def kept_alive(self, encoder: Encoder) -> bytes:
         """Return the encoder's bytes that keep an idle stream alive; send them before the encoder's next output."""
         ...
+
+
+def copy_as(kind: type[_Struct], source: msgspec.Struct, skip: Collection[object] = (), **changed: Any) -> _Struct:
+    """Return a struct of another kind with the fields that both kinds have, except values in `skip`, and `changed`."""
+    names = (name for name in kind.__struct_fields__ if name not in changed and hasattr(source, name))
+    same = {name: value for name in names if (value := getattr(source, name)) not in skip}
+    return kind(**same, **changed)
 
 
 def renamed(error: ClinvkError, fields: Mapping[str, str]) -> ClinvkError:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from clinvk.dialects import dialect
+from clinvk.dialects import dialect, sse
 from clinvk.dialects.conversation import Conversation, digest, last_answer, spoken, told
 from clinvk.dialects.dialect import AnsweredChat, Call, Chat
 from clinvk.dialects.json_bodies import NOT_BLANK, because
@@ -90,6 +90,17 @@ ModelName = Annotated[
 NO_CALLS = Meta(extra=because("the agent works with its own tools and cannot be made to call the client's"))
 ToolMode = Annotated[Literal["auto", "none"], NO_CALLS]
 """Whether the model may call the client's tools. Neither value has an effect."""
+
+
+class ModelApi:
+    """The attributes that the dialects of the vendors' model APIs share."""
+
+    is_model_api = True
+    stream_type = sse.MEDIA_TYPE
+    result_type = "application/json"
+    error_type = "application/json"
+    pulse = sse.PULSE
+    fields: Mapping[str, str] = FIELDS
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.dialects import json_bodies, sse, vendor
+from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.anthropic import body as blocks
 from clinvk.dialects.anthropic import error_bodies
 from clinvk.dialects.anthropic import message as answer
@@ -51,13 +51,9 @@ class TokenCount(msgspec.Struct, frozen=True):
     input_tokens: int
 
 
-class Anthropic:
+class Anthropic(vendor.ModelApi):
     """The dialect of `/anthropic/v1/messages`."""
 
-    is_model_api = True
-    stream_type = sse.MEDIA_TYPE
-    result_type = "application/json"
-    error_type = "application/json"
     pulse = PULSE
     fields: Mapping[str, str] = {
         **vendor.FIELDS,

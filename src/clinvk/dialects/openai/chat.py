@@ -9,37 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.dialects import json_bodies, sse, vendor
+from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, ToolOutcome, Turn, document, image_of
 from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.openai import chat_bodies as bodies
 from clinvk.dialects.openai import error_bodies
 from clinvk.dialects.openai.answers import Chunks, JsonObjectFormat, finish_reason, stops, usage_of
-from clinvk.dialects.openai.chat_bodies import (
-    AnswerMessage,
-    AssistantMessage,
-    ChatAnswer,
-    ChatBody,
-    Choice,
-    FilePart,
-    FunctionMessage,
-    ImagePart,
-    JsonSchemaFormat,
-    Message,
-    Part,
-    RefusalPart,
-    ResponseFormat,
-    SystemMessage,
-    TextPart,
-    ToolMessage,
-    UserMessage,
-)
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.types.request import Image, RunRequest
 from clinvk.types.result import RunResult
 
 
-def conversation(messages: list[Message]) -> Conversation:
+def conversation(messages: list[bodies.Message]) -> Conversation:
     """Parse the messages of a body.
 
     Raises:
@@ -50,19 +32,19 @@ def conversation(messages: list[Message]) -> Conversation:
     for index, message in enumerate(messages):
         content = _content(message.content, f"messages[{index}].content")
         match message:
-            case SystemMessage():
+            case bodies.SystemMessage():
                 system += (part for part in content if isinstance(part, str))
-            case UserMessage(name=name):
+            case bodies.UserMessage(name=name):
                 turns.append(Turn("user", content, name=name))
-            case AssistantMessage(refusal=refusal, name=name):
+            case bodies.AssistantMessage(refusal=refusal, name=name):
                 said = (*content, refusal) if refusal else content
                 turns.append(Turn("assistant", said, calls=tuple(_calls(message)), name=name))
-            case ToolMessage(tool_call_id=id_) | FunctionMessage(name=id_):
+            case bodies.ToolMessage(tool_call_id=id_) | bodies.FunctionMessage(name=id_):
                 turns.append(Turn("tool", outcomes=(ToolOutcome(id_, content),)))
     return Conversation(tuple(system), tuple(turns))
 
 
-def _calls(message: AssistantMessage) -> Iterator[ToolCallMade]:
+def _calls(message: bodies.AssistantMessage) -> Iterator[ToolCallMade]:
     if message.function_call:
         yield ToolCallMade(message.function_call.name, message.function_call.name, message.function_call.arguments)
     for call in message.tool_calls or ():
@@ -72,38 +54,33 @@ def _calls(message: AssistantMessage) -> Iterator[ToolCallMade]:
             yield ToolCallMade(call.id, call.custom.name, call.custom.input)
 
 
-def _content(content: str | Sequence[Part] | None, place: str) -> Content:
+def _content(content: str | Sequence[bodies.Part] | None, place: str) -> Content:
     if isinstance(content, str):
         return (content,) if content else ()
     return tuple(_part(part, f"{place}[{index}]") for index, part in enumerate(content or ()))
 
 
-def _part(part: Part, place: str) -> str | Image:
+def _part(part: bodies.Part, place: str) -> str | Image:
     match part:
-        case TextPart(text=text) | RefusalPart(refusal=text):
+        case bodies.TextPart(text=text) | bodies.RefusalPart(refusal=text):
             return text
-        case ImagePart(image_url=address):
+        case bodies.ImagePart(image_url=address):
             if isinstance(address, str):
                 return image_of(address, None, f"{place}.image_url")
             return image_of(address.url, None, f"{place}.image_url.url")
-        case FilePart(file=file):
+        case bodies.FilePart(file=file):
             return document(file.file_data, file.filename, f"{place}.file.file_data")
 
 
 _JSON_OBJECT: dict[str, object] = {"type": "object"}
 _NO_THINKING = ("none", "disabled")
-_body = json_bodies.decoder(ChatBody)
+_body = json_bodies.decoder(bodies.ChatBody)
 _encoder = msgspec.json.Encoder()
 
 
-class OpenAIChat:
+class OpenAIChat(vendor.ModelApi):
     """The dialect of `/openai/v1/chat/completions`."""
 
-    is_model_api = True
-    stream_type = sse.MEDIA_TYPE
-    result_type = "application/json"
-    error_type = "application/json"
-    pulse = sse.PULSE
     fields: Mapping[str, str] = {
         **vendor.FIELDS,
         "prompt": "messages",
@@ -147,12 +124,13 @@ class OpenAIChat:
         ending = result.ending
         assert isinstance(ending, RunFinished), "a run that failed is an error"
         thought = "".join(vendor.thought(event, call) for event in result.said)
-        answer = ChatAnswer(
+        message = bodies.AnswerMessage("assistant", result.text, None, thought)
+        answer = bodies.ChatAnswer(
             id=_id(facts),
             object="chat.completion",
             created=int(facts.started_at),
             model=call.model,
-            choices=(Choice(0, AnswerMessage("assistant", result.text, None, thought), None, finish_reason(ending)),),
+            choices=(bodies.Choice(0, message, None, finish_reason(ending)),),
             usage=usage_of(ending.usage),
         )
         return _encoder.encode(answer)
@@ -194,17 +172,17 @@ def _id(facts: RunFacts) -> str:
     return f"chatcmpl-{facts.run_id}"
 
 
-def _thinks(asked: ChatBody) -> bool:
+def _thinks(asked: bodies.ChatBody) -> bool:
     if asked.thinking is not None:
         return asked.thinking.get("type") not in _NO_THINKING
     return bool(asked.reasoning_effort) and asked.reasoning_effort not in _NO_THINKING
 
 
-def _schema(asked: ResponseFormat | None) -> dict[str, object] | None:
+def _schema(asked: bodies.ResponseFormat | None) -> dict[str, object] | None:
     match asked:
         case JsonObjectFormat():
             return _JSON_OBJECT
-        case JsonSchemaFormat(json_schema=asked_schema):
+        case bodies.JsonSchemaFormat(json_schema=asked_schema):
             return asked_schema.schema
         case _:
             return None

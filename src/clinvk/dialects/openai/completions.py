@@ -7,21 +7,11 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import asdict, replace
 
-from clinvk.dialects import json_bodies, sse, vendor
+from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.conversation import Conversation, Turn
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.json_bodies import NOT_BLANK, because
-from clinvk.dialects.openai import error_bodies
-from clinvk.dialects.openai.answers import (
-    Chunks,
-    OneAnswer,
-    Stop,
-    StreamOptions,
-    TokenUsage,
-    finish_reason,
-    stops,
-    usage_of,
-)
+from clinvk.dialects.openai import answers, error_bodies
 from clinvk.dialects.vendor import ModelName
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
@@ -43,10 +33,10 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
-    stream_options: StreamOptions | None = None
-    stop: Stop = None
-    n: Annotated[OneAnswer, Meta(description="Answers; only 1 is possible.")] = None
-    best_of: Annotated[OneAnswer, Meta(description="Answers to choose from; only 1.")] = None
+    stream_options: answers.StreamOptions | None = None
+    stop: answers.Stop = None
+    n: Annotated[answers.OneAnswer, Meta(description="Answers; only 1 is possible.")] = None
+    best_of: Annotated[answers.OneAnswer, Meta(description="Answers to choose from; only 1.")] = None
     echo: Annotated[bool | None, Meta(description="Begin the answer with the prompt.")] = None
     suffix: Annotated[
         Literal[""] | None, Meta(description="Refused: an agent fills no gap.", extra=because("an agent fills no gap"))
@@ -77,7 +67,7 @@ class CompletionAnswer(msgspec.Struct, frozen=True):
     created: int
     model: Annotated[str, Meta(description="As it was sent.")]
     choices: tuple[CompletionChoice, ...]
-    usage: TokenUsage
+    usage: answers.TokenUsage
 
 
 class CompletionCall(Call, frozen=True, kw_only=True):
@@ -90,15 +80,8 @@ _body = msgspec.json.Decoder(CompletionBody)
 _encoder = msgspec.json.Encoder()
 
 
-class OpenAICompletions:
+class OpenAICompletions(vendor.ModelApi):
     """The dialect of `/openai/v1/completions`."""
-
-    is_model_api = True
-    stream_type = sse.MEDIA_TYPE
-    result_type = "application/json"
-    error_type = "application/json"
-    pulse = sse.PULSE
-    fields: Mapping[str, str] = vendor.FIELDS
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Parse a request body.
@@ -108,7 +91,7 @@ class OpenAICompletions:
         """
         asked = json_bodies.decode(body, _body)
         prompt = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0]
-        request = RunRequest(prompt="", model=asked.model, max_tokens=asked.max_tokens, stop=stops(asked.stop))
+        request = RunRequest(prompt="", model=asked.model, max_tokens=asked.max_tokens, stop=answers.stops(asked.stop))
         call = vendor.call(request, Conversation((), (Turn("user", (prompt,)),)), vendor.asked(headers), "prompt")
         call = replace(
             call,
@@ -131,8 +114,8 @@ class OpenAICompletions:
             object="text_completion",
             created=int(facts.started_at),
             model=call.model,
-            choices=(CompletionChoice(_echo(call) + result.text, 0, None, finish_reason(ending)),),
-            usage=usage_of(ending.usage),
+            choices=(CompletionChoice(_echo(call) + result.text, 0, None, answers.finish_reason(ending)),),
+            usage=answers.usage_of(ending.usage),
         )
         return _encoder.encode(answer)
 
@@ -146,7 +129,7 @@ class CompletionEncoder:
 
     def __init__(self, call: Call, facts: RunFacts) -> None:
         self._echo = _echo(call)
-        self._chunks = Chunks("text_completion", _id(facts), call, facts)
+        self._chunks = answers.Chunks("text_completion", _id(facts), call, facts)
 
     def feed(self, event: Event, at: float) -> bytes:
         """Return the chunks of one event."""
@@ -156,7 +139,7 @@ class CompletionEncoder:
             case RunStarted() if self._echo:
                 return self._piece(self._echo)
             case RunFinished():
-                reason = finish_reason(event).encode()
+                reason = answers.finish_reason(event).encode()
                 last = b'{"text":"","index":0,"logprobs":null,"finish_reason":"%s"}' % reason
                 return self._chunks.chunk(last) + self._chunks.end(event.usage)
             case RunFailed():

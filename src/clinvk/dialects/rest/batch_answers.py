@@ -1,7 +1,7 @@
 """Answers to parallel, chain and compare requests: one JSON object, or the last line of a stream."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -12,20 +12,10 @@ from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.rest import PromptAnswer, answered
 from clinvk.dialects.rest.unified import UnifiedEncoder
+from clinvk.types import orchestration
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import RunFailed
-from clinvk.types.orchestration import (
-    Chain,
-    ChangedFile,
-    Check,
-    Compare,
-    JudgeVerdict,
-    Kind,
-    Parallel,
-    Part,
-    PartResult,
-    Summary,
-)
+from clinvk.types.orchestration import ChangedFile, Check, JudgeVerdict, Part, PartResult, Summary
 
 _Warnings = Annotated[tuple[str, ...], Meta(description="What is allowed, but hardly meant.")]
 _RunId = Annotated[str, Meta(description="The run that stands for the whole; absent in a dry run.")]
@@ -129,44 +119,27 @@ def last_line(summary: Summary) -> bytes:
 def answer(summary: Summary) -> Answer:
     """Return the outcome of an orchestration in the form of the REST API."""
     plan = summary.plan
-    results = [part_answer(result, plan.kind) for result in summary.results]
-    duration_ms = round(summary.duration_s * 1000)
+    shared: dict[str, Any] = {
+        "total_duration_ms": round(summary.duration_s * 1000),
+        "results": [part_answer(result, plan.kind) for result in summary.results],
+        "run_id": summary.run_id,
+        "warnings": summary.warnings,
+    }
     match plan:
-        case Parallel(parts=parts):
-            return ParallelAnswer(
-                total_tasks=len(parts),
-                completed=summary.completed,
-                failed=summary.failed,
-                cancelled=summary.cancelled,
-                total_duration_ms=duration_ms,
-                results=results,
-                run_id=summary.run_id,
-                warnings=summary.warnings,
-            )
-        case Chain(parts=parts):
+        case orchestration.Parallel(parts=parts):
+            counts = {name: getattr(summary, name) for name in ("completed", "failed", "cancelled")}
+            return ParallelAnswer(**shared | counts, total_tasks=len(parts))
+        case orchestration.Chain(parts=parts):
             failed = summary.first_failed
-            return ChainAnswer(
-                total_steps=len(parts),
-                completed_steps=summary.completed,
-                failed_step=failed.index + 1 if failed else 0,
-                total_duration_ms=duration_ms,
-                results=results,
-                run_id=summary.run_id,
-                warnings=summary.warnings,
-            )
-        case Compare(parts=parts, prompt=prompt):
-            return CompareAnswer(
-                prompt=prompt,
-                backends=[part.request.backend for part in parts],
-                total_duration_ms=duration_ms,
-                results=results,
-                judge=_judge(summary.verdict, parts) if summary.verdict else None,
-                run_id=summary.run_id,
-                warnings=summary.warnings,
-            )
+            step = failed.index + 1 if failed else 0
+            return ChainAnswer(**shared, total_steps=len(parts), completed_steps=summary.completed, failed_step=step)
+        case orchestration.Compare(parts=parts, prompt=prompt):
+            judge = _judge(summary.verdict, parts) if summary.verdict else None
+            backends = [part.request.backend for part in parts]
+            return CompareAnswer(**shared, prompt=prompt, backends=backends, judge=judge)
 
 
-def part_answer(result: PartResult, kind: Kind) -> PartAnswer:
+def part_answer(result: PartResult, kind: orchestration.Kind) -> PartAnswer:
     """Return the outcome of one part."""
     part, change = result.part, result.change
     return PartAnswer(

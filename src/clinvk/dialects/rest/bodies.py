@@ -8,6 +8,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from clinvk.dialects.conversation import MAX_IMAGES, image_of
+from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest.views import Tags
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import Chain, Compare, Isolation, Parallel, Part
@@ -139,15 +140,7 @@ class PromptBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
 
 
-_ARGUMENTS = (
-    "model",
-    "workdir",
-    "add_dirs",
-    "allowed_tools",
-    "system_prompt",
-    "extra",
-    "tags",
-)
+_ARGUMENTS = ("model", "workdir", "add_dirs", "allowed_tools", "system_prompt", "extra", "tags")
 """Fields that may become arguments of a command line, which cannot contain a NUL; the prompt goes over stdin."""
 
 
@@ -166,31 +159,19 @@ def request_of(asked: Asked, backend: str | None, session_id: str | None) -> Run
     for name, value in (("backend", backend), ("session_id", session_id), *_arguments(asked)):
         if value and "\0" in value:
             raise InvalidRequest(f"{name} has a NUL character", name)
-    return RunRequest(
-        prompt=asked.prompt,
+    return copy_as(
+        RunRequest,
+        asked,
+        skip=(None, ""),
         backend=backend or "",
-        model=asked.model or None,
-        system_prompt=asked.system_prompt or None,
         session_id=session_id or None,
-        workdir=asked.workdir or None,
-        add_dirs=tuple(asked.add_dirs or ()),
-        approval_mode=asked.approval_mode or None,
-        sandbox_mode=asked.sandbox_mode or None,
-        allowed_tools=None if asked.allowed_tools is None else tuple(asked.allowed_tools),
-        max_turns=asked.max_turns,
-        max_tokens=asked.max_tokens,
-        effort=asked.effort or None,
-        thinking=bool(asked.thinking),
-        stop=tuple(asked.stop or ()),
         images=tuple(image_of(source, None, f"images[{index}]") for index, source in enumerate(asked.images or ())),
-        output_schema=asked.output_schema,
+        add_dirs=tuple(asked.add_dirs or ()),
+        allowed_tools=None if asked.allowed_tools is None else tuple(asked.allowed_tools),
+        stop=tuple(asked.stop or ()),
         extra=tuple(asked.extra or ()),
-        timeout_s=asked.timeout_secs,
-        ephemeral=bool(asked.ephemeral),
-        warm=asked.warm is not False,
-        verbose=bool(asked.verbose),
         tags=tuple(map(valid_tag, asked.tags or ())),
-        metadata=asked.metadata or {},
+        timeout_s=asked.timeout_secs,
     )
 
 

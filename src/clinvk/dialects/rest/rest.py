@@ -7,45 +7,12 @@ import msgspec
 from msgspec import Meta
 
 from clinvk.dialects import dialect, json_bodies
-from clinvk.dialects.dialect import (
-    BackendNotAllowed,
-    BeyondPolicy,
-    BodyTooLarge,
-    BodyTooSlow,
-    BudgetSpent,
-    Call,
-    DirectoryNotAllowed,
-    ForeignOrigin,
-    HostRefused,
-    KeyRefused,
-    MethodNotAllowed,
-    NoSuchPath,
-    NotCancellable,
-    RateLimited,
-    RunFacts,
-    WrongMediaType,
-)
+from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.bodies import PromptBody, request_of
 from clinvk.dialects.rest.views import QueuePosition
-from clinvk.types.errors import (
-    AgentFailed,
-    AmbiguousId,
-    BackendUnavailable,
-    ClinvkError,
-    InvalidRequest,
-    NotResumable,
-    QueueFull,
-    ResourcesExhausted,
-    RunNotFound,
-    SessionBusy,
-    SessionError,
-    SessionNotFound,
-    ShuttingDown,
-    StoreUnavailable,
-    TimedOut,
-    Unsupported,
-)
+from clinvk.types import errors
+from clinvk.types.errors import AmbiguousId, ClinvkError, InvalidRequest
 from clinvk.types.events import RunFailed, RunFinished, StopReason, Usage
 from clinvk.types.redaction import redacted
 from clinvk.types.request import RunRequest
@@ -105,44 +72,44 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 STATUSES: Mapping[type[ClinvkError], int] = {
     **dialect.STATUSES,
-    Unsupported: 422,
-    SessionError: 409,
+    errors.Unsupported: 422,
+    errors.SessionError: 409,
     AmbiguousId: 409,
-    NotCancellable: 409,
-    AgentFailed: 502,
+    dialect.NotCancellable: 409,
+    errors.AgentFailed: 502,
 }
 
 TITLES: Mapping[type[ClinvkError], str] = {
     ClinvkError: "Error inside clinvk",
     InvalidRequest: "Invalid request",
-    KeyRefused: "API key needed",
-    ForeignOrigin: "Foreign web page",
-    HostRefused: "Meant for another server",
-    DirectoryNotAllowed: "Directory not allowed",
-    BackendNotAllowed: "Backend not allowed",
-    BeyondPolicy: "More than the policy allows",
-    NoSuchPath: "No such path",
-    MethodNotAllowed: "Method not allowed",
-    BodyTooSlow: "Body too slow",
-    BodyTooLarge: "Body too large",
-    WrongMediaType: "Unsupported media type",
-    Unsupported: "Option not supported by the backend",
-    RateLimited: "Too many requests",
-    BudgetSpent: "Budget used up",
-    BackendUnavailable: "Backend not available",
-    SessionNotFound: "No such session",
-    RunNotFound: "No such run",
-    SessionError: "Session cannot be used",
-    SessionBusy: "Session is busy",
-    NotResumable: "Session cannot be continued",
+    dialect.KeyRefused: "API key needed",
+    dialect.ForeignOrigin: "Foreign web page",
+    dialect.HostRefused: "Meant for another server",
+    dialect.DirectoryNotAllowed: "Directory not allowed",
+    dialect.BackendNotAllowed: "Backend not allowed",
+    dialect.BeyondPolicy: "More than the policy allows",
+    dialect.NoSuchPath: "No such path",
+    dialect.MethodNotAllowed: "Method not allowed",
+    dialect.BodyTooSlow: "Body too slow",
+    dialect.BodyTooLarge: "Body too large",
+    dialect.WrongMediaType: "Unsupported media type",
+    errors.Unsupported: "Option not supported by the backend",
+    dialect.RateLimited: "Too many requests",
+    dialect.BudgetSpent: "Budget used up",
+    errors.BackendUnavailable: "Backend not available",
+    errors.SessionNotFound: "No such session",
+    errors.RunNotFound: "No such run",
+    errors.SessionError: "Session cannot be used",
+    errors.SessionBusy: "Session is busy",
+    errors.NotResumable: "Session cannot be continued",
     AmbiguousId: "Ambiguous id",
-    NotCancellable: "Run cannot be cancelled",
-    AgentFailed: "Agent failed before it started",
-    ResourcesExhausted: "Out of resources",
-    QueueFull: "Queue full",
-    ShuttingDown: "Server is stopping",
-    StoreUnavailable: "Sessions cannot be kept",
-    TimedOut: "Timed out",
+    dialect.NotCancellable: "Run cannot be cancelled",
+    errors.AgentFailed: "Agent failed before it started",
+    errors.ResourcesExhausted: "Out of resources",
+    errors.QueueFull: "Queue full",
+    errors.ShuttingDown: "Server is stopping",
+    errors.StoreUnavailable: "Sessions cannot be kept",
+    errors.TimedOut: "Timed out",
 }
 
 _body = json_bodies.decoder(PromptBody)
@@ -184,7 +151,9 @@ class Rest:
 
     def accepted(self, call: Call, facts: RunFacts, state: str) -> bytes:
         """Return the answer for a run that continues in the background."""
-        return _encoder.encode(_accepted(facts, state))
+        position = facts.queue_position or msgspec.UNSET
+        accepted = Accepted(run_id=facts.run_id, session_id=facts.session_id, state=state, queue_position=position)
+        return _encoder.encode(accepted)
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Return the problem document for a request that could not be run."""
@@ -200,15 +169,6 @@ class Rest:
             candidates=error.candidates if isinstance(error, AmbiguousId) else (),
         )
         return status, _encoder.encode(problem)
-
-
-def _accepted(facts: RunFacts, state: str) -> Accepted:
-    return Accepted(
-        run_id=facts.run_id,
-        session_id=facts.session_id,
-        state=state,
-        queue_position=facts.queue_position or msgspec.UNSET,
-    )
 
 
 def answered(request: RunRequest, result: RunResult, facts: RunFacts) -> PromptAnswer:

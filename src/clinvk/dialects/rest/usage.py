@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -95,20 +95,8 @@ def summary(rows: Iterable[UsageOfDay], asked: UsageListing, span: Span) -> Usag
         group = tuple(value if name in span.apart else None for name, value in values)
         found.setdefault(group, _Sum()).add(row)
         total.add(row)
-    items = [
-        UsageItem(
-            day=group[0],
-            key=group[1],
-            backend=group[2],
-            model=group[3],
-            runs=used.runs,
-            token_usage=used.usage,
-            cost_usd=used.cost_usd,
-        )
-        for group, used in found.items()
-    ]
-    whole = Used(runs=total.runs, token_usage=total.usage, cost_usd=total.cost_usd)
-    return UsageList(since=span.since, until=span.until, usage=items, total=whole)
+    items = [UsageItem(**dict(zip(ASPECTS, group, strict=True)), **used.fields()) for group, used in found.items()]
+    return UsageList(since=span.since, until=span.until, usage=items, total=Used(**total.fields()))
 
 
 class _Sum:
@@ -122,9 +110,9 @@ class _Sum:
         self.usage += row.usage
         self._cost_usd += row.cost_usd
 
-    @property
-    def cost_usd(self) -> float | None:
-        return round(self._cost_usd, 6) if self._cost_usd else None
+    def fields(self) -> dict[str, Any]:
+        cost_usd = round(self._cost_usd, 6) if self._cost_usd else None
+        return {"runs": self.runs, "token_usage": self.usage, "cost_usd": cost_usd}
 
 
 def _apart(given: str) -> frozenset[str]:

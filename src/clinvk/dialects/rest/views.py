@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies
+from clinvk.dialects.dialect import copy_as
 from clinvk.types.events import StopReason, Usage
 from clinvk.types.record import RunKind, RunRecord, RunState
 from clinvk.types.session import (
@@ -213,24 +214,7 @@ _patches = msgspec.json.Decoder(SessionPatch)
 
 def session_view(session: Session) -> SessionView:
     """Return the view of a session."""
-    return SessionView(
-        id=session.id,
-        backend=session.backend,
-        created_at=time(session.created_at),
-        last_used=time(session.last_used),
-        working_dir=session.working_dir,
-        backend_session_id=session.backend_session_id,
-        model=session.model,
-        initial_prompt=session.initial_prompt,
-        status=session.status,
-        turn_count=session.turn_count,
-        token_usage=session.token_usage,
-        tags=session.tags,
-        title=session.title,
-        parent_id=session.parent_id,
-        error_message=session.error_message,
-        metadata=session.metadata,
-    )
+    return copy_as(SessionView, session, created_at=time(session.created_at), last_used=time(session.last_used))
 
 
 def session_item(session: Session) -> SessionView:
@@ -241,27 +225,18 @@ def session_item(session: Session) -> SessionView:
 def run_item(run: RunRecord) -> RunItem:
     """Return the view of a run in a list."""
     part = run.part
-    return RunItem(
-        id=run.id,
-        state=run.state,
-        kind=run.kind,
-        backend=run.backend,
-        session_id=run.session_id,
-        parent_id=run.parent_id,
+    return copy_as(
+        RunItem,
+        run,
         index=part.index if part else None,
         name=(part.name or None) if part else None,
         prompt=run.prompt[:LISTED_CHARS],
-        workdir=run.workdir,
-        model=run.model,
         created_at=time(run.created_at),
         started_at=_time(run.started_at),
         ended_at=_time(run.ended_at),
         exit_code=_exit_code(run),
         error=run.error_message,
-        error_code=run.error_code,
-        stop_reason=run.stop_reason,
         token_usage=run.usage or Usage(),
-        cost_usd=run.cost_usd,
     )
 
 
@@ -276,11 +251,11 @@ def run_view(
     run: RunRecord, parts: Iterable[RunRecord] = (), total: int = 0, queue_position: int | None = None
 ) -> RunView:
     """Return the view of a run with the given parts, out of `total` parts."""
-    fields = asdict(run_item(run))
-    fields["prompt"] = run.prompt
     shown = sorted(map(run_item, parts), key=lambda item: (item.index or 0, item.created_at))
-    return RunView(
-        **fields,
+    return copy_as(
+        RunView,
+        run_item(run),
+        prompt=run.prompt,
         queue_position=queue_position or msgspec.UNSET,
         output=run.output,
         request=run.request,

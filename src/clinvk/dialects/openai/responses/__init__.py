@@ -12,8 +12,8 @@ from clinvk.dialects.openai import error_bodies
 from clinvk.dialects.openai.responses import body as bodies
 from clinvk.dialects.openai.responses import stored
 from clinvk.dialects.openai.responses.body import ResponseBody, conversation
-from clinvk.dialects.openai.responses.output_items import Output
-from clinvk.dialects.openai.responses.response_object import Frame, Response
+from clinvk.dialects.openai.responses.output_items import Output, StreamEvent
+from clinvk.dialects.openai.responses.response_object import Response
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, TextDelta
 from clinvk.types.request import RunRequest
@@ -37,26 +37,21 @@ class ResponsesEncoder:
 
     def feed(self, event: Event, at: float) -> bytes:
         """Return the bytes of one event of the run; the first call also returns the start of the response."""
-        return b"".join([self._framed(frame) for frame in self._output.feed(event)])
+        return b"".join([self._framed(each) for each in self._output.feed(event)])
 
     def keep_alive(self) -> bytes:
         """Return the bytes of an event without meaning; before the first event, the start of the response."""
-        return b"".join([self._framed(frame) for frame in self._output.keep_alive()])
+        return b"".join([self._framed(event) for event in self._output.keep_alive()])
 
-    def _framed(self, frame: Frame) -> bytes:
-        frame.sequence_number = self._number
+    def _framed(self, event: StreamEvent) -> bytes:
+        data = _encode({"type": event.type, "sequence_number": self._number, **event.fields})
         self._number += 1
-        return sse.frame(_encode(frame), event=frame.kind)
+        return sse.frame(data, event=event.type)
 
 
-class OpenAIResponses:
+class OpenAIResponses(vendor.ModelApi):
     """The dialect of `/openai/v1/responses`."""
 
-    is_model_api = True
-    stream_type = sse.MEDIA_TYPE
-    result_type = "application/json"
-    error_type = "application/json"
-    pulse = sse.PULSE
     fields: Mapping[str, str] = {
         **vendor.FIELDS,
         "effort": "reasoning.effort",

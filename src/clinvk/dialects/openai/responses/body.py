@@ -23,6 +23,7 @@ from clinvk.dialects.conversation import (
     image_of,
     system_text,
 )
+from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.json_bodies import because
 from clinvk.dialects.openai.answers import JsonObjectFormat, TextFormat
 from clinvk.dialects.openai.chat_bodies import ImagePart, ImageUrl, RefusalPart, TextPart
@@ -335,25 +336,15 @@ def blank(body: ResponseBody) -> Response:
     text: Json = {"format": _without_none(form) if form else {"type": "text"}}
     if body.text and body.text.verbosity:
         text["verbosity"] = body.text.verbosity
-    return Response(
-        model=body.model,
-        background=bool(body.background),
-        instructions=body.instructions,
-        max_output_tokens=body.max_output_tokens,
-        max_tool_calls=body.max_tool_calls,
-        metadata=body.metadata or {},
-        parallel_tool_calls=body.parallel_tool_calls is not False,
-        previous_response_id=body.previous_response_id,
-        prompt_cache_key=body.prompt_cache_key,
+    return copy_as(
+        Response,
+        body,
+        skip=(None,),
         reasoning={"effort": body.reasoning and body.reasoning.effort, "summary": summary(body)},
-        safety_identifier=body.safety_identifier,
-        store=body.store is not False,
-        temperature=body.temperature,
         text=text,
         tool_choice="none" if body.tool_choice == "none" else "auto",
-        top_p=body.top_p,
+        tools=(),
         truncation=body.truncation or "disabled",
-        user=body.user,
     )
 
 

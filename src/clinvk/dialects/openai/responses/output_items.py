@@ -1,8 +1,10 @@
-"""Convert an agent's output to the items of a response and the events of its stream."""
+"""Convert an agent's output to the items of a response and the events of its stream.
+
+https://platform.openai.com/docs/api-reference/responses-streaming
+"""
 
 from collections.abc import Iterable, Iterator
-
-import msgspec
+from typing import NamedTuple
 
 from clinvk.dialects import vendor
 from clinvk.dialects.dialect import Call
@@ -19,57 +21,56 @@ from clinvk.dialects.openai.responses.response_object import (
 from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta
 
 
-class _Message(msgspec.Struct):
-    """A message in progress."""
+class StreamEvent(NamedTuple):
+    """An event of the stream; the encoder adds the sequence number, which counts from 0."""
 
-    id: str
-    index: int
-    pieces: list[str]
-
-    def item(self, status: ItemStatus) -> MessageItem:
-        return MessageItem(id=self.id, status=status, content=(OutputText("".join(self.pieces)),))
-
-    def begin(self) -> Iterator[response_object.Frame]:
-        yield response_object.ItemAdded(output_index=self.index, item=MessageItem(id=self.id, status="in_progress"))
-        yield response_object.PartAdded(item_id=self.id, output_index=self.index, part=OutputText(""))
-
-    def add(self, text: str) -> response_object.Frame:
-        self.pieces.append(text)
-        return response_object.TextDelta(item_id=self.id, output_index=self.index, delta=text)
-
-    def end(self, item: Item) -> Iterator[response_object.Frame]:
-        text = "".join(self.pieces)
-        yield response_object.TextDone(item_id=self.id, output_index=self.index, text=text)
-        yield response_object.PartDone(item_id=self.id, output_index=self.index, part=OutputText(text))
-        yield response_object.ItemDone(output_index=self.index, item=item)
+    type: str
+    fields: dict[str, object]
 
 
-class _Reasoning(msgspec.Struct):
-    """A reasoning item in progress."""
-
-    id: str
-    index: int
-    pieces: list[str]
-
-    def item(self, _: ItemStatus) -> ReasoningItem:
-        return ReasoningItem(id=self.id, summary=(SummaryText("".join(self.pieces)),))
-
-    def begin(self) -> Iterator[response_object.Frame]:
-        yield response_object.ItemAdded(output_index=self.index, item=ReasoningItem(id=self.id))
-        yield response_object.SummaryAdded(item_id=self.id, output_index=self.index, part=SummaryText(""))
-
-    def add(self, text: str) -> response_object.Frame:
-        self.pieces.append(text)
-        return response_object.SummaryTextDelta(item_id=self.id, output_index=self.index, delta=text)
-
-    def end(self, item: Item) -> Iterator[response_object.Frame]:
-        text = "".join(self.pieces)
-        yield response_object.SummaryTextDone(item_id=self.id, output_index=self.index, text=text)
-        yield response_object.SummaryDone(item_id=self.id, output_index=self.index, part=SummaryText(text))
-        yield response_object.ItemDone(output_index=self.index, item=item)
+def _event(type_: str, **fields: object) -> StreamEvent:
+    return StreamEvent(type_, fields)
 
 
-_PREFIXES: dict[type[_Message | _Reasoning], str] = {_Message: "msg", _Reasoning: "rs"}
+class _OpenItem:
+    """An item in progress, with one part of text: a message or a reasoning item."""
+
+    def __init__(self, is_message: bool, run_id: str, index: int) -> None:
+        self.is_message = is_message
+        self._id = f"{'msg' if is_message else 'rs'}_{run_id}_{index}"
+        self._index = index
+        self._pieces: list[str] = []
+        self._part = "response.content_part" if is_message else "response.reasoning_summary_part"
+        self._text = "response.output_text" if is_message else "response.reasoning_summary_text"
+        self._place = {
+            "item_id": self._id,
+            "output_index": index,
+            "content_index" if is_message else "summary_index": 0,
+        }
+        self._more: dict[str, object] = {"logprobs": ()} if is_message else {}
+
+    def item(self, status: ItemStatus) -> Item:
+        parts = () if status == "in_progress" else ("".join(self._pieces),)
+        if self.is_message:
+            return MessageItem(id=self._id, status=status, content=tuple(map(OutputText, parts)))
+        return ReasoningItem(id=self._id, summary=tuple(map(SummaryText, parts)))
+
+    def begin(self) -> Iterator[StreamEvent]:
+        yield _event("response.output_item.added", output_index=self._index, item=self.item("in_progress"))
+        yield _event(f"{self._part}.added", **self._place, part=self._part_of(""))
+
+    def add(self, text: str) -> StreamEvent:
+        self._pieces.append(text)
+        return _event(f"{self._text}.delta", **self._place, delta=text, **self._more)
+
+    def end(self, item: Item) -> Iterator[StreamEvent]:
+        text = "".join(self._pieces)
+        yield _event(f"{self._text}.done", **self._place, text=text, **self._more)
+        yield _event(f"{self._part}.done", **self._place, part=self._part_of(text))
+        yield _event("response.output_item.done", output_index=self._index, item=item)
+
+    def _part_of(self, text: str) -> OutputText | SummaryText:
+        return OutputText(text) if self.is_message else SummaryText(text)
 
 
 class Output:
@@ -85,68 +86,65 @@ class Output:
         self._has_begun = False
         self._has_acted = False
         self._items: list[Item] = []
-        self._open: _Message | _Reasoning | None = None
+        self._open: _OpenItem | None = None
 
-    def feed(self, event: Event) -> Iterable[response_object.Frame]:
+    def feed(self, event: Event) -> Iterable[StreamEvent]:
         """Return the stream events for an event of the run."""
-        if isinstance(event, TextDelta) and event.text and isinstance(self._open, _Message):
+        if isinstance(event, TextDelta) and event.text and self._open and self._open.is_message:
             return (self._open.add(event.text),)  # fast path for the most common event; the result is the same
         return list(self._grow(event))
 
-    def keep_alive(self) -> Iterable[response_object.Frame]:
+    def keep_alive(self) -> Iterable[StreamEvent]:
         """Return events that keep an idle stream alive; readers require the start of the response first."""
         if not self._has_begun:
             return list(self._begin_once())
-        return (response_object.KeepAlive(),) if self.response.status == "in_progress" else ()
+        return (_event("keepalive"),) if self.response.status == "in_progress" else ()
 
-    def _begin_once(self) -> Iterator[response_object.Frame]:
+    def _begin_once(self) -> Iterator[StreamEvent]:
         if not self._has_begun:
             self._has_begun = True
-            yield response_object.Created(response=self.response)
-            yield response_object.InProgress(response=self.response)
+            yield _event("response.created", response=self.response)
+            yield _event("response.in_progress", response=self.response)
 
-    def _grow(self, event: Event) -> Iterator[response_object.Frame]:
+    def _grow(self, event: Event) -> Iterator[StreamEvent]:
         yield from self._begin_once()
         match event:
             case TextDelta(text=text) if text:
-                yield from self._say(_Message, text)
+                yield from self._say(text, is_message=True)
             case RunFinished() | RunFailed():
                 yield from self._end(event)
             case _:
                 if text := vendor.thought(event, self._call):
-                    yield from self._say(_Reasoning, text)
+                    yield from self._say(text, is_message=False)
         self._has_acted = self._has_acted or vendor.tells_something(event)
 
-    def _say(self, kind: type[_Message | _Reasoning], text: str) -> Iterator[response_object.Frame]:
-        if not isinstance(self._open, kind):
-            yield from self._close("completed")
-            yield from self._begin(kind)
+    def _say(self, text: str, is_message: bool) -> Iterator[StreamEvent]:
+        if self._open is None or self._open.is_message != is_message:
+            yield from self._begin(is_message)
         assert self._open
         yield self._open.add(text)
 
-    def _begin(self, kind: type[_Message | _Reasoning]) -> Iterator[response_object.Frame]:
-        index = len(self._items)
-        self._open = kind(f"{_PREFIXES[kind]}_{self._run_id}_{index}", index, [])
+    def _begin(self, is_message: bool) -> Iterator[StreamEvent]:
+        yield from self._close("completed")
+        self._open = _OpenItem(is_message, self._run_id, len(self._items))
         yield from self._open.begin()
 
-    def _close(self, status: ItemStatus) -> Iterator[response_object.Frame]:
+    def _close(self, status: ItemStatus) -> Iterator[StreamEvent]:
         if self._open:
             item = self._open.item(status)
             self._items.append(item)
             yield from self._open.end(item)
             self._open = None
 
-    def _end(self, ending: Ending) -> Iterator[response_object.Frame]:
+    def _end(self, ending: Ending) -> Iterator[StreamEvent]:
         status = response_object.status_of(ending)
         if isinstance(ending, RunFinished) and not self._has_message():
-            yield from self._close("completed")
-            yield from self._begin(_Message)
+            yield from self._begin(is_message=True)
         yield from self._close("completed" if status == "completed" else "incomplete")
         self.response = response_object.ended(self.response, tuple(self._items), ending, self._has_acted)
-        last = {"completed": response_object.Completed, "incomplete": response_object.Incomplete}.get(
-            status, response_object.Failed
-        )
-        yield last(response=self.response)
+        last = status if status in ("completed", "incomplete") else "failed"
+        yield _event(f"response.{last}", response=self.response)
 
     def _has_message(self) -> bool:
-        return isinstance(self._open, _Message) or any(isinstance(item, MessageItem) for item in self._items)
+        is_open = self._open is not None and self._open.is_message
+        return is_open or any(isinstance(item, MessageItem) for item in self._items)

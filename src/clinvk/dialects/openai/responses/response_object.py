@@ -4,7 +4,6 @@ https://platform.openai.com/docs/api-reference/responses/object,
 https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
-from functools import cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -38,7 +37,7 @@ class SummaryText(msgspec.Struct, frozen=True, tag_field="type", tag="summary_te
 
 
 class MessageItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
-    """A piece of the answer."""
+    """A message of the answer."""
 
     id: str
     status: ItemStatus
@@ -47,7 +46,7 @@ class MessageItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", t
 
 
 class ReasoningItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="reasoning"):
-    """A piece of the thinking."""
+    """A block of thinking."""
 
     id: str
     summary: tuple[SummaryText, ...] = ()
@@ -57,14 +56,14 @@ Item = MessageItem | ReasoningItem
 
 
 class InputTokens(msgspec.Struct, frozen=True):
-    """What of the input was cached."""
+    """The share of input tokens that a cache served."""
 
     cached_tokens: int
     cache_write_tokens: int = 0
 
 
 class OutputTokens(msgspec.Struct, frozen=True):
-    """What of the output was thinking."""
+    """The share of output tokens that was thinking."""
 
     reasoning_tokens: int
 
@@ -80,34 +79,34 @@ class ResponseUsage(msgspec.Struct, frozen=True):
 
 
 class ResponseFailure(msgspec.Struct, frozen=True):
-    """Why a response failed; `code` is one of the vendor's words."""
+    """The error of a failed response; `code` is one of the vendor's error codes."""
 
     code: str
     message: str
 
 
 class IncompleteDetails(msgspec.Struct, frozen=True):
-    """Why a response ends before its end."""
+    """The reason for an incomplete response."""
 
     reason: Literal["max_output_tokens", "content_filter"]
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
-    """A response. What its request said is repeated in it, also where it changes nothing."""
+    """A response. The response repeats the fields of the request, even fields without effect."""
 
     id: str = ""
     object: Literal["response"] = "response"
     created_at: Annotated[int, Meta(description="Seconds since the epoch.")] = 0
     status: Status = "in_progress"
     background: bool = False
-    error: Annotated[ResponseFailure | None, Meta(description="Why it failed.")] = None
-    incomplete_details: Annotated[IncompleteDetails | None, Meta(description="Why it ends before its end.")] = None
+    error: Annotated[ResponseFailure | None, Meta(description="The error of a failed response.")] = None
+    incomplete_details: Annotated[IncompleteDetails | None, Meta(description="Why the response is incomplete.")] = None
     instructions: str | None = None
     max_output_tokens: int | None = None
     max_tool_calls: int | None = None
     metadata: dict[str, str] = {}
-    model: Annotated[str, Meta(description="As it was sent.")]
-    output: Annotated[tuple[Item, ...], Meta(description="Thinking and answer, in the order they came.")] = ()
+    model: Annotated[str, Meta(description="The model as sent in the request.")]
+    output: Annotated[tuple[Item, ...], Meta(description="Thinking and answer, in order of arrival.")] = ()
     parallel_tool_calls: bool = True
     previous_response_id: str | None = None
     prompt_cache_key: str | None = None
@@ -118,11 +117,11 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     text: Json
     tool_choice: Literal["auto", "none"] = "auto"
-    tools: Annotated[tuple[()], Meta(description="None: those of the client are ignored.")] = ()
+    tools: Annotated[tuple[()], Meta(description="Always empty: the client's tools are ignored.")] = ()
     top_logprobs: int = 0
     top_p: float | None = None
     truncation: str = "disabled"
-    usage: Annotated[ResponseUsage | None, Meta(description="Tokens, once it has ended.")] = None
+    usage: Annotated[ResponseUsage | None, Meta(description="Tokens; null until the response has ended.")] = None
     user: str | None = None
 
 
@@ -179,128 +178,3 @@ def _cut(reason: StopReason) -> IncompleteDetails | None:
             return IncompleteDetails("content_filter")
         case "end_turn" | "stop_sequence":
             return None
-
-
-class Frame(msgspec.Struct, kw_only=True, tag_field="type"):
-    """An event; the encoder sets `sequence_number`, which counts from 0."""
-
-    sequence_number: int = 0
-
-    @property
-    def kind(self) -> str:
-        """Return the type of the event."""
-        return _kind(type(self))
-
-
-@cache
-def _kind(frame: type[Frame]) -> str:
-    """Return the type of a kind of frame; cached, since msgspec creates a config object on every access."""
-    return str(frame.__struct_config__.tag)
-
-
-class Created(Frame, kw_only=True, tag="response.created"):
-    """The first event."""
-
-    response: Response
-
-
-class InProgress(Frame, kw_only=True, tag="response.in_progress"):
-    """The second event."""
-
-    response: Response
-
-
-class KeepAlive(Frame, kw_only=True, tag="keepalive"):
-    """A sign of life of an idle stream; the vendor sends the same event, but does not document the event."""
-
-
-class Completed(Frame, kw_only=True, tag="response.completed"):
-    """The last event of a completed response."""
-
-    response: Response
-
-
-class Incomplete(Frame, kw_only=True, tag="response.incomplete"):
-    """The last event of a response that was cut."""
-
-    response: Response
-
-
-class Failed(Frame, kw_only=True, tag="response.failed"):
-    """The last event of a response that failed or was cancelled."""
-
-    response: Response
-
-
-class _OfItem(Frame, kw_only=True):
-    output_index: int
-    item: Item
-
-
-class ItemAdded(_OfItem, kw_only=True, tag="response.output_item.added"):
-    """An item begins."""
-
-
-class ItemDone(_OfItem, kw_only=True, tag="response.output_item.done"):
-    """An item is complete."""
-
-
-class _InItem(Frame, kw_only=True):
-    item_id: str
-    output_index: int
-
-
-class _OfPart(_InItem, kw_only=True):
-    content_index: int = 0
-    part: OutputText
-
-
-class PartAdded(_OfPart, kw_only=True, tag="response.content_part.added"):
-    """The text of a message begins."""
-
-
-class PartDone(_OfPart, kw_only=True, tag="response.content_part.done"):
-    """The text of a message is complete."""
-
-
-class TextDelta(_InItem, kw_only=True, tag="response.output_text.delta"):
-    """A piece of the text of a message."""
-
-    content_index: int = 0
-    delta: str
-    logprobs: tuple[()] = ()
-
-
-class TextDone(_InItem, kw_only=True, tag="response.output_text.done"):
-    """The whole text of a message."""
-
-    content_index: int = 0
-    text: str
-    logprobs: tuple[()] = ()
-
-
-class _OfSummary(_InItem, kw_only=True):
-    summary_index: int = 0
-    part: SummaryText
-
-
-class SummaryAdded(_OfSummary, kw_only=True, tag="response.reasoning_summary_part.added"):
-    """The text of a reasoning item begins."""
-
-
-class SummaryDone(_OfSummary, kw_only=True, tag="response.reasoning_summary_part.done"):
-    """The text of a reasoning item is complete."""
-
-
-class SummaryTextDelta(_InItem, kw_only=True, tag="response.reasoning_summary_text.delta"):
-    """A piece of the text of a reasoning item."""
-
-    summary_index: int = 0
-    delta: str
-
-
-class SummaryTextDone(_InItem, kw_only=True, tag="response.reasoning_summary_text.done"):
-    """The whole text of a reasoning item."""
-
-    summary_index: int = 0
-    text: str
