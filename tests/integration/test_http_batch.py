@@ -14,7 +14,6 @@ from clinvk.api.endpoints.batch import BatchEndpoint
 from clinvk.api.server.router import Router
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.rest import bodies
-from clinvk.orchestrate import chain_resume
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Logged
 from clinvk.types.record import RunRecord
@@ -676,7 +675,6 @@ async def test_pass_working_dir_makes_steps_follow(scripted: Scripted, tmp_path:
 
 
 async def test_chain_resumes_at_the_first_unfinished_step(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain_resume, "_PAGE", 1)
     scripted.play(claude_says("first"), when="one")
     scripted.play([exits(9)], when="two")
     steps = [task("one"), task("two {{previous}}", name="n"), task("three {{steps.n}} {{input}}")]

@@ -35,7 +35,7 @@ from clinvk.types.events import (
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 
-REQUEST = RunRequest(prompt="p", backend="codex", model="asked")
+REQUEST = RunRequest(prompt="p", backend="codex", model="asked", workdir="/work")
 
 
 @dataclass
@@ -148,7 +148,7 @@ def test_run_that_never_started_has_zero_duration() -> None:
 
 
 def test_lines_contain_the_known_facts_of_the_run() -> None:
-    printer = LinesPrinter(Finished(session_id="s"), "/work")
+    printer = LinesPrinter(Finished(session_id="s"))
     first = json.loads(printer.feed(RunStarted(), 101.0))
     last = json.loads(printer.feed(RunFinished(), 103.5))
     assert first["content"] == {

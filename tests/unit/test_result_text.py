@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.cli.orchestrate.progress import LiveProgress
-from clinvk.cli.orchestrate.result_text import answers, failed_checks, overview, side_by_side, wrapped
+from clinvk.cli.orchestrate.view import answers, failed_checks, overview, side_by_side, wrapped
 from clinvk.cli.sessions.session_text import TextView
 from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.table import width

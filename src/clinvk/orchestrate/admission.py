@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import PurePath
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from clinvk.config.model import Settings, refuse_nesting
 from clinvk.orchestrate import chain, judge
-from clinvk.orchestrate.orchestration import SourceRule
+from clinvk.orchestrate.orchestration import Resources
 from clinvk.policy.rules import APPROVAL, may_edit, modes_up_to
-from clinvk.runtime.runs import Runs
-from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, Parallel, Part, Plan, agents_at_once, is_dry_run
 from clinvk.types.request import RunRequest
@@ -39,19 +38,19 @@ def complete_plan(plan: Plan, settings: Settings) -> Plan:
     return replace(plan, max_parallel=plan.max_parallel or settings.parallel.max_workers, fail_fast=fail_fast)
 
 
-class Admission:
-    """Completes the parts of a plan and the judge. Each CLI and each repository is examined once."""
+class Admission(NamedTuple):
+    """Completes the parts of a plan and the judge. Each CLI and each repository is examined once.
 
-    def __init__(
-        self, admit: Admit, require: Callable[[str], object], runs: Runs, worktrees: Worktrees, rule: SourceRule
-    ) -> None:
-        self._admit = admit
-        self._require = require
-        self._runs = runs
-        self._worktrees = worktrees
-        self._rule = rule
-        self._present: set[str] = set()
-        self._examined: set[str] = set()
+    Attributes:
+        complete: completes a request.
+        require: raises if a backend's CLI is missing.
+        examined: the directories that were examined already.
+    """
+
+    complete: Admit
+    require: Callable[[str], object]
+    resources: Resources
+    examined: set[str]
 
     async def admit(self, plan: Plan) -> Plan:
         """Return a plan with every request completed.
@@ -75,12 +74,12 @@ class Admission:
 
     async def _part(self, part: Part) -> Part:
         refuse_nesting("meta", part.meta)
-        request = await self._admit(part.request)
+        request = await self.complete(part.request)
         if part.isolation != "none" and request.session_id:
             raise InvalidRequest("a session goes on in its own directory, so it cannot be isolated", "isolation")
-        await self._runs.plan(request)
-        if not part.dry_run:
-            self._require_backend(request.backend)
+        await self.resources.runs.plan(request)
+        if request.backend and not part.dry_run:
+            self.require(request.backend)
         if part.isolation != "none":
             await self._examine(request)
         return replace(part, request=request)
@@ -89,26 +88,21 @@ class Admission:
         if plan.judge is None:
             return None
         try:
-            request = await self._admit(plan.judge)
-            await self._runs.plan(judge.with_ruling_schema(request, judge.FEWEST))
+            request = await self.complete(plan.judge)
+            await self.resources.runs.plan(judge.with_ruling_schema(request, judge.FEWEST))
             if not is_dry_run(plan):
-                self._require_backend(request.backend)
+                self.require(request.backend)
         except ClinvkError as exc:
             if exc.field == "output_schema":  # clinvk's own schema
                 exc.field = None
             raise with_position(exc, "judge") from exc
         return request
 
-    def _require_backend(self, backend: str) -> None:
-        if backend and backend not in self._present:
-            self._require(backend)
-            self._present.add(backend)
-
     async def _examine(self, request: RunRequest) -> None:
         directory = request.workdir or ""
-        if directory not in self._examined:
-            await self._worktrees.examine(directory, partial(self._rule, request))
-            self._examined.add(directory)
+        if directory not in self.examined:
+            await self.resources.worktrees.examine(directory, partial(self.resources.rule, request))
+            self.examined.add(directory)
 
 
 def _in_followed_directory(part: Part, before: list[Part]) -> Part:

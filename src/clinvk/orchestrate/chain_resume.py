@@ -15,7 +15,7 @@ from clinvk.types.request import PartPosition
 from clinvk.types.result import RunResult
 
 _FIELD = "resume_from"
-_PAGE = 1000
+_ALL = 2**31 - 1
 
 
 class _ChainOptions(msgspec.Struct):
@@ -73,13 +73,10 @@ async def _begun_steps(store: SessionStore, record: RunRecord) -> dict[int, tupl
     """Return the last run of each step by index; a step of an earlier chain that this chain resumed counts."""
     found: dict[int, tuple[PartPosition, RunRecord]] = {}
     while True:
-        offset, total = 0, 1
-        while offset < total:
-            page = await store.runs(RunQuery(parent_id=record.id, limit=_PAGE, offset=offset))  # the newest first
-            for run in page.items:
-                if place := run.part:
-                    found.setdefault(place.index, (place, run))
-            offset, total = offset + _PAGE, page.total
+        page = await store.runs(RunQuery(parent_id=record.id, limit=_ALL))  # the newest first
+        for run in page.items:
+            if place := run.part:
+                found.setdefault(place.index, (place, run))
         before = msgspec.convert(record.request, _ChainOptions).resumed
         if not before:
             return found

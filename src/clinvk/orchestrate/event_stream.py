@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest.unified import Tag, UnifiedEncoder
 from clinvk.orchestrate.orchestration import PartObserver
-from clinvk.runtime.runs import Run
+from clinvk.runtime.runs import Run, run_facts
 from clinvk.types.events import Logged, RunFailed, RunStarted, TextDelta
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
 
@@ -23,17 +23,9 @@ class EventStream(PartObserver):
 
     async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Write the events of a run."""
-        encoder = self._encoders.get(index)
-        if encoder is None:
-            facts = RunFacts(
-                run_id=run.id,
-                backend=run.request.backend,
-                session_id=run.session_id,
-                model=run.request.model,
-                workdir=run.request.workdir or "",
-                started_at=run.started_at or run.created_at,
-            )
-            encoder = self._encoders[index] = UnifiedEncoder(facts, self._tag(index, part))
+        if index not in self._encoders:
+            self._encoders[index] = UnifiedEncoder(run_facts(run), self._tag(index, part))
+        encoder = self._encoders[index]
         async with self._turn:
             await self._write(encoder.feed(event, at) for _, at, event in batch)
 

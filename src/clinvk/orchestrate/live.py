@@ -1,21 +1,28 @@
-"""The orchestrations of this process: admitted, begun with a record, and ended when the server stops."""
+"""The orchestrations of this process, each recorded as a run of its own, the parent of the parts' runs."""
 
 import asyncio
 import logging
+import os
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import cache
+
+import msgspec
+from msgspec.structs import replace
 
 from clinvk.config.load import home
-from clinvk.orchestrate import whole_record
 from clinvk.orchestrate.admission import Admission, Admit, plan_warnings
-from clinvk.orchestrate.orchestration import Orchestration, SourceRule
+from clinvk.orchestrate.orchestration import Orchestration, Resources, SourceRule
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import CLEANUP_TIMEOUT_S, finish_shielded
 from clinvk.runtime.runs import Runs
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import ClinvkError
-from clinvk.types.orchestration import Chain, Plan, is_dry_run
+from clinvk.types.errors import Cancelled, ClinvkError
+from clinvk.types.events import Logged, RunFailed, RunFinished, RunStarted
+from clinvk.types.orchestration import Chain, Compare, Parallel, Part, Plan, Summary, is_dry_run, is_ephemeral
+from clinvk.types.record import RunRecord, RunState, recorded_result
 from clinvk.types.request import RunRequest
 
 logger = logging.getLogger(__name__)
@@ -46,11 +53,9 @@ class Orchestrations:
         within_s: float = CLEANUP_TIMEOUT_S,
         rule: SourceRule = _any_source,
     ) -> None:
-        self._runs = runs
+        self._resources = Resources(runs, Worktrees(spawner, home(environ), environ), rule)
         self._store = store
-        self._worktrees = Worktrees(spawner, home(environ), environ)
         self._within_s = within_s
-        self._rule = rule
         self._live: dict[str, Orchestration] = {}
 
     async def admit(self, plan: Plan, admit: Admit, require: Callable[[str], object]) -> Plan:
@@ -59,7 +64,7 @@ class Orchestrations:
         Raises:
             ClinvkError: a part cannot run; `field` names the part and the reason.
         """
-        return await Admission(admit, require, self._runs, self._worktrees, self._rule).admit(plan)
+        return await Admission(admit, cache(require), self._resources, set()).admit(plan)
 
     @asynccontextmanager
     async def start(self, plan: Plan, asked: Plan) -> AsyncGenerator[Orchestration]:
@@ -74,19 +79,19 @@ class Orchestrations:
         """
         warnings = await asyncio.to_thread(lambda: tuple(plan_warnings(plan)))
         if is_dry_run(plan):
-            yield Orchestration("", plan, self._runs, self._worktrees, self._rule, warnings)
+            yield Orchestration("", plan, self._resources, warnings)
             return
         done = len(plan.done) if isinstance(plan, Chain) else 0
-        with self._runs.reserved([part.request for part in plan.parts[done:]]):
-            record = whole_record.begin(plan, asked)
-            one = Orchestration(record.id, plan, self._runs, self._worktrees, self._rule, warnings)
+        with self._resources.runs.reserved([part.request for part in plan.parts[done:]]):
+            record = _begun_record(plan, asked)
+            one = Orchestration(record.id, plan, self._resources, warnings)
             await self._store.begin(record, None)
             self._live[one.id] = one
             try:
                 yield one
             finally:
                 try:
-                    ended, events = whole_record.end(record, one.summary, one.stopped)
+                    ended, events = _ended_record(record, one.summary, one.stopped)
                     await finish_shielded(self._store.end(ended, None, events), self._within_s)
                 except (ClinvkError, TimeoutError) as exc:
                     logger.warning("run %s is not kept: %s", one.id, exc)
@@ -107,3 +112,79 @@ class Orchestrations:
             async with asyncio.timeout(CLEANUP_TIMEOUT_S), asyncio.TaskGroup() as group:
                 for one in tuple(self._live.values()):
                     group.create_task(one.cancel("the server is stopping"))
+
+
+def _begun_record(plan: Plan, asked: Plan) -> RunRecord:
+    """Return the record of an orchestration that begins.
+
+    `asked` is the plan before admission, without what the settings add, which may be secret.
+    """
+    at = time.time()
+    directories = {part.request.workdir or "" for part in plan.parts}
+    return RunRecord(
+        id=os.urandom(16).hex(),
+        backend="",
+        prompt=plan.prompt if isinstance(plan, Compare) and not is_ephemeral(plan) else "",
+        state="running",
+        created_at=at,
+        started_at=at,
+        workdir=directories.pop() if len(directories) == 1 else "",
+        request=_options(asked),
+    )
+
+
+def _ended_record(record: RunRecord, summary: Summary | None, why: str) -> tuple[RunRecord, list[Logged]]:
+    """Return the record of an ended orchestration and the events of the run.
+
+    An orchestration without a summary, or with `why`, was cancelled.
+    """
+    failed = _failure(summary, why)
+    usage, cost_usd = (summary.usage, summary.cost_usd) if summary else (None, None)
+    at = time.time()
+    state: RunState = "finished" if not failed else "cancelled" if failed.code == Cancelled.code else "failed"
+    has_answer = summary and summary.results and isinstance(summary.plan, Chain) and not is_ephemeral(summary.plan)
+    ended = replace(
+        record,
+        state=state,
+        ended_at=at,
+        usage=usage,
+        cost_usd=cost_usd,
+        stop_reason=None if failed else "end_turn",
+        exit_code=1 if failed else 0,
+        error_code=failed.code if failed else None,
+        error_message=failed.message if failed else None,
+        output=summary.results[-1].result.text if summary and has_answer else "",
+    )
+    ending = replace(failed or RunFinished(), usage=usage, cost_usd=cost_usd)
+    return ended, [Logged(1, record.created_at, RunStarted()), Logged(2, at, ending)]
+
+
+def _failure(summary: Summary | None, why: str) -> RunFailed | None:
+    if summary is None or why:
+        return RunFailed(Cancelled.code, why or "the client left")
+    first = summary.first_failed
+    if first is None or first.error is None:
+        return None
+    said = recorded_result(first.error.message, not first.part.request.ephemeral)
+    return RunFailed("agent_failed", f"{summary.failed} of {len(summary.results)} failed, the first with: {said}")
+
+
+def _options(asked: Plan) -> dict[str, object]:
+    """Return the options of a plan; of a chain all that resuming it needs, unless the chain is ephemeral."""
+    match asked:
+        case Parallel():
+            options = {"max_parallel": asked.max_parallel, "fail_fast": asked.fail_fast}
+            return {"kind": asked.kind, "tasks": len(asked.parts), **options}
+        case Compare():
+            judge = asked.judge.backend if asked.judge else None
+            backends = [part.request.backend for part in asked.parts]
+            return {"kind": asked.kind, "backends": backends, "check": asked.check, "judge": judge}
+        case Chain():
+            steps = len(asked.parts) if is_ephemeral(asked) else [_as_recorded(part) for part in asked.parts]
+            given = None if is_ephemeral(asked) else asked.input
+            options = {"input": given, "stop_on_failure": asked.stop_on_failure, "resumed": asked.resumed}
+            return {"kind": asked.kind, "steps": steps, **options}
+
+
+def _as_recorded(part: Part) -> dict[str, object]:
+    return msgspec.to_builtins(replace(part, request=replace(part.request, images=()), meta={}))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -41,6 +41,15 @@ _T = TypeVar("_T")
 
 SourceRule = Callable[[RunRequest, str], Sequence[str]]
 """For the worktree of a request: raise if a directory must not be copied; return the blocked directories below."""
+
+
+class Resources(NamedTuple):
+    """What the orchestrations of a process share; `rule` says from which directories a worktree may be made."""
+
+    runs: Runs
+    worktrees: Worktrees
+    rule: SourceRule
+
 
 CHECK_TIMEOUT_S = 600.0
 """The time limit of a check if the part has no time limit."""
@@ -79,9 +88,7 @@ class Orchestration:
         stopped: why a caller stopped the orchestration; empty also after a stop by `fail_fast`.
     """
 
-    def __init__(
-        self, run_id: str, plan: Plan, runs: Runs, worktrees: Worktrees, rule: SourceRule, warnings: tuple[str, ...]
-    ) -> None:
+    def __init__(self, run_id: str, plan: Plan, resources: Resources, warnings: tuple[str, ...]) -> None:
         self.id = run_id
         self.plan = plan
         self.warnings = warnings
@@ -89,14 +96,11 @@ class Orchestration:
         self.over = asyncio.Event()
         self.stopped = ""
         self._stop_reason = ""
-        self._runs = runs
-        self._worktrees = worktrees
-        self._rule = rule
-        self._share = SlotShare(min(agents_at_once(plan), runs.occupancy.slots))
+        self._runs, self._worktrees, self._rule = resources
+        self._share = SlotShare(min(agents_at_once(plan), self._runs.occupancy.slots))
         self._run_ids: set[str] = set()
         self._observers: tuple[PartObserver, ...] = ()
         self._limits: dict[asyncio.Timeout, float] = {}
-        self._describing = asyncio.Lock()
         self._entering = asyncio.Lock()
 
     async def drive(self, *observers: PartObserver) -> Summary:
@@ -169,23 +173,26 @@ class Orchestration:
     async def _run_parts(self, fail_fast: bool = False) -> tuple[PartResult, ...]:
         """Run independent parts; return the results in the order of the parts.
 
-        Only running parts and the next few have a task. The next few are recorded before a slot is free. With
-        `fail_fast` no part begins before the outcome of the part before is known.
+        Dry runs are described first, one after the other. Only running parts and the next few have a task. The next
+        few are recorded before a slot is free. With `fail_fast` no part begins before the outcome of the part before
+        is known.
         """
         at_once = self._share.at_once
         ready = 0 if fail_fast else min(at_once, _READY)
-        waiting = enumerate(self.plan.parts)
         results: dict[int, PartResult] = {}
 
-        async def work() -> None:
-            for index, part in waiting:
+        async def work(parts: Iterator[tuple[int, Part]]) -> None:
+            for index, part in parts:
                 result = results[index] = await self._run_part(index, part)
                 if fail_fast and result.error and not self._stop_reason:
                     await self._stop(f"tasks[{index}] failed, and fail_fast ends the others")
 
+        parts = list(enumerate(self.plan.parts))
+        await work(each for each in parts if each[1].dry_run)
+        waiting = (each for each in parts if not each[1].dry_run)
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once + ready):
-                group.create_task(work())
+                group.create_task(work(waiting))
         return tuple(results[index] for index in sorted(results))
 
     async def _run_steps(self, plan: Chain) -> tuple[PartResult, ...]:
@@ -247,17 +254,16 @@ class Orchestration:
         if not request.prompt.strip():
             raise InvalidRequest("prompt is empty", "prompt")
         if part.dry_run:
-            async with self._describing:
-                await asyncio.sleep(0)  # nothing else here yields to the event loop
-                command = describe(await self._runs.plan(request), len(request.prompt.encode()))
-                return dry_run_result(index, part, readable("\n".join([command, *_directory_notes(part)])))
+            await asyncio.sleep(0)  # nothing else here yields to the event loop
+            command = describe(await self._runs.plan(request), len(request.prompt.encode()))
+            return dry_run_result(index, part, readable("\n".join([command, *_directory_notes(part)])))
         if part.isolation == "none":
-            return await self._run_with_room(index, part, base)
+            return await self._run(index, part, base)
         directory = request.workdir or ""
         label = part.name or part.id or request.backend
         async with self._worktrees.isolated(directory, label, partial(self._rule, request)) as worktree:
             moved = replace(part, request=replace(request, workdir=worktree.path))
-            result = await self._run_with_room(index, moved, base or directory)
+            result = await self._run(index, moved, base or directory)
             result = await self._examined(worktree, replace(result, part=part))
         return result if result.change and result.change.kept else replace(result, workdir=directory)
 
@@ -280,19 +286,10 @@ class Orchestration:
             change = Change(diff="", is_cut=False, files=(), branch=worktree.branch, path=worktree.path, kept=True)
         return replace(result, change=replace(change, warnings=(*warnings, *change.warnings)), check=check)
 
-    async def _run_with_room(self, index: int, part: Part, base: str) -> PartResult:
-        """Run a part; while the queue is full, wait for room."""
-        while True:
-            try:
-                return await self._run(index, part, base)
-            except QueueFull:
-                await self._until_stopped(self._runs.has_room(part.request))
-
     async def _run(self, index: int, part: Part, base: str) -> PartResult:
-        place = PartPosition(self.id, index, part.name, base)
+        request = replace(part.request, part=PartPosition(self.id, index, part.name, base))
         async with AsyncExitStack() as stack:
-            async with self._entering:  # runs join the queue in the order of the parts
-                run = await stack.enter_async_context(self._runs.run(replace(part.request, part=place), self._share))
+            run = await self._start(request, stack)
             self._run_ids.add(run.id)
             try:
                 if self._stop_reason:
@@ -316,6 +313,15 @@ class Orchestration:
             workdir=run.request.workdir or "",
             duration_s=max(0.0, (run.ended_at or time.time()) - started_at),
         )
+
+    async def _start(self, request: RunRequest, stack: AsyncExitStack) -> Run:
+        """Start a run, in the order of the parts; while the queue is full, wait for room."""
+        while True:
+            try:
+                async with self._entering:
+                    return await stack.enter_async_context(self._runs.run(request, self._share))
+            except QueueFull:
+                await self._until_stopped(self._runs.has_room(request))
 
     async def _observe(self, index: int, part: Part, run: Run) -> None:
         """Send all events of a run to the observers."""

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from clinvk.backends.base import Launch
+from clinvk.dialects.dialect import RunFacts
 from clinvk.runtime.slots import Capacity, Occupancy, SlotShare
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Ending, Logged, RunStarted, TextDelta, ThinkingDelta
@@ -111,6 +112,21 @@ class Run(FollowedRun, Protocol):
     async def result(self) -> RunResult:
         """Wait for the ending and return the whole result."""
         ...
+
+
+def run_facts(run: FollowedRun) -> RunFacts:
+    """Return the facts of a run for the encoders of dialects."""
+    request = run.request
+    return RunFacts(
+        run_id=run.id,
+        backend=request.backend,
+        session_id=run.session_id,
+        model=request.model,
+        workdir=request.workdir or "",
+        created_at=run.created_at,
+        started_at=run.started_at or run.created_at,
+        duration_s=max(0.0, run.ended_at - run.started_at) if run.ended_at and run.started_at else 0.0,
+    )
 
 
 class Runner(Protocol):

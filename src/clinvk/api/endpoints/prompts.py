@@ -38,7 +38,7 @@ from clinvk.dialects import vendor
 from clinvk.dialects.conversation import MAX_IMAGES
 from clinvk.dialects.dialect import Call, Dialect, Encoder, RunFacts, SupportsAsync, SupportsKeepAlive, renamed
 from clinvk.runtime.process.waiting import run_in_loop_thread
-from clinvk.runtime.runs import Run, Runs
+from clinvk.runtime.runs import Run, Runs, run_facts
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, failure
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
@@ -379,18 +379,3 @@ def _headers(call: Call, run: Run) -> list[Header]:
 async def _kept(runs: Runs, request: RunRequest) -> AsyncGenerator[Run]:
     """Start a run that continues after the end of the context."""
     yield await runs.start(request)
-
-
-def run_facts(run: Run) -> RunFacts:
-    """Return the facts of a run for the encoders of dialects."""
-    request = run.request
-    return RunFacts(
-        run_id=run.id,
-        backend=request.backend,
-        session_id=run.session_id,
-        model=request.model,
-        workdir=request.workdir or "",
-        created_at=run.created_at,
-        started_at=run.started_at or run.created_at,
-        duration_s=max(0.0, run.ended_at - run.started_at) if run.ended_at and run.started_at else 0.0,
-    )

@@ -18,7 +18,6 @@ from starlette.types import Receive, Scope, Send
 
 from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
-from clinvk.api.endpoints.prompts import run_facts
 from clinvk.api.endpoints.sessions import check_backend, paging
 from clinvk.api.http.response import NO_STORE, DisconnectWatch, HttpResponse, chunked, document, headers_of
 from clinvk.backends.base import Backend
@@ -28,7 +27,7 @@ from clinvk.dialects.dialect import NotCancellable, RunFacts
 from clinvk.dialects.rest import unified, usage, views
 from clinvk.dialects.rest.rest import Rest
 from clinvk.dialects.rest.views import Following
-from clinvk.runtime.runs import Runs
+from clinvk.runtime.runs import Runs, run_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, RunNotFound
 from clinvk.types.events import Logged, RunFailed, RunFinished

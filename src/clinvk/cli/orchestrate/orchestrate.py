@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import closing, nullcontext
 from typing import Annotated
 
 import msgspec
@@ -12,14 +12,13 @@ from msgspec.structs import replace
 
 from clinvk.backends import registry
 from clinvk.cli.orchestrate import task_files
-from clinvk.cli.orchestrate.output_folder import OutputFolder, open_output_folder
-from clinvk.cli.orchestrate.task_files import TaskFile, resolve_directories, with_flags
+from clinvk.cli.orchestrate.outcomes import OutputFolder, open_output_folder
+from clinvk.cli.orchestrate.task_files import TaskFile, with_backends, with_flags
 from clinvk.cli.orchestrate.view import SHORT_DIGITS, OutcomeView
 from clinvk.cli.parse.flags import ChainFlags, CompareFlags, ParallelFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt.display import report_store_failures
-from clinvk.cli.prompt.prompt import request_of
-from clinvk.cli.prompt.where import release_session
+from clinvk.cli.prompt.prompt import freeing, request_of
 from clinvk.cli.sessions.local_store import open_store, real_directory
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import prompt_from
@@ -62,33 +61,28 @@ def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes) -> 
     settings = settings_of(flags, environ, {}, notes)
     base = real_directory(flags.workdir)
     view = OutcomeView(flags, settings, environ, notes, settings.parallel.aggregate_output and not flags.quiet)
+    file = task_files.read(flags.file, "tasks", notes.info)
+    body = file.decode(_parallel_file)
+    is_dry_run = settings.unified_flags.dry_run or body.dry_run
+    folder = None
     try:
-        file = task_files.read(flags.file, "tasks", notes.info)
-        body = file.decode(_parallel_file)
-        is_dry_run = settings.unified_flags.dry_run or body.dry_run
-        with ExitStack() as stack:
-            try:
-                plan = _parallel_plan(body, flags, base, settings)
-                folder = None
-                if body.output_dir and not is_dry_run:
-                    folder = open_output_folder(body.output_dir, base, len(plan.parts), notes)
-                    stack.callback(folder.close)
-            except InvalidRequest as exc:
-                raise file.placed(exc) from exc
-            return _run(view, plan, file, folder)
-    except task_files.InvalidFile as exc:
-        notes.error(exc.message)
-        return exits.INVALID_FILE
+        plan = _parallel_plan(body, flags, base, settings)
+        if body.output_dir and not is_dry_run:
+            folder = open_output_folder(body.output_dir, base, len(plan.parts), notes)
+    except InvalidRequest as exc:
+        raise file.placed(exc) from exc
+    with closing(folder) if folder else nullcontext():
+        return _run(view, plan, file, folder)
 
 
 def _parallel_plan(body: ParallelFile, flags: ParallelFlags, base: str, settings: Settings) -> Parallel:
-    tasks = with_flags(body.tasks, "tasks", base, flags, settings)
+    tasks = with_backends(body.tasks, settings)
     if flags.isolation:
         tasks = [replace(task, isolation=task.isolation or flags.isolation) for task in tasks]
     plan = bodies.parallel(replace(body, tasks=tasks))
     return replace(
         plan,
-        parts=resolve_directories(plan.parts, base),
+        parts=with_flags(plan.parts, "tasks", base, flags),
         max_parallel=flags.max_parallel or plan.max_parallel,
         fail_fast=flags.fail_fast or plan.fail_fast,
     )
@@ -109,25 +103,18 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes) -> int:
                 what = "--resume-from goes on with the steps of its chain as they were begun"
                 raise InvalidRequest(f"{what}: it excludes --{name}", f"--{name}")
         return _run(view, flags.resume_from)
-    try:
-        file = task_files.read(flags.file, "steps", notes.info)
-        return _run(view, _chain_plan(file, flags, base, settings), file)
-    except task_files.InvalidFile as exc:
-        notes.error(exc.message)
-        return exits.INVALID_FILE
-
-
-def _chain_plan(file: TaskFile, flags: ChainFlags, base: str, settings: Settings) -> Chain:
+    file = task_files.read(flags.file, "steps", notes.info)
     body = file.decode(_chain_file)
     try:
         if body.resume_from is not None:
             raise InvalidRequest("resume_from is a flag here: clinvk chain --resume-from ID", "resume_from")
-        steps = None if body.steps is None else with_flags(body.steps, "steps", base, flags, settings)
+        steps = None if body.steps is None else with_backends(body.steps, settings)
         stop_on_failure = True if body.stop_on_failure is None else body.stop_on_failure
         plan = bodies.chain(replace(body, steps=steps, stop_on_failure=stop_on_failure))
+        plan = replace(plan, parts=with_flags(plan.parts, "steps", base, flags))
     except InvalidRequest as exc:
         raise file.placed(exc) from exc
-    return replace(plan, parts=resolve_directories(plan.parts, base))
+    return _run(view, plan, file)
 
 
 def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -217,7 +204,7 @@ async def _run_plan(view: OutcomeView, plan: Plan | str, file: TaskFile | None, 
     async with open_store(environ) as store:
         asked = complete_plan(await resume_chain(store, plan) if isinstance(plan, str) else plan, settings)
         roomy = _with_slots(settings, agents_at_once(asked))
-        async with LocalRuns(roomy, store, environ, frees=release_session(environ), home=home(environ)) as runs:
+        async with LocalRuns(roomy, store, environ, frees=freeing(environ), home=home(environ)) as runs:
             orchestrations = Orchestrations(runs, store, runs.spawner, executables.inherited(settings, environ))
             try:
                 plan = await _admitted(view, asked, orchestrations, store)

@@ -1,15 +1,24 @@
-"""What `parallel`, `chain` and `compare` print as JSON: the REST answer with the field names of the command line."""
+"""The outcome of `parallel`, `chain` and `compare` as JSON, on stdout and in a folder.
 
+The JSON is the REST answer with the field names of the command line.
+"""
+
+import asyncio
+import os
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import msgspec
 
 from clinvk.cli.prompt.printers import TokenUsage
 from clinvk.cli.terminal import exits
+from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout
 from clinvk.dialects.rest import batch_answers
 from clinvk.orchestrate.event_stream import EventStream
 from clinvk.orchestrate.orchestration import PartObserver
+from clinvk.types.errors import InvalidRequest
 from clinvk.types.orchestration import Kind, PartResult, Plan, Summary
 
 Json = dict[str, object]
@@ -86,3 +95,83 @@ def event_printer(plan: Plan, stop: Callable[[], None]) -> PartObserver:
 def last_line(summary: Summary) -> str:
     """Return the outcome as the last line of a stream."""
     return msgspec.json.encode({"type": "summary", **outcome(summary)}).decode()
+
+
+_NAME_CHARS = 60
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+class OutputFolder(PartObserver):
+    """Writes the outcome of each task as soon as the task ends. Only the first error is reported.
+
+    The folder is held open: files land in the folder even if an agent moves the folder or replaces its path.
+    """
+
+    def __init__(self, fd: int, path: str, total: int, notes: Notes) -> None:
+        self.has_failed = False
+        self._fd = fd
+        self._path = path
+        self._digits = len(str(total - 1))
+        self._notes = notes
+        self._written: set[int] = set()
+
+    def close(self) -> None:
+        """Close the folder."""
+        os.close(self._fd)
+
+    async def ended(self, result: PartResult) -> None:
+        """Write the outcome of a task."""
+        await asyncio.to_thread(self._write_part, result)
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write the outcome of all tasks, and of each task whose end was not observed because stderr was blocked."""
+        for result in summary.results:
+            if result.index not in self._written:
+                self._write_part(result)
+        self._write("summary.json", outcome(summary))
+
+    def _write_part(self, result: PartResult) -> None:
+        self._written.add(result.index)
+        name = _UNSAFE.sub("-", result.part.name or result.part.id)[:_NAME_CHARS].strip("-.")
+        self._write(
+            f"{result.index:0{self._digits}}{f'-{name}' if name else ''}.json", part_outcome(result, "parallel")
+        )
+
+    def _write(self, name: str, value: object) -> None:
+        """Write a file whole or not at all, in place of a file or link of the same name."""
+        temporary = f".{name}.{os.urandom(4).hex()}"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self._fd)
+            try:
+                with open(fd, "wb") as file:
+                    file.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+                os.replace(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            except BaseException:
+                os.unlink(temporary, dir_fd=self._fd)
+                raise
+        except OSError as exc:
+            if not self.has_failed:
+                self._notes.error(f"output_dir: {self._path}/{name} cannot be written: {exc.strerror}")
+            self.has_failed = True
+
+
+def open_output_folder(path: str, base: str, total: int, notes: Notes) -> OutputFolder:
+    """Create the folder if it is missing, and open it for the outcomes of `total` tasks.
+
+    Raises:
+        InvalidRequest: the folder is outside of the directory `base`, or cannot be created or written.
+    """
+    field = "output_dir"
+    real = os.path.realpath(os.path.join(base, os.path.expanduser(path)))
+    root = os.path.realpath(base)
+    if os.path.commonpath([root, real]) != root:
+        raise InvalidRequest(f"output_dir: {path!r} is outside the working directory {root!r}", field)
+    try:
+        Path(real).mkdir(parents=True, exist_ok=True)
+        if not os.access(real, os.W_OK | os.X_OK):
+            raise InvalidRequest(f"output_dir: {path!r} cannot be written to", field)
+        fd = os.open(real, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise InvalidRequest(f"output_dir: {path!r} cannot be used: {why}", field) from exc
+    return OutputFolder(fd, real, total, notes)

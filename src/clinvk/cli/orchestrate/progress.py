@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple
 
 import msgspec
 
 from clinvk.cli.terminal.output import STDERR, Notes, is_writable, without_sequences, write
 from clinvk.cli.terminal.streams import writable
-from clinvk.cli.terminal.table import Column, colored, cut, cut_left, one_line, table, width
+from clinvk.cli.terminal.table import Column, colored, cut, cut_left, one_line, table
 from clinvk.cli.terminal.times import duration
 from clinvk.orchestrate.orchestration import PartObserver
 from clinvk.runtime.runs import Run
@@ -108,12 +107,9 @@ _LINES_AROUND = 3
 """The lines of the terminal besides the parts: head, foot, and the line of the cursor."""
 
 _COLUMNS = (
-    Column("", 12),
-    Column("STATE"),
-    Column("ELAPSED", to_right=True),
-    Column("TOKENS", to_right=True),
+    *(Column("", 12), Column("STATE"), Column("ELAPSED", to_right=True), Column("TOKENS", to_right=True)),
+    Column("LAST", 1, is_spare=True),
 )
-_GAP = 2
 _style = colored({**COLORS, "running": "\x1b[36m"})
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _CLEAR_LINE, _CLEAR_LINE_ABOVE = "\r\x1b[2K", "\x1b[1A\x1b[2K"
@@ -127,14 +123,6 @@ class _Running:
         self.run = run
         self.did = ""
         self.text = ""
-
-
-class _Row(NamedTuple):
-    """A part in the table; with `is_text`, `last` is cut at the beginning, since the end of an answer says more."""
-
-    cells: tuple[str, str, str, str]
-    last: str = ""
-    is_text: bool = False
 
 
 class LiveProgress(PartObserver):
@@ -199,50 +187,37 @@ class LiveProgress(PartObserver):
 
     def drawn(self, columns: int, height: int) -> list[str]:
         """Return the lines of the table for a terminal of this size."""
-        rows = self._rows(max(1, height - _LINES_AROUND))
-        cells = [row.cells for row in rows]
-        plain = table(_COLUMNS, cells, columns)
-        styled = table(_COLUMNS, cells, columns, _style) if self._is_colored else plain
-        left = max(map(width, plain)) + _GAP
-        lines: list[str] = []
-        for row, text, seen in zip([_Row(("", "", "", ""), "LAST"), *rows], styled, plain, strict=True):
-            last = (cut_left if row.is_text else cut)(row.last, columns - left)
-            lines.append(f"{text}{' ' * (left - width(seen))}{self._dim(last)}".rstrip())
-        return [*lines, self._dim(cut(self._foot(), columns))]
+        rows = self._rows(max(1, height - _LINES_AROUND), columns // 2)
+        waiting = len(self._plan.parts) - len(self._running) - self._counts.total()
+        counts = {**self._counts, "running": len(self._running), "waiting": max(0, waiting)}
+        foot = ", ".join(f"{number:,} {state}" for state, number in counts.items() if number)
+        return [*table(_COLUMNS, rows, columns, _style if self._is_colored else None), cut(foot, columns)]
 
-    def _dim(self, text: str) -> str:
-        return f"\x1b[2m{text}\x1b[0m" if self._is_colored and text else text
-
-    def _rows(self, most: int) -> list[_Row]:
+    def _rows(self, most: int, tail: int) -> list[tuple[str, ...]]:
         """Return as many rows as fit, in the order of the parts: running, then ended, then waiting parts go first."""
-        rows = {index: self._running_row(index, running) for index, running in sorted(self._running.items())[:most]}
+        rows = {index: self._running_row(index, self._running[index], tail) for index in sorted(self._running)[:most]}
         for index in islice(reversed(self._ended), most - len(rows)):
             rows[index] = self._ended_row(self._ended[index])
         parts = enumerate(self._plan.parts)
         waiting = ((index, part) for index, part in parts if index not in self._running and index not in self._ended)
         for index, part in islice(waiting, most - len(rows)):
-            rows[index] = _Row((self._label(index, part), "waiting", "", ""))
+            rows[index] = (self._label(index, part), "waiting", "", "", "")
         return [rows[index] for index in sorted(rows)]
 
-    def _running_row(self, index: int, running: _Running) -> _Row:
-        """Return the row of a part, with its activity or the last line of its answer so far."""
+    def _running_row(self, index: int, running: _Running, tail: int) -> tuple[str, ...]:
+        """Return the row of a part, with its activity or the end of its answer so far, `tail` cells at most."""
         started_at = running.run.started_at
         line = next((line for line in reversed(running.text.split("\n")) if line.strip()), "")
+        last = one_line(running.did, _TAIL_CHARS) or cut_left(one_line(line), tail)
         elapsed = duration(max(0.0, time.time() - started_at)) if started_at else ""
-        cells = (self._label(index, running.part), "running" if started_at else "waiting", elapsed, "")
-        return _Row(cells, one_line(running.did or line, _TAIL_CHARS), is_text=not running.did)
+        return self._label(index, running.part), "running" if started_at else "waiting", elapsed, "", last
 
-    def _ended_row(self, result: PartResult) -> _Row:
+    def _ended_row(self, result: PartResult) -> tuple[str, ...]:
         used = _tokens(result)
         elapsed = duration(result.duration_s) if result.run_id else ""
-        cells = (self._label(result.index, result.part), status(result), elapsed, f"{used:,}" if used else "")
         answer = result.result.text.strip().rpartition("\n")[2]
-        return _Row(cells, one_line(without_sequences(result.error.message) if result.error else answer, _TAIL_CHARS))
+        last = one_line(without_sequences(result.error.message) if result.error else answer, _TAIL_CHARS)
+        return self._label(result.index, result.part), status(result), elapsed, f"{used:,}" if used else "", last
 
     def _label(self, index: int, part: Part) -> str:
         return one_line(part_label(self._plan, index, part))
-
-    def _foot(self) -> str:
-        waiting = len(self._plan.parts) - len(self._running) - self._counts.total()
-        counts = {**self._counts, "running": len(self._running), "waiting": max(0, waiting)}
-        return ", ".join(f"{number:,} {state}" for state, number in counts.items() if number)

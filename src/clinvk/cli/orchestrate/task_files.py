@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -15,18 +16,21 @@ from msgspec.structs import replace
 
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import directory
+from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import Note, read_stdin
 from clinvk.config.model import Settings
 from clinvk.dialects import json_bodies
 from clinvk.dialects.rest.bodies import PartBody
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import Part
+from clinvk.types.request import RunRequest
 
 T = TypeVar("T")
 
 _BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
 _PARTS = re.compile(r"[^.\[\]]+")
 _LINES_OF_JSON = (".jsonl", ".ndjson")
+_LINE_END = re.compile(r"(?<=\S)(?=[ \t\r]*\n)")
 _YAML = (".yaml", ".yml")
 _YAML_IN_BRACES = re.compile(r'[\[{\s]+[^\[\]{}\s"]')
 """The beginning of a YAML flow collection: in JSON, a quote follows the brace."""
@@ -41,6 +45,8 @@ class TextPosition(NamedTuple):
 
 class InvalidFile(InvalidRequest):
     """A file of tasks or steps cannot be read or has invalid content."""
+
+    code = exits.INVALID_FILE_CODE
 
 
 class _DuplicateKey(Exception):
@@ -87,9 +93,23 @@ def read(path: str | None, field: str, note: Note) -> TaskFile:
         InvalidFile: the file cannot be read or has none of the formats.
         InvalidRequest: stdin is a terminal.
     """
-    is_stdin = path in (None, "-")
-    name = "stdin" if is_stdin else str(path)
-    text = _text(name, _stdin(field, note, path) if is_stdin else _bytes(str(path)))
+    name = "stdin" if path is None or path == "-" else path
+    if path in (None, "-"):
+        if path is None and os.isatty(0):
+            raise InvalidRequest(f"no {field}: --file FILE names them; --file - takes what you type here")
+        data = read_stdin(0, f"the {field}", note)
+    else:
+        try:
+            data = Path(name).read_bytes()
+        except (OSError, ValueError) as exc:
+            why = exc.strerror if isinstance(exc, OSError) else exc
+            raise InvalidFile(f"{name}: cannot be read: {why}") from exc
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        before = data[: exc.start].decode(errors="replace")
+        what = f"is not UTF-8 text: byte 0x{data[exc.start]:02x}"
+        raise _wrong(name, _position(before, len(before)), what) from None
     return parse(text, name, field)
 
 
@@ -110,33 +130,9 @@ def parse(text: str, name: str, field: str) -> TaskFile:
     return (_json if is_json else _yaml)(text, name, field)
 
 
-def _stdin(field: str, note: Note, path: str | None) -> bytes:
-    if path is None and os.isatty(0):
-        raise InvalidRequest(f"no {field}: --file FILE names them; --file - takes what you type here")
-    return read_stdin(0, f"the {field}", note)
-
-
-def _bytes(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else exc
-        raise InvalidFile(f"{path}: cannot be read: {why}") from exc
-
-
-def _text(name: str, data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        before = data[: exc.start].decode(errors="replace")
-        what = f"is not UTF-8 text: byte 0x{data[exc.start]:02x}"
-        raise _wrong(name, in_text(before, len(before)), what) from None
-
-
 def _json(text: str, name: str, field: str) -> TaskFile:
-    body = text.encode()
-    _check_json(body, text, name, 0)
-    return _bodied(name, body, field, lambda path: _json_position(text, path))
+    _check_json(text, name, 1)
+    return _bodied(name, text.encode(), field, partial(_json_position, text))
 
 
 def _json_position(text: str, path: Sequence[str]) -> TextPosition:
@@ -145,29 +141,28 @@ def _json_position(text: str, path: Sequence[str]) -> TextPosition:
     return json_position(text, path)
 
 
-def _check_json(line: bytes, text: str, name: str, start: int) -> None:
-    """Refuse invalid JSON and duplicate keys; `line` is the part of the text from offset `start` on."""
+def _check_json(text: str, name: str, line: int) -> None:
+    """Refuse invalid JSON and duplicate keys in a text that begins at a line of the file."""
     try:
-        msgspec.json.decode(line, type=msgspec.Raw)
-        json.loads(line, object_pairs_hook=_refuse_duplicates, parse_int=str, parse_float=str)
+        msgspec.json.decode(text, type=msgspec.Raw)
+        json.loads(text, object_pairs_hook=_refuse_duplicates, parse_int=str, parse_float=str)
     except msgspec.DecodeError as exc:
         found = _BYTE.search(str(exc))
-        at = len(line[: int(found["at"])].decode(errors="ignore")) if found else len(line.decode().rstrip())
+        at = len(text.encode()[: int(found["at"])].decode(errors="ignore")) if found else len(text.rstrip())
         what = str(exc)[: found.start()].removeprefix("JSON is malformed: ").strip() if found else "it ends too early"
-        raise _wrong(name, in_text(text, start + at), f"is not valid JSON: {what}") from None
+        raise _wrong(name, _position(text, at, line), f"is not valid JSON: {what}") from None
     except _DuplicateKey:
         from clinvk.cli.orchestrate.task_yaml import json_duplicate  # an import that only an error needs
 
-        found = json_duplicate(line.decode())
-        raise _wrong(name, _moved(in_text(text, start), found.place), str(found)) from None
+        twice = json_duplicate(text)
+        raise _wrong(name, TextPosition(twice.place.line + line - 1, twice.place.column), str(twice)) from None
     except RecursionError:
-        raise _wrong(name, in_text(text, start), "is nested too deeply") from None
+        raise _wrong(name, TextPosition(line, 1), "is nested too deeply") from None
 
 
-def _moved(start: TextPosition, inside: TextPosition) -> TextPosition:
-    """Return a position of a text that begins at `start` in a longer text."""
-    column = inside.column + (start.column - 1 if inside.line == 1 else 0)
-    return TextPosition(start.line + inside.line - 1, column)
+def _position(text: str, at: int, line: int = 1) -> TextPosition:
+    """Return the position of an offset in a text that begins at a line of the file."""
+    return TextPosition(text.count("\n", 0, at) + line, at - text.rfind("\n", 0, at))
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
@@ -186,21 +181,16 @@ def _is_lines(text: str, field: str) -> bool:
 
 
 def _lines(text: str, name: str, field: str) -> TaskFile:
-    starts: list[int] = []
-    found: list[bytes] = []
-    at = 0
-    for line in text.split("\n"):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            starts.append(at + len(line) - len(line.lstrip()))
-            found.append(line.strip().encode())
-            _check_json(found[-1], text, name, starts[-1])
-        at += len(line) + 1
+            _check_json(line, name, number)
+    array = f"[\n{_LINE_END.sub(',', text.rstrip())}\n]"  # every value keeps its column
 
     def find(path: Sequence[str]) -> TextPosition:
-        number = int(path[0]) if path else 0
-        return _moved(in_text(text, starts[number]), _json_position(found[number].decode(), path[1:]))
+        place = _json_position(array, path)
+        return TextPosition(max(1, place.line - 1), place.column)
 
-    return _bodied(name, b"[" + b",".join(found) + b"]", field, find)
+    return _bodied(name, array.encode(), field, find)
 
 
 def _yaml(text: str, name: str, field: str) -> TaskFile:
@@ -238,52 +228,44 @@ def _wrong(name: str, place: TextPosition, message: str, field: str | None = Non
     return InvalidFile(f"{name}:{place.line}:{place.column}: {message}", field)
 
 
-def with_flags(bodies: list[PartBody], at: str, base: str, flags: Flags, settings: Settings) -> list[PartBody]:
+def with_backends(bodies: list[PartBody], settings: Settings) -> list[PartBody]:
+    """Return the tasks or steps of a file, with the default backend where a file names neither backend nor session."""
+    default = settings.default_backend
+    return [replace(body, backend=body.backend or (None if body.session_id else default)) for body in bodies]
+
+
+def with_flags(parts: tuple[Part, ...], at: str, base: str, flags: Flags) -> tuple[Part, ...]:
     """Return the parts of a file, completed from the flags.
 
     Args:
-        bodies: the parts of the file.
+        parts: the parts of the file.
         at: the name of the list, `tasks` or `steps`.
-        base: the directory for relative paths.
+        base: the directory for relative paths, and of each part that names neither a directory nor a session.
         flags: the flags of the command.
-        settings: name the default backend.
 
     Raises:
         InvalidRequest: a directory does not exist; names the field.
     """
-    return [_filled(body, f"{at}[{index}]", base, flags, settings) for index, body in enumerate(bodies)]
-
-
-def resolve_directories(parts: tuple[Part, ...], base: str) -> tuple[Part, ...]:
-    """Return the parts, with `base` as the directory of each part that names neither a directory nor a session."""
     return tuple(
-        part
-        if part.request.workdir or part.request.session_id
-        else replace(part, request=replace(part.request, workdir=base))
-        for part in parts
+        replace(part, request=_with_flags(part.request, f"{at}[{index}]", base, flags))
+        for index, part in enumerate(parts)
     )
 
 
-def _filled(body: PartBody, at: str, base: str, flags: Flags, settings: Settings) -> PartBody:
+def _with_flags(request: RunRequest, at: str, base: str, flags: Flags) -> RunRequest:
     try:
-        workdir = _directory(body.workdir, base, "workdir") if body.workdir else None
-        add_dirs = [_directory(path, base, f"add_dirs[{index}]") for index, path in enumerate(body.add_dirs or ())]
+        workdir = _directory(request.workdir, base, "workdir") if request.workdir else None
+        add_dirs = tuple(_directory(path, base, f"add_dirs[{index}]") for index, path in enumerate(request.add_dirs))
     except ClinvkError as exc:
         raise with_position(exc, at) from exc
     return replace(
-        body,
-        backend=body.backend or (None if body.session_id else settings.default_backend),
-        model=body.model or flags.model,
-        workdir=workdir,
+        request,
+        model=request.model or flags.model,
+        workdir=workdir or (None if request.session_id else base),
         add_dirs=add_dirs,
-        ephemeral=body.ephemeral or flags.ephemeral,
+        ephemeral=request.ephemeral or flags.ephemeral,
     )
 
 
 def _directory(path: str, base: str, field: str) -> str:
     return os.path.realpath(directory(os.path.join(base, os.path.expanduser(path)), field))
-
-
-def in_text(text: str, at: int) -> TextPosition:
-    """Return the position of an offset."""
-    return TextPosition(text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at))

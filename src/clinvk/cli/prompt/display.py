@@ -112,7 +112,7 @@ class RunDisplay:
             case "json":
                 return JsonPrinter(run, indent=os.isatty(1))
             case "stream-json":
-                return LinesPrinter(run, run.request.workdir or "")
+                return LinesPrinter(run)
 
     async def _show(self, run: "FollowedRun", printer: Encoder, event: Event, at: float) -> None:
         if isinstance(event, RunFinished | RunFailed):

@@ -99,32 +99,21 @@ class JsonPrinter:
 class LinesPrinter:
     """The unified events, one JSON object per line."""
 
-    def __init__(self, run: "FollowedRun", workdir: str) -> None:
+    def __init__(self, run: "FollowedRun") -> None:
         self._run = run
-        self._workdir = workdir
         self._encoder: Encoder | None = None
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Return the lines of one event."""
-        self._encoder = self._encoder or self._make()
+        """Return the lines of one event.
+
+        The encoder is created at the first event: by then the start time is known, and the import delays nothing.
+        """
+        if not self._encoder:
+            from clinvk.dialects.rest.unified import UnifiedEncoder
+            from clinvk.runtime.runs import run_facts
+
+            self._encoder = UnifiedEncoder(run_facts(self._run))
         return self._encoder.feed(event, at)
-
-    def _make(self) -> Encoder:
-        """Create the encoder at the first event: by then the start time is known, and the import delays nothing."""
-        from clinvk.dialects.dialect import RunFacts
-        from clinvk.dialects.rest.unified import UnifiedEncoder
-
-        run = self._run
-        return UnifiedEncoder(
-            RunFacts(
-                run_id=run.id,
-                backend=run.request.backend,
-                session_id=run.session_id,
-                model=run.request.model,
-                workdir=self._workdir,
-                started_at=run.started_at or run.created_at,
-            )
-        )
 
 
 def duration_s(run: "FollowedRun") -> float:

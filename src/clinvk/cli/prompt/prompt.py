@@ -4,9 +4,10 @@ import asyncio
 import logging
 import time
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -15,17 +16,21 @@ from clinvk.backends.base import describe
 from clinvk.cli.parse.flags import PromptFlags, RunFlags
 from clinvk.cli.parse.settings import directory, settings_of
 from clinvk.cli.prompt.display import RunDisplay
-from clinvk.cli.prompt.where import ServerOrLocalRuns
 from clinvk.cli.sessions.local_store import has_directory, open_store, real_directory
 from clinvk.cli.terminal.input import prompt_from
 from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_text, printable
 from clinvk.cli.terminal.times import time_ago
+from clinvk.config.load import home
 from clinvk.config.model import SessionSettings, Settings, complete, refuse_nesting
 from clinvk.config.setting_values import split_list
+from clinvk.remote.socket_path import connected, path_of
 from clinvk.store.protocol import SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionNotFound, StoreUnavailable
 from clinvk.types.request import Image, RunRequest
 from clinvk.types.session import Session
+
+if TYPE_CHECKING:
+    from clinvk.runtime.runs import FollowedRun
 
 
 def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
@@ -95,6 +100,74 @@ class SessionChoice(NamedTuple):
 
 
 Choose = Callable[[SessionStore], Awaitable[SessionChoice]]
+
+
+_NOT_ASKED = "it is not to be asked (--no-server, or warm.command_line: false)"
+
+
+def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
+    """Return a function that makes the server of this home release a session's conversation."""
+
+    async def free(session_id: str) -> None:
+        if path_of(home(environ)).exists():
+            from clinvk.remote.remote_runs import release_session
+
+            await release_session(environ, session_id)
+
+    return free
+
+
+class ServerOrLocalRuns(NamedTuple):
+    """A `Runner` that starts and imports only what a run needs.
+
+    With `is_verbose`, notes report whether a running server takes the run, and why not. The setting
+    `warm.command_line` says whether to ask a server at all.
+    """
+
+    settings: Settings
+    environ: Mapping[str, str]
+    store: SessionStore
+    notes: Notes
+    is_verbose: bool
+
+    @asynccontextmanager
+    async def run(self, request: RunRequest) -> "AsyncGenerator[FollowedRun]":
+        """Run a prompt. Leaving the context ends the run."""
+        async with AsyncExitStack() as stack:
+            run = await self._through_server(request, stack)
+            if not run:
+                from clinvk.runtime.local import LocalRuns
+
+                where = home(self.environ)
+                local = LocalRuns(self.settings, self.store, self.environ, frees=freeing(self.environ), home=where)
+                run = await stack.enter_async_context((await stack.enter_async_context(local)).run(request))
+            yield run
+
+    async def _through_server(self, request: RunRequest, stack: AsyncExitStack) -> "FollowedRun | None":
+        """Return the run on the server; None if no server is up, or the run would differ there."""
+        if not path_of(home(self.environ)).exists():
+            return None
+        if not self.settings.warm.command_line:
+            if self.is_verbose and (connection := connected(home(self.environ))):
+                connection.close()
+                self._explain(
+                    "not through the server: it is not to be asked (--no-server, or warm.command_line: false)"
+                )
+            return None
+        from clinvk.remote.remote_runs import ServerDeclined, server_of
+
+        try:
+            server = server_of(self.settings, self.environ, request.backend, self.notes.info)
+            run = await stack.enter_async_context((await stack.enter_async_context(server)).run(request))
+        except ServerDeclined as exc:
+            self._explain(f"not through the server: {exc}" if str(exc) else "")
+            return None
+        self._explain("through the server of this home")
+        return run
+
+    def _explain(self, what: str) -> None:
+        if what and self.is_verbose:
+            self.notes.info(what)
 
 
 class PromptJob(NamedTuple):

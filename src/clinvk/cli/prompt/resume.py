@@ -16,13 +16,13 @@ from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt.prompt import (
     PromptJob,
     SessionChoice,
+    freeing,
     newest,
     request_of,
     run,
     session_choice,
     without_server_runs,
 )
-from clinvk.cli.prompt.where import release_session
 from clinvk.cli.sessions.local_store import find_session, has_directory, open_store, real_directory
 from clinvk.cli.sessions.picker import pick
 from clinvk.cli.sessions.session_text import TextView, home_of
@@ -104,7 +104,7 @@ async def _free(session: Session, environ: Mapping[str, str]) -> None:
     """Make a server release the conversation. A run may have started while the user typed the prompt."""
     async with open_store(environ) as store:
         _refuse_busy(await store.session(session.id))
-    await release_session(environ)(session.id)
+    await freeing(environ)(session.id)
 
 
 def _refuse_busy(session: Session) -> None:

@@ -23,12 +23,14 @@ from clinvk.types.errors import (
 from clinvk.types.events import Ending, RunFailed
 
 FAILED = 1
-INVALID_FILE = 2
+INVALID_FILE_CODE = "invalid_file"
+"""The error code of a file of tasks or steps."""
+
 CANCELLED = 7
 _LOWEST_OF_AGENTS = 8
 
 _BY_CODE = {
-    BackendUnavailable.code: 2,
+    **dict.fromkeys((BackendUnavailable.code, INVALID_FILE_CODE), 2),
     ConfigError.code: 3,
     **dict.fromkeys((error.code for error in (SessionError, SessionNotFound, SessionBusy, NotResumable)), 4),
     AmbiguousId.code: 4,
