@@ -26,6 +26,7 @@ LEFT_OUT = (
     "worktrees show",
     "worktrees apply",
     "chain --resume-from",
+    "runs follow",
     "resume --here",
     "keys create ci",
 )

@@ -8,7 +8,7 @@ import msgspec
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import trace_of
-from clinvk.cli.terminal.output import Notes, print_json, print_text
+from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_json, print_text
 from clinvk.config import setting_values
 from clinvk.config.edit import SettingsText, setting_change
 from clinvk.config.load import home, nested, settings_file, trace
@@ -17,7 +17,7 @@ from clinvk.config.saving import change_file
 from clinvk.config.setting_values import OnInvalid, SourcedValue, is_variable
 from clinvk.config.yaml_file import Value, document, written
 from clinvk.runtime.slots import capacity
-from clinvk.types.errors import ConfigError
+from clinvk.types.errors import ClinvkError, ConfigError
 
 _HIDDEN = "********"
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth|cookie|header|bearer", re.IGNORECASE)
@@ -140,6 +140,39 @@ def unset(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     done, same = f"removed {dotted}", f"{dotted} was not set"
     _write(flags, environ, notes, lambda file, left: file.without_setting(dotted, left), done, same)
     _warn_if_beaten(setting_values.split(dotted), environ, notes)
+    return 0
+
+
+def path(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Print the path of the settings file, which need not exist."""
+    print_text(str(settings_file(flags.config, environ)[0]))
+    return 0
+
+
+def edit(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Open the settings file in the user's editor, and check the settings afterwards.
+
+    Raises:
+        ConfigError: the settings are invalid after the change.
+        ClinvkError: the editor cannot be started, or failed.
+    """
+    import shlex
+    import subprocess
+
+    file, _ = settings_file(flags.config, environ)
+    command = [*shlex.split(environ.get("VISUAL") or environ.get("EDITOR") or "vi"), str(file)]
+    if flags.dry_run:
+        print_text(f"{WOULD_EXECUTE}\n{shlex.join(command)}")
+        return 0
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        code = subprocess.run(command, check=False).returncode
+    except OSError as exc:
+        raise ClinvkError(f"cannot start the editor {command[0]!r}: {exc.strerror}; set VISUAL or EDITOR") from exc
+    if code:
+        raise ClinvkError(f"the editor {command[0]!r} exited with {code}")
+    trace_of(flags, environ, {})
+    notes.info(f"{file}: the settings are valid" if file.exists() else f"{file}: not written")
     return 0
 
 

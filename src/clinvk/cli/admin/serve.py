@@ -1,14 +1,17 @@
-"""`clinvk serve`."""
+"""`clinvk serve`, and `clinvk open`, which opens its page in a browser."""
 
 from collections.abc import Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from threading import Thread
 
-from clinvk.cli.parse.flags import ServeFlags
+from clinvk.cli.parse.flags import OpenFlags, ServeFlags
 from clinvk.cli.parse.settings import directory, settings_of
 from clinvk.cli.terminal.output import Notes, print_text
 from clinvk.config.model import Settings
 from clinvk.types.errors import ClinvkError, InvalidRequest
+
+_ANSWER_TIMEOUT_S = 3
 
 
 def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -35,6 +38,34 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     from clinvk.api.server import server
 
     return server.serve(settings, environ, _announce, load, flags.insecure)
+
+
+def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Open the page of a running server in the user's browser, and print its address.
+
+    Raises:
+        ClinvkError: no clinvk server answers at the address.
+    """
+    import http.client
+    import webbrowser
+
+    server = settings_of(flags, environ, {"server.port": flags.port}, notes).server
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - connects
+    address = f"http://{f'[{host}]' if ':' in host else host}:{server.port}/docs"
+    connection = http.client.HTTPConnection(host, server.port, timeout=_ANSWER_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health/live")
+        is_up = connection.getresponse().status == HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        is_up = False
+    finally:
+        connection.close()
+    if not is_up:
+        raise ClinvkError(f"no server answers at {address}; start one with `clinvk serve`, or use --port")
+    print_text(address)
+    if not flags.dry_run and not webbrowser.open(address):
+        notes.info("no browser was found")
+    return 0
 
 
 def _announce(text: str) -> None:

@@ -245,6 +245,20 @@ class RunsFlags(JsonFlags, frozen=True, kw_only=True):
     here: _Here = False
 
 
+class UsageFlags(JsonFlags, frozen=True, kw_only=True):
+    """The flags of `usage`."""
+
+    by: Annotated[Literal["day", "agent", "key", "model"], Flag("day, agent, key or model", metavar="WHAT")] = "day"
+    days: Annotated[int, Flag("the last N days (UTC)", metavar="N", read=_whole(1, 36500))] = 30
+
+
+class OpenFlags(Flags, frozen=True, kw_only=True):
+    """The flags of `open`."""
+
+    heading: ClassVar[str] = "flags"
+    port: Annotated[int | None, Flag("port of the server (default: server.port)", "-p", "N", _whole(most=65535))] = None
+
+
 class WorktreesFlags(JsonFlags, frozen=True, kw_only=True):
     """The flags of `worktrees list`."""
 

@@ -1,0 +1,129 @@
+"""`clinvk usage`, `backends`, `models`, `runs follow`, `open`, `config path` and `config edit`."""
+
+import json
+import socket
+from pathlib import Path
+
+from acceptance.command import Clinvk, read_until, until
+from acceptance.server import Server
+from acceptance.terminal import on_terminal
+from scripted.steps import claude_says, exits, says, wait_for
+
+
+def test_usage_sums_tokens_by_agent(clinvk: Clinvk) -> None:
+    for backend, prompt in (("claude", "one"), ("claude", "two"), ("codex", "three")):
+        clinvk.agent.play(says(backend, "answer"), when=prompt)
+        assert clinvk.run("--new", "-b", backend, "--", prompt).returncode == 0
+    done = clinvk.run("usage", "--by", "agent", "--json")
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
+    assert {item["backend"]: item["runs"] for item in listed["usage"]} == {"claude": 2, "codex": 1}
+    assert listed["total"]["runs"] == 3
+
+    done = clinvk.run("usage", "--by", "agent")
+    head, *rows = done.stdout.splitlines()
+    assert head.split() == ["AGENT", "RUNS", "IN", "OUT", "COST"]
+    assert {row.split()[0] for row in rows} == {"claude", "codex"}
+    assert "3 runs, " in done.stderr
+
+
+def test_usage_on_a_terminal_has_bars(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("answer"))
+    assert clinvk.run("--new", "--", "one").returncode == 0
+    with on_terminal(clinvk, "usage") as terminal:
+        terminal.until("█")
+
+
+def test_usage_without_runs_says_so(clinvk: Clinvk) -> None:
+    done = clinvk.run("usage", "--days", "7")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no runs since " in done.stderr
+
+
+def test_backends_lists_state_program_and_install_command(clinvk: Clinvk) -> None:
+    done = clinvk.run("backends", "--json", env={"PATH": "/nonexistent"})
+    assert done.returncode == 0, done.stderr
+    (claude, *_) = json.loads(done.stdout)["backends"]
+    assert (claude["name"], claude["available"], claude["path"]) == ("claude", False, None)
+    assert claude["install"].startswith("npm ")
+    shown = clinvk.run("backends")
+    assert "claude (default)  installed" in shown.stdout
+
+
+def test_models_of_one_backend(clinvk: Clinvk) -> None:
+    done = clinvk.run("models", "-b", "claude", "--json")
+    models = json.loads(done.stdout)["models"]
+    assert {model["backend"] for model in models} == {"claude"}
+    assert "opus" in {model["model"] for model in models}
+
+
+def test_follow_prints_the_answer_of_a_run_of_another_process(clinvk: Clinvk, tmp_path: Path) -> None:
+    says_ = claude_says("one ", "two")
+    clinvk.agent.play([*says_[:4], wait_for(tmp_path / "go"), *says_[4:]])
+    with clinvk.started("--new", "--", "hello") as process:
+        found: list[str] = []
+
+        def is_listed() -> bool:
+            found[:] = [run["id"] for run in json.loads(clinvk.run("runs", "list", "--json").stdout)["runs"]]
+            return bool(found)
+
+        until(is_listed)
+        with clinvk.started("runs", "follow", found[0]) as follower:
+            assert follower.stdout
+            read_until(follower.stdout.fileno(), b"one ")
+            (tmp_path / "go").touch()
+            assert follower.stdout.read() == b"two\n"
+            assert follower.wait() == 0
+        process.communicate()
+    lines = clinvk.run("runs", "follow", found[0][:8], "-o", "stream-json").stdout.splitlines()
+    assert [json.loads(line)["type"] for line in lines][:1] == ["init"]
+    assert [json.loads(line)["type"] for line in lines][-1] == "done"
+
+
+def test_follow_of_a_failed_run_has_its_exit_code(clinvk: Clinvk) -> None:
+    clinvk.agent.play([exits(9)])
+    run = json.loads(clinvk.run("--new", "--", "hello").stdout)["run_id"]
+    done = clinvk.run("runs", "follow", run)
+    assert done.returncode == 9
+    assert "exited with code 9" in done.stderr
+
+
+def test_follow_of_several_agents_names_the_parts(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("answer"))
+    assert clinvk.run("parallel", stdin=b"[{prompt: one}]").returncode == 0
+    (whole,) = [run["id"] for run in json.loads(clinvk.run("runs", "list", "--json").stdout)["runs"]]
+    done = clinvk.run("runs", "follow", whole)
+    assert done.returncode == 1
+    assert f"clinvk runs show {whole[:8]}" in done.stderr
+
+
+def test_open_prints_the_address_of_a_running_server(clinvk: Clinvk) -> None:
+    with Server(clinvk.agent).up() as server:
+        port = server.url.rpartition(":")[2]
+        done = clinvk.run("open", "--dry-run", "--port", port)
+    assert (done.returncode, done.stdout) == (0, f"http://127.0.0.1:{port}/docs\n")
+
+
+def test_open_without_a_server_says_how_to_start_one(clinvk: Clinvk) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    done = clinvk.run("open", "--port", str(port))
+    assert done.returncode == 1
+    assert "start one with `clinvk serve`" in done.stderr
+
+
+def test_config_path_prints_the_settings_file(clinvk: Clinvk) -> None:
+    assert clinvk.run("config", "path").stdout == f"{clinvk.config}\n"
+
+
+def test_config_edit_checks_the_settings_after_the_editor(clinvk: Clinvk, tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho "$TEXT" >"$1"\n')
+    editor.chmod(0o755)
+    done = clinvk.run("config", "edit", env={"EDITOR": str(editor), "TEXT": "server: {port: 3000}"})
+    assert done.returncode == 0, done.stderr
+    assert clinvk.run("config", "get", "server.port").stdout == "3000\n"
+    done = clinvk.run("config", "edit", env={"VISUAL": str(editor), "TEXT": "server: {port: many}"})
+    assert done.returncode == 3
+    assert "server.port" in done.stderr
+    assert clinvk.run("config", "edit", env={"EDITOR": "/nonexistent/editor"}).returncode == 1
