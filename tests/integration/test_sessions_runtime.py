@@ -341,7 +341,11 @@ async def test_fork_requires_an_existing_session_of_a_known_backend() -> None:
 
 async def test_session_whose_directory_hangs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answering = threading.Event()
-    monkeypatch.setattr(os.path, "isdir", lambda _: answering.wait(60))
+
+    def hangs(_: str) -> bool:
+        return answering.wait(60)
+
+    monkeypatch.setattr(os.path, "isdir", hangs)
     request = RunRequest(prompt="x", backend="claude")
     try:
         with pytest.raises(InvalidRequest, match="does not answer"):
