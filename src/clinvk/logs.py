@@ -4,7 +4,6 @@ The named values of a message, as in `logger.info("%(method)s %(path)s", {...})`
 Fields set with `note` for a request or run are added to each JSON line about the request or run.
 """
 
-import asyncio
 import io
 import logging
 import os
@@ -13,11 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import contextmanager, nullcontext
-from contextvars import Context, ContextVar, copy_context
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import inf
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -38,7 +37,6 @@ _OF_REQUESTS = ("clinvk.api.http.middleware", "clinvk.api.observe.observers")
 _OF_CLIENTS = ("uvicorn.error", "clinvk.remote.socket_server")
 """The loggers whose warnings a client can cause at any rate."""
 _SELDOM_S = 60.0
-_TOGETHER_S = 0.05
 _MAX_BYTES = 4 * 1024 * 1024
 _LAST_TIMEOUT_S = 1.0
 
@@ -68,7 +66,7 @@ def on_stderr(form: LogFormat) -> Generator[None]:
     thread = threading.Thread(target=unblocked.run, daemon=True)
     thread.start()
     sys.stderr = io.TextIOWrapper(unblocked, "utf-8", "backslashreplace", write_through=True)
-    handler = BatchingHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.addFilter(RateLimitFilter(_OF_CLIENTS, _SELDOM_S))
     logging.basicConfig(handlers=[handler])
@@ -76,7 +74,6 @@ def on_stderr(form: LogFormat) -> Generator[None]:
     try:
         yield
     finally:
-        handler.flush()
         unblocked.finish()
         thread.join(_LAST_TIMEOUT_S)
         sys.stderr = before
@@ -89,51 +86,6 @@ def adjust(level: LogLevel, requests: bool) -> None:
     for name in _OF_REQUESTS:
         told = min(least, logging.INFO) if requests or least == logging.DEBUG else max(least, logging.WARNING)
         logging.getLogger(name).setLevel(told)
-
-
-class BatchingHandler(logging.StreamHandler[TextIO]):
-    """Writes lines in batches: formatting and writing a line alone costs three times as much.
-
-    A line waits briefly for further lines. A warning or an error is written at once, together with the waiting lines.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._waiting: list[tuple[Context, logging.LogRecord]] = []
-        self._is_due = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queue a line and schedule the write. Outside an event loop, write at once."""
-        self._waiting.append((copy_context(), record))
-        if record.levelno >= logging.WARNING:
-            self.flush()
-        elif not self._is_due:
-            try:
-                asyncio.get_running_loop().call_later(_TOGETHER_S, self._fall_due)
-                self._is_due = True
-            except RuntimeError:  # there is no loop
-                self.flush()
-
-    def flush(self) -> None:
-        """Write the waiting lines."""
-        with self.lock or nullcontext():
-            waiting, self._waiting = self._waiting, []
-            lines = [line for context, record in waiting if (line := context.run(self._shown, record))]
-            if not lines:
-                return
-            self.stream.write("".join(lines))
-            super().flush()
-
-    def _fall_due(self) -> None:
-        self._is_due = False
-        self.flush()
-
-    def _shown(self, record: logging.LogRecord) -> str:
-        try:
-            return self.format(record) + self.terminator
-        except Exception:  # noqa: BLE001 - as logging itself: a faulty message must not end what it tells of
-            self.handleError(record)
-            return ""
 
 
 _GATHER_S = 0.01

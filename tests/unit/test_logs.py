@@ -15,7 +15,6 @@ import pytest
 
 from clinvk import logs
 from clinvk.config.model import LogLevel
-from polling import until
 
 FORGED = "all is well\n2026-11-25 18:00:00,000 INFO clinvk: forged\x1b[2J\u2028"
 
@@ -90,10 +89,10 @@ def test_lone_surrogate_is_escaped() -> None:
     assert in_json("no file %s", "a\udcffb")["message"] == "no file a\\udcffb"
 
 
-def together() -> tuple[logging.Logger, io.StringIO]:
+def logging_to_memory() -> tuple[logging.Logger, io.StringIO]:
     """Make a logger of its own, and what its lines go to."""
     written = io.StringIO()
-    handler = logs.BatchingHandler(written)
+    handler = logging.StreamHandler(written)
     handler.setFormatter(logs.JsonFormatter())
     logger = logging.Logger("x")
     logger.addHandler(handler)
@@ -104,36 +103,19 @@ def messages(written: io.StringIO) -> list[object]:
     return [json.loads(line)["message"] for line in written.getvalue().splitlines()]
 
 
-async def test_lines_are_written_in_batches_with_the_fields_of_their_task() -> None:
-    logger, written = together()
+async def test_lines_have_the_fields_of_their_task() -> None:
+    logger, written = logging_to_memory()
 
     async def tell(request_id: str) -> None:
         logs.note(request_id=request_id)
         logger.info("hello")
 
     await asyncio.gather(tell("one"), tell("two"))
-    assert written.getvalue() == ""
-    await until(lambda: bool(written.getvalue()))
     assert [json.loads(line)["request_id"] for line in written.getvalue().splitlines()] == ["one", "two"]
-    logger.info("later")
-    await until(lambda: messages(written) == ["hello", "hello", "later"])
-
-
-async def test_warning_flushes_pending_lines_first() -> None:
-    logger, written = together()
-    logger.info("first")
-    await asyncio.to_thread(logger.warning, "second")
-    assert messages(written) == ["first", "second"]
-
-
-def test_lines_are_written_immediately_without_an_event_loop() -> None:
-    logger, written = together()
-    logger.info("x")
-    assert messages(written) == ["x"]
 
 
 async def test_invalid_message_does_not_drop_other_messages(capsys: pytest.CaptureFixture[str]) -> None:
-    logger, written = together()
+    logger, written = logging_to_memory()
     logger.info("%d", "no number")
     logger.error("x")
     assert messages(written) == ["x"]
@@ -141,7 +123,7 @@ async def test_invalid_message_does_not_drop_other_messages(capsys: pytest.Captu
 
 
 def test_repeated_client_warnings_are_limited_and_counted() -> None:
-    logger, written = together()
+    logger, written = logging_to_memory()
     logger.name = "x"
     logger.handlers[0].addFilter(logs.RateLimitFilter(("x",), every_s=0.2))
     for _ in range(4):

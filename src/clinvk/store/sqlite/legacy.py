@@ -8,7 +8,6 @@ no file is opened.
 import math
 import os
 import stat
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard, get_args
@@ -28,14 +27,12 @@ if TYPE_CHECKING:
 FOLDER = "sessions"
 
 _STATUSES: dict[str, SessionStatus] = {status: status for status in get_args(SessionStatus)}
-_SETTLED_NS = 2_000_000_000
 _EPOCH_YEAR = 1971
 _LATEST_S = 1e11
 _MAX_NUMBER = 2**53
 _MAX_BYTES = 64 * 1024 * 1024
 
 _KNOWN = "SELECT name, size, mtime_ns, damage IS NOT NULL FROM imports"
-_LOOKED_AT = "SELECT mtime_ns FROM imports WHERE name = ''"
 _REMEMBER = (
     "INSERT INTO imports (name, size, mtime_ns, damage) VALUES (?, ?, ?, ?)"
     " ON CONFLICT (name) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, damage = excluded.damage"
@@ -65,37 +62,20 @@ class LegacyFile(NamedTuple):
     mtime_ns: int
 
 
-class LegacyFolder(NamedTuple):
-    """The files to import, and the folder's mtime; None if the folder may change within the same tick."""
-
-    files: list[LegacyFile]
-    folder_ns: int | None = None
-    damage: str | None = None
+LegacySession = tuple[LegacyFile, Session | str]
+"""A file, with the session read from the file or the reason why the file is damaged."""
 
 
-class LegacySession(NamedTuple):
-    """A file, with the session read from the file or the damage found."""
-
-    file: LegacyFile
-    session: Session | None
-    damage: str | None
-
-
-def find_sessions(connection: "sqlite3.Connection", folder: Path) -> LegacyFolder:
-    """Return the files not imported yet."""
+def find_sessions(connection: "sqlite3.Connection", folder: Path) -> list[LegacyFile] | str:
+    """Return the files that were neither imported nor reported as damaged, or why the folder cannot be read."""
+    known = {name: (size, mtime_ns, damaged) for name, size, mtime_ns, damaged in connection.execute(_KNOWN)}
     try:
-        folder_ns = folder.stat().st_mtime_ns
-        if connection.execute(_LOOKED_AT).fetchone() == (folder_ns,):
-            return LegacyFolder([])
-        known = {name: (size, mtime_ns, damaged) for name, size, mtime_ns, damaged in connection.execute(_KNOWN)}
         with os.scandir(folder) as entries:
-            files = [file for entry in entries if (file := _unknown(entry, known))]
+            return [file for entry in entries if (file := _unknown(entry, known))]
     except FileNotFoundError:
-        return LegacyFolder([])
+        return []
     except OSError as exc:
-        return LegacyFolder([], damage=exc.strerror or str(exc))
-    settled = time.time_ns() - folder_ns > _SETTLED_NS and not any(damaged for _, _, damaged in known.values())
-    return LegacyFolder(files, folder_ns if settled else None)
+        return exc.strerror or str(exc)
 
 
 def _unknown(entry: "os.DirEntry[str]", known: dict[str, tuple[int, int, bool]]) -> LegacyFile | None:
@@ -116,27 +96,23 @@ def _unknown(entry: "os.DirEntry[str]", known: dict[str, tuple[int, int, bool]])
 def read(file: LegacyFile) -> LegacySession:
     """Read a file."""
     if file.size > _MAX_BYTES:
-        return LegacySession(file, None, f"it is larger than {_MAX_BYTES} bytes")
+        return file, f"it is larger than {_MAX_BYTES} bytes"
     try:
-        return LegacySession(file, parse(file.path.read_bytes(), file.path.stem, file.mtime_ns / 1e9), None)
+        return file, parse(file.path.read_bytes(), file.path.stem, file.mtime_ns / 1e9)
     except OSError as exc:
-        return LegacySession(file, None, exc.strerror or str(exc))
+        return file, exc.strerror or str(exc)
     except (ValueError, OverflowError, RecursionError) as exc:
-        return LegacySession(file, None, str(exc))
+        return file, str(exc)
 
 
 def import_sessions(connection: "sqlite3.Connection", files: Sequence[LegacySession], at: float) -> int:
     """Insert the sessions read from files, and return how many were new."""
     count = 0
-    for file, session, damage in files:
+    for file, found in files:
+        damage = found if isinstance(found, str) else None
         connection.execute(_REMEMBER, (file.name, file.size, file.mtime_ns, damage))
-        count += bool(session and turns.insert(connection, session, imported_at=at))
+        count += isinstance(found, Session) and turns.insert(connection, found, imported_at=at)
     return count
-
-
-def remember(connection: "sqlite3.Connection", folder_ns: int) -> None:
-    """Store the mtime of the folder after a complete import."""
-    connection.execute(_REMEMBER, ("", 0, folder_ns, None))
 
 
 def parse(data: bytes, name: str, mtime: float) -> Session:

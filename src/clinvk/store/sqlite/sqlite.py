@@ -26,13 +26,12 @@ from clinvk.store.sqlite.database import (
     skipping,
     transaction,
 )
-from clinvk.store.sqlite.event_chunks import Chunk
 from clinvk.store.sqlite.legacy import DamagedFile, ImportReport
 from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.sqlite.rows import RUNS, SESSIONS
 from clinvk.store.sqlite.threads import ReaderThreads, WriterThread
 from clinvk.types.errors import StoreUnavailable
-from clinvk.types.events import Logged, TextDelta, ThinkingDelta, ToolCall, ToolResult
+from clinvk.types.events import Logged
 from clinvk.types.record import RunRecord, UsageOfDay
 from clinvk.types.session import Session
 
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 _COUNTED_TIMEOUT_S = 2.0
 _BEGUN_TIMEOUT_S = 30.0
 _HANGS_AFTER_S = 10.0
-_LARGE_CHARS = 8192
 _CLEAN_STEP = 100
 _IMPORT_STEP = 100
 
@@ -69,6 +67,7 @@ _DELETE_OLD_RUNS = (
 _PROBE = "UPDATE search SET indexed = ~indexed"
 _ROOM_BYTES = 128 * 1024
 _TAKE_ROOM = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({_ROOM_BYTES}))"  # noqa: S608
+"""Writes about as many bytes as a prompt and its answer: room for a single page would prove little."""
 _GIVE_ROOM_BACK = "DELETE FROM imports WHERE name = '/room'"
 
 _T = TypeVar("_T")
@@ -145,9 +144,8 @@ class SqliteStore:
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         """Store the end of a run with its last events, and release its session."""
-        packed = await self._packed(events)
         self._writer.forget(run.id)
-        await self._writer.write(lambda db: turns.end(db, run, session, packed), must=True)
+        await self._writer.write(lambda db: turns.end(db, run, session, event_chunks.pack(events)), must=True)
 
     async def session(self, reference: str) -> Session:
         """Return a session."""
@@ -221,8 +219,8 @@ class SqliteStore:
         if self._writer.busy_s > _HANGS_AFTER_S:
             raise self._stuck(_HANGS_AFTER_S)
         if self._writer.trouble:
-            await self._writer.write(_take_room)
-            await self._writer.write(_give_room_back)
+            await self._writer.write(lambda db: db.execute(_TAKE_ROOM).rowcount)
+            await self._writer.write(lambda db: db.execute(_GIVE_ROOM_BACK).rowcount)
         if self.damage:
             await self._writer.write(turns.rehearse)
 
@@ -265,18 +263,17 @@ class SqliteStore:
         """Import the sessions of an earlier clinvk in the same home, except already imported sessions."""
         folder = self._database.home / legacy.FOLDER
         found = await self._read(lambda db: legacy.find_sessions(db, folder))
-        damaged = [DamagedFile(folder, found.damage)] if found.damage else []
+        if isinstance(found, str):
+            return ImportReport(0, (DamagedFile(folder, found),))
+        damaged: list[DamagedFile] = []
         at, count = time.time(), 0
-        for start in range(0, len(found.files), _IMPORT_STEP):
-            some = found.files[start : start + _IMPORT_STEP]
+        for start in range(0, len(found), _IMPORT_STEP):
+            some = found[start : start + _IMPORT_STEP]
             files = await self._readers.call(lambda some=some: [legacy.read(file) for file in some])
             count += await self._writer.write(lambda db, files=files: legacy.import_sessions(db, files, at))
-            damaged += [DamagedFile(read.file.path, read.damage) for read in files if read.damage]
+            damaged += [DamagedFile(file.path, damage) for file, damage in files if isinstance(damage, str)]
             while await self._writer.write(search.index):
                 pass
-        if found.folder_ns is not None and not damaged:
-            folder_ns = found.folder_ns
-            await self._writer.write(lambda db: legacy.remember(db, folder_ns))
         return ImportReport(count, tuple(damaged))
 
     async def _read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
@@ -317,11 +314,6 @@ class SqliteStore:
         if self._writer.is_behind:
             await self._writer.catch_up()
         return await self._writer.write(operation)
-
-    async def _packed(self, events: Sequence[Logged]) -> list[Chunk]:
-        if sum(map(_size, events)) < _LARGE_CHARS:
-            return event_chunks.pack(events)
-        return await self._readers.call(lambda: event_chunks.pack(events))
 
     def _recovered(self, db: "sqlite3.Connection") -> None:
         if self._damaged != self._database.identity():
@@ -375,15 +367,6 @@ def _probe(db: "sqlite3.Connection") -> None:
     db.execute(_PROBE)
 
 
-def _take_room(db: "sqlite3.Connection") -> None:
-    """Write about as many bytes as a prompt and its answer: room for a single page would prove little."""
-    db.execute(_TAKE_ROOM)
-
-
-def _give_room_back(db: "sqlite3.Connection") -> None:
-    db.execute(_GIVE_ROOM_BACK)
-
-
 def _only(db: "sqlite3.Connection", prefix: str, reference: str, kind: protocol.Kind) -> str:
     found = db.execute(_IDS[kind], (prefix, prefix, protocol.MAX_CANDIDATES + 1)).fetchall()
     return protocol.only_match([key for (key,) in found], reference, kind)
@@ -394,13 +377,3 @@ def _events(
 ) -> list[Logged]:
     stored = event_chunks.stored(db, db.execute(_EVENTS, (run_id, after)), note)
     return list(islice((event for event in stored if event.number > after), limit))
-
-
-def _size(logged: Logged) -> int:
-    match logged.event:
-        case TextDelta(text=text) | ThinkingDelta(text=text) | ToolResult(output=text):
-            return len(text)
-        case ToolCall(input=arguments):
-            return sum(len(value) for value in arguments.values() if isinstance(value, str))
-        case _:
-            return 0
