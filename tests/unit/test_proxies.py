@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from starlette.types import Scope
 
+from clinvk.api.access.auth import check_access
 from clinvk.api.access.proxies import TrustedProxies
 from clinvk.config.model import ServerSettings
 from clinvk.types.errors import ConfigError
@@ -116,4 +117,4 @@ def test_ipv4_mapped_ipv6_address_matches_ipv4() -> None:
 @pytest.mark.parametrize("text", ["", "proxy.example", "10.0.0.0/33", "10.0.0", "*"])
 def test_invalid_trusted_proxy_is_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.trusted_proxies\[0\]"):
-        TrustedProxies(ServerSettings(trusted_proxies=(text,)))
+        check_access(ServerSettings(trusted_proxies=(text,)))

@@ -33,6 +33,11 @@ class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
     misses: int
     memory_bytes: int
 
+    @property
+    def memory_mb(self) -> int:
+        """The memory of the processes in MiB."""
+        return self.memory_bytes // 1024**2
+
 
 class WarmStats(PoolStats, frozen=True, kw_only=True):
     """Counts of all warm processes, and of each backend that may be kept warm; `memory_limit_bytes` 0 means no limit.

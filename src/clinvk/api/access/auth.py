@@ -40,11 +40,32 @@ class Access(NamedTuple):
         return "" if self.keys else self.if_open
 
 
+_LISTS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
+    (
+        "cors_allowed_origins",
+        cors.is_origin,
+        "an origin is as a browser sends it, such as https://app.example.com or http://localhost:3000, or '*' for all",
+    ),
+    (
+        "allowed_hosts",
+        hosts.is_host,
+        "a host is a name or an address without port, such as agents.example.com or *.example.com, or '*' for all",
+    ),
+    ("trusted_proxies", proxies.is_network, "a proxy is an address or a network, such as 127.0.0.1 or 10.0.0.0/8"),
+)
+"""Each list in the access settings, with the check of an entry, and the valid form."""
+
+
 def access_mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
     """Yield the mistakes in the access settings."""
-    yield from cors.invalid_origins(settings)
-    yield from hosts.invalid_hosts(settings)
-    yield from proxies.invalid_proxies(settings)
+    for name, is_valid, form in _LISTS:
+        for index, text in enumerate(getattr(settings, name)):
+            if not is_valid(text):
+                yield ConfigError(f"server.{name}[{index}] is {text!r}; {form}")
+    if "*" in settings.cors_allowed_origins and settings.cors_allow_credentials:
+        yield ConfigError(
+            "server.cors_allow_credentials is true, and server.cors_allowed_origins has '*': name the origins instead"
+        )
 
 
 def check_access(settings: ServerSettings) -> None:

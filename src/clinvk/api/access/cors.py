@@ -1,13 +1,11 @@
 """Access for web pages of other origins (CORS): https://fetch.spec.whatwg.org/#http-cors-protocol."""
 
 import re
-from collections.abc import Iterator
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.config.model import ServerSettings
-from clinvk.types.errors import ConfigError
 
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?"
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")
@@ -57,15 +55,6 @@ class CorsMiddleware(CORSMiddleware):
             await self.app(scope, receive, send)
 
 
-def invalid_origins(settings: ServerSettings) -> Iterator[ConfigError]:
-    """Yield an error for each invalid origin, and for credentials together with `*`."""
-    for index, origin in enumerate(settings.cors_allowed_origins):
-        if origin != _ANY and not _ORIGIN.fullmatch(origin):
-            yield ConfigError(
-                f"server.cors_allowed_origins[{index}] is {origin!r}; an origin is as a browser sends it, "
-                "such as https://app.example.com or http://localhost:3000, or '*' for all"
-            )
-    if _ANY in settings.cors_allowed_origins and settings.cors_allow_credentials:
-        yield ConfigError(
-            "server.cors_allow_credentials is true, and server.cors_allowed_origins has '*': name the origins instead"
-        )
+def is_origin(text: str) -> bool:
+    """Return whether an entry of `server.cors_allowed_origins` is valid."""
+    return text == _ANY or bool(_ORIGIN.fullmatch(text))

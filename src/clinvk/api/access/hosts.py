@@ -16,7 +16,7 @@ from starlette.types import Scope
 from clinvk.api.http.response import Header, headers_of
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import ForeignOrigin, HostRefused
-from clinvk.types.errors import ConfigError, InvalidRequest
+from clinvk.types.errors import InvalidRequest
 
 _LOOPBACK = ("localhost", "ip6-localhost", "localhost.localdomain")
 _ANY = "*"
@@ -70,14 +70,9 @@ class AllowedHosts:
         return address is not None and (address.is_loopback or (server is not None and str(address) == server[0]))
 
 
-def invalid_hosts(settings: ServerSettings) -> Iterator[ConfigError]:
-    """Yield each name that is not a valid host name."""
-    for index, name in enumerate(settings.allowed_hosts):
-        if not _ALLOWED.fullmatch(name) and not _address(name.strip("[]")):
-            yield ConfigError(
-                f"server.allowed_hosts[{index}] is {name!r}; a host is a name or an address without port, such as "
-                "agents.example.com or *.example.com, or '*' for all"
-            )
+def is_host(name: str) -> bool:
+    """Return whether an entry of `server.allowed_hosts` is valid."""
+    return bool(_ALLOWED.fullmatch(name) or _address(name.strip("[]")))
 
 
 def refuse_foreign(scope: Scope, is_asked: bool = False) -> None:

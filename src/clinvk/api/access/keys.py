@@ -151,23 +151,17 @@ async def _tend(keys: ApiKeys, file: KeyFile, look_every_s: float) -> None:
         found = await asyncio.to_thread(file.stamp)
         if found != stamp or trouble:
             stamp, before = found, trouble
-            trouble = await _follow(keys, file)
+            try:
+                keys.take_filed(await asyncio.to_thread(file.read))
+                trouble = ""
+            except ConfigError as exc:
+                trouble = exc.message
             if trouble not in ("", before):
-                logger.warning("API keys stay as they were: %s", trouble)
+                logger.warning("the key file cannot be read, and its keys stay valid: %s", trouble)
         if keys.used and time.monotonic() >= note_at:
             await _note(keys, file)
             note_at = time.monotonic() + NOTE_INTERVAL_S
         await asyncio.sleep(look_every_s)
-
-
-async def _follow(keys: ApiKeys, file: KeyFile) -> str:
-    """Load the keys of the file. If the file cannot be read, keep the current keys and return the reason."""
-    try:
-        filed = await asyncio.to_thread(file.read)
-    except ConfigError as exc:
-        return exc.message
-    keys.take_filed(filed)
-    return ""
 
 
 async def _note(keys: ApiKeys, file: KeyFile) -> None:

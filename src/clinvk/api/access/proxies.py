@@ -1,15 +1,14 @@
 """Client addresses behind trusted proxies: `X-Forwarded-For` and `X-Forwarded-Proto`, or `Forwarded` (RFC 7239)."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from starlette.types import Scope
 
 from clinvk.api.http.response import Header, headers_of
 from clinvk.config.model import ServerSettings
-from clinvk.types.errors import ConfigError
 
 Address = IPv4Address | IPv6Address
 
@@ -22,8 +21,7 @@ class TrustedProxies:
     """The trusted proxies. Without any, the forwarding headers are ignored."""
 
     def __init__(self, settings: ServerSettings) -> None:
-        """Raise `ConfigError` if an entry is neither an address nor a network."""
-        self._networks = [_network(index, text) for index, text in enumerate(settings.trusted_proxies)]
+        self._networks = [ip_network(text, strict=False) for text in settings.trusted_proxies]
         self._trusts = lru_cache(maxsize=4096)(self._is_one)
 
     def __bool__(self) -> bool:
@@ -62,23 +60,12 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
 
-def invalid_proxies(settings: ServerSettings) -> Iterator[ConfigError]:
-    """Yield an error for each entry that is neither an address nor a network."""
-    for index, text in enumerate(settings.trusted_proxies):
-        try:
-            _network(index, text)
-        except ConfigError as exc:
-            yield exc
-
-
-def _network(index: int, text: str) -> IPv4Network | IPv6Network:
+def is_network(text: str) -> bool:
+    """Return whether a text is an address or a network."""
     try:
-        return ip_network(text, strict=False)
+        return bool(ip_network(text, strict=False))
     except ValueError:
-        raise ConfigError(
-            f"server.trusted_proxies[{index}] is {text!r}; a proxy is an address or a network, such as 127.0.0.1 or "
-            "10.0.0.0/8"
-        ) from None
+        return False
 
 
 @lru_cache(maxsize=4096)

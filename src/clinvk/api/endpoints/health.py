@@ -20,7 +20,7 @@ from clinvk.api.http.response import document
 from clinvk.backends.base import Backend, Capabilities
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
-from clinvk.runtime.runs import PoolStats, Runs, WarmStats
+from clinvk.runtime.runs import Runs
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
 
@@ -103,7 +103,6 @@ class BackendInventory:
 
 logger = logging.getLogger(__name__)
 
-_MIB = 1024 * 1024
 _DAMAGE = "Some sessions or runs cannot be read: the database is damaged. `clinvk doctor` says how to repair it."
 _LEADING_PATH = re.compile(r"/.*?: ")
 
@@ -234,7 +233,7 @@ class HealthEndpoints:
             backends=backends,
             session_store=store,
             capacity=CapacityHealth(*self._runs.capacity),
-            warm=_warm(standing) if (standing := self._runs.warm_stats) else None,
+            warm=msgspec.convert(self._runs.warm_stats, WarmHealth | None, from_attributes=True),
             warnings=[text for text in (self._warning(), damage and _DAMAGE) if text],
         )
 
@@ -254,22 +253,6 @@ class HealthEndpoints:
         if trouble and trouble != self._trouble:
             logger.warning("%s: %s", status, trouble)
         self._trouble = trouble
-
-
-def _warm(warm: WarmStats) -> WarmHealth:
-    backends = {name: KeptHealth(**_numbers(kept)) for name, kept in warm.backends.items()}
-    return WarmHealth(**_numbers(warm), backends=backends, one_shot=warm.one_shot)
-
-
-def _numbers(kept: PoolStats) -> dict[str, int]:
-    return {
-        "processes": kept.processes,
-        "ready": kept.ready,
-        "runs": kept.runs,
-        "hits": kept.hits,
-        "misses": kept.misses,
-        "memory_mb": kept.memory_bytes // _MIB,
-    }
 
 
 def _without_path(message: str) -> str:
