@@ -198,26 +198,26 @@ class HealthEndpoints:
         self._since = time.monotonic()
         self._trouble = ""
 
-    async def backends(self, request: Request) -> Response:
-        """Answer `GET /api/v1/backends`."""
+    async def backends(self, request: Request) -> BackendList:
+        """List the agent CLIs."""
         key_name: str = request.state.key_name
         found = [info for info in self._inventory.look() if self._grants.has_backend(key_name, info.name)]
-        return document(BackendList(found))
+        return BackendList(found)
 
     async def health(self, _: Request) -> Response:
-        """Answer `GET /health`."""
+        """Report the state of the server."""
         health = await self._health()
         return document(health, 503 if health.status == "unhealthy" else 200)
 
     async def ready(self, _: Request) -> Response:
-        """Answer `GET /health/ready`: whether prompts should be sent here."""
+        """Report whether prompts should be sent here."""
         health = await self._health()
         can_run = any(backend.available for backend in health.backends)
         return document(health, 200 if health.session_store.available and can_run else 503)
 
-    async def live(self, _: Request) -> Response:
-        """Answer `GET /health/live`: whether the process should be left running."""
-        return document(Alive())
+    async def live(self, _: Request) -> Alive:
+        """Report that the process answers."""
+        return Alive()
 
     async def _health(self) -> Health:
         backends = [BackendHealth(info.name, info.available) for info in self._inventory.look()]

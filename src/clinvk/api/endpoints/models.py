@@ -3,17 +3,17 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
 
 from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.endpoints.health import BackendInventory
 from clinvk.api.http.middleware import OPENAI
-from clinvk.api.http.response import document, headers_of, read_json
+from clinvk.api.http.response import headers_of, read_json
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
 from clinvk.config.model import ServerSettings
-from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.anthropic import Anthropic, TokenCount
 from clinvk.dialects.anthropic import models as anthropic_models
 from clinvk.dialects.openai import models as openai_models
 from clinvk.runtime.process.waiting import run_in_loop_thread
@@ -30,33 +30,33 @@ class ModelEndpoints(NamedTuple):
     grants: KeyPolicy
     registry: Mapping[str, Backend]
 
-    async def openai_all(self, request: Request) -> Response:
-        """Answer `GET /openai/v1/models`."""
+    async def openai_all(self, request: Request) -> openai_models.ModelList:
+        """List the models."""
         data = [openai_models.Model(id=name, owned_by=backend) for name, backend in self._names(request)]
-        return document(openai_models.ModelList(data=data))
+        return openai_models.ModelList(data=data)
 
-    async def openai_one(self, request: Request) -> Response:
-        """Answer `GET /openai/v1/models/{id}`."""
+    async def openai_one(self, request: Request) -> openai_models.Model:
+        """Show a model."""
         name: str = request.path_params["id"]
-        return document(openai_models.Model(id=name, owned_by=self._backend_of(request, name)))
+        return openai_models.Model(id=name, owned_by=self._backend_of(request, name))
 
-    async def anthropic_all(self, request: Request) -> Response:
-        """Answer `GET /anthropic/v1/models`."""
+    async def anthropic_all(self, request: Request) -> anthropic_models.ModelPage:
+        """List the models."""
         models = [anthropic_models.Model(id=name, display_name=name) for name, _ in self._names(request)]
-        return document(anthropic_models.page(models, request.scope["query_string"]))
+        return anthropic_models.page(models, request.scope["query_string"])
 
-    async def anthropic_one(self, request: Request) -> Response:
-        """Answer `GET /anthropic/v1/models/{id}`."""
+    async def anthropic_one(self, request: Request) -> anthropic_models.Model:
+        """Show a model."""
         name: str = request.path_params["id"]
         self._backend_of(request, name)
-        return document(anthropic_models.Model(id=name, display_name=name))
+        return anthropic_models.Model(id=name, display_name=name)
 
-    async def any_all(self, request: Request) -> Response:
+    async def any_all(self, request: Request) -> msgspec.Struct:
         """Answer `GET /v1/models`, which two vendors share."""
         is_openai = request.state.dialect is OPENAI
         return await (self.openai_all if is_openai else self.anthropic_all)(request)
 
-    async def any_one(self, request: Request) -> Response:
+    async def any_one(self, request: Request) -> msgspec.Struct:
         """Answer `GET /v1/models/{id}`, which two vendors share."""
         is_openai = request.state.dialect is OPENAI
         return await (self.openai_one if is_openai else self.anthropic_one)(request)
@@ -87,8 +87,7 @@ class TokenCountEndpoint(NamedTuple):
     dialect: Anthropic
     settings: ServerSettings
 
-    async def estimate(self, request: Request) -> Response:
-        """Answer `POST /anthropic/v1/messages/count_tokens`."""
+    async def estimate(self, request: Request) -> TokenCount:
+        """Estimate the tokens of a message."""
         body = await read_json(request.scope, request.receive, self.settings)
-        count = await run_in_loop_thread(len(body), self.dialect.count, body, headers_of(request.scope))
-        return Response(count, media_type=self.dialect.result_type)
+        return await run_in_loop_thread(len(body), self.dialect.count, body, headers_of(request.scope))

@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
 
 from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.runs import RunEventsEndpoint
-from clinvk.api.http.response import document, too_large
+from clinvk.api.http.response import too_large
 from clinvk.dialects.openai.responses import response_object, stored
 from clinvk.dialects.openai.responses.stored import Kept
 from clinvk.runtime.process.waiting import run_in_loop_thread
@@ -27,18 +26,18 @@ class ResponseEndpoints(NamedTuple):
     store: SessionStore
     viewers: RunEventsEndpoint
 
-    async def one(self, request: Request) -> Response:
-        """Answer `GET /responses/{id}`."""
+    async def one(self, request: Request) -> response_object.Response:
+        """Show a stored response."""
         if request.query_params.get("stream") == "true":
             raise InvalidRequest("stream is not supported here: only a response that is being made streams", "stream")
-        return await self._shown(*await self._found(request.path_params["id"]))
+        return await self._again(*await self._found(request.path_params["id"]))
 
-    async def cancel(self, request: Request) -> Response:
-        """Answer `POST /responses/{id}/cancel` after stopping the agent. An ended response is unchanged."""
+    async def cancel(self, request: Request) -> response_object.Response:
+        """Cancel a response that is being made. An ended response is unchanged."""
         refuse_foreign(request.scope)
         run, told = await self._found(request.path_params["id"])
         await self.runs.cancel(run.id)
-        return await self._shown(await self.store.run(run.id), told)
+        return await self._again(await self.store.run(run.id), told)
 
     async def spelled_out(self, body: bytes, max_bytes: int) -> bytes:
         """Return the body of a request, with references to earlier answers replaced by the answers.
@@ -76,9 +75,6 @@ class ResponseEndpoints(NamedTuple):
         if (told := stored.of(run)) is None:
             raise not_found
         return run, told
-
-    async def _shown(self, run: RunRecord, told: Kept) -> Response:
-        return document(await self._again(run, told))
 
     async def _again(self, run: RunRecord, told: Kept) -> response_object.Response:
         batches = [] if run.state in UNDER_WAY else [batch async for batch in self.viewers.kept(run)]

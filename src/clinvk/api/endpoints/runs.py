@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import asdict, replace
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
 from clinvk.api.endpoints.sessions import check_backend, paging
-from clinvk.api.http.response import NO_STORE, DisconnectWatch, HttpResponse, chunked, document, headers_of
+from clinvk.api.http.response import NO_STORE, DisconnectWatch, HttpResponse, chunked, headers_of
 from clinvk.backends.base import Backend
 from clinvk.config.model import ServerSettings
 from clinvk.dialects import json_bodies, sse
@@ -45,23 +44,22 @@ class RunEndpoints(NamedTuple):
     orchestrations: Callable[[], "Orchestrations"]
     registry: Mapping[str, Backend]
 
-    async def all(self, request: Request) -> Response:
-        """Answer `GET /api/v1/runs`."""
-        asked = json_bodies.parameters(request.scope["query_string"], views.RunListing)
+    async def all(self, _: Request, asked: views.RunListing) -> views.RunList:
+        """List runs, newest first."""
         check_backend(asked.backend, self.registry)
         if asked.session_id:
             asked = replace(asked, session_id=(await self.store.session(asked.session_id)).id)
         if asked.parent_id:
             asked = replace(asked, parent_id=(await self.store.run(asked.parent_id)).id)
         page = await self.store.runs(RunQuery(**asdict(asked)))
-        return document(views.RunList(runs=[*map(views.run_item, page.items)], **paging(page, asked)))
+        return views.RunList(runs=[*map(views.run_item, page.items)], **paging(page, asked))
 
-    async def one(self, request: Request) -> Response:
-        """Answer `GET /api/v1/runs/{id}`."""
+    async def one(self, request: Request) -> views.RunView:
+        """Show a run, with its parts."""
         return await self._shown(request.path_params["id"])
 
-    async def cancel(self, request: Request) -> Response:
-        """Answer `POST /api/v1/runs/{id}/cancel` after the run has ended."""
+    async def cancel(self, request: Request) -> views.RunView:
+        """Cancel a run of this server, with all of its parts, and wait for its end."""
         refuse_foreign(request.scope)
         run = await self.store.run(request.path_params["id"])
         live = self.runs.live(run.id)
@@ -73,16 +71,16 @@ class RunEndpoints(NamedTuple):
             raise NotCancellable(_why_not(await self.store.run(run.id)))
         return await self._shown(run.id)
 
-    async def _shown(self, reference: str) -> Response:
+    async def _shown(self, reference: str) -> views.RunView:
         """Show a run with its first parts; a list would begin with the newest."""
         run = await self.store.run(reference)
         if run.kind == "prompt":
             live = self.runs.live(run.id)
-            return document(views.run_view(run, queue_position=live.queue_position if live else None))
+            return views.run_view(run, queue_position=live.queue_position if live else None)
         page = await self.store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS))
         if (over := page.total - views.SHOWN_PARTS) > 0:
             page = await self.store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS, offset=over))
-        return document(views.run_view(run, page.items, page.total))
+        return views.run_view(run, page.items, page.total)
 
 
 def _why_not(run: RunRecord) -> str:
@@ -97,13 +95,12 @@ class UsageEndpoint(NamedTuple):
     store: SessionStore
     registry: Mapping[str, Backend]
 
-    async def all(self, request: Request) -> Response:
-        """Answer `GET /api/v1/usage`."""
-        asked = json_bodies.parameters(request.scope["query_string"], usage.UsageListing)
+    async def all(self, _: Request, asked: usage.UsageListing) -> usage.UsageList:
+        """Sum the usage of runs by day, key, backend and model."""
         check_backend(asked.backend, self.registry)
         span = usage.span(asked, datetime.now(UTC).date())
         rows = await self.store.usage(span.since, asked.key)
-        return document(await asyncio.to_thread(usage.summary, rows, asked, span))
+        return await asyncio.to_thread(usage.summary, rows, asked, span)
 
 
 logger = logging.getLogger(__name__)

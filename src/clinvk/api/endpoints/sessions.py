@@ -14,7 +14,6 @@ from clinvk.api.http.response import document, read_json
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
 from clinvk.config.model import ServerSettings
-from clinvk.dialects import json_bodies
 from clinvk.dialects.rest import views
 from clinvk.runtime import sessions
 from clinvk.store.protocol import Item, Page, RunQuery, SessionQuery, SessionStore
@@ -32,50 +31,46 @@ class SessionEndpoints(NamedTuple):
     grants: KeyPolicy
     registry: Mapping[str, Backend]
 
-    async def all(self, request: Request) -> Response:
-        """Answer `GET /api/v1/sessions`."""
-        asked = json_bodies.parameters(request.scope["query_string"], views.SessionListing)
+    async def all(self, _: Request, asked: views.SessionListing) -> views.SessionList:
+        """List sessions, newest first."""
         check_backend(asked.backend, self.registry)
         page = await self.store.sessions(SessionQuery(**asdict(asked)))
         shown = [views.session_item(session) for session in page.items]
-        return document(views.SessionList(sessions=shown, **paging(page, asked)))
+        return views.SessionList(sessions=shown, **paging(page, asked))
 
-    async def one(self, request: Request) -> Response:
-        """Answer `GET /api/v1/sessions/{id}`."""
-        return document(views.session_view(await self.store.session(request.path_params["id"])))
+    async def one(self, request: Request) -> views.SessionView:
+        """Show a session."""
+        return views.session_view(await self.store.session(request.path_params["id"]))
 
     async def fork(self, request: Request) -> Response:
-        """Answer `POST /api/v1/sessions/{id}/fork`."""
+        """Start a session that continues another session."""
         refuse_foreign(request.scope)
         parent = await self._changeable(request)
         session = await sessions.fork(self.store, parent.id, os.urandom(16).hex(), self.registry)
         return document(views.session_view(session), 201, {"location": f"{PATH}/{session.id}"})
 
-    async def messages(self, request: Request) -> Response:
-        """Answer `GET /api/v1/sessions/{id}/messages`."""
-        asked = json_bodies.parameters(request.scope["query_string"], views.MessageListing)
+    async def messages(self, request: Request, asked: views.MessageListing) -> views.MessageList:
+        """Read a session as a conversation."""
         session = await self.store.session(request.path_params["id"])
         page = await self.store.runs(RunQuery(session_id=session.id, limit=asked.limit, offset=asked.offset))
         shown = [*views.messages(reversed(page.items))]
-        return document(
-            views.MessageList(
-                session_id=session.id, messages=shown, total=page.total, limit=asked.limit, offset=asked.offset
-            )
+        return views.MessageList(
+            session_id=session.id, messages=shown, total=page.total, limit=asked.limit, offset=asked.offset
         )
 
-    async def describe(self, request: Request) -> Response:
-        """Answer `PATCH /api/v1/sessions/{id}`."""
+    async def describe(self, request: Request) -> views.SessionView:
+        """Set the title and the tags of a session."""
         body = await read_json(request.scope, request.receive, self.settings)
         patch = views.patch(body)
         session = await self._changeable(request)
         tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))
-        return document(views.session_view(await self.store.describe(session.id, patch.title, tags)))
+        return views.session_view(await self.store.describe(session.id, patch.title, tags))
 
-    async def delete(self, request: Request) -> Response:
-        """Answer `DELETE /api/v1/sessions/{id}`."""
+    async def delete(self, request: Request) -> views.Deleted:
+        """Delete a session with its runs."""
         session = await self._changeable(request)
         await self.store.delete(session.id)
-        return document(views.Deleted(id=session.id))
+        return views.Deleted(id=session.id)
 
     async def _changeable(self, request: Request) -> Session:
         """Return the session of the path. The key of the request must allow its agent and directory."""

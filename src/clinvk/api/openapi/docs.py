@@ -29,11 +29,11 @@ class DocsEndpoints:
         self._files = {name: (_ASSETS / name).read_bytes() for name in _MEDIA_TYPES}
 
     async def openapi(self, _: Request) -> Response:
-        """Answer `GET /openapi.json`."""
+        """Get this document."""
         return Response(self._document, headers=_HEADERS, media_type="application/json")
 
     async def page(self, _: Request) -> Response:
-        """Answer `GET /docs`, and `GET /`, the address that the server prints."""
+        """Show this document as a page."""
         return self._file("docs.html")
 
     async def asset(self, request: Request) -> Response:

@@ -4,10 +4,9 @@ A row names types. The document builder makes schemas of them, and only when the
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -15,18 +14,10 @@ from clinvk.dialects.dialect import HostRefused, KeyRefused, RateLimited
 from clinvk.types.errors import ClinvkError, InvalidRequest, ShuttingDown, StoreUnavailable
 from clinvk.types.orchestration import Kind
 
-if TYPE_CHECKING:
-    from clinvk.api.endpoints.health import HealthEndpoints
-    from clinvk.api.endpoints.models import ModelEndpoints, TokenCountEndpoint
-    from clinvk.api.endpoints.responses import ResponseEndpoints
-    from clinvk.api.endpoints.runs import RunEndpoints, RunEventsEndpoint, UsageEndpoint
-    from clinvk.api.endpoints.sessions import SessionEndpoints
-    from clinvk.api.openapi.docs import DocsEndpoints
-
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 ErrorDocs = tuple[type[ClinvkError], ...]
-Handler = Callable[[Request], Awaitable[Response]] | ASGIApp
-"""A bound method that returns a response, or an ASGI application."""
+Handler = Callable[..., Awaitable[Response | msgspec.Struct]] | ASGIApp
+"""A method that gets the request and returns a response or its JSON, or an ASGI application."""
 
 OPEN: ErrorDocs = (HostRefused, RateLimited, ClinvkError, ShuttingDown)
 """The possible errors of every request."""
@@ -39,24 +30,26 @@ STORED: ErrorDocs = (InvalidRequest, StoreUnavailable, *GUARDED)
 
 
 class Handlers(NamedTuple):
-    """The handlers of one server. `batch` makes a handler; `metrics` is None if the server keeps no metrics."""
+    """The handlers of one server. `batch` makes a handler; `metrics` is None if the server keeps no metrics.
+
+    `objects` have the methods that answer the other requests.
+    """
 
     prompts: ASGIApp
     batch: Callable[[Kind], ASGIApp]
-    sessions: "SessionEndpoints"
-    runs: "RunEndpoints"
-    events: "RunEventsEndpoint"
-    usage: "UsageEndpoint"
+    events: ASGIApp
     chat: ASGIApp
     completions: ASGIApp
     new_response: ASGIApp
-    responses: "ResponseEndpoints"
     messages: ASGIApp
-    counting: "TokenCountEndpoint"
-    models: "ModelEndpoints"
-    status: "HealthEndpoints"
-    docs: "DocsEndpoints"
     metrics: Handler | None
+    objects: Sequence[object]
+
+    def bound(self, method: Callable[..., Awaitable[Response | msgspec.Struct]]) -> Handler:
+        """Return a method, bound to the object that has the method."""
+        owner = method.__qualname__.partition(".")[0]
+        found: Handler = getattr(next(each for each in self.objects if type(each).__name__ == owner), method.__name__)
+        return found
 
 
 class Api(NamedTuple):
@@ -100,16 +93,19 @@ class Returns(NamedTuple):
     also: tuple[type[msgspec.Struct], ...] = ()
 
 
+Answers = type[msgspec.Struct] | Returns | Mapping[int, Returns]
+"""Responses by status. A response alone, or the struct of its body, has the status 200."""
+
+
 class Operation(NamedTuple):
     """What the document says about a request. The parameters of the query are the fields of the struct `query`.
 
-    A response alone, or the struct of its body, has the status 200. The id in a path is a parameter without being
-    listed here. `examples` are bodies to copy.
+    The id in a path is a parameter without being listed here. `examples` are bodies to copy.
     """
 
     name: str
     summary: str
-    returns: type[msgspec.Struct] | Returns | Mapping[int, Returns]
+    returns: Answers
     errors: ErrorDocs = ()
     description: str = ""
     query: type[msgspec.Struct] | None = None

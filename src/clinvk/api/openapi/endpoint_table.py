@@ -1,15 +1,24 @@
 """Every endpoint of the server, in the order of the OpenAPI document. To add an endpoint, add a row."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal
 
 import msgspec
+from starlette.responses import Response
 
 from clinvk.api.endpoints import health
+from clinvk.api.endpoints.health import HealthEndpoints
+from clinvk.api.endpoints.models import ModelEndpoints, TokenCountEndpoint
+from clinvk.api.endpoints.responses import ResponseEndpoints
+from clinvk.api.endpoints.runs import RunEndpoints, UsageEndpoint
+from clinvk.api.endpoints.sessions import SessionEndpoints
+from clinvk.api.openapi.docs import DocsEndpoints
 from clinvk.api.openapi.endpoint import (
     EVENT,
     GUARDED,
     OPEN,
     STORED,
+    Answers,
     Endpoint,
     ErrorDocs,
     Json,
@@ -21,15 +30,14 @@ from clinvk.api.openapi.endpoint import (
     ref,
     sse_event,
 )
-from clinvk.dialects import anthropic, dialect, sse, vendor
+from clinvk.dialects import dialect, sse, vendor
 from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import message as anthropic_message
 from clinvk.dialects.anthropic import models as anthropic_models
 from clinvk.dialects.openai import chat_bodies, completions
-from clinvk.dialects.openai import models as openai_models
 from clinvk.dialects.openai.responses import body as response_body
-from clinvk.dialects.openai.responses.response_object import Response
-from clinvk.dialects.rest import batch_answers, bodies, rest, unified, usage, views
+from clinvk.dialects.openai.responses import response_object
+from clinvk.dialects.rest import batch_answers, bodies, rest, unified, views
 from clinvk.types import errors
 from clinvk.types.orchestration import Kind
 from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES
@@ -56,8 +64,34 @@ _MODEL_PROMPT: ErrorDocs = (
 _RESPONSE: ErrorDocs = (errors.RunNotFound, *STORED)
 _MODEL: ErrorDocs = (errors.ModelNotFound, *GUARDED)
 
+_CANCEL: ErrorDocs = (*_RUN, dialect.ForeignOrigin, dialect.NotCancellable)
+
 _LOCATION = {"location": "Where it is to be found."}
 _TEXT: Json = {"schema": {"type": "string"}}
+
+
+def _method(
+    method: Literal["GET", "POST", "PATCH", "DELETE"],
+    path: str,
+    handler: Callable[..., Awaitable[Response | msgspec.Struct]],
+    name: str,
+    refusals: ErrorDocs,
+    description: str = "",
+    *,
+    returns: Answers | None = None,
+    query: type[msgspec.Struct] | None = None,
+    body: type[msgspec.Struct] | None = None,
+    examples: Mapping[str, Json] = {},
+) -> Endpoint:
+    """Return the endpoint of a method: the docstring gives the summary, the signature gives query and answer."""
+    summary = (handler.__doc__ or "").partition(".")[0]
+    types = handler.__annotations__
+    query = query or types.get("asked")
+    operation = Operation(
+        name, summary, returns or types["return"], refusals, description, query, body=body, examples=examples
+    )
+    return Endpoint(Route(method, path, lambda on: on.bound(handler)), operation)
+
 
 # --- prompts -------------------------------------------------------------------------------------------------------
 
@@ -177,49 +211,35 @@ _FOLLOWED = {
 }
 _FORKED = {201: Returns("The new session; the other one stays as it is.", views.SessionView, _LOCATION)}
 _SESSIONS_AND_RUNS = (
-    Endpoint(
-        Route("GET", "/api/v1/sessions", lambda on: on.sessions.all),
-        Operation("listSessions", "List sessions, newest first", views.SessionList, STORED, query=views.SessionListing),
+    _method("GET", "/api/v1/sessions", SessionEndpoints.all, "listSessions", STORED),
+    _method("GET", "/api/v1/sessions/{id}", SessionEndpoints.one, "getSession", _SESSION),
+    _method(
+        "PATCH",
+        "/api/v1/sessions/{id}",
+        SessionEndpoints.describe,
+        "describeSession",
+        (*_SESSION, *_POLICY, *_BODY),
+        body=views.SessionPatch,
+        examples=_TITLED,
     ),
-    Endpoint(
-        Route("GET", "/api/v1/sessions/{id}", lambda on: on.sessions.one),
-        Operation("getSession", "Show a session", views.SessionView, _SESSION),
+    _method(
+        "DELETE",
+        "/api/v1/sessions/{id}",
+        SessionEndpoints.delete,
+        "deleteSession",
+        (*_SESSION, *_POLICY, errors.SessionBusy),
     ),
-    Endpoint(
-        Route("PATCH", "/api/v1/sessions/{id}", lambda on: on.sessions.describe),
-        Operation(
-            "describeSession",
-            "Give a session a title and tags",
-            views.SessionView,
-            (*_SESSION, *_POLICY, *_BODY),
-            body=views.SessionPatch,
-            examples=_TITLED,
-        ),
+    _method("GET", "/api/v1/sessions/{id}/messages", SessionEndpoints.messages, "listMessages", _SESSION),
+    _method(
+        "POST",
+        "/api/v1/sessions/{id}/fork",
+        SessionEndpoints.fork,
+        "forkSession",
+        (*_SESSION, *_POLICY, *_FORK),
+        returns=_FORKED,
     ),
-    Endpoint(
-        Route("DELETE", "/api/v1/sessions/{id}", lambda on: on.sessions.delete),
-        Operation(
-            "deleteSession", "Delete a session with its runs", views.Deleted, (*_SESSION, *_POLICY, errors.SessionBusy)
-        ),
-    ),
-    Endpoint(
-        Route("GET", "/api/v1/sessions/{id}/messages", lambda on: on.sessions.messages),
-        Operation(
-            "listMessages", "Read a session as a conversation", views.MessageList, _SESSION, query=views.MessageListing
-        ),
-    ),
-    Endpoint(
-        Route("POST", "/api/v1/sessions/{id}/fork", lambda on: on.sessions.fork),
-        Operation("forkSession", "Begin a session that goes on from another", _FORKED, (*_SESSION, *_POLICY, *_FORK)),
-    ),
-    Endpoint(
-        Route("GET", "/api/v1/runs", lambda on: on.runs.all),
-        Operation("listRuns", "List runs, newest first", views.RunList, _SESSION, query=views.RunListing),
-    ),
-    Endpoint(
-        Route("GET", "/api/v1/runs/{id}", lambda on: on.runs.one),
-        Operation("getRun", "Show a run, with its parts", views.RunView, _RUN),
-    ),
+    _method("GET", "/api/v1/runs", RunEndpoints.all, "listRuns", _SESSION),
+    _method("GET", "/api/v1/runs/{id}", RunEndpoints.one, "getRun", _RUN),
     Endpoint(
         Route("GET", "/api/v1/runs/{id}/events", lambda on: on.events),
         Operation(
@@ -232,15 +252,7 @@ _SESSIONS_AND_RUNS = (
             headers=(_LAST_EVENT_ID,),
         ),
     ),
-    Endpoint(
-        Route("POST", "/api/v1/runs/{id}/cancel", lambda on: on.runs.cancel),
-        Operation(
-            "cancelRun",
-            "End a run that is under way here, with all of its parts",
-            views.RunView,
-            (*_RUN, dialect.ForeignOrigin, dialect.NotCancellable),
-        ),
-    ),
+    _method("POST", "/api/v1/runs/{id}/cancel", RunEndpoints.cancel, "cancelRun", _CANCEL),
 )
 
 # --- the model APIs ------------------------------------------------------------------------------------------------
@@ -298,7 +310,7 @@ _MODEL_APIS = (
         "Answer a conversation, or go on with one",
         response_body.ResponseBody,
         {"input": "What does this project do?"},
-        Response,
+        response_object.Response,
         dialect.PreviousNotFound,
     ),
     _model_run(
@@ -309,22 +321,16 @@ _MODEL_APIS = (
         {"prompt": "What does this project do?"},
         completions.CompletionAnswer,
     ),
-    Endpoint(
-        Route("GET", "/openai/v1/responses/{id}", lambda on: on.responses.one),
-        Operation("getResponse", "Show a response that was stored", Response, _RESPONSE),
+    _method("GET", "/openai/v1/responses/{id}", ResponseEndpoints.one, "getResponse", _RESPONSE),
+    _method(
+        "POST",
+        "/openai/v1/responses/{id}/cancel",
+        ResponseEndpoints.cancel,
+        "cancelResponse",
+        (*_RESPONSE, dialect.ForeignOrigin),
     ),
-    Endpoint(
-        Route("POST", "/openai/v1/responses/{id}/cancel", lambda on: on.responses.cancel),
-        Operation("cancelResponse", "End a response that is being made", Response, (*_RESPONSE, dialect.ForeignOrigin)),
-    ),
-    Endpoint(
-        Route("GET", "/openai/v1/models", lambda on: on.models.openai_all),
-        Operation("listModels", "List the models", openai_models.ModelList, GUARDED),
-    ),
-    Endpoint(
-        Route("GET", "/openai/v1/models/{id:path}", lambda on: on.models.openai_one),
-        Operation("getModel", "Show a model", openai_models.Model, _MODEL),
-    ),
+    _method("GET", "/openai/v1/models", ModelEndpoints.openai_all, "listModels", GUARDED),
+    _method("GET", "/openai/v1/models/{id:path}", ModelEndpoints.openai_one, "getModel", _MODEL),
     _model_run(
         Route("POST", "/anthropic/v1/messages", lambda on: on.messages),
         "createMessage",
@@ -333,33 +339,26 @@ _MODEL_APIS = (
         {**_QUESTION, "max_tokens": 1024},
         anthropic_message.Message,
     ),
-    Endpoint(
-        Route("POST", "/anthropic/v1/messages/count_tokens", lambda on: on.counting.estimate),
-        Operation(
-            "countTokens",
-            "Estimate the tokens of a message",
-            anthropic.TokenCount,
-            (errors.InvalidRequest, *_BODY, *GUARDED),
-            body=anthropic_body.MessagesBody,
-            examples=_minimal(_QUESTION),
-        ),
+    _method(
+        "POST",
+        "/anthropic/v1/messages/count_tokens",
+        TokenCountEndpoint.estimate,
+        "countTokens",
+        (errors.InvalidRequest, *_BODY, *GUARDED),
+        body=anthropic_body.MessagesBody,
+        examples=_minimal(_QUESTION),
     ),
-    Endpoint(
-        Route("GET", "/anthropic/v1/models", lambda on: on.models.anthropic_all),
-        Operation(
-            "listAnthropicModels",
-            "List the models",
-            anthropic_models.ModelPage,
-            (errors.InvalidRequest, *GUARDED),
-            query=anthropic_models.ModelListing,
-        ),
+    _method(
+        "GET",
+        "/anthropic/v1/models",
+        ModelEndpoints.anthropic_all,
+        "listAnthropicModels",
+        (errors.InvalidRequest, *GUARDED),
+        query=anthropic_models.ModelListing,
     ),
-    Endpoint(
-        Route("GET", "/anthropic/v1/models/{id:path}", lambda on: on.models.anthropic_one),
-        Operation("getAnthropicModel", "Show a model", anthropic_models.Model, _MODEL),
-    ),
-    Endpoint(Route("GET", "/v1/models", lambda on: on.models.any_all)),
-    Endpoint(Route("GET", "/v1/models/{id:path}", lambda on: on.models.any_one)),
+    _method("GET", "/anthropic/v1/models/{id:path}", ModelEndpoints.anthropic_one, "getAnthropicModel", _MODEL),
+    Endpoint(Route("GET", "/v1/models", lambda on: on.bound(ModelEndpoints.any_all))),
+    Endpoint(Route("GET", "/v1/models/{id:path}", lambda on: on.bound(ModelEndpoints.any_one))),
 )
 
 # --- the server ----------------------------------------------------------------------------------------------------
@@ -373,21 +372,8 @@ _HEALTH = {
 }
 _READY = {200: Returns("Send prompts here.", health.Health), 503: Returns("Send no prompts here.", health.Health)}
 _SERVER = (
-    Endpoint(
-        Route("GET", "/api/v1/backends", lambda on: on.status.backends),
-        Operation("listBackends", "List the agent CLIs", health.BackendList, GUARDED),
-    ),
-    Endpoint(
-        Route("GET", "/api/v1/usage", lambda on: on.usage.all),
-        Operation(
-            "listUsage",
-            "Tell what runs have used, by day, key, backend and model",
-            usage.UsageList,
-            STORED,
-            "What runs have used is told also when they have been deleted.",
-            query=usage.UsageListing,
-        ),
-    ),
+    _method("GET", "/api/v1/backends", HealthEndpoints.backends, "listBackends", GUARDED),
+    _method("GET", "/api/v1/usage", UsageEndpoint.all, "listUsage", STORED, "Usage of deleted runs is included."),
     Endpoint(
         Route("GET", METRICS_PATH, lambda on: on.metrics),
         Operation(
@@ -398,26 +384,13 @@ _SERVER = (
             "There only with the setting `server.metrics_enabled`.",
         ),
     ),
-    Endpoint(
-        Route("GET", "/health", lambda on: on.status.health), Operation("health", "Tell how the server is", _HEALTH)
-    ),
-    Endpoint(
-        Route("GET", "/health/ready", lambda on: on.status.ready),
-        Operation("ready", "Tell whether prompts should be sent here", _READY),
-    ),
-    Endpoint(
-        Route("GET", "/health/live", lambda on: on.status.live),
-        Operation("live", "Tell that the process answers", health.Alive),
-    ),
-    Endpoint(
-        Route("GET", "/openapi.json", lambda on: on.docs.openapi),
-        Operation("openapi", "Get this document", _DOCUMENT, OPEN),
-    ),
-    Endpoint(
-        Route("GET", "/docs", lambda on: on.docs.page), Operation("docs", "Show this document as a page", _PAGE, OPEN)
-    ),
-    Endpoint(Route("GET", "/", lambda on: on.docs.page), Operation("root", "Show the same page", _PAGE, OPEN)),
-    Endpoint(Route("GET", "/docs/{name}", lambda on: on.docs.asset)),
+    _method("GET", "/health", HealthEndpoints.health, "health", (), returns=_HEALTH),
+    _method("GET", "/health/ready", HealthEndpoints.ready, "ready", (), returns=_READY),
+    _method("GET", "/health/live", HealthEndpoints.live, "live", ()),
+    _method("GET", "/openapi.json", DocsEndpoints.openapi, "openapi", OPEN, returns=_DOCUMENT),
+    _method("GET", "/docs", DocsEndpoints.page, "docs", OPEN, returns=_PAGE),
+    _method("GET", "/", DocsEndpoints.page, "root", OPEN, returns=_PAGE),
+    Endpoint(Route("GET", "/docs/{name}", lambda on: on.bound(DocsEndpoints.asset))),
 )
 
 ENDPOINTS = (*_PROMPTS, *_SESSIONS_AND_RUNS, *_MODEL_APIS, *_SERVER)

@@ -76,20 +76,22 @@ def create_app(
     handlers = Handlers(
         prompts=prompts,
         batch=batch,
-        sessions=SessionEndpoints(store, settings.server, grants, registry),
-        runs=RunEndpoints(runs, store, orchestrations, registry),
         events=viewers,
-        usage=UsageEndpoint(store, registry),
         chat=run(OPENAI),
         completions=run(OpenAICompletions()),
         new_response=run(OpenAIResponses(), responses.spelled_out),
-        responses=responses,
         messages=run(ANTHROPIC),
-        counting=TokenCountEndpoint(ANTHROPIC, settings.server),
-        models=ModelEndpoints(inventory, grants, registry),
-        status=HealthEndpoints(runs, store, inventory, grants, doors.warning),
-        docs=DocsEndpoints(registry),
         metrics=metrics,
+        objects=(
+            SessionEndpoints(store, settings.server, grants, registry),
+            RunEndpoints(runs, store, orchestrations, registry),
+            UsageEndpoint(store, registry),
+            responses,
+            TokenCountEndpoint(ANTHROPIC, settings.server),
+            ModelEndpoints(inventory, grants, registry),
+            HealthEndpoints(runs, store, inventory, grants, doors.warning),
+            DocsEndpoints(registry),
+        ),
     )
     router = Router([each for each in ENDPOINTS if metrics or each.route.path != METRICS_PATH], handlers)
     app: ASGIApp = CorsMiddleware(AuthMiddleware(router, doors), settings.server)

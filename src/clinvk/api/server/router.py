@@ -3,14 +3,24 @@
 from collections.abc import Iterable
 from inspect import ismethod
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk.api.http.middleware import UNKNOWN
-from clinvk.api.http.response import NO_RETRY, ClientDisconnected, malformed_request, no_such_path, path_of, send_error
+from clinvk.api.http.response import (
+    NO_RETRY,
+    ClientDisconnected,
+    document,
+    malformed_request,
+    no_such_path,
+    path_of,
+    send_error,
+)
 from clinvk.api.openapi.endpoint import Endpoint, Handler, Handlers, Route
+from clinvk.dialects import json_bodies
 from clinvk.dialects.dialect import MethodNotAllowed
 from clinvk.types.errors import ClinvkError, exhausted
 
@@ -84,13 +94,20 @@ class Router:
 
 
 def _asgi(handler: Handler | None) -> ASGIApp:
-    """Return a handler as an ASGI application: a bound method returns a response, which is sent."""
+    """Return a handler as an ASGI application.
+
+    A bound method gets the request, and the query if the method has an argument `asked`, whose type is a struct. The
+    method returns a response, or a struct to send as JSON.
+    """
     assert handler, "rows without a handler are left out of the table"
     if not ismethod(handler):
         return handler  # type: ignore[return-value]  # the other kind of Handler
 
+    query: type[msgspec.Struct] | None = handler.__annotations__.get("asked")
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        response: Response = await handler(Request(scope, receive, send))
-        await response(scope, receive, send)
+        asked = (json_bodies.parameters(scope["query_string"], query),) if query else ()
+        found: Response | msgspec.Struct = await handler(Request(scope, receive, send), *asked)
+        await (found if isinstance(found, Response) else document(found))(scope, receive, send)
 
     return app

@@ -86,9 +86,9 @@ class Anthropic(vendor.ModelApi):
         ignored = (*(("tools",) if asked.tools else ()), *vendor.ignored_stop(request, "stop_sequences"))
         return replace(call, stream=bool(asked.stream), model=asked.model, ignored=ignored)
 
-    def count(self, body: bytes, headers: Mapping[str, str]) -> bytes:
+    def count(self, body: bytes, headers: Mapping[str, str]) -> TokenCount:
         """Return the answer to a request for a token estimate; raise what `parse` raises."""
-        return _encoder.encode(TokenCount(estimate(self.parse(body, headers).request)))
+        return TokenCount(estimate(self.parse(body, headers).request))
 
     def encoder(self, call: Call, facts: RunFacts) -> MessageEncoder:
         """Return the encoder of the events of one message."""
