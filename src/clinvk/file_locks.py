@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from typing import Self
 
 
 class FileLock:
@@ -23,8 +24,8 @@ class FileLock:
         """Return whether the locked file is still the file at a path: neither released, nor removed, nor replaced."""
         return is_lock_of(self.file, path)
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

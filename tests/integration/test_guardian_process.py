@@ -17,7 +17,7 @@ import pytest
 from clinvk.backends.base import PRIVATE, Launch
 from clinvk.config.model import AgentSettings
 from clinvk.runtime.process import process_tags
-from clinvk.runtime.process.guardian_process import GuardianClaim, GuardianProcess
+from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
@@ -182,7 +182,7 @@ async def test_guardian_of_a_nested_clinvk_ends_its_escaped_processes(tmp_path: 
     process.discard()
 
 
-def test_stray_entry_among_home_claims_is_kept_and_an_empty_claim_is_removed(
+async def test_stray_entry_among_home_claims_is_kept_and_an_empty_claim_is_removed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     owners = tmp_path / "owners"
@@ -190,9 +190,9 @@ def test_stray_entry_among_home_claims_is_kept_and_an_empty_claim_is_removed(
     (owners / "1.guard").symlink_to("nowhere")
     (owners / "2.guard").mkdir()
     (owners / "3.guard").touch()
-    claim = GuardianClaim(tmp_path, 4)
-    claim.take(["rlimit", "4", "", ""])
+    guard = GuardianProcess(process_tags.RlimitTags(4), UNBOUND, tmp_path)
+    await guard.take_over()
     assert sorted(entry.name for entry in owners.iterdir()) == ["1.guard", "2.guard", "4.guard"]
-    assert (owners / "4.guard").read_text() == "rlimit\n4\n\n"
+    assert (owners / "4.guard").read_text().startswith("rlimit\n4\n\n/")
     assert len(caplog.messages) == 2
-    claim.release()
+    guard.stop()

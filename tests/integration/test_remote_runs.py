@@ -3,13 +3,11 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import pytest
 
-from clinvk.remote.frames import Connection
-from clinvk.remote.remote_runs import RemoteRuns
+from clinvk.remote.frames import Connection, RunCommand
+from clinvk.remote.remote_runs import RemoteRun
 from clinvk.types.errors import TimedOut
 from clinvk.types.request import RunRequest
 
@@ -17,35 +15,29 @@ LARGE = "x" * 5_000_000
 """More than a socket takes that nobody reads."""
 
 
-@asynccontextmanager
-async def unread(said: list[str]) -> AsyncGenerator[RemoteRuns]:
-    """Runs through a socket that nobody reads."""
+async def begin(request: RunRequest, said: list[str]) -> None:
+    """Begin a run through a socket that nobody reads."""
     ours, theirs = socket.socketpair()
     with theirs:
         connection = Connection(*await asyncio.open_unix_connection(sock=ours))
         try:
-            yield RemoteRuns(connection, {}, True, said.append)
+            async with RemoteRun(connection, RunCommand(request, {}), said.append):
+                pytest.fail("it has begun")
         finally:
             connection.close()
-
-
-async def begin(runs: RemoteRuns, request: RunRequest) -> None:
-    async with runs.run(request):
-        pytest.fail("it has begun")
 
 
 @pytest.mark.parametrize("prompt", ["hi", LARGE], ids=["short", "long"])
 async def test_ctrl_c_also_ends_the_wait_for_a_run_to_begin(prompt: str) -> None:
     said: list[str] = []
-    async with unread(said) as runs:
-        task = asyncio.create_task(begin(runs, RunRequest(prompt=prompt, backend="claude", workdir="/")))
-        await asyncio.sleep(0.1)
-        task.cancel()
-        await asyncio.sleep(0.1)
-        task.cancel()
-        began = time.monotonic()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    task = asyncio.create_task(begin(RunRequest(prompt=prompt, backend="claude", workdir="/"), said))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.sleep(0.1)
+    task.cancel()
+    began = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     assert time.monotonic() - began < 14
     assert said == ["the server does not tell whether its agent is gone"]
 
@@ -55,7 +47,6 @@ async def test_ctrl_c_also_ends_the_wait_for_a_run_to_begin(prompt: str) -> None
 async def test_time_limit_applies_to_a_run_that_does_not_begin(prompt: str) -> None:
     said: list[str] = []
     request = RunRequest(prompt=prompt, backend="claude", workdir="/", timeout_s=0.5)
-    async with unread(said) as runs:
-        with pytest.raises(TimedOut, match=r"the server does not answer, and the 0.5 s are over"):
-            await begin(runs, request)
+    with pytest.raises(TimedOut, match=r"the server does not answer, and the 0.5 s are over"):
+        await begin(request, said)
     assert said == ["the server does not tell whether its agent is gone"]

@@ -48,19 +48,22 @@ async def test_apply_keeps_what_the_user_saves_meanwhile(repository: Repository,
     assert [item.id for item in await worktrees.list()] == [worktree.id]
 
 
-async def test_failed_apply_restores_only_what_git_wrote(repository: Repository, tmp_path: Path) -> None:
+async def test_failed_apply_restores_files_and_keeps_what_was_written(repository: Repository, tmp_path: Path) -> None:
     worktrees = with_git(
         repository, tmp_path, 'git "$@"; cd "$top"; printf tw >a.txt; echo mine >b.txt; rm inner/c.txt; exit 128'
     )
     files = {"a.txt": "two\n", "b.txt": "two\n", "inner/c.txt": "two\n", "made/new": "new\n", "other": "other\n"}
     worktree = await changed(worktrees, repository, **files)
-    with pytest.raises(ClinvkError, match=r"git apply failed: .*not put back, as somebody else wrote to it: b\.txt$"):
+    with pytest.raises(ClinvkError, match=r"git apply failed: .*as before, and what was written is in /") as error:
         await worktrees.apply(worktree.id)
-    assert repository.files() == {"a.txt": b"one\n", "b.txt": b"mine\n", "inner/c.txt": b"one\n"}
+    assert repository.files() == {"a.txt": b"one\n", "b.txt": b"one\n", "inner/c.txt": b"one\n"}
     assert not (repository.path / "made").exists()
+    aside = Path(error.value.message.partition("what was written is in ")[2])
+    written = {str(path.relative_to(aside)): path.read_text() for path in aside.rglob("*") if path.is_file()}
+    assert written == {"a.txt": "tw", "b.txt": "mine\n", "made/new": "new\n", "other": "other\n"}
 
 
-async def test_failed_apply_keeps_a_folder_in_place_of_a_file(repository: Repository, tmp_path: Path) -> None:
+async def test_failed_apply_keeps_what_is_in_the_way(repository: Repository, tmp_path: Path) -> None:
     applying = (
         'git "$@"; cd "$top"; rm a.txt inner/c.txt; mkdir a.txt; rmdir inner;'
         " echo mine >a.txt/mine; echo mine >inner; exit 128"
@@ -69,10 +72,13 @@ async def test_failed_apply_keeps_a_folder_in_place_of_a_file(repository: Reposi
     (repository.path / "b.txt").chmod(0o644)
     worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "inner/c.txt": "two\n"})
     Path(worktree.root, "b.txt").chmod(0o755)
-    with pytest.raises(ClinvkError, match=r"not put back, as somebody else wrote to it: a\.txt, inner/c\.txt$"):
+    with pytest.raises(ClinvkError, match=r"the files cannot all be put back \(.*inner.*\): see /") as error:
         await worktrees.apply(worktree.id)
-    assert repository.files() == {"a.txt/mine": b"mine\n", "inner": b"mine\n", "b.txt": b"one\n"}
+    assert repository.files() == {"a.txt": b"one\n", "inner": b"mine\n", "b.txt": b"one\n"}
     assert not os.access(repository.path / "b.txt", os.X_OK)
+    folder = Path(error.value.message.partition(": see ")[2])
+    assert (folder / "aside" / "a.txt" / "mine").read_text() == "mine\n"
+    assert (folder / "before" / "inner" / "c.txt").read_text() == "one\n"
 
 
 async def test_failed_apply_restores_converted_line_endings(repository: Repository, tmp_path: Path) -> None:
@@ -80,7 +86,7 @@ async def test_failed_apply_restores_converted_line_endings(repository: Reposito
     worktrees = with_git(repository, tmp_path, 'git "$@"; exit 128')
     worktree = await changed(worktrees, repository, **{"a.txt": "two\r\n", "inner/c.txt": "two\n"})
     before = repository.files()
-    with pytest.raises(ClinvkError, match=r"git apply failed: exit code 128$"):
+    with pytest.raises(ClinvkError, match="git apply failed: exit code 128; the files are as before"):
         await worktrees.apply(worktree.id)
     assert repository.files() == before
 
@@ -100,7 +106,7 @@ async def test_apply_keeps_the_directory_of_the_caller(
         if is_written:
             await worktrees.apply(worktree.id)
         else:
-            with pytest.raises(ClinvkError, match=r"git apply failed: exit code 128$"):
+            with pytest.raises(ClinvkError, match="git apply failed: exit code 128; the files are as before"):
                 await worktrees.apply(worktree.id)
         assert os.path.samestat(os.fstat(directory), inner.stat())
     finally:

@@ -20,8 +20,9 @@ SERVER = {"PATH": "/bin", "HOME": "/home/ana", "TERM": "dumb", "EDITOR": "ed", "
 
 def difference(command: dict[str, str], settings: Settings | None = None, backend: str = "claude") -> str:
     """Say what differs between a command and a server with the built-in settings."""
-    theirs = caller.caller_environment(Settings(), SERVER, BACKENDS)
-    return caller.environment_difference(caller.caller_environment(settings or Settings(), command, (backend,)), theirs)
+    theirs = caller.caller_environment(Settings(), SERVER, BACKENDS, BACKENDS)
+    mine = caller.caller_environment(settings or Settings(), command, BACKENDS, (backend,))
+    return caller.environment_difference(mine, theirs)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_settings_missing_from_the_request_must_match(settings: Settings, what: 
 
 
 def test_comparison_contains_no_values() -> None:
-    told = caller.caller_environment(Settings(), {**SERVER, "OPENAI_API_KEY": "sk-very-secret"}, BACKENDS)
+    told = caller.caller_environment(Settings(), {**SERVER, "OPENAI_API_KEY": "sk-very-secret"}, BACKENDS, BACKENDS)
     assert "very-secret" not in str(told)
 
 

@@ -8,7 +8,6 @@ import pytest
 from clinvk.runtime.process import waiting
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.types.errors import InvalidRequest
-from polling import until
 
 
 async def test_lookup_returns_its_result_or_raises_its_error() -> None:
@@ -35,22 +34,6 @@ async def test_stuck_lookups_time_out_and_free_their_thread_when_they_answer(
                 break
             except InvalidRequest:
                 continue
-
-
-async def test_idle_thread_runs_the_next_lookup() -> None:
-    lookups = Lookups()
-    first = await lookups.run(threading.get_ident)
-    await until(lambda: lookups._idle)  # pyright: ignore[reportPrivateUsage]
-    assert await lookups.run(threading.get_ident) == first
-
-
-async def test_idle_thread_exits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_IDLE_S", 0.01)
-    lookups = Lookups()
-    for _ in range(20):
-        assert await lookups.run(lambda: 5) == 5
-        await asyncio.sleep(0.01)
-    await until(lambda: not lookups._idle)  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_directory_that_just_answered_is_looked_up_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

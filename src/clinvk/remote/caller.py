@@ -14,7 +14,7 @@ from contextlib import suppress
 from hashlib import blake2b
 
 from clinvk import __version__
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
 from clinvk.policy import rules
 from clinvk.runtime.process.executables import without_secrets
@@ -22,11 +22,6 @@ from clinvk.types.redaction import names_secret
 
 _DECISIVE = frozenset(("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", rules.DEPTH_VARIABLE))
 _PROXY = "_proxy"
-_HOMES = frozenset(
-    folder[1:].partition("/")[0] for backend in BACKENDS.values() for folder in backend.folders if folder[0] == "$"
-)
-"""The variables that name the folder of an agent's login."""
-
 _OF_TERMINAL = frozenset(
     (
         *("PWD", "OLDPWD", "SHLVL", "_", "TERM", "COLORTERM", "COLUMNS", "LINES", "WINDOW", "WINDOWID", "WINDOWPATH"),
@@ -43,7 +38,6 @@ _OF_TERMINALS = (
 _SETTING = "CLINVK_"
 _OF_SERVERS = tuple(f"{_SETTING}{section}__" for section in ("SERVER", "POLICY", "WARM", "LOG", "TRACING"))
 _OF_BACKENDS = f"{_SETTING}BACKENDS__"
-"""These settings include variables of the agents, which may be keys."""
 
 _LIMITS = {"CPU": resource.RLIMIT_CPU, "FSIZE": resource.RLIMIT_FSIZE, "AS": resource.RLIMIT_AS}
 """Limits that are set only on purpose. The limit on open files is not compared: agents raise it."""
@@ -51,13 +45,20 @@ _LIMITS = {"CPU": resource.RLIMIT_CPU, "FSIZE": resource.RLIMIT_FSIZE, "AS": res
 _NAMESPACES = ("mnt", "net", "pid", "user")
 
 
-def caller_environment(settings: Settings, environ: Mapping[str, str], backends: Collection[str]) -> dict[str, str]:
-    """Return the digests, by name, of all values that must be equal for runs of `backends`. Blocks briefly."""
-    found: dict[str, object] = {"the version of clinvk": __version__}
-    found |= _process()
-    found |= _settings(settings, backends)
-    found |= {_shown(name): value for name, value in without_secrets(environ).items() if _is_decisive(name, value)}
-    return {name: _digest(value) for name, value in found.items()}
+def caller_environment(
+    settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend], names: Collection[str]
+) -> dict[str, str]:
+    """Return the digests, by name, of all values that must be equal for runs of the backends `names`. Blocks briefly.
+
+    A variable that names the folder of any agent's login must be equal, too.
+    """
+    folders = (folder for backend in registry.values() for folder in backend.folders if folder[0] == "$")
+    decisive = _DECISIVE.union(folder[1:].partition("/")[0] for folder in folders)
+    found: dict[str, object] = {"the version of clinvk": __version__, **_process(), **_settings(settings, names)}
+    for name, value in without_secrets(environ).items():
+        if _is_secret(name, value) or (not _stays(name) and (name in decisive or name.lower().endswith(_PROXY))):
+            found[_shown(name)] = value
+    return {name: blake2b(repr(found[name]).encode(), digest_size=8).hexdigest() for name in found}
 
 
 def environment_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
@@ -71,12 +72,12 @@ def environment_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -
 
 def own_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a command to send for the agent."""
-    return {name: value for name, value in without_secrets(environ).items() if _goes_along(name, value)}
+    return {name: value for name, value in without_secrets(environ).items() if _is_sent(name, value)}
 
 
 def merge_environment(server: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a command: the server's environment with the variables sent by the command."""
-    return {**{name: value for name, value in server.items() if not _goes_along(name, value)}, **own}
+    return {**{name: value for name, value in server.items() if not _is_sent(name, value)}, **own}
 
 
 def _stays(name: str) -> bool:
@@ -84,29 +85,21 @@ def _stays(name: str) -> bool:
     return name in _OF_TERMINAL or name.startswith(_OF_TERMINALS) or name.upper().startswith(_OF_SERVERS)
 
 
-def _is_decisive(name: str, value: str) -> bool:
+def _is_secret(name: str, value: str) -> bool:
+    """Return whether a variable may be a key, or is not UTF-8, which a frame cannot carry: neither is ever sent."""
     if _stays(name):
         return False
-    is_named = name in _DECISIVE or name in _HOMES or name.lower().endswith(_PROXY)
-    return is_named or (names_secret(name) and not _is_own_setting(name)) or not _is_text(name + value)
-
-
-def _is_own_setting(name: str) -> bool:
-    """Return whether a name is a setting of clinvk; `token` in these names is a number of tokens."""
-    return name.startswith(_SETTING) and "__" in name and not name.upper().startswith(_OF_BACKENDS)
-
-
-def _is_text(text: str) -> bool:
-    """Return whether a text was UTF-8; a frame cannot carry other bytes."""
-    return text.isascii() or _shown(text) == text
+    # In the names of clinvk's own settings, `token` is a number of tokens; agents' variables among them may be keys.
+    is_own_setting = name.startswith(_SETTING) and "__" in name and not name.upper().startswith(_OF_BACKENDS)
+    return (names_secret(name) and not is_own_setting) or _shown(name + value) != name + value
 
 
 def _shown(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _goes_along(name: str, value: str) -> bool:
-    return not (_stays(name) or _is_decisive(name, value))
+def _is_sent(name: str, value: str) -> bool:
+    return not (_stays(name) or _is_secret(name, value))
 
 
 def _process() -> dict[str, object]:
@@ -145,7 +138,3 @@ def _settings(settings: Settings, backends: Collection[str]) -> dict[str, object
             f"backends.{name}.env": sorted(of.env.items()),
         }
     return found
-
-
-def _digest(value: object) -> str:
-    return blake2b(repr(value).encode(errors="surrogateescape"), digest_size=8).hexdigest()

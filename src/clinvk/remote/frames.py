@@ -1,20 +1,19 @@
 """Messages between a command and a server: frames of JSON, each behind its length in four bytes.
 
 The server sends `Greeting`. A command whose environment matches sends `RunCommand`. The server answers with `Begun`,
-`Events` and `Done`, or with `Refused`. The command may then send the next `RunCommand`. A command that disconnects has
-its run stopped. A command that continues a conversation without the server sends `ReleaseSession` first.
+`Events` and `Done`, or with `Refused`. A connection carries one run, which is stopped when the command disconnects. A
+command that continues a conversation without the server sends `ReleaseSession` instead, and the server answers `Done`.
 """
 
 import asyncio
 
 import msgspec
 
-from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Logged
 from clinvk.types.request import RunRequest
 
 MAX_BYTES = 256 * 1024 * 1024
-"""The longest frame; a command runs a larger request itself."""
+"""The longest frame."""
 
 _LENGTH_BYTES = 4
 
@@ -80,10 +79,6 @@ Message = Greeting | RunCommand | Stop | ReleaseSession | Refused | Begun | Even
 _DECODER = msgspec.json.Decoder(Message)
 
 
-class TooLong(ClinvkError):
-    """A frame would exceed `MAX_BYTES`."""
-
-
 class Connection:
     """One end of a connection. Both ends wait for a slow reader."""
 
@@ -96,12 +91,9 @@ class Connection:
         """Send a frame.
 
         Raises:
-            TooLong: the frame is too long; nothing was sent.
             ConnectionError: the peer has disconnected.
         """
         data = msgspec.json.encode(message)
-        if len(data) > MAX_BYTES:
-            raise TooLong(f"it takes {len(data):,} bytes, more than {MAX_BYTES:,}")
         try:
             self._writer.writelines((len(data).to_bytes(_LENGTH_BYTES, "big"), data))
         except RuntimeError as exc:  # uvloop raises this for a closed connection

@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from clinvk.backends.base import Backend
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.remote import caller, frames
@@ -31,10 +32,7 @@ _STOPS_TIMEOUT_S = 6.0
 _STOPS_AT_ONCE_TIMEOUT_S = 2.0
 
 _LATER_S = 8.0
-"""How long after the time limit of a run its ending may arrive."""
-
-_QUIET_S = 4.0
-"""How long nothing may arrive after that: events that waited for a slow reader arrive late."""
+"""How long beyond the time limit of a run a server may send nothing."""
 
 _EXITS_TIMEOUT_S = 15.0
 """How long the agent may take to exit after the ending of its run."""
@@ -55,9 +53,9 @@ class ServerDeclined(Exception):
 
 @asynccontextmanager
 async def server_of(
-    settings: Settings, environ: Mapping[str, str], backend: str, say: Say
-) -> AsyncGenerator["RemoteRuns"]:
-    """Connect to the server of the same user and home inside the context. `say` receives the server's warnings.
+    settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend], backend: str
+) -> AsyncGenerator[frames.Connection]:
+    """Connect to the server of the same user and home inside the context.
 
     Raises:
         ServerDeclined: no server is up, or a run through the server would differ.
@@ -65,10 +63,31 @@ async def server_of(
     async with _connection(environ) as (connection, greeting):
         if not isinstance(greeting, frames.Greeting):
             raise ServerDeclined(greeting.message if isinstance(greeting, frames.Refused) else _SILENT)
-        mine = caller.caller_environment(settings, environ, (backend,))
+        mine = caller.caller_environment(settings, environ, registry, (backend,))
         if why := caller.environment_difference(mine, greeting.environment):
             raise ServerDeclined(why)
-        yield RemoteRuns(connection, caller.own_variables(environ), settings.warm.enabled, say)
+        yield connection
+
+
+@asynccontextmanager
+async def run_through_server(
+    request: RunRequest, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend], say: Say
+) -> AsyncGenerator["FollowedRun"]:
+    """Run a prompt through the server of the same user and home. `say` receives the server's warnings.
+
+    Leaving the context stops the run and waits until its agent has exited.
+
+    Raises:
+        ServerDeclined: as `server_of`, or the server has not started the run.
+        ClinvkError: the run is refused, or the server is gone.
+    """
+    async with server_of(settings, environ, registry, request.backend) as connection:
+        if not request.workdir:
+            raise ServerDeclined("the session is one of no directory")
+        warm = request.warm and settings.warm.enabled
+        command = frames.RunCommand(replace(request, warm=warm), caller.own_variables(environ))
+        async with RemoteRun(connection, command, say) as run:
+            yield run
 
 
 async def release_session(environ: Mapping[str, str], session_id: str) -> None:
@@ -97,37 +116,15 @@ async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[tuple[frames
         connection.close()
 
 
-class RemoteRuns:
-    """A `Runner` using the agents of a server, one run at a time."""
-
-    def __init__(self, connection: frames.Connection, environ: dict[str, str], warm: bool, say: Say) -> None:
-        self._connection = connection
-        self._environ = environ
-        self._warm = warm
-        self._say = say
-
-    def run(self, request: RunRequest) -> AbstractAsyncContextManager["FollowedRun"]:
-        """Run a prompt. Leaving the context stops the run and waits until its agent has exited.
-
-        Raises:
-            ServerDeclined: the server has not started the run.
-            ClinvkError: the run is refused, or the server is gone.
-        """
-        command = frames.RunCommand(replace(request, warm=request.warm and self._warm), self._environ)
-        return _RemoteRun(self._connection, request, command, self._say)
-
-
-class _RemoteRun:
+class RemoteRun:
     """The context of one run, and the command's view of the run."""
 
     id: str
     created_at: float
     session_id: str | None
 
-    def __init__(
-        self, connection: frames.Connection, request: RunRequest, command: frames.RunCommand, say: Say
-    ) -> None:
-        self.request = request
+    def __init__(self, connection: frames.Connection, command: frames.RunCommand, say: Say) -> None:
+        self.request = command.request
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.raw = b""
@@ -138,18 +135,13 @@ class _RemoteRun:
         self._number = 0
         self._unread: deque[Logged] = deque()
         self._is_done = False
-        self._is_overdue = False
-        self._restart_time_limit()
+        self._stops_within_s = _STOPS_TIMEOUT_S
 
     async def __aenter__(self) -> "FollowedRun":
-        if not self.request.workdir:
-            raise ServerDeclined("the session is one of no directory")
         try:
             async with self._time_limit():
                 await self._connection.send(self._command)
                 message = await self._connection.receive()
-        except frames.TooLong as exc:
-            raise ServerDeclined(exc.message) from exc
         except ConnectionError:
             message = None
         except TimeoutError as exc:
@@ -170,10 +162,7 @@ class _RemoteRun:
                 raise ClinvkError(_LOST)
 
     async def __aexit__(self, *_: object) -> None:
-        if self.ending and not self._is_overdue:
-            await self._finish(_EXITS_TIMEOUT_S, stop=False)
-        else:
-            await self._finish(_STOPS_AT_ONCE_TIMEOUT_S if self._is_overdue else _STOPS_TIMEOUT_S)
+        await self._finish(self._stops_within_s, stop=self._stops_within_s != _EXITS_TIMEOUT_S)
 
     async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
         """Yield the events up to the ending; the loss of the server is an ending too."""
@@ -187,19 +176,17 @@ class _RemoteRun:
         """Wait for the next message."""
         try:
             async with self._time_limit():
-                message: frames.Message | None = await self._connection.receive()
+                message = await self._connection.receive()
         except ConnectionError:
             message = None
         except TimeoutError:
-            self._is_overdue = True
             self._fail(TimedOut.code, self._overdue)
+            self._stops_within_s = _STOPS_AT_ONCE_TIMEOUT_S
             return
         match message:
             case frames.Begun():  # the command was cancelled earlier
                 return
             case frames.Events():
-                if self.started_at is None and message.started_at:
-                    self._restart_time_limit()
                 self.started_at, self.ended_at, self.raw = message.started_at, message.ended_at, message.raw
                 self._add(message.entries)
                 return
@@ -212,15 +199,10 @@ class _RemoteRun:
         if not self.ending:
             self._fail(ClinvkError.code, _LOST)
 
-    def _restart_time_limit(self) -> None:
-        limit_s = self.request.timeout_s
-        self._until = time.monotonic() + limit_s + _LATER_S if limit_s else None
-
     def _time_limit(self) -> asyncio.Timeout:
-        """Return a context that raises TimeoutError when the run should have ended long ago."""
-        if self._until is None or self.ending:
-            return asyncio.timeout(None)
-        return asyncio.timeout(max(self._until - time.monotonic(), _QUIET_S))
+        """Return a context that raises TimeoutError when a server that still answers would have sent something."""
+        limit_s = self.request.timeout_s
+        return asyncio.timeout(limit_s + _LATER_S if limit_s and not self.ending else None)
 
     @property
     def _overdue(self) -> str:
@@ -235,14 +217,13 @@ class _RemoteRun:
         for number, _, event in entries:
             self._number = number
             if isinstance(event, RunFinished | RunFailed):
-                self.ending = event
+                self.ending, self._stops_within_s = event, _EXITS_TIMEOUT_S
 
     async def _finish(self, within_s: float, stop: bool = True) -> None:
         """Wait until the agent has exited; its last events can be followed afterwards. Stop the run first if asked.
 
         A cancelled wait stops the run at once.
         """
-        self._until = None
         try:
             async with asyncio.timeout(within_s):
                 if stop:

@@ -4,7 +4,6 @@ The socket is in the home, or in a folder of the user in /tmp if that path is to
 listens holds a lock beside the socket: a socket without a lock is left of a killed server. All calls block briefly.
 """
 
-import fcntl
 import os
 import socket
 import stat
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clinvk import file_locks
+from clinvk.file_locks import FileLock
 
 _NAME = "serve.sock"
 _MAX_LENGTH = 100
@@ -47,7 +47,7 @@ class SocketClaim:
     def __init__(self, home: Path) -> None:
         self._path = path_of(home)
         self._lock_file = self._path.with_suffix(".lock")
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
 
     def listen(self) -> socket.socket | None:
         """Take the claim and listen; return None if another process has the claim. Remove a dead server's socket.
@@ -74,25 +74,15 @@ class SocketClaim:
         folder = self._path.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.parent == _SHARED:
-            _check_private(folder)
-        lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_taken = file_locks.is_lock_of(lock, self._lock_file)  # false if its owner has just removed the file
-        except BlockingIOError:
-            is_taken = False
-        except OSError:
-            os.close(lock)
-            raise
-        if is_taken:
-            self._lock = lock
-        else:
-            os.close(lock)
-        return is_taken
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                raise OSError(f"{folder} is not this user's alone to write to")
+        self._lock = file_locks.take(self._lock_file)
+        return self._lock is not None
 
     def is_held(self) -> bool:
         """Return whether this process holds the lock file at the path."""
-        return self._lock is not None and file_locks.is_lock_of(self._lock, self._lock_file)
+        return self._lock is not None and self._lock.is_at(self._lock_file)
 
     def is_found(self) -> bool:
         """Return whether this process holds the claim and commands can find the socket."""
@@ -103,13 +93,12 @@ class SocketClaim:
 
         Keep the socket if the lock file was removed or replaced: another process may have the claim.
         """
-        if self._lock is not None:
-            if self.is_held():
-                with suppress(OSError):
-                    self._path.unlink(missing_ok=True)
-                    self._lock_file.unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+        if self.is_held():
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+                self._lock_file.unlink(missing_ok=True)
+        if self._lock:
+            self._lock.close()
 
 
 def connected(home: Path) -> socket.socket | None:
@@ -140,9 +129,3 @@ def peer_of(sock: socket.socket) -> Peer:
         return Peer(uid, pid)
     _, uid, _ = _XUCRED.unpack_from(sock.getsockopt(0, _LOCAL_PEERCRED, 76))  # xucred of unix(4) on macOS and BSD
     return Peer(uid, 0)
-
-
-def _check_private(folder: Path) -> None:
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise OSError(f"{folder} is not this user's alone to write to")

@@ -4,19 +4,20 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from clinvk import logs
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
 from clinvk.remote import caller, frames
 from clinvk.remote.socket_path import Peer, SocketClaim, peer_of
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.process_scan import is_tagged
+from clinvk.runtime.process.waiting import in_background
 from clinvk.runtime.runs import Run
 from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown
 
@@ -27,6 +28,7 @@ _CHECK_INTERVAL_S = 2.0
 
 _CLOSE_TIMEOUT_S = 2.0
 _UNUSABLE = "commands do not go through this server: %s"
+_RECORDING = logging.getLogger("clinvk.runtime.run.recording")
 
 
 class SocketServer:
@@ -35,10 +37,13 @@ class SocketServer:
     The first of several servers of one home has the socket; after the first server exits, another takes the socket.
     """
 
-    def __init__(self, home: Path, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, home: Path, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]
+    ) -> None:
         self._claim = SocketClaim(home)
         self._settings = settings
         self._environ = environ
+        self._registry = registry
         self._group = asyncio.TaskGroup()
         self._serving: asyncio.Task[None] | None = None
         self._clients: dict[asyncio.Task[None] | None, _ClientConnection] = {}
@@ -52,8 +57,8 @@ class SocketServer:
     ) -> None:
         """Give the last messages a moment to be sent, then disconnect all clients. All runs have ended."""
         self.close()
-        if answers := [client.answer for client in self._clients.values() if client.answer]:
-            await asyncio.wait(answers, timeout=_CLOSE_TIMEOUT_S)
+        if answering := [task for task, client in self._clients.items() if task and client.is_answering]:
+            await asyncio.wait(answering, timeout=_CLOSE_TIMEOUT_S)
         if tasks := [task for task in self._clients if task]:
             for task in tasks:
                 task.cancel()
@@ -62,7 +67,8 @@ class SocketServer:
 
     def open(self, runs: LocalRuns) -> None:
         """Accept commands, now or once no other server has the socket, and run the prompts with `runs`."""
-        greeting = frames.Greeting(caller.caller_environment(self._settings, self._environ, BACKENDS))
+        names = [*self._registry]
+        greeting = frames.Greeting(caller.caller_environment(self._settings, self._environ, self._registry, names))
         try:
             listener = self._claim.listen()
         except OSError as exc:
@@ -105,12 +111,12 @@ class SocketServer:
 
 
 class _ClientConnection:
-    """A connected command. `answer` is the task for the command's run."""
+    """A connected command."""
 
     def __init__(
         self, runs: LocalRuns, environ: Mapping[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self.answer: asyncio.Task[None] | None = None
+        self.is_answering = False
         self._connection = frames.Connection(reader, writer)
         self._peer = _peer(writer.get_extra_info("socket"))
         self._runs = runs
@@ -119,40 +125,40 @@ class _ClientConnection:
         self._stops = 0
 
     async def serve(self, greeting: frames.Greeting) -> None:
-        """Answer the command until the command disconnects; then stop the run."""
+        """Answer the command; stop the run when the command disconnects."""
         try:
-            async with asyncio.TaskGroup() as group:
-                try:
-                    if self._peer:
-                        await self._converse(greeting, self._peer, group)
-                except ConnectionError as exc:
-                    logger.debug("a command is gone: %s", exc)
-                except Exception:
-                    logger.exception("the visit of a command failed inside clinvk")
-                finally:
-                    self._stop()
+            if self._peer:
+                await self._converse(greeting, self._peer)
+        except* ConnectionError as gone:
+            logger.debug("a command is gone: %s", gone.exceptions)
+        except* Exception:
+            logger.exception("the visit of a command failed inside clinvk")
         finally:
             self._connection.close()
 
-    async def _converse(self, greeting: frames.Greeting, peer: Peer, group: asyncio.TaskGroup) -> None:
+    async def _converse(self, greeting: frames.Greeting, peer: Peer) -> None:
         refused = frames.Refused("it was started by an agent") if peer.pid and is_tagged(peer.pid) else None
         await self._connection.send(refused or greeting)
-        while message := await self._connection.receive():
-            match message:
-                case frames.RunCommand() if refused:
-                    await self._connection.send(refused)
-                case frames.RunCommand():
-                    if self.answer:
-                        await asyncio.wait([self.answer])
-                    self._stops = 0
-                    self.answer = group.create_task(self._answer(message))
-                case frames.Stop():
-                    self._stop()
-                case frames.ReleaseSession():
-                    await self._runs.release_session(message.session_id)
-                    await self._connection.send(frames.Done())
-                case _:
-                    raise ConnectionAbortedError("a message for commands")
+        match await self._connection.receive():
+            case frames.RunCommand() as command if not refused:
+                self.is_answering = True
+                async with in_background(self._listen()):
+                    await self._connection.send(await self._answer(command))
+            case frames.ReleaseSession() as release:
+                await self._runs.release_session(release.session_id)
+                await self._connection.send(frames.Done())
+            case None:
+                return
+            case _:
+                raise ConnectionAbortedError("a message for commands")
+
+    async def _listen(self) -> None:
+        """Stop the run when the command asks for that or disconnects."""
+        try:
+            while isinstance(await self._connection.receive(), frames.Stop):
+                self._stop()
+        finally:
+            self._stop()
 
     def _stop(self) -> None:
         """Stop the run; the second call kills its agent at once."""
@@ -160,18 +166,7 @@ class _ClientConnection:
         if self._run:
             self._runs.stop(self._run.id, at_once=self._stops > 1)
 
-    async def _answer(self, command: frames.RunCommand) -> None:
-        """Run the prompt and send all events."""
-        try:
-            await self._connection.send(await self._carried_out(command))
-        except ConnectionError as exc:
-            logger.debug("a command is gone: %s", exc)
-        except Exception:
-            logger.exception("the answer to a command failed inside clinvk")
-        finally:
-            self._run = None
-
-    async def _carried_out(self, command: frames.RunCommand) -> frames.Message:
+    async def _answer(self, command: frames.RunCommand) -> frames.Message:
         """Run the prompt, send its events, and return the last message."""
         try:
             environ = caller.merge_environment(self._environ, command.environ)
@@ -180,11 +175,11 @@ class _ClientConnection:
                 if self._stops:
                     self._runs.stop(run.id)
                 await self._connection.send(frames.Begun(run.id, run.session_id, run.created_at))
-                with _StoreWarnings(run.id) as warnings:
+                with _store_warnings(run.id) as warnings:
                     async for batch in run.batches():
                         await self._connection.send(frames.Events(batch, run.started_at, run.ended_at, run.raw))
                     await self._runs.cancel(run.id)  # the run has ended: wait until the agent has exited
-            return frames.Done(warnings.messages)
+            return frames.Done(warnings)
         except (QueueFull, ShuttingDown) as exc:
             return frames.Refused(exc.message)
         except ClinvkError as exc:
@@ -205,23 +200,18 @@ def _peer(sock: socket.socket) -> Peer | None:
     return peer if peer.uid == os.geteuid() else None
 
 
-class _StoreWarnings(logging.Handler):
-    """Collects log messages about a run that could not be stored."""
+@contextmanager
+def _store_warnings(run_id: str) -> Generator[list[str]]:
+    """Collect log messages about a run that could not be stored."""
+    messages: list[str] = []
 
-    _logger = logging.getLogger("clinvk.runtime.run.recording")
+    def collect(record: logging.LogRecord) -> bool:
+        if logs.noted().get("run_id") == run_id:
+            messages.append(record.getMessage())
+        return True
 
-    def __init__(self, run_id: str) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-        self._run_id = run_id
-
-    def __enter__(self) -> Self:
-        self._logger.addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if logs.noted().get("run_id") == self._run_id:
-            self.messages.append(record.getMessage())
+    _RECORDING.addFilter(collect)
+    try:
+        yield messages
+    finally:
+        _RECORDING.removeFilter(collect)

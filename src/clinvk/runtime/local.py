@@ -20,7 +20,7 @@ from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process import executables, process_tags, resource_limits
-from clinvk.runtime.process.guardian_process import GuardianClaim, GuardianProcess
+from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups, finish_shielded, in_background
@@ -87,7 +87,7 @@ class LocalRuns:
         self._autosave = Autosave(store)
         self._lookups = lookups or Lookups()
         self._closing = False
-        self._guard = GuardianProcess(chosen, self._bounds, GuardianClaim(home, chosen.server) if home else None)
+        self._guard = GuardianProcess(chosen, self._bounds, home)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
         self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None
 

@@ -170,7 +170,7 @@ async def _serve(
         async with (
             observe(settings, BACKENDS) as watching,
             SqliteStore(home(environ), committed=watching.committed) as store,
-            SocketServer(home(environ), settings, environ) as commands,
+            SocketServer(home(environ), settings, environ, BACKENDS) as commands,
             open_server(settings, environ, sockets, store, taken, watching, BACKENDS, open_files) as served,
             maintain_store(store, settings.session.retention_days),
         ):

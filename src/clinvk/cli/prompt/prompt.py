@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends.base import describe
+from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import PromptFlags, RunFlags
 from clinvk.cli.parse.settings import directory, settings_of
 from clinvk.cli.prompt.display import RunDisplay
@@ -154,11 +155,11 @@ class ServerOrLocalRuns(NamedTuple):
                     "not through the server: it is not to be asked (--no-server, or warm.command_line: false)"
                 )
             return None
-        from clinvk.remote.remote_runs import ServerDeclined, server_of
+        from clinvk.remote.remote_runs import ServerDeclined, run_through_server
 
         try:
-            server = server_of(self.settings, self.environ, request.backend, self.notes.info)
-            run = await stack.enter_async_context((await stack.enter_async_context(server)).run(request))
+            started = run_through_server(request, self.settings, self.environ, BACKENDS, self.notes.info)
+            run = await stack.enter_async_context(started)
         except ServerDeclined as exc:
             self._explain(f"not through the server: {exc}" if str(exc) else "")
             return None

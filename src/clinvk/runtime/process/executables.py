@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -118,14 +118,14 @@ def environment(backend: str, settings: Settings, environ: Mapping[str, str]) ->
 
 def inherited(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
     """Return the variables that agents inherit: all, or with `agents.env_allow` the listed and the needed ones."""
-    if not settings.agents.env_allow:
-        return environ
-    return _named(environ, (*_NEEDED, *settings.agents.env_allow))
+    allowed = settings.agents.env_allow
+    return needed_variables(environ, allowed) if allowed else environ
 
 
-def needed_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the variables that most programs need, without credentials."""
-    return _named(environ, _NEEDED)
+def needed_variables(environ: Mapping[str, str], more: Sequence[str] = ()) -> Mapping[str, str]:
+    """Return the variables that most programs need, without credentials, and those that match a pattern of `more`."""
+    patterns = (*_NEEDED, *more)
+    return {name: value for name, value in environ.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
@@ -135,16 +135,21 @@ def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 def host(environ: Mapping[str, str]) -> Host:
     """Return the facts about the machine for a backend."""
+
+    def read(path: str) -> bytes | None:
+        try:
+            return Path(private_folder.at_home(path, environ)).read_bytes()
+        except OSError:
+            return None
+
+    def find(folder: str, pattern: str) -> Sequence[str]:
+        found = Path(private_folder.at_home(folder, environ)).glob(pattern)
+        return [str(path) for path in sorted(found, key=_size, reverse=True)]
+
     path = environ.get("PATH", os.defpath)
     commands = frozenset(name for name in _HELPERS if shutil.which(name, path=path))
     return Host(
-        is_root=os.geteuid() == 0,
-        commands=commands,
-        env=environ,
-        read=_reader(environ),
-        part=file_part,
-        find=_finder(environ),
-        resolve=resolve,
+        is_root=os.geteuid() == 0, commands=commands, env=environ, read=read, part=file_part, find=find, resolve=resolve
     )
 
 
@@ -156,7 +161,8 @@ def resolve(path: str) -> str:
 def file_part(path: str, start: int, size: int) -> bytes | None:
     """Return part of a regular file, or None: a pipe would never end, and a file may exceed the memory."""
     try:
-        with open(path, "rb", opener=_at_once) as file:
+        # O_NONBLOCK: open does not wait for the writer of a pipe.
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return None
             file.seek(start)
@@ -165,39 +171,11 @@ def file_part(path: str, start: int, size: int) -> bytes | None:
         return None
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Open without waiting for the writer of a pipe."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _reader(environ: Mapping[str, str]) -> Callable[[str], bytes | None]:
-    def read(path: str) -> bytes | None:
-        try:
-            with open(private_folder.at_home(path, environ), "rb") as file:
-                return file.read()
-        except OSError:
-            return None
-
-    return read
-
-
-def _finder(environ: Mapping[str, str]) -> Callable[[str, str], Sequence[str]]:
-    def find(folder: str, pattern: str) -> Sequence[str]:
-        found = Path(private_folder.at_home(folder, environ)).glob(pattern)
-        return [str(path) for path in sorted(found, key=_size, reverse=True)]
-
-    return find
-
-
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:  # removed after the search, or a dangling link
         return -1
-
-
-def _named(environ: Mapping[str, str], words: Sequence[str]) -> Mapping[str, str]:
-    return {name: value for name, value in environ.items() if any(fnmatchcase(name, word) for word in words)}
 
 
 async def version(spawner: Spawner, path: str, environ: Mapping[str, str]) -> str | None:

@@ -35,52 +35,6 @@ _TOLD = 4
 """Minimum number of arguments of a guardian."""
 
 
-class GuardianClaim:
-    """The lock file of one clinvk, named after the server number of its marks."""
-
-    def __init__(self, home: Path, server: int) -> None:
-        self._lock: FileLock | None = None
-        self._path = home / _FOLDER / f"{server}{_SUFFIX}"
-
-    def take(self, told: Sequence[str]) -> None:
-        """Clean up after dead clinvk processes of this home, then take the lock. `told` holds the guardian's arguments.
-
-        In a read-only home no lock is taken, and only the guardian cleans up after the agents.
-        """
-        try:
-            self._path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path.parent.mkdir(mode=0o700, exist_ok=True)
-            for path in self._path.parent.glob(f"*{_SUFFIX}"):
-                try:
-                    _end(path)
-                except OSError as exc:
-                    logger.warning("what a dead clinvk left is not ended by %s: %s", path, exc)
-            while self._lock is None:  # another clinvk may lock and remove the file while the file is empty
-                self._lock = file_locks.take(self._path)
-            os.write(self._lock.file, "\n".join(told).encode())
-        except OSError as exc:
-            logger.debug("agents are left to the guardian alone: %s", exc)
-
-    def release(self) -> None:
-        """Remove the lock file; call once no agent process is left."""
-        if self._lock:
-            self._path.unlink(missing_ok=True)
-            self._lock.close()
-
-
-def _end(path: Path) -> None:
-    """If the owner of the lock file is dead, end its marked processes and remove its private files."""
-    with suppress(FileNotFoundError, PermissionError, ValueError):  # removed by another clinvk, or not ours
-        if lock := file_locks.take(path, flags=os.O_RDWR):  # otherwise the clinvk is alive
-            with lock:
-                told = os.read(lock.file, 1 << 16).decode().split("\n")
-                if len(told) >= _TOLD and told[1] == path.stem:
-                    guardian.prepared(told[0], int(told[1]), told[2], told[3].split(os.pathsep))()
-                    path.unlink()
-                elif len(told) < _TOLD:  # the clinvk was killed before writing, so no agent was started
-                    path.unlink()
-
-
 _AGAIN_AFTER_S = 1.0
 """Minimum age of an exited guardian for an immediate restart."""
 
@@ -96,13 +50,15 @@ class GuardianProcess:
     """Keeps a guardian running from `start` until `stop` or `trigger`.
 
     Call `stop` when no agent is left. `trigger` lets the guardian clean up, as the exit of this process also does. All
-    calls run on the event loop and take about a millisecond.
+    calls run on the event loop and take about a millisecond. With a `home`, the lock file of this clinvk is locked, so
+    that the next clinvk of the home does the guardian's work if both are killed.
     """
 
-    def __init__(self, marks: ProcessTags, bounds: ResourceLimits, claim: GuardianClaim | None = None) -> None:
+    def __init__(self, marks: ProcessTags, bounds: ResourceLimits, home: Path | None = None) -> None:
         self._marks = marks
         self._bounds = bounds
-        self._claim = claim
+        self._path = home and home / _FOLDER / f"{marks.server}{_SUFFIX}"
+        self._lock: FileLock | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: socket.socket | None = None
         self._started_at = 0.0
@@ -114,19 +70,38 @@ class GuardianProcess:
         return self._process.pid if self._process else None
 
     async def take_over(self) -> None:
-        """Clean up after dead clinvk processes of this home; call before `start`."""
-        if claim := self._claim:
-            await asyncio.to_thread(lambda: claim.take(_told(self._marks, self._bounds.cgroup)))
+        """Clean up after dead clinvk processes of this home, then lock; call before `start`.
+
+        In a read-only home no lock is taken, and only the guardian cleans up after the agents.
+        """
+        if path := self._path:
+            try:
+                self._lock = await asyncio.to_thread(lambda: _claim(path, _told(self._marks, self._bounds.cgroup)))
+            except OSError as exc:
+                logger.debug("agents are left to the guardian alone: %s", exc)
 
     def start(self) -> None:
         """Start a guardian, and restart the guardian after every exit.
 
-        The guardian is ready once its program is loaded.
+        The guardian is ready once its program is loaded. The guardian runs in a new session and shares no pipe,
+        environment or working directory with clinvk.
         """
         self._again = None
         self._started_at = time.monotonic()
+        libraries = {name: value for name in _LIBRARIES if (value := os.environ.get(name))}
         try:
-            self._process, self._watch = _spawn(self._marks, self._bounds.cgroup)
+            ours, theirs = socket.socketpair()
+            with ours, theirs, self._marks.marking(GUARDIAN):
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", guardian.__file__, *_told(self._marks, self._bounds.cgroup)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env={**libraries, TAG_VARIABLE: tag_label(self._marks.server, GUARDIAN)},
+                    start_new_session=True,
+                )
+                self._watch = socket.socket(fileno=ours.detach())
         except OSError as exc:
             self._lacks(f"no guardian can be started: {exc}")
             return
@@ -138,8 +113,9 @@ class GuardianProcess:
             self._process.kill()
             self._process.wait()
         self._close()
-        if self._claim:
-            self._claim.release()
+        if self._lock and self._path:
+            self._path.unlink(missing_ok=True)
+            self._lock.close()
 
     def trigger(self) -> None:
         """Let the guardian end the leftover agent processes."""
@@ -167,28 +143,35 @@ class GuardianProcess:
         self._process = self._watch = self._again = None
 
 
-def _spawn(marks: ProcessTags, cgroup: str) -> "tuple[subprocess.Popen[bytes], socket.socket]":
-    """Start a guardian; return the process and the socket whose closing starts the cleanup.
+def _claim(path: Path, told: Sequence[str]) -> FileLock:
+    """Clean up after dead clinvk processes, then lock and write the file of this clinvk.
 
-    The guardian runs in a new session and shares no pipe, environment or working directory with clinvk.
+    Raises:
+        OSError: the home is read-only.
     """
-    libraries = {name: value for name in _LIBRARIES if (value := os.environ.get(name))}
-    ours, theirs = socket.socketpair()
-    try:
-        with theirs, marks.marking(GUARDIAN):
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", guardian.__file__, *_told(marks, cgroup)],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={**libraries, TAG_VARIABLE: tag_label(marks.server, GUARDIAN)},
-                start_new_session=True,
-            )
-    except OSError:
-        ours.close()
-        raise
-    return process, ours
+    path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    for other in path.parent.glob(f"*{_SUFFIX}"):
+        try:
+            _end(other)
+        except OSError as exc:
+            logger.warning("what a dead clinvk left is not ended by %s: %s", other, exc)
+    while True:  # another clinvk may lock and remove the file while the file is empty
+        if lock := file_locks.take(path):
+            os.write(lock.file, "\n".join(told).encode())
+            return lock
+
+
+def _end(path: Path) -> None:
+    """If the owner of the lock file is dead, end its marked processes and remove its private files."""
+    with suppress(FileNotFoundError, PermissionError, ValueError):  # removed by another clinvk, or not ours
+        if lock := file_locks.take(path, flags=os.O_RDWR):  # otherwise the clinvk is alive; dropping it unlocks
+            told = os.read(lock.file, 1 << 16).decode().split("\n")
+            if len(told) >= _TOLD and told[1] == path.stem:
+                guardian.prepared(told[0], int(told[1]), told[2], told[3].split(os.pathsep))()
+                path.unlink()
+            elif len(told) < _TOLD:  # the clinvk was killed before writing, so no agent was started
+                path.unlink()
 
 
 def _told(marks: ProcessTags, cgroup: str) -> tuple[str, ...]:

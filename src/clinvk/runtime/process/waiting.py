@@ -6,7 +6,6 @@ from _thread import start_new_thread
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import ParamSpec, TypeVar
 
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -70,7 +69,6 @@ _AT_ONCE = 32
 _TRUSTED_S = 2.0
 _MAX_TRUSTED = 1000
 _WITHIN_S = 10.0
-_IDLE_S = 5.0
 
 
 async def run_in_loop_thread(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -88,14 +86,12 @@ class Lookups:
     A thread costs several times what a look-up does. Directories that answered within the last `_TRUSTED_S` seconds
     are therefore looked up on the event loop: a file system that hangs in that time can hold up the loop.
 
-    The threads belong to no pool, since a stuck thread must not delay the exit of the process. An idle thread is used
-    again, which costs a third of a new one, and ends after `_IDLE_S`.
+    The threads belong to no pool, since a stuck thread must not delay the exit of the process.
     """
 
     def __init__(self, within_s: float = _WITHIN_S) -> None:
         self._within_s = within_s
         self._free = asyncio.Semaphore(_AT_ONCE)
-        self._idle: list[SimpleQueue[Callable[[], None]]] = []
         self._answered_at: dict[str, float] = {}
 
     async def run(self, look: Callable[[], T], *directories: str | None) -> T:
@@ -114,54 +110,33 @@ class Lookups:
         return found
 
     async def _in_thread(self, look: Callable[[], T]) -> T:
-        found: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[T] = loop.create_future()
+
+        def over(settle: Callable[[], None]) -> None:
+            self._free.release()
+            if not found.done():  # the waiter has not given up
+                settle()
+
+        def work() -> None:
+            try:
+                settle = partial(found.set_result, look())
+            except Exception as exc:  # noqa: BLE001 - raised where the result is awaited
+                settle = partial(found.set_exception, exc)
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(over, settle)
+
         try:
             async with asyncio.timeout(self._within_s):
                 await self._free.acquire()
-                job = partial(self._look, look, found)
                 try:
-                    self._idle.pop().put(job)
-                except IndexError:
-                    self._start(job)
+                    start_new_thread(work, ())
+                except RuntimeError:
+                    self._free.release()
+                    raise
                 return await found
         except TimeoutError:
             raise InvalidRequest("the file system of workdir or add_dirs does not answer", "workdir") from None
-
-    def _start(self, job: Callable[[], None]) -> None:
-        try:
-            start_new_thread(self._work, (job,))
-        except RuntimeError:
-            self._free.release()
-            raise
-
-    def _work(self, job: Callable[[], None]) -> None:
-        jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        while True:
-            job()
-            del job  # an idle thread must not keep the last look-up in memory
-            self._idle.append(jobs)
-            try:
-                job = jobs.get(timeout=_IDLE_S)
-            except Empty:
-                try:
-                    self._idle.remove(jobs)
-                except ValueError:  # `run` has taken the queue, and is about to put a job
-                    job = jobs.get()
-                else:
-                    return
-
-    def _look(self, look: Callable[[], T], found: "asyncio.Future[T]") -> None:
-        try:
-            settle = partial(found.set_result, look())
-        except Exception as exc:  # noqa: BLE001 - raised where the result is awaited
-            settle = partial(found.set_exception, exc)
-        with suppress(RuntimeError):  # the loop is closed
-            found.get_loop().call_soon_threadsafe(self._over, found, settle)
-
-    def _over(self, found: "asyncio.Future[T]", settle: Callable[[], None]) -> None:
-        self._free.release()
-        if not found.done():  # the waiter has not given up
-            settle()
 
 
 THREAD_TIMEOUT_S = 60.0

@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Unpack
 
 import msgspec
 
 from clinvk.runtime.process.waiting import Lookups, finish_thread
 from clinvk.runtime.worktrees.diff import TreeDiff
-from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitOptions, GitTimedOut, on_one_line
-from clinvk.runtime.worktrees.tree_files import FileBackup
+from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitTimedOut, on_one_line
+from clinvk.runtime.worktrees.tree_files import FileBackup, remove_tree
 from clinvk.runtime.worktrees.worktree_types import Judge, Worktree
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
@@ -198,7 +197,7 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
 
     Raises:
         InvalidRequest: the tree is gone, or the patch does not apply or is applied already; nothing was changed.
-        ClinvkError: writing failed; the files are restored, except those that somebody else wrote to meanwhile.
+        ClinvkError: writing failed; the files are restored, and what was written is kept in a folder.
     """
     top, patch = worktree.repository, str(diff.patch)
     if not await asyncio.to_thread(os.path.isdir, top):
@@ -215,17 +214,14 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
             f" clinvk worktrees discard {worktree.id} removes it"
         ) from None
     if not dry_run:
-        backup = FileBackup(top, diff.names, diff.folder)
+        backup = FileBackup(top, diff.names, Path(worktree.folder, f"backup-{os.urandom(4).hex()}"))
         await finish_thread(asyncio.to_thread(backup.copy), "putting files aside", _APPLIED_TIMEOUT_S)
-        admin = os.fsdecode(await git.out("rev-parse", "--absolute-git-dir")).rstrip("\n")
-        after = str(backup.after)
-        await _applied(git, worktree, patch, directory=after, env={"GIT_DIR": admin, "GIT_WORK_TREE": after})
         await finish_thread(_written(git, worktree, patch, backup), "applying the changes", _APPLIED_TIMEOUT_S)
 
 
-async def _applied(git: Git, worktree: Worktree, *arguments: str, **options: Unpack[GitOptions]) -> None:
+async def _applied(git: Git, worktree: Worktree, *arguments: str) -> None:
     try:
-        await git.out(*_APPLY, *arguments, **options)
+        await git.out(*_APPLY, *arguments)
     except GitFailed as exc:
         if exc.exit_code != _REFUSED:
             raise
@@ -237,16 +233,16 @@ async def _written(git: Git, worktree: Worktree, patch: str, backup: FileBackup)
     try:
         await _applied(git, worktree, patch)
     except InvalidRequest:
+        await asyncio.to_thread(remove_tree, backup.folder)
         raise
     except (ClinvkError, asyncio.CancelledError) as exc:  # cancelled: it took too long, or the loop is closed
+        why = exc.message if isinstance(exc, ClinvkError) else "the changes were not applied in time"
         try:
-            foreign = await asyncio.to_thread(backup.restore)
+            await asyncio.to_thread(backup.restore)
         except OSError as failed:
-            raise ClinvkError(f"files were changed in part, and cannot be put back: {failed}") from failed
-        if foreign:
-            why = exc.message if isinstance(exc, ClinvkError) else "the changes were not applied in time"
-            raise ClinvkError(f"{why}; not put back, as somebody else wrote to it: {_some(foreign)}") from exc
-        raise
+            raise ClinvkError(f"{why}; the files cannot all be put back ({failed}): see {backup.folder}") from exc
+        raise ClinvkError(f"{why}; the files are as before, and what was written is in {backup.aside}") from exc
+    await asyncio.to_thread(remove_tree, backup.folder)
 
 
 async def unregister(git: Git, worktree: Worktree, with_commits: bool) -> None:

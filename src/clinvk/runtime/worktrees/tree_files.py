@@ -39,93 +39,70 @@ def _failure(argv: Sequence[str]) -> str:
 class FileBackup:
     """Copies of files and links in a tree, for restoring the files after a change has failed midway.
 
-    The caller makes the same change first in `after`, a second copy. A file in the tree is restored only if the
-    content equals the changed copy or the beginning of the changed copy: all else was written by another program.
-    `git apply` cannot undo a partial change, and makes no such comparison.
+    A file with other content by then is moved to `aside` and not overwritten: another program may have written to it.
     """
 
     def __init__(self, top: str, names: Sequence[bytes], folder: Path) -> None:
-        self.after = folder / "after"
-        self._before = os.fsencode(folder / "before")
+        self.folder = folder
+        self.aside = folder / "aside"
         self._top = os.fsencode(top)
+        self._before = os.fsencode(folder / "before")
         self._names = names
 
     def copy(self) -> None:
-        """Copy the files, the parent folders, and git attributes there, e.g. for line endings.
+        """Copy the files.
 
         Raises:
             ClinvkError: a file cannot be read, or the disk is full.
         """
-        folders = {b""}
-        for name in self._names:
-            while name := os.path.dirname(name):
-                folders.add(name)
-        names = dict.fromkeys([*self._names, *(os.path.join(folder, b".gitattributes") for folder in folders)])
         try:
-            for copies in (self._before, os.fsencode(self.after)):
-                for folder in folders:
-                    if os.path.isdir(os.path.join(self._top, folder)):
-                        os.makedirs(os.path.join(copies, folder), exist_ok=True)
-                for name in names:
-                    _copy(os.path.join(self._top, name), os.path.join(copies, name))
+            for name in self._names:
+                source, target = os.path.join(self._top, name), os.path.join(self._before, name)
+                if os.path.islink(source) or os.path.isfile(source):
+                    os.makedirs(os.path.dirname(target), exist_ok=True)
+                    if os.path.islink(source):
+                        os.symlink(os.readlink(source), target)
+                    else:
+                        shutil.copy2(source, target)
         except OSError as exc:
             raise ClinvkError(f"cannot put the files aside that would be changed: {exc}") from exc
 
-    def restore(self) -> list[str]:
-        """Restore files after a failed change.
+    def restore(self) -> None:
+        """Restore files after a failed change, and remove folders that are empty afterwards.
 
-        Files with unexpected content stay unchanged; return the names of these files.
+        Files are moved, not copied, which needs no room on a full disk.
 
         Raises:
-            OSError: a file cannot be restored.
+            OSError: a file cannot be restored; the others are.
         """
-        foreign: list[bytes] = []
-        missing: list[bytes] = []
-        for name in self._names:
-            place, before = os.path.join(self._top, name), os.path.join(self._before, name)
-            if found := _content(place):
-                if found == _content(before):
-                    continue
-                after = _content(os.path.join(os.fsencode(self.after), name))
-                if after is None or after[0] != found[0] or not after[2].startswith(found[2]):
-                    foreign.append(name)
-                    continue
-                os.unlink(place)
-            if _content(before):
-                missing.append(name)
-            else:
-                self._remove_empty(os.path.dirname(name))
-        for name in missing:
-            place = os.path.join(self._top, name)
-            with suppress(FileExistsError, NotADirectoryError):
-                os.makedirs(os.path.dirname(place), exist_ok=True)
-            if os.path.lexists(place) or not os.path.isdir(os.path.dirname(place)):
-                foreign.append(name)
-            else:
-                _copy(os.path.join(self._before, name), place)
-        return [*map(os.fsdecode, foreign)]
-
-    def _remove_empty(self, folder: bytes) -> None:
-        """Remove an empty folder and empty parents, unless the folders existed before."""
-        with suppress(OSError):
-            while not os.path.isdir(os.path.join(self._before, folder)):
-                os.rmdir(os.path.join(self._top, folder))
-                folder = os.path.dirname(folder)
+        failed: list[OSError] = []
+        changed = [name for name in self._names if _content(self._top, name) != _content(self._before, name)]
+        for source, target in ((self._top, os.fsencode(self.aside)), (self._before, self._top)):
+            for name in changed:
+                try:
+                    _move(os.path.join(source, name), os.path.join(target, name))
+                except OSError as exc:
+                    failed.append(exc)
+        for name in changed:
+            with suppress(OSError):
+                os.removedirs(os.path.join(self._top, os.path.dirname(name)))
+        if failed:
+            raise failed[0]
 
 
-def _content(path: bytes) -> tuple[int, int, bytes] | None:
-    """Return the type, the mode and the content of a file or a link; None for anything else."""
+def _content(folder: bytes, name: bytes) -> tuple[int, bytes] | None:
+    """Return the mode and the content of a file or a link; None for anything else."""
+    path = os.path.join(folder, name)
     mode = os.lstat(path).st_mode if os.path.lexists(path) else 0
     if stat.S_ISLNK(mode):
-        return stat.S_IFMT(mode), mode, os.readlink(path)
-    return (stat.S_IFMT(mode), mode, Path(os.fsdecode(path)).read_bytes()) if stat.S_ISREG(mode) else None
+        return mode, os.readlink(path)
+    return (mode, Path(os.fsdecode(path)).read_bytes()) if stat.S_ISREG(mode) else None
 
 
-def _copy(source: bytes, target: bytes) -> None:
-    """Copy a file or a link; for a folder, make an empty folder."""
-    if os.path.islink(source):
-        os.symlink(os.readlink(source), target)
-    elif os.path.isfile(source):
-        shutil.copy2(source, target)
-    elif os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
+def _move(source: bytes, target: bytes) -> None:
+    """Move a file, a link or a folder, if there is one."""
+    if os.path.lexists(source):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.lexists(target):
+            raise FileExistsError(f"{os.fsdecode(target)} is in the way")
+        shutil.move(os.fsdecode(source), os.fsdecode(target))

@@ -223,7 +223,7 @@ async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:
     if not settings.warm.command_line:
         return Check(_MACHINE, "server", "skipped", f"{not_through}: warm.command_line: false")
     try:
-        async with server_of(settings, environ, settings.default_backend, lambda _: None):
+        async with server_of(settings, environ, BACKENDS, settings.default_backend):
             return Check(_MACHINE, "server", "ok", "prompts of the command line go through the server of this home")
     except ServerDeclined as exc:
         if why := str(exc):
