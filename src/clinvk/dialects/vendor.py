@@ -18,14 +18,7 @@ from clinvk.dialects.json_bodies import NOT_BLANK, because
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, Progress, RunStarted, ThinkingDelta, ToolCall, ToolResult
-from clinvk.types.request import (
-    APPROVAL_MODES,
-    MAX_NAME_CHARS,
-    SANDBOX_MODES,
-    ApprovalMode,
-    RunRequest,
-    SandboxMode,
-)
+from clinvk.types.request import APPROVAL_MODES, MAX_NAME_CHARS, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
 
 SESSION = "x-clinvk-session-id"
 WORKDIR = "x-clinvk-workdir"
@@ -45,14 +38,8 @@ STATUSES: Mapping[type[ClinvkError], int] = {
 """HTTP statuses: an agent's failure makes the request fail, as in the model's own API."""
 
 _HARMLESS = {
-    kind.code
-    for kind in (
-        errors.AgentUnauthenticated,
-        errors.AgentRateLimited,
-        errors.AgentUnpaid,
-        errors.AgentOverloaded,
-        errors.AgentRejected,
-    )
+    *(errors.AgentUnauthenticated.code, errors.AgentRateLimited.code, errors.AgentUnpaid.code),
+    *(errors.AgentOverloaded.code, errors.AgentRejected.code),
 }
 """Failures with which an agent's model API refuses a request before the agent can act."""
 

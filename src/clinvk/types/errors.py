@@ -264,33 +264,17 @@ def agent_code(status: int | None) -> str:
             return AgentFailed.code
 
 
-def _by_code(*kinds: type[ClinvkError]) -> dict[str, type[ClinvkError]]:
-    return {kind.code: kind for kind in kinds}
-
-
-_ENDINGS = _by_code(
-    InvalidRequest,
-    SessionNotFound,
-    NotResumable,
-    TimedOut,
-    Cancelled,
-    AgentFailed,
-    AgentUnauthenticated,
-    AgentRateLimited,
-    AgentUnpaid,
-    AgentOverloaded,
-    AgentRejected,
-    AgentCrashed,
-)
-
-_REFUSALS = _by_code(
-    InvalidRequest,
-    Unsupported,
-    ConfigError,
-    BackendUnavailable,
-    SessionNotFound,
-    SessionBusy,
-    NotResumable,
-    ResourcesExhausted,
-    StoreUnavailable,
-)
+_ENDINGS: dict[str, type[ClinvkError]] = {
+    kind.code: kind
+    for kind in (
+        *(InvalidRequest, SessionNotFound, NotResumable, TimedOut, Cancelled),
+        *(AgentFailed, *AgentFailed.__subclasses__(), AgentUnpaid),
+    )
+}
+_REFUSALS: dict[str, type[ClinvkError]] = {
+    kind.code: kind
+    for kind in (
+        *(InvalidRequest, Unsupported, ConfigError, BackendUnavailable, SessionNotFound),
+        *(SessionBusy, NotResumable, ResourcesExhausted, StoreUnavailable),
+    )
+}

@@ -76,25 +76,17 @@ def gather(events: Iterable[Event]) -> RunResult:
     ending: Ending | None = None
     for event in events:
         match event:
-            case TextDelta():
-                text.append(event.text)
+            case TextDelta() | ThinkingDelta() | ToolCall() | ToolResult():
                 said.append(event)
-            case ThinkingDelta() | ToolCall() | ToolResult():
-                said.append(event)
+                if isinstance(event, TextDelta):
+                    text.append(event.text)
             case RunStarted():
                 started = event
             case RunFinished() | RunFailed():
                 ending = event
-            case Progress(stage="stderr"):
-                stderr.append(event.message)
             case Progress():
-                pass
+                if event.stage == "stderr":
+                    stderr.append(event.message)
     if ending is None:
         raise ValueError("the events of a run stopped before its ending")
-    return RunResult(
-        text="".join(text),
-        started=started,
-        ending=ending,
-        stderr="\n".join(stderr),
-        said=tuple(said),
-    )
+    return RunResult(text="".join(text), started=started, ending=ending, stderr="\n".join(stderr), said=tuple(said))

@@ -31,7 +31,7 @@ DocumentBlocks = str | list[Annotated[msgspec.Raw, _listed("DocumentBlock")]]
 
 
 class Thinking(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether and how long the model shall think."""
+    """Whether and how long the model thinks."""
 
     type: str
     budget_tokens: Annotated[int, Meta(ge=0)] | None = None
@@ -39,14 +39,14 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
-    """What the answer shall look like."""
+    """The format of the answer."""
 
     type: Literal["json_schema"]
     schema: dict[str, object]
 
 
 class OutputConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How the answer shall be made."""
+    """Options for the answer."""
 
     effort: str | None = None
     format: Format | None = None

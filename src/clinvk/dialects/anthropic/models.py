@@ -11,7 +11,7 @@ from clinvk.types.errors import InvalidRequest
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="model"):
-    """A model that can be asked for. When it came out is not known here, which the API tells by the epoch."""
+    """An available model. The epoch means that the release date is not known."""
 
     id: str
     display_name: str
@@ -31,9 +31,9 @@ class ModelPage(msgspec.Struct, frozen=True, kw_only=True):
 class ModelListing(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of the list of models; unknown parameters are ignored."""
 
-    limit: Annotated[int, Meta(ge=1, le=1000, description="Models, at most.")] = 20
-    after_id: Annotated[str | None, Meta(description="Only those that come after this one.")] = None
-    before_id: Annotated[str | None, Meta(description="Only those that come right before this one.")] = None
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Maximum number of models.")] = 20
+    after_id: Annotated[str | None, Meta(description="Only models after this model.")] = None
+    before_id: Annotated[str | None, Meta(description="Only models just before this model.")] = None
 
 
 def page(models: Sequence[Model], query: bytes) -> ModelPage:

@@ -4,9 +4,11 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.json_bodies import because
+from clinvk.dialects.vendor import ModelName
 from clinvk.types.events import RunFinished, StopReason, Usage
 from clinvk.types.request import StopText, StopTexts
 
@@ -27,9 +29,36 @@ Stop = Annotated[StopText | StopTexts | None, Meta(description="One text or seve
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """What a stream tells beside the answer."""
+    """The contents of a stream besides the answer."""
 
     include_usage: bool | None = None
+
+
+class GenerationBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that chat completions and completions share. Other fields are accepted and ignored."""
+
+    model: ModelName
+    stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
+    stream_options: StreamOptions | None = None
+    stop: Stop = None
+    n: Annotated[OneAnswer, Meta(description="Answers; only 1 is possible.")] = None
+    max_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
+    temperature: Annotated[float | None, Meta(description="Ignored.")] = None
+    top_p: Annotated[float | None, Meta(description="Ignored.")] = None
+    presence_penalty: Annotated[float | None, Meta(description="Ignored.")] = None
+    frequency_penalty: Annotated[float | None, Meta(description="Ignored.")] = None
+    seed: Annotated[int | None, Meta(description="Ignored.")] = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Return the stop texts."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+def with_form(call: Call, body: GenerationBody) -> Call:
+    """Return a call with the form of the answer that a body asks for."""
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
+    return replace(call, stream=bool(body.stream), model=body.model, include_usage=include_usage)
 
 
 class TextFormat(msgspec.Struct, frozen=True, tag="text"):
@@ -41,19 +70,19 @@ class JsonObjectFormat(msgspec.Struct, frozen=True, tag="json_object"):
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
-    """Which of the tokens of the prompt came from the model's cache."""
+    """The share of prompt tokens that a cache served."""
 
     cached_tokens: int
 
 
 class CompletionDetails(msgspec.Struct, frozen=True):
-    """Which of the tokens of the answer were thinking."""
+    """The share of answer tokens that was thinking."""
 
     reasoning_tokens: int
 
 
 class TokenUsage(msgspec.Struct, frozen=True):
-    """Tokens of one request; zeros where the agent told none."""
+    """Tokens of one request; zeros if unknown."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -77,11 +106,6 @@ def usage_of(usage: Usage | None) -> TokenUsage:
 def finish_reason(ending: RunFinished) -> str:
     """Return OpenAI's finish reason for a finished run."""
     return _FINISH_REASONS[ending.stop_reason]
-
-
-def stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Return the stop texts of a body."""
-    return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
 class Chunks:

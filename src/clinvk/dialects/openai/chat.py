@@ -14,7 +14,7 @@ from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, To
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.openai import chat_bodies as bodies
 from clinvk.dialects.openai import error_bodies
-from clinvk.dialects.openai.answers import Chunks, JsonObjectFormat, finish_reason, stops, usage_of
+from clinvk.dialects.openai.answers import Chunks, JsonObjectFormat, finish_reason, usage_of, with_form
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.types.request import Image, RunRequest
@@ -103,17 +103,13 @@ class OpenAIChat(vendor.ModelApi):
             max_tokens=asked.max_completion_tokens or asked.max_tokens,
             effort=asked.reasoning_effort or None,
             thinking=_thinks(asked),
-            stop=stops(asked.stop),
+            stop=asked.stops,
             output_schema=_schema(asked.response_format),
             metadata=asked.metadata or {},
         )
-        return replace(
-            vendor.call(request, conversation(asked.messages), vendor.asked(headers)),
-            stream=bool(asked.stream),
-            model=asked.model,
-            include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
-            ignored=(*(("tools",) if asked.tools or asked.functions else ()), *vendor.ignored_stop(request)),
-        )
+        call = vendor.call(request, conversation(asked.messages), vendor.asked(headers))
+        ignored = (*(("tools",) if asked.tools or asked.functions else ()), *vendor.ignored_stop(request))
+        return replace(with_form(call, asked), ignored=ignored)
 
     def encoder(self, call: Call, facts: RunFacts) -> "ChatEncoder":
         """Return the encoder of one stream."""

@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Meta
 
 from clinvk.dialects.json_bodies import because
-from clinvk.dialects.openai.answers import JsonObjectFormat, OneAnswer, Stop, StreamOptions, TextFormat, TokenUsage
-from clinvk.dialects.vendor import NO_CALLS, ModelName, ToolMode
+from clinvk.dialects.openai.answers import GenerationBody, JsonObjectFormat, TextFormat, TokenUsage
+from clinvk.dialects.vendor import NO_CALLS, ToolMode
 
 _Name = Annotated[str, Meta(min_length=1)]
 
@@ -151,51 +151,40 @@ class AllowedTools(msgspec.Struct, frozen=True):
     allowed_tools: ToolChoiceMode
 
 
-class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation that the agent goes on with. Fields that are not listed are accepted and ignored."""
+class ChatBody(GenerationBody, frozen=True, kw_only=True):
+    """A conversation for the agent to continue. Other fields are accepted and ignored."""
 
-    model: ModelName
     messages: Annotated[list[Message], Meta(description="The conversation, the oldest message first.")]
-    stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
-    stream_options: StreamOptions | None = None
-    stop: Stop = None
-    n: Annotated[OneAnswer, Meta(description="Answers; only 1 is possible.")] = None
-    max_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     max_completion_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     reasoning_effort: Annotated[
-        str | None, Meta(description="How hard to think. The answer then tells the model's thinking, where it does.")
+        str | None, Meta(description="How hard to think; the answer then includes the model's thinking.")
     ] = None
     thinking: Annotated[
-        dict[str, object] | None, Meta(description='With {"type": "enabled"} the answer tells the model\'s thinking.')
+        dict[str, object] | None, Meta(description='With {"type": "enabled"} the answer includes the thinking.')
     ] = None
     response_format: ResponseFormat | None = None
     tools: Annotated[
         list[dict[str, object]] | None, Meta(description="Ignored: the agent works with its own tools.")
     ] = None
     tool_choice: Annotated[ToolMode | AllowedTools | None, Meta(description="auto or none.")] = None
-    functions: Annotated[list[dict[str, object]] | None, Meta(description="The older word for `tools`.")] = None
+    functions: Annotated[list[dict[str, object]] | None, Meta(description="The older name of `tools`.")] = None
     function_call: Annotated[ToolMode | None, Meta(description="auto or none.")] = None
     modalities: Annotated[
         Annotated[list[Literal["text"]], Meta(max_length=1)] | None,
-        Meta(description="Only text can be had.", extra=because("agents only write")),
+        Meta(description="Only text is supported.", extra=because("agents only write")),
     ] = None
-    metadata: Annotated[dict[str, object] | None, Meta(description="Kept with the session, if one is.")] = None
-    temperature: Annotated[float | None, Meta(description="Ignored.")] = None
-    top_p: Annotated[float | None, Meta(description="Ignored.")] = None
-    presence_penalty: Annotated[float | None, Meta(description="Ignored.")] = None
-    frequency_penalty: Annotated[float | None, Meta(description="Ignored.")] = None
-    seed: Annotated[int | None, Meta(description="Ignored.")] = None
+    metadata: Annotated[dict[str, object] | None, Meta(description="Stored with the session, if any.")] = None
     logprobs: Annotated[bool | None, Meta(description="Ignored.")] = None
     top_logprobs: Annotated[int | None, Meta(description="Ignored.")] = None
 
 
 class AnswerMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the assistant says."""
+    """The message of the assistant."""
 
     role: Literal["assistant"]
     content: str
     refusal: None
-    reasoning_content: Annotated[str, Meta(description="The model's thinking, where it was asked for.")] = ""
+    reasoning_content: Annotated[str, Meta(description="The model's thinking, if requested.")] = ""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -208,11 +197,11 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class ChatAnswer(msgspec.Struct, frozen=True):
-    """What came of a conversation."""
+    """The answer to a conversation."""
 
     id: str
     object: Literal["chat.completion"]
     created: int
-    model: Annotated[str, Meta(description="As it was sent.")]
+    model: Annotated[str, Meta(description="The model as sent in the request.")]
     choices: tuple[Choice, ...]
     usage: TokenUsage

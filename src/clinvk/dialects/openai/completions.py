@@ -5,14 +5,13 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.conversation import Conversation, Turn
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.json_bodies import NOT_BLANK, because
 from clinvk.dialects.openai import answers, error_bodies
-from clinvk.dialects.vendor import ModelName
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
@@ -21,32 +20,21 @@ from clinvk.types.result import RunResult
 _Text = Annotated[str, Meta(pattern=NOT_BLANK)]
 
 
-class CompletionBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A text that the agent answers. Fields that are not listed are accepted and ignored."""
+class CompletionBody(answers.GenerationBody, frozen=True, kw_only=True):
+    """A text for the agent to answer. Other fields are accepted and ignored."""
 
-    model: ModelName
     prompt: Annotated[
         _Text | Annotated[list[_Text], Meta(min_length=1, max_length=1)],
         Meta(
-            description="A text, or a list of one. Tokens are refused.",
+            description="A text, or a list of one text. Tokens are refused.",
             extra=because("an agent gives one answer, and takes no tokens"),
         ),
     ]
-    stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
-    stream_options: answers.StreamOptions | None = None
-    stop: answers.Stop = None
-    n: Annotated[answers.OneAnswer, Meta(description="Answers; only 1 is possible.")] = None
-    best_of: Annotated[answers.OneAnswer, Meta(description="Answers to choose from; only 1.")] = None
+    best_of: Annotated[answers.OneAnswer, Meta(description="Number of candidates; only 1 is possible.")] = None
     echo: Annotated[bool | None, Meta(description="Begin the answer with the prompt.")] = None
     suffix: Annotated[
         Literal[""] | None, Meta(description="Refused: an agent fills no gap.", extra=because("an agent fills no gap"))
     ] = None
-    max_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
-    temperature: Annotated[float | None, Meta(description="Ignored.")] = None
-    top_p: Annotated[float | None, Meta(description="Ignored.")] = None
-    presence_penalty: Annotated[float | None, Meta(description="Ignored.")] = None
-    frequency_penalty: Annotated[float | None, Meta(description="Ignored.")] = None
-    seed: Annotated[int | None, Meta(description="Ignored.")] = None
     logprobs: Annotated[int | None, Meta(description="Ignored.")] = None
 
 
@@ -60,12 +48,12 @@ class CompletionChoice(msgspec.Struct, frozen=True):
 
 
 class CompletionAnswer(msgspec.Struct, frozen=True):
-    """What came of a text."""
+    """The answer to a text."""
 
     id: str
     object: Literal["text_completion"]
     created: int
-    model: Annotated[str, Meta(description="As it was sent.")]
+    model: Annotated[str, Meta(description="The model as sent in the request.")]
     choices: tuple[CompletionChoice, ...]
     usage: answers.TokenUsage
 
@@ -91,14 +79,9 @@ class OpenAICompletions(vendor.ModelApi):
         """
         asked = json_bodies.decode(body, _body)
         prompt = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0]
-        request = RunRequest(prompt="", model=asked.model, max_tokens=asked.max_tokens, stop=answers.stops(asked.stop))
+        request = RunRequest(prompt="", model=asked.model, max_tokens=asked.max_tokens, stop=asked.stops)
         call = vendor.call(request, Conversation((), (Turn("user", (prompt,)),)), vendor.asked(headers), "prompt")
-        call = replace(
-            call,
-            stream=bool(asked.stream),
-            model=asked.model,
-            include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
-        )
+        call = answers.with_form(call, asked)
         return CompletionCall(**asdict(call), echo=prompt if asked.echo else "")
 
     def encoder(self, call: Call, facts: RunFacts) -> "CompletionEncoder":

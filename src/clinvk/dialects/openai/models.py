@@ -7,12 +7,12 @@ from msgspec import Meta
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that can be asked for. When it came out is not known here."""
+    """An available model. The release date is not known."""
 
-    id: Annotated[str, Meta(description="What `model` of a request calls it.", examples=["claude/opus"])]
+    id: Annotated[str, Meta(description="The value for `model` in requests.", examples=["claude/opus"])]
     object: Literal["model"] = "model"
     created: Literal[0] = 0
-    owned_by: Annotated[str, Meta(description="Its backend.")]
+    owned_by: Annotated[str, Meta(description="The backend of the model.")]
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

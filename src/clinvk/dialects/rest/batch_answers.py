@@ -17,49 +17,49 @@ from clinvk.types.errors import ClinvkError
 from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import ChangedFile, Check, JudgeVerdict, Part, PartResult, Summary
 
-_Warnings = Annotated[tuple[str, ...], Meta(description="What is allowed, but hardly meant.")]
-_RunId = Annotated[str, Meta(description="The run that stands for the whole; absent in a dry run.")]
-_Duration = Annotated[int, Meta(description="Milliseconds of the whole.")]
+_Warnings = Annotated[tuple[str, ...], Meta(description="Probable mistakes in the request.")]
+_RunId = Annotated[str, Meta(description="The run of the orchestration; absent in a dry run.")]
+_Duration = Annotated[int, Meta(description="Total duration in milliseconds.")]
 
 _encoder = msgspec.json.Encoder()
 
 
 class PartAnswer(PromptAnswer, frozen=True, kw_only=True, omit_defaults=True):
-    """How one task, step or backend went: the answer to its prompt, and which it is."""
+    """The outcome of one task, step or backend."""
 
-    index: Annotated[int, Meta(description="Its place among all, from 0.")]
-    step: Annotated[int | None, Meta(description="Of a chain: the step, from 1.")] = None
-    name: Annotated[str | None, Meta(description="As the caller gave it.")] = None
-    id: Annotated[str | None, Meta(description="As the caller gave it.")] = None
-    meta: Annotated[dict[str, object] | None, Meta(description="As the caller gave it.")] = None
-    diff: Annotated[str | None, Meta(description="What it changed in its worktree, as git tells it.")] = None
-    diff_is_cut: Annotated[bool, Meta(description="The diff is too long to be told whole.")] = False
-    files: Annotated[tuple[ChangedFile, ...] | None, Meta(description="What it changed there.")] = None
-    branch: Annotated[str | None, Meta(description="The branch of its worktree.")] = None
-    worktree: Annotated[str | None, Meta(description="Where its worktree is; null for one that had no changes.")] = None
-    check: Annotated[Check | None, Meta(description="What `check` said about its worktree.")] = None
-    warnings: Annotated[tuple[str, ...], Meta(description="What is not in its worktree, or not in the diff.")] = ()
+    index: Annotated[int, Meta(description="Index of the part, from 0.")]
+    step: Annotated[int | None, Meta(description="Number of a chain's step, from 1.")] = None
+    name: Annotated[str | None, Meta(description="As in the request.")] = None
+    id: Annotated[str | None, Meta(description="As in the request.")] = None
+    meta: Annotated[dict[str, object] | None, Meta(description="As in the request.")] = None
+    diff: Annotated[str | None, Meta(description="The changes in the worktree, as a git diff.")] = None
+    diff_is_cut: Annotated[bool, Meta(description="The diff is truncated.")] = False
+    files: Annotated[tuple[ChangedFile, ...] | None, Meta(description="The changed files.")] = None
+    branch: Annotated[str | None, Meta(description="The branch of the worktree.")] = None
+    worktree: Annotated[str | None, Meta(description="The path of the worktree; null if unchanged.")] = None
+    check: Annotated[Check | None, Meta(description="The result of `check` in the worktree.")] = None
+    warnings: Annotated[tuple[str, ...], Meta(description="Files that worktree or diff lack.")] = ()
 
 
 class ParallelAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the tasks went, in their order."""
+    """The outcome of the tasks, in order."""
 
     total_tasks: int
-    completed: Annotated[int, Meta(description="Tasks that succeeded.")]
-    failed: Annotated[int, Meta(description="Tasks that did not, those included that were cancelled.")]
+    completed: Annotated[int, Meta(description="Number of successful tasks.")]
+    failed: Annotated[int, Meta(description="Number of failed tasks, cancelled ones included.")]
     total_duration_ms: _Duration
     results: list[PartAnswer]
-    cancelled: Annotated[int, Meta(description="Of those that failed, the cancelled; left out if none.")] = 0
+    cancelled: Annotated[int, Meta(description="Number of cancelled tasks; absent if none.")] = 0
     run_id: _RunId = ""
     warnings: _Warnings = ()
 
 
 class ChainAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the steps went that were run."""
+    """The outcome of the steps that ran."""
 
     total_steps: int
-    completed_steps: Annotated[int, Meta(description="Steps that succeeded.")]
-    failed_step: Annotated[int, Meta(description="The first step that failed, from 1; 0 is none.")]
+    completed_steps: Annotated[int, Meta(description="Number of successful steps.")]
+    failed_step: Annotated[int, Meta(description="Number of the first failed step, from 1; 0 if none.")]
     total_duration_ms: _Duration
     results: list[PartAnswer]
     run_id: _RunId = ""
@@ -67,24 +67,22 @@ class ChainAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class JudgeAnswer(PromptAnswer, frozen=True, kw_only=True, omit_defaults=True):
-    """What the judge said, and how its own run went; in a dry run just who it would be."""
+    """The verdict of the judge and the outcome of its run; in a dry run only the judge's request."""
 
-    best: Annotated[
-        int | None, Meta(description="The `index` of the best answer; null where the judge failed, and in a dry run.")
-    ]
-    best_backend: Annotated[str | None, Meta(description="Who gave it.")]
-    reasons: Annotated[str, Meta(description="Why, in the judge's words; it calls the answers A, B, … in its order.")]
-    order: Annotated[tuple[int, ...], Meta(description="The indices of the answers A, B, … as the judge saw them.")]
+    best: Annotated[int | None, Meta(description="The `index` of the best answer, or null.")]
+    best_backend: Annotated[str | None, Meta(description="The backend of the best answer.")]
+    reasons: Annotated[str, Meta(description="The judge's reasons; A, B, … are the answers in `order`.")]
+    order: Annotated[tuple[int, ...], Meta(description="The indices of the answers A, B, …")]
 
 
 class CompareAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the backends went, in their order."""
+    """The outcome of the backends, in order."""
 
     prompt: str
     backends: list[str]
     total_duration_ms: _Duration
     results: list[PartAnswer]
-    judge: Annotated[JudgeAnswer | None, Meta(description="What the judge said, where there was one to hear.")] = None
+    judge: Annotated[JudgeAnswer | None, Meta(description="The verdict of the judge, if any.")] = None
     run_id: _RunId = ""
     warnings: _Warnings = ()
 

@@ -26,26 +26,27 @@ _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
 _Text = Annotated[str, Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]
 _Directory = Annotated[str, Meta(extra_json_schema={"pattern": r"^/[^\x00]*$"})]
+_Texts = Annotated[list[_Text], Meta(max_length=1000)]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, extra_json_schema={"pattern": r"^[^\x00]*$"})]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A prompt and the options for the run.
 
-    For a field that is left out, null or an empty text, the settings of clinvk decide, then the agent's CLI.
+    For a missing, null or empty field, the settings of clinvk decide, then the agent's CLI.
     """
 
     prompt: Annotated[
         str,
         Meta(
-            description="What the agent shall do.",
+            description="The task for the agent.",
             examples=["What does this project do?"],
             extra_json_schema={"pattern": r"\S"},
         ),
     ]
     images: Annotated[
         Annotated[list[str], Meta(max_length=MAX_IMAGES)] | None,
-        Meta(description="PNG, JPEG, GIF or WebP images, each a data URL or base64; no address is fetched."),
+        Meta(description="PNG, JPEG, GIF or WebP images, as data URLs or base64; addresses are not fetched."),
     ] = None
     model: Annotated[
         Name | None,
@@ -54,89 +55,78 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     workdir: Annotated[
         str | None,
         Meta(
-            description="Absolute path of an existing directory that the agent works in.",
+            description="Absolute path of the agent's working directory, which must exist.",
             examples=["/srv/project"],
             extra_json_schema={"pattern": r"^(/[^\x00]*)?$"},
         ),
     ] = None
     add_dirs: Annotated[
         Annotated[list[_Directory], Meta(max_length=100)] | None,
-        Meta(description="Absolute paths of further directories that the agent may use."),
+        Meta(description="Absolute paths of other directories that the agent may use."),
     ] = None
     approval_mode: Annotated[
         ApprovalMode | Literal[""] | None,
-        Meta(description="auto: edits unasked; none: acts unasked; always: asks for everything."),
+        Meta(description="auto: edit without asking; none: act without asking; always: ask for everything."),
     ] = None
     sandbox_mode: Annotated[
         SandboxMode | Literal[""] | None,
-        Meta(description="read-only: writes nothing; workspace: in its directories only; full: anywhere."),
+        Meta(description="read-only: no writes; workspace: writes in the agent's directories only; full: no limits."),
     ] = None
     allowed_tools: Annotated[
-        Annotated[list[_Text], Meta(max_length=1000)] | None,
-        Meta(description="The agent's own tool names that it may use; null is all."),
+        _Texts | None,
+        Meta(description="Names of the agent's tools that are allowed; null allows all tools."),
     ] = None
-    ephemeral: Annotated[bool | None, Meta(description="Keep no record of the conversation, here or in the CLI.")] = (
-        None
-    )
-    max_turns: Annotated[_Count | None, Meta(description="Requests to the model, at most; 0 is no limit.")] = None
-    max_tokens: Annotated[_Count | None, Meta(description="Advice only: no agent CLI has such a limit.")] = None
+    ephemeral: Annotated[bool | None, Meta(description="Keep no record of the conversation.")] = None
+    max_turns: Annotated[_Count | None, Meta(description="Maximum number of model requests; 0 means no limit.")] = None
+    max_tokens: Annotated[_Count | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     effort: Annotated[
-        Effort | Literal[""] | None, Meta(description="How hard to think; a CLI gets the nearest that it has.")
+        Effort | Literal[""] | None, Meta(description="How hard to think; the nearest supported effort applies.")
     ] = None
-    thinking: Annotated[bool | None, Meta(description="Give the model's thinking, in a stream, where the CLI can.")] = (
-        None
-    )
+    thinking: Annotated[bool | None, Meta(description="Stream the model's thinking, if supported.")] = None
     stop: Annotated[
         StopTexts | None,
-        Meta(description="Texts before the first of which the answer is cut, and the agent ended."),
+        Meta(description="The answer ends before the first of these texts; the agent is stopped."),
     ] = None
     output_schema: Annotated[
         dict[str, object] | None,
-        Meta(description="JSON Schema of the answer, which is then JSON and nothing else, and given whole."),
+        Meta(description="JSON Schema of the answer. The answer is then only JSON, sent in one piece."),
     ] = None
     system_prompt: Annotated[_Text | None, Meta(description="Added to the agent's own system prompt.")] = None
     timeout_secs: Annotated[
         Seconds | None, Meta(description="Seconds from the agent's start; default `server.request_timeout_secs`.")
     ] = None
-    verbose: Annotated[bool | None, Meta(description="Give the agent's stderr as well.")] = None
-    warm: Annotated[
-        bool | None, Meta(description="false: an agent process of its own, not one that was up before. Default true.")
-    ] = None
-    dry_run: Annotated[bool | None, Meta(description="Run nothing; give the exact command as `output`.")] = None
+    verbose: Annotated[bool | None, Meta(description="Include the agent's stderr.")] = None
+    warm: Annotated[bool | None, Meta(description="false: start a new agent process. Default true.")] = None
+    dry_run: Annotated[bool | None, Meta(description="Run nothing; return the command as `output`.")] = None
     extra: Annotated[
-        Annotated[list[_Text], Meta(max_length=1000)] | None,
-        Meta(description="Flags for the agent CLI itself, each an argument."),
+        _Texts | None,
+        Meta(description="Flags for the agent CLI, one argument each."),
     ] = None
-    tags: Annotated[Tags | None, Meta(description="Tags of a session that begins with this prompt.")] = None
-    metadata: Annotated[dict[str, object] | None, Meta(description="Kept with the session, for the caller's use.")] = (
-        None
-    )
+    tags: Annotated[Tags | None, Meta(description="Tags for a new session.")] = None
+    metadata: Annotated[dict[str, object] | None, Meta(description="Stored with the session.")] = None
 
 
 class PromptBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One prompt for one agent.
 
-    A field that is left out, null or an empty text is decided by the settings of clinvk, then by the agent's CLI.
+    For a missing, null or empty field, the settings of clinvk decide, then the agent's CLI.
     """
 
     backend: Annotated[
         Name | None,
-        Meta(description="The agent CLI to run; needed unless `session_id` says it.", examples=["claude", "codex"]),
+        Meta(description="The agent CLI; required without `session_id`.", examples=["claude", "codex"]),
     ] = None
     session_id: Annotated[
         Name | None,
-        Meta(description="The session to continue, in its directory; a unique prefix will do. Without it one begins."),
+        Meta(description="Id or unique prefix of the session to continue; null starts a session."),
     ] = None
     output_format: Annotated[
         Literal["", "default", "text", "json", "stream-json"] | None,
-        Meta(description="stream-json answers with a stream of events, the others with one JSON object."),
+        Meta(description="stream-json returns a stream of events, the others one JSON object."),
     ] = None
     detach: Annotated[
         bool | None,
-        Meta(
-            description="The run goes on when its client leaves. With the header `prefer: respond-async` the answer "
-            "does not wait for it."
-        ),
+        Meta(description="The run continues after a disconnect. The header `prefer: respond-async` returns at once."),
     ] = None
 
 
@@ -191,82 +181,80 @@ _AtOnce = Annotated[int, Meta(ge=1, le=2_147_483_647)]
 _Where = Annotated[
     Isolation | None,
     Meta(
-        description="worktree: the agent works in a git worktree and branch of its own, made from the HEAD of the "
-        "directory's repository; what it changed comes as `diff`."
+        description="worktree: the agent works in a new git worktree and branch from the HEAD of the directory's "
+        "repository; the result has the changes as `diff`."
     ),
 ]
-_All = Annotated[bool | None, Meta(description="Run nothing; give the exact commands as `output`.")]
+_All = Annotated[bool | None, Meta(description="Run nothing; return the commands as `output`.")]
 
 
 class PartBody(PromptBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One task of a parallel, or one step of a chain: a prompt, and what the caller calls it.
+    """One task of a parallel request, or one step of a chain.
 
-    `output_format` has no effect, and `detach` is refused: the whole is one answer, or one stream.
+    `output_format` has no effect, and `detach` is refused, since the request has only one answer or stream.
     """
 
-    id: Annotated[
-        Name | None, Meta(description="Comes back with the result and its events; no two tasks have the same.")
-    ] = None
+    id: Annotated[Name | None, Meta(description="Returned with result and events; unique among the tasks.")] = None
     name: Annotated[
         Name | None,
-        Meta(description="Comes back too; of a step, what `{{steps.NAME}}` means, so that no two have the same."),
+        Meta(description="Returned as well; for a step, NAME of `{{steps.NAME}}`, and unique."),
     ] = None
-    meta: Annotated[dict[str, object] | None, Meta(description="Comes back with the result.")] = None
+    meta: Annotated[dict[str, object] | None, Meta(description="Returned with the result.")] = None
     isolation: _Where = None
 
 
 class ParallelBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Tasks that do not wait for each other."""
+    """Independent tasks."""
 
-    tasks: Annotated[list[PartBody], Meta(min_length=1, max_length=MAX_PARTS, description="Prompts, one a task.")]
-    max_parallel: Annotated[
-        _AtOnce | None, Meta(description="Agents at once; default `parallel.max_workers`, within the server's slots.")
-    ] = None
-    fail_fast: Annotated[
-        bool | None, Meta(description="The first failure ends the others; default `parallel.fail_fast`.")
-    ] = None
+    tasks: Annotated[list[PartBody], Meta(min_length=1, max_length=MAX_PARTS, description="One prompt per task.")]
+    max_parallel: Annotated[_AtOnce | None, Meta(description="Concurrent agents; default `parallel.max_workers`.")] = (
+        None
+    )
+    fail_fast: Annotated[bool | None, Meta(description="Stop at the first failure; default `parallel.fail_fast`.")] = (
+        None
+    )
     dry_run: _All = None
 
 
 class ChainBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Steps one after the other.
+    """Steps that run in order.
 
-    In a prompt `{{previous}}` is the answer of the step before (empty in the first), `{{steps.NAME}}` that of an
-    earlier step, `{{input}}` the `input`; all other braces stay as they are, and so do those in what is filled in.
+    A prompt may contain `{{previous}}` (the answer of the previous step, empty in the first step), `{{steps.NAME}}`
+    (the answer of an earlier step) and `{{input}}`. Other braces stay unchanged, also in the inserted texts.
     """
 
     steps: Annotated[
         Annotated[list[PartBody], Meta(min_length=1, max_length=MAX_PARTS)] | None,
-        Meta(description="Prompts, one a step; needed without `resume_from`."),
+        Meta(description="One prompt per step; required without `resume_from`."),
     ] = None
-    input: Annotated[str | None, Meta(description="What `{{input}}` stands for.")] = None
-    stop_on_failure: Annotated[bool | None, Meta(description="No step is run after one that failed.")] = None
+    input: Annotated[str | None, Meta(description="The value of `{{input}}`.")] = None
+    stop_on_failure: Annotated[bool | None, Meta(description="A failure skips the remaining steps.")] = None
     pass_working_dir: Annotated[
         bool | None,
-        Meta(description="A step that names no directory works where the one before did, also in its worktree."),
+        Meta(description="A step without a directory uses the directory or worktree of the previous step."),
     ] = None
     resume_from: Annotated[
-        Name | None, Meta(description="The `run_id` of a chain, to go on from its first step that is not finished.")
+        Name | None, Meta(description="The `run_id` of a chain to continue at its first unfinished step.")
     ] = None
     dry_run: _All = None
 
 
 class BackendBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of those that are compared, where it has a model or isolation of its own."""
+    """One of the compared backends, with its own model or isolation."""
 
     backend: Annotated[Name, Meta(description="The agent CLI.")]
-    model: Annotated[Name | None, Meta(description="Beats the `model` of the body.")] = None
-    name: Annotated[Name | None, Meta(description="Comes back with the result and its events.")] = None
+    model: Annotated[Name | None, Meta(description="Overrides the `model` of the body.")] = None
+    name: Annotated[Name | None, Meta(description="Returned with result and events.")] = None
     isolation: _Where = None
 
 
 class JudgeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One more agent, which names the better answer; it is not told who gave which, and sees them in any order."""
+    """An agent that chooses the best answer, from anonymous answers in random order."""
 
-    backend: Annotated[Name, Meta(description="The agent CLI that judges.")]
-    prompt: Annotated[str | None, Meta(description="What counts, besides what the prompt itself asks.")] = None
-    model: Annotated[Name | None, Meta(description="A model of that CLI, or an alias.")] = None
-    timeout_secs: Annotated[Seconds | None, Meta(description="Seconds that it may take.")] = None
+    backend: Annotated[Name, Meta(description="The agent CLI of the judge.")]
+    prompt: Annotated[str | None, Meta(description="Criteria in addition to those of the prompt.")] = None
+    model: Annotated[Name | None, Meta(description="A model name of the CLI, or an alias.")] = None
+    timeout_secs: Annotated[Seconds | None, Meta(description="Time limit in seconds.")] = None
 
 
 class CompareBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -274,14 +262,15 @@ class CompareBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     backends: Annotated[
         list[Name | BackendBody],
-        Meta(min_length=1, max_length=100, description="Names, or objects.", examples=[["claude", "codex"]]),
+        Meta(min_length=1, max_length=100, description="Names or objects.", examples=[["claude", "codex"]]),
     ]
-    sequential: Annotated[bool | None, Meta(description="One after the other.")] = None
+    sequential: Annotated[bool | None, Meta(description="Run the backends one after another.")] = None
     isolation: _Where = None
     check: Annotated[
-        str | None, Meta(description="A shell command that is run in each worktree; 0 is passed. Needs `isolation`.")
+        str | None,
+        Meta(description="A shell command to run in each worktree; exit code 0 passes. Requires `isolation`."),
     ] = None
-    judge: Annotated[JudgeBody | None, Meta(description="One more agent that names the better answer.")] = None
+    judge: Annotated[JudgeBody | None, Meta(description="An agent that chooses the best answer.")] = None
 
 
 def parallel(body: ParallelBody) -> Parallel:

@@ -20,32 +20,32 @@ from clinvk.types.result import RunResult
 
 
 class PromptAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came of a prompt. An agent that ran and failed is told here, by `exit_code` and `error`."""
+    """The outcome of a prompt. `exit_code` and `error` report a failed agent."""
 
-    session_id: Annotated[str | None, Meta(description="The session; null for a run that keeps none.")]
+    session_id: Annotated[str | None, Meta(description="The session; null if none is stored.")]
     backend: str
-    exit_code: Annotated[int, Meta(description="0 is success; else the agent's own code, 1 where it has none.")]
-    duration_ms: Annotated[int, Meta(description="Milliseconds from the agent's start to its end.")]
-    output: Annotated[str, Meta(description="The answer; of a failed run what there was of it.")]
-    token_usage: Annotated[Usage, Meta(description="Tokens of this run alone; zeros where the agent told none.")]
-    run_id: Annotated[str, Meta(description="clinvk's id of this run; absent in a dry run.")] = ""
-    error: Annotated[str | None, Meta(description="Why the run failed, in the agent's own words if it had any.")] = None
-    error_code: Annotated[str | None, Meta(description="The same as one word, e.g. agent_rate_limited.")] = None
-    model: Annotated[str | None, Meta(description="The model, as the agent names it.")] = None
-    cost_usd: Annotated[float | None, Meta(description="US dollars, where the agent told it.")] = None
-    stop_reason: Annotated[StopReason | None, Meta(description="Why a run that did not fail ended.")] = None
-    stop_sequence: Annotated[str | None, Meta(description="The text of `stop` that was found.")] = None
+    exit_code: Annotated[int, Meta(description="0 means success; else the agent's exit code, or 1.")]
+    duration_ms: Annotated[int, Meta(description="Duration of the agent in milliseconds.")]
+    output: Annotated[str, Meta(description="The answer, possibly incomplete if the run failed.")]
+    token_usage: Annotated[Usage, Meta(description="Tokens of this run; zeros if unknown.")]
+    run_id: Annotated[str, Meta(description="The id of the run; absent in a dry run.")] = ""
+    error: Annotated[str | None, Meta(description="The error of a failed run.")] = None
+    error_code: Annotated[str | None, Meta(description="The code of the error, e.g. agent_rate_limited.")] = None
+    model: Annotated[str | None, Meta(description="The model as reported by the agent.")] = None
+    cost_usd: Annotated[float | None, Meta(description="US dollars; absent if unknown.")] = None
+    stop_reason: Annotated[StopReason | None, Meta(description="Why a successful run ended.")] = None
+    stop_sequence: Annotated[str | None, Meta(description="The matched text of `stop`.")] = None
     structured_output: Annotated[
         object, Meta(description="The answer as JSON, with `output_schema`; `output` has it as text.")
     ] = None
-    stderr: Annotated[str | None, Meta(description="The agent's stderr, when `verbose`.")] = None
+    stderr: Annotated[str | None, Meta(description="The agent's stderr, with `verbose`.")] = None
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that goes on by itself; the header `location` says where to look for it."""
+    """A run in the background; the header `location` has its URL."""
 
     run_id: str
-    session_id: Annotated[str | None, Meta(description="The session; null for a run that keeps none.")]
+    session_id: Annotated[str | None, Meta(description="The session; null if none is stored.")]
     state: Annotated[str, Meta(description="queued or running.")]
     queue_position: QueuePosition = msgspec.UNSET
 
@@ -53,21 +53,17 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A request that could not be run (RFC 9457)."""
 
-    type: Annotated[
-        str, Meta(description="Where this kind of problem is explained.", examples=["/docs#invalid_request"])
-    ]
+    type: Annotated[str, Meta(description="The documentation of the problem.", examples=["/docs#invalid_request"])]
     title: Annotated[str, Meta(description="The kind of problem.")]
     status: Annotated[int, Meta(description="The HTTP status.")]
     detail: Annotated[str, Meta(description="What failed, the value, and what is allowed.")]
-    code: Annotated[str, Meta(description="The kind of problem, for programs.", examples=["invalid_request"])]
+    code: Annotated[str, Meta(description="The code of the problem.", examples=["invalid_request"])]
     request_id: Annotated[str, Meta(description="The `x-request-id` of the answer.")]
     field: Annotated[
         str | None,
-        Meta(description="The place in the body, or the parameter, where the problem has one.", examples=["extra[0]"]),
+        Meta(description="The place in the body, or the parameter.", examples=["extra[0]"]),
     ] = None
-    candidates: Annotated[
-        tuple[str, ...], Meta(description="Some of the ids that begin so, where the one that was given is ambiguous.")
-    ] = ()
+    candidates: Annotated[tuple[str, ...], Meta(description="Some ids with an ambiguous prefix.")] = ()
 
 
 STATUSES: Mapping[type[ClinvkError], int] = {

@@ -11,19 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from clinvk.dialects.dialect import RunFacts
-from clinvk.types.events import (
-    Event,
-    Progress,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    StopReason,
-    TextDelta,
-    ThinkingDelta,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
+from clinvk.types import events
+from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, Usage
 from clinvk.types.text import readable
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -33,12 +22,12 @@ PULSE = b" "
 
 
 class Init(msgspec.Struct, frozen=True):
-    """The agent is up."""
+    """The agent has started."""
 
-    model: Annotated[str | None, Meta(description="The model, as the agent names it; null where it does not.")]
-    backend_session_id: Annotated[str | None, Meta(description="The agent CLI's own handle of the conversation.")]
-    working_dir: Annotated[str, Meta(description="Absolute path of the directory the agent works in.")]
-    run_id: Annotated[str, Meta(description="clinvk's id of this run.")]
+    model: Annotated[str | None, Meta(description="The model as reported by the agent, or null.")]
+    backend_session_id: Annotated[str | None, Meta(description="The agent CLI's session id.")]
+    working_dir: Annotated[str, Meta(description="Absolute path of the agent's working directory.")]
+    run_id: Annotated[str, Meta(description="The id of the run.")]
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -65,7 +54,7 @@ class ToolUse(msgspec.Struct, frozen=True):
 
 
 class ToolOutcome(msgspec.Struct, frozen=True):
-    """What a tool gave back to the agent."""
+    """The output of a tool."""
 
     tool_id: str
     tool_name: str
@@ -81,9 +70,9 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 class FailureDetails(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What else is known of a failure."""
+    """Further facts about a failure."""
 
-    exit_code: Annotated[int, Meta(description="The agent's own exit code; 1 where it has none; 128 + n for signal n.")]
+    exit_code: Annotated[int, Meta(description="The agent's exit code, or 1; 128 + n for signal n.")]
     token_usage: Usage | None = None
     cost_usd: float | None = None
 
@@ -91,20 +80,20 @@ class FailureDetails(msgspec.Struct, frozen=True, omit_defaults=True):
 class Failure(msgspec.Struct, frozen=True):
     """Why the run ended without success."""
 
-    code: Annotated[str, Meta(description="One word for programs, e.g. agent_rate_limited.")]
-    message: Annotated[str, Meta(description="The agent's own message, where it gave one.")]
+    code: Annotated[str, Meta(description="The error code, e.g. agent_rate_limited.")]
+    message: Annotated[str, Meta(description="The agent's message, if any.")]
     details: FailureDetails
 
 
 class Done(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the run ended."""
 
-    token_usage: Annotated[Usage, Meta(description="Tokens of this run alone; zeros where the agent told none.")]
+    token_usage: Annotated[Usage, Meta(description="Tokens of this run; zeros if unknown.")]
     duration: Annotated[float, Meta(description="Seconds from the agent's start.")]
     stop_reason: StopReason
-    turn_count: Annotated[int | None, Meta(description="Requests to the model, where the agent told it.")] = None
-    cost_usd: Annotated[float | None, Meta(description="US dollars, where the agent told it.")] = None
-    stop_sequence: Annotated[str | None, Meta(description="The text of `stop` that was found.")] = None
+    turn_count: Annotated[int | None, Meta(description="Number of model requests; absent if unknown.")] = None
+    cost_usd: Annotated[float | None, Meta(description="US dollars; absent if unknown.")] = None
+    stop_sequence: Annotated[str | None, Meta(description="The matched text of `stop`.")] = None
     structured_output: Annotated[
         object, Meta(description="The answer as JSON, with `output_schema`; the messages have it as text.")
     ] = None
@@ -121,13 +110,13 @@ class Tag(msgspec.Struct, frozen=True):
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     backend: Annotated[str, Meta(description="Name of the agent CLI.", examples=["claude"])]
-    session_id: Annotated[str | None, Meta(description="The session; absent for a run that keeps none.")] = None
+    session_id: Annotated[str | None, Meta(description="The session; absent if none is stored.")] = None
     timestamp: Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
     sequence: Annotated[int, Meta(description="Position in the stream of this run, from 1.", ge=1)]
-    index: Annotated[int | None, Meta(description="Of an orchestration: the task, step or backend, from 0.")] = None
-    step: Annotated[int | None, Meta(description="Of a chain: the step, from 1.")] = None
-    name: Annotated[str | None, Meta(description="Of an orchestration: the name that the caller gave the part.")] = None
-    id: Annotated[str | None, Meta(description="Of an orchestration: the id that the caller gave the part.")] = None
+    index: Annotated[int | None, Meta(description="Index of an orchestration's part, from 0.")] = None
+    step: Annotated[int | None, Meta(description="Number of a chain's step, from 1.")] = None
+    name: Annotated[str | None, Meta(description="Name of an orchestration's part.")] = None
+    id: Annotated[str | None, Meta(description="Id of an orchestration's part.")] = None
 
 
 class InitLine(_Line, frozen=True, kw_only=True, tag="init"):
@@ -167,7 +156,7 @@ class ProgressLine(_Line, frozen=True, kw_only=True, tag="progress"):
 
 
 class UsageLine(_Line, frozen=True, kw_only=True, tag="token_usage"):
-    """Tokens of this run, once, before the end; left out where the agent told none."""
+    """Tokens of this run, once before the end; absent if unknown."""
 
     content: Usage
 
@@ -184,17 +173,8 @@ class DoneLine(_Line, frozen=True, kw_only=True, tag="done"):
     content: Done
 
 
-Line = (
-    InitLine
-    | MessageLine
-    | ThinkingLine
-    | ToolUseLine
-    | ToolResultLine
-    | ProgressLine
-    | UsageLine
-    | ErrorLine
-    | DoneLine
-)
+_Output = InitLine | MessageLine | ThinkingLine | ToolUseLine | ToolResultLine
+Line = _Output | ProgressLine | UsageLine | ErrorLine | DoneLine
 
 
 _UNTAGGED = Tag()
@@ -218,26 +198,26 @@ class UnifiedEncoder:
 
     def skip(self, event: Event) -> None:
         """Record an event, other than an ending, whose line the reader already has."""
-        if isinstance(event, ToolCall):
+        if isinstance(event, events.ToolCall):
             self._tool_names[event.id] = event.name
-        elif isinstance(event, ToolResult):
+        elif isinstance(event, events.ToolResult):
             self._tool_names.pop(event.id, "")
 
     def feed(self, event: Event, at: float) -> bytes:
         """Return the line of one event; the line of an ending follows a line with the token usage."""
         usage = b""
         match event:
-            case TextDelta(text=text):
+            case events.TextDelta(text=text):
                 kind, content = MessageLine, Message(text)
-            case ThinkingDelta(text=text):
+            case events.ThinkingDelta(text=text):
                 kind, content = ThinkingLine, Thinking(text)
-            case ToolCall():
+            case events.ToolCall():
                 self._tool_names[event.id] = event.name
                 kind, content = ToolUseLine, ToolUse(event.id, event.name, event.input)
-            case ToolResult():
+            case events.ToolResult():
                 name = self._tool_names.pop(event.id, "")
                 kind, content = ToolResultLine, ToolOutcome(event.id, name, event.output, event.is_error)
-            case Progress():
+            case events.Progress():
                 kind, content = ProgressLine, Stage(event.stage, event.message)
             case RunStarted():
                 kind, content = InitLine, self._init(event)
@@ -255,15 +235,8 @@ class UnifiedEncoder:
 
     def _done(self, event: RunFinished, at: float) -> Done:
         duration = round(max(0.0, at - self._facts.started_at), 3)
-        return Done(
-            event.usage or Usage(),
-            duration,
-            event.stop_reason,
-            event.turns,
-            event.cost_usd,
-            event.stop_sequence,
-            event.structured_output,
-        )
+        rest = (event.turns, event.cost_usd, event.stop_sequence, event.structured_output)
+        return Done(event.usage or Usage(), duration, event.stop_reason, *rest)
 
     def _usage(self, usage: Usage | None, at: float) -> bytes:
         return self._line(UsageLine, usage, at) if usage else b""

@@ -25,37 +25,37 @@ class UsageListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     since: Annotated[date | None, Meta(description=f"The first day, UTC; default {DAYS - 1} days ago.")] = None
     until: Annotated[date | None, Meta(description="The last day, UTC; default today.")] = None
-    key: Annotated[str | None, Meta(description="Only runs that were asked for with the API key of this name.")] = None
-    backend: Annotated[str | None, Meta(description="Only those of this backend.")] = None
-    model: Annotated[str | None, Meta(description="Only those of this model.")] = None
+    key: Annotated[str | None, Meta(description="Filter by the name of the API key.")] = None
+    backend: Annotated[str | None, Meta(description="Filter by backend.")] = None
+    model: Annotated[str | None, Meta(description="Filter by model.")] = None
     group_by: Annotated[
         str,
         Meta(
-            description="What to tell apart, with commas: some of day, key, backend, model.",
+            description="Comma-separated aspects to group by: day, key, backend, model.",
             extra_json_schema={"pattern": rf"^\s*{_ASPECT}\s*(,\s*{_ASPECT}\s*)*$"},
         ),
     ] = "day,key,backend,model"
 
 
 class Used(msgspec.Struct, frozen=True, kw_only=True):
-    """What some runs have used."""
+    """The usage of some runs."""
 
-    runs: Annotated[int, Meta(description="How many have ended.")]
+    runs: Annotated[int, Meta(description="Number of ended runs.")]
     token_usage: Usage
-    cost_usd: Annotated[float | None, Meta(description="What their agents told, together; null where none told any.")]
+    cost_usd: Annotated[float | None, Meta(description="Sum of the reported costs; null if unknown.")]
 
 
 class UsageItem(Used, frozen=True, kw_only=True):
-    """What the runs of a day, key, backend and model have used; null stands for all of them."""
+    """The usage of the runs of a day, key, backend and model; null means all."""
 
-    day: Annotated[_Day | None, Meta(description="UTC; that on which the runs began.")]
-    key: Annotated[str | None, Meta(description="The name of the API key; empty where none was asked for.")]
+    day: Annotated[_Day | None, Meta(description="The day on which the runs started, UTC.")]
+    key: Annotated[str | None, Meta(description="The name of the API key; empty if no key was required.")]
     backend: str | None
-    model: Annotated[str | None, Meta(description="Empty where neither request nor agent named one.")]
+    model: Annotated[str | None, Meta(description="Empty if unknown.")]
 
 
 class UsageList(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs have used, in order of days."""
+    """The usage of runs, in order of days."""
 
     since: _Day
     until: _Day

@@ -34,16 +34,16 @@ Title = Annotated[str, Meta(max_length=MAX_TITLE_CHARS, extra_json_schema={"patt
 _Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS, extra_json_schema={"pattern": TAG_PATTERN})]
 Tags = Annotated[list[_Tag], Meta(max_length=MAX_TAGS)]
 
-_Limit = Annotated[int, Meta(ge=1, le=1000, description="Items, at most.")]
-_Offset = Annotated[int, Meta(ge=0, le=2_147_483_647, description="Items that are passed over first.")]
+_Limit = Annotated[int, Meta(ge=1, le=1000, description="Maximum number of items.")]
+_Offset = Annotated[int, Meta(ge=0, le=2_147_483_647, description="Number of items to skip.")]
 QueuePosition = (
     Annotated[
         int,
-        Meta(description="The position in the queue of this server, where clients take turns; only while it waits."),
+        Meta(description="Position in the server's queue; absent unless the run is queued."),
     ]
     | msgspec.UnsetType
 )
-_UNREADABLE = "How many of this part of the list are left out, since the database is damaged; absent for none."
+_UNREADABLE = "Number of items on this page that a damaged database hides; absent if none."
 _Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
 
 
@@ -54,20 +54,20 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     created_at: _Time
     last_used: _Time
-    working_dir: Annotated[str, Meta(description="Where its agent works.")]
-    backend_session_id: Annotated[str | None, Meta(description="The agent CLI's own handle; null until it told it.")]
+    working_dir: Annotated[str, Meta(description="The agent's working directory.")]
+    backend_session_id: Annotated[str | None, Meta(description="The agent CLI's session id; null until reported.")]
     model: str | None
     initial_prompt: Annotated[str, Meta(description=f"In a list the first {LISTED_CHARS} characters.")]
     status: Annotated[
         SessionStatus,
-        Meta(description="active: a run is under way; completed, error, paused (cancelled): how the last one ended."),
+        Meta(description="active: a run is in progress. Else the ending of the last run; paused means cancelled."),
     ]
-    turn_count: Annotated[int, Meta(description="Prompts that were run in it.")]
-    token_usage: Annotated[Usage, Meta(description="The sum over all turns.")]
+    turn_count: Annotated[int, Meta(description="Number of prompts.")]
+    token_usage: Annotated[Usage, Meta(description="Sum over all turns.")]
     tags: tuple[str, ...]
     title: str
-    parent_id: Annotated[str | None, Meta(description="The session that it was forked from.")]
-    error_message: Annotated[str | None, Meta(description="Why the last run failed.")]
+    parent_id: Annotated[str | None, Meta(description="The session from which this session was forked.")]
+    error_message: Annotated[str | None, Meta(description="The error of the last run.")]
     metadata: dict[str, object]
 
 
@@ -75,7 +75,7 @@ class SessionList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Sessions, newest first."""
 
     sessions: list[SessionView]
-    total: Annotated[int, Meta(description="How many there are with this filter.")]
+    total: Annotated[int, Meta(description="Number of all items that match the filter.")]
     limit: int
     offset: int
     unreadable: Annotated[int, Meta(description=_UNREADABLE)] = 0
@@ -84,25 +84,25 @@ class SessionList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class SessionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parameters of a list of sessions."""
 
-    backend: Annotated[str | None, Meta(description="Only those of this backend.")] = None
-    status: Annotated[SessionStatus | None, Meta(description="Only those with this status.")] = None
-    tag: Annotated[str | None, Meta(description="Only those with this tag.")] = None
-    text: Annotated[
-        str | None, Meta(description="Only those with this text in title or first prompt; case is one.")
-    ] = msgspec.field(name="q", default=None)
+    backend: Annotated[str | None, Meta(description="Filter by backend.")] = None
+    status: Annotated[SessionStatus | None, Meta(description="Filter by status.")] = None
+    tag: Annotated[str | None, Meta(description="Filter by tag.")] = None
+    text: Annotated[str | None, Meta(description="Filter by text in title or first prompt, ignoring case.")] = (
+        msgspec.field(name="q", default=None)
+    )
     limit: _Limit = 100
     offset: _Offset = 0
 
 
 class SessionPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a session shall be called. A field that is left out or null stays as it is."""
+    """New title and tags of a session. A missing or null field stays unchanged."""
 
-    title: Annotated[Title | None, Meta(description="One line of at most 500 characters; empty takes it away.")] = None
-    tags: Annotated[Tags | None, Meta(description="All its tags, in place of those it has.")] = None
+    title: Annotated[Title | None, Meta(description="One line; an empty text removes the title.")] = None
+    tags: Annotated[Tags | None, Meta(description="All tags; replaces the present tags.")] = None
 
 
 class Deleted(msgspec.Struct, frozen=True, kw_only=True):
-    """A session that is gone, with its runs."""
+    """A deleted session; its runs are deleted as well."""
 
     deleted: Literal[True] = True
     id: str
@@ -115,10 +115,8 @@ class TurnMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     text: str
     time: _Time
     run_id: str
-    usage: Annotated[Usage | None, Meta(description="Tokens of the turn, with its answer, where the agent told.")] = (
-        None
-    )
-    error: Annotated[str | None, Meta(description="Why the turn failed, with its answer.")] = None
+    usage: Annotated[Usage | None, Meta(description="Tokens of the turn, with the answer; absent if unknown.")] = None
+    error: Annotated[str | None, Meta(description="The error of the turn.")] = None
 
 
 class MessageList(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +124,7 @@ class MessageList(msgspec.Struct, frozen=True, kw_only=True):
 
     session_id: str
     messages: list[TurnMessage]
-    total: Annotated[int, Meta(description="Turns in all, not messages: a turn is a prompt with its answer.")]
+    total: Annotated[int, Meta(description="Number of turns; a turn is a prompt with its answer.")]
     limit: int
     offset: int
 
@@ -134,8 +132,8 @@ class MessageList(msgspec.Struct, frozen=True, kw_only=True):
 class MessageListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parameters of a list of messages."""
 
-    limit: Annotated[int, Meta(ge=1, le=1000, description="Turns, at most, the newest.")] = 100
-    offset: Annotated[int, Meta(ge=0, le=2_147_483_647, description="Newest turns that are passed over.")] = 0
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Maximum number of turns.")] = 100
+    offset: Annotated[int, Meta(ge=0, le=2_147_483_647, description="Number of newest turns to skip.")] = 0
 
 
 class RunItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,41 +141,41 @@ class RunItem(msgspec.Struct, frozen=True, kw_only=True):
 
     id: Annotated[str, Meta(description="32 hex digits.")]
     state: Annotated[RunState, Meta(description="interrupted: clinvk died during the run.")]
-    kind: Annotated[RunKind, Meta(description="One prompt, or several agents together.")]
-    backend: Annotated[str, Meta(description="Empty for several agents together.")]
-    session_id: Annotated[str | None, Meta(description="The session it is a turn of; null for one that keeps none.")]
-    parent_id: Annotated[str | None, Meta(description="The run of several agents together that it is a part of.")]
-    index: Annotated[int | None, Meta(description="Which part of it, from 0; the judge comes after all.")]
-    name: Annotated[str | None, Meta(description="What the caller named that part.")]
+    kind: Annotated[RunKind, Meta(description="A prompt or an orchestration.")]
+    backend: Annotated[str, Meta(description="Empty for an orchestration.")]
+    session_id: Annotated[str | None, Meta(description="The session of the run; null if none is stored.")]
+    parent_id: Annotated[str | None, Meta(description="The orchestration of which the run is a part.")]
+    index: Annotated[int | None, Meta(description="Index of the part, from 0; the judge is last.")]
+    name: Annotated[str | None, Meta(description="The caller's name for the part.")]
     prompt: Annotated[str, Meta(description=f"In a list the first {LISTED_CHARS} characters; empty if ephemeral.")]
     workdir: str
     model: str | None
     created_at: _Time
-    started_at: Annotated[_Time | None, Meta(description="When the agent was started; null until then.")]
-    ended_at: Annotated[_Time | None, Meta(description="Null while the run is queued or running.")]
-    exit_code: Annotated[int | None, Meta(description="0 is success; null until the run has ended.")]
-    error: Annotated[str | None, Meta(description="Why the run failed.")]
-    error_code: Annotated[str | None, Meta(description="The same as one word, e.g. agent_rate_limited.")]
+    started_at: Annotated[_Time | None, Meta(description="Start of the agent; null while queued.")]
+    ended_at: Annotated[_Time | None, Meta(description="Null while queued or running.")]
+    exit_code: Annotated[int | None, Meta(description="0 means success; null until the run has ended.")]
+    error: Annotated[str | None, Meta(description="The error of a failed run.")]
+    error_code: Annotated[str | None, Meta(description="The code of the error, e.g. agent_rate_limited.")]
     stop_reason: StopReason | None
-    token_usage: Annotated[Usage, Meta(description="Tokens of this run alone; zeros where the agent told none.")]
+    token_usage: Annotated[Usage, Meta(description="Tokens of this run; zeros if unknown.")]
     cost_usd: float | None
 
 
 class RunView(RunItem, frozen=True, kw_only=True):
-    """A run, with what came of it."""
+    """A run with its outcome."""
 
     queue_position: QueuePosition = msgspec.UNSET
-    output: Annotated[str, Meta(description="The answer, once the run has ended; empty if ephemeral.")]
-    request: Annotated[dict[str, object], Meta(description="What else was asked, settings included.")]
-    total_runs: Annotated[int, Meta(description="How many parts have been begun; 0 for one prompt.")]
-    runs: Annotated[list[RunItem], Meta(description=f"The parts, in their order, at most {SHOWN_PARTS}.")]
+    output: Annotated[str, Meta(description="The answer; empty until the run has ended, and if ephemeral.")]
+    request: Annotated[dict[str, object], Meta(description="The other request fields, with settings applied.")]
+    total_runs: Annotated[int, Meta(description="Number of parts that have started; 0 for a prompt.")]
+    runs: Annotated[list[RunItem], Meta(description=f"The parts in order, at most {SHOWN_PARTS}.")]
 
 
 class RunList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Runs, newest first."""
 
     runs: list[RunItem]
-    total: Annotated[int, Meta(description="How many there are with this filter.")]
+    total: Annotated[int, Meta(description="Number of all items that match the filter.")]
     limit: int
     offset: int
     unreadable: Annotated[int, Meta(description=_UNREADABLE)] = 0
@@ -186,12 +184,10 @@ class RunList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class RunListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parameters of a list of runs."""
 
-    session_id: Annotated[str | None, Meta(description="Only the turns of this session; a unique prefix will do.")] = (
-        None
-    )
-    parent_id: Annotated[str | None, Meta(description="Only the parts of this run; a unique prefix will do.")] = None
-    backend: Annotated[str | None, Meta(description="Only those of this backend.")] = None
-    state: Annotated[RunState | None, Meta(description="Only those in this state.")] = None
+    session_id: Annotated[str | None, Meta(description="Filter by session: id or unique prefix.")] = None
+    parent_id: Annotated[str | None, Meta(description="Filter by orchestration: id or unique prefix.")] = None
+    backend: Annotated[str | None, Meta(description="Filter by backend.")] = None
+    state: Annotated[RunState | None, Meta(description="Filter by state.")] = None
     limit: _Limit = 100
     offset: _Offset = 0
 
@@ -204,7 +200,7 @@ class Following(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Meta(
             ge=0,
             le=2_147_483_647,
-            description="Only what comes after this event; the header `last-event-id` says the same and beats it.",
+            description="Number of the event after which to start; the header `last-event-id` takes precedence.",
         ),
     ] = 0
 

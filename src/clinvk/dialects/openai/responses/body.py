@@ -214,11 +214,13 @@ _Count = Annotated[int, Meta(ge=1, le=2_147_483_647)]
 
 
 class ReasoningOptions(msgspec.Struct, frozen=True):
-    """How hard to think, and whether the thinking is told."""
+    """How hard to think, and whether to include the thinking."""
 
     effort: str | None = None
-    summary: Annotated[str | None, Meta(description="Anything but none: the thinking is told in the answer.")] = None
-    generate_summary: Annotated[str | None, Meta(description="The older word for `summary`.")] = None
+    summary: Annotated[str | None, Meta(description="Any value except none: the response includes the thinking.")] = (
+        None
+    )
+    generate_summary: Annotated[str | None, Meta(description="The older name of `summary`.")] = None
 
 
 class ResponseSchemaFormat(msgspec.Struct, frozen=True, kw_only=True, tag="json_schema"):
@@ -244,15 +246,13 @@ class AllowedToolChoice(msgspec.Struct, frozen=True):
 
 
 class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What the agent is asked. Fields that are not listed are accepted and ignored."""
+    """A request for a response. Other fields are accepted and ignored."""
 
     model: vendor.ModelName
-    input: Annotated[
-        str | list[InputItem], Meta(description="What the user says; or messages, calls of tools and what these gave.")
-    ]
+    input: Annotated[str | list[InputItem], Meta(description="A text, or messages, tool calls and tool outputs.")]
     instructions: Annotated[str | None, Meta(description="Added to the agent's own system prompt.")] = None
     previous_response_id: Annotated[
-        str | None, Meta(description="The stored response to go on from; `input` is then only what comes after it.")
+        str | None, Meta(description="The stored response to continue; `input` then has only later turns.")
     ] = None
     conversation: Annotated[
         None, Meta(description="Refused: use `previous_response_id`.", extra=because("use previous_response_id"))
@@ -265,16 +265,14 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
     stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
-    store: Annotated[
-        bool | None, Meta(description="Keep a session, so that one can go on from the response; the default.")
-    ] = None
-    background: Annotated[
-        bool | None, Meta(description="Answer at once; the run goes on, and the response is asked for later.")
-    ] = None
+    store: Annotated[bool | None, Meta(description="Store a session, to continue the response later; the default.")] = (
+        None
+    )
+    background: Annotated[bool | None, Meta(description="Return at once; retrieve the response later.")] = None
     max_output_tokens: Annotated[_Count | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
-    metadata: Annotated[dict[str, str] | None, Meta(description="Kept with the response and its session.")] = None
+    metadata: Annotated[dict[str, str] | None, Meta(description="Stored with the response and its session.")] = None
     tools: Annotated[list[Json] | None, Meta(description="Ignored: the agent works with its own tools.")] = None
     tool_choice: Annotated[vendor.ToolMode | AllowedToolChoice | None, Meta(description="auto or none.")] = None
     max_tool_calls: Annotated[int | None, Meta(description="Ignored.")] = None
@@ -283,7 +281,7 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
     safety_identifier: Annotated[str | None, Meta(description="Ignored.")] = None
     temperature: Annotated[float | None, Meta(description="Ignored.")] = None
     top_p: Annotated[float | None, Meta(description="Ignored.")] = None
-    truncation: Annotated[str | None, Meta(description="Ignored: the agent's CLI sees to its context.")] = None
+    truncation: Annotated[str | None, Meta(description="Ignored: the agent's CLI manages the context.")] = None
     user: Annotated[str | None, Meta(description="Ignored.")] = None
 
 

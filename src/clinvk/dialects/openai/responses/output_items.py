@@ -9,15 +9,7 @@ from typing import NamedTuple
 from clinvk.dialects import vendor
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai.responses import response_object
-from clinvk.dialects.openai.responses.response_object import (
-    Item,
-    ItemStatus,
-    MessageItem,
-    OutputText,
-    ReasoningItem,
-    Response,
-    SummaryText,
-)
+from clinvk.dialects.openai.responses.response_object import Item, ItemStatus, MessageItem, OutputText, Response
 from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta
 
 
@@ -53,7 +45,7 @@ class _OpenItem:
         parts = () if status == "in_progress" else ("".join(self._pieces),)
         if self.is_message:
             return MessageItem(id=self._id, status=status, content=tuple(map(OutputText, parts)))
-        return ReasoningItem(id=self._id, summary=tuple(map(SummaryText, parts)))
+        return response_object.ReasoningItem(id=self._id, summary=tuple(map(response_object.SummaryText, parts)))
 
     def begin(self) -> Iterator[StreamEvent]:
         yield _event("response.output_item.added", output_index=self._index, item=self.item("in_progress"))
@@ -69,8 +61,8 @@ class _OpenItem:
         yield _event(f"{self._part}.done", **self._place, part=self._part_of(text))
         yield _event("response.output_item.done", output_index=self._index, item=item)
 
-    def _part_of(self, text: str) -> OutputText | SummaryText:
-        return OutputText(text) if self.is_message else SummaryText(text)
+    def _part_of(self, text: str) -> OutputText | response_object.SummaryText:
+        return OutputText(text) if self.is_message else response_object.SummaryText(text)
 
 
 class Output:
