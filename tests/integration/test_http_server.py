@@ -16,7 +16,7 @@ import pytest
 
 from clinvk import __version__
 from clinvk.api.access.auth import AuthMiddleware
-from clinvk.api.access.cors import CorsMiddleware
+from clinvk.api.access.hosts import CorsMiddleware
 from clinvk.api.server.housekeeping import maintain_store
 from clinvk.api.server.router import Router
 from clinvk.api.server.server import listen, serve, startup_message

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from clinvk.api.access import cors, hosts, proxies
+from clinvk.api.access import hosts, proxies
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys, start_key
 from clinvk.api.access.proxies import TrustedProxies
@@ -43,7 +43,7 @@ class Access(NamedTuple):
 _LISTS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
     (
         "cors_allowed_origins",
-        cors.is_origin,
+        hosts.is_origin,
         "an origin is as a browser sends it, such as https://app.example.com or http://localhost:3000, or '*' for all",
     ),
     (

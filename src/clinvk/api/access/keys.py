@@ -66,7 +66,7 @@ class ApiKeys:
         be newer than those of `other`.
         """
         self._required = self._required or other._required
-        if other or not self.is_required:
+        if other or not self.is_temporary:
             self._staying = other._staying
             self._look_up()
 
@@ -76,7 +76,7 @@ class ApiKeys:
         self._found = {key.digest[:_FOUND_BY]: key for key in keys}
 
     @property
-    def is_required(self) -> bool:
+    def is_temporary(self) -> bool:
         """Whether the key was created for one start of a server without keys."""
         return any(key.name == _START for key in self._staying)
 

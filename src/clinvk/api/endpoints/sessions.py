@@ -43,7 +43,7 @@ class SessionEndpoints(NamedTuple):
         return views.session_view(await self.store.session(request.path_params["id"]))
 
     async def fork(self, request: Request) -> Response:
-        """Start a session that continues another session."""
+        """Fork a session: start a session that continues the conversation of another."""
         refuse_foreign(request.scope)
         parent = await self._changeable(request)
         session = await sessions.fork(self.store, parent.id, os.urandom(16).hex(), self.registry)

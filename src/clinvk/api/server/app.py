@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from clinvk.api.access.auth import Access, AuthMiddleware
-from clinvk.api.access.cors import CorsMiddleware
+from clinvk.api.access.hosts import CorsMiddleware
 from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints.health import BackendInventory, HealthEndpoints

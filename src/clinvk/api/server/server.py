@@ -193,7 +193,7 @@ async def _reload(load: Load, environ: Mapping[str, str], taken: ApiKeys, served
     try:
         settings = load()
         fresh = await _read_keys(settings, environ)
-        if taken and not fresh and not taken.is_required:
+        if taken and not fresh and not taken.is_temporary:
             raise ConfigError("no API key is asked for any more, which would open the server; that needs a restart")
     except ClinvkError as exc:
         logger.warning("not reloaded, all stays as it was: %s", exc.message)
