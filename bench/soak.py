@@ -30,8 +30,8 @@ _MAX_VISIT_S = 0.5
 _KEY = "of-a-soak"
 _GROWN = 1.1
 _AT_REST_TIMEOUT_S = 60
-_MAX_THREADS = 1 + min(32, (os.cpu_count() or 1) + 4) + 5
-"""The loop's, the default ones beside it, and those of the store: they come when they are needed, and stay."""
+_MAX_THREADS = 1 + min(32, (os.cpu_count() or 1) + 4) + 5 + 1
+"""The event loop, the default executor, the store (a writer and four readers), and the writer of stderr."""
 _STORE = "clinvk.db"
 _MAX_STORE_FILES = 2 * (1 + 4) + 1
 """The database and its log for the writer and each reader, who come when they are needed and stay, and their index."""

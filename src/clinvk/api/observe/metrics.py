@@ -6,10 +6,10 @@ are plain numbers: the client's own, with a lock each, would cost a prompt four 
 
 import asyncio
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from math import inf
+from itertools import accumulate
 
 import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -25,10 +25,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import __version__
-from clinvk.runtime.runs import PoolStats, RunObserver, Runs, WarmStats, WatchedRun, first_text_at
+from clinvk.runtime.runs import RunObserver, Runs, WarmStats, WatchedRun, first_text_at
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
-from clinvk.types.events import Ending, RunFailed, RunFinished
+from clinvk.types.events import Ending, RunFailed
 
 _Labels = tuple[str, ...]
 
@@ -59,15 +59,39 @@ class Metrics:
 
     def __init__(self) -> None:
         self._process = ProcessCollector(registry=None)
-        self._requests: Counter[_Labels] = Counter()
-        self._runs: Counter[_Labels] = Counter()
-        self._tokens: Counter[_Labels] = Counter()
-        self._cost_usd: dict[_Labels, float] = {}
-        self._request_seconds = _Histogram(_WORKING_S)
-        self._run_seconds = _Histogram(_WORKING_S)
-        self._queue_seconds = _Histogram(_WAITING_S)
-        self._first_word_seconds = _Histogram(_WAITING_S)
-        self._commit_seconds = _Histogram(_QUICK_S)
+        self._requests = _Counter(
+            "clinvk_http_requests",
+            "Finished requests. status: gone if the client left before the response.",
+            "method",
+            "route",
+            "status",
+        )
+        self._request_seconds = _Histogram(
+            _WORKING_S, "clinvk_http_request_duration_seconds", "From request to end of response.", "method", "route"
+        )
+        self._runs = _Counter("clinvk_runs", "Ended runs. outcome: finished or an error code.", "backend", "outcome")
+        self._run_seconds = _Histogram(
+            _WORKING_S, "clinvk_run_duration_seconds", "From the start of the agent to its end.", "backend"
+        )
+        self._queue_seconds = _Histogram(
+            _WAITING_S, "clinvk_run_queue_seconds", "How long runs waited for a slot.", "backend"
+        )
+        self._first_word_seconds = _Histogram(
+            _WAITING_S,
+            "clinvk_time_to_first_token_seconds",
+            "From the request for a run, including the queue, to the first text or thinking.",
+            "backend",
+        )
+        self._tokens = _Counter(
+            "clinvk_tokens",
+            "Tokens of ended runs. type: input (not cached), cached, output (without reasoning) or reasoning.",
+            "backend",
+            "type",
+        )
+        self._cost_usd = _Counter("clinvk_cost_usd", "The cost in US dollars that agents reported.", "backend")
+        self._commit_seconds = _Histogram(
+            _QUICK_S, "clinvk_store_write_seconds", "How long transactions that write took."
+        )
 
     def requests_by(self, template: Callable[[str], str]) -> Callable[[str, str, int | None, float], None]:
         """Return a callback that counts a request by method, path template, status and duration in seconds."""
@@ -88,7 +112,7 @@ class Metrics:
             self._tokens[backend, "output"] += max(0, usage.output_tokens - usage.reasoning_tokens)
             self._tokens[backend, "reasoning"] += usage.reasoning_tokens
         if ending.cost_usd and ending.cost_usd > 0:
-            self._cost_usd[backend,] = self._cost_usd.get((backend,), 0.0) + ending.cost_usd
+            self._cost_usd[backend,] += ending.cost_usd
 
     def time_run(self, backend: str, queued_s: float, first_word_s: float | None, seconds: float) -> None:
         """Record the durations of a run: in the queue, until the first word (None without output), and in total."""
@@ -105,53 +129,34 @@ class Metrics:
         """Return all metrics in the text format of Prometheus."""
         registry = CollectorRegistry()
         registry.register(self._process)
-        registry.register(_Snapshot([*self._counted(), *_standing(standing)]))
+        registry.register(_Snapshot([*self._recorded(), *_current(standing)]))
         return generate_latest(registry)
 
-    def _counted(self) -> Iterator[Metric]:
-        backend = ("backend",)
-        yield _counter(
-            "clinvk_http_requests",
-            "Answered requests by method, template of the path, and status (gone: the client left before).",
-            ("method", "route", "status"),
-            self._requests,
-        )
-        yield self._request_seconds.samples(
-            "clinvk_http_request_duration_seconds",
-            "From a request to the end of its answer, a stream's too.",
-            ("method", "route"),
-        )
-        yield _counter(
-            "clinvk_runs",
-            "Ended runs by backend and outcome: finished, or the code of the error.",
-            ("backend", "outcome"),
-            self._runs,
-        )
-        yield self._run_seconds.samples("clinvk_run_duration_seconds", "From the agent's start to its end.", backend)
-        yield self._queue_seconds.samples(
-            "clinvk_run_queue_seconds", "How long runs waited until their agent was started.", backend
-        )
-        yield self._first_word_seconds.samples(
-            "clinvk_time_to_first_token_seconds",
-            "From the request for a run, queue included, to the first piece of its answer or thinking.",
-            backend,
-        )
-        yield _counter(
-            "clinvk_tokens",
-            "Tokens of ended runs, each in one type: input (not cached), cached, output (not reasoning), reasoning.",
-            ("backend", "type"),
-            self._tokens,
-        )
-        yield _counter(
-            "clinvk_cost_usd", "What agents say that ended runs cost, in US dollars.", backend, self._cost_usd
-        )
-        yield self._commit_seconds.samples("clinvk_store_write_seconds", "How long transactions that write took.", ())
+    def _recorded(self) -> Iterator[Metric]:
+        for metric in vars(self).values():
+            if isinstance(metric, _Counter | _Histogram):
+                yield metric.samples()
+
+
+class _Counter(defaultdict[_Labels, float]):
+    """A number for each combination of labels."""
+
+    def __init__(self, name: str, description: str, *labels: str) -> None:
+        super().__init__(float)
+        self._family = partial(CounterMetricFamily, name, description, labels=labels)
+
+    def samples(self) -> Metric:
+        family = self._family()
+        for labels, value in list(self.items()):
+            family.add_metric(labels, value)
+        return family
 
 
 class _Histogram:
     """A histogram for each combination of labels."""
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: Sequence[float], name: str, description: str, *labels: str) -> None:
+        self._family = partial(HistogramMetricFamily, name, description, labels=labels)
         self._bounds = bounds
         self._counts: dict[_Labels, list[int]] = {}
         self._sums: dict[_Labels, float] = {}
@@ -164,14 +169,11 @@ class _Histogram:
         counts[bisect_left(self._bounds, seconds)] += 1
         self._sums[labels] += seconds
 
-    def samples(self, name: str, help_: str, names: Sequence[str]) -> Metric:
-        family = HistogramMetricFamily(name, help_, labels=names)
+    def samples(self) -> Metric:
+        family = self._family()
         for labels, counts in list(self._counts.items()):
-            below, buckets = 0, list[tuple[str, float]]()
-            for bound, count in zip((*self._bounds, inf), list(counts), strict=True):
-                below += count
-                buckets.append((repr(bound) if bound < inf else "+Inf", below))
-            family.add_metric(labels, buckets, self._sums[labels])
+            buckets = zip([*map(repr, self._bounds), "+Inf"], accumulate(counts), strict=True)
+            family.add_metric(labels, list(buckets), self._sums[labels])
         return family
 
 
@@ -183,76 +185,58 @@ class _Snapshot(Collector):
         return self._metrics
 
 
-def _standing(standing: Gauges) -> Iterator[Metric]:
+def _current(standing: Gauges) -> Iterator[Metric]:
     info = InfoMetricFamily("clinvk_build", "The version of clinvk.")
     info.add_metric((), {"version": __version__})
     yield info
     yield _gauge("clinvk_http_requests_active", "Requests under way.", standing.requests)
-    yield _gauge_by_backend("clinvk_runs_running", "Runs that hold a slot.", standing.running)
-    yield _gauge_by_backend("clinvk_runs_queued", "Runs that wait for a slot.", standing.queued)
-    yield _gauge("clinvk_slots", "Runs that may go at once.", standing.slots)
-    yield _gauge("clinvk_queue_slots", "Runs that may wait.", standing.queue_slots)
-    yield _gauge("clinvk_store_up", "1 where sessions can be kept, else 0.", int(standing.sessions is not None))
+    yield _gauge("clinvk_runs_running", "Runs that hold a slot.", standing.running)
+    yield _gauge("clinvk_runs_queued", "Runs that wait for a slot.", standing.queued)
+    yield _gauge("clinvk_slots", "The maximum of runs at once.", standing.slots)
+    yield _gauge("clinvk_queue_slots", "The maximum of waiting runs.", standing.queue_slots)
+    yield _gauge("clinvk_store_up", "1 if sessions can be stored, else 0.", int(standing.sessions is not None))
     if standing.sessions is not None:
-        yield _gauge("clinvk_store_sessions", "Sessions that are kept.", standing.sessions)
-    yield _gauge("clinvk_store_bytes", "The database with its journal.", standing.store_bytes)
-    if standing.warm:
-        yield from _warm(standing.warm)
-
-
-def _warm(warm: WarmStats) -> Iterator[Metric]:
-    def of_each(value: Callable[[PoolStats], int]) -> dict[str, int]:
-        return {backend: value(kept) for backend, kept in warm.backends.items()}
-
-    def counted(name: str, help_: str, values: Mapping[str, int]) -> Metric:
-        return _counter(name, help_, ("backend",), {(backend,): value for backend, value in values.items()})
-
-    yield _gauge_by_backend("clinvk_warm_processes", "Kept agent processes.", of_each(lambda kept: kept.processes))
-    yield _gauge_by_backend(
-        "clinvk_warm_ready", "Those that a run without a session can go to at once.", of_each(lambda kept: kept.ready)
-    )
-    yield _gauge_by_backend("clinvk_warm_runs", "Runs that they carry.", of_each(lambda kept: kept.runs))
-    yield _gauge_by_backend(
-        "clinvk_warm_memory_bytes",
-        "What they and all that they started take, as last measured.",
-        of_each(lambda kept: kept.memory_bytes),
-    )
-    yield counted("clinvk_warm_hits", "Runs that found a kept process.", of_each(lambda kept: kept.hits))
-    yield counted("clinvk_warm_misses", "Runs that found none.", of_each(lambda kept: kept.misses))
-    yield _gauge_by_backend(
-        "clinvk_warm_one_shot",
-        "1 where the program does not speak the protocol that staying needs, else 0.",
-        {backend: int(backend in warm.one_shot) for backend in warm.backends},
-    )
-    yield _gauge("clinvk_warm_slots", "Processes that may be kept.", warm.slots)
+        yield _gauge("clinvk_store_sessions", "Stored sessions.", standing.sessions)
+    yield _gauge("clinvk_store_bytes", "The size of the database with its journal.", standing.store_bytes)
+    if not (warm := standing.warm):
+        return
+    for name, description, field, make in _WARM:
+        values = {backend: getattr(stats, field) for backend, stats in warm.backends.items()}
+        yield _by_backend(make(name, description, labels=_BACKEND), values)
+    one_shot = {backend: int(backend in warm.one_shot) for backend in warm.backends}
+    yield _gauge("clinvk_warm_one_shot", "1 if the CLI cannot be kept warm, else 0.", one_shot)
+    yield _gauge("clinvk_warm_slots", "The maximum of warm processes.", warm.slots)
     if warm.memory_limit_bytes:
-        yield _gauge("clinvk_warm_memory_limit_bytes", "What they may take together.", warm.memory_limit_bytes)
+        yield _gauge(
+            "clinvk_warm_memory_limit_bytes", "The memory limit of all warm processes.", warm.memory_limit_bytes
+        )
 
 
-def _counter(name: str, help_: str, names: Sequence[str], values: Mapping[_Labels, float]) -> Metric:
-    family = CounterMetricFamily(name, help_, labels=names)
-    for labels, value in list(values.items()):
-        family.add_metric(labels, value)
-    return family
+_BACKEND = ("backend",)
+_WARM = (
+    ("clinvk_warm_processes", "Warm agent processes.", "processes", GaugeMetricFamily),
+    ("clinvk_warm_ready", "Warm processes that are ready for a new session.", "ready", GaugeMetricFamily),
+    ("clinvk_warm_runs", "Runs in warm processes.", "runs", GaugeMetricFamily),
+    ("clinvk_warm_memory_bytes", "Memory of warm processes and their children.", "memory_bytes", GaugeMetricFamily),
+    ("clinvk_warm_hits", "Runs that found a warm process.", "hits", CounterMetricFamily),
+    ("clinvk_warm_misses", "Runs that found no warm process.", "misses", CounterMetricFamily),
+)
 
 
-def _gauge(name: str, help_: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, help_, value)
+def _gauge(name: str, description: str, value: float | Mapping[str, int]) -> Metric:
+    if not isinstance(value, Mapping):
+        return GaugeMetricFamily(name, description, value)
+    return _by_backend(GaugeMetricFamily(name, description, labels=_BACKEND), value)
 
 
-def _gauge_by_backend(name: str, help_: str, values: Mapping[str, int]) -> Metric:
-    family = GaugeMetricFamily(name, help_, labels=("backend",))
+def _by_backend(family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, int]) -> Metric:
     for backend, value in values.items():
         family.add_metric((backend,), value)
     return family
 
 
 def _outcome(ending: Ending) -> str:
-    match ending:
-        case RunFinished():
-            return "finished"
-        case RunFailed(code=code):
-            return code
+    return ending.code if isinstance(ending, RunFailed) else "finished"
 
 
 _MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"

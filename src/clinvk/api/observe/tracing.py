@@ -52,7 +52,40 @@ class Tracing:
 
     def traced(self, app: ASGIApp, template_of: Callable[[str], str]) -> ASGIApp:
         """Return an application that traces each request as a span, below the `traceparent` of the request."""
-        return _TracedRequest(app, self._tracer, self._incoming, template_of)
+        return partial(self._respond, app, template_of)
+
+    async def _respond(
+        self, app: ASGIApp, template_of: Callable[[str], str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if scope["path"].startswith(_UNTRACED):
+            await app(scope, receive, send)
+            return
+        route = template_of(scope["path"])
+        headers = headers_of(scope)
+        status = 0
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        with self._tracer.start_as_current_span(
+            scope["method"] if route == UNKNOWN else f"{scope['method']} {route}",
+            context=self._incoming.extract(headers),
+            kind=SpanKind.SERVER,
+            attributes=_of_request(scope, headers, route),
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            logs.note(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
+            try:
+                await app(scope, receive, sent)
+            finally:
+                span.set_attributes(_answered(status, scope))
+                if status >= 500 or not status:
+                    span.set_attribute("error.type", str(status) if status else "client_gone")
+                    span.set_status(StatusCode.ERROR)
 
     def watch(self, run: WatchedRun) -> Callable[[], None]:
         """Start the span of a run, below the span of the current request. Return a callback to end the span."""
@@ -96,51 +129,6 @@ class Tracing:
                 tool.set_attribute("error.type", "tool_error")
                 tool.set_status(StatusCode.ERROR)
             tool.end(_ns(end.at if end else run.ended_at or at))
-
-
-class _TracedRequest:
-    def __init__(
-        self,
-        app: ASGIApp,
-        tracer: trace.Tracer,
-        incoming: TraceContextTextMapPropagator,
-        template_of: Callable[[str], str],
-    ) -> None:
-        self._app = app
-        self._tracer = tracer
-        self._incoming = incoming
-        self._template_of = template_of
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"].startswith(_UNTRACED):
-            await self._app(scope, receive, send)
-            return
-        route = self._template_of(scope["path"])
-        headers = headers_of(scope)
-        status = 0
-
-        async def sent(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        with self._tracer.start_as_current_span(
-            scope["method"] if route == UNKNOWN else f"{scope['method']} {route}",
-            context=self._incoming.extract(headers),
-            kind=SpanKind.SERVER,
-            attributes=_of_request(scope, headers, route),
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            logs.note(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
-            try:
-                await self._app(scope, receive, sent)
-            finally:
-                span.set_attributes(_answered(status, scope))
-                if status >= 500 or not status:
-                    span.set_attribute("error.type", str(status) if status else "client_gone")
-                    span.set_status(StatusCode.ERROR)
 
 
 def _of_request(scope: Scope, headers: Mapping[str, str], route: str) -> Attributes:

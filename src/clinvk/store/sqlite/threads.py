@@ -5,11 +5,11 @@ Operations that arrive while the writer is busy share the next transaction (grou
 
 import asyncio
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from clinvk.store.sqlite.database import DAMAGED, LOCKED, Database, is_error, snapshot, transaction
@@ -191,16 +191,13 @@ class WriterThread:
             self._later.clear()
             self._is_due = False
         if self._is_closed:
-            self._refuse(jobs)
+            for job in jobs:
+                job.error = StoreUnavailable(f"{self._database.path}: is closed")
+                job.settle()
         elif jobs:
             self._batch_began = time.monotonic()
             self._batch = asyncio.get_running_loop().run_in_executor(self._thread, self._carry_out, jobs)
             self._batch.add_done_callback(lambda batch: self._settle(batch, jobs))
-
-    def _refuse(self, jobs: Sequence[_Job]) -> None:
-        for job in jobs:
-            job.error = StoreUnavailable(f"{self._database.path}: is closed")
-            job.settle()
 
     def _settle(self, batch: "asyncio.Future[None]", jobs: Sequence[_Job]) -> None:
         self._batch = None
@@ -305,20 +302,13 @@ def _log_failure(done: "asyncio.Future[None]") -> None:
 THREADS = 4
 
 
-class _ThreadConnection(threading.local):
-    """The connection of a thread, and the identity of its database file."""
-
-    kept: "tuple[sqlite3.Connection, tuple[int, int] | None] | None" = None
-
-
 class ReaderThreads:
     """Runs read operations, a few at a time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="clinvk-reader")
-        self._own = _ThreadConnection()
-        self._connections: set[sqlite3.Connection] = set()
+        self._idle: list[tuple[sqlite3.Connection, tuple[int, int] | None]] = []  # with the identity of the file
 
     async def read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         """Return the value of an operation, which reads from one snapshot of the database."""
@@ -334,33 +324,32 @@ class ReaderThreads:
 
     def _close(self) -> None:
         self._threads.shutdown()
-        for connection in self._connections:
+        for connection, _ in self._idle:
             connection.close()
 
     def _carry_out(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         import sqlite3
 
-        connection = self._connected()
+        identity = self._database.identity()
+        connection = self._connected(identity)
+        is_usable = True
         try:
             with self._database.translated(), snapshot(connection):
                 return operation(connection)
         except (StoreUnavailable, sqlite3.Error):
-            self._disconnect()
+            is_usable = False
             raise
+        finally:
+            if is_usable:
+                self._idle.append((connection, identity))
+            else:
+                connection.close()
 
-    def _connected(self) -> "sqlite3.Connection":
-        identity = self._database.identity()
-        if self._own.kept and self._own.kept[1] == identity:
-            return self._own.kept[0]
-        self._disconnect()
-        connection = self._database.connect_to_read()
-        self._connections.add(connection)
-        self._own.kept = connection, identity
-        return connection
-
-    def _disconnect(self) -> None:
-        if self._own.kept:
-            connection, _ = self._own.kept
-            self._own.kept = None
-            self._connections.discard(connection)
-            connection.close()
+    def _connected(self, identity: tuple[int, int] | None) -> "sqlite3.Connection":
+        with suppress(IndexError):
+            while True:
+                connection, opened = self._idle.pop()
+                if opened == identity:
+                    return connection
+                connection.close()
+        return self._database.connect_to_read()
