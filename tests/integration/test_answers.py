@@ -13,7 +13,7 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.run.schema import SchemaChecker
+from clinvk.runtime.run.answer_filter import SchemaChecker
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, Usage

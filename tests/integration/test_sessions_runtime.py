@@ -13,7 +13,7 @@ from clinvk.config.model import SessionSettings, Settings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import Lookups
-from clinvk.runtime.sessions import fork, session_workdir
+from clinvk.runtime.sessions import fork, in_session_directory
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import RunQuery
 from clinvk.types.errors import (
@@ -349,6 +349,6 @@ async def test_session_whose_directory_hangs_is_refused(tmp_path: Path, monkeypa
     request = RunRequest(prompt="x", backend="claude")
     try:
         with pytest.raises(InvalidRequest, match="does not answer"):
-            await session_workdir(request, session(working_dir=str(tmp_path)), Lookups(within_s=0.1))
+            await in_session_directory(request, session(working_dir=str(tmp_path)), Lookups(within_s=0.1))
     finally:
         answering.set()

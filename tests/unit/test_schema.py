@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bodies import SCHEMA, mutated
-from clinvk.runtime.run.schema import Json, json_in_answer
+from clinvk.runtime.run.answer_filter import Json, json_in_answer
 from clinvk.runtime.run.schema_process import SchemaTask, check_schema
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"

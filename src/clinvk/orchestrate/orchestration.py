@@ -321,7 +321,7 @@ class Orchestration:
                 async with self._entering:
                     return await stack.enter_async_context(self._runs.run(request, self._share))
             except QueueFull:
-                await self._until_stopped(self._runs.has_room(request))
+                await self._until_stopped(self._runs.wait_for_room(request))
 
     async def _observe(self, index: int, part: Part, run: Run) -> None:
         """Send all events of a run to the observers."""

@@ -108,7 +108,7 @@ async def interactive_command(
     handle = sessions.handle_of(session)
     if session.forks_parent:
         raise NotResumable(f"session {session.id!r} branches off with its first prompt; give it one")
-    request = await sessions.session_workdir(request, session, Lookups())
+    request = await sessions.in_session_directory(request, session, Lookups())
     return InteractiveCommand(
         path=executables.require(backend, settings, environ),
         argv=backend.interactive(Resume(handle), request.model),

@@ -24,11 +24,11 @@ from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups, finish_shielded, in_background
+from clinvk.runtime.run.answer_filter import SchemaChecker
 from clinvk.runtime.run.event_log import Autosave
 from clinvk.runtime.run.execution import STOP_GRACE_S, drive
 from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
-from clinvk.runtime.run.schema import SchemaChecker
 from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.runtime.runs import Run, RunObserver, WarmStats
 from clinvk.runtime.slots import Applicant, Capacity, Occupancy, Slots, SlotShare, capacity, held_bytes, queue_limits
@@ -183,9 +183,9 @@ class LocalRuns:
         """Return the run with this id if queued or running here, else None."""
         return self._live.get(run_id)
 
-    async def has_room(self, request: RunRequest) -> None:
+    async def wait_for_room(self, request: RunRequest) -> None:
         """After a `QueueFull`, wait until an orchestration's run would be accepted; another run may be faster."""
-        await self._slots.has_room(Applicant(request.backend, request.client))
+        await self._slots.wait_for_room(Applicant(request.backend, request.client))
 
     def reserved(self, requests: Sequence[RunRequest]) -> AbstractContextManager[None]:
         """Reserve queue memory for an orchestration's requests, all of one client, inside this context.
@@ -352,7 +352,7 @@ class LocalRuns:
         if not request.session_id:
             return request, None, None
         session = await self._store.session(request.session_id)
-        request = await sessions.session_workdir(request, session, self._lookups)
+        request = await sessions.in_session_directory(request, session, self._lookups)
         return request, session, await sessions.resume(self._store, session)
 
     def _own_extra(self, request: RunRequest) -> tuple[str, ...]:

@@ -185,7 +185,7 @@ class Runs(Runner, Protocol):
         """Counts and memory of the warm agent processes; None if no process is kept warm."""
         ...
 
-    async def has_room(self, request: RunRequest) -> None:
+    async def wait_for_room(self, request: RunRequest) -> None:
         """After a `QueueFull`, wait until an orchestration's run would be accepted; another run may be faster."""
         ...
 

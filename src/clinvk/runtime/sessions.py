@@ -52,7 +52,7 @@ async def fork(
     return session
 
 
-async def session_workdir(request: RunRequest, session: Session, lookups: Lookups) -> RunRequest:
+async def in_session_directory(request: RunRequest, session: Session, lookups: Lookups) -> RunRequest:
     """Return the request with the directory of its session: Claude Code and Gemini bind a conversation to a directory.
 
     Raises:

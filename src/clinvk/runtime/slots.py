@@ -207,7 +207,7 @@ class Slots:
             self._forget_if_idle(first.client)
             self._serve()
 
-    async def has_room(self, run: Applicant) -> None:
+    async def wait_for_room(self, run: Applicant) -> None:
         """Wait until `acquire` would accept a run; another run may still take the room first."""
         while self._taken_slots(run) and self._taken_queue(run.client, run.held_bytes):
             self._changed = self._changed or asyncio.Event()
@@ -321,7 +321,7 @@ class Slots:
         place.granted()
 
     def _notify(self) -> None:
-        """Wake all callers of `has_room`."""
+        """Wake all callers of `wait_for_room`."""
         if self._changed:
             self._changed.set()
             self._changed = None

@@ -11,7 +11,7 @@ from clinvk.api.http.response import (
     DisconnectWatch,
     Header,
     HttpResponse,
-    malformed_request,
+    internal_error,
     refusal,
 )
 from clinvk.dialects.dialect import Dialect
@@ -77,7 +77,7 @@ class Exchange:
 
     def _internal(self, error: Exception) -> ClinvkError:
         """Return the error to report for an error inside clinvk."""
-        return exhausted(error) or malformed_request()
+        return exhausted(error) or internal_error()
 
     async def _open(self, cache: bytes = NO_STORE) -> None:
         if self._stream_type:

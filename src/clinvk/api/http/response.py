@@ -144,7 +144,7 @@ def refusal(error: ClinvkError, dialect: Dialect, scope: Scope) -> tuple[int, by
     return status, body, [*retry_after, NO_RETRY] if isinstance(error, BudgetSpent) else retry_after
 
 
-def malformed_request() -> ClinvkError:
+def internal_error() -> ClinvkError:
     """Return the error for a failure inside clinvk. The failure itself is logged, not sent."""
     return ClinvkError("clinvk itself failed; its log has the details under this request id")
 

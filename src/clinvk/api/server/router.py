@@ -14,7 +14,7 @@ from clinvk.api.http.response import (
     NO_RETRY,
     ClientDisconnected,
     document,
-    malformed_request,
+    internal_error,
     no_such_path,
     path_of,
     send_error,
@@ -60,7 +60,7 @@ class Router:
             expected = exc if isinstance(exc, ClinvkError) else exhausted(exc)
             if not has_started:
                 headers = [NO_RETRY] if not expected and scope["state"]["dialect"].is_model_api else []
-                await send_error(expected or malformed_request(), scope, send, headers)
+                await send_error(expected or internal_error(), scope, send, headers)
             if has_started or not expected:
                 raise
 

@@ -1,4 +1,4 @@
-"""The process that checks schemas, and answers against schemas; started by `schema.py`.
+"""The process that checks schemas, and answers against schemas; started by `answer_filter.py`.
 
 The process reads a `SchemaTask` from stdin and prints a `SchemaFault`.
 """
