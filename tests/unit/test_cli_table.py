@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from clinvk.cli.terminal.table import Column, cut, cut_left, one_line, table, width
+from clinvk.cli.terminal.table import Column, cut, one_line, table, width
 from clinvk.cli.terminal.times import age_s, duration, time_ago
 from clinvk.types.errors import InvalidRequest
 
@@ -23,7 +23,7 @@ def test_width_counts_terminal_cells(text: str, expected: int) -> None:
 @pytest.mark.parametrize("text", ["plain text here", "長い長い長い長い長い", "e\u0301" * 20, "a長" * 9, ""])
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 7, 8, 30, 60])
 def test_cut_text_fits_and_keeps_the_beginning_or_the_end(text: str, most: int) -> None:
-    for shown, is_part in ((cut(text, most), text.startswith), (cut_left(text, most), text.endswith)):
+    for shown, is_part in ((cut(text, most), text.startswith), (cut(text, most, from_left=True), text.endswith)):
         assert width(shown) <= most
         assert shown == text or (width(text) > most and is_part(shown.strip("…")))
         assert shown == text or most == 0 or "…" in shown

@@ -222,7 +222,11 @@ def test_file_error_names_line_key_value_and_allowed_values(sources: Sources, te
         ("CLINVK_BACKEND", "cluade", "CLINVK_BACKEND: default_backend = 'cluade'; did you mean 'claude'?"),
         ("CLINVK_AGENTS__ENV_ALLOW", "FOO BAR", "agents.env_allow = 'FOO BAR': must be names of variables"),
         ("CLINVK_BACKENDS__CLAUDE__ENV", "{", "backends.claude.env = '{': must be a section"),
-        ("CLINVK_BACKENDS__CLAUDE__EXTRA_FLAGS", "[1", "must be texts with commas, or a JSON array"),
+        (
+            "CLINVK_BACKENDS__CLAUDE__EXTRA_FLAGS",
+            "[1",
+            "must be texts with commas, or [a, b] where an item has a comma",
+        ),
     ],
 )
 def test_environment_error_names_the_variable(sources: Sources, variable: str, value: str, expected: str) -> None:

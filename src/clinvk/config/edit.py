@@ -1,14 +1,11 @@
 """Change one setting in the text of a settings file; refuse a change that would affect other settings."""
 
-import re
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import yaml
 
 from clinvk.config import setting_values as schema
 from clinvk.config.load import settings_of
@@ -18,7 +15,6 @@ from clinvk.config.yaml_file import Value, parse
 from clinvk.types.errors import ConfigError
 
 _PLACE = "config set"
-_LINES = re.compile(r"^\d+|(?<=first on line )\d+$")
 
 Found = dict[tuple[str, ...], object]
 
@@ -50,24 +46,11 @@ def setting_change(dotted: str, text: str, backends: Collection[str], environ: M
         raise ConfigError(f"{dotted} is a section; name a key in it, such as {dotted}.{_example(keys, backends)}")
     if text == "null" and not schema.is_variable(keys):
         return SettingChange(keys, None, None)
-    if schema.is_list(kind) and text.startswith("["):
-        given = given._replace(value=_flow_list(given, text))
     means = dict(checked(given, backends, environ))[keys]
     value = converted(given, kind)
     if value is None:
         return SettingChange(keys, "all" if schema.is_list(kind) else "", None)
     return SettingChange(keys, msgspec.convert(value, Value), means)
-
-
-def _flow_list(given: SourcedValue, text: str) -> list[str]:
-    """Parse `[a, "b, c"]`; each item is a text, even one that looks like a number."""
-    try:
-        node = yaml.SafeLoader(text).get_single_node()
-    except yaml.YAMLError:
-        node = None
-    if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
-        return [str(item.value) for item in node.value]
-    raise ConfigError(f"{_PLACE}: {given.where}: must be texts with commas, or [a, b] where an item has a comma")
 
 
 def _example(keys: tuple[str, ...], backends: Collection[str]) -> str:
@@ -142,26 +125,15 @@ class SettingsText(NamedTuple):
             values = self._replace(text=after)._values(mistakes.append)
         except ConfigError as exc:
             raise self._stuck(keys, exc.message) from exc
-        if mistakes:
-            self._check_corrected(keys, mistakes)
+        before: list[ConfigError] = []
+        self._values(before.append)
+        if mistakes and len(mistakes) >= len(before):
+            raise before[0] if before else self._stuck(keys, mistakes[0].message)
         if _set_in(values) != _set_in(wanted):
             raise self._stuck(keys, "other settings would change with it, by an anchor or otherwise")
         for mistake in mistakes:
             left(mistake)
         return after
-
-    def _check_corrected(self, keys: tuple[str, ...], mistakes: list[ConfigError]) -> None:
-        before: list[ConfigError] = []
-        self._values(before.append)
-        had, has = (Counter(map(self._without_line, errors)) for errors in (before, mistakes))
-        if had == has:
-            raise before[0]
-        if not has < had:
-            raise self._stuck(keys, "its layout does not allow it")
-
-    def _without_line(self, error: ConfigError) -> str:
-        """Return the message without line numbers, which a change above the mistake moves."""
-        return _LINES.sub("", error.message.removeprefix(f"{self.path}:"))
 
     def _stuck(self, keys: tuple[str, ...], why: str) -> ConfigError:
         return ConfigError(f"{self.path}: {'.'.join(keys)} cannot be changed there: {why}; edit the file instead")

@@ -254,13 +254,16 @@ def converted(given: SourcedValue, kind: object) -> object:
 
 
 def _listed(given: SourcedValue, text: str) -> Sequence[str]:
-    """Parse a list in a variable: `a,b`, or a JSON array if an item has a comma."""
+    """Parse a list on one line: `a,b`, or `[a, "b, c"]`, whose items are texts even if they look like numbers."""
     if not text.startswith("["):
         return split_list([text])
-    try:
-        return msgspec.json.decode(text, type=list[str])
-    except msgspec.DecodeError:
-        raise ConfigError(f"{given.place}: {given.where}: must be texts with commas, or a JSON array") from None
+    import yaml  # most variables are no such lists
+
+    with suppress(yaml.YAMLError):
+        node = yaml.SafeLoader(text).get_single_node()
+        if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
+            return [str(item.value) for item in node.value]
+    raise ConfigError(f"{given.place}: {given.where}: must be texts with commas, or [a, b] where an item has a comma")
 
 
 def split_list(given: Sequence[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, members
-from clinvk.cli.parse.flags import Flags, FlagSpec, specs_of
+from clinvk.cli.parse.flags import Flag, Flags, flags_of
 from clinvk.cli.parse.help import summary
 from clinvk.cli.terminal.output import Notes, print_text
 from clinvk.config import setting_values
@@ -53,9 +53,9 @@ def candidates(words: Sequence[str], environ: Mapping[str, str]) -> dict[str, st
     """Return the candidates for the last word, with their descriptions. A path is a single candidate, `:files`."""
     *before, current = _joined(words) or [""]
     kinds = {command_of(name).flags for name in ("", *COMMANDS)}  # flags may stand before their command
-    flags = {name: spec for kind in kinds for spec in specs_of(kind) for name in spec.names}
+    flags = {name: spec for kind in kinds for spec in flags_of(kind) for name in spec.names}
     arguments: list[str] = []
-    flag: FlagSpec | None = None  # whose value comes next
+    flag: Flag | None = None  # whose value comes next
     is_ended = False
     for word in before:
         if flag:
@@ -77,7 +77,7 @@ def candidates(words: Sequence[str], environ: Mapping[str, str]) -> dict[str, st
         command = " ".join(arguments[: 2 if arguments[:1] and arguments[0] in GROUPS else 1])
         command = command if command in COMMANDS else ""
         if current.startswith("-") and not is_ended:
-            found = {spec.names[0]: spec.help for spec in specs_of(command_of(command).flags)}
+            found = {spec.names[0]: spec.help for spec in flags_of(command_of(command).flags)}
         else:
             found = _words(arguments, command, environ)
     return {word: about for word, about in found.items() if word.startswith(current) or word in _PATHS}
@@ -94,7 +94,7 @@ def _joined(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _values(flag: FlagSpec, current: str) -> dict[str, str]:
+def _values(flag: Flag, current: str) -> dict[str, str]:
     """Return the values of a flag. The items of a list are separated by commas."""
     earlier = current[: current.rfind(",") + 1]
     models = (model for backend in BACKENDS.values() for model in backend.models)

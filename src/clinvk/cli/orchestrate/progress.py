@@ -12,7 +12,7 @@ import msgspec
 
 from clinvk.cli.terminal.output import STDERR, Notes, is_writable, without_sequences, write
 from clinvk.cli.terminal.streams import writable
-from clinvk.cli.terminal.table import Column, colored, cut, cut_left, one_line, table
+from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
 from clinvk.cli.terminal.times import duration
 from clinvk.orchestrate.orchestration import PartObserver
 from clinvk.runtime.runs import Run
@@ -208,7 +208,7 @@ class LiveProgress(PartObserver):
         """Return the row of a part, with its activity or the end of its answer so far, `tail` cells at most."""
         started_at = running.run.started_at
         line = next((line for line in reversed(running.text.split("\n")) if line.strip()), "")
-        last = one_line(running.did, _TAIL_CHARS) or cut_left(one_line(line), tail)
+        last = one_line(running.did, _TAIL_CHARS) or cut(one_line(line), tail, from_left=True)
         elapsed = duration(max(0.0, time.time() - started_at)) if started_at else ""
         return self._label(index, running.part), "running" if started_at else "waiting", elapsed, "", last
 

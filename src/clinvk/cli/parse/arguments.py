@@ -7,7 +7,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 import msgspec
 
 from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, REMOVED, Command, command_of, members
-from clinvk.cli.parse.flags import Flags, specs_of
+from clinvk.cli.parse.flags import Flags, flags_of
 from clinvk.cli.parse.help import help_of
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import nearest
@@ -182,7 +182,7 @@ def parser_of(name: str) -> Parser:
     """Return the parser of a command or a group; the empty name is a prompt."""
     parser = Parser(name)
     groups: dict[str, object] = {}
-    for spec in specs_of(Flags if name in GROUPS else command_of(name).flags):
+    for spec in flags_of(Flags if name in GROUPS else command_of(name).flags):
         if spec.heading not in groups:
             groups[spec.heading] = parser.add_argument_group(spec.heading)
         spec.add_to(groups[spec.heading])

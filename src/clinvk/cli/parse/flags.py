@@ -22,14 +22,19 @@ ExportFormat = Literal["json", "markdown"]
 
 
 class Flag(NamedTuple):
-    """What the type of a field does not say about its flag.
+    """A flag: what a field declares, then what `flags_of` adds from its name and type.
 
     Attributes:
         help: the text of the help, and of the completion.
         short: the one-letter form, such as `-b`.
-        metavar: the value in the help. DIR and FILE complete paths, NAME and MODEL backends and models.
+        metavar: the value in the help; empty for a switch. DIR and FILE complete paths, NAME and MODEL backends and
+            models.
         read: parses the value; the default is text.
         heading: the heading in the help; the default is that of the struct.
+        field: the field of the struct.
+        names: the flag itself and its one-letter form, if any.
+        choices: the allowed values; empty for any.
+        is_repeatable: whether the flag may be given several times.
     """
 
     help: str
@@ -37,6 +42,24 @@ class Flag(NamedTuple):
     metavar: str = ""
     read: Callable[[str], object] | None = None
     heading: str = ""
+    field: str = ""
+    names: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    is_repeatable: bool = False
+
+    def add_to(self, group: Any) -> None:
+        """Add the flag to a group of an argparse parser."""
+        if not self.metavar:
+            group.add_argument(*self.names, dest=self.field, action="store_true", help=self.help)
+            return
+        read = self._choice if self.choices else self.read
+        action = "append" if self.is_repeatable else "store"
+        group.add_argument(*self.names, dest=self.field, action=action, type=read, metavar=self.metavar, help=self.help)
+
+    def _choice(self, text: str) -> str:
+        if text not in self.choices:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(self.choices)}")
+        return text
 
 
 def _whole(least: int = 0, most: int | None = None) -> Callable[[str], int]:
@@ -320,64 +343,24 @@ class CompareFlags(RunFlags, frozen=True, kw_only=True):
         return self.json or self.output_format == "json"
 
 
-class FlagSpec(NamedTuple):
-    """A flag as the parser and the completion need it.
-
-    Attributes:
-        field: the field of the struct.
-        names: the flag itself and its one-letter form, if any.
-        heading: the heading in the help.
-        metavar: the value in the help; empty for a switch.
-        choices: the allowed values; empty for any.
-        is_repeatable: whether the flag may be given several times.
-        read: parses the value.
-        help: the text of the help.
-    """
-
-    field: str
-    names: tuple[str, ...]
-    heading: str
-    metavar: str
-    choices: tuple[str, ...]
-    is_repeatable: bool
-    read: Callable[[str], object] | None
-    help: str
-
-    def add_to(self, group: Any) -> None:
-        """Add the flag to a group of an argparse parser."""
-        if not self.metavar:
-            group.add_argument(*self.names, dest=self.field, action="store_true", help=self.help)
-            return
-        read = self._choice if self.choices else self.read
-        action = "append" if self.is_repeatable else "store"
-        group.add_argument(*self.names, dest=self.field, action=action, type=read, metavar=self.metavar, help=self.help)
-
-    def _choice(self, text: str) -> str:
-        if text not in self.choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(self.choices)}")
-        return text
-
-
-def specs_of(kind: type[Flags]) -> Iterator[FlagSpec]:
+def flags_of(kind: type[Flags]) -> Iterator[Flag]:
     """Yield the flags of a struct, its own before the inherited ones."""
     for owner in kind.__mro__:
         if issubclass(owner, Flags):
             for field, annotation in owner.__annotations__.items():
                 if get_origin(annotation) is Annotated:
                     type_, flag = get_args(annotation)
-                    yield _spec(field, type_, flag, owner.heading)
+                    yield _completed(flag, field, type_, owner.heading)
 
 
-def _spec(field: str, type_: Any, flag: Flag, heading: str) -> FlagSpec:
+def _completed(flag: Flag, field: str, type_: Any, heading: str) -> Flag:
     name = field.strip("_").replace("_", "-")
     inner: Any = get_args(type_)[0] if get_origin(type_) in (Union, UnionType) else type_
-    return FlagSpec(
+    return flag._replace(
         field=field,
         names=(f"--{name}", *filter(None, (flag.short,))),
         heading=flag.heading or heading,
         metavar="" if inner is bool else flag.metavar or name.upper(),
         choices=get_args(inner) if get_origin(inner) is Literal else (),
         is_repeatable=get_origin(inner) in (list, tuple),
-        read=flag.read,
-        help=flag.help,
     )

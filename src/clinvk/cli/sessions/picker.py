@@ -17,7 +17,7 @@ from typing import Literal
 from clinvk.cli.sessions.session_text import TextView, choices
 from clinvk.cli.terminal.output import STDERR, write
 from clinvk.cli.terminal.streams import on_signals
-from clinvk.cli.terminal.table import cut, cut_left, one_line, width
+from clinvk.cli.terminal.table import cut, one_line, width
 from clinvk.types.session import Session
 
 _HELP = "up/down choose   Enter go on   type to search   Esc leave"
@@ -145,7 +145,7 @@ class Picker:
 
     def question(self, columns: int) -> str:
         """Return the first line; the cursor is at its end."""
-        return cut(_SEARCH + cut_left(one_line(self.text), columns - width(_SEARCH) - 1), columns)
+        return cut(_SEARCH + cut(one_line(self.text), columns - width(_SEARCH) - 1, from_left=True), columns)
 
 
 _READ_BYTES = 4096

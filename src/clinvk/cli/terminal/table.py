@@ -52,30 +52,19 @@ def _cells(char: str) -> int:
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
-def cut(text: str, most: int) -> str:
-    """Return a text of at most `most` cells, with `…` for a missing end."""
+def cut(text: str, most: int, from_left: bool = False) -> str:
+    """Return a text of at most `most` cells, with `…` for a missing end, or a missing beginning."""
     if width(text) <= most:
         return text
+    if most <= 0:
+        return ""
     kept, room = "", most - 1
-    for char in text:
+    for char in reversed(text) if from_left else text:
         room -= _cells(char)
         if room < 0:
             break
-        kept += char
-    return kept.rstrip() + _MORE if most > 0 else ""
-
-
-def cut_left(text: str, most: int) -> str:
-    """Return a text of at most `most` cells, with `…` for a missing beginning."""
-    if width(text) <= most:
-        return text
-    kept, room = "", most - 1
-    for char in reversed(text):
-        room -= _cells(char)
-        if room < 0:
-            break
-        kept = char + kept
-    return _MORE + kept if most > 0 else ""
+        kept = char + kept if from_left else kept + char
+    return _MORE + kept if from_left else kept.rstrip() + _MORE
 
 
 def colored(colors: Mapping[str, str]) -> Style:
@@ -147,7 +136,7 @@ def _line(
             wide = min(wide, room)
             room = max(0, room - wide - _GAP)
         if wide > 0:
-            shown = cut_left(text, wide) if column.from_left else cut(text, wide)
+            shown = cut(text, wide, column.from_left)
             space = " " * (wide - width(shown))
             styled = style(shown, text) if style else shown
             parts.append(space + styled if column.to_right else styled + space)
