@@ -91,7 +91,6 @@ def test_print_changes_nothing(machine: Machine) -> None:
 
 def test_uninstall_stops_and_removes_installed_units(machine: Machine) -> None:
     machine.install("systemd", "--socket")
-    machine.unit.with_name(".clinvk.service.unfinished").touch()
     machine.asked()
     assert machine.service("uninstall", "systemd") == f"{machine.unit}: removed\n{machine.socket}: removed\n"
     assert machine.asked() == ["disable --now clinvk.socket clinvk.service", "daemon-reload"]

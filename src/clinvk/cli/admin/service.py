@@ -91,31 +91,23 @@ def uninstall(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes) -> 
     if not files:
         print_text(f"{account.files_of(manager)[0]}: not installed")
         return 0
+    steps = [("rm", str(path)) for path in files]
     if manager == "systemd":
         stop = (*account.systemctl, "disable", "--now", *(path.name for path in reversed(files)))
-        forget = (*account.systemctl, "daemon-reload")
+        steps = [stop, *steps, (*account.systemctl, "daemon-reload")]
     else:
-        stop, forget = ("launchctl", "bootout", f"{account.launchd_domain}/{files[0].stem}"), ()
+        steps = [("launchctl", "bootout", f"{account.launchd_domain}/{files[0].stem}"), *steps]
     if flags.dry_run:
-        print_text(
-            "\n".join([shlex.join(stop), *(f"rm {path}" for path in files), *([shlex.join(forget)] if forget else [])])
-        )
+        print_text("\n".join(map(shlex.join, steps)))
         return 0
-    _run(stop, environ, may_fail=manager == "launchd")  # launchctl fails for what is not loaded
-    for path in files:
-        try:
-            path.with_name(f".{path.name}.unfinished").unlink(missing_ok=True)
-            path.unlink()
-        except OSError as exc:
-            raise ClinvkError(f"cannot remove {path}: {exc.strerror}") from exc
-        print_text(f"{path}: removed")
-    if forget:
-        _run(forget, environ)
+    for step in steps:
+        _run(step, environ, may_fail=step[0] == "launchctl")  # launchctl fails for what is not loaded
+    print_text("\n".join(f"{path}: removed" for path in files))
     notes.info("sessions, settings and API keys stay where they are")
     return 0
 
 
-def _run(argv: tuple[str, ...], environ: Mapping[str, str], may_fail: bool = False) -> None:
+def _run(argv: tuple[str, ...], environ: Mapping[str, str], may_fail: bool) -> None:
     try:
         done = asyncio.run(run_tool(Spawner(process_tags.choose_tags()), argv, environ, _UNINSTALL_TIMEOUT_S))
     except TimeoutError:
