@@ -48,7 +48,8 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
     if not argv and os.isatty(0):
         return _help(())
     if command == "version" or (isinstance(flags, PromptFlags) and flags.version):
-        return _print(f"clinvk {__version__}")
+        print_text(f"clinvk {__version__}")
+        return 0
     if command == "help":
         return _help(flags.words)
     start = commands.load(commands.command_of(command).start)
@@ -64,11 +65,7 @@ def _help(words: Sequence[str]) -> int:
         name = arguments.command_named(words)
         if len(words) > len(name.split()):
             raise InvalidRequest(f"{name} has no command {words[-1]!r}")
-    return _print(arguments.parser_of(name).format_help().removesuffix("\n"))
-
-
-def _print(text: str) -> int:
-    print_text(text)
+    print_text(arguments.parser_of(name).format_help().removesuffix("\n"))
     return 0
 
 

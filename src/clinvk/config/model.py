@@ -22,10 +22,10 @@ Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 _LEVELS_AROUND = 100
-"""How much deeper than it was read in may what a request brings be written: in a record, in a list, further inside."""
+"""The levels of nesting that clinvk adds around an object of a request: in a record, in a list."""
 
 MAX_OBJECT_BYTES = 256 * 1024
-"""Of JSON of any kind that a request brings, such as its metadata: lists of runs read it again and again."""
+"""The maximum size of an object of a request as JSON, such as metadata, which every list of runs reads."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,10 +70,11 @@ class AgentSettings(_Section, frozen=True, kw_only=True):
 
 
 class WarmSettings(_Section, frozen=True, kw_only=True):
-    """The agent processes that `clinvk serve` keeps, of which backends, and for which one starts with the server.
+    """The warm agent processes of `clinvk serve`.
 
-    Of Gemini CLI a kept process tells less than one of its own; that is for the user to choose. With `command_line`
-    prompts of the command line go through a server that is up, and so find them.
+    `kept_backends` have warm processes; `prestart` lists the backends that start with the server. By default, Gemini
+    CLI has none, since a warm process of Gemini CLI reports less. With `command_line`, prompts of the command line use
+    the warm processes of a running server.
     """
 
     enabled: bool = True

@@ -16,14 +16,14 @@ from clinvk.types.text import nearest
 
 
 class SourcedValue(NamedTuple):
-    """A value as a source has it.
+    """A value and the source that has the value.
 
     Attributes:
         keys: from the top down, e.g. `("server", "port")`.
-        value: None is a key without a value, which says nothing.
-        place: where it stands: `FILE:LINE`, the variable or the flag.
-        written: the value as its author wrote it.
-        is_text: the source knows no types (the environment): `value` is to be read as the key's type.
+        value: None is a key without a value, which changes nothing.
+        place: `FILE:LINE`, the variable, or the flag.
+        written: the value as text, for messages.
+        is_text: whether the source has no types (the environment), so `value` is parsed as the type of the key.
     """
 
     keys: tuple[str, ...]

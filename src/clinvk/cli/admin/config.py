@@ -25,7 +25,7 @@ _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
 
 
 def without_secrets(name: tuple[str, ...], value: Value) -> Value:
-    """Give a setting as it may be shown; `name` is its key from the top down."""
+    """Return a setting with secrets hidden; `name` is the key from the top down."""
     if isinstance(value, str):
         if is_variable(name) and value and _SECRET_NAME.search(name[-1]):
             return _HIDDEN
@@ -201,14 +201,11 @@ def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, d
 
 
 def _unserved(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """Say what `serve` would refuse to start with on this machine, though each value is one of its kind.
+    """Return the settings that keep `serve` from starting on this machine, although each value is of its type.
 
-    Each mistake is found by itself without its place in a list, which another change moves.
+    The keys are the messages without their index in a list, which another change moves.
     """
-    from clinvk.api.access import (
-        auth,
-        workdirs,  # only a change waits for them
-    )
+    from clinvk.api.access import auth, workdirs  # only a change waits for them
 
     mistakes = list(auth.access_mistakes(settings.server))
     try:
@@ -219,7 +216,7 @@ def _unserved(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: Notes) -> None:
-    """Say that a variable decides all the same. What is wrong with others is not the matter here."""
+    """Print a note if an environment variable overrides the setting. Mistakes in other settings are ignored."""
     errors: list[ConfigError] = []
     place = trace(None, environ, {}, BACKENDS, errors.append).places.get(name)
     if place and place in environ:

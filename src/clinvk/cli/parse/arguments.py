@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Collection, Sequence
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -11,8 +11,6 @@ from clinvk.cli.parse.flags import Flags, flags_of
 from clinvk.cli.parse.help import help_of
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import nearest
-
-_F = TypeVar("_F", bound=Flags)
 
 
 class ParsedCommand(NamedTuple):
@@ -31,7 +29,7 @@ def read(argv: Sequence[str]) -> ParsedCommand:
     """
     end = argv.index("--") if "--" in argv else len(argv)
     before, after = argv[:end], argv[end + 1 :]
-    flags, unknown = _parse(parser_of(""), PROMPT.flags, before)
+    flags, unknown = _parse("", before)
     if unknown and (name := _command_after_its_flags(flags.words, before)):
         return _command(name.split(), before, after)
     if flags.words and flags.words[0] in FIRST_WORDS:
@@ -50,7 +48,7 @@ def _command_after_its_flags(words: Sequence[str], before: Sequence[str]) -> str
         return None
     for name in COMMANDS:
         if set(name.split()) <= set(words):
-            flags, unknown = _parse(parser_of(name), COMMANDS[name].flags, before)
+            flags, unknown = _parse(name, before)
             if not unknown and " ".join(flags.words[: len(name.split())]) == name:
                 return name
     return None
@@ -61,7 +59,7 @@ def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) 
         return ParsedCommand(words[0], Flags(help=True))
     name = command_named(words)
     command = COMMANDS[name]
-    flags, unknown = _parse(parser_of(name), command.flags, before)
+    flags, unknown = _parse(name, before)
     _refuse_unknown(unknown, command, name)
     own = (*flags.words[len(name.split()) :], *after)
     if not flags.help:
@@ -98,13 +96,14 @@ def _check_count(name: str, command: Command, words: Sequence[str]) -> None:
         raise InvalidRequest(f"{name} needs {command.arguments[len(words)]}; usage: {help_of(name).usage}")
 
 
-def _parse(parser: "Parser", kind: type[_F], argv: Sequence[str]) -> tuple[_F, list[str]]:
-    """Return the flags, and the words that look like flags but are unknown."""
-    known, rest = parser.parse_known_args(argv)
+def _parse(name: str, argv: Sequence[str]) -> tuple[Flags, list[str]]:
+    """Return the flags of a command, and the words that look like flags but are unknown."""
+    known, rest = parser_of(name).parse_known_args(argv)
     given = {name: value for name, value in vars(known).items() if value is not None}
     words = [*given.pop("words", ()), *(word for word in rest if not _is_flag(word))]
     unknown = [word for word in rest + words if _is_flag(word)]
-    return msgspec.convert({**given, "words": [word for word in words if not _is_flag(word)]}, kind), unknown
+    given["words"] = [word for word in words if not _is_flag(word)]
+    return msgspec.convert(given, command_of(name).flags), unknown
 
 
 def _is_flag(word: str) -> bool:
@@ -147,11 +146,7 @@ def _nearest(word: str, among: Collection[str]) -> str:
 
 def is_utf8(text: str) -> bool:
     """Return whether a text of the system was UTF-8: Python decodes other bytes as surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 class Parser(argparse.ArgumentParser):
