@@ -117,8 +117,8 @@ def test_invalid_key_or_value_exits_with_3_and_changes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["config"], "config needs one of show, get, set, unset; see clinvk help config"),
-        (["config", "shwo"], "no command 'config shwo'; did you mean 'show'? have show, get, set, unset"),
+        (["config"], "config needs one of show, get, set, unset, path, edit; see clinvk help config"),
+        (["config", "shwo"], "no command 'config shwo'; did you mean 'show'? have show, get, set, unset, path, edit"),
         (["config", "get"], "config get needs KEY; usage: clinvk config get [flags] KEY"),
         (["config", "set", "server.port"], "config set needs VALUE; usage: clinvk config set [flags] KEY VALUE"),
         (["config", "set", "a", "b", "c"], "config set takes no argument 'c'; see clinvk help config set"),
@@ -126,7 +126,10 @@ def test_invalid_key_or_value_exits_with_3_and_changes_nothing(
             ["config", "set", "backends.codex.extra_flags", "--search"],
             "config set has no flag '--search'; see clinvk help config set; a value that begins with - stands after --",
         ),
-        (["help", "config", "shwo"], "no command 'config shwo'; did you mean 'show'? have show, get, set, unset"),
+        (
+            ["help", "config", "shwo"],
+            "no command 'config shwo'; did you mean 'show'? have show, get, set, unset, path, edit",
+        ),
     ],
 )
 def test_wrong_usage_exits_with_1(clinvk: Clinvk, arguments: list[str], message: str) -> None:
