@@ -31,18 +31,7 @@ _RESERVE_BYTES = 8 * 1024 * 1024
 _MIN_RESERVE_BYTES = 1024 * 1024
 _RESERVED_SHARE = 8
 _OURS = frozenset(
-    {
-        FILE,
-        f"{FILE}-wal",
-        f"{FILE}-shm",
-        RESERVE,
-        "config.yaml",
-        "keys.json",
-        "sessions",
-        "owners",
-        "workspace",
-        "worktrees",
-    }
+    f"{FILE} {FILE}-wal {FILE}-shm {RESERVE} config.yaml keys.json sessions owners workspace worktrees".split()
 )
 _MAGIC = b"SQLite format 3\0"
 _DAMAGED = "the database is damaged ({}). Restore it from a backup or move it away"
@@ -70,8 +59,7 @@ class Database:
             self._make()
             self._refuse_read_only()
             self._refuse_garbage()
-            connection = self._opened()
-            try:
+            with self._opened() as connection:
                 self._refuse_foreign(connection)
                 self._write_ahead(connection)
                 self.migrate(connection)
@@ -81,21 +69,13 @@ class Database:
                 # Otherwise the undo data of a statement takes 64 KiB for each statement.
                 connection.execute("PRAGMA temp_store = MEMORY")
                 self._reserve(connection)
-            except BaseException:
-                connection.close()
-                raise
             return connection
 
     def connect_to_read(self) -> "sqlite3.Connection":
         """Open a migrated database for reading."""
-        with self.translated():
-            connection = self._opened()
-            try:
-                connection.execute("PRAGMA query_only = ON")
-                connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
-            except BaseException:
-                connection.close()
-                raise
+        with self.translated(), self._opened() as connection:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
             return connection
 
     def free_reserve(self) -> bool:
@@ -152,13 +132,8 @@ class Database:
     def open_unchanged(self) -> "sqlite3.Connection":
         """Open an existing database without migrating it. Raises `StoreUnavailable`."""
         self.check()
-        with self.translated():
-            connection = self._opened()
-            try:
-                self._refuse_foreign(connection)
-            except BaseException:
-                connection.close()
-                raise
+        with self.translated(), self._opened() as connection:
+            self._refuse_foreign(connection)
             return connection
 
     @property
@@ -194,10 +169,12 @@ class Database:
         except OSError as exc:
             raise StoreUnavailable(f"{exc.filename or self.path}: {exc.strerror or exc}") from exc
 
-    def _opened(self) -> "sqlite3.Connection":
+    @contextmanager
+    def _opened(self) -> "Generator[sqlite3.Connection]":
+        """Open a connection, and close it again if the context raises."""
         import sqlite3
 
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             f"{self.path.absolute().as_uri()}?mode=rw",
             uri=True,
             timeout=self._patience_s,
@@ -205,6 +182,11 @@ class Database:
             check_same_thread=False,
             cached_statements=_CACHED_STATEMENTS,
         )
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
 
     def _make(self) -> None:
         """Create folder and file with access for the owner only.
