@@ -1,15 +1,17 @@
 """Code shared by OpenAI's chat completions and older completions."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from clinvk.dialects import vendor
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.json_bodies import because
+from clinvk.dialects.openai import error_bodies
 from clinvk.dialects.vendor import ModelName
-from clinvk.types.events import RunFinished, StopReason, Usage
+from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, Usage
 from clinvk.types.request import StopText, StopTexts
 
 DONE = b"data: [DONE]\n\n"
@@ -108,22 +110,52 @@ def finish_reason(ending: RunFinished) -> str:
     return _FINISH_REASONS[ending.stop_reason]
 
 
-class Chunks:
-    """Encodes the chunks of one stream; `kind` is the `object` of each chunk."""
+class Choices(NamedTuple):
+    """Templates of the choice in a chunk, as JSON.
 
-    def __init__(self, kind: str, id_: str, call: Call, facts: RunFacts) -> None:
+    Attributes:
+        start: the choice of the first chunk; empty if a stream has no such chunk.
+        text, thinking: a piece of the answer or of the thinking; an empty template drops the pieces.
+        last: the choice with the finish reason.
+    """
+
+    start: bytes
+    text: bytes
+    thinking: bytes
+    last: bytes
+
+
+class ChunkEncoder:
+    """Encodes the chunks of one run; `kind` is the `object` of each chunk."""
+
+    def __init__(self, kind: str, id_: str, call: Call, facts: RunFacts, choices: Choices) -> None:
         model = _encoder.encode(call.model).decode()
         head = f'data: {{"id":"{id_}","object":"{kind}","created":{int(facts.started_at)},"model":{model},"choices":['
         self._head = head.encode()
         self._tail = b'],"usage":null}\n\n' if call.include_usage else b"]}\n\n"
-        self._include_usage = call.include_usage
+        self._call = call
+        self._choices = choices
 
-    def chunk(self, choice: bytes) -> bytes:
-        """Return the chunk of one choice, which is JSON."""
+    def feed(self, event: Event, at: float) -> bytes:
+        """Return the chunks of one event."""
+        match event:
+            case TextDelta(text=text):
+                return self._chunk(self._choices.text % _encoder.encode(text))
+            case RunStarted():
+                return self._chunk(self._choices.start) if self._choices.start else b""
+            case RunFinished():
+                return self._chunk(self._choices.last % finish_reason(event).encode()) + self._end(event.usage)
+            case RunFailed():
+                return error_bodies.broken_off(event)
+            case _:
+                thought = vendor.thought(event, self._call) if self._choices.thinking else ""
+                return self._chunk(self._choices.thinking % _encoder.encode(thought)) if thought else b""
+
+    def _chunk(self, choice: bytes) -> bytes:
         return self._head + choice + self._tail
 
-    def end(self, usage: Usage | None) -> bytes:
+    def _end(self, usage: Usage | None) -> bytes:
         """Return the end of a stream: the token usage, if requested, in a chunk without choices, then `DONE`."""
-        if not self._include_usage:
+        if not self._call.include_usage:
             return DONE
         return self._head + b'],"usage":' + _encoder.encode(usage_of(usage)) + b"}\n\n" + DONE

@@ -14,9 +14,9 @@ from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, To
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.openai import chat_bodies as bodies
 from clinvk.dialects.openai import error_bodies
-from clinvk.dialects.openai.answers import Chunks, JsonObjectFormat, finish_reason, usage_of, with_form
+from clinvk.dialects.openai.answers import Choices, ChunkEncoder, JsonObjectFormat, finish_reason, usage_of, with_form
 from clinvk.types.errors import ClinvkError
-from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.types.events import RunFinished
 from clinvk.types.request import Image, RunRequest
 from clinvk.types.result import RunResult
 
@@ -73,6 +73,13 @@ def _part(part: bodies.Part, place: str) -> str | Image:
 
 
 _JSON_OBJECT: dict[str, object] = {"type": "object"}
+_CHOICE = b'{"index":0,"delta":%s,"logprobs":null,"finish_reason":null}'
+_CHOICES = Choices(
+    start=_CHOICE % b'{"role":"assistant","content":"","refusal":null}',
+    text=_CHOICE % b'{"content":%s}',
+    thinking=_CHOICE % b'{"reasoning_content":%s}',
+    last=b'{"index":0,"delta":{},"logprobs":null,"finish_reason":"%s"}',
+)
 _NO_THINKING = ("none", "disabled")
 _body = json_bodies.decoder(bodies.ChatBody)
 _encoder = msgspec.json.Encoder()
@@ -111,9 +118,9 @@ class OpenAIChat(vendor.ModelApi):
         ignored = (*(("tools",) if asked.tools or asked.functions else ()), *vendor.ignored_stop(request))
         return replace(with_form(call, asked), ignored=ignored)
 
-    def encoder(self, call: Call, facts: RunFacts) -> "ChatEncoder":
+    def encoder(self, call: Call, facts: RunFacts) -> ChunkEncoder:
         """Return the encoder of one stream."""
-        return ChatEncoder(call, facts)
+        return ChunkEncoder("chat.completion.chunk", _id(facts), call, facts, _CHOICES)
 
     def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the answer for a finished run."""
@@ -134,34 +141,6 @@ class OpenAIChat(vendor.ModelApi):
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Return status and body for an error."""
         return error_bodies.refusal(error)
-
-
-class ChatEncoder:
-    """Encodes the chunks of one run: the role, the pieces of thinking and answer, the finish reason, the tokens."""
-
-    def __init__(self, call: Call, facts: RunFacts) -> None:
-        self._call = call
-        self._chunks = Chunks("chat.completion.chunk", _id(facts), call, facts)
-
-    def feed(self, event: Event, at: float) -> bytes:
-        """Return the chunks of one event."""
-        match event:
-            case TextDelta(text=text):
-                return self._delta(b'{"content":%s}' % _encoder.encode(text))
-            case RunStarted():
-                return self._delta(b'{"role":"assistant","content":"","refusal":null}')
-            case RunFinished():
-                reason = finish_reason(event).encode()
-                last = b'{"index":0,"delta":{},"logprobs":null,"finish_reason":"%s"}' % reason
-                return self._chunks.chunk(last) + self._chunks.end(event.usage)
-            case RunFailed():
-                return error_bodies.broken_off(event)
-            case _:
-                thought = vendor.thought(event, self._call)
-                return self._delta(b'{"reasoning_content":%s}' % _encoder.encode(thought)) if thought else b""
-
-    def _delta(self, delta: bytes) -> bytes:
-        return self._chunks.chunk(b'{"index":0,"delta":%s,"logprobs":null,"finish_reason":null}' % delta)
 
 
 def _id(facts: RunFacts) -> str:

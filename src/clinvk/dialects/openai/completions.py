@@ -13,7 +13,7 @@ from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.json_bodies import NOT_BLANK, because
 from clinvk.dialects.openai import answers, error_bodies
 from clinvk.types.errors import ClinvkError
-from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.types.events import RunFinished
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 
@@ -64,6 +64,12 @@ class CompletionCall(Call, frozen=True, kw_only=True):
     echo: str = ""
 
 
+_CHOICES = answers.Choices(
+    start=b"",
+    text=b'{"text":%s,"index":0,"logprobs":null,"finish_reason":null}',
+    thinking=b"",
+    last=b'{"text":"","index":0,"logprobs":null,"finish_reason":"%s"}',
+)
 _body = msgspec.json.Decoder(CompletionBody)
 _encoder = msgspec.json.Encoder()
 
@@ -84,9 +90,10 @@ class OpenAICompletions(vendor.ModelApi):
         call = answers.with_form(call, asked)
         return CompletionCall(**asdict(call), echo=prompt if asked.echo else "")
 
-    def encoder(self, call: Call, facts: RunFacts) -> "CompletionEncoder":
-        """Return the encoder of one stream."""
-        return CompletionEncoder(call, facts)
+    def encoder(self, call: Call, facts: RunFacts) -> answers.ChunkEncoder:
+        """Return the encoder of one stream, which starts with the echoed prompt if requested."""
+        start = _CHOICES.text % _encoder.encode(_echo(call)) if _echo(call) else b""
+        return answers.ChunkEncoder("text_completion", _id(facts), call, facts, _CHOICES._replace(start=start))
 
     def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the answer for a finished run."""
@@ -105,33 +112,6 @@ class OpenAICompletions(vendor.ModelApi):
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Return status and body for an error."""
         return error_bodies.refusal(error)
-
-
-class CompletionEncoder:
-    """Encodes the chunks of one run: the echoed prompt, if requested, the pieces of the answer, the finish reason."""
-
-    def __init__(self, call: Call, facts: RunFacts) -> None:
-        self._echo = _echo(call)
-        self._chunks = answers.Chunks("text_completion", _id(facts), call, facts)
-
-    def feed(self, event: Event, at: float) -> bytes:
-        """Return the chunks of one event."""
-        match event:
-            case TextDelta(text=text):
-                return self._piece(text)
-            case RunStarted() if self._echo:
-                return self._piece(self._echo)
-            case RunFinished():
-                reason = answers.finish_reason(event).encode()
-                last = b'{"text":"","index":0,"logprobs":null,"finish_reason":"%s"}' % reason
-                return self._chunks.chunk(last) + self._chunks.end(event.usage)
-            case RunFailed():
-                return error_bodies.broken_off(event)
-            case _:
-                return b""
-
-    def _piece(self, text: str) -> bytes:
-        return self._chunks.chunk(b'{"text":%s,"index":0,"logprobs":null,"finish_reason":null}' % _encoder.encode(text))
 
 
 def _id(facts: RunFacts) -> str:
