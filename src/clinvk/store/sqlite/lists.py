@@ -53,12 +53,7 @@ _USAGE = (
 _T = TypeVar("_T", Session, RunRecord)
 Note = Callable[[str], None]
 
-_RUN_FILTERS = {
-    "session_id": "session_id = ?",
-    "parent_id": "parent_id = ?",
-    "backend": "+backend = ?",
-    "state": "+state = ?",
-}
+_RUN_FILTERS = ("session_id", "parent_id", "backend", "state")
 
 _Conditions = list[tuple[str, tuple[Value, ...]]]
 """SQL conditions, each with the values of the parameters."""
@@ -123,7 +118,9 @@ def runs(connection: "sqlite3.Connection", query: RunQuery, note: Note) -> Page[
     wanted = {name: value for name in _RUN_FILTERS if (value := getattr(query, name)) is not None}
     with skipping(note):
         if query.session_id is not None or query.parent_id is not None:
-            conditions: _Conditions = [(_RUN_FILTERS[name], (value,)) for name, value in wanted.items()]
+            conditions = [
+                (f"{'' if name.endswith('_id') else '+'}{name} = ?", (value,)) for name, value in wanted.items()
+            ]
             keys = _selected(connection, RUNS, conditions)
             return _page(connection, RUNS, query, keys, len(keys), note)
         groups = _groups(connection, "runs", "", query.backend, query.state)

@@ -64,12 +64,12 @@ class Table(Generic[_T]):
         if row is None:
             raise Unreadable(f"a row of {self.name} is missing")
         fields = dict(zip(self.columns, row, strict=True))
-        for name in self._coded:
-            if isinstance(text := fields[name], str):
-                fields[name] = _decoded(text)
         try:
+            for name in self._coded:
+                if isinstance(text := fields[name], str):
+                    fields[name] = _json.decode(text)
             return msgspec.convert(fields, self._type, strict=False)
-        except msgspec.ValidationError as exc:
+        except msgspec.DecodeError as exc:
             raise Unreadable(f"{exc} in a row of {self.name}") from exc
 
     def by_key(
@@ -94,13 +94,6 @@ class Table(Generic[_T]):
 
 SESSIONS = Table("sessions", Session, "last_used", "token_usage", "counted", "tags", "metadata")
 RUNS = Table("runs", RunRecord, "created_at", "request", "usage")
-
-
-def _decoded(text: str) -> object:
-    try:
-        return _json.decode(text)
-    except msgspec.DecodeError as exc:
-        raise Unreadable(exc) from exc
 
 
 def to_json(value: object) -> bytes:

@@ -35,6 +35,14 @@ class _Job:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: Exception | None = None
 
+    def run(self, connection: "sqlite3.Connection") -> None:
+        """Run the operation, and keep an error by which it has written nothing."""
+        self.error = None
+        try:
+            self.operation(connection)
+        except ClinvkError as exc:
+            self.error = exc
+
     def settle(self) -> None:
         """Resolve the future."""
         if self.done.done():
@@ -148,7 +156,7 @@ class WriterThread:
     async def catch_up(self) -> None:
         """Open the database, and run the operations queued with `schedule`."""
         self._is_due = True
-        await self.write(_nothing)
+        await self.write(lambda _: None)
 
     async def close(self) -> None:
         """Run everything queued, retry what is owed once, and close the connection. Later operations are refused."""
@@ -225,7 +233,7 @@ class WriterThread:
             with self._database.translated(), transaction(self._connected()) as connection:
                 before = connection.total_changes
                 for job in jobs:
-                    job.error = _try(job, connection)
+                    job.run(connection)
                 has_written = connection.total_changes > before
         except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to who asked
             return exc
@@ -280,18 +288,6 @@ class WriterThread:
         if connection := self._connection:
             self._connection = None
             connection.close()
-
-
-def _try(job: _Job, connection: "sqlite3.Connection") -> ClinvkError | None:
-    try:
-        job.operation(connection)
-    except ClinvkError as exc:
-        return exc
-    return None
-
-
-def _nothing(_: "sqlite3.Connection") -> None:
-    """Do nothing: queueing the operation opens the database."""
 
 
 def _log_failure(done: "asyncio.Future[None]") -> None:
