@@ -80,7 +80,7 @@ class BatchEndpoint(NamedTuple):
             executables.require(backends.backend_named(backend, self.registry), self.prompts.settings, self.environ)
 
         if isinstance(plan, Compare) and plan.check:
-            self.prompts.allowance.check_command()
+            self.prompts.policy.check_command()
             self.prompts.grants.check_command(key_name)
         return await self.orchestrations.admit(plan, admit, require)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import NamedTuple
 
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
@@ -62,33 +63,24 @@ Raises `InvalidRequest`.
 """
 
 
-class PromptEndpoint:
+class PromptEndpoint(NamedTuple):
     """Runs the prompts of one dialect, as an ASGI application."""
 
-    def __init__(
-        self,
-        dialect: Dialect,
-        runs: Runs,
-        store: SessionStore,
-        settings: Settings,
-        workdirs: WorkdirPolicy,
-        grants: KeyPolicy,
-        registry: Mapping[str, Backend],
-        tick_s: float = TICK_S,
-        hold_s: float = HOLD_S,
-        spelled_out: ExpandReferences | None = None,
-    ) -> None:
-        self.dialect = dialect
-        self.runs = runs
-        self.store = store
-        self.settings = settings
-        self.workdirs = workdirs
-        self.allowance = RequestPolicy(settings, registry)
-        self.grants = grants
-        self.tick_s = tick_s
-        self.hold_s = hold_s
-        self.spelled_out = spelled_out
-        self._registry = registry
+    dialect: Dialect
+    runs: Runs
+    store: SessionStore
+    settings: Settings
+    workdirs: WorkdirPolicy
+    grants: KeyPolicy
+    registry: Mapping[str, Backend]
+    tick_s: float = TICK_S
+    hold_s: float = HOLD_S
+    spelled_out: ExpandReferences | None = None
+
+    @property
+    def policy(self) -> RequestPolicy:
+        """The policy of the settings, for all requests."""
+        return RequestPolicy(self.settings, self.registry)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request until its end or until the client disconnects."""
@@ -118,8 +110,8 @@ class PromptEndpoint:
             request = replace(request, session_id=session.id, backend=request.backend or session.backend)
         if self.dialect.is_model_api:
             request = self._resolved(request)
-        backend = backends.backend_named(request.backend, self._registry)
-        request = self.allowance.completed(request)
+        backend = backends.backend_named(request.backend, self.registry)
+        request = self.policy.completed(request)
         if self.dialect.is_model_api:
             request, session = await self._placed(call, request, session, backend.holds_system, begins_anew)
         request = await self.workdirs.settled(request, session)
@@ -132,7 +124,7 @@ class PromptEndpoint:
     def _resolved(self, request: RunRequest) -> RunRequest:
         """Return the request with the backend of its model. An unknown model gets the session's or default backend."""
         default = request.backend or self.settings.default_backend
-        backend, model = backends.resolve_model(request.model or "", default, self._registry)
+        backend, model = backends.resolve_model(request.model or "", default, self.registry)
         return replace(request, backend=backend, model=model)
 
     async def _placed(
