@@ -46,7 +46,7 @@ class Jealous(Lasting):
 class JealousChannel(LastingChannel):
     """One process."""
 
-    def let_go(self, conversation: str) -> bytes | None:
+    def release_session(self, conversation: str) -> bytes | None:
         return b""
 
 
