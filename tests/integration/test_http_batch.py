@@ -674,7 +674,7 @@ async def test_pass_working_dir_makes_steps_follow(scripted: Scripted, tmp_path:
     assert [call.cwd for call in scripted.calls()] == [first, first, last, first, own, last]
 
 
-async def test_chain_resumes_at_the_first_unfinished_step(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_chain_resumes_at_the_first_unfinished_step(scripted: Scripted) -> None:
     scripted.play(claude_says("first"), when="one")
     scripted.play([exits(9)], when="two")
     steps = [task("one"), task("two {{previous}}", name="n"), task("three {{steps.n}} {{input}}")]

@@ -100,7 +100,7 @@ class Orchestrations:
                     one.over.set()
 
     def live(self, run_id: str) -> Orchestration | None:
-        """Return an orchestration that is under way in this process."""
+        """Return the running orchestration of a run id, or None."""
         return self._live.get(run_id)
 
     async def end(self) -> None:

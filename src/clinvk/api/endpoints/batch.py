@@ -21,7 +21,7 @@ from clinvk.dialects.dialect import Call
 from clinvk.dialects.rest import batch_answers, bodies, unified
 from clinvk.dialects.rest.rest import Rest
 from clinvk.orchestrate.admission import complete_plan
-from clinvk.orchestrate.chain_resume import resume_chain
+from clinvk.orchestrate.chain import resume_chain
 from clinvk.orchestrate.event_stream import EventStream
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.orchestrate.orchestration import Orchestration

@@ -29,7 +29,7 @@ from clinvk.config.model import Settings, complete
 from clinvk.config.setting_values import split_list
 from clinvk.dialects.rest import bodies
 from clinvk.orchestrate.admission import complete_plan
-from clinvk.orchestrate.chain_resume import resume_chain
+from clinvk.orchestrate.chain import resume_chain
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.orchestrate.orchestration import Orchestration, PartObserver
 from clinvk.policy import rules

@@ -67,7 +67,7 @@ def part_outcome(result: PartResult, kind: Kind) -> Json:
 
 
 def _part(answer: Json, result: PartResult, names: Iterable[str]) -> Json:
-    """Return these fields of a part's answer, without the empty ones."""
+    """Select the named fields of a part's answer; drop empty fields."""
     usage = result.result.usage
     fields = answer | {
         "model": answer.get("model"),
@@ -80,7 +80,7 @@ def _part(answer: Json, result: PartResult, names: Iterable[str]) -> Json:
 
 
 def event_printer(plan: Plan, stop: Callable[[], None]) -> PartObserver:
-    """Return an observer that prints events as they happen, and calls `stop` if nobody reads stdout any more."""
+    """Return an observer that prints events as they happen, and calls `stop` once stdout is closed."""
     stdout = Stdout(1)
 
     async def write(lines: Iterable[bytes]) -> None:

@@ -45,13 +45,7 @@ class RunDisplay:
         """Whether a run was started."""
         return self._shown is not None
 
-    async def run(
-        self,
-        request: RunRequest,
-        note: str,
-        otherwise: RunRequest | None,
-        runs: "Runner",
-    ) -> int:
+    async def run(self, request: RunRequest, note: str, otherwise: RunRequest | None, runs: "Runner") -> int:
         """Run a prompt, show the run, and return the exit code. On return, the agent and its children are gone.
 
         Args:
@@ -90,15 +84,11 @@ class RunDisplay:
                     self._notes.info(note)
                 async for number, at, event in run.follow():
                     self._number = number
-                    if (
-                        is_attempt
-                        and number == 1
-                        and isinstance(event, RunFailed)
-                        and event.code == SessionNotFound.code
-                    ):
-                        lost = event.message
-                    else:
-                        await self._show(run, printer, event, at)
+                    match event:
+                        case RunFailed(code=SessionNotFound.code, message=message) if is_attempt and number == 1:
+                            lost = message
+                        case _:
+                            await self._show(run, printer, event, at)
         except SessionError as exc:
             if not is_attempt:
                 raise
@@ -175,7 +165,7 @@ class RunDisplay:
             self._notes.error(ending.message)
 
     async def _show_rest(self, run: "FollowedRun", printer: Encoder) -> None:
-        """Print what the agent wrote while it stopped."""
+        """Print the output of the agent from its last events to its exit."""
         async for _, at, event in run.follow(self._number):
             if not isinstance(event, RunFinished | RunFailed) and (data := printer.feed(event, at)):
                 await self._stdout.write(data)

@@ -237,17 +237,14 @@ async def newest(store: SessionStore, backend: str | None, workdir: str | None, 
 
 
 def _note_missing(gone: Sequence[Session], notes: Notes) -> None:
-    match gone:
-        case []:
-            pass
-        case [session]:
-            notes.info(f"skipping session {session.id[:_SHORT_DIGITS]}: its directory {session.working_dir!r} is gone")
-        case _:
-            notes.info(f"{len(gone):,} sessions skipped: their directories are gone")
+    if len(gone) > 1:
+        notes.info(f"{len(gone):,} sessions skipped: their directories are gone")
+    for session in gone if len(gone) == 1 else ():
+        notes.info(f"skipping session {session.id[:_SHORT_DIGITS]}: its directory {session.working_dir!r} is gone")
 
 
 def session_choice(session: Session) -> SessionChoice:
-    """Choose a session. The note names its directory unless it is the current one."""
+    """Choose a session. The note names a directory other than the current one."""
     last_used = time_ago(session.last_used, time.time())
     what = f"continuing session {session.id[:_SHORT_DIGITS]} ({session.backend}, {last_used})"
     is_elsewhere = session.working_dir and session.working_dir != real_directory(None)

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from msgspec.structs import replace
 
@@ -23,7 +23,7 @@ from clinvk.cli.prompt.prompt import (
     session_choice,
     without_server_runs,
 )
-from clinvk.cli.sessions.local_store import find_session, has_directory, open_store, real_directory
+from clinvk.cli.sessions.local_store import directory_filter, find_session, has_directory, open_store
 from clinvk.cli.sessions.picker import pick
 from clinvk.cli.sessions.session_text import TextView, home_of
 from clinvk.cli.terminal import exits
@@ -64,7 +64,7 @@ def refuse_prompt_flags(flags: ResumeFlags, prompt: str | None) -> None:
             )
 
 
-def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ: Mapping[str, str]) -> int:
+def hand_over(session: Session, request: RunRequest, settings: Settings, environ: Mapping[str, str]) -> int:
     """Replace this process by the agent's own program, in the session's directory. Return only in a dry run.
 
     Raises:
@@ -74,17 +74,7 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
         InvalidRequest: the directory is in a worktree that another clinvk changes.
     """
     _refuse_busy(session)
-    request = complete(
-        RunRequest(
-            prompt="",
-            backend=session.backend,
-            session_id=session.id,
-            model=flags.model,
-            approval_mode=flags.approval_mode,
-            sandbox_mode=flags.sandbox_mode,
-        ),
-        settings,
-    )
+    request = complete(replace(request, backend=session.backend, session_id=session.id, workdir=None), settings)
     _refuse_rules(request)
     opens = asyncio.run(interactive_command(request, session, settings, environ))
     if settings.unified_flags.dry_run:
@@ -94,29 +84,27 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
         return 0
     if not (os.isatty(0) and os.isatty(1)):
         raise InvalidRequest(f"--interactive needs a terminal for {session.backend}'s own program")
-    asyncio.run(_free(session, environ))
-    if opens.cwd and may_lie_in_worktree(opens.cwd):
-        asyncio.run(_hold(opens.cwd, environ))
+    asyncio.run(_prepare(session, opens.cwd, environ))
     return _become(opens)
 
 
-async def _free(session: Session, environ: Mapping[str, str]) -> None:
-    """Make a server release the conversation. A run may have started while the user typed the prompt."""
+async def _prepare(session: Session, workdir: str | None, environ: Mapping[str, str]) -> None:
+    """Make a server release the conversation, and keep other commands from applying or discarding its worktree.
+
+    A run may have started while the user typed the prompt.
+    """
     async with open_store(environ) as store:
         _refuse_busy(await store.session(session.id))
     await freeing(environ)(session.id)
+    if workdir and may_lie_in_worktree(workdir):
+        from clinvk.runtime.worktrees.worktrees import Worktrees  # an import that only a worktree needs
+
+        await Worktrees(Spawner(process_tags.choose_tags()), home(environ), environ).use_from_here(workdir)
 
 
 def _refuse_busy(session: Session) -> None:
     if session.status == "active":
         raise SessionBusy(f"session {session.id!r} is busy: a run is in progress")
-
-
-async def _hold(directory: str, environ: Mapping[str, str]) -> None:
-    """Keep other commands from applying or discarding the worktree of the directory, if any."""
-    from clinvk.runtime.worktrees.worktrees import Worktrees  # an import that only a worktree needs
-
-    await Worktrees(Spawner(process_tags.choose_tags()), home(environ), environ).use_from_here(directory)
 
 
 def _refuse_rules(request: RunRequest) -> None:
@@ -144,13 +132,6 @@ def _become(handover: InteractiveCommand) -> NoReturn:
         raise ClinvkError(f"cannot start {handover.path!r}: {exc.strerror}") from exc
 
 
-class _Arguments(NamedTuple):
-    """The arguments. With --last and --here, the only argument is the prompt."""
-
-    reference: str | None
-    prompt: str | None
-
-
 def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """Resume a conversation; return the exit code.
 
@@ -158,21 +139,21 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
         ClinvkError: no prompt was run.
     """
     settings = settings_of(flags, environ, without_server_runs(flags.no_server), notes)
-    words = _words(flags)
+    reference, prompt = _reference_and_prompt(flags)
     if flags.interactive:
-        refuse_prompt_flags(flags, words.prompt)
+        refuse_prompt_flags(flags, prompt)
     request = request_of(flags, settings)
-    choice = asyncio.run(_chosen(flags, words, environ, notes))
+    choice = asyncio.run(_chosen(flags, reference, prompt, environ, notes))
     if not choice:
         notes.info("no session chosen")
         return exits.CANCELLED
     assert choice.session is not None
     if flags.interactive:
-        return hand_over(choice.session, flags, settings, environ)
-    text = _prompt(flags, words.prompt, choice.session, notes)
+        return hand_over(choice.session, request, settings, environ)
+    text = _prompt(flags, prompt, choice.session, notes)
     if text is None:
         refuse_prompt_flags(flags, None)
-        return hand_over(choice.session, flags, settings, environ)
+        return hand_over(choice.session, request, settings, environ)
 
     async def choose(store: SessionStore) -> SessionChoice:
         return choice
@@ -180,28 +161,30 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return run(PromptJob(replace(request, prompt=text), settings, environ, notes), choose)
 
 
-def _words(flags: ResumeFlags) -> _Arguments:
+def _reference_and_prompt(flags: ResumeFlags) -> tuple[str | None, str | None]:
+    """Return the arguments. With --last and --here, the only argument is the prompt."""
     if flags.ephemeral:
         raise InvalidRequest("resume has no --ephemeral: prompt and answer become part of the conversation")
     if not (flags.last or flags.here):
-        return _Arguments(*(*flags.words, None, None)[:2])
+        reference, prompt, *_ = *flags.words, None, None
+        return reference, prompt
     if len(flags.words) > 1:
         flag = "--last" if flags.last else "--here"
         raise InvalidRequest(f"resume takes an ID or {flag}, not both; the prompt must be one argument, in quotes")
-    return _Arguments(None, flags.words[0] if flags.words else None)
+    return None, flags.words[0] if flags.words else None
 
 
 async def _chosen(
-    flags: ResumeFlags, words: _Arguments, environ: Mapping[str, str], notes: Notes
+    flags: ResumeFlags, reference: str | None, prompt: str | None, environ: Mapping[str, str], notes: Notes
 ) -> SessionChoice | None:
     """Return the session to resume, or None if the user left the list."""
-    workdir = real_directory(flags.workdir) if flags.here or flags.workdir is not None else None
+    workdir = directory_filter(flags, flags.here)
     async with open_store(environ, notes) as store:
-        if words.reference is not None:
-            session = await find_session(store, words.reference)
+        if reference is not None:
+            session = await find_session(store, reference)
             _check_same(session, flags.backend, workdir)
             return _named(session)
-        has_prompt = words.prompt is not None or not (flags.interactive or flags.no_stdin or os.isatty(0))
+        has_prompt = prompt is not None or not (flags.interactive or flags.no_stdin or os.isatty(0))
         if flags.last or (flags.here and has_prompt):
             return await newest(store, flags.backend, workdir, notes)
         if not (os.isatty(0) and os.isatty(2)) or environ.get("TERM") == "dumb":

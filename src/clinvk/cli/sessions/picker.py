@@ -55,7 +55,7 @@ class KeyDecoder:
         return bool(self._rest)
 
     def feed(self, data: bytes) -> list[str]:
-        """Return the keys of these bytes."""
+        """Decode bytes into keys."""
         text, end = self._rest + self._decoder.decode(data), 0
         found: list[str] = []
         while match := _KEY.match(text, end):

@@ -156,7 +156,7 @@ async def _newest(store: SessionStore, query: RunQuery) -> AsyncIterator[RunReco
 
 
 def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Print a run: its prompt and answer, or its parts.
+    """Print a run with the prompt and the answer, or with the parts.
 
     Raises:
         RunNotFound, AmbiguousId: the ID names no run, or several.

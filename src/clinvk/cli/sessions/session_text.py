@@ -143,7 +143,7 @@ def details(session: Session, view: TextView) -> list[str]:
 
 
 def with_model(backend: str, model: str | None) -> str:
-    """Return a backend with its model, if that is known."""
+    """Return a backend with the model in parentheses."""
     return f"{backend} ({model})" if model else backend
 
 
