@@ -13,9 +13,8 @@ from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, ToolOutcome, Turn, document, image_of
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.openai import chat_bodies as bodies
-from clinvk.dialects.openai import error_bodies
 from clinvk.dialects.openai.answers import Choices, ChunkEncoder, JsonObjectFormat, finish_reason, usage_of, with_form
-from clinvk.types.errors import ClinvkError
+from clinvk.dialects.openai.error_bodies import OpenAIApi
 from clinvk.types.events import RunFinished
 from clinvk.types.request import Image, RunRequest
 from clinvk.types.result import RunResult
@@ -85,7 +84,7 @@ _body = json_bodies.decoder(bodies.ChatBody)
 _encoder = msgspec.json.Encoder()
 
 
-class OpenAIChat(vendor.ModelApi):
+class OpenAIChat(OpenAIApi):
     """The dialect of `/openai/v1/chat/completions`."""
 
     fields: Mapping[str, str] = {
@@ -137,10 +136,6 @@ class OpenAIChat(vendor.ModelApi):
             usage=usage_of(ending.usage),
         )
         return _encoder.encode(answer)
-
-    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
-        """Return status and body for an error."""
-        return error_bodies.refusal(error)
 
 
 def _id(facts: RunFacts) -> str:

@@ -11,8 +11,8 @@ from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.conversation import Conversation, Turn
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.json_bodies import NOT_BLANK, because
-from clinvk.dialects.openai import answers, error_bodies
-from clinvk.types.errors import ClinvkError
+from clinvk.dialects.openai import answers
+from clinvk.dialects.openai.error_bodies import OpenAIApi
 from clinvk.types.events import RunFinished
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
@@ -74,7 +74,7 @@ _body = msgspec.json.Decoder(CompletionBody)
 _encoder = msgspec.json.Encoder()
 
 
-class OpenAICompletions(vendor.ModelApi):
+class OpenAICompletions(OpenAIApi):
     """The dialect of `/openai/v1/completions`."""
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
@@ -108,10 +108,6 @@ class OpenAICompletions(vendor.ModelApi):
             usage=answers.usage_of(ending.usage),
         )
         return _encoder.encode(answer)
-
-    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
-        """Return status and body for an error."""
-        return error_bodies.refusal(error)
 
 
 def _id(facts: RunFacts) -> str:

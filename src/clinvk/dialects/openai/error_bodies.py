@@ -63,10 +63,13 @@ def told(error: ClinvkError) -> tuple[int, ErrorObject]:
     return status, ErrorObject(redacted(error.message), kind, _param(error), code)
 
 
-def refusal(error: ClinvkError) -> tuple[int, bytes]:
-    """Return status and body for an error."""
-    status, what = told(error)
-    return status, _encoder.encode(ErrorAnswer(what))
+class OpenAIApi(vendor.ModelApi):
+    """The attributes and errors that the dialects of OpenAI's APIs share."""
+
+    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
+        """Return status and body for a request that could not be run."""
+        status, what = told(error)
+        return status, _encoder.encode(ErrorAnswer(what))
 
 
 def broken_off(event: RunFailed) -> bytes:

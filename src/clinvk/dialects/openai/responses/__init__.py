@@ -8,13 +8,13 @@ from msgspec.structs import asdict, replace
 from clinvk.dialects import sse, vendor
 from clinvk.dialects.conversation import Conversation
 from clinvk.dialects.dialect import Call, Encoder, Previous, PreviousNotFound, RunFacts
-from clinvk.dialects.openai import error_bodies
+from clinvk.dialects.openai.error_bodies import OpenAIApi
 from clinvk.dialects.openai.responses import body as bodies
 from clinvk.dialects.openai.responses import stored
 from clinvk.dialects.openai.responses.body import ResponseBody, conversation
 from clinvk.dialects.openai.responses.output_items import Output, StreamEvent
 from clinvk.dialects.openai.responses.response_object import Response
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import Event, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
@@ -49,7 +49,7 @@ class ResponsesEncoder:
         return sse.frame(data, event=event.type)
 
 
-class OpenAIResponses(vendor.ModelApi):
+class OpenAIResponses(OpenAIApi):
     """The dialect of `/openai/v1/responses`."""
 
     fields: Mapping[str, str] = {
@@ -115,10 +115,6 @@ class OpenAIResponses(vendor.ModelApi):
     def accepted(self, call: Call, facts: RunFacts, state: str) -> bytes:
         """Return the response for a run in the background."""
         return _encode(replace(_begun(call, facts), status="queued" if state == "queued" else "in_progress"))
-
-    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
-        """Return status and body for a request that could not be run."""
-        return error_bodies.refusal(error)
 
 
 def _begun(call: Call, facts: RunFacts) -> Response:
