@@ -188,7 +188,7 @@ async def test_cancel_ends_the_tool_however_long_the_agent_takes(
 ) -> None:
     for module, grace in (
         (execution, "STOP_GRACE_S"),
-        (execution, "INTERRUPTED_WITHIN_S"),
+        (execution, "INTERRUPTED_TIMEOUT_S"),
     ):
         monkeypatch.setattr(module, grace, 60.0)
     seconds = 7200 + 10 * BACKENDS.index(backend) + warm

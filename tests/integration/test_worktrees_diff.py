@@ -111,7 +111,7 @@ async def test_pipe_as_gitignore_or_gitattributes_times_out(
         path.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         os.mkfifo(path)
-        monkeypatch.setattr("clinvk.runtime.worktrees.git._WITHIN_S", 1.0)
+        monkeypatch.setattr("clinvk.runtime.worktrees.git._TIMEOUT_S", 1.0)
         with pytest.raises(ClinvkError, match="git add took over 1 s"):
             await worktrees.outcome(worktree)
     (listed,) = await worktrees.list()
@@ -145,7 +145,7 @@ async def test_worktree_is_kept_after_a_timeout_and_not_examined_again(
 ) -> None:
     slow = another(repository, PATH=f"{slow_git(tmp_path, ' add --all ').parent}:{os.environ['PATH']}")
     async with slow.isolated(str(repository.path), "agent") as worktree:
-        monkeypatch.setattr("clinvk.runtime.worktrees.git._WITHIN_S", 1.0)
+        monkeypatch.setattr("clinvk.runtime.worktrees.git._TIMEOUT_S", 1.0)
         for look in (slow.check(worktree, "true", 15), slow.outcome(worktree)):
             with pytest.raises(ClinvkError, match="git add took over 1 s"):
                 await look

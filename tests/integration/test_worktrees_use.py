@@ -113,7 +113,7 @@ async def test_cancelled_run_unlocks_the_worktree(repository: Repository, worktr
 async def test_discard_waits_for_an_agent_that_exits_soon(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("_FREE_WITHIN_S", "_GONE_WITHIN_S"):
+    for name in ("_FREE_TIMEOUT_S", "_GONE_TIMEOUT_S"):
         monkeypatch.setattr(f"clinvk.runtime.worktrees.worktrees.{name}", 20.0)
     kept = await changed(worktrees, repository)
     request = RunRequest(prompt=f"{TEXT}{DONE}exec >&-; sleep 0.5", backend="shell", workdir=kept.root)

@@ -101,7 +101,7 @@ class ProgressLines(PartObserver):
             say(line)
 
 
-_EVERY_S = 0.2
+_INTERVAL_S = 0.2
 _TAIL_CHARS = 300
 _LINES_AROUND = 3
 """The lines of the terminal besides the parts: head, foot, and the line of the cursor."""
@@ -166,7 +166,7 @@ class LiveProgress(PartObserver):
             with self._notes.written_by(self._redraw):
                 self._redraw(_HIDE_CURSOR)
                 while True:
-                    await asyncio.sleep(_EVERY_S)
+                    await asyncio.sleep(_INTERVAL_S)
                     if is_writable(STDERR):
                         self._redraw()
         finally:

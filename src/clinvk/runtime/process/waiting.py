@@ -68,7 +68,7 @@ _LARGE = 64 * 1024
 _AT_ONCE = 32
 _TRUSTED_S = 2.0
 _MAX_TRUSTED = 1000
-_WITHIN_S = 10.0
+_TIMEOUT_S = 10.0
 
 
 async def run_in_loop_thread(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -89,7 +89,7 @@ class Lookups:
     The threads belong to no pool, since a stuck thread must not delay the exit of the process.
     """
 
-    def __init__(self, within_s: float = _WITHIN_S) -> None:
+    def __init__(self, within_s: float = _TIMEOUT_S) -> None:
         self._within_s = within_s
         self._free = asyncio.Semaphore(_AT_ONCE)
         self._answered_at: dict[str, float] = {}

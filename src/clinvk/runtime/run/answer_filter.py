@@ -27,7 +27,7 @@ from clinvk.types.text import MAX_JSON_VALUES, has_too_many_values
 
 logger = logging.getLogger(__name__)
 
-_WITHIN_S = 10.0
+_TIMEOUT_S = 10.0
 _AT_ONCE = 2
 _REMEMBERED = 128
 _FENCE = "```"
@@ -216,7 +216,7 @@ class SchemaChecker:
             async with self._turns:
                 await _verdict(self._spawner, self._environ, task)
         except TimeoutError:
-            raise InvalidRequest(f"{SCHEMA_FIELD} takes more than {_WITHIN_S:g} s to look at", SCHEMA_FIELD) from None
+            raise InvalidRequest(f"{SCHEMA_FIELD} takes more than {_TIMEOUT_S:g} s to look at", SCHEMA_FIELD) from None
         self._good[digest] = None
         if len(self._good) > _REMEMBERED:
             del self._good[next(iter(self._good))]
@@ -232,7 +232,7 @@ async def mismatch(spawner: Spawner, environ: Mapping[str, str], schema: Json, a
     try:
         return (await _verdict(spawner, environ, _encoded(SchemaTask(schema, msgspec.json.encode(answer))))).answer
     except TimeoutError:
-        return f"it takes more than {_WITHIN_S:g} s to compare it with the schema"
+        return f"it takes more than {_TIMEOUT_S:g} s to compare it with the schema"
 
 
 def _encoded(task: SchemaTask) -> bytes:
@@ -244,7 +244,7 @@ def _encoded(task: SchemaTask) -> bytes:
 
 async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) -> SchemaFault:
     judge = (sys.executable, "-P", "-m", schema_process.__name__)
-    found = await run_tool(spawner, judge, environ, _WITHIN_S, stdin=task)
+    found = await run_tool(spawner, judge, environ, _TIMEOUT_S, stdin=task)
     if found.exit_code:
         logger.error(
             "the judge of schemas exited with code %s: %s", found.exit_code, found.stderr.decode(errors="replace")

@@ -17,7 +17,7 @@ from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
 ISOLATION = "isolation"
 """The field of a request that asks for a worktree."""
 
-_WITHIN_S = 300.0
+_TIMEOUT_S = 300.0
 _TRUSTED = frozenset({b"system", b"global"})
 _PROGRAM = re.compile(rb"(filter\..*)\.(clean|smudge|process)|hook\..*\.(command|event)", re.DOTALL)
 _FIXED: dict[bytes, bytes] = {
@@ -131,7 +131,7 @@ class Git:
             GitTimedOut: the command did not exit in time.
             ClinvkError: git cannot be run.
         """
-        within_s = options.get("within_s", _WITHIN_S)
+        within_s = options.get("within_s", _TIMEOUT_S)
         argv = ("git", "-C", options.get("directory", self._directory), "--no-pager", *arguments)
         env = {**self._env, **options.get("env", {})}
         try:

@@ -17,7 +17,7 @@ from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ClinvkError
 from clinvk.types.request import RunRequest
 
-_WITHIN_S = 30.0
+_TIMEOUT_S = 30.0
 
 
 async def check_agent(
@@ -113,7 +113,7 @@ class _Probe(NamedTuple):
         """Run the CLI in an empty folder, without project settings; return None if it does not exit in time."""
         argv = (self.path, *(word.replace(PRIVATE, self.folder) for word in argv[1:]))
         with suppress(ClinvkError, TimeoutError):
-            done = await run_tool(self.spawner, argv, env, _WITHIN_S, self.folder)
+            done = await run_tool(self.spawner, argv, env, _TIMEOUT_S, self.folder)
             return ProbeOutput(
                 done.exit_code, "\n".join(text.decode(errors="replace") for text in (done.stdout, done.stderr))
             )

@@ -27,7 +27,7 @@ SESSIONS = "sessions"
 """The name of the check whether sessions can be stored."""
 
 _FORMER_LIMIT = 16
-_WITHIN_S = 10.0
+_TIMEOUT_S = 10.0
 _ANSWERS_TIMEOUT_S = 5.0
 _MAX_BYTES = 1024 * 1024
 _REPAIR = (
@@ -234,7 +234,7 @@ async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:
 async def check_git(environ: Mapping[str, str], spawner: Spawner) -> Check:
     """Check for git, which agents use in a project."""
     with suppress(ClinvkError, TimeoutError):
-        done = await run_tool(spawner, ("git", "--version"), without_secrets(environ), _WITHIN_S)
+        done = await run_tool(spawner, ("git", "--version"), without_secrets(environ), _TIMEOUT_S)
         if done.exit_code == 0:
             return Check(_MACHINE, "git", "ok", done.stdout.decode(errors="replace").strip())
     return Check(_MACHINE, "git", "warning", "git is not on PATH; agents use it in a project")
