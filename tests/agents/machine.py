@@ -12,6 +12,7 @@ import psutil
 from msgspec.structs import replace
 
 from acceptance.command import Clinvk, until
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import Settings, complete
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
@@ -106,7 +107,9 @@ class Machine:
 
     def runs(self, settings: Settings | None = None, store: SessionStore | None = None) -> LocalRuns:
         """Give `Runs` over the real CLIs, to be entered."""
-        return LocalRuns(settings or self.settings, store or MemoryStore(), self.env, keeps_warm=self.keeps_warm)
+        return LocalRuns(
+            settings or self.settings, store or MemoryStore(), self.env, BACKENDS, keeps_warm=self.keeps_warm
+        )
 
     def completed(self, request: RunRequest) -> RunRequest:
         """Complete a request as the front ends do; its directory is the project where it names none."""

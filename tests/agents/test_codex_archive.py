@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from agents.machine import Machine
 from clinvk.backends.codex.app_server import AppServerChannel
+from clinvk.backends.registry import BACKENDS
 from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
@@ -60,11 +61,11 @@ async def test_archived_conversation_can_be_resumed(
     machine: Machine, fork: bool, keeps: bool, extra: tuple[str, ...]
 ) -> None:
     store = MemoryStore()
-    async with LocalRuns(machine.settings, store, machine.env) as runs:
+    async with LocalRuns(machine.settings, store, machine.env, BACKENDS) as runs:
         _, session = await told(machine, runs, ask("first [[words=2]]"))
     archive(machine)
-    async with LocalRuns(machine.settings, store, machine.env, keeps_warm=keeps) as runs:
-        after = (await sessions.fork(store, session, "f" * 32)).id if fork else session
+    async with LocalRuns(machine.settings, store, machine.env, BACKENDS, keeps_warm=keeps) as runs:
+        after = (await sessions.fork(store, session, "f" * 32, BACKENDS)).id if fork else session
         second, _ = await told(machine, runs, replace(ask("second [[info]]", after), extra=extra))
         assert "prompts=2" in text(second)
         third, _ = await told(machine, runs, ask("third [[info]]", session))
@@ -81,9 +82,9 @@ async def closing(machine: Machine, runs: LocalRuns) -> "asyncio.Task[None]":
 
 async def test_fork_waits_for_a_thread_that_is_being_closed(machine: Machine) -> None:
     store = MemoryStore()
-    async with LocalRuns(machine.settings, store, machine.env, keeps_warm=True) as runs:
+    async with LocalRuns(machine.settings, store, machine.env, BACKENDS, keeps_warm=True) as runs:
         _, session = await told(machine, runs, ask("first [[words=2]]"))
-        fork = await sessions.fork(store, session, "f" * 32)
+        fork = await sessions.fork(store, session, "f" * 32, BACKENDS)
         closed = await closing(machine, runs)
         second, _ = await told(machine, runs, ask("second [[info]]", fork.id))
         await closed
@@ -92,7 +93,7 @@ async def test_fork_waits_for_a_thread_that_is_being_closed(machine: Machine) ->
 
 async def test_process_finishes_closing_its_thread_before_it_exits(machine: Machine) -> None:
     store = MemoryStore()
-    async with LocalRuns(machine.settings, store, machine.env, keeps_warm=True) as runs:
+    async with LocalRuns(machine.settings, store, machine.env, BACKENDS, keeps_warm=True) as runs:
         await told(machine, runs, ask("first [[words=2]]"))
         closed = await closing(machine, runs)
     await closed

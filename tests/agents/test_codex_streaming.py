@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
+from clinvk.backends.registry import BACKENDS
 from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
@@ -143,7 +144,7 @@ async def test_fork_is_independent_and_counts_its_own_tokens(machine: Machine) -
     async with machine.runs(store=store) as runs:
         _, session = await result(machine, runs, ask("one [[words=1 usage=100,20,30,10]]"))
         assert session
-        fork = await sessions.fork(store, session, "f" * 32)
+        fork = await sessions.fork(store, session, "f" * 32, BACKENDS)
         forked, _ = await result(machine, runs, replace(ask("two [[words=1 usage=7,6,5,4]]"), session_id=fork.id))
         again, _ = await result(machine, runs, replace(ask("three [[words=1]]"), session_id=session))
     assert forked.usage == Usage(7, 5, 6, 4)

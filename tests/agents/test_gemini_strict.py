@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
@@ -296,7 +297,7 @@ async def test_edits_do_not_reach_context_of_other_conversations(
     own.write_text(PLUMS)
     settings = replace(machine.settings, warm=WarmSettings(kept_backends=("gemini",)))
     request = replace(_ask("first [[words=1]]", approval, sandbox), add_dirs=(str(added),), allowed_tools=tools)
-    async with LocalRuns(settings, MemoryStore(), machine.env, keeps_warm=kept) as runs:
+    async with LocalRuns(settings, MemoryStore(), machine.env, BACKENDS, keeps_warm=kept) as runs:
         async with runs.run(machine.completed(request)) as run:
             await run.result()
         (chat,) = (path for path in machine.home.glob(".gemini/tmp/*/chats/*.jsonl") if "first" in path.read_text())
@@ -323,7 +324,7 @@ async def test_warm_process_sends_command_like_prompt_to_the_model(machine: Mach
     settings = replace(machine.settings, warm=WarmSettings(kept_backends=("gemini",)))
     request = replace(_ask(f"{prompt} [[words=1]]", "default", "read-only"), literal=True, ephemeral=True)
     async with (
-        LocalRuns(settings, MemoryStore(), machine.env, keeps_warm=True) as runs,
+        LocalRuns(settings, MemoryStore(), machine.env, BACKENDS, keeps_warm=True) as runs,
         runs.run(machine.completed(request)) as run,
     ):
         result = await run.result()

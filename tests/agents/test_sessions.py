@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agents.machine import Machine
+from clinvk.backends import registry
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.sessions import fork
 from clinvk.store.sqlite.sqlite import SqliteStore
@@ -65,7 +66,7 @@ class Conversation:
 
     async def fork(self, session: Session) -> None:
         async with self.process() as (_, store):
-            await fork(store, session.id, FORK)
+            await fork(store, session.id, FORK, registry.BACKENDS)
 
     def sent(self, prompt: str) -> str:
         """Give what the model was last asked by a turn with this prompt."""

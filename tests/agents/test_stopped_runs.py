@@ -12,6 +12,7 @@ from acceptance.command import until as wait_until
 from agents.machine import Machine
 from clinvk.backends.base import Delivery
 from clinvk.backends.codex.app_server import AppServerChannel
+from clinvk.backends.registry import BACKENDS
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.process_tags import kill_tools
 from clinvk.runtime.process.spawn import Process
@@ -79,7 +80,7 @@ def is_asked_for_a_tool(machine: Machine) -> bool:
 
 async def cancelled_and_gone_on(machine: Machine, warm: bool) -> tuple[RunResult, str]:
     asked = RunRequest(prompt=AT_WORK, backend="codex", approval_mode="none", sandbox_mode="full", warm=warm)
-    async with LocalRuns(machine.settings, MemoryStore(), machine.env, keeps_warm=True) as runs:
+    async with LocalRuns(machine.settings, MemoryStore(), machine.env, BACKENDS, keeps_warm=True) as runs:
         async with runs.run(machine.completed(asked)) as run:
             async for logged in run.follow():
                 if isinstance(logged.event, ToolCall):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agents.machine import Machine
+from clinvk.backends.registry import BACKENDS
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.process_tags import kill_tools
 from clinvk.runtime.run import execution
@@ -48,7 +49,7 @@ async def test_cancelling_two_codex_turns_together_sends_no_more_model_requests(
 
     monkeypatch.setattr("clinvk.runtime.process.spawn.kill_tools", kill_tools_in_turn)
     monkeypatch.setattr(execution, "INTERRUPTED_TIMEOUT_S", 30.0)
-    async with LocalRuns(machine.settings, MemoryStore(), machine.env, keeps_warm=True) as runs:
+    async with LocalRuns(machine.settings, MemoryStore(), machine.env, BACKENDS, keeps_warm=True) as runs:
         going = [await at_work(runs, machine, prompt) for prompt in PROMPTS]
         assert runs.warm_stats
         assert runs.warm_stats.processes == 1

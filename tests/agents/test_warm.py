@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
+from clinvk.backends import registry
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
@@ -23,7 +24,7 @@ BACKENDS = ("claude", "codex", "gemini")
 
 def keeping(machine: Machine) -> LocalRuns:
     settings = replace(machine.settings, warm=WarmSettings(kept_backends=BACKENDS))
-    return LocalRuns(settings, MemoryStore(), machine.env, keeps_warm=True)
+    return LocalRuns(settings, MemoryStore(), machine.env, registry.BACKENDS, keeps_warm=True)
 
 
 def ask(backend: str, prompt: str, session: str | None = None) -> RunRequest:
@@ -113,8 +114,8 @@ async def test_codex_conversation_is_released_some_time_after_its_last_turn(mach
     """Until then Codex keeps it from all that are not of the same clinvk, and says so."""
     store = MemoryStore()
     async with (
-        LocalRuns(machine.settings, store, machine.env, keeps_warm=True) as runs,
-        LocalRuns(machine.settings, store, machine.env) as others,
+        LocalRuns(machine.settings, store, machine.env, registry.BACKENDS, keeps_warm=True) as runs,
+        LocalRuns(machine.settings, store, machine.env, registry.BACKENDS) as others,
     ):
         _, session = await told(machine, runs, ask("codex", "the first prompt"))
         deadline = time.monotonic() + 60

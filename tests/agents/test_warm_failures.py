@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from acceptance.command import Clinvk
 from acceptance.command import until as wait_until
 from agents.machine import CODEX_CONFIG, Machine
+from clinvk.backends import registry
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.pool.reaper import HealthTimeouts
@@ -38,7 +39,7 @@ TIMEOUT_S = 60
 
 def keeping(machine: Machine, store: MemoryStore | None = None) -> LocalRuns:
     settings = replace(machine.settings, warm=WarmSettings(kept_backends=BACKENDS, max_processes=6))
-    return LocalRuns(settings, store or MemoryStore(), machine.env, keeps_warm=True)
+    return LocalRuns(settings, store or MemoryStore(), machine.env, registry.BACKENDS, keeps_warm=True)
 
 
 def ask(machine: Machine, backend: str, prompt: str, session: str | None = None) -> RunRequest:

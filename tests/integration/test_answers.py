@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.backends.base import Launch
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import BackendSettings, Settings, complete
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import process_tags
@@ -25,7 +26,7 @@ INTEGER: dict[str, object] = {"type": "integer"}
 
 
 def runs(scripted: Scripted) -> LocalRuns:
-    return LocalRuns(Settings(), MemoryStore(), scripted.env)
+    return LocalRuns(Settings(), MemoryStore(), scripted.env, BACKENDS)
 
 
 def ask(backend: str, workdir: Path, **options: object) -> RunRequest:
@@ -178,7 +179,7 @@ async def test_refused_retry_keeps_the_usage_of_the_first_turn(scripted: Scripte
         admitted.append(request)
         return str(tmp_path)
 
-    running = LocalRuns(Settings(), MemoryStore(), scripted.env, admit_dirs=admit_once)
+    running = LocalRuns(Settings(), MemoryStore(), scripted.env, BACKENDS, admit_dirs=admit_once)
     async with running, running.run(ask("gemini", tmp_path, output_schema=INTEGER)) as run:
         ending = (await run.result()).ending
     assert isinstance(ending, RunFailed)
@@ -305,7 +306,7 @@ async def test_failed_validator_process_fails_the_run_and_keeps_text_and_usage(
     scripted.play(gemini_says("3"))
     settings = Settings(backends={"gemini": BackendSettings(env={"PYTHONHOME": str(tmp_path)})})
     request = ask("gemini", tmp_path, output_schema=INTEGER)
-    async with LocalRuns(settings, MemoryStore(), scripted.env) as running, running.run(request) as run:
+    async with LocalRuns(settings, MemoryStore(), scripted.env, BACKENDS) as running, running.run(request) as run:
         told = [logged.event async for logged in run.follow()]
     assert isinstance(told[-1], RunFailed)
     assert told[-1].code == "internal_error"

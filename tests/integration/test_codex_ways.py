@@ -6,6 +6,7 @@ import logging
 import pytest
 from msgspec.structs import replace
 
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import Settings, complete
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.pool.agent_programs import ProtocolSupport
@@ -23,7 +24,7 @@ BY_EXEC = [RunStarted(backend_session_id=THREAD), TextDelta("by exec"), RunFinis
 
 
 def local_runs(scripted: Scripted) -> LocalRuns:
-    return LocalRuns(Settings(), MemoryStore(), scripted.env)
+    return LocalRuns(Settings(), MemoryStore(), scripted.env, BACKENDS)
 
 
 async def events(runs: LocalRuns, request: RunRequest = REQUEST) -> list[Event]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
@@ -56,7 +57,7 @@ async def test_an_agent_does_not_start_in_a_directory_that_was_swapped_after_its
 ) -> None:
     scripted.play(claude_says("x"))
     admit = swapping(place, place.with_name("secret"))
-    runs = LocalRuns(Settings(), MemoryStore(), scripted.env, admit_dirs=admit)
+    runs = LocalRuns(Settings(), MemoryStore(), scripted.env, BACKENDS, admit_dirs=admit)
     request = RunRequest(prompt="hi", backend="claude", workdir=str(place))
     async with runs, runs.run(request) as run:
         ending = (await run.result()).ending
@@ -90,7 +91,7 @@ async def test_an_agent_starts_in_a_directory_that_is_named_by_a_link(scripted: 
     async def admit(_: RunRequest) -> str:
         return str(place)
 
-    runs = LocalRuns(Settings(), MemoryStore(), scripted.env, admit_dirs=admit)
+    runs = LocalRuns(Settings(), MemoryStore(), scripted.env, BACKENDS, admit_dirs=admit)
     async with runs, runs.run(RunRequest(prompt="hi", backend="claude", workdir=str(link))) as run:
         await run.result()
     assert [call.cwd for call in scripted.calls()] == [str(place)]

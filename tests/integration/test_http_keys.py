@@ -690,7 +690,7 @@ async def test_health_warns_while_the_server_is_open_to_others_without_a_key(scr
     async def version(_: Backend, __: str) -> str | None:
         return None
 
-    runs = LocalRuns(Settings(), MemoryStore(), scripted.env)
+    runs = LocalRuns(Settings(), MemoryStore(), scripted.env, BACKENDS)
     store, inventory = MemoryStore(), BackendInventory(Settings(), scripted.env, version, BACKENDS)
     status = HealthEndpoints(runs, store, inventory, KeyPolicy(found.keys, store), found.warning)
 

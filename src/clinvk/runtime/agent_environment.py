@@ -93,7 +93,7 @@ async def interactive_command(
     session: Session,
     settings: Settings,
     environ: Mapping[str, str],
-    registry: Mapping[str, Backend] = backends.BACKENDS,
+    registry: Mapping[str, Backend],
 ) -> InteractiveCommand:
     """Return the command that opens a session in the agent's own program; only the request's model is used.
 

@@ -11,7 +11,6 @@ from typing import Self
 
 from msgspec.structs import replace
 
-from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend, Launch
 from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.runtime import sessions
@@ -57,7 +56,7 @@ class LocalRuns:
         settings: Settings,
         store: SessionStore,
         environ: Mapping[str, str],
-        registry: Mapping[str, Backend] = backends.BACKENDS,
+        registry: Mapping[str, Backend],
         admit_dirs: Callable[[RunRequest], Awaitable[str]] | None = None,
         watches: Sequence[RunObserver] = (),
         keeps_warm: bool = False,

@@ -17,9 +17,7 @@ from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
 
 
-async def fork(
-    store: SessionStore, reference: str, session_id: str, registry: Mapping[str, Backend] = backends.BACKENDS
-) -> Session:
+async def fork(store: SessionStore, reference: str, session_id: str, registry: Mapping[str, Backend]) -> Session:
     """Store a new session that branches off another session's conversation; the parent stays unchanged.
 
     No agent starts. The fork's first run branches off, from the parent's state at the time.

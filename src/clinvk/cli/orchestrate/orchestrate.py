@@ -11,6 +11,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from clinvk.backends import registry
+from clinvk.backends.registry import BACKENDS
 from clinvk.cli.orchestrate import task_files
 from clinvk.cli.orchestrate.outcomes import OutputFolder, open_output_folder
 from clinvk.cli.orchestrate.task_files import TaskFile, with_backends, with_flags
@@ -204,7 +205,7 @@ async def _run_plan(view: OutcomeView, plan: Plan | str, file: TaskFile | None, 
     async with open_store(environ) as store:
         asked = complete_plan(await resume_chain(store, plan) if isinstance(plan, str) else plan, settings)
         roomy = _with_slots(settings, agents_at_once(asked))
-        async with LocalRuns(roomy, store, environ, frees=freeing(environ), home=home(environ)) as runs:
+        async with LocalRuns(roomy, store, environ, BACKENDS, frees=freeing(environ), home=home(environ)) as runs:
             orchestrations = Orchestrations(runs, store, runs.spawner, executables.inherited(settings, environ))
             try:
                 plan = await _admitted(view, asked, orchestrations, store)

@@ -140,7 +140,9 @@ class ServerOrLocalRuns(NamedTuple):
                 from clinvk.runtime.local import LocalRuns
 
                 where = home(self.environ)
-                local = LocalRuns(self.settings, self.store, self.environ, frees=freeing(self.environ), home=where)
+                local = LocalRuns(
+                    self.settings, self.store, self.environ, BACKENDS, frees=freeing(self.environ), home=where
+                )
                 run = await stack.enter_async_context((await stack.enter_async_context(local)).run(request))
             yield run
 
@@ -302,7 +304,7 @@ async def _describe(request: RunRequest, note: str, store: SessionStore, asked: 
     """Print the command of the agent."""
     from clinvk.runtime.local import LocalRuns  # an import that a prompt through a server does not need
 
-    async with LocalRuns(asked.settings, store, asked.environ) as runs:
+    async with LocalRuns(asked.settings, store, asked.environ, BACKENDS) as runs:
         launch = await runs.plan(request)
     if note:
         asked.notes.info(note)

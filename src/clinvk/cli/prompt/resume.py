@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from msgspec.structs import replace
 
+from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import ResumeFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt.prompt import (
@@ -76,7 +77,7 @@ def hand_over(session: Session, request: RunRequest, settings: Settings, environ
     _refuse_busy(session)
     request = complete(replace(request, backend=session.backend, session_id=session.id, workdir=None), settings)
     _refuse_rules(request)
-    opens = asyncio.run(interactive_command(request, session, settings, environ))
+    opens = asyncio.run(interactive_command(request, session, settings, environ, BACKENDS))
     if settings.unified_flags.dry_run:
         command = shlex.join(opens.argv)
         where = f"cd {shlex.quote(opens.cwd)} && " if opens.cwd else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import CleanFlags, DeleteFlags, ExportFlags, JsonFlags, ListFlags, TagFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions import session_text as text
@@ -207,7 +208,7 @@ def fork(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     settings_of(flags, environ, {}, notes)
 
     async def forked(store: SessionStore, parent: Session) -> Session:
-        return parent if flags.dry_run else await sessions.fork(store, parent.id, os.urandom(16).hex())
+        return parent if flags.dry_run else await sessions.fork(store, parent.id, os.urandom(16).hex(), BACKENDS)
 
     session = _changed(flags, environ, notes, forked)
     line = f"would fork {_named([session])[0]}" if flags.dry_run else session.id
