@@ -65,7 +65,7 @@ print(answer.choices[0].message.content)
 
 OWN_LOGIN = """\
    pip install .                      # clinvk; then log in to an agent: run claude, or codex login
-   clinvk -o text "what is in this directory?"
+   clinvk "what is in this directory?"
    clinvk serve                       # then http://127.0.0.1:8080/docs"""
 
 

@@ -34,7 +34,9 @@ def played(clinvk: Clinvk) -> None:
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_terminal_shows_retries_warnings_and_denials(clinvk: Clinvk, form: str) -> None:
     played(clinvk)
-    with on_terminal(clinvk, "-o", form, "--new", "hello", env={"NO_COLOR": "1"}, columns=200) as terminal:
+    with on_terminal(
+        clinvk, "-o", form, "--new", "--", "hello", env={"NO_COLOR": "1", "TERM": "dumb"}, columns=200
+    ) as terminal:
         assert terminal.ended() == 0
     told = [line for line in terminal.plain().decode().splitlines() if line.startswith("clinvk: ")]
     assert told == [

@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from acceptance.command import Clinvk
 from acceptance.terminal import on_terminal
-from scripted.steps import claude_says, die, exits, hang, line, pause, says, stderr
+from scripted.steps import claude_says, die, exits, hang, line, pause, says, stderr, wait_for
 
 CLAUDE_FAILED = json.dumps(
     {
@@ -128,11 +129,11 @@ HARMLESS = "A?]0;title?\n\tB?2JC? 漢\u3000字"
 def test_control_characters_in_an_answer_are_escaped_on_a_terminal(clinvk: Clinvk, arguments: list[str]) -> None:
     """A sequence that is cut between two pieces of the answer is harmless too."""
     clinvk.agent.play(claude_says(*STEERING))
-    with on_terminal(clinvk, *arguments, "--no-stdin", "hello") as terminal:
+    with on_terminal(clinvk, *arguments, "--no-stdin", "--", "hello", env={"TERM": "dumb"}) as terminal:
         assert terminal.ended() == 0
     assert not set(terminal.all_read.decode()) & {"\x1b", "\x07", "\x9b", "\u202e"}
     if "text" in arguments:
-        assert terminal.all_read.decode().replace("\r", "") == f"{HARMLESS}\n"
+        assert terminal.all_read.decode().replace("\r", "").startswith(f"{HARMLESS}\n\nclaude-")
 
 
 def test_answer_is_unchanged_in_a_pipe(clinvk: Clinvk) -> None:
@@ -301,3 +302,46 @@ def test_prompt_leaves_no_unexpected_files(clinvk: Clinvk, served: bool) -> None
     assert sorted(os.listdir(clinvk.folder)) == before
     of_server = {"serve.lock", "serve.sock", "clinvk.db-shm", "clinvk.db-wal"} if served else set[str]()
     assert {*os.listdir(clinvk.config.parent)} - of_server == {"clinvk.db", "clinvk.reserve", "owners"}
+
+
+def test_terminal_gets_text_a_status_line_and_a_footer(clinvk: Clinvk, tmp_path: Path) -> None:
+    answer = claude_says("the answer")
+    clinvk.agent.play([*answer[:2], wait_for(tmp_path / "go"), *answer[2:]])
+    with on_terminal(clinvk, "--new", "say something") as terminal:
+        terminal.until("claude · 0 s")
+        (tmp_path / "go").touch()
+        assert "the answer" in terminal.until(" · session ")
+        assert terminal.ended() == 0
+    assert '"content"' not in terminal.all_read.decode()
+
+
+def test_word_of_a_command_is_not_sent_from_a_terminal(clinvk: Clinvk) -> None:
+    with on_terminal(clinvk, "list") as terminal:
+        terminal.until("did you mean `clinvk sessions list`?")
+        assert terminal.ended() == 1
+    assert clinvk.agent.calls() == []
+
+
+def test_single_word_on_a_terminal_is_sent_after_confirmation(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("hi"))
+    with on_terminal(clinvk, "hello") as terminal:
+        terminal.until("[y/N] ")
+        terminal.type(b"n\n")
+        assert terminal.ended() == 7
+    assert clinvk.agent.calls() == []
+    with on_terminal(clinvk, "hello") as terminal:
+        terminal.until("[y/N] ")
+        terminal.type(b"y\n")
+        terminal.until("hi")
+        assert terminal.ended() == 0
+
+
+def test_json_flag_of_a_prompt_suggests_the_output_format(clinvk: Clinvk) -> None:
+    done = clinvk.run("--json", "hi")
+    assert (done.returncode, done.stderr) == (1, "clinvk: no flag '--json'; use -o json\n")
+
+
+def test_group_alone_lists_or_shows(clinvk: Clinvk) -> None:
+    assert json.loads(clinvk.run("sessions", "--json").stdout)["sessions"] == []
+    assert clinvk.run("config").stdout == clinvk.run("config", "show").stdout
+    assert clinvk.run("keys").returncode == 0

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from clinvk import __version__
 from clinvk.cli.parse import arguments, commands
 from clinvk.cli.parse.arguments import is_utf8
-from clinvk.cli.parse.flags import PromptFlags
+from clinvk.cli.parse.flags import Flags, PromptFlags
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import Notes, print_text
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -43,19 +43,35 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
     if argv[:1] == [commands.COMPLETE]:
         return commands.load("admin.completion:complete")(argv[1:], environ)
     command, flags = arguments.read(argv)
-    if flags.help:
+    if flags.help or (not argv and os.isatty(0)):
         return _help(command.split())
-    if not argv and os.isatty(0):
-        return _help(())
     if command == "version" or (isinstance(flags, PromptFlags) and flags.version):
         print_text(f"clinvk {__version__}")
         return 0
     if command == "help":
         return _help(flags.words)
+    if not command and "--" not in argv and len(flags.words) == 1 and not _is_meant(flags, notes):
+        return exits.CANCELLED
     start = commands.load(commands.command_of(command).start)
     gc.freeze()
     gc.enable()
     return start(flags, environ, notes)
+
+
+def _is_meant(flags: Flags, notes: Notes) -> bool:
+    """Return whether a prompt of one word on a terminal is meant as a prompt: a typing mistake would cost money.
+
+    Raises:
+        InvalidRequest: the word is nearly a command.
+    """
+    word = flags.words[0]
+    is_certain = len(word.split()) != 1 or word.startswith(("/", "-")) or flags.dry_run
+    if is_certain or not (os.isatty(0) and notes.is_terminal):
+        return True
+    arguments.refuse_typing_mistake(word)
+    from clinvk.cli.terminal.input import ask
+
+    return ask(f"{word!r} is not a command. Send it to the agent? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _help(words: Sequence[str]) -> int:

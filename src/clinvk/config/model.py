@@ -11,8 +11,8 @@ from msgspec import Meta
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
 
-OutputFormat = Literal["text", "json", "stream-json"]
-OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("text", "json", "stream-json")
+OutputFormat = Literal["auto", "text", "json", "stream-json"]
+OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("auto", "text", "json", "stream-json")
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -103,7 +103,7 @@ class SessionSettings(_Section, frozen=True, kw_only=True):
 class OutputSettings(_Section, frozen=True, kw_only=True):
     """Output of the command line."""
 
-    format: OutputFormat = "json"
+    format: OutputFormat = "auto"
     show_tokens: bool = False
     show_timing: bool = False
     color: bool = True

@@ -6,7 +6,17 @@ from typing import NamedTuple, NoReturn
 
 import msgspec
 
-from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, REMOVED, Command, command_of, members
+from clinvk.cli.parse.commands import (
+    ALONE,
+    COMMANDS,
+    FIRST_WORDS,
+    GROUPS,
+    PROMPT,
+    REMOVED,
+    Command,
+    command_of,
+    members,
+)
 from clinvk.cli.parse.flags import Flags, flags_of
 from clinvk.cli.parse.help import help_of
 from clinvk.types.errors import InvalidRequest
@@ -30,6 +40,8 @@ def read(argv: Sequence[str]) -> ParsedCommand:
     end = argv.index("--") if "--" in argv else len(argv)
     before, after = argv[:end], argv[end + 1 :]
     flags, unknown = _parse("", before)
+    if flags.help and flags.words and flags.words[0] not in FIRST_WORDS:
+        command_named(flags.words)
     if unknown and (name := _command_after_its_flags(flags.words, before)):
         return _command(name.split(), before, after)
     if flags.words and flags.words[0] in FIRST_WORDS:
@@ -61,7 +73,7 @@ def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) 
     command = COMMANDS[name]
     flags, unknown = _parse(name, before)
     _refuse_unknown(unknown, command, name)
-    own = (*flags.words[len(name.split()) :], *after)
+    own = (*flags.words[min(len(words), len(name.split())) :], *after)
     if not flags.help:
         _check_count(name, command, own)
     return ParsedCommand(name, msgspec.structs.replace(flags, words=own))
@@ -82,6 +94,8 @@ def command_named(words: Sequence[str]) -> str:
     if second in members(first):
         return f"{first} {second}"
     if not second:
+        if first in ALONE:
+            return ALONE[first]
         raise InvalidRequest(f"{first} needs one of {', '.join(members(first))}; see clinvk help {first}")
     if instead := REMOVED.get(f"{first} {second}"):
         raise InvalidRequest(f"clinvk {first} {second} {instead}")
@@ -118,6 +132,8 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
     known = [field.name.strip("_").replace("_", "-") for field in fields if field.name != "words"]
     hint = "; a value that begins with - stands after --" if "VALUE" in command.arguments else ""
     # Without the dashes, which all flags share.
+    if flag == "--json":
+        raise InvalidRequest(f"no flag {flag!r}{f' of {name}' if name else ''}; use -o json")
     if near := nearest(flag.lstrip("-"), known, likeness=0.55):
         raise InvalidRequest(f"no flag {flag!r}{hint}; did you mean --{near}?")
     if not name:
@@ -132,11 +148,25 @@ def _refuse_near_commands(word: str) -> None:
     """
     if not word or word.startswith("/") or len(word.split()) != 1 or len(word) > 20:
         return
-    near = nearest(word.lower(), FIRST_WORDS, likeness=0.8)
-    if near:
-        raise InvalidRequest(
-            f"no command {word!r}; did you mean {near!r}? as a prompt it stands after --: clinvk -- {word}"
-        )
+    if near := nearest(word.lower(), FIRST_WORDS, likeness=0.8):
+        raise _not_a_command(word, near)
+
+
+def refuse_typing_mistake(word: str) -> None:
+    """Refuse a prompt of one word on a terminal if the word is part of a command: `clinvk list`.
+
+    Raises:
+        InvalidRequest: names the command, and how to send the word as a prompt.
+    """
+    seconds = {name.split()[1]: name for name in reversed(COMMANDS) if " " in name}
+    if near := nearest(word.lower(), seconds, likeness=0.8):
+        raise _not_a_command(word, seconds[near])
+
+
+def _not_a_command(word: str, command: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{word!r} is not a command; did you mean `clinvk {command}`? To send it as a prompt: clinvk -- {word}"
+    )
 
 
 def _nearest(word: str, among: Collection[str]) -> str:

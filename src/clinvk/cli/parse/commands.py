@@ -86,6 +86,9 @@ COMMANDS = {
 GROUPS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name))
 """The first words of the commands of two words."""
 
+ALONE = {group: f"{group} {'show' if group == 'config' else 'list'}" for group in GROUPS if group != "service"}
+"""The command that the first word alone stands for."""
+
 FIRST_WORDS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS))
 
 REMOVED: dict[str, str] = dict.fromkeys(

@@ -110,7 +110,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     workdir: Annotated[str | None, Flag("directory the agent works in (default: here)", "-w", "DIR")] = None
     output_format: Annotated[
         OutputFormat | None,
-        Flag("text, json or stream-json (default: output.format, json)", "-o", "FORMAT"),
+        Flag("text, json or stream-json (default: text on a terminal)", "-o", "FORMAT"),
     ] = None
     config: Annotated[str | None, Flag("settings file (default: ~/.clinvk/config.yaml)", metavar="FILE")] = None
     dry_run: Annotated[bool, Flag("show what would be done, and do nothing")] = False

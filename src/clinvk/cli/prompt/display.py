@@ -7,17 +7,28 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec.structs import replace
 
 from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter, duration_s
+from clinvk.cli.prompt.status_line import StatusLine, short_tokens, tool_text
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import STDERR, Notes, without_sequences
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
+from clinvk.cli.terminal.times import duration
 from clinvk.config.model import OutputSettings
 from clinvk.dialects.dialect import Encoder
 from clinvk.types.errors import Cancelled, SessionError, SessionNotFound
-from clinvk.types.events import Ending, Event, Progress, RunFailed, RunFinished, ToolCall, Usage
+from clinvk.types.events import (
+    Ending,
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    ThinkingDelta,
+    ToolCall,
+    Usage,
+)
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
@@ -25,16 +36,23 @@ if TYPE_CHECKING:
 
 _LAST_WORDS_TIMEOUT_S = 1.0
 _FORCE_AFTER_S = 0.05
-_INPUT_SHOWN = 200
 
 
 class RunDisplay:
     """Shows a run on the terminal."""
 
     def __init__(self, output: OutputSettings, notes: Notes) -> None:
+        is_terminal = os.isatty(1)
+        if output.format == "auto":
+            output = replace(output, format="text" if is_terminal else "json")
         self._output = output
         self._notes = notes
         self._stdout = Stdout(1)
+        self._has_footer = is_terminal and notes.is_terminal and output.format == "text"
+        self._status = StatusLine("", is_on=False)
+        self._model: str | None = None
+        self._ends_line = True
+        self._is_moved = False
         self._shown: tuple[FollowedRun, Encoder] | None = None
         self._number = 0
         self._denied = ""
@@ -82,13 +100,16 @@ class RunDisplay:
                 self._number = 0
                 if note:
                     self._notes.info(note)
-                async for number, at, event in run.follow():
-                    self._number = number
-                    match event:
-                        case RunFailed(code=SessionNotFound.code, message=message) if is_attempt and number == 1:
-                            lost = message
-                        case _:
-                            await self._show(run, printer, event, at)
+                is_steady = run.request.verbose or self._output.format == "stream-json"
+                self._status = StatusLine(run.request.backend, self._notes.can_draw and not is_steady)
+                async with self._status.shown(self._notes):
+                    async for number, at, event in run.follow():
+                        self._number = number
+                        match event:
+                            case RunFailed(code=SessionNotFound.code, message=message) if is_attempt and number == 1:
+                                lost = message
+                            case _:
+                                await self._show(run, printer, event, at)
         except SessionError as exc:
             if not is_attempt:
                 raise
@@ -97,18 +118,25 @@ class RunDisplay:
 
     def _printer(self, run: "FollowedRun") -> Encoder:
         match self._output.format:
-            case "text":
-                return TextPrinter()
             case "json":
                 return JsonPrinter(run, indent=os.isatty(1))
             case "stream-json":
                 return LinesPrinter(run)
+            case _:
+                return TextPrinter()
 
     async def _show(self, run: "FollowedRun", printer: Encoder, event: Event, at: float) -> None:
         if isinstance(event, RunFinished | RunFailed):
             self._ending = event
+        if isinstance(event, RunStarted):
+            self._model = event.model
         if data := printer.feed(event, at):
-            await self._stdout.write(data)
+            self._status.hide()
+            await self._stdout.write(self._on_own_line(data))
+        self._status.feed(event)
+        if self._has_footer and not self._ends_line and isinstance(event, ToolCall | ThinkingDelta):
+            self._ends_line = self._is_moved = True  # the status line and notes need a line of their own
+            await self._stdout.write(b"\n")
         await writable(STDERR)  # a stalled reader holds up the agent, but not Ctrl-C
         self._note(run, event)
 
@@ -128,8 +156,8 @@ class RunDisplay:
                 self._denied = message
             case Progress(stage=stage, message=message) if run.request.verbose or self._notes.is_terminal:
                 self._notes.info(f"{stage}: {message}")
-            case ToolCall(name=name, input=given) if run.request.verbose:
-                self._notes.info(f"{name} {msgspec.json.encode(given).decode()[:_INPUT_SHOWN]}")
+            case ToolCall() if run.request.verbose:
+                self._notes.info(tool_text(event))
             case RunFinished():
                 self._note_finished(run, event)
             case _:
@@ -138,10 +166,31 @@ class RunDisplay:
     def _note_finished(self, run: "FollowedRun", ending: RunFinished) -> None:
         if ending.stop_reason != "end_turn":
             self._notes.info(f"the answer ends early: {ending.stop_reason}")
+        if self._has_footer:
+            self._notes.footer(self._footer(run, ending))
+            return
         costs = [_tokens(ending.usage)] if self._output.show_tokens and ending.usage else []
         costs += [f"{duration_s(run):.1f} s"] if self._output.show_timing else []
         if costs and self._output.format == "text":
             self._notes.info(", ".join(costs))
+
+    def _on_own_line(self, data: bytes) -> bytes:
+        """Return the data without the line end that was printed already to make room for the status line."""
+        if self._is_moved:
+            self._is_moved = False
+            data = data.removeprefix(b"\n")
+        self._ends_line = data.endswith(b"\n") if data else self._ends_line
+        return data
+
+    def _footer(self, run: "FollowedRun", ending: RunFinished) -> str:
+        parts = [
+            self._model or run.request.backend,
+            duration(duration_s(run)),
+            short_tokens(ending.usage) if ending.usage else "",
+            "" if ending.cost_usd is None else f"${ending.cost_usd:.2f}",
+            f"session {run.session_id[:8]} (clinvk -c to continue)" if run.session_id else "",
+        ]
+        return " · ".join(filter(None, parts))
 
     async def _finish_cancelled(self) -> None:
         """Show the rest of a cancelled run, without waiting for a stalled reader."""

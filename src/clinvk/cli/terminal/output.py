@@ -127,11 +127,14 @@ _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
 class Notes:
     """Writes lines that begin with `clinvk: `, colored on a terminal if the environment allows colors.
 
+    `can_draw` says whether stderr is a terminal that understands control sequences.
+
     An agent's text in a line cannot control the terminal.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.is_terminal = os.isatty(STDERR)
+        self.can_draw = self.is_terminal and environ.get("TERM") != "dumb"
         self._color = has_colors(STDERR, environ)
         self._waits = True
         self._write: Callable[[str], None] = partial(write, STDERR)
@@ -160,6 +163,12 @@ class Notes:
     def info(self, message: str) -> None:
         """Print a note."""
         self._line(message, _DIM)
+
+    def footer(self, message: str) -> None:
+        """Print an empty line, and a dim line without `clinvk: `."""
+        line = on_one_line(message)
+        with suppress(OSError):  # the reader is gone
+            self._write(f"\n{_DIM}{line}{_PLAIN}\n" if self._color else f"\n{line}\n")
 
     def _line(self, message: str, color: str) -> None:
         line = on_one_line(message)

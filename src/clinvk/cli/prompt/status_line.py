@@ -1,0 +1,104 @@
+"""The status line of a run on a stderr terminal: agent, elapsed time and current activity, until text arrives."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from itertools import cycle
+
+import msgspec
+
+from clinvk.cli.terminal.output import STDERR, Notes, is_writable, on_one_line, write
+from clinvk.cli.terminal.table import cut
+from clinvk.types.events import Event, TextDelta, ThinkingDelta, ToolCall, ToolResult, Usage
+
+_FRAME_S = 0.1
+_CLEAR = "\r\x1b[2K"
+_MOST_TELLING = ("command", "cmd", "file_path", "path", "pattern", "query", "url", "description", "prompt")
+_INPUT_SHOWN = 200
+
+
+class StatusLine:
+    """Draws the line while it is shown. `hide` erases the line before other output, and `feed` shows it again.
+
+    Attributes:
+        is_on: whether anything is drawn: on a terminal that understands control sequences.
+    """
+
+    def __init__(self, agent: str, is_on: bool) -> None:
+        self.is_on = is_on
+        self._agent = agent
+        self._start = time.monotonic()
+        self._activity = ""
+        self._is_wanted = True
+        self._is_drawn = False
+
+    def feed(self, event: Event) -> None:
+        """Take the activity of an event. Text hides the line; a tool or thinking shows it again."""
+        match event:
+            case ToolCall():
+                self._activity, self._is_wanted = tool_text(event), True
+            case ThinkingDelta():
+                self._activity, self._is_wanted = "thinking", True
+            case ToolResult():
+                self._activity, self._is_wanted = "", True
+            case TextDelta():
+                self._is_wanted = False
+            case _:
+                pass
+
+    def hide(self) -> None:
+        """Erase the line, until the next frame."""
+        if self._is_drawn:
+            self._is_drawn = False
+            _draw(_CLEAR)
+
+    @asynccontextmanager
+    async def shown(self, notes: Notes) -> AsyncGenerator[None]:
+        """Draw the line in the context. Notes are printed above the line."""
+        if not self.is_on:
+            yield
+            return
+
+        def print_note(text: str) -> None:
+            self.hide()
+            write(STDERR, text)
+
+        frames = asyncio.create_task(self._draw_frames())
+        try:
+            with notes.written_by(print_note):
+                yield
+        finally:
+            frames.cancel()
+            with suppress(asyncio.CancelledError):
+                await frames
+            self.hide()
+
+    async def _draw_frames(self) -> None:
+        for frame in cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"):
+            await asyncio.sleep(_FRAME_S)
+            if self._is_wanted and is_writable(STDERR):
+                parts = (self._agent, f"{time.monotonic() - self._start:.0f} s", self._activity)
+                line = cut(f"{frame} {' · '.join(filter(None, parts))}", os.get_terminal_size(STDERR).columns - 1)
+                _draw(f"{_CLEAR}\x1b[2m{line}\x1b[0m")
+                self._is_drawn = True
+
+
+def _draw(text: str) -> None:
+    with suppress(OSError):  # the terminal is gone
+        write(STDERR, text)
+
+
+def tool_text(call: ToolCall) -> str:
+    """Return a tool call on one line: the tool, and its most telling argument or else all of them."""
+    given = call.input
+    telling = next((given[name] for name in _MOST_TELLING if isinstance(given.get(name), str) and given[name]), None)
+    text = telling if isinstance(telling, str) else msgspec.json.encode(given).decode(errors="replace")
+    return f"{call.name} {on_one_line(text[:_INPUT_SHOWN])}"
+
+
+def short_tokens(usage: Usage) -> str:
+    """Return the tokens of a run as text, such as `18.2k tokens`."""
+    count = usage.input_tokens + usage.output_tokens
+    return f"{count / 1000:.1f}k tokens" if count >= 1000 else f"{count} tokens"
