@@ -28,6 +28,7 @@ from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.dialects.dialect import BudgetSpent, KeyRefused
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.process import waiting
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionQuery
 from clinvk.types.record import UsageOfDay
@@ -781,10 +782,11 @@ async def test_queued_run_does_not_start_once_its_key_has_expired(scripted: Scri
         grants.check(RunRequest(prompt="hi", backend="claude", key_name="ana"))
 
 
-async def test_directories_are_first_resolved_off_the_event_loop_and_again_at_start(
+async def test_directories_are_resolved_off_the_event_loop_once_at_admission_and_once_at_start(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system that hangs would freeze the server. Directories that have just answered need no thread."""
+    """A file system that hangs would freeze the server. Directories that have just answered are not trusted here."""
+    monkeypatch.setattr(waiting, "_TRUSTED_S", 0.0)
     scripted.play(claude_says("x"))
     for name in ("work", "more", "blocked"):
         (tmp_path / name).mkdir()
@@ -808,5 +810,5 @@ async def test_directories_are_first_resolved_off_the_event_loop_and_again_at_st
         session = f"/api/v1/sessions/{answer.json()['session_id']}"
         deleted = await served.client.delete(session, headers={"x-api-key": key})
     assert (answer.status_code, deleted.status_code) == (200, 200)
-    assert threading.get_ident() not in {path: thread for path, thread in reversed(looked_up)}.values()
+    assert threading.get_ident() not in {thread for _, thread in looked_up}
     assert [path for path, _ in looked_up].count(blocked) == 2
