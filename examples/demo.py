@@ -331,9 +331,9 @@ def link_agents(place: Place, folder: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def stand_in(place: Place) -> Generator[str]:
-    """Run the model API of the tests and yield its address."""
-    command = [sys.executable, "-m", "standin", "--default", f"say={shlex.quote(SAYS)} delay=0.08"]
+def stand_in(place: Place, directive: str = f"say={shlex.quote(SAYS)} delay=0.08") -> Generator[str]:
+    """Run the model API of the tests and yield its address. `directive` says what a model answers."""
+    command = [sys.executable, "-m", "standin", *(["--default", directive] if directive else [])]
     process = subprocess.Popen(
         command,
         cwd=REPOSITORY / "tests",
