@@ -117,7 +117,6 @@ def test_invalid_key_or_value_exits_with_3_and_changes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["config"], "config needs one of show, get, set, unset, path, edit; see clinvk help config"),
         (["config", "shwo"], "no command 'config shwo'; did you mean 'show'? have show, get, set, unset, path, edit"),
         (["config", "get"], "config get needs KEY; usage: clinvk config get [flags] KEY"),
         (["config", "set", "server.port"], "config set needs VALUE; usage: clinvk config set [flags] KEY VALUE"),

@@ -15,7 +15,7 @@ import pytest
 from acceptance.command import TIMEOUT_S, Clinvk
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.commands import COMMANDS, GROUPS
-from clinvk.cli.parse.help import help_of
+from clinvk.cli.parse.help import help_of, topics
 from repositories import Repository
 from scripted.steps import claude_says
 
@@ -34,7 +34,8 @@ SESSION, DIGITS = "3f9c", 32
 
 
 def examples() -> list[str]:
-    helps = [help_of(name).epilog.partition("example")[2] for name in ("", *GROUPS, *COMMANDS)]
+    pages = [*(help_of(name).epilog for name in ("", *GROUPS, *COMMANDS)), *topics().values()]
+    helps = [page.partition("example")[2] for page in pages]
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     text = "\n".join([*helps, *blocks]).replace("\\\n", "")
     found = re.findall(r"^ *((?:[a-z -]+ \| |sudo )?clinvk .*)$", text, re.MULTILINE)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from acceptance.command import Clinvk
-from clinvk.cli.parse.commands import FIRST_WORDS
+from acceptance.terminal import on_terminal
 from scripted.steps import claude_says
 
 
@@ -48,23 +48,29 @@ WRONG = [
     (["--modle", "opus", "hello"], "no flag '--modle'; did you mean --model?"),
     (["hello", "--dry"], "no flag '--dry'; did you mean --dry-run?"),
     (["--tools", "Read", "hello"], "no flag '--tools'; did you mean --allowed-tools?"),
-    (["--json", "hello"], "no flag '--json'; see clinvk help; a prompt that begins with - stands after --"),
-    (["--xyzzy", "hello"], "no flag '--xyzzy'; see clinvk help; a prompt that begins with - stands after --"),
-    (["- a list"], "no flag '- a list'; see clinvk help; a prompt that begins with - stands after --"),
-    (["-5"], "no flag '-5'; see clinvk help; a prompt that begins with - stands after --"),
+    (["--json", "hello"], "no flag '--json'; use -o json"),
+    (["--xyzzy", "hello"], "no flag '--xyzzy'; see clinvk help prompt; a prompt that begins with - stands after --"),
+    (["- a list"], "no flag '- a list'; see clinvk help prompt; a prompt that begins with - stands after --"),
+    (["-5"], "no flag '-5'; see clinvk help prompt; a prompt that begins with - stands after --"),
     (["hello", "world"], "the prompt must be one argument, got 2; put it in quotes"),
     (["hello", "--", "world"], "the prompt must be one argument, got 2; put it in quotes"),
     (["hello", "-m"], "--model/-m: expected one argument"),
-    (["-o", "xml", "hello"], "--output-format/-o: 'xml' is not one of text, json, stream-json"),
+    (["-o", "xml", "hello"], "--output-format/-o: 'xml' is not one of auto, text, json, stream-json"),
     (["--approval-mode", "never", "x"], "--approval-mode: 'never' is not one of default, auto, none, always"),
     (["--max-turns", "-1", "x"], "--max-turns: '-1' is not a whole number of at least 0"),
     (["--timeout", "soon", "x"], "--timeout: 'soon' is not a number of seconds, 0 or more"),
     (["--timeout", "inf", "x"], "--timeout: 'inf' is not a number of seconds, 0 or more"),
-    (["serv"], "no command 'serv'; did you mean 'serve'? as a prompt it stands after --: clinvk -- serv"),
-    (["Help"], "no command 'Help'; did you mean 'help'? as a prompt it stands after --: clinvk -- Help"),
-    (["paralel"], "no command 'paralel'; did you mean 'parallel'? as a prompt it stands after --: clinvk -- paralel"),
-    (["sesions"], "no command 'sesions'; did you mean 'sessions'? as a prompt it stands after --: clinvk -- sesions"),
-    (["sessions"], f"sessions needs one of {', '.join(SESSIONS)}; see clinvk help sessions"),
+    (["serv"], "'serv' is not a command; did you mean `clinvk serve`? To send it as a prompt: clinvk -- serv"),
+    (["Help"], "'Help' is not a command; did you mean `clinvk help`? To send it as a prompt: clinvk -- Help"),
+    (
+        ["paralel"],
+        "'paralel' is not a command; did you mean `clinvk parallel`? To send it as a prompt: clinvk -- paralel",
+    ),
+    (
+        ["sesions"],
+        "'sesions' is not a command; did you mean `clinvk sessions`? To send it as a prompt: clinvk -- sesions",
+    ),
+    (["service"], "service needs one of print, uninstall; see clinvk help service"),
     (["sessions", "lst"], f"no command 'sessions lst'; did you mean 'list'? have {', '.join(SESSIONS)}"),
     (["sessions", "list", "--status", "done"], "--status: 'done' is not one of active, completed, error, paused"),
     (["sessions", "delete"], "sessions delete needs ID...; usage: clinvk sessions delete [flags] ID..."),
@@ -86,9 +92,9 @@ WRONG = [
         "no flag '--strict-config'; a value that begins with - stands after --; did you mean --config?",
     ),
     (["version", "x"], "version takes no argument 'x'; see clinvk help version"),
-    (["help", "me"], f"no command 'me'; have {', '.join(FIRST_WORDS)}"),
+    (["help", "me"], "no command or topic 'me'; see clinvk help"),
     (["help", "serve", "now"], "serve has no command 'now'"),
-    (["doctr"], "no command 'doctr'; did you mean 'doctor'? as a prompt it stands after --: clinvk -- doctr"),
+    (["doctr"], "'doctr' is not a command; did you mean `clinvk doctor`? To send it as a prompt: clinvk -- doctr"),
 ]
 
 
@@ -131,15 +137,31 @@ def test_version_imports_only_the_command(clinvk: Clinvk) -> None:
     assert not loaded & {"argparse", "msgspec", "asyncio"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], ["hello", "--help"]])
-def test_help_lists_flags_commands_and_exit_codes(clinvk: Clinvk, arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
+def test_help_lists_commands_common_flags_and_topics(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments)
     assert done.returncode == 0
-    assert all(word in done.stdout for word in ("--backend", "--no-stdin", "serve", "exit codes", "Ctrl-C"))
+    assert all(word in done.stdout for word in ("--backend", "serve", "clinvk help prompt", "exit-codes"))
+
+
+def test_help_page_exists_for_prompts_and_topics(clinvk: Clinvk) -> None:
+    assert "--no-stdin" in clinvk.run("help", "prompt").stdout
+    assert "Ctrl-C" in clinvk.run("help", "exit-codes").stdout
+    unknown = clinvk.run("help", "exitcodes")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr == "clinvk: no command or topic 'exitcodes'; did you mean 'exit-codes'?\n"
+
+
+@pytest.mark.parametrize(("env", "is_bold"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_help_has_bold_headings_on_a_terminal(clinvk: Clinvk, env: dict[str, str], is_bold: bool) -> None:
+    with on_terminal(clinvk, "help", env=env) as terminal:
+        assert terminal.ended() == 0
+    assert (b"\x1b[1mrun agents:\x1b[0m" in terminal.all_read) is is_bold
+    assert (b"\x1b" in terminal.all_read) is is_bold
 
 
 def test_help_is_utf_8_in_any_locale(clinvk: Clinvk) -> None:
-    done = clinvk.run("help", env={"PYTHONIOENCODING": "latin-1"})
+    done = clinvk.run("help", "prompt", env={"PYTHONIOENCODING": "latin-1"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "low, … max" in done.stdout
 

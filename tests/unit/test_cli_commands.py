@@ -5,9 +5,9 @@ from typing import get_type_hints
 import pytest
 
 from clinvk.cli.parse import arguments
-from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, load, members
+from clinvk.cli.parse.commands import ALONE, COMMANDS, FIRST_WORDS, GROUPS, PROMPT, load, members
 from clinvk.cli.parse.flags import Flags
-from clinvk.cli.parse.help import help_of
+from clinvk.cli.parse.help import OVERVIEW, help_of
 from clinvk.types.errors import InvalidRequest
 
 ANSWERED_BY_ENTRY = ("version", "help")
@@ -41,17 +41,20 @@ def test_help_flag_works_without_required_arguments(name: str) -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_group_requires_a_subcommand(group: str) -> None:
+def test_group_alone_lists_or_requires_a_subcommand(group: str) -> None:
     assert len(members(group)) > 1
-    with pytest.raises(InvalidRequest, match=f"{group} needs one of {', '.join(members(group))}"):
-        arguments.read([group])
+    if group in ALONE:
+        assert arguments.read([group]).command == ALONE[group]
+    else:
+        with pytest.raises(InvalidRequest, match=f"{group} needs one of {', '.join(members(group))}"):
+            arguments.read([group])
     with pytest.raises(InvalidRequest, match=f"did you mean '{members(group)[0]}'"):
         arguments.read([group, members(group)[0] + "x"])
     assert arguments.read([group, "-h"]).flags.help
 
 
 def test_main_help_lists_every_command() -> None:
-    listed = help_of("").epilog.partition("examples:")[0]
+    listed = help_of(OVERVIEW).description
     assert {word for word in FIRST_WORDS if f"\n  {word}" not in listed} == set()
 
 

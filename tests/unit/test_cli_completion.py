@@ -47,7 +47,10 @@ OFFERED: list[tuple[str, list[str], list[str]]] = [
     ("worktrees apply --k", ["--keep"], ["--yes"]),
     ("serve --po", ["--port"], ["--json"]),
     ("help con", ["config"], []),
+    ("help ", ["config", "prompt", "stdin", "exit-codes"], ["show"]),
     ("help config ", ["show", "set"], []),
+    ("sessions list --", ["--backend", "--json"], ["--model", "--ephemeral"]),
+    ("--ephemeral serve --b", ["--backend"], []),
     ("completion ", ["bash", "zsh", "fish"], []),
 ]
 

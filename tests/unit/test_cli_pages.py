@@ -6,23 +6,86 @@ from pathlib import Path
 import pytest
 
 from clinvk.cli.parse import arguments, commands
+from clinvk.cli.parse.help import topics
+from clinvk.cli.parse.pages import COMMON_FLAGS, page, with_bold_headings
+from clinvk.types.errors import InvalidRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+EVERYWHERE: set[str] = {"--backend", "--model", "--workdir", "--output-format", "--config", "--dry-run", "--ephemeral"}
+
+
+def listed(text: str) -> set[str]:
+    """Return the flags that a help lists."""
+    return set(re.findall(r"^  (?:-\w,|   ) (--[a-z-]+)", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("command", ["", *commands.COMMANDS])
 def test_page_lists_every_command_and_flag(command: str) -> None:
     flags = set(re.findall(r"--[a-z-]+", arguments.parser_of(command).format_usage() or ""))
-    flags |= set(re.findall(r"^  (--[a-z-]+)", arguments.parser_of(command).format_help(), re.MULTILINE))
+    flags |= listed(arguments.parser_of(command).format_help())
     assert flags
     assert {flag for flag in flags if f"`{flag}" not in PAGE} == set()
     assert f"clinvk {command}".strip() in PAGE
 
 
-@pytest.mark.parametrize("command", ["", *commands.COMMANDS])
-def test_help_fits_80_columns(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["", "prompt", *commands.COMMANDS, *commands.GROUPS, *topics()])
+def test_help_fits_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert max(map(len, arguments.parser_of(command).format_help().splitlines())) <= 80
+    assert max(map(len, page(name.split()).splitlines())) <= 80
+
+
+def test_main_help_has_45_lines_with_eight_flags_and_every_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = page([])
+    assert len(text.splitlines()) <= 45
+    assert len(listed(text)) == len(COMMON_FLAGS) == 8
+    assert set(topics()) == set(re.findall(r"[a-z-]+", text.partition("clinvk help TOPIC")[2]))
+
+
+ACTING: list[tuple[str, set[str]]] = [
+    ("prompt", EVERYWHERE),
+    ("resume", EVERYWHERE - {"--ephemeral"}),
+    ("compare", EVERYWHERE - {"--backend"}),
+    ("parallel", EVERYWHERE),
+    ("sessions list", {"--backend", "--workdir", "--config"}),
+    ("sessions delete", {"--config", "--dry-run"}),
+    ("runs follow", {"--output-format", "--config"}),
+    ("usage", {"--backend", "--model", "--config"}),
+    ("serve", EVERYWHERE - {"--output-format", "--ephemeral"}),
+    ("keys list", set()),
+    ("service uninstall", {"--dry-run"}),
+    ("version", set()),
+]
+
+
+@pytest.mark.parametrize(("command", "acting"), ACTING)
+def test_help_lists_only_common_flags_that_act_on_the_command(command: str, acting: set[str]) -> None:
+    assert listed(page(command.split())) & EVERYWHERE == acting
+
+
+@pytest.mark.parametrize("command", commands.COMMANDS)
+def test_every_command_accepts_the_common_flags(command: str) -> None:
+    words = [*command.split(), *(["word"] * commands.COMMANDS[command].least)]
+    given = ["-b", "codex", "-m", "x", "-w", "/", "-o", "json", "--config", "f", "--dry-run", "--ephemeral"]
+    flags = arguments.read([*words, *given]).flags
+    assert (flags.backend, flags.model, flags.workdir, flags.output_format) == ("codex", "x", "/", "json")
+    assert (flags.config, flags.dry_run, flags.ephemeral) == ("f", True, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [("stdni", "did you mean 'stdin'"), ("promt", "did you mean 'prompt'"), ("xyzzy", "see clinvk help")],
+)
+def test_unknown_help_topic_suggests_the_nearest(words: str, hint: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"no command or topic '{words}'; {hint}"):
+        page([words])
+
+
+def test_headings_are_bold_on_a_terminal() -> None:
+    shown = with_bold_headings(page([]))
+    assert shown.startswith("\x1b[1musage:\x1b[0m clinvk [flags] PROMPT\n")
+    assert "\n\x1b[1mcommon flags:\x1b[0m\n  -b, --backend" in shown
+    assert shown.count("\x1b[1m") == 5
 
 
 def test_page_lists_every_exit_code() -> None:

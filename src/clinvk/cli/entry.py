@@ -10,7 +10,7 @@ from clinvk.cli.parse import arguments, commands
 from clinvk.cli.parse.arguments import is_utf8
 from clinvk.cli.parse.flags import Flags, PromptFlags
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.output import Notes, print_text
+from clinvk.cli.terminal.output import Notes, has_colors, print_text
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
 
@@ -44,12 +44,12 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
         return commands.load("admin.completion:complete")(argv[1:], environ)
     command, flags = arguments.read(argv)
     if flags.help or (not argv and os.isatty(0)):
-        return _help(command.split())
+        return _help(command.split(), environ)
     if command == "version" or (isinstance(flags, PromptFlags) and flags.version):
         print_text(f"clinvk {__version__}")
         return 0
     if command == "help":
-        return _help(flags.words)
+        return _help(flags.words, environ)
     if not command and "--" not in argv and len(flags.words) == 1 and not _is_meant(flags, notes):
         return exits.CANCELLED
     start = commands.load(commands.command_of(command).start)
@@ -74,14 +74,12 @@ def _is_meant(flags: Flags, notes: Notes) -> bool:
     return ask(f"{word!r} is not a command. Send it to the agent? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _help(words: Sequence[str]) -> int:
-    """Print the help of a command, named by one or two words."""
-    name = " ".join(words)
-    if name and name not in commands.GROUPS:
-        name = arguments.command_named(words)
-        if len(words) > len(name.split()):
-            raise InvalidRequest(f"{name} has no command {words[-1]!r}")
-    print_text(arguments.parser_of(name).format_help().removesuffix("\n"))
+def _help(words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Print a page of the help."""
+    from clinvk.cli.parse.pages import page, with_bold_headings
+
+    text = page(words).removesuffix("\n")
+    print_text(with_bold_headings(text) if has_colors(1, environ) else text)
     return 0
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from clinvk.backends.registry import BACKENDS
-from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, members
-from clinvk.cli.parse.flags import Flag, Flags, flags_of
-from clinvk.cli.parse.help import summary
+from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, flags_shown, members
+from clinvk.cli.parse.flags import Flag, Flags
+from clinvk.cli.parse.help import summary, topics
 from clinvk.cli.terminal.output import Notes, print_text
 from clinvk.config import setting_values
 from clinvk.config.load import home
@@ -52,8 +52,8 @@ def complete(words: Sequence[str], environ: Mapping[str, str]) -> int:
 def candidates(words: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     """Return the candidates for the last word, with their descriptions. A path is a single candidate, `:files`."""
     *before, current = _joined(words) or [""]
-    kinds = {command_of(name).flags for name in ("", *COMMANDS)}  # flags may stand before their command
-    flags = {name: spec for kind in kinds for spec in flags_of(kind) for name in spec.names}
+    specs = (spec for command in ("", *COMMANDS) for spec in flags_shown(command))  # flags may stand before a command
+    flags = {name: spec for spec in specs for name in spec.names}
     arguments: list[str] = []
     flag: Flag | None = None  # whose value comes next
     is_ended = False
@@ -77,7 +77,7 @@ def candidates(words: Sequence[str], environ: Mapping[str, str]) -> dict[str, st
         command = " ".join(arguments[: 2 if arguments[:1] and arguments[0] in GROUPS else 1])
         command = command if command in COMMANDS else ""
         if current.startswith("-") and not is_ended:
-            found = {spec.names[0]: spec.help for spec in flags_of(command_of(command).flags)}
+            found = {spec.names[0]: spec.help for spec in flags_shown(command) if spec.help}
         else:
             found = _words(arguments, command, environ)
     return {word: about for word, about in found.items() if word.startswith(current) or word in _PATHS}
@@ -112,7 +112,8 @@ def _words(arguments: Sequence[str], command: str, environ: Mapping[str, str]) -
     """Return the candidates for an argument: what may follow all words so far, or what the command takes here."""
     match arguments:
         case [] | ["help"]:
-            return {word: summary(word) for word in FIRST_WORDS}
+            pages = ("prompt", *(f"topic {name}" for name in topics())) if arguments else ()
+            return {word.removeprefix("topic "): summary(word) for word in (*FIRST_WORDS, *pages)}
         case [group] | ["help", group] if group in GROUPS:
             return {word: summary(f"{group} {word}") for word in members(group)}
         case ["config", "set", key]:

@@ -15,9 +15,10 @@ from clinvk.cli.parse.commands import (
     REMOVED,
     Command,
     command_of,
+    flags_shown,
     members,
 )
-from clinvk.cli.parse.flags import Flags, flags_of
+from clinvk.cli.parse.flags import Flags, RunFlags
 from clinvk.cli.parse.help import help_of
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import nearest
@@ -128,16 +129,15 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
     if not unknown:
         return
     flag = unknown[0].split("=", 1)[0]
-    fields = msgspec.structs.fields(command.flags)
-    known = [field.name.strip("_").replace("_", "-") for field in fields if field.name != "words"]
+    known = [spec.names[0].lstrip("-") for spec in flags_shown(name) if spec.help]
     hint = "; a value that begins with - stands after --" if "VALUE" in command.arguments else ""
-    # Without the dashes, which all flags share.
-    if flag == "--json":
+    if flag == "--json" and issubclass(command.flags, RunFlags):
         raise InvalidRequest(f"no flag {flag!r}{f' of {name}' if name else ''}; use -o json")
+    # Without the dashes, which all flags share.
     if near := nearest(flag.lstrip("-"), known, likeness=0.55):
         raise InvalidRequest(f"no flag {flag!r}{hint}; did you mean --{near}?")
     if not name:
-        raise InvalidRequest(f"no flag {flag!r}; see clinvk help; a prompt that begins with - stands after --")
+        raise InvalidRequest(f"no flag {flag!r}; see clinvk help prompt; a prompt that begins with - stands after --")
     raise InvalidRequest(f"{name} has no flag {flag!r}; see clinvk help {name}{hint}")
 
 
@@ -179,6 +179,17 @@ def is_utf8(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Write a flag as `-b, --backend NAME`."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        short = next((f"{name}, " for name in action.option_strings if not name.startswith("--")), " " * 4)
+        return f"{short}{action.option_strings[0]} {action.metavar or ''}".rstrip()
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser that raises `InvalidRequest`, and takes no abbreviated flags."""
 
@@ -187,7 +198,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"clinvk {name}".strip(),
             add_help=False,
             allow_abbrev=False,
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
+            formatter_class=_Formatter,
         )
         self._name = name
         self.add_argument("words", nargs="*", help=argparse.SUPPRESS)
@@ -204,10 +215,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser_of(name: str) -> Parser:
-    """Return the parser of a command or a group; the empty name is a prompt."""
+    """Return the parser of a command or a group, which has no flags; the empty name is a prompt."""
     parser = Parser(name)
     groups: dict[str, object] = {}
-    for spec in flags_of(Flags if name in GROUPS else command_of(name).flags):
+    for spec in () if name in GROUPS else flags_shown(name):
         if spec.heading not in groups:
             groups[spec.heading] = parser.add_argument_group(spec.heading)
         spec.add_to(groups[spec.heading])

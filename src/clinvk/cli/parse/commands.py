@@ -3,7 +3,7 @@
 The help of each command is in `help.txt`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import NamedTuple
 
@@ -19,11 +19,14 @@ class Command(NamedTuple):
         flags: the type of the flags.
         arguments: the arguments that are not flags. `?` marks an optional one, `...` one that may be repeated,
             `?...` one that may be repeated or left out. ID, KEY, COMMAND, MANAGER and SHELL are completed.
+        common: the common flags that act on the command, with their help if it differs from the general one. The
+            parser accepts the other common flags too; help and completion leave them out.
     """
 
     start: str
     flags: type[flag_types.Flags] = flag_types.Flags
     arguments: tuple[str, ...] = ()
+    common: Mapping[str, str] = {"config": ""}
 
     @property
     def least(self) -> int:
@@ -39,48 +42,69 @@ class Command(NamedTuple):
 COMPLETE = "__complete"
 """The command that the completion scripts of the shells call; users do not see it."""
 
-PROMPT = Command("prompt.prompt:prompt", flag_types.PromptFlags, ("PROMPT?",))
+_NO_FLAGS: Mapping[str, str] = {}
+_DRY_RUN = {"dry_run": ""}
+_CHANGE = {"config": "", "dry_run": ""}
+_AGENT = {"backend": "only this agent", "config": ""}
+_PLACE = {"workdir": "only those of DIR", "config": ""}
+_ALL = ("backend", "model", "workdir", "output_format", "config", "dry_run", "ephemeral")
+_PROMPT: Mapping[str, str] = dict.fromkeys(_ALL, "")
+_RESUME = dict.fromkeys(_ALL[:-1], "") | _AGENT | _PLACE
+_TASKS = {
+    **_PROMPT,
+    **dict.fromkeys(("backend", "model", "workdir"), "default of tasks and steps that name none"),
+    "output_format": "text (default), json, stream-json",
+}
+_COMPARE = dict.fromkeys(_ALL[1:], "") | {"output_format": "text (default), json, stream-json"}
+_FOLLOW = {"output_format": "text (default) or stream-json", "config": ""}
+_SERVE = {
+    **dict.fromkeys(("backend", "model", "workdir"), "default of requests"),
+    **{"config": "", "dry_run": "answer requests with the commands of agents"},
+}
+_SERVICE = {"workdir": "directory in which the server starts", "config": ""}
+
+PROMPT = Command("prompt.prompt:prompt", flag_types.PromptFlags, ("PROMPT?",), _PROMPT)
 
 COMMANDS = {
-    "resume": Command("prompt.resume:resume", flag_types.ResumeFlags, ("ID?", "PROMPT?")),
-    "sessions list": Command("sessions.sessions:list_all", flag_types.ListFlags),
+    "resume": Command("prompt.resume:resume", flag_types.ResumeFlags, ("ID?", "PROMPT?"), _RESUME),
+    "sessions list": Command("sessions.sessions:list_all", flag_types.ListFlags, common=_AGENT | _PLACE),
     "sessions show": Command("sessions.sessions:show", flag_types.JsonFlags, ("ID",)),
-    "sessions delete": Command("sessions.sessions:delete", flag_types.DeleteFlags, ("ID...",)),
-    "sessions clean": Command("sessions.sessions:clean", flag_types.CleanFlags),
-    "sessions fork": Command("sessions.sessions:fork", flag_types.JsonFlags, ("ID",)),
-    "sessions tag": Command("sessions.sessions:tag", flag_types.TagFlags, ("ID", "TAG?...")),
-    "sessions rename": Command("sessions.sessions:rename", flag_types.JsonFlags, ("ID", "TITLE")),
-    "sessions export": Command("sessions.sessions:export", flag_types.ExportFlags, ("ID",)),
-    "parallel": Command("orchestrate.orchestrate:parallel", flag_types.ParallelFlags),
-    "chain": Command("orchestrate.orchestrate:chain", flag_types.ChainFlags),
-    "compare": Command("orchestrate.orchestrate:compare", flag_types.CompareFlags, ("PROMPT?",)),
-    "runs list": Command("sessions.runs:list_all", flag_types.RunsFlags),
+    "sessions delete": Command("sessions.sessions:delete", flag_types.DeleteFlags, ("ID...",), _CHANGE),
+    "sessions clean": Command("sessions.sessions:clean", flag_types.CleanFlags, common=_CHANGE),
+    "sessions fork": Command("sessions.sessions:fork", flag_types.JsonFlags, ("ID",), _CHANGE),
+    "sessions tag": Command("sessions.sessions:tag", flag_types.TagFlags, ("ID", "TAG?..."), _CHANGE),
+    "sessions rename": Command("sessions.sessions:rename", flag_types.JsonFlags, ("ID", "TITLE"), _CHANGE),
+    "sessions export": Command("sessions.sessions:export", flag_types.ExportFlags, ("ID",), _CHANGE),
+    "parallel": Command("orchestrate.orchestrate:parallel", flag_types.ParallelFlags, common=_TASKS),
+    "chain": Command("orchestrate.orchestrate:chain", flag_types.ChainFlags, common=_TASKS),
+    "compare": Command("orchestrate.orchestrate:compare", flag_types.CompareFlags, ("PROMPT?",), _COMPARE),
+    "runs list": Command("sessions.runs:list_all", flag_types.RunsFlags, common=_AGENT | _PLACE),
     "runs show": Command("sessions.runs:show", flag_types.JsonFlags, ("ID",)),
-    "runs follow": Command("prompt.follow:follow", flag_types.Flags, ("ID",)),
-    "usage": Command("sessions.usage:usage", flag_types.UsageFlags),
-    "worktrees list": Command("admin.worktrees:list_all", flag_types.WorktreesFlags),
+    "runs follow": Command("prompt.follow:follow", flag_types.Flags, ("ID",), _FOLLOW),
+    "usage": Command("sessions.usage:usage", flag_types.UsageFlags, common=_AGENT | {"model": "only this model"}),
+    "worktrees list": Command("admin.worktrees:list_all", flag_types.WorktreesFlags, common=_PLACE),
     "worktrees show": Command("admin.worktrees:show", flag_types.WorktreeShowFlags, ("ID",)),
-    "worktrees apply": Command("admin.worktrees:apply", flag_types.ApplyFlags, ("ID",)),
-    "worktrees discard": Command("admin.worktrees:discard", flag_types.DeleteFlags, ("ID...",)),
-    "serve": Command("admin.serve:serve", flag_types.ServeFlags),
-    "open": Command("admin.serve:open_page", flag_types.OpenFlags),
-    "service print": Command("admin.service:show", flag_types.ServicePrintFlags, ("MANAGER?",)),
-    "service uninstall": Command("admin.service:uninstall", flag_types.ServiceFlags, ("MANAGER?",)),
-    "keys create": Command("admin.keys:create", flag_types.KeyFlags, ("NAME",)),
-    "keys list": Command("admin.keys:list_all", flag_types.JsonFlags),
-    "keys revoke": Command("admin.keys:revoke", flag_types.Flags, ("NAME",)),
+    "worktrees apply": Command("admin.worktrees:apply", flag_types.ApplyFlags, ("ID",), _CHANGE),
+    "worktrees discard": Command("admin.worktrees:discard", flag_types.DeleteFlags, ("ID...",), _CHANGE),
+    "serve": Command("admin.serve:serve", flag_types.ServeFlags, common=_SERVE),
+    "open": Command("admin.serve:open_page", flag_types.OpenFlags, common=_CHANGE),
+    "service print": Command("admin.service:show", flag_types.ServicePrintFlags, ("MANAGER?",), _SERVICE),
+    "service uninstall": Command("admin.service:uninstall", flag_types.ServiceFlags, ("MANAGER?",), _DRY_RUN),
+    "keys create": Command("admin.keys:create", flag_types.KeyFlags, ("NAME",), _CHANGE),
+    "keys list": Command("admin.keys:list_all", flag_types.JsonFlags, common=_NO_FLAGS),
+    "keys revoke": Command("admin.keys:revoke", flag_types.Flags, ("NAME",), _DRY_RUN),
     "config show": Command("admin.config:show", flag_types.JsonFlags),
     "config get": Command("admin.config:get", flag_types.JsonFlags, ("KEY",)),
-    "config set": Command("admin.config:set_key", flag_types.Flags, ("KEY", "VALUE")),
-    "config unset": Command("admin.config:unset", flag_types.Flags, ("KEY",)),
+    "config set": Command("admin.config:set_key", flag_types.Flags, ("KEY", "VALUE"), _CHANGE),
+    "config unset": Command("admin.config:unset", flag_types.Flags, ("KEY",), _CHANGE),
     "config path": Command("admin.config:path"),
-    "config edit": Command("admin.config:edit"),
-    "backends": Command("admin.backends:backends", flag_types.JsonFlags),
-    "models": Command("admin.backends:models", flag_types.JsonFlags),
-    "doctor": Command("admin.doctor:doctor", flag_types.JsonFlags),
-    "completion": Command("admin.completion:completion", flag_types.Flags, ("SHELL",)),
-    "version": Command(""),
-    "help": Command("", flag_types.Flags, ("COMMAND?", "COMMAND?")),
+    "config edit": Command("admin.config:edit", common=_CHANGE),
+    "backends": Command("admin.backends:backends", flag_types.JsonFlags, common=_AGENT),
+    "models": Command("admin.backends:models", flag_types.JsonFlags, common=_AGENT),
+    "doctor": Command("admin.doctor:doctor", flag_types.JsonFlags, common=_AGENT),
+    "completion": Command("admin.completion:completion", flag_types.Flags, ("SHELL",), _NO_FLAGS),
+    "version": Command("", common=_NO_FLAGS),
+    "help": Command("", flag_types.Flags, ("COMMAND?", "COMMAND?"), _NO_FLAGS),
 }
 
 GROUPS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name))
@@ -88,6 +112,16 @@ GROUPS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name
 
 ALONE = {group: f"{group} {'show' if group == 'config' else 'list'}" for group in GROUPS if group != "service"}
 """The command that the first word alone stands for."""
+
+SECTIONS = {
+    "run agents": ("resume", "compare", "parallel", "chain"),
+    "see what happened": ("sessions", "runs", "usage", "worktrees"),
+    "serve and set up": (
+        *("serve", "open", "service", "keys", "config", "doctor"),
+        *("backends", "models", "completion", "version", "help"),
+    ),
+}
+"""The commands in the order of the main help."""
 
 FIRST_WORDS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS))
 
@@ -102,6 +136,12 @@ REMOVED: dict[str, str] = dict.fromkeys(
 def command_of(name: str) -> Command:
     """Return the command of a name; the empty name is a prompt."""
     return COMMANDS[name] if name else PROMPT
+
+
+def flags_shown(name: str) -> Iterator[flag_types.Flag]:
+    """Yield the flags of a command, its own first. A common flag that does not act on the command has no help."""
+    command = command_of(name)
+    return flag_types.flags_of(command.flags, command.common)
 
 
 def members(group: str) -> tuple[str, ...]:

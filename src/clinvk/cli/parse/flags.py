@@ -6,7 +6,7 @@ is a choice, a list or tuple may be repeated. `Flag` adds the rest.
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -25,7 +25,7 @@ class Flag(NamedTuple):
     """A flag: what a field declares, then what `flags_of` adds from its name and type.
 
     Attributes:
-        help: the text of the help, and of the completion.
+        help: the text of the help, and of the completion; empty for a flag that both leave out.
         short: the one-letter form, such as `-b`.
         metavar: the value in the help; empty for a switch. DIR and FILE complete paths, NAME and MODEL backends and
             models.
@@ -49,12 +49,13 @@ class Flag(NamedTuple):
 
     def add_to(self, group: Any) -> None:
         """Add the flag to a group of an argparse parser."""
+        about = self.help or argparse.SUPPRESS
         if not self.metavar:
-            group.add_argument(*self.names, dest=self.field, action="store_true", help=self.help)
+            group.add_argument(*self.names, dest=self.field, action="store_true", help=about)
             return
         read = self._choice if self.choices else self.read
         action = "append" if self.is_repeatable else "store"
-        group.add_argument(*self.names, dest=self.field, action=action, type=read, metavar=self.metavar, help=self.help)
+        group.add_argument(*self.names, dest=self.field, action=action, type=read, metavar=self.metavar, help=about)
 
     def _choice(self, text: str) -> str:
         if text not in self.choices:
@@ -94,23 +95,23 @@ _PROMPT_HEADING = "flags for a prompt"
 
 _Json = Annotated[bool, Flag("print JSON (same as -o json)")]
 _Quiet = Annotated[bool, Flag("no progress, no answers: the table alone", "-q")]
-_Here = Annotated[bool, Flag("only those of this directory (--workdir: of that one)")]
+_Here = Annotated[bool, Flag("only those of this directory")]
 _Limit = Annotated[int, Flag("at most N, the newest (default: 20; 0: all)", "-n", "N", _whole())]
 _Age = "12h, 30d, 2w, or days"
 _NoServer = Annotated[bool, Flag("start the agent here, even if a clinvk serve has one ready", heading=_PROMPT_HEADING)]
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
-    """The flags of every command, and `words`: the arguments that are not flags."""
+    """The common flags, which every command accepts, and `words`: the arguments that are not flags."""
 
-    heading: ClassVar[str] = "flags for every command"
+    heading: ClassVar[str] = "common flags"
     words: tuple[str, ...] = ()
     backend: Annotated[str | None, Flag("agent CLI: claude, codex, gemini", "-b", "NAME")] = None
     model: Annotated[str | None, Flag("a model of the agent, or fast, balanced, best", "-m")] = None
     workdir: Annotated[str | None, Flag("directory the agent works in (default: here)", "-w", "DIR")] = None
     output_format: Annotated[
         OutputFormat | None,
-        Flag("text, json or stream-json (default: text on a terminal)", "-o", "FORMAT"),
+        Flag("text (default on a terminal), json, stream-json", "-o", "FMT"),
     ] = None
     config: Annotated[str | None, Flag("settings file (default: ~/.clinvk/config.yaml)", metavar="FILE")] = None
     dry_run: Annotated[bool, Flag("show what would be done, and do nothing")] = False
@@ -124,10 +125,10 @@ class RunFlags(Flags, frozen=True, kw_only=True):
     heading: ClassVar[str] = _PROMPT_HEADING
     approval_mode: Annotated[
         ApprovalMode | None,
-        Flag("when the agent asks: default, auto (not for edits), none (never), always", metavar="MODE"),
+        Flag("when to ask: default, auto, none, always", metavar="MODE"),
     ] = None
     sandbox_mode: Annotated[
-        SandboxMode | None, Flag("what it may write: default, read-only, workspace, full", metavar="MODE")
+        SandboxMode | None, Flag("may write: default, read-only, workspace, full", metavar="MODE")
     ] = None
     allowed_tools: Annotated[list[str] | None, Flag("only these tools, by the agent's names", metavar="A,B")] = None
     add_dir: Annotated[tuple[str, ...], Flag("one more directory it may use (repeatable)", metavar="DIR")] = ()
@@ -149,7 +150,7 @@ class PromptFlags(RunFlags, frozen=True, kw_only=True):
     """The flags of `clinvk PROMPT`."""
 
     heading: ClassVar[str] = "flags for which conversation"
-    continue_: Annotated[bool, Flag("resume the newest (of --backend, of -w)", "-c")] = False
+    continue_: Annotated[bool, Flag("continue the newest conversation (of -b, of -w)", "-c")] = False
     new: Annotated[bool, Flag("start a new one")] = False
     no_server: _NoServer = False
     version: Annotated[bool, Flag("show the version", heading="more")] = False
@@ -285,7 +286,7 @@ class OpenFlags(Flags, frozen=True, kw_only=True):
 class WorktreesFlags(JsonFlags, frozen=True, kw_only=True):
     """The flags of `worktrees list`."""
 
-    here: Annotated[bool, Flag("only those of this repository (--workdir: of that one)")] = False
+    here: Annotated[bool, Flag("only those of this repository")] = False
 
 
 class WorktreeShowFlags(JsonFlags, frozen=True, kw_only=True):
@@ -343,13 +344,15 @@ class CompareFlags(RunFlags, frozen=True, kw_only=True):
         return self.json or self.output_format == "json"
 
 
-def flags_of(kind: type[Flags]) -> Iterator[Flag]:
-    """Yield the flags of a struct, its own before the inherited ones."""
+def flags_of(kind: type[Flags], common: Mapping[str, str]) -> Iterator[Flag]:
+    """Yield the flags of a struct, its own before the inherited ones. `common` is that of the command."""
     for owner in kind.__mro__:
         if issubclass(owner, Flags):
             for field, annotation in owner.__annotations__.items():
                 if get_origin(annotation) is Annotated:
                     type_, flag = get_args(annotation)
+                    if owner is Flags and field != "help":
+                        flag = flag._replace(help=common[field] or flag.help if field in common else "")
                     yield _completed(flag, field, type_, owner.heading)
 
 

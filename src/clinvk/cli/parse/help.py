@@ -6,7 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from clinvk.cli.parse.commands import FIRST_WORDS, GROUPS, command_of, members
+from clinvk.cli.parse.commands import GROUPS, SECTIONS, command_of, members
+
+OVERVIEW = "clinvk"
+"""The name of the main help."""
 
 _TEXTS = Path(__file__).with_name("help.txt")
 _SECTION = re.compile(r"^== (.+) ==\n(?:usage: ((?:.+\n)+)\n)?((?:.+\n)+)\n*((?:(?!== ).*\n)*)", re.MULTILINE)
@@ -28,18 +31,27 @@ def _texts() -> dict[str, Help]:
 
 
 def help_of(name: str) -> Help:
-    """Return the help of a command or a group; the empty name is a prompt."""
-    usage, description, epilog = _texts()[name or "clinvk"]
+    """Return the help of a command, a group or the overview; the empty name is a prompt."""
+    usage, description, epilog = _texts()[name or "prompt"]
     if name in GROUPS:
         names = [f"{name} {word}" for word in members(name)]
-        usage = f"clinvk {name} {' | '.join(members(name))}"
-        epilog = "\n".join(
-            [_table(map(_line, names)), *filter(None, [epilog]), f"Help for each: clinvk help {names[0]}"]
-        )
-    elif not name:
-        prompt = ("PROMPT", "Run one prompt: an argument, stdin, or both")
-        epilog = f"{_table([prompt, *map(_line, FIRST_WORDS)])}\n{epilog}"
+        usage = f"clinvk {name} COMMAND"
+        table = _table("commands", map(_line, names))
+        epilog = "\n\n".join([table, *filter(None, [epilog]), f"Help for each: clinvk help {names[0]}"])
+    elif name == OVERVIEW:
+        tables = (_table(heading, map(_line, words)) for heading, words in SECTIONS.items())
+        description = "\n\n".join([description, *tables])
     return Help(usage or f"clinvk {name} [flags] {_arguments(name)}".rstrip(), description, epilog)
+
+
+def topics() -> dict[str, str]:
+    """Return the text of each topic of `clinvk help`, by name."""
+    prefix = "topic "
+    return {
+        name.removeprefix(prefix): "\n\n".join(filter(None, text))
+        for name, text in _texts().items()
+        if name.startswith(prefix)
+    }
 
 
 def summary(name: str) -> str:
@@ -59,7 +71,7 @@ def _line(name: str) -> tuple[str, str]:
     return f"{name} {_arguments(name)}".rstrip(), summary(name)
 
 
-def _table(lines: Iterable[tuple[str, str]]) -> str:
+def _table(heading: str, lines: Iterable[tuple[str, str]]) -> str:
     lines = list(lines)
     width = max(24, *(len(called) for called, _ in lines))
-    return "\n".join(["commands:", *(f"  {called:{width}}  {text}" for called, text in lines), ""])
+    return "\n".join([f"{heading}:", *(f"  {called:{width}}  {text}" for called, text in lines)])
