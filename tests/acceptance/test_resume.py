@@ -94,6 +94,50 @@ class TestByItself:
         assert clinvk.run("second", env={"CLINVK_SESSION__AUTO_RESUME": "false"}).stderr == ""
         assert handle_of_last(clinvk) is None
 
+    @pytest.mark.parametrize(("given", "is_continued"), [("24h", False), ("2d", True), ("1w", True), ("yes", True)])
+    def test_auto_resume_takes_a_maximum_age(self, clinvk: Clinvk, given: str, is_continued: bool) -> None:
+        begun(clinvk)
+        change(clinvk, "UPDATE sessions SET last_used = ?", time.time() - 25 * 3600)
+        clinvk.run("second", env={"CLINVK_SESSION__AUTO_RESUME": given})
+        assert (handle_of_last(clinvk) is not None) == is_continued
+
+    @pytest.mark.parametrize(
+        ("last", "asked", "looser"),
+        [
+            (["--sandbox-mode", "read-only"], [], "sandbox mode default is looser than read-only"),
+            ([], ["--sandbox-mode", "full"], "sandbox mode full is looser than default"),
+            (["--approval-mode", "always"], ["--approval-mode", "auto"], "approval mode auto is looser than always"),
+            (["--approval-mode", "auto"], ["--approval-mode", "default"], ""),
+            ([], ["--sandbox-mode", "workspace"], ""),
+        ],
+    )
+    def test_looser_modes_than_those_of_the_last_run_start_a_new_session(
+        self, clinvk: Clinvk, last: list[str], asked: list[str], looser: str
+    ) -> None:
+        session = begun(clinvk, FIRST, *last)
+        done = clinvk.run("--dry-run", *asked, "second")
+        assert (f"--resume={FIRST}" in done.stdout) == (not looser)
+        if looser:
+            assert done.stderr == (
+                f"clinvk: starting a new session: {looser}, the mode of session {session[:8]}; -c continues anyway\n"
+            )
+        assert f"--resume={FIRST}" in clinvk.run("--dry-run", "-c", *asked, "second").stdout
+        assert f"--resume={FIRST}" in clinvk.run("--dry-run", "resume", session, *asked, "second").stdout
+
+    def test_modes_of_the_settings_count_like_flags(self, clinvk: Clinvk) -> None:
+        begun(clinvk, FIRST, "--sandbox-mode", "read-only")
+        clinvk.settings("unified_flags: {sandbox_mode: read-only}\nbackends: {claude: {approval_mode: auto}}")
+        assert "approval mode auto" in clinvk.run("--dry-run", "second").stderr
+        clinvk.run("-c", "second")
+        assert f"--resume={FIRST}" in clinvk.run("--dry-run", "third").stdout
+
+    @pytest.mark.parametrize("arguments", [["go on"], ["-c", "go on"], ["resume", "--last", "go on"]])
+    def test_terminal_shows_the_title_of_the_continued_session(self, clinvk: Clinvk, arguments: list[str]) -> None:
+        begun(clinvk)
+        with on_terminal(clinvk, *arguments) as terminal:
+            terminal.until("clinvk: continuing “first” (")
+            assert terminal.ended() == 0
+
     def test_expired_session_is_not_continued(self, clinvk: Clinvk) -> None:
         begun(clinvk)
         change(clinvk, "UPDATE sessions SET last_used = ?", time.time() - 31 * 86400)
@@ -455,7 +499,8 @@ class TestPicker:
             assert terminal.ended() == 7
         with on_terminal(clinvk, "resume", "--here", "go on") as terminal:
             assert terminal.ended() == 0
-        assert sessions[0] in terminal.plain().decode()
+        assert "continuing “newest” (" in terminal.plain().decode()
+        assert f"session {sessions[0][:8]}" in terminal.plain().decode()
 
     def test_picker_without_sessions_exits_with_4(self, clinvk: Clinvk) -> None:
         with on_terminal(clinvk, "resume") as terminal:

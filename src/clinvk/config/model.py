@@ -20,6 +20,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 NonNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
+Age = Annotated[str, Meta(pattern="^[1-9][0-9]{0,4}[hdw]$", description="an age such as 24h, 7d or 2w")]
 
 _LEVELS_AROUND = 100
 """The levels of nesting that clinvk adds around an object of a request: in a record, in a list."""
@@ -94,7 +95,7 @@ class WarmSettings(_Section, frozen=True, kw_only=True):
 class SessionSettings(_Section, frozen=True, kw_only=True):
     """How conversations are kept."""
 
-    auto_resume: bool = True
+    auto_resume: bool | Age = True
     retention_days: NonNegative = 30
     store_token_usage: bool = True
     default_tags: tuple[str, ...] = ()

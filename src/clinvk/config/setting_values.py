@@ -159,12 +159,12 @@ def _allowed(info: inspect.Type) -> str:
     match info:
         case inspect.IntType(ge=low, le=high):
             return f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
-        case inspect.BoolType():
-            return "true or false"
+        case inspect.BoolType() | inspect.VarTupleType():
+            return "true or false" if isinstance(info, inspect.BoolType) else "a list of texts"
         case inspect.LiteralType(values=values):
             return f"one of {', '.join(map(str, values))}"
-        case inspect.VarTupleType():
-            return "a list of texts"
+        case inspect.Metadata(extra_json_schema={"description": str(description)}):
+            return description
         case inspect.UnionType(types=types):
             return ", or ".join("empty" if isinstance(part, inspect.NoneType) else _allowed(part) for part in types)
         case _:
@@ -177,8 +177,8 @@ _OF_BACKENDS = {("default_backend",), ("policy", "allowed_backends"), ("warm", "
 _VARIABLES = re.compile(r"[\w.\-%()*?\[\]!]+")
 """Names and patterns of variables."""
 
-_YES_NO = {"yes": True, "on": True, "no": False, "off": False}
-"""Further words that YAML reads as true and false; a variable accepts what the file accepts."""
+_YES_NO = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+"""The words of a variable for true and false: 1, 0, and those that YAML has."""
 
 
 def checked(
@@ -245,7 +245,7 @@ def converted(given: SourcedValue, kind: object) -> object:
         return None if value == "all" else split_list([value])
     if is_list(kind) and given.is_text and isinstance(value, str):
         value = _listed(given, value)
-    if kind is bool and given.is_text:
+    if given.is_text and (kind is bool or bool in get_args(kind)):
         value = _YES_NO.get(given.written.lower(), value)
     try:
         return msgspec.convert(value, kind, strict=not given.is_text)

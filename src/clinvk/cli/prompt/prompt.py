@@ -18,15 +18,19 @@ from clinvk.cli.parse.flags import PromptFlags, RunFlags
 from clinvk.cli.parse.settings import directory, settings_of
 from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.sessions.local_store import has_directory, open_store, real_directory
+from clinvk.cli.sessions.session_text import session_title
 from clinvk.cli.terminal.input import prompt_from
 from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_text, printable
-from clinvk.cli.terminal.times import time_ago
+from clinvk.cli.terminal.table import cut
+from clinvk.cli.terminal.times import age_s, time_ago
 from clinvk.config.load import home
 from clinvk.config.model import SessionSettings, Settings, complete, refuse_nesting
 from clinvk.config.setting_values import split_list
+from clinvk.policy.rules import APPROVAL, SANDBOX, modes_up_to
 from clinvk.remote.socket_path import connected, path_of
-from clinvk.store.protocol import SessionQuery, SessionStore
+from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionNotFound, StoreUnavailable
+from clinvk.types.record import RunRecord
 from clinvk.types.request import Image, RunRequest
 from clinvk.types.session import Session
 
@@ -86,6 +90,7 @@ def _read(path: str, flag: str) -> bytes:
 
 
 _SHORT_DIGITS = 8
+_TITLE_SHOWN = 50
 _LOOKED_AT = 16
 """Sessions read at once in the search for one that can be resumed. The first one nearly always can."""
 
@@ -208,7 +213,7 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
             return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir), notes)
         if flags.new or flags.ephemeral or not settings.session.auto_resume:
             return SessionChoice()
-        return await _resumed(store, settings.default_backend, real_directory(flags.workdir), settings.session)
+        return await _resumed(store, complete(request, settings), settings.session, notes)
 
     return run(PromptJob(replace(request, prompt=text), settings, environ, notes, imports=flags.continue_), choose)
 
@@ -230,7 +235,7 @@ async def newest(store: SessionStore, backend: str | None, workdir: str | None, 
         for session in items:
             if has_directory(session):
                 _note_missing(gone, notes)
-                return session_choice(session)
+                return session_choice(session, notes)
             gone.append(session)
     _note_missing(gone, notes)
     of = f" of {backend}" if backend else ""
@@ -245,22 +250,47 @@ def _note_missing(gone: Sequence[Session], notes: Notes) -> None:
         notes.info(f"skipping session {session.id[:_SHORT_DIGITS]}: its directory {session.working_dir!r} is gone")
 
 
-def session_choice(session: Session) -> SessionChoice:
+def session_choice(session: Session, notes: Notes) -> SessionChoice:
     """Choose a session. The note names a directory other than the current one."""
     last_used = time_ago(session.last_used, time.time())
-    what = f"continuing session {session.id[:_SHORT_DIGITS]} ({session.backend}, {last_used})"
+    what = f"continuing {_name(session, notes)} ({session.backend}, {last_used})"
     is_elsewhere = session.working_dir and session.working_dir != real_directory(None)
     return SessionChoice(session, f"{what} in {session.working_dir}" if is_elsewhere else what)
 
 
-async def _resumed(store: SessionStore, backend: str, workdir: str, settings: SessionSettings) -> SessionChoice:
-    """Choose the current session of the agent in the directory, unless the retention period is over."""
-    session = await store.current(backend, workdir)
+def _name(session: Session, notes: Notes) -> str:
+    """Return the title of a session on a terminal, the ID elsewhere."""
+    title = cut(session_title(session), _TITLE_SHOWN) if notes.is_terminal else ""
+    return f"“{title}”" if title else f"session {session.id[:_SHORT_DIGITS]}"
+
+
+async def _resumed(store: SessionStore, request: RunRequest, settings: SessionSettings, notes: Notes) -> SessionChoice:
+    """Choose the current session of the agent in the directory, unless it is too old or had stricter modes."""
+    session = await store.current(request.backend, real_directory(request.workdir))
     now = time.time()
-    if session is None or 0 < settings.retention_days * _DAY_S < now - session.last_used:
+    ages = [settings.retention_days * _DAY_S]
+    if isinstance(settings.auto_resume, str):
+        ages.append(age_s(settings.auto_resume, "session.auto_resume"))
+    if session is None or any(0 < most < now - session.last_used for most in ages):
         return SessionChoice()
-    short, when = session.id[:_SHORT_DIGITS], time_ago(session.last_used, now)
-    return SessionChoice(session, f"continuing session {short} ({when}); --new starts another", is_own=True)
+    last = (await store.runs(RunQuery(session_id=session.id, limit=1))).items
+    if last and (looser := _looser_mode(request, last[0])):
+        short = session.id[:_SHORT_DIGITS]
+        return SessionChoice(note=f"starting a new session: {looser}, the mode of session {short}; -c continues anyway")
+    when = time_ago(session.last_used, now)
+    return SessionChoice(session, f"continuing {_name(session, notes)} ({when}); --new starts another", is_own=True)
+
+
+def _looser_mode(request: RunRequest, last: RunRecord) -> str:
+    """Return which mode of a request allows the agent more than the last run; empty if none does."""
+    for name, mode, order in (
+        ("approval", request.approval_mode, APPROVAL),
+        ("sandbox", request.sandbox_mode, SANDBOX),
+    ):
+        previous = msgspec.convert(last.request.get(f"{name}_mode", "default"), str)
+        if mode not in modes_up_to(order, previous):
+            return f"{name} mode {mode} is looser than {previous}"
+    return ""
 
 
 def run(asked: PromptJob, choose: Choose) -> int:

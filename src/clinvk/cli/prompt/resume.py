@@ -184,14 +184,14 @@ async def _chosen(
         if reference is not None:
             session = await find_session(store, reference)
             _check_same(session, flags.backend, workdir)
-            return _named(session)
+            return _named(session, notes)
         has_prompt = prompt is not None or not (flags.interactive or flags.no_stdin or os.isatty(0))
         if flags.last or (flags.here and has_prompt):
             return await newest(store, flags.backend, workdir, notes)
         if not (os.isatty(0) and os.isatty(2)) or environ.get("TERM") == "dumb":
             raise SessionError("resume needs an ID, or --last: there is no terminal to choose on")
         session = await _picked(store, flags.backend, workdir, environ, notes)
-        return _named(session) if session else None
+        return _named(session, notes) if session else None
 
 
 async def _picked(
@@ -207,7 +207,7 @@ async def _picked(
     return await pick(search, TextView(time.time(), home_of(environ.get("HOME"))))
 
 
-def _named(session: Session) -> SessionChoice:
+def _named(session: Session, notes: Notes) -> SessionChoice:
     """Choose the session that the user named.
 
     Raises:
@@ -218,7 +218,7 @@ def _named(session: Session) -> SessionChoice:
             f"session {session.id!r} belongs to the directory {session.working_dir!r}, which no longer exists; "
             f"create it again to resume, or read the conversation: clinvk sessions export {session.id}"
         )
-    return session_choice(session)
+    return session_choice(session, notes)
 
 
 def _check_same(session: Session, backend: str | None, workdir: str | None) -> None:
