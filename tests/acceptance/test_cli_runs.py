@@ -61,8 +61,9 @@ def test_list_prints_a_table_newest_first_with_usable_ids(clinvk: Clinvk) -> Non
     done = clinvk.run("runs", "list")
     assert done.stderr == ""
     head, *rows = done.stdout.splitlines()
-    assert head.split() == ["ID", "BACKEND", "STATE", "CREATED", "TOOK", "DIRECTORY", "PROMPT"]
+    assert head.split() == ["ID", "BACKEND", "STATE", "CREATED", "TOOK", "DIRECTORY", "TOKENS", "COST", "PROMPT"]
     assert [row.split()[:3] for row in rows] == [[two[:8], "codex", "finished"], [one[:8], "claude", "finished"]]
+    assert rows[1].split()[-6:] == [".", "17", "$0.01", "the", "first", "prompt"]
     assert rows[1].endswith("  the first prompt")
     assert [told(clinvk, RunView, "show", row.split()[0]).id for row in rows] == [two, one]
 

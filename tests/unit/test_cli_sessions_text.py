@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from clinvk.cli.sessions.runs import run_summary
 from clinvk.cli.sessions.session_text import (
     TextView,
     details,
@@ -11,6 +12,7 @@ from clinvk.cli.sessions.session_text import (
     session_title,
     sessions_table,
     short_ids,
+    short_tokens,
     turns,
 )
 from clinvk.cli.terminal.table import width
@@ -58,6 +60,31 @@ def test_piped_list_truncates_only_very_long_fields() -> None:
     (_, row) = sessions_table([long], TextView(NOW))
     assert "/d" * 100 in row
     assert len(row) < 400
+
+
+def test_titles_leave_out_the_context_from_stdin() -> None:
+    piped = replace(SESSION, initial_prompt="review this\n\n<stdin>\ndiff --git a/x b/x\n</stdin>")
+    assert session_title(piped) == "review this"
+    run = RunRecord(id="1" * 32, backend="claude", prompt=piped.initial_prompt, state="queued", created_at=NOW)
+    assert turns([run], VIEW)[1].endswith("  review this")
+    assert run_summary(run) == "review this"
+
+
+def test_list_prints_the_current_directory_as_a_dot_and_tokens_if_there_is_room() -> None:
+    used = replace(SESSION, token_usage=Usage(18_000, 249))
+    head, row = sessions_table([used], TextView(NOW, None, 120, here="/home/me/x"))
+    assert head.split() == ["ID", "BACKEND", "STATUS", "TURNS", "USED", "DIRECTORY", "TOKENS", "TITLE"]
+    assert row.split()[5:8] == ["min", "ago", "."]
+    assert row.endswith("   18.2k  the prompt")
+    long = replace(used, initial_prompt="word " * 20)
+    assert "TOKENS" not in sessions_table([long], TextView(NOW, None, 80, here="/home/me/x"))[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (999, "999"), (1000, "1.0k"), (999_949, "999.9k"), (999_950, "1.0M")]
+)
+def test_tokens_as_short_text(count: int, text: str) -> None:
+    assert short_tokens(Usage(count)) == text
 
 
 def test_details_omit_empty_fields() -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter, duration_s
-from clinvk.cli.prompt.status_line import StatusLine, short_tokens, tool_text
+from clinvk.cli.prompt.status_line import StatusLine, tool_text
+from clinvk.cli.sessions.session_text import short_tokens
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import STDERR, Notes, without_sequences
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
@@ -186,7 +187,7 @@ class RunDisplay:
         parts = [
             self._model or run.request.backend,
             duration(duration_s(run)),
-            short_tokens(ending.usage) if ending.usage else "",
+            f"{short_tokens(ending.usage)} tokens" if ending.usage else "",
             "" if ending.cost_usd is None else f"${ending.cost_usd:.2f}",
             f"session {run.session_id[:8]} (clinvk -c to continue)" if run.session_id else "",
         ]

@@ -11,7 +11,7 @@ import msgspec
 
 from clinvk.cli.terminal.output import STDERR, Notes, is_writable, on_one_line, write
 from clinvk.cli.terminal.table import cut
-from clinvk.types.events import Event, TextDelta, ThinkingDelta, ToolCall, ToolResult, Usage
+from clinvk.types.events import Event, TextDelta, ThinkingDelta, ToolCall, ToolResult
 
 _FRAME_S = 0.1
 _CLEAR = "\r\x1b[2K"
@@ -96,9 +96,3 @@ def tool_text(call: ToolCall) -> str:
     telling = next((given[name] for name in _MOST_TELLING if isinstance(given.get(name), str) and given[name]), None)
     text = telling if isinstance(telling, str) else msgspec.json.encode(given).decode(errors="replace")
     return f"{call.name} {on_one_line(text[:_INPUT_SHOWN])}"
-
-
-def short_tokens(usage: Usage) -> str:
-    """Return the tokens of a run as text, such as `18.2k tokens`."""
-    count = usage.input_tokens + usage.output_tokens
-    return f"{count / 1000:.1f}k tokens" if count >= 1000 else f"{count} tokens"

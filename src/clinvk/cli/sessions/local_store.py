@@ -57,7 +57,15 @@ def over_store(environ: Mapping[str, str], notes: Notes, work: Callable[[Session
 def text_view(settings: Settings, environ: Mapping[str, str]) -> TextView:
     """Return what the text of records on stdout depends on."""
     is_colored = settings.output.color and has_colors(1, environ)
-    return TextView(time.time(), home_of(environ.get("HOME")), columns(), STATE_STYLE if is_colored else None)
+    style = STATE_STYLE if is_colored else None
+    return TextView(time.time(), home_of(environ.get("HOME")), columns(), style, _here())
+
+
+def _here() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # the directory is gone
+        return None
 
 
 def print_answer(flags: JsonFlags, value: object, text: str) -> int:

@@ -8,6 +8,7 @@ from clinvk.cli.parse.flags import JsonFlags, RunsFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, directory_filter, find_run, over_store, print_answer, text_view
+from clinvk.cli.terminal.input import without_context
 from clinvk.cli.terminal.output import Notes, print_json, print_text, printable, without_sequences
 from clinvk.cli.terminal.table import Column, one_line
 from clinvk.dialects.rest import views
@@ -29,7 +30,9 @@ def runs_table(runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
         (text.STATE, lambda run: run.state),
         (text.CREATED, lambda run: view.ago(run.created_at)),
         text.RUN_COSTS[0],
-        (text.DIRECTORY, lambda run: view.directory(run.workdir)),
+        (text.DIRECTORY, lambda run: view.place(run.workdir)),
+        (text.TOKENS, lambda run: text.short_tokens(run.usage) if run.usage else ""),
+        (Column("COST", to_right=True, is_spare=True), lambda run: f"${run.cost_usd:.2f}" if run.cost_usd else ""),
         (text.PROMPT, lambda run: view.title(run_summary(run))),
     )
     return view.table(fields, runs)
@@ -38,7 +41,7 @@ def runs_table(runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
 def run_summary(run: RunRecord) -> str:
     """Return the prompt of a run, or the number of its parts, on one line."""
     if run.prompt or run.kind == "prompt":
-        return one_line(run.prompt)
+        return one_line(without_context(run.prompt))
     word, field = _PARTS_OF[run.kind]
     parts = run.request.get(field)
     number = len(parts) if isinstance(parts, Sized) else parts
@@ -81,7 +84,7 @@ def parts_table(whole: RunRecord, runs: Sequence[RunRecord], view: text.TextView
         (text.BACKEND, _backend),
         (text.STATE, lambda run: run.state),
         *text.RUN_COSTS,
-        (text.PROMPT, lambda run: view.title(": ".join(filter(None, (_place(run).name, run.prompt))))),
+        (text.PROMPT, lambda run: view.title(": ".join(filter(None, (_place(run).name, without_context(run.prompt)))))),
     )
     return view.table(fields, sorted(runs, key=lambda run: (_place(run).index, run.created_at)))
 

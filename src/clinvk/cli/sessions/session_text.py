@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from clinvk.cli.terminal.input import without_context
 from clinvk.cli.terminal.output import without_sequences
 from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
 from clinvk.cli.terminal.times import duration, long_duration, time_ago
@@ -18,6 +19,7 @@ _T = TypeVar("_T")
 
 _SHORT_DIGITS = 8
 _LEAST = 12
+_LEAST_TITLE = 20
 _PIPED_TITLE = 100
 _PIPED_PROMPT = 200
 _LABEL = 13
@@ -37,12 +39,14 @@ class TextView(NamedTuple):
         home: the user's home without symbolic links, printed as `~`.
         most: the width of the terminal; None is any.
         style: colors the cells of tables; None colors nothing.
+        here: the current directory without symbolic links, printed as `.` in tables.
     """
 
     now: float
     home: str | None = None
     most: int | None = None
     style: Style | None = None
+    here: str | None = None
 
     def table(self, fields: Fields[_T], records: Sequence[_T]) -> list[str]:
         """Return a table of records, the head first."""
@@ -65,10 +69,15 @@ class TextView(NamedTuple):
         """Return a directory with `~` for the home."""
         return directory(path, self.home)
 
+    def place(self, path: str) -> str:
+        """Return a directory for a table."""
+        return "." if path == self.here else self.directory(path)
+
 
 DIRECTORY = Column("DIRECTORY", _LEAST, from_left=True)
-TITLE = Column("TITLE", _LEAST)
-PROMPT = Column("PROMPT", _LEAST)
+TITLE = Column("TITLE", _LEAST_TITLE)
+PROMPT = Column("PROMPT", _LEAST_TITLE)
+TOKENS = Column("TOKENS", to_right=True, is_spare=True)
 CREATED = Column("CREATED", is_spare=True)
 STATE = Column("STATE")
 BACKEND = Column("BACKEND")
@@ -83,7 +92,8 @@ def sessions_table(sessions: Sequence[Session], view: TextView) -> list[str]:
         (Column("STATUS", is_spare=True), lambda session: session.status),
         (Column("TURNS", to_right=True, is_spare=True), lambda session: str(session.turn_count)),
         (Column("USED"), lambda session: view.ago(session.last_used)),
-        (DIRECTORY, lambda session: view.directory(session.working_dir)),
+        (DIRECTORY, lambda session: view.place(session.working_dir)),
+        (TOKENS, lambda session: short_tokens(session.token_usage)),
         (TITLE, lambda session: view.title(session_title(session))),
     )
     return view.table(fields, sessions)
@@ -94,7 +104,7 @@ def choices(sessions: Sequence[Session], view: TextView) -> list[str]:
     fields: Fields[Session] = (
         (BACKEND, lambda session: one_line(session.backend)),
         (Column("USED"), lambda session: view.ago(session.last_used)),
-        (DIRECTORY, lambda session: view.directory(session.working_dir)),
+        (DIRECTORY, lambda session: view.place(session.working_dir)),
         (TITLE, session_title),
     )
     return view.table(fields, sessions)
@@ -102,7 +112,7 @@ def choices(sessions: Sequence[Session], view: TextView) -> list[str]:
 
 def session_title(session: Session) -> str:
     """Return the title of a session, or else its first prompt, on one line."""
-    return one_line(session.title or session.initial_prompt)
+    return one_line(session.title or without_context(session.initial_prompt))
 
 
 def directory(path: str, home: str | None) -> str:
@@ -163,7 +173,7 @@ def turns(runs: Sequence[RunRecord], view: TextView) -> list[str]:
         (STATE, lambda run: run.state),
         (CREATED, lambda run: view.ago(run.created_at)),
         *RUN_COSTS,
-        (PROMPT, lambda run: view.title(run.prompt)),
+        (PROMPT, lambda run: view.title(without_context(run.prompt))),
     )
     return view.table(fields, runs)
 
@@ -176,6 +186,14 @@ def opening_lines(prompt: str, most: int | None) -> str:
 def duration_of(run: RunRecord) -> str:
     """Return the duration of a run; empty if the run has not ended or never started."""
     return duration(run.ended_at - run.started_at) if run.started_at and run.ended_at else ""
+
+
+def short_tokens(usage: Usage) -> str:
+    """Return the number of tokens as short text, such as `18.2k`."""
+    count = usage.input_tokens + usage.output_tokens
+    if count < 1000:
+        return str(count)
+    return f"{count / 1e3:.1f}k" if count < 999_950 else f"{count / 1e6:.1f}M"
 
 
 def tokens(usage: Usage) -> str:

@@ -10,6 +10,7 @@ from clinvk.cli.terminal.output import STDERR, write
 from clinvk.types.errors import InvalidRequest
 
 _PATIENCE_S = 3.0
+_CONTEXT = "\n\n<stdin>\n"
 _READ_BYTES = 1024 * 1024
 _NO_PROMPT = "no prompt: give one as an argument or on stdin; see clinvk help"
 
@@ -32,7 +33,7 @@ def prompt_from(argument: str | None, fd: int | None, note: Note) -> str:
     """
     if argument is not None and argument != "-":
         context = "" if fd is None or not argument.strip() else _context(fd, note)
-        prompt = f"{argument}\n\n<stdin>\n{context.rstrip()}\n</stdin>" if context.strip() else argument
+        prompt = f"{argument}{_CONTEXT}{context.rstrip()}\n</stdin>" if context.strip() else argument
     elif fd is None:
         raise InvalidRequest(_NO_PROMPT)
     elif argument is None and os.isatty(fd):
@@ -44,6 +45,11 @@ def prompt_from(argument: str | None, fd: int | None, note: Note) -> str:
     if not prompt.strip():
         raise InvalidRequest("the prompt is empty")
     return prompt
+
+
+def without_context(prompt: str) -> str:
+    """Return the argument of a prompt, without the context from stdin."""
+    return prompt.partition(_CONTEXT)[0]
 
 
 def read_stdin(fd: int, what: str, note: Note) -> bytes:
