@@ -68,7 +68,7 @@ def test_color_setting_applies_to_every_message(clinvk: Clinvk, session: str, is
     for command in (
         ["sessions", "list", "--tag", "none"],
         ["worktrees", "list"],
-        ["--timeout", "1", "--add-dir", "none", "hello"],
+        ["--timeout", "1", "--add-dir", "none", "--", "hello"],
         ["parallel", "-f", "t.json"],
         ["resume", "ffff", "hello"],
     ):

@@ -383,9 +383,9 @@ def test_malformed_body_is_rejected(body: bytes) -> None:
 )
 def test_count_estimates_tokens_from_text(text: str, tokens: int) -> None:
     body = msgspec.json.encode({"model": "claude", "messages": [{"role": "user", "content": text}]})
-    assert msgspec.json.decode(Anthropic().count(body, {})) == {"input_tokens": tokens}
+    assert msgspec.to_builtins(Anthropic().count(body, {})) == {"input_tokens": tokens}
 
 
 def test_count_includes_system_prompt_and_images() -> None:
     body = msgspec.json.encode({"model": "claude", "system": "x" * 400, "messages": user(IMAGE)})
-    assert msgspec.json.decode(Anthropic().count(body, {})) == {"input_tokens": 100 + 3 + 1600}
+    assert msgspec.to_builtins(Anthropic().count(body, {})) == {"input_tokens": 100 + 3 + 1600}

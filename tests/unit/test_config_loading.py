@@ -170,7 +170,7 @@ MISTAKES = [
     ("unified_flags: {max_turns: -1}", "FILE:1: unified_flags.max_turns = '-1': must be a whole number of at least 0"),
     ("unified_flags: {verbose: 1}", "FILE:1: unified_flags.verbose = '1': must be true or false"),
     ("unified_flags: {sandbox_mode: rw}", "= 'rw': must be one of default, full, read-only, workspace"),
-    ("output: {format: xml}", "FILE:1: output.format = 'xml': must be one of json, stream-json, text"),
+    ("output: {format: xml}", "FILE:1: output.format = 'xml': must be one of auto, json, stream-json, text"),
     (
         "backends: {claude: {env: {'A=B': x}}}",
         "FILE:1: backends.claude.env.A=B = 'x': must be a variable: a name without",
