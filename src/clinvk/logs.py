@@ -56,9 +56,14 @@ def noted() -> Mapping[str, str]:
     return _noted.get()
 
 
+def formatter_of(form: LogFormat) -> logging.Formatter:
+    """Return the formatter of `log.format`."""
+    return JsonFormatter() if form == "json" else TextFormatter()
+
+
 @contextmanager
-def on_stderr(form: LogFormat) -> Generator[None]:
-    """Log to stderr in a format, unless logging is configured already.
+def on_stderr(formatter: logging.Formatter) -> Generator[None]:
+    """Log to stderr, unless logging is configured already.
 
     Inside this context, Python code that writes to stderr never waits for the reader of stderr.
     """
@@ -67,7 +72,7 @@ def on_stderr(form: LogFormat) -> Generator[None]:
     thread.start()
     sys.stderr = io.TextIOWrapper(unblocked, "utf-8", "backslashreplace", write_through=True)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.setFormatter(formatter)
     handler.addFilter(RateLimitFilter(_OF_CLIENTS, _SELDOM_S))
     logging.basicConfig(handlers=[handler])
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line has these fields
@@ -196,13 +201,38 @@ class TextFormatter(logging.Formatter):
         super().__init__()
         self._clock = _Clock("%Y-%m-%d %H:%M:%S", time.localtime)
 
+    def head(self, record: logging.LogRecord) -> str:
+        """Return the part before the message: time, level and logger."""
+        at = self._clock.show(record.created)
+        return f"{at},{int(record.msecs):03d} {record.levelname} {record.name}: "
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with the lines of a traceback indented below."""
-        at = self._clock.show(record.created)
-        message = _printable(redacted(record.getMessage()))
-        line = f"{at},{int(record.msecs):03d} {record.levelname} {record.name}: {message}"
+        line = self.head(record) + _printable(redacted(record.getMessage()))
         trace = redacted(self.formatException(record.exc_info)).split("\n") if record.exc_info else ()
         return "\n  ".join([line, *map(_printable, trace)])
+
+
+_LEVEL_COLORS = {logging.DEBUG: "\x1b[2m", logging.INFO: "\x1b[2m", logging.WARNING: "\x1b[33m"}
+_RED, _PLAIN = "\x1b[31m", "\x1b[0m"
+
+
+class TerminalFormatter(TextFormatter):
+    """Lines for the terminal of a server: the time of day and the message, in the color of the level."""
+
+    def __init__(self, has_color: bool) -> None:
+        super().__init__()
+        self._has_color = has_color
+        self._clock = _Clock("%H:%M:%S", time.localtime)
+
+    def head(self, record: logging.LogRecord) -> str:
+        """Return the time."""
+        return f"{self._clock.show(record.created)}  "
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with the lines of a traceback indented below."""
+        text = super().format(record)
+        return f"{_LEVEL_COLORS.get(record.levelno, _RED)}{text}{_PLAIN}" if self._has_color else text
 
 
 class JsonFormatter(logging.Formatter):

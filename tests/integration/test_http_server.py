@@ -19,7 +19,7 @@ from clinvk.api.access.auth import AuthMiddleware
 from clinvk.api.access.hosts import CorsMiddleware
 from clinvk.api.server.housekeeping import maintain_store
 from clinvk.api.server.router import Router
-from clinvk.api.server.server import listen, serve, startup_message
+from clinvk.api.server.server import listen, serve, startup
 from clinvk.config.model import BackendSettings, ServerSettings, Settings
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import Page, SessionQuery
@@ -387,7 +387,10 @@ def test_port_in_use_is_reported_with_exit_code_5(capfd: pytest.CaptureFixture[s
         assert serve(Settings(server=ServerSettings(port=port)), {}, print) == 5
     told = capfd.readouterr()
     assert told.out == ""
-    assert told.err == f"clinvk: cannot listen on http://127.0.0.1:{port}: Address already in use\n"
+    assert told.err == (
+        f"clinvk: cannot listen on http://127.0.0.1:{port}: port {port} is in use by another program; use --port to "
+        "choose another\n"
+    )
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b", "a\0b", "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 70])
@@ -405,7 +408,7 @@ def test_greeting_says_that_a_key_is_required_or_warns_that_other_machines_need_
 ) -> None:
     sockets = listen(host, 0)
     try:
-        text = startup_message(ServerSettings(host=host), sockets, has_keys)
+        text = str(startup(ServerSettings(host=host), sockets, has_keys))
     finally:
         for sock in sockets:
             sock.close()

@@ -123,7 +123,7 @@ def test_server_page_quotes_the_non_loopback_warning() -> None:
     # Bound and not listening: nobody can connect.
     with socket.socket() as bound:
         bound.bind(("0.0.0.0", 0))
-        assert " ".join(warning[1].split()) in server.startup_message(ServerSettings(host="0.0.0.0"), [bound])
+        assert " ".join(warning[1].split()) in str(server.startup(ServerSettings(host="0.0.0.0"), [bound]))
 
 
 def test_changelog_has_the_current_version() -> None:

@@ -18,8 +18,8 @@ from clinvk.dialects.dialect import KeyRefused
 from clinvk.types.errors import ClinvkError, ConfigError, ShuttingDown
 
 _MADE = """\
-clinvk: {host} is open to other machines and no API key is set, so that one was made, for this start alone.
-clinvk: clinvk keys create NAME makes one that stays, --insecure asks for none. API key:
+clinvk: other machines can reach {host} and no API key exists, so this start has one of its own; the next start creates
+clinvk: another. `clinvk keys create NAME` creates one that stays, `--insecure` requires none. API key:
 {key}"""
 
 

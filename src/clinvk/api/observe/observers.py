@@ -4,9 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from clinvk.api.http.response import headers_of
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
 from clinvk.runtime.runs import RunObserver, WatchedRun, first_text_at, reported_model
@@ -23,6 +27,20 @@ logger = logging.getLogger(__name__)
 _LINE = (
     "run %(run_id)s of %(backend)s: %(outcome)s after %(duration_ms)d ms, %(input_tokens)d in, %(output_tokens)d out"
 )
+
+
+user_agent: ContextVar[str | None] = ContextVar("user_agent", default=None)
+"""The User-Agent of the request that a run belongs to; None for a prompt of the command line."""
+
+
+def with_user_agent(app: ASGIApp) -> ASGIApp:
+    """Set `user_agent` for the requests of an application."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        user_agent.set(headers_of(scope).get("user-agent", ""))
+        await app(scope, receive, send)
+
+    return call
 
 
 class RunLog:
@@ -66,11 +84,15 @@ def _ms(since: float, at: float | None) -> int | None:
 
 
 class Observers(NamedTuple):
-    """The observers of runs (`watches`), and metrics and tracing if enabled."""
+    """The observers of runs (`watches`), and metrics and tracing if enabled.
+
+    With `names_clients` they read `user_agent`.
+    """
 
     watches: tuple[RunObserver, ...]
     metrics: "Metrics | None" = None
     tracing: "Tracing | None" = None
+    names_clients: bool = False
 
     @property
     def committed(self) -> Callable[[float], None] | None:
@@ -79,14 +101,18 @@ class Observers(NamedTuple):
 
 
 @asynccontextmanager
-async def observe(settings: Settings, registry: Mapping[str, Backend]) -> AsyncGenerator[Observers]:
+async def observe(
+    settings: Settings, registry: Mapping[str, Backend], show_run: RunObserver | None = None
+) -> AsyncGenerator[Observers]:
     """Enable the observers of the settings inside the context. On exit, send the remaining traces.
+
+    `show_run` takes the place of the log of runs.
 
     Raises:
         ConfigError: tracing is enabled, but OpenTelemetry is not installed.
     """
     metrics = tracing = None
-    watches: list[RunObserver] = [RunLog(settings.log.prompts).watch]
+    watches: list[RunObserver] = [show_run or RunLog(settings.log.prompts).watch]
     if settings.server.metrics_enabled:
         from clinvk.api.observe.metrics import Metrics, count_runs
 
@@ -96,7 +122,7 @@ async def observe(settings: Settings, registry: Mapping[str, Backend]) -> AsyncG
         tracing = await asyncio.to_thread(_tracing, {name: backend.vendor for name, backend in registry.items()})
         watches.append(tracing.watch)
     try:
-        yield Observers(tuple(watches), metrics, tracing)
+        yield Observers(tuple(watches), metrics, tracing, names_clients=show_run is not None)
     finally:
         if tracing:
             await tracing.close()

@@ -17,7 +17,7 @@ from clinvk.api.endpoints.responses import ResponseEndpoints
 from clinvk.api.endpoints.runs import RunEndpoints, RunEventsEndpoint, UsageEndpoint
 from clinvk.api.endpoints.sessions import SessionEndpoints
 from clinvk.api.http.middleware import ANTHROPIC, OPENAI, REST, RequestMiddleware
-from clinvk.api.observe.observers import Observers
+from clinvk.api.observe.observers import Observers, with_user_agent
 from clinvk.api.openapi.docs import DocsEndpoints
 from clinvk.api.openapi.endpoint import Handlers
 from clinvk.api.openapi.endpoint_table import ENDPOINTS, METRICS_PATH
@@ -97,6 +97,8 @@ def create_app(
     app: ASGIApp = CorsMiddleware(AuthMiddleware(router, doors), settings.server)
     if watching.tracing:
         app = watching.tracing.traced(app, router.template_of)
+    if watching.names_clients:
+        app = with_user_agent(app)
     front = RequestMiddleware(
         app, stopping, watching.metrics.requests_by(router.template_of) if watching.metrics else None
     )

@@ -31,6 +31,7 @@ from clinvk.api.server import housekeeping, lifecycle
 from clinvk.api.server.app import create_app
 from clinvk.api.server.housekeeping import maintain_store
 from clinvk.api.server.lifecycle import handle_signals
+from clinvk.api.server.port_owner import health_of
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
@@ -40,6 +41,7 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups
+from clinvk.runtime.runs import RunObserver
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import ClinvkError, ConfigError
@@ -50,12 +52,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Announce = Callable[[str], None]
 Load = Callable[[], Settings]
 
 SERVER_ERROR = 5
 """The exit code if the server cannot listen."""
 
+_OWNER_TIMEOUT_S = 1.0
 _A_LONG_TIME_S = 10 * 365 * 86_400
 _CLOSE_TIMEOUT_S = 2
 _GARBAGE_AFTER = 10_000
@@ -72,25 +74,55 @@ _ENDPOINTS = """\
   GET  /docs             all of it, to read and to try (/openapi.json)"""
 
 
+class Startup(NamedTuple):
+    """A server that is ready: its address, whether requests need a key, and the warning if others need no key."""
+
+    address: str
+    has_keys: bool
+    warning: str
+
+    def __str__(self) -> str:
+        """Return the startup message: address, endpoints, and whether a key is needed."""
+        lines = [f"clinvk {__version__} listens on {self.address}", _ENDPOINTS]
+        if self.has_keys:
+            lines.append("requests need an API key, but for /health and /docs")
+        elif self.warning:
+            lines.append(f"warning: {self.warning}")
+        return "\n".join(lines)
+
+
+Announce = Callable[[Startup], None]
+
+
+class View(NamedTuple):
+    """The view of a server on a terminal: shows each run, and formats the log."""
+
+    show_run: RunObserver
+    formatter: logging.Formatter
+
+
 def serve(
     settings: Settings,
     environ: Mapping[str, str],
     announce: Announce,
     load: Load | None = None,
     insecure: bool = False,
+    view: View | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM, then return the exit code.
 
     After the first signal, running requests may finish within `server.shutdown_grace_secs`; a second signal ends the
-    requests at once. SIGHUP reloads keys, limits and log level from the settings returned by `load`. `announce`
-    receives the startup message. Sockets of a service manager take precedence over host and port. If other machines
-    reach the server and no keys exist, a key is created and printed on stderr, unless `insecure`.
+    requests at once. SIGHUP reloads keys, limits and log level from the settings returned by `load`. `announce` is
+    called when the server is ready. Sockets of a service manager take precedence over host and port. If other machines
+    reach the server and no keys exist, a key is created and printed on stderr, unless `insecure`. With a `view`, stderr
+    is a terminal.
 
     Raises:
         ConfigError: a setting cannot be applied.
     """
     server, load = settings.server, load or (lambda: settings)
-    with logs.on_stderr(settings.log.format), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    formatter = view.formatter if view else logs.formatter_of(settings.log.format)
+    with logs.on_stderr(formatter), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         _adjust_logs(settings)
         entrance.check_access(server)
         workdirs = WorkdirPolicy(settings, environ, BACKENDS)
@@ -106,7 +138,8 @@ def serve(
         try:
             sockets = sockets or listen(server.host, server.port)
         except OSError as exc:
-            print(f"clinvk: cannot listen on {_address(server.host, server.port)}: {exc.strerror}", file=sys.stderr)
+            reason = runner.run(_why_not(server, exc))
+            print(f"clinvk: cannot listen on {_address(server.host, server.port)}: {reason}", file=sys.stderr)
             return SERVER_ERROR
         if not taken and not insecure:
             taken = entrance.key_if_open(settings.server, sockets, partial(print, file=sys.stderr, flush=True))
@@ -114,8 +147,18 @@ def serve(
             logger.warning("requests that name no workdir are refused: %s", refusal)
         if settings.warm.enabled and (names := settings.warm.never_started):
             logger.warning("warm.prestart starts none of %s: not in warm.kept_backends", ", ".join(names))
-        runner.run(_serve(settings, environ, sockets, taken, announce, load, is_inherited, open_files))
+        show_run = view and view.show_run
+        runner.run(_serve(settings, environ, sockets, taken, announce, load, is_inherited, open_files, show_run))
     return 0
+
+
+async def _why_not(server: ServerSettings, error: OSError) -> str:
+    """Return why the server cannot listen, and which program does if that is known."""
+    if error.errno != errno.EADDRINUSE:
+        return error.strerror or str(error)
+    owner = await health_of(server.host, server.port, _OWNER_TIMEOUT_S)
+    program = f"clinvk {owner.version}, up {owner.uptime}" if owner else "another program"
+    return f"port {server.port} is in use by {program}; use --port to choose another"
 
 
 def _adjust_logs(settings: Settings) -> None:
@@ -165,19 +208,20 @@ async def _serve(
     load: Load,
     is_inherited: bool,
     open_files: int | None,
+    show_run: RunObserver | None,
 ) -> None:
     with handle_signals() as signals:
         async with (
-            observe(settings, BACKENDS) as watching,
+            observe(settings, BACKENDS, show_run) as watching,
             SqliteStore(home(environ), committed=watching.committed) as store,
             SocketServer(home(environ), settings, environ, BACKENDS) as commands,
             open_server(settings, environ, sockets, store, taken, watching, BACKENDS, open_files) as served,
             maintain_store(store, settings.session.retention_days),
         ):
             commands.open(served.runs)
-            where = startup_message(settings.server, sockets, has_keys=bool(taken))
-            announce(where)
-            lifecycle.notify_service_manager(environ, "READY=1", f"STATUS={where.partition(chr(10))[0]}")
+            ready = startup(settings.server, sockets, has_keys=bool(taken))
+            announce(ready)
+            lifecycle.notify_service_manager(environ, "READY=1", f"STATUS={str(ready).partition(chr(10))[0]}")
             await signals.stopped(partial(_reload, load, environ, taken, served))
             lifecycle.notify_service_manager(environ, "STOPPING=1", "STATUS=finishing what runs")
             commands.close()
@@ -349,15 +393,11 @@ class Server(uvicorn.Server):
         yield
 
 
-def startup_message(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False) -> str:
-    """Return the startup message: address, endpoints, and whether a key is needed."""
+def startup(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False) -> Startup:
+    """Return what a server announces when it is ready."""
     port: int = sockets[0].getsockname()[1]
-    lines = [f"clinvk {__version__} listens on {_address(settings.host, port)}", _ENDPOINTS]
-    if has_keys:
-        lines.append("requests need an API key, but for /health and /docs")
-    elif warning := entrance.open_to_others(settings, sockets):
-        lines.append(f"warning: {warning}")
-    return "\n".join(lines)
+    warning = "" if has_keys else entrance.open_to_others(settings, sockets)
+    return Startup(_address(settings.host, port), has_keys, warning)
 
 
 def _address(host: str, port: int) -> str:

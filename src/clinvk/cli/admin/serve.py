@@ -1,15 +1,22 @@
 """`clinvk serve`, and `clinvk open`, which opens its page in a browser."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from clinvk.cli.parse.flags import OpenFlags, ServeFlags
 from clinvk.cli.parse.settings import directory, settings_of
-from clinvk.cli.terminal.output import Notes, print_text
+from clinvk.cli.terminal.output import STDERR, Notes, has_colors, print_text
 from clinvk.config.model import Settings
+from clinvk.logs import TerminalFormatter
 from clinvk.types.errors import ClinvkError, InvalidRequest
+
+if TYPE_CHECKING:
+    from clinvk.api.server.server import Startup
 
 _ANSWER_TIMEOUT_S = 3
 
@@ -20,13 +27,18 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         ClinvkError: the server did not start.
     """
+    if flags.verbose and flags.quiet:
+        raise InvalidRequest("--verbose and --quiet exclude each other")
     if flags.ephemeral:
         raise InvalidRequest("serve has no --ephemeral: each request says it for itself")
     more: dict[str, object] = {
         "server.host": flags.host,
         "server.port": flags.port,
         "server.default_workdir": None if flags.workdir is None else directory(flags.workdir, "--workdir"),
+        "log.requests": flags.verbose or None,
     }
+    if flags.quiet:
+        more |= {"log.level": "error", "log.requests": False}
 
     def load() -> Settings:
         settings = settings_of(flags, environ, more, notes)
@@ -36,8 +48,21 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
     settings = load()
     from clinvk.api.server import server
+    from clinvk.cli.admin import serve_view
 
-    return server.serve(settings, environ, _announce, load, flags.insecure)
+    view = None
+    if os.isatty(STDERR) and settings.log.format == "console" and settings.log.level in ("debug", "info"):
+        has_color = settings.output.color and has_colors(STDERR, environ)
+        view = server.View(serve_view.RunLines(has_color).watch, TerminalFormatter(has_color))
+
+    def announce(ready: "Startup") -> None:
+        """Print the greeting in a thread, so that a stalled reader of stdout does not stop the server."""
+        if not flags.quiet:
+            is_short = view is not None and os.isatty(1)
+            text = partial(serve_view.greeting, ready, settings, environ) if is_short else partial(str, ready)
+            Thread(target=_print, args=(text,), daemon=True).start()
+
+    return server.serve(settings, environ, announce, load, flags.insecure, view)
 
 
 def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -68,11 +93,6 @@ def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes) -> int
     return 0
 
 
-def _announce(text: str) -> None:
-    """Print the greeting in a thread, so that a stalled reader of stdout does not stop the server."""
-    Thread(target=_print, args=(text,), daemon=True).start()
-
-
-def _print(text: str) -> None:
+def _print(text: Callable[[], str]) -> None:
     with suppress(OSError, ClinvkError):
-        print_text(text)
+        print_text(text())

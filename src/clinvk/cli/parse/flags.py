@@ -175,6 +175,8 @@ class ServeFlags(Flags, frozen=True, kw_only=True):
         int | None, Flag("port to listen on (default: server.port, 8080)", "-p", "N", _whole(most=65535))
     ] = None
     insecure: Annotated[bool, Flag("require no API key, even if others can reach the address")] = False
+    verbose: Annotated[bool, Flag("log each request (as log.requests)", "-v")] = False
+    quiet: Annotated[bool, Flag("print only errors", "-q")] = False
 
 
 class KeyFlags(Flags, frozen=True, kw_only=True):

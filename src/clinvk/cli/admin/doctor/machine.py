@@ -1,6 +1,7 @@
 """Check clinvk's own files, warm agents, the port of the server, and this machine."""
 
 import asyncio
+import errno
 import socket
 import stat
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from clinvk.api.server.port_owner import Health, health_of
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.remote_runs import ServerDeclined, server_of
@@ -29,7 +31,6 @@ SESSIONS = "sessions"
 _FORMER_LIMIT = 16
 _TIMEOUT_S = 10.0
 _ANSWERS_TIMEOUT_S = 5.0
-_MAX_BYTES = 1024 * 1024
 _REPAIR = (
     "To save what can be read, stop clinvk and run (SQLite's own command, package sqlite3): cd {home} &&"
     " sqlite3 clinvk.db .recover | grep -av '^CREATE TABLE sqlite_sequence' | sqlite3 repaired.db &&"
@@ -45,25 +46,6 @@ class Check(msgspec.Struct, frozen=True):
     name: str
     status: Status
     message: str
-
-
-class _Warm(msgspec.Struct):
-    """The warm agent processes in a health document."""
-
-    processes: int = 0
-    ready: int = 0
-    hits: int = 0
-    misses: int = 0
-    memory_mb: int = 0
-    one_shot: list[str] = []
-
-
-class _Health(msgspec.Struct):
-    """The response of `GET /health`."""
-
-    status: str
-    version: str
-    warm: _Warm | None = None
 
 
 def is_kept_warm(settings: Settings, backend: str) -> bool:
@@ -168,17 +150,16 @@ async def check_port(server: ServerSettings) -> Check:
     try:
         await asyncio.to_thread(_bind, server.host, server.port)
     except OSError as exc:
-        if not (said := await _health_of(server.host, server.port)):
-            return Check(_MACHINE, "port", "warning", f"{where} cannot be had by clinvk serve: {exc.strerror}")
-        try:
-            health = msgspec.json.decode(said.partition(b"\r\n\r\n")[2], type=_Health)
-        except msgspec.DecodeError:
+        if health := await health_of(server.host, server.port, _ANSWERS_TIMEOUT_S):
+            about = f"{where}: clinvk {health.version} is running there, {_describe(health)}"
+            return Check(_MACHINE, "port", "ok", about)
+        if exc.errno == errno.EADDRINUSE:
             return Check(_MACHINE, "port", "warning", f"{where} is in use by another program")
-        return Check(_MACHINE, "port", "ok", f"{where}: clinvk {health.version} is running there, {_describe(health)}")
+        return Check(_MACHINE, "port", "warning", f"{where} cannot be had by clinvk serve: {exc.strerror}")
     return Check(_MACHINE, "port", "ok", f"{where} is free")
 
 
-def _describe(health: _Health) -> str:
+def _describe(health: Health) -> str:
     if health.warm is None:
         return health.status
     warm = health.warm
@@ -198,23 +179,6 @@ def _bind(host: str, port: int) -> None:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(address)
-
-
-async def _health_of(host: str, port: int) -> bytes:
-    """Request the health of the program that listens; return nothing if none listens or answers in time."""
-    said = b""
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # not an address to listen on
-    with suppress(OSError, TimeoutError):
-        async with asyncio.timeout(_ANSWERS_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(local, port)
-            said = b"?"
-            try:
-                writer.write(f"GET /health HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n".encode())
-                while len(said) < _MAX_BYTES and (piece := await reader.read(_MAX_BYTES)):
-                    said += piece
-            finally:
-                writer.close()
-    return said
 
 
 async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:

@@ -1,0 +1,111 @@
+"""What `clinvk serve` shows on a terminal: a greeting, and a line for each run with the beginning of its prompt.
+
+Lines are written to `sys.stderr`, which never blocks while a server runs (`logs.on_stderr`). They bypass the log, so
+that no prompt gets into a log.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from clinvk import __version__
+from clinvk.api.observe.observers import user_agent
+from clinvk.api.server.server import Startup
+from clinvk.backends.base import Backend
+from clinvk.backends.checkup_base import LoginStatus, SupportsCheckup
+from clinvk.backends.registry import BACKENDS
+from clinvk.cli.sessions.session_text import short_tokens
+from clinvk.cli.terminal.output import STDERR
+from clinvk.cli.terminal.table import cut, one_line, width
+from clinvk.cli.terminal.times import duration
+from clinvk.config.model import Settings
+from clinvk.runtime.process import executables
+from clinvk.runtime.runs import WatchedRun
+from clinvk.types.errors import Cancelled
+from clinvk.types.events import RunFailed
+
+_DIM, _GREEN, _YELLOW, _RED, _PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
+_AGENT_COLUMN = max(map(len, BACKENDS))
+_OTHER_COLUMNS = 63
+"""The width of a line without the prompt, with a client of 10 characters."""
+_PROMPT_COLUMN = (20, 60)
+_CLIENT_CHARS = 20
+
+
+def greeting(ready: Startup, settings: Settings, environ: Mapping[str, str]) -> str:
+    """Return the address, which agents are ready, and whether a key is needed. No agent is started."""
+    agents = {name: _obstacle(each, settings, environ) for name, each in BACKENDS.items()}
+    parts = [", ".join(name for name, why in agents.items() if not why) or "no agent"]
+    parts[0] += " ready"
+    parts += [f"{name} {why}" for name, why in agents.items() if why]
+    host = settings.server.host
+    parts.append("API key needed" if ready.has_keys else f"no API keys needed on {host}")
+    lines = [f"clinvk {__version__} · {ready.address} · console and API docs: clinvk open", " · ".join(parts)]
+    return "\n".join([*lines, *([f"warning: {ready.warning}"] if ready.warning else []), ""])
+
+
+def _obstacle(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str:
+    """Return why an agent is not ready, as far as known without starting the agent; empty if ready."""
+    if not settings.backend(backend.name).enabled:
+        return "disabled"
+    if not executables.find(backend, settings, environ):
+        return "not installed"
+    if isinstance(backend, SupportsCheckup):
+        login = backend.checkup(executables.host(executables.environment(backend.name, settings, environ))).login
+        if isinstance(login, LoginStatus) and login.there is False:
+            return login.about.partition(";")[0]
+    return ""
+
+
+class RunLines(NamedTuple):
+    """Writes a line to stderr when a run ends."""
+
+    has_color: bool
+
+    def watch(self, run: WatchedRun) -> Callable[[], None]:
+        """Record the client of a run. Return the callback for the end of the run."""
+        return partial(self._write, run, client_name(user_agent.get()))
+
+    def _write(self, run: WatchedRun, client: str) -> None:
+        try:
+            columns = os.get_terminal_size(STDERR).columns or 80
+        except OSError:  # the terminal is gone
+            columns = 80
+        sys.stderr.write("".join(f"{line}\n" for line in run_lines(run, client, columns, self.has_color)))
+
+
+def client_name(agent: str | None) -> str:
+    """Return the product of a User-Agent, such as `curl` or `openai-python`; `clinvk` for the command line."""
+    if agent is None:
+        return "clinvk"
+    product, _, version = one_line(agent.partition(" ")[0], _CLIENT_CHARS * 2).partition("/")
+    name = f"{product}-{version.partition('/')[0]}" if version[:1].isalpha() else product
+    return "browser" if name == "Mozilla" else name[:_CLIENT_CHARS].lower()
+
+
+def run_lines(run: WatchedRun, client: str, columns: int, has_color: bool) -> Iterator[str]:
+    """Yield the line of a run that has ended, and the reason if it failed."""
+    ending = run.ending
+    outcome, color, reason = "ok", _GREEN, ""
+    if isinstance(ending, RunFailed) and ending.code == Cancelled.code:
+        outcome, color = "cancelled", _YELLOW
+    elif isinstance(ending, RunFailed):
+        outcome, color, reason = "failed", _RED, one_line(ending.message)
+    dim, plain, color = (_DIM, _PLAIN, color) if has_color else ("", "", "")
+    room = min(max(columns - _OTHER_COLUMNS, _PROMPT_COLUMN[0]), _PROMPT_COLUMN[1])
+    prompt = f"“{cut(one_line(run.request.prompt), room - 2)}”"
+    cells = (
+        f"{dim}{time.strftime('%H:%M:%S')}{plain}",
+        f"{run.request.backend:<{_AGENT_COLUMN}}",
+        prompt + " " * (room - width(prompt)),
+        f"{duration((run.ended_at or run.created_at) - run.created_at):>9}",
+        f"{f'{short_tokens(ending.usage)} tokens' if ending and ending.usage else '':>12}",
+        f"{color}{outcome:<6}{plain}",
+        f"{dim}{client}{plain}",
+    )
+    yield "  ".join(cells)
+    if reason:
+        yield f"          {color}{reason}{plain}"
