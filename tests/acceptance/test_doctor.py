@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from acceptance.command import Clinvk, until
+from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
 from standin.document import Record
 
@@ -73,6 +73,18 @@ def test_text_report_has_status_marks_and_no_color_in_a_pipe(clinvk: Clinvk) -> 
     assert "  warning  gemini     not installed; npm install -g @google/gemini-cli" in lines
     assert lines[-1] == "usable: claude"
     assert "\x1b" not in done.stdout
+
+
+def test_each_check_is_printed_as_soon_as_it_has_finished(clinvk: Clinvk) -> None:
+    go_on = clinvk.folder / "go-on"
+    install(clinvk, "codex", f'while [ ! -e "{go_on}" ]; do sleep 0.05; done\n{VERSION}')
+    with clinvk.started("doctor") as process:
+        assert process.stdout
+        before = read_until(process.stdout.fileno(), b"claude     9.8.7").decode()
+        assert before.startswith("agents\n  ok       claude")
+        assert "codex" not in before
+        go_on.touch()
+        assert "usable: " in read_until(process.stdout.fileno(), b"usable: ").decode()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """`clinvk doctor`: check everything that clinvk needs, without calling a model and without changes."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -27,7 +27,7 @@ from clinvk.runtime.process.process_scan import private_prefix
 from clinvk.runtime.process.resource_limits import ResourceLimits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.slots import capacity
-from clinvk.types.errors import ConfigError
+from clinvk.types.errors import ClinvkError, ConfigError
 
 _COLORS = {"ok": "\x1b[32m", "warning": "\x1b[33m", "problem": "\x1b[31m", "skipped": "\x1b[2m"}
 _PLAIN = "\x1b[0m"
@@ -47,40 +47,61 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         resource_limits.check_resource_limits(settings.agents)
     except ConfigError as exc:
         errors.append(exc)
-    agents, checks = streams.run(_run_checks(flags, settings, environ, errors))
+    report = _Report(not flags.wants_json, settings.output.color and has_colors(1, environ))
+    agents = streams.run(_run_checks(flags, settings, environ, errors, report))
     by_machine = capacity(replace(settings.server, max_concurrent_runs=None)).runs
-    checks.append(machine.check_runs(settings.server, places, by_machine))
-    is_kept = all(check.status != "problem" for check in checks if check.name == machine.SESSIONS)
+    report.add(machine.check_runs(settings.server, places, by_machine))
+    is_kept = all(check.status != "problem" for check in report.checks if check.name == machine.SESSIONS)
     obstacle = "the settings are invalid" if errors else "" if is_kept else "the sessions cannot be kept"
     usable = bool(agents) and not obstacle
     if flags.wants_json:
-        print_json({"usable": usable, "version": __version__, "agents": agents, "checks": checks})
+        print_json({"usable": usable, "version": __version__, "agents": agents, "checks": report.checks})
     else:
-        has_color = settings.output.color and has_colors(1, environ)
         others = (
             f"not usable: {obstacle} (agents: {', '.join(agents)})" if agents else "not usable: no agent can be used"
         )
-        print_text("\n".join([*_lines(checks, has_color), f"usable: {', '.join(agents)}" if usable else others]))
+        print_text(f"usable: {', '.join(agents)}" if usable else others)
     return exits.exit_code_of_error(ConfigError.code) if errors else 0 if usable else exits.FAILED
 
 
-def _lines(checks: Sequence[Check], has_color: bool) -> Iterator[str]:
-    """Yield the checks for people, section by section."""
-    for section, inside in groupby(checks, lambda check: check.section):
-        yield section
-        for check in inside:
+class _Report:
+    """Collects the checks, and prints each one for people as soon as it is added, section by section."""
+
+    def __init__(self, is_printed: bool, has_color: bool) -> None:
+        self.checks: list[Check] = []
+        self._is_printed = is_printed
+        self._has_color = has_color
+        self._section = ""
+
+    def head(self, section: str) -> None:
+        """Print the name of a section before its first check."""
+        if section != self._section:
+            self._section = section
+            self._print(section)
+
+    def add(self, *checks: Check) -> None:
+        """Add checks that have finished."""
+        for check in checks:
+            self.checks.append(check)
+            self.head(check.section)
             mark = f"{check.status:<8}"
-            mark = f"{_COLORS[check.status]}{mark}{_PLAIN}" if has_color else mark
-            yield f"  {mark} {check.name:<{_NAME_COLUMN}} {on_one_line(without_sequences(check.message))}"
+            mark = f"{_COLORS[check.status]}{mark}{_PLAIN}" if self._has_color else mark
+            self._print(f"  {mark} {check.name:<{_NAME_COLUMN}} {on_one_line(without_sequences(check.message))}")
+
+    def _print(self, line: str) -> None:
+        if self._is_printed:
+            with suppress(OSError, ClinvkError):  # the last line of the command reports the error
+                print_text(line)
 
 
 async def _run_checks(
-    flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
-) -> tuple[list[str], list[Check]]:
-    """Run all checks, the slow ones at the same time; return the usable agents and the checks.
+    flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError], report: _Report
+) -> list[str]:
+    """Run all checks, the slow ones at the same time; return the usable agents.
 
     A guardian ends leftover processes and removes private folders, as in a run.
     """
+    report.head("agents")
     chosen = process_tags.choose_tags()
     spawner = Spawner(chosen)
     guard = GuardianProcess(chosen, ResourceLimits(settings.agents, chosen.server))
@@ -88,6 +109,7 @@ async def _run_checks(
     try:
         prefix = f"{private_prefix(chosen.server)}doctor-"
         names = [flags.backend] if flags.backend else list(BACKENDS)
+        usable: list[str] = []
         async with asyncio.TaskGroup() as group:
             agents = {
                 name: group.create_task(check_agent(BACKENDS[name], settings, environ, spawner, prefix))
@@ -95,24 +117,20 @@ async def _run_checks(
             }
             git = group.create_task(machine.check_git(environ, spawner))
             port = group.create_task(machine.check_port(settings.server))
+            for name, agent in agents.items():
+                checks = await agent
+                report.add(*checks)
+                usable += [name] * (checks[0].status == "ok")
         # Not while a child is spawned: clinvk then carries an agent's tag itself, and the server would decline a
         # command that an agent started.
         server = await machine.check_server(settings, environ)
-        usable = [name for name, agent in agents.items() if agent.result()[0].status == "ok"]
         folder = home(environ)
         file, _ = settings_file(flags.config, environ)
-        return usable, [
-            *(check for agent in agents.values() for check in agent.result()),
-            *_settings(settings, errors, usable, file, environ),
-            *await _serve(settings, environ, spawner),
-            machine.check_home(folder),
-            *machine.check_settings_file(file),
-            await asyncio.to_thread(machine.check_store, folder),
-            port.result(),
-            server,
-            git.result(),
-            machine.check_marks(chosen),
-        ]
+        report.add(*_settings(settings, errors, usable, file, environ), *await _serve(settings, environ, spawner))
+        report.add(machine.check_home(folder), *machine.check_settings_file(file))
+        report.add(await asyncio.to_thread(machine.check_store, folder))
+        report.add(port.result(), server, git.result(), machine.check_marks(chosen))
+        return usable
     finally:
         guard.stop()
 
