@@ -96,7 +96,7 @@ async def serving(
     port: int = sockets[0].getsockname()[1]
     async with (
         observe(settings, registry) as watching,
-        nullcontext(store) if store else SqliteStore(home(environ), committed=watching.committed) as kept,
+        nullcontext(store) if store else SqliteStore(home(environ), on_commit=watching.committed) as kept,
         open_server(settings, environ, sockets, kept, keys or ApiKeys(), watching, registry) as served,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",

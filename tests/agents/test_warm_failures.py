@@ -141,13 +141,13 @@ async def test_process_that_hangs_mid_stream_is_abandoned(machine: Machine, back
         assert runs.pool
         patience, usual = runs.pool.timeouts, HealthTimeouts()
         await seen(run, TextDelta)
-        patience.silent_s, patience.answers_within_s = 0.5, 2.0
+        patience.silence_s, patience.ping_timeout_s = 0.5, 2.0
         for process in (kept(machine)[0], *kept(machine)[0].children(recursive=True)):
             process.suspend()
         ending = (await run.result()).ending
         assert isinstance(ending, RunFailed)
         assert "did not answer within" in ending.message
-        patience.silent_s, patience.answers_within_s = usual.silent_s, usual.answers_within_s
+        patience.silence_s, patience.ping_timeout_s = usual.silence_s, usual.ping_timeout_s
         assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
 
 
@@ -158,14 +158,14 @@ async def test_process_waiting_for_its_model_answers_health_checks(machine: Mach
     async with keeping(machine) as runs:
         assert runs.pool
         await text(runs, ask(machine, backend, "a [[words=2]]"))
-        runs.pool.timeouts.silent_s, runs.pool.timeouts.answers_within_s = 0.5, 60.0
+        runs.pool.timeouts.silence_s, runs.pool.timeouts.ping_timeout_s = 0.5, 60.0
         answer = asyncio.create_task(text(runs, ask(machine, backend, "b [[hang=10]] [[words=2]]")))
         while not answer.done():
             workers = runs.pool._worker_set.workers  # pyright: ignore[reportPrivateUsage]
             asked |= {
                 worker.pinged_at
                 for worker in workers
-                for seat in worker.seats.values()
+                for seat in worker.handles.values()
                 if worker.pinged_at > seat.began_at
             }
             await asyncio.sleep(0.05)

@@ -82,7 +82,7 @@ async def test_non_protocol_output_is_detected_at_once(scripted: Scripted, scrip
     instead_of_a_server(scripted, script)
     scripted.play(codex_says("by exec"), reads=False)
     async with local_runs(scripted) as runs:
-        runs.fallbacks = ProtocolSupport(answer_within_s=600)
+        runs.fallbacks = ProtocolSupport(answer_timeout_s=600)
         assert await events(runs) == BY_EXEC
 
 
@@ -91,9 +91,9 @@ async def test_silent_program_is_waited_for_once_and_briefly(scripted: Scripted,
     instead_of_a_server(scripted, script)
     scripted.play(codex_says("by exec"))
     async with local_runs(scripted) as runs:
-        runs.fallbacks = ProtocolSupport(answer_within_s=0.5)
+        runs.fallbacks = ProtocolSupport(answer_timeout_s=0.5)
         assert await events(runs) == BY_EXEC
-        runs.fallbacks.answer_within_s = 600
+        runs.fallbacks.answer_timeout_s = 600
         assert await events(runs) == BY_EXEC
 
 
@@ -102,7 +102,7 @@ async def test_timeout_covers_both_processes_together(scripted: Scripted) -> Non
     instead_of_a_server(scripted, "sleep 600")
     scripted.play([hang()])
     async with local_runs(scripted) as runs:
-        runs.fallbacks = ProtocolSupport(answer_within_s=10)
+        runs.fallbacks = ProtocolSupport(answer_timeout_s=10)
         async with runs.run(replace(REQUEST, timeout_s=12)) as run:
             result = await run.result()
     assert isinstance(result.ending, RunFailed)

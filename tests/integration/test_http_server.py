@@ -181,7 +181,7 @@ async def test_health_answers_while_another_program_locks_the_database(scripted:
         await store.count()
     with closing(sqlite3.connect(home / "clinvk.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        async with serving(scripted.env, store=SqliteStore(home, patience_s=60)) as served:
+        async with serving(scripted.env, store=SqliteStore(home, lock_timeout_s=60)) as served:
             began = time.monotonic()
             health = await served.client.get("/health")
             assert time.monotonic() - began < 20

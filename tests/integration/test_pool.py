@@ -190,7 +190,7 @@ async def test_garbage_between_lines_is_ignored(tmp_path: Path) -> None:
 async def test_unresponsive_process_is_abandoned(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         pid = int((await server.ask("pid")).text)
-        server.runs.fallbacks.answer_within_s = 0.5
+        server.runs.fallbacks.answer_timeout_s = 0.5
         os.kill(pid, signal.SIGSTOP)
         result = await server.ask("say x")
         assert result.text == "x"

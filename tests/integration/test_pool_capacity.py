@@ -28,7 +28,7 @@ class Looking(Reaper):
 
     def make_room(self, group: WorkerGroup, idle: Sequence[Worker]) -> bool:
         self.looks += 1
-        return super().make_room(group, idle)
+        return super().free_capacity(group, idle)
 
     async def look(self) -> None:
         """Look for room once more."""
@@ -52,7 +52,7 @@ class Kept:
         launch = own.launch(RunRequest(prompt="x", backend=own.name, model=kind), None, Host()).warm
         assert launch
         group = await self.reaper.worker_set.group(WorkerSpec(own, Host(), own.executable, ENV, launch))
-        group.take(begins=True)
+        group.record_request(begins=True)
         self.reaper.wake()
         return group
 
@@ -62,13 +62,13 @@ class Kept:
         worker = next(worker for worker in group.workers if worker.is_ready)
         worker.admit("one", lambda: None)
         worker.leave("one")
-        await until(lambda: worker.memory_at_first, within_s=30)
+        await until(lambda: worker.first_memory, within_s=30)
         return worker
 
     async def peak_mb(self, group: WorkerGroup) -> float:
         """Give the most that all take until there is a process of a group and what was ended has left."""
         peak_mb = 0.0
-        while self.reaper.worker_set.leaving or not any(worker.is_ready for worker in group.workers):
+        while self.reaper.worker_set.ending or not any(worker.is_ready for worker in group.workers):
             peak_mb = max(peak_mb, await asyncio.to_thread(resident_mb))
             await asyncio.sleep(0.02)
         return peak_mb

@@ -18,7 +18,7 @@ from polling import until
 def impatient(server: Server) -> None:
     """Have it wait for signs of life no longer than a test can."""
     patience = server.pool.timeouts
-    patience.unheard_s, patience.silent_s, patience.answers_within_s = 5.0, 0.2, 5.0
+    patience.begin_timeout_s, patience.silence_s, patience.ping_timeout_s = 5.0, 0.2, 5.0
 
 
 async def test_process_of_a_replaced_program_takes_no_more_runs(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ async def test_resume_waits_for_a_process_that_is_being_ended(tmp_path: Path, pa
 async def test_resume_succeeds_after_its_process_hangs(tmp_path: Path) -> None:
     async with Server(Jealous(tmp_path)) as server:
         patience = server.pool.timeouts
-        patience.silent_s, patience.answers_within_s = 0.2, 0.5
+        patience.silence_s, patience.ping_timeout_s = 0.2, 0.5
         told, session = await server.asked("pid")
         (worker,) = workers(server)
         os.kill(int(told.text), signal.SIGSTOP)

@@ -76,8 +76,8 @@ async def test_runs_recover_from_random_kills(tmp_path: Path, seed: int, capacit
 
     async with Server(Lasting(tmp_path, capacity)) as server:
         patience = server.pool.timeouts
-        patience.silent_s, patience.answers_within_s = 0.3, 2.0
-        server.runs.fallbacks.answer_within_s = 5.0
+        patience.silence_s, patience.ping_timeout_s = 0.3, 2.0
+        server.runs.fallbacks.answer_timeout_s = 5.0
         for kind in KINDS:
             await server.ask("say x", model=kind)
         killing = asyncio.create_task(killer.work())

@@ -78,14 +78,16 @@ async def test_concurrent_starts_stay_within_the_memory_limit(tmp_path: Path) ->
     async def want(kind: str) -> None:
         launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=kind), None, Host()).warm
         assert launch
-        (await reaper.worker_set.group(WorkerSpec(backend, Host(), backend.executable, ENV, launch))).take(begins=True)
+        (await reaper.worker_set.group(WorkerSpec(backend, Host(), backend.executable, ENV, launch))).record_request(
+            begins=True
+        )
 
     async with reaper.worker_set:
         tending = asyncio.create_task(reaper.run())
         await want("one")
         await until(lambda: resident_mb() > 60)
         (first,) = reaper.worker_set.workers
-        await until(lambda: first.memory_at_first > 0, within_s=30)
+        await until(lambda: first.first_memory > 0, within_s=30)
         await want("two")
         await want("three")
         reaper.wake()
@@ -106,7 +108,7 @@ async def test_profiles_without_processes_are_forgotten(tmp_path: Path) -> None:
             launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=f"m{number}"), None, Host()).warm
             assert launch
             group = await reaper.worker_set.group(WorkerSpec(backend, Host(), backend.executable, ENV, launch))
-            group.taken_at = asyncio.get_running_loop().time() - 60 + number
+            group.last_requested_at = asyncio.get_running_loop().time() - 60 + number
             group.not_before = asyncio.get_running_loop().time() + 600
         tending = asyncio.create_task(reaper.run())
         await until(lambda: len(reaper.worker_set.groups) < 50)

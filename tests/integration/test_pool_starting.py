@@ -63,7 +63,7 @@ class StrictChannel(LastingChannel):
 
 async def test_program_that_prints_a_word_and_never_answers_is_abandoned(tmp_path: Path) -> None:
     async with Server(Welcoming(tmp_path)) as server:
-        server.runs.fallbacks.answer_within_s = 0.5
+        server.runs.fallbacks.answer_timeout_s = 0.5
         assert (await server.ask("say x")).text == "x"
         assert server.runs.warm_stats
         assert server.runs.warm_stats.one_shot == ("lasting",)
@@ -109,10 +109,10 @@ async def test_dequeued_run_has_begun_while_it_waits_for_its_process(
             await asked.wait()
             assert run.started_at is None
             async with asyncio.timeout(30):
-                await run.begun()
+                await run.left_queue()
             released.set()
             assert (await run.result()).text == "x"
-            await run.begun()
+            await run.left_queue()
 
 
 class Sound(Lasting):

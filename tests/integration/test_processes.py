@@ -492,11 +492,11 @@ async def test_waiting_without_pidfds_leaves_the_loops_threads_free(monkeypatch:
 
 async def test_cleanup_that_takes_too_long_raises_timeout_error() -> None:
     with pytest.raises(TimeoutError):
-        await finish_shielded(asyncio.sleep(30), within_s=0.1)
+        await finish_shielded(asyncio.sleep(30), timeout_s=0.1)
 
 
 async def test_cancellation_propagates_after_a_cleanup_timeout() -> None:
-    cleaning = asyncio.create_task(finish_shielded(asyncio.sleep(30), within_s=0.1))
+    cleaning = asyncio.create_task(finish_shielded(asyncio.sleep(30), timeout_s=0.1))
     await asyncio.sleep(0)
     cleaning.cancel()
     await asyncio.wait([cleaning])

@@ -411,7 +411,7 @@ async def test_slot_is_free_before_the_end_of_its_run_is_stored() -> None:
     async with local_runs(store, max_concurrent_runs=1) as runs, runs.run(ask(TEXT + DONE)) as first:
         await store.asked.wait()
         async with runs.run(ask(TEXT + DONE)) as second:
-            await second.begun()
+            await second.left_queue()
             assert (first.state, runs.busy) == ("running", 1)
             store.may_answer.set()
             assert (await second.result()).text == (await first.result()).text == "hello"
@@ -787,7 +787,7 @@ async def test_faulty_watch_cancels_its_run_and_leaks_no_slot() -> None:
         raise RuntimeError("a bug")
 
     store = MemoryStore()
-    async with LocalRuns(Settings(), store, ENV, {"shell": Shell()}, watches=[faulty]) as runs:
+    async with LocalRuns(Settings(), store, ENV, {"shell": Shell()}, observers=[faulty]) as runs:
         with pytest.raises(RuntimeError, match="a bug"):
             await runs.start(ask(DONE))
         assert runs.busy == 0

@@ -349,6 +349,6 @@ async def test_session_whose_directory_hangs_is_refused(tmp_path: Path, monkeypa
     request = RunRequest(prompt="x", backend="claude")
     try:
         with pytest.raises(InvalidRequest, match="does not answer"):
-            await in_session_directory(request, session(working_dir=str(tmp_path)), Lookups(within_s=0.1))
+            await in_session_directory(request, session(working_dir=str(tmp_path)), Lookups(timeout_s=0.1))
     finally:
         answering.set()

@@ -101,7 +101,7 @@ def test_unreadable_file_is_not_held_open(tmp_path: Path) -> None:
     path = tmp_path / "clinvk.db"
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(StoreUnavailable) as raised:
-        Database(tmp_path, patience_s=1).connect_to_read()
+        Database(tmp_path, lock_timeout_s=1).connect_to_read()
     assert str(path) in raised.value.message
     assert str(path) not in [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
 
@@ -140,7 +140,7 @@ async def test_damaged_page_is_skipped_or_reported(tmp_path: Path, how: str) -> 
         home = tmp_path / str(page)
         home.mkdir()
         (home / "clinvk.db").write_bytes(data)
-        async with SqliteStore(home, patience_s=1) as store:
+        async with SqliteStore(home, lock_timeout_s=1) as store:
             try:
                 for query in (
                     SessionQuery(),

@@ -80,7 +80,7 @@ async def test_size_includes_all_database_files(home: Path) -> None:
 
 async def test_only_writing_transactions_are_timed(home: Path) -> None:
     taken: list[float] = []
-    async with SqliteStore(home, committed=taken.append) as store:
+    async with SqliteStore(home, on_commit=taken.append) as store:
         await turn(store, session())
         count = len(taken)
         await store.sessions(SessionQuery())
@@ -234,7 +234,7 @@ async def test_file_in_place_of_the_home_is_reported(tmp_path: Path) -> None:
 async def test_database_locked_by_another_program_is_reported(home: Path) -> None:
     """All who wait for it are told at once, not one after the other."""
     await kept(home)
-    async with SqliteStore(home, patience_s=2) as store:
+    async with SqliteStore(home, lock_timeout_s=2) as store:
         await store.count()
         locked = database(home)
         locked.execute("BEGIN IMMEDIATE")

@@ -59,12 +59,12 @@ async def test_pending_writes_are_bounded_and_dropped_ones_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     done: list[int] = []
-    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None, max_owed=2)
+    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None, max_unstored=2)
     await writer.write(lambda _: None)
     other = locked(tmp_path)
     for number in range(3):
         with pytest.raises(StoreUnavailable):
-            await writer.write(lambda _, number=number: done.append(number), must=True)
+            await writer.write(lambda _, number=number: done.append(number), retry=True)
     other.close()
     await writer.close()
     assert done == [1, 2]
@@ -78,7 +78,7 @@ async def test_failed_required_write_is_logged_after_its_caller_is_cancelled(
     writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None)
     await writer.write(lambda _: None)
     other = locked(tmp_path)
-    writing = asyncio.create_task(writer.write(lambda _: None, must=True))
+    writing = asyncio.create_task(writer.write(lambda _: None, retry=True))
     asyncio.get_running_loop().call_soon(writing.cancel)
     await until(lambda: [line for line in caplog.messages if "another program has held its lock" in line])
     other.close()
@@ -128,7 +128,7 @@ async def test_write_after_close_is_refused(tmp_path: Path, caplog: pytest.LogCa
     await writer.close()
     for must in (False, True):
         with pytest.raises(StoreUnavailable, match="is closed"):
-            await writer.write(lambda _: None, must=must)
+            await writer.write(lambda _: None, retry=must)
     writer.submit(lambda _: None)
     writer.schedule("key", lambda _: None)
     await until(lambda: len([line for line in caplog.messages if "is closed" in line]) == 2)
@@ -148,7 +148,7 @@ async def test_faulty_commit_callback_does_not_prevent_other_transactions(tmp_pa
         connection.execute("CREATE TABLE made (it)")
         connection.execute("INSERT INTO made VALUES (1)")
 
-    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None, committed=told)
+    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None, on_commit=told)
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
     writing = asyncio.create_task(writer.write(first))
     await until(has_begun.is_set)
@@ -163,9 +163,9 @@ async def test_faulty_commit_callback_does_not_prevent_other_transactions(tmp_pa
 
 async def test_store_is_unavailable_while_a_write_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a disk that does not answer: reads still work, but no prompt can be stored."""
-    monkeypatch.setattr(sqlite, "_BEGUN_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(sqlite, "_BEGIN_TIMEOUT_S", 0.5)
     monkeypatch.setattr(sqlite, "_HANGS_AFTER_S", 0.5)
-    async with SqliteStore(tmp_path, patience_s=60) as store:
+    async with SqliteStore(tmp_path, lock_timeout_s=60) as store:
         assert await store.count() == 0
         other = locked(tmp_path)
         given = session(status="active")

@@ -60,7 +60,7 @@ async def test_an_ended_worker_is_released_from_memory(
 
     async def end_one(stock: WorkerSet) -> "weakref.ref[Worker]":
         worker = await opened(stock, Lasting(tmp_path))
-        await stock.ended(worker, patient=patient)
+        await stock.end_and_wait(worker, graceful=patient)
         return weakref.ref(worker)
 
     async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as stock:
@@ -80,29 +80,29 @@ async def test_timed_out_process_search_leaves_nothing_else_behind(tmp_path: Pat
         folder = worker.folder.path
         assert folder
         with pytest.raises(TimeoutError):
-            await stock.ended(worker, patient=False)
+            await stock.end_and_wait(worker, graceful=False)
         assert not os.path.exists(folder)
-        assert not stock.leaving
+        assert not stock.ending
 
 
 async def test_worker_being_ended_counts_until_it_has_exited(
     tmp_path: Path,
 ) -> None:
     async with ready(Lasting(tmp_path, mode="slow")) as (stock, worker):
-        ending = asyncio.create_task(stock.ended(worker, patient=True))
+        ending = asyncio.create_task(stock.end_and_wait(worker, graceful=True))
         stock.end(worker)
         await asyncio.sleep(0)
         while worker.process.exit_code is None:
-            assert worker in stock.leaving
+            assert worker in stock.ending
             await asyncio.sleep(0.02)
         await ending
-        assert not stock.leaving
+        assert not stock.ending
 
 
 async def test_abandoned_run_stays_lost_when_its_process_exits(tmp_path: Path) -> None:
     async with ready(Lasting(tmp_path)) as (_, worker):
         seat = worker.admit("one", lambda: None)
-        worker.give_up(seat, "it did not begin")
+        worker.abandon(seat, "it did not begin")
         assert seat.is_lost
         os.kill(worker.process.pid, signal.SIGKILL)
         await until(lambda: worker.is_gone)

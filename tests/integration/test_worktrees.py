@@ -452,7 +452,7 @@ async def test_discard_waits_for_another_clinvk_that_examines(
 async def test_discard_reports_another_clinvk_that_holds_the_worktree(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._LOCK_TIMEOUT_S", 0.1)
     worktree = await changed(worktrees, repository)
     lock = await asyncio.to_thread(WorktreeFolders(home(repository)).hold, worktree.id)
     assert lock is not None

@@ -65,7 +65,7 @@ async def test_cancelled_apply_leaves_no_temporary_files(repository: Repository,
 
 
 async def test_cancelled_make_leaves_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
-    with late(repositories, "_complete") as gate:
+    with late(repositories, "_finish_checkout") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.make(str(repository.path / "inner"), "agent")))
     assert left_over(repository) == []
 
@@ -97,7 +97,7 @@ async def test_cancelled_apply_waits_for_the_backup(repository: Repository, work
 async def test_folder_made_after_the_timeout_is_unlocked(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "_CLAIMED_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(package, "_CLAIM_TIMEOUT_S", 0.2)
     with late(WorktreeFolders, "make") as gate:
         with pytest.raises(ClinvkError, match=r"making a folder took over 0\.2 s"):
             await worktrees.make(str(repository.path), "agent")
@@ -145,7 +145,7 @@ async def test_apply_restores_files_after_a_timeout(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     top = repository.path
-    monkeypatch.setattr(repositories, "_APPLIED_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(repositories, "_APPLY_TIMEOUT_S", 1.0)
     worktrees = with_slow(f'*--check*) ;; *" -C {top} "*" apply "*', repository, tmp_path, f"printf tw >{top}/a.txt;")
     worktree = await changed(worktrees, repository)
     with pytest.raises(

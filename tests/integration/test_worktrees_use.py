@@ -41,7 +41,7 @@ WAITS = "touch begun; while [ ! -e go ]; do sleep 0.02; done; rm begun go; touch
 @pytest.fixture(autouse=True)
 def refusing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is at work is not waited for as long as for a user."""
-    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._GONE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._EXIT_TIMEOUT_S", 0.3)
 
 
 @asynccontextmanager
@@ -113,7 +113,7 @@ async def test_cancelled_run_unlocks_the_worktree(repository: Repository, worktr
 async def test_discard_waits_for_an_agent_that_exits_soon(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("_FREE_TIMEOUT_S", "_GONE_TIMEOUT_S"):
+    for name in ("_LOCK_TIMEOUT_S", "_EXIT_TIMEOUT_S"):
         monkeypatch.setattr(f"clinvk.runtime.worktrees.worktrees.{name}", 20.0)
     kept = await changed(worktrees, repository)
     request = RunRequest(prompt=f"{TEXT}{DONE}exec >&-; sleep 0.5", backend="shell", workdir=kept.root)
@@ -206,7 +206,7 @@ async def test_run_in_a_removed_or_locked_worktree_is_refused(
     def refuse(path: Path) -> None:
         raise ClinvkError("not now")
 
-    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._LOCK_TIMEOUT_S", 0.3)
     folders = WorktreeFolders(home(repository))
     removed, busy = await changed(worktrees, repository), await changed(worktrees, repository)
     with monkeypatch.context() as patched:
@@ -232,7 +232,7 @@ async def test_run_in_a_removed_or_locked_worktree_is_refused(
 async def test_run_during_a_removal_is_refused_at_once(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_TIMEOUT_S", 600.0)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._LOCK_TIMEOUT_S", 600.0)
     begun, go = threading.Event(), threading.Event()
 
     def slowly(path: Path) -> None:
@@ -325,7 +325,7 @@ async def test_no_agent_enters_while_another_clinvk_applies_or_removes(
 async def test_worktree_of_a_dead_clinvk_reports_another_clinvk_that_applies(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._LOCK_TIMEOUT_S", 0.1)
     worktree = await changed(worktrees, repository)
     (home(repository) / "worktrees" / worktree.id / "kept").unlink()
     registered = repositories_of.registered

@@ -71,7 +71,7 @@ async def test_clearing_a_folder_does_not_wait_for_a_hanging_disk(
 
     await folder.prepare()
     path = folder.filled(PRIVATE)
-    monkeypatch.setattr(private_folder, "finish_shielded", partial(finish_shielded, within_s=0.1))
+    monkeypatch.setattr(private_folder, "finish_shielded", partial(finish_shielded, timeout_s=0.1))
     monkeypatch.setattr(PrivateFolder, "remove", late)
     with caplog.at_level(logging.WARNING):
         await folder.clear()
@@ -91,7 +91,7 @@ async def test_folder_created_after_the_timeout_is_removed(tmp_path: Path, monke
         ended.set()
 
     monkeypatch.setattr(tempfile, "mkdtemp", late)
-    monkeypatch.setattr(private_folder, "finish_shielded", partial(finish_shielded, within_s=0.1))
+    monkeypatch.setattr(private_folder, "finish_shielded", partial(finish_shielded, timeout_s=0.1))
     monkeypatch.setattr(PrivateFolder, "write", written)
     folder = PrivateFolder(Launch(argv=("x",), files={"a": b""}), {}, 1)
     with pytest.raises(TimeoutError):

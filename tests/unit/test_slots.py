@@ -116,7 +116,7 @@ async def test_room_waiter_wakes_when_a_run_leaves_or_limits_change() -> None:
     slots = Slots(QueueLimits(1, 1, 0))
     place = enter(slots, "claude", [], "a")
     for make_room in (place.release, lambda: slots.resize(QueueLimits(2, 2))):
-        waiting = asyncio.create_task(slots.wait_for_room(Applicant("claude")))
+        waiting = asyncio.create_task(slots.wait_for_capacity(Applicant("claude")))
         await asyncio.sleep(0)
         assert not waiting.done()
         make_room()
@@ -127,10 +127,10 @@ async def test_room_waiter_wakes_when_a_run_leaves_or_limits_change() -> None:
 async def test_queue_place_counts_as_room() -> None:
     slots = Slots(QueueLimits(1, 1, 1))
     enter(slots, "claude", [], "a")
-    await slots.wait_for_room(Applicant("claude"))
+    await slots.wait_for_capacity(Applicant("claude"))
     enter(slots, "claude", [], "b")
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(slots.wait_for_room(Applicant("claude")), 0.01)
+        await asyncio.wait_for(slots.wait_for_capacity(Applicant("claude")), 0.01)
 
 
 def test_taken_share_blocks_neither_other_runs_nor_the_queue() -> None:
@@ -181,7 +181,7 @@ async def test_room_waiter_wakes_when_a_queued_run_has_to_wait_for_its_share() -
     slots, share = Slots(QueueLimits(2, 1, 1)), SlotShare(at_once=1)
     enter(slots, "codex", [], "a")
     slots.acquire(Applicant("codex", share=share), lambda: None)
-    waiting = asyncio.create_task(slots.wait_for_room(Applicant("codex")))
+    waiting = asyncio.create_task(slots.wait_for_capacity(Applicant("codex")))
     await asyncio.sleep(0)
     assert not waiting.done()
     assert slots.acquire(Applicant("claude", share=share), lambda: None).held

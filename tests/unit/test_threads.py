@@ -20,8 +20,8 @@ async def test_lookup_returns_its_result_or_raises_its_error() -> None:
 async def test_stuck_lookups_time_out_and_free_their_thread_when_they_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waiting, "_AT_ONCE", 2)
-    lookups = Lookups(within_s=0.1)
+    monkeypatch.setattr(waiting, "_MAX_THREADS", 2)
+    lookups = Lookups(timeout_s=0.1)
     answers = threading.Event()
     for _ in range(3):  # the third gets no thread
         with pytest.raises(InvalidRequest):

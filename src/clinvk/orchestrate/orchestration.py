@@ -321,13 +321,13 @@ class Orchestration:
                 async with self._entering:
                     return await stack.enter_async_context(self._runs.run(request, self._share))
             except QueueFull:
-                await self._until_stopped(self._runs.wait_for_room(request))
+                await self._until_stopped(self._runs.wait_for_capacity(request))
 
     async def _observe(self, index: int, part: Part, run: Run) -> None:
         """Send all events of a run to the observers."""
         if not self._observers:
             return
-        await run.begun()
+        await run.left_queue()
         for observer in self._observers:
             observer.started(index, part, run)
         async for batch in run.batches():

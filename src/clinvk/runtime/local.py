@@ -45,10 +45,10 @@ class LocalRuns:
     """`Runs` over agent processes of this machine.
 
     Agents inherit `environ` without clinvk's secrets. `admit_dirs` is called with the request right before an agent
-    starts, as `RunSpec.check`. `watches` observe runs. With `keeps_warm`, agent processes are kept for further runs, as
-    the settings allow. `frees` is called with a session that is about to be resumed, since another clinvk may hold the
-    conversation open. `open_files` is as in `ResourceLimits`, `most_of` as in `Slots`. With a `home`, leftovers of a
-    clinvk of the same home that was killed together with its guardian are cleaned up first.
+    starts, as `RunSpec.check`. `observers` observe runs. With `keeps_warm`, agent processes are kept for further runs,
+    as the settings allow. `release_elsewhere` is called with a session that is about to be resumed, since another
+    clinvk may hold the conversation open. `open_files` is as in `ResourceLimits`, `max_runs_of` as in `Slots`. With a
+    `home`, leftovers of a clinvk of the same home that was killed together with its guardian are cleaned up first.
     """
 
     def __init__(
@@ -58,35 +58,35 @@ class LocalRuns:
         environ: Mapping[str, str],
         registry: Mapping[str, Backend],
         admit_dirs: Callable[[RunRequest], Awaitable[str]] | None = None,
-        watches: Sequence[RunObserver] = (),
+        observers: Sequence[RunObserver] = (),
         keeps_warm: bool = False,
-        frees: Callable[[str], Awaitable[None]] | None = None,
+        release_elsewhere: Callable[[str], Awaitable[None]] | None = None,
         open_files: int | None = None,
-        most_of: Callable[[str], int | None] = lambda _: None,
+        max_runs_of: Callable[[str], int | None] = lambda _: None,
         home: Path | None = None,
         lookups: Lookups | None = None,
     ) -> None:
         server = settings.server
-        chosen = process_tags.choose_tags()
-        self._bounds = ResourceLimits(settings.agents, chosen.server, open_files)
-        self.spawner = Spawner(chosen, self._bounds)
+        tags = process_tags.choose_tags()
+        self._resource_limits = ResourceLimits(settings.agents, tags.server, open_files)
+        self.spawner = Spawner(tags, self._resource_limits)
         self.fallbacks = ProtocolSupport()
         self._schemas = SchemaChecker(self.spawner, environ)
         self._settings = settings
         self._store = store
         self._registry = registry
-        self._here = AgentEnvironment(settings, environ, registry)
+        self._environment = AgentEnvironment(settings, environ, registry)
         self._admit_dirs = admit_dirs
-        self._watches = watches
-        self._frees = frees
+        self._observers = observers
+        self._release_elsewhere = release_elsewhere
         self.capacity: Capacity = capacity(server)
-        self._slots = Slots(queue_limits(server, self.capacity.runs), most_of)
+        self._slots = Slots(queue_limits(server, self.capacity.runs), max_runs_of)
         self._live: dict[str, RunTask] = {}
-        self._group = asyncio.TaskGroup()
+        self._tasks = asyncio.TaskGroup()
         self._autosave = Autosave(store)
         self._lookups = lookups or Lookups()
         self._closing = False
-        self._guard = GuardianProcess(chosen, self._bounds, home)
+        self._guardian = GuardianProcess(tags, self._resource_limits, home)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
         self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None
 
@@ -110,7 +110,9 @@ class LocalRuns:
         """Counts and memory of the warm agent processes; None if no process is kept warm."""
         if self.pool is None:
             return None
-        one_shot = tuple(name for name, path in self._here.paths.items() if not self.fallbacks.is_spoken(path))
+        one_shot = tuple(
+            name for name, path in self._environment.paths.items() if not self.fallbacks.is_supported(path)
+        )
         return replace(self.pool.stats, one_shot=one_shot)
 
     def resize(self, server: ServerSettings) -> None:
@@ -119,15 +121,15 @@ class LocalRuns:
         self._slots.resize(queue_limits(server, self.capacity.runs))
 
     async def __aenter__(self) -> Self:
-        self._bounds.open()
-        await self._guard.take_over()
-        self._guard.start()
+        self._resource_limits.open()
+        await self._guardian.take_over()
+        self._guardian.start()
         self._saving = in_background(self._autosave.run())
         await self._saving.__aenter__()
-        await self._group.__aenter__()
+        await self._tasks.__aenter__()
         if self.pool:
             await self.pool.__aenter__()
-            self._group.create_task(self._prestart(self.pool))
+            self._tasks.create_task(self._prestart(self.pool))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -138,22 +140,24 @@ class LocalRuns:
                 run.refusal = ShuttingDown("the server is stopping")
             run.stop(RunFailed(Cancelled.code, "the server is stopping"))
         try:
-            await self._group.__aexit__(None, None, None)
+            await self._tasks.__aexit__(None, None, None)
             if self.pool:
                 await self.pool.__aexit__(None, None, None)
         except BaseException:
-            self._guard.trigger()
+            self._guardian.trigger()
             raise
         finally:
             await self._saving.__aexit__(None, None, None)
-        if self._bounds.cgroup:
-            await asyncio.to_thread(self._bounds.close)
-        self._guard.stop()
+        if self._resource_limits.cgroup:
+            await asyncio.to_thread(self._resource_limits.close)
+        self._guardian.stop()
 
     async def plan(self, request: RunRequest) -> Launch:
         """Return the launch that `run` would start; the CLI need not be installed."""
-        request, _, resume = await self._continued(request)
-        launch = await self._looked_up(self._here, self._here.backend(request.backend), request, resume)
+        request, _, resume = await self._resolve_session(request)
+        launch = await self._look_up_launch(
+            self._environment, self._environment.backend(request.backend), request, resume
+        )
         if self._admit_dirs is None:
             return launch
         return replace(launch, hidden=self._settings.backend(request.backend).extra_flags)  # others are to see it
@@ -170,7 +174,9 @@ class LocalRuns:
         Raises:
             QueueFull: no slot is free. Other errors are as in `run`.
         """
-        return _OwnedRun(self._begin(request, users=AgentEnvironment(self._settings, environ, self._registry)))
+        return _OwnedRun(
+            self._begin(request, user_environment=AgentEnvironment(self._settings, environ, self._registry))
+        )
 
     async def start(self, request: RunRequest) -> Run:
         """Run a prompt in the background until the run ends or is cancelled. Raise the errors of `run`."""
@@ -182,9 +188,9 @@ class LocalRuns:
         """Return the run with this id if queued or running here, else None."""
         return self._live.get(run_id)
 
-    async def wait_for_room(self, request: RunRequest) -> None:
+    async def wait_for_capacity(self, request: RunRequest) -> None:
         """After a `QueueFull`, wait until an orchestration's run would be accepted; another run may be faster."""
-        await self._slots.wait_for_room(Applicant(request.backend, request.client))
+        await self._slots.wait_for_capacity(Applicant(request.backend, request.client))
 
     def reserved(self, requests: Sequence[RunRequest]) -> AbstractContextManager[None]:
         """Reserve queue memory for an orchestration's requests, all of one client, inside this context.
@@ -220,28 +226,34 @@ class LocalRuns:
 
     async def version(self, backend: Backend, path: str) -> str | None:
         """Return the version of a backend's CLI, in the environment of its runs, or None if the CLI does not answer."""
-        return await executables.version(self.spawner, path, self._here.environment(backend.name))
+        return await executables.version(self.spawner, path, self._environment.environment(backend.name))
 
     async def _begin(
-        self, request: RunRequest, share: SlotShare | None = None, users: AgentEnvironment | None = None
+        self, request: RunRequest, share: SlotShare | None = None, user_environment: AgentEnvironment | None = None
     ) -> RunTask:
-        """Begin a run; `users` is the environment of a run of this machine's user."""
-        request, session, resume = await self._continued(request)
+        """Begin a run; `user_environment` is the environment of a run of this machine's user."""
+        request, session, resume = await self._resolve_session(request)
         if session:  # wait for the agents of its runs that have an ending and are about to exit
             for run in [*self._live.values()]:
                 if run.session_id == session.id and run.phase >= Phase.ENDING:
                     await asyncio.wait([run.task])
-        spec = await self._spec(request, resume, users)
+        spec = await self._spec(request, resume, user_environment)
         if session is None and not request.ephemeral:
             workdir = request.workdir or ""
-            if users or not (workdir and self._admit_dirs):  # all other directories were resolved at admission
+            if user_environment or not (
+                workdir and self._admit_dirs
+            ):  # all other directories were resolved at admission
                 workdir = await self._lookups.run(partial(executables.resolve, workdir), workdir)
             session = new_session(request, os.urandom(16).hex(), workdir, self._settings.session)
-        told = replace(request, extra=self._own_extra(request))
-        recorder = RunRecorder(self._store, self._autosave, spec.run_id, told, session, resume, self._settings.session)
+        recorded = replace(request, extra=self._own_extra(request))
+        recorder = RunRecorder(
+            self._store, self._autosave, spec.run_id, recorded, session, resume, self._settings.session
+        )
         self._refuse_when_closing()
         applicant = Applicant(request.backend, request.client, share, 0 if share else held_bytes(request))
-        run = RunTask(spec, self.spawner, recorder, partial(self._slots.acquire, applicant, may_wait=users is None))
+        run = RunTask(
+            spec, self.spawner, recorder, partial(self._slots.acquire, applicant, may_wait=user_environment is None)
+        )
         try:
             await recorder.begin()
         except BaseException:
@@ -249,26 +261,26 @@ class LocalRuns:
             raise
         try:
             if recorder.session and resume:
-                if self._frees:
-                    await self._frees(recorder.session.id)
+                if self._release_elsewhere:
+                    await self._release_elsewhere(recorder.session.id)
                 await self._catch_up(run, spec, recorder.session)
             self._refuse_when_closing()
-            watching = [watch(run) for watch in self._watches]
+            callbacks = [observe(run) for observe in self._observers]
         except BaseException as exc:
             code = exc.code if isinstance(exc, ClinvkError) else Cancelled.code
             run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
             await finish_shielded(drive(run))  # `drive` ends the run that was begun in the store
             raise
         self._live[run.id] = run
-        run.task = self._group.create_task(drive(run))
-        run.task.add_done_callback(partial(self._over, run, watching))
+        run.task = self._tasks.create_task(drive(run))
+        run.task.add_done_callback(partial(self._on_end, run, callbacks))
         return run
 
-    def _over(self, run: RunTask, watching: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
+    def _on_end(self, run: RunTask, callbacks: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id]
         run.slot.release()  # a task killed before its first step has not left
-        for over in watching:
-            over()
+        for callback in callbacks:
+            callback()
 
     async def _catch_up(self, run: RunTask, spec: RunSpec, session: Session) -> None:
         """Resume the session's current state if another run has ended since the session was read."""
@@ -280,14 +292,20 @@ class LocalRuns:
         """Start the warm processes that the settings want before the first run."""
         for name in (name for name in self._settings.warm.prestart if name in self._settings.warm.kept_backends):
             try:
-                backend = self._here.backend(name)
+                backend = self._environment.backend(name)
                 workdir = executables.resolve(self._settings.server.default_workdir)
                 request = RunRequest(prompt="", backend=name, workdir=workdir)
-                launch = self._launch(self._here, backend, complete(request, self._settings), None).warm
+                launch = self._launch(self._environment, backend, complete(request, self._settings), None).warm
                 if launch:
-                    env = self._here.environment(name)
+                    env = self._environment.environment(name)
                     await pool.prestart(
-                        WorkerSpec(backend, self._here.host(name), self._here.path(backend), env, launch)
+                        WorkerSpec(
+                            backend,
+                            self._environment.host(name),
+                            self._environment.path(backend),
+                            env,
+                            launch,
+                        )
                     )
             except ClinvkError as exc:
                 logger.warning("no process of %s is started ahead: %s", name, exc.message)
@@ -298,40 +316,44 @@ class LocalRuns:
         if self._closing:
             raise ShuttingDown("the server is stopping and takes no new runs")
 
-    async def _spec(self, request: RunRequest, resume: Resume | None, users: AgentEnvironment | None) -> RunSpec:
-        here = users or self._here
-        backend = here.backend(request.backend)
-        path = here.path(backend)
+    async def _spec(
+        self, request: RunRequest, resume: Resume | None, user_environment: AgentEnvironment | None
+    ) -> RunSpec:
+        environment = user_environment or self._environment
+        backend = environment.backend(request.backend)
+        path = environment.path(backend)
         return RunSpec(
             run_id=os.urandom(16).hex(),
             request=request,
             backend=backend,
-            host=here.host(backend.name),
+            host=environment.host(backend.name),
             path=path,
-            launch=await self._looked_up(here, backend, request, resume),
-            env=here.environment(backend.name),
+            launch=await self._look_up_launch(environment, backend, request, resume),
+            env=environment.environment(backend.name),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
             fallbacks=self.fallbacks,
-            relaunch=partial(self._looked_up, here, backend),
-            check=partial(self._admit_dirs, request) if self._admit_dirs and not users else None,
-            hold=here.hold(self.spawner, request.workdir),
+            relaunch=partial(self._look_up_launch, environment, backend),
+            check=partial(self._admit_dirs, request) if self._admit_dirs and not user_environment else None,
+            hold=environment.hold(self.spawner, request.workdir),
             pool=self.pool if backend.name in self._settings.warm.kept_backends else None,
         )
 
-    async def _looked_up(
-        self, here: AgentEnvironment, backend: Backend, request: RunRequest, resume: Resume | None
+    async def _look_up_launch(
+        self, environment: AgentEnvironment, backend: Backend, request: RunRequest, resume: Resume | None
     ) -> Launch:
         """Return the launch of a request. Its directories are looked up in a thread."""
-        launch = partial(self._launch, here, backend, request, resume)
+        launch = partial(self._launch, environment, backend, request, resume)
         return await self._lookups.run(launch, request.workdir, *request.add_dirs)
 
-    def _launch(self, here: AgentEnvironment, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
+    def _launch(
+        self, environment: AgentEnvironment, backend: Backend, request: RunRequest, resume: Resume | None
+    ) -> Launch:
         if self.pool and not request.workdir:  # match the key of follow-ups, which name the directory
             request = replace(request, workdir=executables.resolve(""))
         _refuse_unreadable(request)
         try:
-            return backend.launch(request, resume, here.host(backend.name))
+            return backend.launch(request, resume, environment.host(backend.name))
         except InvalidRequest as exc:
             self._name_setting(exc, request)
             raise
@@ -344,7 +366,7 @@ class LocalRuns:
                 message = error.message.replace(repr(argument), repr(argument.partition("=")[0]))
                 error.message, error.field = f"backends.{request.backend}.extra_flags: {message}", None
 
-    async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
+    async def _resolve_session(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
         """Return the request with its session's directory, the session, and the resume state."""
         if request.output_schema is not None:
             await self._schemas.check(request.output_schema)
@@ -362,8 +384,8 @@ class LocalRuns:
 
 def _refuse_unreadable(request: RunRequest) -> None:
     """Raise InvalidRequest for directory names that are not UTF-8: protocols and the store require UTF-8."""
-    beside = ((f"add_dirs[{index}]", path) for index, path in enumerate(request.add_dirs))
-    for field, path in (("workdir", request.workdir or ""), *beside):
+    others = ((f"add_dirs[{index}]", path) for index, path in enumerate(request.add_dirs))
+    for field, path in (("workdir", request.workdir or ""), *others):
         if readable(path) != path:
             raise InvalidRequest(f"{field}: the name of {path!r} is not UTF-8", field)
 
@@ -371,14 +393,14 @@ def _refuse_unreadable(request: RunRequest) -> None:
 class _OwnedRun:
     """A context that stops its run on exit. A generator-based context would cost three times as much."""
 
-    __slots__ = ("_beginning", "_run")
+    __slots__ = ("_pending", "_run")
 
-    def __init__(self, beginning: "Coroutine[None, None, RunTask]") -> None:
-        self._beginning = beginning
+    def __init__(self, pending: "Coroutine[None, None, RunTask]") -> None:
+        self._pending = pending
 
     async def __aenter__(self) -> RunTask:
-        self._run = await self._beginning
-        del self._beginning
+        self._run = await self._pending
+        del self._pending
         return self._run
 
     async def __aexit__(self, *_: object) -> None:

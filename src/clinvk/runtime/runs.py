@@ -110,7 +110,7 @@ class Run(FollowedRun, Protocol):
         """Yield the events of `follow` in batches of all available events."""
         ...
 
-    async def begun(self) -> None:
+    async def left_queue(self) -> None:
         """Wait until the run leaves the queue: the run has a slot, or was stopped."""
         ...
 
@@ -185,7 +185,7 @@ class Runs(Runner, Protocol):
         """Counts and memory of the warm agent processes; None if no process is kept warm."""
         ...
 
-    async def wait_for_room(self, request: RunRequest) -> None:
+    async def wait_for_capacity(self, request: RunRequest) -> None:
         """After a `QueueFull`, wait until an orchestration's run would be accepted; another run may be faster."""
         ...
 

@@ -57,13 +57,13 @@ class Applicant(NamedTuple):
 class Slot:
     """A run's place: first in the queue, then a slot while `held`."""
 
-    __slots__ = ("__weakref__", "_slots", "granted", "held", "number", "run")
+    __slots__ = ("__weakref__", "_slots", "held", "number", "on_grant", "run")
 
-    def __init__(self, slots: "Slots", run: Applicant, number: int, granted: Callable[[], None]) -> None:
+    def __init__(self, slots: "Slots", run: Applicant, number: int, on_grant: Callable[[], None]) -> None:
         self.run = run
         self.number = number
         self.held = False
-        self.granted = granted
+        self.on_grant = on_grant
         self._slots = slots
 
     @property
@@ -127,12 +127,12 @@ class Slots:
         queued: the number of places in the queue; runs that wait for their share are not in the queue.
     """
 
-    def __init__(self, limits: QueueLimits, most_of: Callable[[str], int | None] = lambda _: None) -> None:
-        """Use `most_of` for the maximum of active runs of a client; None means no limit."""
+    def __init__(self, limits: QueueLimits, max_runs_of: Callable[[str], int | None] = lambda _: None) -> None:
+        """Use `max_runs_of` for the maximum of active runs of a client; None means no limit."""
         self.busy = self.queued = 0
         self._limits = limits
-        self._most_of = most_of
-        self._arrived = 0
+        self._max_runs_of = max_runs_of
+        self._last_number = 0
         self._held: dict[str, int] = {}
         self._held_bytes = 0
         self._clients: OrderedDict[str, _Client] = OrderedDict()  # in the order of their turns
@@ -153,40 +153,40 @@ class Slots:
                     queued[backend] += len(line)
         return Occupancy(running, queued, self._limits.total, self._limits.queued)
 
-    def acquire(self, run: Applicant, granted: Callable[[], None], may_wait: bool = True) -> Slot:
-        """Take a slot or a place in the queue; `granted` is called once the run holds a slot.
+    def acquire(self, run: Applicant, on_grant: Callable[[], None], may_wait: bool = True) -> Slot:
+        """Take a slot or a place in the queue; `on_grant` is called once the run holds a slot.
 
         A free slot is granted at once: no queued run could use the slot, or the slot would not be free.
 
         Raises:
             QueueFull: no slot is free and the queue has no room for the run, or the run may not wait.
         """
-        if obstacle := self._taken_slots(run):
-            obstacle = obstacle if not may_wait else self._taken_queue(run.client, run.held_bytes)
+        if obstacle := self._no_slot_reason(run):
+            obstacle = obstacle if not may_wait else self._queue_full_reason(run.client, run.held_bytes)
             if obstacle:
                 raise QueueFull(obstacle, _RETRY_AFTER_S)
             must_wait = True
         else:
             must_wait = run.share is not None and run.share.is_taken
-        self._arrived += 1
-        place = Slot(self, run, self._arrived, granted)
+        self._last_number += 1
+        slot = Slot(self, run, self._last_number, on_grant)
         if must_wait:
-            self._client(run.client).lines.setdefault((run.backend, run.share), {})[place.number] = place
+            self._client(run.client).lines.setdefault((run.backend, run.share), {})[slot.number] = slot
             self._count_waiting(run, 1)
         else:
             self._client(run.client)
-            self._grant(place)
+            self._grant(slot)
             self._notify()
-        return place
+        return slot
 
-    def release(self, place: Slot) -> None:
+    def release(self, slot: Slot) -> None:
         """Remove a place, and serve the next runs."""
-        if place.held:
-            place.held = False
-            self._count_held(place.run, -1)
-        elif not self._step_out(place):
+        if slot.held:
+            slot.held = False
+            self._count_held(slot.run, -1)
+        elif not self._leave_line(slot):
             return
-        self._forget_if_idle(place.run.client)
+        self._forget_if_idle(slot.run.client)
         self._serve()
 
     @contextmanager
@@ -196,8 +196,8 @@ class Slots:
         Raises:
             QueueFull: no slot is free and the queue has no room for the `first` run, or for `held_bytes`.
         """
-        obstacle = self._taken_slots(first) and self._taken_queue(first.client, held_bytes)
-        if obstacle := obstacle or self._taken_memory(first.client, held_bytes):
+        obstacle = self._no_slot_reason(first) and self._queue_full_reason(first.client, held_bytes)
+        if obstacle := obstacle or self._memory_full_reason(first.client, held_bytes):
             raise QueueFull(obstacle, _RETRY_AFTER_S)
         self._count_bytes(first.client, held_bytes)
         try:
@@ -207,27 +207,27 @@ class Slots:
             self._forget_if_idle(first.client)
             self._serve()
 
-    async def wait_for_room(self, run: Applicant) -> None:
+    async def wait_for_capacity(self, run: Applicant) -> None:
         """Wait until `acquire` would accept a run; another run may still take the room first."""
-        while self._taken_slots(run) and self._taken_queue(run.client, run.held_bytes):
+        while self._no_slot_reason(run) and self._queue_full_reason(run.client, run.held_bytes):
             self._changed = self._changed or asyncio.Event()
             await self._changed.wait()
 
-    def position(self, place: Slot) -> int | None:
+    def position(self, slot: Slot) -> int | None:
         """Return the run's position if clients keep taking turns; None if the run is not in the queue."""
-        run, own = place.run, self._clients.get(place.run.client)
-        if own is None or place.number not in own.lines.get((run.backend, run.share), ()):
+        run, own = slot.run, self._clients.get(slot.run.client)
+        if own is None or slot.number not in own.lines.get((run.backend, run.share), ()):
             return None
         if run.share and run.share.is_taken:
             return None
-        before = sum(number < place.number for _, line in own.queue() for number in line)
+        before = sum(number < slot.number for _, line in own.queue() for number in line)
         position, is_earlier = before + 1, True
         for client in self._clients.values():
             if client is own:
                 is_earlier = False
                 continue
-            goes_first = client.held < own.held or (client.held == own.held and is_earlier)
-            position += min(client.queued, before + goes_first)
+            is_before = client.held < own.held or (client.held == own.held and is_earlier)
+            position += min(client.queued, before + is_before)
         return position
 
     def _client(self, name: str) -> _Client:
@@ -270,58 +270,58 @@ class Slots:
             if was_taken != share.is_taken:
                 self._count_queued(run.client, share.waiting if was_taken else -share.waiting)
 
-    def _taken_slots(self, run: Applicant) -> str:
+    def _no_slot_reason(self, run: Applicant) -> str:
         """Return why no slot is free for a run, ignoring its share, or an empty string."""
-        if self._has_slot(run.backend) and not self._has_most(run.client):
+        if self._has_slot(run.backend) and not self._is_at_limit(run.client):
             return ""
         return f"no slot is free: {self.busy} runs are under way (server.max_concurrent_runs: {self._limits.total})"
 
-    def _taken_queue(self, client: str, held_bytes: int) -> str:
+    def _queue_full_reason(self, client: str, held_bytes: int) -> str:
         """Return why a run cannot wait, or an empty string."""
-        most = self._limits.queued
+        limit = self._limits.queued
         own = known.queued if client and (known := self._clients.get(client)) else 0
-        if self.queued < most and own <= most - self.queued:
-            return self._taken_memory(client, held_bytes)
+        if self.queued < limit and own <= limit - self.queued:
+            return self._memory_full_reason(client, held_bytes)
         return (
             f"the queue has no room for this client: {self.queued} runs wait, {own} of them of this client "
-            f"(server.max_queued_runs: {most})"
+            f"(server.max_queued_runs: {limit})"
         )
 
-    def _taken_memory(self, client: str, held_bytes: int) -> str:
-        most = self._limits.queued_bytes
+    def _memory_full_reason(self, client: str, held_bytes: int) -> str:
+        limit = self._limits.queued_bytes
         own = known.held_bytes if client and (known := self._clients.get(client)) else 0
-        free = most - self._held_bytes
-        if not (most and held_bytes and self._held_bytes) or (held_bytes <= free and own <= free):
+        free = limit - self._held_bytes
+        if not (limit and held_bytes and self._held_bytes) or (held_bytes <= free and own <= free):
             return ""
         return (
             f"the queue has no room for {held_bytes / _MIB:.1f} MB of this client: waiting runs hold "
             f"{self._held_bytes / _MIB:.1f} MB, {own / _MIB:.1f} MB of them of this client "
-            f"(server.max_queued_mb: {most // _MIB})"
+            f"(server.max_queued_mb: {limit // _MIB})"
         )
 
     def _has_slot(self, backend: str) -> bool:
-        most = self._limits.per_backend
-        return self.busy < self._limits.total and not (most and self._held.get(backend, 0) >= most)
+        limit = self._limits.per_backend
+        return self.busy < self._limits.total and not (limit and self._held.get(backend, 0) >= limit)
 
-    def _has_most(self, client: str) -> bool:
+    def _is_at_limit(self, client: str) -> bool:
         """Return whether a client holds its maximum of slots."""
-        most = self._most_of(client)
-        return most is not None and client in self._clients and self._clients[client].held >= most
+        limit = self._max_runs_of(client)
+        return limit is not None and client in self._clients and self._clients[client].held >= limit
 
     def _serve(self) -> None:
         """Assign free slots to the next runs."""
         while self.queued and (first := self._first()):
-            self._step_out(first)
+            self._leave_line(first)
             self._grant(first)
         self._notify()
 
-    def _grant(self, place: Slot) -> None:
-        place.held = True
-        self._count_held(place.run, 1)
-        place.granted()
+    def _grant(self, slot: Slot) -> None:
+        slot.held = True
+        self._count_held(slot.run, 1)
+        slot.on_grant()
 
     def _notify(self) -> None:
-        """Wake all callers of `wait_for_room`."""
+        """Wake all callers of `wait_for_capacity`."""
         if self._changed:
             self._changed.set()
             self._changed = None
@@ -332,21 +332,21 @@ class Slots:
             return None
         fewest, first = 0, None
         for name, client in self._clients.items():
-            if not client.queued or (first and client.held >= fewest) or self._has_most(name):
+            if not client.queued or (first and client.held >= fewest) or self._is_at_limit(name):
                 continue
             lines = (line for backend, line in client.queue() if self._has_slot(backend))
             if heads := [next(iter(line.values())) for line in lines]:
-                fewest, first = client.held, min(heads, key=lambda place: place.number)
+                fewest, first = client.held, min(heads, key=lambda slot: slot.number)
                 if not fewest:
                     break
         return first
 
-    def _step_out(self, place: Slot) -> bool:
+    def _leave_line(self, slot: Slot) -> bool:
         """Take a place out of its line; return False if the place is in no line."""
-        run = place.run
+        run = slot.run
         lines = self._clients[run.client].lines if run.client in self._clients else {}
         line = lines.get((run.backend, run.share), {})
-        if line.pop(place.number, None) is None:
+        if line.pop(slot.number, None) is None:
             return False
         if not line:
             del lines[run.backend, run.share]

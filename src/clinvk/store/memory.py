@@ -27,7 +27,7 @@ class _MemoryDatabase(Database):
     """A database in memory, with one connection."""
 
     def __init__(self) -> None:
-        super().__init__("memory", patience_s=0)
+        super().__init__("memory", lock_timeout_s=0)
 
     def connect(self) -> "sqlite3.Connection":
         """Create the database and return the only connection."""
@@ -53,7 +53,7 @@ class _OnlyOwner(OwnerLocks):
     def __init__(self) -> None:
         """Hold no lock."""
 
-    def take(self) -> str:
+    def acquire(self) -> str:
         """Return the only id."""
         return ""
 
@@ -64,7 +64,7 @@ class _OnlyOwner(OwnerLocks):
     def remove_stale(self) -> None:
         """Do nothing."""
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Do nothing."""
 
 

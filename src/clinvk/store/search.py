@@ -45,19 +45,19 @@ _FOUND_BY_INDEX = (
     "(SELECT rowid FROM session_text WHERE session_text MATCH ? UNION ALL"
     " SELECT session FROM session_words WHERE session > (SELECT indexed FROM search) AND instr(words, ?))"
 )
-_FOUND_BY_LOOKING = "(SELECT session FROM session_words WHERE instr(words, ?))"
+_FOUND_BY_SCAN = "(SELECT session FROM session_words WHERE instr(words, ?))"
 
 
-def words(session: Session) -> str:
+def searched_text(session: Session) -> str:
     """Return the searched text of a session, casefolded."""
     return case_folded(f"{session.title}\n{session.initial_prompt}"[:SEARCHED_CHARS])
 
 
-def found(connection: "sqlite3.Connection", text: str) -> tuple[str, tuple[str, ...]]:
+def matching(connection: "sqlite3.Connection", text: str) -> tuple[str, tuple[str, ...]]:
     """Return a subquery for the keys of the sessions that contain a text, and the parameters of the subquery."""
     part = case_folded(text)
     if len(part) < _TRIGRAM or not _has_index(connection):
-        return _FOUND_BY_LOOKING, (part,)
+        return _FOUND_BY_SCAN, (part,)
     phrase = '"' + part.replace('"', '""') + '"'
     return _FOUND_BY_INDEX, (phrase, part)
 
@@ -77,8 +77,8 @@ def index(connection: "sqlite3.Connection") -> bool:
 
 
 def _has_index(connection: "sqlite3.Connection") -> bool:
-    made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'session_text'").fetchone()
-    return bool(made) and _can_index(connection)
+    row = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'session_text'").fetchone()
+    return bool(row) and _can_index(connection)
 
 
 def _can_index(connection: "sqlite3.Connection") -> bool:

@@ -213,7 +213,7 @@ async def _serve(
     with handle_signals() as signals:
         async with (
             observe(settings, BACKENDS, show_run) as watching,
-            SqliteStore(home(environ), committed=watching.committed) as store,
+            SqliteStore(home(environ), on_commit=watching.committed) as store,
             SocketServer(home(environ), settings, environ, BACKENDS) as commands,
             open_server(settings, environ, sockets, store, taken, watching, BACKENDS, open_files) as served,
             maintain_store(store, settings.session.retention_days),
@@ -316,7 +316,7 @@ async def open_server(
                     watching.watches,
                     keeps_warm=True,
                     open_files=open_files,
-                    most_of=grants.max_runs,
+                    max_runs_of=grants.max_runs,
                     home=home(environ),
                     lookups=lookups,
                 ) as runs,

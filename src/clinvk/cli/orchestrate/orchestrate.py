@@ -205,7 +205,9 @@ async def _run_plan(view: OutcomeView, plan: Plan | str, file: TaskFile | None, 
     async with open_store(environ) as store:
         asked = complete_plan(await resume_chain(store, plan) if isinstance(plan, str) else plan, settings)
         roomy = _with_slots(settings, agents_at_once(asked))
-        async with LocalRuns(roomy, store, environ, BACKENDS, frees=freeing(environ), home=home(environ)) as runs:
+        async with LocalRuns(
+            roomy, store, environ, BACKENDS, release_elsewhere=freeing(environ), home=home(environ)
+        ) as runs:
             orchestrations = Orchestrations(runs, store, runs.spawner, executables.inherited(settings, environ))
             try:
                 plan = await _admitted(view, asked, orchestrations, store)

@@ -146,7 +146,12 @@ class ServerOrLocalRuns(NamedTuple):
 
                 where = home(self.environ)
                 local = LocalRuns(
-                    self.settings, self.store, self.environ, BACKENDS, frees=freeing(self.environ), home=where
+                    self.settings,
+                    self.store,
+                    self.environ,
+                    BACKENDS,
+                    release_elsewhere=freeing(self.environ),
+                    home=where,
                 )
                 run = await stack.enter_async_context((await stack.enter_async_context(local)).run(request))
             yield run

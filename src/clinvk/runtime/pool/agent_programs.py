@@ -20,7 +20,7 @@ from clinvk.types.errors import ClinvkError
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Files with inode, size and ctime. The mtime is useless: npm gives all files of a package the same mtime."""
 
-_NOWHERE = "\0"
+_NO_PREFIX = "\0"
 """No path begins with this character."""
 
 _MAX_ENTRIES = 200
@@ -33,13 +33,13 @@ def fingerprint(names: Collection[str], env: Mapping[str, str]) -> Fingerprint:
     Most files do not exist. `access` reports a missing file in half the time of an exception.
     """
     found: list[tuple[str, int, int, int]] = []
-    missing = _NOWHERE
+    missing_prefix = _NO_PREFIX
     for name in names:
-        if name.startswith(missing):
+        if name.startswith(missing_prefix):
             continue
         path = at_home(name, env)
         if name.endswith("/"):
-            missing = _NOWHERE if os.access(path, os.F_OK) else name
+            missing_prefix = _NO_PREFIX if os.access(path, os.F_OK) else name
         elif "*" in name:
             found += map(_stamp, _files(path))
         elif os.access(path, os.F_OK):
@@ -79,88 +79,90 @@ def _entries(folder: str) -> "list[os.DirEntry[str]]":
 
 logger = logging.getLogger(__name__)
 
-_DOUBTS = 3
+_MAX_FAILURES = 3
 """Number of consecutive failures after which a program counts as unable to speak a protocol spoken before."""
 
 
 class ProtocolSupport:
-    """The programs that do not speak their long-lived protocol, or not within `answer_within_s` of the start.
+    """The programs that do not speak their long-lived protocol, or not within `answer_timeout_s` of the start.
 
     A replaced program counts as another program.
     """
 
-    def __init__(self, answer_within_s: float = 10.0) -> None:
-        self.answer_within_s = answer_within_s
-        self._known: dict[str, Fingerprint] = {}
-        self._spoke: dict[str, Fingerprint] = {}
-        self._doubts: dict[str, int] = {}
+    def __init__(self, answer_timeout_s: float = 10.0) -> None:
+        self.answer_timeout_s = answer_timeout_s
+        self._unsupported: dict[str, Fingerprint] = {}
+        self._proven: dict[str, Fingerprint] = {}
+        self._failures: dict[str, int] = {}
 
     def choose(self, path: str, launch: Launch) -> Launch:
         """Return the planned launch, or its alternative if the program is known not to speak the planned protocol."""
-        return launch.otherwise if launch.otherwise and not self.is_spoken(path) else launch
+        return launch.otherwise if launch.otherwise and not self.is_supported(path) else launch
 
-    def is_spoken(self, path: str) -> bool:
+    def is_supported(self, path: str) -> bool:
         """Return whether a program speaks its long-lived protocol, as far as known."""
-        return path not in self._known or self._known[path] != fingerprint((path,), {})
+        return path not in self._unsupported or self._unsupported[path] != fingerprint((path,), {})
 
-    def note_spoken(self, path: str) -> None:
+    def note_success(self, path: str) -> None:
         """Note that a program has begun a run in its long-lived protocol."""
-        self._doubts[path] = 0
-        self._spoke[path] = fingerprint((path,), {})
+        self._failures[path] = 0
+        self._proven[path] = fingerprint((path,), {})
 
-    def note(self, path: str, why: str) -> None:
+    def note_failure(self, path: str, reason: str) -> None:
         """Note that a program without its long-lived protocol has begun a run one-shot: use one-shot from now on.
 
-        A program that has spoken the protocol before gets `_DOUBTS` attempts.
+        A program that has spoken the protocol before gets `_MAX_FAILURES` attempts.
         """
-        if not self.is_spoken(path):
+        if not self.is_supported(path):
             return
         now = fingerprint((path,), {})
-        self._doubts[path] = self._doubts.get(path, 0) + 1
-        if self._spoke.get(path) == now and self._doubts[path] < _DOUBTS:
-            logger.warning("a process of %s did not speak its protocol: %s; its run starts another process", path, why)
+        self._failures[path] = self._failures.get(path, 0) + 1
+        if self._proven.get(path) == now and self._failures[path] < _MAX_FAILURES:
+            logger.warning(
+                "a process of %s did not speak its protocol: %s; its run starts another process", path, reason
+            )
             return
-        self._known[path] = now
-        logger.warning("%s does not speak its long-lived protocol: %s; it is run one-shot from now on", path, why)
+        self._unsupported[path] = now
+        logger.warning("%s does not speak its long-lived protocol: %s; it is run one-shot from now on", path, reason)
 
 
 _MESSAGES = msgspec.json.Decoder(dict[str, object])
 
 
 async def probe_protocol(
-    spawner: Spawner, path: str, launch: Launch, channel: Channel, env: Mapping[str, str], within_s: float
+    spawner: Spawner, path: str, launch: Launch, channel: Channel, env: Mapping[str, str], timeout_s: float
 ) -> str | None:
     """Start the program at `path`; return why the program does not speak its protocol, or None."""
     folder = private_folder.PrivateFolder(launch, env, spawner.server_id)
     try:
         await folder.prepare()
-        return await _greeted(spawner, folder.command(path), launch.cwd, channel, folder.environment(), within_s)
+        return await _probe(spawner, folder.command(path), launch.cwd, channel, folder.environment(), timeout_s)
     except ClinvkError as exc:
         return exc.message
     finally:
         await folder.clear()
 
 
-async def _greeted(
-    spawner: Spawner, argv: list[str], cwd: str | None, channel: Channel, env: Mapping[str, str], within_s: float
+async def _probe(
+    spawner: Spawner, argv: list[str], cwd: str | None, channel: Channel, env: Mapping[str, str], timeout_s: float
 ) -> str | None:
     changed = WakeUp()
     process = spawner.spawn(argv, env, cwd, changed.set)
     try:
         process.write(channel.greet(), close=False)
-        async with asyncio.timeout(within_s):
-            while not _answers(process, channel):
+        async with asyncio.timeout(timeout_s):
+            while not _has_answered(process, channel):
                 await changed.wait()
     except ProtocolNotSupported as exc:
         return str(exc)
     except TimeoutError:
-        return f"it does not answer within {within_s:g} s"
+        return f"it does not answer within {timeout_s:g} s"
     finally:
         await spawner.sweep(process)
     return None
 
 
-def _answers(process: Process, channel: Channel) -> bool:
+def _has_answered(process: Process, channel: Channel) -> bool:
     """Return whether the process has answered.
 
     Raises:

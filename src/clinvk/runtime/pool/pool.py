@@ -22,7 +22,7 @@ from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.runtime.runs import PoolStats, WarmStats
 from clinvk.types.session import Resume
 
-_LATE_S = 0.2
+_LATE_TOOL_DELAY_S = 0.2
 """Delay in which a stopped run's tool may still appear: between fork and exec a tool looks like the CLI."""
 
 
@@ -54,27 +54,27 @@ class Pool:
     @property
     def stats(self) -> WarmStats:
         """The current counts and memory of the workers."""
-        backends = {name: self._standing_of(name) for name in self._settings.kept_backends}
-        every = backends.values()
+        backends = {name: self._stats_of(name) for name in self._settings.kept_backends}
+        all_stats = backends.values()
         return WarmStats(
-            processes=sum(kept.processes for kept in every),
-            ready=sum(kept.ready for kept in every),
-            runs=sum(kept.runs for kept in every),
-            hits=sum(kept.hits for kept in every),
-            misses=sum(kept.misses for kept in every),
-            memory_bytes=sum(kept.memory_bytes for kept in every),
+            processes=sum(backend_stats.processes for backend_stats in all_stats),
+            ready=sum(backend_stats.ready for backend_stats in all_stats),
+            runs=sum(backend_stats.runs for backend_stats in all_stats),
+            hits=sum(backend_stats.hits for backend_stats in all_stats),
+            misses=sum(backend_stats.misses for backend_stats in all_stats),
+            memory_bytes=sum(backend_stats.memory_bytes for backend_stats in all_stats),
             backends=backends,
             slots=self._settings.max_processes,
             memory_limit_bytes=self._settings.max_memory_mb * MIB,
         )
 
-    def _standing_of(self, backend: str) -> PoolStats:
+    def _stats_of(self, backend: str) -> PoolStats:
         groups = [group for group in self._worker_set.groups.values() if group.backend == backend]
         workers = [worker for group in groups for worker in group.workers]
         return PoolStats(
             processes=len(workers),
             ready=sum(worker.is_ready and worker.free_slots > 0 and can_begin(worker) for worker in workers),
-            runs=sum(len(worker.seats) for worker in workers),
+            runs=sum(len(worker.handles) for worker in workers),
             hits=self._hits[backend],
             misses=self._misses[backend],
             memory_bytes=sum(worker.memory for worker in workers),
@@ -85,7 +85,7 @@ class Pool:
     ) -> PooledProcess | None:
         """Return a handle on a worker for a run, or None; the run's session has had `turns` turns."""
         group = await self._worker_set.group(spec)
-        group.take(begins=resume is None)
+        group.record_request(begins=resume is None)
         self._reaper.check_soon()
         worker = await self._free_worker(group, resume, turns)
         if worker:
@@ -95,7 +95,7 @@ class Pool:
             worker = self._new_worker(group, spec.launch, resume)
         if worker is None:
             return None
-        seat = worker.admit(run, wake)
+        handle = worker.admit(run, wake)
         try:
             if resume and not resume.fork:
                 await self.forget(resume.handle, worker)
@@ -106,79 +106,79 @@ class Pool:
             worker.leave(run)
             raise
         if worker.is_up:
-            return seat
+            return handle
         worker.leave(run)
         return None
 
-    async def release(self, seat: PooledProcess, turns: int, *, trusted: bool, kept: bool) -> None:
-        """Take a worker back after a run. The session has had `turns` turns, and stays open if `kept`.
+    async def release(self, handle: PooledProcess, turns: int, *, trusted: bool, keep: bool) -> None:
+        """Take a worker back after a run. The session has had `turns` turns, and stays open if `keep`.
 
         A worker that is not `trusted` is retired, and the run's leftover tools in the worker are killed.
         """
-        worker = seat.worker
-        if not seat.is_over:
-            worker.stop(seat.run)
-        is_done = worker.channel.capacity == 1 and not (kept and seat.conversation)
+        worker = handle.worker
+        if not handle.is_over:
+            worker.stop(handle.run)
+        is_done = worker.channel.capacity == 1 and not (keep and handle.conversation)
         if not trusted or is_done or worker.served + 1 >= worker.launch.most_runs:
             worker.retire()
-        if trusted and seat.is_over and (group := self._worker_set.group_of(worker)):
+        if trusted and handle.is_over and (group := self._worker_set.group_of(worker)):
             group.failures = 0
             worker.is_proven = True
         try:
-            await self._end_tools(seat, trusted=trusted)
+            await self._end_tools(handle, trusted=trusted)
         finally:
-            worker.leave(seat.run)
-            if worker.is_retiring and not worker.seats:
-                await finish_shielded(self._worker_set.ended(worker, patient=trusted))
-            elif seat.conversation:
-                await self._keep(worker, seat.conversation, turns, kept=kept)
+            worker.leave(handle.run)
+            if worker.is_retiring and not worker.handles:
+                await finish_shielded(self._worker_set.end_and_wait(worker, graceful=trusted))
+            elif handle.conversation:
+                await self._keep(worker, handle.conversation, turns, keep=keep)
             self._reaper.wake()
 
-    async def _end_tools(self, seat: PooledProcess, *, trusted: bool) -> None:
+    async def _end_tools(self, handle: PooledProcess, *, trusted: bool) -> None:
         """Kill the leftover tools of a run in a surviving process if the tools can be told from other runs' tools."""
-        worker = seat.worker
-        is_alone = len(worker.seats) == 1
-        if not worker.is_up or not (seat.has_used_tools or worker.has_leavings or not trusted):
+        worker = handle.worker
+        is_alone = len(worker.handles) == 1
+        if not worker.is_up or not (handle.has_used_tools or worker.has_leftover_tools or not trusted):
             return
         if worker.is_retiring and is_alone:
             return  # the process ends with all its descendants
-        if not (seat.tools or is_alone):
-            worker.has_leavings = True
+        if not (handle.tools or is_alone):
+            worker.has_leftover_tools = True
             return
-        worker.has_leavings = worker.has_leavings and not is_alone
-        async with nullcontext() if seat.tools else worker.ending_tools:
-            await finish_shielded(self._spawner.end_tools(worker.process, seat.tools))
+        worker.has_leftover_tools = worker.has_leftover_tools and not is_alone
+        async with nullcontext() if handle.tools else worker.ending_tools:
+            await finish_shielded(self._spawner.end_tools(worker.process, handle.tools))
             if not trusted:  # a tool may have been starting when the run was stopped
-                await asyncio.sleep(_LATE_S)
-                await finish_shielded(self._spawner.end_tools(worker.process, seat.tools))
+                await asyncio.sleep(_LATE_TOOL_DELAY_S)
+                await finish_shielded(self._spawner.end_tools(worker.process, handle.tools))
 
-    async def _keep(self, worker: Worker, conversation: str, turns: int, *, kept: bool) -> None:
+    async def _keep(self, worker: Worker, conversation: str, turns: int, *, keep: bool) -> None:
         """Keep a conversation for its next turn; keep at most `MAX_HELD` conversations open exclusively."""
-        if not kept:
+        if not keep:
             await worker.release(conversation)
             return
         worker.held[conversation] = HeldConversation(time.monotonic(), turns)
         if worker.launch.takes_up == "asked" and len(worker.held) > MAX_HELD:
             worker.release_session(min(worker.held, key=lambda handle: worker.held[handle].since))
 
-    def evict(self, seat: PooledProcess, why: str, *, speaks: bool = True) -> None:
+    def evict(self, handle: PooledProcess, reason: str, *, speaks_protocol: bool = True) -> None:
         """Retire a failed worker, and delay the next start in its group.
 
         If the program does not speak its protocol, no worker starts until another run asks for a worker.
         """
-        seat.worker.retire()
-        if group := self._worker_set.group_of(seat.worker):
-            group.blame(seat.worker, why)
-            if not speaks:
-                group.taken_at = -inf
+        handle.worker.retire()
+        if group := self._worker_set.group_of(handle.worker):
+            group.blame(handle.worker, reason)
+            if not speaks_protocol:
+                group.last_requested_at = -inf
 
-    async def forget(self, handle: str, but: Worker | None = None) -> None:
-        """Drop a conversation that is resumed elsewhere from all workers except `but`.
+    async def forget(self, handle: str, except_worker: Worker | None = None) -> None:
+        """Drop a conversation that is resumed elsewhere from all workers except `except_worker`.
 
         Afterwards every worker that held the conversation exclusively has released the conversation, or is gone.
         """
-        for worker in (*self._worker_set.workers, *self._worker_set.leaving):
-            if worker is but:
+        for worker in (*self._worker_set.workers, *self._worker_set.ending):
+            if worker is except_worker:
                 continue
             if worker.held.pop(handle, None) and worker.channel.capacity == 1:
                 worker.retire()
@@ -188,7 +188,7 @@ class Pool:
     async def prestart(self, spec: WorkerSpec) -> None:
         """Start a worker before any run asks for a worker, and keep a worker ready as after a real request."""
         group = await self._worker_set.group(spec)
-        group.take(begins=True)
+        group.record_request(begins=True)
         self._reaper.check_soon()
         if worker := self._new_worker(group, spec.launch, None):
             await worker.opened.wait()
@@ -206,8 +206,8 @@ class Pool:
         if holder is None:
             return None
         held = holder.held[handle]
-        known = held.fingerprint
-        if turns != held.turns or (known is not None and known != await record_fingerprint(group, handle)):
+        fingerprint = held.fingerprint
+        if turns != held.turns or (fingerprint is not None and fingerprint != await record_fingerprint(group, handle)):
             await self.forget(handle)  # the conversation was resumed elsewhere
             return None
         return holder if holder.free_slots and handle in holder.held else None
@@ -218,6 +218,6 @@ class Pool:
             return None
         if time.monotonic() < group.not_before or not self._settings.max_processes:
             return None
-        if group.is_shared and not self._reaper.make_room(group, self._worker_set.idle):
+        if group.is_shared and not self._reaper.free_capacity(group, self._worker_set.idle):
             return None
         return self._worker_set.open(group, launch)

@@ -23,7 +23,7 @@ MIB = 1024 * 1024
 _REPLACE_AT = 0.8
 """The share of a worker's maximum runs after which another worker is made ready."""
 
-_GROWN = 4
+_MAX_GROWTH = 4
 """A process is retired when its memory exceeds the first measurement by this factor."""
 
 _RECENT_S = 2.0
@@ -56,14 +56,14 @@ class HealthTimeouts(msgspec.Struct, kw_only=True):
     """Time limits for a worker.
 
     Attributes:
-        unheard_s: until the process has begun a run, while working on other runs.
-        silent_s: until a silent process is pinged.
-        answers_within_s: until the process answers the ping.
+        begin_timeout_s: until the process has begun a run, while working on other runs.
+        silence_s: until a silent process is pinged.
+        ping_timeout_s: until the process answers the ping.
     """
 
-    unheard_s: float = 60.0
-    silent_s: float = 30.0
-    answers_within_s: float = 15.0
+    begin_timeout_s: float = 60.0
+    silence_s: float = 30.0
+    ping_timeout_s: float = 15.0
 
 
 class Reaper:
@@ -79,7 +79,7 @@ class Reaper:
         self._at_start: dict[str, int] = {}
         self._changed = WakeUp()
         self._timer: asyncio.TimerHandle | None = None
-        self._looked_at = -inf
+        self._checked_at = -inf
 
     def wake(self) -> None:
         """Wake the reaper now."""
@@ -88,9 +88,9 @@ class Reaper:
     def check_soon(self) -> None:
         """Wake the reaper within `_TICK_S`."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._ring)
+            self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._on_timer)
 
-    def _ring(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         self.wake()
 
@@ -110,13 +110,13 @@ class Reaper:
         try:
             now = time.monotonic()
             for group in [*self.worker_set.groups.values()]:
-                await self._clear(group, now)
+                await self._maintain(group, now)
             self._forget_groups(now)
-            self._bound()
-            if now >= self._looked_at + (_MEASURE_INTERVAL_S if self._has_changed(now) else _POLL_INTERVAL_S):
-                self._looked_at = now
+            self._enforce_limits()
+            if now >= self._checked_at + (_MEASURE_INTERVAL_S if self._has_changed(now) else _POLL_INTERVAL_S):
+                self._checked_at = now
                 await self._check_files()
-                await self._bound_memory()
+                await self._enforce_memory()
             self._refill(now)
         except Exception:
             logger.exception("cannot maintain the kept processes")
@@ -124,35 +124,37 @@ class Reaper:
     def _has_changed(self, now: float) -> bool:
         """Return whether the memory of any worker may have grown since the last look."""
         workers = self.worker_set.workers
-        return any(worker.seats or worker.idle_since > self._looked_at or _is_young(worker, now) for worker in workers)
+        return any(
+            worker.handles or worker.idle_since > self._checked_at or _is_young(worker, now) for worker in workers
+        )
 
     def _forget_groups(self, now: float) -> None:
         """Forget empty groups: the latest `max_processes` after `idle_secs`, the others after `_FORGET_GROUP_S`."""
-        empty = [(group.taken_at, key) for key, group in self.worker_set.groups.items() if not group.workers]
-        for place, (taken_at, key) in enumerate(sorted(empty, key=lambda pair: -pair[0])):
-            long_s = self._settings.idle_secs if place < self._settings.max_processes else _FORGET_GROUP_S
-            if now > taken_at + long_s:
+        empty = [(group.last_requested_at, key) for key, group in self.worker_set.groups.items() if not group.workers]
+        for rank, (last_requested_at, key) in enumerate(sorted(empty, key=lambda pair: -pair[0])):
+            timeout_s = self._settings.idle_secs if rank < self._settings.max_processes else _FORGET_GROUP_S
+            if now > last_requested_at + timeout_s:
                 del self.worker_set.groups[key]
 
     async def _check_files(self) -> None:
         """Retire workers whose program or configuration files have changed."""
         groups = [*self.worker_set.groups.values()]
         known = await asyncio.to_thread(lambda: [group.spec.files() for group in groups])
-        for group, own in zip(groups, known, strict=True):
-            group.renew(own)
+        for group, files in zip(groups, known, strict=True):
+            group.renew(files)
 
-    async def _clear(self, group: WorkerGroup, now: float) -> None:
+    async def _maintain(self, group: WorkerGroup, now: float) -> None:
         """End the finished workers of a group; take fingerprints of the conversations of the remaining workers."""
         for worker in [*group.workers]:
             check_health(worker, self._timeouts)
             if not worker.is_ready and not worker.is_retiring and now > worker.since + _READY_TIMEOUT_S:
                 group.blame(worker, f"it was not ready within {_READY_TIMEOUT_S:g} s")
                 worker.retire()
-            if not worker.seats and self._is_done(worker, now):
+            if not worker.handles and self._is_done(worker, now):
                 self.worker_set.end(worker)
             elif worker.launch.takes_up == "asked":
                 _release_old(worker, now)
-            elif not worker.seats:
+            elif not worker.handles:
                 await self._take_fingerprints(group, worker, now)
 
     def _is_done(self, worker: Worker, now: float) -> bool:
@@ -165,35 +167,35 @@ class Reaper:
                 if worker.held.get(handle) == held:
                     worker.held[handle] = held._replace(fingerprint=fingerprint)
 
-    def make_room(self, group: WorkerGroup, idle: Sequence[Worker]) -> bool:
-        """Make room for one more worker of a group; return whether the ended workers will leave enough room.
+    def free_capacity(self, group: WorkerGroup, idle: Sequence[Worker]) -> bool:
+        """End idle workers so that one more worker of a group fits; return whether enough becomes free.
 
         As few of the first `idle` workers as possible are ended; no worker is ended if ending all would not suffice.
         """
         for count in range(len(idle) + 1):
-            if self._has_room(group, without=idle[:count]):
+            if self._has_capacity(group, excluding=idle[:count]):
                 for worker in idle[:count]:
                     self.worker_set.end(worker)
                 return True
         return False
 
-    def _has_room(
-        self, group: WorkerGroup, *, without: Collection[Worker] = (), beside: Collection[Worker] = ()
+    def _has_capacity(
+        self, group: WorkerGroup, *, excluding: Collection[Worker] = (), including: Collection[Worker] = ()
     ) -> bool:
-        """Return whether one more worker fits the limits, `without` some workers and `beside` some others."""
-        staying = [worker for worker in self._staying if worker not in without]
-        if len(staying) >= self._settings.max_processes:
+        """Return whether one more worker fits the limits, `excluding` some workers and `including` some others."""
+        remaining = [worker for worker in self._remaining if worker not in excluding]
+        if len(remaining) >= self._settings.max_processes:
             return False
-        taken = sum(self._size(worker) for worker in (*staying, *beside))
-        return not self._limit or taken + self._expected(group) <= self._limit
+        used = sum(self._size(worker) for worker in (*remaining, *including))
+        return not self._limit or used + self._expected(group) <= self._limit
 
     @property
-    def _staying(self) -> list[Worker]:
-        return [worker for worker in self.worker_set.counted if worker.seats or not worker.is_retiring]
+    def _remaining(self) -> list[Worker]:
+        return [worker for worker in self.worker_set.counted if worker.handles or not worker.is_retiring]
 
     def _size(self, worker: Worker) -> int:
         """Return the memory of a worker; for a young worker, at least the expected memory."""
-        group = self.worker_set.group_of(worker) or self.worker_set.leaving[worker]
+        group = self.worker_set.group_of(worker) or self.worker_set.ending[worker]
         if _is_young(worker, time.monotonic()):
             return max(worker.memory, self._expected(group))
         return max(worker.memory, self._typical.get(group.backend, 0))
@@ -203,29 +205,29 @@ class Reaper:
         name = group.backend
         return max(self._typical.get(name, min(_UNKNOWN_BYTES, self._limit)), self._at_start.get(name, 0))
 
-    def _bound(self) -> None:
+    def _enforce_limits(self) -> None:
         """End the longest idle workers while the number or the known memory of workers exceeds its limit."""
-        staying = self._staying
-        count, taken = len(staying), sum(map(self._size, staying))
+        remaining = self._remaining
+        count, used = len(remaining), sum(map(self._size, remaining))
         for worker in self.worker_set.idle:
-            if count <= self._settings.max_processes and (not self._limit or taken <= self._limit):
+            if count <= self._settings.max_processes and (not self._limit or used <= self._limit):
                 return
-            count, taken = count - 1, taken - self._size(worker)
+            count, used = count - 1, used - self._size(worker)
             self.worker_set.end(worker)
 
-    async def _bound_memory(self) -> None:
+    async def _enforce_memory(self) -> None:
         """Measure memory; above the limit, end the longest idle workers first, then retire workers with runs."""
         workers = {worker.process.number: worker for worker in self.worker_set.counted if worker.is_up}
         sizes = await self._spawner.memory([*workers])
         for number, size in sizes.items():
             self._note_size(workers[number], size)
-        over = sum(sizes.values()) - self._limit if self._limit else 0
-        for worker in sorted(workers.values(), key=lambda worker: (bool(worker.seats), worker.idle_since)):
-            if over <= 0:
+        excess = sum(sizes.values()) - self._limit if self._limit else 0
+        for worker in sorted(workers.values(), key=lambda worker: (bool(worker.handles), worker.idle_since)):
+            if excess <= 0:
                 return
-            over -= worker.memory
+            excess -= worker.memory
             worker.retire()
-            if not worker.seats:
+            if not worker.handles:
                 self.worker_set.end(worker)
 
     def _note_size(self, worker: Worker, size: int) -> None:
@@ -233,15 +235,15 @@ class Reaper:
         worker.memory = size
         group = self.worker_set.group_of(worker)
         if _is_young(worker, time.monotonic()) and not worker.served:
-            if group and not worker.seats:  # memory of the runs' descendants is no part of the start
+            if group and not worker.handles:  # memory of the runs' descendants is no part of the start
                 name = group.backend
                 self._at_start[name] = max(size, self._at_start.get(name, 0))
             return
         if not worker.is_ready:
             return
-        if group and not worker.memory_at_first:
-            worker.memory_at_first = self._typical[group.backend] = size
-        if size > _GROWN * worker.memory_at_first > 0:
+        if group and not worker.first_memory:
+            worker.first_memory = self._typical[group.backend] = size
+        if size > _MAX_GROWTH * worker.first_memory > 0:
             worker.retire()
 
     def _refill(self, now: float) -> None:
@@ -249,21 +251,23 @@ class Reaper:
 
         While one group waits for room, less recently used groups do not take the room.
         """
-        for group in sorted(self.worker_set.groups.values(), key=lambda group: -group.taken_at):
-            if now - group.taken_at > self._settings.idle_secs or now < group.not_before:
+        for group in sorted(self.worker_set.groups.values(), key=lambda group: -group.last_requested_at):
+            if now - group.last_requested_at > self._settings.idle_secs or now < group.not_before:
                 continue
-            there = sum(1 for worker in group.workers if worker.free_slots and can_begin(worker, _REPLACE_AT))
-            while there < self._spares(group, now) and self._has_room(group, beside=self.worker_set.leaving):
+            ready = sum(1 for worker in group.workers if worker.free_slots and can_begin(worker, _REPLACE_AT))
+            while ready < self._spares(group, now) and self._has_capacity(group, including=self.worker_set.ending):
                 self.worker_set.open(group, group.launch)
-                there += 1
-            if there < self._spares(group, now) and self._waits(group, now, may_take=not there):
+                ready += 1
+            if ready < self._spares(group, now) and self._will_have_capacity(group, now, may_take=not ready):
                 return
 
-    def _waits(self, group: WorkerGroup, now: float, *, may_take: bool) -> bool:
+    def _will_have_capacity(self, group: WorkerGroup, now: float, *, may_take: bool) -> bool:
         """Return whether a spare will have room; `may_take` allows ending less wanted workers."""
         if not may_take:
-            return self._has_room(group)
-        return self.make_room(group, [worker for worker in self.worker_set.idle if self._is_fallow(worker, group, now)])
+            return self._has_capacity(group)
+        return self.free_capacity(
+            group, [worker for worker in self.worker_set.idle if self._is_replaceable(worker, group, now)]
+        )
 
     def _spares(self, group: WorkerGroup, now: float) -> int:
         """Return the wanted number of ready workers.
@@ -274,12 +278,12 @@ class Reaper:
         """
         if group.is_shared:
             return 1
-        if sum(bool(worker.seats) for worker in group.workers) >= (os.cpu_count() or 1):
+        if sum(bool(worker.handles) for worker in group.workers) >= (os.cpu_count() or 1):
             return 0
-        return max(1, min(_begun_lately(group, now), self._settings.max_processes))
+        return max(1, min(_recent_count(group, now), self._settings.max_processes))
 
-    def _is_fallow(self, worker: Worker, wanting: WorkerGroup, now: float) -> bool:
-        """Return whether an idle worker may be ended for a spare of the group `wanting`.
+    def _is_replaceable(self, worker: Worker, requester: WorkerGroup, now: float) -> bool:
+        """Return whether an idle worker may be ended for a spare of the group `requester`.
 
         Only the more recently used of two groups may take the other's place, so that groups do not end each other's
         workers in turn. A worker that has just carried a run is likely to be resumed and stays. The exception is a rate
@@ -287,15 +291,15 @@ class Reaper:
         conversation would find a spare.
         """
         group = self.worker_set.group_of(worker)
-        if group is wanting:
-            would_go = _begun_lately(wanting, now) >= self._settings.max_processes
-            return bool(worker.served) and (would_go or now - worker.idle_since > _RECENT_S)
-        assert group  # an idle worker is not in `leaving`
-        return group.taken_at < wanting.taken_at
+        if group is requester:
+            must_end = _recent_count(requester, now) >= self._settings.max_processes
+            return bool(worker.served) and (must_end or now - worker.idle_since > _RECENT_S)
+        assert group  # an idle worker is not in `ending`
+        return group.last_requested_at < requester.last_requested_at
 
 
-def _begun_lately(group: WorkerGroup, now: float) -> int:
-    return sum(1 for at in group.begun if now - at < _RECENT_S)
+def _recent_count(group: WorkerGroup, now: float) -> int:
+    return sum(1 for at in group.begin_times if now - at < _RECENT_S)
 
 
 async def record_fingerprint(group: WorkerGroup, handle: str) -> Fingerprint:
@@ -319,12 +323,12 @@ def check_health(worker: Worker, timeouts: HealthTimeouts) -> None:
     if not worker.is_up or not worker.is_ready or worker.is_paused:
         return
     now = asyncio.get_running_loop().time()
-    for seat in [*worker.seats.values()]:
-        if not seat.is_heard and now > seat.began_at + timeouts.unheard_s:
-            worker.give_up(seat, f"the agent did not begin within {timeouts.unheard_s:g} s")
-    if not worker.launch.ping or now < worker.heard_at + timeouts.silent_s:
+    for handle in [*worker.handles.values()]:
+        if not handle.has_begun and now > handle.began_at + timeouts.begin_timeout_s:
+            worker.abandon(handle, f"the agent did not begin within {timeouts.begin_timeout_s:g} s")
+    if not worker.launch.ping or now < worker.last_output_at + timeouts.silence_s:
         return
-    if worker.pinged_at <= worker.heard_at:  # equal if the answer came at once, on a clock with milliseconds
+    if worker.pinged_at <= worker.last_output_at:  # equal if the answer came at once, on a clock with milliseconds
         worker.ping()
-    elif now > worker.pinged_at + timeouts.answers_within_s:
-        worker.fail(f"the agent's process hangs: it did not answer within {timeouts.answers_within_s:g} s")
+    elif now > worker.pinged_at + timeouts.ping_timeout_s:
+        worker.fail(f"the agent's process hangs: it did not answer within {timeouts.ping_timeout_s:g} s")

@@ -19,7 +19,7 @@ from clinvk.types.session import Resume
 
 logger = logging.getLogger(__name__)
 
-_MAX_WAITING_BYTES = 64 * 1024 * 1024
+_MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """Maximum unread output of a run with a slow reader while other runs need the process's output."""
 
 _PAUSE_BYTES = 1024 * 1024
@@ -62,36 +62,36 @@ class Worker:
         is_ready: the process has spoken its protocol.
         is_proven: a run went well in the process.
         is_blamed: the failure of the process was counted.
-        trouble: why the process, or a run in it, was given up.
-        has_leavings: runs may have left tools that cannot be told from the tools of other runs.
+        failure: why the process, or a run in it, was given up.
+        has_leftover_tools: runs may have left tools that cannot be told from the tools of other runs.
         ending_tools: held while all tools in the process are killed; no run begins meanwhile.
-        seats: the handles of the runs in the process, by run.
+        handles: the handles of the runs in the process, by run.
         served: the number of runs that have left.
         opened: set once the process has started, or could not start.
         held: the conversations that the process can resume, by the agent's id.
         memory: the resident bytes of the process and its descendants, as last measured.
         since, idle_since: when the start began, and when a run last left, by `time.monotonic`.
-        heard_at, pinged_at: when the process last printed anything, and was last pinged, by the loop's clock.
+        last_output_at, pinged_at: when the process last printed anything, and was last pinged, by the loop's clock.
     """
 
-    def __init__(self, launch: Launch, channel: Channel, folder: PrivateFolder, changed: Callable[[], None]) -> None:
+    def __init__(self, launch: Launch, channel: Channel, folder: PrivateFolder, on_change: Callable[[], None]) -> None:
         self.launch = launch
         self.channel = channel
         self.folder = folder
         self.state = WorkerState.OPENING
-        self.seats: dict[str, PooledProcess] = {}
+        self.handles: dict[str, PooledProcess] = {}
         self.held: dict[str, HeldConversation] = {}
         self.opened = asyncio.Event()
-        self.is_ready = self.is_proven = self.is_blamed = self.has_leavings = False
+        self.is_ready = self.is_proven = self.is_blamed = self.has_leftover_tools = False
         self.ending_tools = asyncio.Lock()
         self.served = 0
-        self.trouble = ""
-        self.memory = self.memory_at_first = 0
+        self.failure = ""
+        self.memory = self.first_memory = 0
         self._loop = asyncio.get_running_loop()
         self.since = self.idle_since = time.monotonic()
-        self.heard_at = self.pinged_at = self._loop.time()
+        self.last_output_at = self.pinged_at = self._loop.time()
         self._releasing: set[str] = set()
-        self._changed = changed
+        self._on_change = on_change
         self._process: Process | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -130,21 +130,23 @@ class Worker:
     @property
     def free_slots(self) -> int:
         """The number of runs that the worker can still take."""
-        return 0 if self.is_retiring else self.channel.capacity - len(self.seats)
+        return 0 if self.is_retiring else self.channel.capacity - len(self.handles)
 
     @property
     def is_paused(self) -> bool:
         """Whether reading is paused for the slow reader of the only run."""
-        return self.channel.capacity == 1 and any(seat.waiting_bytes > _PAUSE_BYTES for seat in self.seats.values())
+        return self.channel.capacity == 1 and any(
+            handle.unread_bytes > _PAUSE_BYTES for handle in self.handles.values()
+        )
 
     def admit(self, run: str, wake: Callable[[], None]) -> "PooledProcess":
         """Admit a run, and return its handle."""
-        handle = self.seats[run] = PooledProcess(run, self, wake)
+        handle = self.handles[run] = PooledProcess(run, self, wake)
         return handle
 
     def leave(self, run: str) -> None:
         """Remove a run from the worker."""
-        if self.seats.pop(run, None):
+        if self.handles.pop(run, None):
             self.served += 1
             self.idle_since = time.monotonic()
 
@@ -158,8 +160,8 @@ class Worker:
         Works even for a process that was given up, until the exit.
         """
         self.held.pop(conversation, None)
-        is_there = self.was_started and self.process.exit_code is None
-        data = self.channel.release_session(conversation) if is_there else None
+        is_running = self.was_started and self.process.exit_code is None
+        data = self.channel.release_session(conversation) if is_running else None
         if data:
             self.process.write(data, close=False)
             self._releasing.add(conversation)
@@ -167,8 +169,8 @@ class Worker:
 
     async def release_all(self) -> None:
         """Wait until the process has released all conversations due for release; an exit could lose a conversation."""
-        left = self._releasing - self.held.keys()
-        await asyncio.gather(*(self.release(conversation) for conversation in left))
+        remaining = self._releasing - self.held.keys()
+        await asyncio.gather(*(self.release(conversation) for conversation in remaining))
 
     async def release(self, conversation: str) -> None:
         """Ask the process to release a conversation, and wait for the release; retire the worker on a timeout."""
@@ -194,12 +196,12 @@ class Worker:
             self._call_once(DRAIN_S, self._exited)
         elif process.at_eof:
             self._call_once(LINGER_S, self._output_closed)
-        self._changed()
+        self._on_change()
 
-    def _call_once(self, delay_s: float, look: Callable[[], None]) -> None:
-        """Call `look` once after `delay_s`, unless the process is closed earlier or a timer is already set."""
+    def _call_once(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call `callback` once after `delay_s`, unless the process is closed earlier or a timer is already set."""
         if not (self._timer or self.is_gone):
-            self._timer = self._loop.call_later(delay_s, look)
+            self._timer = self._loop.call_later(delay_s, callback)
 
     def _handle(self, line: bytes) -> None:
         """Handle a line, unless an earlier line made clinvk give up the process."""
@@ -210,45 +212,45 @@ class Worker:
             logger.warning("a kept process of %s takes no more runs: it printed %r", self.launch.argv[0], line[:80])
             self.retire()
         self.is_ready = self.is_ready or is_json
-        self.heard_at = self._loop.time()
+        self.last_output_at = self._loop.time()
         self._deliver(line, lambda: self.channel.receive(line))
 
     def _deliver(self, line: bytes, receive: Callable[[], Iterable[Delivery]]) -> None:
-        concerned = dict.fromkeys(self.seats.values() if self.channel.capacity == 1 else ())
-        for seat in concerned:
-            seat.put(line)
+        recipients = dict.fromkeys(self.handles.values() if self.channel.capacity == 1 else ())
+        for handle in recipients:
+            handle.put(line)
         try:
             for delivery in receive():
                 if isinstance(delivery, bytes):
                     self.process.write(delivery, close=False)
-                elif seat := self.seats.get(delivery[0]):
-                    concerned[seat] = None
-                    seat.put(line, delivery[1])
-                    self._note(seat, delivery[1])
+                elif handle := self.handles.get(delivery[0]):
+                    recipients[handle] = None
+                    handle.put(line, delivery[1])
+                    self._note(handle, delivery[1])
         except ProtocolNotSupported as exc:
-            for seat in self.seats.values():
-                seat.refuse(str(exc))
+            for handle in self.handles.values():
+                handle.refuse(str(exc))
             self.fail(str(exc))
         except Exception:
             logger.exception("cannot decode the output of a kept process of %s", self.launch.argv[0])
             self.fail("clinvk itself failed; its log has the details")
-        for seat in self.seats.values():
-            seat.is_answered = self.is_ready
-        for seat in concerned:  # once per line, since a woken run reads immediately
-            seat.wake()
+        for handle in self.handles.values():
+            handle.is_answered = self.is_ready
+        for handle in recipients:  # once per line, since a woken run reads immediately
+            handle.wake()
 
-    def _note(self, seat: "PooledProcess", event: Event) -> None:
+    def _note(self, handle: "PooledProcess", event: Event) -> None:
         if isinstance(event, RunStarted) and event.backend_session_id:
-            seat.conversation = event.backend_session_id
-            seat.tools = self.channel.tools_of(seat.run)
-        elif seat.waiting_bytes > _MAX_WAITING_BYTES and not seat.is_over:
-            seat.put(
+            handle.conversation = event.backend_session_id
+            handle.tools = self.channel.tools_of(handle.run)
+        elif handle.unread_bytes > _MAX_UNREAD_BYTES and not handle.is_over:
+            handle.put(
                 b"",
                 RunFailed(
                     AgentFailed.code, "the client reads too slowly: more than 64 MB of output are unread", exit_code=1
                 ),
             )
-            self.stop(seat.run)
+            self.stop(handle.run)
 
     def stop(self, run: str) -> bool:
         """Ask the process to end a run; return False if the protocol has no such request."""
@@ -263,8 +265,8 @@ class Worker:
         for line in self.process.take():
             self._handle(line)
         code, stderr = self.process.exit_code or 0, self.process.stderr
-        for seat in self.seats.values():
-            seat.is_lost = seat.is_lost or not seat.is_over
+        for handle in self.handles.values():
+            handle.is_lost = handle.is_lost or not handle.is_over
         self._deliver(b"", lambda: self.channel.closed(code, stderr))
         self.fail(f"the agent's process exited with code {code}")
 
@@ -278,28 +280,28 @@ class Worker:
         if self._timer:
             self._timer.cancel()
 
-    def fail(self, why: str) -> None:
+    def fail(self, reason: str) -> None:
         """Give up the process and all its runs."""
         self.close()
-        self.trouble = why
-        for seat in self.seats.values():
-            self._fail_run(seat, why)
-        self._changed()
+        self.failure = reason
+        for handle in self.handles.values():
+            self._fail_run(handle, reason)
+        self._on_change()
 
-    def give_up(self, seat: "PooledProcess", why: str) -> None:
-        """Give up one run and tell the process to stop it; the worker takes no more runs."""
+    def abandon(self, handle: "PooledProcess", reason: str) -> None:
+        """Fail one run and ask the process to stop the run; the worker takes no more runs."""
         self.retire()
-        self.trouble = why
-        self.stop(seat.run)
-        self._fail_run(seat, why)
+        self.failure = reason
+        self.stop(handle.run)
+        self._fail_run(handle, reason)
 
-    def _fail_run(self, seat: "PooledProcess", why: str) -> None:
-        if seat.is_over:
+    def _fail_run(self, handle: "PooledProcess", reason: str) -> None:
+        if handle.is_over:
             return
-        seat.is_lost = True
-        if not seat.is_refused:
-            seat.put(b"", RunFailed(AgentCrashed.code, why, exit_code=self.process.exit_code))
-        seat.wake()
+        handle.is_lost = True
+        if not handle.is_unsupported:
+            handle.put(b"", RunFailed(AgentCrashed.code, reason, exit_code=self.process.exit_code))
+        handle.wake()
 
     def ping(self) -> None:
         """Ping the process."""
@@ -314,7 +316,7 @@ class PooledProcess:
         is_over: the run's ending has arrived.
         is_lost: the process was lost before the run's ending arrived.
         is_answered: the process has printed something since the run began.
-        is_heard: the process has printed something about the run.
+        has_begun: the process has printed something about the run.
         began_at: when the prompt was sent, by the loop's clock.
         wake: makes the run look at its new lines.
         has_used_tools: the run has used tools, which may have left processes behind.
@@ -329,13 +331,13 @@ class PooledProcess:
     def __init__(self, run: str, worker: Worker, wake: Callable[[], None]) -> None:
         self.run = run
         self.worker = worker
-        self.is_over = self.is_lost = self.is_answered = self.is_heard = self.has_used_tools = False
+        self.is_over = self.is_lost = self.is_answered = self.has_begun = self.has_used_tools = False
         self.conversation: str | None = None
         self.tools: tuple[str, str] | None = None
-        self.waiting_bytes = 0
+        self.unread_bytes = 0
         self.began_at = inf
         self.wake = wake
-        self._waiting: list[tuple[bytes, list[Delivery]]] = []
+        self._unread: list[tuple[bytes, list[Delivery]]] = []
         self._refused = ""
 
     @property
@@ -348,7 +350,7 @@ class PooledProcess:
         return self.worker.stop(self.run)
 
     @property
-    def is_refused(self) -> bool:
+    def is_unsupported(self) -> bool:
         """Whether the process does not speak its protocol."""
         return bool(self._refused)
 
@@ -362,18 +364,18 @@ class PooledProcess:
         """Queue a line, or another event of the last line, for the run's next `read`."""
         if self.is_over:
             return
-        if not self._waiting or self._waiting[-1][0] is not line:
-            self._waiting.append((line, []))
-            self.waiting_bytes += len(line)
+        if not self._unread or self._unread[-1][0] is not line:
+            self._unread.append((line, []))
+            self.unread_bytes += len(line)
         if event is not None:
-            self._waiting[-1][1].append((self.run, event))
-            self.is_heard = True
+            self._unread[-1][1].append((self.run, event))
+            self.has_begun = True
             self.has_used_tools = self.has_used_tools or isinstance(event, ToolCall)
             self.is_over = isinstance(event, RunFinished | RunFailed)
 
-    def refuse(self, why: str) -> None:
+    def refuse(self, reason: str) -> None:
         """Make the run fail with `ProtocolNotSupported`."""
-        self._refused = why
+        self._refused = reason
         self.wake()
 
     def read(self) -> list[tuple[bytes, Iterable[Delivery]]]:
@@ -384,9 +386,9 @@ class PooledProcess:
         """
         if self._refused:
             raise ProtocolNotSupported(self._refused)
-        lines: list[tuple[bytes, Iterable[Delivery]]] = [*self._waiting]
-        was_paused, self.waiting_bytes = self.waiting_bytes > _PAUSE_BYTES, 0
-        self._waiting.clear()
+        lines: list[tuple[bytes, Iterable[Delivery]]] = [*self._unread]
+        was_paused, self.unread_bytes = self.unread_bytes > _PAUSE_BYTES, 0
+        self._unread.clear()
         if was_paused:
             self.worker.flush()
         return lines

@@ -26,10 +26,10 @@ MAX_HELD = 8
 
 _MAX_BACKOFF_S = 20.0
 
-_SOUND_AFTER_S = 10.0
+_STABLE_AFTER_S = 10.0
 """A process that was up for this time did not fail because of its start."""
 
-_EXITS_TIMEOUT_S = 2.0
+_EXIT_TIMEOUT_S = 2.0
 
 
 class WorkerSpec(NamedTuple):
@@ -46,8 +46,8 @@ class WorkerSpec(NamedTuple):
         """Everything fixed at a worker's start: the command and its environment."""
         launch = _without_conversation(self.launch)
         fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.opening, launch.reads)
-        ways = (launch.most_runs, launch.takes_up)
-        return self.backend.name, self.path, frozenset(self.env.items()), msgspec.json.encode(fixed), ways
+        policy = (launch.most_runs, launch.takes_up)
+        return self.backend.name, self.path, frozenset(self.env.items()), msgspec.json.encode(fixed), policy
 
     def files(self) -> "WorkerFiles":
         """Return the current fingerprints of the files that a worker reads. Blocks."""
@@ -56,10 +56,10 @@ class WorkerSpec(NamedTuple):
 
 
 class WorkerFiles(NamedTuple):
-    """The files of a worker: `read` by every process, including the program, and `told` only to new conversations."""
+    """The files of a worker: `read` by every process, including the program, `initial` only by new conversations."""
 
     read: Fingerprint
-    told: Fingerprint
+    initial: Fingerprint
 
 
 class WorkerGroup:
@@ -68,8 +68,8 @@ class WorkerGroup:
     Attributes:
         spec: the specification of a worker; the conversation of the launch has no meaning.
         files: the fingerprints that the workers were started with.
-        taken_at: when a run last asked for a worker.
-        begun: when runs that begin a conversation came, for which any ready worker would do.
+        last_requested_at: when a run last asked for a worker.
+        begin_times: when runs that begin a conversation came, for which any ready worker would do.
         failures: the number of failures since a run last went well.
         not_before: no worker is started before this time.
     """
@@ -78,8 +78,8 @@ class WorkerGroup:
         self.spec = spec
         self.files = files
         self.workers: list[Worker] = []
-        self.taken_at = -inf
-        self.begun: deque[float] = deque(maxlen=64)
+        self.last_requested_at = -inf
+        self.begin_times: deque[float] = deque(maxlen=64)
         self.failures = 0
         self.not_before = 0.0
 
@@ -98,33 +98,33 @@ class WorkerGroup:
         """The launch of a worker without a conversation."""
         return _without_conversation(self.spec.launch)
 
-    def take(self, *, begins: bool) -> None:
+    def record_request(self, *, begins: bool) -> None:
         """Record that a run asks for a worker; `begins` is whether the run begins a conversation."""
-        self.taken_at = time.monotonic()
+        self.last_requested_at = time.monotonic()
         if begins:
-            self.begun.append(self.taken_at)
+            self.begin_times.append(self.last_requested_at)
 
     def renew(self, files: WorkerFiles) -> None:
         """Adopt the current fingerprints, and retire workers that were started with changed files."""
-        is_other = files.read != self.files.read
-        if is_other:
+        has_changed = files.read != self.files.read
+        if has_changed:
             self.failures, self.not_before = 0, 0.0
         if files != self.files:
             self.files = files
             for worker in self.workers:
-                if is_other or can_begin(worker):
+                if has_changed or can_begin(worker):
                     worker.retire()
 
-    def blame(self, worker: Worker, why: str) -> None:
+    def blame(self, worker: Worker, reason: str) -> None:
         """Count a failure and delay the next start, longer with each failure in a row without a good run."""
         if worker.is_blamed:
             return
         worker.is_blamed = True
-        is_sound = worker.is_ready and time.monotonic() > worker.since + _SOUND_AFTER_S
-        self.failures = 1 if worker.is_proven or is_sound else self.failures + 1
+        is_stable = worker.is_ready and time.monotonic() > worker.since + _STABLE_AFTER_S
+        self.failures = 1 if worker.is_proven or is_stable else self.failures + 1
         self.not_before = time.monotonic() + min(_MAX_BACKOFF_S, 0.25 * 2.0**self.failures)
-        number = f" (pid {worker.process.pid})" if worker.was_started else ""
-        logger.warning("a kept process of %s%s failed, %d in a row: %s", self.spec.path, number, self.failures, why)
+        suffix = f" (pid {worker.process.pid})" if worker.was_started else ""
+        logger.warning("a kept process of %s%s failed, %d in a row: %s", self.spec.path, suffix, self.failures, reason)
 
 
 def can_begin(worker: Worker, share: float = 1) -> bool:
@@ -133,33 +133,33 @@ def can_begin(worker: Worker, share: float = 1) -> bool:
     A one-conversation process can begin only its first conversation.
     """
     if worker.channel.capacity == 1:
-        return not worker.served and not worker.seats and not worker.launch.continuing
-    return worker.served + len(worker.seats) < share * worker.launch.most_runs
+        return not worker.served and not worker.handles and not worker.launch.continuing
+    return worker.served + len(worker.handles) < share * worker.launch.most_runs
 
 
 def best_worker(workers: Iterable[Worker]) -> Worker | None:
     """Return a ready worker if possible, preferring the busiest: idle workers can then be ended."""
-    return max(workers, key=lambda worker: (worker.is_ready, worker.served, len(worker.seats)), default=None)
+    return max(workers, key=lambda worker: (worker.is_ready, worker.served, len(worker.handles)), default=None)
 
 
 def _without_conversation(launch: Launch) -> Launch:
-    argv = tuple(word for word in launch.argv if word not in launch.continuing)
+    argv = tuple(argument for argument in launch.argv if argument not in launch.continuing)
     return replace(launch, argv=argv, continuing=())
 
 
 class WorkerSet:
-    """All workers, in groups. `changed` is called when a worker has gone.
+    """All workers, in groups. `on_change` is called when a worker has gone.
 
     Attributes:
         groups: the groups by key.
-        leaving: the workers that are being ended, each with its group.
+        ending: the workers that are being ended, each with its group.
     """
 
-    def __init__(self, spawner: Spawner, changed: Callable[[], None]) -> None:
+    def __init__(self, spawner: Spawner, on_change: Callable[[], None]) -> None:
         self.groups: dict[object, WorkerGroup] = {}
-        self.leaving: dict[Worker, WorkerGroup] = {}
+        self.ending: dict[Worker, WorkerGroup] = {}
         self._spawner = spawner
-        self._changed = changed
+        self._on_gone = on_change
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -180,12 +180,12 @@ class WorkerSet:
     @property
     def counted(self) -> list[Worker]:
         """The workers that count as kept: all except exclusive workers with a run."""
-        return [worker for worker in self.workers if worker.channel.capacity > 1 or not worker.seats]
+        return [worker for worker in self.workers if worker.channel.capacity > 1 or not worker.handles]
 
     @property
     def idle(self) -> list[Worker]:
         """The workers without runs that may take a run, longest idle first."""
-        idle = [worker for worker in self.workers if not worker.seats and not worker.is_retiring]
+        idle = [worker for worker in self.workers if not worker.handles and not worker.is_retiring]
         return sorted(idle, key=lambda worker: worker.idle_since)
 
     async def group(self, spec: WorkerSpec) -> WorkerGroup:
@@ -221,67 +221,67 @@ class WorkerSet:
             await folder.prepare()
             env |= folder.environment()
             command, real = folder.command(path), launch.cwd or ""
-            worker.attach(self._spawner.spawn(command, env, launch.cwd, worker.flush, real=real))
+            worker.attach(self._spawner.spawn(command, env, launch.cwd, worker.flush, real_path=real))
         except Exception as exc:
-            foreseen = isinstance(exc, ClinvkError | TimeoutError)
-            logger.warning("cannot start a kept process of %s: %s", path, exc, exc_info=not foreseen)
+            is_expected = isinstance(exc, ClinvkError | TimeoutError)
+            logger.warning("cannot start a kept process of %s: %s", path, exc, exc_info=not is_expected)
             group.blame(worker, "it could not be started")
             group.workers.remove(worker)
-            self.leaving.pop(worker, None)
+            self.ending.pop(worker, None)
             await folder.clear()
         finally:
             worker.opened.set()
 
     def _on_change(self, group: WorkerGroup, worker: Worker) -> None:
         """Handle output or the exit of a worker."""
-        if worker.is_gone and not worker.seats and worker in group.workers:
+        if worker.is_gone and not worker.handles and worker in group.workers:
             if not worker.is_proven:
-                group.blame(worker, worker.trouble)
-            self._changed()
+                group.blame(worker, worker.failure)
+            self._on_gone()
 
     def end(self, worker: Worker) -> None:
         """Retire a worker and end the worker in the background."""
         worker.retire()
         group = self.group_of(worker)
-        if group is None or worker in self.leaving:
+        if group is None or worker in self.ending:
             return
-        self.leaving[worker] = group
-        self._tasks.create_task(self._end_quietly(worker))
+        self.ending[worker] = group
+        self._tasks.create_task(self._end_in_background(worker))
 
-    async def _end_quietly(self, worker: Worker) -> None:
+    async def _end_in_background(self, worker: Worker) -> None:
         try:
             await worker.opened.wait()
-            await self.ended(worker, patient=True)
+            await self.end_and_wait(worker, graceful=True)
         except Exception:
             logger.exception("cannot end a kept process")
 
-    async def ended(self, worker: Worker, *, patient: bool) -> None:
-        """End a worker with all its descendants; if `patient`, a running process may exit by itself first."""
+    async def end_and_wait(self, worker: Worker, *, graceful: bool) -> None:
+        """End a worker with all its descendants; if `graceful`, a running process may exit by itself first."""
         group = self.group_of(worker)
         if group is None:
             return
         group.workers.remove(worker)
-        self.leaving[worker] = group
+        self.ending[worker] = group
         process = worker.process
         try:
-            if patient and worker.is_up:
+            if graceful and worker.is_up:
                 await worker.release_all()
                 process.write(b"", close=True)
-                await _exit(process)
+                await _wait_for_exit(process)
         finally:
             worker.close()
             try:
                 await self._spawner.sweep(process)
-                await finish_shielded(_exit(process))  # the loop that receives the exit may end next
+                await finish_shielded(_wait_for_exit(process))  # the loop that receives the exit may end next
             finally:
-                del self.leaving[worker]
-                self._changed()
+                del self.ending[worker]
+                self._on_gone()
                 await worker.folder.clear()
 
 
-async def _exit(process: Process) -> None:
+async def _wait_for_exit(process: Process) -> None:
     """Wait up to `_EXITS_TIMEOUT_S` for the exit of a process, and drop its output."""
-    until = time.monotonic() + _EXITS_TIMEOUT_S
+    until = time.monotonic() + _EXIT_TIMEOUT_S
     while process.exit_code is None and time.monotonic() < until:
         await asyncio.sleep(0.02)
         process.take()

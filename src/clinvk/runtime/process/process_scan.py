@@ -20,9 +20,9 @@ STEP = 10**9
 GUARDIAN = 0
 """The number of a guardian among the processes of a clinvk; the guardian is never ended together with agents."""
 _HAS_PROC = os.path.isdir("/proc/self")
-_LEAVES_TIMEOUT_S = 0.25
-_GONE_TIMEOUT_S = 5.0
-_LOOKS = 50
+_TERMINATE_TIMEOUT_S = 0.25
+_KILL_TIMEOUT_S = 5.0
+_MAX_SEARCHES = 50
 """How often a search restarts because a process exited during the search."""
 
 
@@ -42,12 +42,12 @@ def tagged_pids(server: int, numbers: "Container[int] | None") -> set[int]:
     """
     found: set[int] = set()
     dead: set[int] = set()
-    for _ in range(_LOOKS):
-        ours, is_whole = _stopped(server, numbers)
-        found = alive(ours)
-        if found or (is_whole and ours <= dead):
+    for _ in range(_MAX_SEARCHES):
+        tagged, is_complete = _stop_tagged(server, numbers)
+        found = alive(tagged)
+        if found or (is_complete and tagged <= dead):
             break
-        dead |= ours  # a process that died after the listing may have left a child as well
+        dead |= tagged  # a process that died after the listing may have left a child as well
     if not found:
         return found
     below = descendants(found)
@@ -60,11 +60,11 @@ def tag_bearers(server: int) -> "dict[int, set[int]]":
     found: dict[int, set[int]] = {}
     for pid in _pids() - {os.getpid()}:
         try:
-            own = _mark_of(pid)
+            tag = _tag_of(pid)
         except ProcessLookupError:
             continue
-        if own and own[0] == server and own[1] != GUARDIAN:
-            found.setdefault(own[1], set()).add(pid)
+        if tag and tag[0] == server and tag[1] != GUARDIAN:
+            found.setdefault(tag[1], set()).add(pid)
     return found
 
 
@@ -76,7 +76,7 @@ def is_tagged(pid: int) -> bool:
     """
     try:
         while hasattr(resource, "prlimit") and pid > 1:
-            if _mark_of(pid) is not None:
+            if _tag_of(pid) is not None:
                 return True
             if not (stat := _stat(pid)):
                 return True
@@ -88,33 +88,33 @@ def is_tagged(pid: int) -> bool:
 
 def _is_guardian(pid: int) -> bool:
     try:
-        own = _mark_of(pid)
+        tag = _tag_of(pid)
     except ProcessLookupError:
         return False
-    return own is not None and own[1] == GUARDIAN
+    return tag is not None and tag[1] == GUARDIAN
 
 
-def _stopped(server: int, numbers: "Container[int] | None") -> tuple[set[int], bool]:
+def _stop_tagged(server: int, numbers: "Container[int] | None") -> tuple[set[int], bool]:
     """Stop the marked processes; return their pids, and whether no listed process exited during the search.
 
     A process that exited after the listing may have left an unlisted child. The newest pids come first, since only new
     processes can hide in this way.
     """
-    ours: set[int] = set()
-    is_whole = True
+    tagged: set[int] = set()
+    is_complete = True
     for pid in sorted(_pids() - {os.getpid()}, reverse=True):
         try:
-            own = _mark_of(pid)
+            tag = _tag_of(pid)
         except ProcessLookupError:
-            is_whole = False
+            is_complete = False
             continue
-        if own and own[0] == server and own[1] != GUARDIAN and (numbers is None or own[1] in numbers):
+        if tag and tag[0] == server and tag[1] != GUARDIAN and (numbers is None or tag[1] in numbers):
             _send(pid, signal.SIGSTOP)
-            ours.add(pid)
-    return ours, is_whole
+            tagged.add(pid)
+    return tagged, is_complete
 
 
-def _mark_of(pid: int) -> "tuple[int, int] | None":
+def _tag_of(pid: int) -> "tuple[int, int] | None":
     """Return the clinvk and the number in the mark of a process; None if unmarked or unreadable.
 
     Raises:
@@ -125,13 +125,13 @@ def _mark_of(pid: int) -> "tuple[int, int] | None":
     except ProcessLookupError:
         raise
     except PermissionError:
-        limit = _told_limit(pid)
+        limit = _read_limit(pid)
     except (OSError, ValueError):
         return None
     return divmod(limit, STEP) if limit >= 10**8 * STEP else None
 
 
-def _told_limit(pid: int) -> int:
+def _read_limit(pid: int) -> int:
     """Read the limit from `/proc` for a process of this user that prlimit may not read; 0 if unlimited or not ours.
 
     prlimit is refused if the group differs, as in a setgid program such as `ssh-agent`.
@@ -142,12 +142,12 @@ def _told_limit(pid: int) -> int:
     try:
         os.kill(pid, 0)
         with open(f"/proc/{pid}/limits", "rb") as file:
-            told = next((line.split()[3] for line in file if line.startswith(b"Max realtime timeout ")), b"")
+            value = next((line.split()[3] for line in file if line.startswith(b"Max realtime timeout ")), b"")
     except PermissionError:
         return 0
     except FileNotFoundError as exc:
         raise ProcessLookupError from exc
-    return int(told) if told.isdigit() else 0
+    return int(value) if value.isdigit() else 0
 
 
 def alive(pids: set[int]) -> set[int]:
@@ -164,9 +164,9 @@ def descendants(roots: set[int]) -> set[int]:
     found: set[int] = set()
     pending = list(roots)
     while pending:
-        fresh = [child for child in children.get(pending.pop(), []) if child not in found]
-        found.update(fresh)
-        pending += fresh
+        new = [child for child in children.get(pending.pop(), []) if child not in found]
+        found.update(new)
+        pending += new
     return found
 
 
@@ -180,15 +180,15 @@ def kill_tagged(find: "Callable[[], set[int]]") -> None:
     """
     if not (found := find()):
         return
-    staying = _ask_to_leave(found)  # `find` misses orphans after their parents have exited
+    remaining = _terminate(found)  # `find` misses orphans after their parents have exited
     stopped: set[int] = set()
-    untouchable: set[int] = set()
-    deadline = time.monotonic() + _GONE_TIMEOUT_S
-    while found := (find() | alive(staying | stopped)) - untouchable:
-        fresh = found - stopped
-        stopped |= fresh
-        untouchable |= {pid for pid in fresh if not _send(pid, signal.SIGSTOP)}
-        if not fresh:
+    unkillable: set[int] = set()
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while found := (find() | alive(remaining | stopped)) - unkillable:
+        new = found - stopped
+        stopped |= new
+        unkillable |= {pid for pid in new if not _send(pid, signal.SIGSTOP)}
+        if not new:
             for pid in found:
                 _send(pid, signal.SIGKILL)
             if time.monotonic() > deadline:
@@ -196,15 +196,15 @@ def kill_tagged(find: "Callable[[], set[int]]") -> None:
             time.sleep(0.001)
 
 
-def _ask_to_leave(found: set[int]) -> set[int]:
+def _terminate(found: set[int]) -> set[int]:
     """Send SIGTERM and SIGCONT, wait up to `_LEAVES_TIMEOUT_S` for exits, and return the remaining pids."""
     for number in (signal.SIGTERM, signal.SIGCONT):
         for pid in found:
             _send(pid, number)
-    deadline = time.monotonic() + _LEAVES_TIMEOUT_S
-    while (staying := alive(found)) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _TERMINATE_TIMEOUT_S
+    while (remaining := alive(found)) and time.monotonic() < deadline:
         time.sleep(0.005)
-    return staying
+    return remaining
 
 
 def kill_cgroup(folder: str) -> None:
@@ -214,7 +214,7 @@ def kill_cgroup(folder: str) -> None:
             file.write("1")
     except OSError:  # the cgroup was removed
         return
-    deadline = time.monotonic() + _GONE_TIMEOUT_S
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
     while os.path.exists(folder) and time.monotonic() < deadline:
         for inner, _, _ in os.walk(folder, topdown=False):
             try:
@@ -228,16 +228,16 @@ def private_prefix(server: int) -> str:
     return f"clinvk-{server}-"
 
 
-def remove_private_folders(places: "Sequence[str]", server: int) -> None:
+def remove_private_folders(folders: "Sequence[str]", server: int) -> None:
     """Remove the private folders of a clinvk from `places`; keep the targets of links. Blocks.
 
     `rm` does the work, since importing `shutil` would double the size of a guardian.
     """
-    for place in places:
+    for folder in folders:
         try:
-            names = [name for name in os.listdir(place) if name.startswith(private_prefix(server))]
+            names = [name for name in os.listdir(folder) if name.startswith(private_prefix(server))]
             if names:
-                argv = ["rm", "-rf", "--", *(f"{place}/{name}" for name in names)]
+                argv = ["rm", "-rf", "--", *(f"{folder}/{name}" for name in names)]
                 os.waitpid(os.posix_spawnp("rm", argv, {"PATH": os.defpath}), 0)
         except OSError:  # the folder is missing or not readable
             continue

@@ -63,7 +63,7 @@ class RlimitTags:
         """
         return process_scan.tagged_pids(self.server, roots)
 
-    def look(self) -> Mapping[int, Collection[int]]:
+    def pids_by_number(self) -> Mapping[int, Collection[int]]:
         """Return the pids of each agent process and its descendants, by process number, without stopping any."""
         return process_scan.tag_bearers(self.server)
 
@@ -92,7 +92,7 @@ class TreeTags:
             found |= pids if roots is None or number in roots else set()
         return process_scan.alive((found | process_scan.descendants(found)) - guardians - {os.getpid()})
 
-    def look(self) -> Mapping[int, Collection[int]]:
+    def pids_by_number(self) -> Mapping[int, Collection[int]]:
         """Find all processes with the variable, and their descendants."""
         bearers, guardians = self._bearers()
         return {number: (pids | process_scan.descendants(pids)) - guardians for number, pids in bearers.items()}
@@ -121,35 +121,39 @@ def tag_label(server: int, number: int) -> str:
     return f"{server}-{number}"
 
 
-def kill(marks: ProcessTags, roots: RootPids | None) -> None:
+def kill(tags: ProcessTags, roots: RootPids | None) -> None:
     """End the agent processes `roots` and their descendants; None: every agent. Blocks: run in a thread."""
-    process_scan.kill_tagged(lambda: marks.find(roots))
+    process_scan.kill_tagged(lambda: tags.find(roots))
 
 
 def kill_tools(
-    marks: ProcessTags, number: int, pid: int, variable: tuple[str, str] | None, found: Callable[[], None] | None = None
+    tags: ProcessTags,
+    number: int,
+    pid: int,
+    variable: tuple[str, str] | None,
+    on_found: Callable[[], None] | None = None,
 ) -> None:
     """End the tools of an agent process and their descendants; the process keeps running. Blocks.
 
     Tools are the processes with the variable in their environment. Without a variable, tools are the processes outside
-    the session of the process `pid`: CLIs start tools, and only tools, in separate sessions. If tools exist, `found` is
-    called before the tools end.
+    the session of the process `pid`: CLIs start tools, and only tools, in separate sessions. If tools exist, `on_found`
+    is called before the tools end.
     """
-    wanted = "=".join(variable or ()).encode()
+    variable_bytes = "=".join(variable or ()).encode()
 
     def is_tool(other: int) -> bool:
-        return wanted in _environment(other).split(b"\0") if wanted else _session(other) not in (0, pid)
+        return variable_bytes in _environment(other).split(b"\0") if variable_bytes else _session(other) not in (0, pid)
 
-    tools = {other for other in marks.look().get(number, ()) if is_tool(other)}
+    tools = {other for other in tags.pids_by_number().get(number, ()) if is_tool(other)}
     if tools:
-        if found:
-            found()
+        if on_found:
+            on_found()
         process_scan.kill_tagged(lambda: process_scan.alive(tools | process_scan.descendants(tools)))
 
 
-def resident_bytes(marks: ProcessTags, numbers: Collection[int]) -> dict[int, int]:
+def resident_bytes(tags: ProcessTags, numbers: Collection[int]) -> dict[int, int]:
     """Return the resident bytes of each agent process including all descendants, by number. Blocks."""
-    found = marks.look()
+    found = tags.pids_by_number()
     return {number: sum(map(_resident, found.get(number, ()))) for number in numbers}
 
 

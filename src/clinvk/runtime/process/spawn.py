@@ -38,17 +38,17 @@ _DESCRIPTORS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else ""
 _SWEEP_INTERVAL_S = 0.02
 _SEARCH_INTERVAL_S = 0.2
 """Pause after a search that failed for lack of a file descriptor."""
-_NOTHING = memoryview(b"")
+_EMPTY = memoryview(b"")
 
 
 class Spawner:
-    """Spawns marked processes and ends their leftover descendants."""
+    """Spawns tagged processes and ends their leftover descendants."""
 
-    def __init__(self, marks: ProcessTags, bounds: ResourceLimits | None = None) -> None:
-        self._marks = marks
-        self._bounds = bounds
+    def __init__(self, tags: ProcessTags, resource_limits: ResourceLimits | None = None) -> None:
+        self._tags = tags
+        self._resource_limits = resource_limits
         self._count = 0
-        self._condemned: dict[int, tuple[int, asyncio.Future[None]]] = {}
+        self._ending: dict[int, tuple[int, asyncio.Future[None]]] = {}
         self._search: asyncio.Task[None] | None = None
         self._searched_at = 0.0
 
@@ -60,12 +60,12 @@ class Spawner:
         wake: Callable[[], None],
         stderr_lines: bool = False,
         raw: bool = False,
-        real: str = "",
+        real_path: str = "",
     ) -> "Process":
         """Start a process; call `wake` after every output and at the exit.
 
-        Stdout is split into lines, or with `raw` left unsplit. With `real`, the process starts only if `cwd` resolves
-        to `real`.
+        Stdout is split into lines, or with `raw` left unsplit. With `real_path`, the process starts only if `cwd`
+        resolves to `real_path`.
 
         Raises:
             BackendUnavailable: the program cannot be started.
@@ -74,22 +74,24 @@ class Spawner:
         """
         self._count += 1
         number = self._count
-        env = {**env, TAG_VARIABLE: tag_label(self._marks.server, number)}
+        env = {**env, TAG_VARIABLE: tag_label(self._tags.server, number)}
         try:
-            with _held(argv[0], cwd, real) as place, self._marks.marking(number):
-                popen, pipes = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, place)
+            with _opened_directory(argv[0], cwd, real_path) as path, self._tags.marking(number):
+                popen, pipes = _popen(
+                    self._resource_limits.around(argv, number) if self._resource_limits else argv, env, path
+                )
         except ClinvkError:
-            if self._bounds and self._bounds.cgroup:
-                self._condemn(number, 0)  # the cgroup may have been created
+            if self._resource_limits and self._resource_limits.cgroup:
+                self._schedule_end(number, 0)  # the cgroup may have been created
             raise
-        if self._bounds:
-            self._bounds.settle(popen.pid)
+        if self._resource_limits:
+            self._resource_limits.settle(popen.pid)
         return Process(popen, pipes, number, wake, stderr_lines, raw)
 
     @property
     def server_id(self) -> int:
-        """The server number of the marks of this clinvk."""
-        return self._marks.server
+        """The server number in the tags of this clinvk."""
+        return self._tags.server
 
     @property
     def spawned(self) -> int:
@@ -105,7 +107,7 @@ class Spawner:
         search.
         """
         try:
-            await finish_shielded(self._condemn(process.number, process.pid if process.exit_code is None else 0))
+            await finish_shielded(self._schedule_end(process.number, process.pid if process.exit_code is None else 0))
         finally:
             process.discard()
 
@@ -115,44 +117,44 @@ class Spawner:
         The process keeps running. With `holding`, a process that has tools is stopped before the tools end, and notices
         the exits only when resumed.
         """
-        held = process.pause_reading if holding else None
-        await asyncio.to_thread(kill_tools, self._marks, process.number, process.pid, variable, held)
+        pause = process.pause_reading if holding else None
+        await asyncio.to_thread(kill_tools, self._tags, process.number, process.pid, variable, pause)
 
     async def memory(self, numbers: Collection[int]) -> Mapping[int, int]:
         """Return the resident bytes of each process including all descendants, by process number."""
-        return await asyncio.to_thread(resident_bytes, self._marks, numbers)
+        return await asyncio.to_thread(resident_bytes, self._tags, numbers)
 
-    def _condemn(self, number: int, pid: int) -> "asyncio.Future[None]":
+    def _schedule_end(self, number: int, pid: int) -> "asyncio.Future[None]":
         """Schedule the end of a process and its descendants; `pid` is 0 if the process has exited or never started."""
         loop = asyncio.get_running_loop()
-        gone: asyncio.Future[None] = loop.create_future()
-        self._condemned[number] = pid, gone
+        ended: asyncio.Future[None] = loop.create_future()
+        self._ending[number] = pid, ended
         if self._search is None:
             self._search = loop.create_task(self._search_all())
-        return gone
+        return ended
 
     async def _search_all(self) -> None:
-        while self._condemned:
+        while self._ending:
             await asyncio.sleep(self._searched_at + _SWEEP_INTERVAL_S - time.monotonic())
-            condemned, self._condemned = self._condemned, {}
+            ending, self._ending = self._ending, {}
             try:
-                await asyncio.to_thread(self._end, {number: pid for number, (pid, _) in condemned.items()})
+                await asyncio.to_thread(self._end, {number: pid for number, (pid, _) in ending.items()})
             except Exception as exc:
                 if exhausted(exc):
-                    self._condemned = condemned | self._condemned
+                    self._ending = ending | self._ending
                     await asyncio.sleep(_SEARCH_INTERVAL_S)
                     continue
-                logger.exception("what is left of ended agents cannot be searched for")
+                logger.exception("cannot search for leftover processes of ended agents")
             self._searched_at = time.monotonic()
-            for _, gone in condemned.values():
-                if not gone.done():
-                    gone.set_result(None)
+            for _, ended in ending.values():
+                if not ended.done():
+                    ended.set_result(None)
         self._search = None
 
     def _end(self, roots: Mapping[int, int]) -> None:
-        kill(self._marks, roots)
-        if self._bounds:
-            self._bounds.end(roots)
+        kill(self._tags, roots)
+        if self._resource_limits:
+            self._resource_limits.end(roots)
 
 
 class Process:
@@ -186,7 +188,7 @@ class Process:
         self._stderr = bytearray()
         self._stderr_splitter = LineSplitter(STDERR_TAIL_BYTES) if stderr_lines else None
         self._stderr_lines: list[bytes] = []
-        self._unwritten = _NOTHING
+        self._unwritten = _EMPTY
         self._close_stdin = False
         self._holders = 0
         self._reading = True
@@ -301,7 +303,7 @@ class Process:
         except OSError:  # the process closed stdin or exited; the exit is reported elsewhere
             self._close(self._in)
             return
-        self._unwritten = self._unwritten[written:] or _NOTHING  # an empty slice would keep the whole prompt in memory
+        self._unwritten = self._unwritten[written:] or _EMPTY  # an empty slice would keep the whole prompt in memory
         if self._unwritten:
             self._loop.add_writer(self._in, self._write_stdin)
             return
@@ -379,29 +381,29 @@ def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> "tup
 
 
 @contextmanager
-def _held(program: str, cwd: str | None, real: str) -> Generator[str | None]:
+def _opened_directory(program: str, cwd: str | None, real_path: str) -> Generator[str | None]:
     """Hold the working directory open; yield a path that cannot be redirected by replacing a directory with a link.
 
     Without `/proc` no such path exists, and `cwd` is only resolved again.
 
     Raises:
         ResourcesExhausted: no file can be opened.
-        InvalidRequest: the directory cannot be opened, or its path without links is not `real`.
+        InvalidRequest: the directory cannot be opened, or its path without links is not `real_path`.
     """
-    if not cwd or not real:
+    if not cwd or not real_path:
         yield cwd
         return
     try:
-        held = os.open(cwd, _DIRECTORY)
+        fd = os.open(cwd, _DIRECTORY)
     except OSError as exc:
         raise _refusal(exc, program, cwd) from exc
     try:
-        place = f"{_DESCRIPTORS}/{held}" if _DESCRIPTORS else cwd
-        if (os.readlink(place) if _DESCRIPTORS else os.path.realpath(cwd)) != real:
+        path = f"{_DESCRIPTORS}/{fd}" if _DESCRIPTORS else cwd
+        if (os.readlink(path) if _DESCRIPTORS else os.path.realpath(cwd)) != real_path:
             raise InvalidRequest(f"cannot work in {cwd!r}: it leads elsewhere since it was checked", "workdir")
-        yield place
+        yield path
     finally:
-        os.close(held)
+        os.close(fd)
 
 
 def _refusal(exc: OSError | ValueError, program: str, cwd: str | None) -> ClinvkError:
@@ -440,7 +442,7 @@ class LineSplitter:
     def __init__(self, max_line_bytes: int) -> None:
         self._max = max_line_bytes
         self._parts: list[bytes] = []
-        self._held = 0
+        self._buffered = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Add a chunk, which is empty at the end of the stream; return the completed lines.
@@ -452,14 +454,14 @@ class LineSplitter:
         if lines and self._parts:
             self._hold(lines[0])
             lines[0] = b"".join(self._parts)
-            self._parts, self._held = [], 0
+            self._parts, self._buffered = [], 0
         if last:
             self._hold(last)
         return [line for line in lines if line]
 
     def _hold(self, part: bytes) -> None:
-        self._held += len(part)
-        if self._held > self._max:
-            self._parts, self._held = [], 0
+        self._buffered += len(part)
+        if self._buffered > self._max:
+            self._parts, self._buffered = [], 0
             raise LineTooLong
         self._parts.append(part)

@@ -13,14 +13,14 @@ from clinvk.types.errors import ClinvkError, InvalidRequest
 CLEANUP_TIMEOUT_S = 10.0
 
 
-async def finish_shielded(work: Awaitable[object], within_s: float = CLEANUP_TIMEOUT_S) -> None:
+async def finish_shielded(work: Awaitable[object], timeout_s: float = CLEANUP_TIMEOUT_S) -> None:
     """Finish the work even if the caller is cancelled, then raise the cancellation or the work's exception.
 
     Raises:
-        TimeoutError: the work took longer than `within_s` and was cancelled.
+        TimeoutError: the work took longer than `timeout_s` and was cancelled.
     """
     future = asyncio.ensure_future(work)
-    timer = asyncio.get_running_loop().call_later(within_s, future.cancel)
+    timer = asyncio.get_running_loop().call_later(timeout_s, future.cancel)
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
@@ -31,41 +31,41 @@ async def finish_shielded(work: Awaitable[object], within_s: float = CLEANUP_TIM
     if cancelled:
         raise cancelled
     if future.cancelled():
-        raise TimeoutError(f"cleaning up took longer than {within_s:g} s")
+        raise TimeoutError(f"cleaning up took longer than {timeout_s:g} s")
     future.result()
 
 
 class WakeUp:
     """A wake-up for one waiter; a wake-up before the wait is not lost."""
 
-    __slots__ = ("_happened", "_waiter")
+    __slots__ = ("_is_set", "_waiter")
 
     def __init__(self) -> None:
-        self._happened = False
+        self._is_set = False
         self._waiter: asyncio.Future[None] | None = None
 
     def set(self) -> None:
         """Wake the waiter, or let the next wait return at once."""
-        self._happened = True
+        self._is_set = True
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
         """Wait for a wake-up since the last wait."""
-        if not self._happened:
+        if not self._is_set:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        self._happened = False
+        self._is_set = False
 
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _LARGE = 64 * 1024
-_AT_ONCE = 32
+_MAX_THREADS = 32
 _TRUSTED_S = 2.0
 _MAX_TRUSTED = 1000
 _TIMEOUT_S = 10.0
@@ -89,45 +89,45 @@ class Lookups:
     The threads belong to no pool, since a stuck thread must not delay the exit of the process.
     """
 
-    def __init__(self, within_s: float = _TIMEOUT_S) -> None:
-        self._within_s = within_s
-        self._free = asyncio.Semaphore(_AT_ONCE)
+    def __init__(self, timeout_s: float = _TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._free = asyncio.Semaphore(_MAX_THREADS)
         self._answered_at: dict[str, float] = {}
 
-    async def run(self, look: Callable[[], T], *directories: str | None) -> T:
-        """Return the result of `look`, which accesses only `directories`; without directories, always use a thread.
+    async def run(self, lookup: Callable[[], T], *directories: str | None) -> T:
+        """Return the result of `lookup`, which accesses only `directories`; without directories, always use a thread.
 
         Raises:
             InvalidRequest: the look-up took too long, or too many other look-ups are stuck.
         """
         answered_at, paths = self._answered_at, [path for path in directories if path]
         oldest = min([answered_at.get(path, 0.0) for path in paths], default=0.0)
-        found = look() if oldest > time.monotonic() - _TRUSTED_S else await self._in_thread(look)
+        found = lookup() if oldest > time.monotonic() - _TRUSTED_S else await self._in_thread(lookup)
         if len(answered_at) > _MAX_TRUSTED:
             answered_at.clear()
         for path in paths:
             answered_at[path] = time.monotonic()
         return found
 
-    async def _in_thread(self, look: Callable[[], T]) -> T:
+    async def _in_thread(self, lookup: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         found: asyncio.Future[T] = loop.create_future()
 
-        def over(settle: Callable[[], None]) -> None:
+        def finish(set_outcome: Callable[[], None]) -> None:
             self._free.release()
             if not found.done():  # the waiter has not given up
-                settle()
+                set_outcome()
 
         def work() -> None:
             try:
-                settle = partial(found.set_result, look())
+                set_outcome = partial(found.set_result, lookup())
             except Exception as exc:  # noqa: BLE001 - raised where the result is awaited
-                settle = partial(found.set_exception, exc)
+                set_outcome = partial(found.set_exception, exc)
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(over, settle)
+                loop.call_soon_threadsafe(finish, set_outcome)
 
         try:
-            async with asyncio.timeout(self._within_s):
+            async with asyncio.timeout(self._timeout_s):
                 await self._free.acquire()
                 try:
                     start_new_thread(work, ())
@@ -142,22 +142,22 @@ class Lookups:
 THREAD_TIMEOUT_S = 60.0
 
 
-async def finish_thread(work: Awaitable[object], what: str, within_s: float = THREAD_TIMEOUT_S) -> None:
-    """Finish the work as `finish_shielded` does; `what` names the work in the error.
+async def finish_thread(work: Awaitable[object], work_name: str, timeout_s: float = THREAD_TIMEOUT_S) -> None:
+    """Finish the work as `finish_shielded` does; `work_name` names the work in the error.
 
     Raises:
-        ClinvkError: the work took longer than `within_s` and was cancelled.
+        ClinvkError: the work took longer than `timeout_s` and was cancelled.
     """
     try:
-        await finish_shielded(work, within_s)
+        await finish_shielded(work, timeout_s)
     except TimeoutError as exc:
-        raise ClinvkError(f"{what} took over {within_s:g} s") from exc
+        raise ClinvkError(f"{work_name} took over {timeout_s:g} s") from exc
 
 
 @asynccontextmanager
 async def in_background(work: Coroutine[None, None, None]) -> AsyncGenerator[None]:
     """Run the work inside this context. Leaving cancels the work; an exception of the work ends the context."""
     async with asyncio.TaskGroup() as group:
-        working = group.create_task(work)
+        task = group.create_task(work)
         yield
-        working.cancel()
+        task.cancel()

@@ -28,7 +28,7 @@ from clinvk.types.text import MAX_JSON_VALUES, has_too_many_values
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
-_AT_ONCE = 2
+_MAX_CHECKS = 2
 _REMEMBERED = 128
 _FENCE = "```"
 _TAGS = ("", "json")
@@ -94,7 +94,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 _MARK = re.compile(r"@|\$(?=[A-Za-z0-9_:-])")
-_SAID = {"@": "(at)", "$": "(dollar)"}
+_SPELLED_OUT = {"@": "(at)", "$": "(dollar)"}
 
 
 class SchemaFilter:
@@ -145,7 +145,7 @@ class SchemaVerdict(NamedTuple):
 
 
 async def judge_answer(
-    answer: SchemaFilter, ending: Ending, form: Json, spawner: Spawner, environ: Mapping[str, str]
+    answer: SchemaFilter, ending: Ending, schema: Json, spawner: Spawner, environ: Mapping[str, str]
 ) -> SchemaVerdict:
     """Check an answer against its schema. An incomplete answer is not checked and stays as written."""
     if not isinstance(ending, RunFinished) or ending.stop_reason != "end_turn":
@@ -154,12 +154,12 @@ async def judge_answer(
         value = ending.structured_output
         if value is None:
             value = await asyncio.to_thread(json_in_answer, answer.text)
-        fault = await mismatch(spawner, environ, form, value)
+        fault = await mismatch(spawner, environ, schema, value)
     except ValueError as exc:
         value, fault = None, str(exc)
     except ClinvkError as exc:
-        unjudged = RunFailed(exc.code, exc.message, usage=ending.usage, cost_usd=ending.cost_usd)
-        return SchemaVerdict(unjudged, tuple(answer.rest()))
+        failed = RunFailed(exc.code, exc.message, usage=ending.usage, cost_usd=ending.cost_usd)
+        return SchemaVerdict(failed, tuple(answer.rest()))
     if not fault:
         text = msgspec.json.encode(value).decode()
         return SchemaVerdict(replace(ending, structured_output=value), (TextDelta(text),))
@@ -174,7 +174,7 @@ def retry_prompt(request: RunRequest, fault: str) -> RunRequest:
     `fault` may quote the answer. Unless the prompt is literal, `@` and `$` in the quote are spelled out, so that the
     quote cannot reference a file or a skill.
     """
-    quoted = fault if request.literal else _MARK.sub(lambda found: _SAID[found[0]], fault)
+    quoted = fault if request.literal else _MARK.sub(lambda found: _SPELLED_OUT[found[0]], fault)
     prompt = (
         f"Your answer does not fit the JSON Schema: {quoted}. Answer again, with one JSON value "
         "that is valid against the schema, and with nothing else: no text around it, no code fence."
@@ -198,8 +198,8 @@ class SchemaChecker:
     def __init__(self, spawner: Spawner, environ: Mapping[str, str]) -> None:
         self._spawner = spawner
         self._environ = environ
-        self._good: dict[bytes, None] = {}
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._valid: dict[bytes, None] = {}
+        self._turns = asyncio.Semaphore(_MAX_CHECKS)
 
     async def check(self, schema: Json) -> None:
         """Check the validity of a schema.
@@ -210,16 +210,16 @@ class SchemaChecker:
         """
         task = _encoded(SchemaTask(schema))
         digest = hashlib.sha256(task).digest()
-        if digest in self._good:
+        if digest in self._valid:
             return
         try:
             async with self._turns:
                 await _verdict(self._spawner, self._environ, task)
         except TimeoutError:
             raise InvalidRequest(f"{SCHEMA_FIELD} takes more than {_TIMEOUT_S:g} s to look at", SCHEMA_FIELD) from None
-        self._good[digest] = None
-        if len(self._good) > _REMEMBERED:
-            del self._good[next(iter(self._good))]
+        self._valid[digest] = None
+        if len(self._valid) > _REMEMBERED:
+            del self._valid[next(iter(self._valid))]
 
 
 async def mismatch(spawner: Spawner, environ: Mapping[str, str], schema: Json, answer: object) -> str:
@@ -243,14 +243,16 @@ def _encoded(task: SchemaTask) -> bytes:
 
 
 async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) -> SchemaFault:
-    judge = (sys.executable, "-P", "-m", schema_process.__name__)
-    found = await run_tool(spawner, judge, environ, _TIMEOUT_S, stdin=task)
-    if found.exit_code:
+    argv = (sys.executable, "-P", "-m", schema_process.__name__)
+    completed = await run_tool(spawner, argv, environ, _TIMEOUT_S, stdin=task)
+    if completed.exit_code:
         logger.error(
-            "the judge of schemas exited with code %s: %s", found.exit_code, found.stderr.decode(errors="replace")
+            "the judge of schemas exited with code %s: %s",
+            completed.exit_code,
+            completed.stderr.decode(errors="replace"),
         )
         raise ClinvkError(f"{SCHEMA_FIELD} cannot be judged; the log has the details")
-    verdict = _verdicts.decode(found.stdout)
+    verdict = _verdicts.decode(completed.stdout)
     if verdict.schema:
         raise InvalidRequest(f"{SCHEMA_FIELD} is no JSON Schema: {verdict.schema}", SCHEMA_FIELD)
     return verdict

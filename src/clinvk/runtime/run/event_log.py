@@ -19,13 +19,13 @@ _EVENT_BYTES = 200
 
 
 class EventLog:
-    """The events of one run. `caught_up` is called when `is_ahead` becomes false.
+    """The events of one run. `on_caught_up` is called when `is_ahead` becomes false.
 
     After `release`, no owner reads the log incrementally: the log is never ahead, and no reader slows the agent down.
     `saved` is the number of the last stored event.
     """
 
-    def __init__(self, caught_up: Callable[[], None]) -> None:
+    def __init__(self, on_caught_up: Callable[[], None]) -> None:
         self.ending: Ending | None = None
         self.saved = 0
         self._is_held = True
@@ -34,7 +34,7 @@ class EventLog:
         self._followers: set[WakeUp] = set()
         self._ended = asyncio.Event()
         self._read = 0
-        self._caught_up = caught_up
+        self._on_caught_up = on_caught_up
 
     @property
     def is_ahead(self) -> bool:
@@ -80,8 +80,8 @@ class EventLog:
         if entries and isinstance(ending := entries[-1].event, Ending):
             self.ending = ending
             self._ended.set()
-        for news in self._followers:
-            news.set()
+        for wake_up in self._followers:
+            wake_up.set()
 
     def since(self, number: int) -> list[Logged]:
         """Return the events so far after number `number`."""
@@ -96,7 +96,7 @@ class EventLog:
         was_ahead = self.is_ahead
         self._is_held = False
         if was_ahead:
-            self._caught_up()
+            self._on_caught_up()
 
     async def all_entries(self) -> list[Logged]:
         """Wait for the ending and return all events. A reader of the whole log never slows the agent down."""
@@ -106,25 +106,25 @@ class EventLog:
 
     async def batches(self, after: int = 0) -> AsyncGenerator[list[Logged]]:
         """Yield the events after number `after` until the ending; each batch holds all available events."""
-        news = WakeUp()
-        self._followers.add(news)
+        wake_up = WakeUp()
+        self._followers.add(wake_up)
         try:
             while not self.ending or after < len(self._entries):
                 if batch := self._entries[after:]:
                     after += len(batch)
-                    self._advance(after)
+                    self._mark_read(after)
                     yield batch
                 else:
-                    await news.wait()
+                    await wake_up.wait()
         finally:
-            self._followers.discard(news)
+            self._followers.discard(wake_up)
 
-    def _advance(self, read: int) -> None:
+    def _mark_read(self, read: int) -> None:
         """Note that a reader has read the first `read` events."""
         was_ahead = self.is_ahead
         self._read = max(self._read, read)
         if was_ahead and not self.is_ahead:
-            self._caught_up()
+            self._on_caught_up()
 
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Autosave:
         self._store = store
         self._logs: dict[str, EventLog] = {}
         self._changed = WakeUp()
-        self._trouble = ""
+        self._last_error = ""
 
     def add(self, run_id: str, log: EventLog) -> None:
         """Store the new events of a run with the next transaction."""
@@ -160,7 +160,7 @@ class Autosave:
         """Store new events until cancelled."""
         while True:
             await self._changed.wait()
-            await asyncio.sleep(_RETRY_AFTER_S if self._trouble else SAVE_INTERVAL_S)
+            await asyncio.sleep(_RETRY_AFTER_S if self._last_error else SAVE_INTERVAL_S)
             await self._save()
 
     async def _save(self) -> None:
@@ -170,12 +170,12 @@ class Autosave:
                 await self._store.append(events)
         except Exception as exc:
             self._changed.set()
-            if (trouble := repr(exc)) != self._trouble:
+            if (error := repr(exc)) != self._last_error:
                 is_defect = not isinstance(exc, ClinvkError)
                 logger.warning("new events of %d runs are not stored: %s", len(events), exc, exc_info=is_defect)
-            self._trouble = trouble
+            self._last_error = error
         else:
-            self._trouble = ""
+            self._last_error = ""
             for run_id, entries in events.items():
                 if log := self._logs.get(run_id):
                     log.saved += len(entries)

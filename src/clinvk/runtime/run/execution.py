@@ -34,7 +34,7 @@ INTERRUPTED_TIMEOUT_S = 1.0
 _PREPARES_TIMEOUT_S = 10.0
 """How long the preparing command before an agent may take."""
 
-_COLD_PATIENCE = 3
+_COLD_TIMEOUT_FACTOR = 3
 """A process that was still starting when the run arrived gets so many times longer to answer."""
 
 
@@ -80,7 +80,7 @@ async def _run_own(task: RunTask) -> None:
     except ProtocolNotSupported as exc:
         if launch.otherwise is None:
             raise AgentCrashed(f"{task.spec.path} cannot be talked to: {exc}") from exc
-        task.unspoken = str(exc)
+        task.protocol_failure = str(exc)
         await _run_launch(task, launch.otherwise)
 
 
@@ -124,11 +124,11 @@ async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
         spec.launch.cwd,
         task.on_output,
         stderr_lines=spec.request.verbose,
-        real=await spec.check() if spec.check else "",
+        real_path=await spec.check() if spec.check else "",
     )
     try:
         await task.started()
-        await _talk(task, process)
+        await _converse(task, process)
         if task.phase is Phase.ENDED:
             task.slot.release()
     finally:
@@ -136,7 +136,7 @@ async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
         await task.spawner.sweep(process)
 
 
-async def _talk(task: RunTask, process: Process) -> None:
+async def _converse(task: RunTask, process: Process) -> None:
     """Send the prompt, log the events and the ending, and make the process exit.
 
     If the log has no ending afterwards, the answer must be asked for again with the new spec.
@@ -168,17 +168,17 @@ async def _interrupt(task: RunTask, io: RunIO) -> None:
     """
     handle = io.process
     process, tools = handle.process, handle.tools
-    async with _tools_gone(task, process, tools) if tools or isinstance(handle, OwnProcess) else nullcontext():
-        is_asked = handle.interrupt()
+    async with _tools_ended(task, process, tools) if tools or isinstance(handle, OwnProcess) else nullcontext():
+        is_interrupting = handle.interrupt()
     until = task.now() + INTERRUPTED_TIMEOUT_S
     await task.drain(io)
-    while is_asked and not (io.costs or handle.is_lost or task.no_grace) and task.now() < until:
+    while is_interrupting and not (io.costs or handle.is_lost or task.no_grace) and task.now() < until:
         await task.wait(until)
         await task.drain(io)
 
 
 @asynccontextmanager
-async def _tools_gone(task: RunTask, process: Process, variable: tuple[str, str] | None) -> AsyncGenerator[None]:
+async def _tools_ended(task: RunTask, process: Process, variable: tuple[str, str] | None) -> AsyncGenerator[None]:
     """Kill the run's tools before this context if the stopped agent would otherwise kill the tools hard.
 
     The tools are the processes with `variable` in their environment; with None, all tools of the process. Inside the
@@ -227,11 +227,11 @@ async def _run_pooled(task: RunTask) -> bool:
     if pool is None:
         return False
     # A verbose run shows its agent's stderr; the stderr of a shared process belongs to no run.
-    if launch and task.request.warm and not task.request.verbose and spec.fallbacks.is_spoken(spec.path):
-        real = await spec.check() if spec.check else launch.cwd
+    if launch and task.request.warm and not task.request.verbose and spec.fallbacks.is_supported(spec.path):
+        real_path = await spec.check() if spec.check else launch.cwd
         worker_spec = WorkerSpec(spec.backend, spec.host, spec.path, spec.env, launch)
         process = None
-        if real == launch.cwd:  # a warm process starts only in the directory of its key
+        if real_path == launch.cwd:  # a warm process starts only in the directory of its key
             process = await pool.admit(worker_spec, spec.resume, _turn_count(task), task.id, task.wake)
         if process:
             await _run_in_pool(task, pool, process, launch)
@@ -249,15 +249,15 @@ async def _run_in_pool(task: RunTask, pool: Pool, process: PooledProcess, launch
     """Have the conversation, and return the process to the pool."""
     is_trusted = is_reported = False
     try:
-        is_trusted, is_reported = await _talk_in_pool(task, pool, process, launch)
+        is_trusted, is_reported = await _converse_in_pool(task, pool, process, launch)
         if task.phase is Phase.ENDED:
             task.slot.release()
     finally:
-        kept = is_reported and not task.request.ephemeral and isinstance(task.ending, RunFinished)
-        await pool.release(process, _turn_count(task), trusted=is_trusted, kept=kept)
+        keep = is_reported and not task.request.ephemeral and isinstance(task.ending, RunFinished)
+        await pool.release(process, _turn_count(task), trusted=is_trusted, keep=keep)
 
 
-async def _talk_in_pool(task: RunTask, pool: Pool, process: PooledProcess, launch: Launch) -> tuple[bool, bool]:
+async def _converse_in_pool(task: RunTask, pool: Pool, process: PooledProcess, launch: Launch) -> tuple[bool, bool]:
     """Send the prompt, log the events and the ending.
 
     Return whether the process is as good as before, and whether the process reported the ending of an unstopped run.
@@ -268,18 +268,18 @@ async def _talk_in_pool(task: RunTask, pool: Pool, process: PooledProcess, launc
         await task.end(task.stopped_by)
         return not process.is_lost, False
     was_ready = process.worker.is_ready
-    io = task.open_io(process, launch, patience=1 if was_ready else _COLD_PATIENCE)
+    io = task.open_io(process, launch, answer_timeout_factor=1 if was_ready else _COLD_TIMEOUT_FACTOR)
     try:
         ending = await task.listen(io)
     except ProtocolNotSupported as exc:
-        speaks = was_ready and not process.is_refused
-        pool.evict(process, str(exc), speaks=speaks)
-        if not speaks:
-            task.unspoken = str(exc)
+        speaks_protocol = was_ready and not process.is_unsupported
+        pool.evict(process, str(exc), speaks_protocol=speaks_protocol)
+        if not speaks_protocol:
+            task.protocol_failure = str(exc)
         return False, False
     is_reported = ending is io.ending
     if process.is_lost:
-        pool.evict(process, process.worker.trouble)
+        pool.evict(process, process.worker.failure)
         # A run that has logged more than the start cannot start again.
         if is_reported and all(isinstance(entry.event, RunStarted) for entry in task.entries):
             return False, False

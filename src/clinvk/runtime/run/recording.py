@@ -18,7 +18,7 @@ from clinvk.types.session import Resume, Session, SessionStatus
 
 logger = logging.getLogger(__name__)
 
-_FIRST_WORDS = 10_000
+_INITIAL_PROMPT_CHARS = 10_000
 """Length of a session's `initial_prompt` in characters; the run's record has the whole prompt."""
 
 
@@ -31,7 +31,7 @@ def new_session(request: RunRequest, session_id: str, working_dir: str, settings
         created_at=at,
         last_used=at,
         working_dir=working_dir,
-        initial_prompt=request.prompt[:_FIRST_WORDS],
+        initial_prompt=request.prompt[:_INITIAL_PROMPT_CHARS],
         model=request.model,
         tags=tuple(dict.fromkeys(settings.default_tags + request.tags)),
         metadata=request.metadata,
@@ -61,11 +61,11 @@ class RunRecorder:
         self._resume = resume
         self._has_started = False
         self._counts_usage = settings.store_token_usage
-        self._keeps_text = not request.ephemeral
+        self._stores_text = not request.ephemeral
         self._record = RunRecord(
             id=run_id,
             backend=request.backend,
-            prompt=request.prompt if self._keeps_text else "",
+            prompt=request.prompt if self._stores_text else "",
             state="queued",
             created_at=time.time(),
             session_id=session.id if session else None,
@@ -95,7 +95,7 @@ class RunRecorder:
     async def spawned(self, at: float) -> None:
         """Record that the agent's process has started."""
         self._record = replace(self._record, state="running", started_at=at)
-        await self._kept(self._store.update(self._record, self.session))
+        await self._store_safely(self._store.update(self._record, self.session))
 
     async def started(self, event: RunStarted) -> None:
         """Record that the agent has reported its start: from here on the conversation can be resumed.
@@ -112,11 +112,11 @@ class RunRecorder:
                 forks_parent=False,
             )
         self._has_started = True
-        await self._kept(self._store.update(self._record, self.session))
+        await self._store_safely(self._store.update(self._record, self.session))
 
     def save_soon(self, log: EventLog) -> None:
         """Store the new events of a log with the next autosave."""
-        if self._keeps_text:
+        if self._stores_text:
             self._autosave.add(self._record.id, log)
 
     async def ended(self, ending: Ending, entries: Sequence[Logged], output: str) -> None:
@@ -132,8 +132,8 @@ class RunRecorder:
             stop_reason=ending.stop_reason if isinstance(ending, RunFinished) else None,
             exit_code=failure.exit_code if failure else 0,
             error_code=failure.code if failure else None,
-            error_message=recorded_result(failure.message, self._keeps_text) if failure else None,
-            output=output if self._keeps_text else "",
+            error_message=recorded_result(failure.message, self._stores_text) if failure else None,
+            output=output if self._stores_text else "",
         )
         if session := self.session:
             used = ending.usage or Usage()
@@ -145,11 +145,11 @@ class RunRecorder:
                 counted=used + (self._resume.used if self._resume else Usage()),
                 error_message=failure.message if failure else None,
             )
-        await self._kept(self._store.end(self._record, self.session, entries if self._keeps_text else ()))
+        await self._store_safely(self._store.end(self._record, self.session, entries if self._stores_text else ()))
 
-    async def _kept(self, keeping: Awaitable[None]) -> None:
+    async def _store_safely(self, write: Awaitable[None]) -> None:
         try:
-            await keeping
+            await write
         except ClinvkError as exc:
             logger.warning("run %s is not kept: %s", self._record.id, exc.message)
         except Exception:

@@ -112,33 +112,33 @@ class ActivityCounter:
     A turn ends when all of its tool calls have results: then the agent asks its model again.
     """
 
-    __slots__ = ("_speaking", "open_calls", "turns_ended")
+    __slots__ = ("_is_in_turn", "open_calls", "turns_ended")
 
     def __init__(self) -> None:
         self.turns_ended = 0
         self.open_calls: set[str] = set()
-        self._speaking = False
+        self._is_in_turn = False
 
     @property
     def turns(self) -> int:
         """The number of turns so far, including the current turn."""
-        return self.turns_ended + self._speaking
+        return self.turns_ended + self._is_in_turn
 
     def feed(self, event: Event) -> bool:
         """Count an event; return whether the event shows progress of the agent's work."""
         if isinstance(event, ToolResult):
             self.open_calls.discard(event.id)
-            if self._speaking and not self.open_calls:
-                self._speaking = False
+            if self._is_in_turn and not self.open_calls:
+                self._is_in_turn = False
                 self.turns_ended += 1
-        elif isinstance(event, _OF_THE_MODEL):
-            self._speaking = True
+        elif isinstance(event, _MODEL_EVENTS):
+            self._is_in_turn = True
             if isinstance(event, ToolCall):
                 self.open_calls.add(event.id)
         return not isinstance(event, Progress)
 
 
-_OF_THE_MODEL = (TextDelta, ThinkingDelta, ToolCall)
+_MODEL_EVENTS = (TextDelta, ThinkingDelta, ToolCall)
 _STDERR_CHARS = 300
 
 
@@ -152,11 +152,11 @@ class RunIO:
         ending: the ending that the agent reported, or that follows from the exit. None for a run that was cut at a
             stop sequence or at the maximum number of turns.
         costs: the first ending that the agent reported, even for a run that was cut.
-        words: the filter of the answer's text; None passes the text on.
+        text_filter: the filter of the answer's text; None passes the text on.
         activity: the turns and open tool calls.
         raw: the last line of JSON.
         events: the events since the last `take`; their lines have `events_bytes` bytes.
-        unspoken: why the process does not speak its channel's protocol; empty unless found out.
+        protocol_failure: why the process does not speak its channel's protocol; empty unless found out.
     """
 
     def __init__(
@@ -164,38 +164,38 @@ class RunIO:
         process: OwnProcess | PooledProcess,
         spec: RunSpec,
         launch: Launch,
-        words: AnswerFilter | None,
+        text_filter: AnswerFilter | None,
         now: float,
         spent_s: float,
-        patience: int,
+        answer_timeout_factor: int,
     ) -> None:
         """Send the prompt. Earlier processes of the run have used `spent_s` of the time limit.
 
-        The process gets `patience` times the usual time to answer in its channel's protocol.
+        The process gets `answer_timeout_factor` times the usual time to answer in its channel's protocol.
         """
         self.process = process
         self.ending: Ending | None = None
         self.costs: Ending | None = None
-        self.words = words
+        self.text_filter = text_filter
         self.activity = ActivityCounter()
         self.raw = b""
         self.events: list[Event] = []
         self.events_bytes = 0
-        self.unspoken = ""
+        self.protocol_failure = ""
         self._status = process.process if isinstance(process, OwnProcess) else process
         self._early_stderr: list[Event] | None = []
         self._timeout_s = spec.request.timeout_s
         self._silence_s = spec.no_progress_s or inf
         self._max_turns = launch.counted_turns or inf
-        self._answer_s = spec.fallbacks.answer_within_s * patience if launch.long_lived else inf
+        self._answer_s = spec.fallbacks.answer_timeout_s * answer_timeout_factor if launch.long_lived else inf
         self._answer_by = now + self._answer_s
         self._wall_at = now + max(0.1, self._timeout_s - spent_s) if self._timeout_s else inf
         self._progress_at = now
-        self._gone_at = inf
+        self._closed_at = inf
         process.begin(spec.request, spec.resume)
 
     def read(self, now: float) -> None:
-        """Read new output into `events`, `ending` and `unspoken`.
+        """Read new output into `events`, `ending` and `protocol_failure`.
 
         Stderr is held back until the agent has reported its start, which must be the first event of a stream.
         """
@@ -205,9 +205,9 @@ class RunIO:
         try:
             self._read_stdout(now)
         except ProtocolNotSupported as exc:
-            self.unspoken = str(exc)
+            self.protocol_failure = str(exc)
         if now >= self._answer_by and not self.process.is_answered:
-            self.unspoken = f"it did not answer within {self._answer_s:g} s"
+            self.protocol_failure = f"it did not answer within {self._answer_s:g} s"
         if self._early_stderr is not None and (self.events or self.ending):
             self.events[1:1] = self._early_stderr
             self._early_stderr = None
@@ -221,31 +221,33 @@ class RunIO:
     def pause(self, now: float) -> None:
         """Reset the timers for silence and exit, since the reader of the run is holding the agent up."""
         self._progress_at = now
-        self._gone_at = inf
+        self._closed_at = inf
 
     def limit(self, now: float) -> Ending | None:
         """Return the ending of a run that has reached a limit, else None."""
-        if self.words and self.words.matched is not None:
-            return RunFinished("stop_sequence", stop_sequence=self.words.matched)
+        if self.text_filter and self.text_filter.matched is not None:
+            return RunFinished("stop_sequence", stop_sequence=self.text_filter.matched)
         if self.activity.turns_ended >= self._max_turns:
             return RunFinished("max_turns")
         if now < self.deadline():
             return None
-        if now >= self._gone_at + LINGER_S and self._status.exit_code is None:
+        if now >= self._closed_at + LINGER_S and self._status.exit_code is None:
             return RunFailed(AgentCrashed.code, "the agent closed its output but did not exit")
         if now >= self._wall_at:
-            what = f"timed out after {self._timeout_s:g} s"
+            problem = f"timed out after {self._timeout_s:g} s"
         elif now >= self._silent_at:
-            what = f"the agent made no progress for {self._silence_s:g} s"
+            problem = f"the agent made no progress for {self._silence_s:g} s"
         else:
             return None
-        last = self.process.stderr_message()  # only stderr explains why a CLI repeats its requests to the model
-        return RunFailed(TimedOut.code, f"{what}; its last words on stderr: {last[:_STDERR_CHARS]}" if last else what)
+        stderr = self.process.stderr_message()  # only stderr explains why a CLI repeats its requests to the model
+        return RunFailed(
+            TimedOut.code, f"{problem}; its last words on stderr: {stderr[:_STDERR_CHARS]}" if stderr else problem
+        )
 
     def deadline(self) -> float:
         """Return the time of the next check if the process stays silent."""
         answer_by = inf if self.process.is_answered else self._answer_by
-        exit_by = self._gone_at + (LINGER_S if self._status.exit_code is None else DRAIN_S)
+        exit_by = self._closed_at + (LINGER_S if self._status.exit_code is None else DRAIN_S)
         return min(self._wall_at, self._silent_at, answer_by, exit_by)
 
     @property
@@ -263,8 +265,8 @@ class RunIO:
             self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
         if self.ending or (status.exit_code is None and not status.at_eof):
             return
-        self._gone_at = min(self._gone_at, now)
-        if status.exit_code is not None and (status.at_eof or now >= self._gone_at + DRAIN_S):
+        self._closed_at = min(self._closed_at, now)
+        if status.exit_code is not None and (status.at_eof or now >= self._closed_at + DRAIN_S):
             self._handle(self.process.closed(), now)
 
     def _handle(self, deliveries: Iterable[Delivery], now: float) -> None:
@@ -281,11 +283,13 @@ class RunIO:
             elif self.activity.turns_ended < self._max_turns:
                 if self.activity.feed(event):
                     self._progress_at = now
-                self.events += self.words.feed(event) if self.words else (event,)
+                self.events += self.text_filter.feed(event) if self.text_filter else (event,)
 
     def _end(self, ending: Ending) -> None:
         self.costs = self.costs or ending
-        is_cut = self.activity.turns_ended >= self._max_turns or (self.words and self.words.matched is not None)
+        is_cut = self.activity.turns_ended >= self._max_turns or (
+            self.text_filter and self.text_filter.matched is not None
+        )
         if not is_cut:
             self.ending = self.ending or ending
         self.process.finish()

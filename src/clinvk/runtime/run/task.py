@@ -61,7 +61,7 @@ class RunTask:
         refusal: why the agent could not start, if the run failed because no agent started.
         stopped_by: the ending that a caller of `stop` asked for.
         no_grace: whether the agent gets no time to stop by itself.
-        unspoken: why the CLI does not speak its long-lived protocol; empty unless found out.
+        protocol_failure: why the CLI does not speak its long-lived protocol; empty unless found out.
         raw: the last line of JSON that the agent printed.
         task: the asyncio task that drives the run; set by the owner.
         last_process: the final process of the run, once that process has reported the ending.
@@ -70,9 +70,9 @@ class RunTask:
     task: asyncio.Task[None]
 
     def __init__(
-        self, spec: RunSpec, spawner: Spawner, recorder: RunRecorder, enter: Callable[[Callable[[], None]], Slot]
+        self, spec: RunSpec, spawner: Spawner, recorder: RunRecorder, acquire_slot: Callable[[Callable[[], None]], Slot]
     ) -> None:
-        """Take a slot or a place in the queue with `enter`, which is `Slots.acquire`; raise what `enter` raises."""
+        """Take a slot or a place in the queue with `acquire_slot`, which is `Slots.acquire`; raise its errors."""
         self.id = spec.run_id
         self.spec = spec
         self.request = spec.request
@@ -85,12 +85,12 @@ class RunTask:
         self.refusal: ClinvkError | None = None
         self.stopped_by: Ending | None = None
         self.no_grace = False
-        self.unspoken = ""
+        self.protocol_failure = ""
         self.raw = b""
         self.last_process: Process | None = None
         self._changed = WakeUp()
         self.wake = self._changed.set  # a bound method of this object would be a cycle that keeps the prompt in memory
-        self.slot = enter(self.wake)
+        self.slot = acquire_slot(self.wake)
         self.log = EventLog(self.wake)
         self._left_queue = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -142,7 +142,7 @@ class RunTask:
                 for logged in batch:
                     yield logged
 
-    async def begun(self) -> None:
+    async def left_queue(self) -> None:
         """Wait until the run leaves the queue: it has a slot, or was stopped."""
         await self._left_queue.wait()
 
@@ -185,10 +185,10 @@ class RunTask:
         """
         if until < self._timer_at:
             self.close()
-            self._timer_at, self._timer = until, self._loop.call_at(until, self._ring)
+            self._timer_at, self._timer = until, self._loop.call_at(until, self._on_timer)
         await self._changed.wait()
 
-    def _ring(self) -> None:
+    def _on_timer(self) -> None:
         self._timer_at = inf
         self.wake()
 
@@ -197,11 +197,13 @@ class RunTask:
         if self._timer:
             self._timer.cancel()
 
-    def open_io(self, process: OwnProcess | PooledProcess, launch: Launch, patience: int = 1) -> RunIO:
-        """Send the prompt to a process. A process that is still starting gets `patience` times as long to answer."""
+    def open_io(self, process: OwnProcess | PooledProcess, launch: Launch, answer_timeout_factor: int = 1) -> RunIO:
+        """Send the prompt to a process. A process that is still starting gets `answer_timeout_factor` times as long."""
         self._is_long_lived = launch.long_lived
         spent_s = time.time() - self.started_at if self.started_at else 0.0
-        return RunIO(process, self.spec, launch, answer_filter(self.request), self.now(), spent_s, patience)
+        return RunIO(
+            process, self.spec, launch, answer_filter(self.request), self.now(), spent_s, answer_timeout_factor
+        )
 
     def on_output(self) -> None:
         """Handle new output or the exit of the agent process.
@@ -232,7 +234,7 @@ class RunTask:
             return False
         now = self.now()
         io.read(now)
-        if io.ending or io.unspoken or any(isinstance(event, RunStarted) for event in io.events):
+        if io.ending or io.protocol_failure or any(isinstance(event, RunStarted) for event in io.events):
             return False
         self._log(*io.take())
         return not io.limit(now) and io.deadline() >= self._timer_at
@@ -253,8 +255,8 @@ class RunTask:
                 await self._record(*io.take())
             if ending := io.ending or self.stopped_by or io.limit(self.now()):
                 return ending
-            if io.unspoken:
-                raise ProtocolNotSupported(io.unspoken)
+            if io.protocol_failure:
+                raise ProtocolNotSupported(io.protocol_failure)
             self._inline_io = io if self.log.count else None  # the start of a run needs more than a log entry
             await self.wait(io.deadline())
             self._inline_io = None
@@ -273,24 +275,24 @@ class RunTask:
         if isinstance(ending, RunFinished) and ending.turns is None:
             ending = replace(ending, turns=io.activity.turns)
         self.raw = io.raw
-        if io.words:
-            await self._finish_filtered(io.words, ending)
+        if io.text_filter:
+            await self._finish_filtered(io.text_filter, ending)
         else:
             await self.end(ending)
 
-    async def _finish_filtered(self, words: AnswerFilter, ending: Ending) -> None:
+    async def _finish_filtered(self, text_filter: AnswerFilter, ending: Ending) -> None:
         schema = self.request.output_schema
-        if isinstance(words, SchemaFilter) and schema is not None:
-            judgement = await judge_answer(words, ending, schema, self.spawner, self.spec.env)
-            if judgement.fault and await self._asks_again(judgement.fault, ending):
+        if isinstance(text_filter, SchemaFilter) and schema is not None:
+            judgement = await judge_answer(text_filter, ending, schema, self.spawner, self.spec.env)
+            if judgement.fault and await self._prepare_retry(judgement.fault, ending):
                 return
             ending, rest = judgement.ending, judgement.rest
         else:
-            rest = words.rest()
+            rest = text_filter.rest()
         await self._record([*rest], 0)
         await self.end(ending)
 
-    async def _asks_again(self, fault: str, ending: Ending) -> bool:
+    async def _prepare_retry(self, fault: str, ending: Ending) -> bool:
         """Prepare one more turn of the conversation; return False if no further turn is possible."""
         spec = self.spec
         if self._first_ending or self.stopped_by or not (spec.launch.asks_again and self._conversation):
@@ -310,10 +312,10 @@ class RunTask:
         for event in events:
             if isinstance(event, RunStarted) and not self._first_ending:
                 self._conversation = event.backend_session_id or self._conversation
-                if self.unspoken:
-                    self.spec.fallbacks.note(self.spec.path, self.unspoken)
+                if self.protocol_failure:
+                    self.spec.fallbacks.note_failure(self.spec.path, self.protocol_failure)
                 elif self._is_long_lived:
-                    self.spec.fallbacks.note_spoken(self.spec.path)
+                    self.spec.fallbacks.note_success(self.spec.path)
                 await self.recorder.started(event)
         self._log(events, size)
 

@@ -58,14 +58,14 @@ class GitTimedOut(ClinvkError):
 class GitOptions(TypedDict, total=False):
     """How to run one git command.
 
-    `env` is added to the environment of all commands; `directory` replaces the directory of `Git`; `within_s` is the
+    `env` is added to the environment of all commands; `directory` replaces the directory of `Git`; `timeout_s` is the
     time limit, 300 seconds by default.
     """
 
     env: Mapping[str, str]
     stdin: bytes
     directory: str
-    within_s: float
+    timeout_s: float
 
 
 class Git:
@@ -120,8 +120,10 @@ class Git:
         """
         done = await self.run(*arguments, **options)
         if done.exit_code:
-            said = on_one_line(done.stderr)
-            raise GitFailed(f"git {arguments[0]} failed: {said or f'exit code {done.exit_code}'}", said, done.exit_code)
+            message = on_one_line(done.stderr)
+            raise GitFailed(
+                f"git {arguments[0]} failed: {message or f'exit code {done.exit_code}'}", message, done.exit_code
+            )
         return done.stdout
 
     async def run(self, *arguments: str, **options: Unpack[GitOptions]) -> ProgramResult:
@@ -131,15 +133,15 @@ class Git:
             GitTimedOut: the command did not exit in time.
             ClinvkError: git cannot be run.
         """
-        within_s = options.get("within_s", _TIMEOUT_S)
+        timeout_s = options.get("timeout_s", _TIMEOUT_S)
         argv = ("git", "-C", options.get("directory", self._directory), "--no-pager", *arguments)
         env = {**self._env, **options.get("env", {})}
         try:
-            return await run_tool(self._spawner, argv, env, within_s, stdin=options.get("stdin", b""))
+            return await run_tool(self._spawner, argv, env, timeout_s, stdin=options.get("stdin", b""))
         except BackendUnavailable as exc:
             raise InvalidRequest(f"worktrees need git: {exc.message}", ISOLATION) from exc
         except TimeoutError:
-            raise GitTimedOut(f"git {arguments[0]} took over {within_s:g} s") from None
+            raise GitTimedOut(f"git {arguments[0]} took over {timeout_s:g} s") from None
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -139,7 +139,7 @@ class KeptWorktrees(Worktrees):
         lock = await wait_for_lock(hold)
         if lock is None:
             raise InvalidRequest(f"worktree {id_} is in use: another clinvk lists, applies or discards it")
-        with lock, (excluding := await self._excluded(id_)) or nullcontext():
+        with lock, (excluding := await self._exclude_agents(id_)) or nullcontext():
             worktree = await asyncio.to_thread(self._folders.read, id_)
             if not (worktree and excluding) or await asyncio.to_thread(self._folders.is_kept, id_) != was_kept:
                 raise at_work

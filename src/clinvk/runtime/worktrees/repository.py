@@ -23,10 +23,10 @@ _REFUSED = 1
 """The exit code of `git apply` if it wrote nothing; if writing failed, the code is another."""
 
 _APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
-_APPLIED_TIMEOUT_S = 600.0
+_APPLY_TIMEOUT_S = 600.0
 _STATUS_TIMEOUT_S = 30.0
 _RETRY_AFTER_S = 0.05
-_NAMED = 3
+_MAX_NAMES = 3
 
 
 async def find_repository(git: Git, directory: str) -> tuple[str, str, str]:
@@ -39,11 +39,11 @@ async def find_repository(git: Git, directory: str) -> tuple[str, str, str]:
         ClinvkError: git cannot be run in the directory.
     """
     await git.guard()
-    done = await git.run("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-toplevel")
-    paths = os.fsdecode(done.stdout).split("\n")
-    if done.exit_code or len(paths) != 3:
-        said = on_one_line(done.stderr) or paths
-        raise InvalidRequest(f"{directory!r} is in no git repository with a tree: {said}", ISOLATION)
+    completed = await git.run("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-toplevel")
+    paths = os.fsdecode(completed.stdout).split("\n")
+    if completed.exit_code or len(paths) != 3:
+        message = on_one_line(completed.stderr) or paths
+        raise InvalidRequest(f"{directory!r} is in no git repository with a tree: {message}", ISOLATION)
     common, top, _ = paths
     return top, common, await asyncio.to_thread(_inside, directory, top)
 
@@ -57,7 +57,7 @@ async def origin(git: Git, directory: str, judge: Judge | None) -> tuple[Worktre
         ClinvkError: git failed.
     """
     top, common, inside = await find_repository(git, directory)
-    blocked = await _blocked(git, top, common, judge) if judge else ()
+    blocked = await _blocked_paths(git, top, common, judge) if judge else ()
     head = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if head.exit_code:
         raise InvalidRequest(f"the git repository {top!r} has no commit yet: a worktree begins with one", ISOLATION)
@@ -68,9 +68,9 @@ async def origin(git: Git, directory: str, judge: Judge | None) -> tuple[Worktre
     left_out = tuple(path for path in blocked if any(f"{name}/".startswith(f"{path}/") for _, name in entries))
     warnings = [f"the filter {name} of the repository's own settings is not run" for name in git.disabled]
     if modules:
-        warnings.append(f"submodules are empty in the worktree: {_some(modules)}")
+        warnings.append(f"submodules are empty in the worktree: {_summary(modules)}")
     if left_out:
-        warnings.append(f"not in the worktree, since the server blocks it: {_some(left_out)}")
+        warnings.append(f"not in the worktree, since the server blocks it: {_summary(left_out)}")
     if changes := await _uncommitted(git):
         begins = f"the worktree begins with the commit {base[:12]}"
         warnings.append(f"{begins}: uncommitted changes in {top} are not in it{changes}")
@@ -91,33 +91,33 @@ async def origin(git: Git, directory: str, judge: Judge | None) -> tuple[Worktre
     return worktree, left_out
 
 
-async def _blocked(git: Git, top: str, common: str, judge: Judge) -> Sequence[str]:
+async def _blocked_paths(git: Git, top: str, common: str, judge: Judge) -> Sequence[str]:
     """Judge all directories that files of a worktree come from; return the blocked paths in the tree.
 
     Raises:
         InvalidRequest: the judge refuses a directory, or git cannot list the directories.
     """
     counted = await git.out("count-objects", "-v")
-    others = [os.fsdecode(line[11:]) for line in counted.splitlines() if line.startswith(b"alternate: ")]
+    alternates = [os.fsdecode(line[11:]) for line in counted.splitlines() if line.startswith(b"alternate: ")]
 
-    def judged() -> Sequence[str]:
+    def judge_all() -> Sequence[str]:
         real = os.path.realpath(top)
         blocked = judge(real)
         try:
-            stores = dict.fromkeys(_stores(common, others))
+            stores = dict.fromkeys(_stores(common, alternates))
         except OSError as exc:
             raise InvalidRequest(f"cannot look where the objects of {top!r} are: {exc}", ISOLATION) from exc
         for path in stores:
             judge(path)
         return sorted({os.path.relpath(path, real) for path in blocked})
 
-    return await Lookups().run(judged)
+    return await Lookups().run(judge_all)
 
 
-def _stores(common: str, others: Sequence[str]) -> Iterator[str]:
+def _stores(common: str, alternates: Sequence[str]) -> Iterator[str]:
     """Yield the directories of a repository's objects, links resolved; `others` are its alternates."""
     yield os.path.realpath(common)
-    for objects in (os.path.join(common, "objects"), *others):
+    for objects in (os.path.join(common, "objects"), *alternates):
         yield os.path.realpath(objects)
         yield from (os.path.realpath(entry) for entry in os.scandir(objects) if entry.is_symlink())
 
@@ -126,11 +126,11 @@ async def _uncommitted(git: Git) -> str:
     """Return which changes of a tree are not committed, as the end of a warning; empty if there are none."""
     try:
         flags = ("--porcelain", "-z", "--no-renames", "--ignore-submodules=all")
-        status = await git.out("status", *flags, within_s=_STATUS_TIMEOUT_S)
+        status = await git.out("status", *flags, timeout_s=_STATUS_TIMEOUT_S)
     except GitTimedOut as exc:
         return f", if there are any: {exc.message}"
     changed = [os.fsdecode(entry[3:]) for entry in status.split(b"\0") if entry]
-    return f": {_some(changed)}" if changed else ""
+    return f": {_summary(changed)}" if changed else ""
 
 
 async def register(git: Git, worktree: Worktree) -> None:
@@ -160,22 +160,22 @@ async def check_out(git: Git, worktree: Worktree, left_out: Sequence[str]) -> No
     admin = await asyncio.to_thread(registered, worktree) or Path(worktree.root)
     sparse = ("-c", "core.sparseCheckout=true", "-c", "core.sparseCheckoutCone=false") if left_out else ()
     if left_out:
-        await asyncio.to_thread(_leave_out, admin / "info" / "sparse-checkout", left_out)
+        await asyncio.to_thread(_exclude, admin / "info" / "sparse-checkout", left_out)
     await git.out(*sparse, "reset", "--hard", "--quiet", directory=worktree.root)
-    await finish_thread(asyncio.to_thread(_complete, worktree, admin, left_out), "copying an index")
+    await finish_thread(asyncio.to_thread(_finish_checkout, worktree, admin, left_out), "copying an index")
 
 
-def _leave_out(file: Path, names: Sequence[str]) -> None:
+def _exclude(file: Path, names: Sequence[str]) -> None:
     patterns = "".join("!/" + re.sub(r"([\\*?\[\]\s])", r"\\\1", name) + "\n" for name in names)
     file.parent.mkdir(exist_ok=True)
     with file.open("a") as opened:
         opened.write(patterns if opened.tell() else f"/*\n{patterns}")
 
 
-def _complete(worktree: Worktree, admin: Path, left_out: Sequence[str]) -> None:
+def _finish_checkout(worktree: Worktree, admin: Path, left_out: Sequence[str]) -> None:
     root, path = Path(worktree.root), Path(worktree.path)
     if any(os.path.lexists(root / name) for name in left_out):
-        raise ClinvkError(f"git does not leave {_some(left_out)} out of the worktree")
+        raise ClinvkError(f"git does not leave {_summary(left_out)} out of the worktree")
     try:
         shutil.copy2(admin / "index", Path(worktree.folder, "index"))
         if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
@@ -204,10 +204,10 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
         raise InvalidRequest(f"the tree of worktree {worktree.id} is gone: {top!r}")
     await find_repository(git, top)
     try:
-        await _applied(git, worktree, "--check", patch)
+        await _run_apply(git, worktree, "--check", patch)
     except InvalidRequest:
-        undone = await git.run(*_APPLY, "--reverse", "--check", patch)
-        if undone.exit_code:
+        reversed_check = await git.run(*_APPLY, "--reverse", "--check", patch)
+        if reversed_check.exit_code:
             raise
         raise InvalidRequest(
             f"the changes of worktree {worktree.id} are in {top} already, nothing was changed;"
@@ -215,11 +215,11 @@ async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> 
         ) from None
     if not dry_run:
         backup = FileBackup(top, diff.names, Path(worktree.folder, f"backup-{os.urandom(4).hex()}"))
-        await finish_thread(asyncio.to_thread(backup.copy), "putting files aside", _APPLIED_TIMEOUT_S)
-        await finish_thread(_written(git, worktree, patch, backup), "applying the changes", _APPLIED_TIMEOUT_S)
+        await finish_thread(asyncio.to_thread(backup.copy), "putting files aside", _APPLY_TIMEOUT_S)
+        await finish_thread(_write_changes(git, worktree, patch, backup), "applying the changes", _APPLY_TIMEOUT_S)
 
 
-async def _applied(git: Git, worktree: Worktree, *arguments: str) -> None:
+async def _run_apply(git: Git, worktree: Worktree, *arguments: str) -> None:
     try:
         await git.out(*_APPLY, *arguments)
     except GitFailed as exc:
@@ -229,19 +229,19 @@ async def _applied(git: Git, worktree: Worktree, *arguments: str) -> None:
         raise InvalidRequest(f"worktree {worktree.id} does not fit {top}, nothing was changed: {exc.stderr}") from exc
 
 
-async def _written(git: Git, worktree: Worktree, patch: str, backup: FileBackup) -> None:
+async def _write_changes(git: Git, worktree: Worktree, patch: str, backup: FileBackup) -> None:
     try:
-        await _applied(git, worktree, patch)
+        await _run_apply(git, worktree, patch)
     except InvalidRequest:
         await asyncio.to_thread(remove_tree, backup.folder)
         raise
     except (ClinvkError, asyncio.CancelledError) as exc:  # cancelled: it took too long, or the loop is closed
-        why = exc.message if isinstance(exc, ClinvkError) else "the changes were not applied in time"
+        reason = exc.message if isinstance(exc, ClinvkError) else "the changes were not applied in time"
         try:
             await asyncio.to_thread(backup.restore)
         except OSError as failed:
-            raise ClinvkError(f"{why}; the files cannot all be put back ({failed}): see {backup.folder}") from exc
-        raise ClinvkError(f"{why}; the files are as before, and what was written is in {backup.aside}") from exc
+            raise ClinvkError(f"{reason}; the files cannot all be put back ({failed}): see {backup.folder}") from exc
+        raise ClinvkError(f"{reason}; the files are as before, and what was written is in {backup.aside}") from exc
     await asyncio.to_thread(remove_tree, backup.folder)
 
 
@@ -263,11 +263,11 @@ async def unregister(git: Git, worktree: Worktree, with_commits: bool) -> None:
 
 def registered(worktree: Worktree) -> Path | None:
     """Return the folder in which the repository keeps a worktree's records, or None. Blocks."""
-    there = os.path.realpath(worktree.root)
+    target = os.path.realpath(worktree.root)
     for entry in Path(worktree.common, "worktrees").glob("*/gitdir"):
         with suppress(OSError):
-            named = os.fsdecode(entry.read_bytes()).rstrip("\n")
-            if os.path.realpath(entry.parent / os.path.dirname(named)) == there:
+            gitdir = os.fsdecode(entry.read_bytes()).rstrip("\n")
+            if os.path.realpath(entry.parent / os.path.dirname(gitdir)) == target:
                 return entry.parent
     return None
 
@@ -286,6 +286,6 @@ def _inside(directory: str, top: str) -> str:
     return "" if inside == "." else inside
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(name.encode(errors="replace").decode() for name in names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+def _summary(names: Sequence[str]) -> str:
+    shown = ", ".join(name.encode(errors="replace").decode() for name in names[:_MAX_NAMES])
+    return shown if len(names) <= _MAX_NAMES else f"{shown} and {len(names) - _MAX_NAMES} more"

@@ -33,10 +33,10 @@ DIFF_BYTES = 1024 * 1024
 CHANGED_TIMEOUT_S = 60.0
 """How long to wait while another clinvk adds or removes worktrees."""
 
-_CLAIMED_TIMEOUT_S = 10.0
+_CLAIM_TIMEOUT_S = 10.0
 REMOVE_TIMEOUT_S = 300.0
-_FREE_TIMEOUT_S = 5.0
-_GONE_TIMEOUT_S = 2.0
+_LOCK_TIMEOUT_S = 5.0
+_EXIT_TIMEOUT_S = 2.0
 """How long an agent that has reported its end may take to exit."""
 
 _RETRY_AFTER_S = 0.02
@@ -99,14 +99,14 @@ class Worktrees:
             claimed.append(worktree)
 
         try:
-            await finish_thread(claim(), "making a folder", _CLAIMED_TIMEOUT_S)
+            await finish_thread(claim(), "making a folder", _CLAIM_TIMEOUT_S)
             (worktree,) = claimed
-            async with self._alone():
+            async with self._exclusive():
                 await finish_thread(repository.register(git, worktree), "git worktree add", CHANGED_TIMEOUT_S)
             await repository.check_out(git, worktree, left_out)
         except BaseException:
             for worktree in claimed:
-                await self._let_go(worktree, self._remove(worktree))
+                await self._finish_and_unlock(worktree, self._remove(worktree))
             raise
         return worktree
 
@@ -125,18 +125,18 @@ class Worktrees:
             ClinvkError: git failed.
         """
         async with self._difference(worktree) as diff:
-            if kept := diff.is_changed:
+            if keep := diff.is_changed:
                 self._changed.add(worktree.id)
             text, size = b"", 0
             if diff.files and await diff.write_patch():
-                text, size = await asyncio.to_thread(_beginning, diff.patch, max_diff_bytes)
+                text, size = await asyncio.to_thread(_head, diff.patch, max_diff_bytes)
         return Change(
             diff=text.decode(errors="replace"),
             is_cut=len(text) < size,
             files=diff.files,
             branch=worktree.branch,
             path=worktree.path,
-            kept=kept,
+            kept=keep,
             warnings=diff.warnings,
         )
 
@@ -159,12 +159,12 @@ class Worktrees:
         The worktree is kept if clinvk cannot examine or remove the worktree.
         """
         if worktree.id in self._held:
-            await self._let_go(worktree, self._left(worktree))
+            await self._finish_and_unlock(worktree, self._keep_or_remove(worktree))
 
-    async def _left(self, worktree: Worktree) -> None:
-        excluding = await self._excluded(worktree.id)
-        with excluding or nullcontext():
-            if excluding is None or worktree.id in self._changed or await self._is_changed(worktree):
+    async def _keep_or_remove(self, worktree: Worktree) -> None:
+        lock = await self._exclude_agents(worktree.id)
+        with lock or nullcontext():
+            if lock is None or worktree.id in self._changed or await self._is_changed(worktree):
                 await asyncio.to_thread(self._folders.keep, worktree.id)
             else:
                 await self._remove(worktree)
@@ -176,7 +176,7 @@ class Worktrees:
         except ClinvkError:  # kept rather than lost
             return True
 
-    async def _let_go(self, worktree: Worktree, work: Awaitable[None]) -> None:
+    async def _finish_and_unlock(self, worktree: Worktree, work: Awaitable[None]) -> None:
         """Finish the work on a worktree of this process, and unlock the worktree even if the work fails.
 
         The next `list` completes a removal.
@@ -201,7 +201,7 @@ class Worktrees:
             InvalidRequest: the worktree is being removed or applied; the field is `workdir`.
             ClinvkError: the worktree cannot be locked.
         """
-        with await self._entered(directory) or nullcontext():
+        with await self._lock_around(directory) or nullcontext():
             yield
 
     async def use_from_here(self, directory: str) -> None:
@@ -210,11 +210,11 @@ class Worktrees:
         Raises:
             InvalidRequest, ClinvkError: as `used`.
         """
-        if lock := await self._entered(directory):
+        if lock := await self._lock_around(directory):
             os.set_inheritable(lock.file, True)
             lock.file = -1
 
-    async def _entered(self, directory: str) -> FileLock | None:
+    async def _lock_around(self, directory: str) -> FileLock | None:
         id_ = await asyncio.to_thread(self._folders.around, directory)
         if id_ is None:
             return None
@@ -229,16 +229,16 @@ class Worktrees:
         if await asyncio.to_thread(os.path.isdir, worktree.common):
             git = self._git(worktree.common)
             await git.guard(GIT_DIR=worktree.common)
-            async with self._alone():
+            async with self._exclusive():
                 await repository.unregister(git, worktree, with_commits)
         await asyncio.to_thread(remove_tree, Path(worktree.folder))
 
-    async def _excluded(self, id_: str) -> FileLock | None:
+    async def _exclude_agents(self, id_: str) -> FileLock | None:
         """Keep later agents out of a worktree, or return None if an agent is at work there and does not exit soon."""
-        return await wait_for_lock(lambda: self._folders.exclude(id_), _GONE_TIMEOUT_S)
+        return await wait_for_lock(lambda: self._folders.exclude(id_), _EXIT_TIMEOUT_S)
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncGenerator[None]:
+    async def _exclusive(self) -> AsyncGenerator[None]:
         """Lock adding and removing worktrees, since git fails if another worktree is incomplete.
 
         Raises:
@@ -248,10 +248,10 @@ class Worktrees:
             yield
 
     @asynccontextmanager
-    async def _locked(self, name: str, what: str, within_s: float) -> AsyncGenerator[None]:
-        lock = await wait_for_lock(lambda: self._folders.lock_home(name), within_s)
+    async def _locked(self, name: str, activity: str, timeout_s: float) -> AsyncGenerator[None]:
+        lock = await wait_for_lock(lambda: self._folders.lock_home(name), timeout_s)
         if lock is None:
-            raise ClinvkError(f"another clinvk has been {what} for {within_s:g} s")
+            raise ClinvkError(f"another clinvk has been {activity} for {timeout_s:g} s")
         with lock:
             yield
 
@@ -278,21 +278,21 @@ class Worktrees:
         return Git(self._spawner, self._environ, directory)
 
 
-async def wait_for_lock(take: Callable[[], FileLock | None], within_s: float | None = None) -> FileLock | None:
+async def wait_for_lock(acquire: Callable[[], FileLock | None], timeout_s: float | None = None) -> FileLock | None:
     """Take a lock as soon as possible, or return None after a timeout of 5 seconds by default."""
-    deadline = time.monotonic() + (_FREE_TIMEOUT_S if within_s is None else within_s)
+    deadline = time.monotonic() + (_LOCK_TIMEOUT_S if timeout_s is None else timeout_s)
     while True:
-        lock = await asyncio.to_thread(take)
+        lock = await asyncio.to_thread(acquire)
         if lock or time.monotonic() > deadline:
             return lock
         await asyncio.sleep(_RETRY_AFTER_S)
 
 
-def _beginning(file: Path, limit: int) -> tuple[bytes, int]:
+def _head(file: Path, limit: int) -> tuple[bytes, int]:
     """Return the beginning of a file, in whole lines, and the size of the file."""
-    with file.open("rb") as opened:
-        size = os.fstat(opened.fileno()).st_size
-        read = opened.read(limit)
+    with file.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        read = stream.read(limit)
     return (read if size <= limit else read[: read.rfind(b"\n") + 1]), size
 
 
@@ -318,9 +318,9 @@ async def run_check(
                         is_draining = True
                         limit.reschedule(asyncio.get_running_loop().time() + _DRAIN_S)
                     await changed.wait()
-                    for piece in process.take():
-                        size += len(piece)
-                        output = (output + piece)[-CHECK_OUTPUT_BYTES:]
+                    for chunk in process.take():
+                        size += len(chunk)
+                        output = (output + chunk)[-CHECK_OUTPUT_BYTES:]
         exit_code = process.exit_code
     finally:
         await spawner.sweep(process)

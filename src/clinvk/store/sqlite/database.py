@@ -30,7 +30,7 @@ _MIN_FREE_BYTES = 256 * 1024
 _RESERVE_BYTES = 8 * 1024 * 1024
 _MIN_RESERVE_BYTES = 1024 * 1024
 _RESERVED_SHARE = 8
-_OURS = frozenset(
+_OWN_FILES = frozenset(
     f"{FILE} {FILE}-wal {FILE}-shm {RESERVE} config.yaml keys.json sessions owners workspace worktrees".split()
 )
 _MAGIC = b"SQLite format 3\0"
@@ -40,13 +40,13 @@ _DAMAGED = "the database is damaged ({}). Restore it from a backup or move it aw
 class Database:
     """The store's SQLite database in a clinvk home.
 
-    `patience_s` is how long the database waits for another program to release the lock.
+    `lock_timeout_s` is how long the database waits for another program to release the lock.
     """
 
-    def __init__(self, home: str | os.PathLike[str], patience_s: float, migrations: Path = MIGRATIONS) -> None:
+    def __init__(self, home: str | os.PathLike[str], lock_timeout_s: float, migrations: Path = MIGRATIONS) -> None:
         self.home = Path(home)
         self.path = self.home / FILE
-        self._patience_s = patience_s
+        self._lock_timeout_s = lock_timeout_s
         self._migrations = migrations
 
     def connect(self) -> "sqlite3.Connection":
@@ -56,7 +56,7 @@ class Database:
             StoreUnavailable: it cannot be made or opened, or is not ours to write in.
         """
         with self.translated():
-            self._make()
+            self._create()
             self._refuse_read_only()
             self._refuse_garbage()
             with self._opened() as connection:
@@ -106,7 +106,7 @@ class Database:
                 free = self._free_bytes()
         wanted = min(_RESERVE_BYTES, (free + size) // _RESERVED_SHARE)
         if wanted > max(size, _MIN_RESERVE_BYTES) and hasattr(os, "posix_fallocate"):
-            with suppress(OSError), open(path, "ab", opener=_private) as file:
+            with suppress(OSError), open(path, "ab", opener=_open_private) as file:
                 os.posix_fallocate(file.fileno(), 0, wanted)
 
     def _free_bytes(self) -> int:
@@ -165,7 +165,7 @@ class Database:
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
             raise
         except sqlite3.Error as exc:
-            raise StoreUnavailable(f"{self.path}: {self._meaning(exc)}") from exc
+            raise StoreUnavailable(f"{self.path}: {self._explain(exc)}") from exc
         except OSError as exc:
             raise StoreUnavailable(f"{exc.filename or self.path}: {exc.strerror or exc}") from exc
 
@@ -177,7 +177,7 @@ class Database:
         connection = sqlite3.connect(
             f"{self.path.absolute().as_uri()}?mode=rw",
             uri=True,
-            timeout=self._patience_s,
+            timeout=self._lock_timeout_s,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=_CACHED_STATEMENTS,
@@ -188,7 +188,7 @@ class Database:
             connection.close()
             raise
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         """Create folder and file with access for the owner only.
 
         SQLite creates the journal files with the mode of the database. A folder with files of other programs keeps its
@@ -199,9 +199,9 @@ class Database:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
             for file in (self.path, *self.home.glob(f"{FILE}-*")):
-                _tighten(file, 0o600)
-        if _OURS.issuperset(os.listdir(self.home)):
-            _tighten(self.home, 0o700)
+                _make_private(file, 0o600)
+        if _OWN_FILES.issuperset(os.listdir(self.home)):
+            _make_private(self.home, 0o700)
 
     def _refuse_garbage(self) -> None:
         """Refuse a file that is no database: SQLite would write a journal next to the file into the file."""
@@ -218,10 +218,10 @@ class Database:
         latest = self.latest
         with snapshot(connection):  # another process may be creating the tables
             version = self.version(connection)
-            filled = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+            has_tables = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         if version > latest:
             raise StoreUnavailable(f"{self.path}: is of a newer clinvk (schema {version}); this one knows {latest}")
-        if version == 0 and filled:
+        if version == 0 and has_tables:
             raise StoreUnavailable(f"{self.path}: is a database of another program")
 
     def migrate(self, connection: "sqlite3.Connection") -> None:
@@ -238,7 +238,7 @@ class Database:
         """Set the journal mode. Retry while another process is opening the database: SQLite refuses without waiting."""
         import sqlite3
 
-        deadline = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + self._lock_timeout_s
         while True:
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -249,7 +249,7 @@ class Database:
             else:
                 return
 
-    def _meaning(self, exc: "sqlite3.Error") -> str:
+    def _explain(self, exc: "sqlite3.Error") -> str:
         name = getattr(exc, "sqlite_errorname", "")
         match name.split("_")[1] if "_" in name else "":
             case "FULL":
@@ -259,7 +259,7 @@ class Database:
             case "NOTADB" | "CORRUPT":
                 return _DAMAGED.format(exc)
             case "BUSY" | "LOCKED":
-                return f"another program has held its lock for {self._patience_s:g} s"
+                return f"another program has held its lock for {self._lock_timeout_s:g} s"
             case "IOERR":
                 return f"{exc}: its disk fails, or its quota or a limit of the file size is reached"
             case _:
@@ -296,7 +296,7 @@ def snapshot(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]
 LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
 """Another program holds the database."""
 
-NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR")
+NO_SPACE = ("SQLITE_FULL", "SQLITE_IOERR")
 """The disk is full, or a quota or limit of this process is reached."""
 
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
@@ -338,7 +338,7 @@ def skipping(note: Callable[[str], None]) -> Generator[None]:
         note(exc.message)
 
 
-def _private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
@@ -354,7 +354,7 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
-def _tighten(path: Path, mode: int) -> None:
+def _make_private(path: Path, mode: int) -> None:
     """Remove the permissions of other users. SQLite may remove the file at any time."""
     with suppress(FileNotFoundError):
         status = os.stat(path)

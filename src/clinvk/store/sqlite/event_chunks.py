@@ -109,7 +109,7 @@ def _decoded(data: bytes) -> Iterator[Logged]:
         at += entry.ticks
         match entry.event:
             case _Pieces() as pieces:
-                for ticks, event in zip((0, *pieces.ticks), _apart(pieces), strict=True):
+                for ticks, event in zip((0, *pieces.ticks), _split(pieces), strict=True):
                     at += ticks
                     yield Logged(number, at / _TICKS_PER_S, event)
                     number += 1
@@ -157,12 +157,12 @@ def _entries(events: Sequence[Logged], before: int) -> Iterator[_Entry]:
             while end < len(events) and type(events[end].event) is kind:
                 end += 1
         at = [_ticks(logged.at) for logged in events[index:end]]
-        yield _Entry(at[0] - before, _together([logged.event for logged in events[index:end]], at))
+        yield _Entry(at[0] - before, _merge([logged.event for logged in events[index:end]], at))
         before = at[-1]
         index = end
 
 
-def _together(events: list[Event], at: list[int]) -> Event | _TextPieces | _ThinkingPieces:
+def _merge(events: list[Event], at: list[int]) -> Event | _TextPieces | _ThinkingPieces:
     if len(events) == 1:
         return events[0]
     texts = [event.text for event in events if isinstance(event, TextDelta | ThinkingDelta)]
@@ -170,7 +170,7 @@ def _together(events: list[Event], at: list[int]) -> Event | _TextPieces | _Thin
     return pieces("".join(texts), [len(text) for text in texts], [b - a for a, b in pairwise(at)])
 
 
-def _apart(pieces: _Pieces) -> Iterator[TextDelta | ThinkingDelta]:
+def _split(pieces: _Pieces) -> Iterator[TextDelta | ThinkingDelta]:
     delta = TextDelta if isinstance(pieces, _TextPieces) else ThinkingDelta
     for end, length in zip(accumulate(pieces.lengths), pieces.lengths, strict=True):
         yield delta(pieces.text[end - length : end])

@@ -108,10 +108,10 @@ def read(file: LegacyFile) -> LegacySession:
 def import_sessions(connection: "sqlite3.Connection", files: Sequence[LegacySession], at: float) -> int:
     """Insert the sessions read from files, and return how many were new."""
     count = 0
-    for file, found in files:
-        damage = found if isinstance(found, str) else None
+    for file, session in files:
+        damage = session if isinstance(session, str) else None
         connection.execute(_REMEMBER, (file.name, file.size, file.mtime_ns, damage))
-        count += isinstance(found, Session) and turns.insert(connection, found, imported_at=at)
+        count += isinstance(session, Session) and turns.insert(connection, session, imported_at=at)
     return count
 
 
@@ -126,11 +126,11 @@ def parse(data: bytes, name: str, mtime: float) -> Session:
     if not backend:
         raise ValueError("it names no backend")
     created = _time(fields.get("created_at")) or max(0.0, min(mtime, _LATEST_S))
-    own_id = _text(fields, "id") or name
+    original_id = _text(fields, "id") or name
     metadata = _mapping(fields.get("metadata"))
-    session_id = _id(own_id)
-    if session_id != own_id:
-        metadata = {**metadata, "imported_id": own_id}
+    session_id = _id(original_id)
+    if session_id != original_id:
+        metadata = {**metadata, "imported_id": original_id}
     return settled_record(
         Session(
             id=session_id,
@@ -190,8 +190,8 @@ def _number(value: object) -> int:
 
 
 def _usage(value: object) -> Usage:
-    told = _mapping(value)
-    return Usage(**{name: _number(told.get(name)) for name in Usage.__struct_fields__})
+    counts = _mapping(value)
+    return Usage(**{name: _number(counts.get(name)) for name in Usage.__struct_fields__})
 
 
 def _time(value: object) -> float | None:
@@ -204,12 +204,12 @@ def _time(value: object) -> float | None:
 
     if isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(value)
+            parsed = datetime.fromisoformat(value)
         except ValueError:
             return None
-        if moment.year < _EPOCH_YEAR:
+        if parsed.year < _EPOCH_YEAR:
             return None
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
         if seconds > _LATEST_S:
             raise ValueError(f"it has the time {value!r}")
         return seconds

@@ -40,7 +40,7 @@ _IN_ORDER = {
     "runs": "SELECT created_at, key FROM runs WHERE ? = '' AND backend = ? AND state = ? AND ? = 0"
     " ORDER BY created_at DESC, key DESC",
 }
-_OF_PARTS = (
+_HAS_ONLY_PARTS = (
     "SELECT count(*) > 0 AND count(*) = count(parent_id) FROM runs"
     " WHERE session_id = (SELECT id FROM sessions WHERE key = ?)"
 )
@@ -108,7 +108,7 @@ def current(connection: "sqlite3.Connection", backend: str, working_dir: str) ->
     """Return the newest resumable session of a directory with a run outside an orchestration, or None."""
     groups = _session_groups(connection, SessionQuery(backend=backend, working_dir=working_dir, resumable=True))
     for key in groups.in_order(connection):
-        if not connection.execute(_OF_PARTS, (key,)).fetchone()[0]:
+        if not connection.execute(_HAS_ONLY_PARTS, (key,)).fetchone()[0]:
             return SESSIONS.read(connection.execute(SESSIONS.select("WHERE key = ?"), (key,)).fetchone())
     return None
 
@@ -175,7 +175,7 @@ def _session_conditions(connection: "sqlite3.Connection", query: SessionQuery) -
     """Return the conditions. A plus keeps SQLite from using the index of a column that is only compared."""
     conditions: _Conditions = []
     if query.text:
-        subquery, parameters = search.found(connection, query.text)
+        subquery, parameters = search.matching(connection, query.text)
         conditions.append((f"key IN {subquery}", parameters))
     if query.tag is not None:
         conditions.append(("key IN (SELECT session FROM session_tags WHERE tag = ?)", (readable(query.tag),)))
@@ -193,7 +193,7 @@ def _is_wanted(session: Session, query: SessionQuery) -> bool:
         and query.status in (None, session.status)
         and query.working_dir in (None, session.working_dir)
         and (query.tag is None or query.tag in session.tags)
-        and (not query.text or search.case_folded(query.text) in search.words(session))
+        and (not query.text or search.case_folded(query.text) in search.searched_text(session))
         and bool(session.backend_session_id or not query.resumable)
     )
 
@@ -208,9 +208,9 @@ def _page(
     unreadable: int = 0,
 ) -> Page[_T]:
     """Return a page without damaged items."""
-    shown = list(islice(keys, query.offset, query.offset + query.limit))
-    items = tuple(item for _, item in table.by_key(connection, shown, note))
-    return Page(items, total, unreadable + len(shown) - len(items))
+    page_keys = list(islice(keys, query.offset, query.offset + query.limit))
+    items = tuple(item for _, item in table.by_key(connection, page_keys, note))
+    return Page(items, total, unreadable + len(page_keys) - len(items))
 
 
 def _selected(connection: "sqlite3.Connection", table: Table[_T], conditions: _Conditions) -> list[int]:

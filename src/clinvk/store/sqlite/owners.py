@@ -28,14 +28,14 @@ class OwnerLocks:
         self._id = os.urandom(16).hex()
         self._lock: FileLock | None = None
 
-    def take(self) -> str:
+    def acquire(self) -> str:
         """Lock the file of this process and return the process's owner id. Lock a new file if the file was removed."""
         path = self._path(self._id)
         while self._lock is None or not self._lock.is_at(path):
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
             self._lock = file_locks.take(path)
             if self._lock:
-                self._give_away(self._lock.file)
+                self._set_file_owner(self._lock.file)
             else:
                 time.sleep(_RETRY_S)  # another process holds the lock for a brief check
         return self._id
@@ -52,7 +52,7 @@ class OwnerLocks:
                 if owner != entry.name and protocol.is_id(owner) and entry.is_file(follow_symlinks=False):
                     _is_free(Path(entry.path), remove=True)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Release the lock."""
         if self._lock:
             with suppress(FileNotFoundError):
@@ -60,7 +60,7 @@ class OwnerLocks:
             self._lock.close()
             self._lock = None
 
-    def _give_away(self, file: int) -> None:
+    def _set_file_owner(self, file: int) -> None:
         """Give a file of root to the owner of the folder, as SQLite does: the owner must be able to read it."""
         if os.geteuid() == 0:
             folder = os.stat(self._folder)

@@ -18,7 +18,7 @@ from clinvk.store import protocol, search
 from clinvk.store.protocol import Page, RunQuery, SessionQuery, settled_record
 from clinvk.store.sqlite import event_chunks, legacy, lists, turns
 from clinvk.store.sqlite.database import (
-    NO_ROOM,
+    NO_SPACE,
     Database,
     Unreadable,
     damage_as_unreadable,
@@ -38,8 +38,8 @@ from clinvk.types.session import Session
 if TYPE_CHECKING:
     import sqlite3
 
-_COUNTED_TIMEOUT_S = 2.0
-_BEGUN_TIMEOUT_S = 30.0
+_COUNT_TIMEOUT_S = 2.0
+_BEGIN_TIMEOUT_S = 30.0
 _HANGS_AFTER_S = 10.0
 _CLEAN_STEP = 100
 _IMPORT_STEP = 100
@@ -65,10 +65,10 @@ _DELETE_OLD_RUNS = (
     " AND state NOT IN ('queued', 'running') LIMIT ?)"
 )
 _PROBE = "UPDATE search SET indexed = ~indexed"
-_ROOM_BYTES = 128 * 1024
-_TAKE_ROOM = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({_ROOM_BYTES}))"  # noqa: S608
+_PROBE_BYTES = 128 * 1024
+_CLAIM_SPACE = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({_PROBE_BYTES}))"  # noqa: S608
 """Writes about as many bytes as a prompt and its answer: room for a single page would prove little."""
-_GIVE_ROOM_BACK = "DELETE FROM imports WHERE name = '/room'"
+_FREE_SPACE = "DELETE FROM imports WHERE name = '/room'"
 
 _T = TypeVar("_T")
 
@@ -77,25 +77,27 @@ class SqliteStore:
     """Sessions and runs in `clinvk.db` of a clinvk home.
 
     The file is opened for the first operation, and opened again after a failure, so the store recovers from failures.
-    The first process to open the file marks the runs of dead processes as interrupted. `patience_s` is how long the
-    store waits for another program to release the database. `committed` is called in the writer's thread with the
+    The first process to open the file marks the runs of dead processes as interrupted. `lock_timeout_s` is how long the
+    store waits for another program to release the database. `on_commit` is called in the writer's thread with the
     duration of each writing transaction, in seconds.
     """
 
     def __init__(
         self,
         home: str | os.PathLike[str],
-        patience_s: float = 10,
-        committed: Callable[[float], None] | None = None,
+        lock_timeout_s: float = 10,
+        on_commit: Callable[[float], None] | None = None,
         database: Database | None = None,
         owners: OwnerLocks | None = None,
     ) -> None:
         """`database` and `owners` replace the database and the owners of the home."""
-        self._database = database or Database(home, patience_s)
+        self._database = database or Database(home, lock_timeout_s)
         self._owners = owners or OwnerLocks(self._database.home)
-        self._writer = WriterThread(self._database, self._recovered, committed=committed, note=self._note)
+        self._writer = WriterThread(
+            self._database, self._recover_at_open, on_commit=on_commit, note=self._record_damage
+        )
         self._readers = ReaderThreads(self._database)
-        self._new = 0
+        self._new_sessions = 0
         self.damage = ""
         self._damaged: tuple[int, int] | None = None
 
@@ -107,7 +109,7 @@ class SqliteStore:
         try:
             await self._writer.close()
         finally:
-            await self._readers.call(self._owners.leave)
+            await self._readers.call(self._owners.release)
             await self._readers.close()
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
@@ -119,15 +121,15 @@ class SqliteStore:
             return turns.begin(db, self._owners, run, session, must_exist)
 
         try:
-            async with asyncio.timeout(_BEGUN_TIMEOUT_S):
-                kept = await self._writer.write(begin)
+            async with asyncio.timeout(_BEGIN_TIMEOUT_S):
+                stored = await self._writer.write(begin)
         except (asyncio.CancelledError, TimeoutError) as exc:
             self._writer.submit(lambda db: turns.withdraw(db, run.id))
             if isinstance(exc, TimeoutError):
-                raise self._stuck(_BEGUN_TIMEOUT_S) from exc
+                raise self._unresponsive(_BEGIN_TIMEOUT_S) from exc
             raise
-        self._index_sometimes()
-        return kept
+        self._index_at_intervals()
+        return stored
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session soon, and in any case before the next read of this store."""
@@ -145,20 +147,20 @@ class SqliteStore:
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         """Store the end of a run with its last events, and release its session."""
         self._writer.forget(run.id)
-        await self._writer.write(lambda db: turns.end(db, run, session, event_chunks.pack(events)), must=True)
+        await self._writer.write(lambda db: turns.end(db, run, session, event_chunks.pack(events)), retry=True)
 
     async def session(self, reference: str) -> Session:
         """Return a session."""
         prefix = protocol.check_prefix(reference, "session")
 
         def find(db: "sqlite3.Connection") -> Session:
-            return SESSIONS.read(db.execute(_SESSION, (_only(db, prefix, reference, "session"),)).fetchone())
+            return SESSIONS.read(db.execute(_SESSION, (_unique_id(db, prefix, reference, "session"),)).fetchone())
 
         return await self._read(find)
 
     async def sessions(self, query: SessionQuery) -> Page[Session]:
         """List sessions."""
-        return await self._read(lambda db: lists.sessions(db, query, self._note))
+        return await self._read(lambda db: lists.sessions(db, query, self._record_damage))
 
     async def current(self, backend: str, working_dir: str) -> Session | None:
         """Return the newest session that the next prompt may continue."""
@@ -168,19 +170,19 @@ class SqliteStore:
         """Insert a session without a run."""
         if not await self._writer.write(lambda db: turns.insert(db, settled_record(session))):
             raise ValueError(f"session {session.id!r} is there already")
-        self._index_sometimes()
+        self._index_at_intervals()
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
         """Change title and tags where they are not None."""
-        return await self._described(lambda db: turns.describe(db, session_id, title, tags))
+        return await self._describe(lambda db: turns.describe(db, session_id, title, tags))
 
     async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
         """Change some tags."""
-        return await self._described(lambda db: turns.tag(db, session_id, add, remove))
+        return await self._describe(lambda db: turns.tag(db, session_id, add, remove))
 
     async def delete(self, session_id: str) -> None:
         """Delete a session, its runs, and the events of the runs."""
-        await self._free(lambda db: turns.delete(db, self._owners, session_id))
+        await self._delete(lambda db: turns.delete(db, self._owners, session_id))
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
         """Delete the sessions last used or imported before a time. Return the number of deleted sessions."""
@@ -192,7 +194,7 @@ class SqliteStore:
             return turns.clean(db, [found for (found,) in db.execute(_SOME_OLD, (before, _CLEAN_STEP))])
 
         number = 0
-        while deleted := await self._free(delete_some):
+        while deleted := await self._delete(delete_some):
             number += deleted
         while await self._writer.write(lambda db: db.execute(_DELETE_OLD_RUNS, (before, _CLEAN_STEP)).rowcount):
             pass
@@ -202,31 +204,31 @@ class SqliteStore:
     async def count(self) -> int:
         """Return the number of sessions. Raise also if the database cannot be written or is locked."""
         try:
-            async with asyncio.timeout(_COUNTED_TIMEOUT_S):
+            async with asyncio.timeout(_COUNT_TIMEOUT_S):
                 return await self._count()
         except TimeoutError as exc:
-            raise self._stuck(_COUNTED_TIMEOUT_S) from exc
+            raise self._unresponsive(_COUNT_TIMEOUT_S) from exc
 
     async def last_used(self) -> float | None:
         """Return when a session was last used, in seconds since the epoch; None if there is no session."""
         return await self._read(lambda db: db.execute("SELECT max(last_used) FROM sessions").fetchone()[0])
 
-    def _stuck(self, within_s: float) -> StoreUnavailable:
-        error = f"does not answer within {within_s:g} s; another program may hold its lock, or its disk hangs"
+    def _unresponsive(self, timeout_s: float) -> StoreUnavailable:
+        error = f"does not answer within {timeout_s:g} s; another program may hold its lock, or its disk hangs"
         return StoreUnavailable(f"{self._database.path}: {error}")
 
     async def _count(self) -> int:
         if self._writer.busy_s > _HANGS_AFTER_S:
-            raise self._stuck(_HANGS_AFTER_S)
-        if self._writer.trouble:
-            await self._writer.write(lambda db: db.execute(_TAKE_ROOM).rowcount)
-            await self._writer.write(lambda db: db.execute(_GIVE_ROOM_BACK).rowcount)
+            raise self._unresponsive(_HANGS_AFTER_S)
+        if self._writer.last_error:
+            await self._writer.write(lambda db: db.execute(_CLAIM_SPACE).rowcount)
+            await self._writer.write(lambda db: db.execute(_FREE_SPACE).rowcount)
         if self.damage:
             await self._writer.write(turns.rehearse)
 
         def count(db: "sqlite3.Connection") -> int:
             self._database.check()
-            return lists.count(db, SESSIONS, self._note)
+            return lists.count(db, SESSIONS, self._record_damage)
 
         return await self._read(count)
 
@@ -235,17 +237,17 @@ class SqliteStore:
         prefix = protocol.check_prefix(reference, "run")
 
         def find(db: "sqlite3.Connection") -> RunRecord:
-            return RUNS.read(db.execute(_RUN, (_only(db, prefix, reference, "run"),)).fetchone())
+            return RUNS.read(db.execute(_RUN, (_unique_id(db, prefix, reference, "run"),)).fetchone())
 
         return await self._read(find)
 
     async def runs(self, query: RunQuery) -> Page[RunRecord]:
         """List runs."""
-        return await self._read(lambda db: lists.runs(db, query, self._note))
+        return await self._read(lambda db: lists.runs(db, query, self._record_damage))
 
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """Return the stored events of a run after number `after`, at most `limit`."""
-        return await self._read(lambda db: _events(db, run_id, after, limit, self._note))
+        return await self._read(lambda db: _events(db, run_id, after, limit, self._record_damage))
 
     async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
         """Return the usage of ended runs from a day on, in order of days."""
@@ -268,8 +270,8 @@ class SqliteStore:
         damaged: list[DamagedFile] = []
         at, count = time.time(), 0
         for start in range(0, len(found), _IMPORT_STEP):
-            some = found[start : start + _IMPORT_STEP]
-            files = await self._readers.call(lambda some=some: [legacy.read(file) for file in some])
+            batch = found[start : start + _IMPORT_STEP]
+            files = await self._readers.call(lambda batch=batch: [legacy.read(file) for file in batch])
             count += await self._writer.write(lambda db, files=files: legacy.import_sessions(db, files, at))
             damaged += [DamagedFile(file.path, damage) for file, damage in files if isinstance(damage, str)]
             while await self._writer.write(search.index):
@@ -282,7 +284,7 @@ class SqliteStore:
                 with damage_as_unreadable():
                     return operation(db)
             except Unreadable as exc:
-                self._note(exc.message)
+                self._record_damage(exc.message)
                 raise
 
         if self._writer.is_behind or not self._writer.is_open:
@@ -296,42 +298,42 @@ class SqliteStore:
             await self._writer.write(_probe)
             return await self._readers.read(read)
 
-    def _note(self, damage: str) -> None:
+    def _record_damage(self, damage: str) -> None:
         """Store the damage until another file replaces the database file. Blocks."""
         if not self.damage:
             self.damage, self._damaged = damage, self._database.identity()
 
-    async def _free(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+    async def _delete(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         """Run a deletion. On a full disk, free the reserve and retry."""
         try:
             return await self._writer.write(operation)
         except StoreUnavailable as exc:
-            if not is_error(exc.__cause__, NO_ROOM) or not await self._readers.call(self._database.free_reserve):
+            if not is_error(exc.__cause__, NO_SPACE) or not await self._readers.call(self._database.free_reserve):
                 raise
         return await self._writer.write(operation)
 
-    async def _described(self, operation: "Callable[[sqlite3.Connection], Session]") -> Session:
+    async def _describe(self, operation: "Callable[[sqlite3.Connection], Session]") -> Session:
         if self._writer.is_behind:
             await self._writer.catch_up()
         return await self._writer.write(operation)
 
-    def _recovered(self, db: "sqlite3.Connection") -> None:
+    def _recover_at_open(self, db: "sqlite3.Connection") -> None:
         if self._damaged != self._database.identity():
             self.damage = ""
-        with skipping(self._note):
-            if turns.dead(db, self._owners):
+        with skipping(self._record_damage):
+            if turns.dead_owners(db, self._owners):
                 with transaction(db):
                     turns.recover(db, self._owners)
             self._owners.remove_stale()
 
-    def _index_sometimes(self) -> None:
+    def _index_at_intervals(self) -> None:
         """Update the search index at intervals, even in a process that stores only one session."""
-        self._new += 1
-        if self._new % search.INDEX_EVERY == 1:
+        self._new_sessions += 1
+        if self._new_sessions % search.INDEX_EVERY == 1:
             self._writer.submit(search.index)
 
 
-def examine(home: str | os.PathLike[str], patience_s: float) -> tuple[int, str]:
+def examine(home: str | os.PathLike[str], lock_timeout_s: float) -> tuple[int, str]:
     """Return the number of sessions, and the damage of the database; empty if undamaged. Blocks.
 
     The whole file is read, and nothing is changed in it.
@@ -339,14 +341,14 @@ def examine(home: str | os.PathLike[str], patience_s: float) -> tuple[int, str]:
     Raises:
         StoreUnavailable: the next prompt could not be stored.
     """
-    database, damage = Database(home, patience_s), list[str]()
+    database, damage = Database(home, lock_timeout_s), list[str]()
     if database.identity() is None:
         return 0, ""
     with closing(database.open_unchanged()) as db, database.translated():
         with skipping(damage.append):
-            (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
-            if said != "ok":
-                raise Unreadable(said)
+            (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if result != "ok":
+                raise Unreadable(result)
         version = database.version(db)
         if damage and version < database.latest:
             raise StoreUnavailable(f"{database.path}: {damage[0]}")
@@ -367,7 +369,7 @@ def _probe(db: "sqlite3.Connection") -> None:
     db.execute(_PROBE)
 
 
-def _only(db: "sqlite3.Connection", prefix: str, reference: str, kind: protocol.Kind) -> str:
+def _unique_id(db: "sqlite3.Connection", prefix: str, reference: str, kind: protocol.Kind) -> str:
     found = db.execute(_IDS[kind], (prefix, prefix, protocol.MAX_CANDIDATES + 1)).fetchall()
     return protocol.only_match([key for (key,) in found], reference, kind)
 

@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MAX_OWED = 10_000
-_LATER_S = 0.05
+_MAX_UNSTORED = 10_000
+_SCHEDULE_DELAY_S = 0.05
 
 _T = TypeVar("_T")
 
 
 class _Job:
-    """An operation with a future and an error. A `must` operation is retried after a failure of the database."""
+    """An operation with a future and an error. With `retry`, a failure of the database causes a retry."""
 
-    def __init__(self, operation: "Callable[[sqlite3.Connection], object]", must: bool) -> None:
+    def __init__(self, operation: "Callable[[sqlite3.Connection], object]", retry: bool) -> None:
         self.operation = operation
-        self.must = must
+        self.retry = retry
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: Exception | None = None
 
     def run(self, connection: "sqlite3.Connection") -> None:
-        """Run the operation, and keep an error by which it has written nothing."""
+        """Run the operation, and store its `ClinvkError`: such an operation has written nothing."""
         self.error = None
         try:
             self.operation(connection)
         except ClinvkError as exc:
             self.error = exc
 
-    def settle(self) -> None:
+    def resolve(self) -> None:
         """Resolve the future."""
         if self.done.done():
             return
@@ -62,33 +62,33 @@ class WriterThread:
 
     Attributes:
         is_open: the database was opened, and is up to date.
-        trouble: the error of the last failed transaction; None after a successful write.
+        last_error: the error of the last failed transaction; None after a successful write.
     """
 
     def __init__(
         self,
         database: Database,
-        opened: "Callable[[sqlite3.Connection], None]",
-        max_owed: int = _MAX_OWED,
-        committed: Callable[[float], None] | None = None,
+        on_open: "Callable[[sqlite3.Connection], None]",
+        max_unstored: int = _MAX_UNSTORED,
+        on_commit: Callable[[float], None] | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`opened` is called with a new connection before any transaction.
+        """`on_open` is called with a new connection before any transaction.
 
-        `max_owed` limits the operations kept in memory for a retry. `committed` is called in the writer's thread with
-        the duration of each writing transaction, in seconds; `note` with damage of the database.
+        `max_unstored` limits the operations kept in memory for a retry. `on_commit` is called in the writer's thread
+        with the duration of each writing transaction, in seconds; `note` with damage of the database.
         """
-        self.trouble: StoreUnavailable | None = None
+        self.last_error: StoreUnavailable | None = None
         self._database = database
-        self._opened = opened
+        self._on_open = on_open
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinvk-writer")
         self._waiting: list[_Job] = []
-        self._later: dict[str, _Job] = {}
-        self._carries_later = False
-        self._max_owed = max_owed
-        self._committed = committed
+        self._scheduled: dict[str, _Job] = {}
+        self._runs_scheduled = False
+        self._max_unstored = max_unstored
+        self._on_commit = on_commit
         self._note = note
-        self._owed: deque[_Job] = deque()
+        self._unstored: deque[_Job] = deque()
         self._batch: asyncio.Future[None] | None = None
         self._batch_began = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -107,21 +107,21 @@ class WriterThread:
         """How long the current transaction has taken, in seconds."""
         return time.monotonic() - self._batch_began if self._batch else 0.0
 
-    async def write(self, operation: "Callable[[sqlite3.Connection], _T]", must: bool = False) -> _T:
+    async def write(self, operation: "Callable[[sqlite3.Connection], _T]", retry: bool = False) -> _T:
         """Run an operation, and return its value after the commit.
 
-        A caller that is cancelled while the operation waits cancels the operation too, except with `must`: then the
-        operation runs, and a failure is logged. A `must` operation that found no room or no database is retried with
-        every later transaction.
+        A caller that is cancelled while the operation waits cancels the operation too, except with `retry`: then the
+        operation runs, and a failure is logged. With `retry`, an operation that found a full disk or no database runs
+        again with every later transaction.
         """
         values: list[_T] = []
 
-        def carried_out(connection: "sqlite3.Connection") -> None:
+        def run(connection: "sqlite3.Connection") -> None:
             values[:] = [operation(connection)]
 
-        job = self._ask(carried_out, must)
+        job = self._enqueue(run, retry)
         try:
-            await (asyncio.shield(job.done) if must else job.done)
+            await (asyncio.shield(job.done) if retry else job.done)
         except asyncio.CancelledError:
             job.done.add_done_callback(_log_failure)
             raise
@@ -129,7 +129,7 @@ class WriterThread:
 
     def submit(self, operation: "Callable[[sqlite3.Connection], object]") -> None:
         """Queue an operation without waiting. A failure is logged."""
-        self._ask(operation, must=False).done.add_done_callback(_log_failure)
+        self._enqueue(operation, retry=False).done.add_done_callback(_log_failure)
 
     def schedule(self, key: str, operation: "Callable[[sqlite3.Connection], None]") -> None:
         """Queue an operation to run soon, or with the next `catch_up`. A failure is logged.
@@ -138,20 +138,20 @@ class WriterThread:
         need no update.
         """
         self.forget(key)
-        job = self._later[key] = _Job(operation, must=False)
+        job = self._scheduled[key] = _Job(operation, retry=False)
         job.done.add_done_callback(_log_failure)
         if not self._timer:
-            self._timer = asyncio.get_running_loop().call_later(_LATER_S, self._fall_due)
+            self._timer = asyncio.get_running_loop().call_later(_SCHEDULE_DELAY_S, self._on_timer)
 
     def forget(self, key: str) -> None:
         """Drop the queued operation of a key, because a newer operation replaces the old one."""
-        if job := self._later.pop(key, None):
+        if job := self._scheduled.pop(key, None):
             job.done.cancel()
 
     @property
     def is_behind(self) -> bool:
         """Whether operations queued with `schedule` have not been committed."""
-        return bool(self._later) or self._carries_later
+        return bool(self._scheduled) or self._runs_scheduled
 
     async def catch_up(self) -> None:
         """Open the database, and run the operations queued with `schedule`."""
@@ -159,19 +159,19 @@ class WriterThread:
         await self.write(lambda _: None)
 
     async def close(self) -> None:
-        """Run everything queued, retry what is owed once, and close the connection. Later operations are refused."""
-        while self._batch or self._waiting or self._later:
+        """Run everything queued, retry unstored operations once, and close the connection. Refuse later operations."""
+        while self._batch or self._waiting or self._scheduled:
             self._is_due = True
             if self._batch:
                 await asyncio.wait([self._batch])
             else:
                 self._start()
         self._is_closed = True
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._leave))
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._finish))
         self._thread.shutdown(wait=False)
 
-    def _ask(self, operation: "Callable[[sqlite3.Connection], object]", must: bool) -> _Job:
-        job = _Job(operation, must)
+    def _enqueue(self, operation: "Callable[[sqlite3.Connection], object]", retry: bool) -> _Job:
+        job = _Job(operation, retry)
         self._waiting.append(job)
         if len(self._waiting) == 1:  # else already planned
             self._plan()
@@ -182,9 +182,9 @@ class WriterThread:
         if not self._batch and (self._waiting or self._is_due):
             asyncio.get_running_loop().call_soon(self._start)
 
-    def _fall_due(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
-        self._is_due = bool(self._later)
+        self._is_due = bool(self._scheduled)
         self._plan()
 
     def _start(self) -> None:
@@ -194,31 +194,31 @@ class WriterThread:
         jobs = [job for job in self._waiting if not job.done.cancelled()]
         self._waiting.clear()
         if self._is_due:
-            jobs = [*self._later.values(), *jobs]
-            self._carries_later = bool(self._later)
-            self._later.clear()
+            jobs = [*self._scheduled.values(), *jobs]
+            self._runs_scheduled = bool(self._scheduled)
+            self._scheduled.clear()
             self._is_due = False
         if self._is_closed:
             for job in jobs:
                 job.error = StoreUnavailable(f"{self._database.path}: is closed")
-                job.settle()
+                job.resolve()
         elif jobs:
             self._batch_began = time.monotonic()
-            self._batch = asyncio.get_running_loop().run_in_executor(self._thread, self._carry_out, jobs)
-            self._batch.add_done_callback(lambda batch: self._settle(batch, jobs))
+            self._batch = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, jobs)
+            self._batch.add_done_callback(lambda batch: self._resolve(batch, jobs))
 
-    def _settle(self, batch: "asyncio.Future[None]", jobs: Sequence[_Job]) -> None:
+    def _resolve(self, batch: "asyncio.Future[None]", jobs: Sequence[_Job]) -> None:
         self._batch = None
-        self._carries_later = False
+        self._runs_scheduled = False
         for job in jobs:
-            job.settle()
+            job.resolve()
         self._plan()
         batch.result()
 
-    def _carry_out(self, jobs: Sequence[_Job]) -> None:
-        """Run owed and new jobs, in the writer's thread."""
-        jobs = [*self._owed, *jobs]
-        self._owed.clear()
+    def _execute(self, jobs: Sequence[_Job]) -> None:
+        """Run unstored and new jobs, in the writer's thread."""
+        jobs = [*self._unstored, *jobs]
+        self._unstored.clear()
         error = self._commit(jobs)
         if error and len(jobs) > 1 and not is_error(error.__cause__, LOCKED):
             for job in jobs:
@@ -235,12 +235,12 @@ class WriterThread:
                 for job in jobs:
                     job.run(connection)
                 has_written = connection.total_changes > before
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to who asked
+        except Exception as exc:  # noqa: BLE001 - raised in the caller of `write`
             return exc
         if has_written:
-            self.trouble = None
-            if self._committed:
-                self._committed(time.monotonic() - began)
+            self.last_error = None
+            if self._on_commit:
+                self._on_commit(time.monotonic() - began)
         return None
 
     def _fail(self, jobs: Sequence[_Job], error: Exception | None) -> None:
@@ -249,11 +249,11 @@ class WriterThread:
         for job in jobs:
             job.error = error
         if isinstance(error, StoreUnavailable):
-            self.trouble = error
+            self.last_error = error
             if is_error(error.__cause__, DAMAGED):
                 self._note(error.message)
-            self._owed.extend(job for job in jobs if job.must)
-            self._give_up(len(self._owed) - self._max_owed)
+            self._unstored.extend(job for job in jobs if job.retry)
+            self._drop_unstored(len(self._unstored) - self._max_unstored)
             if not is_error(error.__cause__, LOCKED):
                 self._disconnect()
 
@@ -263,26 +263,26 @@ class WriterThread:
         if self._connection is None:
             connection, identity = self._database.connect(), self._database.identity()
             try:
-                self._opened(connection)
+                self._on_open(connection)
             except BaseException:
                 connection.close()
                 raise
             self._connection, self._identity = connection, identity  # set last: `is_open` must be false until here
         return self._connection
 
-    def _leave(self) -> None:
-        """Try the owed jobs a last time, and close the connection."""
-        if self._owed:
-            self._carry_out([])
-        self._give_up(len(self._owed))
+    def _finish(self) -> None:
+        """Try the unstored jobs a last time, and close the connection."""
+        if self._unstored:
+            self._execute([])
+        self._drop_unstored(len(self._unstored))
         self._disconnect()
 
-    def _give_up(self, number: int) -> None:
-        """Drop the oldest owed operations, and log an error."""
+    def _drop_unstored(self, number: int) -> None:
+        """Drop the oldest unstored operations, and log an error."""
         for _ in range(number):
-            self._owed.popleft()
+            self._unstored.popleft()
         if number > 0:
-            logger.error("the ends of %d runs are not kept: %s", number, self.trouble)
+            logger.error("the ends of %d runs are not kept: %s", number, self.last_error)
 
     def _disconnect(self) -> None:
         if connection := self._connection:
@@ -308,7 +308,7 @@ class ReaderThreads:
 
     async def read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         """Return the value of an operation, which reads from one snapshot of the database."""
-        return await self.call(lambda: self._carry_out(operation))
+        return await self.call(lambda: self._execute(operation))
 
     async def call(self, work: Callable[[], _T]) -> _T:
         """Run blocking work in a thread of the readers."""
@@ -323,7 +323,7 @@ class ReaderThreads:
         for connection, _ in self._idle:
             connection.close()
 
-    def _carry_out(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+    def _execute(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         import sqlite3
 
         identity = self._database.identity()
@@ -344,8 +344,8 @@ class ReaderThreads:
     def _connected(self, identity: tuple[int, int] | None) -> "sqlite3.Connection":
         with suppress(IndexError):
             while True:
-                connection, opened = self._idle.pop()
-                if opened == identity:
+                connection, opened_identity = self._idle.pop()
+                if opened_identity == identity:
                     return connection
                 connection.close()
         return self._database.connect_to_read()

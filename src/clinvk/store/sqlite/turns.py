@@ -37,19 +37,19 @@ _HOLDER = "SELECT id, owner FROM runs WHERE session_id = ? AND state IN ('queued
 
 _DELETE = "DELETE FROM sessions WHERE id = ?"
 FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
-_WHOLES = "SELECT DISTINCT parent_id FROM runs WHERE session_id = ? AND parent_id IS NOT NULL"
-_SELECT_WHOLE = RUNS.select("WHERE id = ?")
-_DELETE_WHOLE = (
+_ORCHESTRATIONS = "SELECT DISTINCT parent_id FROM runs WHERE session_id = ? AND parent_id IS NOT NULL"
+_SELECT_ORCHESTRATION = RUNS.select("WHERE id = ?")
+_DELETE_ORCHESTRATION = (
     "DELETE FROM runs WHERE id = ?1 AND state NOT IN ('queued', 'running')"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE parent_id = ?1)"
 )
 _TEXTS = ("prompt", "output", "error_message", "request")
-_LOSE_TEXT = RUNS.update((*_TEXTS, "lost_text"))
-_LOSE_EVENTS = "DELETE FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?)"
+_REMOVE_TEXT = RUNS.update((*_TEXTS, "lost_text"))
+_REMOVE_EVENTS = "DELETE FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?)"
 _LOST_TEXT = "SELECT 1 FROM runs WHERE id = ? AND lost_text"
 
 _DESCRIBE = SESSIONS.update(_DESCRIPTION)
-_CHANGE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key FROM sessions WHERE id = ?)"
+_UPDATE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key FROM sessions WHERE id = ?)"
 
 _INSERT_RUN = RUNS.insert("owner")
 _UPDATE_RUN = RUNS.update(_RUN_CHANGES)
@@ -62,8 +62,8 @@ _LAST_NUMBER = "SELECT key, coalesce((SELECT max(last) FROM chunks WHERE run = r
 
 _OWNERS = "SELECT DISTINCT owner FROM runs WHERE state IN ('queued', 'running')"
 _UNDER_WAY = "SELECT key, session_id, coalesce(started_at, created_at) FROM runs WHERE state IN ('queued', 'running')"
-_LEFT = f"{_UNDER_WAY} AND owner = ?"
-_BEGUN = f"{_UNDER_WAY} AND id = ?"
+_UNFINISHED = f"{_UNDER_WAY} AND owner = ?"
+_UNFINISHED_RUN = f"{_UNDER_WAY} AND id = ?"
 _STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_message = ?, output = ? WHERE key = ?"
 _PAUSE_SESSION = "UPDATE sessions SET status = 'paused', error_message = ? WHERE id = ? AND status = 'active'"
 
@@ -80,7 +80,7 @@ def insert(connection: "sqlite3.Connection", session: Session, imported_at: floa
         _INSERT_SESSION, (*SESSIONS.values(session), _is_resumable(session), imported_at)
     ).rowcount:
         return False
-    connection.execute(_INSERT_WORDS, (search.words(session), session.id))
+    connection.execute(_INSERT_WORDS, (search.searched_text(session), session.id))
     return True
 
 
@@ -88,12 +88,12 @@ def begin(
     connection: "sqlite3.Connection", owners: OwnerLocks, run: RunRecord, session: Session | None, must_exist: bool
 ) -> Session | None:
     """Insert a run before its start. Return the stored session."""
-    owner = owners.take()
+    owner = owners.acquire()
     session = replace(session, status="active") if session else None
     if session and (must_exist or not insert(connection, session)):
         refuse_busy(connection, owners, session.id)
         connection.execute(_CLAIM, (session.last_used, session.id))
-        session = _kept(connection, session.id)
+        session = _stored_session(connection, session.id)
     connection.execute(_INSERT_RUN, (*RUNS.values(run), owner))
     connection.execute(_READ_PAGES_OF_END).fetchone()  # raises before an agent starts if a page is damaged
     return session
@@ -153,54 +153,54 @@ def rehearse(connection: "sqlite3.Connection") -> None:
 def delete(connection: "sqlite3.Connection", owners: OwnerLocks, session_id: str) -> None:
     """Delete a session with its runs and events, and the text of orchestrations with one of the runs as a part."""
     refuse_busy(connection, owners, session_id)
-    if not _drop(connection, session_id):
+    if not _delete_session(connection, session_id):
         raise protocol.not_found(session_id, "session")
     connection.execute(FORGET_GROUPS)
 
 
 def clean(connection: "sqlite3.Connection", session_ids: Sequence[str]) -> int:
     """Delete idle sessions, as `delete` does. Return the number of deleted sessions."""
-    return sum(_drop(connection, session_id) for session_id in session_ids)
+    return sum(_delete_session(connection, session_id) for session_id in session_ids)
 
 
-def _drop(connection: "sqlite3.Connection", session_id: str) -> bool:
-    wholes = connection.execute(_WHOLES, (session_id,)).fetchall()
-    is_there = connection.execute(_DELETE, (session_id,)).rowcount > 0
-    for whole in wholes:
-        if connection.execute(_DELETE_WHOLE, whole).rowcount:
+def _delete_session(connection: "sqlite3.Connection", session_id: str) -> bool:
+    orchestrations = connection.execute(_ORCHESTRATIONS, (session_id,)).fetchall()
+    exists = connection.execute(_DELETE, (session_id,)).rowcount > 0
+    for orchestration in orchestrations:
+        if connection.execute(_DELETE_ORCHESTRATION, orchestration).rowcount:
             continue
-        if row := connection.execute(_SELECT_WHOLE, whole).fetchone():
-            left = without_text(RUNS.read(row))
-            connection.execute(_LOSE_TEXT, (*RUNS.values(left, _TEXTS), True, left.id))
-            connection.execute(_LOSE_EVENTS, whole)
-    return is_there
+        if row := connection.execute(_SELECT_ORCHESTRATION, orchestration).fetchone():
+            stripped = without_text(RUNS.read(row))
+            connection.execute(_REMOVE_TEXT, (*RUNS.values(stripped, _TEXTS), True, stripped.id))
+            connection.execute(_REMOVE_EVENTS, orchestration)
+    return exists
 
 
 def describe(
     connection: "sqlite3.Connection", session_id: str, title: str | None, tags: tuple[str, ...] | None
 ) -> Session:
     """Change title and tags; None leaves a value unchanged."""
-    kept = _kept(connection, session_id)
-    session = replace(kept, title=kept.title if title is None else title, tags=kept.tags if tags is None else tags)
-    return _described(connection, session)
+    stored = _stored_session(connection, session_id)
+    title, tags = stored.title if title is None else title, stored.tags if tags is None else tags
+    return _update_description(connection, replace(stored, title=title, tags=tags))
 
 
 def tag(connection: "sqlite3.Connection", session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
     """Change some tags."""
-    kept = _kept(connection, session_id)
-    return _described(connection, replace(kept, tags=with_tags(kept.tags, add, remove)))
+    stored = _stored_session(connection, session_id)
+    return _update_description(connection, replace(stored, tags=with_tags(stored.tags, add, remove)))
 
 
-def _kept(connection: "sqlite3.Connection", session_id: str) -> Session:
+def _stored_session(connection: "sqlite3.Connection", session_id: str) -> Session:
     row = connection.execute(_SELECT_SESSION, (session_id,)).fetchone()
     if row is None:
         raise protocol.not_found(session_id, "session")
     return SESSIONS.read(row)
 
 
-def _described(connection: "sqlite3.Connection", session: Session) -> Session:
+def _update_description(connection: "sqlite3.Connection", session: Session) -> Session:
     connection.execute(_DESCRIBE, (*SESSIONS.values(session, _DESCRIPTION), session.id))
-    connection.execute(_CHANGE_WORDS, (search.words(session), session.id))
+    connection.execute(_UPDATE_WORDS, (search.searched_text(session), session.id))
     return session
 
 
@@ -217,27 +217,27 @@ def refuse_busy(connection: "sqlite3.Connection", owners: OwnerLocks, session_id
         _interrupt(connection, owner)
 
 
-def dead(connection: "sqlite3.Connection", owners: OwnerLocks) -> list[str]:
+def dead_owners(connection: "sqlite3.Connection", owners: OwnerLocks) -> list[str]:
     """Return the ids of processes that died with runs under way."""
     return [owner for (owner,) in connection.execute(_OWNERS).fetchall() if owners.is_dead(owner)]
 
 
 def recover(connection: "sqlite3.Connection", owners: OwnerLocks) -> int:
     """Mark the runs of dead processes as interrupted. Return the number of runs."""
-    return sum(_interrupt(connection, owner) for owner in dead(connection, owners))
+    return sum(_interrupt(connection, owner) for owner in dead_owners(connection, owners))
 
 
 def withdraw(connection: "sqlite3.Connection", run_id: str) -> None:
     """Cancel a run whose caller left before `begin` returned."""
-    for key, session_id, at in connection.execute(_BEGUN, (run_id,)).fetchall():
+    for key, session_id, at in connection.execute(_UNFINISHED_RUN, (run_id,)).fetchall():
         _stop(connection, key, session_id, at, "cancelled", _WITHDRAWN)
 
 
 def _interrupt(connection: "sqlite3.Connection", owner: str) -> int:
-    left = connection.execute(_LEFT, (owner,)).fetchall()
-    for key, session_id, at in left:
+    unfinished = connection.execute(_UNFINISHED, (owner,)).fetchall()
+    for key, session_id, at in unfinished:
         _stop(connection, key, session_id, at, "interrupted", _INTERRUPTED)
-    return len(left)
+    return len(unfinished)
 
 
 def _stop(

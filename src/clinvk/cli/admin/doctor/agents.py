@@ -96,7 +96,7 @@ class _Probe(NamedTuple):
         if stays is None:
             return []
         channel = self.backend.channel(stays, host)
-        why = await probe_protocol(self.spawner, self.path, stays, channel, apart, ProtocolSupport().answer_within_s)
+        why = await probe_protocol(self.spawner, self.path, stays, channel, apart, ProtocolSupport().answer_timeout_s)
         return [f"does not speak the protocol of a process that stays ({why}): each prompt starts it"] if why else []
 
     async def _lacking(self, trial: FlagProbe, env: Mapping[str, str]) -> tuple[str, ...] | None:
