@@ -10,6 +10,7 @@ import uvloop
 
 from bench.load import Times, times
 from bench.workplace import BenchBroken, Workplace
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import Settings, complete
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
@@ -37,7 +38,11 @@ def prompts(place: Workplace, clients: int, count: int, opening: Opening = _nowh
 async def _prompts(place: Workplace, clients: int, count: int, opening: Opening) -> Times:
     settings = Settings()
     request = complete(RunRequest(prompt="hello", backend="codex", workdir=str(place.root)), settings)
-    async with opening() as store, LocalRuns(settings, store, place.env) as runs, asyncio.timeout(_PATIENCE_S):
+    async with (
+        opening() as store,
+        LocalRuns(settings, store, place.env, BACKENDS) as runs,
+        asyncio.timeout(_PATIENCE_S),
+    ):
         await _ask(runs, request, 1, _WARM_UP)
         await asyncio.sleep(_SETTLE_S)
         return await _ask(runs, request, clients, count)

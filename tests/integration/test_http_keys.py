@@ -437,7 +437,7 @@ async def test_usage_of_a_key_is_refreshed_without_requests(scripted: Scripted) 
         return False
 
     assert not is_refused()
-    async with grants.refresh(every_s=0.01):
+    async with grants.refresh(interval_s=0.01):
         await until(is_refused)
 
 
@@ -461,7 +461,7 @@ async def test_usage_of_a_revoked_key_is_no_longer_refreshed(scripted: Scripted)
     grants = KeyPolicy(keys, store)
     for name in ("ana", "ben"):
         await grants.admit(RunRequest(prompt="hi", backend="claude"), name)
-    async with grants.refresh(every_s=0.01):
+    async with grants.refresh(interval_s=0.01):
         await until(lambda: store.keys.count("ana") > 1)
         await asyncio.to_thread(file.revoke, "ana")
         keys.take_filed(await asyncio.to_thread(file.read))
@@ -487,7 +487,7 @@ async def test_failing_usage_lookup_does_not_stop_the_server(
     store = Faulty()
     grants = KeyPolicy(keys, store)
     await grants.admit(RunRequest(prompt="hi", backend="claude"), "ana")
-    async with grants.refresh(every_s=0.01):
+    async with grants.refresh(interval_s=0.01):
         await until(lambda: len(store.keys) > 3)
     assert [line for line in caplog.messages if "is not known" in line]
 

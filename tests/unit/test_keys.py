@@ -122,5 +122,5 @@ async def test_missing_gopass_is_an_error(tmp_path: Path) -> None:
 async def test_gopass_times_out(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gopass took over 0\.3 s"):
         await keys.read_keys(
-            GOPASS, gopass(tmp_path, "exec sleep 60"), Spawner(process_tags.choose_tags()), gopass_within_s=0.3
+            GOPASS, gopass(tmp_path, "exec sleep 60"), Spawner(process_tags.choose_tags()), gopass_timeout_s=0.3
         )

@@ -40,7 +40,7 @@ class Orchestrations:
         store: records the orchestrations.
         spawner: starts git and checks, in `environ`.
         environ: the environment of git and of checks.
-        within_s: the time limit for recording an outcome; the results are returned in any case.
+        timeout_s: the time limit for recording an outcome; the results are returned in any case.
         rule: says from which directories a worktree may be made.
     """
 
@@ -50,12 +50,12 @@ class Orchestrations:
         store: SessionStore,
         spawner: Spawner,
         environ: Mapping[str, str],
-        within_s: float = CLEANUP_TIMEOUT_S,
+        timeout_s: float = CLEANUP_TIMEOUT_S,
         rule: SourceRule = _any_source,
     ) -> None:
         self._resources = Resources(runs, Worktrees(spawner, home(environ), environ), rule)
         self._store = store
-        self._within_s = within_s
+        self._timeout_s = timeout_s
         self._live: dict[str, Orchestration] = {}
 
     async def admit(self, plan: Plan, admit: Admit, require: Callable[[str], object]) -> Plan:
@@ -92,7 +92,7 @@ class Orchestrations:
             finally:
                 try:
                     ended, events = _ended_record(record, one.summary, one.stopped)
-                    await finish_shielded(self._store.end(ended, None, events), self._within_s)
+                    await finish_shielded(self._store.end(ended, None, events), self._timeout_s)
                 except (ClinvkError, TimeoutError) as exc:
                     logger.warning("run %s is not kept: %s", one.id, exc)
                 finally:

@@ -135,7 +135,7 @@ class RemoteRun:
         self._number = 0
         self._unread: deque[Logged] = deque()
         self._is_done = False
-        self._stops_within_s = _STOPS_TIMEOUT_S
+        self._stop_timeout_s = _STOPS_TIMEOUT_S
 
     async def __aenter__(self) -> "FollowedRun":
         try:
@@ -162,7 +162,7 @@ class RemoteRun:
                 raise ClinvkError(_LOST)
 
     async def __aexit__(self, *_: object) -> None:
-        await self._finish(self._stops_within_s, stop=self._stops_within_s != _EXITS_TIMEOUT_S)
+        await self._finish(self._stop_timeout_s, stop=self._stop_timeout_s != _EXITS_TIMEOUT_S)
 
     async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
         """Yield the events up to the ending; the loss of the server is an ending too."""
@@ -181,7 +181,7 @@ class RemoteRun:
             message = None
         except TimeoutError:
             self._fail(TimedOut.code, self._overdue)
-            self._stops_within_s = _STOPS_AT_ONCE_TIMEOUT_S
+            self._stop_timeout_s = _STOPS_AT_ONCE_TIMEOUT_S
             return
         match message:
             case frames.Begun():  # the command was cancelled earlier
@@ -217,15 +217,15 @@ class RemoteRun:
         for number, _, event in entries:
             self._number = number
             if isinstance(event, RunFinished | RunFailed):
-                self.ending, self._stops_within_s = event, _EXITS_TIMEOUT_S
+                self.ending, self._stop_timeout_s = event, _EXITS_TIMEOUT_S
 
-    async def _finish(self, within_s: float, stop: bool = True) -> None:
+    async def _finish(self, timeout_s: float, stop: bool = True) -> None:
         """Wait until the agent has exited; its last events can be followed afterwards. Stop the run first if asked.
 
         A cancelled wait stops the run at once.
         """
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 if stop:
                     await self._connection.send(frames.Stop())  # `send` also waits for the server to read
                 while not self._is_done:

@@ -119,9 +119,9 @@ class AuthMiddleware:
     The state receives `key_name` (empty without a key) and `client`: the name of the key, else the client's network.
     """
 
-    def __init__(self, app: ASGIApp, doors: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app = app
-        self._keys, self._hosts, self._limits, self._proxies = doors.keys, doors.hosts, doors.limits, doors.proxies
+        self._keys, self._hosts, self._limits, self._proxies = access.keys, access.hosts, access.limits, access.proxies
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request on, or refuse the request before its body is read."""

@@ -58,7 +58,7 @@ class AllowedHosts:
                 "server.allowed_hosts names those under which it can be reached"
             )
         if scope["method"] not in _SAFE:
-            refuse_foreign(scope, is_asked=True)
+            refuse_foreign(scope, allow_cors=True)
 
     def _has(self, host: str, scope: Scope) -> bool:
         """Return whether a host is a name of this server, a loopback address, or the address of the connection."""
@@ -77,11 +77,11 @@ def is_host(name: str) -> bool:
     return bool(_ALLOWED.fullmatch(name) or _address(name.strip("[]")))
 
 
-def refuse_foreign(scope: Scope, is_asked: bool = False) -> None:
+def refuse_foreign(scope: Scope, allow_cors: bool = False) -> None:
     """Refuse a request from a web page of another origin, unless the settings name the origin.
 
     A browser always sends the origin of the page. Before a request with a JSON body the browser sends a preflight, so
-    with `is_asked` every origin that CORS allows passes. A request without a body is sent without a preflight.
+    with `allow_cors` every origin that CORS allows passes. A request without a body is sent without a preflight.
 
     Raises:
         ForeignOrigin: the page has another origin.
@@ -91,7 +91,7 @@ def refuse_foreign(scope: Scope, is_asked: bool = False) -> None:
     if origin is None:
         return
     state: Mapping[str, object] = scope["state"]
-    if state.get("origin_named", False) or (is_asked and "origin_named" in state):
+    if state.get("origin_named", False) or (allow_cors and "origin_named" in state):
         return
     if origin.partition("://")[2].lower() != headers.get("host", "").lower():
         raise ForeignOrigin(
@@ -100,18 +100,18 @@ def refuse_foreign(scope: Scope, is_asked: bool = False) -> None:
         )
 
 
-def names_of_machine(sockets: Iterable[socket.socket], within_s: float = _NAMED_TIMEOUT_S) -> tuple[str, ...]:
+def names_of_machine(sockets: Iterable[socket.socket], timeout_s: float = _NAMED_TIMEOUT_S) -> tuple[str, ...]:
     """Return the host names of this machine, or nothing if only this machine can reach the sockets. Blocks.
 
-    Wait for the name server for at most `within_s`.
+    Wait for the name server for at most `timeout_s`.
     """
     if all(is_loopback(sock) for sock in sockets):
         return ()
     found = [os.uname().nodename]
-    asking = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
-    asking.start()
-    asking.join(within_s)
-    return tuple(name for whole in tuple(found) for name in _also_known_as(whole))
+    lookup = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
+    lookup.start()
+    lookup.join(timeout_s)
+    return tuple(name for full_name in tuple(found) for name in _also_known_as(full_name))
 
 
 def is_loopback(sock: socket.socket) -> bool:

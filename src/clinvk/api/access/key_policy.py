@@ -61,7 +61,7 @@ class KeyPolicy:
         request = replace(request, key_name=key_name)
         key = self._key(key_name)
         if key.limits.tokens_per_day or key.limits.cost_usd_per_day:
-            await self._look(key.name)
+            await self._query_usage(key.name)
         if key.limits.workdirs:
             await self._lookups.run(partial(self.check, request), request.workdir, *request.add_dirs)
         else:
@@ -81,14 +81,14 @@ class KeyPolicy:
             return
         key = self._key(request.key_name)
         limits = key.limits
-        _judge_place(request.backend, workdir or request.workdir, request.add_dirs, limits)
+        _check_limits(request.backend, workdir or request.workdir, request.add_dirs, limits)
         spent = self._spent.get(key.name)
         if spent is None or spent.day != today():
             return
         if limits.tokens_per_day and spent.tokens >= limits.tokens_per_day:
-            raise _all_spent(f"{limits.tokens_per_day} tokens")
+            raise _budget_spent(f"{limits.tokens_per_day} tokens")
         if limits.cost_usd_per_day and spent.cost_usd >= limits.cost_usd_per_day:
-            raise _all_spent(f"{limits.cost_usd_per_day:g} US dollars")
+            raise _budget_spent(f"{limits.cost_usd_per_day:g} US dollars")
 
     async def check_session(self, session: Session, key_name: str) -> None:
         """Refuse to change or fork a session that a key may not continue.
@@ -98,7 +98,7 @@ class KeyPolicy:
         """
         if key_name:
             limits, workdir = self._key(key_name).limits, session.working_dir
-            await self._lookups.run(partial(_judge_place, session.backend, workdir, (), limits))
+            await self._lookups.run(partial(_check_limits, session.backend, workdir, (), limits))
 
     def has_backend(self, key_name: str, backend: str) -> bool:
         """Return whether requests with a key may run a backend.
@@ -130,23 +130,23 @@ class KeyPolicy:
                 "check",
             )
 
-    def refresh(self, every_s: float = REFRESH_INTERVAL_S) -> AbstractAsyncContextManager[None]:
+    def refresh(self, interval_s: float = REFRESH_INTERVAL_S) -> AbstractAsyncContextManager[None]:
         """Refresh the daily usage for `check` periodically inside this context."""
-        return in_background(self._tend(every_s))
+        return in_background(self._refresh(interval_s))
 
-    async def _tend(self, every_s: float) -> None:
+    async def _refresh(self, interval_s: float) -> None:
         while True:
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(interval_s)
             self._spent = {name: spent for name, spent in self._spent.items() if self._keys.named(name)}
             for name in tuple(self._spent):
                 try:
-                    await self._look(name)
+                    await self._query_usage(name)
                 except StoreUnavailable:
                     break  # the next request gets the error; the usage stays unknown until then
                 except Exception:
                     logger.exception("what the key %r has used is not known", name)
 
-    async def _look(self, name: str) -> None:
+    async def _query_usage(self, name: str) -> None:
         day = today()
         used = await self._store.usage(day, name)
         tokens = sum(item.usage.input_tokens + item.usage.output_tokens for item in used)
@@ -167,7 +167,7 @@ def _has_backend(limits: KeyLimits, backend: str) -> bool:
     return not limits.backends or backend in limits.backends
 
 
-def _judge_place(backend: str, workdir: str | None, add_dirs: Sequence[str], limits: KeyLimits) -> None:
+def _check_limits(backend: str, workdir: str | None, add_dirs: Sequence[str], limits: KeyLimits) -> None:
     """Check the backend and the directories of a request."""
     if not _has_backend(limits, backend):
         raise BackendNotAllowed(
@@ -177,8 +177,8 @@ def _judge_place(backend: str, workdir: str | None, add_dirs: Sequence[str], lim
     if not limits.workdirs:
         return
     allowed = DirectoryLists(allowed=tuple(map(os.path.realpath, limits.workdirs)))
-    beside = ((f"add_dirs[{index}]", path) for index, path in enumerate(add_dirs))
-    for field, path in (("workdir", workdir or "/"), *beside):
+    others = ((f"add_dirs[{index}]", path) for index, path in enumerate(add_dirs))
+    for field, path in (("workdir", workdir or "/"), *others):
         if allowed.refusal(os.path.realpath(path)):
             raise DirectoryNotAllowed(
                 f"{field} {path!r} is in no directory that this API key may work in: {', '.join(limits.workdirs)}",
@@ -186,8 +186,8 @@ def _judge_place(backend: str, workdir: str | None, add_dirs: Sequence[str], lim
             )
 
 
-def _all_spent(what: str) -> BudgetSpent:
+def _budget_spent(budget: str) -> BudgetSpent:
     return BudgetSpent(
-        f"this API key has used up its {what} of the day; the next day begins at midnight, UTC",
+        f"this API key has used up its {budget} of the day; the next day begins at midnight, UTC",
         _DAY_S - time.time() % _DAY_S,
     )

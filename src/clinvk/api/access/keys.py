@@ -43,8 +43,8 @@ class ApiKeys:
         """Take permanent `keys` (a str is the text of a key) and the keys of the key file, None without a file."""
         self.used: dict[str, float] = {}
         """When keys of the file were used, by name, since the last `note` to the file."""
-        self._staying = tuple(_key(f"key:{n}", key) if isinstance(key, str) else key for n, key in enumerate(keys, 1))
-        self._required = bool(self._staying)
+        self._permanent = tuple(_key(f"key:{n}", key) if isinstance(key, str) else key for n, key in enumerate(keys, 1))
+        self._required = bool(self._permanent)
         self._named: dict[str, ApiKey] = {}
         self._found: dict[str, ApiKey] = {}
         self.take_filed(filed)
@@ -67,18 +67,18 @@ class ApiKeys:
         """
         self._required = self._required or other._required
         if other or not self.is_temporary:
-            self._staying = other._staying
+            self._permanent = other._permanent
             self._look_up()
 
     def _look_up(self) -> None:
-        keys = (*self._staying, *self._filed.values())
+        keys = (*self._permanent, *self._filed.values())
         self._named = {key.name: key for key in keys}
         self._found = {key.digest[:_FOUND_BY]: key for key in keys}
 
     @property
     def is_temporary(self) -> bool:
         """Whether the key was created for one start of a server without keys."""
-        return any(key.name == _START for key in self._staying)
+        return any(key.name == _START for key in self._permanent)
 
     def named(self, name: str) -> ApiKey | None:
         """Return the key with a name, or None if the key is unknown, revoked or expired."""
@@ -111,41 +111,39 @@ def start_key() -> tuple[str, ApiKeys]:
 
 
 async def read_keys(
-    settings: Settings, environ: Mapping[str, str], spawner: Spawner, gopass_within_s: float = GOPASS_TIMEOUT_S
+    settings: Settings, environ: Mapping[str, str], spawner: Spawner, gopass_timeout_s: float = GOPASS_TIMEOUT_S
 ) -> ApiKeys:
     """Read the keys from `CLINVK_API_KEYS`, else from gopass (`server.api_keys_gopass_path`), and from the key file.
 
     Raises:
         ConfigError: a source is empty or unreadable, or a key has characters that no header can carry.
     """
-    staying: list[ApiKey] = []
+    permanent: list[ApiKey] = []
     if (text := environ.get(VARIABLE)) is not None:
         if_none = f"{VARIABLE} is set, but has no key in it; unset it to serve without keys"
-        staying = _keys(text, "env", VARIABLE, if_none)
+        permanent = _keys(text, "env", VARIABLE, if_none)
     elif path := settings.server.api_keys_gopass_path:
         place = f"gopass entry {path!r} (server.api_keys_gopass_path)"
-        text = await _gopass(path, place, environ, spawner, gopass_within_s)
-        staying = _keys(text, "gopass", place, f"{place} has no key in it")
+        text = await _gopass(path, place, environ, spawner, gopass_timeout_s)
+        permanent = _keys(text, "gopass", place, f"{place} has no key in it")
     file = KeyFile(home(environ))
     filed = await asyncio.to_thread(file.read)
-    if filed == () and not staying:
+    if filed == () and not permanent:
         raise ConfigError(
             f"{file.path} has no key in it; clinvk keys create NAME makes one, and without the file none is asked for"
         )
-    return ApiKeys(staying, filed)
+    return ApiKeys(permanent, filed)
 
 
 @asynccontextmanager
-async def watch_key_sources(
-    keys: ApiKeys, file: KeyFile, look_every_s: float = POLL_INTERVAL_S
-) -> AsyncGenerator[None]:
+async def watch_key_sources(keys: ApiKeys, file: KeyFile, interval_s: float = POLL_INTERVAL_S) -> AsyncGenerator[None]:
     """Reload the keys when the file changes, and store in the file when keys were used, inside this context."""
-    async with in_background(_tend(keys, file, look_every_s)):
+    async with in_background(_tend(keys, file, interval_s)):
         yield
     await _note(keys, file)
 
 
-async def _tend(keys: ApiKeys, file: KeyFile, look_every_s: float) -> None:
+async def _tend(keys: ApiKeys, file: KeyFile, interval_s: float) -> None:
     stamp, trouble, note_at = None, "", 0.0
     while True:
         found = await asyncio.to_thread(file.stamp)
@@ -161,7 +159,7 @@ async def _tend(keys: ApiKeys, file: KeyFile, look_every_s: float) -> None:
         if keys.used and time.monotonic() >= note_at:
             await _note(keys, file)
             note_at = time.monotonic() + NOTE_INTERVAL_S
-        await asyncio.sleep(look_every_s)
+        await asyncio.sleep(interval_s)
 
 
 async def _note(keys: ApiKeys, file: KeyFile) -> None:
@@ -192,14 +190,14 @@ def _key(name: str, text: str) -> ApiKey:
     return ApiKey(name=name, digest=digest_of(text))
 
 
-async def _gopass(path: str, place: str, environ: Mapping[str, str], spawner: Spawner, within_s: float) -> str:
+async def _gopass(path: str, place: str, environ: Mapping[str, str], spawner: Spawner, timeout_s: float) -> str:
     try:
-        answer = await run_tool(spawner, ("gopass", "show", "-o", path), without_secrets(environ), within_s)
+        answer = await run_tool(spawner, ("gopass", "show", "-o", path), without_secrets(environ), timeout_s)
     except ClinvkError as exc:
         raise ConfigError(f"{place} cannot be read: {exc.message}") from exc
     except TimeoutError:
-        raise ConfigError(f"{place} cannot be read: gopass took over {within_s:g} s") from None
+        raise ConfigError(f"{place} cannot be read: gopass took over {timeout_s:g} s") from None
     if answer.exit_code:
-        said = " ".join(answer.stderr.decode(errors="replace").split()) or "it does not say why"
-        raise ConfigError(f"{place} cannot be read: gopass exited with {answer.exit_code}: {said:.300}")
+        reason = " ".join(answer.stderr.decode(errors="replace").split()) or "it does not say why"
+        raise ConfigError(f"{place} cannot be read: gopass exited with {answer.exit_code}: {reason:.300}")
     return answer.stdout.decode(errors="replace")

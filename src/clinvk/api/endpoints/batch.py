@@ -81,7 +81,7 @@ class BatchEndpoint(NamedTuple):
 
         if isinstance(plan, Compare) and plan.check:
             self.prompts.policy.check_command()
-            self.prompts.grants.check_command(key_name)
+            self.prompts.key_policy.check_command(key_name)
         return await self.orchestrations.admit(plan, admit, require)
 
     async def _read(self, body: bytes) -> Plan:
@@ -89,10 +89,10 @@ class BatchEndpoint(NamedTuple):
             case "parallel":
                 return await run_in_loop_thread(len(body), lambda: bodies.parallel(json_bodies.decode(body, _parallel)))
             case "chain":
-                asked = json_bodies.decode(body, _chain)
-                if asked.resume_from:
-                    return await self._resumed(asked, asked.resume_from)
-                return await run_in_loop_thread(len(body), bodies.chain, asked)
+                chain = json_bodies.decode(body, _chain)
+                if chain.resume_from:
+                    return await self._resumed(chain, chain.resume_from)
+                return await run_in_loop_thread(len(body), bodies.chain, chain)
             case "compare":
                 return await run_in_loop_thread(len(body), lambda: bodies.compare(json_bodies.decode(body, _compare)))
 
@@ -117,11 +117,11 @@ class _Exchange(Exchange):
         self._is_sse = stream_type == sse.MEDIA_TYPE
         self._orchestration: Orchestration | None = None
 
-    async def _answer(self, leaving: DisconnectWatch) -> None:
+    async def _answer(self, disconnect: DisconnectWatch) -> None:
         endpoint, state = self._endpoint, self._scope["state"]
-        asked = await self._read(leaving)
-        plan = await endpoint.admitted(asked, state["key_name"], state.get("client", ""))
-        async with endpoint.orchestrations.start(plan, asked) as self._orchestration:
+        requested = await self._read(disconnect)
+        plan = await endpoint.admitted(requested, state["key_name"], state.get("client", ""))
+        async with endpoint.orchestrations.start(plan, requested) as self._orchestration:
             if self._orchestration.id:
                 self._headers = [(b"x-clinvk-run-id", self._orchestration.id.encode())]
             if self._stream_type:
@@ -133,10 +133,10 @@ class _Exchange(Exchange):
                 summary = await self._orchestration.drive()
         await self._end(summary)
 
-    async def _read(self, leaving: DisconnectWatch) -> Plan:
+    async def _read(self, disconnect: DisconnectWatch) -> Plan:
         """Read the request, then watch for a disconnect. The body is freed on return."""
         body = await read_json(self._scope, self._receive, self._endpoint.prompts.settings.server)
-        leaving.watch()
+        disconnect.watch()
         return await self._endpoint.plan(body)
 
     async def _write(self, lines: Iterable[bytes]) -> None:

@@ -46,9 +46,9 @@ class Exchange:
     async def serve(self) -> None:
         """Send the response, or until the client disconnects."""
         try:
-            async with DisconnectWatch(self._receive, self._reply, self._wait_s, self._keep_alive) as leaving:
+            async with DisconnectWatch(self._receive, self._reply, self._wait_s, self._keep_alive) as disconnect:
                 try:
-                    await self._answer(leaving)
+                    await self._answer(disconnect)
                 except ClinvkError as error:
                     await self._refuse(error)
                 except ClientDisconnected:
@@ -60,8 +60,8 @@ class Exchange:
         except ClientDisconnected as gone:
             logger.debug("client left: %s", gone)
 
-    async def _answer(self, leaving: DisconnectWatch) -> None:
-        """Send the response. Call `leaving.watch` once the body has been read."""
+    async def _answer(self, disconnect: DisconnectWatch) -> None:
+        """Send the response. Call `disconnect.watch` once the body has been read."""
         raise NotImplementedError
 
     async def _keep_alive(self) -> None:

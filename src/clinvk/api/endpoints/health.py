@@ -186,14 +186,14 @@ class HealthEndpoints:
         runs: Runs,
         store: SessionStore,
         inventory: BackendInventory,
-        grants: KeyPolicy,
+        key_policy: KeyPolicy,
         warning: Callable[[], str],
     ) -> None:
         """`warning` returns a warning for the health report, or an empty text."""
         self._runs = runs
         self._store = store
         self._inventory = inventory
-        self._grants = grants
+        self._key_policy = key_policy
         self._warning = warning
         self._since = time.monotonic()
         self._trouble = ""
@@ -201,7 +201,7 @@ class HealthEndpoints:
     async def backends(self, request: Request) -> BackendList:
         """List the agent CLIs."""
         key_name: str = request.state.key_name
-        found = [info for info in self._inventory.look() if self._grants.has_backend(key_name, info.name)]
+        found = [info for info in self._inventory.look() if self._key_policy.has_backend(key_name, info.name)]
         return BackendList(found)
 
     async def health(self, _: Request) -> Response:

@@ -27,7 +27,7 @@ class ModelEndpoints(NamedTuple):
     """
 
     inventory: BackendInventory
-    grants: KeyPolicy
+    key_policy: KeyPolicy
     registry: Mapping[str, Backend]
 
     async def openai_all(self, request: Request) -> openai_models.ModelList:
@@ -64,7 +64,7 @@ class ModelEndpoints(NamedTuple):
     def _names(self, request: Request) -> Iterator[tuple[str, str]]:
         key_name: str = request.state.key_name
         for backend in self.inventory.look():
-            if backend.available and self.grants.has_backend(key_name, backend.name):
+            if backend.available and self.key_policy.has_backend(key_name, backend.name):
                 yield backend.name, backend.name
                 yield from ((f"{backend.name}/{model}", backend.name) for model in backend.models)
 

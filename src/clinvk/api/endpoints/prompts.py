@@ -71,7 +71,7 @@ class PromptEndpoint(NamedTuple):
     store: SessionStore
     settings: Settings
     workdirs: WorkdirPolicy
-    grants: KeyPolicy
+    key_policy: KeyPolicy
     registry: Mapping[str, Backend]
     tick_s: float = TICK_S
     hold_s: float = HOLD_S
@@ -117,7 +117,7 @@ class PromptEndpoint(NamedTuple):
         request = await self.workdirs.settled(request, session)
         if session:
             request = replace(request, workdir=session.working_dir or None)
-        request = await self.grants.admit(request, key_name)
+        request = await self.key_policy.admit(request, key_name)
         timeout_s = request.timeout_s or self.settings.server.request_timeout_secs or None
         return replace(request, timeout_s=timeout_s, client=client)
 
@@ -159,11 +159,11 @@ class _PromptRequest(Exchange):
         self._run: Run | None = None
         self._encoder: Encoder | None = None
 
-    async def _answer(self, leaving: DisconnectWatch) -> None:
+    async def _answer(self, disconnect: DisconnectWatch) -> None:
         call = await self._read()
         if not call.detach:
-            leaving.watch()
-        await self._run_prompt(call, leaving)
+            disconnect.watch()
+        await self._run_prompt(call, disconnect)
 
     def _internal(self, error: Exception) -> ClinvkError:
         if self._dialect.is_model_api:
@@ -181,30 +181,30 @@ class _PromptRequest(Exchange):
         forget_headers(self._scope)
         return call
 
-    async def _run_prompt(self, asked: Call, leaving: DisconnectWatch) -> None:
+    async def _run_prompt(self, parsed: Call, disconnect: DisconnectWatch) -> None:
         endpoint = self._endpoint
         state = self._scope["state"]
-        admit = partial(endpoint.admit, asked, state["key_name"], state.get("client", ""))
-        call = self._call = replace(asked, request=await admit())
+        admit = partial(endpoint.admit, parsed, state["key_name"], state.get("client", ""))
+        call = self._call = replace(parsed, request=await admit())
         if call.dry_run or endpoint.settings.unified_flags.dry_run:
             await self._show(call)
             return
         try:
-            await self._carry_out(call, leaving)
+            await self._carry_out(call, disconnect)
             return
         except SessionBusy:
-            if self._run or asked.request.session_id or not (asked.previous or asked.chat):
+            if self._run or parsed.request.session_id or not (parsed.previous or parsed.chat):
                 raise
         # Another request has resumed the session first.
-        call = self._call = replace(asked, request=await admit(begins_anew=True))
-        await self._carry_out(call, leaving)
+        call = self._call = replace(parsed, request=await admit(begins_anew=True))
+        await self._carry_out(call, disconnect)
 
-    async def _carry_out(self, call: Call, leaving: DisconnectWatch) -> None:
+    async def _carry_out(self, call: Call, disconnect: DisconnectWatch) -> None:
         runs = self._endpoint.runs
         async with _kept(runs, call.request) if call.detach else runs.run(call.request) as run:
             logs.note(run_id=run.id)
             if call.detach:
-                leaving.watch()  # only now: a client that leaves earlier still has its run started
+                disconnect.watch()  # only now: a client that leaves earlier still has its run started
             if call.respond_async:
                 await self._accept(call, run)
                 return

@@ -169,8 +169,8 @@ class _EventsRequest(Exchange):
         self._viewers = viewers
         self._last_event_id = headers.get("last-event-id", "")
 
-    async def _answer(self, leaving: DisconnectWatch) -> None:
-        leaving.watch()
+    async def _answer(self, disconnect: DisconnectWatch) -> None:
+        disconnect.watch()
         after = self._after()
         viewers = self._viewers
         run = await viewers.store.run(self._scope["path_params"]["id"])

@@ -28,7 +28,7 @@ class SessionEndpoints(NamedTuple):
 
     store: SessionStore
     settings: ServerSettings
-    grants: KeyPolicy
+    key_policy: KeyPolicy
     registry: Mapping[str, Backend]
 
     async def all(self, _: Request, asked: views.SessionListing) -> views.SessionList:
@@ -75,7 +75,7 @@ class SessionEndpoints(NamedTuple):
     async def _changeable(self, request: Request) -> Session:
         """Return the session of the path. The key of the request must allow its agent and directory."""
         session = await self.store.session(request.path_params["id"])
-        await self.grants.check_session(session, request.scope["state"]["key_name"])
+        await self.key_policy.check_session(session, request.scope["state"]["key_name"])
         return session
 
 

@@ -73,13 +73,13 @@ def _require_json(headers: Mapping[str, str]) -> None:
 
     A web page can make a browser send any text to this server without a preflight, but not with a JSON content-type.
     """
-    said = headers.get("content-type", "")
-    media_type = said.partition(";")[0].strip().lower()
+    content_type = headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
-        got = f"got {said!r}" if said else "got none"
-        raise WrongMediaType(f"the header content-type must be 'application/json', {got}")
+        received_type = f"got {content_type!r}" if content_type else "got none"
+        raise WrongMediaType(f"the header content-type must be 'application/json', {received_type}")
     if (encoding := headers.get("content-encoding", "identity")).strip().lower() != "identity":
         raise WrongMediaType(f"the body must not be compressed; the header content-encoding is {encoding!r}")
 
@@ -95,23 +95,23 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) ->
     """
     headers = headers_of(scope)
     _require_json(headers)
-    most, within_s = settings.max_request_body_bytes, settings.read_timeout_secs
+    max_bytes, timeout_s = settings.max_request_body_bytes, settings.read_timeout_secs
     declared = headers.get("content-length", "")
-    if most and declared.isdigit() and int(declared) > most:
-        raise too_large(most)
+    if max_bytes and declared.isdigit() and int(declared) > max_bytes:
+        raise too_large(max_bytes)
     received, has_more = bytearray(), True
     try:
-        async with asyncio.timeout(within_s or None):
+        async with asyncio.timeout(timeout_s or None):
             while has_more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnected("before the end of its request")
                 received += message.get("body", b"")
-                if most and len(received) > most:
-                    raise too_large(most)
+                if max_bytes and len(received) > max_bytes:
+                    raise too_large(max_bytes)
                 has_more = message.get("more_body", False)
     except TimeoutError:
-        raise BodyTooSlow(f"the body was not there within {within_s:g} s (server.read_timeout_secs)") from None
+        raise BodyTooSlow(f"the body was not there within {timeout_s:g} s (server.read_timeout_secs)") from None
     body = bytes(received)
     if await run_in_loop_thread(len(body), has_too_many_values, body):
         raise BodyTooLarge(f"the body has more than {MAX_JSON_VALUES} JSON values")

@@ -46,9 +46,9 @@ class Tracing:
 
     async def close(self) -> None:
         """Send the remaining spans within a few seconds; OpenTelemetry would retry for half a minute."""
-        leaving = threading.Thread(target=self._provider.shutdown, daemon=True)
-        leaving.start()
-        await asyncio.to_thread(leaving.join, _FLUSH_TIMEOUT_S)
+        shutdown = threading.Thread(target=self._provider.shutdown, daemon=True)
+        shutdown.start()
+        await asyncio.to_thread(shutdown.join, _FLUSH_TIMEOUT_S)
 
     def traced(self, app: ASGIApp, template_of: Callable[[str], str]) -> ASGIApp:
         """Return an application that traces each request as a span, below the `traceparent` of the request."""
@@ -74,7 +74,7 @@ class Tracing:
             scope["method"] if route == UNKNOWN else f"{scope['method']} {route}",
             context=self._incoming.extract(headers),
             kind=SpanKind.SERVER,
-            attributes=_of_request(scope, headers, route),
+            attributes=_request_attributes(scope, headers, route),
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -82,7 +82,7 @@ class Tracing:
             try:
                 await app(scope, receive, sent)
             finally:
-                span.set_attributes(_answered(status, scope))
+                span.set_attributes(_response_attributes(status, scope))
                 if status >= 500 or not status:
                     span.set_attribute("error.type", str(status) if status else "client_gone")
                     span.set_status(StatusCode.ERROR)
@@ -93,7 +93,7 @@ class Tracing:
             f"invoke_agent {run.request.backend}",
             kind=SpanKind.INTERNAL,
             start_time=_ns(run.created_at),
-            attributes=_asked(run, self._vendors[run.request.backend]),
+            attributes=_run_attributes(run, self._vendors[run.request.backend]),
         )
         return partial(self._over, span, run)
 
@@ -104,7 +104,7 @@ class Tracing:
                     span.add_event(name, timestamp=_ns(at))
             self._trace_tools(span, run)
             if ending := run.ending:
-                span.set_attributes(_told(run, ending))
+                span.set_attributes(_ending_attributes(run, ending))
                 if isinstance(ending, RunFailed):
                     span.set_status(StatusCode.ERROR)
         span.end(_ns(run.ended_at) if run.ended_at else None)
@@ -131,7 +131,7 @@ class Tracing:
             tool.end(_ns(end.at if end else run.ended_at or at))
 
 
-def _of_request(scope: Scope, headers: Mapping[str, str], route: str) -> Attributes:
+def _request_attributes(scope: Scope, headers: Mapping[str, str], route: str) -> Attributes:
     attributes: Attributes = {
         "http.request.method": scope["method"],
         "url.path": scope["path"],
@@ -148,14 +148,14 @@ def _of_request(scope: Scope, headers: Mapping[str, str], route: str) -> Attribu
     return attributes
 
 
-def _answered(status: int, scope: Scope) -> Attributes:
+def _response_attributes(status: int, scope: Scope) -> Attributes:
     attributes: Attributes = {"http.response.status_code": status} if status else {}
     if key := scope["state"].get("key_name"):
         attributes["clinvk.key.name"] = key
     return attributes
 
 
-def _asked(run: WatchedRun, vendor: str) -> Attributes:
+def _run_attributes(run: WatchedRun, vendor: str) -> Attributes:
     request = run.request
     attributes: Attributes = {
         "gen_ai.operation.name": "invoke_agent",
@@ -172,7 +172,7 @@ def _asked(run: WatchedRun, vendor: str) -> Attributes:
     return attributes | {name: value for name, value in optional.items() if value is not None}
 
 
-def _told(run: WatchedRun, ending: Ending) -> Attributes:
+def _ending_attributes(run: WatchedRun, ending: Ending) -> Attributes:
     attributes: Attributes = {}
     if usage := ending.usage:
         attributes |= {

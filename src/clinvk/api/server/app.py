@@ -42,8 +42,8 @@ def create_app(
     store: SessionStore,
     orchestrations: Callable[[], "Orchestrations"],
     inventory: BackendInventory,
-    doors: Access,
-    grants: KeyPolicy,
+    access: Access,
+    key_policy: KeyPolicy,
     workdirs: WorkdirPolicy,
     watching: Observers,
     registry: Mapping[str, Backend],
@@ -58,7 +58,7 @@ def create_app(
     responses = ResponseEndpoints(runs, store, viewers)
 
     def run(dialect: Dialect, spelled_out: ExpandReferences | None = None) -> PromptEndpoint:
-        return PromptEndpoint(dialect, runs, store, settings, workdirs, grants, registry, spelled_out=spelled_out)
+        return PromptEndpoint(dialect, runs, store, settings, workdirs, key_policy, registry, spelled_out=spelled_out)
 
     prompts = run(REST)
 
@@ -83,18 +83,18 @@ def create_app(
         messages=run(ANTHROPIC),
         metrics=metrics,
         objects=(
-            SessionEndpoints(store, settings.server, grants, registry),
+            SessionEndpoints(store, settings.server, key_policy, registry),
             RunEndpoints(runs, store, orchestrations, registry),
             UsageEndpoint(store, registry),
             responses,
             TokenCountEndpoint(ANTHROPIC, settings.server),
-            ModelEndpoints(inventory, grants, registry),
-            HealthEndpoints(runs, store, inventory, grants, doors.warning),
+            ModelEndpoints(inventory, key_policy, registry),
+            HealthEndpoints(runs, store, inventory, key_policy, access.warning),
             DocsEndpoints(registry),
         ),
     )
     router = Router([each for each in ENDPOINTS if metrics or each.route.path != METRICS_PATH], handlers)
-    app: ASGIApp = CorsMiddleware(AuthMiddleware(router, doors), settings.server)
+    app: ASGIApp = CorsMiddleware(AuthMiddleware(router, access), settings.server)
     if watching.tracing:
         app = watching.tracing.traced(app, router.template_of)
     if watching.names_clients:

@@ -244,7 +244,7 @@ async def _reload(load: Load, environ: Mapping[str, str], taken: ApiKeys, served
     else:
         _adjust_logs(settings)
         taken.take(fresh)
-        served.doors.limits.renew(settings.server)
+        served.access.limits.renew(settings.server)
         served.runs.resize(settings.server)
         logger.info("reloaded keys, limits and log level; other settings wait for a restart")
     lifecycle.notify_service_manager(environ, "READY=1")
@@ -256,7 +256,7 @@ class RunningServer(NamedTuple):
     front: RequestMiddleware
     runs: LocalRuns
     server: "Server"
-    doors: Access
+    access: Access
 
     @property
     def is_busy(self) -> bool:
@@ -289,24 +289,27 @@ async def open_server(
     try:
         async with asyncio.TaskGroup() as group:
             lookups = Lookups()
-            doors, grants = await entrance.access_of(settings.server, taken, sockets), KeyPolicy(taken, store, lookups)
+            access, key_policy = (
+                await entrance.access_of(settings.server, taken, sockets),
+                KeyPolicy(taken, store, lookups),
+            )
             workdirs = WorkdirPolicy(settings, environ, registry, lookups)
 
             def admit_now(request: RunRequest) -> str:
                 real = workdirs.admit(request)
-                grants.check(request, workdirs.original(real))
+                key_policy.check(request, workdirs.original(real))
                 return real
 
             async def admit(request: RunRequest) -> str:
                 return await lookups.run(partial(admit_now, request), request.workdir, *request.add_dirs)
 
             def judge(request: RunRequest, place: str) -> Sequence[str]:
-                grants.check(request, workdirs.original(place))
+                key_policy.check(request, workdirs.original(place))
                 return workdirs.judge_repository(place)
 
             async with (
                 keys.watch_key_sources(taken, KeyFile(home(environ))),
-                grants.refresh(),
+                key_policy.refresh(),
                 LocalRuns(
                     settings,
                     store,
@@ -316,7 +319,7 @@ async def open_server(
                     watching.watches,
                     keeps_warm=True,
                     open_files=open_files,
-                    max_runs_of=grants.max_runs,
+                    max_runs_of=key_policy.max_runs,
                     home=home(environ),
                     lookups=lookups,
                 ) as runs,
@@ -337,8 +340,8 @@ async def open_server(
                     store,
                     orchestrations,
                     inventory,
-                    doors,
-                    grants,
+                    access,
+                    key_policy,
                     workdirs,
                     watching,
                     registry,
@@ -351,7 +354,7 @@ async def open_server(
                 gc.freeze()  # exclude the permanent objects from later collections
                 gc.set_threshold(_GARBAGE_AFTER)
                 async with housekeeping.trim_memory(lambda: server.server_state.total_requests):
-                    yield RunningServer(front, runs, server, doors)
+                    yield RunningServer(front, runs, server, access)
                 learning.cancel()
                 if orchestrations.cache_info().currsize:  # before `runs` exits: worktrees and checks need the runs
                     await orchestrations().end()
