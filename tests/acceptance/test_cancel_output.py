@@ -37,7 +37,7 @@ def cancelled(clinvk: Clinvk, form: str) -> tuple[bytes, bytes]:
     claude = shutil.which("claude", path=clinvk.agent.env["PATH"])
     assert claude
     Path(claude).write_text(f"#!{sys.executable} -IS\n{AGENT.format(first=first, last=last)}")
-    with clinvk.started("-v", "-o", form, "--new", "hello") as process:
+    with clinvk.started("-vv", "-o", form, "--new", "hello") as process:
         shows = process.stdout if form == "stream-json" else process.stderr
         assert shows
         seen = read_until(shows.fileno(), b"at-work")

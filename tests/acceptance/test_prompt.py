@@ -91,11 +91,29 @@ def test_show_tokens_and_show_timing_print_on_stderr(clinvk: Clinvk) -> None:
     assert done.stderr.startswith("clinvk: 12 tokens in (2 cached), 5 out, ")
 
 
-def test_verbose_prints_the_agents_stderr(clinvk: Clinvk) -> None:
+@pytest.mark.parametrize("twice", [["-vv"], ["-v", "-v"], ["--verbose", "--verbose"]])
+def test_verbose_given_twice_prints_the_agents_stderr(clinvk: Clinvk, twice: list[str]) -> None:
     clinvk.agent.play([stderr("a warning\n"), *claude_says("x")])
-    done = clinvk.run("-o", "text", "-v", "hello")
+    done = clinvk.run("-o", "text", *twice, "hello")
     assert done.stdout == "x\n"
     assert "clinvk: claude: a warning\n" in done.stderr
+    assert "a warning" not in clinvk.run("--new", "-v", "hello").stderr
+    by_setting = clinvk.run("--new", "hello", env={"CLINVK_UNIFIED_FLAGS__VERBOSE": "true"})
+    assert "clinvk: claude: a warning\n" in by_setting.stderr
+
+
+def test_verbose_prints_tools_with_the_diff_of_an_edit(clinvk: Clinvk) -> None:
+    edit = {"file_path": "/x.py", "old_string": "a = 1\nb = 1\n", "new_string": "a = 1\nb = \x1b2\n"}
+    message = {"id": "m", "content": [{"type": "tool_use", "id": "t", "name": "Edit", "input": edit}]}
+    first, *rest = claude_says("x")
+    clinvk.agent.play([first, line(json.dumps({"type": "assistant", "message": message})), *rest])
+    done = clinvk.run("-o", "text", "-v", "hello")
+    assert done.stderr.removeprefix("clinvk: through the server of this home\n") == (
+        "clinvk: Edit /x.py\n@@ -1,2 +1,2 @@\n a = 1\n-b = 1\n+b = ?2\n"
+    )
+    with on_terminal(clinvk, "-v", "--new", "hello there") as terminal:
+        assert terminal.ended() == 0
+    assert b"\x1b[31m-b = 1\x1b[m" in terminal.all_read
 
 
 @pytest.mark.parametrize(("own", "expected"), [(1, 1), (3, 1), (7, 1), (8, 8), (42, 42), (145, 145)])
@@ -117,7 +135,7 @@ def test_control_sequences_in_agent_stderr_are_stripped_from_errors(clinvk: Clin
 def test_verbose_strips_control_sequences_from_agent_stderr(clinvk: Clinvk) -> None:
     said = "\x1b[1;31merror:\x1b[0m \x1b]8;;http://a\x1b\\link\x1b]8;;\x1b\\\x1b(B, \x07bell \x1b[38;2;1;2;3mred\n"
     clinvk.agent.play([stderr(said), *claude_says("hi")])
-    done = clinvk.run("--verbose", "hello")
+    done = clinvk.run("-vv", "hello")
     assert "clinvk: claude: error: link, ?bell red\n" in done.stderr
 
 

@@ -37,7 +37,7 @@ def test_every_prompt_flag_sets_its_field() -> None:
         allowed_tools=["A,B"],
         add_dir=("x", "y"),
         timeout=1.5,
-        verbose=True,
+        verbose=1,
         no_stdin=True,
     )
 

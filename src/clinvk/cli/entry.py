@@ -30,7 +30,7 @@ def enter(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         return exits.CANCELLED
     except Exception as exc:
-        if {"-v", "--verbose"} & set(argv):
+        if {"-v", "-vv", "--verbose"} & set(argv):
             raise
         notes.error(f"failed inside clinvk: {type(exc).__name__}: {exc} (--verbose shows where)")
         return exits.FAILED

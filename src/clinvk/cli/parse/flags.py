@@ -51,7 +51,8 @@ class Flag(NamedTuple):
         """Add the flag to a group of an argparse parser."""
         about = self.help or argparse.SUPPRESS
         if not self.metavar:
-            group.add_argument(*self.names, dest=self.field, action="store_true", help=about)
+            switch = "count" if self.is_repeatable else "store_true"
+            group.add_argument(*self.names, dest=self.field, action=switch, help=about)
             return
         read = self._choice if self.choices else self.read
         action = "append" if self.is_repeatable else "store"
@@ -143,7 +144,7 @@ class RunFlags(Flags, frozen=True, kw_only=True):
         float | None, Flag("time limit for the run, in seconds (0: none)", metavar="SECS", read=_seconds)
     ] = None
     no_stdin: Annotated[bool, Flag("do not read stdin")] = False
-    verbose: Annotated[bool, Flag("show tools and the agent's stderr, on stderr", "-v")] = False
+    verbose: Annotated[int, Flag("show tools and edits (-vv: and the agent's stderr)", "-v")] = 0
 
 
 class PromptFlags(RunFlags, frozen=True, kw_only=True):
@@ -361,11 +362,12 @@ def flags_of(kind: type[Flags], common: Mapping[str, str]) -> Iterator[Flag]:
 def _completed(flag: Flag, field: str, type_: Any, heading: str) -> Flag:
     name = field.strip("_").replace("_", "-")
     inner: Any = get_args(type_)[0] if get_origin(type_) in (Union, UnionType) else type_
+    is_count = inner is int and not flag.read
     return flag._replace(
         field=field,
         names=(f"--{name}", *filter(None, (flag.short,))),
         heading=flag.heading or heading,
-        metavar="" if inner is bool else flag.metavar or name.upper(),
+        metavar="" if inner is bool or is_count else flag.metavar or name.upper(),
         choices=get_args(inner) if get_origin(inner) is Literal else (),
-        is_repeatable=get_origin(inner) in (list, tuple),
+        is_repeatable=is_count or get_origin(inner) in (list, tuple),
     )

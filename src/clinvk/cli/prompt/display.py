@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter, duration_s
-from clinvk.cli.prompt.status_line import StatusLine, tool_text
+from clinvk.cli.prompt.status_line import StatusLine, edit_lines, tool_text
 from clinvk.cli.sessions.session_text import short_tokens
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import STDERR, Notes, without_sequences
@@ -42,12 +42,13 @@ _FORCE_AFTER_S = 0.05
 class RunDisplay:
     """Shows a run on the terminal."""
 
-    def __init__(self, output: OutputSettings, notes: Notes) -> None:
+    def __init__(self, output: OutputSettings, notes: Notes, is_verbose: bool = False) -> None:
         is_terminal = os.isatty(1)
         if output.format == "auto":
             output = replace(output, format="text" if is_terminal else "json")
         self._output = output
         self._notes = notes
+        self._is_verbose = is_verbose
         self._stdout = Stdout(1)
         self._has_footer = is_terminal and notes.is_terminal and output.format == "text"
         self._status = StatusLine("", is_on=False)
@@ -101,7 +102,7 @@ class RunDisplay:
                 self._number = 0
                 if note:
                     self._notes.info(note)
-                is_steady = run.request.verbose or self._output.format == "stream-json"
+                is_steady = self._is_verbose or self._output.format == "stream-json"
                 self._status = StatusLine(run.request.backend, self._notes.can_draw and not is_steady)
                 async with self._status.shown(self._notes):
                     async for number, at, event in run.follow():
@@ -155,10 +156,11 @@ class RunDisplay:
                 self._notes.info(f"{run.request.backend}: {without_sequences(message)}")
             case Progress(stage="denied", message=message):  # without the note, the run looks like any other
                 self._denied = message
-            case Progress(stage=stage, message=message) if run.request.verbose or self._notes.is_terminal:
+            case Progress(stage=stage, message=message) if self._is_verbose or self._notes.is_terminal:
                 self._notes.info(f"{stage}: {message}")
-            case ToolCall() if run.request.verbose:
+            case ToolCall() if self._is_verbose:
                 self._notes.info(tool_text(event))
+                self._notes.block(edit_lines(event, self._notes.has_color))
             case RunFinished():
                 self._note_finished(run, event)
             case _:

@@ -61,7 +61,7 @@ def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
         output_schema=None if flags.output_schema is None else _schema(flags.output_schema),
         timeout_s=timeout_s or None,
         ephemeral=flags.ephemeral,
-        verbose=flags.verbose,
+        verbose=flags.verbose > 1,
     )
 
 
@@ -184,12 +184,16 @@ class ServerOrLocalRuns(NamedTuple):
 
 
 class PromptJob(NamedTuple):
-    """A prompt to run. With `imports`, the sessions of an earlier clinvk are imported first."""
+    """A prompt to run. With `imports`, the sessions of an earlier clinvk are imported first.
+
+    `is_verbose` shows tools and notes about the server; `request.verbose` shows the agent's stderr.
+    """
 
     request: RunRequest
     settings: Settings
     environ: Mapping[str, str]
     notes: Notes
+    is_verbose: bool
     imports: bool = False
 
     def request_in(self, session: Session | None) -> RunRequest:
@@ -220,7 +224,14 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
             return SessionChoice()
         return await _resumed(store, complete(request, settings), settings.session, notes)
 
-    return run(PromptJob(replace(request, prompt=text), settings, environ, notes, imports=flags.continue_), choose)
+    is_verbose = is_verbose_run(flags, settings)
+    asked = PromptJob(replace(request, prompt=text), settings, environ, notes, is_verbose, imports=flags.continue_)
+    return run(asked, choose)
+
+
+def is_verbose_run(flags: RunFlags, settings: Settings) -> bool:
+    """Return whether a run shows tools and notes about the server."""
+    return flags.verbose > 0 or settings.unified_flags.verbose
 
 
 def without_server_runs(no_server: bool) -> dict[str, object]:
@@ -304,13 +315,13 @@ def run(asked: PromptJob, choose: Choose) -> int:
     Raises:
         ClinvkError: the prompt was not run.
     """
-    if not asked.request.verbose:
+    if not asked.is_verbose:
         logging.getLogger("clinvk").addHandler(logging.NullHandler())
     return asyncio.run(_run(asked, choose))
 
 
 async def _run(asked: PromptJob, choose: Choose) -> int:
-    showing = RunDisplay(asked.settings.output, asked.notes)
+    showing = RunDisplay(asked.settings.output, asked.notes, asked.is_verbose)
     try:
         async with open_store(asked.environ, asked.notes if asked.imports else None) as store:
             return await _run_over(store, asked, choose, showing)
@@ -331,7 +342,7 @@ async def _run_over(store: SessionStore, asked: PromptJob, choose: Choose, showi
     if asked.settings.unified_flags.dry_run:
         return await _describe(request, choice.note, store, asked)
     otherwise = asked.request_in(None) if choice.is_own else None
-    runs = ServerOrLocalRuns(asked.settings, asked.environ, store, asked.notes, request.verbose)
+    runs = ServerOrLocalRuns(asked.settings, asked.environ, store, asked.notes, asked.is_verbose)
     return await showing.run(request, choice.note, otherwise, runs)
 
 

@@ -18,6 +18,7 @@ from clinvk.cli.prompt.prompt import (
     PromptJob,
     SessionChoice,
     freeing,
+    is_verbose_run,
     newest,
     request_of,
     run,
@@ -159,7 +160,9 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     async def choose(store: SessionStore) -> SessionChoice:
         return choice
 
-    return run(PromptJob(replace(request, prompt=text), settings, environ, notes), choose)
+    return run(
+        PromptJob(replace(request, prompt=text), settings, environ, notes, is_verbose_run(flags, settings)), choose
+    )
 
 
 def _reference_and_prompt(flags: ResumeFlags) -> tuple[str | None, str | None]:

@@ -10,7 +10,7 @@ from itertools import cycle
 import msgspec
 
 from clinvk.cli.terminal.output import STDERR, Notes, is_writable, on_one_line, write
-from clinvk.cli.terminal.table import cut
+from clinvk.cli.terminal.table import cut, readable_patch
 from clinvk.types.events import Event, TextDelta, ThinkingDelta, ToolCall, ToolResult
 
 _FRAME_S = 0.1
@@ -88,6 +88,17 @@ class StatusLine:
 def _draw(text: str) -> None:
     with suppress(OSError):  # the terminal is gone
         write(STDERR, text)
+
+
+def edit_lines(call: ToolCall, is_colored: bool) -> list[str]:
+    """Return the edit of a tool call as a diff; empty if the call has no old and new text."""
+    old, new = call.input.get("old_string"), call.input.get("new_string")
+    if not (isinstance(old, str) and isinstance(new, str)):
+        return []
+    from difflib import unified_diff  # an import that only a verbose run needs
+
+    lines = [*unified_diff(old.splitlines(), new.splitlines(), lineterm="")][2:]  # without the names of files
+    return [*readable_patch(lines, is_colored)]
 
 
 def tool_text(call: ToolCall) -> str:

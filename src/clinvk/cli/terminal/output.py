@@ -3,7 +3,7 @@
 import os
 import re
 import select
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 
@@ -127,7 +127,8 @@ _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
 class Notes:
     """Writes lines that begin with `clinvk: `, colored on a terminal if the environment allows colors.
 
-    `can_draw` says whether stderr is a terminal that understands control sequences.
+    `can_draw` says whether stderr is a terminal that understands control sequences, `has_color` whether
+    notes have colors.
 
     An agent's text in a line cannot control the terminal.
     """
@@ -135,7 +136,7 @@ class Notes:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.is_terminal = os.isatty(STDERR)
         self.can_draw = self.is_terminal and environ.get("TERM") != "dumb"
-        self._color = has_colors(STDERR, environ)
+        self.has_color = has_colors(STDERR, environ)
         self._waits = True
         self._write: Callable[[str], None] = partial(write, STDERR)
 
@@ -150,7 +151,7 @@ class Notes:
 
     def allow_color(self, is_allowed: bool) -> None:
         """Turn colors off if the settings do not allow colors."""
-        self._color = self._color and is_allowed
+        self.has_color = self.has_color and is_allowed
 
     def hurry(self) -> None:
         """Drop lines from now on if stderr would block."""
@@ -168,11 +169,16 @@ class Notes:
         """Print an empty line, and a dim line without `clinvk: `."""
         line = on_one_line(message)
         with suppress(OSError):  # the reader is gone
-            self._write(f"\n{_DIM}{line}{_PLAIN}\n" if self._color else f"\n{line}\n")
+            self._write(f"\n{_DIM}{line}{_PLAIN}\n" if self.has_color else f"\n{line}\n")
+
+    def block(self, lines: Iterable[str]) -> None:
+        """Print lines that are safe for a terminal, without `clinvk: `."""
+        with suppress(OSError):  # the reader is gone
+            self._write("".join(f"{line}\n" for line in lines))
 
     def _line(self, message: str, color: str) -> None:
         line = on_one_line(message)
-        text = f"{color}clinvk:{_PLAIN} {line}\n" if self._color else f"clinvk: {line}\n"
+        text = f"{color}clinvk:{_PLAIN} {line}\n" if self.has_color else f"clinvk: {line}\n"
         if self._waits or is_writable(STDERR):
             with suppress(OSError):  # the reader is gone
                 self._write(text)
