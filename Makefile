@@ -1,12 +1,12 @@
-# make check      lint, unit and contract tests: the loop of every day
-# make test       lint and all tests but the slow ones (installs what it needs, pinned)
+# make check      lint, unit and contract tests: after every change
+# make test       lint, and all tests that are not slow (installs what it needs, pinned)
 # make test-slow  the slow tests: fuzzing, hostile input, cancel at every moment, soak
 # make coverage   make test, counting also the processes that tests start
 # make lint       style, types and import contracts
 # make demo       the real Codex and Claude Code CLIs answer through clinvk, without an account
 # make bench      what clinvk costs, measured on this machine
-# make lock       write the locked requirements again after a change of what is required
-# make clean      remove everything that make brought
+# make lock       regenerate the lock files after changing requirements
+# make clean      remove everything that make installed
 #
 # Needs Python 3.11 or later (with venv), Node.js 20 or later with npm, and make. PYTHON=… picks another Python.
 
@@ -52,7 +52,7 @@ demo: $(DEMO)/installed
 bench: install
 	$(BIN)/python -m bench $(BENCH)
 
-# The venv is made anew only when it is missing; packages are brought up to the lock when the lock changed.
+# Create the venv if it is missing; update packages when the lock changes.
 $(VENV)/installed: tests/requirements.txt pyproject.toml
 	@test -x $(BIN)/python || sh tests/make_venv.sh $(VENV) $(PYTHON)
 	$(BIN)/python $(PIP) --require-hashes -r tests/requirements.txt
@@ -73,7 +73,7 @@ $(AGENTS)/installed: $(CLIS)/package.json $(CLIS)/package-lock.json $(CLIS)/.npm
 	npm ci --prefix $(AGENTS) --loglevel=error
 	@touch $@
 
-# The browser tests drive Debian's chromium. Where it cannot be had they say so themselves.
+# The browser tests drive Debian's chromium. Without it, those tests report that they are skipped.
 chromium:
 	@ls tests/browser/test_*.py >/dev/null 2>&1 || exit 0; \
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \

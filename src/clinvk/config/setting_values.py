@@ -123,12 +123,17 @@ def key_order(above: tuple[str, ...], backends: Collection[str]) -> tuple[str, .
     return tuple(members(kind_of(SourcedValue(above, None, "", ""), backends), backends))
 
 
+SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth|cookie|header|bearer", re.IGNORECASE)
+"""Names of settings, variables and flags whose values are not printed."""
+
+
 def unknown_key(given: SourcedValue, what: str, name: str, among: Collection[str]) -> ConfigError:
     """Return the error for an unknown name, with the nearest name and the allowed names."""
     near = nearest(name.lower(), among)
     hints = [f"did you mean {near!r}?"] if near else []
     hints += [] if near and len(among) > _LISTED else [f"allowed: {', '.join(among)}"]
-    value = "" if given.value is None or "=" in what else f" (= {given.written!r})"
+    is_hidden = given.value is None or "=" in what or SECRET_NAME.search(".".join(given.keys))
+    value = "" if is_hidden else f" (= {given.written!r})"
     place = f"{given.place}: " if given.place else ""
     return ConfigError(f"{place}{what}{value}; {' '.join(hints)}")
 

@@ -20,14 +20,13 @@ from clinvk.runtime.slots import capacity
 from clinvk.types.errors import ClinvkError, ConfigError
 
 _HIDDEN = "********"
-_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth|cookie|header|bearer", re.IGNORECASE)
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
 
 
 def without_secrets(name: tuple[str, ...], value: Value) -> Value:
     """Return a setting with secrets hidden; `name` is the key from the top down."""
     if isinstance(value, str):
-        if is_variable(name) and value and _SECRET_NAME.search(name[-1]):
+        if is_variable(name) and value and setting_values.SECRET_NAME.search(name[-1]):
             return _HIDDEN
         return _without_password(value)
     if isinstance(value, tuple):
@@ -37,7 +36,7 @@ def without_secrets(name: tuple[str, ...], value: Value) -> Value:
 
 def _flag(text: str) -> str:
     flag, equals, value = text.partition("=")
-    if equals and value and flag.startswith("-") and _SECRET_NAME.search(flag):
+    if equals and value and flag.startswith("-") and setting_values.SECRET_NAME.search(flag):
         return f"{flag}={_HIDDEN}"
     return _without_password(text)
 

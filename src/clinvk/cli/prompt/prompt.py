@@ -108,9 +108,6 @@ class SessionChoice(NamedTuple):
 Choose = Callable[[SessionStore], Awaitable[SessionChoice]]
 
 
-_NOT_ASKED = "it is not to be asked (--no-server, or warm.command_line: false)"
-
-
 def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
     """Return a function that makes the server of this home release a session's conversation."""
 
