@@ -58,7 +58,7 @@ WRONG = [
     (["--image", "empty.txt"], "--image 'empty.txt' is empty"),
     (["--output-schema", "text.txt"], "--output-schema: 'text.txt' is not a JSON object: "),
     (["--output-schema", "list.json"], "--output-schema: 'list.json' is not a JSON object: "),
-    (["--output-schema", "wrong.json"], "output_schema is no JSON Schema: 'x' is not valid under any"),
+    (["--output-schema", "wrong.json"], "output_schema is not JSON Schema: 'x' is not valid under any"),
     (["--effort", "ultra"], "--effort: 'ultra' is not one of none, minimal, low, medium, high, xhigh, max"),
 ]
 

@@ -149,7 +149,7 @@ async def test_conversation_lost_by_its_cli_fails_with_an_error(conversation: Co
         result, kept = await conversation.turn("beta [[words=1]]", session_id=reference)
         assert isinstance(result.ending, RunFailed)
         assert result.ending.code == "session_not_found"
-        assert result.ending.message.startswith(f"{conversation.backend} does not know the conversation any more: ")
+        assert result.ending.message.startswith(f"{conversation.backend} no longer knows the conversation: ")
         assert (kept.status, kept.error_message) == ("error", result.ending.message)
     assert not conversation.machine.requests("beta")
 

@@ -165,7 +165,10 @@ async def test_invalid_answer_is_retried_only_once(scripted: Scripted, tmp_path:
     assert len(scripted.calls()) == 2
     assert text(told) == "not json"
     assert isinstance(told[-1], RunFailed)
-    assert (told[-1].code, told[-1].message) == ("agent_failed", "the answer does not fit output_schema: it is no JSON")
+    assert (told[-1].code, told[-1].message) == (
+        "agent_failed",
+        "the answer does not fit output_schema: it is not JSON",
+    )
     assert told[-1].usage == Usage(24, 10, 4, 0)
 
 
@@ -294,7 +297,7 @@ async def test_schema_found_recursive_during_validation_fails_the_run_as_invalid
     assert isinstance(told[-1], RunFailed)
     assert (told[-1].code, told[-1].usage) == ("invalid_request", Usage(12, 5, 2, 0))
     assert told[-1].message == (
-        "output_schema is no JSON Schema: it is nested too deeply, or refers to itself without end"
+        "output_schema is not JSON Schema: it is nested too deeply, or refers to itself without end"
     )
     assert text(told) == '{"a": 1}'
     assert len(scripted.calls()) == 1

@@ -414,7 +414,7 @@ def test_greeting_says_that_a_key_is_required_or_warns_that_other_machines_need_
             sock.close()
     assert f"listens on http://{host}:" in text
     assert ("warning:" in text) is warned
-    assert text.endswith("\nrequests need an API key, but for /health and /docs") is has_keys
+    assert text.endswith("\nEvery request except /health and /docs needs an API key.") is has_keys
 
 
 def test_all_addresses_of_a_host_share_one_port() -> None:

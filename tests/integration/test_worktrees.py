@@ -330,7 +330,7 @@ async def test_link_in_place_of_the_directory_is_refused(
     (repository.path / "sub").mkdir()
     for directory in ("sub", "sub/deeper"):
         (repository.path / directory).mkdir(exist_ok=True)
-        with pytest.raises(InvalidRequest, match=f"'{directory}' is no directory in the commit"):
+        with pytest.raises(InvalidRequest, match=f"'{directory}' is not a directory in the commit"):
             await worktrees.make(str(repository.path / directory), "agent")
     assert not (tmp_path / "deeper").exists()
     assert left_over(repository) == []

@@ -182,6 +182,6 @@ async def test_directory_name_that_is_not_utf_8_is_refused(repository: Repositor
     except OSError:
         pytest.skip("the file system takes only names that are UTF-8")
     (repository.path / "link").symlink_to(os.fsdecode(odd))
-    with pytest.raises(InvalidRequest, match="is no UTF-8: no worktree can be made"):
+    with pytest.raises(InvalidRequest, match="is not UTF-8: no worktree can be made"):
         await worktrees.make(str(repository.path / "link"), "agent")
     assert left_over(repository) == []

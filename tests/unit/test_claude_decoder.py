@@ -197,7 +197,7 @@ GOLDEN: dict[str, list[Event]] = {
         *words(*(f"word{number} " for number in range(1, 31))),
         RunFailed(
             "agent_crashed",
-            "claude was killed by signal 15 before it reported a result and said nothing on stderr",
+            "claude was killed by signal 15 before it reported a result and printed nothing on stderr",
             143,
             Usage(19006, 0, 7),
         ),
@@ -220,7 +220,7 @@ GOLDEN: dict[str, list[Event]] = {
     "resume_other_cwd": [
         RunFailed(
             "session_not_found",
-            "claude does not know the conversation any more: "
+            "claude no longer knows the conversation: "
             "No conversation found with session ID: aaaaaaaa-2222-4333-8444-555555555555",
             1,
         )
@@ -228,7 +228,7 @@ GOLDEN: dict[str, list[Event]] = {
     "unknown_session": [
         failed(
             "session_not_found",
-            "claude does not know the conversation any more: "
+            "claude no longer knows the conversation: "
             "No conversation found with session ID: 00000000-0000-4000-8000-000000000000",
         )
     ],

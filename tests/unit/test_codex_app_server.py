@@ -260,7 +260,7 @@ EXPECTED: dict[str, list[Event]] = {
     "resume_missing": [
         RunFailed(
             "session_not_found",
-            f"codex does not know the conversation any more: no rollout found for thread id {UNKNOWN}",
+            f"codex no longer knows the conversation: no rollout found for thread id {UNKNOWN}",
             1,
         ),
     ],

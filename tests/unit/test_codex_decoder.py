@@ -197,7 +197,7 @@ EXPECTED: dict[str, list[Event]] = {
     "resume_missing": [
         RunFailed(
             "session_not_found",
-            "codex does not know the conversation any more: Error: thread/resume: thread/resume failed: "
+            "codex no longer knows the conversation: Error: thread/resume: thread/resume failed: "
             "no rollout found for thread id 01a211e9-0000-7232-b10f-59cc3775e23f (code -32600)",
             1,
         ),
@@ -214,7 +214,7 @@ EXPECTED: dict[str, list[Event]] = {
         started("01a211ed-9094-7c83-9b0d-a6108abcc77d"),
         RunFailed(
             "agent_crashed",
-            "codex was killed by signal 15 before it reported a result and said nothing on stderr",
+            "codex was killed by signal 15 before it reported a result and printed nothing on stderr",
             143,
         ),
     ],
@@ -222,7 +222,7 @@ EXPECTED: dict[str, list[Event]] = {
         started("01a211ee-3ce3-7670-9b93-b0f1e9f2811d"),
         ToolCall("item_0", "command_execution", {"command": "/bin/bash -lc 'sleep 61'"}),
         RunFailed(
-            "agent_crashed", "codex exited with code 1 before it reported a result and said nothing on stderr", 1
+            "agent_crashed", "codex exited with code 1 before it reported a result and printed nothing on stderr", 1
         ),
     ],
 }

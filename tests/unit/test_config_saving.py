@@ -102,7 +102,7 @@ def test_target_that_is_not_a_regular_file_is_not_replaced(file: Path, target: s
     if target == "folder":
         (file.parent / target).mkdir()
     file.symlink_to(target)
-    with pytest.raises(ConfigError, match="is no regular file"):
+    with pytest.raises(ConfigError, match="is not a regular file"):
         change_file(file, appended, make_folder=False)
     assert Path("/dev/null").is_char_device()
 

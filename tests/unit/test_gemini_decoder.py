@@ -303,7 +303,7 @@ def test_agent_stopped_by_a_signal_fails_despite_exit_code_zero(case: str) -> No
             "resume_other_cwd",
             "session_not_found",
             42,
-            "gemini does not know the conversation any more: Error resuming session: No previous sessions found",
+            "gemini no longer knows the conversation: Error resuming session: No previous sessions found",
         ),
         ("yolo_both", "agent_crashed", 1, "gemini exited with code 1 before it reported a result: Cannot use both"),
     ],
@@ -320,6 +320,8 @@ def test_startup_failure_reports_the_reason(case: str, code: str, exit_code: int
 def test_killed_agent_is_reported_as_crashed() -> None:
     assert _play([], 137, b"Ripgrep is not available. Falling back to GrepTool.\n") == [
         RunFailed(
-            "agent_crashed", "gemini was killed by signal 9 before it reported a result and said nothing on stderr", 137
+            "agent_crashed",
+            "gemini was killed by signal 9 before it reported a result and printed nothing on stderr",
+            137,
         )
     ]

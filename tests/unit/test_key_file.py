@@ -171,7 +171,7 @@ def test_broken_symlink_is_not_a_missing_file(file: KeyFile) -> None:
 def test_named_pipe_is_refused_without_blocking(file: KeyFile) -> None:
     file.path.parent.mkdir()
     os.mkfifo(file.path, 0o600)
-    with pytest.raises(ConfigError, match="the API keys cannot be read: it is no regular file"):
+    with pytest.raises(ConfigError, match="the API keys cannot be read: it is not a regular file"):
         file.read()
 
 

@@ -269,7 +269,7 @@ def not_logged_in(executable: str, remedy: str, why: str) -> str:
 
 def conversation_lost(executable: str, why: str, exit_code: int | None) -> RunFailed:
     """Return the ending of a run that resumes a conversation of which the CLI no longer has the record."""
-    message = f"{executable} does not know the conversation any more: {why}"
+    message = f"{executable} no longer knows the conversation: {why}"
     return RunFailed(SessionNotFound.code, message, exit_code)
 
 
@@ -277,7 +277,7 @@ def crash_ending(executable: str, exit_code: int, stderr: bytes) -> RunFailed:
     """Return the ending of a run whose process exited without a result."""
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     how = f"was killed by signal {exit_code - 128}" if exit_code > 128 else f"exited with code {exit_code}"
-    said = f": {' '.join(lines[-3:])}" if lines else " and said nothing on stderr"
+    said = f": {' '.join(lines[-3:])}" if lines else " and printed nothing on stderr"
     return RunFailed(AgentCrashed.code, f"{executable} {how} before it reported a result{said}", exit_code)
 
 

@@ -102,7 +102,7 @@ def _read(file: Path) -> tuple[str, bytes]:
     """Return the text with its line ends, and the byte order mark before the text."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):  # what is renamed over /dev/null is the end of /dev/null
-            raise ConfigError(f"{file}: is no regular file")
+            raise ConfigError(f"{file}: is not a regular file")
         data = file.read_bytes()
     except FileNotFoundError:
         return "", b""

@@ -128,12 +128,12 @@ class Orchestration:
         )
         return self.summary
 
-    async def stop(self, why: str = "the whole was cancelled") -> None:
+    async def stop(self, why: str = "the request was cancelled") -> None:
         """Cancel all running and waiting parts until no agent is left; `drive` then returns the results so far."""
         self.stopped = self.stopped or why
         await self._stop(why)
 
-    async def cancel(self, why: str = "the whole was cancelled") -> None:
+    async def cancel(self, why: str = "the request was cancelled") -> None:
         """Stop the orchestration and wait until the outcome is recorded. The driver itself must call `stop`."""
         await self.stop(why)
         await self.over.wait()
@@ -282,7 +282,7 @@ class Orchestration:
         try:
             change = await self._worktrees.outcome(worktree)
         except ClinvkError as exc:
-            warnings += (f"what was changed cannot be told: {exc.message}",)
+            warnings += (f"cannot determine the changes: {exc.message}",)
             change = Change(diff="", is_cut=False, files=(), branch=worktree.branch, path=worktree.path, kept=True)
         return replace(result, change=replace(change, warnings=(*warnings, *change.warnings)), check=check)
 

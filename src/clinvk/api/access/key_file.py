@@ -109,7 +109,7 @@ class KeyFile:
             with open(self.path, "rb", opener=_at_once) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
-                    raise self._unreadable("it is no regular file")
+                    raise self._unreadable("it is not a regular file")
                 self._refuse_others(status)
                 return _decoded(file.read().decode(errors="replace"), self.path)
         except FileNotFoundError as exc:

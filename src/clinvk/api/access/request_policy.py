@@ -78,7 +78,7 @@ class RequestPolicy:
             )
         if not self._is_any_word:
             raise BeyondPolicy(
-                "check is a command that runs unasked and in no sandbox; it is allowed with "
+                "check is a command that runs without asking and without a sandbox; it is allowed with "
                 "policy.max_approval_mode none and policy.max_sandbox_mode full only",
                 "check",
             )

@@ -30,14 +30,14 @@ AskVersion = Callable[[Backend, str], Awaitable[str | None]]
 class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An agent CLI that clinvk can run."""
 
-    name: Annotated[str, Meta(description="What `backend` of a prompt calls it.", examples=["claude"])]
+    name: Annotated[str, Meta(description="The value of `backend` in a prompt.", examples=["claude"])]
     available: Annotated[bool, Meta(description="Whether a prompt for it can be run: enabled and installed.")]
     enabled: Annotated[bool, Meta(description="`backends.<name>.enabled` of the settings.")]
     models: Annotated[tuple[str, ...], Meta(description="Models known to work, best known first; others may.")]
-    capabilities: Annotated[Capabilities, Meta(description="What it honours; what is missing is refused.")]
-    path: Annotated[str | None, Meta(description="The program, where it is installed.")] = None
-    version: Annotated[str | None, Meta(description="As the program tells it; absent until it has.")] = None
-    install: Annotated[str | None, Meta(description="What installs it, where it is missing.")] = None
+    capabilities: Annotated[Capabilities, Meta(description="Supported options; others are refused.")]
+    path: Annotated[str | None, Meta(description="Path of the program, if installed.")] = None
+    version: Annotated[str | None, Meta(description="The version that the program reports; absent until known.")] = None
+    install: Annotated[str | None, Meta(description="Install command, if missing.")] = None
 
 
 class BackendInventory:
@@ -132,19 +132,19 @@ class KeptHealth(msgspec.Struct, frozen=True):
     """The agent processes of a backend that are up for prompts to come."""
 
     processes: int
-    ready: Annotated[int, Meta(description="Those of them that a prompt without a session can go to at once.")]
-    runs: Annotated[int, Meta(description="Runs that they are at work for.")]
-    hits: Annotated[int, Meta(description="Runs that found one, since the server came up.")]
-    misses: Annotated[int, Meta(description="Runs for which one was started, or that got a process of their own.")]
+    ready: Annotated[int, Meta(description="Processes that can take a prompt without a session at once.")]
+    runs: Annotated[int, Meta(description="Active runs.")]
+    hits: Annotated[int, Meta(description="Runs that used a warm process, since the server started.")]
+    misses: Annotated[int, Meta(description="Runs that needed a new process.")]
     memory_mb: Annotated[int, Meta(description="As measured a few seconds ago.")]
 
 
 class WarmHealth(KeptHealth, frozen=True):
     """The agent processes that are up for prompts to come: all, and by backend."""
 
-    backends: Annotated[dict[str, KeptHealth], Meta(description="Those of which processes may be kept.")]
+    backends: Annotated[dict[str, KeptHealth], Meta(description="Backends whose processes may stay warm.")]
     one_shot: Annotated[
-        tuple[str, ...], Meta(description="Those whose program does not speak the protocol that staying needs.")
+        tuple[str, ...], Meta(description="Backends whose program does not support a long-lived process.")
     ]
 
 
@@ -152,11 +152,11 @@ class CapacityHealth(msgspec.Struct, frozen=True):
     """How many runs go at once."""
 
     max_concurrent_runs: int
-    reason: Annotated[str, Meta(description="Why so many: a setting, or what the machine has.")]
+    reason: Annotated[str, Meta(description="The setting, or the machine's resources.")]
 
 
 class Health(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the server is.
+    """The state of the server.
 
     It is ok; degraded (no backend is available, or some sessions cannot be read); unhealthy (sessions cannot be kept).
     """
@@ -169,7 +169,9 @@ class Health(msgspec.Struct, frozen=True, omit_defaults=True):
     session_store: StoreHealth
     capacity: CapacityHealth
     warm: Annotated[WarmHealth | None, Meta(description="Absent where no agent processes are kept.")] = None
-    warnings: Annotated[list[str], Meta(description="What an operator should know, as that the door is open.")] = []
+    warnings: Annotated[
+        list[str], Meta(description="Warnings for the operator, e.g. that no API key is required.")
+    ] = []
 
 
 class Alive(msgspec.Struct, frozen=True):

@@ -83,7 +83,11 @@ def document(registry: Mapping[str, Backend]) -> bytes:
             "components": {
                 "schemas": _schemas(registry),
                 "securitySchemes": {
-                    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where some are set."},
+                    "bearer": {
+                        "type": "http",
+                        "scheme": "bearer",
+                        "description": "An API key, if the server has keys.",
+                    },
                     "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
                 },
             },

@@ -66,7 +66,7 @@ _MODEL: ErrorDocs = (errors.ModelNotFound, *GUARDED)
 
 _CANCEL: ErrorDocs = (*_RUN, dialect.ForeignOrigin, dialect.NotCancellable)
 
-_LOCATION = {"location": "Where it is to be found."}
+_LOCATION = {"location": "The URL of the resource."}
 _TEXT: Json = {"schema": {"type": "string"}}
 
 
@@ -117,9 +117,9 @@ def _batch(
     """Return the endpoint for several agents of one kind; `last` is the last line of the stream."""
     line: Json = {"anyOf": [EVENT, ref(last)]}
     result = Returns(
-        "All have been run, or as many as should be. How each went is told by its `exit_code`.",
+        "All parts ended or were skipped. The `exit_code` of each part is its outcome.",
         answer,
-        {"x-clinvk-run-id": "The run that stands for the whole; absent in a dry run."},
+        {"x-clinvk-run-id": "The id of the run that contains the parts; absent in a dry run."},
         {
             unified.MEDIA_TYPE: {"schema": line, "x-stream": "One event a line, of all runs as they happen."},
             sse.MEDIA_TYPE: {"schema": sse_event(line), "x-stream": "The same as server-sent events, without `id`."},
@@ -127,8 +127,8 @@ def _batch(
         (last,),
     )
     description = (
-        "Refused whole, before anything runs, where a part of it cannot be run. The header `accept` asks "
-        "for a stream, whose last event is the answer. A client that leaves ends all of its agents."
+        "If one part cannot run, the whole request is refused before anything runs. The header `accept` selects a "
+        "stream; its last event is the answer. A client that disconnects stops all agents."
     )
     return Endpoint(
         Route("POST", f"/api/v1/{kind}", lambda on: on.batch(kind)),
@@ -148,18 +148,18 @@ _PROMPTS = (
                     rest.PromptAnswer,
                     content={unified.MEDIA_TYPE: _KEPT_ALIVE},
                 ),
-                202: Returns("The run goes on by itself.", rest.Accepted, _LOCATION),
+                202: Returns("The run continues in the background.", rest.Accepted, _LOCATION),
             },
             _PROMPT,
             "Answers when the agent has finished, or event by event as it works "
             "(`output_format: stream-json`, or the header `accept: application/x-ndjson`). "
-            "A client that leaves ends its agent, unless it said `detach`.",
+            "A client that disconnects stops its agent, except with `detach`.",
             headers=(header("prefer", "`respond-async`: with `detach`, answer 202 at once."),),
             body=bodies.PromptBody,
             examples={
-                **examples("minimal", "Only what is needed", _MINIMAL),
-                **examples("stream", "A stream, nothing written", _READ_ONLY),
-                **examples("detach", "Go on without me", {**_MINIMAL, "detach": True}),
+                **examples("minimal", "Required fields only", _MINIMAL),
+                **examples("stream", "Stream events in a read-only sandbox", _READ_ONLY),
+                **examples("detach", "Run in the background", {**_MINIMAL, "detach": True}),
                 **examples("dry_run", "Show the command, run nothing", {**_MINIMAL, "model": "fast", "dry_run": True}),
             },
         ),
@@ -174,7 +174,7 @@ _PROMPTS = (
     ),
     _batch(
         "chain",
-        "Run steps one after the other, each with what those before it answered",
+        "Run steps in order, each with the earlier answers",
         bodies.ChainBody,
         examples("steps", "Two steps", {"steps": [_PRIME, _CHECKED]}),
         batch_answers.ChainAnswer,
@@ -187,7 +187,7 @@ _PROMPTS = (
         bodies.CompareBody,
         {
             **examples("minimal", "Two answers", {"prompt": "hello", **_BOTH}),
-            **examples("judged", "Two answers, of which a third agent names the better", _JUDGED),
+            **examples("judged", "Two answers, compared by a third agent", _JUDGED),
         },
         batch_answers.CompareAnswer,
         batch_answers.CompareSummary,
@@ -199,7 +199,7 @@ _PROMPTS = (
 _TITLED = examples("title", "A title and tags", {"title": "Parser", "tags": ["a"]})
 _LAST_EVENT_ID = header(
     "last-event-id",
-    "Only what comes after this event. A browser sends it when it connects again.",
+    "Return only later events. Browsers send this header when they reconnect.",
     type="integer",
     minimum=0,
 )
@@ -247,7 +247,7 @@ _SESSIONS_AND_RUNS = (
             "Read the events of a run, and follow it while it runs",
             _FOLLOWED,
             _RUN,
-            "A viewer that leaves does not end the run.",
+            "Disconnecting does not stop the run.",
             query=views.Following,
             headers=(_LAST_EVENT_ID,),
         ),
@@ -260,13 +260,13 @@ _SESSIONS_AND_RUNS = (
 _REQUEST_HEADERS = (
     header(vendor.SESSION, f"The session to continue with the last turn alone; `{vendor.NEW_SESSION}` begins one."),
     header(vendor.WORKDIR, "Absolute path of an existing directory that the agent works in.", pattern="^(/.*)?$"),
-    header(vendor.APPROVAL, "auto: edits unasked; none: acts unasked.", enum=["", *APPROVAL_MODES]),
+    header(vendor.APPROVAL, "auto: edits without asking; none: acts without asking.", enum=["", *APPROVAL_MODES]),
     header(vendor.SANDBOX, "read-only: writes nothing; workspace: in its directories only.", enum=["", *SANDBOX_MODES]),
-    header(vendor.EVENTS, "`true`: what the agent does with its own tools shows as thinking.", enum=[*vendor.FLAGS]),
+    header(vendor.EVENTS, "`true`: the agent's tool calls appear as thinking.", enum=[*vendor.FLAGS]),
 )
 _RESPONSE_HEADERS = {
-    "x-clinvk-run-id": "clinvk's id of this run.",
-    "x-clinvk-session-id": "The session that it is a turn of, if it is one.",
+    "x-clinvk-run-id": "The run id.",
+    "x-clinvk-session-id": "The session id, if the run belongs to a session.",
     "x-clinvk-ignored": "Fields of the body that have no effect, such as `tools`.",
 }
 _EVENTS: Json = {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `stream: true`."}
@@ -274,7 +274,7 @@ _QUESTION: dict[str, Json] = {"messages": [{"role": "user", "content": "What doe
 
 
 def _minimal(fields: Mapping[str, Json]) -> Mapping[str, Json]:
-    return examples("minimal", "Only what is needed", {"model": "claude", **fields})
+    return examples("minimal", "Required fields only", {"model": "claude", **fields})
 
 
 def _model_run(
@@ -286,7 +286,7 @@ def _model_run(
     answer: type[msgspec.Struct],
     *more: type[errors.ClinvkError],
 ) -> Endpoint:
-    """Return an endpoint that answers as a model would; `fields` are the body of an example."""
+    """Return the endpoint of a model API; `fields` are the body of an example."""
     returns = Returns("The agent has answered.", answer, _RESPONSE_HEADERS, {sse.MEDIA_TYPE: _EVENTS})
     refusals = (*more, *_MODEL_PROMPT)
     return Endpoint(
@@ -307,7 +307,7 @@ _MODEL_APIS = (
     _model_run(
         Route("POST", "/openai/v1/responses", lambda on: on.new_response),
         "createResponse",
-        "Answer a conversation, or go on with one",
+        "Answer a conversation, or continue one",
         response_body.ResponseBody,
         {"input": "What does this project do?"},
         response_object.Response,
@@ -378,10 +378,10 @@ _SERVER = (
         Route("GET", METRICS_PATH, lambda on: on.metrics),
         Operation(
             "metrics",
-            "Give metrics in the text format of Prometheus",
+            "Return metrics in Prometheus text format",
             _METRICS,
             (dialect.NoSuchPath, *GUARDED),
-            "There only with the setting `server.metrics_enabled`.",
+            "Available only with `server.metrics_enabled`.",
         ),
     ),
     _method("GET", "/health", HealthEndpoints.health, "health", (), returns=_HEALTH),

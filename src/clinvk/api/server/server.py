@@ -64,14 +64,14 @@ _GARBAGE_AFTER = 10_000
 """Objects between garbage collections: the objects of a few dozen prompts. The default of 700 costs 8 % of CPU."""
 _ENDPOINTS = """\
   POST /api/v1/prompt    run a prompt
-  POST /api/v1/parallel  run several at once; /chain one after the other, /compare one prompt with several agents
+  POST /api/v1/parallel  run several tasks; /chain steps in order, /compare one prompt with several agents
   GET  /api/v1/sessions  the conversations that can be continued
-  GET  /api/v1/runs      what ran and what runs, each with its events
-  GET  /api/v1/backends  which agents there are
+  GET  /api/v1/runs      past and current runs, with their events
+  GET  /api/v1/backends  installed agents
   /openai/v1             base URL for clients of OpenAI's API
   /anthropic             base URL for clients of Anthropic's API
-  GET  /health           how the server is
-  GET  /docs             all of it, to read and to try (/openapi.json)"""
+  GET  /health           health of the server
+  GET  /docs             API documentation, and a page to try it (/openapi.json)"""
 
 
 class Startup(NamedTuple):
@@ -85,7 +85,7 @@ class Startup(NamedTuple):
         """Return the startup message: address, endpoints, and whether a key is needed."""
         lines = [f"clinvk {__version__} listens on {self.address}", _ENDPOINTS]
         if self.has_keys:
-            lines.append("requests need an API key, but for /health and /docs")
+            lines.append("Every request except /health and /docs needs an API key.")
         elif self.warning:
             lines.append(f"warning: {self.warning}")
         return "\n".join(lines)
@@ -238,9 +238,9 @@ async def _reload(load: Load, environ: Mapping[str, str], taken: ApiKeys, served
         settings = load()
         fresh = await _read_keys(settings, environ)
         if taken and not fresh and not taken.is_temporary:
-            raise ConfigError("no API key is asked for any more, which would open the server; that needs a restart")
+            raise ConfigError("the new settings have no API key; removing the last key needs a restart")
     except ClinvkError as exc:
-        logger.warning("not reloaded, all stays as it was: %s", exc.message)
+        logger.warning("settings not reloaded: %s", exc.message)
     else:
         _adjust_logs(settings)
         taken.take(fresh)

@@ -239,7 +239,7 @@ def _encoded(task: SchemaTask) -> bytes:
     try:
         return msgspec.json.encode(task)
     except RecursionError:
-        raise InvalidRequest(f"{SCHEMA_FIELD} is no JSON Schema: it is nested too deeply", SCHEMA_FIELD) from None
+        raise InvalidRequest(f"{SCHEMA_FIELD} is not JSON Schema: it is nested too deeply", SCHEMA_FIELD) from None
 
 
 async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) -> SchemaFault:
@@ -254,7 +254,7 @@ async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) ->
         raise ClinvkError(f"{SCHEMA_FIELD} cannot be judged; the log has the details")
     verdict = _verdicts.decode(completed.stdout)
     if verdict.schema:
-        raise InvalidRequest(f"{SCHEMA_FIELD} is no JSON Schema: {verdict.schema}", SCHEMA_FIELD)
+        raise InvalidRequest(f"{SCHEMA_FIELD} is not JSON Schema: {verdict.schema}", SCHEMA_FIELD)
     return verdict
 
 
@@ -271,7 +271,7 @@ def json_in_answer(text: str) -> object:
             return _values.decode(candidate)
         except (msgspec.DecodeError, RecursionError):
             continue
-    raise ValueError("it is no JSON")
+    raise ValueError("it is not JSON")
 
 
 def _candidates(text: str) -> Iterator[str]:

@@ -87,7 +87,7 @@ async def origin(git: Git, directory: str, judge: Judge | None) -> tuple[Worktre
     try:
         msgspec.json.encode(worktree)
     except UnicodeEncodeError as exc:
-        raise InvalidRequest(f"the name {exc.object!r} is no UTF-8: no worktree can be made", ISOLATION) from None
+        raise InvalidRequest(f"the name {exc.object!r} is not UTF-8: no worktree can be made", ISOLATION) from None
     return worktree, left_out
 
 
@@ -154,7 +154,7 @@ async def check_out(git: Git, worktree: Worktree, left_out: Sequence[str]) -> No
     """Check out all files except `left_out`, and store a copy of the index.
 
     Raises:
-        InvalidRequest: the directory to work in is no directory in the commit.
+        InvalidRequest: the directory to work in is not a directory in the commit.
         ClinvkError: git failed, or a file cannot be written.
     """
     admin = await asyncio.to_thread(registered, worktree) or Path(worktree.root)
@@ -186,7 +186,7 @@ def _finish_checkout(worktree: Worktree, admin: Path, left_out: Sequence[str]) -
     except OSError as exc:
         raise ClinvkError(f"cannot make a worktree: {exc.filename}: {exc.strerror}") from exc
     raise InvalidRequest(
-        f"{worktree.inside!r} is no directory in the commit {worktree.base[:12]} of {worktree.repository}", ISOLATION
+        f"{worktree.inside!r} is not a directory in the commit {worktree.base[:12]} of {worktree.repository}", ISOLATION
     )
 
 

@@ -75,7 +75,7 @@ class _Probe(NamedTuple):
     ) -> list[Check]:
         name = self.backend.name
         if version is None:
-            return _checks(name, "problem", f"{self.path} does not tell its version: is it the right program?")
+            return _checks(name, "problem", f"{self.path} reports no version; is it the right program?")
         about = f"{version} {self.path}"
         if missing := dict.fromkeys(flag for flags in lacking for flag in flags or ()):
             flags = ", ".join(missing)
@@ -84,7 +84,7 @@ class _Probe(NamedTuple):
         if login.there is False:
             return _checks(name, "problem", f"{about}: {login.about}", remarks)
         if None in lacking:
-            remarks = ["it does not tell which flags it takes", *remarks]
+            remarks = ["its help lists no flags", *remarks]
         return _checks(name, "ok", f"{about}, {login.about}", remarks)
 
     async def _unspoken(self, apart: Mapping[str, str]) -> list[str]:
