@@ -25,7 +25,9 @@ TOKENS = {
     "anthropic_messages.py": "(10 tokens read, 5 written)",
     "anthropic_messages.mjs": "(10 tokens read, 5 written)",
 }
-NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.suffix in PROGRAMS and path.name != "demo.py")
+NAMES = sorted(
+    path.name for path in EXAMPLES.iterdir() if path.suffix in PROGRAMS and path.name not in ("demo.py", "record.py")
+)
 
 
 @pytest.fixture

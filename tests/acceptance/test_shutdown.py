@@ -142,7 +142,7 @@ def test_text_is_streamed_to_a_terminal(clinvk: Clinvk) -> None:
 def test_json_on_a_terminal_is_indented(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     leader, follower = os.openpty()
-    with clinvk.started("hello", stdout=follower) as process:
+    with clinvk.started("-o", "json", "hello", stdout=follower) as process:
         os.close(follower)
         assert b'\r\n  "content": "x",' in read_until(leader, b"\r\n}")
         assert process.wait(30) == 0

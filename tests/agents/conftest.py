@@ -21,11 +21,11 @@ REPOSITORY = Path(__file__).parents[2]
 CLIS = ("claude", "codex", "gemini")
 IN_BOTH_WAYS = (
     "claude",
-    "claude_words",
+    "claude_permissions",
     "codex",
     "codex_instructions",
     "codex_streaming",
-    "codex_words",
+    "codex_permissions",
     "large",
     "options",
     "sessions",

@@ -10,8 +10,6 @@ import httpx
 import msgspec
 import pytest
 
-from clinvk.api.endpoints.batch import BatchEndpoint
-from clinvk.api.server.router import Router
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.rest import bodies
 from clinvk.store.memory import MemoryStore
@@ -28,14 +26,6 @@ from serving import Served, serving
 
 async def post(served: Served, kind: str, body: object, **headers: str) -> httpx.Response:
     return await served.client.post(f"/api/v1/{kind}", json=body, headers=headers, timeout=30)
-
-
-def batch_endpoints(served: Served) -> list[BatchEndpoint]:
-    here: object = served.front
-    while not isinstance(here, Router):
-        here = getattr(here, "app", getattr(here, "_app", None))
-        assert here
-    return [app for app in here.apps.values() if isinstance(app, BatchEndpoint)]
 
 
 def agents_alive(scripted: Scripted) -> set[int]:
@@ -521,15 +511,15 @@ async def test_a_task_has_its_own_time_limit(scripted: Scripted) -> None:
 async def test_a_long_answer_is_kept_alive(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
-    async with serving(scripted.env) as served:
-        for endpoint in batch_endpoints(served):
-            endpoint.prompts.tick_s = 0.05
-        async with served.client.stream("POST", "/api/v1/parallel", json={"tasks": [task("x")]}) as response:
-            pieces = response.aiter_raw()
-            assert (await anext(pieces)).strip() == b""
-            run_id = response.headers["x-clinvk-run-id"]
-            go.touch()
-            rest = b"".join([piece async for piece in pieces])
+    async with (
+        serving(scripted.env) as served,
+        served.client.stream("POST", "/api/v1/parallel", json={"tasks": [task("x")]}) as response,
+    ):
+        pieces = response.aiter_raw()
+        assert (await anext(pieces)).strip() == b""
+        run_id = response.headers["x-clinvk-run-id"]
+        go.touch()
+        rest = b"".join([piece async for piece in pieces])
     assert (json.loads(rest)["completed"], json.loads(rest)["run_id"]) == (1, run_id)
 
 
@@ -561,8 +551,6 @@ async def test_broken_answer_after_keep_alive_is_an_error(scripted: Scripted, tm
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
     async with serving(scripted.env, store=Faulty()) as served:
-        for endpoint in batch_endpoints(served):
-            endpoint.prompts.tick_s = 0.05
         steps = {"steps": [task("one"), task("two")]}
         async with served.client.stream("POST", "/api/v1/chain", json=steps) as response:
             pieces = response.aiter_raw()

@@ -99,8 +99,8 @@ def open_to_others(settings: ServerSettings, sockets: Sequence[socket.socket]) -
     if all(map(hosts.is_loopback, sockets)):
         return ""
     return (
-        f"{settings.host} is open to other machines, and whoever reaches it can run agents as this user: "
-        "no API key is asked for"
+        f"{settings.host} is open to other machines, and anyone who reaches it can run agents as this user: "
+        "no API key is required"
     )
 
 

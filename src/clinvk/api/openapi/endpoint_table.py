@@ -144,7 +144,7 @@ _PROMPTS = (
             "Run one prompt",
             {
                 200: Returns(
-                    "The agent was started. How it ended is told by `exit_code`, or by the stream's last event.",
+                    "The agent started. `exit_code`, or the stream's last event, is the outcome.",
                     rest.PromptAnswer,
                     content={unified.MEDIA_TYPE: _KEPT_ALIVE},
                 ),
