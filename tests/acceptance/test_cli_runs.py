@@ -94,7 +94,7 @@ def test_list_filters_runs(clinvk: Clinvk) -> None:
 
 def test_no_matching_runs_and_unknown_ids_are_reported(clinvk: Clinvk) -> None:
     done = clinvk.run("runs", "list")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "clinvk: no runs yet: each prompt is one\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "clinvk: no runs yet\n")
     done = clinvk.run("runs", "list", "--state", "running")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "clinvk: no runs match\n")
     done = clinvk.run("runs", "show", "abcd")

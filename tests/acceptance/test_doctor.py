@@ -374,7 +374,7 @@ def test_program_on_the_server_port_is_reported(clinvk: Clinvk) -> None:
 
 
 def test_use_of_a_running_server_is_reported_with_the_reason(clinvk: Clinvk) -> None:
-    assert said(doctor(clinvk)[1], "server") == [("skipped", "none of this home is up for prompts to go through")]
+    assert said(doctor(clinvk)[1], "server") == [("skipped", "no server of this home is running")]
     with Server(clinvk.agent) as server:
         server.up()
         through = "prompts of the command line go through the server of this home"

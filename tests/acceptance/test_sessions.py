@@ -129,7 +129,7 @@ class TestList:
     def test_empty_list_is_reported_on_stderr(self, clinvk: Clinvk) -> None:
         done = clinvk.run("sessions", "list")
         assert (done.returncode, done.stdout) == (0, "")
-        assert done.stderr == "clinvk: no sessions yet: each prompt makes one\n"
+        assert done.stderr == "clinvk: no sessions yet\n"
         begun(clinvk)
         done = clinvk.run("sessions", "list", "-b", "codex")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "clinvk: no sessions match\n")

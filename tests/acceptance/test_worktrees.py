@@ -136,7 +136,7 @@ def test_list_here_shows_one_repository_and_requires_one(clinvk: Clinvk, reposit
 def test_list_without_worktrees_is_empty_with_a_note(clinvk: Clinvk) -> None:
     done = clinvk.run("worktrees", "list")
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr.startswith("clinvk: no worktrees: ")
+    assert done.stderr.startswith("clinvk: no worktrees; ")
     assert listed(clinvk) == []
 
 

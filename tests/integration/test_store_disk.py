@@ -103,6 +103,23 @@ DELETE = """
     asyncio.run(main())
 """
 
+DELETE_WITHOUT_OTHERS = """
+    async def main():
+        async with SqliteStore(home) as store:
+            given = [session() for _ in range(3)]
+            for each in given:
+                await turn(store, each)
+        assert os.path.exists(f"{home}/clinvk.reserve")
+        fill()
+        async with SqliteStore(home) as store:
+            assert (await store.session(given[2].id)).id == given[2].id
+            await store.delete(given[0].id)
+            await store.delete(given[1].id)
+            await turn(store, session())
+
+    asyncio.run(main())
+"""
+
 
 def can_mount() -> bool:
     return shutil.which("unshare") is not None and subprocess.run([*ALONE, "true"], check=False).returncode == 0
@@ -111,8 +128,8 @@ def can_mount() -> bool:
 @pytest.mark.skipif(not can_mount(), reason="needs user namespaces to mount a small disk")
 @pytest.mark.parametrize(
     ("code", "size"),
-    [(FULL, "1m"), (READ_ONLY, "1m"), (DELETE, "32m")],
-    ids=["full", "read-only", "full-delete"],
+    [(FULL, "1m"), (READ_ONLY, "1m"), (DELETE, "32m"), (DELETE_WITHOUT_OTHERS, "24m")],
+    ids=["full", "read-only", "full-delete", "full-delete-without-others"],
 )
 def test_disk_errors_are_reported_and_the_store_recovers(tmp_path: Path, code: str, size: str) -> None:
     """What was kept stays readable, and the end of a run that found no room is kept once there is some."""

@@ -283,8 +283,8 @@ class Slots:
         if self.queued < limit and own <= limit - self.queued:
             return self._memory_full_reason(client, held_bytes)
         return (
-            f"the queue has no room for this client: {self.queued} runs wait, {own} of them of this client "
-            f"(server.max_queued_runs: {limit})"
+            f"the queue is full for this client, which may use about half of it: {self.queued} runs wait, {own} of "
+            f"them its own (server.max_queued_runs: {limit})"
         )
 
     def _memory_full_reason(self, client: str, held_bytes: int) -> str:

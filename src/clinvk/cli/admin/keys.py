@@ -32,12 +32,16 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     name = flags.words[0]
     limits, expires_at = _limits(flags), _expires_at(flags.expires)
     _warn_closed_directories(limits, flags, environ, notes)
-    key = KeyFile(home(environ)).create(name, limits, flags.dry_run, expires_at)
+    file = KeyFile(home(environ))
+    is_first = not file.read()
+    key = file.create(name, limits, flags.dry_run, expires_at)
     described = _describe(limits) + (f"; it expires on {times.long_duration(expires_at)}" if expires_at else "")
     if flags.dry_run:
         notes.info(f"would create key {name!r}: {described}")
         return 0
     notes.info(f"created key {name!r}: {described}. Copy it now; it is not shown again")
+    if is_first:
+        notes.info("from now on every request to a server of this home needs a key")
     print_text(key)
     return 0
 
@@ -89,7 +93,7 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 def _warn_none_left(file: KeyFile, notes: Notes) -> None:
-    notes.info(f"no key is left: servers refuse every request until {file.path} has a key or is removed")
+    notes.info(f"no key is left: servers refuse every request. Create a key, or remove {file.path} and restart them")
 
 
 def _limits(flags: KeyFlags) -> KeyLimits:

@@ -43,7 +43,7 @@ def greeting(ready: Startup, settings: Settings, environ: Mapping[str, str]) -> 
     parts += [f"{name} {why}" for name, why in agents.items() if why]
     host = settings.server.host
     parts.append("API key needed" if ready.has_keys else f"no API keys needed on {host}")
-    lines = [f"clinvk {__version__} · {ready.address} · console and API docs: clinvk open", " · ".join(parts)]
+    lines = [f"clinvk {__version__} · {ready.address} · API docs: {ready.address}/docs", " · ".join(parts)]
     return "\n".join([*lines, *([f"warning: {ready.warning}"] if ready.warning else []), ""])
 
 

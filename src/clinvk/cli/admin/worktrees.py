@@ -59,9 +59,7 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
     if found:
         print_text("\n".join(view.table(fields, found)))
     else:
-        notes.info(
-            "no worktrees" if where else "no worktrees: an agent gets one where isolation: worktree is asked for"
-        )
+        notes.info("no worktrees" if where else "no worktrees; --isolation worktree creates them")
     for listed in found:
         if listed.problem:
             notes.error(f"{listed.id}: {listed.problem}")

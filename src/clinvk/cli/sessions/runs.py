@@ -140,7 +140,7 @@ def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes) -> int:
             notes.info(f"the newest {len(runs)}; --limit 0 shows all")
     else:
         is_filtered = flags.backend or flags.state or where
-        notes.info("no runs match" if is_filtered else "no runs yet: each prompt is one")
+        notes.info("no runs match" if is_filtered else "no runs yet")
     return 0
 
 

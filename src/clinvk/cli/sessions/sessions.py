@@ -61,7 +61,7 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
             notes.info(f"{len(found)} of {total:,}; --limit 0 shows all")
     else:
         is_filtered = query != SessionQuery(limit=query.limit)
-        notes.info("no sessions match" if is_filtered else "no sessions yet: each prompt makes one")
+        notes.info("no sessions match" if is_filtered else "no sessions yet")
     return 0
 
 

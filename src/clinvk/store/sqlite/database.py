@@ -52,9 +52,20 @@ class Database:
     def connect(self) -> "sqlite3.Connection":
         """Open the database for writing. Create and migrate the database if needed.
 
+        SQLite needs space for its shared-memory file if no other process has opened the database. On a full disk the
+        reserve provides the space, so that sessions can be deleted.
+
         Raises:
-            StoreUnavailable: it cannot be made or opened, or is not ours to write in.
+            StoreUnavailable: the database cannot be created or opened, or is not writable.
         """
+        try:
+            return self._connect()
+        except StoreUnavailable as exc:
+            if not (is_error(exc.__cause__, NO_SPACE) and self._is_full() and self.free_reserve()):
+                raise
+            return self._connect()
+
+    def _connect(self) -> "sqlite3.Connection":
         with self.translated():
             self._create()
             self._refuse_read_only()
@@ -113,6 +124,9 @@ class Database:
         disk = os.statvfs(self.home)
         return (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
 
+    def _is_full(self) -> bool:
+        return os.statvfs(self.home).f_blocks > 0 and self._free_bytes() < _MIN_FREE_BYTES
+
     def size(self) -> int:
         """Return the size of the database, the journal and the shared-memory file, in bytes."""
         size = 0
@@ -152,7 +166,7 @@ class Database:
             StoreUnavailable: the file is read-only, or the disk is full.
         """
         self._refuse_read_only()
-        if os.statvfs(self.home).f_blocks and self._free_bytes() < _MIN_FREE_BYTES:
+        if self._is_full():
             raise StoreUnavailable(f"{self.path}: its disk is full")
 
     @contextmanager
@@ -252,14 +266,14 @@ class Database:
     def _explain(self, exc: "sqlite3.Error") -> str:
         name = getattr(exc, "sqlite_errorname", "")
         match name.split("_")[1] if "_" in name else "":
-            case "FULL":
-                return "its disk is full"
             case "READONLY":
                 return "cannot be written to"
             case "NOTADB" | "CORRUPT":
                 return _DAMAGED.format(exc)
             case "BUSY" | "LOCKED":
                 return f"another program has held its lock for {self._lock_timeout_s:g} s"
+            case "FULL" | "IOERR" if self._is_full() or "FULL" in name:
+                return "its disk is full"
             case "IOERR":
                 return f"{exc}: its disk fails, or its quota or a limit of the file size is reached"
             case _:

@@ -85,7 +85,7 @@ def check_home(home: Path) -> Check:
     try:
         mode = home.stat().st_mode
     except FileNotFoundError:
-        return Check(_FILES, "home", "ok", f"{home} is made when it is needed")
+        return Check(_FILES, "home", "ok", f"{home} is created when needed")
     except OSError as exc:
         return Check(_FILES, "home", "problem", f"{home}: {exc.strerror}")
     if not stat.S_ISDIR(mode):
@@ -192,7 +192,7 @@ async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:
     except ServerDeclined as exc:
         if why := str(exc):
             return Check(_MACHINE, "server", "warning", f"{not_through}: {why}")
-        return Check(_MACHINE, "server", "skipped", "none of this home is up for prompts to go through")
+        return Check(_MACHINE, "server", "skipped", "no server of this home is running")
 
 
 async def check_git(environ: Mapping[str, str], spawner: Spawner) -> Check:
