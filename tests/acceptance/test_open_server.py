@@ -85,7 +85,7 @@ def test_publicly_reachable_server_creates_a_key_and_prints_it_once_on_stderr(sc
 def test_insecure_disables_authentication_and_health_warns(scripted: Scripted) -> None:
     seen = visited(scripted, ["--insecure"])
     assert (seen.without, seen.with_key, seen.err) == (200, 200, "")
-    assert ["no API key is asked for" in warning for warning in seen.warnings] == [True]
+    assert ["no API key is required" in warning for warning in seen.warnings] == [True]
     assert "warning: 0.0.0.0 is open to other machines" in seen.out
 
 

@@ -668,7 +668,7 @@ def test_server_open_to_other_machines_creates_a_temporary_key() -> None:
         keys = key_if_open(ServerSettings(host="0.0.0.0"), [sock], told.append)
     (text,) = told
     key = text.splitlines()[-1]
-    assert "0.0.0.0 is open to other machines" in text
+    assert "other machines can reach 0.0.0.0" in text
     assert keys
     assert keys.find({"x-api-key": key})
     assert not keys.find({"x-api-key": key[:-1]})
@@ -700,7 +700,7 @@ async def test_health_warns_while_the_server_is_open_to_others_without_a_key(scr
         return msgspec.json.decode(health, type=dict[str, object]).get("warnings")
 
     assert await warnings() == [found.warning()]
-    assert "whoever reaches it can run agents as this user" in found.warning()
+    assert "anyone who reaches it can run agents as this user" in found.warning()
     assert locked_up.warning() == ""
     found.keys.take(ApiKeys(["k"]))
     assert await warnings() is None

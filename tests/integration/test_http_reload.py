@@ -112,7 +112,7 @@ def test_sighup_raises_the_run_limit_and_starts_queued_runs(
     [
         ({"api_keys_gopass_path": "entry", "max_concurent_runs": 2}, "new-key", "max_concurent_runs"),
         ({"api_keys_gopass_path": "entry"}, "", "has no key in it"),
-        ({"api_keys_gopass_path": '""'}, "new-key", "no API key is asked for any more"),
+        ({"api_keys_gopass_path": '""'}, "new-key", "the new settings have no API key"),
     ],
     ids=["mistyped", "no key in the entry", "no entry"],
 )

@@ -267,7 +267,7 @@ async def test_failing_check_of_one_part_leaves_the_checks_of_others(tmp_path: P
     assert removed.change
     assert [warning.partition(":")[0] for warning in removed.change.warnings] == [
         "the check could not be run",
-        "what was changed cannot be told",
+        "cannot determine the changes",
     ]
     assert made.check
     assert made.check.passed
