@@ -26,7 +26,7 @@ class Looking(Reaper):
 
     looks = 0
 
-    def make_room(self, group: WorkerGroup, idle: Sequence[Worker]) -> bool:
+    def free_capacity(self, group: WorkerGroup, idle: Sequence[Worker]) -> bool:
         self.looks += 1
         return super().free_capacity(group, idle)
 
