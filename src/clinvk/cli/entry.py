@@ -84,7 +84,7 @@ def _help(words: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _fill_standard_streams() -> None:
-    """Open /dev/null for closed standard streams, so that no other file gets their numbers.
+    """Open /dev/null for closed standard streams, so that other files do not get descriptors 0 to 2.
 
     Raises:
         ClinvkError: stdout is closed, so no answer can be printed.

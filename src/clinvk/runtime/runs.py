@@ -11,6 +11,7 @@ from clinvk.dialects.dialect import RunFacts
 from clinvk.runtime.slots import Capacity, Occupancy, SlotShare
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Ending, Logged, RunStarted, TextDelta, ThinkingDelta
+from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 
@@ -131,6 +132,18 @@ def run_facts(run: FollowedRun) -> RunFacts:
         created_at=run.created_at,
         started_at=run.started_at or run.created_at,
         duration_s=max(0.0, run.ended_at - run.started_at) if run.ended_at and run.started_at else 0.0,
+    )
+
+
+def record_facts(run: RunRecord) -> RunFacts:
+    """Return the facts of a stored run for the encoders of dialects."""
+    return RunFacts(
+        run_id=run.id,
+        backend=run.backend,
+        session_id=run.session_id,
+        model=run.model,
+        workdir=run.workdir,
+        started_at=run.started_at or run.created_at,
     )
 
 

@@ -149,7 +149,7 @@ class KeyPolicy:
     async def _query_usage(self, name: str) -> None:
         day = today()
         used = await self._store.usage(day, name)
-        tokens = sum(item.usage.input_tokens + item.usage.output_tokens for item in used)
+        tokens = sum(item.usage.total_tokens for item in used)
         self._spent[name] = _KeyUsage(day, tokens, sum(item.cost_usd for item in used))
 
     def _key(self, name: str) -> ApiKey:

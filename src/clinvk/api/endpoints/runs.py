@@ -22,11 +22,11 @@ from clinvk.api.http.response import NO_STORE, DisconnectWatch, HttpResponse, ch
 from clinvk.backends.base import Backend
 from clinvk.config.model import ServerSettings
 from clinvk.dialects import json_bodies, sse
-from clinvk.dialects.dialect import NotCancellable, RunFacts
+from clinvk.dialects.dialect import NotCancellable
 from clinvk.dialects.rest import unified, usage, views
 from clinvk.dialects.rest.rest import Rest
 from clinvk.dialects.rest.views import Following
-from clinvk.runtime.runs import Runs, run_facts
+from clinvk.runtime.runs import Runs, record_facts, run_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, RunNotFound
 from clinvk.types.events import Logged, RunFailed, RunFinished
@@ -184,7 +184,7 @@ class _EventsRequest(Exchange):
         encoder: unified.UnifiedEncoder | None = None
         async for batch in live.batches() if live else viewers.kept(run):
             encoder = encoder or unified.UnifiedEncoder(
-                run_facts(live) if live else _facts(await viewers.store.run(run.id))
+                run_facts(live) if live else record_facts(await viewers.store.run(run.id))
             )
             for data in chunked(self._lines(encoder, batch, after)):
                 await self._open()
@@ -232,17 +232,6 @@ class _EventsRequest(Exchange):
     def _last_piece(self, error: ClinvkError) -> bytes:
         logger.warning("the events of a run stopped: %s", error.message)
         return b""
-
-
-def _facts(run: RunRecord) -> RunFacts:
-    return RunFacts(
-        run_id=run.id,
-        backend=run.backend,
-        session_id=run.session_id,
-        model=run.model,
-        workdir=run.workdir,
-        started_at=run.started_at or run.created_at,
-    )
 
 
 def _ending(run: RunRecord, number: int) -> Logged:

@@ -46,10 +46,10 @@ class Handlers(NamedTuple):
     objects: Sequence[object]
 
     def bound(self, method: Callable[..., Awaitable[Response | msgspec.Struct]]) -> Handler:
-        """Return a method, bound to the object that has the method."""
-        owner = method.__qualname__.partition(".")[0]
-        found: Handler = getattr(next(each for each in self.objects if type(each).__name__ == owner), method.__name__)
-        return found
+        """Return `method`, bound to the object of `objects` whose class defines the method."""
+        owner = next(each for each in self.objects if getattr(type(each), method.__name__, None) is method)
+        bound: Handler = getattr(owner, method.__name__)
+        return bound
 
 
 class Api(NamedTuple):

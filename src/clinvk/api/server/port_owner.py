@@ -1,4 +1,4 @@
-"""The program that listens on the address of a server: a clinvk introduces itself in `/health`."""
+"""The address of a server, and the program that listens there: a clinvk introduces itself in `/health`."""
 
 import asyncio
 from contextlib import suppress
@@ -28,13 +28,22 @@ class Health(msgspec.Struct):
     warm: Warm | None = None
 
 
+def local_host(host: str) -> str:
+    """Return the host by which this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # not an address to listen on
+
+
+def address(host: str, port: int) -> str:
+    """Return the URL of a server."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host or '*'}:{port}"
+
+
 async def health_of(host: str, port: int, timeout_s: float) -> Health | None:
     """Return the health of the clinvk that listens; None if another program or no program listens."""
     response = b""
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # not an address to listen on
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(local, port)
+            reader, writer = await asyncio.open_connection(local_host(host), port)
             try:
                 writer.write(f"GET /health HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n".encode())
                 while len(response) < _MAX_BYTES and (piece := await reader.read(_MAX_BYTES)):

@@ -31,7 +31,7 @@ from clinvk.api.server import housekeeping, lifecycle
 from clinvk.api.server.app import create_app
 from clinvk.api.server.housekeeping import maintain_store
 from clinvk.api.server.lifecycle import handle_signals
-from clinvk.api.server.port_owner import health_of
+from clinvk.api.server.port_owner import address, health_of
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
@@ -139,7 +139,7 @@ def serve(
             sockets = sockets or listen(server.host, server.port)
         except OSError as exc:
             reason = runner.run(_why_not(server, exc))
-            print(f"clinvk: cannot listen on {_address(server.host, server.port)}: {reason}", file=sys.stderr)
+            print(f"clinvk: cannot listen on {address(server.host, server.port)}: {reason}", file=sys.stderr)
             return SERVER_ERROR
         if not taken and not insecure:
             taken = entrance.key_if_open(settings.server, sockets, partial(print, file=sys.stderr, flush=True))
@@ -400,8 +400,4 @@ def startup(settings: ServerSettings, sockets: list[socket.socket], has_keys: bo
     """Return what a server announces when it is ready."""
     port: int = sockets[0].getsockname()[1]
     warning = "" if has_keys else entrance.open_to_others(settings, sockets)
-    return Startup(_address(settings.host, port), has_keys, warning)
-
-
-def _address(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host or '*'}:{port}"
+    return Startup(address(settings.host, port), has_keys, warning)

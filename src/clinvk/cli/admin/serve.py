@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -71,24 +70,17 @@ def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes) -> int
     Raises:
         ClinvkError: no clinvk server answers at the address.
     """
-    import http.client
+    import asyncio
     import webbrowser
 
+    from clinvk.api.server import port_owner
+
     server = settings_of(flags, environ, {"server.port": flags.port}, notes).server
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - connects
-    address = f"http://{f'[{host}]' if ':' in host else host}:{server.port}/docs"
-    connection = http.client.HTTPConnection(host, server.port, timeout=_ANSWER_TIMEOUT_S)
-    try:
-        connection.request("GET", "/health/live")
-        is_up = connection.getresponse().status == HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        is_up = False
-    finally:
-        connection.close()
-    if not is_up:
-        raise ClinvkError(f"no server answers at {address}; start one with `clinvk serve`, or use --port")
-    print_text(address)
-    if not flags.dry_run and not webbrowser.open(address):
+    page = f"{port_owner.address(port_owner.local_host(server.host), server.port)}/docs"
+    if not asyncio.run(port_owner.health_of(server.host, server.port, _ANSWER_TIMEOUT_S)):
+        raise ClinvkError(f"no server answers at {page}; start one with `clinvk serve`, or use --port")
+    print_text(page)
+    if not flags.dry_run and not webbrowser.open(page):
         notes.info("no browser was found")
     return 0
 

@@ -45,7 +45,7 @@ def status(result: PartResult) -> str:
 
 def _tokens(result: PartResult) -> int:
     usage = result.result.usage
-    return usage.input_tokens + usage.output_tokens if usage else 0
+    return usage.total_tokens if usage else 0
 
 
 def activity(event: Event) -> str:

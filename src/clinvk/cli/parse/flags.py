@@ -92,6 +92,11 @@ def _number(what: str, is_allowed: Callable[[float], bool]) -> Callable[[str], f
 _seconds = _number("of seconds, 0 or more", lambda number: number >= 0)
 _amount = _number("above 0", lambda number: number > 0)
 
+
+def _port(text: str) -> Flag:
+    return Flag(text, "-p", "N", _whole(most=65535))
+
+
 _PROMPT_HEADING = "flags for a prompt"
 
 _Json = Annotated[bool, Flag("print JSON (same as -o json)")]
@@ -172,9 +177,7 @@ class ServeFlags(Flags, frozen=True, kw_only=True):
 
     heading: ClassVar[str] = "flags"
     host: Annotated[str | None, Flag("address to listen on (default: server.host, 127.0.0.1)")] = None
-    port: Annotated[
-        int | None, Flag("port to listen on (default: server.port, 8080)", "-p", "N", _whole(most=65535))
-    ] = None
+    port: Annotated[int | None, _port("port to listen on (default: server.port, 8080)")] = None
     insecure: Annotated[bool, Flag("require no API key, even if others can reach the address")] = False
     verbose: Annotated[bool, Flag("log each request (as log.requests)", "-v")] = False
     quiet: Annotated[bool, Flag("print only errors", "-q")] = False
@@ -224,7 +227,7 @@ class ServicePrintFlags(ServiceFlags, frozen=True, kw_only=True):
         str | None, Flag("with --system: user of the server (default: who called sudo)", metavar="USER")
     ] = None
     host: Annotated[str | None, Flag("address to listen on (default: server.host)")] = None
-    port: Annotated[int | None, Flag("port to listen on (default: server.port)", "-p", "N", _whole(most=65535))] = None
+    port: Annotated[int | None, _port("port to listen on (default: server.port)")] = None
     socket: Annotated[bool, Flag("let systemd listen: a restart loses no request")] = False
 
 
@@ -283,7 +286,7 @@ class OpenFlags(Flags, frozen=True, kw_only=True):
     """The flags of `open`."""
 
     heading: ClassVar[str] = "flags"
-    port: Annotated[int | None, Flag("port of the server (default: server.port)", "-p", "N", _whole(most=65535))] = None
+    port: Annotated[int | None, _port("port of the server (default: server.port)")] = None
 
 
 class WorktreesFlags(JsonFlags, frozen=True, kw_only=True):

@@ -9,8 +9,9 @@ from clinvk.cli.prompt.printers import TextPrinter
 from clinvk.cli.sessions.local_store import find_run, open_store
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import Notes
-from clinvk.dialects.dialect import Encoder, RunFacts
+from clinvk.dialects.dialect import Encoder
 from clinvk.dialects.rest.unified import UnifiedEncoder
+from clinvk.runtime.runs import record_facts
 from clinvk.store.protocol import UNDER_WAY, SessionStore
 from clinvk.types.errors import InvalidRequest, RunNotFound
 from clinvk.types.events import Logged, RunFailed, RunFinished
@@ -54,16 +55,7 @@ async def _follow(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int
 def _printer(flags: Flags, run: RunRecord) -> Encoder:
     if flags.output_format != "stream-json":
         return TextPrinter()
-    return UnifiedEncoder(
-        RunFacts(
-            run_id=run.id,
-            backend=run.backend,
-            session_id=run.session_id,
-            model=run.model,
-            workdir=run.workdir,
-            started_at=run.started_at or run.created_at,
-        )
-    )
+    return UnifiedEncoder(record_facts(run))
 
 
 async def _events(store: SessionStore, run: RunRecord) -> AsyncIterator[Logged]:

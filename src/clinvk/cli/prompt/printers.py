@@ -43,8 +43,9 @@ class TokenUsage(msgspec.Struct, frozen=True, omit_defaults=True):
     @classmethod
     def of(cls, usage: Usage) -> "TokenUsage":
         """Return the usage with its total. Cached and reasoning tokens are parts of the sums."""
-        total = usage.input_tokens + usage.output_tokens
-        return cls(usage.input_tokens, usage.output_tokens, total, usage.cached_tokens, usage.reasoning_tokens)
+        return cls(
+            usage.input_tokens, usage.output_tokens, usage.total_tokens, usage.cached_tokens, usage.reasoning_tokens
+        )
 
 
 class JsonPrinter:

@@ -190,7 +190,7 @@ def duration_of(run: RunRecord) -> str:
 
 def short_tokens(usage: Usage) -> str:
     """Return the number of tokens as short text, such as `18.2k`."""
-    count = usage.input_tokens + usage.output_tokens
+    count = usage.total_tokens
     if count < 1000:
         return str(count)
     return f"{count / 1e3:.1f}k" if count < 999_950 else f"{count / 1e6:.1f}M"

@@ -10,7 +10,6 @@ from clinvk.cli.sessions.session_text import Fields
 from clinvk.cli.terminal.output import Notes, print_json, print_text
 from clinvk.cli.terminal.table import Column
 from clinvk.dialects.rest.usage import UsageItem, UsageList, UsageListing, Used, span, summary
-from clinvk.types.events import Usage
 
 _BAR_CELLS = 24
 _GROUPS = {"agent": "backend"}
@@ -46,9 +45,9 @@ def usage(flags: UsageFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 def _columns(used: UsageList, group: str, title: str, has_bars: bool) -> Fields[UsageItem]:
-    most = max(_total(item.token_usage) for item in used.usage)
+    most = max(item.token_usage.total_tokens for item in used.usage)
     bars: Fields[UsageItem] = (
-        (Column("", is_spare=True), lambda item: "█" * -(-_total(item.token_usage) * _BAR_CELLS // max(1, most))),
+        (Column("", is_spare=True), lambda item: "█" * -(-item.token_usage.total_tokens * _BAR_CELLS // max(1, most))),
     )
     return (
         (Column(title.upper()), lambda item: getattr(item, group) or "(none)"),
@@ -62,8 +61,4 @@ def _columns(used: UsageList, group: str, title: str, has_bars: bool) -> Fields[
 
 def _sum(used: Used) -> str:
     cost = "" if used.cost_usd is None else f", ${used.cost_usd:.2f} as far as agents report their cost"
-    return f"{used.runs:,} {'run' if used.runs == 1 else 'runs'}, {_total(used.token_usage):,} tokens{cost}"
-
-
-def _total(usage: Usage) -> int:
-    return usage.input_tokens + usage.output_tokens
+    return f"{used.runs:,} {'run' if used.runs == 1 else 'runs'}, {used.token_usage.total_tokens:,} tokens{cost}"

@@ -99,7 +99,7 @@ def usage_of(usage: Usage | None) -> TokenUsage:
     return TokenUsage(
         prompt_tokens=usage.input_tokens,
         completion_tokens=usage.output_tokens,
-        total_tokens=usage.input_tokens + usage.output_tokens,
+        total_tokens=usage.total_tokens,
         prompt_tokens_details=PromptDetails(usage.cached_tokens),
         completion_tokens_details=CompletionDetails(usage.reasoning_tokens),
     )

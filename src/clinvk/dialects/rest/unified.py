@@ -46,7 +46,7 @@ class Thinking(msgspec.Struct, frozen=True):
 
 
 class ToolUse(msgspec.Struct, frozen=True):
-    """The agent uses one of its own tools."""
+    """A tool call of the agent."""
 
     tool_id: str
     tool_name: str

@@ -265,15 +265,16 @@ class Database:
 
     def _explain(self, exc: "sqlite3.Error") -> str:
         name = getattr(exc, "sqlite_errorname", "")
-        match name.split("_")[1] if "_" in name else "":
+        kind = name.split("_")[1] if "_" in name else ""
+        match "FULL" if kind == "IOERR" and self._is_full() else kind:
+            case "FULL":
+                return "its disk is full"
             case "READONLY":
                 return "cannot be written to"
             case "NOTADB" | "CORRUPT":
                 return _DAMAGED.format(exc)
             case "BUSY" | "LOCKED":
                 return f"another program has held its lock for {self._lock_timeout_s:g} s"
-            case "FULL" | "IOERR" if self._is_full() or "FULL" in name:
-                return "its disk is full"
             case "IOERR":
                 return f"{exc}: its disk fails, or its quota or a limit of the file size is reached"
             case _:

@@ -155,7 +155,7 @@ def usage_of(usage: Usage) -> ResponseUsage:
         InputTokens(usage.cached_tokens),
         usage.output_tokens,
         OutputTokens(usage.reasoning_tokens),
-        usage.input_tokens + usage.output_tokens,
+        usage.total_tokens,
     )
 
 
