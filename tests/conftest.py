@@ -27,14 +27,14 @@ MAY_BLOCK = (
     (
         "clinvk/api/access/workdirs.py",
         {
-            "_here",
+            "_current_directory",
             "check_workdir",
-            "_own",
+            "_server_directory",
             "_resolved",
-            "_looked_up",
+            "_resolve_fast",
             "original",
             "_built_in",
-            "_both",
+            "_with_targets",
             "_directories",
             "_check_same",
         },

@@ -104,4 +104,4 @@ async def serving(
             timeout=60,  # an agent may take long until it says anything, on a busy machine
         ) as client,
     ):
-        yield Served(port, served.front, served.runs, client)
+        yield Served(port, served.app, served.runs, client)

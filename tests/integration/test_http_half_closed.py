@@ -56,7 +56,7 @@ async def test_half_closed_remote_client_gets_one_interim_response(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[object] = []
-    monkeypatch.setattr(http1, "is_gone", looks.append)
+    monkeypatch.setattr(http1, "is_socket_closed", looks.append)
     says = claude_says("the answer")
     scripted.play([*says[:3], wait_for(tmp_path / "go"), *says[3:]])
     async with serving(scripted.env) as served:
@@ -110,9 +110,9 @@ def test_closed_client_is_distinguished_from_a_half_closed_one(host: str, family
         server, _ = listener.accept()
         with server:
             client.shutdown(socket.SHUT_WR)
-            assert http1.is_gone(server) is False
+            assert http1.is_socket_closed(server) is False
             client.close()
-            assert http1.is_gone(server) is True
+            assert http1.is_socket_closed(server) is True
 
 
 class Remote(socket.socket):
@@ -128,6 +128,6 @@ def test_closed_remote_client_is_detected_by_its_reset() -> None:
         accepted, _ = listener.accept()
         with Remote(fileno=accepted.detach()) as server:
             client.close()
-            assert http1.is_gone(server) is None
+            assert http1.is_socket_closed(server) is None
             server.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            assert http1.is_gone(server) is True
+            assert http1.is_socket_closed(server) is True

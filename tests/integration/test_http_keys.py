@@ -17,7 +17,7 @@ import pytest
 from starlette.requests import Request
 
 from clinvk.api.access import rate_limits
-from clinvk.api.access.auth import access_of, key_if_open
+from clinvk.api.access.auth import access_of, create_key_if_open
 from clinvk.api.access.key_file import KeyFile, KeyLimits
 from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.access.keys import ApiKeys, watch_key_sources
@@ -54,7 +54,7 @@ async def also(scripted: Scripted, keys: ApiKeys) -> str:
     """Make another key, without limits."""
     file = KeyFile(home(scripted.env))
     text = await asyncio.to_thread(file.create, "ben", KeyLimits())
-    keys.take_filed(await asyncio.to_thread(file.read))
+    keys.replace_file_keys(await asyncio.to_thread(file.read))
     return text
 
 
@@ -394,7 +394,7 @@ async def test_recreated_key_keeps_the_daily_usage_of_its_name(scripted: Scripte
         file = KeyFile(home(scripted.env))
         await asyncio.to_thread(file.revoke, "ana")
         anew, _ = await made(scripted, limits)
-        keys.take_filed(await asyncio.to_thread(file.read))
+        keys.replace_file_keys(await asyncio.to_thread(file.read))
         second = await asked(served, anew)
     assert (first.status_code, second.status_code) == (200, 429)
 
@@ -464,7 +464,7 @@ async def test_usage_of_a_revoked_key_is_no_longer_refreshed(scripted: Scripted)
     async with grants.refresh(interval_s=0.01):
         await until(lambda: store.keys.count("ana") > 1)
         await asyncio.to_thread(file.revoke, "ana")
-        keys.take_filed(await asyncio.to_thread(file.read))
+        keys.replace_file_keys(await asyncio.to_thread(file.read))
         store.keys.clear()
         await until(lambda: len(store.keys) > 2)
     assert set(store.keys) == {"ben"}
@@ -579,7 +579,7 @@ async def test_last_use_is_saved_even_if_the_server_stops_without_a_free_thread(
     file, to_thread, waits = KeyFile(home(scripted.env)), asyncio.to_thread, asyncio.Event()
 
     async def late(work: Callable[..., object], *given: object) -> object:
-        if work == file.note and not waits.is_set():
+        if work == file.store_usage and not waits.is_set():
             waits.set()
             await asyncio.Event().wait()
         return await to_thread(work, *given)
@@ -616,7 +616,7 @@ async def test_queued_run_does_not_start_once_its_key_is_revoked(scripted: Scrip
         waiting = asyncio.create_task(asked(served, key))
         await until(lambda: served.runs.queued == 1)
         await asyncio.to_thread(KeyFile(home(scripted.env)).revoke, "ana")
-        await until(lambda: keys.named("ana") is None)
+        await until(lambda: keys.by_name("ana") is None)
         (tmp_path / "go").touch()
         answers = await asyncio.gather(first, waiting)
     assert [answer.status_code for answer in answers] == [200, 401]
@@ -665,7 +665,7 @@ async def test_allowed_host_of_the_settings_is_accepted(scripted: Scripted) -> N
 def test_server_open_to_other_machines_creates_a_temporary_key() -> None:
     told: list[str] = []
     with open_to_others() as sock:
-        keys = key_if_open(ServerSettings(host="0.0.0.0"), [sock], told.append)
+        keys = create_key_if_open(ServerSettings(host="0.0.0.0"), [sock], told.append)
     (text,) = told
     key = text.splitlines()[-1]
     assert "other machines can reach 0.0.0.0" in text
@@ -678,8 +678,8 @@ def test_one_address_open_to_other_machines_requires_a_key() -> None:
     told: list[str] = []
     with open_to_others() as others, socket.socket() as own:
         own.bind(("127.0.0.1", 0))
-        assert key_if_open(ServerSettings(), [own, others], told.append)
-        assert not key_if_open(ServerSettings(), [own], told.append)
+        assert create_key_if_open(ServerSettings(), [own, others], told.append)
+        assert not create_key_if_open(ServerSettings(), [own], told.append)
     assert len(told) == 1
 
 
@@ -702,7 +702,7 @@ async def test_health_warns_while_the_server_is_open_to_others_without_a_key(scr
     assert await warnings() == [found.warning()]
     assert "anyone who reaches it can run agents as this user" in found.warning()
     assert locked_up.warning() == ""
-    found.keys.take(ApiKeys(["k"]))
+    found.keys.replace_permanent(ApiKeys(["k"]))
     assert await warnings() is None
 
 

@@ -175,7 +175,7 @@ class StuckStore(MemoryStore):
 
 
 async def test_request_whose_preparation_hangs_is_refused(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response, "_PREPARED_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(response, "_PREPARE_TIMEOUT_S", 0.1)
     async with serving(scripted.env, store=StuckStore()) as served:
         answer = await served.prompt(session_id="0" * 32)
     assert answer.status_code == 503

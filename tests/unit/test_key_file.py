@@ -83,8 +83,8 @@ def test_latest_use_is_kept_and_revoked_keys_stay_revoked(file: KeyFile) -> None
     for name in ("ana", "ben", "eve"):
         file.create(name, KeyLimits())
     file.revoke("eve")
-    file.note({"ana": 20.0, "eve": 20.0})
-    file.note({"ana": 10.0, "ben": 5.0})
+    file.store_usage({"ana": 20.0, "eve": 20.0})
+    file.store_usage({"ana": 10.0, "ben": 5.0})
     assert {key.name: key.last_used for key in file.read() or ()} == {"ana": 20.0, "ben": 5.0}
 
 
@@ -109,7 +109,7 @@ def test_invalid_key_file_is_refused_and_left_unchanged(file: KeyFile, text: str
     file.path.parent.mkdir()
     file.path.write_text(text)
     file.path.chmod(0o600)
-    for attempt in (file.read, lambda: file.create("b", KeyLimits()), lambda: file.note({"a": 1.0})):
+    for attempt in (file.read, lambda: file.create("b", KeyLimits()), lambda: file.store_usage({"a": 1.0})):
         with pytest.raises(ConfigError, match=words):
             attempt()
     assert file.path.read_text() == text
@@ -150,7 +150,7 @@ def test_root_owned_key_file_may_be_readable_but_not_writable_by_others(mode: in
 def test_noting_key_use_does_not_recreate_a_deleted_file(file: KeyFile) -> None:
     file.create("ana", KeyLimits())
     file.path.unlink()
-    file.note({"ana": 20.0})
+    file.store_usage({"ana": 20.0})
     assert not file.path.exists()
 
 
@@ -189,17 +189,17 @@ def test_file_keys_and_static_keys_are_both_accepted(file: KeyFile) -> None:
 def test_authentication_stays_required_after_the_last_key_is_removed(file: KeyFile) -> None:
     text = file.create("ana", KeyLimits())
     keys = ApiKeys((), file.read())
-    keys.take_filed(())
+    keys.replace_file_keys(())
     assert keys
     assert not keys.find({"x-api-key": text})
-    keys.take_filed(None)
+    keys.replace_file_keys(None)
     assert keys
     assert not keys.find({"x-api-key": text})
 
 
 def test_reload_with_first_keys_requires_authentication(file: KeyFile) -> None:
     keys = ApiKeys()
-    keys.take(ApiKeys(["k1"]))
+    keys.replace_permanent(ApiKeys(["k1"]))
     assert keys
     assert keys.find({"x-api-key": "k1"})
 
@@ -208,8 +208,8 @@ def test_reload_does_not_restore_a_key_revoked_meanwhile(file: KeyFile) -> None:
     text = file.create("ana", KeyLimits())
     keys, reloaded = ApiKeys(["k1"], file.read()), ApiKeys(["k2"], file.read())
     file.revoke("ana")
-    keys.take_filed(file.read())
-    keys.take(reloaded)
+    keys.replace_file_keys(file.read())
+    keys.replace_permanent(reloaded)
     assert not keys.find({"x-api-key": text})
     assert not keys.find({"x-api-key": "k1"})
     assert keys.find({"x-api-key": "k2"})

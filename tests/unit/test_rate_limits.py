@@ -156,7 +156,7 @@ def test_refusal_reports_the_wait_and_the_limit(clock: Clock) -> None:
 
 def test_renewed_settings_take_effect(clock: Clock) -> None:
     limits = RateLimits(ON, clock)
-    limits.renew(ServerSettings(rate_limit_enabled=True, rate_limit_rps=1, rate_limit_burst=1))
+    limits.reset(ServerSettings(rate_limit_enabled=True, rate_limit_rps=1, rate_limit_burst=1))
     assert [passes(limits) for _ in range(2)] == [True, False]
-    limits.renew(ServerSettings())
+    limits.reset(ServerSettings())
     assert passes(limits)

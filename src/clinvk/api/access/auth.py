@@ -17,7 +17,7 @@ from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import KeyRefused
 from clinvk.types.errors import ClinvkError, ConfigError, ShuttingDown
 
-_MADE = """\
+_KEY_CREATED = """\
 clinvk: other machines can reach {host} and no API key exists, so this start has one of its own; the next start creates
 clinvk: another. `clinvk keys create NAME` creates one that stays, `--insecure` requires none. API key:
 {key}"""
@@ -33,11 +33,11 @@ class Access(NamedTuple):
     hosts: AllowedHosts
     limits: RateLimits
     proxies: TrustedProxies
-    if_open: str
+    open_warning: str
 
     def warning(self) -> str:
         """Return the warning for /health, or an empty text if a key is required or only this machine has access."""
-        return "" if self.keys else self.if_open
+        return "" if self.keys else self.open_warning
 
 
 _LISTS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
@@ -58,10 +58,10 @@ _LISTS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
 
 def access_mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
     """Yield the mistakes in the access settings."""
-    for name, is_valid, form in _LISTS:
+    for name, is_valid, valid_form in _LISTS:
         for index, text in enumerate(getattr(settings, name)):
             if not is_valid(text):
-                yield ConfigError(f"server.{name}[{index}] is {text!r}; {form}")
+                yield ConfigError(f"server.{name}[{index}] is {text!r}; {valid_form}")
     if "*" in settings.cors_allowed_origins and settings.cors_allow_credentials:
         yield ConfigError(
             "server.cors_allow_credentials is true, and server.cors_allowed_origins has '*': name the origins instead"
@@ -80,21 +80,23 @@ def check_access(settings: ServerSettings) -> None:
 
 async def access_of(settings: ServerSettings, keys: ApiKeys, sockets: Sequence[socket.socket]) -> Access:
     """Return the access control of a server that listens on `sockets`."""
-    own = await asyncio.to_thread(hosts.names_of_machine, sockets)
-    if_open = open_to_others(settings, sockets)
-    return Access(keys, AllowedHosts(settings, own), RateLimits(settings), TrustedProxies(settings), if_open)
+    names = await asyncio.to_thread(hosts.names_of_machine, sockets)
+    open_warning = open_warning_of(settings, sockets)
+    return Access(keys, AllowedHosts(settings, names), RateLimits(settings), TrustedProxies(settings), open_warning)
 
 
-def key_if_open(settings: ServerSettings, sockets: Sequence[socket.socket], tell: Callable[[str], None]) -> ApiKeys:
+def create_key_if_open(
+    settings: ServerSettings, sockets: Sequence[socket.socket], announce: Callable[[str], None]
+) -> ApiKeys:
     """Create a key for this start if other machines reach the server, and print the key; else return no keys."""
-    if not open_to_others(settings, sockets):
+    if not open_warning_of(settings, sockets):
         return ApiKeys()
     text, keys = start_key()
-    tell(_MADE.format(host=settings.host, key=text))
+    announce(_KEY_CREATED.format(host=settings.host, key=text))
     return keys
 
 
-def open_to_others(settings: ServerSettings, sockets: Sequence[socket.socket]) -> str:
+def open_warning_of(settings: ServerSettings, sockets: Sequence[socket.socket]) -> str:
     """Return the warning about a server without keys; empty if only this machine reaches the server."""
     if all(map(hosts.is_loopback, sockets)):
         return ""
@@ -106,9 +108,9 @@ def open_to_others(settings: ServerSettings, sockets: Sequence[socket.socket]) -
 
 _OPEN = ("/health", "/health/live", "/health/ready", "/", "/docs", "/openapi.json")
 _OPEN_BELOW = "/docs/"
-_UNCOUNTED = ("/health/live", "/health/ready")
+_UNLIMITED = ("/health/live", "/health/ready")
 _CHALLENGE: tuple[Header, ...] = ((b"www-authenticate", b'Bearer realm="clinvk"'),)
-_NOBODY = "nobody"
+_NO_ADDRESS = "nobody"
 """The address of a client without an IP address, as on a Unix socket."""
 
 
@@ -137,9 +139,9 @@ class AuthMiddleware:
         if self._proxies:
             self._proxies.apply(scope)
         key = self._keys.find(headers_of(scope)) if self._keys else None
-        address = scope["client"][0] if scope["client"] else _NOBODY
+        address = scope["client"][0] if scope["client"] else _NO_ADDRESS
         scope["state"].update(key_name=key.name if key else "", client=key.name if key else network_of(address))
-        if scope["path"] not in _UNCOUNTED:
+        if scope["path"] not in _UNLIMITED:
             self._limits.take(address, key)
         self._hosts.check(scope)
         if self._keys and not key and not _is_open(scope):

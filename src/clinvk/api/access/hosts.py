@@ -49,10 +49,10 @@ class AllowedHosts:
         headers = headers_of(scope)
         host = headers.get("host", "")
         if len(headers) != len(scope["headers"]):
-            _refuse_several(scope["headers"])
+            _refuse_repeated_host(scope["headers"])
         if not host and scope["http_version"] != "1.0":
             raise InvalidRequest("the header host is missing", "host")
-        if host and not self._any and not self._has(host, scope):
+        if host and not self._any and not self._is_own_name(host, scope):
             raise HostRefused(
                 f"the header host is {host!r:.200}, which is no name of this server; "
                 "server.allowed_hosts names those under which it can be reached"
@@ -60,7 +60,7 @@ class AllowedHosts:
         if scope["method"] not in _SAFE:
             refuse_foreign(scope, allow_cors=True)
 
-    def _has(self, host: str, scope: Scope) -> bool:
+    def _is_own_name(self, host: str, scope: Scope) -> bool:
         """Return whether a host is a name of this server, a loopback address, or the address of the connection."""
         if not (parts := _HOST.fullmatch(host)):
             return False
@@ -111,7 +111,7 @@ def names_of_machine(sockets: Iterable[socket.socket], timeout_s: float = _NAMED
     lookup = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
     lookup.start()
     lookup.join(timeout_s)
-    return tuple(name for full_name in tuple(found) for name in _also_known_as(full_name))
+    return tuple(name for full_name in tuple(found) for name in _name_forms(full_name))
 
 
 def is_loopback(sock: socket.socket) -> bool:
@@ -119,7 +119,7 @@ def is_loopback(sock: socket.socket) -> bool:
     return sock.family == socket.AF_UNIX or ip_address(sock.getsockname()[0]).is_loopback
 
 
-def _also_known_as(name: str) -> Iterator[str]:
+def _name_forms(name: str) -> Iterator[str]:
     short = name.partition(".")[0]
     yield from (name, short, f"{short}.local")
 
@@ -131,7 +131,7 @@ def _address(name: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-def _refuse_several(headers: Iterable[Header]) -> None:
+def _refuse_repeated_host(headers: Iterable[Header]) -> None:
     if sum(name == b"host" for name, _ in headers) > 1:
         raise InvalidRequest("the header host is there more than once", "host")
 

@@ -25,7 +25,7 @@ PREFIX = "clinvk_"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 RATES_RPS = (0.0001, 1_000_000.0)
 """The bounds of a key's rate limit, in requests a second. Beyond the bounds the token bucket loses precision."""
@@ -106,11 +106,11 @@ class KeyFile:
             ConfigError: the file cannot be read, is invalid, or is accessible to other users.
         """
         try:
-            with open(self.path, "rb", opener=_at_once) as file:
+            with open(self.path, "rb", opener=_open_nonblocking) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise self._unreadable("it is not a regular file")
-                self._refuse_others(status)
+                self._check_owner(status)
                 return _decoded(file.read().decode(errors="replace"), self.path)
         except FileNotFoundError as exc:
             if self.path.is_symlink():  # as with a secret that is not mounted yet
@@ -132,12 +132,12 @@ class KeyFile:
             )
         key = PREFIX + secrets.token_urlsafe(32)
         created_at = round(time.time(), 3)
-        made = ApiKey(name=name, digest=digest_of(key), created_at=created_at, expires_at=expires_at, limits=limits)
+        new_key = ApiKey(name=name, digest=digest_of(key), created_at=created_at, expires_at=expires_at, limits=limits)
 
         def add(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
-            if any(known.name == name for known in keys):
+            if any(existing.name == name for existing in keys):
                 raise InvalidRequest(f"there is a key {name!r} already; clinvk keys revoke {name} takes it away")
-            return (*keys, made)
+            return (*keys, new_key)
 
         self._change(add, dry_run)
         return key
@@ -151,17 +151,17 @@ class KeyFile:
         """
 
         def remove(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
-            left = tuple(key for key in keys if key.name != name)
-            if len(left) == len(keys):
+            remaining = tuple(key for key in keys if key.name != name)
+            if len(remaining) == len(keys):
                 known = ", ".join(key.name for key in keys) or "none"
                 raise InvalidRequest(f"no key {name!r}; have {known}")
-            return left
+            return remaining
 
         if self.read() is None:
             raise InvalidRequest(f"no key {name!r}; there is no file {self.path}")
         self._change(remove, dry_run)
 
-    def note(self, used: Mapping[str, float]) -> None:
+    def store_usage(self, used: Mapping[str, float]) -> None:
         """Store when keys were last used; without a file, store nothing.
 
         Raises:
@@ -187,7 +187,7 @@ class KeyFile:
     def _unreadable(self, why: str | None) -> ConfigError:
         return ConfigError(f"{self.path}: the API keys cannot be read: {why}")
 
-    def _refuse_others(self, status: os.stat_result) -> None:
+    def _check_owner(self, status: os.stat_result) -> None:
         """Refuse a file to which another user could add a key, or in which another user could list the keys.
 
         Other users may read a file of root: without the permission this user could not read the file either.
@@ -197,11 +197,11 @@ class KeyFile:
             raise ConfigError(f"{self.path}: belongs to another user; API keys are taken from a file of one's own")
         if is_own and status.st_mode & _OTHERS:
             raise ConfigError(f"{self.path}: others may read or write it; chmod 600 it")
-        if status.st_mode & _WRITTEN_BY_OTHERS:
+        if status.st_mode & _WRITABLE_BY_OTHERS:
             raise ConfigError(f"{self.path}: others may write it; chmod go-w it")
 
 
-def _at_once(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     """Open a file without blocking, even if the path is a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 

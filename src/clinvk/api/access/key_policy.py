@@ -46,7 +46,7 @@ class KeyPolicy:
     def __init__(self, keys: ApiKeys, store: SessionStore, lookups: Lookups | None = None) -> None:
         self._keys = keys
         self._store = store
-        self._spent: dict[str, _KeyUsage] = {}
+        self._usage: dict[str, _KeyUsage] = {}
         self._lookups = lookups or Lookups()
 
     async def admit(self, request: RunRequest, key_name: str) -> RunRequest:
@@ -82,12 +82,12 @@ class KeyPolicy:
         key = self._key(request.key_name)
         limits = key.limits
         _check_limits(request.backend, workdir or request.workdir, request.add_dirs, limits)
-        spent = self._spent.get(key.name)
-        if spent is None or spent.day != today():
+        usage = self._usage.get(key.name)
+        if usage is None or usage.day != today():
             return
-        if limits.tokens_per_day and spent.tokens >= limits.tokens_per_day:
+        if limits.tokens_per_day and usage.tokens >= limits.tokens_per_day:
             raise _budget_spent(f"{limits.tokens_per_day} tokens")
-        if limits.cost_usd_per_day and spent.cost_usd >= limits.cost_usd_per_day:
+        if limits.cost_usd_per_day and usage.cost_usd >= limits.cost_usd_per_day:
             raise _budget_spent(f"{limits.cost_usd_per_day:g} US dollars")
 
     async def check_session(self, session: Session, key_name: str) -> None:
@@ -110,7 +110,7 @@ class KeyPolicy:
 
     def max_runs(self, client: str) -> int | None:
         """Return how many runs of a client may run at once, as its key limits; None if unlimited."""
-        key = self._keys.named(client)
+        key = self._keys.by_name(client)
         return key.limits.max_runs if key else None
 
     def check_command(self, key_name: str) -> None:
@@ -137,8 +137,8 @@ class KeyPolicy:
     async def _refresh(self, interval_s: float) -> None:
         while True:
             await asyncio.sleep(interval_s)
-            self._spent = {name: spent for name, spent in self._spent.items() if self._keys.named(name)}
-            for name in tuple(self._spent):
+            self._usage = {name: usage for name, usage in self._usage.items() if self._keys.by_name(name)}
+            for name in tuple(self._usage):
                 try:
                     await self._query_usage(name)
                 except StoreUnavailable:
@@ -148,12 +148,12 @@ class KeyPolicy:
 
     async def _query_usage(self, name: str) -> None:
         day = today()
-        used = await self._store.usage(day, name)
-        tokens = sum(item.usage.total_tokens for item in used)
-        self._spent[name] = _KeyUsage(day, tokens, sum(item.cost_usd for item in used))
+        rows = await self._store.usage(day, name)
+        tokens = sum(item.usage.total_tokens for item in rows)
+        self._usage[name] = _KeyUsage(day, tokens, sum(item.cost_usd for item in rows))
 
     def _key(self, name: str) -> ApiKey:
-        if not (key := self._keys.named(name)):
+        if not (key := self._keys.by_name(name)):
             raise KeyRefused("the API key of this request has been revoked or has expired")
         return key
 

@@ -27,7 +27,7 @@ NOTE_INTERVAL_S = 60.0
 _KEY = re.compile(r"[!-+\--~]+")
 """The characters of a key: visible ASCII, which a header carries unchanged, except the comma, which separates keys."""
 
-_FOUND_BY = 16
+_DIGEST_PREFIX_CHARS = 16
 _START = "start:1"
 
 
@@ -39,27 +39,27 @@ class ApiKeys:
     of the sent text.
     """
 
-    def __init__(self, keys: Iterable[ApiKey | str] = (), filed: Iterable[ApiKey] | None = None) -> None:
+    def __init__(self, keys: Iterable[ApiKey | str] = (), file_keys: Iterable[ApiKey] | None = None) -> None:
         """Take permanent `keys` (a str is the text of a key) and the keys of the key file, None without a file."""
         self.used: dict[str, float] = {}
         """When keys of the file were used, by name, since the last `note` to the file."""
         self._permanent = tuple(_key(f"key:{n}", key) if isinstance(key, str) else key for n, key in enumerate(keys, 1))
         self._required = bool(self._permanent)
-        self._named: dict[str, ApiKey] = {}
-        self._found: dict[str, ApiKey] = {}
-        self.take_filed(filed)
+        self._by_name: dict[str, ApiKey] = {}
+        self._by_digest: dict[str, ApiKey] = {}
+        self.replace_file_keys(file_keys)
 
     def __bool__(self) -> bool:
         """Return whether a key is required."""
         return self._required
 
-    def take_filed(self, filed: Iterable[ApiKey] | None) -> None:
+    def replace_file_keys(self, file_keys: Iterable[ApiKey] | None) -> None:
         """Replace the keys of the file. A server that has required a key keeps requiring one."""
-        self._required = self._required or filed is not None
-        self._filed = {key.name: key for key in filed or ()}
-        self._look_up()
+        self._required = self._required or file_keys is not None
+        self._file_keys = {key.name: key for key in file_keys or ()}
+        self._index()
 
-    def take(self, other: "ApiKeys") -> None:
+    def replace_permanent(self, other: "ApiKeys") -> None:
         """Replace the permanent keys by those of `other`. A key created for this start stays if `other` requires none.
 
         A key is required if `other` requires a key. The keys of the file stay: they follow the file anyway, and may
@@ -68,39 +68,39 @@ class ApiKeys:
         self._required = self._required or other._required
         if other or not self.is_temporary:
             self._permanent = other._permanent
-            self._look_up()
+            self._index()
 
-    def _look_up(self) -> None:
-        keys = (*self._permanent, *self._filed.values())
-        self._named = {key.name: key for key in keys}
-        self._found = {key.digest[:_FOUND_BY]: key for key in keys}
+    def _index(self) -> None:
+        keys = (*self._permanent, *self._file_keys.values())
+        self._by_name = {key.name: key for key in keys}
+        self._by_digest = {key.digest[:_DIGEST_PREFIX_CHARS]: key for key in keys}
 
     @property
     def is_temporary(self) -> bool:
         """Whether the key was created for one start of a server without keys."""
         return any(key.name == _START for key in self._permanent)
 
-    def named(self, name: str) -> ApiKey | None:
+    def by_name(self, name: str) -> ApiKey | None:
         """Return the key with a name, or None if the key is unknown, revoked or expired."""
-        key = self._named.get(name)
+        key = self._by_name.get(name)
         return None if key is None or key.has_expired else key
 
     def find(self, headers: Mapping[str, str]) -> ApiKey | None:
         """Return the valid key in `authorization` or `x-api-key`; one valid header is enough."""
-        authorization, own = headers.get("authorization"), headers.get("x-api-key")
+        authorization, x_api_key = headers.get("authorization"), headers.get("x-api-key")
         key = None
         if authorization:
             scheme, _, token = authorization.partition(" ")
-            key = self._of(token.strip()) if scheme.lower() == "bearer" else None
-        if key is None and own:
-            key = self._of(own.strip())
-        if key and key.name in self._filed:
+            key = self._key_of(token.strip()) if scheme.lower() == "bearer" else None
+        if key is None and x_api_key:
+            key = self._key_of(x_api_key.strip())
+        if key and key.name in self._file_keys:
             self.used[key.name] = time.time()
         return key
 
-    def _of(self, text: str) -> ApiKey | None:
+    def _key_of(self, text: str) -> ApiKey | None:
         digest = digest_of(text)
-        key = self._found.get(digest[:_FOUND_BY])
+        key = self._by_digest.get(digest[:_DIGEST_PREFIX_CHARS])
         return key if key and hmac.compare_digest(key.digest, digest) and not key.has_expired else None
 
 
@@ -120,65 +120,65 @@ async def read_keys(
     """
     permanent: list[ApiKey] = []
     if (text := environ.get(VARIABLE)) is not None:
-        if_none = f"{VARIABLE} is set, but has no key in it; unset it to serve without keys"
-        permanent = _keys(text, "env", VARIABLE, if_none)
+        message = f"{VARIABLE} is set, but has no key in it; unset it to serve without keys"
+        permanent = _keys(text, "env", VARIABLE, message)
     elif path := settings.server.api_keys_gopass_path:
-        place = f"gopass entry {path!r} (server.api_keys_gopass_path)"
-        text = await _gopass(path, place, environ, spawner, gopass_timeout_s)
-        permanent = _keys(text, "gopass", place, f"{place} has no key in it")
+        source = f"gopass entry {path!r} (server.api_keys_gopass_path)"
+        text = await _gopass(path, source, environ, spawner, gopass_timeout_s)
+        permanent = _keys(text, "gopass", source, f"{source} has no key in it")
     file = KeyFile(home(environ))
-    filed = await asyncio.to_thread(file.read)
-    if filed == () and not permanent:
+    file_keys = await asyncio.to_thread(file.read)
+    if file_keys == () and not permanent:
         raise ConfigError(
             f"{file.path} has no key in it; clinvk keys create NAME makes one, and without the file none is asked for"
         )
-    return ApiKeys(permanent, filed)
+    return ApiKeys(permanent, file_keys)
 
 
 @asynccontextmanager
 async def watch_key_sources(keys: ApiKeys, file: KeyFile, interval_s: float = POLL_INTERVAL_S) -> AsyncGenerator[None]:
     """Reload the keys when the file changes, and store in the file when keys were used, inside this context."""
-    async with in_background(_tend(keys, file, interval_s)):
+    async with in_background(_watch(keys, file, interval_s)):
         yield
-    await _note(keys, file)
+    await _store_usage(keys, file)
 
 
-async def _tend(keys: ApiKeys, file: KeyFile, interval_s: float) -> None:
-    stamp, trouble, note_at = None, "", 0.0
+async def _watch(keys: ApiKeys, file: KeyFile, interval_s: float) -> None:
+    stamp, error, store_usage_at = None, "", 0.0
     while True:
         found = await asyncio.to_thread(file.stamp)
-        if found != stamp or trouble:
-            stamp, before = found, trouble
+        if found != stamp or error:
+            stamp, previous_error = found, error
             try:
-                keys.take_filed(await asyncio.to_thread(file.read))
-                trouble = ""
+                keys.replace_file_keys(await asyncio.to_thread(file.read))
+                error = ""
             except ConfigError as exc:
-                trouble = exc.message
-            if trouble not in ("", before):
-                logger.warning("the key file cannot be read, and its keys stay valid: %s", trouble)
-        if keys.used and time.monotonic() >= note_at:
-            await _note(keys, file)
-            note_at = time.monotonic() + NOTE_INTERVAL_S
+                error = exc.message
+            if error not in ("", previous_error):
+                logger.warning("the key file cannot be read, and its keys stay valid: %s", error)
+        if keys.used and time.monotonic() >= store_usage_at:
+            await _store_usage(keys, file)
+            store_usage_at = time.monotonic() + NOTE_INTERVAL_S
         await asyncio.sleep(interval_s)
 
 
-async def _note(keys: ApiKeys, file: KeyFile) -> None:
+async def _store_usage(keys: ApiKeys, file: KeyFile) -> None:
     """Store in the file when its keys were used. Log a failure instead of raising."""
     used = dict(keys.used)
     if not used:
         return
     try:
-        await asyncio.to_thread(file.note, used)
+        await asyncio.to_thread(file.store_usage, used)
     except ConfigError as exc:
         logger.warning("when API keys were used last is not kept: %s", exc.message)
     else:
         keys.used = {name: at for name, at in keys.used.items() if at != used.get(name)}
 
 
-def _keys(text: str, source: str, place: str, if_none: str) -> list[ApiKey]:
+def _keys(text: str, source: str, place: str, message: str) -> list[ApiKey]:
     keys = [key for part in re.split(r"[,\n]", text) if (key := part.strip())]
     if not keys:
-        raise ConfigError(if_none)
+        raise ConfigError(message)
     for number, key in enumerate(keys, 1):
         if not _KEY.fullmatch(key):
             raise ConfigError(f"{place}: key {number} has characters other than visible ASCII, or spaces inside")
@@ -190,14 +190,14 @@ def _key(name: str, text: str) -> ApiKey:
     return ApiKey(name=name, digest=digest_of(text))
 
 
-async def _gopass(path: str, place: str, environ: Mapping[str, str], spawner: Spawner, timeout_s: float) -> str:
+async def _gopass(path: str, source: str, environ: Mapping[str, str], spawner: Spawner, timeout_s: float) -> str:
     try:
         answer = await run_tool(spawner, ("gopass", "show", "-o", path), without_secrets(environ), timeout_s)
     except ClinvkError as exc:
-        raise ConfigError(f"{place} cannot be read: {exc.message}") from exc
+        raise ConfigError(f"{source} cannot be read: {exc.message}") from exc
     except TimeoutError:
-        raise ConfigError(f"{place} cannot be read: gopass took over {timeout_s:g} s") from None
+        raise ConfigError(f"{source} cannot be read: gopass took over {timeout_s:g} s") from None
     if answer.exit_code:
         reason = " ".join(answer.stderr.decode(errors="replace").split()) or "it does not say why"
-        raise ConfigError(f"{place} cannot be read: gopass exited with {answer.exit_code}: {reason:.300}")
+        raise ConfigError(f"{source} cannot be read: gopass exited with {answer.exit_code}: {reason:.300}")
     return answer.stdout.decode(errors="replace")

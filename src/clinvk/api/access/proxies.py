@@ -22,7 +22,7 @@ class TrustedProxies:
 
     def __init__(self, settings: ServerSettings) -> None:
         self._networks = [ip_network(text, strict=False) for text in settings.trusted_proxies]
-        self._trusts = lru_cache(maxsize=4096)(self._is_one)
+        self._is_trusted_cached = lru_cache(maxsize=4096)(self._is_trusted)
 
     def __bool__(self) -> bool:
         """Return whether any proxy is trusted."""
@@ -31,32 +31,32 @@ class TrustedProxies:
     def apply(self, scope: Scope) -> None:
         """Set the client and the scheme of a request from the headers of a trusted proxy."""
         peer = _address(scope["client"][0]) if scope["client"] else None
-        if peer is None or not self._trusts(peer):
+        if peer is None or not self._is_trusted_cached(peer):
             return
         headers = headers_of(scope)
         forwarded = list(_elements(_lines(scope["headers"], b"forwarded"))) if "forwarded" in headers else []
         chain = [address.strip() for address in ",".join(_lines(scope["headers"], b"x-forwarded-for")).split(",")]
-        told = [self._first(chain[-_MAX_HOPS:], peer)] if chain != [""] else []
+        clients = [self._client(chain[-_MAX_HOPS:], peer)] if chain != [""] else []
         if forwarded:
-            told.append(self._first([element.get("for", "") for element in forwarded[-_MAX_HOPS:]], peer))
-        if told and all(client == told[0] for client in told):  # if the headers differ, the client sent one of them
-            scope["client"] = (str(told[0]), 0)
+            clients.append(self._client([element.get("for", "") for element in forwarded[-_MAX_HOPS:]], peer))
+        if len(set(clients)) == 1:  # if the headers differ, the client sent one of them
+            scope["client"] = (str(clients[0]), 0)
         proto = headers.get("x-forwarded-proto") or (forwarded[-1].get("proto", "") if forwarded else "")
         if proto.lower() in _SCHEMES:
             scope["scheme"] = proto.lower()
 
-    def _first(self, chain: Sequence[str], peer: Address) -> Address:
+    def _client(self, chain: Sequence[str], peer: Address) -> Address:
         """Return the first untrusted address, from the server's side. An invalid address ends the search."""
         client = peer
         for text in reversed(chain):
             if (address := _address(text)) is None:
                 break
             client = address
-            if not self._trusts(address):
+            if not self._is_trusted_cached(address):
                 break
         return client
 
-    def _is_one(self, address: Address) -> bool:
+    def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
 
 

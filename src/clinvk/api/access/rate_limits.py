@@ -46,10 +46,10 @@ class TokenBuckets:
     def _sweep(self, now: float) -> None:
         """Drop full buckets. If more than `_MAX_BUCKETS` are left, keep the `_MAX_BUCKETS // 2` emptiest buckets."""
         self._sweep_at = now + self._sweep_every_s
-        kept = [(name, full_at) for name, full_at in self._full_at.items() if full_at > now]
-        if len(kept) > _MAX_BUCKETS:
-            kept = sorted(kept, key=itemgetter(1), reverse=True)[: _MAX_BUCKETS // 2]
-        self._full_at = dict(kept)
+        pending = [(name, full_at) for name, full_at in self._full_at.items() if full_at > now]
+        if len(pending) > _MAX_BUCKETS:
+            pending = sorted(pending, key=itemgetter(1), reverse=True)[: _MAX_BUCKETS // 2]
+        self._full_at = dict(pending)
 
 
 class RateLimits:
@@ -61,11 +61,11 @@ class RateLimits:
 
     def __init__(self, settings: ServerSettings, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self.renew(settings)
+        self.reset(settings)
 
-    def renew(self, settings: ServerSettings) -> None:
+    def reset(self, settings: ServerSettings) -> None:
         """Replace the settings, and reset all buckets."""
-        self._is_on = settings.rate_limit_enabled
+        self._is_enabled = settings.rate_limit_enabled
         self._rate_rps, self._burst = settings.rate_limit_rps, settings.rate_limit_burst
         # Separate, so that a flood of addresses evicts no key.
         self._addresses = TokenBuckets(settings.rate_limit_cleanup_secs, self._now)
@@ -80,16 +80,16 @@ class RateLimits:
         if key and (rate_rps := key.limits.rate_rps):
             burst = key.limits.burst or max(1, math.ceil(rate_rps))
             _take(self._keys, key.name, rate_rps, burst, "of this API key")
-        elif self._is_on:
+        elif self._is_enabled:
             shared = (self._rate_rps, self._burst)
             _take(self._addresses, network_of(address), *shared, "from this address (server.rate_limit_rps)")
             if key:
                 _take(self._keys, key.name, *shared, "of this API key (server.rate_limit_rps)")
 
 
-def _take(buckets: TokenBuckets, name: str, rate_rps: float, burst: int, whose: str) -> None:
+def _take(buckets: TokenBuckets, name: str, rate_rps: float, burst: int, subject: str) -> None:
     if wait_s := buckets.take(name, rate_rps, burst):
-        raise RateLimited(f"too many requests {whose}: {rate_rps:g} a second, {burst} at once", wait_s)
+        raise RateLimited(f"too many requests {subject}: {rate_rps:g} a second, {burst} at once", wait_s)
 
 
 @lru_cache(maxsize=4096)
@@ -97,5 +97,5 @@ def network_of(address: str) -> str:
     """Return an IPv4 address unchanged, or the /64 network of an IPv6 address, which one client may own."""
     if ":" not in address:
         return address
-    whole = IPv6Address(address.partition("%")[0])
-    return str(whole.ipv4_mapped or IPv6Network((whole, _IPV6_NETWORK), strict=False))
+    ip = IPv6Address(address.partition("%")[0])
+    return str(ip.ipv4_mapped or IPv6Network((ip, _IPV6_NETWORK), strict=False))

@@ -26,32 +26,32 @@ class RequestPolicy:
         self._registry = registry
         self._approval = modes_up_to(APPROVAL, policy.max_approval_mode)
         self._sandbox = modes_up_to(SANDBOX, policy.max_sandbox_mode)
-        self._is_any_word = self._approval == APPROVAL and self._sandbox == SANDBOX
+        self._allows_all_modes = self._approval == APPROVAL and self._sandbox == SANDBOX
         self._has_lists = bool(settings.server.allowed_workdir_prefixes or settings.server.blocked_workdir_prefixes)
 
-    def completed(self, asked: RunRequest) -> RunRequest:
+    def completed(self, request: RunRequest) -> RunRequest:
         """Return a request for an existing backend, completed from the settings.
 
         Raises:
             BackendNotAllowed, BeyondPolicy: the request exceeds the policy.
             InvalidRequest: a value of the request is nested too deeply.
         """
-        if not self.has_backend(asked.backend):
+        if not self.has_backend(request.backend):
             raise BackendNotAllowed(
-                f"backend {asked.backend!r} is not one that requests may run; allowed are "
+                f"backend {request.backend!r} is not one that requests may run; allowed are "
                 f"{', '.join(self._policy.allowed_backends)} (policy.allowed_backends)",
                 "backend",
             )
-        if asked.model and not self.has_model(asked.backend, asked.model):
+        if request.model and not self.has_model(request.backend, request.model):
             raise BeyondPolicy(
-                f"model {asked.model!r:.200} is not one that requests may choose; allowed are "
+                f"model {request.model!r:.200} is not one that requests may choose; allowed are "
                 f"{', '.join(self._policy.allowed_models)} (policy.allowed_models)",
                 "model",
             )
-        if asked.extra:
-            asked = replace(asked, extra=self._flags(asked))
-        request = complete(asked, self._settings)
-        return request if self._is_any_word else self._held(asked, request)
+        if request.extra:
+            request = replace(request, extra=self._flags(request))
+        completed = complete(request, self._settings)
+        return completed if self._allows_all_modes else self._limited_modes(request, completed)
 
     def has_backend(self, backend: str) -> bool:
         """Return whether requests may run a backend."""
@@ -59,8 +59,8 @@ class RequestPolicy:
 
     def has_model(self, backend: str, model: str) -> bool:
         """Return whether requests may choose a model of a backend. For an alias, check the resolved model too."""
-        meant = self._registry[backend].aliases.get(model) or model
-        names = [named for name in (model, meant) for named in (name, f"{backend}/{name}")]
+        resolved = self._registry[backend].aliases.get(model) or model
+        names = (model, resolved, f"{backend}/{model}", f"{backend}/{resolved}")
         allowed = self._policy.allowed_models
         return not allowed or any(fnmatchcase(name, pattern) for pattern in allowed for name in names)
 
@@ -76,44 +76,45 @@ class RequestPolicy:
                 "server.allowed_workdir_prefixes and server.blocked_workdir_prefixes only",
                 "check",
             )
-        if not self._is_any_word:
+        if not self._allows_all_modes:
             raise BeyondPolicy(
                 "check is a command that runs without asking and without a sandbox; it is allowed with "
                 "policy.max_approval_mode none and policy.max_sandbox_mode full only",
                 "check",
             )
 
-    def _flags(self, asked: RunRequest) -> tuple[str, ...]:
+    def _flags(self, request: RunRequest) -> tuple[str, ...]:
         """Return the checked extra flags of a request. Extra flags of the settings are added later, unchecked."""
         if not self._policy.extra_flags:
             raise BeyondPolicy("extra must be empty: requests may send no flags (policy.extra_flags: false)", "extra")
         try:
-            return check_listed(asked.extra, self._registry[asked.backend].safe_flags)
+            return check_listed(request.extra, self._registry[request.backend].safe_flags)
         except NotListed as exc:
             raise BeyondPolicy(str(exc), f"extra[{exc.index}]") from exc
 
-    def _held(self, asked: RunRequest, request: RunRequest) -> RunRequest:
+    def _limited_modes(self, original: RunRequest, request: RunRequest) -> RunRequest:
+        """Return the completed `request` within the allowed modes; a mode of the `original` is never changed."""
         if request.approval_mode not in self._approval:
-            if asked.approval_mode:
-                raise _beyond("approval_mode", asked.approval_mode, self._approval)
+            if original.approval_mode:
+                raise _too_permissive("approval_mode", original.approval_mode, self._approval)
             request = replace(request, approval_mode=self._approval[-1])
         if request.sandbox_mode not in self._sandbox:
-            if asked.sandbox_mode:
-                raise _beyond("sandbox_mode", asked.sandbox_mode, self._sandbox)
+            if original.sandbox_mode:
+                raise _too_permissive("sandbox_mode", original.sandbox_mode, self._sandbox)
             request = replace(request, sandbox_mode=self._sandbox[-1])
         if permission_rank(request.approval_mode, request.sandbox_mode) in self._sandbox:
             return request
-        if asked.approval_mode or asked.sandbox_mode:
+        if original.approval_mode or original.sandbox_mode:
             raise BeyondPolicy(
                 "approval_mode 'none' with sandbox_mode 'default' is no sandbox at all; allowed with 'none' are "
                 "read-only, workspace (policy.max_sandbox_mode)",
-                "approval_mode" if asked.approval_mode else "sandbox_mode",
+                "approval_mode" if original.approval_mode else "sandbox_mode",
             )
         return replace(request, sandbox_mode="workspace")
 
 
-def _beyond(field: str, word: str, allowed: tuple[str, ...]) -> BeyondPolicy:
+def _too_permissive(field: str, mode: str, allowed: tuple[str, ...]) -> BeyondPolicy:
     return BeyondPolicy(
-        f"{field} {word!r} is looser than requests may ask for; allowed are {', '.join(allowed)} (policy.max_{field})",
+        f"{field} {mode!r} is looser than requests may ask for; allowed are {', '.join(allowed)} (policy.max_{field})",
         field,
     )

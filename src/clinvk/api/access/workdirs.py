@@ -24,7 +24,7 @@ _WORKSPACE = "workspace"
 _PATH_MAX = 4096
 """The maximum length of a path on Linux, in bytes, including the final NUL."""
 
-_LOOK = os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
+_OPEN_FLAGS = os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
 
 
 class WorkdirPolicy:
@@ -61,10 +61,10 @@ class WorkdirPolicy:
 
     def refusal_of_default(self) -> str:
         """Return why a request without a directory is refused, or an empty text if allowed."""
-        here = _here()
-        own = str(self._workspace) if here == "/" else here
+        current = _current_directory()
+        own = str(self._workspace) if current == "/" else current
         try:
-            self._judged(self._default or own, "workdir", "the server's own directory", self._directories())
+            self._checked(self._default or own, "workdir", "the server's own directory", self._directories())
         except InvalidRequest as exc:
             return f"{exc.message}; server.default_workdir names another"
         return ""
@@ -74,7 +74,7 @@ class WorkdirPolicy:
 
         The path must be free of symbolic links. The directory in which a server starts is unknown, and is ignored.
         """
-        built_in = replace(self._built_in, own=_both(self._default))
+        built_in = replace(self._built_in, own=_with_targets(self._default))
         return built_in.refusal_throughout(path) or self._directories().refusal_throughout(path) or ""
 
     def admit(self, request: RunRequest) -> str:
@@ -86,10 +86,10 @@ class WorkdirPolicy:
             DirectoryNotAllowed, InvalidRequest: as `settle`.
         """
         lists = self._directories()
-        self._admitted_beside(request, lists)
-        workdir = request.workdir or _here()
+        self._admitted_add_dirs(request, lists)
+        workdir = request.workdir or _current_directory()
         if request.session_id:
-            return self._judged_of_session(workdir, lists)
+            return self._checked_session_directory(workdir, lists)
         return self._admitted(workdir, "workdir", lists)
 
     async def settled(self, request: RunRequest, session: Session | None = None) -> RunRequest:
@@ -101,8 +101,8 @@ class WorkdirPolicy:
         if not (session or request.workdir or request.add_dirs):
             return self.settle(request)
         of_session = session.working_dir if session else None
-        look = partial(self.settle, request, session)
-        return await self._lookups.run(look, of_session, request.workdir, *request.add_dirs)
+        settle = partial(self.settle, request, session)
+        return await self._lookups.run(settle, of_session, request.workdir, *request.add_dirs)
 
     def settle(self, request: RunRequest, session: Session | None = None) -> RunRequest:
         """Return the request with existing directories. The working directory of a session takes precedence.
@@ -112,15 +112,15 @@ class WorkdirPolicy:
             InvalidRequest: a path is not absolute, not an existing readable directory, or not the session's.
         """
         lists = self._directories()
-        add_dirs = self._admitted_beside(request, lists)
+        add_dirs = self._admitted_add_dirs(request, lists)
         if session:
             _check_same(request, session)
-            self._judged_of_session(session.working_dir or _here(), lists)
+            self._checked_session_directory(session.working_dir or _current_directory(), lists)
             return replace(request, add_dirs=add_dirs)
-        workdir = self._admitted(request.workdir or self._default or self._own(), "workdir", lists)
+        workdir = self._admitted(request.workdir or self._default or self._server_directory(), "workdir", lists)
         return replace(request, workdir=workdir, add_dirs=add_dirs)
 
-    def _admitted_beside(self, request: RunRequest, lists: DirectoryLists) -> tuple[str, ...]:
+    def _admitted_add_dirs(self, request: RunRequest, lists: DirectoryLists) -> tuple[str, ...]:
         return tuple(self._admitted(path, f"add_dirs[{index}]", lists) for index, path in enumerate(request.add_dirs))
 
     def judge_repository(self, real: str) -> tuple[str, ...]:
@@ -129,12 +129,12 @@ class WorkdirPolicy:
         Raises:
             DirectoryNotAllowed: the lists block the directory.
         """
-        lists, judged = self._directories(), self.original(real)
+        lists, original = self._directories(), self.original(real)
         # In an ordinary repository the operator has chosen the directory around `.git`.
-        if refusal := self._built_in.refusal(judged.removesuffix("/.git")) or lists.refusal(judged):
+        if refusal := self._built_in.refusal(original.removesuffix("/.git")) or lists.refusal(original):
             raise DirectoryNotAllowed(f"a worktree would have files from {real!r}, which {refusal}", "isolation")
-        inside = (path for path in lists.blocked if containing(path, (judged,)))
-        return tuple(real + path.removeprefix(judged) for path in inside)
+        inside = (path for path in lists.blocked if containing(path, (original,)))
+        return tuple(real + path.removeprefix(original) for path in inside)
 
     def original(self, real: str) -> str:
         """Return the original of a directory in a worktree of clinvk, or the directory itself."""
@@ -147,25 +147,27 @@ class WorkdirPolicy:
         except ConfigError:  # a machine without homes
             return real
 
-    def _judged_of_session(self, path: str, lists: DirectoryLists) -> str:
-        return self._judged(path, "session_id", "the session's directory", lists)
+    def _checked_session_directory(self, path: str, lists: DirectoryLists) -> str:
+        return self._checked(path, "session_id", "the session's directory", lists)
 
     def _admitted(self, path: str, field: str, lists: DirectoryLists) -> str:
         """Return the path to use. The lists are checked first, so that a refusal does not reveal what exists."""
         _refuse_long(path, field, field)
         if not os.path.isabs(path):
             raise InvalidRequest(f"{field} must be an absolute path, got {path!r}", field)
-        path = self._judged(path, field, field, lists)
+        path = self._checked(path, field, field, lists)
         check_workdir(path, field)
         return path
 
-    def _judged(self, path: str, field: str, name: str, lists: DirectoryLists) -> str:
+    def _checked(self, path: str, field: str, name: str, lists: DirectoryLists) -> str:
         """Check a path against all lists. Return the resolved path."""
         real = _resolved(path, field, name)
-        judged = self.original(real)
-        if refusal := self._built_in.refusal(judged) or lists.refusal(judged):
-            leads = "" if judged == path else f" (which leads to {real!r})" if judged == real else f" (of {judged!r})"
-            raise DirectoryNotAllowed(f"{name} {path!r}{leads} {refusal}", field)
+        original = self.original(real)
+        if refusal := self._built_in.refusal(original) or lists.refusal(original):
+            detail = (
+                "" if original == path else f" (which leads to {real!r})" if original == real else f" (of {original!r})"
+            )
+            raise DirectoryNotAllowed(f"{name} {path!r}{detail} {refusal}", field)
         return real
 
     def _directories(self) -> DirectoryLists:
@@ -173,9 +175,9 @@ class WorkdirPolicy:
         allowed, blocked = (tuple(map(os.path.realpath, prefixes)) for prefixes in self._lists)
         return DirectoryLists(allowed, blocked)
 
-    def _own(self) -> str:
+    def _server_directory(self) -> str:
         """Return the server's working directory, or the workspace in the clinvk home if a service started in `/`."""
-        own = _here()
+        own = _current_directory()
         if own != "/":
             return own
         self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -194,10 +196,10 @@ def _resolved(path: str, field: str, name: str) -> str:
     """
     _refuse_long(path, field, name)
     try:
-        return _looked_up(path) or os.path.realpath(path)
+        return _resolve_fast(path) or os.path.realpath(path)
     except (OSError, ValueError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else exc
-        raise InvalidRequest(f"{name} {path!r} cannot be used: {why}", field) from exc
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise InvalidRequest(f"{name} {path!r} cannot be used: {reason}", field) from exc
 
 
 def _refuse_long(path: str, field: str, name: str) -> None:
@@ -206,18 +208,18 @@ def _refuse_long(path: str, field: str, name: str) -> None:
         raise InvalidRequest(f"{name} cannot be used: it has {size} bytes; a path has at most {_PATH_MAX - 1}", field)
 
 
-def _looked_up(path: str) -> str:
+def _resolve_fast(path: str) -> str:
     """Resolve a path with one system call; return an empty text if the kernel does not resolve the path."""
     try:
-        opened = os.open(path, _LOOK)
+        fd = os.open(path, _OPEN_FLAGS)
     except OSError:
         return ""
     try:
-        return os.readlink(f"/proc/self/fd/{opened}")
+        return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:  # not Linux
         return ""
     finally:
-        os.close(opened)
+        os.close(fd)
 
 
 def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> BuiltInBlocks:
@@ -226,30 +228,32 @@ def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[
         own = home(environ)
     except ConfigError:  # a machine without homes
         return BuiltInBlocks()
-    here = {os.path.realpath(path) for path in (_here(), settings.server.default_workdir) if path}
-    folders = {_opened(folder, environ) for backend in registry.values() for folder in backend.folders}
+    start_directories = {
+        os.path.realpath(path) for path in (_current_directory(), settings.server.default_workdir) if path
+    }
+    folders = {_expanded(folder, environ) for backend in registry.values() for folder in backend.folders}
     return BuiltInBlocks(
-        private=_both(str(own), *folders),
-        kept=_both(str(own / _WORKSPACE)),
-        temporary=_both(tempfile.gettempdir()),
-        own=tuple(here if settings.server.default_workdir else here - {"/"}),
+        private=_with_targets(str(own), *folders),
+        kept=_with_targets(str(own / _WORKSPACE)),
+        temporary=_with_targets(tempfile.gettempdir()),
+        own=tuple(start_directories if settings.server.default_workdir else start_directories - {"/"}),
     )
 
 
-def _opened(folder: str, environ: Mapping[str, str]) -> str:
+def _expanded(folder: str, environ: Mapping[str, str]) -> str:
     """Expand `~/…` or `$VARIABLE/…`; return an empty text if the variable is unset."""
     first, slash, rest = folder.partition("/")
     found = environ.get("HOME" if first == "~" else first.removeprefix("$"))
     return f"{found}{slash}{rest}" if found else ""
 
 
-def _both(*paths: str) -> tuple[str, ...]:
+def _with_targets(*paths: str) -> tuple[str, ...]:
     """Return the absolute paths and the targets of symbolic links, without duplicates."""
     found = [path for path in paths if os.path.isabs(path)]
     return tuple(dict.fromkeys([*found, *map(os.path.realpath, found)]))
 
 
-def _here() -> str:
+def _current_directory() -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:  # the directory was removed
@@ -258,10 +262,15 @@ def _here() -> str:
 
 def _check_same(request: RunRequest, session: Session) -> None:
     """Refuse a directory other than the session's: agents bind a conversation to the directory of its first run."""
-    asked, bound = request.workdir, session.working_dir
-    if asked and bound and _resolved(asked, "workdir", "workdir") != os.path.realpath(bound):
+    requested, session_directory = request.workdir, session.working_dir
+    if (
+        requested
+        and session_directory
+        and _resolved(requested, "workdir", "workdir") != os.path.realpath(session_directory)
+    ):
         raise InvalidRequest(
-            f"workdir is {asked!r}, but session {session.id!r} works in {bound!r}; leave workdir out", "workdir"
+            f"workdir is {requested!r}, but session {session.id!r} works in {session_directory!r}; leave workdir out",
+            "workdir",
         )
 
 
@@ -274,8 +283,8 @@ def check_workdir(path: str, field: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except OSError as exc:
-        why = "does not exist" if exc.errno == errno.ENOENT else f"cannot be used: {exc.strerror}"
-        raise InvalidRequest(f"{field} {path!r} {why}", field) from exc
+        reason = "does not exist" if exc.errno == errno.ENOENT else f"cannot be used: {exc.strerror}"
+        raise InvalidRequest(f"{field} {path!r} {reason}", field) from exc
     if not stat.S_ISDIR(mode):
         raise InvalidRequest(f"{field} {path!r} is not a directory", field)
     if not os.access(path, os.R_OK | os.X_OK):

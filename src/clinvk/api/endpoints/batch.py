@@ -64,7 +64,7 @@ class BatchEndpoint(NamedTuple):
         """
         return complete_plan(await self._read(body), self.prompts.settings)
 
-    async def admitted(self, plan: Plan, key_name: str, client: str) -> Plan:
+    async def admit(self, plan: Plan, key_name: str, client: str) -> Plan:
         """Return a plan with every part completed from the settings.
 
         `key_name` is the API key of the request, `client` the owner of the runs in the queue.
@@ -91,12 +91,12 @@ class BatchEndpoint(NamedTuple):
             case "chain":
                 chain = json_bodies.decode(body, _chain)
                 if chain.resume_from:
-                    return await self._resumed(chain, chain.resume_from)
+                    return await self._resume_chain(chain, chain.resume_from)
                 return await run_in_loop_thread(len(body), bodies.chain, chain)
             case "compare":
                 return await run_in_loop_thread(len(body), lambda: bodies.compare(json_bodies.decode(body, _compare)))
 
-    async def _resumed(self, body: bodies.ChainBody, run_id: str) -> Plan:
+    async def _resume_chain(self, body: bodies.ChainBody, run_id: str) -> Plan:
         if body.steps is not None or body.input is not None:
             raise InvalidRequest("resume_from goes on with the steps and the input of its chain", "steps")
         chain = await resume_chain(self.prompts.store, run_id)
@@ -110,9 +110,9 @@ class _Exchange(Exchange):
 
     __slots__ = ("_endpoint", "_is_sse", "_orchestration")
 
-    def __init__(self, endpoint: BatchEndpoint, scope: Scope, receive: Receive, reply: HttpResponse) -> None:
+    def __init__(self, endpoint: BatchEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
         stream_type = batch_answers.stream_type(headers_of(scope))
-        super().__init__(scope, receive, reply, Rest(), stream_type, endpoint.prompts.tick_s)
+        super().__init__(scope, receive, response, Rest(), stream_type, endpoint.prompts.tick_s)
         self._endpoint = endpoint
         self._is_sse = stream_type == sse.MEDIA_TYPE
         self._orchestration: Orchestration | None = None
@@ -120,14 +120,14 @@ class _Exchange(Exchange):
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         endpoint, state = self._endpoint, self._scope["state"]
         requested = await self._read(disconnect)
-        plan = await endpoint.admitted(requested, state["key_name"], state.get("client", ""))
+        plan = await endpoint.admit(requested, state["key_name"], state.get("client", ""))
         async with endpoint.orchestrations.start(plan, requested) as self._orchestration:
             if self._orchestration.id:
                 self._headers = [(b"x-clinvk-run-id", self._orchestration.id.encode())]
             if self._stream_type:
                 await self._open()
                 if self._is_sse:
-                    await self._reply.write(sse.OPENING)
+                    await self._response.write(sse.OPENING)
                 summary = await self._orchestration.drive(EventStream(plan, self._write))
             else:
                 summary = await self._orchestration.drive()
@@ -140,32 +140,32 @@ class _Exchange(Exchange):
         return await self._endpoint.plan(body)
 
     async def _write(self, lines: Iterable[bytes]) -> None:
-        for data in chunked(map(self._framed, lines)):
-            await self._reply.write(data)
+        for data in chunked(map(self._frame, lines)):
+            await self._response.write(data)
 
     async def _end(self, summary: Summary) -> None:
         """Send the answer, or the last line of the stream. The outcome is recorded by then."""
-        if (refusal := _refusal(summary)) and not self._reply.opened:
+        if (refusal := _refusal(summary)) and not self._response.opened:
             raise refusal
         encode = batch_answers.last_line if self._stream_type else batch_answers.whole
         answer = await asyncio.to_thread(encode, summary)
         if self._stream_type:
-            await self._reply.end(self._framed(answer))
+            await self._response.end(self._frame(answer))
         else:
-            await self._reply.send(200, Rest.result_type, answer, self._headers)
+            await self._response.send(200, Rest.result_type, answer, self._headers)
 
-    def _last_piece(self, error: ClinvkError) -> bytes:
+    def _error_piece(self, error: ClinvkError) -> bytes:
         run_id = self._orchestration.id if self._orchestration else ""
-        return self._framed(batch_answers.error_line(run_id, error, time.time()))
+        return self._frame(batch_answers.error_line(run_id, error, time.time()))
 
-    def _framed(self, lines: bytes) -> bytes:
+    def _frame(self, lines: bytes) -> bytes:
         """Return lines of JSON in the format of the stream."""
         return b"".join(map(sse.frame, lines.splitlines())) if self._is_sse else lines
 
     async def _keep_alive(self) -> None:
         """Send the status 200 and then insignificant bytes while the answer takes long."""
-        if self._orchestration and self._reply.is_quiet(2 * self._tick_s):
-            await self._reply.keep_alive(sse.PULSE if self._is_sse else unified.PULSE)
+        if self._orchestration and self._response.is_quiet(2 * self._tick_s):
+            await self._response.keep_alive(sse.PULSE if self._is_sse else unified.PULSE)
             await self._open()
 
 

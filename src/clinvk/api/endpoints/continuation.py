@@ -21,30 +21,30 @@ from clinvk.types.session import Session
 
 _PREFIX = "chat:"
 _PLAIN = re.compile(r"[!-~]{1,90}")
-_LOOKED_AT = 5
+_MAX_CANDIDATES = 5
 """How many sessions of one conversation to check, newest first. Going back in a conversation makes several sessions."""
 
 
-async def find_session(store: SessionStore, request: RunRequest, chat: Chat, begins_anew: bool = False) -> RunRequest:
+async def find_session(store: SessionStore, request: RunRequest, chat: Chat, new_session: bool = False) -> RunRequest:
     """Return a request that resumes the session of the conversation, or starts a session.
 
-    With `begins_anew`, start a session in any case, because another request resumes the stored session.
+    With `new_session`, start a session in any case, because another request resumes the stored session.
 
     A request without an earlier answer, in a conversation that has a session, is ephemeral: clients send such requests
     to get a title, or to replace the first answer.
     """
     tag = _tag(chat.name)
     request = replace(request, answer_as={**request.answer_as, "clinvk_chat": chat.digest})
-    kept = (await store.sessions(SessionQuery(tag=tag, backend=request.backend, limit=_LOOKED_AT))).items
-    begun = replace(request, tags=(*request.tags, tag))
+    sessions = (await store.sessions(SessionQuery(tag=tag, backend=request.backend, limit=_MAX_CANDIDATES))).items
+    new = replace(request, tags=(*request.tags, tag))
     answered = chat.answered
     if answered is None:
-        return replace(request, ephemeral=True) if kept else begun
-    for session in () if begins_anew else kept:
-        if await _has(store, session, answered):
+        return replace(request, ephemeral=True) if sessions else new
+    for session in () if new_session else sessions:
+        if await _matches(store, session, answered):
             latest = answered.latest
             return replace(request, prompt=latest.prompt, images=latest.images, session_id=session.id)
-    return begun
+    return new
 
 
 def _tag(name: str) -> str:
@@ -52,7 +52,7 @@ def _tag(name: str) -> str:
     return _PREFIX + (name if _PLAIN.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest())
 
 
-async def _has(store: SessionStore, session: Session, answered: AnsweredChat) -> bool:
+async def _matches(store: SessionStore, session: Session, answered: AnsweredChat) -> bool:
     """Return whether the newest turn of a session gave the answer; clients may send thinking before the output."""
     runs = (await store.runs(RunQuery(session_id=session.id, limit=1))).items
     output = runs[0].output.strip() if runs else ""
@@ -69,14 +69,14 @@ _MAX_TURNS = 1000
 
 
 async def continue_previous(
-    store: SessionStore, request: RunRequest, previous: Previous, holds_system: bool, begins_anew: bool = False
+    store: SessionStore, request: RunRequest, previous: Previous, holds_system: bool, new_session: bool = False
 ) -> RunRequest:
     """Return a request, completed from the settings, that continues after an earlier run.
 
     System messages in the input stay in force until the client sends other system messages. The request resumes the
     session of the run if the run is the newest turn. Otherwise the request starts a session and sends the conversation
     again: if the conversation has newer turns, if the request is ephemeral or for another backend, or with
-    `begins_anew`.
+    `new_session`.
 
     With `holds_system`, a session whose newest turn has finished keeps its earlier system messages. The agent does not
     get the messages again; the run stores them in `answer_as` for requests that continue after the run.
@@ -84,22 +84,22 @@ async def continue_previous(
     Raises:
         PreviousNotFound: the run does not exist, was not stored, or is not complete.
     """
-    run, session = await _found(store, previous)
-    own = system_prompt((previous.instructions, *previous.conversation.system))
-    before = "" if system_prompt(previous.conversation.system) else _system(run, previous)
-    system = system_prompt((own or "", before)) or request.system_prompt
-    can_go_on = session.backend_session_id and session.backend == request.backend and not request.ephemeral
-    if can_go_on and not begins_anew and await _is_newest(store, run):
-        if before and holds_system and run.state == "finished":
-            system = own
-            request = replace(request, answer_as={**request.answer_as, "clinvk_system": before})
+    run, session = await _find_previous(store, previous)
+    given = system_prompt((previous.instructions, *previous.conversation.system))
+    kept_system = "" if system_prompt(previous.conversation.system) else _system(run, previous)
+    system = system_prompt((given or "", kept_system)) or request.system_prompt
+    can_resume = session.backend_session_id and session.backend == request.backend and not request.ephemeral
+    if can_resume and not new_session and await _is_newest(store, run):
+        if kept_system and holds_system and run.state == "finished":
+            system = given
+            request = replace(request, answer_as={**request.answer_as, "clinvk_system": kept_system})
         return replace(request, session_id=session.id, system_prompt=system)
     request = replace(request, system_prompt=system)
     earlier = await _earlier(store, session, run)
-    said = [turn for each in (*earlier, run) for turn in _said(each)]
-    conversation = replace(previous.conversation, turns=(*said, *previous.conversation.turns))
-    again = told(conversation, field=previous.field)
-    return replace(request, prompt=again.prompt, images=again.images, workdir=request.workdir or run.workdir or None)
+    earlier_turns = [turn for each in (*earlier, run) for turn in _turns(each)]
+    conversation = replace(previous.conversation, turns=(*earlier_turns, *previous.conversation.turns))
+    prompt = told(conversation, field=previous.field)
+    return replace(request, prompt=prompt.prompt, images=prompt.images, workdir=request.workdir or run.workdir or None)
 
 
 async def _earlier(store: SessionStore, session: Session, run: RunRecord) -> list[RunRecord]:
@@ -124,7 +124,7 @@ async def _is_newest(store: SessionStore, run: RunRecord) -> bool:
     return [turn.id for turn in newest] == [run.id]
 
 
-async def _found(store: SessionStore, previous: Previous) -> tuple[RunRecord, Session]:
+async def _find_previous(store: SessionStore, previous: Previous) -> tuple[RunRecord, Session]:
     try:
         run = await store.run(previous.run_id)
     except RunNotFound:
@@ -144,7 +144,7 @@ def _system(run: RunRecord, previous: Previous) -> str:
             return previous.system(run)
 
 
-def _said(run: RunRecord) -> list[Turn]:
+def _turns(run: RunRecord) -> list[Turn]:
     """Return the turns of a run. The store has no images; new images take over their numbers."""
     answer = [Turn("assistant", (run.output,))] if run.output else []
     return [Turn("user", (without_images(run.prompt),)), *answer]

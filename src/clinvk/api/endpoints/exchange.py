@@ -30,14 +30,14 @@ class Exchange:
     for a response in one piece.
     """
 
-    __slots__ = ("_dialect", "_headers", "_receive", "_reply", "_scope", "_stream_type", "_tick_s")
+    __slots__ = ("_dialect", "_headers", "_receive", "_response", "_scope", "_stream_type", "_tick_s")
 
     def __init__(
-        self, scope: Scope, receive: Receive, reply: HttpResponse, dialect: Dialect, stream_type: str, tick_s: float
+        self, scope: Scope, receive: Receive, response: HttpResponse, dialect: Dialect, stream_type: str, tick_s: float
     ) -> None:
         self._scope = scope
         self._receive = receive
-        self._reply = reply
+        self._response = response
         self._dialect = dialect
         self._stream_type = stream_type
         self._tick_s = tick_s
@@ -46,7 +46,7 @@ class Exchange:
     async def serve(self) -> None:
         """Send the response, or until the client disconnects."""
         try:
-            async with DisconnectWatch(self._receive, self._reply, self._wait_s, self._keep_alive) as disconnect:
+            async with DisconnectWatch(self._receive, self._response, self._wait_s, self._keep_alive) as disconnect:
                 try:
                     await self._answer(disconnect)
                 except ClinvkError as error:
@@ -54,7 +54,7 @@ class Exchange:
                 except ClientDisconnected:
                     raise
                 except Exception as exc:
-                    if not self._reply.ended:
+                    if not self._response.ended:
                         await self._refuse(self._internal(exc))
                     raise
         except ClientDisconnected as gone:
@@ -68,7 +68,7 @@ class Exchange:
         """Send insignificant bytes if the response has been quiet for long. Called every `_wait_s()`."""
         raise NotImplementedError
 
-    def _last_piece(self, error: ClinvkError) -> bytes:
+    def _error_piece(self, error: ClinvkError) -> bytes:
         """Return the last piece of a stream that ends with an error."""
         raise NotImplementedError
 
@@ -81,13 +81,13 @@ class Exchange:
 
     async def _open(self, cache: bytes = NO_STORE) -> None:
         if self._stream_type:
-            await self._reply.open(200, self._stream_type, [NO_BUFFERING, *self._headers], cache)
+            await self._response.open(200, self._stream_type, [NO_BUFFERING, *self._headers], cache)
         else:
-            await self._reply.open(200, self._dialect.result_type, self._headers)
+            await self._response.open(200, self._dialect.result_type, self._headers)
 
     async def _refuse(self, error: ClinvkError) -> None:
-        if self._reply.opened and self._stream_type:
-            await self._reply.end(self._last_piece(error))
+        if self._response.opened and self._stream_type:
+            await self._response.end(self._error_piece(error))
             return
         status, body, headers = refusal(error, self._dialect, self._scope)
-        await self._reply.send(status, self._dialect.error_type, body, [*headers, *self._headers])
+        await self._response.send(status, self._dialect.error_type, body, [*headers, *self._headers])

@@ -57,32 +57,32 @@ class BackendInventory:
         self._environ = environ
         self._ask_version = ask_version
         self._registry = registry
-        self._allowance = RequestPolicy(settings, registry)
+        self._policy = RequestPolicy(settings, registry)
         self._versions: dict[tuple[str, str, int], str | None] = {}
         self._unknown: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
 
-    def look(self) -> list[BackendInfo]:
+    def backends(self) -> list[BackendInfo]:
         """Return the current state of all backends that requests may run."""
-        return [self._info(each) for each in self._registry.values() if self._allowance.has_backend(each.name)]
+        return [self._info(each) for each in self._registry.values() if self._policy.has_backend(each.name)]
 
     def has_model(self, backend: str, model: str) -> bool:
         """Return whether requests may choose a model of a backend."""
-        return self._allowance.has_model(backend, model)
+        return self._policy.has_model(backend, model)
 
-    async def learn(self) -> None:
+    async def query_versions(self) -> None:
         """Query the versions of the CLIs found by `look`, one CLI at a time, until cancelled."""
-        self.look()
+        self.backends()
         while True:
             name, path, mtime = await self._unknown.get()
             self._versions[name, path, mtime] = await self._ask_version(self._registry[name], path)
 
     def _info(self, backend: Backend) -> BackendInfo:
-        own = self._settings.backend(backend.name)
+        settings = self._settings.backend(backend.name)
         path = executables.find(backend, self._settings, self._environ)
         return BackendInfo(
             name=backend.name,
-            available=own.enabled and path is not None,
-            enabled=own.enabled,
+            available=settings.enabled and path is not None,
+            enabled=settings.enabled,
             models=tuple(model for model in backend.models if self.has_model(backend.name, model)),
             capabilities=backend.capabilities,
             path=path,
@@ -198,12 +198,12 @@ class HealthEndpoints:
         self._key_policy = key_policy
         self._warning = warning
         self._since = time.monotonic()
-        self._trouble = ""
+        self._last_error = ""
 
     async def backends(self, request: Request) -> BackendList:
         """List the agent CLIs."""
         key_name: str = request.state.key_name
-        found = [info for info in self._inventory.look() if self._key_policy.has_backend(key_name, info.name)]
+        found = [info for info in self._inventory.backends() if self._key_policy.has_backend(key_name, info.name)]
         return BackendList(found)
 
     async def health(self, _: Request) -> Response:
@@ -222,7 +222,7 @@ class HealthEndpoints:
         return Alive()
 
     async def _health(self) -> Health:
-        backends = [BackendHealth(info.name, info.available) for info in self._inventory.look()]
+        backends = [BackendHealth(info.name, info.available) for info in self._inventory.backends()]
         store = await self._store_health()
         damage = self._store.damage
         any_backend = any(backend.available for backend in backends)
@@ -230,7 +230,7 @@ class HealthEndpoints:
         return Health(
             status="unhealthy" if not store.available else "ok" if any_backend and not damage else "degraded",
             version=__version__,
-            uptime=_spoken(int(uptime_s)),
+            uptime=_format_uptime(int(uptime_s)),
             uptime_ms=int(uptime_s * 1000),
             backends=backends,
             session_store=store,
@@ -245,16 +245,16 @@ class HealthEndpoints:
             count = await self._store.count()
         except (ClinvkError, OSError) as exc:
             self._log("unhealthy", str(exc))
-            why = exc.message if isinstance(exc, ClinvkError) else exc.strerror or type(exc).__name__
-            return StoreHealth(available=False, session_count=0, error=_without_path(why))
+            message = exc.message if isinstance(exc, ClinvkError) else exc.strerror or type(exc).__name__
+            return StoreHealth(available=False, session_count=0, error=_without_path(message))
         self._log("degraded", self._store.damage)
         return StoreHealth(available=True, session_count=count)
 
-    def _log(self, status: str, trouble: str) -> None:
+    def _log(self, status: str, error: str) -> None:
         """Log trouble of the store once."""
-        if trouble and trouble != self._trouble:
-            logger.warning("%s: %s", status, trouble)
-        self._trouble = trouble
+        if error and error != self._last_error:
+            logger.warning("%s: %s", status, error)
+        self._last_error = error
 
 
 def _without_path(message: str) -> str:
@@ -263,7 +263,7 @@ def _without_path(message: str) -> str:
     return message[path.end() :] if path else message
 
 
-def _spoken(seconds: int) -> str:
+def _format_uptime(seconds: int) -> str:
     hours, rest = divmod(seconds, 3600)
     minutes, seconds = divmod(rest, 60)
     shown = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""

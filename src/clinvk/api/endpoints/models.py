@@ -63,7 +63,7 @@ class ModelEndpoints(NamedTuple):
 
     def _names(self, request: Request) -> Iterator[tuple[str, str]]:
         key_name: str = request.state.key_name
-        for backend in self.inventory.look():
+        for backend in self.inventory.backends():
             if backend.available and self.key_policy.has_backend(key_name, backend.name):
                 yield backend.name, backend.name
                 yield from ((f"{backend.name}/{model}", backend.name) for model in backend.models)

@@ -27,10 +27,10 @@ from clinvk.api.http.response import (
     Header,
     HttpResponse,
     chunked,
-    forget_headers,
+    drop_decoded_headers,
     headers_of,
-    prepared,
     read_json,
+    within_prepare_timeout,
 )
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend, describe
@@ -75,7 +75,7 @@ class PromptEndpoint(NamedTuple):
     registry: Mapping[str, Backend]
     tick_s: float = TICK_S
     hold_s: float = HOLD_S
-    spelled_out: ExpandReferences | None = None
+    expand_references: ExpandReferences | None = None
 
     @property
     def policy(self) -> RequestPolicy:
@@ -86,10 +86,10 @@ class PromptEndpoint(NamedTuple):
         """Serve a request until its end or until the client disconnects."""
         return _PromptRequest(self, scope, receive, HttpResponse(send, self.settings.server.write_timeout_secs)).serve()
 
-    async def admit(self, call: Call, key_name: str, client: str, begins_anew: bool = False) -> RunRequest:
+    async def admit(self, call: Call, key_name: str, client: str, new_session: bool = False) -> RunRequest:
         """Complete a request from its session and the settings.
 
-        `key_name` is the key of the request, `client` the owner of the run in the queue. With `begins_anew` the request
+        `key_name` is the key of the request, `client` the owner of the run in the queue. With `new_session` the request
         continues a session only if it names one.
 
         Raises:
@@ -99,11 +99,13 @@ class PromptEndpoint(NamedTuple):
             InvalidRequest: a directory cannot be used, or the policy or the key refuses the request.
             ResourcesExhausted: the preparation took too long.
         """
-        admitted = self._admit(call, key_name, client, begins_anew)
+        admitted = self._admit(call, key_name, client, new_session)
         reads_store = self.dialect.is_model_api or call.request.session_id or key_name
-        return await (prepared(admitted) if reads_store else admitted)  # directory look-ups have a separate deadline
+        return await (
+            within_prepare_timeout(admitted) if reads_store else admitted
+        )  # directory look-ups have a separate deadline
 
-    async def _admit(self, call: Call, key_name: str, client: str, begins_anew: bool) -> RunRequest:
+    async def _admit(self, call: Call, key_name: str, client: str, new_session: bool) -> RunRequest:
         request = call.request
         session = await self.store.session(request.session_id) if request.session_id else None
         if session:
@@ -113,7 +115,7 @@ class PromptEndpoint(NamedTuple):
         backend = backends.backend_named(request.backend, self.registry)
         request = self.policy.completed(request)
         if self.dialect.is_model_api:
-            request, session = await self._placed(call, request, session, backend.holds_system, begins_anew)
+            request, session = await self._find_session(call, request, session, backend.holds_system, new_session)
         request = await self.workdirs.settled(request, session)
         if session:
             request = replace(request, workdir=session.working_dir or None)
@@ -127,8 +129,8 @@ class PromptEndpoint(NamedTuple):
         backend, model = backends.resolve_model(request.model or "", default, self.registry)
         return replace(request, backend=backend, model=model)
 
-    async def _placed(
-        self, call: Call, request: RunRequest, session: Session | None, holds_system: bool, begins_anew: bool
+    async def _find_session(
+        self, call: Call, request: RunRequest, session: Session | None, holds_system: bool, new_session: bool
     ) -> tuple[RunRequest, Session | None]:
         """Find the session of a request that names an earlier run, or sends the whole conversation.
 
@@ -136,10 +138,10 @@ class PromptEndpoint(NamedTuple):
         """
         if call.previous:
             request = await continuation.continue_previous(
-                self.store, request, call.previous, holds_system, begins_anew
+                self.store, request, call.previous, holds_system, new_session
             )
         elif call.chat:
-            request = await continuation.find_session(self.store, request, call.chat, begins_anew)
+            request = await continuation.find_session(self.store, request, call.chat, new_session)
         if (count := len(request.images)) > MAX_IMAGES:
             raise InvalidRequest(f"images has {count} images; at most {MAX_IMAGES} are allowed", "images")
         if request.session_id and session is None:
@@ -152,8 +154,8 @@ class _PromptRequest(Exchange):
 
     __slots__ = ("_call", "_encoder", "_endpoint", "_run")
 
-    def __init__(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, reply: HttpResponse) -> None:
-        super().__init__(scope, receive, reply, endpoint.dialect, "", endpoint.tick_s)
+    def __init__(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
+        super().__init__(scope, receive, response, endpoint.dialect, "", endpoint.tick_s)
         self._endpoint = endpoint
         self._call: Call | None = None
         self._run: Run | None = None
@@ -174,11 +176,11 @@ class _PromptRequest(Exchange):
         """Read and parse the request. Body and headers are freed afterwards: a run may take an hour."""
         endpoint = self._endpoint
         body = await read_json(self._scope, self._receive, endpoint.settings.server)
-        if endpoint.spelled_out:
-            body = await endpoint.spelled_out(body, endpoint.settings.server.max_request_body_bytes)
+        if endpoint.expand_references:
+            body = await endpoint.expand_references(body, endpoint.settings.server.max_request_body_bytes)
         call = self._call = await run_in_loop_thread(len(body), self._dialect.parse, body, headers_of(self._scope))
         self._stream_type = self._dialect.stream_type if call.stream else ""
-        forget_headers(self._scope)
+        drop_decoded_headers(self._scope)
         return call
 
     async def _run_prompt(self, parsed: Call, disconnect: DisconnectWatch) -> None:
@@ -187,21 +189,21 @@ class _PromptRequest(Exchange):
         admit = partial(endpoint.admit, parsed, state["key_name"], state.get("client", ""))
         call = self._call = replace(parsed, request=await admit())
         if call.dry_run or endpoint.settings.unified_flags.dry_run:
-            await self._show(call)
+            await self._respond_dry_run(call)
             return
         try:
-            await self._carry_out(call, disconnect)
+            await self._run_call(call, disconnect)
             return
         except SessionBusy:
             if self._run or parsed.request.session_id or not (parsed.previous or parsed.chat):
                 raise
         # Another request has resumed the session first.
-        call = self._call = replace(parsed, request=await admit(begins_anew=True))
-        await self._carry_out(call, disconnect)
+        call = self._call = replace(parsed, request=await admit(new_session=True))
+        await self._run_call(call, disconnect)
 
-    async def _carry_out(self, call: Call, disconnect: DisconnectWatch) -> None:
+    async def _run_call(self, call: Call, disconnect: DisconnectWatch) -> None:
         runs = self._endpoint.runs
-        async with _kept(runs, call.request) if call.detach else runs.run(call.request) as run:
+        async with _started(runs, call.request) if call.detach else runs.run(call.request) as run:
             logs.note(run_id=run.id)
             if call.detach:
                 disconnect.watch()  # only now: a client that leaves earlier still has its run started
@@ -214,7 +216,7 @@ class _PromptRequest(Exchange):
             if call.stream:
                 await self._stream(call, run)
             else:
-                await self._whole(call, run)
+                await self._respond(call, run)
 
     async def _accept(self, call: Call, run: Run) -> None:
         """Respond with the location of the run, and let the run continue in the background."""
@@ -222,10 +224,10 @@ class _PromptRequest(Exchange):
         facts = replace(run_facts(run), queue_position=run.queue_position)
         body = self._dialect.accepted(call, facts, run.state)
         if self._dialect.is_model_api:
-            await self._reply.send(200, self._dialect.result_type, body, _headers(call, run))
+            await self._response.send(200, self._dialect.result_type, body, _headers(call, run))
             return
         headers = [(b"location", f"{RUNS_PATH}/{run.id}".encode()), (b"preference-applied", b"respond-async")]
-        await self._reply.send(202, self._dialect.result_type, body, headers)
+        await self._response.send(202, self._dialect.result_type, body, headers)
 
     async def _stream(self, call: Call, run: Run) -> None:
         held: list[Logged] = []
@@ -234,26 +236,26 @@ class _PromptRequest(Exchange):
             if is_held:
                 if self._dialect.is_model_api:
                     held += batch
-                    if not (batch := self._released(call, run, held)):
+                    if not (batch := self._release(call, run, held)):
                         continue
                 self._raise_if_never_started(call, run, batch[0].event)
                 is_held = False
                 await self._open()
-            encoder = self._encoding(call, run)
+            encoder = self._get_encoder(call, run)
             for data in chunked(encoder.feed(event, at) for _, at, event in batch):
-                await self._reply.write(data)
+                await self._response.write(data)
             data = b""  # free the piece while waiting for the next batch
-        await self._reply.end()
+        await self._response.end()
 
-    async def _whole(self, call: Call, run: Run) -> None:
+    async def _respond(self, call: Call, run: Run) -> None:
         result = await run.result()
         self._raise_if_never_started(call, run, result.ending)
         if self._dialect.is_model_api and result.error:
             raise self._failure(result.error, has_acted=bool(result.tool_calls))
         body = self._dialect.result(call, result, run_facts(run))
-        await self._reply.send(200, self._dialect.result_type, body, self._headers)
+        await self._response.send(200, self._dialect.result_type, body, self._headers)
 
-    async def _show(self, call: Call) -> None:
+    async def _respond_dry_run(self, call: Call) -> None:
         """Respond to a dry run as if the agent had answered with its command line."""
         request = call.request
         launch = await self._endpoint.runs.plan(request)
@@ -264,12 +266,12 @@ class _PromptRequest(Exchange):
         )
         if not call.stream:
             result = RunResult(text=command, started=started, ending=ending, said=(TextDelta(command),))
-            await self._reply.send(200, self._dialect.result_type, self._dialect.result(call, result, facts))
+            await self._response.send(200, self._dialect.result_type, self._dialect.result(call, result, facts))
             return
         encoder = self._encoder = self._dialect.encoder(call, facts)
         await self._open()
         at = time.time()
-        await self._reply.end(b"".join(encoder.feed(event, at) for event in (started, TextDelta(command), ending)))
+        await self._response.end(b"".join(encoder.feed(event, at) for event in (started, TextDelta(command), ending)))
 
     async def _open(self, cache: bytes = NO_STORE) -> None:
         await super()._open(NO_TRANSFORM if self._dialect.is_model_api else cache)
@@ -284,10 +286,10 @@ class _PromptRequest(Exchange):
         if encoder is None:
             assert self._call
             assert self._run, "a stream is opened for a run"
-            encoder = self._encoding(self._call, self._run)
+            encoder = self._get_encoder(self._call, self._run)
         return encoder.feed(RunFailed(error.code, error.message), time.time())
 
-    def _encoding(self, call: Call, run: Run) -> Encoder:
+    def _get_encoder(self, call: Call, run: Run) -> Encoder:
         """Return the encoder of the stream."""
         if self._encoder is None:
             self._encoder = self._dialect.encoder(call, run_facts(run))
@@ -298,7 +300,7 @@ class _PromptRequest(Exchange):
 
         A run cancelled in the queue is reported in the body if the dialect has no status for cancellation.
         """
-        if self._reply.opened or run.started_at is not None or not isinstance(event, RunFailed):
+        if self._response.opened or run.started_at is not None or not isinstance(event, RunFailed):
             return
         if run.refusal:
             raise run.refusal
@@ -307,20 +309,20 @@ class _PromptRequest(Exchange):
         if self._dialect.is_model_api and not call.fails_in_stream:
             raise self._failure(event, has_acted=False)
 
-    def _released(self, call: Call, run: Run, held: list[Logged]) -> list[Logged]:
+    def _release(self, call: Call, run: Run, held: list[Logged]) -> list[Logged]:
         """Return the held events once the start has succeeded or failed, or the status was sent; else an empty list.
 
         Raises:
             ClinvkError: the agent failed after its start.
         """
-        if self._reply.opened:
+        if self._response.opened:
             return held
-        telling = next((event for _, _, event in held if vendor.tells_something(event)), None)
-        if not isinstance(telling, RunFailed) or run.started_at is None:
-            return held if telling else []
-        if call.fails_in_stream and not vendor.may_ask_again(telling.code, has_acted=False):
+        first = next((event for _, _, event in held if vendor.tells_something(event)), None)
+        if not isinstance(first, RunFailed) or run.started_at is None:
+            return held if first else []
+        if call.fails_in_stream and not vendor.may_ask_again(first.code, has_acted=False):
             return held
-        raise self._failure(telling, has_acted=False)
+        raise self._failure(first, has_acted=False)
 
     def _failure(self, failed: RunFailed, has_acted: bool) -> ClinvkError:
         """Return the error of a failed agent. Add a header if the client must not retry."""
@@ -329,32 +331,32 @@ class _PromptRequest(Exchange):
         return failure(failed.code, failed.message)
 
     def _wait_s(self) -> float:
-        return _OPENING_TICK_S if self._stream_type and not self._reply.opened else self._tick_s
+        return _OPENING_TICK_S if self._stream_type and not self._response.opened else self._tick_s
 
     async def _keep_alive(self) -> None:
         """Send status 200 once the agent runs or has been queued for long; then send keep-alives."""
         run = self._run
-        if run is None or (self._holds(run) and time.time() - run.created_at < self._endpoint.hold_s):
+        if run is None or (self._is_status_open(run) and time.time() - run.created_at < self._endpoint.hold_s):
             return
         if self._dialect.is_model_api and not self._stream_type:
             return
         quiet_s = 2 * self._tick_s
-        if self._stream_type and not self._reply.opened:
+        if self._stream_type and not self._response.opened:
             await self._open()
             quiet_s = 0.0 if isinstance(self._dialect, SupportsKeepAlive) else quiet_s
-        if self._reply.is_quiet(quiet_s):
-            await self._reply.keep_alive(self._pulse(run))
+        if self._response.is_quiet(quiet_s):
+            await self._response.keep_alive(self._pulse(run))
             await self._open()
 
     def _pulse(self, run: Run) -> bytes:
         """Return a keep-alive. The caller must send it: the encoder has counted the event."""
         if self._call and self._call.stream and isinstance(self._dialect, SupportsKeepAlive):
-            return self._dialect.kept_alive(self._encoding(self._call, run))
+            return self._dialect.kept_alive(self._get_encoder(self._call, run))
         return self._dialect.pulse
 
-    def _holds(self, run: Run) -> bool:
+    def _is_status_open(self, run: Run) -> bool:
         """Return whether the first event decides the status."""
-        return run.started_at is None or (self._dialect.is_model_api and not self._reply.opened)
+        return run.started_at is None or (self._dialect.is_model_api and not self._response.opened)
 
 
 def _headers(call: Call, run: Run) -> list[Header]:
@@ -368,6 +370,6 @@ def _headers(call: Call, run: Run) -> list[Header]:
 
 
 @asynccontextmanager
-async def _kept(runs: Runs, request: RunRequest) -> AsyncGenerator[Run]:
+async def _started(runs: Runs, request: RunRequest) -> AsyncGenerator[Run]:
     """Start a run that continues after the end of the context."""
     yield await runs.start(request)

@@ -30,16 +30,16 @@ class ResponseEndpoints(NamedTuple):
         """Show a stored response."""
         if request.query_params.get("stream") == "true":
             raise InvalidRequest("stream is not supported here: only a response that is being made streams", "stream")
-        return await self._again(*await self._found(request.path_params["id"]))
+        return await self._rebuild(*await self._find(request.path_params["id"]))
 
     async def cancel(self, request: Request) -> response_object.Response:
         """Cancel a response that is being made. An ended response is unchanged."""
         refuse_foreign(request.scope)
-        run, told = await self._found(request.path_params["id"])
+        run, stored_part = await self._find(request.path_params["id"])
         await self.runs.cancel(run.id)
-        return await self._again(await self.store.run(run.id), told)
+        return await self._rebuild(await self.store.run(run.id), stored_part)
 
-    async def spelled_out(self, body: bytes, max_bytes: int) -> bytes:
+    async def expand_references(self, body: bytes, max_bytes: int) -> bytes:
         """Return the body of a request, with references to earlier answers replaced by the answers.
 
         Raises:
@@ -52,7 +52,7 @@ class ResponseEndpoints(NamedTuple):
         size = len(body)
         for run_id, ids in names.items():
             try:
-                response = await self._again(*await self._found(stored.response_id(run_id)))
+                response = await self._rebuild(*await self._find(stored.response_id(run_id)))
             except RunNotFound:
                 break  # one missing response is enough to refuse the request
             items = {item.id: _encode(item) for item in response.output if item.id in ids}
@@ -62,7 +62,7 @@ class ResponseEndpoints(NamedTuple):
             found |= items
         return await run_in_loop_thread(len(body), stored.spelled_out, body, found)
 
-    async def _found(self, response_id: str) -> tuple[RunRecord, Kept]:
+    async def _find(self, response_id: str) -> tuple[RunRecord, Kept]:
         """Return the run of a response, and the stored part of the response."""
         not_found = RunNotFound(f"Response with id {response_id!r} not found.")
         run_id = stored.run_id(response_id)
@@ -72,10 +72,10 @@ class ResponseEndpoints(NamedTuple):
             run = await self.store.run(run_id)
         except RunNotFound:
             raise not_found from None
-        if (told := stored.of(run)) is None:
+        if (stored_part := stored.of(run)) is None:
             raise not_found
-        return run, told
+        return run, stored_part
 
-    async def _again(self, run: RunRecord, told: Kept) -> response_object.Response:
-        batches = [] if run.state in UNDER_WAY else [batch async for batch in self.viewers.kept(run)]
-        return stored.again(run, told, [event for batch in batches for _, _, event in batch])
+    async def _rebuild(self, run: RunRecord, stored_part: Kept) -> response_object.Response:
+        batches = [] if run.state in UNDER_WAY else [batch async for batch in self.viewers.stored_events(run)]
+        return stored.again(run, stored_part, [event for batch in batches for _, _, event in batch])

@@ -44,46 +44,46 @@ class RunEndpoints(NamedTuple):
     orchestrations: Callable[[], "Orchestrations"]
     registry: Mapping[str, Backend]
 
-    async def all(self, _: Request, asked: views.RunListing) -> views.RunList:
+    async def all(self, _: Request, query: views.RunListing) -> views.RunList:
         """List runs, newest first."""
-        check_backend(asked.backend, self.registry)
-        if asked.session_id:
-            asked = replace(asked, session_id=(await self.store.session(asked.session_id)).id)
-        if asked.parent_id:
-            asked = replace(asked, parent_id=(await self.store.run(asked.parent_id)).id)
-        page = await self.store.runs(RunQuery(**asdict(asked)))
-        return views.RunList(runs=[*map(views.run_item, page.items)], **paging(page, asked))
+        check_backend(query.backend, self.registry)
+        if query.session_id:
+            query = replace(query, session_id=(await self.store.session(query.session_id)).id)
+        if query.parent_id:
+            query = replace(query, parent_id=(await self.store.run(query.parent_id)).id)
+        page = await self.store.runs(RunQuery(**asdict(query)))
+        return views.RunList(runs=[*map(views.run_item, page.items)], **paging(page, query))
 
     async def one(self, request: Request) -> views.RunView:
         """Show a run, with its parts."""
-        return await self._shown(request.path_params["id"])
+        return await self._view(request.path_params["id"])
 
     async def cancel(self, request: Request) -> views.RunView:
         """Cancel a run of this server, with all of its parts, and wait for its end."""
         refuse_foreign(request.scope)
         run = await self.store.run(request.path_params["id"])
         live = self.runs.live(run.id)
-        if run.kind != "prompt" and (whole := self.orchestrations().live(run.id)):
-            await whole.cancel()
+        if run.kind != "prompt" and (orchestration := self.orchestrations().live(run.id)):
+            await orchestration.cancel()
         elif live and live.state in UNDER_WAY:
             await self.runs.cancel(run.id)
         else:
-            raise NotCancellable(_why_not(await self.store.run(run.id)))
-        return await self._shown(run.id)
+            raise NotCancellable(_not_cancellable_reason(await self.store.run(run.id)))
+        return await self._view(run.id)
 
-    async def _shown(self, reference: str) -> views.RunView:
+    async def _view(self, reference: str) -> views.RunView:
         """Show a run with its first parts; a list would begin with the newest."""
         run = await self.store.run(reference)
         if run.kind == "prompt":
             live = self.runs.live(run.id)
             return views.run_view(run, queue_position=live.queue_position if live else None)
         page = await self.store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS))
-        if (over := page.total - views.SHOWN_PARTS) > 0:
-            page = await self.store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS, offset=over))
+        if (offset := page.total - views.SHOWN_PARTS) > 0:
+            page = await self.store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS, offset=offset))
         return views.run_view(run, page.items, page.total)
 
 
-def _why_not(run: RunRecord) -> str:
+def _not_cancellable_reason(run: RunRecord) -> str:
     if run.state in UNDER_WAY:
         return f"run {run.id!r} goes on in another clinvk; it can be cancelled only there"
     return f"run {run.id!r} has ended already: it is {run.state}"
@@ -95,12 +95,12 @@ class UsageEndpoint(NamedTuple):
     store: SessionStore
     registry: Mapping[str, Backend]
 
-    async def all(self, _: Request, asked: usage.UsageListing) -> usage.UsageList:
+    async def all(self, _: Request, query: usage.UsageListing) -> usage.UsageList:
         """Sum the usage of runs by day, key, backend and model."""
-        check_backend(asked.backend, self.registry)
-        span = usage.span(asked, datetime.now(UTC).date())
-        rows = await self.store.usage(span.since, asked.key)
-        return await asyncio.to_thread(usage.summary, rows, asked, span)
+        check_backend(query.backend, self.registry)
+        span = usage.span(query, datetime.now(UTC).date())
+        rows = await self.store.usage(span.since, query.key)
+        return await asyncio.to_thread(usage.summary, rows, query, span)
 
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class RunEventsEndpoint(NamedTuple):
     store: SessionStore
     settings: ServerSettings
     stopping: asyncio.Event
-    is_here: Callable[[str], bool] = lambda _: False
+    is_local_orchestration: Callable[[str], bool] = lambda _: False
     tick_s: float = TICK_S
     poll_s: float = POLL_S
 
@@ -128,7 +128,7 @@ class RunEventsEndpoint(NamedTuple):
         """Serve a viewer until the end of the run or until the viewer disconnects."""
         await _EventsRequest(self, scope, receive, HttpResponse(send, self.settings.write_timeout_secs)).serve()
 
-    async def kept(self, run: RunRecord) -> AsyncIterator[Sequence[Logged]]:
+    async def stored_events(self, run: RunRecord) -> AsyncIterator[Sequence[Logged]]:
         """Yield the stored events of a run until the end; poll the store while the run is under way in another clinvk.
 
         Raises:
@@ -136,7 +136,9 @@ class RunEventsEndpoint(NamedTuple):
         """
         last, had_ended = 0, run.state not in UNDER_WAY
         while True:
-            is_here = run.kind != "prompt" and self.is_here(run.id)  # checked first: the run may end during the read
+            is_local_orchestration = run.kind != "prompt" and self.is_local_orchestration(
+                run.id
+            )  # checked first: the run may end during the read
             while batch := await self.store.events(run.id, last, _BATCH):
                 last = batch[-1].number
                 yield batch
@@ -147,7 +149,7 @@ class RunEventsEndpoint(NamedTuple):
                     raise RunNotFound(f"run {run.id!r} was ephemeral: none of its events are kept")
                 yield [_ending(run, last + 1)]
                 return
-            if is_here:
+            if is_local_orchestration:
                 await asyncio.sleep(self.poll_s)
             else:
                 with suppress(TimeoutError):
@@ -161,11 +163,11 @@ class _EventsRequest(Exchange):
 
     __slots__ = ("_is_sse", "_last_event_id", "_viewers")
 
-    def __init__(self, viewers: RunEventsEndpoint, scope: Scope, receive: Receive, reply: HttpResponse) -> None:
+    def __init__(self, viewers: RunEventsEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
         headers = headers_of(scope)
         self._is_sse = unified.MEDIA_TYPE not in headers.get("accept", "").lower()
         stream_type = sse.MEDIA_TYPE if self._is_sse else unified.MEDIA_TYPE
-        super().__init__(scope, receive, reply, Rest(), stream_type, viewers.tick_s)
+        super().__init__(scope, receive, response, Rest(), stream_type, viewers.tick_s)
         self._viewers = viewers
         self._last_event_id = headers.get("last-event-id", "")
 
@@ -176,26 +178,26 @@ class _EventsRequest(Exchange):
         run = await viewers.store.run(self._scope["path_params"]["id"])
         if self._scope["method"] == "HEAD":
             await self._open()
-            await self._reply.end()
+            await self._response.end()
             return
         live = viewers.runs.live(run.id)
         if live or run.state in UNDER_WAY:
             await self._open()
         encoder: unified.UnifiedEncoder | None = None
-        async for batch in live.batches() if live else viewers.kept(run):
+        async for batch in live.batches() if live else viewers.stored_events(run):
             encoder = encoder or unified.UnifiedEncoder(
                 run_facts(live) if live else record_facts(await viewers.store.run(run.id))
             )
             for data in chunked(self._lines(encoder, batch, after)):
                 await self._open()
-                await self._reply.write(data)
+                await self._response.write(data)
         await self._end()
 
     def _after(self) -> int:
         """Return the number of the last event that the viewer has, from the header of a browser or the parameter."""
-        asked = json_bodies.parameters(self._scope["query_string"], Following)
+        query = json_bodies.parameters(self._scope["query_string"], Following)
         if not self._last_event_id:
-            return asked.after
+            return query.after
         if not (self._last_event_id.isascii() and self._last_event_id.isdigit()):
             raise InvalidRequest(
                 f"the header last-event-id must be the id of an event, a whole number, got {self._last_event_id!r}",
@@ -214,22 +216,22 @@ class _EventsRequest(Exchange):
                     yield sse.frame(line, id=sequence) if self._is_sse else line
 
     async def _open(self, cache: bytes = NO_STORE) -> None:
-        if self._reply.opened:
+        if self._response.opened:
             return
         await super()._open(cache)
         if self._is_sse and self._scope["method"] != "HEAD":
-            await self._reply.write(sse.OPENING)
+            await self._response.write(sse.OPENING)
 
     async def _end(self) -> None:
         """End the response. Without any event the status is 204, which keeps a browser from reconnecting."""
-        await self._reply.open(204, self._stream_type)
-        await self._reply.end()
+        await self._response.open(204, self._stream_type)
+        await self._response.end()
 
     async def _keep_alive(self) -> None:
-        if self._reply.is_quiet(2 * self._tick_s):
-            await self._reply.keep_alive(sse.PULSE if self._is_sse else unified.PULSE)
+        if self._response.is_quiet(2 * self._tick_s):
+            await self._response.keep_alive(sse.PULSE if self._is_sse else unified.PULSE)
 
-    def _last_piece(self, error: ClinvkError) -> bytes:
+    def _error_piece(self, error: ClinvkError) -> bytes:
         logger.warning("the events of a run stopped: %s", error.message)
         return b""
 

@@ -31,12 +31,12 @@ class SessionEndpoints(NamedTuple):
     key_policy: KeyPolicy
     registry: Mapping[str, Backend]
 
-    async def all(self, _: Request, asked: views.SessionListing) -> views.SessionList:
+    async def all(self, _: Request, query: views.SessionListing) -> views.SessionList:
         """List sessions, newest first."""
-        check_backend(asked.backend, self.registry)
-        page = await self.store.sessions(SessionQuery(**asdict(asked)))
+        check_backend(query.backend, self.registry)
+        page = await self.store.sessions(SessionQuery(**asdict(query)))
         shown = [views.session_item(session) for session in page.items]
-        return views.SessionList(sessions=shown, **paging(page, asked))
+        return views.SessionList(sessions=shown, **paging(page, query))
 
     async def one(self, request: Request) -> views.SessionView:
         """Show a session."""
@@ -49,13 +49,13 @@ class SessionEndpoints(NamedTuple):
         session = await sessions.fork(self.store, parent.id, os.urandom(16).hex(), self.registry)
         return document(views.session_view(session), 201, {"location": f"{PATH}/{session.id}"})
 
-    async def messages(self, request: Request, asked: views.MessageListing) -> views.MessageList:
+    async def messages(self, request: Request, query: views.MessageListing) -> views.MessageList:
         """Read a session as a conversation."""
         session = await self.store.session(request.path_params["id"])
-        page = await self.store.runs(RunQuery(session_id=session.id, limit=asked.limit, offset=asked.offset))
+        page = await self.store.runs(RunQuery(session_id=session.id, limit=query.limit, offset=query.offset))
         shown = [*views.messages(reversed(page.items))]
         return views.MessageList(
-            session_id=session.id, messages=shown, total=page.total, limit=asked.limit, offset=asked.offset
+            session_id=session.id, messages=shown, total=page.total, limit=query.limit, offset=query.offset
         )
 
     async def describe(self, request: Request) -> views.SessionView:
@@ -79,9 +79,9 @@ class SessionEndpoints(NamedTuple):
         return session
 
 
-def paging(page: Page[Item], asked: views.SessionListing | views.RunListing) -> dict[str, int]:
+def paging(page: Page[Item], query: views.SessionListing | views.RunListing) -> dict[str, int]:
     """Return the fields about the place of a page in its list."""
-    return {"total": page.total, "limit": asked.limit, "offset": asked.offset, "unreadable": page.unreadable}
+    return {"total": page.total, "limit": query.limit, "offset": query.offset, "unreadable": page.unreadable}
 
 
 def check_backend(name: str | None, registry: Mapping[str, Backend]) -> None:

@@ -18,17 +18,17 @@ MAX_HEAD_BYTES = 64 * 1024
 """The limit for the head of a request, and for the framing between chunks of a body: uvicorn's parser has no limit."""
 
 _OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
-_BEGUN = re.compile(rb"\r(\n(u(p(g(r(a(d(e)?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
+_OFFER_START = re.compile(rb"\r(\n(u(p(g(r(a(d(e)?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
 """Matches a possible beginning of an upgrade offer at the end of the received bytes."""
 
 _HIDDEN = b"\r\nx-upgrd:"
 _END_OF_HEAD = b"\r\n\r\n"
-_ENDING = b"\r\n\r"
-_TOO_LATE = b"408 Request Timeout"
+_PARTIAL_END = b"\r\n\r"
+_TIMED_OUT = b"408 Request Timeout"
 _TOO_LARGE = b"431 Request Header Fields Too Large"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_LOOK_AFTER_S = 0.05
+_FIRST_CHECK_S = 0.05
 _POLL_INTERVAL_S = 5.0
 """The maximum interval between checks of a half-closed client. The interval doubles after each check."""
 
@@ -52,16 +52,16 @@ class Http1Protocol(HttpToolsProtocol):
     """
 
     __slots__ = (
-        "_ahead",
-        "_deadline",
+        "_active",
         "_framing_bytes",
         "_head_bytes",
         "_held",
         "_in_body",
         "_in_head",
         "_is_half_closed",
-        "_running",
-        "_stuck",
+        "_pipelined",
+        "_read_timer",
+        "_write_timer",
     )
     # slots: instances share the keys of their dictionaries only up to 30 attributes, including uvicorn's
 
@@ -72,91 +72,91 @@ class Http1Protocol(HttpToolsProtocol):
         """Start the idle timer of a new connection."""
         super().connection_made(transport)
         self._head_bytes = self._framing_bytes = 0
-        self._held = self._ahead = b""
+        self._held = self._pipelined = b""
         self._in_head = self._in_body = self._is_half_closed = False
-        self._running: RequestResponseCycle | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-        self._stuck: asyncio.TimerHandle | None = None
-        self._be_idle()
+        self._active: RequestResponseCycle | None = None
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._start_idle_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel timers, and wake the running request."""
         self._unset_keepalive_if_required()
-        self._stop_waiting()
+        self._cancel_read_timer()
         self.resume_writing()
         super().connection_lost(exc)
         self.pipeline.clear()
-        if self._running:  # uvicorn wakes only the last request of the connection, which may be a pipelined one
-            self._running.disconnected = self._running.disconnected or not self._running.response_complete
-            self._running.message_event.set()
+        if self._active:  # uvicorn wakes only the last request of the connection, which may be a pipelined one
+            self._active.disconnected = self._active.disconnected or not self._active.response_complete
+            self._active.message_event.set()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # true keeps the connection
         """Keep the connection of a half-closed client waiting for the response."""
         if self._is_busy and not self._in_body and not self._is_half_closed:
             self._is_half_closed = self._may_wait()
             if self._is_half_closed:
-                self._deadline = self.loop.call_later(_LOOK_AFTER_S, self._look_at_client, _LOOK_AFTER_S)
+                self._read_timer = self.loop.call_later(_FIRST_CHECK_S, self._check_client, _FIRST_CHECK_S)
         return self._is_half_closed
 
-    def _look_at_client(self, after_s: float) -> None:
+    def _check_client(self, after_s: float) -> None:
         """Abort the connection of a half-closed client that is gone, or schedule the next check."""
-        self._deadline = None
-        if is_gone(self.transport.get_extra_info("socket")):
+        self._read_timer = None
+        if is_socket_closed(self.transport.get_extra_info("socket")):
             self.transport.abort()
             return
         after_s = min(2 * after_s, _POLL_INTERVAL_S)
-        self._deadline = self.loop.call_later(after_s, self._look_at_client, after_s)
+        self._read_timer = self.loop.call_later(after_s, self._check_client, after_s)
 
     def _may_wait(self) -> bool:
         """Return whether a half-closed client may still wait. If unknown, send one interim response to provoke a reset.
 
         Some clients give up after several interim responses.
         """
-        gone, cycle = is_gone(self.transport.get_extra_info("socket")), self._running
-        if gone is None and cycle and not cycle.response_started:
+        is_closed, cycle = is_socket_closed(self.transport.get_extra_info("socket")), self._active
+        if is_closed is None and cycle and not cycle.response_started:
             if cycle.scope["http_version"] != "1.1":
                 return False
             self.transport.write(_CONTINUE)
-        return not gone
+        return not is_closed
 
     def data_received(self, data: bytes) -> None:
         """Process bytes from the client."""
-        data, self._ahead = self._ahead + data, b""
+        data, self._pipelined = self._pipelined + data, b""
         if self._is_busy and (self.pipeline or not self._in_body):
-            self._keep(data)
+            self._buffer(data)
             return
         was_body = self._in_body
         if not was_body:
             data = self._held + data
             if len(data) > MAX_HEAD_BYTES and data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) < 0:
-                self._end_with(_TOO_LARGE)
+                self._close_with(_TOO_LARGE)
                 return
             if _OFFER.search(data):
                 head, end, rest = data.partition(_END_OF_HEAD)
                 data = _OFFER.sub(_HIDDEN, head) + end + rest  # of the same length, because a body may match too
-            data, self._held = _without_begun(data)
+            data, self._held = _split_offer(data)
         self._framing_bytes += len(data)
         super().data_received(data)
         if self._in_body and self._framing_bytes > MAX_HEAD_BYTES:
-            self._end_with(_TOO_LARGE)
+            self._close_with(_TOO_LARGE)
         elif self.pipeline:
             self.flow.resume_reading()
         elif not self._is_busy:
-            self._await_rest(was_body, len(data))
+            self._start_read_timer(was_body, len(data))
 
-    def _keep(self, data: bytes) -> None:
+    def _buffer(self, data: bytes) -> None:
         """Buffer a pipelined request: the head, and the received part of the body."""
-        self._ahead = data
+        self._pipelined = data
         if len(data) > MAX_HEAD_BYTES:
             if self.pipeline or _END_OF_HEAD in data:
                 self.flow.pause_reading()
             else:
-                self._end_with(_TOO_LARGE)
+                self._close_with(_TOO_LARGE)
 
     @property
     def _is_busy(self) -> bool:
         """Whether a request is not answered yet."""
-        return self._running is not None and not self._running.response_complete
+        return self._active is not None and not self._active.response_complete
 
     def on_message_begin(self) -> None:
         """Note the start of a request head."""
@@ -172,15 +172,15 @@ class Http1Protocol(HttpToolsProtocol):
         """Note the end of a request head."""
         self._in_head, self._in_body = False, True
         self._head_bytes = self._framing_bytes = 0
-        if self._deadline:
-            self._stop_waiting()
-        is_behind = self._is_busy
+        if self._read_timer:
+            self._cancel_read_timer()
+        is_pipelined = self._is_busy
         super().on_headers_complete()
         if self.scope["http_version"] in ("0.9", "1.0"):
             self.cycle.waiting_for_100_continue = False
             self.cycle.send = _unchunked(self.cycle)  # type: ignore[assignment]  # called as its own
-        if not is_behind:
-            self._running = self.cycle
+        if not is_pipelined:
+            self._active = self.cycle
 
     def on_body(self, body: bytes) -> None:
         """Pass on a part of a body."""
@@ -195,61 +195,61 @@ class Http1Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Start the next request, or watch that the client reads the last bytes of the connection."""
         if self.pipeline:
-            self._running, _ = self.pipeline[-1]
+            self._active, _ = self.pipeline[-1]
         super().on_response_complete()
         if self.transport.is_closing():
-            self._watch_rest()
-        elif self._ahead:
-            self.loop.call_soon(self._go_on)
+            self._start_write_timer()
+        elif self._pipelined:
+            self.loop.call_soon(self._process_pipelined)
         elif self._is_half_closed and not self._is_busy:
             self.transport.close()
-            self._watch_rest()
+            self._start_write_timer()
 
-    def _go_on(self) -> None:
-        if self._ahead and not self.transport.is_closing():
+    def _process_pipelined(self) -> None:
+        if self._pipelined and not self.transport.is_closing():
             self.data_received(b"")
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, even if the client does not read the last response."""
         super().timeout_keep_alive_handler()
-        self._watch_rest()
+        self._start_write_timer()
 
     def pause_writing(self) -> None:
         """Start the write timer: the client reads more slowly than the server writes."""
         super().pause_writing()
-        self._watch_rest()
+        self._start_write_timer()
 
     def resume_writing(self) -> None:
         """Cancel the write timer: the client has caught up."""
         super().resume_writing()
-        if self._stuck:
-            self._stuck.cancel()
-            self._stuck = None
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_timer = None
 
-    def _await_rest(self, was_body: bool, size: int) -> None:
+    def _start_read_timer(self, was_body: bool, size: int) -> None:
         """Start the timer for the rest of a head, or of a body whose response was sent."""
         if was_body and not (self._in_head or self._in_body):
-            self._stop_waiting()
-            self._be_idle()
+            self._cancel_read_timer()
+            self._start_idle_timer()
             return
         if not self._in_body:
             self._head_bytes += size
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._end_with(_TOO_LARGE)
+                self._close_with(_TOO_LARGE)
                 return
-        if not self._deadline and self.read_timeout_s:
-            self._deadline = self.loop.call_later(self.read_timeout_s, self._end_with, _TOO_LATE)
+        if not self._read_timer and self.read_timeout_s:
+            self._read_timer = self.loop.call_later(self.read_timeout_s, self._close_with, _TIMED_OUT)
 
-    def _stop_waiting(self) -> None:
-        if self._deadline:
-            self._deadline.cancel()
-            self._deadline = None
+    def _cancel_read_timer(self) -> None:
+        if self._read_timer:
+            self._read_timer.cancel()
+            self._read_timer = None
 
-    def _be_idle(self) -> None:
+    def _start_idle_timer(self) -> None:
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
-    def _end_with(self, status: bytes) -> None:
+    def _close_with(self, status: bytes) -> None:
         """Close the connection, with a status unless another response is under way."""
         if self.transport.is_closing():
             return
@@ -259,19 +259,19 @@ class Http1Protocol(HttpToolsProtocol):
         if not self._in_body:
             self.transport.write(b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % status)
         self.transport.close()
-        self._watch_rest()
+        self._start_write_timer()
 
-    def _watch_rest(self) -> None:
-        if not self._stuck and self.write_timeout_s:
-            self._look(left=0)
+    def _start_write_timer(self) -> None:
+        if not self._write_timer and self.write_timeout_s:
+            self._check_unsent(unsent=0)
 
-    def _look(self, left: int) -> None:
+    def _check_unsent(self, unsent: int) -> None:
         """Abort the connection if the client has read nothing since the last check, with `left` bytes unsent."""
-        now_left = self.transport.get_write_buffer_size()
-        if now_left and left and now_left >= left:
+        now_unsent = self.transport.get_write_buffer_size()
+        if now_unsent and unsent and now_unsent >= unsent:
             self.transport.abort()
-        elif now_left:
-            self._stuck = self.loop.call_later(self.write_timeout_s, self._look, now_left)
+        elif now_unsent:
+            self._write_timer = self.loop.call_later(self.write_timeout_s, self._check_unsent, now_unsent)
 
 
 def _unchunked(cycle: "RequestResponseCycle") -> "ASGISendCallable":
@@ -291,12 +291,12 @@ def _unchunked(cycle: "RequestResponseCycle") -> "ASGISendCallable":
     return send_unchunked
 
 
-def _without_begun(data: bytes) -> tuple[bytes, bytes]:
+def _split_offer(data: bytes) -> tuple[bytes, bytes]:
     """Split an incomplete head before a possible beginning of an upgrade offer."""
-    begun = _BEGUN.search(data, max(0, len(data) - len(_HIDDEN)))
-    if not begun or _END_OF_HEAD in data or data.endswith(_ENDING):
+    offer_start = _OFFER_START.search(data, max(0, len(data) - len(_HIDDEN)))
+    if not offer_start or _END_OF_HEAD in data or data.endswith(_PARTIAL_END):
         return data, b""
-    return data[: begun.start()], data[begun.start() :]
+    return data[: offer_start.start()], data[offer_start.start() :]
 
 
 def with_timeouts(read_timeout_s: float, write_timeout_s: float) -> type[Http1Protocol]:
@@ -316,7 +316,7 @@ _INODE_AT = 84
 _TCP_CLOSE = 7
 
 
-def is_gone(sock: socket.socket) -> bool | None:
+def is_socket_closed(sock: socket.socket) -> bool | None:
     """Return whether a half-closed client has closed its socket, or None if unknown (yet).
 
     `shutdown(SHUT_WR)` and `close` look the same to the server. For a client on this machine, the kernel knows whether
@@ -329,8 +329,8 @@ def is_gone(sock: socket.socket) -> bool | None:
     try:
         if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
             return True
-        ours, theirs = (_Address(*end[:2]) for end in (sock.getsockname(), sock.getpeername()))
-        return None if ours.host != theirs.host else not _is_held(theirs, ours)
+        local, remote = (_Address(*end[:2]) for end in (sock.getsockname(), sock.getpeername()))
+        return None if local.host != remote.host else not _has_owner(remote, local)
     except OSError as exc:
         return True if exc.errno in (errno.ENOTCONN, errno.EBADF) else None
 
@@ -345,7 +345,7 @@ class _Address:
         self.port = port
 
 
-def _is_held(local: _Address, remote: _Address) -> bool:
+def _has_owner(local: _Address, remote: _Address) -> bool:
     """Return whether a process on this machine has the socket between two addresses."""
     head = _HEAD.pack(72, _BY_FAMILY, 1, 0, 0, local.family, socket.IPPROTO_TCP, 0, _ANY_STATE)
     query = head + _ADDRESSES.pack(local.port, remote.port, local.host, remote.host)

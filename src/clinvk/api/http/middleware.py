@@ -26,7 +26,7 @@ REST: Dialect = Rest()
 OPENAI = OpenAIChat()
 ANTHROPIC = Anthropic()
 
-_OF_OPENAI = ("/v1/chat/", "/v1/completions", "/v1/responses")
+_OPENAI_PATHS = ("/v1/chat/", "/v1/completions", "/v1/responses")
 
 OnResponse = Callable[[str, str, int | None, float], None]
 """Callback for a response: method, path, status (None: the client left before the status), and duration in seconds."""
@@ -35,13 +35,13 @@ _LINE = "%(method)s %(path)s %(status)s, %(bytes)d bytes in %(duration_ms).1f ms
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # The name of a key is logged without the word "key", which would trigger a search for secrets: see redaction.py.
-_ALSO = {"run_id": ", run %(run_id)s", "key": ", by %(key)s", "client": ", from %(client)s"}
-_SELDOM_TOLD = ("/health", "/metrics")
+_OPTIONAL = {"run_id": ", run %(run_id)s", "key": ", by %(key)s", "client": ", from %(client)s"}
+_DEBUG_PATHS = ("/health", "/metrics")
 _OPEN_WHILE_STOPPING = ("/health", "/health/live")
-_LAST: Header = (b"connection", b"close")
+_CLOSE: Header = (b"connection", b"close")
 _SLASHES = re.compile(r"/{2,}")
-_TWICE = re.compile(r"^(/openai|/anthropic|)/v1/v1/")
-_PROBED = frozenset(
+_REPEATED_V1 = re.compile(r"^(/openai|/anthropic|)/v1/v1/")
+_PROBE_PATHS = frozenset(
     base + path or "/"
     for base in ("", "/v1", "/openai", "/openai/v1", "/anthropic", "/anthropic/v1")
     for path in ("", "/api/hello")
@@ -58,20 +58,20 @@ class RequestMiddleware:
     requests are served. `answered` is called for each response.
     """
 
-    def __init__(self, app: ASGIApp, stopping: asyncio.Event, answered: OnResponse | None = None) -> None:
+    def __init__(self, app: ASGIApp, stopping: asyncio.Event, on_response: OnResponse | None = None) -> None:
         self.active = 0
         self.stopping = stopping
-        self.hands_over = False
+        self.is_handed_over = False
         self.app = app
-        self._answered = answered
+        self._on_response = on_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         if scope["type"] != "http":
             return
-        path = _tidied(scope["path"])
+        path = _normalized(scope["path"])
         request_id = _id_of(headers_of(scope))
-        is_refused = self.stopping.is_set() and not self.hands_over and path not in _OPEN_WHILE_STOPPING
+        is_refused = self.stopping.is_set() and not self.is_handed_over and path not in _OPEN_WHILE_STOPPING
         scope["path"] = path
         scope.setdefault("state", {}).update(
             request_id=request_id, dialect=dialect_of(path, headers_of(scope)), is_refused=is_refused
@@ -87,8 +87,8 @@ class RequestMiddleware:
         finally:
             self.active -= 1
             seconds = log.write()
-            if self._answered:
-                self._answered(scope["method"], path, log.status or None, seconds)
+            if self._on_response:
+                self._on_response(scope["method"], path, log.status or None, seconds)
 
 
 def dialect_of(path: str, headers: Mapping[str, str]) -> Dialect:
@@ -99,35 +99,35 @@ def dialect_of(path: str, headers: Mapping[str, str]) -> Dialect:
         case "anthropic":
             return ANTHROPIC
         case "v1":
-            is_other = "anthropic-version" in headers and not path.startswith(_OF_OPENAI)
-            return ANTHROPIC if is_other or path.startswith("/v1/messages") else OPENAI
+            is_anthropic = "anthropic-version" in headers and not path.startswith(_OPENAI_PATHS)
+            return ANTHROPIC if is_anthropic or path.startswith("/v1/messages") else OPENAI
         case _:
             return REST
 
 
 def _id_of(headers: Mapping[str, str]) -> str:
-    given = headers.get("x-request-id", "")
-    return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    request_id = headers.get("x-request-id", "")
+    return request_id if request_id and _REQUEST_ID.fullmatch(request_id) else os.urandom(16).hex()
 
 
-def _tidied(path: str) -> str:
+def _normalized(path: str) -> str:
     """Return a path without empty parts, and without a second `/v1`, which some clients add to the base URL."""
     if "//" in path or path.endswith("/"):
         path = _SLASHES.sub("/", path).rstrip("/") or "/"
-    return _TWICE.sub(r"\1/v1/", path)
+    return _REPEATED_V1.sub(r"\1/v1/", path)
 
 
 class _AccessLogEntry:
     """A line of the access log. Adds the request id to the response, and `connection: close` to the last one."""
 
-    __slots__ = ("_began", "_bytes", "_more", "_scope", "_send", "is_probe", "status")
+    __slots__ = ("_bytes", "_extra_headers", "_scope", "_send", "_started_at", "is_probe", "status")
 
     def __init__(self, scope: Scope, send: Send, is_last: bool) -> None:
-        self._more: list[Header] = [_LAST] if is_last else []
-        self.is_probe = scope["method"] == "HEAD" and scope["path"] in _PROBED
+        self._extra_headers: list[Header] = [_CLOSE] if is_last else []
+        self.is_probe = scope["method"] == "HEAD" and scope["path"] in _PROBE_PATHS
         self._scope = scope
         self._send = send
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
         self.status = 0
         self._bytes = 0
 
@@ -138,15 +138,15 @@ class _AccessLogEntry:
             request_id: bytes = state["request_id"].encode()
             names = (b"x-request-id", b"request-id") if state["dialect"].is_model_api else (b"x-request-id",)
             ids = ((name, request_id) for name in names)  # clients of Anthropic read the second
-            message = {**message, "headers": [*message.get("headers", ()), *ids, *self._more]}
+            message = {**message, "headers": [*message.get("headers", ()), *ids, *self._extra_headers]}
         else:
             self._bytes += len(message.get("body", b""))
         await self._send(message)
 
     def write(self) -> float:
         """Write the line. Return the duration of the request, in seconds."""
-        seconds = time.monotonic() - self._began
-        level = logging.DEBUG if self._scope["path"].startswith(_SELDOM_TOLD) else logging.INFO
+        seconds = time.monotonic() - self._started_at
+        level = logging.DEBUG if self._scope["path"].startswith(_DEBUG_PATHS) else logging.INFO
         if self.is_probe or not logger.isEnabledFor(level):
             return seconds
         state, client = self._scope["state"], self._scope["client"]
@@ -161,6 +161,6 @@ class _AccessLogEntry:
             "key": state.get("key_name"),
             "client": client and client[0],
         }
-        fields = {name: value for name, value in fields.items() if value or name not in _ALSO}
-        logger.log(level, _LINE + "".join(_ALSO[name] for name in _ALSO if name in fields), fields)
+        fields = {name: value for name, value in fields.items() if value or name not in _OPTIONAL}
+        logger.log(level, _LINE + "".join(_OPTIONAL[name] for name in _OPTIONAL if name in fields), fields)
         return seconds

@@ -31,7 +31,7 @@ NO_TRANSFORM = b"no-cache, no-transform"
 
 T = TypeVar("T")
 
-_PREPARED_TIMEOUT_S = 30.0
+_PREPARE_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 64 * 1024
 _BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic"
 
@@ -52,15 +52,15 @@ def headers_of(scope: Scope) -> Mapping[str, str]:
     return headers
 
 
-def forget_headers(scope: Scope) -> None:
+def drop_decoded_headers(scope: Scope) -> None:
     """Drop the decoded headers of a request, to free memory. `headers_of` decodes them again."""
     scope["state"].pop("headers", None)
 
 
 def document(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with a JSON document, which no cache may store."""
-    fixed = {"cache-control": "no-store", **(headers or {})}
-    return Response(_encoder.encode(value), status, fixed, media_type="application/json")
+    base = {"cache-control": "no-store", **(headers or {})}
+    return Response(_encoder.encode(value), status, base, media_type="application/json")
 
 
 def path_of(scope: Scope) -> str:
@@ -118,22 +118,22 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) ->
     return body
 
 
-async def prepared(work: Awaitable[T]) -> T:
+async def within_prepare_timeout(work: Awaitable[T]) -> T:
     """Await the preparation of a request, before an agent starts, and return its result.
 
     Raises:
         ResourcesExhausted: it took longer than `_PREPARED_TIMEOUT_S`.
     """
     try:
-        async with asyncio.timeout(_PREPARED_TIMEOUT_S):
+        async with asyncio.timeout(_PREPARE_TIMEOUT_S):
             return await work
     except TimeoutError:
-        raise ResourcesExhausted(f"the request could not be prepared within {_PREPARED_TIMEOUT_S:g} s") from None
+        raise ResourcesExhausted(f"the request could not be prepared within {_PREPARE_TIMEOUT_S:g} s") from None
 
 
-def too_large(max_bytes: int, what: str = "the body") -> BodyTooLarge:
+def too_large(max_bytes: int, name: str = "the body") -> BodyTooLarge:
     """Return the error for a body above the configured limit."""
-    return BodyTooLarge(f"{what} has more than {max_bytes} bytes (server.max_request_body_bytes)")
+    return BodyTooLarge(f"{name} has more than {max_bytes} bytes (server.max_request_body_bytes)")
 
 
 def refusal(error: ClinvkError, dialect: Dialect, scope: Scope) -> tuple[int, bytes, list[Header]]:
@@ -161,23 +161,23 @@ async def send_error(error: ClinvkError, scope: Scope, send: Send, headers: Iter
     """Send an error response in the wire format of the path."""
     dialect: Dialect = scope["state"]["dialect"]
     status, body, retry = refusal(error, dialect, scope)
-    fixed = [(b"content-type", dialect.error_type.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *retry, *headers]})
+    base = [(b"content-type", dialect.error_type.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*base, *retry, *headers]})
     await send({"type": "http.response.body", "body": body})
 
 
 def chunked(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Join pieces to chunks of about 64 KiB, without waiting for more pieces."""
-    gathered: list[bytes] = []
+    chunk: list[bytes] = []
     size = 0
     for piece in pieces:
-        gathered.append(piece)
+        chunk.append(piece)
         size += len(piece)
         if size >= _CHUNK_BYTES:
-            yield b"".join(gathered)
-            gathered, size = [], 0
+            yield b"".join(chunk)
+            chunk, size = [], 0
     if size:
-        yield b"".join(gathered)
+        yield b"".join(chunk)
 
 
 class HttpResponse:
@@ -189,7 +189,7 @@ class HttpResponse:
     timer for each write would cost more than the write.
     """
 
-    __slots__ = ("_now", "_put_at", "_send", "_sending", "_write_timeout_s", "ended", "opened")
+    __slots__ = ("_now", "_send", "_sending", "_sent_at", "_write_timeout_s", "ended", "opened")
 
     def __init__(self, send: Send, write_timeout_s: float) -> None:
         self.opened = False
@@ -198,23 +198,23 @@ class HttpResponse:
         self._send = send
         self._sending = False
         self._now = asyncio.get_running_loop().time
-        self._put_at = self._now()
+        self._sent_at = self._now()
 
     async def open(self, status: int, media_type: str, headers: Iterable[Header] = (), cache: bytes = NO_STORE) -> None:
         """Send status and headers, once. `cache` is the value of cache-control."""
         if not self.opened:
             self.opened = True
-            fixed = ((b"content-type", media_type.encode()), (b"cache-control", cache))
-            await self._put({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+            base = ((b"content-type", media_type.encode()), (b"cache-control", cache))
+            await self._send_message({"type": "http.response.start", "status": status, "headers": [*base, *headers]})
 
     def write(self, data: bytes) -> Awaitable[None]:
         """Send a piece of the body."""
-        return self._put({"type": "http.response.body", "body": data, "more_body": True})
+        return self._send_message({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last piece of the body."""
         self.ended = True
-        await self._put({"type": "http.response.body", "body": data, "more_body": False})
+        await self._send_message({"type": "http.response.body", "body": data, "more_body": False})
 
     async def send(self, status: int, media_type: str, body: bytes, headers: Iterable[Header] = ()) -> None:
         """Send a response of known length. If the status was sent already, send only the body."""
@@ -223,7 +223,7 @@ class HttpResponse:
 
     def is_quiet(self, quiet_s: float) -> bool:
         """Return whether the last write was at least `quiet_s` seconds ago."""
-        return not self._sending and self._now() - self._put_at >= quiet_s
+        return not self._sending and self._now() - self._sent_at >= quiet_s
 
     async def keep_alive(self, data: bytes) -> None:
         """Send a keep-alive if the response has begun and not ended. Only the disconnect watcher may call this.
@@ -237,32 +237,32 @@ class HttpResponse:
             async with asyncio.timeout(self._write_timeout_s):
                 await self.write(data)
         except TimeoutError:
-            raise self._stuck() from None
+            raise self._stuck_error() from None
 
-    def look_within(self, wait_s: float) -> float:
+    def next_check_s(self, wait_s: float) -> float:
         """Return how long the disconnect watcher may wait."""
         return min(wait_s, self._write_timeout_s) if self._write_timeout_s else wait_s
 
-    def refuse_stuck(self) -> None:
+    def check_stuck(self) -> None:
         """Raise if the client no longer reads the response.
 
         Raises:
             ClientDisconnected: the client has read nothing for too long.
         """
-        if self._sending and self._write_timeout_s and self._now() - self._put_at >= self._write_timeout_s:
-            raise self._stuck()
+        if self._sending and self._write_timeout_s and self._now() - self._sent_at >= self._write_timeout_s:
+            raise self._stuck_error()
 
-    def _stuck(self) -> ClientDisconnected:
+    def _stuck_error(self) -> ClientDisconnected:
         return ClientDisconnected(f"took nothing for {self._write_timeout_s:g} s (server.write_timeout_secs)")
 
-    async def _put(self, message: Message) -> None:
+    async def _send_message(self, message: Message) -> None:
         self._sending = True
-        self._put_at = self._now()
+        self._sent_at = self._now()
         try:
             await self._send(message)
         finally:
             self._sending = False
-            self._put_at = self._now()
+            self._sent_at = self._now()
 
 
 _WATCH_AFTER_S = 0.1
@@ -277,15 +277,19 @@ class DisconnectWatch:
         ClientDisconnected: the client disconnected, or stopped reading.
     """
 
-    __slots__ = ("_quiet", "_reason", "_receive", "_reply", "_task", "_timer", "_wait_s", "_watcher")
+    __slots__ = ("_on_quiet", "_reason", "_receive", "_response", "_task", "_timer", "_wait_s", "_watcher")
 
     def __init__(
-        self, receive: Receive, reply: HttpResponse, wait_s: Callable[[], float], quiet: Callable[[], Awaitable[None]]
+        self,
+        receive: Receive,
+        response: HttpResponse,
+        wait_s: Callable[[], float],
+        on_quiet: Callable[[], Awaitable[None]],
     ) -> None:
         self._receive = receive
-        self._reply = reply
+        self._response = response
         self._wait_s = wait_s
-        self._quiet = quiet
+        self._on_quiet = on_quiet
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[object] | None = None
@@ -324,14 +328,14 @@ class DisconnectWatch:
     async def _watch(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._reply.look_within(self._wait_s())):
+                async with asyncio.timeout(self._response.next_check_s(self._wait_s())):
                     message = await self._receive()
             except TimeoutError:
-                self._reply.refuse_stuck()
-                if not self._reply.ended:
-                    await self._quiet()
+                self._response.check_stuck()
+                if not self._response.ended:
+                    await self._on_quiet()
             else:
                 if message["type"] == "http.disconnect":
-                    if self._reply.ended:
+                    if self._response.ended:
                         return
                     raise ClientDisconnected("before the end of its answer")

@@ -33,9 +33,9 @@ from clinvk.types.events import Ending, RunFailed
 _Labels = tuple[str, ...]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_QUICK_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-_WAITING_S = (0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-_WORKING_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+_COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+_WAIT_BOUNDS_S = (0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_DURATION_BOUNDS_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 
 class Gauges(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,17 +67,21 @@ class Metrics:
             "status",
         )
         self._request_seconds = _Histogram(
-            _WORKING_S, "clinvk_http_request_duration_seconds", "From request to end of response.", "method", "route"
+            _DURATION_BOUNDS_S,
+            "clinvk_http_request_duration_seconds",
+            "From request to end of response.",
+            "method",
+            "route",
         )
         self._runs = _Counter("clinvk_runs", "Ended runs. outcome: finished or an error code.", "backend", "outcome")
         self._run_seconds = _Histogram(
-            _WORKING_S, "clinvk_run_duration_seconds", "From the start of the agent to its end.", "backend"
+            _DURATION_BOUNDS_S, "clinvk_run_duration_seconds", "From the start of the agent to its end.", "backend"
         )
         self._queue_seconds = _Histogram(
-            _WAITING_S, "clinvk_run_queue_seconds", "How long runs waited for a slot.", "backend"
+            _WAIT_BOUNDS_S, "clinvk_run_queue_seconds", "How long runs waited for a slot.", "backend"
         )
         self._first_word_seconds = _Histogram(
-            _WAITING_S,
+            _WAIT_BOUNDS_S,
             "clinvk_time_to_first_token_seconds",
             "From the request for a run, including the queue, to the first text or thinking.",
             "backend",
@@ -90,7 +94,7 @@ class Metrics:
         )
         self._cost_usd = _Counter("clinvk_cost_usd", "The cost in US dollars that agents reported.", "backend")
         self._commit_seconds = _Histogram(
-            _QUICK_S, "clinvk_store_write_seconds", "How long transactions that write took."
+            _COMMIT_BOUNDS_S, "clinvk_store_write_seconds", "How long transactions that write took."
         )
 
     def requests_by(self, template: Callable[[str], str]) -> Callable[[str, str, int | None, float], None]:
@@ -125,14 +129,14 @@ class Metrics:
         """Record the duration of a transaction. All calls must come from one thread."""
         self._commit_seconds.observe((), seconds)
 
-    def generate(self, standing: Gauges) -> bytes:
+    def generate(self, gauges: Gauges) -> bytes:
         """Return all metrics in the text format of Prometheus."""
         registry = CollectorRegistry()
         registry.register(self._process)
-        registry.register(_Snapshot([*self._recorded(), *_current(standing)]))
+        registry.register(_Snapshot([*self._families(), *_current(gauges)]))
         return generate_latest(registry)
 
-    def _recorded(self) -> Iterator[Metric]:
+    def _families(self) -> Iterator[Metric]:
         for metric in vars(self).values():
             if isinstance(metric, _Counter | _Histogram):
                 yield metric.samples()
@@ -185,20 +189,20 @@ class _Snapshot(Collector):
         return self._metrics
 
 
-def _current(standing: Gauges) -> Iterator[Metric]:
+def _current(gauges: Gauges) -> Iterator[Metric]:
     info = InfoMetricFamily("clinvk_build", "The version of clinvk.")
     info.add_metric((), {"version": __version__})
     yield info
-    yield _gauge("clinvk_http_requests_active", "Requests under way.", standing.requests)
-    yield _gauge("clinvk_runs_running", "Runs that hold a slot.", standing.running)
-    yield _gauge("clinvk_runs_queued", "Runs that wait for a slot.", standing.queued)
-    yield _gauge("clinvk_slots", "The maximum of runs at once.", standing.slots)
-    yield _gauge("clinvk_queue_slots", "The maximum of waiting runs.", standing.queue_slots)
-    yield _gauge("clinvk_store_up", "1 if sessions can be stored, else 0.", int(standing.sessions is not None))
-    if standing.sessions is not None:
-        yield _gauge("clinvk_store_sessions", "Stored sessions.", standing.sessions)
-    yield _gauge("clinvk_store_bytes", "The size of the database with its journal.", standing.store_bytes)
-    if not (warm := standing.warm):
+    yield _gauge("clinvk_http_requests_active", "Requests under way.", gauges.requests)
+    yield _gauge("clinvk_runs_running", "Runs that hold a slot.", gauges.running)
+    yield _gauge("clinvk_runs_queued", "Runs that wait for a slot.", gauges.queued)
+    yield _gauge("clinvk_slots", "The maximum of runs at once.", gauges.slots)
+    yield _gauge("clinvk_queue_slots", "The maximum of waiting runs.", gauges.queue_slots)
+    yield _gauge("clinvk_store_up", "1 if sessions can be stored, else 0.", int(gauges.sessions is not None))
+    if gauges.sessions is not None:
+        yield _gauge("clinvk_store_sessions", "Stored sessions.", gauges.sessions)
+    yield _gauge("clinvk_store_bytes", "The size of the database with its journal.", gauges.store_bytes)
+    if not (warm := gauges.warm):
         return
     for name, description, field, make in _WARM:
         values = {backend: getattr(stats, field) for backend, stats in warm.backends.items()}
@@ -272,13 +276,13 @@ class MetricsEndpoint:
         self._store = store
         self._active = active
 
-    async def show(self, _: Request) -> Response:
+    async def metrics(self, _: Request) -> Response:
         """Answer `GET /metrics`, in a thread: the text takes milliseconds, and streams continue meanwhile."""
-        standing = await self._standing()
-        text = await asyncio.to_thread(self._metrics.generate, standing)
+        gauges = await self._gauges()
+        text = await asyncio.to_thread(self._metrics.generate, gauges)
         return Response(text, media_type=_MEDIA_TYPE, headers={"cache-control": "no-store"})
 
-    async def _standing(self) -> Gauges:
+    async def _gauges(self) -> Gauges:
         try:
             sessions = await self._store.count()
         except (ClinvkError, OSError):

@@ -49,11 +49,11 @@ class RunLog:
     def __init__(self, has_prompts: bool) -> None:
         self._has_prompts = has_prompts
 
-    def watch(self, run: WatchedRun) -> Callable[[], None]:
+    def observe(self, run: WatchedRun) -> Callable[[], None]:
         """Record the start of a run. Return the callback for its end."""
-        return partial(self._tell, run)
+        return partial(self._log_run, run)
 
-    def _tell(self, run: WatchedRun) -> None:
+    def _log_run(self, run: WatchedRun) -> None:
         ending = run.ending
         if ending is None or not logger.isEnabledFor(logging.INFO):
             return
@@ -89,7 +89,7 @@ class Observers(NamedTuple):
     With `names_clients` they read `user_agent`.
     """
 
-    watches: tuple[RunObserver, ...]
+    observers: tuple[RunObserver, ...]
     metrics: "Metrics | None" = None
     tracing: "Tracing | None" = None
     names_clients: bool = False
@@ -112,17 +112,17 @@ async def observe(
         ConfigError: tracing is enabled, but OpenTelemetry is not installed.
     """
     metrics = tracing = None
-    watches: list[RunObserver] = [show_run or RunLog(settings.log.prompts).watch]
+    observers: list[RunObserver] = [show_run or RunLog(settings.log.prompts).observe]
     if settings.server.metrics_enabled:
         from clinvk.api.observe.metrics import Metrics, count_runs
 
         metrics = Metrics()
-        watches.append(count_runs(metrics))
+        observers.append(count_runs(metrics))
     if settings.tracing.enabled:
         tracing = await asyncio.to_thread(_tracing, {name: backend.vendor for name, backend in registry.items()})
-        watches.append(tracing.watch)
+        observers.append(tracing.observe)
     try:
-        yield Observers(tuple(watches), metrics, tracing, names_clients=show_run is not None)
+        yield Observers(tuple(observers), metrics, tracing, names_clients=show_run is not None)
     finally:
         if tracing:
             await tracing.close()

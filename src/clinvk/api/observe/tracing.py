@@ -64,7 +64,7 @@ class Tracing:
         headers = headers_of(scope)
         status = 0
 
-        async def sent(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -80,14 +80,14 @@ class Tracing:
         ) as span:
             logs.note(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
             try:
-                await app(scope, receive, sent)
+                await app(scope, receive, send_and_note)
             finally:
                 span.set_attributes(_response_attributes(status, scope))
                 if status >= 500 or not status:
                     span.set_attribute("error.type", str(status) if status else "client_gone")
                     span.set_status(StatusCode.ERROR)
 
-    def watch(self, run: WatchedRun) -> Callable[[], None]:
+    def observe(self, run: WatchedRun) -> Callable[[], None]:
         """Start the span of a run, below the span of the current request. Return a callback to end the span."""
         span = self._tracer.start_span(
             f"invoke_agent {run.request.backend}",
@@ -95,9 +95,9 @@ class Tracing:
             start_time=_ns(run.created_at),
             attributes=_run_attributes(run, self._vendors[run.request.backend]),
         )
-        return partial(self._over, span, run)
+        return partial(self._end_run, span, run)
 
-    def _over(self, span: Span, run: WatchedRun) -> None:
+    def _end_run(self, span: Span, run: WatchedRun) -> None:
         if span.is_recording():
             for name, at in (("agent started", run.started_at), ("first word", first_text_at(run))):
                 if at is not None:
@@ -111,12 +111,12 @@ class Tracing:
 
     def _trace_tools(self, span: Span, run: WatchedRun) -> None:
         ends = {entry.event.id: entry for entry in run.entries if isinstance(entry.event, ToolResult)}
-        below = trace.set_span_in_context(span)
+        context = trace.set_span_in_context(span)
         for at, call in ((entry.at, entry.event) for entry in run.entries if isinstance(entry.event, ToolCall)):
             end = ends.get(call.id)
             tool = self._tracer.start_span(
                 f"execute_tool {call.name}",
-                context=below,
+                context=context,
                 kind=SpanKind.INTERNAL,
                 start_time=_ns(at),
                 attributes={

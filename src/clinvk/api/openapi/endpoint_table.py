@@ -86,7 +86,7 @@ def _method(
     """Return the endpoint of a method: the docstring gives the summary, the signature gives query and answer."""
     summary = (handler.__doc__ or "").partition(".")[0]
     types = handler.__annotations__
-    query = query or types.get("asked")
+    query = query or types.get("query")
     operation = Operation(
         name, summary, returns or types["return"], refusals, description, query, body=body, examples=examples
     )
@@ -97,12 +97,12 @@ def _method(
 
 _MINIMAL: dict[str, Json] = {"backend": "claude", "prompt": "What does this project do?"}
 _READ_ONLY: Json = {**_MINIMAL, "sandbox_mode": "read-only", "output_format": "stream-json"}
-_KEPT_ALIVE: Json = {"schema": EVENT, "x-stream": "One event a line. Spaces before an event keep the connection alive."}
+_NDJSON: Json = {"schema": EVENT, "x-stream": "One event a line. Spaces before an event keep the connection alive."}
 _PRIME: Json = {"backend": "claude", "prompt": "Name a prime."}
 _ANOTHER: Json = {"backend": "codex", "prompt": "Name another."}
-_CHECKED: Json = {"backend": "codex", "prompt": "Is this one: {{previous}}?"}
+_USES_PREVIOUS: Json = {"backend": "codex", "prompt": "Is this one: {{previous}}?"}
 _BOTH: dict[str, Json] = {"backends": ["claude", "codex"]}
-_JUDGED: Json = {"prompt": "Name a prime.", **_BOTH, "judge": {"backend": "gemini"}}
+_COMPARE_WITH_JUDGE: Json = {"prompt": "Name a prime.", **_BOTH, "judge": {"backend": "gemini"}}
 
 
 def _batch(
@@ -146,7 +146,7 @@ _PROMPTS = (
                 200: Returns(
                     "The agent started. `exit_code`, or the stream's last event, is the outcome.",
                     rest.PromptAnswer,
-                    content={unified.MEDIA_TYPE: _KEPT_ALIVE},
+                    content={unified.MEDIA_TYPE: _NDJSON},
                 ),
                 202: Returns("The run continues in the background.", rest.Accepted, _LOCATION),
             },
@@ -176,7 +176,7 @@ _PROMPTS = (
         "chain",
         "Run steps in order, each with the earlier answers",
         bodies.ChainBody,
-        examples("steps", "Two steps", {"steps": [_PRIME, _CHECKED]}),
+        examples("steps", "Two steps", {"steps": [_PRIME, _USES_PREVIOUS]}),
         batch_answers.ChainAnswer,
         batch_answers.ChainSummary,
         errors.RunNotFound,
@@ -187,7 +187,7 @@ _PROMPTS = (
         bodies.CompareBody,
         {
             **examples("minimal", "Two answers", {"prompt": "hello", **_BOTH}),
-            **examples("judged", "Two answers, compared by a third agent", _JUDGED),
+            **examples("judged", "Two answers, compared by a third agent", _COMPARE_WITH_JUDGE),
         },
         batch_answers.CompareAnswer,
         batch_answers.CompareSummary,
@@ -205,11 +205,11 @@ _LAST_EVENT_ID = header(
 )
 _SSE: Json = {"schema": sse_event(EVENT), "x-stream": "Server-sent events. Comments keep the connection alive."}
 _LINES: Json = {"schema": EVENT, "x-stream": "One event a line, when the header `accept` asks for it."}
-_FOLLOWED = {
+_EVENT_RESPONSES = {
     200: Returns("The events, to the run's end.", content={sse.MEDIA_TYPE: _SSE, unified.MEDIA_TYPE: _LINES}),
     204: Returns("The run has ended, and nothing comes after this event."),
 }
-_FORKED = {201: Returns("The new session; the other one stays as it is.", views.SessionView, _LOCATION)}
+_FORK_RESPONSES = {201: Returns("The new session; the other one stays as it is.", views.SessionView, _LOCATION)}
 _SESSIONS_AND_RUNS = (
     _method("GET", "/api/v1/sessions", SessionEndpoints.all, "listSessions", STORED),
     _method("GET", "/api/v1/sessions/{id}", SessionEndpoints.one, "getSession", _SESSION),
@@ -236,7 +236,7 @@ _SESSIONS_AND_RUNS = (
         SessionEndpoints.fork,
         "forkSession",
         (*_SESSION, *_POLICY, *_FORK),
-        returns=_FORKED,
+        returns=_FORK_RESPONSES,
     ),
     _method("GET", "/api/v1/runs", RunEndpoints.all, "listRuns", _SESSION),
     _method("GET", "/api/v1/runs/{id}", RunEndpoints.one, "getRun", _RUN),
@@ -245,7 +245,7 @@ _SESSIONS_AND_RUNS = (
         Operation(
             "followRun",
             "Read the events of a run, and follow it while it runs",
-            _FOLLOWED,
+            _EVENT_RESPONSES,
             _RUN,
             "Disconnecting does not stop the run.",
             query=views.Following,

@@ -45,7 +45,7 @@ def create_app(
     access: Access,
     key_policy: KeyPolicy,
     workdirs: WorkdirPolicy,
-    watching: Observers,
+    observers: Observers,
     registry: Mapping[str, Backend],
 ) -> RequestMiddleware:
     """Return the application; the caller opens and closes runs, store and inventory."""
@@ -57,8 +57,10 @@ def create_app(
     viewers = RunEventsEndpoint(runs, store, settings.server, stopping, is_here)
     responses = ResponseEndpoints(runs, store, viewers)
 
-    def run(dialect: Dialect, spelled_out: ExpandReferences | None = None) -> PromptEndpoint:
-        return PromptEndpoint(dialect, runs, store, settings, workdirs, key_policy, registry, spelled_out=spelled_out)
+    def run(dialect: Dialect, expand_references: ExpandReferences | None = None) -> PromptEndpoint:
+        return PromptEndpoint(
+            dialect, runs, store, settings, workdirs, key_policy, registry, expand_references=expand_references
+        )
 
     prompts = run(REST)
 
@@ -67,10 +69,10 @@ def create_app(
 
         return BatchEndpoint(kind, prompts, orchestrations(), environ, registry)
 
-    if watching.metrics:
+    if observers.metrics:
         from clinvk.api.observe.metrics import MetricsEndpoint
 
-        metrics = MetricsEndpoint(watching.metrics, runs, store, lambda: front.active).show
+        metrics = MetricsEndpoint(observers.metrics, runs, store, lambda: outermost.active).metrics
     else:
         metrics = None
     handlers = Handlers(
@@ -79,7 +81,7 @@ def create_app(
         events=viewers,
         chat=run(OPENAI),
         completions=run(OpenAICompletions()),
-        new_response=run(OpenAIResponses(), responses.spelled_out),
+        new_response=run(OpenAIResponses(), responses.expand_references),
         messages=run(ANTHROPIC),
         metrics=metrics,
         objects=(
@@ -95,11 +97,11 @@ def create_app(
     )
     router = Router([each for each in ENDPOINTS if metrics or each.route.path != METRICS_PATH], handlers)
     app: ASGIApp = CorsMiddleware(AuthMiddleware(router, access), settings.server)
-    if watching.tracing:
-        app = watching.tracing.traced(app, router.template_of)
-    if watching.names_clients:
+    if observers.tracing:
+        app = observers.tracing.traced(app, router.template_of)
+    if observers.names_clients:
         app = with_user_agent(app)
-    front = RequestMiddleware(
-        app, stopping, watching.metrics.requests_by(router.template_of) if watching.metrics else None
+    outermost = RequestMiddleware(
+        app, stopping, observers.metrics.requests_by(router.template_of) if observers.metrics else None
     )
-    return front
+    return outermost

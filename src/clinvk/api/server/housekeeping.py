@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECOVER_INTERVAL_S = 10.0
-_RECOVER_INTERVAL_S = 1.0
+_FIRST_RECOVERY_S = 1.0
 """The delay of the second recovery: a process just started by a killed clinvk may still have held the lock."""
 
 CLEAN_INTERVAL_S = 4 * 3600.0
@@ -38,16 +38,18 @@ _NAMED_FILES = 20
 def maintain_store(
     store: SqliteStore,
     retention_days: int,
-    recover_every_s: float = RECOVER_INTERVAL_S,
-    clean_every_s: float = CLEAN_INTERVAL_S,
+    recover_interval_s: float = RECOVER_INTERVAL_S,
+    clean_interval_s: float = CLEAN_INTERVAL_S,
 ) -> AbstractAsyncContextManager[None]:
     """Import, recover and clean the store in the background inside the context. Errors of the store are logged."""
-    return in_background(_tend(store, retention_days, recover_every_s, clean_every_s))
+    return in_background(_maintain(store, retention_days, recover_interval_s, clean_interval_s))
 
 
-async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float, clean_every_s: float) -> None:
-    is_imported, clean_at, trouble = False, 0.0, ""
-    for pause_s in chain([min(_RECOVER_INTERVAL_S, recover_every_s)], repeat(recover_every_s)):
+async def _maintain(
+    store: SqliteStore, retention_days: int, recover_interval_s: float, clean_interval_s: float
+) -> None:
+    is_imported, clean_at, last_error = False, 0.0, ""
+    for pause_s in chain([min(_FIRST_RECOVERY_S, recover_interval_s)], repeat(recover_interval_s)):
         try:
             if not is_imported:
                 await _import(store)
@@ -57,12 +59,12 @@ async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float,
             if retention_days and time.monotonic() >= clean_at:
                 if clean_at or not await _may_be_ahead(store):
                     await _clean(store, retention_days)
-                clean_at = time.monotonic() + clean_every_s
-            trouble = ""
+                clean_at = time.monotonic() + clean_interval_s
+            last_error = ""
         except StoreUnavailable as exc:
-            if exc.message != trouble:
+            if exc.message != last_error:
                 logger.warning("sessions cannot be kept: %s", exc.message)
-            trouble = exc.message
+            last_error = exc.message
         except Exception:
             logger.exception("the store of sessions is not tended")
         await asyncio.sleep(pause_s)
@@ -96,28 +98,28 @@ TRIM_INTERVAL_S = 10.0
 
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8
 _LARGE_BYTES = 128 * 1024
-_HEAPS = 2
+_MAX_HEAPS = 2
 """One heap for the event loop, and one for all other threads."""
 
 
 def limit_malloc_arenas() -> None:
     """Limit malloc to few heaps, without large blocks. Call before any thread starts."""
     if library := _glibc():
-        library.mallopt(_ARENA_MAX, _HEAPS)
+        library.mallopt(_ARENA_MAX, _MAX_HEAPS)
         library.mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
-def trim_memory(requests: Callable[[], int], every_s: float = TRIM_INTERVAL_S) -> AbstractAsyncContextManager[None]:
+def trim_memory(requests: Callable[[], int], interval_s: float = TRIM_INTERVAL_S) -> AbstractAsyncContextManager[None]:
     """Return free memory to the system at intervals inside the context, whenever `requests` has changed."""
-    return in_background(_give_back_often(requests, every_s))
+    return in_background(_trim_often(requests, interval_s))
 
 
-async def _give_back_often(requests: Callable[[], int], every_s: float) -> None:
-    known = requests()
+async def _trim_often(requests: Callable[[], int], interval_s: float) -> None:
+    last_count = requests()
     while True:
-        await asyncio.sleep(every_s)
-        if (count := requests()) != known:
-            known = count
+        await asyncio.sleep(interval_s)
+        if (count := requests()) != last_count:
+            last_count = count
             gc.collect()
             await asyncio.to_thread(_trim)
 
@@ -136,7 +138,7 @@ def _glibc() -> "ctypes.CDLL | None":
     return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
 
 
-_WANTED = (65_536, 10_240)
+_LIMITS = (65_536, 10_240)
 """Limits to try, in order. Some releases of macOS accept only the second, regardless of the hard limit."""
 
 
@@ -147,8 +149,8 @@ def raise_open_file_limit() -> int | None:
     limit to the hard limit, which must differ from an inherited limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in _WANTED:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard - 1)
+    for target in _LIMITS:
+        limit = target if hard == resource.RLIM_INFINITY else min(target, hard - 1)
         if limit <= soft or soft == resource.RLIM_INFINITY:
             return None
         with suppress(ValueError, OSError):

@@ -80,11 +80,11 @@ class Signals:
 
     def __init__(self) -> None:
         self._stop = asyncio.Event()
-        self._at_once = asyncio.Event()
+        self._second_stop = asyncio.Event()
         self._hung_up = asyncio.Event()
         self._had_terminal = _has_terminal()
 
-    async def stopped(self, reload: Callable[[], Awaitable[None]]) -> None:
+    async def wait_for_stop(self, reload: Callable[[], Awaitable[None]]) -> None:
         """Wait for the first stop signal.
 
         SIGHUP calls `reload`. If the terminal of the server is gone, SIGHUP stops the server instead, because the user
@@ -95,26 +95,26 @@ class Signals:
             await self._stop.wait()
             reloading.cancel()
 
-    async def drained(self, is_busy: Callable[[], bool], grace_s: float) -> None:
+    async def drain(self, is_busy: Callable[[], bool], grace_s: float) -> None:
         """Wait until `is_busy` is false, `grace_s` have passed, or a second stop signal arrives. Log the wait."""
         now = asyncio.get_running_loop().time
         until, silent_until = now() + grace_s, now() + _SILENT_S
-        while is_busy() and not self._at_once.is_set() and now() < until:
+        while is_busy() and not self._second_stop.is_set() and now() < until:
             if now() >= silent_until:
                 silent_until = until
                 left_s = round(until - now())
                 logger.info("stopping: what runs may take %d s more; a second signal (Ctrl-C) ends it at once", left_s)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._at_once.wait(), _POLL_INTERVAL_S)
-        if grace_s and is_busy() and not self._at_once.is_set():
+                await asyncio.wait_for(self._second_stop.wait(), _POLL_INTERVAL_S)
+        if grace_s and is_busy() and not self._second_stop.is_set():
             logger.warning("stopping: %g s are over; what still runs is ended", grace_s)
 
-    def take(self, number: signal.Signals) -> None:
+    def receive(self, number: signal.Signals) -> None:
         """Handle a signal."""
         if number == signal.SIGHUP:
             self._hung_up.set()
         elif self._stop.is_set():
-            self._at_once.set()
+            self._second_stop.set()
         else:
             self._stop.set()
 
@@ -138,14 +138,14 @@ def handle_signals() -> Generator[Signals]:
     """
     loop = asyncio.get_running_loop()
     signals = Signals()
-    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    taken = [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in taken:
-        loop.add_signal_handler(number, signals.take, number)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in handled:
+        loop.add_signal_handler(number, signals.receive, number)
     try:
         yield signals
     finally:
-        for number in taken:
+        for number in handled:
             loop.remove_signal_handler(number)
 
 

@@ -46,13 +46,13 @@ class Router:
         """Serve one request. An unexpected error is answered, and raised again for the server's log."""
         has_started = False
 
-        async def send_noticed(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal has_started
             has_started = True
             await send(message)
 
         try:
-            await self._serve(scope, receive, send_noticed)
+            await self._serve(scope, receive, send_and_note)
         except ClientDisconnected:
             if not has_started:
                 await Response(status_code=400)(scope, receive, send)
@@ -96,18 +96,18 @@ class Router:
 def _asgi(handler: Handler | None) -> ASGIApp:
     """Return a handler as an ASGI application.
 
-    A bound method gets the request, and the query if the method has an argument `asked`, whose type is a struct. The
+    A bound method gets the request, and the query if the method has an argument `query`, whose type is a struct. The
     method returns a response, or a struct to send as JSON.
     """
     assert handler, "rows without a handler are left out of the table"
     if not ismethod(handler):
         return handler  # type: ignore[return-value]  # the other kind of Handler
 
-    query: type[msgspec.Struct] | None = handler.__annotations__.get("asked")
+    query: type[msgspec.Struct] | None = handler.__annotations__.get("query")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        asked = (json_bodies.parameters(scope["query_string"], query),) if query else ()
-        found: Response | msgspec.Struct = await handler(Request(scope, receive, send), *asked)
-        await (found if isinstance(found, Response) else document(found))(scope, receive, send)
+        args = (json_bodies.parameters(scope["query_string"], query),) if query else ()
+        result: Response | msgspec.Struct = await handler(Request(scope, receive, send), *args)
+        await (result if isinstance(result, Response) else document(result))(scope, receive, send)
 
     return app

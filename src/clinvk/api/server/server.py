@@ -16,8 +16,7 @@ import uvloop
 from msgspec.structs import replace
 
 from clinvk import __version__, logs
-from clinvk.api.access import auth as entrance
-from clinvk.api.access import keys
+from clinvk.api.access import auth, keys
 from clinvk.api.access.auth import Access
 from clinvk.api.access.key_file import KeyFile
 from clinvk.api.access.key_policy import KeyPolicy
@@ -58,9 +57,9 @@ SERVER_ERROR = 5
 """The exit code if the server cannot listen."""
 
 _OWNER_TIMEOUT_S = 1.0
-_A_LONG_TIME_S = 10 * 365 * 86_400
+_NO_IDLE_TIMEOUT_S = 10 * 365 * 86_400
 _CLOSE_TIMEOUT_S = 2
-_GARBAGE_AFTER = 10_000
+_GC_THRESHOLD = 10_000
 """Objects between garbage collections: the objects of a few dozen prompts. The default of 700 costs 8 % of CPU."""
 _ENDPOINTS = """\
   POST /api/v1/prompt    run a prompt
@@ -124,13 +123,13 @@ def serve(
     formatter = view.formatter if view else logs.formatter_of(settings.log.format)
     with logs.on_stderr(formatter), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         _adjust_logs(settings)
-        entrance.check_access(server)
+        auth.check_access(server)
         workdirs = WorkdirPolicy(settings, environ, BACKENDS)
         workdirs.check_default()
         resource_limits.check_resource_limits(settings.agents)
         open_files = housekeeping.raise_open_file_limit()
         housekeeping.limit_malloc_arenas()
-        taken = runner.run(_read_keys(settings, environ))
+        api_keys = runner.run(_read_keys(settings, environ))
         sockets = lifecycle.inherited_sockets(environ)
         if is_inherited := bool(sockets):
             host, port = sockets[0].getsockname()[:2]
@@ -138,21 +137,21 @@ def serve(
         try:
             sockets = sockets or listen(server.host, server.port)
         except OSError as exc:
-            reason = runner.run(_why_not(server, exc))
+            reason = runner.run(_listen_error(server, exc))
             print(f"clinvk: cannot listen on {address(server.host, server.port)}: {reason}", file=sys.stderr)
             return SERVER_ERROR
-        if not taken and not insecure:
-            taken = entrance.key_if_open(settings.server, sockets, partial(print, file=sys.stderr, flush=True))
+        if not api_keys and not insecure:
+            api_keys = auth.create_key_if_open(settings.server, sockets, partial(print, file=sys.stderr, flush=True))
         if refusal := workdirs.refusal_of_default():
             logger.warning("requests that name no workdir are refused: %s", refusal)
         if settings.warm.enabled and (names := settings.warm.never_started):
             logger.warning("warm.prestart starts none of %s: not in warm.kept_backends", ", ".join(names))
         show_run = view and view.show_run
-        runner.run(_serve(settings, environ, sockets, taken, announce, load, is_inherited, open_files, show_run))
+        runner.run(_serve(settings, environ, sockets, api_keys, announce, load, is_inherited, open_files, show_run))
     return 0
 
 
-async def _why_not(server: ServerSettings, error: OSError) -> str:
+async def _listen_error(server: ServerSettings, error: OSError) -> str:
     """Return why the server cannot listen, and which program does if that is known."""
     if error.errno != errno.EADDRINUSE:
         return error.strerror or str(error)
@@ -203,7 +202,7 @@ async def _serve(
     settings: Settings,
     environ: Mapping[str, str],
     sockets: list[socket.socket],
-    taken: ApiKeys,
+    api_keys: ApiKeys,
     announce: Announce,
     load: Load,
     is_inherited: bool,
@@ -212,40 +211,40 @@ async def _serve(
 ) -> None:
     with handle_signals() as signals:
         async with (
-            observe(settings, BACKENDS, show_run) as watching,
-            SqliteStore(home(environ), on_commit=watching.committed) as store,
-            SocketServer(home(environ), settings, environ, BACKENDS) as commands,
-            open_server(settings, environ, sockets, store, taken, watching, BACKENDS, open_files) as served,
+            observe(settings, BACKENDS, show_run) as observers,
+            SqliteStore(home(environ), on_commit=observers.committed) as store,
+            SocketServer(home(environ), settings, environ, BACKENDS) as socket_server,
+            open_server(settings, environ, sockets, store, api_keys, observers, BACKENDS, open_files) as running,
             maintain_store(store, settings.session.retention_days),
         ):
-            commands.open(served.runs)
-            ready = startup(settings.server, sockets, has_keys=bool(taken))
+            socket_server.open(running.runs)
+            ready = startup(settings.server, sockets, has_keys=bool(api_keys))
             announce(ready)
             lifecycle.notify_service_manager(environ, "READY=1", f"STATUS={str(ready).partition(chr(10))[0]}")
-            await signals.stopped(partial(_reload, load, environ, taken, served))
+            await signals.wait_for_stop(partial(_reload, load, environ, api_keys, running))
             lifecycle.notify_service_manager(environ, "STOPPING=1", "STATUS=finishing what runs")
-            commands.close()
-            served.front.stopping.set()
+            socket_server.close()
+            running.app.stopping.set()
             if is_inherited:
-                served.hand_over()
-            await signals.drained(lambda: served.is_busy, settings.server.shutdown_grace_secs)
+                running.hand_over()
+            await signals.drain(lambda: running.is_busy, settings.server.shutdown_grace_secs)
 
 
-async def _reload(load: Load, environ: Mapping[str, str], taken: ApiKeys, served: "RunningServer") -> None:
+async def _reload(load: Load, environ: Mapping[str, str], api_keys: ApiKeys, running: "RunningServer") -> None:
     """Apply new settings to all reloadable parts; if a setting is wrong, change nothing and log the reason."""
     lifecycle.notify_service_manager(environ, *lifecycle.notify_reloading())
     try:
         settings = load()
-        fresh = await _read_keys(settings, environ)
-        if taken and not fresh and not taken.is_temporary:
+        new_keys = await _read_keys(settings, environ)
+        if api_keys and not new_keys and not api_keys.is_temporary:
             raise ConfigError("the new settings have no API key; removing the last key needs a restart")
     except ClinvkError as exc:
         logger.warning("settings not reloaded: %s", exc.message)
     else:
         _adjust_logs(settings)
-        taken.take(fresh)
-        served.access.limits.renew(settings.server)
-        served.runs.resize(settings.server)
+        api_keys.replace_permanent(new_keys)
+        running.access.limits.reset(settings.server)
+        running.runs.resize(settings.server)
         logger.info("reloaded keys, limits and log level; other settings wait for a restart")
     lifecycle.notify_service_manager(environ, "READY=1")
 
@@ -253,7 +252,7 @@ async def _reload(load: Load, environ: Mapping[str, str], taken: ApiKeys, served
 class RunningServer(NamedTuple):
     """A running server: the outermost application, its runs, uvicorn, and access control."""
 
-    front: RequestMiddleware
+    app: RequestMiddleware
     runs: LocalRuns
     server: "Server"
     access: Access
@@ -261,11 +260,11 @@ class RunningServer(NamedTuple):
     @property
     def is_busy(self) -> bool:
         """Whether a request or a run is under way. A detached run has no request."""
-        return bool(self.front.active or self.runs.busy or self.runs.queued)
+        return bool(self.app.active or self.runs.busy or self.runs.queued)
 
     def hand_over(self) -> None:
         """Stop accepting connections. New connections wait for the next server, which inherits the sockets."""
-        self.front.hands_over = True
+        self.app.is_handed_over = True
         for server in self.server.servers:
             server.close()
 
@@ -276,22 +275,22 @@ async def open_server(
     environ: Mapping[str, str],
     sockets: list[socket.socket],
     store: SessionStore,
-    taken: ApiKeys,
-    watching: Observers,
+    api_keys: ApiKeys,
+    observers: Observers,
     registry: Mapping[str, Backend],
     open_files: int | None = None,
 ) -> AsyncGenerator[RunningServer]:
     """Serve inside the context. On exit, end the agents, send the remaining output, and close the sockets.
 
-    `taken` are the valid API keys. The caller closes `store`. `open_files` is the former limit, for the agents.
+    `api_keys` are the valid API keys. The caller closes `store`. `open_files` is the former limit, for the agents.
     """
     started = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
             lookups = Lookups()
             access, key_policy = (
-                await entrance.access_of(settings.server, taken, sockets),
-                KeyPolicy(taken, store, lookups),
+                await auth.access_of(settings.server, api_keys, sockets),
+                KeyPolicy(api_keys, store, lookups),
             )
             workdirs = WorkdirPolicy(settings, environ, registry, lookups)
 
@@ -308,7 +307,7 @@ async def open_server(
                 return workdirs.judge_repository(place)
 
             async with (
-                keys.watch_key_sources(taken, KeyFile(home(environ))),
+                keys.watch_key_sources(api_keys, KeyFile(home(environ))),
                 key_policy.refresh(),
                 LocalRuns(
                     settings,
@@ -316,7 +315,7 @@ async def open_server(
                     environ,
                     registry,
                     admit,
-                    watching.watches,
+                    observers.observers,
                     keeps_warm=True,
                     open_files=open_files,
                     max_runs_of=key_policy.max_runs,
@@ -333,7 +332,7 @@ async def open_server(
 
                     return Orchestrations(runs, store, runs.spawner, needed, rule=judge)
 
-                front = create_app(
+                app = create_app(
                     settings,
                     environ,
                     runs,
@@ -343,19 +342,19 @@ async def open_server(
                     access,
                     key_policy,
                     workdirs,
-                    watching,
+                    observers,
                     registry,
                 )
-                server = Server(front, settings.server, started.set)
+                server = Server(app, settings.server, started.set)
                 group.create_task(server.serve(sockets))
-                learning = group.create_task(inventory.learn())
+                versions = group.create_task(inventory.query_versions())
                 await started.wait()
                 gc.collect()
                 gc.freeze()  # exclude the permanent objects from later collections
-                gc.set_threshold(_GARBAGE_AFTER)
+                gc.set_threshold(_GC_THRESHOLD)
                 async with housekeeping.trim_memory(lambda: server.server_state.total_requests):
-                    yield RunningServer(front, runs, server, access)
-                learning.cancel()
+                    yield RunningServer(app, runs, server, access)
+                versions.cancel()
                 if orchestrations.cache_info().currsize:  # before `runs` exits: worktrees and checks need the runs
                     await orchestrations().end()
             server.should_exit = True
@@ -367,10 +366,10 @@ async def open_server(
 class Server(uvicorn.Server):
     """uvicorn without signal handling."""
 
-    def __init__(self, front: RequestMiddleware, settings: ServerSettings, on_started: Callable[[], None]) -> None:
+    def __init__(self, app: RequestMiddleware, settings: ServerSettings, on_started: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
-                front,
+                app,
                 loop="none",
                 http=with_timeouts(settings.read_timeout_secs, settings.write_timeout_secs),
                 ws="none",
@@ -379,7 +378,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                timeout_keep_alive=settings.idle_timeout_secs or _A_LONG_TIME_S,
+                timeout_keep_alive=settings.idle_timeout_secs or _NO_IDLE_TIMEOUT_S,
                 timeout_graceful_shutdown=_CLOSE_TIMEOUT_S,
             )
         )
@@ -399,5 +398,5 @@ class Server(uvicorn.Server):
 def startup(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False) -> Startup:
     """Return what a server announces when it is ready."""
     port: int = sockets[0].getsockname()[1]
-    warning = "" if has_keys else entrance.open_to_others(settings, sockets)
+    warning = "" if has_keys else auth.open_warning_of(settings, sockets)
     return Startup(address(settings.host, port), has_keys, warning)
