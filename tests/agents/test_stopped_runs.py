@@ -14,8 +14,8 @@ from clinvk.backends.base import Delivery
 from clinvk.backends.codex.app_server import AppServerChannel
 from clinvk.backends.registry import BACKENDS
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.process_tags import kill_tools
-from clinvk.runtime.process.spawn import Process
 from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import RunFailed, ToolCall, Usage

@@ -12,7 +12,7 @@ import pytest
 from clinvk.api.http.response import DisconnectWatch
 from clinvk.backends.base import Host, Launch
 from clinvk.config.model import BackendSettings, UnifiedFlags
-from clinvk.runtime.process.spawn import Process
+from clinvk.runtime.process.process import Process
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume

@@ -11,7 +11,8 @@ import pytest
 
 from clinvk.backends.base import Channel, Host, Launch
 from clinvk.runtime.pool.worker import Worker
-from clinvk.runtime.process.spawn import Process, Spawner
+from clinvk.runtime.process.process import Process
+from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.runs import Run
 from clinvk.types.events import ToolCall
 from integration.pool_server import Server, begun, request, sleeping

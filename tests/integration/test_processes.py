@@ -17,7 +17,8 @@ import pytest
 
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.executables import run_tool
-from clinvk.runtime.process.spawn import HIGH_WATER_BYTES, Process, Spawner
+from clinvk.runtime.process.process import HIGH_WATER_BYTES, Process
+from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types.errors import BackendUnavailable, InvalidRequest, ResourcesExhausted
 from polling import settled, until

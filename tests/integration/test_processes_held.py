@@ -5,7 +5,7 @@ import errno
 import psutil
 import pytest
 
-from clinvk.runtime.process.spawn import Process
+from clinvk.runtime.process.process import Process
 from integration.test_processes import Child, spawner
 from polling import until
 

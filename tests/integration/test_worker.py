@@ -18,12 +18,12 @@ async def test_each_line_is_read_once_with_its_events(tmp_path: Path, capacity: 
     heard: list[tuple[bytes, int]] = []
 
     def hear() -> None:
-        heard.extend((line, len([*delivered])) for line, delivered in seat.read())
+        heard.extend((line, len([*delivered])) for line, delivered in handle.read())
 
     async with ready(Lasting(tmp_path, capacity)) as (_, worker):
-        seat = worker.admit("one", hear)
-        seat.begin(RunRequest(prompt="tick 3", backend="lasting"), None)
-        await until(lambda: seat.is_over)
+        handle = worker.admit("one", hear)
+        handle.begin(RunRequest(prompt="tick 3", backend="lasting"), None)
+        await until(lambda: handle.is_over)
     assert [count for _, count in heard] == [1] * 5
 
 

@@ -17,7 +17,8 @@ from clinvk.runtime.pool import worker as worker_module
 from clinvk.runtime.pool.worker import Worker
 from clinvk.runtime.pool.worker_set import WorkerSet, WorkerSpec
 from clinvk.runtime.process import process_tags
-from clinvk.runtime.process.spawn import Process, Spawner
+from clinvk.runtime.process.process import Process
+from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.request import RunRequest
 from lasting_backend import Lasting
 from polling import until
@@ -101,12 +102,12 @@ async def test_worker_being_ended_counts_until_it_has_exited(
 
 async def test_abandoned_run_stays_lost_when_its_process_exits(tmp_path: Path) -> None:
     async with ready(Lasting(tmp_path)) as (_, worker):
-        seat = worker.admit("one", lambda: None)
-        worker.abandon(seat, "it did not begin")
-        assert seat.is_lost
+        handle = worker.admit("one", lambda: None)
+        worker.abandon(handle, "it did not begin")
+        assert handle.is_lost
         os.kill(worker.process.pid, signal.SIGKILL)
         await until(lambda: worker.is_gone)
-        assert seat.is_lost
+        assert handle.is_lost
 
 
 async def test_worker_of_a_forgotten_profile_is_ended_on_close(tmp_path: Path) -> None:

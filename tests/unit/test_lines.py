@@ -1,6 +1,6 @@
 import pytest
 
-from clinvk.runtime.process.spawn import LineSplitter, LineTooLong
+from clinvk.runtime.process.process import LineSplitter, LineTooLong
 
 TEXT = b"one\n\ntwo\r\n" + b"x" * 1000 + b"\nlast"
 

@@ -1,21 +1,14 @@
 """Agent programs: whether a program speaks its long-lived protocol, and whether its files are unchanged."""
 
-import asyncio
 import logging
 import os
-from collections import deque
 from collections.abc import Collection, Mapping
 from itertools import chain, islice
 
-import msgspec
-
-from clinvk.backends.base import Channel, Launch, ProtocolNotSupported
-from clinvk.backends.shared import decode_line
-from clinvk.runtime.process import private_folder
+from clinvk.backends.base import Launch
 from clinvk.runtime.process.private_folder import at_home
-from clinvk.runtime.process.spawn import Process, Spawner
-from clinvk.runtime.process.waiting import WakeUp
-from clinvk.types.errors import ClinvkError
+
+logger = logging.getLogger(__name__)
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Files with inode, size and ctime. The mtime is useless: npm gives all files of a package the same mtime."""
@@ -77,8 +70,6 @@ def _entries(folder: str) -> "list[os.DirEntry[str]]":
         return []
 
 
-logger = logging.getLogger(__name__)
-
 _MAX_FAILURES = 3
 """Number of consecutive failures after which a program counts as unable to speak a protocol spoken before."""
 
@@ -124,55 +115,3 @@ class ProtocolSupport:
             return
         self._unsupported[path] = now
         logger.warning("%s does not speak its long-lived protocol: %s; it is run one-shot from now on", path, reason)
-
-
-_MESSAGES = msgspec.json.Decoder(dict[str, object])
-
-
-async def probe_protocol(
-    spawner: Spawner, path: str, launch: Launch, channel: Channel, env: Mapping[str, str], timeout_s: float
-) -> str | None:
-    """Start the program at `path`; return why the program does not speak its protocol, or None."""
-    folder = private_folder.PrivateFolder(launch, env, spawner.server_id)
-    try:
-        await folder.prepare()
-        return await _probe(spawner, folder.command(path), launch.cwd, channel, folder.environment(), timeout_s)
-    except ClinvkError as exc:
-        return exc.message
-    finally:
-        await folder.clear()
-
-
-async def _probe(
-    spawner: Spawner, argv: list[str], cwd: str | None, channel: Channel, env: Mapping[str, str], timeout_s: float
-) -> str | None:
-    changed = WakeUp()
-    process = spawner.spawn(argv, env, cwd, changed.set)
-    try:
-        process.write(channel.greet(), close=False)
-        async with asyncio.timeout(timeout_s):
-            while not _has_answered(process, channel):
-                await changed.wait()
-    except ProtocolNotSupported as exc:
-        return str(exc)
-    except TimeoutError:
-        return f"it does not answer within {timeout_s:g} s"
-    finally:
-        await spawner.sweep(process)
-    return None
-
-
-def _has_answered(process: Process, channel: Channel) -> bool:
-    """Return whether the process has answered.
-
-    Raises:
-        ProtocolNotSupported: the process does not speak the protocol.
-    """
-    for line in process.take():
-        deque(channel.receive(line), maxlen=0)
-        if decode_line(_MESSAGES, line) is not None:
-            return True
-    if process.exit_code is not None and process.at_eof:
-        deque(channel.closed(process.exit_code, process.stderr), maxlen=0)
-        raise ProtocolNotSupported(f"it ended with code {process.exit_code}")
-    return False

@@ -12,10 +12,13 @@ from contextlib import nullcontext
 from math import inf
 from typing import Self
 
+from msgspec.structs import asdict
+
 from clinvk.backends.base import Launch
 from clinvk.config.model import WarmSettings
+from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.pool.reaper import MIB, HealthTimeouts, Reaper, record_fingerprint
-from clinvk.runtime.pool.worker import HeldConversation, PooledProcess, Worker
+from clinvk.runtime.pool.worker import HeldConversation, Worker
 from clinvk.runtime.pool.worker_set import MAX_HELD, WorkerGroup, WorkerSpec, best_worker, can_begin
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finish_shielded
@@ -54,29 +57,22 @@ class Pool:
     @property
     def stats(self) -> WarmStats:
         """The current counts and memory of the workers."""
-        backends = {name: self._stats_of(name) for name in self._settings.kept_backends}
-        all_stats = backends.values()
+        names = self._settings.kept_backends
         return WarmStats(
-            processes=sum(backend_stats.processes for backend_stats in all_stats),
-            ready=sum(backend_stats.ready for backend_stats in all_stats),
-            runs=sum(backend_stats.runs for backend_stats in all_stats),
-            hits=sum(backend_stats.hits for backend_stats in all_stats),
-            misses=sum(backend_stats.misses for backend_stats in all_stats),
-            memory_bytes=sum(backend_stats.memory_bytes for backend_stats in all_stats),
-            backends=backends,
+            **asdict(self._stats_of(*names)),
+            backends={name: self._stats_of(name) for name in names},
             slots=self._settings.max_processes,
             memory_limit_bytes=self._settings.max_memory_mb * MIB,
         )
 
-    def _stats_of(self, backend: str) -> PoolStats:
-        groups = [group for group in self._worker_set.groups.values() if group.backend == backend]
-        workers = [worker for group in groups for worker in group.workers]
+    def _stats_of(self, *backends: str) -> PoolStats:
+        workers = [worker for worker in self._worker_set.workers if worker.group.backend in backends]
         return PoolStats(
             processes=len(workers),
             ready=sum(worker.is_ready and worker.free_slots > 0 and can_begin(worker) for worker in workers),
             runs=sum(len(worker.handles) for worker in workers),
-            hits=self._hits[backend],
-            misses=self._misses[backend],
+            hits=sum(self._hits[backend] for backend in backends),
+            misses=sum(self._misses[backend] for backend in backends),
             memory_bytes=sum(worker.memory for worker in workers),
         )
 
@@ -117,12 +113,12 @@ class Pool:
         """
         worker = handle.worker
         if not handle.is_over:
-            worker.stop(handle.run)
+            handle.interrupt()
         is_done = worker.channel.capacity == 1 and not (keep and handle.conversation)
-        if not trusted or is_done or worker.served + 1 >= worker.launch.most_runs:
+        if not trusted or is_done or worker.past_runs + 1 >= worker.launch.most_runs:
             worker.retire()
-        if trusted and handle.is_over and (group := self._worker_set.group_of(worker)):
-            group.failures = 0
+        if trusted and handle.is_over:
+            worker.group.failures = 0
             worker.is_proven = True
         try:
             await self._end_tools(handle, trusted=trusted)
@@ -166,11 +162,11 @@ class Pool:
 
         If the program does not speak its protocol, no worker starts until another run asks for a worker.
         """
-        handle.worker.retire()
-        if group := self._worker_set.group_of(handle.worker):
-            group.blame(handle.worker, reason)
-            if not speaks_protocol:
-                group.last_requested_at = -inf
+        worker = handle.worker
+        worker.retire()
+        worker.group.blame(worker, reason)
+        if not speaks_protocol:
+            worker.group.last_requested_at = -inf
 
     async def forget(self, handle: str, except_worker: Worker | None = None) -> None:
         """Drop a conversation that is resumed elsewhere from all workers except `except_worker`.

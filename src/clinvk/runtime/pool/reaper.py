@@ -112,11 +112,11 @@ class Reaper:
             for group in [*self.worker_set.groups.values()]:
                 await self._maintain(group, now)
             self._forget_groups(now)
-            self._enforce_limits()
             if now >= self._checked_at + (_MEASURE_INTERVAL_S if self._has_changed(now) else _POLL_INTERVAL_S):
                 self._checked_at = now
                 await self._check_files()
-                await self._enforce_memory()
+                await self._measure()
+            self._enforce_limits()
             self._refill(now)
         except Exception:
             logger.exception("cannot maintain the kept processes")
@@ -195,18 +195,37 @@ class Reaper:
 
     def _size(self, worker: Worker) -> int:
         """Return the memory of a worker; for a young worker, at least the expected memory."""
-        group = self.worker_set.group_of(worker) or self.worker_set.ending[worker]
         if _is_young(worker, time.monotonic()):
-            return max(worker.memory, self._expected(group))
-        return max(worker.memory, self._typical.get(group.backend, 0))
+            return max(worker.memory, self._expected(worker.group))
+        return max(worker.memory, self._typical.get(worker.group.backend, 0))
 
     def _expected(self, group: WorkerGroup) -> int:
         """Return the most memory that a starting worker of a group is likely to use, judging by earlier workers."""
         name = group.backend
         return max(self._typical.get(name, min(_UNKNOWN_BYTES, self._limit)), self._at_start.get(name, 0))
 
+    async def _measure(self) -> None:
+        """Measure the memory of the workers; retire a worker that has grown out of proportion."""
+        workers = {worker.process.number: worker for worker in self.worker_set.counted if worker.is_up}
+        for number, size in (await self._spawner.memory([*workers])).items():
+            self._note_size(workers[number], size)
+
+    def _note_size(self, worker: Worker, size: int) -> None:
+        worker.memory, backend = size, worker.group.backend
+        if _is_young(worker, time.monotonic()) and not worker.past_runs:
+            if not worker.handles:  # memory of the runs' descendants is no part of the start
+                self._at_start[backend] = max(size, self._at_start.get(backend, 0))
+        elif worker.is_ready:
+            if not worker.first_memory:
+                worker.first_memory = self._typical[backend] = size
+            if size > _MAX_GROWTH * worker.first_memory > 0:
+                worker.retire()
+
     def _enforce_limits(self) -> None:
-        """End the longest idle workers while the number or the known memory of workers exceeds its limit."""
+        """End the longest idle workers above the limits on number and memory, then retire workers with runs.
+
+        Workers with runs are retired only for measured memory.
+        """
         remaining = self._remaining
         count, used = len(remaining), sum(map(self._size, remaining))
         for worker in self.worker_set.idle:
@@ -214,36 +233,12 @@ class Reaper:
                 return
             count, used = count - 1, used - self._size(worker)
             self.worker_set.end(worker)
-
-    async def _enforce_memory(self) -> None:
-        """Measure memory; above the limit, end the longest idle workers first, then retire workers with runs."""
-        workers = {worker.process.number: worker for worker in self.worker_set.counted if worker.is_up}
-        sizes = await self._spawner.memory([*workers])
-        for number, size in sizes.items():
-            self._note_size(workers[number], size)
-        excess = sum(sizes.values()) - self._limit if self._limit else 0
-        for worker in sorted(workers.values(), key=lambda worker: (bool(worker.handles), worker.idle_since)):
+        busy = sorted(self._remaining, key=lambda worker: (not worker.is_retiring, worker.idle_since))
+        excess = sum(worker.memory for worker in busy) - self._limit if self._limit else 0
+        for worker in busy:
             if excess <= 0:
                 return
             excess -= worker.memory
-            worker.retire()
-            if not worker.handles:
-                self.worker_set.end(worker)
-
-    def _note_size(self, worker: Worker, size: int) -> None:
-        """Record the memory of a worker; retire a worker that has grown out of proportion."""
-        worker.memory = size
-        group = self.worker_set.group_of(worker)
-        if _is_young(worker, time.monotonic()) and not worker.served:
-            if group and not worker.handles:  # memory of the runs' descendants is no part of the start
-                name = group.backend
-                self._at_start[name] = max(size, self._at_start.get(name, 0))
-            return
-        if not worker.is_ready:
-            return
-        if group and not worker.first_memory:
-            worker.first_memory = self._typical[group.backend] = size
-        if size > _MAX_GROWTH * worker.first_memory > 0:
             worker.retire()
 
     def _refill(self, now: float) -> None:
@@ -258,16 +253,11 @@ class Reaper:
             while ready < self._spares(group, now) and self._has_capacity(group, including=self.worker_set.ending):
                 self.worker_set.open(group, group.launch)
                 ready += 1
-            if ready < self._spares(group, now) and self._will_have_capacity(group, now, may_take=not ready):
-                return
-
-    def _will_have_capacity(self, group: WorkerGroup, now: float, *, may_take: bool) -> bool:
-        """Return whether a spare will have room; `may_take` allows ending less wanted workers."""
-        if not may_take:
-            return self._has_capacity(group)
-        return self.free_capacity(
-            group, [worker for worker in self.worker_set.idle if self._is_replaceable(worker, group, now)]
-        )
+            if ready < self._spares(group, now):
+                idle = self.worker_set.idle if not ready else ()
+                replaceable = [worker for worker in idle if self._is_replaceable(worker, group, now)]
+                if self.free_capacity(group, replaceable):
+                    return
 
     def _spares(self, group: WorkerGroup, now: float) -> int:
         """Return the wanted number of ready workers.
@@ -290,12 +280,10 @@ class Reaper:
         of new conversations so high that the worker would have to end anyway: without the exception, no new
         conversation would find a spare.
         """
-        group = self.worker_set.group_of(worker)
-        if group is requester:
+        if worker.group is requester:
             must_end = _recent_count(requester, now) >= self._settings.max_processes
-            return bool(worker.served) and (must_end or now - worker.idle_since > _RECENT_S)
-        assert group  # an idle worker is not in `ending`
-        return group.last_requested_at < requester.last_requested_at
+            return bool(worker.past_runs) and (must_end or now - worker.idle_since > _RECENT_S)
+        return worker.group.last_requested_at < requester.last_requested_at
 
 
 def _recent_count(group: WorkerGroup, now: float) -> int:

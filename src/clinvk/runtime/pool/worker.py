@@ -4,26 +4,22 @@ import asyncio
 import enum
 import logging
 import time
-from collections.abc import Callable, Iterable
-from math import inf
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from clinvk.backends.base import Channel, Delivery, Launch, ProtocolNotSupported
 from clinvk.runtime.pool.agent_programs import Fingerprint
+from clinvk.runtime.pool.pooled_process import PAUSE_BYTES, PooledProcess
 from clinvk.runtime.process.private_folder import PrivateFolder
-from clinvk.runtime.process.spawn import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Process
-from clinvk.types.errors import AgentCrashed, AgentFailed
-from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, ToolCall
-from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume
+from clinvk.runtime.process.process import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Process
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.process.waiting import WakeUp
+from clinvk.types.errors import ClinvkError
+
+if TYPE_CHECKING:
+    from clinvk.runtime.pool.worker_set import WorkerGroup
 
 logger = logging.getLogger(__name__)
-
-_MAX_UNREAD_BYTES = 64 * 1024 * 1024
-"""Maximum unread output of a run with a slow reader while other runs need the process's output."""
-
-_PAUSE_BYTES = 1024 * 1024
-"""Maximum unread output of the only run of a process: above the limit, the process itself is paused."""
 
 _RELEASE_TIMEOUT_S = 2.0
 _POLL_S = 0.005
@@ -58,21 +54,24 @@ class Worker:
     """A warm process and the runs in it.
 
     Attributes:
+        group: the workers with the same key; set by the `WorkerSet`.
         state: where the worker is in its life.
         is_ready: the process has spoken its protocol.
         is_proven: a run went well in the process.
         is_blamed: the failure of the process was counted.
-        failure: why the process, or a run in it, was given up.
+        failure: why the process, or a run in it, was first given up.
         has_leftover_tools: runs may have left tools that cannot be told from the tools of other runs.
         ending_tools: held while all tools in the process are killed; no run begins meanwhile.
         handles: the handles of the runs in the process, by run.
-        served: the number of runs that have left.
+        past_runs: the number of runs that have left.
         opened: set once the process has started, or could not start.
         held: the conversations that the process can resume, by the agent's id.
         memory: the resident bytes of the process and its descendants, as last measured.
         since, idle_since: when the start began, and when a run last left, by `time.monotonic`.
         last_output_at, pinged_at: when the process last printed anything, and was last pinged, by the loop's clock.
     """
+
+    group: "WorkerGroup"
 
     def __init__(self, launch: Launch, channel: Channel, folder: PrivateFolder, on_change: Callable[[], None]) -> None:
         self.launch = launch
@@ -84,7 +83,7 @@ class Worker:
         self.opened = asyncio.Event()
         self.is_ready = self.is_proven = self.is_blamed = self.has_leftover_tools = False
         self.ending_tools = asyncio.Lock()
-        self.served = 0
+        self.past_runs = 0
         self.failure = ""
         self.memory = self.first_memory = 0
         self._loop = asyncio.get_running_loop()
@@ -101,11 +100,24 @@ class Worker:
         assert self._process
         return self._process
 
-    def attach(self, process: Process) -> None:
-        """Attach the started process and send the greeting."""
-        self._process = process
-        self.state = max(self.state, WorkerState.SERVING)
-        process.write(self.channel.greet(), close=False)
+    async def start(self, spawner: Spawner, path: str, env: dict[str, str]) -> None:
+        """Start the program at `path` and send the greeting; `env` becomes the environment of the process.
+
+        Raises:
+            ClinvkError: the process cannot be started.
+            TimeoutError: the disk hangs.
+        """
+        try:
+            await self.folder.prepare()
+            env |= self.folder.environment()
+            command, cwd = self.folder.command(path), self.launch.cwd
+            self._process = spawner.spawn(command, env, cwd, self.flush, real_path=cwd or "")
+            self.state = max(self.state, WorkerState.SERVING)
+            self._process.write(self.channel.greet(), close=False)
+        finally:
+            if not self._process:
+                await self.folder.clear()
+            self.opened.set()
 
     @property
     def was_started(self) -> bool:
@@ -135,11 +147,9 @@ class Worker:
     @property
     def is_paused(self) -> bool:
         """Whether reading is paused for the slow reader of the only run."""
-        return self.channel.capacity == 1 and any(
-            handle.unread_bytes > _PAUSE_BYTES for handle in self.handles.values()
-        )
+        return self.channel.capacity == 1 and any(handle.unread_bytes > PAUSE_BYTES for handle in self.handles.values())
 
-    def admit(self, run: str, wake: Callable[[], None]) -> "PooledProcess":
+    def admit(self, run: str, wake: Callable[[], None]) -> PooledProcess:
         """Admit a run, and return its handle."""
         handle = self.handles[run] = PooledProcess(run, self, wake)
         return handle
@@ -147,7 +157,7 @@ class Worker:
     def leave(self, run: str) -> None:
         """Remove a run from the worker."""
         if self.handles.pop(run, None):
-            self.served += 1
+            self.past_runs += 1
             self.idle_since = time.monotonic()
 
     def retire(self) -> None:
@@ -211,22 +221,21 @@ class Worker:
         if self.is_ready and not self.is_retiring and not is_json and line.strip():  # other lines may be lost
             logger.warning("a kept process of %s takes no more runs: it printed %r", self.launch.argv[0], line[:80])
             self.retire()
-        self.is_ready = self.is_ready or is_json
+        self.is_ready = self.is_ready or (is_json and line.rstrip().endswith(b"}"))
         self.last_output_at = self._loop.time()
         self._deliver(line, lambda: self.channel.receive(line))
 
     def _deliver(self, line: bytes, receive: Callable[[], Iterable[Delivery]]) -> None:
         recipients = dict.fromkeys(self.handles.values() if self.channel.capacity == 1 else ())
         for handle in recipients:
-            handle.put(line)
+            handle.add(line)
         try:
             for delivery in receive():
                 if isinstance(delivery, bytes):
                     self.process.write(delivery, close=False)
                 elif handle := self.handles.get(delivery[0]):
                     recipients[handle] = None
-                    handle.put(line, delivery[1])
-                    self._note(handle, delivery[1])
+                    handle.add(line, delivery[1])
         except ProtocolNotSupported as exc:
             for handle in self.handles.values():
                 handle.refuse(str(exc))
@@ -238,26 +247,6 @@ class Worker:
             handle.is_answered = self.is_ready
         for handle in recipients:  # once per line, since a woken run reads immediately
             handle.wake()
-
-    def _note(self, handle: "PooledProcess", event: Event) -> None:
-        if isinstance(event, RunStarted) and event.backend_session_id:
-            handle.conversation = event.backend_session_id
-            handle.tools = self.channel.tools_of(handle.run)
-        elif handle.unread_bytes > _MAX_UNREAD_BYTES and not handle.is_over:
-            handle.put(
-                b"",
-                RunFailed(
-                    AgentFailed.code, "the client reads too slowly: more than 64 MB of output are unread", exit_code=1
-                ),
-            )
-            self.stop(handle.run)
-
-    def stop(self, run: str) -> bool:
-        """Ask the process to end a run; return False if the protocol has no such request."""
-        data = self.channel.interrupt(run)
-        if data:
-            self.process.write(data, close=False)
-        return data is not None
 
     def _exited(self) -> None:
         if not self.is_up:
@@ -283,25 +272,17 @@ class Worker:
     def fail(self, reason: str) -> None:
         """Give up the process and all its runs."""
         self.close()
-        self.failure = reason
+        self.failure = self.failure or reason
         for handle in self.handles.values():
-            self._fail_run(handle, reason)
+            handle.fail(reason)
         self._on_change()
 
-    def abandon(self, handle: "PooledProcess", reason: str) -> None:
+    def abandon(self, handle: PooledProcess, reason: str) -> None:
         """Fail one run and ask the process to stop the run; the worker takes no more runs."""
         self.retire()
-        self.failure = reason
-        self.stop(handle.run)
-        self._fail_run(handle, reason)
-
-    def _fail_run(self, handle: "PooledProcess", reason: str) -> None:
-        if handle.is_over:
-            return
-        handle.is_lost = True
-        if not handle.is_unsupported:
-            handle.put(b"", RunFailed(AgentCrashed.code, reason, exit_code=self.process.exit_code))
-        handle.wake()
+        self.failure = self.failure or reason
+        handle.interrupt()
+        handle.fail(reason)
 
     def ping(self) -> None:
         """Ping the process."""
@@ -309,105 +290,24 @@ class Worker:
         self.pinged_at = self._loop.time()
 
 
-class PooledProcess:
-    """The handle of one run on a worker; see `OwnProcess` for the other kind.
-
-    Attributes:
-        is_over: the run's ending has arrived.
-        is_lost: the process was lost before the run's ending arrived.
-        is_answered: the process has printed something since the run began.
-        has_begun: the process has printed something about the run.
-        began_at: when the prompt was sent, by the loop's clock.
-        wake: makes the run look at its new lines.
-        has_used_tools: the run has used tools, which may have left processes behind.
-        tools: the environment variable, name and value, that the run's tools carry.
-        conversation: the agent's id of the run's conversation, once known.
-    """
-
-    exit_code = None
-    at_eof = False
-    too_long = False
-
-    def __init__(self, run: str, worker: Worker, wake: Callable[[], None]) -> None:
-        self.run = run
-        self.worker = worker
-        self.is_over = self.is_lost = self.is_answered = self.has_begun = self.has_used_tools = False
-        self.conversation: str | None = None
-        self.tools: tuple[str, str] | None = None
-        self.unread_bytes = 0
-        self.began_at = inf
-        self.wake = wake
-        self._unread: list[tuple[bytes, list[Delivery]]] = []
-        self._refused = ""
-
-    @property
-    def process(self) -> Process:
-        """The process that carries the run."""
-        return self.worker.process
-
-    def interrupt(self) -> bool:
-        """Ask the process to end the run; return False if the protocol has no such request."""
-        return self.worker.stop(self.run)
-
-    @property
-    def is_unsupported(self) -> bool:
-        """Whether the process does not speak its protocol."""
-        return bool(self._refused)
-
-    def begin(self, request: RunRequest, resume: Resume | None) -> None:
-        """Send the prompt."""
-        self.is_answered = False
-        self.began_at = asyncio.get_running_loop().time()
-        self.worker.process.write(self.worker.channel.start(self.run, request, resume), close=False)
-
-    def put(self, line: bytes, event: Event | None = None) -> None:
-        """Queue a line, or another event of the last line, for the run's next `read`."""
-        if self.is_over:
-            return
-        if not self._unread or self._unread[-1][0] is not line:
-            self._unread.append((line, []))
-            self.unread_bytes += len(line)
-        if event is not None:
-            self._unread[-1][1].append((self.run, event))
-            self.has_begun = True
-            self.has_used_tools = self.has_used_tools or isinstance(event, ToolCall)
-            self.is_over = isinstance(event, RunFinished | RunFailed)
-
-    def refuse(self, reason: str) -> None:
-        """Make the run fail with `ProtocolNotSupported`."""
-        self._refused = reason
-        self.wake()
-
-    def read(self) -> list[tuple[bytes, Iterable[Delivery]]]:
-        """Return the lines since the last call with their events.
-
-        Raises:
-            ProtocolNotSupported: the process does not speak the protocol.
-        """
-        if self._refused:
-            raise ProtocolNotSupported(self._refused)
-        lines: list[tuple[bytes, Iterable[Delivery]]] = [*self._unread]
-        was_paused, self.unread_bytes = self.unread_bytes > _PAUSE_BYTES, 0
-        self._unread.clear()
-        if was_paused:
-            self.worker.flush()
-        return lines
-
-    def read_stderr(self) -> list[bytes]:
-        """Return nothing: the stderr of a shared process belongs to no run."""
-        return []
-
-    def closed(self) -> Iterable[Delivery]:
-        """Return nothing: the worker delivers the events that follow from the exit."""
-        return ()
-
-    def write(self, data: bytes) -> None:
-        """Never called: the worker answers the requests of the process."""
-        raise AssertionError(data)
-
-    def stderr_message(self) -> str:
-        """Return the line of stderr that best explains the agent's trouble."""
-        return self.worker.channel.stderr_message(self.worker.process.stderr)
-
-    def finish(self) -> None:
-        """Do nothing: the process outlives the run."""
+async def probe_protocol(
+    spawner: Spawner, path: str, launch: Launch, channel: Channel, env: Mapping[str, str], timeout_s: float
+) -> str | None:
+    """Start the program at `path`; return why the program does not speak its protocol, or None."""
+    changed = WakeUp()
+    worker = Worker(launch, channel, PrivateFolder(launch, env, spawner.server_id), changed.set)
+    try:
+        await worker.start(spawner, path, dict(env))
+        async with asyncio.timeout(timeout_s):
+            while not (worker.is_ready or worker.is_gone):
+                await changed.wait()
+        return None if worker.is_ready else worker.failure
+    except ClinvkError as exc:
+        return exc.message
+    except TimeoutError:
+        return f"it does not answer within {timeout_s:g} s"
+    finally:
+        worker.close()
+        if worker.was_started:
+            await spawner.sweep(worker.process)
+            await worker.folder.clear()

@@ -15,7 +15,8 @@ from clinvk.backends.base import Backend, Host, Launch
 from clinvk.runtime.pool.agent_programs import Fingerprint, fingerprint
 from clinvk.runtime.pool.worker import Worker
 from clinvk.runtime.process.private_folder import PrivateFolder
-from clinvk.runtime.process.spawn import Process, Spawner
+from clinvk.runtime.process.process import Process
+from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types.errors import ClinvkError
 
@@ -132,14 +133,15 @@ def can_begin(worker: Worker, share: float = 1) -> bool:
 
     A one-conversation process can begin only its first conversation.
     """
+    runs = worker.past_runs + len(worker.handles)
     if worker.channel.capacity == 1:
-        return not worker.served and not worker.handles and not worker.launch.continuing
-    return worker.served + len(worker.handles) < share * worker.launch.most_runs
+        return not runs and not worker.launch.continuing
+    return runs < share * worker.launch.most_runs
 
 
 def best_worker(workers: Iterable[Worker]) -> Worker | None:
     """Return a ready worker if possible, preferring the busiest: idle workers can then be ended."""
-    return max(workers, key=lambda worker: (worker.is_ready, worker.served, len(worker.handles)), default=None)
+    return max(workers, key=lambda worker: (worker.is_ready, worker.past_runs, len(worker.handles)), default=None)
 
 
 def _without_conversation(launch: Launch) -> Launch:
@@ -152,12 +154,12 @@ class WorkerSet:
 
     Attributes:
         groups: the groups by key.
-        ending: the workers that are being ended, each with its group.
+        ending: the workers that are being ended.
     """
 
     def __init__(self, spawner: Spawner, on_change: Callable[[], None]) -> None:
         self.groups: dict[object, WorkerGroup] = {}
-        self.ending: dict[Worker, WorkerGroup] = {}
+        self.ending: set[Worker] = set()
         self._spawner = spawner
         self._on_gone = on_change
         self._tasks = asyncio.TaskGroup()
@@ -191,14 +193,9 @@ class WorkerSet:
     async def group(self, spec: WorkerSpec) -> WorkerGroup:
         """Return the group of a spec; check the files, which may be many, in a thread."""
         key, files = spec.key, await asyncio.to_thread(spec.files)
-        if key not in self.groups:
-            self.groups[key] = WorkerGroup(spec, files)
-        self.groups[key].renew(files)
-        return self.groups[key]
-
-    def group_of(self, worker: Worker) -> WorkerGroup | None:
-        """Return the group of a worker; None if the worker is being ended."""
-        return next((group for group in self.groups.values() if worker in group.workers), None)
+        group = self.groups.setdefault(key, WorkerGroup(spec, files))
+        group.renew(files)
+        return group
 
     def open(self, group: WorkerGroup, launch: Launch) -> Worker:
         """Start a worker in the background. The worker admits runs at once, and has a process when `opened` is set.
@@ -206,47 +203,39 @@ class WorkerSet:
         A group that was forgotten meanwhile is added to `groups` again.
         """
         group = self.groups.setdefault(group.spec.key, group)
-        folder = PrivateFolder(launch, group.spec.env, self._spawner.server_id)
-        env = dict(group.spec.env)
+        env = dict(group.spec.env)  # shared with the channel, and completed at the start
         channel = group.spec.backend.channel(launch, replace(group.spec.host, env=env))
-        worker = Worker(launch, channel, folder, lambda: self._on_change(group, worker))
+        folder = PrivateFolder(launch, group.spec.env, self._spawner.server_id)
+        worker = Worker(launch, channel, folder, lambda: self._on_change(worker))
+        worker.group = group
         group.workers.append(worker)
-        self._tasks.create_task(self._start(group, worker, env))
+        self._tasks.create_task(self._start(worker, env))
         return worker
 
-    async def _start(self, group: WorkerGroup, worker: Worker, env: dict[str, str]) -> None:
-        """Start a worker's process; `env`, shared with the channel, becomes the environment of the process."""
-        path, folder, launch = group.spec.path, worker.folder, worker.launch
+    async def _start(self, worker: Worker, env: dict[str, str]) -> None:
+        group = worker.group
         try:
-            await folder.prepare()
-            env |= folder.environment()
-            command, real = folder.command(path), launch.cwd or ""
-            worker.attach(self._spawner.spawn(command, env, launch.cwd, worker.flush, real_path=real))
+            await worker.start(self._spawner, group.spec.path, env)
         except Exception as exc:
             is_expected = isinstance(exc, ClinvkError | TimeoutError)
-            logger.warning("cannot start a kept process of %s: %s", path, exc, exc_info=not is_expected)
+            logger.warning("cannot start a kept process of %s: %s", group.spec.path, exc, exc_info=not is_expected)
             group.blame(worker, "it could not be started")
             group.workers.remove(worker)
-            self.ending.pop(worker, None)
-            await folder.clear()
-        finally:
-            worker.opened.set()
+            self.ending.discard(worker)
 
-    def _on_change(self, group: WorkerGroup, worker: Worker) -> None:
+    def _on_change(self, worker: Worker) -> None:
         """Handle output or the exit of a worker."""
-        if worker.is_gone and not worker.handles and worker in group.workers:
+        if worker.is_gone and not worker.handles and worker in worker.group.workers:
             if not worker.is_proven:
-                group.blame(worker, worker.failure)
+                worker.group.blame(worker, worker.failure)
             self._on_gone()
 
     def end(self, worker: Worker) -> None:
         """Retire a worker and end the worker in the background."""
         worker.retire()
-        group = self.group_of(worker)
-        if group is None or worker in self.ending:
-            return
-        self.ending[worker] = group
-        self._tasks.create_task(self._end_in_background(worker))
+        if worker not in self.ending and worker in worker.group.workers:
+            self.ending.add(worker)
+            self._tasks.create_task(self._end_in_background(worker))
 
     async def _end_in_background(self, worker: Worker) -> None:
         try:
@@ -257,11 +246,10 @@ class WorkerSet:
 
     async def end_and_wait(self, worker: Worker, *, graceful: bool) -> None:
         """End a worker with all its descendants; if `graceful`, a running process may exit by itself first."""
-        group = self.group_of(worker)
-        if group is None:
+        if worker not in worker.group.workers:
             return
-        group.workers.remove(worker)
-        self.ending[worker] = group
+        worker.group.workers.remove(worker)
+        self.ending.add(worker)
         process = worker.process
         try:
             if graceful and worker.is_up:
@@ -274,13 +262,13 @@ class WorkerSet:
                 await self._spawner.sweep(process)
                 await finish_shielded(_wait_for_exit(process))  # the loop that receives the exit may end next
             finally:
-                del self.ending[worker]
+                self.ending.discard(worker)
                 self._on_gone()
                 await worker.folder.clear()
 
 
 async def _wait_for_exit(process: Process) -> None:
-    """Wait up to `_EXITS_TIMEOUT_S` for the exit of a process, and drop its output."""
+    """Wait up to `_EXIT_TIMEOUT_S` for the exit of a process, and drop its output."""
     until = time.monotonic() + _EXIT_TIMEOUT_S
     while process.exit_code is None and time.monotonic() < until:
         await asyncio.sleep(0.02)

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from clinvk import logs
 from clinvk.backends.base import Launch, ProtocolNotSupported
 from clinvk.runtime.pool.pool import Pool
-from clinvk.runtime.pool.worker import PooledProcess
+from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process.private_folder import PrivateFolder
-from clinvk.runtime.process.spawn import LINGER_S, Process
+from clinvk.runtime.process.process import LINGER_S, Process
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.runtime.run.run_io import OwnProcess, RunIO
 from clinvk.runtime.run.task import Phase, RunTask

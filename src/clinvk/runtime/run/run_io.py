@@ -9,8 +9,8 @@ import msgspec
 from clinvk.backends.base import Backend, Channel, Delivery, Host, Launch, ProtocolNotSupported
 from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool
-from clinvk.runtime.pool.worker import PooledProcess
-from clinvk.runtime.process.spawn import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Process
+from clinvk.runtime.pool.pooled_process import PooledProcess
+from clinvk.runtime.process.process import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Process
 from clinvk.runtime.run.answer_filter import AnswerFilter
 from clinvk.types.errors import AgentCrashed, TimedOut
 from clinvk.types.events import (
@@ -56,14 +56,16 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OwnProcess:
-    """A run's handle on a process started for this run only; see `PooledProcess` for a process of the pool."""
+    """A run's handle on a process started for this run only; see `PooledProcess` for a process of the pool.
 
-    is_answered = False
+    `is_answered` is whether the process has spoken its protocol.
+    """
+
     tools = None
 
     def __init__(self, run: str, process: Process, channel: Channel, long_lived: bool) -> None:
         self.process = process
-        self.read_stderr = process.take_stderr
+        self.is_answered = False
         self._run = run
         self._channel = channel
         self._long_lived = long_lived
@@ -77,24 +79,29 @@ class OwnProcess:
         """Send the prompt; stdin stays open only if the protocol needs it."""
         self.process.write(self._channel.start(self._run, request, resume), close=not self._long_lived)
 
-    def read(self) -> Iterator[tuple[bytes, Iterable[Delivery]]]:
-        """Yield each new line with its deliveries, after the previous line was handled."""
+    def read(self) -> Iterator[tuple[bytes, Iterable[Event]]]:
+        """Yield each new line with its events, after the previous line was handled."""
         for line in self.process.take():
-            yield line, self._channel.receive(line)
+            yield line, self._events(self._channel.receive(line))
 
-    def closed(self) -> Iterable[Delivery]:
+    def closed(self) -> Iterable[Event]:
         """Return the ending of a run whose agent exited without reporting an ending."""
-        return self._channel.closed(self.process.exit_code or 0, self.process.stderr)
+        return self._events(self._channel.closed(self.process.exit_code or 0, self.process.stderr))
 
-    def write(self, data: bytes) -> None:
-        """Answer a request of the process."""
-        self.process.write(data, close=False)
+    def _events(self, deliveries: Iterable[Delivery]) -> Iterator[Event]:
+        """Yield the events, and answer the requests of the process."""
+        for delivery in deliveries:
+            self.is_answered = True
+            if isinstance(delivery, bytes):
+                self.process.write(delivery, close=False)
+            else:
+                yield delivery[1]
 
     def interrupt(self) -> bool:
         """Ask the agent to end the turn and report its cost; return False if the protocol has no such request."""
         data = self._channel.interrupt(self._run)
         if data:
-            self.write(data)
+            self.process.write(data, close=False)
         return data is not None
 
     def stderr_message(self) -> str:
@@ -182,7 +189,7 @@ class RunIO:
         self.events: list[Event] = []
         self.events_bytes = 0
         self.protocol_failure = ""
-        self._status = process.process if isinstance(process, OwnProcess) else process
+        self._own = process if isinstance(process, OwnProcess) else None
         self._early_stderr: list[Event] | None = []
         self._timeout_s = spec.request.timeout_s
         self._silence_s = spec.no_progress_s or inf
@@ -199,7 +206,7 @@ class RunIO:
 
         Stderr is held back until the agent has reported its start, which must be the first event of a stream.
         """
-        for line in self.process.read_stderr():
+        for line in self._own.process.take_stderr() if self._own else ():
             early = self.events if self._early_stderr is None else self._early_stderr
             early.append(Progress("stderr", line.decode(errors="replace")))
         try:
@@ -231,7 +238,7 @@ class RunIO:
             return RunFinished("max_turns")
         if now < self.deadline():
             return None
-        if now >= self._closed_at + LINGER_S and self._status.exit_code is None:
+        if now >= self._closed_at + LINGER_S and not self.process.is_lost:
             return RunFailed(AgentCrashed.code, "the agent closed its output but did not exit")
         if now >= self._wall_at:
             problem = f"timed out after {self._timeout_s:g} s"
@@ -247,7 +254,7 @@ class RunIO:
     def deadline(self) -> float:
         """Return the time of the next check if the process stays silent."""
         answer_by = inf if self.process.is_answered else self._answer_by
-        exit_by = self._closed_at + (LINGER_S if self._status.exit_code is None else DRAIN_S)
+        exit_by = self._closed_at + (DRAIN_S if self.process.is_lost else LINGER_S)
         return min(self._wall_at, self._silent_at, answer_by, exit_by)
 
     @property
@@ -255,32 +262,30 @@ class RunIO:
         return inf if self.activity.open_calls else self._progress_at + self._silence_s
 
     def _read_stdout(self, now: float) -> None:
-        for line, deliveries in self.process.read():
+        for line, events in self.process.read():
             if line.startswith(b"{"):
                 self.raw = line
             self.events_bytes += len(line)
-            self._handle(deliveries, now)
-        status = self._status
-        if status.too_long:
+            self._handle(events, now)
+        if self._own:
+            self._check_exit(self._own, now)
+
+    def _check_exit(self, own: OwnProcess, now: float) -> None:
+        process = own.process
+        if process.too_long:
             self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
-        if self.ending or (status.exit_code is None and not status.at_eof):
+        if self.ending or (process.exit_code is None and not process.at_eof):
             return
         self._closed_at = min(self._closed_at, now)
-        if status.exit_code is not None and (status.at_eof or now >= self._closed_at + DRAIN_S):
-            self._handle(self.process.closed(), now)
+        if process.exit_code is not None and (process.at_eof or now >= self._closed_at + DRAIN_S):
+            self._handle(own.closed(), now)
 
-    def _handle(self, deliveries: Iterable[Delivery], now: float) -> None:
-        for delivery in deliveries:
-            if self.ending:
-                break
-            self._answer_by = inf
-            if isinstance(delivery, bytes):
-                self.process.write(delivery)
-                continue
-            event = delivery[1]
+    def _handle(self, events: Iterable[Event], now: float) -> None:
+        for event in () if self.ending else events:
             if isinstance(event, Ending):
                 self._end(event)
-            elif self.activity.turns_ended < self._max_turns:
+                break
+            if self.activity.turns_ended < self._max_turns:
                 if self.activity.feed(event):
                     self._progress_at = now
                 self.events += self.text_filter.feed(event) if self.text_filter else (event,)
@@ -292,4 +297,5 @@ class RunIO:
         )
         if not is_cut:
             self.ending = self.ending or ending
-        self.process.finish()
+        if self._own:
+            self._own.finish()

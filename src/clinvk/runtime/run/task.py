@@ -10,8 +10,9 @@ from math import inf
 from msgspec.structs import replace
 
 from clinvk.backends.base import Launch, ProtocolNotSupported
-from clinvk.runtime.pool.worker import PooledProcess
-from clinvk.runtime.process.spawn import Process, Spawner
+from clinvk.runtime.pool.pooled_process import PooledProcess
+from clinvk.runtime.process.process import Process
+from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.runtime.run.answer_filter import (
     AnswerFilter,

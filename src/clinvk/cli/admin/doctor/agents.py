@@ -10,7 +10,8 @@ from clinvk.backends.base import PRIVATE, Backend
 from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, SupportsCheckup
 from clinvk.cli.admin.doctor.machine import Check, Status, is_kept_warm
 from clinvk.config.model import Settings
-from clinvk.runtime.pool.agent_programs import ProtocolSupport, probe_protocol
+from clinvk.runtime.pool.agent_programs import ProtocolSupport
+from clinvk.runtime.pool.worker import probe_protocol
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.spawn import Spawner
