@@ -13,7 +13,7 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.process_tags import kill_tools
 from clinvk.runtime.run import execution
-from clinvk.runtime.runs import Run
+from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import ToolCall
 from clinvk.types.request import RunRequest
@@ -21,7 +21,7 @@ from clinvk.types.request import RunRequest
 PROMPTS = ("one", "two")
 
 
-async def at_work(runs: LocalRuns, machine: Machine, prompt: str) -> Run:
+async def at_work(runs: LocalRuns, machine: Machine, prompt: str) -> RunTask:
     """Start a run, and wait until its tool is at work."""
     asked = f'{prompt} [[tool=shell cmd="sleep 600"]]'
     request = RunRequest(prompt=asked, backend="codex", approval_mode="none", sandbox_mode="full")

@@ -13,7 +13,7 @@ from agents.machine import Machine
 from clinvk.backends import registry
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.runs import Run
+from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ToolCall, Usage
 from clinvk.types.request import RunRequest
@@ -45,7 +45,7 @@ async def ready(runs: LocalRuns, backend: str) -> None:
     await until(lambda: runs.warm_stats is not None and runs.warm_stats.backends[backend].ready, within_s=60)
 
 
-async def at_work(run: Run) -> None:
+async def at_work(run: RunTask) -> None:
     async for logged in run.follow():
         if isinstance(logged.event, ToolCall):
             return

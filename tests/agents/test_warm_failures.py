@@ -23,7 +23,7 @@ from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.pool.reaper import HealthTimeouts
 from clinvk.runtime.run import execution
-from clinvk.runtime.runs import Run
+from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ToolResult
 from clinvk.types.request import RunRequest
@@ -53,7 +53,7 @@ async def text(runs: LocalRuns, request: RunRequest) -> str:
     return result.text
 
 
-async def seen(run: Run, kind: type[Event]) -> None:
+async def seen(run: RunTask, kind: type[Event]) -> None:
     """Wait until a run has told of something."""
     async for logged in run.follow():
         if isinstance(logged.event, kind):

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.pool.pool import Pool
-from clinvk.runtime.runs import Run
+from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import RunStarted
 from clinvk.types.request import RunRequest
@@ -62,7 +62,7 @@ def request(prompt: str, session: str | None = None, **options: object) -> RunRe
     return replace(RunRequest(prompt=prompt, backend="lasting", session_id=session), **options)
 
 
-async def begun(run: Run, kind: type = RunStarted) -> None:
+async def begun(run: RunTask, kind: type = RunStarted) -> None:
     async for logged in run.follow():
         if isinstance(logged.event, kind):
             return

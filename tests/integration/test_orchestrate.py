@@ -21,7 +21,7 @@ from clinvk.dialects.rest import bodies
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.orchestrate.orchestration import PartObserver
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.runs import Run
+from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import RunQuery
 from clinvk.types.errors import InvalidRequest
@@ -205,7 +205,7 @@ class Stuck(PartObserver):
     def __init__(self) -> None:
         self.is_told = asyncio.Event()
 
-    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
         self.is_told.set()
         await asyncio.sleep(3600)
 

@@ -13,7 +13,7 @@ from clinvk.backends.base import Channel, Host, Launch
 from clinvk.runtime.pool.worker import Worker
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.runs import Run
+from clinvk.runtime.run.task import RunTask
 from clinvk.types.events import ToolCall
 from integration.pool_server import Server, begun, request, sleeping
 from lasting_backend import AGENT, Lasting, LastingChannel
@@ -107,7 +107,7 @@ async def test_ending_leftovers_of_one_run_spares_the_tools_of_the_next(
         assert server.misses == 1
 
 
-async def begins_soon(run: Run) -> None:
+async def begins_soon(run: RunTask) -> None:
     """Give a run time to have a tool at work."""
     with suppress(TimeoutError):
         async with asyncio.timeout(1):

@@ -19,7 +19,6 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run import execution
 from clinvk.runtime.run.event_log import SAVE_INTERVAL_S
 from clinvk.runtime.run.task import RunTask
-from clinvk.runtime.runs import WatchedRun
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import RunQuery
 from clinvk.types.errors import (
@@ -783,7 +782,7 @@ class KeptStore(MemoryStore):
 
 
 async def test_faulty_watch_cancels_its_run_and_leaks_no_slot() -> None:
-    def faulty(_: WatchedRun) -> Callable[[], None]:
+    def faulty(_: RunTask) -> Callable[[], None]:
         raise RuntimeError("a bug")
 
     store = MemoryStore()

@@ -32,7 +32,7 @@ from clinvk.dialects.openai.completions import OpenAICompletions
 from clinvk.dialects.openai.responses import OpenAIResponses
 from clinvk.dialects.rest.rest import Rest
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.runs import Run
+from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.slots import SlotShare
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionQuery
@@ -340,7 +340,7 @@ class Torn(LocalRuns):
         self._error = error
 
     @asynccontextmanager
-    async def run(self, request: RunRequest, share: SlotShare | None = None) -> AsyncGenerator[Run]:
+    async def run(self, request: RunRequest, share: SlotShare | None = None) -> AsyncGenerator[RunTask]:
         async with super().run(request, share) as run:
             read = run.batches
 

@@ -16,7 +16,7 @@ from clinvk.config.model import Settings, complete
 from clinvk.file_locks import FileLock
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.runs import Run
+from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.worktrees import repository as repositories_of
 from clinvk.runtime.worktrees.folders import WorktreeFolders
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
@@ -45,7 +45,7 @@ def refusing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def running(runs: LocalRuns, directory: str | Path, script: str = WAITS) -> AsyncGenerator[Run]:
+async def running(runs: LocalRuns, directory: str | Path, script: str = WAITS) -> AsyncGenerator[RunTask]:
     """Run an agent in a directory, and wait until it is at work; at the end it is done and gone."""
     async with runs.run(RunRequest(prompt=script, backend="shell", workdir=str(directory))) as run:
         await until(lambda: Path(directory, "begun").exists())

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest.unified import Tag, UnifiedEncoder
 from clinvk.orchestrate.orchestration import PartObserver
-from clinvk.runtime.runs import Run, run_facts
+from clinvk.runtime.run.task import RunTask
+from clinvk.runtime.runs import run_facts
 from clinvk.types.events import Logged, RunFailed, RunStarted, TextDelta
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
 
@@ -21,7 +22,7 @@ class EventStream(PartObserver):
         self._turn = asyncio.Lock()
         self._encoders: dict[int, UnifiedEncoder] = {}
 
-    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
         """Write the events of a run."""
         if index not in self._encoders:
             self._encoders[index] = UnifiedEncoder(run_facts(run), self._tag(index, part))

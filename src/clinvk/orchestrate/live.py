@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from clinvk.config.load import home
 from clinvk.orchestrate.admission import Admission, Admit, plan_warnings
 from clinvk.orchestrate.orchestration import Orchestration, Resources, SourceRule
+from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import CLEANUP_TIMEOUT_S, finish_shielded
-from clinvk.runtime.runs import Runs
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError
@@ -46,7 +46,7 @@ class Orchestrations:
 
     def __init__(
         self,
-        runs: Runs,
+        runs: LocalRuns,
         store: SessionStore,
         spawner: Spawner,
         environ: Mapping[str, str],

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import describe
 from clinvk.orchestrate import chain, judge
+from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
-from clinvk.runtime.runs import Run, Runs
+from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.slots import SlotShare
 from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
@@ -46,7 +47,7 @@ SourceRule = Callable[[RunRequest, str], Sequence[str]]
 class Resources(NamedTuple):
     """What the orchestrations of a process share; `rule` says from which directories a worktree may be made."""
 
-    runs: Runs
+    runs: LocalRuns
     worktrees: Worktrees
     rule: SourceRule
 
@@ -67,10 +68,10 @@ class PartObserver:
     async def show(self) -> None:
         """Redraw a display of the parts until cancelled, or return."""
 
-    def started(self, index: int, part: Part, run: Run) -> None:
+    def started(self, index: int, part: Part, run: RunTask) -> None:
         """Note that the run of a part left the queue, or ended in the queue."""
 
-    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
         """Receive events of a part's run, in order."""
 
     async def ended(self, result: PartResult) -> None:
@@ -314,7 +315,7 @@ class Orchestration:
             duration_s=max(0.0, (run.ended_at or time.time()) - started_at),
         )
 
-    async def _start(self, request: RunRequest, stack: AsyncExitStack) -> Run:
+    async def _start(self, request: RunRequest, stack: AsyncExitStack) -> RunTask:
         """Start a run, in the order of the parts; while the queue is full, wait for room."""
         while True:
             try:
@@ -323,7 +324,7 @@ class Orchestration:
             except QueueFull:
                 await self._until_stopped(self._runs.wait_for_capacity(request))
 
-    async def _observe(self, index: int, part: Part, run: Run) -> None:
+    async def _observe(self, index: int, part: Part, run: RunTask) -> None:
         """Send all events of a run to the observers."""
         if not self._observers:
             return

@@ -18,7 +18,7 @@ from clinvk.remote.socket_path import Peer, SocketClaim, peer_of
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.process_scan import is_tagged
 from clinvk.runtime.process.waiting import in_background
-from clinvk.runtime.runs import Run
+from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class _ClientConnection:
         self._peer = _peer(writer.get_extra_info("socket"))
         self._runs = runs
         self._environ = environ
-        self._run: Run | None = None
+        self._run: RunTask | None = None
         self._stops = 0
 
     async def serve(self, greeting: frames.Greeting) -> None:

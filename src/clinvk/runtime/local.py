@@ -28,8 +28,8 @@ from clinvk.runtime.run.event_log import Autosave
 from clinvk.runtime.run.execution import STOP_GRACE_S, drive
 from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
-from clinvk.runtime.run.task import Phase, RunTask
-from clinvk.runtime.runs import Run, RunObserver, WarmStats
+from clinvk.runtime.run.task import Phase, RunObserver, RunTask
+from clinvk.runtime.runs import WarmStats
 from clinvk.runtime.slots import Applicant, Capacity, Occupancy, Slots, SlotShare, capacity, held_bytes, queue_limits
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionError, ShuttingDown, StoreUnavailable
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class LocalRuns:
-    """`Runs` over agent processes of this machine.
+    """The runtime as api, cli and orchestrate see it: runs of agent processes on this machine.
 
     Agents inherit `environ` without clinvk's secrets. `admit_dirs` is called with the request right before an agent
     starts, as `RunSpec.check`. `observers` observe runs. With `keeps_warm`, agent processes are kept for further runs,
@@ -153,7 +153,10 @@ class LocalRuns:
         self._guardian.stop()
 
     async def plan(self, request: RunRequest) -> Launch:
-        """Return the launch that `run` would start; the CLI need not be installed."""
+        """Return the launch that `run` would start (a dry run); the CLI need not be installed.
+
+        Raise the errors that `run` raises before the start.
+        """
         request, _, resume = await self._resolve_session(request)
         launch = await self._look_up_launch(
             self._environment, self._environment.backend(request.backend), request, resume
@@ -162,11 +165,20 @@ class LocalRuns:
             return launch
         return replace(launch, hidden=self._settings.backend(request.backend).extra_flags)  # others are to see it
 
-    def run(self, request: RunRequest, share: SlotShare | None = None) -> AbstractAsyncContextManager[Run]:
-        """Run a prompt; leaving the context stops the run."""
+    def run(self, request: RunRequest, share: SlotShare | None = None) -> AbstractAsyncContextManager[RunTask]:
+        """Run a prompt; leaving the context stops the run.
+
+        `request` must name a backend and be completed from the settings. With a `share`, the run waits until its share
+        has room, and joins the queue only then.
+
+        Raises:
+            BackendUnavailable, Unsupported, InvalidRequest, SessionNotFound, NotResumable: raised before the start.
+            SessionBusy, QueueFull, ShuttingDown: the run cannot start at present.
+            StoreUnavailable: the run cannot be stored.
+        """
         return _OwnedRun(self._begin(request, share))
 
-    def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[Run]:
+    def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[RunTask]:
         """Run a prompt of this machine's user in the user's environment, as the user's own clinvk would.
 
         The server's restrictions do not apply: the run may work in any directory. The run does not wait in the queue.
@@ -178,13 +190,13 @@ class LocalRuns:
             self._begin(request, user_environment=AgentEnvironment(self._settings, environ, self._registry))
         )
 
-    async def start(self, request: RunRequest) -> Run:
+    async def start(self, request: RunRequest) -> RunTask:
         """Run a prompt in the background until the run ends or is cancelled. Raise the errors of `run`."""
         run = await self._begin(request)
         run.log.release()
         return run
 
-    def live(self, run_id: str) -> Run | None:
+    def live(self, run_id: str) -> RunTask | None:
         """Return the run with this id if queued or running here, else None."""
         return self._live.get(run_id)
 

@@ -19,8 +19,8 @@ from clinvk.api.access.request_policy import RequestPolicy
 from clinvk.api.http.response import document
 from clinvk.backends.base import Backend, Capabilities
 from clinvk.config.model import Settings
+from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables
-from clinvk.runtime.runs import Runs
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
 
@@ -185,7 +185,7 @@ class HealthEndpoints:
 
     def __init__(
         self,
-        runs: Runs,
+        runs: LocalRuns,
         store: SessionStore,
         inventory: BackendInventory,
         key_policy: KeyPolicy,

@@ -38,8 +38,10 @@ from clinvk.config.model import Settings
 from clinvk.dialects import vendor
 from clinvk.dialects.conversation import MAX_IMAGES
 from clinvk.dialects.dialect import Call, Dialect, Encoder, RunFacts, SupportsAsync, SupportsKeepAlive, renamed
+from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
-from clinvk.runtime.runs import Run, Runs, run_facts
+from clinvk.runtime.run.task import RunTask
+from clinvk.runtime.runs import run_facts
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, failure
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
@@ -67,7 +69,7 @@ class PromptEndpoint(NamedTuple):
     """Runs the prompts of one dialect, as an ASGI application."""
 
     dialect: Dialect
-    runs: Runs
+    runs: LocalRuns
     store: SessionStore
     settings: Settings
     workdirs: WorkdirPolicy
@@ -158,7 +160,7 @@ class _PromptRequest(Exchange):
         super().__init__(scope, receive, response, endpoint.dialect, "", endpoint.tick_s)
         self._endpoint = endpoint
         self._call: Call | None = None
-        self._run: Run | None = None
+        self._run: RunTask | None = None
         self._encoder: Encoder | None = None
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
@@ -218,7 +220,7 @@ class _PromptRequest(Exchange):
             else:
                 await self._respond(call, run)
 
-    async def _accept(self, call: Call, run: Run) -> None:
+    async def _accept(self, call: Call, run: RunTask) -> None:
         """Respond with the location of the run, and let the run continue in the background."""
         assert isinstance(self._dialect, SupportsAsync), "no other format asks for it"
         facts = replace(run_facts(run), queue_position=run.queue_position)
@@ -229,7 +231,7 @@ class _PromptRequest(Exchange):
         headers = [(b"location", f"{RUNS_PATH}/{run.id}".encode()), (b"preference-applied", b"respond-async")]
         await self._response.send(202, self._dialect.result_type, body, headers)
 
-    async def _stream(self, call: Call, run: Run) -> None:
+    async def _stream(self, call: Call, run: RunTask) -> None:
         held: list[Logged] = []
         is_held = True
         async for batch in run.batches():
@@ -247,7 +249,7 @@ class _PromptRequest(Exchange):
             data = b""  # free the piece while waiting for the next batch
         await self._response.end()
 
-    async def _respond(self, call: Call, run: Run) -> None:
+    async def _respond(self, call: Call, run: RunTask) -> None:
         result = await run.result()
         self._raise_if_never_started(call, run, result.ending)
         if self._dialect.is_model_api and result.error:
@@ -289,13 +291,13 @@ class _PromptRequest(Exchange):
             encoder = self._get_encoder(self._call, self._run)
         return encoder.feed(RunFailed(error.code, error.message), time.time())
 
-    def _get_encoder(self, call: Call, run: Run) -> Encoder:
+    def _get_encoder(self, call: Call, run: RunTask) -> Encoder:
         """Return the encoder of the stream."""
         if self._encoder is None:
             self._encoder = self._dialect.encoder(call, run_facts(run))
         return self._encoder
 
-    def _raise_if_never_started(self, call: Call, run: Run, event: Event) -> None:
+    def _raise_if_never_started(self, call: Call, run: RunTask, event: Event) -> None:
         """Raise the error of a run that failed before its agent started, unless the response has begun.
 
         A run cancelled in the queue is reported in the body if the dialect has no status for cancellation.
@@ -309,7 +311,7 @@ class _PromptRequest(Exchange):
         if self._dialect.is_model_api and not call.fails_in_stream:
             raise self._failure(event, has_acted=False)
 
-    def _release(self, call: Call, run: Run, held: list[Logged]) -> list[Logged]:
+    def _release(self, call: Call, run: RunTask, held: list[Logged]) -> list[Logged]:
         """Return the held events once the start has succeeded or failed, or the status was sent; else an empty list.
 
         Raises:
@@ -348,18 +350,18 @@ class _PromptRequest(Exchange):
             await self._response.keep_alive(self._pulse(run))
             await self._open()
 
-    def _pulse(self, run: Run) -> bytes:
+    def _pulse(self, run: RunTask) -> bytes:
         """Return a keep-alive. The caller must send it: the encoder has counted the event."""
         if self._call and self._call.stream and isinstance(self._dialect, SupportsKeepAlive):
             return self._dialect.kept_alive(self._get_encoder(self._call, run))
         return self._dialect.pulse
 
-    def _is_status_open(self, run: Run) -> bool:
+    def _is_status_open(self, run: RunTask) -> bool:
         """Return whether the first event decides the status."""
         return run.started_at is None or (self._dialect.is_model_api and not self._response.opened)
 
 
-def _headers(call: Call, run: Run) -> list[Header]:
+def _headers(call: Call, run: RunTask) -> list[Header]:
     """Return the headers for values without a field in the bodies of a model API."""
     headers: list[Header] = [(b"x-clinvk-run-id", run.id.encode())]
     if run.session_id:
@@ -370,6 +372,6 @@ def _headers(call: Call, run: Run) -> list[Header]:
 
 
 @asynccontextmanager
-async def _started(runs: Runs, request: RunRequest) -> AsyncGenerator[Run]:
+async def _started(runs: LocalRuns, request: RunRequest) -> AsyncGenerator[RunTask]:
     """Start a run that continues after the end of the context."""
     yield await runs.start(request)

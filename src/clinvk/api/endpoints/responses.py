@@ -10,8 +10,8 @@ from clinvk.api.endpoints.runs import RunEventsEndpoint
 from clinvk.api.http.response import too_large
 from clinvk.dialects.openai.responses import response_object, stored
 from clinvk.dialects.openai.responses.stored import Kept
+from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
-from clinvk.runtime.runs import Runs
 from clinvk.store.protocol import UNDER_WAY, SessionStore
 from clinvk.types.errors import InvalidRequest, RunNotFound
 from clinvk.types.record import RunRecord
@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 class ResponseEndpoints(NamedTuple):
     """The endpoints below `/openai/v1/responses/{id}`, and the items of responses that later requests refer to."""
 
-    runs: Runs
+    runs: LocalRuns
     store: SessionStore
     viewers: RunEventsEndpoint
 

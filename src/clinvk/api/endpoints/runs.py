@@ -26,7 +26,8 @@ from clinvk.dialects.dialect import NotCancellable
 from clinvk.dialects.rest import unified, usage, views
 from clinvk.dialects.rest.rest import Rest
 from clinvk.dialects.rest.views import Following
-from clinvk.runtime.runs import Runs, record_facts, run_facts
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.runs import record_facts, run_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, RunNotFound
 from clinvk.types.events import Logged, RunFailed, RunFinished
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 class RunEndpoints(NamedTuple):
     """The endpoints below `/api/v1/runs`, except the events. A unique prefix of an id identifies a run."""
 
-    runs: Runs
+    runs: LocalRuns
     store: SessionStore
     orchestrations: Callable[[], "Orchestrations"]
     registry: Mapping[str, Backend]
@@ -116,7 +117,7 @@ class RunEventsEndpoint(NamedTuple):
     orchestration is under way in this process.
     """
 
-    runs: Runs
+    runs: LocalRuns
     store: SessionStore
     settings: ServerSettings
     stopping: asyncio.Event

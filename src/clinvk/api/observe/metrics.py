@@ -25,7 +25,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import __version__
-from clinvk.runtime.runs import RunObserver, Runs, WarmStats, WatchedRun, first_text_at
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.run.task import RunObserver, RunTask, first_text_at
+from clinvk.runtime.runs import WarmStats
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Ending, RunFailed
@@ -251,7 +253,7 @@ def count_runs(metrics: Metrics) -> RunObserver:
     return lambda run: partial(_count, metrics, run)
 
 
-def _count(metrics: Metrics, run: WatchedRun) -> None:
+def _count(metrics: Metrics, run: RunTask) -> None:
     if not (ending := run.ending):
         return
     backend = run.request.backend
@@ -269,7 +271,7 @@ def _count(metrics: Metrics, run: WatchedRun) -> None:
 class MetricsEndpoint:
     """The endpoint."""
 
-    def __init__(self, metrics: Metrics, runs: Runs, store: SessionStore, active: Callable[[], int]) -> None:
+    def __init__(self, metrics: Metrics, runs: LocalRuns, store: SessionStore, active: Callable[[], int]) -> None:
         """`active` returns the number of requests under way."""
         self._metrics = metrics
         self._runs = runs

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from clinvk.api.http.response import headers_of
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
-from clinvk.runtime.runs import RunObserver, WatchedRun, first_text_at, reported_model
+from clinvk.runtime.run.task import RunObserver, RunTask, first_text_at, reported_model
 from clinvk.types.errors import ConfigError
 from clinvk.types.events import RunFailed, Usage
 
@@ -49,11 +49,11 @@ class RunLog:
     def __init__(self, has_prompts: bool) -> None:
         self._has_prompts = has_prompts
 
-    def observe(self, run: WatchedRun) -> Callable[[], None]:
+    def observe(self, run: RunTask) -> Callable[[], None]:
         """Record the start of a run. Return the callback for its end."""
         return partial(self._log_run, run)
 
-    def _log_run(self, run: WatchedRun) -> None:
+    def _log_run(self, run: RunTask) -> None:
         ending = run.ending
         if ending is None or not logger.isEnabledFor(logging.INFO):
             return

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clinvk import __version__, logs
 from clinvk.api.http.middleware import UNKNOWN
 from clinvk.api.http.response import headers_of
-from clinvk.runtime.runs import WatchedRun, first_text_at, reported_model
+from clinvk.runtime.run.task import RunTask, first_text_at, reported_model
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, ToolCall, ToolResult
 
 Attributes = dict[str, str | int | float | bool | list[str]]
@@ -87,7 +87,7 @@ class Tracing:
                     span.set_attribute("error.type", str(status) if status else "client_gone")
                     span.set_status(StatusCode.ERROR)
 
-    def observe(self, run: WatchedRun) -> Callable[[], None]:
+    def observe(self, run: RunTask) -> Callable[[], None]:
         """Start the span of a run, below the span of the current request. Return a callback to end the span."""
         span = self._tracer.start_span(
             f"invoke_agent {run.request.backend}",
@@ -97,7 +97,7 @@ class Tracing:
         )
         return partial(self._end_run, span, run)
 
-    def _end_run(self, span: Span, run: WatchedRun) -> None:
+    def _end_run(self, span: Span, run: RunTask) -> None:
         if span.is_recording():
             for name, at in (("agent started", run.started_at), ("first word", first_text_at(run))):
                 if at is not None:
@@ -109,7 +109,7 @@ class Tracing:
                     span.set_status(StatusCode.ERROR)
         span.end(_ns(run.ended_at) if run.ended_at else None)
 
-    def _trace_tools(self, span: Span, run: WatchedRun) -> None:
+    def _trace_tools(self, span: Span, run: RunTask) -> None:
         ends = {entry.event.id: entry for entry in run.entries if isinstance(entry.event, ToolResult)}
         context = trace.set_span_in_context(span)
         for at, call in ((entry.at, entry.event) for entry in run.entries if isinstance(entry.event, ToolCall)):
@@ -155,7 +155,7 @@ def _response_attributes(status: int, scope: Scope) -> Attributes:
     return attributes
 
 
-def _run_attributes(run: WatchedRun, vendor: str) -> Attributes:
+def _run_attributes(run: RunTask, vendor: str) -> Attributes:
     request = run.request
     attributes: Attributes = {
         "gen_ai.operation.name": "invoke_agent",
@@ -172,7 +172,7 @@ def _run_attributes(run: WatchedRun, vendor: str) -> Attributes:
     return attributes | {name: value for name, value in optional.items() if value is not None}
 
 
-def _ending_attributes(run: WatchedRun, ending: Ending) -> Attributes:
+def _ending_attributes(run: RunTask, ending: Ending) -> Attributes:
     attributes: Attributes = {}
     if usage := ending.usage:
         attributes |= {

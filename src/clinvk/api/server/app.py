@@ -27,7 +27,7 @@ from clinvk.config.model import Settings
 from clinvk.dialects.dialect import Dialect
 from clinvk.dialects.openai.completions import OpenAICompletions
 from clinvk.dialects.openai.responses import OpenAIResponses
-from clinvk.runtime.runs import Runs
+from clinvk.runtime.local import LocalRuns
 from clinvk.store.protocol import SessionStore
 from clinvk.types.orchestration import Kind
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def create_app(
     settings: Settings,
     environ: Mapping[str, str],
-    runs: Runs,
+    runs: LocalRuns,
     store: SessionStore,
     orchestrations: Callable[[], "Orchestrations"],
     inventory: BackendInventory,

@@ -40,7 +40,7 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups
-from clinvk.runtime.runs import RunObserver
+from clinvk.runtime.run.task import RunObserver
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import ClinvkError, ConfigError

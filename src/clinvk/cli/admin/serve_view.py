@@ -23,7 +23,7 @@ from clinvk.cli.terminal.table import cut, one_line, width
 from clinvk.cli.terminal.times import duration
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
-from clinvk.runtime.runs import WatchedRun
+from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import RunFailed
 
@@ -65,11 +65,11 @@ class RunLines(NamedTuple):
 
     has_color: bool
 
-    def watch(self, run: WatchedRun) -> Callable[[], None]:
+    def watch(self, run: RunTask) -> Callable[[], None]:
         """Record the client of a run. Return the callback for the end of the run."""
         return partial(self._write, run, client_name(user_agent.get()))
 
-    def _write(self, run: WatchedRun, client: str) -> None:
+    def _write(self, run: RunTask, client: str) -> None:
         try:
             columns = os.get_terminal_size(STDERR).columns or 80
         except OSError:  # the terminal is gone
@@ -86,7 +86,7 @@ def client_name(agent: str | None) -> str:
     return "browser" if name == "Mozilla" else name[:_CLIENT_CHARS].lower()
 
 
-def run_lines(run: WatchedRun, client: str, columns: int, has_color: bool) -> Iterator[str]:
+def run_lines(run: RunTask, client: str, columns: int, has_color: bool) -> Iterator[str]:
     """Yield the line of a run that has ended, and the reason if it failed."""
     ending = run.ending
     outcome, color, reason = "ok", _GREEN, ""

@@ -15,7 +15,7 @@ from clinvk.cli.terminal.streams import writable
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
 from clinvk.cli.terminal.times import duration
 from clinvk.orchestrate.orchestration import PartObserver
-from clinvk.runtime.runs import Run
+from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import TimedOut
 from clinvk.types.events import Event, Logged, Progress, TextDelta, ThinkingDelta, ToolCall
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
@@ -72,12 +72,12 @@ class ProgressLines(PartObserver):
         self._notes = notes
         self._turn = asyncio.Lock()
 
-    def started(self, index: int, part: Part, run: Run) -> None:
+    def started(self, index: int, part: Part, run: RunTask) -> None:
         """Print that a part has begun, unless stderr is blocked."""
         if is_writable(STDERR):
             self._notes.info(f"{part_label(self._plan, index, part)}: started")
 
-    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
         """Print the activity of a verbose part."""
         for _, _, event in batch if part.request.verbose else ():
             if not isinstance(event, ThinkingDelta) and (text := activity(event)):
@@ -118,7 +118,7 @@ _CLEAR_LINE, _CLEAR_LINE_ABOVE = "\r\x1b[2K", "\x1b[1A\x1b[2K"
 class _Running:
     """A running part; `text` is the end of the answer so far, `did` the activity after it."""
 
-    def __init__(self, part: Part, run: Run) -> None:
+    def __init__(self, part: Part, run: RunTask) -> None:
         self.part = part
         self.run = run
         self.did = ""
@@ -137,11 +137,11 @@ class LiveProgress(PartObserver):
         self._ended = {result.index: result for result in plan.done} if isinstance(plan, Chain) else {}
         self._counts = Counter(map(status, self._ended.values()))
 
-    def started(self, index: int, part: Part, run: Run) -> None:
+    def started(self, index: int, part: Part, run: RunTask) -> None:
         """Show that a part has begun."""
         self._running[index] = _Running(part, run)
 
-    async def event(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
         """Show the activity of a part."""
         running = self._running[index]
         for _, _, event in batch:

@@ -27,7 +27,18 @@ from clinvk.runtime.run.recording import RunRecorder, state_of
 from clinvk.runtime.run.run_io import OwnProcess, RunIO, RunSpec
 from clinvk.runtime.slots import Slot
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import Ending, Event, Logged, Progress, RunFailed, RunFinished, RunStarted, Usage
+from clinvk.types.events import (
+    Ending,
+    Event,
+    Logged,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    Usage,
+)
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.result import RunResult, gather
 from clinvk.types.session import Resume
@@ -51,7 +62,7 @@ class Phase(enum.IntEnum):
 
 
 class RunTask:
-    """One run from the queue to its ending; implements `Run`.
+    """One run, from the queue to its ending. Every answer and stream is a view over the event log.
 
     `execution.drive` does the work, in a task that `LocalRuns` owns. All other code only reads the log or calls `stop`.
 
@@ -347,3 +358,18 @@ class RunTask:
     def _redacted(self, text: str) -> str:
         """Return an agent's message without secrets, including the secrets of the agent's environment."""
         return redacted(text, secrets_in(self.spec.env))
+
+
+RunObserver = Callable[[RunTask], Callable[[], None]]
+"""Called when a run has begun; returns a callback for the end of the run. Both run in the request's context."""
+
+
+def reported_model(run: RunTask) -> str | None:
+    """Return the model that the agent reported; None if the agent reported none."""
+    started = next((entry.event for entry in run.entries if isinstance(entry.event, RunStarted)), None)
+    return started.model if started else None
+
+
+def first_text_at(run: RunTask) -> float | None:
+    """Return when the first piece of the answer or of the thinking arrived, or None."""
+    return next((entry.at for entry in run.entries if isinstance(entry.event, TextDelta | ThinkingDelta)), None)
