@@ -90,7 +90,7 @@ def test_all_backends_leaves_out_missing_ones_with_a_note(clinvk: Clinvk) -> Non
     ("arguments", "code", "said"),
     [
         (["--backends", "codex,claude", "ask"], 2, "backend 'claude' is not installed"),
-        (["--backends", "codex,nope", "ask"], 2, "no backend 'nope'; have claude, codex, gemini"),
+        (["--backends", "codex,nope", "ask"], 2, "unknown backend 'nope' (available: claude, codex, gemini)"),
         (["--backends", "codex", "--judge", "claude", "ask"], 2, "judge: backend 'claude' is not installed"),
         (["ask"], 1, "compare needs --backends A,B or --all-backends, and not both"),
         (["--backends", "codex", "--all-backends", "ask"], 1, "and not both"),

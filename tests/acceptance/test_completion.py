@@ -91,7 +91,7 @@ def test_shell_completes_directories_for_workdir(clinvk: Clinvk, shell: str) -> 
 def test_unknown_shell_exits_with_1(clinvk: Clinvk) -> None:
     done = clinvk.run("completion", "tcsh")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "clinvk: no completion for 'tcsh'; have bash, zsh, fish\n"
+    assert done.stderr == "clinvk: unknown shell 'tcsh' (available: bash, zsh, fish)\n"
 
 
 @pytest.mark.parametrize("shell", SHELLS)

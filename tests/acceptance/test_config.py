@@ -117,7 +117,10 @@ def test_invalid_key_or_value_exits_with_3_and_changes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["config", "shwo"], "no command 'config shwo'; did you mean 'show'? have show, get, set, unset, path, edit"),
+        (
+            ["config", "shwo"],
+            "unknown command 'config shwo' (available: show, get, set, unset, path, edit); did you mean 'show'?",
+        ),
         (["config", "get"], "config get needs KEY; usage: clinvk config get [flags] KEY"),
         (["config", "set", "server.port"], "config set needs VALUE; usage: clinvk config set [flags] KEY VALUE"),
         (["config", "set", "a", "b", "c"], "config set takes no argument 'c'; see clinvk help config set"),
@@ -127,7 +130,7 @@ def test_invalid_key_or_value_exits_with_3_and_changes_nothing(
         ),
         (
             ["help", "config", "shwo"],
-            "no command 'config shwo'; did you mean 'show'? have show, get, set, unset, path, edit",
+            "unknown command 'config shwo' (available: show, get, set, unset, path, edit); did you mean 'show'?",
         ),
     ],
 )

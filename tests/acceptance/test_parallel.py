@@ -184,7 +184,10 @@ def test_output_folder_cannot_be_redirected_by_an_agent(clinvk: Clinvk) -> None:
     [
         ('[{"backend": "claude", "promt": "x"}]', "stdin:1:24: unknown field 'tasks[0].promt'; did you mean 'prompt'?"),
         ('[{"backend": "claude", "prompt": "x"},', "stdin:1:39: is not valid JSON: it ends too early"),
-        ("- {backend: cluade, prompt: x}", "stdin:1:4: tasks[0]: no backend 'cluade'; have claude, codex, gemini"),
+        (
+            "- {backend: cluade, prompt: x}",
+            "stdin:1:4: tasks[0]: unknown backend 'cluade' (available: claude, codex, gemini); did you mean 'claude'?",
+        ),
         ("- {backend: claude, prompt: x}\n- {prompt: ' '}", "stdin:2:4: tasks[1]: prompt is empty"),
         (
             "- {prompt: x, id: a}\n- {prompt: y, id: a}",

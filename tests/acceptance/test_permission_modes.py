@@ -45,13 +45,16 @@ def test_argument_that_is_not_a_command_is_the_prompt(clinvk: Clinvk, prompt: st
 
 SESSIONS = ("list", "show", "delete", "clean", "fork", "tag", "rename", "export")
 WRONG = [
-    (["--modle", "opus", "hello"], "no flag '--modle'; did you mean --model?"),
-    (["hello", "--dry"], "no flag '--dry'; did you mean --dry-run?"),
-    (["--tools", "Read", "hello"], "no flag '--tools'; did you mean --allowed-tools?"),
-    (["--json", "hello"], "no flag '--json'; use -o json"),
-    (["--xyzzy", "hello"], "no flag '--xyzzy'; see clinvk help prompt; a prompt that begins with - stands after --"),
-    (["- a list"], "no flag '- a list'; see clinvk help prompt; a prompt that begins with - stands after --"),
-    (["-5"], "no flag '-5'; see clinvk help prompt; a prompt that begins with - stands after --"),
+    (["--modle", "opus", "hello"], "unknown flag '--modle'; did you mean --model?"),
+    (["hello", "--dry"], "unknown flag '--dry'; did you mean --dry-run?"),
+    (["--tools", "Read", "hello"], "unknown flag '--tools'; did you mean --allowed-tools?"),
+    (["--json", "hello"], "unknown flag '--json'; use -o json"),
+    (
+        ["--xyzzy", "hello"],
+        "unknown flag '--xyzzy'; see clinvk help prompt; a prompt that begins with - stands after --",
+    ),
+    (["- a list"], "unknown flag '- a list'; see clinvk help prompt; a prompt that begins with - stands after --"),
+    (["-5"], "unknown flag '-5'; see clinvk help prompt; a prompt that begins with - stands after --"),
     (["hello", "world"], "the prompt must be one argument, got 2; put it in quotes"),
     (["hello", "--", "world"], "the prompt must be one argument, got 2; put it in quotes"),
     (["hello", "-m"], "--model/-m: expected one argument"),
@@ -71,10 +74,10 @@ WRONG = [
         "'sesions' is not a command; did you mean `clinvk sessions`? To send it as a prompt: clinvk -- sesions",
     ),
     (["service"], "service needs one of print, uninstall; see clinvk help service"),
-    (["sessions", "lst"], f"no command 'sessions lst'; did you mean 'list'? have {', '.join(SESSIONS)}"),
+    (["sessions", "lst"], f"unknown command 'sessions lst' (available: {', '.join(SESSIONS)}); did you mean 'list'?"),
     (["sessions", "list", "--status", "done"], "--status: 'done' is not one of active, completed, error, paused"),
     (["sessions", "delete"], "sessions delete needs ID...; usage: clinvk sessions delete [flags] ID..."),
-    (["--continu", "hello"], "no flag '--continu'; did you mean --continue?"),
+    (["--continu", "hello"], "unknown flag '--continu'; did you mean --continue?"),
     (["-c", "--new", "hello"], "--continue and --new exclude each other"),
     (["-c", "--ephemeral", "hello"], "--continue and --ephemeral exclude each other"),
     (
@@ -82,17 +85,17 @@ WRONG = [
         "resume has no --ephemeral: prompt and answer become part of the conversation",
     ),
     (["resume", "1234", "go", "on"], "resume takes no argument 'on'; see clinvk help resume"),
-    (["serve", "--prot", "1"], "no flag '--prot'; did you mean --port?"),
+    (["serve", "--prot", "1"], "unknown flag '--prot'; did you mean --port?"),
     (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),
     (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
     (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
     (["serve", "--ephemeral"], "serve has no --ephemeral: each request says it for itself"),
     (
         ["config", "set", "backends.codex.extra_flags", "--strict-config"],
-        "no flag '--strict-config'; a value that begins with - stands after --; did you mean --config?",
+        "unknown flag '--strict-config'; a value that begins with - stands after --; did you mean --config?",
     ),
     (["version", "x"], "version takes no argument 'x'; see clinvk help version"),
-    (["help", "me"], "no command or topic 'me'; see clinvk help"),
+    (["help", "me"], "unknown command or topic 'me'; see clinvk help"),
     (["help", "serve", "now"], "serve has no command 'now'"),
     (["doctr"], "'doctr' is not a command; did you mean `clinvk doctor`? To send it as a prompt: clinvk -- doctr"),
 ]
@@ -149,7 +152,7 @@ def test_help_page_exists_for_prompts_and_topics(clinvk: Clinvk) -> None:
     assert "Ctrl-C" in clinvk.run("help", "exit-codes").stdout
     unknown = clinvk.run("help", "exitcodes")
     assert (unknown.returncode, unknown.stdout) == (1, "")
-    assert unknown.stderr == "clinvk: no command or topic 'exitcodes'; did you mean 'exit-codes'?\n"
+    assert unknown.stderr == "clinvk: unknown command or topic 'exitcodes'; did you mean 'exit-codes'?\n"
 
 
 @pytest.mark.parametrize(("env", "is_bold"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])

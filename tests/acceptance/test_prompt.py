@@ -356,7 +356,7 @@ def test_single_word_on_a_terminal_is_sent_after_confirmation(clinvk: Clinvk) ->
 
 def test_json_flag_of_a_prompt_suggests_the_output_format(clinvk: Clinvk) -> None:
     done = clinvk.run("--json", "hi")
-    assert (done.returncode, done.stderr) == (1, "clinvk: no flag '--json'; use -o json\n")
+    assert (done.returncode, done.stderr) == (1, "clinvk: unknown flag '--json'; use -o json\n")
 
 
 def test_group_alone_lists_or_shows(clinvk: Clinvk) -> None:

@@ -142,7 +142,7 @@ def test_launchd_reads_no_environment_file(machine: Machine, clinvk: Clinvk) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["print", "runit"], "no service manager 'runit'; have systemd, launchd"),
+        (["print", "runit"], "unknown service manager 'runit' (available: systemd, launchd)"),
         (["print", "systemd", "--system"], "--system and --user exclude each other"),
         (["print", "systemd", "--run-as", "root"], "--run-as is for a service of the machine: --system"),
         (["print", "launchd", "--socket"], "--socket is for systemd: clinvk takes no sockets of launchd"),

@@ -143,7 +143,7 @@ async def test_settings_can_make_every_run_a_dry_run(scripted: Scripted) -> None
 
 
 REFUSED = [
-    ({"backend": "qwn"}, 404, "backend", "no backend 'qwn'; have claude, codex, gemini"),
+    ({"backend": "qwn"}, 404, "backend", "unknown backend 'qwn' (available: claude, codex, gemini)"),
     ({"backend": "gemni"}, 404, "backend", "did you mean 'gemini'?"),
     ({"prompt": ""}, 400, "prompt", "prompt is empty"),
     ({"sandbox_mod": "read-only"}, 400, "sandbox_mod", "did you mean 'sandbox_mode'?"),

@@ -142,7 +142,7 @@ async def test_runs_are_filtered_by_session_backend_and_state(scripted: Scripted
     [
         ("state=done", "state", "one of cancelled, failed, finished, interrupted, queued, running, got"),
         ("status=failed", "status", "unknown parameter 'status'; did you mean 'state'?"),
-        ("backend=clod", "backend", "no backend 'clod'"),
+        ("backend=clod", "backend", "unknown backend 'clod'"),
     ],
 )
 async def test_error_for_an_invalid_parameter_names_it(

@@ -231,7 +231,7 @@ async def test_usage_is_reported_by_day_key_backend_and_model(scripted: Scripted
         ("until=2026-02-30", 'until must be a day such as 2026-11-25, got "2026-02-30"'),
         ("since=2026-02-02&until=2026-02-01", "since 2026-02-02 is after until 2026-02-01"),
         ("group_by=day,modle", "group_by has 'modle'; it must be of day, key, backend, model"),
-        ("backend=cloud", "no backend 'cloud'"),
+        ("backend=cloud", "unknown backend 'cloud'"),
         ("moddel=x", "unknown parameter 'moddel'; did you mean 'model'?"),
     ],
 )

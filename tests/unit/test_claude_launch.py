@@ -314,7 +314,9 @@ def test_effort_is_mapped_to_the_nearest_level_of_claude(effort: str) -> None:
 
 
 def test_unknown_effort_is_rejected() -> None:
-    with pytest.raises(InvalidRequest, match="no effort 'ultra'; have none, minimal, low, medium") as refused:
+    with pytest.raises(
+        InvalidRequest, match=r"unknown effort 'ultra' \(available: none, minimal, low, medium"
+    ) as refused:
         launch(effort="ultra")
     assert refused.value.field == "effort"
 

@@ -76,7 +76,7 @@ def test_command_flags_may_precede_the_command(argv: list[str], command: str, gi
     "argv", [["--json", "fix", "sessions", "list"], ["--modle", "x", "chain"], ["--limit", "5", "list the sessions"]]
 )
 def test_unknown_flag_does_not_turn_a_prompt_into_a_command(argv: list[str]) -> None:
-    with pytest.raises(InvalidRequest, match=f"no flag '{argv[0]}'"):
+    with pytest.raises(InvalidRequest, match=f"unknown flag '{argv[0]}'"):
         arguments.read(argv)
 
 

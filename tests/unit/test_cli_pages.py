@@ -77,7 +77,7 @@ def test_every_command_accepts_the_common_flags(command: str) -> None:
     [("stdni", "did you mean 'stdin'"), ("promt", "did you mean 'prompt'"), ("xyzzy", "see clinvk help")],
 )
 def test_unknown_help_topic_suggests_the_nearest(words: str, hint: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"no command or topic '{words}'; {hint}"):
+    with pytest.raises(InvalidRequest, match=f"unknown command or topic '{words}'; {hint}"):
         page([words])
 
 

@@ -276,7 +276,7 @@ def test_effort_is_mapped_to_the_nearest_level_of_codex(effort: str) -> None:
 
 
 def test_unknown_effort_is_rejected() -> None:
-    with pytest.raises(InvalidRequest, match="no effort 'ultra'; have none") as refused:
+    with pytest.raises(InvalidRequest, match=r"unknown effort 'ultra' \(available: none") as refused:
         launched(replace(HELLO, effort="ultra"))
     assert refused.value.field == "effort"
 

@@ -39,7 +39,7 @@ def test_unknown_name_selects_the_default_backend_and_its_default_model(model: s
 
 @pytest.mark.parametrize("model", ["qwen/coder", "/opus", "Claude/opus", "openai/gpt-5.5"])
 def test_model_of_an_unknown_backend_is_not_found(model: str) -> None:
-    with pytest.raises(ModelNotFound, match=r"have claude, codex, gemini$") as raised:
+    with pytest.raises(ModelNotFound, match=r"\(available: claude, codex, gemini\)") as raised:
         backends.resolve_model(model, "claude")
     assert (raised.value.code, repr(model) in raised.value.message) == ("model_not_found", True)
 
@@ -48,5 +48,5 @@ def test_only_registered_backends_are_resolved() -> None:
     registry = {"codex": backends.BACKENDS["codex"]}
     assert backends.resolve_model("claude-opus-4-8", "codex", registry) == ("codex", None)
     assert backends.resolve_model("claude", "codex", registry) == ("codex", None)
-    with pytest.raises(ModelNotFound, match=r"have codex$"):
+    with pytest.raises(ModelNotFound, match=r"\(available: codex\)$"):
         backends.resolve_model("claude/opus", "codex", registry)

@@ -156,10 +156,10 @@ def test_numbers_of_any_length_are_accepted() -> None:
 
 def test_error_of_an_invalid_plan_keeps_its_type_and_gets_a_position() -> None:
     file = parse("- prompt: x\n- backend: nope\n  prompt: x\n", "t.yaml", "tasks")
-    unavailable = BackendUnavailable("tasks[1]: no backend 'nope'")
+    unavailable = BackendUnavailable("tasks[1]: unknown backend 'nope'")
     unavailable.field = "tasks[1].backend"
     assert file.refused(unavailable) is unavailable
-    assert unavailable.message == "t.yaml:2:3: tasks[1]: no backend 'nope'"
+    assert unavailable.message == "t.yaml:2:3: tasks[1]: unknown backend 'nope'"
     refused = file.refused(InvalidRequest("tasks[0]: no", "tasks[0].prompt"))
     assert (type(refused), refused.message) == (InvalidFile, "t.yaml:1:3: tasks[0]: no")
     elsewhere = ClinvkError("the disk is full")

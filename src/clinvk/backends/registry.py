@@ -7,7 +7,7 @@ from clinvk.backends.claude import Claude
 from clinvk.backends.codex import Codex
 from clinvk.backends.gemini import Gemini
 from clinvk.types.errors import BackendUnavailable, ModelNotFound
-from clinvk.types.text import nearest
+from clinvk.types.text import unknown_name
 
 _ALL: tuple[Backend, ...] = (Claude(), Codex(), Gemini())
 BACKENDS = {backend.name: backend for backend in _ALL}
@@ -21,9 +21,7 @@ def backend_named(name: str, registry: Mapping[str, Backend] = BACKENDS) -> Back
     """
     if name in registry:
         return registry[name]
-    near = nearest(name, registry)
-    hint = f"; did you mean {near!r}?" if near else ""
-    raise BackendUnavailable(f"no backend {name!r}; have {', '.join(registry)}{hint}")
+    raise BackendUnavailable(unknown_name("backend", name, registry))
 
 
 def resolve_model(model: str, default: str, registry: Mapping[str, Backend] = BACKENDS) -> tuple[str, str | None]:
@@ -39,6 +37,6 @@ def resolve_model(model: str, default: str, registry: Mapping[str, Backend] = BA
     if owner in registry:
         return owner, name or None
     if slash:
-        raise ModelNotFound(f"no model {model!r:.100}: there is no backend {owner!r:.50}; have {', '.join(registry)}")
+        raise ModelNotFound(f"unknown model {model!r:.100}: {unknown_name('backend', owner, registry)}")
     claimed = next((backend.name for backend in registry.values() if backend.claims_model(model)), None)
     return (claimed, model) if claimed else (default, None)

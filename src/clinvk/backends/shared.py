@@ -13,6 +13,7 @@ from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, Thinki
 from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import EFFORTS, Image, RunRequest
 from clinvk.types.session import Resume
+from clinvk.types.text import unknown_name
 
 EFFORT_LEVELS = {
     **dict.fromkeys(("none", "minimal", "low"), "low"),
@@ -218,7 +219,7 @@ def effort_of(request: RunRequest, words: "Mapping[str, Decoded]") -> "Decoded |
     if not request.effort:
         return None
     if request.effort not in words:
-        raise InvalidRequest(f"no effort {request.effort!r}; have {', '.join(EFFORTS)}", "effort")
+        raise InvalidRequest(unknown_name("effort", request.effort, EFFORTS), "effort")
     return words[request.effort]
 
 

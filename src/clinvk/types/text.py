@@ -1,6 +1,6 @@
 """Text from outside: replace characters that are not Unicode, suggest known words, and limit the size of JSON."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 def readable(text: str) -> str:
@@ -42,3 +42,13 @@ def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | Non
         return None
     near = get_close_matches(word, list(known), n=1, cutoff=likeness)
     return near[0] if near else None
+
+
+def unknown_name(kind: str, name: str, known: Collection[str], nearest_to: str | None = None) -> str:
+    """Return the message for an unknown name, with the known names, and the most similar one if any is similar.
+
+    `nearest_to` is the text to compare if that is not the whole name.
+    """
+    near = nearest(name if nearest_to is None else nearest_to, known)
+    hint = f"; did you mean {near!r}?" if near else ""
+    return f"unknown {kind} {name!r:.100} (available: {', '.join(known) or 'none'}){hint}"

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from clinvk.config import saving
 from clinvk.types.errors import ConfigError, InvalidRequest
+from clinvk.types.text import unknown_name
 
 FILE = "keys.json"
 PREFIX = "clinvk_"
@@ -153,12 +154,11 @@ class KeyFile:
         def remove(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
             remaining = tuple(key for key in keys if key.name != name)
             if len(remaining) == len(keys):
-                known = ", ".join(key.name for key in keys) or "none"
-                raise InvalidRequest(f"no key {name!r}; have {known}")
+                raise InvalidRequest(unknown_name("key", name, [key.name for key in keys]))
             return remaining
 
         if self.read() is None:
-            raise InvalidRequest(f"no key {name!r}; there is no file {self.path}")
+            raise InvalidRequest(f"unknown key {name!r}: there is no file {self.path}")
         self._change(remove, dry_run)
 
     def store_usage(self, used: Mapping[str, float]) -> None:

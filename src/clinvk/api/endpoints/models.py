@@ -77,7 +77,7 @@ class ModelEndpoints(NamedTuple):
         backend, model = backends.resolve_model(name, "", self.registry)
         is_fine = not model or self.inventory.has_model(backend, model)
         if not is_fine or backend not in {owner for _, owner in self._names(request)}:
-            raise ModelNotFound(f"no model {name!r:.100}: no backend that can be used has it; GET models lists them")
+            raise ModelNotFound(f"unknown model {name!r:.100}; GET models lists the available ones")
         return backend
 
 

@@ -19,6 +19,7 @@ from clinvk.cli.terminal.output import Notes, print_text
 from clinvk.config import setting_values
 from clinvk.config.load import home
 from clinvk.types.errors import InvalidRequest
+from clinvk.types.text import unknown_name
 
 MANAGERS = ("systemd", "launchd")
 _ALIASES = ("fast", "balanced", "best")
@@ -36,7 +37,7 @@ def completion(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     shell = flags.words[0]
     if shell not in _SCRIPTS:
-        raise InvalidRequest(f"no completion for {shell!r}; have {', '.join(_SCRIPTS)}")
+        raise InvalidRequest(unknown_name("shell", shell, _SCRIPTS))
     print_text(_SCRIPTS[shell].read_text().rstrip("\n"))
     return 0
 

@@ -23,6 +23,7 @@ from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.text import unknown_name
 
 _HELPERS = ("node", "git", "rg", "bwrap", "socat", "gopass")
 _USUAL_FOLDERS = (
@@ -120,7 +121,7 @@ def _run(argv: tuple[str, ...], environ: Mapping[str, str], may_fail: bool) -> N
 def _manager(flags: ServiceFlags) -> str:
     name = flags.words[0] if flags.words else MANAGERS[sys.platform == "darwin"]
     if name not in MANAGERS:
-        raise InvalidRequest(f"no service manager {name!r}; have {', '.join(MANAGERS)}")
+        raise InvalidRequest(unknown_name("service manager", name, MANAGERS))
     return name
 
 

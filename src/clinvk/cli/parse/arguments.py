@@ -1,7 +1,7 @@
 """Parse argv into typed flags. Flags stand before or after the command or the prompt; `--` ends them."""
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 import msgspec
@@ -21,7 +21,7 @@ from clinvk.cli.parse.commands import (
 from clinvk.cli.parse.flags import Flags, RunFlags
 from clinvk.cli.parse.help import help_of
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.text import nearest
+from clinvk.types.text import nearest, unknown_name
 
 
 class ParsedCommand(NamedTuple):
@@ -88,7 +88,7 @@ def command_named(words: Sequence[str]) -> str:
     """
     first = words[0]
     if first not in FIRST_WORDS:
-        raise InvalidRequest(f"no command {first!r}; {_nearest(first, FIRST_WORDS)}have {', '.join(FIRST_WORDS)}")
+        raise InvalidRequest(unknown_name("command", first, FIRST_WORDS))
     if first not in GROUPS:
         return first
     second = words[1] if len(words) > 1 else ""
@@ -100,8 +100,7 @@ def command_named(words: Sequence[str]) -> str:
         raise InvalidRequest(f"{first} needs one of {', '.join(members(first))}; see clinvk help {first}")
     if instead := REMOVED.get(f"{first} {second}"):
         raise InvalidRequest(f"clinvk {first} {second} {instead}")
-    near = _nearest(second, members(first))
-    raise InvalidRequest(f"no command '{first} {second}'; {near}have {', '.join(members(first))}")
+    raise InvalidRequest(unknown_name("command", f"{first} {second}", members(first), nearest_to=second))
 
 
 def _check_count(name: str, command: Command, words: Sequence[str]) -> None:
@@ -132,12 +131,14 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
     known = [spec.names[0].lstrip("-") for spec in flags_shown(name) if spec.help]
     hint = "; a value that begins with - stands after --" if "VALUE" in command.arguments else ""
     if flag == "--json" and issubclass(command.flags, RunFlags):
-        raise InvalidRequest(f"no flag {flag!r}{f' of {name}' if name else ''}; use -o json")
+        raise InvalidRequest(f"unknown flag {flag!r}{f' of {name}' if name else ''}; use -o json")
     # Without the dashes, which all flags share.
     if near := nearest(flag.lstrip("-"), known, likeness=0.55):
-        raise InvalidRequest(f"no flag {flag!r}{hint}; did you mean --{near}?")
+        raise InvalidRequest(f"unknown flag {flag!r}{hint}; did you mean --{near}?")
     if not name:
-        raise InvalidRequest(f"no flag {flag!r}; see clinvk help prompt; a prompt that begins with - stands after --")
+        raise InvalidRequest(
+            f"unknown flag {flag!r}; see clinvk help prompt; a prompt that begins with - stands after --"
+        )
     raise InvalidRequest(f"{name} has no flag {flag!r}; see clinvk help {name}{hint}")
 
 
@@ -167,11 +168,6 @@ def _not_a_command(word: str, command: str) -> InvalidRequest:
     return InvalidRequest(
         f"{word!r} is not a command; did you mean `clinvk {command}`? To send it as a prompt: clinvk -- {word}"
     )
-
-
-def _nearest(word: str, among: Collection[str]) -> str:
-    near = nearest(word, among)
-    return f"did you mean {near!r}? " if near else ""
 
 
 def is_utf8(text: str) -> bool:

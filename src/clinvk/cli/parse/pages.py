@@ -36,7 +36,7 @@ def page(words: Sequence[str]) -> str:
     if words[0] not in FIRST_WORDS:
         near = nearest(name, ("prompt", *FIRST_WORDS, *topics()))
         raise InvalidRequest(
-            f"no command or topic {name!r}; {f'did you mean {near!r}?' if near else 'see clinvk help'}"
+            f"unknown command or topic {name!r}; {f'did you mean {near!r}?' if near else 'see clinvk help'}"
         )
     command = command_named(words)
     if len(words) > len(command.split()):
