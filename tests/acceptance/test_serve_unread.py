@@ -63,6 +63,22 @@ def test_server_starts_answers_and_stops_while_nobody_reads_its_output(clinvk: C
         os.close(writing)
 
 
+@pytest.mark.parametrize("closed", ["0<&-", ">&-", "2>&-", "0<&- >&- 2>&-"])
+def test_server_runs_with_closed_standard_streams(clinvk: Clinvk, closed: str) -> None:
+    port = free_port()
+    command = ["/bin/sh", "-c", f'exec "$0" "$@" {closed}', clinvk.command, "serve", "--port", str(port)]
+    with (
+        subprocess.Popen(command, cwd=clinvk.folder, env=clinvk.agent.env, stderr=subprocess.DEVNULL) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as client,
+    ):
+        try:
+            until(lambda: is_up(client) or process.poll() is not None)
+            assert client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "hello"}).status_code == 200
+            assert stop(process) == 0
+        finally:
+            process.kill()
+
+
 @pytest.mark.slow
 def test_log_counts_the_lines_that_were_dropped_while_nobody_read_it(clinvk: Clinvk) -> None:
     reading, writing = full_pipe()

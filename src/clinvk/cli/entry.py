@@ -18,8 +18,9 @@ def enter(argv: Sequence[str]) -> int:
     """Run the command of `argv`; return the exit code. No exception leaves this function, except with `--verbose`."""
     notes = Notes(os.environ)
     try:
+        has_stdout = sys.stdout is not None
         _fill_standard_streams()
-        return _run(argv, os.environ, notes)
+        return _run(argv, os.environ, notes, has_stdout)
     except ClinvkError as exc:
         notes.error(exc.message)
         return exits.exit_code_of_error(exc.code)
@@ -36,13 +37,15 @@ def enter(argv: Sequence[str]) -> int:
         return exits.FAILED
 
 
-def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
+def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes, has_stdout: bool) -> int:
     for number, argument in enumerate(argv, 1):
         if not is_utf8(argument):
             raise InvalidRequest(f"argument {number} is not valid UTF-8: {os.fsencode(argument)!r:.80}")
     if argv[:1] == [commands.COMPLETE]:
         return commands.load("admin.completion:complete")(argv[1:], environ)
     command, flags = arguments.read(argv)
+    if not has_stdout and command != "serve":
+        raise ClinvkError("stdout is closed")
     if flags.help or (not argv and os.isatty(0)):
         return _help(command.split(), environ)
     if command == "version" or (isinstance(flags, PromptFlags) and flags.version):
@@ -84,16 +87,8 @@ def _help(words: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _fill_standard_streams() -> None:
-    """Open /dev/null for closed standard streams, so that other files do not get descriptors 0 to 2.
-
-    Raises:
-        ClinvkError: stdout is closed, so no answer can be printed.
-    """
-    closed = [stream is None for stream in (sys.stdin, sys.stdout, sys.stderr)]
-    if not any(closed):
-        return
-    while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
-        pass
-    os.close(fd)
-    if closed[1]:
-        raise ClinvkError("stdout is closed")
+    """Open /dev/null for closed standard streams, so that other files do not get descriptors 0 to 2."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
+            pass
+        os.close(fd)
