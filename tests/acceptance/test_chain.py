@@ -103,7 +103,7 @@ def test_failed_chain_resumes_at_the_unfinished_step(clinvk: Clinvk) -> None:
     assert not any("first of" in prompt for prompt in clinvk.prompts[before:])
     again = clinvk.run("chain", "--resume-from", outcome.run_id)
     assert (again.returncode, again.stdout) == (1, "")
-    assert "there is no step to go on from" in again.stderr
+    assert "no unfinished step" in again.stderr
 
 
 def test_interrupted_chain_prints_the_command_that_resumes(clinvk: Clinvk) -> None:
@@ -132,7 +132,7 @@ def test_killed_chain_resumes_by_the_id_printed_at_its_start(clinvk: Clinvk) -> 
         _, stderr = process.communicate()
     (line,) = stderr.decode().splitlines()
     found = re.fullmatch(
-        r"clinvk: chain ([0-9a-f]{12}); if it is interrupted, clinvk chain --resume-from \1 goes on with it", line
+        r"clinvk: to resume this chain after an interruption: clinvk chain --resume-from ([0-9a-f]{12})", line
     )
     assert found
     clinvk.agent.play(says("codex", "the deed"), when="then")
@@ -148,14 +148,22 @@ def test_chain_that_cannot_be_resumed_prints_no_id(clinvk: Clinvk) -> None:
     ("arguments", "code", "said"),
     [
         (["--resume-from", "0" * 32], 1, "no run "),
-        (["--resume-from", "x", "-f", "steps.yaml"], 1, "--resume-from goes on with the steps of its chain"),
-        (["--resume-from", "x", "--ephemeral"], 1, "as they were begun: it excludes --ephemeral\n"),
-        (["--resume-from", "x", "-m", "opus"], 1, "as they were begun: it excludes --model\n"),
-        (["--resume-from", "x", "-b", "codex"], 1, "as they were begun: it excludes --backend\n"),
-        (["--resume-from", "x", "-w", "."], 1, "as they were begun: it excludes --workdir\n"),
+        (
+            ["--resume-from", "x", "-f", "steps.yaml"],
+            1,
+            "--resume-from runs the original steps; remove --file",
+        ),
+        (["--resume-from", "x", "--ephemeral"], 1, "original steps; remove --ephemeral\n"),
+        (["--resume-from", "x", "-m", "opus"], 1, "original steps; remove --model\n"),
+        (["--resume-from", "x", "-b", "codex"], 1, "original steps; remove --backend\n"),
+        (["--resume-from", "x", "-w", "."], 1, "original steps; remove --workdir\n"),
         (["-f", "nothing.yaml"], 2, "nothing.yaml: cannot be read: No such file or directory"),
         (["-f", "wrong.yaml"], 2, "wrong.yaml:3:5: unknown field 'steps[0].promt'; did you mean 'prompt'?"),
-        (["-f", "resumed.yaml"], 2, "resumed.yaml:1:1: resume_from is a flag here: clinvk chain --resume-from ID"),
+        (
+            ["-f", "resumed.yaml"],
+            2,
+            "resumed.yaml:1:1: resume_from is not allowed in a file; use --resume-from ID",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_told_and_starts_no_agent(
@@ -174,8 +182,8 @@ def test_unknown_step_name_is_reported(clinvk: Clinvk) -> None:
     done = clinvk.run("chain", "-q", stdin=json.dumps(steps).encode())
     assert done.returncode == 0
     assert done.stderr.splitlines()[:2] == [
-        "clinvk: warning: steps[0].prompt: {{steps.nowhere}} names no earlier step, and stays as it is",
-        "clinvk: warning: steps[0].prompt: {{input}} stays as it is: no input is given",
+        "clinvk: warning: steps[0].prompt: {{steps.nowhere}} is not replaced: no earlier step has this name",
+        "clinvk: warning: steps[0].prompt: {{input}} is not replaced: there is no input",
     ]
 
 

@@ -61,7 +61,7 @@ def test_list_prints_a_table_newest_first_with_usable_ids(clinvk: Clinvk) -> Non
     done = clinvk.run("runs", "list")
     assert done.stderr == ""
     head, *rows = done.stdout.splitlines()
-    assert head.split() == ["ID", "BACKEND", "STATE", "CREATED", "TOOK", "DIRECTORY", "TOKENS", "COST", "PROMPT"]
+    assert head.split() == ["ID", "BACKEND", "STATE", "CREATED", "DURATION", "DIRECTORY", "TOKENS", "COST", "PROMPT"]
     assert [row.split()[:3] for row in rows] == [[two[:8], "codex", "finished"], [one[:8], "claude", "finished"]]
     assert rows[1].split()[-6:] == [".", "17", "$0.01", "the", "first", "prompt"]
     assert rows[1].endswith("  the first prompt")
@@ -125,7 +125,7 @@ def test_chain_is_one_row_and_show_lists_its_steps(clinvk: Clinvk) -> None:
     assert (view.kind, view.total_runs, [part.index for part in view.runs]) == ("chain", 2, [0, 1])
     done = clinvk.run("runs", "show", whole.id)
     *_, head, first, second = done.stdout.splitlines()
-    assert head.split() == ["STEP", "ID", "BACKEND", "STATE", "TOOK", "IN", "OUT", "PROMPT"]
+    assert head.split() == ["STEP", "ID", "BACKEND", "STATE", "DURATION", "IN", "OUT", "PROMPT"]
     assert first.split()[:4] == ["1", view.runs[0].id[:8], "claude", "finished"]
     assert first.endswith("  plan: first")
     assert second.split()[:4] == ["2", view.runs[1].id[:8], "codex", "failed"]

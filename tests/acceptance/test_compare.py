@@ -69,7 +69,7 @@ def test_answers_are_side_by_side_only_on_a_wide_terminal(clinvk: Clinvk) -> Non
 def test_the_differences_of_the_answers_are_shown(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("same"), when="same")
     done = clinvk.run("compare", "--backends", "claude,claude", "--diff", "same")
-    assert "[0] claude and [1] claude answer the same\n" in done.stdout
+    assert "[0] claude and [1] claude gave the same answer\n" in done.stdout
 
 
 def test_all_backends_leaves_out_missing_ones_with_a_note(clinvk: Clinvk) -> None:
@@ -79,8 +79,8 @@ def test_all_backends_leaves_out_missing_ones_with_a_note(clinvk: Clinvk) -> Non
     assert done.returncode == 0
     assert msgspec.json.decode(done.stdout, type=CompareOutcome).backends == ["codex"]
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("clinvk: leaving out claude: backend 'claude' is not installed")
-    assert lines[1].startswith("clinvk: leaving out gemini: backend 'gemini' is disabled")
+    assert lines[0].startswith("clinvk: skipping claude: backend 'claude' is not installed")
+    assert lines[1].startswith("clinvk: skipping gemini: backend 'gemini' is disabled")
     (clinvk.agent.folder / "codex").unlink()
     done = clinvk.run("compare", "--all-backends", "ask")
     assert (done.returncode, done.stdout) == (2, "")
@@ -92,12 +92,12 @@ def test_all_backends_leaves_out_missing_ones_with_a_note(clinvk: Clinvk) -> Non
         (["--backends", "codex,claude", "ask"], 2, "backend 'claude' is not installed"),
         (["--backends", "codex,nope", "ask"], 2, "unknown backend 'nope' (available: claude, codex, gemini)"),
         (["--backends", "codex", "--judge", "claude", "ask"], 2, "judge: backend 'claude' is not installed"),
-        (["ask"], 1, "compare needs --backends A,B or --all-backends, and not both"),
-        (["--backends", "codex", "--all-backends", "ask"], 1, "and not both"),
+        (["ask"], 1, "compare needs either --backends A,B or --all-backends"),
+        (["--backends", "codex", "--all-backends", "ask"], 1, "compare needs either"),
         (["--backends", ",", "ask"], 1, "--backends"),
-        (["-b", "codex", "ask"], 1, "not --backend"),
-        (["--backends", "codex", "--check", "true", "ask"], 1, "it needs --isolation worktree"),
-        (["--backends", "codex", "--judge-prompt", "x", "ask"], 1, "--judge-prompt needs --judge"),
+        (["-b", "codex", "ask"], 1, "instead of --backend"),
+        (["--backends", "codex", "--check", "true", "ask"], 1, "--check requires --isolation worktree"),
+        (["--backends", "codex", "--judge-prompt", "x", "ask"], 1, "--judge-prompt requires --judge"),
         (["--backends", "codex", "--isolation", "worktree", "ask"], 1, "is in no git repository"),
         (["--backends", "codex", ""], 1, "the prompt is empty"),
     ],
@@ -246,7 +246,7 @@ def test_dry_run_names_the_judge(clinvk: Clinvk) -> None:
     arguments = ("--backends", "claude,codex", "--judge", "gemini", "--dry-run", "ask")
     done = clinvk.run("compare", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("\n\n── judge (gemini) ──\n(asked when the answers are there)\n")
+    assert done.stdout.endswith("\n\n── judge (gemini) ──\n(runs after all answers)\n")
     told = json.loads(clinvk.run("compare", *arguments, "--json").stdout)
     assert told["judge"] == {
         "backend": "gemini",

@@ -40,4 +40,4 @@ def test_display_shows_the_beginning_of_a_tool_call(clinvk: Clinvk) -> None:
     call = {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "make " + "all " * 40}}
     first, *rest = claude_says("x")
     told = line(json.dumps({"type": "assistant", "message": {"id": "msg_0", "content": [call]}}))
-    shown_last(clinvk, [first, told], rest, 'Bash {"command":"make all')
+    shown_last(clinvk, [first, told], rest, "Bash make all all")

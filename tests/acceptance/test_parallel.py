@@ -215,7 +215,7 @@ def test_wrong_usage_exits_with_1(clinvk: Clinvk) -> None:
         assert (done.returncode, done.stdout) == (1, "")
     with on_terminal(clinvk, "parallel") as terminal:
         assert terminal.ended() == 1
-    assert b"no tasks: --file FILE names them; --file - takes what you type here" in terminal.plain()
+    assert b"no tasks: use --file FILE, or --file - to type them here" in terminal.plain()
 
 
 def test_shared_directory_of_editing_agents_is_reported_at_the_start(clinvk: Clinvk) -> None:
@@ -285,7 +285,7 @@ def test_signal_ends_all_agents_and_prints_the_results_so_far(clinvk: Clinvk, nu
         "cancelled",
     ]
     assert outcome.results[0].output == "answer of claude"
-    assert stderr.decode() == "clinvk: ending all agents; once more kills them\n"
+    assert stderr.decode() == "clinvk: stopping all agents; press Ctrl-C again to kill them\n"
     assert clinvk.agent.alive() == []
     assert len(list((clinvk.folder / "out").iterdir())) == 5
 
@@ -298,12 +298,12 @@ def test_notes_are_printed_above_the_display(clinvk: Clinvk) -> None:
         until((clinvk.folder / "up").exists)
         terminal.until("2 running")
         terminal.process.send_signal(signal.SIGINT)
-        terminal.until("kills them")
+        terminal.until("kill them")
         terminal.until("2 running")
         terminal.until("2 running")
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 7
-    assert terminal.screen() == ["clinvk: ending all agents; once more kills them", "clinvk: cancelled"]
+    assert terminal.screen() == ["clinvk: stopping all agents; press Ctrl-C again to kill them", "clinvk: cancelled"]
 
 
 def test_a_second_signal_kills_agents_that_do_not_stop(clinvk: Clinvk) -> None:
@@ -314,7 +314,7 @@ def test_a_second_signal_kills_agents_that_do_not_stop(clinvk: Clinvk) -> None:
         until((clinvk.folder / "up").exists)
         process.send_signal(signal.SIGINT)
         assert process.stderr
-        read_until(process.stderr.fileno(), b"kills them")
+        read_until(process.stderr.fileno(), b"kill them")
         process.send_signal(signal.SIGINT)
         assert process.communicate() == (b"", b"clinvk: cancelled\n")
     assert process.returncode == 7

@@ -144,9 +144,9 @@ def test_launchd_reads_no_environment_file(machine: Machine, clinvk: Clinvk) -> 
     [
         (["print", "runit"], "unknown service manager 'runit' (available: systemd, launchd)"),
         (["print", "systemd", "--system"], "--system and --user exclude each other"),
-        (["print", "systemd", "--run-as", "root"], "--run-as is for a service of the machine: --system"),
-        (["print", "launchd", "--socket"], "--socket is for systemd: clinvk takes no sockets of launchd"),
-        (["print", "systemd", "--host", "localhost", "--socket"], "--socket needs an address to listen on, such as "),
+        (["print", "systemd", "--run-as", "root"], "--run-as requires --system"),
+        (["print", "launchd", "--socket"], "--socket requires systemd"),
+        (["print", "systemd", "--host", "localhost", "--socket"], "--socket requires an IP address such as "),
         (["uninstall", "--port", "1"], "service uninstall has no flag '--port'; see clinvk help service uninstall"),
         (["install", "--port", "1"], "clinvk service install was removed: clinvk service print prints the files and "),
         (["status", "--json"], "clinvk service status was removed: "),

@@ -588,9 +588,9 @@ async def test_step_prompt_gets_earlier_answers_expanded_once(scripted: Scripted
         (3, None, "third"),
     ]
     assert told["warnings"] == [
-        "steps[0].prompt: {{ previous }} stays as it is; what is filled in is {{previous}}",
-        "steps[0].prompt: {{steps.later}} names no earlier step, and stays as it is",
-        "steps[2].prompt: {{steps.none}} names no earlier step, and stays as it is",
+        "steps[0].prompt: {{ previous }} is not replaced; did you mean {{previous}}?",
+        "steps[0].prompt: {{steps.later}} is not replaced: no earlier step has this name",
+        "steps[2].prompt: {{steps.none}} is not replaced: no earlier step has this name",
     ]
 
 
@@ -683,7 +683,7 @@ async def test_chain_resumes_at_the_first_unfinished_step(scripted: Scripted) ->
     assert [result["output"] for result in told["results"]] == ["first", "second", "third"]
     assert told["results"][0]["run_id"] == failed["results"][0]["run_id"]
     assert (finished.status_code, finished.json()["field"]) == (400, "resume_from")
-    assert "there is no step to go on from" in finished.json()["detail"]
+    assert "no unfinished step" in finished.json()["detail"]
     assert (unknown.status_code, unknown.json()["code"]) == (404, "run_not_found")
     assert unknown.json()["field"] == "resume_from"
     assert (no_chain.status_code, no_chain.json()["field"]) == (400, "resume_from")

@@ -257,7 +257,7 @@ async def test_chain_does_not_resume_in_a_removed_worktree(
             refused = await post(served, "chain", {"resume_from": again["run_id"], "dry_run": dry_run})
             assert (refused.status_code, refused.json()["field"]) == (400, "resume_from")
             assert (
-                f"step 2 is to go on in a worktree that is gone, which was applied or discarded: {worktree!r}"
+                f"step 2 cannot run: its worktree is gone, which was applied or discarded: {worktree!r}"
                 in (refused.json()["detail"])
             )
         assert (await served.client.get("/api/v1/runs")).json()["total"] == runs

@@ -107,7 +107,7 @@ def test_prompt_is_truncated_to_the_terminal_width(most: int) -> None:
 def test_turns_show_their_creation_time() -> None:
     run = RunRecord(id="1" * 32, backend="claude", prompt="one", state="queued", created_at=NOW)
     head, row = turns([run], TextView(NOW))
-    assert head.split() == ["TURN", "STATE", "CREATED", "TOOK", "IN", "OUT", "PROMPT"]
+    assert head.split() == ["TURN", "STATE", "CREATED", "DURATION", "IN", "OUT", "PROMPT"]
     assert row.split() == ["1", "queued", "just", "now", "one"]
 
 

@@ -63,13 +63,13 @@ def test_misspelt_placeholders_are_reported_with_the_intended_placeholder() -> N
 @pytest.mark.parametrize(
     ("prompt", "told"),
     [
-        ("{{input}}", "{{input}} stays as it is: no input is given"),
-        ("{{ Input }}", "{{ Input }} stays as it is: no input is given"),
-        ("{{ previous }}", "{{ previous }} stays as it is; what is filled in is {{previous}}"),
-        ("{{ steps.a}}", "{{ steps.a}} stays as it is; what is filled in is {{steps.a}}"),
-        ("{{steps.a }}", "{{steps.a }} stays as it is; what is filled in is {{steps.a}}"),
-        ("{{steps. }}", "{{steps. }} names no earlier step, and stays as it is"),
-        ("{{steps.b }}", "{{steps.b }} names no earlier step, and stays as it is"),
+        ("{{input}}", "{{input}} is not replaced: there is no input"),
+        ("{{ Input }}", "{{ Input }} is not replaced: there is no input"),
+        ("{{ previous }}", "{{ previous }} is not replaced; did you mean {{previous}}?"),
+        ("{{ steps.a}}", "{{ steps.a}} is not replaced; did you mean {{steps.a}}?"),
+        ("{{steps.a }}", "{{steps.a }} is not replaced; did you mean {{steps.a}}?"),
+        ("{{steps. }}", "{{steps. }} is not replaced: no earlier step has this name"),
+        ("{{steps.b }}", "{{steps.b }} is not replaced: no earlier step has this name"),
     ],
 )
 def test_each_unfilled_placeholder_is_reported_once_with_the_reason(prompt: str, told: str) -> None:

@@ -107,14 +107,14 @@ def test_table_of_isolated_agents_has_changed_files_and_check() -> None:
     change = Change(diff="", is_cut=False, files=(), branch="b", path="/p", kept=True)
     result = replace(done(0, "an\nanswer"), change=change, check=Check(passed=False, exit_code=1, output=""))
     head, row, _ = overview(compared(result), TextView(0.0), show_tokens=False)
-    assert head.split() == ["INDEX", "BACKEND", "STATUS", "DURATION", "FILES", "CHECK", "TITLE"]
+    assert head.split() == ["INDEX", "BACKEND", "STATUS", "DURATION", "FILES", "CHECK", "ANSWER"]
     assert row.split() == ["0", "claude", "done", "1.2", "s", "0", "failed", "an", "answer"]
 
 
 def test_output_of_failed_checks_is_printed() -> None:
     checks = (Check(passed=True, exit_code=0, output="fine"), Check(passed=False, exit_code=None, output="\x1b[31mx\n"))
     both = compared(*(replace(done(index, "x"), check=check) for index, check in enumerate(checks)))
-    assert [*failed_checks(both)] == ["── [1] claude ── check failed (it took too long)", "x", ""]
+    assert [*failed_checks(both)] == ["── [1] claude ── check failed (timed out)", "x", ""]
 
 
 def test_totals_count_the_steps_that_were_not_run() -> None:

@@ -127,7 +127,7 @@ def test_socket_unit_requires_an_ip_address_and_systemd() -> None:
     named = plan(OWN, has_socket=True, settings=Settings(server=ServerSettings(host="localhost")))
     with pytest.raises(InvalidRequest, match="'localhost'"):
         service_files("systemd", named)
-    with pytest.raises(InvalidRequest, match="--socket is for systemd"):
+    with pytest.raises(InvalidRequest, match="--socket requires systemd"):
         service_files("launchd", named)
 
 

@@ -79,7 +79,7 @@ def test_yaml_merge_keys_are_supported() -> None:
         ('{"tasks": [\n  {"backend": "claude", "promt": "x"}]}', "stdin:2:25: unknown field 'tasks[0].promt'; did you"),
         ('[{"prompt": "x"},\n {"prompt": 3}]', "stdin:2:3: tasks[1].prompt must be a text, got 3"),
         ('[{"backend": "claude", "prompt": "x"},\n\n  {"backend": "claude"}]', "stdin:3:3: tasks[1].prompt is missing"),
-        ('[{"prompt": "x"}\n {"prompt": "x"}]', "stdin:2:2: is not valid JSON: expected ',' or ']'"),
+        ('[{"prompt": "x"}\n {"prompt": "x"}]', "stdin:2:2: is not valid JSON: expecting ',' delimiter"),
         ('[{"prompt": "é", x}]', "stdin:1:18: is not valid JSON: "),
         ('[{"prompt": "é"},\n', "stdin:1:18: is not valid JSON: it ends too early"),
         ("3", "stdin:1:1: it must have 'tasks', or be a list of tasks"),
@@ -121,7 +121,7 @@ def test_error_in_json_lines_has_the_line_of_the_file() -> None:
         "stdin:3:25: unknown field 'tasks[1]"
     )
     assert wrong(f'{good}\n {{"prompt": "x", "prompt": "y"}}\n').startswith("stdin:2:18: 'prompt' stands twice")
-    assert wrong(f"{good}\n{good} x\n").startswith("stdin:2:39: is not valid JSON: ")
+    assert wrong(f"{good}\n{good} x\n").startswith("stdin:2:38: is not valid JSON: ")
     assert wrong(f'{good}\n{{"backend": "claude"\n').startswith("stdin:2:21: is not valid JSON: it ends too early")
 
 

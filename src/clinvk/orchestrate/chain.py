@@ -107,13 +107,12 @@ def warnings(chain: Chain) -> Iterator[str]:
         meant = dict(misspelt_steps(template, earlier))
         for text, place in meant.items():
             has_none = chain.input is None and place == _INPUT
-            why = ": no input is given" if has_none else f"; what is filled in is {place}"
-            yield f"{at}: {text} stays as it is{why}"
+            yield f"{at}: {text} is not replaced{': there is no input' if has_none else f'; did you mean {place}?'}"
         for place in unknown_steps(template, earlier):
             if place not in meant:
-                yield f"{at}: {place} names no earlier step, and stays as it is"
+                yield f"{at}: {place} is not replaced: no earlier step has this name"
         if chain.input is None and _INPUT in template:
-            yield f"{at}: {_INPUT} stays as it is: no input is given"
+            yield f"{at}: {_INPUT} is not replaced: there is no input"
         earlier.add(part.name)
 
 
@@ -144,13 +143,13 @@ async def resume_chain(store: SessionStore, reference: str) -> Chain:
         exc.field = _FIELD
         raise
     if record.kind != "chain":
-        raise InvalidRequest(f"run {record.id!r} is no chain", _FIELD)
+        raise InvalidRequest(f"run {record.id!r} is not a chain", _FIELD)
     if record.state in UNDER_WAY:
-        raise InvalidRequest(f"chain {record.id!r} is under way", _FIELD)
+        raise InvalidRequest(f"chain {record.id!r} is still running", _FIELD)
     options = msgspec.convert(record.request, _ChainOptions)
     if isinstance(options.steps, int):
         why = "was ephemeral, or the session of a step was deleted"
-        raise InvalidRequest(f"chain {record.id!r} {why}: none of it is kept", _FIELD)
+        raise InvalidRequest(f"chain {record.id!r} {why}: its record is gone", _FIELD)
     begun = await _begun_steps(store, record)
     done: list[PartResult] = []
     for index, step in enumerate(options.steps):
@@ -158,7 +157,7 @@ async def resume_chain(store: SessionStore, reference: str) -> Chain:
             break
         done.append(_result(*begun[index], step))
     if len(done) == len(options.steps):
-        raise InvalidRequest(f"chain {record.id!r} is finished: there is no step to go on from", _FIELD)
+        raise InvalidRequest(f"chain {record.id!r} is finished: it has no unfinished step", _FIELD)
     step = options.steps[len(done)]
     if done and step.follows:
         _, tried = begun.get(len(done), (None, None))
@@ -205,8 +204,8 @@ def _with_followed_directory(previous: PartResult, step: Part, tried: RunRecord 
         workdir = base
     if not os.path.isdir(workdir):
         why = "which was applied or discarded" if tried else "which was unchanged, applied or discarded"
-        where = f"in a worktree that is gone, {why}" if workdir != base else "where nothing is any more"
-        raise InvalidRequest(f"step {previous.index + 2} is to go on {where}: {workdir!r}", _FIELD)
+        what = f"worktree is gone, {why}" if workdir != base else "directory does not exist"
+        raise InvalidRequest(f"step {previous.index + 2} cannot run: its {what}: {workdir!r}", _FIELD)
     return replace(previous, workdir=workdir)
 
 

@@ -95,7 +95,7 @@ def read_ruling(order: Sequence[int], answer: object) -> tuple[int, str]:
     ruling = msgspec.convert(answer, Ruling)
     number = ord(ruling.best) - ord("A") if len(ruling.best) == 1 else -1
     if not 0 <= number < len(order):
-        raise ValueError(f"the judge named an answer {ruling.best!r} that there is not")
+        raise ValueError(f"the judge named an answer {ruling.best!r} that does not exist")
     return order[number], ruling.reasons
 
 

@@ -99,7 +99,7 @@ def _warn_none_left(file: KeyFile, notes: Notes) -> None:
 def _limits(flags: KeyFlags) -> KeyLimits:
     names = split_list(flags.backends or ())
     if flags.backends is not None and not names:
-        raise InvalidRequest("--backends names none")
+        raise InvalidRequest("--backends is empty; list at least one agent")
     for name in names:
         registry.backend_named(name)
     if flags.burst and not flags.rate:

@@ -1,10 +1,10 @@
 """`clinvk service`: print the files of a service, and uninstall a service that an earlier clinvk installed."""
 
-import asyncio
 import os
 import pwd
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
@@ -18,20 +18,12 @@ from clinvk.cli.parse.flags import ServiceFlags, ServicePrintFlags
 from clinvk.cli.parse.settings import directory, trace_of
 from clinvk.cli.terminal.output import Notes, print_text
 from clinvk.config.load import home, settings_file
-from clinvk.config.model import ServerSettings
-from clinvk.runtime.process import process_tags
-from clinvk.runtime.process.executables import run_tool
-from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.text import unknown_name
 
 _HELPERS = ("node", "git", "rg", "bwrap", "socat", "gopass")
 _USUAL_FOLDERS = (
-    ".local/bin",
-    ".npm-global/bin",
-    ".bun/bin",
-    ".volta/bin",
-    ".claude/local",
+    *(".local/bin", ".npm-global/bin", ".bun/bin", ".volta/bin", ".claude/local"),
     ".nvm/versions/node/*/bin",
 )
 """Where agents are often installed, below the home: the PATH of `sudo` does not have these folders."""
@@ -55,30 +47,29 @@ def show(flags: ServicePrintFlags, environ: Mapping[str, str], notes: Notes) -> 
     # XML must begin with its own first line; above a unit stands its path, as in `systemctl cat`.
     units = (text if text.startswith("<?xml") else f"# {path}\n{text}" for path, text in files.items())
     print_text("\n".join(units).rstrip("\n"))
-    for text in (
-        *warnings_of(plan, environ, manager == "systemd"),
-        *_instructions(manager, account, files, "SUDO_USER" in environ),
-    ):
+    for text in warnings_of(plan, environ, manager == "systemd"):
+        notes.info(f"warning: {text}")
+    for text in _instructions(manager, account, [*files], "SUDO_USER" in environ):
         notes.info(text)
     return 0
 
 
-def _instructions(manager: str, account: Account, files: Mapping[Path, str], is_sudo: bool) -> Iterator[str]:
+def _instructions(manager: str, account: Account, files: list[Path], is_sudo: bool) -> Iterator[str]:
     """Yield two commands to copy: the first writes the files, the second enables and starts the service."""
-    first = next(iter(files))
+    first = files[0]
     sudo = "sudo " if account.for_machine else ""
     make_folder = "" if first.parent.exists() else f"{sudo}mkdir -p {shlex.quote(str(first.parent))}; "
     this = f"{'sudo ' if is_sudo else ''}{shlex.join(['clinvk', *sys.argv[1:]])}"
     if manager == "systemd":
         write = "awk '/^# \\// {file = substr($0, 3)} {print > file}'"
-        start = f"{' '.join(account.systemctl)} enable --now {' '.join(path.name for path in reversed([*files]))}"
+        start = f"{' '.join(account.systemctl)} enable --now {' '.join(path.name for path in reversed(files))}"
     else:
         write = f"tee {shlex.quote(str(first))}"
         start = f"launchctl bootstrap {account.launchd_domain} {shlex.quote(str(first))}"
     yield f"to install the service: {make_folder}{this} | {sudo}{write}"
     yield f"then start it: {sudo}{start}"
     if manager == "systemd" and not account.for_machine:
-        yield f"it stops when you log out, unless: loginctl enable-linger {account.name}"
+        yield f"the service stops when you log out, unless you run: loginctl enable-linger {account.name}"
 
 
 def uninstall(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -102,20 +93,21 @@ def uninstall(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes) -> 
         print_text("\n".join(map(shlex.join, steps)))
         return 0
     for step in steps:
-        _run(step, environ, may_fail=step[0] == "launchctl")  # launchctl fails for what is not loaded
+        _run(step)
     print_text("\n".join(f"{path}: removed" for path in files))
-    notes.info("sessions, settings and API keys stay where they are")
+    notes.info("sessions, settings and API keys were not removed")
     return 0
 
 
-def _run(argv: tuple[str, ...], environ: Mapping[str, str], may_fail: bool) -> None:
+def _run(argv: tuple[str, ...]) -> None:
+    """Run a command. A failure of launchctl is ignored: launchctl fails if the service is not loaded."""
     try:
-        done = asyncio.run(run_tool(Spawner(process_tags.choose_tags()), argv, environ, _UNINSTALL_TIMEOUT_S))
-    except TimeoutError:
-        raise ClinvkError(f"{shlex.join(argv)} took more than {_UNINSTALL_TIMEOUT_S:g} s") from None
-    if done.exit_code and not may_fail:
+        done = subprocess.run(argv, capture_output=True, timeout=_UNINSTALL_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise ClinvkError(f"{shlex.join(argv)} failed: {exc}") from exc
+    if done.returncode and argv[0] != "launchctl":
         output = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
-        raise ClinvkError(f"{shlex.join(argv)} failed: {output or done.exit_code}")
+        raise ClinvkError(f"{shlex.join(argv)} failed: {output or done.returncode}")
 
 
 def _manager(flags: ServiceFlags) -> str:
@@ -135,7 +127,7 @@ def _account_of(flags: ServiceFlags, run_as: str | None, environ: Mapping[str, s
         raise InvalidRequest("--system and --user exclude each other")
     for_machine = flags.system or (os.geteuid() == 0 and not flags.user)
     if run_as is not None and not for_machine:
-        raise InvalidRequest("--run-as is for a service of the machine: --system")
+        raise InvalidRequest("--run-as requires --system")
     own = pwd.getpwuid(os.geteuid())
     if not for_machine:
         return Account(own.pw_name, own.pw_uid, Path(environ.get("HOME") or own.pw_dir), False)
@@ -157,9 +149,11 @@ def plan_service(flags: ServicePrintFlags, environ: Mapping[str, str], account: 
     environ = {**environ, "HOME": str(account.home)}
     settings = trace_of(flags, environ, {"server.host": flags.host, "server.port": flags.port}).settings
     inherited = {name: environ[name] for name in _INHERITED if environ.get(name)}
+    script = os.path.abspath(sys.argv[0])
+    command = (script,) if os.path.basename(script) == "clinvk" else (sys.executable, "-m", "clinvk")
     plan = ServicePlan(
         account=account,
-        argv=(*_clinvk(), "serve", *_arguments(flags, environ)),
+        argv=(*command, "serve", *_arguments(flags, environ)),
         home=home(environ),
         workdir=None if flags.workdir is None else Path(directory(flags.workdir, "--workdir")),
         env={"PATH": _search_path(environ, account), **inherited},
@@ -170,12 +164,6 @@ def plan_service(flags: ServicePrintFlags, environ: Mapping[str, str], account: 
         if not text.isprintable():
             raise InvalidRequest(f"{text!r} has characters that cannot be written to the files of a service")
     return plan
-
-
-def _clinvk() -> tuple[str, ...]:
-    """Return the command line of the running clinvk."""
-    script = os.path.abspath(sys.argv[0])
-    return (script,) if os.path.basename(script) == "clinvk" else (sys.executable, "-m", "clinvk")
 
 
 def _arguments(flags: ServicePrintFlags, environ: Mapping[str, str]) -> Iterator[str]:
@@ -202,27 +190,27 @@ def warnings_of(plan: ServicePlan, environ: Mapping[str, str], has_secrets: bool
 
     With `has_secrets` the service manager reads `service.env`.
     """
-    account = plan.account
+    account, server = plan.account, plan.settings.server
     if not any(shutil.which(backend.executable, path=plan.env["PATH"]) for backend in BACKENDS.values()):
         yield f"no agent is on PATH, nor in the usual folders of {account.name}; install one, then print again"
     if account.uid == 0:
-        hint = "; --run-as NAME gives the service a user of its own" if account.for_machine else ""
+        hint = "; --run-as NAME runs the service as another user" if account.for_machine else ""
         yield f"agents will run as root{hint}"
     if _KEYS in environ:
         place = f"put it into {plan.secrets}, or " if has_secrets else ""
         yield f"{_KEYS} is not written to the service's files; {place}create keys with clinvk keys create NAME"
-    if _needs_key(plan.settings.server, [plan.home / key_file.FILE, *([plan.secrets] if has_secrets else [])]):
+    key_files = [plan.home / key_file.FILE, *([plan.secrets] if has_secrets else [])]
+    # os.path, since the home may be closed to us
+    has_key = server.api_keys_gopass_path or any(map(os.path.exists, key_files))
+    if not has_key and not _is_loopback(server.host):  # as in `clinvk.api.access.auth`
         yield (
-            f"{plan.settings.server.host} is open to other machines and there is no API key: each start creates one "
+            f"{server.host} is open to other machines and there is no API key: each start creates one "
             "and prints it to the log; clinvk keys create NAME creates one that stays"
         )
 
 
-def _needs_key(server: ServerSettings, key_files: list[Path]) -> bool:
-    """Return whether other machines reach the server and no key exists: see `clinvk.api.access.auth`."""
-    if server.api_keys_gopass_path or any(map(os.path.exists, key_files)):  # os.path: the home may be closed to us
-        return False
+def _is_loopback(host: str) -> bool:
     try:
-        return not ip_address(server.host).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
-        return server.host != "localhost"
+        return host == "localhost"

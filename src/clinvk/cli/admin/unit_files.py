@@ -135,9 +135,7 @@ def _socket_address(plan: ServicePlan) -> str:
     try:
         host = ip_address(server.host)
     except ValueError:
-        raise InvalidRequest(
-            f"--socket needs an address to listen on, such as 127.0.0.1, not {server.host!r}"
-        ) from None
+        raise InvalidRequest(f"--socket requires an IP address such as 127.0.0.1, not {server.host!r}") from None
     return f"[{host}]:{server.port}" if host.version == 6 else f"{host}:{server.port}"
 
 
@@ -145,7 +143,7 @@ def _property_list(plan: ServicePlan) -> str:
     import plistlib  # an import of 15 ms that only macOS needs
 
     if plan.has_socket:
-        raise InvalidRequest("--socket is for systemd: clinvk takes no sockets of launchd")
+        raise InvalidRequest("--socket requires systemd")
     log = str(plan.account.home / "Library" / "Logs" / "clinvk.log")
     content: dict[str, object] = {
         "Label": plan.account.files_of("launchd")[0].stem,

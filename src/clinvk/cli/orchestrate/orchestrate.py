@@ -15,7 +15,7 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.cli.orchestrate import task_files
 from clinvk.cli.orchestrate.outcomes import OutputFolder, open_output_folder
 from clinvk.cli.orchestrate.task_files import TaskFile, with_backends, with_flags
-from clinvk.cli.orchestrate.view import SHORT_DIGITS, OutcomeView
+from clinvk.cli.orchestrate.view import OutcomeView, resume_command
 from clinvk.cli.parse.flags import ChainFlags, CompareFlags, ParallelFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt.display import report_store_failures
@@ -101,14 +101,13 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes) -> int:
     if flags.resume_from is not None:
         for name in _FLAGS_OF_STEPS:
             if getattr(flags, name) not in (None, False):
-                what = "--resume-from goes on with the steps of its chain as they were begun"
-                raise InvalidRequest(f"{what}: it excludes --{name}", f"--{name}")
+                raise InvalidRequest(f"--resume-from runs the original steps; remove --{name}", f"--{name}")
         return _run(view, flags.resume_from)
     file = task_files.read(flags.file, "steps", notes.info)
     body = file.decode(_chain_file)
     try:
         if body.resume_from is not None:
-            raise InvalidRequest("resume_from is a flag here: clinvk chain --resume-from ID", "resume_from")
+            raise InvalidRequest("resume_from is not allowed in a file; use --resume-from ID", "resume_from")
         steps = None if body.steps is None else with_backends(body.steps, settings)
         stop_on_failure = True if body.stop_on_failure is None else body.stop_on_failure
         plan = bodies.chain(replace(body, steps=steps, stop_on_failure=stop_on_failure))
@@ -138,15 +137,15 @@ def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes) -> in
 def _backends(flags: CompareFlags, settings: Settings, environ: Mapping[str, str], notes: Notes) -> list[str]:
     """Return the names of the requested backends; `--all-backends` means the available ones."""
     if flags.backend is not None:
-        raise InvalidRequest("compare takes several agents: --backends A,B, not --backend", "--backend")
+        raise InvalidRequest("compare runs several agents; use --backends A,B instead of --backend", "--backend")
     if flags.all_backends == (flags.backends is not None):
-        raise InvalidRequest("compare needs --backends A,B or --all-backends, and not both; see clinvk help compare")
+        raise InvalidRequest("compare needs either --backends A,B or --all-backends; see clinvk help compare")
     if flags.backends is not None:
         names = list(split_list(flags.backends))
         for name in names:
             registry.backend_named(name)
         if not names:
-            raise InvalidRequest("--backends names none", "--backends")
+            raise InvalidRequest("--backends is empty; list at least one agent", "--backends")
         return names
     available: list[str] = []
     for name, backend in registry.BACKENDS.items():
@@ -155,17 +154,17 @@ def _backends(flags: CompareFlags, settings: Settings, environ: Mapping[str, str
             executables.require(backend, settings, environ)
             available.append(name)
         except BackendUnavailable as exc:
-            notes.info(f"leaving out {name}: {exc.message}")
+            notes.info(f"skipping {name}: {exc.message}")
     if not available:
-        raise BackendUnavailable("no backend is available; see clinvk doctor")
+        raise BackendUnavailable("no backend is available; run clinvk doctor")
     return available
 
 
 def _compare_plan(flags: CompareFlags, names: list[str], request: RunRequest) -> Compare:
     if flags.judge_prompt is not None and flags.judge is None:
-        raise InvalidRequest("--judge-prompt needs --judge", "--judge-prompt")
+        raise InvalidRequest("--judge-prompt requires --judge", "--judge-prompt")
     if flags.check is not None and flags.isolation != "worktree":
-        raise InvalidRequest("--check is run in worktrees: it needs --isolation worktree", "--check")
+        raise InvalidRequest("--check requires --isolation worktree", "--check")
     isolation = flags.isolation or "none"
     judge = None if flags.judge is None else bodies.JudgeBody(backend=flags.judge, prompt=flags.judge_prompt)
     return Compare(
@@ -217,8 +216,7 @@ async def _run_plan(view: OutcomeView, plan: Plan | str, file: TaskFile | None, 
                 async with orchestrations.start(plan, asked) as one:
                     _report_warnings(notes, one.warnings)
                     if isinstance(plan, Chain) and one.id and not is_ephemeral(plan):  # a killed chain says no more
-                        command = f"clinvk chain --resume-from {one.id[:SHORT_DIGITS]}"
-                        notes.info(f"chain {one.id[:SHORT_DIGITS]}; if it is interrupted, {command} goes on with it")
+                        notes.info(f"to resume this chain after an interruption: {resume_command(one.id)}")
                     observers = (*filter(None, (folder,)), view.observer(plan, stop.set))
                     summary = await _drive(view, runs, one, stop, observers)
     _report_warnings(notes, summary.warnings[len(one.warnings) :])
@@ -253,7 +251,7 @@ async def _drive(
         else:
             stop.set()
             view.notes.hurry()
-            view.notes.info("ending all agents; once more kills them")
+            view.notes.info("stopping all agents; press Ctrl-C again to kill them")
 
     async def stop_when_set() -> None:
         await stop.wait()

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
 
-import msgspec
-
+from clinvk.cli.prompt.status_line import tool_text
 from clinvk.cli.terminal.output import STDERR, Notes, is_writable, without_sequences, write
 from clinvk.cli.terminal.streams import writable
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
@@ -22,8 +21,6 @@ from clinvk.types.orchestration import Chain, Part, PartResult, Plan
 
 COLORS = {"failed": "\x1b[31m", "timed out": "\x1b[31m", "cancelled": "\x1b[33m", "done": "\x1b[32m"}
 """The color of each status."""
-
-_INPUT_SHOWN = 200
 
 
 def part_label(plan: Plan, index: int, part: Part) -> str:
@@ -51,8 +48,8 @@ def _tokens(result: PartResult) -> int:
 def activity(event: Event) -> str:
     """Return an agent's activity on one line; empty for an event that shows no activity."""
     match event:
-        case ToolCall(name=name, input=given):
-            return f"{name} {msgspec.json.encode(given).decode(errors='replace')[:_INPUT_SHOWN]}"
+        case ToolCall():
+            return tool_text(event)
         case Progress(stage=stage, message=message):
             return f"{stage}: {without_sequences(message)}"
         case ThinkingDelta():

@@ -27,7 +27,6 @@ from clinvk.types.request import RunRequest
 
 T = TypeVar("T")
 
-_BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
 _PARTS = re.compile(r"[^.\[\]]+")
 _LINES_OF_JSON = (".jsonl", ".ndjson")
 _LINE_END = re.compile(r"(?<=\S)(?=[ \t\r]*\n)")
@@ -96,7 +95,7 @@ def read(path: str | None, field: str, note: Note) -> TaskFile:
     name = "stdin" if path is None or path == "-" else path
     if path in (None, "-"):
         if path is None and os.isatty(0):
-            raise InvalidRequest(f"no {field}: --file FILE names them; --file - takes what you type here")
+            raise InvalidRequest(f"no {field}: use --file FILE, or --file - to type them here")
         data = read_stdin(0, f"the {field}", note)
     else:
         try:
@@ -144,13 +143,11 @@ def _json_position(text: str, path: Sequence[str]) -> TextPosition:
 def _check_json(text: str, name: str, line: int) -> None:
     """Refuse invalid JSON and duplicate keys in a text that begins at a line of the file."""
     try:
-        msgspec.json.decode(text, type=msgspec.Raw)
         json.loads(text, object_pairs_hook=_refuse_duplicates, parse_int=str, parse_float=str)
-    except msgspec.DecodeError as exc:
-        found = _BYTE.search(str(exc))
-        at = len(text.encode()[: int(found["at"])].decode(errors="ignore")) if found else len(text.rstrip())
-        what = str(exc)[: found.start()].removeprefix("JSON is malformed: ").strip() if found else "it ends too early"
-        raise _wrong(name, _position(text, at, line), f"is not valid JSON: {what}") from None
+    except json.JSONDecodeError as exc:
+        end = len(text.rstrip())
+        what = exc.msg.lower().removesuffix(" at") if exc.pos < end else "it ends too early"
+        raise _wrong(name, _position(text, min(exc.pos, end), line), f"is not valid JSON: {what}") from None
     except _DuplicateKey:
         from clinvk.cli.orchestrate.task_yaml import json_duplicate  # an import that only an error needs
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from clinvk.cli.orchestrate.outcomes import event_printer, last_line, outcome
 from clinvk.cli.orchestrate.progress import COLORS, LiveProgress, ProgressLines, part_label, status
 from clinvk.cli.parse.flags import CompareFlags, OrchestrationFlags
-from clinvk.cli.sessions.session_text import BACKEND, TITLE, Fields, TextView, tokens
+from clinvk.cli.sessions.session_text import ANSWER, BACKEND, TITLE, Fields, TextView, tokens
 from clinvk.cli.terminal.output import (
     WOULD_EXECUTE,
     Notes,
@@ -28,8 +28,13 @@ from clinvk.config.model import Settings
 from clinvk.orchestrate.orchestration import PartObserver
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, PartResult, Plan, Summary, is_dry_run, is_ephemeral
 
-SHORT_DIGITS = 12
+_SHORT_DIGITS = 12
 _ERRORS_SHOWN = 20
+
+
+def resume_command(run_id: str) -> str:
+    """Return the command that resumes a chain."""
+    return f"clinvk chain --resume-from {run_id[:_SHORT_DIGITS]}"
 
 
 class OutcomeView(NamedTuple):
@@ -111,7 +116,7 @@ class OutcomeView(NamedTuple):
                     notes.info(f"{who}{f' and {count - 1} more' if count > 1 else ''}: {warning}")
             if result.change and result.change.kept:
                 own = result.change.branch.partition("/")[2]
-                notes.info(f"{who}: its changes are kept: clinvk worktrees show {own} (or apply, discard)")
+                notes.info(f"{who}: changes kept; to see them: clinvk worktrees show {own} (or apply, discard)")
         failed = [(result, result.error) for result in summary.results if result.error and not result.is_cancelled]
         if failed and not self.has_lines:
             for result, error in failed[:_ERRORS_SHOWN]:
@@ -120,8 +125,7 @@ class OutcomeView(NamedTuple):
                 notes.error(f"{more:,} more failed")
         is_unfinished = isinstance(plan, Chain) and summary.completed < len(plan.parts)
         if is_unfinished and summary.run_id and not is_ephemeral(plan):
-            short = summary.run_id[:SHORT_DIGITS]
-            notes.info(f"to go on at the step that is not finished: clinvk chain --resume-from {short}")
+            notes.info(f"to resume at the unfinished step: {resume_command(summary.run_id)}")
 
 
 _MIN_COLUMN_WIDTH = 36
@@ -150,7 +154,7 @@ def dry_run_judge(summary: Summary) -> Iterator[str]:
     """Yield which agent would judge the answers of a dry run."""
     if summary.verdict:
         yield head(summary, summary.verdict.result)
-        yield "(asked when the answers are there)"
+        yield "(runs after all answers)"
 
 
 def side_by_side(summary: Summary, most: int) -> list[str]:
@@ -207,14 +211,14 @@ def differences(summary: Summary, view: TextView) -> Iterator[str]:
     for result, change in changed:
         yield f"{head(summary, result)} changes"
         yield from _patch(change.diff.rstrip("\n"), view) if change.diff else ["(none)"]
-        yield from ["(the rest is left out)", ""] if change.is_cut else [""]
+        yield from ["(truncated)", ""] if change.is_cut else [""]
     answered = [] if changed else [result for result in summary.results if result.error is None]
     for other in answered[1:]:
         first = answered[0]
         one, two = (one_line(part_label(summary.plan, result.index, result.part)) for result in (first, other))
         lines = unified_diff(first.result.text.splitlines(), other.result.text.splitlines(), one, two, lineterm="")
         diff = "\n".join(lines)
-        yield from _patch(diff, view) if diff else [f"{one} and {two} answer the same"]
+        yield from _patch(diff, view) if diff else [f"{one} and {two} gave the same answer"]
         yield ""
 
 
@@ -228,7 +232,7 @@ def failed_checks(summary: Summary) -> Iterator[str]:
     for result in summary.results:
         check = result.check
         if check and not check.passed:
-            why = "it took too long" if check.exit_code is None else f"exit code {check.exit_code}"
+            why = "timed out" if check.exit_code is None else f"exit code {check.exit_code}"
             yield f"{head(summary, result)} check failed ({why})"
             yield from without_sequences(check.output).splitlines()[-_CHECK_LINES:]
             yield ""
@@ -248,7 +252,7 @@ def overview(summary: Summary, view: TextView, show_tokens: bool) -> list[str]:
         (Column("DURATION", to_right=True), lambda result: duration(result.duration_s) if result.run_id else ""),
         *(changes if any(result.change for result in summary.results) else ()),
         *(checks if any(result.check for result in summary.results) else ()),
-        (TITLE, lambda result: view.title(_title(summary, result))),
+        (ANSWER if isinstance(summary.plan, Compare) else TITLE, lambda result: view.title(_title(summary, result))),
     )
     return [*view.table(fields, summary.results), *_totals(summary, show_tokens)]
 

@@ -77,6 +77,7 @@ class TextView(NamedTuple):
 DIRECTORY = Column("DIRECTORY", _LEAST, from_left=True)
 TITLE = Column("TITLE", _LEAST_TITLE)
 PROMPT = Column("PROMPT", _LEAST_TITLE)
+ANSWER = Column("ANSWER", _LEAST_TITLE)
 TOKENS = Column("TOKENS", to_right=True, is_spare=True)
 CREATED = Column("CREATED", is_spare=True)
 STATE = Column("STATE")
@@ -158,7 +159,7 @@ def with_model(backend: str, model: str | None) -> str:
 
 
 RUN_COSTS: Fields[RunRecord] = (
-    (Column("TOOK", to_right=True, is_spare=True), lambda run: duration_of(run)),
+    (Column("DURATION", to_right=True, is_spare=True), lambda run: duration_of(run)),
     (Column("IN", to_right=True, is_spare=True), lambda run: f"{run.usage.input_tokens:,}" if run.usage else ""),
     (Column("OUT", to_right=True, is_spare=True), lambda run: f"{run.usage.output_tokens:,}" if run.usage else ""),
 )
