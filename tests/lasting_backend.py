@@ -136,7 +136,7 @@ class LastingChannel:
     def interrupt(self, run: str) -> bytes | None:
         return msgspec.json.encode({"run": run, "stop": True}) + b"\n" if run in self._open else None
 
-    def tools_of(self, run: str) -> tuple[str, str] | None:
+    def tool_variable(self, run: str) -> tuple[str, str] | None:
         return ("RUN", run) if self._tells_tools else None
 
     def release_session(self, conversation: str) -> bytes | None:
@@ -169,7 +169,7 @@ class Lasting:
     safe_flags: Flags = NO_FLAGS
     folders: tuple[str, ...] = ()
     capabilities = Capabilities()
-    holds_system = False
+    keeps_system_prompt = False
 
     def __init__(
         self,
@@ -178,13 +178,13 @@ class Lasting:
         mode: str = "lasting",
         tells_tools: bool = True,
         pings: bool = True,
-        most_runs: int = MAX_RUNS,
+        max_runs: int = MAX_RUNS,
     ) -> None:
         self._capacity = capacity
         self._mode = mode
         self._tells_tools = tells_tools
         self._pings = pings
-        self._most_runs = most_runs
+        self._most_runs = max_runs
         self._folder = folder
         self.executable = str(folder / "agent")
         self.install_agent()
@@ -202,8 +202,8 @@ class Lasting:
             alone,
             argv=(self.executable, self._mode, *([request.model] if request.model else [])),
             long_lived=True,
-            takes_up="started" if self._capacity == 1 else "asked",
-            most_runs=1 if self._capacity == 1 and request.ephemeral else self._most_runs,
+            resumes="named" if self._capacity == 1 else "any",
+            max_runs=1 if self._capacity == 1 and request.ephemeral else self._most_runs,
             ping=b"{}\n" if self._pings else b"",
             reads=(str(self._folder / "instructions"),),
         )
@@ -220,7 +220,7 @@ class Lasting:
     def claims_model(self, model: str) -> bool:
         return False
 
-    def records(self, handle: str, host: Host) -> Sequence[str]:
+    def record_files(self, handle: str, host: Host) -> Sequence[str]:
         return ()
 
 

@@ -39,7 +39,7 @@ class Shell:
     models: tuple[str, ...] = ()
     aliases: Mapping[str, str | None] = {}
     capabilities = Capabilities()
-    holds_system = False
+    keeps_system_prompt = False
     safe_flags: Flags = NO_FLAGS
     folders: tuple[str, ...] = ()
 
@@ -54,7 +54,7 @@ class Shell:
             env={"NOTE": f"{PRIVATE}/note"} if files else {},
             cwd=request.workdir,
             files={"note": b"private"} if files else {},
-            counted_turns=request.max_turns,
+            max_turns=request.max_turns,
         )
 
     def channel(self, launch: Launch, host: Host) -> Channel:
@@ -63,7 +63,7 @@ class Shell:
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         return ("sh",)
 
-    def records(self, handle: str, host: Host) -> Sequence[str]:
+    def record_files(self, handle: str, host: Host) -> Sequence[str]:
         return ()
 
     def claims_model(self, model: str) -> bool:

@@ -297,7 +297,7 @@ class Telling(Lasting):
         launch = super().launch(request, resume, host)
         assert launch.warm
         told = (f"{self.executable}.told",)
-        return replace(launch, warm=replace(launch.warm, begins_with=told))
+        return replace(launch, warm=replace(launch.warm, conversation_reads=told))
 
 
 async def test_change_of_initial_context_does_not_end_existing_conversations(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ async def test_a_process_that_has_grown_takes_no_more_runs(tmp_path: Path) -> No
 
 
 async def test_process_is_replaced_after_its_maximum_of_runs(tmp_path: Path) -> None:
-    async with Server(Lasting(tmp_path, most_runs=50)) as server:
+    async with Server(Lasting(tmp_path, max_runs=50)) as server:
         told = [(await server.ask("pid")).text for _ in range(51)]
         assert len(set(told[:40])) == 1
         assert told[50] != told[0]

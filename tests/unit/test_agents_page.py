@@ -57,7 +57,7 @@ def launch(backend: str, words: Words, host: Host, model: str | None = None) -> 
 
 def model(launched: Launch | None) -> str | None:
     assert launched
-    argv = (launched.otherwise or launched).argv
+    argv = (launched.fallback or launched).argv
     return next((word.partition("=")[2] for word in argv if word.startswith("--model=")), None)
 
 
@@ -127,5 +127,5 @@ def test_page_states_the_effort_level_of_each_backend(backend: str) -> None:
     for effort, word in zip(EFFORTS, said, strict=True):
         asked = RunRequest(prompt="hello", workdir="/work", effort=effort)
         launched = BACKENDS[backend].launch(asked, None, USER)
-        told = " ".join([*(launched.otherwise or launched).argv, *map(bytes.decode, launched.files.values())]).lower()
+        told = " ".join([*(launched.fallback or launched).argv, *map(bytes.decode, launched.files.values())]).lower()
         assert re.search(rf"effort\W+{word}\b|thinkinglevel\W+{word}\b", told)

@@ -40,16 +40,16 @@ def answered(name: str, exit_code: int, text: str) -> LoginStatus:
 
 @pytest.mark.parametrize("name", ["claude", "codex"])
 def test_trials_cover_every_flag_of_a_launch(name: str) -> None:
-    ways = [way for launch in launches(BACKENDS[name], HANDLE) for way in (launch, launch.otherwise) if way]
+    ways = [way for launch in launches(BACKENDS[name], HANDLE) for way in (launch, launch.fallback) if way]
     used = {flag for way in ways for flag in flags_in(way.argv)}
-    tried = {flag for trial in checkup(name).trials for flag in flags_in(trial.argv)}
+    tried = {flag for trial in checkup(name).probes for flag in flags_in(trial.argv)}
     assert len(used) > 10
     assert used <= tried
 
 
 @pytest.mark.parametrize("name", ["claude", "codex", "gemini"])
 def test_trials_have_no_prompt(name: str) -> None:
-    for trial in checkup(name).trials:
+    for trial in checkup(name).probes:
         words = [word for word in trial.argv[1:] if not word.startswith("-")]
         assert not {"-p", "--prompt"} & set(trial.argv) or name == "claude"
         assert all(word in ("app-server", "exec", "resume", "fork", HANDLE) or "=" in word for word in words)
@@ -72,13 +72,13 @@ def test_trials_have_no_prompt(name: str) -> None:
 def test_trial_output_reveals_missing_flags(
     name: str, exit_code: int, text: str, lacking: tuple[str, ...] | None
 ) -> None:
-    assert checkup(name).trials[0].lacking(ProbeOutput(exit_code, text)) == lacking
+    assert checkup(name).probes[0].missing_flags(ProbeOutput(exit_code, text)) == lacking
 
 
 def test_gemini_help_reveals_missing_flags() -> None:
     used = {flag for launch in launches(BACKENDS["gemini"], HANDLE) for flag in flags_in(launch.argv)}
     text = "\n".join(f"  {flag}  what" for flag in sorted({*used, "--help"} - {"--policy"}))
-    lacking = checkup("gemini").trials[0].lacking
+    lacking = checkup("gemini").probes[0].missing_flags
     assert lacking(ProbeOutput(0, text)) == ("--policy",)
     assert lacking(ProbeOutput(0, f"{text}\n --policy  x")) == ()
 
@@ -132,7 +132,7 @@ SETTINGS = "~/.gemini/settings.json"
 def test_login_is_found_in_environment_and_files(
     name: str, env: dict[str, str], files: dict[str, str], there: bool | None
 ) -> None:
-    assert login(name, env, files).there is there
+    assert login(name, env, files).is_logged_in is there
 
 
 def test_codex_login_is_queried_for_the_openai_provider() -> None:
@@ -144,7 +144,7 @@ def test_claude_login_is_queried_in_the_home_only_if_configured_there() -> None:
     without, at_home = checkup("claude").login, checkup("claude", files={"~/.claude.json": "{}"}).login
     assert isinstance(without, LoginProbe)
     assert isinstance(at_home, LoginProbe)
-    assert (without.at_home, at_home.at_home) == (False, True)
+    assert (without.in_user_home, at_home.in_user_home) == (False, True)
 
 
 def test_claude_checkup_remarks_on_limits_as_root() -> None:

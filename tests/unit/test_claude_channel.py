@@ -175,7 +175,7 @@ def test_warm_launch_differs_only_in_the_input_format() -> None:
     assert resumed.warm
     assert resumed.warm.argv == resumed.argv
     assert [word for word in resumed.argv if word not in launch.warm.argv] == [f"--resume={HANDLE}"]
-    assert resumed.warm.continuing == (f"--resume={HANDLE}",)
+    assert resumed.warm.resume_args == (f"--resume={HANDLE}",)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_warm_launch_differs_only_in_the_input_format() -> None:
 def test_options_of_a_whole_process_limit_it_to_one_run(request_: RunRequest) -> None:
     launch = Claude().launch(request_, None, Host()).warm
     assert launch
-    assert launch.most_runs == 1
+    assert launch.max_runs == 1
 
 
 def test_images_and_text_are_sent_as_one_message() -> None:

@@ -53,7 +53,7 @@ NOISE = (
 
 def launched(request: RunRequest, resume: Resume | None = None, host: Host = HOST) -> Launch:
     launch = Codex().launch(request, resume, host)
-    assert launch.otherwise
+    assert launch.fallback
     return launch
 
 
@@ -672,7 +672,7 @@ def test_no_request_is_sent_before_initialize_is_answered() -> None:
 def test_thread_start_has_the_launch_parameters_and_turn_start_the_prompt() -> None:
     request = replace(HELLO, model="fast", prompt="/x -é\n", ephemeral=True)
     process = Process(request).up()
-    assert process.asked("thread/start") == launched(request).opening
+    assert process.asked("thread/start") == launched(request).session_params
     assert process.asked("thread/start") == {
         "cwd": "/p",
         "approvalPolicy": "never",
@@ -722,14 +722,14 @@ def test_modes_set_the_sandbox_of_the_thread_and_the_config_of_exec(
     words: tuple[ApprovalMode, SandboxMode],
 ) -> None:
     launch = launched(replace(HELLO, approval_mode=words[0], sandbox_mode=words[1]))
-    assert launch.otherwise
-    assert launch.opening.get("sandbox") == WORDS[words]
-    assert launch.opening["approvalPolicy"] == "never"
+    assert launch.fallback
+    assert launch.session_params.get("sandbox") == WORDS[words]
+    assert launch.session_params["approvalPolicy"] == "never"
     by_exec = [
-        word for flag, word in zip(launch.otherwise.argv, launch.otherwise.argv[1:], strict=False) if flag == "--config"
+        word for flag, word in zip(launch.fallback.argv, launch.fallback.argv[1:], strict=False) if flag == "--config"
     ]
     assert launch.argv == ("codex", "app-server", *(part for word in by_exec for part in ("--config", word)))
-    assert (launch.env, launch.cwd) == (launch.otherwise.env, launch.otherwise.cwd)
+    assert (launch.env, launch.cwd) == (launch.fallback.env, launch.fallback.cwd)
 
 
 def test_every_supported_mode_pair_is_tested() -> None:
@@ -742,7 +742,7 @@ def test_added_directories_are_writable_unless_read_only() -> None:
     assert process.asked("thread/start")["runtimeWorkspaceRoots"] == ["/p", "/d", "/e"]
     assert '"experimentalApi":true' in process.sent.decode()
     assert "experimentalApi" not in Process().sent.decode()
-    assert "runtimeWorkspaceRoots" not in launched(replace(request, sandbox_mode="read-only")).opening
+    assert "runtimeWorkspaceRoots" not in launched(replace(request, sandbox_mode="read-only")).session_params
 
 
 @pytest.mark.parametrize("folder", ["~/.codex", "/p/.codex", "/.codex"])
@@ -767,7 +767,7 @@ def test_rules_are_ignored_in_the_same_modes_as_exec(folder: str, sandbox: Sandb
 )
 def test_extra_flags_supported_by_the_server_are_passed_to_it(extra: tuple[str, ...], serves: bool) -> None:
     launch = Codex().launch(replace(HELLO, sandbox_mode="full", extra=extra), None, HOST)
-    assert (launch.otherwise is not None) == serves
+    assert (launch.fallback is not None) == serves
     begin = 2 if serves else launch.argv.index("--skip-git-repo-check") + 1
     assert launch.argv[begin : begin + len(extra)] == extra
 
@@ -895,9 +895,9 @@ def test_error_response_without_a_message_fails_its_run() -> None:
 
 def test_tools_of_a_run_have_its_thread_id_in_the_environment() -> None:
     process = Process().up()
-    assert process.channel.tools_of("r0") == ("CODEX_THREAD_ID", "t")
+    assert process.channel.tool_variable("r0") == ("CODEX_THREAD_ID", "t")
     process.hear(ended())
-    assert process.channel.tools_of("r0") is None
+    assert process.channel.tool_variable("r0") is None
 
 
 def test_process_killed_before_it_answers_is_reported_as_crashed() -> None:

@@ -492,7 +492,7 @@ def test_exit_code_0_before_the_turn_completes_is_a_crash() -> None:
 
 
 def test_prompt_is_written_to_stdin_unchanged() -> None:
-    launch = Codex().launch(HELLO, None, Host()).otherwise
+    launch = Codex().launch(HELLO, None, Host()).fallback
     assert launch
     channel = Codex().channel(launch, Host())
     assert channel.start("r", RunRequest(prompt="/x -é\n"), None) == "/x -é\n".encode()

@@ -23,7 +23,7 @@ def host(config: str = "", environ: dict[str, str] | None = None, at: str = "~/.
 
 def launched(request: RunRequest, resume: Resume | None = None, on: Host | None = None) -> Launch:
     launch = Codex().launch(request, resume, on or host())
-    return launch.otherwise or launch
+    return launch.fallback or launch
 
 
 def settings(launch: Launch) -> dict[str, str]:
@@ -51,7 +51,7 @@ def test_plain_prompt_passes_no_sandbox_flags() -> None:
 @pytest.mark.parametrize("resume", [None, Resume(THREAD)])
 def test_goals_are_disabled(sandbox: SandboxMode, resume: Resume | None) -> None:
     launch = Codex().launch(replace(HELLO, sandbox_mode=sandbox), resume, host())
-    for one in (launch, launch.otherwise, launch.warm):
+    for one in (launch, launch.fallback, launch.warm):
         assert one
         assert settings(one)["features.goals"] == "false"
 
@@ -329,10 +329,10 @@ def test_only_a_strict_schema_is_passed_to_codex(schema: dict[str, object], stri
     request = replace(HELLO, output_schema=schema)
     launch = launched(request)
     assert (f"--output-schema={PRIVATE}/schema.json" in launch.argv) is strict
-    assert launch.asks_again is not strict
+    assert launch.retries_schema is not strict
     told = Codex().channel(launch, Host()).start("run", request, None).decode()
     assert ("<json_schema>" in told) is not strict
-    assert launched(replace(request, ephemeral=True)).asks_again is False
+    assert launched(replace(request, ephemeral=True)).retries_schema is False
 
 
 def test_schema_and_images_are_written_to_private_files() -> None:
@@ -355,15 +355,15 @@ def test_ephemeral_run_passes_the_ephemeral_flag() -> None:
 
 
 def test_exec_turns_are_counted_by_clinvk() -> None:
-    assert launched(replace(HELLO, max_turns=3)).counted_turns == 3
-    assert launched(replace(HELLO, max_turns=0)).counted_turns is None
+    assert launched(replace(HELLO, max_turns=3)).max_turns == 3
+    assert launched(replace(HELLO, max_turns=0)).max_turns is None
 
 
 def test_app_server_turns_are_counted_by_its_channel() -> None:
     launch = Codex().launch(replace(HELLO, max_turns=3), None, host())
-    assert launch.otherwise
+    assert launch.fallback
     assert launch.warm
-    assert (launch.counted_turns, launch.warm.counted_turns) == (None, None)
+    assert (launch.max_turns, launch.warm.max_turns) == (None, None)
 
 
 def test_resume_follows_all_flags() -> None:
@@ -519,7 +519,7 @@ def project(files: dict[str, str], config: str = "") -> Host:
     def find(folder: str, pattern: str) -> list[str]:
         return ["/p/.git"] if (folder, pattern) == ("/p", ".git") else []
 
-    return Host(env={"HOME": "/h"}, read={"~/.codex/config.toml": config.encode()}.get, part=part, find=find)
+    return Host(env={"HOME": "/h"}, read={"~/.codex/config.toml": config.encode()}.get, read_range=part, find=find)
 
 
 BELOW = replace(HELLO, workdir="/p/a", sandbox_mode="workspace")
@@ -569,7 +569,7 @@ def test_archived_thread_is_unarchived_before_exec_resumes_it(fork: bool) -> Non
     """The server does it by itself."""
     on = Host(env={"HOME": "/h"}, find=lambda folder, pattern: ARCHIVED.get(f"{folder}/{pattern}", []))
     by_exec = Codex().launch(replace(HELLO, extra=BY_EXEC), Resume(THREAD, fork=fork), on)
-    assert by_exec.before == ("unarchive", THREAD)
+    assert by_exec.setup == ("unarchive", THREAD)
     assert describe(by_exec, 5).startswith(f"codex unarchive {THREAD}\ncd /p && codex ")
-    assert not Codex().launch(HELLO, Resume(THREAD), on).before
-    assert not Codex().launch(replace(HELLO, extra=BY_EXEC), Resume(THREAD), host()).before
+    assert not Codex().launch(HELLO, Resume(THREAD), on).setup
+    assert not Codex().launch(replace(HELLO, extra=BY_EXEC), Resume(THREAD), host()).setup

@@ -259,8 +259,8 @@ def test_directory_that_the_cli_would_split_or_misread_is_refused(folder: str) -
 
 
 def test_max_turns_is_counted_by_clinvk() -> None:
-    assert _launch(replace(ASK, max_turns=3)).counted_turns == 3
-    assert _launch(replace(ASK, max_turns=0)).counted_turns is None
+    assert _launch(replace(ASK, max_turns=3)).max_turns == 3
+    assert _launch(replace(ASK, max_turns=0)).max_turns is None
 
 
 @pytest.mark.parametrize("request_", [ASK, OPEN])
@@ -408,7 +408,7 @@ def test_image_is_a_private_file_named_in_the_prompt(request_: RunRequest) -> No
 
 def test_schema_is_added_to_the_prompt_and_enables_a_retry() -> None:
     request = replace(ASK, output_schema={"type": "integer"})
-    assert _launch(request).asks_again
+    assert _launch(request).retries_schema
     told = _prompt(request).decode()
     assert told.startswith("hello\n\nAnswer with one JSON value")
     assert '<json_schema>\n{"type":"integer"}\n</json_schema>' in told

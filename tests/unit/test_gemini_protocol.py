@@ -47,7 +47,7 @@ class Process:
         assert launch
         self._record = bytearray() if record is None else record
         self.most_read = self.reads = 0
-        host = Host(find=lambda folder, pattern: ["/record"], part=self._part)
+        host = Host(find=lambda folder, pattern: ["/record"], read_range=self._part)
         self.channel = Gemini().channel(launch, host)
         self.events: list[tuple[str, Event]] = []
         self.sent = self.channel.greet()
@@ -413,7 +413,7 @@ def test_user_turn_limit_requires_a_dedicated_process() -> None:
 def test_working_directory_is_resolved() -> None:
     launch = kept(HELLO, host=Host(env={"HOME": "/h"}, resolve=lambda path: f"/real{path}"))
     assert launch
-    assert launch.opening["cwd"] == "/real/p"
+    assert launch.session_params["cwd"] == "/real/p"
 
 
 def test_default_modes_permit_only_tools_that_need_no_approval() -> None:

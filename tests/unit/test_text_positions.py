@@ -94,4 +94,4 @@ def test_unguarded_claude_conversation_begins_with_git_log_and_memory(
     request = RunRequest(prompt="hello", backend="claude", workdir="/srv/my.app", approval_mode=approval)
     kept = BACKENDS["claude"].launch(request, None, Host()).warm
     assert kept
-    assert kept.begins_with == files
+    assert kept.conversation_reads == files

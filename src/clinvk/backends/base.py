@@ -43,7 +43,7 @@ class Host(msgspec.Struct, frozen=True):
         commands: the helper programs found on PATH.
         env: the agent's environment.
         read: returns the bytes of one of the user's files, or None if the file does not exist; `~` is the home.
-        part: returns up to `size` bytes from byte `start` on, or None for anything but a plain file (a device, a pipe).
+        read_range: returns up to `size` bytes from byte `start` on, or None if the path is not a plain file.
         find: returns the absolute paths of the files in a folder that match a pattern such as `*/x-*.json`, largest
             first.
         resolve: returns the absolute path with symbolic links resolved; "" resolves to clinvk's working directory.
@@ -53,7 +53,7 @@ class Host(msgspec.Struct, frozen=True):
     commands: frozenset[str] = frozenset()
     env: Mapping[str, str] = {}
     read: Callable[[str], bytes | None] = _no_file
-    part: Callable[[str, int, int], bytes | None] = _no_part
+    read_range: Callable[[str, int, int], bytes | None] = _no_part
     find: Callable[[str, str], Sequence[str]] = _no_files
     resolve: Callable[[str], str] = str
 
@@ -79,7 +79,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         argv: the command line; the first entry is the backend's `executable`, which runtime replaces with the path.
-        before: arguments of a CLI command that runs to completion first, in no particular directory; the outcome is
+        setup: arguments of a CLI command that runs to completion first, in no particular directory; the outcome is
             ignored.
         env: variables added to the environment that the agent inherits; they override the user's values.
         cwd: the absolute working directory; None is clinvk's working directory.
@@ -88,50 +88,50 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         links: symbolic links in the private folder with their targets; `~` in a target is the home. If a link's name
             ends in `/`, the target is a folder and is created if missing.
         long_lived: stdin stays open until the run has ended.
-        opening: conversation settings that the process receives before the prompt.
-        otherwise: the launch to use if the CLI does not speak the long-lived protocol (`ProtocolNotSupported`).
+        session_params: conversation settings that the process receives before the prompt.
+        fallback: the launch to use if the CLI does not speak the long-lived protocol (`ProtocolNotSupported`).
         stop_signal: the signal on which this CLI stops and cleans up.
-        tools_leave_first: stop the tools before the CLI, because the CLI would kill the tools without letting them
+        stops_tools_first: stop the tools before the CLI, because the CLI would kill the tools without letting them
             clean up.
-        counted_turns: the number of model requests after which clinvk ends the run, if the CLI has no such flag.
-        asks_again: if the answer does not fit the schema, ask again in the same conversation, with a process that
+        max_turns: the number of model requests after which clinvk ends the run, if the CLI has no such flag.
+        retries_schema: if the answer does not fit the schema, ask again in the same conversation, with a process that
             shares this launch's private folder.
         warm: the launch for a kept process that carries the run; None if a kept process must not. Processes with an
-            equal `warm`, apart from `continuing`, are interchangeable.
-        continuing: the arguments that name the conversation to resume.
+            equal `warm`, apart from `resume_args`, are interchangeable.
+        resume_args: the arguments that name the conversation to resume.
         reads: files that the process reads when it starts; a process that read older versions is retired. `F/` is a
             folder: if the folder is missing, the names within it that follow are skipped. `F/*.md` matches files in
             F and in its direct subfolders; `F/*/NAME` matches files in the direct subfolders.
-        begins_with: files that are read only at the beginning of a conversation, named as in `reads`; a change does
-            not affect conversations that have begun.
-        takes_up: the conversations that a kept process can resume: `held` are those of its earlier runs, `started`
-            adds the conversation named by its arguments, `asked` is any conversation.
-        most_runs: the number of runs after which a kept process is retired, because each run leaves some memory used.
+        conversation_reads: files that are read only at the beginning of a conversation, named as in `reads`; a change
+            does not affect conversations that have begun.
+        resumes: the conversations that a kept process can resume: `held` are those of its earlier runs, `named` adds
+            the conversation named by its arguments.
+        max_runs: the number of runs after which a kept process is retired, because each run leaves some memory used.
         ping: bytes that a kept process answers immediately, even during a run; empty if the CLI has no such request.
-        hidden: arguments that may hold secrets; a dry run shows only the flags' names.
+        secret_args: arguments that may hold secrets; a dry run shows only the flags' names.
     """
 
     argv: tuple[str, ...]
-    before: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
     env: dict[str, str] = {}
     cwd: str | None = None
     files: dict[str, bytes] = {}
     links: dict[str, str] = {}
     long_lived: bool = False
-    opening: dict[str, object] = {}
-    otherwise: "Launch | None" = None
+    session_params: dict[str, object] = {}
+    fallback: "Launch | None" = None
     stop_signal: int = SIGTERM
-    tools_leave_first: bool = False
-    counted_turns: int | None = None
-    asks_again: bool = False
+    stops_tools_first: bool = False
+    max_turns: int | None = None
+    retries_schema: bool = False
     warm: "Launch | None" = None
-    continuing: tuple[str, ...] = ()
+    resume_args: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
-    begins_with: tuple[str, ...] = ()
-    takes_up: Literal["held", "started", "asked"] = "asked"
-    most_runs: int = MAX_RUNS
+    conversation_reads: tuple[str, ...] = ()
+    resumes: Literal["held", "named", "any"] = "any"
+    max_runs: int = MAX_RUNS
     ping: bytes = b""
-    hidden: tuple[str, ...] = ()
+    secret_args: tuple[str, ...] = ()
 
 
 class Channel(Protocol):
@@ -166,7 +166,7 @@ class Channel(Protocol):
         """Return the bytes that stop a run, even before its turn begins; None if the process must be signalled."""
         return None
 
-    def tools_of(self, run: str) -> tuple[str, str] | None:
+    def tool_variable(self, run: str) -> tuple[str, str] | None:
         """Return the variable (name, value) in the environment of a run's tools; None if an interrupt ends them."""
         return None
 
@@ -197,7 +197,7 @@ class Backend(Protocol):
         vendor: the provider of the models, as named by OpenTelemetry (`gen_ai.provider.name`).
         models: model names known to work, best known first.
         aliases: the model for each of clinvk's aliases (`fast`, `best`, …); None leaves the choice to the CLI.
-        holds_system: a conversation remembers the system prompt; otherwise each turn must repeat the system prompt.
+        keeps_system_prompt: a conversation remembers the system prompt; otherwise each turn must repeat the prompt.
         safe_flags: the CLI flags that any client may send.
         folders: where the CLI keeps logins and settings, as paths that begin with `~` or a variable (`$CODEX_HOME`).
     """
@@ -209,7 +209,7 @@ class Backend(Protocol):
     models: tuple[str, ...]
     aliases: Mapping[str, str | None]
     capabilities: Capabilities
-    holds_system: bool
+    keeps_system_prompt: bool
     safe_flags: Flags
     folders: tuple[str, ...]
 
@@ -238,7 +238,7 @@ class Backend(Protocol):
         """Return whether a model name belongs to this backend."""
         ...
 
-    def records(self, handle: str, host: Host) -> Sequence[str]:
+    def record_files(self, handle: str, host: Host) -> Sequence[str]:
         """Return the files in which the CLI records a conversation; the files change with every turn."""
         ...
 
@@ -250,7 +250,7 @@ def describe(launch: Launch, prompt_bytes: int) -> str:
     """
 
     def shown(text: str) -> str:
-        if text in launch.hidden:
+        if text in launch.secret_args:
             name, joined, _ = text.partition("=")
             text = f"{name}{joined and '=...'}" if name.startswith("-") else "..."
         return text.replace(PRIVATE, "$PRIVATE")
@@ -259,10 +259,10 @@ def describe(launch: Launch, prompt_bytes: int) -> str:
         [*(f"{name}={shlex.quote(shown(value))}" for name, value in launch.env.items())]
         + [shlex.quote(shown(argument)) for argument in launch.argv]
     )
-    lines = [shlex.join((launch.argv[0], *launch.before))] if launch.before else []
+    lines = [shlex.join((launch.argv[0], *launch.setup))] if launch.setup else []
     lines.append(f"cd {shlex.quote(launch.cwd)} && {command}" if launch.cwd else command)
-    if launch.opening:
-        lines.append(f"# opening on stdin: {msgspec.json.encode(launch.opening).decode()}")
+    if launch.session_params:
+        lines.append(f"# opening on stdin: {msgspec.json.encode(launch.session_params).decode()}")
     lines.append(f"# prompt: {prompt_bytes} bytes on stdin")
     lines += [f"# $PRIVATE/{name}: {len(data)} bytes" for name, data in launch.files.items()]
     lines += [f"# $PRIVATE/{name} -> {target}" for name, target in launch.links.items()]

@@ -21,29 +21,29 @@ class ProbeOutput(NamedTuple):
 class FlagProbe(msgspec.Struct, frozen=True):
     """A command with empty stdin that shows which flags the CLI accepts, without a request to a model.
 
-    `lacking` returns the flags that the CLI rejected, or None if the output is inconclusive.
+    `missing_flags` returns the flags that the CLI rejected, or None if the output is inconclusive.
     """
 
     argv: tuple[str, ...]
-    lacking: Callable[[ProbeOutput], tuple[str, ...] | None]
+    missing_flags: Callable[[ProbeOutput], tuple[str, ...] | None]
 
 
 class LoginStatus(msgspec.Struct, frozen=True):
-    """Whether a CLI has credentials for its model (`there`; None: unknown). `about` names the login or the remedy."""
+    """Whether a CLI has credentials for its model; None if unknown. `detail` names the login or the remedy."""
 
-    there: bool | None
-    about: str
+    is_logged_in: bool | None
+    detail: str
 
 
 class LoginProbe(msgspec.Struct, frozen=True):
     """A command that reports the login.
 
-    The command runs in the user's home with `env` added if `at_home` is set, otherwise in an empty home.
+    The command runs in the user's home with `env` added if `in_user_home` is set, otherwise in an empty home.
     """
 
     argv: tuple[str, ...]
     read: Callable[[ProbeOutput], LoginStatus]
-    at_home: bool
+    in_user_home: bool
     env: dict[str, str] = {}
 
 
@@ -52,13 +52,13 @@ class Checkup(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         empty_home: variables that make the folder `PRIVATE` the CLI's home, because the CLI writes there at each start.
-        trials: the trials; every flag that clinvk passes is in at least one trial.
+        probes: the probes; every flag that clinvk passes is in at least one probe.
         login: the login if known without running the CLI, otherwise the command that reports the login.
         remarks: what will not work on this machine, and why.
     """
 
     empty_home: dict[str, str]
-    trials: tuple[FlagProbe, ...]
+    probes: tuple[FlagProbe, ...]
     login: LoginStatus | LoginProbe
     remarks: tuple[str, ...] = ()
 

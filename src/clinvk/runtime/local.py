@@ -163,7 +163,7 @@ class LocalRuns:
         )
         if self._admit_dirs is None:
             return launch
-        return replace(launch, hidden=self._settings.backend(request.backend).extra_flags)  # others are to see it
+        return replace(launch, secret_args=self._settings.backend(request.backend).extra_flags)  # others are to see it
 
     def run(self, request: RunRequest, share: SlotShare | None = None) -> AbstractAsyncContextManager[RunTask]:
         """Run a prompt; leaving the context stops the run.

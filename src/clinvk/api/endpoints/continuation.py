@@ -69,7 +69,7 @@ _MAX_TURNS = 1000
 
 
 async def continue_previous(
-    store: SessionStore, request: RunRequest, previous: Previous, holds_system: bool, new_session: bool = False
+    store: SessionStore, request: RunRequest, previous: Previous, keeps_system_prompt: bool, new_session: bool = False
 ) -> RunRequest:
     """Return a request, completed from the settings, that continues after an earlier run.
 
@@ -78,8 +78,8 @@ async def continue_previous(
     again: if the conversation has newer turns, if the request is ephemeral or for another backend, or with
     `new_session`.
 
-    With `holds_system`, a session whose newest turn has finished keeps its earlier system messages. The agent does not
-    get the messages again; the run stores them in `answer_as` for requests that continue after the run.
+    With `keeps_system_prompt`, a session whose newest turn has finished keeps its earlier system messages. The agent
+    does not get the messages again; the run stores them in `answer_as` for requests that continue after the run.
 
     Raises:
         PreviousNotFound: the run does not exist, was not stored, or is not complete.
@@ -90,7 +90,7 @@ async def continue_previous(
     system = system_prompt((given or "", kept_system)) or request.system_prompt
     can_resume = session.backend_session_id and session.backend == request.backend and not request.ephemeral
     if can_resume and not new_session and await _is_newest(store, run):
-        if kept_system and holds_system and run.state == "finished":
+        if kept_system and keeps_system_prompt and run.state == "finished":
             system = given
             request = replace(request, answer_as={**request.answer_as, "clinvk_system": kept_system})
         return replace(request, session_id=session.id, system_prompt=system)

@@ -117,7 +117,9 @@ class PromptEndpoint(NamedTuple):
         backend = backends.backend_named(request.backend, self.registry)
         request = self.policy.completed(request)
         if self.dialect.is_model_api:
-            request, session = await self._find_session(call, request, session, backend.holds_system, new_session)
+            request, session = await self._find_session(
+                call, request, session, backend.keeps_system_prompt, new_session
+            )
         request = await self.workdirs.settled(request, session)
         if session:
             request = replace(request, workdir=session.working_dir or None)
@@ -132,7 +134,7 @@ class PromptEndpoint(NamedTuple):
         return replace(request, backend=backend, model=model)
 
     async def _find_session(
-        self, call: Call, request: RunRequest, session: Session | None, holds_system: bool, new_session: bool
+        self, call: Call, request: RunRequest, session: Session | None, keeps_system_prompt: bool, new_session: bool
     ) -> tuple[RunRequest, Session | None]:
         """Find the session of a request that names an earlier run, or sends the whole conversation.
 
@@ -140,7 +142,7 @@ class PromptEndpoint(NamedTuple):
         """
         if call.previous:
             request = await continuation.continue_previous(
-                self.store, request, call.previous, holds_system, new_session
+                self.store, request, call.previous, keeps_system_prompt, new_session
             )
         elif call.chat:
             request = await continuation.find_session(self.store, request, call.chat, new_session)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Host, Launch
 from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
-from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, continuing, stdin, streamed
+from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, resume_args, stdin, streamed
 from clinvk.backends.claude.permissions import permission_flags
 from clinvk.backends.shared import OneShotChannel, conversation, parent_directories
 from clinvk.types.request import RunRequest
@@ -59,7 +59,7 @@ class Claude:
     models: tuple[str, ...] = ("sonnet", "opus", "haiku")
     aliases: Mapping[str, str | None] = ALIASES
     capabilities = Capabilities()
-    holds_system = False
+    keeps_system_prompt = False
     safe_flags = SAFE_FLAGS
     folders: tuple[str, ...] = ("~/.claude", "$CLAUDE_CONFIG_DIR")
 
@@ -78,11 +78,11 @@ class Claude:
             alone,
             argv=streamed(argv),
             long_lived=True,
-            continuing=continuing(argv),
+            resume_args=resume_args(argv),
             reads=tuple(_read_at_start(places, host)),
-            begins_with=tuple(_read_at_first_prompt(places, host)) if permissions.sources is None else (),
-            takes_up="started",
-            most_runs=1 if _holds_for_the_process(request) else MAX_RUNS,
+            conversation_reads=tuple(_read_at_first_prompt(places, host)) if permissions.sources is None else (),
+            resumes="named",
+            max_runs=1 if _holds_for_the_process(request) else MAX_RUNS,
             ping=PING,
         )
         return replace(alone, warm=kept)
@@ -91,7 +91,7 @@ class Claude:
         """Return the channel of one process. SIGINT ends the process and its tools; SIGTERM would orphan the tools."""
         if launch.long_lived:
             return ConversationChannel()
-        return OneShotChannel(ClaudeDecoder(), partial(stdin, resumed=bool(continuing(launch.argv))))
+        return OneShotChannel(ClaudeDecoder(), partial(stdin, resumed=bool(resume_args(launch.argv))))
 
     def checkup(self, host: Host) -> "Checkup":
         """Return the checks that show, without a prompt, whether the installed CLI can be used."""
@@ -109,7 +109,7 @@ class Claude:
         name = model.lower()
         return name.startswith("claude") or name.partition("[")[0] in _FAMILIES
 
-    def records(self, handle: str, host: Host) -> Sequence[str]:
+    def record_files(self, handle: str, host: Host) -> Sequence[str]:
         """Return the path of the transcript."""
         return host.find(f"{_folder(host)}/projects", f"*/{handle}.jsonl")
 

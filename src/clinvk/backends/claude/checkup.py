@@ -36,7 +36,7 @@ def checkup(backend: Backend, host: Host) -> Checkup:
     has_home = host.read(f"{host.env.get('CLAUDE_CONFIG_DIR') or '~'}/.claude.json") is not None
     return Checkup(
         empty_home={"CLAUDE_CONFIG_DIR": PRIVATE, **_QUIET},
-        trials=(FlagProbe((backend.executable, *map(_with_file, argv.values())), _lacking),),
+        probes=(FlagProbe((backend.executable, *map(_with_file, argv.values())), _lacking),),
         login=LoginProbe((backend.executable, "auth", "status"), _login, has_home, _QUIET),
         remarks=_remarks(host),
     )

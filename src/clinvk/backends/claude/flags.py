@@ -140,7 +140,7 @@ def streamed(argv: tuple[str, ...]) -> tuple[str, ...]:
     return argv if _STREAM in argv else (*argv[:_OUTPUT], _STREAM, *argv[_OUTPUT:])
 
 
-def continuing(argv: tuple[str, ...]) -> tuple[str, ...]:
+def resume_args(argv: tuple[str, ...]) -> tuple[str, ...]:
     """Return the arguments that name the conversation to resume."""
     return tuple(word for word in argv if word.startswith("--resume=") or word == "--fork-session")
 

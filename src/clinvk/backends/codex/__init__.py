@@ -76,7 +76,7 @@ class Codex:
     )
     aliases: Mapping[str, str | None] = _ALIASES
     capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False)
-    holds_system = True
+    keeps_system_prompt = True
     safe_flags = flags.SAFE_FLAGS
     folders: tuple[str, ...] = ("~/.codex", "$CODEX_HOME")
 
@@ -112,31 +112,31 @@ class Codex:
             env=restrictions.env,
             cwd=request.workdir,
             files={**files, **_images(request), **schema},
-            counted_turns=request.max_turns or None,
-            asks_again=not is_native(request) and not request.ephemeral,
+            max_turns=request.max_turns or None,
+            retries_schema=not is_native(request) and not request.ephemeral,
         )
         if restrictions.has_rules or not flags.server_takes(request.extra):
-            return msgspec.structs.replace(by_exec, before=_unarchived(resume, host))
+            return msgspec.structs.replace(by_exec, setup=_unarchived(resume, host))
         by_server = msgspec.structs.replace(
             by_exec,
-            tools_leave_first=True,
+            stops_tools_first=True,
             argv=(self.executable, "app-server", *request.extra, *settings),
             files=files,
             long_lived=True,
-            counted_turns=None,  # the channel counts the requests
-            opening=_opening(request, resume, restrictions, host),
+            max_turns=None,  # the channel counts the requests
+            session_params=_session_params(request, resume, restrictions, host),
         )
-        opening = {name: value for name, value in by_server.opening.items() if name != _THREAD}
+        session_params = {name: value for name, value in by_server.session_params.items() if name != _THREAD}
         reads = _read_at_start(request, host)
-        kept = msgspec.structs.replace(by_server, opening=opening, reads=reads, ping=PING)
-        return msgspec.structs.replace(by_server, otherwise=by_exec, warm=kept)
+        kept = msgspec.structs.replace(by_server, session_params=session_params, reads=reads, ping=PING)
+        return msgspec.structs.replace(by_server, fallback=by_exec, warm=kept)
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine of one process."""
         missing = launch.files.get(_MISSING, b"").decode()
-        if not launch.opening:
+        if not launch.session_params:
             return ExecChannel(missing)
-        return AppServerChannel(launch.opening, missing, stays=launch.otherwise is None)
+        return AppServerChannel(launch.session_params, missing, stays=launch.fallback is None)
 
     def checkup(self, host: Host) -> "Checkup":
         """Return the checks that show, without a prompt, whether the installed CLI can be used."""
@@ -153,15 +153,15 @@ class Codex:
         """Return whether the name of a model belongs to OpenAI."""
         return _OURS.match(model.lower()) is not None
 
-    def records(self, handle: str, host: Host) -> Sequence[str]:
+    def record_files(self, handle: str, host: Host) -> Sequence[str]:
         """Return the path of the thread's rollout file."""
         return host.find(f"{user_files.folder(host, host.resolve(''))}/sessions", f"*/*/*/rollout-*{handle}.jsonl")
 
 
-def _opening(request: RunRequest, resume: Resume | None, restrictions: Sandbox, host: Host) -> dict[str, object]:
+def _session_params(request: RunRequest, resume: Resume | None, restrictions: Sandbox, host: Host) -> dict[str, object]:
     """Return the parameters of the thread. Settings carry every other option, as with `exec`."""
     place = request.workdir or host.resolve("")
-    opening: dict[str, object] = {
+    session_params: dict[str, object] = {
         "cwd": place,
         "approvalPolicy": "never",
         "sandbox": restrictions.mode,
@@ -170,7 +170,7 @@ def _opening(request: RunRequest, resume: Resume | None, restrictions: Sandbox, 
         "ephemeral": request.ephemeral,
         _THREAD: conversation(resume, "codex") if resume else None,
     }
-    return {name: value for name, value in opening.items() if value}
+    return {name: value for name, value in session_params.items() if value}
 
 
 def _unarchived(resume: Resume | None, host: Host) -> tuple[str, ...]:

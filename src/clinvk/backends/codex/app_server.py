@@ -133,22 +133,22 @@ class _Closing(msgspec.Struct):
 
 
 class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Closing, _Conversation]):
-    """The channel of one process. `opening` holds the thread parameters; runs differ only in thread and prompt."""
+    """The channel of one process. All runs share the thread parameters `session_params`."""
 
     capacity = 16
     _has_version = False
     _is_strict = True
     _ready = b'{"method":"initialized"}\n'
 
-    def __init__(self, opening: dict[str, object], instructions: str = "", stays: bool = False) -> None:
+    def __init__(self, session_params: dict[str, object], instructions: str = "", stays: bool = False) -> None:
         capabilities: dict[str, object] = {"optOutNotificationMethods": _UNWANTED}
-        if ROOTS in opening:
+        if ROOTS in session_params:
             capabilities["experimentalApi"] = True
         client = {"name": "clinvk", "version": __version__}
         super().__init__(wire.MESSAGES, {"clientInfo": client, "capabilities": capabilities})
-        self._keeps = stays and not opening.get("ephemeral")
+        self._keeps = stays and not session_params.get("ephemeral")
         self._provider: dict[str, object] = {}
-        self._opening = opening
+        self._session_params = session_params
         self._instructions = instructions
         self._idle: dict[str, _Thread] = {}
         self._closing: dict[str, _Closing] = {}
@@ -161,7 +161,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         conversation.is_dropped = True
         return self._interrupt(conversation.thread, conversation.turn) if conversation.turn else b""
 
-    def tools_of(self, run: str) -> tuple[str, str] | None:
+    def tool_variable(self, run: str) -> tuple[str, str] | None:
         """Return the environment variable that identifies the run's tools, which an interrupt leaves running."""
         conversation = self._open.get(run)
         return ("CODEX_THREAD_ID", conversation.thread) if conversation and conversation.thread else None
@@ -299,10 +299,10 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         """Request the thread. To resume a thread, first read the model provider from the settings."""
         resume = conversation.resume
         if resume is None:
-            return self._ask("thread/start", self._opening, conversation)
+            return self._ask("thread/start", self._session_params, conversation)
         if not self._provider:
-            return self._ask("config/read", {"cwd": self._opening["cwd"], "includeLayers": False}, conversation)
-        thread = {**self._opening, **self._provider, "threadId": resume.handle, "excludeTurns": True}
+            return self._ask("config/read", {"cwd": self._session_params["cwd"], "includeLayers": False}, conversation)
+        thread = {**self._session_params, **self._provider, "threadId": resume.handle, "excludeTurns": True}
         return self._ask("thread/fork" if resume.fork else "thread/resume", thread, conversation)
 
     def _ask_turn(self, conversation: _Conversation) -> bytes:

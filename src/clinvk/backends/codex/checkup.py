@@ -18,19 +18,19 @@ def checkup(backend: Backend, host: Host) -> Checkup:
     """Return the checks for the installed Codex."""
     return Checkup(
         empty_home={"CODEX_HOME": PRIVATE},
-        trials=tuple(_trial(launch) for launch in _covering(backend)),
-        login=_by_provider(host) or LoginProbe((backend.executable, "login", "status"), _login, at_home=True),
+        probes=tuple(_trial(launch) for launch in _covering(backend)),
+        login=_by_provider(host) or LoginProbe((backend.executable, "login", "status"), _login, in_user_home=True),
     )
 
 
 def _trial(launch: Launch) -> FlagProbe:
-    return FlagProbe((*launch.argv, "--help"), _lacking_in_server if launch.otherwise else _lacking)
+    return FlagProbe((*launch.argv, "--help"), _lacking_in_server if launch.fallback else _lacking)
 
 
 def _covering(backend: Backend) -> Iterator[Launch]:
     """Yield a small set of launches that covers every flag of `codex app-server` and of `codex exec`."""
     seen: set[tuple[str, ...]] = set()
-    for launch in (way for planned in launches(backend) for way in (planned.otherwise, planned) if way):
+    for launch in (way for planned in launches(backend) for way in (planned.fallback, planned) if way):
         command = tuple(word for word in launch.argv if word in ("app-server", "exec", "resume", "fork"))
         new = {(*command, flag) for flag in flags_in(launch.argv)} - seen
         if new:

@@ -133,7 +133,7 @@ def knows_instructions(host: Host, workdir: str, thread: str, instructions: str)
     """Return whether a thread has the instructions as developer instructions that Codex has not retracted."""
     text = msgspec.json.encode(instructions.partition("<INSTRUCTIONS>\n")[2].removesuffix("\n</INSTRUCTIONS>"))[1:-1]
     found = host.find(f"{folder(host, workdir)}/sessions", f"*/*/*/rollout-*{thread}.jsonl")
-    lines = (host.part(found[0], 0, _SEARCHED_BYTES) or b"").splitlines() if found else []
+    lines = (host.read_range(found[0], 0, _SEARCHED_BYTES) or b"").splitlines() if found else []
     ours = any(b'"role":"developer"' in line and _FRAME.encode() in line for line in lines)
     return ours and not any(b'"role":"user"' in line and (text in line or _RETRACTED in line) for line in lines)
 
@@ -152,5 +152,5 @@ def _folders(host: Host, markers: list[str] | None, workdir: PurePath) -> Iterat
 
 def _first(host: Host, place: PurePath, names: tuple[str, ...], size: int) -> bytes:
     """Return the beginning of the first file that exists, even if the file is blank."""
-    found = (host.part(str(place / name), 0, size) for name in names) if size > 0 else iter(())
+    found = (host.read_range(str(place / name), 0, size) for name in names) if size > 0 else iter(())
     return next((data for data in found if data is not None), b"")

@@ -74,7 +74,7 @@ class Gemini:
     )
     aliases: Mapping[str, str | None] = _ALIASES
     capabilities = Capabilities()
-    holds_system = True
+    keeps_system_prompt = True
     safe_flags = SAFE_FLAGS
     folders: tuple[str, ...] = ("~/.gemini", "$GEMINI_CLI_HOME/.gemini")
 
@@ -90,14 +90,14 @@ class Gemini:
             launch,
             argv=(*launch.argv, *own, *request.extra),
             files=launch.files | attached,
-            asks_again=True,
+            retries_schema=True,
             warm=_kept(self.executable, request, resume, allowed, host),
         )
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine for one process of this launch."""
-        if launch.opening:
-            return AcpChannel(launch.opening, host)
+        if launch.session_params:
+            return AcpChannel(launch.session_params, host)
         return OneShotChannel(GeminiDecoder(), prompt_delivery.stdin)
 
     def checkup(self, host: Host) -> "Checkup":
@@ -115,7 +115,7 @@ class Gemini:
         """Return whether the name of a model belongs to this backend."""
         return model.lower().startswith(("gemini", "auto-gemini"))
 
-    def records(self, handle: str, host: Host) -> Sequence[str]:
+    def record_files(self, handle: str, host: Host) -> Sequence[str]:
         """Return the files of a conversation."""
         return home.conversation_files(handle, host)
 
@@ -146,10 +146,10 @@ def _kept(
     return replace(
         _launch((executable, "--acp"), request, None, settled(allowed), host),
         long_lived=True,
-        opening={"cwd": place, "mcpServers": []},
+        session_params={"cwd": place, "mcpServers": []},
         reads=home.read_at_start(place, host),
-        takes_up="held",
-        most_runs=_MAX_RUNS,
+        resumes="held",
+        max_runs=_MAX_RUNS,
         ping=PING,
     )
 
@@ -171,7 +171,7 @@ def _launch(
         cwd=request.workdir,
         files={name: text for name, text in rules.items() if text} | settings,
         links=links,
-        counted_turns=request.max_turns or None,
+        max_turns=request.max_turns or None,
     )
 
 

@@ -35,14 +35,14 @@ PING = b'{"jsonrpc":"2.0","id":"clinvk-ping","method":"ping"}\n'
 
 
 class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder]):
-    """The channel of one process. `opening` holds the session parameters."""
+    """The channel of one process. `session_params` holds the session parameters."""
 
     capacity = 4
     """The limit of concurrent runs. The process uses a single processor, which all runs share."""
 
-    def __init__(self, opening: dict[str, object], host: Host) -> None:
+    def __init__(self, session_params: dict[str, object], host: Host) -> None:
         super().__init__(wire.MESSAGES, {"protocolVersion": 1, "clientCapabilities": {}})  # no files, no terminals
-        self._opening = opening
+        self._session_params = session_params
         self._host = host
         self._begins: TurnDecoder | None = None
         self._queue: deque[TurnDecoder] = deque()
@@ -145,7 +145,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
             self._queue.append(turn)
             return b""
         self._begins = turn
-        return self._ask("session/new", self._opening, turn)
+        return self._ask("session/new", self._session_params, turn)
 
     def _ask_prompt(self, turn: TurnDecoder) -> bytes:
         prompt: dict[str, object] = {"sessionId": turn.session, "prompt": prompt_delivery.parts(turn.request)}

@@ -23,7 +23,7 @@ def checkup(backend: Backend, host: Host) -> Checkup:
 
     return Checkup(
         empty_home={"GEMINI_CLI_HOME": PRIVATE, "GEMINI_CLI_NO_RELAUNCH": "true"},
-        trials=(FlagProbe((backend.executable, "--help"), lacking),),
+        probes=(FlagProbe((backend.executable, "--help"), lacking),),
         login=_login(host),
     )
 

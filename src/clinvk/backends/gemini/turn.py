@@ -81,7 +81,7 @@ class ConversationRecord:
             return []
         if not self._path:
             self._path = next(iter(conversation_files(self._conversation, self._host)), "")
-        data = (self._host.part(self._path, self._read, _MAX_BYTES) or b"") if self._path else b""
+        data = (self._host.read_range(self._path, self._read, _MAX_BYTES) or b"") if self._path else b""
         self._is_too_long = len(data) == _MAX_BYTES
         if self._is_too_long:
             return []

@@ -55,8 +55,8 @@ def _obstacle(backend: Backend, settings: Settings, environ: Mapping[str, str]) 
         return "not installed"
     if isinstance(backend, SupportsCheckup):
         login = backend.checkup(executables.host(executables.environment(backend.name, settings, environ))).login
-        if isinstance(login, LoginStatus) and login.there is False:
-            return login.about.partition(";")[0]
+        if isinstance(login, LoginStatus) and login.is_logged_in is False:
+            return login.detail.partition(";")[0]
     return ""
 
 

@@ -88,7 +88,7 @@ class ProtocolSupport:
 
     def choose(self, path: str, launch: Launch) -> Launch:
         """Return the planned launch, or its alternative if the program is known not to speak the planned protocol."""
-        return launch.otherwise if launch.otherwise and not self.is_supported(path) else launch
+        return launch.fallback if launch.fallback and not self.is_supported(path) else launch
 
     def is_supported(self, path: str) -> bool:
         """Return whether a program speaks its long-lived protocol, as far as known."""

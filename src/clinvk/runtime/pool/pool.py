@@ -115,7 +115,7 @@ class Pool:
         if not handle.is_over:
             handle.interrupt()
         is_done = worker.channel.capacity == 1 and not (keep and handle.conversation)
-        if not trusted or is_done or worker.past_runs + 1 >= worker.launch.most_runs:
+        if not trusted or is_done or worker.past_runs + 1 >= worker.launch.max_runs:
             worker.retire()
         if trusted and handle.is_over:
             worker.group.failures = 0
@@ -154,7 +154,7 @@ class Pool:
             await worker.release(conversation)
             return
         worker.held[conversation] = HeldConversation(time.monotonic(), turns)
-        if worker.launch.takes_up == "asked" and len(worker.held) > MAX_HELD:
+        if worker.launch.resumes == "any" and len(worker.held) > MAX_HELD:
             worker.release_session(min(worker.held, key=lambda handle: worker.held[handle].since))
 
     def evict(self, handle: PooledProcess, reason: str, *, speaks_protocol: bool = True) -> None:
@@ -193,7 +193,7 @@ class Pool:
         """Return a running worker that can take the conversation, or None."""
         if resume and not resume.fork and (holder := await self._holder(group, resume.handle, turns)):
             return holder
-        if resume and group.spec.launch.takes_up != "asked":
+        if resume and group.spec.launch.resumes != "any":
             return None
         return best_worker(worker for worker in group.workers if worker.free_slots and can_begin(worker))
 
@@ -210,7 +210,7 @@ class Pool:
 
     def _new_worker(self, group: WorkerGroup, launch: Launch, resume: Resume | None) -> Worker | None:
         """Start a worker, unless the limits or earlier failures forbid a start."""
-        if resume and launch.takes_up == "held":
+        if resume and launch.resumes == "held":
             return None
         if time.monotonic() < group.not_before or not self._settings.max_processes:
             return None

@@ -88,7 +88,7 @@ class PooledProcess:
         self.is_over = isinstance(event, Ending)
         if isinstance(event, RunStarted) and event.backend_session_id:
             self.conversation = event.backend_session_id
-            self.tools = self.worker.channel.tools_of(self.run)
+            self.tools = self.worker.channel.tool_variable(self.run)
         elif self.unread_bytes > _MAX_UNREAD_BYTES and not self.is_over:
             message = "the client reads too slowly: more than 64 MB of output are unread"
             self.add(b"", RunFailed(AgentFailed.code, message, exit_code=1))

@@ -152,7 +152,7 @@ class Reaper:
                 worker.retire()
             if not worker.handles and self._is_done(worker, now):
                 self.worker_set.end(worker)
-            elif worker.launch.takes_up == "asked":
+            elif worker.launch.resumes == "any":
                 _release_old(worker, now)
             elif not worker.handles:
                 await self._take_fingerprints(group, worker, now)
@@ -293,7 +293,7 @@ def _recent_count(group: WorkerGroup, now: float) -> int:
 async def record_fingerprint(group: WorkerGroup, handle: str) -> Fingerprint:
     """Return the fingerprint of the CLI's record of a conversation."""
     spec = group.spec
-    return await asyncio.to_thread(lambda: fingerprint(spec.backend.records(handle, spec.host), spec.env))
+    return await asyncio.to_thread(lambda: fingerprint(spec.backend.record_files(handle, spec.host), spec.env))
 
 
 def _release_old(worker: Worker, now: float) -> None:

@@ -46,14 +46,16 @@ class WorkerSpec(NamedTuple):
     def key(self) -> object:
         """Everything fixed at a worker's start: the command and its environment."""
         launch = _without_conversation(self.launch)
-        fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.opening, launch.reads)
-        policy = (launch.most_runs, launch.takes_up)
+        fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.session_params, launch.reads)
+        policy = (launch.max_runs, launch.resumes)
         return self.backend.name, self.path, frozenset(self.env.items()), msgspec.json.encode(fixed), policy
 
     def files(self) -> "WorkerFiles":
         """Return the current fingerprints of the files that a worker reads. Blocks."""
         launch = self.launch
-        return WorkerFiles(fingerprint((self.path, *launch.reads), self.env), fingerprint(launch.begins_with, self.env))
+        return WorkerFiles(
+            fingerprint((self.path, *launch.reads), self.env), fingerprint(launch.conversation_reads, self.env)
+        )
 
 
 class WorkerFiles(NamedTuple):
@@ -92,7 +94,7 @@ class WorkerGroup:
     @property
     def is_shared(self) -> bool:
         """Whether a worker carries several runs at once."""
-        return self.spec.launch.takes_up != "started"
+        return self.spec.launch.resumes != "named"
 
     @property
     def launch(self) -> Launch:
@@ -135,8 +137,8 @@ def can_begin(worker: Worker, share: float = 1) -> bool:
     """
     runs = worker.past_runs + len(worker.handles)
     if worker.channel.capacity == 1:
-        return not runs and not worker.launch.continuing
-    return runs < share * worker.launch.most_runs
+        return not runs and not worker.launch.resume_args
+    return runs < share * worker.launch.max_runs
 
 
 def best_worker(workers: Iterable[Worker]) -> Worker | None:
@@ -145,8 +147,8 @@ def best_worker(workers: Iterable[Worker]) -> Worker | None:
 
 
 def _without_conversation(launch: Launch) -> Launch:
-    argv = tuple(argument for argument in launch.argv if argument not in launch.continuing)
-    return replace(launch, argv=argv, continuing=())
+    argv = tuple(argument for argument in launch.argv if argument not in launch.resume_args)
+    return replace(launch, argv=argv, resume_args=())
 
 
 class WorkerSet:

@@ -149,7 +149,13 @@ def host(environ: Mapping[str, str]) -> Host:
     path = environ.get("PATH", os.defpath)
     commands = frozenset(name for name in _HELPERS if shutil.which(name, path=path))
     return Host(
-        is_root=os.geteuid() == 0, commands=commands, env=environ, read=read, part=file_part, find=find, resolve=resolve
+        is_root=os.geteuid() == 0,
+        commands=commands,
+        env=environ,
+        read=read,
+        read_range=file_part,
+        find=find,
+        resolve=resolve,
     )
 
 

@@ -78,10 +78,10 @@ async def _run_own(task: RunTask) -> None:
     try:
         await _run_launch(task, launch)
     except ProtocolNotSupported as exc:
-        if launch.otherwise is None:
+        if launch.fallback is None:
             raise AgentCrashed(f"{task.spec.path} cannot be talked to: {exc}") from exc
         task.protocol_failure = str(exc)
-        await _run_launch(task, launch.otherwise)
+        await _run_launch(task, launch.fallback)
 
 
 async def _run_launch(task: RunTask, launch: Launch) -> None:
@@ -90,7 +90,7 @@ async def _run_launch(task: RunTask, launch: Launch) -> None:
     folder = PrivateFolder(launch, task.spec.env, task.spawner.server_id)
     try:
         await folder.prepare()
-        if launch.before:
+        if launch.setup:
             await _run_before(task, launch)
         await _run_process(task, folder)
         if task.phase < Phase.ENDED:
@@ -102,7 +102,7 @@ async def _run_launch(task: RunTask, launch: Launch) -> None:
 
 async def _run_before(task: RunTask, launch: Launch) -> None:
     """Run the preparing command before the agent. A failure is ignored: the agent itself reports the cause best."""
-    process = task.spawner.spawn((task.spec.path, *launch.before), task.spec.env, None, task.wake)
+    process = task.spawner.spawn((task.spec.path, *launch.setup), task.spec.env, None, task.wake)
     until = task.now() + _PREPARES_TIMEOUT_S
     try:
         process.write(b"", close=True)
@@ -184,7 +184,7 @@ async def _tools_ended(task: RunTask, process: Process, variable: tuple[str, str
     The tools are the processes with `variable` in their environment; with None, all tools of the process. Inside the
     context, an agent that had tools is suspended: otherwise the agent would ask its model again when the tools end.
     """
-    if not task.spec.launch.tools_leave_first or task.no_grace:
+    if not task.spec.launch.stops_tools_first or task.no_grace:
         yield
         return
     with process.holding():

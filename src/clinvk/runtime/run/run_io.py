@@ -193,7 +193,7 @@ class RunIO:
         self._early_stderr: list[Event] | None = []
         self._timeout_s = spec.request.timeout_s
         self._silence_s = spec.no_progress_s or inf
-        self._max_turns = launch.counted_turns or inf
+        self._max_turns = launch.max_turns or inf
         self._answer_s = spec.fallbacks.answer_timeout_s * answer_timeout_factor if launch.long_lived else inf
         self._answer_by = now + self._answer_s
         self._wall_at = now + max(0.1, self._timeout_s - spent_s) if self._timeout_s else inf

@@ -307,7 +307,7 @@ class RunTask:
     async def _prepare_retry(self, fault: str, ending: Ending) -> bool:
         """Prepare one more turn of the conversation; return False if no further turn is possible."""
         spec = self.spec
-        if self._first_ending or self.stopped_by or not (spec.launch.asks_again and self._conversation):
+        if self._first_ending or self.stopped_by or not (spec.launch.retries_schema and self._conversation):
             return False
         used = (spec.resume.used if spec.resume else Usage()) + (ending.usage or Usage())
         resume = Resume(self._conversation, used)
@@ -317,7 +317,7 @@ class RunTask:
         except InvalidRequest:  # the file system of the directory does not answer any more
             return False
         self._first_ending = ending
-        self.spec = replace(spec, request=request, resume=resume, launch=launch.otherwise or launch)
+        self.spec = replace(spec, request=request, resume=resume, launch=launch.fallback or launch)
         return True
 
     async def _record(self, events: list[Event], size: int) -> None:

@@ -58,14 +58,14 @@ class _Probe(NamedTuple):
     is_kept: bool
 
     async def checks(self) -> list[Check]:
-        plan = Checkup(empty_home={}, trials=(), login=LoginStatus(None, "login not known"))
+        plan = Checkup(empty_home={}, probes=(), login=LoginStatus(None, "login not known"))
         if isinstance(self.backend, SupportsCheckup):
             plan = self.backend.checkup(executables.host(self.env))
         empty_home = {name: value.replace(PRIVATE, self.folder) for name, value in plan.empty_home.items()}
         apart = {**self.env, **empty_home}
         async with asyncio.TaskGroup() as group:
             version = group.create_task(executables.version(self.spawner, self.path, apart))
-            trials = [group.create_task(self._lacking(trial, apart)) for trial in plan.trials]
+            trials = [group.create_task(self._lacking(trial, apart)) for trial in plan.probes]
             login = group.create_task(self._login(plan.login, apart))
             unspoken = group.create_task(self._unspoken(apart))
         remarks = [*plan.remarks, *unspoken.result()]
@@ -82,11 +82,11 @@ class _Probe(NamedTuple):
             flags = ", ".join(missing)
             update = f"another version may: {self.backend.install}"
             return _checks(name, "problem", f"{about}: does not take {flags}, which clinvk needs; {update}")
-        if login.there is False:
-            return _checks(name, "problem", f"{about}: {login.about}", remarks)
+        if login.is_logged_in is False:
+            return _checks(name, "problem", f"{about}: {login.detail}", remarks)
         if None in lacking:
             remarks = ["its help lists no flags", *remarks]
-        return _checks(name, "ok", f"{about}, {login.about}", remarks)
+        return _checks(name, "ok", f"{about}, {login.detail}", remarks)
 
     async def _unspoken(self, apart: Mapping[str, str]) -> list[str]:
         """Report a CLI that does not speak the protocol of a warm process. It runs in an empty folder."""
@@ -102,12 +102,12 @@ class _Probe(NamedTuple):
 
     async def _lacking(self, trial: FlagProbe, env: Mapping[str, str]) -> tuple[str, ...] | None:
         answer = await self._answer(trial.argv, env)
-        return trial.lacking(answer) if answer else None
+        return trial.missing_flags(answer) if answer else None
 
     async def _login(self, login: LoginStatus | LoginProbe, apart: Mapping[str, str]) -> LoginStatus:
         if isinstance(login, LoginStatus):
             return login
-        answer = await self._answer(login.argv, {**self.env, **login.env} if login.at_home else apart)
+        answer = await self._answer(login.argv, {**self.env, **login.env} if login.in_user_home else apart)
         return login.read(answer) if answer else LoginStatus(None, "login not known: it did not answer")
 
     async def _answer(self, argv: Sequence[str], env: Mapping[str, str]) -> ProbeOutput | None:
