@@ -144,7 +144,7 @@ def test_set_changes_one_value_and_reports_it(clinvk: Clinvk) -> None:
     done = clinvk.run("config", "set", "server.port", "3000")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"clinvk: {clinvk.config}: server.port = 3000\n"
-    assert clinvk.config.read_text() == FILE.replace("80  #", "3000 #")
+    assert clinvk.config.read_text() == FILE.replace("80  #", "3000  #")
     assert clinvk.run("config", "get", "server.port").stdout == "3000\n"
 
 

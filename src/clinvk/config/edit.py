@@ -1,16 +1,17 @@
 """Change one setting in the text of a settings file; refuse a change that would affect other settings."""
 
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import yaml
 
 from clinvk.config import setting_values as schema
 from clinvk.config.load import settings_of
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import OnInvalid, SourcedValue, checked, converted
+from clinvk.config.yaml_edit import with_value, without_value
 from clinvk.config.yaml_file import Value, parse
 from clinvk.types.errors import ConfigError
 
@@ -43,7 +44,7 @@ def setting_change(dotted: str, text: str, backends: Collection[str], environ: M
     given = SourcedValue(keys, text, _PLACE, text, is_text=True)
     kind = schema.kind_of(given, backends)
     if schema.is_section(kind):
-        raise ConfigError(f"{dotted} is a section; name a key in it, such as {dotted}.{_example(keys, backends)}")
+        raise ConfigError(f"{dotted} is a section; name a key in it, such as {dotted}.{_example(kind, backends)}")
     if text == "null" and not schema.is_variable(keys):
         return SettingChange(keys, None, None)
     means = dict(checked(given, backends, environ))[keys]
@@ -53,9 +54,9 @@ def setting_change(dotted: str, text: str, backends: Collection[str], environ: M
     return SettingChange(keys, msgspec.convert(value, Value), means)
 
 
-def _example(keys: tuple[str, ...], backends: Collection[str]) -> str:
-    names = schema.key_order(keys, backends) or ("NAME",)
-    return f"{names[0]}.model" if len(keys) == 1 and names[0] in backends else names[0]
+def _example(section: object, backends: Collection[str]) -> str:
+    name = next(iter(schema.members(section, backends)), "NAME")
+    return f"{name}.model" if name in backends else name
 
 
 def _ignore(error: ConfigError) -> None:
@@ -87,11 +88,11 @@ class SettingsText(NamedTuple):
         Raises:
             ConfigError: the change corrects none of the mistakes in the file, or would change other settings too.
         """
-        from clinvk.config.yaml_edit import put  # ruamel.yaml is imported for changes only
-
-        wanted = {**self._values(_ignore), change.keys: change.means}
-        order = partial(schema.key_order, backends=self.backends)
-        return self._edited(change.keys, wanted, lambda: put(self.text, change.keys, change.value, order), left)
+        before = self._values(_ignore)
+        wanted = {**before, change.keys: change.means}
+        if _set_in(before) == _set_in(wanted):
+            return self._edited(change.keys, wanted, lambda: self.text, left)
+        return self._edited(change.keys, wanted, lambda: with_value(self.text, change.keys, change.value), left)
 
     def without_setting(self, dotted: str, left: OnInvalid = _ignore) -> str:
         """Return the text without a key or section, which may be unknown; the same text if the key is not set.
@@ -99,11 +100,9 @@ class SettingsText(NamedTuple):
         Raises:
             ConfigError: the key is unknown and not set; or as for `with_setting`.
         """
-        from clinvk.config.yaml_edit import remove
-
         keys = schema.split(dotted)
         wanted = {name: value for name, value in self._values(_ignore).items() if name[: len(keys)] != keys}
-        without = self._edited(keys, wanted, lambda: remove(self.text, keys), left)
+        without = self._edited(keys, wanted, lambda: without_value(self.text, keys), left)
         if without == self.text:
             schema.kind_of(SourcedValue(keys, None, "config unset", ""), self.backends)
         return without
@@ -125,6 +124,8 @@ class SettingsText(NamedTuple):
             values = self._replace(text=after)._values(mistakes.append)
         except ConfigError as exc:
             raise self._stuck(keys, exc.message) from exc
+        except (yaml.YAMLError, RecursionError) as exc:
+            raise self._stuck(keys, f"its layout does not allow it ({' '.join(str(exc).split())})") from exc
         before: list[ConfigError] = []
         self._values(before.append)
         if mistakes and len(mistakes) >= len(before):

@@ -118,11 +118,6 @@ def all_keys(
         yield above, kind
 
 
-def key_order(above: tuple[str, ...], backends: Collection[str]) -> tuple[str, ...]:
-    """Return the keys of a section in order; none if the names are free."""
-    return tuple(members(kind_of(SourcedValue(above, None, "", ""), backends), backends))
-
-
 SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth|cookie|header|bearer", re.IGNORECASE)
 """Names of settings, variables and flags whose values are not printed."""
 

@@ -137,9 +137,9 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def written(value: Value) -> str:
-    """Return a value as YAML on one line."""
-    is_flow = not isinstance(value, str)
+def written(value: object, in_flow: bool = False) -> str:
+    """Return a value as YAML on one line; `in_flow` is inside braces or brackets, where more texts need quotes."""
+    is_flow = in_flow or not isinstance(value, str)
     style = '"' if isinstance(value, str) and not value.isprintable() else None
     dumped = yaml.safe_dump([value], default_flow_style=is_flow, default_style=style, allow_unicode=True, width=1 << 20)
     return dumped[1:-2] if is_flow else dumped[2:-1]
