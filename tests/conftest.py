@@ -17,7 +17,7 @@ MAY_BLOCK = (
     ("clinvk/runtime/process/spawn.py", {"_popen", "_opened_directory"}),
     ("clinvk/runtime/process/resource_limits.py", {"around", "open"}),
     ("clinvk/runtime/process/waiting.py", {"run"}),
-    ("clinvk/runtime/slots.py", {"capacity"}),
+    ("clinvk/runtime/capacity.py", {"capacity"}),
     ("clinvk/runtime/process/guardian_process.py", {"start", "stop", "_gone"}),
     ("clinvk/runtime/process/executables.py", {"find", "host", "file_part", "read", "resolve"}),
     ("clinvk/runtime/agent_environment.py", {"path"}),

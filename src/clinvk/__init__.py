@@ -6,6 +6,7 @@ The public names below are imported on first use, which keeps `import clinvk` fa
 # Not imported from `typing`: the import costs more than the rest of this module. Type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from clinvk.types.choices import ApprovalMode, SandboxMode
     from clinvk.types.errors import ClinvkError
     from clinvk.types.events import (
         Event,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
         ToolResult,
         Usage,
     )
-    from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
+    from clinvk.types.request import RunRequest
     from clinvk.types.result import RunResult, collect
 
 __version__ = "0.1.0"
@@ -45,9 +46,9 @@ __all__ = [
 ]
 
 _HOME = {
-    "ApprovalMode": "request",
+    "ApprovalMode": "choices",
     "RunRequest": "request",
-    "SandboxMode": "request",
+    "SandboxMode": "choices",
     "ClinvkError": "errors",
     "RunResult": "result",
     "collect": "result",

@@ -133,13 +133,6 @@ def test_version_is_printed(clinvk: Clinvk, arguments: list[str]) -> None:
     assert done.stdout.startswith("clinvk 0.")
 
 
-def test_version_imports_only_the_command(clinvk: Clinvk) -> None:
-    done = clinvk.run("version", env={"PYTHONPROFILEIMPORTTIME": "1"})
-    loaded = {text.rpartition("|")[2].strip() for text in done.stderr.splitlines()}
-    assert {name for name in loaded if name.startswith("clinvk")} == {"clinvk", "clinvk.cli"}
-    assert not loaded & {"argparse", "msgspec", "asyncio"}
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
 def test_help_lists_commands_common_flags_and_topics(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments)

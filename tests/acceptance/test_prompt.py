@@ -305,14 +305,6 @@ def test_closed_stderr_changes_nothing(clinvk: Clinvk) -> None:
     assert (done.returncode, done.stdout) == (0, "x\n")
 
 
-def test_prompt_imports_neither_the_server_nor_yaml(clinvk: Clinvk) -> None:
-    clinvk.agent.play(claude_says("x"))
-    done = clinvk.run("hello", env={"PYTHONPROFILEIMPORTTIME": "1"})
-    loaded = {text.rpartition("|")[2].strip() for text in done.stderr.splitlines()}
-    assert "clinvk.cli.prompt.display" in loaded
-    assert not loaded & {"starlette", "uvicorn", "yaml", "clinvk.api", "clinvk.dialects.rest.rest", "psutil"}
-
-
 def test_prompt_leaves_no_unexpected_files(clinvk: Clinvk, served: bool) -> None:
     before = sorted(os.listdir(clinvk.folder))
     clinvk.agent.play([pause(0), *claude_says("x")])

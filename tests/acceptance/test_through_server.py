@@ -538,18 +538,3 @@ def test_concurrent_commands_each_receive_their_own_answer(clinvk: Clinvk, serve
         started = [stack.enter_context(clinvk.started("-o", "text", "--new", word)) for word in words]
         assert [process.communicate(timeout=30)[0] for process in started] == [f"{word}\n".encode() for word in words]
     assert all(map(is_of_server, clinvk.agent.calls()))
-
-
-def test_prompt_through_the_server_does_not_import_the_runtime(clinvk: Clinvk, server: Server) -> None:
-    """It would take longer to start than the answer of a kept agent takes to begin."""
-    clinvk.agent.play(claude_says("x"))
-    uncounted = dict.fromkeys(
-        ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"), ""
-    )  # what counts lines imports much
-    told = clinvk.run("-o", "text", "--new", "hello", env={"PYTHONPROFILEIMPORTTIME": "1", **uncounted})
-    assert told.stdout == "x\n"
-    assert is_of_server(clinvk.agent.calls()[0])
-    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
-    assert "clinvk.remote.remote_runs" in imported
-    agents = {f"clinvk.runtime.{name}" for name in ("local", "runs", "run.task")}
-    assert imported.isdisjoint(agents | {"sqlite3", "yaml", "uvicorn", "psutil"})

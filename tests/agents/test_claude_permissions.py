@@ -14,9 +14,10 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
+from clinvk.types.choices import ApprovalMode
 from clinvk.types.errors import Unsupported
 from clinvk.types.events import RunFinished, ToolResult
-from clinvk.types.request import ApprovalMode, RunRequest
+from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 from polling import until
 

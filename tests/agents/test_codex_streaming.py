@@ -11,8 +11,9 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
+from clinvk.types.choices import SandboxMode
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolCall, Usage
-from clinvk.types.request import RunRequest, SandboxMode
+from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 
 BY_EXEC = ("--color=never",)

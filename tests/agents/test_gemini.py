@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
+from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.events import RunFailed, RunFinished, RunStarted, StopReason, TextDelta, ToolCall, ToolResult, Usage
-from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
+from clinvk.types.request import RunRequest
 from standin.document import record
 
 

@@ -16,8 +16,9 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
+from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.events import Event, ToolCall, ToolResult
-from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
+from clinvk.types.request import RunRequest
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,9 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.runtime.process.process_tags import choose_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
+from clinvk.types.choices import SandboxMode
 from clinvk.types.orchestration import Change, ChangedFile
-from clinvk.types.request import RunRequest, SandboxMode
+from clinvk.types.request import RunRequest
 from repositories import Repository
 
 

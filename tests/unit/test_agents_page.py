@@ -9,8 +9,9 @@ import pytest
 from clinvk.backends.base import Host, Launch
 from clinvk.backends.gemini import MAX_PROMPT_BYTES
 from clinvk.backends.registry import BACKENDS
+from clinvk.types.choices import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, SandboxMode
 from clinvk.types.errors import Unsupported
-from clinvk.types.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
+from clinvk.types.request import RunRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "agents.md").read_text()
 TITLES = {"claude": "Claude Code", "codex": "Codex", "gemini": "Gemini CLI"}

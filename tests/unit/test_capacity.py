@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from clinvk.config.model import ServerSettings
-from clinvk.runtime.slots import Capacity, capacity, held_bytes, of_machine, queue_limits
+from clinvk.runtime.capacity import Capacity, capacity, of_machine
+from clinvk.runtime.slots import held_bytes, queue_limits
 from clinvk.types.request import Image, RunRequest
 
 

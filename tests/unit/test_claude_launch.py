@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from clinvk.backends.base import PRIVATE, Host, Launch, describe
 from clinvk.backends.claude import Claude
 from clinvk.backends.claude.flags import stdin
+from clinvk.types.choices import APPROVAL_MODES, EFFORTS, SANDBOX_MODES
 from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
-from clinvk.types.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, Image, RunRequest
+from clinvk.types.request import Image, RunRequest
 from clinvk.types.session import Resume
 
 USER = Host(env={"HOME": "/home/u"})

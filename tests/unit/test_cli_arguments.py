@@ -35,7 +35,7 @@ def test_every_prompt_flag_sets_its_field() -> None:
         system_prompt="-s",
         max_turns=3,
         allowed_tools=["A,B"],
-        add_dir=("x", "y"),
+        add_dir=["x", "y"],
         timeout=1.5,
         verbose=1,
         no_stdin=True,
@@ -43,7 +43,7 @@ def test_every_prompt_flag_sets_its_field() -> None:
 
 
 def test_without_flags_all_fields_have_defaults() -> None:
-    assert prompt_flags() == PromptFlags()
+    assert prompt_flags() == PromptFlags(words=())
 
 
 def test_flag_value_that_equals_a_command_name_is_a_value() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter
+from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter, exit_code_of_ending
 from clinvk.cli.terminal import exits
 from clinvk.types.errors import (
     AgentCrashed,
@@ -177,7 +177,7 @@ def test_lines_contain_the_known_facts_of_the_run() -> None:
     ],
 )
 def test_exit_code_follows_the_ending(ending: Ending, code: int) -> None:
-    assert exits.exit_code_of_ending(ending) == code
+    assert exit_code_of_ending(ending) == code
 
 
 def test_exit_code_follows_the_error_before_the_run() -> None:

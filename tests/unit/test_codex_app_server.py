@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Delivery, Host, Launch, ProtocolNotSupported, describe
 from clinvk.backends.codex import Codex
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, SandboxMode
 from clinvk.types.events import (
     Event,
     Progress,
@@ -21,7 +22,7 @@ from clinvk.types.events import (
     ToolResult,
     Usage,
 )
-from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, Image, RunRequest, SandboxMode
+from clinvk.types.request import Image, RunRequest
 from clinvk.types.session import Resume
 
 RECORDINGS = Path(__file__).parent / "recordings" / "codex_server"

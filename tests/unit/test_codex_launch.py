@@ -9,8 +9,9 @@ from clinvk.backends import shared
 from clinvk.backends.base import PRIVATE, Host, Launch, describe
 from clinvk.backends.codex import Codex
 from clinvk.backends.codex.exec import is_strict
+from clinvk.types.choices import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, SandboxMode
 from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
-from clinvk.types.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, Image, RunRequest, SandboxMode
+from clinvk.types.request import Image, RunRequest
 from clinvk.types.session import Resume
 
 THREAD = "01a211ec-d7c5-7781-8ba4-a81b539a5c93"

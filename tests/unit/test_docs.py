@@ -15,7 +15,7 @@ from clinvk.api.server import server
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings
 from clinvk.config.setting_values import all_keys
-from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])

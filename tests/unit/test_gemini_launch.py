@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import PRIVATE, Host, Launch
 from clinvk.backends.gemini import MAX_PROMPT_BYTES, Gemini
+from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
-from clinvk.types.request import ApprovalMode, Image, RunRequest, SandboxMode
+from clinvk.types.request import Image, RunRequest
 from clinvk.types.session import Resume
 
 ASK = RunRequest(prompt="hello", backend="gemini", workdir="/project")

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from clinvk.dialects.dialect import Call, Encoder, KeyRefused, PreviousNotFound, RunFacts, renamed
 from clinvk.dialects.openai.responses import OpenAIResponses, stored
+from clinvk.types.choices import RunState
 from clinvk.types.errors import AgentRateLimited, InvalidRequest, Unsupported
 from clinvk.types.events import (
     Event,
@@ -26,7 +27,7 @@ from clinvk.types.events import (
     ToolResult,
     Usage,
 )
-from clinvk.types.record import RunRecord, RunState
+from clinvk.types.record import RunRecord
 from clinvk.types.result import gather
 
 RUN = "0123456789abcdef0123456789abcdef"

@@ -6,7 +6,8 @@ from clinvk.backends.base import Backend, Host
 from clinvk.backends.registry import BACKENDS
 from clinvk.policy.directories import BuiltInBlocks, DirectoryLists
 from clinvk.policy.rules import Flags, NotListed, check_listed
-from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
+from clinvk.types.choices import ApprovalMode, SandboxMode
+from clinvk.types.request import RunRequest
 
 CASES = [
     ((), (), "/anywhere", True),

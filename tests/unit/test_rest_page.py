@@ -24,7 +24,7 @@ from clinvk.dialects.rest.bodies import (
 )
 from clinvk.dialects.rest.rest import PromptAnswer, Rest
 from clinvk.dialects.rest.views import RunListing, RunView, SessionListing, SessionView
-from clinvk.types.record import RunState
+from clinvk.types.choices import RunState
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rest.md").read_text()
 

@@ -7,7 +7,8 @@ import pytest
 from clinvk.backends.base import Host
 from clinvk.backends.registry import BACKENDS
 from clinvk.backends.shared import parent_directories
-from clinvk.types.request import ApprovalMode, RunRequest
+from clinvk.types.choices import ApprovalMode
+from clinvk.types.request import RunRequest
 
 
 @pytest.mark.parametrize("directory", ["/", "/home", "/home/a b/ü", "/a/b/c/d"])

@@ -8,8 +8,9 @@ from typing import Literal, Protocol
 import msgspec
 
 from clinvk.policy.rules import Flags
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.events import Event
-from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES, RunRequest
+from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
 PRIVATE = "\0private\0"

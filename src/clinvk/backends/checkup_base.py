@@ -6,8 +6,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import msgspec
 
 from clinvk.backends.base import Backend, Host, Launch
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES, Image, RunRequest
+from clinvk.types.request import Image, RunRequest
 from clinvk.types.session import Resume
 
 

@@ -1,19 +1,44 @@
 """The registry of agent CLIs, with one entry per CLI."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from clinvk.backends.base import Backend
-from clinvk.backends.claude import Claude
-from clinvk.backends.codex import Codex
-from clinvk.backends.gemini import Gemini
 from clinvk.types.errors import BackendUnavailable, ModelNotFound
 from clinvk.types.text import unknown_name
 
-_ALL: tuple[Backend, ...] = (Claude(), Codex(), Gemini())
-BACKENDS = {backend.name: backend for backend in _ALL}
+if TYPE_CHECKING:
+    from clinvk.backends.base import Backend
 
 
-def backend_named(name: str, registry: Mapping[str, Backend] = BACKENDS) -> Backend:
+class _Registry(Mapping[str, "Backend"]):
+    """Backends by name, each imported at its first use: most commands of the command line need the names only."""
+
+    def __init__(self, classes: Mapping[str, str]) -> None:
+        self._classes = classes
+        self._backends: dict[str, Backend] = {}
+
+    def __getitem__(self, name: str) -> "Backend":
+        if name not in self._backends:
+            kind = getattr(import_module(f"clinvk.backends.{name}"), self._classes[name])
+            self._backends[name] = kind()
+        return self._backends[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+
+BACKENDS: Mapping[str, "Backend"] = _Registry({"claude": "Claude", "codex": "Codex", "gemini": "Gemini"})
+"""All backends by name, with their classes: the module of a backend has its name."""
+
+
+def backend_named(name: str, registry: Mapping[str, "Backend"] = BACKENDS) -> "Backend":
     """Return the backend with this name.
 
     Raises:
@@ -24,7 +49,7 @@ def backend_named(name: str, registry: Mapping[str, Backend] = BACKENDS) -> Back
     raise BackendUnavailable(unknown_name("backend", name, registry))
 
 
-def resolve_model(model: str, default: str, registry: Mapping[str, Backend] = BACKENDS) -> tuple[str, str | None]:
+def resolve_model(model: str, default: str, registry: Mapping[str, "Backend"] = BACKENDS) -> tuple[str, str | None]:
     """Return the backend for a model name and the model to request, or None for the backend's default model.
 
     `claude` names a backend, `claude/opus` a model of a backend, and `opus` or `gpt-5.5` a model that a backend claims.

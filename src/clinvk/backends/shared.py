@@ -8,10 +8,11 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from clinvk.backends.base import Channel, Delivery
+from clinvk.types.choices import EFFORTS
 from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable, SessionNotFound
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
 from clinvk.types.prompt_xml import element, unused_tag
-from clinvk.types.request import EFFORTS, Image, RunRequest
+from clinvk.types.request import Image, RunRequest
 from clinvk.types.session import Resume
 from clinvk.types.text import unknown_name
 

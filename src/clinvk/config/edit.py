@@ -10,9 +10,9 @@ import yaml
 from clinvk.config import setting_values as schema
 from clinvk.config.load import settings_of
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import OnInvalid, SourcedValue, checked, converted
+from clinvk.config.setting_values import OnInvalid, SourcedValue, Value, checked, converted
 from clinvk.config.yaml_edit import with_value, without_value
-from clinvk.config.yaml_file import Value, parse
+from clinvk.config.yaml_file import parse
 from clinvk.types.errors import ConfigError
 
 _PLACE = "config set"

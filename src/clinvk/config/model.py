@@ -8,11 +8,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from clinvk.types.choices import ApprovalMode, OutputFormat, SandboxMode
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
-
-OutputFormat = Literal["auto", "text", "json", "stream-json"]
-OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("auto", "text", "json", "stream-json")
+from clinvk.types.request import RunRequest
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -111,7 +109,7 @@ class OutputSettings(_Section, frozen=True, kw_only=True):
 
 
 class ServerSettings(_Section, frozen=True, kw_only=True):
-    """`clinvk serve`. `max_concurrent_runs` None: as many as the machine can carry, see `clinvk.runtime.slots`."""
+    """`clinvk serve`. `max_concurrent_runs` None: as many as the machine can carry, see `clinvk.runtime.capacity`."""
 
     host: str = "127.0.0.1"
     port: Port = 8080

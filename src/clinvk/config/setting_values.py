@@ -14,6 +14,9 @@ from clinvk.config.model import BackendSettings, Settings
 from clinvk.types.errors import ConfigError
 from clinvk.types.text import nearest
 
+Value = bool | int | str | tuple[str, ...] | dict[str, str] | None
+"""The value of a setting; a dict is an empty section."""
+
 
 class SourcedValue(NamedTuple):
     """A value and the source that has the value.

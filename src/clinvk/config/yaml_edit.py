@@ -11,7 +11,8 @@ from typing import NamedTuple
 import yaml
 
 from clinvk.config.load import nested
-from clinvk.config.yaml_file import Value, document, written
+from clinvk.config.setting_values import Value
+from clinvk.config.yaml_file import document, written
 from clinvk.types.errors import ConfigError
 
 _STEP = 2

@@ -8,16 +8,13 @@ from pathlib import Path
 
 import yaml
 
-from clinvk.config.setting_values import OnInvalid, SourcedValue, raise_invalid
+from clinvk.config.setting_values import OnInvalid, SourcedValue, Value, raise_invalid
 from clinvk.types.errors import ConfigError
 
 # PyYAML is built without libyaml on some machines.
 _LOADER: type[yaml.CSafeLoader | yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEEPEST = 3
 """Levels of sections; the deepest key is `backends.<name>.env.<variable>`. An alias that circles ends here."""
-
-Value = bool | int | str | tuple[str, ...] | dict[str, str] | None
-"""The value of a setting; a dict is an empty section."""
 
 
 def read(path: Path, reject: OnInvalid = raise_invalid) -> Iterator[SourcedValue]:

@@ -8,7 +8,6 @@ valid.
 
 import base64
 import binascii
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -134,6 +133,8 @@ def last_answer(turns: Sequence[Turn]) -> int | None:
 
 def digest(turns: Iterable[Turn]) -> str:
     """Return a hash of the turns; different turns have different hashes."""
+    import hashlib  # a slow import, which lists of sessions do not need
+
     told = hashlib.sha256()
     for turn in turns:
         told.update(_encode(turn))

@@ -16,9 +16,10 @@ from clinvk.dialects.conversation import Conversation, digest, last_answer, spok
 from clinvk.dialects.dialect import AnsweredChat, Call, Chat
 from clinvk.dialects.json_bodies import NOT_BLANK, because
 from clinvk.types import errors
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, Progress, RunStarted, ThinkingDelta, ToolCall, ToolResult
-from clinvk.types.request import APPROVAL_MODES, MAX_NAME_CHARS, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
+from clinvk.types.request import MAX_NAME_CHARS, RunRequest
 
 SESSION = "x-clinvk-session-id"
 WORKDIR = "x-clinvk-workdir"

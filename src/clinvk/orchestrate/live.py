@@ -19,10 +19,11 @@ from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import CLEANUP_TIMEOUT_S, finish_shielded
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.store.protocol import SessionStore
+from clinvk.types.choices import RunState
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import Logged, RunFailed, RunFinished, RunStarted
 from clinvk.types.orchestration import Chain, Compare, Parallel, Part, Plan, Summary, is_dry_run, is_ephemeral
-from clinvk.types.record import RunRecord, RunState, recorded_result
+from clinvk.types.record import RunRecord, recorded_result
 from clinvk.types.request import RunRequest
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
+from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
+from clinvk.types.request import RunRequest
 
 Word = TypeVar("Word", bound=str)
 

@@ -15,6 +15,7 @@ from clinvk.backends.base import Backend, Launch
 from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.runtime import sessions
 from clinvk.runtime.agent_environment import AgentEnvironment
+from clinvk.runtime.capacity import Capacity, capacity
 from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.worker_set import WorkerSpec
@@ -30,7 +31,7 @@ from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.runtime.run.task import Phase, RunObserver, RunTask
 from clinvk.runtime.runs import WarmStats
-from clinvk.runtime.slots import Applicant, Capacity, Occupancy, Slots, SlotShare, capacity, held_bytes, queue_limits
+from clinvk.runtime.slots import Applicant, Occupancy, Slots, SlotShare, held_bytes, queue_limits
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed

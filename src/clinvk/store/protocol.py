@@ -6,10 +6,11 @@ from typing import Generic, Literal, Protocol, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.errors import AmbiguousId, RunNotFound, SessionNotFound
 from clinvk.types.events import Logged
-from clinvk.types.record import RunRecord, RunState, UsageOfDay
-from clinvk.types.session import Session, SessionStatus
+from clinvk.types.record import RunRecord, UsageOfDay
+from clinvk.types.session import Session
 
 MIN_PREFIX = 4
 """The minimum length of an id prefix, in hex digits."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from clinvk.types.choices import Isolation
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import RunFailed, RunFinished, Usage
 from clinvk.types.request import RunRequest
@@ -18,9 +19,6 @@ Kind = Literal["parallel", "chain", "compare"]
 
 PART_NOUNS: Mapping[Kind, str] = {"parallel": "task", "chain": "step", "compare": "backend"}
 """What a user calls a part of each kind."""
-
-Isolation = Literal["none", "worktree"]
-"""Where an agent works: directly in its directory, or in a git worktree of the directory's repository."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,12 +6,11 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from clinvk.types.choices import RunState
 from clinvk.types.events import StopReason, Usage
 from clinvk.types.request import PartPosition
 
 RunKind = Literal["prompt", "parallel", "chain", "compare"]
-RunState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
-RUN_STATES: tuple[RunState, ...] = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
 
 SCHEMA_FIELD = "output_schema"
 """The name of the answer's schema in error messages."""

@@ -1,18 +1,11 @@
 """The request for a run: every API and every command produces a `RunRequest`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-ApprovalMode = Literal["default", "auto", "none", "always"]
-SandboxMode = Literal["default", "read-only", "workspace", "full"]
-
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-
-APPROVAL_MODES: tuple[ApprovalMode, ...] = ("default", "auto", "none", "always")
-SANDBOX_MODES: tuple[SandboxMode, ...] = ("default", "read-only", "workspace", "full")
-EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+from clinvk.types.choices import ApprovalMode, SandboxMode
 
 MAX_STOPS = 16
 """Maximum number of texts in `stop`: each piece of the answer is searched for each of them on the event loop."""

@@ -2,15 +2,12 @@
 
 import re
 from collections.abc import Collection, Iterable
-from typing import Literal
 
 import msgspec
 
+from clinvk.types.choices import SessionStatus
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import Usage
-
-SessionStatus = Literal["active", "completed", "error", "paused"]
-SESSION_STATUSES: tuple[SessionStatus, ...] = ("active", "completed", "error", "paused")
 
 MAX_TITLE_CHARS = 500
 MAX_TAG_CHARS = 100

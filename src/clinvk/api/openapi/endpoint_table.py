@@ -39,8 +39,8 @@ from clinvk.dialects.openai.responses import body as response_body
 from clinvk.dialects.openai.responses import response_object
 from clinvk.dialects.rest import batch_answers, bodies, rest, unified, views
 from clinvk.types import errors
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.orchestration import Kind
-from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES
 
 METRICS_PATH = "/metrics"
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,14 +11,14 @@ from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import trace_of
 from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_json, print_text
 from clinvk.config import setting_values
-from clinvk.config.edit import SettingsText, setting_change
 from clinvk.config.load import home, nested, settings_file, trace
 from clinvk.config.model import Settings
-from clinvk.config.saving import change_file
-from clinvk.config.setting_values import OnInvalid, SourcedValue, is_variable
-from clinvk.config.yaml_file import Value, document, written
-from clinvk.runtime.slots import capacity
+from clinvk.config.setting_values import OnInvalid, SourcedValue, Value, is_variable
+from clinvk.runtime.capacity import capacity
 from clinvk.types.errors import ClinvkError, ConfigError
+
+if TYPE_CHECKING:
+    from clinvk.config.edit import SettingsText
 
 _HIDDEN = "********"
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
@@ -65,6 +66,8 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         shown_file = str(file) if file.exists() else None
         print_json({"home": str(home(environ)), "file": shown_file, "settings": nested(settings), "sources": sources})
         return 0
+    from clinvk.config.yaml_file import document  # `config get` of one value does not wait for the import of YAML
+
     reasons = {_RUNS: f"{_DEFAULT}: {capacity(found.settings.server).reason}"} | found.places
     lines = [
         f"{line:<{_SOURCE_COLUMN}}  # {reasons.get(name, _DEFAULT)}" if name else line
@@ -92,6 +95,8 @@ def get(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         if flags.wants_json:
             print_json(nested(inside))
         else:
+            from clinvk.config.yaml_file import document
+
             print_text("\n".join(line for line, _ in document(inside)) or "{}")
         return 0
     if name not in settings:
@@ -105,6 +110,8 @@ def _tell_value(value: Value, as_json: bool) -> None:
         case _ if as_json:
             print_json(value)
         case tuple():
+            from clinvk.config.yaml_file import written
+
             print_text("\n".join(f"- {written(item)}" for item in value) or "[]")
         case bool():
             print_text("true" if value else "false")
@@ -118,6 +125,8 @@ def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         ConfigError: there is no such key, it cannot have this value, or the file cannot be changed. It was not.
     """
+    from clinvk.config.edit import setting_change
+
     dotted, text = flags.words
     wanted = setting_change(dotted, text, BACKENDS, environ)
     shown = without_secrets(wanted.keys, wanted.value if isinstance(wanted.value, tuple) else text)
@@ -175,11 +184,14 @@ def edit(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     return 0
 
 
-Edit = Callable[[SettingsText, OnInvalid], str]
+Edit = Callable[["SettingsText", OnInvalid], str]
 """Return the changed text; pass each mistake that remains in the text to the second argument."""
 
 
 def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, done: str, same: str) -> None:
+    from clinvk.config.edit import SettingsText
+    from clinvk.config.saving import change_file
+
     file, is_named = settings_file(flags.config, environ)
     left: list[ConfigError] = []
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from clinvk.cli.prompt.printers import TokenUsage
-from clinvk.cli.terminal import exits
+from clinvk.cli.prompt.printers import TokenUsage, exit_code_of_ending
 from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout
 from clinvk.dialects.rest import batch_answers
@@ -72,7 +71,7 @@ def _part(answer: Json, result: PartResult, names: Iterable[str]) -> Json:
     fields = answer | {
         "model": answer.get("model"),
         "duration_seconds": round(result.duration_s, 3),
-        "exit_code": exits.exit_code_of_ending(result.result.ending),
+        "exit_code": exit_code_of_ending(result.result.ending),
         "usage": TokenUsage.of(usage) if usage else None,
         "branch": result.change.branch if result.change and result.change.kept else None,
     }

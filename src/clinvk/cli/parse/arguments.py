@@ -2,9 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
-
-import msgspec
+from typing import Any, NamedTuple, NoReturn
 
 from clinvk.cli.parse.commands import (
     ALONE,
@@ -52,7 +50,7 @@ def read(argv: Sequence[str]) -> ParsedCommand:
     words = (*flags.words, *after)
     if len(words) > 1:
         raise InvalidRequest(f"the prompt must be one argument, got {len(words)}; put it in quotes")
-    return ParsedCommand("", msgspec.structs.replace(flags, words=words))
+    return ParsedCommand("", flags.with_words(words))
 
 
 def _command_after_its_flags(words: Sequence[str], before: Sequence[str]) -> str | None:
@@ -77,7 +75,7 @@ def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) 
     own = (*flags.words[min(len(words), len(name.split())) :], *after)
     if not flags.help:
         _check_count(name, command, own)
-    return ParsedCommand(name, msgspec.structs.replace(flags, words=own))
+    return ParsedCommand(name, flags.with_words(own))
 
 
 def command_named(words: Sequence[str]) -> str:
@@ -113,11 +111,10 @@ def _check_count(name: str, command: Command, words: Sequence[str]) -> None:
 def _parse(name: str, argv: Sequence[str]) -> tuple[Flags, list[str]]:
     """Return the flags of a command, and the words that look like flags but are unknown."""
     known, rest = parser_of(name).parse_known_args(argv)
-    given = {name: value for name, value in vars(known).items() if value is not None}
-    words = [*given.pop("words", ()), *(word for word in rest if not _is_flag(word))]
+    given: dict[str, Any] = vars(known)
+    words: list[str] = [*given.pop("words", ()), *(word for word in rest if not _is_flag(word))]
     unknown = [word for word in rest + words if _is_flag(word)]
-    given["words"] = [word for word in words if not _is_flag(word)]
-    return msgspec.convert(given, command_of(name).flags), unknown
+    return command_of(name).flags(**given).with_words([word for word in words if not _is_flag(word)]), unknown
 
 
 def _is_flag(word: str) -> bool:
@@ -176,10 +173,10 @@ def is_utf8(text: str) -> bool:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Write a flag as `-b, --backend NAME`."""
+    """Write a flag as `-b, --backend NAME`, for 80 columns."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
+        super().__init__(prog, max_help_position=28, width=78)  # else argparse imports shutil, for every command
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         short = next((f"{name}, " for name in action.option_strings if not name.startswith("--")), " " * 4)
@@ -194,6 +191,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"clinvk {name}".strip(),
             add_help=False,
             allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
             formatter_class=_Formatter,
         )
         self._name = name

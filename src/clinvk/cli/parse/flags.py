@@ -1,22 +1,38 @@
-"""The flags of each command: one struct field declares a flag for the parser, the help and the shell completion.
+"""The flags of each command: one field declares a flag for the parser, the help and the shell completion.
 
 The name of the field is the name of the flag, and the type says what the flag takes: a bool is a switch, a `Literal`
-is a choice, a list or tuple may be repeated. `Flag` adds the rest.
+is a choice, a sequence may be repeated. `Flag` adds the rest. The classes are not msgspec structs, since the import of
+msgspec would take a third of the time of `clinvk --help`.
 """
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Mapping
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace, UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
-import msgspec
-
-from clinvk.config.model import OutputFormat
-from clinvk.types.orchestration import Isolation
-from clinvk.types.record import RUN_STATES, RunState
-from clinvk.types.request import ApprovalMode, Effort, SandboxMode
-from clinvk.types.session import SESSION_STATUSES, SessionStatus
+from clinvk.types.choices import (
+    RUN_STATES,
+    SESSION_STATUSES,
+    ApprovalMode,
+    Effort,
+    Isolation,
+    OutputFormat,
+    RunState,
+    SandboxMode,
+    SessionStatus,
+)
 
 ExportFormat = Literal["json", "markdown"]
 
@@ -30,8 +46,8 @@ class Flag(NamedTuple):
         metavar: the value in the help; empty for a switch. DIR and FILE complete paths, NAME and MODEL backends and
             models.
         read: parses the value; the default is text.
-        heading: the heading in the help; the default is that of the struct.
-        field: the field of the struct.
+        heading: the heading in the help; the default is that of the class.
+        field: the name of the field.
         names: the flag itself and its one-letter form, if any.
         choices: the allowed values; empty for any.
         is_repeatable: whether the flag may be given several times.
@@ -107,7 +123,12 @@ _Age = "12h, 30d, 2w, or days"
 _NoServer = Annotated[bool, Flag("start the agent here, even if a clinvk serve has one ready", heading=_PROMPT_HEADING)]
 
 
-class Flags(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class _Fields(SimpleNamespace):
+    """Keyword arguments as attributes; the attributes of the class are the defaults."""
+
+
+class Flags(_Fields):
     """The common flags, which every command accepts, and `words`: the arguments that are not flags."""
 
     heading: ClassVar[str] = "common flags"
@@ -124,8 +145,13 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     ephemeral: Annotated[bool, Flag("keep no record of the conversation")] = False
     help: Annotated[bool, Flag("show help", "-h")] = False
 
+    def with_words(self, words: Sequence[str]) -> Self:
+        """Return the flags with other arguments."""
+        fields: dict[str, Any] = {**vars(self), "words": tuple(words)}
+        return type(self)(**fields)
 
-class RunFlags(Flags, frozen=True, kw_only=True):
+
+class RunFlags(Flags):
     """The flags of a prompt, whether it starts or resumes a conversation."""
 
     heading: ClassVar[str] = _PROMPT_HEADING
@@ -136,9 +162,9 @@ class RunFlags(Flags, frozen=True, kw_only=True):
     sandbox_mode: Annotated[
         SandboxMode | None, Flag("may write: default, read-only, workspace, full", metavar="MODE")
     ] = None
-    allowed_tools: Annotated[list[str] | None, Flag("only these tools, by the agent's names", metavar="A,B")] = None
-    add_dir: Annotated[tuple[str, ...], Flag("one more directory it may use (repeatable)", metavar="DIR")] = ()
-    image: Annotated[tuple[str, ...], Flag("picture to send with the prompt (repeatable)", metavar="FILE")] = ()
+    allowed_tools: Annotated[Sequence[str] | None, Flag("only these tools, by the agent's names", metavar="A,B")] = None
+    add_dir: Annotated[Sequence[str], Flag("one more directory it may use (repeatable)", metavar="DIR")] = ()
+    image: Annotated[Sequence[str], Flag("picture to send with the prompt (repeatable)", metavar="FILE")] = ()
     output_schema: Annotated[str | None, Flag("JSON Schema that the answer must match", metavar="FILE")] = None
     effort: Annotated[Effort | None, Flag("how hard to think: none, minimal, low, … max", metavar="LEVEL")] = None
     system_prompt: Annotated[str | None, Flag("instructions before the prompt", metavar="TEXT")] = None
@@ -152,7 +178,7 @@ class RunFlags(Flags, frozen=True, kw_only=True):
     verbose: Annotated[int, Flag("show tools and edits (-vv: and the agent's stderr)", "-v")] = 0
 
 
-class PromptFlags(RunFlags, frozen=True, kw_only=True):
+class PromptFlags(RunFlags):
     """The flags of `clinvk PROMPT`."""
 
     heading: ClassVar[str] = "flags for which conversation"
@@ -162,7 +188,7 @@ class PromptFlags(RunFlags, frozen=True, kw_only=True):
     version: Annotated[bool, Flag("show the version", heading="more")] = False
 
 
-class ResumeFlags(RunFlags, frozen=True, kw_only=True):
+class ResumeFlags(RunFlags):
     """The flags of `resume`."""
 
     heading: ClassVar[str] = "flags for which conversation"
@@ -172,7 +198,7 @@ class ResumeFlags(RunFlags, frozen=True, kw_only=True):
     no_server: _NoServer = False
 
 
-class ServeFlags(Flags, frozen=True, kw_only=True):
+class ServeFlags(Flags):
     """The flags of `serve`."""
 
     heading: ClassVar[str] = "flags"
@@ -183,12 +209,12 @@ class ServeFlags(Flags, frozen=True, kw_only=True):
     quiet: Annotated[bool, Flag("print only errors", "-q")] = False
 
 
-class KeyFlags(Flags, frozen=True, kw_only=True):
+class KeyFlags(Flags):
     """The flags of `keys create`."""
 
     heading: ClassVar[str] = "flags for what the key may do (default: all)"
-    backends: Annotated[list[str] | None, Flag("run only these agents", metavar="A,B")] = None
-    allow_dir: Annotated[tuple[str, ...], Flag("work in DIR or below (repeatable)", metavar="DIR")] = ()
+    backends: Annotated[Sequence[str] | None, Flag("run only these agents", metavar="A,B")] = None
+    allow_dir: Annotated[Sequence[str], Flag("work in DIR or below (repeatable)", metavar="DIR")] = ()
     rate: Annotated[float | None, Flag("N requests a second", metavar="N", read=_amount)] = None
     burst: Annotated[
         int | None, Flag("N requests at once (default: those of a second)", metavar="N", read=_whole(1))
@@ -199,7 +225,7 @@ class KeyFlags(Flags, frozen=True, kw_only=True):
     expires: Annotated[str | None, Flag(f"expire after {_Age} (default: never)", metavar="TIME")] = None
 
 
-class JsonFlags(Flags, frozen=True, kw_only=True):
+class JsonFlags(Flags):
     """The flags of a command that prints a table or JSON."""
 
     heading: ClassVar[str] = "flags"
@@ -211,7 +237,7 @@ class JsonFlags(Flags, frozen=True, kw_only=True):
         return self.json or self.output_format == "json"
 
 
-class ServiceFlags(Flags, frozen=True, kw_only=True):
+class ServiceFlags(Flags):
     """The flags of `service uninstall`."""
 
     heading: ClassVar[str] = "flags"
@@ -219,7 +245,7 @@ class ServiceFlags(Flags, frozen=True, kw_only=True):
     user: Annotated[bool, Flag("a service of your own (the default for others)")] = False
 
 
-class ServicePrintFlags(ServiceFlags, frozen=True, kw_only=True):
+class ServicePrintFlags(ServiceFlags):
     """The flags of `service print`."""
 
     heading: ClassVar[str] = "flags for the server"
@@ -231,7 +257,7 @@ class ServicePrintFlags(ServiceFlags, frozen=True, kw_only=True):
     socket: Annotated[bool, Flag("let systemd listen: a restart loses no request")] = False
 
 
-class ListFlags(JsonFlags, frozen=True, kw_only=True):
+class ListFlags(JsonFlags):
     """The flags of `sessions list`."""
 
     status: Annotated[SessionStatus | None, Flag(f"only {', '.join(SESSION_STATUSES)}", metavar="STATUS")] = None
@@ -241,32 +267,32 @@ class ListFlags(JsonFlags, frozen=True, kw_only=True):
     here: _Here = False
 
 
-class DeleteFlags(JsonFlags, frozen=True, kw_only=True):
+class DeleteFlags(JsonFlags):
     """The flags of `sessions delete` and `worktrees discard`."""
 
     yes: Annotated[bool, Flag("do not ask", "-y")] = False
 
 
-class CleanFlags(JsonFlags, frozen=True, kw_only=True):
+class CleanFlags(JsonFlags):
     """The flags of `sessions clean`."""
 
     older_than: Annotated[str | None, Flag(f"{_Age} (default: session.retention_days)", metavar="AGE")] = None
 
 
-class TagFlags(JsonFlags, frozen=True, kw_only=True):
+class TagFlags(JsonFlags):
     """The flags of `sessions tag`."""
 
-    remove: Annotated[tuple[str, ...], Flag("remove a tag (repeatable)", metavar="TAG")] = ()
+    remove: Annotated[Sequence[str], Flag("remove a tag (repeatable)", metavar="TAG")] = ()
 
 
-class ExportFlags(JsonFlags, frozen=True, kw_only=True):
+class ExportFlags(JsonFlags):
     """The flags of `sessions export`."""
 
     format: Annotated[ExportFormat | None, Flag("markdown (the default) or json", metavar="FORMAT")] = None
     output: Annotated[str | None, Flag("write to a file instead of stdout", "-O", "FILE")] = None
 
 
-class RunsFlags(JsonFlags, frozen=True, kw_only=True):
+class RunsFlags(JsonFlags):
     """The flags of `runs list`."""
 
     state: Annotated[RunState | None, Flag(f"only {', '.join(RUN_STATES)}", metavar="STATE")] = None
@@ -275,45 +301,45 @@ class RunsFlags(JsonFlags, frozen=True, kw_only=True):
     here: _Here = False
 
 
-class UsageFlags(JsonFlags, frozen=True, kw_only=True):
+class UsageFlags(JsonFlags):
     """The flags of `usage`."""
 
     by: Annotated[Literal["day", "agent", "key", "model"], Flag("day, agent, key or model", metavar="WHAT")] = "day"
     days: Annotated[int, Flag("the last N days (UTC)", metavar="N", read=_whole(1, 36500))] = 30
 
 
-class OpenFlags(Flags, frozen=True, kw_only=True):
+class OpenFlags(Flags):
     """The flags of `open`."""
 
     heading: ClassVar[str] = "flags"
     port: Annotated[int | None, _port("port of the server (default: server.port)")] = None
 
 
-class WorktreesFlags(JsonFlags, frozen=True, kw_only=True):
+class WorktreesFlags(JsonFlags):
     """The flags of `worktrees list`."""
 
     here: Annotated[bool, Flag("only those of this repository")] = False
 
 
-class WorktreeShowFlags(JsonFlags, frozen=True, kw_only=True):
+class WorktreeShowFlags(JsonFlags):
     """The flags of `worktrees show`."""
 
     diff: Annotated[bool, Flag("print only the whole diff: a patch for git apply")] = False
 
 
-class ApplyFlags(JsonFlags, frozen=True, kw_only=True):
+class ApplyFlags(JsonFlags):
     """The flags of `worktrees apply`."""
 
     keep: Annotated[bool, Flag("do not remove the worktree")] = False
 
 
-class OrchestrationFlags(JsonFlags, frozen=True, kw_only=True):
+class OrchestrationFlags(JsonFlags):
     """The flags that `parallel` and `chain` share."""
 
     quiet: _Quiet = False
 
 
-class ParallelFlags(OrchestrationFlags, frozen=True, kw_only=True):
+class ParallelFlags(OrchestrationFlags):
     """The flags of `parallel`."""
 
     file: Annotated[str | None, Flag("the tasks: JSON, YAML, JSON Lines (default, and -: stdin)", "-f", "FILE")] = None
@@ -322,18 +348,18 @@ class ParallelFlags(OrchestrationFlags, frozen=True, kw_only=True):
     isolation: Annotated[Isolation | None, Flag("worktree: each task in its own git worktree", metavar="WHERE")] = None
 
 
-class ChainFlags(OrchestrationFlags, frozen=True, kw_only=True):
+class ChainFlags(OrchestrationFlags):
     """The flags of `chain`."""
 
     file: Annotated[str | None, Flag("the steps: JSON, YAML, JSON Lines (default, and -: stdin)", "-f", "FILE")] = None
     resume_from: Annotated[str | None, Flag("resume a chain at its first unfinished step", metavar="ID")] = None
 
 
-class CompareFlags(RunFlags, frozen=True, kw_only=True):
+class CompareFlags(RunFlags):
     """The flags of `compare`."""
 
     heading: ClassVar[str] = "flags"
-    backends: Annotated[list[str] | None, Flag("the agents", metavar="A,B")] = None
+    backends: Annotated[Sequence[str] | None, Flag("the agents", metavar="A,B")] = None
     all_backends: Annotated[bool, Flag("all agents that are installed and enabled")] = False
     sequential: Annotated[bool, Flag("one after the other")] = False
     isolation: Annotated[Isolation | None, Flag("worktree: each agent in its own git worktree", metavar="WHERE")] = None
@@ -351,7 +377,7 @@ class CompareFlags(RunFlags, frozen=True, kw_only=True):
 
 
 def flags_of(kind: type[Flags], common: Mapping[str, str]) -> Iterator[Flag]:
-    """Yield the flags of a struct, its own before the inherited ones. `common` is that of the command."""
+    """Yield the flags of a class, its own before the inherited ones. `common` is that of the command."""
     for owner in kind.__mro__:
         if issubclass(owner, Flags):
             for field, annotation in owner.__annotations__.items():
@@ -372,5 +398,5 @@ def _completed(flag: Flag, field: str, type_: Any, heading: str) -> Flag:
         heading=flag.heading or heading,
         metavar="" if inner is bool or is_count else flag.metavar or name.upper(),
         choices=get_args(inner) if get_origin(inner) is Literal else (),
-        is_repeatable=is_count or get_origin(inner) in (list, tuple),
+        is_repeatable=is_count or get_origin(inner) is Sequence,
     )

@@ -1,9 +1,9 @@
 """The help of a command around its flags: usage, description, and what follows the flags. `help.txt` has the texts."""
 
+import os
 import re
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from clinvk.cli.parse.commands import GROUPS, SECTIONS, command_of, members
@@ -11,7 +11,7 @@ from clinvk.cli.parse.commands import GROUPS, SECTIONS, command_of, members
 OVERVIEW = "clinvk"
 """The name of the main help."""
 
-_TEXTS = Path(__file__).with_name("help.txt")
+_TEXTS = os.path.join(os.path.dirname(__file__), "help.txt")
 _SECTION = re.compile(r"^== (.+) ==\n(?:usage: ((?:.+\n)+)\n)?((?:.+\n)+)\n*((?:(?!== ).*\n)*)", re.MULTILINE)
 
 
@@ -26,7 +26,8 @@ class Help(NamedTuple):
 @cache
 def _texts() -> dict[str, Help]:
     """Return the sections of `help.txt`: an optional usage, a description, and what follows the flags."""
-    found = _SECTION.findall(_TEXTS.read_text())
+    with open(_TEXTS, encoding="utf-8") as file:  # pathlib would be another import
+        found = _SECTION.findall(file.read())
     return {name: Help(*(text.rstrip("\n") for text in texts)) for name, *texts in found}
 
 

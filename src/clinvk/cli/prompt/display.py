@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter, duration_s
+from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter, duration_s, exit_code_of_ending
 from clinvk.cli.prompt.status_line import StatusLine, edit_lines, tool_text
 from clinvk.cli.sessions.session_text import short_tokens
 from clinvk.cli.terminal import exits
@@ -17,7 +17,6 @@ from clinvk.cli.terminal.output import STDERR, Notes, without_sequences
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
 from clinvk.cli.terminal.times import duration
 from clinvk.config.model import OutputSettings
-from clinvk.dialects.dialect import Encoder
 from clinvk.types.errors import Cancelled, SessionError, SessionNotFound
 from clinvk.types.events import (
     Ending,
@@ -33,6 +32,7 @@ from clinvk.types.events import (
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
+    from clinvk.dialects.dialect import Encoder
     from clinvk.runtime.runs import FollowedRun, Runner
 
 _LAST_WORDS_TIMEOUT_S = 1.0
@@ -90,7 +90,7 @@ class RunDisplay:
                 await self._finish_cancelled()
             return exits.CANCELLED
         assert self._ending is not None
-        return exits.exit_code_of_ending(self._ending)
+        return exit_code_of_ending(self._ending)
 
     async def _play(self, runs: "Runner", request: RunRequest, note: str, is_attempt: bool) -> str | None:
         """Run a prompt and show the run. Of an attempt, return why the session cannot be resumed."""
@@ -118,7 +118,7 @@ class RunDisplay:
             lost = exc.message
         return lost
 
-    def _printer(self, run: "FollowedRun") -> Encoder:
+    def _printer(self, run: "FollowedRun") -> "Encoder":
         match self._output.format:
             case "json":
                 return JsonPrinter(run, indent=os.isatty(1))
@@ -127,7 +127,7 @@ class RunDisplay:
             case _:
                 return TextPrinter()
 
-    async def _show(self, run: "FollowedRun", printer: Encoder, event: Event, at: float) -> None:
+    async def _show(self, run: "FollowedRun", printer: "Encoder", event: Event, at: float) -> None:
         if isinstance(event, RunFinished | RunFailed):
             self._ending = event
         if isinstance(event, RunStarted):
@@ -216,7 +216,7 @@ class RunDisplay:
         except (TimeoutError, BrokenStdout):
             self._notes.error(ending.message)
 
-    async def _show_rest(self, run: "FollowedRun", printer: Encoder) -> None:
+    async def _show_rest(self, run: "FollowedRun", printer: "Encoder") -> None:
         """Print the output of the agent from its last events to its exit."""
         async for _, at, event in run.follow(self._number):
             if not isinstance(event, RunFinished | RunFailed) and (data := printer.feed(event, at)):

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import settings_of
-from clinvk.cli.prompt.printers import TextPrinter
+from clinvk.cli.prompt.printers import TextPrinter, exit_code_of_ending
 from clinvk.cli.sessions.local_store import find_run, open_store
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import Notes
@@ -46,7 +46,7 @@ async def _follow(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int
                 if isinstance(event, RunFailed) and flags.output_format != "stream-json":
                     notes.error(event.message)
                 if isinstance(event, RunFinished | RunFailed):
-                    return exits.exit_code_of_ending(event)
+                    return exit_code_of_ending(event)
         except streams.BrokenStdout:
             return exits.CANCELLED
     raise RunNotFound(f"run {run.id!r} has ended, and its events are not stored")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clinvk.cli.terminal import exits
-from clinvk.dialects.dialect import Encoder
 from clinvk.types.events import Ending, Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
 
 if TYPE_CHECKING:
+    from clinvk.dialects.dialect import Encoder
     from clinvk.runtime.runs import FollowedRun
 
 
@@ -82,7 +82,7 @@ class JsonPrinter:
             "session_id": run.session_id,
             "model": self._model,
             "duration_seconds": duration_s(run),
-            "exit_code": exits.exit_code_of_ending(ending),
+            "exit_code": exit_code_of_ending(ending),
             "usage": TokenUsage.of(ending.usage) if ending.usage else None,
             **({} if ending.cost_usd is None else {"cost_usd": ending.cost_usd}),
             "run_id": run.id,
@@ -115,6 +115,11 @@ class LinesPrinter:
 
             self._encoder = UnifiedEncoder(run_facts(self._run))
         return self._encoder.feed(event, at)
+
+
+def exit_code_of_ending(ending: Ending) -> int:
+    """Return the exit code of a run."""
+    return exits.exit_code_of_error(ending.code, ending.exit_code) if isinstance(ending, RunFailed) else 0
 
 
 def duration_s(run: "FollowedRun") -> float:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.base import describe
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import PromptFlags, RunFlags
 from clinvk.cli.parse.settings import directory, settings_of
@@ -345,7 +344,8 @@ async def _run_over(store: SessionStore, asked: PromptJob, choose: Choose, showi
 
 async def _describe(request: RunRequest, note: str, store: SessionStore, asked: PromptJob) -> int:
     """Print the command of the agent."""
-    from clinvk.runtime.local import LocalRuns  # an import that a prompt through a server does not need
+    from clinvk.backends.base import describe  # imports that a prompt through a server does not need
+    from clinvk.runtime.local import LocalRuns
 
     async with LocalRuns(asked.settings, store, asked.environ, BACKENDS) as runs:
         launch = await runs.plan(request)

@@ -20,7 +20,6 @@ from clinvk.cli.terminal.table import cut
 from clinvk.cli.terminal.times import age_s, long_duration
 from clinvk.config.saving import replace_file
 from clinvk.dialects.rest import views
-from clinvk.runtime import sessions
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError
 from clinvk.types.record import RunRecord
@@ -206,6 +205,8 @@ def fork(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         NotResumable, BackendUnavailable, Unsupported: the conversation cannot be forked.
     """
     settings_of(flags, environ, {}, notes)
+
+    from clinvk.runtime import sessions
 
     async def forked(store: SessionStore, parent: Session) -> Session:
         return parent if flags.dry_run else await sessions.fork(store, parent.id, os.urandom(16).hex(), BACKENDS)

@@ -20,7 +20,6 @@ from clinvk.types.errors import (
     SessionNotFound,
     TimedOut,
 )
-from clinvk.types.events import Ending, RunFailed
 
 FAILED = 1
 INVALID_FILE_CODE = "invalid_file"
@@ -39,15 +38,10 @@ _BY_CODE = {
 }
 
 
-def exit_code_of_error(code: str) -> int:
-    """Return the exit code of a `ClinvkError.code`."""
-    return _BY_CODE.get(code, FAILED)
+def exit_code_of_error(code: str, own: int | None = None) -> int:
+    """Return the exit code of a `ClinvkError.code`.
 
-
-def exit_code_of_ending(ending: Ending) -> int:
-    """Return the exit code of a run. The agent's own codes 1 to 7 become 1: they have a meaning in clinvk."""
-    match ending:
-        case RunFailed(code=code, exit_code=own):
-            return own if code not in _BY_CODE and own and own >= _LOWEST_OF_AGENTS else exit_code_of_error(code)
-        case _:
-            return 0
+    `own` is the exit code of the agent, if it has exited. The codes 1 to 7 of an agent become 1: they have a meaning in
+    clinvk.
+    """
+    return own if code not in _BY_CODE and own and own >= _LOWEST_OF_AGENTS else _BY_CODE.get(code, FAILED)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 
-import msgspec
-
 from clinvk.types.errors import ClinvkError
 
 STDERR = 2
@@ -117,6 +115,8 @@ def _write(fd: int, data: bytes) -> None:
 
 def print_json(value: object) -> None:
     """Print JSON, indented on a terminal. Raises like `print_text`."""
+    import msgspec  # an import that help does not need
+
     data = msgspec.json.encode(value)
     print_text(printable((msgspec.json.format(data, indent=2) if os.isatty(1) else data).decode()))
 

@@ -10,16 +10,10 @@ from msgspec.structs import replace
 from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest.views import Tags
+from clinvk.types.choices import ApprovalMode, Effort, Isolation, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
-from clinvk.types.orchestration import Chain, Compare, Isolation, Parallel, Part
-from clinvk.types.request import (
-    MAX_NAME_CHARS,
-    ApprovalMode,
-    Effort,
-    RunRequest,
-    SandboxMode,
-    StopTexts,
-)
+from clinvk.types.orchestration import Chain, Compare, Parallel, Part
+from clinvk.types.request import MAX_NAME_CHARS, RunRequest, StopTexts
 from clinvk.types.session import valid_tag
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]

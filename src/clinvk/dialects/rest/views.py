@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies
 from clinvk.dialects.dialect import copy_as
+from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.events import StopReason, Usage
-from clinvk.types.record import RunKind, RunRecord, RunState
+from clinvk.types.record import RunKind, RunRecord
 from clinvk.types.session import (
     MAX_TAG_CHARS,
     MAX_TAGS,
@@ -19,7 +20,6 @@ from clinvk.types.session import (
     TAG_PATTERN,
     TITLE_PATTERN,
     Session,
-    SessionStatus,
     valid_tag,
     valid_title,
 )

@@ -10,11 +10,12 @@ from msgspec.structs import replace
 from clinvk.config.model import SessionSettings
 from clinvk.runtime.run.event_log import Autosave, EventLog
 from clinvk.store.protocol import SessionStore
+from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
-from clinvk.types.record import RunRecord, RunState, recorded_options, recorded_result
+from clinvk.types.record import RunRecord, recorded_options, recorded_result
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume, Session, SessionStatus
+from clinvk.types.session import Resume, Session
 
 logger = logging.getLogger(__name__)
 

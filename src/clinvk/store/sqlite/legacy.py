@@ -17,8 +17,9 @@ import msgspec
 from clinvk.store import protocol
 from clinvk.store.protocol import settled_record
 from clinvk.store.sqlite import turns
+from clinvk.types.choices import SessionStatus
 from clinvk.types.events import Usage
-from clinvk.types.session import Session, SessionStatus
+from clinvk.types.session import Session
 from clinvk.types.text import readable
 
 if TYPE_CHECKING:

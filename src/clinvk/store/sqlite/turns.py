@@ -16,9 +16,10 @@ from clinvk.store.sqlite import event_chunks
 from clinvk.store.sqlite.event_chunks import Chunk
 from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.sqlite.rows import RUNS, SESSIONS
+from clinvk.types.choices import RunState
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy
 from clinvk.types.events import Logged, RunFailed, RunFinished, TextDelta
-from clinvk.types.record import RunRecord, RunState, without_text
+from clinvk.types.record import RunRecord, without_text
 from clinvk.types.session import Session, with_tags
 
 if TYPE_CHECKING:

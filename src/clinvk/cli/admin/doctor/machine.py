@@ -15,11 +15,11 @@ from clinvk.api.server.port_owner import Health, health_of
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.remote_runs import ServerDeclined, server_of
+from clinvk.runtime.capacity import capacity
 from clinvk.runtime.process import resource_limits
 from clinvk.runtime.process.executables import run_tool, without_secrets
 from clinvk.runtime.process.process_tags import ProcessTags, RlimitTags
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.slots import capacity
 from clinvk.types.errors import ClinvkError, StoreUnavailable
 
 Status = Literal["ok", "warning", "problem", "skipped"]

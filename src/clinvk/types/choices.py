@@ -1,0 +1,26 @@
+"""The values of options that allow only certain words: modes, states and formats.
+
+The parser of the command line reads these types, and is faster without the structs that use them.
+"""
+
+from typing import Literal
+
+ApprovalMode = Literal["default", "auto", "none", "always"]
+APPROVAL_MODES: tuple[ApprovalMode, ...] = ("default", "auto", "none", "always")
+
+SandboxMode = Literal["default", "read-only", "workspace", "full"]
+SANDBOX_MODES: tuple[SandboxMode, ...] = ("default", "read-only", "workspace", "full")
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+Isolation = Literal["none", "worktree"]
+"""Where an agent works: directly in its directory, or in a git worktree of the directory's repository."""
+
+OutputFormat = Literal["auto", "text", "json", "stream-json"]
+
+RunState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
+RUN_STATES: tuple[RunState, ...] = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
+
+SessionStatus = Literal["active", "completed", "error", "paused"]
+SESSION_STATUSES: tuple[SessionStatus, ...] = ("active", "completed", "error", "paused")
