@@ -7,9 +7,16 @@ from dataclasses import dataclass
 
 import httpx
 
+from clinvk.api.access.auth import Access
+from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys
-from clinvk.api.http.middleware import RequestMiddleware
-from clinvk.api.observe.observers import observe
+from clinvk.api.access.proxies import TrustedProxies
+from clinvk.api.access.rate_limits import RateLimits
+from clinvk.api.endpoints.inventory import BackendInventory
+from clinvk.api.endpoints.request_admission import RequestAdmission
+from clinvk.api.endpoints.services import Services
+from clinvk.api.http.middleware import RequestMiddleware, ServerState
+from clinvk.api.observe.observers import Observers, observe
 from clinvk.api.server.server import listen, open_server
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
@@ -25,6 +32,7 @@ from clinvk.config.model import (
     WarmSettings,
 )
 from clinvk.runtime.local import LocalRuns
+from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from polling import until
@@ -35,7 +43,8 @@ class Served:
     """The server, and a client of it that keeps no connection."""
 
     port: int
-    front: RequestMiddleware
+    app: RequestMiddleware
+    state: ServerState
     runs: LocalRuns
     client: httpx.AsyncClient
 
@@ -97,11 +106,29 @@ async def serving(
     async with (
         observe(settings, registry) as watching,
         nullcontext(store) if store else SqliteStore(home(environ), on_commit=watching.committed) as kept,
-        open_server(settings, environ, sockets, kept, keys or ApiKeys(), watching, registry) as served,
+        open_server(settings, environ, sockets, kept, keys or ApiKeys(), watching, registry) as running,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
             limits=httpx.Limits(max_keepalive_connections=0),
             timeout=60,  # an agent may take long until it says anything, on a busy machine
         ) as client,
     ):
-        yield Served(port, served.app, served.runs, client)
+        yield Served(port, running.app, running.services.state, running.services.runs, client)
+
+
+def services_of(
+    runs: LocalRuns,
+    store: SessionStore | None = None,
+    settings: Settings | None = None,
+    environ: Mapping[str, str] | None = None,
+    registry: Mapping[str, Backend] = BACKENDS,
+    access: Access | None = None,
+) -> Services:
+    """Return the services of endpoints that are called without a server. By default, no key is required."""
+    settings, environ, store = settings or Settings(), environ or {}, store or MemoryStore()
+    access = access or Access(
+        ApiKeys(), AllowedHosts(settings.server), RateLimits(settings.server), TrustedProxies(settings.server), ""
+    )
+    admission = RequestAdmission(settings, environ, registry, store, access.keys)
+    inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
+    return Services(settings, environ, registry, store, runs, admission, inventory, access, Observers(()))

@@ -6,9 +6,6 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Receive, Scope, Send
 
-from clinvk.api.access.key_policy import KeyPolicy
-from clinvk.api.access.keys import ApiKeys
-from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.server.server import Server, listen
 from clinvk.backends import registry as backends
@@ -17,6 +14,7 @@ from clinvk.config.model import Settings
 from clinvk.dialects.dialect import Dialect
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
+from serving import services_of
 
 
 @asynccontextmanager
@@ -26,9 +24,8 @@ async def answering(
     """Answer every request in this dialect; give the port."""
     settings, store = Settings(), MemoryStore()
     async with LocalRuns(settings, store, environ, registry) as runs:
-        grants = KeyPolicy(ApiKeys(), store)
-        workdirs = WorkdirPolicy(settings, environ, registry)
-        endpoint = PromptEndpoint(dialect, runs, store, settings, workdirs, grants, registry, tick_s=0.05, hold_s=0.1)
+        services = services_of(runs, store, settings, environ, registry)
+        endpoint = PromptEndpoint(dialect, services, tick_s=0.05, hold_s=0.1)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await endpoint({**scope, "state": {"request_id": "q", "dialect": dialect, "key_name": ""}}, receive, send)

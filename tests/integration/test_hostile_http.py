@@ -402,7 +402,7 @@ async def test_malformed_requests_break_nothing(scripted: Scripted, group: str, 
         found = await asyncio.gather(*(wrong_with(served, case, places) for case in cases))
         wrong = [error for error in found if error]
         assert not wrong, f"seed {SEED}, {len(wrong)} of {len(cases)}:\n" + "\n".join(wrong[:10])
-        await until(lambda: not served.front.active)
+        await until(lambda: not served.state.active_requests)
         assert (await served.client.get("/health/live")).status_code == 200
     assert scripted.calls() == []
 

@@ -472,7 +472,7 @@ async def test_disconnect_ends_all_agents(scripted: Scripted, accept: str) -> No
         await until(lambda: len(scripted.grandchildren()) == 3)
         writer.close()
         await until(lambda: not scripted.alive())
-        await until(lambda: not served.front.active)
+        await until(lambda: not served.state.active_requests)
         runs = (await served.client.get("/api/v1/runs")).json()["runs"]
     assert {run["state"] for run in runs} == {"cancelled"}
     assert len(runs) == 6  # the whole, those that ran, and those that would have been next

@@ -207,7 +207,7 @@ async def test_viewer_disconnect_does_not_end_the_run(scripted: Scripted, tmp_pa
         )
         await reader.readuntil(b'"one"')
         writer.close()
-        await until(lambda: served.front.active == 0)
+        await until(lambda: served.state.active_requests == 0)
         assert served.runs.live(run["run_id"])
         (tmp_path / "go").touch()
         await served.ended(run["run_id"])
@@ -290,7 +290,7 @@ async def test_stopping_server_does_not_wait_for_a_run_of_another_clinvk(scripte
         serving(scripted.env, store=store) as served,
         served.client.stream("GET", f"/api/v1/runs/{'a' * 32}/events") as response,
     ):
-        served.front.stopping.set()
+        served.state.stopping.set()
         assert [seen async for seen in lines_of(response)] == []
 
 
@@ -303,7 +303,7 @@ async def test_stopping_server_streams_the_end_of_its_multi_agent_runs(scripted:
         runs = (await served.client.get("/api/v1/runs")).json()["runs"]
         (whole,) = [run["id"] for run in runs if run["kind"] == "parallel"]
         async with served.client.stream("GET", f"/api/v1/runs/{whole}/events") as response:
-            served.front.stopping.set()
+            served.state.stopping.set()
             (tmp_path / "go").touch()
             seen = [one.type async for one in lines_of(response)]
         assert (await answering).status_code == 200

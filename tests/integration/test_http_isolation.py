@@ -357,7 +357,7 @@ async def test_client_disconnect_removes_unchanged_worktrees(
         _, writer = await served.raw(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         await until(lambda: len(scripted.grandchildren()) == 2)
         writer.close()
-        await until(lambda: not served.front.active)
+        await until(lambda: not served.state.active_requests)
         await until(lambda: not scripted.alive())
     assert len(repository.git("worktree", "list").splitlines()) == 1
     assert repository.git("branch", "--list", "clinvk/*") == ""

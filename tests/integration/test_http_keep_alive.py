@@ -10,9 +10,6 @@ import msgspec
 import pytest
 from starlette.types import Message
 
-from clinvk.api.access.key_policy import KeyPolicy
-from clinvk.api.access.keys import ApiKeys
-from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import RunEventsEndpoint
 from clinvk.config.model import ServerSettings, Settings
@@ -23,6 +20,7 @@ from clinvk.store.protocol import SessionStore
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 from polling import until
+from serving import services_of
 from shell_backend import DONE, TEXT, Shell
 
 ENV = {"PATH": os.environ["PATH"], "HOME": "/"}
@@ -66,7 +64,8 @@ class Client:
         return bool(self.sent) and not self.sent[-1].get("more_body", True)
 
     async def view(self, runs: LocalRuns, run_id: str, store: SessionStore, accept: str = "") -> None:
-        viewers = RunEventsEndpoint(runs, store, ServerSettings(), asyncio.Event(), tick_s=TICK_S, poll_s=TICK_S)
+        services = services_of(runs, store, environ=ENV, registry=REGISTRY)
+        viewers = RunEventsEndpoint(services, tick_s=TICK_S, poll_s=TICK_S)
         scope = {
             "type": "http",
             "method": "GET",
@@ -79,17 +78,8 @@ class Client:
         await viewers(scope, self.receive, self.send)
 
     async def ask(self, runs: LocalRuns, settings: Settings, hold_s: float = 60) -> None:
-        endpoint = PromptEndpoint(
-            Rest(),
-            runs,
-            MemoryStore(),
-            settings,
-            WorkdirPolicy(settings, ENV, REGISTRY),
-            KeyPolicy(ApiKeys(), MemoryStore()),
-            REGISTRY,
-            tick_s=TICK_S,
-            hold_s=hold_s,
-        )
+        services = services_of(runs, settings=settings, environ=ENV, registry=REGISTRY)
+        endpoint = PromptEndpoint(Rest(), services, tick_s=TICK_S, hold_s=hold_s)
         scope = {"type": "http", "headers": [(b"content-type", b"application/json")], "state": STATE}
         await endpoint(scope, self.receive, self.send)
 

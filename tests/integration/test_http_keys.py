@@ -21,8 +21,7 @@ from clinvk.api.access.auth import access_of, create_key_if_open
 from clinvk.api.access.key_file import KeyFile, KeyLimits
 from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.access.keys import ApiKeys, watch_key_sources
-from clinvk.api.endpoints.health import BackendInventory, HealthEndpoints
-from clinvk.backends.base import Backend
+from clinvk.api.endpoints import health as endpoints
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
@@ -38,7 +37,7 @@ from polling import until, until_told
 from records import AT, turn
 from scripted import Scripted
 from scripted.steps import claude_says, wait_for
-from serving import Served, serving
+from serving import Served, services_of, serving
 
 PROMPT = {"backend": "claude", "prompt": "hi"}
 
@@ -687,16 +686,11 @@ async def test_health_warns_while_the_server_is_open_to_others_without_a_key(scr
     with open_to_others() as sock:
         found = await access_of(ServerSettings(host="0.0.0.0"), ApiKeys(), [sock])
         locked_up = await access_of(ServerSettings(host="0.0.0.0"), ApiKeys(["k"]), [sock])
-
-    async def version(_: Backend, __: str) -> str | None:
-        return None
-
     runs = LocalRuns(Settings(), MemoryStore(), scripted.env, BACKENDS)
-    store, inventory = MemoryStore(), BackendInventory(Settings(), scripted.env, version, BACKENDS)
-    status = HealthEndpoints(runs, store, inventory, KeyPolicy(found.keys, store), found.warning)
+    services = services_of(runs, environ=scripted.env, access=found)
 
     async def warnings() -> object:
-        health = (await status.health(Request({"type": "http"}))).body
+        health = (await endpoints.health(services, Request({"type": "http"}))).body
         return msgspec.json.decode(health, type=dict[str, object]).get("warnings")
 
     assert await warnings() == [found.warning()]

@@ -231,7 +231,7 @@ async def test_detached_run_continues_after_its_client_disconnects(
         _, writer = await served.raw(asked(detach=True, output_format=output_format))
         await until(scripted.calls)
         writer.close()
-        await until(lambda: served.front.active == 0)
+        await until(lambda: served.state.active_requests == 0)
         (run,) = (await get(served, "?state=running")).json()["runs"] or (await get(served, "")).json()["runs"]
         (tmp_path / "go").touch()
         await served.ended(run["id"])

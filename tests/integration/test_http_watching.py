@@ -106,7 +106,7 @@ async def test_metrics_count_a_client_that_disconnects_before_its_answer(scripte
         _, writer = await served.raw(head.encode() + b"\r\n\r\n" + body)
         await until(lambda: bool(scripted.calls()))
         writer.close()
-        await until(lambda: not served.front.active)
+        await until(lambda: not served.state.active_requests)
         told = await samples(served)
     assert told['clinvk_http_requests_total{method="POST",route="/api/v1/prompt",status="gone"}'] == 1
 

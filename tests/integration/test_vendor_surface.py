@@ -16,9 +16,7 @@ from openai import AsyncOpenAI
 from starlette.types import Message, Receive, Scope, Send
 
 import records
-from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.access.keys import ApiKeys
-from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints import continuation
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.backends.base import Backend, Host, Launch
@@ -43,7 +41,7 @@ from clinvk.types.session import Resume
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, codex_says, exits, wait_for
-from serving import Served, serving
+from serving import Served, services_of, serving
 from shell_backend import CALL, DONE, TEXT, Shell
 from timeouts import answering
 
@@ -404,10 +402,7 @@ def endpoint(
     dialect: Dialect, runs: LocalRuns, hold_s: float, raises: bool = True, begun: asyncio.Event | None = None
 ) -> httpx.AsyncClient:
     """Give a client of an endpoint; `begun` is set once something of an answer was sent."""
-    workdirs, grants = WorkdirPolicy(Settings(), {}, SHELL), KeyPolicy(ApiKeys(), MemoryStore())
-    answer = PromptEndpoint(
-        dialect, runs, MemoryStore(), Settings(), workdirs, grants, SHELL, tick_s=0.03, hold_s=hold_s
-    )
+    answer = PromptEndpoint(dialect, services_of(runs, registry=SHELL), tick_s=0.03, hold_s=hold_s)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def noted(message: Message) -> None:

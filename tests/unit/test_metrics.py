@@ -5,21 +5,18 @@ import re
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from clinvk.api.observe.metrics import Gauges, Metrics
 from clinvk.runtime.runs import PoolStats, WarmStats
+from clinvk.runtime.slots import Occupancy
 from clinvk.types.events import RunFailed, RunFinished, Usage
 
 REPOSITORY = Path(__file__).parents[2]
 DASHBOARD = (REPOSITORY / "packaging" / "grafana-dashboard.json").read_text()
 PAGE = (REPOSITORY / "docs" / "watching.md").read_text()
-STANDING = Gauges(
+GAUGES = Gauges(
     requests=2,
-    running={"claude": 1, "codex": 0},
-    queued={"claude": 3, "codex": 0},
-    slots=16,
-    queue_slots=100,
+    occupancy=Occupancy({"claude": 1, "codex": 0}, {"claude": 3, "codex": 0}, slots=16, queue_slots=100),
     sessions=7,
     store_bytes=4096,
     warm=WarmStats(
@@ -50,9 +47,9 @@ def everything() -> Metrics:
     return metrics
 
 
-def samples(metrics: Metrics, standing: Gauges = STANDING) -> dict[str, float]:
+def samples(metrics: Metrics, gauges: Gauges = GAUGES) -> dict[str, float]:
     """Give the value of each line, by name and labels."""
-    lines = metrics.generate(standing).decode().splitlines()
+    lines = metrics.generate(gauges).decode().splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
@@ -96,16 +93,7 @@ def test_gauges_report_the_current_state() -> None:
     assert (before["clinvk_store_up"], before["clinvk_store_sessions"], before["clinvk_store_bytes"]) == (1, 7, 4096)
     after = samples(
         metrics,
-        Gauges(
-            requests=0,
-            running={},
-            queued={"claude": 0},
-            slots=1,
-            queue_slots=1,
-            sessions=None,
-            store_bytes=0,
-            warm=None,
-        ),
+        Gauges(requests=0, occupancy=Occupancy({}, {"claude": 0}, 1, 1), sessions=None, store_bytes=0, warm=None),
     )
     assert after['clinvk_runs_queued{backend="claude"}'] == 0
     assert (after["clinvk_slots"], after["clinvk_store_up"]) == (1, 0)
@@ -132,13 +120,13 @@ def test_warm_processes_are_reported_by_backend_only_if_enabled() -> None:
         "clinvk_warm_slots": 4,
         "clinvk_warm_memory_limit_bytes": 2**31,
     }
-    without = samples(everything(), replace(STANDING, warm=None))
+    without = samples(everything(), GAUGES._replace(warm=None))
     assert not [name for name in without if name.startswith("clinvk_warm_")]
 
 
 def exposed() -> set[str]:
     """Give the names of our metrics, as they are asked for, histograms by their bare names."""
-    families = re.findall(r"^# TYPE (\S+) ", everything().generate(STANDING).decode(), re.MULTILINE)
+    families = re.findall(r"^# TYPE (\S+) ", everything().generate(GAUGES).decode(), re.MULTILINE)
     return {name for name in families if name.startswith("clinvk_")}
 
 
@@ -150,7 +138,7 @@ def test_dashboard_shows_each_metric_and_no_unknown_metric() -> None:
 
 
 def test_dashboard_queries_only_existing_labels() -> None:
-    told = everything().generate(STANDING).decode()
+    told = everything().generate(GAUGES).decode()
     known = set(re.findall(r'[{,]([a-z]+)="', told)) | {"instance", "job"}
     asked = re.findall(r"by \(([^)]*)\)", " ".join(expressions()))
     assert {label.strip() for labels in asked for label in labels.split(",")} <= known

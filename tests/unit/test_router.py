@@ -3,15 +3,26 @@
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import REST, UNKNOWN
-from clinvk.api.openapi.endpoint import Handlers
+from clinvk.api.openapi.endpoint import Endpoint
 from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.api.server.router import Router
+from clinvk.backends.registry import BACKENDS
+from clinvk.config.model import Settings
+from clinvk.runtime.local import LocalRuns
+from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import ResourcesExhausted, RunNotFound
+from serving import services_of
 
 
 def router(prompts: ASGIApp) -> Router:
-    return Router(ENDPOINTS, Handlers._make([prompts] * len(Handlers._fields)))
+    def app(_: Services) -> ASGIApp:
+        return prompts
+
+    routes = [endpoint.route._replace(app=app) for endpoint in ENDPOINTS]
+    services = services_of(LocalRuns(Settings(), MemoryStore(), {}, BACKENDS))
+    return Router(map(Endpoint, routes), services)
 
 
 async def answered(prompts: ASGIApp, method: str = "POST", path: str = "/api/v1/prompt") -> list[Message]:

@@ -123,7 +123,7 @@ class WorkdirPolicy:
     def _admitted_add_dirs(self, request: RunRequest, lists: DirectoryLists) -> tuple[str, ...]:
         return tuple(self._admitted(path, f"add_dirs[{index}]", lists) for index, path in enumerate(request.add_dirs))
 
-    def judge_repository(self, real: str) -> tuple[str, ...]:
+    def check_repository(self, real: str) -> tuple[str, ...]:
         """Check the source directory of a worktree. Return the blocked directories below.
 
         Raises:

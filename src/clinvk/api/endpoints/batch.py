@@ -5,17 +5,16 @@ The agents live inside the request: if the client disconnects, all agents are st
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
-from clinvk.api.endpoints.exchange import Exchange
-from clinvk.api.endpoints.prompts import PromptEndpoint
+from clinvk.api.endpoints.exchange import TICK_S, Exchange
+from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import DisconnectWatch, HttpResponse, chunked, headers_of, read_json
 from clinvk.backends import registry as backends
-from clinvk.backends.base import Backend
 from clinvk.dialects import json_bodies, sse
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.rest import batch_answers, bodies, unified
@@ -23,7 +22,6 @@ from clinvk.dialects.rest.rest import Rest
 from clinvk.orchestrate.admission import complete_plan
 from clinvk.orchestrate.chain import resume_chain
 from clinvk.orchestrate.event_stream import EventStream
-from clinvk.orchestrate.live import Orchestrations
 from clinvk.orchestrate.orchestration import Orchestration
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import run_in_loop_thread
@@ -38,53 +36,23 @@ _compare = json_bodies.decoder(bodies.CompareBody)
 
 
 class BatchEndpoint(NamedTuple):
-    """Answers requests for several agents of one kind, as an ASGI application.
-
-    `prompts` answers single prompts; the parts of a request are admitted by the same rules.
-    """
+    """Answers requests for several agents of one kind, as an ASGI application."""
 
     kind: Kind
-    prompts: PromptEndpoint
-    orchestrations: Orchestrations
-    environ: Mapping[str, str]
-    registry: Mapping[str, Backend]
+    services: Services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request until the answer is complete or the client disconnects."""
-        await _Exchange(
-            self, scope, receive, HttpResponse(send, self.prompts.settings.server.write_timeout_secs)
-        ).serve()
+        response = HttpResponse(send, self.services.settings.server.write_timeout_secs)
+        await _BatchRequest(self, scope, receive, response).serve()
 
     async def plan(self, body: bytes) -> Plan:
-        """Return the plan of a body, with the options that the settings decide.
+        """Return the plan of a body.
 
         Raises:
             InvalidRequest: names the field.
             RunNotFound, AmbiguousId: there is no such chain to resume.
         """
-        return complete_plan(await self._read(body), self.prompts.settings)
-
-    async def admit(self, plan: Plan, key_name: str, client: str) -> Plan:
-        """Return a plan with every part completed from the settings.
-
-        `key_name` is the API key of the request, `client` the owner of the runs in the queue.
-
-        Raises:
-            ClinvkError: a part cannot run; `field` names the part.
-        """
-
-        async def admit(request: RunRequest) -> RunRequest:
-            return await self.prompts.admit(Call(request=request), key_name, client)
-
-        def require(backend: str) -> None:
-            executables.require(backends.backend_named(backend, self.registry), self.prompts.settings, self.environ)
-
-        if isinstance(plan, Compare) and plan.check:
-            self.prompts.policy.check_command()
-            self.prompts.key_policy.check_command(key_name)
-        return await self.orchestrations.admit(plan, admit, require)
-
-    async def _read(self, body: bytes) -> Plan:
         match self.kind:
             case "parallel":
                 return await run_in_loop_thread(len(body), lambda: bodies.parallel(json_bodies.decode(body, _parallel)))
@@ -96,23 +64,44 @@ class BatchEndpoint(NamedTuple):
             case "compare":
                 return await run_in_loop_thread(len(body), lambda: bodies.compare(json_bodies.decode(body, _compare)))
 
+    async def admit(self, plan: Plan, key_name: str, client: str) -> Plan:
+        """Return a plan with every part completed from the settings, and admitted by the same rules as a prompt.
+
+        `key_name` is the API key of the request, `client` the owner of the runs in the queue.
+
+        Raises:
+            ClinvkError: a part cannot run; `field` names the part.
+        """
+        services = self.services
+
+        async def admit(request: RunRequest) -> RunRequest:
+            return await services.admission.admit(Call(request=request), False, key_name, client)
+
+        def require(backend: str) -> None:
+            found = backends.backend_named(backend, services.registry)
+            executables.require(found, services.settings, services.environ)
+
+        if isinstance(plan, Compare) and plan.check:
+            services.admission.check_command(key_name)
+        return await services.orchestrations.admit(plan, admit, require)
+
     async def _resume_chain(self, body: bodies.ChainBody, run_id: str) -> Plan:
         if body.steps is not None or body.input is not None:
             raise InvalidRequest("resume_from goes on with the steps and the input of its chain", "steps")
-        chain = await resume_chain(self.prompts.store, run_id)
+        chain = await resume_chain(self.services.store, run_id)
         parts = tuple(replace(part, dry_run=bool(body.dry_run or part.dry_run)) for part in chain.parts)
         stop = chain.stop_on_failure if body.stop_on_failure is None else body.stop_on_failure
         return replace(chain, parts=parts, stop_on_failure=stop)
 
 
-class _Exchange(Exchange):
+class _BatchRequest(Exchange):
     """The answer to a request for several agents."""
 
     __slots__ = ("_endpoint", "_is_sse", "_orchestration")
 
     def __init__(self, endpoint: BatchEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
         stream_type = batch_answers.stream_type(headers_of(scope))
-        super().__init__(scope, receive, response, Rest(), stream_type, endpoint.prompts.tick_s)
+        super().__init__(scope, receive, response, Rest(), stream_type, TICK_S)
         self._endpoint = endpoint
         self._is_sse = stream_type == sse.MEDIA_TYPE
         self._orchestration: Orchestration | None = None
@@ -121,7 +110,7 @@ class _Exchange(Exchange):
         endpoint, state = self._endpoint, self._scope["state"]
         requested = await self._read(disconnect)
         plan = await endpoint.admit(requested, state["key_name"], state.get("client", ""))
-        async with endpoint.orchestrations.start(plan, requested) as self._orchestration:
+        async with endpoint.services.orchestrations.start(plan, requested) as self._orchestration:
             if self._orchestration.id:
                 self._headers = [(b"x-clinvk-run-id", self._orchestration.id.encode())]
             if self._stream_type:
@@ -135,9 +124,9 @@ class _Exchange(Exchange):
 
     async def _read(self, disconnect: DisconnectWatch) -> Plan:
         """Read the request, then watch for a disconnect. The body is freed on return."""
-        body = await read_json(self._scope, self._receive, self._endpoint.prompts.settings.server)
+        body = await read_json(self._scope, self._receive, self._endpoint.services.settings.server)
         disconnect.watch()
-        return await self._endpoint.plan(body)
+        return complete_plan(await self._endpoint.plan(body), self._endpoint.services.settings)
 
     async def _write(self, lines: Iterable[bytes]) -> None:
         for data in chunked(map(self._frame, lines)):

@@ -1,6 +1,7 @@
 """One request and its response, watched for a disconnect of the client: the base of prompts, batches and events."""
 
 import logging
+from abc import ABC, abstractmethod
 
 from starlette.types import Receive, Scope
 
@@ -23,7 +24,7 @@ TICK_S = 5.0
 """How often a quiet response is checked. A keep-alive is sent after two quiet ticks, so within 15 s."""
 
 
-class Exchange:
+class Exchange(ABC):
     """A request and its response. If the client disconnects, `_answer` is cancelled, and so is its run.
 
     `_headers` are headers of every response, errors included. `_stream_type` is the media type of the stream, or empty
@@ -60,17 +61,17 @@ class Exchange:
         except ClientDisconnected as gone:
             logger.debug("client left: %s", gone)
 
+    @abstractmethod
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         """Send the response. Call `disconnect.watch` once the body has been read."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _keep_alive(self) -> None:
         """Send insignificant bytes if the response has been quiet for long. Called every `_wait_s()`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _error_piece(self, error: ClinvkError) -> bytes:
         """Return the last piece of a stream that ends with an error."""
-        raise NotImplementedError
 
     def _wait_s(self) -> float:
         return self._tick_s

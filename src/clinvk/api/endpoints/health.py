@@ -1,11 +1,9 @@
-"""The endpoints that report health, backends and versions of the CLIs."""
+"""The endpoints that report health, metrics, and the agent CLIs."""
 
 import asyncio
 import logging
-import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,97 +12,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import __version__
-from clinvk.api.access.key_policy import KeyPolicy
-from clinvk.api.access.request_policy import RequestPolicy
+from clinvk.api.endpoints.inventory import BackendInfo
+from clinvk.api.endpoints.services import Services
+from clinvk.api.http.middleware import ServerState
 from clinvk.api.http.response import document
-from clinvk.backends.base import Backend, Capabilities
-from clinvk.config.model import Settings
-from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.process import executables
-from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
-
-AskVersion = Callable[[Backend, str], Awaitable[str | None]]
-
-
-class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An agent CLI that clinvk can run."""
-
-    name: Annotated[str, Meta(description="The value of `backend` in a prompt.", examples=["claude"])]
-    available: Annotated[bool, Meta(description="Whether a prompt for it can be run: enabled and installed.")]
-    enabled: Annotated[bool, Meta(description="`backends.<name>.enabled` of the settings.")]
-    models: Annotated[tuple[str, ...], Meta(description="Models known to work, best known first; others may.")]
-    capabilities: Annotated[Capabilities, Meta(description="Supported options; others are refused.")]
-    path: Annotated[str | None, Meta(description="Path of the program, if installed.")] = None
-    version: Annotated[str | None, Meta(description="The version that the program reports; absent until known.")] = None
-    install: Annotated[str | None, Meta(description="Install command, if missing.")] = None
-
-
-class BackendInventory:
-    """Finds the installed CLIs at each request, which takes microseconds, and asks each file for its version once.
-
-    Backends that the policy excludes are not reported.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        environ: Mapping[str, str],
-        ask_version: AskVersion,
-        registry: Mapping[str, Backend],
-    ) -> None:
-        self._settings = settings
-        self._environ = environ
-        self._ask_version = ask_version
-        self._registry = registry
-        self._policy = RequestPolicy(settings, registry)
-        self._versions: dict[tuple[str, str, int], str | None] = {}
-        self._unknown: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
-
-    def backends(self) -> list[BackendInfo]:
-        """Return the current state of all backends that requests may run."""
-        return [self._info(each) for each in self._registry.values() if self._policy.has_backend(each.name)]
-
-    def has_model(self, backend: str, model: str) -> bool:
-        """Return whether requests may choose a model of a backend."""
-        return self._policy.has_model(backend, model)
-
-    async def query_versions(self) -> None:
-        """Query the versions of the CLIs found by `look`, one CLI at a time, until cancelled."""
-        self.backends()
-        while True:
-            name, path, mtime = await self._unknown.get()
-            self._versions[name, path, mtime] = await self._ask_version(self._registry[name], path)
-
-    def _info(self, backend: Backend) -> BackendInfo:
-        settings = self._settings.backend(backend.name)
-        path = executables.find(backend, self._settings, self._environ)
-        return BackendInfo(
-            name=backend.name,
-            available=settings.enabled and path is not None,
-            enabled=settings.enabled,
-            models=tuple(model for model in backend.models if self.has_model(backend.name, model)),
-            capabilities=backend.capabilities,
-            path=path,
-            version=self._version(backend, path) if path else None,
-            install=None if path else backend.install,
-        )
-
-    def _version(self, backend: Backend, path: str) -> str | None:
-        try:
-            key = (backend.name, path, os.stat(path).st_mtime_ns)
-        except OSError:  # removed a moment ago, or in a folder without access
-            return None
-        if key not in self._versions:
-            self._versions[key] = None
-            self._unknown.put_nowait(key)
-        return self._versions[key]
-
 
 logger = logging.getLogger(__name__)
 
 _DAMAGE = "Some sessions or runs cannot be read: the database is damaged. `clinvk doctor` says how to repair it."
 _LEADING_PATH = re.compile(r"/.*?: ")
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class BackendList(msgspec.Struct, frozen=True):
@@ -180,81 +98,80 @@ class Alive(msgspec.Struct, frozen=True):
     status: Literal["ok"] = "ok"
 
 
-class HealthEndpoints:
-    """The endpoints for the state of one server. The uptime counts from the construction of the object."""
+async def list_backends(services: Services, request: Request) -> BackendList:
+    """List the agent CLIs."""
+    return BackendList(services.backends(request))
 
-    def __init__(
-        self,
-        runs: LocalRuns,
-        store: SessionStore,
-        inventory: BackendInventory,
-        key_policy: KeyPolicy,
-        warning: Callable[[], str],
-    ) -> None:
-        """`warning` returns a warning for the health report, or an empty text."""
-        self._runs = runs
-        self._store = store
-        self._inventory = inventory
-        self._key_policy = key_policy
-        self._warning = warning
-        self._since = time.monotonic()
-        self._last_error = ""
 
-    async def backends(self, request: Request) -> BackendList:
-        """List the agent CLIs."""
-        key_name: str = request.state.key_name
-        found = [info for info in self._inventory.backends() if self._key_policy.has_backend(key_name, info.name)]
-        return BackendList(found)
+async def health(services: Services, _: Request) -> Response:
+    """Report the state of the server."""
+    report = await _report(services)
+    return document(report, 503 if report.status == "unhealthy" else 200)
 
-    async def health(self, _: Request) -> Response:
-        """Report the state of the server."""
-        health = await self._health()
-        return document(health, 503 if health.status == "unhealthy" else 200)
 
-    async def ready(self, _: Request) -> Response:
-        """Report whether prompts should be sent here."""
-        health = await self._health()
-        can_run = any(backend.available for backend in health.backends)
-        return document(health, 200 if health.session_store.available and can_run else 503)
+async def ready(services: Services, _: Request) -> Response:
+    """Report whether prompts should be sent here."""
+    report = await _report(services)
+    can_run = any(backend.available for backend in report.backends)
+    return document(report, 200 if report.session_store.available and can_run else 503)
 
-    async def live(self, _: Request) -> Alive:
-        """Report that the process answers."""
-        return Alive()
 
-    async def _health(self) -> Health:
-        backends = [BackendHealth(info.name, info.available) for info in self._inventory.backends()]
-        store = await self._store_health()
-        damage = self._store.damage
-        any_backend = any(backend.available for backend in backends)
-        uptime_s = time.monotonic() - self._since
-        return Health(
-            status="unhealthy" if not store.available else "ok" if any_backend and not damage else "degraded",
-            version=__version__,
-            uptime=_format_uptime(int(uptime_s)),
-            uptime_ms=int(uptime_s * 1000),
-            backends=backends,
-            session_store=store,
-            capacity=CapacityHealth(*self._runs.capacity),
-            warm=msgspec.convert(self._runs.warm_stats, WarmHealth | None, from_attributes=True),
-            warnings=[text for text in (self._warning(), damage and _DAMAGE) if text],
-        )
+async def live(_: Services, __: Request) -> Alive:
+    """Report that the process answers."""
+    return Alive()
 
-    async def _store_health(self) -> StoreHealth:
-        """Check the store. Health needs no key, so the path of the store, which names the user, is logged only."""
-        try:
-            count = await self._store.count()
-        except (ClinvkError, OSError) as exc:
-            self._log("unhealthy", str(exc))
-            message = exc.message if isinstance(exc, ClinvkError) else exc.strerror or type(exc).__name__
-            return StoreHealth(available=False, session_count=0, error=_without_path(message))
-        self._log("degraded", self._store.damage)
-        return StoreHealth(available=True, session_count=count)
 
-    def _log(self, status: str, error: str) -> None:
-        """Log trouble of the store once."""
-        if error and error != self._last_error:
-            logger.warning("%s: %s", status, error)
-        self._last_error = error
+async def metrics(services: Services, _: Request) -> Response:
+    """Return metrics in Prometheus text format. Available only with `server.metrics_enabled`."""
+    from clinvk.api.observe.metrics import Gauges  # imported late: few servers have metrics
+
+    store, runs, counters = services.store, services.runs, services.observers.metrics
+    assert counters, "the route exists only with metrics"
+    try:
+        sessions = await store.count()
+    except (ClinvkError, OSError):
+        sessions = None
+    gauges = Gauges(services.state.active_requests, runs.occupancy, sessions, await store.size(), runs.warm_stats)
+    text = await asyncio.to_thread(counters.generate, gauges)  # takes milliseconds, and streams continue meanwhile
+    return Response(text, media_type=_METRICS_TYPE, headers={"cache-control": "no-store"})
+
+
+async def _report(services: Services) -> Health:
+    runs, damage = services.runs, services.store.damage
+    backends = [BackendHealth(info.name, info.available) for info in services.inventory.backends()]
+    store = await _store_health(services)
+    any_backend = any(backend.available for backend in backends)
+    uptime_s = time.monotonic() - services.state.started_at
+    return Health(
+        status="unhealthy" if not store.available else "ok" if any_backend and not damage else "degraded",
+        version=__version__,
+        uptime=_format_uptime(int(uptime_s)),
+        uptime_ms=int(uptime_s * 1000),
+        backends=backends,
+        session_store=store,
+        capacity=CapacityHealth(*runs.capacity),
+        warm=msgspec.convert(runs.warm_stats, WarmHealth | None, from_attributes=True),
+        warnings=[text for text in (services.access.warning(), damage and _DAMAGE) if text],
+    )
+
+
+async def _store_health(services: Services) -> StoreHealth:
+    """Check the store. Health needs no key, so the path of the store, which names the user, is logged only."""
+    try:
+        count = await services.store.count()
+    except (ClinvkError, OSError) as exc:
+        _log_once(services.state, "unhealthy", str(exc))
+        message = exc.message if isinstance(exc, ClinvkError) else exc.strerror or type(exc).__name__
+        return StoreHealth(available=False, session_count=0, error=_without_path(message))
+    _log_once(services.state, "degraded", services.store.damage)
+    return StoreHealth(available=True, session_count=count)
+
+
+def _log_once(state: ServerState, status: str, error: str) -> None:
+    """Log an error of the store unless it is the last logged error."""
+    if error and error != state.store_error:
+        logger.warning("%s: %s", status, error)
+    state.store_error = error
 
 
 def _without_path(message: str) -> str:

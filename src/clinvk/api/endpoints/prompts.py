@@ -5,7 +5,7 @@ continues.
 """
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
@@ -14,11 +14,8 @@ from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from clinvk import logs
-from clinvk.api.access.key_policy import KeyPolicy
-from clinvk.api.access.request_policy import RequestPolicy
-from clinvk.api.access.workdirs import WorkdirPolicy
-from clinvk.api.endpoints import continuation
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
+from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import (
     NO_RETRY,
     NO_STORE,
@@ -30,24 +27,18 @@ from clinvk.api.http.response import (
     drop_decoded_headers,
     headers_of,
     read_json,
-    within_prepare_timeout,
 )
-from clinvk.backends import registry as backends
-from clinvk.backends.base import Backend, describe
-from clinvk.config.model import Settings
+from clinvk.backends.base import describe
 from clinvk.dialects import vendor
-from clinvk.dialects.conversation import MAX_IMAGES
 from clinvk.dialects.dialect import Call, Dialect, Encoder, RunFacts, SupportsAsync, SupportsKeepAlive, renamed
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.runs import run_facts
-from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, failure
+from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, failure
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
-from clinvk.types.session import Session
 from clinvk.types.text import readable
 
 RUNS_PATH = "/api/v1/runs"
@@ -58,109 +49,34 @@ HOLD_S = 10.0
 _OPENING_TICK_S = 0.5
 
 
-ExpandReferences = Callable[[bytes, int], Awaitable[bytes]]
-"""Replace the references to earlier answers in a body by the answers, up to a size in bytes; 0 is no limit.
-
-Raises `InvalidRequest`.
-"""
+ExpandReferences = Callable[[Services, bytes], Awaitable[bytes]]
+"""Replace the references to earlier answers in a body by the answers. Raises `InvalidRequest`, `BodyTooLarge`."""
 
 
 class PromptEndpoint(NamedTuple):
     """Runs the prompts of one dialect, as an ASGI application."""
 
     dialect: Dialect
-    runs: LocalRuns
-    store: SessionStore
-    settings: Settings
-    workdirs: WorkdirPolicy
-    key_policy: KeyPolicy
-    registry: Mapping[str, Backend]
+    services: Services
     tick_s: float = TICK_S
     hold_s: float = HOLD_S
     expand_references: ExpandReferences | None = None
 
-    @property
-    def policy(self) -> RequestPolicy:
-        """The policy of the settings, for all requests."""
-        return RequestPolicy(self.settings, self.registry)
-
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request until its end or until the client disconnects."""
-        return _PromptRequest(self, scope, receive, HttpResponse(send, self.settings.server.write_timeout_secs)).serve()
-
-    async def admit(self, call: Call, key_name: str, client: str, new_session: bool = False) -> RunRequest:
-        """Complete a request from its session and the settings.
-
-        `key_name` is the key of the request, `client` the owner of the run in the queue. With `new_session` the request
-        continues a session only if it names one.
-
-        Raises:
-            BackendUnavailable: the backend is unknown.
-            SessionNotFound, AmbiguousId: no session, or several, match.
-            PreviousNotFound: the run to continue from is unknown.
-            InvalidRequest: a directory cannot be used, or the policy or the key refuses the request.
-            ResourcesExhausted: the preparation took too long.
-        """
-        admitted = self._admit(call, key_name, client, new_session)
-        reads_store = self.dialect.is_model_api or call.request.session_id or key_name
-        return await (
-            within_prepare_timeout(admitted) if reads_store else admitted
-        )  # directory look-ups have a separate deadline
-
-    async def _admit(self, call: Call, key_name: str, client: str, new_session: bool) -> RunRequest:
-        request = call.request
-        session = await self.store.session(request.session_id) if request.session_id else None
-        if session:
-            request = replace(request, session_id=session.id, backend=request.backend or session.backend)
-        if self.dialect.is_model_api:
-            request = self._resolved(request)
-        backend = backends.backend_named(request.backend, self.registry)
-        request = self.policy.completed(request)
-        if self.dialect.is_model_api:
-            request, session = await self._find_session(
-                call, request, session, backend.keeps_system_prompt, new_session
-            )
-        request = await self.workdirs.settled(request, session)
-        if session:
-            request = replace(request, workdir=session.working_dir or None)
-        request = await self.key_policy.admit(request, key_name)
-        timeout_s = request.timeout_s or self.settings.server.request_timeout_secs or None
-        return replace(request, timeout_s=timeout_s, client=client)
-
-    def _resolved(self, request: RunRequest) -> RunRequest:
-        """Return the request with the backend of its model. An unknown model gets the session's or default backend."""
-        default = request.backend or self.settings.default_backend
-        backend, model = backends.resolve_model(request.model or "", default, self.registry)
-        return replace(request, backend=backend, model=model)
-
-    async def _find_session(
-        self, call: Call, request: RunRequest, session: Session | None, keeps_system_prompt: bool, new_session: bool
-    ) -> tuple[RunRequest, Session | None]:
-        """Find the session of a request that names an earlier run, or sends the whole conversation.
-
-        Images are counted afterwards: the session has the earlier images of the conversation.
-        """
-        if call.previous:
-            request = await continuation.continue_previous(
-                self.store, request, call.previous, keeps_system_prompt, new_session
-            )
-        elif call.chat:
-            request = await continuation.find_session(self.store, request, call.chat, new_session)
-        if (count := len(request.images)) > MAX_IMAGES:
-            raise InvalidRequest(f"images has {count} images; at most {MAX_IMAGES} are allowed", "images")
-        if request.session_id and session is None:
-            session = await self.store.session(request.session_id)
-        return request, session
+        response = HttpResponse(send, self.services.settings.server.write_timeout_secs)
+        return _PromptRequest(self, scope, receive, response).serve()
 
 
 class _PromptRequest(Exchange):
     """The answer to a prompt."""
 
-    __slots__ = ("_call", "_encoder", "_endpoint", "_run")
+    __slots__ = ("_call", "_encoder", "_endpoint", "_run", "_services")
 
     def __init__(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
         super().__init__(scope, receive, response, endpoint.dialect, "", endpoint.tick_s)
         self._endpoint = endpoint
+        self._services = endpoint.services
         self._call: Call | None = None
         self._run: RunTask | None = None
         self._encoder: Encoder | None = None
@@ -178,21 +94,20 @@ class _PromptRequest(Exchange):
 
     async def _read(self) -> Call:
         """Read and parse the request. Body and headers are freed afterwards: a run may take an hour."""
-        endpoint = self._endpoint
-        body = await read_json(self._scope, self._receive, endpoint.settings.server)
-        if endpoint.expand_references:
-            body = await endpoint.expand_references(body, endpoint.settings.server.max_request_body_bytes)
+        services = self._services
+        body = await read_json(self._scope, self._receive, services.settings.server)
+        if self._endpoint.expand_references:
+            body = await self._endpoint.expand_references(services, body)
         call = self._call = await run_in_loop_thread(len(body), self._dialect.parse, body, headers_of(self._scope))
         self._stream_type = self._dialect.stream_type if call.stream else ""
         drop_decoded_headers(self._scope)
         return call
 
     async def _run_prompt(self, parsed: Call, disconnect: DisconnectWatch) -> None:
-        endpoint = self._endpoint
-        state = self._scope["state"]
-        admit = partial(endpoint.admit, parsed, state["key_name"], state.get("client", ""))
+        admission, state = self._services.admission, self._scope["state"]
+        admit = partial(admission.admit, parsed, self._dialect.is_model_api, state["key_name"], state.get("client", ""))
         call = self._call = replace(parsed, request=await admit())
-        if call.dry_run or endpoint.settings.unified_flags.dry_run:
+        if call.dry_run or self._services.settings.unified_flags.dry_run:
             await self._respond_dry_run(call)
             return
         try:
@@ -206,7 +121,7 @@ class _PromptRequest(Exchange):
         await self._run_call(call, disconnect)
 
     async def _run_call(self, call: Call, disconnect: DisconnectWatch) -> None:
-        runs = self._endpoint.runs
+        runs = self._services.runs
         async with _started(runs, call.request) if call.detach else runs.run(call.request) as run:
             logs.note(run_id=run.id)
             if call.detach:
@@ -262,7 +177,7 @@ class _PromptRequest(Exchange):
     async def _respond_dry_run(self, call: Call) -> None:
         """Respond to a dry run as if the agent had answered with its command line."""
         request = call.request
-        launch = await self._endpoint.runs.plan(request)
+        launch = await self._services.runs.plan(request)
         command = readable(describe(launch, len(request.prompt.encode())))
         started, ending = RunStarted(request.model), RunFinished()
         facts = RunFacts(
@@ -285,7 +200,7 @@ class _PromptRequest(Exchange):
             error = renamed(error, self._dialect.fields)
         await super()._refuse(error)
 
-    def _last_piece(self, error: ClinvkError) -> bytes:
+    def _error_piece(self, error: ClinvkError) -> bytes:
         encoder = self._encoder
         if encoder is None:
             assert self._call

@@ -6,10 +6,10 @@ while the run is under way in another clinvk. The run continues after a viewer d
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from msgspec.structs import asdict, replace
 from starlette.requests import Request
@@ -17,71 +17,62 @@ from starlette.types import Receive, Scope, Send
 
 from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
+from clinvk.api.endpoints.services import Services
 from clinvk.api.endpoints.sessions import check_backend, paging
 from clinvk.api.http.response import NO_STORE, DisconnectWatch, HttpResponse, chunked, headers_of
-from clinvk.backends.base import Backend
-from clinvk.config.model import ServerSettings
 from clinvk.dialects import json_bodies, sse
 from clinvk.dialects.dialect import NotCancellable
 from clinvk.dialects.rest import unified, usage, views
 from clinvk.dialects.rest.rest import Rest
 from clinvk.dialects.rest.views import Following
-from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import record_facts, run_facts
-from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
+from clinvk.store.protocol import UNDER_WAY, RunQuery
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, RunNotFound
 from clinvk.types.events import Logged, RunFailed, RunFinished
 from clinvk.types.record import RunRecord
 
-if TYPE_CHECKING:
-    from clinvk.orchestrate.live import Orchestrations
+
+async def list_runs(services: Services, _: Request, query: views.RunListing) -> views.RunList:
+    """List runs, newest first."""
+    check_backend(query.backend, services.registry)
+    if query.session_id:
+        query = replace(query, session_id=(await services.store.session(query.session_id)).id)
+    if query.parent_id:
+        query = replace(query, parent_id=(await services.store.run(query.parent_id)).id)
+    page = await services.store.runs(RunQuery(**asdict(query)))
+    return views.RunList(runs=[*map(views.run_item, page.items)], **paging(page, query))
 
 
-class RunEndpoints(NamedTuple):
-    """The endpoints below `/api/v1/runs`, except the events. A unique prefix of an id identifies a run."""
+async def get_run(services: Services, request: Request) -> views.RunView:
+    """Show a run, with its parts."""
+    return await _run_view(services, request.path_params["id"])
 
-    runs: LocalRuns
-    store: SessionStore
-    orchestrations: Callable[[], "Orchestrations"]
-    registry: Mapping[str, Backend]
 
-    async def all(self, _: Request, query: views.RunListing) -> views.RunList:
-        """List runs, newest first."""
-        check_backend(query.backend, self.registry)
-        if query.session_id:
-            query = replace(query, session_id=(await self.store.session(query.session_id)).id)
-        if query.parent_id:
-            query = replace(query, parent_id=(await self.store.run(query.parent_id)).id)
-        page = await self.store.runs(RunQuery(**asdict(query)))
-        return views.RunList(runs=[*map(views.run_item, page.items)], **paging(page, query))
+async def cancel_run(services: Services, request: Request) -> views.RunView:
+    """Cancel a run of this server, with all of its parts, and wait for its end."""
+    refuse_foreign(request.scope)
+    run = await services.store.run(request.path_params["id"])
+    live = services.runs.live(run.id)
+    if run.kind != "prompt" and (orchestration := services.orchestrations.live(run.id)):
+        await orchestration.cancel()
+    elif live and live.state in UNDER_WAY:
+        await services.runs.cancel(run.id)
+    else:
+        raise NotCancellable(_not_cancellable_reason(await services.store.run(run.id)))
+    return await _run_view(services, run.id)
 
-    async def one(self, request: Request) -> views.RunView:
-        """Show a run, with its parts."""
-        return await self._view(request.path_params["id"])
 
-    async def cancel(self, request: Request) -> views.RunView:
-        """Cancel a run of this server, with all of its parts, and wait for its end."""
-        refuse_foreign(request.scope)
-        run = await self.store.run(request.path_params["id"])
-        live = self.runs.live(run.id)
-        if run.kind != "prompt" and (orchestration := self.orchestrations().live(run.id)):
-            await orchestration.cancel()
-        elif live and live.state in UNDER_WAY:
-            await self.runs.cancel(run.id)
-        else:
-            raise NotCancellable(_not_cancellable_reason(await self.store.run(run.id)))
-        return await self._view(run.id)
-
-    async def _view(self, reference: str) -> views.RunView:
-        """Show a run with its first parts; a list would begin with the newest."""
-        run = await self.store.run(reference)
-        if run.kind == "prompt":
-            live = self.runs.live(run.id)
-            return views.run_view(run, queue_position=live.queue_position if live else None)
-        page = await self.store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS))
-        if (offset := page.total - views.SHOWN_PARTS) > 0:
-            page = await self.store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS, offset=offset))
-        return views.run_view(run, page.items, page.total)
+async def _run_view(services: Services, reference: str) -> views.RunView:
+    """Show a run with its first parts; a list would begin with the newest."""
+    store = services.store
+    run = await store.run(reference)
+    if run.kind == "prompt":
+        live = services.runs.live(run.id)
+        return views.run_view(run, queue_position=live.queue_position if live else None)
+    page = await store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS))
+    if (offset := page.total - views.SHOWN_PARTS) > 0:
+        page = await store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS, offset=offset))
+    return views.run_view(run, page.items, page.total)
 
 
 def _not_cancellable_reason(run: RunRecord) -> str:
@@ -90,18 +81,12 @@ def _not_cancellable_reason(run: RunRecord) -> str:
     return f"run {run.id!r} has ended already: it is {run.state}"
 
 
-class UsageEndpoint(NamedTuple):
-    """The endpoint `/api/v1/usage`."""
-
-    store: SessionStore
-    registry: Mapping[str, Backend]
-
-    async def all(self, _: Request, query: usage.UsageListing) -> usage.UsageList:
-        """Sum the usage of runs by day, key, backend and model."""
-        check_backend(query.backend, self.registry)
-        span = usage.span(query, datetime.now(UTC).date())
-        rows = await self.store.usage(span.since, query.key)
-        return await asyncio.to_thread(usage.summary, rows, query, span)
+async def list_usage(services: Services, _: Request, query: usage.UsageListing) -> usage.UsageList:
+    """Sum the usage of runs by day, key, backend and model. Usage of deleted runs is included."""
+    check_backend(query.backend, services.registry)
+    span = usage.span(query, datetime.now(UTC).date())
+    rows = await services.store.usage(span.since, query.key)
+    return await asyncio.to_thread(usage.summary, rows, query, span)
 
 
 logger = logging.getLogger(__name__)
@@ -113,82 +98,78 @@ _BATCH = 500
 class RunEventsEndpoint(NamedTuple):
     """Answers `GET /api/v1/runs/{id}/events`, as an ASGI application.
 
-    Once `stopping` is set, viewers of runs of other processes are disconnected. `is_here` returns whether an
-    orchestration is under way in this process.
+    Once the server stops, viewers of runs of other processes are disconnected.
     """
 
-    runs: LocalRuns
-    store: SessionStore
-    settings: ServerSettings
-    stopping: asyncio.Event
-    is_local_orchestration: Callable[[str], bool] = lambda _: False
+    services: Services
     tick_s: float = TICK_S
     poll_s: float = POLL_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a viewer until the end of the run or until the viewer disconnects."""
-        await _EventsRequest(self, scope, receive, HttpResponse(send, self.settings.write_timeout_secs)).serve()
+        response = HttpResponse(send, self.services.settings.server.write_timeout_secs)
+        await _EventsRequest(self, scope, receive, response).serve()
 
-    async def stored_events(self, run: RunRecord) -> AsyncIterator[Sequence[Logged]]:
-        """Yield the stored events of a run until the end; poll the store while the run is under way in another clinvk.
 
-        Raises:
-            RunNotFound: the run has ended, and stored no events because it was ephemeral.
-        """
-        last, had_ended = 0, run.state not in UNDER_WAY
-        while True:
-            is_local_orchestration = run.kind != "prompt" and self.is_local_orchestration(
-                run.id
-            )  # checked first: the run may end during the read
-            while batch := await self.store.events(run.id, last, _BATCH):
-                last = batch[-1].number
-                yield batch
-                if isinstance(batch[-1].event, RunFinished | RunFailed):
-                    return
-            if run.state not in UNDER_WAY:
-                if had_ended and run.request.get("ephemeral"):
-                    raise RunNotFound(f"run {run.id!r} was ephemeral: none of its events are kept")
-                yield [_ending(run, last + 1)]
+async def stored_events(services: Services, run: RunRecord, poll_s: float = POLL_S) -> AsyncIterator[Sequence[Logged]]:
+    """Yield the stored events of a run until the end; poll the store while the run is under way in another clinvk.
+
+    Raises:
+        RunNotFound: the run has ended, and stored no events because it was ephemeral.
+    """
+    last, had_ended = 0, run.state not in UNDER_WAY
+    while True:
+        # Checked before the read, because the run may end during the read.
+        is_local = run.kind != "prompt" and services.orchestrations.live(run.id) is not None
+        while batch := await services.store.events(run.id, last, _BATCH):
+            last = batch[-1].number
+            yield batch
+            if isinstance(batch[-1].event, RunFinished | RunFailed):
                 return
-            if is_local_orchestration:
-                await asyncio.sleep(self.poll_s)
-            else:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self.stopping.wait(), self.poll_s)
-                    return
-            run = await self.store.run(run.id)
+        if run.state not in UNDER_WAY:
+            if had_ended and run.request.get("ephemeral"):
+                raise RunNotFound(f"run {run.id!r} was ephemeral: none of its events are kept")
+            yield [_ending(run, last + 1)]
+            return
+        if is_local:
+            await asyncio.sleep(poll_s)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(services.state.stopping.wait(), poll_s)
+                return
+        run = await services.store.run(run.id)
 
 
 class _EventsRequest(Exchange):
     """A single event stream for a viewer."""
 
-    __slots__ = ("_is_sse", "_last_event_id", "_viewers")
+    __slots__ = ("_endpoint", "_is_sse", "_last_event_id")
 
-    def __init__(self, viewers: RunEventsEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
+    def __init__(self, endpoint: RunEventsEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
         headers = headers_of(scope)
         self._is_sse = unified.MEDIA_TYPE not in headers.get("accept", "").lower()
         stream_type = sse.MEDIA_TYPE if self._is_sse else unified.MEDIA_TYPE
-        super().__init__(scope, receive, response, Rest(), stream_type, viewers.tick_s)
-        self._viewers = viewers
+        super().__init__(scope, receive, response, Rest(), stream_type, endpoint.tick_s)
+        self._endpoint = endpoint
         self._last_event_id = headers.get("last-event-id", "")
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         disconnect.watch()
         after = self._after()
-        viewers = self._viewers
-        run = await viewers.store.run(self._scope["path_params"]["id"])
+        services = self._endpoint.services
+        run = await services.store.run(self._scope["path_params"]["id"])
         if self._scope["method"] == "HEAD":
             await self._open()
             await self._response.end()
             return
-        live = viewers.runs.live(run.id)
+        live = services.runs.live(run.id)
         if live or run.state in UNDER_WAY:
             await self._open()
         encoder: unified.UnifiedEncoder | None = None
-        async for batch in live.batches() if live else viewers.stored_events(run):
-            encoder = encoder or unified.UnifiedEncoder(
-                run_facts(live) if live else record_facts(await viewers.store.run(run.id))
-            )
+        async for batch in live.batches() if live else stored_events(services, run, self._endpoint.poll_s):
+            if not encoder:
+                facts = run_facts(live) if live else record_facts(await services.store.run(run.id))
+                encoder = unified.UnifiedEncoder(facts)
             for data in chunked(self._lines(encoder, batch, after)):
                 await self._open()
                 await self._response.write(data)

@@ -49,20 +49,32 @@ _PROBE_PATHS = frozenset(
 """The paths that clients probe with HEAD and without a key, to check that the server is up."""
 
 
+class ServerState:
+    """What changes while a server runs.
+
+    Once `stopping` is set, requests are refused, unless the server `is_handed_over` to its successor. `store_error` is
+    the last logged error of the store. `started_at` is a time of `time.monotonic`.
+    """
+
+    def __init__(self) -> None:
+        self.active_requests = 0
+        self.stopping = asyncio.Event()
+        self.is_handed_over = False
+        self.store_error = ""
+        self.started_at = time.monotonic()
+
+
 class RequestMiddleware:
     """Sets the id of each request (`x-request-id`, the client's if sent), normalizes the path, and logs the request.
 
-    Errors have the wire format `dialect` of the state. Probes of clients are answered here, and not logged. `active` is
-    the number of requests under way in `app`. Once `stopping` is set, each request is the last of its connection, and
-    the state makes the gate refuse the request, except health checks; while the server `hands_over` to its successor,
-    requests are served. `answered` is called for each response.
+    Errors have the wire format `dialect` of the scope's state. Probes of clients are answered here, and not logged.
+    While the server stops, each request is the last of its connection, and `is_refused` makes `AuthMiddleware` refuse
+    the request, except health checks. `on_response` is called for each response.
     """
 
-    def __init__(self, app: ASGIApp, stopping: asyncio.Event, on_response: OnResponse | None = None) -> None:
-        self.active = 0
-        self.stopping = stopping
-        self.is_handed_over = False
+    def __init__(self, app: ASGIApp, state: ServerState, on_response: OnResponse | None = None) -> None:
         self.app = app
+        self._state = state
         self._on_response = on_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,21 +83,22 @@ class RequestMiddleware:
             return
         path = _normalized(scope["path"])
         request_id = _id_of(headers_of(scope))
-        is_refused = self.stopping.is_set() and not self.is_handed_over and path not in _OPEN_WHILE_STOPPING
+        server, is_stopping = self._state, self._state.stopping.is_set()
+        is_refused = is_stopping and not server.is_handed_over and path not in _OPEN_WHILE_STOPPING
         scope["path"] = path
         scope.setdefault("state", {}).update(
             request_id=request_id, dialect=dialect_of(path, headers_of(scope)), is_refused=is_refused
         )
         logs.note(request_id=request_id)
-        log = _AccessLogEntry(scope, send, is_last=self.stopping.is_set())
-        self.active += 1
+        log = _AccessLogEntry(scope, send, is_last=is_stopping)
+        server.active_requests += 1
         try:
             if log.is_probe and not is_refused:
                 await Response()(scope, receive, log.send)
             else:
                 await self.app(scope, receive, log.send)
         finally:
-            self.active -= 1
+            server.active_requests -= 1
             seconds = log.write()
             if self._on_response:
                 self._on_response(scope["method"], path, log.status or None, seconds)

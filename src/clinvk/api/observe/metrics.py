@@ -1,17 +1,16 @@
-"""`GET /metrics` for Prometheus. Imported only where metrics are asked for, since it brings in the client.
+"""`GET /metrics` for Prometheus. Imported only if metrics are enabled: the client library is large.
 
 All labels have few values: no model, key, path or session is one. `packaging/grafana-dashboard.json` shows them. Counts
 are plain numbers: the client's own, with a lock each, would cost a prompt four times as much.
 """
 
-import asyncio
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
+from typing import NamedTuple
 
-import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -21,15 +20,11 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.registry import Collector
-from starlette.requests import Request
-from starlette.responses import Response
 
 from clinvk import __version__
-from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunObserver, RunTask, first_text_at
 from clinvk.runtime.runs import WarmStats
-from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import ClinvkError
+from clinvk.runtime.slots import Occupancy
 from clinvk.types.events import Ending, RunFailed
 
 _Labels = tuple[str, ...]
@@ -40,17 +35,14 @@ _WAIT_BOUNDS_S = (0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 
 _DURATION_BOUNDS_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 
-class Gauges(msgspec.Struct, frozen=True, kw_only=True):
-    """The current gauges: requests and runs under way, limits, and stored sessions.
+class Gauges(NamedTuple):
+    """The current values: requests and runs under way, limits, and stored sessions.
 
     `sessions` is None if the store cannot be used; `warm` is None if no agent processes are kept warm.
     """
 
     requests: int
-    running: Mapping[str, int]
-    queued: Mapping[str, int]
-    slots: int
-    queue_slots: int
+    occupancy: Occupancy
     sessions: int | None
     store_bytes: int
     warm: WarmStats | None
@@ -111,7 +103,7 @@ class Metrics:
 
     def count_run(self, backend: str, ending: Ending) -> None:
         """Count a finished run with the usage."""
-        self._runs[backend, _outcome(ending)] += 1
+        self._runs[backend, ending.code if isinstance(ending, RunFailed) else "finished"] += 1
         if usage := ending.usage:
             self._tokens[backend, "input"] += max(0, usage.input_tokens - usage.cached_tokens)
             self._tokens[backend, "cached"] += usage.cached_tokens
@@ -135,7 +127,7 @@ class Metrics:
         """Return all metrics in the text format of Prometheus."""
         registry = CollectorRegistry()
         registry.register(self._process)
-        registry.register(_Snapshot([*self._families(), *_current(gauges)]))
+        registry.register(_Snapshot([*self._families(), *_gauge_families(gauges)]))
         return generate_latest(registry)
 
     def _families(self) -> Iterator[Metric]:
@@ -191,15 +183,16 @@ class _Snapshot(Collector):
         return self._metrics
 
 
-def _current(gauges: Gauges) -> Iterator[Metric]:
+def _gauge_families(gauges: Gauges) -> Iterator[Metric]:
+    occupancy = gauges.occupancy
     info = InfoMetricFamily("clinvk_build", "The version of clinvk.")
     info.add_metric((), {"version": __version__})
     yield info
     yield _gauge("clinvk_http_requests_active", "Requests under way.", gauges.requests)
-    yield _gauge("clinvk_runs_running", "Runs that hold a slot.", gauges.running)
-    yield _gauge("clinvk_runs_queued", "Runs that wait for a slot.", gauges.queued)
-    yield _gauge("clinvk_slots", "The maximum of runs at once.", gauges.slots)
-    yield _gauge("clinvk_queue_slots", "The maximum of waiting runs.", gauges.queue_slots)
+    yield _gauge("clinvk_runs_running", "Runs that hold a slot.", occupancy.running)
+    yield _gauge("clinvk_runs_queued", "Runs that wait for a slot.", occupancy.queued)
+    yield _gauge("clinvk_slots", "The maximum of runs at once.", occupancy.slots)
+    yield _gauge("clinvk_queue_slots", "The maximum of waiting runs.", occupancy.queue_slots)
     yield _gauge("clinvk_store_up", "1 if sessions can be stored, else 0.", int(gauges.sessions is not None))
     if gauges.sessions is not None:
         yield _gauge("clinvk_store_sessions", "Stored sessions.", gauges.sessions)
@@ -241,15 +234,8 @@ def _by_backend(family: GaugeMetricFamily | CounterMetricFamily, values: Mapping
     return family
 
 
-def _outcome(ending: Ending) -> str:
-    return ending.code if isinstance(ending, RunFailed) else "finished"
-
-
-_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-
 def count_runs(metrics: Metrics) -> RunObserver:
-    """Return what counts runs."""
+    """Return an observer that counts runs."""
     return lambda run: partial(_count, metrics, run)
 
 
@@ -265,38 +251,4 @@ def _count(metrics: Metrics, run: RunTask) -> None:
             run.started_at - run.created_at,
             None if first is None else first - run.created_at,
             (run.ended_at or run.started_at) - run.started_at,
-        )
-
-
-class MetricsEndpoint:
-    """The endpoint."""
-
-    def __init__(self, metrics: Metrics, runs: LocalRuns, store: SessionStore, active: Callable[[], int]) -> None:
-        """`active` returns the number of requests under way."""
-        self._metrics = metrics
-        self._runs = runs
-        self._store = store
-        self._active = active
-
-    async def metrics(self, _: Request) -> Response:
-        """Answer `GET /metrics`, in a thread: the text takes milliseconds, and streams continue meanwhile."""
-        gauges = await self._gauges()
-        text = await asyncio.to_thread(self._metrics.generate, gauges)
-        return Response(text, media_type=_MEDIA_TYPE, headers={"cache-control": "no-store"})
-
-    async def _gauges(self) -> Gauges:
-        try:
-            sessions = await self._store.count()
-        except (ClinvkError, OSError):
-            sessions = None
-        occupancy = self._runs.occupancy
-        return Gauges(
-            requests=self._active(),
-            running=occupancy.running,
-            queued=occupancy.queued,
-            slots=occupancy.slots,
-            queue_slots=occupancy.queue_slots,
-            sessions=sessions,
-            store_bytes=await self._store.size(),
-            warm=self._runs.warm_stats,
         )

@@ -1,4 +1,4 @@
-"""The rows of the endpoint table: route, handler, and the description for the OpenAPI document.
+"""The rows of the endpoint table: route, application, and the description for the OpenAPI document.
 
 A row names types. The document builder makes schemas of them, and only when the document is requested.
 """
@@ -7,17 +7,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from clinvk.api.endpoints.services import Services
+from clinvk.api.http.response import document
+from clinvk.dialects import json_bodies
 from clinvk.dialects.dialect import HostRefused, KeyRefused, RateLimited
 from clinvk.types.errors import ClinvkError, InvalidRequest, ShuttingDown, StoreUnavailable
-from clinvk.types.orchestration import Kind
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 ErrorDocs = tuple[type[ClinvkError], ...]
-Handler = Callable[..., Awaitable[Response | msgspec.Struct]] | ASGIApp
-"""A method that gets the request and returns a response or its JSON, or an ASGI application."""
+Handler = Callable[..., Awaitable[Response | msgspec.Struct]]
+"""A function of the services, the request, and an optional `query`, a struct. A returned struct is sent as JSON."""
 
 OPEN: ErrorDocs = (HostRefused, RateLimited, ClinvkError, ShuttingDown)
 """The possible errors of every request."""
@@ -27,29 +30,6 @@ GUARDED: ErrorDocs = (KeyRefused, *OPEN)
 
 STORED: ErrorDocs = (InvalidRequest, StoreUnavailable, *GUARDED)
 """The possible errors of requests with parameters and access to the store."""
-
-
-class Handlers(NamedTuple):
-    """The handlers of one server. `batch` makes a handler; `metrics` is None if the server keeps no metrics.
-
-    `objects` have the methods that answer the other requests.
-    """
-
-    prompts: ASGIApp
-    batch: Callable[[Kind], ASGIApp]
-    events: ASGIApp
-    chat: ASGIApp
-    completions: ASGIApp
-    new_response: ASGIApp
-    messages: ASGIApp
-    metrics: Handler | None
-    objects: Sequence[object]
-
-    def bound(self, method: Callable[..., Awaitable[Response | msgspec.Struct]]) -> Handler:
-        """Return `method`, bound to the object of `objects` whose class defines the method."""
-        owner = next(each for each in self.objects if getattr(type(each), method.__name__, None) is method)
-        bound: Handler = getattr(owner, method.__name__)
-        return bound
 
 
 class Api(NamedTuple):
@@ -65,12 +45,12 @@ class Api(NamedTuple):
     unions: Mapping[str, Sequence[type[msgspec.Struct]]] = {}
 
 
-class Route(msgspec.Struct, frozen=True):
-    """Method, path, and the handler of the server."""
+class Route(NamedTuple):
+    """Method, path, and the application of a server for them, which is made for the first request."""
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
-    handler: Callable[[Handlers], Handler | None]
+    app: Callable[[Services], ASGIApp]
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -130,6 +110,18 @@ class Endpoint(NamedTuple):
 
     route: Route
     operation: Operation | None = None
+
+
+def json_app(handler: Handler, services: Services) -> ASGIApp:
+    """Return a handler as an ASGI application."""
+    query: type[msgspec.Struct] | None = handler.__annotations__.get("query")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        args = (json_bodies.parameters(scope["query_string"], query),) if query else ()
+        result = await handler(services, Request(scope, receive, send), *args)
+        await (result if isinstance(result, Response) else document(result))(scope, receive, send)
+
+    return app
 
 
 def examples(name: str, summary: str, value: Json) -> Mapping[str, Json]:

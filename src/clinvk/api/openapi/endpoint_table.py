@@ -1,18 +1,18 @@
 """Every endpoint of the server, in the order of the OpenAPI document. To add an endpoint, add a row."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import msgspec
-from starlette.responses import Response
+from starlette.types import ASGIApp
 
-from clinvk.api.endpoints import health
-from clinvk.api.endpoints.health import HealthEndpoints
-from clinvk.api.endpoints.models import ModelEndpoints, TokenCountEndpoint
-from clinvk.api.endpoints.responses import ResponseEndpoints
-from clinvk.api.endpoints.runs import RunEndpoints, UsageEndpoint
-from clinvk.api.endpoints.sessions import SessionEndpoints
-from clinvk.api.openapi.docs import DocsEndpoints
+from clinvk.api.endpoints import health, models, responses, runs, sessions
+from clinvk.api.endpoints.prompts import PromptEndpoint
+from clinvk.api.endpoints.runs import RunEventsEndpoint
+from clinvk.api.endpoints.services import Services
+from clinvk.api.http.middleware import ANTHROPIC, OPENAI, REST
+from clinvk.api.openapi.docs import docs_file, openapi_document
 from clinvk.api.openapi.endpoint import (
     EVENT,
     GUARDED,
@@ -21,12 +21,14 @@ from clinvk.api.openapi.endpoint import (
     Answers,
     Endpoint,
     ErrorDocs,
+    Handler,
     Json,
     Operation,
     Returns,
     Route,
     examples,
     header,
+    json_app,
     ref,
     sse_event,
 )
@@ -35,8 +37,9 @@ from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import message as anthropic_message
 from clinvk.dialects.anthropic import models as anthropic_models
 from clinvk.dialects.openai import chat_bodies, completions
+from clinvk.dialects.openai.completions import OpenAICompletions
+from clinvk.dialects.openai.responses import OpenAIResponses, response_object
 from clinvk.dialects.openai.responses import body as response_body
-from clinvk.dialects.openai.responses import response_object
 from clinvk.dialects.rest import batch_answers, bodies, rest, unified, views
 from clinvk.types import errors
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
@@ -73,24 +76,30 @@ _TEXT: Json = {"schema": {"type": "string"}}
 def _method(
     method: Literal["GET", "POST", "PATCH", "DELETE"],
     path: str,
-    handler: Callable[..., Awaitable[Response | msgspec.Struct]],
-    name: str,
+    handler: Handler,
     refusals: ErrorDocs,
-    description: str = "",
     *,
     returns: Answers | None = None,
     query: type[msgspec.Struct] | None = None,
     body: type[msgspec.Struct] | None = None,
     examples: Mapping[str, Json] = {},
 ) -> Endpoint:
-    """Return the endpoint of a method: the docstring gives the summary, the signature gives query and answer."""
-    summary = (handler.__doc__ or "").partition(".")[0]
+    """Return the endpoint of a handler, described by the name, the docstring and the types of the handler."""
+    first, *others = handler.__name__.split("_")
+    name = first + "".join(map(str.capitalize, others))
+    summary, _, description = (handler.__doc__ or "").removesuffix(".").partition(". ")
     types = handler.__annotations__
-    query = query or types.get("query")
     operation = Operation(
-        name, summary, returns or types["return"], refusals, description, query, body=body, examples=examples
+        name,
+        summary,
+        returns or types["return"],
+        refusals,
+        description and f"{description}.",
+        query or types.get("query"),
+        body=body,
+        examples=examples,
     )
-    return Endpoint(Route(method, path, lambda on: on.bound(handler)), operation)
+    return Endpoint(Route(method, path, partial(json_app, handler)), operation)
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------
@@ -103,6 +112,12 @@ _ANOTHER: Json = {"backend": "codex", "prompt": "Name another."}
 _USES_PREVIOUS: Json = {"backend": "codex", "prompt": "Is this one: {{previous}}?"}
 _BOTH: dict[str, Json] = {"backends": ["claude", "codex"]}
 _COMPARE_WITH_JUDGE: Json = {"prompt": "Name a prime.", **_BOTH, "judge": {"backend": "gemini"}}
+
+
+def _batch_app(kind: Kind, services: Services) -> ASGIApp:
+    from clinvk.api.endpoints.batch import BatchEndpoint  # imported late: a megabyte that few servers need
+
+    return BatchEndpoint(kind, services)
 
 
 def _batch(
@@ -131,14 +146,14 @@ def _batch(
         "stream; its last event is the answer. A client that disconnects stops all agents."
     )
     return Endpoint(
-        Route("POST", f"/api/v1/{kind}", lambda on: on.batch(kind)),
+        Route("POST", f"/api/v1/{kind}", partial(_batch_app, kind)),
         Operation(kind, summary, result, (*_PROMPT, *more), description, body=body, examples=bodies),
     )
 
 
 _PROMPTS = (
     Endpoint(
-        Route("POST", "/api/v1/prompt", lambda on: on.prompts),
+        Route("POST", "/api/v1/prompt", partial(PromptEndpoint, REST)),
         Operation(
             "prompt",
             "Run one prompt",
@@ -211,13 +226,12 @@ _EVENT_RESPONSES = {
 }
 _FORK_RESPONSES = {201: Returns("The new session; the other one stays as it is.", views.SessionView, _LOCATION)}
 _SESSIONS_AND_RUNS = (
-    _method("GET", "/api/v1/sessions", SessionEndpoints.all, "listSessions", STORED),
-    _method("GET", "/api/v1/sessions/{id}", SessionEndpoints.one, "getSession", _SESSION),
+    _method("GET", "/api/v1/sessions", sessions.list_sessions, STORED),
+    _method("GET", "/api/v1/sessions/{id}", sessions.get_session, _SESSION),
     _method(
         "PATCH",
         "/api/v1/sessions/{id}",
-        SessionEndpoints.describe,
-        "describeSession",
+        sessions.describe_session,
         (*_SESSION, *_POLICY, *_BODY),
         body=views.SessionPatch,
         examples=_TITLED,
@@ -225,23 +239,21 @@ _SESSIONS_AND_RUNS = (
     _method(
         "DELETE",
         "/api/v1/sessions/{id}",
-        SessionEndpoints.delete,
-        "deleteSession",
+        sessions.delete_session,
         (*_SESSION, *_POLICY, errors.SessionBusy),
     ),
-    _method("GET", "/api/v1/sessions/{id}/messages", SessionEndpoints.messages, "listMessages", _SESSION),
+    _method("GET", "/api/v1/sessions/{id}/messages", sessions.list_messages, _SESSION),
     _method(
         "POST",
         "/api/v1/sessions/{id}/fork",
-        SessionEndpoints.fork,
-        "forkSession",
+        sessions.fork_session,
         (*_SESSION, *_POLICY, *_FORK),
         returns=_FORK_RESPONSES,
     ),
-    _method("GET", "/api/v1/runs", RunEndpoints.all, "listRuns", _SESSION),
-    _method("GET", "/api/v1/runs/{id}", RunEndpoints.one, "getRun", _RUN),
+    _method("GET", "/api/v1/runs", runs.list_runs, _SESSION),
+    _method("GET", "/api/v1/runs/{id}", runs.get_run, _RUN),
     Endpoint(
-        Route("GET", "/api/v1/runs/{id}/events", lambda on: on.events),
+        Route("GET", "/api/v1/runs/{id}/events", RunEventsEndpoint),
         Operation(
             "followRun",
             "Read the events of a run, and follow it while it runs",
@@ -252,7 +264,7 @@ _SESSIONS_AND_RUNS = (
             headers=(_LAST_EVENT_ID,),
         ),
     ),
-    _method("POST", "/api/v1/runs/{id}/cancel", RunEndpoints.cancel, "cancelRun", _CANCEL),
+    _method("POST", "/api/v1/runs/{id}/cancel", runs.cancel_run, _CANCEL),
 )
 
 # --- the model APIs ------------------------------------------------------------------------------------------------
@@ -295,9 +307,13 @@ def _model_run(
     )
 
 
+def _responses_app(services: Services) -> ASGIApp:
+    return PromptEndpoint(OpenAIResponses(), services, expand_references=responses.expand_references)
+
+
 _MODEL_APIS = (
     _model_run(
-        Route("POST", "/openai/v1/chat/completions", lambda on: on.chat),
+        Route("POST", "/openai/v1/chat/completions", partial(PromptEndpoint, OPENAI)),
         "chatCompletion",
         "Answer a conversation",
         chat_bodies.ChatBody,
@@ -305,7 +321,7 @@ _MODEL_APIS = (
         chat_bodies.ChatAnswer,
     ),
     _model_run(
-        Route("POST", "/openai/v1/responses", lambda on: on.new_response),
+        Route("POST", "/openai/v1/responses", _responses_app),
         "createResponse",
         "Answer a conversation, or continue one",
         response_body.ResponseBody,
@@ -314,25 +330,24 @@ _MODEL_APIS = (
         dialect.PreviousNotFound,
     ),
     _model_run(
-        Route("POST", "/openai/v1/completions", lambda on: on.completions),
+        Route("POST", "/openai/v1/completions", partial(PromptEndpoint, OpenAICompletions())),
         "completion",
         "Answer a text",
         completions.CompletionBody,
         {"prompt": "What does this project do?"},
         completions.CompletionAnswer,
     ),
-    _method("GET", "/openai/v1/responses/{id}", ResponseEndpoints.one, "getResponse", _RESPONSE),
+    _method("GET", "/openai/v1/responses/{id}", responses.get_response, _RESPONSE),
     _method(
         "POST",
         "/openai/v1/responses/{id}/cancel",
-        ResponseEndpoints.cancel,
-        "cancelResponse",
+        responses.cancel_response,
         (*_RESPONSE, dialect.ForeignOrigin),
     ),
-    _method("GET", "/openai/v1/models", ModelEndpoints.openai_all, "listModels", GUARDED),
-    _method("GET", "/openai/v1/models/{id:path}", ModelEndpoints.openai_one, "getModel", _MODEL),
+    _method("GET", "/openai/v1/models", models.list_models, GUARDED),
+    _method("GET", "/openai/v1/models/{id:path}", models.get_model, _MODEL),
     _model_run(
-        Route("POST", "/anthropic/v1/messages", lambda on: on.messages),
+        Route("POST", "/anthropic/v1/messages", partial(PromptEndpoint, ANTHROPIC)),
         "createMessage",
         "Answer a conversation",
         anthropic_body.MessagesBody,
@@ -342,8 +357,7 @@ _MODEL_APIS = (
     _method(
         "POST",
         "/anthropic/v1/messages/count_tokens",
-        TokenCountEndpoint.estimate,
-        "countTokens",
+        models.count_tokens,
         (errors.InvalidRequest, *_BODY, *GUARDED),
         body=anthropic_body.MessagesBody,
         examples=_minimal(_QUESTION),
@@ -351,18 +365,18 @@ _MODEL_APIS = (
     _method(
         "GET",
         "/anthropic/v1/models",
-        ModelEndpoints.anthropic_all,
-        "listAnthropicModels",
+        models.list_anthropic_models,
         (errors.InvalidRequest, *GUARDED),
         query=anthropic_models.ModelListing,
     ),
-    _method("GET", "/anthropic/v1/models/{id:path}", ModelEndpoints.anthropic_one, "getAnthropicModel", _MODEL),
-    Endpoint(Route("GET", "/v1/models", lambda on: on.bound(ModelEndpoints.any_all))),
-    Endpoint(Route("GET", "/v1/models/{id:path}", lambda on: on.bound(ModelEndpoints.any_one))),
+    _method("GET", "/anthropic/v1/models/{id:path}", models.get_anthropic_model, _MODEL),
+    Endpoint(Route("GET", "/v1/models", partial(json_app, models.list_models_of_either))),
+    Endpoint(Route("GET", "/v1/models/{id:path}", partial(json_app, models.get_model_of_either))),
 )
 
 # --- the server ----------------------------------------------------------------------------------------------------
 
+_SHOW_PAGE = "Show this document as a page"
 _PAGE = Returns("The page.", content={"text/html": _TEXT})
 _METRICS = Returns("All metrics.", content={"text/plain": _TEXT})
 _DOCUMENT = Returns("This document.", content={"application/json": {"schema": {"type": "object"}}})
@@ -372,25 +386,20 @@ _HEALTH = {
 }
 _READY = {200: Returns("Send prompts here.", health.Health), 503: Returns("Send no prompts here.", health.Health)}
 _SERVER = (
-    _method("GET", "/api/v1/backends", HealthEndpoints.backends, "listBackends", GUARDED),
-    _method("GET", "/api/v1/usage", UsageEndpoint.all, "listUsage", STORED, "Usage of deleted runs is included."),
+    _method("GET", "/api/v1/backends", health.list_backends, GUARDED),
+    _method("GET", "/api/v1/usage", runs.list_usage, STORED),
+    _method("GET", METRICS_PATH, health.metrics, (dialect.NoSuchPath, *GUARDED), returns=_METRICS),
+    _method("GET", "/health", health.health, (), returns=_HEALTH),
+    _method("GET", "/health/ready", health.ready, (), returns=_READY),
+    _method("GET", "/health/live", health.live, ()),
     Endpoint(
-        Route("GET", METRICS_PATH, lambda on: on.metrics),
-        Operation(
-            "metrics",
-            "Return metrics in Prometheus text format",
-            _METRICS,
-            (dialect.NoSuchPath, *GUARDED),
-            "Available only with `server.metrics_enabled`.",
-        ),
+        Route("GET", "/openapi.json", openapi_document), Operation("openapi", "Get this document", _DOCUMENT, OPEN)
     ),
-    _method("GET", "/health", HealthEndpoints.health, "health", (), returns=_HEALTH),
-    _method("GET", "/health/ready", HealthEndpoints.ready, "ready", (), returns=_READY),
-    _method("GET", "/health/live", HealthEndpoints.live, "live", ()),
-    _method("GET", "/openapi.json", DocsEndpoints.openapi, "openapi", OPEN, returns=_DOCUMENT),
-    _method("GET", "/docs", DocsEndpoints.page, "docs", OPEN, returns=_PAGE),
-    _method("GET", "/", DocsEndpoints.page, "root", OPEN, returns=_PAGE),
-    Endpoint(Route("GET", "/docs/{name}", lambda on: on.bound(DocsEndpoints.asset))),
+    *(
+        Endpoint(Route("GET", path, partial(docs_file, "docs.html")), Operation(name, _SHOW_PAGE, _PAGE, OPEN))
+        for name, path in (("docs", "/docs"), ("root", "/"))
+    ),
+    *(Endpoint(Route("GET", f"/docs/{name}", partial(docs_file, name))) for name in ("docs.css", "docs.js")),
 )
 
 ENDPOINTS = (*_PROMPTS, *_SESSIONS_AND_RUNS, *_MODEL_APIS, *_SERVER)

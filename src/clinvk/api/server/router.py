@@ -1,26 +1,22 @@
 """From path and method to a handler, and from an exception to an error response in the wire format of the path."""
 
 from collections.abc import Iterable
-from inspect import ismethod
 
-import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import UNKNOWN
 from clinvk.api.http.response import (
     NO_RETRY,
     ClientDisconnected,
-    document,
     internal_error,
     no_such_path,
     path_of,
     send_error,
 )
-from clinvk.api.openapi.endpoint import Endpoint, Handler, Handlers, Route
-from clinvk.dialects import json_bodies
+from clinvk.api.openapi.endpoint import Endpoint, Route
 from clinvk.dialects.dialect import MethodNotAllowed
 from clinvk.types.errors import ClinvkError, exhausted
 
@@ -28,19 +24,19 @@ from clinvk.types.errors import ClinvkError, exhausted
 class Router:
     """The endpoints of one server, as an ASGI application.
 
-    `routes` maps path templates and methods to routes. A route picks a handler from `handlers` on the first request, so
-    rarely used handlers are created late. `apps` has the handlers picked so far.
+    `routes` maps path templates and methods to routes. The application of a route is made for the first request, so
+    rarely used parts are created late.
     """
 
-    def __init__(self, endpoints: Iterable[Endpoint], handlers: Handlers) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint], services: Services) -> None:
         self.routes: dict[str, dict[str, Route]] = {}
         for route, _ in endpoints:
             for path in route.paths:
                 self.routes.setdefault(path, {})[route.method] = route
         self._fixed = {path for path in self.routes if "{" not in path}
         self._patterns = [(compile_path(path)[0], path) for path in self.routes if "{" in path]
-        self._handlers = handlers
-        self.apps: dict[tuple[str, str], ASGIApp] = {}
+        self._services = services
+        self._apps: dict[tuple[str, str], ASGIApp] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. An unexpected error is answered, and raised again for the server's log."""
@@ -88,26 +84,6 @@ class Router:
             error = MethodNotAllowed(f"{where}: the methods of this path are {allowed}")
             await send_error(error, scope, send, [(b"allow", allowed.encode())])
             return
-        if (app := self.apps.get((template, method))) is None:
-            app = self.apps[template, method] = _asgi(methods[method].handler(self._handlers))
+        if (app := self._apps.get((template, method))) is None:
+            app = self._apps[template, method] = methods[method].app(self._services)
         await app(scope, receive, send)
-
-
-def _asgi(handler: Handler | None) -> ASGIApp:
-    """Return a handler as an ASGI application.
-
-    A bound method gets the request, and the query if the method has an argument `query`, whose type is a struct. The
-    method returns a response, or a struct to send as JSON.
-    """
-    assert handler, "rows without a handler are left out of the table"
-    if not ismethod(handler):
-        return handler  # type: ignore[return-value]  # the other kind of Handler
-
-    query: type[msgspec.Struct] | None = handler.__annotations__.get("query")
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        args = (json_bodies.parameters(scope["query_string"], query),) if query else ()
-        result: Response | msgspec.Struct = await handler(Request(scope, receive, send), *args)
-        await (result if isinstance(result, Response) else document(result))(scope, receive, send)
-
-    return app

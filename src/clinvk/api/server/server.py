@@ -6,10 +6,10 @@ import gc
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache, partial
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import uvicorn
 import uvloop
@@ -17,12 +17,12 @@ from msgspec.structs import replace
 
 from clinvk import __version__, logs
 from clinvk.api.access import auth, keys
-from clinvk.api.access.auth import Access
 from clinvk.api.access.key_file import KeyFile
-from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.access.workdirs import WorkdirPolicy
-from clinvk.api.endpoints.health import BackendInventory
+from clinvk.api.endpoints.inventory import BackendInventory
+from clinvk.api.endpoints.request_admission import RequestAdmission
+from clinvk.api.endpoints.services import Services
 from clinvk.api.http.http1 import with_timeouts
 from clinvk.api.http.middleware import RequestMiddleware
 from clinvk.api.observe.observers import Observers, observe
@@ -37,17 +37,12 @@ from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.socket_server import SocketServer
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.process import executables, process_tags, resource_limits
+from clinvk.runtime.process import process_tags, resource_limits
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import Lookups
 from clinvk.runtime.run.task import RunObserver
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import ClinvkError, ConfigError
-from clinvk.types.request import RunRequest
-
-if TYPE_CHECKING:
-    from clinvk.orchestrate.live import Orchestrations
 
 logger = logging.getLogger(__name__)
 
@@ -217,14 +212,14 @@ async def _serve(
             open_server(settings, environ, sockets, store, api_keys, observers, BACKENDS, open_files) as running,
             maintain_store(store, settings.session.retention_days),
         ):
-            socket_server.open(running.runs)
+            socket_server.open(running.services.runs)
             ready = startup(settings.server, sockets, has_keys=bool(api_keys))
             announce(ready)
             lifecycle.notify_service_manager(environ, "READY=1", f"STATUS={str(ready).partition(chr(10))[0]}")
             await signals.wait_for_stop(partial(_reload, load, environ, api_keys, running))
             lifecycle.notify_service_manager(environ, "STOPPING=1", "STATUS=finishing what runs")
             socket_server.close()
-            running.app.stopping.set()
+            running.services.state.stopping.set()
             if is_inherited:
                 running.hand_over()
             await signals.drain(lambda: running.is_busy, settings.server.shutdown_grace_secs)
@@ -243,29 +238,29 @@ async def _reload(load: Load, environ: Mapping[str, str], api_keys: ApiKeys, run
     else:
         _adjust_logs(settings)
         api_keys.replace_permanent(new_keys)
-        running.access.limits.reset(settings.server)
-        running.runs.resize(settings.server)
+        running.services.access.limits.reset(settings.server)
+        running.services.runs.resize(settings.server)
         logger.info("reloaded keys, limits and log level; other settings wait for a restart")
     lifecycle.notify_service_manager(environ, "READY=1")
 
 
 class RunningServer(NamedTuple):
-    """A running server: the outermost application, its runs, uvicorn, and access control."""
+    """A running server: the outermost application, the services of the endpoints, and uvicorn."""
 
     app: RequestMiddleware
-    runs: LocalRuns
-    server: "Server"
-    access: Access
+    services: Services
+    uvicorn: "Server"
 
     @property
     def is_busy(self) -> bool:
         """Whether a request or a run is under way. A detached run has no request."""
-        return bool(self.app.active or self.runs.busy or self.runs.queued)
+        runs = self.services.runs
+        return bool(self.services.state.active_requests or runs.busy or runs.queued)
 
     def hand_over(self) -> None:
         """Stop accepting connections. New connections wait for the next server, which inherits the sockets."""
-        self.app.is_handed_over = True
-        for server in self.server.servers:
+        self.services.state.is_handed_over = True
+        for server in self.uvicorn.servers:
             server.close()
 
 
@@ -282,69 +277,33 @@ async def open_server(
 ) -> AsyncGenerator[RunningServer]:
     """Serve inside the context. On exit, end the agents, send the remaining output, and close the sockets.
 
-    `api_keys` are the valid API keys. The caller closes `store`. `open_files` is the former limit, for the agents.
+    The caller closes `store`. `open_files` is the former limit, for the agents.
     """
     started = asyncio.Event()
+    admission = RequestAdmission(settings, environ, registry, store, api_keys)
     try:
         async with asyncio.TaskGroup() as group:
-            lookups = Lookups()
-            access, key_policy = (
-                await auth.access_of(settings.server, api_keys, sockets),
-                KeyPolicy(api_keys, store, lookups),
-            )
-            workdirs = WorkdirPolicy(settings, environ, registry, lookups)
-
-            def admit_now(request: RunRequest) -> str:
-                real = workdirs.admit(request)
-                key_policy.check(request, workdirs.original(real))
-                return real
-
-            async def admit(request: RunRequest) -> str:
-                return await lookups.run(partial(admit_now, request), request.workdir, *request.add_dirs)
-
-            def judge(request: RunRequest, place: str) -> Sequence[str]:
-                key_policy.check(request, workdirs.original(place))
-                return workdirs.judge_repository(place)
-
+            access = await auth.access_of(settings.server, api_keys, sockets)
             async with (
                 keys.watch_key_sources(api_keys, KeyFile(home(environ))),
-                key_policy.refresh(),
+                admission.key_policy.refresh(),
                 LocalRuns(
                     settings,
                     store,
                     environ,
                     registry,
-                    admit,
+                    admission.admit_start,
                     observers.observers,
                     keeps_warm=True,
                     open_files=open_files,
-                    max_runs_of=key_policy.max_runs,
+                    max_runs_of=admission.key_policy.max_runs,
                     home=home(environ),
-                    lookups=lookups,
+                    lookups=admission.lookups,
                 ) as runs,
             ):
-                inventory = BackendInventory(settings, environ, runs.version, registry)
-                needed = executables.needed_variables(environ)
-
-                @cache
-                def orchestrations() -> "Orchestrations":
-                    from clinvk.orchestrate.live import Orchestrations
-
-                    return Orchestrations(runs, store, runs.spawner, needed, rule=judge)
-
-                app = create_app(
-                    settings,
-                    environ,
-                    runs,
-                    store,
-                    orchestrations,
-                    inventory,
-                    access,
-                    key_policy,
-                    workdirs,
-                    observers,
-                    registry,
-                )
+                inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
+                services = Services(settings, environ, registry, store, runs, admission, inventory, access, observers)
+                app = create_app(services)
                 server = Server(app, settings.server, started.set)
                 group.create_task(server.serve(sockets))
                 versions = group.create_task(inventory.query_versions())
@@ -353,10 +312,9 @@ async def open_server(
                 gc.freeze()  # exclude the permanent objects from later collections
                 gc.set_threshold(_GC_THRESHOLD)
                 async with housekeeping.trim_memory(lambda: server.server_state.total_requests):
-                    yield RunningServer(app, runs, server, access)
+                    yield RunningServer(app, services, server)
                 versions.cancel()
-                if orchestrations.cache_info().currsize:  # before `runs` exits: worktrees and checks need the runs
-                    await orchestrations().end()
+                await services.end_orchestrations()
             server.should_exit = True
     finally:
         for sock in sockets:

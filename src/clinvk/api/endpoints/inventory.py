@@ -1,0 +1,87 @@
+"""The agent CLIs of this machine, with their versions."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from clinvk.api.access.request_policy import RequestPolicy
+from clinvk.backends.base import Backend, Capabilities
+from clinvk.config.model import Settings
+from clinvk.runtime.process import executables
+
+AskVersion = Callable[[Backend, str], Awaitable[str | None]]
+
+
+class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An agent CLI that clinvk can run."""
+
+    name: Annotated[str, Meta(description="The value of `backend` in a prompt.", examples=["claude"])]
+    available: Annotated[bool, Meta(description="Whether a prompt for it can be run: enabled and installed.")]
+    enabled: Annotated[bool, Meta(description="`backends.<name>.enabled` of the settings.")]
+    models: Annotated[tuple[str, ...], Meta(description="Models known to work, best known first; others may.")]
+    capabilities: Annotated[Capabilities, Meta(description="Supported options; others are refused.")]
+    path: Annotated[str | None, Meta(description="Path of the program, if installed.")] = None
+    version: Annotated[str | None, Meta(description="The version that the program reports; absent until known.")] = None
+    install: Annotated[str | None, Meta(description="Install command, if missing.")] = None
+
+
+class BackendInventory:
+    """Finds the installed CLIs at each request, which takes microseconds, and asks each file for its version once.
+
+    Backends that the policy excludes are not reported.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        registry: Mapping[str, Backend],
+        policy: RequestPolicy,
+        ask_version: AskVersion,
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._ask_version = ask_version
+        self._registry = registry
+        self._policy = policy
+        self._versions: dict[tuple[str, str, int], str | None] = {}
+        self._unknown: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
+
+    def backends(self) -> list[BackendInfo]:
+        """Return the current state of all backends that requests may run."""
+        return [self._info(each) for each in self._registry.values() if self._policy.has_backend(each.name)]
+
+    async def query_versions(self) -> None:
+        """Query the versions of the CLIs found by `backends`, one CLI at a time, until cancelled."""
+        self.backends()
+        while True:
+            name, path, mtime = await self._unknown.get()
+            self._versions[name, path, mtime] = await self._ask_version(self._registry[name], path)
+
+    def _info(self, backend: Backend) -> BackendInfo:
+        settings = self._settings.backend(backend.name)
+        path = executables.find(backend, self._settings, self._environ)
+        return BackendInfo(
+            name=backend.name,
+            available=settings.enabled and path is not None,
+            enabled=settings.enabled,
+            models=tuple(model for model in backend.models if self._policy.has_model(backend.name, model)),
+            capabilities=backend.capabilities,
+            path=path,
+            version=self._version(backend, path) if path else None,
+            install=None if path else backend.install,
+        )
+
+    def _version(self, backend: Backend, path: str) -> str | None:
+        try:
+            key = (backend.name, path, os.stat(path).st_mtime_ns)
+        except OSError:  # removed a moment ago, or in a folder without access
+            return None
+        if key not in self._versions:
+            self._versions[key] = None
+            self._unknown.put_nowait(key)
+        return self._versions[key]

@@ -1,0 +1,126 @@
+"""Admission of requests: complete a request from its session and the settings, and check each request."""
+
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from clinvk.api.access.key_policy import KeyPolicy
+from clinvk.api.access.keys import ApiKeys
+from clinvk.api.access.request_policy import RequestPolicy
+from clinvk.api.access.workdirs import WorkdirPolicy
+from clinvk.api.endpoints import continuation
+from clinvk.api.http.response import within_prepare_timeout
+from clinvk.backends import registry as backends
+from clinvk.backends.base import Backend
+from clinvk.config.model import Settings
+from clinvk.dialects.conversation import MAX_IMAGES
+from clinvk.dialects.dialect import Call
+from clinvk.runtime.process.waiting import Lookups
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Session
+
+
+class RequestAdmission:
+    """Completes requests, and checks them against the policy, the API key and the lists of directories."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        registry: Mapping[str, Backend],
+        store: SessionStore,
+        api_keys: ApiKeys,
+    ) -> None:
+        self.lookups = Lookups()
+        self.policy = RequestPolicy(settings, registry)
+        self.key_policy = KeyPolicy(api_keys, store, self.lookups)
+        self._workdirs = WorkdirPolicy(settings, environ, registry, self.lookups)
+        self._settings = settings
+        self._registry = registry
+        self._store = store
+
+    async def admit(
+        self, call: Call, is_model_api: bool, key_name: str, client: str, new_session: bool = False
+    ) -> RunRequest:
+        """Complete a request from its session and the settings.
+
+        `key_name` is the key of the request, `client` the owner of the run in the queue. With `new_session` the request
+        continues a session only if it names one. A model API names a model instead of a backend, and an earlier run or
+        a conversation instead of a session.
+
+        Raises:
+            BackendUnavailable: the backend is unknown.
+            SessionNotFound, AmbiguousId: no session, or several, match.
+            PreviousNotFound: the run to continue from is unknown.
+            InvalidRequest: a directory cannot be used, or the policy or the key refuses the request.
+            ResourcesExhausted: the preparation took too long.
+        """
+        admitted = self._admit(call, is_model_api, key_name, client, new_session)
+        if is_model_api or call.request.session_id or key_name:  # the request needs the store
+            return await within_prepare_timeout(admitted)
+        return await admitted  # look-ups of directories have a separate timeout
+
+    async def admit_start(self, request: RunRequest) -> str:
+        """Check the directories and the key of a request again, right before its agent starts.
+
+        Return the resolved working directory.
+        """
+
+        def check() -> str:
+            workdir = self._workdirs.admit(request)
+            self.key_policy.check(request, self._workdirs.original(workdir))
+            return workdir
+
+        return await self.lookups.run(check, request.workdir, *request.add_dirs)
+
+    def check_repository(self, request: RunRequest, directory: str) -> Sequence[str]:
+        """Check the source directory of a worktree. Return the blocked directories below."""
+        self.key_policy.check(request, self._workdirs.original(directory))
+        return self._workdirs.check_repository(directory)
+
+    def check_command(self, key_name: str) -> None:
+        """Refuse a shell command if the policy or the key has limits that the command would bypass."""
+        self.policy.check_command()
+        self.key_policy.check_command(key_name)
+
+    async def _admit(self, call: Call, is_model_api: bool, key_name: str, client: str, new_session: bool) -> RunRequest:
+        request = call.request
+        session = await self._store.session(request.session_id) if request.session_id else None
+        if session:
+            request = replace(request, session_id=session.id, backend=request.backend or session.backend)
+        if is_model_api:  # an unknown model gets the backend of the session, or the default backend
+            default = request.backend or self._settings.default_backend
+            backend, model = backends.resolve_model(request.model or "", default, self._registry)
+            request = replace(request, backend=backend, model=model)
+        keeps_system_prompt = backends.backend_named(request.backend, self._registry).keeps_system_prompt
+        request = self.policy.completed(request)
+        if is_model_api:
+            request, session = await self._find_session(call, request, session, keeps_system_prompt, new_session)
+        request = await self._workdirs.settled(request, session)
+        if session:
+            request = replace(request, workdir=session.working_dir or None)
+        request = await self.key_policy.admit(request, key_name)
+        timeout_s = request.timeout_s or self._settings.server.request_timeout_secs or None
+        return replace(request, timeout_s=timeout_s, client=client)
+
+    async def _find_session(
+        self, call: Call, request: RunRequest, session: Session | None, keeps_system_prompt: bool, new_session: bool
+    ) -> tuple[RunRequest, Session | None]:
+        """Find the session of a request that names an earlier run, or sends the whole conversation.
+
+        Images are counted afterwards: the session has the earlier images of the conversation.
+        """
+        store = self._store
+        if call.previous:
+            request = await continuation.continue_previous(
+                store, request, call.previous, keeps_system_prompt, new_session
+            )
+        elif call.chat:
+            request = await continuation.find_session(store, request, call.chat, new_session)
+        if (count := len(request.images)) > MAX_IMAGES:
+            raise InvalidRequest(f"images has {count} images; at most {MAX_IMAGES} are allowed", "images")
+        if request.session_id and session is None:
+            session = await store.session(request.session_id)
+        return request, session

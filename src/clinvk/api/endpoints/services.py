@@ -1,0 +1,57 @@
+"""The parts of one server that its endpoints share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+
+from clinvk.api.access.auth import Access
+from clinvk.api.endpoints.inventory import BackendInfo, BackendInventory
+from clinvk.api.endpoints.request_admission import RequestAdmission
+from clinvk.api.http.middleware import ServerState
+from clinvk.api.observe.observers import Observers
+from clinvk.backends.base import Backend
+from clinvk.config.model import Settings
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.process import executables
+from clinvk.store.protocol import SessionStore
+
+if TYPE_CHECKING:
+    from clinvk.orchestrate.live import Orchestrations
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of one server that its endpoints share. The owner of the server opens and closes them."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    registry: Mapping[str, Backend]
+    store: SessionStore
+    runs: LocalRuns
+    admission: RequestAdmission
+    inventory: BackendInventory
+    access: Access
+    observers: Observers
+    state: ServerState = field(default_factory=ServerState)
+
+    def backends(self, request: Request) -> list[BackendInfo]:
+        """Return the agent CLIs that the key of a request may run."""
+        key_name: str = request.state.key_name
+        has_backend = self.admission.key_policy.has_backend
+        return [info for info in self.inventory.backends() if has_backend(key_name, info.name)]
+
+    @cached_property
+    def orchestrations(self) -> "Orchestrations":
+        """The requests for several agents, imported late: a megabyte that few servers need."""
+        from clinvk.orchestrate.live import Orchestrations
+
+        environ = executables.needed_variables(self.environ)
+        return Orchestrations(self.runs, self.store, self.runs.spawner, environ, rule=self.admission.check_repository)
+
+    async def end_orchestrations(self) -> None:
+        """End all orchestrations. Call before `runs` is closed: worktrees and checks need the runs."""
+        if "orchestrations" in vars(self):
+            await self.orchestrations.end()
