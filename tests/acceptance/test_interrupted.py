@@ -17,7 +17,7 @@ from acceptance.command import Clinvk, read_until, until
 from acceptance.terminal import ENTER, on_terminal
 from clinvk.runtime.process.process_tags import RlimitTags
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.worktrees.worktree_types import Worktree
+from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from repositories import Repository
 from scripted.steps import claude_says, hang, stderr, touch

@@ -16,8 +16,8 @@ from clinvk.cli.terminal.table import width
 from clinvk.dialects.rest import views
 from clinvk.runtime.process.process_tags import RlimitTags
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.worktree_types import State, Worktree, WorktreeApplied
+from clinvk.runtime.worktrees.folders import Worktree
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees, State, WorktreeApplied
 from clinvk.types.orchestration import ChangedFile
 from repositories import Repository
 from scripted.steps import claude_says, touch, wait_for

@@ -51,7 +51,7 @@ class Kept:
         own = self._backends[backend]
         launch = own.launch(RunRequest(prompt="x", backend=own.name, model=kind), None, Host()).warm
         assert launch
-        group = await self.reaper.worker_set.group(WorkerSpec(own, Host(), own.executable, ENV, launch))
+        group = await self.reaper.worker_set.group(WorkerSpec(own, Host(env=ENV), own.executable, launch))
         group.record_request(begins=True)
         self.reaper.wake()
         return group

@@ -78,7 +78,7 @@ async def test_concurrent_starts_stay_within_the_memory_limit(tmp_path: Path) ->
     async def want(kind: str) -> None:
         launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=kind), None, Host()).warm
         assert launch
-        (await reaper.worker_set.group(WorkerSpec(backend, Host(), backend.executable, ENV, launch))).record_request(
+        (await reaper.worker_set.group(WorkerSpec(backend, Host(env=ENV), backend.executable, launch))).record_request(
             begins=True
         )
 
@@ -107,7 +107,7 @@ async def test_profiles_without_processes_are_forgotten(tmp_path: Path) -> None:
         for number in range(50):
             launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=f"m{number}"), None, Host()).warm
             assert launch
-            group = await reaper.worker_set.group(WorkerSpec(backend, Host(), backend.executable, ENV, launch))
+            group = await reaper.worker_set.group(WorkerSpec(backend, Host(env=ENV), backend.executable, launch))
             group.last_requested_at = asyncio.get_running_loop().time() - 60 + number
             group.not_before = asyncio.get_running_loop().time() + 600
         tending = asyncio.create_task(reaper.run())

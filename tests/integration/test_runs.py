@@ -707,7 +707,7 @@ class Prepared(Shell):
         self._before = ("-c", script)
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
-        return replace(super().launch(request, resume, host), before=self._before)
+        return replace(super().launch(request, resume, host), setup=self._before)
 
 
 async def test_agent_starts_after_its_preparation_even_if_that_fails(tmp_path: Path) -> None:

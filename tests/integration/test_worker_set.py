@@ -39,7 +39,7 @@ async def opened(stock: WorkerSet, backend: Lasting) -> Worker:
     host = Host(env=ENV)
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
-    group = await stock.group(WorkerSpec(backend, host, backend.executable, ENV, launch))
+    group = await stock.group(WorkerSpec(backend, host, backend.executable, launch))
     worker = stock.open(group, launch)
     await until(lambda: worker.is_ready)
     return worker
@@ -75,7 +75,7 @@ async def test_timed_out_process_search_leaves_nothing_else_behind(tmp_path: Pat
     assert launch
     launch = replace(launch, files={"secret": b"s"})
     async with WorkerSet(Hanging(process_tags.choose_tags()), lambda: None) as stock:
-        group = await stock.group(WorkerSpec(backend, host, backend.executable, ENV, launch))
+        group = await stock.group(WorkerSpec(backend, host, backend.executable, launch))
         worker = stock.open(group, launch)
         await worker.opened.wait()
         folder = worker.folder.path
@@ -116,7 +116,7 @@ async def test_worker_of_a_forgotten_profile_is_ended_on_close(tmp_path: Path) -
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
     async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as stock:
-        wanted = WorkerSpec(backend, host, backend.executable, ENV, launch)
+        wanted = WorkerSpec(backend, host, backend.executable, launch)
         forgotten = await stock.group(wanted)
         stock.groups.clear()
         group = await stock.group(wanted)

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from clinvk.file_locks import FileLock
-from clinvk.runtime.worktrees.folders import WorktreeFolders
+from clinvk.runtime.worktrees.folders import Worktree, WorktreeFolders
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.orchestration import ChangedFile
 from integration.worktree_home import another, changed, home, left_over

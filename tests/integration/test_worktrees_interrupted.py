@@ -15,7 +15,7 @@ from clinvk.runtime.worktrees import repository as repositories
 from clinvk.runtime.worktrees import worktrees as package
 from clinvk.runtime.worktrees.folders import WorktreeFolders
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.tree_files import FileBackup
+from clinvk.runtime.worktrees.repository import FileBackup
 from clinvk.types.errors import ClinvkError
 from integration.worktree_home import another, changed, home, left_over
 from polling import until, until_told

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.worktrees.folders import WorktreeFolders
+from clinvk.runtime.worktrees.folders import Worktree, WorktreeFolders, remove_tree
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.tree_files import remove_tree
-from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from integration.worktree_home import changed, left_over
 from repositories import Repository

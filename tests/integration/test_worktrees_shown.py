@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.worktree_types import State
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees, State
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.orchestration import ChangedFile
 from integration.worktree_home import another, changed, home, left_over

@@ -18,10 +18,8 @@ from clinvk.orchestrate.live import Orchestrations
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.worktrees import repository as repositories_of
-from clinvk.runtime.worktrees.folders import WorktreeFolders
+from clinvk.runtime.worktrees.folders import Worktree, WorktreeFolders, remove_tree
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.tree_files import remove_tree
-from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import ClinvkError, InvalidRequest

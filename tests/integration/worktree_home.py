@@ -5,8 +5,8 @@ from pathlib import Path
 
 from clinvk.runtime.process.process_tags import RlimitTags
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.worktree_types import Worktree
 from repositories import Repository
 
 

@@ -16,7 +16,7 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.slots import SlotShare
-from clinvk.runtime.worktrees.worktree_types import Worktree
+from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, QueueFull
 from clinvk.types.events import Logged, RunFinished

@@ -30,7 +30,6 @@ class AgentEnvironment:
         self._environ = environ
         self._registry = registry
         self._hosts: dict[str, Host] = {}
-        self._environments: dict[str, Mapping[str, str]] = {}
 
     def backend(self, name: str) -> Backend:
         """Return a backend that may run here.
@@ -56,16 +55,10 @@ class AgentEnvironment:
         return path
 
     def host(self, backend: str) -> Host:
-        """Return the facts about the machine for a backend, looked up once: helper programs rarely change."""
+        """Return the agent's environment and the facts about the machine, looked up once: helpers rarely change."""
         if backend not in self._hosts:
-            self._hosts[backend] = executables.host(self.environment(backend))
+            self._hosts[backend] = executables.host(executables.environment(backend, self._settings, self._environ))
         return self._hosts[backend]
-
-    def environment(self, backend: str) -> Mapping[str, str]:
-        """Return the environment of a backend's CLI."""
-        if backend not in self._environments:
-            self._environments[backend] = executables.environment(backend, self._settings, self._environ)
-        return self._environments[backend]
 
     def hold(self, spawner: Spawner, directory: str | None) -> Callable[[], AbstractAsyncContextManager[None]] | None:
         """Return the lock of the clinvk worktree that contains a directory; None if the path rules a worktree out."""

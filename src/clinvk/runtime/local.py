@@ -239,7 +239,7 @@ class LocalRuns:
 
     async def version(self, backend: Backend, path: str) -> str | None:
         """Return the version of a backend's CLI, in the environment of its runs, or None if the CLI does not answer."""
-        return await executables.version(self.spawner, path, self._environment.environment(backend.name))
+        return await executables.version(self.spawner, path, self._environment.host(backend.name).env)
 
     async def _begin(
         self, request: RunRequest, share: SlotShare | None = None, user_environment: AgentEnvironment | None = None
@@ -310,16 +310,8 @@ class LocalRuns:
                 request = RunRequest(prompt="", backend=name, workdir=workdir)
                 launch = self._launch(self._environment, backend, complete(request, self._settings), None).warm
                 if launch:
-                    env = self._environment.environment(name)
-                    await pool.prestart(
-                        WorkerSpec(
-                            backend,
-                            self._environment.host(name),
-                            self._environment.path(backend),
-                            env,
-                            launch,
-                        )
-                    )
+                    host, path = self._environment.host(name), self._environment.path(backend)
+                    await pool.prestart(WorkerSpec(backend, host, path, launch))
             except ClinvkError as exc:
                 logger.warning("no process of %s is started ahead: %s", name, exc.message)
             except Exception:
@@ -342,7 +334,6 @@ class LocalRuns:
             host=environment.host(backend.name),
             path=path,
             launch=await self._look_up_launch(environment, backend, request, resume),
-            env=environment.environment(backend.name),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
             fallbacks=self.fallbacks,

@@ -23,8 +23,7 @@ from clinvk.config.load import home
 from clinvk.dialects.rest import views
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
-from clinvk.runtime.worktrees.worktree_types import WorktreeApplied, WorktreeListed
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees, WorktreeApplied, WorktreeListed
 from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import ChangedFile

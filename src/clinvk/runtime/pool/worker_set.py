@@ -39,8 +39,12 @@ class WorkerSpec(NamedTuple):
     backend: Backend
     host: Host
     path: str
-    env: Mapping[str, str]
     launch: Launch
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The environment of the worker, before the launch's own variables."""
+        return self.host.env
 
     @property
     def key(self) -> object:

@@ -43,11 +43,11 @@ async def drive(task: RunTask) -> None:
     logs.note(run_id=task.id)
     try:
         await task.wait_for_slot()
-        if task.spec.hold and not task.stopped_by:
-            async with task.spec.hold():
-                await _work(task)
-        else:
-            await _work(task)
+        async with task.spec.hold() if task.spec.hold and not task.stopped_by else nullcontext():
+            if task.stopped_by:  # while the run waited for the slot, or for the worktree
+                await task.end(task.stopped_by)
+            elif not await _run_pooled(task):
+                await _run_own(task)
     except ClinvkError as exc:
         task.refusal = exhausted(exc) or exc
         await task.end(RunFailed(task.refusal.code, task.refusal.message))
@@ -59,13 +59,6 @@ async def drive(task: RunTask) -> None:
     finally:
         task.close()
         task.slot.release()
-
-
-async def _work(task: RunTask) -> None:
-    if task.stopped_by:  # while the run waited for the slot, or for the worktree
-        await task.end(task.stopped_by)
-    elif not await _run_pooled(task):
-        await _run_own(task)
 
 
 async def _run_own(task: RunTask) -> None:
@@ -229,12 +222,10 @@ async def _run_pooled(task: RunTask) -> bool:
     # A verbose run shows its agent's stderr; the stderr of a shared process belongs to no run.
     if launch and task.request.warm and not task.request.verbose and spec.fallbacks.is_supported(spec.path):
         real_path = await spec.check() if spec.check else launch.cwd
-        worker_spec = WorkerSpec(spec.backend, spec.host, spec.path, spec.env, launch)
-        process = None
         if real_path == launch.cwd:  # a warm process starts only in the directory of its key
-            process = await pool.admit(worker_spec, spec.resume, _turn_count(task), task.id, task.wake)
-        if process:
-            await _run_in_pool(task, pool, process, launch)
+            worker = WorkerSpec(spec.backend, spec.host, spec.path, launch)
+            if process := await pool.admit(worker, spec.resume, _turn_count(task), task.id, task.wake):
+                await _run_in_pool(task, pool, process, launch)
     if task.phase < Phase.ENDED and spec.resume and not spec.resume.fork:
         await pool.forget(spec.resume.handle)  # the conversation continues in the run's own process
     return task.phase is Phase.ENDED

@@ -45,7 +45,6 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     host: Host
     launch: Launch
     path: str
-    env: Mapping[str, str]
     resume: Resume | None
     no_progress_s: float
     fallbacks: ProtocolSupport
@@ -53,6 +52,11 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     check: Callable[[], Awaitable[str]] | None = None
     hold: Callable[[], AbstractAsyncContextManager[None]] | None = None
     pool: Pool | None = None
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The agent's environment, before the launch's own variables."""
+        return self.host.env
 
 
 class OwnProcess:

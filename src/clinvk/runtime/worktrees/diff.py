@@ -12,9 +12,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from clinvk.runtime.process.waiting import finish_thread
+from clinvk.runtime.worktrees.folders import Worktree, remove_tree
 from clinvk.runtime.worktrees.git import Git, GitFailed, on_one_line
-from clinvk.runtime.worktrees.tree_files import remove_tree
-from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import Alteration, ChangedFile
 

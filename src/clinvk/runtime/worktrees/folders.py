@@ -1,4 +1,4 @@
-"""The folders of worktrees in a clinvk home, and their locks.
+"""Worktrees, their folders in a clinvk home, and their locks.
 
     worktrees/.lock      locked while a clinvk adds worktrees to a repository or removes them
     worktrees/.apply     locked while a clinvk applies changes
@@ -19,6 +19,8 @@ released when their process exits, however it exits. All functions block.
 import fcntl
 import os
 import re
+import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,8 +30,6 @@ from msgspec.structs import replace
 from clinvk import file_locks
 from clinvk.config.load import WORKTREES
 from clinvk.file_locks import FileLock
-from clinvk.runtime.worktrees.tree_files import remove_tree
-from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
 _LABEL_CHARS = 40
@@ -39,6 +39,51 @@ _INDEX = "index"
 _REMOVING = {False: "removing", True: "removing-all"}
 _LOCK = "lock"
 _WORK = "work"
+
+
+class Worktree(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A git worktree for one agent, with separate files and a separate branch.
+
+    The fields without a default are stored in `worktree.json`.
+
+    Attributes:
+        repository: top of the tree that the worktree was made from.
+        common: the repository's own folder (`.git`), shared by all of its worktrees.
+        name: name of the worktree's top folder.
+        inside: sub-directory that the agent works in, empty for the top.
+        base: commit that the worktree starts from.
+        submodules: paths of submodules, which are empty in the worktree.
+        made_at: Unix time.
+        id: identifier, part of the branch and of the path.
+        folder: folder in the clinvk home that holds the worktree and its records.
+        warnings: what is in the repository's tree and not in the worktree.
+    """
+
+    repository: str
+    common: str
+    name: str
+    inside: str
+    base: str
+    submodules: tuple[str, ...]
+    made_at: float
+    id: str = ""
+    folder: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def root(self) -> str:
+        """The top folder of the worktree."""
+        return str(Path(self.folder, self.name))
+
+    @property
+    def path(self) -> str:
+        """The directory for the agent to work in."""
+        return str(Path(self.folder, self.name, self.inside))
+
+    @property
+    def branch(self) -> str:
+        """The branch of the worktree."""
+        return f"clinvk/{self.id}"
 
 
 class WorktreeFolders:
@@ -217,3 +262,28 @@ def _taken(path: Path, how: int = fcntl.LOCK_EX, flags: int = os.O_RDWR | os.O_C
 def _slug(label: str) -> str:
     """Return the part of a label that is valid in a branch and in a folder name."""
     return re.sub(r"[^a-z0-9]+", "-", label.lower())[:_LABEL_CHARS].strip("-") or "agent"
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with its content, read-only folders included; the targets of symbolic links stay.
+
+    `rm` takes folders of any depth, for which `shutil.rmtree` and a recursive walk are too deep.
+
+    Raises:
+        ClinvkError: something cannot be removed.
+    """
+    remove = ("rm", "-rf", "--", str(path))
+    if _failure(remove) and not path.is_symlink():
+        _failure(("chmod", "-R", "u+rwx", "--", str(path)))
+        if failure := _failure(remove):
+            raise ClinvkError(f"cannot remove {str(path)!r}: {failure}")
+
+
+def _failure(argv: Sequence[str]) -> str:
+    """Run a program and return what it writes to stderr if it fails, or an empty text."""
+    try:
+        done = subprocess.run(argv, capture_output=True, env={"PATH": os.defpath}, check=False)
+    except OSError as exc:
+        return f"{argv[0]}: {exc.strerror}"
+    lines = done.stderr.decode(errors="replace").splitlines()
+    return lines[0] if done.returncode and lines else "failed" if done.returncode else ""

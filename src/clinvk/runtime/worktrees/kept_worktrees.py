@@ -4,20 +4,59 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from typing import Literal
 
+import msgspec
 from msgspec.structs import asdict
 
 from clinvk.file_locks import FileLock
 from clinvk.runtime.process.waiting import finish_thread
 from clinvk.runtime.worktrees import repository
-from clinvk.runtime.worktrees.worktree_types import State, Worktree, WorktreeApplied, WorktreeListed
+from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.worktrees import REMOVE_TIMEOUT_S, Worktrees, wait_for_lock
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.orchestration import ChangedFile
 
 _APPLY_FREE_TIMEOUT_S = 60.0
-_PROBED_TIMEOUT_S = 0.2
+_PROBE_TIMEOUT_S = 0.2
+"""How long another clinvk may take to probe the lock."""
+
 _EXAMINED_AT_ONCE = 4
+
+
+State = Literal["in use", "changed", "unchanged", "broken"]
+
+
+class WorktreeListed(Worktree, frozen=True, kw_only=True):
+    """A worktree and its state.
+
+    Attributes:
+        state: `in use` while an agent works in the worktree; `broken` if git cannot examine it.
+        files: changed files, as in `Change`; empty while the worktree is in use.
+        problem: why the worktree cannot be examined completely, or empty.
+        patch: the changes as a patch for git, if requested; None while in use, or if there is a `problem`.
+    """
+
+    state: State
+    files: tuple[ChangedFile, ...] = ()
+    problem: str = ""
+    patch: bytes | None = None
+
+
+class WorktreeApplied(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of applying a worktree's changes.
+
+    Attributes:
+        removed: the worktree was removed.
+        warnings: what in the worktree could not be examined; the worktree is then kept.
+    """
+
+    id: str
+    repository: str
+    files: tuple[ChangedFile, ...]
+    removed: bool
+    dry_run: bool
+    warnings: tuple[str, ...] = ()
 
 
 class KeptWorktrees(Worktrees):
@@ -153,21 +192,14 @@ class KeptWorktrees(Worktrees):
             worktree = await asyncio.to_thread(self._folders.read, id_)
             if worktree is None or common not in (None, worktree.common):
                 return None
-            if lock is None or await self._is_used(id_):
+            if lock is None or await self._has_agents(id_):
                 return _item(worktree, "in use")
             item = await self._state(worktree, with_patch)
         return item or await self._cleaned_up(worktree)
 
-    async def _is_used(self, id_: str) -> bool:
-        with (excluding := await self._probed(id_)) or nullcontext():
+    async def _has_agents(self, id_: str) -> bool:
+        with (excluding := await self._exclude_agents(id_, _PROBE_TIMEOUT_S)) or nullcontext():
             return excluding is None
-
-    async def _probed(self, id_: str) -> FileLock | None:
-        """Keep agents out of a worktree without waiting for agents to exit, or return None if the worktree is in use.
-
-        Retry for a moment, since another clinvk may be probing the lock.
-        """
-        return await wait_for_lock(lambda: self._folders.exclude(id_), _PROBED_TIMEOUT_S)
 
     async def _state(self, worktree: Worktree, with_patch: bool = False) -> WorktreeListed | None:
         """Examine an unused worktree; return None for a worktree to remove."""
@@ -195,7 +227,7 @@ class KeptWorktrees(Worktrees):
         lock = await asyncio.to_thread(self._folders.hold, worktree.id)
         if lock is None:
             return None
-        with lock, (excluding := await self._probed(worktree.id)) or nullcontext():
+        with lock, (excluding := await self._exclude_agents(worktree.id, _PROBE_TIMEOUT_S)) or nullcontext():
             if excluding is None:
                 return _item(worktree, "in use")
             try:

@@ -4,8 +4,9 @@ import asyncio
 import os
 import re
 import shutil
+import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,9 +14,8 @@ import msgspec
 
 from clinvk.runtime.process.waiting import Lookups, finish_thread
 from clinvk.runtime.worktrees.diff import TreeDiff
+from clinvk.runtime.worktrees.folders import Worktree, remove_tree
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitTimedOut, on_one_line
-from clinvk.runtime.worktrees.tree_files import FileBackup, remove_tree
-from clinvk.runtime.worktrees.worktree_types import Judge, Worktree
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
 _SUBMODULE = b"160000"
@@ -27,6 +27,10 @@ _APPLY_TIMEOUT_S = 600.0
 _STATUS_TIMEOUT_S = 30.0
 _RETRY_AFTER_S = 0.05
 _MAX_NAMES = 3
+
+
+Judge = Callable[[str], Sequence[str]]
+"""Raises if no files of a worktree may come from a directory; returns the blocked directories below the directory."""
 
 
 async def find_repository(git: Git, directory: str) -> tuple[str, str, str]:
@@ -188,6 +192,78 @@ def _finish_checkout(worktree: Worktree, admin: Path, left_out: Sequence[str]) -
     raise InvalidRequest(
         f"{worktree.inside!r} is not a directory in the commit {worktree.base[:12]} of {worktree.repository}", ISOLATION
     )
+
+
+class FileBackup:
+    """Copies of files and links in a tree, for restoring the files after a change has failed midway.
+
+    A file with other content by then is moved to `aside` and not overwritten: another program may have written to it.
+    """
+
+    def __init__(self, top: str, names: Sequence[bytes], folder: Path) -> None:
+        self.folder = folder
+        self.aside = folder / "aside"
+        self._top = os.fsencode(top)
+        self._before = os.fsencode(folder / "before")
+        self._names = names
+
+    def copy(self) -> None:
+        """Copy the files.
+
+        Raises:
+            ClinvkError: a file cannot be read, or the disk is full.
+        """
+        try:
+            for name in self._names:
+                source, target = os.path.join(self._top, name), os.path.join(self._before, name)
+                if os.path.islink(source) or os.path.isfile(source):
+                    os.makedirs(os.path.dirname(target), exist_ok=True)
+                    if os.path.islink(source):
+                        os.symlink(os.readlink(source), target)
+                    else:
+                        shutil.copy2(source, target)
+        except OSError as exc:
+            raise ClinvkError(f"cannot put the files aside that would be changed: {exc}") from exc
+
+    def restore(self) -> None:
+        """Restore files after a failed change, and remove folders that are empty afterwards.
+
+        Files are moved, not copied, which needs no room on a full disk.
+
+        Raises:
+            OSError: a file cannot be restored; the others are.
+        """
+        failed: list[OSError] = []
+        changed = [name for name in self._names if _content(self._top, name) != _content(self._before, name)]
+        for source, target in ((self._top, os.fsencode(self.aside)), (self._before, self._top)):
+            for name in changed:
+                try:
+                    _move(os.path.join(source, name), os.path.join(target, name))
+                except OSError as exc:
+                    failed.append(exc)
+        for name in changed:
+            with suppress(OSError):
+                os.removedirs(os.path.join(self._top, os.path.dirname(name)))
+        if failed:
+            raise failed[0]
+
+
+def _content(folder: bytes, name: bytes) -> tuple[int, bytes] | None:
+    """Return the mode and the content of a file or a link; None for anything else."""
+    path = os.path.join(folder, name)
+    mode = os.lstat(path).st_mode if os.path.lexists(path) else 0
+    if stat.S_ISLNK(mode):
+        return mode, os.readlink(path)
+    return (mode, Path(os.fsdecode(path)).read_bytes()) if stat.S_ISREG(mode) else None
+
+
+def _move(source: bytes, target: bytes) -> None:
+    """Move a file, a link or a folder, if there is one."""
+    if os.path.lexists(source):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.lexists(target):
+            raise FileExistsError(f"{os.fsdecode(target)} is in the way")
+        shutil.move(os.fsdecode(source), os.fsdecode(target))
 
 
 async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> None:

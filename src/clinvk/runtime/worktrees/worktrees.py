@@ -18,10 +18,9 @@ from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import WakeUp, finish_shielded, finish_thread
 from clinvk.runtime.worktrees import repository
 from clinvk.runtime.worktrees.diff import TreeDiff, difference
-from clinvk.runtime.worktrees.folders import WorktreeFolders
+from clinvk.runtime.worktrees.folders import Worktree, WorktreeFolders, remove_tree
 from clinvk.runtime.worktrees.git import Git, GitTimedOut, environment
-from clinvk.runtime.worktrees.tree_files import remove_tree
-from clinvk.runtime.worktrees.worktree_types import Judge, Worktree
+from clinvk.runtime.worktrees.repository import Judge
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.orchestration import Change, Check
 
@@ -233,9 +232,9 @@ class Worktrees:
                 await repository.unregister(git, worktree, with_commits)
         await asyncio.to_thread(remove_tree, Path(worktree.folder))
 
-    async def _exclude_agents(self, id_: str) -> FileLock | None:
-        """Keep later agents out of a worktree, or return None if an agent is at work there and does not exit soon."""
-        return await wait_for_lock(lambda: self._folders.exclude(id_), _EXIT_TIMEOUT_S)
+    async def _exclude_agents(self, id_: str, timeout_s: float | None = None) -> FileLock | None:
+        """Keep later agents out of a worktree, or return None if an agent is at work there until the timeout."""
+        return await wait_for_lock(lambda: self._folders.exclude(id_), timeout_s or _EXIT_TIMEOUT_S)
 
     @asynccontextmanager
     async def _exclusive(self) -> AsyncGenerator[None]:
