@@ -57,7 +57,7 @@ def test_doctor_finds_no_usable_agent_without_login(machine: Machine) -> None:
     for name in ("claude", "codex", "gemini"):
         status, message = said(report, name)[0]
         assert status == "problem"
-        assert ": not logged in; run " in message
+        assert ": not logged in; " in message
 
 
 OLDER = """
@@ -84,4 +84,4 @@ def test_doctor_reports_flag_unsupported_by_the_installed_cli(machine: Machine, 
     assert done.returncode == 1
     status, message = said(json.loads(done.stdout), name)[0]
     assert status == "problem"
-    assert "does not take --of-tomorrow, which clinvk needs; another version may: npm install" in message
+    assert "does not accept --of-tomorrow, which clinvk needs; another version may" in message

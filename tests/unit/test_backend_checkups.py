@@ -90,11 +90,11 @@ def test_gemini_help_reveals_missing_flags() -> None:
         ("claude", 0, '{"loggedIn": true, "authMethod": "third_party", "apiProvider": "bedrock"}',
          LoginStatus(True, "logged in (bedrock)")),
         ("claude", 1, 'note\n{"loggedIn": false}',
-         LoginStatus(False, "not logged in; run claude and /login, or set ANTHROPIC_API_KEY")),
+         LoginStatus(False, "not logged in; ANTHROPIC_API_KEY is not set", "claude /login")),
         ("claude", 1, "error: unknown command", LoginStatus(None, "claude auth status reports no login")),
         ("codex", 0, "WARNING: x\nLogged in using ChatGPT\n", LoginStatus(True, "Logged in using ChatGPT")),
         ("codex", 0, "API key configured - sk-abc***\nmore", LoginStatus(True, "API key configured")),
-        ("codex", 1, "Not logged in\n", LoginStatus(False, "not logged in; run codex login, or set CODEX_API_KEY")),
+        ("codex", 1, "Not logged in\n", LoginStatus(False, "not logged in; CODEX_API_KEY is not set", "codex login")),
         ("codex", 2, "error", LoginStatus(None, "codex login status reports no login")),
     ],
 )  # fmt: skip

@@ -20,7 +20,7 @@ def test_capacity_follows_cores_and_memory_with_a_minimum_of_16(cores: int, memo
     assert found.runs == runs
     assert f"{cores} core" in found.reason
     assert f"{memory_mb:,} MB" in found.reason
-    assert ("the least" in found.reason) == (cores == 1)
+    assert ("the minimum" in found.reason) == (cores == 1)
 
 
 def test_configured_capacity_overrides_the_machine() -> None:
@@ -33,7 +33,7 @@ def test_capacity_counts_only_cores_in_the_affinity_mask() -> None:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        assert "1 cores with" in capacity(ServerSettings()).reason
+        assert "1 core (" in capacity(ServerSettings()).reason
     finally:
         os.sched_setaffinity(0, allowed)
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from clinvk.backends.base import Host
+from clinvk.backends.claude import Claude
 from clinvk.backends.claude.channel import ConversationChannel
 from clinvk.types.events import Event, Progress, RunFailed, RunFinished
-from clinvk.types.request import RunRequest
+from clinvk.types.request import RunRequest, SandboxMode
 
 RECORDING = Path(__file__).parent / "recordings" / "claude" / "tool_denied.stdout"
 INIT = b'{"type":"system","subtype":"init","session_id":"s","model":"m"}'
@@ -72,3 +74,24 @@ def test_each_turn_reports_only_its_own_denials(counts: str) -> None:
 def test_denials_without_a_tool_name_are_not_reported(denials: tuple[object, ...]) -> None:
     (events,) = turns([INIT, result(*denials)])
     assert denials_told(events) == []
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "commands", "is_warned"),
+    [("workspace", (), True), ("workspace", ("bwrap", "socat"), False), ("read-only", (), False), (None, (), False)],
+)
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_run_in_workspace_without_a_shell_says_what_to_install(
+    sandbox: SandboxMode | None, commands: tuple[str, ...], is_warned: bool, is_warm: bool
+) -> None:
+    host = Host(commands=frozenset(commands))
+    request = RunRequest(prompt="x", sandbox_mode=sandbox)
+    launch = Claude().launch(request, None, host)
+    if is_warm:
+        assert launch.warm
+        launch = launch.warm
+    channel = Claude().channel(launch, host)
+    channel.start("run", request, None)
+    _, *more = (delivery[1] for delivery in channel.receive(INIT) if not isinstance(delivery, bytes))
+    text = "claude has no shell in sandbox_mode workspace; install the packages bubblewrap and socat"
+    assert more == ([Progress("warning", text)] if is_warned else [])

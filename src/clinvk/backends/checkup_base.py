@@ -30,10 +30,21 @@ class FlagProbe(msgspec.Struct, frozen=True):
 
 
 class LoginStatus(msgspec.Struct, frozen=True):
-    """Whether a CLI has credentials for its model; None if unknown. `detail` names the login or the remedy."""
+    """Whether a CLI has credentials for its model; None if unknown.
+
+    `detail` names the login or what is missing; `fix` is the command that logs in, if there is one.
+    """
 
     is_logged_in: bool | None
     detail: str
+    fix: str = ""
+
+
+class Remark(NamedTuple):
+    """What will not work on this machine, and the system packages that help."""
+
+    text: str
+    packages: tuple[str, ...] = ()
 
 
 class LoginProbe(msgspec.Struct, frozen=True):
@@ -55,13 +66,13 @@ class Checkup(msgspec.Struct, frozen=True, kw_only=True):
         empty_home: variables that make the folder `PRIVATE` the CLI's home, because the CLI writes there at each start.
         probes: the probes; every flag that clinvk passes is in at least one probe.
         login: the login if known without running the CLI, otherwise the command that reports the login.
-        remarks: what will not work on this machine, and why.
+        remarks: what will not work on this machine.
     """
 
     empty_home: dict[str, str]
     probes: tuple[FlagProbe, ...]
     login: LoginStatus | LoginProbe
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 @runtime_checkable

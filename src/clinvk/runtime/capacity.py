@@ -36,10 +36,11 @@ def capacity(server: ServerSettings) -> Capacity:
 def of_machine(cores: int, memory_mb: int) -> Capacity:
     """Return the capacity of a machine with the given cores and memory."""
     by_cores, by_memory = cores * _RUNS_PER_CORE, memory_mb // _RUN_MB
-    machine = f"{cores} cores with {_RUNS_PER_CORE} runs each, {memory_mb:,} MB of memory with {_RUN_MB} for each run"
+    count = f"{cores} core{'' if cores == 1 else 's'}"
+    machine = f"{count} ({_RUNS_PER_CORE} runs each), {memory_mb:,} MB of memory ({_RUN_MB} MB per run)"
     if (runs := min(by_cores, by_memory)) < MIN_RUNS:
-        return Capacity(MIN_RUNS, f"the least, though this machine has {machine}")
-    return Capacity(runs, f"this machine has {machine}")
+        return Capacity(MIN_RUNS, f"the minimum; this machine has {machine}")
+    return Capacity(runs, machine)
 
 
 def _memory_bytes() -> int:

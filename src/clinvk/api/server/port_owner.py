@@ -19,12 +19,19 @@ class Warm(msgspec.Struct):
     one_shot: list[str] = []
 
 
+class Capacity(msgspec.Struct):
+    """The run limit in a health document."""
+
+    max_concurrent_runs: int
+
+
 class Health(msgspec.Struct):
     """The response of `GET /health`."""
 
     status: str
     version: str
     uptime: str = ""
+    capacity: Capacity | None = None
     warm: Warm | None = None
 
 

@@ -18,7 +18,7 @@ from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Host, Launch
 from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, resume_args, stdin, streamed
-from clinvk.backends.claude.permissions import permission_flags
+from clinvk.backends.claude.permissions import FILE_TOOLS, NO_SHELL, permission_flags
 from clinvk.backends.shared import OneShotChannel, conversation, parent_directories
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
@@ -89,9 +89,10 @@ class Claude:
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the channel of one process. SIGINT ends the process and its tools; SIGTERM would orphan the tools."""
+        warning = NO_SHELL if f"--tools={','.join(FILE_TOOLS)}" in launch.argv else ""
         if launch.long_lived:
-            return ConversationChannel()
-        return OneShotChannel(ClaudeDecoder(), partial(stdin, resumed=bool(resume_args(launch.argv))))
+            return ConversationChannel(warning)
+        return OneShotChannel(ClaudeDecoder(warning=warning), partial(stdin, resumed=bool(resume_args(launch.argv))))
 
     def checkup(self, host: Host) -> "Checkup":
         """Return the checks that show, without a prompt, whether the installed CLI can be used."""

@@ -49,10 +49,11 @@ _ANY: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
 class ConversationChannel(Channel):
-    """The channel of a long-lived process, with one run at a time."""
+    """The channel of a long-lived process, with one run at a time. Each run begins with the warning, if any."""
 
-    def __init__(self) -> None:
+    def __init__(self, warning: str = "") -> None:
         self._run = ""
+        self._warning = warning
         self._decoder = ClaudeDecoder()
         self._last: wire.Result | None = None
         self._speaks = False
@@ -63,7 +64,7 @@ class ConversationChannel(Channel):
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Return the message. A conversation to resume is named by the command line, or already open in the process."""
-        self._run, self._decoder = run, ClaudeDecoder(self._last)
+        self._run, self._decoder = run, ClaudeDecoder(self._last, self._warning)
         return message(request)
 
     def receive(self, line: bytes) -> Iterable[Delivery]:

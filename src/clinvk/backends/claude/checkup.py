@@ -9,8 +9,8 @@ import re
 import msgspec
 
 from clinvk.backends.base import PRIVATE, Backend, Host
-from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, launches
-from clinvk.backends.claude.ending import LOG_IN
+from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, Remark, launches
+from clinvk.backends.claude.permissions import NO_SHELL, can_confine_shell
 
 _UNKNOWN = re.compile(r"unknown option '(-[^'=]+)")
 _TAKEN = ("Input must be provided", "No conversation found")
@@ -61,15 +61,15 @@ def _login(answer: ProbeOutput) -> LoginStatus:
     except msgspec.DecodeError:
         return LoginStatus(None, "claude auth status reports no login")
     if not status.loggedIn:
-        return LoginStatus(False, f"not logged in; {LOG_IN}")
+        return LoginStatus(False, "not logged in; ANTHROPIC_API_KEY is not set", "claude /login")
     how = status.authMethod if status.apiProvider in ("", "firstParty") else status.apiProvider
     return LoginStatus(True, f"logged in ({how.replace('_', ' ') or 'as it says'})")
 
 
-def _remarks(host: Host) -> tuple[str, ...]:
-    found: list[str] = []
-    if missing := [name for name in ("bwrap", "socat") if name not in host.commands]:
-        found.append(f"sandbox_mode workspace gives it no shell: no {' and no '.join(missing)} on PATH")
+def _remarks(host: Host) -> tuple[Remark, ...]:
+    found: list[Remark] = []
+    if not can_confine_shell(host):
+        found.append(Remark(NO_SHELL, ("bubblewrap", "socat")))
     if host.is_root and not host.env.get("IS_SANDBOX"):
-        found.append("approval_mode none is refused to root; IS_SANDBOX=1 allows it")
+        found.append(Remark("approval_mode none is refused to root; IS_SANDBOX=1 allows it"))
     return tuple(found)

@@ -31,9 +31,10 @@ class ClaudeDecoder:
     `before` is the previous result in the same process, whose costs are included in the next result.
     """
 
-    def __init__(self, before: wire.Result | None = None) -> None:
+    def __init__(self, before: wire.Result | None = None, warning: str = "") -> None:
         self.result: wire.Result | None = None
         self._before = before
+        self._warning = warning
         self._started = False
         self._compacted = False
         self._answer = MessageJoiner(events.TextDelta)
@@ -85,6 +86,8 @@ class ClaudeDecoder:
             case "init" if not self._started:
                 self._started = True
                 yield events.RunStarted(line.model, line.session_id)
+                if self._warning:
+                    yield events.Progress("warning", self._warning)
             case "api_retry":
                 yield _retry(line)
             case "compact_boundary":

@@ -146,12 +146,20 @@ def _read_only(request: RunRequest, host: Host) -> PermissionFlags:
 
 def _workspace(request: RunRequest, host: Host) -> PermissionFlags:
     allowed = (*READ_TOOLS, "WebFetch", "WebSearch")
-    if not {"bwrap", "socat"} <= host.commands:
+    if not can_confine_shell(host):
         return _confined(request, host, "acceptEdits", FILE_TOOLS, allowed)
     asks = request.approval_mode == "always"
     flags = _confined(request, host, "acceptEdits", CONFINED_TOOLS, allowed)
     sandbox = {**_CONFINED, "autoAllowBashIfSandboxed": not asks}
     return msgspec.structs.replace(flags, settings={**flags.settings, "sandbox": sandbox})
+
+
+def can_confine_shell(host: Host) -> bool:
+    """Return whether the programs that confine the shell of `workspace` are installed."""
+    return {"bwrap", "socat"} <= host.commands
+
+
+NO_SHELL = "claude has no shell in sandbox_mode workspace; install the packages bubblewrap and socat"
 
 
 def _confined(

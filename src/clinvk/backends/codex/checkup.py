@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from clinvk.backends.base import PRIVATE, Backend, Host, Launch
 from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, flags_in, launches
 from clinvk.backends.codex import user_files
-from clinvk.backends.codex.failures import LOG_IN
 
 _UNKNOWN = re.compile(r"unexpected argument '(-[^'=]+)")
 
@@ -54,7 +53,7 @@ def _login(answer: ProbeOutput) -> LoginStatus:
     if answer.exit_code == 0:
         return LoginStatus(True, said[0].partition(" - ")[0] if said else "logged in")  # part of the key follows
     if any("Not logged in" in line for line in said):
-        return LoginStatus(False, f"not logged in; {LOG_IN}")
+        return LoginStatus(False, "not logged in; CODEX_API_KEY is not set", "codex login")
     return LoginStatus(None, "codex login status reports no login")
 
 

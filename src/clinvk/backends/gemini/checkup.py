@@ -5,10 +5,10 @@ import re
 from clinvk.backends.base import PRIVATE, Backend, Host
 from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginStatus, ProbeOutput, flags_in, launches
 from clinvk.backends.gemini import home
-from clinvk.backends.gemini.decoder import LOG_IN
 from clinvk.types.errors import InvalidRequest
 
 _VERTEX_NEEDS = "Vertex AI needs GOOGLE_API_KEY, or GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION"
+_LOG_IN = "gemini"
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _VARIABLE = re.compile(r"^\s*(?:export\s+)?([A-Z_]+)\s*=\s*\S", re.MULTILINE)
 
@@ -40,7 +40,8 @@ def _login(host: Host) -> LoginStatus:
     match chosen or _by_environment(host, given):
         case "oauth-personal":
             there = any(host.read(f"{folder}/{name}") for name in ("oauth_creds.json", "gemini-credentials.json"))
-            return LoginStatus(there, "logged in with Google" if there else "not logged in with Google; run gemini")
+            about = "logged in with Google" if there else "not logged in with Google"
+            return LoginStatus(there, about, "" if there else _LOG_IN)
         case "gemini-api-key":
             return _by_key(given)
         case "vertex-ai":
@@ -51,7 +52,8 @@ def _login(host: Host) -> LoginStatus:
                 False, f"GOOGLE_GEMINI_BASE_URL needs security.auth.selectedType in {folder}/settings.json"
             )
         case other:
-            return LoginStatus(None, f"login {other}") if other else LoginStatus(False, f"not logged in; {LOG_IN}")
+            missing = LoginStatus(False, "not logged in; GEMINI_API_KEY is not set", _LOG_IN)
+            return LoginStatus(None, f"login {other}") if other else missing
 
 
 def _by_key(given: set[str]) -> LoginStatus:

@@ -56,7 +56,7 @@ def _obstacle(backend: Backend, settings: Settings, environ: Mapping[str, str]) 
     if isinstance(backend, SupportsCheckup):
         login = backend.checkup(executables.host(executables.environment(backend.name, settings, environ))).login
         if isinstance(login, LoginStatus) and login.is_logged_in is False:
-            return login.detail.partition(";")[0]
+            return f"{login.detail.partition(';')[0]}{f' (run `{login.fix}`)' if login.fix else ''}"
     return ""
 
 

@@ -18,7 +18,7 @@ from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import trace_of
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import Notes, has_colors, on_one_line, print_json, print_text, without_sequences
-from clinvk.config.load import home, settings_file
+from clinvk.config.load import SettingsTrace, home, settings_file
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import all_keys
 from clinvk.runtime.capacity import capacity
@@ -32,6 +32,7 @@ from clinvk.types.errors import ClinvkError, ConfigError
 _COLORS = {"ok": "\x1b[32m", "warning": "\x1b[33m", "problem": "\x1b[31m", "skipped": "\x1b[2m"}
 _PLAIN = "\x1b[0m"
 _NAME_COLUMN = 10
+_MESSAGE_COLUMN = 22
 
 
 def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -42,17 +43,16 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         ConfigError: the user has no home directory.
     """
     errors: list[ConfigError] = []
-    settings, places = trace_of(flags, environ, {}, errors.append)
+    found = trace_of(flags, environ, {}, errors.append)
+    settings = found.settings
     try:
         resource_limits.check_resource_limits(settings.agents)
     except ConfigError as exc:
         errors.append(exc)
     report = _Report(not flags.wants_json, settings.output.color and has_colors(1, environ))
-    agents = streams.run(_run_checks(flags, settings, environ, errors, report))
-    by_machine = capacity(replace(settings.server, max_concurrent_runs=None)).runs
-    report.add(machine.check_runs(settings.server, places, by_machine))
+    agents = streams.run(_run_checks(flags, found, environ, errors, report))
     is_kept = all(check.status != "problem" for check in report.checks if check.name == machine.SESSIONS)
-    obstacle = "the settings are invalid" if errors else "" if is_kept else "the sessions cannot be kept"
+    obstacle = "the settings are invalid" if errors else "" if is_kept else "sessions cannot be stored"
     usable = bool(agents) and not obstacle
     if flags.wants_json:
         print_json({"usable": usable, "version": __version__, "agents": agents, "checks": report.checks})
@@ -87,6 +87,8 @@ class _Report:
             mark = f"{check.status:<8}"
             mark = f"{_COLORS[check.status]}{mark}{_PLAIN}" if self._has_color else mark
             self._print(f"  {mark} {check.name:<{_NAME_COLUMN}} {on_one_line(without_sequences(check.message))}")
+            if check.fix:
+                self._print(f"{'':<{_MESSAGE_COLUMN}}{check.fix}")
 
     def _print(self, line: str) -> None:
         if self._is_printed:
@@ -95,13 +97,14 @@ class _Report:
 
 
 async def _run_checks(
-    flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError], report: _Report
+    flags: JsonFlags, found: SettingsTrace, environ: Mapping[str, str], errors: list[ConfigError], report: _Report
 ) -> list[str]:
     """Run all checks, the slow ones at the same time; return the usable agents.
 
     A guardian ends leftover processes and removes private folders, as in a run.
     """
     report.head("agents")
+    settings = found.settings
     chosen = process_tags.choose_tags()
     spawner = Spawner(chosen)
     guard = GuardianProcess(chosen, ResourceLimits(settings.agents, chosen.server))
@@ -116,7 +119,7 @@ async def _run_checks(
                 for name in names
             }
             git = group.create_task(machine.check_git(environ, spawner))
-            port = group.create_task(machine.check_port(settings.server))
+            running = group.create_task(machine.running_server(settings.server))
             for name, agent in agents.items():
                 checks = await agent
                 report.add(*checks)
@@ -129,7 +132,11 @@ async def _run_checks(
         report.add(*_settings(settings, errors, usable, file, environ), *await _serve(settings, environ, spawner))
         report.add(machine.check_home(folder), *machine.check_settings_file(file))
         report.add(await asyncio.to_thread(machine.check_store, folder))
-        report.add(port.result(), server, git.result(), machine.check_marks(chosen))
+        health = running.result()
+        port = await asyncio.to_thread(machine.check_port, settings.server, health)
+        report.add(port, server, git.result(), machine.check_marks(chosen))
+        by_machine = capacity(replace(settings.server, max_concurrent_runs=None)).runs
+        report.add(machine.check_runs(settings.server, found.places, by_machine, health))
         return usable
     finally:
         guard.stop()
@@ -142,11 +149,11 @@ def _settings(
     section = "settings"
     yield from (Check(section, "invalid", "problem", error.message) for error in errors)
     if not errors:
-        yield Check(section, "valid", "ok", str(file) if file.exists() else f"no {file}: the defaults hold")
+        yield Check(section, "valid", "ok", f"{file}" if file.exists() else f"no file {file}: the defaults apply")
         yield from machine.check_warm(settings)
     if usable and settings.default_backend not in usable:
-        other = f"{settings.default_backend} cannot be used; others need --backend"
-        yield Check(section, "default", "warning", f"default_backend = {other}")
+        about = f"default_backend = {settings.default_backend} cannot be used: prompts need --backend"
+        yield Check(section, "default", "warning", about, f"clinvk config set default_backend {usable[0]}")
     meant = {f"CLINVK_{'_'.join(name).upper()}": f"CLINVK_{'__'.join(name).upper()}" for name, _ in all_keys(BACKENDS)}
     for name in sorted(environ):
         if meant.get(name, name) != name:  # the two underscores between section and key are missing

@@ -1,13 +1,22 @@
 """Check each agent CLI: installed, responding, accepting clinvk's flags, logged in, able to stay warm."""
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from clinvk.backends.base import PRIVATE, Backend
-from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginStatus, ProbeOutput, SupportsCheckup
+from clinvk.backends.checkup_base import (
+    Checkup,
+    FlagProbe,
+    LoginProbe,
+    LoginStatus,
+    ProbeOutput,
+    Remark,
+    SupportsCheckup,
+)
 from clinvk.cli.admin.doctor.machine import Check, Status, is_kept_warm
 from clinvk.config.model import Settings
 from clinvk.runtime.pool.agent_programs import ProtocolSupport
@@ -19,6 +28,7 @@ from clinvk.types.errors import ClinvkError
 from clinvk.types.request import RunRequest
 
 _TIMEOUT_S = 30.0
+_PACKAGE_MANAGERS = ("apt-get install", "dnf install", "pacman -S", "zypper install")
 
 
 async def check_agent(
@@ -30,21 +40,27 @@ async def check_agent(
     """
     own = settings.backend(backend.name)
     if not own.enabled:
-        return _checks(backend.name, "skipped", f"disabled (backends.{backend.name}.enabled: false)")
+        return [_check(backend.name, "skipped", f"disabled (backends.{backend.name}.enabled: false)")]
     try:
         path = executables.require(backend, settings, environ)
     except ClinvkError as exc:
         if own.executable:
-            return _checks(backend.name, "problem", exc.message.partition(": ")[2])
-        return _checks(backend.name, "warning", f"not installed; {backend.install}")
+            return [_check(backend.name, "problem", exc.message.partition(": ")[2])]
+        return [_check(backend.name, "warning", "not installed", backend.install)]
     env = executables.environment(backend.name, settings, environ)
     # The files that a CLI writes at every start go here.
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
         return await _Probe(backend, path, env, spawner, folder, is_kept_warm(settings, backend.name)).checks()
 
 
-def _checks(name: str, status: Status, message: str, remarks: Sequence[str] = ()) -> list[Check]:
-    return [Check("agents", name, status, message), *(Check("agents", name, "warning", text) for text in remarks)]
+def _check(name: str, status: Status, message: str, fix: str = "") -> Check:
+    return Check("agents", name, status, message, fix)
+
+
+def _install_command(packages: Sequence[str]) -> str:
+    """Return the command that installs system packages, if the package manager is known."""
+    found = (command for command in _PACKAGE_MANAGERS if packages and shutil.which(command.split()[0]))
+    return next((f"sudo {command} {' '.join(packages)}" for command in found), "")
 
 
 class _Probe(NamedTuple):
@@ -69,26 +85,26 @@ class _Probe(NamedTuple):
             login = group.create_task(self._login(plan.login, apart))
             unspoken = group.create_task(self._unspoken(apart))
         remarks = [*plan.remarks, *unspoken.result()]
-        return self._judge(version.result(), [task.result() for task in trials], login.result(), remarks)
+        if None in (lacking := [task.result() for task in trials]):
+            remarks.insert(0, Remark("its help lists no flags"))
+        first = self._judge(version.result(), lacking, login.result())
+        name = self.backend.name
+        warnings = [_check(name, "warning", text, _install_command(packages)) for text, packages in remarks]
+        return [first, *warnings]
 
-    def _judge(
-        self, version: str | None, lacking: Sequence[tuple[str, ...] | None], login: LoginStatus, remarks: Sequence[str]
-    ) -> list[Check]:
+    def _judge(self, version: str | None, lacking: Sequence[tuple[str, ...] | None], login: LoginStatus) -> Check:
         name = self.backend.name
         if version is None:
-            return _checks(name, "problem", f"{self.path} reports no version; is it the right program?")
+            return _check(name, "problem", f"{self.path} reports no version; is it the right program?")
         about = f"{version} {self.path}"
         if missing := dict.fromkeys(flag for flags in lacking for flag in flags or ()):
-            flags = ", ".join(missing)
-            update = f"another version may: {self.backend.install}"
-            return _checks(name, "problem", f"{about}: does not take {flags}, which clinvk needs; {update}")
+            what = f"does not accept {', '.join(missing)}, which clinvk needs; another version may"
+            return _check(name, "problem", f"{about}: {what}", self.backend.install)
         if login.is_logged_in is False:
-            return _checks(name, "problem", f"{about}: {login.detail}", remarks)
-        if None in lacking:
-            remarks = ["its help lists no flags", *remarks]
-        return _checks(name, "ok", f"{about}, {login.detail}", remarks)
+            return _check(name, "problem", f"{about}: {login.detail}", login.fix)
+        return _check(name, "ok", f"{about}, {login.detail}")
 
-    async def _unspoken(self, apart: Mapping[str, str]) -> list[str]:
+    async def _unspoken(self, apart: Mapping[str, str]) -> list[Remark]:
         """Report a CLI that does not speak the protocol of a warm process. It runs in an empty folder."""
         request = RunRequest(prompt="", backend=self.backend.name, workdir=self.folder, ephemeral=True)
         host = executables.host(apart)
@@ -98,7 +114,7 @@ class _Probe(NamedTuple):
             return []
         channel = self.backend.channel(stays, host)
         why = await probe_protocol(self.spawner, self.path, stays, channel, apart, ProtocolSupport().answer_timeout_s)
-        return [f"does not speak the protocol of a process that stays ({why}): each prompt starts it"] if why else []
+        return [Remark(f"cannot stay warm ({why}); each prompt starts a new process")] if why else []
 
     async def _lacking(self, trial: FlagProbe, env: Mapping[str, str]) -> tuple[str, ...] | None:
         answer = await self._answer(trial.argv, env)
@@ -108,7 +124,7 @@ class _Probe(NamedTuple):
         if isinstance(login, LoginStatus):
             return login
         answer = await self._answer(login.argv, {**self.env, **login.env} if login.in_user_home else apart)
-        return login.read(answer) if answer else LoginStatus(None, "login not known: it did not answer")
+        return login.read(answer) if answer else LoginStatus(None, "login not known: no answer")
 
     async def _answer(self, argv: Sequence[str], env: Mapping[str, str]) -> ProbeOutput | None:
         """Run the CLI in an empty folder, without project settings; return None if it does not exit in time."""

@@ -1,7 +1,7 @@
 """Check clinvk's own files, warm agents, the port of the server, and this machine."""
 
-import asyncio
 import errno
+import shlex
 import socket
 import stat
 from collections.abc import Mapping
@@ -31,21 +31,23 @@ SESSIONS = "sessions"
 _FORMER_LIMIT = 16
 _TIMEOUT_S = 10.0
 _ANSWERS_TIMEOUT_S = 5.0
+_SAVE = "To save what can be read, stop clinvk and run this command, which needs the package sqlite3"
 _REPAIR = (
-    "To save what can be read, stop clinvk and run (SQLite's own command, package sqlite3): cd {home} &&"
+    "cd {home} &&"
     " sqlite3 clinvk.db .recover | grep -av '^CREATE TABLE sqlite_sequence' | sqlite3 repaired.db &&"
     " mv clinvk.db damaged.db &&"
     " rm -f clinvk.db-wal clinvk.db-shm && mv repaired.db clinvk.db"
 )
 
 
-class Check(msgspec.Struct, frozen=True):
-    """The result of a check. A problem stops clinvk or an agent; a warning does not."""
+class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The result of a check. A problem stops clinvk or an agent; a warning does not. `fix` is a command to copy."""
 
     section: str
     name: str
     status: Status
     message: str
+    fix: str = ""
 
 
 def is_kept_warm(settings: Settings, backend: str) -> bool:
@@ -56,16 +58,16 @@ def is_kept_warm(settings: Settings, backend: str) -> bool:
 def check_warm(settings: Settings) -> list[Check]:
     """Report the backends with warm processes, or why no backend has any; and agents that are never prestarted."""
     if why := _why_not(settings):
-        return [Check("settings", "warm", "skipped", f"each prompt starts its agent: {why}")]
+        return [Check("settings", "warm", "skipped", f"each prompt starts a new process: {why}")]
     warm = settings.warm
     others = [name for name in BACKENDS if name not in warm.kept_backends]
-    memory = f", of {warm.max_memory_mb} MB together" if warm.max_memory_mb else ""
-    message = f"clinvk serve keeps processes of {', '.join(warm.kept_backends)}: at most {warm.max_processes}{memory}"
+    memory = f", {warm.max_memory_mb} MB in total" if warm.max_memory_mb else ""
+    message = f"clinvk serve keeps up to {warm.max_processes} processes of {', '.join(warm.kept_backends)}{memory}"
     if others:
-        message += f"; not of {', '.join(others)} (warm.kept_backends)"
+        message += f"; none of {', '.join(others)} (warm.kept_backends)"
     checks = [Check("settings", "warm", "ok", message)]
     if names := warm.never_started:
-        about = f"warm.prestart starts none of {', '.join(names)}: not in warm.kept_backends"
+        about = f"warm.prestart does not start {', '.join(names)}: not in warm.kept_backends"
         checks.append(Check("settings", "warm", "warning", about))
     return checks
 
@@ -74,7 +76,7 @@ def _why_not(settings: Settings) -> str:
     if not settings.warm.enabled:
         return "warm.enabled: false"
     if resource_limits.are_per_process(settings.agents):
-        return "limits as agents.max_memory_mb are of each run"
+        return "limits such as agents.max_memory_mb apply to each run"
     if not settings.warm.max_processes:
         return "warm.max_processes: 0"
     return "" if settings.warm.kept_backends else "warm.kept_backends: []"
@@ -85,11 +87,11 @@ def check_home(home: Path) -> Check:
     try:
         mode = home.stat().st_mode
     except FileNotFoundError:
-        return Check(_FILES, "home", "ok", f"{home} is created when needed")
+        return Check(_FILES, "home", "ok", f"{home} will be created when needed")
     except OSError as exc:
         return Check(_FILES, "home", "problem", f"{home}: {exc.strerror}")
     if not stat.S_ISDIR(mode):
-        return Check(_FILES, "home", "problem", f"{home} is no folder")
+        return Check(_FILES, "home", "problem", f"{home} is not a folder")
     return _private("home", home, mode, stat.S_IRWXO)
 
 
@@ -103,8 +105,8 @@ def check_settings_file(file: Path) -> list[Check]:
 
 def _private(name: str, path: Path, mode: int, others: int) -> Check:
     if mode & others:
-        message = f"{path} is open to others ({stat.filemode(mode)}); chmod go-rwx {path}"
-        return Check(_FILES, name, "warning", message)
+        message = f"{path} is open to others ({stat.filemode(mode)})"
+        return Check(_FILES, name, "warning", message, f"chmod go-rwx {shlex.quote(str(path))}")
     return Check(_FILES, name, "ok", f"{path} ({stat.filemode(mode)})")
 
 
@@ -112,21 +114,29 @@ def check_store(home: Path) -> Check:
     """Check the sessions, without migrating the database. Blocks."""
     from clinvk.store.sqlite.sqlite import examine
 
+    repair = _REPAIR.format(home=shlex.quote(str(home)))
     try:
         count, damage = examine(home, _ANSWERS_TIMEOUT_S)
     except StoreUnavailable as exc:
-        repair = f". {_REPAIR.format(home=home)}" if "damaged" in exc.message else ""
-        return Check(_FILES, SESSIONS, "problem", exc.message + repair)
+        if "damaged" not in exc.message:
+            return Check(_FILES, SESSIONS, "problem", exc.message)
+        return Check(_FILES, SESSIONS, "problem", f"{exc.message}. {_SAVE}", repair)
     if damage:
-        message = f"{damage}. New prompts are stored, but lists are incomplete. {_REPAIR.format(home=home)}"
-        return Check(_FILES, SESSIONS, "warning", message)
-    return Check(_FILES, SESSIONS, "ok", f"{count} kept" if count else "none yet")
+        message = f"{damage}. New prompts are stored, but lists are incomplete. {_SAVE}"
+        return Check(_FILES, SESSIONS, "warning", message, repair)
+    return Check(_FILES, SESSIONS, "ok", f"{count} stored" if count else "none yet")
 
 
-def check_runs(server: ServerSettings, places: Mapping[tuple[str, ...], str], machine: int) -> Check:
-    """Report how many runs go at once, and limits that were copied from the example of earlier versions.
+def check_runs(
+    server: ServerSettings, places: Mapping[tuple[str, ...], str], machine: int, health: Health | None
+) -> Check:
+    """Report the maximum number of runs at once, and limits that were copied from the example of earlier versions.
 
-    `machine` is the number of runs that the machine carries where no setting limits them.
+    Args:
+        server: the settings.
+        places: the place of each setting.
+        machine: the number of runs that the machine carries where no setting limits them.
+        health: the running server, whose limit may differ from the settings.
     """
     runs, reason = capacity(server)
     of_each = limit if 0 < (limit := server.max_concurrent_per_backend) < runs else 0
@@ -137,25 +147,28 @@ def check_runs(server: ServerSettings, places: Mapping[tuple[str, ...], str], ma
         place = places.get(("server", name), "")
         if limit == _FORMER_LIMIT < without and ":" in place:
             about = f"server.{name}: {limit} is the default of earlier versions; without it the limit is {without}"
-            return Check(_MACHINE, "runs", "warning", f"{place}: {about}; clinvk config unset server.{name}")
-    each = f", {of_each} of each agent" if of_each else ""
-    return Check(_MACHINE, "runs", "ok", f"clinvk serve runs {runs} agents at once{each}: {reason}")
+            return Check(_MACHINE, "runs", "warning", f"{place}: {about}", f"clinvk config unset server.{name}")
+    each = f" ({of_each} per agent)" if of_each else ""
+    message = f"up to {runs} runs at once{each}: {reason}"
+    if health and health.capacity and (actual := health.capacity.max_concurrent_runs) != runs:
+        message = f"the running server allows {actual} runs at once; with the current settings, {message}"
+    return Check(_MACHINE, "runs", "ok", message)
 
 
-async def check_port(server: ServerSettings) -> Check:
-    """Check whether `clinvk serve` could listen; if not, report which program does."""
+def check_port(server: ServerSettings, health: Health | None) -> Check:
+    """Check whether `clinvk serve` could listen; if not, report which program does. Blocks."""
     where = f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
     if not server.port:
-        return Check(_MACHINE, "port", "ok", f"{where}: a free one is taken")
+        return Check(_MACHINE, "port", "ok", f"{where}: a free port is chosen at the start")
     try:
-        await asyncio.to_thread(_bind, server.host, server.port)
+        _bind(server.host, server.port)
     except OSError as exc:
-        if health := await health_of(server.host, server.port, _ANSWERS_TIMEOUT_S):
+        if health:
             about = f"{where}: clinvk {health.version} is running there, {_describe(health)}"
             return Check(_MACHINE, "port", "ok", about)
         if exc.errno == errno.EADDRINUSE:
             return Check(_MACHINE, "port", "warning", f"{where} is in use by another program")
-        return Check(_MACHINE, "port", "warning", f"{where} cannot be had by clinvk serve: {exc.strerror}")
+        return Check(_MACHINE, "port", "warning", f"clinvk serve cannot listen on {where}: {exc.strerror}")
     return Check(_MACHINE, "port", "ok", f"{where} is free")
 
 
@@ -163,13 +176,13 @@ def _describe(health: Health) -> str:
     if health.warm is None:
         return health.status
     warm = health.warm
-    kept = f"{warm.processes} kept agent process{'' if warm.processes == 1 else 'es'}"
+    kept = f"{warm.processes} warm agent process{'' if warm.processes == 1 else 'es'}"
     if warm.processes:
-        kept += f" of {warm.memory_mb} MB together, {warm.ready} ready"
+        kept += f" ({warm.memory_mb} MB in total), {warm.ready} ready"
     if prompts := warm.hits + warm.misses:
-        kept += f"; {warm.hits} of {prompts} prompts found one"
-    started = f"; it starts {', '.join(warm.one_shot)} for each prompt" if warm.one_shot else ""
-    return f"{health.status}, with {kept}{started}"
+        kept += f"; {warm.hits} of {prompts} prompts used one"
+    started = f"; each prompt starts {', '.join(warm.one_shot)}" if warm.one_shot else ""
+    return f"{health.status}; {kept}{started}"
 
 
 def _bind(host: str, port: int) -> None:
@@ -179,6 +192,11 @@ def _bind(host: str, port: int) -> None:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(address)
+
+
+async def running_server(server: ServerSettings) -> Health | None:
+    """Return the health of the clinvk that listens on the port, if any."""
+    return await health_of(server.host, server.port, _ANSWERS_TIMEOUT_S) if server.port else None
 
 
 async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:
@@ -201,12 +219,12 @@ async def check_git(environ: Mapping[str, str], spawner: Spawner) -> Check:
         done = await run_tool(spawner, ("git", "--version"), without_secrets(environ), _TIMEOUT_S)
         if done.exit_code == 0:
             return Check(_MACHINE, "git", "ok", done.stdout.decode(errors="replace").strip())
-    return Check(_MACHINE, "git", "warning", "git is not on PATH; agents use it in a project")
+    return Check(_MACHINE, "git", "warning", "git is not on PATH; agents and worktrees need it")
 
 
 def check_marks(marks: ProcessTags) -> Check:
     """Report how the processes of an agent are found when the agent is killed."""
     if isinstance(marks, RlimitTags):
-        return Check(_MACHINE, "processes", "ok", "an agent is ended with all that it started")
-    message = "a process that an agent hides on purpose outlives it: no mark by RLIMIT_RTTIME here"
+        return Check(_MACHINE, "processes", "ok", "stopping an agent stops everything that it started")
+    message = "a process that an agent hides on purpose can outlive it: RLIMIT_RTTIME does not mark processes here"
     return Check(_MACHINE, "processes", "warning", message)
