@@ -111,7 +111,7 @@ _PRIME: Json = {"backend": "claude", "prompt": "Name a prime."}
 _ANOTHER: Json = {"backend": "codex", "prompt": "Name another."}
 _USES_PREVIOUS: Json = {"backend": "codex", "prompt": "Is this one: {{previous}}?"}
 _BOTH: dict[str, Json] = {"backends": ["claude", "codex"]}
-_COMPARE_WITH_JUDGE: Json = {"prompt": "Name a prime.", **_BOTH, "judge": {"backend": "gemini"}}
+_COMPARE_WITH_JUDGE: Json = {"prompt": "Name a prime.", **_BOTH, "judge": {"backend": "claude"}}
 
 
 def _batch_app(kind: Kind, services: Services) -> ASGIApp:

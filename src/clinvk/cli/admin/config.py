@@ -1,5 +1,6 @@
 """`clinvk config`: the settings in force, where each comes from, and changes to the file. Secrets are hidden."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import msgspec
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import trace_of
+from clinvk.cli.terminal.input import ask
 from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_json, print_text
 from clinvk.config import setting_values
 from clinvk.config.load import home, nested, settings_file, trace
@@ -158,10 +160,10 @@ def path(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 def edit(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Open the settings file in the user's editor, and check the settings afterwards.
+    """Open the settings file in the user's editor until the settings are valid, or the user stops: the old file stays.
 
     Raises:
-        ConfigError: the settings are invalid after the change.
+        ConfigError: the settings were invalid after the change.
         ClinvkError: the editor cannot be started, or failed.
     """
     import shlex
@@ -173,15 +175,27 @@ def edit(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
         print_text(f"{WOULD_EXECUTE}\n{shlex.join(command)}")
         return 0
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        code = subprocess.run(command, check=False).returncode
-    except OSError as exc:
-        raise ClinvkError(f"cannot start the editor {command[0]!r}: {exc.strerror}; set VISUAL or EDITOR") from exc
-    if code:
-        raise ClinvkError(f"the editor {command[0]!r} exited with {code}")
-    trace_of(flags, environ, {})
-    notes.info(f"{file}: the settings are valid" if file.exists() else f"{file}: not written")
-    return 0
+    before = file.read_bytes() if file.exists() else None
+    while True:
+        try:
+            code = subprocess.run(command, check=False).returncode
+        except OSError as exc:
+            raise ClinvkError(f"cannot start the editor {command[0]!r}: {exc.strerror}; set VISUAL or EDITOR") from exc
+        if code:
+            raise ClinvkError(f"the editor {command[0]!r} exited with {code}")
+        try:
+            trace_of(flags, environ, {})
+        except ConfigError as exc:
+            notes.error(exc.message)
+            if os.isatty(0) and ask("Edit again? [Y/n] ").lower() in ("\n", "y\n", "yes\n"):
+                continue
+            if before is None:
+                file.unlink(missing_ok=True)
+            else:
+                file.write_bytes(before)
+            raise ConfigError(f"{file}: not changed, since the new settings are invalid") from exc
+        notes.info(f"{file}: the settings are valid" if file.exists() else f"{file}: not written")
+        return 0
 
 
 Edit = Callable[["SettingsText", OnInvalid], str]
