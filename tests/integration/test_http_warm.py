@@ -62,8 +62,9 @@ async def test_program_that_does_not_speak_its_protocol_is_reported_as_one_shot(
         assert answer.json()["output"] == "x"
         assert (await kept(served))["one_shot"] == ["lasting"]
         assert (await samples(served))['clinvk_warm_one_shot{backend="lasting"}'] == 1
-        seen = await machine.check_port(ServerSettings(port=served.port))
-    told = "ok, with 0 kept agent processes; 0 of 1 prompts found one; it starts lasting for each prompt"
+        server = ServerSettings(port=served.port)
+        seen = machine.check_port(server, await machine.running_server(server))
+    told = "ok; 0 warm agent processes; 0 of 1 prompts used one; each prompt starts lasting"
     assert seen.message.endswith(f"running there, {told}")
 
 

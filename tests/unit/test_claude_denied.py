@@ -9,8 +9,9 @@ import pytest
 from clinvk.backends.base import Host
 from clinvk.backends.claude import Claude
 from clinvk.backends.claude.channel import ConversationChannel
+from clinvk.types.choices import SandboxMode
 from clinvk.types.events import Event, Progress, RunFailed, RunFinished
-from clinvk.types.request import RunRequest, SandboxMode
+from clinvk.types.request import RunRequest
 
 RECORDING = Path(__file__).parent / "recordings" / "claude" / "tool_denied.stdout"
 INIT = b'{"type":"system","subtype":"init","session_id":"s","model":"m"}'
