@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from acceptance.command import Clinvk, until
 from clinvk.backends.registry import BACKENDS
-from clinvk.config.model import Settings, complete
+from clinvk.config.model import Settings, WarmSettings, complete
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionStore
@@ -59,6 +59,8 @@ GEMINI_SETTINGS = {
     "security": {"auth": {"selectedType": "gemini-api-key"}},
 }
 
+SETTINGS = Settings(warm=WarmSettings(kept_backends=("claude", "codex")))
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -78,7 +80,7 @@ class Machine:
     outside: Path
     env: dict[str, str]
     model_api: Address
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings = SETTINGS
     keeps_warm: bool = False
 
     @classmethod

@@ -10,6 +10,7 @@ import pytest
 
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.server.server import serve
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import ConfigError
@@ -126,7 +127,7 @@ def test_required_but_missing_keys_prevent_startup(
 ) -> None:
     settings = Settings(server=ServerSettings(port=0, **server))  # pyright: ignore[reportArgumentType]  # as in a file
     with pytest.raises(ConfigError, match=words):
-        serve(settings, environ, lambda _: pytest.fail("it has started"))
+        serve(settings, environ, BACKENDS, lambda _: pytest.fail("it has started"))
 
 
 class Folders:
@@ -300,7 +301,7 @@ async def test_directory_that_resolves_elsewhere_after_queueing_is_refused(
 def test_forbidden_default_directory_prevents_startup(folders: Folders) -> None:
     server = ServerSettings(default_workdir=folders / "home/ab", allowed_workdir_prefixes=(folders / "home/a",))
     with pytest.raises(ConfigError, match=r"server\.default_workdir .* is in none of"):
-        serve(Settings(server=server), {}, print)
+        serve(Settings(server=server), {}, BACKENDS, print)
 
 
 async def test_events_of_a_run_need_a_key(scripted: Scripted) -> None:

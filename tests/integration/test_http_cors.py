@@ -4,6 +4,7 @@ import pytest
 
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.server.server import serve
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import ConfigError
@@ -136,7 +137,7 @@ async def _forked(scripted: Scripted, origins: tuple[str, ...], headers: dict[st
 def test_invalid_origins_prevent_startup(server: dict[str, object], words: str) -> None:
     settings = Settings(server=ServerSettings(port=0, **server))  # pyright: ignore[reportArgumentType]  # as in a file
     with pytest.raises(ConfigError, match=words):
-        serve(settings, {}, lambda _: pytest.fail("it has started"))
+        serve(settings, {}, BACKENDS, lambda _: pytest.fail("it has started"))
 
 
 async def test_private_network_preflight_is_allowed_for_configured_origins(

@@ -20,6 +20,7 @@ from clinvk.api.access.hosts import CorsMiddleware
 from clinvk.api.server.housekeeping import maintain_store
 from clinvk.api.server.router import Router
 from clinvk.api.server.server import listen, serve, startup
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import BackendSettings, ServerSettings, Settings
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import Page, SessionQuery
@@ -378,13 +379,13 @@ async def test_idle_connection_is_closed_after_its_timeout(scripted: Scripted) -
 def test_missing_default_directory_prevents_startup() -> None:
     settings = Settings(server=ServerSettings(default_workdir="/no/such/place"))
     with pytest.raises(ConfigError, match=r"server\.default_workdir '/no/such/place' does not exist"):
-        serve(settings, {}, print)
+        serve(settings, {}, BACKENDS, print)
 
 
 def test_port_in_use_is_reported_with_exit_code_5(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
-        assert serve(Settings(server=ServerSettings(port=port)), {}, print) == 5
+        assert serve(Settings(server=ServerSettings(port=port)), {}, BACKENDS, print) == 5
     told = capfd.readouterr()
     assert told.out == ""
     assert told.err == (
@@ -395,7 +396,7 @@ def test_port_in_use_is_reported_with_exit_code_5(capfd: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b", "a\0b", "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 70])
 def test_unknown_host_is_reported_with_exit_code_5(capfd: pytest.CaptureFixture[str], host: str) -> None:
-    assert serve(Settings(server=ServerSettings(host=host)), {}, print) == 5
+    assert serve(Settings(server=ServerSettings(host=host)), {}, BACKENDS, print) == 5
     assert f"cannot listen on http://{host}:8080" in capfd.readouterr().err
 
 

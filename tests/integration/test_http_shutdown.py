@@ -22,10 +22,11 @@ from scripted.steps import claude_says, hang, ignore, spawn, wait_for
 SERVE = """
 import os, sys
 from clinvk.api.server.server import serve
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings, Settings, WarmSettings
 server = ServerSettings(port=0, shutdown_grace_secs=int(sys.argv[1]), max_concurrent_runs=1)
 settings = Settings(server=server, warm=WarmSettings(enabled=False))
-sys.exit(serve(settings, dict(os.environ), lambda text: print(text, flush=True)))
+sys.exit(serve(settings, dict(os.environ), BACKENDS, lambda text: print(text, flush=True)))
 """
 BODY = {"backend": "claude", "prompt": "hi"}
 

@@ -1,6 +1,6 @@
 """The registry of commands: each can be started, helped with, and told apart from a prompt."""
 
-from typing import get_type_hints
+from inspect import signature
 
 import pytest
 
@@ -17,7 +17,7 @@ STARTED = [name for name in COMMANDS if name not in ANSWERED_BY_ENTRY]
 @pytest.mark.parametrize("name", ["", *STARTED])
 def test_command_function_accepts_the_flags_of_its_command(name: str) -> None:
     command = COMMANDS[name] if name else PROMPT
-    takes = get_type_hints(load(command.start))["flags"]
+    takes = signature(load(command.start)).parameters["flags"].annotation
     assert issubclass(command.flags, takes)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from clinvk.backends.registry import BACKENDS
 from clinvk.cli.admin.completion import candidates
 from clinvk.cli.parse.commands import COMMANDS
 
@@ -57,7 +58,7 @@ OFFERED: list[tuple[str, list[str], list[str]]] = [
 
 @pytest.mark.parametrize(("line", "some", "none"), OFFERED, ids=[line for line, _, _ in OFFERED])
 def test_last_word_is_completed(tmp_path: Path, line: str, some: list[str], none: list[str]) -> None:
-    found = candidates(line.split(" "), {"HOME": str(tmp_path)})
+    found = candidates(line.split(" "), {"HOME": str(tmp_path)}, BACKENDS)
     assert set(some) <= set(found)
     assert not set(none) & set(found)
 
@@ -65,5 +66,5 @@ def test_last_word_is_completed(tmp_path: Path, line: str, some: list[str], none
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_and_flags_have_descriptions(tmp_path: Path, name: str) -> None:
     *before, last = name.split()
-    assert candidates([*before, last[:-1]], {"HOME": str(tmp_path)})[last]
-    assert all(candidates([*name.split(), "--"], {"HOME": str(tmp_path)}).values())
+    assert candidates([*before, last[:-1]], {"HOME": str(tmp_path)}, BACKENDS)[last]
+    assert all(candidates([*name.split(), "--"], {"HOME": str(tmp_path)}, BACKENDS).values())

@@ -6,7 +6,9 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from clinvk.config.load import load, trace
+from clinvk.backends.registry import BACKENDS
+from clinvk.cli.parse.flags import Flags
+from clinvk.cli.parse.settings import trace_of
 from clinvk.config.model import BackendSettings, Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -46,16 +48,25 @@ def test_example_has_every_key() -> None:
 
 
 def test_copy_of_the_example_changes_no_setting() -> None:
-    found = trace(str(EXAMPLE), {"HOME": "/home/user"}, {}, ("claude", "codex", "gemini"))
-    assert (found.settings, found.places) == (Settings(), {})
+    defaults = trace_of(Flags(), {"HOME": "/home/user"}, {}, BACKENDS)
+    assert trace_of(Flags(config=str(EXAMPLE)), {"HOME": "/home/user"}, {}, BACKENDS) == defaults
+    assert defaults.places == {}
 
 
 def test_example_has_the_default_of_every_key(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(uncommented())
-    settings = load(str(file), {"HOME": "/home/user"}, {}, ("claude", "codex", "gemini"))
+    settings = trace_of(Flags(config=str(file)), {"HOME": "/home/user"}, {}, BACKENDS).settings
     assert settings.backends == {"claude": BackendSettings()}
-    assert msgspec.structs.replace(settings, backends={}) == Settings()
+    defaults = trace_of(Flags(), {"HOME": "/home/user"}, {}, BACKENDS).settings
+    assert msgspec.structs.replace(settings, backends={}) == defaults
+
+
+def test_empty_list_of_kept_backends_differs_from_the_default() -> None:
+    settings = trace_of(Flags(), {"HOME": "/home/user"}, {}, BACKENDS).settings
+    assert settings.warm.kept_backends == ("claude", "codex")
+    none = trace_of(Flags(), {"HOME": "/home/user", "CLINVK_WARM__KEPT_BACKENDS": "[]"}, {}, BACKENDS).settings
+    assert none.warm.kept_backends == ()
 
 
 def test_configuration_page_lists_every_key() -> None:

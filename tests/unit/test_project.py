@@ -77,6 +77,11 @@ def test_code_outside_backends_compares_no_backend_names(path: Path) -> None:
     assert not set(BACKENDS).intersection(value for value in compared if isinstance(value, str))
 
 
+def test_only_the_entry_of_the_command_line_imports_the_registered_backends() -> None:
+    sources = {path: path.read_text() for path in (ROOT / "src").rglob("*.py") if path.name != "registry.py"}
+    assert [path.name for path, source in sources.items() if "import BACKENDS" in source] == ["entry.py"]
+
+
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_lock_file_contains_no_download_urls(lock: Path) -> None:
     assert "://" not in lock.read_text()

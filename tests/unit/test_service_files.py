@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from clinvk.backends.registry import BACKENDS
 from clinvk.cli.admin.service import plan_service, warnings_of
 from clinvk.cli.admin.unit_files import Account, ServicePlan, service_files
 from clinvk.cli.parse.flags import ServicePrintFlags
@@ -199,13 +200,13 @@ def account(tmp_path: Path) -> Account:
 
 def warnings(account: Account, environ: dict[str, str], manager: str = "systemd", **flags: Any) -> str:
     """Return what `clinvk service print` warns of."""
-    found = plan_service(ServicePrintFlags(**flags), environ, account)
-    return "\n".join(warnings_of(found, environ, manager == "systemd"))
+    found = plan_service(ServicePrintFlags(**flags), environ, account, BACKENDS)
+    return "\n".join(warnings_of(found, environ, manager == "systemd", BACKENDS))
 
 
 def test_path_contains_only_agent_and_system_folders(account: Account) -> None:
     environ = {"PATH": f"{account.home}/else:{account.home}/bin:relative"}
-    folders = plan_service(ServicePrintFlags(), environ, account).env["PATH"].split(":")
+    folders = plan_service(ServicePrintFlags(), environ, account, BACKENDS).env["PATH"].split(":")
     assert folders[:2] == [f"{account.home}/bin", f"{account.home}/.local/bin"]
     assert not {f"{account.home}/else", "relative"}.intersection(folders)
     assert {"/usr/local/bin", "/usr/bin", "/bin"} <= set(folders)
@@ -215,7 +216,7 @@ def test_path_contains_only_agent_and_system_folders(account: Account) -> None:
 def test_command_line_reflects_flags_and_account(account: Account, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("server: {shutdown_grace_secs: 7}")
     flags = ServicePrintFlags(host="0.0.0.0", port=3000, config=str(tmp_path / "own.yaml"), workdir=str(tmp_path))
-    found = plan_service(flags, {"CLINVK_HOME": "/srv/clinvk"}, account)
+    found = plan_service(flags, {"CLINVK_HOME": "/srv/clinvk"}, account, BACKENDS)
     arguments = ["serve", "--host", "0.0.0.0", "--port", "3000", "--config", str(tmp_path / "own.yaml")]
     assert list(found.argv)[-7:] == arguments
     assert (found.folder, found.secrets) == (tmp_path, Path("/srv/clinvk/service.env"))
@@ -233,7 +234,7 @@ def test_api_keys_in_the_environment_are_reported_but_not_written(account: Accou
     environ = {"CLINVK_API_KEYS": "very-secret"}
     assert "CLINVK_API_KEYS is not written" in warnings(account, environ)
     assert "very-secret" not in warnings(account, environ)
-    files = service_files("systemd", plan_service(ServicePrintFlags(), environ, account))
+    files = service_files("systemd", plan_service(ServicePrintFlags(), environ, account, BACKENDS))
     assert "very-secret" not in "".join(files.values())
 
 
@@ -281,9 +282,9 @@ def test_agents_that_would_run_as_root_are_reported(account: Account, for_machin
 
 def test_invalid_settings_are_rejected(account: Account) -> None:
     with pytest.raises(ConfigError, match="portt"):
-        plan_service(ServicePrintFlags(), {"CLINVK_SERVER__PORTT": "1"}, account)
+        plan_service(ServicePrintFlags(), {"CLINVK_SERVER__PORTT": "1"}, account, BACKENDS)
 
 
 def test_newline_in_a_path_cannot_inject_a_unit_line(account: Account) -> None:
     with pytest.raises(InvalidRequest, match="cannot be written"):
-        plan_service(ServicePrintFlags(), {"CLINVK_HOME": "/srv/x\nExecStartPre=evil"}, account)
+        plan_service(ServicePrintFlags(), {"CLINVK_HOME": "/srv/x\nExecStartPre=evil"}, account, BACKENDS)

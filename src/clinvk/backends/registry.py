@@ -34,11 +34,18 @@ class _Registry(Mapping[str, "Backend"]):
         return len(self._classes)
 
 
-BACKENDS: Mapping[str, "Backend"] = _Registry({"claude": "Claude", "codex": "Codex", "gemini": "Gemini"})
+Backends = Mapping[str, "Backend"]
+
+BACKENDS: Backends = _Registry({"claude": "Claude", "codex": "Codex", "gemini": "Gemini"})
 """All backends by name, with their classes: the module of a backend has its name."""
 
+KEPT_BY_DEFAULT = ("claude", "codex")
+"""The backends whose processes a server keeps unless the settings say otherwise: a kept process of Gemini CLI reports
+less than a process of one prompt.
+"""
 
-def backend_named(name: str, registry: Mapping[str, "Backend"] = BACKENDS) -> "Backend":
+
+def backend_named(name: str, registry: Backends = BACKENDS) -> "Backend":
     """Return the backend with this name.
 
     Raises:
@@ -49,7 +56,7 @@ def backend_named(name: str, registry: Mapping[str, "Backend"] = BACKENDS) -> "B
     raise BackendUnavailable(unknown_name("backend", name, registry))
 
 
-def resolve_model(model: str, default: str, registry: Mapping[str, "Backend"] = BACKENDS) -> tuple[str, str | None]:
+def resolve_model(model: str, default: str, registry: Backends = BACKENDS) -> tuple[str, str | None]:
     """Return the backend for a model name and the model to request, or None for the backend's default model.
 
     `claude` names a backend, `claude/opus` a model of a backend, and `opus` or `gpt-5.5` a model that a backend claims.

@@ -42,7 +42,9 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes, has_stdo
         if not is_utf8(argument):
             raise InvalidRequest(f"argument {number} is not valid UTF-8: {os.fsencode(argument)!r:.80}")
     if argv[:1] == [commands.COMPLETE]:
-        return commands.load("admin.completion:complete")(argv[1:], environ)
+        from clinvk.backends.registry import BACKENDS
+
+        return commands.load("admin.completion:complete")(argv[1:], environ, BACKENDS)
     command, flags = arguments.read(argv)
     if not has_stdout and command != "serve":
         raise ClinvkError("stdout is closed")
@@ -55,10 +57,12 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes, has_stdo
         return _help(flags.words, environ)
     if not command and "--" not in argv and len(flags.words) == 1 and not _is_meant(flags, notes):
         return exits.CANCELLED
+    from clinvk.backends.registry import BACKENDS  # help and version do not wait for the import
+
     start = commands.load(commands.command_of(command).start)
     gc.freeze()
     gc.enable()
-    return start(flags, environ, notes)
+    return start(flags, environ, notes, BACKENDS)
 
 
 def _is_meant(flags: Flags, notes: Notes) -> bool:

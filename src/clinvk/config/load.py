@@ -77,6 +77,7 @@ def trace(
     flags: Mapping[str, object],
     backends: Collection[str],
     reject: OnInvalid = raise_invalid,
+    defaults: Mapping[tuple[str, ...], object] = {},
 ) -> SettingsTrace:
     """Read all sources; return the settings with the source of each value.
 
@@ -86,8 +87,9 @@ def trace(
         flags: values by dotted key, e.g. `{"server.port": 3000}`; they override all others.
         backends: the names that exist.
         reject: callback for errors; reading continues if the callback returns.
+        defaults: values by key that replace those of `Settings`.
     """
-    found: dict[tuple[str, ...], object] = {}
+    found = dict(defaults)
     places: dict[tuple[str, ...], str] = {}
     for given in chain(_file(path, environ, reject), _environment(environ, backends), _flags(flags)):
         try:

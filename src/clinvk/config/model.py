@@ -71,13 +71,12 @@ class AgentSettings(_Section, frozen=True, kw_only=True):
 class WarmSettings(_Section, frozen=True, kw_only=True):
     """The warm agent processes of `clinvk serve`.
 
-    `kept_backends` have warm processes; `prestart` lists the backends that start with the server. By default, Gemini
-    CLI has none, since a warm process of Gemini CLI reports less. With `command_line`, prompts of the command line use
-    the warm processes of a running server.
+    `kept_backends` have warm processes: unless set, those that have some by default. `prestart` lists the backends that
+    start with the server. With `command_line`, prompts of the command line use the warm processes of a running server.
     """
 
     enabled: bool = True
-    kept_backends: tuple[str, ...] = ("claude", "codex")
+    kept_backends: tuple[str, ...] = ()
     max_processes: NonNegative = 4
     max_memory_mb: NonNegative = 2048
     idle_secs: Positive = 600

@@ -31,8 +31,7 @@ from clinvk.api.server.app import create_app
 from clinvk.api.server.housekeeping import maintain_store
 from clinvk.api.server.lifecycle import handle_signals
 from clinvk.api.server.port_owner import address, health_of
-from clinvk.backends.base import Backend
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends
 from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.socket_server import SocketServer
@@ -98,6 +97,7 @@ class View(NamedTuple):
 def serve(
     settings: Settings,
     environ: Mapping[str, str],
+    backends: Backends,
     announce: Announce,
     load: Load | None = None,
     insecure: bool = False,
@@ -119,7 +119,7 @@ def serve(
     with logs.on_stderr(formatter), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         _adjust_logs(settings)
         auth.check_access(server)
-        workdirs = WorkdirPolicy(settings, environ, BACKENDS)
+        workdirs = WorkdirPolicy(settings, environ, backends)
         workdirs.check_default()
         resource_limits.check_resource_limits(settings.agents)
         open_files = housekeeping.raise_open_file_limit()
@@ -141,8 +141,9 @@ def serve(
             logger.warning("requests that name no workdir are refused: %s", refusal)
         if settings.warm.enabled and (names := settings.warm.never_started):
             logger.warning("warm.prestart starts none of %s: not in warm.kept_backends", ", ".join(names))
-        show_run = view and view.show_run
-        runner.run(_serve(settings, environ, sockets, api_keys, announce, load, is_inherited, open_files, show_run))
+        show = view and view.show_run
+        serve = _serve(settings, environ, backends, sockets, api_keys, announce, load, is_inherited, open_files, show)
+        runner.run(serve)
     return 0
 
 
@@ -196,6 +197,7 @@ async def _read_keys(settings: Settings, environ: Mapping[str, str]) -> ApiKeys:
 async def _serve(
     settings: Settings,
     environ: Mapping[str, str],
+    backends: Backends,
     sockets: list[socket.socket],
     api_keys: ApiKeys,
     announce: Announce,
@@ -206,10 +208,10 @@ async def _serve(
 ) -> None:
     with handle_signals() as signals:
         async with (
-            observe(settings, BACKENDS, show_run) as observers,
+            observe(settings, backends, show_run) as observers,
             SqliteStore(home(environ), on_commit=observers.committed) as store,
-            SocketServer(home(environ), settings, environ, BACKENDS) as socket_server,
-            open_server(settings, environ, sockets, store, api_keys, observers, BACKENDS, open_files) as running,
+            SocketServer(home(environ), settings, environ, backends) as socket_server,
+            open_server(settings, environ, sockets, store, api_keys, observers, backends, open_files) as running,
             maintain_store(store, settings.session.retention_days),
         ):
             socket_server.open(running.services.runs)
@@ -272,7 +274,7 @@ async def open_server(
     store: SessionStore,
     api_keys: ApiKeys,
     observers: Observers,
-    registry: Mapping[str, Backend],
+    registry: Backends,
     open_files: int | None = None,
 ) -> AsyncGenerator[RunningServer]:
     """Serve inside the context. On exit, end the agents, send the remaining output, and close the sockets.

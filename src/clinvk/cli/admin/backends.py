@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from clinvk.backends.base import Backend
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
@@ -12,14 +12,14 @@ from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
 
 
-def backends(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def backends(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print every agent with its state, and its path or install command.
 
     Raises:
         ClinvkError: the settings are invalid, or the backend does not exist.
     """
-    settings = settings_of(flags, environ, {}, notes)
-    chosen = [backend for name, backend in BACKENDS.items() if flags.backend in (None, name)]
+    settings = settings_of(flags, environ, {}, notes, backends)
+    chosen = [backend for name, backend in backends.items() if flags.backend in (None, name)]
     found = {backend.name: executables.find(backend, settings, environ) for backend in chosen}
     if flags.wants_json:
         print_json({"backends": [_as_json(backend, settings, found[backend.name]) for backend in chosen]})
@@ -37,15 +37,15 @@ def backends(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return 0
 
 
-def models(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def models(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print the known models of every agent; other names are passed on to the agent.
 
     Raises:
         ClinvkError: the settings are invalid, or the backend does not exist.
     """
-    settings_of(flags, environ, {}, notes)
+    settings_of(flags, environ, {}, notes, backends)
     found = [
-        (name, model) for name, backend in BACKENDS.items() if flags.backend in (None, name) for model in backend.models
+        (name, model) for name, backend in backends.items() if flags.backend in (None, name) for model in backend.models
     ]
     if flags.wants_json:
         print_json({"models": [{"backend": name, "model": model} for name, model in found]})

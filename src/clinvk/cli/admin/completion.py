@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, flags_shown, members
 from clinvk.cli.parse.flags import Flag, Flags
 from clinvk.cli.parse.help import summary, topics
@@ -29,7 +29,7 @@ _PATHS = (":dirs", ":files")
 _SCRIPTS = {shell: Path(__file__).with_name(f"completion.{shell}") for shell in ("bash", "zsh", "fish")}
 
 
-def completion(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+def completion(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print the script for a shell.
 
     Raises:
@@ -42,15 +42,15 @@ def completion(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     return 0
 
 
-def complete(words: Sequence[str], environ: Mapping[str, str]) -> int:
+def complete(words: Sequence[str], environ: Mapping[str, str], backends: Backends) -> int:
     """Print the candidates for the last word."""
-    lines = [f"{word}\t{about}" if about else word for word, about in candidates(words, environ).items()]
+    lines = [f"{word}\t{about}" if about else word for word, about in candidates(words, environ, backends).items()]
     if lines:
         print_text("\n".join(lines))
     return 0
 
 
-def candidates(words: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+def candidates(words: Sequence[str], environ: Mapping[str, str], backends: Backends) -> dict[str, str]:
     """Return the candidates for the last word, with their descriptions. A path is a single candidate, `:files`."""
     *before, current = _joined(words) or [""]
     specs = (spec for command in ("", *COMMANDS) for spec in flags_shown(command))  # flags may stand before a command
@@ -69,9 +69,9 @@ def candidates(words: Sequence[str], environ: Mapping[str, str]) -> dict[str, st
             flag = spec if (spec := flags.get(word)) and spec.metavar else None
     if not is_ended and current.startswith("--") and "=" in current:
         name, _, current = current.partition("=")
-        found = _values(flags[name], current) if name in flags else {}
+        found = _values(flags[name], current, backends) if name in flags else {}
     elif flag:
-        found = _values(flag, current)
+        found = _values(flag, current, backends)
     elif is_ended and not arguments:
         found = {}
     else:
@@ -80,7 +80,7 @@ def candidates(words: Sequence[str], environ: Mapping[str, str]) -> dict[str, st
         if current.startswith("-") and not is_ended:
             found = {spec.names[0]: spec.help for spec in flags_shown(command) if spec.help}
         else:
-            found = _words(arguments, command, environ)
+            found = _words(arguments, command, environ, backends)
     return {word: about for word, about in found.items() if word.startswith(current) or word in _PATHS}
 
 
@@ -95,21 +95,21 @@ def _joined(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _values(flag: Flag, current: str) -> dict[str, str]:
+def _values(flag: Flag, current: str, backends: Backends) -> dict[str, str]:
     """Return the values of a flag. The items of a list are separated by commas."""
     earlier = current[: current.rfind(",") + 1]
-    models = (model for backend in BACKENDS.values() for model in backend.models)
+    models = (model for backend in backends.values() for model in backend.models)
     values: dict[str, Iterable[str]] = {
         "DIR": _PATHS[:1],
         "FILE": _PATHS[1:],
-        "NAME": BACKENDS,
-        "A,B": (earlier + name for name in BACKENDS if flag.field == "backends"),
+        "NAME": backends,
+        "A,B": (earlier + name for name in backends if flag.field == "backends"),
         "MODEL": (*_ALIASES, *models),
     }
     return dict.fromkeys(values.get(flag.metavar, flag.choices), "")
 
 
-def _words(arguments: Sequence[str], command: str, environ: Mapping[str, str]) -> dict[str, str]:
+def _words(arguments: Sequence[str], command: str, environ: Mapping[str, str], backends: Backends) -> dict[str, str]:
     """Return the candidates for an argument: what may follow all words so far, or what the command takes here."""
     match arguments:
         case [] | ["help"]:
@@ -118,15 +118,15 @@ def _words(arguments: Sequence[str], command: str, environ: Mapping[str, str]) -
         case [group] | ["help", group] if group in GROUPS:
             return {word: summary(f"{group} {word}") for word in members(group)}
         case ["config", "set", key]:
-            return dict.fromkeys(_setting_values(key), "")
+            return dict.fromkeys(_setting_values(key, backends), "")
         case _:
             taken = command_of(command).arguments if command else ()
             position = len(arguments) - len(command.split())
             kind = next(iter(taken[position:]), taken[-1] if taken and taken[-1].endswith("...") else "")
-            return _arguments(kind.rstrip("?."), command, environ)
+            return _arguments(kind.rstrip("?."), command, environ, backends)
 
 
-def _arguments(kind: str, command: str, environ: Mapping[str, str]) -> dict[str, str]:
+def _arguments(kind: str, command: str, environ: Mapping[str, str], backends: Backends) -> dict[str, str]:
     words: Iterable[str] = ()
     match kind:
         case "SHELL":
@@ -134,7 +134,7 @@ def _arguments(kind: str, command: str, environ: Mapping[str, str]) -> dict[str,
         case "MANAGER":
             words = MANAGERS
         case "KEY":  # a key that ends with a dot continues with a name
-            keys = setting_values.all_keys(BACKENDS)
+            keys = setting_values.all_keys(backends)
             words = (".".join(key) + ("." if setting_values.is_section(kind) else "") for key, kind in keys)
         case "ID" if command.startswith("worktrees "):
             words = (path.name for path in (home(environ) / "worktrees").glob("*/"))
@@ -145,10 +145,10 @@ def _arguments(kind: str, command: str, environ: Mapping[str, str]) -> dict[str,
     return dict.fromkeys(words, "")
 
 
-def _setting_values(wanted: str) -> tuple[str, ...]:
-    kinds = {".".join(key): kind for key, kind in setting_values.all_keys(BACKENDS)}
+def _setting_values(wanted: str, backends: Backends) -> tuple[str, ...]:
+    kinds = {".".join(key): kind for key, kind in setting_values.all_keys(backends)}
     if wanted == "default_backend":
-        return tuple(BACKENDS)
+        return tuple(backends)
     return setting_values.allowed_words(kinds[wanted]) if wanted in kinds else ()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import trace_of
 from clinvk.cli.terminal.input import ask
@@ -54,14 +54,14 @@ _SOURCE_COLUMN = 44
 _INDEX = re.compile(r"\[\d+\]")
 
 
-def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print all settings, and where each comes from.
 
     Raises:
         ConfigError: they are invalid.
     """
-    found = trace_of(flags, environ, {})
-    settings = {name: without_secrets(name, value) for name, value in _flat(found.settings).items()}
+    found = trace_of(flags, environ, {}, backends)
+    settings = {name: without_secrets(name, value) for name, value in _flat(found.settings, backends).items()}
     file, _ = settings_file(flags.config, environ)
     if flags.wants_json:
         sources = {".".join(name): found.places.get(name, _DEFAULT) for name in settings}
@@ -79,15 +79,15 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return 0
 
 
-def get(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def get(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print one setting or section.
 
     Raises:
         ConfigError: there is no such key, or the settings are invalid.
     """
     name = setting_values.split(flags.words[0])
-    kind = setting_values.kind_of(SourcedValue(name, None, "config get", ""), BACKENDS)
-    settings = _flat(trace_of(flags, environ, {}).settings)
+    kind = setting_values.kind_of(SourcedValue(name, None, "config get", ""), backends)
+    settings = _flat(trace_of(flags, environ, {}, backends).settings, backends)
     if setting_values.is_section(kind):
         depth = len(name)
         inside = {
@@ -121,7 +121,7 @@ def _tell_value(value: Value, as_json: bool) -> None:
             print_text(str(value))
 
 
-def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Write one setting into the settings file.
 
     Raises:
@@ -130,17 +130,16 @@ def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     from clinvk.config.edit import setting_change
 
     dotted, text = flags.words
-    wanted = setting_change(dotted, text, BACKENDS, environ)
+    wanted = setting_change(dotted, text, backends, environ)
     shown = without_secrets(wanted.keys, wanted.value if isinstance(wanted.value, tuple) else text)
     done = f"{dotted} = {(','.join(shown) if isinstance(shown, tuple) else shown) or '(empty)'}"
-    _write(
-        flags, environ, notes, lambda file, left: file.with_setting(wanted, left), done, f"{dotted} was already set so"
-    )
-    _warn_if_beaten(wanted.keys, environ, notes)
+    same = f"{dotted} was already set so"
+    _write(flags, environ, notes, backends, lambda file, left: file.with_setting(wanted, left), done, same)
+    _warn_if_beaten(wanted.keys, environ, notes, backends)
     return 0
 
 
-def unset(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+def unset(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Take a setting or a section out of the settings file.
 
     Raises:
@@ -148,18 +147,18 @@ def unset(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     dotted = flags.words[0]
     done, same = f"removed {dotted}", f"{dotted} was not set"
-    _write(flags, environ, notes, lambda file, left: file.without_setting(dotted, left), done, same)
-    _warn_if_beaten(setting_values.split(dotted), environ, notes)
+    _write(flags, environ, notes, backends, lambda file, left: file.without_setting(dotted, left), done, same)
+    _warn_if_beaten(setting_values.split(dotted), environ, notes, backends)
     return 0
 
 
-def path(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+def path(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print the path of the settings file, which need not exist."""
     print_text(str(settings_file(flags.config, environ)[0]))
     return 0
 
 
-def edit(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+def edit(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Open the settings file in the user's editor until the settings are valid, or the user stops: the old file stays.
 
     Raises:
@@ -184,7 +183,7 @@ def edit(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
         if code:
             raise ClinvkError(f"the editor {command[0]!r} exited with {code}")
         try:
-            trace_of(flags, environ, {})
+            trace_of(flags, environ, {}, backends)
         except ConfigError as exc:
             notes.error(exc.message)
             if os.isatty(0) and ask("Edit again? [Y/n] ").lower() in ("\n", "y\n", "yes\n"):
@@ -202,7 +201,15 @@ Edit = Callable[["SettingsText", OnInvalid], str]
 """Return the changed text; pass each mistake that remains in the text to the second argument."""
 
 
-def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, done: str, same: str) -> None:
+def _write(
+    flags: Flags,
+    environ: Mapping[str, str],
+    notes: Notes,
+    backends: Backends,
+    edit: Edit,
+    done: str,
+    same: str,
+) -> None:
     from clinvk.config.edit import SettingsText
     from clinvk.config.saving import change_file
 
@@ -210,9 +217,9 @@ def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, d
     left: list[ConfigError] = []
 
     def checked(text: str) -> str:
-        before = SettingsText(text, file, BACKENDS, environ)
+        before = SettingsText(text, file, backends, environ)
         after = edit(before, left.append)
-        old, new = (_unserved(each.settings(), environ) for each in (before, before._replace(text=after)))
+        old, new = (_unserved(each.settings(), environ, backends) for each in (before, before._replace(text=after)))
         if added := [message for mistake, message in new.items() if mistake not in old]:
             raise ConfigError(f"{file}: not changed: {added[0]}")
         left.extend(map(ConfigError, new.values()))
@@ -225,7 +232,7 @@ def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, d
         notes.info(f"still wrong: {error.message}")
 
 
-def _unserved(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+def _unserved(settings: Settings, environ: Mapping[str, str], backends: Backends) -> dict[str, str]:
     """Return the settings that keep `serve` from starting on this machine, although each value is of its type.
 
     The keys are the messages without their index in a list, which another change moves.
@@ -234,27 +241,27 @@ def _unserved(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
 
     mistakes = list(auth.access_mistakes(settings.server))
     try:
-        workdirs.WorkdirPolicy(settings, environ, BACKENDS).check_default()
+        workdirs.WorkdirPolicy(settings, environ, backends).check_default()
     except ConfigError as exc:
         mistakes.append(exc)
     return {_INDEX.sub("", mistake.message, count=1): mistake.message for mistake in mistakes}
 
 
-def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: Notes) -> None:
+def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: Notes, backends: Backends) -> None:
     """Print a note if an environment variable overrides the setting. Mistakes in other settings are ignored."""
     errors: list[ConfigError] = []
-    place = trace(None, environ, {}, BACKENDS, errors.append).places.get(name)
+    place = trace(None, environ, {}, backends, errors.append).places.get(name)
     if place and place in environ:
         notes.info(f"the variable {place} overrides the file while it is set")
 
 
-def _flat(settings: Settings) -> dict[tuple[str, ...], Value]:
+def _flat(settings: Settings, backends: Backends) -> dict[tuple[str, ...], Value]:
     """Return every setting in order, as written in a file; the variables of an agent one by one.
 
     A setting that is left open is a number if the machine decides it, else `all` for a list, or an empty text.
     """
     found: dict[tuple[str, ...], Value] = {}
-    for name, kind in setting_values.all_keys(BACKENDS):
+    for name, kind in setting_values.all_keys(backends):
         is_of_agent = name[0] == "backends"
         value: object = settings.backend(name[1]) if is_of_agent else settings
         for key in name[2:] if is_of_agent else name:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits
 from clinvk.api.access.workdirs import WorkdirPolicy
-from clinvk.backends import registry
+from clinvk.backends.registry import Backends, backend_named
 from clinvk.cli.parse.flags import Flags, JsonFlags, KeyFlags
 from clinvk.cli.parse.settings import directory, trace_of
 from clinvk.cli.sessions.session_text import Fields, TextView
@@ -21,7 +21,7 @@ from clinvk.types.errors import ConfigError, InvalidRequest
 _MAX_S = 100 * 365 * 86_400
 
 
-def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Create a key and print it.
 
     Raises:
@@ -30,8 +30,8 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
         ConfigError: the key file cannot be used.
     """
     name = flags.words[0]
-    limits, expires_at = _limits(flags), _expires_at(flags.expires)
-    _warn_closed_directories(limits, flags, environ, notes)
+    limits, expires_at = _limits(flags, backends), _expires_at(flags.expires)
+    _warn_closed_directories(limits, flags, environ, notes, backends)
     file = KeyFile(home(environ))
     is_first = not file.read()
     key = file.create(name, limits, flags.dry_run, expires_at)
@@ -46,7 +46,7 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return 0
 
 
-def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print the keys.
 
     Raises:
@@ -73,7 +73,7 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return 0
 
 
-def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Revoke a key.
 
     Raises:
@@ -96,12 +96,12 @@ def _warn_none_left(file: KeyFile, notes: Notes) -> None:
     notes.info(f"no key is left: servers refuse every request. Create a key, or remove {file.path} and restart them")
 
 
-def _limits(flags: KeyFlags) -> KeyLimits:
+def _limits(flags: KeyFlags, backends: Backends) -> KeyLimits:
     names = split_list(flags.backends or ())
     if flags.backends is not None and not names:
         raise InvalidRequest("--backends is empty; list at least one agent")
     for name in names:
-        registry.backend_named(name)
+        backend_named(name, backends)
     if flags.burst and not flags.rate:
         raise InvalidRequest("--burst needs --rate")
     _check_range("--rate", flags.rate, RATES_RPS)
@@ -131,12 +131,14 @@ def _check_range(flag: str, value: float | None, allowed: tuple[float, float]) -
         raise InvalidRequest(f"{flag}: {value} is not from {least:g} to {most:,.0f}")
 
 
-def _warn_closed_directories(limits: KeyLimits, flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> None:
+def _warn_closed_directories(
+    limits: KeyLimits, flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: Backends
+) -> None:
     """Print a warning for each directory of the key that the settings or built-in rules close to every request."""
     if not limits.workdirs:
         return
     errors: list[ConfigError] = []
-    workdirs = WorkdirPolicy(trace_of(flags, environ, {}, errors.append).settings, environ, registry.BACKENDS)
+    workdirs = WorkdirPolicy(trace_of(flags, environ, {}, backends, errors.append).settings, environ, backends)
     for path in limits.workdirs:
         if why := workdirs.refusal_throughout(path):
             notes.info(f"warning: no request gets into {path!r} with this key: it {why}")

@@ -7,6 +7,7 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import OpenFlags, ServeFlags
 from clinvk.cli.parse.settings import directory, settings_of
 from clinvk.cli.terminal.output import STDERR, Notes, has_colors, print_text
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _ANSWER_TIMEOUT_S = 3
 
 
-def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Serve until a signal arrives; return the exit code.
 
     Raises:
@@ -40,10 +41,11 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
         more |= {"log.level": "error", "log.requests": False}
 
     def load() -> Settings:
-        settings = settings_of(flags, environ, more, notes)
+        settings = settings_of(flags, environ, more, notes, backends)
         if flags.model is None:
             return settings
-        return settings_of(flags, environ, {**more, f"backends.{settings.default_backend}.model": flags.model}, notes)
+        model = {f"backends.{settings.default_backend}.model": flags.model}
+        return settings_of(flags, environ, more | model, notes, backends)
 
     settings = load()
     from clinvk.api.server import server
@@ -58,13 +60,13 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
         """Print the greeting in a thread, so that a stalled reader of stdout does not stop the server."""
         if not flags.quiet:
             is_short = view is not None and os.isatty(1)
-            text = partial(serve_view.greeting, ready, settings, environ) if is_short else partial(str, ready)
+            text = partial(serve_view.greeting, ready, settings, environ, backends) if is_short else partial(str, ready)
             Thread(target=_print, args=(text,), daemon=True).start()
 
-    return server.serve(settings, environ, announce, load, flags.insecure, view)
+    return server.serve(settings, environ, backends, announce, load, flags.insecure, view)
 
 
-def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Open the page of a running server in the user's browser, and print its address.
 
     Raises:
@@ -75,7 +77,7 @@ def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes) -> int
 
     from clinvk.api.server import port_owner
 
-    server = settings_of(flags, environ, {"server.port": flags.port}, notes).server
+    server = settings_of(flags, environ, {"server.port": flags.port}, notes, backends).server
     page = f"{port_owner.address(port_owner.local_host(server.host), server.port)}/docs"
     if not asyncio.run(port_owner.health_of(server.host, server.port, _ANSWER_TIMEOUT_S)):
         raise ClinvkError(f"no server answers at {page}; start one with `clinvk serve`, or use --port")

@@ -16,7 +16,7 @@ from clinvk.api.observe.observers import user_agent
 from clinvk.api.server.server import Startup
 from clinvk.backends.base import Backend
 from clinvk.backends.checkup_base import LoginStatus, SupportsCheckup
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends
 from clinvk.cli.sessions.session_text import short_tokens
 from clinvk.cli.terminal.output import STDERR
 from clinvk.cli.terminal.table import cut, one_line, width
@@ -28,16 +28,16 @@ from clinvk.types.errors import Cancelled
 from clinvk.types.events import RunFailed
 
 _DIM, _GREEN, _YELLOW, _RED, _PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
-_AGENT_COLUMN = max(map(len, BACKENDS))
+_AGENT_COLUMN = 6
 _OTHER_COLUMNS = 63
 """The width of a line without the prompt, with a client of 10 characters."""
 _PROMPT_COLUMN = (20, 60)
 _CLIENT_CHARS = 20
 
 
-def greeting(ready: Startup, settings: Settings, environ: Mapping[str, str]) -> str:
+def greeting(ready: Startup, settings: Settings, environ: Mapping[str, str], backends: Backends) -> str:
     """Return the address, which agents are ready, and whether a key is needed. No agent is started."""
-    agents = {name: _obstacle(each, settings, environ) for name, each in BACKENDS.items()}
+    agents = {name: _obstacle(each, settings, environ) for name, each in backends.items()}
     parts = [", ".join(name for name, why in agents.items() if not why) or "no agent"]
     parts[0] += " ready"
     parts += [f"{name} {why}" for name, why in agents.items() if why]

@@ -6,12 +6,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
 from clinvk.api.access import key_file
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends
 from clinvk.cli.admin.completion import MANAGERS
 from clinvk.cli.admin.unit_files import Account, ServicePlan, service_files
 from clinvk.cli.parse.flags import ServiceFlags, ServicePrintFlags
@@ -34,7 +34,7 @@ _KEYS = "CLINVK_API_KEYS"
 _UNINSTALL_TIMEOUT_S = 120.0
 
 
-def show(flags: ServicePrintFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def show(flags: ServicePrintFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print the files of the service on stdout; the commands that install them, and warnings, on stderr.
 
     Raises:
@@ -42,12 +42,12 @@ def show(flags: ServicePrintFlags, environ: Mapping[str, str], notes: Notes) -> 
         InvalidRequest: the user does not exist, or a value cannot be written to a unit.
     """
     manager, account = _manager(flags), _account_of(flags, flags.run_as, environ)
-    plan = plan_service(flags, environ, account)
+    plan = plan_service(flags, environ, account, backends)
     files = service_files(manager, plan)
     # XML must begin with its own first line; above a unit stands its path, as in `systemctl cat`.
     units = (text if text.startswith("<?xml") else f"# {path}\n{text}" for path, text in files.items())
     print_text("\n".join(units).rstrip("\n"))
-    for text in warnings_of(plan, environ, manager == "systemd"):
+    for text in warnings_of(plan, environ, manager == "systemd", backends):
         notes.info(f"warning: {text}")
     for text in _instructions(manager, account, [*files], "SUDO_USER" in environ):
         notes.info(text)
@@ -72,7 +72,7 @@ def _instructions(manager: str, account: Account, files: list[Path], is_sudo: bo
         yield f"the service stops when you log out, unless you run: loginctl enable-linger {account.name}"
 
 
-def uninstall(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def uninstall(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Stop the service and remove its files.
 
     Raises:
@@ -139,7 +139,9 @@ def _account_of(flags: ServiceFlags, run_as: str | None, environ: Mapping[str, s
     return Account(user.pw_name, user.pw_uid, Path(user.pw_dir), True)
 
 
-def plan_service(flags: ServicePrintFlags, environ: Mapping[str, str], account: Account) -> ServicePlan:
+def plan_service(
+    flags: ServicePrintFlags, environ: Mapping[str, str], account: Account, backends: Backends
+) -> ServicePlan:
     """Return what the service runs. The settings of the account are loaded, so that the server will start.
 
     Raises:
@@ -147,16 +149,20 @@ def plan_service(flags: ServicePrintFlags, environ: Mapping[str, str], account: 
         InvalidRequest: a flag is wrong, or a value has a character that a unit cannot hold.
     """
     environ = {**environ, "HOME": str(account.home)}
-    settings = trace_of(flags, environ, {"server.host": flags.host, "server.port": flags.port}).settings
+    settings = trace_of(flags, environ, {"server.host": flags.host, "server.port": flags.port}, backends).settings
     inherited = {name: environ[name] for name in _INHERITED if environ.get(name)}
     script = os.path.abspath(sys.argv[0])
     command = (script,) if os.path.basename(script) == "clinvk" else (sys.executable, "-m", "clinvk")
+    executables = [backend.executable for backend in backends.values()]
     plan = ServicePlan(
         account=account,
         argv=(*command, "serve", *_arguments(flags, environ)),
         home=home(environ),
         workdir=None if flags.workdir is None else Path(directory(flags.workdir, "--workdir")),
-        env={"PATH": _search_path(environ, account), **inherited},
+        env={
+            "PATH": _search_path(environ, account, executables),
+            **inherited,
+        },
         settings=settings,
         has_socket=flags.socket,
     )
@@ -176,22 +182,22 @@ def _arguments(flags: ServicePrintFlags, environ: Mapping[str, str]) -> Iterator
         yield from ("--config", str(settings_file(flags.config, environ)[0]))
 
 
-def _search_path(environ: Mapping[str, str], account: Account) -> str:
+def _search_path(environ: Mapping[str, str], account: Account, executables: Sequence[str]) -> str:
     """Return a PATH with the folders of the agents and of the programs that they call."""
     usual = [str(folder) for pattern in _USUAL_FOLDERS for folder in sorted(account.home.glob(pattern), reverse=True)]
     folders = [*environ.get("PATH", os.defpath).split(os.pathsep), *usual, _HOMEBREW]
-    wanted = [*(backend.executable for backend in BACKENDS.values()), *_HELPERS]
+    wanted = (*executables, *_HELPERS)
     useful = [path for path in folders if os.path.isabs(path) and any(shutil.which(name, path=path) for name in wanted)]
     return os.pathsep.join(dict.fromkeys([*useful, *_STANDARD_FOLDERS]))
 
 
-def warnings_of(plan: ServicePlan, environ: Mapping[str, str], has_secrets: bool) -> Iterator[str]:
+def warnings_of(plan: ServicePlan, environ: Mapping[str, str], has_secrets: bool, backends: Backends) -> Iterator[str]:
     """Yield what would keep the service from working, or make it unsafe.
 
     With `has_secrets` the service manager reads `service.env`.
     """
     account, server = plan.account, plan.settings.server
-    if not any(shutil.which(backend.executable, path=plan.env["PATH"]) for backend in BACKENDS.values()):
+    if not any(shutil.which(backend.executable, path=plan.env["PATH"]) for backend in backends.values()):
         yield f"no agent is on PATH, nor in the usual folders of {account.name}; install one, then print again"
     if account.uid == 0:
         hint = "; --run-as NAME runs the service as another user" if account.for_machine else ""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import ApplyFlags, DeleteFlags, WorktreesFlags, WorktreeShowFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions.local_store import ALL, directory_filter, open_store, print_answer, text_view
@@ -32,13 +33,13 @@ from clinvk.types.record import RunRecord
 _FILES_NAMED = 20
 
 
-def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print the worktrees.
 
     Raises:
         InvalidRequest: `--here` outside of a repository.
     """
-    settings = settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes, backends)
     where = directory_filter(flags, flags.here)
     found = streams.run(_worktrees(environ).list(where))
     if flags.wants_json:
@@ -65,14 +66,14 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
     return 0
 
 
-def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print a worktree, the runs of its agents, and the diff: outside of a terminal as a patch for git.
 
     Raises:
         InvalidRequest: there is no such worktree.
         ClinvkError: with `--diff`, there is no diff.
     """
-    settings = settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes, backends)
 
     async def shown() -> WorktreeListed:
         worktrees = _worktrees(environ)
@@ -98,14 +99,14 @@ def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes) -> 
     return 0
 
 
-def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Apply the changes of a worktree to the tree that it was made from.
 
     Raises:
         InvalidRequest: there is no such worktree, or it is in use or unchanged, or its changes do not apply or are
             applied already.
     """
-    settings_of(flags, environ, {}, notes)
+    settings_of(flags, environ, {}, notes, backends)
 
     async def applied() -> WorktreeApplied:
         worktrees = _worktrees(environ)
@@ -121,14 +122,14 @@ def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return print_answer(flags, done, "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines))
 
 
-def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Remove worktrees with all changes in them; ask first on a terminal.
 
     Raises:
         InvalidRequest: a word matches no worktree, a worktree is in use, or there is no terminal to ask on; nothing
             was removed.
     """
-    settings_of(flags, environ, {}, notes)
+    settings_of(flags, environ, {}, notes, backends)
     worktrees = _worktrees(environ)
 
     async def wanted() -> list[str]:

@@ -10,8 +10,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from clinvk.backends import registry
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends, backend_named
 from clinvk.cli.orchestrate import task_files
 from clinvk.cli.orchestrate.outcomes import OutputFolder, open_output_folder
 from clinvk.cli.orchestrate.task_files import TaskFile, with_backends, with_flags
@@ -53,13 +52,13 @@ _chain_file = msgspec.json.Decoder(bodies.ChainBody)
 _FLAGS_OF_STEPS = ("file", "backend", "model", "workdir", "ephemeral")
 
 
-def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Run the tasks of a file or of stdin; return the exit code.
 
     Raises:
         ClinvkError: nothing ran.
     """
-    settings = settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes, backends)
     base = real_directory(flags.workdir)
     view = OutcomeView(flags, settings, environ, notes, settings.parallel.aggregate_output and not flags.quiet)
     file = task_files.read(flags.file, "tasks", notes.info)
@@ -73,7 +72,7 @@ def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes) -> 
     except InvalidRequest as exc:
         raise file.placed(exc) from exc
     with closing(folder) if folder else nullcontext():
-        return _run(view, plan, file, folder)
+        return _run(view, backends, plan, file, folder)
 
 
 def _parallel_plan(body: ParallelFile, flags: ParallelFlags, base: str, settings: Settings) -> Parallel:
@@ -89,20 +88,20 @@ def _parallel_plan(body: ParallelFile, flags: ParallelFlags, base: str, settings
     )
 
 
-def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Run the steps of a file or of stdin, or the unfinished steps of an earlier chain; return the exit code.
 
     Raises:
         ClinvkError: nothing ran.
     """
-    settings = settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes, backends)
     base = real_directory(flags.workdir)
     view = OutcomeView(flags, settings, environ, notes, has_answers=not flags.quiet)
     if flags.resume_from is not None:
         for name in _FLAGS_OF_STEPS:
             if getattr(flags, name) not in (None, False):
                 raise InvalidRequest(f"--resume-from runs the original steps; remove --{name}", f"--{name}")
-        return _run(view, flags.resume_from)
+        return _run(view, backends, flags.resume_from)
     file = task_files.read(flags.file, "steps", notes.info)
     body = file.decode(_chain_file)
     try:
@@ -114,27 +113,28 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes) -> int:
         plan = replace(plan, parts=with_flags(plan.parts, "steps", base, flags))
     except InvalidRequest as exc:
         raise file.placed(exc) from exc
-    return _run(view, plan, file)
+    return _run(view, backends, plan, file)
 
 
-def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Run the prompt of the command line and of stdin with several agents; return the exit code.
 
     Raises:
         ClinvkError: nothing ran.
     """
     no_limit = 0 if flags.timeout == 0 else None
-    settings = settings_of(flags, environ, {"unified_flags.command_timeout_secs": no_limit}, notes)
-    names = _backends(flags, settings, environ, notes)
+    settings = settings_of(flags, environ, {"unified_flags.command_timeout_secs": no_limit}, notes, backends)
+    names = _backends(flags, settings, environ, notes, backends)
     request = request_of(flags, settings)
     text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.info)
     plan = _compare_plan(flags, names, replace(request, prompt=text))
-    return _run(
-        OutcomeView(flags, settings, environ, notes, has_answers=not flags.quiet, has_differences=flags.diff), plan
-    )
+    view = OutcomeView(flags, settings, environ, notes, has_answers=not flags.quiet, has_differences=flags.diff)
+    return _run(view, backends, plan)
 
 
-def _backends(flags: CompareFlags, settings: Settings, environ: Mapping[str, str], notes: Notes) -> list[str]:
+def _backends(
+    flags: CompareFlags, settings: Settings, environ: Mapping[str, str], notes: Notes, backends: Backends
+) -> list[str]:
     """Return the names of the requested backends; `--all-backends` means the available ones."""
     if flags.backend is not None:
         raise InvalidRequest("compare runs several agents; use --backends A,B instead of --backend", "--backend")
@@ -143,12 +143,12 @@ def _backends(flags: CompareFlags, settings: Settings, environ: Mapping[str, str
     if flags.backends is not None:
         names = list(split_list(flags.backends))
         for name in names:
-            registry.backend_named(name)
+            backend_named(name, backends)
         if not names:
             raise InvalidRequest("--backends is empty; list at least one agent", "--backends")
         return names
     available: list[str] = []
-    for name, backend in registry.BACKENDS.items():
+    for name, backend in backends.items():
         try:
             executables.check_enabled(backend, settings)
             executables.require(backend, settings, environ)
@@ -176,11 +176,18 @@ def _compare_plan(flags: CompareFlags, names: list[str], request: RunRequest) ->
     )
 
 
-def _run(view: OutcomeView, plan: Plan | str, file: TaskFile | None = None, folder: OutputFolder | None = None) -> int:
+def _run(
+    view: OutcomeView,
+    backends: Backends,
+    plan: Plan | str,
+    file: TaskFile | None = None,
+    folder: OutputFolder | None = None,
+) -> int:
     """Run a plan to the end, and return the exit code. All agents have exited by then.
 
     Args:
         view: prints progress and the outcome.
+        backends: the agent CLIs.
         plan: the plan, or the id of a chain to resume.
         file: the file of the plan, to name the line of an invalid part.
         folder: receives the outcome of each task.
@@ -191,25 +198,27 @@ def _run(view: OutcomeView, plan: Plan | str, file: TaskFile | None = None, fold
     rules.check_nesting_depth(view.environ, view.settings.unified_flags.max_depth)
     logging.getLogger("clinvk").addHandler(logging.NullHandler())
     try:
-        return asyncio.run(_run_plan(view, plan, file, folder))
+        return asyncio.run(_run_plan(view, backends, plan, file, folder))
     except asyncio.CancelledError:
         view.notes.hurry()
         view.notes.error("cancelled")
         return exits.CANCELLED
 
 
-async def _run_plan(view: OutcomeView, plan: Plan | str, file: TaskFile | None, folder: OutputFolder | None) -> int:
+async def _run_plan(
+    view: OutcomeView, backends: Backends, plan: Plan | str, file: TaskFile | None, folder: OutputFolder | None
+) -> int:
     settings, environ, notes = view.settings, view.environ, view.notes
     stop = asyncio.Event()
     async with open_store(environ) as store:
         asked = complete_plan(await resume_chain(store, plan) if isinstance(plan, str) else plan, settings)
         roomy = _with_slots(settings, agents_at_once(asked))
         async with LocalRuns(
-            roomy, store, environ, BACKENDS, release_elsewhere=freeing(environ), home=home(environ)
+            roomy, store, environ, backends, release_elsewhere=freeing(environ), home=home(environ)
         ) as runs:
             orchestrations = Orchestrations(runs, store, runs.spawner, executables.inherited(settings, environ))
             try:
-                plan = await _admitted(view, asked, orchestrations, store)
+                plan = await _admitted(view, backends, asked, orchestrations, store)
             except ClinvkError as exc:
                 raise (file.refused(exc) if file else exc) from exc
             with report_store_failures(notes):
@@ -267,7 +276,9 @@ async def _drive(
                 each.cancel()
 
 
-async def _admitted(view: OutcomeView, asked: Plan, orchestrations: Orchestrations, store: SessionStore) -> Plan:
+async def _admitted(
+    view: OutcomeView, backends: Backends, asked: Plan, orchestrations: Orchestrations, store: SessionStore
+) -> Plan:
     settings = view.settings
 
     async def admit(request: RunRequest) -> RunRequest:
@@ -276,12 +287,12 @@ async def _admitted(view: OutcomeView, asked: Plan, orchestrations: Orchestratio
             backend = request.backend or session.backend
             workdir = request.workdir or session.working_dir or None
             request = replace(request, session_id=session.id, backend=backend, workdir=workdir)
-        registry.backend_named(request.backend)
+        backend_named(request.backend, backends)
         request = complete(request, settings)
         return replace(request, timeout_s=request.timeout_s or settings.unified_flags.command_timeout_secs or None)
 
     def require(backend: str) -> None:
-        executables.require(registry.backend_named(backend), settings, view.environ)
+        executables.require(backend_named(backend, backends), settings, view.environ)
 
     return await orchestrations.admit(asked, admit, require)
 

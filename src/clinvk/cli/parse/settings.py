@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from clinvk.backends import registry
+from clinvk.backends.registry import KEPT_BY_DEFAULT, Backends, backend_named
 from clinvk.cli.parse.arguments import is_utf8
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes
@@ -13,7 +13,9 @@ from clinvk.config.setting_values import OnInvalid, raise_invalid
 from clinvk.types.errors import InvalidRequest
 
 
-def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, object], notes: Notes) -> Settings:
+def settings_of(
+    flags: Flags, environ: Mapping[str, str], more: Mapping[str, object], notes: Notes, backends: Backends
+) -> Settings:
     """Load the settings, overridden by the flags, and apply the color setting to the notes.
 
     `more` has the values of a command's own flags, by dotted key; None is not given.
@@ -22,24 +24,28 @@ def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, obj
         ConfigError: a source has an unknown key or an invalid value.
         BackendUnavailable: the backend of `--backend` does not exist.
     """
-    settings = trace_of(flags, environ, more).settings
+    settings = trace_of(flags, environ, more, backends).settings
     notes.allow_color(settings.output.color)
     return settings
 
 
 def trace_of(
-    flags: Flags, environ: Mapping[str, str], more: Mapping[str, object], reject: OnInvalid = raise_invalid
+    flags: Flags,
+    environ: Mapping[str, str],
+    more: Mapping[str, object],
+    backends: Backends,
+    reject: OnInvalid = raise_invalid,
 ) -> SettingsTrace:
     """Load the settings with the source of each one; pass every error to `reject`."""
     if flags.backend is not None:
-        registry.backend_named(flags.backend)
+        backend_named(flags.backend, backends)
     given: dict[str, object] = {
         "default_backend": flags.backend,
         "output.format": flags.output_format,
         "unified_flags.dry_run": flags.dry_run or None,
         **more,
     }
-    return trace(flags.config, environ, given, registry.BACKENDS, reject)
+    return trace(flags.config, environ, given, backends, reject, {("warm", "kept_backends"): KEPT_BY_DEFAULT})
 
 
 def directory(path: str, flag: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt.printers import TextPrinter, exit_code_of_ending
@@ -21,14 +22,14 @@ _POLL_S = 0.2
 _BATCH = 500
 
 
-def follow(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+def follow(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print the past events of a run, then new ones until the end; return the exit code of the run.
 
     Raises:
         RunNotFound, AmbiguousId: the ID names no run, or several.
         InvalidRequest: the run has parts instead of events.
     """
-    settings_of(flags, environ, {}, notes)
+    settings_of(flags, environ, {}, notes, backends)
     return streams.run(_follow(flags, environ, notes))
 
 

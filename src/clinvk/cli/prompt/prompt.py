@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import PromptFlags, RunFlags
 from clinvk.cli.parse.settings import directory, settings_of
 from clinvk.cli.prompt.display import RunDisplay
@@ -128,6 +128,7 @@ class ServerOrLocalRuns(NamedTuple):
 
     settings: Settings
     environ: Mapping[str, str]
+    backends: Backends
     store: SessionStore
     notes: Notes
     is_verbose: bool
@@ -145,7 +146,7 @@ class ServerOrLocalRuns(NamedTuple):
                     self.settings,
                     self.store,
                     self.environ,
-                    BACKENDS,
+                    self.backends,
                     release_elsewhere=freeing(self.environ),
                     home=where,
                 )
@@ -166,7 +167,7 @@ class ServerOrLocalRuns(NamedTuple):
         from clinvk.remote.remote_runs import ServerDeclined, run_through_server
 
         try:
-            started = run_through_server(request, self.settings, self.environ, BACKENDS, self.notes.info)
+            started = run_through_server(request, self.settings, self.environ, self.backends, self.notes.info)
             run = await stack.enter_async_context(started)
         except ServerDeclined as exc:
             self._explain(f"not through the server: {exc}" if str(exc) else "")
@@ -188,6 +189,7 @@ class PromptJob(NamedTuple):
     request: RunRequest
     settings: Settings
     environ: Mapping[str, str]
+    backends: Backends
     notes: Notes
     is_verbose: bool
     imports: bool = False
@@ -201,13 +203,13 @@ class PromptJob(NamedTuple):
         return complete(request, self.settings)
 
 
-def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Run the prompt of the command line and of stdin; return the exit code.
 
     Raises:
         ClinvkError: the prompt was not run.
     """
-    settings = settings_of(flags, environ, without_server_runs(flags.no_server), notes)
+    settings = settings_of(flags, environ, without_server_runs(flags.no_server), notes, backends)
     if flags.continue_ and (flags.new or flags.ephemeral):
         raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
     request = request_of(flags, settings)
@@ -221,7 +223,8 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
         return await _resumed(store, complete(request, settings), settings.session, notes)
 
     is_verbose = is_verbose_run(flags, settings)
-    asked = PromptJob(replace(request, prompt=text), settings, environ, notes, is_verbose, imports=flags.continue_)
+    request = replace(request, prompt=text)
+    asked = PromptJob(request, settings, environ, backends, notes, is_verbose, imports=flags.continue_)
     return run(asked, choose)
 
 
@@ -338,7 +341,7 @@ async def _run_over(store: SessionStore, asked: PromptJob, choose: Choose, showi
     if asked.settings.unified_flags.dry_run:
         return await _describe(request, choice.note, store, asked)
     otherwise = asked.request_in(None) if choice.is_own else None
-    runs = ServerOrLocalRuns(asked.settings, asked.environ, store, asked.notes, asked.is_verbose)
+    runs = ServerOrLocalRuns(asked.settings, asked.environ, asked.backends, store, asked.notes, asked.is_verbose)
     return await showing.run(request, choice.note, otherwise, runs)
 
 
@@ -347,7 +350,7 @@ async def _describe(request: RunRequest, note: str, store: SessionStore, asked: 
     from clinvk.backends.base import describe  # imports that a prompt through a server does not need
     from clinvk.runtime.local import LocalRuns
 
-    async with LocalRuns(asked.settings, store, asked.environ, BACKENDS) as runs:
+    async with LocalRuns(asked.settings, store, asked.environ, asked.backends) as runs:
         launch = await runs.plan(request)
     if note:
         asked.notes.info(note)

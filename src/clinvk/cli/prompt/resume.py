@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from msgspec.structs import replace
 
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import ResumeFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt.prompt import (
@@ -66,7 +66,9 @@ def refuse_prompt_flags(flags: ResumeFlags, prompt: str | None) -> None:
             )
 
 
-def hand_over(session: Session, request: RunRequest, settings: Settings, environ: Mapping[str, str]) -> int:
+def hand_over(
+    session: Session, request: RunRequest, settings: Settings, environ: Mapping[str, str], backends: Backends
+) -> int:
     """Replace this process by the agent's own program, in the session's directory. Return only in a dry run.
 
     Raises:
@@ -78,7 +80,7 @@ def hand_over(session: Session, request: RunRequest, settings: Settings, environ
     _refuse_busy(session)
     request = complete(replace(request, backend=session.backend, session_id=session.id, workdir=None), settings)
     _refuse_rules(request)
-    opens = asyncio.run(interactive_command(request, session, settings, environ, BACKENDS))
+    opens = asyncio.run(interactive_command(request, session, settings, environ, backends))
     if settings.unified_flags.dry_run:
         command = shlex.join(opens.argv)
         where = f"cd {shlex.quote(opens.cwd)} && " if opens.cwd else ""
@@ -134,13 +136,13 @@ def _become(handover: InteractiveCommand) -> NoReturn:
         raise ClinvkError(f"cannot start {handover.path!r}: {exc.strerror}") from exc
 
 
-def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Resume a conversation; return the exit code.
 
     Raises:
         ClinvkError: no prompt was run.
     """
-    settings = settings_of(flags, environ, without_server_runs(flags.no_server), notes)
+    settings = settings_of(flags, environ, without_server_runs(flags.no_server), notes, backends)
     reference, prompt = _reference_and_prompt(flags)
     if flags.interactive:
         refuse_prompt_flags(flags, prompt)
@@ -151,18 +153,17 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
         return exits.CANCELLED
     assert choice.session is not None
     if flags.interactive:
-        return hand_over(choice.session, request, settings, environ)
+        return hand_over(choice.session, request, settings, environ, backends)
     text = _prompt(flags, prompt, choice.session, notes)
     if text is None:
         refuse_prompt_flags(flags, None)
-        return hand_over(choice.session, request, settings, environ)
+        return hand_over(choice.session, request, settings, environ, backends)
 
     async def choose(store: SessionStore) -> SessionChoice:
         return choice
 
-    return run(
-        PromptJob(replace(request, prompt=text), settings, environ, notes, is_verbose_run(flags, settings)), choose
-    )
+    is_verbose = is_verbose_run(flags, settings)
+    return run(PromptJob(replace(request, prompt=text), settings, environ, backends, notes, is_verbose), choose)
 
 
 def _reference_and_prompt(flags: ResumeFlags) -> tuple[str | None, str | None]:

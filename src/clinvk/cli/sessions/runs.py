@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Sized
 
 from msgspec.structs import replace
 
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import JsonFlags, RunsFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions import session_text as text
@@ -108,13 +109,13 @@ def _backend(run: RunRecord) -> str:
 _PAGE = 500
 
 
-def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print the runs that match the flags.
 
     Raises:
         ClinvkError: the runs cannot be read, or the backend or directory does not exist.
     """
-    settings = settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes, backends)
     where = directory_filter(flags, flags.here)
     most = flags.limit + 1 if flags.limit else ALL
 
@@ -158,13 +159,13 @@ async def _newest(store: SessionStore, query: RunQuery) -> AsyncIterator[RunReco
             return
 
 
-def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print a run with the prompt and the answer, or with the parts.
 
     Raises:
         RunNotFound, AmbiguousId: the ID names no run, or several.
     """
-    settings = settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes, backends)
 
     async def read(store: SessionStore) -> tuple[RunRecord, Sequence[RunRecord]]:
         run = await find_run(store, flags.words[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import CleanFlags, DeleteFlags, ExportFlags, JsonFlags, ListFlags, TagFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions import session_text as text
@@ -29,13 +29,13 @@ _DAY_S = 86400.0
 _TITLE_SHOWN = 50
 
 
-def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print the sessions that match the flags.
 
     Raises:
         ClinvkError: the sessions cannot be read, or the backend or directory does not exist.
     """
-    settings = settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes, backends)
     query = SessionQuery(
         backend=flags.backend,
         status=flags.status,
@@ -64,27 +64,27 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return 0
 
 
-def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print a session with its turns.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
     """
-    settings = settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes, backends)
     session, runs = _with_runs(flags, environ, notes)
     view = text_view(settings, environ)._replace(style=None)
     lines = text.details(session, view) + (["", *text.turns(runs, view)] if runs else [])
     return print_answer(flags, _with_turns(session, map(views.run_item, runs)), "\n".join(lines))
 
 
-def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Export a session with all prompts and answers.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         InvalidRequest: the file cannot be written, or the flags name two formats.
     """
-    settings = settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes, backends)
     if flags.wants_json and flags.format == "markdown":
         raise InvalidRequest("--json and --format markdown exclude each other")
     session, runs = _with_runs(flags, environ, notes)
@@ -132,7 +132,7 @@ def _write(file: str, exported: str) -> None:
         raise InvalidRequest(f"--output: {file!r} cannot be written: {exc.strerror}", "--output") from exc
 
 
-def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Delete sessions; on a terminal ask first.
 
     Raises:
@@ -140,7 +140,7 @@ def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
         SessionNotFound, AmbiguousId: an ID names no session, or several; nothing was deleted.
         SessionBusy: some sessions have a run in progress; the others were deleted.
     """
-    settings_of(flags, environ, {}, notes)
+    settings_of(flags, environ, {}, notes, backends)
     busy: list[str] = []
 
     async def named(store: SessionStore) -> list[Session]:
@@ -176,13 +176,13 @@ def _named(wanted: Sequence[Session]) -> list[str]:
     return [f"{short[session.id]}  {cut(text.session_title(session), _TITLE_SHOWN)}".rstrip() for session in wanted]
 
 
-def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Delete old sessions.
 
     Raises:
         InvalidRequest: `--older-than` is not an age.
     """
-    settings = settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes, backends)
     kept_s = settings.session.retention_days * _DAY_S
     age = kept_s if flags.older_than is None else age_s(flags.older_than, "--older-than")
     if not age:
@@ -197,33 +197,33 @@ def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return print_answer(flags, {"deleted": number, "before": views.time(before), "dry_run": flags.dry_run}, line)
 
 
-def fork(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def fork(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Fork a session; print the new ID.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         NotResumable, BackendUnavailable, Unsupported: the conversation cannot be forked.
     """
-    settings_of(flags, environ, {}, notes)
+    settings_of(flags, environ, {}, notes, backends)
 
     from clinvk.runtime import sessions
 
     async def forked(store: SessionStore, parent: Session) -> Session:
-        return parent if flags.dry_run else await sessions.fork(store, parent.id, os.urandom(16).hex(), BACKENDS)
+        return parent if flags.dry_run else await sessions.fork(store, parent.id, os.urandom(16).hex(), backends)
 
     session = _changed(flags, environ, notes, forked)
     line = f"would fork {_named([session])[0]}" if flags.dry_run else session.id
     return print_answer(flags, views.session_view(session), line)
 
 
-def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Tag a session.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         InvalidRequest: no tag is given, or a tag is invalid.
     """
-    settings_of(flags, environ, {}, notes)
+    settings_of(flags, environ, {}, notes, backends)
     added = [valid_tag(word) for word in flags.words[1:]]
     removed = [valid_tag(word) for word in flags.remove]
     if not added and not removed:
@@ -239,14 +239,14 @@ def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return print_answer(flags, views.session_view(session), f"would be {line}" if flags.dry_run else line)
 
 
-def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Set the title of a session.
 
     Raises:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         InvalidRequest: the title is invalid.
     """
-    settings_of(flags, environ, {}, notes)
+    settings_of(flags, environ, {}, notes, backends)
     title = valid_title(flags.words[1])
 
     async def renamed(store: SessionStore, session: Session) -> Session:

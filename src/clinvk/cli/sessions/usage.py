@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import UsageFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions.local_store import over_store, text_view
@@ -16,13 +17,13 @@ _GROUPS = {"agent": "backend"}
 """The names of groups on the command line that differ from those of the REST API."""
 
 
-def usage(flags: UsageFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def usage(flags: UsageFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print the usage of the last days.
 
     Raises:
         ClinvkError: the store cannot be read, or the backend does not exist.
     """
-    settings = settings_of(flags, environ, {}, notes)
+    settings = settings_of(flags, environ, {}, notes, backends)
     today = datetime.now(UTC).date()
     group = _GROUPS.get(flags.by, flags.by)
     asked = UsageListing(

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from clinvk import __version__
 from clinvk.api.access import auth, keys
 from clinvk.api.access.workdirs import WorkdirPolicy
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends
 from clinvk.cli.admin.doctor import machine
 from clinvk.cli.admin.doctor.agents import check_agent
 from clinvk.cli.admin.doctor.machine import Check
@@ -35,7 +35,7 @@ _NAME_COLUMN = 10
 _MESSAGE_COLUMN = 22
 
 
-def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Run all checks, and print the results.
 
     Raises:
@@ -43,14 +43,14 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         ConfigError: the user has no home directory.
     """
     errors: list[ConfigError] = []
-    found = trace_of(flags, environ, {}, errors.append)
+    found = trace_of(flags, environ, {}, backends, errors.append)
     settings = found.settings
     try:
         resource_limits.check_resource_limits(settings.agents)
     except ConfigError as exc:
         errors.append(exc)
     report = _Report(not flags.wants_json, settings.output.color and has_colors(1, environ))
-    agents = streams.run(_run_checks(flags, found, environ, errors, report))
+    agents = streams.run(_run_checks(flags, found, environ, backends, errors, report))
     is_kept = all(check.status != "problem" for check in report.checks if check.name == machine.SESSIONS)
     obstacle = "the settings are invalid" if errors else "" if is_kept else "sessions cannot be stored"
     usable = bool(agents) and not obstacle
@@ -97,7 +97,12 @@ class _Report:
 
 
 async def _run_checks(
-    flags: JsonFlags, found: SettingsTrace, environ: Mapping[str, str], errors: list[ConfigError], report: _Report
+    flags: JsonFlags,
+    found: SettingsTrace,
+    environ: Mapping[str, str],
+    backends: Backends,
+    errors: list[ConfigError],
+    report: _Report,
 ) -> list[str]:
     """Run all checks, the slow ones at the same time; return the usable agents.
 
@@ -111,11 +116,11 @@ async def _run_checks(
     guard.start()
     try:
         prefix = f"{private_prefix(chosen.server)}doctor-"
-        names = [flags.backend] if flags.backend else list(BACKENDS)
+        names = [flags.backend] if flags.backend else list(backends)
         usable: list[str] = []
         async with asyncio.TaskGroup() as group:
             agents = {
-                name: group.create_task(check_agent(BACKENDS[name], settings, environ, spawner, prefix))
+                name: group.create_task(check_agent(backends[name], settings, environ, spawner, prefix))
                 for name in names
             }
             git = group.create_task(machine.check_git(environ, spawner))
@@ -126,10 +131,11 @@ async def _run_checks(
                 usable += [name] * (checks[0].status == "ok")
         # Not while a child is spawned: clinvk then carries an agent's tag itself, and the server would decline a
         # command that an agent started.
-        server = await machine.check_server(settings, environ)
+        server = await machine.check_server(settings, environ, backends)
         folder = home(environ)
         file, _ = settings_file(flags.config, environ)
-        report.add(*_settings(settings, errors, usable, file, environ), *await _serve(settings, environ, spawner))
+        report.add(*_settings(settings, errors, usable, file, environ, backends))
+        report.add(*await _serve(settings, environ, spawner, backends))
         report.add(machine.check_home(folder), *machine.check_settings_file(file))
         report.add(await asyncio.to_thread(machine.check_store, folder))
         health = running.result()
@@ -143,18 +149,23 @@ async def _run_checks(
 
 
 def _settings(
-    settings: Settings, errors: list[ConfigError], usable: list[str], file: Path, environ: Mapping[str, str]
+    settings: Settings,
+    errors: list[ConfigError],
+    usable: list[str],
+    file: Path,
+    environ: Mapping[str, str],
+    backends: Backends,
 ) -> Iterator[Check]:
     """Yield invalid settings, and valid settings that will not work."""
     section = "settings"
     yield from (Check(section, "invalid", "problem", error.message) for error in errors)
     if not errors:
         yield Check(section, "valid", "ok", f"{file}" if file.exists() else f"no file {file}: the defaults apply")
-        yield from machine.check_warm(settings)
+        yield from machine.check_warm(settings, backends)
     if usable and settings.default_backend not in usable:
         about = f"default_backend = {settings.default_backend} cannot be used: prompts need --backend"
         yield Check(section, "default", "warning", about, f"clinvk config set default_backend {usable[0]}")
-    meant = {f"CLINVK_{'_'.join(name).upper()}": f"CLINVK_{'__'.join(name).upper()}" for name, _ in all_keys(BACKENDS)}
+    meant = {f"CLINVK_{'_'.join(name).upper()}": f"CLINVK_{'__'.join(name).upper()}" for name, _ in all_keys(backends)}
     for name in sorted(environ):
         if meant.get(name, name) != name:  # the two underscores between section and key are missing
             yield Check(
@@ -162,9 +173,9 @@ def _settings(
             )
 
 
-async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner) -> list[Check]:
+async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner, backends: Backends) -> list[Check]:
     """Report what keeps the server from starting, or from accepting requests."""
-    workdirs = WorkdirPolicy(settings, environ, BACKENDS)
+    workdirs = WorkdirPolicy(settings, environ, backends)
     mistakes = list(auth.access_mistakes(settings.server))
     try:
         workdirs.check_default()

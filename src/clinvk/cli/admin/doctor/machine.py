@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from clinvk.api.server.port_owner import Health, health_of
-from clinvk.backends.registry import BACKENDS
+from clinvk.backends.registry import Backends
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.remote_runs import ServerDeclined, server_of
 from clinvk.runtime.capacity import capacity
@@ -55,12 +55,12 @@ def is_kept_warm(settings: Settings, backend: str) -> bool:
     return not _why_not(settings) and backend in settings.warm.kept_backends
 
 
-def check_warm(settings: Settings) -> list[Check]:
+def check_warm(settings: Settings, backends: Backends) -> list[Check]:
     """Report the backends with warm processes, or why no backend has any; and agents that are never prestarted."""
     if why := _why_not(settings):
         return [Check("settings", "warm", "skipped", f"each prompt starts a new process: {why}")]
     warm = settings.warm
-    others = [name for name in BACKENDS if name not in warm.kept_backends]
+    others = [name for name in backends if name not in warm.kept_backends]
     memory = f", {warm.max_memory_mb} MB in total" if warm.max_memory_mb else ""
     message = f"clinvk serve keeps up to {warm.max_processes} processes of {', '.join(warm.kept_backends)}{memory}"
     if others:
@@ -199,13 +199,13 @@ async def running_server(server: ServerSettings) -> Health | None:
     return await health_of(server.host, server.port, _ANSWERS_TIMEOUT_S) if server.port else None
 
 
-async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:
+async def check_server(settings: Settings, environ: Mapping[str, str], backends: Backends) -> Check:
     """Check whether prompts of the command line go through a running server, or report why not."""
     not_through = "prompts do not go through the server of this home"
     if not settings.warm.command_line:
         return Check(_MACHINE, "server", "skipped", f"{not_through}: warm.command_line: false")
     try:
-        async with server_of(settings, environ, BACKENDS, settings.default_backend):
+        async with server_of(settings, environ, backends, settings.default_backend):
             return Check(_MACHINE, "server", "ok", "prompts of the command line go through the server of this home")
     except ServerDeclined as exc:
         if why := str(exc):
