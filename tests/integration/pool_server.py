@@ -1,4 +1,4 @@
-"""`LocalRuns` that keeps processes of the lasting backend, and what tests of it ask again and again."""
+"""`LocalRuns` with warm processes of the lasting backend, and helpers for the tests of the pool."""
 
 import os
 
@@ -20,7 +20,7 @@ WARM = WarmSettings(max_processes=3)
 
 
 class Server:
-    """`LocalRuns` that keeps processes of one backend."""
+    """`LocalRuns` with warm processes of one backend."""
 
     def __init__(self, backend: Lasting, warm: WarmSettings = WARM) -> None:
         warm = replace(warm, kept_backends=("lasting",))
@@ -69,7 +69,7 @@ async def begun(run: RunTask, kind: type = RunStarted) -> None:
 
 
 def sleeping(run: str) -> bool:
-    """Whether a tool of a run is at work."""
+    """Return whether a tool of a run is running."""
     for process in psutil.process_iter():
         try:
             if process.name() == "sleep" and process.environ().get("RUN") == run:
@@ -80,7 +80,7 @@ def sleeping(run: str) -> bool:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process is no more, or only waits to be reaped."""
+    """Return whether a process has exited or is a zombie."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

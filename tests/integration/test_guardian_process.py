@@ -1,4 +1,4 @@
-"""The guardian with each kind of marks, and beside the sweep of a clinvk around it."""
+"""The guardian with each kind of tags, and together with the sweep of an outer clinvk."""
 
 import asyncio
 import errno
@@ -35,7 +35,7 @@ from clinvk.runtime.process.process_tags import RlimitTags
 async def main():
     own = RlimitTags(int(sys.argv[1]))
     GuardianProcess(own, ResourceLimits(AgentSettings(), 0)).start()
-    with own.marking(1):
+    with own.tagging(1):
         subprocess.run(["sh", "-c", sys.argv[2]])
     print("up", flush=True)  # it has its own mark again
     time.sleep(300)
@@ -45,7 +45,7 @@ asyncio.run(main())
 
 
 def number() -> int:
-    """Give a number of a clinvk that no other test has."""
+    """Return the number of a clinvk that no other test uses."""
     return 10**8 + int.from_bytes(os.urandom(4)) % 10**8
 
 
@@ -63,8 +63,8 @@ def own(request: pytest.FixtureRequest) -> process_tags.ProcessTags:
 
 @pytest.fixture
 def agent(own: process_tags.ProcessTags) -> Generator["subprocess.Popen[bytes]"]:
-    """A process that carries a mark."""
-    with own.marking(1):
+    """Start a tagged process."""
+    with own.tagging(1):
         environ = {**ENV, process_tags.TAG_VARIABLE: process_tags.tag_label(own.server, 1)}
         process = subprocess.Popen(["sleep", "300"], env=environ, start_new_session=True)
     yield process
@@ -166,7 +166,7 @@ async def test_guardian_that_dies_while_out_of_file_descriptors_is_replaced_late
 
 
 async def test_guardian_of_a_nested_clinvk_ends_its_escaped_processes(tmp_path: Path) -> None:
-    """The sweep of the clinvk around ends the one inside and leaves its guardian, which nothing else would do for."""
+    """The sweep of the outer clinvk ends the inner one and spares its guardian, which alone can find the processes."""
     spawner = Spawner(process_tags.RlimitTags(number()))
     escaped = tmp_path / "pid"
     hide = f"(env -i setsid /bin/sh -c '(sh -c \"echo \\$\\$ > {escaped}; exec sleep 300\") &' &)"

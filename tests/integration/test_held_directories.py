@@ -1,4 +1,4 @@
-"""An agent starts in the directory that was judged, also where somebody turns its path into a link meanwhile."""
+"""An agent starts in the directory that was checked, even if its path becomes a link meanwhile."""
 
 import _thread
 import asyncio
@@ -83,7 +83,7 @@ async def test_a_kept_process_does_not_start_in_a_directory_that_was_swapped_aft
 
 
 async def test_an_agent_starts_in_a_directory_that_is_named_by_a_link(scripted: Scripted, place: Path) -> None:
-    """Not over HTTP, where links are resolved first: a session of the command line may lie behind one."""
+    """Only for the command line: over HTTP links are resolved first."""
     scripted.play(claude_says("x"))
     link = place.with_name("link")
     link.symlink_to(place)

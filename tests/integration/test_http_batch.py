@@ -378,7 +378,7 @@ async def test_skipped_part_is_one_error_event(scripted: Scripted) -> None:
     assert last[0]["content"]["code"] == "cancelled"  # pyright: ignore[reportIndexIssue]
 
 
-async def test_next_parts_are_recorded_while_others_run(scripted: Scripted, tmp_path: Path) -> None:
+async def test_part_is_recorded_when_its_turn_comes(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
     async with serving(scripted.env) as served:
@@ -390,10 +390,10 @@ async def test_next_parts_are_recorded_while_others_run(scripted: Scripted, tmp_
             runs = (await served.client.get("/api/v1/runs")).json()["runs"]
             return sorted(run["state"] for run in runs if run["kind"] == "prompt")
 
-        async def have_two_ready() -> bool:
-            return await states() == ["queued", "queued", "running", "running"]
+        async def have_two_running() -> bool:
+            return await states() == ["running", "running"]
 
-        await until_told(have_two_ready)
+        await until_told(have_two_running)
         assert (served.runs.busy, served.runs.queued, len(scripted.calls())) == (2, 0, 2)
         go.touch()
         assert (await answering).json()["completed"] == 6
@@ -475,7 +475,7 @@ async def test_disconnect_ends_all_agents(scripted: Scripted, accept: str) -> No
         await until(lambda: not served.state.active_requests)
         runs = (await served.client.get("/api/v1/runs")).json()["runs"]
     assert {run["state"] for run in runs} == {"cancelled"}
-    assert len(runs) == 6  # the whole, those that ran, and those that would have been next
+    assert len(runs) == 4  # the orchestration and the parts that ran
 
 
 async def test_shared_tree_of_editing_agents_is_reported(scripted: Scripted, tmp_path: Path) -> None:

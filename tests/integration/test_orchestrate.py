@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.dialects.rest import bodies
 from clinvk.orchestrate.live import Orchestrations
-from clinvk.orchestrate.orchestration import PartObserver
+from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore

@@ -1,4 +1,4 @@
-"""Kept processes: which carries a run, what a run leaves in them, and what becomes of them when they fail."""
+"""Warm processes: which process carries a run, what a run leaves in a process, and how failures are handled."""
 
 import asyncio
 import os
@@ -276,7 +276,7 @@ async def test_conversation_continued_elsewhere_does_not_reuse_its_process(tmp_p
 
 
 async def test_conversation_continued_by_another_clinvk_does_not_reuse_its_process(tmp_path: Path) -> None:
-    """Not even at once, when what both have written down cannot be told apart yet."""
+    """Not even at once, while the records of both turns have the same time."""
     backend, settings = Lasting(tmp_path, capacity=1), Settings(warm=WarmSettings(kept_backends=("lasting",)))
     async with (
         Server(backend) as server,
@@ -291,7 +291,7 @@ async def test_conversation_continued_by_another_clinvk_does_not_reuse_its_proce
 
 
 class Telling(Lasting):
-    """It tells each conversation at its beginning what is in a file."""
+    """A channel that sends the content of a file at the beginning of each conversation."""
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         launch = super().launch(request, resume, host)

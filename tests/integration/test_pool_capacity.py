@@ -1,4 +1,4 @@
-"""Which process is kept in the place of which where there is not room for all."""
+"""Which process is evicted for which other if there is no room for all."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -22,7 +22,7 @@ from polling import until
 
 
 class Looking(Reaper):
-    """Counts how often room was looked for."""
+    """A reaper that counts its searches for capacity."""
 
     looks = 0
 
@@ -31,14 +31,14 @@ class Looking(Reaper):
         return super().free_capacity(group, idle)
 
     async def look(self) -> None:
-        """Look for room once more."""
+        """Wait for one more search."""
         before = self.looks
         self.wake()
         await until(lambda: self.looks > before)
 
 
 class Kept:
-    """What is kept of small processes of about 12 MB and heavy ones of about 72."""
+    """A reaper with small processes of about 12 MB and heavy processes of about 72 MB."""
 
     def __init__(self, folder: Path, limit_mb: int) -> None:
         settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("small", "heavy"))
@@ -47,7 +47,7 @@ class Kept:
         self._backends = {name: _backend(folder / name, mode) for name, mode in (("small", "slow"), ("heavy", "heavy"))}
 
     async def want(self, backend: str, kind: str) -> WorkerGroup:
-        """A run asks for a kind of process, and gets one of its own."""
+        """Record that a run asks for a kind of process, and gets a process of its own."""
         own = self._backends[backend]
         launch = own.launch(RunRequest(prompt="x", backend=own.name, model=kind), None, Host()).warm
         assert launch
@@ -57,7 +57,7 @@ class Kept:
         return group
 
     async def measured(self, group: WorkerGroup) -> Worker:
-        """Wait for the process of a group, have a run go through it, and wait until it is known what it takes."""
+        """Wait for the process of a group, simulate a run, and wait until the memory is known."""
         await until(lambda: any(worker.is_ready for worker in group.workers), within_s=30)
         worker = next(worker for worker in group.workers if worker.is_ready)
         worker.admit("one", lambda: None)
@@ -66,7 +66,7 @@ class Kept:
         return worker
 
     async def peak_mb(self, group: WorkerGroup) -> float:
-        """Give the most that all take until there is a process of a group and what was ended has left."""
+        """Return the peak memory until a group has a process and all ending processes have exited."""
         peak_mb = 0.0
         while self.reaper.worker_set.ending or not any(worker.is_ready for worker in group.workers):
             peak_mb = max(peak_mb, await asyncio.to_thread(resident_mb))
@@ -95,7 +95,7 @@ async def keeping(folder: Path, limit_mb: int) -> AsyncGenerator[Kept]:
 
 @pytest.mark.slow
 async def test_no_process_is_evicted_for_one_that_still_would_not_fit(tmp_path: Path) -> None:
-    """The small one would be started again at once, since there is room for it, and ended again, for ever."""
+    """The small process would be started again at once, since there is room for it, and evicted again, forever."""
     async with keeping(tmp_path, limit_mb=120) as kept:
         small = await kept.want("small", "one")
         worker = await kept.measured(small)
@@ -122,7 +122,7 @@ async def test_replacement_starts_after_the_evicted_process_exits(tmp_path: Path
 
 @pytest.mark.slow
 async def test_room_freed_for_one_process_is_not_taken_by_a_less_wanted_one(tmp_path: Path) -> None:
-    """There is always a small one on its way out, beside which there is room for another, but not for the heavy."""
+    """While a small process is ending there is room for another small one, but not for the heavy one."""
     async with keeping(tmp_path, limit_mb=80) as kept:
         await kept.measured(await kept.want("heavy", "one"))
         await kept.measured(await kept.want("small", "one"))

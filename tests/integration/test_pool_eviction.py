@@ -1,4 +1,4 @@
-"""Kept processes that are not as good as they were: they take no more runs, and what was under way there is well."""
+"""Suspect processes take no more runs, and the runs in them end well."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from polling import until
 
 
 def impatient(server: Server) -> None:
-    """Have it wait for signs of life no longer than a test can."""
+    """Shorten the health timeouts for a test."""
     patience = server.pool.timeouts
     patience.begin_timeout_s, patience.silence_s, patience.ping_timeout_s = 5.0, 0.2, 5.0
 
@@ -129,7 +129,7 @@ async def test_idle_process_that_hangs_is_replaced_before_the_next_run(tmp_path:
 
 
 class CoarseClock(asyncio.SelectorEventLoop):
-    """As uvloop, on which the server runs and whose clock has whole milliseconds, but more so."""
+    """A loop whose clock is coarser than that of uvloop, which has milliseconds."""
 
     def time(self) -> float:
         return int(super().time() * 10) / 10
@@ -140,10 +140,7 @@ class CoarseClock(asyncio.SelectorEventLoop):
     "anyio_backend", [("asyncio", {"loop_factory": CoarseClock}), "asyncio"], ids=["coarse", "fine"]
 )
 async def test_healthy_silent_process_is_left_alone(tmp_path: Path) -> None:
-    """It is so too where its sign of life comes at the time, by the clock, at which it was asked.
-
-    It is asked for another one only when it has given the one before.
-    """
+    """Even if the answer to a ping has the time of the ping. The next ping waits for the answer to the last."""
     asked: set[float] = set()
     async with Server(Lasting(tmp_path)) as server, server.runs.run(request("wait")) as run:
         impatient(server)
@@ -157,7 +154,7 @@ async def test_healthy_silent_process_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_large_prompt_to_a_process_that_does_not_read_is_retried_elsewhere(tmp_path: Path) -> None:
-    """The others that it carries are told of to their ends."""
+    """The other runs of the process continue to their endings."""
     async with Server(Lasting(tmp_path)) as server, server.runs.run(request("tick 1000")) as other:
         impatient(server)
         await begun(other, TextDelta)
@@ -190,7 +187,7 @@ async def test_tool_of_another_run_is_left_running(tmp_path: Path) -> None:
 
 
 async def test_background_process_left_beside_another_run_ends_after_that_run(tmp_path: Path) -> None:
-    """Until then it cannot be told from what the other has at work."""
+    """Before, the process cannot be distinguished from the tools of the other run."""
     async with Server(Lasting(tmp_path, tells_tools=False)) as server, server.runs.run(request("wait")) as other:
         await begun(other)
         async with server.runs.run(request("leave")) as run:
@@ -203,7 +200,7 @@ async def test_background_process_left_beside_another_run_ends_after_that_run(tm
 
 @pytest.mark.slow
 async def test_pool_keeps_processes_within_the_memory_limit(tmp_path: Path) -> None:
-    """What a process of a kind takes is known once it was measured; what is idle longest makes room for it."""
+    """The memory of a kind is known after the first measurement; the longest idle process makes room."""
     async with Server(Lasting(tmp_path), WarmSettings(max_processes=8, max_memory_mb=30)) as server:
         for number in range(6):
             await server.ask("say x", model=f"m{number}")

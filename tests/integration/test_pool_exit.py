@@ -1,4 +1,4 @@
-"""Kept processes, and what runs have left in them, that are being ended when the next run comes."""
+"""Warm processes and leftover tools that are still being ended when the next run comes."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ LINGERS = "\ntime.sleep(0.7)\n"
 
 
 class Jealous(Lasting):
-    """No other process can go on with a conversation as long as one that had it is there."""
+    """A backend whose process locks its conversations until its exit."""
 
     def install_agent(self) -> None:
         super().install_agent()
@@ -45,14 +45,14 @@ class Jealous(Lasting):
 
 
 class JealousChannel(LastingChannel):
-    """One process."""
+    """The channel of one process."""
 
     def release_session(self, conversation: str) -> bytes | None:
         return b""
 
 
 def workers(server: Server) -> list[Worker]:
-    """Give the processes that are kept."""
+    """Return the warm workers."""
     return server.pool._worker_set.workers  # pyright: ignore[reportPrivateUsage]
 
 
@@ -87,7 +87,7 @@ async def test_resume_succeeds_after_its_process_hangs(tmp_path: Path) -> None:
 async def test_ending_leftovers_of_one_run_spares_the_tools_of_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may come while that is searched for, to a process whose tools cannot be told apart."""
+    """The next run may come during the search, to a process whose tools carry no tag of their run."""
     asked, may_go_on, end_tools = asyncio.Event(), asyncio.Event(), Spawner.end_tools
 
     async def late(self: Spawner, process: Process, variable: tuple[str, str] | None) -> None:
@@ -108,7 +108,7 @@ async def test_ending_leftovers_of_one_run_spares_the_tools_of_the_next(
 
 
 async def begins_soon(run: RunTask) -> None:
-    """Give a run time to have a tool at work."""
+    """Wait until a run may have a tool at work."""
     with suppress(TimeoutError):
         async with asyncio.timeout(1):
             await begun(run, ToolCall)

@@ -1,4 +1,4 @@
-"""Kept processes that are killed or stopped at any moment: their runs end, others notice nothing, the pool heals."""
+"""Warm processes that are killed or stopped at any moment: their runs end, other runs continue, the pool recovers."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ RUNS = 100
 
 
 class Killer:
-    """Ends kept processes, with and without runs, or has them hang."""
+    """Kills or stops warm processes, with and without runs."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -48,7 +48,7 @@ def kept() -> list[psutil.Process]:
 
 
 def judge(result: RunResult, ticks: int, victims: set[int]) -> None:
-    """A run ends as it should, or with a clear error where its process was a victim and it had told something."""
+    """Check that a run ends well, or with a clear error if its process was killed after the first output."""
     pid, _, told = result.text.partition(" ")
     if isinstance(result.ending, RunFinished):
         assert told == "." * ticks
@@ -94,7 +94,7 @@ async def test_runs_recover_from_random_kills(tmp_path: Path, seed: int, capacit
 
 
 async def healed(server: Server) -> None:
-    """Wait until a run finds a process again."""
+    """Wait until a run finds a warm process again."""
     hits = server.pool.stats.hits
     async with asyncio.timeout(30):
         while server.pool.stats.hits == hits:

@@ -1,4 +1,4 @@
-"""What is kept stays within the limits, however many runs of however many kinds there are."""
+"""The pool stays within its limits, whatever the number of runs and kinds."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ KINDS = ("one", "two", "three")
 
 
 def resident_mb() -> float:
-    """Give what all kept processes take at this moment."""
+    """Return the memory of all warm processes."""
     total = 0
     for process in psutil.Process().children():
         with suppress(psutil.Error):
@@ -38,7 +38,7 @@ def resident_mb() -> float:
 
 @pytest.mark.slow
 async def test_memory_stays_bounded_through_hundreds_of_mixed_runs(tmp_path: Path) -> None:
-    """Without a bound they take 100 MB. It may be passed by what they grow within the second between two looks."""
+    """Without a limit the processes need 100 MB. Growth between two measurements may exceed the limit."""
     chance, peak_mb, limit_mb = random.Random(7), 0.0, 50
     sessions: list[str] = []
 
@@ -70,7 +70,7 @@ async def test_memory_stays_bounded_through_hundreds_of_mixed_runs(tmp_path: Pat
 
 @pytest.mark.slow
 async def test_concurrent_starts_stay_within_the_memory_limit(tmp_path: Path) -> None:
-    """Each takes 70 MB while it starts and 10 afterwards, which is known of the first."""
+    """Each process needs 70 MB while it starts and 10 MB afterwards, as measured for the first."""
     backend, limit_mb, peak_mb = Lasting(tmp_path, capacity=1, mode="swelling"), 120, 0.0
     settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("lasting",))
     reaper = Reaper(Spawner(process_tags.choose_tags()), settings, HealthTimeouts())
@@ -100,7 +100,7 @@ async def test_concurrent_starts_stay_within_the_memory_limit(tmp_path: Path) ->
 
 
 async def test_profiles_without_processes_are_forgotten(tmp_path: Path) -> None:
-    """Where each run has a system prompt of its own there are as many kinds as runs."""
+    """If each run has a system prompt of its own, there are as many kinds as runs."""
     backend, chosen = Lasting(tmp_path), process_tags.choose_tags()
     reaper = Reaper(Spawner(chosen), WarmSettings(max_processes=3, kept_backends=("lasting",)), HealthTimeouts())
     async with reaper.worker_set:
@@ -131,7 +131,7 @@ def kept_by_this() -> list[psutil.Process]:
 
 
 async def test_process_is_ready_when_sessions_start_faster_than_processes_are_kept(tmp_path: Path) -> None:
-    """The processes of those before, which are kept for them, would else take all places, and go in turn."""
+    """Otherwise the processes of earlier sessions would take all places and be evicted in turn."""
     async with Server(Lasting(tmp_path, capacity=1)) as server:
         for _ in range(2 * WARM.max_processes):
             await server.ask("say x")
@@ -153,7 +153,7 @@ async def test_prestarted_process_is_restarted_after_it_dies(tmp_path: Path) -> 
 
 
 class FastLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock is ahead, as that of uvloop on a Mac which has slept."""
+    """A loop whose clock is ahead, like that of uvloop on a Mac that has slept."""
 
     def time(self) -> float:
         return super().time() + 5000

@@ -1,4 +1,4 @@
-"""What kept processes are taken to need that were not measured yet."""
+"""The estimated memory of processes that were not measured yet."""
 
 import asyncio
 from pathlib import Path
@@ -10,7 +10,7 @@ from polling import until
 
 
 async def test_new_process_counts_with_the_measured_memory_of_its_backend(tmp_path: Path) -> None:
-    """It takes about 12 MB, of which two fit."""
+    """A process needs about 12 MB, so two fit."""
     async with Server(Lasting(tmp_path), WarmSettings(max_processes=8, max_memory_mb=30)) as server:
         await server.ask("say x")
         await until(lambda: server.pool.stats.memory_bytes > 0)

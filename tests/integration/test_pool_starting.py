@@ -1,4 +1,4 @@
-"""Kept processes that cannot be started, or do not speak: their runs go another way, and nobody else notices it."""
+"""Warm processes that cannot start or do not speak their protocol: their runs use a process of their own."""
 
 import asyncio
 import sys
@@ -32,7 +32,7 @@ if sys.argv[1] == "sullen":
 
 
 class Welcoming(Lasting):
-    """Its program prints a word when it is to stay, and then nothing."""
+    """A backend whose warm process prints one word, and then nothing."""
 
     def __init__(self, folder: Path, capacity: int = 8, mode: str = "welcome") -> None:
         self.capacity = capacity
@@ -41,19 +41,19 @@ class Welcoming(Lasting):
 
     @property
     def starts(self) -> int:
-        """How often it was started to stay."""
+        """Return how often a warm process was started."""
         return len(Path(f"{self.executable}.starts").read_text())
 
 
 class Strict(Welcoming):
-    """The word shows that it does not speak."""
+    """A backend that treats the word as a sign of a missing protocol."""
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         return StrictChannel(self.capacity, tells_tools=True) if launch.long_lived else super().channel(launch, host)
 
 
 class StrictChannel(LastingChannel):
-    """One process."""
+    """The channel of one process."""
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
         if not line.startswith(b"{"):
@@ -116,7 +116,7 @@ async def test_dequeued_run_has_begun_while_it_waits_for_its_process(
 
 
 class Sound(Lasting):
-    """One that nothing is wrong with."""
+    """A backend without a fault."""
 
     name = "sound"
 
@@ -180,7 +180,7 @@ async def test_run_cancelled_before_its_process_is_prompted_sends_no_prompt(
 
 
 class Faulty(Lasting):
-    """A backend with a fault."""
+    """A backend whose warm process is faulty."""
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         raise RuntimeError("a fault")

@@ -1,4 +1,4 @@
-"""The marks of other systems than Linux, as far as they show here."""
+"""The tags of systems other than Linux, as far as Linux can test them."""
 
 import psutil
 import pytest
@@ -7,7 +7,7 @@ from clinvk.runtime.process import process_tags
 
 
 class WithKernel(psutil.Process):
-    """Processes as macOS has them, where 0 is the kernel, of which all others came; here that is init."""
+    """The process list of macOS, where the kernel has pid 0 and is the ancestor of all; here that is init."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(pid or 1)

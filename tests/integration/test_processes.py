@@ -1,4 +1,4 @@
-"""Processes: lines in, bytes out, and the end of everything that came of one."""
+"""Processes: lines in, bytes out, and the end of a process with its descendants."""
 
 import asyncio
 import errno
@@ -29,7 +29,7 @@ Kind = type[process_tags.RlimitTags] | type[process_tags.TreeTags]
 
 
 class Child:
-    """A process under test, with what woke its owner."""
+    """A process under test that records its wake-ups."""
 
     def __init__(self, spawner: Spawner, *argv: str, stderr_lines: bool = False) -> None:
         self.changed = asyncio.Event()
@@ -48,7 +48,7 @@ class Child:
 
 
 def spawner(kind: Kind = process_tags.RlimitTags) -> Spawner:
-    """A spawner with a number of its own: tests that run side by side must not end each other's processes."""
+    """Return a spawner with its own number: concurrent tests must not end each other's processes."""
     return Spawner(kind(10**8 + int.from_bytes(os.urandom(4)) % 10**8))
 
 
@@ -60,12 +60,12 @@ def alive(pid: int) -> bool:
 
 
 def block_until_exit(pid: int) -> None:
-    """Have the loop see nothing of a process, output or exit, before it sees all of it."""
+    """Block the loop until a process has exited, so that the loop sees output and exit together."""
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 def can_have_wide_pipes() -> bool:
-    """Whether the user's other pipes, those of tests beside this one too, leave room for some of a megabyte."""
+    """Return whether the user's other pipes leave room for some of a megabyte."""
     with suppress(PermissionError), ExitStack() as pipes:
         for _ in range(4):
             reading, writing = os.pipe()
@@ -90,7 +90,7 @@ async def test_output_is_split_into_lines() -> None:
 
 
 async def test_all_output_is_available_when_the_exit_is_known() -> None:
-    """However busy the loop is: what is still in the pipe then would be looked for during half a second only."""
+    """Even on a busy loop: output still in the pipe would be read for half a second only."""
     await until(can_have_wide_pipes)
     child = Child(spawner(), sys.executable, "-c", "print(f'{1:09}\\n' * 100_000, end='')")
     block_until_exit(child.process.pid)
@@ -188,7 +188,7 @@ async def test_slow_reader_slows_the_process_down(tmp_path: Path) -> None:
 
 
 async def test_pipe_holds_a_megabyte_of_non_blocking_output() -> None:
-    """Claude Code and Gemini CLI write without waiting, and exit: what the pipe does not hold is lost."""
+    """Claude Code and Gemini CLI write without waiting and exit: output beyond the pipe's size is lost."""
     await until(can_have_wide_pipes)
     script = "import os\nos.set_blocking(1, False)\nos.write(1, b'x' * 1_000_000 + b'\\n')"
     child = Child(spawner(), sys.executable, "-I", "-S", "-c", script)
@@ -344,7 +344,7 @@ async def test_fork_bomb_with_an_empty_environment_is_ended(tmp_path: Path) -> N
 
 
 async def test_sweep_ends_a_process_that_keeps_forking_and_exiting(tmp_path: Path) -> None:
-    """When it is looked at, it has gone, and its child is younger than the list of all processes."""
+    """When the process is examined, it has exited, and its child is younger than the list of processes."""
     for number in range(5):
         beat = tmp_path / str(number)
         runner = (
@@ -395,7 +395,7 @@ print("alive" if remains.alive({pid}) else "ended")
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another group")
 def test_sweep_ends_a_process_with_another_group_id() -> None:
-    """As `ssh-agent` does, of which the kernel tells the limit to nobody who asks for it by its pid."""
+    """Such as `ssh-agent`, whose limit the kernel does not report by pid."""
     done = subprocess.run([sys.executable, "-c", OTHER_GROUP], capture_output=True, text=True, timeout=15)
     assert done.stdout.split() == ["ended"], done.stderr
 
@@ -414,7 +414,7 @@ async def test_sweep_ends_processes_marked_by_a_nested_clinvk(tmp_path: Path) ->
     inner = (
         "import subprocess, sys, time\n"
         "from clinvk.runtime.process.process_tags import RlimitTags\n"
-        "with RlimitTags(987654321).marking(1):\n"
+        "with RlimitTags(987654321).tagging(1):\n"
         "    child = subprocess.Popen(['sleep', '300'], start_new_session=True)\n"
         f"open({str(tmp_path / 'pids')!r}, 'w').write(str(child.pid))\n"
         "time.sleep(300)\n"
@@ -432,7 +432,7 @@ def test_marking_leaves_our_own_limits_unchanged() -> None:
 
     before = resource.getrlimit(15)
     own = process_tags.RlimitTags(123_456_789)
-    with own.marking(7):
+    with own.tagging(7):
         assert resource.getrlimit(15)[0] == 123_456_789_000_000_007
     assert resource.getrlimit(15) == before
 
@@ -465,7 +465,7 @@ async def test_sweep_continues_when_its_caller_is_cancelled() -> None:
 
 
 async def test_swept_process_leaves_no_open_pipes() -> None:
-    """Nor where whoever waits for the sweep is cancelled: else each of its pipes would be open until the end."""
+    """Not even if the caller of the sweep is cancelled: its pipes would stay open."""
     own = spawner()
     for cancelled in (False, True):
         before = set(os.listdir("/proc/self/fd"))

@@ -1,4 +1,4 @@
-"""A process that stands still while its tools leave, and goes on."""
+"""A process that is suspended while its tools are ended, and continues."""
 
 import errno
 
@@ -31,7 +31,7 @@ async def test_held_process_resumes_when_the_last_holder_releases_it() -> None:
 
 
 async def test_hold_ignores_a_permission_error_for_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a group of which nobody is alive macOS says that it is not ours."""
+    """macOS raises PermissionError for a group whose members are all dead."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")

@@ -1,4 +1,4 @@
-"""The end of what stays when it is asked to leave, and is nobody's child any more."""
+"""The end of orphans that ignore SIGTERM."""
 
 from integration.test_processes import BOTH_MARKS, Child, Kind, alive, spawner
 

@@ -1,4 +1,4 @@
-"""A process whose first thread has ended before its others: the kernel shows it as one that only waits to be reaped."""
+"""A process whose first thread has ended before the others, which the kernel shows as a zombie."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the number of t
 
 
 def threads(pid: int) -> int:
-    """Give how many threads a process has, its first included though it has ended."""
+    """Return the number of threads of a process, including an ended first thread."""
     with suppress(OSError):
         return len(os.listdir(f"/proc/{pid}/task"))
     return 0

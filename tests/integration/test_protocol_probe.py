@@ -1,4 +1,4 @@
-"""A program that is tried, whether it speaks the protocol of a process that stays: what it does, and what is left."""
+"""The probe of a program for its long-lived protocol."""
 
 import os
 from collections.abc import Sequence

@@ -39,12 +39,12 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="the limits of anothe
 
 
 def marks() -> RlimitTags:
-    """Give marks that no other test has."""
+    """Return tags that no other test uses."""
     return RlimitTags(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
 
 
 async def done(agents: AgentSettings, *argv: str, open_files: int | None = None) -> ProgramResult:
-    """Run a command to its end, within bounds."""
+    """Run a command to its end, within limits."""
     own = marks()
     return await run_tool(Spawner(own, ResourceLimits(agents, own.server, open_files)), argv, ENV, 30)
 
@@ -64,7 +64,7 @@ async def test_limits_apply_to_a_process_and_its_children() -> None:
 
 def test_process_without_limits_starts_without_a_shell() -> None:
     argv = ("claude", "-p")
-    assert ResourceLimits(AgentSettings(), 1).around(argv, 1) is argv
+    assert ResourceLimits(AgentSettings(), 1).wrap(argv, 1) is argv
 
 
 async def test_arguments_are_passed_unchanged() -> None:
@@ -117,7 +117,7 @@ async def test_process_keeps_a_limit_that_it_set_itself() -> None:
     process = spawner.spawn(["sh", "-c", "ulimit -S -n 50; echo set; sleep 60"], ENV, None, lambda: None)
     try:
         await until(lambda: process.take() == [b"set"])
-        ResourceLimits(AgentSettings(), own.server, 100).settle(process.pid)
+        ResourceLimits(AgentSettings(), own.server, 100).lower_open_files(process.pid)
         assert psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] == 50
     finally:
         await spawner.sweep(process)
@@ -131,7 +131,7 @@ async def test_error_for_a_missing_program_names_it() -> None:
 
 @pytest.fixture
 def divided() -> Generator[tuple[RlimitTags, ResourceLimits] | None]:
-    """Bounds with a cgroup; None where clinvk has none to divide, and says so."""
+    """Return limits with a cgroup; None if clinvk has no cgroup to divide, and says so."""
     own = marks()
     made = ResourceLimits(AgentSettings(cgroup=True), own.server)
     try:

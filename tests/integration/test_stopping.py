@@ -1,4 +1,4 @@
-"""Agents that are asked to stop, and take their time."""
+"""Agents that stop slowly."""
 
 import os
 from pathlib import Path

@@ -31,7 +31,6 @@ from clinvk.dialects.openai.responses import OpenAIResponses
 from clinvk.dialects.rest.rest import Rest
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
-from clinvk.runtime.slots import SlotShare
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionQuery
 from clinvk.types.errors import ClinvkError, StoreUnavailable
@@ -338,8 +337,8 @@ class Torn(LocalRuns):
         self._error = error
 
     @asynccontextmanager
-    async def run(self, request: RunRequest, share: SlotShare | None = None) -> AsyncGenerator[RunTask]:
-        async with super().run(request, share) as run:
+    async def run(self, request: RunRequest) -> AsyncGenerator[RunTask]:
+        async with super().run(request) as run:
             read = run.batches
 
             async def torn(after: int = 0) -> AsyncIterator[list[Logged]]:

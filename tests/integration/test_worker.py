@@ -1,4 +1,4 @@
-"""What a kept process says, handed to the runs that it is for."""
+"""The output of a warm process reaches the runs it belongs to."""
 
 from pathlib import Path
 

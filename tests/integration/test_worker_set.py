@@ -1,4 +1,4 @@
-"""Ending kept processes where what should end them fails."""
+"""The end of workers, including failures."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ ENV = {"PATH": os.environ["PATH"]}
 
 
 class Hanging(Spawner):
-    """Its search takes too long, after it has ended what it was to end."""
+    """A spawner whose search times out after it has ended the process."""
 
     async def sweep(self, process: Process) -> None:
         await super().sweep(process)
@@ -47,7 +47,7 @@ async def opened(stock: WorkerSet, backend: Lasting) -> Worker:
 
 @asynccontextmanager
 async def ready(backend: Lasting) -> AsyncGenerator[tuple[WorkerSet, Worker]]:
-    """A stock with a process that is ready."""
+    """Return a worker set with a ready process."""
     async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as stock:
         yield stock, await opened(stock, backend)
 
@@ -111,7 +111,7 @@ async def test_abandoned_run_stays_lost_when_its_process_exits(tmp_path: Path) -
 
 
 async def test_worker_of_a_forgotten_profile_is_ended_on_close(tmp_path: Path) -> None:
-    """A run may look for a process, and the disk hang, for longer than a group without any is remembered."""
+    """A run may wait for a slow disk longer than an empty group is remembered."""
     backend, host = Lasting(tmp_path), Host(env=ENV)
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch

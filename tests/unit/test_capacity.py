@@ -1,4 +1,4 @@
-"""How many runs a machine carries at once, and what a waiting run holds."""
+"""The number of runs that a machine can carry, and the memory of a waiting run."""
 
 import os
 import sys

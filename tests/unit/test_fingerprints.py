@@ -1,4 +1,4 @@
-"""What tells whether files are the same as before: single ones, and those in folders."""
+"""Fingerprints of single files, and of files in folders."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_fingerprint_ignores_unmatched_files(tmp_path: Path, file: str) -> None:
 
 
 def test_fingerprint_ignores_symlink_loops(tmp_path: Path) -> None:
-    """A project may have any: it is no reason to fail."""
+    """A project may contain a loop."""
     write(tmp_path / "rules" / "a.md")
     before = fingerprint((f"{tmp_path}/rules/*.md",), {})
     link = tmp_path / "rules" / "link"

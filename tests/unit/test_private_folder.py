@@ -103,7 +103,7 @@ async def test_folder_created_after_the_timeout_is_removed(tmp_path: Path, monke
 
 
 class Disk:
-    """One that hangs: what is put into a folder `begun` to be filled is on it once it `goes_on`."""
+    """A disk that hangs: a write blocks after `begun` until `goes_on` is set."""
 
     def __init__(self) -> None:
         self.begun, self.goes_on = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""Which programs are taken not to speak their long-lived protocol."""
+"""Which programs count as unable to speak their long-lived protocol."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Schemas are judged by their dialect, and the JSON in an answer is found."""
+"""Schemas are checked by their dialect, and the JSON of an answer is found."""
 
 import json
 import random
@@ -62,7 +62,7 @@ def test_invalid_schema_is_reported(schema: Json, why: str) -> None:
 
 @pytest.mark.parametrize("seed", range(300))
 def test_malformed_schema_is_reported_without_python_errors(seed: int) -> None:
-    """No error of Python shows: where it did, the judge would not have known what it met."""
+    """A Python error would show a case that the check does not handle."""
     try:
         schema = msgspec.json.decode(mutated(SCHEMA, random.Random(seed)), type=Json)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -113,7 +113,7 @@ def test_unicode_line_separator_does_not_end_a_line() -> None:
 
 
 def test_long_answer_with_many_code_fences_is_parsed_in_linear_time() -> None:
-    """A search that begins again at each fence takes minutes for these."""
+    """A search that starts again at each fence takes minutes."""
     began = time.process_time()
     for text in ("```\n" * 300_001, "```json" + "\n" * 1_000_000, "``` " * 300_000):
         with pytest.raises(ValueError, match="not JSON"):

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from clinvk.runtime.slots import Applicant, QueueLimits, Slot, Slots, SlotShare
+from clinvk.runtime.slots import Applicant, QueueLimits, Slot, Slots
 from clinvk.types.errors import QueueFull
 
 
@@ -133,39 +133,8 @@ async def test_queue_place_counts_as_room() -> None:
         await asyncio.wait_for(slots.wait_for_capacity(Applicant("claude")), 0.01)
 
 
-def test_taken_share_blocks_neither_other_runs_nor_the_queue() -> None:
-    slots, share = Slots(QueueLimits(3, 3, 0)), SlotShare(at_once=1)
-    first, second = (slots.acquire(Applicant("claude", share=share), lambda: None) for _ in range(2))
-    assert (first.held, second.held, slots.busy, slots.queued) == (True, False, 1, 0)
-    assert slots.acquire(Applicant("claude"), lambda: None).held
-    assert slots.acquire(Applicant("codex", share=SlotShare(at_once=1)), lambda: None).held
-    assert slots.occupancy(["claude", "codex"]).queued == {"claude": 0, "codex": 0}
-    first.release()
-    assert second.held
-
-
-def test_run_with_a_freed_share_waits_for_a_slot_in_arrival_order() -> None:
-    granted: list[str] = []
-    slots, share = Slots(QueueLimits(1, 1, 9)), SlotShare(at_once=1)
-    first = slots.acquire(Applicant("claude", share=share), lambda: None)
-    slots.acquire(Applicant("claude", share=share), lambda: granted.append("shared"))
-    other = slots.acquire(Applicant("claude"), lambda: granted.append("other"))
-    assert slots.queued == 1
-    first.release()
-    assert granted == ["shared"]
-    assert (slots.queued, other.held) == (1, False)
-
-
-def test_run_that_stopped_waiting_for_its_share_is_skipped() -> None:
-    slots, share = Slots(QueueLimits(3, 3, 9)), SlotShare(at_once=1)
-    first, left, last = (slots.acquire(Applicant("claude", share=share), lambda: None) for _ in range(3))
-    left.release()
-    first.release()
-    assert (last.held, left.held, slots.busy) == (True, False, 1)
-
-
 def test_place_that_left_the_queue_is_freed_immediately() -> None:
-    """Clients that give up and ask again are thousands in the hour that the runs before them may take."""
+    """Clients that give up and retry are thousands in the hour that earlier runs may take."""
     slots = Slots(QueueLimits(1, 1, 9))
     slots.acquire(Applicant("claude"), lambda: None)
     slots.acquire(Applicant("claude"), lambda: None)
@@ -177,21 +146,8 @@ def test_place_that_left_the_queue_is_freed_immediately() -> None:
     assert slots.queued == 1
 
 
-async def test_room_waiter_wakes_when_a_queued_run_has_to_wait_for_its_share() -> None:
-    slots, share = Slots(QueueLimits(2, 1, 1)), SlotShare(at_once=1)
-    enter(slots, "codex", [], "a")
-    slots.acquire(Applicant("codex", share=share), lambda: None)
-    waiting = asyncio.create_task(slots.wait_for_capacity(Applicant("codex")))
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    assert slots.acquire(Applicant("claude", share=share), lambda: None).held
-    async with asyncio.timeout(30):
-        await waiting
-    assert slots.queued == 0
-
-
 def queue(slots: Slots, client: str, count: int, held_bytes: int = 0, backend: str = "claude") -> list[Slot]:
-    """Let runs of a client enter, as many of `count` as are taken."""
+    """Queue up to `count` runs of a client."""
     places: list[Slot] = []
     with contextlib.suppress(QueueFull):
         for _ in range(count):
@@ -337,14 +293,12 @@ def test_thousands_of_waiting_clients_do_not_slow_each_other_down() -> None:
 def test_counts_stay_consistent_when_runs_enter_and_leave_at_random(seed: int) -> None:
     chance = random.Random(seed)
     slots = Slots(QueueLimits(5, per_backend=3, queued=1000), {"ana": 2}.get)
-    shares = {client: [None, SlotShare(1), SlotShare(2)] for client in ("ana", "ben", "eve")}
     places: list[Slot] = []
     for _ in range(400):
         if places and chance.random() < 0.45:
             places.pop(chance.randrange(len(places))).release()
         else:
-            client = chance.choice([*shares])
-            run = Applicant(chance.choice(["claude", "codex"]), client, chance.choice(shares[client]))
+            run = Applicant(chance.choice(["claude", "codex"]), chance.choice(["ana", "ben", "eve"]))
             places.append(slots.acquire(run, lambda: None))
         told = slots.occupancy(["claude", "codex"])
         assert slots.queued == sum(told.queued.values()) == sum(place.position is not None for place in places)

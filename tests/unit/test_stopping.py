@@ -1,4 +1,4 @@
-"""The answer is cut before the first stop text, however it comes in pieces."""
+"""The answer is cut before the first stop sequence, whatever its pieces."""
 
 import random
 import time
@@ -22,13 +22,13 @@ def _text(events: Sequence[Event]) -> str:
 
 
 def _pieces(text: str, chance: random.Random) -> list[Event]:
-    """The text in pieces, some of them empty."""
+    """Return the text in pieces, some of them empty."""
     at = sorted(chance.choices(range(len(text) + 1), k=chance.randint(0, 12)))
     return [TextDelta(text[start:end]) for start, end in zip([0, *at], [*at, len(text)], strict=True)]
 
 
 def _reference(stops: Sequence[str], text: str) -> tuple[str, str | None]:
-    """What a model that writes letter by letter would be stopped at."""
+    """Return the cut of a model that writes letter by letter."""
     for end in range(1, len(text) + 1):
         done = [stop for stop in stops if stop and text[:end].endswith(stop)]
         if done:
@@ -71,7 +71,7 @@ def test_long_answer_with_many_partial_matches_is_searched_fast() -> None:
 
 @pytest.mark.parametrize(("size", "count"), [(1, 10_000), (64 * 1024, 10), (2_000_000, 1)])
 def test_largest_allowed_stop_sequences_are_searched_fast(size: int, count: int) -> None:
-    """The stop texts differ from the answer in the middle, the worst place."""
+    """The stop sequences differ from the answer in the middle, the worst place."""
     half = MAX_STOP_CHARS // 2
     stops = ["a" * (half - 1 - index) + "b" + "a" * half for index in range(MAX_STOPS)]
     began = time.thread_time()
@@ -91,7 +91,7 @@ def test_thinking_is_not_cut() -> None:
 
 
 def test_held_text_is_emitted_before_the_following_tool_call() -> None:
-    """A stop text does not reach over a tool call, but over a remark on progress."""
+    """A stop sequence may span a progress event, but no tool call."""
     call = ToolCall("1", "x", {})
     assert _cut(["STOP"], [TextDelta("a ST"), call, TextDelta("OP")]) == (
         [TextDelta("a "), TextDelta("ST"), call, TextDelta("OP")],

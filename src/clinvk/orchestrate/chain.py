@@ -148,8 +148,8 @@ async def resume_chain(store: SessionStore, reference: str) -> Chain:
         raise InvalidRequest(f"chain {record.id!r} is still running", _FIELD)
     options = msgspec.convert(record.request, _ChainOptions)
     if isinstance(options.steps, int):
-        why = "was ephemeral, or the session of a step was deleted"
-        raise InvalidRequest(f"chain {record.id!r} {why}: its record is gone", _FIELD)
+        reason = "was ephemeral, or the session of a step was deleted"
+        raise InvalidRequest(f"chain {record.id!r} {reason}: its record is gone", _FIELD)
     begun = await _begun_steps(store, record)
     done: list[PartResult] = []
     for index, step in enumerate(options.steps):
@@ -203,8 +203,8 @@ def _with_followed_directory(previous: PartResult, step: Part, tried: RunRecord 
     if not os.path.isdir(workdir) and step.isolation != "none":
         workdir = base
     if not os.path.isdir(workdir):
-        why = "which was applied or discarded" if tried else "which was unchanged, applied or discarded"
-        what = f"worktree is gone, {why}" if workdir != base else "directory does not exist"
+        reason = "which was applied or discarded" if tried else "which was unchanged, applied or discarded"
+        what = f"worktree is gone, {reason}" if workdir != base else "directory does not exist"
         raise InvalidRequest(f"step {previous.index + 2} cannot run: its {what}: {workdir!r}", _FIELD)
     return replace(previous, workdir=workdir)
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 
@@ -24,13 +24,8 @@ from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import Logged, RunFailed, RunFinished, RunStarted
 from clinvk.types.orchestration import Chain, Compare, Parallel, Part, Plan, Summary, is_dry_run, is_ephemeral
 from clinvk.types.record import RunRecord, recorded_result
-from clinvk.types.request import RunRequest
 
 logger = logging.getLogger(__name__)
-
-
-def _any_source(_: RunRequest, __: str) -> Sequence[str]:
-    return ()
 
 
 class Orchestrations:
@@ -52,7 +47,7 @@ class Orchestrations:
         spawner: Spawner,
         environ: Mapping[str, str],
         timeout_s: float = CLEANUP_TIMEOUT_S,
-        rule: SourceRule = _any_source,
+        rule: SourceRule = lambda _, __: (),
     ) -> None:
         self._resources = Resources(runs, Worktrees(spawner, home(environ), environ), rule)
         self._store = store
@@ -68,10 +63,10 @@ class Orchestrations:
         return await Admission(admit, cache(require), self._resources, set()).admit(plan)
 
     @asynccontextmanager
-    async def start(self, plan: Plan, asked: Plan) -> AsyncGenerator[Orchestration]:
+    async def start(self, plan: Plan, original: Plan) -> AsyncGenerator[Orchestration]:
         """Begin an orchestration of admitted parts. Leaving the context ends all agents.
 
-        `asked` is the plan before admission. A dry run has no id and no record.
+        `original` is the plan before admission. A dry run has no id and no record.
 
         Raises:
             StoreUnavailable: the record cannot be stored.
@@ -84,7 +79,7 @@ class Orchestrations:
             return
         done = len(plan.done) if isinstance(plan, Chain) else 0
         with self._resources.runs.reserved([part.request for part in plan.parts[done:]]):
-            record = _begun_record(plan, asked)
+            record = _begun_record(plan, original)
             one = Orchestration(record.id, plan, self._resources, warnings)
             await self._store.begin(record, None)
             self._live[one.id] = one
@@ -115,10 +110,10 @@ class Orchestrations:
                     group.create_task(one.cancel("the server is stopping"))
 
 
-def _begun_record(plan: Plan, asked: Plan) -> RunRecord:
+def _begun_record(plan: Plan, original: Plan) -> RunRecord:
     """Return the record of an orchestration that begins.
 
-    `asked` is the plan before admission, without what the settings add, which may be secret.
+    `original` is the plan before admission, without what the settings add, which may be secret.
     """
     at = time.time()
     directories = {part.request.workdir or "" for part in plan.parts}
@@ -130,20 +125,20 @@ def _begun_record(plan: Plan, asked: Plan) -> RunRecord:
         created_at=at,
         started_at=at,
         workdir=directories.pop() if len(directories) == 1 else "",
-        request=_options(asked),
+        request=_options(original),
     )
 
 
-def _ended_record(record: RunRecord, summary: Summary | None, why: str) -> tuple[RunRecord, list[Logged]]:
+def _ended_record(record: RunRecord, summary: Summary | None, reason: str) -> tuple[RunRecord, list[Logged]]:
     """Return the record of an ended orchestration and the events of the run.
 
-    An orchestration without a summary, or with `why`, was cancelled.
+    An orchestration without a summary, or with a `reason`, was cancelled.
     """
-    failed = _failure(summary, why)
+    failed = _failure(summary, reason)
     usage, cost_usd = (summary.usage, summary.cost_usd) if summary else (None, None)
     at = time.time()
     state: RunState = "finished" if not failed else "cancelled" if failed.code == Cancelled.code else "failed"
-    has_answer = summary and summary.results and isinstance(summary.plan, Chain) and not is_ephemeral(summary.plan)
+    records_answer = summary and summary.results and isinstance(summary.plan, Chain) and not is_ephemeral(summary.plan)
     ended = replace(
         record,
         state=state,
@@ -154,37 +149,37 @@ def _ended_record(record: RunRecord, summary: Summary | None, why: str) -> tuple
         exit_code=1 if failed else 0,
         error_code=failed.code if failed else None,
         error_message=failed.message if failed else None,
-        output=summary.results[-1].result.text if summary and has_answer else "",
+        output=summary.results[-1].result.text if summary and records_answer else "",
     )
     ending = replace(failed or RunFinished(), usage=usage, cost_usd=cost_usd)
     return ended, [Logged(1, record.created_at, RunStarted()), Logged(2, at, ending)]
 
 
-def _failure(summary: Summary | None, why: str) -> RunFailed | None:
-    if summary is None or why:
-        return RunFailed(Cancelled.code, why or "the client left")
+def _failure(summary: Summary | None, reason: str) -> RunFailed | None:
+    if summary is None or reason:
+        return RunFailed(Cancelled.code, reason or "the client left")
     first = summary.first_failed
     if first is None or first.error is None:
         return None
-    said = recorded_result(first.error.message, not first.part.request.ephemeral)
-    return RunFailed("agent_failed", f"{summary.failed} of {len(summary.results)} failed, the first with: {said}")
+    message = recorded_result(first.error.message, not first.part.request.ephemeral)
+    return RunFailed("agent_failed", f"{summary.failed} of {len(summary.results)} failed, the first with: {message}")
 
 
-def _options(asked: Plan) -> dict[str, object]:
+def _options(original: Plan) -> dict[str, object]:
     """Return the options of a plan; of a chain all that resuming it needs, unless the chain is ephemeral."""
-    match asked:
+    match original:
         case Parallel():
-            options = {"max_parallel": asked.max_parallel, "fail_fast": asked.fail_fast}
-            return {"kind": asked.kind, "tasks": len(asked.parts), **options}
+            options = {"max_parallel": original.max_parallel, "fail_fast": original.fail_fast}
+            return {"kind": original.kind, "tasks": len(original.parts), **options}
         case Compare():
-            judge = asked.judge.backend if asked.judge else None
-            backends = [part.request.backend for part in asked.parts]
-            return {"kind": asked.kind, "backends": backends, "check": asked.check, "judge": judge}
+            judge = original.judge.backend if original.judge else None
+            backends = [part.request.backend for part in original.parts]
+            return {"kind": original.kind, "backends": backends, "check": original.check, "judge": judge}
         case Chain():
-            steps = len(asked.parts) if is_ephemeral(asked) else [_as_recorded(part) for part in asked.parts]
-            given = None if is_ephemeral(asked) else asked.input
-            options = {"input": given, "stop_on_failure": asked.stop_on_failure, "resumed": asked.resumed}
-            return {"kind": asked.kind, "steps": steps, **options}
+            steps = len(original.parts) if is_ephemeral(original) else [_as_recorded(part) for part in original.parts]
+            given = None if is_ephemeral(original) else original.input
+            options = {"input": given, "stop_on_failure": original.stop_on_failure, "resumed": original.resumed}
+            return {"kind": original.kind, "steps": steps, **options}
 
 
 def _as_recorded(part: Part) -> dict[str, object]:

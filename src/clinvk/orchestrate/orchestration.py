@@ -12,14 +12,14 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import describe
 from clinvk.orchestrate import chain, judge
+from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
-from clinvk.runtime.slots import SlotShare
 from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, QueueFull
-from clinvk.types.events import Logged, RunFinished
+from clinvk.types.events import RunFinished
 from clinvk.types.orchestration import (
     Chain,
     Change,
@@ -58,25 +58,6 @@ CHECK_TIMEOUT_S = 600.0
 _OBSERVER_GRACE_S = 2.0
 """How long an observer may take once the orchestration stops: the observer's client perhaps reads nothing."""
 
-_READY = 8
-"""The most parts that wait for a slot, already recorded, while other parts run."""
-
-
-class PartObserver:
-    """Callbacks for the events of the parts. A slow callback slows down the agent that sent the events."""
-
-    async def show(self) -> None:
-        """Redraw a display of the parts until cancelled, or return."""
-
-    def started(self, index: int, part: Part, run: RunTask) -> None:
-        """Note that the run of a part left the queue, or ended in the queue."""
-
-    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
-        """Receive events of a part's run, in order."""
-
-    async def ended(self, result: PartResult) -> None:
-        """Receive the result of a part. A part whose agent did not start sends no events before."""
-
 
 class Orchestration:
     """An orchestration under way.
@@ -98,7 +79,7 @@ class Orchestration:
         self.stopped = ""
         self._stop_reason = ""
         self._runs, self._worktrees, self._rule = resources
-        self._share = SlotShare(min(agents_at_once(plan), self._runs.occupancy.slots))
+        self._at_once = min(agents_at_once(plan), self._runs.occupancy.slots)
         self._run_ids: set[str] = set()
         self._observers: tuple[PartObserver, ...] = ()
         self._limits: dict[asyncio.Timeout, float] = {}
@@ -129,18 +110,18 @@ class Orchestration:
         )
         return self.summary
 
-    async def stop(self, why: str = "the request was cancelled") -> None:
+    async def stop(self, reason: str = "the request was cancelled") -> None:
         """Cancel all running and waiting parts until no agent is left; `drive` then returns the results so far."""
-        self.stopped = self.stopped or why
-        await self._stop(why)
+        self.stopped = self.stopped or reason
+        await self._stop(reason)
 
-    async def cancel(self, why: str = "the request was cancelled") -> None:
+    async def cancel(self, reason: str = "the request was cancelled") -> None:
         """Stop the orchestration and wait until the outcome is recorded. The driver itself must call `stop`."""
-        await self.stop(why)
+        await self.stop(reason)
         await self.over.wait()
 
-    async def _stop(self, why: str) -> None:
-        self._stop_reason = self._stop_reason or why
+    async def _stop(self, reason: str) -> None:
+        self._stop_reason = self._stop_reason or reason
         now = asyncio.get_running_loop().time()
         for limit, grace_s in self._limits.items():
             if limit.when() is None:
@@ -174,12 +155,8 @@ class Orchestration:
     async def _run_parts(self, fail_fast: bool = False) -> tuple[PartResult, ...]:
         """Run independent parts; return the results in the order of the parts.
 
-        Dry runs are described first, one after the other. Only running parts and the next few have a task. The next
-        few are recorded before a slot is free. With `fail_fast` no part begins before the outcome of the part before
-        is known.
+        Dry runs are described first, one after the other.
         """
-        at_once = self._share.at_once
-        ready = 0 if fail_fast else min(at_once, _READY)
         results: dict[int, PartResult] = {}
 
         async def work(parts: Iterator[tuple[int, Part]]) -> None:
@@ -187,12 +164,14 @@ class Orchestration:
                 result = results[index] = await self._run_part(index, part)
                 if fail_fast and result.error and not self._stop_reason:
                     await self._stop(f"tasks[{index}] failed, and fail_fast ends the others")
+                if len(results) < len(self.plan.parts):
+                    await self._runs.cancel(result.run_id)  # the run has ended: wait until its agent has exited
 
         parts = list(enumerate(self.plan.parts))
         await work(each for each in parts if each[1].dry_run)
         waiting = (each for each in parts if not each[1].dry_run)
         async with asyncio.TaskGroup() as group:
-            for _ in range(at_once + ready):
+            for _ in range(self._at_once):
                 group.create_task(work(waiting))
         return tuple(results[index] for index in sorted(results))
 
@@ -297,7 +276,7 @@ class Orchestration:
                     await self._runs.cancel(run.id)
                 await self._observe(index, part, run)
                 result = await run.result()
-                if part.isolation != "none" or self._share.at_once == 1:
+                if part.isolation != "none" or self._at_once == 1:
                     await self._runs.cancel(run.id)  # the run has ended: this waits until the agent has exited
             finally:
                 self._run_ids.discard(run.id)
@@ -320,7 +299,7 @@ class Orchestration:
         while True:
             try:
                 async with self._entering:
-                    return await stack.enter_async_context(self._runs.run(request, self._share))
+                    return await stack.enter_async_context(self._runs.run(request))
             except QueueFull:
                 await self._until_stopped(self._runs.wait_for_capacity(request))
 

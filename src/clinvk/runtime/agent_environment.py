@@ -1,4 +1,4 @@
-"""The agent environment: executables, inherited variables, and the command of an interactive session."""
+"""The agent environment: executables, variables, launches, and the command of an interactive session."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 
 from clinvk.backends import registry as backends
-from clinvk.backends.base import Backend, Host
+from clinvk.backends.base import Backend, Host, Launch
 from clinvk.config.load import home, may_lie_in_worktree
 from clinvk.config.model import Settings
 from clinvk.policy import rules
@@ -16,9 +16,10 @@ from clinvk.runtime import sessions
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups
-from clinvk.types.errors import ConfigError, NotResumable
+from clinvk.types.errors import ConfigError, InvalidRequest, NotResumable
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
+from clinvk.types.text import readable
 
 
 class AgentEnvironment:
@@ -60,6 +61,28 @@ class AgentEnvironment:
             self._hosts[backend] = executables.host(executables.environment(backend, self._settings, self._environ))
         return self._hosts[backend]
 
+    def launch(self, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
+        """Return the launch of a request. Looks up the request's directories: run in a thread.
+
+        Raises:
+            InvalidRequest, Unsupported: as `Backend.launch`; the message names the setting with a refused flag.
+        """
+        _refuse_unreadable(request)
+        try:
+            return backend.launch(request, resume, self.host(backend.name))
+        except InvalidRequest as exc:
+            count = len(request.extra) - len(self.own_extra(request))
+            for index, argument in enumerate(request.extra[:count]):
+                if exc.field == f"extra[{index}]":  # the value may be a secret
+                    message = exc.message.replace(repr(argument), repr(argument.partition("=")[0]))
+                    exc.message, exc.field = f"backends.{request.backend}.extra_flags: {message}", None
+            raise
+
+    def own_extra(self, request: RunRequest) -> tuple[str, ...]:
+        """Return the request's extra flags without the flags from the settings, which may hold secrets."""
+        settings = self._settings.backend(request.backend).extra_flags
+        return request.extra[len(settings) :] if request.extra[: len(settings)] == settings else request.extra
+
     def hold(self, spawner: Spawner, directory: str | None) -> Callable[[], AbstractAsyncContextManager[None]] | None:
         """Return the lock of the clinvk worktree that contains a directory; None if the path rules a worktree out."""
         if not directory or not may_lie_in_worktree(directory):
@@ -70,6 +93,14 @@ class AgentEnvironment:
             return partial(Worktrees(spawner, home(self._environ), self._environ).used, directory)
         except ConfigError:  # a machine without homes
             return None
+
+
+def _refuse_unreadable(request: RunRequest) -> None:
+    """Raise InvalidRequest for directory names that are not UTF-8: protocols and the store require UTF-8."""
+    others = ((f"add_dirs[{index}]", path) for index, path in enumerate(request.add_dirs))
+    for field, path in (("workdir", request.workdir or ""), *others):
+        if readable(path) != path:
+            raise InvalidRequest(f"{field}: the name of {path!r} is not UTF-8", field)
 
 
 class InteractiveCommand(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,13 +31,12 @@ from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.runtime.run.task import Phase, RunObserver, RunTask
 from clinvk.runtime.runs import WarmStats
-from clinvk.runtime.slots import Applicant, Occupancy, Slots, SlotShare, held_bytes, queue_limits
+from clinvk.runtime.slots import Applicant, Occupancy, Slots, held_bytes, queue_limits
 from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionError, ShuttingDown, StoreUnavailable
+from clinvk.types.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
-from clinvk.types.text import readable
 
 logger = logging.getLogger(__name__)
 
@@ -166,18 +165,17 @@ class LocalRuns:
             return launch
         return replace(launch, secret_args=self._settings.backend(request.backend).extra_flags)  # others are to see it
 
-    def run(self, request: RunRequest, share: SlotShare | None = None) -> AbstractAsyncContextManager[RunTask]:
+    def run(self, request: RunRequest) -> AbstractAsyncContextManager[RunTask]:
         """Run a prompt; leaving the context stops the run.
 
-        `request` must name a backend and be completed from the settings. With a `share`, the run waits until its share
-        has room, and joins the queue only then.
+        `request` must name a backend and be completed from the settings.
 
         Raises:
             BackendUnavailable, Unsupported, InvalidRequest, SessionNotFound, NotResumable: raised before the start.
             SessionBusy, QueueFull, ShuttingDown: the run cannot start at present.
             StoreUnavailable: the run cannot be stored.
         """
-        return _OwnedRun(self._begin(request, share))
+        return _OwnedRun(self._begin(request))
 
     def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[RunTask]:
         """Run a prompt of this machine's user in the user's environment, as the user's own clinvk would.
@@ -241,9 +239,7 @@ class LocalRuns:
         """Return the version of a backend's CLI, in the environment of its runs, or None if the CLI does not answer."""
         return await executables.version(self.spawner, path, self._environment.host(backend.name).env)
 
-    async def _begin(
-        self, request: RunRequest, share: SlotShare | None = None, user_environment: AgentEnvironment | None = None
-    ) -> RunTask:
+    async def _begin(self, request: RunRequest, user_environment: AgentEnvironment | None = None) -> RunTask:
         """Begin a run; `user_environment` is the environment of a run of this machine's user."""
         request, session, resume = await self._resolve_session(request)
         if session:  # wait for the agents of its runs that have an ending and are about to exit
@@ -258,12 +254,13 @@ class LocalRuns:
             ):  # all other directories were resolved at admission
                 workdir = await self._lookups.run(partial(executables.resolve, workdir), workdir)
             session = new_session(request, os.urandom(16).hex(), workdir, self._settings.session)
-        recorded = replace(request, extra=self._own_extra(request))
+        recorded = replace(request, extra=self._environment.own_extra(request))
         recorder = RunRecorder(
             self._store, self._autosave, spec.run_id, recorded, session, resume, self._settings.session
         )
         self._refuse_when_closing()
-        applicant = Applicant(request.backend, request.client, share, 0 if share else held_bytes(request))
+        # `reserved` counts the memory of a part.
+        applicant = Applicant(request.backend, request.client, 0 if request.part else held_bytes(request))
         run = RunTask(
             spec, self.spawner, recorder, partial(self._slots.acquire, applicant, may_wait=user_environment is None)
         )
@@ -308,7 +305,7 @@ class LocalRuns:
                 backend = self._environment.backend(name)
                 workdir = executables.resolve(self._settings.server.default_workdir)
                 request = RunRequest(prompt="", backend=name, workdir=workdir)
-                launch = self._launch(self._environment, backend, complete(request, self._settings), None).warm
+                launch = self._environment.launch(backend, complete(request, self._settings), None).warm
                 if launch:
                     host, path = self._environment.host(name), self._environment.path(backend)
                     await pool.prestart(WorkerSpec(backend, host, path, launch))
@@ -347,28 +344,10 @@ class LocalRuns:
         self, environment: AgentEnvironment, backend: Backend, request: RunRequest, resume: Resume | None
     ) -> Launch:
         """Return the launch of a request. Its directories are looked up in a thread."""
-        launch = partial(self._launch, environment, backend, request, resume)
-        return await self._lookups.run(launch, request.workdir, *request.add_dirs)
-
-    def _launch(
-        self, environment: AgentEnvironment, backend: Backend, request: RunRequest, resume: Resume | None
-    ) -> Launch:
         if self.pool and not request.workdir:  # match the key of follow-ups, which name the directory
             request = replace(request, workdir=executables.resolve(""))
-        _refuse_unreadable(request)
-        try:
-            return backend.launch(request, resume, environment.host(backend.name))
-        except InvalidRequest as exc:
-            self._name_setting(exc, request)
-            raise
-
-    def _name_setting(self, error: InvalidRequest, request: RunRequest) -> None:
-        """Name the setting that contains a refused flag, without the flag's value, which may be a secret."""
-        count = len(request.extra) - len(self._own_extra(request))
-        for index, argument in enumerate(request.extra[:count]):
-            if error.field == f"extra[{index}]":
-                message = error.message.replace(repr(argument), repr(argument.partition("=")[0]))
-                error.message, error.field = f"backends.{request.backend}.extra_flags: {message}", None
+        launch = partial(environment.launch, backend, request, resume)
+        return await self._lookups.run(launch, request.workdir, *request.add_dirs)
 
     async def _resolve_session(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
         """Return the request with its session's directory, the session, and the resume state."""
@@ -379,19 +358,6 @@ class LocalRuns:
         session = await self._store.session(request.session_id)
         request = await sessions.in_session_directory(request, session, self._lookups)
         return request, session, await sessions.resume(self._store, session)
-
-    def _own_extra(self, request: RunRequest) -> tuple[str, ...]:
-        """Return the request's extra flags without the flags from the settings, which may hold secrets."""
-        settings = self._settings.backend(request.backend).extra_flags
-        return request.extra[len(settings) :] if request.extra[: len(settings)] == settings else request.extra
-
-
-def _refuse_unreadable(request: RunRequest) -> None:
-    """Raise InvalidRequest for directory names that are not UTF-8: protocols and the store require UTF-8."""
-    others = ((f"add_dirs[{index}]", path) for index, path in enumerate(request.add_dirs))
-    for field, path in (("workdir", request.workdir or ""), *others):
-        if readable(path) != path:
-            raise InvalidRequest(f"{field}: the name of {path!r} is not UTF-8", field)
 
 
 class _OwnedRun:

@@ -6,7 +6,7 @@ Also estimates how much memory a waiting run holds.
 import asyncio
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -20,33 +20,17 @@ _RETRY_AFTER_S = 5.0
 _MIB = 1024 * 1024
 
 
-class SlotShare:
-    """A limit of `at_once` slots for a set of runs. Runs beyond the limit wait outside the queue."""
-
-    def __init__(self, at_once: int) -> None:
-        self.at_once = at_once
-        self.held = 0
-        self.waiting = 0
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether the runs hold all slots of the share."""
-        return self.held >= self.at_once
-
-
 class Applicant(NamedTuple):
     """A run that asks for a slot.
 
     Attributes:
         backend: the agent CLI of the run.
         client: the owner of the run; empty is this machine's user, who may fill the queue.
-        share: the share of the run; `Slots.reserved` counts the memory of the share's runs.
-        held_bytes: the memory that the run holds while waiting.
+        held_bytes: the memory that the run holds while waiting, unless `Slots.reserved` counts it.
     """
 
     backend: str
     client: str = ""
-    share: SlotShare | None = None
     held_bytes: int = 0
 
 
@@ -64,7 +48,7 @@ class Slot:
 
     @property
     def position(self) -> int | None:
-        """The position in the queue, from 1; None for a run that holds a slot or waits for its share."""
+        """The position in the queue, from 1; None for a run that holds a slot."""
         return self._slots.position(self)
 
     def release(self) -> None:
@@ -98,29 +82,25 @@ class QueueLimits(NamedTuple):
 
 
 class _Client:
-    """The runs of a client. Runs with the same backend and share wait in one line and are served in order."""
+    """The runs of a client. Runs with the same backend wait in one line and are served in order."""
 
     __slots__ = ("held", "held_bytes", "lines", "queued")
 
     def __init__(self) -> None:
         self.held = self.held_bytes = self.queued = 0
-        self.lines: dict[tuple[str, SlotShare | None], dict[int, Slot]] = {}
-
-    def queue(self) -> Iterator[tuple[str, dict[int, Slot]]]:
-        """Yield backend and line of the runs that wait for a slot rather than for their share."""
-        return ((backend, line) for (backend, share), line in self.lines.items() if not (share and share.is_taken))
+        self.lines: dict[str, dict[int, Slot]] = {}
 
 
 class Slots:
     """Slots with a bounded queue, divided fairly between clients.
 
     A free slot goes to the client with the fewest slots, with equal clients in turn, and within the client to the
-    earliest run. A full backend, share or client blocks no other. No client can fill the queue: a client's queued runs,
+    earliest run. A full backend or client blocks no other. No client can fill the queue: a client's queued runs,
     in number and in bytes, may not exceed the room left for the other clients.
 
     Attributes:
         busy: the number of held slots.
-        queued: the number of places in the queue; runs that wait for their share are not in the queue.
+        queued: the number of places in the queue.
     """
 
     def __init__(self, limits: QueueLimits, max_runs_of: Callable[[str], int | None] = lambda _: None) -> None:
@@ -144,7 +124,7 @@ class Slots:
         running = {backend: self._held.get(backend, 0) for backend in backends}
         queued = dict.fromkeys(running, 0)
         for client in self._clients.values():
-            for backend, line in client.queue():
+            for backend, line in client.lines.items():
                 if backend in queued:
                     queued[backend] += len(line)
         return Occupancy(running, queued, self._limits.total, self._limits.queued)
@@ -157,20 +137,16 @@ class Slots:
         Raises:
             QueueFull: no slot is free and the queue has no room for the run, or the run may not wait.
         """
-        if obstacle := self._no_slot_reason(run):
-            obstacle = obstacle if not may_wait else self._queue_full_reason(run.client, run.held_bytes)
-            if obstacle:
-                raise QueueFull(obstacle, _RETRY_AFTER_S)
-            must_wait = True
-        else:
-            must_wait = run.share is not None and run.share.is_taken
+        must_wait = self._no_slot_reason(run)
+        if must_wait and (obstacle := self._queue_full_reason(run.client, run.held_bytes) if may_wait else must_wait):
+            raise QueueFull(obstacle, _RETRY_AFTER_S)
         self._last_number += 1
         slot = Slot(self, run, self._last_number, on_grant)
+        client = self._client(run.client)
         if must_wait:
-            self._client(run.client).lines.setdefault((run.backend, run.share), {})[slot.number] = slot
-            self._count_waiting(run, 1)
+            client.lines.setdefault(run.backend, {})[slot.number] = slot
+            self._count_queued(run, 1)
         else:
-            self._client(run.client)
             self._grant(slot)
             self._notify()
         return slot
@@ -187,7 +163,7 @@ class Slots:
 
     @contextmanager
     def reserved(self, first: Applicant, held_bytes: int) -> Generator[None]:
-        """Count the memory of a share's runs as queued inside this context.
+        """Count the memory of an orchestration's runs as queued inside this context.
 
         Raises:
             QueueFull: no slot is free and the queue has no room for the `first` run, or for `held_bytes`.
@@ -212,11 +188,9 @@ class Slots:
     def position(self, slot: Slot) -> int | None:
         """Return the run's position if clients keep taking turns; None if the run is not in the queue."""
         run, own = slot.run, self._clients.get(slot.run.client)
-        if own is None or slot.number not in own.lines.get((run.backend, run.share), ()):
+        if own is None or slot.number not in own.lines.get(run.backend, ()):
             return None
-        if run.share and run.share.is_taken:
-            return None
-        before = sum(number < slot.number for _, line in own.queue() for number in line)
+        before = sum(number < slot.number for line in own.lines.values() for number in line)
         position, is_earlier = before + 1, True
         for client in self._clients.values():
             if client is own:
@@ -241,33 +215,21 @@ class Slots:
         self._held_bytes += added
         self._client(client).held_bytes += added
 
-    def _count_queued(self, client: str, added: int) -> None:
-        self._clients[client].queued += added
-        self.queued += added
-
-    def _count_waiting(self, run: Applicant, added: int) -> None:
+    def _count_queued(self, run: Applicant, added: int) -> None:
         """Count a run entering or leaving a line."""
-        if run.share:
-            run.share.waiting += added
-        if not (run.share and run.share.is_taken):
-            self._count_queued(run.client, added)
-        if run.held_bytes:
-            self._count_bytes(run.client, added * run.held_bytes)
+        self.queued += added
+        self._clients[run.client].queued += added
+        self._count_bytes(run.client, added * run.held_bytes)
 
     def _count_held(self, run: Applicant, added: int) -> None:
-        """Count a run taking or leaving a slot. While a share is taken, its waiting runs are not in the queue."""
+        """Count a run taking or leaving a slot."""
         self.busy += added
         self._held[run.backend] = self._held.get(run.backend, 0) + added
         self._clients[run.client].held += added
         self._clients.move_to_end(run.client)
-        if share := run.share:
-            was_taken = share.is_taken
-            share.held += added
-            if was_taken != share.is_taken:
-                self._count_queued(run.client, share.waiting if was_taken else -share.waiting)
 
     def _no_slot_reason(self, run: Applicant) -> str:
-        """Return why no slot is free for a run, ignoring its share, or an empty string."""
+        """Return why no slot is free for a run, or an empty string."""
         if self._has_slot(run.backend) and not self._is_at_limit(run.client):
             return ""
         return f"no slot is free: {self.busy} runs are under way (server.max_concurrent_runs: {self._limits.total})"
@@ -330,7 +292,7 @@ class Slots:
         for name, client in self._clients.items():
             if not client.queued or (first and client.held >= fewest) or self._is_at_limit(name):
                 continue
-            lines = (line for backend, line in client.queue() if self._has_slot(backend))
+            lines = (line for backend, line in client.lines.items() if self._has_slot(backend))
             if heads := [next(iter(line.values())) for line in lines]:
                 fewest, first = client.held, min(heads, key=lambda slot: slot.number)
                 if not fewest:
@@ -341,12 +303,12 @@ class Slots:
         """Take a place out of its line; return False if the place is in no line."""
         run = slot.run
         lines = self._clients[run.client].lines if run.client in self._clients else {}
-        line = lines.get((run.backend, run.share), {})
+        line = lines.get(run.backend, {})
         if line.pop(slot.number, None) is None:
             return False
         if not line:
-            del lines[run.backend, run.share]
-        self._count_waiting(run, -1)
+            del lines[run.backend]
+        self._count_queued(run, -1)
         return True
 
 

@@ -21,7 +21,7 @@ from clinvk.dialects.rest import batch_answers, bodies, unified
 from clinvk.dialects.rest.rest import Rest
 from clinvk.orchestrate.admission import complete_plan
 from clinvk.orchestrate.chain import resume_chain
-from clinvk.orchestrate.event_stream import EventStream
+from clinvk.orchestrate.observers import EventStream
 from clinvk.orchestrate.orchestration import Orchestration
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import run_in_loop_thread

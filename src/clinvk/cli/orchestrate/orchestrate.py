@@ -31,7 +31,8 @@ from clinvk.dialects.rest import bodies
 from clinvk.orchestrate.admission import complete_plan
 from clinvk.orchestrate.chain import resume_chain
 from clinvk.orchestrate.live import Orchestrations
-from clinvk.orchestrate.orchestration import Orchestration, PartObserver
+from clinvk.orchestrate.observers import PartObserver
+from clinvk.orchestrate.orchestration import Orchestration
 from clinvk.policy import rules
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables

@@ -15,8 +15,7 @@ from clinvk.cli.prompt.printers import TokenUsage, exit_code_of_ending
 from clinvk.cli.terminal.output import Notes
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout
 from clinvk.dialects.rest import batch_answers
-from clinvk.orchestrate.event_stream import EventStream
-from clinvk.orchestrate.orchestration import PartObserver
+from clinvk.orchestrate.observers import EventStream, PartObserver
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.orchestration import Kind, PartResult, Plan, Summary
 

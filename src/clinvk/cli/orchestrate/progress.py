@@ -13,7 +13,7 @@ from clinvk.cli.terminal.output import STDERR, Notes, is_writable, without_seque
 from clinvk.cli.terminal.streams import writable
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
 from clinvk.cli.terminal.times import duration
-from clinvk.orchestrate.orchestration import PartObserver
+from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import TimedOut
 from clinvk.types.events import Event, Logged, Progress, TextDelta, ThinkingDelta, ToolCall

@@ -25,7 +25,7 @@ from clinvk.cli.terminal.output import (
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, readable_patch, width
 from clinvk.cli.terminal.times import duration
 from clinvk.config.model import Settings
-from clinvk.orchestrate.orchestration import PartObserver
+from clinvk.orchestrate.observers import PartObserver
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, PartResult, Plan, Summary, is_dry_run, is_ephemeral
 
 _SHORT_DIGITS = 12

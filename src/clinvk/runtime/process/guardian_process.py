@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 _FOLDER = "owners"
 _SUFFIX = ".guard"
-_TOLD = 4
+_MIN_ARGUMENTS = 4
 """Minimum number of arguments of a guardian."""
 
 
-_AGAIN_AFTER_S = 1.0
+_RESTART_AFTER_S = 1.0
 """Minimum age of an exited guardian for an immediate restart."""
 
 _LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -54,15 +54,15 @@ class GuardianProcess:
     that the next clinvk of the home does the guardian's work if both are killed.
     """
 
-    def __init__(self, marks: ProcessTags, bounds: ResourceLimits, home: Path | None = None) -> None:
-        self._marks = marks
-        self._bounds = bounds
-        self._path = home and home / _FOLDER / f"{marks.server}{_SUFFIX}"
+    def __init__(self, tags: ProcessTags, limits: ResourceLimits, home: Path | None = None) -> None:
+        self._tags = tags
+        self._limits = limits
+        self._path = home and home / _FOLDER / f"{tags.server}{_SUFFIX}"
         self._lock: FileLock | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: socket.socket | None = None
         self._started_at = 0.0
-        self._again: asyncio.TimerHandle | None = None
+        self._restart: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int | None:
@@ -76,7 +76,7 @@ class GuardianProcess:
         """
         if path := self._path:
             try:
-                self._lock = await asyncio.to_thread(lambda: _claim(path, _told(self._marks, self._bounds.cgroup)))
+                self._lock = await asyncio.to_thread(lambda: _claim(path, _arguments(self._tags, self._limits.cgroup)))
             except OSError as exc:
                 logger.debug("agents are left to the guardian alone: %s", exc)
 
@@ -86,26 +86,26 @@ class GuardianProcess:
         The guardian is ready once its program is loaded. The guardian runs in a new session and shares no pipe,
         environment or working directory with clinvk.
         """
-        self._again = None
+        self._restart = None
         self._started_at = time.monotonic()
         libraries = {name: value for name in _LIBRARIES if (value := os.environ.get(name))}
         try:
             ours, theirs = socket.socketpair()
-            with ours, theirs, self._marks.marking(GUARDIAN):
+            with ours, theirs, self._tags.tagging(GUARDIAN):
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", guardian.__file__, *_told(self._marks, self._bounds.cgroup)],
+                    [sys.executable, "-I", "-S", guardian.__file__, *_arguments(self._tags, self._limits.cgroup)],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     cwd="/",
-                    env={**libraries, TAG_VARIABLE: tag_label(self._marks.server, GUARDIAN)},
+                    env={**libraries, TAG_VARIABLE: tag_label(self._tags.server, GUARDIAN)},
                     start_new_session=True,
                 )
                 self._watch = socket.socket(fileno=ours.detach())
         except OSError as exc:
-            self._lacks(f"no guardian can be started: {exc}")
+            self._start_later(f"no guardian can be started: {exc}")
             return
-        asyncio.get_running_loop().add_reader(self._watch, self._gone)
+        asyncio.get_running_loop().add_reader(self._watch, self._on_exit)
 
     def stop(self) -> None:
         """Kill the guardian without any cleanup, and release the lock."""
@@ -123,27 +123,27 @@ class GuardianProcess:
             threading.Thread(target=self._process.wait, daemon=True).start()
         self._close()
 
-    def _gone(self) -> None:
+    def _on_exit(self) -> None:
         assert self._process
         code = self._process.wait()
         self._close()
-        self._lacks(f"the guardian has ended ({code}); another is started")
+        self._start_later(f"the guardian has ended ({code}); another is started")
 
-    def _lacks(self, why: str) -> None:
-        logger.warning(why)
-        wait_s = max(0.0, self._started_at + _AGAIN_AFTER_S - time.monotonic())
-        self._again = asyncio.get_running_loop().call_later(wait_s, self.start)
+    def _start_later(self, reason: str) -> None:
+        logger.warning(reason)
+        wait_s = max(0.0, self._started_at + _RESTART_AFTER_S - time.monotonic())
+        self._restart = asyncio.get_running_loop().call_later(wait_s, self.start)
 
     def _close(self) -> None:
-        if self._again:
-            self._again.cancel()
+        if self._restart:
+            self._restart.cancel()
         if self._watch:
             asyncio.get_running_loop().remove_reader(self._watch)
             self._watch.close()
-        self._process = self._watch = self._again = None
+        self._process = self._watch = self._restart = None
 
 
-def _claim(path: Path, told: Sequence[str]) -> FileLock:
+def _claim(path: Path, arguments: Sequence[str]) -> FileLock:
     """Clean up after dead clinvk processes, then lock and write the file of this clinvk.
 
     Raises:
@@ -158,30 +158,32 @@ def _claim(path: Path, told: Sequence[str]) -> FileLock:
             logger.warning("what a dead clinvk left is not ended by %s: %s", other, exc)
     while True:  # another clinvk may lock and remove the file while the file is empty
         if lock := file_locks.take(path):
-            os.write(lock.file, "\n".join(told).encode())
+            os.write(lock.file, "\n".join(arguments).encode())
             return lock
 
 
 def _end(path: Path) -> None:
-    """If the owner of the lock file is dead, end its marked processes and remove its private files."""
+    """If the owner of the lock file is dead, end its tagged processes and remove its private files."""
     with suppress(FileNotFoundError, PermissionError, ValueError):  # removed by another clinvk, or not ours
         if lock := file_locks.take(path, flags=os.O_RDWR):  # otherwise the clinvk is alive; dropping it unlocks
-            told = os.read(lock.file, 1 << 16).decode().split("\n")
-            if len(told) >= _TOLD and told[1] == path.stem:
-                guardian.prepared(told[0], int(told[1]), told[2], told[3].split(os.pathsep))()
+            arguments = os.read(lock.file, 1 << 16).decode().split("\n")
+            if len(arguments) >= _MIN_ARGUMENTS and arguments[1] == path.stem:
+                guardian.prepare_cleanup(
+                    arguments[0], int(arguments[1]), arguments[2], arguments[3].split(os.pathsep)
+                )()
                 path.unlink()
-            elif len(told) < _TOLD:  # the clinvk was killed before writing, so no agent was started
+            elif len(arguments) < _MIN_ARGUMENTS:  # the clinvk was killed before writing, so no agent was started
                 path.unlink()
 
 
-def _told(marks: ProcessTags, cgroup: str) -> tuple[str, ...]:
+def _arguments(tags: ProcessTags, cgroup: str) -> tuple[str, ...]:
     """Return the command-line arguments of a guardian."""
     # `tempfile` would test each parent directory of private folders by writing a file.
     places = (*map(os.environ.get, _TEMPORARY_VARIABLES), *_TEMPORARY)
     temporary = os.pathsep.join(dict.fromkeys(os.path.abspath(place) for place in places if place))
-    told = (marks.kind, str(marks.server), cgroup, temporary)
-    if isinstance(marks, RlimitTags):
-        return told
+    arguments = (tags.kind, str(tags.server), cgroup, temporary)
+    if isinstance(tags, RlimitTags):
+        return arguments
     import psutil  # the search of a guardian needs no other third-party module
 
-    return *told, os.path.dirname(os.path.dirname(psutil.__file__))
+    return *arguments, os.path.dirname(os.path.dirname(psutil.__file__))

@@ -13,7 +13,7 @@ import time
 # Not from `collections.abc` and `typing`, whose import costs more than all the rest of this module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
 RTTIME = 15  # RLIMIT_RTTIME, for which the resource module has no name
 STEP = 10**9
@@ -27,17 +27,17 @@ _MAX_SEARCHES = 50
 
 
 def tag_value(server: int, number: int) -> int:
-    """Return the limit that marks agent process `number` of a clinvk and all its descendants."""
+    """Return the limit that tags agent process `number` of a clinvk and all its descendants."""
     return server * STEP + number % STEP
 
 
 def tagged_pids(server: int, numbers: "Container[int] | None") -> set[int]:
-    """Find the marked processes of the given agents (None: all agents of the clinvk) and their children.
+    """Find the tagged processes of the given agents (None: all agents of the clinvk) and their children.
 
-    Each marked process is stopped as soon as its mark is read: a process that repeatedly starts a child and exits would
+    Each tagged process is stopped as soon as its tag is read: a process that repeatedly starts a child and exits would
     otherwise escape the search.
 
-    A clinvk started by an agent marks its agents with different numbers. The guardian of the inner clinvk is spared,
+    A clinvk started by an agent tags its agents with different numbers. The guardian of the inner clinvk is spared,
     since the guardian handles processes whose parents have exited.
     """
     found: set[int] = set()
@@ -56,22 +56,18 @@ def tagged_pids(server: int, numbers: "Container[int] | None") -> set[int]:
 
 
 def tag_bearers(server: int) -> "dict[int, set[int]]":
-    """Return the pids that carry a mark of a clinvk, by agent process number, without stopping any process."""
+    """Return the pids that carry a tag of a clinvk, by agent process number, without stopping any process."""
     found: dict[int, set[int]] = {}
-    for pid in _pids() - {os.getpid()}:
-        try:
-            tag = _tag_of(pid)
-        except ProcessLookupError:
-            continue
-        if tag and tag[0] == server and tag[1] != GUARDIAN:
-            found.setdefault(tag[1], set()).add(pid)
+    for pid, number in _read_tags(server):
+        if number is not None:
+            found.setdefault(number, set()).add(pid)
     return found
 
 
 def is_tagged(pid: int) -> bool:
     """Return whether a process may descend from an agent of any clinvk; return True if the process has exited.
 
-    A process can remove its mark, but not the marks of its ancestors. In a sandbox with a separate pid namespace, an
+    A process can remove its tag, but not the tags of its ancestors. In a sandbox with a separate pid namespace, an
     orphan stays below the first process of the sandbox.
     """
     try:
@@ -95,27 +91,38 @@ def _is_guardian(pid: int) -> bool:
 
 
 def _stop_tagged(server: int, numbers: "Container[int] | None") -> tuple[set[int], bool]:
-    """Stop the marked processes; return their pids, and whether no listed process exited during the search.
+    """Stop the tagged processes; return their pids, and whether no listed process exited during the search.
 
-    A process that exited after the listing may have left an unlisted child. The newest pids come first, since only new
-    processes can hide in this way.
+    A process that exited after the listing may have left an unlisted child.
     """
     tagged: set[int] = set()
     is_complete = True
-    for pid in sorted(_pids() - {os.getpid()}, reverse=True):
-        try:
-            tag = _tag_of(pid)
-        except ProcessLookupError:
+    for pid, number in _read_tags(server):
+        if number is None:
             is_complete = False
-            continue
-        if tag and tag[0] == server and tag[1] != GUARDIAN and (numbers is None or tag[1] in numbers):
+        elif numbers is None or number in numbers:
             _send(pid, signal.SIGSTOP)
             tagged.add(pid)
     return tagged, is_complete
 
 
+def _read_tags(server: int) -> "Iterator[tuple[int, int | None]]":
+    """Yield pid and number of the tagged processes of a clinvk, except guardians; None if a process has exited.
+
+    The newest pids come first, since only new processes can hide behind a listing.
+    """
+    for pid in sorted(_pids() - {os.getpid()}, reverse=True):
+        try:
+            tag = _tag_of(pid)
+        except ProcessLookupError:
+            yield pid, None
+            continue
+        if tag and tag[0] == server and tag[1] != GUARDIAN:
+            yield pid, tag[1]
+
+
 def _tag_of(pid: int) -> "tuple[int, int] | None":
-    """Return the clinvk and the number in the mark of a process; None if unmarked or unreadable.
+    """Return the clinvk and the number in the tag of a process; None if untagged or unreadable.
 
     Raises:
         ProcessLookupError: the process has exited.
@@ -197,7 +204,7 @@ def kill_tagged(find: "Callable[[], set[int]]") -> None:
 
 
 def _terminate(found: set[int]) -> set[int]:
-    """Send SIGTERM and SIGCONT, wait up to `_LEAVES_TIMEOUT_S` for exits, and return the remaining pids."""
+    """Send SIGTERM and SIGCONT, wait up to `_TERMINATE_TIMEOUT_S` for exits, and return the remaining pids."""
     for number in (signal.SIGTERM, signal.SIGCONT):
         for pid in found:
             _send(pid, number)
@@ -229,7 +236,7 @@ def private_prefix(server: int) -> str:
 
 
 def remove_private_folders(folders: "Sequence[str]", server: int) -> None:
-    """Remove the private folders of a clinvk from `places`; keep the targets of links. Blocks.
+    """Remove the private folders of a clinvk from `folders`; keep the targets of links. Blocks.
 
     `rm` does the work, since importing `shutil` would double the size of a guardian.
     """

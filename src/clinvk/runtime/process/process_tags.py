@@ -1,10 +1,10 @@
-"""Marks that every descendant of an agent carries however a process tries to hide, and the end of marked processes.
+"""Tags that every descendant of an agent carries however a process tries to hide, and the end of tagged processes.
 
-On Linux the mark is a soft RLIMIT_RTTIME of 18 digits: nine for the clinvk process, nine for the agent process. The
-limit affects only real-time threads. The mark survives fork, setsid, exec, an emptied environment and a change of user,
-and every process of the same user can read the mark. On other systems, and if the limit cannot be set or read back, the
-mark is the variable `CLINVK_PROCESS_ID` together with the process tree. A process that leaves the tree with an emptied
-environment escapes the weaker mark.
+On Linux the tag is a soft RLIMIT_RTTIME of 18 digits: nine for the clinvk process, nine for the agent process. The
+limit affects only real-time threads. The tag survives fork, setsid, exec, an emptied environment and a change of user,
+and every process of the same user can read the tag. On other systems, and if the limit cannot be set or read back, the
+tag is the variable `CLINVK_PROCESS_ID` together with the process tree. A process that leaves the tree with an emptied
+environment escapes the weaker tag.
 """
 
 import os
@@ -12,6 +12,7 @@ import resource
 import sys
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Literal, NamedTuple
 
 from clinvk.runtime.process import process_scan
 
@@ -21,34 +22,32 @@ RootPids = Mapping[int, int]
 
 
 def choose_tags() -> "ProcessTags":
-    """Return the strongest marks available on the machine, for the current clinvk process."""
+    """Return the strongest tags available on the machine, for the current clinvk process."""
     server = 10**8 + int.from_bytes(os.urandom(4)) % (9 * 10**8)
     rlimit = RlimitTags(server)
     return rlimit if sys.platform == "linux" and rlimit.works() else TreeTags(server)
 
 
-class RlimitTags:
-    """Marks in a resource limit. All spawning happens on one thread, which carries the mark during the spawn.
+class RlimitTags(NamedTuple):
+    """Tags in a resource limit. All spawning happens on one thread, which carries the tag during the spawn.
 
-    `kind` names the way of marking for the guardian.
+    `kind` names the kind of tags for the guardian.
     """
 
-    kind = "rlimit"
-
-    def __init__(self, server: int) -> None:
-        self.server = server
+    server: int
+    kind: Literal["rlimit"] = "rlimit"
 
     def works(self) -> bool:
         """Return whether the limit can be set and read back on this machine."""
         try:
-            with self.marking(0):
+            with self.tagging(0):
                 return resource.prlimit(os.getpid(), process_scan.RTTIME)[0] == process_scan.tag_value(self.server, 0)
         except (OSError, ValueError):
             return False
 
     @contextmanager
-    def marking(self, number: int) -> Generator[None]:
-        """Mark processes spawned inside the context."""
+    def tagging(self, number: int) -> Generator[None]:
+        """Tag processes spawned inside the context."""
         soft, hard = resource.getrlimit(process_scan.RTTIME)
         resource.setrlimit(process_scan.RTTIME, (process_scan.tag_value(self.server, number), hard))
         try:
@@ -59,7 +58,7 @@ class RlimitTags:
     def find(self, roots: RootPids | None) -> set[int]:
         """Return the live pids of the agent processes `roots` and their descendants; None: every agent.
 
-        The caller must end the processes: the search stops each process as soon as its mark is read.
+        The caller must end the processes: the search stops each process as soon as its tag is read.
         """
         return process_scan.tagged_pids(self.server, roots)
 
@@ -68,17 +67,15 @@ class RlimitTags:
         return process_scan.tag_bearers(self.server)
 
 
-class TreeTags:
-    """Marks in the environment and the process tree; weaker, as the module docstring explains."""
+class TreeTags(NamedTuple):
+    """Tags in the environment and the process tree; weaker, as the module docstring explains."""
 
-    kind = "tree"
-
-    def __init__(self, server: int) -> None:
-        self.server = server
+    server: int
+    kind: Literal["tree"] = "tree"
 
     @contextmanager
-    def marking(self, number: int) -> Generator[None]:
-        """Do nothing: the environment carries the mark."""
+    def tagging(self, number: int) -> Generator[None]:
+        """Do nothing: the environment carries the tag."""
         yield
 
     def find(self, roots: RootPids | None) -> set[int]:

@@ -1,6 +1,6 @@
-"""Resource bounds of each agent process: limits and a separate cgroup.
+"""Resource limits of each agent process: limits and a separate cgroup.
 
-A shell sets both and then execs the agent, so the agent never runs unbounded; without bounds no shell is started.
+A shell sets both and then execs the agent, so the agent never runs without limits; without limits no shell is started.
 Limits that clinvk raised for its own use are lowered right after the spawn. Limits:
 https://man7.org/linux/man-pages/man2/getrlimit.2.html, cgroups: https://docs.kernel.org/admin-guide/cgroup-v2.html.
 """
@@ -14,12 +14,12 @@ from clinvk.config.model import AgentSettings
 from clinvk.runtime.process.process_scan import kill_cgroup
 from clinvk.types.errors import BackendUnavailable, ConfigError
 
-_BECOME = '; exec "$@"'
+_EXEC = '; exec "$@"'
 _KIB_PER_MB = 1024
 
 
 class ResourceLimits:
-    """The bounds of all processes of one clinvk: `open` before the first spawn, `close` after the last exit.
+    """The limits of all processes of one clinvk: `open` before the first spawn, `close` after the last exit.
 
     `open_files` is the soft limit on open files that clinvk was started with, if clinvk has raised the limit since.
     """
@@ -42,7 +42,7 @@ class ResourceLimits:
             self.cgroup = os.path.join(own_cgroup(), f"clinvk-{self._server}")
             try:
                 os.mkdir(self.cgroup)
-                self._try()
+                self._check_permissions()
             except OSError as exc:
                 with suppress(OSError):
                     os.rmdir(self.cgroup)
@@ -51,8 +51,8 @@ class ResourceLimits:
                     "Delegate=yes in its unit, or systemd-run --user --scope -p Delegate=yes clinvk …"
                 ) from exc
 
-    def around(self, argv: Sequence[str], number: int) -> Sequence[str]:
-        """Return the command that starts `argv` within the bounds, as the process `number`.
+    def wrap(self, argv: Sequence[str], number: int) -> Sequence[str]:
+        """Return the command that starts `argv` within the limits, as the process `number`.
 
         Raises:
             BackendUnavailable: the cgroup of the process cannot be created.
@@ -60,17 +60,17 @@ class ResourceLimits:
         if not (self._limits or self.cgroup) or _is_no_program(argv[0]):
             return argv
         if not self.cgroup:
-            return "/bin/sh", "-c", f"set -e; {self._limits}{_BECOME}", "clinvk", *argv
-        folder = self._of(number)
+            return "/bin/sh", "-c", f"set -e; {self._limits}{_EXEC}", "clinvk", *argv
+        folder = self._folder(number)
         try:
             os.mkdir(folder)
         except OSError as exc:
             raise BackendUnavailable(f"cannot make the agent's cgroup {folder!r}: {exc.strerror}") from exc
         join = 'echo 0 > "$0"'
         steps = f"{self._limits}; {join}" if self._limits else join
-        return "/bin/sh", "-c", f"set -e; {steps}{_BECOME}", f"{folder}/cgroup.procs", *argv
+        return "/bin/sh", "-c", f"set -e; {steps}{_EXEC}", f"{folder}/cgroup.procs", *argv
 
-    def settle(self, pid: int) -> None:
+    def lower_open_files(self, pid: int) -> None:
         """Lower the soft limit on open files of a new process to the limit that clinvk was started with.
 
         A program that waits with `select` breaks above 1024 files. Lowering clinvk's limit during the spawn would break
@@ -88,21 +88,21 @@ class ResourceLimits:
         """End all processes in the cgroups of the given process numbers. Blocks: run in a thread."""
         if self.cgroup:
             for number in numbers:
-                kill_cgroup(self._of(number))
+                kill_cgroup(self._folder(number))
 
     def close(self) -> None:
         """End all processes in the parent cgroup and remove the cgroup. Blocks."""
         if self.cgroup:
             kill_cgroup(self.cgroup)
 
-    def _try(self) -> None:
+    def _check_permissions(self) -> None:
         """Raise OSError if processes cannot be moved into the cgroup or killed there."""
         for name in ("cgroup.procs", "cgroup.kill"):
             os.close(os.open(os.path.join(self.cgroup, name), os.O_WRONLY))
         above = os.path.join(os.path.dirname(self.cgroup), "cgroup.procs")
         os.close(os.open(above, os.O_WRONLY))
 
-    def _of(self, number: int) -> str:
+    def _folder(self, number: int) -> str:
         return os.path.join(self.cgroup, str(number))
 
 
@@ -112,26 +112,26 @@ def are_per_process(agents: AgentSettings) -> bool:
 
 
 def check_resource_limits(agents: AgentSettings) -> None:
-    """Check that agents can have the configured bounds.
+    """Check that agents can have the configured limits.
 
     Raises:
-        ConfigError: the bounds are not available.
+        ConfigError: the limits are not available.
     """
-    bounds = ResourceLimits(agents, os.getpid())
-    bounds.open()
-    bounds.close()
+    limits = ResourceLimits(agents, os.getpid())
+    limits.open()
+    limits.close()
 
 
 def _limits(agents: AgentSettings) -> Iterator[str]:
     """Yield the shell commands for the limits, each capped at clinvk's hard limit."""
     if agents.max_memory_mb:
-        yield f"ulimit -d {_at_most(resource.RLIMIT_DATA, agents.max_memory_mb * _KIB_PER_MB, 1024)}"
+        yield f"ulimit -d {_capped(resource.RLIMIT_DATA, agents.max_memory_mb * _KIB_PER_MB, 1024)}"
     if agents.max_open_files:
-        yield f"ulimit -n {_at_most(resource.RLIMIT_NOFILE, agents.max_open_files)}"
+        yield f"ulimit -n {_capped(resource.RLIMIT_NOFILE, agents.max_open_files)}"
     if agents.max_cpu_secs:
         # SIGXCPU first, which names the cause, and SIGKILL a second later.
-        yield f"ulimit -S -t {_at_most(resource.RLIMIT_CPU, agents.max_cpu_secs)}"
-        yield f"ulimit -H -t {_at_most(resource.RLIMIT_CPU, agents.max_cpu_secs + 1)}"
+        yield f"ulimit -S -t {_capped(resource.RLIMIT_CPU, agents.max_cpu_secs)}"
+        yield f"ulimit -H -t {_capped(resource.RLIMIT_CPU, agents.max_cpu_secs + 1)}"
 
 
 def _is_no_program(path: str) -> bool:
@@ -139,9 +139,9 @@ def _is_no_program(path: str) -> bool:
     return os.path.isabs(path) and not os.access(path, os.X_OK)
 
 
-def _at_most(limit: int, wanted: int, unit: int = 1) -> int:
+def _capped(limit: int, value: int, unit: int = 1) -> int:
     hard = resource.getrlimit(limit)[1]
-    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard // unit)
+    return value if hard == resource.RLIM_INFINITY else min(value, hard // unit)
 
 
 def own_cgroup() -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
+from clinvk.config.model import AgentSettings
 from clinvk.runtime.process.process import PIPE_BYTES, Process
 from clinvk.runtime.process.process_tags import TAG_VARIABLE, ProcessTags, kill, kill_tools, resident_bytes, tag_label
 from clinvk.runtime.process.resource_limits import ResourceLimits
@@ -34,7 +35,7 @@ class Spawner:
 
     def __init__(self, tags: ProcessTags, resource_limits: ResourceLimits | None = None) -> None:
         self._tags = tags
-        self._resource_limits = resource_limits
+        self._limits = resource_limits or ResourceLimits(AgentSettings(), tags.server)
         self._count = 0
         self._ending: dict[int, tuple[int, asyncio.Future[None]]] = {}
         self._search: asyncio.Task[None] | None = None
@@ -64,16 +65,13 @@ class Spawner:
         number = self._count
         env = {**env, TAG_VARIABLE: tag_label(self._tags.server, number)}
         try:
-            with _opened_directory(argv[0], cwd, real_path) as path, self._tags.marking(number):
-                popen, pipes = _popen(
-                    self._resource_limits.around(argv, number) if self._resource_limits else argv, env, path
-                )
+            with _opened_directory(argv[0], cwd, real_path) as path, self._tags.tagging(number):
+                popen, pipes = _popen(self._limits.wrap(argv, number), env, path)
         except ClinvkError:
-            if self._resource_limits and self._resource_limits.cgroup:
+            if self._limits.cgroup:
                 self._schedule_end(number, 0)  # the cgroup may have been created
             raise
-        if self._resource_limits:
-            self._resource_limits.settle(popen.pid)
+        self._limits.lower_open_files(popen.pid)
         return Process(popen, pipes, number, wake, stderr_lines, raw)
 
     @property
@@ -141,8 +139,7 @@ class Spawner:
 
     def _end(self, roots: Mapping[int, int]) -> None:
         kill(self._tags, roots)
-        if self._resource_limits:
-            self._resource_limits.end(roots)
+        self._limits.end(roots)
 
 
 def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> "tuple[subprocess.Popen[bytes], list[int]]":

@@ -125,9 +125,9 @@ class WorktreeFolders:
         Raises:
             InvalidRequest: no worktree matches, or several.
         """
-        wanted = reference.removeprefix("clinvk/")
+        prefix = reference.removeprefix("clinvk/")
         ids = self.ids()
-        found = [id_ for id_ in ids if id_ == wanted] or [id_ for id_ in ids if wanted and id_.startswith(wanted)]
+        found = [id_ for id_ in ids if id_ == prefix] or [id_ for id_ in ids if prefix and id_.startswith(prefix)]
         if not found:
             raise InvalidRequest(f"no worktree {reference!r}; clinvk worktrees list shows them")
         if len(found) > 1:
@@ -145,16 +145,16 @@ class WorktreeFolders:
 
     def hold(self, id_: str) -> FileLock | None:
         """Lock a worktree to change it, or return None if the worktree is locked or gone."""
-        return _taken(self.path / id_ / _LOCK, flags=os.O_RDONLY)
+        return _take_lock(self.path / id_ / _LOCK, flags=os.O_RDONLY)
 
     def share(self, id_: str) -> FileLock | None:
         """Lock a worktree to examine it, or return None if the worktree is held or gone."""
-        return _taken(self.path / id_ / _LOCK, fcntl.LOCK_SH, os.O_RDONLY)
+        return _take_lock(self.path / id_ / _LOCK, fcntl.LOCK_SH, os.O_RDONLY)
 
     def exclude(self, id_: str) -> FileLock | None:
         """Keep agents out of a worktree, or return None if an agent may be at work there."""
         try:
-            return _taken(self.path / id_ / _WORK)
+            return _take_lock(self.path / id_ / _WORK)
         except ClinvkError:  # e.g. the lock of another user
             return None
 
@@ -165,7 +165,7 @@ class WorktreeFolders:
             InvalidRequest: the worktree is being removed.
             ClinvkError: the lock cannot be taken.
         """
-        lock = _taken(self.path / id_ / _WORK, fcntl.LOCK_SH) if self.is_ready(id_) else None
+        lock = _take_lock(self.path / id_ / _WORK, fcntl.LOCK_SH) if self.is_ready(id_) else None
         if not self.is_ready(id_):
             raise InvalidRequest(f"worktree {id_} is being removed: no agent can work in it any more", "workdir")
         return lock
@@ -180,9 +180,9 @@ class WorktreeFolders:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
         except OSError as exc:
             raise ClinvkError(f"cannot lock {str(self.path)!r}: {exc.strerror}") from exc
-        return _taken(self.path / name)
+        return _take_lock(self.path / name)
 
-    def around(self, directory: str) -> str | None:
+    def worktree_at(self, directory: str) -> str | None:
         """Return the id of the worktree that holds a directory, or None.
 
         Return None as well if the folder is read-only: in the sandbox of an agent at work, whose clinvk has the lock.
@@ -245,7 +245,7 @@ class WorktreeFolders:
         return next((commits for commits, name in _REMOVING.items() if (self.path / id_ / name).exists()), None)
 
 
-def _taken(path: Path, how: int = fcntl.LOCK_EX, flags: int = os.O_RDWR | os.O_CREAT) -> FileLock | None:
+def _take_lock(path: Path, how: int = fcntl.LOCK_EX, flags: int = os.O_RDWR | os.O_CREAT) -> FileLock | None:
     """Lock a file, or return None if the file is locked, is gone, or was removed meanwhile.
 
     Raises:

@@ -214,7 +214,7 @@ class Worktrees:
             lock.file = -1
 
     async def _lock_around(self, directory: str) -> FileLock | None:
-        id_ = await asyncio.to_thread(self._folders.around, directory)
+        id_ = await asyncio.to_thread(self._folders.worktree_at, directory)
         if id_ is None:
             return None
         if lock := await wait_for_lock(lambda: self._folders.enter(id_)):

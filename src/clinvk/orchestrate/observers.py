@@ -1,4 +1,4 @@
-"""The events of all parts as one stream of JSON lines, for REST and for the command line."""
+"""Observers of an orchestration, and the events of all parts as one stream of JSON lines."""
 
 import asyncio
 import time
@@ -6,11 +6,26 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest.unified import Tag, UnifiedEncoder
-from clinvk.orchestrate.orchestration import PartObserver
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.runs import run_facts
 from clinvk.types.events import Logged, RunFailed, RunStarted, TextDelta
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
+
+
+class PartObserver:
+    """Callbacks for the events of the parts. A slow callback slows down the agent that sent the events."""
+
+    async def show(self) -> None:
+        """Redraw a display of the parts until cancelled, or return."""
+
+    def started(self, index: int, part: Part, run: RunTask) -> None:
+        """Note that the run of a part left the queue, or ended in the queue."""
+
+    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
+        """Receive events of a part's run, in order."""
+
+    async def ended(self, result: PartResult) -> None:
+        """Receive the result of a part. A part whose agent did not start sends no events before."""
 
 
 class EventStream(PartObserver):
@@ -37,8 +52,8 @@ class EventStream(PartObserver):
         request, ending = result.part.request, result.result.ending
         facts = RunFacts(run_id="", backend=request.backend, model=request.model, workdir=request.workdir or "")
         encoder = UnifiedEncoder(facts, self._tag(result.index, result.part))
-        shown = (RunStarted(request.model), TextDelta(result.result.text), ending)
-        events = (ending,) if isinstance(ending, RunFailed) else shown
+        replacement = (RunStarted(request.model), TextDelta(result.result.text), ending)
+        events = (ending,) if isinstance(ending, RunFailed) else replacement
         at = time.time()
         async with self._turn:
             await self._write([encoder.feed(event, at) for event in events])
