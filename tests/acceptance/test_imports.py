@@ -57,10 +57,10 @@ def test_prompt_imports_neither_the_server_nor_yaml(clinvk: Clinvk) -> None:
     assert not modules & (SERVER | {"yaml", "clinvk.dialects.rest.rest"})
 
 
-def test_prompt_through_the_server_does_not_import_the_runtime(scripted: Scripted, clinvk: Clinvk) -> None:
+def test_prompt_through_the_server_imports_neither_agents_nor_the_runtime(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     with Server(scripted, {}) as server:
         server.up()
         modules = imported(clinvk, "--new", "-o", "text", "say hello")
     assert "clinvk.remote.remote_runs" in modules
-    assert not modules & ({"clinvk.runtime.local", "clinvk.runtime.run.task", "sqlite3", "yaml"} | SERVER)
+    assert not modules & (BACKENDS | RUNTIME | SERVER | {"sqlite3", "yaml"})

@@ -16,12 +16,13 @@ from clinvk.config.model import (
 from clinvk.remote import caller
 
 SERVER = {"PATH": "/bin", "HOME": "/home/ana", "TERM": "dumb", "EDITOR": "ed", "OPENAI_API_KEY": "k"}
+VARIABLES = caller.decisive_variables(BACKENDS)
 
 
 def difference(command: dict[str, str], settings: Settings | None = None, backend: str = "claude") -> str:
     """Say what differs between a command and a server with the built-in settings."""
-    theirs = caller.caller_environment(Settings(), SERVER, BACKENDS, BACKENDS)
-    mine = caller.caller_environment(settings or Settings(), command, BACKENDS, (backend,))
+    theirs = caller.caller_environment(Settings(), SERVER, VARIABLES, BACKENDS)
+    mine = caller.caller_environment(settings or Settings(), command, VARIABLES, (backend,))
     return caller.environment_difference(mine, theirs)
 
 
@@ -81,7 +82,7 @@ def test_settings_missing_from_the_request_must_match(settings: Settings, what: 
 
 
 def test_comparison_contains_no_values() -> None:
-    told = caller.caller_environment(Settings(), {**SERVER, "OPENAI_API_KEY": "sk-very-secret"}, BACKENDS, BACKENDS)
+    told = caller.caller_environment(Settings(), {**SERVER, "OPENAI_API_KEY": "sk-very-secret"}, VARIABLES, BACKENDS)
     assert "very-secret" not in str(told)
 
 

@@ -50,3 +50,7 @@ def test_only_registered_backends_are_resolved() -> None:
     assert backends.resolve_model("claude", "codex", registry) == ("codex", None)
     with pytest.raises(ModelNotFound, match=r"\(available: codex\)$"):
         backends.resolve_model("claude/opus", "codex", registry)
+
+
+def test_registry_names_each_backend_by_its_own_name() -> None:
+    assert [backend.name for backend in backends.BACKENDS.values()] == [*backends.BACKENDS]

@@ -12,15 +12,18 @@ import resource
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from hashlib import blake2b
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from clinvk import __version__
-from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
-from clinvk.policy import rules
-from clinvk.runtime.process.executables import without_secrets
-from clinvk.types.redaction import names_secret
+from clinvk.policy.rules import DEPTH_VARIABLE
+from clinvk.types.redaction import names_secret, without_secrets
 
-_DECISIVE = frozenset(("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", rules.DEPTH_VARIABLE))
+if TYPE_CHECKING:
+    from clinvk.backends.base import Backend
+
+_DECISIVE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", DEPTH_VARIABLE)
 _PROXY = "_proxy"
 _OF_TERMINAL = frozenset(
     (
@@ -44,19 +47,29 @@ _LIMITS = {"CPU": resource.RLIMIT_CPU, "FSIZE": resource.RLIMIT_FSIZE, "AS": res
 
 _NAMESPACES = ("mnt", "net", "pid", "user")
 
+_SETTINGS = (
+    *("agents", "unified_flags.max_depth", "session.default_tags", "session.store_token_usage"),
+    "server.no_progress_timeout_secs",
+)
+"""Settings that a run reads from the process instead of the request, besides those of its backend."""
+
+
+def decisive_variables(registry: Mapping[str, "Backend"]) -> list[str]:
+    """Return the variables without secrets that must be equal, such as those of the folders of agents' logins."""
+    folders = (folder for backend in registry.values() for folder in backend.folders if folder[0] == "$")
+    return [*_DECISIVE, *(folder[1:].partition("/")[0] for folder in folders)]
+
 
 def caller_environment(
-    settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend], names: Collection[str]
+    settings: Settings, environ: Mapping[str, str], variables: Collection[str], backends: Collection[str]
 ) -> dict[str, str]:
-    """Return the digests, by name, of all values that must be equal for runs of the backends `names`. Blocks briefly.
+    """Return the digests, by name, of all values that must be equal for runs of the backends. Blocks briefly.
 
-    A variable that names the folder of any agent's login must be equal, too.
+    `variables` are the `decisive_variables`; variables that may be keys or that name a proxy must be equal, too.
     """
-    folders = (folder for backend in registry.values() for folder in backend.folders if folder[0] == "$")
-    decisive = _DECISIVE.union(folder[1:].partition("/")[0] for folder in folders)
-    found: dict[str, object] = {"the version of clinvk": __version__, **_process(), **_settings(settings, names)}
+    found: dict[str, object] = {"the version of clinvk": __version__, **_process(), **_settings(settings, backends)}
     for name, value in without_secrets(environ).items():
-        if _is_secret(name, value) or (not _stays(name) and (name in decisive or name.lower().endswith(_PROXY))):
+        if _is_secret(name, value) or (not _stays(name) and (name in variables or name.lower().endswith(_PROXY))):
             found[_shown(name)] = value
     return {name: blake2b(repr(found[name]).encode(), digest_size=8).hexdigest() for name in found}
 
@@ -121,20 +134,9 @@ def _process() -> dict[str, object]:
 
 
 def _settings(settings: Settings, backends: Collection[str]) -> dict[str, object]:
-    """Return the settings that a run reads from the process instead of the request."""
-    found: dict[str, object] = {
-        "agents": settings.agents,
-        "unified_flags.max_depth": settings.unified_flags.max_depth,
-        "session.default_tags": settings.session.default_tags,
-        "session.store_token_usage": settings.session.store_token_usage,
-        "server.no_progress_timeout_secs": settings.server.no_progress_timeout_secs,
-    }
+    found = {name: attrgetter(name)(settings) for name in _SETTINGS}
     for name in backends:
-        of = settings.backend(name)
-        found |= {
-            f"backends.{name}.enabled": of.enabled,
-            f"backends.{name}.executable": of.executable,
-            f"backends.{name}.extra_flags": of.extra_flags,
-            f"backends.{name}.env": sorted(of.env.items()),
-        }
+        own = settings.backend(name)
+        found |= {f"backends.{name}.{key}": getattr(own, key) for key in ("enabled", "executable", "extra_flags")}
+        found[f"backends.{name}.env"] = sorted(own.env.items())
     return found

@@ -1,30 +1,30 @@
 """Messages between a command and a server: frames of JSON, each behind its length in four bytes.
 
-The server sends `Greeting`. A command whose environment matches sends `RunCommand`. The server answers with `Begun`,
-`Events` and `Done`, or with `Refused`. A connection carries one run, which is stopped when the command disconnects. A
-command that continues a conversation without the server sends `ReleaseSession` instead, and the server answers `Done`.
+The server sends `Greeting`. A command whose environment matches sends `RunCommand`. The server answers with `RunUpdate`
+messages, or with `Refused`. A connection carries one run, which is stopped when the command disconnects. A command that
+continues a conversation without the server sends `ReleaseSession` instead, and the server disconnects when it is done.
 """
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
 from clinvk.types.events import Logged
 from clinvk.types.request import RunRequest
 
-MAX_BYTES = 256 * 1024 * 1024
-"""The longest frame."""
-
 _LENGTH_BYTES = 4
 
 
 class Greeting(msgspec.Struct, frozen=True, tag="greeting"):
-    """The digests of the environment in which the server runs agents; see `clinvk.remote.caller`.
+    """The digests of the environment in which the server runs agents, and their variables; see `clinvk.remote.caller`.
 
     Commands of every version read this message: among the digests is that of the version.
     """
 
-    environment: dict[str, str] = msgspec.field(name="circumstances")
+    environment: dict[str, str]
+    variables: list[str]
 
 
 class RunCommand(msgspec.Struct, frozen=True, tag="run"):
@@ -38,7 +38,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Stop the run; a second `Stop` kills its agent at once."""
 
 
-class ReleaseSession(msgspec.Struct, frozen=True, tag="let_go"):
+class ReleaseSession(msgspec.Struct, frozen=True, tag="release"):
     """Make the agent process with the conversation of a session close the conversation; sent by every version."""
 
     session_id: str
@@ -51,30 +51,27 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     code: str = ""
 
 
-class Begun(msgspec.Struct, frozen=True, tag="begun"):
-    """The run was accepted."""
+class RunUpdate(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
+    """The state of the run, and its new events. The first update, without events, says that the run was accepted.
+
+    Attributes:
+        raw: the last line of the agent, once the run has ended.
+        warnings: name what could not be stored.
+        is_last: the agent of the run has exited.
+    """
 
     run_id: str
     session_id: str | None
     created_at: float
-
-
-class Events(msgspec.Struct, frozen=True, tag="events"):
-    """New events of the run, and the state of the run."""
-
-    entries: list[Logged]
     started_at: float | None
     ended_at: float | None
     raw: bytes
-
-
-class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The agent of the run has exited, or the session was released; `warnings` name what could not be stored."""
-
+    events: Sequence[Logged] = ()
     warnings: list[str] = []
+    is_last: bool = False
 
 
-Message = Greeting | RunCommand | Stop | ReleaseSession | Refused | Begun | Events | Done
+Message = Greeting | RunCommand | Stop | ReleaseSession | Refused | RunUpdate
 
 _DECODER = msgspec.json.Decoder(Message)
 
@@ -88,37 +85,22 @@ class Connection:
         self._length: int | None = None
 
     async def send(self, message: Message) -> None:
-        """Send a frame.
-
-        Raises:
-            ConnectionError: the peer has disconnected.
-        """
+        """Send a frame. If the peer has disconnected, send nothing: `receive` reports the end."""
         data = msgspec.json.encode(message)
-        try:
+        with suppress(ConnectionError, RuntimeError):  # uvloop raises RuntimeError for a closed connection
             self._writer.writelines((len(data).to_bytes(_LENGTH_BYTES, "big"), data))
-        except RuntimeError as exc:  # uvloop raises this for a closed connection
-            raise ConnectionResetError(str(exc)) from exc
-        await self._writer.drain()
+            await self._writer.drain()
 
     async def receive(self) -> Message | None:
-        """Wait for a frame; return None at the end. A cancelled call loses no data.
-
-        Raises:
-            ConnectionError: the peer has disconnected, or sent an invalid frame.
-        """
+        """Wait for a frame; return None at the end, and for an invalid frame. A cancelled call loses no data."""
         try:
             if self._length is None:
                 self._length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
-                if self._length > MAX_BYTES:
-                    raise ConnectionAbortedError(f"a frame of {self._length:,} bytes")
             data = await self._reader.readexactly(self._length)
-        except asyncio.IncompleteReadError:
-            return None
-        self._length = None
-        try:
+            self._length = None
             return _DECODER.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-            raise ConnectionAbortedError(f"an invalid frame: {exc}") from exc
+        except (EOFError, ConnectionError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
 
     def close(self) -> None:
         """Close the connection."""

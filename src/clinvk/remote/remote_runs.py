@@ -3,13 +3,12 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import Backend
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.remote import caller, frames
@@ -52,18 +51,20 @@ class ServerDeclined(Exception):
 
 
 @asynccontextmanager
-async def server_of(
-    settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend], backend: str
-) -> AsyncGenerator[frames.Connection]:
+async def server_of(settings: Settings, environ: Mapping[str, str], backend: str) -> AsyncGenerator[frames.Connection]:
     """Connect to the server of the same user and home inside the context.
 
     Raises:
-        ServerDeclined: no server is up, or a run through the server would differ.
+        ServerDeclined: no server is up, or a run of the backend through the server would differ.
     """
-    async with _connection(environ) as (connection, greeting):
+    async with _connection(environ) as connection:
+        try:
+            greeting = await asyncio.wait_for(connection.receive(), _GREETS_TIMEOUT_S)
+        except TimeoutError:
+            greeting = None
         if not isinstance(greeting, frames.Greeting):
             raise ServerDeclined(greeting.message if isinstance(greeting, frames.Refused) else _SILENT)
-        mine = caller.caller_environment(settings, environ, registry, (backend,))
+        mine = caller.caller_environment(settings, environ, greeting.variables, (backend,))
         if why := caller.environment_difference(mine, greeting.environment):
             raise ServerDeclined(why)
         yield connection
@@ -71,7 +72,7 @@ async def server_of(
 
 @asynccontextmanager
 async def run_through_server(
-    request: RunRequest, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend], say: Say
+    request: RunRequest, settings: Settings, environ: Mapping[str, str], say: Say
 ) -> AsyncGenerator["FollowedRun"]:
     """Run a prompt through the server of the same user and home. `say` receives the server's warnings.
 
@@ -81,7 +82,7 @@ async def run_through_server(
         ServerDeclined: as `server_of`, or the server has not started the run.
         ClinvkError: the run is refused, or the server is gone.
     """
-    async with server_of(settings, environ, registry, request.backend) as connection:
+    async with server_of(settings, environ, request.backend) as connection:
         if not request.workdir:
             raise ServerDeclined("the session is one of no directory")
         warm = request.warm and settings.warm.enabled
@@ -92,26 +93,22 @@ async def run_through_server(
 
 async def release_session(environ: Mapping[str, str], session_id: str) -> None:
     """Make the server of the home release a session, so that another process can continue the conversation."""
-    with suppress(ServerDeclined, TimeoutError, ConnectionError):
-        async with _connection(environ) as (connection, _), asyncio.timeout(_RELEASES_TIMEOUT_S):
+    with suppress(ServerDeclined, TimeoutError):
+        async with _connection(environ) as connection, asyncio.timeout(_RELEASES_TIMEOUT_S):
             await connection.send(frames.ReleaseSession(session_id))
-            await connection.receive()
+            while await connection.receive():  # the greeting
+                pass
 
 
 @asynccontextmanager
-async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[tuple[frames.Connection, frames.Message | None]]:
-    """Connect to the server of the home. Yield the connection and the server's first message."""
+async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[frames.Connection]:
+    """Connect to the server of the home inside the context."""
     sock = connected(home(environ))
     if sock is None:
         raise ServerDeclined("")
     connection = frames.Connection(*await asyncio.open_unix_connection(sock=sock))
     try:
-        try:
-            async with asyncio.timeout(_GREETS_TIMEOUT_S):
-                message = await connection.receive()
-        except (TimeoutError, ConnectionError) as exc:
-            raise ServerDeclined(_SILENT) from exc
-        yield connection, message
+        yield connection
     finally:
         connection.close()
 
@@ -134,7 +131,7 @@ class RemoteRun:
         self._say = say
         self._number = 0
         self._unread: deque[Logged] = deque()
-        self._is_done = False
+        self._has_exited = False
         self._stop_timeout_s = _STOPS_TIMEOUT_S
 
     async def __aenter__(self) -> "FollowedRun":
@@ -142,8 +139,6 @@ class RemoteRun:
             async with self._time_limit():
                 await self._connection.send(self._command)
                 message = await self._connection.receive()
-        except ConnectionError:
-            message = None
         except TimeoutError as exc:
             await self._finish(_STOPS_AT_ONCE_TIMEOUT_S)
             raise TimedOut(self._overdue) from exc
@@ -151,8 +146,8 @@ class RemoteRun:
             await self._finish(_STOPS_TIMEOUT_S)
             raise
         match message:
-            case frames.Begun():
-                self.id, self.session_id, self.created_at = message.run_id, message.session_id, message.created_at
+            case frames.RunUpdate():
+                self._update(message)
                 return self
             case frames.Refused(code=""):
                 raise ServerDeclined(message.message)
@@ -177,27 +172,24 @@ class RemoteRun:
         try:
             async with self._time_limit():
                 message = await self._connection.receive()
-        except ConnectionError:
-            message = None
         except TimeoutError:
             self._fail(TimedOut.code, self._overdue)
             self._stop_timeout_s = _STOPS_AT_ONCE_TIMEOUT_S
             return
-        match message:
-            case frames.Begun():  # the command was cancelled earlier
-                return
-            case frames.Events():
-                self.started_at, self.ended_at, self.raw = message.started_at, message.ended_at, message.raw
-                self._add(message.entries)
-                return
-            case frames.Done():
-                for warning in message.warnings:
-                    self._say(warning)
-            case _:
-                pass
-        self._is_done = True
-        if not self.ending:
+        if isinstance(message, frames.RunUpdate):
+            self._update(message)
+        else:
+            self._has_exited = True
+        if self._has_exited and not self.ending:
             self._fail(ClinvkError.code, _LOST)
+
+    def _update(self, update: frames.RunUpdate) -> None:
+        self.id, self.session_id, self.created_at = update.run_id, update.session_id, update.created_at
+        self.started_at, self.ended_at, self.raw = update.started_at, update.ended_at, update.raw
+        self._has_exited = update.is_last
+        self._add(update.events)
+        for warning in update.warnings:
+            self._say(warning)
 
     def _time_limit(self) -> asyncio.Timeout:
         """Return a context that raises TimeoutError when a server that still answers would have sent something."""
@@ -212,9 +204,9 @@ class RemoteRun:
         self.ended_at = time.time()
         self._add([Logged(self._number + 1, self.ended_at, RunFailed(code, message))])
 
-    def _add(self, entries: list[Logged]) -> None:
-        self._unread += entries
-        for number, _, event in entries:
+    def _add(self, events: Sequence[Logged]) -> None:
+        self._unread += events
+        for number, _, event in events:
             self._number = number
             if isinstance(event, RunFinished | RunFailed):
                 self.ending, self._stop_timeout_s = event, _EXITS_TIMEOUT_S
@@ -228,10 +220,8 @@ class RemoteRun:
             async with asyncio.timeout(timeout_s):
                 if stop:
                     await self._connection.send(frames.Stop())  # `send` also waits for the server to read
-                while not self._is_done:
+                while not self._has_exited:
                     await self._receive()
-        except ConnectionError:
-            return
         except TimeoutError:
             self._say(_UNKNOWN)
         except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""The path of a home's private socket, the claim to listen there, and the identity of a peer.
+"""The path of a home's private socket, the claim to listen there, and the process at the other end.
 
 The socket is in the home, or in a folder of the user in /tmp if that path is too long for a socket. The server that
 listens holds a lock beside the socket: a socket without a lock is left of a killed server. All calls block briefly.
@@ -9,9 +9,7 @@ import socket
 import stat
 import struct
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
 
 from clinvk import file_locks
 from clinvk.file_locks import FileLock
@@ -25,18 +23,13 @@ _XUCRED = struct.Struct("IIh")
 _LOCAL_PEERCRED = 1
 
 
-class Peer(NamedTuple):
-    """The process at the other end, according to the kernel; `pid` is 0 if the kernel does not tell."""
-
-    uid: int
-    pid: int
-
-
 def path_of(home: Path) -> Path:
     """Return the path of a home's socket."""
     path = home / _NAME
     if len(os.fsencode(path)) <= _MAX_LENGTH:
         return path
+    from hashlib import blake2b  # an import that few homes need
+
     name = blake2b(os.fsencode(home), digest_size=16).hexdigest()
     return _SHARED / f"clinvk-{os.geteuid()}" / f"{name}.sock"
 
@@ -104,28 +97,28 @@ class SocketClaim:
 def connected(home: Path) -> socket.socket | None:
     """Connect to the server of a home; return None if no server of this user accepts at once."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
+    sock.setblocking(False)
+    with suppress(OSError):
         sock.connect(str(path_of(home)))
-        if peer_of(sock).uid == os.geteuid():
+        if peer_pid(sock) is not None:
             return sock
-    except OSError:
-        pass
     sock.close()
     return None
 
 
-def peer_of(sock: socket.socket) -> Peer:
-    """Identify the peer of a connected socket.
+def peer_pid(sock: socket.socket) -> int | None:
+    """Return the process at the other end of a socket, 0 if the system does not report it.
 
-    Raises:
-        OSError: the kernel does not tell, or the peer is in another container.
+    Return None if the process belongs to another user or is in another container, or if the kernel does not tell.
     """
-    if hasattr(socket, "SO_PEERCRED"):
-        told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _ = struct.unpack("3i", told)
-        if not pid:
-            raise OSError("the other end is in another namespace of processes")
-        return Peer(uid, pid)
-    _, uid, _ = _XUCRED.unpack_from(sock.getsockopt(0, _LOCAL_PEERCRED, 76))  # xucred of unix(4) on macOS and BSD
-    return Peer(uid, 0)
+    pid: int | None = 0
+    try:
+        if hasattr(socket, "SO_PEERCRED"):
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            pid, uid, _ = struct.unpack("3i", credentials)
+            pid = pid or None
+        else:  # xucred of unix(4) on macOS and BSD
+            _, uid, _ = _XUCRED.unpack_from(sock.getsockopt(0, _LOCAL_PEERCRED, 76))
+    except OSError:
+        return None
+    return pid if uid == os.geteuid() else None

@@ -2,24 +2,24 @@
 
 import asyncio
 import logging
-import os
 import socket
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from clinvk import logs
+from msgspec.structs import replace
+
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
 from clinvk.remote import caller, frames
-from clinvk.remote.socket_path import Peer, SocketClaim, peer_of
+from clinvk.remote.socket_path import SocketClaim, peer_pid
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.process_scan import is_tagged
 from clinvk.runtime.process.waiting import in_background
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown
+from clinvk.types.events import Logged
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,6 @@ _CHECK_INTERVAL_S = 2.0
 """How often a server checks whether the socket of the home is still its own, or has become free."""
 
 _CLOSE_TIMEOUT_S = 2.0
-_UNUSABLE = "commands do not go through this server: %s"
-_RECORDING = logging.getLogger("clinvk.runtime.run.recording")
 
 
 class SocketServer:
@@ -46,37 +44,33 @@ class SocketServer:
         self._registry = registry
         self._group = asyncio.TaskGroup()
         self._serving: asyncio.Task[None] | None = None
-        self._clients: dict[asyncio.Task[None] | None, _ClientConnection] = {}
+        self._clients: dict[asyncio.Task[None], _ClientConnection] = {}
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Give the last messages a moment to be sent, then disconnect all clients. All runs have ended."""
         self.close()
-        if answering := [task for task, client in self._clients.items() if task and client.is_answering]:
+        if answering := [task for task, client in self._clients.items() if client.is_answering]:
             await asyncio.wait(answering, timeout=_CLOSE_TIMEOUT_S)
-        if tasks := [task for task in self._clients if task]:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        await self._group.__aexit__(kind, exc, at)
+        for task in self._clients:
+            task.cancel()
+        await self._group.__aexit__(None, None, None)
 
     def open(self, runs: LocalRuns) -> None:
         """Accept commands, now or once no other server has the socket, and run the prompts with `runs`."""
-        names = [*self._registry]
-        greeting = frames.Greeting(caller.caller_environment(self._settings, self._environ, self._registry, names))
+        variables = caller.decisive_variables(self._registry)
+        mine = caller.caller_environment(self._settings, self._environ, variables, self._registry)
         try:
             listener = self._claim.listen()
         except OSError as exc:
-            logger.warning(_UNUSABLE, exc)
+            logger.warning("commands do not go through this server: %s", exc)
             return
         if listener is None:
             logger.info("commands go through another server of this home, for as long as it is there")
-        self._serving = self._group.create_task(self._serve(listener, runs, greeting))
+        self._serving = self._group.create_task(self._serve(listener, runs, frames.Greeting(mine, variables)))
 
     def close(self) -> None:
         """Accept no more commands. Connected clients stay; the runs refuse further prompts."""
@@ -85,12 +79,11 @@ class SocketServer:
         self._claim.leave()
 
     async def _serve(self, listener: socket.socket | None, runs: LocalRuns, greeting: frames.Greeting) -> None:
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            client = self._clients[task] = _ClientConnection(runs, self._environ, reader, writer)
-            with suppress(asyncio.CancelledError):  # by `__aexit__`; asyncio of Python 3.11 logs it as an error
-                await client.serve(greeting)
-            del self._clients[task]
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            client = _ClientConnection(runs, self._environ, reader, writer)
+            task = self._group.create_task(client.serve(greeting))
+            self._clients[task] = client
+            task.add_done_callback(self._clients.pop)
 
         while True:
             if listener:
@@ -101,13 +94,11 @@ class SocketServer:
                 finally:
                     server.close()
                 self._claim.leave()
+                listener = None
                 logger.info("the socket for commands was removed")
             await asyncio.sleep(_CHECK_INTERVAL_S)
-            try:
+            with suppress(OSError):  # the home may be gone for a while
                 listener = self._claim.listen()
-            except OSError as exc:
-                logger.warning(_UNUSABLE, exc)
-                return
 
 
 class _ClientConnection:
@@ -118,100 +109,65 @@ class _ClientConnection:
     ) -> None:
         self.is_answering = False
         self._connection = frames.Connection(reader, writer)
-        self._peer = _peer(writer.get_extra_info("socket"))
+        self._pid = peer_pid(writer.get_extra_info("socket"))
         self._runs = runs
         self._environ = environ
-        self._run: RunTask | None = None
-        self._stops = 0
 
     async def serve(self, greeting: frames.Greeting) -> None:
         """Answer the command; stop the run when the command disconnects."""
         try:
-            if self._peer:
-                await self._converse(greeting, self._peer)
-        except* ConnectionError as gone:
-            logger.debug("a command is gone: %s", gone.exceptions)
-        except* Exception:
-            logger.exception("the visit of a command failed inside clinvk")
+            if self._pid is not None:
+                await self._converse(greeting, is_tagged(self._pid))
+        except Exception:
+            logger.exception("a command failed inside clinvk")
+            failed = "clinvk itself failed; the server's log has the details"
+            await self._connection.send(frames.Refused(failed, ClinvkError.code))
         finally:
             self._connection.close()
 
-    async def _converse(self, greeting: frames.Greeting, peer: Peer) -> None:
-        refused = frames.Refused("it was started by an agent") if peer.pid and is_tagged(peer.pid) else None
-        await self._connection.send(refused or greeting)
+    async def _converse(self, greeting: frames.Greeting, is_of_agent: bool) -> None:
+        await self._connection.send(frames.Refused("it was started by an agent") if is_of_agent else greeting)
         match await self._connection.receive():
-            case frames.RunCommand() as command if not refused:
+            case frames.RunCommand() as command if not is_of_agent:
                 self.is_answering = True
-                async with in_background(self._listen()):
-                    await self._connection.send(await self._answer(command))
-            case frames.ReleaseSession() as release:
-                await self._runs.release_session(release.session_id)
-                await self._connection.send(frames.Done())
-            case None:
-                return
+                await self._answer(command)
+            case frames.ReleaseSession(session_id=session_id):
+                await self._runs.release_session(session_id)
             case _:
-                raise ConnectionAbortedError("a message for commands")
+                pass
 
-    async def _listen(self) -> None:
-        """Stop the run when the command asks for that or disconnects."""
+    async def _answer(self, command: frames.RunCommand) -> None:
+        """Run the prompt, and send its events and its end."""
+        environ = caller.merge_environment(self._environ, command.environ)
         try:
-            while isinstance(await self._connection.receive(), frames.Stop):
-                self._stop()
-        finally:
-            self._stop()
-
-    def _stop(self) -> None:
-        """Stop the run; the second call kills its agent at once."""
-        self._stops += 1
-        if self._run:
-            self._runs.stop(self._run.id, at_once=self._stops > 1)
-
-    async def _answer(self, command: frames.RunCommand) -> frames.Message:
-        """Run the prompt, send its events, and return the last message."""
-        try:
-            environ = caller.merge_environment(self._environ, command.environ)
-            async with self._runs.run_of_user(command.request, environ) as run:
-                self._run = run
-                if self._stops:
-                    self._runs.stop(run.id)
-                await self._connection.send(frames.Begun(run.id, run.session_id, run.created_at))
-                with _store_warnings(run.id) as warnings:
-                    async for batch in run.batches():
-                        await self._connection.send(frames.Events(batch, run.started_at, run.ended_at, run.raw))
-                    await self._runs.cancel(run.id)  # the run has ended: wait until the agent has exited
-            return frames.Done(warnings)
+            async with self._runs.run_of_user(command.request, environ) as run, in_background(self._listen(run.id)):
+                await self._connection.send(_update(run))
+                async for batch in run.batches():
+                    await self._connection.send(_update(run, batch))
+                await self._runs.cancel(run.id)  # the run has ended: wait until the agent has exited
         except (QueueFull, ShuttingDown) as exc:
-            return frames.Refused(exc.message)
+            await self._connection.send(frames.Refused(exc.message))
         except ClinvkError as exc:
-            return frames.Refused(exc.message, exc.code)
-        except ConnectionError:
-            raise
-        except Exception:
-            logger.exception("a run of a command failed inside clinvk")
-            return frames.Refused("clinvk itself failed; the server's log has the details", ClinvkError.code)
+            await self._connection.send(frames.Refused(exc.message, exc.code))
+        else:
+            await self._connection.send(replace(_update(run), warnings=run.recorder.warnings, is_last=True))
+
+    async def _listen(self, run_id: str) -> None:
+        """Stop the run when the command sends `Stop` or disconnects; at the second time kill its agent at once."""
+        is_connected, at_once = True, False
+        while is_connected:
+            is_connected = isinstance(await self._connection.receive(), frames.Stop)
+            self._runs.stop(run_id, at_once)
+            at_once = True
 
 
-def _peer(sock: socket.socket) -> Peer | None:
-    """Identify the peer; return None if the peer's user is unknown or differs from ours."""
-    try:
-        peer = peer_of(sock)
-    except OSError:
-        return None
-    return peer if peer.uid == os.geteuid() else None
-
-
-@contextmanager
-def _store_warnings(run_id: str) -> Generator[list[str]]:
-    """Collect log messages about a run that could not be stored."""
-    messages: list[str] = []
-
-    def collect(record: logging.LogRecord) -> bool:
-        if logs.noted().get("run_id") == run_id:
-            messages.append(record.getMessage())
-        return True
-
-    _RECORDING.addFilter(collect)
-    try:
-        yield messages
-    finally:
-        _RECORDING.removeFilter(collect)
+def _update(run: RunTask, events: Sequence[Logged] = ()) -> frames.RunUpdate:
+    return frames.RunUpdate(
+        run_id=run.id,
+        session_id=run.session_id,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        raw=run.raw if run.ended_at else b"",
+        events=events,
+    )

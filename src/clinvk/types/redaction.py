@@ -106,6 +106,20 @@ def secrets_in(environ: Mapping[str, str]) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
+_OF_CLINVK = (
+    "CLINVK_API_KEYS",
+    *("CLINVK_API_KEYS_GOPASS_PATH", "CLINVK_SERVER__API_KEYS_GOPASS_PATH"),
+    *("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
+)
+"""Variables for clinvk alone, compared without regard to case."""
+
+
+def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return an environment without the variables for clinvk alone."""
+    return {name: value for name, value in environ.items() if name.upper() not in _OF_CLINVK}
+
+
 def names_secret(variable: str) -> bool:
     """Return whether the name of a variable marks a secret."""
     return _NAME_OF_SECRET.search(variable) is not None

@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 from clinvk.api.access.key_file import PREFIX, ApiKey, KeyFile, digest_of
 from clinvk.config.load import home
 from clinvk.config.model import Settings
-from clinvk.runtime.process.executables import run_tool, without_secrets
+from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import in_background
 from clinvk.types.errors import ClinvkError, ConfigError
+from clinvk.types.redaction import without_secrets
 
 logger = logging.getLogger(__name__)
 

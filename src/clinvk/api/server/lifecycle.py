@@ -1,6 +1,6 @@
 """The life cycle of a server: sockets from the service manager, stop signals, and reload on SIGHUP.
 
-The protocol of systemd is described in sd_listen_fds(3) and sd_notify(3). `executables.SECRETS` hides the variables of
+The protocol of systemd is described in sd_listen_fds(3) and sd_notify(3). `without_secrets` hides the variables of
 the protocol from agents.
 """
 

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from clinvk.backends.registry import KEPT_BY_DEFAULT, Backends, backend_named
+from clinvk.backends.registry import KEPT_BY_DEFAULT, Backends
 from clinvk.cli.parse.arguments import is_utf8
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes
 from clinvk.config.load import SettingsTrace, trace
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import OnInvalid, raise_invalid
-from clinvk.types.errors import InvalidRequest
+from clinvk.types.errors import BackendUnavailable, InvalidRequest
+from clinvk.types.text import unknown_name
 
 
 def settings_of(
@@ -37,8 +38,8 @@ def trace_of(
     reject: OnInvalid = raise_invalid,
 ) -> SettingsTrace:
     """Load the settings with the source of each one; pass every error to `reject`."""
-    if flags.backend is not None:
-        backend_named(flags.backend, backends)
+    if flags.backend is not None and flags.backend not in backends:
+        raise BackendUnavailable(unknown_name("backend", flags.backend, backends))
     given: dict[str, object] = {
         "default_backend": flags.backend,
         "output.format": flags.output_format,

@@ -167,7 +167,7 @@ class ServerOrLocalRuns(NamedTuple):
         from clinvk.remote.remote_runs import ServerDeclined, run_through_server
 
         try:
-            started = run_through_server(request, self.settings, self.environ, self.backends, self.notes.info)
+            started = run_through_server(request, self.settings, self.environ, self.notes.info)
             run = await stack.enter_async_context(started)
         except ServerDeclined as exc:
             self._explain(f"not through the server: {exc}" if str(exc) else "")

@@ -16,6 +16,7 @@ from clinvk.runtime.process import private_folder
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import BackendUnavailable, ClinvkError
+from clinvk.types.redaction import without_secrets
 
 
 class ProgramResult(NamedTuple):
@@ -58,14 +59,6 @@ async def run_tool(
 
 _HELPERS = ("bwrap", "socat")
 _VERSION_TIMEOUT_S = 20.0
-
-SECRETS = (
-    "CLINVK_API_KEYS",
-    *("CLINVK_API_KEYS_GOPASS_PATH", "CLINVK_SERVER__API_KEYS_GOPASS_PATH"),
-    *("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"),
-    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
-)
-"""Variables for clinvk alone, compared without regard to case."""
 
 _NEEDED = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*", "TERM"),
@@ -126,11 +119,6 @@ def needed_variables(environ: Mapping[str, str], more: Sequence[str] = ()) -> Ma
     """Return the variables that most programs need, without credentials, and those that match a pattern of `more`."""
     patterns = (*_NEEDED, *more)
     return {name: value for name, value in environ.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
-
-
-def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return an environment without the variables for clinvk alone."""
-    return {name: value for name, value in environ.items() if name.upper() not in SECRETS}
 
 
 def host(environ: Mapping[str, str]) -> Host:

@@ -43,7 +43,11 @@ class RunRecorder:
     """Stores a run and its session.
 
     An ephemeral run has no session, and no text of the conversation is stored. Store failures after the agent has
-    started do not end the run; clinvk logs a warning instead. `session` is the session as last stored.
+    started do not end the run; clinvk logs a warning instead.
+
+    Attributes:
+        session: the session as last stored.
+        warnings: the failures of the store.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class RunRecorder:
         settings: SessionSettings,
     ) -> None:
         self.session = session
+        self.warnings: list[str] = []
         self._store = store
         self._autosave = autosave
         self._resume = resume
@@ -152,9 +157,11 @@ class RunRecorder:
         try:
             await write
         except ClinvkError as exc:
-            logger.warning("run %s is not kept: %s", self._record.id, exc.message)
-        except Exception:
-            logger.exception("run %s is not kept", self._record.id)  # a faulty store must not cost the answer
+            self.warnings.append(f"run {self._record.id} is not kept: {exc.message}")
+            logger.warning(self.warnings[-1])
+        except Exception:  # a faulty store must not cost the answer
+            self.warnings.append(f"run {self._record.id} is not kept")
+            logger.exception(self.warnings[-1])
 
 
 def _options(request: RunRequest) -> dict[str, object]:

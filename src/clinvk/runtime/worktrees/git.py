@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import TypedDict, Unpack
 
-from clinvk.runtime.process.executables import ProgramResult, run_tool, without_secrets
+from clinvk.runtime.process.executables import ProgramResult, run_tool
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
+from clinvk.types.redaction import without_secrets
 
 ISOLATION = "isolation"
 """The field of a request that asks for a worktree."""

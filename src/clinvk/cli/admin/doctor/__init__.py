@@ -131,7 +131,7 @@ async def _run_checks(
                 usable += [name] * (checks[0].status == "ok")
         # Not while a child is spawned: clinvk then carries an agent's tag itself, and the server would decline a
         # command that an agent started.
-        server = await machine.check_server(settings, environ, backends)
+        server = await machine.check_server(settings, environ)
         folder = home(environ)
         file, _ = settings_file(flags.config, environ)
         report.add(*_settings(settings, errors, usable, file, environ, backends))

@@ -17,10 +17,11 @@ from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.remote_runs import ServerDeclined, server_of
 from clinvk.runtime.capacity import capacity
 from clinvk.runtime.process import resource_limits
-from clinvk.runtime.process.executables import run_tool, without_secrets
+from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.process_tags import ProcessTags, RlimitTags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ClinvkError, StoreUnavailable
+from clinvk.types.redaction import without_secrets
 
 Status = Literal["ok", "warning", "problem", "skipped"]
 
@@ -199,13 +200,13 @@ async def running_server(server: ServerSettings) -> Health | None:
     return await health_of(server.host, server.port, _ANSWERS_TIMEOUT_S) if server.port else None
 
 
-async def check_server(settings: Settings, environ: Mapping[str, str], backends: Backends) -> Check:
+async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:
     """Check whether prompts of the command line go through a running server, or report why not."""
     not_through = "prompts do not go through the server of this home"
     if not settings.warm.command_line:
         return Check(_MACHINE, "server", "skipped", f"{not_through}: warm.command_line: false")
     try:
-        async with server_of(settings, environ, backends, settings.default_backend):
+        async with server_of(settings, environ, settings.default_backend):
             return Check(_MACHINE, "server", "ok", "prompts of the command line go through the server of this home")
     except ServerDeclined as exc:
         if why := str(exc):
