@@ -26,6 +26,9 @@ CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text()
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
+PATH = re.compile(r"`((?:[\w<][\w.<>-]*/)+[\w.-]*|\w[\w.-]*\.(?:py|md|txt|toml|yaml))`")
+"""A path in backticks: with a slash, or with the suffix of a file."""
+
 
 class _Api(msgspec.Struct):
     paths: dict[str, dict[str, object]]
@@ -54,6 +57,20 @@ def test_links_resolve_within_the_repository(page: Path, target: str) -> None:
     assert there.is_relative_to(REPOSITORY)
     assert there.exists()
     assert not anchor or anchor in anchors(there)
+
+
+def test_paths_in_the_contributing_guide_exist() -> None:
+    """A path begins at the repository or at the package; a bare file name is next to a path of the same line."""
+    roots, missing = [REPOSITORY, REPOSITORY / "src" / "clinvk"], list[str]()
+    for line in (REPOSITORY / "CONTRIBUTING.md").read_text().splitlines():
+        known = list(roots)
+        for path in PATH.findall(line):
+            folder, slash, name = path.replace("<agent>", "*").rpartition("/")
+            inside = [found for root in roots for found in root.glob(folder) if found.is_dir()] if slash else known
+            known += inside
+            if not any(not name or any(place.glob(name)) for place in inside):
+                missing.append(path)
+    assert not missing
 
 
 def test_every_page_is_reachable_from_the_readme() -> None:
