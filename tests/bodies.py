@@ -171,7 +171,7 @@ VALUES: list[JSON] = [
 
 
 def places(value: JSON) -> Iterator[tuple[JSON, str | int]]:
-    """Give each place in a value, as what it is in and the key there."""
+    """Yield each place in a value: the container and the key."""
     inner: list[tuple[str | int, JSON]] = []
     if isinstance(value, dict):
         inner = [*value.items()]

@@ -48,7 +48,7 @@ class Collector:
                 self.spans += scope.spans
 
     def named(self, name: str) -> Span:
-        """Give the only span of this name."""
+        """Return the only span with this name."""
         (span,) = [span for span in self.spans if span.name == name]
         return span
 
@@ -66,7 +66,7 @@ class Collector:
 
 
 def attributes_of(pairs: Iterable[KeyValue]) -> dict[str, Value]:
-    """Give attributes by name."""
+    """Return attributes by name."""
     return {pair.key: _value(pair.value) for pair in pairs}
 
 

@@ -4,7 +4,7 @@ import msgspec
 
 
 def deepest() -> int:
-    """Give how many lists in one another can just be read here."""
+    """Return the maximum depth of nested lists that can be decoded here."""
     read, unread = 1, 10_000_000
     while unread - read > 1:
         depth = (read + unread) // 2
@@ -18,7 +18,7 @@ def deepest() -> int:
 
 
 def too_deep() -> dict[str, object]:
-    """Give an object that no version of Python can write."""
+    """Return an object that no version of Python can encode."""
     inside: object = 1
     for _ in range(1_000_000):
         inside = [inside]

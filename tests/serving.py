@@ -40,7 +40,7 @@ from polling import until
 
 @dataclass(frozen=True)
 class Served:
-    """The server, and a client of it that keeps no connection."""
+    """A running server, and a client that keeps no connection."""
 
     port: int
     app: RequestMiddleware
@@ -49,11 +49,11 @@ class Served:
     client: httpx.AsyncClient
 
     async def prompt(self, **body: object) -> httpx.Response:
-        """Send a prompt for `claude`, unless the body says otherwise."""
+        """Send a prompt. The default backend is `claude`."""
         return await self.client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "hi", **body})
 
     async def detached(self, **body: object) -> dict[str, str]:
-        """Start a run that goes on by itself; give its `run_id`, `session_id` and `state`."""
+        """Start a detached run. Return its `run_id`, `session_id` and `state`."""
         response = await self.client.post(
             "/api/v1/prompt",
             json={"backend": "claude", "prompt": "hi", "detach": True, **body},
@@ -63,11 +63,11 @@ class Served:
         return response.json()
 
     async def ended(self, run_id: str) -> None:
-        """Wait until a run that goes on by itself has ended."""
+        """Wait until a detached run has ended."""
         await until(lambda: not self.runs.live(run_id))
 
     async def raw(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Send bytes over a connection of their own."""
+        """Send bytes over a new connection."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(data)
         await writer.drain()
@@ -88,9 +88,9 @@ async def serving(
     warm: WarmSettings | None = None,
     **server: object,
 ) -> AsyncGenerator[Served]:
-    """Serve with these settings of `server`; without a store, with that of the environment's home.
+    """Serve with these settings of `server`. The default store is in the home of the environment.
 
-    Agents are kept where `warm` says so: those of scripts serve one prompt.
+    Agent processes are kept warm only with `warm`: a scripted agent serves one prompt.
     """
     settings = Settings(
         warm=warm or WarmSettings(enabled=False),

@@ -1,4 +1,4 @@
-"""One endpoint on a real socket that keeps a quiet answer alive after a moment, where the server waits for seconds."""
+"""One endpoint on a real socket, with keep-alives after milliseconds instead of seconds."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -21,7 +21,7 @@ from serving import services_of
 async def answering(
     dialect: Dialect, environ: Mapping[str, str], registry: Mapping[str, Backend] = backends.BACKENDS
 ) -> AsyncGenerator[int]:
-    """Answer every request in this dialect; give the port."""
+    """Answer every request in this dialect. Yield the port."""
     settings, store = Settings(), MemoryStore()
     async with LocalRuns(settings, store, environ, registry) as runs:
         services = services_of(runs, store, settings, environ, registry)

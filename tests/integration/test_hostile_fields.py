@@ -218,39 +218,39 @@ class Ground:
         self.env = {"PATH": f"{self.agents}:/usr/bin:/bin", "HOME": str(self.home), "LANG": "C.UTF-8"}
 
     def filled(self, value: JSON) -> JSON:
-        """Give a hostile value with the directories of this test in it."""
+        """Return a hostile value with the directories of this test."""
         if isinstance(value, list):
             return [self.filled(item) for item in value]
         return self.named(value) if isinstance(value, str) else value
 
     def named(self, value: str) -> str:
-        """Give a hostile text with the directories of this test in it."""
+        """Return a hostile text with the directories of this test."""
         places = {"{in}": self.inside, "{out}": self.outside, "{home}": self.home, "{IN}": str(self.inside).upper()}
         for name, place in places.items():
             value = value.replace(name, str(place))
         return value
 
     def turn(self) -> None:
-        """Let the link `turning` lead elsewhere than before."""
+        """Point the link `turning` at another directory."""
         beside = self.root / "turned"
         beside.symlink_to("sub" if os.readlink(self.inside / "turning") == "../outside" else "../outside")
         beside.replace(self.inside / "turning")
 
     def seen(self) -> dict[str, str]:
-        """Give all files that no agent may touch, and what is in them."""
+        """Return the contents of all files that no agent may touch."""
         folders = (self.inside, self.outside, self.home / ".ssh", self.home / ".claude")
         found = {str(path): path.read_text() for folder in folders for path in folder.rglob("*") if path.is_file()}
         return {**found, "": " ".join(sorted(path.name for path in self.root.iterdir()))}
 
     def calls(self) -> Iterator[tuple[str, str, list[str]]]:
-        """Give the directory, the name and the arguments of each start of an agent."""
+        """Return the directory, the name and the arguments of each start of an agent."""
         for file in (self.agents / "calls").iterdir():
             where, _, words = file.read_bytes().decode(errors="surrogateescape").partition("\n")
             name, *argv = words.split("\0")[:-1]
             yield where, name, argv
 
     def assert_held(self) -> int:
-        """No agent was started anywhere else, with another flag, or let into another directory; give how many were."""
+        """Check the directories and flags of all started agents. Return the number of agents."""
         calls = [*self.calls()]
         for where, name, argv in calls:
             assert self.is_inside(where), (where, argv)
@@ -270,7 +270,7 @@ class Ground:
 
 
 def _clean(name: str) -> frozenset[str]:
-    """Give the arguments of clean requests to a backend, whose words are those that a server has by itself."""
+    """Return the arguments of clean requests to a backend: the arguments that the server itself adds."""
     full = RunRequest(
         prompt="p",
         backend=name,
@@ -300,7 +300,7 @@ WORDS = ("--permission-mode", "--sandbox", "--approval-mode", "--ask-for-approva
 
 
 def placed(body: JSON, place: Place, value: JSON) -> JSON:
-    """Give a body with a value in one place."""
+    """Return a body with a value in one place."""
     match body, place:
         case _, ():
             return value
@@ -313,7 +313,7 @@ def placed(body: JSON, place: Place, value: JSON) -> JSON:
 
 
 def values(chance: random.Random, place: Place) -> list[JSON]:
-    """Give hostile values for a place: all paths where a directory is asked for, some of the others elsewhere."""
+    """Return hostile values for a place: all paths for a directory, a sample of the other values elsewhere."""
     match place[-1]:
         case "workdir" | "add_dirs":
             chosen = PATHS
@@ -327,7 +327,7 @@ def values(chance: random.Random, place: Place) -> list[JSON]:
 
 
 def each(names: Iterable[str], *above: str | int) -> list[Place]:
-    """Give the places of some fields below another."""
+    """Return the places of some fields below another."""
     return [(*above, name) for name in names]
 
 
@@ -397,7 +397,7 @@ async def hold(served: Served, ground: Ground, requests: list[httpx.Request]) ->
 
 
 def alive(ground: Ground) -> list[int]:
-    """Give the processes that are still there of an agent, or of what a value was meant to start."""
+    """Return the remaining processes of an agent, or of a program that a hostile value names."""
     found: list[int] = []
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess):

@@ -355,7 +355,7 @@ GROUPS = {
 
 
 async def answer_to(served: Served, data: bytes) -> bytes | None:
-    """Send a case; give what came back until the connection was ended, None where it was not."""
+    """Send a case. Return the response up to the end of the connection, or None if the connection stays open."""
     got = bytearray()
     writer: asyncio.StreamWriter | None = None
     try:

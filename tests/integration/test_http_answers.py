@@ -15,7 +15,7 @@ DATA_URL = f"data:image/png;base64,{PNG}"
 
 
 def images(one: JSON) -> JSON:
-    """Give one image more than there may be."""
+    """Return one image more than the limit."""
     return [one for _ in range(101)]
 
 

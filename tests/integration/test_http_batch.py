@@ -29,7 +29,7 @@ async def post(served: Served, kind: str, body: object, **headers: str) -> httpx
 
 
 def agents_alive(scripted: Scripted) -> set[int]:
-    """Give the agents that were started for a prompt, and their grandchildren; the server asks for versions as well."""
+    """Return the agents that were started for a prompt, and their grandchildren, without queries of versions."""
     return {call.pid for call in scripted.calls()}.union(scripted.grandchildren()).intersection(scripted.alive())
 
 

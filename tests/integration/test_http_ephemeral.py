@@ -43,7 +43,7 @@ REQUESTS: dict[str, dict[str, JSON]] = {
 
 
 async def kept(served: Served, run_id: str, folder: Path) -> str:
-    """Give all that is kept of a run: its record, and what lies in the files of the store."""
+    """Return everything stored of a run: the record, and the content of the store's files."""
     await served.ended(run_id)
     told = await served.client.get(f"/api/v1/runs/{run_id}")
     assert told.status_code == 200

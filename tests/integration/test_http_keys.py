@@ -43,7 +43,7 @@ PROMPT = {"backend": "claude", "prompt": "hi"}
 
 
 async def made(scripted: Scripted, limits: KeyLimits | None = None) -> tuple[str, ApiKeys]:
-    """Make a key `ana` with limits; give it, and the keys of the server."""
+    """Create a key `ana` with limits. Return the key, and the keys of the server."""
     file = KeyFile(home(scripted.env))
     text = await asyncio.to_thread(file.create, "ana", limits or KeyLimits())
     return text, ApiKeys((), await asyncio.to_thread(file.read))

@@ -44,7 +44,7 @@ class Reloaded:
         return self.server.client.get("/api/v1/sessions", headers=headers).status_code
 
     def reload(self) -> str:
-        """Send the signal; give what the server logged about it."""
+        """Send the signal. Return the log lines about the reload."""
         before = len(self.server.said)
         self.server.process.send_signal(signal.SIGHUP)
         until(lambda: "reloaded" in self.server.said[before:])
@@ -151,7 +151,7 @@ class Terminal:
         os.close(self._fd)
 
     def ended(self) -> int | None:
-        """Give the status once the server has ended."""
+        """Return the status once the server has exited."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 

@@ -58,7 +58,10 @@ class Process:
         self.popen.send_signal(number)
 
     def end(self) -> tuple[int, str]:
-        """Wait for the exit, for less than a long grace; give the code, and what was said but how it stops."""
+        """Wait for the exit, for less than a long grace period.
+
+        Return the code, and the log without the lines about the stop.
+        """
         _, told = self.popen.communicate(timeout=30)
         self.stopping = re.findall(r" clinvk\.api\.server\.lifecycle: (.*)\n", told)
         return self.popen.returncode, re.sub(r".* clinvk\.api\.server\.lifecycle: .*\n", "", told)

@@ -41,7 +41,7 @@ async def drip(writer: asyncio.StreamWriter, pieces: Iterable[bytes]) -> None:
 
 
 async def answer_to(served: Served, pieces: Iterable[bytes], at_once: bytes = b"") -> bytes:
-    """Drip pieces into a connection; give all that came back until it was ended.
+    """Drip pieces into a connection. Return everything received until the end of the connection.
 
     Also what came before a piece that nobody took any more: a stream would lose it.
     """
@@ -194,7 +194,7 @@ async def test_client_that_reads_slowly_gets_the_whole_answer(scripted: Scripted
 
 
 def connections(served: Served) -> list[object]:
-    """Give the connections of the server to others than its own client."""
+    """Return the connections of the server, except those of the test's client."""
     found = psutil.Process().net_connections("tcp")
     return [one for one in found if one.laddr and one.laddr.port == served.port and one.status == "ESTABLISHED"]
 
@@ -204,7 +204,7 @@ LONG = 60_000
 
 
 async def full() -> MemoryStore:
-    """Give a store whose list of sessions is longer than what lies between two ends of a connection."""
+    """Return a store whose list of sessions is longer than the buffers of a connection."""
     store = MemoryStore()
     for number in range(SESSIONS):
         await store.create(

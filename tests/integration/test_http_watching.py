@@ -22,7 +22,7 @@ from shell_backend import FAILED, TEXT, Shell
 
 
 async def samples(served: Served, key: str = "") -> dict[str, float]:
-    """Give the value of each metric, by name and labels."""
+    """Return the value of each metric, by name and labels."""
     response = await served.client.get("/metrics", headers={"x-api-key": key} if key else {})
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -183,7 +183,7 @@ async def test_prompts_are_logged_only_when_enabled(
 
 
 def fields_of(caplog: pytest.LogCaptureFixture, name: str) -> dict[str, object]:
-    """Give the fields of the only line of a logger."""
+    """Return the fields of the only line of a logger."""
     (line,) = [record for record in caplog.records if record.name == name]
     assert isinstance(line.args, dict)
     return {str(key): value for key, value in line.args.items()}

@@ -134,7 +134,7 @@ async def test_trailer_is_not_treated_as_a_header(scripted: Scripted) -> None:
 
 
 async def one_zero(served: Served, method: bytes, path: bytes, body: bytes = b"") -> tuple[list[bytes], bytes]:
-    """Ask as an HTTP/1.0 client that would keep its connection; give the lines of the head, and the rest."""
+    """Send a request as an HTTP/1.0 client that keeps its connection. Return the lines of the head, and the body."""
     head = b"%b %b HTTP/1.0\r\nhost: localhost\r\nconnection: keep-alive\r\ncontent-type: application/json\r\n"
     reader, writer = await served.raw(head % (method, path) + b"content-length: %d\r\n\r\n" % len(body) + body)
     told = await asyncio.wait_for(reader.read(), TIMEOUT_S)

@@ -37,7 +37,7 @@ def claude_fails(status: int, message: str = "it said no") -> list[Step]:
 
 
 def prompts(scripted: Scripted) -> list[str]:
-    """Give the prompts that Claude Code was given so far."""
+    """Return the prompts that Claude Code has received."""
     messages = [json.loads((call.stdin or b"").splitlines()[-1])["message"]["content"] for call in scripted.calls()]
     return [next(block["text"] for block in blocks if block["type"] == "text") for blocks in messages]
 

@@ -50,12 +50,12 @@ def sent(response: Response) -> ResponseInputParam:
 
 
 def told(call: Call) -> str:
-    """Give the prompt that the agent got."""
+    """Return the prompt that the agent received."""
     return (call.stdin or b"").decode()
 
 
 def whole(call: Call) -> str:
-    """Give all that the agent got."""
+    """Return everything that the agent received."""
     return " ".join(call.argv) + told(call)
 
 
@@ -169,7 +169,7 @@ async def test_reference_does_not_hide_other_input_errors(scripted: Scripted) ->
 
 
 async def system(store: MemoryStore, response: Response) -> object:
-    """Give what the agent was told as its system prompt beside its own."""
+    """Return the system prompt that was appended to the agent's own."""
     run = await store.run(response.id.removeprefix("resp_"))
     return run.request.get("system_prompt")
 

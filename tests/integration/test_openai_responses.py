@@ -44,7 +44,7 @@ async def clients(scripted: Scripted) -> AsyncGenerator[tuple[AsyncOpenAI, Serve
 
 
 def thinks(*thoughts: str) -> list[Step]:
-    """Give the lines by which Claude Code tells the thinking of a model."""
+    """Return the lines with which Claude Code reports the thinking of a model."""
     events: list[dict[str, object]] = [
         {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
         *(
@@ -265,7 +265,7 @@ async def test_branching_from_a_continued_response_resends_its_history(scripted:
 
 
 class Overtaken(MemoryStore):
-    """Lets somebody else be faster to go on with a session, once."""
+    """Resumes a session for another request first, once."""
 
     is_overtaken = False
 

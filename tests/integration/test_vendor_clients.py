@@ -60,7 +60,7 @@ def events(response: httpx.Response) -> list[JSON]:
 
 
 def text_of(chunks: list[JSON]) -> str:
-    """Give what such a client shows."""
+    """Return the output of a client."""
     text = ""
     for chunk in chunks:
         match chunk:
@@ -72,7 +72,7 @@ def text_of(chunks: list[JSON]) -> str:
 
 
 def used(chunks: list[JSON]) -> list[tuple[JSON, JSON]]:
-    """Give the tokens that are told in a stream, each time."""
+    """Return each count of tokens in a stream."""
     found: list[tuple[JSON, JSON]] = []
     for chunk in chunks:
         match chunk:

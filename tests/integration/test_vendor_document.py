@@ -79,7 +79,7 @@ def check_refusal(_: CheckContext, response: Response, case: Case) -> None:
 
 
 def send(method: str, path: str, mode: GenerationMode, url: str, checks: Sequence[CheckFunction] = CHECKS) -> int:
-    """Send examples of an operation and check what comes back; give how many there were."""
+    """Send the examples of an operation, and check the responses. Return the number of examples."""
     sent = 0
 
     def check(case: Case) -> None:

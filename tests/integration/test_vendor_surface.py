@@ -52,7 +52,7 @@ SHELL = {"shell": Shell()}
 
 
 def asking(path: str, text: str = "hi", model: str = "claude", **more: object) -> dict[str, object]:
-    """Give the smallest body that an endpoint takes."""
+    """Return the smallest body that an endpoint accepts."""
     said: dict[str, object] = {"messages": [{"role": "user", "content": text}]}
     if path.endswith("/completions") and "chat" not in path:
         said = {"prompt": text}
@@ -66,7 +66,7 @@ def failed(code: str) -> str:
 
 
 def error_of(path: str, response: httpx.Response) -> tuple[str, str]:
-    """Give type and message of an error, which is in the vendor's shape."""
+    """Return type and message of an error in the vendor's format."""
     body = response.json()
     assert response.headers["content-type"] == "application/json"
     if path.startswith(("/anthropic", MESSAGES)) or "request_id" in body:
@@ -400,7 +400,7 @@ async def test_full_queue_is_reported_with_retry_after(scripted: Scripted, path:
 def endpoint(
     dialect: Dialect, runs: LocalRuns, hold_s: float, raises: bool = True, begun: asyncio.Event | None = None
 ) -> httpx.AsyncClient:
-    """Give a client of an endpoint; `begun` is set once something of an answer was sent."""
+    """Return a client of an endpoint; `begun` is set once a part of a body was sent."""
     answer = PromptEndpoint(dialect, services_of(runs, registry=SHELL), tick_s=0.03, hold_s=hold_s)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -556,7 +556,7 @@ async def test_headers_set_workdir_and_permissions_under_the_policy_of_the_serve
 
 
 def history(*texts: str) -> dict[str, object]:
-    """Give a conversation that the user began, with the turns in their order."""
+    """Return a conversation that the user began, with the turns in order."""
     roles = ("user", "assistant")
     messages = [{"role": roles[index % 2], "content": text} for index, text in enumerate(texts)]
     return {"model": "claude", "max_tokens": 100, "messages": messages}
@@ -660,7 +660,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO
 
 
 def with_images(count: int, *texts: str) -> dict[str, object]:
-    """Give a conversation whose user says each thing beside so many images."""
+    """Return a conversation with this number of images in each turn of the user."""
     said = [
         [{"type": "text", "text": text}, *[PICTURE] * count] if at % 2 == 0 else text for at, text in enumerate(texts)
     ]

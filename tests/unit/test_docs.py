@@ -1,4 +1,7 @@
-"""The pages name all that there is, and what they name is there. `tests/acceptance/test_docs.py` runs their samples."""
+"""The pages name every endpoint, setting and choice, and everything that the pages name exists.
+
+`tests/acceptance/test_docs.py` runs the samples.
+"""
 
 import ast
 import itertools
@@ -40,7 +43,7 @@ def endpoints() -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Give the names that the headings of a page have as targets of links."""
+    """Return the link targets of the headings of a page."""
     titles = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -113,12 +116,12 @@ def test_readme_names_the_mode_that_codex_refuses() -> None:
 
 
 def marked(mark: str) -> set[str]:
-    """Give the keys at which the page on the configuration has this mark."""
+    """Return the keys that the page on the configuration marks with this text."""
     return set(re.findall(rf"^\| `([a-z_.<>]+)` \|[^|]*\| \*{mark}\*[;:]", CONFIGURATION, re.MULTILINE))
 
 
 def attributes() -> set[str]:
-    """Give the names of all attributes that the source reads."""
+    """Return the names of all attributes that the source reads."""
     sources = (REPOSITORY / "src").rglob("*.py")
     nodes = itertools.chain.from_iterable(ast.walk(ast.parse(path.read_bytes())) for path in sources)
     return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}

@@ -22,7 +22,7 @@ def error(
     server: tuple[str, int | None] | None = ("192.0.2.7", 8080),
     **state: object,
 ) -> type[ClinvkError] | None:
-    """Give what a request with these headers is refused with."""
+    """Return the error for a request with these headers."""
     headers = [(b"host", name.encode("latin-1")) for name in host]
     if origin is not None:
         headers.append((b"origin", origin.encode()))

@@ -1,4 +1,4 @@
-"""What is counted has few labels, is documented, and is what the dashboard shows."""
+"""Metrics have few labels, and the documentation and the dashboard name each metric."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def everything() -> Metrics:
 
 
 def samples(metrics: Metrics, gauges: Gauges = GAUGES) -> dict[str, float]:
-    """Give the value of each line, by name and labels."""
+    """Return the value of each line, by name and labels."""
     lines = metrics.generate(gauges).decode().splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
@@ -125,7 +125,7 @@ def test_warm_processes_are_reported_by_backend_only_if_enabled() -> None:
 
 
 def exposed() -> set[str]:
-    """Give the names of our metrics, as they are asked for, histograms by their bare names."""
+    """Return the names of our metrics as used in queries, histograms without a suffix."""
     families = re.findall(r"^# TYPE (\S+) ", everything().generate(GAUGES).decode(), re.MULTILINE)
     return {name for name in families if name.startswith("clinvk_")}
 

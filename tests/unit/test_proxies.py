@@ -14,7 +14,7 @@ OUTSIDE = "203.0.113.9"
 
 
 def seen(peer: str | None, *headers: tuple[str, str], trusted: tuple[str, ...] = TRUSTED) -> tuple[str | None, str]:
-    """Give the client and the scheme of a request that came from `peer`."""
+    """Return the client and the scheme of a request from `peer`."""
     scope: Scope = {
         "type": "http",
         "client": (peer, 1234) if peer else None,

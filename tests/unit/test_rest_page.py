@@ -42,7 +42,7 @@ API = msgspec.json.decode(document(BACKENDS), type=_Api)
 
 
 def first_cells(header: str) -> list[str]:
-    """Give the first cells of the table below a header."""
+    """Return the first cells of the table below a header."""
     _, found, table = PAGE.partition(f"{header}\n")
     assert found
     return re.findall(r"^\| `(\w+)` \|", table.partition("\n\n")[0], re.MULTILINE)
@@ -118,12 +118,12 @@ def test_sample_plan_bodies_are_valid() -> None:
 
 
 def samples(endpoint: str) -> list[str]:
-    """Give the bodies that the samples send to an endpoint."""
+    """Return the bodies that the samples send to an endpoint."""
     return re.findall(rf"^curl [^\n]*/api/v1/{endpoint}(?: [^\n]*\n)+?    -d '(.*)'$", PAGE, re.MULTILINE)
 
 
 def told(header: str) -> list[str]:
-    """Give all fields that the first cells of the table below a header name, those of a second in a row included."""
+    """Return all fields that the first cells of the table below a header name, including a second field of a row."""
     table = PAGE.partition(f"| {header} | |\n")[2].partition("\n\n")[0]
     cells = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
     return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]

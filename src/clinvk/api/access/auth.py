@@ -26,7 +26,7 @@ clinvk: another. `clinvk keys create NAME` creates one that stays, `--insecure` 
 class Access(NamedTuple):
     """The access control of a server.
 
-    `if_open` is the warning for a server without keys; empty if only this machine reaches the server.
+    `open_warning` is the warning for a server without keys; empty if only this machine reaches the server.
     """
 
     keys: ApiKeys

@@ -43,7 +43,7 @@ class ApiKeys:
     def __init__(self, keys: Iterable[ApiKey | str] = (), file_keys: Iterable[ApiKey] | None = None) -> None:
         """Take permanent `keys` (a str is the text of a key) and the keys of the key file, None without a file."""
         self.used: dict[str, float] = {}
-        """When keys of the file were used, by name, since the last `note` to the file."""
+        """When keys of the file were used, by name, since the last `KeyFile.store_usage`."""
         self._permanent = tuple(_key(f"key:{n}", key) if isinstance(key, str) else key for n, key in enumerate(keys, 1))
         self._required = bool(self._permanent)
         self._by_name: dict[str, ApiKey] = {}

@@ -93,7 +93,7 @@ class WorkdirPolicy:
         return self._admitted(workdir, "workdir", lists)
 
     async def settled(self, request: RunRequest, session: Session | None = None) -> RunRequest:
-        """Settle a request, in a thread if the request or its session names a directory.
+        """Settle a request; directories are looked up in a thread.
 
         Raises:
             DirectoryNotAllowed, InvalidRequest: as `settle`; also if a file system does not answer.

@@ -43,40 +43,35 @@ def with_user_agent(app: ASGIApp) -> ASGIApp:
     return call
 
 
-class RunLog:
-    """Watches runs. A prompt is recorded only with `has_prompts`, an answer never."""
+def run_log(has_prompts: bool) -> RunObserver:
+    """Return an observer that logs each run at the end: the prompt only with `has_prompts`, the answer never."""
+    return lambda run: partial(_log_run, run, has_prompts)
 
-    def __init__(self, has_prompts: bool) -> None:
-        self._has_prompts = has_prompts
 
-    def observe(self, run: RunTask) -> Callable[[], None]:
-        """Record the start of a run. Return the callback for its end."""
-        return partial(self._log_run, run)
-
-    def _log_run(self, run: RunTask) -> None:
-        ending = run.ending
-        if ending is None or not logger.isEnabledFor(logging.INFO):
-            return
-        request, usage = run.request, ending.usage or Usage()
-        ended_at = run.ended_at or run.created_at
-        fields: dict[str, object] = {
-            "run_id": run.id,
-            "backend": request.backend,
-            "outcome": ending.code if isinstance(ending, RunFailed) else "finished",
-            "duration_ms": round((ended_at - run.created_at) * 1000),
-            "queued_ms": _ms(run.created_at, run.started_at),
-            "first_word_ms": _ms(run.created_at, first_text_at(run)),
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "cost_usd": ending.cost_usd,
-            "model": reported_model(run) or request.model,
-            "session_id": run.session_id,
-            "parent_id": request.part.run_id if request.part else None,
-            "key": request.key_name or None,
-            "prompt": request.prompt if self._has_prompts else None,
-        }
-        line = f"{_LINE}, prompt %(prompt)r" if self._has_prompts else _LINE
-        logger.info(line, {name: value for name, value in fields.items() if value is not None})
+def _log_run(run: RunTask, has_prompts: bool) -> None:
+    ending = run.ending
+    if ending is None or not logger.isEnabledFor(logging.INFO):
+        return
+    request, usage = run.request, ending.usage or Usage()
+    ended_at = run.ended_at or run.created_at
+    fields: dict[str, object] = {
+        "run_id": run.id,
+        "backend": request.backend,
+        "outcome": ending.code if isinstance(ending, RunFailed) else "finished",
+        "duration_ms": round((ended_at - run.created_at) * 1000),
+        "queued_ms": _ms(run.created_at, run.started_at),
+        "first_word_ms": _ms(run.created_at, first_text_at(run)),
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost_usd": ending.cost_usd,
+        "model": reported_model(run) or request.model,
+        "session_id": run.session_id,
+        "parent_id": request.part.run_id if request.part else None,
+        "key": request.key_name or None,
+        "prompt": request.prompt if has_prompts else None,
+    }
+    line = f"{_LINE}, prompt %(prompt)r" if has_prompts else _LINE
+    logger.info(line, {name: value for name, value in fields.items() if value is not None})
 
 
 def _ms(since: float, at: float | None) -> int | None:
@@ -84,7 +79,7 @@ def _ms(since: float, at: float | None) -> int | None:
 
 
 class Observers(NamedTuple):
-    """The observers of runs (`watches`), and metrics and tracing if enabled.
+    """The observers of runs, and metrics and tracing if enabled.
 
     With `names_clients` they read `user_agent`.
     """
@@ -112,7 +107,7 @@ async def observe(
         ConfigError: tracing is enabled, but OpenTelemetry is not installed.
     """
     metrics = tracing = None
-    observers: list[RunObserver] = [show_run or RunLog(settings.log.prompts).observe]
+    observers: list[RunObserver] = [show_run or run_log(settings.log.prompts)]
     if settings.server.metrics_enabled:
         from clinvk.api.observe.metrics import Metrics, count_runs
 

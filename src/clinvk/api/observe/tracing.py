@@ -25,7 +25,8 @@ from clinvk.api.http.response import headers_of
 from clinvk.runtime.run.task import RunTask, first_text_at, reported_model
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, ToolCall, ToolResult
 
-Attributes = dict[str, str | int | float | bool | list[str]]
+Value = str | int | float | bool | list[str]
+Attributes = dict[str, Value]
 
 _UNTRACED = ("/health", "/metrics")
 _FLUSH_TIMEOUT_S = 3.0
@@ -132,67 +133,61 @@ class Tracing:
 
 
 def _request_attributes(scope: Scope, headers: Mapping[str, str], route: str) -> Attributes:
-    attributes: Attributes = {
-        "http.request.method": scope["method"],
-        "url.path": scope["path"],
-        "url.scheme": scope["scheme"],
-        "network.protocol.version": scope["http_version"],
-        "clinvk.request.id": scope["state"]["request_id"],
-    }
-    if route != UNKNOWN:
-        attributes["http.route"] = route
-    if client := scope["client"]:
-        attributes["client.address"] = client[0]
-    if agent := headers.get("user-agent"):
-        attributes["user_agent.original"] = agent
-    return attributes
+    return _present(
+        {
+            "http.request.method": scope["method"],
+            "url.path": scope["path"],
+            "url.scheme": scope["scheme"],
+            "network.protocol.version": scope["http_version"],
+            "clinvk.request.id": scope["state"]["request_id"],
+            "http.route": None if route == UNKNOWN else route,
+            "client.address": scope["client"][0] if scope["client"] else None,
+            "user_agent.original": headers.get("user-agent") or None,
+        }
+    )
 
 
 def _response_attributes(status: int, scope: Scope) -> Attributes:
-    attributes: Attributes = {"http.response.status_code": status} if status else {}
-    if key := scope["state"].get("key_name"):
-        attributes["clinvk.key.name"] = key
-    return attributes
+    key_name: str | None = scope["state"].get("key_name")
+    return _present({"http.response.status_code": status or None, "clinvk.key.name": key_name or None})
 
 
 def _run_attributes(run: RunTask, vendor: str) -> Attributes:
     request = run.request
-    attributes: Attributes = {
-        "gen_ai.operation.name": "invoke_agent",
-        "gen_ai.provider.name": vendor,
-        "gen_ai.agent.name": request.backend,
-        "clinvk.run.id": run.id,
-    }
-    optional = {
-        "gen_ai.request.model": request.model,
-        "gen_ai.conversation.id": run.session_id,
-        "clinvk.run.parent_id": request.part.run_id if request.part else None,
-        "clinvk.key.name": request.key_name or None,
-    }
-    return attributes | {name: value for name, value in optional.items() if value is not None}
+    return _present(
+        {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.provider.name": vendor,
+            "gen_ai.agent.name": request.backend,
+            "clinvk.run.id": run.id,
+            "gen_ai.request.model": request.model,
+            "gen_ai.conversation.id": run.session_id,
+            "clinvk.run.parent_id": request.part.run_id if request.part else None,
+            "clinvk.key.name": request.key_name or None,
+        }
+    )
 
 
 def _ending_attributes(run: RunTask, ending: Ending) -> Attributes:
-    attributes: Attributes = {}
-    if usage := ending.usage:
-        attributes |= {
-            "gen_ai.usage.input_tokens": usage.input_tokens,
-            "gen_ai.usage.output_tokens": usage.output_tokens,
-            "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
-            "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
+    usage, first = ending.usage, first_text_at(run)
+    return _present(
+        {
+            "gen_ai.usage.input_tokens": usage and usage.input_tokens,
+            "gen_ai.usage.output_tokens": usage and usage.output_tokens,
+            "gen_ai.usage.cache_read.input_tokens": usage and usage.cached_tokens,
+            "gen_ai.usage.reasoning.output_tokens": usage and usage.reasoning_tokens,
+            "clinvk.cost_usd": ending.cost_usd,
+            "gen_ai.response.time_to_first_chunk": None if first is None else first - run.created_at,
+            "gen_ai.response.model": reported_model(run) or None,
+            "gen_ai.response.finish_reasons": [ending.stop_reason] if isinstance(ending, RunFinished) else None,
+            "error.type": ending.code if isinstance(ending, RunFailed) else None,
         }
-    if ending.cost_usd is not None:
-        attributes["clinvk.cost_usd"] = ending.cost_usd
-    if (first := first_text_at(run)) is not None:
-        attributes["gen_ai.response.time_to_first_chunk"] = first - run.created_at
-    if model := reported_model(run):
-        attributes["gen_ai.response.model"] = model
-    match ending:
-        case RunFinished(stop_reason=reason):
-            attributes["gen_ai.response.finish_reasons"] = [reason]
-        case RunFailed(code=code):
-            attributes["error.type"] = code
-    return attributes
+    )
+
+
+def _present(attributes: Mapping[str, Value | None]) -> Attributes:
+    """Return the attributes that have a value."""
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _has_failed(end: Logged | None) -> bool:

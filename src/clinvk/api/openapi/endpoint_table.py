@@ -236,12 +236,7 @@ _SESSIONS_AND_RUNS = (
         body=views.SessionPatch,
         examples=_TITLED,
     ),
-    _method(
-        "DELETE",
-        "/api/v1/sessions/{id}",
-        sessions.delete_session,
-        (*_SESSION, *_POLICY, errors.SessionBusy),
-    ),
+    _method("DELETE", "/api/v1/sessions/{id}", sessions.delete_session, (*_SESSION, *_POLICY, errors.SessionBusy)),
     _method("GET", "/api/v1/sessions/{id}/messages", sessions.list_messages, _SESSION),
     _method(
         "POST",
@@ -338,12 +333,7 @@ _MODEL_APIS = (
         completions.CompletionAnswer,
     ),
     _method("GET", "/openai/v1/responses/{id}", responses.get_response, _RESPONSE),
-    _method(
-        "POST",
-        "/openai/v1/responses/{id}/cancel",
-        responses.cancel_response,
-        (*_RESPONSE, dialect.ForeignOrigin),
-    ),
+    _method("POST", "/openai/v1/responses/{id}/cancel", responses.cancel_response, (*_RESPONSE, dialect.ForeignOrigin)),
     _method("GET", "/openai/v1/models", models.list_models, GUARDED),
     _method("GET", "/openai/v1/models/{id:path}", models.get_model, _MODEL),
     _model_run(
