@@ -39,7 +39,7 @@ from polling import until
 
 
 @dataclass(frozen=True)
-class Served:
+class LiveServer:
     """A running server, and a client that keeps no connection."""
 
     port: int
@@ -87,7 +87,7 @@ async def serving(
     policy: PolicySettings | None = None,
     warm: WarmSettings | None = None,
     **server: object,
-) -> AsyncGenerator[Served]:
+) -> AsyncGenerator[LiveServer]:
     """Serve with these settings of `server`. The default store is in the home of the environment.
 
     Agent processes are kept warm only with `warm`: a scripted agent serves one prompt.
@@ -113,7 +113,7 @@ async def serving(
             timeout=60,  # an agent may take long until it says anything, on a busy machine
         ) as client,
     ):
-        yield Served(port, running.app, running.services.state, running.services.runs, client)
+        yield LiveServer(port, running.app, running.services.state, running.services.runs, client)
 
 
 def services_of(

@@ -11,7 +11,7 @@ from agents.machine import Machine
 from clients import finished
 from scripted import Scripted
 from scripted.steps import claude_says, exits, stderr
-from serving import Served, serving
+from serving import LiveServer, serving
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Client:
     machine: Machine
     home: Path
 
-    async def ask(self, served: Served, prompt: str, *flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    async def ask(self, served: LiveServer, prompt: str, *flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
         """Run one prompt, which reads nothing from stdin; `env` comes to its environment."""
         self.home.mkdir(exist_ok=True)
         own = {

@@ -11,18 +11,18 @@ import pytest
 
 from agents.machine import Machine
 from polling import until, until_told
-from serving import Served, serving
+from serving import LiveServer, serving
 
 CLIS = ("claude", "codex", "gemini")
 
 
-async def ask(served: Served, machine: Machine, prompt: str, **more: object) -> httpx.Response:
+async def ask(served: LiveServer, machine: Machine, prompt: str, **more: object) -> httpx.Response:
     fields: dict[str, object] = {"approval_mode": "none", "sandbox_mode": "full", "workdir": str(machine.project)}
     body = {"prompt": prompt, **fields, **more}
     return await served.client.post("/api/v1/prompt", json=body, timeout=100)
 
 
-async def versions(served: Served) -> dict[str, str]:
+async def versions(served: LiveServer) -> dict[str, str]:
     """Wait until the server knows all versions."""
     until_s = time.monotonic() + 60
     while True:

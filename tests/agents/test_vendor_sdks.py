@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from agents.machine import Machine
 from polling import until
-from serving import Served, serving
+from serving import LiveServer, serving
 from standin.document import Record
 
 CLIS = ("claude", "codex", "gemini")
@@ -31,7 +31,7 @@ FREE = {"x-clinvk-approval-mode": "none", "x-clinvk-sandbox-mode": "full"}
 class Clients:
     """Both SDKs as clients of one server, as users make them: nothing but the address is changed."""
 
-    served: Served
+    served: LiveServer
     openai: AsyncOpenAI
     anthropic: AsyncAnthropic
 

@@ -12,7 +12,7 @@ from chromium import NAMES, Page, browsing, executable
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, hang, wait_for
-from serving import Served, serving
+from serving import LiveServer, serving
 from standin.document import record, string
 
 pytestmark = pytest.mark.skipif(
@@ -24,7 +24,7 @@ STATUS = "document.querySelector('#prompt .status').textContent"
 
 
 @asynccontextmanager
-async def docs(scripted: Scripted, at: str = "") -> AsyncGenerator[tuple[Page, Served]]:
+async def docs(scripted: Scripted, at: str = "") -> AsyncGenerator[tuple[Page, LiveServer]]:
     """Open the page, and check in the end that it was well and kept to its own host."""
     async with serving(scripted.env) as served, browsing() as page:
         await page.call("Page.navigate", url=f"http://127.0.0.1:{served.port}/docs{at}")

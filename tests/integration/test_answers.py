@@ -52,9 +52,9 @@ def without_end(steps: list[Step]) -> list[Step]:
 async def test_stop_sequence_ends_the_agent_and_its_children(scripted: Scripted, tmp_path: Path, backend: str) -> None:
     pieces = ("one two ST", "OP three") if backend != "codex" else ("one two STOP three",)
     scripted.play([spawn("setsid"), *without_end(says(backend, *pieces)), hang()])
-    told = await events(scripted, ask(backend, tmp_path, stop=("never", "STOP")))
-    assert text(told) == "one two "
-    ending = told[-1]
+    logged = await events(scripted, ask(backend, tmp_path, stop=("never", "STOP")))
+    assert text(logged) == "one two "
+    ending = logged[-1]
     assert isinstance(ending, RunFinished)
     assert (ending.stop_reason, ending.stop_sequence) == ("stop_sequence", "STOP")
     assert scripted.alive() == []
@@ -73,10 +73,10 @@ async def test_usage_reported_after_a_stop_sequence_is_kept(scripted: Scripted, 
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
 async def test_held_back_text_is_emitted_at_the_end(scripted: Scripted, tmp_path: Path, backend: str) -> None:
     scripted.play(says(backend, "it may ST"))
-    told = await events(scripted, ask(backend, tmp_path, stop=("STOP",)))
-    assert text(told) == "it may ST"
-    assert isinstance(told[-1], RunFinished)
-    assert (told[-1].stop_reason, told[-1].stop_sequence) == ("end_turn", None)
+    logged = await events(scripted, ask(backend, tmp_path, stop=("STOP",)))
+    assert text(logged) == "it may ST"
+    assert isinstance(logged[-1], RunFinished)
+    assert (logged[-1].stop_reason, logged[-1].stop_sequence) == ("end_turn", None)
 
 
 async def test_held_back_text_is_emitted_when_the_run_is_cancelled(scripted: Scripted, tmp_path: Path) -> None:
@@ -95,10 +95,10 @@ async def test_valid_answer_is_returned_as_one_text_and_as_json(
     scripted: Scripted, tmp_path: Path, backend: str
 ) -> None:
     scripted.play(says(backend, "4", "2\n") if backend != "codex" else says(backend, "Let me see.", " 42\n"))
-    told = await events(scripted, ask(backend, tmp_path, output_schema=INTEGER))
-    assert [event.text for event in told if isinstance(event, TextDelta)] == ["42"]
-    assert isinstance(told[-1], RunFinished)
-    assert told[-1].structured_output == 42
+    logged = await events(scripted, ask(backend, tmp_path, output_schema=INTEGER))
+    assert [event.text for event in logged if isinstance(event, TextDelta)] == ["42"]
+    assert isinstance(logged[-1], RunFinished)
+    assert logged[-1].structured_output == 42
 
 
 ANSWERS = {
@@ -114,31 +114,31 @@ ANSWERS = {
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 async def test_json_is_extracted_from_the_answer(scripted: Scripted, tmp_path: Path, answer: str) -> None:
     scripted.play(gemini_says(answer))
-    told = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "object", "required": ["a"]}))
-    assert text(told) == '{"a":1}'
+    logged = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "object", "required": ["a"]}))
+    assert text(logged) == '{"a":1}'
 
 
 async def test_invalid_answer_is_retried_in_the_same_conversation(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says('"no@thing"', session="22222222-2222-4222-8222-222222222222"))
     scripted.play(gemini_says("7"), when="Answer again")
-    told = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
+    logged = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
     first, second = scripted.calls()
     assert b"<json_schema>" in (first.stdin or b"")
     assert "--resume=22222222-2222-4222-8222-222222222222" in second.argv
     assert second.env["GEMINI_CLI_HOME"] == first.env["GEMINI_CLI_HOME"]
     assert b"'no(at)thing' is not of type 'integer' (at $)" in (second.stdin or b"")
-    assert [type(event) for event in told] == [RunStarted, TextDelta, RunFinished]
-    assert text(told) == "7"
-    assert isinstance(told[-1], RunFinished)
-    assert told[-1].usage == Usage(24, 10, 4, 0), "that of both turns"
-    assert told[-1].turns == 2
+    assert [type(event) for event in logged] == [RunStarted, TextDelta, RunFinished]
+    assert text(logged) == "7"
+    assert isinstance(logged[-1], RunFinished)
+    assert logged[-1].usage == Usage(24, 10, 4, 0), "that of both turns"
+    assert logged[-1].turns == 2
 
 
 async def test_answer_quoted_in_the_retry_prompt_names_no_skill(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(codex_says('"use $deploy"', session="01a20000-0000-7000-8000-000000000001"))
     scripted.play(codex_says("5"), when="Answer again")
-    told = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER))
-    assert text(told) == "5"
+    logged = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER))
+    assert text(logged) == "5"
     assert b"'use (dollar)deploy' is not of type 'integer' (at $)" in (scripted.calls()[-1].stdin or b"")
 
 
@@ -148,8 +148,8 @@ async def test_literal_prompt_quotes_the_answer_literally_in_the_retry_prompt(
     """Codex is told that what it names is no skill; Gemini gets its text as a command of clinvk's own."""
     scripted.play(codex_says('"use $deploy"', session="01a20000-0000-7000-8000-000000000001"))
     scripted.play(codex_says("5"), when="Answer again")
-    told = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER, literal=True))
-    assert text(told) == "5"
+    logged = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER, literal=True))
+    assert text(logged) == "5"
     again = scripted.calls()[-1]
     assert b"'use $deploy' is not" in (again.stdin or b"")
     assert 'skills.config=[{name = "deploy", enabled = false}]' in again.argv
@@ -161,15 +161,15 @@ async def test_literal_prompt_quotes_the_answer_literally_in_the_retry_prompt(
 
 async def test_invalid_answer_is_retried_only_once(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says("not", " json"))
-    told = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
+    logged = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
     assert len(scripted.calls()) == 2
-    assert text(told) == "not json"
-    assert isinstance(told[-1], RunFailed)
-    assert (told[-1].code, told[-1].message) == (
+    assert text(logged) == "not json"
+    assert isinstance(logged[-1], RunFailed)
+    assert (logged[-1].code, logged[-1].message) == (
         "agent_failed",
         "the answer does not fit output_schema: it is not JSON",
     )
-    assert told[-1].usage == Usage(24, 10, 4, 0)
+    assert logged[-1].usage == Usage(24, 10, 4, 0)
 
 
 async def test_refused_retry_keeps_the_usage_of_the_first_turn(scripted: Scripted, tmp_path: Path) -> None:
@@ -215,17 +215,17 @@ async def test_agent_with_native_schema_support_is_not_retried(
 ) -> None:
     scripted.play(says(backend, "[]"))
     schema: dict[str, object] = {"type": "object", "properties": {}, "additionalProperties": False}
-    told = await events(scripted, ask(backend, tmp_path, output_schema=schema))
-    assert text(told) == "[]"
-    assert isinstance(told[-1], RunFailed)
-    assert "[] is not of type 'object'" in told[-1].message
+    logged = await events(scripted, ask(backend, tmp_path, output_schema=schema))
+    assert text(logged) == "[]"
+    assert isinstance(logged[-1], RunFailed)
+    assert "[] is not of type 'object'" in logged[-1].message
 
 
 async def test_schema_that_codex_does_not_support_goes_into_the_prompt(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(codex_says("nothing", session="01a20000-0000-7000-8000-000000000001"))
     scripted.play(codex_says("5"), when="Answer again")
-    told = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER))
-    assert text(told) == "5"
+    logged = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER))
+    assert text(logged) == "5"
     again = scripted.calls()[-1]
     assert again.argv[-2:] == ("resume", "01a20000-0000-7000-8000-000000000001")
 
@@ -234,26 +234,26 @@ async def test_tool_calls_stream_and_remarks_are_not_part_of_the_answer(scripted
     remark, answer = gemini_says("[1] is what I look at."), gemini_says("3")
     call: Step = {"line": json.dumps({"type": "tool_use", "tool_name": "x", "tool_id": "1", "parameters": {}})}
     scripted.play([*without_end(remark), call, *answer[2:]])
-    told = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
-    assert [type(event) for event in told] == [RunStarted, ToolCall, TextDelta, RunFinished]
-    assert text(told) == "3"
+    logged = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
+    assert [type(event) for event in logged] == [RunStarted, ToolCall, TextDelta, RunFinished]
+    assert text(logged) == "3"
 
 
 async def test_incomplete_answer_is_returned_unchanged(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(without_end(gemini_says('{"a": ')))
-    told = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "object"}))
-    assert text(told) == '{"a": '
-    assert isinstance(told[-1], RunFailed)
-    assert told[-1].code == "agent_crashed"
+    logged = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "object"}))
+    assert text(logged) == '{"a": '
+    assert isinstance(logged[-1], RunFailed)
+    assert logged[-1].code == "agent_crashed"
     assert len(scripted.calls()) == 1
 
 
 @pytest.mark.slow
 async def test_schema_with_slow_validation_fails_the_run_but_not_the_server(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says(json.dumps("a" * 60)))
-    told = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "string", "pattern": "^(a+)+b$"}))
-    assert isinstance(told[-1], RunFailed)
-    assert "more than 10 s" in told[-1].message
+    logged = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "string", "pattern": "^(a+)+b$"}))
+    assert isinstance(logged[-1], RunFailed)
+    assert "more than 10 s" in logged[-1].message
 
 
 @pytest.mark.parametrize(
@@ -283,8 +283,8 @@ async def test_reference_within_a_schema_is_followed(scripted: Scripted, tmp_pat
         "$ref": "#/$defs/node",
         "$defs": {"node": {"properties": {"next": {"$ref": "#/$defs/node"}, "$ref": {"type": "string"}}}},
     }
-    told = await events(scripted, ask("gemini", tmp_path, output_schema=schema))
-    assert isinstance(told[-1], RunFinished)
+    logged = await events(scripted, ask("gemini", tmp_path, output_schema=schema))
+    assert isinstance(logged[-1], RunFinished)
 
 
 async def test_schema_found_recursive_during_validation_fails_the_run_as_invalid_request(
@@ -293,13 +293,13 @@ async def test_schema_found_recursive_during_validation_fails_the_run_as_invalid
     """The agent is not asked again, and what it said and used is kept."""
     scripted.play(gemini_says('{"a": 1}'))
     schema: dict[str, object] = {"properties": {"a": {"$ref": "#/properties/a"}}}
-    told = await events(scripted, ask("gemini", tmp_path, output_schema=schema))
-    assert isinstance(told[-1], RunFailed)
-    assert (told[-1].code, told[-1].usage) == ("invalid_request", Usage(12, 5, 2, 0))
-    assert told[-1].message == (
+    logged = await events(scripted, ask("gemini", tmp_path, output_schema=schema))
+    assert isinstance(logged[-1], RunFailed)
+    assert (logged[-1].code, logged[-1].usage) == ("invalid_request", Usage(12, 5, 2, 0))
+    assert logged[-1].message == (
         "output_schema is not JSON Schema: it is nested too deeply, or refers to itself without end"
     )
-    assert text(told) == '{"a": 1}'
+    assert text(logged) == '{"a": 1}'
     assert len(scripted.calls()) == 1
 
 
@@ -310,11 +310,11 @@ async def test_failed_validator_process_fails_the_run_and_keeps_text_and_usage(
     settings = Settings(backends={"gemini": BackendSettings(env={"PYTHONHOME": str(tmp_path)})})
     request = ask("gemini", tmp_path, output_schema=INTEGER)
     async with LocalRuns(settings, MemoryStore(), scripted.env, BACKENDS) as running, running.run(request) as run:
-        told = [logged.event async for logged in run.follow()]
-    assert isinstance(told[-1], RunFailed)
-    assert told[-1].code == "internal_error"
-    assert told[-1].usage == Usage(12, 5, 2, 0)
-    assert text(told) == "3"
+        reported = [logged.event async for logged in run.follow()]
+    assert isinstance(reported[-1], RunFailed)
+    assert reported[-1].code == "internal_error"
+    assert reported[-1].usage == Usage(12, 5, 2, 0)
+    assert text(reported) == "3"
     assert run.refusal is None
 
 

@@ -20,7 +20,7 @@ from clinvk.types.request import RunRequest
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, line, wait_for
-from serving import Served, serving
+from serving import LiveServer, serving
 
 ASKED: list[MessageParam] = [{"role": "user", "content": "hello"}]
 PNG = base64.b64decode(
@@ -42,9 +42,9 @@ def fails(status: int, message: str) -> list[Step]:
     return [claude_says("")[0], line(json.dumps(result)), exits(1)]
 
 
-def thinks(thought: str, said: str) -> list[Step]:
+def thinks(thought: str, message: str) -> list[Step]:
     """Answer as Claude Code does, with some thinking first."""
-    plain = claude_says(said)
+    plain = claude_says(message)
     deltas: list[dict[str, object]] = [
         {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": thought}},
@@ -54,9 +54,9 @@ def thinks(thought: str, said: str) -> list[Step]:
     return [*plain[:2], *(line(json.dumps({**frame, "event": delta})) for delta in deltas), *plain[2:]]
 
 
-def sdk(served: Served, base: str = "/anthropic", max_retries: int = 2) -> anthropic.AsyncAnthropic:
+def sdk(server: LiveServer, base: str = "/anthropic", max_retries: int = 2) -> anthropic.AsyncAnthropic:
     """Make a client as a user does: nothing but the address is changed."""
-    url = f"http://127.0.0.1:{served.port}{base}"
+    url = f"http://127.0.0.1:{server.port}{base}"
     return anthropic.AsyncAnthropic(base_url=url, api_key="not-needed", max_retries=max_retries)
 
 
@@ -70,7 +70,7 @@ async def read(client: anthropic.AsyncAnthropic, seen: list[str]) -> None:
 @pytest.mark.parametrize("base", ["/anthropic", "/anthropic/", "/anthropic/v1", ""])
 async def test_create_message(scripted: Scripted, base: str) -> None:
     scripted.play(claude_says("hello ", "world"))
-    async with serving(scripted.env) as served, sdk(served, base) as client:
+    async with serving(scripted.env) as server, sdk(server, base) as client:
         message = await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
     (block,) = message.content
     assert block.type == "text"
@@ -95,15 +95,15 @@ async def test_synchronous_client_creates_and_streams_messages(scripted: Scripte
         assert block.type == "text"
         return block.text, pieces
 
-    async with serving(scripted.env) as served:
-        assert await asyncio.to_thread(ask, served.port) == ("hello", ["hello"])
+    async with serving(scripted.env) as server:
+        assert await asyncio.to_thread(ask, server.port) == ("hello", ["hello"])
 
 
 async def test_stream_helper_assembles_the_text(scripted: Scripted) -> None:
     scripted.play(claude_says("hello ", "world"))
     async with (
-        serving(scripted.env) as served,
-        sdk(served) as client,
+        serving(scripted.env) as server,
+        sdk(server) as client,
         client.messages.stream(model="claude/opus", max_tokens=1024, messages=ASKED) as stream,
     ):
         pieces = [text async for text in stream.text_stream]
@@ -120,8 +120,8 @@ async def test_text_delta_is_sent_before_the_agent_continues(scripted: Scripted,
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     seen: list[str] = []
     async with (
-        serving(scripted.env) as served,
-        sdk(served) as client,
+        serving(scripted.env) as server,
+        sdk(server) as client,
         client.messages.stream(model="claude", max_tokens=1024, messages=ASKED) as stream,
     ):
         async for text in stream.text_stream:
@@ -132,7 +132,7 @@ async def test_text_delta_is_sent_before_the_agent_continues(scripted: Scripted,
 
 async def test_requested_thinking_comes_before_the_text(scripted: Scripted) -> None:
     scripted.play(thinks("Hm.", "hello"))
-    async with serving(scripted.env) as served, sdk(served) as client:
+    async with serving(scripted.env) as server, sdk(server) as client:
         silent = await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
         whole = await client.messages.create(
             model="claude", max_tokens=4096, messages=ASKED, thinking={"type": "enabled", "budget_tokens": 2048}
@@ -152,15 +152,15 @@ async def test_requested_thinking_comes_before_the_text(scripted: Scripted) -> N
 
 async def test_earlier_answer_can_be_sent_back_unchanged(scripted: Scripted) -> None:
     scripted.play(thinks("Hm.", "hello"))
-    async with serving(scripted.env) as served, sdk(served) as client:
+    async with serving(scripted.env) as server, sdk(server) as client:
         first = await client.messages.create(
             model="claude", max_tokens=4096, messages=ASKED, thinking={"type": "adaptive"}
         )
         conversation: list[MessageParam] = [*ASKED, first.to_param(), {"role": "user", "content": "and more"}]
         await client.messages.create(model="claude", max_tokens=4096, messages=conversation)
-    told = (scripted.calls()[-1].stdin or b"").decode()
-    assert "and more" in told
-    assert "Hm." not in told
+    received = (scripted.calls()[-1].stdin or b"").decode()
+    assert "and more" in received
+    assert "Hm." not in received
 
 
 async def test_image_reaches_the_agent(scripted: Scripted) -> None:
@@ -173,7 +173,7 @@ async def test_image_reaches_the_agent(scripted: Scripted) -> None:
             {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": encoded}},
         ],
     }
-    async with serving(scripted.env) as served, sdk(served) as client:
+    async with serving(scripted.env) as server, sdk(server) as client:
         await client.messages.create(model="claude", max_tokens=1024, messages=[message])
     assert encoded in (scripted.calls()[-1].stdin or b"").decode()
 
@@ -187,7 +187,7 @@ class Weather(BaseModel):
 
 async def test_sdk_parses_structured_output(scripted: Scripted) -> None:
     scripted.play(claude_says('{"city": "Oslo", "degrees": 3}'))
-    async with serving(scripted.env) as served, sdk(served) as client:
+    async with serving(scripted.env) as server, sdk(server) as client:
         message = await client.messages.parse(model="claude", max_tokens=1024, messages=ASKED, output_format=Weather)
     assert message.parsed_output == Weather(city="Oslo", degrees=3)
 
@@ -195,8 +195,8 @@ async def test_sdk_parses_structured_output(scripted: Scripted) -> None:
 async def test_stop_sequence_truncates_the_answer(scripted: Scripted) -> None:
     scripted.play([*claude_says("one ", "two ST", "OP three")[:-1], hang()])
     async with (
-        serving(scripted.env) as served,
-        sdk(served) as client,
+        serving(scripted.env) as server,
+        sdk(server) as client,
         client.messages.stream(model="claude", max_tokens=1024, messages=ASKED, stop_sequences=["STOP"]) as stream,
     ):
         message = await stream.get_final_message()
@@ -206,16 +206,16 @@ async def test_stop_sequence_truncates_the_answer(scripted: Scripted) -> None:
 
 
 async def test_error_for_an_invalid_schema_names_the_field(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served, sdk(served) as client:
-        with pytest.raises(anthropic.BadRequestError) as told:
+    async with serving(scripted.env) as server, sdk(server) as client:
+        with pytest.raises(anthropic.BadRequestError) as raised:
             await client.messages.create(
                 model="claude",
                 max_tokens=1024,
                 messages=ASKED,
                 output_config={"format": {"type": "json_schema", "schema": {"type": 5}}},
             )
-    assert told.value.api_message
-    assert "output_config.format.schema" in told.value.api_message
+    assert raised.value.api_message
+    assert "output_config.format.schema" in raised.value.api_message
     assert not scripted.calls()
 
 
@@ -234,10 +234,10 @@ async def test_model_error_of_the_agent_is_returned_with_its_status(
     scripted: Scripted, status: int, answered: int, kind: type[anthropic.APIStatusError], type_: str, stream: bool
 ) -> None:
     scripted.play(fails(status, "not today"))
-    async with serving(scripted.env) as served, sdk(served, max_retries=0) as client:
-        with pytest.raises(kind) as told:
+    async with serving(scripted.env) as server, sdk(server, max_retries=0) as client:
+        with pytest.raises(kind) as raised:
             await client.messages.create(model="claude", max_tokens=1024, messages=ASKED, stream=stream)
-    error = told.value
+    error = raised.value
     message = login_message("not today") if status == 401 else "not today"
     assert (error.status_code, error.type, error.api_message) == (answered, type_, message)
     assert error.request_id
@@ -245,7 +245,7 @@ async def test_model_error_of_the_agent_is_returned_with_its_status(
 
 async def test_sdk_retries_a_run_without_side_effects(scripted: Scripted) -> None:
     scripted.play(fails(429, "not today"))
-    async with serving(scripted.env) as served, sdk(served, max_retries=1) as client:
+    async with serving(scripted.env) as server, sdk(server, max_retries=1) as client:
         with pytest.raises(anthropic.RateLimitError):
             await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
     assert len(scripted.calls()) == 2
@@ -253,50 +253,50 @@ async def test_sdk_retries_a_run_without_side_effects(scripted: Scripted) -> Non
 
 async def test_sdk_does_not_retry_a_run_with_possible_side_effects(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], exits(3)])
-    async with serving(scripted.env) as served, sdk(served, max_retries=2) as client:
-        with pytest.raises(anthropic.InternalServerError) as told:
+    async with serving(scripted.env) as server, sdk(server, max_retries=2) as client:
+        with pytest.raises(anthropic.InternalServerError) as raised:
             await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
-    assert (told.value.status_code, told.value.type) == (500, "api_error")
+    assert (raised.value.status_code, raised.value.type) == (500, "api_error")
     assert len(scripted.calls()) == 1
 
 
 async def test_run_that_times_out_raises_a_timeout_error(scripted: Scripted) -> None:
     scripted.play([claude_says("x")[0], hang()])
-    async with serving(scripted.env, request_timeout_secs=1) as served, sdk(served, max_retries=0) as client:
-        with pytest.raises(anthropic.InternalServerError) as told:
+    async with serving(scripted.env, request_timeout_secs=1) as server, sdk(server, max_retries=0) as client:
+        with pytest.raises(anthropic.InternalServerError) as raised:
             await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
-    assert (told.value.status_code, told.value.type) == (504, "timeout_error")
+    assert (raised.value.status_code, raised.value.type) == (504, "timeout_error")
 
 
 async def test_run_that_fails_mid_stream_ends_the_stream_with_an_error(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], exits(3)])
     seen: list[str] = []
-    async with serving(scripted.env) as served, sdk(served) as client:
-        with pytest.raises(anthropic.APIStatusError) as told:
+    async with serving(scripted.env) as server, sdk(server) as client:
+        with pytest.raises(anthropic.APIStatusError) as raised:
             await read(client, seen)
     assert seen == ["half"]
-    assert (told.value.type, told.value.error_code) == ("api_error", "agent_crashed")
+    assert (raised.value.type, raised.value.error_code) == ("api_error", "agent_crashed")
 
 
 async def test_error_for_an_invalid_body_names_the_field(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served, sdk(served) as client:
-        with pytest.raises(anthropic.BadRequestError) as told:
+    async with serving(scripted.env) as server, sdk(server) as client:
+        with pytest.raises(anthropic.BadRequestError) as raised:
             await client.messages.create(model="claude", max_tokens=1024, messages=[])
-    assert told.value.api_message
-    assert "messages" in told.value.api_message
+    assert raised.value.api_message
+    assert "messages" in raised.value.api_message
     assert not scripted.calls()
 
 
 async def test_model_of_an_unavailable_backend_is_not_found(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served, sdk(served) as client:
-        with pytest.raises(anthropic.NotFoundError) as told:
+    async with serving(scripted.env) as server, sdk(server) as client:
+        with pytest.raises(anthropic.NotFoundError) as raised:
             await client.messages.create(model="qwen/max", max_tokens=1024, messages=ASKED)
-    assert (told.value.type, told.value.error_code) == ("not_found_error", "model_not_found")
+    assert (raised.value.type, raised.value.error_code) == ("not_found_error", "model_not_found")
 
 
 async def test_default_backend_answers_for_an_unknown_model_and_keeps_its_name(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
-    async with serving(scripted.env) as served, sdk(served) as client:
+    async with serving(scripted.env) as server, sdk(server) as client:
         message = await client.messages.create(model="llama-of-tomorrow", max_tokens=1024, messages=ASKED)
     assert message.model == "llama-of-tomorrow"
     assert not [word for word in scripted.calls()[0].argv if "llama" in word]
@@ -304,10 +304,10 @@ async def test_default_backend_answers_for_an_unknown_model_and_keeps_its_name(s
 
 async def test_oversized_body_is_refused(scripted: Scripted) -> None:
     long: list[MessageParam] = [{"role": "user", "content": "x" * 5000}]
-    async with serving(scripted.env, max_request_body_bytes=4096) as served, sdk(served) as client:
-        with pytest.raises(anthropic.ContentTooLargeError) as told:
+    async with serving(scripted.env, max_request_body_bytes=4096) as server, sdk(server) as client:
+        with pytest.raises(anthropic.ContentTooLargeError) as raised:
             await client.messages.create(model="claude", max_tokens=1024, messages=long)
-    body = told.value.body
+    body = raised.value.body
     assert isinstance(body, dict)
     assert body["error"]["type"] == "request_too_large"
 
@@ -315,12 +315,12 @@ async def test_oversized_body_is_refused(scripted: Scripted) -> None:
 async def test_wrong_key_is_refused_and_right_key_is_accepted_in_either_header(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     keys = ApiKeys(["right"])
-    async with serving(scripted.env, keys=keys) as served:
-        url = f"http://127.0.0.1:{served.port}/anthropic"
+    async with serving(scripted.env, keys=keys) as server:
+        url = f"http://127.0.0.1:{server.port}/anthropic"
         async with anthropic.AsyncAnthropic(base_url=url, api_key="wrong") as client:
-            with pytest.raises(anthropic.AuthenticationError) as told:
+            with pytest.raises(anthropic.AuthenticationError) as raised:
                 await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
-        assert told.value.type == "authentication_error"
+        assert raised.value.type == "authentication_error"
         async with anthropic.AsyncAnthropic(base_url=url, api_key="right") as client:
             await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
         async with anthropic.AsyncAnthropic(base_url=url, auth_token="right") as client:
@@ -328,18 +328,18 @@ async def test_wrong_key_is_refused_and_right_key_is_accepted_in_either_header(s
 
 
 async def test_errors_for_unknown_path_and_method_have_the_anthropic_format(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        lost = await served.client.post("/anthropic/v1/nothing", json={})
-        wrong = await served.client.get("/anthropic/v1/messages")
+    async with serving(scripted.env) as server:
+        lost = await server.client.post("/anthropic/v1/nothing", json={})
+        wrong = await server.client.get("/anthropic/v1/messages")
     for response, status, type_ in ((lost, 404, "not_found_error"), (wrong, 405, "invalid_request_error")):
-        told = response.json()
-        assert (response.status_code, told["type"], told["error"]["type"]) == (status, "error", type_)
-        assert told["request_id"] == response.headers["request-id"]
+        answer = response.json()
+        assert (response.status_code, answer["type"], answer["error"]["type"]) == (status, "error", type_)
+        assert answer["request_id"] == response.headers["request-id"]
 
 
 async def test_tools_are_ignored_with_a_warning(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
-    async with serving(scripted.env) as served, sdk(served) as client:
+    async with serving(scripted.env) as server, sdk(server) as client:
         raw = await client.messages.with_raw_response.create(
             model="claude",
             max_tokens=1024,
@@ -351,14 +351,14 @@ async def test_tools_are_ignored_with_a_warning(scripted: Scripted) -> None:
 
 
 async def test_tokens_are_counted_without_starting_an_agent(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served, sdk(served) as client:
+    async with serving(scripted.env) as server, sdk(server) as client:
         count = await client.messages.count_tokens(model="claude", messages=[{"role": "user", "content": "x" * 400}])
     assert count.input_tokens == 100
     assert not scripted.calls()
 
 
 async def test_models_are_listed_in_pages_and_retrieved(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served, sdk(served) as client:
+    async with serving(scripted.env) as server, sdk(server) as client:
         listed = [model.id async for model in client.models.list(limit=2)]
         one = await client.models.retrieve("claude/opus")
         with pytest.raises(anthropic.NotFoundError):
@@ -372,7 +372,7 @@ async def test_models_are_listed_in_pages_and_retrieved(scripted: Scripted) -> N
 async def test_session_header_resumes_the_session(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     more: MessageParam = {"role": "user", "content": "and more"}
-    async with serving(scripted.env) as served, sdk(served) as client:
+    async with serving(scripted.env) as server, sdk(server) as client:
         first = await client.messages.with_raw_response.create(
             model="claude", max_tokens=1024, messages=ASKED, extra_headers={"x-clinvk-session-id": "new"}
         )
@@ -381,7 +381,7 @@ async def test_session_header_resumes_the_session(scripted: Scripted) -> None:
         await client.messages.create(
             model="claude", max_tokens=1024, messages=conversation, extra_headers={"x-clinvk-session-id": session}
         )
-        described = (await served.client.get(f"/api/v1/sessions/{session}")).json()
+        described = (await server.client.get(f"/api/v1/sessions/{session}")).json()
     assert described["turn_count"] == 2
     assert "turn role" not in (scripted.calls()[-1].stdin or b"").decode()
 
@@ -405,7 +405,7 @@ async def test_sdk_ignores_keepalives_anywhere_in_the_stream() -> None:
 
 async def test_client_disconnect_ends_the_agent(scripted: Scripted) -> None:
     scripted.play([*claude_says("one")[:4], hang()])
-    async with serving(scripted.env) as served, sdk(served) as client:
+    async with serving(scripted.env) as server, sdk(server) as client:
         async with client.messages.stream(model="claude", max_tokens=1024, messages=ASKED) as stream:
             async for _ in stream.text_stream:
                 break

@@ -25,7 +25,7 @@ from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 from polling import until
 from scripted.steps import says
-from serving import Served, serving
+from serving import LiveServer, serving
 from standin.document import JSON
 
 pytestmark = pytest.mark.slow
@@ -375,7 +375,7 @@ BODIES: dict[str, tuple[JSON, list[Place]]] = {
 }
 
 
-async def hold(served: Served, ground: Ground, requests: list[httpx.Request]) -> None:
+async def hold(server: LiveServer, ground: Ground, requests: list[httpx.Request]) -> None:
     """Send requests, a few at a time, and hold to what is promised of all of them."""
     before = ground.seen()
     slots = asyncio.Semaphore(AT_ONCE)
@@ -383,15 +383,15 @@ async def hold(served: Served, ground: Ground, requests: list[httpx.Request]) ->
     async def send(request: httpx.Request) -> None:
         async with slots:
             ground.turn()
-            response = await served.client.send(request)
-        told = f"seed {SEED}: {request.method} {request.url} {request.headers} {request.content[:500]!r}"
-        assert response.status_code < 500, f"{response.status_code} {response.text[:500]}: {told}"
+            response = await server.client.send(request)
+        description = f"seed {SEED}: {request.method} {request.url} {request.headers} {request.content[:500]!r}"
+        assert response.status_code < 500, f"{response.status_code} {response.text[:500]}: {description}"
 
     async with asyncio.TaskGroup() as group:
         for request in requests:
             group.create_task(send(request))
-    await until(lambda: not served.runs.busy and not served.runs.queued)
-    assert (await served.client.get("/health/live")).status_code == 200
+    await until(lambda: not server.runs.busy and not server.runs.queued)
+    assert (await server.client.get("/health/live")).status_code == 200
     assert ground.seen() == before
     assert alive(ground) == []
 
@@ -421,14 +421,14 @@ async def test_hostile_field_values_are_contained(ground: Ground, path: str) -> 
         default_workdir=str(ground.inside),
         allowed_workdir_prefixes=(str(ground.inside),),
         request_timeout_secs=20,
-    ) as served:
+    ) as server:
         requests = [
-            served.client.build_request("POST", path.partition("?")[0], content=content, headers=JSON_SAID, timeout=60)
+            server.client.build_request("POST", path.partition("?")[0], content=content, headers=JSON_SAID, timeout=60)
             for place in places
             for value in values(chance, place)
             for content in [json.dumps(placed(body, place, ground.filled(value))).encode()]
         ]
-        await hold(served, ground, requests)
+        await hold(server, ground, requests)
     assert ground.assert_held() or path.endswith("count_tokens")
 
 
@@ -442,15 +442,15 @@ async def test_hostile_header_values_are_contained(ground: Ground) -> None:
     ]
     async with serving(
         ground.env, default_workdir=str(ground.inside), allowed_workdir_prefixes=(str(ground.inside),)
-    ) as served:
+    ) as server:
         requests: list[httpx.Request] = []
         for name in (*HEADERS, *CLIENTS):
             for value in PATHS if name == "x-clinvk-workdir" else chance.sample([*FLAGS, *PATHS], SAMPLE):
                 sent = ground.named(value).encode(errors="replace")[:20_000].translate(None, b"\0\r\n").strip()
                 path, body = chance.choice(bodies)
                 headers = [(b"content-type", b"application/json"), (name.encode(), sent)]
-                requests.append(served.client.build_request("POST", path, json=body, headers=headers, timeout=60))
-        await hold(served, ground, requests)
+                requests.append(server.client.build_request("POST", path, json=body, headers=headers, timeout=60))
+        await hold(server, ground, requests)
     assert ground.assert_held()
 
 
@@ -458,8 +458,8 @@ async def test_hostile_header_values_are_contained(ground: Ground) -> None:
 async def test_hostile_paths_and_queries_are_contained(ground: Ground) -> None:
     chance = random.Random(SEED)
     below = ("sessions", "runs")
-    async with serving(ground.env, default_workdir=str(ground.inside)) as served:
-        client, requests = served.client, list[httpx.Request]()
+    async with serving(ground.env, default_workdir=str(ground.inside)) as server:
+        client, requests = server.client, list[httpx.Request]()
         for value in [*FLAGS, *PATHS]:
             sent = quote(ground.named(value).encode(errors="replace")[:8000], safe=chance.choice(["", "/"]))
             kind = chance.choice(below)
@@ -472,7 +472,7 @@ async def test_hostile_paths_and_queries_are_contained(ground: Ground) -> None:
             requests.append(client.build_request("GET", f"/api/v1/{place}?{name}={sent}"))
             where = chance.choice(["/docs", "/openai/v1/models", "/anthropic/v1/models", "/openai/v1/responses"])
             requests.append(client.build_request("GET", f"{where}/{sent}"))
-        await hold(served, ground, requests)
+        await hold(server, ground, requests)
     assert [*ground.calls()] == []
 
 
@@ -480,16 +480,16 @@ async def test_hostile_paths_and_queries_are_contained(ground: Ground) -> None:
 async def test_hostile_text_is_not_mistaken_for_an_error_location(ground: Ground, path: str) -> None:
     """Where there can be a choice of words, or no other field; msgspec tells of places as in these texts."""
     body, places = BODIES[path]
-    said = ("x - at `$.².y", "x` - at `$.²", " - at `$", f"x - at `$.{'9' * 5000}")
-    async with serving(ground.env, default_workdir=str(ground.inside)) as served:
+    texts = ("x - at `$.².y", "x` - at `$.²", " - at `$", f"x - at `$.{'9' * 5000}")
+    async with serving(ground.env, default_workdir=str(ground.inside)) as server:
         requests = [
-            served.client.build_request("POST", path.partition("?")[0], json=placed(body, place, value))
-            for text in said
+            server.client.build_request("POST", path.partition("?")[0], json=placed(body, place, value))
+            for text in texts
             for place, value in [*((place, text) for place in places), ((text,), 1)]
             if not isinstance(place[-1], int)
         ]
-        requests += [served.client.build_request("GET", "/api/v1/runs", params={text: "1"}) for text in said]
-        await hold(served, ground, requests)
+        requests += [server.client.build_request("GET", "/api/v1/runs", params={text: "1"}) for text in texts]
+        await hold(server, ground, requests)
 
 
 def test_hundreds_of_cases_are_generated() -> None:
@@ -502,10 +502,10 @@ def test_hundreds_of_cases_are_generated() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_hostile_flags_are_refused_even_with_approval_mode_none(ground: Ground, backend: str) -> None:
     """There a backend by itself takes nearly all of its CLI's flags."""
-    async with serving({**ground.env, "IS_SANDBOX": "1"}, default_workdir=str(ground.inside)) as served:
+    async with serving({**ground.env, "IS_SANDBOX": "1"}, default_workdir=str(ground.inside)) as server:
         for value in FLAGS:
             body = {"backend": backend, "prompt": "hi", "approval_mode": "none", "extra": [ground.named(value)]}
             content = json.dumps(body).encode()
-            response = await served.client.post("/api/v1/prompt", content=content, headers=JSON_SAID)
+            response = await server.client.post("/api/v1/prompt", content=content, headers=JSON_SAID)
             assert response.status_code in (400, 403), value
     assert [*ground.calls()] == []

@@ -17,7 +17,7 @@ from clinvk.store.memory import MemoryStore
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says
-from serving import Served, serving
+from serving import LiveServer, serving
 
 pytestmark = pytest.mark.slow
 
@@ -78,9 +78,9 @@ def smuggling() -> Iterator[bytes]:
         " chunked",
     ]
     for coding in codings:
-        told = f"transfer-encoding: {coding}\r\n".encode()
-        yield POST + JSON + told + b"content-length: 4\r\n\r\n0\r\n\r\n" + SMUGGLED
-        yield POST + JSON + b"content-length: 4\r\n" + told + b"\r\n0\r\n\r\n" + SMUGGLED
+        coding_header = f"transfer-encoding: {coding}\r\n".encode()
+        yield POST + JSON + coding_header + b"content-length: 4\r\n\r\n0\r\n\r\n" + SMUGGLED
+        yield POST + JSON + b"content-length: 4\r\n" + coding_header + b"\r\n0\r\n\r\n" + SMUGGLED
     for coding in (
         "identity",
         "gzip",
@@ -354,13 +354,13 @@ GROUPS = {
 }
 
 
-async def answer_to(served: Served, data: bytes) -> bytes | None:
+async def answer_to(server: LiveServer, data: bytes) -> bytes | None:
     """Send a case. Return the response up to the end of the connection, or None if the connection stays open."""
     got = bytearray()
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(data)
             while piece := await reader.read(65536):
                 got += piece
@@ -374,13 +374,13 @@ async def answer_to(served: Served, data: bytes) -> bytes | None:
     return bytes(got)
 
 
-async def wrong_with(served: Served, data: bytes, places: asyncio.Semaphore) -> str | None:
+async def wrong_with(server: LiveServer, data: bytes, places: asyncio.Semaphore) -> str | None:
     async with places:
-        told = await answer_to(served, data)
-    if told is None:
+        received = await answer_to(server, data)
+    if received is None:
         return f"hangs: {data[:300]!r} … ({len(data)} bytes)"
-    bad = [int(status) for status in STATUS.findall(told) if int(status) >= 500]
-    return f"{bad}: {data[:300]!r} … ({len(data)} bytes) got {told[:500]!r}" if bad else None
+    bad = [int(status) for status in STATUS.findall(received) if int(status) >= 500]
+    return f"{bad}: {data[:300]!r} … ({len(data)} bytes) got {received[:500]!r}" if bad else None
 
 
 @pytest.mark.timeout(180)
@@ -397,13 +397,13 @@ async def test_malformed_requests_break_nothing(scripted: Scripted, group: str, 
         idle_timeout_secs=1,
         max_request_body_bytes=MAX_BODY,
         trusted_proxies=("127.0.0.1",),
-    ) as served:
+    ) as server:
         places = asyncio.Semaphore(AT_ONCE)
-        found = await asyncio.gather(*(wrong_with(served, case, places) for case in cases))
+        found = await asyncio.gather(*(wrong_with(server, case, places) for case in cases))
         wrong = [error for error in found if error]
         assert not wrong, f"seed {SEED}, {len(wrong)} of {len(cases)}:\n" + "\n".join(wrong[:10])
-        await until(lambda: not served.state.active_requests)
-        assert (await served.client.get("/health/live")).status_code == 200
+        await until(lambda: not server.state.active_requests)
+        assert (await server.client.get("/health/live")).status_code == 200
     assert scripted.calls() == []
 
 

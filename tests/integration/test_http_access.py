@@ -18,7 +18,7 @@ from clinvk.types.session import Session
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, wait_for
-from serving import Served, serving
+from serving import LiveServer, serving
 
 KEYS = ApiKeys(["k1", "k2"])
 GUARDED = [
@@ -51,8 +51,8 @@ OPEN = [
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 async def test_request_without_a_key_is_unauthorized(scripted: Scripted, method: str, path: str) -> None:
-    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
-        response = await served.client.request(method, f"http://127.0.0.1:{served.port}{path}")
+    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as server:
+        response = await server.client.request(method, f"http://127.0.0.1:{server.port}{path}")
     assert response.status_code == 401
     assert response.headers["www-authenticate"].startswith("Bearer")
     assert response.headers["content-type"] == "application/problem+json"
@@ -63,15 +63,15 @@ async def test_request_without_a_key_is_unauthorized(scripted: Scripted, method:
 
 @pytest.mark.parametrize(("method", "path"), OPEN)
 async def test_health_and_docs_need_no_key(scripted: Scripted, method: str, path: str) -> None:
-    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
-        response = await served.client.request(method, path)
+    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as server:
+        response = await server.client.request(method, path)
     assert response.status_code == 200
 
 
 async def test_preflight_from_a_foreign_page_needs_no_key_and_reveals_nothing(scripted: Scripted) -> None:
     headers = {"origin": "http://evil.example", "access-control-request-method": "POST"}
-    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
-        response = await served.client.options("/api/v1/prompt", headers=headers)
+    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as server:
+        response = await server.client.options("/api/v1/prompt", headers=headers)
     assert response.status_code == 405
     assert not [name for name in response.headers if name.startswith("access-control-")]
 
@@ -88,8 +88,8 @@ async def test_preflight_from_a_foreign_page_needs_no_key_and_reveals_nothing(sc
 async def test_valid_key_is_accepted_and_hidden_from_agents(scripted: Scripted, headers: dict[str, str]) -> None:
     scripted.play(claude_says("x"))
     env = {**scripted.env, "CLINVK_API_KEYS": "k1,k2"}
-    async with serving(env, keys=KEYS) as served:
-        response = await served.client.post(
+    async with serving(env, keys=KEYS) as server:
+        response = await server.client.post(
             "/api/v1/prompt", json={"backend": "claude", "prompt": "hi"}, headers=headers
         )
     assert (response.status_code, response.json()["output"]) == (200, "x")
@@ -98,8 +98,8 @@ async def test_valid_key_is_accepted_and_hidden_from_agents(scripted: Scripted, 
 
 
 async def test_any_key_is_accepted_when_none_is_configured(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.client.get("/api/v1/sessions", headers={"authorization": "Bearer not-needed"})
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.get("/api/v1/sessions", headers={"authorization": "Bearer not-needed"})
     assert response.status_code == 200
 
 
@@ -108,8 +108,8 @@ async def test_large_body_without_a_key_is_refused_before_it_is_read(scripted: S
         "POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\n"
         "content-type: application/json\r\ncontent-length: 9999999\r\n\r\n{"
     )
-    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
-        reader, writer = await served.raw(head.encode())
+    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as server:
+        reader, writer = await server.raw(head.encode())
         assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
         writer.close()
 
@@ -166,8 +166,8 @@ FORBIDDEN = [
 ]
 
 
-async def prompt_in(served: Served, path: str, field: str) -> httpx.Response:
-    return await served.prompt(**{field: path if field == "workdir" else [path]})
+async def prompt_in(server: LiveServer, path: str, field: str) -> httpx.Response:
+    return await server.prompt(**{field: path if field == "workdir" else [path]})
 
 
 @pytest.mark.parametrize("field", ["workdir", "add_dirs"])
@@ -181,8 +181,8 @@ async def test_directory_inside_an_allowed_directory_is_accepted(
         default_workdir=folders / "home/a",
         allowed_workdir_prefixes=(folders / "home/a/",),
         blocked_workdir_prefixes=(folders / "home/a/secret",),
-    ) as served:
-        response = await prompt_in(served, folders / name, field)
+    ) as server:
+        response = await prompt_in(server, folders / name, field)
     assert response.status_code == 200, response.text
     real = os.path.realpath(folders / name)
     (call,) = scripted.calls()
@@ -203,40 +203,40 @@ async def test_directory_outside_allowed_or_inside_blocked_is_refused_through_an
         default_workdir=folders / "home/a",
         allowed_workdir_prefixes=(folders / "home/a",),
         blocked_workdir_prefixes=(folders / "home/a/secret",),
-    ) as served:
-        response = await served.prompt(**{field: path if field == "workdir" else [path]}, dry_run=dry_run)
-    told = response.json()
-    assert (response.status_code, told["code"]) == (403, "directory_not_allowed")
-    assert told["field"] == ("workdir" if field == "workdir" else "add_dirs[0]")
+    ) as server:
+        response = await server.prompt(**{field: path if field == "workdir" else [path]}, dry_run=dry_run)
+    answer = response.json()
+    assert (response.status_code, answer["code"]) == (403, "directory_not_allowed")
+    assert answer["field"] == ("workdir" if field == "workdir" else "add_dirs[0]")
     lists = ("server.allowed_workdir_prefixes", "server.blocked_workdir_prefixes", "is never allowed")
-    assert any(words in told["detail"] for words in lists)
+    assert any(words in answer["detail"] for words in lists)
     assert scripted.calls() == []
 
 
 async def test_link_in_a_list_is_resolved_to_its_target(scripted: Scripted, folders: Folders) -> None:
     scripted.play(claude_says("x"))
     link = folders / "links/in"
-    async with serving(scripted.env, default_workdir=link, allowed_workdir_prefixes=(link,)) as served:
-        inside = await served.prompt(workdir=folders / "home/a/in")
-        outside = await served.prompt(workdir=folders / "links")
+    async with serving(scripted.env, default_workdir=link, allowed_workdir_prefixes=(link,)) as server:
+        inside = await server.prompt(workdir=folders / "home/a/in")
+        outside = await server.prompt(workdir=folders / "links")
     assert (inside.status_code, outside.status_code) == (200, 403)
 
 
 async def test_default_directory_of_the_server_is_checked_against_the_lists(
     scripted: Scripted, folders: Folders
 ) -> None:
-    async with serving(scripted.env, store=MemoryStore(), allowed_workdir_prefixes=(folders / "home",)) as served:
-        response = await served.prompt()
+    async with serving(scripted.env, store=MemoryStore(), allowed_workdir_prefixes=(folders / "home",)) as server:
+        response = await server.prompt()
     assert (response.status_code, response.json()["field"]) == (403, "workdir")
 
 
 async def test_replaced_default_directory_is_checked_by_its_target(scripted: Scripted, folders: Folders) -> None:
     secrets = folders.root / ".ssh"
     secrets.mkdir()
-    async with serving(scripted.env, store=MemoryStore(), default_workdir=folders / "home/a/in") as served:
+    async with serving(scripted.env, store=MemoryStore(), default_workdir=folders / "home/a/in") as server:
         os.rename(folders / "home/a/in", folders / "home/a/before")
         os.symlink(secrets, folders / "home/a/in")
-        response = await served.prompt()
+        response = await server.prompt()
     assert (response.status_code, response.json()["code"]) == (403, "directory_not_allowed")
     assert scripted.calls() == []
 
@@ -253,8 +253,8 @@ async def test_session_in_a_forbidden_directory_is_not_resumed(scripted: Scripte
         backend_session_id="h",
     )
     await store.create(session)
-    async with serving(scripted.env, store=store, allowed_workdir_prefixes=(folders / "home/a",)) as served:
-        response = await served.prompt(session_id=session.id)
+    async with serving(scripted.env, store=store, allowed_workdir_prefixes=(folders / "home/a",)) as server:
+        response = await server.prompt(session_id=session.id)
     assert (response.status_code, response.json()["field"]) == (403, "session_id")
     assert "the session's directory" in response.json()["detail"]
     assert scripted.calls() == []
@@ -277,18 +277,18 @@ async def test_directory_that_resolves_elsewhere_after_queueing_is_refused(
     )
     await store.create(session)
     path = folders / "links/in"
-    asked = {"workdir": {"workdir": path}, "add_dirs[0]": {"add_dirs": [path]}, "session_id": {"session_id": "aaaa"}}
+    body = {"workdir": {"workdir": path}, "add_dirs[0]": {"add_dirs": [path]}, "session_id": {"session_id": "aaaa"}}
     async with serving(
         scripted.env,
         store=store,
         default_workdir=folders / "home/a",
         allowed_workdir_prefixes=(folders / "home/a",),
         max_concurrent_runs=1,
-    ) as served:
-        first = asyncio.create_task(served.prompt())
+    ) as server:
+        first = asyncio.create_task(server.prompt())
         await until(scripted.calls)
-        queued = asyncio.create_task(served.prompt(**asked[field]))
-        await until(lambda: served.runs.queued == 1)
+        queued = asyncio.create_task(server.prompt(**body[field]))
+        await until(lambda: server.runs.queued == 1)
         os.rename(folders / "home/a/in", folders / "home/a/before")
         os.symlink(folders / "home/ab", folders / "home/a/in")
         (folders.root / "go").touch()
@@ -306,11 +306,11 @@ def test_forbidden_default_directory_prevents_startup(folders: Folders) -> None:
 
 async def test_events_of_a_run_need_a_key(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env, keys=KEYS) as served:
+    async with serving(scripted.env, keys=KEYS) as server:
         key = {"x-api-key": "k1"}
         body = {"backend": "claude", "prompt": "hi"}
-        answer = (await served.client.post("/api/v1/prompt", json=body, headers=key)).json()
+        answer = (await server.client.post("/api/v1/prompt", json=body, headers=key)).json()
         path = f"/api/v1/runs/{answer['run_id']}/events"
-        refused, told = await asyncio.gather(served.client.get(path), served.client.get(path, headers=key))
-    assert (refused.status_code, told.status_code) == (401, 200)
+        refused, allowed = await asyncio.gather(server.client.get(path), server.client.get(path, headers=key))
+    assert (refused.status_code, allowed.status_code) == (401, 200)
     assert "hi" not in json.dumps(refused.json())

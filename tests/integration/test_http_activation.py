@@ -92,15 +92,15 @@ def test_unusable_socket_exits_with_code_3(scripted: Scripted, tmp_path: Path, k
             sock.bind(str(tmp_path / "s"))
             sock.listen()
         with activated(scripted, sock) as process:
-            _, told = process.communicate(timeout=30)
+            _, output = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert "file descriptor 3 of the service manager is no TCP socket that listens" in told
+    assert "file descriptor 3 of the service manager is no TCP socket that listens" in output
 
 
 def test_invalid_listen_fds_exits_with_code_3(scripted: Scripted, listener: socket.socket) -> None:
     with activated(scripted, listener, LISTEN_FDS="two") as process:
-        _, told = process.communicate(timeout=30)
-    assert (process.returncode, told) == (3, "clinvk: LISTEN_FDS is 'two', not a number of sockets\n")
+        _, output = process.communicate(timeout=30)
+    assert (process.returncode, output) == (3, "clinvk: LISTEN_FDS is 'two', not a number of sockets\n")
 
 
 class Clients:
@@ -165,18 +165,18 @@ def test_restart_loses_no_request_and_finishes_active_runs(
 
 
 def test_service_manager_is_notified_of_the_server_state(scripted: Scripted, listener: socket.socket) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(scripted.folder / "notify"))
         manager.settimeout(30)
         with activated(scripted, listener, NOTIFY_SOCKET=str(scripted.folder / "notify")) as process:
-            told.append(manager.recv(4096).decode())
+            messages.append(manager.recv(4096).decode())
             process.send_signal(signal.SIGHUP)
-            told += [manager.recv(4096).decode() for _ in range(2)]
+            messages += [manager.recv(4096).decode() for _ in range(2)]
             process.send_signal(signal.SIGTERM)
-            told.append(manager.recv(4096).decode())
+            messages.append(manager.recv(4096).decode())
             assert process.wait(30) == 0
-    ready, reloading, reloaded, stopping = told
+    ready, reloading, reloaded, stopping = messages
     assert ready.startswith("READY=1\nSTATUS=clinvk ")
     assert ready.endswith(f"listens on {url(listener)}")
     assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")

@@ -45,9 +45,9 @@ STOPS: dict[str, JSON] = {
 
 async def test_answer_cut_by_a_stop_sequence_reports_it(scripted: Scripted) -> None:
     scripted.play([spawn("setsid"), *claude_says("one STOP", " two")[:-1], hang()])
-    async with serving(scripted.env) as served:
-        whole = (await served.prompt(stop=["x", "STOP"])).json()
-        stream = await served.prompt(stop=["x", "STOP"], output_format="stream-json")
+    async with serving(scripted.env) as server:
+        whole = (await server.prompt(stop=["x", "STOP"])).json()
+        stream = await server.prompt(stop=["x", "STOP"], output_format="stream-json")
         await until(lambda: not scripted.alive())
     assert (whole["output"], whole["exit_code"]) == ("one ", 0)
     assert (whole["stop_reason"], whole["stop_sequence"]) == ("stop_sequence", "STOP")
@@ -59,19 +59,19 @@ async def test_answer_cut_by_a_stop_sequence_reports_it(scripted: Scripted) -> N
 async def test_structured_answer_is_returned_as_json_and_as_text(scripted: Scripted) -> None:
     scripted.play(gemini_says('{"a": ', "[1]}"))
     schema = {"type": "object", "properties": {"a": {"type": "array"}}}
-    async with serving(scripted.env) as served:
-        whole = (await served.prompt(backend="gemini", output_schema=schema)).json()
-        stream = await served.prompt(backend="gemini", output_schema=schema, output_format="stream-json")
+    async with serving(scripted.env) as server:
+        whole = (await server.prompt(backend="gemini", output_schema=schema)).json()
+        stream = await server.prompt(backend="gemini", output_schema=schema, output_format="stream-json")
     assert (whole["output"], whole["structured_output"]) == ('{"a":[1]}', {"a": [1]})
-    told = [json.loads(line) for line in stream.text.splitlines()]
-    assert [event["content"]["text"] for event in told if event["type"] == "message"] == ['{"a":[1]}']
-    assert told[-1]["content"]["structured_output"] == {"a": [1]}
+    events = [json.loads(line) for line in stream.text.splitlines()]
+    assert [event["content"]["text"] for event in events if event["type"] == "message"] == ['{"a":[1]}']
+    assert events[-1]["content"]["structured_output"] == {"a": [1]}
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
 async def test_invalid_schema_is_a_problem_with_its_field(scripted: Scripted, dry_run: bool) -> None:
-    async with serving(scripted.env) as served:
-        response = await served.prompt(output_schema={"type": "nonsense"}, dry_run=dry_run)
+    async with serving(scripted.env) as server:
+        response = await server.prompt(output_schema={"type": "nonsense"}, dry_run=dry_run)
     assert response.status_code == 400
     problem = response.json()
     assert (problem["code"], problem["field"]) == ("invalid_request", "output_schema")
@@ -81,8 +81,8 @@ async def test_invalid_schema_is_a_problem_with_its_field(scripted: Scripted, dr
 
 async def test_image_is_passed_to_the_agent(scripted: Scripted) -> None:
     scripted.play(claude_says("a pixel"))
-    async with serving(scripted.env) as served:
-        response = await served.prompt(images=["data:image/png;base64,iVBORw0KGgo="])
+    async with serving(scripted.env) as server:
+        response = await server.prompt(images=["data:image/png;base64,iVBORw0KGgo="])
     assert response.json()["output"] == "a pixel"
     message = json.loads(scripted.calls()[0].stdin or b"")
     image, text = message["message"]["content"]
@@ -99,21 +99,21 @@ async def test_text_cut_inside_an_emoji_loses_only_the_emoji(scripted: Scripted)
         for role, block in (("assistant", use), ("user", result))
     ]
     scripted.play([begin, *works, *answer])
-    async with serving(scripted.env) as served:
-        stream = await served.prompt(output_format="stream-json")
-    told = {event["type"]: event["content"] for event in map(json.loads, stream.text.splitlines())}
-    assert told["tool_use"]["input"] == {"command": "x\ufffd"}
-    assert told["tool_result"]["output"] == "cut \ufffd"
-    assert told["message"]["text"] == "far \ufffd"
-    assert "done" in told
+    async with serving(scripted.env) as server:
+        stream = await server.prompt(output_format="stream-json")
+    events = {event["type"]: event["content"] for event in map(json.loads, stream.text.splitlines())}
+    assert events["tool_use"]["input"] == {"command": "x\ufffd"}
+    assert events["tool_result"]["output"] == "cut \ufffd"
+    assert events["message"]["text"] == "far \ufffd"
+    assert "done" in events
 
 
 @pytest.mark.parametrize(("path", "body"), [*IMAGES.items(), *STOPS.items()])
 async def test_too_many_images_and_too_long_stop_sequences_are_refused(
     scripted: Scripted, path: str, body: JSON
 ) -> None:
-    async with serving(scripted.env) as served:
-        response = await served.client.post(path, json=body)
+    async with serving(scripted.env) as server:
+        response = await server.client.post(path, json=body)
     assert response.status_code == 400
     assert "100" in response.text
     assert scripted.calls() == []

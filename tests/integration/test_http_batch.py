@@ -21,11 +21,11 @@ from echo import Echo, answer
 from polling import until, until_told
 from scripted import Scripted
 from scripted.steps import claude_says, exits, hang, says, spawn, touch, wait_for
-from serving import Served, serving
+from serving import LiveServer, serving
 
 
-async def post(served: Served, kind: str, body: object, **headers: str) -> httpx.Response:
-    return await served.client.post(f"/api/v1/{kind}", json=body, headers=headers, timeout=30)
+async def post(server: LiveServer, kind: str, body: object, **headers: str) -> httpx.Response:
+    return await server.client.post(f"/api/v1/{kind}", json=body, headers=headers, timeout=30)
 
 
 def agents_alive(scripted: Scripted) -> set[int]:
@@ -41,41 +41,41 @@ async def test_results_are_in_the_order_of_the_tasks(tmp_path: Path) -> None:
     echo = Echo(tmp_path)
     names = [echo.name() for _ in range(4)]
     tasks = [task(f"{name} {seconds}\n", id=f"t{name}") for name, seconds in zip(names, (0.3, 0, 0.1, 0), strict=True)]
-    async with serving(echo.env) as served:
-        response = await post(served, "parallel", {"tasks": tasks, "max_parallel": 4})
-    told = response.json()
-    assert response.status_code == 200, told
-    assert [told[key] for key in ("total_tasks", "completed", "failed")] == [4, 4, 0]
-    assert [result["output"] for result in told["results"]] == [answer(name) for name in names]
-    assert [(result["index"], result["id"]) for result in told["results"]] == [
+    async with serving(echo.env) as server:
+        response = await post(server, "parallel", {"tasks": tasks, "max_parallel": 4})
+    body = response.json()
+    assert response.status_code == 200, body
+    assert [body[key] for key in ("total_tasks", "completed", "failed")] == [4, 4, 0]
+    assert [result["output"] for result in body["results"]] == [answer(name) for name in names]
+    assert [(result["index"], result["id"]) for result in body["results"]] == [
         (index, f"t{name}") for index, name in enumerate(names)
     ]
-    assert list(told)[:5] == ["total_tasks", "completed", "failed", "total_duration_ms", "results"]
-    assert "warnings" not in told
+    assert list(body)[:5] == ["total_tasks", "completed", "failed", "total_duration_ms", "results"]
+    assert "warnings" not in body
 
 
 async def test_failing_task_leaves_the_others_running(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], exits(9)], when="two")
     scripted.play(claude_says("fine"), when="one")
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"tasks": [task("one"), task("two"), task("one")], "max_parallel": 1}
-        told = (await post(served, "parallel", body)).json()
-    assert [told[key] for key in ("total_tasks", "completed", "failed")] == [3, 2, 1]
-    one, two, _ = told["results"]
+        result = (await post(server, "parallel", body)).json()
+    assert [result[key] for key in ("total_tasks", "completed", "failed")] == [3, 2, 1]
+    one, two, _ = result["results"]
     assert (one["exit_code"], one["output"], one["token_usage"]["output_tokens"]) == (0, "fine", 5)
     assert (two["exit_code"], two["output"], two["error_code"]) == (9, "half", "agent_crashed")
     assert two["error"]
 
 
 async def test_fail_fast_cancels_running_tasks_and_skips_waiting_ones(scripted: Scripted, tmp_path: Path) -> None:
-    begun = tmp_path / "begun"
-    scripted.play([wait_for(begun), exits(9)], when="fail")
-    scripted.play([*claude_says("so far")[:4], touch(begun), hang()], when="slow")
-    async with serving(scripted.env) as served:
+    marker = tmp_path / "begun"
+    scripted.play([wait_for(marker), exits(9)], when="fail")
+    scripted.play([*claude_says("so far")[:4], touch(marker), hang()], when="slow")
+    async with serving(scripted.env) as server:
         tasks = [task("slow"), task("fail"), task("never"), task("never")]
-        told = (await post(served, "parallel", {"tasks": tasks, "max_parallel": 2, "fail_fast": True})).json()
-    assert [told[key] for key in ("total_tasks", "completed", "failed", "cancelled")] == [4, 0, 4, 3]
-    slow, fail, *never = told["results"]
+        body = (await post(server, "parallel", {"tasks": tasks, "max_parallel": 2, "fail_fast": True})).json()
+    assert [body[key] for key in ("total_tasks", "completed", "failed", "cancelled")] == [4, 0, 4, 3]
+    slow, fail, *never = body["results"]
     assert (slow["error_code"], slow["output"]) == ("cancelled", "so far")
     assert fail["error_code"] == "agent_crashed"
     assert [(result["index"], result["error_code"]) for result in never] == [(2, "cancelled"), (3, "cancelled")]
@@ -84,17 +84,17 @@ async def test_fail_fast_cancels_running_tasks_and_skips_waiting_ones(scripted: 
     assert not agents_alive(scripted)
 
 
-@pytest.mark.parametrize(("asked", "slots", "most"), [(2, 16, 2), (8, 3, 3), (None, 16, 3)])
+@pytest.mark.parametrize(("value", "slots", "most"), [(2, 16, 2), (8, 3, 3), (None, 16, 3)])
 async def test_agents_at_once_are_limited_by_request_and_slots(
-    scripted: Scripted, tmp_path: Path, asked: int | None, slots: int, most: int
+    scripted: Scripted, tmp_path: Path, value: int | None, slots: int, most: int
 ) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
-    body = {"tasks": [task("x") for _ in range(most + 2)], "max_parallel": asked}
-    async with serving(scripted.env, max_concurrent_runs=slots) as served:
-        answering = asyncio.create_task(post(served, "parallel", body))
+    body = {"tasks": [task("x") for _ in range(most + 2)], "max_parallel": value}
+    async with serving(scripted.env, max_concurrent_runs=slots) as server:
+        answering = asyncio.create_task(post(server, "parallel", body))
         await until(lambda: len(scripted.calls()) == most)
-        assert (served.runs.busy, served.runs.queued) == (most, 0)
+        assert (server.runs.busy, server.runs.queued) == (most, 0)
         go.touch()
         assert (await answering).json()["completed"] == most + 2
 
@@ -103,12 +103,12 @@ async def test_as_many_agents_run_at_once_as_there_are_slots_after_a_reload(scri
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
     body = {"tasks": [task("x")] * 3, "max_parallel": 3}
-    async with serving(scripted.env, max_concurrent_runs=1) as served:
-        assert (await post(served, "parallel", {**body, "dry_run": True})).status_code == 200
-        served.runs.resize(ServerSettings(max_concurrent_runs=2))
-        answering = asyncio.create_task(post(served, "parallel", body))
+    async with serving(scripted.env, max_concurrent_runs=1) as server:
+        assert (await post(server, "parallel", {**body, "dry_run": True})).status_code == 200
+        server.runs.resize(ServerSettings(max_concurrent_runs=2))
+        answering = asyncio.create_task(post(server, "parallel", body))
         await until(lambda: len(scripted.calls()) == 2)
-        assert (served.runs.busy, served.runs.queued) == (2, 0)
+        assert (server.runs.busy, server.runs.queued) == (2, 0)
         go.touch()
         assert (await answering).json()["completed"] == 3
 
@@ -125,14 +125,14 @@ async def test_request_is_refused_before_anything_runs_if_its_first_task_finds_t
         "chain": {"steps": [task("task"), task("{{previous}}")]},
         "compare": {"prompt": "task", "backends": ["claude", "codex"]},
     }[kind]
-    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as served:
-        other = asyncio.create_task(served.prompt(prompt="other"))
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as server:
+        other = asyncio.create_task(server.prompt(prompt="other"))
         await until(scripted.calls)
-        answer = await post(served, kind, body, accept=accept)
+        answer = await post(server, kind, body, accept=accept)
         assert (answer.status_code, answer.json()["code"]) == (503, "queue_full"), answer.text
         assert int(answer.headers["retry-after"]) > 0
-        assert (await served.client.get("/api/v1/runs")).json()["total"] == 1
-        dry = await post(served, "parallel", {"tasks": [task("task")], "dry_run": True})
+        assert (await server.client.get("/api/v1/runs")).json()["total"] == 1
+        dry = await post(server, "parallel", {"tasks": [task("task")], "dry_run": True})
         assert dry.status_code == 200
         go.touch()
         assert (await other).status_code == 200
@@ -143,12 +143,12 @@ async def test_further_tasks_wait_while_the_queue_is_full(scripted: Scripted, tm
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")], when="other")
     scripted.play(claude_says("x"), when="task")
-    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=1) as served:
-        other = asyncio.create_task(served.prompt(prompt="other"))
-        await until(lambda: served.runs.busy)
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=1) as server:
+        other = asyncio.create_task(server.prompt(prompt="other"))
+        await until(lambda: server.runs.busy)
         body = {"tasks": [task("task")] * 3, "max_parallel": 3}
-        answering = asyncio.create_task(post(served, "parallel", body))
-        await until(lambda: served.runs.queued)
+        answering = asyncio.create_task(post(server, "parallel", body))
+        await until(lambda: server.runs.queued)
         go.touch()
         assert (await answering).json()["completed"] == 3
         assert (await other).status_code == 200
@@ -157,21 +157,21 @@ async def test_further_tasks_wait_while_the_queue_is_full(scripted: Scripted, tm
 async def test_task_waiting_for_room_ends_with_the_orchestration(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
-    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=1) as served:
-        other = asyncio.create_task(served.prompt(prompt="other"))
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=1) as server:
+        other = asyncio.create_task(server.prompt(prompt="other"))
         await until(lambda: scripted.calls())
         body = {"tasks": [task("task")] * 3, "max_parallel": 3}
-        answering = asyncio.create_task(post(served, "parallel", body))
-        await until(lambda: served.runs.queued)
+        answering = asyncio.create_task(post(server, "parallel", body))
+        await until(lambda: server.runs.queued)
         whole: list[str] = []
         while not whole:
-            runs = (await served.client.get("/api/v1/runs?state=running")).json()["runs"]
+            runs = (await server.client.get("/api/v1/runs?state=running")).json()["runs"]
             whole = [run["id"] for run in runs if run["kind"] == "parallel"]
-        await served.client.post(f"/api/v1/runs/{whole[0]}/cancel")
-        told = (await answering).json()
+        await server.client.post(f"/api/v1/runs/{whole[0]}/cancel")
+        document = (await answering).json()
         go.touch()
         await other
-    assert [result["error_code"] for result in told["results"]] == ["cancelled"] * 3
+    assert [result["error_code"] for result in document["results"]] == ["cancelled"] * 3
     assert len(scripted.calls()) == 1
 
 
@@ -228,9 +228,9 @@ async def test_task_waiting_for_room_ends_with_the_orchestration(scripted: Scrip
 async def test_a_request_with_a_fault_is_refused_whole(
     scripted: Scripted, kind: str, body: object, field: str, words: str
 ) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await post(served, kind, body)
-        kept = (await served.client.get("/api/v1/runs")).json()["total"]
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await post(server, kind, body)
+        kept = (await server.client.get("/api/v1/runs")).json()["total"]
     problem = response.json()
     assert (response.status_code, problem["code"], problem["field"]) == (400, "invalid_request", field), problem
     assert words in problem["detail"]
@@ -250,32 +250,32 @@ async def test_missing_backend_is_refused_before_anything_runs(
     scripted: Scripted, kind: str, body: object, field: str
 ) -> None:
     (scripted.folder / "gemini").unlink()
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await post(served, kind, body)
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await post(server, kind, body)
     assert (response.status_code, response.json()["field"]) == (404, field), response.json()
     assert scripted.calls() == []
 
 
 async def test_unsupported_option_is_refused_before_anything_runs(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
+    async with serving(scripted.env, store=MemoryStore()) as server:
         tasks = [task("a"), task("b", backend="codex", allowed_tools=["x"])]
-        response = await post(served, "parallel", {"tasks": tasks})
+        response = await post(server, "parallel", {"tasks": tasks})
     assert (response.status_code, response.json()["field"]) == (422, "tasks[1].allowed_tools"), response.json()
     assert scripted.calls() == []
 
 
 async def test_a_dry_run_shows_every_command_and_keeps_nothing(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
+    async with serving(scripted.env, store=MemoryStore()) as server:
         body = {"tasks": [task("a"), task("b", backend="codex")], "dry_run": True}
-        told = (await post(served, "parallel", body)).json()
-        chain = (await post(served, "chain", {"steps": [task("a"), task("{{previous}}x")], "dry_run": True})).json()
-        compared = (await post(served, "compare", {"prompt": "x", "backends": ["gemini"], "dry_run": True})).json()
-        kept = (await served.client.get("/api/v1/runs")).json()["total"]
-    claude, codex = told["results"]
+        document = (await post(server, "parallel", body)).json()
+        chain = (await post(server, "chain", {"steps": [task("a"), task("{{previous}}x")], "dry_run": True})).json()
+        compared = (await post(server, "compare", {"prompt": "x", "backends": ["gemini"], "dry_run": True})).json()
+        kept = (await server.client.get("/api/v1/runs")).json()["total"]
+    claude, codex = document["results"]
     assert " claude " in claude["output"]
     assert " codex " in codex["output"]
-    assert [result["exit_code"] for result in told["results"]] == [0, 0]
-    assert "run_id" not in told
+    assert [result["exit_code"] for result in document["results"]] == [0, 0]
+    assert "run_id" not in document
     assert chain["completed_steps"] == 2
     assert " gemini " in compared["results"][0]["output"]
     assert (kept, scripted.calls()) == (0, [])
@@ -284,21 +284,22 @@ async def test_a_dry_run_shows_every_command_and_keeps_nothing(scripted: Scripte
 async def test_dry_run_keeps_the_places_of_answers(scripted: Scripted) -> None:
     prompts = ["{{previous}}first", "{{previous}}", "{{steps.one}}"]
     steps = [task(prompt, name=name) for prompt, name in zip(prompts, ["one", "two", "three"], strict=True)]
-    async with serving(scripted.env) as served:
-        told = (await post(served, "chain", {"steps": steps, "dry_run": True})).json()
-    assert told["completed_steps"] == 3, told["results"]
-    sizes = [re.findall("# prompt: ([0-9]+) bytes", result["output"]) for result in told["results"]]
+    async with serving(scripted.env) as server:
+        body = (await post(server, "chain", {"steps": steps, "dry_run": True})).json()
+    assert body["completed_steps"] == 3, body["results"]
+    sizes = [re.findall("# prompt: ([0-9]+) bytes", result["output"]) for result in body["results"]]
     assert sizes == [["5"], ["12"], ["13"]]
 
 
 @pytest.mark.parametrize("judge", [None, {"backend": "codex", "model": "fast"}])
 async def test_dry_run_names_the_judge(scripted: Scripted, judge: dict[str, str] | None) -> None:
     body = {"prompt": "x", "backends": ["gemini", "claude"], "judge": judge, "dry_run": True}
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        told = (await post(served, "compare", body)).json()
-    assert ("judge" in told) == bool(judge)
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        result = (await post(server, "compare", body)).json()
+    assert ("judge" in result) == bool(judge)
     if judge:
-        shown = {key: told["judge"][key] for key in ("backend", "exit_code", "best", "best_backend", "order", "output")}
+        judge_keys = ("backend", "exit_code", "best", "best_backend", "order", "output")
+        shown = {key: result["judge"][key] for key in judge_keys}
         assert shown == {
             "backend": "codex",
             "exit_code": 0,
@@ -307,17 +308,17 @@ async def test_dry_run_names_the_judge(scripted: Scripted, judge: dict[str, str]
             "order": [],
             "output": "",
         }
-        assert told["judge"]["model"]
-        assert "run_id" not in told["judge"]
-    assert (len(told["results"]), scripted.calls()) == (2, [])
+        assert result["judge"]["model"]
+        assert "run_id" not in result["judge"]
+    assert (len(result["results"]), scripted.calls()) == (2, [])
 
 
 @pytest.mark.parametrize("backends", [["gemini"], ["gemini"] * 27])
 async def test_dry_run_names_no_judge_that_is_not_needed(scripted: Scripted, backends: list[str]) -> None:
     body = {"prompt": "x", "backends": backends, "judge": {"backend": "codex"}, "dry_run": True}
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        told = (await post(served, "compare", body)).json()
-    assert (len(told["results"]), "judge" in told) == (len(backends), False)
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        result = (await post(server, "compare", body)).json()
+    assert (len(result["results"]), "judge" in result) == (len(backends), False)
 
 
 def lines_of(response: httpx.Response) -> list[dict[str, object]]:
@@ -329,9 +330,9 @@ async def test_stream_has_all_tagged_events_and_the_summary(scripted: Scripted) 
     scripted.play([exits(9)], when="two")
     scripted.play(says("codex", "c"), when="three")
     tasks = [task("one", id="x"), task("two", name="y"), task("three", backend="codex")]
-    async with serving(scripted.env) as served:
-        response = await post(served, "parallel", {"tasks": tasks}, accept="application/x-ndjson")
-        whole = (await post(served, "parallel", {"tasks": tasks})).json()
+    async with serving(scripted.env) as server:
+        response = await post(server, "parallel", {"tasks": tasks}, accept="application/x-ndjson")
+        whole = (await post(server, "parallel", {"tasks": tasks})).json()
     assert response.headers["content-type"] == "application/x-ndjson"
     *events, summary = lines_of(response)
     of = [[event for event in events if event["index"] == index] for index in range(3)]
@@ -351,8 +352,8 @@ async def test_events_come_as_they_happen(scripted: Scripted, tmp_path: Path) ->
     steps = claude_says("early ", "late")
     scripted.play([*steps[:4], wait_for(go), *steps[4:]])
     async with (
-        serving(scripted.env) as served,
-        served.client.stream(
+        serving(scripted.env) as server,
+        server.client.stream(
             "POST", "/api/v1/chain", json={"steps": [task("x")]}, headers={"accept": "text/event-stream"}
         ) as response,
     ):
@@ -370,9 +371,9 @@ async def test_events_come_as_they_happen(scripted: Scripted, tmp_path: Path) ->
 
 async def test_skipped_part_is_one_error_event(scripted: Scripted) -> None:
     scripted.play([exits(9)])
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"tasks": [task("one"), task("two")], "max_parallel": 1, "fail_fast": True}
-        *events, _ = lines_of(await post(served, "parallel", body, accept="application/x-ndjson"))
+        *events, _ = lines_of(await post(server, "parallel", body, accept="application/x-ndjson"))
     last = [event for event in events if event["index"] == 1]
     assert [event["type"] for event in last] == ["error"]
     assert last[0]["content"]["code"] == "cancelled"  # pyright: ignore[reportIndexIssue]
@@ -381,20 +382,20 @@ async def test_skipped_part_is_one_error_event(scripted: Scripted) -> None:
 async def test_part_is_recorded_when_its_turn_comes(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"tasks": [task("x") for _ in range(6)], "max_parallel": 2}
-        answering = asyncio.create_task(post(served, "parallel", body))
+        answering = asyncio.create_task(post(server, "parallel", body))
         await until(lambda: len(scripted.calls()) == 2)
 
         async def states() -> list[str]:
-            runs = (await served.client.get("/api/v1/runs")).json()["runs"]
+            runs = (await server.client.get("/api/v1/runs")).json()["runs"]
             return sorted(run["state"] for run in runs if run["kind"] == "prompt")
 
         async def have_two_running() -> bool:
             return await states() == ["running", "running"]
 
         await until_told(have_two_running)
-        assert (served.runs.busy, served.runs.queued, len(scripted.calls())) == (2, 0, 2)
+        assert (server.runs.busy, server.runs.queued, len(scripted.calls())) == (2, 0, 2)
         go.touch()
         assert (await answering).json()["completed"] == 6
         assert await states() == ["finished"] * 6
@@ -403,23 +404,23 @@ async def test_part_is_recorded_when_its_turn_comes(scripted: Scripted, tmp_path
 async def test_orchestration_is_the_parent_run_of_its_parts(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     scripted.play([exits(9)], when="two")
-    async with serving(scripted.env) as served:
-        told = (await post(served, "parallel", {"tasks": [task("one", name="n"), task("two")]})).json()
-        tree = (await served.client.get(f"/api/v1/runs/{told['run_id']}")).json()
-        part = (await served.client.get(f"/api/v1/runs/{told['results'][0]['run_id']}")).json()
-        parts = (await served.client.get(f"/api/v1/runs?parent_id={told['run_id'][:8]}")).json()
-        events = await served.client.get(
-            f"/api/v1/runs/{told['run_id']}/events?", headers={"accept": "application/x-ndjson"}
+    async with serving(scripted.env) as server:
+        body = (await post(server, "parallel", {"tasks": [task("one", name="n"), task("two")]})).json()
+        tree = (await server.client.get(f"/api/v1/runs/{body['run_id']}")).json()
+        part = (await server.client.get(f"/api/v1/runs/{body['results'][0]['run_id']}")).json()
+        parts = (await server.client.get(f"/api/v1/runs?parent_id={body['run_id'][:8]}")).json()
+        events = await server.client.get(
+            f"/api/v1/runs/{body['run_id']}/events?", headers={"accept": "application/x-ndjson"}
         )
     assert (tree["kind"], tree["state"], tree["total_runs"], tree["exit_code"]) == ("parallel", "failed", 2, 1)
-    assert [run["id"] for run in tree["runs"]] == [result["run_id"] for result in told["results"]]
+    assert [run["id"] for run in tree["runs"]] == [result["run_id"] for result in body["results"]]
     assert [(run["index"], run["name"], run["state"]) for run in tree["runs"]] == [
         (0, "n", "finished"),
         (1, None, "failed"),
     ]
     assert tree["error"].startswith("1 of 2 failed, the first with: ")
     assert tree["token_usage"] == part["token_usage"]
-    assert (part["kind"], part["parent_id"], part["total_runs"]) == ("prompt", told["run_id"], 0)
+    assert (part["kind"], part["parent_id"], part["total_runs"]) == ("prompt", body["run_id"], 0)
     assert parts["total"] == 2
     assert [event["type"] for event in lines_of(events)] == ["init", "token_usage", "error"]
 
@@ -436,44 +437,44 @@ class Slow(MemoryStore):
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
 async def test_outcome_is_recorded_before_the_answer_is_sent(scripted: Scripted, accept: str) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env, store=Slow()) as served:
-        answer = await post(served, "parallel", {"tasks": [task("one")]}, accept=accept)
+    async with serving(scripted.env, store=Slow()) as server:
+        answer = await post(server, "parallel", {"tasks": [task("one")]}, accept=accept)
         run_id = json.loads(answer.text.splitlines()[-1])["run_id"]
-        run = (await served.client.get(f"/api/v1/runs/{run_id}")).json()
+        run = (await server.client.get(f"/api/v1/runs/{run_id}")).json()
     assert run["state"] == "finished"
 
 
 async def test_orchestration_can_be_cancelled(scripted: Scripted) -> None:
     scripted.play([*claude_says("so far")[:4], spawn("setsid"), hang()])
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"tasks": [task("x") for _ in range(5)], "max_parallel": 2}
-        answering = asyncio.create_task(post(served, "parallel", body))
+        answering = asyncio.create_task(post(server, "parallel", body))
         await until(lambda: len(scripted.grandchildren()) == 2)
-        listed = (await served.client.get("/api/v1/runs?state=running")).json()["runs"]
+        listed = (await server.client.get("/api/v1/runs?state=running")).json()["runs"]
         whole = next(run["id"] for run in listed if run["kind"] == "parallel")
-        cancelled = (await served.client.post(f"/api/v1/runs/{whole}/cancel")).json()
+        cancelled = (await server.client.post(f"/api/v1/runs/{whole}/cancel")).json()
         assert not agents_alive(scripted)
-        told = (await answering).json()
-        again = await served.client.post(f"/api/v1/runs/{whole}/cancel")
+        document = (await answering).json()
+        again = await server.client.post(f"/api/v1/runs/{whole}/cancel")
     assert (cancelled["state"], cancelled["error_code"]) == ("cancelled", "cancelled")
-    assert [result["error_code"] for result in told["results"]] == ["cancelled"] * 5
-    assert [result["output"] for result in told["results"][:2]] == ["so far"] * 2
+    assert [result["error_code"] for result in document["results"]] == ["cancelled"] * 5
+    assert [result["output"] for result in document["results"][:2]] == ["so far"] * 2
     assert (again.status_code, again.json()["code"]) == (409, "run_not_cancellable")
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
 async def test_disconnect_ends_all_agents(scripted: Scripted, accept: str) -> None:
     scripted.play([*claude_says("x")[:4], spawn("setsid"), hang()])
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = json.dumps({"tasks": [task("x") for _ in range(5)], "max_parallel": 3}).encode()
         head = f"POST /api/v1/parallel HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\n"
         head += "content-type: application/json\r\n"
-        _, writer = await served.raw(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        _, writer = await server.raw(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         await until(lambda: len(scripted.grandchildren()) == 3)
         writer.close()
         await until(lambda: not scripted.alive())
-        await until(lambda: not served.state.active_requests)
-        runs = (await served.client.get("/api/v1/runs")).json()["runs"]
+        await until(lambda: not server.state.active_requests)
+        runs = (await server.client.get("/api/v1/runs")).json()["runs"]
     assert {run["state"] for run in runs} == {"cancelled"}
     assert len(runs) == 4  # the orchestration and the parts that ran
 
@@ -481,10 +482,10 @@ async def test_disconnect_ends_all_agents(scripted: Scripted, accept: str) -> No
 async def test_shared_tree_of_editing_agents_is_reported(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x"))
     edits = {"approval_mode": "auto", "workdir": str(tmp_path)}
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
 
         async def warnings(*tasks: dict[str, object], **body: object) -> list[str]:
-            return (await post(served, "parallel", {"tasks": tasks, **body})).json().get("warnings", [])
+            return (await post(server, "parallel", {"tasks": tasks, **body})).json().get("warnings", [])
 
         assert "2 tasks may change files in" in (await warnings(task("a", **edits), task("b", **edits)))[0]
         assert await warnings(task("a", **edits), task("b", **edits), max_parallel=1) == []
@@ -502,9 +503,9 @@ async def test_shared_tree_of_editing_agents_is_reported(scripted: Scripted, tmp
 async def test_a_task_has_its_own_time_limit(scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], hang()], when="slow")
     scripted.play(claude_says("x"), when="quick")
-    async with serving(scripted.env) as served:
-        told = (await post(served, "parallel", {"tasks": [task("slow", timeout_secs=0.3), task("quick")]})).json()
-    assert [result.get("error_code") for result in told["results"]] == ["timed_out", None]
+    async with serving(scripted.env) as server:
+        body = (await post(server, "parallel", {"tasks": [task("slow", timeout_secs=0.3), task("quick")]})).json()
+    assert [result.get("error_code") for result in body["results"]] == ["timed_out", None]
 
 
 @pytest.mark.slow
@@ -512,8 +513,8 @@ async def test_a_long_answer_is_kept_alive(scripted: Scripted, tmp_path: Path) -
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
     async with (
-        serving(scripted.env) as served,
-        served.client.stream("POST", "/api/v1/parallel", json={"tasks": [task("x")]}) as response,
+        serving(scripted.env) as server,
+        server.client.stream("POST", "/api/v1/parallel", json={"tasks": [task("x")]}) as response,
     ):
         pieces = response.aiter_raw()
         assert (await anext(pieces)).strip() == b""
@@ -536,8 +537,8 @@ class Faulty(MemoryStore):
 @pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
 async def test_broken_stream_ends_with_an_untagged_error(scripted: Scripted, accept: str) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env, store=Faulty()) as served:
-        response = await post(served, "chain", {"steps": [task("one"), task("two")]}, accept=accept)
+    async with serving(scripted.env, store=Faulty()) as server:
+        response = await post(server, "chain", {"steps": [task("one"), task("two")]}, accept=accept)
     lines = [line.removeprefix("data: ") for line in response.text.splitlines() if "{" in line]
     *_, done, last = map(json.loads, lines)
     assert done["type"] == "done"
@@ -550,9 +551,9 @@ async def test_broken_stream_ends_with_an_untagged_error(scripted: Scripted, acc
 async def test_broken_answer_after_keep_alive_is_an_error(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
-    async with serving(scripted.env, store=Faulty()) as served:
+    async with serving(scripted.env, store=Faulty()) as server:
         steps = {"steps": [task("one"), task("two")]}
-        async with served.client.stream("POST", "/api/v1/chain", json=steps) as response:
+        async with server.client.stream("POST", "/api/v1/chain", json=steps) as response:
             pieces = response.aiter_raw()
             await anext(pieces)
             go.touch()
@@ -574,20 +575,20 @@ async def test_step_prompt_gets_earlier_answers_expanded_once(scripted: Scripted
         task("two <{{previous}}>", name="later"),
         task("three {{steps.first}}|{{steps.later}}|{{input}}|{{previous}}|{{steps.none}}"),
     ]
-    async with serving(scripted.env) as served:
-        told = (await post(served, "chain", {"steps": steps, "input": "given {{previous}}"})).json()
+    async with serving(scripted.env) as server:
+        body = (await post(server, "chain", {"steps": steps, "input": "given {{previous}}"})).json()
     assert prompts_of(scripted) == [
         "one [] {{ previous }} {{x}} ${{steps.later}}",
         f"two <{hostile}>",
         f"three {hostile}|second|given {{{{previous}}}}|second|{{{{steps.none}}}}",
     ]
-    assert [told[key] for key in ("total_steps", "completed_steps", "failed_step")] == [3, 3, 0]
-    assert [(result["step"], result.get("name"), result["output"]) for result in told["results"]] == [
+    assert [body[key] for key in ("total_steps", "completed_steps", "failed_step")] == [3, 3, 0]
+    assert [(result["step"], result.get("name"), result["output"]) for result in body["results"]] == [
         (1, "first", hostile),
         (2, "later", "second"),
         (3, None, "third"),
     ]
-    assert told["warnings"] == [
+    assert body["warnings"] == [
         "steps[0].prompt: {{ previous }} is not replaced; did you mean {{previous}}?",
         "steps[0].prompt: {{steps.later}} is not replaced: no earlier step has this name",
         "steps[2].prompt: {{steps.none}} is not replaced: no earlier step has this name",
@@ -616,16 +617,16 @@ async def test_answer_is_never_a_command_or_file_for_the_next_cli(
     """Claude Code looks for both, but not in a message with a text behind it."""
     scripted.play(claude_says("/init @secret"))
     steps = [task("one", name="first"), task(prompt)]
-    async with serving(scripted.env) as served:
-        await post(served, "chain", {"steps": steps, "input": given})
+    async with serving(scripted.env) as server:
+        await post(server, "chain", {"steps": steps, "input": given})
     _, second = prompts_of(scripted)
     assert second.startswith('{"type":"user"') is is_data, second
 
 
 async def test_input_place_stays_without_an_input(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env) as served:
-        await post(served, "chain", {"steps": [task("a {{input}}")]})
+    async with serving(scripted.env) as server:
+        await post(server, "chain", {"steps": [task("a {{input}}")]})
     assert prompts_of(scripted) == ["a {{input}}"]
 
 
@@ -635,18 +636,18 @@ async def test_stop_on_failure_decides_whether_a_chain_continues(
 ) -> None:
     scripted.play(claude_says("fine"))
     scripted.play([*claude_says("half")[:4], exits(9)], when="two")
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"steps": [task("one"), task("two"), task("three {{previous}}")], "stop_on_failure": stop}
-        told = (await post(served, "chain", body)).json()
-    assert [told[key] for key in ("total_steps", "completed_steps", "failed_step")] == [3, ran - 1, 2]
-    assert [result["step"] for result in told["results"]] == [1, 2, 3][:ran]
+        document = (await post(server, "chain", body)).json()
+    assert [document[key] for key in ("total_steps", "completed_steps", "failed_step")] == [3, ran - 1, 2]
+    assert [result["step"] for result in document["results"]] == [1, 2, 3][:ran]
     assert prompts_of(scripted) == ["one", "two", "three half"][:ran]
 
 
 async def test_step_with_an_empty_expanded_prompt_does_not_run(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        told = (await post(served, "chain", {"steps": [task("{{previous}}")]})).json()
-    assert (told["failed_step"], told["results"][0]["error"]) == (1, "prompt is empty")
+    async with serving(scripted.env) as server:
+        body = (await post(server, "chain", {"steps": [task("{{previous}}")]})).json()
+    assert (body["failed_step"], body["results"][0]["error"]) == (1, "prompt is empty")
     assert scripted.calls() == []
 
 
@@ -655,9 +656,9 @@ async def test_pass_working_dir_makes_steps_follow(scripted: Scripted, tmp_path:
     third = tmp_path / "third"
     third.mkdir()
     steps = [task("one", workdir=str(tmp_path)), task("two"), task("three", workdir=str(third))]
-    async with serving(scripted.env) as served:
-        await post(served, "chain", {"steps": steps, "pass_working_dir": True})
-        await post(served, "chain", {"steps": steps})
+    async with serving(scripted.env) as server:
+        await post(server, "chain", {"steps": steps, "pass_working_dir": True})
+        await post(server, "chain", {"steps": steps})
     first, last, own = str(tmp_path), str(third), str(Path.cwd())
     assert [call.cwd for call in scripted.calls()] == [first, first, last, first, own, last]
 
@@ -666,22 +667,22 @@ async def test_chain_resumes_at_the_first_unfinished_step(scripted: Scripted) ->
     scripted.play(claude_says("first"), when="one")
     scripted.play([exits(9)], when="two")
     steps = [task("one"), task("two {{previous}}", name="n"), task("three {{steps.n}} {{input}}")]
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"steps": steps, "stop_on_failure": True, "input": "i"}
-        failed = (await post(served, "chain", body)).json()
-        again = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
+        failed = (await post(server, "chain", body)).json()
+        again = (await post(server, "chain", {"resume_from": failed["run_id"]})).json()
         scripted.play(claude_says("second"), when="two")
         scripted.play(claude_says("third"), when="three")
-        told = (await post(served, "chain", {"resume_from": again["run_id"][:10]})).json()
-        finished = await post(served, "chain", {"resume_from": told["run_id"]})
-        unknown = await post(served, "chain", {"resume_from": "f" * 32})
-        prompt = (await served.prompt(prompt="one")).json()
-        no_chain = await post(served, "chain", {"resume_from": prompt["run_id"]})
-        both = await post(served, "chain", {"resume_from": told["run_id"], "steps": steps})
-    assert (failed["failed_step"], again["failed_step"], told["failed_step"]) == (2, 2, 0)
+        document = (await post(server, "chain", {"resume_from": again["run_id"][:10]})).json()
+        finished = await post(server, "chain", {"resume_from": document["run_id"]})
+        unknown = await post(server, "chain", {"resume_from": "f" * 32})
+        prompt = (await server.prompt(prompt="one")).json()
+        no_chain = await post(server, "chain", {"resume_from": prompt["run_id"]})
+        both = await post(server, "chain", {"resume_from": document["run_id"], "steps": steps})
+    assert (failed["failed_step"], again["failed_step"], document["failed_step"]) == (2, 2, 0)
     assert prompts_of(scripted)[:5] == ["one", "two first", "two first", "two first", "three second i"]
-    assert [result["output"] for result in told["results"]] == ["first", "second", "third"]
-    assert told["results"][0]["run_id"] == failed["results"][0]["run_id"]
+    assert [result["output"] for result in document["results"]] == ["first", "second", "third"]
+    assert document["results"][0]["run_id"] == failed["results"][0]["run_id"]
     assert (finished.status_code, finished.json()["field"]) == (400, "resume_from")
     assert "no unfinished step" in finished.json()["detail"]
     assert (unknown.status_code, unknown.json()["code"]) == (404, "run_not_found")
@@ -694,19 +695,19 @@ async def test_interrupted_chain_resumes_from_its_record_alone(scripted: Scripte
     scripted.play(claude_says("first"), when="one")
     scripted.play(claude_says("second"), when="two")
     scripted.play([hang()], when="three")
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         steps = [task("one", workdir=str(tmp_path)), task("two"), task("three")]
-        answering = asyncio.create_task(post(served, "chain", {"steps": steps, "pass_working_dir": True}))
+        answering = asyncio.create_task(post(server, "chain", {"steps": steps, "pass_working_dir": True}))
         await until(lambda: len(scripted.calls()) == 3)
-        chain = next(run for run in (await served.client.get("/api/v1/runs")).json()["runs"] if run["kind"] == "chain")
-        under_way = await post(served, "chain", {"resume_from": chain["id"]})
-        await served.client.post(f"/api/v1/runs/{chain['id']}/cancel")
+        chain = next(run for run in (await server.client.get("/api/v1/runs")).json()["runs"] if run["kind"] == "chain")
+        under_way = await post(server, "chain", {"resume_from": chain["id"]})
+        await server.client.post(f"/api/v1/runs/{chain['id']}/cancel")
         cancelled = (await answering).json()
         scripted.play(claude_says("third"), when="three")
-        told = (await post(served, "chain", {"resume_from": chain["id"]})).json()
+        body = (await post(server, "chain", {"resume_from": chain["id"]})).json()
     assert (under_way.status_code, under_way.json()["field"]) == (400, "resume_from")
     assert [result.get("error_code") for result in cancelled["results"]] == [None, None, "cancelled"]
-    assert [result["output"] for result in told["results"]] == ["first", "second", "third"]
+    assert [result["output"] for result in body["results"]] == ["first", "second", "third"]
     assert [call.cwd for call in scripted.calls()][-1] == str(tmp_path)
 
 
@@ -716,23 +717,23 @@ async def test_finished_steps_of_a_resumed_chain_are_not_examined(scripted: Scri
     gone.mkdir()
     scripted.play(claude_says("first"), when="one")
     scripted.play([exits(9)], when="two")
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         steps = [task("one", workdir=str(gone)), task("two", workdir=str(tmp_path))]
-        failed = (await post(served, "chain", {"steps": steps})).json()
+        failed = (await post(server, "chain", {"steps": steps})).json()
         gone.rmdir()
         scripted.play(claude_says("second"), when="two")
-        told = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
-        shown = (await post(served, "chain", {"resume_from": failed["run_id"], "dry_run": True})).json()
-    assert [result["output"] for result in told["results"]] == ["first", "second"]
+        body = (await post(server, "chain", {"resume_from": failed["run_id"]})).json()
+        shown = (await post(server, "chain", {"resume_from": failed["run_id"], "dry_run": True})).json()
+    assert [result["output"] for result in body["results"]] == ["first", "second"]
     assert "run_id" not in shown
 
 
 async def test_ephemeral_chain_cannot_be_resumed(scripted: Scripted) -> None:
     scripted.play([exits(9)])
-    async with serving(scripted.env) as served:
-        told = (await post(served, "chain", {"steps": [task("secret", ephemeral=True)]})).json()
-        again = await post(served, "chain", {"resume_from": told["run_id"]})
-        kept = (await served.client.get(f"/api/v1/runs/{told['run_id']}")).text
+    async with serving(scripted.env) as server:
+        body = (await post(server, "chain", {"steps": [task("secret", ephemeral=True)]})).json()
+        again = await post(server, "chain", {"resume_from": body["run_id"]})
+        kept = (await server.client.get(f"/api/v1/runs/{body['run_id']}")).text
     assert (again.status_code, again.json()["field"]) == (400, "resume_from")
     assert "secret" not in kept
 
@@ -740,18 +741,18 @@ async def test_ephemeral_chain_cannot_be_resumed(scripted: Scripted) -> None:
 async def test_chain_resumes_after_sessions_were_deleted(scripted: Scripted) -> None:
     scripted.play(claude_says("first"), when="one")
     scripted.play([exits(9)], when="two")
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"steps": [task("one"), task("two")], "stop_on_failure": True}
-        failed = (await post(served, "chain", body)).json()
-        again = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
+        failed = (await post(server, "chain", body)).json()
+        again = (await post(server, "chain", {"resume_from": failed["run_id"]})).json()
         first, second = (result["session_id"] for result in failed["results"])
-        assert (await served.client.delete(f"/api/v1/sessions/{first}")).status_code == 200
-        emptied = await post(served, "chain", {"resume_from": failed["run_id"]})
-        assert (await served.client.delete(f"/api/v1/sessions/{second}")).status_code == 200
-        told = (await post(served, "chain", {"resume_from": again["run_id"]})).json()
+        assert (await server.client.delete(f"/api/v1/sessions/{first}")).status_code == 200
+        emptied = await post(server, "chain", {"resume_from": failed["run_id"]})
+        assert (await server.client.delete(f"/api/v1/sessions/{second}")).status_code == 200
+        document = (await post(server, "chain", {"resume_from": again["run_id"]})).json()
     assert (emptied.status_code, emptied.json()["field"]) == (400, "resume_from")
     assert "the session of a step was deleted" in emptied.json()["detail"]
-    assert [result["output"] for result in told["results"]] == ["first", ""]
+    assert [result["output"] for result in document["results"]] == ["first", ""]
     assert prompts_of(scripted) == ["one", "two", "two", "one", "two"]
 
 
@@ -765,12 +766,12 @@ async def test_one_prompt_is_compared_side_by_side(scripted: Scripted) -> None:
     for backend in ("claude", "codex", "gemini"):
         scripted.play(says(backend, f"by {backend}"), when="x")
     scripted.play(says("claude", "by claude"))
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         backends = ["claude", {"backend": "claude", "model": "opus", "name": "big"}]
-        told = (await post(served, "compare", {"prompt": "x", "backends": backends, "model": "fast"})).json()
-    assert list(told)[:4] == ["prompt", "backends", "total_duration_ms", "results"]
-    assert (told["prompt"], told["backends"]) == ("x", ["claude", "claude"])
-    assert [(result["index"], result["backend"], result.get("name")) for result in told["results"]] == [
+        body = (await post(server, "compare", {"prompt": "x", "backends": backends, "model": "fast"})).json()
+    assert list(body)[:4] == ["prompt", "backends", "total_duration_ms", "results"]
+    assert (body["prompt"], body["backends"]) == ("x", ["claude", "claude"])
+    assert [(result["index"], result["backend"], result.get("name")) for result in body["results"]] == [
         (0, "claude", None),
         (1, "claude", "big"),
     ]
@@ -779,10 +780,10 @@ async def test_one_prompt_is_compared_side_by_side(scripted: Scripted) -> None:
 async def test_sequential_compare_runs_one_backend_at_a_time(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"prompt": "x", "backends": ["claude"] * 3, "sequential": True}
-        answering = asyncio.create_task(post(served, "compare", body))
+        answering = asyncio.create_task(post(server, "compare", body))
         await until(lambda: scripted.calls())
-        assert (served.runs.busy, served.runs.queued) == (1, 0)
+        assert (server.runs.busy, server.runs.queued) == (1, 0)
         go.touch()
         assert len((await answering).json()["results"]) == 3

@@ -33,8 +33,8 @@ FOREIGN = [
 @pytest.mark.parametrize("path", ["/api/v1/prompt", "/openai/v1/chat/completions", "/anthropic/v1/messages", "/none"])
 @pytest.mark.parametrize("origin", LOCAL)
 async def test_preflight_from_a_local_page_is_allowed_without_a_key(scripted: Scripted, origin: str, path: str) -> None:
-    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
-        response = await served.client.options(path, headers={"origin": origin, **ASKING})
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as server:
+        response = await server.client.options(path, headers={"origin": origin, **ASKING})
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == origin
     assert response.headers["access-control-allow-headers"] == ASKING["access-control-request-headers"]
@@ -45,19 +45,19 @@ async def test_preflight_from_a_local_page_is_allowed_without_a_key(scripted: Sc
 
 @pytest.mark.parametrize("origin", FOREIGN)
 async def test_preflight_from_a_foreign_page_is_refused(scripted: Scripted, origin: str) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        asked = await served.client.options("/api/v1/prompt", headers={"origin": origin, **ASKING})
-        read = await served.client.get("/api/v1/backends", headers={"origin": origin})
-    assert asked.status_code == 405
-    assert not [name for name in (*asked.headers, *read.headers) if name.startswith("access-control-")]
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        preflight = await server.client.options("/api/v1/prompt", headers={"origin": origin, **ASKING})
+        read = await server.client.get("/api/v1/backends", headers={"origin": origin})
+    assert preflight.status_code == 405
+    assert not [name for name in (*preflight.headers, *read.headers) if name.startswith("access-control-")]
 
 
 async def test_page_can_read_answers_headers_and_errors(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     origin = {"origin": "http://localhost:3000"}
-    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
-        refused = await served.client.post("/api/v1/prompt", headers=origin, json={})
-        answer = await served.client.post(
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as server:
+        refused = await server.client.post("/api/v1/prompt", headers=origin, json={})
+        answer = await server.client.post(
             "/api/v1/prompt", headers={**origin, "x-api-key": "k"}, json={"backend": "claude", "prompt": "hi"}
         )
     assert (refused.status_code, answer.status_code) == (401, 200)
@@ -70,8 +70,8 @@ async def test_page_can_read_answers_headers_and_errors(scripted: Scripted) -> N
 
 
 async def test_request_without_origin_gets_no_cors_headers(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.client.get("/api/v1/backends")
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.get("/api/v1/backends")
     assert not [name for name in response.headers if name.startswith("access-control-") or name == "vary"]
 
 
@@ -79,17 +79,18 @@ async def test_configured_origins_replace_the_default(scripted: Scripted) -> Non
     named = "https://app.example.com"
     async with serving(
         scripted.env, store=MemoryStore(), cors_allowed_origins=(named,), cors_allow_credentials=True, cors_max_age=7
-    ) as served:
-        asked = await served.client.options("/api/v1/prompt", headers={"origin": named, **ASKING})
-        local = await served.client.options("/api/v1/prompt", headers={"origin": LOCAL[0], **ASKING})
-    assert asked.headers["access-control-allow-origin"] == named
-    assert (asked.headers["access-control-max-age"], asked.headers["access-control-allow-credentials"]) == ("7", "true")
+    ) as server:
+        preflight = await server.client.options("/api/v1/prompt", headers={"origin": named, **ASKING})
+        local = await server.client.options("/api/v1/prompt", headers={"origin": LOCAL[0], **ASKING})
+    assert preflight.headers["access-control-allow-origin"] == named
+    assert preflight.headers["access-control-max-age"] == "7"
+    assert preflight.headers["access-control-allow-credentials"] == "true"
     assert "access-control-allow-origin" not in local.headers
 
 
 async def test_wildcard_allows_all_origins(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore(), cors_allowed_origins=("*",)) as served:
-        response = await served.client.get("/api/v1/backends", headers={"origin": FOREIGN[0]})
+    async with serving(scripted.env, store=MemoryStore(), cors_allowed_origins=("*",)) as server:
+        response = await server.client.get("/api/v1/backends", headers={"origin": FOREIGN[0]})
     assert response.headers["access-control-allow-origin"] == "*"
 
 
@@ -120,8 +121,8 @@ async def _forked(scripted: Scripted, origins: tuple[str, ...], headers: dict[st
     )
     store = MemoryStore()
     await store.create(session)
-    async with serving(scripted.env, store=store, cors_allowed_origins=origins) as served:
-        response = await served.client.post(f"/api/v1/sessions/{session.id}/fork", headers=headers)
+    async with serving(scripted.env, store=store, cors_allowed_origins=origins) as server:
+        response = await server.client.post(f"/api/v1/sessions/{session.id}/fork", headers=headers)
     return response.status_code
 
 
@@ -145,11 +146,11 @@ async def test_private_network_preflight_is_allowed_for_configured_origins(
 ) -> None:
     """Chromium did until version 141, in the same preflight: https://wicg.github.io/private-network-access/."""
     asks = {**ASKING, "access-control-request-private-network": "true"}
-    async with serving(scripted.env, cors_allowed_origins=["https://app.example.com"]) as served:
+    async with serving(scripted.env, cors_allowed_origins=["https://app.example.com"]) as server:
         for origin, status, allowed in (
             ("https://app.example.com", 200, "true"),
             ("https://evil.example", 405, None),
         ):
-            answer = await served.client.options("/openai/v1/chat/completions", headers={**asks, "origin": origin})
+            answer = await server.client.options("/openai/v1/chat/completions", headers={**asks, "origin": origin})
             assert answer.status_code == status
             assert answer.headers.get("access-control-allow-private-network") == allowed

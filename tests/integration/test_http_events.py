@@ -18,7 +18,7 @@ from clinvk.types.record import RunRecord
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, line, wait_for
-from serving import Served, serving
+from serving import LiveServer, serving
 
 ANSWER = [f"word{number} " for number in range(40)]
 
@@ -46,9 +46,9 @@ def frames(text: str) -> list[Seen]:
     return found
 
 
-async def events(served: Served, run_id: str, after: int | None = None, **headers: str) -> httpx.Response:
+async def events(server: LiveServer, run_id: str, after: int | None = None, **headers: str) -> httpx.Response:
     given = {} if after is None else {"last-event-id": str(after)}
-    return await served.client.get(f"/api/v1/runs/{run_id}/events", headers={**given, **headers})
+    return await server.client.get(f"/api/v1/runs/{run_id}/events", headers={**given, **headers})
 
 
 def tool_steps() -> list[Step]:
@@ -86,12 +86,12 @@ def tool_steps() -> list[Step]:
 
 async def test_replayed_events_equal_the_streamed_events(scripted: Scripted) -> None:
     scripted.play(claude_says(*ANSWER))
-    async with serving(scripted.env) as served:
-        streamed = await served.prompt(output_format="stream-json")
+    async with serving(scripted.env) as server:
+        streamed = await server.prompt(output_format="stream-json")
         run_id = json.loads(streamed.text.splitlines()[0])["content"]["run_id"]
-        await served.ended(run_id)
-        replayed = await events(served, run_id)
-        as_lines = await events(served, run_id, accept="application/x-ndjson")
+        await server.ended(run_id)
+        replayed = await events(server, run_id)
+        as_lines = await events(server, run_id, accept="application/x-ndjson")
     assert (replayed.status_code, replayed.headers["content-type"]) == (200, "text/event-stream")
     assert replayed.headers["x-accel-buffering"] == "no"
     assert replayed.text.startswith("retry: 1000\n\n")
@@ -106,36 +106,36 @@ async def test_replayed_events_equal_the_streamed_events(scripted: Scripted) -> 
 async def test_replay_from_any_sequence_returns_exactly_the_rest(scripted: Scripted, kept_by: str) -> None:
     scripted.play(tool_steps())
     store = None if kept_by == "sqlite" else MemoryStore()
-    async with serving(scripted.env, store=store) as served:
-        run_id = (await served.prompt()).json()["run_id"]
-        await served.ended(run_id)
-        whole = frames((await events(served, run_id)).text)
+    async with serving(scripted.env, store=store) as server:
+        run_id = (await server.prompt()).json()["run_id"]
+        await server.ended(run_id)
+        whole = frames((await events(server, run_id)).text)
         assert [seen.id for seen in whole] == [*range(1, len(whole) + 1)]
         assert [seen.type for seen in whole][:3] == ["init", "tool_use", "tool_result"]
         assert [seen.type for seen in whole][-2:] == ["token_usage", "done"]
         for after in range(len(whole)):
-            assert frames((await events(served, run_id, after)).text) == whole[after:]
-            by_query = await served.client.get(f"/api/v1/runs/{run_id}/events?after={after}")
+            assert frames((await events(server, run_id, after)).text) == whole[after:]
+            by_query = await server.client.get(f"/api/v1/runs/{run_id}/events?after={after}")
             assert frames(by_query.text) == whole[after:]
 
 
 async def test_nothing_left_to_replay_returns_204_so_that_browsers_stop_reconnecting(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env) as served:
-        run_id = (await served.prompt()).json()["run_id"]
-        await served.ended(run_id)
-        last = frames((await events(served, run_id)).text)[-1]
+    async with serving(scripted.env) as server:
+        run_id = (await server.prompt()).json()["run_id"]
+        await server.ended(run_id)
+        last = frames((await events(server, run_id)).text)[-1]
         for after in (last.id, last.id + 1, 2000):
-            response = await events(served, run_id, after)
+            response = await events(server, run_id, after)
             assert (response.status_code, response.content) == (204, b"")
 
 
 async def test_last_event_id_header_overrides_the_query(scripted: Scripted) -> None:
     """A browser that connects again does so with the address it was given first."""
     scripted.play(claude_says("a", "b"))
-    async with serving(scripted.env) as served:
-        run_id = (await served.prompt()).json()["run_id"]
-        response = await served.client.get(f"/api/v1/runs/{run_id}/events?after=1", headers={"last-event-id": "3"})
+    async with serving(scripted.env) as server:
+        run_id = (await server.prompt()).json()["run_id"]
+        response = await server.client.get(f"/api/v1/runs/{run_id}/events?after=1", headers={"last-event-id": "3"})
     assert frames(response.text)[0].id == 4
 
 
@@ -152,9 +152,9 @@ async def test_invalid_sequence_number_is_refused(
     scripted: Scripted, query: str, headers: dict[str, str], field: str, words: str
 ) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env) as served:
-        run_id = (await served.prompt()).json()["run_id"]
-        response = await served.client.get(f"/api/v1/runs/{run_id}/events{query}", headers=headers)
+    async with serving(scripted.env) as server:
+        run_id = (await server.prompt()).json()["run_id"]
+        response = await server.client.get(f"/api/v1/runs/{run_id}/events{query}", headers=headers)
     assert (response.status_code, response.json()["field"]) == (400, field)
     assert words in response.json()["detail"]
 
@@ -174,14 +174,14 @@ async def test_viewers_follow_a_run_from_the_start_or_from_a_sequence_number(
 ) -> None:
     says = claude_says("one", "two", "three")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
-    async with serving(scripted.env) as served:
-        client = asyncio.create_task(served.prompt(output_format="stream-json", detach=detach))
+    async with serving(scripted.env) as server:
+        client = asyncio.create_task(server.prompt(output_format="stream-json", detach=detach))
         await until(scripted.calls)
-        (run,) = (await served.client.get("/api/v1/runs")).json()["runs"]
+        (run,) = (await server.client.get("/api/v1/runs")).json()["runs"]
 
         async def follow(after: int) -> list[Seen]:
             seen: list[Seen] = []
-            async with served.client.stream(
+            async with server.client.stream(
                 "GET", f"/api/v1/runs/{run['id']}/events", headers={"last-event-id": str(after)}
             ) as response:
                 async for one in lines_of(response):
@@ -200,27 +200,27 @@ async def test_viewers_follow_a_run_from_the_start_or_from_a_sequence_number(
 async def test_viewer_disconnect_does_not_end_the_run(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
-    async with serving(scripted.env) as served:
-        run = await served.detached()
-        reader, writer = await served.raw(
+    async with serving(scripted.env) as server:
+        run = await server.detached()
+        reader, writer = await server.raw(
             f"GET /api/v1/runs/{run['run_id']}/events HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
         )
         await reader.readuntil(b'"one"')
         writer.close()
-        await until(lambda: served.state.active_requests == 0)
-        assert served.runs.live(run["run_id"])
+        await until(lambda: server.state.active_requests == 0)
+        assert server.runs.live(run["run_id"])
         (tmp_path / "go").touch()
-        await served.ended(run["run_id"])
-        told = (await served.client.get(f"/api/v1/runs/{run['run_id']}")).json()
-    assert (told["state"], told["output"]) == ("finished", "onetwo")
+        await server.ended(run["run_id"])
+        answer = (await server.client.get(f"/api/v1/runs/{run['run_id']}")).json()
+    assert (answer["state"], answer["output"]) == ("finished", "onetwo")
 
 
 async def test_viewer_of_a_queued_run_waits_for_it(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([*claude_says("x")[:4], wait_for(tmp_path / "go"), *claude_says()[-1:]])
-    async with serving(scripted.env, max_concurrent_runs=1) as served:
-        await served.detached()
-        second = await served.detached()
-        async with served.client.stream("GET", f"/api/v1/runs/{second['run_id']}/events") as response:
+    async with serving(scripted.env, max_concurrent_runs=1) as server:
+        await server.detached()
+        second = await server.detached()
+        async with server.client.stream("GET", f"/api/v1/runs/{second['run_id']}/events") as response:
             assert response.status_code == 200
             (tmp_path / "go").touch()
             types = [seen.type async for seen in lines_of(response)]
@@ -229,10 +229,10 @@ async def test_viewer_of_a_queued_run_waits_for_it(scripted: Scripted, tmp_path:
 
 async def test_failed_run_ends_with_its_error(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], exits(9)])
-    async with serving(scripted.env) as served:
-        run_id = (await served.prompt()).json()["run_id"]
-        await served.ended(run_id)
-        seen = frames((await events(served, run_id)).text)
+    async with serving(scripted.env) as server:
+        run_id = (await server.prompt()).json()["run_id"]
+        await server.ended(run_id)
+        seen = frames((await events(server, run_id)).text)
     assert [one.type for one in seen] == ["init", "message", "token_usage", "error"]
     assert json.loads(seen[-1].data)["content"]["details"]["exit_code"] == 9
 
@@ -245,8 +245,8 @@ async def test_run_of_another_clinvk_is_followed_through_the_store(scripted: Scr
         await other.begin(run, None)
         await other.append({run.id: [Logged(1, 13.0, RunStarted("m", "h")), Logged(2, 14.0, TextDelta("one"))]})
         async with (
-            serving(scripted.env, store=store) as served,
-            served.client.stream("GET", f"/api/v1/runs/{run.id}/events") as response,
+            serving(scripted.env, store=store) as server,
+            server.client.stream("GET", f"/api/v1/runs/{run.id}/events") as response,
         ):
             seen: list[Seen] = []
             async for one in lines_of(response):
@@ -273,12 +273,12 @@ async def test_viewer_of_an_ephemeral_run_of_another_clinvk_gets_its_end(scripte
     )
     await store.begin(run, None)
     async with (
-        serving(scripted.env, store=store) as served,
-        served.client.stream("GET", f"/api/v1/runs/{run.id}/events") as response,
+        serving(scripted.env, store=store) as server,
+        server.client.stream("GET", f"/api/v1/runs/{run.id}/events") as response,
     ):
         await store.end(replace(run, state="finished", ended_at=16.5, usage=Usage(1, 2)), None, ())
         seen = [one.type async for one in lines_of(response)]
-        later = await events(served, run.id)
+        later = await events(server, run.id)
     assert seen == ["token_usage", "done"]
     assert later.status_code == 404
 
@@ -287,23 +287,23 @@ async def test_stopping_server_does_not_wait_for_a_run_of_another_clinvk(scripte
     store = MemoryStore()
     await store.begin(RunRecord(id="a" * 32, backend="codex", prompt="p", state="running", created_at=1.0), None)
     async with (
-        serving(scripted.env, store=store) as served,
-        served.client.stream("GET", f"/api/v1/runs/{'a' * 32}/events") as response,
+        serving(scripted.env, store=store) as server,
+        server.client.stream("GET", f"/api/v1/runs/{'a' * 32}/events") as response,
     ):
-        served.state.stopping.set()
+        server.state.stopping.set()
         assert [seen async for seen in lines_of(response)] == []
 
 
 async def test_stopping_server_streams_the_end_of_its_multi_agent_runs(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
     body = {"tasks": [{"backend": "claude", "prompt": "hi"}]}
-    async with serving(scripted.env) as served:
-        answering = asyncio.create_task(served.client.post("/api/v1/parallel", json=body))
+    async with serving(scripted.env) as server:
+        answering = asyncio.create_task(server.client.post("/api/v1/parallel", json=body))
         await until(scripted.calls)
-        runs = (await served.client.get("/api/v1/runs")).json()["runs"]
+        runs = (await server.client.get("/api/v1/runs")).json()["runs"]
         (whole,) = [run["id"] for run in runs if run["kind"] == "parallel"]
-        async with served.client.stream("GET", f"/api/v1/runs/{whole}/events") as response:
-            served.state.stopping.set()
+        async with server.client.stream("GET", f"/api/v1/runs/{whole}/events") as response:
+            server.state.stopping.set()
             (tmp_path / "go").touch()
             seen = [one.type async for one in lines_of(response)]
         assert (await answering).status_code == 200
@@ -312,10 +312,10 @@ async def test_stopping_server_streams_the_end_of_its_multi_agent_runs(scripted:
 
 async def test_head_answers_for_a_stream_without_waiting(scripted: Scripted) -> None:
     scripted.play([*claude_says("x")[:4], hang()])
-    async with serving(scripted.env) as served:
-        run = await served.detached()
-        response = await served.client.head(f"/api/v1/runs/{run['run_id']}/events")
-        missing = await served.client.head("/api/v1/runs/ffffffff/events")
+    async with serving(scripted.env) as server:
+        run = await server.detached()
+        response = await server.client.head(f"/api/v1/runs/{run['run_id']}/events")
+        missing = await server.client.head("/api/v1/runs/ffffffff/events")
     assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
     assert missing.status_code == 404
 
@@ -328,9 +328,9 @@ async def test_long_run_is_replayed_completely_from_the_store(scripted: Scripted
     await store.begin(run, None)
     texts = [Logged(number, 2.0, TextDelta(f"{number},")) for number in range(2, 5002)]
     await store.append({run.id: [Logged(1, 1.5, RunStarted()), *texts, Logged(5002, 9.0, RunFinished())]})
-    async with serving(scripted.env, store=store) as served:
-        whole = frames((await events(served, run.id)).text)
-        rest = frames((await events(served, run.id, 4321)).text)
+    async with serving(scripted.env, store=store) as server:
+        whole = frames((await events(server, run.id)).text)
+        rest = frames((await events(server, run.id, 4321)).text)
     assert [seen.id for seen in whole] == [*range(1, 5003)]
     assert rest == whole[4321:]
     assert re.search(r'"text":"5001,"', whole[5000].data)
@@ -348,9 +348,9 @@ async def test_lost_events_do_not_shift_sequence_numbers(scripted: Scripted) -> 
         Logged(7, 9.0, RunFinished(usage=Usage(1, 1))),
     ]
     await store.append({run.id: kept})
-    async with serving(scripted.env, store=store) as served:
-        whole = frames((await events(served, run.id)).text)
-        rests = {after: frames((await events(served, run.id, after)).text) for after in (1, 2, 3, 4, 6, 7)}
+    async with serving(scripted.env, store=store) as server:
+        whole = frames((await events(server, run.id)).text)
+        rests = {after: frames((await events(server, run.id, after)).text) for after in (1, 2, 3, 4, 6, 7)}
     assert [seen.id for seen in whole] == [1, 4, 7, 8]
     assert [json.loads(seen.data)["sequence"] for seen in whole] == [1, 4, 7, 8]
     assert rests == {after: [seen for seen in whole if seen.id > after] for after in rests}

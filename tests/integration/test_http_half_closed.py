@@ -29,8 +29,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel of L
 
 
 def request(path: str, stream: bool) -> bytes:
-    asked = {"output_format": "stream-json"} if path == "/api/v1/prompt" else {"stream": True}
-    body = json.dumps({**REQUESTS[path], **(asked if stream else {})}).encode()
+    fields = {"output_format": "stream-json"} if path == "/api/v1/prompt" else {"stream": True}
+    body = json.dumps({**REQUESTS[path], **(fields if stream else {})}).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
@@ -39,8 +39,8 @@ def request(path: str, stream: bool) -> bytes:
 async def test_half_closed_client_gets_its_answer(scripted: Scripted, tmp_path: Path, path: str, stream: bool) -> None:
     says = claude_says("the answer")
     scripted.play([*says[:3], wait_for(tmp_path / "go"), *says[3:]])
-    async with serving(scripted.env) as served:
-        reader, writer = await served.raw(request(path, stream))
+    async with serving(scripted.env) as server:
+        reader, writer = await server.raw(request(path, stream))
         writer.write_eof()
         await until(scripted.calls)
         await asyncio.sleep(0.3)  # it is looked at, and found to wait
@@ -59,8 +59,8 @@ async def test_half_closed_remote_client_gets_one_interim_response(
     monkeypatch.setattr(http1, "is_socket_closed", looks.append)
     says = claude_says("the answer")
     scripted.play([*says[:3], wait_for(tmp_path / "go"), *says[3:]])
-    async with serving(scripted.env) as served:
-        reader, writer = await served.raw(request("/api/v1/prompt", stream=False))
+    async with serving(scripted.env) as server:
+        reader, writer = await server.raw(request("/api/v1/prompt", stream=False))
         writer.write_eof()
         await until(lambda: len(looks) > 3)
         (tmp_path / "go").touch()
@@ -74,8 +74,8 @@ async def test_half_closed_remote_client_gets_one_interim_response(
 @EVERY_REQUEST
 async def test_half_closed_client_that_disconnects_ends_the_agent(scripted: Scripted, path: str, stream: bool) -> None:
     scripted.play([*claude_says("x")[:4], spawn("setsid"), hang()])
-    async with serving(scripted.env) as served:
-        _, writer = await served.raw(request(path, stream))
+    async with serving(scripted.env) as server:
+        _, writer = await server.raw(request(path, stream))
         writer.write_eof()
         await until(scripted.grandchildren)
         writer.close()
@@ -85,8 +85,8 @@ async def test_half_closed_client_that_disconnects_ends_the_agent(scripted: Scri
 async def test_pipelined_requests_of_a_half_closed_client_are_all_answered(scripted: Scripted) -> None:
     scripted.play(claude_says("hi"))
     one = request("/api/v1/prompt", stream=False)
-    async with serving(scripted.env) as served:
-        reader, writer = await served.raw(one + one)
+    async with serving(scripted.env) as server:
+        reader, writer = await server.raw(one + one)
         writer.write_eof()
         async with asyncio.timeout(30):
             assert (await reader.read()).count(b"HTTP/1.1 200") == 2
@@ -94,8 +94,8 @@ async def test_pipelined_requests_of_a_half_closed_client_are_all_answered(scrip
 
 
 async def test_half_closed_client_with_an_incomplete_request_is_disconnected(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        reader, writer = await served.raw(request("/api/v1/prompt", stream=False)[:-1])
+    async with serving(scripted.env) as server:
+        reader, writer = await server.raw(request("/api/v1/prompt", stream=False)[:-1])
         writer.write_eof()
         async with asyncio.timeout(30):
             assert await reader.read() == b""

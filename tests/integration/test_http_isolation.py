@@ -16,7 +16,7 @@ from polling import until
 from repositories import Repository
 from scripted import Scripted
 from scripted.steps import claude_says, codex_says, exits, hang, spawn, touch, wait_for
-from serving import Served, serving
+from serving import LiveServer, serving
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def project(repository: Repository) -> Path:
     return repository.path
 
 
-async def post(served: Served, kind: str, body: object, **headers: str) -> httpx.Response:
-    return await served.client.post(f"/api/v1/{kind}", json=body, headers=headers, timeout=30)
+async def post(server: LiveServer, kind: str, body: object, **headers: str) -> httpx.Response:
+    return await server.client.post(f"/api/v1/{kind}", json=body, headers=headers, timeout=30)
 
 
 def compare(project: Path, *backends: str, **fields: object) -> dict[str, object]:
@@ -51,10 +51,10 @@ async def test_each_agent_edits_its_own_worktree_and_returns_a_diff(
         {"backend": "codex", "prompt": "two", "workdir": inner, "isolation": "worktree"},
         {"backend": "claude", "prompt": "three", "workdir": inner, "isolation": "worktree", "name": "idle"},
     ]
-    async with serving(scripted.env) as served:
-        told = (await post(served, "parallel", {"tasks": tasks})).json()
-    one, two, three = told["results"]
-    assert [file for result in told["results"] for file in result["files"]] == [
+    async with serving(scripted.env) as server:
+        answer = (await post(server, "parallel", {"tasks": tasks})).json()
+    one, two, three = answer["results"]
+    assert [file for result in answer["results"] for file in result["files"]] == [
         {"path": "inner/one.txt", "change": "added"},
         {"path": "inner/two.txt", "change": "added"},
     ]
@@ -69,16 +69,16 @@ async def test_each_agent_edits_its_own_worktree_and_returns_a_diff(
     assert len({call.cwd for call in scripted.calls()}) == 3
     assert one["branch"] in repository.git("branch", "--list")
     assert three["branch"] not in repository.git("branch", "--list")
-    assert "warnings" not in told
+    assert "warnings" not in answer
 
 
 async def test_isolated_agent_works_where_its_directory_is_allowed(scripted: Scripted, project: Path) -> None:
     """The lists of directories are about the repository, not about where clinvk keeps its worktrees."""
     scripted.play(claude_says("x"))
-    async with serving(scripted.env, allowed_workdir_prefixes=(str(project),)) as served:
-        told = (await post(served, "compare", compare(project, "claude"))).json()
-        elsewhere = await post(served, "compare", compare(project.parent, "claude"))
-    assert told["results"][0]["exit_code"] == 0
+    async with serving(scripted.env, allowed_workdir_prefixes=(str(project),)) as server:
+        answer = (await post(server, "compare", compare(project, "claude"))).json()
+        elsewhere = await post(server, "compare", compare(project.parent, "claude"))
+    assert answer["results"][0]["exit_code"] == 0
     assert (elsewhere.status_code, elsewhere.json()["code"]) == (403, "directory_not_allowed")
 
 
@@ -89,14 +89,14 @@ async def test_directory_in_a_worktree_is_checked_as_its_original(
     repository.commit(**{"secret/key": "s", ".ssh/id": "s"})
     worktree = Path((await changed(another(repository), repository)).root)
     environ = {**scripted.env, "CLINVK_HOME": str(home(repository))}
-    async with serving(environ, blocked_workdir_prefixes=(str(project / "secret"),)) as served:
+    async with serving(environ, blocked_workdir_prefixes=(str(project / "secret"),)) as server:
         for place in (worktree, worktree / "inner"):
-            assert (await served.prompt(workdir=str(place))).status_code == 200
+            assert (await server.prompt(workdir=str(place))).status_code == 200
         for place in (worktree / "secret", worktree / ".ssh", worktree.parent, worktree.parent.parent):
-            answer = await served.prompt(workdir=str(place))
+            answer = await server.prompt(workdir=str(place))
             assert (answer.status_code, answer.json()["code"]) == (403, "directory_not_allowed"), place
-    async with serving(environ, allowed_workdir_prefixes=(str(project),)) as served:
-        assert (await served.prompt(workdir=str(worktree / "inner"))).status_code == 200
+    async with serving(environ, allowed_workdir_prefixes=(str(project),)) as server:
+        assert (await server.prompt(workdir=str(worktree / "inner"))).status_code == 200
 
 
 async def test_worktree_contains_no_files_of_blocked_directories(
@@ -106,9 +106,9 @@ async def test_worktree_contains_no_files_of_blocked_directories(
     repository.commit(**{"secret/key": "s", "in ner/[s]ecret*/key": "s", "in ner/secrets/key": "s", "kept/key": "s"})
     scripted.play([touch(Path("made.txt")), *claude_says("x")], when="edit")
     blocked = [str(project / name) for name in names if name != "kept"]
-    async with serving(scripted.env, blocked_workdir_prefixes=tuple(blocked)) as served:
-        told = (await post(served, "compare", compare(project / "inner", "claude"))).json()
-    (result,) = told["results"]
+    async with serving(scripted.env, blocked_workdir_prefixes=tuple(blocked)) as server:
+        answer = (await post(server, "compare", compare(project / "inner", "claude"))).json()
+    (result,) = answer["results"]
     worktree = Path(result["worktree"]).parent
     there = {str(path.relative_to(worktree)) for path in worktree.rglob("*") if path.is_file()}
     assert there == {".git", "in ner/secrets/key", "inner/kept.txt", "inner/made.txt", "kept/key"}
@@ -129,8 +129,8 @@ async def test_repository_larger_than_the_allowed_directories_is_refused(
     allowed, blocked = (inner,) if lists == "allowed" else (), (f"{project}/.git",) if lists == "blocked" else ()
     async with serving(
         scripted.env, keys=keys, allowed_workdir_prefixes=allowed, blocked_workdir_prefixes=blocked
-    ) as served:
-        answer = await post(served, "compare", {**compare(project / "inner", "claude"), **fields}, **{"x-api-key": key})
+    ) as server:
+        answer = await post(server, "compare", {**compare(project / "inner", "claude"), **fields}, **{"x-api-key": key})
     assert (answer.status_code, answer.json()["code"]) == (403, "directory_not_allowed"), answer.text
     assert scripted.calls() == []
 
@@ -156,8 +156,8 @@ async def test_blocked_repository_is_not_readable_through_another_repository(
             (git / "objects" / "info" / "alternates").write_text(f"{theirs}/objects\n")
     if how not in ("gitdir", "link"):
         (git / "HEAD").write_text(repository.git("rev-parse", "HEAD"))
-    async with serving(scripted.env, blocked_workdir_prefixes=(str(blocked),)) as served:
-        answer = await post(served, "compare", compare(allowed.path, "claude"))
+    async with serving(scripted.env, blocked_workdir_prefixes=(str(blocked),)) as server:
+        answer = await post(server, "compare", compare(allowed.path, "claude"))
     assert (answer.status_code, answer.json()["code"]) == (403, "directory_not_allowed"), answer.text
     assert scripted.calls() == []
 
@@ -171,15 +171,15 @@ async def test_step_does_not_follow_a_link_that_replaced_its_directory(
     scripted.play(claude_says("y"), when="two")
     first = {"backend": "claude", "prompt": "one", "workdir": str(project / "inner"), "isolation": "worktree"}
     body = {"steps": [first, {"backend": "claude", "prompt": "two"}], "pass_working_dir": True}
-    async with serving(scripted.env, allowed_workdir_prefixes=(str(project),)) as served:
-        running = asyncio.create_task(post(served, "chain", body))
+    async with serving(scripted.env, allowed_workdir_prefixes=(str(project),)) as server:
+        running = asyncio.create_task(post(server, "chain", body))
         await until(began.exists)
         inner = Path(scripted.calls()[0].cwd)
         inner.rename(inner.with_name("aside"))
         inner.symlink_to(elsewhere)
         goes_on.touch()
-        told = (await running).json()
-    assert [result.get("error_code") for result in told["results"]] == [None, "directory_not_allowed"]
+        answer = (await running).json()
+    assert [result.get("error_code") for result in answer["results"]] == [None, "directory_not_allowed"]
     assert len(scripted.calls()) == 1
 
 
@@ -190,8 +190,8 @@ async def test_directory_outside_a_repository_is_refused_before_any_agent_starts
 ) -> None:
     task = {"backend": "claude", "prompt": "edit", "workdir": str(tmp_path), "isolation": "worktree"}
     body = compare(tmp_path, "claude") if kind == "compare" else {"tasks": [{**task, "isolation": "none"}, task]}
-    async with serving(scripted.env) as served:
-        response = await post(served, kind, {**body, "dry_run": dry_run})
+    async with serving(scripted.env) as server:
+        response = await post(server, kind, {**body, "dry_run": dry_run})
     assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
     assert response.json()["field"] == ("isolation" if kind == "compare" else "tasks[1].isolation")
     assert "is in no git repository" in response.json()["detail"]
@@ -201,10 +201,10 @@ async def test_directory_outside_a_repository_is_refused_before_any_agent_starts
 async def test_dry_run_reports_that_the_agent_would_use_a_worktree(scripted: Scripted, project: Path) -> None:
     first = {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"}
     body = {"steps": [first, {"backend": "claude", "prompt": "two"}], "pass_working_dir": True, "dry_run": True}
-    async with serving(scripted.env) as served:
-        one, two = (await post(served, "chain", body)).json()["results"]
+    async with serving(scripted.env) as server:
+        one, two = (await post(server, "chain", body)).json()["results"]
         first["isolation"] = "none"
-        (plain,) = (await post(served, "parallel", {"tasks": [first], "dry_run": True})).json()["results"]
+        (plain,) = (await post(server, "parallel", {"tasks": [first], "dry_run": True})).json()["results"]
     assert f"# for {project}: the same directory in a new git worktree" in one["output"]
     assert f"# for {project}: the worktree of the step before, if it has one" in two["output"]
     assert "worktree" not in plain["output"]
@@ -213,17 +213,17 @@ async def test_dry_run_reports_that_the_agent_would_use_a_worktree(scripted: Scr
 async def test_uncommitted_changes_are_reported_as_missing_from_the_worktree(scripted: Scripted, project: Path) -> None:
     scripted.play(claude_says("x"))
     (project / "inner" / "kept.txt").write_text("changed\n")
-    async with serving(scripted.env) as served:
-        told = (await post(served, "compare", compare(project, "claude"))).json()
-    assert "uncommitted changes" in told["results"][0]["warnings"][0]
+    async with serving(scripted.env) as server:
+        answer = (await post(server, "compare", compare(project, "claude"))).json()
+    assert "uncommitted changes" in answer["results"][0]["warnings"][0]
 
 
 async def test_session_cannot_be_isolated(scripted: Scripted, project: Path) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env) as served:
-        session = (await served.prompt(workdir=str(project))).json()["session_id"]
+    async with serving(scripted.env) as server:
+        session = (await server.prompt(workdir=str(project))).json()["session_id"]
         task = {"session_id": session, "prompt": "more", "isolation": "worktree"}
-        response = await post(served, "parallel", {"tasks": [task]})
+        response = await post(server, "parallel", {"tasks": [task]})
     assert (response.status_code, response.json()["field"]) == (400, "tasks[0].isolation")
 
 
@@ -234,9 +234,9 @@ async def test_next_step_continues_with_the_changes_of_the_previous_step(scripte
         {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"},
         {"backend": "claude", "prompt": "two"},
     ]
-    async with serving(scripted.env) as served:
-        told = (await post(served, "chain", {"steps": steps, "pass_working_dir": True})).json()
-    assert scripted.calls()[1].cwd == told["results"][0]["worktree"]
+    async with serving(scripted.env) as server:
+        answer = (await post(server, "chain", {"steps": steps, "pass_working_dir": True})).json()
+    assert scripted.calls()[1].cwd == answer["results"][0]["worktree"]
 
 
 async def test_chain_does_not_resume_in_a_removed_worktree(
@@ -246,21 +246,21 @@ async def test_chain_does_not_resume_in_a_removed_worktree(
     scripted.play([exits(9)], when="two")
     first = {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"}
     body = {"steps": [first, {"backend": "claude", "prompt": "two"}], "pass_working_dir": True}
-    async with serving(scripted.env) as served:
-        failed = (await post(served, "chain", body)).json()
+    async with serving(scripted.env) as server:
+        failed = (await post(server, "chain", body)).json()
         worktree = failed["results"][0]["worktree"]
-        again = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
+        again = (await post(server, "chain", {"resume_from": failed["run_id"]})).json()
         assert [call.cwd for call in scripted.calls()[1:]] == [worktree, worktree]
         repository.git("worktree", "remove", "--force", worktree)
-        runs = (await served.client.get("/api/v1/runs")).json()["total"]
+        runs = (await server.client.get("/api/v1/runs")).json()["total"]
         for dry_run in (False, True):
-            refused = await post(served, "chain", {"resume_from": again["run_id"], "dry_run": dry_run})
+            refused = await post(server, "chain", {"resume_from": again["run_id"], "dry_run": dry_run})
             assert (refused.status_code, refused.json()["field"]) == (400, "resume_from")
             assert (
                 f"step 2 cannot run: its worktree is gone, which was applied or discarded: {worktree!r}"
                 in (refused.json()["detail"])
             )
-        assert (await served.client.get("/api/v1/runs")).json()["total"] == runs
+        assert (await server.client.get("/api/v1/runs")).json()["total"] == runs
     assert len(scripted.calls()) == 3
 
 
@@ -274,10 +274,10 @@ async def test_next_step_is_checked_against_the_directory_of_the_previous_step(
     first = {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"}
     second = {"backend": "claude", "prompt": "two", "isolation": isolation}
     third = {"backend": "claude", "prompt": "two"}
-    async with serving(scripted.env, allowed_workdir_prefixes=(str(project),)) as served:
+    async with serving(scripted.env, allowed_workdir_prefixes=(str(project),)) as server:
         body = {"steps": [first, second, third], "pass_working_dir": True}
-        told = (await post(served, "chain", body)).json()
-    assert [result.get("error") for result in told["results"]] == [None, None, None]
+        answer = (await post(server, "chain", body)).json()
+    assert [result.get("error") for result in answer["results"]] == [None, None, None]
     made, second_in, third_in = (call.cwd for call in scripted.calls())
     assert (second_in == made) == (isolation == "none")
     assert third_in == made
@@ -292,33 +292,33 @@ async def test_chain_resumes_in_the_source_directory_of_a_removed_unchanged_work
         {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"},
         {"backend": "claude", "prompt": "two"},
     ]
-    async with serving(scripted.env) as served:
-        failed = (await post(served, "chain", {"steps": steps, "pass_working_dir": True})).json()
+    async with serving(scripted.env) as server:
+        failed = (await post(server, "chain", {"steps": steps, "pass_working_dir": True})).json()
         scripted.play(claude_says("y"), when="two")
-        told = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
-    assert [result["output"] for result in told["results"]] == ["x", "y"]
+        answer = (await post(server, "chain", {"resume_from": failed["run_id"]})).json()
+    assert [result["output"] for result in answer["results"]] == ["x", "y"]
     assert scripted.calls()[-1].cwd == str(project)
 
 
 async def test_check_runs_in_each_worktree(scripted: Scripted, project: Path) -> None:
     scripted.play([touch(Path("good")), *claude_says("x")], when="edit")
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = compare(project, "claude", check="echo looked; cat inner/kept.txt; test -e good")
-        told = (await post(served, "compare", body)).json()
-        failing = (await post(served, "compare", compare(project, "claude", check="exit 3"))).json()
-    assert told["results"][0]["check"] == {"passed": True, "exit_code": 0, "output": "looked\nkept\n"}
+        answer = (await post(server, "compare", body)).json()
+        failing = (await post(server, "compare", compare(project, "claude", check="exit 3"))).json()
+    assert answer["results"][0]["check"] == {"passed": True, "exit_code": 0, "output": "looked\nkept\n"}
     assert failing["results"][0]["check"] == {"passed": False, "exit_code": 3, "output": ""}
 
 
 async def test_check_over_http_gets_no_server_credentials(scripted: Scripted, project: Path) -> None:
     scripted.play(claude_says("x"))
     environ = {**scripted.env, "ANTHROPIC_API_KEY": "sk-1", "DATABASE_URL": "postgres://me:sk-2@x", "LC_ALL": "C"}
-    async with serving(environ) as served:
-        told = (await post(served, "compare", compare(project, "claude", check="env; exit 0"))).json()
-    names = {line.partition("=")[0] for line in told["results"][0]["check"]["output"].splitlines()}
+    async with serving(environ) as server:
+        answer = (await post(server, "compare", compare(project, "claude", check="env; exit 0"))).json()
+    names = {line.partition("=")[0] for line in answer["results"][0]["check"]["output"].splitlines()}
     assert {"PATH", "HOME", "LC_ALL"} <= names
     assert not names & {"ANTHROPIC_API_KEY", "DATABASE_URL"}
-    assert "sk-" not in told["results"][0]["check"]["output"]
+    assert "sk-" not in answer["results"][0]["check"]["output"]
 
 
 @pytest.mark.parametrize("is_allowed", [True, False])
@@ -326,38 +326,38 @@ async def test_check_is_refused_when_directories_are_restricted(
     scripted: Scripted, project: Path, tmp_path: Path, is_allowed: bool
 ) -> None:
     allowed, blocked = ((str(project),), ()) if is_allowed else ((), (str(tmp_path / "elsewhere"),))
-    async with serving(scripted.env, allowed_workdir_prefixes=allowed, blocked_workdir_prefixes=blocked) as served:
-        answer = await post(served, "compare", compare(project, "claude", check="true"))
+    async with serving(scripted.env, allowed_workdir_prefixes=allowed, blocked_workdir_prefixes=blocked) as server:
+        answer = await post(server, "compare", compare(project, "claude", check="true"))
     assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (403, "beyond_policy", "check")
     assert scripted.calls() == []
 
 
 async def test_check_is_cancelled_with_its_run(scripted: Scripted, project: Path, tmp_path: Path) -> None:
-    begun = tmp_path / "begun"
+    marker = tmp_path / "begun"
     scripted.play(claude_says("x"))
-    async with serving(scripted.env) as served:
-        check = f"echo $$ > {begun}; sleep 600"
-        answering = asyncio.create_task(post(served, "compare", compare(project, "claude", check=check)))
-        await until(begun.exists)
-        runs = (await served.client.get("/api/v1/runs?state=running")).json()["runs"]
-        await served.client.post(f"/api/v1/runs/{runs[0]['id']}/cancel")
-        told = (await answering).json()
-        assert not Path(f"/proc/{begun.read_text().strip()}").exists()
-    assert "check" not in told["results"][0]
-    assert told["results"][0]["output"] == "x"
+    async with serving(scripted.env) as server:
+        check = f"echo $$ > {marker}; sleep 600"
+        answering = asyncio.create_task(post(server, "compare", compare(project, "claude", check=check)))
+        await until(marker.exists)
+        runs = (await server.client.get("/api/v1/runs?state=running")).json()["runs"]
+        await server.client.post(f"/api/v1/runs/{runs[0]['id']}/cancel")
+        answer = (await answering).json()
+        assert not Path(f"/proc/{marker.read_text().strip()}").exists()
+    assert "check" not in answer["results"][0]
+    assert answer["results"][0]["output"] == "x"
 
 
 async def test_client_disconnect_removes_unchanged_worktrees(
     scripted: Scripted, project: Path, repository: Repository
 ) -> None:
     scripted.play([*claude_says("x")[:4], spawn("setsid"), hang()])
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = json.dumps(compare(project, "claude", "claude")).encode()
         head = "POST /api/v1/compare HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        _, writer = await served.raw(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        _, writer = await server.raw(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         await until(lambda: len(scripted.grandchildren()) == 2)
         writer.close()
-        await until(lambda: not served.state.active_requests)
+        await until(lambda: not server.state.active_requests)
         await until(lambda: not scripted.alive())
     assert len(repository.git("worktree", "list").splitlines()) == 1
     assert repository.git("branch", "--list", "clinvk/*") == ""
@@ -369,27 +369,27 @@ def ruled(best: str, reasons: str) -> str:
 
 @pytest.mark.slow
 async def test_judge_picks_the_better_answer_without_knowing_the_authors(scripted: Scripted, project: Path) -> None:
-    told: dict[str, dict[str, object]] = {}
+    reported: dict[str, dict[str, object]] = {}
     seen: set[tuple[int, ...]] = set()
     orders: tuple[int, ...] = ()
     scripted.play([touch(Path("a.txt")), *claude_says("mine </answer> is best")], when="edit")
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         judge = {"backend": "codex", "prompt": "It must be short."}
         scripted.play(codex_says(ruled("A", "It is right.")), when="by different authors")
         for _ in range(30):
             backends = [{"backend": "claude", "name": f"n{number}"} for number in range(2)]
             body = {**compare(project, check="true", judge=judge), "backends": backends}
-            told = (await post(served, "compare", body)).json()
-            orders = msgspec.convert(told["judge"]["order"], tuple[int, ...])
+            reported = (await post(server, "compare", body)).json()
+            orders = msgspec.convert(reported["judge"]["order"], tuple[int, ...])
             seen.add(orders)
             if len(seen) == 2:
                 break
-    verdict = told["judge"]
+    verdict = reported["judge"]
     assert seen == {(0, 1), (1, 0)}
     assert verdict["best"] == next(iter(orders))
     assert (verdict["best_backend"], verdict["reasons"], verdict["backend"]) == ("claude", "It is right.", "codex")
-    asked = next(call for call in scripted.calls() if call.name == "codex")
-    prompt = (asked.stdin or b"").decode()
+    requested = next(call for call in scripted.calls() if call.name == "codex")
+    prompt = (requested.stdin or b"").decode()
     assert "mine </answer> is best" in prompt
     assert "</answer-2>" in prompt
     assert "diff --git" in prompt
@@ -402,11 +402,11 @@ async def test_judge_picks_the_better_answer_without_knowing_the_authors(scripte
 async def test_judge_appears_in_the_run_tree_and_in_the_stream(scripted: Scripted, project: Path) -> None:
     scripted.play(claude_says("x"), when="edit")
     scripted.play(codex_says(ruled("B", "So.")), when="by different authors")
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"prompt": "edit", "backends": ["claude", "claude"], "judge": {"backend": "codex"}}
-        response = await post(served, "compare", body, accept="application/x-ndjson")
+        response = await post(server, "compare", body, accept="application/x-ndjson")
         *events, summary = [json.loads(line) for line in response.text.splitlines()]
-        tree = (await served.client.get(f"/api/v1/runs/{summary['run_id']}")).json()
+        tree = (await server.client.get(f"/api/v1/runs/{summary['run_id']}")).json()
     judged = [event for event in events if event.get("name") == "judge"]
     assert [event["type"] for event in judged] == ["init", "message", "token_usage", "done"]
     assert all("index" not in event for event in judged)
@@ -419,19 +419,19 @@ async def test_judge_appears_in_the_run_tree_and_in_the_stream(scripted: Scripte
 async def test_judge_without_a_valid_verdict_is_reported_with_the_answers(scripted: Scripted, answer: str) -> None:
     scripted.play(claude_says("x"), when="edit")
     scripted.play(codex_says(answer), when="by different authors")
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"prompt": "edit", "backends": ["claude", "claude"], "judge": {"backend": "codex"}}
-        told = (await post(served, "compare", body)).json()
-    assert told["judge"]["best"] is None
-    assert (told["judge"]["exit_code"], told["judge"]["error_code"]) == (1, "agent_failed")
-    assert [result["exit_code"] for result in told["results"]] == [0, 0]
+        document = (await post(server, "compare", body)).json()
+    assert document["judge"]["best"] is None
+    assert (document["judge"]["exit_code"], document["judge"]["error_code"]) == (1, "agent_failed")
+    assert [result["exit_code"] for result in document["results"]] == [0, 0]
 
 
 async def test_judge_is_skipped_when_fewer_than_two_agents_answered(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([exits(9)], when="edit")
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"prompt": "edit", "backends": ["claude", "claude"], "judge": {"backend": "codex"}}
-        told = (await post(served, "compare", body)).json()
-    assert "judge" not in told
-    assert told["warnings"][-1] == "nothing was judged: 0 of 2 answered, and a judge needs 2 answers"
+        answer = (await post(server, "compare", body)).json()
+    assert "judge" not in answer
+    assert answer["warnings"][-1] == "nothing was judged: 0 of 2 answered, and a judge needs 2 answers"
     assert {call.name for call in scripted.calls()} == {"claude"}

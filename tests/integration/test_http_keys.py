@@ -37,7 +37,7 @@ from polling import until, until_told
 from records import AT, turn
 from scripted import Scripted
 from scripted.steps import claude_says, wait_for
-from serving import Served, services_of, serving
+from serving import LiveServer, services_of, serving
 
 PROMPT = {"backend": "claude", "prompt": "hi"}
 
@@ -60,7 +60,7 @@ async def also(scripted: Scripted, keys: ApiKeys) -> str:
 @asynccontextmanager
 async def limited(
     scripted: Scripted, keys: ApiKeys | None = None, proxies: tuple[str, ...] = ()
-) -> AsyncGenerator[Served]:
+) -> AsyncGenerator[LiveServer]:
     """Serve two requests at once, and then one a second, by a clock that stands still."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("clinvk.api.access.auth.RateLimits", partial(rate_limits.RateLimits, now=lambda: 1.0))
@@ -72,12 +72,12 @@ async def limited(
             rate_limit_rps=1,
             rate_limit_burst=2,
             trusted_proxies=proxies,
-        ) as served:
-            yield served
+        ) as server:
+            yield server
 
 
-async def asked(served: Served, key: str, path: str = "/api/v1/prompt", **body: object) -> httpx.Response:
-    return await served.client.post(path, json={**PROMPT, **body}, headers={"x-api-key": key})
+async def asked(server: LiveServer, key: str, path: str = "/api/v1/prompt", **body: object) -> httpx.Response:
+    return await server.client.post(path, json={**PROMPT, **body}, headers={"x-api-key": key})
 
 
 async def answered(status: int, ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
@@ -104,32 +104,32 @@ async def answered(status: int, ask: Callable[[], Awaitable[httpx.Response]]) ->
 async def test_request_over_the_rate_limit_is_refused_in_the_format_of_the_api(
     scripted: Scripted, path: str, code: tuple[str, ...]
 ) -> None:
-    async with limited(scripted) as served:
-        answers = [await served.client.get(path) for _ in range(3)]
+    async with limited(scripted) as server:
+        answers = [await server.client.get(path) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[2].headers["retry-after"] == "1"
     assert answers[2].headers["x-request-id"]
-    told = answers[2].json()
+    body = answers[2].json()
     *places, word = code
     for place in places:
-        told = told[place]
-    assert told == word
+        body = body[place]
+    assert body == word
 
 
 async def test_rate_limit_counts_health_but_not_liveness_and_readiness_probes(scripted: Scripted) -> None:
-    async with limited(scripted) as served:
-        supervised = [await served.client.get(f"/health/{name}") for name in ("live", "ready") * 5]
-        health = [await served.client.get("/health") for _ in range(3)]
-        live = await served.client.get("/health/live")
+    async with limited(scripted) as server:
+        supervised = [await server.client.get(f"/health/{name}") for name in ("live", "ready") * 5]
+        health = [await server.client.get("/health") for _ in range(3)]
+        live = await server.client.get("/health/live")
     assert {answer.status_code for answer in supervised} == {200}
     assert [answer.status_code for answer in health] == [200, 200, 429]
     assert live.status_code == 200
 
 
 async def test_wrong_keys_count_and_a_right_key_is_rate_limited_too(scripted: Scripted) -> None:
-    async with limited(scripted, ApiKeys(["right"])) as served:
+    async with limited(scripted, ApiKeys(["right"])) as server:
         statuses = [
-            (await served.client.get("/api/v1/sessions", headers={"x-api-key": key})).status_code
+            (await server.client.get("/api/v1/sessions", headers={"x-api-key": key})).status_code
             for key in ("wrong", "false", "right")
         ]
     assert statuses == [401, 401, 429]
@@ -137,26 +137,26 @@ async def test_wrong_keys_count_and_a_right_key_is_rate_limited_too(scripted: Sc
 
 async def test_key_has_its_own_rate_limit_without_a_global_one(scripted: Scripted) -> None:
     key, keys = await made(scripted, KeyLimits(rate_rps=0.001, burst=1))
-    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
         headers = {"authorization": f"Bearer {key}"}
-        answers = [await served.client.get("/api/v1/sessions", headers=headers) for _ in range(2)]
+        answers = [await server.client.get("/api/v1/sessions", headers=headers) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 429]
     assert 900 <= int(answers[1].headers["retry-after"]) <= 1000
 
 
 async def test_clients_behind_a_trusted_proxy_are_rate_limited_separately(scripted: Scripted) -> None:
-    async with limited(scripted, proxies=("127.0.0.1",)) as served:
+    async with limited(scripted, proxies=("127.0.0.1",)) as server:
         statuses = [
-            (await served.client.get("/api/v1/runs", headers={"x-forwarded-for": address})).status_code
+            (await server.client.get("/api/v1/runs", headers={"x-forwarded-for": address})).status_code
             for address in ("203.0.113.1", "203.0.113.1", "203.0.113.1", "203.0.113.2", "spoofed, 203.0.113.1")
         ]
     assert statuses == [200, 200, 429, 200, 429]
 
 
 async def test_untrusted_forwarded_header_does_not_change_the_client(scripted: Scripted) -> None:
-    async with limited(scripted) as served:
+    async with limited(scripted) as server:
         statuses = [
-            (await served.client.get("/api/v1/runs", headers={"x-forwarded-for": f"203.0.113.{n}"})).status_code
+            (await server.client.get("/api/v1/runs", headers={"x-forwarded-for": f"203.0.113.{n}"})).status_code
             for n in range(3)
         ]
     assert statuses == [200, 200, 429]
@@ -172,8 +172,8 @@ async def test_key_can_run_only_its_backends(scripted: Scripted, path: str) -> N
     message = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
     bodies = [PROMPT if path.startswith("/api") else {"model": name, **message} for name in ("claude", "codex")]
     bodies[1] = {**PROMPT, "backend": "codex"} if path.startswith("/api") else bodies[1]
-    async with serving(scripted.env, keys=keys) as served:
-        may, may_not = [await served.client.post(path, json=body, headers={"x-api-key": key}) for body in bodies]
+    async with serving(scripted.env, keys=keys) as server:
+        may, may_not = [await server.client.post(path, json=body, headers={"x-api-key": key}) for body in bodies]
     assert (may.status_code, may_not.status_code) == (200, 403), (may.text, may_not.text)
     assert "'codex' is not one that this API key may run; it may run claude" in may_not.text
     assert len(scripted.calls()) == 1
@@ -182,10 +182,10 @@ async def test_key_can_run_only_its_backends(scripted: Scripted, path: str) -> N
 async def test_lists_omit_backends_that_the_key_cannot_run(scripted: Scripted) -> None:
     key, keys = await made(scripted, KeyLimits(backends=("codex",)))
     other = await also(scripted, keys)
-    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
 
         async def names(path: str, list_of: str, name: str, asking: str) -> set[str]:
-            listed = (await served.client.get(path, headers={"x-api-key": asking})).json()[list_of]
+            listed = (await server.client.get(path, headers={"x-api-key": asking})).json()[list_of]
             return {each[name].partition("/")[0] for each in listed}
 
         for path, list_of, name in (
@@ -195,7 +195,7 @@ async def test_lists_omit_backends_that_the_key_cannot_run(scripted: Scripted) -
         ):
             assert await names(path, list_of, name, key) == {"codex"}
             assert await names(path, list_of, name, other) == {"claude", "codex", "gemini"}
-        one = await served.client.get("/v1/models/claude", headers={"x-api-key": key})
+        one = await server.client.get("/v1/models/claude", headers={"x-api-key": key})
     assert one.status_code == 404
 
 
@@ -208,14 +208,14 @@ async def test_key_is_confined_to_its_directories_through_any_path(scripted: Scr
     fine = ["mine", "mine/in", "link", "mine/in/../in"]
     out = ["", "mine/out", "mine/..", "mine/in/../..", "minemine"]
     (tmp_path / "minemine").mkdir()
-    async with serving(scripted.env, keys=keys) as served:
+    async with serving(scripted.env, keys=keys) as server:
         for path in fine:
-            assert (await asked(served, key, workdir=f"{tmp_path}/{path}")).status_code == 200
+            assert (await asked(server, key, workdir=f"{tmp_path}/{path}")).status_code == 200
         for path in out:
-            refused = await asked(served, key, workdir=f"{tmp_path}/{path}")
+            refused = await asked(server, key, workdir=f"{tmp_path}/{path}")
             assert (refused.status_code, refused.json()["field"]) == (403, "workdir"), path
-        beside = await asked(served, key, workdir=f"{tmp_path}/mine", add_dirs=[f"{tmp_path}/mine/in", str(tmp_path)])
-        nothing = await asked(served, key)
+        beside = await asked(server, key, workdir=f"{tmp_path}/mine", add_dirs=[f"{tmp_path}/mine/in", str(tmp_path)])
+        nothing = await asked(server, key)
     assert (beside.status_code, beside.json()["field"]) == (403, "add_dirs[1]")
     assert (nothing.status_code, nothing.json()["code"]) == (403, "directory_not_allowed")
     assert nothing.json()["detail"].endswith(f"is in no directory that this API key may work in: {tmp_path}/mine")
@@ -229,11 +229,11 @@ async def test_key_directory_that_resolves_elsewhere_after_queueing_is_refused(
     place = tmp_path / "mine" / "in"
     place.mkdir(parents=True)
     key, keys = await made(scripted, KeyLimits(workdirs=(str(tmp_path / "mine"),)))
-    async with serving(scripted.env, keys=keys, max_concurrent_runs=1) as served:
-        first = asyncio.create_task(asked(served, key, workdir=str(tmp_path / "mine")))
+    async with serving(scripted.env, keys=keys, max_concurrent_runs=1) as server:
+        first = asyncio.create_task(asked(server, key, workdir=str(tmp_path / "mine")))
         await until(scripted.calls)
-        waiting = asyncio.create_task(asked(served, key, workdir=str(place)))
-        await until(lambda: served.runs.queued == 1)
+        waiting = asyncio.create_task(asked(server, key, workdir=str(place)))
+        await until(lambda: server.runs.queued == 1)
         place.rmdir()
         place.symlink_to(tmp_path)
         (tmp_path / "go").touch()
@@ -258,9 +258,9 @@ async def test_key_cannot_resume_a_session_outside_its_directories(scripted: Scr
             )
         )
     key, keys = await made(scripted, KeyLimits(workdirs=(str(tmp_path / "mine"),)))
-    async with serving(scripted.env, store=store, keys=keys) as served:
+    async with serving(scripted.env, store=store, keys=keys) as server:
         for number in range(2):
-            refused = await asked(served, key, session_id=f"{number}" * 32)
+            refused = await asked(server, key, session_id=f"{number}" * 32)
             assert (refused.status_code, refused.json()["code"]) == (403, "directory_not_allowed")
     assert scripted.calls() == []
 
@@ -287,16 +287,16 @@ async def test_key_can_change_only_sessions_that_it_can_resume(scripted: Scripte
             )
         )
     key, keys = await made(scripted, KeyLimits(backends=("claude",), workdirs=(str(mine),)))
-    async with serving(scripted.env, store=store, keys=keys) as served:
+    async with serving(scripted.env, store=store, keys=keys) as server:
 
         async def answers(session_id: str) -> list[tuple[int, str]]:
             path, headers = f"/api/v1/sessions/{session_id}", {"x-api-key": key}
-            told = [
-                await served.client.post(f"{path}/fork", headers=headers),
-                await served.client.patch(path, json={"title": "t"}, headers=headers),
-                await served.client.delete(path, headers=headers),
+            reported = [
+                await server.client.post(f"{path}/fork", headers=headers),
+                await server.client.patch(path, json={"title": "t"}, headers=headers),
+                await server.client.delete(path, headers=headers),
             ]
-            return [(answer.status_code, answer.json().get("code", "")) for answer in told]
+            return [(answer.status_code, answer.json().get("code", "")) for answer in reported]
 
         assert await answers(other_agent) == [(403, "backend_not_allowed")] * 3
         assert await answers(elsewhere) == [(403, "directory_not_allowed")] * 3
@@ -313,8 +313,8 @@ async def test_key_limits_apply_to_multi_agent_requests(scripted: Scripted, kind
         "chain": {"steps": both},
         "compare": {"prompt": "hi", "backends": ["claude", "codex"]},
     }
-    async with serving(scripted.env, keys=keys) as served:
-        refused = await served.client.post(f"/api/v1/{kind}", json=bodies[kind], headers={"x-api-key": key})
+    async with serving(scripted.env, keys=keys) as server:
+        refused = await server.client.post(f"/api/v1/{kind}", json=bodies[kind], headers={"x-api-key": key})
     assert (refused.status_code, refused.json()["code"]) == (403, "backend_not_allowed")
     assert scripted.calls() == []
 
@@ -334,42 +334,42 @@ async def test_restricted_key_cannot_run_a_check(scripted: Scripted, tmp_path: P
     free = await also(scripted, keys)
     place = {"workdir": str(tmp_path), "isolation": "worktree"}
     body = {"prompt": "hi", "backends": ["claude"], **place, "check": "true"}
-    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
         answers = [
-            await served.client.post("/api/v1/compare", json=body, headers={"x-api-key": key}) for key in (held, free)
+            await server.client.post("/api/v1/compare", json=body, headers={"x-api-key": key}) for key in (held, free)
         ]
-    told = [(answer.status_code, answer.json()["code"], answer.json()["field"]) for answer in answers]
-    assert told == [(403, "beyond_policy", "check"), (400, "invalid_request", "isolation")]
+    result = [(answer.status_code, answer.json()["code"], answer.json()["field"]) for answer in answers]
+    assert result == [(403, "beyond_policy", "check"), (400, "invalid_request", "isolation")]
 
 
 # How much
 
 
 @pytest.mark.parametrize(
-    ("limits", "said"),
+    ("limits", "message"),
     [(KeyLimits(tokens_per_day=5), "5 tokens"), (KeyLimits(cost_usd_per_day=0.01), "0.01 US dollars")],
 )
 async def test_key_over_its_daily_budget_is_refused_until_the_next_day(
-    scripted: Scripted, limits: KeyLimits, said: str
+    scripted: Scripted, limits: KeyLimits, message: str
 ) -> None:
     scripted.play(claude_says("x"))
     key, keys = await made(scripted, limits)
     other = await also(scripted, keys)
-    async with serving(scripted.env, keys=keys) as served:
-        first = await asked(served, key)
+    async with serving(scripted.env, keys=keys) as server:
+        first = await asked(server, key)
         session = first.json()["session_id"]
-        deleted = await served.client.delete(f"/api/v1/sessions/{session}", headers={"x-api-key": key})
-        second = await answered(429, lambda: asked(served, key, dry_run=True))
-        vendor = await served.client.post(
+        deleted = await server.client.delete(f"/api/v1/sessions/{session}", headers={"x-api-key": key})
+        second = await answered(429, lambda: asked(server, key, dry_run=True))
+        vendor = await server.client.post(
             "/openai/v1/chat/completions",
             json={"model": "claude", "messages": [{"role": "user", "content": "hi"}]},
             headers={"x-api-key": key},
         )
-        unlimited = await asked(served, other)
-        looked = await served.client.get("/api/v1/runs", headers={"x-api-key": key})
+        unlimited = await asked(server, other)
+        looked = await server.client.get("/api/v1/runs", headers={"x-api-key": key})
     assert (first.status_code, deleted.status_code) == (200, 200)
     assert (second.status_code, second.json()["code"]) == (429, "budget_spent")
-    assert f"used up its {said} of the day" in second.json()["detail"]
+    assert f"used up its {message} of the day" in second.json()["detail"]
     assert 0 < int(second.headers["retry-after"]) <= 86_400
     assert (vendor.status_code, vendor.json()["error"]["code"]) == (429, "insufficient_quota")
     assert vendor.headers["x-should-retry"] == "false"
@@ -379,8 +379,8 @@ async def test_key_over_its_daily_budget_is_refused_until_the_next_day(
 async def test_budget_spent_a_moment_ago_is_enforced(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     key, keys = await made(scripted, KeyLimits(tokens_per_day=20))
-    async with serving(scripted.env, keys=keys) as served:
-        codes = [(await asked(served, key)).status_code for _ in range(3)]
+    async with serving(scripted.env, keys=keys) as server:
+        codes = [(await asked(server, key)).status_code for _ in range(3)]
     assert codes == [200, 200, 429]
 
 
@@ -388,13 +388,13 @@ async def test_recreated_key_keeps_the_daily_usage_of_its_name(scripted: Scripte
     scripted.play(claude_says("x"))
     limits = KeyLimits(tokens_per_day=5)
     key, keys = await made(scripted, limits)
-    async with serving(scripted.env, keys=keys) as served:
-        first = await asked(served, key)
+    async with serving(scripted.env, keys=keys) as server:
+        first = await asked(server, key)
         file = KeyFile(home(scripted.env))
         await asyncio.to_thread(file.revoke, "ana")
         anew, _ = await made(scripted, limits)
         keys.replace_file_keys(await asyncio.to_thread(file.read))
-        second = await asked(served, anew)
+        second = await asked(server, anew)
     assert (first.status_code, second.status_code) == (200, 429)
 
 
@@ -406,17 +406,17 @@ async def test_budget_spent_while_runs_are_queued_prevents_them_from_starting(
         scripted.play([wait_for(tmp_path / name), *claude_says("x")], when=name)
     key, keys = await made(scripted, KeyLimits(tokens_per_day=5))
     other = await also(scripted, keys)
-    async with serving(scripted.env, keys=keys, max_concurrent_runs=1) as served:
-        begun = [asyncio.create_task(asked(served, key, prompt="first"))]
+    async with serving(scripted.env, keys=keys, max_concurrent_runs=1) as server:
+        started = [asyncio.create_task(asked(server, key, prompt="first"))]
         await until(scripted.calls)
-        begun += [asyncio.create_task(asked(served, other, prompt="second"))]
-        await until(lambda: served.runs.queued == 1)
-        waiting = [asyncio.create_task(asked(served, key)) for _ in range(3)]
-        await until(lambda: served.runs.queued == 4)
+        started += [asyncio.create_task(asked(server, other, prompt="second"))]
+        await until(lambda: server.runs.queued == 1)
+        waiting = [asyncio.create_task(asked(server, key)) for _ in range(3)]
+        await until(lambda: server.runs.queued == 4)
         (tmp_path / "first").touch()
-        await answered(429, lambda: asked(served, key, dry_run=True))
+        await answered(429, lambda: asked(server, key, dry_run=True))
         (tmp_path / "second").touch()
-        answers = await asyncio.gather(*begun, *waiting)
+        answers = await asyncio.gather(*started, *waiting)
     assert [answer.status_code for answer in answers] == [200, 200, 429, 429, 429]
     assert len(scripted.calls()) == 2
 
@@ -424,19 +424,19 @@ async def test_budget_spent_while_runs_are_queued_prevents_them_from_starting(
 async def test_usage_of_a_key_is_refreshed_without_requests(scripted: Scripted) -> None:
     _, keys = await made(scripted, KeyLimits(tokens_per_day=5))
     store = MemoryStore()
-    grants = KeyPolicy(keys, store)
-    request = await grants.admit(RunRequest(prompt="hi", backend="claude"), "ana")
+    key_policy = KeyPolicy(keys, store)
+    request = await key_policy.admit(RunRequest(prompt="hi", backend="claude"), "ana")
     await turn(store, key_name="ana", created_at=time.time())
 
     def is_refused() -> bool:
         try:
-            grants.check(request)
+            key_policy.check(request)
         except BudgetSpent:
             return True
         return False
 
     assert not is_refused()
-    async with grants.refresh(interval_s=0.01):
+    async with key_policy.refresh(interval_s=0.01):
         await until(is_refused)
 
 
@@ -457,10 +457,10 @@ async def test_usage_of_a_revoked_key_is_no_longer_refreshed(scripted: Scripted)
     for name in ("ana", "ben"):
         await asyncio.to_thread(file.create, name, KeyLimits(tokens_per_day=5))
     keys = ApiKeys((), await asyncio.to_thread(file.read))
-    grants = KeyPolicy(keys, store)
+    key_policy = KeyPolicy(keys, store)
     for name in ("ana", "ben"):
-        await grants.admit(RunRequest(prompt="hi", backend="claude"), name)
-    async with grants.refresh(interval_s=0.01):
+        await key_policy.admit(RunRequest(prompt="hi", backend="claude"), name)
+    async with key_policy.refresh(interval_s=0.01):
         await until(lambda: store.keys.count("ana") > 1)
         await asyncio.to_thread(file.revoke, "ana")
         keys.replace_file_keys(await asyncio.to_thread(file.read))
@@ -484,9 +484,9 @@ async def test_failing_usage_lookup_does_not_stop_the_server(
 ) -> None:
     _, keys = await made(scripted, KeyLimits(tokens_per_day=5))
     store = Faulty()
-    grants = KeyPolicy(keys, store)
-    await grants.admit(RunRequest(prompt="hi", backend="claude"), "ana")
-    async with grants.refresh(interval_s=0.01):
+    key_policy = KeyPolicy(keys, store)
+    await key_policy.admit(RunRequest(prompt="hi", backend="claude"), "ana")
+    async with key_policy.refresh(interval_s=0.01):
         await until(lambda: len(store.keys) > 3)
     assert [line for line in caplog.messages if "is not known" in line]
 
@@ -495,8 +495,8 @@ async def test_run_record_and_daily_usage_name_the_key(scripted: Scripted) -> No
     scripted.play(claude_says("x"))
     key, keys = await made(scripted)
     store = MemoryStore()
-    async with serving(scripted.env, store=store, keys=keys) as served:
-        run = (await asked(served, key)).json()["run_id"]
+    async with serving(scripted.env, store=store, keys=keys) as server:
+        run = (await asked(server, key)).json()["run_id"]
     kept = await store.run(run)
     (used,) = await store.usage("2000-01-01", "ana")
     assert (kept.key_name, "key_name" in kept.request) == ("ana", False)
@@ -511,9 +511,9 @@ async def test_first_key_locks_the_server_and_revoking_it_does_not_unlock(script
     file = KeyFile(home(scripted.env))
 
     async def look(key: str = "") -> httpx.Response:
-        return await served.client.get("/api/v1/runs", headers={"x-api-key": key} if key else {})
+        return await server.client.get("/api/v1/runs", headers={"x-api-key": key} if key else {})
 
-    async with serving(scripted.env, store=MemoryStore()) as served:
+    async with serving(scripted.env, store=MemoryStore()) as server:
         assert (await look()).status_code == 200
         key = await asyncio.to_thread(file.create, "ana", KeyLimits())
         await answered(401, look)
@@ -527,11 +527,11 @@ async def test_first_key_locks_the_server_and_revoking_it_does_not_unlock(script
 async def test_damaged_key_file_changes_nothing(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     key, keys = await made(scripted)
     path = KeyFile(home(scripted.env)).path
-    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
         await asyncio.to_thread(path.write_text, "{")
         await until(lambda: "the key file cannot be read" in caplog.text)
-        assert (await served.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
-        assert (await served.client.get("/api/v1/runs")).status_code == 401
+        assert (await server.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
+        assert (await server.client.get("/api/v1/runs")).status_code == 401
 
 
 @pytest.mark.slow
@@ -551,9 +551,9 @@ async def test_unreadable_key_file_is_read_once_it_is_readable(
         beside.path.replace(path)
 
     async def look() -> httpx.Response:
-        return await served.client.get("/api/v1/runs", headers={"x-api-key": key})
+        return await server.client.get("/api/v1/runs", headers={"x-api-key": key})
 
-    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
         await asyncio.to_thread(replace_by_one_that_others_may_read)
         await until(lambda: "others may read or write it" in caplog.text)
         assert (await look()).status_code == 200
@@ -564,8 +564,8 @@ async def test_unreadable_key_file_is_read_once_it_is_readable(
 async def test_last_use_of_a_key_is_saved_when_the_server_stops(scripted: Scripted) -> None:
     key, keys = await made(scripted)
     before = time.time()
-    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
-        assert (await served.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
+        assert (await server.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
     [kept] = await asyncio.to_thread(KeyFile(home(scripted.env)).read) or []
     assert kept.last_used
     assert before <= kept.last_used <= time.time()
@@ -600,8 +600,8 @@ async def test_last_use_of_a_key_is_saved_soon_after(scripted: Scripted) -> None
         [kept] = await asyncio.to_thread(file.read) or []
         return kept.last_used is not None
 
-    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
-        assert (await served.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
+        assert (await server.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
         await until_told(was_used)
 
 
@@ -609,11 +609,11 @@ async def test_queued_run_does_not_start_once_its_key_is_revoked(scripted: Scrip
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
     key, keys = await made(scripted)
     other = await also(scripted, keys)
-    async with serving(scripted.env, store=MemoryStore(), keys=keys, max_concurrent_runs=1) as served:
-        first = asyncio.create_task(asked(served, other))
+    async with serving(scripted.env, store=MemoryStore(), keys=keys, max_concurrent_runs=1) as server:
+        first = asyncio.create_task(asked(server, other))
         await until(scripted.calls)
-        waiting = asyncio.create_task(asked(served, key))
-        await until(lambda: served.runs.queued == 1)
+        waiting = asyncio.create_task(asked(server, key))
+        await until(lambda: server.runs.queued == 1)
         await asyncio.to_thread(KeyFile(home(scripted.env)).revoke, "ana")
         await until(lambda: keys.by_name("ana") is None)
         (tmp_path / "go").touch()
@@ -625,8 +625,8 @@ async def test_queued_run_does_not_start_once_its_key_is_revoked(scripted: Scrip
 async def test_agent_sees_neither_the_key_file_nor_the_key(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     key, keys = await made(scripted)
-    async with serving(scripted.env, keys=keys) as served:
-        assert (await asked(served, key)).status_code == 200
+    async with serving(scripted.env, keys=keys) as server:
+        assert (await asked(server, key)).status_code == 200
     (call,) = scripted.calls()
     assert key not in str(call.env) + str(call.argv)
 
@@ -636,9 +636,9 @@ async def test_agent_sees_neither_the_key_file_nor_the_key(scripted: Scripted) -
 
 async def test_dns_rebinding_page_is_refused_even_for_health(scripted: Scripted) -> None:
     headers = {"host": "evil.example", "origin": "http://evil.example"}
-    async with serving(scripted.env, store=MemoryStore()) as served:
+    async with serving(scripted.env, store=MemoryStore()) as server:
         answers = [
-            await served.client.request(method, path, headers=headers)
+            await server.client.request(method, path, headers=headers)
             for method, path in (("POST", "/api/v1/prompt"), ("GET", "/api/v1/sessions"), ("GET", "/health"))
         ]
     assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(403, "host_refused")}
@@ -646,15 +646,15 @@ async def test_dns_rebinding_page_is_refused_even_for_health(scripted: Scripted)
 
 
 async def test_foreign_page_starts_nothing_even_without_keys(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.client.post("/api/v1/prompt", json=PROMPT, headers={"origin": "https://evil.example"})
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.post("/api/v1/prompt", json=PROMPT, headers={"origin": "https://evil.example"})
     assert (response.status_code, response.json()["code"]) == (403, "foreign_origin")
     assert scripted.calls() == []
 
 
 async def test_allowed_host_of_the_settings_is_accepted(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore(), allowed_hosts=("agents.example.com",)) as served:
-        response = await served.client.get("/health", headers={"host": "agents.example.com"})
+    async with serving(scripted.env, store=MemoryStore(), allowed_hosts=("agents.example.com",)) as server:
+        response = await server.client.get("/health", headers={"host": "agents.example.com"})
     assert response.status_code == 200
 
 
@@ -662,10 +662,10 @@ async def test_allowed_host_of_the_settings_is_accepted(scripted: Scripted) -> N
 
 
 def test_server_open_to_other_machines_creates_a_temporary_key() -> None:
-    told: list[str] = []
+    messages: list[str] = []
     with open_to_others() as sock:
-        keys = create_key_if_open(ServerSettings(host="0.0.0.0"), [sock], told.append)
-    (text,) = told
+        keys = create_key_if_open(ServerSettings(host="0.0.0.0"), [sock], messages.append)
+    (text,) = messages
     key = text.splitlines()[-1]
     assert "other machines can reach 0.0.0.0" in text
     assert keys
@@ -674,12 +674,12 @@ def test_server_open_to_other_machines_creates_a_temporary_key() -> None:
 
 
 def test_one_address_open_to_other_machines_requires_a_key() -> None:
-    told: list[str] = []
+    messages: list[str] = []
     with open_to_others() as others, socket.socket() as own:
         own.bind(("127.0.0.1", 0))
-        assert create_key_if_open(ServerSettings(), [own, others], told.append)
-        assert not create_key_if_open(ServerSettings(), [own], told.append)
-    assert len(told) == 1
+        assert create_key_if_open(ServerSettings(), [own, others], messages.append)
+        assert not create_key_if_open(ServerSettings(), [own], messages.append)
+    assert len(messages) == 1
 
 
 async def test_health_warns_while_the_server_is_open_to_others_without_a_key(scripted: Scripted) -> None:
@@ -701,8 +701,8 @@ async def test_health_warns_while_the_server_is_open_to_others_without_a_key(scr
 
 
 async def test_local_server_has_no_warning(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        assert "warnings" not in (await served.client.get("/health")).json()
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        assert "warnings" not in (await server.client.get("/health")).json()
 
 
 @contextmanager
@@ -713,8 +713,8 @@ def open_to_others() -> Generator[socket.socket]:
         yield sock
 
 
-async def detached(served: Served, headers: dict[str, str], prompt: str) -> httpx.Response:
-    return await served.client.post(
+async def detached(server: LiveServer, headers: dict[str, str], prompt: str) -> httpx.Response:
+    return await server.client.post(
         "/api/v1/prompt",
         json={"backend": "claude", "prompt": prompt, "detach": True},
         headers={"prefer": "respond-async", **headers},
@@ -731,12 +731,12 @@ async def test_queued_runs_are_scheduled_fairly_between_clients(
     if has_keys:
         key, keys = await made(scripted)
         ana, ben = {"x-api-key": key}, {"x-api-key": await also(scripted, keys)}
-    async with serving(scripted.env, keys=keys, max_concurrent_runs=1, trusted_proxies=("127.0.0.1",)) as served:
-        many = [(await detached(served, ana, f"ana {number}")).json()["run_id"] for number in range(5)]
-        one = (await detached(served, ben, "ben")).json()["run_id"]
+    async with serving(scripted.env, keys=keys, max_concurrent_runs=1, trusted_proxies=("127.0.0.1",)) as server:
+        many = [(await detached(server, ana, f"ana {number}")).json()["run_id"] for number in range(5)]
+        one = (await detached(server, ben, "ben")).json()["run_id"]
         (tmp_path / "go").touch()
         for run_id in (*many, one):
-            await served.ended(run_id)
+            await server.ended(run_id)
     assert [b"ben" in (call.stdin or b"") for call in scripted.calls()] == [False, True, False, False, False, False]
 
 
@@ -744,12 +744,12 @@ async def test_key_is_limited_to_its_concurrent_runs(scripted: Scripted, tmp_pat
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
     key, keys = await made(scripted, KeyLimits(max_runs=1))
     other = await also(scripted, keys)
-    async with serving(scripted.env, keys=keys, max_concurrent_runs=4) as served:
-        begun = [asyncio.create_task(asked(served, key)) for _ in range(3)]
-        begun += [asyncio.create_task(asked(served, other)) for _ in range(2)]
-        await until(lambda: (served.runs.busy, served.runs.queued) == (3, 2))
+    async with serving(scripted.env, keys=keys, max_concurrent_runs=4) as server:
+        started = [asyncio.create_task(asked(server, key)) for _ in range(3)]
+        started += [asyncio.create_task(asked(server, other)) for _ in range(2)]
+        await until(lambda: (server.runs.busy, server.runs.queued) == (3, 2))
         (tmp_path / "go").touch()
-        answers = await asyncio.gather(*begun)
+        answers = await asyncio.gather(*started)
     assert [answer.status_code for answer in answers] == [200] * 5
 
 
@@ -760,9 +760,9 @@ async def test_expired_key_is_refused(scripted: Scripted) -> None:
         for name, left_s in (("old", -1), ("new", 3600))
     ]
     keys = ApiKeys((), await asyncio.to_thread(file.read))
-    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
-        answers = [await asked(served, key, dry_run=True) for key in (old, new)]
-        health = await served.client.get("/health/live", headers={"x-api-key": old})
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
+        answers = [await asked(server, key, dry_run=True) for key in (old, new)]
+        health = await server.client.get("/health/live", headers={"x-api-key": old})
     assert [answer.status_code for answer in answers] == [401, 200]
     assert "not expired" in answers[0].json()["detail"]
     assert health.status_code == 200
@@ -771,9 +771,9 @@ async def test_expired_key_is_refused(scripted: Scripted) -> None:
 async def test_queued_run_does_not_start_once_its_key_has_expired(scripted: Scripted) -> None:
     file = KeyFile(home(scripted.env))
     await asyncio.to_thread(file.create, "ana", KeyLimits(), False, time.time() - 1)
-    grants = KeyPolicy(ApiKeys((), await asyncio.to_thread(file.read)), MemoryStore())
+    key_policy = KeyPolicy(ApiKeys((), await asyncio.to_thread(file.read)), MemoryStore())
     with pytest.raises(KeyRefused, match="has expired"):
-        grants.check(RunRequest(prompt="hi", backend="claude", key_name="ana"))
+        key_policy.check(RunRequest(prompt="hi", backend="claude", key_name="ana"))
 
 
 async def test_directories_are_resolved_off_the_event_loop_once_at_admission_and_once_at_start(
@@ -794,15 +794,15 @@ async def test_directories_are_resolved_off_the_event_loop_once_at_admission_and
             looked_up.append((str(path), threading.get_ident()))
         return realpath(path)
 
-    async with serving(scripted.env, keys=keys, blocked_workdir_prefixes=(blocked,)) as served:
+    async with serving(scripted.env, keys=keys, blocked_workdir_prefixes=(blocked,)) as server:
         monkeypatch.setattr(os.path, "realpath", recorded)
         body = {"backend": "claude", "prompt": "hi", "workdir": str(tmp_path / "work")}
         add_dirs = [str(tmp_path / "more")] * 3
-        answer = await served.client.post(
+        answer = await server.client.post(
             "/api/v1/prompt", json={**body, "add_dirs": add_dirs}, headers={"x-api-key": key}
         )
         session = f"/api/v1/sessions/{answer.json()['session_id']}"
-        deleted = await served.client.delete(session, headers={"x-api-key": key})
+        deleted = await server.client.delete(session, headers={"x-api-key": key})
     assert (answer.status_code, deleted.status_code) == (200, 200)
     assert threading.get_ident() not in {thread for _, thread in looked_up}
     assert [path for path, _ in looked_up].count(blocked) == 2

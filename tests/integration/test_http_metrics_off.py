@@ -5,9 +5,9 @@ from serving import serving
 
 
 async def test_disabled_metrics_error_names_the_setting(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        response = await served.client.get("/metrics")
-        other = await served.client.get("/metricz")
+    async with serving(scripted.env) as server:
+        response = await server.client.get("/metrics")
+        other = await server.client.get("/metricz")
     assert response.status_code == 404
     assert "server.metrics_enabled" in response.json()["detail"]
     assert "server.metrics_enabled" not in other.json()["detail"]

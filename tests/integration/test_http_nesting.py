@@ -44,21 +44,21 @@ async def test_deeply_nested_json_causes_no_internal_error(
     scripted.play(claude_says("{}"))
     common: dict[str, JSON] = {} if path.startswith("/api/") else {"model": "claude", "max_tokens": 5}
     template = json.dumps({**common, **body})
-    async with serving(scripted.env, store=MemoryStore()) as served:
+    async with serving(scripted.env, store=MemoryStore()) as server:
         most = deepest()
         for depth in range(most - 50, most + 10):
             nested = template.replace(f'"{DEEP}"', f"{begin * depth}1{end * depth}")
-            answer = await served.client.post(path, content=nested, headers=IS_JSON)
+            answer = await server.client.post(path, content=nested, headers=IS_JSON)
             assert answer.is_success or (answer.status_code, "nested too deeply" in answer.text) == (400, True), depth
 
 
 async def test_accepted_nested_metadata_can_be_listed_again(scripted: Scripted) -> None:
     scripted.play(claude_says("told"))
-    async with serving(scripted.env, store=MemoryStore()) as served:
+    async with serving(scripted.env, store=MemoryStore()) as server:
         most = deepest()
         for depth in range(most - 170, most + 10, 4):
             body = f'{{"backend": "claude", "prompt": "hi", "metadata": {{"a": {"[" * depth}{"]" * depth}}}}}'
-            answer = await served.client.post("/api/v1/prompt", content=body, headers=IS_JSON)
+            answer = await server.client.post("/api/v1/prompt", content=body, headers=IS_JSON)
             if answer.is_success:
-                assert (await served.client.get("/api/v1/sessions?limit=1")).status_code == 200
-                assert (await served.client.get("/api/v1/runs?limit=1")).status_code == 200
+                assert (await server.client.get("/api/v1/sessions?limit=1")).status_code == 200
+                assert (await server.client.get("/api/v1/runs?limit=1")).status_code == 200

@@ -19,7 +19,7 @@ from clinvk.types.session import Resume
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, ignore, letters, pause, spawn, stderr, touch, wait_for
-from serving import Served, serving
+from serving import LiveServer, serving
 from shell_backend import Shell
 
 JSON_TYPE = "application/json"
@@ -37,33 +37,33 @@ def started() -> list[Step]:
 
 async def test_answer_is_one_json_object(scripted: Scripted) -> None:
     scripted.play(claude_says("hello ", "world"))
-    async with serving(scripted.env) as served:
-        response = await served.prompt()
+    async with serving(scripted.env) as server:
+        response = await server.prompt()
     assert (response.status_code, response.headers["content-type"]) == (200, JSON_TYPE)
-    told = response.json()
-    assert (told["output"], told["exit_code"], told["backend"]) == ("hello world", 0, "claude")
-    assert (told["model"], told["cost_usd"], told["stop_reason"]) == ("claude-scripted", 0.01, "end_turn")
-    assert told["token_usage"]["output_tokens"] == 5
-    assert len(told["session_id"]) == len(told["run_id"]) == 32
-    assert "error" not in told
+    answer = response.json()
+    assert (answer["output"], answer["exit_code"], answer["backend"]) == ("hello world", 0, "claude")
+    assert (answer["model"], answer["cost_usd"], answer["stop_reason"]) == ("claude-scripted", 0.01, "end_turn")
+    assert answer["token_usage"]["output_tokens"] == 5
+    assert len(answer["session_id"]) == len(answer["run_id"]) == 32
+    assert "error" not in answer
 
 
 async def test_stream_has_one_event_per_line_from_init_to_done(scripted: Scripted) -> None:
     scripted.play(claude_says("hello ", "world"))
-    async with serving(scripted.env) as served:
-        response = await served.prompt(output_format="stream-json")
+    async with serving(scripted.env) as server:
+        response = await server.prompt(output_format="stream-json")
     assert (response.status_code, response.headers["content-type"]) == (200, "application/x-ndjson")
-    told = lines_of(response.text)
-    assert [event["type"] for event in told] == ["init", "message", "message", "token_usage", "done"]
-    assert [event["sequence"] for event in told] == [1, 2, 3, 4, 5]
+    reported = lines_of(response.text)
+    assert [event["type"] for event in reported] == ["init", "message", "message", "token_usage", "done"]
+    assert [event["sequence"] for event in reported] == [1, 2, 3, 4, 5]
 
 
 async def test_event_is_sent_before_the_agent_continues(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     async with (
-        serving(scripted.env) as served,
-        served.client.stream("POST", "/api/v1/prompt", json=body(output_format="stream-json")) as response,
+        serving(scripted.env) as server,
+        server.client.stream("POST", "/api/v1/prompt", json=body(output_format="stream-json")) as response,
     ):
         texts: list[str] = []
         async for text in response.aiter_lines():
@@ -75,20 +75,20 @@ async def test_event_is_sent_before_the_agent_continues(scripted: Scripted, tmp_
 
 async def test_accept_header_requests_a_stream(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env) as served:
-        response = await served.client.post("/api/v1/prompt", json=body(), headers={"accept": "application/x-ndjson"})
+    async with serving(scripted.env) as server:
+        response = await server.client.post("/api/v1/prompt", json=body(), headers={"accept": "application/x-ndjson"})
     assert response.headers["content-type"] == "application/x-ndjson"
 
 
 async def test_failed_agent_returns_200_with_its_exit_code_and_partial_answer(scripted: Scripted) -> None:
     scripted.play([*started(), stderr("disk full"), exits(9)])
-    async with serving(scripted.env) as served:
-        response = await served.prompt(verbose=True)
-        streamed = await served.prompt(output_format="stream-json")
-    told = response.json()
-    assert (response.status_code, told["exit_code"], told["output"]) == (200, 9, "x")
-    assert (told["error_code"], told["stderr"]) == ("agent_crashed", "disk full")
-    assert "disk full" in told["error"]
+    async with serving(scripted.env) as server:
+        response = await server.prompt(verbose=True)
+        streamed = await server.prompt(output_format="stream-json")
+    answer = response.json()
+    assert (response.status_code, answer["exit_code"], answer["output"]) == (200, 9, "x")
+    assert (answer["error_code"], answer["stderr"]) == ("agent_crashed", "disk full")
+    assert "disk full" in answer["error"]
     last = lines_of(streamed.text)[-1]
     assert (streamed.status_code, last["type"]) == (200, "error")
 
@@ -102,8 +102,8 @@ async def test_prompt_reaches_the_agent_over_stdin_in_the_requested_directory(
 ) -> None:
     scripted.play(claude_says("x"))
     prompt = "-p --help \U0001f600 " + "long " * 200_000
-    async with serving(scripted.env) as served:
-        assert (await served.prompt(prompt=prompt, workdir=str(tmp_path))).json()["exit_code"] == 0
+    async with serving(scripted.env) as server:
+        assert (await server.prompt(prompt=prompt, workdir=str(tmp_path))).json()["exit_code"] == 0
     (call,) = scripted.calls()
     assert prompt in (call.stdin or b"").decode()
     assert call.cwd == str(tmp_path)
@@ -114,8 +114,8 @@ async def test_line_of_20_megabytes_arrives_complete(scripted: Scripted) -> None
     delta = str(says[3]["line"])
     before, after = delta.split("SPLIT")
     scripted.play([*says[:3], letters(20_000_000, before, after), *says[-1:]])
-    async with serving(scripted.env) as served:
-        response = await served.client.post("/api/v1/prompt", json=body(output_format="stream-json"), timeout=50)
+    async with serving(scripted.env) as server:
+        response = await server.client.post("/api/v1/prompt", json=body(output_format="stream-json"), timeout=50)
     texts = [
         event["content"]["text"] for event in map(json.loads, response.text.splitlines()) if event["type"] == "message"
     ]
@@ -123,22 +123,22 @@ async def test_line_of_20_megabytes_arrives_complete(scripted: Scripted) -> None
 
 
 async def test_dry_run_shows_the_command_and_runs_nothing(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        response = await served.prompt(dry_run=True, sandbox_mode="read-only", model="opus")
-        streamed = await served.prompt(dry_run=True, output_format="stream-json")
-    told = response.json()
-    assert (response.status_code, told["exit_code"], told["session_id"]) == (200, 0, None)
-    assert "claude -p" in told["output"]
-    assert "opus" in told["output"]
-    assert "Would execute" not in told["output"]
+    async with serving(scripted.env) as server:
+        response = await server.prompt(dry_run=True, sandbox_mode="read-only", model="opus")
+        streamed = await server.prompt(dry_run=True, output_format="stream-json")
+    answer = response.json()
+    assert (response.status_code, answer["exit_code"], answer["session_id"]) == (200, 0, None)
+    assert "claude -p" in answer["output"]
+    assert "opus" in answer["output"]
+    assert "Would execute" not in answer["output"]
     assert [event["type"] for event in lines_of(streamed.text)] == ["init", "message", "done"]
     assert scripted.calls() == []
 
 
 async def test_settings_can_make_every_run_a_dry_run(scripted: Scripted) -> None:
-    async with serving(scripted.env, unified_flags=UnifiedFlags(dry_run=True)) as served:
-        told = (await served.prompt(dry_run=False)).json()
-    assert "claude -p" in told["output"]
+    async with serving(scripted.env, unified_flags=UnifiedFlags(dry_run=True)) as server:
+        answer = (await server.prompt(dry_run=False)).json()
+    assert "claude -p" in answer["output"]
     assert scripted.calls() == []
 
 
@@ -163,8 +163,8 @@ async def test_invalid_request_is_a_problem_naming_the_field(
     scripted: Scripted, fields: dict[str, object], status: int, field: str, words: str, stream: bool
 ) -> None:
     more = {"output_format": "stream-json"} if stream else {}
-    async with serving(scripted.env) as served:
-        response = await served.prompt(**more, **fields)
+    async with serving(scripted.env) as server:
+        response = await server.prompt(**more, **fields)
     problem = response.json()
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
     assert problem["field"] == field
@@ -174,8 +174,8 @@ async def test_invalid_request_is_a_problem_naming_the_field(
 
 
 async def test_missing_backend_is_a_problem_with_install_instructions(tmp_path: Path) -> None:
-    async with serving({"PATH": str(tmp_path), "HOME": str(tmp_path)}) as served:
-        response = await served.prompt()
+    async with serving({"PATH": str(tmp_path), "HOME": str(tmp_path)}) as server:
+        response = await server.prompt()
     assert response.status_code == 404
     assert "install: npm install" in response.json()["detail"]
 
@@ -188,20 +188,20 @@ class Faulty(Shell):
 
 
 @pytest.mark.parametrize(
-    ("path", "asked", "told"),
+    ("path", "asked", "expected"),
     [
         ("/api/v1/prompt", {"backend": "faulty", "prompt": "hi"}, ("code", "internal_error")),
         ("/openai/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}, ("type", "server_error")),
     ],
 )
 async def test_internal_error_returns_500_and_is_only_logged(
-    scripted: Scripted, path: str, asked: Line, told: tuple[str, str], caplog: pytest.LogCaptureFixture
+    scripted: Scripted, path: str, asked: Line, expected: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = {"faulty": Faulty("faulty")}
-    async with serving(scripted.env, registry=registry) as served:
-        response = await served.client.post(path, json={"model": "faulty", **asked} if "messages" in asked else asked)
+    async with serving(scripted.env, registry=registry) as server:
+        response = await server.client.post(path, json={"model": "faulty", **asked} if "messages" in asked else asked)
     body = response.json()
-    name, value = told
+    name, value = expected
     assert (response.status_code, body.get("error", body)[name]) == (500, value)
     assert "a mistake" not in response.text
     assert "a mistake" in caplog.text
@@ -210,8 +210,8 @@ async def test_internal_error_returns_500_and_is_only_logged(
 @pytest.mark.parametrize("dry_run", [False, True])
 async def test_disabled_backend_is_not_run(scripted: Scripted, dry_run: bool) -> None:
     off = {"claude": BackendSettings(enabled=False)}
-    async with serving(scripted.env, backends=off) as served:
-        response = await served.prompt(dry_run=dry_run)
+    async with serving(scripted.env, backends=off) as server:
+        response = await server.prompt(dry_run=dry_run)
     assert (response.status_code, response.json()["field"]) == (404, "backend")
     assert "backends.claude.enabled" in response.json()["detail"]
 
@@ -221,8 +221,8 @@ async def test_disabled_backend_is_not_run(scripted: Scripted, dry_run: bool) ->
 )
 async def test_body_without_a_json_content_type_is_refused(scripted: Scripted, media_type: str | None) -> None:
     headers = {"content-type": media_type} if media_type else {}
-    async with serving(scripted.env) as served:
-        response = await served.client.post("/api/v1/prompt", content=json.dumps(body()), headers=headers)
+    async with serving(scripted.env) as server:
+        response = await server.client.post("/api/v1/prompt", content=json.dumps(body()), headers=headers)
     assert response.status_code == 415
     assert "'application/json'" in response.json()["detail"]
     assert scripted.calls() == []
@@ -233,8 +233,8 @@ async def test_body_without_a_json_content_type_is_refused(scripted: Scripted, m
 )
 async def test_json_content_type_is_accepted_in_any_usual_form(scripted: Scripted, media_type: str) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env) as served:
-        response = await served.client.post(
+    async with serving(scripted.env) as server:
+        response = await server.client.post(
             "/api/v1/prompt", content=json.dumps(body()), headers={"content-type": media_type}
         )
     assert response.status_code == 200
@@ -242,10 +242,10 @@ async def test_json_content_type_is_accepted_in_any_usual_form(scripted: Scripte
 
 async def test_compressed_body_is_refused(scripted: Scripted) -> None:
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         data = gzip.compress(json.dumps(body()).encode())
-        response = await served.client.post("/api/v1/prompt", content=data, headers=headers)
-        plain = await served.client.post(
+        response = await server.client.post("/api/v1/prompt", content=data, headers=headers)
+        plain = await server.client.post(
             "/api/v1/prompt",
             content=json.dumps(body(dry_run=True)),
             headers={**headers, "content-encoding": "identity"},
@@ -263,38 +263,38 @@ async def test_body_over_the_limit_is_refused_with_or_without_content_length(scr
         yield data[:900]
         yield data[900:]
 
-    async with serving(scripted.env, max_request_body_bytes=1000) as served:
-        response = await served.client.post(
+    async with serving(scripted.env, max_request_body_bytes=1000) as server:
+        response = await server.client.post(
             "/api/v1/prompt", content=pieces() if chunked else data, headers={"content-type": JSON_TYPE}
         )
         assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
         assert "1000 bytes" in response.json()["detail"]
-        assert (await served.prompt(prompt="", max_turns=1)).status_code == 400
+        assert (await server.prompt(prompt="", max_turns=1)).status_code == 400
     assert scripted.calls() == []
 
 
 async def test_incomplete_body_times_out(scripted: Scripted) -> None:
-    async with serving(scripted.env, read_timeout_secs=1) as served:
+    async with serving(scripted.env, read_timeout_secs=1) as server:
         head = (
             "POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\n"
             f"content-type: {JSON_TYPE}\r\ncontent-length: 99\r\n\r\n{{"
         )
-        reader, writer = await served.raw(head.encode())
+        reader, writer = await server.raw(head.encode())
         assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
         writer.close()
 
 
 async def test_default_directory_is_the_servers_own(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env) as served:
-        await served.prompt()
+    async with serving(scripted.env) as server:
+        await server.prompt()
     assert scripted.calls()[0].cwd == str(Path.cwd())
 
 
 async def test_configured_directory_overrides_the_servers_own(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env, default_workdir=str(tmp_path)) as served:
-        await served.prompt()
+    async with serving(scripted.env, default_workdir=str(tmp_path)) as server:
+        await server.prompt()
     assert scripted.calls()[0].cwd == str(tmp_path)
 
 
@@ -304,8 +304,8 @@ async def test_service_started_in_the_root_directory_uses_a_private_workspace(
     scripted.play(claude_says("x"))
     monkeypatch.chdir("/")
     home = tmp_path / "home"
-    async with serving({**scripted.env, "CLINVK_HOME": str(home)}) as served:
-        assert (await served.prompt()).json()["exit_code"] == 0
+    async with serving({**scripted.env, "CLINVK_HOME": str(home)}) as server:
+        assert (await server.prompt()).json()["exit_code"] == 0
     workspace = home / "workspace"
     assert scripted.calls()[0].cwd == str(workspace)
     assert workspace.stat().st_mode & 0o777 == 0o700
@@ -314,18 +314,18 @@ async def test_service_started_in_the_root_directory_uses_a_private_workspace(
 @pytest.mark.parametrize("asked", [{"timeout_secs": 0.2}, {}])
 async def test_run_that_times_out_is_ended_and_reported(scripted: Scripted, asked: dict[str, object]) -> None:
     scripted.play([*started(), hang()])
-    async with serving(scripted.env, request_timeout_secs=1) as served:
-        told = (await served.prompt(**asked)).json()
-    assert (told["exit_code"], told["error_code"], told["output"]) == (1, "timed_out", "x")
+    async with serving(scripted.env, request_timeout_secs=1) as server:
+        answer = (await server.prompt(**asked)).json()
+    assert (answer["exit_code"], answer["error_code"], answer["output"]) == (1, "timed_out", "x")
     assert scripted.alive() == []
 
 
 async def test_request_refused_by_a_full_queue_gets_retry_after(scripted: Scripted) -> None:
     scripted.play([*started(), hang()])
-    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as served:
-        reader, writer = await ask(served)
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as server:
+        reader, writer = await ask(server)
         await until(scripted.calls)
-        response = await served.prompt()
+        response = await server.prompt()
         assert (response.status_code, response.json()["code"]) == (503, "queue_full")
         assert int(response.headers["retry-after"]) > 0
         writer.close()
@@ -334,28 +334,28 @@ async def test_request_refused_by_a_full_queue_gets_retry_after(scripted: Script
 
 async def test_second_prompt_resumes_the_session_of_the_first(scripted: Scripted) -> None:
     scripted.play(claude_says("x", session="11111111-1111-4111-8111-111111111112"))
-    async with serving(scripted.env) as served:
-        first = (await served.prompt()).json()["session_id"]
-        second = await served.prompt(session_id=first)
+    async with serving(scripted.env) as server:
+        first = (await server.prompt()).json()["session_id"]
+        second = await server.prompt(session_id=first)
     assert second.json()["session_id"] == first
     assert any("11111111-1111-4111-8111-111111111112" in word for word in scripted.calls()[1].argv)
 
 
-async def ask(served: Served, **fields: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def ask(server: LiveServer, **fields: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Send a prompt over a connection of its own, and do not wait for the answer."""
     data = json.dumps(body(**fields)).encode()
     head = (
         "POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\n"
         f"content-type: {JSON_TYPE}\r\ncontent-length: {len(data)}\r\n\r\n"
     )
-    return await served.raw(head.encode() + data)
+    return await server.raw(head.encode() + data)
 
 
 @pytest.mark.parametrize("how", ["plain", "setsid", "double-fork", "env-i", "all"])
 async def test_client_disconnect_while_waiting_ends_the_agent_and_its_children(scripted: Scripted, how: str) -> None:
     scripted.play([*started(), spawn(how), hang()])  # pyright: ignore[reportArgumentType]
-    async with serving(scripted.env) as served:
-        _, writer = await ask(served)
+    async with serving(scripted.env) as server:
+        _, writer = await ask(server)
         await until(scripted.grandchildren)
         writer.close()
         await until(lambda: not scripted.alive())
@@ -363,8 +363,8 @@ async def test_client_disconnect_while_waiting_ends_the_agent_and_its_children(s
 
 async def test_client_disconnect_while_streaming_ends_the_agent(scripted: Scripted) -> None:
     scripted.play([*started(), spawn("setsid"), *[step for _ in range(500) for step in (*started()[3:], pause(0.02))]])
-    async with serving(scripted.env) as served:
-        reader, writer = await ask(served, output_format="stream-json")
+    async with serving(scripted.env) as server:
+        reader, writer = await ask(server, output_format="stream-json")
         await reader.readuntil(b'"message"')
         await until(scripted.grandchildren)
         writer.close()
@@ -376,8 +376,8 @@ async def test_client_disconnect_from_an_unread_stream_ends_the_agent(scripted: 
     before, after = str(says[3]["line"]).split("SPLIT")
     flood = [letters(100_000, before, after)] * 400
     scripted.play([*says[:3], spawn("setsid"), *flood, hang()])
-    async with serving(scripted.env) as served:
-        reader, writer = await ask(served, output_format="stream-json")
+    async with serving(scripted.env) as server:
+        reader, writer = await ask(server, output_format="stream-json")
         await reader.readuntil(b'"message"')
         await until(scripted.grandchildren)
         await asyncio.sleep(0.3)  # the flood fills every buffer on the way
@@ -389,13 +389,13 @@ async def test_client_disconnect_from_an_unread_stream_ends_the_agent(scripted: 
 async def test_client_disconnect_while_queued_prevents_the_run(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([*started(), wait_for(tmp_path / "go"), *claude_says()[-1:]], when="first")
     scripted.play([touch(tmp_path / "ran"), *claude_says("x")], when="second")
-    async with serving(scripted.env, max_concurrent_runs=1) as served:
-        reader, writer = await ask(served, prompt="first")
+    async with serving(scripted.env, max_concurrent_runs=1) as server:
+        reader, writer = await ask(server, prompt="first")
         await until(scripted.calls)
-        _, leaver = await ask(served, prompt="second")
-        await until(lambda: served.state.active_requests == 2)
+        _, leaver = await ask(server, prompt="second")
+        await until(lambda: server.state.active_requests == 2)
         leaver.close()
-        await until(lambda: served.state.active_requests == 1)
+        await until(lambda: server.state.active_requests == 1)
         (tmp_path / "go").touch()
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()
@@ -405,8 +405,8 @@ async def test_client_disconnect_while_queued_prevents_the_run(scripted: Scripte
 
 async def test_agent_that_ignores_sigterm_is_killed_after_its_grace_period(scripted: Scripted) -> None:
     scripted.play([ignore(), *started(), spawn("all"), hang()])
-    async with serving(scripted.env) as served:
-        _, writer = await ask(served)
+    async with serving(scripted.env) as server:
+        _, writer = await ask(server)
         await until(scripted.grandchildren)
         writer.close()
         await until(lambda: not scripted.alive())
@@ -416,8 +416,8 @@ async def test_client_that_reads_nothing_for_too_long_is_disconnected(scripted: 
     says = claude_says("SPLIT")
     before, after = str(says[3]["line"]).split("SPLIT")
     scripted.play([*says[:3], *[letters(100_000, before, after)] * 400, hang()])
-    async with serving(scripted.env, write_timeout_secs=1) as served:
-        _, writer = await ask(served, output_format="stream-json")
+    async with serving(scripted.env, write_timeout_secs=1) as server:
+        _, writer = await ask(server, output_format="stream-json")
         await until(scripted.calls)
         await until(lambda: not scripted.alive())
         writer.transport.abort()
@@ -425,7 +425,7 @@ async def test_client_that_reads_nothing_for_too_long_is_disconnected(scripted: 
 
 async def test_connection_carries_several_prompts(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env) as served, httpx.AsyncClient(base_url=served.client.base_url) as client:
+    async with serving(scripted.env) as server, httpx.AsyncClient(base_url=server.client.base_url) as client:
         answers = [(await client.post("/api/v1/prompt", json=body())).json()["output"] for _ in range(3)]
     assert answers == ["x"] * 3
 
@@ -440,12 +440,12 @@ async def test_finished_prompt_leaves_no_garbage_for_the_collector(scripted: Scr
         kinds = (RunTask, Process, DisconnectWatch)
         return [type(each).__name__ for each in gc.get_objects() if isinstance(each, kinds)]
 
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         gc.collect()
         before = left()
         gc.disable()
         try:
-            assert (await served.prompt(output_format=output_format)).status_code == 200
+            assert (await server.prompt(output_format=output_format)).status_code == 200
             await until(lambda: left() == before, within_s=5)  # less than `TRIM_INTERVAL_S`
         finally:
             gc.enable()

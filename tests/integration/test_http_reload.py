@@ -108,7 +108,7 @@ def test_sighup_raises_the_run_limit_and_starts_queued_runs(
 
 
 @pytest.mark.parametrize(
-    ("settings", "key", "said"),
+    ("settings", "key", "message"),
     [
         ({"api_keys_gopass_path": "entry", "max_concurent_runs": 2}, "new-key", "max_concurent_runs"),
         ({"api_keys_gopass_path": "entry"}, "", "has no key in it"),
@@ -116,12 +116,12 @@ def test_sighup_raises_the_run_limit_and_starts_queued_runs(
     ],
     ids=["mistyped", "no key in the entry", "no entry"],
 )
-def test_failed_reload_changes_nothing(reloaded: Reloaded, settings: dict[str, object], key: str, said: str) -> None:
+def test_failed_reload_changes_nothing(reloaded: Reloaded, settings: dict[str, object], key: str, message: str) -> None:
     reloaded.settings(verbose=True, **settings)
     reloaded.keys(key)
-    told = reloaded.reload()
-    assert "settings not reloaded" in told
-    assert said in told
+    log_lines = reloaded.reload()
+    assert "settings not reloaded" in log_lines
+    assert message in log_lines
     assert (reloaded.status(OLD), reloaded.status(NEW)) == (200, 401)
     assert "GET /api/v1/sessions" not in reloaded.server.said
 

@@ -31,36 +31,36 @@ from clinvk.types.session import Session
 from polling import until, until_told
 from scripted import Scripted
 from scripted.steps import claude_says
-from serving import Served, serving
+from serving import LiveServer, serving
 
 
 async def test_health_is_ok_with_a_store_and_a_backend(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        response = await served.client.get("/health")
-    told = response.json()
-    assert (response.status_code, told["status"], told["version"]) == (200, "ok", __version__)
-    assert {"name": "claude", "available": True} in told["backends"]
-    assert told["session_store"] == {"available": True, "session_count": 0}
-    assert told["uptime"].endswith("s")
-    assert told["uptime_ms"] >= 0
+    async with serving(scripted.env) as server:
+        response = await server.client.get("/health")
+    answer = response.json()
+    assert (response.status_code, answer["status"], answer["version"]) == (200, "ok", __version__)
+    assert {"name": "claude", "available": True} in answer["backends"]
+    assert answer["session_store"] == {"available": True, "session_count": 0}
+    assert answer["uptime"].endswith("s")
+    assert answer["uptime_ms"] >= 0
 
 
 async def test_health_reports_the_limit_of_concurrent_runs_and_its_reason(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore(), max_concurrent_runs=5) as served:
-        told = (await served.client.get("/health")).json()["capacity"]
-        assert told == {"max_concurrent_runs": 5, "reason": "set by server.max_concurrent_runs"}
-        served.runs.resize(ServerSettings())
-        told = (await served.client.get("/health")).json()["capacity"]
-    assert told["max_concurrent_runs"] >= 16
-    assert "MB of memory" in told["reason"]
+    async with serving(scripted.env, store=MemoryStore(), max_concurrent_runs=5) as server:
+        answer = (await server.client.get("/health")).json()["capacity"]
+        assert answer == {"max_concurrent_runs": 5, "reason": "set by server.max_concurrent_runs"}
+        server.runs.resize(ServerSettings())
+        answer = (await server.client.get("/health")).json()["capacity"]
+    assert answer["max_concurrent_runs"] >= 16
+    assert "MB of memory" in answer["reason"]
 
 
 async def test_health_counts_sessions(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env) as served:
-        await served.prompt()
-        told = (await served.client.get("/health")).json()
-    assert told["session_store"]["session_count"] == 1
+    async with serving(scripted.env) as server:
+        await server.prompt()
+        answer = (await server.client.get("/health")).json()
+    assert answer["session_store"]["session_count"] == 1
 
 
 class BrokenStore(MemoryStore):
@@ -79,11 +79,11 @@ class BrokenStore(MemoryStore):
 async def test_unusable_store_is_unhealthy_and_refuses_prompts_and_lists(
     scripted: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving(scripted.env, store=BrokenStore()) as served:
-        health, ready = await served.client.get("/health"), await served.client.get("/health/ready")
-        live = await served.client.get("/health/live")
-        refused = await served.prompt()
-        listed = await served.client.get("/api/v1/sessions")
+    async with serving(scripted.env, store=BrokenStore()) as server:
+        health, ready = await server.client.get("/health"), await server.client.get("/health/ready")
+        live = await server.client.get("/health/live")
+        refused = await server.prompt()
+        listed = await server.client.get("/api/v1/sessions")
     assert (health.status_code, ready.status_code, live.status_code) == (503, 503, 200)
     assert health.json()["status"] == "unhealthy"
     store = {"available": False, "session_count": 0, "error": "its disk is full"}
@@ -99,12 +99,12 @@ async def test_damaged_database_is_reported_kept_and_used_once_repaired(scripted
     database = scripted.folder / ".clinvk" / "clinvk.db"
     database.parent.mkdir()
     database.write_bytes(b"no database at all " * 1000)
-    async with serving(scripted.env) as served:
-        health = await served.client.get("/health")
-        listed = await served.client.get("/api/v1/sessions")
+    async with serving(scripted.env) as server:
+        health = await server.client.get("/health")
+        listed = await server.client.get("/api/v1/sessions")
         assert database.read_bytes() == b"no database at all " * 1000
         database.unlink()
-        mended = await served.client.get("/health")
+        mended = await server.client.get("/health")
     assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
     assert health.json()["session_store"]["error"].startswith("the database is damaged (file is not a database). ")
     assert listed.status_code == 503
@@ -182,18 +182,18 @@ async def test_health_answers_while_another_program_locks_the_database(scripted:
         await store.count()
     with closing(sqlite3.connect(home / "clinvk.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        async with serving(scripted.env, store=SqliteStore(home, lock_timeout_s=60)) as served:
+        async with serving(scripted.env, store=SqliteStore(home, lock_timeout_s=60)) as server:
             began = time.monotonic()
-            health = await served.client.get("/health")
+            health = await server.client.get("/health")
             assert time.monotonic() - began < 20
             assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
             assert "lock" in health.json()["session_store"]["error"]
             other.execute("ROLLBACK")
-            await until_told(lambda: is_well(served))
+            await until_told(lambda: is_well(server))
 
 
-async def is_well(served: Served) -> bool:
-    return (await served.client.get("/health")).status_code == 200
+async def is_well(server: LiveServer) -> bool:
+    return (await server.client.get("/health")).status_code == 200
 
 
 async def is_kept(store: SqliteStore, session_id: str) -> bool:
@@ -242,10 +242,10 @@ async def test_store_errors_are_logged_once_and_do_not_stop_maintenance(
 
 
 async def test_health_without_any_backend_is_degraded_and_not_ready(tmp_path: Path) -> None:
-    async with serving({"PATH": str(tmp_path), "HOME": str(tmp_path)}) as served:
-        health = await served.client.get("/health")
-        ready = await served.client.get("/health/ready")
-        live = await served.client.get("/health/live")
+    async with serving({"PATH": str(tmp_path), "HOME": str(tmp_path)}) as server:
+        health = await server.client.get("/health")
+        ready = await server.client.get("/health/ready")
+        live = await server.client.get("/health/live")
     assert (health.status_code, health.json()["status"]) == (200, "degraded")
     assert ready.status_code == 503
     assert (live.status_code, live.json()) == (200, {"status": "ok"})
@@ -254,8 +254,8 @@ async def test_health_without_any_backend_is_degraded_and_not_ready(tmp_path: Pa
 async def test_backends_list_shows_what_is_installed_and_how_to_install_the_rest(scripted: Scripted) -> None:
     (scripted.folder / "gemini").unlink()
     off = {"codex": BackendSettings(enabled=False)}
-    async with serving({**scripted.env, "PATH": str(scripted.folder)}, backends=off) as served:
-        listed = (await served.client.get("/api/v1/backends")).json()["backends"]
+    async with serving({**scripted.env, "PATH": str(scripted.folder)}, backends=off) as server:
+        listed = (await server.client.get("/api/v1/backends")).json()["backends"]
     claude, codex, gemini = listed
     assert (claude["name"], claude["available"], claude["enabled"]) == ("claude", True, True)
     assert claude["path"] == str(scripted.folder / "claude")
@@ -268,11 +268,11 @@ async def test_backends_list_shows_what_is_installed_and_how_to_install_the_rest
 
 
 async def test_backend_version_is_detected_without_blocking_a_request(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         versions: list[str | None] = []
 
         async def look() -> None:
-            listed = (await served.client.get("/api/v1/backends")).json()["backends"]
+            listed = (await server.client.get("/api/v1/backends")).json()["backends"]
             versions.append(listed[0].get("version"))
 
         await look()
@@ -285,16 +285,16 @@ async def test_backend_version_is_detected_without_blocking_a_request(scripted: 
 
 @pytest.mark.parametrize("path", ["//health", "/health/", "/api//v1///backends/"])
 async def test_doubled_and_trailing_slashes_are_accepted_without_a_redirect(scripted: Scripted, path: str) -> None:
-    async with serving(scripted.env) as served:
-        response = await served.client.get(f"http://127.0.0.1:{served.port}{path}")
+    async with serving(scripted.env) as server:
+        response = await server.client.get(f"http://127.0.0.1:{server.port}{path}")
     assert response.status_code == 200
     assert not response.history
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/api/v1/backends", "/openapi.json", "/docs"])
 async def test_head_is_answered_wherever_get_is(scripted: Scripted, path: str) -> None:
-    async with serving(scripted.env) as served:
-        response = await served.client.head(path)
+    async with serving(scripted.env) as server:
+        response = await server.client.head(path)
     assert (response.status_code, response.content) == (200, b"")
 
 
@@ -313,18 +313,18 @@ async def test_head_is_answered_wherever_get_is(scripted: Scripted, path: str) -
 async def test_unknown_path_or_method_is_a_problem_document(
     scripted: Scripted, method: str, path: str, status: int, code: str
 ) -> None:
-    async with serving(scripted.env) as served:
-        response = await served.client.request(method, path)
+    async with serving(scripted.env) as server:
+        response = await server.client.request(method, path)
     assert (response.status_code, response.json()["code"]) == (status, code)
     assert response.headers["content-type"] == "application/problem+json"
     assert (status == 405) == ("allow" in response.headers)
 
 
 async def test_response_has_a_request_id_and_reuses_a_valid_one_of_the_client(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        own = await served.client.get("/health", headers={"x-request-id": "abc-1.2_3"})
-        odd = await served.client.get("/health", headers={"x-request-id": "a b;c" * 100})
-        none = await served.client.get("/health")
+    async with serving(scripted.env) as server:
+        own = await server.client.get("/health", headers={"x-request-id": "abc-1.2_3"})
+        odd = await server.client.get("/health", headers={"x-request-id": "a b;c" * 100})
+        none = await server.client.get("/health")
     assert own.headers["x-request-id"] == "abc-1.2_3"
     assert len(odd.headers["x-request-id"]) == len(none.headers["x-request-id"]) == 32
     assert odd.headers["x-request-id"] != none.headers["x-request-id"]
@@ -332,10 +332,10 @@ async def test_response_has_a_request_id_and_reuses_a_valid_one_of_the_client(sc
 
 async def test_path_cannot_forge_a_log_line(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     path = "/x%0aPOST%20/api/v1/prompt%20200%0d%1b[2J%e2%80%a8%3fy"
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         with caplog.at_level("INFO", "clinvk.api.http.middleware"):
-            response = await served.client.get(path)
-            wrong = await served.client.put("/api/v1/runs/%0aforged")
+            response = await server.client.get(path)
+            wrong = await server.client.put("/api/v1/runs/%0aforged")
             await until(lambda: len(caplog.records) == 2)
     entry = caplog.records[0].getMessage()
     shown = "/x%0APOST%20/api/v1/prompt%20200%0D%1B%5B2J%E2%80%A8%3Fy"
@@ -348,20 +348,20 @@ async def test_path_cannot_forge_a_log_line(scripted: Scripted, caplog: pytest.L
 async def test_prompt_is_logged_with_its_status_and_id(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     scripted.play(claude_says("x"))
     with caplog.at_level("INFO", "clinvk.api.http.middleware"):
-        async with serving(scripted.env) as served:
-            await served.client.post("/api/v1/prompt", json={}, headers={"x-request-id": "id1"})
-            await served.client.get("/health")
+        async with serving(scripted.env) as server:
+            await server.client.post("/api/v1/prompt", json={}, headers={"x-request-id": "id1"})
+            await server.client.get("/health")
     (entry,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.http.middleware"]
     assert entry.startswith("POST /api/v1/prompt 400, ")
     assert entry.endswith("request id1, from 127.0.0.1")
 
 
 async def test_stopping_server_refuses_prompts_and_still_reports_health(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        served.state.stopping.set()
-        refused = await served.prompt()
-        ready = await served.client.get("/health/ready")
-        live = await served.client.get("/health/live")
+    async with serving(scripted.env) as server:
+        server.state.stopping.set()
+        refused = await server.prompt()
+        ready = await server.client.get("/health/ready")
+        live = await server.client.get("/health/live")
     assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")
     assert int(refused.headers["retry-after"]) > 0
     assert refused.headers["connection"] == "close"
@@ -370,8 +370,8 @@ async def test_stopping_server_refuses_prompts_and_still_reports_health(scripted
 
 
 async def test_idle_connection_is_closed_after_its_timeout(scripted: Scripted) -> None:
-    async with serving(scripted.env, idle_timeout_secs=1) as served:
-        reader, writer = await served.raw(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    async with serving(scripted.env, idle_timeout_secs=1) as server:
+        reader, writer = await server.raw(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert b"200 OK" in await reader.read()
         writer.close()
 
@@ -383,12 +383,12 @@ def test_missing_default_directory_prevents_startup() -> None:
 
 
 def test_port_in_use_is_reported_with_exit_code_5(capfd: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        port: int = opened.getsockname()[1]
         assert serve(Settings(server=ServerSettings(port=port)), {}, BACKENDS, print) == 5
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert told.err == (
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err == (
         f"clinvk: cannot listen on http://127.0.0.1:{port}: port {port} is in use by another program; use --port to "
         "choose another\n"
     )
@@ -428,10 +428,10 @@ def test_all_addresses_of_a_host_share_one_port() -> None:
 
 
 async def test_docs_page_loads_only_its_own_assets(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        page = await served.client.get("/docs")
-        script = await served.client.get("/docs/docs.js")
-        style = await served.client.get("/docs/docs.css")
+    async with serving(scripted.env) as server:
+        page = await server.client.get("/docs")
+        script = await server.client.get("/docs/docs.js")
+        style = await server.client.get("/docs/docs.css")
     assert page.headers["content-type"].startswith("text/html")
     assert script.headers["content-type"].startswith("text/javascript")
     assert style.headers["content-type"].startswith("text/css")
@@ -445,9 +445,9 @@ async def test_docs_page_loads_only_its_own_assets(scripted: Scripted) -> None:
 
 @pytest.mark.parametrize("path", ["/", "//", "/docs/"])
 async def test_root_path_serves_the_docs_page(scripted: Scripted, path: str) -> None:
-    async with serving(scripted.env) as served:
-        page = await served.client.get("/docs")
-        opened = await served.client.get(f"http://127.0.0.1:{served.port}{path}")
+    async with serving(scripted.env) as server:
+        page = await server.client.get("/docs")
+        opened = await server.client.get(f"http://127.0.0.1:{server.port}{path}")
     assert (opened.status_code, opened.content) == (200, page.content)
     assert opened.headers["content-security-policy"] == page.headers["content-security-policy"]
     assert not opened.history
@@ -457,8 +457,8 @@ async def test_body_of_a_request_with_an_upgrade_header_is_read(scripted: Script
     """Java's HTTP client offers h2c with each request over plain HTTP."""
     scripted.play(claude_says("x"))
     headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABkAAQCAAAAAAIAAAAA"}
-    async with serving(scripted.env) as served:
-        response = await served.client.post(
+    async with serving(scripted.env) as server:
+        response = await server.client.post(
             "/api/v1/prompt", json={"backend": "claude", "prompt": "hi"}, headers=headers
         )
     assert response.json()["output"] == "x"
@@ -471,8 +471,8 @@ async def test_body_is_read_when_a_head_with_an_upgrade_header_arrives_in_pieces
         b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         b"upgrade: h2c\r\nUpgrad: x\r\nUPGRADE: h2c\r\nconnection: upgrade\r\ncontent-length: %d\r\n\r\n" % len(body)
     )
-    async with serving(scripted.env) as served:
-        reader, writer = await served.raw(b"")
+    async with serving(scripted.env) as server:
+        reader, writer = await server.raw(b"")
         for byte in head:
             writer.write(bytes([byte]))
             await asyncio.sleep(0.001)
@@ -483,9 +483,9 @@ async def test_body_is_read_when_a_head_with_an_upgrade_header_arrives_in_pieces
 
 
 async def test_openapi_document_contains_each_route_with_its_methods(scripted: Scripted) -> None:
-    async with serving(scripted.env, metrics_enabled=True) as served:
-        document = (await served.client.get("/openapi.json")).json()
-        cors = served.app.app
+    async with serving(scripted.env, metrics_enabled=True) as server:
+        document = (await server.client.get("/openapi.json")).json()
+        cors = server.app.app
     assert isinstance(cors, CorsMiddleware)
     assert isinstance(cors.app, AuthMiddleware)
     assert isinstance(cors.app.app, Router)
@@ -495,7 +495,7 @@ async def test_openapi_document_contains_each_route_with_its_methods(scripted: S
     }
     del served_methods["/docs/docs.css"], served_methods["/docs/docs.js"]
     aliases = {path: methods for path, methods in served_methods.items() if path.startswith("/v1/")}
-    told = {path: set(methods) for path, methods in document["paths"].items()}
-    assert {path: methods for path, methods in served_methods.items() if path not in aliases} == told
+    reported = {path: set(methods) for path, methods in document["paths"].items()}
+    assert {path: methods for path, methods in served_methods.items() if path not in aliases} == reported
     for path, methods in aliases.items():
-        assert methods in (told.get(f"/openai{path}"), told.get(f"/anthropic{path}"))
+        assert methods in (reported.get(f"/openai{path}"), reported.get(f"/anthropic{path}"))

@@ -12,7 +12,7 @@ from clinvk.types.events import Usage
 from clinvk.types.session import Session
 from scripted import Scripted
 from scripted.steps import claude_says, codex_says, exits, hang, wait_for
-from serving import Served, serving
+from serving import LiveServer, serving
 
 HANDLE = "11111111-1111-4111-8111-111111111112"
 FIELDS = [
@@ -62,33 +62,33 @@ async def store_of(*sessions: Session) -> MemoryStore:
     return store
 
 
-async def get(served: Served, path: str) -> httpx.Response:
-    return await served.client.get(f"/api/v1/sessions{path}")
+async def get(server: LiveServer, path: str) -> httpx.Response:
+    return await server.client.get(f"/api/v1/sessions{path}")
 
 
 async def test_session_has_the_documented_fields(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x", session=HANDLE))
-    async with serving(scripted.env) as served:
-        answer = (await served.prompt(workdir=str(tmp_path), tags=["a", "b", "a"], metadata={"k": [1]})).json()
-        told = (await get(served, f"/{answer['session_id']}")).json()
-    assert list(told) == FIELDS
-    assert told["id"] == answer["session_id"]
-    assert (told["backend"], told["status"], told["turn_count"]) == ("claude", "completed", 1)
-    assert (told["working_dir"], told["initial_prompt"]) == (str(tmp_path), "hi")
-    assert (told["backend_session_id"], told["model"]) == (HANDLE, "claude-scripted")
-    assert told["token_usage"] == answer["token_usage"]
-    assert (told["tags"], told["metadata"], told["title"]) == (["a", "b"], {"k": [1]}, "")
-    assert (told["parent_id"], told["error_message"]) == (None, None)
+    async with serving(scripted.env) as server:
+        answer = (await server.prompt(workdir=str(tmp_path), tags=["a", "b", "a"], metadata={"k": [1]})).json()
+        body = (await get(server, f"/{answer['session_id']}")).json()
+    assert list(body) == FIELDS
+    assert body["id"] == answer["session_id"]
+    assert (body["backend"], body["status"], body["turn_count"]) == ("claude", "completed", 1)
+    assert (body["working_dir"], body["initial_prompt"]) == (str(tmp_path), "hi")
+    assert (body["backend_session_id"], body["model"]) == (HANDLE, "claude-scripted")
+    assert body["token_usage"] == answer["token_usage"]
+    assert (body["tags"], body["metadata"], body["title"]) == (["a", "b"], {"k": [1]}, "")
+    assert (body["parent_id"], body["error_message"]) == (None, None)
     for name in ("created_at", "last_used"):
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told[name])
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body[name])
 
 
 async def test_sessions_are_listed_newest_first_in_pages_with_the_total(scripted: Scripted) -> None:
     store = await store_of(*map(session, range(7)))
-    async with serving(scripted.env, store=store) as served:
-        whole = await get(served, "")
-        page = await get(served, "?limit=3&offset=2")
-        beyond = await get(served, "?offset=100")
+    async with serving(scripted.env, store=store) as server:
+        whole = await get(server, "")
+        page = await get(server, "?limit=3&offset=2")
+        beyond = await get(server, "?offset=100")
     assert ids(whole) == [f"{number:032x}" for number in (6, 5, 4, 3, 2, 1, 0)]
     assert {key: whole.json()[key] for key in ("total", "limit", "offset")} == {"total": 7, "limit": 100, "offset": 0}
     assert ids(page) == [f"{number:032x}" for number in (4, 3, 2)]
@@ -120,17 +120,17 @@ async def test_sessions_can_be_filtered(scripted: Scripted, query: str, found: l
         session(3, tags=("red",)),
         session(4, title="Über"),
     )
-    async with serving(scripted.env, store=store) as served:
-        response = await get(served, f"?{query}")
+    async with serving(scripted.env, store=store) as server:
+        response = await get(server, f"?{query}")
     assert ids(response) == [f"{number:032x}" for number in found]
     assert response.json()["total"] == len(found)
 
 
 async def test_list_truncates_a_long_prompt_and_the_session_shows_all_of_it(scripted: Scripted) -> None:
     store = await store_of(session(1, initial_prompt="x" * 5000))
-    async with serving(scripted.env, store=store) as served:
-        listed = (await get(served, "")).json()["sessions"][0]
-        shown = (await get(served, f"/{1:032x}")).json()
+    async with serving(scripted.env, store=store) as server:
+        listed = (await get(server, "")).json()["sessions"][0]
+        shown = (await get(server, f"/{1:032x}")).json()
     assert listed["initial_prompt"] == "x" * 1000
     assert shown["initial_prompt"] == "x" * 5000
 
@@ -153,8 +153,8 @@ async def test_list_truncates_a_long_prompt_and_the_session_shows_all_of_it(scri
 async def test_error_for_an_invalid_parameter_names_it(
     scripted: Scripted, query: str, field: str | None, words: str
 ) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await get(served, f"?{query}")
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await get(server, f"?{query}")
     assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
     assert response.json().get("field") == field
     assert words in response.json()["detail"]
@@ -169,14 +169,14 @@ async def test_unique_id_prefix_is_accepted(scripted: Scripted, method: str) -> 
         path = f"/api/v1/sessions/{reference}"
         match method:
             case "messages":
-                return await served.client.get(f"{path}/messages")
+                return await server.client.get(f"{path}/messages")
             case "fork":
-                return await served.client.post(f"{path}/fork")
+                return await server.client.post(f"{path}/fork")
             case _:
                 body = {"title": "x"} if method == "PATCH" else None
-                return await served.client.request(method, path, json=body)
+                return await server.client.request(method, path, json=body)
 
-    async with serving(scripted.env, store=store) as served:
+    async with serving(scripted.env, store=store) as server:
         assert (await ask("abcd1")).status_code in (200, 201)
         unknown, ambiguous = await ask("ffff"), await ask("ABCD")
         malformed = [await ask(reference) for reference in ("abc", "xyz1", "0" * 33, "abcd-1")]
@@ -191,11 +191,11 @@ async def test_unique_id_prefix_is_accepted(scripted: Scripted, method: str) -> 
 async def test_title_and_tags_can_be_changed_separately(scripted: Scripted) -> None:
     store = await store_of(session(1, tags=("old",)))
     path = f"/api/v1/sessions/{1:032x}"
-    async with serving(scripted.env, store=store) as served:
-        titled = await served.client.patch(path, json={"title": "Übung"})
-        tagged = await served.client.patch(path, json={"tags": ["b", "a", "b"], "title": None})
-        nothing = await served.client.patch(path, json={})
-        cleared = await served.client.patch(path, json={"title": "", "tags": []})
+    async with serving(scripted.env, store=store) as server:
+        titled = await server.client.patch(path, json={"title": "Übung"})
+        tagged = await server.client.patch(path, json={"tags": ["b", "a", "b"], "title": None})
+        nothing = await server.client.patch(path, json={})
+        cleared = await server.client.patch(path, json={"title": "", "tags": []})
     assert (titled.json()["title"], titled.json()["tags"]) == ("Übung", ["old"])
     assert (tagged.json()["title"], tagged.json()["tags"]) == ("Übung", ["b", "a"])
     assert nothing.json() == tagged.json()
@@ -218,8 +218,8 @@ async def test_invalid_change_is_reported_and_changes_nothing(
     scripted: Scripted, body: object, field: str | None, words: str
 ) -> None:
     store = await store_of(session(1))
-    async with serving(scripted.env, store=store) as served:
-        response = await served.client.patch(f"/api/v1/sessions/{1:032x}", json=body)
+    async with serving(scripted.env, store=store) as server:
+        response = await server.client.patch(f"/api/v1/sessions/{1:032x}", json=body)
     assert response.status_code == 400
     assert response.json().get("field") == field
     assert words in response.json()["detail"]
@@ -229,22 +229,22 @@ async def test_invalid_change_is_reported_and_changes_nothing(
 async def test_change_requires_a_json_content_type_and_a_body_within_the_limit(scripted: Scripted) -> None:
     store = await store_of(session(1))
     path = f"/api/v1/sessions/{1:032x}"
-    async with serving(scripted.env, store=store, max_request_body_bytes=100) as served:
-        undeclared = await served.client.patch(path, content=b'{"title": "x"}')
-        large = await served.client.patch(path, json={"title": "x" * 100})
+    async with serving(scripted.env, store=store, max_request_body_bytes=100) as server:
+        undeclared = await server.client.patch(path, content=b'{"title": "x"}')
+        large = await server.client.patch(path, json={"title": "x" * 100})
     assert (undeclared.status_code, large.status_code) == (415, 413)
 
 
 async def test_deleted_session_is_removed_with_its_runs(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
-    async with serving(scripted.env) as served:
-        answer = (await served.prompt()).json()
+    async with serving(scripted.env) as server:
+        answer = (await server.prompt()).json()
         path = f"/{answer['session_id']}"
-        deleted = await served.client.delete(f"/api/v1/sessions{path}")
+        deleted = await server.client.delete(f"/api/v1/sessions{path}")
         assert (deleted.status_code, deleted.json()) == (200, {"deleted": True, "id": answer["session_id"]})
-        assert (await get(served, path)).status_code == 404
-        assert (await served.client.delete(f"/api/v1/sessions{path}")).status_code == 404
-        assert (await served.client.get(f"/api/v1/runs/{answer['run_id']}")).status_code == 404
+        assert (await get(server, path)).status_code == 404
+        assert (await server.client.delete(f"/api/v1/sessions{path}")).status_code == 404
+        assert (await server.client.get(f"/api/v1/runs/{answer['run_id']}")).status_code == 404
 
 
 async def test_session_with_an_active_run_is_neither_deleted_nor_resumed(scripted: Scripted, tmp_path: Path) -> None:
@@ -252,15 +252,15 @@ async def test_session_with_an_active_run_is_neither_deleted_nor_resumed(scripte
     scripted.play(
         [*claude_says("x", session=HANDLE)[:4], wait_for(tmp_path / "go"), *claude_says()[-1:]], when="second"
     )
-    async with serving(scripted.env) as served:
-        session_id = (await served.prompt(prompt="first")).json()["session_id"]
-        running = await served.detached(prompt="second", session_id=session_id)
-        refused = await served.client.delete(f"/api/v1/sessions/{session_id}")
-        again = await served.prompt(prompt="third", session_id=session_id)
-        assert (await get(served, f"/{session_id}")).json()["status"] == "active"
+    async with serving(scripted.env) as server:
+        session_id = (await server.prompt(prompt="first")).json()["session_id"]
+        running = await server.detached(prompt="second", session_id=session_id)
+        refused = await server.client.delete(f"/api/v1/sessions/{session_id}")
+        again = await server.prompt(prompt="third", session_id=session_id)
+        assert (await get(server, f"/{session_id}")).json()["status"] == "active"
         (tmp_path / "go").touch()
-        await served.ended(running["run_id"])
-        assert (await served.client.delete(f"/api/v1/sessions/{session_id}")).status_code == 200
+        await server.ended(running["run_id"])
+        assert (await server.client.delete(f"/api/v1/sessions/{session_id}")).status_code == 200
     for response in (refused, again):
         assert (response.status_code, response.json()["code"]) == (409, "session_busy")
         assert running["run_id"] in response.json()["detail"]
@@ -271,17 +271,17 @@ async def test_session_is_resumed_by_id_or_prefix_without_naming_its_backend(
     scripted: Scripted, tmp_path: Path
 ) -> None:
     scripted.play(codex_says("x"))
-    async with serving(scripted.env) as served:
-        first = (await served.prompt(backend="codex", workdir=str(tmp_path))).json()
+    async with serving(scripted.env) as server:
+        first = (await server.prompt(backend="codex", workdir=str(tmp_path))).json()
         body = {"session_id": first["session_id"][:8], "prompt": "and now?"}
-        second = await served.client.post("/api/v1/prompt", json=body)
-        told = (await get(served, f"/{first['session_id']}")).json()
+        second = await server.client.post("/api/v1/prompt", json=body)
+        answer = (await get(server, f"/{first['session_id']}")).json()
     assert second.status_code == 200, second.text
     assert (second.json()["session_id"], second.json()["backend"]) == (first["session_id"], "codex")
     call = scripted.calls()[1]
     assert (call.name, call.cwd) == ("codex", str(tmp_path))
     assert "01a20000-0000-7000-8000-000000000001" in " ".join(call.argv)
-    assert told["turn_count"] == 2
+    assert answer["turn_count"] == 2
 
 
 UNFIT = [
@@ -303,8 +303,8 @@ async def test_prompt_that_does_not_match_its_session_is_refused(
 ) -> None:
     store = await store_of(session(1), session(2, backend_session_id=None), session(3, backend="qwen"))
     body = {"prompt": "hi", "session_id": f"{1:032x}", "dry_run": dry_run, **fields}
-    async with serving(scripted.env, store=store) as served:
-        response = await served.client.post("/api/v1/prompt", json=body)
+    async with serving(scripted.env, store=store) as server:
+        response = await server.client.post("/api/v1/prompt", json=body)
     assert (response.status_code, response.json()["code"]) == (status, code), response.text
     assert words in response.json()["detail"]
     assert scripted.calls() == []
@@ -313,31 +313,31 @@ async def test_prompt_that_does_not_match_its_session_is_refused(
 async def test_prompt_may_repeat_the_directory_of_its_session(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x", session=HANDLE))
     (tmp_path / "link").symlink_to(tmp_path)
-    async with serving(scripted.env, store=await store_of(session(1, working_dir=str(tmp_path)))) as served:
-        response = await served.prompt(session_id=f"{1:032x}", workdir=f"{tmp_path}/link/")
+    async with serving(scripted.env, store=await store_of(session(1, working_dir=str(tmp_path)))) as server:
+        response = await server.prompt(session_id=f"{1:032x}", workdir=f"{tmp_path}/link/")
     assert response.status_code == 200, response.text
     assert scripted.calls()[0].cwd == str(tmp_path)
 
 
 async def test_fork_is_a_separate_session_that_continues_the_original(scripted: Scripted) -> None:
     scripted.play(claude_says("x", session=HANDLE))
-    async with serving(scripted.env) as served:
-        parent = (await served.prompt()).json()["session_id"]
-        response = await served.client.post(f"/api/v1/sessions/{parent}/fork")
+    async with serving(scripted.env) as server:
+        parent = (await server.prompt()).json()["session_id"]
+        response = await server.client.post(f"/api/v1/sessions/{parent}/fork")
         fork = response.json()
         assert (response.status_code, list(fork)) == (201, FIELDS)
         assert response.headers["location"] == f"/api/v1/sessions/{fork['id']}"
-        assert (await served.client.get(response.headers["location"])).json() == fork
-        assert (await served.prompt(session_id=fork["id"])).json()["session_id"] == fork["id"]
-        turns = (await get(served, f"/{parent}")).json()["turn_count"]
+        assert (await server.client.get(response.headers["location"])).json() == fork
+        assert (await server.prompt(session_id=fork["id"])).json()["session_id"] == fork["id"]
+        turns = (await get(server, f"/{parent}")).json()["turn_count"]
     assert (fork["parent_id"], turns) == (parent, 1)
     assert HANDLE in " ".join(scripted.calls()[1].argv)
     assert "--fork-session" in scripted.calls()[1].argv
 
 
 async def test_session_without_an_answer_cannot_be_forked(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=await store_of(session(1, backend_session_id=None))) as served:
-        response = await served.client.post(f"/api/v1/sessions/{1:032x}/fork")
+    async with serving(scripted.env, store=await store_of(session(1, backend_session_id=None))) as server:
+        response = await server.client.post(f"/api/v1/sessions/{1:032x}/fork")
     assert (response.status_code, response.json()["code"]) == (409, "session_not_resumable")
 
 
@@ -346,10 +346,10 @@ async def test_session_without_an_answer_cannot_be_forked(scripted: Scripted) ->
 async def test_foreign_page_cannot_fork_or_cancel_through_a_browser(scripted: Scripted, path: str, origin: str) -> None:
     """A browser sends a POST without a body to any server, without asking first."""
     store = await store_of(session(1))
-    async with serving(scripted.env, store=store) as served:
-        response = await served.client.post(f"/api/v1/{path.format(f'{1:032x}')}", headers={"origin": origin})
-        own = f"http://127.0.0.1:{served.port}"
-        allowed = await served.client.post(f"/api/v1/sessions/{1:032x}/fork", headers={"origin": own})
+    async with serving(scripted.env, store=store) as server:
+        response = await server.client.post(f"/api/v1/{path.format(f'{1:032x}')}", headers={"origin": origin})
+        own = f"http://127.0.0.1:{server.port}"
+        allowed = await server.client.post(f"/api/v1/sessions/{1:032x}/fork", headers={"origin": own})
     assert (response.status_code, response.json()["code"]) == (403, "foreign_origin")
     assert allowed.status_code == 201
 
@@ -358,36 +358,44 @@ async def test_conversation_is_returned_turn_by_turn_with_tokens_and_errors(scri
     scripted.play(claude_says("fine", session=HANDLE), when="one")
     scripted.play([*claude_says("half", session=HANDLE)[:4], exits(9)], when="two")
     scripted.play([*claude_says("x", session=HANDLE)[:4], hang()], when="three")
-    async with serving(scripted.env) as served:
-        session_id = (await served.prompt(prompt="one")).json()["session_id"]
-        await served.prompt(prompt="two", session_id=session_id)
-        third = await served.detached(prompt="three", session_id=session_id)
-        told = (await get(served, f"/{session_id}/messages")).json()
-        newest = (await get(served, f"/{session_id[:6]}/messages?limit=1&offset=1")).json()
-        await served.client.post(f"/api/v1/runs/{third['run_id']}/cancel")
-    said = [(message["role"], message["text"]) for message in told["messages"]]
-    assert said == [("user", "one"), ("assistant", "fine"), ("user", "two"), ("assistant", "half"), ("user", "three")]
-    one, fine, two, half, three = told["messages"]
+    async with serving(scripted.env) as server:
+        session_id = (await server.prompt(prompt="one")).json()["session_id"]
+        await server.prompt(prompt="two", session_id=session_id)
+        third = await server.detached(prompt="three", session_id=session_id)
+        answer = (await get(server, f"/{session_id}/messages")).json()
+        newest = (await get(server, f"/{session_id[:6]}/messages?limit=1&offset=1")).json()
+        await server.client.post(f"/api/v1/runs/{third['run_id']}/cancel")
+    conversation = [(message["role"], message["text"]) for message in answer["messages"]]
+    assert conversation == [
+        ("user", "one"),
+        ("assistant", "fine"),
+        ("user", "two"),
+        ("assistant", "half"),
+        ("user", "three"),
+    ]
+    one, fine, two, half, three = answer["messages"]
     assert fine["usage"]["output_tokens"] == 5
     assert "error" not in fine
     assert half["error"]
     assert one["run_id"] == fine["run_id"] != two["run_id"] == half["run_id"] != three["run_id"] == third["run_id"]
-    assert [message["time"] for message in told["messages"]] == sorted(message["time"] for message in told["messages"])
-    assert (told["session_id"], told["total"], told["limit"], told["offset"]) == (session_id, 3, 100, 0)
+    assert [message["time"] for message in answer["messages"]] == sorted(
+        message["time"] for message in answer["messages"]
+    )
+    assert (answer["session_id"], answer["total"], answer["limit"], answer["offset"]) == (session_id, 3, 100, 0)
     assert [message["text"] for message in newest["messages"]] == ["two", "half"]
 
 
 async def test_tags_of_a_prompt_are_validated(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.prompt(tags=["a", ""])
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.prompt(tags=["a", ""])
     assert (response.status_code, response.json()["field"]) == (400, "tags[1]")
 
 
 async def test_token_usage_adds_up_over_turns(scripted: Scripted) -> None:
     scripted.play(claude_says("x", session=HANDLE))
-    async with serving(scripted.env) as served:
-        first = (await served.prompt()).json()
-        second = (await served.prompt(session_id=first["session_id"])).json()
-        told = (await get(served, f"/{first['session_id']}")).json()
+    async with serving(scripted.env) as server:
+        first = (await server.prompt()).json()
+        second = (await server.prompt(session_id=first["session_id"])).json()
+        answer = (await get(server, f"/{first['session_id']}")).json()
     for name in Usage.__struct_fields__:
-        assert told["token_usage"][name] == first["token_usage"][name] + second["token_usage"][name]
+        assert answer["token_usage"][name] == first["token_usage"][name] + second["token_usage"][name]

@@ -62,9 +62,9 @@ class Process:
 
         Return the code, and the log without the lines about the stop.
         """
-        _, told = self.popen.communicate(timeout=30)
-        self.stopping = re.findall(r" clinvk\.api\.server\.lifecycle: (.*)\n", told)
-        return self.popen.returncode, re.sub(r".* clinvk\.api\.server\.lifecycle: .*\n", "", told)
+        _, output = self.popen.communicate(timeout=30)
+        self.stopping = re.findall(r" clinvk\.api\.server\.lifecycle: (.*)\n", output)
+        return self.popen.returncode, re.sub(r".* clinvk\.api\.server\.lifecycle: .*\n", "", output)
 
 
 class Answer(threading.Thread):
@@ -178,12 +178,12 @@ def test_request_during_shutdown_is_told_to_retry_in_its_dialect(
     process.stop()
     until(lambda: process.client.get("/health/ready").status_code == 503)
     page = {"origin": "http://localhost:3000"}
-    asked = process.client.options(path, headers={**page, "access-control-request-method": "POST"})
+    preflight = process.client.options(path, headers={**page, "access-control-request-method": "POST"})
     refused = process.client.post(path, json={}, headers=page)
     assert (refused.status_code, refused.headers["connection"]) == (503, "close")
     assert int(refused.headers["retry-after"]) > 0
     assert refused.text.startswith(begins)
-    for answer_to_page in (asked, refused):
+    for answer_to_page in (preflight, refused):
         assert answer_to_page.headers["access-control-allow-origin"] == page["origin"]
     process.stop()
     answer.get()
@@ -209,8 +209,8 @@ def test_detached_run_finishes_before_the_server_stops(server: Start, scripted: 
     until(lambda: process.client.get("/health/ready").status_code == 503)
     (tmp_path / "go").touch()
     assert process.end() == (0, "")
-    told = server().client.get(f"/api/v1/runs/{run['run_id']}").json()
-    assert (told["state"], told["output"]) == ("finished", "onetwo")
+    answer = server().client.get(f"/api/v1/runs/{run['run_id']}").json()
+    assert (answer["state"], answer["output"]) == ("finished", "onetwo")
 
 
 def test_detached_run_is_ended_after_the_grace_period(server: Start, scripted: Scripted) -> None:
@@ -221,8 +221,8 @@ def test_detached_run_is_ended_after_the_grace_period(server: Start, scripted: S
     process.stop()
     assert process.end() == (0, "")
     assert scripted.alive() == []
-    told = server().client.get(f"/api/v1/runs/{run['run_id']}").json()
-    assert (told["state"], told["output"]) == ("cancelled", "half")
+    answer = server().client.get(f"/api/v1/runs/{run['run_id']}").json()
+    assert (answer["state"], answer["output"]) == ("cancelled", "half")
 
 
 def test_killed_server_leaves_interrupted_runs_and_resumable_sessions(server: Start, scripted: Scripted) -> None:
@@ -250,8 +250,8 @@ def test_agents_are_ended_after_the_grace_period_and_their_clients_informed(serv
     answer = process.prompt()
     until(scripted.grandchildren)
     process.stop()
-    told = answer.get().json()
-    assert (told["exit_code"], told["error_code"], told["output"]) == (1, "cancelled", "x")
+    body = answer.get().json()
+    assert (body["exit_code"], body["error_code"], body["output"]) == (1, "cancelled", "x")
     assert process.end() == (0, "")
     assert scripted.alive() == []
 
@@ -330,22 +330,22 @@ def test_check_is_ended_with_the_server_and_the_partial_answer_is_returned(
 ) -> None:
     project = Repository(tmp_path / "project", tmp_path)
     project.commit(kept="kept\n")
-    begun = tmp_path / "begun"
+    marker = tmp_path / "begun"
     scripted.play(claude_says("so far"))
     process = server(grace_s=0)
     body = {"prompt": "x", "backends": ["claude"], "workdir": str(project.path), "isolation": "worktree"}
     sleeps = f"{86397 + os.getpid()}"
-    check = f"touch {begun}; sleep {sleeps}"
+    check = f"touch {marker}; sleep {sleeps}"
     answer = Answer(lambda: process.client.post("/api/v1/compare", json={**body, "check": check}))
-    until(begun.exists)
+    until(marker.exists)
     process.stop()
     assert process.end() == (0, "")
-    told = answer.get().json()
-    assert [(result["output"], "check" in result) for result in told["results"]] == [("so far", False)]
+    document = answer.get().json()
+    assert [(result["output"], "check" in result) for result in document["results"]] == [("so far", False)]
     assert not [found for found in psutil.process_iter(["cmdline"]) if sleeps in (found.info["cmdline"] or [])]
     assert not [*Path(scripted.env["HOME"], ".clinvk", "worktrees").glob("claude-*")]
     again = server()
-    run = again.client.get(f"/api/v1/runs/{told['run_id']}").json()
+    run = again.client.get(f"/api/v1/runs/{document['run_id']}").json()
     assert (run["state"], run["error"]) == ("cancelled", "the server is stopping")
 
 

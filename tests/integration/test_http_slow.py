@@ -19,7 +19,7 @@ from clinvk.types.session import Session
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, hang, pause
-from serving import Served, serving
+from serving import LiveServer, serving
 
 pytestmark = pytest.mark.slow
 
@@ -40,12 +40,12 @@ async def drip(writer: asyncio.StreamWriter, pieces: Iterable[bytes]) -> None:
         pass
 
 
-async def answer_to(served: Served, pieces: Iterable[bytes], at_once: bytes = b"") -> bytes:
+async def answer_to(server: LiveServer, pieces: Iterable[bytes], at_once: bytes = b"") -> bytes:
     """Drip pieces into a connection. Return everything received until the end of the connection.
 
     Also what came before a piece that nobody took any more: a stream would lose it.
     """
-    told, loop = b"", asyncio.get_running_loop()
+    received, loop = b"", asyncio.get_running_loop()
 
     async def send() -> None:
         with suppress(ConnectionError):
@@ -55,16 +55,16 @@ async def answer_to(served: Served, pieces: Iterable[bytes], at_once: bytes = b"
 
     with socket.socket() as sock:
         sock.setblocking(False)
-        await loop.sock_connect(sock, ("127.0.0.1", served.port))
+        await loop.sock_connect(sock, ("127.0.0.1", server.port))
         await loop.sock_sendall(sock, at_once)
         dripping = asyncio.create_task(send())
         with suppress(ConnectionError):
             async with asyncio.timeout(TIMEOUT_S):
                 while data := await loop.sock_recv(sock, 65536):
-                    told += data
+                    received += data
         dripping.cancel()
         await asyncio.wait([dripping])
-    return told
+    return received
 
 
 def endlessly(piece: bytes) -> Iterable[bytes]:
@@ -85,35 +85,35 @@ DRIPS = [
 async def test_incomplete_head_times_out_and_closes_the_connection(
     scripted: Scripted, at_once: bytes, pieces: Iterable[bytes]
 ) -> None:
-    async with serving(scripted.env, store=MemoryStore(), read_timeout_secs=1) as served:
-        told = await answer_to(served, pieces, at_once)
-    assert told.rpartition(b"HTTP/1.1 ")[2].startswith(b"408 ")
+    async with serving(scripted.env, store=MemoryStore(), read_timeout_secs=1) as server:
+        received = await answer_to(server, pieces, at_once)
+    assert received.rpartition(b"HTTP/1.1 ")[2].startswith(b"408 ")
 
 
 async def test_connection_without_a_request_is_closed(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore(), idle_timeout_secs=1) as served:
-        assert await answer_to(served, ()) == b""
-        assert (await answer_to(served, (), HEAD + b"\r\n")).startswith(b"HTTP/1.1 200 ")
+    async with serving(scripted.env, store=MemoryStore(), idle_timeout_secs=1) as server:
+        assert await answer_to(server, ()) == b""
+        assert (await answer_to(server, (), HEAD + b"\r\n")).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_refused_request_does_not_wait_for_the_rest_of_its_body(scripted: Scripted) -> None:
     head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n"
-    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"]), read_timeout_secs=1) as served:
-        told = await answer_to(served, endlessly(b"x"), head)
-    assert told.startswith(b"HTTP/1.1 401 ")
-    assert told.count(b"HTTP/1.1") == 1
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"]), read_timeout_secs=1) as server:
+        received = await answer_to(server, endlessly(b"x"), head)
+    assert received.startswith(b"HTTP/1.1 401 ")
+    assert received.count(b"HTTP/1.1") == 1
 
 
 async def test_connection_is_reused_after_a_refused_body_is_complete(scripted: Scripted) -> None:
     head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n"
-    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
-        reader, writer = await served.raw(head + b"x" * 1000)
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as server:
+        reader, writer = await server.raw(head + b"x" * 1000)
         assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
         await drip(writer, [b"x" * 33_000] * 3)
         writer.write(HEAD + b"connection: close\r\n\r\n")
-        told = await asyncio.wait_for(reader.read(), TIMEOUT_S)
+        received = await asyncio.wait_for(reader.read(), TIMEOUT_S)
         writer.close()
-    assert b"HTTP/1.1 200 OK" in told
+    assert b"HTTP/1.1 200 OK" in received
 
 
 @pytest.mark.parametrize("limit", ["declared", "chunked"])
@@ -121,10 +121,10 @@ async def test_slowly_sent_body_times_out(scripted: Scripted, limit: str) -> Non
     head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     more = b"content-length: 100000\r\n\r\n" if limit == "declared" else b"transfer-encoding: chunked\r\n\r\n"
     piece = b"x" if limit == "declared" else b"1\r\nx\r\n"
-    async with serving(scripted.env, store=MemoryStore(), read_timeout_secs=1) as served:
-        told = await answer_to(served, endlessly(piece), head + more)
-    assert told.startswith(b"HTTP/1.1 408 ")
-    assert b"body_too_slow" in told
+    async with serving(scripted.env, store=MemoryStore(), read_timeout_secs=1) as server:
+        received = await answer_to(server, endlessly(piece), head + more)
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b"body_too_slow" in received
 
 
 LARGE = [
@@ -138,49 +138,51 @@ LARGE = [
 
 @pytest.mark.parametrize("pieces", [pieces for _, pieces in LARGE], ids=[name for name, _ in LARGE])
 async def test_oversized_head_is_refused_before_it_is_complete(scripted: Scripted, pieces: list[bytes]) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        told = await answer_to(served, pieces[1:], pieces[0])
-        assert (await served.client.get("/health/live")).status_code == 200
-    assert told.startswith(b"HTTP/1.1 431 ") or told == b""  # what is not read when a connection ends may take it along
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        received = await answer_to(server, pieces[1:], pieces[0])
+        assert (await server.client.get("/health/live")).status_code == 200
+    assert (
+        received.startswith(b"HTTP/1.1 431 ") or received == b""
+    )  # what is not read when a connection ends may take it along
 
 
 async def test_large_head_within_the_limit_is_accepted(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.client.get("/health/live", headers={"x-large": "a" * (MAX_HEAD_BYTES - 1000)})
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.get("/health/live", headers={"x-large": "a" * (MAX_HEAD_BYTES - 1000)})
     assert response.status_code == 200
 
 
 async def test_endless_head_pipelined_behind_an_active_run_ends_both(scripted: Scripted) -> None:
     scripted.play([hang()])
     head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        _, writer = await served.raw(head + b"content-length: %d\r\n\r\n" % len(PROMPT) + PROMPT)
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        _, writer = await server.raw(head + b"content-length: %d\r\n\r\n" % len(PROMPT) + PROMPT)
         await until(scripted.calls)
         await drip(writer, [HEAD, *[b"x: " + b"a" * 8000 + b"\r\n"] * 20])
-        await until(lambda: not served.runs.busy)
+        await until(lambda: not server.runs.busy)
         writer.close()
 
 
 @pytest.mark.parametrize("last", [b"", b"connection: close\r\n"], ids=["kept open", "closed after the answer"])
 async def test_client_that_reads_nothing_is_disconnected(scripted: Scripted, last: bytes) -> None:
     request = LIST + last + b"\r\n"
-    async with serving(scripted.env, store=await full(), write_timeout_secs=1) as served:
+    async with serving(scripted.env, store=await full(), write_timeout_secs=1) as server:
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.connect(("127.0.0.1", served.port))
+            sock.connect(("127.0.0.1", server.port))
             sock.sendall(request * (1 if last else 5))
-            await until(lambda: connections(served))
-            await until(lambda: not connections(served))
+            await until(lambda: connections(server))
+            await until(lambda: not connections(server))
 
 
 async def test_client_that_reads_slowly_gets_the_whole_answer(scripted: Scripted) -> None:
     request = LIST + b"connection: close\r\n\r\n"
-    async with serving(scripted.env, store=await full(), write_timeout_secs=4) as served:
+    async with serving(scripted.env, store=await full(), write_timeout_secs=4) as server:
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             sock.setblocking(False)
             loop = asyncio.get_running_loop()
-            await loop.sock_connect(sock, ("127.0.0.1", served.port))
+            await loop.sock_connect(sock, ("127.0.0.1", server.port))
             await loop.sock_sendall(sock, request)
             took, size, pauses = 0, 1, 0
             while size:
@@ -193,10 +195,10 @@ async def test_client_that_reads_slowly_gets_the_whole_answer(scripted: Scripted
     assert pauses >= 3
 
 
-def connections(served: Served) -> list[object]:
+def connections(server: LiveServer) -> list[object]:
     """Return the connections of the server, except those of the test's client."""
     found = psutil.Process().net_connections("tcp")
-    return [one for one in found if one.laddr and one.laddr.port == served.port and one.status == "ESTABLISHED"]
+    return [one for one in found if one.laddr and one.laddr.port == server.port and one.status == "ESTABLISHED"]
 
 
 SESSIONS = 160
@@ -225,15 +227,15 @@ async def test_active_stream_outlasts_every_timeout(scripted: Scripted) -> None:
     scripted.play([first, pause(2.5), *rest])
     async with serving(
         scripted.env, store=MemoryStore(), read_timeout_secs=1, write_timeout_secs=1, idle_timeout_secs=1
-    ) as served:
-        response = await served.prompt(output_format="stream-json")
+    ) as server:
+        response = await server.prompt(output_format="stream-json")
     assert json.loads(response.text.splitlines()[-1])["type"] == "done"
 
 
 async def test_other_clients_are_served_while_many_are_slow(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        slow = [await served.raw(HEAD[:number]) for number in range(1, 41) for _ in range(5)]
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        slow = [await server.raw(HEAD[:number]) for number in range(1, 41) for _ in range(5)]
         for _ in range(20):
-            assert (await served.client.get("/health/live")).status_code == 200
+            assert (await server.client.get("/health/live")).status_code == 200
         for _, writer in slow:
             writer.close()

@@ -126,18 +126,18 @@ def nested(levels: int, text: str) -> bytes:
 )
 async def test_no_body_blocks_other_requests(scripted: Scripted, path: str, body: bytes, status: int) -> None:
     scripted.play(claude_says("hello"))
-    async with serving(scripted.env) as served:
-        await served.prompt()  # what is imported for the first one
+    async with serving(scripted.env) as server:
+        await server.prompt()  # what is imported for the first one
         async with watched() as turns:
-            response = await served.client.post(path, content=body, headers={"content-type": "application/json"})
+            response = await server.client.post(path, content=body, headers={"content-type": "application/json"})
         assert response.status_code == status, response.text[:500]
         assert len(response.content) < 10_000
     assert turns.longest_s < MAX_S
 
 
 async def test_long_path_in_a_header_is_refused(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        response = await served.client.post(CHAT, json=json.loads(chat()), headers={"x-clinvk-workdir": "/a" * 30_000})
+    async with serving(scripted.env) as server:
+        response = await server.client.post(CHAT, json=json.loads(chat()), headers={"x-clinvk-workdir": "/a" * 30_000})
     assert response.status_code == 400
     assert "at most 4095" in response.text
 
@@ -147,24 +147,24 @@ async def test_searching_for_stop_sequences_does_not_block_other_requests(script
     """The stop texts differ from the answer in the middle, the worst place."""
     scripted.play(claude_says("a" * 2_000_000 + tail))
     stop = ["a" * (49 - index) + "b" + "a" * 50 for index in range(15)]
-    async with serving(scripted.env) as served:
-        await served.prompt()
+    async with serving(scripted.env) as server:
+        await server.prompt()
         async with watched() as turns:
-            response = await served.prompt(stop=[*stop, "STOP"])
-    told = response.json()
-    assert len(told["output"]) == 2_000_000
-    assert told["stop_reason"] == ("stop_sequence" if tail else "end_turn")
+            response = await server.prompt(stop=[*stop, "STOP"])
+    answer = response.json()
+    assert len(answer["output"]) == 2_000_000
+    assert answer["stop_reason"] == ("stop_sequence" if tail else "end_turn")
     assert turns.longest_s < MAX_S
 
 
 async def test_chain_ends_with_the_step_whose_prompt_grows_too_long(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x" * 9_000_000))
     steps = [{"backend": "claude", "prompt": text} for text in ("hi", "{{previous}}{{previous}}", "never")]
-    async with serving(scripted.env) as served:
-        response = await served.client.post("/api/v1/chain", json={"steps": steps, "stop_on_failure": True})
-    told = response.json()
-    assert (told["completed_steps"], told["failed_step"]) == (1, 2)
-    assert "prompt has more than 16777216 characters" in told["results"][1]["error"]
+    async with serving(scripted.env) as server:
+        response = await server.client.post("/api/v1/chain", json={"steps": steps, "stop_on_failure": True})
+    answer = response.json()
+    assert (answer["completed_steps"], answer["failed_step"]) == (1, 2)
+    assert "prompt has more than 16777216 characters" in answer["results"][1]["error"]
     assert len(scripted.calls()) == 1
 
 
@@ -176,8 +176,8 @@ class StuckStore(MemoryStore):
 
 async def test_request_whose_preparation_hangs_is_refused(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(response, "_PREPARE_TIMEOUT_S", 0.1)
-    async with serving(scripted.env, store=StuckStore()) as served:
-        answer = await served.prompt(session_id="0" * 32)
+    async with serving(scripted.env, store=StuckStore()) as server:
+        answer = await server.prompt(session_id="0" * 32)
     assert answer.status_code == 503
     assert answer.json()["code"] == "resources_exhausted"
     assert answer.headers["retry-after"] == "5"
@@ -194,14 +194,14 @@ async def test_session_in_a_hanging_directory_holds_up_no_other_request(
     def hanging(path: str) -> bool:
         return is_directory(path) if path != str(tmp_path) else answering.wait(60)
 
-    async with serving(scripted.env) as served:
-        first = (await served.prompt(workdir=str(tmp_path))).json()
+    async with serving(scripted.env) as server:
+        first = (await server.prompt(workdir=str(tmp_path))).json()
         monkeypatch.setattr(os.path, "isdir", hanging)
-        stuck = [asyncio.create_task(served.prompt(session_id=first["session_id"])) for _ in range(20)]
+        stuck = [asyncio.create_task(server.prompt(session_id=first["session_id"])) for _ in range(20)]
         try:
             async with watched() as turns:
                 for _ in range(5):
-                    assert (await served.prompt()).status_code == 200
+                    assert (await server.prompt()).status_code == 200
             assert turns.longest_s < MAX_S
             assert not any(task.done() for task in stuck)
         finally:
@@ -220,7 +220,7 @@ async def test_first_prompt_in_a_directory_takes_one_thread(
         release(self)
 
     monkeypatch.setattr(asyncio.Semaphore, "release", counted)  # `Lookups` releases its bound after each thread's job
-    async with serving(scripted.env) as served:
-        answer = await served.prompt(workdir=str(tmp_path))
+    async with serving(scripted.env) as server:
+        answer = await server.prompt(workdir=str(tmp_path))
     assert answer.status_code == 200
     assert len(jobs) == 1

@@ -7,7 +7,7 @@ from clinvk.cli.admin.doctor import machine
 from clinvk.config.model import ServerSettings, WarmSettings
 from lasting_backend import Lasting
 from polling import until
-from serving import Served, serving
+from serving import LiveServer, serving
 from shell_backend import Shell
 
 WARM = WarmSettings(kept_backends=("lasting",), max_processes=3, max_memory_mb=512)
@@ -17,33 +17,33 @@ def environ(tmp_path: Path) -> Mapping[str, str]:
     return {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
 
 
-async def kept(served: Served) -> dict[str, object]:
-    told = (await served.client.get("/health")).json()
-    return told["warm"]
+async def kept(server: LiveServer) -> dict[str, object]:
+    answer = (await server.client.get("/health")).json()
+    return answer["warm"]
 
 
-async def samples(served: Served) -> dict[str, float]:
-    lines = [line.rpartition(" ") for line in (await served.client.get("/metrics")).text.splitlines()]
+async def samples(server: LiveServer) -> dict[str, float]:
+    lines = [line.rpartition(" ") for line in (await server.client.get("/metrics")).text.splitlines()]
     return {name: float(value) for name, _, value in lines if name.startswith("clinvk_warm_")}
 
 
 async def test_health_and_metrics_report_the_warm_processes_of_each_backend(tmp_path: Path) -> None:
     registry = {"lasting": Lasting(tmp_path), "shell": Shell()}
-    async with serving(environ(tmp_path), registry, warm=WARM, metrics_enabled=True) as served:
+    async with serving(environ(tmp_path), registry, warm=WARM, metrics_enabled=True) as server:
         none = dict.fromkeys(("processes", "ready", "runs", "hits", "misses", "memory_mb"), 0)
-        assert await kept(served) == {**none, "backends": {"lasting": none}, "one_shot": []}
+        assert await kept(server) == {**none, "backends": {"lasting": none}, "one_shot": []}
         for _ in range(3):
-            await served.prompt(backend="lasting", prompt="say x", ephemeral=True)
-        pool = served.runs.pool
+            await server.prompt(backend="lasting", prompt="say x", ephemeral=True)
+        pool = server.runs.pool
         assert pool
         await until(lambda: pool.stats.memory_bytes > 0)
-        health, told = await kept(served), await samples(served)
+        health, values = await kept(server), await samples(server)
     assert health["backends"] == {"lasting": {name: health[name] for name in none}}
     assert (health["processes"], health["ready"], health["runs"]) == (1, 1, 0)
     assert (health["hits"], health["misses"]) == (2, 1)
     of = '{backend="lasting"}'
-    assert told.pop(f"clinvk_warm_memory_bytes{of}") > 2**20
-    assert told == {
+    assert values.pop(f"clinvk_warm_memory_bytes{of}") > 2**20
+    assert values == {
         f"clinvk_warm_processes{of}": 1,
         f"clinvk_warm_ready{of}": 1,
         f"clinvk_warm_runs{of}": 0,
@@ -57,23 +57,23 @@ async def test_health_and_metrics_report_the_warm_processes_of_each_backend(tmp_
 
 async def test_program_that_does_not_speak_its_protocol_is_reported_as_one_shot(tmp_path: Path) -> None:
     registry = {"lasting": Lasting(tmp_path, mode="mute")}
-    async with serving(environ(tmp_path), registry, warm=WARM, metrics_enabled=True) as served:
-        answer = await served.prompt(backend="lasting", prompt="say x", ephemeral=True)
+    async with serving(environ(tmp_path), registry, warm=WARM, metrics_enabled=True) as live_server:
+        answer = await live_server.prompt(backend="lasting", prompt="say x", ephemeral=True)
         assert answer.json()["output"] == "x"
-        assert (await kept(served))["one_shot"] == ["lasting"]
-        assert (await samples(served))['clinvk_warm_one_shot{backend="lasting"}'] == 1
-        server = ServerSettings(port=served.port)
+        assert (await kept(live_server))["one_shot"] == ["lasting"]
+        assert (await samples(live_server))['clinvk_warm_one_shot{backend="lasting"}'] == 1
+        server = ServerSettings(port=live_server.port)
         seen = machine.check_port(server, await machine.running_server(server))
-    told = "ok; 0 warm agent processes; 0 of 1 prompts used one; each prompt starts lasting"
-    assert seen.message.endswith(f"running there, {told}")
+    reported = "ok; 0 warm agent processes; 0 of 1 prompts used one; each prompt starts lasting"
+    assert seen.message.endswith(f"running there, {reported}")
 
 
 async def test_health_lists_no_backend_when_none_may_be_warm(tmp_path: Path) -> None:
-    async with serving(environ(tmp_path), {"shell": Shell()}, warm=WarmSettings(kept_backends=())) as served:
-        assert (await kept(served))["backends"] == {}
+    async with serving(environ(tmp_path), {"shell": Shell()}, warm=WarmSettings(kept_backends=())) as server:
+        assert (await kept(server))["backends"] == {}
 
 
 async def test_health_reports_nothing_when_warm_processes_are_disabled(tmp_path: Path) -> None:
-    async with serving(environ(tmp_path), {"lasting": Lasting(tmp_path)}, metrics_enabled=True) as served:
-        assert "warm" not in (await served.client.get("/health")).json()
-        assert await samples(served) == {}
+    async with serving(environ(tmp_path), {"lasting": Lasting(tmp_path)}, metrics_enabled=True) as server:
+        assert "warm" not in (await server.client.get("/health")).json()
+        assert await samples(server) == {}

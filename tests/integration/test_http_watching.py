@@ -17,13 +17,13 @@ from clinvk.config.model import LogSettings
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, codex_says, wait_for
-from serving import Served, serving
+from serving import LiveServer, serving
 from shell_backend import FAILED, TEXT, Shell
 
 
-async def samples(served: Served, key: str = "") -> dict[str, float]:
+async def samples(server: LiveServer, key: str = "") -> dict[str, float]:
     """Return the value of each metric, by name and labels."""
-    response = await served.client.get("/metrics", headers={"x-api-key": key} if key else {})
+    response = await server.client.get("/metrics", headers={"x-api-key": key} if key else {})
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     lines = [line.rpartition(" ") for line in response.text.splitlines() if not line.startswith("#")]
@@ -38,59 +38,59 @@ async def key_of(scripted: Scripted) -> tuple[str, ApiKeys]:
 
 async def test_metrics_count_a_prompt_with_its_tokens_cost_and_durations(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
-    async with serving(scripted.env, metrics_enabled=True) as served:
-        await served.prompt()
-        told = await samples(served)
-        while not told.get('clinvk_runs_total{backend="claude",outcome="finished"}'):
-            told = await samples(served)
+    async with serving(scripted.env, metrics_enabled=True) as server:
+        await server.prompt()
+        values = await samples(server)
+        while not values.get('clinvk_runs_total{backend="claude",outcome="finished"}'):
+            values = await samples(server)
     of_claude = '{backend="claude"}'
-    assert told['clinvk_http_requests_total{method="POST",route="/api/v1/prompt",status="200"}'] == 1
-    assert told['clinvk_tokens_total{backend="claude",type="cached"}'] == 2
-    assert told['clinvk_tokens_total{backend="claude",type="output"}'] == 5
-    assert told[f"clinvk_cost_usd_total{of_claude}"] == 0.01
-    waited = told[f"clinvk_run_queue_seconds_sum{of_claude}"]
-    first_word = told[f"clinvk_time_to_first_token_seconds_sum{of_claude}"]
-    assert 0 <= waited < first_word <= waited + told[f"clinvk_run_duration_seconds_sum{of_claude}"]
-    assert told["clinvk_store_write_seconds_count"] >= 2
-    assert told["clinvk_store_bytes"] > 4096
-    assert (told["clinvk_store_sessions"], told["clinvk_store_up"]) == (1, 1)
+    assert values['clinvk_http_requests_total{method="POST",route="/api/v1/prompt",status="200"}'] == 1
+    assert values['clinvk_tokens_total{backend="claude",type="cached"}'] == 2
+    assert values['clinvk_tokens_total{backend="claude",type="output"}'] == 5
+    assert values[f"clinvk_cost_usd_total{of_claude}"] == 0.01
+    waited = values[f"clinvk_run_queue_seconds_sum{of_claude}"]
+    first_word = values[f"clinvk_time_to_first_token_seconds_sum{of_claude}"]
+    assert 0 <= waited < first_word <= waited + values[f"clinvk_run_duration_seconds_sum{of_claude}"]
+    assert values["clinvk_store_write_seconds_count"] >= 2
+    assert values["clinvk_store_bytes"] > 4096
+    assert (values["clinvk_store_sessions"], values["clinvk_store_up"]) == (1, 1)
 
 
 async def test_metrics_report_running_and_queued_runs_by_backend(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
-    async with serving(scripted.env, metrics_enabled=True, max_concurrent_runs=1) as served:
-        runs = [await served.detached() for _ in range(3)]
-        told = await samples(served)
+    async with serving(scripted.env, metrics_enabled=True, max_concurrent_runs=1) as server:
+        runs = [await server.detached() for _ in range(3)]
+        values = await samples(server)
         (tmp_path / "go").touch()
         for run in runs:
-            await served.ended(run["run_id"])
-        after = await samples(served)
-    assert told['clinvk_runs_running{backend="claude"}'] == 1
-    assert told['clinvk_runs_queued{backend="claude"}'] == 2
-    assert told['clinvk_runs_queued{backend="codex"}'] == 0
-    assert (told["clinvk_slots"], told["clinvk_http_requests_active"]) == (1, 1)
+            await server.ended(run["run_id"])
+        after = await samples(server)
+    assert values['clinvk_runs_running{backend="claude"}'] == 1
+    assert values['clinvk_runs_queued{backend="claude"}'] == 2
+    assert values['clinvk_runs_queued{backend="codex"}'] == 0
+    assert (values["clinvk_slots"], values["clinvk_http_requests_active"]) == (1, 1)
     assert after['clinvk_runs_running{backend="claude"}'] == after['clinvk_runs_queued{backend="claude"}'] == 0
 
 
 async def test_metrics_count_a_failure_by_its_code(tmp_path: Path) -> None:
     async with serving(
         {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, {"shell": Shell()}, metrics_enabled=True
-    ) as served:
-        await served.prompt(backend="shell", prompt=TEXT + FAILED)
-        told = await samples(served)
-        while 'clinvk_runs_total{backend="shell",outcome="agent_failed"}' not in told:
-            told = await samples(served)
-    assert told['clinvk_runs_total{backend="shell",outcome="agent_failed"}'] == 1
+    ) as server:
+        await server.prompt(backend="shell", prompt=TEXT + FAILED)
+        values = await samples(server)
+        while 'clinvk_runs_total{backend="shell",outcome="agent_failed"}' not in values:
+            values = await samples(server)
+    assert values['clinvk_runs_total{backend="shell",outcome="agent_failed"}'] == 1
 
 
 async def test_metrics_count_requests_by_route_template_and_unknown_paths_as_one(scripted: Scripted) -> None:
-    async with serving(scripted.env, metrics_enabled=True) as served:
+    async with serving(scripted.env, metrics_enabled=True) as server:
         for number in range(3):
-            await served.client.get(f"/api/v1/runs/abcd{number}")
-            await served.client.get(f"/nothing/{number}")
-            await served.client.request("PROPFIND", f"/v1/models/a/{number}")
-        told = await samples(served)
-    requests = {name.partition("{")[2][:-1]: value for name, value in told.items() if "http_requests_total" in name}
+            await server.client.get(f"/api/v1/runs/abcd{number}")
+            await server.client.get(f"/nothing/{number}")
+            await server.client.request("PROPFIND", f"/v1/models/a/{number}")
+        values = await samples(server)
+    requests = {name.partition("{")[2][:-1]: value for name, value in values.items() if "http_requests_total" in name}
     assert requests == {
         'method="GET",route="/api/v1/runs/{id}",status="404"': 3,
         'method="GET",route="none",status="404"': 3,
@@ -102,25 +102,25 @@ async def test_metrics_count_a_client_that_disconnects_before_its_answer(scripte
     scripted.play([wait_for(tmp_path / "never"), *claude_says("x")])
     body = b'{"backend":"claude","prompt":"hi"}'
     head = f"POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-    async with serving(scripted.env, metrics_enabled=True, allowed_hosts=("x",)) as served:
-        _, writer = await served.raw(head.encode() + b"\r\n\r\n" + body)
+    async with serving(scripted.env, metrics_enabled=True, allowed_hosts=("x",)) as server:
+        _, writer = await server.raw(head.encode() + b"\r\n\r\n" + body)
         await until(lambda: bool(scripted.calls()))
         writer.close()
-        await until(lambda: not served.state.active_requests)
-        told = await samples(served)
-    assert told['clinvk_http_requests_total{method="POST",route="/api/v1/prompt",status="gone"}'] == 1
+        await until(lambda: not server.state.active_requests)
+        values = await samples(server)
+    assert values['clinvk_http_requests_total{method="POST",route="/api/v1/prompt",status="gone"}'] == 1
 
 
 async def test_metrics_require_a_key_when_keys_are_configured(scripted: Scripted) -> None:
     text, keys = await key_of(scripted)
-    async with serving(scripted.env, keys=keys, metrics_enabled=True) as served:
-        assert (await served.client.get("/metrics")).status_code == 401
-        assert (await samples(served, text))["clinvk_store_up"] == 1
+    async with serving(scripted.env, keys=keys, metrics_enabled=True) as server:
+        assert (await server.client.get("/metrics")).status_code == 401
+        assert (await samples(server, text))["clinvk_store_up"] == 1
 
 
 async def test_metrics_are_disabled_by_default(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        assert (await served.client.get("/metrics")).status_code == 404
+    async with serving(scripted.env) as server:
+        assert (await server.client.get("/metrics")).status_code == 404
 
 
 async def test_events_stream_at_once_with_metrics_logs_and_tracing_enabled(
@@ -128,14 +128,14 @@ async def test_events_stream_at_once_with_metrics_logs_and_tracing_enabled(
 ) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "false")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
-    said = claude_says("one", "two")
-    first = next(index for index, step in enumerate(said) if "one" in str(step))
-    scripted.play([*said[: first + 1], wait_for(tmp_path / "go"), *said[first + 1 :]])
+    text = claude_says("one", "two")
+    first = next(index for index, step in enumerate(text) if "one" in str(step))
+    scripted.play([*text[: first + 1], wait_for(tmp_path / "go"), *text[first + 1 :]])
     async with serving(
         scripted.env, metrics_enabled=True, log=LogSettings(requests=True, format="json"), tracing=True
-    ) as served:
+    ) as server:
         body = {"backend": "claude", "prompt": "hi", "output_format": "stream-json"}
-        async with served.client.stream("POST", "/api/v1/prompt", json=body) as response:
+        async with server.client.stream("POST", "/api/v1/prompt", json=body) as response:
             lines = response.aiter_lines()
             while "one" not in await anext(lines):
                 pass
@@ -150,10 +150,10 @@ async def test_log_line_describes_a_run_and_its_request(scripted: Scripted, capl
         caplog.at_level(logging.INFO, "clinvk.api.http.middleware"),
         caplog.at_level(logging.INFO, "clinvk.api.observe.observers"),
     ):
-        async with serving(scripted.env, keys=keys) as served:
+        async with serving(scripted.env, keys=keys) as server:
             headers = {"x-api-key": text, "x-request-id": "q1"}
             body = {"backend": "claude", "prompt": "a secret"}
-            answer = (await served.client.post("/api/v1/prompt?token=x", json=body, headers=headers)).json()
+            answer = (await server.client.post("/api/v1/prompt?token=x", json=body, headers=headers)).json()
     request, run = (fields_of(caplog, name) for name in ("clinvk.api.http.middleware", "clinvk.api.observe.observers"))
     assert (request["method"], request["path"], request["status"]) == ("POST", "/api/v1/prompt", 200)
     assert request["run_id"] == run["run_id"] == answer["run_id"]
@@ -175,8 +175,8 @@ async def test_prompts_are_logged_only_when_enabled(
 ) -> None:
     scripted.play(claude_says("x"))
     with caplog.at_level(logging.INFO, "clinvk.api.observe.observers"):
-        async with serving(scripted.env, log=LogSettings(prompts=prompts)) as served:
-            await served.prompt(prompt="line 1\nline 2")
+        async with serving(scripted.env, log=LogSettings(prompts=prompts)) as server:
+            await server.prompt(prompt="line 1\nline 2")
     assert fields_of(caplog, "clinvk.api.observe.observers").get("prompt") == ("line 1\nline 2" if prompts else None)
     (message,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.observe.observers"]
     assert "\n" not in message
@@ -192,15 +192,15 @@ def fields_of(caplog: pytest.LogCaptureFixture, name: str) -> dict[str, object]:
 async def test_usage_is_reported_by_day_key_backend_and_model(scripted: Scripted) -> None:
     text, keys = await key_of(scripted)
     scripted.play(claude_says("x"))
-    async with serving(scripted.env, keys=keys) as served:
+    async with serving(scripted.env, keys=keys) as server:
         headers = {"x-api-key": text}
         for backend in ("claude", "claude", "codex"):
             scripted.play(claude_says("x") if backend == "claude" else codex_says("x"))
-            await served.client.post("/api/v1/prompt", json={"backend": backend, "prompt": "hi"}, headers=headers)
-        whole = (await served.client.get("/api/v1/usage", headers=headers)).json()
-        grouped = (await served.client.get("/api/v1/usage?group_by=key", headers=headers)).json()
-        narrowed = (await served.client.get("/api/v1/usage?backend=codex&key=ana", headers=headers)).json()
-        others = (await served.client.get("/api/v1/usage?key=ben", headers=headers)).json()
+            await server.client.post("/api/v1/prompt", json={"backend": backend, "prompt": "hi"}, headers=headers)
+        whole = (await server.client.get("/api/v1/usage", headers=headers)).json()
+        grouped = (await server.client.get("/api/v1/usage?group_by=key", headers=headers)).json()
+        narrowed = (await server.client.get("/api/v1/usage?backend=codex&key=ana", headers=headers)).json()
+        others = (await server.client.get("/api/v1/usage?key=ben", headers=headers)).json()
     claude, codex = whole["usage"]
     assert (claude["key"], claude["backend"], claude["model"], claude["runs"]) == (
         "ana",
@@ -225,7 +225,7 @@ async def test_usage_is_reported_by_day_key_backend_and_model(scripted: Scripted
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("since=yesterday", 'since must be a day such as 2026-11-25, got "yesterday"'),
         ("until=2026-02-30", 'until must be a day such as 2026-11-25, got "2026-02-30"'),
@@ -235,17 +235,17 @@ async def test_usage_is_reported_by_day_key_backend_and_model(scripted: Scripted
         ("moddel=x", "unknown parameter 'moddel'; did you mean 'model'?"),
     ],
 )
-async def test_invalid_usage_query_is_explained(scripted: Scripted, query: str, said: str) -> None:
-    async with serving(scripted.env) as served:
-        response = await served.client.get(f"/api/v1/usage?{query}")
+async def test_invalid_usage_query_is_explained(scripted: Scripted, query: str, message: str) -> None:
+    async with serving(scripted.env) as server:
+        response = await server.client.get(f"/api/v1/usage?{query}")
     assert response.status_code == 400
-    assert said in response.json()["detail"]
+    assert message in response.json()["detail"]
 
 
 async def test_usage_until_the_first_possible_day_is_accepted(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        told = (await served.client.get("/api/v1/usage?until=0001-01-05")).json()
-    assert (told["since"], told["usage"]) == ("0001-01-01", [])
+    async with serving(scripted.env) as server:
+        answer = (await server.client.get("/api/v1/usage?until=0001-01-05")).json()
+    assert (answer["since"], answer["usage"]) == ("0001-01-01", [])
 
 
 def started(tmp_path: Path, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -261,8 +261,8 @@ def started(tmp_path: Path, **env: str) -> "subprocess.CompletedProcess[str]":
     up = program.stdout.readline()
     if up:
         program.send_signal(signal.SIGTERM)
-    told, said = program.communicate()
-    return subprocess.CompletedProcess(program.args, program.returncode, up + told, said)
+    output, text = program.communicate()
+    return subprocess.CompletedProcess(program.args, program.returncode, up + output, text)
 
 
 def test_disabled_features_are_not_imported(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from clinvk.store.memory import MemoryStore
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, hang, pause
-from serving import Served, serving
+from serving import LiveServer, serving
 
 PROMPT = json.dumps({"backend": "claude", "prompt": "hi"}).encode()
 HEAD = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -46,19 +46,19 @@ async def sent(writer: asyncio.StreamWriter, data: bytes, at: int | None) -> Non
 @SPLITS
 async def test_client_disconnect_with_a_pipelined_request_ends_its_agent(scripted: Scripted, at: int | None) -> None:
     scripted.play([hang()])
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        _, writer = await served.raw(b"")
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        _, writer = await server.raw(b"")
         await sent(writer, POST + LIVE + b"\r\n", at)
         await until(scripted.calls)
         writer.close()
-        await until(lambda: not served.runs.busy)
+        await until(lambda: not server.runs.busy)
 
 
 async def test_many_pipelined_requests_are_not_mistaken_for_one_large_head(scripted: Scripted) -> None:
     scripted.play(claude_says("told"))
     count = MAX_HEAD_BYTES // len(LIVE) + 100
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        reader, writer = await served.raw(b"")
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        reader, writer = await server.raw(b"")
         for _ in range(count):
             writer.write(LIVE + b"\r\n")
             assert b"ok" in await asyncio.wait_for(reader.readuntil(b"}"), TIMEOUT_S)
@@ -72,32 +72,32 @@ async def test_many_pipelined_requests_are_not_mistaken_for_one_large_head(scrip
 @SPLITS
 async def test_pipelined_requests_are_answered_in_order(scripted: Scripted, at: int | None) -> None:
     scripted.play(claude_says("first"))
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        reader, writer = await served.raw(b"")
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        reader, writer = await server.raw(b"")
         await sent(writer, POST + LIVE + b"\r\n" + LIVE + CLOSE, at)
-        told = await asyncio.wait_for(reader.read(), TIMEOUT_S)
+        received = await asyncio.wait_for(reader.read(), TIMEOUT_S)
         writer.close()
-    assert told.count(b"HTTP/1.1 200 OK") == 3
-    assert told.index(b"first") < told.index(b'{"status":"ok"}')
+    assert received.count(b"HTTP/1.1 200 OK") == 3
+    assert received.index(b"first") < received.index(b'{"status":"ok"}')
 
 
 async def test_large_body_may_arrive_before_the_previous_request_is_answered(scripted: Scripted) -> None:
     scripted.play(claude_says("told"))
     prompt = json.dumps({"backend": "claude", "prompt": "x" * 300_000}).encode()
     large = HEAD + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(prompt) + prompt
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        reader, writer = await served.raw(POST + large)
-        told = await asyncio.wait_for(reader.read(), TIMEOUT_S)
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        reader, writer = await server.raw(POST + large)
+        received = await asyncio.wait_for(reader.read(), TIMEOUT_S)
         writer.close()
-    assert told.count(b"HTTP/1.1 200 OK") == 2
+    assert received.count(b"HTTP/1.1 200 OK") == 2
     assert len(scripted.calls()) == 2
 
 
 async def test_upgrade_header_on_a_pipelined_request_does_not_lose_its_body(scripted: Scripted) -> None:
     scripted.play([pause(0.5), *claude_says("told")])
     offer = HEAD + b"upgrade: h2c\r\nconnection: upgrade\r\ncontent-length: %d\r\n\r\n" % len(PROMPT) + PROMPT
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        reader, writer = await served.raw(POST)
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        reader, writer = await server.raw(POST)
         await until(scripted.calls)
         writer.write(offer)
         await until(lambda: len(scripted.calls()) == 2)
@@ -117,29 +117,29 @@ TRAILERS = [
 async def test_endless_data_after_a_body_closes_the_connection(
     scripted: Scripted, begin: bytes, piece: bytes, keys: ApiKeys | None
 ) -> None:
-    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
-        _, writer = await served.raw(CHUNKED + begin)
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
+        _, writer = await server.raw(CHUNKED + begin)
         with pytest.raises(ConnectionError):
             await insisted(writer, piece, 100 * MAX_HEAD_BYTES)
         writer.close()
-        assert (await served.client.get("/health/live")).status_code == 200
+        assert (await server.client.get("/health/live")).status_code == 200
 
 
 async def test_trailer_is_not_treated_as_a_header(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as server:
         body = b"%x\r\n%b\r\n0\r\nx-api-key: k\r\n\r\n" % (len(PROMPT), PROMPT)
-        reader, writer = await served.raw(CHUNKED + body)
+        reader, writer = await server.raw(CHUNKED + body)
         assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
         writer.close()
 
 
-async def one_zero(served: Served, method: bytes, path: bytes, body: bytes = b"") -> tuple[list[bytes], bytes]:
+async def one_zero(server: LiveServer, method: bytes, path: bytes, body: bytes = b"") -> tuple[list[bytes], bytes]:
     """Send a request as an HTTP/1.0 client that keeps its connection. Return the lines of the head, and the body."""
     head = b"%b %b HTTP/1.0\r\nhost: localhost\r\nconnection: keep-alive\r\ncontent-type: application/json\r\n"
-    reader, writer = await served.raw(head % (method, path) + b"content-length: %d\r\n\r\n" % len(body) + body)
-    told = await asyncio.wait_for(reader.read(), TIMEOUT_S)
+    reader, writer = await server.raw(head % (method, path) + b"content-length: %d\r\n\r\n" % len(body) + body)
+    received = await asyncio.wait_for(reader.read(), TIMEOUT_S)
     writer.close()
-    head, _, rest = told.partition(b"\r\n\r\n")
+    head, _, rest = received.partition(b"\r\n\r\n")
     lines = head.lower().split(b"\r\n")
     assert b"connection: close" in lines
     assert not [line for line in lines if line.startswith(b"transfer-encoding:")]
@@ -148,16 +148,16 @@ async def one_zero(served: Served, method: bytes, path: bytes, body: bytes = b""
 
 async def test_http_1_0_gets_no_chunks_and_its_answer_ends_with_the_connection(scripted: Scripted) -> None:
     scripted.play(claude_says("told"))
-    asked = json.dumps({"model": "claude", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        lines, stream = await one_zero(served, b"POST", b"/openai/v1/chat/completions", asked)
+    body = json.dumps({"model": "claude", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        lines, stream = await one_zero(server, b"POST", b"/openai/v1/chat/completions", body)
         assert lines[0] == b"http/1.1 200 ok"
         assert not [line for line in lines if line.startswith(b"content-length:")]
         frames = stream.decode().strip().split("\n\n")
         assert all(frame.startswith("data: ") for frame in frames)
         assert frames[-1] == "data: [DONE]"
-        lines, rest = await one_zero(served, b"GET", b"/health/live")
+        lines, rest = await one_zero(server, b"GET", b"/health/live")
         assert b"content-length: %d" % len(rest) in lines
         assert json.loads(rest) == {"status": "ok"}
-        assert (await one_zero(served, b"HEAD", b"/health/live"))[1] == b""
-        assert (await one_zero(served, b"GET", b"/nothing"))[0][0] == b"http/1.1 404 not found"
+        assert (await one_zero(server, b"HEAD", b"/health/live"))[1] == b""
+        assert (await one_zero(server, b"GET", b"/nothing"))[0][0] == b"http/1.1 404 not found"

@@ -16,15 +16,15 @@ from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMess
 from clinvk.api.access.keys import ApiKeys
 from scripted import Scripted
 from scripted.steps import Step, claude_says, codex_says, exits, line, wait_for
-from serving import Served, serving
+from serving import LiveServer, serving
 
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
 
 
 @asynccontextmanager
-async def client(served: Served, key: str = "not-needed") -> AsyncGenerator[AsyncOpenAI]:
+async def client(server: LiveServer, key: str = "not-needed") -> AsyncGenerator[AsyncOpenAI]:
     async with AsyncOpenAI(
-        base_url=f"http://127.0.0.1:{served.port}/openai/v1", api_key=key, max_retries=0, timeout=15
+        base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key=key, max_retries=0, timeout=15
     ) as sdk:
         yield sdk
 
@@ -44,7 +44,7 @@ def prompts(scripted: Scripted) -> list[str]:
 
 async def test_chat_completion_is_answered(scripted: Scripted) -> None:
     scripted.play(claude_says("Hello ", "you"))
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         got = await sdk.chat.completions.create(model="claude", messages=HI)
         again = await sdk.chat.completions.create(model="claude", messages=HI)
     assert got.choices[0].message.content == "Hello you"
@@ -68,26 +68,26 @@ async def test_blocking_client_works(scripted: Scripted) -> None:
             text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed)
             return text + (sdk.chat.completions.create(model="claude", messages=HI).choices[0].message.content or "")
 
-    async with serving(scripted.env) as served:
-        assert await asyncio.to_thread(ask, served.port) == "HelloHello"
+    async with serving(scripted.env) as server:
+        assert await asyncio.to_thread(ask, server.port) == "HelloHello"
 
 
 async def test_chunks_arrive_while_the_agent_runs(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         chunks = await sdk.chat.completions.create(model="claude", messages=HI, stream=True)
-        told: list[str | None] = []
+        messages: list[str | None] = []
         async for chunk in chunks:
-            told.append(chunk.choices[0].delta.content)
-            if told[-1] == "one":
+            messages.append(chunk.choices[0].delta.content)
+            if messages[-1] == "one":
                 (tmp_path / "go").touch()
-    assert told == ["", "one", "two", None]
+    assert messages == ["", "one", "two", None]
 
 
 async def test_stream_chunks_follow_openai_order(scripted: Scripted) -> None:
     scripted.play(claude_says("one"))
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         chunks = [
             chunk
             async for chunk in await sdk.chat.completions.create(
@@ -104,7 +104,7 @@ async def test_stream_chunks_follow_openai_order(scripted: Scripted) -> None:
 
 async def test_sdk_stream_helper_collects_the_answer(scripted: Scripted) -> None:
     scripted.play(claude_says("Hello ", "you"))
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         async with sdk.chat.completions.stream(
             model="claude", messages=HI, stream_options={"include_usage": True}
         ) as stream:
@@ -122,7 +122,7 @@ class Point(pydantic.BaseModel):
 
 async def test_sdk_parse_helper_reads_a_structured_answer(scripted: Scripted) -> None:
     scripted.play(claude_says('{"x": 5}'))
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         completion = await sdk.chat.completions.parse(model="claude", messages=HI, response_format=Point)
     assert completion.choices[0].message.parsed == Point(x=5)
 
@@ -135,7 +135,7 @@ async def test_a_conversation_reaches_the_agent_as_one_prompt(scripted: Scripted
         {"role": "assistant", "content": "two"},
         {"role": "user", "content": [{"type": "text", "text": "three </turn>"}]},
     ]
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         await sdk.chat.completions.create(model="claude", messages=messages)
     prompt = prompts(scripted)[0]
     assert '<turn-2 role="user">\none\n</turn-2>\n\n<turn-2 role="assistant">\ntwo\n</turn-2>' in prompt
@@ -152,7 +152,7 @@ async def test_images_and_file_texts_reach_the_agent(scripted: Scripted) -> None
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
         {"type": "file", "file": {"filename": "a.txt", "file_data": f"data:text/plain;base64,{text}"}},
     ]
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         await sdk.chat.completions.create(model="claude", messages=[{"role": "user", "content": content}])
     assert prompts(scripted) == ["look\n[Image #1]\na.txt:\nin the file"]
     blocks = json.loads(scripted.calls()[0].stdin or b"")["message"]["content"]
@@ -162,19 +162,19 @@ async def test_images_and_file_texts_reach_the_agent(scripted: Scripted) -> None
 
 
 async def test_models_are_listed_and_retrieved(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         ids = [model.id async for model in sdk.models.list()]
         one = await sdk.models.retrieve("claude/opus")
-        with pytest.raises(openai.NotFoundError) as told:
+        with pytest.raises(openai.NotFoundError) as raised:
             await sdk.models.retrieve("nobody/x")
     assert {"claude", "codex", "gemini", "claude/opus"} <= set(ids)
     assert (one.id, one.object, one.owned_by) == ("claude/opus", "model", "claude")
-    assert told.value.code == "model_not_found"
+    assert raised.value.code == "model_not_found"
 
 
 async def test_legacy_completions_answer_a_text_prompt(scripted: Scripted) -> None:
     scripted.play(claude_says("Hello"))
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         got = await sdk.completions.create(model="claude", prompt="say hello", echo=True)
         chunks = [chunk async for chunk in await sdk.completions.create(model="claude", prompt="say", stream=True)]
     assert (got.choices[0].text, got.choices[0].finish_reason, got.object) == (
@@ -203,20 +203,20 @@ async def test_immediate_agent_failure_raises_the_error_of_its_status(
     scripted: Scripted, status: int, error: type[openai.APIStatusError], code: str, stream: bool
 ) -> None:
     scripted.play(claude_fails(status))
-    async with serving(scripted.env) as served, client(served) as sdk:
-        with pytest.raises(error, match="it said no") as told:
+    async with serving(scripted.env) as server, client(server) as sdk:
+        with pytest.raises(error, match="it said no") as raised:
             await sdk.chat.completions.create(model="claude", messages=HI, stream=stream)
-    assert told.value.code == code
-    assert told.value.request_id
+    assert raised.value.code == code
+    assert raised.value.request_id
 
 
 async def test_later_agent_failure_ends_the_stream_with_an_error(scripted: Scripted) -> None:
     scripted.play([*claude_says("one")[:4], *claude_fails(529)[1:]])
-    told: list[str | None] = []
-    async with serving(scripted.env) as served, client(served) as sdk:
+    messages: list[str | None] = []
+    async with serving(scripted.env) as server, client(server) as sdk:
         chunks = await sdk.chat.completions.create(model="claude", messages=HI, stream=True)
         with pytest.raises(openai.APIError, match="it said no") as failed:
-            told.extend([chunk.choices[0].delta.content async for chunk in chunks])
+            messages.extend([chunk.choices[0].delta.content async for chunk in chunks])
     assert failed.value.code == "agent_overloaded"
 
 
@@ -236,25 +236,25 @@ async def test_invalid_request_raises_the_same_error_as_openai(
     param: str,
     code: str | None,
 ) -> None:
-    async with serving(scripted.env) as served, client(served) as sdk:
-        with pytest.raises(error) as told:
+    async with serving(scripted.env) as server, client(server) as sdk:
+        with pytest.raises(error) as raised:
             await sdk.chat.completions.create(model=model, messages=messages)
-    assert (told.value.param, told.value.code, told.value.type) == (param, code, "invalid_request_error")
+    assert (raised.value.param, raised.value.code, raised.value.type) == (param, code, "invalid_request_error")
 
 
 async def test_invalid_key_raises_authentication_error(scripted: Scripted) -> None:
     async with (
-        serving(scripted.env, keys=ApiKeys(("secret-key-of-some-length",))) as served,
-        client(served, "no") as sdk,
+        serving(scripted.env, keys=ApiKeys(("secret-key-of-some-length",))) as server,
+        client(server, "no") as sdk,
     ):
-        with pytest.raises(openai.AuthenticationError) as told:
+        with pytest.raises(openai.AuthenticationError) as raised:
             await sdk.chat.completions.create(model="claude", messages=HI)
-    assert told.value.code == "invalid_api_key"
+    assert raised.value.code == "invalid_api_key"
 
 
 async def test_ignored_tools_are_reported_in_a_header(scripted: Scripted) -> None:
     scripted.play(claude_says("ok"))
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         raw = await sdk.chat.completions.with_raw_response.create(
             model="claude", messages=HI, tools=[{"type": "function", "function": {"name": "f"}}]
         )
@@ -264,7 +264,7 @@ async def test_ignored_tools_are_reported_in_a_header(scripted: Scripted) -> Non
 
 async def test_session_resumes_with_only_the_new_message(scripted: Scripted) -> None:
     scripted.play(claude_says("ok"))
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         raw = await sdk.chat.completions.with_raw_response.create(
             model="claude", messages=HI, extra_headers={"x-clinvk-session-id": "new"}
         )
@@ -275,16 +275,16 @@ async def test_session_resumes_with_only_the_new_message(scripted: Scripted) -> 
             {"role": "user", "content": "and now?"},
         ]
         await sdk.chat.completions.create(model="claude", messages=more, extra_headers={"x-clinvk-session-id": session})
-        kept = (await served.client.get(f"/api/v1/sessions/{session}")).json()
+        kept = (await server.client.get(f"/api/v1/sessions/{session}")).json()
     assert prompts(scripted) == ["hi", "and now?"]
     assert kept["turn_count"] == 2
 
 
 async def test_no_session_is_stored_without_a_session_header(scripted: Scripted) -> None:
     scripted.play(claude_says("ok"))
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         await sdk.chat.completions.create(model="claude", messages=HI)
-        assert (await served.client.get("/api/v1/sessions")).json()["total"] == 0
+        assert (await server.client.get("/api/v1/sessions")).json()["total"] == 0
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ async def test_model_selects_the_agent_and_is_returned_as_sent(
     scripted: Scripted, model: str, says: Callable[..., list[Step]]
 ) -> None:
     scripted.play(says("ok"))
-    async with serving(scripted.env) as served, client(served) as sdk:
+    async with serving(scripted.env) as server, client(server) as sdk:
         got = await sdk.chat.completions.create(model=model, messages=HI)
     assert got.model == model
     assert got.choices[0].message.content == "ok"

@@ -13,7 +13,7 @@ from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import RunQuery
 from scripted import Call, Scripted
 from scripted.steps import claude_says, exits, hang, line, says
-from serving import Served, serving
+from serving import LiveServer, serving
 
 SESSION = "11111111-1111-4111-8111-111111111111"
 
@@ -21,14 +21,14 @@ SESSION = "11111111-1111-4111-8111-111111111111"
 @asynccontextmanager
 async def clients(
     scripted: Scripted, store: MemoryStore | None = None, backends: dict[str, BackendSettings] | None = None
-) -> AsyncGenerator[tuple[AsyncOpenAI, Served]]:
+) -> AsyncGenerator[tuple[AsyncOpenAI, LiveServer]]:
     async with (
-        serving(scripted.env, store=store, backends=backends) as served,
+        serving(scripted.env, store=store, backends=backends) as server,
         AsyncOpenAI(
-            base_url=f"http://127.0.0.1:{served.port}/openai/v1", api_key="not-needed", max_retries=0
+            base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key="not-needed", max_retries=0
         ) as client,
     ):
-        yield client, served
+        yield client, server
 
 
 def user(text: str) -> ResponseInputItemParam:
@@ -109,13 +109,13 @@ async def test_answer_referenced_twice_is_rejected(scripted: Scripted) -> None:
 
 async def test_body_limit_includes_referenced_answers(scripted: Scripted) -> None:
     scripted.play(claude_says("x" * 2000))
-    async with serving(scripted.env, max_request_body_bytes=3000) as served:
+    async with serving(scripted.env, max_request_body_bytes=3000) as server:
         names: list[object] = []
         for _ in range(2):
-            answer = await served.client.post("/openai/v1/responses", json={"model": "claude", "input": "hi"})
+            answer = await server.client.post("/openai/v1/responses", json={"model": "claude", "input": "hi"})
             names.append({"type": "item_reference", "id": answer.json()["output"][0]["id"]})
         one, both = [
-            await served.client.post(
+            await server.client.post(
                 "/openai/v1/responses", json={"model": "claude", "input": [*some, {"role": "user", "content": "and?"}]}
             )
             for some in (names[:1], names)
@@ -127,10 +127,10 @@ async def test_body_limit_includes_referenced_answers(scripted: Scripted) -> Non
 
 async def test_body_with_reference_and_non_utf8_key_is_rejected(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
-    async with clients(scripted) as (client, served):
+    async with clients(scripted) as (client, server):
         first = await client.responses.create(model="claude", input="hi")
         body = json.dumps({"model": "claude", "input": named(first)}).encode()
-        answer = await served.client.post(
+        answer = await server.client.post(
             "/openai/v1/responses",
             content=body.replace(b"{", b'{"\xff": 1, ', 1),
             headers={"content-type": "application/json"},
@@ -145,21 +145,21 @@ async def test_body_with_reference_and_non_utf8_key_is_rejected(scripted: Script
 )
 async def test_unknown_reference_is_ignored(scripted: Scripted, name: object) -> None:
     scripted.play(claude_says("hello"))
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         conversation: Sequence[object] = [user("hi"), {"type": "item_reference", "id": name}, user("go on")]
         body = {"model": "claude", "input": conversation}
-        assert (await served.client.post("/openai/v1/responses", json=body)).status_code == 200
+        assert (await server.client.post("/openai/v1/responses", json=body)).status_code == 200
     assert "go on" in told(scripted.calls()[0])
 
 
 async def test_reference_does_not_hide_other_input_errors(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
-    async with clients(scripted) as (client, served):
+    async with clients(scripted) as (client, server):
         first = await client.responses.create(model="claude", input="hi")
         item = {"type": "item_reference", "id": first.output[0].id}
         wrong = {"model": "claude", "input": [item, {"role": "critic", "content": "x"}]}
-        answer = await served.client.post("/openai/v1/responses", json=wrong)
-        cut = await served.client.post(
+        answer = await server.client.post("/openai/v1/responses", json=wrong)
+        cut = await server.client.post(
             "/openai/v1/responses",
             content=json.dumps(wrong).encode()[:-1],
             headers={"content-type": "application/json"},

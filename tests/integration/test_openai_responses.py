@@ -21,7 +21,7 @@ from clinvk.types.session import Session
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, line, stderr, wait_for
-from serving import Served, serving
+from serving import LiveServer, serving
 
 PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n rest").decode()
 
@@ -33,14 +33,14 @@ class Answer(BaseModel):
 
 
 @asynccontextmanager
-async def clients(scripted: Scripted) -> AsyncGenerator[tuple[AsyncOpenAI, Served]]:
+async def clients(scripted: Scripted) -> AsyncGenerator[tuple[AsyncOpenAI, LiveServer]]:
     async with (
-        serving(scripted.env) as served,
+        serving(scripted.env) as server,
         AsyncOpenAI(
-            base_url=f"http://127.0.0.1:{served.port}/openai/v1", api_key="not-needed", max_retries=0
+            base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key="not-needed", max_retries=0
         ) as client,
     ):
-        yield client, served
+        yield client, server
 
 
 def thinks(*thoughts: str) -> list[Step]:
@@ -78,8 +78,8 @@ async def test_blocking_client_works(scripted: Scripted) -> None:
             with client.responses.create(model="claude", input="hi", stream=True) as stream:
                 return response.output_text, [event.type for event in stream]
 
-    async with serving(scripted.env) as served:
-        text, kinds = await asyncio.to_thread(ask, served.port)
+    async with serving(scripted.env) as server:
+        text, kinds = await asyncio.to_thread(ask, server.port)
     assert (text, kinds[0], kinds[-1]) == ("hello", "response.created", "response.completed")
 
 
@@ -190,9 +190,9 @@ async def test_unknown_response_id_is_not_found(scripted: Scripted, response_id:
 async def test_validation_error_names_the_clients_parameter(
     scripted: Scripted, wrong: dict[str, object], param: str
 ) -> None:
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         body = {"model": "claude", "input": "hi", **wrong}
-        response = await served.client.post("/openai/v1/responses", json=body)
+        response = await server.client.post("/openai/v1/responses", json=body)
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, param)
     assert error["message"].startswith(param) or "effort" in error["message"]
@@ -210,11 +210,11 @@ async def test_unstored_response_is_not_found(scripted: Scripted) -> None:
 
 async def test_previous_response_id_resumes_the_session(scripted: Scripted) -> None:
     scripted.play(claude_says("hello", session="11111111-1111-4111-8111-111111111111"))
-    async with clients(scripted) as (client, served):
+    async with clients(scripted) as (client, server):
         first = await client.responses.create(model="claude", input="my name is Ada")
         second = await client.responses.create(model="claude", input="my name?", previous_response_id=first.id)
         third = await client.responses.create(model="claude", input="sure?", previous_response_id=second.id)
-        listed = (await served.client.get("/api/v1/sessions")).json()
+        listed = (await server.client.get("/api/v1/sessions")).json()
     assert (second.previous_response_id, third.previous_response_id) == (first.id, second.id)
     assert (listed["total"], listed["sessions"][0]["turn_count"]) == (1, 3)
     calls = scripted.calls()
@@ -239,22 +239,22 @@ async def test_resuming_reads_only_the_newest_turn(scripted: Scripted) -> None:
     scripted.play(claude_says("hello", session="11111111-1111-4111-8111-111111111111"))
     store = Counted()
     last: str | None = None
-    async with serving(scripted.env, store=store) as served:
+    async with serving(scripted.env, store=store) as server:
         for _ in range(4):
             store.read = 0
             body = {"model": "claude", "input": "hi", "previous_response_id": last}
-            last = (await served.client.post("/openai/v1/responses", json=body)).json()["id"]
+            last = (await server.client.post("/openai/v1/responses", json=body)).json()["id"]
         assert (await store.sessions(SessionQuery())).total == 1
     assert store.read == 1
 
 
 async def test_branching_from_a_continued_response_resends_its_history(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
-    async with clients(scripted) as (client, served):
+    async with clients(scripted) as (client, server):
         first = await client.responses.create(model="claude", input="my name is Ada")
         await client.responses.create(model="claude", input="I like tea", previous_response_id=first.id)
         other = await client.responses.create(model="claude", input="my name?", previous_response_id=first.id)
-        listed = (await served.client.get("/api/v1/sessions")).json()
+        listed = (await server.client.get("/api/v1/sessions")).json()
     assert other.output_text == "hello"
     assert listed["total"] == 2
     last = scripted.calls()[-1].stdin or b""
@@ -279,12 +279,12 @@ class Overtaken(MemoryStore):
 @pytest.mark.parametrize("more", [{}, {"stream": True}, {"background": True}])
 async def test_overtaken_continuation_resends_the_history(scripted: Scripted, more: dict[str, object]) -> None:
     scripted.play(claude_says("hello"))
-    async with serving(scripted.env, store=(store := Overtaken())) as served:
-        asked = {"model": "claude", "input": "my name is Ada"}
-        first = (await served.client.post("/openai/v1/responses", json=asked)).json()["id"]
-        asked = {"model": "claude", "input": "my name?", "previous_response_id": first, **more}
-        other = await served.client.post("/openai/v1/responses", json=asked)
-        await served.ended(other.headers["x-clinvk-run-id"])
+    async with serving(scripted.env, store=(store := Overtaken())) as server:
+        body = {"model": "claude", "input": "my name is Ada"}
+        first = (await server.client.post("/openai/v1/responses", json=body)).json()["id"]
+        body = {"model": "claude", "input": "my name?", "previous_response_id": first, **more}
+        other = await server.client.post("/openai/v1/responses", json=body)
+        await server.ended(other.headers["x-clinvk-run-id"])
         assert await store.count() == 2
     assert (other.status_code, store.is_overtaken) == (200, True), other.text
     assert b"my name is Ada" in (scripted.calls()[-1].stdin or b"")
@@ -293,12 +293,12 @@ async def test_overtaken_continuation_resends_the_history(scripted: Scripted, mo
 async def test_overtaken_client_chat_resends_the_history(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     chat = {"x-openwebui-chat-id": "c-1"}
-    said = [{"role": "user", "content": "my name is Ada"}]
-    more = [*said, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "my name?"}]
-    async with serving(scripted.env, store=(store := Overtaken())) as served:
-        for messages in (said, more):
+    conversation = [{"role": "user", "content": "my name is Ada"}]
+    more = [*conversation, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "my name?"}]
+    async with serving(scripted.env, store=(store := Overtaken())) as server:
+        for messages in (conversation, more):
             body = {"model": "claude", "messages": messages}
-            response = await served.client.post("/openai/v1/chat/completions", json=body, headers=chat)
+            response = await server.client.post("/openai/v1/chat/completions", json=body, headers=chat)
             assert response.status_code == 200, response.text
         tags = [session.tags for session in (await store.sessions(SessionQuery())).items]
     assert (store.is_overtaken, tags) == (True, [("chat:c-1",)] * 2)
@@ -307,28 +307,28 @@ async def test_overtaken_client_chat_resends_the_history(scripted: Scripted) -> 
 
 async def test_overtaken_explicit_session_is_busy(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
-    async with serving(scripted.env, store=Overtaken()) as served:
-        asked = {"model": "claude", "input": "hi"}
-        first = await served.client.post("/openai/v1/responses", json=asked)
+    async with serving(scripted.env, store=Overtaken()) as server:
+        body = {"model": "claude", "input": "hi"}
+        first = await server.client.post("/openai/v1/responses", json=body)
         known = {"x-clinvk-session-id": first.headers["x-clinvk-session-id"]}
-        busy = await served.client.post("/openai/v1/responses", json=asked, headers=known)
+        busy = await server.client.post("/openai/v1/responses", json=body, headers=known)
     assert (busy.status_code, busy.json()["error"]["code"]) == (409, "session_busy")
 
 
 async def test_concurrent_responses_can_branch_from_one_response(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("hello"))
     scripted.play([wait_for(tmp_path / "go"), *claude_says("hello")], when="branch")
-    async with clients(scripted) as (client, served):
+    async with clients(scripted) as (client, server):
         first = await client.responses.create(model="claude", input="my name is Ada")
-        asked = (
+        requested = (
             client.responses.create(model="claude", input=f"branch {number}", previous_response_id=first.id)
             for number in range(5)
         )
-        answering = asyncio.gather(*asked)
+        answering = asyncio.gather(*requested)
         await until(lambda: len(scripted.calls()) == 6)
         (tmp_path / "go").touch()
         assert {response.output_text for response in await answering} == {"hello"}
-        assert (await served.client.get("/api/v1/sessions")).json()["total"] == 5
+        assert (await server.client.get("/api/v1/sessions")).json()["total"] == 5
 
 
 async def test_history_resent_after_a_fork_includes_the_turns_of_its_parent(
@@ -336,30 +336,30 @@ async def test_history_resent_after_a_fork_includes_the_turns_of_its_parent(
 ) -> None:
     scripted.play(claude_says("hello", session="11111111-1111-4111-8111-111111111111"))
 
-    async def ask(served: Served, text: str, session: str = "new", **more: object) -> tuple[str, str]:
+    async def ask(server: LiveServer, text: str, session: str = "new", **more: object) -> tuple[str, str]:
         headers = {} if more else {"x-clinvk-session-id": session}
         body = {"model": "claude", "input": text, **more}
-        response = await served.client.post("/openai/v1/responses", json=body, headers=headers)
+        response = await server.client.post("/openai/v1/responses", json=body, headers=headers)
         return response.json()["id"], response.headers.get("x-clinvk-session-id", "")
 
-    async def fork(served: Served, session: str) -> str:
-        return (await served.client.post(f"/api/v1/sessions/{session}/fork")).json()["id"]
+    async def fork(server: LiveServer, session: str) -> str:
+        return (await server.client.post(f"/api/v1/sessions/{session}/fork")).json()["id"]
 
-    async with serving(scripted.env) as served:
-        _, parent = await ask(served, "my name is Ada")
-        child = await fork(served, parent)
-        await ask(served, "I like tea", child)
-        await ask(served, "not of the fork", parent)
-        grandchild = await fork(served, child)
-        last, _ = await ask(served, "and cake", grandchild)
-        await ask(served, "what do I like?", previous_response_id=last, store=False)
-        told = (scripted.calls()[-1].stdin or b"").decode()
-        assert (await served.client.delete(f"/api/v1/sessions/{parent}")).status_code < 300
-        await ask(served, "what do I like?", previous_response_id=last, store=False)
-    places = [told.find(text) for text in ("my name is Ada", "I like tea", "and cake", "what do I like?")]
+    async with serving(scripted.env) as server:
+        _, parent = await ask(server, "my name is Ada")
+        child = await fork(server, parent)
+        await ask(server, "I like tea", child)
+        await ask(server, "not of the fork", parent)
+        grandchild = await fork(server, child)
+        last, _ = await ask(server, "and cake", grandchild)
+        await ask(server, "what do I like?", previous_response_id=last, store=False)
+        received = (scripted.calls()[-1].stdin or b"").decode()
+        assert (await server.client.delete(f"/api/v1/sessions/{parent}")).status_code < 300
+        await ask(server, "what do I like?", previous_response_id=last, store=False)
+    places = [received.find(text) for text in ("my name is Ada", "I like tea", "and cake", "what do I like?")]
     assert places == sorted(places)
     assert -1 not in places
-    assert "not of the fork" not in told
+    assert "not of the fork" not in received
     assert b"I like tea" in (scripted.calls()[-1].stdin or b"")
 
 
@@ -400,46 +400,46 @@ async def test_another_backend_receives_the_earlier_conversation(scripted: Scrip
 async def test_background_response_can_be_polled_until_complete(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("hello")
     scripted.play([*says[:2], wait_for(tmp_path / "go"), *says[2:]])
-    async with clients(scripted) as (client, served):
-        begun = await client.responses.create(model="claude", input="hi", background=True)
-        assert (begun.status in ("queued", "in_progress"), begun.background, begun.output) == (True, True, [])
+    async with clients(scripted) as (client, server):
+        first = await client.responses.create(model="claude", input="hi", background=True)
+        assert (first.status in ("queued", "in_progress"), first.background, first.output) == (True, True, [])
         await until(lambda: bool(scripted.calls()))
-        assert (await client.responses.retrieve(begun.id)).status in ("queued", "in_progress")
+        assert (await client.responses.retrieve(first.id)).status in ("queued", "in_progress")
         with pytest.raises(BadRequestError, match="not complete"):
-            await client.responses.create(model="claude", input="hi", previous_response_id=begun.id)
+            await client.responses.create(model="claude", input="hi", previous_response_id=first.id)
         (tmp_path / "go").touch()
-        await served.ended(begun.id.removeprefix("resp_"))
-        ended = await client.responses.retrieve(begun.id)
+        await server.ended(first.id.removeprefix("resp_"))
+        ended = await client.responses.retrieve(first.id)
     assert (ended.status, ended.output_text, ended.background) == ("completed", "hello", True)
 
 
 async def test_queued_response_keeps_its_creation_time(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("hello"))
     scripted.play([wait_for(tmp_path / "go"), *claude_says("slow")], when="slow")
-    async with serving(scripted.env, store=(store := MemoryStore()), max_concurrent_runs=1) as served:
-        asked = {"model": "claude", "input": "hi", "background": True}
-        slow = (await served.client.post("/openai/v1/responses", json={**asked, "input": "slow"})).json()
-        begun = (await served.client.post("/openai/v1/responses", json=asked)).json()
-        assert begun["status"] == "queued"
-        await until(lambda: time.time() >= begun["created_at"] + 2)
+    async with serving(scripted.env, store=(store := MemoryStore()), max_concurrent_runs=1) as server:
+        body = {"model": "claude", "input": "hi", "background": True}
+        slow = (await server.client.post("/openai/v1/responses", json={**body, "input": "slow"})).json()
+        first = (await server.client.post("/openai/v1/responses", json=body)).json()
+        assert first["status"] == "queued"
+        await until(lambda: time.time() >= first["created_at"] + 2)
         (tmp_path / "go").touch()
-        for each in (slow, begun):
-            await served.ended(each["id"].removeprefix("resp_"))
-        ended = (await served.client.get(f"/openai/v1/responses/{begun['id']}")).json()
-        run = await store.run(begun["id"].removeprefix("resp_"))
-    assert int(run.started_at or 0) > begun["created_at"] == ended["created_at"]
+        for each in (slow, first):
+            await server.ended(each["id"].removeprefix("resp_"))
+        ended = (await server.client.get(f"/openai/v1/responses/{first['id']}")).json()
+        run = await store.run(first["id"].removeprefix("resp_"))
+    assert int(run.started_at or 0) > first["created_at"] == ended["created_at"]
     assert ended["status"] == "completed"
 
 
 async def test_metadata_contains_only_what_the_client_sent(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
-    async with clients(scripted) as (client, served):
+    async with clients(scripted) as (client, server):
         instructions = "I" * 10_000
         made = await client.responses.create(
             model="claude", input="hi", instructions=instructions, metadata={"a": "b"}, previous_response_id=None
         )
-        sessions = await served.client.get("/api/v1/sessions")
-        run = await served.client.get(f"/api/v1/runs/{made.id.removeprefix('resp_')}")
+        sessions = await server.client.get("/api/v1/sessions")
+        run = await server.client.get(f"/api/v1/runs/{made.id.removeprefix('resp_')}")
         found = await client.responses.retrieve(made.id)
     assert sessions.json()["sessions"][0]["metadata"] == {"a": "b"}
     assert instructions not in sessions.text
@@ -451,10 +451,10 @@ async def test_metadata_contains_only_what_the_client_sent(scripted: Scripted) -
 async def test_background_response_can_be_cancelled(scripted: Scripted) -> None:
     scripted.play([*claude_says("hello")[:4], hang()])
     async with clients(scripted) as (client, _):
-        begun = await client.responses.create(model="claude", input="hi", background=True)
+        first = await client.responses.create(model="claude", input="hi", background=True)
         await until(lambda: bool(scripted.calls()))
-        cancelled = await client.responses.cancel(begun.id)
-        again = await client.responses.cancel(begun.id)
+        cancelled = await client.responses.cancel(first.id)
+        again = await client.responses.cancel(first.id)
     assert (cancelled.status, again) == ("cancelled", cancelled)
 
 
@@ -502,16 +502,16 @@ async def test_agent_failure_mid_stream_ends_it_with_response_failed(scripted: S
 
 
 async def test_sdk_errors_name_the_invalid_field(scripted: Scripted) -> None:
-    async with clients(scripted) as (client, served):
+    async with clients(scripted) as (client, server):
         with pytest.raises(BadRequestError) as caught:
             await client.responses.create(model="claude", input=[])
         assert (caught.value.param, caught.value.type) == ("input", "invalid_request_error")
         with pytest.raises(NotFoundError) as missing:
             await client.responses.create(model="qwen/coder", input="hi")
         assert missing.value.code == "model_not_found"
-        wrong = await served.client.put("/openai/v1/responses", json={})
+        wrong = await server.client.put("/openai/v1/responses", json={})
         assert (wrong.status_code, wrong.json()["error"]["type"]) == (405, "invalid_request_error")
-        streamed = await served.client.get(f"/openai/v1/responses/resp_{'0' * 32}", params={"stream": "true"})
+        streamed = await server.client.get(f"/openai/v1/responses/resp_{'0' * 32}", params={"stream": "true"})
         assert (streamed.status_code, streamed.json()["error"]["param"]) == (400, "stream")
     assert scripted.calls() == []
 

@@ -44,22 +44,22 @@ async def test_server_accepts_what_the_document_allows_and_refuses_the_rest(
     tmp_path: Path, method: str, path: str, mode: GenerationMode, check: CheckFunction
 ) -> None:
     agents = Answering(tmp_path)
-    async with serving(agents.env, agents.registry) as served:
-        url = f"http://127.0.0.1:{served.port}"
+    async with serving(agents.env, agents.registry) as server:
+        url = f"http://127.0.0.1:{server.port}"
         assert await asyncio.to_thread(send, method, path, mode, url, [*CHECKS, check]) == EXAMPLES
 
 
 async def test_all_examples_work_outside_a_repository(tmp_path: Path) -> None:
     agents = Answering(tmp_path)
     answers: dict[str, int] = {}
-    async with serving(agents.env, agents.registry, default_workdir=str(tmp_path)) as served:
-        session = (await served.prompt()).json()["session_id"]
+    async with serving(agents.env, agents.registry, default_workdir=str(tmp_path)) as server:
+        session = (await server.prompt()).json()["session_id"]
         for path, operations in json.loads(document(BACKENDS))["paths"].items():
             for method, operation in operations.items():
                 content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
                 for name, example in content.get("examples", {}).items():
                     url = path.replace("{id}", session)
-                    answer = await served.client.request(method, url, json=example["value"])
+                    answer = await server.client.request(method, url, json=example["value"])
                     answers[f"{method} {path} {name}"] = answer.status_code
     assert len(answers) > 10
     assert {name for name, status in answers.items() if status != 200} == set()
@@ -78,12 +78,12 @@ async def test_all_examples_work_outside_a_repository(tmp_path: Path) -> None:
     ],
 )
 async def test_invalid_query_is_refused(scripted: Scripted, path: str, wrong: str) -> None:
-    async with serving(scripted.env) as served:
-        answer: httpx.Response = await served.client.get(f"{path}?{wrong}")
+    async with serving(scripted.env) as server:
+        answer: httpx.Response = await server.client.get(f"{path}?{wrong}")
     assert (answer.status_code, answer.json()["field"]) == (400, wrong.partition("=")[0])
 
 
 async def test_tag_with_a_newline_is_refused(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
-        answer = await served.prompt(tags=["a\nb"])
+    async with serving(scripted.env) as server:
+        answer = await server.prompt(tags=["a\nb"])
     assert (answer.status_code, answer.json()["field"]) == (400, "tags")

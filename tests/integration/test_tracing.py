@@ -13,7 +13,7 @@ from clinvk.config.load import home
 from collector import Collector, attributes_of
 from scripted import Scripted
 from scripted.steps import claude_says
-from serving import Served, serving
+from serving import LiveServer, serving
 from shell_backend import CALL, DONE, FAILED, TEXT, Shell
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -30,20 +30,20 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Generator[Collector]:
 
 
 @asynccontextmanager
-async def shell(tmp_path: Path) -> AsyncGenerator[Served]:
+async def shell(tmp_path: Path) -> AsyncGenerator[LiveServer]:
     """Serve a shell, traced; leaving it sends what there is to the collector."""
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    async with serving(env, {"shell": Shell()}, tracing=True) as served:
-        yield served
+    async with serving(env, {"shell": Shell()}, tracing=True) as server:
+        yield server
 
 
 async def test_prompt_creates_request_and_run_spans_below_the_callers_span(
     scripted: Scripted, collector: Collector
 ) -> None:
     scripted.play(claude_says("hello"))
-    async with serving(scripted.env, tracing=True) as served:
+    async with serving(scripted.env, tracing=True) as server:
         answer = (
-            await served.client.post(
+            await server.client.post(
                 "/api/v1/prompt",
                 json={"backend": "claude", "prompt": "a secret", "model": "opus"},
                 headers={"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "q1"},
@@ -54,9 +54,9 @@ async def test_prompt_creates_request_and_run_spans_below_the_callers_span(
     assert request.parent_span_id.hex() == PARENT
     assert run.parent_span_id == request.span_id
     assert request.start_time_unix_nano <= run.start_time_unix_nano < run.end_time_unix_nano
-    told = attributes_of(request.attributes)
-    assert (told["http.route"], told["http.request.method"]) == ("/api/v1/prompt", "POST")
-    assert (told["http.response.status_code"], told["clinvk.request.id"]) == (200, "q1")
+    reported = attributes_of(request.attributes)
+    assert (reported["http.route"], reported["http.request.method"]) == ("/api/v1/prompt", "POST")
+    assert (reported["http.response.status_code"], reported["clinvk.request.id"]) == (200, "q1")
     attributes = attributes_of(run.attributes)
     assert attributes.pop("gen_ai.response.time_to_first_chunk")
     assert attributes == {
@@ -80,8 +80,8 @@ async def test_prompt_creates_request_and_run_spans_below_the_callers_span(
 
 
 async def test_tool_span_is_a_child_of_its_run(tmp_path: Path, collector: Collector) -> None:
-    async with shell(tmp_path) as served:
-        await served.client.post(
+    async with shell(tmp_path) as server:
+        await server.client.post(
             "/api/v1/prompt", json={"backend": "shell", "prompt": CALL + BROKEN_TOOL + TEXT + DONE}
         )
     tool, run = collector.named("execute_tool Bash"), collector.named("invoke_agent shell")
@@ -97,8 +97,8 @@ async def test_tool_span_is_a_child_of_its_run(tmp_path: Path, collector: Collec
 
 
 async def test_failed_run_has_an_error_span_and_its_request_does_not(tmp_path: Path, collector: Collector) -> None:
-    async with shell(tmp_path) as served:
-        response = await served.client.post("/api/v1/prompt", json={"backend": "shell", "prompt": FAILED})
+    async with shell(tmp_path) as server:
+        response = await server.client.post("/api/v1/prompt", json={"backend": "shell", "prompt": FAILED})
     assert response.status_code == 200
     run, request = collector.named("invoke_agent shell"), collector.named("POST /api/v1/prompt")
     assert (run.status.code, request.status.code) == (ERROR, OK)
@@ -107,8 +107,8 @@ async def test_failed_run_has_an_error_span_and_its_request_does_not(tmp_path: P
 
 async def test_runs_of_several_agents_are_children_of_one_request(tmp_path: Path, collector: Collector) -> None:
     tasks = [{"backend": "shell", "prompt": TEXT + DONE}] * 2
-    async with shell(tmp_path) as served:
-        whole = (await served.client.post("/api/v1/parallel", json={"tasks": tasks})).json()
+    async with shell(tmp_path) as server:
+        whole = (await server.client.post("/api/v1/parallel", json={"tasks": tasks})).json()
     request = collector.named("POST /api/v1/parallel")
     runs = [span for span in collector.spans if span.name == "invoke_agent shell"]
     assert [run.parent_span_id for run in runs] == [request.span_id] * 2
@@ -116,9 +116,9 @@ async def test_runs_of_several_agents_are_children_of_one_request(tmp_path: Path
 
 
 async def test_a_detached_run_belongs_to_the_trace_of_its_request(tmp_path: Path, collector: Collector) -> None:
-    async with shell(tmp_path) as served:
-        run = await served.detached(backend="shell", prompt=TEXT + DONE)
-        await served.ended(run["run_id"])
+    async with shell(tmp_path) as server:
+        run = await server.detached(backend="shell", prompt=TEXT + DONE)
+        await server.ended(run["run_id"])
     assert collector.named("invoke_agent shell").trace_id == collector.named("POST /api/v1/prompt").trace_id
 
 
@@ -126,10 +126,10 @@ async def test_spans_name_the_path_template_and_the_key(scripted: Scripted, coll
     file = KeyFile(home(scripted.env))
     text = await asyncio.to_thread(file.create, "ana", KeyLimits())
     keys = ApiKeys((), await asyncio.to_thread(file.read))
-    async with serving(scripted.env, keys=keys, tracing=True) as served:
-        await served.client.get("/api/v1/runs/abcdef", headers={"x-api-key": text})
-        await served.client.get("/nothing/of/the/kind", headers={"x-api-key": text})
-        await served.client.get("/health")
+    async with serving(scripted.env, keys=keys, tracing=True) as server:
+        await server.client.get("/api/v1/runs/abcdef", headers={"x-api-key": text})
+        await server.client.get("/nothing/of/the/kind", headers={"x-api-key": text})
+        await server.client.get("/health")
     assert {span.name for span in collector.spans} == {"GET /api/v1/runs/{id}", "GET"}
     assert attributes_of(collector.named("GET /api/v1/runs/{id}").attributes)["clinvk.key.name"] == "ana"
     assert text.encode() not in b"".join(span.SerializeToString() for span in collector.spans)

@@ -13,7 +13,7 @@ import pytest
 from clinvk.api.access.keys import ApiKeys
 from scripted import Scripted
 from scripted.steps import claude_says, exits
-from serving import Served, serving
+from serving import LiveServer, serving
 from standin.document import JSON
 
 KEY = "sk-of-some-length"
@@ -45,8 +45,8 @@ TOOLS: JSON = [
 ]
 
 
-async def post(served: Served, path: str, headers: Mapping[str, str], body: JSON) -> httpx.Response:
-    return await served.client.post(f"/openai/v1/{path}", content=json.dumps(body).encode(), headers={**headers})
+async def post(server: LiveServer, path: str, headers: Mapping[str, str], body: JSON) -> httpx.Response:
+    return await server.client.post(f"/openai/v1/{path}", content=json.dumps(body).encode(), headers={**headers})
 
 
 def events(response: httpx.Response) -> list[JSON]:
@@ -88,10 +88,10 @@ async def test_client_lists_models_with_its_key_and_gets_an_error_for_a_wrong_ke
     scripted: Scripted, headers: dict[str, str]
 ) -> None:
     """Open WebUI checks a connection so: it reads `data[].id`, and `error` of what is no 200."""
-    async with serving(scripted.env, keys=ApiKeys((KEY,))) as served:
-        listed = await served.client.get("/openai/v1/models", headers=headers)
+    async with serving(scripted.env, keys=ApiKeys((KEY,))) as server:
+        listed = await server.client.get("/openai/v1/models", headers=headers)
         wrong = {name: value.replace(KEY, "wrong") for name, value in headers.items()}
-        refused = await served.client.get("/openai/v1/models", headers=wrong)
+        refused = await server.client.get("/openai/v1/models", headers=wrong)
     assert listed.status_code == 200
     assert {"claude", "codex", "gemini"} <= {model["id"] for model in listed.json()["data"]}
     assert all(model.get("name", "") is not None for model in listed.json()["data"])
@@ -127,10 +127,10 @@ async def test_open_webui_streams_a_chat_and_requests_its_title(scripted: Script
         "stream": False,
         "max_completion_tokens": 1000,
     }
-    async with serving(scripted.env, keys=ApiKeys((KEY,))) as served:
-        streamed = await post(served, "chat/completions", WEBUI, chat)
-        titled = await post(served, "chat/completions", WEBUI, title)
-        sessions = (await served.client.get("/api/v1/sessions", headers=WEBUI)).json()
+    async with serving(scripted.env, keys=ApiKeys((KEY,))) as server:
+        streamed = await post(server, "chat/completions", WEBUI, chat)
+        titled = await post(server, "chat/completions", WEBUI, title)
+        sessions = (await server.client.get("/api/v1/sessions", headers=WEBUI)).json()
     assert text_of(events(streamed)) == "Hello Ann"
     assert used(events(streamed)) == [(12, 5)]
     assert titled.json()["choices"][0]["message"]["content"] == '{"title": "Greetings"}'
@@ -140,8 +140,8 @@ async def test_open_webui_streams_a_chat_and_requests_its_title(scripted: Script
 async def test_open_webui_shows_the_error_of_an_agent(scripted: Scripted) -> None:
     scripted.play([exits(3)])
     body: JSON = {"stream": True, "model": "claude", "messages": [{"role": "user", "content": "hello"}]}
-    async with serving(scripted.env) as served:
-        failed = await post(served, "chat/completions", WEBUI, body)
+    async with serving(scripted.env) as server:
+        failed = await post(server, "chat/completions", WEBUI, body)
     assert failed.status_code == 500
     assert "claude" in failed.json()["error"]["message"]
 
@@ -161,9 +161,9 @@ async def test_continue_chats_with_both_key_headers(scripted: Scripted) -> None:
         "stream_options": {"include_usage": True},
         "stop": ["<|im_end|>", "<|endoftext|>", "\n\n\n", "/src/", "#- coding: utf-8", "```"],
     }
-    async with serving(scripted.env, keys=ApiKeys((KEY,))) as served:
+    async with serving(scripted.env, keys=ApiKeys((KEY,))) as server:
         answered = [
-            await post(served, "chat/completions", {**CONTINUE, name: "not-needed"}, body)
+            await post(server, "chat/completions", {**CONTINUE, name: "not-needed"}, body)
             for name in ("x-api-key", "Authorization")
         ]
     for response in answered:
@@ -184,8 +184,8 @@ async def test_continue_cli_offers_tools_and_is_answered_without_them(scripted: 
         "tools": TOOLS,
         "stream_options": {"include_usage": True},
     }
-    async with serving(scripted.env) as served:
-        response = await post(served, "chat/completions", headers, body)
+    async with serving(scripted.env) as server:
+        response = await post(server, "chat/completions", headers, body)
     assert text_of(events(response)) == "Use a map."
     assert response.headers["x-clinvk-ignored"] == "tools"
 
@@ -201,9 +201,9 @@ async def test_continue_completes_code_with_the_legacy_api(scripted: Scripted) -
         "stream": True,
         "stop": ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>", "<|endoftext|>", "\n\n\n"],
     }
-    async with serving(scripted.env) as served:
-        response = await post(served, "completions", CONTINUE, body)
-        fim = await post(served, "fim/completions", CONTINUE, {**body, "suffix": "\n"})
+    async with serving(scripted.env) as server:
+        response = await post(server, "completions", CONTINUE, body)
+        fim = await post(server, "fim/completions", CONTINUE, {**body, "suffix": "\n"})
     assert text_of(events(response)) == "return a + b"
     assert (fim.status_code, fim.json()["error"]["code"]) == (404, "unknown_url")
 
@@ -230,11 +230,11 @@ async def test_cline_streams_with_usage_at_the_end(scripted: Scripted) -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    async with serving(scripted.env) as served:
-        response = await post(served, "chat/completions", CLINE, body)
+    async with serving(scripted.env) as server:
+        response = await post(server, "chat/completions", CLINE, body)
     chunks = events(response)
     assert text_of(chunks) == "It is done."
     assert used(chunks) == [(12, 5)]
     assert response.headers["x-clinvk-ignored"] == "tools"
-    told = (scripted.calls()[0].stdin or b"").decode()
-    assert told.index("hello") < told.index("read_file") < told.index("what is in a")
+    received = (scripted.calls()[0].stdin or b"").decode()
+    assert received.index("hello") < received.index("read_file") < received.index("what is in a")

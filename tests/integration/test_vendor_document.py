@@ -119,7 +119,7 @@ async def test_requests_and_answers_match_the_document(
     tmp_path: Path, method: str, path: str, mode: GenerationMode, checks: list[CheckFunction]
 ) -> None:
     agents = Answering(tmp_path)
-    async with serving(agents.env, agents.registry) as served:
-        url = f"http://127.0.0.1:{served.port}"
+    async with serving(agents.env, agents.registry) as server:
+        url = f"http://127.0.0.1:{server.port}"
         sent = await asyncio.to_thread(send, method, path, mode, url, [*CHECKS, *checks])
     assert sent == (1 if path == TAKES_NOTHING else EXAMPLES)

@@ -35,23 +35,23 @@ def truncated(body: JSON, chance: random.Random) -> bytes:
 
 def assert_refused(path: str, response: httpx.Response) -> None:
     """It is refused in the form of the API, and told where in the body the mistake is."""
-    told = response.json()
-    assert response.status_code in (400, 404), told
+    answer = response.json()
+    assert response.status_code in (400, 404), answer
     if path.startswith("/openai"):
-        assert set(told) == {"error"}
-        assert set(told["error"]) == {"message", "type", "param", "code"}
-        kind, message, place = told["error"]["type"], told["error"]["message"], told["error"]["param"]
+        assert set(answer) == {"error"}
+        assert set(answer["error"]) == {"message", "type", "param", "code"}
+        kind, message, place = answer["error"]["type"], answer["error"]["message"], answer["error"]["param"]
     elif path.startswith("/anthropic"):
-        assert set(told) == {"type", "error", "request_id"}
-        assert (told["type"], told["request_id"]) == ("error", response.headers["request-id"])
-        kind, message = told["error"]["type"], told["error"]["message"]
+        assert set(answer) == {"type", "error", "request_id"}
+        assert (answer["type"], answer["request_id"]) == ("error", response.headers["request-id"])
+        kind, message = answer["error"]["type"], answer["error"]["message"]
         place = message.split()[0]
     else:
         assert response.headers["content-type"] == "application/problem+json"
-        assert told["status"] == response.status_code
-        kind, message, place = "invalid_request_error", told["detail"], told.get("field")
-    assert kind in ("invalid_request_error", "not_found_error"), told
-    assert place or "the body" in message, told
+        assert answer["status"] == response.status_code
+        kind, message, place = "invalid_request_error", answer["detail"], answer.get("field")
+    assert kind in ("invalid_request_error", "not_found_error"), answer
+    assert place or "the body" in message, answer
 
 
 @pytest.mark.timeout(300)
@@ -65,8 +65,8 @@ async def test_500_mutated_bodies_are_answered_or_refused_in_the_error_format_of
     broken += [truncated(BODIES[path], chance) for _ in range(100)]
     answered = 0
     async with (
-        serving(agents.env, agents.registry) as served,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=TIMEOUT_S) as client,
+        serving(agents.env, agents.registry) as server,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=TIMEOUT_S) as client,
     ):
 
         async def send(body: bytes) -> httpx.Response:

@@ -23,9 +23,9 @@ async def test_unknown_model_name_is_reported_as_ignored(
     scripted: Scripted, path: str, backends: dict[str, BackendSettings]
 ) -> None:
     scripted.play(says("claude", "fine"))
-    async with serving(scripted.env, store=MemoryStore(), backends=backends) as served:
+    async with serving(scripted.env, store=MemoryStore(), backends=backends) as server:
         answers = [
-            await served.client.post(path, json={**ASKING[path], "model": "cluade", "stream": stream})
+            await server.client.post(path, json={**ASKING[path], "model": "cluade", "stream": stream})
             for stream in (False, True)
         ]
     assert [(answer.status_code, answer.headers.get("x-clinvk-ignored")) for answer in answers] == [(200, "model")] * 2
@@ -35,8 +35,8 @@ async def test_unknown_model_name_is_reported_as_ignored(
 @pytest.mark.parametrize("model", ["claude", "claude/opus", "opus", "claude-of-the-future"])
 async def test_effective_model_name_is_not_reported_as_ignored(scripted: Scripted, path: str, model: str) -> None:
     scripted.play(says("claude", "fine"))
-    async with serving(scripted.env, store=MemoryStore(), backends=CONFIGURED) as served:
-        answer = await served.client.post(path, json={**ASKING[path], "model": model})
+    async with serving(scripted.env, store=MemoryStore(), backends=CONFIGURED) as server:
+        answer = await server.client.post(path, json={**ASKING[path], "model": model})
     assert answer.status_code == 200
     assert "x-clinvk-ignored" not in answer.headers
 
@@ -45,6 +45,6 @@ async def test_ignored_model_is_listed_with_other_ignored_fields(scripted: Scrip
     scripted.play(says("claude", "fine"))
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     path = "/openai/v1/chat/completions"
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        answer = await served.client.post(path, json={**ASKING[path], "model": "cluade", "tools": [tool]})
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        answer = await server.client.post(path, json={**ASKING[path], "model": "cluade", "tools": [tool]})
     assert answer.headers["x-clinvk-ignored"] == "model, tools"

@@ -40,7 +40,7 @@ from clinvk.types.session import Resume
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, codex_says, exits, wait_for
-from serving import Served, services_of, serving
+from serving import LiveServer, services_of, serving
 from shell_backend import CALL, DONE, TEXT, Shell
 from timeouts import answering
 
@@ -53,12 +53,12 @@ SHELL = {"shell": Shell()}
 
 def asking(path: str, text: str = "hi", model: str = "claude", **more: object) -> dict[str, object]:
     """Return the smallest body that an endpoint accepts."""
-    said: dict[str, object] = {"messages": [{"role": "user", "content": text}]}
+    conversation: dict[str, object] = {"messages": [{"role": "user", "content": text}]}
     if path.endswith("/completions") and "chat" not in path:
-        said = {"prompt": text}
+        conversation = {"prompt": text}
     elif "responses" in path:
-        said = {"input": text}
-    return {"model": model, "max_tokens": 100, **said, **more}
+        conversation = {"input": text}
+    return {"model": model, "max_tokens": 100, **conversation, **more}
 
 
 def failed(code: str) -> str:
@@ -99,9 +99,9 @@ def error_of(path: str, response: httpx.Response) -> tuple[str, str]:
 )
 async def test_every_path_variant_answers_without_a_redirect(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("fine"))
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        url = f"http://127.0.0.1:{served.port}{path}"
-        response = await served.client.post(url, json=asking(path), follow_redirects=False)
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        url = f"http://127.0.0.1:{server.port}{path}"
+        response = await server.client.post(url, json=asking(path), follow_redirects=False)
     assert (response.status_code, "fine" in response.text) == (200, True), response.text
 
 
@@ -111,16 +111,16 @@ async def test_a_probe_is_answered_without_a_key_and_not_logged(
     scripted: Scripted, caplog: pytest.LogCaptureFixture, base: str, path: str
 ) -> None:
     caplog.set_level(logging.DEBUG, "clinvk.api.http.middleware")
-    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
-        response = await served.client.head(base + path, follow_redirects=False)
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as server:
+        response = await server.client.head(base + path, follow_redirects=False)
     assert response.status_code == 200
     assert response.headers["x-request-id"]
     assert caplog.records == []
 
 
 async def test_get_on_a_probe_path_is_not_found(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        statuses = [(await served.client.get(path)).status_code for path in ("/v1", "/anthropic", "/openai/v1")]
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        statuses = [(await server.client.get(path)).status_code for path in ("/v1", "/anthropic", "/openai/v1")]
     assert statuses == [404, 404, 404]
 
 
@@ -130,9 +130,9 @@ async def test_get_on_a_probe_path_is_not_found(scripted: Scripted) -> None:
 async def test_models_of_usable_backends_are_listed(scripted: Scripted) -> None:
     (scripted.folder / "gemini").unlink()
     off = {"codex": BackendSettings(enabled=False)}
-    async with serving(scripted.env, store=MemoryStore(), backends=off) as served:
-        openai = (await served.client.get("/openai/v1/models")).json()
-        anthropic = (await served.client.get("/anthropic/v1/models")).json()
+    async with serving(scripted.env, store=MemoryStore(), backends=off) as server:
+        openai = (await server.client.get("/openai/v1/models")).json()
+        anthropic = (await server.client.get("/anthropic/v1/models")).json()
     ids = ["claude", *(f"claude/{model}" for model in BACKENDS["claude"].models)]
     assert openai == {
         "object": "list",
@@ -145,10 +145,10 @@ async def test_models_of_usable_backends_are_listed(scripted: Scripted) -> None:
 
 
 async def test_anthropic_model_list_is_paginated(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        first = (await served.client.get("/anthropic/v1/models?limit=3")).json()
-        rest = (await served.client.get(f"/anthropic/v1/models?limit=1000&after_id={first['last_id']}")).json()
-        wrong = await served.client.get("/anthropic/v1/models?limit=0")
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        first = (await server.client.get("/anthropic/v1/models?limit=3")).json()
+        rest = (await server.client.get(f"/anthropic/v1/models?limit=1000&after_id={first['last_id']}")).json()
+        wrong = await server.client.get("/anthropic/v1/models?limit=0")
     assert [model["id"] for model in first["data"]] == ["claude", "claude/sonnet", "claude/opus"]
     assert (first["has_more"], rest["has_more"], rest["first_id"]) == (True, False, "claude/haiku")
     assert (wrong.status_code, error_of(MESSAGES, wrong)[0]) == (400, "invalid_request_error")
@@ -156,10 +156,10 @@ async def test_anthropic_model_list_is_paginated(scripted: Scripted) -> None:
 
 async def test_version_header_selects_the_vendor_on_shared_paths(scripted: Scripted) -> None:
     version = {"anthropic-version": "2023-06-01"}
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        lists = [(await served.client.get("/v1/models", headers=headers)).json() for headers in ({}, version)]
-        ones = [(await served.client.get("/v1/models/claude", headers=headers)).json() for headers in ({}, version)]
-        errors = [(await served.client.get("/v1/models/x", headers=headers)).json() for headers in ({}, version)]
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        lists = [(await server.client.get("/v1/models", headers=headers)).json() for headers in ({}, version)]
+        ones = [(await server.client.get("/v1/models/claude", headers=headers)).json() for headers in ({}, version)]
+        errors = [(await server.client.get("/v1/models/x", headers=headers)).json() for headers in ({}, version)]
     assert ["object" in shape for shape in lists] == [True, False]
     assert ["object" in shape for shape in ones] == [True, False]
     assert ["request_id" in shape for shape in errors] == [False, True]
@@ -168,8 +168,8 @@ async def test_version_header_selects_the_vendor_on_shared_paths(scripted: Scrip
 @pytest.mark.parametrize("base", ["/openai/v1", "/anthropic/v1"])
 @pytest.mark.parametrize("model", ["claude", "claude/opus", "claude%2Fopus", "claude-opus-4-8", "codex/gpt-5.5"])
 async def test_model_is_found_by_every_accepted_name(scripted: Scripted, base: str, model: str) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.client.get(f"{base}/models/{model}")
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.get(f"{base}/models/{model}")
     assert (response.status_code, response.json()["id"]) == (200, model.replace("%2F", "/"))
 
 
@@ -177,8 +177,8 @@ async def test_model_is_found_by_every_accepted_name(scripted: Scripted, base: s
 @pytest.mark.parametrize("model", ["nothing", "qwen/coder", "gemini", "gemini/pro", "gemini-2.5-pro"])
 async def test_unknown_model_is_not_found(scripted: Scripted, base: str, model: str) -> None:
     (scripted.folder / "gemini").unlink()
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.client.get(f"{base}/models/{model}")
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.get(f"{base}/models/{model}")
     assert response.status_code == 404
     assert error_of(base, response)[0] in ("invalid_request_error", "not_found_error")
 
@@ -187,8 +187,8 @@ async def test_unknown_model_is_not_found(scripted: Scripted, base: str, model: 
 @pytest.mark.parametrize("model", ["qwen/coder", "gemini/pro"])
 async def test_a_model_of_a_backend_that_is_missing_is_not_found(scripted: Scripted, path: str, model: str) -> None:
     (scripted.folder / "gemini").unlink()
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.client.post(path, json=asking(path, model=model))
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.post(path, json=asking(path, model=model))
     assert response.status_code == 404
     error_of(path, response)
     if path != MESSAGES:
@@ -200,8 +200,8 @@ async def test_unknown_model_is_answered_by_the_default_backend_under_the_reques
     scripted: Scripted, path: str
 ) -> None:
     scripted.play(claude_says("fine"))
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.client.post(path, json=asking(path, model="llama-3.3-70b"))
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.post(path, json=asking(path, model="llama-3.3-70b"))
     assert (response.status_code, response.json()["model"]) == (200, "llama-3.3-70b")
     (call,) = scripted.calls()
     assert (call.name, [word for word in call.argv if "llama" in word]) == ("claude", [])
@@ -212,8 +212,8 @@ async def test_unknown_model_is_answered_by_the_default_backend_under_the_reques
 
 @pytest.mark.parametrize("path", [*RUNS, "/openai/v1/models", "/v1/messages", *VENDORS.values()])
 async def test_invalid_key_is_refused_in_the_error_format_of_the_vendor(scripted: Scripted, path: str) -> None:
-    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
-        response = await served.client.post(path, json={}, headers={"authorization": "Bearer wrong"})
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as server:
+        response = await server.client.post(path, json={}, headers={"authorization": "Bearer wrong"})
     assert response.status_code == 401
     assert error_of(path, response)[0] == "authentication_error"
     if path.startswith("/openai"):
@@ -223,12 +223,12 @@ async def test_invalid_key_is_refused_in_the_error_format_of_the_vendor(scripted
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
 async def test_one_valid_key_of_two_is_enough(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("fine"))
-    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served:
+    async with serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as server:
         for keys in (
             {"authorization": "Bearer k", "x-api-key": "not-needed"},
             {"authorization": "Bearer x", "x-api-key": "k"},
         ):
-            assert (await served.client.post(path, json=asking(path), headers=keys)).status_code == 200
+            assert (await server.client.post(path, json=asking(path), headers=keys)).status_code == 200
 
 
 # Errors
@@ -244,13 +244,13 @@ class Broken(Shell):
 @pytest.mark.parametrize("path", RUNS)
 async def test_errors_before_the_body_is_read_have_the_format_of_the_vendor(scripted: Scripted, path: str) -> None:
     json = {"content-type": "application/json"}
-    async with serving(scripted.env, store=MemoryStore(), max_request_body_bytes=1000) as served:
+    async with serving(scripted.env, store=MemoryStore(), max_request_body_bytes=1000) as server:
         responses = {
-            404: await served.client.post(f"{path}/nothing/here", json={}),
-            405: await served.client.put(path, json={}),
-            413: await served.client.post(path, content=b" " * 1001, headers=json),
-            415: await served.client.post(path, content=b"{}", headers={"content-type": "text/plain"}),
-            400: await served.client.post(path, content=b"{", headers=json),
+            404: await server.client.post(f"{path}/nothing/here", json={}),
+            405: await server.client.put(path, json={}),
+            413: await server.client.post(path, content=b" " * 1001, headers=json),
+            415: await server.client.post(path, content=b"{}", headers={"content-type": "text/plain"}),
+            400: await server.client.post(path, content=b"{", headers=json),
         }
     for status, response in responses.items():
         assert response.status_code == status, response.text
@@ -259,9 +259,9 @@ async def test_errors_before_the_body_is_read_have_the_format_of_the_vendor(scri
 
 
 async def test_unknown_path_error_names_the_base_url(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        openai = await served.client.post("/openai/chat/completions", json={})
-        anthropic = await served.client.post("/anthropic/messages", json={})
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        openai = await server.client.post("/openai/chat/completions", json={})
+        anthropic = await server.client.post("/anthropic/messages", json={})
     assert "/openai/v1" in error_of(CHAT, openai)[1]
     assert "/anthropic" in error_of(MESSAGES, anthropic)[1]
 
@@ -270,8 +270,8 @@ async def test_unknown_path_error_names_the_base_url(scripted: Scripted) -> None
 async def test_internal_error_has_the_format_of_the_vendor_and_is_not_retryable(path: str) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     registry = {"shell": Broken()}
-    async with serving(env, registry, store=MemoryStore()) as served:
-        response = await served.client.post(path, json=asking(path, model="shell"))
+    async with serving(env, registry, store=MemoryStore()) as server:
+        response = await server.client.post(path, json=asking(path, model="shell"))
     assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
     assert error_of(path, response)[0] in ("server_error", "api_error")
 
@@ -300,9 +300,9 @@ async def test_immediate_agent_failure_sets_the_response_status(
 ) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     script = """echo '{"type":"progress","stage":"retry","message":"m"}'\n""" + failed(code)
-    async with serving(env, SHELL, store=MemoryStore()) as served:
+    async with serving(env, SHELL, store=MemoryStore()) as server:
         for path in ways(dialect):
-            response = await served.client.post(path, json=asking(path, script, "shell", stream=stream))
+            response = await server.client.post(path, json=asking(path, script, "shell", stream=stream))
             assert response.status_code == (openai if dialect == "openai" else anthropic), response.text
             assert "no luck" in error_of(path, response)[1]
             assert response.headers.get("x-should-retry") == (None if code in HARMLESS else "false")
@@ -312,8 +312,8 @@ async def test_immediate_agent_failure_sets_the_response_status(
 @pytest.mark.parametrize("path", RUNS)
 async def test_agent_failure_after_a_tool_call_is_not_retryable(path: str) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
-    async with serving(env, SHELL, store=MemoryStore()) as served:
-        response = await served.client.post(path, json=asking(path, CALL + failed("agent_rate_limited"), "shell"))
+    async with serving(env, SHELL, store=MemoryStore()) as server:
+        response = await server.client.post(path, json=asking(path, CALL + failed("agent_rate_limited"), "shell"))
     assert (response.status_code, response.headers["x-should-retry"]) == (429, "false")
 
 
@@ -321,8 +321,8 @@ async def test_agent_failure_after_a_tool_call_is_not_retryable(path: str) -> No
 async def test_agent_failure_after_the_first_text_ends_the_stream_with_an_error(path: str) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     script = TEXT + failed("agent_rate_limited")
-    async with serving(env, SHELL, store=MemoryStore()) as served:
-        response = await served.client.post(path, json=asking(path, script, "shell", stream=True))
+    async with serving(env, SHELL, store=MemoryStore()) as server:
+        response = await server.client.post(path, json=asking(path, script, "shell", stream=True))
     assert response.status_code == 200
     assert "hello" in response.text
     assert "no luck" in response.text.strip().rpartition("\n\n")[2]
@@ -366,26 +366,26 @@ async def test_internal_error_ends_a_started_stream_with_an_error_event(
     error: Exception, dialect: Dialect, path: str, last: str
 ) -> None:
     script = TEXT + "exec sleep 60\n"
-    asked = asking(path, script, "shell", stream=True)
+    requested = asking(path, script, "shell", stream=True)
     if isinstance(dialect, Rest):
-        asked = {"backend": "shell", "prompt": script, "output_format": "stream-json"}
+        requested = {"backend": "shell", "prompt": script, "output_format": "stream-json"}
     async with Torn(error) as runs, endpoint(dialect, runs, 5, raises=False) as client:
-        response = await client.post(path, json=asked)
-    said = error.message if isinstance(error, ClinvkError) else "clinvk itself failed"
+        response = await client.post(path, json=requested)
+    text = error.message if isinstance(error, ClinvkError) else "clinvk itself failed"
     final = response.text.strip().rpartition("\n" if isinstance(dialect, Rest) else "\n\n")[2]
     assert response.status_code == 200
     assert "hello" in response.text
     assert final.startswith(last)
-    assert said in final
+    assert text in final
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
 async def test_full_queue_is_reported_with_retry_after(scripted: Scripted, path: str) -> None:
     scripted.play([wait_for(scripted.folder / "go"), *claude_says("x")])
-    async with serving(scripted.env, store=MemoryStore(), max_concurrent_runs=1, max_queued_runs=0) as served:
-        first = asyncio.create_task(served.client.post(path, json=asking(path)))
-        await until(lambda: served.runs.busy == 1)
-        second = await served.client.post(path, json=asking(path))
+    async with serving(scripted.env, store=MemoryStore(), max_concurrent_runs=1, max_queued_runs=0) as server:
+        first = asyncio.create_task(server.client.post(path, json=asking(path)))
+        await until(lambda: server.runs.busy == 1)
+        second = await server.client.post(path, json=asking(path))
         (scripted.folder / "go").touch()
         assert (await first).status_code == 200
     assert second.status_code in (503, 529)
@@ -427,16 +427,16 @@ async def test_status_waits_for_the_agent_only_until_its_limit(
 ) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     script = f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done\n" + failed("agent_overloaded")
-    begun = asyncio.Event()
+    started = asyncio.Event()
     async with (
         LocalRuns(Settings(), MemoryStore(), env, SHELL) as runs,
-        endpoint(dialect, runs, 0.05, begun=begun) as client,
+        endpoint(dialect, runs, 0.05, begun=started) as client,
     ):
-        asked = asyncio.create_task(client.post(path, json=asking(path, script, "shell", stream=True)))
+        pending = asyncio.create_task(client.post(path, json=asking(path, script, "shell", stream=True)))
         async with asyncio.timeout(30):
-            await begun.wait()
+            await started.wait()
         (tmp_path / "go").touch()
-        response = await asked
+        response = await pending
     assert response.status_code == 200
     assert response.text.startswith(pulse)
     assert response.text.strip().rpartition("\n\n")[2].startswith(last)
@@ -501,8 +501,8 @@ async def test_answer_without_streaming_waits_for_its_final_status(dialect: Dial
 @pytest.mark.parametrize("path", RUNS)
 async def test_stream_headers_forbid_buffering_and_transformation(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("a", "b"))
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.client.post(path, json=asking(path, stream=True), headers={"x-request-id": "mine"})
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.post(path, json=asking(path, stream=True), headers={"x-request-id": "mine"})
     assert response.headers["content-type"] == "text/event-stream"
     assert response.headers["cache-control"] == "no-cache, no-transform"
     assert response.headers["x-accel-buffering"] == "no"
@@ -518,9 +518,9 @@ async def test_ignored_tools_are_reported(scripted: Scripted, path: str) -> None
         CHAT: {"type": "function", "function": {"name": "f", "parameters": schema}},
         MESSAGES: {"name": "f", "input_schema": schema},
     }
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.client.post(path, json=asking(path, tools=[tools[path]]))
-        without = await served.client.post(path, json=asking(path))
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.post(path, json=asking(path, tools=[tools[path]]))
+        without = await server.client.post(path, json=asking(path))
     assert (response.status_code, response.headers["x-clinvk-ignored"]) == (200, "tools")
     assert "x-clinvk-ignored" not in without.headers
 
@@ -535,11 +535,11 @@ async def test_headers_set_workdir_and_permissions_under_the_policy_of_the_serve
     scripted.play(claude_says("fine"))
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
-    async with serving(scripted.env, store=MemoryStore(), allowed_workdir_prefixes=(str(tmp_path / "in"),)) as served:
+    async with serving(scripted.env, store=MemoryStore(), allowed_workdir_prefixes=(str(tmp_path / "in"),)) as server:
 
         async def ask(**headers: str) -> httpx.Response:
             named = {f"x-clinvk-{name.replace('_', '-')}": value for name, value in headers.items()}
-            return await served.client.post(path, json=asking(path), headers=named)
+            return await server.client.post(path, json=asking(path), headers=named)
 
         allowed = await ask(workdir=str(tmp_path / "in"), approval_mode="auto", sandbox_mode="read-only")
         outside = await ask(workdir=str(tmp_path / "out"))
@@ -570,8 +570,8 @@ async def sessions_of(store: MemoryStore) -> list[tuple[tuple[str, ...], int]]:
 async def test_request_without_a_session_stores_only_the_record_of_the_run(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("fine"))
     store = MemoryStore()
-    async with serving(scripted.env, store=store) as served:
-        response = await served.client.post(path, json=asking(path, "a secret"))
+    async with serving(scripted.env, store=store) as server:
+        response = await server.client.post(path, json=asking(path, "a secret"))
         run = await store.run(response.headers["x-clinvk-run-id"])
     assert "x-clinvk-session-id" not in response.headers
     assert (run.state, run.prompt, run.output, run.session_id) == ("finished", "", "", None)
@@ -583,11 +583,11 @@ async def test_session_starts_with_new_and_continues_with_only_the_last_turn(scr
     scripted.play(claude_says("fine"))
     header = "x-clinvk-session-id"
     store = MemoryStore()
-    async with serving(scripted.env, store=store) as served:
-        first = await served.client.post(path, json=history("one"), headers={header: "new"})
+    async with serving(scripted.env, store=store) as server:
+        first = await server.client.post(path, json=history("one"), headers={header: "new"})
         session = first.headers[header]
-        second = await served.client.post(path, json=history("one", "fine", "two"), headers={header: session})
-        missing = await served.client.post(path, json=history("one"), headers={header: "0" * 32})
+        second = await server.client.post(path, json=history("one", "fine", "two"), headers={header: session})
+        missing = await server.client.post(path, json=history("one"), headers={header: "0" * 32})
     assert (second.headers[header], missing.status_code) == (session, 404)
     prompts = [call.stdin or b"" for call in scripted.calls()]
     assert [b"one" in prompt for prompt in prompts] == [True, False]
@@ -599,11 +599,11 @@ async def test_session_starts_with_new_and_continues_with_only_the_last_turn(scr
 async def test_session_keeps_its_backend_for_an_unknown_model(scripted: Scripted) -> None:
     scripted.play(codex_says("fine"))
     header = "x-clinvk-session-id"
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        first = await served.client.post(CHAT, json=asking(CHAT, model="codex"), headers={header: "new"})
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        first = await server.client.post(CHAT, json=asking(CHAT, model="codex"), headers={header: "new"})
         known = {header: first.headers[header]}
-        second = await served.client.post(CHAT, json=asking(CHAT, model="any"), headers=known)
-        other = await served.client.post(CHAT, json=asking(CHAT, model="claude"), headers=known)
+        second = await server.client.post(CHAT, json=asking(CHAT, model="any"), headers=known)
+        other = await server.client.post(CHAT, json=asking(CHAT, model="claude"), headers=known)
     assert [response.status_code for response in (first, second, other)] == [200, 200, 400]
     assert [call.name for call in scripted.calls()] == ["codex", "codex"]
 
@@ -611,8 +611,8 @@ async def test_session_keeps_its_backend_for_an_unknown_model(scripted: Scripted
 class Chatting:
     """A client that has its own name of a conversation, and sends it whole each time."""
 
-    def __init__(self, served: Served, chat: str) -> None:
-        self._served = served
+    def __init__(self, server: LiveServer, chat: str) -> None:
+        self._served = server
         self._headers = {"x-openwebui-chat-id": chat}
 
     async def say(self, *texts: str, model: str = "claude") -> Mapping[str, str]:
@@ -626,11 +626,11 @@ async def test_client_conversation_maps_to_one_session(scripted: Scripted) -> No
     for answer in ("a1", "a2", "a3"):
         scripted.play(claude_says(answer), when=f"u{answer[1]}")
     store = MemoryStore()
-    async with serving(scripted.env, store=store) as served:
-        client = Chatting(served, "c-1")
+    async with serving(scripted.env, store=store) as server:
+        client = Chatting(server, "c-1")
         ids = {(await client.say(*texts))["x-clinvk-session-id"] for texts in (["u1"], ["u1", "a1", "u2"])}
         ids.add((await client.say("u1", "a1", "u2", "<details>thought</details>\na2", "u3"))["x-clinvk-session-id"])
-        other = (await Chatting(served, "c-2").say("u1"))["x-clinvk-session-id"]
+        other = (await Chatting(server, "c-2").say("u1"))["x-clinvk-session-id"]
     assert len(ids) == 1
     assert other not in ids
     assert [b"u1" in (call.stdin or b"") for call in scripted.calls()] == [True, False, False, True]
@@ -641,9 +641,9 @@ async def test_client_conversation_maps_to_one_session(scripted: Scripted) -> No
 async def test_lookup_data_of_a_conversation_is_not_shown_with_its_session(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("a1"))
     body, headers = asking(path, metadata={"a": "b"}), {"x-openwebui-chat-id": "c-1"}
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        session = (await served.client.post(path, json=body, headers=headers)).headers["x-clinvk-session-id"]
-        shown = (await served.client.get(f"/api/v1/sessions/{session}")).json()
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        session = (await server.client.post(path, json=body, headers=headers)).headers["x-clinvk-session-id"]
+        shown = (await server.client.get(f"/api/v1/sessions/{session}")).json()
     assert (shown["metadata"], shown["tags"]) == ({"a": "b"}, ["chat:c-1"])
 
 
@@ -661,10 +661,10 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO
 
 def with_images(count: int, *texts: str) -> dict[str, object]:
     """Return a conversation with this number of images in each turn of the user."""
-    said = [
+    conversation = [
         [{"type": "text", "text": text}, *[PICTURE] * count] if at % 2 == 0 else text for at, text in enumerate(texts)
     ]
-    messages = [{"role": ("user", "assistant")[at % 2], "content": content} for at, content in enumerate(said)]
+    messages = [{"role": ("user", "assistant")[at % 2], "content": content} for at, content in enumerate(conversation)]
     return {"model": "claude", "messages": messages}
 
 
@@ -673,11 +673,11 @@ async def test_images_already_in_the_session_do_not_count(scripted: Scripted) ->
     scripted.play(claude_says("a1"), when="u1")
     scripted.play(claude_says("a2"), when="u2")
     headers, store = {"x-openwebui-chat-id": "c-1"}, MemoryStore()
-    async with serving(scripted.env, store=store) as served:
-        first = await served.client.post(CHAT, json=with_images(60, "u1"), headers=headers)
-        second = await served.client.post(CHAT, json=with_images(60, "u1", "a1", "u2"), headers=headers)
-        anew = await served.client.post(CHAT, json=with_images(60, "u1", "other", "u2"), headers=headers)
-        many = await served.client.post(CHAT, json=with_images(101, "u1", "a1", "u2"), headers=headers)
+    async with serving(scripted.env, store=store) as server:
+        first = await server.client.post(CHAT, json=with_images(60, "u1"), headers=headers)
+        second = await server.client.post(CHAT, json=with_images(60, "u1", "a1", "u2"), headers=headers)
+        anew = await server.client.post(CHAT, json=with_images(60, "u1", "other", "u2"), headers=headers)
+        many = await server.client.post(CHAT, json=with_images(101, "u1", "a1", "u2"), headers=headers)
     assert [response.status_code for response in (first, second, anew, many)] == [200, 200, 400, 400]
     assert await sessions_of(store) == [(("chat:c-1",), 2)]
     assert len(scripted.calls()) == 2
@@ -692,8 +692,8 @@ async def test_too_many_images_are_refused(scripted: Scripted, path: str, field:
     elif path == RESPONSES:
         picture = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}
         body = {"model": "claude", "input": [{"role": "user", "content": [picture] * 101}]}
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        response = await served.client.post(path, json=body)
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        response = await server.client.post(path, json=body)
     assert response.status_code == 400
     assert response.json()["error"]["message"] == f"{field} has 101 images; at most 100 are allowed"
     assert response.json()["error"].get("param", field) == field
@@ -705,8 +705,8 @@ async def test_side_request_about_a_conversation_leaves_it_unchanged(scripted: S
     scripted.play(claude_says("a title"), when="Suggest a title")
     scripted.play(claude_says("a2"), when="u2")
     store = MemoryStore()
-    async with serving(scripted.env, store=store) as served:
-        client = Chatting(served, "c-1")
+    async with serving(scripted.env, store=store) as server:
+        client = Chatting(server, "c-1")
         first = (await client.say("u1"))["x-clinvk-session-id"]
         assert "x-clinvk-session-id" not in await client.say("Suggest a title")
         assert (await client.say("u1", "a1", "u2"))["x-clinvk-session-id"] == first
@@ -716,9 +716,9 @@ async def test_side_request_about_a_conversation_leaves_it_unchanged(scripted: S
 async def test_temporary_chat_is_not_stored(scripted: Scripted) -> None:
     scripted.play(claude_says("a1"))
     store = MemoryStore()
-    async with serving(scripted.env, store=store) as served:
+    async with serving(scripted.env, store=store) as server:
         for name in ("local:fGq1", ""):
-            assert "x-clinvk-session-id" not in await Chatting(served, name).say("u1")
+            assert "x-clinvk-session-id" not in await Chatting(server, name).say("u1")
     assert await store.count() == 0
 
 
@@ -726,8 +726,8 @@ async def test_edited_conversation_is_sent_again(scripted: Scripted) -> None:
     scripted.play(claude_says("a1"), when="u1")
     scripted.play(claude_says("a2"), when="u2")
     scripted.play(claude_says("a3"), when="u3")
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        client = Chatting(served, "c-1")
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        client = Chatting(server, "c-1")
         first = (await client.say("u1"))["x-clinvk-session-id"]
         second = (await client.say("u1", "another answer", "u2"))["x-clinvk-session-id"]
         third = (await client.say("u1", "another answer", "u2", "a2", "u3"))["x-clinvk-session-id"]
@@ -743,8 +743,8 @@ async def test_conversation_edited_before_the_same_answer_is_sent_again(
     scripted.play(claude_says("a2"), when="u2")
     scripted.play(claude_says("a3"), when="u3")
     store = MemoryStore()
-    async with serving(scripted.env, store=store) as served:
-        client = Chatting(served, "c-1")
+    async with serving(scripted.env, store=store) as server:
+        client = Chatting(server, "c-1")
         await client.say("u1")
         first = (await client.say("u1", "a1", "u2"))["x-clinvk-session-id"]
         second = (await client.say(*changed, "u3"))["x-clinvk-session-id"]
@@ -757,8 +757,8 @@ async def test_conversation_edited_before_the_same_answer_is_sent_again(
 async def test_another_backend_receives_the_whole_conversation(scripted: Scripted) -> None:
     scripted.play(claude_says("a1"))
     store = MemoryStore()
-    async with serving(scripted.env, store=store) as served:
-        client = Chatting(served, "c-1")
+    async with serving(scripted.env, store=store) as server:
+        client = Chatting(server, "c-1")
         first = (await client.say("u1"))["x-clinvk-session-id"]
         scripted.play(codex_says("a2"))
         second = (await client.say("u1", "a1", "u2", model="codex"))["x-clinvk-session-id"]
@@ -769,8 +769,8 @@ async def test_another_backend_receives_the_whole_conversation(scripted: Scripte
 
 async def test_conversation_name_that_is_not_a_valid_tag_is_accepted(scripted: Scripted) -> None:
     scripted.play(claude_says("a1"))
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        client = Chatting(served, "a chat of " + "x" * 150)
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        client = Chatting(server, "a chat of " + "x" * 150)
         first = (await client.say("u1"))["x-clinvk-session-id"]
         assert (await client.say("u1", "a1", "u2"))["x-clinvk-session-id"] == first
 
@@ -779,8 +779,8 @@ async def test_conversation_name_that_is_not_a_valid_tag_is_accepted(scripted: S
 @pytest.mark.parametrize("path", RUNS)
 async def test_dry_run_server_shows_commands(scripted: Scripted, path: str, stream: bool) -> None:
     dry = UnifiedFlags(dry_run=True)
-    async with serving(scripted.env, store=MemoryStore(), unified_flags=dry) as served:
-        response = await served.client.post(path, json=asking(path, stream=stream))
+    async with serving(scripted.env, store=MemoryStore(), unified_flags=dry) as server:
+        response = await server.client.post(path, json=asking(path, stream=stream))
     assert response.status_code == 200
     assert "claude -p" in response.text
     assert scripted.calls() == []
@@ -788,8 +788,8 @@ async def test_dry_run_server_shows_commands(scripted: Scripted, path: str, stre
 
 async def test_silent_agent_crash_is_an_error_in_a_stream(scripted: Scripted) -> None:
     scripted.play([exits(3)])
-    async with serving(scripted.env, store=MemoryStore()) as served:
-        responses = [await served.client.post(path, json=asking(path, stream=True)) for path in RUNS]
+    async with serving(scripted.env, store=MemoryStore()) as server:
+        responses = [await server.client.post(path, json=asking(path, stream=True)) for path in RUNS]
     assert [(response.status_code, response.headers["x-should-retry"]) for response in responses] == [
         (500, "false")
     ] * len(RUNS)
@@ -799,8 +799,8 @@ async def test_stream_held_for_its_status_loses_nothing(scripted: Scripted) -> N
     """What is held for the status is not lost: the beginning of the stream, and each word once."""
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     script = """echo '{"type":"run_started","model":"m"}'\nsleep 0.2\n""" + TEXT * 3 + DONE
-    async with serving(env, SHELL, store=MemoryStore()) as served:
-        response = await served.client.post(CHAT, json=asking(CHAT, script, "shell", stream=True))
+    async with serving(env, SHELL, store=MemoryStore()) as server:
+        response = await server.client.post(CHAT, json=asking(CHAT, script, "shell", stream=True))
     assert response.text.count('"hello"') == 3
     assert response.text.count('"role":"assistant"') == 1
     assert response.text.endswith("data: [DONE]\n\n")
@@ -809,18 +809,18 @@ async def test_stream_held_for_its_status_loses_nothing(scripted: Scripted) -> N
 # The vendors' own libraries
 
 
-def openai_client(served: Served, max_retries: int = 2) -> AsyncOpenAI:
+def openai_client(server: LiveServer, max_retries: int = 2) -> AsyncOpenAI:
     return AsyncOpenAI(
-        base_url=f"http://127.0.0.1:{served.port}/openai/v1", api_key="not-needed", max_retries=max_retries
+        base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key="not-needed", max_retries=max_retries
     )
 
 
-def anthropic_client(served: Served, base: str = "/anthropic") -> AsyncAnthropic:
-    return AsyncAnthropic(base_url=f"http://127.0.0.1:{served.port}{base}", api_key="not-needed")
+def anthropic_client(server: LiveServer, base: str = "/anthropic") -> AsyncAnthropic:
+    return AsyncAnthropic(base_url=f"http://127.0.0.1:{server.port}{base}", api_key="not-needed")
 
 
 async def test_openai_sdk_lists_and_retrieves_models(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served, openai_client(served) as client:
+    async with serving(scripted.env, store=MemoryStore()) as server, openai_client(server) as client:
         ids = [model.id async for model in client.models.list()]
         found = [(await client.models.retrieve(id_)).id for id_ in ids]
         with pytest.raises(openai.NotFoundError) as raised:
@@ -832,7 +832,7 @@ async def test_openai_sdk_lists_and_retrieves_models(scripted: Scripted) -> None
 
 @pytest.mark.parametrize("base", ["/anthropic", "/anthropic/v1", "", "/v1"])
 async def test_anthropic_sdk_paginates_and_retrieves_models(scripted: Scripted, base: str) -> None:
-    async with serving(scripted.env, store=MemoryStore()) as served, anthropic_client(served, base) as client:
+    async with serving(scripted.env, store=MemoryStore()) as server, anthropic_client(server, base) as client:
         ids = [model.id async for model in client.models.list(limit=3)]
         found = [(await client.models.retrieve(id_)).id for id_ in ids]
         with pytest.raises(anthropic.NotFoundError) as raised:
@@ -852,18 +852,18 @@ def _known(backend: Backend) -> list[str]:
 async def test_sdks_retry_only_when_nothing_was_done(tmp_path: Path, script: str, times: int) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     script = f"echo >> {tmp_path}/asked\n{script}"
-    said = [{"role": "user", "content": script}]
-    async with serving(env, SHELL, store=MemoryStore()) as served, openai_client(served, 1) as client:
+    conversation = [{"role": "user", "content": script}]
+    async with serving(env, SHELL, store=MemoryStore()) as server, openai_client(server, 1) as client:
         with pytest.raises(openai.InternalServerError):
-            await client.chat.completions.create(model="shell", messages=said)  # pyright: ignore[reportArgumentType, reportCallIssue]  # a dict is what users write
+            await client.chat.completions.create(model="shell", messages=conversation)  # pyright: ignore[reportArgumentType, reportCallIssue]  # a dict is what users write
     assert (tmp_path / "asked").read_text().count("\n") == times
 
 
 async def test_invalid_key_raises_sdk_authentication_error(scripted: Scripted) -> None:
     async with (
-        serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as served,
-        openai_client(served) as theirs,
-        anthropic_client(served) as others,
+        serving(scripted.env, store=MemoryStore(), keys=ApiKeys(["k"])) as server,
+        openai_client(server) as theirs,
+        anthropic_client(server) as others,
     ):
         with pytest.raises(openai.AuthenticationError):
             await theirs.models.list()

@@ -8,7 +8,7 @@ from clinvk.runtime.process.waiting import in_background
 
 
 async def test_background_task_is_cancelled_when_the_context_exits() -> None:
-    said: list[str] = []
+    conversation: list[str] = []
     has_begun = asyncio.Event()
 
     async def work() -> None:
@@ -16,12 +16,12 @@ async def test_background_task_is_cancelled_when_the_context_exits() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            said.append("ended")
+            conversation.append("ended")
 
     async with in_background(work()):
         await has_begun.wait()
-        assert not said
-    assert said == ["ended"]
+        assert not conversation
+    assert conversation == ["ended"]
 
 
 async def test_exception_in_the_background_task_ends_the_context() -> None:

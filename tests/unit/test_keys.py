@@ -31,10 +31,10 @@ async def test_no_key_is_required_if_none_is_configured() -> None:
 
 
 async def test_keys_are_comma_separated_and_stripped() -> None:
-    taken = await read({"CLINVK_API_KEYS": " k1 ,k2,,\tk3 "})
+    api_keys = await read({"CLINVK_API_KEYS": " k1 ,k2,,\tk3 "})
     for key in ("k1", "k2", "k3"):
-        assert taken.find({"x-api-key": key})
-    assert not taken.find({"x-api-key": ""})
+        assert api_keys.find({"x-api-key": key})
+    assert not api_keys.find({"x-api-key": ""})
 
 
 @pytest.mark.parametrize("text", ["", " ", ",", " , ,"])
@@ -45,9 +45,9 @@ async def test_variable_without_keys_is_an_error(text: str) -> None:
 
 @pytest.mark.parametrize("key", ["a b", "schlüssel", "a\x00b", "a\x7f"])
 async def test_key_invalid_in_headers_is_an_error_without_the_key(key: str) -> None:
-    with pytest.raises(ConfigError, match="key 2 has characters") as told:
+    with pytest.raises(ConfigError, match="key 2 has characters") as raised:
         await read({"CLINVK_API_KEYS": f"fine,{key}"})
-    assert key not in told.value.message
+    assert key not in raised.value.message
 
 
 ADMITTED: list[tuple[dict[str, str], bool]] = [
@@ -76,9 +76,9 @@ def test_one_valid_key_in_either_header_is_enough(headers: dict[str, str], may: 
 
 async def test_gopass_is_called_with_the_configured_path(tmp_path: Path) -> None:
     env = gopass(tmp_path, f'echo "$*" >{tmp_path}/asked; echo k1,k2; echo k3')
-    taken = await read(env, GOPASS)
+    api_keys = await read(env, GOPASS)
     assert (tmp_path / "asked").read_text() == "show -o work/clinvk\n"
-    assert all(taken.find({"x-api-key": key}) for key in ("k1", "k2", "k3"))
+    assert all(api_keys.find({"x-api-key": key}) for key in ("k1", "k2", "k3"))
 
 
 async def test_gopass_gets_the_environment_of_agents(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ async def test_gopass_gets_the_environment_of_agents(tmp_path: Path) -> None:
 
 async def test_variable_takes_precedence_over_gopass(tmp_path: Path) -> None:
     env = gopass(tmp_path, f"touch {tmp_path}/asked; echo k1")
-    taken = await read({**env, "CLINVK_API_KEYS": "k9"}, GOPASS)
-    assert taken.find({"x-api-key": "k9"})
-    assert not taken.find({"x-api-key": "k1"})
+    api_keys = await read({**env, "CLINVK_API_KEYS": "k9"}, GOPASS)
+    assert api_keys.find({"x-api-key": "k9"})
+    assert not api_keys.find({"x-api-key": "k1"})
     assert not (tmp_path / "asked").exists()
 
 
@@ -109,9 +109,9 @@ FAILURES = [
 
 @pytest.mark.parametrize(("script", "words"), FAILURES)
 async def test_gopass_failure_is_an_error(tmp_path: Path, script: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words) as told:
+    with pytest.raises(ConfigError, match=words) as raised:
         await read(gopass(tmp_path, script), GOPASS)
-    assert "'work/clinvk' (server.api_keys_gopass_path)" in told.value.message
+    assert "'work/clinvk' (server.api_keys_gopass_path)" in raised.value.message
 
 
 async def test_missing_gopass_is_an_error(tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def told(program: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_threads_share_one_malloc_arena() -> None:
-    said = told(_PRINT_ARENAS).stderr
-    assert "Arena 1" in said
-    assert "Arena 2" not in said
+    text = told(_PRINT_ARENAS).stderr
+    assert "Arena 1" in text
+    assert "Arena 2" not in text
 
 
 def test_free_memory_between_used_blocks_is_returned() -> None:

@@ -54,29 +54,29 @@ def samples(metrics: Metrics, gauges: Gauges = GAUGES) -> dict[str, float]:
 
 
 def test_each_token_counts_under_one_type() -> None:
-    told = samples(everything())
-    tokens = {name[43:-2]: value for name, value in told.items() if name.startswith("clinvk_tokens_total{")}
+    values = samples(everything())
+    tokens = {name[43:-2]: value for name, value in values.items() if name.startswith("clinvk_tokens_total{")}
     assert tokens == {"input": 60, "cached": 40, "output": 20, "reasoning": 10}
-    assert told['clinvk_cost_usd_total{backend="claude"}'] == 0.5
+    assert values['clinvk_cost_usd_total{backend="claude"}'] == 0.5
 
 
 def test_runs_are_counted_by_outcome() -> None:
     metrics = Metrics()
     for ending in (RunFinished(), RunFinished(), RunFailed("cancelled", ""), RunFailed("agent_rate_limited", "no")):
         metrics.count_run("codex", ending)
-    told = samples(metrics)
-    assert told['clinvk_runs_total{backend="codex",outcome="finished"}'] == 2
-    assert told['clinvk_runs_total{backend="codex",outcome="cancelled"}'] == 1
-    assert told['clinvk_runs_total{backend="codex",outcome="agent_rate_limited"}'] == 1
+    values = samples(metrics)
+    assert values['clinvk_runs_total{backend="codex",outcome="finished"}'] == 2
+    assert values['clinvk_runs_total{backend="codex",outcome="cancelled"}'] == 1
+    assert values['clinvk_runs_total{backend="codex",outcome="agent_rate_limited"}'] == 1
 
 
 def test_run_without_text_has_no_time_to_first_token() -> None:
     metrics = Metrics()
     metrics.time_run("codex", 1.5, None, 3)
-    told = samples(metrics)
-    assert 'clinvk_time_to_first_token_seconds_count{backend="codex"}' not in told
-    assert told['clinvk_run_queue_seconds_sum{backend="codex"}'] == 1.5
-    assert told['clinvk_run_duration_seconds_sum{backend="codex"}'] == 3
+    values = samples(metrics)
+    assert 'clinvk_time_to_first_token_seconds_count{backend="codex"}' not in values
+    assert values['clinvk_run_queue_seconds_sum{backend="codex"}'] == 1.5
+    assert values['clinvk_run_duration_seconds_sum{backend="codex"}'] == 3
 
 
 @pytest.mark.parametrize(("method", "label"), [("GET", "GET"), ("BREW", "other"), ('"} 1\nx', "other")])
@@ -100,8 +100,8 @@ def test_gauges_report_the_current_state() -> None:
 
 
 def test_warm_processes_are_reported_by_backend_only_if_enabled() -> None:
-    told = samples(everything())
-    kept = {name: value for name, value in told.items() if name.startswith("clinvk_warm_")}
+    values = samples(everything())
+    kept = {name: value for name, value in values.items() if name.startswith("clinvk_warm_")}
     assert kept == {
         'clinvk_warm_processes{backend="claude"}': 2,
         'clinvk_warm_processes{backend="codex"}': 0,
@@ -138,10 +138,10 @@ def test_dashboard_shows_each_metric_and_no_unknown_metric() -> None:
 
 
 def test_dashboard_queries_only_existing_labels() -> None:
-    told = everything().generate(GAUGES).decode()
-    known = set(re.findall(r'[{,]([a-z]+)="', told)) | {"instance", "job"}
-    asked = re.findall(r"by \(([^)]*)\)", " ".join(expressions()))
-    assert {label.strip() for labels in asked for label in labels.split(",")} <= known
+    reported = everything().generate(GAUGES).decode()
+    known = set(re.findall(r'[{,]([a-z]+)="', reported)) | {"instance", "job"}
+    requested = re.findall(r"by \(([^)]*)\)", " ".join(expressions()))
+    assert {label.strip() for labels in requested for label in labels.split(",")} <= known
     assert set(re.findall(r"[{,] ?([a-z]+)=~|[{,] ?([a-z]+)!~", " ".join(expressions()))) <= {
         ("instance", ""),
         ("job", ""),
@@ -154,22 +154,24 @@ def expressions() -> list[str]:
 
 
 def test_dashboard_panels_do_not_overlap() -> None:
-    taken: set[tuple[int, int]] = set()
+    keys: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD)["panels"]:
         place = panel["gridPos"]
         cells = {(place["x"] + right, place["y"] + down) for right in range(place["w"]) for down in range(place["h"])}
-        assert not taken & cells, panel["title"]
+        assert not keys & cells, panel["title"]
         assert place["x"] + place["w"] <= 24
-        taken |= cells
+        keys |= cells
 
 
 def test_metrics_page_explains_each_metric_with_its_labels() -> None:
     table = PAGE.partition("| metric | labels | |\n")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (.*?) \| (.*?) \|", table, re.MULTILINE)
-    told = {name: set(re.findall(r"`(\w+)`", labels)) for cell, labels in rows for name in re.findall(r"`(\w+)`", cell)}
+    reported = {
+        name: set(re.findall(r"`(\w+)`", labels)) for cell, labels in rows for name in re.findall(r"`(\w+)`", cell)
+    }
     found: dict[str, set[str]] = {name: set() for name in exposed()}
     for line in samples(everything()):
         name = re.sub("_(bucket|count|sum)$", "", line.partition("{")[0])
         if name in found:
             found[name] |= set(re.findall(r'[{,]([a-z]+)="', line)) - {"le"}
-    assert told == found
+    assert reported == found

@@ -107,8 +107,8 @@ def test_prompt_examples_are_valid() -> None:
 
 
 def test_prompt_documents_every_error_status() -> None:
-    told = set(keys("paths", "/api/v1/prompt", "post", "responses"))
-    assert told == {"200", "202"} | {str(status) for status in STATUSES.values() if status not in (405, 504)}
+    reported = set(keys("paths", "/api/v1/prompt", "post", "responses"))
+    assert reported == {"200", "202"} | {str(status) for status in STATUSES.values() if status not in (405, 504)}
 
 
 @pytest.mark.parametrize("status", ["400", "404", "413", "415", "422", "500", "503"])
@@ -141,8 +141,8 @@ def test_event_schema_lists_every_event_kind() -> None:
 def test_problem_list_has_the_common_codes() -> None:
     problems = at("x-problems")
     assert isinstance(problems, list)
-    told = {str(problem["code"]) for problem in problems if isinstance(problem, dict)}
-    assert {"invalid_request", "unsupported_option", "backend_unavailable", "queue_full", "internal_error"} <= told
+    reported = {str(problem["code"]) for problem in problems if isinstance(problem, dict)}
+    assert {"invalid_request", "unsupported_option", "backend_unavailable", "queue_full", "internal_error"} <= reported
 
 
 MODEL_APIS = {
@@ -175,9 +175,9 @@ def test_model_api_schemas_allow_additional_fields() -> None:
     ],
 )
 def test_model_api_errors_have_the_vendors_schema(path: str, schema: str, statuses: str) -> None:
-    told = keys("paths", path, "post", "responses")
-    assert told == ["200", *statuses.split()]
-    for status in told[1:]:
+    reported = keys("paths", path, "post", "responses")
+    assert reported == ["200", *statuses.split()]
+    for status in reported[1:]:
         content = at("paths", path, "post", "responses", status, "content")
         assert content == {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
 

@@ -145,9 +145,9 @@ def test_refusal_reports_the_wait_and_the_limit(clock: Clock) -> None:
         limits.take("192.0.2.1", None)
     with pytest.raises(
         RateLimited, match=r"from this address \(server\.rate_limit_rps\): 2 a second, 3 at once"
-    ) as told:
+    ) as raised:
         limits.take("192.0.2.1", None)
-    assert told.value.retry_after_s == pytest.approx(0.5)
+    assert raised.value.retry_after_s == pytest.approx(0.5)
     own = key(rate_rps=0.5, burst=1)
     limits.take("192.0.2.1", own)
     with pytest.raises(RateLimited, match=r"of this API key: 0\.5 a second, 1 at once"):

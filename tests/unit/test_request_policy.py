@@ -15,14 +15,14 @@ from clinvk.types.request import RunRequest
 ASKED = RunRequest(prompt="p", backend="claude")
 
 
-def allowance(policy: PolicySettings | None = None, **settings: object) -> RequestPolicy:
+def policy_of(policy: PolicySettings | None = None, **settings: object) -> RequestPolicy:
     made = Settings(policy=policy or PolicySettings(), **settings)  # pyright: ignore[reportArgumentType]  # as given
     return RequestPolicy(made, BACKENDS)
 
 
-def refused(held: RequestPolicy, asked: RunRequest) -> InvalidRequest:
+def refused(policy: RequestPolicy, request: RunRequest) -> InvalidRequest:
     with pytest.raises((BeyondPolicy, BackendNotAllowed)) as caught:
-        held.completed(asked)
+        policy.completed(request)
     return caught.value
 
 
@@ -34,19 +34,19 @@ def test_mode_rankings_contain_every_mode() -> None:
 @pytest.mark.parametrize("approval", APPROVAL)
 @pytest.mark.parametrize("sandbox", SANDBOX)
 def test_without_a_policy_every_mode_is_allowed(approval: ApprovalMode, sandbox: SandboxMode) -> None:
-    request = allowance().completed(replace(ASKED, approval_mode=approval, sandbox_mode=sandbox, model="any"))
+    request = policy_of().completed(replace(ASKED, approval_mode=approval, sandbox_mode=sandbox, model="any"))
     assert (request.approval_mode, request.sandbox_mode, request.model) == (approval, sandbox, "any")
 
 
 @pytest.mark.parametrize("most", APPROVAL)
 @pytest.mark.parametrize("word", APPROVAL)
 def test_approval_modes_above_the_maximum_are_rejected(most: ApprovalMode, word: ApprovalMode) -> None:
-    held = allowance(PolicySettings(max_approval_mode=most))
-    asked = replace(ASKED, approval_mode=word)
+    policy = policy_of(PolicySettings(max_approval_mode=most))
+    request = replace(ASKED, approval_mode=word)
     if APPROVAL.index(word) <= APPROVAL.index(most):
-        assert held.completed(asked).approval_mode == word
+        assert policy.completed(request).approval_mode == word
     else:
-        error = refused(held, asked)
+        error = refused(policy, request)
         assert error.field == "approval_mode"
         allowed = ", ".join(APPROVAL[: APPROVAL.index(most) + 1])
         assert error.message.endswith(f"allowed are {allowed} (policy.max_approval_mode)")
@@ -55,12 +55,12 @@ def test_approval_modes_above_the_maximum_are_rejected(most: ApprovalMode, word:
 @pytest.mark.parametrize("most", SANDBOX)
 @pytest.mark.parametrize("word", SANDBOX)
 def test_sandbox_modes_above_the_maximum_are_rejected(most: SandboxMode, word: SandboxMode) -> None:
-    held = allowance(PolicySettings(max_sandbox_mode=most))
-    asked = replace(ASKED, sandbox_mode=word)
+    policy = policy_of(PolicySettings(max_sandbox_mode=most))
+    request = replace(ASKED, sandbox_mode=word)
     if SANDBOX.index(word) <= SANDBOX.index(most):
-        assert held.completed(asked).sandbox_mode == word
+        assert policy.completed(request).sandbox_mode == word
     else:
-        assert refused(held, asked).field == "sandbox_mode"
+        assert refused(policy, request).field == "sandbox_mode"
 
 
 def test_omitted_mode_defaults_to_the_settings_capped_by_the_policy() -> None:
@@ -68,26 +68,28 @@ def test_omitted_mode_defaults_to_the_settings_capped_by_the_policy() -> None:
     strict = UnifiedFlags(approval_mode="always", sandbox_mode="read-only")
     policy = PolicySettings(max_approval_mode="auto", max_sandbox_mode="workspace")
     for unified, words in ((loose, ("auto", "workspace")), (strict, ("always", "read-only"))):
-        request = allowance(policy, unified_flags=unified).completed(ASKED)
+        request = policy_of(policy, unified_flags=unified).completed(ASKED)
         assert (request.approval_mode, request.sandbox_mode) == words
 
 
 def test_approval_none_without_a_sandbox_counts_as_full() -> None:
-    held = allowance(PolicySettings(max_sandbox_mode="default"))
+    policy = policy_of(PolicySettings(max_sandbox_mode="default"))
     for words in ({"approval_mode": "none"}, {"approval_mode": "none", "sandbox_mode": "default"}):
-        assert refused(held, replace(ASKED, **words)).field == "approval_mode"
-    assert held.completed(replace(ASKED, approval_mode="none", sandbox_mode="workspace")).approval_mode == "none"
-    unasked = allowance(PolicySettings(max_sandbox_mode="default"), unified_flags=UnifiedFlags(approval_mode="none"))
-    assert unasked.completed(ASKED).sandbox_mode == "workspace"
-    assert refused(unasked, replace(ASKED, sandbox_mode="default")).field == "sandbox_mode"
+        assert refused(policy, replace(ASKED, **words)).field == "approval_mode"
+    assert policy.completed(replace(ASKED, approval_mode="none", sandbox_mode="workspace")).approval_mode == "none"
+    default_mode = policy_of(
+        PolicySettings(max_sandbox_mode="default"), unified_flags=UnifiedFlags(approval_mode="none")
+    )
+    assert default_mode.completed(ASKED).sandbox_mode == "workspace"
+    assert refused(default_mode, replace(ASKED, sandbox_mode="default")).field == "sandbox_mode"
 
 
 def test_only_allowed_backends_are_accepted() -> None:
-    held = allowance(PolicySettings(allowed_backends=("codex",)))
-    error = refused(held, ASKED)
+    policy = policy_of(PolicySettings(allowed_backends=("codex",)))
+    error = refused(policy, ASKED)
     assert (error.code, error.field) == ("backend_not_allowed", "backend")
     assert "allowed are codex (policy.allowed_backends)" in error.message
-    assert held.completed(replace(ASKED, backend="codex")).backend == "codex"
+    assert policy.completed(replace(ASKED, backend="codex")).backend == "codex"
 
 
 @pytest.mark.parametrize(
@@ -104,12 +106,12 @@ def test_only_allowed_backends_are_accepted() -> None:
     ],
 )
 def test_only_allowed_models_are_accepted(patterns: tuple[str, ...], model: str, may: bool) -> None:
-    held = allowance(PolicySettings(allowed_models=patterns))
-    asked = replace(ASKED, model=model)
+    policy = policy_of(PolicySettings(allowed_models=patterns))
+    request = replace(ASKED, model=model)
     if may:
-        assert held.completed(asked).model == model
+        assert policy.completed(request).model == model
     else:
-        assert refused(held, asked).field == "model"
+        assert refused(policy, request).field == "model"
 
 
 @pytest.mark.parametrize(
@@ -130,25 +132,25 @@ def test_only_allowed_models_are_accepted(patterns: tuple[str, ...], model: str,
     ],
 )
 def test_alias_is_allowed_if_its_model_is_allowed(pattern: str, backend: str, model: str, may: bool) -> None:
-    held = allowance(PolicySettings(allowed_models=(pattern,)))
-    assert held.has_model(backend, model) is may
-    asked = replace(ASKED, backend=backend, model=model)
+    policy = policy_of(PolicySettings(allowed_models=(pattern,)))
+    assert policy.has_model(backend, model) is may
+    request = replace(ASKED, backend=backend, model=model)
     if may:
-        assert held.completed(asked).model == model
+        assert policy.completed(request).model == model
     else:
-        assert refused(held, asked).field == "model"
+        assert refused(policy, request).field == "model"
 
 
 def test_configured_model_bypasses_allowed_models() -> None:
-    held = allowance(PolicySettings(allowed_models=("haiku",)), backends={"claude": BackendSettings(model="opus")})
-    assert held.completed(ASKED).model == "opus"
+    policy = policy_of(PolicySettings(allowed_models=("haiku",)), backends={"claude": BackendSettings(model="opus")})
+    assert policy.completed(ASKED).model == "opus"
 
 
 def test_only_flags_of_the_request_are_checked_against_the_allowlist() -> None:
     own = {"claude": BackendSettings(extra_flags=("--agents={}",), approval_mode="none")}
-    held = allowance(backends=own)
-    assert held.completed(replace(ASKED, extra=("--effort", "low"))).extra == ("--agents={}", "--effort=low")
-    error = refused(held, replace(ASKED, extra=("--effort=low", "--agents={}")))
+    policy = policy_of(backends=own)
+    assert policy.completed(replace(ASKED, extra=("--effort", "low"))).extra == ("--agents={}", "--effort=low")
+    error = refused(policy, replace(ASKED, extra=("--effort=low", "--agents={}")))
     assert error.field == "extra[1]"
     assert "allowed: --effort" in error.message
 
@@ -156,21 +158,21 @@ def test_only_flags_of_the_request_are_checked_against_the_allowlist() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("extra", [("--add-dir=/etc",), ("--yolo",), ("--dangerously-skip-permissions",), ("-y",)])
 def test_flags_that_widen_permissions_are_always_rejected(backend: str, extra: tuple[str, ...]) -> None:
-    asked = RunRequest(prompt="p", backend=backend, approval_mode="none", sandbox_mode="full", extra=extra)
-    assert refused(allowance(), asked).field == "extra[0]"
+    request = RunRequest(prompt="p", backend=backend, approval_mode="none", sandbox_mode="full", extra=extra)
+    assert refused(policy_of(), request).field == "extra[0]"
 
 
 def test_policy_can_disable_extra_flags() -> None:
-    held = allowance(PolicySettings(extra_flags=False))
-    assert refused(held, replace(ASKED, extra=("--effort=low",))).field == "extra"
-    assert held.completed(ASKED).extra == ()
+    policy = policy_of(PolicySettings(extra_flags=False))
+    assert refused(policy, replace(ASKED, extra=("--effort=low",))).field == "extra"
+    assert policy.completed(ASKED).extra == ()
 
 
 def test_check_command_requires_an_unrestricted_policy() -> None:
-    allowance().check_command()
+    policy_of().check_command()
     for policy in (PolicySettings(max_approval_mode="auto"), PolicySettings(max_sandbox_mode="default")):
         with pytest.raises(BeyondPolicy):
-            allowance(policy).check_command()
+            policy_of(policy).check_command()
     for lists in (ServerSettings(allowed_workdir_prefixes=("/",)), ServerSettings(blocked_workdir_prefixes=("/x",))):
         with pytest.raises(BeyondPolicy, match="no list of directories holds back"):
             RequestPolicy(Settings(server=lists), BACKENDS).check_command()

@@ -59,10 +59,10 @@ def test_page_documents_each_field_of_an_answer() -> None:
 def test_page_documents_each_field_of_a_session() -> None:
     _, _, section = PAGE.partition("\n## Sessions\n")
     table = section.partition("| field | |\n")[2].partition("\n\n")[0]
-    told = [
+    reported = [
         name for cell in re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
     ]
-    assert sorted(told) == sorted(SessionView.__struct_fields__)
+    assert sorted(reported) == sorted(SessionView.__struct_fields__)
 
 
 @pytest.mark.parametrize(("listing", "section"), [(SessionListing, "Sessions"), (RunListing, "Runs")])
@@ -96,8 +96,8 @@ def test_page_documents_each_problem_with_its_status(problem: _Problem) -> None:
 
 
 def test_page_documents_only_problems_of_the_api() -> None:
-    told = re.findall(r"^\| \d+ \| `(\w+)` \|", PAGE, re.MULTILINE)
-    assert sorted(told) == sorted(problem.code for problem in API.problems)
+    reported = re.findall(r"^\| \d+ \| `(\w+)` \|", PAGE, re.MULTILINE)
+    assert sorted(reported) == sorted(problem.code for problem in API.problems)
 
 
 def test_sample_prompt_bodies_are_valid() -> None:
