@@ -136,6 +136,6 @@ async def test_codex_turn_that_finishes_while_being_cancelled_reports_usage(
         wait_until(lambda: any(note["payload"].get("type") == "task_complete" for note in notes(machine)))
 
     monkeypatch.setattr("clinvk.runtime.process.spawn.kill_tools", kill_tools_late)
-    monkeypatch.setattr(Process, "pause_reading", goes_on)
+    monkeypatch.setattr(Process, "suspend", goes_on)
     result, _ = await cancelled_and_gone_on(machine, warm)
     assert result.usage == counted(heard) == ONE_REQUEST + ONE_REQUEST

@@ -35,10 +35,12 @@ class Server:
         await self.runs.__aexit__(*error)
 
     async def ask(self, prompt: str, session: str | None = None, **options: object) -> RunResult:
-        result, _ = await self.asked(prompt, session, **options)
+        result, _ = await self.ask_in_session(prompt, session, **options)
         return result
 
-    async def asked(self, prompt: str, session: str | None = None, **options: object) -> tuple[RunResult, str | None]:
+    async def ask_in_session(
+        self, prompt: str, session: str | None = None, **options: object
+    ) -> tuple[RunResult, str | None]:
         async with self.runs.run(request(prompt, session, **options)) as run:
             return await run.result(), run.session_id
 

@@ -24,7 +24,7 @@ from clinvk.runtime.process.spawn import Spawner
 from polling import until
 
 ENV = {"PATH": os.environ["PATH"]}
-UNBOUND = ResourceLimits(AgentSettings(), 0)
+UNLIMITED = ResourceLimits(AgentSettings(), 0)
 OUTER = """
 import asyncio, subprocess, sys, time
 from clinvk.config.model import AgentSettings
@@ -72,10 +72,10 @@ def agent(own: process_tags.ProcessTags) -> Generator["subprocess.Popen[bytes]"]
     process.wait()
 
 
-async def test_alarmed_guardian_ends_remaining_processes(
+async def test_triggered_guardian_ends_remaining_processes(
     own: process_tags.ProcessTags, agent: "subprocess.Popen[bytes]"
 ) -> None:
-    guard = GuardianProcess(own, UNBOUND)
+    guard = GuardianProcess(own, UNLIMITED)
     guard.start()
     assert agent.poll() is None
     guard.trigger()
@@ -83,7 +83,7 @@ async def test_alarmed_guardian_ends_remaining_processes(
 
 
 @pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
-async def test_alarmed_guardian_removes_only_the_private_folders_of_its_clinvk(
+async def test_triggered_guardian_removes_only_the_private_folders_of_its_clinvk(
     own: process_tags.ProcessTags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_relative: bool
 ) -> None:
     monkeypatch.chdir(tmp_path.parent)
@@ -93,7 +93,7 @@ async def test_alarmed_guardian_removes_only_the_private_folders_of_its_clinvk(
     ours, other = (PrivateFolder(secret, {"HOME": str(tmp_path)}, server) for server in (own.server, number()))
     for folder in (ours, other):
         await folder.prepare()
-    guard = GuardianProcess(own, UNBOUND)
+    guard = GuardianProcess(own, UNLIMITED)
     guard.start()
     guard.trigger()
     await until(lambda: len(list(tmp_path.glob("clinvk-*"))) == 1)
@@ -104,7 +104,7 @@ async def test_alarmed_guardian_removes_only_the_private_folders_of_its_clinvk(
 async def test_dismissed_guardian_exits_and_ends_nothing(
     own: process_tags.ProcessTags, agent: "subprocess.Popen[bytes]"
 ) -> None:
-    guard = GuardianProcess(own, UNBOUND)
+    guard = GuardianProcess(own, UNLIMITED)
     guard.start()
     pid = guard.pid
     guard.stop()
@@ -116,14 +116,14 @@ async def test_dismissed_guardian_exits_and_ends_nothing(
 async def test_finding_all_processes_returns_agents_but_not_the_guardian(
     own: process_tags.ProcessTags, agent: "subprocess.Popen[bytes]"
 ) -> None:
-    guard = GuardianProcess(own, UNBOUND)
+    guard = GuardianProcess(own, UNLIMITED)
     guard.start()
     assert await asyncio.to_thread(own.find, None) == {agent.pid}
     guard.stop()
 
 
 async def test_guardian_that_dies_is_replaced(own: process_tags.ProcessTags, caplog: pytest.LogCaptureFixture) -> None:
-    guard = GuardianProcess(own, UNBOUND)
+    guard = GuardianProcess(own, UNLIMITED)
     guard.start()
     first = guard.pid
     assert first
@@ -138,7 +138,7 @@ async def test_guardian_that_fails_to_start_is_logged_and_retried(
 ) -> None:
     python = sys.executable
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    guard = GuardianProcess(process_tags.RlimitTags(number()), UNBOUND)
+    guard = GuardianProcess(process_tags.RlimitTags(number()), UNLIMITED)
     guard.start()
     assert guard.pid is None
     assert "no guardian can be started" in caplog.text
@@ -150,7 +150,7 @@ async def test_guardian_that_fails_to_start_is_logged_and_retried(
 async def test_guardian_that_dies_while_out_of_file_descriptors_is_replaced_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    guard = GuardianProcess(process_tags.RlimitTags(number()), UNBOUND)
+    guard = GuardianProcess(process_tags.RlimitTags(number()), UNLIMITED)
     guard.start()
     assert guard.pid
 
@@ -190,7 +190,7 @@ async def test_stray_entry_among_home_claims_is_kept_and_an_empty_claim_is_remov
     (owners / "1.guard").symlink_to("nowhere")
     (owners / "2.guard").mkdir()
     (owners / "3.guard").touch()
-    guard = GuardianProcess(process_tags.RlimitTags(4), UNBOUND, tmp_path)
+    guard = GuardianProcess(process_tags.RlimitTags(4), UNLIMITED, tmp_path)
     await guard.take_over()
     assert sorted(entry.name for entry in owners.iterdir()) == ["1.guard", "2.guard", "4.guard"]
     assert (owners / "4.guard").read_text().startswith("rlimit\n4\n\n/")

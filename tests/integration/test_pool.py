@@ -22,17 +22,17 @@ from lasting_backend import Lasting
 from polling import until
 
 
-async def test_runs_of_one_profile_share_a_process(tmp_path: Path) -> None:
+async def test_runs_of_one_kind_share_a_process(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
-        told = [(await server.ask("pid")).text for _ in range(3)]
-        assert len(set(told)) == 1
+        answers = [(await server.ask("pid")).text for _ in range(3)]
+        assert len(set(answers)) == 1
         assert (server.processes, server.misses) == (1, 1)
 
 
 async def test_concurrent_runs_share_a_starting_process(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
-        told = await asyncio.gather(*(server.ask("pid") for _ in range(5)))
-        assert len({result.text for result in told}) == 1
+        answers = await asyncio.gather(*(server.ask("pid") for _ in range(5)))
+        assert len({result.text for result in answers}) == 1
 
 
 async def test_runs_beyond_capacity_get_another_process(tmp_path: Path) -> None:
@@ -45,15 +45,15 @@ async def test_runs_beyond_capacity_get_another_process(tmp_path: Path) -> None:
 
 async def test_another_command_or_directory_gets_another_process(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
-        told = [await server.ask("pid"), await server.ask("pid", model="m"), await server.ask("pid", workdir="/")]
-        assert len({result.text for result in told}) == 3
+        answers = [await server.ask("pid"), await server.ask("pid", model="m"), await server.ask("pid", workdir="/")]
+        assert len({result.text for result in answers}) == 3
 
 
 async def test_run_without_warm_start_gets_its_own_process(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
-        for told in (await server.ask("pid", warm=False), await server.ask("pid", verbose=True)):
-            assert told.started
-            assert told.started.backend_session_id == "h-alone"
+        for answer in (await server.ask("pid", warm=False), await server.ask("pid", verbose=True)):
+            assert answer.started
+            assert answer.started.backend_session_id == "h-alone"
         assert server.processes == 0
 
 
@@ -75,16 +75,16 @@ async def test_shutdown_leaves_no_processes(tmp_path: Path) -> None:
 
 async def test_follow_up_uses_the_process_that_holds_its_conversation(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, capacity=1)) as server:
-        first, session = await server.asked("pid")
-        second, _ = await server.asked("recall", session)
-        third, _ = await server.asked("pid", session)
+        first, session = await server.ask_in_session("pid")
+        second, _ = await server.ask_in_session("recall", session)
+        third, _ = await server.ask_in_session("pid", session)
         assert second.text == "pid"
         assert third.text == first.text
 
 
 async def test_a_process_that_holds_a_conversation_is_not_ready_for_another(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, capacity=1)) as server:
-        _, session = await server.asked("say x")
+        _, session = await server.ask_in_session("say x")
         await until(lambda: server.pool.stats.ready == 1)
         for _ in range(3):
             await server.ask("pid", session)
@@ -115,7 +115,7 @@ async def test_process_is_ready_after_the_first_run(tmp_path: Path) -> None:
 
 async def test_follow_up_turns_start_no_more_processes(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, capacity=1)) as server:
-        _, session = await server.asked("say x")
+        _, session = await server.ask_in_session("say x")
         await until(lambda: server.pool.stats.ready == 1)
         before = server.runs.spawner.spawned
         for _ in range(3):
@@ -127,7 +127,7 @@ async def test_follow_up_turns_start_no_more_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 async def test_extra_ready_processes_do_not_displace_a_conversation(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, capacity=1), WarmSettings(max_processes=4)) as server:
-        pid, session = await server.asked("pid")
+        pid, session = await server.ask_in_session("pid")
         await asyncio.sleep(2.1)  # what was used just now has its place anyway
         for _ in range(2):
             await until(lambda: server.pool.stats.ready >= 1)
@@ -141,15 +141,15 @@ async def test_log_reports_which_process_failed_and_why(tmp_path: Path, caplog: 
     async with Server(Lasting(tmp_path)) as server:
         pid = (await server.ask("pid")).text
         await server.ask("die")
-    told = [record.message for record in caplog.records if "a kept process" in record.message]
-    assert len(told) == 1
-    assert f"(pid {pid}) failed, 1 in a row: the agent's process exited with code" in told[0]
+    answers = [record.message for record in caplog.records if "a kept process" in record.message]
+    assert len(answers) == 1
+    assert f"(pid {pid}) failed, 1 in a row: the agent's process exited with code" in answers[0]
 
 
 async def test_run_without_output_is_retried_when_its_process_dies(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         await server.ask("say x")
-        result, session = await server.asked("die")
+        result, session = await server.ask_in_session("die")
         assert result.text == "alone"
         assert isinstance(result.ending, RunFinished)
         assert session
@@ -170,9 +170,9 @@ async def test_killed_idle_process_is_replaced(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         pid = int((await server.ask("pid")).text)
         os.kill(pid, signal.SIGKILL)
-        told = await server.ask("pid")
-        assert told.text.isdigit()
-        assert int(told.text) != pid
+        answer = await server.ask("pid")
+        assert answer.text.isdigit()
+        assert int(answer.text) != pid
 
 
 async def test_dying_process_fails_only_its_own_runs(tmp_path: Path) -> None:
@@ -270,8 +270,8 @@ async def test_prestart_starts_a_backend_with_the_server(tmp_path: Path) -> None
 
 async def test_conversation_continued_elsewhere_does_not_reuse_its_process(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, capacity=1)) as server:
-        first, session = await server.asked("pid")
-        await server.asked("say alone", session, warm=False)
+        first, session = await server.ask_in_session("pid")
+        await server.ask_in_session("say alone", session, warm=False)
         assert (await server.ask("pid", session)).text != first.text
 
 
@@ -282,7 +282,7 @@ async def test_conversation_continued_by_another_clinvk_does_not_reuse_its_proce
         Server(backend) as server,
         LocalRuns(settings, server.store, ENV, {"lasting": backend}, keeps_warm=True) as others,
     ):
-        first, session = await server.asked("pid")
+        first, session = await server.ask_in_session("pid")
         async with others.run(request("say x", session)) as run:
             assert (await run.result()).text == "x"
         third = await server.ask("pid", session)
@@ -290,20 +290,20 @@ async def test_conversation_continued_by_another_clinvk_does_not_reuse_its_proce
         assert (await server.ask("pid", session)).text == third.text
 
 
-class Telling(Lasting):
+class InitialContext(Lasting):
     """A channel that sends the content of a file at the beginning of each conversation."""
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         launch = super().launch(request, resume, host)
         assert launch.warm
-        told = (f"{self.executable}.told",)
-        return replace(launch, warm=replace(launch.warm, conversation_reads=told))
+        files = (f"{self.executable}.told",)
+        return replace(launch, warm=replace(launch.warm, conversation_reads=files))
 
 
 async def test_change_of_initial_context_does_not_end_existing_conversations(tmp_path: Path) -> None:
-    backend = Telling(tmp_path, capacity=1)
+    backend = InitialContext(tmp_path, capacity=1)
     async with Server(backend) as server:
-        first, session = await server.asked("pid")
+        first, session = await server.ask_in_session("pid")
         await until(lambda: server.pool.stats.ready == 1)
         Path(f"{backend.executable}.told").write_text("another branch")
         await server.ask("say x")

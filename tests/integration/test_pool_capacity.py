@@ -21,32 +21,32 @@ from lasting_backend import Lasting
 from polling import until
 
 
-class Looking(Reaper):
+class CountingReaper(Reaper):
     """A reaper that counts its searches for capacity."""
 
-    looks = 0
+    searches = 0
 
     def free_capacity(self, group: WorkerGroup, idle: Sequence[Worker]) -> bool:
-        self.looks += 1
+        self.searches += 1
         return super().free_capacity(group, idle)
 
-    async def look(self) -> None:
+    async def search_again(self) -> None:
         """Wait for one more search."""
-        before = self.looks
+        before = self.searches
         self.wake()
-        await until(lambda: self.looks > before)
+        await until(lambda: self.searches > before)
 
 
-class Kept:
+class TwoKinds:
     """A reaper with small processes of about 12 MB and heavy processes of about 72 MB."""
 
     def __init__(self, folder: Path, limit_mb: int) -> None:
         settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("small", "heavy"))
-        self.reaper = Looking(Spawner(process_tags.choose_tags()), settings, HealthTimeouts())
+        self.reaper = CountingReaper(Spawner(process_tags.choose_tags()), settings, HealthTimeouts())
         self.limit_mb = limit_mb
         self._backends = {name: _backend(folder / name, mode) for name, mode in (("small", "slow"), ("heavy", "heavy"))}
 
-    async def want(self, backend: str, kind: str) -> WorkerGroup:
+    async def request(self, backend: str, kind: str) -> WorkerGroup:
         """Record that a run asks for a kind of process, and gets a process of its own."""
         own = self._backends[backend]
         launch = own.launch(RunRequest(prompt="x", backend=own.name, model=kind), None, Host()).warm
@@ -82,31 +82,31 @@ def _backend(folder: Path, mode: str) -> Lasting:
 
 
 @asynccontextmanager
-async def keeping(folder: Path, limit_mb: int) -> AsyncGenerator[Kept]:
-    kept = Kept(folder, limit_mb)
-    async with kept.reaper.worker_set:
-        tending = asyncio.create_task(kept.reaper.run())
+async def two_kinds(folder: Path, limit_mb: int) -> AsyncGenerator[TwoKinds]:
+    pool = TwoKinds(folder, limit_mb)
+    async with pool.reaper.worker_set:
+        reaping = asyncio.create_task(pool.reaper.run())
         try:
-            yield kept
+            yield pool
         finally:
-            tending.cancel()
-            await asyncio.wait([tending])
+            reaping.cancel()
+            await asyncio.wait([reaping])
 
 
 @pytest.mark.slow
 async def test_no_process_is_evicted_for_one_that_still_would_not_fit(tmp_path: Path) -> None:
     """The small process would be started again at once, since there is room for it, and evicted again, forever."""
-    async with keeping(tmp_path, limit_mb=120) as kept:
-        small = await kept.want("small", "one")
-        worker = await kept.measured(small)
-        busy = await kept.measured(await kept.want("heavy", "one"))
+    async with two_kinds(tmp_path, limit_mb=120) as pool:
+        small = await pool.request("small", "one")
+        worker = await pool.measured(small)
+        busy = await pool.measured(await pool.request("heavy", "one"))
         busy.admit("two", lambda: None)
-        await kept.want("small", "one")
+        await pool.request("small", "one")
         await until(lambda: any(one.is_ready for one in small.workers), within_s=30)
         (worker,) = small.workers
-        heavy = await kept.want("heavy", "two")
+        heavy = await pool.request("heavy", "two")
         for _ in range(5):
-            await kept.reaper.look()
+            await pool.reaper.search_again()
             assert small.workers == [worker]
             assert not worker.is_retiring
             assert not heavy.workers
@@ -114,29 +114,29 @@ async def test_no_process_is_evicted_for_one_that_still_would_not_fit(tmp_path: 
 
 @pytest.mark.slow
 async def test_replacement_starts_after_the_evicted_process_exits(tmp_path: Path) -> None:
-    async with keeping(tmp_path, limit_mb=120) as kept:
-        first = await kept.measured(await kept.want("heavy", "one"))
-        assert 60 < await kept.peak_mb(await kept.want("heavy", "two")) < kept.limit_mb
+    async with two_kinds(tmp_path, limit_mb=120) as pool:
+        first = await pool.measured(await pool.request("heavy", "one"))
+        assert 60 < await pool.peak_mb(await pool.request("heavy", "two")) < pool.limit_mb
         assert first.process.exit_code is not None
 
 
 @pytest.mark.slow
 async def test_room_freed_for_one_process_is_not_taken_by_a_less_wanted_one(tmp_path: Path) -> None:
     """While a small process is ending there is room for another small one, but not for the heavy one."""
-    async with keeping(tmp_path, limit_mb=80) as kept:
-        await kept.measured(await kept.want("heavy", "one"))
-        await kept.measured(await kept.want("small", "one"))
-        await kept.want("small", "two")
-        heavy = await kept.want("heavy", "two")
+    async with two_kinds(tmp_path, limit_mb=80) as pool:
+        await pool.measured(await pool.request("heavy", "one"))
+        await pool.measured(await pool.request("small", "one"))
+        await pool.request("small", "two")
+        heavy = await pool.request("heavy", "two")
         await until(lambda: any(worker.is_ready for worker in heavy.workers))
 
 
 @pytest.mark.slow
 async def test_unmeasured_exiting_process_counts_with_the_memory_of_its_backend(tmp_path: Path) -> None:
-    async with keeping(tmp_path, limit_mb=160) as kept:
-        await kept.measured(await kept.want("heavy", "one"))
-        second = await kept.want("heavy", "two")
+    async with two_kinds(tmp_path, limit_mb=160) as pool:
+        await pool.measured(await pool.request("heavy", "one"))
+        second = await pool.request("heavy", "two")
         await until(lambda: second.workers)
-        kept.reaper.worker_set.end(second.workers[0])
-        third = await kept.want("heavy", "three")
-        assert 60 < await kept.peak_mb(third) < kept.limit_mb
+        pool.reaper.worker_set.end(second.workers[0])
+        third = await pool.request("heavy", "three")
+        assert 60 < await pool.peak_mb(third) < pool.limit_mb

@@ -15,7 +15,7 @@ from lasting_backend import Lasting
 from polling import until
 
 
-def impatient(server: Server) -> None:
+def shorten_timeouts(server: Server) -> None:
     """Shorten the health timeouts for a test."""
     patience = server.pool.timeouts
     patience.begin_timeout_s, patience.silence_s, patience.ping_timeout_s = 5.0, 0.2, 5.0
@@ -91,17 +91,17 @@ async def test_a_process_that_has_grown_takes_no_more_runs(tmp_path: Path) -> No
 
 async def test_process_is_replaced_after_its_maximum_of_runs(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, max_runs=50)) as server:
-        told = [(await server.ask("pid")).text for _ in range(51)]
-        assert len(set(told[:40])) == 1
-        assert told[50] != told[0]
+        pids = [(await server.ask("pid")).text for _ in range(51)]
+        assert len(set(pids[:40])) == 1
+        assert pids[50] != pids[0]
         assert server.pool.stats.misses == 1
-        await until(lambda: gone(int(told[0])))
+        await until(lambda: gone(int(pids[0])))
 
 
 @pytest.mark.slow
 async def test_process_that_hangs_mid_run_fails_only_its_own_runs(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server, AsyncExitStack() as stack:
-        impatient(server)
+        shorten_timeouts(server)
         other = await stack.enter_async_context(server.runs.run(request("wait", model="other")))
         await begun(other)
         runs = [await stack.enter_async_context(server.runs.run(request("tick 1000"))) for _ in range(2)]
@@ -121,7 +121,7 @@ async def test_process_that_hangs_mid_run_fails_only_its_own_runs(tmp_path: Path
 @pytest.mark.slow
 async def test_idle_process_that_hangs_is_replaced_before_the_next_run(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
-        impatient(server)
+        shorten_timeouts(server)
         pid = int((await server.ask("pid")).text)
         os.kill(pid, signal.SIGSTOP)
         await until(lambda: gone(pid))
@@ -143,7 +143,7 @@ async def test_healthy_silent_process_is_left_alone(tmp_path: Path) -> None:
     """Even if the answer to a ping has the time of the ping. The next ping waits for the answer to the last."""
     asked: set[float] = set()
     async with Server(Lasting(tmp_path)) as server, server.runs.run(request("wait")) as run:
-        impatient(server)
+        shorten_timeouts(server)
         await begun(run)
         pid = (await server.ask("pid")).text
         (worker,) = server.pool._worker_set.workers  # pyright: ignore[reportPrivateUsage]
@@ -156,7 +156,7 @@ async def test_healthy_silent_process_is_left_alone(tmp_path: Path) -> None:
 async def test_large_prompt_to_a_process_that_does_not_read_is_retried_elsewhere(tmp_path: Path) -> None:
     """The other runs of the process continue to their endings."""
     async with Server(Lasting(tmp_path)) as server, server.runs.run(request("tick 1000")) as other:
-        impatient(server)
+        shorten_timeouts(server)
         await begun(other, TextDelta)
         await server.ask("deaf")
         result = await server.ask("say " + "x" * 1_000_000)

@@ -32,7 +32,7 @@ LEAVES = "\nlocks = {}\ndef work("
 LINGERS = "\ntime.sleep(0.7)\n"
 
 
-class Jealous(Lasting):
+class Exclusive(Lasting):
     """A backend whose process locks its conversations until its exit."""
 
     def install_agent(self) -> None:
@@ -41,10 +41,10 @@ class Jealous(Lasting):
         Path(self.executable).write_text((agent + LINGERS).replace("{python}", sys.executable))
 
     def channel(self, launch: Launch, host: Host) -> Channel:
-        return JealousChannel(8, tells_tools=True) if launch.long_lived else super().channel(launch, host)
+        return ExclusiveChannel(8, tells_tools=True) if launch.long_lived else super().channel(launch, host)
 
 
-class JealousChannel(LastingChannel):
+class ExclusiveChannel(LastingChannel):
     """The channel of one process."""
 
     def release_session(self, conversation: str) -> bytes | None:
@@ -56,32 +56,32 @@ def workers(server: Server) -> list[Worker]:
     return server.pool._worker_set.workers  # pyright: ignore[reportPrivateUsage]
 
 
-@pytest.mark.parametrize("patient", [True, False])
-async def test_resume_waits_for_a_process_that_is_being_ended(tmp_path: Path, patient: bool) -> None:
-    async with Server(Jealous(tmp_path)) as server:
-        told, session = await server.asked("pid")
+@pytest.mark.parametrize("graceful", [True, False])
+async def test_resume_waits_for_a_process_that_is_being_ended(tmp_path: Path, graceful: bool) -> None:
+    async with Server(Exclusive(tmp_path)) as server:
+        first, session = await server.ask_in_session("pid")
         (worker,) = workers(server)
-        if not patient:
+        if not graceful:
             worker.fail("it is in the way")
         server.pool._worker_set.end(worker)  # pyright: ignore[reportPrivateUsage]
         await until(lambda: worker not in workers(server))
         again = await server.ask("pid", session)
         assert again.error is None
-        assert again.text != told.text
+        assert again.text != first.text
 
 
 @pytest.mark.slow
 async def test_resume_succeeds_after_its_process_hangs(tmp_path: Path) -> None:
-    async with Server(Jealous(tmp_path)) as server:
+    async with Server(Exclusive(tmp_path)) as server:
         patience = server.pool.timeouts
         patience.silence_s, patience.ping_timeout_s = 0.2, 0.5
-        told, session = await server.asked("pid")
+        first, session = await server.ask_in_session("pid")
         (worker,) = workers(server)
-        os.kill(int(told.text), signal.SIGSTOP)
+        os.kill(int(first.text), signal.SIGSTOP)
         await until(lambda: worker.is_gone)
         again = await server.ask("pid", session)
         assert again.error is None
-        assert again.text != told.text
+        assert again.text != first.text
 
 
 async def test_ending_leftovers_of_one_run_spares_the_tools_of_the_next(

@@ -34,12 +34,12 @@ class Killer:
 
     def _strike(self) -> None:
         with suppress(psutil.Error, IndexError):
-            victim = self._chance.choice(kept())
+            victim = self._chance.choice(warm_processes())
             self.victims.add(victim.pid)
             victim.send_signal(signal.SIGSTOP if self._chance.random() < 0.1 else signal.SIGKILL)
 
 
-def kept() -> list[psutil.Process]:
+def warm_processes() -> list[psutil.Process]:
     found: list[psutil.Process] = []
     for process in psutil.Process().children():
         with suppress(psutil.Error):
@@ -49,14 +49,14 @@ def kept() -> list[psutil.Process]:
 
 def judge(result: RunResult, ticks: int, victims: set[int]) -> None:
     """Check that a run ends well, or with a clear error if its process was killed after the first output."""
-    pid, _, told = result.text.partition(" ")
+    pid, _, rest = result.text.partition(" ")
     if isinstance(result.ending, RunFinished):
-        assert told == "." * ticks
+        assert rest == "." * ticks
         return
     assert isinstance(result.ending, RunFailed)
     assert result.ending.code == "agent_crashed"
     assert "killed by signal 9" in result.ending.message or "did not answer within" in result.ending.message
-    assert int(pid) in victims, "a bystander has failed, or a run that had told nothing"
+    assert int(pid) in victims, "a bystander has failed, or a run without output"
 
 
 @pytest.mark.parametrize("capacity", [1, 8], ids=["a process a run", "shared"])
@@ -87,13 +87,13 @@ async def test_runs_recover_from_random_kills(tmp_path: Path, seed: int, capacit
         killing.cancel()
         assert judged == RUNS
         assert len(killer.victims) > 8, "hardly anything was killed"
-        await healed(server)
+        await recovered(server)
         assert server.runs.warm_stats
         assert server.runs.warm_stats.one_shot == ()
-    assert kept() == []
+    assert warm_processes() == []
 
 
-async def healed(server: Server) -> None:
+async def recovered(server: Server) -> None:
     """Wait until a run finds a warm process again."""
     hits = server.pool.stats.hits
     async with asyncio.timeout(30):

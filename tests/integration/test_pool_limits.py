@@ -47,9 +47,11 @@ async def test_memory_stays_bounded_through_hundreds_of_mixed_runs(tmp_path: Pat
         session = chance.choice(sessions) if sessions and chance.random() < 0.2 else None
         kind = chance.choice(KINDS)
         with suppress(SessionBusy):
-            result, told = await server.asked(prompt, session, model=kind, ephemeral=not session and number % 3 == 0)
+            result, session_id = await server.ask_in_session(
+                prompt, session, model=kind, ephemeral=not session and number % 3 == 0
+            )
             assert isinstance(result.ending, RunFinished), result.ending
-            sessions.extend([told] if told else [])
+            sessions.extend([session_id] if session_id else [])
 
     async def watch() -> None:
         nonlocal peak_mb
@@ -99,7 +101,7 @@ async def test_concurrent_starts_stay_within_the_memory_limit(tmp_path: Path) ->
         tending.cancel()
 
 
-async def test_profiles_without_processes_are_forgotten(tmp_path: Path) -> None:
+async def test_groups_without_processes_are_forgotten(tmp_path: Path) -> None:
     """If each run has a system prompt of its own, there are as many kinds as runs."""
     backend, chosen = Lasting(tmp_path), process_tags.choose_tags()
     reaper = Reaper(Spawner(chosen), WarmSettings(max_processes=3, kept_backends=("lasting",)), HealthTimeouts())

@@ -24,7 +24,7 @@ from clinvk.types.errors import BackendUnavailable, InvalidRequest, ResourcesExh
 from polling import settled, until
 
 ENV = {"PATH": os.environ["PATH"]}
-BOTH_MARKS = pytest.mark.parametrize("kind", [process_tags.RlimitTags, process_tags.TreeTags])
+BOTH_TAGS = pytest.mark.parametrize("kind", [process_tags.RlimitTags, process_tags.TreeTags])
 Kind = type[process_tags.RlimitTags] | type[process_tags.TreeTags]
 
 
@@ -111,7 +111,7 @@ async def test_output_of_a_surviving_child_is_not_waited_for() -> None:
     child.process.discard()
 
 
-@BOTH_MARKS
+@BOTH_TAGS
 async def test_measuring_memory_leaves_the_process_running(kind: Kind) -> None:
     own = spawner(kind)
     child = Child(own, "sh", "-c", "sleep 60 >/dev/null & cat")
@@ -125,7 +125,7 @@ async def test_measuring_memory_leaves_the_process_running(kind: Kind) -> None:
     child.process.discard()
 
 
-@BOTH_MARKS
+@BOTH_TAGS
 async def test_end_tools_ends_only_processes_with_the_variable(kind: Kind) -> None:
     own = spawner(kind)
     child = Child(own, "sh", "-c", "X=1 sh -c 'echo $$; exec sleep 60' & sleep 60 & echo $!; cat")
@@ -138,7 +138,7 @@ async def test_end_tools_ends_only_processes_with_the_variable(kind: Kind) -> No
     child.process.discard()
 
 
-@BOTH_MARKS
+@BOTH_TAGS
 async def test_sweep_lets_processes_clean_up(kind: Kind, tmp_path: Path) -> None:
     own = spawner(kind)
     trap = f"trap 'rm {tmp_path}/lock; exit' TERM; touch {tmp_path}/lock; while :; do sleep 0.05; done"
@@ -309,7 +309,7 @@ async def test_environment_and_tree_find_common_descendants_without_rlimits(hide
     child.process.discard()
 
 
-@BOTH_MARKS
+@BOTH_TAGS
 async def test_sweep_ends_processes_left_by_an_exited_process(kind: Kind, tmp_path: Path) -> None:
     own = spawner(kind)
     child = Child(own, "sh", "-c", f"setsid sleep 300 >/dev/null 2>&1 & echo $! > {tmp_path / 'pids'}")
@@ -410,7 +410,7 @@ async def test_sweep_leaves_processes_of_other_agents_alone() -> None:
         child.process.discard()
 
 
-async def test_sweep_ends_processes_marked_by_a_nested_clinvk(tmp_path: Path) -> None:
+async def test_sweep_ends_processes_tagged_by_a_nested_clinvk(tmp_path: Path) -> None:
     inner = (
         "import subprocess, sys, time\n"
         "from clinvk.runtime.process.process_tags import RlimitTags\n"
@@ -427,7 +427,7 @@ async def test_sweep_ends_processes_marked_by_a_nested_clinvk(tmp_path: Path) ->
     child.process.discard()
 
 
-def test_marking_leaves_our_own_limits_unchanged() -> None:
+def test_tagging_leaves_our_own_limits_unchanged() -> None:
     import resource
 
     before = resource.getrlimit(15)
@@ -437,7 +437,7 @@ def test_marking_leaves_our_own_limits_unchanged() -> None:
     assert resource.getrlimit(15) == before
 
 
-def test_choose_returns_rlimit_marks_on_linux() -> None:
+def test_choose_returns_rlimit_tags_on_linux() -> None:
     assert isinstance(process_tags.choose_tags(), process_tags.RlimitTags)
 
 

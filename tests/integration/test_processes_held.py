@@ -10,7 +10,7 @@ from integration.test_processes import Child, spawner
 from polling import until
 
 
-def stands_still(process: Process) -> bool:
+def is_stopped(process: Process) -> bool:
     return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
 
 
@@ -19,11 +19,11 @@ async def test_held_process_resumes_when_the_last_holder_releases_it() -> None:
     child = Child(own, "cat")
     with child.process.holding():
         with child.process.holding():
-            child.process.pause_reading()
-            await until(lambda: stands_still(child.process))
-        assert stands_still(child.process)
-    await until(lambda: not stands_still(child.process))
-    child.process.pause_reading()  # by whoever has given up waiting for it
+            child.process.suspend()
+            await until(lambda: is_stopped(child.process))
+        assert is_stopped(child.process)
+    await until(lambda: not is_stopped(child.process))
+    child.process.suspend()  # by whoever has given up waiting for it
     child.process.write(b"on\n", close=True)
     await child.end()
     assert child.lines == [b"on"]
@@ -41,5 +41,5 @@ async def test_hold_ignores_a_permission_error_for_its_group(monkeypatch: pytest
     with monkeypatch.context() as macos:
         macos.setattr("os.killpg", refuse)
         with child.process.holding():
-            child.process.pause_reading()
+            child.process.suspend()
     await own.sweep(child.process)

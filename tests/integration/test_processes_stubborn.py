@@ -1,11 +1,11 @@
 """The end of orphans that ignore SIGTERM."""
 
-from integration.test_processes import BOTH_MARKS, Child, Kind, alive, spawner
+from integration.test_processes import BOTH_TAGS, Child, Kind, alive, spawner
 
 STUBBORN = 'env -i /bin/sh -c \'trap "" TERM; echo "$$"; while :; do sleep 1; done\''
 
 
-@BOTH_MARKS
+@BOTH_TAGS
 async def test_end_tools_ends_stubborn_child_of_an_exited_tool_without_the_variable(kind: Kind) -> None:
     own = spawner(kind)
     child = Child(own, "sh", "-c", 'X=1 sh -c "$0 & wait" & cat', STUBBORN)
@@ -16,7 +16,7 @@ async def test_end_tools_ends_stubborn_child_of_an_exited_tool_without_the_varia
     await own.sweep(child.process)
 
 
-@BOTH_MARKS
+@BOTH_TAGS
 async def test_sweep_ends_stubborn_child_of_an_exited_agent_without_the_variable(kind: Kind) -> None:
     own = spawner(kind)
     child = Child(own, "sh", "-c", f"{STUBBORN} & wait")

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from integration.test_processes import BOTH_MARKS, Child, Kind, spawner
+from integration.test_processes import BOTH_TAGS, Child, Kind, spawner
 from polling import until
 
 FIRST_THREAD_ENDS = """
@@ -28,7 +28,7 @@ def threads(pid: int) -> int:
     return 0
 
 
-@BOTH_MARKS
+@BOTH_TAGS
 async def test_sweep_ends_a_process_whose_first_thread_has_exited(kind: Kind) -> None:
     own = spawner(kind)
     child = Child(own, sys.executable, "-I", "-c", FIRST_THREAD_ENDS)

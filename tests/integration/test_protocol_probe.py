@@ -16,14 +16,14 @@ from clinvk.types.request import RunRequest
 from lasting_backend import Lasting
 
 
-async def tried(backend: Lasting, argv: Sequence[str] | None = None, within_s: float = 10) -> str | None:
+async def probe(backend: Lasting, argv: Sequence[str] | None = None, within_s: float = 10) -> str | None:
     launch = backend.launch(RunRequest(prompt=""), None, Host()).warm
     assert launch
     launch = replace(launch, argv=tuple(argv)) if argv else launch
-    return await tried_so(backend, launch, within_s)
+    return await probe_launch(backend, launch, within_s)
 
 
-async def tried_so(backend: Lasting, launch: Launch, within_s: float = 10) -> str | None:
+async def probe_launch(backend: Lasting, launch: Launch, within_s: float = 10) -> str | None:
     channel = backend.channel(launch, Host())
     env = {"PATH": os.environ["PATH"]}
     return await probe_protocol(Spawner(process_tags.choose_tags()), launch.argv[0], launch, channel, env, within_s)
@@ -35,7 +35,7 @@ def left() -> list[psutil.Process]:
 
 async def test_program_that_answers_the_handshake_is_accepted_and_ended(tmp_path: Path) -> None:
     before = left()
-    assert await tried(Lasting(tmp_path)) is None
+    assert await probe(Lasting(tmp_path)) is None
     assert left() == before
 
 
@@ -51,12 +51,12 @@ async def test_program_that_answers_the_handshake_is_accepted_and_ended(tmp_path
 async def test_program_that_does_not_answer_the_handshake_is_rejected(
     tmp_path: Path, argv: tuple[str, ...], why: str
 ) -> None:
-    assert await tried(Lasting(tmp_path), argv) == why
+    assert await probe(Lasting(tmp_path), argv) == why
 
 
 async def test_silent_program_times_out_and_is_ended(tmp_path: Path) -> None:
     before = left()
-    said = await tried(Lasting(tmp_path), ("/bin/sh", "-c", "sleep 77 & exec sleep 77"), within_s=0.3)
+    said = await probe(Lasting(tmp_path), ("/bin/sh", "-c", "sleep 77 & exec sleep 77"), within_s=0.3)
     assert said == "it does not answer within 0.3 s"
     assert left() == before
 
@@ -66,7 +66,7 @@ async def test_private_files_exist_during_the_handshake_and_are_removed_after(tm
     script = f'echo "$FILE" > {seen}; cat "$FILE" >> {seen}'
     launch = Launch(argv=("/bin/sh", "-c", script), env={"FILE": f"{PRIVATE}/x"}, files={"x": b"content"})
     backend = Lasting(tmp_path)
-    assert await tried_so(backend, replace(launch, long_lived=True)) == "it exited with code 0"
+    assert await probe_launch(backend, replace(launch, long_lived=True)) == "it exited with code 0"
     file, content = seen.read_text().splitlines()
     assert content == "content"
     assert not Path(file).parent.exists()

@@ -22,7 +22,7 @@ from polling import until
 
 ENV = {"PATH": os.environ["PATH"]}
 PYTHON = (sys.executable, "-I", "-S", "-c")
-FORGETS_ITS_MARK = """
+CLEARS_ITS_TAG = """
 import os, resource, sys, time
 resource.setrlimit(15, (-1, -1))
 if os.fork() == 0:
@@ -38,14 +38,14 @@ time.sleep(300)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the limits of another process can be set on Linux only")
 
 
-def marks() -> RlimitTags:
+def tags() -> RlimitTags:
     """Return tags that no other test uses."""
     return RlimitTags(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
 
 
 async def done(agents: AgentSettings, *argv: str, open_files: int | None = None) -> ProgramResult:
     """Run a command to its end, within limits."""
-    own = marks()
+    own = tags()
     return await run_tool(Spawner(own, ResourceLimits(agents, own.server, open_files)), argv, ENV, 30)
 
 
@@ -58,8 +58,8 @@ def alive(pid: int) -> bool:
 
 async def test_limits_apply_to_a_process_and_its_children() -> None:
     agents = AgentSettings(max_memory_mb=500, max_cpu_secs=70, max_open_files=123)
-    told = await done(agents, "sh", "-c", "(setsid sh -c 'ulimit -d; ulimit -S -t; ulimit -H -t; ulimit -n' &) | cat")
-    assert told == (0, b"512000\n70\n71\n123\n", b"")
+    result = await done(agents, "sh", "-c", "(setsid sh -c 'ulimit -d; ulimit -S -t; ulimit -H -t; ulimit -n' &) | cat")
+    assert result == (0, b"512000\n70\n71\n123\n", b"")
 
 
 def test_process_without_limits_starts_without_a_shell() -> None:
@@ -69,31 +69,31 @@ def test_process_without_limits_starts_without_a_shell() -> None:
 
 async def test_arguments_are_passed_unchanged() -> None:
     words = ("", "-n", "a b", "$HOME", "`id`", "'", '"', "\\", "*", "a\nb", "ü")
-    told = await done(AgentSettings(max_open_files=100), "printf", "%s|", *words)
-    assert told == (0, "".join(f"{word}|" for word in words).encode(), b"")
+    result = await done(AgentSettings(max_open_files=100), "printf", "%s|", *words)
+    assert result == (0, "".join(f"{word}|" for word in words).encode(), b"")
 
 
 async def test_shell_execs_the_agent() -> None:
-    told = await done(AgentSettings(max_open_files=100), "sh", "-c", "echo $$ $PPID")
-    assert told.stdout.split()[1] == str(os.getpid()).encode()
+    result = await done(AgentSettings(max_open_files=100), "sh", "-c", "echo $$ $PPID")
+    assert result.stdout.split()[1] == str(os.getpid()).encode()
 
 
 async def test_process_over_its_memory_limit_fails() -> None:
     script = f"bytearray({300 * 1024 * 1024})"
     assert (await done(AgentSettings(), *PYTHON, script)).exit_code == 0
-    told = await done(AgentSettings(max_memory_mb=200), *PYTHON, script)
-    assert told.exit_code == 1
-    assert b"MemoryError" in told.stderr
+    result = await done(AgentSettings(max_memory_mb=200), *PYTHON, script)
+    assert result.exit_code == 1
+    assert b"MemoryError" in result.stderr
 
 
 async def test_process_over_its_cpu_limit_is_killed() -> None:
-    told = await done(AgentSettings(max_cpu_secs=1), *PYTHON, "while True: pass")
-    assert told.exit_code == 128 + signal.SIGXCPU
+    result = await done(AgentSettings(max_cpu_secs=1), *PYTHON, "while True: pass")
+    assert result.exit_code == 128 + signal.SIGXCPU
 
 
 async def test_limit_above_the_hard_limit_of_clinvk_is_lowered_to_it() -> None:
-    told = await done(AgentSettings(max_open_files=10**9), "sh", "-c", "ulimit -n")
-    assert told == (0, f"{resource.getrlimit(resource.RLIMIT_NOFILE)[1]}\n".encode(), b"")
+    result = await done(AgentSettings(max_open_files=10**9), "sh", "-c", "ulimit -n")
+    assert result == (0, f"{resource.getrlimit(resource.RLIMIT_NOFILE)[1]}\n".encode(), b"")
 
 
 @linux
@@ -106,13 +106,13 @@ async def test_process_gets_the_open_file_limit_that_clinvk_was_started_with(age
 
 async def test_inherited_open_file_limit_does_not_override_the_settings() -> None:
     agents = AgentSettings(max_open_files=123)
-    told = await done(agents, "sh", "-c", "sleep 0.3; ulimit -S -n; ulimit -H -n", open_files=100)
-    assert told == (0, b"123\n123\n", b"")
+    result = await done(agents, "sh", "-c", "sleep 0.3; ulimit -S -n; ulimit -H -n", open_files=100)
+    assert result == (0, b"123\n123\n", b"")
 
 
 @linux
 async def test_process_keeps_a_limit_that_it_set_itself() -> None:
-    own = marks()
+    own = tags()
     spawner = Spawner(own, ResourceLimits(AgentSettings(), own.server))
     process = spawner.spawn(["sh", "-c", "ulimit -S -n 50; echo set; sleep 60"], ENV, None, lambda: None)
     try:
@@ -132,7 +132,7 @@ async def test_error_for_a_missing_program_names_it() -> None:
 @pytest.fixture
 def divided() -> Generator[tuple[RlimitTags, ResourceLimits] | None]:
     """Return limits with a cgroup; None if clinvk has no cgroup to divide, and says so."""
-    own = marks()
+    own = tags()
     made = ResourceLimits(AgentSettings(cgroup=True), own.server)
     try:
         made.open()
@@ -146,17 +146,17 @@ def divided() -> Generator[tuple[RlimitTags, ResourceLimits] | None]:
     assert not os.path.exists(made.cgroup)
 
 
-async def test_process_that_drops_its_mark_is_ended_with_its_cgroup(
+async def test_process_that_drops_its_tag_is_ended_with_its_cgroup(
     divided: tuple[RlimitTags, ResourceLimits] | None, tmp_path: Path
 ) -> None:
     if divided is None:
         return
     own, made = divided
     spawner = Spawner(own, made)
-    told = tmp_path / "pid"
-    process = spawner.spawn([*PYTHON, FORGETS_ITS_MARK, str(told)], ENV, None, lambda: None)
-    await until(lambda: told.exists() and told.read_text().endswith("\n"))
-    pid = int(told.read_text())
+    pid_file = tmp_path / "pid"
+    process = spawner.spawn([*PYTHON, CLEARS_ITS_TAG, str(pid_file)], ENV, None, lambda: None)
+    await until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
+    pid = int(pid_file.read_text())
     assert Path(f"/proc/{pid}/cgroup").read_text().rstrip().endswith(f"/clinvk-{own.server}/1")
     await spawner.sweep(process)
     assert not alive(pid)
@@ -181,11 +181,11 @@ async def test_guardian_ends_the_cgroups(divided: tuple[RlimitTags, ResourceLimi
     own, made = divided
     guard = GuardianProcess(own, made)
     guard.start()
-    told = tmp_path / "pid"
-    process = Spawner(own, made).spawn([*PYTHON, FORGETS_ITS_MARK, str(told)], ENV, None, lambda: None)
-    await until(lambda: told.exists() and told.read_text().endswith("\n"))
+    pid_file = tmp_path / "pid"
+    process = Spawner(own, made).spawn([*PYTHON, CLEARS_ITS_TAG, str(pid_file)], ENV, None, lambda: None)
+    await until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
     guard.trigger()
-    await until(lambda: not alive(int(told.read_text())) and process.exit_code is not None)
+    await until(lambda: not alive(int(pid_file.read_text())) and process.exit_code is not None)
     await until(lambda: not os.path.exists(made.cgroup))
     process.discard()
 

@@ -720,7 +720,7 @@ async def test_agent_starts_after_its_preparation_even_if_that_fails(tmp_path: P
 
 
 async def test_agent_starts_when_its_preparation_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "_PREPARES_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(execution, "_SETUP_TIMEOUT_S", 0.1)
     backend = Prepared("sleep 600; true")
     async with (
         LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs,
@@ -732,7 +732,7 @@ async def test_agent_starts_when_its_preparation_hangs(monkeypatch: pytest.Monke
 async def test_run_cancelled_during_preparation_starts_no_agent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "_PREPARES_TIMEOUT_S", 600)
+    monkeypatch.setattr(execution, "_SETUP_TIMEOUT_S", 600)
     begun = tmp_path / "begun"
     backend = Prepared(f"touch {begun}; sleep 600; true")
     async with LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs:

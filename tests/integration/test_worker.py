@@ -15,16 +15,16 @@ from polling import until
 
 @pytest.mark.parametrize("capacity", [1, 8])
 async def test_each_line_is_read_once_with_its_events(tmp_path: Path, capacity: int) -> None:
-    heard: list[tuple[bytes, int]] = []
+    received: list[tuple[bytes, int]] = []
 
-    def hear() -> None:
-        heard.extend((line, len([*delivered])) for line, delivered in handle.read())
+    def receive() -> None:
+        received.extend((line, len([*delivered])) for line, delivered in handle.read())
 
     async with ready(Lasting(tmp_path, capacity)) as (_, worker):
-        handle = worker.admit("one", hear)
+        handle = worker.admit("one", receive)
         handle.begin(RunRequest(prompt="tick 3", backend="lasting"), None)
         await until(lambda: handle.is_over)
-    assert [count for _, count in heard] == [1] * 5
+    assert [count for _, count in received] == [1] * 5
 
 
 @pytest.mark.parametrize("capacity", [1, 8])

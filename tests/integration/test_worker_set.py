@@ -34,13 +34,13 @@ class Hanging(Spawner):
         raise TimeoutError("it took too long")
 
 
-async def opened(stock: WorkerSet, backend: Lasting) -> Worker:
+async def opened(worker_set: WorkerSet, backend: Lasting) -> Worker:
     """Start a process and wait until it is ready."""
     host = Host(env=ENV)
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
-    group = await stock.group(WorkerSpec(backend, host, backend.executable, launch))
-    worker = stock.open(group, launch)
+    group = await worker_set.group(WorkerSpec(backend, host, backend.executable, launch))
+    worker = worker_set.open(group, launch)
     await until(lambda: worker.is_ready)
     return worker
 
@@ -48,24 +48,24 @@ async def opened(stock: WorkerSet, backend: Lasting) -> Worker:
 @asynccontextmanager
 async def ready(backend: Lasting) -> AsyncGenerator[tuple[WorkerSet, Worker]]:
     """Return a worker set with a ready process."""
-    async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as stock:
-        yield stock, await opened(stock, backend)
+    async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as worker_set:
+        yield worker_set, await opened(worker_set, backend)
 
 
-@pytest.mark.parametrize("patient", [False, True])
+@pytest.mark.parametrize("graceful", [False, True])
 async def test_an_ended_worker_is_released_from_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graceful: bool
 ) -> None:
     for timer in ("LINGER_S", "DRAIN_S"):
         monkeypatch.setattr(worker_module, timer, 600.0)
 
-    async def end_one(stock: WorkerSet) -> "weakref.ref[Worker]":
-        worker = await opened(stock, Lasting(tmp_path))
-        await stock.end_and_wait(worker, graceful=patient)
+    async def end_one(worker_set: WorkerSet) -> "weakref.ref[Worker]":
+        worker = await opened(worker_set, Lasting(tmp_path))
+        await worker_set.end_and_wait(worker, graceful=graceful)
         return weakref.ref(worker)
 
-    async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as stock:
-        ended = await end_one(stock)
+    async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as worker_set:
+        ended = await end_one(worker_set)
         await until(lambda: gc.collect() >= 0 and ended() is None)
 
 
@@ -74,30 +74,30 @@ async def test_timed_out_process_search_leaves_nothing_else_behind(tmp_path: Pat
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
     launch = replace(launch, files={"secret": b"s"})
-    async with WorkerSet(Hanging(process_tags.choose_tags()), lambda: None) as stock:
-        group = await stock.group(WorkerSpec(backend, host, backend.executable, launch))
-        worker = stock.open(group, launch)
+    async with WorkerSet(Hanging(process_tags.choose_tags()), lambda: None) as worker_set:
+        group = await worker_set.group(WorkerSpec(backend, host, backend.executable, launch))
+        worker = worker_set.open(group, launch)
         await worker.opened.wait()
         folder = worker.folder.path
         assert folder
         with pytest.raises(TimeoutError):
-            await stock.end_and_wait(worker, graceful=False)
+            await worker_set.end_and_wait(worker, graceful=False)
         assert not os.path.exists(folder)
-        assert not stock.ending
+        assert not worker_set.ending
 
 
 async def test_worker_being_ended_counts_until_it_has_exited(
     tmp_path: Path,
 ) -> None:
-    async with ready(Lasting(tmp_path, mode="slow")) as (stock, worker):
-        ending = asyncio.create_task(stock.end_and_wait(worker, graceful=True))
-        stock.end(worker)
+    async with ready(Lasting(tmp_path, mode="slow")) as (worker_set, worker):
+        ending = asyncio.create_task(worker_set.end_and_wait(worker, graceful=True))
+        worker_set.end(worker)
         await asyncio.sleep(0)
         while worker.process.exit_code is None:
-            assert worker in stock.ending
+            assert worker in worker_set.ending
             await asyncio.sleep(0.02)
         await ending
-        assert not stock.ending
+        assert not worker_set.ending
 
 
 async def test_abandoned_run_stays_lost_when_its_process_exits(tmp_path: Path) -> None:
@@ -110,18 +110,18 @@ async def test_abandoned_run_stays_lost_when_its_process_exits(tmp_path: Path) -
         assert handle.is_lost
 
 
-async def test_worker_of_a_forgotten_profile_is_ended_on_close(tmp_path: Path) -> None:
+async def test_worker_of_a_forgotten_group_is_ended_on_close(tmp_path: Path) -> None:
     """A run may wait for a slow disk longer than an empty group is remembered."""
     backend, host = Lasting(tmp_path), Host(env=ENV)
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
-    async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as stock:
+    async with WorkerSet(Spawner(process_tags.choose_tags()), lambda: None) as worker_set:
         wanted = WorkerSpec(backend, host, backend.executable, launch)
-        forgotten = await stock.group(wanted)
-        stock.groups.clear()
-        group = await stock.group(wanted)
-        worker = stock.open(forgotten, launch)
-        assert group.workers == stock.workers == [worker]
+        forgotten = await worker_set.group(wanted)
+        worker_set.groups.clear()
+        group = await worker_set.group(wanted)
+        worker = worker_set.open(forgotten, launch)
+        assert group.workers == worker_set.workers == [worker]
         await worker.opened.wait()
         assert worker.process.exit_code is None
     assert worker.process.exit_code is not None

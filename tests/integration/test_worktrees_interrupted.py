@@ -124,7 +124,7 @@ def with_slow(command: str, repository: Repository, tmp_path: Path, does: str = 
 async def test_make_reports_a_timeout_of_git(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "CHANGED_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(package, "CHANGE_TIMEOUT_S", 0.5)
     worktrees = with_slow('*"worktree add"*', repository, tmp_path)
     with pytest.raises(ClinvkError, match=r"git worktree add took over 0\.5 s"):
         await worktrees.make(str(repository.path), "agent")

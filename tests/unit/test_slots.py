@@ -6,12 +6,12 @@ import weakref
 
 import pytest
 
-from clinvk.runtime.slots import Applicant, QueueLimits, Slot, Slots
+from clinvk.runtime.slots import QueueLimits, Slot, SlotRequest, Slots
 from clinvk.types.errors import QueueFull
 
 
 def enter(slots: Slots, backend: str, granted: list[str], name: str) -> Slot:
-    return slots.acquire(Applicant(backend), lambda: granted.append(name))
+    return slots.acquire(SlotRequest(backend), lambda: granted.append(name))
 
 
 def test_free_slot_is_granted_immediately() -> None:
@@ -98,7 +98,7 @@ def test_prompt_too_large_for_the_queue_is_rejected_with_the_limit() -> None:
     slots = Slots(QueueLimits(1, queued=9, queued_bytes=2 << 20))
     queue(slots, "ana", 2, held_bytes=1 << 20)
     with pytest.raises(QueueFull, match=r"no room for 1\.5 MB .* hold 1\.0 MB,.*\(server\.max_queued_mb: 2\)"):
-        slots.acquire(Applicant("claude", "ben", held_bytes=3 << 19), lambda: None)
+        slots.acquire(SlotRequest("claude", "ben", held_bytes=3 << 19), lambda: None)
 
 
 def test_occupancy_reports_running_and_queued_per_backend() -> None:
@@ -116,7 +116,7 @@ async def test_room_waiter_wakes_when_a_run_leaves_or_limits_change() -> None:
     slots = Slots(QueueLimits(1, 1, 0))
     place = enter(slots, "claude", [], "a")
     for make_room in (place.release, lambda: slots.resize(QueueLimits(2, 2))):
-        waiting = asyncio.create_task(slots.wait_for_capacity(Applicant("claude")))
+        waiting = asyncio.create_task(slots.wait_for_capacity(SlotRequest("claude")))
         await asyncio.sleep(0)
         assert not waiting.done()
         make_room()
@@ -127,18 +127,18 @@ async def test_room_waiter_wakes_when_a_run_leaves_or_limits_change() -> None:
 async def test_queue_place_counts_as_room() -> None:
     slots = Slots(QueueLimits(1, 1, 1))
     enter(slots, "claude", [], "a")
-    await slots.wait_for_capacity(Applicant("claude"))
+    await slots.wait_for_capacity(SlotRequest("claude"))
     enter(slots, "claude", [], "b")
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(slots.wait_for_capacity(Applicant("claude")), 0.01)
+        await asyncio.wait_for(slots.wait_for_capacity(SlotRequest("claude")), 0.01)
 
 
 def test_place_that_left_the_queue_is_freed_immediately() -> None:
     """Clients that give up and retry are thousands in the hour that earlier runs may take."""
     slots = Slots(QueueLimits(1, 1, 9))
-    slots.acquire(Applicant("claude"), lambda: None)
-    slots.acquire(Applicant("claude"), lambda: None)
-    waiting = slots.acquire(Applicant("claude"), lambda: None)
+    slots.acquire(SlotRequest("claude"), lambda: None)
+    slots.acquire(SlotRequest("claude"), lambda: None)
+    waiting = slots.acquire(SlotRequest("claude"), lambda: None)
     known = weakref.ref(waiting)
     waiting.release()
     del waiting
@@ -151,7 +151,7 @@ def queue(slots: Slots, client: str, count: int, held_bytes: int = 0, backend: s
     places: list[Slot] = []
     with contextlib.suppress(QueueFull):
         for _ in range(count):
-            places.append(slots.acquire(Applicant(backend, client, held_bytes=held_bytes), lambda: None))
+            places.append(slots.acquire(SlotRequest(backend, client, held_bytes=held_bytes), lambda: None))
     return places
 
 
@@ -233,9 +233,9 @@ def test_run_larger_than_the_byte_limit_can_wait_in_an_empty_queue() -> None:
 def test_reserved_bytes_count_until_released() -> None:
     slots = Slots(QueueLimits(1, queued=99, queued_bytes=100))
     queue(slots, "ana", 1)
-    with slots.reserved(Applicant("claude", "ana"), 90):
+    with slots.reserved(SlotRequest("claude", "ana"), 90):
         assert not queue(slots, "ben", 1, held_bytes=20)
-        with pytest.raises(QueueFull), slots.reserved(Applicant("claude", "ben"), 20):
+        with pytest.raises(QueueFull), slots.reserved(SlotRequest("claude", "ben"), 20):
             pass
     assert len(queue(slots, "ben", 1, held_bytes=20)) == 1
 
@@ -298,7 +298,7 @@ def test_counts_stay_consistent_when_runs_enter_and_leave_at_random(seed: int) -
         if places and chance.random() < 0.45:
             places.pop(chance.randrange(len(places))).release()
         else:
-            run = Applicant(chance.choice(["claude", "codex"]), chance.choice(["ana", "ben", "eve"]))
+            run = SlotRequest(chance.choice(["claude", "codex"]), chance.choice(["ana", "ben", "eve"]))
             places.append(slots.acquire(run, lambda: None))
         told = slots.occupancy(["claude", "codex"])
         assert slots.queued == sum(told.queued.values()) == sum(place.position is not None for place in places)

@@ -89,7 +89,7 @@ class Admission(NamedTuple):
             return None
         try:
             request = await self.complete(plan.judge)
-            await self.resources.runs.plan(judge.with_ruling_schema(request, judge.FEWEST))
+            await self.resources.runs.plan(judge.with_ruling_schema(request, judge.MIN_ANSWERS))
             if not is_dry_run(plan):
                 self.require(request.backend)
         except ClinvkError as exc:

@@ -9,7 +9,7 @@ from clinvk.types.orchestration import Compare, JudgeVerdict, Part, PartResult, 
 from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import RunRequest
 
-FEWEST = 2
+MIN_ANSWERS = 2
 """The fewest answers that a judge compares."""
 
 MAX_ANSWERS = 26
@@ -39,7 +39,7 @@ def answers(results: Sequence[PartResult]) -> Sequence[PartResult]:
 
 def can_judge(count: int) -> bool:
     """Return whether a judge can compare this number of answers."""
-    return FEWEST <= count <= MAX_ANSWERS
+    return MIN_ANSWERS <= count <= MAX_ANSWERS
 
 
 def dry_run_verdict(compare: Compare) -> JudgeVerdict | None:
@@ -54,8 +54,9 @@ def warnings(compare: Compare, answers: Sequence[PartResult]) -> Iterator[str]:
     """Yield why the judge of a plan did not judge these answers."""
     if compare.judge is None or is_dry_run(compare):
         return
-    if len(answers) < FEWEST:
-        yield f"nothing was judged: {len(answers)} of {len(compare.parts)} answered, and a judge needs {FEWEST} answers"
+    if len(answers) < MIN_ANSWERS:
+        few = f"{len(answers)} of {len(compare.parts)} answered"
+        yield f"nothing was judged: {few}, and a judge needs {MIN_ANSWERS} answers"
     elif len(answers) > MAX_ANSWERS:
         yield f"nothing was judged: {len(answers)} answered, and a judge takes {MAX_ANSWERS} answers at most"
 

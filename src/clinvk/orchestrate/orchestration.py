@@ -82,8 +82,8 @@ class Orchestration:
         self._at_once = min(agents_at_once(plan), self._runs.occupancy.slots)
         self._run_ids: set[str] = set()
         self._observers: tuple[PartObserver, ...] = ()
-        self._limits: dict[asyncio.Timeout, float] = {}
-        self._entering = asyncio.Lock()
+        self._timeouts: dict[asyncio.Timeout, float] = {}
+        self._start_order = asyncio.Lock()
 
     async def drive(self, *observers: PartObserver) -> Summary:
         """Run all parts to the end. Cancelling this call ends all agents."""
@@ -123,7 +123,7 @@ class Orchestration:
     async def _stop(self, reason: str) -> None:
         self._stop_reason = self._stop_reason or reason
         now = asyncio.get_running_loop().time()
-        for limit, grace_s in self._limits.items():
+        for limit, grace_s in self._timeouts.items():
             if limit.when() is None:
                 limit.reschedule(now + grace_s)
         async with asyncio.TaskGroup() as group:
@@ -139,11 +139,11 @@ class Orchestration:
         limit = asyncio.timeout(grace_s if self._stop_reason else None)
         try:
             async with limit:
-                self._limits[limit] = grace_s
+                self._timeouts[limit] = grace_s
                 try:
                     return await work
                 finally:
-                    del self._limits[limit]
+                    del self._timeouts[limit]
         except TimeoutError as exc:
             if not limit.expired():
                 raise
@@ -298,7 +298,7 @@ class Orchestration:
         """Start a run, in the order of the parts; while the queue is full, wait for room."""
         while True:
             try:
-                async with self._entering:
+                async with self._start_order:
                     return await stack.enter_async_context(self._runs.run(request))
             except QueueFull:
                 await self._until_stopped(self._runs.wait_for_capacity(request))

@@ -31,7 +31,7 @@ from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.runtime.run.task import Phase, RunObserver, RunTask
 from clinvk.runtime.runs import WarmStats
-from clinvk.runtime.slots import Applicant, Occupancy, Slots, held_bytes, queue_limits
+from clinvk.runtime.slots import Occupancy, SlotRequest, Slots, held_bytes, queue_limits
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
@@ -201,7 +201,7 @@ class LocalRuns:
 
     async def wait_for_capacity(self, request: RunRequest) -> None:
         """After a `QueueFull`, wait until an orchestration's run would be accepted; another run may be faster."""
-        await self._slots.wait_for_capacity(Applicant(request.backend, request.client))
+        await self._slots.wait_for_capacity(SlotRequest(request.backend, request.client))
 
     def reserved(self, requests: Sequence[RunRequest]) -> AbstractContextManager[None]:
         """Reserve queue memory for an orchestration's requests, all of one client, inside this context.
@@ -209,7 +209,7 @@ class LocalRuns:
         Raises:
             QueueFull: the queue lacks room for the first request, or for the memory of all.
         """
-        first = Applicant(requests[0].backend, requests[0].client)
+        first = SlotRequest(requests[0].backend, requests[0].client)
         return self._slots.reserved(first, sum(map(held_bytes, requests)))
 
     def stop(self, run_id: str, at_once: bool = False) -> None:
@@ -260,9 +260,9 @@ class LocalRuns:
         )
         self._refuse_when_closing()
         # `reserved` counts the memory of a part.
-        applicant = Applicant(request.backend, request.client, 0 if request.part else held_bytes(request))
+        slot_request = SlotRequest(request.backend, request.client, 0 if request.part else held_bytes(request))
         run = RunTask(
-            spec, self.spawner, recorder, partial(self._slots.acquire, applicant, may_wait=user_environment is None)
+            spec, self.spawner, recorder, partial(self._slots.acquire, slot_request, may_wait=user_environment is None)
         )
         try:
             await recorder.begin()

@@ -20,7 +20,7 @@ _RETRY_AFTER_S = 5.0
 _MIB = 1024 * 1024
 
 
-class Applicant(NamedTuple):
+class SlotRequest(NamedTuple):
     """A run that asks for a slot.
 
     Attributes:
@@ -39,7 +39,7 @@ class Slot:
 
     __slots__ = ("__weakref__", "_slots", "held", "number", "on_grant", "run")
 
-    def __init__(self, slots: "Slots", run: Applicant, number: int, on_grant: Callable[[], None]) -> None:
+    def __init__(self, slots: "Slots", run: SlotRequest, number: int, on_grant: Callable[[], None]) -> None:
         self.run = run
         self.number = number
         self.held = False
@@ -117,7 +117,7 @@ class Slots:
     def resize(self, limits: QueueLimits) -> None:
         """Change the limits; current places are kept."""
         self._limits = limits
-        self._serve()
+        self._grant_slots()
 
     def occupancy(self, backends: Iterable[str]) -> Occupancy:
         """Return the numbers of running and queued runs of the given backends."""
@@ -129,7 +129,7 @@ class Slots:
                     queued[backend] += len(line)
         return Occupancy(running, queued, self._limits.total, self._limits.queued)
 
-    def acquire(self, run: Applicant, on_grant: Callable[[], None], may_wait: bool = True) -> Slot:
+    def acquire(self, run: SlotRequest, on_grant: Callable[[], None], may_wait: bool = True) -> Slot:
         """Take a slot or a place in the queue; `on_grant` is called once the run holds a slot.
 
         A free slot is granted at once: no queued run could use the slot, or the slot would not be free.
@@ -159,10 +159,10 @@ class Slots:
         elif not self._leave_line(slot):
             return
         self._forget_if_idle(slot.run.client)
-        self._serve()
+        self._grant_slots()
 
     @contextmanager
-    def reserved(self, first: Applicant, held_bytes: int) -> Generator[None]:
+    def reserved(self, first: SlotRequest, held_bytes: int) -> Generator[None]:
         """Count the memory of an orchestration's runs as queued inside this context.
 
         Raises:
@@ -177,9 +177,9 @@ class Slots:
         finally:
             self._count_bytes(first.client, -held_bytes)
             self._forget_if_idle(first.client)
-            self._serve()
+            self._grant_slots()
 
-    async def wait_for_capacity(self, run: Applicant) -> None:
+    async def wait_for_capacity(self, run: SlotRequest) -> None:
         """Wait until `acquire` would accept a run; another run may still take the room first."""
         while self._no_slot_reason(run) and self._queue_full_reason(run.client, run.held_bytes):
             self._changed = self._changed or asyncio.Event()
@@ -215,20 +215,20 @@ class Slots:
         self._held_bytes += added
         self._client(client).held_bytes += added
 
-    def _count_queued(self, run: Applicant, added: int) -> None:
+    def _count_queued(self, run: SlotRequest, added: int) -> None:
         """Count a run entering or leaving a line."""
         self.queued += added
         self._clients[run.client].queued += added
         self._count_bytes(run.client, added * run.held_bytes)
 
-    def _count_held(self, run: Applicant, added: int) -> None:
+    def _count_held(self, run: SlotRequest, added: int) -> None:
         """Count a run taking or leaving a slot."""
         self.busy += added
         self._held[run.backend] = self._held.get(run.backend, 0) + added
         self._clients[run.client].held += added
         self._clients.move_to_end(run.client)
 
-    def _no_slot_reason(self, run: Applicant) -> str:
+    def _no_slot_reason(self, run: SlotRequest) -> str:
         """Return why no slot is free for a run, or an empty string."""
         if self._has_slot(run.backend) and not self._is_at_limit(run.client):
             return ""
@@ -266,9 +266,9 @@ class Slots:
         limit = self._max_runs_of(client)
         return limit is not None and client in self._clients and self._clients[client].held >= limit
 
-    def _serve(self) -> None:
+    def _grant_slots(self) -> None:
         """Assign free slots to the next runs."""
-        while self.queued and (first := self._first()):
+        while self.queued and (first := self._next_slot()):
             self._leave_line(first)
             self._grant(first)
         self._notify()
@@ -284,7 +284,7 @@ class Slots:
             self._changed.set()
             self._changed = None
 
-    def _first(self) -> Slot | None:
+    def _next_slot(self) -> Slot | None:
         """Return the next run to serve, or None if no slot is free for any run."""
         if self.busy >= self._limits.total:
             return None

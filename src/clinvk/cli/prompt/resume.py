@@ -103,7 +103,7 @@ async def _prepare(session: Session, workdir: str | None, environ: Mapping[str, 
     if workdir and may_lie_in_worktree(workdir):
         from clinvk.runtime.worktrees.worktrees import Worktrees  # an import that only a worktree needs
 
-        await Worktrees(Spawner(process_tags.choose_tags()), home(environ), environ).use_from_here(workdir)
+        await Worktrees(Spawner(process_tags.choose_tags()), home(environ), environ).lock_until_exit(workdir)
 
 
 def _refuse_busy(session: Session) -> None:

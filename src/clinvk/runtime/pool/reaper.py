@@ -75,8 +75,8 @@ class Reaper:
         self._settings = settings
         self._timeouts = timeouts
         self._limit = settings.max_memory_mb * MIB
-        self._typical: dict[str, int] = {}
-        self._at_start: dict[str, int] = {}
+        self._settled_bytes: dict[str, int] = {}
+        self._start_bytes: dict[str, int] = {}
         self._changed = WakeUp()
         self._timer: asyncio.TimerHandle | None = None
         self._checked_at = -inf
@@ -197,12 +197,12 @@ class Reaper:
         """Return the memory of a worker; for a young worker, at least the expected memory."""
         if _is_young(worker, time.monotonic()):
             return max(worker.memory, self._expected(worker.group))
-        return max(worker.memory, self._typical.get(worker.group.backend, 0))
+        return max(worker.memory, self._settled_bytes.get(worker.group.backend, 0))
 
     def _expected(self, group: WorkerGroup) -> int:
         """Return the most memory that a starting worker of a group is likely to use, judging by earlier workers."""
         name = group.backend
-        return max(self._typical.get(name, min(_UNKNOWN_BYTES, self._limit)), self._at_start.get(name, 0))
+        return max(self._settled_bytes.get(name, min(_UNKNOWN_BYTES, self._limit)), self._start_bytes.get(name, 0))
 
     async def _measure(self) -> None:
         """Measure the memory of the workers; retire a worker that has grown out of proportion."""
@@ -214,10 +214,10 @@ class Reaper:
         worker.memory, backend = size, worker.group.backend
         if _is_young(worker, time.monotonic()) and not worker.past_runs:
             if not worker.handles:  # memory of the runs' descendants is no part of the start
-                self._at_start[backend] = max(size, self._at_start.get(backend, 0))
+                self._start_bytes[backend] = max(size, self._start_bytes.get(backend, 0))
         elif worker.is_ready:
             if not worker.first_memory:
-                worker.first_memory = self._typical[backend] = size
+                worker.first_memory = self._settled_bytes[backend] = size
             if size > _MAX_GROWTH * worker.first_memory > 0:
                 worker.retire()
 

@@ -198,7 +198,7 @@ class Worker:
         process = self.process
         for line in process.take():
             self._handle(line)
-        if process.too_long:
+        if process.has_overlong_line:
             self.fail(f"the agent printed a line of over {MAX_LINE_BYTES} bytes")
         if process.exit_code is not None and process.at_eof:
             self._exited()

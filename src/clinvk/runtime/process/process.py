@@ -43,7 +43,7 @@ class Process:
         self.number = number
         self.pid = popen.pid
         self.exit_code: int | None = None
-        self.too_long = False
+        self.has_overlong_line = False
         self._popen = popen
         self._open = set(pipes)
         self._in, self._out, self._err = pipes
@@ -100,7 +100,7 @@ class Process:
 
     @contextmanager
     def holding(self) -> Generator[None]:
-        """Allow `pause_reading` inside the context.
+        """Allow `suspend` inside the context.
 
         Several runs may nest contexts: the process resumes when all are left.
         """
@@ -112,7 +112,7 @@ class Process:
             if not self._holders:
                 self._signal_group(signal.SIGCONT)
 
-    def pause_reading(self) -> None:
+    def suspend(self) -> None:
         """Stop the process and its process group, which includes a wrapper's CLI but no tools."""
         if self._holders:  # otherwise the run that wanted the hold has given up
             self._signal_group(signal.SIGSTOP)
@@ -135,7 +135,7 @@ class Process:
         try:
             lines = self._splitter.feed(chunk) if self._splitter else [chunk] if chunk else []
         except LineTooLong:
-            self.too_long = True
+            self.has_overlong_line = True
             lines, chunk = [], b""
         self._lines += lines
         self._waiting_bytes += len(chunk)

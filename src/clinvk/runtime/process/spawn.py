@@ -103,7 +103,7 @@ class Spawner:
         The process keeps running. With `holding`, a process that has tools is stopped before the tools end, and notices
         the exits only when resumed.
         """
-        pause = process.pause_reading if holding else None
+        pause = process.suspend if holding else None
         await asyncio.to_thread(kill_tools, self._tags, process.number, process.pid, variable, pause)
 
     async def memory(self, numbers: Collection[int]) -> Mapping[int, int]:

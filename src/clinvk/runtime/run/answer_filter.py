@@ -136,7 +136,7 @@ def answer_filter(request: RunRequest) -> AnswerFilter | None:
     return StopSequenceFilter(request.stop) if request.stop else None
 
 
-class SchemaVerdict(NamedTuple):
+class CheckedAnswer(NamedTuple):
     """The ending of a run with a schema, the text still to be sent, and the mismatch, if any."""
 
     ending: Ending
@@ -144,12 +144,12 @@ class SchemaVerdict(NamedTuple):
     fault: str = ""
 
 
-async def judge_answer(
+async def check_answer(
     answer: SchemaFilter, ending: Ending, schema: Json, spawner: Spawner, environ: Mapping[str, str]
-) -> SchemaVerdict:
+) -> CheckedAnswer:
     """Check an answer against its schema. An incomplete answer is not checked and stays as written."""
     if not isinstance(ending, RunFinished) or ending.stop_reason != "end_turn":
-        return SchemaVerdict(ending, tuple(answer.rest()))
+        return CheckedAnswer(ending, tuple(answer.rest()))
     try:
         value = ending.structured_output
         if value is None:
@@ -159,13 +159,13 @@ async def judge_answer(
         value, fault = None, str(exc)
     except ClinvkError as exc:
         failed = RunFailed(exc.code, exc.message, usage=ending.usage, cost_usd=ending.cost_usd)
-        return SchemaVerdict(failed, tuple(answer.rest()))
+        return CheckedAnswer(failed, tuple(answer.rest()))
     if not fault:
         text = msgspec.json.encode(value).decode()
-        return SchemaVerdict(replace(ending, structured_output=value), (TextDelta(text),))
+        return CheckedAnswer(replace(ending, structured_output=value), (TextDelta(text),))
     message = f"the answer does not fit {SCHEMA_FIELD}: {fault}"
     failed = RunFailed(AgentFailed.code, message, usage=ending.usage, cost_usd=ending.cost_usd)
-    return SchemaVerdict(failed, tuple(answer.rest()), fault)
+    return CheckedAnswer(failed, tuple(answer.rest()), fault)
 
 
 def retry_prompt(request: RunRequest, fault: str) -> RunRequest:
@@ -247,7 +247,7 @@ async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) ->
     completed = await run_tool(spawner, argv, environ, _TIMEOUT_S, stdin=task)
     if completed.exit_code:
         logger.error(
-            "the judge of schemas exited with code %s: %s",
+            "the schema checker exited with code %s: %s",
             completed.exit_code,
             completed.stderr.decode(errors="replace"),
         )

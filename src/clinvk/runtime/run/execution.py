@@ -31,7 +31,7 @@ _TOOLS_GRACE_S = 1.0
 INTERRUPTED_TIMEOUT_S = 1.0
 """How long an interrupted agent may take to end its turn."""
 
-_PREPARES_TIMEOUT_S = 10.0
+_SETUP_TIMEOUT_S = 10.0
 """How long the preparing command before an agent may take."""
 
 _COLD_TIMEOUT_FACTOR = 3
@@ -84,7 +84,7 @@ async def _run_launch(task: RunTask, launch: Launch) -> None:
     try:
         await folder.prepare()
         if launch.setup:
-            await _run_before(task, launch)
+            await _run_setup(task, launch)
         await _run_process(task, folder)
         if task.phase < Phase.ENDED:
             await finish_shielded(asyncio.to_thread(folder.add, task.spec.launch))
@@ -93,10 +93,10 @@ async def _run_launch(task: RunTask, launch: Launch) -> None:
         await folder.clear()
 
 
-async def _run_before(task: RunTask, launch: Launch) -> None:
+async def _run_setup(task: RunTask, launch: Launch) -> None:
     """Run the preparing command before the agent. A failure is ignored: the agent itself reports the cause best."""
     process = task.spawner.spawn((task.spec.path, *launch.setup), task.spec.env, None, task.wake)
-    until = task.now() + _PREPARES_TIMEOUT_S
+    until = task.now() + _SETUP_TIMEOUT_S
     try:
         process.write(b"", close=True)
         while process.exit_code is None and not task.stopped_by and task.now() < until:

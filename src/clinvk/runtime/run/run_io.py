@@ -276,7 +276,7 @@ class RunIO:
 
     def _check_exit(self, own: OwnProcess, now: float) -> None:
         process = own.process
-        if process.too_long:
+        if process.has_overlong_line:
             self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
         if self.ending or (process.exit_code is None and not process.at_eof):
             return

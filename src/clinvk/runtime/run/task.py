@@ -18,7 +18,7 @@ from clinvk.runtime.run.answer_filter import (
     AnswerFilter,
     SchemaFilter,
     answer_filter,
-    judge_answer,
+    check_answer,
     retry_prompt,
     sum_endings,
 )
@@ -295,10 +295,10 @@ class RunTask:
     async def _finish_filtered(self, text_filter: AnswerFilter, ending: Ending) -> None:
         schema = self.request.output_schema
         if isinstance(text_filter, SchemaFilter) and schema is not None:
-            judgement = await judge_answer(text_filter, ending, schema, self.spawner, self.spec.env)
-            if judgement.fault and await self._prepare_retry(judgement.fault, ending):
+            checked = await check_answer(text_filter, ending, schema, self.spawner, self.spec.env)
+            if checked.fault and await self._prepare_retry(checked.fault, ending):
                 return
-            ending, rest = judgement.ending, judgement.rest
+            ending, rest = checked.ending, checked.rest
         else:
             rest = text_filter.rest()
         await self._record([*rest], 0)

@@ -29,7 +29,7 @@ _RETRY_AFTER_S = 0.05
 _MAX_NAMES = 3
 
 
-Judge = Callable[[str], Sequence[str]]
+SourceCheck = Callable[[str], Sequence[str]]
 """Raises if no files of a worktree may come from a directory; returns the blocked directories below the directory."""
 
 
@@ -52,16 +52,16 @@ async def find_repository(git: Git, directory: str) -> tuple[str, str, str]:
     return top, common, await asyncio.to_thread(_inside, directory, top)
 
 
-async def origin(git: Git, directory: str, judge: Judge | None) -> tuple[Worktree, tuple[str, ...]]:
+async def origin(git: Git, directory: str, check_source: SourceCheck | None) -> tuple[Worktree, tuple[str, ...]]:
     """Return a worktree for a directory, without id and folder, and the blocked paths to leave out.
 
     Raises:
-        InvalidRequest: as `find_repository`; or the repository has no commit, a name is not UTF-8, or the judge refuses
-            the repository.
+        InvalidRequest: as `find_repository`; or the repository has no commit, a name is not UTF-8, or `check_source`
+            refuses the repository.
         ClinvkError: git failed.
     """
     top, common, inside = await find_repository(git, directory)
-    blocked = await _blocked_paths(git, top, common, judge) if judge else ()
+    blocked = await _blocked_paths(git, top, common, check_source) if check_source else ()
     head = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if head.exit_code:
         raise InvalidRequest(f"the git repository {top!r} has no commit yet: a worktree begins with one", ISOLATION)
@@ -95,27 +95,27 @@ async def origin(git: Git, directory: str, judge: Judge | None) -> tuple[Worktre
     return worktree, left_out
 
 
-async def _blocked_paths(git: Git, top: str, common: str, judge: Judge) -> Sequence[str]:
-    """Judge all directories that files of a worktree come from; return the blocked paths in the tree.
+async def _blocked_paths(git: Git, top: str, common: str, check_source: SourceCheck) -> Sequence[str]:
+    """Check all directories that files of a worktree come from; return the blocked paths in the tree.
 
     Raises:
-        InvalidRequest: the judge refuses a directory, or git cannot list the directories.
+        InvalidRequest: `check_source` refuses a directory, or git cannot list the directories.
     """
     counted = await git.out("count-objects", "-v")
     alternates = [os.fsdecode(line[11:]) for line in counted.splitlines() if line.startswith(b"alternate: ")]
 
-    def judge_all() -> Sequence[str]:
+    def check_all() -> Sequence[str]:
         real = os.path.realpath(top)
-        blocked = judge(real)
+        blocked = check_source(real)
         try:
             stores = dict.fromkeys(_stores(common, alternates))
         except OSError as exc:
             raise InvalidRequest(f"cannot look where the objects of {top!r} are: {exc}", ISOLATION) from exc
         for path in stores:
-            judge(path)
+            check_source(path)
         return sorted({os.path.relpath(path, real) for path in blocked})
 
-    return await Lookups().run(judge_all)
+    return await Lookups().run(check_all)
 
 
 def _stores(common: str, alternates: Sequence[str]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from clinvk.runtime.worktrees import repository
 from clinvk.runtime.worktrees.diff import TreeDiff, difference
 from clinvk.runtime.worktrees.folders import Worktree, WorktreeFolders, remove_tree
 from clinvk.runtime.worktrees.git import Git, GitTimedOut, environment
-from clinvk.runtime.worktrees.repository import Judge
+from clinvk.runtime.worktrees.repository import SourceCheck
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.orchestration import Change, Check
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 DIFF_BYTES = 1024 * 1024
 """The most bytes of a diff that `outcome` returns."""
 
-CHANGED_TIMEOUT_S = 60.0
+CHANGE_TIMEOUT_S = 60.0
 """How long to wait while another clinvk adds or removes worktrees."""
 
 _CLAIM_TIMEOUT_S = 10.0
@@ -64,32 +64,34 @@ class Worktrees:
         self._timed_out: dict[str, str] = {}
 
     @asynccontextmanager
-    async def isolated(self, directory: str, label: str, judge: Judge | None = None) -> AsyncGenerator[Worktree]:
+    async def isolated(
+        self, directory: str, label: str, check_source: SourceCheck | None = None
+    ) -> AsyncGenerator[Worktree]:
         """Make a worktree, and leave the worktree at the end.
 
         Raises:
             InvalidRequest, ClinvkError: as `make`.
         """
-        worktree = await self.make(directory, label, judge)
+        worktree = await self.make(directory, label, check_source)
         try:
             yield worktree
         finally:
             await self.leave(worktree)
 
-    async def make(self, directory: str, label: str, judge: Judge | None = None) -> Worktree:
+    async def make(self, directory: str, label: str, check_source: SourceCheck | None = None) -> Worktree:
         """Make a worktree from HEAD of the repository that holds a directory.
 
         Args:
             directory: where the agent was to work; in the worktree it works in the same sub-directory.
             label: the beginning of the id.
-            judge: judges the directories that files come from; None allows all.
+            check_source: checks the directories that files come from; None allows all.
 
         Raises:
-            InvalidRequest: the directory can have no worktree, or the judge refuses; the field is `isolation`.
+            InvalidRequest: the directory can have no worktree, or `check_source` refuses; the field is `isolation`.
             ClinvkError: git failed, e.g. because the disk is full.
         """
         git = self._git(directory)
-        origin, left_out = await repository.origin(git, directory, judge)
+        origin, left_out = await repository.origin(git, directory, check_source)
         claimed: list[Worktree] = []
 
         async def claim() -> None:
@@ -101,7 +103,7 @@ class Worktrees:
             await finish_thread(claim(), "making a folder", _CLAIM_TIMEOUT_S)
             (worktree,) = claimed
             async with self._exclusive():
-                await finish_thread(repository.register(git, worktree), "git worktree add", CHANGED_TIMEOUT_S)
+                await finish_thread(repository.register(git, worktree), "git worktree add", CHANGE_TIMEOUT_S)
             await repository.check_out(git, worktree, left_out)
         except BaseException:
             for worktree in claimed:
@@ -109,13 +111,13 @@ class Worktrees:
             raise
         return worktree
 
-    async def examine(self, directory: str, judge: Judge | None = None) -> None:
-        """Check that a worktree can be made from a directory; `judge` as in `make`.
+    async def examine(self, directory: str, check_source: SourceCheck | None = None) -> None:
+        """Check that a worktree can be made from a directory; `check_source` as in `make`.
 
         Raises:
             InvalidRequest, ClinvkError: as `make`.
         """
-        await repository.origin(self._git(directory), directory, judge)
+        await repository.origin(self._git(directory), directory, check_source)
 
     async def outcome(self, worktree: Worktree, max_diff_bytes: int = DIFF_BYTES) -> Change:
         """Return the changes in a worktree; call this after the agent has ended and before `leave`.
@@ -203,7 +205,7 @@ class Worktrees:
         with await self._lock_around(directory) or nullcontext():
             yield
 
-    async def use_from_here(self, directory: str) -> None:
+    async def lock_until_exit(self, directory: str) -> None:
         """Lock the worktree around a directory until this process, or the program executed by this process, has exited.
 
         Raises:
@@ -243,7 +245,7 @@ class Worktrees:
         Raises:
             ClinvkError: another clinvk has the lock for too long.
         """
-        async with self._changing, self._locked(".lock", "changing worktrees", CHANGED_TIMEOUT_S):
+        async with self._changing, self._locked(".lock", "changing worktrees", CHANGE_TIMEOUT_S):
             yield
 
     @asynccontextmanager
