@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.api.observe.metrics import Gauges, Metrics
-from clinvk.runtime.runs import PoolStats, WarmStats
+from clinvk.runtime.pool.pool import PoolStats, WarmStats
 from clinvk.runtime.slots import Occupancy
 from clinvk.types.events import RunFailed, RunFinished, Usage
 

@@ -17,7 +17,7 @@ from clinvk.runtime import sessions
 from clinvk.runtime.agent_environment import AgentEnvironment
 from clinvk.runtime.capacity import Capacity, capacity
 from clinvk.runtime.pool.agent_programs import ProtocolSupport
-from clinvk.runtime.pool.pool import Pool
+from clinvk.runtime.pool.pool import Pool, WarmStats
 from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import GuardianProcess
@@ -30,7 +30,6 @@ from clinvk.runtime.run.execution import STOP_GRACE_S, drive
 from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.runtime.run.task import Phase, RunObserver, RunTask
-from clinvk.runtime.runs import WarmStats
 from clinvk.runtime.slots import Occupancy, SlotRequest, Slots, held_bytes, queue_limits
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable

@@ -1,51 +1,13 @@
-"""The protocols that local and remote runs share, and the counts of warm processes."""
+"""The protocols that local and remote runs share, and the facts of a run."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
-
-import msgspec
 
 from clinvk.dialects.dialect import RunFacts
 from clinvk.types.events import Ending, Logged
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
-
-
-class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of warm processes now.
-
-    Attributes:
-        processes: the warm processes.
-        ready: the processes among them that can take a run without a session at once.
-        runs: the runs in the processes.
-        hits, misses: the runs that found a process, and the runs that did not.
-        memory_bytes: the memory of the processes, as last measured.
-    """
-
-    processes: int
-    ready: int
-    runs: int
-    hits: int
-    misses: int
-    memory_bytes: int
-
-    @property
-    def memory_mb(self) -> int:
-        """The memory of the processes in MiB."""
-        return self.memory_bytes // 1024**2
-
-
-class WarmStats(PoolStats, frozen=True, kw_only=True):
-    """Counts of all warm processes, and of each backend that may be kept warm; `memory_limit_bytes` 0 means no limit.
-
-    `one_shot` lists backends whose program turned out not to speak its long-lived protocol.
-    """
-
-    backends: Mapping[str, PoolStats]
-    one_shot: tuple[str, ...] = ()
-    slots: int
-    memory_limit_bytes: int
 
 
 class FollowedRun(Protocol):

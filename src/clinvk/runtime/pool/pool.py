@@ -7,11 +7,12 @@ worker can be kept, the run gets its own process, as without a pool.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from math import inf
 from typing import Self
 
+import msgspec
 from msgspec.structs import asdict
 
 from clinvk.backends.base import Launch
@@ -22,11 +23,46 @@ from clinvk.runtime.pool.worker import HeldConversation, Worker
 from clinvk.runtime.pool.worker_set import MAX_HELD, WorkerGroup, WorkerSpec, best_worker, can_begin
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finish_shielded
-from clinvk.runtime.runs import PoolStats, WarmStats
 from clinvk.types.session import Resume
 
 _LATE_TOOL_DELAY_S = 0.2
 """Delay in which a stopped run's tool may still appear: between fork and exec a tool looks like the CLI."""
+
+
+class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of warm processes now.
+
+    Attributes:
+        processes: the warm processes.
+        ready: the processes among them that can take a run without a session at once.
+        runs: the runs in the processes.
+        hits, misses: the runs that found a process, and the runs that did not.
+        memory_bytes: the memory of the processes, as last measured.
+    """
+
+    processes: int
+    ready: int
+    runs: int
+    hits: int
+    misses: int
+    memory_bytes: int
+
+    @property
+    def memory_mb(self) -> int:
+        """The memory of the processes in MiB."""
+        return self.memory_bytes // 1024**2
+
+
+class WarmStats(PoolStats, frozen=True, kw_only=True):
+    """Counts of all warm processes, and of each backend that may be kept warm; `memory_limit_bytes` 0 means no limit.
+
+    `one_shot` lists backends whose program turned out not to speak its long-lived protocol.
+    """
+
+    backends: Mapping[str, PoolStats]
+    one_shot: tuple[str, ...] = ()
+    slots: int
+    memory_limit_bytes: int
 
 
 class Pool:
