@@ -160,12 +160,13 @@ class Orchestration:
         results: dict[int, PartResult] = {}
 
         async def work(parts: Iterator[tuple[int, Part]]) -> None:
+            previous = ""
             for index, part in parts:
+                await self._runs.cancel(previous)  # that run has ended: wait until its agent has exited
                 result = results[index] = await self._run_part(index, part)
+                previous = result.run_id
                 if fail_fast and result.error and not self._stop_reason:
                     await self._stop(f"tasks[{index}] failed, and fail_fast ends the others")
-                if len(results) < len(self.plan.parts):
-                    await self._runs.cancel(result.run_id)  # the run has ended: wait until its agent has exited
 
         parts = list(enumerate(self.plan.parts))
         await work(each for each in parts if each[1].dry_run)
