@@ -7,8 +7,8 @@ import string
 import msgspec
 import pytest
 
-from clinvk.dialects.anthropic import error_bodies as anthropic_errors
-from clinvk.dialects.openai import error_bodies
+from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.openai.answers import OpenAIApi
 from clinvk.dialects.rest.rest import Rest
 from clinvk.logs import JsonFormatter, TextFormatter
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -133,8 +133,8 @@ def test_api_errors_contain_no_secrets(error: type[ClinvkError]) -> None:
         made.field = "workdir"
         for _, body in (
             Rest().error(made, "r"),
-            error_bodies.OpenAIApi().error(made, "r"),
-            anthropic_errors.refusal(made, "r"),
+            OpenAIApi().error(made, "r"),
+            Anthropic().error(made, "r"),
         ):
             assert msgspec.json.decode(body)
             assert secret not in body.decode()

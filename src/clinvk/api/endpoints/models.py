@@ -15,21 +15,21 @@ from clinvk.api.http.response import headers_of, read_json
 from clinvk.backends import registry as backends
 from clinvk.dialects.anthropic import TokenCount
 from clinvk.dialects.anthropic import models as anthropic_models
-from clinvk.dialects.openai import models as openai_models
+from clinvk.dialects.openai.answers import Model, ModelList
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.types.errors import ModelNotFound
 
 
-async def list_models(services: Services, request: Request) -> openai_models.ModelList:
+async def list_models(services: Services, request: Request) -> ModelList:
     """List the models."""
     names = _names(services, request)
-    return openai_models.ModelList(data=[openai_models.Model(id=name, owned_by=backend) for name, backend in names])
+    return ModelList(data=[Model(id=name, owned_by=backend) for name, backend in names])
 
 
-async def get_model(services: Services, request: Request) -> openai_models.Model:
+async def get_model(services: Services, request: Request) -> Model:
     """Show a model."""
     name: str = request.path_params["id"]
-    return openai_models.Model(id=name, owned_by=_backend_of(services, request, name))
+    return Model(id=name, owned_by=_backend_of(services, request, name))
 
 
 async def list_anthropic_models(services: Services, request: Request) -> anthropic_models.ModelPage:

@@ -10,9 +10,9 @@ from clinvk.api.openapi.endpoint import Api, ErrorDocs, Json, Operation, Returns
 from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.backends.base import Backend
 from clinvk.dialects.anthropic import body as anthropic_body
-from clinvk.dialects.anthropic import error_bodies as anthropic_errors
+from clinvk.dialects.anthropic import message as anthropic_message
 from clinvk.dialects.dialect import BudgetSpent, RateLimited, nearest
-from clinvk.dialects.openai import error_bodies as openai_errors
+from clinvk.dialects.openai import answers as openai_answers
 from clinvk.dialects.openai.responses import body as response_body
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.bodies import BackendBody
@@ -43,8 +43,8 @@ _TAGS = {
 
 _REST = Api("", STATUSES, Rest.error_type, Problem)
 _JSON = "application/json"
-_OPENAI = Api("OpenAI.", openai_errors.STATUSES, _JSON, openai_errors.ErrorAnswer, response_body.ITEMS)
-_ANTHROPIC = Api("Anthropic.", anthropic_errors.STATUSES, _JSON, anthropic_errors.ErrorAnswer, anthropic_body.BLOCKS)
+_OPENAI = Api("OpenAI.", openai_answers.STATUSES, _JSON, openai_answers.ErrorAnswer, response_body.ITEMS)
+_ANTHROPIC = Api("Anthropic.", anthropic_message.STATUSES, _JSON, anthropic_message.ErrorAnswer, anthropic_body.BLOCKS)
 _SECTIONS = (
     ("/api/v1/prompt", "Prompts", _REST),
     ("/api/v1/parallel", "Several agents", _REST),

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.anthropic import body as blocks
-from clinvk.dialects.anthropic import error_bodies
 from clinvk.dialects.anthropic import message as answer
 from clinvk.dialects.anthropic.body import MessagesBody, SystemMessage, Thinking
 from clinvk.dialects.anthropic.message import PULSE, MessageEncoder
@@ -97,7 +96,7 @@ class Anthropic(vendor.ModelApi):
     def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the message of an ended run, or the error of a run that failed after the status was sent."""
         if isinstance(result.ending, RunFailed):
-            return error_bodies.broken_off(result.ending)
+            return answer.error_data(result.ending)
         stop = answer.stop(result.ending)
         message = answer.Message(
             id=answer.message_id(facts),
@@ -111,7 +110,8 @@ class Anthropic(vendor.ModelApi):
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Return status and body for an error."""
-        return error_bodies.refusal(error, request_id)
+        status, what = answer.error_object(error)
+        return status, _encoder.encode(answer.ErrorAnswer(error=what, request_id=request_id))
 
 
 def _conversation(asked: MessagesBody) -> Conversation:

@@ -1,19 +1,91 @@
-"""A message of the Messages API, whole or as a stream of events.
+"""A message of the Messages API, whole or as a stream of events, and the errors of the API.
 
-https://docs.claude.com/en/api/messages, https://docs.claude.com/en/docs/build-with-claude/streaming
+https://docs.claude.com/en/api/messages, https://docs.claude.com/en/docs/build-with-claude/streaming,
+https://docs.claude.com/en/api/errors
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Literal
 
 import msgspec
 
-from clinvk.dialects import vendor
-from clinvk.dialects.anthropic import error_bodies
+from clinvk.dialects import dialect, vendor
 from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.types import errors
+from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, Usage
+from clinvk.types.redaction import redacted
 from clinvk.types.result import Said
+
+_encode = msgspec.json.Encoder().encode
+
+STATUSES: Mapping[type[ClinvkError], int] = {
+    **vendor.STATUSES,
+    errors.AgentUnpaid: 402,
+    errors.AgentOverloaded: 529,
+}
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+"""The API's error types by status."""
+
+
+class Details(msgspec.Struct, frozen=True):
+    """The cause, for programs: clinvk's own word, more exact than the type."""
+
+    error_code: str
+
+
+class ErrorObject(msgspec.Struct, frozen=True):
+    """What went wrong."""
+
+    type: str
+    message: str
+    details: Details
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="error"):
+    """The body of an error, and the data of the event `error`."""
+
+    error: ErrorObject
+    request_id: str | None = None
+
+
+def error_data(event: RunFailed) -> bytes:
+    """Return the data of the last event for a run that failed after the start of the answer."""
+    _, what = error_object(errors.failure(event.code, event.message))
+    return _encode(ErrorAnswer(error=what))
+
+
+def error_object(error: ClinvkError) -> tuple[int, ErrorObject]:
+    """Return the status and the error object for an error."""
+    status = dialect.nearest(type(error), STATUSES)
+    return status, ErrorObject(_TYPES[status], _error_message(error), Details(error.code))
+
+
+def _error_message(error: ClinvkError) -> str:
+    """Return the message with the name of the field, since the API has no other place for the field."""
+    message = redacted(error.message)
+    if not isinstance(error, InvalidRequest) or error.field is None:
+        return message
+    return message if error.field in message else f"{error.field}: {message}"
+
 
 MessageStop = Literal["end_turn", "max_tokens", "stop_sequence", "refusal"]
 
@@ -141,8 +213,6 @@ _END = (
 )
 _ERROR = b"event: error\ndata: %s\n\n"
 
-_encode = msgspec.json.Encoder().encode
-
 _Kind = Literal["text", "thinking"]
 
 
@@ -171,7 +241,7 @@ class MessageEncoder:
             case RunFinished():
                 return self._finish(event)
             case RunFailed():
-                return self._start() + _ERROR % error_bodies.broken_off(event)
+                return self._start() + _ERROR % error_data(event)
             case _:
                 thought = vendor.thought(event, self._call)
                 return self._delta("thinking", thought) if thought else b""

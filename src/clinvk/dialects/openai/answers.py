@@ -1,18 +1,119 @@
-"""Code shared by OpenAI's chat completions and older completions."""
+"""Code shared by OpenAI's APIs: errors, models, and the answers of chat completions and older completions.
 
+https://platform.openai.com/docs/guides/error-codes: `code` is OpenAI's code, which clients check; if OpenAI has no
+code, `code` is clinvk's.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from clinvk.dialects import vendor
+from clinvk.dialects import dialect, sse, vendor
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.json_bodies import because
-from clinvk.dialects.openai import error_bodies
 from clinvk.dialects.vendor import ModelName
+from clinvk.types import errors
+from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, Usage
+from clinvk.types.redaction import redacted
 from clinvk.types.request import StopText, StopTexts
+from clinvk.types.result import RunResult
+
+_encoder = msgspec.json.Encoder()
+
+STATUSES: Mapping[type[ClinvkError], int] = {
+    **vendor.STATUSES,
+    errors.AgentUnpaid: 429,
+    errors.AgentOverloaded: 503,
+}
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""The API's error types by status; any other status has the general type of a client error or a server error."""
+
+_QUOTA = "insufficient_quota"
+
+_CODES: dict[type[ClinvkError], str | None] = {
+    errors.InvalidRequest: None,
+    errors.BackendUnavailable: "model_not_found",
+    errors.AgentRateLimited: "rate_limit_exceeded",
+    errors.AgentUnpaid: _QUOTA,
+    dialect.KeyRefused: "invalid_api_key",
+    dialect.RateLimited: "rate_limit_exceeded",
+    dialect.BudgetSpent: _QUOTA,
+    dialect.NoSuchPath: "unknown_url",
+    dialect.MethodNotAllowed: "method_not_supported",
+}
+
+
+class ErrorObject(msgspec.Struct, frozen=True):
+    """What went wrong; `param` is the place in the body, or the header."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """The body of an error, and the data of the last event of a stream that breaks off."""
+
+    error: ErrorObject
+
+
+def error_object(error: ClinvkError) -> tuple[int, ErrorObject]:
+    """Return the status and the error object for an error."""
+    status = dialect.nearest(type(error), STATUSES)
+    code = _CODES.get(type(error), error.code)
+    general = "server_error" if status >= 500 else "invalid_request_error"
+    kind = _QUOTA if code == _QUOTA else _TYPES.get(status, general)
+    return status, ErrorObject(redacted(error.message), kind, _param(error), code)
+
+
+class OpenAIApi(vendor.ModelApi):
+    """The attributes and errors that the dialects of OpenAI's APIs share."""
+
+    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
+        """Return status and body for a request that could not be run."""
+        status, what = error_object(error)
+        return status, _encoder.encode(ErrorAnswer(what))
+
+
+def error_frame(event: RunFailed) -> bytes:
+    """Return the last event for a run that failed after the start of the answer."""
+    _, what = error_object(errors.failure(event.code, event.message))
+    return sse.frame(_encoder.encode(ErrorAnswer(what)))
+
+
+def _param(error: ClinvkError) -> str | None:
+    match error:
+        case InvalidRequest(field="backend") | errors.BackendUnavailable():
+            return "model"
+        case InvalidRequest(field=str(field)):
+            return field
+        case errors.SessionError() | errors.AmbiguousId():
+            return vendor.SESSION
+        case _:
+            return None
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """An available model. The release date is not known."""
+
+    id: Annotated[str, Meta(description="The value for `model` in requests.", examples=["claude/opus"])]
+    object: Literal["model"] = "model"
+    created: Literal[0] = 0
+    owned_by: Annotated[str, Meta(description="The backend of the model.")]
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """All models."""
+
+    data: list[Model]
+    object: Literal["list"] = "list"
+
 
 DONE = b"data: [DONE]\n\n"
 
@@ -23,8 +124,6 @@ _FINISH_REASONS: dict[StopReason, str] = {
     "max_turns": "length",
     "refusal": "content_filter",
 }
-
-_encoder = msgspec.json.Encoder()
 
 OneAnswer = Annotated[Literal[1] | None, Meta(extra=because("an agent gives one answer"))]
 Stop = Annotated[StopText | StopTexts | None, Meta(description="One text or several, before which the answer ends.")]
@@ -57,8 +156,8 @@ class GenerationBody(msgspec.Struct, frozen=True, kw_only=True):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-def with_form(call: Call, body: GenerationBody) -> Call:
-    """Return a call with the form of the answer that a body asks for."""
+def with_answer_options(call: Call, body: GenerationBody) -> Call:
+    """Return a call with the options of a body for the answer."""
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     return replace(call, stream=bool(body.stream), model=body.model, include_usage=include_usage)
 
@@ -105,12 +204,7 @@ def usage_of(usage: Usage | None) -> TokenUsage:
     )
 
 
-def finish_reason(ending: RunFinished) -> str:
-    """Return OpenAI's finish reason for a finished run."""
-    return _FINISH_REASONS[ending.stop_reason]
-
-
-class Choices(NamedTuple):
+class ChunkTemplates(NamedTuple):
     """Templates of the choice in a chunk, as JSON.
 
     Attributes:
@@ -128,28 +222,29 @@ class Choices(NamedTuple):
 class ChunkEncoder:
     """Encodes the chunks of one run; `kind` is the `object` of each chunk."""
 
-    def __init__(self, kind: str, id_: str, call: Call, facts: RunFacts, choices: Choices) -> None:
+    def __init__(self, kind: str, id_: str, call: Call, facts: RunFacts, templates: ChunkTemplates) -> None:
         model = _encoder.encode(call.model).decode()
         head = f'data: {{"id":"{id_}","object":"{kind}","created":{int(facts.started_at)},"model":{model},"choices":['
         self._head = head.encode()
         self._tail = b'],"usage":null}\n\n' if call.include_usage else b"]}\n\n"
         self._call = call
-        self._choices = choices
+        self._templates = templates
 
     def feed(self, event: Event, at: float) -> bytes:
         """Return the chunks of one event."""
         match event:
             case TextDelta(text=text):
-                return self._chunk(self._choices.text % _encoder.encode(text))
+                return self._chunk(self._templates.text % _encoder.encode(text))
             case RunStarted():
-                return self._chunk(self._choices.start) if self._choices.start else b""
+                return self._chunk(self._templates.start) if self._templates.start else b""
             case RunFinished():
-                return self._chunk(self._choices.last % finish_reason(event).encode()) + self._end(event.usage)
+                reason = _FINISH_REASONS[event.stop_reason].encode()
+                return self._chunk(self._templates.last % reason) + self._end(event.usage)
             case RunFailed():
-                return error_bodies.broken_off(event)
+                return error_frame(event)
             case _:
-                thought = vendor.thought(event, self._call) if self._choices.thinking else ""
-                return self._chunk(self._choices.thinking % _encoder.encode(thought)) if thought else b""
+                thought = vendor.thought(event, self._call) if self._templates.thinking else ""
+                return self._chunk(self._templates.thinking % _encoder.encode(thought)) if thought else b""
 
     def _chunk(self, choice: bytes) -> bytes:
         return self._head + choice + self._tail
@@ -159,3 +254,44 @@ class ChunkEncoder:
         if not self._call.include_usage:
             return DONE
         return self._head + b'],"usage":' + _encoder.encode(usage_of(usage)) + b"}\n\n" + DONE
+
+
+class CompletionApi(OpenAIApi):
+    """The common part of the dialects whose answer is one choice.
+
+    Attributes:
+        id_prefix: the beginning of the id of an answer.
+        answer_type, chunk_type: the `object` of a whole answer and of a chunk.
+        answer_struct: the struct of a whole answer.
+    """
+
+    id_prefix: str
+    answer_type: str
+    chunk_type: str
+    answer_struct: Callable[..., msgspec.Struct]
+
+    def templates(self, call: Call) -> ChunkTemplates:
+        """Return the templates of the chunks of a stream."""
+        raise NotImplementedError
+
+    def choice(self, call: Call, result: RunResult, finish_reason: str) -> msgspec.Struct:
+        """Return the choice of a whole answer."""
+        raise NotImplementedError
+
+    def encoder(self, call: Call, facts: RunFacts) -> ChunkEncoder:
+        """Return the encoder of one stream."""
+        return ChunkEncoder(self.chunk_type, self.id_prefix + facts.run_id, call, facts, self.templates(call))
+
+    def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
+        """Return the answer for a finished run."""
+        ending = result.ending
+        assert isinstance(ending, RunFinished), "a run that failed is an error"
+        answer = self.answer_struct(
+            id=self.id_prefix + facts.run_id,
+            object=self.answer_type,
+            created=int(facts.started_at),
+            model=call.model,
+            choices=(self.choice(call, result, _FINISH_REASONS[ending.stop_reason]),),
+            usage=usage_of(ending.usage),
+        )
+        return _encoder.encode(answer)

@@ -6,16 +6,13 @@ and clients that show thinking read it.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import msgspec
 from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, ToolOutcome, Turn, document, image_of
-from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai import chat_bodies as bodies
-from clinvk.dialects.openai.answers import Choices, ChunkEncoder, JsonObjectFormat, finish_reason, usage_of, with_form
-from clinvk.dialects.openai.error_bodies import OpenAIApi
-from clinvk.types.events import RunFinished
+from clinvk.dialects.openai.answers import ChunkTemplates, CompletionApi, JsonObjectFormat, with_answer_options
 from clinvk.types.request import Image, RunRequest
 from clinvk.types.result import RunResult
 
@@ -73,7 +70,7 @@ def _part(part: bodies.Part, place: str) -> str | Image:
 
 _JSON_OBJECT: dict[str, object] = {"type": "object"}
 _CHOICE = b'{"index":0,"delta":%s,"logprobs":null,"finish_reason":null}'
-_CHOICES = Choices(
+_TEMPLATES = ChunkTemplates(
     start=_CHOICE % b'{"role":"assistant","content":"","refusal":null}',
     text=_CHOICE % b'{"content":%s}',
     thinking=_CHOICE % b'{"reasoning_content":%s}',
@@ -81,11 +78,15 @@ _CHOICES = Choices(
 )
 _NO_THINKING = ("none", "disabled")
 _body = json_bodies.decoder(bodies.ChatBody)
-_encoder = msgspec.json.Encoder()
 
 
-class OpenAIChat(OpenAIApi):
+class OpenAIChat(CompletionApi):
     """The dialect of `/openai/v1/chat/completions`."""
+
+    id_prefix = "chatcmpl-"
+    answer_type = "chat.completion"
+    chunk_type = "chat.completion.chunk"
+    answer_struct = bodies.ChatAnswer
 
     fields: Mapping[str, str] = {
         **vendor.FIELDS,
@@ -115,31 +116,16 @@ class OpenAIChat(OpenAIApi):
         )
         call = vendor.call(request, conversation(asked.messages), vendor.asked(headers))
         ignored = (*(("tools",) if asked.tools or asked.functions else ()), *vendor.ignored_stop(request))
-        return replace(with_form(call, asked), ignored=ignored)
+        return replace(with_answer_options(call, asked), ignored=ignored)
 
-    def encoder(self, call: Call, facts: RunFacts) -> ChunkEncoder:
-        """Return the encoder of one stream."""
-        return ChunkEncoder("chat.completion.chunk", _id(facts), call, facts, _CHOICES)
+    def templates(self, call: Call) -> ChunkTemplates:
+        """Return the templates of the chunks of a stream."""
+        return _TEMPLATES
 
-    def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
-        """Return the answer for a finished run."""
-        ending = result.ending
-        assert isinstance(ending, RunFinished), "a run that failed is an error"
-        thought = "".join(vendor.thought(event, call) for event in result.said)
-        message = bodies.AnswerMessage("assistant", result.text, None, thought)
-        answer = bodies.ChatAnswer(
-            id=_id(facts),
-            object="chat.completion",
-            created=int(facts.started_at),
-            model=call.model,
-            choices=(bodies.Choice(0, message, None, finish_reason(ending)),),
-            usage=usage_of(ending.usage),
-        )
-        return _encoder.encode(answer)
-
-
-def _id(facts: RunFacts) -> str:
-    return f"chatcmpl-{facts.run_id}"
+    def choice(self, call: Call, result: RunResult, finish_reason: str) -> bodies.Choice:
+        """Return the choice of a whole answer."""
+        thinking = "".join(vendor.thought(event, call) for event in result.said)
+        return bodies.Choice(0, bodies.AnswerMessage("assistant", result.text, None, thinking), None, finish_reason)
 
 
 def _thinks(asked: bodies.ChatBody) -> bool:

@@ -9,11 +9,9 @@ from msgspec.structs import asdict
 
 from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.conversation import Conversation, Turn
-from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.dialect import Call
 from clinvk.dialects.json_bodies import NOT_BLANK, because
 from clinvk.dialects.openai import answers
-from clinvk.dialects.openai.error_bodies import OpenAIApi
-from clinvk.types.events import RunFinished
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 
@@ -64,7 +62,7 @@ class CompletionCall(Call, frozen=True, kw_only=True):
     echo: str = ""
 
 
-_CHOICES = answers.Choices(
+_TEMPLATES = answers.ChunkTemplates(
     start=b"",
     text=b'{"text":%s,"index":0,"logprobs":null,"finish_reason":null}',
     thinking=b"",
@@ -74,8 +72,13 @@ _body = msgspec.json.Decoder(CompletionBody)
 _encoder = msgspec.json.Encoder()
 
 
-class OpenAICompletions(OpenAIApi):
+class OpenAICompletions(answers.CompletionApi):
     """The dialect of `/openai/v1/completions`."""
+
+    id_prefix = "cmpl-"
+    answer_type = "text_completion"
+    chunk_type = "text_completion"
+    answer_struct = CompletionAnswer
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Parse a request body.
@@ -87,31 +90,16 @@ class OpenAICompletions(OpenAIApi):
         prompt = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0]
         request = RunRequest(prompt="", model=asked.model, max_tokens=asked.max_tokens, stop=asked.stops)
         call = vendor.call(request, Conversation((), (Turn("user", (prompt,)),)), vendor.asked(headers), "prompt")
-        call = answers.with_form(call, asked)
+        call = answers.with_answer_options(call, asked)
         return CompletionCall(**asdict(call), echo=prompt if asked.echo else "")
 
-    def encoder(self, call: Call, facts: RunFacts) -> answers.ChunkEncoder:
-        """Return the encoder of one stream, which starts with the echoed prompt if requested."""
-        start = _CHOICES.text % _encoder.encode(_echo(call)) if _echo(call) else b""
-        return answers.ChunkEncoder("text_completion", _id(facts), call, facts, _CHOICES._replace(start=start))
+    def templates(self, call: Call) -> answers.ChunkTemplates:
+        """Return the templates of the chunks of a stream, which starts with the echoed prompt if requested."""
+        return _TEMPLATES._replace(start=_TEMPLATES.text % _encoder.encode(_echo(call)) if _echo(call) else b"")
 
-    def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
-        """Return the answer for a finished run."""
-        ending = result.ending
-        assert isinstance(ending, RunFinished), "a run that failed is an error"
-        answer = CompletionAnswer(
-            id=_id(facts),
-            object="text_completion",
-            created=int(facts.started_at),
-            model=call.model,
-            choices=(CompletionChoice(_echo(call) + result.text, 0, None, answers.finish_reason(ending)),),
-            usage=answers.usage_of(ending.usage),
-        )
-        return _encoder.encode(answer)
-
-
-def _id(facts: RunFacts) -> str:
-    return f"cmpl-{facts.run_id}"
+    def choice(self, call: Call, result: RunResult, finish_reason: str) -> CompletionChoice:
+        """Return the choice of a whole answer."""
+        return CompletionChoice(_echo(call) + result.text, 0, None, finish_reason)
 
 
 def _echo(call: Call) -> str:

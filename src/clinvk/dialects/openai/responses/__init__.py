@@ -8,7 +8,7 @@ from msgspec.structs import asdict, replace
 from clinvk.dialects import sse, vendor
 from clinvk.dialects.conversation import Conversation
 from clinvk.dialects.dialect import Call, Encoder, Previous, PreviousNotFound, RunFacts
-from clinvk.dialects.openai.error_bodies import OpenAIApi
+from clinvk.dialects.openai.answers import OpenAIApi
 from clinvk.dialects.openai.responses import body as bodies
 from clinvk.dialects.openai.responses import stored
 from clinvk.dialects.openai.responses.body import ResponseBody, conversation
