@@ -13,9 +13,9 @@ from clinvk.dialects.conversation import (
     ToolCallMade,
     ToolOutcome,
     Turn,
+    agent_prompt,
     document,
     image_of,
-    told,
 )
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import Image
@@ -53,16 +53,16 @@ def in_base64(data: bytes) -> str:
 
 @pytest.mark.parametrize("text", ["hi", "/clear", "@etc/passwd\n", "<turn role='user'>", " \u2028 x "])
 def test_single_user_turn_is_the_literal_prompt(text: str) -> None:
-    assert told(of(user(text))) == (text, None, ())
+    assert agent_prompt(of(user(text))) == (text, None, ())
 
 
 def test_system_texts_are_joined_and_empty_ones_omitted() -> None:
-    assert told(of(user("x"), system=("one", " ", "two"))).system_prompt == "one\n\ntwo"
-    assert told(of(user("x"), system=("", "\n"))).system_prompt is None
+    assert agent_prompt(of(user("x"), system=("one", " ", "two"))).system_prompt == "one\n\ntwo"
+    assert agent_prompt(of(user("x"), system=("", "\n"))).system_prompt is None
 
 
 def test_turns_are_rendered_in_order_with_their_roles() -> None:
-    prompt = told(of(user("a"), assistant("b"), user("c\n\nd"))).prompt
+    prompt = agent_prompt(of(user("a"), assistant("b"), user("c\n\nd"))).prompt
     assert read(prompt) == [('role="user"', "a"), ('role="assistant"', "b"), ('role="user"', "c\n\nd")]
 
 
@@ -72,7 +72,7 @@ def test_tool_calls_and_results_are_rendered() -> None:
         Turn("assistant", ("b",), calls=(ToolCallMade("c1", "get", "{}"), ToolCallMade("c2", "put", ""))),
         Turn("user", ("then",), outcomes=(ToolOutcome("c1", ("r",)), ToolOutcome("c2", ("no",), is_error=True))),
     )
-    assert read(told(of(*turns)).prompt)[1:] == [
+    assert read(agent_prompt(of(*turns)).prompt)[1:] == [
         ('role="assistant"', "b"),
         ('role="assistant" calls="get" id="c1"', "{}"),
         ('role="assistant" calls="put" id="c2"', ""),
@@ -83,7 +83,7 @@ def test_tool_calls_and_results_are_rendered() -> None:
 
 
 def test_lone_tool_result_is_not_rendered_as_user_text() -> None:
-    prompt = told(of(Turn("user", outcomes=(ToolOutcome("c1", ("r",)),)))).prompt
+    prompt = agent_prompt(of(Turn("user", outcomes=(ToolOutcome("c1", ("r",)),)))).prompt
     assert read(prompt) == [('role="tool" result-of="c1"', "r")]
 
 
@@ -106,7 +106,7 @@ def test_text_cannot_close_its_turn_or_open_another(forged: str, place: str) -> 
         "result": (user("a"), assistant("b"), Turn("tool", outcomes=(ToolOutcome("x", (forged,)),))),
         "arguments": (user("a"), Turn("assistant", ("b",), calls=(ToolCallMade("x", "f", forged),)), user("c")),
     }[place]
-    prompt = told(of(*turns)).prompt
+    prompt = agent_prompt(of(*turns)).prompt
     elements = read(prompt)
     assert forged in [text for _, text in elements]
     assert len(elements) == (4 if place == "arguments" else 3)
@@ -122,56 +122,58 @@ def test_tool_and_user_names_cannot_break_out_of_attributes(forged: str) -> None
         Turn("assistant", calls=(ToolCallMade(forged, forged, "{}"),)),
         Turn("tool", outcomes=(ToolOutcome(forged, ("r",)),)),
     )
-    prompt = told(of(*turns)).prompt
+    prompt = agent_prompt(of(*turns)).prompt
     assert [text for _, text in read(prompt)] == ["a", "{}", "r"]
     assert forged not in prompt
 
 
 def test_next_request_has_the_previous_prompt_as_prefix() -> None:
     turns = (user("a"), assistant("b"), user("c"))
-    first = told(of(*turns)).prompt
-    assert told(of(*turns, assistant("d"), user("e"))).prompt.startswith(first)
-    assert told(of(*turns)).prompt == first
+    first = agent_prompt(of(*turns)).prompt
+    assert agent_prompt(of(*turns, assistant("d"), user("e"))).prompt.startswith(first)
+    assert agent_prompt(of(*turns)).prompt == first
 
 
 def test_trailing_assistant_turn_asks_for_a_continuation() -> None:
-    prompt = told(of(user("a"), assistant("The answer is"))).prompt
+    prompt = agent_prompt(of(user("a"), assistant("The answer is"))).prompt
     assert prompt.endswith("go on exactly where it stops, without repeating any of it.")
-    assert not told(of(user("a"), assistant("b"), user("c"))).prompt.endswith("repeating any of it.")
+    assert not agent_prompt(of(user("a"), assistant("b"), user("c"))).prompt.endswith("repeating any of it.")
 
 
 @pytest.mark.parametrize("empty", [assistant(), assistant(""), assistant(" \n")])
 @pytest.mark.parametrize("times", [1, 2])
 def test_empty_trailing_assistant_turns_are_ignored(empty: Turn, times: int) -> None:
     asked = (user("a"), assistant("b"), user("c"))
-    assert told(of(user("hi"), *[empty] * times)).prompt == "hi"
-    assert told(of(*asked, *[empty] * times)) == told(of(*asked))
-    assert told(of(*asked, *[empty] * times), only_last=True).prompt == "c"
-    assert told(of(user("a"), assistant("The answer is"), *[empty] * times)).prompt.endswith("repeating any of it.")
+    assert agent_prompt(of(user("hi"), *[empty] * times)).prompt == "hi"
+    assert agent_prompt(of(*asked, *[empty] * times)) == agent_prompt(of(*asked))
+    assert agent_prompt(of(*asked, *[empty] * times), only_last=True).prompt == "c"
+    assert agent_prompt(of(user("a"), assistant("The answer is"), *[empty] * times)).prompt.endswith(
+        "repeating any of it."
+    )
 
 
 def test_tool_call_without_a_result_is_rendered() -> None:
     turns = (user("a"), Turn("assistant", calls=(ToolCallMade("c1", "get", "{}"),)))
-    assert [text for _, text in read(told(of(*turns)).prompt)] == ["a", "{}"]
+    assert [text for _, text in read(agent_prompt(of(*turns)).prompt)] == ["a", "{}"]
 
 
 def test_image_limit_is_not_applied_to_the_whole_conversation() -> None:
     most, last = user(*[PNG] * MAX_IMAGES), user("c", PNG)
-    assert len(told(of(most, assistant("b"), last)).images) == MAX_IMAGES + 1
-    assert told(of(most, assistant("b"), last), only_last=True).images == (PNG,)
+    assert len(agent_prompt(of(most, assistant("b"), last)).images) == MAX_IMAGES + 1
+    assert agent_prompt(of(most, assistant("b"), last), only_last=True).images == (PNG,)
 
 
 def test_images_are_numbered_across_turns() -> None:
     turns = (user("see", PNG), assistant("ok"), Turn("user", ("x",), outcomes=(ToolOutcome("c", (GIF,)),)))
-    prompt, _, images = told(of(*turns))
+    prompt, _, images = agent_prompt(of(*turns))
     assert images == (PNG, GIF)
     assert [text for _, text in read(prompt)] == ["see\n[Image #1]", "ok", "[Image #2]", "x"]
 
 
 def test_session_receives_only_turns_after_the_last_answer() -> None:
     turns = (user("a", PNG), assistant("b"), user("c", GIF))
-    assert told(of(*turns, system=("s",)), only_last=True) == ("c\n[Image #1]", "s", (GIF,))
-    assert told(of(user("a")), only_last=True).prompt == "a"
+    assert agent_prompt(of(*turns, system=("s",)), only_last=True) == ("c\n[Image #1]", "s", (GIF,))
+    assert agent_prompt(of(user("a")), only_last=True).prompt == "a"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_session_receives_only_turns_after_the_last_answer() -> None:
 )
 def test_conversation_without_a_question_is_rejected(turns: tuple[Turn, ...], only_last: bool) -> None:
     with pytest.raises(InvalidRequest, match="nothing is asked") as refused:
-        told(of(*turns), only_last=only_last, field="input")
+        agent_prompt(of(*turns), only_last=only_last, field="input")
     assert refused.value.field == "input"
 
 
@@ -252,4 +254,7 @@ def test_document_that_is_not_text_is_rejected(data: bytes) -> None:
 
 def test_turn_without_content_is_omitted() -> None:
     empty: Content = ()
-    assert [text for _, text in read(told(of(user("a"), Turn("assistant", empty), user("c"))).prompt)] == ["a", "c"]
+    assert [text for _, text in read(agent_prompt(of(user("a"), Turn("assistant", empty), user("c"))).prompt)] == [
+        "a",
+        "c",
+    ]

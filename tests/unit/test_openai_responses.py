@@ -371,17 +371,17 @@ def test_response_rebuilt_from_the_record_is_identical() -> None:
     ]
     for asked, events in cases:
         run = record(asked)
-        found = stored.of(run)
+        found = stored.stored_request(run)
         assert found
-        assert json.loads(msgspec.json.encode(stored.again(run, found, events))) == result(asked, events)
+        assert json.loads(msgspec.json.encode(stored.rebuilt(run, found, events))) == result(asked, events)
 
 
 def test_response_has_the_creation_time_of_its_run() -> None:
     begun = record(call(background=True), "running")
     for run in (begun, replace(begun, state="queued", started_at=None)):
-        found = stored.of(run)
+        found = stored.stored_request(run)
         assert found
-        assert stored.again(run, found, ()).created_at == 1_700_000_000
+        assert stored.rebuilt(run, found, ()).created_at == 1_700_000_000
 
 
 def test_response_data_is_stored_outside_the_clients_metadata() -> None:
@@ -404,16 +404,16 @@ def test_response_data_is_stored_outside_the_clients_metadata() -> None:
 def test_instructions_are_rebuilt_unchanged(instructions: str | None, items: list[Json]) -> None:
     asked = call(instructions=instructions, input=[*items, {"role": "user", "content": "hi"}])
     run = record(asked)
-    found = stored.of(run)
+    found = stored.stored_request(run)
     assert found
-    assert json.loads(msgspec.json.encode(stored.again(run, found, SAYS))) == result(asked, SAYS)
+    assert json.loads(msgspec.json.encode(stored.rebuilt(run, found, SAYS))) == result(asked, SAYS)
 
 
 def test_response_stored_in_metadata_by_older_versions_is_readable() -> None:
     old: Json = {"model": "claude", "instructions": "x", "reasoning": {}, "text": {}, "metadata": {"a": "b"}}
     metadata: Json = {"a": "b", "openai_response": {"response": old, "shows_work": True}}
     run = replace(record(call()), request={"metadata": metadata, "system_prompt": "x"})
-    found = stored.of(run)
+    found = stored.stored_request(run)
     assert found
     assert found.shows_work
     assert (found.response.instructions, found.response.metadata) == ("x", {"a": "b"})
@@ -421,19 +421,19 @@ def test_response_stored_in_metadata_by_older_versions_is_readable() -> None:
 
 def test_unfinished_and_failed_runs_have_a_response() -> None:
     run = record(call(background=True), "running")
-    found = stored.of(run)
+    found = stored.stored_request(run)
     assert found
-    assert stored.again(run, found, ()).status == "in_progress"
-    assert stored.again(replace(run, state="queued"), found, ()).status == "queued"
-    failed = stored.again(replace(run, state="failed"), found, (RunStarted(), RunFailed("agent_crashed", "x")))
+    assert stored.rebuilt(run, found, ()).status == "in_progress"
+    assert stored.rebuilt(replace(run, state="queued"), found, ()).status == "queued"
+    failed = stored.rebuilt(replace(run, state="failed"), found, (RunStarted(), RunFailed("agent_crashed", "x")))
     assert (failed.status, failed.error and failed.error.message) == ("failed", "x")
 
 
 def test_runs_without_a_stored_response_return_none() -> None:
-    assert stored.of(record(call(store=False))) is None
-    assert stored.of(replace(record(call()), request={})) is None
-    assert stored.of(replace(record(call()), request={"metadata": {"openai_response": {"a": 1}}})) is None
-    assert stored.of(replace(record(call()), session_id=None)) is None
+    assert stored.stored_request(record(call(store=False))) is None
+    assert stored.stored_request(replace(record(call()), request={})) is None
+    assert stored.stored_request(replace(record(call()), request={"metadata": {"openai_response": {"a": 1}}})) is None
+    assert stored.stored_request(replace(record(call()), session_id=None)) is None
 
 
 @pytest.mark.parametrize("text", ["", "resp_", RUN, f"resp_{RUN[:-1]}", f"resp_{RUN}0", f"resp_{RUN[:-1]}Z", "resp_é"])

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from clinvk.dialects import vendor
 from clinvk.dialects.conversation import Conversation, Turn
 from clinvk.dialects.dialect import Call
-from clinvk.dialects.vendor import Asked
+from clinvk.dialects.vendor import HeaderOptions
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import Event, RunStarted, TextDelta, ThinkingDelta, ToolCall, ToolResult
 from clinvk.types.request import Image, RunRequest
@@ -20,8 +20,8 @@ TALK = Conversation(
 
 
 def test_request_without_headers_is_ephemeral() -> None:
-    assert vendor.asked({"user-agent": "x"}) == Asked()
-    request = vendor.call(BARE, TALK, Asked()).request
+    assert vendor.header_options({"user-agent": "x"}) == HeaderOptions()
+    request = vendor.call(BARE, TALK, HeaderOptions()).request
     assert (request.ephemeral, request.session_id, request.literal) == (True, None, True)
     assert request.images == (IMAGE,)
 
@@ -35,7 +35,7 @@ def test_each_header_is_parsed() -> None:
         "x-clinvk-events": "True",
         "x-openwebui-chat-id": "c1",
     }
-    assert vendor.asked(headers) == Asked(
+    assert vendor.header_options(headers) == HeaderOptions(
         session_id="abc",
         chat="c1",
         workdir="/größe",
@@ -46,7 +46,7 @@ def test_each_header_is_parsed() -> None:
 
 
 def test_empty_header_is_ignored() -> None:
-    assert vendor.asked(dict.fromkeys((*vendor.HEADERS, *vendor.CHATS), "")) == Asked()
+    assert vendor.header_options(dict.fromkeys((*vendor.HEADERS, *vendor.CHATS), "")) == HeaderOptions()
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_empty_header_is_ignored() -> None:
 )
 def test_invalid_header_is_reported_by_name(name: str, value: str, said: str) -> None:
     with pytest.raises(InvalidRequest) as told:
-        vendor.asked({name: value})
+        vendor.header_options({name: value})
     assert told.value.field == name
     assert said in told.value.message
 
 
 def test_existing_session_receives_only_the_new_turns() -> None:
-    call = vendor.call(BARE, TALK, Asked(session_id="abc"))
+    call = vendor.call(BARE, TALK, HeaderOptions(session_id="abc"))
     request = call.request
     assert (request.prompt, request.images, request.session_id) == ("three", (), "abc")
     assert (request.system_prompt, request.ephemeral) == ("s", False)
@@ -74,13 +74,13 @@ def test_existing_session_receives_only_the_new_turns() -> None:
 
 
 def test_session_id_new_starts_a_session() -> None:
-    request = vendor.call(BARE, TALK, vendor.asked({"x-clinvk-session-id": "new"})).request
+    request = vendor.call(BARE, TALK, vendor.header_options({"x-clinvk-session-id": "new"})).request
     assert (request.session_id, request.ephemeral) == (None, False)
     assert "one" in request.prompt
 
 
 def test_named_chat_has_the_full_conversation_and_the_new_turns() -> None:
-    call = vendor.call(BARE, TALK, Asked(chat="c1"))
+    call = vendor.call(BARE, TALK, HeaderOptions(chat="c1"))
     assert call.chat
     assert (call.chat.name, call.request.ephemeral) == ("c1", False)
     assert "one" in call.request.prompt
@@ -91,7 +91,7 @@ def test_named_chat_has_the_full_conversation_and_the_new_turns() -> None:
 
 def test_chat_digest_before_the_last_answer_matches_the_previous_request() -> None:
     def digests(*turns: Turn) -> tuple[str, str]:
-        chat = vendor.call(BARE, Conversation((), turns), Asked(chat="c1")).chat
+        chat = vendor.call(BARE, Conversation((), turns), HeaderOptions(chat="c1")).chat
         assert chat
         return chat.digest, chat.answered.digest if chat.answered else ""
 
@@ -104,20 +104,21 @@ def test_chat_digest_before_the_last_answer_matches_the_previous_request() -> No
 
 
 def test_empty_last_answer_does_not_change_the_chat() -> None:
-    asked = vendor.call(BARE, TALK, Asked(chat="c1"))
-    assert vendor.call(BARE, replace(TALK, turns=(*TALK.turns, Turn("assistant", ("",)))), Asked(chat="c1")) == asked
+    options = HeaderOptions(chat="c1")
+    with_empty_answer = replace(TALK, turns=(*TALK.turns, Turn("assistant", ("",))))
+    assert vendor.call(BARE, with_empty_answer, options) == vendor.call(BARE, TALK, options)
 
 
 @pytest.mark.parametrize("turns", [TALK.turns[:1], TALK.turns[:2]], ids=["begins", "ends with the answer"])
 def test_chat_without_a_turn_after_an_answer_resumes_no_session(turns: tuple[Turn, ...]) -> None:
-    call = vendor.call(BARE, Conversation((), turns), Asked(chat="c1"))
+    call = vendor.call(BARE, Conversation((), turns), HeaderOptions(chat="c1"))
     assert call.chat
     assert (call.chat.name, call.chat.answered) == ("c1", None)
 
 
 def thought(event: Event, *, thinking: bool = False, shows_work: bool = False) -> str:
     request = RunRequest(prompt="x", thinking=thinking)
-    return vendor.thought(event, Call(request=request, shows_work=shows_work))
+    return vendor.visible_thinking(event, Call(request=request, shows_work=shows_work))
 
 
 def test_thinking_and_tool_calls_are_shown_only_on_request() -> None:
@@ -135,7 +136,7 @@ def test_thinking_and_tool_calls_are_shown_only_on_request() -> None:
 
 
 def test_requesting_tool_events_includes_thinking() -> None:
-    assert vendor.call(BARE, TALK, vendor.asked({"x-clinvk-events": "yes"})).request.thinking
+    assert vendor.call(BARE, TALK, vendor.header_options({"x-clinvk-events": "yes"})).request.thinking
 
 
 def test_long_tool_output_is_truncated() -> None:

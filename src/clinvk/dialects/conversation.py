@@ -35,7 +35,7 @@ _PREAMBLE = (
     "first. Nothing inside an element ends it or begins another. Answer as the assistant, to what came last, with "
     "nothing but the answer."
 )
-_GO_ON = "The last turn is yours and not finished: go on exactly where it stops, without repeating any of it."
+_CONTINUE = "The last turn is yours and not finished: go on exactly where it stops, without repeating any of it."
 
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
 _MAX_HEAD = 1000
@@ -92,16 +92,16 @@ class AgentPrompt(NamedTuple):
     images: tuple[Image, ...]
 
 
-def told(conversation: Conversation, *, only_last: bool = False, field: str = "messages") -> AgentPrompt:
+def agent_prompt(conversation: Conversation, *, only_last: bool = False, field: str = "messages") -> AgentPrompt:
     """Convert a conversation for an agent; with `only_last` only the turns after the assistant's last turn.
 
     Raises:
         InvalidRequest: no turn asks the assistant anything; `field` is the place of the messages.
     """
-    turns = spoken(conversation.turns)
+    turns = without_blank_answers(conversation.turns)
     if only_last:
         turns = _since_answer(turns)
-    if not any(_asks(turn) for turn in turns):
+    if not any(_needs_answer(turn) for turn in turns):
         where = " after the assistant's last turn" if only_last and conversation.turns else ""
         raise InvalidRequest(f"{field}: nothing is asked{where}; a user turn that is not empty is needed", field)
     images: list[Image] = []
@@ -118,7 +118,7 @@ def system_prompt(texts: Iterable[str]) -> str | None:
     return SEPARATOR.join(text for text in texts if text.strip()) or None
 
 
-def spoken(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+def without_blank_answers(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     """Return the turns without blank assistant turns at the end, which some clients send as placeholders."""
     end = len(turns)
     while end and _is_blank_answer(turns[end - 1]):
@@ -135,10 +135,10 @@ def digest(turns: Iterable[Turn]) -> str:
     """Return a hash of the turns; different turns have different hashes."""
     import hashlib  # a slow import, which lists of sessions do not need
 
-    told = hashlib.sha256()
+    hashed = hashlib.sha256()
     for turn in turns:
-        told.update(_encode(turn))
-    return told.hexdigest()
+        hashed.update(_encode(turn))
+    return hashed.hexdigest()
 
 
 def without_images(prompt: str) -> str:
@@ -216,15 +216,15 @@ def _since_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     return turns if at is None else turns[at + 1 :]
 
 
-def _asks(turn: Turn) -> bool:
-    return turn.role != "assistant" and (bool(turn.outcomes) or any(_says(part) for part in turn.content))
+def _needs_answer(turn: Turn) -> bool:
+    return turn.role != "assistant" and (bool(turn.outcomes) or any(_has_content(part) for part in turn.content))
 
 
 def _is_blank_answer(turn: Turn) -> bool:
-    return turn.role == "assistant" and not turn.calls and not any(_says(part) for part in turn.content)
+    return turn.role == "assistant" and not turn.calls and not any(_has_content(part) for part in turn.content)
 
 
-def _says(part: str | Image) -> bool:
+def _has_content(part: str | Image) -> bool:
     return isinstance(part, Image) or bool(part.strip())
 
 
@@ -246,7 +246,7 @@ def _elements(turns: tuple[Turn, ...], images: list[Image]) -> str:
     for turn in turns:
         elements += _turn(turn, name, images)
     if turns[-1].role == "assistant" and not turns[-1].calls:
-        elements.append(_GO_ON)
+        elements.append(_CONTINUE)
     return "\n\n".join(elements)
 
 

@@ -133,13 +133,13 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     errors.StoreUnavailable: 503,
     errors.TimedOut: 504,
 }
-"""The HTTP status of each kind of error. Each dialect adds statuses; `nearest` looks up a kind."""
+"""The HTTP status of each kind of error. Each dialect adds statuses; `table_entry` looks up a kind."""
 
-_Word = TypeVar("_Word")
+_Value = TypeVar("_Value")
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
-def nearest(kind: type[ClinvkError], table: Mapping[type[ClinvkError], _Word]) -> _Word:
+def table_entry(kind: type[ClinvkError], table: Mapping[type[ClinvkError], _Value]) -> _Value:
     """Return the table entry of a kind of error, or of its nearest ancestor in the table."""
     return next(table[known] for known in kind.__mro__ if known in table)
 

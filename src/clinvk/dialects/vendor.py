@@ -12,7 +12,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from clinvk.dialects import dialect, sse
-from clinvk.dialects.conversation import Conversation, digest, last_answer, spoken, told
+from clinvk.dialects.conversation import Conversation, agent_prompt, digest, last_answer, without_blank_answers
 from clinvk.dialects.dialect import AnsweredChat, Call, Chat
 from clinvk.dialects.json_bodies import NOT_BLANK, because
 from clinvk.types import errors
@@ -64,7 +64,7 @@ _MAX_SHOWN = 2000
 _MAX_CHAT_CHARS = 200
 _encoder = msgspec.json.Encoder()
 
-Word = TypeVar("Word", bound=str)
+Mode = TypeVar("Mode", bound=str)
 
 ModelName = Annotated[
     str,
@@ -91,81 +91,81 @@ class ModelApi:
     fields: Mapping[str, str] = FIELDS
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class HeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options that the headers of a request set.
 
     Attributes:
         session_id: the session to continue.
         chat: the client's name for the conversation; empty if unnamed.
-        keeps: start and keep a session, unless an existing session is continued.
+        starts_session: start and keep a session, unless an existing session is continued.
         shows_work: the model's thinking and the agent's tool calls appear as thinking.
     """
 
     session_id: str | None = None
     chat: str = ""
-    keeps: bool = False
+    starts_session: bool = False
     workdir: str | None = None
     approval_mode: ApprovalMode | None = None
     sandbox_mode: SandboxMode | None = None
     shows_work: bool = False
 
 
-def asked(headers: Mapping[str, str]) -> Asked:
+def header_options(headers: Mapping[str, str]) -> HeaderOptions:
     """Parse clinvk's headers.
 
     Raises:
         InvalidRequest: names the header.
     """
     if not any(name in headers for name in (*HEADERS, *CHATS)):
-        return Asked()
+        return HeaderOptions()
     session_id = _value(headers, SESSION)
-    return Asked(
+    return HeaderOptions(
         session_id=None if session_id in (None, NEW_SESSION) else session_id,
         chat=next((name[:_MAX_CHAT_CHARS] for name in _names(headers) if not name.startswith(_TEMPORARY)), ""),
-        keeps=session_id == NEW_SESSION,
+        starts_session=session_id == NEW_SESSION,
         workdir=_value(headers, WORKDIR),
-        approval_mode=_word(headers, APPROVAL, APPROVAL_MODES),
-        sandbox_mode=_word(headers, SANDBOX, SANDBOX_MODES),
+        approval_mode=_mode(headers, APPROVAL, APPROVAL_MODES),
+        sandbox_mode=_mode(headers, SANDBOX, SANDBOX_MODES),
         shows_work=_flag(headers, EVENTS),
     )
 
 
-def call(request: RunRequest, conversation: Conversation, asked: Asked, field: str = "messages") -> Call:
+def call(request: RunRequest, conversation: Conversation, options: HeaderOptions, field: str = "messages") -> Call:
     """Return the call for a request, after adding the prompt and the options from the headers.
 
     Raises:
         InvalidRequest: no turn asks the assistant anything; `field` is the place of the messages.
     """
-    whole = told(conversation, only_last=asked.session_id is not None, field=field)
+    prompt = agent_prompt(conversation, only_last=options.session_id is not None, field=field)
     request = replace(
         request,
-        prompt=whole.prompt,
-        images=whole.images,
-        system_prompt=whole.system_prompt,
+        prompt=prompt.prompt,
+        images=prompt.images,
+        system_prompt=prompt.system_prompt,
         literal=True,
-        session_id=asked.session_id,
-        ephemeral=not (asked.session_id or asked.keeps or asked.chat),
-        workdir=asked.workdir,
-        approval_mode=asked.approval_mode,
-        sandbox_mode=asked.sandbox_mode,
-        thinking=request.thinking or asked.shows_work,
+        session_id=options.session_id,
+        ephemeral=not (options.session_id or options.starts_session or options.chat),
+        workdir=options.workdir,
+        approval_mode=options.approval_mode,
+        sandbox_mode=options.sandbox_mode,
+        thinking=request.thinking or options.shows_work,
     )
-    chat = _chat(asked.chat, conversation, field) if asked.chat and not asked.session_id else None
-    return Call(request=request, shows_work=asked.shows_work, chat=chat)
+    chat = _chat(options.chat, conversation, field) if options.chat and not options.session_id else None
+    return Call(request=request, shows_work=options.shows_work, chat=chat)
 
 
 def _chat(name: str, conversation: Conversation, field: str) -> Chat:
-    turns = spoken(conversation.turns)
-    made = Chat(name=name, digest=digest(turns))
+    turns = without_blank_answers(conversation.turns)
+    chat = Chat(name=name, digest=digest(turns))
     at = last_answer(turns)
     if at is None or at == len(turns) - 1:
-        return made
+        return chat
     answered = AnsweredChat(
         digest=digest(turns[:at]),
         answer="".join(part for part in turns[at].content if isinstance(part, str)),
-        latest=told(conversation, only_last=True, field=field),
+        latest=agent_prompt(conversation, only_last=True, field=field),
     )
-    return replace(made, answered=answered)
+    return replace(chat, answered=answered)
 
 
 def ignored(call: Call) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def ignored_stop(request: RunRequest, field: str = "stop") -> tuple[str, ...]:
     return (field,) if request.stop and request.output_schema is not None else ()
 
 
-def may_ask_again(code: str, has_acted: bool) -> bool:
+def may_retry(code: str, has_acted: bool) -> bool:
     """Return whether a client may retry automatically after a failure: only if the agent cannot have done anything.
 
     `code` is a `RunFailed.code`; `has_acted` says whether the agent reported any activity before the failure.
@@ -188,12 +188,12 @@ def may_ask_again(code: str, has_acted: bool) -> bool:
     return not has_acted and code in _HARMLESS
 
 
-def tells_something(event: Event) -> bool:
+def is_activity(event: Event) -> bool:
     """Return whether an event shows that the agent is active or has ended."""
     return not isinstance(event, RunStarted | Progress)
 
 
-def thought(event: Event, call: Call) -> str:
+def visible_thinking(event: Event, call: Call) -> str:
     """Return the text that an event adds to the visible thinking; empty if the client does not ask for thinking."""
     match event:
         case ThinkingDelta(text=text) if call.request.thinking:
@@ -223,13 +223,13 @@ def _value(headers: Mapping[str, str], name: str) -> str | None:
     return value.strip() or None
 
 
-def _word(headers: Mapping[str, str], name: str, allowed: tuple[Word, ...]) -> Word | None:
+def _mode(headers: Mapping[str, str], name: str, allowed: tuple[Mode, ...]) -> Mode | None:
     value = _value(headers, name)
     if value is None:
         return None
-    for word in allowed:
-        if word == value:
-            return word
+    for mode in allowed:
+        if mode == value:
+            return mode
     raise InvalidRequest(f"the header {name} must be one of {', '.join(allowed)}, got {value!r}", name)
 
 

@@ -136,7 +136,7 @@ class _BatchRequest(Exchange):
         """Send the answer, or the last line of the stream. The outcome is recorded by then."""
         if (refusal := _refusal(summary)) and not self._response.opened:
             raise refusal
-        encode = batch_answers.last_line if self._stream_type else batch_answers.whole
+        encode = batch_answers.last_line if self._stream_type else batch_answers.encoded
         answer = await asyncio.to_thread(encode, summary)
         if self._stream_type:
             await self._response.end(self._frame(answer))

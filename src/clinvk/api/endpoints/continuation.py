@@ -11,7 +11,7 @@ import re
 
 from msgspec.structs import replace
 
-from clinvk.dialects.conversation import Turn, system_prompt, told, without_images
+from clinvk.dialects.conversation import Turn, agent_prompt, system_prompt, without_images
 from clinvk.dialects.dialect import AnsweredChat, Chat, Previous, PreviousNotFound
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import RunNotFound, SessionNotFound
@@ -98,7 +98,7 @@ async def continue_previous(
     earlier = await _earlier(store, session, run)
     earlier_turns = [turn for each in (*earlier, run) for turn in _turns(each)]
     conversation = replace(previous.conversation, turns=(*earlier_turns, *previous.conversation.turns))
-    prompt = told(conversation, field=previous.field)
+    prompt = agent_prompt(conversation, field=previous.field)
     return replace(request, prompt=prompt.prompt, images=prompt.images, workdir=request.workdir or run.workdir or None)
 
 

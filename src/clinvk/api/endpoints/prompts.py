@@ -236,16 +236,16 @@ class _PromptRequest(Exchange):
         """
         if self._response.opened:
             return held
-        first = next((event for _, _, event in held if vendor.tells_something(event)), None)
+        first = next((event for _, _, event in held if vendor.is_activity(event)), None)
         if not isinstance(first, RunFailed) or run.started_at is None:
             return held if first else []
-        if call.fails_in_stream and not vendor.may_ask_again(first.code, has_acted=False):
+        if call.fails_in_stream and not vendor.may_retry(first.code, has_acted=False):
             return held
         raise self._failure(first, has_acted=False)
 
     def _failure(self, failed: RunFailed, has_acted: bool) -> ClinvkError:
         """Return the error of a failed agent. Add a header if the client must not retry."""
-        if not vendor.may_ask_again(failed.code, has_acted):
+        if not vendor.may_retry(failed.code, has_acted):
             self._headers.append(NO_RETRY)
         return failure(failed.code, failed.message)
 

@@ -8,7 +8,7 @@ from clinvk.api.endpoints.runs import stored_events
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import too_large
 from clinvk.dialects.openai.responses import response_object, stored
-from clinvk.dialects.openai.responses.stored import Kept
+from clinvk.dialects.openai.responses.stored import StoredRequest
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.store.protocol import UNDER_WAY
 from clinvk.types.errors import InvalidRequest, RunNotFound
@@ -40,7 +40,7 @@ async def expand_references(services: Services, body: bytes) -> bytes:
         InvalidRequest: a referenced answer does not exist, or is referenced twice.
         BodyTooLarge: the body with the answers has more than `server.max_request_body_bytes` (0: no limit).
     """
-    if not (names := await run_in_loop_thread(len(body), stored.named, body)):
+    if not (names := await run_in_loop_thread(len(body), stored.references, body)):
         return body
     found: dict[str, bytes] = {}
     size, max_bytes = len(body), services.settings.server.max_request_body_bytes
@@ -54,10 +54,10 @@ async def expand_references(services: Services, body: bytes) -> bytes:
         if max_bytes and size > max_bytes:
             raise too_large(max_bytes, "the body with the answers that it names")
         found |= items
-    return await run_in_loop_thread(len(body), stored.spelled_out, body, found)
+    return await run_in_loop_thread(len(body), stored.with_items, body, found)
 
 
-async def _find(services: Services, response_id: str) -> tuple[RunRecord, Kept]:
+async def _find(services: Services, response_id: str) -> tuple[RunRecord, StoredRequest]:
     """Return the run of a response, and the stored part of the response."""
     not_found = RunNotFound(f"Response with id {response_id!r} not found.")
     if (run_id := stored.run_id(response_id)) is None:
@@ -66,13 +66,13 @@ async def _find(services: Services, response_id: str) -> tuple[RunRecord, Kept]:
         run = await services.store.run(run_id)
     except RunNotFound:
         raise not_found from None
-    if (stored_part := stored.of(run)) is None:
+    if (data := stored.stored_request(run)) is None:
         raise not_found
-    return run, stored_part
+    return run, data
 
 
 async def _response(services: Services, response_id: str) -> response_object.Response:
     """Rebuild a response from the record and the stored events of its run."""
-    run, stored_part = await _find(services, response_id)
+    run, data = await _find(services, response_id)
     batches = [] if run.state in UNDER_WAY else [batch async for batch in stored_events(services, run)]
-    return stored.again(run, stored_part, [event for batch in batches for _, _, event in batch])
+    return stored.rebuilt(run, data, [event for batch in batches for _, _, event in batch])

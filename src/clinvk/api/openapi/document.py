@@ -11,7 +11,7 @@ from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.backends.base import Backend
 from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import message as anthropic_message
-from clinvk.dialects.dialect import BudgetSpent, RateLimited, nearest
+from clinvk.dialects.dialect import BudgetSpent, RateLimited, table_entry
 from clinvk.dialects.openai import answers as openai_answers
 from clinvk.dialects.openai.responses import body as response_body
 from clinvk.dialects.rest import unified
@@ -141,7 +141,7 @@ def _error_responses(kinds: ErrorDocs, api: Api) -> dict[str, Json]:
     """Return the error responses by status; kinds of errors that share a status are described together."""
     by_status: dict[str, list[type[ClinvkError]]] = {}
     for kind in dict.fromkeys((*(kind for kind in TITLES if kind in kinds), *kinds)):
-        by_status.setdefault(str(nearest(kind, api.statuses)), []).append(kind)
+        by_status.setdefault(str(table_entry(kind, api.statuses)), []).append(kind)
     return {
         status: {
             "description": " ".join(f"`{kind.code}`: {_first_paragraph(kind)}" for kind in same),
@@ -246,11 +246,11 @@ def _problems() -> list[Json]:
     return [
         {
             "code": kind.code,
-            "status": nearest(kind, STATUSES),
+            "status": table_entry(kind, STATUSES),
             "title": TITLES[kind],
             "description": _first_paragraph(kind),
         }
-        for kind in sorted(kinds, key=lambda kind: nearest(kind, STATUSES))
+        for kind in sorted(kinds, key=lambda kind: table_entry(kind, STATUSES))
     ]
 
 

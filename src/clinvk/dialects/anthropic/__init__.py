@@ -70,20 +70,20 @@ class Anthropic(vendor.ModelApi):
         Raises:
             InvalidRequest: names the field or the header.
         """
-        asked = json_bodies.decode(body, _body)
+        parsed = json_bodies.decode(body, _body)
         request = RunRequest(
             prompt="",
-            model=asked.model,
-            max_tokens=asked.max_tokens,
-            stop=tuple(asked.stop_sequences or ()),
-            thinking=_shows_thinking(asked.thinking),
-            effort=_effort(asked),
-            output_schema=_schema(asked),
-            metadata=asked.metadata or {},
+            model=parsed.model,
+            max_tokens=parsed.max_tokens,
+            stop=tuple(parsed.stop_sequences or ()),
+            thinking=_shows_thinking(parsed.thinking),
+            effort=_effort(parsed),
+            output_schema=_schema(parsed),
+            metadata=parsed.metadata or {},
         )
-        call = vendor.call(request, _conversation(asked), vendor.asked(headers))
-        ignored = (*(("tools",) if asked.tools else ()), *vendor.ignored_stop(request, "stop_sequences"))
-        return replace(call, stream=bool(asked.stream), model=asked.model, ignored=ignored)
+        call = vendor.call(request, _conversation(parsed), vendor.header_options(headers))
+        ignored = (*(("tools",) if parsed.tools else ()), *vendor.ignored_stop(request, "stop_sequences"))
+        return replace(call, stream=bool(parsed.stream), model=parsed.model, ignored=ignored)
 
     def count(self, body: bytes, headers: Mapping[str, str]) -> TokenCount:
         """Return the answer to a request for a token estimate; raise what `parse` raises."""
@@ -114,11 +114,11 @@ class Anthropic(vendor.ModelApi):
         return status, _encoder.encode(answer.ErrorAnswer(error=what, request_id=request_id))
 
 
-def _conversation(asked: MessagesBody) -> Conversation:
+def _conversation(body: MessagesBody) -> Conversation:
     """Return the conversation; messages of the role system become system texts, wherever they stand."""
-    system = list(blocks.system(asked.system, "system"))
+    system = list(blocks.system(body.system, "system"))
     turns: list[Turn] = []
-    for index, message in enumerate(asked.messages):
+    for index, message in enumerate(body.messages):
         place = f"messages[{index}]"
         if isinstance(message, SystemMessage):
             system += blocks.system(message.content, f"{place}.content")
@@ -131,18 +131,18 @@ def _shows_thinking(thinking: Thinking | None) -> bool:
     return thinking is not None and thinking.type != "disabled" and thinking.display != "omitted"
 
 
-def _effort(asked: MessagesBody) -> str | None:
+def _effort(body: MessagesBody) -> str | None:
     """Return the requested effort, or the effort nearest to the budget of thinking tokens."""
-    if asked.output_config and asked.output_config.effort:
-        return asked.output_config.effort
-    budget = asked.thinking.budget_tokens if asked.thinking and asked.thinking.type == "enabled" else None
+    if body.output_config and body.output_config.effort:
+        return body.output_config.effort
+    budget = body.thinking.budget_tokens if body.thinking and body.thinking.type == "enabled" else None
     if budget is None:
         return None
     return next(effort for tokens, effort in _BUDGETS if budget <= tokens)
 
 
-def _schema(asked: MessagesBody) -> dict[str, object] | None:
+def _schema(body: MessagesBody) -> dict[str, object] | None:
     """Return the answer's schema, from the current place or the place in the API's first version."""
-    config = asked.output_config
-    found = config.format if config and config.format else asked.output_format
+    config = body.output_config
+    found = config.format if config and config.format else body.output_format
     return found.schema if found else None

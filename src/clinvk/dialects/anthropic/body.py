@@ -209,7 +209,7 @@ def turn(message: UserMessage | AssistantMessage, place: str) -> Turn:
     Raises:
         InvalidRequest: names the field.
     """
-    said: list[str | Image] = []
+    content: list[str | Image] = []
     calls: list[ToolCallMade] = []
     outcomes: list[ToolOutcome] = []
     for block, at in _read(message.content, f"{place}.content", "Block"):
@@ -217,12 +217,12 @@ def turn(message: UserMessage | AssistantMessage, place: str) -> Turn:
             case ToolUseIn():
                 calls.append(ToolCallMade(block.id, block.name, _encode(block.input).decode()))
             case ToolResultIn():
-                given = tuple(_content(block.content, f"{at}.content", "ResultBlock"))
-                outcomes.append(ToolOutcome(block.tool_use_id, given, bool(block.is_error)))
+                output = tuple(_content(block.content, f"{at}.content", "ResultBlock"))
+                outcomes.append(ToolOutcome(block.tool_use_id, output, bool(block.is_error)))
             case _:
-                said += _parts(block, at)
+                content += _parts(block, at)
     role = "assistant" if isinstance(message, AssistantMessage) else "user"
-    return Turn(role, tuple(said), tuple(calls), tuple(outcomes))
+    return Turn(role, tuple(content), tuple(calls), tuple(outcomes))
 
 
 def system(blocks: SystemBlocks | None, place: str) -> tuple[str, ...]:

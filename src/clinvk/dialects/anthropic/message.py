@@ -75,7 +75,7 @@ def error_data(event: RunFailed) -> bytes:
 
 def error_object(error: ClinvkError) -> tuple[int, ErrorObject]:
     """Return the status and the error object for an error."""
-    status = dialect.nearest(type(error), STATUSES)
+    status = dialect.table_entry(type(error), STATUSES)
     return status, ErrorObject(_TYPES[status], _error_message(error), Details(error.code))
 
 
@@ -166,8 +166,8 @@ def _pieces(said: Iterable[Said], call: Call) -> Iterator[tuple[bool, str]]:
     for event in said:
         if isinstance(event, TextDelta):
             yield True, event.text
-        elif thought := vendor.thought(event, call):
-            yield False, thought
+        elif thinking := vendor.visible_thinking(event, call):
+            yield False, thinking
 
 
 def message_id(facts: RunFacts) -> str:
@@ -187,13 +187,13 @@ def stop(ending: RunFinished) -> Stop:
 
 def usage(tokens: Usage | None) -> MessageUsage:
     """Return the token counts as the API defines them; zeros if the agent reported none."""
-    told = tokens or Usage()
+    tokens = tokens or Usage()
     return MessageUsage(
-        input_tokens=max(0, told.input_tokens - told.cached_tokens),
+        input_tokens=max(0, tokens.input_tokens - tokens.cached_tokens),
         cache_creation_input_tokens=0,
-        cache_read_input_tokens=told.cached_tokens,
-        output_tokens=told.output_tokens,
-        output_tokens_details=OutputDetails(told.reasoning_tokens) if told.reasoning_tokens else None,
+        cache_read_input_tokens=tokens.cached_tokens,
+        output_tokens=tokens.output_tokens,
+        output_tokens_details=OutputDetails(tokens.reasoning_tokens) if tokens.reasoning_tokens else None,
     )
 
 
@@ -243,8 +243,8 @@ class MessageEncoder:
             case RunFailed():
                 return self._start() + _ERROR % error_data(event)
             case _:
-                thought = vendor.thought(event, self._call)
-                return self._delta("thinking", thought) if thought else b""
+                thinking = vendor.visible_thinking(event, self._call)
+                return self._delta("thinking", thinking) if thinking else b""
 
     def _start(self) -> bytes:
         """Start the message, once. The input tokens are known only at the end."""

@@ -42,15 +42,15 @@ def page(models: Sequence[Model], query: bytes) -> ModelPage:
     Raises:
         InvalidRequest: a parameter is invalid, or names no model of the list; names the parameter.
     """
-    asked = json_bodies.parameters(query, ModelListing)
+    listing = json_bodies.parameters(query, ModelListing)
     ids = [model.id for model in models]
-    if asked.before_id is not None:
-        end = _place(ids, asked.before_id, "before_id")
-        begin = max(0, end - asked.limit)
+    if listing.before_id is not None:
+        end = _place(ids, listing.before_id, "before_id")
+        begin = max(0, end - listing.limit)
         has_more = begin > 0
     else:
-        begin = 0 if asked.after_id is None else _place(ids, asked.after_id, "after_id") + 1
-        end = begin + asked.limit
+        begin = 0 if listing.after_id is None else _place(ids, listing.after_id, "after_id") + 1
+        end = begin + listing.limit
         has_more = end < len(ids)
     data = models[begin:end]
     return ModelPage(

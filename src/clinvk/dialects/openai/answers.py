@@ -65,7 +65,7 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
 
 def error_object(error: ClinvkError) -> tuple[int, ErrorObject]:
     """Return the status and the error object for an error."""
-    status = dialect.nearest(type(error), STATUSES)
+    status = dialect.table_entry(type(error), STATUSES)
     code = _CODES.get(type(error), error.code)
     general = "server_error" if status >= 500 else "invalid_request_error"
     kind = _QUOTA if code == _QUOTA else _TYPES.get(status, general)
@@ -243,8 +243,8 @@ class ChunkEncoder:
             case RunFailed():
                 return error_frame(event)
             case _:
-                thought = vendor.thought(event, self._call) if self._templates.thinking else ""
-                return self._chunk(self._templates.thinking % _encoder.encode(thought)) if thought else b""
+                thinking = vendor.visible_thinking(event, self._call) if self._templates.thinking else ""
+                return self._chunk(self._templates.thinking % _encoder.encode(thinking)) if thinking else b""
 
     def _chunk(self, choice: bytes) -> bytes:
         return self._head + choice + self._tail

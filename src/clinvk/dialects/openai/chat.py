@@ -33,8 +33,8 @@ def conversation(messages: list[bodies.Message]) -> Conversation:
             case bodies.UserMessage(name=name):
                 turns.append(Turn("user", content, name=name))
             case bodies.AssistantMessage(refusal=refusal, name=name):
-                said = (*content, refusal) if refusal else content
-                turns.append(Turn("assistant", said, calls=tuple(_calls(message)), name=name))
+                content = (*content, refusal) if refusal else content
+                turns.append(Turn("assistant", content, calls=tuple(_calls(message)), name=name))
             case bodies.ToolMessage(tool_call_id=id_) | bodies.FunctionMessage(name=id_):
                 turns.append(Turn("tool", outcomes=(ToolOutcome(id_, content),)))
     return Conversation(tuple(system), tuple(turns))
@@ -103,20 +103,20 @@ class OpenAIChat(CompletionApi):
         Raises:
             InvalidRequest: names the field.
         """
-        asked = json_bodies.decode(body, _body)
+        parsed = json_bodies.decode(body, _body)
         request = RunRequest(
             prompt="",
-            model=asked.model,
-            max_tokens=asked.max_completion_tokens or asked.max_tokens,
-            effort=asked.reasoning_effort or None,
-            thinking=_thinks(asked),
-            stop=asked.stops,
-            output_schema=_schema(asked.response_format),
-            metadata=asked.metadata or {},
+            model=parsed.model,
+            max_tokens=parsed.max_completion_tokens or parsed.max_tokens,
+            effort=parsed.reasoning_effort or None,
+            thinking=_thinks(parsed),
+            stop=parsed.stops,
+            output_schema=_schema(parsed.response_format),
+            metadata=parsed.metadata or {},
         )
-        call = vendor.call(request, conversation(asked.messages), vendor.asked(headers))
-        ignored = (*(("tools",) if asked.tools or asked.functions else ()), *vendor.ignored_stop(request))
-        return replace(with_answer_options(call, asked), ignored=ignored)
+        call = vendor.call(request, conversation(parsed.messages), vendor.header_options(headers))
+        ignored = (*(("tools",) if parsed.tools or parsed.functions else ()), *vendor.ignored_stop(request))
+        return replace(with_answer_options(call, parsed), ignored=ignored)
 
     def templates(self, call: Call) -> ChunkTemplates:
         """Return the templates of the chunks of a stream."""
@@ -124,21 +124,21 @@ class OpenAIChat(CompletionApi):
 
     def choice(self, call: Call, result: RunResult, finish_reason: str) -> bodies.Choice:
         """Return the choice of a whole answer."""
-        thinking = "".join(vendor.thought(event, call) for event in result.said)
+        thinking = "".join(vendor.visible_thinking(event, call) for event in result.said)
         return bodies.Choice(0, bodies.AnswerMessage("assistant", result.text, None, thinking), None, finish_reason)
 
 
-def _thinks(asked: bodies.ChatBody) -> bool:
-    if asked.thinking is not None:
-        return asked.thinking.get("type") not in _NO_THINKING
-    return bool(asked.reasoning_effort) and asked.reasoning_effort not in _NO_THINKING
+def _thinks(body: bodies.ChatBody) -> bool:
+    if body.thinking is not None:
+        return body.thinking.get("type") not in _NO_THINKING
+    return bool(body.reasoning_effort) and body.reasoning_effort not in _NO_THINKING
 
 
-def _schema(asked: bodies.ResponseFormat | None) -> dict[str, object] | None:
-    match asked:
+def _schema(response_format: bodies.ResponseFormat | None) -> dict[str, object] | None:
+    match response_format:
         case JsonObjectFormat():
             return _JSON_OBJECT
-        case bodies.JsonSchemaFormat(json_schema=asked_schema):
-            return asked_schema.schema
+        case bodies.JsonSchemaFormat(json_schema=schema):
+            return schema.schema
         case _:
             return None

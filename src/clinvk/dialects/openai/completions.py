@@ -86,12 +86,14 @@ class OpenAICompletions(answers.CompletionApi):
         Raises:
             InvalidRequest: names the field.
         """
-        asked = json_bodies.decode(body, _body)
-        prompt = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0]
-        request = RunRequest(prompt="", model=asked.model, max_tokens=asked.max_tokens, stop=asked.stops)
-        call = vendor.call(request, Conversation((), (Turn("user", (prompt,)),)), vendor.asked(headers), "prompt")
-        call = answers.with_answer_options(call, asked)
-        return CompletionCall(**asdict(call), echo=prompt if asked.echo else "")
+        parsed = json_bodies.decode(body, _body)
+        prompt = parsed.prompt if isinstance(parsed.prompt, str) else parsed.prompt[0]
+        request = RunRequest(prompt="", model=parsed.model, max_tokens=parsed.max_tokens, stop=parsed.stops)
+        call = vendor.call(
+            request, Conversation((), (Turn("user", (prompt,)),)), vendor.header_options(headers), "prompt"
+        )
+        call = answers.with_answer_options(call, parsed)
+        return CompletionCall(**asdict(call), echo=prompt if parsed.echo else "")
 
     def templates(self, call: Call) -> answers.ChunkTemplates:
         """Return the templates of the chunks of a stream, which starts with the echoed prompt if requested."""

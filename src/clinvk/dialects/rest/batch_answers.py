@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from clinvk.dialects import sse
 from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest import unified
-from clinvk.dialects.rest.rest import PromptAnswer, answered
+from clinvk.dialects.rest.rest import PromptAnswer, prompt_answer
 from clinvk.dialects.rest.unified import UnifiedEncoder
 from clinvk.types import orchestration
 from clinvk.types.errors import ClinvkError
@@ -102,7 +102,7 @@ class CompareSummary(CompareAnswer, frozen=True, kw_only=True, omit_defaults=Tru
 Answer = ParallelAnswer | ChainAnswer | CompareAnswer
 
 
-def whole(summary: Summary) -> bytes:
+def encoded(summary: Summary) -> bytes:
     """Return the JSON of the answer."""
     return _encoder.encode(answer(summary))
 
@@ -177,7 +177,7 @@ def _prompt(result: PartResult) -> PromptAnswer:
         model=result.model,
         duration_s=result.duration_s,
     )
-    return answered(request, result.result, facts)
+    return prompt_answer(request, result.result, facts)
 
 
 def stream_type(headers: Mapping[str, str]) -> str:

@@ -24,7 +24,7 @@ _Texts = Annotated[list[_Text], Meta(max_length=1000)]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, extra_json_schema={"pattern": r"^[^\x00]*$"})]
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A prompt and the options for the run.
 
     For a missing, null or empty field, the settings of clinvk decide, then the agent's CLI.
@@ -100,7 +100,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     metadata: Annotated[dict[str, object] | None, Meta(description="Stored with the session.")] = None
 
 
-class PromptBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PromptBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One prompt for one agent.
 
     For a missing, null or empty field, the settings of clinvk decide, then the agent's CLI.
@@ -128,41 +128,41 @@ _ARGUMENTS = ("model", "workdir", "add_dirs", "allowed_tools", "system_prompt", 
 """Fields that may become arguments of a command line, which cannot contain a NUL; the prompt goes over stdin."""
 
 
-def request_of(asked: Asked, backend: str | None, session_id: str | None) -> RunRequest:
+def request_of(body: PromptFields, backend: str | None, session_id: str | None) -> RunRequest:
     """Return the request of a body for a backend, or in a session.
 
     Raises:
         InvalidRequest: names the field.
     """
-    if not asked.prompt.strip():
+    if not body.prompt.strip():
         raise InvalidRequest("prompt is empty", "prompt")
     if not backend and not session_id:
         raise InvalidRequest("backend is missing", "backend")
     if backend and not backend.strip():
         raise InvalidRequest("backend is empty", "backend")
-    for name, value in (("backend", backend), ("session_id", session_id), *_arguments(asked)):
+    for name, value in (("backend", backend), ("session_id", session_id), *_arguments(body)):
         if value and "\0" in value:
             raise InvalidRequest(f"{name} has a NUL character", name)
     return copy_as(
         RunRequest,
-        asked,
+        body,
         skip=(None, ""),
         backend=backend or "",
         session_id=session_id or None,
-        images=tuple(image_of(source, None, f"images[{index}]") for index, source in enumerate(asked.images or ())),
-        add_dirs=tuple(asked.add_dirs or ()),
-        allowed_tools=None if asked.allowed_tools is None else tuple(asked.allowed_tools),
-        stop=tuple(asked.stop or ()),
-        extra=tuple(asked.extra or ()),
-        tags=tuple(map(valid_tag, asked.tags or ())),
-        timeout_s=asked.timeout_secs,
+        images=tuple(image_of(source, None, f"images[{index}]") for index, source in enumerate(body.images or ())),
+        add_dirs=tuple(body.add_dirs or ()),
+        allowed_tools=None if body.allowed_tools is None else tuple(body.allowed_tools),
+        stop=tuple(body.stop or ()),
+        extra=tuple(body.extra or ()),
+        tags=tuple(map(valid_tag, body.tags or ())),
+        timeout_s=body.timeout_secs,
     )
 
 
-def _arguments(asked: Asked) -> Iterator[tuple[str, str | None]]:
+def _arguments(body: PromptFields) -> Iterator[tuple[str, str | None]]:
     """Yield the name and value of each field that may become an argument."""
     for name in _ARGUMENTS:
-        value: str | list[str] | None = getattr(asked, name)
+        value: str | list[str] | None = getattr(body, name)
         if isinstance(value, list):
             yield from ((f"{name}[{index}]", item) for index, item in enumerate(value))
         else:
@@ -251,7 +251,7 @@ class JudgeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     timeout_secs: Annotated[Seconds | None, Meta(description="Time limit in seconds.")] = None
 
 
-class CompareBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CompareBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One prompt for several backends, side by side."""
 
     backends: Annotated[

@@ -128,13 +128,13 @@ class Rest:
         Raises:
             InvalidRequest: names the field.
         """
-        asked = json_bodies.decode(body, _body)
+        parsed = json_bodies.decode(body, _body)
         return Call(
-            request=request_of(asked, asked.backend, asked.session_id),
-            stream=wants_stream(asked.output_format, headers),
-            dry_run=bool(asked.dry_run),
-            detach=bool(asked.detach),
-            respond_async=bool(asked.detach) and _prefers_async(headers),
+            request=request_of(parsed, parsed.backend, parsed.session_id),
+            stream=wants_stream(parsed.output_format, headers),
+            dry_run=bool(parsed.dry_run),
+            detach=bool(parsed.detach),
+            respond_async=bool(parsed.detach) and _prefers_async(headers),
         )
 
     def encoder(self, call: Call, facts: RunFacts) -> unified.UnifiedEncoder:
@@ -143,7 +143,7 @@ class Rest:
 
     def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the answer for an ended run."""
-        return _encoder.encode(answered(call.request, result, facts))
+        return _encoder.encode(prompt_answer(call.request, result, facts))
 
     def accepted(self, call: Call, facts: RunFacts, state: str) -> bytes:
         """Return the answer for a run that continues in the background."""
@@ -153,10 +153,10 @@ class Rest:
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Return the problem document for a request that could not be run."""
-        status = dialect.nearest(type(error), STATUSES)
+        status = dialect.table_entry(type(error), STATUSES)
         problem = Problem(
             type=f"/docs#{error.code}",
-            title=dialect.nearest(type(error), TITLES),
+            title=dialect.table_entry(type(error), TITLES),
             status=status,
             detail=redacted(error.message),
             code=error.code,
@@ -167,7 +167,7 @@ class Rest:
         return status, _encoder.encode(problem)
 
 
-def answered(request: RunRequest, result: RunResult, facts: RunFacts) -> PromptAnswer:
+def prompt_answer(request: RunRequest, result: RunResult, facts: RunFacts) -> PromptAnswer:
     """Return the answer to a prompt."""
     ending = result.ending
     failed = ending if isinstance(ending, RunFailed) else None

@@ -68,31 +68,31 @@ class Span(msgspec.Struct, frozen=True):
 
     since: str
     until: str
-    apart: frozenset[str]
+    group_by: frozenset[str]
 
 
-def span(asked: UsageListing, today: date) -> Span:
+def span(listing: UsageListing, today: date) -> Span:
     """Validate the parameters.
 
     Raises:
         InvalidRequest: names the parameter.
     """
-    until = asked.until or today
-    since = asked.since or date.fromordinal(max(1, min(today, until).toordinal() + 1 - DAYS))
+    until = listing.until or today
+    since = listing.since or date.fromordinal(max(1, min(today, until).toordinal() + 1 - DAYS))
     if since > until:
         raise InvalidRequest(f"since {since} is after until {until}", "since")
-    return Span(since.isoformat(), until.isoformat(), _apart(asked.group_by))
+    return Span(since.isoformat(), until.isoformat(), _aspects(listing.group_by))
 
 
-def summary(rows: Iterable[UsageOfDay], asked: UsageListing, span: Span) -> UsageList:
+def summary(rows: Iterable[UsageOfDay], listing: UsageListing, span: Span) -> UsageList:
     """Sum the rows that match the parameters, by group."""
     found: dict[tuple[str | None, ...], _Sum] = {}
     total = _Sum()
     for row in rows:
-        if row.day > span.until or asked.backend not in (None, row.backend) or asked.model not in (None, row.model):
+        if row.day > span.until or listing.backend not in (None, row.backend) or listing.model not in (None, row.model):
             continue
         values = (("day", row.day), ("key", row.key_name), ("backend", row.backend), ("model", row.model))
-        group = tuple(value if name in span.apart else None for name, value in values)
+        group = tuple(value if name in span.group_by else None for name, value in values)
         found.setdefault(group, _Sum()).add(row)
         total.add(row)
     items = [UsageItem(**dict(zip(ASPECTS, group, strict=True)), **used.fields()) for group, used in found.items()]
@@ -115,8 +115,8 @@ class _Sum:
         return {"runs": self.runs, "token_usage": self.usage, "cost_usd": cost_usd}
 
 
-def _apart(given: str) -> frozenset[str]:
-    names = [name.strip() for name in given.split(",")]
+def _aspects(text: str) -> frozenset[str]:
+    names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in ASPECTS:
             raise InvalidRequest(f"group_by has {name!r}; it must be of {', '.join(ASPECTS)}", "group_by")

@@ -281,10 +281,10 @@ def patch(body: bytes) -> SessionPatch:
     Raises:
         InvalidRequest: names the field.
     """
-    told = json_bodies.decode(body, _patches)
+    changes = json_bodies.decode(body, _patches)
     return SessionPatch(
-        title=None if told.title is None else valid_title(told.title),
-        tags=None if told.tags is None else [valid_tag(tag) for tag in told.tags],
+        title=None if changes.title is None else valid_title(changes.title),
+        tags=None if changes.tags is None else [valid_tag(tag) for tag in changes.tags],
     )
 
 

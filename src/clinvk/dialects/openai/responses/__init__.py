@@ -68,39 +68,40 @@ class OpenAIResponses(OpenAIApi):
         Raises:
             InvalidRequest: names the field.
         """
-        asked, given = bodies.read(body)
-        blank = bodies.blank(asked)
-        told = conversation(asked.instructions, given)
-        wanted = vendor.asked(headers)
+        parsed, items = bodies.read(body)
+        blank = bodies.blank(parsed)
+        input_conversation = conversation(parsed.instructions, items)
+        options = vendor.header_options(headers)
         request = RunRequest(
             prompt="",
-            model=asked.model,
-            effort=asked.reasoning.effort if asked.reasoning else None,
-            thinking=bodies.summary(asked) is not None,
-            max_tokens=asked.max_output_tokens,
-            output_schema=bodies.schema(asked),
+            model=parsed.model,
+            effort=parsed.reasoning.effort if parsed.reasoning else None,
+            thinking=bodies.summary(parsed) is not None,
+            max_tokens=parsed.max_output_tokens,
+            output_schema=bodies.schema(parsed),
             metadata=dict(blank.metadata),
         )
-        call = vendor.call(request, told, replace(wanted, keeps=wanted.keeps or blank.store), field="input")
+        options = replace(options, starts_session=options.starts_session or blank.store)
+        call = vendor.call(request, input_conversation, options, field="input")
         request = call.request
         if blank.store:
-            request = replace(request, answer_as=stored.answer_as(blank, request, wanted.shows_work))
+            request = replace(request, answer_as=stored.answer_as(blank, request, options.shows_work))
         call = replace(
             call,
             request=request,
-            model=asked.model,
-            stream=bool(asked.stream),
+            model=parsed.model,
+            stream=bool(parsed.stream),
             detach=blank.background,
-            respond_async=blank.background and not asked.stream,
-            ignored=bodies.ignored(asked),
-            previous=_previous(asked, told, wanted),
-            fails_in_stream=bool(asked.stream) and _takes_only_events(headers),
+            respond_async=blank.background and not parsed.stream,
+            ignored=bodies.ignored(parsed),
+            previous=_previous(parsed, input_conversation, options),
+            fails_in_stream=bool(parsed.stream) and _takes_only_events(headers),
         )
         return ResponsesCall(**asdict(call), blank=blank)
 
     def encoder(self, call: Call, facts: RunFacts) -> ResponsesEncoder:
         """Return the encoder of one stream."""
-        return ResponsesEncoder(Output(_begun(call, facts), call, facts.run_id))
+        return ResponsesEncoder(Output(_started(call, facts), call, facts.run_id))
 
     def kept_alive(self, encoder: Encoder) -> bytes:
         """Return an event that keeps the stream alive: Codex abandons a stream without events for five minutes."""
@@ -109,17 +110,17 @@ class OpenAIResponses(OpenAIApi):
 
     def result(self, call: Call, result: RunResult, facts: RunFacts) -> bytes:
         """Return the response for an ended run."""
-        said = result.said or (TextDelta(result.text),)
-        return _encode(stored.whole(Output(_begun(call, facts), call, facts.run_id), (*said, result.ending)))
+        output = result.said or (TextDelta(result.text),)
+        return _encode(stored.response_of(Output(_started(call, facts), call, facts.run_id), (*output, result.ending)))
 
     def accepted(self, call: Call, facts: RunFacts, state: str) -> bytes:
         """Return the response for a run in the background."""
-        return _encode(replace(_begun(call, facts), status="queued" if state == "queued" else "in_progress"))
+        return _encode(replace(_started(call, facts), status="queued" if state == "queued" else "in_progress"))
 
 
-def _begun(call: Call, facts: RunFacts) -> Response:
+def _started(call: Call, facts: RunFacts) -> Response:
     assert isinstance(call, ResponsesCall)
-    return stored.begun(call.blank, facts.run_id, facts.created_at)
+    return stored.started(call.blank, facts.run_id, facts.created_at)
 
 
 def _takes_only_events(headers: Mapping[str, str]) -> bool:
@@ -127,20 +128,20 @@ def _takes_only_events(headers: Mapping[str, str]) -> bool:
     return headers.get("accept", "").partition(";")[0].strip().lower() == sse.MEDIA_TYPE
 
 
-def _previous(asked: ResponseBody, told: Conversation, wanted: vendor.Asked) -> Previous | None:
+def _previous(body: ResponseBody, conversation: Conversation, options: vendor.HeaderOptions) -> Previous | None:
     """Return the run that the request continues, or None.
 
     Raises:
         InvalidRequest: the request also names a session, or the id is not the id of a response.
     """
     field = "previous_response_id"
-    if not asked.previous_response_id:
+    if not body.previous_response_id:
         return None
-    if wanted.session_id:
+    if options.session_id:
         raise InvalidRequest(f"{field} and the header {vendor.SESSION} say the same: use one", field)
-    run_id = stored.run_id(asked.previous_response_id)
+    run_id = stored.run_id(body.previous_response_id)
     if run_id is None:
-        raise PreviousNotFound(f"Previous response with id {asked.previous_response_id!r} not found.", field)
-    instructions = asked.instructions or ""
-    said = replace(told, system=told.system[1:]) if instructions else told
-    return Previous(run_id, field, said, stored.system, instructions)
+        raise PreviousNotFound(f"Previous response with id {body.previous_response_id!r} not found.", field)
+    instructions = body.instructions or ""
+    later = replace(conversation, system=conversation.system[1:]) if instructions else conversation
+    return Previous(run_id, field, later, stored.system, instructions)

@@ -137,17 +137,17 @@ _outcomes = json_bodies.decoder(InputOutcome)
 _encoder = msgspec.json.Encoder()
 
 
-def conversation(instructions: str | None, given: str | Sequence[msgspec.Raw]) -> Conversation:
+def conversation(instructions: str | None, items: str | Sequence[msgspec.Raw]) -> Conversation:
     """Return the conversation of an input whose items are JSON objects.
 
     Raises:
         InvalidRequest: names the field.
     """
     system = [instructions] if instructions else []
-    if isinstance(given, str):
-        return Conversation(tuple(system), (Turn("user", (given,)),))
+    if isinstance(items, str):
+        return Conversation(tuple(system), (Turn("user", (items,)),))
     turns: list[Turn] = []
-    for index, raw in enumerate(given):
+    for index, raw in enumerate(items):
         item = _heads.decode(raw)
         place = f"input[{index}]"
         if item.type in (None, "message"):
@@ -185,21 +185,21 @@ def _content(parts: Iterable[Part], place: str) -> Iterator[str | Image]:
 
 
 def _call(call: InputCall) -> ToolCallMade:
-    given = call.arguments if call.arguments is not None else call.input
-    if given is None:
-        given = _encoder.encode(call.action or call.operation or {}).decode()
-    return ToolCallMade(call.call_id or call.id or "", call.name or call.type.removesuffix("_call"), given)
+    arguments = call.arguments if call.arguments is not None else call.input
+    if arguments is None:
+        arguments = _encoder.encode(call.action or call.operation or {}).decode()
+    return ToolCallMade(call.call_id or call.id or "", call.name or call.type.removesuffix("_call"), arguments)
 
 
 def _outcome(outcome: InputOutcome, place: str) -> ToolOutcome:
     return ToolOutcome(
         outcome.call_id or outcome.id or "",
-        _given(outcome.output, f"{place}.output"),
+        _output_content(outcome.output, f"{place}.output"),
         outcome.status in ("failed", "incomplete"),
     )
 
 
-def _given(output: object, place: str) -> Content:
+def _output_content(output: object, place: str) -> Content:
     """Return the output of a tool as content; output in the shell tool's own format stays JSON."""
     if isinstance(output, str):
         return (output,)
@@ -316,16 +316,16 @@ def schema(body: ResponseBody) -> Json | None:
     match body.text.format if body.text else None:
         case JsonObjectFormat():
             return {"type": "object"}
-        case ResponseSchemaFormat(schema=asked):
-            return asked
+        case ResponseSchemaFormat(schema=json_schema):
+            return json_schema
         case _:
             return None
 
 
 def summary(body: ResponseBody) -> str | None:
     """Return how to report the thinking, or None to hide the thinking; as at the vendor, always as a summary."""
-    asked = body.reasoning and (body.reasoning.summary or body.reasoning.generate_summary)
-    return None if asked == "none" else asked or None
+    summary = body.reasoning and (body.reasoning.summary or body.reasoning.generate_summary)
+    return None if summary == "none" else summary or None
 
 
 def blank(body: ResponseBody) -> Response:
@@ -347,5 +347,5 @@ def blank(body: ResponseBody) -> Response:
 
 
 def _without_none(value: msgspec.Struct) -> Json:
-    told: Json = msgspec.to_builtins(value)
-    return {name: part for name, part in told.items() if part is not None}
+    fields: Json = msgspec.to_builtins(value)
+    return {name: part for name, part in fields.items() if part is not None}

@@ -71,8 +71,8 @@ class Output:
     `response` is the current state. A response that did not fail has a message, possibly empty.
     """
 
-    def __init__(self, begun: Response, call: Call, run_id: str) -> None:
-        self.response = begun
+    def __init__(self, response: Response, call: Call, run_id: str) -> None:
+        self.response = response
         self._call = call
         self._run_id = run_id
         self._has_begun = False
@@ -106,9 +106,9 @@ class Output:
             case RunFinished() | RunFailed():
                 yield from self._end(event)
             case _:
-                if text := vendor.thought(event, self._call):
+                if text := vendor.visible_thinking(event, self._call):
                     yield from self._say(text, is_message=False)
-        self._has_acted = self._has_acted or vendor.tells_something(event)
+        self._has_acted = self._has_acted or vendor.is_activity(event)
 
     def _say(self, text: str, is_message: bool) -> Iterator[StreamEvent]:
         if self._open is None or self._open.is_message != is_message:

@@ -165,8 +165,8 @@ def failure(ending: RunFailed, has_acted: bool) -> ResponseFailure:
     Only the vendor's code `invalid_prompt` keeps Codex from retrying, and a retry makes an agent repeat all its work.
     """
     codes = {AgentRateLimited.code: "rate_limit_exceeded", AgentRejected.code: _FINAL}
-    may_ask_again = vendor.may_ask_again(ending.code, has_acted)
-    return ResponseFailure(codes.get(ending.code, "server_error") if may_ask_again else _FINAL, ending.message)
+    may_retry = vendor.may_retry(ending.code, has_acted)
+    return ResponseFailure(codes.get(ending.code, "server_error") if may_retry else _FINAL, ending.message)
 
 
 def _cut(reason: StopReason) -> IncompleteDetails | None:

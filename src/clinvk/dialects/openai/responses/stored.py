@@ -25,7 +25,7 @@ _EARLIER_KEY = "openai_response"
 _PREFIX = "resp_"
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class StoredRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The response as its request determines it, and whether the agent's work is visible in the output.
 
     The instructions may be long, and the run usually has a copy at the start of the system prompt: `instructions_chars`
@@ -43,8 +43,8 @@ def answer_as(blank: Response, request: RunRequest, shows_work: bool) -> Json:
     if blank.instructions and (request.system_prompt or "").startswith(blank.instructions):
         chars = len(blank.instructions)
         blank = replace(blank, instructions=None)
-    told: Json = msgspec.to_builtins(blank)
-    response = {name: value for name, value in told.items() if value not in (None, (), {})}
+    fields: Json = msgspec.to_builtins(blank)
+    response = {name: value for name, value in fields.items() if value not in (None, (), {})}
     return {"response": response, "shows_work": shows_work, "instructions_chars": chars}
 
 
@@ -60,47 +60,47 @@ def run_id(response_id: str) -> str | None:
     return digits if is_id else None
 
 
-def begun(blank: Response, run_id: str, at: float) -> Response:
+def started(blank: Response, run_id: str, at: float) -> Response:
     """Return the response of a run that was requested `at` seconds since the epoch."""
     return replace(blank, id=response_id(run_id), created_at=int(at))
 
 
-def of(run: RunRecord) -> Kept | None:
+def stored_request(run: RunRecord) -> StoredRequest | None:
     """Return the data kept with a run, or None if the run is not a response, or was not stored."""
     if run.session_id is None:
         return None
     try:
         given = run.request.get("answer_as") or msgspec.convert(run.request.get("metadata", {}), Json)[_EARLIER_KEY]
-        kept = msgspec.convert(given, Kept)
+        data = msgspec.convert(given, StoredRequest)
     except KeyError:
         return None
     except msgspec.ValidationError:  # other APIs leave the metadata to the caller
         return None
-    if kept.instructions_chars is None:
-        return kept
-    instructions = str(run.request.get("system_prompt", ""))[: kept.instructions_chars]
-    return replace(kept, response=replace(kept.response, instructions=instructions))
+    if data.instructions_chars is None:
+        return data
+    instructions = str(run.request.get("system_prompt", ""))[: data.instructions_chars]
+    return replace(data, response=replace(data.response, instructions=instructions))
 
 
 def system(run: RunRecord) -> str:
     """Return the system prompt of a run without the response's instructions, which were for one run only."""
-    kept = of(run)
-    if kept is None:
+    data = stored_request(run)
+    if data is None:
         return ""
     said = str(run.request.get("system_prompt") or "")
-    return said.removeprefix(kept.response.instructions or "").removeprefix(SEPARATOR)
+    return said.removeprefix(data.response.instructions or "").removeprefix(SEPARATOR)
 
 
-def again(run: RunRecord, kept: Kept, events: Iterable[Event]) -> Response:
+def rebuilt(run: RunRecord, data: StoredRequest, events: Iterable[Event]) -> Response:
     """Rebuild the response of a run; for an ended run, `events` are all events."""
-    response = begun(kept.response, run.id, run.created_at)
+    response = started(data.response, run.id, run.created_at)
     if run.state in ("queued", "running"):
         return replace(response, status="queued" if run.state == "queued" else "in_progress")
     request = RunRequest(prompt="", thinking=bool(run.request.get("thinking")))
-    return whole(Output(response, Call(request=request, shows_work=kept.shows_work), run.id), events)
+    return response_of(Output(response, Call(request=request, shows_work=data.shows_work), run.id), events)
 
 
-def whole(output: Output, events: Iterable[Event]) -> Response:
+def response_of(output: Output, events: Iterable[Event]) -> Response:
     """Return the response after feeding all events to `output`."""
     for event in events:
         output.feed(event)
@@ -131,7 +131,7 @@ _inputs = msgspec.json.Decoder(list[msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
 
-def named(body: bytes) -> Mapping[str, Set[str]]:
+def references(body: bytes) -> Mapping[str, Set[str]]:
     """Return the ids of the answers that the input references, by run id, in the order of the runs in the input.
 
     Other mistakes in the body are not reported here: an unreadable body has no references.
@@ -155,7 +155,7 @@ def named(body: bytes) -> Mapping[str, Set[str]]:
     return names
 
 
-def spelled_out(body: bytes, found: Mapping[str, bytes]) -> bytes:
+def with_items(body: bytes, found: Mapping[str, bytes]) -> bytes:
     """Return the body with each reference replaced by the item from `found`, which maps ids to items.
 
     Raises:
@@ -166,8 +166,8 @@ def spelled_out(body: bytes, found: Mapping[str, bytes]) -> bytes:
     for index, (raw, item) in enumerate(zip(_inputs.decode(fields["input"]), _bodies.decode(body).input, strict=True)):
         if not (answer := item.answer):
             items.append(raw)
-        elif (there := found.get(answer[0])) is not None:
-            items.append(msgspec.Raw(there))
+        elif (stored_item := found.get(answer[0])) is not None:
+            items.append(msgspec.Raw(stored_item))
         else:
             why = "its response is not complete, not stored, or deleted; send it whole"
             raise InvalidRequest(f"{_place(index)}: item {answer[0]!r} not found: {why}", _place(index))
