@@ -1,7 +1,7 @@
 """The log of a server on stderr, without keys and passwords: lines for people, or one JSON object per line.
 
 The named values of a message, as in `logger.info("%(method)s %(path)s", {...})`, are also fields of the JSON object.
-Fields set with `note` for a request or run are added to each JSON line about the request or run.
+Fields set with `add_fields` for a request or run are added to each JSON line about the request or run.
 """
 
 import io
@@ -32,28 +32,28 @@ _LEVELS: Mapping[LogLevel, int] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-_OF_REQUESTS = ("clinvk.api.http.middleware", "clinvk.api.observe.observers")
+_REQUEST_LOGGERS = ("clinvk.api.http.middleware", "clinvk.api.observe.observers")
 """The loggers that write one line per request and one line per run."""
-_OF_CLIENTS = ("uvicorn.error", "clinvk.remote.socket_server")
+_CLIENT_LOGGERS = ("uvicorn.error", "clinvk.remote.socket_server")
 """The loggers whose warnings a client can cause at any rate."""
-_SELDOM_S = 60.0
+_RATE_LIMIT_S = 60.0
 _MAX_BYTES = 4 * 1024 * 1024
 _LAST_TIMEOUT_S = 1.0
 
 logger = logging.getLogger(__name__)
 
-_noted: ContextVar[Mapping[str, str]] = ContextVar("noted", default=MappingProxyType({}))
+_fields: ContextVar[Mapping[str, str]] = ContextVar("log_fields", default=MappingProxyType({}))
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
-def note(**fields: str) -> None:
+def add_fields(**fields: str) -> None:
     """Add fields to all later log lines of the current task."""
-    _noted.set({**_noted.get(), **fields})
+    _fields.set({**_fields.get(), **fields})
 
 
-def noted() -> Mapping[str, str]:
+def current_fields() -> Mapping[str, str]:
     """Return the fields of all log lines of the current task."""
-    return _noted.get()
+    return _fields.get()
 
 
 def formatter_of(form: LogFormat) -> logging.Formatter:
@@ -73,7 +73,7 @@ def on_stderr(formatter: logging.Formatter) -> Generator[None]:
     sys.stderr = io.TextIOWrapper(unblocked, "utf-8", "backslashreplace", write_through=True)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
-    handler.addFilter(RateLimitFilter(_OF_CLIENTS, _SELDOM_S))
+    handler.addFilter(RateLimitFilter(_CLIENT_LOGGERS, _RATE_LIMIT_S))
     logging.basicConfig(handlers=[handler])
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line has these fields
     try:
@@ -88,9 +88,9 @@ def adjust(level: LogLevel, requests: bool) -> None:
     """Set the log level. With `requests`, also log each request and run unless the level is above info."""
     least = _LEVELS[level]
     logging.getLogger("clinvk").setLevel(least)
-    for name in _OF_REQUESTS:
-        told = min(least, logging.INFO) if requests or least == logging.DEBUG else max(least, logging.WARNING)
-        logging.getLogger(name).setLevel(told)
+    for name in _REQUEST_LOGGERS:
+        log_level = min(least, logging.INFO) if requests or least == logging.DEBUG else max(least, logging.WARNING)
+        logging.getLogger(name).setLevel(log_level)
 
 
 _GATHER_S = 0.01
@@ -120,14 +120,14 @@ class NonBlockingWriter(io.RawIOBase):
 
     def write(self, data: "ReadableBuffer", /) -> int:
         """Queue bytes, or drop them if too many wait."""
-        taken = bytes(data)
+        chunk = bytes(data)
         with self._changed:
             if len(self._waiting) < _MAX_BYTES:
-                self._waiting += taken
+                self._waiting += chunk
                 self._changed.notify()
             else:
-                self._dropped += taken.count(b"\n")
-        return len(taken)
+                self._dropped += chunk.count(b"\n")
+        return len(chunk)
 
     def finish(self) -> None:
         """Let `run` return once all bytes are written."""
@@ -137,7 +137,7 @@ class NonBlockingWriter(io.RawIOBase):
 
     def run(self) -> None:
         """Write the queued bytes until `finish` is called."""
-        while data := self._taken():
+        while data := self._next_chunk():
             try:
                 _write(self._fd, data)
             except OSError:  # the reader is gone, or the disk is full: neither ends the server
@@ -150,12 +150,12 @@ class NonBlockingWriter(io.RawIOBase):
                 logger.error("dropped %d lines of the log: stderr could not be written", dropped)
             time.sleep(_GATHER_S)
 
-    def _taken(self) -> bytearray:
+    def _next_chunk(self) -> bytearray:
         """Wait for bytes and return all waiting bytes; empty at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_finished)
-            taken, self._waiting = self._waiting, bytearray()
-            return taken
+            chunk, self._waiting = self._waiting, bytearray()
+            return chunk
 
 
 def _write(fd: int, data: bytearray) -> None:
@@ -163,7 +163,7 @@ def _write(fd: int, data: bytearray) -> None:
     while rest:
         try:
             rest = rest[os.write(fd, rest) :]
-        except BlockingIOError:  # another process made the pipe non-blocking
+        except BlockingIOError:  # another process that shares the pipe made it non-blocking
             select.select([], [fd], [])
 
 
@@ -249,7 +249,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_noted.get(),
+            **_fields.get(),
         }
         if isinstance(record.args, dict):
             line.update(record.args)

@@ -57,8 +57,8 @@ def test_named_arguments_become_fields() -> None:
 
 def test_noted_fields_appear_only_on_lines_of_their_task() -> None:
     def told() -> dict[str, object]:
-        logs.note(request_id="q")
-        logs.note(run_id="r")
+        logs.add_fields(request_id="q")
+        logs.add_fields(run_id="r")
         return in_json("x")
 
     inside = contextvars.copy_context().run(told)
@@ -107,7 +107,7 @@ async def test_lines_have_the_fields_of_their_task() -> None:
     logger, written = logging_to_memory()
 
     async def tell(request_id: str) -> None:
-        logs.note(request_id=request_id)
+        logs.add_fields(request_id=request_id)
         logger.info("hello")
 
     await asyncio.gather(tell("one"), tell("two"))

@@ -50,9 +50,9 @@ def test_directories_without_lists_are_falsy() -> None:
 HOME = "/home/ana"
 BUILT_IN = BuiltInBlocks(
     private=(f"{HOME}/.clinvk", f"{HOME}/.claude"),
-    kept=(f"{HOME}/.clinvk/workspace",),
+    exceptions=(f"{HOME}/.clinvk/workspace",),
     temporary=("/tmp", "/run/user/1000/tmp"),
-    own=("/usr/lib/service",),
+    defaults=("/usr/lib/service",),
 )
 
 NEVER = [

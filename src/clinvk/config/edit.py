@@ -10,14 +10,14 @@ import yaml
 from clinvk.config import setting_values as schema
 from clinvk.config.load import settings_of
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import OnInvalid, SourcedValue, Value, checked, converted
+from clinvk.config.setting_values import OnInvalid, SourcedValue, Value, checked_values, converted
 from clinvk.config.yaml_edit import with_value, without_value
 from clinvk.config.yaml_file import parse
 from clinvk.types.errors import ConfigError
 
 _PLACE = "config set"
 
-Found = dict[tuple[str, ...], object]
+Values = dict[tuple[str, ...], object]
 
 
 class SettingChange(NamedTuple):
@@ -26,12 +26,12 @@ class SettingChange(NamedTuple):
     Attributes:
         keys: from the top down.
         value: as written into the file; None is `null`.
-        means: the value that the settings then have, paths expanded; None is the default.
+        effective: the value that the settings then have, paths expanded; None is the default.
     """
 
     keys: tuple[str, ...]
     value: Value
-    means: object
+    effective: object
 
 
 def setting_change(dotted: str, text: str, backends: Collection[str], environ: Mapping[str, str]) -> SettingChange:
@@ -41,17 +41,17 @@ def setting_change(dotted: str, text: str, backends: Collection[str], environ: M
         ConfigError: the key is unknown, or the value is invalid.
     """
     keys = schema.split(dotted)
-    given = SourcedValue(keys, text, _PLACE, text, is_text=True)
-    kind = schema.kind_of(given, backends)
+    entry = SourcedValue(keys, text, _PLACE, text, is_text=True)
+    kind = schema.kind_of(entry, backends)
     if schema.is_section(kind):
         raise ConfigError(f"{dotted} is a section; name a key in it, such as {dotted}.{_example(kind, backends)}")
-    if text == "null" and not schema.is_variable(keys):
+    if text == "null" and not schema.is_agent_variable(keys):
         return SettingChange(keys, None, None)
-    means = dict(checked(given, backends, environ))[keys]
-    value = converted(given, kind)
+    effective = dict(checked_values(entry, backends, environ))[keys]
+    value = converted(entry, kind)
     if value is None:
         return SettingChange(keys, "all" if schema.is_list(kind) else "", None)
-    return SettingChange(keys, msgspec.convert(value, Value), means)
+    return SettingChange(keys, msgspec.convert(value, Value), effective)
 
 
 def _example(section: object, backends: Collection[str]) -> str:
@@ -82,63 +82,63 @@ class SettingsText(NamedTuple):
         """Return the valid settings of the text."""
         return settings_of(self._values(_ignore))
 
-    def with_setting(self, change: SettingChange, left: OnInvalid = _ignore) -> str:
-        """Return the text with a changed setting; pass each mistake that remains to `left`.
+    def with_setting(self, change: SettingChange, on_remaining: OnInvalid = _ignore) -> str:
+        """Return the text with a changed setting; pass each mistake that remains to `on_remaining`.
 
         Raises:
             ConfigError: the change corrects none of the mistakes in the file, or would change other settings too.
         """
         before = self._values(_ignore)
-        wanted = {**before, change.keys: change.means}
-        if _set_in(before) == _set_in(wanted):
-            return self._edited(change.keys, wanted, lambda: self.text, left)
-        return self._edited(change.keys, wanted, lambda: with_value(self.text, change.keys, change.value), left)
+        expected = {**before, change.keys: change.effective}
+        is_set = _without_defaults(before) == _without_defaults(expected)
+        edit = (lambda: self.text) if is_set else (lambda: with_value(self.text, change.keys, change.value))
+        return self._edited(change.keys, expected, edit, on_remaining)
 
-    def without_setting(self, dotted: str, left: OnInvalid = _ignore) -> str:
+    def without_setting(self, dotted: str, on_remaining: OnInvalid = _ignore) -> str:
         """Return the text without a key or section, which may be unknown; the same text if the key is not set.
 
         Raises:
             ConfigError: the key is unknown and not set; or as for `with_setting`.
         """
         keys = schema.split(dotted)
-        wanted = {name: value for name, value in self._values(_ignore).items() if name[: len(keys)] != keys}
-        without = self._edited(keys, wanted, lambda: without_value(self.text, keys), left)
+        expected = {name: value for name, value in self._values(_ignore).items() if name[: len(keys)] != keys}
+        without = self._edited(keys, expected, lambda: without_value(self.text, keys), on_remaining)
         if without == self.text:
             schema.kind_of(SourcedValue(keys, None, "config unset", ""), self.backends)
         return without
 
-    def _values(self, reject: OnInvalid) -> Found:
-        found: Found = {}
-        for given in parse(self.text, self.path, reject):
+    def _values(self, reject: OnInvalid) -> Values:
+        found: Values = {}
+        for entry in parse(self.text, self.path, reject):
             try:
-                found |= checked(given, self.backends, self.environ)
+                found |= checked_values(entry, self.backends, self.environ)
             except ConfigError as exc:
                 reject(exc)
         return found
 
-    def _edited(self, keys: tuple[str, ...], wanted: Found, edit: Callable[[], str], left: OnInvalid) -> str:
-        """Return the edited text; check that the text has the wanted values, and no new mistakes."""
+    def _edited(self, keys: tuple[str, ...], expected: Values, edit: Callable[[], str], on_remaining: OnInvalid) -> str:
+        """Return the edited text; check that the text has the expected values, and no new mistakes."""
         mistakes: list[ConfigError] = []
         try:
             after = edit()
             values = self._replace(text=after)._values(mistakes.append)
         except ConfigError as exc:
-            raise self._stuck(keys, exc.message) from exc
+            raise self._refusal(keys, exc.message) from exc
         except (yaml.YAMLError, RecursionError) as exc:
-            raise self._stuck(keys, f"its layout does not allow it ({' '.join(str(exc).split())})") from exc
+            raise self._refusal(keys, f"its layout does not allow it ({' '.join(str(exc).split())})") from exc
         before: list[ConfigError] = []
         self._values(before.append)
         if mistakes and len(mistakes) >= len(before):
-            raise before[0] if before else self._stuck(keys, mistakes[0].message)
-        if _set_in(values) != _set_in(wanted):
-            raise self._stuck(keys, "other settings would change with it, by an anchor or otherwise")
+            raise before[0] if before else self._refusal(keys, mistakes[0].message)
+        if _without_defaults(values) != _without_defaults(expected):
+            raise self._refusal(keys, "other settings would change with it, by an anchor or otherwise")
         for mistake in mistakes:
-            left(mistake)
+            on_remaining(mistake)
         return after
 
-    def _stuck(self, keys: tuple[str, ...], why: str) -> ConfigError:
+    def _refusal(self, keys: tuple[str, ...], why: str) -> ConfigError:
         return ConfigError(f"{self.path}: {'.'.join(keys)} cannot be changed there: {why}; edit the file instead")
 
 
-def _set_in(values: Found) -> Found:
+def _without_defaults(values: Values) -> Values:
     return {keys: value for keys, value in values.items() if value is not None}

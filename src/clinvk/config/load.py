@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import OnInvalid, SourcedValue, checked, opened_home, raise_invalid, user_home
+from clinvk.config.setting_values import OnInvalid, SourcedValue, checked_values, expand_home, raise_invalid, user_home
 from clinvk.types.errors import ConfigError
 
 WORKTREES = "worktrees"
@@ -34,7 +34,7 @@ def home(environ: Mapping[str, str]) -> Path:
         ConfigError: there is no home directory.
     """
     if moved := environ.get("CLINVK_HOME"):
-        return _absolute(opened_home(moved, environ))
+        return _absolute(expand_home(moved, environ))
     return user_home(environ) / ".clinvk"
 
 
@@ -49,7 +49,7 @@ def settings_file(path: str | None, environ: Mapping[str, str]) -> tuple[Path, b
         ConfigError: there is no home directory.
     """
     if named := path or environ.get("CLINVK_CONFIG"):
-        return _absolute(opened_home(named, environ)), True
+        return _absolute(expand_home(named, environ)), True
     return home(environ) / "config.yaml", False
 
 
@@ -91,14 +91,14 @@ def trace(
     """
     found = dict(defaults)
     places: dict[tuple[str, ...], str] = {}
-    for given in chain(_file(path, environ, reject), _environment(environ, backends), _flags(flags)):
+    for entry in chain(_file(path, environ, reject), _environment(environ, backends), _flags(flags)):
         try:
-            values = dict(checked(given, backends, environ))
+            values = dict(checked_values(entry, backends, environ))
         except ConfigError as exc:
             reject(exc)
             continue
         found |= values
-        places |= dict.fromkeys(values, given.place)
+        places |= dict.fromkeys(values, entry.place)
     return SettingsTrace(settings_of(found), places)
 
 

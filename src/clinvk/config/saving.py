@@ -26,7 +26,7 @@ def replace_file(file: Path, data: bytes) -> None:
         OSError: the file cannot be written, or is read-only.
     """
     before = _stat(file)
-    fd, beside = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    fd, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:
         with open(fd, "wb") as new:
             if before:
@@ -36,10 +36,10 @@ def replace_file(file: Path, data: bytes) -> None:
             new.write(data)
             new.flush()
             os.fsync(fd)
-        os.rename(beside, file)
+        os.rename(temporary, file)
     except BaseException:
         with suppress(OSError):
-            os.unlink(beside)
+            os.unlink(temporary)
         raise
     _sync(file.parent)
 

@@ -58,33 +58,33 @@ _LISTED = 12
 def split(dotted: str) -> tuple[str, ...]:
     """Split a dotted key. The name of an agent's variable may contain dots."""
     parts = tuple(dotted.split(".", 3))
-    return parts if is_variable(parts) else tuple(dotted.split("."))
+    return parts if is_agent_variable(parts) else tuple(dotted.split("."))
 
 
-def is_variable(keys: tuple[str, ...]) -> bool:
+def is_agent_variable(keys: tuple[str, ...]) -> bool:
     """Return whether keys name a variable of an agent: `backends.<name>.env.<variable>`."""
     return len(keys) == 4 and (keys[0], keys[2]) == ("backends", "env")
 
 
-def kind_of(given: SourcedValue, backends: Collection[str]) -> object:
+def kind_of(entry: SourcedValue, backends: Collection[str]) -> object:
     """Return the type of the key in `Settings`.
 
     Raises:
         ConfigError: there is no such key; names the nearest.
     """
     kind: object = Settings
-    for depth, key in enumerate(given.keys):
+    for depth, key in enumerate(entry.keys):
         names = members(kind, backends)
         if key in names:
             kind = names[key]
         elif names:
             what = "backend" if kind == _BACKENDS else "key"
-            raise unknown_key(given, f"unknown {what} {'.'.join(given.keys[: depth + 1])!r}", key, names)
+            raise unknown_key(entry, f"unknown {what} {'.'.join(entry.keys[: depth + 1])!r}", key, names)
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]
         else:
-            above = ".".join(given.keys[:depth])
-            raise ConfigError(f"{given.place}: {above} has no key {key!r}; it must be {allowed(kind)}")
+            above = ".".join(entry.keys[:depth])
+            raise ConfigError(f"{entry.place}: {above} has no key {key!r}; it must be {allowed(kind)}")
     return kind
 
 
@@ -125,14 +125,14 @@ SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth|cookie|header|
 """Names of settings, variables and flags whose values are not printed."""
 
 
-def unknown_key(given: SourcedValue, what: str, name: str, among: Collection[str]) -> ConfigError:
+def unknown_key(entry: SourcedValue, what: str, name: str, among: Collection[str]) -> ConfigError:
     """Return the error for an unknown name, with the nearest name and the allowed names."""
     near = nearest(name.lower(), among)
     hints = [f"did you mean {near!r}?"] if near else []
     hints += [] if near and len(among) > _LISTED else [f"allowed: {', '.join(among)}"]
-    is_hidden = given.value is None or "=" in what or SECRET_NAME.search(".".join(given.keys))
-    value = "" if is_hidden else f" (= {given.written!r})"
-    place = f"{given.place}: " if given.place else ""
+    is_hidden = entry.value is None or "=" in what or SECRET_NAME.search(".".join(entry.keys))
+    value = "" if is_hidden else f" (= {entry.written!r})"
+    place = f"{entry.place}: " if entry.place else ""
     return ConfigError(f"{place}{what}{value}; {' '.join(hints)}")
 
 
@@ -184,79 +184,79 @@ _YES_NO = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no
 """The words of a variable for true and false: 1, 0, and those that YAML has."""
 
 
-def checked(
-    given: SourcedValue, backends: Collection[str], environ: Mapping[str, str]
+def checked_values(
+    entry: SourcedValue, backends: Collection[str], environ: Mapping[str, str]
 ) -> Iterator[tuple[tuple[str, ...], object]]:
     """Yield key and value, ready for `Settings`; several for a section that a variable has as JSON.
 
     Raises:
         ConfigError: an unknown key or a wrong value; names its place, the key, the value and what is allowed.
     """
-    kind = kind_of(given, backends)
-    if given.value is None:
+    kind = kind_of(entry, backends)
+    if entry.value is None:
         return
     if is_section(kind):
-        for inner in _opened(given):
-            yield from checked(inner, backends, environ)
+        for inner in _section_entries(entry):
+            yield from checked_values(inner, backends, environ)
         return
-    value = _paths(given, converted(given, kind), environ)
-    _check(given, value, backends)
-    yield given.keys, value
+    value = _paths(entry, converted(entry, kind), environ)
+    _check(entry, value, backends)
+    yield entry.keys, value
 
 
-def _check(given: SourcedValue, value: object, backends: Collection[str]) -> None:
+def _check(entry: SourcedValue, value: object, backends: Collection[str]) -> None:
     """Refuse a value of the right type that cannot be meant."""
     wrong = ""
-    name = given.keys[-1]
-    if is_variable(given.keys) and (name == "" or "=" in name or "\0" in f"{name}{value}"):
+    name = entry.keys[-1]
+    if is_agent_variable(entry.keys) and (name == "" or "=" in name or "\0" in f"{name}{value}"):
         wrong = "must be a variable: a name without '=', and no NUL character"
-    if given.keys == ("server", "host") and not str(value).strip():
+    if entry.keys == ("server", "host") and not str(value).strip():
         wrong = "must be an address or a name, such as 127.0.0.1, or 0.0.0.0 for every one"
     if wrong:
-        raise ConfigError(f"{given.place}: {given.where}: {wrong}")
+        raise ConfigError(f"{entry.place}: {entry.where}: {wrong}")
     items = msgspec.convert(value, tuple[str, ...]) if isinstance(value, tuple) else (str(value),)
     for item in items:
-        if given.keys in _OF_BACKENDS and item not in backends:
-            raise unknown_key(given, f"{'.'.join(given.keys)} = {item!r}", item, backends)
-        if given.keys == ("agents", "env_allow") and not _VARIABLES.fullmatch(item):
+        if entry.keys in _OF_BACKENDS and item not in backends:
+            raise unknown_key(entry, f"{'.'.join(entry.keys)} = {item!r}", item, backends)
+        if entry.keys == ("agents", "env_allow") and not _VARIABLES.fullmatch(item):
             raise ConfigError(
-                f"{given.place}: {'.'.join(given.keys)} = {item!r}: must be names of variables, each an item of its "
+                f"{entry.place}: {'.'.join(entry.keys)} = {item!r}: must be names of variables, each an item of its "
                 "own, in which * stands for any text"
             )
 
 
-def _opened(given: SourcedValue) -> Iterator[SourcedValue]:
+def _section_entries(entry: SourcedValue) -> Iterator[SourcedValue]:
     """Yield the entries of a section that a variable has as a JSON object."""
     try:
-        content = msgspec.json.decode(given.written if given.is_text else "", type=dict[str, object])
+        content = msgspec.json.decode(entry.written if entry.is_text else "", type=dict[str, object])
     except msgspec.DecodeError:
-        raise ConfigError(f"{given.place}: {given.where}: must be a section, keys with values") from None
+        raise ConfigError(f"{entry.place}: {entry.where}: must be a section, keys with values") from None
     for key, value in content.items():
-        yield SourcedValue((*given.keys, key), value, given.place, str(value))
+        yield SourcedValue((*entry.keys, key), value, entry.place, str(value))
 
 
-def converted(given: SourcedValue, kind: object) -> object:
+def converted(entry: SourcedValue, kind: object) -> object:
     """Convert the value to the type of its key.
 
     Raises:
         ConfigError: the value is not of this type.
     """
-    value = given.value
+    value = entry.value
     if value == "" and type(None) in get_args(kind):
         return None
-    if given.keys[-1] == "allowed_tools" and isinstance(value, str) and not value.startswith("["):
+    if entry.keys[-1] == "allowed_tools" and isinstance(value, str) and not value.startswith("["):
         return None if value == "all" else split_list([value])
-    if is_list(kind) and given.is_text and isinstance(value, str):
-        value = _listed(given, value)
-    if given.is_text and (kind is bool or bool in get_args(kind)):
-        value = _YES_NO.get(given.written.lower(), value)
+    if is_list(kind) and entry.is_text and isinstance(value, str):
+        value = _listed(entry, value)
+    if entry.is_text and (kind is bool or bool in get_args(kind)):
+        value = _YES_NO.get(entry.written.lower(), value)
     try:
-        return msgspec.convert(value, kind, strict=not given.is_text)
+        return msgspec.convert(value, kind, strict=not entry.is_text)
     except msgspec.ValidationError:
-        raise ConfigError(f"{given.place}: {given.where}: must be {allowed(kind)}") from None
+        raise ConfigError(f"{entry.place}: {entry.where}: must be {allowed(kind)}") from None
 
 
-def _listed(given: SourcedValue, text: str) -> Sequence[str]:
+def _listed(entry: SourcedValue, text: str) -> Sequence[str]:
     """Parse a list on one line: `a,b`, or `[a, "b, c"]`, whose items are texts even if they look like numbers."""
     if not text.startswith("["):
         return split_list([text])
@@ -266,13 +266,13 @@ def _listed(given: SourcedValue, text: str) -> Sequence[str]:
         node = yaml.SafeLoader(text).get_single_node()
         if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
             return [str(item.value) for item in node.value]
-    raise ConfigError(f"{given.place}: {given.where}: must be texts with commas, or [a, b] where an item has a comma")
+    raise ConfigError(f"{entry.place}: {entry.where}: must be texts with commas, or [a, b] where an item has a comma")
 
 
-def split_list(given: Sequence[str]) -> tuple[str, ...]:
+def split_list(texts: Sequence[str]) -> tuple[str, ...]:
     """Split at commas, except inside parentheses: `Bash(git log,git diff),Read` are two tools."""
     names: list[str] = []
-    for text in given:
+    for text in texts:
         depth, start = 0, 0
         for at, char in enumerate(f"{text},"):
             depth += (char == "(") - (char == ")")
@@ -283,19 +283,19 @@ def split_list(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name)
 
 
-def _paths(given: SourcedValue, value: object, environ: Mapping[str, str]) -> object:
+def _paths(entry: SourcedValue, value: object, environ: Mapping[str, str]) -> object:
     """Expand a leading `~` of paths; refuse relative paths, which depend on the current directory."""
-    if given.keys[-1] not in _PATHS or is_variable(given.keys):
+    if entry.keys[-1] not in _PATHS or is_agent_variable(entry.keys):
         return value
     if isinstance(value, tuple):
-        return tuple(_paths(given, item, environ) for item in msgspec.convert(value, tuple[str, ...]))
-    path = opened_home(str(value), environ)
-    if path and not path.startswith("/") and given.keys[-1] not in _RELATIVE_OK:
-        raise ConfigError(f"{given.place}: {given.where}: must be an absolute path")
+        return tuple(_paths(entry, item, environ) for item in msgspec.convert(value, tuple[str, ...]))
+    path = expand_home(str(value), environ)
+    if path and not path.startswith("/") and entry.keys[-1] not in _RELATIVE_OK:
+        raise ConfigError(f"{entry.place}: {entry.where}: must be an absolute path")
     return path
 
 
-def opened_home(path: str, environ: Mapping[str, str]) -> str:
+def expand_home(path: str, environ: Mapping[str, str]) -> str:
     """Expand a leading `~` like a shell; services and files have no shell."""
     return str(user_home(environ)) + path[1:] if path == "~" or path.startswith("~/") else path
 

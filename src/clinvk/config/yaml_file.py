@@ -87,9 +87,9 @@ def _entries(
             yield from _leaf(SourcedValue(keys, None, f"{path}:{line}", _written(node)), node, reject)
 
 
-def _leaf(given: SourcedValue, node: yaml.Node, reject: OnInvalid) -> Iterator[SourcedValue]:
+def _leaf(entry: SourcedValue, node: yaml.Node, reject: OnInvalid) -> Iterator[SourcedValue]:
     try:
-        yield given._replace(value=_value(given.place, node, given.keys))
+        yield entry._replace(value=_value(entry.place, node, entry.keys))
     except ConfigError as exc:
         reject(exc)
 

@@ -56,37 +56,37 @@ class BuiltInBlocks(msgspec.Struct, frozen=True):
 
     Attributes:
         private: folders of clinvk and of the agents in the user's home.
-        kept: directories below the private folders that agents may use.
+        exceptions: directories below the private folders that agents may use.
         temporary: the machine's temporary folders, allowed even inside a system folder.
-        own: the operator's default directories for agents; a request may also name them.
+        defaults: the operator's default directories for agents; a request may also name them.
     """
 
     private: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
+    exceptions: tuple[str, ...] = ()
     temporary: tuple[str, ...] = ()
-    own: tuple[str, ...] = ()
+    defaults: tuple[str, ...] = ()
 
     def refusal(self, path: str) -> str | None:
         """Return the reason why an agent may not use a directory, or None."""
-        if path in self.own:
+        if path in self.defaults:
             return None
         folded = path.casefold()
         if folded in _ALONE:
             return "is never allowed: it has too much below it"
         if secret := _secret(folded):
             return f"is never allowed: {secret!r} may hold credentials, or programs that run by themselves"
-        if (private := _containing_folded(folded, self.private)) and not containing(path, self.kept):
+        if (private := _containing_folded(folded, self.private)) and not containing(path, self.exceptions):
             return f"is never allowed: {private!r} is private to clinvk or an agent"
-        if f"{folded}/".startswith(_BELOW_SYSTEM) and not self._is_fine(path, folded):
+        if f"{folded}/".startswith(_BELOW_SYSTEM) and not self._is_exempt(path, folded):
             return f"is never allowed: {containing(folded, _SYSTEM)!r} is the system's"
         return None
 
     def refusal_throughout(self, path: str) -> str | None:
         """Return the reason why an agent may use neither a directory nor any directory below, or None."""
-        fine = (*_NOT_SYSTEM, *self.kept, *self.temporary, *self.own)
-        return None if path.casefold() in _ALONE or _any_in(path, fine) else self.refusal(path)
+        allowed = (*_NOT_SYSTEM, *self.exceptions, *self.temporary, *self.defaults)
+        return None if path.casefold() in _ALONE or _any_in(path, allowed) else self.refusal(path)
 
-    def _is_fine(self, path: str, folded: str) -> bool:
+    def _is_exempt(self, path: str, folded: str) -> bool:
         return bool(containing(folded, _NOT_SYSTEM) or containing(path, self.temporary))
 
 

@@ -12,7 +12,7 @@ from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import RunRequest
 
-Word = TypeVar("Word", bound=str)
+Mode = TypeVar("Mode", bound=str)
 
 APPROVAL: tuple[ApprovalMode, ...] = ("always", "default", "auto", "none")
 """Approval modes, the strictest first."""
@@ -21,9 +21,9 @@ SANDBOX: tuple[SandboxMode, ...] = ("read-only", "workspace", "default", "full")
 """Sandbox modes, the strictest first. `default` is the choice of the agent's CLI, a weaker promise than a sandbox."""
 
 
-def modes_up_to(order: tuple[Word, ...], most: Word) -> tuple[Word, ...]:
-    """Return the modes that allow an agent no more than `most`, which is the last of the result."""
-    return order[: order.index(most) + 1]
+def modes_up_to(order: tuple[Mode, ...], maximum: Mode) -> tuple[Mode, ...]:
+    """Return the modes that allow an agent no more than `maximum`, which is the last of the result."""
+    return order[: order.index(maximum) + 1]
 
 
 def permission_rank(approval: ApprovalMode | None, sandbox: SandboxMode | None) -> SandboxMode:
@@ -82,21 +82,21 @@ DEPTH_VARIABLE = "CLINVK_DEPTH"
 
 def nesting_depth(environ: Mapping[str, str]) -> int:
     """Return the number of agents around this clinvk; an invalid value, not set by clinvk, counts as 0."""
-    told = environ.get(DEPTH_VARIABLE, "")
-    return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
+    value = environ.get(DEPTH_VARIABLE, "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0
 
 
-def check_nesting_depth(environ: Mapping[str, str], most: int) -> None:
+def check_nesting_depth(environ: Mapping[str, str], maximum: int) -> None:
     """Refuse to run an agent on behalf of an agent if the nesting is too deep.
 
     Raises:
-        InvalidRequest: the depth is above `most`.
+        InvalidRequest: the depth is above `maximum`.
     """
-    around = nesting_depth(environ)
-    if around > most:
+    depth = nesting_depth(environ)
+    if depth > maximum:
         raise InvalidRequest(
-            f"this clinvk was started by an agent that clinvk runs, {around} deep ({DEPTH_VARIABLE}); "
-            f"unified_flags.max_depth allows {most}"
+            f"this clinvk was started by an agent that clinvk runs, {depth} deep ({DEPTH_VARIABLE}); "
+            f"unified_flags.max_depth allows {maximum}"
         )
 
 

@@ -74,7 +74,7 @@ class WorkdirPolicy:
 
         The path must be free of symbolic links. The directory in which a server starts is unknown, and is ignored.
         """
-        built_in = replace(self._built_in, own=_with_targets(self._default))
+        built_in = replace(self._built_in, defaults=_with_targets(self._default))
         return built_in.refusal_throughout(path) or self._directories().refusal_throughout(path) or ""
 
     def admit(self, request: RunRequest) -> str:
@@ -234,9 +234,9 @@ def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[
     folders = {_expanded(folder, environ) for backend in registry.values() for folder in backend.folders}
     return BuiltInBlocks(
         private=_with_targets(str(own), *folders),
-        kept=_with_targets(str(own / _WORKSPACE)),
+        exceptions=_with_targets(str(own / _WORKSPACE)),
         temporary=_with_targets(tempfile.gettempdir()),
-        own=tuple(start_directories if settings.server.default_workdir else start_directories - {"/"}),
+        defaults=tuple(start_directories if settings.server.default_workdir else start_directories - {"/"}),
     )
 
 

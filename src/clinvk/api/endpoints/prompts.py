@@ -123,7 +123,7 @@ class _PromptRequest(Exchange):
     async def _run_call(self, call: Call, disconnect: DisconnectWatch) -> None:
         runs = self._services.runs
         async with _started(runs, call.request) if call.detach else runs.run(call.request) as run:
-            logs.note(run_id=run.id)
+            logs.add_fields(run_id=run.id)
             if call.detach:
                 disconnect.watch()  # only now: a client that leaves earlier still has its run started
             if call.respond_async:

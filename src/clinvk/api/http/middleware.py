@@ -89,7 +89,7 @@ class RequestMiddleware:
         scope.setdefault("state", {}).update(
             request_id=request_id, dialect=dialect_of(path, headers_of(scope)), is_refused=is_refused
         )
-        logs.note(request_id=request_id)
+        logs.add_fields(request_id=request_id)
         log = _AccessLogEntry(scope, send, is_last=is_stopping)
         server.active_requests += 1
         try:
@@ -170,7 +170,7 @@ class _AccessLogEntry:
             "bytes": self._bytes,
             "duration_ms": round(seconds * 1000, 1),
             "request_id": state["request_id"],
-            "run_id": logs.noted().get("run_id"),
+            "run_id": logs.current_fields().get("run_id"),
             "key": state.get("key_name"),
             "client": client and client[0],
         }

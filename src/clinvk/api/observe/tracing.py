@@ -79,7 +79,7 @@ class Tracing:
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
-            logs.note(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
+            logs.add_fields(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
             try:
                 await app(scope, receive, send_and_note)
             finally:

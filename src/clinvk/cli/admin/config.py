@@ -15,7 +15,7 @@ from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_json, print_t
 from clinvk.config import setting_values
 from clinvk.config.load import home, nested, settings_file, trace
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import OnInvalid, SourcedValue, Value, is_variable
+from clinvk.config.setting_values import OnInvalid, SourcedValue, Value, is_agent_variable
 from clinvk.runtime.capacity import capacity
 from clinvk.types.errors import ClinvkError, ConfigError
 
@@ -29,7 +29,7 @@ _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
 def without_secrets(name: tuple[str, ...], value: Value) -> Value:
     """Return a setting with secrets hidden; `name` is the key from the top down."""
     if isinstance(value, str):
-        if is_variable(name) and value and setting_values.SECRET_NAME.search(name[-1]):
+        if is_agent_variable(name) and value and setting_values.SECRET_NAME.search(name[-1]):
             return _HIDDEN
         return _without_password(value)
     if isinstance(value, tuple):

@@ -40,7 +40,7 @@ _COLD_TIMEOUT_FACTOR = 3
 
 async def drive(task: RunTask) -> None:
     """Wait for the slot, run the agent, log the ending, and release all resources."""
-    logs.note(run_id=task.id)
+    logs.add_fields(run_id=task.id)
     try:
         await task.wait_for_slot()
         async with task.spec.hold() if task.spec.hold and not task.stopped_by else nullcontext():
