@@ -1,4 +1,4 @@
-"""Each key of the settings, from each source: what it takes reaches it, and what it does not take is told."""
+"""Every setting from every source: valid values apply, and invalid values are reported."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ OF_VARIABLES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
 
 
 def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, object]]:
-    """Give two values that are no default, as text and as what they mean."""
+    """Return two values other than the default, each as text and parsed."""
     words = setting_values.allowed_words(kind)
     if special := (OF_BACKENDS | OF_VARIABLES).get(name):
         return special
@@ -122,7 +122,7 @@ def test_mistyped_key_gets_a_suggestion(tmp_path: Path, name: Name, kind: object
 
 
 def test_every_key_type_has_a_description() -> None:
-    """A new type would be called a text where a value is refused."""
+    """Without a description, error messages would call a new type a text."""
     kinds = {kind for _, kind in KEYS}
     texts = {kind for kind in kinds if setting_values.allowed(kind).startswith("a text")}
     assert texts == {str}

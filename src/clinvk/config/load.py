@@ -112,7 +112,7 @@ def _file(path: str | None, environ: Mapping[str, str], reject: OnInvalid) -> It
         file, is_named = settings_file(path, environ)
         if not is_named and not _may_be_there(file):
             return
-        # The reader of YAML is a third of the start-up of a prompt: without a file nobody pays for it.
+        # Importing PyYAML is a third of the start-up of a prompt, so it is imported only if there is a file.
         from clinvk.config.yaml_file import read
 
         yield from read(file, reject)

@@ -159,7 +159,7 @@ class LogSettings(_Section, frozen=True, kw_only=True):
 
 
 class TracingSettings(_Section, frozen=True, kw_only=True):
-    """OpenTelemetry; where to and how is told by its own variables, `OTEL_…`."""
+    """OpenTelemetry; the variables `OTEL_…` set target and format."""
 
     enabled: bool = False
 
@@ -194,12 +194,12 @@ class Settings(_Section, frozen=True, kw_only=True):
 
 
 def complete(request: RunRequest, settings: Settings) -> RunRequest:
-    """Fill what the request left open from the settings of its backend, then from the unified ones.
+    """Fill the open fields of a request from the settings of its backend, then from the unified settings.
 
     `extra_flags` of the settings come before the request's own.
 
     Raises:
-        InvalidRequest: an object that it brings is too large or nested too deeply; names the field.
+        InvalidRequest: an object of the request is too large or nested too deeply; names the field.
     """
     refuse_nesting("metadata", request.metadata)
     refuse_nesting("output_schema", request.output_schema)

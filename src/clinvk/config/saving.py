@@ -30,7 +30,7 @@ def replace_file(file: Path, data: bytes) -> None:
     try:
         with open(fd, "wb") as new:
             if before:
-                with suppress(PermissionError):  # another's file that one may write; it becomes one's own
+                with suppress(PermissionError):  # a writable file of another user: the new file belongs to this user
                     os.fchown(fd, before.st_uid, before.st_gid)
             os.fchmod(fd, stat.S_IMODE(before.st_mode) if before else _NEW_FILE)
             new.write(data)
@@ -56,7 +56,7 @@ def _stat(file: Path) -> os.stat_result | None:
 
 
 def _sync(folder: Path) -> None:
-    with suppress(PermissionError):  # a folder that one may write in and not read
+    with suppress(PermissionError):  # the folder is writable but not readable
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -101,7 +101,7 @@ def change_file(file: Path, edit: Callable[[str], str], make_folder: bool, dry_r
 def _read(file: Path) -> tuple[str, bytes]:
     """Return the text with its line ends, and the byte order mark before the text."""
     try:
-        if not stat.S_ISREG(os.stat(file).st_mode):  # what is renamed over /dev/null is the end of /dev/null
+        if not stat.S_ISREG(os.stat(file).st_mode):  # renaming a file over /dev/null would replace the device
             raise ConfigError(f"{file}: is not a regular file")
         data = file.read_bytes()
     except FileNotFoundError:

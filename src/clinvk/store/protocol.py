@@ -18,10 +18,20 @@ MIN_PREFIX = 4
 UNDER_WAY: tuple[RunState, RunState] = ("queued", "running")
 """The states of a run that holds its session."""
 
-MADE_WITH = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags")
+FIXED_SESSION_FIELDS = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags")
 """The fields of a session that its runs do not change."""
 
-RUN_MADE_WITH = ("id", "session_id", "parent_id", "backend", "created_at", "workdir", "request", "prompt", "key_name")
+FIXED_RUN_FIELDS = (
+    "id",
+    "session_id",
+    "parent_id",
+    "backend",
+    "created_at",
+    "workdir",
+    "request",
+    "prompt",
+    "key_name",
+)
 """The fields of a run that never change after `begin`."""
 
 SEARCHED_CHARS = 1000
@@ -79,9 +89,9 @@ class SessionStore(Protocol):
     """Sessions and runs.
 
     A `reference` is an id or a unique prefix of an id with at least `MIN_PREFIX` digits. The fields of a session in
-    `MADE_WITH` never change with its runs; only `describe` and `tag` change title and tags, so a run cannot undo such a
-    change. The fields of a run in `RUN_MADE_WITH` never change. All methods raise `StoreUnavailable` if the store
-    cannot be used.
+    `FIXED_SESSION_FIELDS` never change with its runs; only `describe` and `tag` change title and tags, so a run cannot
+    undo such a change. The fields of a run in `FIXED_RUN_FIELDS` never change. All methods raise `StoreUnavailable` if
+    the store cannot be used.
 
     Attributes:
         damage: the known damage of the store, empty if undamaged. The undamaged parts can be used.

@@ -101,7 +101,7 @@ def sessions(connection: "sqlite3.Connection", query: SessionQuery, note: Note) 
             return _page(connection, SESSIONS, query, keys, len(keys), note)
         groups = _session_groups(connection, query)
         return _page(connection, SESSIONS, query, groups.in_order(connection), groups.total, note)
-    return _salvaged(connection, SESSIONS, query, lambda session: _is_wanted(session, query), note)
+    return _salvaged(connection, SESSIONS, query, lambda session: _matches(session, query), note)
 
 
 def current(connection: "sqlite3.Connection", backend: str, working_dir: str) -> Session | None:
@@ -115,18 +115,18 @@ def current(connection: "sqlite3.Connection", backend: str, working_dir: str) ->
 
 def runs(connection: "sqlite3.Connection", query: RunQuery, note: Note) -> Page[RunRecord]:
     """List runs."""
-    wanted = {name: value for name in _RUN_FILTERS if (value := getattr(query, name)) is not None}
+    filters = {name: value for name in _RUN_FILTERS if (value := getattr(query, name)) is not None}
     with skipping(note):
         if query.session_id is not None or query.parent_id is not None:
             conditions = [
-                (f"{'' if name.endswith('_id') else '+'}{name} = ?", (value,)) for name, value in wanted.items()
+                (f"{'' if name.endswith('_id') else '+'}{name} = ?", (value,)) for name, value in filters.items()
             ]
             keys = _selected(connection, RUNS, conditions)
             return _page(connection, RUNS, query, keys, len(keys), note)
         groups = _groups(connection, "runs", "", query.backend, query.state)
         return _page(connection, RUNS, query, groups.in_order(connection), groups.total, note)
     return _salvaged(
-        connection, RUNS, query, lambda run: all(getattr(run, name) == value for name, value in wanted.items()), note
+        connection, RUNS, query, lambda run: all(getattr(run, name) == value for name, value in filters.items()), note
     )
 
 
@@ -187,7 +187,7 @@ def _session_conditions(connection: "sqlite3.Connection", query: SessionQuery) -
     return conditions
 
 
-def _is_wanted(session: Session, query: SessionQuery) -> bool:
+def _matches(session: Session, query: SessionQuery) -> bool:
     return (
         query.backend in (None, session.backend)
         and query.status in (None, session.status)
@@ -225,7 +225,7 @@ def _salvaged(
     connection: "sqlite3.Connection",
     table: Table[_T],
     query: SessionQuery | RunQuery,
-    is_wanted: Callable[[_T], bool],
+    matches: Callable[[_T], bool],
     note: Note,
 ) -> Page[_T]:
     """List without an index: read each row that can be read."""
@@ -233,7 +233,7 @@ def _salvaged(
     readable_count, found = 0, list[tuple[float, int]]()
     for key, item in table.by_key(connection, keys, note):
         readable_count += 1
-        if is_wanted(item):
+        if matches(item):
             found.append((getattr(item, table.at), key))
     found.sort(reverse=True)
     lost = max(count(connection, table, note), len(keys)) - readable_count

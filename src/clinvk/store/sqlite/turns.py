@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.store import protocol, search
-from clinvk.store.protocol import MADE_WITH, RUN_MADE_WITH
+from clinvk.store.protocol import FIXED_RUN_FIELDS, FIXED_SESSION_FIELDS
 from clinvk.store.sqlite import event_chunks
 from clinvk.store.sqlite.event_chunks import Chunk
 from clinvk.store.sqlite.owners import OwnerLocks
@@ -25,8 +25,8 @@ from clinvk.types.session import Session, with_tags
 if TYPE_CHECKING:
     import sqlite3
 
-_RUN_CHANGES = tuple(name for name in RUNS.columns if name not in RUN_MADE_WITH)
-_SESSION_CHANGES = tuple(name for name in SESSIONS.columns if name not in (*MADE_WITH, "id"))
+_RUN_CHANGES = tuple(name for name in RUNS.columns if name not in FIXED_RUN_FIELDS)
+_SESSION_CHANGES = tuple(name for name in SESSIONS.columns if name not in (*FIXED_SESSION_FIELDS, "id"))
 _DESCRIPTION = ("title", "tags")
 
 _INSERT_SESSION = f"{SESSIONS.insert('resumable', 'imported_at')} ON CONFLICT (id) DO NOTHING"
