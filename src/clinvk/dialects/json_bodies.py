@@ -70,34 +70,34 @@ def parameters(query: bytes, type_: type[T]) -> T:
         pairs = [(name, value) for name, value in parse_qsl(query.decode(), errors="strict") if value]
     except UnicodeDecodeError:
         raise InvalidRequest("the query is not valid UTF-8") from None
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in pairs:
-        if name in given:
+        if name in values:
             raise InvalidRequest(f"parameter {_short(name)!r} is given twice", _short(name))
-        given[name] = value
+        values[name] = value
     try:
-        return msgspec.convert(given, type_, strict=False)
+        return msgspec.convert(values, type_, strict=False)
     except msgspec.ValidationError as error:
-        _explain(str(error), msgspec.json.encode(given), type_, "parameter")
+        _explain(str(error), msgspec.json.encode(values), type_, "parameter")
 
 
 def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") -> NoReturn:
     """Raise msgspec's error in clinvk's wording; `word` is the noun for a member, such as `field`."""
-    said, inside = _parted(message)
+    problem, inside = _split_message(message)
     is_value = inside.endswith(_ANY_KEY)
     inside = inside.replace(_ANY_KEY, "")
     path = [int(part) if _is_index(part) else part for part in re.findall(r"[^.\[\]]+", inside)]
     place = _short(f"{at}.{inside}" if at and inside else at or inside)
     prefix = f"{place}." if place else ""
-    if said.startswith(_UNKNOWN):
-        name = _short(said.removeprefix(_UNKNOWN).removesuffix("`"))
+    if problem.startswith(_UNKNOWN):
+        name = _short(problem.removeprefix(_UNKNOWN).removesuffix("`"))
         known = _fields(_types_at(type_, path))
         raise InvalidRequest(_unknown(word, prefix + name, name, known), prefix + name) from None
-    quoted = _QUOTED.search(said)
-    if said.startswith("Object missing required field") and quoted:
+    quoted = _QUOTED.search(problem)
+    if problem.startswith("Object missing required field") and quoted:
         field = prefix + quoted["name"]
         raise InvalidRequest(f"{field} is missing{_reason(type_, [*path, quoted['name']])}", field) from None
-    if said.startswith("Number out of range"):
+    if problem.startswith("Number out of range"):
         raise InvalidRequest(f"{place or 'the body'} has a number that is out of range", place or None) from None
     what = f"each value in {place}" if is_value else place or "the body"
     allowed = _allowed(_types_at(type_, [*path, ""] if is_value else path))
@@ -105,12 +105,12 @@ def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") 
     raise InvalidRequest(f"{what} must be {allowed}{got}{_reason(type_, path)}", place or None) from None
 
 
-def _parted(message: str) -> tuple[str, str]:
+def _split_message(message: str) -> tuple[str, str]:
     """Split a msgspec message into problem and place. A quoted value may look like a place, but precedes the place."""
-    said, mark, place = message.rpartition(" - at `$")
-    if not mark or (said.startswith(_UNKNOWN) and not said.removeprefix(_UNKNOWN).endswith("`")):
+    problem, mark, place = message.rpartition(" - at `$")
+    if not mark or (problem.startswith(_UNKNOWN) and not problem.removeprefix(_UNKNOWN).endswith("`")):
         return message, ""
-    return said, place.removesuffix("`").removeprefix(".")
+    return problem, place.removesuffix("`").removeprefix(".")
 
 
 def _float(text: str) -> float:
@@ -231,9 +231,9 @@ def _fields(types: list[inspect.Type]) -> list[str]:
 
 def _allowed(types: list[inspect.Type]) -> str:
     words = [str(value) for type_ in types if isinstance(type_, inspect.LiteralType) for value in type_.values if value]
-    told = [f"one of {', '.join(words)}" if len(words) > 1 else words[0]] if words else []
-    told += [_described(type_) for type_ in types if not isinstance(type_, inspect.LiteralType)]
-    return " or ".join(dict.fromkeys(told)) or "null"
+    descriptions = [f"one of {', '.join(words)}" if len(words) > 1 else words[0]] if words else []
+    descriptions += [_described(type_) for type_ in types if not isinstance(type_, inspect.LiteralType)]
+    return " or ".join(dict.fromkeys(descriptions)) or "null"
 
 
 def _described(type_: inspect.Type) -> str:
@@ -271,5 +271,5 @@ def _lengths(low: int | None, high: int | None, what: str) -> str:
 
 def _bounds(number: inspect.IntType | inspect.FloatType) -> str:
     limits = (("above", number.gt), ("at least", number.ge), ("below", number.lt), ("at most", number.le))
-    said = [f"{word} {limit:.0f}" for word, limit in limits if limit is not None]
-    return f" {' and '.join(said)}" if said else ""
+    bounds = [f"{word} {limit:.0f}" for word, limit in limits if limit is not None]
+    return f" {' and '.join(bounds)}" if bounds else ""

@@ -70,8 +70,8 @@ def stored_request(run: RunRecord) -> StoredRequest | None:
     if run.session_id is None:
         return None
     try:
-        given = run.request.get("answer_as") or msgspec.convert(run.request.get("metadata", {}), Json)[_EARLIER_KEY]
-        data = msgspec.convert(given, StoredRequest)
+        stored = run.request.get("answer_as") or msgspec.convert(run.request.get("metadata", {}), Json)[_EARLIER_KEY]
+        data = msgspec.convert(stored, StoredRequest)
     except KeyError:
         return None
     except msgspec.ValidationError:  # other APIs leave the metadata to the caller
@@ -87,8 +87,8 @@ def system(run: RunRecord) -> str:
     data = stored_request(run)
     if data is None:
         return ""
-    said = str(run.request.get("system_prompt") or "")
-    return said.removeprefix(data.response.instructions or "").removeprefix(SEPARATOR)
+    system_prompt = str(run.request.get("system_prompt") or "")
+    return system_prompt.removeprefix(data.response.instructions or "").removeprefix(SEPARATOR)
 
 
 def rebuilt(run: RunRecord, data: StoredRequest, events: Iterable[Event]) -> Response:
