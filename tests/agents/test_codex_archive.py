@@ -117,7 +117,7 @@ def talk(process: "subprocess.Popen[bytes]", channel: AppServerChannel, request:
 
 
 async def test_thread_opened_for_a_cancelled_run_can_be_resumed_by_another_process(machine: Machine) -> None:
-    channel = AppServerChannel({"cwd": str(machine.project), "approvalPolicy": "never"}, stays=True)
+    channel = AppServerChannel({"cwd": str(machine.project), "approvalPolicy": "never"}, is_kept=True)
     pipe, server = subprocess.PIPE, ("codex", "app-server")
     async with machine.runs() as runs:
         _, session = await told(machine, runs, ask("first [[words=2]]"))

@@ -12,7 +12,7 @@ from anthropic.types import MessageParam
 from pydantic import BaseModel
 
 from clinvk.api.access.keys import ApiKeys
-from clinvk.backends.claude.ending import login_message
+from clinvk.backends.claude.decoder import login_message
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.types.events import RunFinished, RunStarted, TextDelta

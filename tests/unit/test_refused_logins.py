@@ -31,7 +31,7 @@ def test_codex_missing_key_of_a_custom_provider_gets_no_login_advice() -> None:
 
 
 def test_codex_reconnect_after_a_rejected_login_fails() -> None:
-    told = failures.hopeless("Reconnecting... 1/5 (unexpected status 401 No: key)")
+    told = failures.refused_login("Reconnecting... 1/5 (unexpected status 401 No: key)")
     assert told == RunFailed("agent_unauthenticated", f"{OF_CODEX}unexpected status 401 No: key", 1)
 
 

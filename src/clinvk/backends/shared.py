@@ -22,7 +22,7 @@ EFFORT_LEVELS = {
 }
 """The effort levels of CLIs that have no lower level than `low`."""
 
-_UNFIT = re.compile(r"\W")
+_NOT_ALPHANUMERIC = re.compile(r"\W")
 
 _CONVERSATION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -108,7 +108,7 @@ class MessageJoiner(Generic[Delta]):
         self._delta = delta
         self._breaks = False
 
-    def say(self, text: str) -> Iterator[Delta]:
+    def write(self, text: str) -> Iterator[Delta]:
         """Yield the delta for a piece of the current message."""
         if text:
             yield self._delta(f"\n\n{text}" if self._breaks else text)
@@ -118,7 +118,7 @@ class MessageJoiner(Generic[Delta]):
         """Yield the delta for new text, which is a message of its own if the answer restarts."""
         if news.restarts:
             self.end_message()
-        yield from self.say(news.text)
+        yield from self.write(news.text)
 
     def end_message(self) -> None:
         """End the current message; the next piece starts a new message."""
@@ -129,20 +129,20 @@ class TextDeduplicator:
     """The text blocks (or the thinking blocks) of one message; each character is returned once."""
 
     def __init__(self) -> None:
-        self._said: list[str] = []
+        self._sent: list[str] = []
         self._expected = ""
         self._blocks: list[list[str]] = []
-        self._full = 0
+        self._complete = 0
 
     def begin(self, again: bool) -> None:
         """Begin a message; `again` repeats the previous message from its start."""
         if again:
-            self._expected = "".join(self._said)
+            self._expected = "".join(self._sent)
         else:
-            self._said = []
+            self._sent = []
             self._expected = ""
         self._blocks = []
-        self._full = 0
+        self._complete = 0
 
     def open_block(self) -> None:
         """Begin a block for the pieces that follow."""
@@ -160,8 +160,8 @@ class TextDeduplicator:
 
         The n-th complete block is the n-th streamed block, and may be longer than the streamed pieces.
         """
-        streamed = "".join(self._blocks[self._full]) if self._full < len(self._blocks) else ""
-        self._full += 1
+        streamed = "".join(self._blocks[self._complete]) if self._complete < len(self._blocks) else ""
+        self._complete += 1
         return self._add(text[len(streamed) :]) if text.startswith(streamed) else NewText("")
 
     def _add(self, text: str) -> NewText:
@@ -171,16 +171,16 @@ class TextDeduplicator:
         if text.startswith(self._expected):
             text = text[len(self._expected) :]
             self._expected = ""
-            self._said.append(text)
+            self._sent.append(text)
             return NewText(text)
-        said = "".join(self._said)
-        whole = said[: len(said) - len(self._expected)] + text
-        self._said = [whole]
+        earlier = "".join(self._sent)
+        whole = earlier[: len(earlier) - len(self._expected)] + text
+        self._sent = [whole]
         self._expected = ""
         return NewText(whole, restarts=True)
 
 
-def conversation(resume: Resume, executable: str) -> str:
+def conversation_id(resume: Resume, executable: str) -> str:
     """Return the agent's conversation id, a UUID for all three CLIs.
 
     A CLI could read any other text as a flag, a title or an index in a list, and so open a different conversation.
@@ -211,7 +211,7 @@ def _without_half(found: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if found["half"] else found[0]
 
 
-def effort_of(request: RunRequest, words: "Mapping[str, Decoded]") -> "Decoded | None":
+def native_effort(request: RunRequest, levels: "Mapping[str, Decoded]") -> "Decoded | None":
     """Return the CLI's value for a request's effort, or None without one; `words` has an entry for each of `EFFORTS`.
 
     Raises:
@@ -219,9 +219,9 @@ def effort_of(request: RunRequest, words: "Mapping[str, Decoded]") -> "Decoded |
     """
     if not request.effort:
         return None
-    if request.effort not in words:
+    if request.effort not in levels:
         raise InvalidRequest(unknown_name("effort", request.effort, EFFORTS), "effort")
-    return words[request.effort]
+    return levels[request.effort]
 
 
 def aliases(fast: Model, balanced: Model, best: Model) -> dict[str, Model]:
@@ -251,10 +251,10 @@ def with_schema(prompt: str, request: RunRequest) -> str:
 
 def image_extension(image: Image) -> str:
     """Return the file name extension for an image, e.g. `png`."""
-    return _UNFIT.sub("", image.media_type.rpartition("/")[2]) or "png"
+    return _NOT_ALPHANUMERIC.sub("", image.media_type.rpartition("/")[2]) or "png"
 
 
-def encoded(image: Image) -> str:
+def base64_data(image: Image) -> str:
     """Return the data of an image in base64."""
     return b64encode(image.data).decode()
 

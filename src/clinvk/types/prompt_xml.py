@@ -29,8 +29,8 @@ def element(name: str, text: str, /, **attributes: str) -> str:
 
 def opening(name: str, /, **attributes: str) -> str:
     """Return the opening tag of an element."""
-    said = "".join(f' {key.replace("_", "-")}="{_quoted(value)}"' for key, value in attributes.items())
-    return f"<{name}{said}>"
+    rendered = "".join(f' {key.replace("_", "-")}="{_quoted(value)}"' for key, value in attributes.items())
+    return f"<{name}{rendered}>"
 
 
 def _quoted(value: str) -> str:

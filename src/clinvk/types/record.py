@@ -15,7 +15,7 @@ RunKind = Literal["prompt", "parallel", "chain", "compare"]
 SCHEMA_FIELD = "output_schema"
 """The name of the answer's schema in error messages."""
 
-_SAID = ("system_prompt", "stop", SCHEMA_FIELD, "extra", "answer_as")
+_TEXT_FIELDS = ("system_prompt", "stop", SCHEMA_FIELD, "extra", "answer_as")
 """Fields of a `RunRequest` that may contain user text besides the prompt: a flag can be a system prompt too."""
 
 
@@ -65,7 +65,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def recorded_options(options: Mapping[str, object], keeps_text: bool) -> dict[str, object]:
     """Return the options of a request as the store keeps them."""
-    return {name: value for name, value in options.items() if keeps_text or name not in _SAID}
+    return {name: value for name, value in options.items() if keeps_text or name not in _TEXT_FIELDS}
 
 
 def recorded_result(message: str, keeps_text: bool) -> str:

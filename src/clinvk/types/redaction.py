@@ -68,16 +68,16 @@ _NAMED = re.compile(
 _HINTS = ("key", "token", "secret", "passw", "passphrase", "authorization", "cookie", "bearer")
 _LOGIN = re.compile(r"(://[^\s/:@\"'<>]{0,100}:)[^\s/@\"'<>]{1,200}(?=@)")
 _NAME_OF_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")
-_SHORTEST = 8
+_MIN_LENGTH = 8
 _MAX_LENGTH = 4096
-_BETWEEN = "\"'`\\,;&<>(){}[]"
+_DELIMITERS = "\"'`\\,;&<>(){}[]"
 """Delimiters of keys besides whitespace."""
 
 
 def redacted(text: str, known: Iterable[str] = ()) -> str:
     """Return a text without keys and passwords; secrets in `known` are hidden whatever their shape."""
     if len(text) > MAX_CHARS:
-        end = _end_of_word_before(text, MAX_CHARS)
+        end = _word_end_before(text, MAX_CHARS)
         text = f"{text[:end]}… ({len(text) - end} characters left out)"
     for secret in known:
         text = text.replace(secret, HIDDEN)
@@ -88,21 +88,21 @@ def redacted(text: str, known: Iterable[str] = ()) -> str:
     if "://" in lower and "@" in lower:
         text = _LOGIN.sub(rf"\1{HIDDEN}", text)
     if any(hint in lower for hint in _HINTS):
-        text = _NAMED.sub(_valueless, text)
+        text = _NAMED.sub(_hide_value, text)
     return text
 
 
-def _end_of_word_before(text: str, at: int) -> int:
+def _word_end_before(text: str, at: int) -> int:
     """Return the position at which to cut: half a key would match no shape. A word is as long as a key may be."""
     for end in range(at, at - _MAX_LENGTH, -1):
-        if text[end - 1].isspace() or text[end - 1] in _BETWEEN:
+        if text[end - 1].isspace() or text[end - 1] in _DELIMITERS:
             return end
     return at
 
 
 def secrets_in(environ: Mapping[str, str]) -> list[str]:
     """Return the values of variables whose names mark secrets, the longest first."""
-    found = {value for name, value in environ.items() if len(value) >= _SHORTEST and names_secret(name)}
+    found = {value for name, value in environ.items() if len(value) >= _MIN_LENGTH and names_secret(name)}
     return sorted(found, key=len, reverse=True)
 
 
@@ -125,5 +125,5 @@ def names_secret(variable: str) -> bool:
     return _NAME_OF_SECRET.search(variable) is not None
 
 
-def _valueless(match: re.Match[str]) -> str:
+def _hide_value(match: re.Match[str]) -> str:
     return f"{match[1] or match[2]}{HIDDEN}"

@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Host, Launch
 from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
-from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, resume_args, stdin, streamed
+from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, resume_args, stdin, with_stream_input
 from clinvk.backends.claude.permissions import FILE_TOOLS, NO_SHELL, permission_flags
-from clinvk.backends.shared import OneShotChannel, conversation, parent_directories
+from clinvk.backends.shared import OneShotChannel, conversation_id, parent_directories
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 _FAMILIES = frozenset({"sonnet", "opus", "haiku", "fable", "opusplan"})
 
-_UNFIT = re.compile("[^a-zA-Z0-9]")
+_NOT_ALPHANUMERIC = re.compile("[^a-zA-Z0-9]")
 """Characters that Claude replaces with a dash in the name of a project's folder."""
 
-_USUAL = "~/.claude"
+_DEFAULT_FOLDER = "~/.claude"
 """Claude's default folder for the user's settings."""
 
 _MANAGED = ("/etc/claude-code/", "/Library/Application Support/ClaudeCode/")
 """Folders for an administrator's settings for all users, on Linux and on macOS."""
 
-_IN_MANAGED = ("", "managed-settings.json", "managed-settings.d/*.json", "managed-mcp.json", "CLAUDE.md")
+_MANAGED_FILES = ("", "managed-settings.json", "managed-settings.d/*.json", "managed-mcp.json", "CLAUDE.md")
 
-_BESIDE = ("CLAUDE.md", "CLAUDE.local.md", "AGENTS.md", ".mcp.json")
+_PROJECT_FILES = ("CLAUDE.md", "CLAUDE.local.md", "AGENTS.md", ".mcp.json")
 """Files read in a directory and its parents; `AGENTS.md` if a CLAUDE.md imports `AGENTS.md` or no CLAUDE.md exists."""
 
-_IN_FOLDER = (
+_FOLDER_FILES = (
     *("", "CLAUDE.md", "settings.json", "settings.local.json"),
     *("rules/*.md", "agents/*.md", "commands/*.md", "output-styles/*.md", "skills/*/SKILL.md"),
 )
@@ -76,13 +76,13 @@ class Claude:
         alone = Launch(argv=argv, env=env, cwd=request.workdir, files=files, stop_signal=SIGINT)
         kept = replace(
             alone,
-            argv=streamed(argv),
+            argv=with_stream_input(argv),
             long_lived=True,
             resume_args=resume_args(argv),
             reads=tuple(_read_at_start(places, host)),
             conversation_reads=tuple(_read_at_first_prompt(places, host)) if permissions.sources is None else (),
             resumes="named",
-            max_runs=1 if _holds_for_the_process(request) else MAX_RUNS,
+            max_runs=1 if _affects_later_prompts(request) else MAX_RUNS,
             ping=PING,
         )
         return replace(alone, warm=kept)
@@ -103,7 +103,7 @@ class Claude:
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         """Return the command that opens a conversation in Claude Code, to be run in the conversation's directory."""
         chosen = [f"--model={ALIASES.get(model, model)}"] if model else []
-        return (self.executable, *chosen, f"--resume={conversation(resume, 'claude')}")
+        return (self.executable, *chosen, f"--resume={conversation_id(resume, 'claude')}")
 
     def claims_model(self, model: str) -> bool:
         """Return whether a name is a Claude model: claude-*, or a family such as `sonnet` or `opus[1m]`."""
@@ -115,7 +115,7 @@ class Claude:
         return host.find(f"{_folder(host)}/projects", f"*/{handle}.jsonl")
 
 
-def _holds_for_the_process(request: RunRequest) -> bool:
+def _affects_later_prompts(request: RunRequest) -> bool:
     """Return whether an option of a request would also affect the next prompt of the process.
 
     Some options hold for the life of a process, others count from its first prompt.
@@ -124,20 +124,20 @@ def _holds_for_the_process(request: RunRequest) -> bool:
 
 
 def _folder(host: Host) -> str:
-    return host.env.get("CLAUDE_CONFIG_DIR") or _USUAL
+    return host.env.get("CLAUDE_CONFIG_DIR") or _DEFAULT_FOLDER
 
 
 def _read_at_start(places: Sequence[str], host: Host) -> Iterator[str]:
     """Yield the instructions and settings that a new process reads, an administrator's files first."""
     for managed in _MANAGED:
-        yield from (f"{managed}{name}" for name in _IN_MANAGED)
-        yield from (f"{managed}.claude/{name}" for name in _IN_FOLDER)
+        yield from (f"{managed}{name}" for name in _MANAGED_FILES)
+        yield from (f"{managed}.claude/{name}" for name in _FOLDER_FILES)
     user, home = _folder(host), f"{host.env.get('HOME')}/"
-    yield from (f"{user}/{name}" for name in _IN_FOLDER)
+    yield from (f"{user}/{name}" for name in _FOLDER_FILES)
     for place in places:
-        yield from (f"{place}{name}" for name in _BESIDE)
-        if place != home or user != _USUAL:
-            yield from (f"{place}.claude/{name}" for name in _IN_FOLDER)
+        yield from (f"{place}{name}" for name in _PROJECT_FILES)
+        if place != home or user != _DEFAULT_FOLDER:
+            yield from (f"{place}.claude/{name}" for name in _FOLDER_FILES)
 
 
 def _read_at_first_prompt(places: Sequence[str], host: Host) -> Iterator[str]:
@@ -147,4 +147,4 @@ def _read_at_first_prompt(places: Sequence[str], host: Host) -> Iterator[str]:
     """
     for place in places:
         yield f"{place}.git/logs/HEAD"
-        yield f"{_folder(host)}/projects/{_UNFIT.sub('-', place[:-1] or place)}/memory/MEMORY.md"
+        yield f"{_folder(host)}/projects/{_NOT_ALPHANUMERIC.sub('-', place[:-1] or place)}/memory/MEMORY.md"

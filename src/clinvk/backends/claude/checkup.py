@@ -13,7 +13,7 @@ from clinvk.backends.checkup_base import Checkup, FlagProbe, LoginProbe, LoginSt
 from clinvk.backends.claude.permissions import NO_SHELL, can_confine_shell
 
 _UNKNOWN = re.compile(r"unknown option '(-[^'=]+)")
-_TAKEN = ("Input must be provided", "No conversation found")
+_ACCEPTED = ("Input must be provided", "No conversation found")
 _QUIET = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "ANTHROPIC_BASE_URL": "http://127.0.0.1:9",
@@ -51,7 +51,7 @@ def _lacking(answer: ProbeOutput) -> tuple[str, ...] | None:
     """Return the first flag that Claude Code rejected, or None if the output is inconclusive."""
     if unknown := _UNKNOWN.search(answer.text):
         return (unknown[1],)
-    return () if answer.exit_code == 0 or any(text in answer.text for text in _TAKEN) else None
+    return () if answer.exit_code == 0 or any(text in answer.text for text in _ACCEPTED) else None
 
 
 def _login(answer: ProbeOutput) -> LoginStatus:

@@ -12,7 +12,7 @@ import msgspec
 
 from clinvk.backends.base import PRIVATE
 from clinvk.backends.claude.permissions import PermissionFlags
-from clinvk.backends.shared import EFFORT_LEVELS, aliases, conversation, effort_of, encoded, refuse_nul
+from clinvk.backends.shared import EFFORT_LEVELS, aliases, base64_data, conversation_id, native_effort, refuse_nul
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import RunRequest
@@ -56,7 +56,7 @@ _OUTPUT = 5
 """Number of arguments that precede the arguments of the request."""
 
 # fmt: off
-_OURS = (
+_RESERVED = (
     "--print", "--output-format", "--input-format", "--verbose", "--include-partial-messages",
     "--replay-user-messages", "--permission-mode", "--permission-prompt-tool", "--dangerously-skip-permissions",
     "--allow-dangerously-skip-permissions", "--enable-auto-mode", "--tools", "--allowed-tools",
@@ -85,7 +85,7 @@ SAFE_FLAGS: Flags = {
 }
 """Flags that any client may send, with patterns for the values; None is a flag without a value."""
 
-_HARMLESS: Flags = {**SAFE_FLAGS, "--fallback-model": ".*"}
+_ALWAYS_ACCEPTED: Flags = {**SAFE_FLAGS, "--fallback-model": ".*"}
 """Flags allowed in every approval mode, sandbox mode and tool list, with any value."""
 
 
@@ -99,7 +99,7 @@ def command(
     """
     refuse_nul(request)
     argv = ["claude", "-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"]
-    if resume or _in_blocks(request):
+    if resume or _needs_blocks(request):
         argv.append(_STREAM)
     argv += _permission_flags(permissions)
     argv += _option_flags(request, resume)
@@ -108,7 +108,7 @@ def command(
     if request.system_prompt:
         files[_SYSTEM_PROMPT] = request.system_prompt.encode(errors="replace")
         argv.append(f"--append-system-prompt-file={PRIVATE}/{_SYSTEM_PROMPT}")
-    argv += _any_extra(request.extra) if permissions.free else _harmless_extra(request.extra)
+    argv += _unguarded_extra(request.extra) if permissions.is_unguarded else _guarded_extra(request.extra)
     env = {} if permissions.sources is None else {"CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1"}
     return tuple(argv), files, _ENVIRONMENT | env
 
@@ -117,7 +117,7 @@ def stdin(request: RunRequest, *, resumed: bool = False) -> bytes:
     """Return the prompt as a one-shot `claude -p` reads stdin: plain text, or one message of blocks."""
     if resumed:
         return INITIALIZE + message(request)
-    return message(request) if _in_blocks(request) else request.prompt.encode(errors="replace")
+    return message(request) if _needs_blocks(request) else request.prompt.encode(errors="replace")
 
 
 def message(request: RunRequest) -> bytes:
@@ -127,7 +127,7 @@ def message(request: RunRequest) -> bytes:
     is text. A literal prompt therefore ends with an empty text block, which the model does not see.
     """
     images: list[dict[str, object]] = [
-        {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": encoded(image)}}
+        {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": base64_data(image)}}
         for image in request.images
     ]
     prompt = {"type": "text", "text": request.prompt.encode(errors="replace").decode()}
@@ -135,7 +135,7 @@ def message(request: RunRequest) -> bytes:
     return msgspec.json.encode({"type": "user", "message": {"role": "user", "content": content}}) + b"\n"
 
 
-def streamed(argv: tuple[str, ...]) -> tuple[str, ...]:
+def with_stream_input(argv: tuple[str, ...]) -> tuple[str, ...]:
     """Return the command for a process that reads messages until stdin is closed."""
     return argv if _STREAM in argv else (*argv[:_OUTPUT], _STREAM, *argv[_OUTPUT:])
 
@@ -145,7 +145,7 @@ def resume_args(argv: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(word for word in argv if word.startswith("--resume=") or word == "--fork-session")
 
 
-def _in_blocks(request: RunRequest) -> bool:
+def _needs_blocks(request: RunRequest) -> bool:
     return bool(request.images) or request.literal
 
 
@@ -159,7 +159,7 @@ def _permission_flags(permissions: PermissionFlags) -> Iterator[str]:
         yield f"--tools={','.join(permissions.tools)}"
     if permissions.denied_tools:
         yield f"--disallowedTools={','.join(permissions.denied_tools)}"
-    if permissions.own_mcp_only:
+    if permissions.has_no_mcp:
         yield "--strict-mcp-config"
     if not permissions.commands:
         yield "--disable-slash-commands"
@@ -168,7 +168,7 @@ def _permission_flags(permissions: PermissionFlags) -> Iterator[str]:
 def _option_flags(request: RunRequest, resume: Resume | None) -> Iterator[str]:
     if request.model:
         yield f"--model={_checked(ALIASES.get(request.model, request.model), 'model')}"
-    if effort := effort_of(request, EFFORT_LEVELS):
+    if effort := native_effort(request, EFFORT_LEVELS):
         yield f"--effort={effort}"
     if request.thinking:
         yield "--thinking-display=summarized"
@@ -179,7 +179,7 @@ def _option_flags(request: RunRequest, resume: Resume | None) -> Iterator[str]:
     if request.ephemeral:
         yield "--no-session-persistence"
     if resume:
-        yield f"--resume={conversation(resume, 'claude')}"
+        yield f"--resume={conversation_id(resume, 'claude')}"
         if resume.fork:
             yield "--fork-session"
 
@@ -198,17 +198,17 @@ def _directory_flags(request: RunRequest, permissions: PermissionFlags) -> Itera
         yield f"--add-dir={_checked(path, field)}"
 
 
-def _harmless_extra(extra: tuple[str, ...]) -> Iterator[str]:
+def _guarded_extra(extra: tuple[str, ...]) -> Iterator[str]:
     """Yield the extra flags of a guarded run; flags that could weaken a mode are refused."""
     rest = iter(enumerate(extra))
     for index, argument in rest:
         field = f"extra[{index}]"
         flag, equals, value = _checked(argument, field).partition("=")
-        takes_value = _HARMLESS.get(flag) is not None
-        if flag not in _HARMLESS or (equals and not takes_value):
+        takes_value = _ALWAYS_ACCEPTED.get(flag) is not None
+        if flag not in _ALWAYS_ACCEPTED or (equals and not takes_value):
             raise InvalidRequest(
                 f"extra flag {argument!r} is not accepted with this approval_mode, sandbox_mode or allowed_tools "
-                f"(accepted: {', '.join(_HARMLESS)}); other flags need approval_mode 'none' and no sandbox_mode",
+                f"(accepted: {', '.join(_ALWAYS_ACCEPTED)}); other flags need approval_mode 'none' and no sandbox_mode",
                 field,
             )
         if takes_value and not equals:
@@ -219,15 +219,15 @@ def _harmless_extra(extra: tuple[str, ...]) -> Iterator[str]:
         yield f"{flag}={_checked(value, field)}" if takes_value else flag
 
 
-def _any_extra(extra: tuple[str, ...]) -> Iterable[str]:
+def _unguarded_extra(extra: tuple[str, ...]) -> Iterable[str]:
     """Return the extra flags of an unguarded run; flags that clinvk sets are refused."""
-    ours = {_plain(flag): flag for flag in _OURS}
+    ours = {_normalized(flag): flag for flag in _RESERVED}
     may_be_value = False
     for index, argument in enumerate(extra):
         field = f"extra[{index}]"
         flag, equals, _ = _checked(argument, field).partition("=")
         if flag.startswith("--") and len(flag) > 2:
-            if _plain(flag) in ours:
+            if _normalized(flag) in ours:
                 raise InvalidRequest(f"extra flag {argument!r} is not accepted: clinvk sets it itself", field)
             may_be_value = not equals
         elif flag.startswith("-") or not may_be_value:
@@ -237,7 +237,7 @@ def _any_extra(extra: tuple[str, ...]) -> Iterable[str]:
     return extra
 
 
-def _plain(flag: str) -> str:
+def _normalized(flag: str) -> str:
     """Return a normalized flag, so that --allowedTools and --allowed-tools are equal."""
     return flag.replace("-", "").lower()
 

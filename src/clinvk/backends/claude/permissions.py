@@ -63,13 +63,13 @@ CONFINED_TOOLS = (
     *(*FILE_TOOLS, "Bash", "Task", "TaskCreate", "TaskGet", "TaskList", "TaskOutput", "TaskStop", "TaskUpdate"),
     *("WebFetch", "WebSearch"),
 )
-_ACTS_LATER = ("CronCreate", "CronDelete", "Monitor", "ScheduleWakeup", "Workflow")
+_DEFERRED_TOOLS = ("CronCreate", "CronDelete", "Monitor", "ScheduleWakeup", "Workflow")
 """Tools whose work continues after the end of a run and begins turns that no run requested. In a long-lived process,
 such turns would fall between two runs, and their output would appear in the next run."""
 
 _WORKTREES = ("EnterWorktree", "ExitWorktree")
 _OTHER_SESSIONS = ("ListAgents", "SendMessage")
-_LASTING_COMMANDS = re.compile(
+_CHANGING_COMMANDS = re.compile(
     r"/(?:auto-mode-setup|autocompact|config|heapdump|mcp|output-style|settings)(?![^\s\ufeff])"
 )
 """Slash commands that change the user's settings or write elsewhere, without the model and without asking.
@@ -81,7 +81,7 @@ _TOOL_NAME = re.compile(r"[A-Z][A-Za-z]*")
 
 _SETTINGS = msgspec.json.Decoder(dict[str, object])
 
-_ALONE: dict[str, object] = {"crossSessionInbound": "refuse"}
+_NO_MESSAGES: dict[str, object] = {"crossSessionInbound": "refuse"}
 """Refuses messages from other sessions: since 2.1.332, each process takes messages of the same user as prompts."""
 
 _CONFINED: dict[str, object] = {
@@ -103,9 +103,9 @@ class PermissionFlags(msgspec.Struct, frozen=True, kw_only=True):
         sources: the setting sources to load; None loads all sources, Claude's default.
         tools: the built-in tools that exist; None is all.
         denied_tools: the built-in tools to remove.
-        own_mcp_only: start no MCP server.
+        has_no_mcp: start no MCP server.
         commands: a prompt may be a slash command.
-        free: the run is unguarded, so `extra` may contain any flag that clinvk does not set.
+        is_unguarded: no mode or list restricts the run, so `extra` may contain any flag that clinvk does not set.
     """
 
     mode: str
@@ -113,9 +113,9 @@ class PermissionFlags(msgspec.Struct, frozen=True, kw_only=True):
     sources: str | None = "user"
     tools: tuple[str, ...] | None = None
     denied_tools: tuple[str, ...] = ()
-    own_mcp_only: bool = False
+    has_no_mcp: bool = False
     commands: bool = True
-    free: bool = False
+    is_unguarded: bool = False
 
 
 def permission_flags(request: RunRequest, host: Host) -> PermissionFlags:
@@ -137,7 +137,7 @@ def permission_flags(request: RunRequest, host: Host) -> PermissionFlags:
             flags = _workspace(request, host)
         case _:
             flags = _unconfined(request, host)
-    return _only(flags, request.allowed_tools)
+    return _limited_to(flags, request.allowed_tools)
 
 
 def _read_only(request: RunRequest, host: Host) -> PermissionFlags:
@@ -167,23 +167,25 @@ def _confined(
 ) -> PermissionFlags:
     """Return the flags of a sandbox mode; with `approval_mode` none, the `allowed` tools do not ask."""
     settings = _settings(host, request, allow=allowed if request.approval_mode == "none" else ())
-    return PermissionFlags(mode=mode, settings=settings, sources="", tools=tools, own_mcp_only=True, commands=False)
+    return PermissionFlags(mode=mode, settings=settings, sources="", tools=tools, has_no_mcp=True, commands=False)
 
 
 def _unconfined(request: RunRequest, host: Host) -> PermissionFlags:
     if request.approval_mode == "none":
         _refuse_root(host)
-        denied = _ACTS_LATER
-        return PermissionFlags(mode="bypassPermissions", settings=_ALONE, sources=None, denied_tools=denied, free=True)
-    _refuse_lasting_command(request)
+        denied = _DEFERRED_TOOLS
+        return PermissionFlags(
+            mode="bypassPermissions", settings=_NO_MESSAGES, sources=None, denied_tools=denied, is_unguarded=True
+        )
+    _refuse_changing_command(request)
     mode = "acceptEdits" if request.approval_mode == "auto" else "default"
-    subagents = ("Task",) if _user_switched_hooks_off(host) else ()
-    denied = (*_ACTS_LATER, *_WORKTREES, *_OTHER_SESSIONS, *subagents)
+    subagents = ("Task",) if _are_hooks_disabled(host) else ()
+    denied = (*_DEFERRED_TOOLS, *_WORKTREES, *_OTHER_SESSIONS, *subagents)
     return PermissionFlags(mode=mode, settings=_settings(host, request), denied_tools=denied)
 
 
-def _refuse_lasting_command(request: RunRequest) -> None:
-    command = None if request.literal else _LASTING_COMMANDS.match(request.prompt)
+def _refuse_changing_command(request: RunRequest) -> None:
+    command = None if request.literal else _CHANGING_COMMANDS.match(request.prompt)
     if command:
         raise Unsupported(
             f"claude would run {command[0]} itself, which changes settings or files without asking; put a space before "
@@ -204,7 +206,7 @@ def _settings(host: Host, request: RunRequest, allow: Sequence[str] = ()) -> dic
     elif allow:
         permissions["allow"] = [*allow]
     return {
-        **_ALONE,
+        **_NO_MESSAGES,
         "includeGitInstructions": False,
         "autoMemoryEnabled": False,
         "hooks": {"WorktreeCreate": [{"hooks": [{"type": "command", "command": "exit 1"}]}]},
@@ -218,7 +220,7 @@ def _config_folder(host: Host) -> str:
     return "/" + own.rstrip("/") if own else "~/.claude"
 
 
-def _user_switched_hooks_off(host: Host) -> bool:
+def _are_hooks_disabled(host: Host) -> bool:
     """Return whether the user sets `disableAllHooks`, which would also disable the hook that prevents worktrees."""
     own = host.env.get("CLAUDE_CONFIG_DIR") or "~/.claude"
     data = host.read(f"{own}/settings.json") or b""
@@ -236,7 +238,7 @@ def _refuse_root(host: Host) -> None:
         )
 
 
-def _only(flags: PermissionFlags, allowed: tuple[str, ...] | None) -> PermissionFlags:
+def _limited_to(flags: PermissionFlags, allowed: tuple[str, ...] | None) -> PermissionFlags:
     """Return the flags limited to the allowed tools, without MCP servers, because no flag filters MCP tools."""
     if allowed is None:
         return flags
@@ -248,4 +250,4 @@ def _only(flags: PermissionFlags, allowed: tuple[str, ...] | None) -> Permission
                 f"allowed_tools[{index}]",
             )
     tools = tuple(name for name in allowed if flags.tools is None or name in flags.tools)
-    return msgspec.structs.replace(flags, tools=tools, own_mcp_only=True, free=False)
+    return msgspec.structs.replace(flags, tools=tools, has_no_mcp=True, is_unguarded=False)

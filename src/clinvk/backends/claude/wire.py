@@ -174,8 +174,8 @@ _FIELDS: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dic
 
 def read(line: bytes) -> Line | None:
     """Decode a line, or return None. In a `result` line, fields that do not fit are skipped."""
-    if (told := decode_line(_LINES, line)) or b'"result"' not in line:
-        return told
+    if (decoded := decode_line(_LINES, line)) or b'"result"' not in line:
+        return decoded
     fields = decode_line(_FIELDS, line) or {}
     kind = fields.get("type", msgspec.Raw())
     if bytes(kind) != b'"result"':

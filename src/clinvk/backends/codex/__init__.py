@@ -18,16 +18,16 @@ from clinvk.backends import shared
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
 from clinvk.backends.codex import flags, user_files
 from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
-from clinvk.backends.codex.exec import ExecChannel, full_prompt, is_native
+from clinvk.backends.codex.exec import ExecChannel, full_prompt, supports_schema
 from clinvk.backends.codex.flags import SETTING, disabled_skills
 from clinvk.backends.codex.sandbox import Sandbox, sandbox
 from clinvk.backends.codex.user_files import INSTRUCTIONS, knows_instructions
 from clinvk.backends.shared import (
     EFFORT_LEVELS,
     aliases,
-    conversation,
-    effort_of,
+    conversation_id,
     image_extension,
+    native_effort,
     parent_directories,
     refuse_nul,
 )
@@ -43,7 +43,7 @@ _ALIASES = aliases(fast="gpt-6-luna", balanced=None, best="gpt-6-astra")
 _MANAGED = tuple(f"/etc/codex/{name}" for name in ("config.toml", "managed_config.toml", "requirements.toml"))
 """The administrator's settings, and the administrator's requirements for all settings."""
 
-_OURS = re.compile(r"gpt|codex|o\d")
+_MODEL_NAME = re.compile(r"gpt|codex|o\d")
 _MAX_ARGUMENT_BYTES = 131_071
 """The size limit of a single argument on Linux."""
 
@@ -54,7 +54,7 @@ _THREAD = "threadId"
 """The parameter that names the thread."""
 
 _SCHEMA = "schema.json"
-_MISSING = "AGENTS.md"
+_INSTRUCTIONS_FILE = "AGENTS.md"
 """The private file that holds the instructions to put before the prompt."""
 
 _CONFIG = {"features.unbounded_connection_retries": "false", "features.goals": "false"}
@@ -102,23 +102,23 @@ class Codex:
             *restrictions.sandbox,
             *_options(request),
             *settings,
-            *(_continued(resume) if resume else ()),
+            *(_resume_args(resume) if resume else ()),
         )
         _check_length(argv, restrictions)
-        files = {**restrictions.files, **({_MISSING: missing.encode()} if missing else {})}
-        schema = {_SCHEMA: msgspec.json.encode(request.output_schema)} if is_native(request) else {}
-        by_exec = Launch(
+        files = {**restrictions.files, **({_INSTRUCTIONS_FILE: missing.encode()} if missing else {})}
+        schema = {_SCHEMA: msgspec.json.encode(request.output_schema)} if supports_schema(request) else {}
+        exec_launch = Launch(
             argv=argv,
             env=restrictions.env,
             cwd=request.workdir,
             files={**files, **_images(request), **schema},
             max_turns=request.max_turns or None,
-            retries_schema=not is_native(request) and not request.ephemeral,
+            retries_schema=not supports_schema(request) and not request.ephemeral,
         )
-        if restrictions.has_rules or not flags.server_takes(request.extra):
-            return msgspec.structs.replace(by_exec, setup=_unarchived(resume, host))
-        by_server = msgspec.structs.replace(
-            by_exec,
+        if restrictions.has_rules or not flags.supported_by_server(request.extra):
+            return msgspec.structs.replace(exec_launch, setup=_unarchived(resume, host))
+        server_launch = msgspec.structs.replace(
+            exec_launch,
             stops_tools_first=True,
             argv=(self.executable, "app-server", *request.extra, *settings),
             files=files,
@@ -126,17 +126,17 @@ class Codex:
             max_turns=None,  # the channel counts the requests
             session_params=_session_params(request, resume, restrictions, host),
         )
-        session_params = {name: value for name, value in by_server.session_params.items() if name != _THREAD}
+        session_params = {name: value for name, value in server_launch.session_params.items() if name != _THREAD}
         reads = _read_at_start(request, host)
-        kept = msgspec.structs.replace(by_server, session_params=session_params, reads=reads, ping=PING)
-        return msgspec.structs.replace(by_server, fallback=by_exec, warm=kept)
+        warm = msgspec.structs.replace(server_launch, session_params=session_params, reads=reads, ping=PING)
+        return msgspec.structs.replace(server_launch, fallback=exec_launch, warm=warm)
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine of one process."""
-        missing = launch.files.get(_MISSING, b"").decode()
+        missing = launch.files.get(_INSTRUCTIONS_FILE, b"").decode()
         if not launch.session_params:
             return ExecChannel(missing)
-        return AppServerChannel(launch.session_params, missing, stays=launch.fallback is None)
+        return AppServerChannel(launch.session_params, missing, is_kept=launch.fallback is None)
 
     def checkup(self, host: Host) -> "Checkup":
         """Return the checks that show, without a prompt, whether the installed CLI can be used."""
@@ -147,11 +147,11 @@ class Codex:
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         """Return the command that opens a thread in Codex."""
         name = _ALIASES.get(model, model) if model else None
-        return (self.executable, "resume", *([f"--model={name}"] if name else []), conversation(resume, "codex"))
+        return (self.executable, "resume", *([f"--model={name}"] if name else []), conversation_id(resume, "codex"))
 
     def claims_model(self, model: str) -> bool:
         """Return whether the name of a model belongs to OpenAI."""
-        return _OURS.match(model.lower()) is not None
+        return _MODEL_NAME.match(model.lower()) is not None
 
     def record_files(self, handle: str, host: Host) -> Sequence[str]:
         """Return the path of the thread's rollout file."""
@@ -168,7 +168,7 @@ def _session_params(request: RunRequest, resume: Resume | None, restrictions: Sa
         ROOTS: [place, *restrictions.directories] if restrictions.directories else None,
         "model": _model(request),
         "ephemeral": request.ephemeral,
-        _THREAD: conversation(resume, "codex") if resume else None,
+        _THREAD: conversation_id(resume, "codex") if resume else None,
     }
     return {name: value for name, value in session_params.items() if value}
 
@@ -178,7 +178,7 @@ def _unarchived(resume: Resume | None, host: Host) -> tuple[str, ...]:
 
     A server that died while closing a thread leaves the thread archived, and `exec` cannot resume an archived thread.
     """
-    thread = conversation(resume, "codex") if resume else ""
+    thread = conversation_id(resume, "codex") if resume else ""
     archive = f"{user_files.folder(host, host.resolve(''))}/archived_sessions"
     return ("unarchive", thread) if thread and host.find(archive, f"rollout-*{thread}.jsonl") else ()
 
@@ -201,7 +201,7 @@ def _options(request: RunRequest) -> list[str]:
         *([f"--cd={request.workdir}"] if request.workdir else []),
         *([f"--model={model}"] if model else []),
         *(f"--image={PRIVATE}/{name}" for name in _images(request)),
-        *([f"--output-schema={PRIVATE}/{_SCHEMA}"] if is_native(request) else []),
+        *([f"--output-schema={PRIVATE}/{_SCHEMA}"] if supports_schema(request) else []),
         *(["--ephemeral"] if request.ephemeral else []),
     ]
 
@@ -210,9 +210,9 @@ def _images(request: RunRequest) -> dict[str, bytes]:
     return {f"image-{index}.{image_extension(image)}": image.data for index, image in enumerate(request.images)}
 
 
-def _continued(resume: Resume) -> tuple[str, ...]:
+def _resume_args(resume: Resume) -> tuple[str, ...]:
     """Return the arguments that resume or fork a thread. A fork reads its prompt from stdin only if given `-`."""
-    thread = conversation(resume, "codex")
+    thread = conversation_id(resume, "codex")
     return ("fork", thread, "-") if resume.fork else ("resume", thread)
 
 
@@ -221,7 +221,7 @@ def _config(request: RunRequest, begun: Sandbox | None) -> dict[str, str]:
     config: dict[str, str] = {}
     if begun and (instructions := _instructions(request, begun)):
         config["developer_instructions"] = shared.toml_string(instructions)
-    if effort := effort_of(request, EFFORT_LEVELS):
+    if effort := native_effort(request, EFFORT_LEVELS):
         config["model_reasoning_effort"] = shared.toml_string(effort)
     if request.thinking:
         config["model_reasoning_summary"] = shared.toml_string("auto")
@@ -239,7 +239,7 @@ def _missing_instructions(request: RunRequest, resume: Resume | None, restrictio
     """Return the instructions that a resumed thread lacks or that Codex retracts in the thread; otherwise ""."""
     if resume is None or not restrictions.instructions:
         return ""
-    workdir, thread = host.resolve(request.workdir or ""), conversation(resume, "codex")
+    workdir, thread = host.resolve(request.workdir or ""), conversation_id(resume, "codex")
     return "" if knows_instructions(host, workdir, thread, restrictions.instructions) else restrictions.instructions
 
 

@@ -28,10 +28,10 @@ import msgspec
 from clinvk import __version__
 from clinvk.backends.base import Delivery
 from clinvk.backends.codex import failures, wire
-from clinvk.backends.codex.exec import full_prompt, is_native
+from clinvk.backends.codex.exec import full_prompt, supports_schema
 from clinvk.backends.codex.turn import TurnDecoder
 from clinvk.backends.jsonrpc import Message, RpcChannel
-from clinvk.backends.shared import encoded, last_line
+from clinvk.backends.shared import base64_data, last_line
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import Ending, RunFailed, RunFinished, Usage
 from clinvk.types.request import RunRequest
@@ -40,7 +40,7 @@ from clinvk.types.session import Resume
 _PROVIDER = "openai"
 """The model provider if the settings name none."""
 
-_UNWANTED = (
+_SKIPPED_NOTIFICATIONS = (
     "account/rateLimits/updated",
     "configWarning",
     "item/commandExecution/outputDelta",
@@ -106,14 +106,14 @@ class _Conversation:
         )
         self.decoder.model = thread.model if thread else None
 
-    def note_turn(self, method: str, params: wire.Params) -> None:
+    def record_turn(self, method: str, params: wire.Params) -> None:
         """Record the start or the end of a turn."""
         if method == "turn/started":
             self.active_turns[params.thread_id] = params.turn.id
         elif method == "turn/completed":
             self.active_turns.pop(params.thread_id, None)
 
-    def is_of_another_turn(self, method: str, params: wire.Params) -> bool:
+    def belongs_to_another_turn(self, method: str, params: wire.Params) -> bool:
         """Return whether a notification belongs to a turn that the CLI started by itself, or to a former turn.
 
         Token counts always pass, because the counts of a former turn are the totals before this turn.
@@ -140,13 +140,13 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
     _is_strict = True
     _ready = b'{"method":"initialized"}\n'
 
-    def __init__(self, session_params: dict[str, object], instructions: str = "", stays: bool = False) -> None:
-        capabilities: dict[str, object] = {"optOutNotificationMethods": _UNWANTED}
+    def __init__(self, session_params: dict[str, object], instructions: str = "", is_kept: bool = False) -> None:
+        capabilities: dict[str, object] = {"optOutNotificationMethods": _SKIPPED_NOTIFICATIONS}
         if ROOTS in session_params:
             capabilities["experimentalApi"] = True
         client = {"name": "clinvk", "version": __version__}
         super().__init__(wire.MESSAGES, {"clientInfo": client, "capabilities": capabilities})
-        self._keeps = stays and not session_params.get("ephemeral")
+        self._keeps = is_kept and not session_params.get("ephemeral")
         self._provider: dict[str, object] = {}
         self._session_params = session_params
         self._instructions = instructions
@@ -197,12 +197,12 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
             return
         conversation = next((run for run in self._open.values() if run.thread == params.thread_id), None)
         if conversation is None:
-            yield from self._of_no_run(method, params)
-        elif not conversation.ending and not conversation.is_of_another_turn(method, params):
-            yield from self._of_run(conversation, method, params)
+            yield from self._subagent_notified(method, params)
+        elif not conversation.ending and not conversation.belongs_to_another_turn(method, params):
+            yield from self._run_notified(conversation, method, params)
 
-    def _of_run(self, conversation: _Conversation, method: str, params: wire.Params) -> Iterator[Delivery]:
-        conversation.note_turn(method, params)
+    def _run_notified(self, conversation: _Conversation, method: str, params: wire.Params) -> Iterator[Delivery]:
+        conversation.record_turn(method, params)
         if method == "turn/started":
             conversation.turn = params.turn.id
             if conversation.is_dropped:  # the CLI refuses an interrupt before the turn has started
@@ -217,12 +217,12 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         if is_to_end and (request := self.interrupt(conversation.run)):
             yield request
 
-    def _of_no_run(self, method: str, params: wire.Params) -> Iterator[Delivery]:
+    def _subagent_notified(self, method: str, params: wire.Params) -> Iterator[Delivery]:
         """Record the turns of a run's sub-agents. Interrupt a sub-agent whose run has ended."""
         root = params.turn.root_turn_id
         run = next((found for found in self._open.values() if found.turn and found.turn == root), None)
         if run and not run.ending:
-            run.note_turn(method, params)
+            run.record_turn(method, params)
         elif method == "turn/started" and root not in (None, params.turn.id):
             yield self._interrupt(params.thread_id, params.turn.id)
 
@@ -263,7 +263,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
             if message.error:
                 yield self._refused(call, message.error.message)
             else:
-                yield from self._granted(call, message.result or wire.Result())
+                yield from self._accepted(call, message.result or wire.Result())
 
     def _refused(self, conversation: _Conversation, why: str) -> Delivery:
         """End a run, unless another process left the thread archived: then unarchive the thread, and ask again."""
@@ -276,7 +276,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
             return b""
         return self._unarchive(_Closing(resume.handle, waiting=[conversation]))
 
-    def _granted(self, conversation: _Conversation, result: wire.Result) -> Iterator[Delivery]:
+    def _accepted(self, conversation: _Conversation, result: wire.Result) -> Iterator[Delivery]:
         if result.config:
             self._provider = {"modelProvider": result.config.model_provider or _PROVIDER}
             yield self._ask_thread(conversation)
@@ -308,10 +308,10 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
     def _ask_turn(self, conversation: _Conversation) -> bytes:
         request = conversation.request
         images = (
-            {"type": "image", "url": f"data:{image.media_type};base64,{encoded(image)}"} for image in request.images
+            {"type": "image", "url": f"data:{image.media_type};base64,{base64_data(image)}"} for image in request.images
         )
         prompt = {"type": "text", "text": conversation.prompt}
-        schema: dict[str, object] = {"outputSchema": request.output_schema} if is_native(request) else {}
+        schema: dict[str, object] = {"outputSchema": request.output_schema} if supports_schema(request) else {}
         turn: dict[str, object] = {"threadId": conversation.thread, "input": [*images, prompt], **schema}
         return self._ask("turn/start", turn, conversation)
 

@@ -18,7 +18,7 @@ from clinvk.types.session import Resume
 
 Json = dict[str, object]
 
-_KNOWN = frozenset(
+_SUPPORTED_KEYWORDS = frozenset(
     {
         *("$ref", "$schema", "$id", "title", "description", "type", "enum", "const", "anyOf"),
         *("properties", "required", "additionalProperties", "items", "$defs", "definitions"),
@@ -56,7 +56,7 @@ def _is_accepted(schema: Json) -> bool:
     is_object = part.type == "object" or "properties" in schema
     inner = [*part.properties.values(), *part.defs.values(), *part.definitions.values(), *part.anyOf]
     inner += [part.items] if part.items is not None else []
-    return _KNOWN.issuperset(schema) and (is_closed or not is_object) and all(map(_is_accepted, inner))
+    return _SUPPORTED_KEYWORDS.issuperset(schema) and (is_closed or not is_object) and all(map(_is_accepted, inner))
 
 
 class ExecDecoder(ItemDecoder):
@@ -81,9 +81,9 @@ class ExecDecoder(ItemDecoder):
             case "thread.started":
                 self._thread = event.thread_id
             case "item.started" | "item.updated":
-                yield from self.begun(event.item)
+                yield from self.item_started(event.item)
             case "item.completed":
-                yield from self.completed(event.item)
+                yield from self.item_completed(event.item)
             case "turn.completed":
                 usage = event.totals - self._used if event.totals else None
                 yield RunFinished(usage=usage, structured_output=self.structured_output)
@@ -91,7 +91,7 @@ class ExecDecoder(ItemDecoder):
                 reason = failures.stop_reason(event.error.message)
                 yield RunFinished(reason) if reason else failures.failed(event.error.message)
             case "error":
-                yield from self.failed(event.message, will_retry=event.message.startswith(failures.RETRYING))
+                yield from self.error_reported(event.message, will_retry=event.message.startswith(failures.RETRYING))
             case _:
                 pass
 
@@ -127,9 +127,9 @@ def full_prompt(request: RunRequest, resume: Resume | None, instructions: str) -
     prompt = with_system_prompt(request) if resume else request.prompt
     if instructions:
         prompt = f"{instructions}\n\n{prompt}"
-    return prompt if is_native(request) else with_schema(prompt, request)
+    return prompt if supports_schema(request) else with_schema(prompt, request)
 
 
-def is_native(request: RunRequest) -> bool:
+def supports_schema(request: RunRequest) -> bool:
     """Return whether Codex can enforce the request's schema."""
     return request.output_schema is not None and is_strict(request.output_schema)

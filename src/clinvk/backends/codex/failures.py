@@ -18,16 +18,16 @@ RETRYING = "Reconnecting..."
 LOG_IN = "run codex login, or set CODEX_API_KEY"
 """The remedy for a missing login."""
 
-_OF_A_PROVIDER = "Missing environment variable"
+_MISSING_PROVIDER_KEY = "Missing environment variable"
 """The start of the message about the missing key of a user-defined provider."""
 
-_BROKEN_OFF = "Incomplete response returned, reason: "
+_INCOMPLETE = "Incomplete response returned, reason: "
 _REASONS: dict[str, StopReason] = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
 """The model API's reasons for an incomplete response."""
 
 _STATUS = re.compile(r"\bstatus:? (\d{3})\b")
 _PHRASES = (
-    (_OF_A_PROVIDER, errors.AgentUnauthenticated),
+    (_MISSING_PROVIDER_KEY, errors.AgentUnauthenticated),
     ("Not logged in", errors.AgentUnauthenticated),
     ("sign in again", errors.AgentUnauthenticated),
     ("codex login", errors.AgentUnauthenticated),
@@ -89,7 +89,7 @@ def failed(message: str, exit_code: int | None = None) -> RunFailed:
 
 
 def _failed(code: str, message: str, exit_code: int | None) -> RunFailed:
-    if code == errors.AgentUnauthenticated.code and _OF_A_PROVIDER not in message:
+    if code == errors.AgentUnauthenticated.code and _MISSING_PROVIDER_KEY not in message:
         message = not_logged_in("codex", LOG_IN, message)
     return RunFailed(code, message, exit_code)
 
@@ -114,10 +114,10 @@ def is_archived(message: str) -> bool:
 
 def stop_reason(message: str) -> StopReason | None:
     """Return the stop reason if the message reports an incomplete response, which the CLI treats as a failure."""
-    return _REASONS.get(message.removeprefix(_BROKEN_OFF)) if message.startswith(_BROKEN_OFF) else None
+    return _REASONS.get(message.removeprefix(_INCOMPLETE)) if message.startswith(_INCOMPLETE) else None
 
 
-def hopeless(message: str) -> RunFailed | None:
+def refused_login(message: str) -> RunFailed | None:
     """Return the ending if the login is refused, which no retry changes; None if a retry may succeed."""
     ending = failed(message.removeprefix(RETRYING).partition("(")[2].removesuffix(")"), exit_code=1)
     return ending if ending.code == errors.AgentUnauthenticated.code else None

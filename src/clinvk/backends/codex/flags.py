@@ -17,14 +17,14 @@ _LONG = {
     **{"-a": "--ask-for-approval", "-c": "--config", "-C": "--cd", "-h": "--help", "-i": "--image", "-m": "--model"},
     **{"-o": "--output-last-message", "-p": "--profile", "-s": "--sandbox", "-V": "--version"},
 }
-_GOVERNED = (
+_RESERVED = (
     *("--add-dir", "--approve-for-me", "--ask-for-approval", "--cd", "--dangerously-bypass-approvals-and-sandbox"),
     *("--dangerously-bypass-hook-trust", "--ephemeral", "--full-auto", "--help", "--ignore-rules"),
     *("--ignore-user-config", "--image", "--json", "--experimental-json", "--model", "--output-last-message"),
     *("--output-schema", "--remote", "--sandbox", "--skip-git-repo-check", "--trust", "--version", "--worktree"),
     *("--yolo", "--", "e", "exec", "fork", "help", "resume", "review"),
 )
-_GOVERNED_KEYS = (
+_RESERVED_KEYS = (
     *("approval_policy", "approvals_reviewer", "cwd", "default_permissions", "developer_instructions", "model"),
     *("permissions", "projects", "sandbox_mode", "sandbox_workspace_write"),
 )
@@ -56,26 +56,26 @@ def check(extra: tuple[str, ...], is_open: bool) -> None:
     Raises:
         InvalidRequest: an argument of `extra` is not accepted.
     """
-    spelt = tuple(_spelt_out(argument) for argument in extra)
-    refuse_extra(spelt, _GOVERNED, "clinvk sets it from the request's own fields")
-    for index, argument in enumerate(spelt):
+    long_forms = tuple(_long_form(argument) for argument in extra)
+    refuse_extra(long_forms, _RESERVED, "clinvk sets it from the request's own fields")
+    for index, argument in enumerate(long_forms):
         if argument.partition("=")[0] == "--config":
-            _check_key(index, _value(spelt, index), is_open)
-    if not is_open and (index := _first_other(spelt, _HARMLESS_SWITCHES, _HARMLESS_OPTIONS)) is not None:
+            _check_key(index, _value(long_forms, index), is_open)
+    if not is_open and (index := _first_other(long_forms, _HARMLESS_SWITCHES, _HARMLESS_OPTIONS)) is not None:
         accepted = ", ".join((*_HARMLESS_SWITCHES, *_HARMLESS_OPTIONS))
         raise InvalidRequest(
             f"extra flag {extra[index]!r} is not accepted in a sandbox (accepted: {accepted})", f"extra[{index}]"
         )
 
 
-def server_takes(extra: tuple[str, ...]) -> bool:
+def supported_by_server(extra: tuple[str, ...]) -> bool:
     """Return whether `codex app-server` supports all of these flags."""
-    return _first_other([_spelt_out(argument) for argument in extra], _SERVER_SWITCHES, _SERVER_OPTIONS) is None
+    return _first_other([_long_form(argument) for argument in extra], _SERVER_SWITCHES, _SERVER_OPTIONS) is None
 
 
-def _first_other(spelt: Sequence[str], switches: Sequence[str], options: Sequence[str]) -> int | None:
+def _first_other(long_forms: Sequence[str], switches: Sequence[str], options: Sequence[str]) -> int | None:
     """Return the index of the first argument that is neither a switch nor an option with its value, or None."""
-    rest = iter(enumerate(spelt))
+    rest = iter(enumerate(long_forms))
     for index, argument in rest:
         flag, joined, _ = argument.partition("=")
         if flag in options:
@@ -86,7 +86,7 @@ def _first_other(spelt: Sequence[str], switches: Sequence[str], options: Sequenc
     return None
 
 
-def _spelt_out(argument: str) -> str:
+def _long_form(argument: str) -> str:
     """Return the long form of a short flag, with `=` before an attached value."""
     long = _LONG.get(argument[:2])
     if long is None or argument.startswith("--"):
@@ -95,16 +95,16 @@ def _spelt_out(argument: str) -> str:
     return f"{long}={value}" if value else long
 
 
-def _value(spelt: tuple[str, ...], index: int) -> str:
-    _, joined, value = spelt[index].partition("=")
-    return value if joined else "".join(spelt[index + 1 : index + 2])
+def _value(long_forms: tuple[str, ...], index: int) -> str:
+    _, joined, value = long_forms[index].partition("=")
+    return value if joined else "".join(long_forms[index + 1 : index + 2])
 
 
 def _check_key(index: int, setting: str, is_open: bool) -> None:
     key = setting.partition("=")[0].strip()
     top = key.partition(".")[0].strip().strip("\"'")
     why = None
-    if top in _GOVERNED_KEYS:
+    if top in _RESERVED_KEYS:
         why = "is not accepted: clinvk sets it from the request's own fields"
     elif not is_open and key not in _HARMLESS_KEYS:
         why = f"is not accepted in a sandbox (accepted: {', '.join(_HARMLESS_KEYS)})"

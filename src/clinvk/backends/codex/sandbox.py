@@ -150,33 +150,37 @@ def sandbox(request: RunRequest, host: Host) -> Sandbox:
             "codex cannot be limited to named tools; sandbox_mode read-only or workspace limits what its tools may do",
             "allowed_tools",
         )
-    known = _EffectiveSettings(request, host)
-    held = _held(request, known)
-    if held.no_rules:
-        held = msgspec.structs.replace(held, has_rules=known.has_rules())
-    if "projects" not in held.config:
-        return held
+    settings = _EffectiveSettings(request, host)
+    restrictions = _restrictions(request, settings)
+    if restrictions.no_rules:
+        restrictions = msgspec.structs.replace(restrictions, has_rules=settings.has_rules())
+    if "projects" not in restrictions.config:
+        return restrictions
     return msgspec.structs.replace(
-        held, instructions=known.instructions(), own_instructions=known.settings.developer_instructions or ""
+        restrictions,
+        instructions=settings.instructions(),
+        own_instructions=settings.settings.developer_instructions or "",
     )
 
 
-def _held(request: RunRequest, known: "_EffectiveSettings") -> Sandbox:
+def _restrictions(request: RunRequest, settings: "_EffectiveSettings") -> Sandbox:
     directories = request.add_dirs
     match request.sandbox_mode or "default", request.approval_mode or "default":
         case "read-only", _:  # every file is readable: `add_dirs` need no flag
-            return Sandbox("read-only", no_rules=True, config=known.read_only())
+            return Sandbox("read-only", no_rules=True, config=settings.read_only())
         case "workspace", _:
-            config = {**_WORKSPACE_ONLY, **known.distrust()}
+            config = {**_WORKSPACE_ONLY, **settings.untrusted_projects()}
             return Sandbox(_WORKSPACE, directories, no_rules=True, config=config)
         case "full", _:
-            return Sandbox(_FULL, directories, config=known.distrust())
+            return Sandbox(_FULL, directories, config=settings.untrusted_projects())
         case "default", "none":
-            return Sandbox(_FULL, directories, bypasses=True, config=known.distrust())
+            return Sandbox(_FULL, directories, bypasses=True, config=settings.untrusted_projects())
         case "default", "auto":
-            return Sandbox(_WORKSPACE, directories, config=known.distrust())
+            return Sandbox(_WORKSPACE, directories, config=settings.untrusted_projects())
         case _:
-            return Sandbox("", directories, config=known.distrust() if known.settings.names_a_sandbox else {})
+            return Sandbox(
+                "", directories, config=settings.untrusted_projects() if settings.settings.names_a_sandbox else {}
+            )
 
 
 class _EffectiveSettings:
@@ -219,7 +223,7 @@ class _EffectiveSettings:
         folders = (user_files.folder(self._host, str(self._workdir)), *projects)
         return any(self._host.find(f"{folder}/rules", "*.rules") for folder in folders)
 
-    def distrust(self) -> dict[str, str]:
+    def untrusted_projects(self) -> dict[str, str]:
         """Return overrides that ignore a project's settings unless the user trusts the project.
 
         For a project, the override makes `workspace-write` the default sandbox, so use it only for runs with a chosen
@@ -234,14 +238,16 @@ class _EffectiveSettings:
             Unsupported: The settings cannot be read, or send the commands to another program.
         """
         if self._problem:
-            raise _unpromised(
+            raise _cannot_enforce(
                 f"the MCP servers in codex's settings cannot be disabled: {self._problem}"
             ) from self._problem
         path = f"{user_files.folder(self._host, str(self._workdir))}/{_ENVIRONMENTS}"
         if self._host.read(path):
-            raise _unpromised(f"codex would run its commands where {path} says, and start the programs that it names")
+            raise _cannot_enforce(
+                f"codex would run its commands in the environments of {path}, and start their programs"
+            )
         if self._host.env.get(_EXEC_SERVER):
-            raise _unpromised(f"codex would run its commands through the program that ${_EXEC_SERVER} names")
+            raise _cannot_enforce(f"codex would run its commands through the program that ${_EXEC_SERVER} names")
         servers = dict.fromkeys(self.settings.mcp_servers, "{enabled = false}")
         return {
             **_READ_ONLY,
@@ -252,7 +258,7 @@ class _EffectiveSettings:
         }
 
 
-def _unpromised(why: str) -> Unsupported:
+def _cannot_enforce(why: str) -> Unsupported:
     return Unsupported(f"sandbox_mode read-only cannot be promised: {why}", "sandbox_mode")
 
 

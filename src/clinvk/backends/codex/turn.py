@@ -36,7 +36,7 @@ class ItemText(Generic[Delta]):
         self._part = part
         yield from self._prose.add(self._open.piece(text))
 
-    def whole(self, item: str, text: str) -> Iterator[Delta]:
+    def complete(self, item: str, text: str) -> Iterator[Delta]:
         """Yield the new text in the complete item, which receives no more pieces."""
         self._select(item)
         self._item = None
@@ -151,7 +151,7 @@ class ItemDecoder:
         """The JSON value of the last message, if the request has a schema."""
         return wire.structured(self._answer) if self._wants_json else None
 
-    def begun(self, item: wire.Item) -> Iterator[events.Event]:
+    def item_started(self, item: wire.Item) -> Iterator[events.Event]:
         """Yield the events of an item that has started or changed."""
         if item.kind == "todo_list":
             yield wire.plan(item.items)
@@ -162,28 +162,28 @@ class ItemDecoder:
                 self._advance()
             yield call
 
-    def completed(self, item: wire.Item) -> Iterator[events.Event]:
+    def item_completed(self, item: wire.Item) -> Iterator[events.Event]:
         """Yield the events of a complete item; instantaneous items have not been reported as begun."""
         match item.kind:
             case "agent_message":
                 self._answer = item.text
                 self._requests.text()
-                yield from self._messages.whole(item.id, item.text)
+                yield from self._messages.complete(item.id, item.text)
             case "reasoning":
-                yield from self._thoughts.whole(item.id, item.text or "\n\n".join(item.summary))
+                yield from self._thoughts.complete(item.id, item.text or "\n\n".join(item.summary))
             case "error":  # a warning, after which the turn continues
                 yield events.Progress("warning", item.message)
             case _:
-                yield from self.begun(item)
+                yield from self.item_started(item)
                 if item.id in self._called:
                     self._requests.result(item.id)
                     yield item.tool_result()
 
-    def failed(self, message: str, *, will_retry: bool) -> Iterator[events.Event]:
+    def error_reported(self, message: str, *, will_retry: bool) -> Iterator[events.Event]:
         """Handle an error. The end of the turn repeats the error that caused the end, so store only the message."""
         if not will_retry:
             self.last_error = message
-        elif ending := failures.hopeless(message):
+        elif ending := failures.refused_login(message):
             yield ending
         else:
             self._messages.cut()
@@ -208,7 +208,7 @@ class TurnDecoder(ItemDecoder):
         self.model: str | None = None
         self._before = before
         self._after: events.Usage | None = None
-        self._early: list[events.Event] = []
+        self._early_warnings: list[events.Event] = []
         self._is_started = self._is_cut = self._compacts = False
 
     @property
@@ -235,13 +235,13 @@ class TurnDecoder(ItemDecoder):
         elif self._is_started:
             yield from self._events(method, params)
         elif method == "warning":
-            self._early.append(events.Progress("warning", params.message))
+            self._early_warnings.append(events.Progress("warning", params.message))
         elif method == "thread/tokenUsage/updated":
             self._before = params.token_usage.total.usage
         else:
             self._is_started = True
             yield events.RunStarted(self.model, params.thread_id)
-            yield from self._early
+            yield from self._early_warnings
             yield from self._events(method, params)
 
     def ending(self, message: str, kind: bytes = b"null") -> events.RunFailed:
@@ -262,12 +262,12 @@ class TurnDecoder(ItemDecoder):
                 yield from self._thoughts.piece(params.item_id, params.delta, params.summary_index)
             case "item/started":
                 self._compacts = self._compacts or params.item.compacts
-                yield from self.begun(params.item)
+                yield from self.item_started(params.item)
             case "item/completed":
                 self._compacts = self._compacts and not params.item.compacts
-                yield from self.completed(params.item)
+                yield from self.item_completed(params.item)
             case "error":
-                yield from self.failed(params.error.text, will_retry=params.will_retry)
+                yield from self.error_reported(params.error.text, will_retry=params.will_retry)
             case "turn/plan/updated":
                 yield wire.plan(params.plan)
             case "thread/tokenUsage/updated":

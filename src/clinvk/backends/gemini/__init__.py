@@ -29,8 +29,14 @@ from clinvk.backends.gemini import home, prompt_delivery
 from clinvk.backends.gemini.acp import PING, AcpChannel
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
-from clinvk.backends.gemini.permissions import ToolPermissions, allow_rules, deny_rules, settled, tool_permissions
-from clinvk.backends.shared import OneShotChannel, aliases, conversation, refuse_nul
+from clinvk.backends.gemini.permissions import (
+    ToolPermissions,
+    allow_rules,
+    deny_rules,
+    tool_permissions,
+    without_asking,
+)
+from clinvk.backends.shared import OneShotChannel, aliases, conversation_id, refuse_nul
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
@@ -41,8 +47,8 @@ if TYPE_CHECKING:
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
 
 _ALIASES = aliases(fast="flash-lite", balanced="flash", best="pro")
-_ALONE = "--output-format=stream-json"
-_QUIET = {"GEMINI_CLI_NO_RELAUNCH": "true", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+_STREAM_JSON = "--output-format=stream-json"
+_TERMINAL = {"GEMINI_CLI_NO_RELAUNCH": "true", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
 """Disable the relaunch, so that a signal reaches the working process. Name a colour terminal, because the CLI warns on
 a plain terminal.
 """
@@ -82,8 +88,8 @@ class Gemini:
         """Return the launch for this request."""
         _check(request)
         allowed = tool_permissions(request)
-        check_extra(request.extra, is_open=allowed.open and allowed.only is None)
-        launch = _launch((self.executable, _ALONE), request, resume, allowed, host)
+        check_extra(request.extra, is_open=allowed.is_unrestricted and allowed.only is None)
+        launch = _launch((self.executable, _STREAM_JSON), request, resume, allowed, host)
         attached = prompt_delivery.files(request)
         own = (f"--include-directories={folder}" for folder in prompt_delivery.directories(attached))
         return replace(
@@ -91,7 +97,7 @@ class Gemini:
             argv=(*launch.argv, *own, *request.extra),
             files=launch.files | attached,
             retries_schema=True,
-            warm=_kept(self.executable, request, resume, allowed, host),
+            warm=_warm_launch(self.executable, request, resume, allowed, host),
         )
 
     def channel(self, launch: Launch, host: Host) -> Channel:
@@ -109,7 +115,7 @@ class Gemini:
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         """Return the command that opens a conversation in the CLI, which works only in the conversation's directory."""
         chosen = [f"--model={_ALIASES.get(model, model)}"] if model else []
-        return (self.executable, *chosen, f"--resume={conversation(resume, 'gemini')}")
+        return (self.executable, *chosen, f"--resume={conversation_id(resume, 'gemini')}")
 
     def claims_model(self, model: str) -> bool:
         """Return whether the name of a model belongs to this backend."""
@@ -120,7 +126,7 @@ class Gemini:
         return home.conversation_files(handle, host)
 
 
-def _kept(
+def _warm_launch(
     executable: str, request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host
 ) -> Launch | None:
     """Return the launch of a process for many prompts, or None if only a process of one prompt behaves as requested.
@@ -131,8 +137,8 @@ def _kept(
     The rules therefore deny every tool that may ask, which clinvk cannot ensure for the user's own rules.
     """
     if (
-        allowed.open
-        or allowed.asks
+        allowed.is_unrestricted
+        or allowed.denies_all
         or request.extra
         or request.output_schema is not None
         or not prompt_delivery.is_plain(request)
@@ -144,7 +150,7 @@ def _kept(
     request = replace(request, literal=False)
     place = host.resolve(request.workdir or "")  # the CLI takes any other spelling for a different project
     return replace(
-        _launch((executable, "--acp"), request, None, settled(allowed), host),
+        _launch((executable, "--acp"), request, None, without_asking(allowed), host),
         long_lived=True,
         session_params={"cwd": place, "mcpServers": []},
         reads=home.read_at_start(place, host),
@@ -159,15 +165,17 @@ def _launch(
 ) -> Launch:
     """Return the launch of a command with the arguments, the private home and the environment for a request."""
     rules = {"limits.toml": deny_rules(allowed), "grants.toml": allow_rules(allowed)}
-    settings, links = home.as_the_users(request, host) if allowed.open else home.strict(allowed, request, host)
-    env = {"GEMINI_CLI_HOME": home.HOME} if allowed.open else _STRICT
+    settings, links = (
+        home.mirrored(request, host) if allowed.is_unrestricted else home.restricted(allowed, request, host)
+    )
+    env = {"GEMINI_CLI_HOME": home.HOME} if allowed.is_unrestricted else _STRICT
     if not request.ephemeral or resume:
         links |= home.records(host)
-    elif allowed.open:
+    elif allowed.is_unrestricted:
         env = {**env, "TMPDIR": PRIVATE}
     return Launch(
         argv=(*command, *_arguments(request, resume, allowed, host)),
-        env={**_QUIET, **env},
+        env={**_TERMINAL, **env},
         cwd=request.workdir,
         files={name: text for name, text in rules.items() if text} | settings,
         links=links,
@@ -188,27 +196,27 @@ def _check(request: RunRequest) -> None:
 
 
 def _arguments(request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host) -> list[str]:
-    arguments = [f"--approval-mode={'yolo' if allowed.open else 'default'}"]
-    if allowed.open:
+    arguments = [f"--approval-mode={'yolo' if allowed.is_unrestricted else 'default'}"]
+    if allowed.is_unrestricted:
         arguments.append("--skip-trust")
     if request.model:
         arguments.append(f"--model={_ALIASES.get(request.model, request.model)}")
     if resume:
-        arguments.append(_continued(resume, host))
+        arguments.append(_resume_arg(resume, host))
     arguments += [f"--include-directories={folder}" for folder in request.add_dirs]
     if deny_rules(allowed):
         # These rules override the user's, unless the administrator has rules: then the CLI ignores these.
         arguments.append(f"--admin-policy={PRIVATE}/limits.toml")
-        if allowed.asks or allowed.edits or allowed.only is not None:
+        if allowed.denies_all or allowed.allows_edits or allowed.only is not None:
             arguments.append(f"--policy={PRIVATE}/limits.toml")
-    if allowed.edits:
+    if allowed.allows_edits:
         # A rule file on the command line replaces the user's rules, so the command line names the user's folder too.
         arguments += [f"--policy={PRIVATE}/grants.toml", f"--policy={home.HOME}/.gemini/policies"]
     return arguments
 
 
-def _continued(resume: Resume, host: Host) -> str:
-    known = conversation(resume, "gemini")
+def _resume_arg(resume: Resume, host: Host) -> str:
+    known = conversation_id(resume, "gemini")
     if not resume.fork:
         return f"--resume={known}"
     files = home.conversation_files(known, host)

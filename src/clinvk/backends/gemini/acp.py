@@ -44,7 +44,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
         super().__init__(wire.MESSAGES, {"protocolVersion": 1, "clientCapabilities": {}})  # no files, no terminals
         self._session_params = session_params
         self._host = host
-        self._begins: TurnDecoder | None = None
+        self._creating: TurnDecoder | None = None
         self._queue: deque[TurnDecoder] = deque()
         self._models: dict[str, str | None] = {}
         self._records: dict[str, ConversationRecord] = {}
@@ -84,7 +84,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
         named = params.session_id
         turn = next((turn for turn in self._open.values() if named and turn.session == named), None)
         if turn:
-            yield from self._begun(turn)
+            yield from self._report_start(turn)
         if message.id is not None and turn and params.tool_call:
             yield from self._deny(turn, message, params.tool_call)
         elif message.id is not None:
@@ -105,46 +105,46 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
 
     def _answered(self, call: TurnDecoder, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         turn, result = call, message.result
-        if turn is self._begins:
-            self._begins = None
+        if turn is self._creating:
+            self._creating = None
             if self._queue:
                 yield self._ask_session(self._queue.popleft())
         if not message.error and result and result.session_id:
             turn.session = result.session_id
             self._records[turn.session] = ConversationRecord(turn.session, self._host)
             self._models[turn.session] = result.models.current_model_id if result.models else None
-            yield from self._opened(turn)
+            yield from self._session_created(turn)
             return
         if turn.session:
-            yield from self._begun(turn)
+            yield from self._report_start(turn)
         self._open.pop(turn.run, None)
         record = self._records.get(turn.session)
-        written = record.turn() if record else None
+        recorded = record.turn() if record else None
         if message.error or result is None or not turn.session:
             failure = message.error or Failure(message="gemini gave an answer that makes no sense")
-            yield turn.run, refused(failure, written)
+            yield turn.run, refused(failure, recorded)
         else:
-            yield turn.run, turn.ended(result, written)
+            yield turn.run, turn.ended(result, recorded)
 
-    def _opened(self, turn: TurnDecoder) -> Iterator[Delivery]:
+    def _session_created(self, turn: TurnDecoder) -> Iterator[Delivery]:
         if turn.is_dropped:
             del self._open[turn.run]
             yield turn.run, RunFailed(Cancelled.code, "gemini was interrupted before the turn", exit_code=1)
             return
-        yield from self._begun(turn)
+        yield from self._report_start(turn)
         yield self._ask_prompt(turn)
 
-    def _begun(self, turn: TurnDecoder) -> Iterator[Delivery]:
+    def _report_start(self, turn: TurnDecoder) -> Iterator[Delivery]:
         if not turn.is_started:
             turn.is_started = True
             yield turn.run, RunStarted(self._models[turn.session], turn.session)
 
     def _ask_session(self, turn: TurnDecoder) -> bytes:
         """Request a session, or queue the turn until earlier session requests finish."""
-        if self._begins:
+        if self._creating:
             self._queue.append(turn)
             return b""
-        self._begins = turn
+        self._creating = turn
         return self._ask("session/new", self._session_params, turn)
 
     def _ask_prompt(self, turn: TurnDecoder) -> bytes:

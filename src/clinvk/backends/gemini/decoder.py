@@ -62,10 +62,10 @@ _STOPS: dict[str, events.StopReason] = {
 LOG_IN = "run gemini once in a terminal, or set GEMINI_API_KEY"
 """The remedy for a missing login."""
 
-BROKEN_OFF = "Loop detected, stopping execution"
+LOOP_DETECTED = "Loop detected, stopping execution"
 """A warning, after which the CLI stops asking the model and reports success."""
 
-NOTHING = "gemini reported success without an answer: a hook stopped it, or the prompt is too long for the model"
+NO_ANSWER = "gemini reported success without an answer: a hook stopped it, or the prompt is too long for the model"
 """The CLI reports neither cause. An empty answer from the model is an error of the CLI."""
 
 _WRAPPED = re.compile(r"\[API Error: (.*)\](.*)", re.DOTALL)
@@ -109,7 +109,7 @@ class GeminiDecoder:
         self._stop: events.StopReason = "end_turn"
         self._last_warning = ""
         self._answered = False
-        self._broken_off = ""
+        self._loop = ""
         self._failure: events.RunFailed | None = None
 
     def feed(self, line: bytes) -> Iterable[events.Event]:
@@ -122,7 +122,7 @@ class GeminiDecoder:
                 yield events.RunStarted(event.model, event.session_id)
             case "message" if event.role == "assistant":
                 self._answered = True
-                yield from self._prose.say(event.content)
+                yield from self._prose.write(event.content)
             case "tool_use":
                 self._answered = True
                 self._prose.end_message()
@@ -162,8 +162,8 @@ class GeminiDecoder:
         return last_line("\n".join(text))
 
     def _note(self, event: _Line) -> None:
-        if event.message == BROKEN_OFF:
-            self._broken_off = event.message
+        if event.message == LOOP_DETECTED:
+            self._loop = event.message
         self._last_warning = event.message
         if event.severity == "error":
             for begin, stop in _STOPS.items():
@@ -176,12 +176,12 @@ class GeminiDecoder:
         error = event.error or _Error()
         if error.type == "FatalTurnLimitedError":
             return events.RunFinished("max_turns", usage)
-        if self._broken_off:
-            return events.RunFailed(errors.AgentFailed.code, self._broken_off, usage=usage)
+        if self._loop:
+            return events.RunFailed(errors.AgentFailed.code, self._loop, usage=usage)
         if not event.error and (self._stop != "end_turn" or (event.status == "success" and self._answered)):
             return events.RunFinished(self._stop, usage)
         if event.status == "success":
-            return events.RunFailed(errors.AgentFailed.code, self._last_warning or NOTHING, usage=usage)
+            return events.RunFailed(errors.AgentFailed.code, self._last_warning or NO_ANSWER, usage=usage)
         status, message = cause(error.message or self._last_warning or "gemini reported a failure and no reason")
         self._failure = events.RunFailed(errors.agent_code(status), message, usage=usage)
         return None

@@ -7,7 +7,7 @@ The CLI parses flags with yargs, for which `--output-format`, `--outputFormat`, 
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
 
-_GOVERNED = {
+_RESERVED = {
     "clinvk runs one prompt a process": ("acp", "experimental-acp"),
     "use approval_mode, sandbox_mode and allowed_tools": ("admin-policy", "policy"),
     "use approval_mode and allowed_tools": ("allowed-tools",),
@@ -27,7 +27,7 @@ _GOVERNED = {
 }
 """The flags that clinvk refuses, by reason; one letter is the short form of the flag before."""
 
-_HARMLESS = ("--debug", "--raw-output", "--screen-reader", "-d")
+_ALWAYS_ACCEPTED = ("--debug", "--raw-output", "--screen-reader", "-d")
 SAFE_FLAGS: Flags = {"--screen-reader": None}
 """Flags that are safe in requests from anybody. Debug output and raw model output are not for everybody to see."""
 
@@ -42,26 +42,26 @@ def check_extra(extra: tuple[str, ...], *, is_open: bool) -> None:
         field = f"extra[{index}]"
         if not argument.startswith("-") or argument.strip("-") == "":
             raise InvalidRequest(f"extra flag {argument!r} is not accepted: write --flag or --flag=value", field)
-        if reason := _governed(argument):
+        if reason := _reserved(argument):
             raise InvalidRequest(f"extra flag {argument!r} is not accepted: {reason}", field)
-        if not is_open and argument not in _HARMLESS:
-            have = ", ".join(_HARMLESS)
+        if not is_open and argument not in _ALWAYS_ACCEPTED:
+            have = ", ".join(_ALWAYS_ACCEPTED)
             raise InvalidRequest(
                 f"extra flag {argument!r} is only accepted with approval_mode none and no sandbox; otherwise {have}",
                 field,
             )
 
 
-def _governed(argument: str) -> str | None:
+def _reserved(argument: str) -> str | None:
     name = argument.split("=", 1)[0]
     if not name.startswith("--"):
         return next((_REASONS[letter] for letter in name[1:] if letter in _REASONS), None)
-    plain = _plain(name.split(".", 1)[0])
+    plain = _normalized(name.split(".", 1)[0])
     return _REASONS.get(plain) or _REASONS.get(plain.removeprefix("no"))
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.replace("-", "").lower()
 
 
-_REASONS = {_plain(name): reason for reason, names in _GOVERNED.items() for name in names}
+_REASONS = {_normalized(name): reason for reason, names in _RESERVED.items() for name in names}

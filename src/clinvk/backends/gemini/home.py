@@ -22,7 +22,7 @@ from msgspec.json import decode
 
 from clinvk.backends.base import PRIVATE, Host
 from clinvk.backends.gemini.permissions import EDITS, READS, ToolPermissions
-from clinvk.backends.shared import effort_of
+from clinvk.backends.shared import native_effort
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import RunRequest
 
@@ -33,12 +33,12 @@ _SETTINGS = f"{_FOLDER}/settings.json"
 _RECORDS = ("tmp", "history")
 _LOGIN = ("oauth_creds.json", "google_accounts.json", "gemini-credentials.json", "installation_id")
 _CONTEXT = ("GEMINI.md", "policies")
-_ALL = (
+_MIRRORED = (
     *(*_LOGIN, *_CONTEXT, ".env", "state.json", "trustedFolders.json", "trusted_hooks.json", "mcp-oauth-tokens.json"),
     *("mcp-oauth-tokens-v2.json", "mcp-server-enablement.json", "a2a-oauth-tokens.json", "acknowledgments"),
     *("agents", "commands", "extensions", "skills"),
 )
-_KEPT = (
+_KEPT_SETTINGS = (
     *("security.auth", "model", "modelConfigs", "billing", "privacy.usageStatisticsEnabled"),
     *("general.maxAttempts", "general.retryFetchErrors"),
     *("general.enableAutoUpdate", "general.enableAutoUpdateNotification"),
@@ -114,7 +114,9 @@ def read_at_start(workdir: str, host: Host) -> tuple[str, ...]:
     return (*(f"{folder}/.env" for folder in folders), f"{workdir}/.gemini/settings.json")
 
 
-def strict(permissions: ToolPermissions, request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
+def restricted(
+    permissions: ToolPermissions, request: RunRequest, host: Host
+) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the files and links of a home in which neither the project nor the user can lift the limits.
 
     The project's GEMINI.md still is context for the model, although the project is not trusted in any other way.
@@ -125,12 +127,12 @@ def strict(permissions: ToolPermissions, request: RunRequest, host: Host) -> tup
     user = user_folder(host)
     own = _user_settings(user, host)
     settings: dict[str, object] = {}
-    for path in _KEPT:
+    for path in _KEPT_SETTINGS:
         if (value := _get(own, path)) is not None:
             _set(settings, path, value)
     for path, value in _STRICT.items():
         _set(settings, path, value)
-    _think(settings, request)
+    _set_thinking(settings, request)
     if permissions.only is not None and set(permissions.only) <= {*READS, *EDITS}:
         _set(settings, "tools.core", permissions.only)
     links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in (*_LOGIN, *_CONTEXT)}
@@ -147,7 +149,7 @@ def strict(permissions: ToolPermissions, request: RunRequest, host: Host) -> tup
     return files, links
 
 
-def as_the_users(request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
+def mirrored(request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the files and links of a home that mirrors the user's home, without the records.
 
     If the prompt is data, the home omits the user's commands, because clinvk's command takes the place of the folder.
@@ -158,8 +160,10 @@ def as_the_users(request: RunRequest, host: Host) -> tuple[dict[str, bytes], dic
     user = user_folder(host)
     settings = _user_settings(user, host)
     _set(settings, _RETENTION, False)
-    _think(settings, request)
-    links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in _ALL if not (request.literal and name == "commands")}
+    _set_thinking(settings, request)
+    links = {
+        f"{_FOLDER}/{name}": f"{user}/{name}" for name in _MIRRORED if not (request.literal and name == "commands")
+    }
     links |= {f"home/{name}": f"{_user_home(host)}/{name}" for name in (".agents", ".env")}
     return {_SETTINGS: json.dumps(settings).encode()}, links
 
@@ -169,12 +173,12 @@ def records(host: Host) -> dict[str, str]:
     return {f"{_FOLDER}/{name}/": f"{user_folder(host)}/{name}" for name in _RECORDS}
 
 
-def _think(settings: dict[str, object], request: RunRequest) -> None:
+def _set_thinking(settings: dict[str, object], request: RunRequest) -> None:
     """Set the thinking of the conversation's models.
 
     The overrides apply to the base configuration of each model generation, which the CLI's helper models do not extend.
     """
-    thinking = effort_of(request, _THINKING)
+    thinking = native_effort(request, _THINKING)
     if thinking is None:
         return
     level, tokens = thinking

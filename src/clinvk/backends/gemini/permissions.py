@@ -53,21 +53,21 @@ class ToolPermissions(msgspec.Struct, frozen=True, kw_only=True):
     """The permissions of an agent.
 
     Attributes:
-        open: the agent may act without asking, and trusts whatever the user trusts.
-        asks: every tool needs permission; no user answers, so no tool runs.
+        is_unrestricted: the agent may act without asking, and trusts whatever the user trusts.
+        denies_all: every tool needs permission; no user answers, so no tool runs.
         only: the available tools; None leaves the choice to the rules of the CLI and of the user.
-        edits: in addition to those rules, the file tools may edit within the workspace.
+        allows_edits: in addition to those rules, the file tools may edit within the workspace.
     """
 
-    open: bool = False
-    asks: bool = False
+    is_unrestricted: bool = False
+    denies_all: bool = False
     only: tuple[str, ...] | None = None
-    edits: bool = False
+    allows_edits: bool = False
 
     @property
     def may_edit(self) -> bool:
         """Whether the agent may edit files in the workspace without asking."""
-        return self.edits or (not self.open and not {*EDITS}.isdisjoint(self.only or ()))
+        return self.allows_edits or (not self.is_unrestricted and not {*EDITS}.isdisjoint(self.only or ()))
 
 
 def tool_permissions(request: RunRequest) -> ToolPermissions:
@@ -79,24 +79,24 @@ def tool_permissions(request: RunRequest) -> ToolPermissions:
     approval, sandbox = request.approval_mode or "default", request.sandbox_mode or "default"
     named = _checked_names(request.allowed_tools)
     if approval == "always":
-        return ToolPermissions(asks=True)
+        return ToolPermissions(denies_all=True)
     if sandbox == "read-only":
         return ToolPermissions(only=_intersection(named, READS))
     if sandbox == "workspace":
         return ToolPermissions(only=_intersection(named, READS + EDITS))
     if approval == "none":
-        return ToolPermissions(open=True, only=named)
+        return ToolPermissions(is_unrestricted=True, only=named)
     edits = approval == "auto"
     if named is None:
-        return ToolPermissions(edits=edits)
+        return ToolPermissions(allows_edits=edits)
     return ToolPermissions(only=_intersection(named, (*_NO_APPROVAL, *EDITS, "web_fetch") if edits else _NO_APPROVAL))
 
 
-def settled(permissions: ToolPermissions) -> ToolPermissions:
+def without_asking(permissions: ToolPermissions) -> ToolPermissions:
     """Return equivalent permissions that never ask: only the tools that need no permission."""
-    if permissions.open or permissions.only is not None:
+    if permissions.is_unrestricted or permissions.only is not None:
         return permissions
-    return ToolPermissions(only=(*_NO_APPROVAL, *EDITS, "web_fetch") if permissions.edits else _NO_APPROVAL)
+    return ToolPermissions(only=(*_NO_APPROVAL, *EDITS, "web_fetch") if permissions.allows_edits else _NO_APPROVAL)
 
 
 def _checked_names(tools: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -115,17 +115,17 @@ def _intersection(named: tuple[str, ...] | None, granted: tuple[str, ...]) -> tu
 
 def deny_rules(permissions: ToolPermissions) -> bytes:
     """Return the rules that no rule of the user can override; empty if there are none."""
-    if permissions.asks:
+    if permissions.denies_all:
         return _rule(("*",), "ask_user", 999)
     place = _IN_WORKSPACE.format(tools=json.dumps(EDITS)).encode() if permissions.may_edit else b""
     if permissions.only is not None:
         return _rule(("*",), "deny", 997) + _rule(permissions.only, "allow", 998) + place
-    return b"" if permissions.open else _rule(_PLAN_MODE, "deny", 999) + place
+    return b"" if permissions.is_unrestricted else _rule(_PLAN_MODE, "deny", 999) + place
 
 
 def allow_rules(permissions: ToolPermissions) -> bytes:
     """Return rules for tools that the CLI by default asks about. The user's rules take precedence."""
-    return _rule((*EDITS, "web_fetch"), "allow", 15) if permissions.edits else b""
+    return _rule((*EDITS, "web_fetch"), "allow", 15) if permissions.allows_edits else b""
 
 
 def _rule(tools: tuple[str, ...], decision: str, priority: int) -> bytes:

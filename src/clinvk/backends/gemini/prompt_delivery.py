@@ -19,7 +19,7 @@ from hashlib import sha256
 
 from clinvk.backends import shared
 from clinvk.backends.base import PRIVATE
-from clinvk.backends.shared import encoded, image_extension, with_schema, with_system_prompt
+from clinvk.backends.shared import base64_data, image_extension, with_schema, with_system_prompt
 from clinvk.types.request import Image, RunRequest
 
 COMMANDS = "home/.gemini/commands"
@@ -27,7 +27,7 @@ FOLDER = "attached"
 
 _BRACE = "clinvk-brace.txt"
 _NO_WIDTH = "\u200b"
-_FORGOTTEN = re.compile(r"[\s\ufeff]*(?:[/?]|<session_context>|<hook_context>)")
+_OMITTED_LATER = re.compile(r"[\s\ufeff]*(?:[/?]|<session_context>|<hook_context>)")
 _COMMAND = re.compile(r"[\s\ufeff]*[/$]")
 """The start of a command over the protocol. Unlike `str.strip`, the CLI also strips a leading byte order mark."""
 
@@ -38,21 +38,21 @@ def prompt_text(request: RunRequest) -> str:
     """Return the full prompt for the model."""
     text = with_schema(with_system_prompt(request), request)
     is_exact = request.literal and request.ephemeral and request.output_schema is None
-    return text if is_exact or not _FORGOTTEN.match(text) else _NO_WIDTH + text
+    return text if is_exact or not _OMITTED_LATER.match(text) else _NO_WIDTH + text
 
 
 def stdin(request: RunRequest) -> bytes:
     """Return the input on stdin: the prompt, or the name of the command that holds the prompt."""
     text = prompt_text(request)
     if is_command(request, text):
-        return f"/{_named(text.encode(errors='replace'))}".encode()
-    return "\n".join([text, *(f"@{_name(image)}" for image in request.images)]).encode(errors="replace")
+        return f"/{_hashed_name(text.encode(errors='replace'))}".encode()
+    return "\n".join([text, *(f"@{_image_name(image)}" for image in request.images)]).encode(errors="replace")
 
 
 def parts(request: RunRequest) -> list[object]:
     """Return the prompt as content blocks of the protocol, which leaves text unchanged."""
     text = {"type": "text", "text": prompt_text(request).encode(errors="replace").decode()}
-    images = ({"type": "image", "mimeType": image.media_type, "data": encoded(image)} for image in request.images)
+    images = ({"type": "image", "mimeType": image.media_type, "data": base64_data(image)} for image in request.images)
     return [text, *images]
 
 
@@ -64,14 +64,14 @@ def is_plain(request: RunRequest) -> bool:
 def files(request: RunRequest) -> dict[str, bytes]:
     """Return the private files for the prompt."""
     text = prompt_text(request)
-    attached = {_name(image): image.data for image in request.images}
+    attached = {_image_name(image): image.data for image in request.images}
     made: dict[str, bytes] = {}
     if is_command(request, text):
         plain = _MARKS.sub(f"@{{{_BRACE}}}", text)
         if plain != text:
             attached[_BRACE] = b"{"
-        prompt = plain + "".join(f"@{{{_name(image)}}}" for image in request.images)
-        command = _named(text.encode(errors="replace"))
+        prompt = plain + "".join(f"@{{{_image_name(image)}}}" for image in request.images)
+        command = _hashed_name(text.encode(errors="replace"))
         made[f"{COMMANDS}/{command}.toml"] = f"prompt = {shared.toml_string(prompt)}\n".encode(errors="replace")
     return made | {f"{FOLDER}/{name}": data for name, data in attached.items()}
 
@@ -86,9 +86,9 @@ def is_command(request: RunRequest, text: str) -> bool:
     return request.literal and ("@" in text or text.startswith("/") or bool(request.images))
 
 
-def _name(image: Image) -> str:
-    return f"{_named(image.data)}.{image_extension(image)}"
+def _image_name(image: Image) -> str:
+    return f"{_hashed_name(image.data)}.{image_extension(image)}"
 
 
-def _named(data: bytes) -> str:
+def _hashed_name(data: bytes) -> str:
     return f"clinvk-{sha256(data).hexdigest()[:32]}"

@@ -13,7 +13,7 @@ import msgspec
 
 from clinvk.backends.base import Host
 from clinvk.backends.gemini import wire
-from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause, failed, usage_of
+from clinvk.backends.gemini.decoder import LOOP_DETECTED, NO_ANSWER, cause, failed, usage_of
 from clinvk.backends.gemini.home import conversation_files
 from clinvk.backends.jsonrpc import Failure
 from clinvk.backends.shared import MessageJoiner, decode_line
@@ -40,7 +40,7 @@ class _Line(msgspec.Struct):
     tokens: _Tokens | None = None
 
 
-_SPEAKERS = ("user", "gemini")
+_MESSAGE_TYPES = ("user", "gemini")
 """The types of conversation messages. The CLI's screens also record notes (`info`, `warning`, `error`), which are not
 part of the answer.
 """
@@ -73,10 +73,12 @@ class ConversationRecord:
 
     def turn(self) -> RecordedTurn | None:
         """Return the messages recorded since the last call, summed up; None if there are none."""
-        lines = [line for text in self._news() if (line := decode_line(_LINES, text)) and line.type in _SPEAKERS]
+        lines = [
+            line for text in self._new_lines() if (line := decode_line(_LINES, text)) and line.type in _MESSAGE_TYPES
+        ]
         return RecordedTurn(self._usage(lines), lines[-1].type == "gemini") if lines else None
 
-    def _news(self) -> list[bytes]:
+    def _new_lines(self) -> list[bytes]:
         if self._is_too_long:
             return []
         if not self._path:
@@ -109,13 +111,13 @@ _STOPS: dict[str, events.StopReason] = {
     "max_tokens": "max_tokens",
     "refusal": "refusal",
 }
-_BROKEN_OFF = "max_turn_requests"
+_LOOP = "max_turn_requests"
 """The stop reason of a looping answer. A user's own turn limit has the same stop reason, but then clinvk does not keep
 a process.
 """
 
 
-_CUT = "gemini's model broke off: its answer did not come to an end"
+_UNFINISHED = "gemini's model broke off: its answer did not come to an end"
 """The protocol reports a normal end, but the record lacks the answer."""
 
 
@@ -137,11 +139,11 @@ class TurnDecoder:
         """Yield the events of a session update."""
         match update.session_update:
             case "agent_message_chunk":
-                yield from self._say(update)
+                yield from self._text(update)
             case "agent_thought_chunk" if self.request.thinking:
                 for text in _texts(update):
                     self._thoughts.end_message()
-                    yield from self._thoughts.say(text)
+                    yield from self._thoughts.write(text)
             case "tool_call":
                 yield from self.call(update)
             case "tool_call_update":
@@ -167,27 +169,27 @@ class TurnDecoder:
             self._prose.end_message()
             yield events.ToolResult(tool.tool_call_id, "\n".join(_texts(tool)) if output is None else output, is_error)
 
-    def ended(self, result: wire.Result, written: RecordedTurn | None) -> events.Ending:
+    def ended(self, result: wire.Result, recorded: RecordedTurn | None) -> events.Ending:
         """Return the ending of a turn from the protocol's result and the record."""
         counts = result.meta.quota.token_count
         reported = events.Usage(counts.input_tokens, counts.output_tokens)
-        used = (written.used if written else None) or (reported if reported != events.Usage() else None)
+        used = (recorded.used if recorded else None) or (reported if reported != events.Usage() else None)
         if result.stop_reason == "cancelled":
             return events.RunFailed(Cancelled.code, "gemini was interrupted", exit_code=1, usage=used)
-        if result.stop_reason == _BROKEN_OFF:
-            return events.RunFailed(AgentFailed.code, BROKEN_OFF, exit_code=1, usage=used)
+        if result.stop_reason == _LOOP:
+            return events.RunFailed(AgentFailed.code, LOOP_DETECTED, exit_code=1, usage=used)
         stop = _STOPS.get(result.stop_reason, "end_turn")
         if stop == "end_turn" and not self._answered:
-            return events.RunFailed(AgentFailed.code, NOTHING, exit_code=1, usage=used)
-        if stop == "end_turn" and written and not written.is_whole:
-            return events.RunFailed(AgentFailed.code, _CUT, exit_code=1, usage=used)
+            return events.RunFailed(AgentFailed.code, NO_ANSWER, exit_code=1, usage=used)
+        if stop == "end_turn" and recorded and not recorded.is_whole:
+            return events.RunFailed(AgentFailed.code, _UNFINISHED, exit_code=1, usage=used)
         return events.RunFinished(stop, used)
 
-    def _say(self, update: wire.Update) -> Iterator[events.Event]:
+    def _text(self, update: wire.Update) -> Iterator[events.Event]:
         for text in _texts(update):
             if not _MODE.fullmatch(text):
                 self._answered = True
-                yield from self._prose.say(text)
+                yield from self._prose.write(text)
 
 
 def _texts(tool: wire.Tool) -> Iterator[str]:
@@ -216,9 +218,9 @@ def _input(tool: wire.Tool) -> dict[str, object]:
     return shown or ({"title": tool.title} if tool.title else {})
 
 
-def refused(failure: Failure, written: RecordedTurn | None = None) -> events.RunFailed:
+def refused(failure: Failure, recorded: RecordedTurn | None = None) -> events.RunFailed:
     """Return the ending of a refused request, with the recorded token usage of the turn."""
-    used = written.used if written else None
+    used = recorded.used if recorded else None
     if failure.code == _UNAUTHENTICATED:
         return failed(AgentUnauthenticated.code, failure.message, _NO_LOGIN_EXIT)
     status, message = cause(failure.text)
