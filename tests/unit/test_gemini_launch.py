@@ -340,7 +340,7 @@ def test_effort_overrides_follow_the_users_overrides() -> None:
 
 @pytest.mark.parametrize("effort", ["LOW", "nonsense"])
 def test_unknown_effort_is_refused(effort: str) -> None:
-    with pytest.raises(InvalidRequest, match="have none, minimal, low, medium, high") as caught:
+    with pytest.raises(InvalidRequest, match="available: none, minimal, low, medium, high") as caught:
         _launch(replace(ASK, effort=effort))
     assert caught.value.field == "effort"
 
