@@ -20,7 +20,7 @@ _VERSION_MS = 10
 _HELP_MS = 30
 _LOOK_MS = 70
 _SERVED_MS = 60
-_SPAWN_MS = 100
+_SPAWN_MS = 110
 _HEALTH_MS = 1
 
 
@@ -77,7 +77,7 @@ def _up_ms(server: Callable[[], AbstractContextManager[Server]]) -> float:
 
 def _run_ms(place: Workplace, command: list[str]) -> float:
     began = time.perf_counter()
-    subprocess.run(command, env=place.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(command, env=place.env, stdin=subprocess.DEVNULL, capture_output=True, check=True)
     return (time.perf_counter() - began) * 1000
 
 

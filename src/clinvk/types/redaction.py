@@ -58,13 +58,13 @@ _NAMES = (
     r"api[-_ ]?key|access[-_]?key(?:[-_]?id)?|secret[-_]?key|private[-_]?key|client[-_]?secret|"
     r"(?:access|refresh|auth|session|id|security|bearer|oauth)[-_]?token|password|passwd|passphrase|authorization|cookie"
 )
-_NAMED = re.compile(
+_NAMED = (
     # authorization: Basic …, "api_key": "…", OPENAI_API_KEY=…
     rf"((?:{_NAMES})[\"'`\\]{{0,3}}\s{{0,3}}[:=]\s{{0,3}}[\"'`\\]{{0,3}}(?:(?:basic|bearer|token)\s{{1,3}})?)"
     r"[^\s\"'`\\,;&<>(){}\[\]]{8,}"
-    r"|(bearer\s{1,3})(?!(?:authentication|authorization|credentials|realm)\b)[\w.~+/=|:*-]{8,}",
-    re.IGNORECASE,
+    r"|(bearer\s{1,3})(?!(?:authentication|authorization|credentials|realm)\b)[\w.~+/=|:*-]{8,}"
 )
+"""Compiled at its first use, as the shapes."""
 _HINTS = ("key", "token", "secret", "passw", "passphrase", "authorization", "cookie", "bearer")
 _LOGIN = re.compile(r"(://[^\s/:@\"'<>]{0,100}:)[^\s/@\"'<>]{1,200}(?=@)")
 _NAME_OF_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")
@@ -88,7 +88,7 @@ def redacted(text: str, known: Iterable[str] = ()) -> str:
     if "://" in lower and "@" in lower:
         text = _LOGIN.sub(rf"\1{HIDDEN}", text)
     if any(hint in lower for hint in _HINTS):
-        text = _NAMED.sub(_hide_value, text)
+        text = re.sub(_NAMED, _hide_value, text, flags=re.IGNORECASE)
     return text
 
 

@@ -18,7 +18,6 @@ from clinvk.cli.terminal.input import confirm
 from clinvk.cli.terminal.output import Notes, print_json, print_text, printable
 from clinvk.cli.terminal.table import cut
 from clinvk.cli.terminal.times import age_s, long_duration
-from clinvk.config.saving import replace_file
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError
@@ -121,6 +120,8 @@ def _with_runs(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> tu
 
 def _write(file: str, exported: str) -> None:
     """Replace a file atomically; write to a pipe or device directly."""
+    from clinvk.config.saving import replace_file  # an import of archive formats, which a list does not need
+
     path = Path(os.path.realpath(file))
     data = exported.encode("utf-8", "replace")
     try:
