@@ -21,13 +21,13 @@ class Client:
     machine: Machine
     home: Path
 
-    async def ask(self, served: LiveServer, prompt: str, *flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    async def ask(self, server: LiveServer, prompt: str, *flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
         """Run one prompt, which reads nothing from stdin; `env` comes to its environment."""
         self.home.mkdir(exist_ok=True)
         own = {
             "PATH": self.machine.env["PATH"],
             "HOME": str(self.home),
-            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{served.port}/anthropic",
+            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{server.port}/anthropic",
             "ANTHROPIC_API_KEY": "not-needed",
             "CLAUDE_CODE_MAX_RETRIES": "1",
         }
@@ -42,20 +42,24 @@ def client(machine: Machine) -> Client:
 
 @pytest.mark.parametrize("model", ["opus", "claude", "codex", "gemini"])
 async def test_claude_code_completes_a_turn(client: Client, machine: Machine, model: str) -> None:
-    async with serving(machine.env) as served:
-        done = await client.ask(served, "as a client [[words=3]]", f"--model={model}", "--output-format=json")
+    async with serving(machine.env) as server:
+        done = await client.ask(server, "as a client [[words=3]]", f"--model={model}", "--output-format=json")
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout)
-    assert (told["result"], told["is_error"], told["stop_reason"]) == ("word1 word2 word3", False, "end_turn")
-    assert told["usage"]["input_tokens"] > 0
-    assert told["usage"]["output_tokens"] > 0
+    reported = json.loads(done.stdout)
+    assert (reported["result"], reported["is_error"], reported["stop_reason"]) == (
+        "word1 word2 word3",
+        False,
+        "end_turn",
+    )
+    assert reported["usage"]["input_tokens"] > 0
+    assert reported["usage"]["output_tokens"] > 0
     assert machine.requests("as a client")
 
 
 async def test_claude_code_streams_the_answer_and_the_thinking(client: Client, machine: Machine) -> None:
     flags = ("--output-format=stream-json", "--verbose", "--include-partial-messages")
-    async with serving(machine.env) as served:
-        done = await client.ask(served, "as a client [[think=3 words=5]]", "--model=opus", *flags)
+    async with serving(machine.env) as server:
+        done = await client.ask(server, "as a client [[think=3 words=5]]", "--model=opus", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(text) for text in done.stdout.splitlines()]
     deltas = [
@@ -71,20 +75,20 @@ async def test_claude_code_streams_the_answer_and_the_thinking(client: Client, m
 
 @pytest.mark.slow
 async def test_claude_code_continues_its_conversation(client: Client, machine: Machine) -> None:
-    async with serving(machine.env) as served:
-        first = await client.ask(served, "the first [[words=2]]", "--model=codex", "--output-format=json")
-        done = await client.ask(served, "the second [[words=3]]", "--model=codex", "--continue", "--output-format=json")
+    async with serving(machine.env) as server:
+        first = await client.ask(server, "the first [[words=2]]", "--model=codex", "--output-format=json")
+        done = await client.ask(server, "the second [[words=3]]", "--model=codex", "--continue", "--output-format=json")
     assert json.loads(first.stdout)["result"] == "word1 word2"
     assert json.loads(done.stdout)["result"] == "word1 word2 word3", done.stdout + done.stderr
-    asked = json.dumps(machine.requests("the second")[-1])
-    assert "the first" in asked
-    assert "word1 word2" in asked
+    body = json.dumps(machine.requests("the second")[-1])
+    assert "the first" in body
+    assert "word1 word2" in body
 
 
 @pytest.mark.slow
 async def test_claude_code_reports_why_the_agent_failed(client: Client, machine: Machine) -> None:
-    async with serving(machine.env) as served:
-        done = await client.ask(served, "as a client [[error=400]]", "--model=opus")
+    async with serving(machine.env) as server:
+        done = await client.ask(server, "as a client [[error=400]]", "--model=opus")
     assert done.returncode != 0
     assert "400" in done.stdout
 
@@ -92,9 +96,9 @@ async def test_claude_code_reports_why_the_agent_failed(client: Client, machine:
 async def test_claude_code_does_not_retry_a_crashed_agent(client: Client, scripted: Scripted) -> None:
     """With what the documentation tells to set; without it Claude Code asks once more for an answer in one piece."""
     scripted.play([*claude_says("one ", "two")[:4], stderr("the disk is on fire"), exits(3)])
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         alone = {"CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1"}
-        done = await client.ask(served, "hello", "--model=claude", **alone)
+        done = await client.ask(server, "hello", "--model=claude", **alone)
     assert done.returncode != 0
     assert "the disk is on fire" in done.stdout
     assert len(scripted.calls()) == 1

@@ -106,8 +106,8 @@ def items(done: subprocess.CompletedProcess[str]) -> list[Item]:
 
 @pytest.mark.parametrize("model", ["claude", "gemini", "codex"])
 async def test_codex_completes_a_turn(client: Client, machine: Machine, model: str) -> None:
-    async with serving(machine.env) as served:
-        done = await client.ask("as a client [[words=3]]", served.port, model)
+    async with serving(machine.env) as server:
+        done = await client.ask("as a client [[words=3]]", server.port, model)
     assert items(done) == [Item("agent_message", "word1 word2 word3")]
     last = printed(done)[-1]
     assert last.type == "turn.completed"
@@ -117,24 +117,24 @@ async def test_codex_completes_a_turn(client: Client, machine: Machine, model: s
 
 
 async def test_codex_resumes_a_conversation(client: Client, machine: Machine) -> None:
-    async with serving(machine.env) as served:
-        await client.ask("the first [[words=2]]", served.port, "claude")
-        done = await client.ask("the second [[words=3]]", served.port, "claude", "resume", "--last")
+    async with serving(machine.env) as server:
+        await client.ask("the first [[words=2]]", server.port, "claude")
+        done = await client.ask("the second [[words=3]]", server.port, "claude", "resume", "--last")
     assert items(done) == [Item("agent_message", "word1 word2 word3")]
-    told = json.dumps(machine.requests("the second")[-1])
-    assert told.index("the first") < told.index("word1 word2") < told.index("the second")
+    reported = json.dumps(machine.requests("the second")[-1])
+    assert reported.index("the first") < reported.index("word1 word2") < reported.index("the second")
 
 
 async def test_codex_shows_the_reasoning_of_the_model(client: Client, machine: Machine) -> None:
     thinks = ("-c", 'model_reasoning_summary="auto"', "-c", "model_supports_reasoning_summaries=true")
-    async with serving(machine.env) as served:
-        done = await client.ask("thinking [[think=3 words=2]]", served.port, "claude", *thinks)
+    async with serving(machine.env) as server:
+        done = await client.ask("thinking [[think=3 words=2]]", server.port, "claude", *thinks)
     assert [item.type for item in items(done)] == ["reasoning", "agent_message"]
 
 
 async def test_codex_reports_why_the_agent_failed(client: Client, machine: Machine) -> None:
-    async with serving(machine.env) as served:
-        done = await client.ask("as a client [[error=429]]", served.port, "claude")
+    async with serving(machine.env) as server:
+        done = await client.ask("as a client [[error=429]]", server.port, "claude")
     assert done.returncode != 0
     assert "turn.failed" in done.stdout
     assert "429" in done.stdout
@@ -143,8 +143,8 @@ async def test_codex_reports_why_the_agent_failed(client: Client, machine: Machi
 @pytest.mark.parametrize("says", [claude_says("one ", "two")[:4], claude_says()[:1]], ids=["has spoken", "at once"])
 async def test_codex_does_not_retry_a_crashed_agent(client: Client, scripted: Scripted, says: list[Step]) -> None:
     scripted.play([*says, stderr("the disk is on fire"), exits(3)])
-    async with serving(scripted.env) as served:
-        done = await client.ask("hello", served.port, "claude", retries="")
+    async with serving(scripted.env) as server:
+        done = await client.ask("hello", server.port, "claude", retries="")
     assert done.returncode != 0
     failed = done.stdout.splitlines()[-1]
     assert "turn.failed" in failed

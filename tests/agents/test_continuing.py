@@ -34,30 +34,30 @@ def earlier(machine: Machine, latest: str) -> str:
 
 @BACKENDS
 async def test_conversation_started_over_http_resumes_from_another_folder(machine: Machine, backend: str) -> None:
-    async with serving(machine.env) as served:
-        first = await served.prompt(
+    async with serving(machine.env) as server:
+        first = await server.prompt(
             backend=backend, prompt="my cat is called Mimi [[words=2]]", workdir=str(machine.project)
         )
     session = first.json()["session_id"]
     answer = clinvk(machine, machine.outside, "resume", session[:8], "what is it called? [[words=3]]", "-o", "json")
     assert (answer["content"], answer["session_id"]) == ("word1 word2 word3", session)
-    told = earlier(machine, "what is it called?")
-    assert "my cat is called Mimi" in told
-    assert "word1 word2" in told
+    reported = earlier(machine, "what is it called?")
+    assert "my cat is called Mimi" in reported
+    assert "word1 word2" in reported
     shown = clinvk(machine, machine.outside, "sessions", "show", session, "--json")
     assert (shown["turn_count"], shown["working_dir"]) == (2, str(machine.project))
 
 
 @BACKENDS
 async def test_conversation_started_on_the_command_line_resumes_over_http(machine: Machine, backend: str) -> None:
-    begun = clinvk(machine, machine.project, "-b", backend, "my dog is called Rex [[words=2]]", "-o", "json")
-    async with serving(machine.env) as served:
+    first = clinvk(machine, machine.project, "-b", backend, "my dog is called Rex [[words=2]]", "-o", "json")
+    async with serving(machine.env) as server:
         second = (
-            await served.prompt(backend=backend, prompt="and now? [[words=3]]", session_id=begun["session_id"])
+            await server.prompt(backend=backend, prompt="and now? [[words=3]]", session_id=first["session_id"])
         ).json()
     assert (second["output"], second["session_id"], second["exit_code"]) == (
         "word1 word2 word3",
-        begun["session_id"],
+        first["session_id"],
         0,
     )
     assert "my dog is called Rex" in earlier(machine, "and now?")

@@ -16,17 +16,17 @@ from serving import LiveServer, serving
 CLIS = ("claude", "codex", "gemini")
 
 
-async def ask(served: LiveServer, machine: Machine, prompt: str, **more: object) -> httpx.Response:
+async def ask(server: LiveServer, machine: Machine, prompt: str, **more: object) -> httpx.Response:
     fields: dict[str, object] = {"approval_mode": "none", "sandbox_mode": "full", "workdir": str(machine.project)}
     body = {"prompt": prompt, **fields, **more}
-    return await served.client.post("/api/v1/prompt", json=body, timeout=100)
+    return await server.client.post("/api/v1/prompt", json=body, timeout=100)
 
 
-async def versions(served: LiveServer) -> dict[str, str]:
+async def versions(server: LiveServer) -> dict[str, str]:
     """Wait until the server knows all versions."""
     until_s = time.monotonic() + 60
     while True:
-        listed = (await served.client.get("/api/v1/backends")).json()["backends"]
+        listed = (await server.client.get("/api/v1/backends")).json()["backends"]
         found = {info["name"]: info["version"] for info in listed if "version" in info}
         if len(found) == len(CLIS):
             return found
@@ -45,25 +45,25 @@ def installed(machine: Machine) -> dict[str, str]:
 
 
 async def test_server_detects_cli_versions(machine: Machine) -> None:
-    async with serving(machine.env) as served:
-        assert await versions(served) == installed(machine)
+    async with serving(machine.env) as server:
+        assert await versions(server) == installed(machine)
 
 
 @pytest.mark.parametrize("backend", CLIS)
 async def test_prompt_is_answered_and_its_tool_runs_in_the_workdir(machine: Machine, backend: str) -> None:
-    async with serving(machine.env) as served:
-        response = await ask(served, machine, '[[tool=shell cmd="touch made" words=3]]', backend=backend)
-    told = response.json()
-    assert (response.status_code, told["exit_code"], told["output"]) == (200, 0, "word1 word2 word3")
-    assert told["token_usage"]["output_tokens"] > 0
+    async with serving(machine.env) as server:
+        response = await ask(server, machine, '[[tool=shell cmd="touch made" words=3]]', backend=backend)
+    answer = response.json()
+    assert (response.status_code, answer["exit_code"], answer["output"]) == (200, 0, "word1 word2 word3")
+    assert answer["token_usage"]["output_tokens"] > 0
     assert (machine.project / "made").exists()
 
 
 @pytest.mark.parametrize("backend", CLIS)
 async def test_stream_reports_agent_events(machine: Machine, backend: str) -> None:
     prompt = '[[tool=shell cmd="echo from-the-tool" words=3]]'
-    async with serving(machine.env) as served:
-        response = await ask(served, machine, prompt, backend=backend, output_format="stream-json")
+    async with serving(machine.env) as server:
+        response = await ask(server, machine, prompt, backend=backend, output_format="stream-json")
     events = [json.loads(line) for line in response.text.splitlines()]
     kinds = [event["type"] for event in events]
     assert (kinds[0], kinds[-1]) == ("init", "done")
@@ -81,12 +81,12 @@ async def test_stream_reports_agent_events(machine: Machine, backend: str) -> No
 async def test_model_api_error_returns_200_with_its_error_code(
     machine: Machine, backend: str, status: int, code: str
 ) -> None:
-    async with serving(machine.env) as served:
-        response = await ask(served, machine, f"[[error={status}]]", backend=backend)
-    told = response.json()
-    assert (response.status_code, told["error_code"], told["output"]) == (200, code, "")
-    assert told["exit_code"] != 0
-    assert told["error"]
+    async with serving(machine.env) as server:
+        response = await ask(server, machine, f"[[error={status}]]", backend=backend)
+    answer = response.json()
+    assert (response.status_code, answer["error_code"], answer["output"]) == (200, code, "")
+    assert answer["exit_code"] != 0
+    assert answer["error"]
 
 
 @pytest.mark.parametrize("backend", CLIS)
@@ -102,9 +102,9 @@ async def test_client_disconnect_ends_the_agent_and_its_tool(machine: Machine, b
         }
     ).encode()
     head = f"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n"
-    async with serving(machine.env) as served:
-        await versions(served)  # an agent that is asked for its version is a process too
-        _, writer = await served.raw(head.encode() + b"content-type: application/json\r\n\r\n" + data)
+    async with serving(machine.env) as server:
+        await versions(server)  # an agent that is asked for its version is a process too
+        _, writer = await server.raw(head.encode() + b"content-type: application/json\r\n\r\n" + data)
         await until(up.exists, within_s=60)
         writer.close()
         await until_told(lambda: asyncio.to_thread(lambda: not machine.left()))  # a look at all processes takes long
@@ -112,10 +112,10 @@ async def test_client_disconnect_ends_the_agent_and_its_tool(machine: Machine, b
 
 @pytest.mark.parametrize("backend", CLIS)
 async def test_session_id_resumes_the_conversation(machine: Machine, backend: str) -> None:
-    async with serving(machine.env) as served:
-        first = (await ask(served, machine, "the first [[words=2]]", backend=backend)).json()
+    async with serving(machine.env) as server:
+        first = (await ask(server, machine, "the first [[words=2]]", backend=backend)).json()
         second = (
-            await ask(served, machine, "the second [[words=3]]", backend=backend, session_id=first["session_id"])
+            await ask(server, machine, "the second [[words=3]]", backend=backend, session_id=first["session_id"])
         ).json()
     assert (second["exit_code"], second["output"]) == (0, "word1 word2 word3")
     assert second["session_id"] == first["session_id"]

@@ -48,12 +48,12 @@ def by_messages(base: str, model: str) -> BaseChatModel:
 async def test_langchain_invokes_streams_and_parses_a_schema(
     machine: Machine, client: Callable[[str, str], BaseChatModel], backend: str, read: int, written: int
 ) -> None:
-    async with serving(machine.env, default_workdir=str(machine.project)) as served:
-        model = client(f"http://127.0.0.1:{served.port}", backend)
+    async with serving(machine.env, default_workdir=str(machine.project)) as server:
+        model = client(f"http://127.0.0.1:{server.port}", backend)
         whole = await model.ainvoke([("system", "be brief"), ("human", "one"), ("ai", "two"), ("human", PROMPT)])
         pieces = [chunk.text async for chunk in model.astream(PROMPT) if chunk.text]
-        asked = f"[[call StructuredOutput {ANSWER}]]" if backend == "claude" else f"[[say='{ANSWER}']]"
-        person = await model.with_structured_output(Person, method="json_schema").ainvoke(asked)
+        requested = f"[[call StructuredOutput {ANSWER}]]" if backend == "claude" else f"[[say='{ANSWER}']]"
+        person = await model.with_structured_output(Person, method="json_schema").ainvoke(requested)
     assert whole.text == "word1 word2 word3"
     assert whole.usage_metadata
     used = whole.usage_metadata
@@ -67,19 +67,19 @@ async def test_langchain_invokes_streams_and_parses_a_schema(
 @pytest.mark.timeout(240)
 async def test_litellm_works_with_both_apis(machine: Machine) -> None:
     script = Path(__file__).with_name("litellm_client.py")
-    async with serving(machine.env, default_workdir=str(machine.project)) as served:
+    async with serving(machine.env, default_workdir=str(machine.project)) as server:
         done = await finished(
-            *(sys.executable, str(script), f"http://127.0.0.1:{served.port}", "claude"),
+            *(sys.executable, str(script), f"http://127.0.0.1:{server.port}", "claude"),
             cwd=machine.project,
             env={"HOME": str(machine.home), "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
             within_s=200,
         )
     assert done.returncode == 0, done.stderr
-    for told in json.loads(done.stdout.splitlines()[-1]):
-        (choice,) = told["whole"]["choices"]
+    for reported in json.loads(done.stdout.splitlines()[-1]):
+        (choice,) = reported["whole"]["choices"]
         assert (choice["message"]["content"], choice["finish_reason"]) == ("word1 word2 word3", "stop")
-        assert told["pieces"] == ["word1 ", "word2 ", "word3"]
-        for used in (told["whole"]["usage"], told["streamed"]):
+        assert reported["pieces"] == ["word1 ", "word2 ", "word3"]
+        for used in (reported["whole"]["usage"], reported["streamed"]):
             assert (used["prompt_tokens"], used["completion_tokens"], used["total_tokens"]) == (100, 30, 130)
             assert used["prompt_tokens_details"]["cached_tokens"] == 20
-        assert "claude is not logged in" in told["error"]
+        assert "claude is not logged in" in reported["error"]

@@ -14,9 +14,9 @@ CLIS = ("claude", "codex", "gemini")
 @pytest.mark.parametrize("backend", CLIS)
 async def test_developer_message_and_referenced_answer_reach_the_model(machine: Machine, backend: str) -> None:
     async with (
-        serving(machine.env, default_workdir=str(machine.project)) as served,
+        serving(machine.env, default_workdir=str(machine.project)) as server,
         AsyncOpenAI(
-            base_url=f"http://127.0.0.1:{served.port}/openai/v1", api_key="not-needed", max_retries=0
+            base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key="not-needed", max_retries=0
         ) as client,
     ):
         first = await client.responses.create(

@@ -25,17 +25,17 @@ async def printed(machine: Machine, agent_path: str, name: str, model: str) -> R
     folder.mkdir()
     (folder / "node_modules").symlink_to(Path(agent_path.partition(":")[0]).parent)
     shutil.copy(SCRIPTS / name, folder)
-    async with serving(machine.env, default_workdir=str(machine.project)) as served:
+    async with serving(machine.env, default_workdir=str(machine.project)) as server:
         done = await finished(
-            *("node", name, f"http://127.0.0.1:{served.port}", model),
+            *("node", name, f"http://127.0.0.1:{server.port}", model),
             cwd=folder,
             env={"PATH": machine.env["PATH"], "HOME": str(folder)},
             within_s=100,
         )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    told: Record = json.loads(done.stdout)
-    return told
+    reported: Record = json.loads(done.stdout)
+    return reported
 
 
 def refusals(key: str, unauthenticated: str, limited: str) -> list[Record]:
@@ -48,9 +48,9 @@ def refusals(key: str, unauthenticated: str, limited: str) -> list[Record]:
 
 @pytest.mark.parametrize("backend", CLIS)
 async def test_openai_js_sdk_receives_expected_results(machine: Machine, agent_path: str, backend: str) -> None:
-    told = await printed(machine, agent_path, "openai.mjs", backend)
+    reported = await printed(machine, agent_path, "openai.mjs", backend)
     read, written, thought = TOKENS[backend]
-    assert told["chat"] == {
+    assert reported["chat"] == {
         "text": "word1 word2 word3",
         "reason": "stop",
         "usage": {
@@ -61,9 +61,9 @@ async def test_openai_js_sdk_receives_expected_results(machine: Machine, agent_p
             "completion_tokens_details": {"reasoning_tokens": thought},
         },
     }
-    assert told["pieces"] == ["word1 ", "word2 ", "word3"]
-    assert told["helper"] == {"text": "word1 word2 word3", "tokens": read + written}
-    assert told["response"] == {
+    assert reported["pieces"] == ["word1 ", "word2 ", "word3"]
+    assert reported["helper"] == {"text": "word1 word2 word3", "tokens": read + written}
+    assert reported["response"] == {
         "kinds": [
             *("response.created", "response.in_progress"),
             *("response.output_item.added", "response.content_part.added"),
@@ -74,14 +74,14 @@ async def test_openai_js_sdk_receives_expected_results(machine: Machine, agent_p
         "text": "word1 word2 word3",
         "tokens": read + written,
     }
-    assert told["errors"] == refusals("code", "agent_unauthenticated", "rate_limit_exceeded")
-    assert isinstance(told["models"], list)
-    assert {*CLIS, "claude/opus"} <= {*map(str, told["models"])}
+    assert reported["errors"] == refusals("code", "agent_unauthenticated", "rate_limit_exceeded")
+    assert isinstance(reported["models"], list)
+    assert {*CLIS, "claude/opus"} <= {*map(str, reported["models"])}
 
 
 @pytest.mark.parametrize("backend", CLIS)
 async def test_anthropic_js_sdk_receives_expected_results(machine: Machine, agent_path: str, backend: str) -> None:
-    told = await printed(machine, agent_path, "anthropic.mjs", backend)
+    reported = await printed(machine, agent_path, "anthropic.mjs", backend)
     read, written, thought = TOKENS[backend]
     usage: Record = {
         "input_tokens": read - 20,
@@ -89,22 +89,22 @@ async def test_anthropic_js_sdk_receives_expected_results(machine: Machine, agen
         "cache_read_input_tokens": 20,
         "output_tokens": written,
     }
-    assert told["message"] == {
+    assert reported["message"] == {
         "content": [{"type": "text", "text": "word1 word2 word3"}],
         "stop_reason": "end_turn",
         "usage": {**usage, "output_tokens_details": {"thinking_tokens": thought}} if thought else usage,
     }
-    assert told["helper"] == {
+    assert reported["helper"] == {
         "pieces": ["word1 ", "word2 ", "word3"],
         "text": "word1 word2 word3",
         "tokens": written,
     }
-    assert told["kinds"] == [
+    assert reported["kinds"] == [
         *("message_start", "content_block_start"),
         *["content_block_delta"] * 3,
         *("content_block_stop", "message_delta", "message_stop"),
     ]
-    assert told["errors"] == refusals("type", "authentication_error", "rate_limit_error")
-    assert told["count"] == 100
-    assert isinstance(told["models"], list)
-    assert {*CLIS, "claude/opus"} <= {*map(str, told["models"])}
+    assert reported["errors"] == refusals("type", "authentication_error", "rate_limit_error")
+    assert reported["count"] == 100
+    assert isinstance(reported["models"], list)
+    assert {*CLIS, "claude/opus"} <= {*map(str, reported["models"])}

@@ -31,24 +31,24 @@ FREE = {"x-clinvk-approval-mode": "none", "x-clinvk-sandbox-mode": "full"}
 class Clients:
     """Both SDKs as clients of one server, as users make them: nothing but the address is changed."""
 
-    served: LiveServer
+    server: LiveServer
     openai: AsyncOpenAI
     anthropic: AsyncAnthropic
 
     async def runs(self) -> int:
         """Give how many runs there were."""
-        return (await self.served.client.get("/api/v1/runs")).json()["total"]
+        return (await self.server.client.get("/api/v1/runs")).json()["total"]
 
 
 @asynccontextmanager
 async def clients(machine: Machine, max_retries: int = 0) -> AsyncGenerator[Clients]:
-    async with serving(machine.env, default_workdir=str(machine.project)) as served:
-        base = f"http://127.0.0.1:{served.port}"
+    async with serving(machine.env, default_workdir=str(machine.project)) as server:
+        base = f"http://127.0.0.1:{server.port}"
         async with (
             AsyncOpenAI(base_url=f"{base}/openai/v1", api_key="not-needed", max_retries=max_retries) as first,
             AsyncAnthropic(base_url=f"{base}/anthropic", api_key="not-needed", max_retries=max_retries) as second,
         ):
-            yield Clients(served, first, second)
+            yield Clients(server, first, second)
 
 
 def to_chat(text: str) -> list[ChatCompletionMessageParam]:
@@ -159,7 +159,7 @@ async def test_blocking_sdk_clients_work(machine: Machine) -> None:
         return [streamed, text_of(message)]
 
     async with clients(machine) as sdk:
-        got = await asyncio.gather(*(asyncio.to_thread(ask, sdk.served.port, backend) for backend in CLIS))
+        got = await asyncio.gather(*(asyncio.to_thread(ask, sdk.server.port, backend) for backend in CLIS))
     assert got == [["word1 word2"] * 2] * 3
 
 
@@ -369,12 +369,12 @@ async def test_dropped_model_stream_ends_sdk_streams_with_an_error(machine: Mach
 
 async def test_background_response_can_be_retrieved_and_cancelled(machine: Machine) -> None:
     async with clients(machine) as sdk:
-        begun = await sdk.openai.responses.create(model="codex", input="[[words=400 delay=0.1]]", background=True)
+        first = await sdk.openai.responses.create(model="codex", input="[[words=400 delay=0.1]]", background=True)
         await until(lambda: bool(machine.requests("words=400")), within_s=60)
-        running = await sdk.openai.responses.retrieve(begun.id)
-        ended = await sdk.openai.responses.cancel(begun.id)
-        kept = await sdk.openai.responses.retrieve(begun.id)
-    assert begun.status in ("queued", "in_progress")
+        running = await sdk.openai.responses.retrieve(first.id)
+        ended = await sdk.openai.responses.cancel(first.id)
+        kept = await sdk.openai.responses.retrieve(first.id)
+    assert first.status in ("queued", "in_progress")
     assert (running.status, ended.status, kept.status) == ("in_progress", "cancelled", "cancelled")
 
 

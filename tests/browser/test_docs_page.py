@@ -26,13 +26,13 @@ STATUS = "document.querySelector('#prompt .status').textContent"
 @asynccontextmanager
 async def docs(scripted: Scripted, at: str = "") -> AsyncGenerator[tuple[Page, LiveServer]]:
     """Open the page, and check in the end that it was well and kept to its own host."""
-    async with serving(scripted.env) as served, browsing() as page:
-        await page.call("Page.navigate", url=f"http://127.0.0.1:{served.port}/docs{at}")
+    async with serving(scripted.env) as server, browsing() as page:
+        await page.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/docs{at}")
         await page.until("document.querySelectorAll('details.operation').length > 5")
-        yield page, served
+        yield page, server
         urls = [string(record(event, "request"), "url") for event in page.told("Network.requestWillBeSent")]
         hosts = {urlsplit(url).netloc for url in urls if not url.startswith("data:")}
-        assert hosts == {f"127.0.0.1:{served.port}"}
+        assert hosts == {f"127.0.0.1:{server.port}"}
         assert page.told("Runtime.exceptionThrown") == []
 
 
@@ -128,8 +128,8 @@ async def test_key_is_sent_as_a_bearer_token(scripted: Scripted) -> None:
 
 async def test_operation_parameters_are_filled_in_and_sent(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
-    async with docs(scripted) as (page, served):
-        answer = (await served.prompt(prompt="a & b?")).json()
+    async with docs(scripted) as (page, server):
+        answer = (await server.prompt(prompt="a & b?")).json()
         await open_operation(page, "listSessions")
         await page.write("#listSessions [data-parameter=q]", "A & B?")
         await page.write("#listSessions [data-parameter=limit]", "5")
@@ -149,8 +149,8 @@ async def test_page_follows_a_run(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one ", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
     answer = "document.querySelector('#followRun .answer').textContent"
-    async with docs(scripted) as (page, served):
-        run = await served.detached()
+    async with docs(scripted) as (page, server):
+        run = await server.detached()
         await open_operation(page, "followRun")
         await page.write("#followRun [data-parameter=id]", run["run_id"])
         await page.click("#followRun .send")

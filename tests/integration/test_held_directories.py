@@ -33,13 +33,13 @@ def swapping(place: Path, target: Path) -> Callable[[RunRequest], Awaitable[str]
         swapped.append(True)
 
     async def check(_: RunRequest) -> str:
-        if not begun:
-            begun.append(_thread.start_new_thread(swap, ()))
+        if not started:
+            started.append(_thread.start_new_thread(swap, ()))
         while not swapped:  # any lock or file would count as blocking the loop
             pass
         return str(place)
 
-    begun: list[int] = []
+    started: list[int] = []
     swapped: list[bool] = []
 
     return check
@@ -131,13 +131,13 @@ async def test_no_run_enters_a_blocked_directory_while_its_path_is_swapped_again
 ) -> None:
     scripted.play(claude_says("x"))
     secret = str(place.with_name("secret"))
-    async with serving(scripted.env, blocked_workdir_prefixes=(secret,)) as served:
+    async with serving(scripted.env, blocked_workdir_prefixes=(secret,)) as server:
         with flipping(place, Path(secret)):
             answers = [
                 answer
                 for _ in range(20)
-                for answer in await asyncio.gather(*(served.prompt(workdir=str(place)) for _ in range(4)))
+                for answer in await asyncio.gather(*(server.prompt(workdir=str(place)) for _ in range(4)))
             ]
-        assert (await served.prompt(workdir=str(place))).status_code == 200
+        assert (await server.prompt(workdir=str(place))).status_code == 200
     assert {answer.status_code for answer in answers} <= {200, 400, 403}
     assert secret not in [call.cwd for call in scripted.calls()]

@@ -165,16 +165,16 @@ async def test_lists_skip_damaged_items_and_health_and_doctor_report_them(script
     page = data.index(b"SESSION-0 ") // PAGE
     data[page * PAGE : (page + 1) * PAGE] = bytes(PAGE)
     (home / "clinvk.db").write_bytes(data)
-    async with serving(scripted.env) as served:
-        assert (await served.client.get("/health")).json()["status"] == "ok"
-        listed = (await served.client.get("/api/v1/sessions")).json()
+    async with serving(scripted.env) as server:
+        assert (await server.client.get("/health")).json()["status"] == "ok"
+        listed = (await server.client.get("/api/v1/sessions")).json()
         assert listed["total"] == SESSIONS
         assert 0 < listed["unreadable"] == SESSIONS - len(listed["sessions"]) < SESSIONS / 2
-        health = await served.client.get("/health")
+        health = await server.client.get("/health")
         assert (health.status_code, health.json()["status"]) == (200, "degraded")
         assert "clinvk doctor" in health.json()["warnings"][0]
-        assert (await served.client.get("/health/ready")).status_code == 200, "prompts can still be stored"
-        one = await served.client.get(f"/api/v1/sessions/{last.id}")
+        assert (await server.client.get("/health/ready")).status_code == 200, "prompts can still be stored"
+        one = await server.client.get(f"/api/v1/sessions/{last.id}")
         assert (one.status_code, one.json()["code"]) == (503, "store_unavailable")
     found = await asyncio.to_thread(check_store, home)
     assert (found.status, "damaged" in found.message) == ("warning", True)
@@ -201,8 +201,8 @@ async def test_prompt_whose_end_could_not_be_stored_is_refused_before_its_agent_
     async with SqliteStore(home) as store:
         await turn(store)
     await asyncio.to_thread(damage_root, home / "clinvk.db", name)
-    async with serving(scripted.env) as served:
-        answers = [await served.prompt(), await served.prompt()]
+    async with serving(scripted.env) as server:
+        answers = [await server.prompt(), await server.prompt()]
         assert [answer.status_code for answer in answers] == [503, 503]
         assert answers[0].json()["code"] == "store_unavailable"
         assert answers[0].headers["retry-after"]
@@ -212,14 +212,14 @@ async def test_prompt_whose_end_could_not_be_stored_is_refused_before_its_agent_
 async def test_prompts_are_refused_after_the_end_of_a_run_met_damage(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("x")
     scripted.play([*says[:3], wait_for(tmp_path / "go"), *says[3:]])
-    async with serving(scripted.env) as served:
-        first = await served.detached()
+    async with serving(scripted.env) as server:
+        first = await server.detached()
         await until(scripted.calls)
         database = scripted.folder / ".clinvk" / "clinvk.db"
         await asyncio.to_thread(damage_root, database, "sqlite_autoindex_chunks_1")
         (tmp_path / "go").touch()
-        await served.ended(first["run_id"])
-        assert (await served.prompt()).status_code == 503
+        await server.ended(first["run_id"])
+        assert (await server.prompt()).status_code == 503
 
 
 LISTS = (
@@ -265,15 +265,15 @@ async def test_every_list_answers_whatever_page_is_damaged(scripted: Scripted) -
     home = scripted.folder / ".clinvk"
     whole = await filled_with_tags(home)
     names = await asyncio.to_thread(pages_of, home / "clinvk.db")
-    async with serving(scripted.env) as served:
-        paths = [path for path in LISTS if (await served.client.get(path)).json()["total"] == 12]
+    async with serving(scripted.env) as server:
+        paths = [path for path in LISTS if (await server.client.get(path)).json()["total"] == 12]
         assert paths == list(LISTS)
         for page in range(1, len(whole) // PAGE):
             data = bytearray(whole)
             data[page * PAGE : (page + 1) * PAGE] = b"\xa5" * PAGE
             await asyncio.to_thread(replace_database, home, data)
             name = names.get(page + 1, "")
-            answers = [await served.client.get(path) for path in (*paths, "/api/v1/usage?since=2020-01-01")]
+            answers = [await server.client.get(path) for path in (*paths, "/api/v1/usage?since=2020-01-01")]
             if all(answer.status_code == 503 for answer in answers):
                 assert not name, "a page of the schema"
                 continue
@@ -292,12 +292,12 @@ async def test_server_starts_with_a_damaged_page_and_lists_what_is_stored(script
     home = scripted.folder / ".clinvk"
     await filled_with_tags(home)
     await asyncio.to_thread(damage_root, home / "clinvk.db", name)
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env) as server:
         for path in LISTS:
-            answer = await served.client.get(path)
+            answer = await server.client.get(path)
             assert (answer.status_code, answer.json().get("total")) == (200, 12), (path, answer.text)
-        answer = await served.prompt()
-        health = (await served.client.get("/health")).json()
+        answer = await server.prompt()
+        health = (await server.client.get("/health")).json()
         assert health["status"] == ("unhealthy" if answer.status_code == 503 else "degraded"), answer.text
 
 
@@ -313,12 +313,12 @@ async def test_damage_to_one_session_refuses_its_prompts_only(scripted: Scripted
     data = bytearray((home / "clinvk.db").read_bytes())
     data[page * PAGE : (page + 1) * PAGE] = bytes(PAGE)
     (home / "clinvk.db").write_bytes(data)
-    async with serving(scripted.env) as served:
-        changed = await served.client.patch(f"/api/v1/sessions/{last.id}", json={"title": "x"})
-        refused = await served.prompt(session_id=last.id)
+    async with serving(scripted.env) as server:
+        changed = await server.client.patch(f"/api/v1/sessions/{last.id}", json={"title": "x"})
+        refused = await server.prompt(session_id=last.id)
         assert (changed.status_code, refused.status_code) == (503, 503)
-        assert (await served.prompt()).status_code == 200
-        health = await served.client.get("/health")
+        assert (await server.prompt()).status_code == 200
+        health = await server.client.get("/health")
         assert (health.status_code, health.json()["status"]) == (200, "degraded")
     found = await asyncio.to_thread(check_store, home)
     assert (found.status, "sqlite3" in found.message) == ("warning", True), found
