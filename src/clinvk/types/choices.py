@@ -20,7 +20,5 @@ Isolation = Literal["none", "worktree"]
 OutputFormat = Literal["auto", "text", "json", "stream-json"]
 
 RunState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
-RUN_STATES: tuple[RunState, ...] = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
 
 SessionStatus = Literal["active", "completed", "error", "paused"]
-SESSION_STATUSES: tuple[SessionStatus, ...] = ("active", "completed", "error", "paused")

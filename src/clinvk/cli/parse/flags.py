@@ -9,30 +9,9 @@ import argparse
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace, UnionType
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    NamedTuple,
-    Self,
-    Union,
-    dataclass_transform,
-    get_args,
-    get_origin,
-)
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, dataclass_transform, get_args, get_origin
 
-from clinvk.types.choices import (
-    RUN_STATES,
-    SESSION_STATUSES,
-    ApprovalMode,
-    Effort,
-    Isolation,
-    OutputFormat,
-    RunState,
-    SandboxMode,
-    SessionStatus,
-)
+from clinvk.types.choices import ApprovalMode, Effort, Isolation, OutputFormat, RunState, SandboxMode, SessionStatus
 
 ExportFormat = Literal["json", "markdown"]
 
@@ -260,7 +239,7 @@ class ServicePrintFlags(ServiceFlags):
 class ListFlags(JsonFlags):
     """The flags of `sessions list`."""
 
-    status: Annotated[SessionStatus | None, Flag(f"only {', '.join(SESSION_STATUSES)}", metavar="STATUS")] = None
+    status: Annotated[SessionStatus | None, Flag(f"only {', '.join(get_args(SessionStatus))}", metavar="STATUS")] = None
     tag: Annotated[str | None, Flag("only those with this tag", metavar="TAG")] = None
     search: Annotated[str | None, Flag("only those with TEXT in title or first prompt", metavar="TEXT")] = None
     limit: _Limit = 20
@@ -295,7 +274,7 @@ class ExportFlags(JsonFlags):
 class RunsFlags(JsonFlags):
     """The flags of `runs list`."""
 
-    state: Annotated[RunState | None, Flag(f"only {', '.join(RUN_STATES)}", metavar="STATE")] = None
+    state: Annotated[RunState | None, Flag(f"only {', '.join(get_args(RunState))}", metavar="STATE")] = None
     parts: Annotated[bool, Flag("also the parts of parallel, chain and compare")] = False
     limit: _Limit = 20
     here: _Here = False
