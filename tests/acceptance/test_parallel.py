@@ -325,7 +325,7 @@ def test_display_is_cleared_before_the_table(clinvk: Clinvk) -> None:
     clinvk.agent.play([*claude_says("so far")[:4], wait_for(clinvk.folder / "go"), *claude_says("done")], when="wait")
     (clinvk.folder / "t.json").write_text(json.dumps([task("wait", name="slow"), task("one", name="n" * 100)]))
     with on_terminal(clinvk, "parallel", "-f", "t.json", "--max-parallel", "1", columns=60) as terminal:
-        terminal.until("STATE")
+        terminal.until("STATUS")
         terminal.until("running")
         terminal.until("1 running, 1 waiting")
         (clinvk.folder / "go").touch()

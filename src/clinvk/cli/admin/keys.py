@@ -35,13 +35,13 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: 
     file = KeyFile(home(environ))
     is_first = not file.read()
     key = file.create(name, limits, flags.dry_run, expires_at)
-    described = _describe(limits) + (f"; it expires on {times.long_duration(expires_at)}" if expires_at else "")
+    described = _describe(limits) + (f"; expires {times.date_and_time(expires_at)}" if expires_at else "")
     if flags.dry_run:
         notes.info(f"would create key {name!r}: {described}")
         return 0
     notes.info(f"created key {name!r}: {described}. Copy it now; it is not shown again")
     if is_first:
-        notes.info("from now on every request to a server of this home needs a key")
+        notes.info("every request to a server of this home needs a key from now on")
     print_text(key)
     return 0
 
@@ -63,7 +63,7 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backend
             (Column("CREATED"), lambda key: view.ago(key.created_at)),
             (Column("LAST USED"), lambda key: view.ago(key.last_used) if key.last_used else "never"),
             (Column("EXPIRES"), lambda key: _expiry(key, view)),
-            (Column("MAY DO", 8), lambda key: _describe(key.limits)),
+            (Column("LIMITS", 8), lambda key: _describe(key.limits)),
         )
         print_text("\n".join(view.table(fields, keys)))
     elif keys is None:
@@ -159,7 +159,7 @@ def _as_json(key: ApiKey) -> dict[str, object]:
 def _expiry(key: ApiKey, view: TextView) -> str:
     if key.expires_at is None:
         return "never"
-    return f"expired {view.ago(key.expires_at)}" if key.has_expired else times.long_duration(key.expires_at)
+    return f"expired {view.ago(key.expires_at)}" if key.has_expired else times.date_and_time(key.expires_at)
 
 
 def _describe(limits: KeyLimits) -> str:

@@ -29,8 +29,8 @@ from clinvk.types.events import RunFailed
 
 _DIM, _GREEN, _YELLOW, _RED, _PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
 _AGENT_COLUMN = 6
-_OTHER_COLUMNS = 63
-"""The width of a line without the prompt, with a client of 10 characters."""
+_OTHER_COLUMNS = 59
+"""The width of a line without the prompt, with a client of 13 characters."""
 _PROMPT_COLUMN = (20, 60)
 _CLIENT_CHARS = 20
 
@@ -95,14 +95,15 @@ def run_lines(run: RunTask, client: str, columns: int, has_color: bool) -> Itera
     elif isinstance(ending, RunFailed):
         outcome, color, reason = "failed", _RED, one_line(ending.message)
     dim, plain, color = (_DIM, _PLAIN, color) if has_color else ("", "", "")
-    room = min(max(columns - _OTHER_COLUMNS, _PROMPT_COLUMN[0]), _PROMPT_COLUMN[1])
+    unit = " tokens" if columns >= _OTHER_COLUMNS + _PROMPT_COLUMN[0] + len(" tokens") else ""
+    room = min(max(columns - _OTHER_COLUMNS - len(unit), _PROMPT_COLUMN[0]), _PROMPT_COLUMN[1])
     prompt = f"“{cut(one_line(run.request.prompt), room - 2)}”"
     cells = (
         f"{dim}{time.strftime('%H:%M:%S')}{plain}",
         f"{run.request.backend:<{_AGENT_COLUMN}}",
         prompt + " " * (room - width(prompt)),
         f"{duration((run.ended_at or run.created_at) - run.created_at):>9}",
-        f"{f'{short_tokens(ending.usage)} tokens' if ending and ending.usage else '':>12}",
+        f"{short_tokens(ending.usage) + unit if ending and ending.usage else '':>{5 + len(unit)}}",
         f"{color}{outcome:<6}{plain}",
         f"{dim}{client}{plain}",
     )

@@ -61,7 +61,7 @@ def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes, bac
     """
     settings = settings_of(flags, environ, {}, notes, backends)
     base = real_directory(flags.workdir)
-    view = OutcomeView(flags, settings, environ, notes, settings.parallel.aggregate_output and not flags.quiet)
+    view = OutcomeView(flags, settings, environ, notes)
     file = task_files.read(flags.file, "tasks", notes.info)
     body = file.decode(_parallel_file)
     is_dry_run = settings.unified_flags.dry_run or body.dry_run
@@ -97,7 +97,7 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes, backends:
     """
     settings = settings_of(flags, environ, {}, notes, backends)
     base = real_directory(flags.workdir)
-    view = OutcomeView(flags, settings, environ, notes, has_answers=not flags.quiet)
+    view = OutcomeView(flags, settings, environ, notes)
     if flags.resume_from is not None:
         for name in _FLAGS_OF_STEPS:
             if getattr(flags, name) not in (None, False):
@@ -129,8 +129,7 @@ def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes, backe
     request = request_of(flags, settings)
     text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.info)
     plan = _compare_plan(flags, names, replace(request, prompt=text))
-    view = OutcomeView(flags, settings, environ, notes, has_answers=not flags.quiet, has_differences=flags.diff)
-    return _run(view, backends, plan)
+    return _run(OutcomeView(flags, settings, environ, notes), backends, plan)
 
 
 def _backends(

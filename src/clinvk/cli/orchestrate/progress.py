@@ -104,8 +104,8 @@ _LINES_AROUND = 3
 """The lines of the terminal besides the parts: head, foot, and the line of the cursor."""
 
 _COLUMNS = (
-    *(Column("", 12), Column("STATE"), Column("ELAPSED", to_right=True), Column("TOKENS", to_right=True)),
-    Column("LAST", 1, is_spare=True),
+    *(Column("", 12), Column("STATUS"), Column("ELAPSED", to_right=True), Column("TOKENS", to_right=True)),
+    Column("ACTIVITY", 1, is_spare=True),
 )
 _style = colored({**COLORS, "running": "\x1b[36m"})
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"

@@ -38,19 +38,12 @@ def resume_command(run_id: str) -> str:
 
 
 class OutcomeView(NamedTuple):
-    """Prints progress and the outcome as the flags and the terminal require.
+    """Prints progress and the outcome as the flags and the terminal require."""
 
-    Attributes:
-        has_answers: print the answers before the table.
-        has_differences: print the changes before the table.
-    """
-
-    flags: OrchestrationFlags | CompareFlags
+    flags: OrchestrationFlags
     settings: Settings
     environ: Mapping[str, str]
     notes: Notes
-    has_answers: bool
-    has_differences: bool = False
 
     @property
     def is_stream(self) -> bool:
@@ -58,14 +51,9 @@ class OutcomeView(NamedTuple):
         return self.flags.output_format == "stream-json" and not self.flags.json
 
     @property
-    def is_live(self) -> bool:
-        """Whether stderr is a terminal that can redraw lines."""
-        return self.notes.is_terminal and self.environ.get("TERM", "dumb") != "dumb"
-
-    @property
     def has_lines(self) -> bool:
         """Whether stderr gets a line when a part begins or ends."""
-        return not (self.is_stream or self.flags.quiet or self.is_live or self.flags.wants_json)
+        return not (self.is_stream or self.flags.quiet or self.notes.can_draw or self.flags.wants_json)
 
     def observer(self, plan: Plan, stop: Callable[[], None]) -> PartObserver:
         """Return an observer that shows the progress of a plan; the observer may call `stop` to end all agents."""
@@ -73,7 +61,7 @@ class OutcomeView(NamedTuple):
             return event_printer(plan, stop)
         if is_dry_run(plan) or self.flags.quiet:
             return PartObserver()
-        if self.is_live:
+        if self.notes.can_draw:
             return LiveProgress(plan, self.notes, self.settings.output.color and not self.environ.get("NO_COLOR"))
         return PartObserver() if self.flags.wants_json else ProgressLines(plan, self.notes)
 
@@ -95,13 +83,15 @@ class OutcomeView(NamedTuple):
         is_colored = self.settings.output.color and has_colors(1, self.environ)
         view = TextView(time.time(), None, columns(), colored(COLORS) if is_colored else None)
         lines: list[str] = []
-        if self.has_answers:
+        is_aggregated = self.settings.parallel.aggregate_output or summary.plan.kind != "parallel"
+        has_answers = is_aggregated and not self.flags.quiet
+        if has_answers:
             is_compare = isinstance(summary.plan, Compare)
             beside = side_by_side(summary, view.most) if is_compare and view.most else []
             lines += map(printable, beside or answers(summary))
-        if self.has_differences:
+        if isinstance(self.flags, CompareFlags) and self.flags.diff:
             lines += differences(summary, view)
-        if self.has_answers:
+        if has_answers:
             lines += map(printable, failed_checks(summary))
         return lines + overview(summary, view, self.settings.output.show_tokens)
 

@@ -94,8 +94,6 @@ def _port(text: str) -> Flag:
 
 _PROMPT_HEADING = "flags for a prompt"
 
-_Json = Annotated[bool, Flag("print JSON (same as -o json)")]
-_Quiet = Annotated[bool, Flag("no progress, no answers: the table alone", "-q")]
 _Here = Annotated[bool, Flag("only those of this directory")]
 _Limit = Annotated[int, Flag("at most N, the newest (default: 20; 0: all)", "-n", "N", _whole())]
 _Age = "12h, 30d, 2w, or days"
@@ -208,7 +206,7 @@ class JsonFlags(Flags):
     """The flags of a command that prints a table or JSON."""
 
     heading: ClassVar[str] = "flags"
-    json: _Json = False
+    json: Annotated[bool, Flag("print JSON (same as -o json)")] = False
 
     @property
     def wants_json(self) -> bool:
@@ -313,9 +311,9 @@ class ApplyFlags(JsonFlags):
 
 
 class OrchestrationFlags(JsonFlags):
-    """The flags that `parallel` and `chain` share."""
+    """The flags that `parallel`, `chain` and `compare` share."""
 
-    quiet: _Quiet = False
+    quiet: Annotated[bool, Flag("no progress, no answers: the table alone", "-q")] = False
 
 
 class ParallelFlags(OrchestrationFlags):
@@ -334,7 +332,7 @@ class ChainFlags(OrchestrationFlags):
     resume_from: Annotated[str | None, Flag("resume a chain at its first unfinished step", metavar="ID")] = None
 
 
-class CompareFlags(RunFlags):
+class CompareFlags(OrchestrationFlags, RunFlags):
     """The flags of `compare`."""
 
     heading: ClassVar[str] = "flags"
@@ -346,13 +344,6 @@ class CompareFlags(RunFlags):
     check: Annotated[str | None, Flag("shell command to run in each worktree; 0 passes", metavar="CMD")] = None
     judge: Annotated[str | None, Flag("one more agent, which names the best answer", metavar="NAME")] = None
     judge_prompt: Annotated[str | None, Flag("what else the judge looks for", metavar="TEXT")] = None
-    quiet: _Quiet = False
-    json: _Json = False
-
-    @property
-    def wants_json(self) -> bool:
-        """Whether to print JSON."""
-        return self.json or self.output_format == "json"
 
 
 def flags_of(kind: type[Flags], common: Mapping[str, str]) -> Iterator[Flag]:

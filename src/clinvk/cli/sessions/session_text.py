@@ -10,7 +10,7 @@ import msgspec
 from clinvk.cli.terminal.input import without_context
 from clinvk.cli.terminal.output import without_sequences
 from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
-from clinvk.cli.terminal.times import duration, long_duration, time_ago
+from clinvk.cli.terminal.times import date_and_time, duration, time_ago
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session
@@ -63,7 +63,7 @@ class TextView(NamedTuple):
 
     def when(self, at: float) -> str:
         """Return a time, and how long ago it was."""
-        return f"{long_duration(at)} ({self.ago(at)})"
+        return f"{date_and_time(at)} ({self.ago(at)})"
 
     def directory(self, path: str) -> str:
         """Return a directory with `~` for the home."""
@@ -211,7 +211,7 @@ def markdown(session: Session, runs: Sequence[RunRecord], home: str | None) -> s
         f"- session: {session.id}",
         f"- agent: {with_model(session.backend, session.model)}",
         f"- directory: `{directory(session.working_dir, home)}`",
-        f"- from {long_duration(session.created_at)} to {long_duration(session.last_used)}",
+        f"- from {date_and_time(session.created_at)} to {date_and_time(session.last_used)}",
         f"- tokens: {tokens(session.token_usage)}",
     ]
     if session.tags:

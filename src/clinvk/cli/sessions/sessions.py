@@ -17,7 +17,7 @@ from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import confirm
 from clinvk.cli.terminal.output import Notes, print_json, print_text, printable
 from clinvk.cli.terminal.table import cut
-from clinvk.cli.terminal.times import age_s, long_duration
+from clinvk.cli.terminal.times import age_s, date_and_time
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError
@@ -194,7 +194,7 @@ def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes, backends:
     before = max(0.0, time.time() - age)
     number = over_store(environ, notes, lambda store: store.clean(before, flags.dry_run))
     verb = "would delete" if flags.dry_run else "deleted"
-    line = f"{verb} {number:,} session{'' if number == 1 else 's'}, last used before {long_duration(before)}"
+    line = f"{verb} {number:,} session{'' if number == 1 else 's'}, last used before {date_and_time(before)}"
     return print_answer(flags, {"deleted": number, "before": views.time(before), "dry_run": flags.dry_run}, line)
 
 

@@ -23,7 +23,7 @@ def time_ago(at: float, now: float) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(at))
 
 
-def long_duration(at: float) -> str:
+def date_and_time(at: float) -> str:
     """Return the local date and time of seconds since the epoch."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
