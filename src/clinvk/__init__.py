@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clinvk.types.request import RunRequest
     from clinvk.types.result import RunResult, collect
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ApprovalMode",
