@@ -44,19 +44,19 @@ def test_greeting_on_a_terminal_names_address_ready_agents_and_keys(clinvk: Clin
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 0
     assert re.fullmatch(r"clinvk \S+ · http://127\.0\.0\.1:\d+ · API docs: http://127\.0\.0\.1:\d+/docs", greeting[0])
-    assert greeting[1].startswith("claude ready · codex not installed · gemini not logged in · ")
+    assert greeting[1].startswith("claude ready · codex not installed · gemini not logged in (run `gemini`) · ")
 
 
 def test_each_run_is_a_line_on_the_terminal_with_prompt_outcome_and_client(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("hi"))
     clinvk.agent.play([stderr("out of luck\n"), exits(4)], when="broken")
     with served_on_terminal(clinvk) as (terminal, client):
-        body = {"backend": "claude", "prompt": "Fix the\x1b[31m failing test\nat once"}
+        body = {"backend": "claude", "prompt": "Fix the\x1b[31m test\nat once"}
         client.post("/api/v1/prompt", json=body, headers={"user-agent": "OpenAI/Python 1.9"})
         line = terminal.until("openai-python").strip()
         cells = re.split(r" {2,}", line)
         assert re.fullmatch(r"\d\d:\d\d:\d\d", cells[0])
-        assert cells[1:3] == ["claude", "“Fix the?[31m failing test at once”"]
+        assert cells[1:3] == ["claude", "“Fix the?[31m test at once”"]
         assert re.fullmatch(r"\d\.\d s", cells[3])
         assert cells[4:] == ["17 tokens", "ok", "openai-python"]
         client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "broken"}, headers={"user-agent": "curl/8"})

@@ -147,4 +147,5 @@ def test_server_page_quotes_the_non_loopback_warning() -> None:
 
 
 def test_changelog_has_the_current_version() -> None:
-    assert f"\n## {__version__}\n" in (REPOSITORY / "CHANGELOG.md").read_text()
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text()
+    assert re.search(rf"^## {re.escape(__version__)} \(\d{{4}}-\d\d-\d\d\)$", changelog, re.MULTILINE)
