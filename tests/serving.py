@@ -131,4 +131,6 @@ def services_of(
     )
     admission = RequestAdmission(settings, environ, registry, store, access.keys)
     inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
-    return Services(settings, environ, registry, store, runs, admission, inventory, access, Observers(()))
+    return Services(
+        settings, environ, registry, store, runs, admission, inventory, access, Observers(()), asyncio.TaskGroup()
+    )

@@ -1,12 +1,15 @@
 """`clinvk runs`: every prompt that was run, and several agents together with their parts."""
 
 import json
+import sys
+from contextlib import ExitStack
 from typing import TypeVar
 
 import msgspec
 import pytest
 
 from acceptance.command import Clinvk, until
+from acceptance.server import Server
 from acceptance.terminal import on_terminal
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import RunsFlags
@@ -180,6 +183,60 @@ def test_run_of_another_process_is_listed_as_running_until_that_process_dies(cli
         process.kill()
         process.wait()
         until(lambda: [run.state for run in listed(clinvk)] == ["interrupted"])
+
+
+def running(clinvk: Clinvk) -> RunItem:
+    """Wait for a run in progress; give it."""
+    until(lambda: [run.state for run in listed(clinvk)] == ["running"])
+    return listed(clinvk)[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who holds a lock")
+def test_cancel_ends_a_run_of_another_command(clinvk: Clinvk) -> None:
+    clinvk.agent.play([wait_for(clinvk.folder / "never")])
+    with clinvk.started("hello") as process:
+        run = running(clinvk)
+        dry = clinvk.run("runs", "cancel", run.id, "--dry-run")
+        assert (dry.returncode, dry.stdout, running(clinvk).id) == (0, f"would cancel {run.id[:8]}  hello\n", run.id)
+        done = clinvk.run("runs", "cancel", run.id[:6])
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"cancelled {run.id[:8]}  hello\n", "")
+        assert process.wait(10) == 7
+    again = clinvk.run("runs", "cancel", run.id)
+    assert (again.returncode, again.stderr) == (1, f"clinvk: run {run.id[:8]} has already ended: cancelled\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who holds a lock")
+def test_cancel_ends_all_parts_of_another_command(clinvk: Clinvk) -> None:
+    clinvk.agent.play([wait_for(clinvk.folder / "never")])
+    with clinvk.started("compare", "--backends", "claude,claude", "hello") as process:
+        whole = running(clinvk)
+        until(lambda: len(listed(clinvk, "--parts")) == 3)
+        part = next(run for run in listed(clinvk, "--parts") if run.id != whole.id)
+        refused = clinvk.run("runs", "cancel", part.id)
+        reason = f"run {part.id[:8]} is part of run {whole.id[:8]}; cancel that one"
+        assert (refused.returncode, refused.stderr) == (1, f"clinvk: {reason}\n")
+        assert clinvk.run("runs", "cancel", whole.id).stdout == f"cancelled {whole.id[:8]}  hello\n"
+        assert process.wait(10) == 7
+
+
+def test_cancel_ends_a_run_of_the_server(clinvk: Clinvk) -> None:
+    clinvk.agent.play([wait_for(clinvk.folder / "never")])
+    with Server(clinvk.agent) as server:
+        run_id = server.up().detached("hello")["run_id"]
+        done = clinvk.run("runs", "cancel", run_id, "--json")
+        assert (done.returncode, msgspec.json.decode(done.stdout, type=RunView).state) == (0, "cancelled")
+
+
+def test_cancel_never_ends_a_server_that_has_no_socket(clinvk: Clinvk) -> None:
+    clinvk.agent.play([wait_for(clinvk.folder / "never")])
+    with ExitStack() as stack:
+        stack.enter_context(Server(clinvk.agent)).up()  # the first one has the socket
+        second = stack.enter_context(Server(clinvk.agent))
+        run_id = second.up().detached("hello")["run_id"]
+        done = clinvk.run("runs", "cancel", run_id)
+        assert done.returncode == 1
+        assert f"run {run_id[:8]} belongs to another" in done.stderr
+        assert second.client.get(f"/api/v1/runs/{run_id}").json()["state"] in ("queued", "running")
 
 
 @pytest.mark.parametrize("columns", [80, 41, 20])

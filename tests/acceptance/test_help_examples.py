@@ -26,6 +26,7 @@ LEFT_OUT = (
     "worktrees show",
     "worktrees apply",
     "chain --resume-from",
+    "runs cancel",
     "runs follow",
     "resume --here",
     "keys create ci",

@@ -1,6 +1,7 @@
 """What every store does. Each test is one sentence of the protocol."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -663,6 +664,13 @@ async def test_clean_removes_text_from_running_orchestrations(store: SessionStor
     assert (await store.run(whole.id)).output == ""
     assert await store.events(whole.id) == []
     assert (await store.run(last.id)).prompt == last.prompt
+
+
+async def test_pid_of_a_run_is_that_of_its_process_or_unknown(store: SessionStore) -> None:
+    record = run()
+    await store.begin(record, None)
+    assert await store.pid_of(record.id) in (os.getpid(), None)
+    assert await store.pid_of(new_id()) is None
 
 
 # What is kept is what was given

@@ -185,7 +185,12 @@ async def test_task_waiting_for_room_ends_with_the_orchestration(scripted: Scrip
         ("parallel", {"tasks": [task("a"), {"prompt": "b"}]}, "tasks[1].backend", "tasks[1]: backend is missing"),
         ("parallel", {"tasks": [task("a", max_turns="x")]}, "tasks[0].max_turns", "must be a whole number"),
         ("parallel", {"tasks": [task("a", workdir="/nowhere")]}, "tasks[0].workdir", "'/nowhere' does not exist"),
-        ("parallel", {"tasks": [task("a", detach=True)]}, "tasks[0].detach", "detach is for a prompt alone"),
+        (
+            "parallel",
+            {"tasks": [task("a", detach=True)]},
+            "tasks[0].detach",
+            "detach belongs beside the parts, not in one",
+        ),
         ("parallel", {"tasks": [task("a")], "max_parallel": 0}, "max_parallel", "at least 1"),
         ("parallel", {"tasks": [task("a")], "output_dir": "x"}, "output_dir", "unknown field 'output_dir'"),
         ("parallel", {"tasks": [task("a", isolation="tree")]}, "tasks[0].isolation", "none, worktree"),

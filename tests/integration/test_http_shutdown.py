@@ -213,6 +213,22 @@ def test_detached_run_finishes_before_the_server_stops(server: Start, scripted: 
     assert (answer["state"], answer["output"]) == ("finished", "onetwo")
 
 
+def test_detached_chain_finishes_its_next_steps_before_the_server_stops(
+    server: Start, scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
+    process = server()
+    body = {"steps": [BODY] * 3, "detach": True}
+    chain = process.client.post("/api/v1/chain", json=body, headers={"prefer": "respond-async"}).json()
+    until(scripted.calls)
+    process.stop()
+    until(lambda: process.client.get("/health/ready").status_code == 503)
+    (tmp_path / "go").touch()
+    assert process.end() == (0, "")
+    told = server().client.get(f"/api/v1/runs/{chain['run_id']}").json()
+    assert (told["state"], [part["state"] for part in told["runs"]]) == ("finished", ["finished"] * 3)
+
+
 def test_detached_run_is_ended_after_the_grace_period(server: Start, scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], spawn("setsid"), hang()])
     process = server(grace_s=1)

@@ -49,6 +49,7 @@ ACTING: list[tuple[str, set[str]]] = [
     ("parallel", EVERYWHERE),
     ("sessions list", {"--backend", "--workdir", "--config"}),
     ("sessions delete", {"--config", "--dry-run"}),
+    ("runs cancel", {"--config", "--dry-run"}),
     ("runs follow", {"--output-format", "--config"}),
     ("usage", {"--backend", "--model", "--config"}),
     ("serve", EVERYWHERE - {"--output-format", "--ephemeral"}),

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from clinvk.config.load import home
 from clinvk.orchestrate.admission import Admission, Admit, plan_warnings
-from clinvk.orchestrate.orchestration import Orchestration, Resources, SourceRule
+from clinvk.orchestrate.orchestration import BeginRun, Orchestration, Resources, SourceRule
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import CLEANUP_TIMEOUT_S, finish_shielded
@@ -24,8 +24,13 @@ from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import Logged, RunFailed, RunFinished, RunStarted
 from clinvk.types.orchestration import Chain, Compare, Parallel, Part, Plan, Summary, is_dry_run, is_ephemeral
 from clinvk.types.record import RunRecord, recorded_result
+from clinvk.types.request import RunRequest
 
 logger = logging.getLogger(__name__)
+
+
+def _any_source(_: RunRequest, __: str) -> Sequence[str]:
+    return ()
 
 
 class Orchestrations:
@@ -38,6 +43,7 @@ class Orchestrations:
         environ: the environment of git and of checks.
         timeout_s: the time limit for recording an outcome; the results are returned in any case.
         rule: says from which directories a worktree may be made.
+        background: owns the orchestrations of `launch`; call `end` before leaving it.
     """
 
     def __init__(
@@ -47,9 +53,12 @@ class Orchestrations:
         spawner: Spawner,
         environ: Mapping[str, str],
         timeout_s: float = CLEANUP_TIMEOUT_S,
-        rule: SourceRule = lambda _, __: (),
+        rule: SourceRule = _any_source,
+        background: asyncio.TaskGroup | None = None,
     ) -> None:
-        self._resources = Resources(runs, Worktrees(spawner, home(environ), environ), rule)
+        self._resources = Resources(runs, runs.run, Worktrees(spawner, home(environ), environ), rule)
+        self._spawner = spawner
+        self._background = background
         self._store = store
         self._timeout_s = timeout_s
         self._live: dict[str, Orchestration] = {}
@@ -63,24 +72,28 @@ class Orchestrations:
         return await Admission(admit, cache(require), self._resources, set()).admit(plan)
 
     @asynccontextmanager
-    async def start(self, plan: Plan, original: Plan) -> AsyncGenerator[Orchestration]:
+    async def start(
+        self, plan: Plan, original: Plan, resources: Resources | None = None
+    ) -> AsyncGenerator[Orchestration]:
         """Begin an orchestration of admitted parts. Leaving the context ends all agents.
 
-        `original` is the plan before admission. A dry run has no id and no record.
+        `original` is the plan before admission. `resources` replace those of the process. A dry run has no id and no
+        record.
 
         Raises:
             StoreUnavailable: the record cannot be stored.
             QueueFull: the queue has no room for the first part, or for the memory of all parts. Once an orchestration
                 has begun, the further parts wait for room.
         """
+        resources = resources or self._resources
         warnings = await asyncio.to_thread(lambda: tuple(plan_warnings(plan)))
         if is_dry_run(plan):
-            yield Orchestration("", plan, self._resources, warnings)
+            yield Orchestration("", plan, resources, warnings)
             return
         done = len(plan.done) if isinstance(plan, Chain) else 0
-        with self._resources.runs.reserved([part.request for part in plan.parts[done:]]):
+        with resources.runs.reserved([part.request for part in plan.parts[done:]]):
             record = _begun_record(plan, original)
-            one = Orchestration(record.id, plan, self._resources, warnings)
+            one = Orchestration(record.id, plan, resources, warnings)
             await self._store.begin(record, None)
             self._live[one.id] = one
             try:
@@ -94,6 +107,39 @@ class Orchestrations:
                 finally:
                     del self._live[one.id]
                     one.over.set()
+
+    async def launch(self, plan: Plan, original: Plan, resources: Resources | None = None) -> Orchestration:
+        """Begin an orchestration that runs in the background, until its end or `end`. Raise the errors of `start`."""
+        assert self._background is not None
+        begun: asyncio.Future[Orchestration] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                async with self.start(plan, original, resources) as one:
+                    begun.set_result(one)
+                    await one.drive()
+            except Exception as exc:
+                if begun.done():
+                    logger.exception("an orchestration failed inside clinvk")
+                else:
+                    begun.set_exception(exc)
+
+        task = self._background.create_task(run())
+        await asyncio.wait([task, begun], return_when=asyncio.FIRST_COMPLETED)
+        return await begun
+
+    def resources_of_user(self, begin: BeginRun, environ: Mapping[str, str]) -> Resources:
+        """Return the resources for agents of this machine's user, without the rules for clients.
+
+        `begin` begins the run of a part; `environ` is the environment of git and of checks.
+        """
+        worktrees = Worktrees(self._spawner, home(environ), environ)
+        return Resources(self._resources.runs, begin, worktrees, _any_source)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an orchestration is under way."""
+        return bool(self._live)
 
     def live(self, run_id: str) -> Orchestration | None:
         """Return the running orchestration of a run id, or None."""
@@ -138,7 +184,7 @@ def _ended_record(record: RunRecord, summary: Summary | None, reason: str) -> tu
     usage, cost_usd = (summary.usage, summary.cost_usd) if summary else (None, None)
     at = time.time()
     state: RunState = "finished" if not failed else "cancelled" if failed.code == Cancelled.code else "failed"
-    records_answer = summary and summary.results and isinstance(summary.plan, Chain) and not is_ephemeral(summary.plan)
+    output = "" if summary is None or is_ephemeral(summary.plan) else _output(summary)
     ended = replace(
         record,
         state=state,
@@ -149,10 +195,24 @@ def _ended_record(record: RunRecord, summary: Summary | None, reason: str) -> tu
         exit_code=1 if failed else 0,
         error_code=failed.code if failed else None,
         error_message=failed.message if failed else None,
-        output=summary.results[-1].result.text if summary and records_answer else "",
+        output=output,
     )
     ending = replace(failed or RunFinished(), usage=usage, cost_usd=cost_usd)
     return ended, [Logged(1, record.created_at, RunStarted()), Logged(2, at, ending)]
+
+
+def _output(summary: Summary) -> str:
+    """Return the answer of a chain, or the results of the checks and the verdict of a compare."""
+    if isinstance(summary.plan, Chain):
+        return summary.results[-1].result.text if summary.results else ""
+    checks = [
+        f"[{result.index}] {result.part.request.backend}: check {'passed' if result.check.passed else 'failed'}"
+        for result in summary.results
+        if result.check
+    ]
+    if (verdict := summary.verdict) and verdict.best is not None:
+        checks += [f"best: [{verdict.best}] {summary.plan.parts[verdict.best].request.backend}", verdict.reasons]
+    return "\n".join(checks)
 
 
 def _failure(summary: Summary | None, reason: str) -> RunFailed | None:

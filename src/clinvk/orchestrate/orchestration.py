@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -40,14 +40,19 @@ from clinvk.types.text import readable
 
 _T = TypeVar("_T")
 
+BeginRun = Callable[[RunRequest], AbstractAsyncContextManager[RunTask]]
 SourceRule = Callable[[RunRequest, str], Sequence[str]]
 """For the worktree of a request: raise if a directory must not be copied; return the blocked directories below."""
 
 
 class Resources(NamedTuple):
-    """What the orchestrations of a process share; `rule` says from which directories a worktree may be made."""
+    """What the orchestrations of a process share.
+
+    `begin` begins the run of a part, and `rule` says from which directories a worktree may be made.
+    """
 
     runs: LocalRuns
+    begin: BeginRun
     worktrees: Worktrees
     rule: SourceRule
 
@@ -78,7 +83,7 @@ class Orchestration:
         self.over = asyncio.Event()
         self.stopped = ""
         self._stop_reason = ""
-        self._runs, self._worktrees, self._rule = resources
+        self._runs, self._begin, self._worktrees, self._rule = resources
         self._at_once = min(agents_at_once(plan), self._runs.occupancy.slots)
         self._run_ids: set[str] = set()
         self._observers: tuple[PartObserver, ...] = ()
@@ -300,7 +305,7 @@ class Orchestration:
         while True:
             try:
                 async with self._start_order:
-                    return await stack.enter_async_context(self._runs.run(request))
+                    return await stack.enter_async_context(self._begin(request))
             except QueueFull:
                 await self._until_stopped(self._runs.wait_for_capacity(request))
 

@@ -3,6 +3,8 @@
 The server sends `Greeting`. A command whose environment matches sends `RunCommand`. The server answers with `RunUpdate`
 messages, or with `Refused`. A connection carries one run, which is stopped when the command disconnects. A command that
 continues a conversation without the server sends `ReleaseSession` instead, and the server disconnects when it is done.
+`RunCommand` with `detach` and `RunPlan` start runs that continue without the command. The server answers these,
+`CancelRun` and `QueuePosition` with one `RunStatus`, or with `Refused`.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from clinvk.types.events import Logged
+from clinvk.types.orchestration import Plan
 from clinvk.types.request import RunRequest
 
 _LENGTH_BYTES = 4
@@ -32,6 +35,35 @@ class RunCommand(msgspec.Struct, frozen=True, tag="run"):
 
     request: RunRequest
     environ: dict[str, str]
+    detach: bool = False
+
+
+class RunPlan(msgspec.Struct, frozen=True, tag="run_plan"):
+    """Run several agents in the background; `original` is the plan before admission. `environ` is as in a prompt."""
+
+    plan: Plan
+    original: Plan
+    environ: dict[str, str]
+
+
+class CancelRun(msgspec.Struct, frozen=True, tag="cancel"):
+    """Cancel a run of the server with all parts; the answer follows the end of the run."""
+
+    run_id: str
+
+
+class QueuePosition(msgspec.Struct, frozen=True, tag="queue_position"):
+    """Ask for the position of a run in the queue."""
+
+    run_id: str
+
+
+class RunStatus(msgspec.Struct, frozen=True, tag="status"):
+    """A run that was started or cancelled, or waits. `queue_position` counts from 1; None if the run does not wait."""
+
+    run_id: str
+    session_id: str | None = None
+    queue_position: int | None = None
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -71,7 +103,8 @@ class RunUpdate(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
     is_last: bool = False
 
 
-Message = Greeting | RunCommand | Stop | ReleaseSession | Refused | RunUpdate
+Request = RunCommand | RunPlan | CancelRun | QueuePosition
+Message = Greeting | Request | RunStatus | Stop | ReleaseSession | Refused | RunUpdate
 
 _DECODER = msgspec.json.Decoder(Message)
 

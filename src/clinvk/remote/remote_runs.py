@@ -17,6 +17,7 @@ from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, TimedOut
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished
+from clinvk.types.orchestration import Plan, all_requests
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
@@ -39,8 +40,12 @@ _EXITS_TIMEOUT_S = 15.0
 _RELEASES_TIMEOUT_S = 5.0
 """How long a server may take to release a session; the command continues the conversation after that in any case."""
 
+_CANCELS_TIMEOUT_S = 30.0
+"""How long a server may take to stop a run; several agents in worktrees take longest."""
+
 _SILENT = "the server does not answer"
 _UNKNOWN = "the server does not tell whether its agent is gone"
+_NO_DIRECTORY = "the session is one of no directory"
 _LOST = "the server that ran this is gone, and its agent with it; --no-server does without one"
 
 Say = Callable[[str], None]
@@ -51,20 +56,17 @@ class ServerDeclined(Exception):
 
 
 @asynccontextmanager
-async def server_of(settings: Settings, environ: Mapping[str, str], backend: str) -> AsyncGenerator[frames.Connection]:
+async def server_of(
+    settings: Settings, environ: Mapping[str, str], *backends: str
+) -> AsyncGenerator[frames.Connection]:
     """Connect to the server of the same user and home inside the context.
 
     Raises:
-        ServerDeclined: no server is up, or a run of the backend through the server would differ.
+        ServerDeclined: no server is up, or a run of a backend through the server would differ.
     """
     async with _connection(environ) as connection:
-        try:
-            greeting = await asyncio.wait_for(connection.receive(), _GREETS_TIMEOUT_S)
-        except TimeoutError:
-            greeting = None
-        if not isinstance(greeting, frames.Greeting):
-            raise ServerDeclined(greeting.message if isinstance(greeting, frames.Refused) else _SILENT)
-        mine = caller.caller_environment(settings, environ, greeting.variables, (backend,))
+        greeting = await _greeting(connection)
+        mine = caller.caller_environment(settings, environ, greeting.variables, backends)
         if why := caller.environment_difference(mine, greeting.environment):
             raise ServerDeclined(why)
         yield connection
@@ -84,11 +86,86 @@ async def run_through_server(
     """
     async with server_of(settings, environ, request.backend) as connection:
         if not request.workdir:
-            raise ServerDeclined("the session is one of no directory")
+            raise ServerDeclined(_NO_DIRECTORY)
         warm = request.warm and settings.warm.enabled
         command = frames.RunCommand(replace(request, warm=warm), caller.own_variables(environ))
         async with RemoteRun(connection, command, say) as run:
             yield run
+
+
+async def start_on_server(
+    work: RunRequest | tuple[Plan, Plan], settings: Settings, environ: Mapping[str, str]
+) -> frames.RunStatus:
+    """Start a prompt, or a plan and the plan before its admission, in the background of the server of the home.
+
+    Raises:
+        ServerDeclined, ClinvkError: as `run_through_server`.
+    """
+    variables = caller.own_variables(environ)
+    if isinstance(work, RunRequest):
+        requests, command = [work], frames.RunCommand(work, variables, detach=True)
+    else:
+        requests, command = all_requests(work[0]), frames.RunPlan(*work, variables)
+    async with server_of(settings, environ, *{request.backend for request in requests}) as connection:
+        if not all(request.workdir for request in requests):
+            raise ServerDeclined(_NO_DIRECTORY)
+        return await _status(connection, command)
+
+
+async def cancel_on_server(environ: Mapping[str, str], run_id: str) -> bool:
+    """Cancel a run of the server of the home, and wait for its end. Return False if no server is up, or has the run.
+
+    Raises:
+        ClinvkError: the run cannot be cancelled, or the server does not answer.
+    """
+    try:
+        async with _connection(environ) as connection, asyncio.timeout(_CANCELS_TIMEOUT_S):
+            await _greeting(connection)
+            await _status(connection, frames.CancelRun(run_id))
+    except ServerDeclined:
+        return False
+    except TimeoutError as exc:
+        raise ClinvkError(_SILENT) from exc
+    return True
+
+
+async def queue_position(environ: Mapping[str, str], run_id: str) -> int | None:
+    """Return the position of a run in the queue of the server of the home, from 1; None if unknown."""
+    with suppress(ServerDeclined, TimeoutError, ClinvkError):
+        async with _connection(environ) as connection, asyncio.timeout(_GREETS_TIMEOUT_S):
+            await _greeting(connection)
+            return (await _status(connection, frames.QueuePosition(run_id))).queue_position
+    return None
+
+
+async def _greeting(connection: frames.Connection) -> frames.Greeting:
+    try:
+        greeting = await asyncio.wait_for(connection.receive(), _GREETS_TIMEOUT_S)
+    except TimeoutError:
+        greeting = None
+    if not isinstance(greeting, frames.Greeting):
+        raise ServerDeclined(greeting.message if isinstance(greeting, frames.Refused) else _SILENT)
+    return greeting
+
+
+async def _status(connection: frames.Connection, request: frames.Request) -> frames.RunStatus:
+    """Send a request, and return the server's answer."""
+    await connection.send(request)
+    message = await connection.receive()
+    if not isinstance(message, frames.RunStatus):
+        raise _refusal(message)
+    return message
+
+
+def _refusal(message: frames.Message | None) -> ServerDeclined | ClinvkError:
+    """Return the error for an answer without a run."""
+    match message:
+        case frames.Refused(code=""):
+            return ServerDeclined(message.message)
+        case frames.Refused():
+            return errors.refusal(message.code, message.message)
+        case _:
+            return ClinvkError(_LOST)
 
 
 async def release_session(environ: Mapping[str, str], session_id: str) -> None:
@@ -145,16 +222,10 @@ class RemoteRun:
         except asyncio.CancelledError:
             await self._finish(_STOPS_TIMEOUT_S)
             raise
-        match message:
-            case frames.RunUpdate():
-                self._update(message)
-                return self
-            case frames.Refused(code=""):
-                raise ServerDeclined(message.message)
-            case frames.Refused():
-                raise errors.refusal(message.code, message.message)
-            case _:
-                raise ClinvkError(_LOST)
+        if not isinstance(message, frames.RunUpdate):
+            raise _refusal(message)
+        self._update(message)
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._finish(self._stop_timeout_s, stop=self._stop_timeout_s != _EXITS_TIMEOUT_S)

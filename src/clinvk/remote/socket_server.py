@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from msgspec.structs import replace
 
@@ -20,6 +20,7 @@ from clinvk.runtime.process.waiting import in_background
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown
 from clinvk.types.events import Logged
+from clinvk.types.orchestration import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,21 @@ _CHECK_INTERVAL_S = 2.0
 """How often a server checks whether the socket of the home is still its own, or has become free."""
 
 _CLOSE_TIMEOUT_S = 2.0
+
+
+class RunControl(Protocol):
+    """What commands ask of a server besides a prompt."""
+
+    async def cancel(self, run_id: str) -> bool:
+        """Cancel a run of this server with all parts, and wait for its end; return False if it is not live here."""
+        ...
+
+    async def start_plan(self, plan: Plan, original: Plan, environ: Mapping[str, str]) -> str:
+        """Run several agents of this machine's user in the background, in the user's environment; return the run id.
+
+        `original` is the plan before admission.
+        """
+        ...
 
 
 class SocketServer:
@@ -59,7 +75,7 @@ class SocketServer:
             task.cancel()
         await self._group.__aexit__(None, None, None)
 
-    def open(self, runs: LocalRuns) -> None:
+    def open(self, runs: LocalRuns, control: RunControl) -> None:
         """Accept commands, now or once no other server has the socket, and run the prompts with `runs`."""
         variables = caller.decisive_variables(self._registry)
         mine = caller.caller_environment(self._settings, self._environ, variables, self._registry)
@@ -70,7 +86,8 @@ class SocketServer:
             return
         if listener is None:
             logger.info("commands go through another server of this home, for as long as it is there")
-        self._serving = self._group.create_task(self._serve(listener, runs, frames.Greeting(mine, variables)))
+        serving = self._serve(listener, runs, control, frames.Greeting(mine, variables))
+        self._serving = self._group.create_task(serving)
 
     def close(self) -> None:
         """Accept no more commands. Connected clients stay; the runs refuse further prompts."""
@@ -78,9 +95,11 @@ class SocketServer:
             self._serving.cancel()
         self._claim.leave()
 
-    async def _serve(self, listener: socket.socket | None, runs: LocalRuns, greeting: frames.Greeting) -> None:
+    async def _serve(
+        self, listener: socket.socket | None, runs: LocalRuns, control: RunControl, greeting: frames.Greeting
+    ) -> None:
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            client = _ClientConnection(runs, self._environ, reader, writer)
+            client = _ClientConnection(runs, control, self._environ, reader, writer)
             task = self._group.create_task(client.serve(greeting))
             self._clients[task] = client
             task.add_done_callback(self._clients.pop)
@@ -105,12 +124,18 @@ class _ClientConnection:
     """A connected command."""
 
     def __init__(
-        self, runs: LocalRuns, environ: Mapping[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        runs: LocalRuns,
+        control: RunControl,
+        environ: Mapping[str, str],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
         self.is_answering = False
         self._connection = frames.Connection(reader, writer)
         self._pid = peer_pid(writer.get_extra_info("socket"))
         self._runs = runs
+        self._control = control
         self._environ = environ
 
     async def serve(self, greeting: frames.Greeting) -> None:
@@ -128,29 +153,54 @@ class _ClientConnection:
     async def _converse(self, greeting: frames.Greeting, is_of_agent: bool) -> None:
         await self._connection.send(frames.Refused("it was started by an agent") if is_of_agent else greeting)
         match await self._connection.receive():
-            case frames.RunCommand() as command if not is_of_agent:
+            case frames.RunCommand() | frames.RunPlan() | frames.CancelRun() | frames.QueuePosition() as request if (
+                not is_of_agent
+            ):
                 self.is_answering = True
-                await self._answer(command)
+                await self._answer(request)
             case frames.ReleaseSession(session_id=session_id):
                 await self._runs.release_session(session_id)
             case _:
                 pass
 
-    async def _answer(self, command: frames.RunCommand) -> None:
-        """Run the prompt, and send its events and its end."""
-        environ = caller.merge_environment(self._environ, command.environ)
+    async def _answer(self, request: frames.Request) -> None:
+        """Carry out a request, and send the last message."""
         try:
-            async with self._runs.run_of_user(command.request, environ) as run, in_background(self._listen(run.id)):
-                await self._connection.send(_update(run))
-                async for batch in run.batches():
-                    await self._connection.send(_update(run, batch))
-                await self._runs.cancel(run.id)  # the run has ended: wait until the agent has exited
+            message = await self._carry_out(request)
         except (QueueFull, ShuttingDown) as exc:
-            await self._connection.send(frames.Refused(exc.message))
+            message = frames.Refused(exc.message)
         except ClinvkError as exc:
-            await self._connection.send(frames.Refused(exc.message, exc.code))
-        else:
-            await self._connection.send(replace(_update(run), warnings=run.recorder.warnings, is_last=True))
+            message = frames.Refused(exc.message, exc.code)
+        await self._connection.send(message)
+
+    async def _carry_out(self, request: frames.Request) -> frames.Message:
+        match request:
+            case frames.RunCommand(detach=True):
+                run = await self._runs.start(request.request, self._environ_of(request))
+                return frames.RunStatus(run.id, run.session_id, run.queue_position)
+            case frames.RunCommand():
+                return await self._run_prompt(request)
+            case frames.RunPlan(plan=plan, original=original):
+                return frames.RunStatus(await self._control.start_plan(plan, original, self._environ_of(request)))
+            case frames.CancelRun(run_id=run_id):
+                is_live = await self._control.cancel(run_id)
+                return frames.RunStatus(run_id) if is_live else frames.Refused("the run is not in this server")
+            case frames.QueuePosition(run_id=run_id):
+                run = self._runs.live(run_id)
+                return frames.RunStatus(run_id, queue_position=run.queue_position if run else None)
+
+    async def _run_prompt(self, command: frames.RunCommand) -> frames.RunUpdate:
+        """Run the prompt, send its events, and return its end."""
+        environ = self._environ_of(command)
+        async with self._runs.run_of_user(command.request, environ) as run, in_background(self._listen(run.id)):
+            await self._connection.send(_update(run))
+            async for batch in run.batches():
+                await self._connection.send(_update(run, batch))
+            await self._runs.cancel(run.id)  # the run has ended: wait until the agent has exited
+        return replace(_update(run), warnings=run.recorder.warnings, is_last=True)
+
+    def _environ_of(self, command: frames.RunCommand | frames.RunPlan) -> dict[str, str]:
+        return caller.merge_environment(self._environ, command.environ)
 
     async def _listen(self, run_id: str) -> None:
         """Stop the run when the command sends `Stop` or disconnects; at the second time kill its agent at once."""

@@ -179,18 +179,20 @@ class LocalRuns:
     def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[RunTask]:
         """Run a prompt of this machine's user in the user's environment, as the user's own clinvk would.
 
-        The server's restrictions do not apply: the run may work in any directory. The run does not wait in the queue.
+        The server's restrictions do not apply: the run may work in any directory. Only a part of an orchestration waits
+        in the queue.
 
         Raises:
             QueueFull: no slot is free. Other errors are as in `run`.
         """
-        return _OwnedRun(
-            self._begin(request, user_environment=AgentEnvironment(self._settings, environ, self._registry))
-        )
+        return _OwnedRun(self._begin(request, environ, may_wait=request.part is not None))
 
-    async def start(self, request: RunRequest) -> RunTask:
-        """Run a prompt in the background until the run ends or is cancelled. Raise the errors of `run`."""
-        run = await self._begin(request)
+    async def start(self, request: RunRequest, user_environ: Mapping[str, str] | None = None) -> RunTask:
+        """Run a prompt in the background until the run ends or is cancelled. Raise the errors of `run`.
+
+        With `user_environ`, run a prompt of this machine's user as `run_of_user` does.
+        """
+        run = await self._begin(request, user_environ)
         run.log.release()
         return run
 
@@ -238,8 +240,12 @@ class LocalRuns:
         """Return the version of a backend's CLI, in the environment of its runs, or None if the CLI does not answer."""
         return await executables.version(self.spawner, path, self._environment.host(backend.name).env)
 
-    async def _begin(self, request: RunRequest, user_environment: AgentEnvironment | None = None) -> RunTask:
-        """Begin a run; `user_environment` is the environment of a run of this machine's user."""
+    async def _begin(
+        self, request: RunRequest, user_environ: Mapping[str, str] | None = None, may_wait: bool = True
+    ) -> RunTask:
+        """Begin a run; `user_environ` is the environment of a run of this machine's user."""
+        is_of_user = user_environ is not None
+        user_environment = AgentEnvironment(self._settings, user_environ, self._registry) if is_of_user else None
         request, session, resume = await self._resolve_session(request)
         if session:  # wait for the agents of its runs that have an ending and are about to exit
             for run in [*self._live.values()]:
@@ -260,9 +266,7 @@ class LocalRuns:
         self._refuse_when_closing()
         # `reserved` counts the memory of a part.
         slot_request = SlotRequest(request.backend, request.client, 0 if request.part else held_bytes(request))
-        run = RunTask(
-            spec, self.spawner, recorder, partial(self._slots.acquire, slot_request, may_wait=user_environment is None)
-        )
+        run = RunTask(spec, self.spawner, recorder, partial(self._slots.acquire, slot_request, may_wait=may_wait))
         try:
             await recorder.begin()
         except BaseException:

@@ -1,11 +1,13 @@
-"""The protocols that local and remote runs share, and the facts of a run."""
+"""The protocols that local and remote runs share, the facts of a run, and the events of stored runs."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from clinvk.dialects.dialect import RunFacts
-from clinvk.types.events import Ending, Logged
+from clinvk.store.protocol import UNDER_WAY, SessionStore
+from clinvk.types.errors import Cancelled, RunNotFound
+from clinvk.types.events import Ending, Logged, RunFailed, RunFinished
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 
@@ -71,6 +73,48 @@ def record_facts(run: RunRecord) -> RunFacts:
         model=run.model,
         workdir=run.workdir,
         started_at=run.started_at or run.created_at,
+    )
+
+
+_BATCH = 500
+
+
+async def poll_events(
+    store: SessionStore, run: RunRecord, pause: Callable[[RunRecord], Awaitable[bool]]
+) -> AsyncIterator[Sequence[Logged]]:
+    """Yield the stored events of a run until the end; poll the store while the run is under way.
+
+    `pause` waits between two reads of the store; after it returns False, the store is read once more.
+
+    Raises:
+        RunNotFound: the run has ended, and stored no events because it was ephemeral.
+    """
+    last, had_ended, is_followed = 0, run.state not in UNDER_WAY, True
+    while True:
+        while batch := await store.events(run.id, last, _BATCH):
+            last = batch[-1].number
+            yield batch
+            if isinstance(batch[-1].event, RunFinished | RunFailed):
+                return
+        if run.state not in UNDER_WAY:
+            if had_ended and run.request.get("ephemeral"):
+                raise RunNotFound(f"run {run.id!r} was ephemeral: none of its events are kept")
+            yield [_ending(run, last + 1)]
+            return
+        if not is_followed:
+            return
+        is_followed = await pause(run)
+        run = await store.run(run.id)
+
+
+def _ending(run: RunRecord, number: int) -> Logged:
+    """Return an ending for a run without a stored ending: ephemeral, or its clinvk died or could not write."""
+    at = run.ended_at or run.created_at
+    if run.state == "finished":
+        return Logged(number, at, RunFinished(run.stop_reason or "end_turn", run.usage, run.cost_usd))
+    message = run.error_message or f"the run was {run.state}"
+    return Logged(
+        number, at, RunFailed(run.error_code or Cancelled.code, message, run.exit_code, run.usage, run.cost_usd)
     )
 
 

@@ -61,6 +61,10 @@ class _OnlyOwner(OwnerLocks):
         """Return False: the process is alive."""
         return False
 
+    def pid_of(self, owner: str) -> int | None:
+        """Return None: no other process uses the store."""
+        return None
+
     def remove_stale(self) -> None:
         """Do nothing."""
 

@@ -212,6 +212,10 @@ class SessionStore(Protocol):
         """Return the size of the store on disk, in bytes."""
         ...
 
+    async def pid_of(self, run_id: str) -> int | None:
+        """Return the pid of the live process that began a run; None if unknown, e.g. on another machine."""
+        ...
+
     async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
         """Return the usage of ended runs since a day, in order of days; with `key_name` None, of all keys.
 

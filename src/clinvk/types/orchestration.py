@@ -5,7 +5,7 @@ A *part* is the share of one agent: a task, a step, or one of the compared backe
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -41,7 +41,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     is_judge: bool = False
 
 
-class Parallel(msgspec.Struct, frozen=True, kw_only=True):
+class Parallel(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="parallel"):
     """Independent tasks. The settings decide each option that is None.
 
     Attributes:
@@ -49,13 +49,13 @@ class Parallel(msgspec.Struct, frozen=True, kw_only=True):
         fail_fast: the first failure cancels the running tasks and skips the waiting ones.
     """
 
-    kind: Kind = "parallel"
+    kind: ClassVar[Kind] = "parallel"
     parts: tuple[Part, ...]
     max_parallel: int | None = None
     fail_fast: bool | None = None
 
 
-class Chain(msgspec.Struct, frozen=True, kw_only=True):
+class Chain(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="chain"):
     """Steps that run in order. The prompts are templates.
 
     Attributes:
@@ -65,7 +65,7 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
         resumed: the run id of the resumed chain.
     """
 
-    kind: Kind = "chain"
+    kind: ClassVar[Kind] = "chain"
     parts: tuple[Part, ...]
     input: str | None = None
     stop_on_failure: bool = False
@@ -73,7 +73,7 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
     resumed: str = ""
 
 
-class Compare(msgspec.Struct, frozen=True, kw_only=True):
+class Compare(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="compare"):
     """One prompt for several backends.
 
     Attributes:
@@ -81,7 +81,7 @@ class Compare(msgspec.Struct, frozen=True, kw_only=True):
         judge: the request of an agent that names the best answer; the prompt adds criteria.
     """
 
-    kind: Kind = "compare"
+    kind: ClassVar[Kind] = "compare"
     prompt: str
     parts: tuple[Part, ...]
     sequential: bool = False
@@ -100,6 +100,12 @@ def is_dry_run(plan: Plan) -> bool:
 def is_ephemeral(plan: Plan) -> bool:
     """Return whether the store must keep no prompt and no answer of a plan."""
     return any(part.request.ephemeral for part in plan.parts)
+
+
+def all_requests(plan: Plan) -> list[RunRequest]:
+    """Return the requests of the parts and of the judge."""
+    judge = [plan.judge] if isinstance(plan, Compare) and plan.judge else []
+    return [*(part.request for part in plan.parts), *judge]
 
 
 def agents_at_once(plan: Plan) -> int:

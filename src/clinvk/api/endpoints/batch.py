@@ -1,6 +1,6 @@
 """Requests for several agents: parallel, chain and compare, answered with one JSON object or with a stream of events.
 
-The agents live inside the request: if the client disconnects, all agents are stopped.
+The agents live inside the request: if the client disconnects, all agents are stopped, except with `detach`.
 """
 
 import asyncio
@@ -8,17 +8,26 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
+from clinvk.api.endpoints.prompts import accepted_headers
 from clinvk.api.endpoints.services import Services
-from clinvk.api.http.response import DisconnectWatch, HttpResponse, chunked, headers_of, read_json
+from clinvk.api.http.response import (
+    DisconnectWatch,
+    HttpResponse,
+    chunked,
+    headers_of,
+    internal_error,
+    read_json,
+)
 from clinvk.backends import registry as backends
 from clinvk.dialects import json_bodies, sse
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.rest import batch_answers, bodies, unified
-from clinvk.dialects.rest.rest import Rest
+from clinvk.dialects.rest.rest import Accepted, Rest, prefers_async
 from clinvk.orchestrate.admission import complete_plan
 from clinvk.orchestrate.chain import resume_chain
 from clinvk.orchestrate.observers import EventStream
@@ -27,12 +36,19 @@ from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.types.errors import ClinvkError, InvalidRequest, ResourcesExhausted
 from clinvk.types.events import RunFailed
-from clinvk.types.orchestration import Compare, Kind, Plan, Summary
+from clinvk.types.orchestration import Compare, Kind, Plan, Summary, is_dry_run
 from clinvk.types.request import RunRequest
 
 _parallel = json_bodies.decoder(bodies.ParallelBody)
 _chain = json_bodies.decoder(bodies.ChainBody)
 _compare = json_bodies.decoder(bodies.CompareBody)
+
+
+class BatchRequest(NamedTuple):
+    """A parsed body. With `detach` the agents continue when the client disconnects."""
+
+    plan: Plan
+    detach: bool | None
 
 
 class BatchEndpoint(NamedTuple):
@@ -46,8 +62,8 @@ class BatchEndpoint(NamedTuple):
         response = HttpResponse(send, self.services.settings.server.write_timeout_secs)
         await _BatchRequest(self, scope, receive, response).serve()
 
-    async def plan(self, body: bytes) -> Plan:
-        """Return the plan of a body.
+    async def parse(self, body: bytes) -> BatchRequest:
+        """Parse a body.
 
         Raises:
             InvalidRequest: names the field.
@@ -55,14 +71,17 @@ class BatchEndpoint(NamedTuple):
         """
         match self.kind:
             case "parallel":
-                return await run_in_loop_thread(len(body), lambda: bodies.parallel(json_bodies.decode(body, _parallel)))
+                parallel = json_bodies.decode(body, _parallel)
+                plan = await run_in_loop_thread(len(body), bodies.parallel, parallel)
+                return BatchRequest(plan, parallel.detach)
             case "chain":
                 chain = json_bodies.decode(body, _chain)
                 if chain.resume_from:
-                    return await self._resume_chain(chain, chain.resume_from)
-                return await run_in_loop_thread(len(body), bodies.chain, chain)
+                    return BatchRequest(await self._resume_chain(chain, chain.resume_from), chain.detach)
+                return BatchRequest(await run_in_loop_thread(len(body), bodies.chain, chain), chain.detach)
             case "compare":
-                return await run_in_loop_thread(len(body), lambda: bodies.compare(json_bodies.decode(body, _compare)))
+                compare = json_bodies.decode(body, _compare)
+                return BatchRequest(await run_in_loop_thread(len(body), bodies.compare, compare), compare.detach)
 
     async def admit(self, plan: Plan, key_name: str, client: str) -> Plan:
         """Return a plan with every part completed from the settings, and admitted by the same rules as a prompt.
@@ -108,8 +127,11 @@ class _BatchRequest(Exchange):
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         endpoint, state = self._endpoint, self._scope["state"]
-        requested = await self._read(disconnect)
+        requested, detach = await self._read(disconnect)
         plan = await endpoint.admit(requested, state["key_name"], state.get("client", ""))
+        if detach and not is_dry_run(plan):
+            await self._answer_detached(plan, requested, disconnect)
+            return
         async with endpoint.services.orchestrations.start(plan, requested) as self._orchestration:
             if self._orchestration.id:
                 self._headers = [(b"x-clinvk-run-id", self._orchestration.id.encode())]
@@ -122,11 +144,28 @@ class _BatchRequest(Exchange):
                 summary = await self._orchestration.drive()
         await self._end(summary)
 
-    async def _read(self, disconnect: DisconnectWatch) -> Plan:
+    async def _answer_detached(self, plan: Plan, requested: Plan, disconnect: DisconnectWatch) -> None:
+        """Begin the orchestration in the background; wait for its end unless the client prefers otherwise."""
+        one = self._orchestration = await self._endpoint.services.orchestrations.launch(plan, requested)
+        disconnect.watch()  # only now: a client that leaves earlier still has its agents started
+        self._headers = [(b"x-clinvk-run-id", one.id.encode())]
+        self._stream_type = ""
+        if prefers_async(headers_of(self._scope)):
+            body = msgspec.json.encode(Accepted(run_id=one.id, session_id=None, state="running"))
+            await self._response.send(202, Rest.result_type, body, [*self._headers, *accepted_headers(one.id)])
+            return
+        await one.over.wait()
+        if one.summary is None:
+            raise internal_error()
+        await self._end(one.summary)
+
+    async def _read(self, disconnect: DisconnectWatch) -> BatchRequest:
         """Read the request, then watch for a disconnect. The body is freed on return."""
         body = await read_json(self._scope, self._receive, self._endpoint.services.settings.server)
-        disconnect.watch()
-        return complete_plan(await self._endpoint.plan(body), self._endpoint.services.settings)
+        plan, detach = await self._endpoint.parse(body)
+        if not detach:
+            disconnect.watch()
+        return BatchRequest(complete_plan(plan, self._endpoint.services.settings), detach)
 
     async def _write(self, lines: Iterable[bytes]) -> None:
         for data in chunked(map(self._frame, lines)):

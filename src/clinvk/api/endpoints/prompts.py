@@ -41,8 +41,6 @@ from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 from clinvk.types.text import readable
 
-RUNS_PATH = "/api/v1/runs"
-
 HOLD_S = 10.0
 """How long the status of a response waits for the first event: proxies give up on silence."""
 
@@ -145,8 +143,7 @@ class _PromptRequest(Exchange):
         if self._dialect.is_model_api:
             await self._response.send(200, self._dialect.result_type, body, _headers(call, run))
             return
-        headers = [(b"location", f"{RUNS_PATH}/{run.id}".encode()), (b"preference-applied", b"respond-async")]
-        await self._response.send(202, self._dialect.result_type, body, headers)
+        await self._response.send(202, self._dialect.result_type, body, accepted_headers(run.id))
 
     async def _stream(self, call: Call, run: RunTask) -> None:
         held: list[Logged] = []
@@ -286,6 +283,11 @@ def _headers(call: Call, run: RunTask) -> list[Header]:
     if ignored := vendor.ignored(call):
         headers.append((b"x-clinvk-ignored", ", ".join(ignored).encode()))
     return headers
+
+
+def accepted_headers(run_id: str) -> list[Header]:
+    """Return the headers of a response for a run in the background."""
+    return [(b"location", f"/api/v1/runs/{run_id}".encode()), (b"preference-applied", b"respond-async")]
 
 
 @asynccontextmanager

@@ -25,9 +25,9 @@ from clinvk.dialects.dialect import NotCancellable
 from clinvk.dialects.rest import unified, usage, views
 from clinvk.dialects.rest.rest import Rest
 from clinvk.dialects.rest.views import Following
-from clinvk.runtime.runs import record_facts, run_facts
+from clinvk.runtime.runs import poll_events, record_facts, run_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery
-from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, RunNotFound
+from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Logged, RunFailed, RunFinished
 from clinvk.types.record import RunRecord
 
@@ -52,14 +52,21 @@ async def cancel_run(services: Services, request: Request) -> views.RunView:
     """Cancel a run of this server, with all of its parts, and wait for its end."""
     refuse_foreign(request.scope)
     run = await services.store.run(request.path_params["id"])
+    if not await cancel_live(services, run):
+        raise NotCancellable(_not_cancellable_reason(await services.store.run(run.id)))
+    return await _run_view(services, run.id)
+
+
+async def cancel_live(services: Services, run: RunRecord) -> bool:
+    """Cancel a run of this server, with all of its parts, and wait for its end. Return False if it is not live here."""
     live = services.runs.live(run.id)
     if run.kind != "prompt" and (orchestration := services.orchestrations.live(run.id)):
         await orchestration.cancel()
     elif live and live.state in UNDER_WAY:
         await services.runs.cancel(run.id)
     else:
-        raise NotCancellable(_not_cancellable_reason(await services.store.run(run.id)))
-    return await _run_view(services, run.id)
+        return False
+    return True
 
 
 async def _run_view(services: Services, reference: str) -> views.RunView:
@@ -92,7 +99,6 @@ async def list_usage(services: Services, _: Request, query: usage.UsageListing) 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-_BATCH = 500
 
 
 class RunEventsEndpoint(NamedTuple):
@@ -111,33 +117,24 @@ class RunEventsEndpoint(NamedTuple):
         await _EventsRequest(self, scope, receive, response).serve()
 
 
-async def stored_events(services: Services, run: RunRecord, poll_s: float = POLL_S) -> AsyncIterator[Sequence[Logged]]:
+def stored_events(services: Services, run: RunRecord, poll_s: float = POLL_S) -> AsyncIterator[Sequence[Logged]]:
     """Yield the stored events of a run until the end; poll the store while the run is under way in another clinvk.
 
     Raises:
         RunNotFound: the run has ended, and stored no events because it was ephemeral.
     """
-    last, had_ended = 0, run.state not in UNDER_WAY
-    while True:
-        # Checked before the read, because the run may end during the read.
-        is_local = run.kind != "prompt" and services.orchestrations.live(run.id) is not None
-        while batch := await services.store.events(run.id, last, _BATCH):
-            last = batch[-1].number
-            yield batch
-            if isinstance(batch[-1].event, RunFinished | RunFailed):
-                return
-        if run.state not in UNDER_WAY:
-            if had_ended and run.request.get("ephemeral"):
-                raise RunNotFound(f"run {run.id!r} was ephemeral: none of its events are kept")
-            yield [_ending(run, last + 1)]
-            return
-        if is_local:
+
+    async def pause(run: RunRecord) -> bool:
+        if run.kind != "prompt" and services.orchestrations.live(
+            run.id
+        ):  # its end is awaited, even if the server stops
             await asyncio.sleep(poll_s)
-        else:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(services.state.stopping.wait(), poll_s)
-                return
-        run = await services.store.run(run.id)
+            return True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(services.state.stopping.wait(), poll_s)
+        return not services.state.stopping.is_set()
+
+    return poll_events(services.store, run, pause)
 
 
 class _EventsRequest(Exchange):
@@ -216,14 +213,3 @@ class _EventsRequest(Exchange):
     def _error_piece(self, error: ClinvkError) -> bytes:
         logger.warning("the events of a run stopped: %s", error.message)
         return b""
-
-
-def _ending(run: RunRecord, number: int) -> Logged:
-    """Return an ending for a run without a stored ending: ephemeral, or its clinvk died or could not write."""
-    at = run.ended_at or run.created_at
-    if run.state == "finished":
-        return Logged(number, at, RunFinished(run.stop_reason or "end_turn", run.usage, run.cost_usd))
-    message = run.error_message or f"the run was {run.state}"
-    return Logged(
-        number, at, RunFailed(run.error_code or Cancelled.code, message, run.exit_code, run.usage, run.cost_usd)
-    )

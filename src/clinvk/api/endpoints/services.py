@@ -1,5 +1,6 @@
 """The parts of one server that its endpoints share."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +36,7 @@ class Services:
     inventory: BackendInventory
     access: Access
     observers: Observers
+    background: asyncio.TaskGroup
     state: ServerState = field(default_factory=ServerState)
 
     def backends(self, request: Request) -> list[BackendInfo]:
@@ -48,8 +50,19 @@ class Services:
         """The requests for several agents, imported late: a megabyte that few servers need."""
         from clinvk.orchestrate.live import Orchestrations
 
-        environ = executables.needed_variables(self.environ)
-        return Orchestrations(self.runs, self.store, self.runs.spawner, environ, rule=self.admission.check_repository)
+        return Orchestrations(
+            self.runs,
+            self.store,
+            self.runs.spawner,
+            executables.needed_variables(self.environ),
+            rule=self.admission.check_repository,
+            background=self.background,
+        )
+
+    @property
+    def is_orchestrating(self) -> bool:
+        """Whether several agents run for one request."""
+        return "orchestrations" in vars(self) and self.orchestrations.is_busy
 
     async def end_orchestrations(self) -> None:
         """End all orchestrations. Call before `runs` is closed: worktrees and checks need the runs."""

@@ -120,6 +120,10 @@ def _batch_app(kind: Kind, services: Services) -> ASGIApp:
     return BatchEndpoint(kind, services)
 
 
+_PREFER = header("prefer", "`respond-async`: with `detach`, answer 202 at once.")
+_ACCEPTED = Returns("The run continues in the background.", rest.Accepted, _LOCATION)
+
+
 def _batch(
     kind: Kind,
     summary: str,
@@ -143,11 +147,15 @@ def _batch(
     )
     description = (
         "If one part cannot run, the whole request is refused before anything runs. The header `accept` selects a "
-        "stream; its last event is the answer. A client that disconnects stops all agents."
+        "stream; its last event is the answer. A client that disconnects stops all agents, except with `detach`, which "
+        "makes no stream."
     )
+    answers = {200: result, 202: _ACCEPTED}
     return Endpoint(
         Route("POST", f"/api/v1/{kind}", partial(_batch_app, kind)),
-        Operation(kind, summary, result, (*_PROMPT, *more), description, body=body, examples=bodies),
+        Operation(
+            kind, summary, answers, (*_PROMPT, *more), description, headers=(_PREFER,), body=body, examples=bodies
+        ),
     )
 
 
@@ -163,13 +171,13 @@ _PROMPTS = (
                     rest.PromptAnswer,
                     content={unified.MEDIA_TYPE: _NDJSON},
                 ),
-                202: Returns("The run continues in the background.", rest.Accepted, _LOCATION),
+                202: _ACCEPTED,
             },
             _PROMPT,
             "Answers when the agent has finished, or event by event as it works "
             "(`output_format: stream-json`, or the header `accept: application/x-ndjson`). "
             "A client that disconnects stops its agent, except with `detach`.",
-            headers=(header("prefer", "`respond-async`: with `detach`, answer 202 at once."),),
+            headers=(_PREFER,),
             body=bodies.PromptBody,
             examples={
                 **examples("minimal", "Required fields only", _MINIMAL),

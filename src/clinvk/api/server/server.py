@@ -28,6 +28,7 @@ from clinvk.api.http.middleware import RequestMiddleware
 from clinvk.api.observe.observers import Observers, observe
 from clinvk.api.server import housekeeping, lifecycle
 from clinvk.api.server.app import create_app
+from clinvk.api.server.command_control import CommandControl
 from clinvk.api.server.housekeeping import maintain_store
 from clinvk.api.server.lifecycle import handle_signals
 from clinvk.api.server.port_owner import address, health_of
@@ -214,7 +215,7 @@ async def _serve(
             open_server(settings, environ, sockets, store, api_keys, observers, backends, open_files) as running,
             maintain_store(store, settings.session.retention_days),
         ):
-            socket_server.open(running.services.runs)
+            socket_server.open(running.services.runs, CommandControl(running.services))
             ready = startup(settings.server, sockets, has_keys=bool(api_keys))
             announce(ready)
             lifecycle.notify_service_manager(environ, "READY=1", f"STATUS={str(ready).partition(chr(10))[0]}")
@@ -255,9 +256,10 @@ class RunningServer(NamedTuple):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request or a run is under way. A detached run has no request."""
-        runs = self.services.runs
-        return bool(self.services.state.active_requests or runs.busy or runs.queued)
+        """Whether a request, a run or an orchestration is under way. In the background, they have no request."""
+        services = self.services
+        has_runs = services.runs.busy or services.runs.queued
+        return bool(services.state.active_requests or has_runs or services.is_orchestrating)
 
     def hand_over(self) -> None:
         """Stop accepting connections. New connections wait for the next server, which inherits the sockets."""
@@ -304,7 +306,9 @@ async def open_server(
                 ) as runs,
             ):
                 inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
-                services = Services(settings, environ, registry, store, runs, admission, inventory, access, observers)
+                services = Services(
+                    settings, environ, registry, store, runs, admission, inventory, access, observers, group
+                )
                 app = create_app(services)
                 server = Server(app, settings.server, started.set)
                 group.create_task(server.serve(sockets))

@@ -17,8 +17,9 @@ from clinvk.cli.orchestrate.task_files import TaskFile, with_backends, with_flag
 from clinvk.cli.orchestrate.view import OutcomeView, resume_command
 from clinvk.cli.parse.flags import ChainFlags, CompareFlags, ParallelFlags
 from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.prompt import background
 from clinvk.cli.prompt.display import report_store_failures
-from clinvk.cli.prompt.prompt import freeing, request_of
+from clinvk.cli.prompt.prompt import freeing, refuse_detached, request_of
 from clinvk.cli.sessions.local_store import open_store, real_directory
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import prompt_from
@@ -38,7 +39,17 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
-from clinvk.types.orchestration import Chain, Compare, Parallel, Part, Plan, Summary, agents_at_once, is_ephemeral
+from clinvk.types.orchestration import (
+    Chain,
+    Compare,
+    Parallel,
+    Part,
+    Plan,
+    Summary,
+    agents_at_once,
+    is_dry_run,
+    is_ephemeral,
+)
 from clinvk.types.request import RunRequest
 
 
@@ -61,13 +72,15 @@ def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes, bac
     """
     settings = settings_of(flags, environ, {}, notes, backends)
     base = real_directory(flags.workdir)
-    view = OutcomeView(flags, settings, environ, notes)
     file = task_files.read(flags.file, "tasks", notes.info)
     body = file.decode(_parallel_file)
+    view = OutcomeView(flags, settings, environ, notes, flags.detach or bool(body.detach))
     is_dry_run = settings.unified_flags.dry_run or body.dry_run
     folder = None
     try:
         plan = _parallel_plan(body, flags, base, settings)
+        if body.output_dir and view.is_detached:
+            raise InvalidRequest("output_dir: nothing is written by agents in the background", "output_dir")
         if body.output_dir and not is_dry_run:
             folder = open_output_folder(body.output_dir, base, len(plan.parts), notes)
     except InvalidRequest as exc:
@@ -97,7 +110,7 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes, backends:
     """
     settings = settings_of(flags, environ, {}, notes, backends)
     base = real_directory(flags.workdir)
-    view = OutcomeView(flags, settings, environ, notes)
+    view = OutcomeView(flags, settings, environ, notes, flags.detach)
     if flags.resume_from is not None:
         for name in _FLAGS_OF_STEPS:
             if getattr(flags, name) not in (None, False):
@@ -105,6 +118,7 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes, backends:
         return _run(view, backends, flags.resume_from)
     file = task_files.read(flags.file, "steps", notes.info)
     body = file.decode(_chain_file)
+    view = view._replace(is_detached=flags.detach or bool(body.detach))
     try:
         if body.resume_from is not None:
             raise InvalidRequest("resume_from is not allowed in a file; use --resume-from ID", "resume_from")
@@ -129,7 +143,7 @@ def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes, backe
     request = request_of(flags, settings)
     text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.info)
     plan = _compare_plan(flags, names, replace(request, prompt=text))
-    return _run(OutcomeView(flags, settings, environ, notes), backends, plan)
+    return _run(OutcomeView(flags, settings, environ, notes, flags.detach), backends, plan)
 
 
 def _backends(
@@ -195,6 +209,8 @@ def _run(
     Raises:
         ClinvkError: nothing ran.
     """
+    if view.is_detached:
+        refuse_detached(view.flags)
     rules.check_nesting_depth(view.environ, view.settings.unified_flags.max_depth)
     logging.getLogger("clinvk").addHandler(logging.NullHandler())
     try:
@@ -221,6 +237,9 @@ async def _run_plan(
                 plan = await _admitted(view, backends, asked, orchestrations, store)
             except ClinvkError as exc:
                 raise (file.refused(exc) if file else exc) from exc
+            if view.is_detached and not is_dry_run(plan):
+                wants_json = view.flags.wants_json
+                return await background.start((plan, asked), settings, environ, notes, wants_json)
             with report_store_failures(notes):
                 async with orchestrations.start(plan, asked) as one:
                     _report_warnings(notes, one.warnings)

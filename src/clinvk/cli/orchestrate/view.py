@@ -38,12 +38,16 @@ def resume_command(run_id: str) -> str:
 
 
 class OutcomeView(NamedTuple):
-    """Prints progress and the outcome as the flags and the terminal require."""
+    """Prints progress and the outcome as the flags and the terminal require.
+
+    With `is_detached`, the agents run in the background, and only the ID of the run is printed.
+    """
 
     flags: OrchestrationFlags
     settings: Settings
     environ: Mapping[str, str]
     notes: Notes
+    is_detached: bool = False
 
     @property
     def is_stream(self) -> bool:

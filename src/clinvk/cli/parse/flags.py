@@ -97,6 +97,7 @@ _PROMPT_HEADING = "flags for a prompt"
 _Here = Annotated[bool, Flag("only those of this directory")]
 _Limit = Annotated[int, Flag("at most N, the newest (default: 20; 0: all)", "-n", "N", _whole())]
 _Age = "12h, 30d, 2w, or days"
+_Detach = Annotated[bool, Flag("run in the background, through the server of this home")]
 _NoServer = Annotated[bool, Flag("start the agent here, even if a clinvk serve has one ready", heading=_PROMPT_HEADING)]
 
 
@@ -152,6 +153,7 @@ class RunFlags(Flags):
         float | None, Flag("time limit for the run, in seconds (0: none)", metavar="SECS", read=_seconds)
     ] = None
     no_stdin: Annotated[bool, Flag("do not read stdin")] = False
+    detach: _Detach = False
     verbose: Annotated[int, Flag("show tools and edits (-vv: and the agent's stderr)", "-v")] = 0
 
 
@@ -319,6 +321,7 @@ class OrchestrationFlags(JsonFlags):
 class ParallelFlags(OrchestrationFlags):
     """The flags of `parallel`."""
 
+    detach: _Detach = False
     file: Annotated[str | None, Flag("the tasks: JSON, YAML, JSON Lines (default, and -: stdin)", "-f", "FILE")] = None
     max_parallel: Annotated[int | None, Flag("at most N agents at once", metavar="N", read=_whole(1))] = None
     fail_fast: Annotated[bool, Flag("cancel the other tasks when one fails")] = False
@@ -328,6 +331,7 @@ class ParallelFlags(OrchestrationFlags):
 class ChainFlags(OrchestrationFlags):
     """The flags of `chain`."""
 
+    detach: _Detach = False
     file: Annotated[str | None, Flag("the steps: JSON, YAML, JSON Lines (default, and -: stdin)", "-f", "FILE")] = None
     resume_from: Annotated[str | None, Flag("resume a chain at its first unfinished step", metavar="ID")] = None
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import os
 import time
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends.registry import Backends
-from clinvk.cli.parse.flags import PromptFlags, RunFlags
+from clinvk.cli.parse.flags import Flags, PromptFlags, RunFlags
 from clinvk.cli.parse.settings import directory, settings_of
 from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.sessions.local_store import has_directory, open_store, real_directory
@@ -28,7 +30,7 @@ from clinvk.config.setting_values import split_list
 from clinvk.policy.rules import APPROVAL, SANDBOX, modes_up_to
 from clinvk.remote.socket_path import connected, path_of
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
-from clinvk.types.errors import InvalidRequest, SessionNotFound, StoreUnavailable
+from clinvk.types.errors import InvalidRequest, SessionError, SessionNotFound, StoreUnavailable
 from clinvk.types.record import RunRecord
 from clinvk.types.request import Image, RunRequest
 from clinvk.types.session import Session
@@ -183,7 +185,8 @@ class ServerOrLocalRuns(NamedTuple):
 class PromptJob(NamedTuple):
     """A prompt to run. With `imports`, the sessions of an earlier clinvk are imported first.
 
-    `is_verbose` shows tools and notes about the server; `request.verbose` shows the agent's stderr.
+    `is_verbose` shows tools and notes about the server; `request.verbose` shows the agent's stderr. `detach` runs the
+    prompt in the background.
     """
 
     request: RunRequest
@@ -193,6 +196,7 @@ class PromptJob(NamedTuple):
     notes: Notes
     is_verbose: bool
     imports: bool = False
+    detach: bool = False
 
     def request_in(self, session: Session | None) -> RunRequest:
         """Return the request in a session, or in a new one, completed from the settings."""
@@ -210,6 +214,8 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backend
         ClinvkError: the prompt was not run.
     """
     settings = settings_of(flags, environ, without_server_runs(flags.no_server), notes, backends)
+    if flags.detach:
+        refuse_detached(flags, flags.no_server)
     if flags.continue_ and (flags.new or flags.ephemeral):
         raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
     request = request_of(flags, settings)
@@ -224,7 +230,7 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backend
 
     is_verbose = is_verbose_run(flags, settings)
     request = replace(request, prompt=text)
-    asked = PromptJob(request, settings, environ, backends, notes, is_verbose, imports=flags.continue_)
+    asked = PromptJob(request, settings, environ, backends, notes, is_verbose, flags.continue_, flags.detach)
     return run(asked, choose)
 
 
@@ -341,8 +347,44 @@ async def _run_over(store: SessionStore, asked: PromptJob, choose: Choose, showi
     if asked.settings.unified_flags.dry_run:
         return await _describe(request, choice.note, store, asked)
     otherwise = asked.request_in(None) if choice.is_own else None
+    if asked.detach:
+        return await _start_in_background(request, choice.note, otherwise, asked)
     runs = ServerOrLocalRuns(asked.settings, asked.environ, asked.backends, store, asked.notes, asked.is_verbose)
     return await showing.run(request, choice.note, otherwise, runs)
+
+
+async def _start_in_background(request: RunRequest, note: str, otherwise: RunRequest | None, asked: PromptJob) -> int:
+    """Start the prompt in the server, in another session if its own one turns out to be busy or gone."""
+    from clinvk.cli.prompt import background  # imports that other prompts do not need
+
+    form = asked.settings.output.format
+    start = partial(
+        background.start,
+        settings=asked.settings,
+        environ=asked.environ,
+        notes=asked.notes,
+        wants_json=form in ("json", "stream-json") or (form == "auto" and not os.isatty(1)),
+    )
+    if note:
+        asked.notes.info(note)
+    try:
+        return await start(request)
+    except SessionError as exc:
+        if otherwise is None:
+            raise
+        asked.notes.info(f"{exc.message}; starting another session")
+        return await start(otherwise)
+
+
+def refuse_detached(flags: Flags, no_server: bool = False) -> None:
+    """Refuse flags that exclude `--detach`, which was given.
+
+    Raises:
+        InvalidRequest: names the flag.
+    """
+    for name, is_given in (("--ephemeral", flags.ephemeral), ("--no-server", no_server)):
+        if is_given:
+            raise InvalidRequest(f"--detach and {name} exclude each other", name)
 
 
 async def _describe(request: RunRequest, note: str, store: SessionStore, asked: PromptJob) -> int:

@@ -20,6 +20,7 @@ from clinvk.cli.prompt.prompt import (
     freeing,
     is_verbose_run,
     newest,
+    refuse_detached,
     request_of,
     run,
     session_choice,
@@ -43,7 +44,7 @@ from clinvk.types.session import Session
 
 _PROMPT_FLAGS = (
     *("system_prompt", "max_turns", "allowed_tools", "add_dir", "image"),
-    *("output_schema", "effort", "timeout", "no_stdin"),
+    *("output_schema", "effort", "timeout", "no_stdin", "detach"),
 )
 _RULES = ("approval_mode", "sandbox_mode", "allowed_tools")
 
@@ -143,6 +144,8 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes, backend
         ClinvkError: no prompt was run.
     """
     settings = settings_of(flags, environ, without_server_runs(flags.no_server), notes, backends)
+    if flags.detach:
+        refuse_detached(flags, flags.no_server)
     reference, prompt = _reference_and_prompt(flags)
     if flags.interactive:
         refuse_prompt_flags(flags, prompt)
@@ -163,7 +166,8 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes, backend
         return choice
 
     is_verbose = is_verbose_run(flags, settings)
-    return run(PromptJob(replace(request, prompt=text), settings, environ, backends, notes, is_verbose), choose)
+    request = replace(request, prompt=text)
+    return run(PromptJob(request, settings, environ, backends, notes, is_verbose, detach=flags.detach), choose)
 
 
 def _reference_and_prompt(flags: ResumeFlags) -> tuple[str | None, str | None]:

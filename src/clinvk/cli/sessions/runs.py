@@ -1,6 +1,11 @@
-"""`clinvk runs list` and `show`, and runs as text."""
+"""`clinvk runs list`, `show` and `cancel`, and runs as text."""
 
+import asyncio
+import os
+import signal
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -13,7 +18,8 @@ from clinvk.cli.terminal.input import without_context
 from clinvk.cli.terminal.output import Notes, print_json, print_text, printable, without_sequences
 from clinvk.cli.terminal.table import Column, one_line
 from clinvk.dialects.rest import views
-from clinvk.store.protocol import RunQuery, SessionStore
+from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
+from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
 from clinvk.types.request import PartPosition
@@ -107,6 +113,7 @@ def _backend(run: RunRecord) -> str:
 
 
 _PAGE = 500
+_SHORT_DIGITS = 8
 
 
 def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
@@ -159,6 +166,61 @@ async def _newest(store: SessionStore, query: RunQuery) -> AsyncIterator[RunReco
             return
 
 
+_CANCEL_TIMEOUT_S = 20.0
+_POLL_S = 0.1
+
+
+def cancel(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+    """Cancel a run of the server or of another command, and wait for its end.
+
+    Raises:
+        RunNotFound, AmbiguousId: the ID names no run, or several.
+        ClinvkError: the run has ended, or cannot be cancelled from here; the message says who runs it.
+    """
+    from clinvk.remote.remote_runs import cancel_on_server  # an import that lists do not need
+
+    settings_of(flags, environ, {}, notes, backends)
+
+    async def ended(store: SessionStore) -> RunRecord:
+        run = await find_run(store, flags.words[0])
+        if run.state not in UNDER_WAY:
+            raise InvalidRequest(f"run {run.id[:_SHORT_DIGITS]} has already ended: {run.state}")
+        if flags.dry_run:
+            return run
+        if not await cancel_on_server(environ, run.id):
+            _interrupt(run, await store.pid_of(run.id))
+        deadline = time.monotonic() + _CANCEL_TIMEOUT_S
+        while run.state in UNDER_WAY and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
+            run = await store.run(run.id)
+        if run.state in UNDER_WAY:
+            raise ClinvkError(f"run {run.id[:_SHORT_DIGITS]} has not ended within {_CANCEL_TIMEOUT_S:g} s")
+        return run
+
+    run = over_store(environ, notes, ended)
+    state = "would cancel" if flags.dry_run else run.state
+    return print_answer(flags, views.run_view(run), f"{state} {run.id[:_SHORT_DIGITS]}  {run_summary(run)}".rstrip())
+
+
+def _interrupt(run: RunRecord, pid: int | None) -> None:
+    """Send SIGTERM to the command that runs a prompt or several agents.
+
+    Raises:
+        ClinvkError: the process of the run is unknown, runs other things too, or belongs to another user.
+    """
+    short = run.id[:_SHORT_DIGITS]
+    if run.parent_id:
+        raise ClinvkError(f"run {short} is part of run {run.parent_id[:_SHORT_DIGITS]}; cancel that one")
+    if pid is None:
+        raise ClinvkError(f"run {short} belongs to another clinvk process of this home, which is unknown here")
+    try:
+        if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):  # its other runs must not end
+            raise ClinvkError(f"run {short} belongs to another server (pid {pid}); cancel it over HTTP there")
+        os.kill(pid, signal.SIGTERM)
+    except OSError as exc:
+        raise ClinvkError(f"run {short} belongs to process {pid}, which cannot be stopped: {exc.strerror}") from exc
+
+
 def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
     """Print a run with the prompt and the answer, or with the parts.
 
@@ -172,8 +234,11 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: B
         return run, (await store.runs(RunQuery(parent_id=run.id, limit=ALL))).items
 
     run, parts = over_store(environ, notes, read)
-    view = text_view(settings, environ)
+    shown = run_text(run, parts, text_view(settings, environ))
+    return print_answer(flags, views.run_view(run, parts, len(parts)), shown)
+
+
+def run_text(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView) -> str:
+    """Return a run with its prompt and answer, or with its parts, for stdout."""
     lines = run_details(run, view) + (["", *parts_table(run, parts, view)] if parts else [])
-    return print_answer(
-        flags, views.run_view(run, parts, len(parts)), "\n".join([*lines, *map(printable, run_transcript(run))])
-    )
+    return "\n".join([*lines, *map(printable, run_transcript(run))])

@@ -172,6 +172,10 @@ def _arguments(body: PromptFields) -> Iterator[tuple[str, str | None]]:
 MAX_PARTS = 10_000
 
 _AtOnce = Annotated[int, Meta(ge=1, le=2_147_483_647)]
+_Detach = Annotated[
+    bool | None,
+    Meta(description="The agents continue after a disconnect. The header `prefer: respond-async` returns at once."),
+]
 _Where = Annotated[
     Isolation | None,
     Meta(
@@ -185,7 +189,8 @@ _All = Annotated[bool | None, Meta(description="Run nothing; return the commands
 class PartBody(PromptBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One task of a parallel request, or one step of a chain.
 
-    `output_format` has no effect, and `detach` is refused, since the request has only one answer or stream.
+    `output_format` has no effect, since the request has only one answer or stream, and `detach` is refused, since it
+    belongs beside the parts.
     """
 
     id: Annotated[Name | None, Meta(description="Returned with result and events; unique among the tasks.")] = None
@@ -207,6 +212,7 @@ class ParallelBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     fail_fast: Annotated[bool | None, Meta(description="Stop at the first failure; default `parallel.fail_fast`.")] = (
         None
     )
+    detach: _Detach = None
     dry_run: _All = None
 
 
@@ -230,6 +236,7 @@ class ChainBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     resume_from: Annotated[
         Name | None, Meta(description="The `run_id` of a chain to continue at its first unfinished step.")
     ] = None
+    detach: _Detach = None
     dry_run: _All = None
 
 
@@ -265,6 +272,7 @@ class CompareBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields
         Meta(description="A shell command to run in each worktree; exit code 0 passes. Requires `isolation`."),
     ] = None
     judge: Annotated[JudgeBody | None, Meta(description="An agent that chooses the best answer.")] = None
+    detach: _Detach = None
 
 
 def parallel(body: ParallelBody) -> Parallel:
@@ -337,7 +345,7 @@ def _refuse_duplicates(names: list[str | None], at: str, field: str) -> None:
 def _part(body: PartBody, at: str, dry_run: bool | None) -> Part:
     try:
         if body.detach:
-            raise InvalidRequest("detach is for a prompt alone", "detach")
+            raise InvalidRequest("detach belongs beside the parts, not in one", "detach")
         request = request_of(body, body.backend, body.session_id)
     except ClinvkError as exc:
         raise with_position(exc, at) from exc

@@ -134,7 +134,7 @@ class Rest:
             stream=wants_stream(parsed.output_format, headers),
             dry_run=bool(parsed.dry_run),
             detach=bool(parsed.detach),
-            respond_async=bool(parsed.detach) and _prefers_async(headers),
+            respond_async=bool(parsed.detach) and prefers_async(headers),
         )
 
     def encoder(self, call: Call, facts: RunFacts) -> unified.UnifiedEncoder:
@@ -191,7 +191,7 @@ def prompt_answer(request: RunRequest, result: RunResult, facts: RunFacts) -> Pr
     )
 
 
-def _prefers_async(headers: Mapping[str, str]) -> bool:
+def prefers_async(headers: Mapping[str, str]) -> bool:
     """Return whether the client asks not to wait for the run (RFC 7240)."""
     preferences = headers.get("prefer", "").lower().split(",")
     return any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)

@@ -44,6 +44,10 @@ class OwnerLocks:
         """Return whether a process has died."""
         return owner != self._id and _is_free(self._path(owner))
 
+    def pid_of(self, owner: str) -> int | None:
+        """Return the pid of a live process; None if the process has died or the pid is unknown."""
+        return file_locks.holder(self._path(owner))
+
     def remove_stale(self) -> None:
         """Remove the lock files of dead processes only."""
         with suppress(FileNotFoundError), os.scandir(self._folder) as entries:

@@ -50,6 +50,7 @@ _IDS: dict[protocol.Kind, str] = {
 }
 _SESSION = SESSIONS.select("WHERE id = ?")
 _RUN = RUNS.select("WHERE id = ?")
+_OWNER = "SELECT owner FROM runs WHERE id = ?"
 _EVENTS = "SELECT key FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
 
 _OLD = (
@@ -248,6 +249,11 @@ class SqliteStore:
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """Return the stored events of a run after number `after`, at most `limit`."""
         return await self._read(lambda db: _events(db, run_id, after, limit, self._record_damage))
+
+    async def pid_of(self, run_id: str) -> int | None:
+        """Return the pid of the live process that began a run; None if unknown."""
+        row = await self._read(lambda db: db.execute(_OWNER, (run_id,)).fetchone())
+        return await self._readers.call(lambda: self._owners.pid_of(row[0])) if row else None
 
     async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
         """Return the usage of ended runs from a day on, in order of days."""

@@ -1,0 +1,144 @@
+"""Runs in the background: `--detach` starts them through a server, and `clinvk runs follow` prints what they do."""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from clinvk.backends.registry import Backends
+from clinvk.cli.parse.flags import Flags
+from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.prompt.printers import TextPrinter, exit_code_of_ending
+from clinvk.cli.sessions import runs
+from clinvk.cli.sessions.local_store import ALL, find_run, open_store, text_view
+from clinvk.cli.terminal import exits, streams
+from clinvk.cli.terminal.output import Notes, print_json, print_text
+from clinvk.config.model import Settings
+from clinvk.dialects.rest.rest import Accepted
+from clinvk.dialects.rest.unified import UnifiedEncoder
+from clinvk.remote.remote_runs import ServerDeclined, queue_position, start_on_server
+from clinvk.runtime.runs import poll_events, record_facts
+from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
+from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.events import RunFailed, RunFinished
+from clinvk.types.orchestration import Plan
+from clinvk.types.record import RunRecord
+from clinvk.types.request import RunRequest
+
+_POLL_S = 0.2
+_ASKS_EVERY = 5
+"""How many reads of the store share one question to the server for the position in the queue."""
+
+_SHORT_DIGITS = 8
+
+
+async def start(
+    work: RunRequest | tuple[Plan, Plan],
+    settings: Settings,
+    environ: Mapping[str, str],
+    notes: Notes,
+    wants_json: bool,
+) -> int:
+    """Start a prompt, or a plan and the plan before its admission, in the background, and print the run's id.
+
+    Raises:
+        ClinvkError: no server is up, or it does not run this.
+    """
+    try:
+        started = await start_on_server(work, settings, environ)
+    except ServerDeclined as exc:
+        why = f"which does not run this: {exc}" if str(exc) else "and none is running: start one with clinvk serve"
+        raise ClinvkError(f"--detach needs the server of this home, {why}") from exc
+    position = started.queue_position
+    state = "queued" if position else "running"
+    if wants_json:
+        place = position or msgspec.UNSET
+        print_json(Accepted(run_id=started.run_id, session_id=started.session_id, state=state, queue_position=place))
+        return 0
+    print_text(started.run_id)
+    where = f" (position {position})" if position else ""
+    notes.info(f"{state}{where} in the background; to follow: clinvk runs follow {started.run_id[:_SHORT_DIGITS]}")
+    return 0
+
+
+def follow(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+    """Print the past events of a run, then new ones until the end; return the exit code of the run.
+
+    Raises:
+        RunNotFound, AmbiguousId: the ID names no run, or several; or an ephemeral run has ended.
+        InvalidRequest: the run has parts instead of events.
+    """
+    settings = settings_of(flags, environ, {}, notes, backends)
+    return streams.run(_follow(flags, settings, environ, notes))
+
+
+async def _follow(flags: Flags, settings: Settings, environ: Mapping[str, str], notes: Notes) -> int:
+    async with open_store(environ) as store:
+        run = await find_run(store, flags.words[0])
+        try:
+            if run.kind == "prompt":
+                return await _follow_prompt(flags, run, store, environ, notes)
+            if flags.output_format == "stream-json":
+                raise InvalidRequest(f"run {run.id[:_SHORT_DIGITS]} has no events of its own; follow one of its parts")
+            run, parts = await _until_parts_end(run, store, notes)
+        except streams.BrokenStdout:
+            return exits.CANCELLED
+    print_text(runs.run_text(run, parts, text_view(settings, environ)))
+    return {"finished": 0, "cancelled": exits.CANCELLED}.get(run.state, exits.FAILED)
+
+
+async def _follow_prompt(
+    flags: Flags, run: RunRecord, store: SessionStore, environ: Mapping[str, str], notes: Notes
+) -> int:
+    stdout = streams.Stdout(1)
+    is_stream = flags.output_format == "stream-json"
+    printer = UnifiedEncoder(record_facts(run)) if is_stream else TextPrinter()
+    code = exits.FAILED
+    async for batch in poll_events(store, run, _Pause(environ, notes).wait):
+        for _, at, event in batch:
+            if data := printer.feed(event, at):
+                await stdout.write(data)
+            if isinstance(event, RunFailed) and not is_stream:
+                notes.error(event.message)
+            if isinstance(event, RunFinished | RunFailed):
+                code = exit_code_of_ending(event)
+    return code
+
+
+class _Pause:
+    """Waits between two reads of the store, and reports where a run waits in the queue of the server."""
+
+    def __init__(self, environ: Mapping[str, str], notes: Notes) -> None:
+        self._environ = environ
+        self._notes = notes
+        self._number = 0
+        self._reported = ""
+
+    async def wait(self, run: RunRecord) -> bool:
+        """Wait; always go on."""
+        if run.state == "queued" and self._number % _ASKS_EVERY == 0:
+            position = await queue_position(self._environ, run.id)
+            text = f"queued (position {position})" if position else "queued"
+            if text != self._reported:
+                self._notes.info(text)
+                self._reported = text
+        self._number += 1
+        await asyncio.sleep(_POLL_S)
+        return True
+
+
+async def _until_parts_end(
+    run: RunRecord, store: SessionStore, notes: Notes
+) -> tuple[RunRecord, tuple[RunRecord, ...]]:
+    """Report each part of a run of several agents as it ends; return the run and its parts after the end."""
+    reported: set[str] = set()
+    while True:
+        run = await store.run(run.id)  # before its parts: they end first
+        parts = (await store.runs(RunQuery(parent_id=run.id, limit=ALL))).items
+        if run.state not in UNDER_WAY:
+            return run, parts
+        for part in reversed(parts):
+            if part.state not in UNDER_WAY and part.id not in reported:
+                reported.add(part.id)
+                notes.info(f"{part.backend} {part.id[:_SHORT_DIGITS]} {part.state}: {runs.run_summary(part)}")
+        await asyncio.sleep(_POLL_S)

@@ -1,0 +1,168 @@
+"""`--detach`: a prompt, `parallel`, `chain` and `compare` in the background, through a server that is up."""
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from acceptance.command import Clinvk, until
+from acceptance.server import Server
+from acceptance.terminal import on_terminal
+from repositories import Repository
+from scripted import Scripted
+from scripted.steps import claude_says, hang, touch, wait_for
+
+STEPS = b'steps: [{prompt: "first"}, {prompt: "second {{previous}}"}]'
+
+
+@pytest.fixture
+def server(scripted: Scripted) -> Generator[Server]:
+    with Server(scripted, {"WINDOWID": "of-the-server"}) as server:
+        yield server.up()
+
+
+def state(clinvk: Clinvk, run_id: str) -> str:
+    return json.loads(clinvk.run("runs", "show", run_id, "--json").stdout)["state"]
+
+
+def test_prompt_in_the_background_prints_its_id_and_can_be_followed(clinvk: Clinvk, server: Server) -> None:
+    go = clinvk.folder / "go"
+    clinvk.agent.play([wait_for(go), *claude_says("done")])
+    done = clinvk.run("--detach", "-o", "text", "hello", env={"WINDOWID": "mine", "DATABASE_URL": "db://mine"})
+    run_id = done.stdout.strip()
+    note = f"running in the background; to follow: clinvk runs follow {run_id[:8]}"
+    assert (done.returncode, done.stderr) == (0, f"clinvk: {note}\n")
+    assert state(clinvk, run_id) in ("queued", "running")
+    go.touch()
+    followed = clinvk.run("runs", "follow", run_id)
+    assert (followed.returncode, followed.stdout, followed.stderr) == (0, "done\n", "")
+    (call,) = clinvk.agent.calls()
+    assert (call.cwd, call.env["DATABASE_URL"]) == (str(clinvk.folder), "db://mine")
+    assert call.env["WINDOWID"] == "of-the-server"
+
+
+def test_prompt_in_the_background_prints_json_in_a_pipe(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    told = json.loads(clinvk.run("--detach", "hello").stdout)
+    assert told == {"run_id": told["run_id"], "session_id": told["session_id"], "state": "running"}
+    until(lambda: state(clinvk, told["run_id"]) == "finished")
+    resumed = json.loads(clinvk.run("resume", told["session_id"], "more", "--detach").stdout)
+    assert resumed["session_id"] == told["session_id"]
+
+
+def test_second_prompt_in_the_background_starts_another_session_while_the_first_is_busy(
+    clinvk: Clinvk, server: Server
+) -> None:
+    clinvk.agent.play([*claude_says("x")[:4], hang()])
+    first = json.loads(clinvk.run("--detach", "hello").stdout)
+    until(lambda: server.client.get(f"/api/v1/sessions/{first['session_id']}").json()["backend_session_id"])
+    done = clinvk.run("--detach", "hello")
+    assert json.loads(done.stdout)["session_id"] != first["session_id"]
+    assert done.stderr.splitlines()[-1].endswith("; starting another session")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin"),
+    [
+        (("compare", "--backends", "claude,claude", "hello"), b""),
+        (("parallel",), b'[{"prompt": "first"}, {"prompt": "second"}]'),
+        (("parallel",), b'{"tasks": [{"prompt": "first"}, {"prompt": "second"}], "detach": true}'),
+        (("chain",), STEPS),
+    ],
+)
+def test_several_agents_in_the_background_continue_without_the_command(
+    clinvk: Clinvk, server: Server, arguments: tuple[str, ...], stdin: bytes
+) -> None:
+    clinvk.agent.play(claude_says("x"))
+    done = clinvk.run(*arguments, "--detach", "--json", stdin=stdin, env={"DATABASE_URL": "db://mine"})
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    run_id = json.loads(done.stdout)["run_id"]
+    until(lambda: state(clinvk, run_id) == "finished")
+    calls = clinvk.agent.calls()
+    assert [call.env["DATABASE_URL"] for call in calls] == ["db://mine"] * 2
+    followed = clinvk.run("runs", "follow", run_id)
+    assert (followed.returncode, followed.stderr) == (0, "")
+    assert followed.stdout.startswith(f"id           {run_id}\n")
+    assert len(followed.stdout.partition("\n\n")[2].partition("\n\n")[0].splitlines()) == 3
+
+
+def test_follow_reports_each_part_as_it_ends(clinvk: Clinvk, server: Server) -> None:
+    go = clinvk.folder / "go"
+    clinvk.agent.play(claude_says("x"), when="first")
+    clinvk.agent.play([wait_for(go), *claude_says("y")], when="second")
+    run_id = clinvk.run("chain", "--detach", stdin=STEPS).stdout.strip()
+    with on_terminal(clinvk, "runs", "follow", run_id) as terminal:
+        terminal.until(" finished: first")
+        go.touch()
+        assert terminal.ended() == 0
+    assert "── answer ──\r\ny" in terminal.read.decode()
+
+
+def test_resumed_chain_can_run_in_the_background(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"), when="first")
+    clinvk.agent.play([hang()], when="second")
+    first = clinvk.run("chain", "--detach", stdin=STEPS).stdout.strip()
+    until(lambda: len(clinvk.agent.calls()) == 2)
+    assert clinvk.run("runs", "cancel", first).stdout.startswith("cancelled ")
+    clinvk.agent.play(claude_says("y"), when="second")
+    again = clinvk.run("chain", "--detach", "--resume-from", first).stdout.strip()
+    assert "── answer ──\ny" in clinvk.run("runs", "follow", again).stdout
+
+
+def test_isolated_agent_in_the_background_leaves_its_changes_in_a_worktree(clinvk: Clinvk, server: Server) -> None:
+    Repository(clinvk.folder, clinvk.agent.folder).commit()
+    clinvk.agent.play([touch(Path("new.txt")), *claude_says("x")])
+    arguments = ("compare", "--detach", "--backends", "claude", "--isolation", "worktree", "--check", "test -f new.txt")
+    run_id = clinvk.run(*arguments, "hello").stdout.strip()
+    assert clinvk.run("runs", "follow", run_id).stdout.endswith("── answer ──\n[0] claude: check passed\n")
+    (worktree,) = json.loads(clinvk.run("worktrees", "list", "--json").stdout)["worktrees"]
+    assert clinvk.run("worktrees", "apply", worktree["id"]).returncode == 0
+    assert (clinvk.folder / "new.txt").exists()
+
+
+def test_without_a_server_the_error_names_the_command_that_starts_one(clinvk: Clinvk) -> None:
+    error = "clinvk: --detach needs the server of this home, and none is running: start one with clinvk serve\n"
+    for arguments in (("hello",), ("compare", "--backends", "claude", "hello")):
+        done = clinvk.run("--detach", *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", error)
+    assert clinvk.agent.calls() == []
+
+
+def test_server_with_another_environment_is_an_error(clinvk: Clinvk, server: Server) -> None:
+    done = clinvk.run("--detach", "hello", env={"ANTHROPIC_API_KEY": "another"})
+    why = "--detach needs the server of this home, which does not run this: ANTHROPIC_API_KEY differs"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"clinvk: {why}\n")
+    assert clinvk.agent.calls() == []
+
+
+@pytest.mark.parametrize("flag", ["--ephemeral", "--no-server"])
+def test_flags_that_exclude_detach(clinvk: Clinvk, flag: str) -> None:
+    done = clinvk.run("--detach", flag, "hello")
+    assert (done.returncode, done.stderr) == (1, f"clinvk: --detach and {flag} exclude each other\n")
+
+
+def test_dry_run_starts_nothing_in_the_background(clinvk: Clinvk) -> None:
+    assert clinvk.run("--detach", "--dry-run", "hello").stdout.startswith("# Would execute:\n")
+    assert clinvk.run("chain", "--detach", "--dry-run", stdin=STEPS).stdout.startswith("# Would execute:\n")
+
+
+def test_output_folder_and_background_exclude_each_other(clinvk: Clinvk, server: Server) -> None:
+    body = json.dumps({"tasks": [{"prompt": "x"}], "output_dir": "out"}).encode()
+    done = clinvk.run("parallel", "--detach", stdin=body)
+    assert done.returncode == 2
+    assert "output_dir: nothing is written by agents in the background" in done.stderr
+    assert not Path(clinvk.folder / "out").exists()
+
+
+def test_waiting_run_reports_its_position(scripted: Scripted, clinvk: Clinvk) -> None:
+    clinvk.agent.play([hang()])
+    with Server(scripted, {"CLINVK_SERVER__MAX_CONCURRENT_RUNS": "1"}) as server:
+        server.up()
+        assert clinvk.run("--detach", "hello").returncode == 0
+        until(lambda: len(clinvk.agent.calls()) == 1)
+        assert clinvk.run("--detach", "--new", "hello").returncode == 0
+        done = clinvk.run("--detach", "-o", "text", "--new", "hello")
+        assert "clinvk: queued (position 2) in the background; to follow: clinvk runs follow" in done.stderr
+        with on_terminal(clinvk, "runs", "follow", done.stdout.strip()) as terminal:
+            terminal.until("queued (position 2)")
