@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.command import Clinvk, read_until, until
+from acceptance.server import Server
 from acceptance.terminal import DOWN, ENTER, ESCAPE, INTERRUPT, UP, on_terminal
 from scripted.steps import claude_says, codex_says, gemini_says, hang, says, touch, wait_for
 
@@ -64,6 +65,16 @@ class TestByItself:
         assert json.loads(clinvk.run("second").stdout)["session_id"] == session
         assert clinvk.run("resume", parts[0], "third").returncode == 0
         assert json.loads(clinvk.run("fourth").stdout)["session_id"] == parts[0]
+
+    def test_sessions_over_http_are_continued_only_after_an_explicit_resume(self, clinvk: Clinvk) -> None:
+        clinvk.agent.play(claude_says("x"))
+        with Server(clinvk.agent) as server:
+            session = server.up().prompt("over http", workdir=str(clinvk.folder)).json()["session_id"]
+            assert json.loads(clinvk.run("--new", "first").stdout)["session_id"] != session
+            assert server.prompt("more", session_id=session).json()["session_id"] == session
+            assert json.loads(clinvk.run("second").stdout)["session_id"] != session
+            assert json.loads(clinvk.run("resume", session, "third").stdout)["session_id"] == session
+            assert json.loads(clinvk.run("fourth").stdout)["session_id"] == session
 
     def test_symbolic_link_to_a_directory_is_the_same_directory(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "real").mkdir()
@@ -162,7 +173,7 @@ class TestByItself:
             assert process.wait(30) == 0
         assert done.returncode == 0
         assert re.fullmatch(
-            rf"clinvk: session '{session}' is busy with run '\w+'; starting another session\n", done.stderr
+            rf"clinvk: session '{session}' is busy: run '\w+' is in progress; starting another session\n", done.stderr
         )
         assert json.loads(done.stdout)["session_id"] not in (session, None)
 

@@ -238,7 +238,7 @@ class TestDelete:
     def test_delete_asks_for_confirmation_on_a_terminal(self, clinvk: Clinvk, typed: str, is_deleted: bool) -> None:
         session = begun(clinvk)
         with on_terminal(clinvk, "sessions", "delete", session) as terminal:
-            terminal.until(f"delete {session[:8]}  hello? [y/N] ")
+            terminal.until(f"Delete session {session[:8]}  hello? [y/N] ")
             terminal.type(f"{typed}\r".encode())
             assert terminal.ended() == (0 if is_deleted else 7)
         assert listed(clinvk) == ([] if is_deleted else [session])

@@ -338,7 +338,7 @@ def test_discard_asks_for_confirmation_on_a_terminal(
 ) -> None:
     worktree = left(repository)
     with on_terminal(clinvk, "worktrees", "discard", worktree.id) as terminal:
-        terminal.until(f"discard {worktree.id} (changed files: 1)? [y/N] ")
+        terminal.until(f"Discard worktree {worktree.id} (changed files: 1)? [y/N] ")
         terminal.type(f"{typed}\r".encode())
         assert terminal.ended() == (0 if is_gone else 7)
     assert listed(clinvk) == ([] if is_gone else [worktree.id])

@@ -153,7 +153,8 @@ class SessionStore(Protocol):
     async def current(self, backend: str, working_dir: str) -> Session | None:
         """Return the newest session that a prompt without a session id may continue, or None.
 
-        The session is resumable, and has a run that was not part of an orchestration.
+        The session is resumable, and has a run of the command line that was not part of an orchestration, or no run
+        (a fork).
         """
         ...
 

@@ -123,7 +123,7 @@ def confirm(verb: str, what: Sequence[str], many: str) -> bool:
     """Ask for confirmation before a deletion; return the answer.
 
     Args:
-        verb: the action.
+        verb: the action, such as `delete`.
         what: the objects, printed one per line.
         many: the plural of the kind of object.
 
@@ -132,7 +132,8 @@ def confirm(verb: str, what: Sequence[str], many: str) -> bool:
     """
     if not os.isatty(0):
         raise InvalidRequest(f"{verb} needs --yes: there is no terminal to ask on")
-    question = f"{verb} {what[0]}" if len(what) == 1 else "\n".join([*what, f"{verb} these {len(what)} {many}"])
+    one = f"{verb.capitalize()} {many.removesuffix('s')} {what[0]}"
+    question = one if len(what) == 1 else "\n".join([*what, f"{verb.capitalize()} these {len(what)} {many}"])
     return ask(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
 
 

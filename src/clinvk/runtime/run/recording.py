@@ -169,6 +169,8 @@ def _options(request: RunRequest) -> dict[str, object]:
     bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="", client="")
     options: dict[str, object] = msgspec.to_builtins(bare)
     del options["prompt"]
+    if request.client:
+        options["over_http"] = True
     return recorded_options(options, not request.ephemeral)
 
 

@@ -40,9 +40,9 @@ _IN_ORDER = {
     "runs": "SELECT created_at, key FROM runs WHERE ? = '' AND backend = ? AND state = ? AND ? = 0"
     " ORDER BY created_at DESC, key DESC",
 }
-_HAS_ONLY_PARTS = (
-    "SELECT count(*) > 0 AND count(*) = count(parent_id) FROM runs"
-    " WHERE session_id = (SELECT id FROM sessions WHERE key = ?)"
+_MAY_CONTINUE = (
+    "SELECT count(*) = 0 OR sum(parent_id IS NULL AND key_name = '' AND json_extract(request, '$.over_http') IS NULL)"
+    " FROM runs WHERE session_id = (SELECT id FROM sessions WHERE key = ?)"
 )
 _USAGE = (
     "SELECT day, key_name, backend, model, runs, cost_usd,"
@@ -105,10 +105,10 @@ def sessions(connection: "sqlite3.Connection", query: SessionQuery, note: Note) 
 
 
 def current(connection: "sqlite3.Connection", backend: str, working_dir: str) -> Session | None:
-    """Return the newest resumable session of a directory with a run outside an orchestration, or None."""
+    """Return the newest resumable session of a directory with a prompt of the command line, or None."""
     groups = _session_groups(connection, SessionQuery(backend=backend, working_dir=working_dir, resumable=True))
     for key in groups.in_order(connection):
-        if not connection.execute(_HAS_ONLY_PARTS, (key,)).fetchone()[0]:
+        if connection.execute(_MAY_CONTINUE, (key,)).fetchone()[0]:
             return SESSIONS.read(connection.execute(SESSIONS.select("WHERE key = ?"), (key,)).fetchone())
     return None
 

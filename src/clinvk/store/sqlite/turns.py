@@ -214,7 +214,7 @@ def refuse_busy(connection: "sqlite3.Connection", owners: OwnerLocks, session_id
     if holder := connection.execute(_HOLDER, (session_id,)).fetchone():
         run_id, owner = holder
         if not owners.is_dead(owner):
-            raise SessionBusy(f"session {session_id!r} is busy with run {run_id!r}")
+            raise SessionBusy(f"session {session_id!r} is busy: run {run_id!r} is in progress")
         _interrupt(connection, owner)
 
 
