@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -308,20 +308,18 @@ async def test_sessions_are_listed_newest_first_in_pages(store: SessionStore) ->
     assert (len(page.items), page.total) == (2, 8)
 
 
-NOTHING: Mapping[str, object] = {}
-
-
 async def test_current_session_is_the_newest_with_a_standalone_prompt_of_the_command_line(store: SessionStore) -> None:
     whole = new_id()
 
     async def kept(
-        at: float, *parents: str | None, run_fields: Mapping[str, object] = NOTHING, **fields: object
+        at: float, *parents: str | None, over_http: bool = False, key_name: str = "", **fields: object
     ) -> Session:
         made = session(last_used=at, backend_session_id="handle", **fields)
         if not parents:
             await store.create(made)
         for parent in parents:
-            await turn(store, made, created_at=at, parent_id=parent, **run_fields)
+            request = {"over_http": True} if over_http else {}
+            await turn(store, made, created_at=at, parent_id=parent, request=request, key_name=key_name)
         return made
 
     assert await store.current("claude", "/home/user/project") is None
@@ -330,8 +328,8 @@ async def test_current_session_is_the_newest_with_a_standalone_prompt_of_the_com
     own = await kept(AT + 2, None, whole)
     await kept(AT + 3, whole)
     await kept(AT + 4, whole, whole)
-    await kept(AT + 4, None, run_fields={"request": {"over_http": True}})
-    await kept(AT + 4, None, run_fields={"key_name": "ana"})
+    await kept(AT + 4, None, over_http=True)
+    await kept(AT + 4, None, key_name="ana")
     await kept(AT + 5, None, working_dir="/elsewhere")
     await kept(AT + 6, None, backend="codex")
     await store.create(session(last_used=AT + 7))
