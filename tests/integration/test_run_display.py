@@ -60,6 +60,6 @@ async def test_second_ctrl_c_does_not_interrupt_what_follows_the_run() -> None:
     notes = Said()
     runs = Stopping(RunRequest(prompt="hi", backend="claude"))
 
-    code = await RunDisplay(OutputSettings(format="text"), notes).run(runs.request, "", None, runs)
+    code = await RunDisplay(OutputSettings(format="text"), notes, {}).run(runs.request, "", None, runs)
     await asyncio.sleep(0.2)  # as the store is closed
     assert (code, notes.errors) == (7, ["cancelled"])

@@ -105,6 +105,7 @@ class OutputSettings(_Section, frozen=True, kw_only=True):
     show_tokens: bool = False
     show_timing: bool = False
     color: bool = True
+    markdown: bool = True
 
 
 class ServerSettings(_Section, frozen=True, kw_only=True):

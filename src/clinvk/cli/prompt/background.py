@@ -8,11 +8,11 @@ import msgspec
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import settings_of
-from clinvk.cli.prompt.printers import TextPrinter, exit_code_of_ending
+from clinvk.cli.prompt.printers import MarkdownPrinter, TextPrinter, exit_code_of_ending, renders_markdown
 from clinvk.cli.sessions import runs
 from clinvk.cli.sessions.local_store import ALL, find_run, open_store, text_view
 from clinvk.cli.terminal import exits, streams
-from clinvk.cli.terminal.output import Notes, print_json, print_text
+from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
 from clinvk.config.model import Settings
 from clinvk.dialects.rest.rest import Accepted
 from clinvk.dialects.rest.unified import UnifiedEncoder
@@ -77,7 +77,7 @@ async def _follow(flags: Flags, settings: Settings, environ: Mapping[str, str], 
         run = await find_run(store, flags.words[0])
         try:
             if run.kind == "prompt":
-                return await _follow_prompt(flags, run, store, environ, notes)
+                return await _follow_prompt(flags, run, store, settings, environ, notes)
             if flags.output_format == "stream-json":
                 raise InvalidRequest(f"run {run.id[:_SHORT_DIGITS]} has no events of its own; follow one of its parts")
             run, parts = await _until_parts_end(run, store, notes)
@@ -88,16 +88,18 @@ async def _follow(flags: Flags, settings: Settings, environ: Mapping[str, str], 
 
 
 async def _follow_prompt(
-    flags: Flags, run: RunRecord, store: SessionStore, environ: Mapping[str, str], notes: Notes
+    flags: Flags, run: RunRecord, store: SessionStore, settings: Settings, environ: Mapping[str, str], notes: Notes
 ) -> int:
     stdout = streams.Stdout(1)
     is_stream = flags.output_format == "stream-json"
-    printer = UnifiedEncoder(record_facts(run)) if is_stream else TextPrinter()
+    is_rendered = not is_stream and renders_markdown(settings.output, environ) and "output_schema" not in run.request
+    text = MarkdownPrinter(lambda: columns() or 80) if is_rendered else TextPrinter()
+    printer = UnifiedEncoder(record_facts(run)) if is_stream else text
     code = exits.FAILED
     async for batch in poll_events(store, run, _Pause(environ, notes).wait):
         for _, at, event in batch:
             if data := printer.feed(event, at):
-                await stdout.write(data)
+                await stdout.write(data, is_safe=is_rendered)
             if isinstance(event, RunFailed) and not is_stream:
                 notes.error(event.message)
             if isinstance(event, RunFinished | RunFailed):

@@ -3,17 +3,25 @@
 import asyncio
 import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter, duration_s, exit_code_of_ending
+from clinvk.cli.prompt.printers import (
+    JsonPrinter,
+    LinesPrinter,
+    MarkdownPrinter,
+    TextPrinter,
+    duration_s,
+    exit_code_of_ending,
+    renders_markdown,
+)
 from clinvk.cli.prompt.status_line import StatusLine, edit_lines, tool_text
 from clinvk.cli.sessions.session_text import short_tokens
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.output import STDERR, Notes, without_sequences
+from clinvk.cli.terminal.output import STDERR, Notes, columns, without_sequences
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
 from clinvk.cli.terminal.times import duration
 from clinvk.config.model import OutputSettings
@@ -42,11 +50,14 @@ _FORCE_AFTER_S = 0.05
 class RunDisplay:
     """Shows a run on the terminal."""
 
-    def __init__(self, output: OutputSettings, notes: Notes, is_verbose: bool = False) -> None:
+    def __init__(
+        self, output: OutputSettings, notes: Notes, environ: Mapping[str, str], is_verbose: bool = False
+    ) -> None:
         is_terminal = os.isatty(1)
         if output.format == "auto":
             output = replace(output, format="text" if is_terminal else "json")
         self._output = output
+        self._renders = output.format == "text" and renders_markdown(output, environ)
         self._notes = notes
         self._is_verbose = is_verbose
         self._stdout = Stdout(1)
@@ -103,7 +114,8 @@ class RunDisplay:
                 if note:
                     self._notes.info(note)
                 is_steady = self._is_verbose or self._output.format == "stream-json"
-                self._status = StatusLine(run.request.backend, self._notes.can_draw and not is_steady)
+                is_drawn = self._notes.can_draw and not is_steady
+                self._status = StatusLine(run.request.backend, is_drawn, isinstance(printer, MarkdownPrinter))
                 async with self._status.shown(self._notes):
                     async for number, at, event in run.follow():
                         self._number = number
@@ -124,6 +136,8 @@ class RunDisplay:
                 return JsonPrinter(run, indent=os.isatty(1))
             case "stream-json":
                 return LinesPrinter(run)
+            case _ if self._renders and run.request.output_schema is None:
+                return MarkdownPrinter(lambda: columns() or 80)
             case _:
                 return TextPrinter()
 
@@ -134,7 +148,7 @@ class RunDisplay:
             self._model = event.model
         if data := printer.feed(event, at):
             self._status.hide()
-            await self._stdout.write(self._on_own_line(data))
+            await self._stdout.write(self._on_own_line(data), is_safe=isinstance(printer, MarkdownPrinter))
         self._status.feed(event)
         if self._has_footer and not self._ends_line and isinstance(event, ToolCall | ThinkingDelta):
             self._ends_line = self._is_moved = True  # the status line and notes need a line of their own

@@ -1,14 +1,28 @@
 """Encode a run's events in an output format: events in, bytes for stdout out. Pure."""
 
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from clinvk.cli.terminal import exits
-from clinvk.types.events import Ending, Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
+from clinvk.cli.terminal.output import has_colors
+from clinvk.config.model import OutputSettings
+from clinvk.types.events import (
+    Ending,
+    Event,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    Usage,
+)
 
 if TYPE_CHECKING:
+    from clinvk.cli.prompt.markdown import BlockRenderer
     from clinvk.dialects.dialect import Encoder
     from clinvk.runtime.runs import FollowedRun
 
@@ -29,6 +43,33 @@ class TextPrinter:
                 return b"\n"
             case _:
                 return b""
+
+
+class MarkdownPrinter:
+    """The answer for a terminal, rendered block by block. `width` returns the width of the terminal."""
+
+    def __init__(self, width: Callable[[], int]) -> None:
+        self._width = width
+        self._renderer: BlockRenderer | None = None
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Return the blocks that have ended by an event."""
+        if not self._renderer:
+            from clinvk.cli.prompt.markdown import BlockRenderer  # imported while the agent works
+
+            self._renderer = BlockRenderer(self._width)
+        match event:
+            case TextDelta(text=text):
+                return self._renderer.feed(text).encode(errors="replace")
+            case ToolCall() | ThinkingDelta() | RunFinished() | RunFailed():
+                return self._renderer.flush().encode(errors="replace")
+            case _:
+                return b""
+
+
+def renders_markdown(output: OutputSettings, environ: Mapping[str, str]) -> bool:
+    """Return whether text answers on stdout are rendered."""
+    return output.markdown and output.color and has_colors(1, environ)
 
 
 class TokenUsage(msgspec.Struct, frozen=True, omit_defaults=True):

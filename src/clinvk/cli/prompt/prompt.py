@@ -326,7 +326,7 @@ def run(asked: PromptJob, choose: Choose) -> int:
 
 
 async def _run(asked: PromptJob, choose: Choose) -> int:
-    showing = RunDisplay(asked.settings.output, asked.notes, asked.is_verbose)
+    showing = RunDisplay(asked.settings.output, asked.notes, asked.environ, asked.is_verbose)
     try:
         async with open_store(asked.environ, asked.notes if asked.imports else None) as store:
             return await _run_over(store, asked, choose, showing)

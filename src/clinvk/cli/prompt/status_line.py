@@ -24,10 +24,12 @@ class StatusLine:
 
     Attributes:
         is_on: whether anything is drawn: on a terminal that understands control sequences.
+        is_kept: text does not hide the line, since the text is printed only in whole blocks.
     """
 
-    def __init__(self, agent: str, is_on: bool) -> None:
+    def __init__(self, agent: str, is_on: bool, is_kept: bool = False) -> None:
         self.is_on = is_on
+        self.is_kept = is_kept
         self._agent = agent
         self._start = time.monotonic()
         self._activity = ""
@@ -44,7 +46,7 @@ class StatusLine:
             case ToolResult():
                 self._activity, self._is_wanted = "", True
             case TextDelta():
-                self._is_wanted = False
+                self._activity, self._is_wanted = "", self.is_kept
             case _:
                 pass
 

@@ -29,14 +29,15 @@ class Stdout:
         self._fd = fd
         self._is_terminal = os.isatty(fd)
 
-    async def write(self, data: bytes) -> None:
-        """Write UTF-8 of whole characters, unbuffered.
+    async def write(self, data: bytes, is_safe: bool = False) -> None:
+        """Write UTF-8 of whole characters, unbuffered. Data that `is_safe` may have escape sequences.
 
         Raises:
             BrokenStdout: the other end of the pipe was closed.
             ClinvkError: stdout cannot be written, e.g. the disk is full.
         """
-        rest = memoryview(escape_controls(data.decode(errors="replace")).encode() if self._is_terminal else data)
+        is_escaped = self._is_terminal and not is_safe
+        rest = memoryview(escape_controls(data.decode(errors="replace")).encode() if is_escaped else data)
         while rest:
             await writable(self._fd)
             try:

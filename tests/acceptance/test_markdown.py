@@ -1,0 +1,56 @@
+"""Markdown of answers on a terminal."""
+
+import pytest
+
+from acceptance.command import Clinvk
+from acceptance.terminal import on_terminal
+from scripted.steps import claude_says, touch, wait_for
+
+ANSWER = "# Title\n\nSome **bold** text.\n\n```python\nx = 1\n```\n"
+
+
+def test_block_is_rendered_on_a_terminal_before_the_answer_ends(clinvk: Clinvk) -> None:
+    go = clinvk.folder / "go"
+    says = claude_says("One **two**.\n\nThr", "ee\n")
+    clinvk.agent.play([*says[:4], touch(clinvk.folder / "half"), wait_for(go), *says[4:]])
+    with on_terminal(clinvk, "--new", "hello world") as terminal:
+        terminal.until("One two.")
+        go.touch()
+        assert terminal.ended() == 0
+    assert b"\x1b[1mtwo\x1b[0m" in terminal.all_read
+    assert b"\r\nThree\r\n" in terminal.all_read
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [
+        ((), {"NO_COLOR": "1"}),
+        ((), {"CLINVK_OUTPUT__MARKDOWN": "false"}),
+        ((), {"CLINVK_OUTPUT__COLOR": "false"}),
+        ((), {"TERM": "dumb"}),
+        (("-o", "json"), {}),
+    ],
+)
+def test_answer_is_not_rendered_if_the_user_does_not_want_that(
+    clinvk: Clinvk, arguments: tuple[str, ...], env: dict[str, str]
+) -> None:
+    clinvk.agent.play(claude_says(ANSWER))
+    with on_terminal(clinvk, *arguments, "hello world", env=env) as terminal:
+        assert terminal.ended() == 0
+    assert b"# Title" in terminal.all_read
+    assert b"**bold**" in terminal.all_read
+
+
+def test_answer_is_not_rendered_in_a_pipe(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says(ANSWER))
+    assert clinvk.run("-o", "text", "hello").stdout == ANSWER
+
+
+def test_followed_run_is_rendered_on_a_terminal(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says(ANSWER))
+    assert clinvk.run("hello").returncode == 0
+    run = clinvk.run("runs", "list").stdout.splitlines()[1].split()[0]
+    with on_terminal(clinvk, "runs", "follow", run) as terminal:
+        assert terminal.ended() == 0
+    assert b"\x1b[1mbold\x1b[0m" in terminal.all_read
+    assert b"```" not in terminal.all_read
