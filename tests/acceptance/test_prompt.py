@@ -201,7 +201,7 @@ def test_missing_cli_exits_with_2_and_an_install_hint(clinvk: Clinvk) -> None:
 def test_unknown_backend_exits_with_2(clinvk: Clinvk, arguments: list[str]) -> None:
     done = clinvk.run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "have claude, codex, gemini" in done.stderr
+    assert "(available: claude, codex, gemini)" in done.stderr
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
