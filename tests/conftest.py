@@ -22,7 +22,7 @@ MAY_BLOCK = (
     ("clinvk/runtime/process/executables.py", {"find", "host", "file_part", "read", "resolve"}),
     ("clinvk/runtime/agent_environment.py", {"path"}),
     ("clinvk/runtime/pool/agent_programs.py", {"is_supported", "note_success", "note_failure"}),
-    ("clinvk/api/openapi/docs.py", {"docs_file"}),
+    ("clinvk/api/openapi/endpoint.py", {"docs_file"}),
     ("clinvk/api/endpoints/inventory.py", {"_version"}),
     (
         "clinvk/api/access/workdirs.py",

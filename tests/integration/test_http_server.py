@@ -17,8 +17,8 @@ import pytest
 from clinvk import __version__
 from clinvk.api.access.auth import AuthMiddleware
 from clinvk.api.access.hosts import CorsMiddleware
+from clinvk.api.server.app import Router
 from clinvk.api.server.housekeeping import maintain_store
-from clinvk.api.server.router import Router
 from clinvk.api.server.server import listen, serve, startup
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import BackendSettings, ServerSettings, Settings

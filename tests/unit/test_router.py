@@ -7,7 +7,7 @@ from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import REST, UNKNOWN
 from clinvk.api.openapi.endpoint import Endpoint
 from clinvk.api.openapi.endpoint_table import ENDPOINTS
-from clinvk.api.server.router import Router
+from clinvk.api.server.app import Router
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import Settings
 from clinvk.runtime.local import LocalRuns

@@ -12,7 +12,6 @@ from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import RunEventsEndpoint
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import ANTHROPIC, OPENAI, REST
-from clinvk.api.openapi.docs import docs_file, openapi_document
 from clinvk.api.openapi.endpoint import (
     EVENT,
     GUARDED,
@@ -26,9 +25,11 @@ from clinvk.api.openapi.endpoint import (
     Operation,
     Returns,
     Route,
+    docs_file,
     examples,
     header,
     json_app,
+    openapi_document,
     ref,
     sse_event,
 )

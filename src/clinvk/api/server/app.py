@@ -1,14 +1,99 @@
-"""The application of a server: the router, and the layers around the router."""
+"""The application of a server: the router, and the layers around the router.
 
-from starlette.types import ASGIApp
+The router maps path and method to a handler, and an exception to an error response in the wire format of the path.
+"""
+
+from collections.abc import Iterable
+
+from starlette.responses import Response
+from starlette.routing import compile_path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk.api.access.auth import AuthMiddleware
 from clinvk.api.access.hosts import CorsMiddleware
 from clinvk.api.endpoints.services import Services
-from clinvk.api.http.middleware import RequestMiddleware
+from clinvk.api.http.middleware import UNKNOWN, RequestMiddleware
+from clinvk.api.http.response import (
+    NO_RETRY,
+    ClientDisconnected,
+    internal_error,
+    no_such_path,
+    path_of,
+    send_error,
+)
 from clinvk.api.observe.observers import with_user_agent
+from clinvk.api.openapi.endpoint import Endpoint, Route
 from clinvk.api.openapi.endpoint_table import ENDPOINTS, METRICS_PATH
-from clinvk.api.server.router import Router
+from clinvk.dialects.dialect import MethodNotAllowed
+from clinvk.types.errors import ClinvkError, exhausted
+
+
+class Router:
+    """The endpoints of one server, as an ASGI application.
+
+    `routes` maps path templates and methods to routes. The application of a route is made for the first request, so
+    rarely used parts are created late.
+    """
+
+    def __init__(self, endpoints: Iterable[Endpoint], services: Services) -> None:
+        self.routes: dict[str, dict[str, Route]] = {}
+        for route, _ in endpoints:
+            for path in route.paths:
+                self.routes.setdefault(path, {})[route.method] = route
+        self._fixed = {path for path in self.routes if "{" not in path}
+        self._patterns = [(compile_path(path)[0], path) for path in self.routes if "{" in path]
+        self._services = services
+        self._apps: dict[tuple[str, str], ASGIApp] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. An unexpected error is answered, and raised again for the server's log."""
+        has_started = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._serve(scope, receive, send_and_note)
+        except ClientDisconnected:
+            if not has_started:
+                await Response(status_code=400)(scope, receive, send)
+        except Exception as exc:
+            expected = exc if isinstance(exc, ClinvkError) else exhausted(exc)
+            if not has_started:
+                headers = [NO_RETRY] if not expected and scope["state"]["dialect"].is_model_api else []
+                await send_error(expected or internal_error(), scope, send, headers)
+            if has_started or not expected:
+                raise
+
+    def template_of(self, path: str) -> str:
+        """Return the template of a path, such as `/api/v1/runs/{id}`, or `UNKNOWN`."""
+        return self._match(path)[0]
+
+    def _match(self, path: str) -> tuple[str, dict[str, str]]:
+        if path in self._fixed:
+            return path, {}
+        for pattern, template in self._patterns:
+            if found := pattern.match(path):
+                return template, found.groupdict()
+        return UNKNOWN, {}
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        template, scope["path_params"] = self._match(scope["path"])
+        methods = self.routes.get(template)
+        if methods is None:
+            raise no_such_path(scope)
+        method: str = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if method not in methods:
+            allowed = ", ".join((*methods, *(("HEAD",) if "GET" in methods else ())))
+            where = f"{scope['method']} {path_of(scope)}"
+            error = MethodNotAllowed(f"{where}: the methods of this path are {allowed}")
+            await send_error(error, scope, send, [(b"allow", allowed.encode())])
+            return
+        if (app := self._apps.get((template, method))) is None:
+            app = self._apps[template, method] = methods[method].app(self._services)
+        await app(scope, receive, send)
 
 
 def create_app(services: Services) -> RequestMiddleware:

@@ -22,13 +22,13 @@ from clinvk.api.access.keys import ApiKeys
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints.inventory import BackendInventory
 from clinvk.api.endpoints.request_admission import RequestAdmission
+from clinvk.api.endpoints.runs import cancel_live
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.http1 import with_timeouts
 from clinvk.api.http.middleware import RequestMiddleware
 from clinvk.api.observe.observers import Observers, observe
 from clinvk.api.server import housekeeping, lifecycle
 from clinvk.api.server.app import create_app
-from clinvk.api.server.command_control import CommandControl
 from clinvk.api.server.housekeeping import maintain_store
 from clinvk.api.server.lifecycle import handle_signals
 from clinvk.api.server.port_owner import address, health_of
@@ -38,11 +38,13 @@ from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.socket_server import SocketServer
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import process_tags, resource_limits
+from clinvk.runtime.process.executables import inherited
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.run.task import RunObserver
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import ClinvkError, ConfigError
+from clinvk.types.orchestration import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -364,3 +366,20 @@ def startup(settings: ServerSettings, sockets: list[socket.socket], has_keys: bo
     port: int = sockets[0].getsockname()[1]
     warning = "" if has_keys else auth.open_warning_of(settings, sockets)
     return Startup(address(settings.host, port), has_keys, warning)
+
+
+class CommandControl(NamedTuple):
+    """The `RunControl` of a server: what commands ask for over the private socket besides a prompt."""
+
+    services: Services
+
+    async def cancel(self, run_id: str) -> bool:
+        """Cancel a run of this server with all parts, and wait for its end; return False if it is not live here."""
+        return await cancel_live(self.services, await self.services.store.run(run_id))
+
+    async def start_plan(self, plan: Plan, original: Plan, environ: Mapping[str, str]) -> str:
+        """Run several agents of this machine's user in the background, in the user's environment; return the run id."""
+        services = self.services
+        begin = partial(services.runs.run_of_user, environ=environ)
+        resources = services.orchestrations.resources_of_user(begin, inherited(services.settings, environ))
+        return (await services.orchestrations.launch(plan, original, resources)).id
