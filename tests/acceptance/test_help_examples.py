@@ -14,8 +14,7 @@ import pytest
 
 from acceptance.command import TIMEOUT_S, Clinvk
 from clinvk.backends.registry import BACKENDS
-from clinvk.cli.parse.commands import COMMANDS, GROUPS
-from clinvk.cli.parse.help import help_of, topics
+from clinvk.cli.parse.commands import COMMANDS, GROUPS, help_of, topics
 from repositories import Repository
 from scripted.steps import claude_says
 

@@ -5,9 +5,8 @@ from inspect import signature
 import pytest
 
 from clinvk.cli.parse import arguments
-from clinvk.cli.parse.commands import ALONE, COMMANDS, FIRST_WORDS, GROUPS, PROMPT, load, members
+from clinvk.cli.parse.commands import ALONE, COMMANDS, FIRST_WORDS, GROUPS, OVERVIEW, PROMPT, help_of, load, members
 from clinvk.cli.parse.flags import Flags
-from clinvk.cli.parse.help import OVERVIEW, help_of
 from clinvk.types.errors import InvalidRequest
 
 ANSWERED_BY_ENTRY = ("version", "help")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.cli.parse import arguments, commands
-from clinvk.cli.parse.help import topics
+from clinvk.cli.parse.commands import topics
 from clinvk.cli.parse.pages import COMMON_FLAGS, page, with_bold_headings
 from clinvk.types.errors import InvalidRequest
 

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from clinvk.backends.registry import Backends
-from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, flags_shown, members
+from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, flags_shown, members, summary, topics
 from clinvk.cli.parse.flags import Flag, Flags
-from clinvk.cli.parse.help import summary, topics
 from clinvk.cli.terminal.output import Notes, print_text
 from clinvk.config import setting_values
 from clinvk.config.load import home

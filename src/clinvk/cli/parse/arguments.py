@@ -14,10 +14,10 @@ from clinvk.cli.parse.commands import (
     Command,
     command_of,
     flags_shown,
+    help_of,
     members,
 )
 from clinvk.cli.parse.flags import Flags, RunFlags
-from clinvk.cli.parse.help import help_of
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import nearest, unknown_name
 

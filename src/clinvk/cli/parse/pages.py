@@ -4,8 +4,7 @@ import re
 from collections.abc import Sequence
 
 from clinvk.cli.parse.arguments import Parser, command_named, parser_of
-from clinvk.cli.parse.commands import FIRST_WORDS, GROUPS, flags_shown
-from clinvk.cli.parse.help import OVERVIEW, topics
+from clinvk.cli.parse.commands import FIRST_WORDS, GROUPS, OVERVIEW, flags_shown, topics
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import nearest
 
