@@ -4,8 +4,7 @@ import msgspec
 import pytest
 
 from clinvk.dialects import dialect
-from clinvk.dialects.anthropic import Anthropic
-from clinvk.dialects.anthropic.models import Model, page
+from clinvk.dialects.anthropic import Anthropic, Model, model_page
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -288,7 +287,7 @@ def test_model_has_every_field_required_by_the_api() -> None:
     ],
 )
 def test_models_are_listed_in_pages(query: bytes, ids: str, has_more: bool) -> None:
-    told = page(MODELS, query)
+    told = model_page(MODELS, query)
     assert ("".join(model.id for model in told.data), told.has_more) == (ids, has_more)
     assert (told.first_id, told.last_id) == ((ids[0], ids[-1]) if ids else (None, None))
 
@@ -299,5 +298,5 @@ def test_models_are_listed_in_pages(query: bytes, ids: str, has_more: bool) -> N
 )
 def test_invalid_page_query_is_rejected(query: bytes, field: str) -> None:
     with pytest.raises(InvalidRequest) as told:
-        page(MODELS, query)
+        model_page(MODELS, query)
     assert told.value.field == field

@@ -13,8 +13,7 @@ from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import ANTHROPIC, OPENAI
 from clinvk.api.http.response import headers_of, read_json
 from clinvk.backends import registry as backends
-from clinvk.dialects.anthropic import TokenCount
-from clinvk.dialects.anthropic import models as anthropic_models
+from clinvk.dialects import anthropic
 from clinvk.dialects.openai.answers import Model, ModelList
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.types.errors import ModelNotFound
@@ -32,17 +31,17 @@ async def get_model(services: Services, request: Request) -> Model:
     return Model(id=name, owned_by=_backend_of(services, request, name))
 
 
-async def list_anthropic_models(services: Services, request: Request) -> anthropic_models.ModelPage:
+async def list_anthropic_models(services: Services, request: Request) -> anthropic.ModelPage:
     """List the models."""
-    models = [anthropic_models.Model(id=name, display_name=name) for name, _ in _names(services, request)]
-    return anthropic_models.page(models, request.scope["query_string"])
+    models = [anthropic.Model(id=name, display_name=name) for name, _ in _names(services, request)]
+    return anthropic.model_page(models, request.scope["query_string"])
 
 
-async def get_anthropic_model(services: Services, request: Request) -> anthropic_models.Model:
+async def get_anthropic_model(services: Services, request: Request) -> anthropic.Model:
     """Show a model."""
     name: str = request.path_params["id"]
     _backend_of(services, request, name)
-    return anthropic_models.Model(id=name, display_name=name)
+    return anthropic.Model(id=name, display_name=name)
 
 
 async def list_models_of_either(services: Services, request: Request) -> msgspec.Struct:
@@ -57,7 +56,7 @@ async def get_model_of_either(services: Services, request: Request) -> msgspec.S
     return await (get_model if is_openai else get_anthropic_model)(services, request)
 
 
-async def count_tokens(services: Services, request: Request) -> TokenCount:
+async def count_tokens(services: Services, request: Request) -> anthropic.TokenCount:
     """Estimate the tokens of a message."""
     body = await read_json(request.scope, request.receive, services.settings.server)
     return await run_in_loop_thread(len(body), ANTHROPIC.count, body, headers_of(request.scope))

@@ -33,10 +33,9 @@ from clinvk.api.openapi.endpoint import (
     ref,
     sse_event,
 )
-from clinvk.dialects import dialect, sse, vendor
+from clinvk.dialects import anthropic, dialect, sse, vendor
 from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import message as anthropic_message
-from clinvk.dialects.anthropic import models as anthropic_models
 from clinvk.dialects.openai import chat_bodies, completions
 from clinvk.dialects.openai.completions import OpenAICompletions
 from clinvk.dialects.openai.responses import OpenAIResponses, response_object
@@ -366,7 +365,7 @@ _MODEL_APIS = (
         "/anthropic/v1/models",
         models.list_anthropic_models,
         (errors.InvalidRequest, *GUARDED),
-        query=anthropic_models.ModelListing,
+        query=anthropic.ModelListing,
     ),
     _method("GET", "/anthropic/v1/models/{id:path}", models.get_anthropic_model, _MODEL),
     Endpoint(Route("GET", "/v1/models", partial(json_app, models.list_models_of_either))),
