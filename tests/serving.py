@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import httpx
 
 from clinvk.api.access.auth import Access
+from clinvk.api.access.clients import RateLimits, TrustedProxies
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys
-from clinvk.api.access.proxies import TrustedProxies
-from clinvk.api.access.rate_limits import RateLimits
 from clinvk.api.endpoints.inventory import BackendInventory
 from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.endpoints.services import Services

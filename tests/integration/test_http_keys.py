@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from starlette.requests import Request
 
-from clinvk.api.access import rate_limits
+from clinvk.api.access import clients
 from clinvk.api.access.auth import access_of, create_key_if_open
 from clinvk.api.access.key_file import KeyFile, KeyLimits
 from clinvk.api.access.key_policy import KeyPolicy
@@ -63,7 +63,7 @@ async def limited(
 ) -> AsyncGenerator[LiveServer]:
     """Serve two requests at once, and then one a second, by a clock that stands still."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("clinvk.api.access.auth.RateLimits", partial(rate_limits.RateLimits, now=lambda: 1.0))
+        patched.setattr("clinvk.api.access.auth.RateLimits", partial(clients.RateLimits, now=lambda: 1.0))
         async with serving(
             scripted.env,
             store=MemoryStore(),

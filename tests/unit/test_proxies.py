@@ -5,7 +5,7 @@ import pytest
 from starlette.types import Scope
 
 from clinvk.api.access.auth import check_access
-from clinvk.api.access.proxies import TrustedProxies
+from clinvk.api.access.clients import TrustedProxies
 from clinvk.config.model import ServerSettings
 from clinvk.types.errors import ConfigError
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from clinvk.api.access.clients import RateLimits, TokenBuckets
 from clinvk.api.access.key_file import ApiKey, KeyLimits
-from clinvk.api.access.rate_limits import RateLimits, TokenBuckets
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import RateLimited
 

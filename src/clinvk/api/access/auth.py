@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from clinvk.api.access import hosts, proxies
+from clinvk.api.access import clients, hosts
+from clinvk.api.access.clients import RateLimits, TrustedProxies, network_of
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys, start_key
-from clinvk.api.access.proxies import TrustedProxies
-from clinvk.api.access.rate_limits import RateLimits, network_of
 from clinvk.api.http.response import Header, headers_of, send_error
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import KeyRefused
@@ -51,7 +50,7 @@ _LISTS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
         hosts.is_host,
         "a host is a name or an address without port, such as agents.example.com or *.example.com, or '*' for all",
     ),
-    ("trusted_proxies", proxies.is_network, "a proxy is an address or a network, such as 127.0.0.1 or 10.0.0.0/8"),
+    ("trusted_proxies", clients.is_network, "a proxy is an address or a network, such as 127.0.0.1 or 10.0.0.0/8"),
 )
 """Each list in the access settings, with the check of an entry, and the valid form."""
 
