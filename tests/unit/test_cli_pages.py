@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from clinvk.cli.parse import arguments, commands
+from clinvk.cli.parse.arguments import COMMON_FLAGS, help_page, with_bold_headings
 from clinvk.cli.parse.commands import topics
-from clinvk.cli.parse.pages import COMMON_FLAGS, page, with_bold_headings
 from clinvk.types.errors import InvalidRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
@@ -31,12 +31,12 @@ def test_page_lists_every_command_and_flag(command: str) -> None:
 @pytest.mark.parametrize("name", ["", "prompt", *commands.COMMANDS, *commands.GROUPS, *topics()])
 def test_help_fits_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert max(map(len, page(name.split()).splitlines())) <= 80
+    assert max(map(len, help_page(name.split()).splitlines())) <= 80
 
 
 def test_main_help_has_45_lines_with_eight_flags_and_every_topic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    text = page([])
+    text = help_page([])
     assert len(text.splitlines()) <= 45
     assert len(listed(text)) == len(COMMON_FLAGS) == 8
     assert set(topics()) == set(re.findall(r"[a-z-]+", text.partition("clinvk help TOPIC")[2]))
@@ -61,7 +61,7 @@ ACTING: list[tuple[str, set[str]]] = [
 
 @pytest.mark.parametrize(("command", "acting"), ACTING)
 def test_help_lists_only_common_flags_that_act_on_the_command(command: str, acting: set[str]) -> None:
-    assert listed(page(command.split())) & EVERYWHERE == acting
+    assert listed(help_page(command.split())) & EVERYWHERE == acting
 
 
 @pytest.mark.parametrize("command", commands.COMMANDS)
@@ -79,11 +79,11 @@ def test_every_command_accepts_the_common_flags(command: str) -> None:
 )
 def test_unknown_help_topic_suggests_the_nearest(words: str, hint: str) -> None:
     with pytest.raises(InvalidRequest, match=f"unknown command or topic '{words}'; {hint}"):
-        page([words])
+        help_page([words])
 
 
 def test_headings_are_bold_on_a_terminal() -> None:
-    shown = with_bold_headings(page([]))
+    shown = with_bold_headings(help_page([]))
     assert shown.startswith("\x1b[1musage:\x1b[0m clinvk [flags] PROMPT\n")
     assert "\n\x1b[1mcommon flags:\x1b[0m\n  -b, --backend" in shown
     assert shown.count("\x1b[1m") == 5

@@ -83,10 +83,8 @@ def _is_meant(flags: Flags, notes: Notes) -> bool:
 
 def _help(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print a page of the help."""
-    from clinvk.cli.parse.pages import page, with_bold_headings
-
-    text = page(words).removesuffix("\n")
-    print_text(with_bold_headings(text) if has_colors(1, environ) else text)
+    text = arguments.help_page(words).removesuffix("\n")
+    print_text(arguments.with_bold_headings(text) if has_colors(1, environ) else text)
     return 0
 
 
