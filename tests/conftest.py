@@ -15,9 +15,8 @@ from standin.process import Address, running
 
 MAY_BLOCK = (
     ("clinvk/runtime/process/spawn.py", {"_popen", "_opened_directory"}),
-    ("clinvk/runtime/process/resource_limits.py", {"wrap", "open"}),
+    ("clinvk/runtime/process/resource_limits.py", {"wrap", "open", "capacity"}),
     ("clinvk/runtime/process/waiting.py", {"run"}),
-    ("clinvk/runtime/capacity.py", {"capacity"}),
     ("clinvk/runtime/process/guardian_process.py", {"start", "stop", "_on_exit"}),
     ("clinvk/runtime/process/executables.py", {"find", "host", "file_part", "read", "resolve"}),
     ("clinvk/runtime/agent_environment.py", {"path"}),

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from clinvk.config.model import ServerSettings
-from clinvk.runtime.capacity import Capacity, capacity, of_machine
+from clinvk.runtime.process.resource_limits import Capacity, capacity, capacity_of_machine
 from clinvk.runtime.slots import held_bytes, queue_limits
 from clinvk.types.request import Image, RunRequest
 
@@ -16,7 +16,7 @@ from clinvk.types.request import Image, RunRequest
     [(1, 512, 16), (2, 24_000, 16), (4, 16_384, 32), (64, 16_384, 32), (16, 262_144, 128)],
 )
 def test_capacity_follows_cores_and_memory_with_a_minimum_of_16(cores: int, memory_mb: int, runs: int) -> None:
-    found = of_machine(cores, memory_mb)
+    found = capacity_of_machine(cores, memory_mb)
     assert found.runs == runs
     assert f"{cores} core" in found.reason
     assert f"{memory_mb:,} MB" in found.reason

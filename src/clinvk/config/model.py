@@ -109,7 +109,7 @@ class OutputSettings(_Section, frozen=True, kw_only=True):
 
 
 class ServerSettings(_Section, frozen=True, kw_only=True):
-    """`clinvk serve`. `max_concurrent_runs` None: as many as the machine can carry, see `clinvk.runtime.capacity`."""
+    """`clinvk serve`. `max_concurrent_runs` None: as many as the machine can carry, see `resource_limits.capacity`."""
 
     host: str = "127.0.0.1"
     port: Port = 8080

@@ -15,13 +15,12 @@ from clinvk.backends.base import Backend, Launch
 from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.runtime import sessions
 from clinvk.runtime.agent_environment import AgentEnvironment
-from clinvk.runtime.capacity import Capacity, capacity
 from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool, WarmStats
 from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import GuardianProcess
-from clinvk.runtime.process.resource_limits import ResourceLimits
+from clinvk.runtime.process.resource_limits import Capacity, ResourceLimits, capacity
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups, finish_shielded, in_background
 from clinvk.runtime.run.answer_filter import SchemaChecker

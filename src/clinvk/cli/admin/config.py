@@ -16,7 +16,7 @@ from clinvk.config import setting_values
 from clinvk.config.load import home, nested, settings_file, trace
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import OnInvalid, SourcedValue, Value, is_agent_variable
-from clinvk.runtime.capacity import capacity
+from clinvk.runtime.process.resource_limits import capacity
 from clinvk.types.errors import ClinvkError, ConfigError
 
 if TYPE_CHECKING:

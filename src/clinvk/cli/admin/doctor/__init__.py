@@ -21,11 +21,10 @@ from clinvk.cli.terminal.output import Notes, has_colors, on_one_line, print_jso
 from clinvk.config.load import SettingsTrace, home, settings_file
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import all_keys
-from clinvk.runtime.capacity import capacity
 from clinvk.runtime.process import process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.process_scan import private_prefix
-from clinvk.runtime.process.resource_limits import ResourceLimits
+from clinvk.runtime.process.resource_limits import ResourceLimits, capacity
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ClinvkError, ConfigError
 

@@ -15,10 +15,10 @@ from clinvk.api.server.port_owner import Health, health_of
 from clinvk.backends.registry import Backends
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.remote_runs import ServerDeclined, server_of
-from clinvk.runtime.capacity import capacity
 from clinvk.runtime.process import resource_limits
 from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.process_tags import ProcessTags, RlimitTags
+from clinvk.runtime.process.resource_limits import capacity
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ClinvkError, StoreUnavailable
 from clinvk.types.redaction import without_secrets
