@@ -178,7 +178,7 @@ async def test_lists_skip_damaged_items_and_health_and_doctor_report_them(script
         assert (one.status_code, one.json()["code"]) == (503, "store_unavailable")
     found = await asyncio.to_thread(check_store, home)
     assert (found.status, "damaged" in found.message) == ("warning", True)
-    await asyncio.to_thread(repaired_as_told, found.message)
+    await asyncio.to_thread(repair, found.fix)
     async with SqliteStore(home) as store:
         kept = await store.sessions(SessionQuery())
         assert len(kept.items) > SESSIONS / 2
@@ -186,9 +186,10 @@ async def test_lists_skip_damaged_items_and_health_and_doctor_report_them(script
         await turn(store, new_session())
 
 
-def repaired_as_told(message: str) -> None:
+def repair(command: str) -> None:
+    """Run the command that doctor shows."""
+    assert "sqlite3" in command
     if shutil.which("sqlite3"):
-        command = message.partition("sqlite3): ")[2]
         subprocess.run(["sh", "-c", command], check=True, timeout=60)
 
 

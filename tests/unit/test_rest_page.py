@@ -17,7 +17,6 @@ from clinvk.dialects.rest.bodies import (
     ParallelBody,
     PartBody,
     PromptBody,
-    PromptFields,
     chain,
     compare,
     parallel,
@@ -137,7 +136,7 @@ def test_page_documents_each_field_of_multi_agent_bodies() -> None:
         assert f"| `{name}` |" in of_parallel
     for name in ChainBody.__struct_fields__:
         assert f"| `{name}` |" in of_chain
-    for name in set(CompareBody.__struct_fields__) - set(PromptFields.__struct_fields__):
+    for name in set(CompareBody.__struct_fields__) - set(PromptBody.__struct_fields__):
         assert f"| `{name}` |" in of_compare
     for kind, text in ((ParallelAnswer, of_parallel), (ChainAnswer, of_chain), (CompareAnswer, of_compare)):
         for name in kind.__struct_fields__:
