@@ -14,7 +14,7 @@ from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from clinvk.store import protocol, search
+from clinvk.store import protocol
 from clinvk.store.protocol import Page, RunQuery, SessionQuery, settled_record
 from clinvk.store.sqlite import event_chunks, legacy, lists, turns
 from clinvk.store.sqlite.database import (
@@ -280,7 +280,7 @@ class SqliteStore:
             files = await self._readers.call(lambda batch=batch: [legacy.read(file) for file in batch])
             count += await self._writer.write(lambda db, files=files: legacy.import_sessions(db, files, at))
             damaged += [DamagedFile(file.path, damage) for file, damage in files if isinstance(damage, str)]
-            while await self._writer.write(search.index):
+            while await self._writer.write(lists.index_sessions):
                 pass
         return ImportReport(count, tuple(damaged))
 
@@ -335,8 +335,8 @@ class SqliteStore:
     def _index_at_intervals(self) -> None:
         """Update the search index at intervals, even in a process that stores only one session."""
         self._new_sessions += 1
-        if self._new_sessions % search.INDEX_EVERY == 1:
-            self._writer.submit(search.index)
+        if self._new_sessions % lists.INDEX_EVERY == 1:
+            self._writer.submit(lists.index_sessions)
 
 
 def examine(home: str | os.PathLike[str], lock_timeout_s: float) -> tuple[int, str]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.store import protocol, search
+from clinvk.store import protocol
 from clinvk.store.protocol import FIXED_RUN_FIELDS, FIXED_SESSION_FIELDS
-from clinvk.store.sqlite import event_chunks
+from clinvk.store.sqlite import event_chunks, lists
 from clinvk.store.sqlite.event_chunks import Chunk
 from clinvk.store.sqlite.owners import OwnerLocks
 from clinvk.store.sqlite.rows import RUNS, SESSIONS
@@ -81,7 +81,7 @@ def insert(connection: "sqlite3.Connection", session: Session, imported_at: floa
         _INSERT_SESSION, (*SESSIONS.values(session), _is_resumable(session), imported_at)
     ).rowcount:
         return False
-    connection.execute(_INSERT_WORDS, (search.searched_text(session), session.id))
+    connection.execute(_INSERT_WORDS, (lists.searched_text(session), session.id))
     return True
 
 
@@ -201,7 +201,7 @@ def _stored_session(connection: "sqlite3.Connection", session_id: str) -> Sessio
 
 def _update_description(connection: "sqlite3.Connection", session: Session) -> Session:
     connection.execute(_DESCRIBE, (*SESSIONS.values(session, _DESCRIPTION), session.id))
-    connection.execute(_UPDATE_WORDS, (search.searched_text(session), session.id))
+    connection.execute(_UPDATE_WORDS, (lists.searched_text(session), session.id))
     return session
 
 
