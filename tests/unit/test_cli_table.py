@@ -5,8 +5,9 @@ from datetime import datetime
 
 import pytest
 
+from clinvk.cli.parse.settings import age_s
+from clinvk.cli.terminal.output import duration, time_ago
 from clinvk.cli.terminal.table import Column, cut, one_line, table, width
-from clinvk.cli.terminal.times import age_s, duration, time_ago
 from clinvk.types.errors import InvalidRequest
 
 COLUMNS = (Column("ID"), Column("N", to_right=True), Column("PLACE", 6, from_left=True), Column("TITLE", 8))

@@ -14,7 +14,7 @@ from pathlib import Path
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, flags_shown, members, summary, topics
 from clinvk.cli.parse.flags import Flag, Flags
-from clinvk.cli.terminal.output import Notes, print_text
+from clinvk.cli.terminal.output import Notes, print_text, time_ago
 from clinvk.config import setting_values
 from clinvk.config.load import home
 from clinvk.types.errors import InvalidRequest
@@ -155,7 +155,6 @@ async def _newest(wants_runs: bool, environ: Mapping[str, str]) -> dict[str, str
     """Return the short ids of the newest sessions or runs, with what they are about."""
     from clinvk.cli.sessions import runs, session_text
     from clinvk.cli.sessions.local_store import open_store
-    from clinvk.cli.terminal.times import time_ago
     from clinvk.store.protocol import RunQuery, SessionQuery
 
     now = time.time()

@@ -8,10 +8,9 @@ from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLi
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.backends.registry import Backends, backend_named
 from clinvk.cli.parse.flags import Flags, JsonFlags, KeyFlags
-from clinvk.cli.parse.settings import directory, trace_of
+from clinvk.cli.parse.settings import age_s, directory, trace_of
 from clinvk.cli.sessions.session_text import Fields, TextView
-from clinvk.cli.terminal import times
-from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
+from clinvk.cli.terminal.output import Notes, columns, date_and_time, print_json, print_text
 from clinvk.cli.terminal.table import Column
 from clinvk.config.load import home
 from clinvk.config.setting_values import split_list
@@ -35,7 +34,7 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: 
     file = KeyFile(home(environ))
     is_first = not file.read()
     key = file.create(name, limits, flags.dry_run, expires_at)
-    described = _describe(limits) + (f"; expires {times.date_and_time(expires_at)}" if expires_at else "")
+    described = _describe(limits) + (f"; expires {date_and_time(expires_at)}" if expires_at else "")
     if flags.dry_run:
         notes.info(f"would create key {name!r}: {described}")
         return 0
@@ -120,7 +119,7 @@ def _limits(flags: KeyFlags, backends: Backends) -> KeyLimits:
 def _expires_at(text: str | None) -> float | None:
     if text is None:
         return None
-    if (seconds := times.age_s(text, "--expires")) > _MAX_S:
+    if (seconds := age_s(text, "--expires")) > _MAX_S:
         raise InvalidRequest(f"--expires: {text!r} is over 100 years; leave --expires out for a key that never expires")
     return round(time.time() + seconds, 3)
 
@@ -159,7 +158,7 @@ def _as_json(key: ApiKey) -> dict[str, object]:
 def _expiry(key: ApiKey, view: TextView) -> str:
     if key.expires_at is None:
         return "never"
-    return f"expired {view.ago(key.expires_at)}" if key.has_expired else times.date_and_time(key.expires_at)
+    return f"expired {view.ago(key.expires_at)}" if key.has_expired else date_and_time(key.expires_at)
 
 
 def _describe(limits: KeyLimits) -> str:

@@ -18,9 +18,8 @@ from clinvk.backends.base import Backend
 from clinvk.backends.checkup_base import LoginStatus, SupportsCheckup
 from clinvk.backends.registry import Backends
 from clinvk.cli.sessions.session_text import short_tokens
-from clinvk.cli.terminal.output import STDERR
+from clinvk.cli.terminal.output import STDERR, duration
 from clinvk.cli.terminal.table import cut, one_line, width
-from clinvk.cli.terminal.times import duration
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
 from clinvk.runtime.run.task import RunTask

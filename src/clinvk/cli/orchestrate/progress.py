@@ -9,10 +9,9 @@ from contextlib import suppress
 from itertools import islice
 
 from clinvk.cli.prompt.status_line import tool_text
-from clinvk.cli.terminal.output import STDERR, Notes, is_writable, without_sequences, write
+from clinvk.cli.terminal.output import STDERR, Notes, duration, is_writable, without_sequences, write
 from clinvk.cli.terminal.streams import writable
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
-from clinvk.cli.terminal.times import duration
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import TimedOut

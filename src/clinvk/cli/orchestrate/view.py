@@ -15,6 +15,7 @@ from clinvk.cli.terminal.output import (
     WOULD_EXECUTE,
     Notes,
     columns,
+    duration,
     escape_controls,
     has_colors,
     print_json,
@@ -23,7 +24,6 @@ from clinvk.cli.terminal.output import (
     without_sequences,
 )
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, readable_patch, width
-from clinvk.cli.terminal.times import duration
 from clinvk.config.model import Settings
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, PartResult, Plan, Summary, is_dry_run, is_ephemeral

@@ -85,7 +85,7 @@ COMMANDS = {
     "runs show": Command("sessions.runs:show", flag_types.JsonFlags, ("ID",)),
     "runs cancel": Command("sessions.runs:cancel", flag_types.JsonFlags, ("ID",), _CHANGE),
     "runs follow": Command("prompt.background:follow", flag_types.Flags, ("ID",), _FOLLOW),
-    "usage": Command("sessions.usage:usage", flag_types.UsageFlags, common=_AGENT | {"model": "only this model"}),
+    "usage": Command("sessions.runs:usage", flag_types.UsageFlags, common=_AGENT | {"model": "only this model"}),
     "worktrees list": Command("admin.worktrees:list_all", flag_types.WorktreesFlags, common=_PLACE),
     "worktrees show": Command("admin.worktrees:show", flag_types.WorktreeShowFlags, ("ID",)),
     "worktrees apply": Command("admin.worktrees:apply", flag_types.ApplyFlags, ("ID",), _CHANGE),

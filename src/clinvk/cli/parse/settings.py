@@ -1,5 +1,6 @@
-"""Load the settings of a command: flags override the environment and the file."""
+"""Load the settings of a command, where flags override the environment and the file, and check values of flags."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,3 +68,22 @@ def directory(path: str, flag: str) -> str:
     if not is_utf8(str(absolute)):
         raise InvalidRequest(f"{flag}: the name of {str(absolute)!r} is not UTF-8", flag)
     return str(absolute)
+
+
+_AGE = re.compile(r"([0-9]{1,6}) *([hdw]?)")
+_HOURS = {"h": 1, "d": 24, "": 24, "w": 7 * 24}
+
+
+def age_s(text: str, flag: str) -> float:
+    """Parse a duration, `12h`, `30d`, `2w`, or a number of days, and return its seconds.
+
+    Raises:
+        InvalidRequest: the text is not a duration, or is 0.
+    """
+    match = _AGE.fullmatch(text.strip().lower())
+    if not match:
+        raise InvalidRequest(f"{flag}: {text!r} is not a duration; use 12h, 30d, 2w, or a number of days", flag)
+    seconds = int(match[1]) * _HOURS[match[2]] * 3600.0
+    if not seconds:
+        raise InvalidRequest(f"{flag}: {text!r} is too short; the least is 1h", flag)
+    return seconds

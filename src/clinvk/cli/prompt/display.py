@@ -21,9 +21,8 @@ from clinvk.cli.prompt.printers import (
 from clinvk.cli.prompt.status_line import StatusLine, edit_lines, tool_text
 from clinvk.cli.sessions.session_text import short_tokens
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.output import STDERR, Notes, columns, without_sequences
+from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, without_sequences
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
-from clinvk.cli.terminal.times import duration
 from clinvk.config.model import OutputSettings
 from clinvk.types.errors import Cancelled, SessionError, SessionNotFound
 from clinvk.types.events import (

@@ -16,14 +16,13 @@ from msgspec.structs import replace
 
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags, PromptFlags, RunFlags
-from clinvk.cli.parse.settings import directory, settings_of
+from clinvk.cli.parse.settings import age_s, directory, settings_of
 from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.sessions.local_store import has_directory, open_store, real_directory
 from clinvk.cli.sessions.session_text import session_title
 from clinvk.cli.terminal.input import prompt_from
-from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_text, printable
+from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_text, printable, time_ago
 from clinvk.cli.terminal.table import cut
-from clinvk.cli.terminal.times import age_s, time_ago
 from clinvk.config.load import home
 from clinvk.config.model import SessionSettings, Settings, complete, refuse_nesting
 from clinvk.config.setting_values import split_list

@@ -1,16 +1,18 @@
-"""`clinvk runs list`, `show` and `cancel`, and runs as text."""
+"""`clinvk runs list`, `show` and `cancel`, `clinvk usage`, and runs as text."""
 
 import asyncio
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Sized
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from clinvk.backends.registry import Backends
-from clinvk.cli.parse.flags import JsonFlags, RunsFlags
+from clinvk.cli.parse.flags import JsonFlags, RunsFlags, UsageFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, directory_filter, find_run, over_store, print_answer, text_view
@@ -23,6 +25,9 @@ from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
 from clinvk.types.request import PartPosition
+
+if TYPE_CHECKING:
+    from clinvk.dialects.rest.usage import UsageItem, UsageList, Used
 
 _PARTS_OF = {"parallel": ("task", "tasks"), "chain": ("step", "steps"), "compare": ("backend", "backends")}
 """The name of a part, and the field of the request that has the parts or their number."""
@@ -242,3 +247,59 @@ def run_text(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView) ->
     """Return a run with its prompt and answer, or with its parts, for stdout."""
     lines = run_details(run, view) + (["", *parts_table(run, parts, view)] if parts else [])
     return "\n".join([*lines, *map(printable, run_transcript(run))])
+
+
+_BAR_CELLS = 24
+_USAGE_GROUPS = {"agent": "backend"}
+"""The names of groups on the command line that differ from those of the REST API."""
+
+
+def usage(flags: UsageFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+    """Print the usage of the last days.
+
+    Raises:
+        ClinvkError: the store cannot be read, or the backend does not exist.
+    """
+    from clinvk.dialects.rest.usage import UsageListing, span, summary  # no other command waits for the import
+
+    settings = settings_of(flags, environ, {}, notes, backends)
+    today = datetime.now(UTC).date()
+    group = _USAGE_GROUPS.get(flags.by, flags.by)
+    listing = UsageListing(
+        since=today - timedelta(days=flags.days - 1),
+        backend=flags.backend,
+        model=flags.model,
+        group_by=group,
+    )
+    period = span(listing, today)
+    used = summary(over_store(environ, notes, lambda store: store.usage(period.since)), listing, period)
+    if flags.wants_json:
+        print_json(used)
+    elif used.usage:
+        view = text_view(settings, environ)
+        fields = _usage_columns(used, group, flags.by, has_bars=view.most is not None)
+        print_text("\n".join(view.table(fields, used.usage)))
+        notes.info(f"since {used.since}: {_usage_total(used.total)}")
+    else:
+        notes.info(f"no runs since {used.since}")
+    return 0
+
+
+def _usage_columns(used: "UsageList", group: str, title: str, has_bars: bool) -> "text.Fields[UsageItem]":
+    most = max(item.token_usage.total_tokens for item in used.usage)
+    bars: text.Fields[UsageItem] = (
+        (Column("", is_spare=True), lambda item: "█" * -(-item.token_usage.total_tokens * _BAR_CELLS // max(1, most))),
+    )
+    return (
+        (Column(title.upper()), lambda item: getattr(item, group) or "(none)"),
+        (Column("RUNS", to_right=True), lambda item: f"{item.runs:,}"),
+        (Column("IN", to_right=True), lambda item: f"{item.token_usage.input_tokens:,}"),
+        (Column("OUT", to_right=True), lambda item: f"{item.token_usage.output_tokens:,}"),
+        (Column("COST", to_right=True), lambda item: "" if item.cost_usd is None else f"${item.cost_usd:.2f}"),
+        *(bars if has_bars else ()),
+    )
+
+
+def _usage_total(used: "Used") -> str:
+    cost = "" if used.cost_usd is None else f", ${used.cost_usd:.2f} as far as agents report their cost"
+    return f"{used.runs:,} {'run' if used.runs == 1 else 'runs'}, {used.token_usage.total_tokens:,} tokens{cost}"

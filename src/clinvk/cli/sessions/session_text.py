@@ -8,9 +8,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from clinvk.cli.terminal.input import without_context
-from clinvk.cli.terminal.output import without_sequences
+from clinvk.cli.terminal.output import date_and_time, duration, time_ago, without_sequences
 from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
-from clinvk.cli.terminal.times import date_and_time, duration, time_ago
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session

@@ -10,14 +10,13 @@ from msgspec.structs import replace
 
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import CleanFlags, DeleteFlags, ExportFlags, JsonFlags, ListFlags, TagFlags
-from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.parse.settings import age_s, settings_of
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, directory_filter, find_session, over_store, print_answer, text_view
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import confirm
-from clinvk.cli.terminal.output import Notes, print_json, print_text, printable
+from clinvk.cli.terminal.output import Notes, date_and_time, print_json, print_text, printable
 from clinvk.cli.terminal.table import cut
-from clinvk.cli.terminal.times import age_s, date_and_time
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError

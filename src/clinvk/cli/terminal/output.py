@@ -1,8 +1,9 @@
-"""Output to the terminal: results on stdout as text or JSON in UTF-8, notes for the user on stderr."""
+"""Output to the terminal: results on stdout as text or JSON in UTF-8, notes for the user on stderr, and times."""
 
 import os
 import re
 import select
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -52,6 +53,34 @@ def without_sequences(text: str) -> str:
 def printable(text: str) -> str:
     """Return an agent's text for stdout: without control characters on a terminal, unchanged elsewhere."""
     return escape_controls(text) if os.isatty(1) else text
+
+
+_STEPS = ((60, 1, "s"), (3600, 60, "min"), (86400, 3600, "h"), (60 * 86400, 86400, "d"))
+"""The limit in seconds, the seconds of the unit, and the name of the unit."""
+
+
+def time_ago(at: float, now: float) -> str:
+    """Return how long ago a time was, or its date if that says more. Both are seconds since the epoch."""
+    seconds = now - at
+    if seconds < 1:
+        return "just now"
+    for limit, unit, name in _STEPS:
+        if seconds < limit:
+            return f"{int(seconds // unit)} {name} ago"
+    return time.strftime("%Y-%m-%d", time.localtime(at))
+
+
+def date_and_time(at: float) -> str:
+    """Return the local date and time of seconds since the epoch."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as text."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def columns() -> int | None:
