@@ -6,7 +6,7 @@ import zlib
 import msgspec
 import pytest
 
-from clinvk.store.sqlite import event_chunks
+from clinvk.store.sqlite import rows
 from clinvk.types.events import (
     Event,
     Logged,
@@ -56,10 +56,10 @@ def random_log(source: random.Random) -> list[Logged]:
 def test_packed_log_round_trips(seed: int) -> None:
     """To the number, the character and the tick of the clock."""
     entries = random_log(random.Random(seed))
-    packed = event_chunks.pack(entries)
-    assert [event for chunk in packed for event in event_chunks.decode(chunk.data)] == entries
+    packed = rows.pack_events(entries)
+    assert [event for chunk in packed for event in rows.decode_events(chunk.data)] == entries
     assert [(chunk.first, chunk.last) for chunk in packed] == [
-        (part[0].number, part[-1].number) for part in map(list, (event_chunks.decode(chunk.data) for chunk in packed))
+        (part[0].number, part[-1].number) for part in map(list, (rows.decode_events(chunk.data) for chunk in packed))
     ]
 
 
@@ -72,13 +72,13 @@ def test_packed_log_round_trips(seed: int) -> None:
 )
 def test_packed_ending_round_trips(ending: Event) -> None:
     entries = log(RunStarted("m", "h"), ending)
-    (chunk,) = event_chunks.pack(entries)
-    assert list(event_chunks.decode(chunk.data)) == entries
+    (chunk,) = rows.pack_events(entries)
+    assert list(rows.decode_events(chunk.data)) == entries
 
 
 def test_consecutive_deltas_are_packed_into_one_entry() -> None:
     """Their kinds do not mix: an answer that goes on after its thinking is another text."""
-    (chunk,) = event_chunks.pack(
+    (chunk,) = rows.pack_events(
         log(*[TextDelta("word ")] * 50, *[ThinkingDelta("hm ")] * 50, ToolResult("id", "out"), *[TextDelta("end")] * 9)
     )
     _, _, entries = msgspec.json.decode(zlib.decompress(chunk.data) if chunk.data[0] != ord("[") else chunk.data)
@@ -87,9 +87,9 @@ def test_consecutive_deltas_are_packed_into_one_entry() -> None:
 
 def test_long_output_is_compressed() -> None:
     output = "".join(f"src/clinvk/store/part{number}.py\n" for number in range(5000))
-    (chunk,) = event_chunks.pack(log(ToolResult("id", output)))
+    (chunk,) = rows.pack_events(log(ToolResult("id", output)))
     assert len(chunk.data) < len(output) / 4
-    assert list(event_chunks.decode(chunk.data)) == log(ToolResult("id", output))
+    assert list(rows.decode_events(chunk.data)) == log(ToolResult("id", output))
 
 
 def test_deeply_nested_value_is_dropped_and_the_rest_is_kept() -> None:
@@ -99,12 +99,12 @@ def test_deeply_nested_value_is_dropped_and_the_rest_is_kept() -> None:
         deep = {"a": deep}
     read = ToolCall("1", "Read", {"path": "a"})
     ending = RunFinished("end_turn", Usage(1), structured_output=deep)
-    (chunk,) = event_chunks.pack(log(TextDelta("a"), read, ToolCall("2", "t", {"a": deep}), ending))
-    assert list(event_chunks.decode(chunk.data)) == log(
+    (chunk,) = rows.pack_events(log(TextDelta("a"), read, ToolCall("2", "t", {"a": deep}), ending))
+    assert list(rows.decode_events(chunk.data)) == log(
         TextDelta("a"), read, ToolCall("2", "t", {}), RunFinished("end_turn", Usage(1))
     )
 
 
 def test_lone_surrogates_are_replaced() -> None:
-    (chunk,) = event_chunks.pack(log(TextDelta("a\udcff"), TextDelta("b\ud800c")))
-    assert [logged.event for logged in event_chunks.decode(chunk.data)] == [TextDelta("a?"), TextDelta("b?c")]
+    (chunk,) = rows.pack_events(log(TextDelta("a\udcff"), TextDelta("b\ud800c")))
+    assert [logged.event for logged in rows.decode_events(chunk.data)] == [TextDelta("a?"), TextDelta("b?c")]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from clinvk.store import protocol
 from clinvk.store.protocol import Page, RunQuery, SessionQuery, settled_record
-from clinvk.store.sqlite import event_chunks, legacy, lists, turns
+from clinvk.store.sqlite import legacy, lists, rows, turns
 from clinvk.store.sqlite.database import (
     NO_SPACE,
     Database,
@@ -141,14 +141,14 @@ class SqliteStore:
 
         def append(db: "sqlite3.Connection") -> None:
             for run_id, new in events.items():
-                turns.append(db, run_id, event_chunks.pack(new))
+                turns.append(db, run_id, rows.pack_events(new))
 
         await self._writer.write(append)
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         """Store the end of a run with its last events, and release its session."""
         self._writer.forget(run.id)
-        await self._writer.write(lambda db: turns.end(db, run, session, event_chunks.pack(events)), retry=True)
+        await self._writer.write(lambda db: turns.end(db, run, session, rows.pack_events(events)), retry=True)
 
     async def session(self, reference: str) -> Session:
         """Return a session."""
@@ -383,5 +383,5 @@ def _unique_id(db: "sqlite3.Connection", prefix: str, reference: str, kind: prot
 def _events(
     db: "sqlite3.Connection", run_id: str, after: int, limit: int | None, note: Callable[[str], None]
 ) -> list[Logged]:
-    stored = event_chunks.stored(db, db.execute(_EVENTS, (run_id, after)), note)
+    stored = rows.stored_events(db, db.execute(_EVENTS, (run_id, after)), note)
     return list(islice((event for event in stored if event.number > after), limit))

@@ -12,10 +12,9 @@ from msgspec.structs import replace
 
 from clinvk.store import protocol
 from clinvk.store.protocol import FIXED_RUN_FIELDS, FIXED_SESSION_FIELDS
-from clinvk.store.sqlite import event_chunks, lists
-from clinvk.store.sqlite.event_chunks import Chunk
+from clinvk.store.sqlite import lists, rows
 from clinvk.store.sqlite.owners import OwnerLocks
-from clinvk.store.sqlite.rows import RUNS, SESSIONS
+from clinvk.store.sqlite.rows import RUNS, SESSIONS, Chunk
 from clinvk.types.choices import RunState
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy
 from clinvk.types.events import Logged, RunFailed, RunFinished, TextDelta
@@ -123,8 +122,8 @@ def append(connection: "sqlite3.Connection", run_id: str, packed: Sequence[Chunk
         if chunk.first > last:
             connection.execute(_INSERT_CHUNK, (key, chunk.last, chunk.data))
         elif chunk.last > last:
-            rest = [event for event in event_chunks.decode(chunk.data) if event.number > last]
-            connection.execute(_INSERT_CHUNK, (key, chunk.last, event_chunks.encode(rest)))
+            rest = [event for event in rows.decode_events(chunk.data) if event.number > last]
+            connection.execute(_INSERT_CHUNK, (key, chunk.last, rows.encode_events(rest)))
 
 
 def end(connection: "sqlite3.Connection", run: RunRecord, session: Session | None, packed: Sequence[Chunk]) -> None:
@@ -144,7 +143,7 @@ def rehearse(connection: "sqlite3.Connection") -> None:
         insert(connection, session)
         connection.execute(_INSERT_RUN, (*RUNS.values(run), ""))
         ended = replace(run, state="finished", ended_at=at)
-        end(connection, ended, replace(session, status="completed"), event_chunks.pack([Logged(1, at, _WITHDRAWN)]))
+        end(connection, ended, replace(session, status="completed"), rows.pack_events([Logged(1, at, _WITHDRAWN)]))
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK TO rehearsal")
@@ -249,14 +248,14 @@ def _stop(
     A missing ending is added to the events. The number of the ending is higher than the number of any event that a
     client may have read, so that no client skips the ending as already read.
     """
-    events = [*event_chunks.stored(connection, connection.execute(_CHUNKS, (key,)).fetchall(), lambda _: None)]
+    events = [*rows.stored_events(connection, connection.execute(_CHUNKS, (key,)).fetchall(), lambda _: None)]
     last = events[-1] if events else Logged(0, at, ending)
     output = "".join(logged.event.text for logged in events if isinstance(logged.event, TextDelta))
     connection.execute(_STOP_RUN, (state, last.at, ending.code, ending.message, output, key))
     connection.execute(_PAUSE_SESSION, (ending.message, session_id))
     if not events or not isinstance(last.event, RunFinished | RunFailed):
         added = Logged(last.number + 1 + _UNSAVED, last.at, ending)
-        connection.execute(_INSERT_CHUNK, (key, added.number, event_chunks.encode([added])))
+        connection.execute(_INSERT_CHUNK, (key, added.number, rows.encode_events([added])))
 
 
 def _is_resumable(session: Session) -> bool:
