@@ -53,10 +53,9 @@ def _ignored(_number: int, _frame: object) -> None:
 
 
 def pytest_configure() -> None:
-    """Have what tests start mind the signals that it is sent, though the tests are to ignore them.
+    """Handle SIGINT and SIGHUP if they are ignored, as under `nohup`.
 
-    So they are under `nohup`, and in the background of a script. What is ignored stays so in a new program, and what
-    is handled does not.
+    An ignored signal stays ignored in child processes; a handled signal is reset to its default.
     """
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:

@@ -212,7 +212,7 @@ def _without_half(found: re.Match[bytes]) -> bytes:
 
 
 def native_effort(request: RunRequest, levels: "Mapping[str, Decoded]") -> "Decoded | None":
-    """Return the CLI's value for a request's effort, or None without one; `words` has an entry for each of `EFFORTS`.
+    """Return the CLI's value for a request's effort, or None without one; `levels` has an entry for each of `EFFORTS`.
 
     Raises:
         InvalidRequest: the effort is unknown.

@@ -119,7 +119,10 @@ def _ending(run: RunRecord, number: int) -> Logged:
 
 
 class Runner(Protocol):
-    """Runs prompts for a command: `LocalRuns` in agent processes of this clinvk, `RemoteRuns` through a server."""
+    """Runs prompts for a command.
+
+    `LocalRuns` runs a prompt in this process, `ServerOrLocalRuns` through a running server if possible.
+    """
 
     def run(self, request: RunRequest) -> AbstractAsyncContextManager[FollowedRun]:
         """Run a prompt; see `LocalRuns.run`."""

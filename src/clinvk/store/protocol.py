@@ -167,7 +167,7 @@ class SessionStore(Protocol):
         ...
 
     async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
-        """Add and remove tags, as `session.retagged` does. Keep concurrent changes of other tags.
+        """Add and remove tags, as `session.with_tags` does. Keep concurrent changes of other tags.
 
         Raises:
             SessionNotFound: no session has this id.

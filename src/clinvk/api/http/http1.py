@@ -266,7 +266,7 @@ class Http1Protocol(HttpToolsProtocol):
             self._check_unsent(unsent=0)
 
     def _check_unsent(self, unsent: int) -> None:
-        """Abort the connection if the client has read nothing since the last check, with `left` bytes unsent."""
+        """Abort the connection if the client has read nothing since the last check, with `unsent` bytes pending."""
         now_unsent = self.transport.get_write_buffer_size()
         if now_unsent and unsent and now_unsent >= unsent:
             self.transport.abort()

@@ -122,7 +122,7 @@ async def within_prepare_timeout(work: Awaitable[T]) -> T:
     """Await the preparation of a request, before an agent starts, and return its result.
 
     Raises:
-        ResourcesExhausted: it took longer than `_PREPARED_TIMEOUT_S`.
+        ResourcesExhausted: it took longer than `_PREPARE_TIMEOUT_S`.
     """
     try:
         async with asyncio.timeout(_PREPARE_TIMEOUT_S):
@@ -269,7 +269,7 @@ _WATCH_AFTER_S = 0.1
 
 
 class DisconnectWatch:
-    """Cancels the task of this context when the client disconnects; `quiet` is called every `wait_s()`.
+    """Cancels the task of this context when the client disconnects; awaits `on_quiet` every `wait_s()` seconds.
 
     Watching begins with `watch`, after the body was read: both read from the client.
 

@@ -13,7 +13,7 @@ from functools import partial
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -33,15 +33,15 @@ _FLUSH_TIMEOUT_S = 3.0
 
 
 class Tracing:
-    """Creates spans, and sends the spans as the `OTEL_EXPORTER_OTLP_*` variables say. Tests pass a `processor`."""
+    """Creates spans, and sends the spans as the `OTEL_EXPORTER_OTLP_*` variables say."""
 
-    def __init__(self, vendors: Mapping[str, str], processor: SpanProcessor | None = None) -> None:
+    def __init__(self, vendors: Mapping[str, str]) -> None:
         """`vendors` maps each backend to the vendor of its models."""
         self._vendors = vendors
         named = OTELResourceDetector().detect().attributes.get("service.name", "clinvk")
         resource = Resource.create({"service.name": named, "service.version": __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("clinvk", __version__)
         self._incoming = TraceContextTextMapPropagator()
 

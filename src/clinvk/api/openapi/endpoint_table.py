@@ -66,7 +66,6 @@ _MODEL_PROMPT: ErrorDocs = (
 )
 _RESPONSE: ErrorDocs = (errors.RunNotFound, *STORED)
 _MODEL: ErrorDocs = (errors.ModelNotFound, *GUARDED)
-
 _CANCEL: ErrorDocs = (*_RUN, dialect.ForeignOrigin, dialect.NotCancellable)
 
 _LOCATION = {"location": "The URL of the resource."}
@@ -219,7 +218,6 @@ _PROMPTS = (
 
 # --- sessions and runs ---------------------------------------------------------------------------------------------
 
-_TITLED = examples("title", "A title and tags", {"title": "Parser", "tags": ["a"]})
 _LAST_EVENT_ID = header(
     "last-event-id",
     "Return only later events. Browsers send this header when they reconnect.",
@@ -232,7 +230,6 @@ _EVENT_RESPONSES = {
     200: Returns("The events, to the run's end.", content={sse.MEDIA_TYPE: _SSE, unified.MEDIA_TYPE: _LINES}),
     204: Returns("The run has ended, and nothing comes after this event."),
 }
-_FORK_RESPONSES = {201: Returns("The new session; the other one stays as it is.", views.SessionView, _LOCATION)}
 _SESSIONS_AND_RUNS = (
     _method("GET", "/api/v1/sessions", sessions.list_sessions, STORED),
     _method("GET", "/api/v1/sessions/{id}", sessions.get_session, _SESSION),
@@ -242,7 +239,7 @@ _SESSIONS_AND_RUNS = (
         sessions.describe_session,
         (*_SESSION, *_POLICY, *_BODY),
         body=views.SessionPatch,
-        examples=_TITLED,
+        examples=examples("title", "A title and tags", {"title": "Parser", "tags": ["a"]}),
     ),
     _method("DELETE", "/api/v1/sessions/{id}", sessions.delete_session, (*_SESSION, *_POLICY, errors.SessionBusy)),
     _method("GET", "/api/v1/sessions/{id}/messages", sessions.list_messages, _SESSION),
@@ -251,7 +248,7 @@ _SESSIONS_AND_RUNS = (
         "/api/v1/sessions/{id}/fork",
         sessions.fork_session,
         (*_SESSION, *_POLICY, *_FORK),
-        returns=_FORK_RESPONSES,
+        returns={201: Returns("The new session; the other one stays as it is.", views.SessionView, _LOCATION)},
     ),
     _method("GET", "/api/v1/runs", runs.list_runs, _SESSION),
     _method("GET", "/api/v1/runs/{id}", runs.get_run, _RUN),

@@ -1,4 +1,4 @@
-"""Encode a run's events in an output format: events in, bytes for stdout out. Pure."""
+"""Encode a run's events in an output format: events in, bytes for stdout out."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Sessions and their turns as text: records in, lines out. Pure."""
+"""Sessions and their turns as text: records in, lines out."""
 
 import os
 from collections import Counter

@@ -37,13 +37,15 @@ def prepare_cleanup(kind: str, server: int, cgroup: str, temporary: list[str]) -
     """Return the cleanup function, with all modules imported: another clinvk may be installed here before the call."""
     from clinvk.runtime.process import process_scan
 
-    find: Callable[[], set[int]] = lambda: process_scan.tagged_pids(server, None)  # noqa: E731
+    tree = None
     if kind != "rlimit":
         from clinvk.runtime.process.process_tags import TreeTags
 
         tree = TreeTags(server)
         tree.find(None)
-        find = lambda: tree.find(None)  # noqa: E731
+
+    def find() -> set[int]:
+        return tree.find(None) if tree else process_scan.tagged_pids(server, None)
 
     def end() -> None:
         process_scan.kill_tagged(find)

@@ -119,7 +119,7 @@ async def _blocked_paths(git: Git, top: str, common: str, check_source: SourceCh
 
 
 def _stores(common: str, alternates: Sequence[str]) -> Iterator[str]:
-    """Yield the directories of a repository's objects, links resolved; `others` are its alternates."""
+    """Yield the object directories of a repository and of its `alternates`, with symbolic links resolved."""
     yield os.path.realpath(common)
     for objects in (os.path.join(common, "objects"), *alternates):
         yield os.path.realpath(objects)

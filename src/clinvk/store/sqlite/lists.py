@@ -220,7 +220,7 @@ def _selected(connection: "sqlite3.Connection", table: Table[_T], conditions: _C
     """Return the keys of a list, newest first."""
     where = " AND ".join(condition for condition, _ in conditions)
     values = [value for _, parameters in conditions for value in parameters]
-    select = f"SELECT key FROM {table.name} WHERE {where} ORDER BY {table.at} DESC, key DESC"  # noqa: S608
+    select = f"SELECT key FROM {table.name} WHERE {where} ORDER BY {table.at} DESC, key DESC"  # noqa: S608 - our own names
     return [key for (key,) in connection.execute(select, values)]
 
 

@@ -67,7 +67,7 @@ _DELETE_OLD_RUNS = (
 )
 _PROBE = "UPDATE search SET indexed = ~indexed"
 _PROBE_BYTES = 128 * 1024
-_CLAIM_SPACE = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({_PROBE_BYTES}))"  # noqa: S608
+_CLAIM_SPACE = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({_PROBE_BYTES}))"  # noqa: S608 - our own names
 """Writes about as many bytes as a prompt and its answer: room for a single page would prove little."""
 _FREE_SPACE = "DELETE FROM imports WHERE name = '/room'"
 
