@@ -18,7 +18,7 @@ CLIS = ("claude", "codex", "gemini")
 
 @contextmanager
 def agents(place: Workplace) -> Generator[Workplace]:
-    """Give the workplace with a home in which the CLIs are set up; its root is their project.
+    """Yield the workplace with a home in which the CLIs are set up; its root is their project.
 
     Raises:
         BenchBroken: they are not installed.

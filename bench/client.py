@@ -21,7 +21,7 @@ class Answer(NamedTuple):
     body: bytes
 
     def text(self, field: str) -> str:
-        """Give a field of a JSON document that came whole or chunked."""
+        """Return a field of a JSON document that came whole or chunked."""
         document = json.loads(self.body[self.body.index(b"{") : self.body.rindex(b"}") + 1])
         return str(document[field])
 

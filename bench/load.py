@@ -83,12 +83,12 @@ Job = Ask | TimeStreams | TimePipes | HoldStreams
 
 
 def now_ns() -> int:
-    """Give the time on the clock that the child's lines carry."""
+    """Return the time on the clock that the child's lines carry."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
 def request(path: str, body: str | None) -> bytes:
-    """Give the bytes of a request: a POST of JSON, or a GET where there is no body."""
+    """Return the bytes of a request: a POST of JSON, or a GET where there is no body."""
     if body is None:
         return f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()
     head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
@@ -106,7 +106,7 @@ class Tally:
         self.done = asyncio.get_running_loop().create_future()
 
     def fail(self, why: str) -> None:
-        """Give up."""
+        """End the measurement with an error."""
         if not self.done.done():
             self.done.set_exception(RuntimeError(why))
 

@@ -43,7 +43,7 @@ def _clinvk_kb(place: Workplace) -> tuple[float, float]:
 
 
 def _per_stream_kb(place: Workplace, server: Server, path: str, body: str | None, enough: str) -> float:
-    """Give what a stream adds, over what the first few have taken once for all."""
+    """Return what a stream adds, over what the first few have taken once for all."""
     count = place.some(_STREAMS)
 
     def job(streams: int) -> HoldStreams:

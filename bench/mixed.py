@@ -125,7 +125,7 @@ class _Outside:
         return len(self.agents)
 
     def look(self) -> float:
-        """Give the resident memory of all of them together."""
+        """Return the resident memory of all of them together."""
         sizes: list[float] = []
         for process in self.agents:
             try:

@@ -88,7 +88,7 @@ def _seconds(place: Workplace, server: Server, prompt: str, count: int) -> float
 
 
 def _waiting_kb(place: Workplace, server: Server, count: int) -> float:
-    """Give what a task adds to the server while it waits, less its own text."""
+    """Return what a task adds to the server while it waits, less its own text."""
     body = _body(place, "idle", count)
     before = server.resident_kb
     with _sent(server, body):

@@ -14,18 +14,18 @@ _ENDS_TIMEOUT_S = 10
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """Give the command that runs a module of the bench."""
+    """Return the command that runs a module of the bench."""
     return [sys.executable, "-m", f"bench.{name}", *arguments]
 
 
 def clinvk(*arguments: str) -> list[str]:
-    """Give the command that runs clinvk in this Python's environment."""
+    """Return the command that runs clinvk in this Python's environment."""
     script = Path(sys.executable).parent / "clinvk"
     return [str(script), *arguments] if script.exists() else [sys.executable, "-m", "clinvk", *arguments]
 
 
 def last_words(said: str) -> str:
-    """Give the end of what a program said before it broke."""
+    """Return the end of what a program said before it broke."""
     return " | ".join(said.strip().splitlines()[-3:])
 
 

@@ -153,13 +153,13 @@ def _held(place: Workplace, server: Server) -> Held:
 
 
 def _opened(server: Server) -> list[str]:
-    """Give what is open in a server that has nothing to do, once for each descriptor."""
+    """Return the open descriptors of an idle server."""
     folder = f"/proc/{server.pid}/fd"
     return [os.readlink(f"{folder}/{name}") for name in os.listdir(folder)]
 
 
 def _probed(place: Workplace, server: Server) -> dict[str, int]:
-    """Have the server tell what only it knows, see probe/sitecustomize.py."""
+    """Request the values that only the server knows; see probe/sitecustomize.py."""
     told = place.root / "probe.json"
     told.unlink(missing_ok=True)
     os.kill(server.pid, signal.SIGUSR2)

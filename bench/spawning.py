@@ -80,7 +80,7 @@ def _prompts(place: Workplace, server: Server, prompt: Path, clients: int) -> li
 
 
 def paces(name: str, ours: list[Pace], peer_name: str, peer: list[Pace], budget: Budget | None) -> list[Figure]:
-    """Give two figures of paces, that of the rate and that of the CPU time; the budget is the rate's."""
+    """Return two figures of paces, that of the rate and that of the CPU time; the budget is the rate's."""
     return [
         Figure(
             name=name,

@@ -82,7 +82,7 @@ def _run_ms(place: Workplace, command: list[str]) -> float:
 
 
 def _spawn_ms(place: Workplace, *flags: str) -> float:
-    """Give the time from the start of the command line to the first instruction of its agent."""
+    """Return the time from the start of the command line to the first instruction of its agent."""
     command = _prompt(place, *flags)
     before = now_ns()
     said = run(command, place.env)

@@ -94,7 +94,7 @@ def _through(place: Workplace, server: Server, command: Sequence[str]) -> float:
 
 
 def _first_word(place: Workplace, command: Sequence[str]) -> float:
-    """Give the milliseconds from the start of a command to the first byte that it prints."""
+    """Return the milliseconds from the start of a command to the first byte that it prints."""
     began = time.perf_counter()
     with subprocess.Popen(
         [*command, _PROMPT],
@@ -128,7 +128,7 @@ def _rested() -> None:
 
 
 def _pace(server: Server, body: Mapping[str, object], count: int) -> float:
-    """Give prompts a second, several clients at once."""
+    """Return the prompts per second of several concurrent clients."""
     began = time.perf_counter()
     with ThreadPoolExecutor(_CLIENTS) as clients:
         for run in [clients.submit(asked, server, body) for _ in range(count)]:

@@ -39,7 +39,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     scale: float
 
     def some(self, count: int) -> int:
-        """Give the usual count, less for a quick look."""
+        """Return the usual count, less for a quick look."""
         return max(20, round(count * self.scale))
 
     def write(self, name: str, text: str) -> Path:

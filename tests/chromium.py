@@ -39,7 +39,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 def executable() -> str | None:
-    """Give the path of a browser, or None."""
+    """Return the path of a browser, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
@@ -75,7 +75,7 @@ class Page:
         return record(answer, "result")
 
     async def evaluate(self, expression: str) -> JSON:
-        """Give the value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return record(result, "result").get("value")
@@ -97,7 +97,7 @@ class Page:
         await self.call("Input.insertText", text=text)
 
     def told(self, method: str) -> list[Record]:
-        """Give the events of a kind so far."""
+        """Return the events of a kind so far."""
         return [record(event, "params") for event in self.events if event.get("method") == method]
 
     async def listen(self) -> None:

@@ -44,7 +44,7 @@ MAY_BLOCK = (
 )
 """Where clinvk may block the loop: for less time than going to a thread takes, or once at the start.
 
-The last are of the measuring of coverage, which takes locks wherever the code happens to be.
+The last entries are coverage.py, which may take a lock anywhere.
 """
 
 

@@ -86,15 +86,15 @@ class Echo(Scripted):
         self._numbers = count(1)
 
     def name(self) -> str:
-        """Give a name that no prompt has had."""
+        """Return a name that no prompt has had."""
         return f"{next(self._numbers):012}"
 
     def prompts(self) -> list[str]:
-        """Give the names of the prompts that the agent was started for, once for each time."""
+        """Return the names of the prompts that the agent was started for, once for each time."""
         file = self.folder / "prompts"
         return file.read_text().split() if file.exists() else []
 
 
 def answer(name: str, turn: int = 1) -> str:
-    """Give the answer to a prompt."""
+    """Return the answer to a prompt."""
     return f"{name} turn {turn}"

@@ -53,15 +53,15 @@ class Repository:
         return file
 
     def files(self) -> dict[str, bytes]:
-        """Give all files, but those of git."""
+        """Return all files except those of git."""
         found = (path for path in self.path.rglob("*") if ".git" not in path.parts and path.is_file())
         return {str(path.relative_to(self.path)): path.read_bytes() for path in found}
 
     def worktrees(self) -> list[str]:
-        """Give what git knows of worktrees, this one apart."""
+        """Return the worktrees that git knows, except this one."""
         listed = self.git("worktree", "list", "--porcelain")
         return [line.removeprefix("worktree ") for line in listed.splitlines() if line.startswith("worktree ")][1:]
 
     def branches(self) -> list[str]:
-        """Give the branches."""
+        """Return the branches."""
         return self.git("for-each-ref", "--format=%(refname:short)", "refs/heads").split()

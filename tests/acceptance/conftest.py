@@ -15,7 +15,7 @@ IN_BOTH_WAYS = ("test_prompt", "test_stopping")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Have a test of a prompt run in both ways."""
+    """Run a test of a prompt without a server and through one."""
     if metafunc.definition.path.stem in IN_BOTH_WAYS and "served" in metafunc.fixturenames:
         metafunc.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
 

@@ -47,11 +47,11 @@ class Terminal:
         return (before + found).decode()
 
     def plain(self) -> bytes:
-        """Give what was read without the codes that steer a terminal."""
+        """Return what was read without the codes that steer a terminal."""
         return _CODES.sub(b"", self.read)
 
     def screen(self) -> list[str]:
-        """Give the lines that all that came has left on the screen, were that high enough."""
+        """Return the lines that all that came has left on the screen, were that high enough."""
         lines, row = [""], 0
         for steps, code, text in _DRAWN.findall(self.all_read.decode(errors="replace")):
             if code == "A":
@@ -76,7 +76,7 @@ class Terminal:
         return self.process.returncode
 
     def present_mode(self) -> list[object]:
-        """Give how the terminal is set up."""
+        """Return how the terminal is set up."""
         return [*termios.tcgetattr(self._follower)]
 
     def _take(self, within_s: float) -> bool:

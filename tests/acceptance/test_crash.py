@@ -111,7 +111,7 @@ class Clients:
         await asyncio.sleep(self._chance.uniform(0, 0.1))
 
     async def _describes(self, client: httpx.AsyncClient) -> None:
-        """Give a session a title, each but once: what is kept of a change that was not answered is not known."""
+        """Set each title of a session once: whether an unanswered change is stored is unknown."""
         await asyncio.sleep(self._chance.uniform(0, 0.05))
         session = next((session for session in self.told.accepted.values() if session not in self._described), None)
         if session is None:
@@ -255,7 +255,7 @@ def test_text_read_by_a_client_survives_a_server_kill(scripted: Scripted) -> Non
 
 
 def _read_until(server: Server, words: int) -> list[tuple[float, int, str]]:
-    """Give what a client read of a run: when, the number and the text of each word; first the id of the run."""
+    """Return what a client read of a run: when, the number and the text of each word; first the id of the run."""
     read: list[tuple[float, int, str]] = []
     body = {"backend": "claude", "prompt": "hi", "output_format": "stream-json"}
     with server.client.stream("POST", "/api/v1/prompt", json=body) as response:

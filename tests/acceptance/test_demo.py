@@ -72,7 +72,7 @@ def demo(folder: Path, agents: Path) -> Generator["subprocess.Popen[str]"]:
 
 
 def running(folder: Path) -> list[psutil.Process]:
-    """Give the processes whose temporary folder is in the folder."""
+    """Return the processes whose temporary folder is in the folder."""
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
@@ -84,7 +84,7 @@ def running(folder: Path) -> list[psutil.Process]:
 
 
 def left(folder: Path) -> list[object]:
-    """Give the processes and files that are left; a process that is just ending has two seconds."""
+    """Return the processes and files that are left; a process that is just ending has two seconds."""
     until = time.monotonic() + 2
     while (processes := running(folder)) and time.monotonic() < until:
         time.sleep(0.05)

@@ -202,7 +202,7 @@ def _make_venv(folder: Path) -> None:
 
 
 def shape(value: JSON) -> JSON:
-    """Give the fields and types of a value; numbers are of one type, and of a list the kinds of items count."""
+    """Return the fields and types of a value; numbers are of one type, and of a list the kinds of items count."""
     match value:
         case dict():
             return {key: shape(inner) for key, inner in value.items()}
@@ -215,7 +215,7 @@ def shape(value: JSON) -> JSON:
 
 
 def shapes(lines: str) -> list[JSON]:
-    """Give kind and shape of each event; of several of a kind that follow each other one."""
+    """Return kind and shape of each event; of several of a kind that follow each other one."""
     events = [json.loads(line) for line in lines.splitlines()]
     return [[kind for kind, _ in itertools.groupby([event["type"], shape(event)] for event in events)]]
 

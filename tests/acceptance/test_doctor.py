@@ -166,7 +166,7 @@ def test_invalid_settings_are_all_reported_and_exit_with_3(clinvk: Clinvk) -> No
         in done.stdout
     )
     assert f"{clinvk.config}:3: server.port = 'abc': must be a whole number" in done.stdout
-    assert f"{clinvk.config}:6: 'output.color' stands twice; first on line 5" in done.stdout
+    assert f"{clinvk.config}:6: 'output.color' is duplicated; first on line 5" in done.stdout
     assert "CLINVK_OUTPUT__FORMAT: output.format = 'xml'" in done.stdout
     assert done.stdout.endswith("not usable: the settings are invalid (agents: claude)\n")
 

@@ -20,7 +20,7 @@ KILLS = 12
 
 
 def guardians(pid: int) -> list[psutil.Process]:
-    """Give the guardians of a clinvk."""
+    """Return the guardians of a clinvk."""
     try:
         children = psutil.Process(pid).children()
     except psutil.NoSuchProcess:
@@ -29,7 +29,7 @@ def guardians(pid: int) -> list[psutil.Process]:
 
 
 def guardian(pid: int) -> psutil.Process:
-    """Give the one guardian of a clinvk, once it can be relied upon to be there."""
+    """Return the one guardian of a clinvk, once it can be relied upon to be there."""
     until(lambda: len(guardians(pid)) == 1)
     return guardians(pid)[0]
 

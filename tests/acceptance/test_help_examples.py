@@ -47,7 +47,7 @@ OTHERS = [example for example in examples() if example not in CHANGES]
 
 
 def sample(epilog: str, name: str) -> str:
-    """Give the file that a help shows."""
+    """Return the file that a help shows."""
     lines = epilog.partition(f"\n{name}:\n")[2].partition("\n\n")[0].splitlines()
     return "\n".join(line.removeprefix("  ") for line in lines)
 

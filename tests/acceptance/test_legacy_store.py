@@ -111,5 +111,5 @@ async def test_concurrent_imports_import_each_session_once(echo: Echo) -> None:
 
 
 def _told(texts: list[str]) -> int:
-    """Give how many sessions were imported, by what was said of it."""
+    """Return how many sessions were imported, by what was said of it."""
     return sum(int(number) for text in texts for number in re.findall(r"imported (\d+) sessions? of", text))

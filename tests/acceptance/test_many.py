@@ -32,7 +32,7 @@ class Conversation:
         self._agent = agent
 
     async def command_line(self) -> None:
-        """Have a turn by a command line of its own."""
+        """Run a turn by a new command line."""
         name = self._agent.name()
         way = ("resume", self.session) if self.session else ("--new", "-b", self.backend)
         done = await command_line(self._agent, *way, f"{name} 0.02")
@@ -41,7 +41,7 @@ class Conversation:
         self._take(told["session_id"], told["content"], name)
 
     async def http(self, client: httpx.AsyncClient) -> None:
-        """Have a turn over HTTP."""
+        """Run a turn over HTTP."""
         name = self._agent.name()
         where = {"session_id": self.session} if self.session else {"backend": self.backend}
         response = await client.post("/api/v1/prompt", json={"prompt": f"{name} 0.02", **where})
@@ -76,7 +76,7 @@ async def test_command_lines_and_servers_on_one_home_keep_each_session_and_run_o
                     await conversation.command_line()
 
             async def wanders(conversation: Conversation) -> None:
-                """Have a turn here, one there, and one by a command line."""
+                """Run a turn in each server, and one by a command line."""
                 await conversation.http(first)
                 await conversation.http(second)
                 await conversation.command_line()

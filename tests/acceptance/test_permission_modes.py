@@ -89,7 +89,7 @@ WRONG = [
     (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),
     (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
     (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
-    (["serve", "--ephemeral"], "serve has no --ephemeral: each request says it for itself"),
+    (["serve", "--ephemeral"], "serve has no --ephemeral: set it per request"),
     (
         ["config", "set", "backends.codex.extra_flags", "--strict-config"],
         "unknown flag '--strict-config'; a value that begins with - stands after --; did you mean --config?",

@@ -31,7 +31,7 @@ def begun(clinvk: Clinvk, handle: str = FIRST, *arguments: str, backend: str = "
 
 
 def handle_of_last(clinvk: Clinvk) -> str | None:
-    """Give the conversation that the agent was told to go on with, the last time."""
+    """Return the conversation that the agent was told to go on with, the last time."""
     found = [word for word in clinvk.agent.calls()[-1].argv if FIRST in word or SECOND in word]
     return found[-1] if found else None
 

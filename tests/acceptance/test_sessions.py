@@ -57,12 +57,12 @@ def told(clinvk: Clinvk, kind: type[T], *arguments: str) -> T:
 
 
 def shown(clinvk: Clinvk, session: str) -> Shown:
-    """Give what `sessions show` prints."""
+    """Return what `sessions show` prints."""
     return told(clinvk, Shown, "show", session)
 
 
 def listed(clinvk: Clinvk, *arguments: str) -> list[str]:
-    """Give the ids that `sessions list` prints, in its order."""
+    """Return the ids that `sessions list` prints, in its order."""
     return [session.id for session in told(clinvk, SessionList, "list", *arguments).sessions]
 
 

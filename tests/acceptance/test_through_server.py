@@ -55,7 +55,7 @@ def test_answer_is_the_same_with_and_without_a_server(clinvk: Clinvk, server: Se
 
 
 def _without_ids(text: str) -> list[object]:
-    """Give what is printed without what no two runs have in common."""
+    """Return what is printed without what no two runs have in common."""
     if not text.startswith("{"):
         return [text]
     changing = ("session_id", "timestamp", "duration_seconds", "run_id", "duration")
@@ -133,7 +133,7 @@ def test_flag_and_setting_disable_server_use(clinvk: Clinvk, server: Server, how
     clinvk.agent.play(claude_says("x"))
     env = {} if how else {"CLINVK_WARM__COMMAND_LINE": "false"}
     done = clinvk.run("-v", "-o", "text", *how, "hello", env=env)
-    why = "not through the server: it is not to be asked (--no-server, or warm.command_line: false)"
+    why = "not through the server: disabled by --no-server or warm.command_line: false"
     assert (done.stdout, done.stderr) == ("x\n", f"clinvk: {why}\n")
     assert not is_of_server(clinvk.agent.calls()[0])
     server.kill()

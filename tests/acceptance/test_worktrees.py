@@ -95,7 +95,7 @@ def told(clinvk: Clinvk, kind: type[T], *arguments: str) -> T:
 
 
 def listed(clinvk: Clinvk, *arguments: str) -> list[str]:
-    """Give the ids that `worktrees list` prints, in its order."""
+    """Return the ids that `worktrees list` prints, in its order."""
     return [item.id for item in told(clinvk, WorktreeList, "list", *arguments).worktrees]
 
 

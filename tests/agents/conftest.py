@@ -41,7 +41,7 @@ WITH_EACH_AGENT = ("http", "killed", "through_server", "vendor_going_on", "vendo
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Have a test of a backend run in both ways."""
+    """Run a test of a backend in both ways."""
     if not _is_of_backends(metafunc.definition):
         return
     if "codex_way" in metafunc.fixturenames:

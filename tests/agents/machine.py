@@ -96,7 +96,7 @@ class Machine:
         return cls(home, project, outside, env, model_api, keeps_warm=keeps_warm)
 
     def requests(self, text: str = "") -> list[Record]:
-        """Give the bodies that the model API received from here, whose latest user text contains `text`.
+        """Return the bodies that the model API received from here, whose latest user text contains `text`.
 
         What a CLI asks on its own account, such as which model to take, is left out.
         """
@@ -104,11 +104,11 @@ class Machine:
         return [body for entry in entries if isinstance(body := entry["body"], dict)]
 
     def exchanges(self, text: str = "") -> list[Record]:
-        """Give all of them, with path, headers, status, outcome; see `standin.log`."""
+        """Return all of them, with path, headers, status, outcome; see `standin.log`."""
         return self.model_api.requests(text)
 
     def runs(self, settings: Settings | None = None, store: SessionStore | None = None) -> LocalRuns:
-        """Give `Runs` over the real CLIs, to be entered."""
+        """Return `Runs` over the real CLIs, to be entered."""
         return LocalRuns(
             settings or self.settings, store or MemoryStore(), self.env, BACKENDS, keeps_warm=self.keeps_warm
         )
@@ -128,7 +128,7 @@ class Machine:
             return [logged.event async for logged in run.follow()]
 
     def left(self) -> list[psutil.Process]:
-        """Give the processes that still run in this home or in one of its directories."""
+        """Return the processes that still run in this home or in one of its directories."""
         found: list[psutil.Process] = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -138,7 +138,7 @@ class Machine:
 
 
 def _environment(home: Path, path: str, url: str) -> dict[str, str]:
-    """Give what a user's shell would have, with fake keys and nothing of the machine that runs the tests."""
+    """Return what a user's shell would have, with fake keys and nothing of the machine that runs the tests."""
     return {
         "PATH": path,
         "HOME": str(home),

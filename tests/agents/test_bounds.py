@@ -28,7 +28,7 @@ async def test_agent_runs_within_ample_limits_and_its_tools_inherit_them(machine
 
 
 def limits(file: Path) -> dict[str, str]:
-    """Give the soft limits of what wrote its own to a file."""
+    """Return the soft limits that a process wrote to a file."""
     wanted = ("Max data size", "Max cpu time", "Max open files")
     lines = file.read_text().splitlines()
     return {name: line.removeprefix(name).split()[0] for name in wanted for line in lines if line.startswith(name)}

@@ -126,11 +126,11 @@ class Battlefield:
             hook.chmod(0o755)
 
     def marked(self) -> set[str]:
-        """Give the names of the marks."""
+        """Return the names of the marks."""
         return {mark.name for mark in self.marks.iterdir()}
 
     def files(self) -> dict[str, bytes]:
-        """Give what lies in the project and outside it; links are not followed."""
+        """Return what lies in the project and outside it; links are not followed."""
         return {
             str(path): path.read_bytes()
             for root in (self.machine.project, self.machine.outside)
@@ -139,11 +139,11 @@ class Battlefield:
         }
 
     def memory(self) -> list[Path]:
-        """Give what the model wrote into Claude's memory of the project."""
+        """Return what the model wrote into Claude's memory of the project."""
         return [path for path in (self.machine.home / ".claude" / "projects").rglob("memory/*") if path.is_file()]
 
     def attacks(self) -> str:
-        """Give a prompt for each tool that could write, in the project, outside and through a link."""
+        """Return a prompt for each tool that could write, in the project, outside and through a link."""
         project, outside = self.machine.project, self.machine.outside
         memory = self.machine.home / ".claude" / "projects" / str(project).replace("/", "-").replace("_", "-")
         calls: list[tuple[str, dict[str, object]]] = [
@@ -479,7 +479,7 @@ async def test_messages_from_other_sessions_do_not_affect_a_run(machine: Machine
 
 
 def inbox(machine: Machine) -> str:
-    """Give where Claude listens for messages of other sessions; nowhere where it has none."""
+    """Return the directory in which Claude listens for messages of other sessions, or None."""
     sessions = [json.loads(path.read_bytes()) for path in (machine.home / ".claude" / "sessions").glob("*.json")]
     return next(
         (f"uds:{session['messagingSocketPath']}" for session in sessions if "messagingSocketPath" in session), ""

@@ -37,7 +37,7 @@ def rollouts(machine: Machine, folder: str) -> list[Path]:
 
 
 def thread(machine: Machine) -> str:
-    """Give the only thread."""
+    """Return the only thread."""
     (rollout,) = rollouts(machine, "sessions")
     return rollout.stem[-36:]
 
@@ -73,7 +73,7 @@ async def test_archived_conversation_can_be_resumed(
 
 
 async def closing(machine: Machine, runs: LocalRuns) -> "asyncio.Task[None]":
-    """Have the kept process begin to close its thread, as it does some seconds after a turn."""
+    """Make the warm process begin to close its thread, as it does some seconds after a turn."""
     assert runs.pool
     closed = asyncio.create_task(runs.pool.forget(thread(machine)))
     await asyncio.sleep(0)

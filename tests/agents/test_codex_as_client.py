@@ -94,13 +94,13 @@ class Printed(msgspec.Struct):
 
 
 def printed(done: subprocess.CompletedProcess[str]) -> list[Printed]:
-    """Give what Codex printed of a turn that it completed."""
+    """Return the output of Codex for a completed turn."""
     assert done.returncode == 0, done.stdout + done.stderr
     return [msgspec.json.decode(text, type=Printed) for text in done.stdout.splitlines()]
 
 
 def items(done: subprocess.CompletedProcess[str]) -> list[Item]:
-    """Give what happened in it, without what Codex warns of."""
+    """Return the events of a turn without the warnings of Codex."""
     return [line.item for line in printed(done) if line.item and line.item.type != "error"]
 
 

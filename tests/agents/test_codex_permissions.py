@@ -89,7 +89,7 @@ class Battlefield:
             path.unlink()
 
     def written(self) -> set[str]:
-        """Give what the model wrote, by file name: `in-` in the project, `out-` outside, `tmp-` in /tmp."""
+        """Return what the model wrote, by file name: `in-` in the project, `out-` outside, `tmp-` in /tmp."""
         return {path.name for path in self._written()}
 
     def _written(self) -> list[Path]:

@@ -27,7 +27,7 @@ def clinvk(machine: Machine, folder: Path, *argv: str) -> dict[str, object]:
 
 
 def earlier(machine: Machine, latest: str) -> str:
-    """Give the body in which the model API was asked for the latest turn, as text."""
+    """Return the body in which the model API was asked for the latest turn, as text."""
     (body,) = machine.requests(latest)
     return json.dumps(body)
 

@@ -62,7 +62,7 @@ def _call(tool: str, /, **arguments: object) -> str:
 
 
 def _attempts(machine: Machine) -> str:
-    """Give a prompt whose model calls every tool that could change something, in plan mode and out of it."""
+    """Return a prompt whose model calls every tool that could change something, in plan mode and out of it."""
     outside, project = machine.outside, machine.project
     return " ".join(
         [
@@ -169,7 +169,7 @@ def _ask(prompt: str, approval: ApprovalMode, sandbox: SandboxMode = "default") 
 
 
 def _succeeded(events: list[Event]) -> set[str]:
-    """Give the names of the tools of which one call or more gave something."""
+    """Return the names of the tools of which one call or more gave something."""
     names = {event.id: event.name for event in events if isinstance(event, ToolCall)}
     return {names[event.id] for event in events if isinstance(event, ToolResult) and not event.is_error}
 
@@ -254,14 +254,14 @@ async def test_edits_without_asking_stay_in_the_workspace_and_run_no_shell(
 
 
 def _spelt(path: Path, machine: Machine) -> list[str]:
-    """Give names of a file that the CLI's check of a call and its tools do not read in the same way."""
+    """Return names of a file that the CLI's check of a call and its tools do not read in the same way."""
     relative, above = relpath(path, machine.project), machine.project.parents[2]
     decoded = f"{machine.project}/a/%2e%2e/%2e%2e/../../{relpath(path, above)}"
     return [str(path), f"@{relative}", relative.replace("..", ".\0.", 1), decoded]
 
 
 def _poison(machine: Machine, chat: Path, added: Path) -> str:
-    """Give a prompt whose model writes to all that is told elsewhere, and at last to its directories."""
+    """Return a prompt whose model writes to all that is told elsewhere, and at last to its directories."""
     targets = (machine.home / ".gemini" / "GEMINI.md", chat.parents[1] / "memory" / "MEMORY.md", chat)
     names = [name for path in targets for name in _spelt(path, machine)]
     # Where the project has no file of this name, `replace` looks for one below, and decodes the names of its folders.

@@ -35,7 +35,7 @@ async def versions(server: LiveServer) -> dict[str, str]:
 
 
 def installed(machine: Machine) -> dict[str, str]:
-    """Give the versions of the CLIs as npm says them."""
+    """Return the versions of the CLIs as npm says them."""
     packages = {"claude": "@anthropic-ai/claude-code", "codex": "@openai/codex", "gemini": "@google/gemini-cli"}
     folder = Path(machine.env["PATH"].split(os.pathsep)[0]).parent
     return {

@@ -69,11 +69,11 @@ class Conversation:
             await fork(store, session.id, FORK, registry.BACKENDS)
 
     def sent(self, prompt: str) -> str:
-        """Give what the model was last asked by a turn with this prompt."""
+        """Return what the model was last asked by a turn with this prompt."""
         return json.dumps(self.machine.requests(prompt)[-1])
 
     def records(self) -> dict[Path, bytes]:
-        """Give the CLI's own records of conversations."""
+        """Return the CLI's own records of conversations."""
         return {path: path.read_bytes() for path in self.machine.home.glob(RECORDS[self.backend])}
 
 
@@ -89,7 +89,7 @@ def used(result: RunResult) -> Usage:
 
 
 def tokens(backend: str, *turns: Sequence[int]) -> Usage:
-    """Give what a CLI tells of turns of input, cached, output and thinking tokens; Claude counts no thinking."""
+    """Return what a CLI reports for turns of input, cached, output and thinking tokens; Claude counts no thinking."""
     usage = Usage()
     for told, cached, output, thinking in turns:
         usage += Usage(told, output, cached, 0 if backend == "claude" else thinking)

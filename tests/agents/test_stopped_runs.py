@@ -29,12 +29,12 @@ ONE_REQUEST = Usage(100, 30, 20, 10)
 
 @pytest.fixture(autouse=True)
 def time_to_end_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a run wait for its agent as long as that takes on a busy machine."""
+    """Let a run wait for its agent as long as a busy machine needs."""
     monkeypatch.setattr(execution, "INTERRUPTED_TIMEOUT_S", 30.0)
 
 
 def notes(machine: Machine) -> list[dict[str, Any]]:
-    """Give what Codex has written down so far of the only conversation."""
+    """Return the record that Codex has written of the only conversation."""
     records = (machine.home / ".codex" / "sessions").rglob("rollout-*.jsonl")
     lines = [line for record in records for line in record.read_text().splitlines(keepends=True)]
     return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -55,7 +55,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def counted(heard: list[bytes]) -> Usage | None:
-    """Give the tokens that Codex told of until it had ended its first turn.
+    """Return the tokens that Codex reported until its first turn ended.
 
     It gives a turn that is interrupted a tenth of a second to tell them. On a busy machine it writes them down and
     tells them to nobody.

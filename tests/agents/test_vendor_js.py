@@ -39,7 +39,7 @@ async def printed(machine: Machine, agent_path: str, name: str, model: str) -> R
 
 
 def refusals(key: str, unauthenticated: str, limited: str) -> list[Record]:
-    """Give what is seen of the errors of a model that answers 401 and 429."""
+    """Return what is seen of the errors of a model that answers 401 and 429."""
     return [
         {"name": "AuthenticationError", "status": 401, key: unauthenticated, "named": True},
         {"name": "RateLimitError", "status": 429, key: limited, "named": True},

@@ -36,7 +36,7 @@ class Clients:
     anthropic: AsyncAnthropic
 
     async def runs(self) -> int:
-        """Give how many runs there were."""
+        """Return how many runs there were."""
         return (await self.server.client.get("/api/v1/runs")).json()["total"]
 
 
@@ -75,7 +75,7 @@ def picture() -> str:
 
 
 def told(machine: Machine, text: str) -> str:
-    """Give what reached the model with this text, as JSON."""
+    """Return what reached the model with this text, as JSON."""
     found: list[Record] = machine.requests(text)
     assert found, f"nothing with {text!r} reached the model"
     return json.dumps(found)

@@ -65,7 +65,7 @@ async def one_ready(runs: LocalRuns) -> None:
 
 
 def kept(machine: Machine) -> list[psutil.Process]:
-    """Give the processes that this one has started for agents, the first one first."""
+    """Return the processes that this one has started for agents, the first one first."""
     children = psutil.Process().children()
     return sorted((process for process in machine.left() if process in children), key=psutil.Process.create_time)
 

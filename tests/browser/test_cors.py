@@ -45,7 +45,7 @@ async def page_of(host: str) -> AsyncGenerator[Page]:
 
 
 async def asked(scripted: Scripted, host: str) -> JSON:
-    """Give what a page of this host sees of an answer: status, a header and the text; or why it sees nothing."""
+    """Return what a page of this host sees of an answer: status, a header and the text; or why it sees nothing."""
     scripted.play(claude_says("hello"))
     async with serving(scripted.env, keys=ApiKeys(["k"])) as server, page_of(host) as page:
         url = f"http://127.0.0.1:{server.port}/openai/v1/chat/completions"

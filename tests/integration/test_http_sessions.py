@@ -291,7 +291,7 @@ UNFIT = [
     ({"session_id": "00000"}, 409, "ambiguous_id", "is the beginning of several session ids"),
     ({"session_id": "ffff"}, 404, "session_not_found", "no session 'ffff'"),
     ({"session_id": "xy"}, 404, "session_not_found", "'xy' is not a session id"),
-    ({"session_id": f"{2:032x}"}, 409, "session_not_resumable", "its agent never told its own session"),
+    ({"session_id": f"{2:032x}"}, 409, "session_not_resumable", "its agent never reported a session id"),
     ({"session_id": f"{3:032x}"}, 404, "backend_unavailable", "unknown backend 'qwen'"),
 ]
 

@@ -388,7 +388,7 @@ if pid == 0:
     signal.pause()
 os.read(ready, 1)
 become_ordinary(saved_group=65534)
-remains.kill_tagged(lambda: remains.tagged_pids(SERVER, {7}))
+remains.kill_tagged(lambda: remains.stop_tagged(SERVER, {7}))
 print("alive" if remains.alive({pid}) else "ended")
 """
 

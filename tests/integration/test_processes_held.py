@@ -17,8 +17,8 @@ def is_stopped(process: Process) -> bool:
 async def test_held_process_resumes_when_the_last_holder_releases_it() -> None:
     own = spawner()
     child = Child(own, "cat")
-    with child.process.holding():
-        with child.process.holding():
+    with child.process.allow_suspend():
+        with child.process.allow_suspend():
             child.process.suspend()
             await until(lambda: is_stopped(child.process))
         assert is_stopped(child.process)
@@ -40,6 +40,6 @@ async def test_hold_ignores_a_permission_error_for_its_group(monkeypatch: pytest
     child = Child(own, "cat")
     with monkeypatch.context() as macos:
         macos.setattr("os.killpg", refuse)
-        with child.process.holding():
+        with child.process.allow_suspend():
             child.process.suspend()
     await own.sweep(child.process)

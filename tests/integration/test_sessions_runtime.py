@@ -87,7 +87,7 @@ class Place:
 
 
 def says(handle: str | None, tokens: int | None = 10, more: str = "") -> str:
-    """Give the script of an agent that tells its handle and the tokens of its turn."""
+    """Return the script of an agent that tells its handle and the tokens of its turn."""
     started = f'{{"type":"run_started","backend_session_id":"{handle}"}}' if handle else '{"type":"run_started"}'
     usage = f',"usage":{{"input_tokens":{tokens},"output_tokens":1}}' if tokens is not None else ""
     return f"echo '{started}'\n{more}\necho '{{\"type\":\"run_finished\"{usage}}}'\n"

@@ -33,7 +33,7 @@ def repository(tmp_path: Path) -> Repository:
 
 @pytest.fixture
 def small_files() -> Generator[Callable[[], None]]:
-    """Gives what lets no process write a file of more than 1 MiB, until the end of the test."""
+    """Yield a function that limits files to 1 MiB until the end of the test."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -215,7 +215,7 @@ async def test_git_environment_variables_are_ignored(repository: Repository, tmp
 
 
 def program(tmp_path: Path, name: str) -> str:
-    """Give a program that leaves a trace and otherwise does what a filter does."""
+    """Return a program that leaves a trace and otherwise does what a filter does."""
     path = tmp_path / "programs" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran-{name}\nexec cat\n")

@@ -23,7 +23,7 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def with_git(repository: Repository, tmp_path: Path, applying: str) -> KeptWorktrees:
-    """Give worktrees whose git runs shell commands instead when it is to apply to the user's tree.
+    """Return worktrees whose git runs shell commands instead when it is to apply to the user's tree.
 
     In them `git` is the real one, and `"$@"` what it was asked.
     """

@@ -32,7 +32,7 @@ class Gate:
 
 @contextmanager
 def late(of: object, name: str) -> Generator[Gate]:
-    """Have a function wait at its beginning."""
+    """Make a function wait at its beginning."""
     gate, function = Gate(), getattr(of, name)
 
     def waits(*arguments: object) -> object:
@@ -113,7 +113,7 @@ async def removed_by_the_list(worktrees: KeptWorktrees, repository: Repository) 
 
 
 def with_slow(command: str, repository: Repository, tmp_path: Path, does: str = "") -> KeptWorktrees:
-    """Give worktrees whose git hangs in one command, after what it does there."""
+    """Return worktrees whose git hangs in one command, after what it does there."""
     git = tmp_path / "bin" / "git"
     git.parent.mkdir()
     git.write_text(f'#!/bin/sh\ncase "$PWD $*" in {command}) {does} sleep 60;; esac\nexec {shutil.which("git")} "$@"\n')

@@ -125,7 +125,7 @@ async def test_list_finishes_an_interrupted_removal(
         with pytest.raises(ClinvkError, match="killed"):
             await worktrees.discard(discarded.id)
         for worktree in (unchanged, discarded):
-            with pytest.raises(InvalidRequest, match="is being removed: clinvk worktrees list goes on with that"):
+            with pytest.raises(InvalidRequest, match="is being removed; run clinvk worktrees list to finish"):
                 await worktrees.apply(worktree.id)
         patched.setattr("clinvk.runtime.worktrees.worktrees.remove_tree", refuse)
         listed = await worktrees.list()

@@ -59,7 +59,7 @@ def local(repository: Repository) -> LocalRuns:
 
 
 async def states(worktrees: KeptWorktrees) -> Sequence[str]:
-    """Give the states of all."""
+    """Return the states of all."""
     return [item.state for item in await worktrees.list()]
 
 
@@ -280,7 +280,7 @@ REMOVAL = (WorktreeFolders, "begin_removal")
 def entering(
     home: Path, own: str, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str]
 ) -> Sequence[InvalidRequest | FileLock | None]:
-    """Have an agent try to enter a worktree right before a step; gives what becomes of that, once it has."""
+    """Try to enter a worktree right before a step; return a list that receives the outcome."""
     came: list[InvalidRequest | FileLock | None] = []
     before: Callable[..., object] = getattr(*step)
 

@@ -17,12 +17,12 @@ def another(repository: Repository, **env: str) -> KeptWorktrees:
 
 
 def home(repository: Repository) -> Path:
-    """Give the clinvk home of the user of a repository."""
+    """Return the clinvk home of the user of a repository."""
     return repository.home / ".clinvk"
 
 
 def left_over(repository: Repository) -> list[str]:
-    """Give all that is there of worktrees: folders, what git knows, branches."""
+    """Return all that is there of worktrees: folders, what git knows, branches."""
     folder = home(repository) / "worktrees"
     folders = [path.name for path in folder.glob("*") if path.name not in (".lock", ".apply")]
     return [*folders, *repository.worktrees(), *(name for name in repository.branches() if name != "main")]

@@ -77,19 +77,19 @@ class Scripted:
         beside.rename(self.folder / "plays.json")
 
     def calls(self) -> list[Call]:
-        """Give the starts of the agent so far, oldest first; `--version` and a refused server do not count."""
+        """Return the starts of the agent so far, oldest first; `--version` and a refused server do not count."""
         return [self._call(entry) for entry in self._records() if "argv" in entry]
 
     def refusals(self) -> int:
-        """Give how often it was started as a server that it is not."""
+        """Return how often it was started as a server that it is not."""
         return sum("refused" in entry for entry in self._records())
 
     def grandchildren(self) -> list[int]:
-        """Give the pids of all grandchildren that were ever started."""
+        """Return the pids of all grandchildren that were ever started."""
         return [pid for entry in self._records() if "grandchild" in entry and isinstance(pid := entry["pid"], int)]
 
     def alive(self) -> list[int]:
-        """Give the pids of agents and grandchildren that still run."""
+        """Return the pids of agents and grandchildren that still run."""
         found: list[int] = []
         for process in psutil.process_iter(["cmdline"]):
             words: list[str] = process.info["cmdline"] or []

@@ -54,7 +54,7 @@ def converse() -> bytes:
 
 
 def answered(method: str, params: dict[str, object]) -> dict[str, object]:
-    """Give what the server answers to a request."""
+    """Return what the server answers to a request."""
     match method:
         case "config/read":
             return {"config": {}}
@@ -65,7 +65,7 @@ def answered(method: str, params: dict[str, object]) -> dict[str, object]:
 
 
 def choose(plays: list[tuple[str | None, bool, list[dict[str, object]]]], serves: bool) -> list[dict[str, object]]:
-    """Give the steps of the latest play that fits: one for any prompt, or one whose text is in it."""
+    """Return the steps of the latest play that fits: one for any prompt, or one whose text is in it."""
     prompt = converse() if serves else None
     for when, reads, steps in reversed(plays):
         if prompt is None and (reads or when is not None):

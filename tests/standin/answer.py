@@ -8,7 +8,7 @@ from standin.wire import Ask, Call, Reply, Text, Thinking, Usage
 
 
 def reply(ask: Ask, directives: Directives, request_bytes: int) -> Reply:
-    """Give the next message of the conversation."""
+    """Return the next message of the conversation."""
     calls = _next_calls(ask, directives)
     thinking = tuple(f"think{n} " for n in range(1, directives.count("think") + 1))
     blocks: list[Text | Thinking | Call] = [Thinking(thinking)] if thinking else []
@@ -47,7 +47,7 @@ def _texts(ask: Ask, directives: Directives) -> list[tuple[str, ...]]:
 
 
 def _next_calls(ask: Ask, directives: Directives) -> list[Call]:
-    """Give the calls of the first turn that was not made yet; those of `tool=` come before scripted ones."""
+    """Return the calls of the first turn that was not made yet; those of `tool=` come before scripted ones."""
     turns = list(directives.turns)
     if "tool" in directives:
         turns = [[_tool(directives, ask)]] * directives.count("calls", 1) + turns
@@ -60,7 +60,7 @@ def _next_calls(ask: Ask, directives: Directives) -> list[Call]:
 
 
 def _tool(directives: Directives, ask: Ask) -> Call:
-    """Give a call of the tool that does this work in the CLI that asks.
+    """Return a call of the tool that does this work in the CLI that asks.
 
     Where the CLI offers none the model calls one all the same, as a model that wants to break out would.
     """

@@ -41,7 +41,7 @@ class Messages:
         return Ask("anthropic", string(body, "model"), stream, user, prompts, names, calls, tuple(results))
 
     def frames(self, ask: Ask, reply: Reply) -> Iterator[Frame]:
-        """Give the events of a streamed message."""
+        """Yield the events of a streamed message."""
 
         def frame(kind: str, chunk: bool = False, **fields: JSON) -> Frame:
             return Frame({"type": kind, **fields}, kind, chunk)
@@ -59,17 +59,17 @@ class Messages:
         yield frame("message_stop")
 
     def whole(self, ask: Ask, reply: Reply) -> Record:
-        """Give a message that is not streamed."""
+        """Return a message that is not streamed."""
         content: list[JSON] = [_full(block) for block in reply.blocks]
         return {**_head(ask), "content": content, "stop_reason": _stop(reply), "usage": _usage(reply)}
 
     def error(self, status: int, message: str) -> Record:
-        """Give the body of a refusal."""
+        """Return the body of a refusal."""
         kind = ERRORS.get(status, "api_error")
         return {"type": "error", "error": {"type": kind, "message": message}, "request_id": new_id("req_")}
 
     def broken(self, message: str) -> Frame:
-        """Give the event by which a stream tells that it failed."""
+        """Return the event by which a stream tells that it failed."""
         return Frame({"type": "error", "error": {"type": "overloaded_error", "message": message}}, "error")
 
 

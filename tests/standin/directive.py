@@ -40,19 +40,19 @@ class Directives:
         return key in self.values
 
     def count(self, key: str, default: int = 0) -> int:
-        """Give a whole number."""
+        """Return a whole number."""
         return int(self.values.get(key) or default)
 
     def seconds(self, key: str) -> float:
-        """Give a duration."""
+        """Return a duration."""
         return float(self.values.get(key) or 0)
 
     def text(self, key: str, default: str = "") -> str:
-        """Give a text."""
+        """Return a text."""
         return self.values.get(key, default)
 
     def without_failures(self) -> "Directives":
-        """Give the same without what makes a request fail."""
+        """Return the same without what makes a request fail."""
         kept = {key: value for key, value in self.values.items() if key not in FAILURES}
         return Directives(kept, self.says, self.turns)
 

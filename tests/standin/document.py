@@ -13,25 +13,25 @@ def dumps(value: object) -> str:
 
 
 def record(value: JSON, key: str) -> Record:
-    """Give the object at `key`, or an empty one."""
+    """Return the object at `key`, or an empty one."""
     found = value.get(key) if isinstance(value, dict) else None
     return found if isinstance(found, dict) else {}
 
 
 def records(value: JSON, key: str) -> list[Record]:
-    """Give the objects in the list at `key`."""
+    """Return the objects in the list at `key`."""
     found = value.get(key) if isinstance(value, dict) else None
     return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 
 
 def string(value: JSON, key: str) -> str:
-    """Give the text at `key`, or an empty one."""
+    """Return the text at `key`, or an empty one."""
     found = value.get(key) if isinstance(value, dict) else None
     return found if isinstance(found, str) else ""
 
 
 def texts(value: JSON, key: str) -> list[str]:
-    """Give the texts of a message at `key`: it may be text, or a list of parts of which some have text."""
+    """Return the texts of a message at `key`: it may be text, or a list of parts of which some have text."""
     found = value.get(key) if isinstance(value, dict) else None
     if isinstance(found, str):
         return [found]

@@ -50,14 +50,14 @@ class GenerateContent:
         )
 
     def frames(self, ask: Ask, reply: Reply) -> Iterator[Frame]:
-        """Give the events of a streamed answer; the last part carries the end and the tokens."""
+        """Yield the events of a streamed answer; the last part carries the end and the tokens."""
         parts = [part for block in reply.blocks for part in _parts(block)] or [{"text": ""}]
         for part in parts[:-1]:
             yield Frame(_piece(ask, [part]), chunk=True)
         yield Frame(_last(ask, parts[-1:], reply), chunk=True)
 
     def whole(self, ask: Ask, reply: Reply) -> Record:
-        """Give an answer that is not streamed."""
+        """Return an answer that is not streamed."""
         joined = [
             block._replace(chunks=("".join(block.chunks),)) if not isinstance(block, Call) else block
             for block in reply.blocks
@@ -65,11 +65,11 @@ class GenerateContent:
         return _last(ask, [part for block in joined for part in _parts(block)], reply)
 
     def error(self, status: int, message: str) -> Record:
-        """Give the body of a refusal."""
+        """Return the body of a refusal."""
         return {"error": {"code": status, "message": message, "status": ERRORS.get(status, "INTERNAL")}}
 
     def broken(self, message: str) -> Frame:
-        """Give the event by which a stream tells that it failed."""
+        """Return the event by which a stream tells that it failed."""
         return Frame(self.error(503, message))
 
 

@@ -31,7 +31,7 @@ class Request:
     data: bytes
 
     def body(self) -> Record:
-        """Give the body if it is a JSON object, else an empty one."""
+        """Return the body if it is a JSON object, else an empty one."""
         try:
             value: JSON = json.loads(self.data or b"{}")
         except ValueError:

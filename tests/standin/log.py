@@ -34,7 +34,7 @@ class Entry:
     chunks: int = 0
 
     def document(self) -> Record:
-        """Give it as JSON."""
+        """Return it as JSON."""
         entry: Record = asdict(self)
         return entry
 
@@ -52,7 +52,7 @@ class Log:
         return self.tries[who, user]
 
     def find(self, who: str | None, contains: str) -> Iterator[JSON]:
-        """Give the requests of this caller (None: of all) whose prompt contains a text, oldest first."""
+        """Yield the requests of this caller (None: of all) whose prompt contains a text, oldest first."""
         for entry in self.entries:
             if who in (None, entry.who) and contains in entry.user:
                 yield entry.document()

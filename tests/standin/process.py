@@ -28,7 +28,7 @@ class Address:
         return f"{self.root}/as/{self.who}" if self.who else self.root
 
     def requests(self, contains: str = "") -> list[Record]:
-        """Give what the model API received from this caller, oldest first; blocks for some milliseconds."""
+        """Return what the model API received from this caller, oldest first; blocks for some milliseconds."""
         query = {"contains": contains, **({"as": self.who} if self.who else {})}
         with _OPENER.open(f"{self.root}/_requests?{urllib.parse.urlencode(query)}", timeout=30) as answer:
             found: JSON = json.load(answer)

@@ -33,21 +33,21 @@ class Responses:
         return Ask("openai", string(body, "model"), stream, user, prompts, _tools(body, items), calls, tuple(results))
 
     def frames(self, ask: Ask, reply: Reply) -> Iterator[Frame]:
-        """Give the events of a streamed response, numbered."""
+        """Yield the events of a streamed response, numbered."""
         for number, frame in enumerate(_frames(ask, reply)):
             yield frame._replace(data={"sequence_number": number, **frame.data})
 
     def whole(self, ask: Ask, reply: Reply) -> Record:
-        """Give a response that is not streamed."""
+        """Return a response that is not streamed."""
         return _ended(_head(ask), [_item(block) for block in reply.blocks], reply)
 
     def error(self, status: int, message: str) -> Record:
-        """Give the body of a refusal."""
+        """Return the body of a refusal."""
         kind = ERRORS.get(status, "server_error")
         return {"error": {"message": message, "type": kind, "code": CODES.get(status), "param": None}}
 
     def broken(self, message: str) -> Frame:
-        """Give the event by which a stream tells that it failed."""
+        """Return the event by which a stream tells that it failed."""
         error: Record = {"code": "server_error", "message": message}
         response: Record = {"id": new_id("resp_"), "object": "response", "status": "failed", "error": error}
         return Frame({"type": "response.failed", "response": response}, "response.failed")
@@ -168,5 +168,5 @@ def _chunk(kind: str, **fields: JSON) -> Frame:
 
 
 def models() -> Record:
-    """Give the body of `GET /v1/models`: empty lists, in OpenAI's shape and in Codex's own."""
+    """Return the body of `GET /v1/models`: empty lists, in OpenAI's shape and in Codex's own."""
     return {"object": "list", "data": [], "models": []}

@@ -93,19 +93,19 @@ class Wire(Protocol):
         ...
 
     def frames(self, ask: Ask, reply: Reply) -> Iterator[Frame]:
-        """Give the events of a streamed answer."""
+        """Yield the events of a streamed answer."""
         ...
 
     def whole(self, ask: Ask, reply: Reply) -> Record:
-        """Give the body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
         ...
 
     def error(self, status: int, message: str) -> Record:
-        """Give the body of a refusal."""
+        """Return the body of a refusal."""
         ...
 
     def broken(self, message: str) -> Frame:
-        """Give the event by which a stream that began tells that it failed."""
+        """Return the event by which a stream that began tells that it failed."""
         ...
 
 
@@ -118,7 +118,7 @@ PREAMBLE = re.compile(
 
 
 def written(parts: Iterable[str]) -> str:
-    """Give what a person wrote in a message: its texts without the blocks that a CLI puts before them."""
+    """Return what a person wrote in a message: its texts without the blocks that a CLI puts before them."""
     kept: list[str] = []
     for part in parts:
         while found := PREAMBLE.match(part):

@@ -30,7 +30,7 @@ def section(title: str) -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """Give the cells of the first table in a text, without its ruler."""
+    """Return the cells of the first table in a text, without its ruler."""
     table = re.search(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
     assert table
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[0].splitlines()]
@@ -38,7 +38,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def cells(backend: str) -> dict[Words, str]:
-    """Give what the page says of each pair of words."""
+    """Return what the page says of each pair of words."""
     head, *body = rows(section(TITLES[backend]))
     assert head[1:] == [f"`{word}`" for word in SANDBOX_MODES]
     assert [row[0] for row in body] == [f"`{word}`" for word in APPROVAL_MODES]
@@ -47,7 +47,7 @@ def cells(backend: str) -> dict[Words, str]:
 
 
 def launch(backend: str, words: Words, host: Host, model: str | None = None) -> Launch | None:
-    """Give how the agent would be started; None where these words are refused."""
+    """Return how the agent would be started; None where these words are refused."""
     approval, sandbox = words
     asked = RunRequest(prompt="hello", workdir="/work", approval_mode=approval, sandbox_mode=sandbox, model=model)
     try:

@@ -62,7 +62,7 @@ def answer(call: Call, *events: Event) -> dict[str, object]:
 
 
 def block(index: int, start: str, *deltas: str) -> str:
-    """Give the events of one block."""
+    """Return the events of one block."""
     pieces = [f'event: content_block_start\ndata: {{"type":"content_block_start","index":{index},{start}}}\n\n']
     pieces += [
         f'event: content_block_delta\ndata: {{"type":"content_block_delta","index":{index},"delta":{delta}}}\n\n'

@@ -28,7 +28,7 @@ def denial(number: int, tool: str) -> dict[str, str]:
 
 
 def turns(*turns: Iterable[bytes]) -> list[list[Event]]:
-    """Have one process take several turns; give the events of each."""
+    """Decode several turns of one process; return the events of each."""
     channel = ConversationChannel()
     told: list[list[Event]] = []
     for lines in turns:

@@ -10,7 +10,7 @@ STYLES = re.compile("\x1b\\[[0-9;]*m")
 
 
 def plain(text: str) -> str:
-    """Give the text without styles, and without blanks at the ends of lines."""
+    """Return the text without styles, and without blanks at the ends of lines."""
     return "\n".join(line.rstrip() for line in STYLES.sub("", text).split("\n"))
 
 

@@ -60,10 +60,10 @@ def test_selection_stays_within_the_list_and_visible() -> None:
         picker.press(key)
         lines = picker.lines(80, 24)
         (marked,) = [line for line in lines if "\x1b[7m" in line]
-        assert picker.marked
-        assert picker.marked.initial_prompt in marked
+        assert picker.selected
+        assert picker.selected.initial_prompt in marked
         assert len(lines) <= 24
-    assert picker.marked == some(100)[1]
+    assert picker.selected == some(100)[1]
 
 
 def test_typing_searches_and_selects_the_first_result() -> None:
@@ -73,7 +73,7 @@ def test_typing_searches_and_selects_the_first_result() -> None:
     picker.press("y")
     assert (picker.text, picker.state) == ("xy", "searching")
     picker.show(some(2))
-    assert (picker.state, picker.marked) == ("open", some(2)[0])
+    assert (picker.state, picker.selected) == ("open", some(2)[0])
     picker.press("erase")
     assert (picker.text, picker.state) == ("x", "searching")
     picker.press("erase_all")
@@ -90,7 +90,7 @@ def test_key_without_effect_starts_no_search() -> None:
 def test_enter_chooses_only_an_existing_session() -> None:
     picker = Picker([], VIEW)
     picker.press("enter")
-    assert (picker.state, picker.marked) == ("open", None)
+    assert (picker.state, picker.selected) == ("open", None)
     assert any("nothing found" in line for line in picker.lines(80, 24))
     picker.show(some(1))
     picker.press("enter")

@@ -106,7 +106,7 @@ class Process:
         return [msgspec.json.decode(line, type=Message) for line in self.sent.splitlines()]
 
     def asked(self, method: str) -> dict[str, object]:
-        """Give the parameters of a request."""
+        """Return the parameters of a request."""
         return next(message.params for message in self.said if message.method == method)
 
 
@@ -335,7 +335,7 @@ def test_structured_output_is_parsed_as_json() -> None:
 
 
 def turned(*lines: bytes) -> list[Event]:
-    """Give the events of a turn that has begun, without its start."""
+    """Return the events of a turn that has begun, without its start."""
     first, *rest = Process().up().hear(*lines).told
     assert first == STARTED
     return rest
@@ -575,7 +575,7 @@ INTERRUPTED = ended("interrupted")
 
 
 def limited(most: int, *lines: bytes) -> tuple[list[Event], bool]:
-    """Give the events of a turn of so many requests, without its start; and whether it was interrupted."""
+    """Return the events of a turn of so many requests, without its start; and whether it was interrupted."""
     process = Process(replace(HELLO, max_turns=most)).up().hear(*lines)
     assert [message.method for message in process.said].count("turn/interrupt") <= 1
     return process.told[1:], process.said[-1] == Message(3, "turn/interrupt", {"threadId": "t", "turnId": "u"})

@@ -417,7 +417,7 @@ def test_set_fixes_one_error_and_reports_the_others() -> None:
     assert SettingsText(text, FILE, BACKENDS, ENV).with_setting(change, left.append) == text.replace("abc", "1")
     assert [error.message.replace(str(FILE), "FILE") for error in left] == [
         "FILE:3: unknown key 'server.prot' (= '1'); did you mean 'port'?",
-        "FILE:4: 'server.prot' stands twice; first on line 3",
+        "FILE:4: 'server.prot' is duplicated; first on line 3",
     ]
 
 

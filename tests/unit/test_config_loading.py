@@ -192,7 +192,7 @@ MISTAKES = [
     ("default_backend: cluade", "FILE:1: default_backend = 'cluade'; did you mean 'claude'? allowed: claude, codex"),
     ("server: {default_workdir: here}", "FILE:1: server.default_workdir = 'here': must be an absolute path"),
     ("server: {allowed_workdir_prefixes: [a]}", "allowed_workdir_prefixes = '[a]': must be an absolute path"),
-    ("server:\n  port: 1\n  port: 2", "FILE:3: 'server.port' stands twice; first on line 2"),
+    ("server:\n  port: 1\n  port: 2", "FILE:3: 'server.port' is duplicated; first on line 2"),
     ("- x", "FILE:1: must be keys with values"),
     ("just text", "FILE:1: must be keys with values"),
     ("a: b: c", "FILE:1: is not valid YAML: mapping values are not allowed"),

@@ -360,7 +360,7 @@ NAME = f"clinvk-{sha256(b'a picture').hexdigest()[:32]}.png"
 
 
 def _command(launch: Launch) -> tuple[str, str]:
-    """Give the name and the text of the command that holds the prompt."""
+    """Return the name and the text of the command that holds the prompt."""
     ((path, text),) = ((path, text) for path, text in launch.files.items() if path.startswith(f"{HOME}/commands/"))
     return path.removeprefix(f"{HOME}/commands/").removesuffix(".toml"), tomllib.loads(text.decode())["prompt"]
 

@@ -109,7 +109,7 @@ def streamed(call: Call, events: Sequence[Event]) -> str:
 
 
 def frames(call: Call, events: Sequence[Event]) -> list[Json]:
-    """Give the events of a stream, checked against the types of the SDK and numbered without a gap."""
+    """Return the events of a stream, checked against the types of the SDK and numbered without a gap."""
     told = [json.loads(line[6:]) for line in streamed(call, events).splitlines() if line.startswith("data: ")]
     for number, frame in enumerate(told):
         _sdk.validate_python(frame)

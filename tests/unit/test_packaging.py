@@ -40,16 +40,16 @@ class Directive:
     inner: list["Directive"]
 
     def all(self, name: str) -> list[list[str]]:
-        """Give the arguments of each directive of this name inside."""
+        """Return the arguments of each directive of this name inside."""
         return [directive.words[1:] for directive in self.inner if directive.words[0] == name]
 
     def one(self, *words: str) -> list[str]:
-        """Give what follows these words, which begin exactly one directive inside."""
+        """Return what follows these words, which begin exactly one directive inside."""
         (found,) = [d.words[len(words) :] for d in self.inner if d.words[: len(words)] == [*words]]
         return found
 
     def block(self, *words: str) -> "Directive":
-        """Give the block that begins with these words."""
+        """Return the block that begins with these words."""
         (found,) = [directive for directive in self.inner if directive.words[: len(words)] == [*words]]
         return found
 
@@ -187,7 +187,7 @@ def steps() -> Iterator[tuple[str, str]]:
 
 
 def last(word: str) -> str:
-    """Give the latest instruction of a kind: that of the image."""
+    """Return the latest instruction of a kind: that of the image."""
     return [rest for kind, rest in steps() if kind == word][-1]
 
 
@@ -260,7 +260,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """Give the arguments of each `clinvk` that the page calls."""
+    """Return the arguments of each `clinvk` that the page calls."""
     lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
     found = [re.search(r"(?:^|\bsudo |\bclinvk )clinvk ((?:service|keys|doctor|serve)\b.*)", line) for line in lines]
     return [shlex.split(re.split(r" [|>] ", match[1])[0]) for match in found if match]

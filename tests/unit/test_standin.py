@@ -41,7 +41,7 @@ class Client:
         return [json.loads(line[6:]) for line in data.decode().split("\n") if line.startswith("data: ")]
 
     def deltas(self, prompt: str) -> list[str]:
-        """Give the pieces of text of a streamed answer."""
+        """Return the pieces of text of a streamed answer."""
         return [text for event in self.events(prompt) for text in self._texts(event)]
 
     def _texts(self, event: Record) -> list[str]:

@@ -99,11 +99,11 @@ def test_yaml_merge_keys_are_supported() -> None:
         ("tasks:\n- {prompt: a}\n- {backend: b}\n", "stdin:3:3: tasks[1].prompt is missing"),
         ("tasks:\n- prompt: 'é\n", "stdin:3:1: is not valid YAML: found unexpected end of stream"),
         ("tasks:\n\t- prompt: x\n", "stdin:2:1: is not valid YAML: found character "),
-        ("tasks:\n- prompt: a\n  prompt: b\n", "stdin:3:3: 'prompt' stands twice"),
-        ('{"tasks": [{"prompt": "x"}],\n "tasks": []}', "stdin:2:2: 'tasks' stands twice"),
-        ('[{"prompt": "x", "meta": {"a": 1, "\\u0061": 2}}]', "stdin:1:35: 'a' stands twice"),
+        ("tasks:\n- prompt: a\n  prompt: b\n", "stdin:3:3: 'prompt' is duplicated"),
+        ('{"tasks": [{"prompt": "x"}],\n "tasks": []}', "stdin:2:2: 'tasks' is duplicated"),
+        ('[{"prompt": "x", "meta": {"a": 1, "\\u0061": 2}}]', "stdin:1:35: 'a' is duplicated"),
         ("{tasks: [{prompt: 3}]}\n", "stdin:1:11: tasks[0].prompt must be a text, got 3"),
-        ("{tasks: [{prompt: a}], tasks: []}\n", "stdin:1:24: 'tasks' stands twice"),
+        ("{tasks: [{prompt: a}], tasks: []}\n", "stdin:1:24: 'tasks' is duplicated"),
         ("tasks: &a\n- *a\n", "stdin:1:1: is nested too deeply, or in itself"),
         ("tasks: !!python/object:os.system []\n", "stdin:1:8: is not valid YAML: could not determine a constructor"),
         ("# nothing\n", "stdin:1:1: has no content"),
@@ -120,7 +120,7 @@ def test_error_in_json_lines_has_the_line_of_the_file() -> None:
     assert wrong(f'{good}\n\n  {{"backend": "claude", "promt": "x"}}\n').startswith(
         "stdin:3:25: unknown field 'tasks[1]"
     )
-    assert wrong(f'{good}\n {{"prompt": "x", "prompt": "y"}}\n').startswith("stdin:2:18: 'prompt' stands twice")
+    assert wrong(f'{good}\n {{"prompt": "x", "prompt": "y"}}\n').startswith("stdin:2:18: 'prompt' is duplicated")
     assert wrong(f"{good}\n{good} x\n").startswith("stdin:2:38: is not valid JSON: ")
     assert wrong(f'{good}\n{{"backend": "claude"\n').startswith("stdin:2:21: is not valid JSON: it ends too early")
 

@@ -78,7 +78,7 @@ def _entries(
         name = str(key.value)
         keys = (*above, name)
         if name in lines:
-            reject(ConfigError(f"{path}:{line}: {'.'.join(keys)!r} stands twice; first on line {lines[name]}"))
+            reject(ConfigError(f"{path}:{line}: {'.'.join(keys)!r} is duplicated; first on line {lines[name]}"))
             continue
         lines[name] = line
         if isinstance(node, yaml.MappingNode) and node.value and len(keys) <= _DEEPEST:

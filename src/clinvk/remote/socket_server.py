@@ -38,7 +38,7 @@ class RunControl(Protocol):
         ...
 
     async def start_plan(self, plan: Plan, original: Plan, environ: Mapping[str, str]) -> str:
-        """Run several agents of this machine's user in the background, in the user's environment; return the run id.
+        """Start a plan in the background, in the environment of the command; return the run id.
 
         `original` is the plan before admission.
         """
@@ -67,7 +67,7 @@ class SocketServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Give the last messages a moment to be sent, then disconnect all clients. All runs have ended."""
+        """Wait briefly until the last messages are sent, then disconnect all clients. All runs have ended."""
         self.close()
         if answering := [task for task, client in self._clients.items() if client.is_answering]:
             await asyncio.wait(answering, timeout=_CLOSE_TIMEOUT_S)
@@ -193,11 +193,11 @@ class _ClientConnection:
         """Run the prompt, send its events, and return its end."""
         environ = self._environ_of(command)
         async with self._runs.run_of_user(command.request, environ) as run, in_background(self._listen(run.id)):
-            await self._connection.send(_update(run))
+            await self._connection.send(_run_update(run))
             async for batch in run.batches():
-                await self._connection.send(_update(run, batch))
+                await self._connection.send(_run_update(run, batch))
             await self._runs.cancel(run.id)  # the run has ended: wait until the agent has exited
-        return replace(_update(run), warnings=run.recorder.warnings, is_last=True)
+        return replace(_run_update(run), warnings=run.recorder.warnings, is_last=True)
 
     def _environ_of(self, command: frames.RunCommand | frames.RunPlan) -> dict[str, str]:
         return caller.merge_environment(self._environ, command.environ)
@@ -211,7 +211,7 @@ class _ClientConnection:
             at_once = True
 
 
-def _update(run: RunTask, events: Sequence[Logged] = ()) -> frames.RunUpdate:
+def _run_update(run: RunTask, events: Sequence[Logged] = ()) -> frames.RunUpdate:
     return frames.RunUpdate(
         run_id=run.id,
         session_id=run.session_id,

@@ -92,7 +92,7 @@ def handle_of(session: Session) -> str:
     if not session.backend_session_id and session.status == "active":
         raise SessionBusy(f"session {session.id!r} is busy: its first run is in progress")
     if not session.backend_session_id:
-        raise NotResumable(f"session {session.id!r} cannot be continued: its agent never told its own session")
+        raise NotResumable(f"session {session.id!r} cannot be continued: its agent never reported a session id")
     return session.backend_session_id
 
 

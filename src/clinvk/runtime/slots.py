@@ -52,7 +52,7 @@ class Slot:
         return self._slots.position(self)
 
     def release(self) -> None:
-        """Give up the place, queued or held; further calls do nothing."""
+        """Release the place, queued or held; further calls do nothing."""
         self._slots.release(self)
 
 

@@ -93,21 +93,21 @@ class RequestCounter:
             self._end()
         self._begin_request()
 
-    def text(self) -> None:
-        """Record text."""
+    def record_text(self) -> None:
+        """Record that the request has produced text."""
         self._has_text = True
 
-    def call(self, tool: str) -> None:
+    def record_call(self, tool: str) -> None:
         """Record a tool call."""
         self._has_called = True
         self._open.add(tool)
 
-    def result(self, tool: str) -> None:
+    def record_result(self, tool: str) -> None:
         """Record a tool result."""
         self._open.discard(tool)
         self._check_limit()
 
-    def tokens(self) -> None:
+    def record_tokens(self) -> None:
         """Record the token count of a request."""
         self._begin_request()
         if not self._has_tokens:
@@ -158,7 +158,7 @@ class ItemDecoder:
         elif (call := item.call()) and item.id not in self._called:
             self._called.add(item.id)
             if item.kind != "web_search":  # the model API searches within its answer
-                self._requests.call(item.id)
+                self._requests.record_call(item.id)
                 self._advance()
             yield call
 
@@ -167,7 +167,7 @@ class ItemDecoder:
         match item.kind:
             case "agent_message":
                 self._answer = item.text
-                self._requests.text()
+                self._requests.record_text()
                 yield from self._messages.complete(item.id, item.text)
             case "reasoning":
                 yield from self._thoughts.complete(item.id, item.text or "\n\n".join(item.summary))
@@ -176,7 +176,7 @@ class ItemDecoder:
             case _:
                 yield from self.item_started(item)
                 if item.id in self._called:
-                    self._requests.result(item.id)
+                    self._requests.record_result(item.id)
                     yield item.tool_result()
 
     def error_reported(self, message: str, *, will_retry: bool) -> Iterator[events.Event]:
@@ -256,7 +256,7 @@ class TurnDecoder(ItemDecoder):
     def _events(self, method: str, params: wire.Params) -> Iterator[events.Event]:
         match method:
             case "item/agentMessage/delta":
-                self._requests.text()
+                self._requests.record_text()
                 yield from self._messages.piece(params.item_id, params.delta)
             case "item/reasoning/summaryTextDelta":
                 yield from self._thoughts.piece(params.item_id, params.delta, params.summary_index)
@@ -288,7 +288,7 @@ class TurnDecoder(ItemDecoder):
         total = tokens.total.usage
         self._before = self._before or total - tokens.last.usage
         if total != self.total and not self._compacts:
-            self._requests.tokens()
+            self._requests.record_tokens()
             self._advance()
         self._after = total
 

@@ -103,7 +103,7 @@ def _checked_names(tools: tuple[str, ...] | None) -> tuple[str, ...] | None:
     for index, tool in enumerate(tools or ()):
         if not _TOOL_NAME.fullmatch(tool):
             raise Unsupported(
-                f"{tool!r} is no tool of gemini: it takes plain names like run_shell_command, no patterns",
+                f"{tool!r} is not a tool name of gemini; use plain names such as run_shell_command, not patterns",
                 f"allowed_tools[{index}]",
             )
     return tools

@@ -30,7 +30,7 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes, backends:
     if flags.verbose and flags.quiet:
         raise InvalidRequest("--verbose and --quiet exclude each other")
     if flags.ephemeral:
-        raise InvalidRequest("serve has no --ephemeral: each request says it for itself")
+        raise InvalidRequest("serve has no --ephemeral: set it per request")
     more: dict[str, object] = {
         "server.host": flags.host,
         "server.port": flags.port,

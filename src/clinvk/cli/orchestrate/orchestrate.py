@@ -227,27 +227,28 @@ async def _run_plan(
     settings, environ, notes = view.settings, view.environ, view.notes
     stop = asyncio.Event()
     async with open_store(environ) as store:
-        asked = complete_plan(await resume_chain(store, plan) if isinstance(plan, str) else plan, settings)
-        roomy = _with_slots(settings, agents_at_once(asked))
+        requested = complete_plan(await resume_chain(store, plan) if isinstance(plan, str) else plan, settings)
+        settings_with_slots = _with_slots(settings, agents_at_once(requested))
         async with LocalRuns(
-            roomy, store, environ, backends, release_elsewhere=freeing(environ), home=home(environ)
+            settings_with_slots, store, environ, backends, release_elsewhere=freeing(environ), home=home(environ)
         ) as runs:
             orchestrations = Orchestrations(runs, store, runs.spawner, executables.inherited(settings, environ))
             try:
-                plan = await _admitted(view, backends, asked, orchestrations, store)
+                plan = await _admitted(view, backends, requested, orchestrations, store)
             except ClinvkError as exc:
                 raise (file.refused(exc) if file else exc) from exc
             if view.is_detached and not is_dry_run(plan):
                 wants_json = view.flags.wants_json
-                return await background.start((plan, asked), settings, environ, notes, wants_json)
+                return await background.start((plan, requested), settings, environ, notes, wants_json)
             with report_store_failures(notes):
-                async with orchestrations.start(plan, asked) as one:
-                    _report_warnings(notes, one.warnings)
-                    if isinstance(plan, Chain) and one.id and not is_ephemeral(plan):  # a killed chain says no more
-                        notes.info(f"to resume this chain after an interruption: {resume_command(one.id)}")
+                async with orchestrations.start(plan, requested) as orchestration:
+                    _report_warnings(notes, orchestration.warnings)
+                    # before the chain starts, since a killed chain prints nothing
+                    if isinstance(plan, Chain) and orchestration.id and not is_ephemeral(plan):
+                        notes.info(f"to resume this chain after an interruption: {resume_command(orchestration.id)}")
                     observers = (*filter(None, (folder,)), view.observer(plan, stop.set))
-                    summary = await _drive(view, runs, one, stop, observers)
-    _report_warnings(notes, summary.warnings[len(one.warnings) :])
+                    summary = await _drive(view, runs, orchestration, stop, observers)
+    _report_warnings(notes, summary.warnings[len(orchestration.warnings) :])
     if folder:
         folder.write_summary(summary)
     view.print(summary)
@@ -263,7 +264,11 @@ def _report_warnings(notes: Notes, warnings: tuple[str, ...]) -> None:
 
 
 async def _drive(
-    view: OutcomeView, runs: LocalRuns, one: Orchestration, stop: asyncio.Event, observers: tuple[PartObserver, ...]
+    view: OutcomeView,
+    runs: LocalRuns,
+    orchestration: Orchestration,
+    stop: asyncio.Event,
+    observers: tuple[PartObserver, ...],
 ) -> Summary:
     """Drive an orchestration until all parts have ended, or `stop` ends all agents.
 
@@ -283,20 +288,20 @@ async def _drive(
 
     async def stop_when_set() -> None:
         await stop.wait()
-        await one.stop()
+        await orchestration.stop()
 
     async with asyncio.TaskGroup() as group:
         background = [group.create_task(work) for work in (stop_when_set(), *(each.show() for each in observers))]
         try:
             with on_signals(signalled):
-                return await one.drive(*observers)
+                return await orchestration.drive(*observers)
         finally:
             for each in background:
                 each.cancel()
 
 
 async def _admitted(
-    view: OutcomeView, backends: Backends, asked: Plan, orchestrations: Orchestrations, store: SessionStore
+    view: OutcomeView, backends: Backends, requested: Plan, orchestrations: Orchestrations, store: SessionStore
 ) -> Plan:
     settings = view.settings
 
@@ -313,7 +318,7 @@ async def _admitted(
     def require(backend: str) -> None:
         executables.require(backend_named(backend, backends), settings, view.environ)
 
-    return await orchestrations.admit(asked, admit, require)
+    return await orchestrations.admit(requested, admit, require)
 
 
 def _with_slots(settings: Settings, count: int) -> Settings:

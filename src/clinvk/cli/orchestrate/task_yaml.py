@@ -64,7 +64,7 @@ def json_duplicate(text: str) -> NotYaml:
             _refuse_duplicates(root, set())
     except NotYaml as exc:
         return exc
-    return NotYaml("a key stands twice", TextPosition(1, 1))
+    return NotYaml("a key is duplicated", TextPosition(1, 1))
 
 
 def _json_root(text: str) -> yaml.Node | None:
@@ -86,7 +86,7 @@ def _refuse_duplicates(node: yaml.Node, seen: set[int]) -> None:
         known: set[str] = set()
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and str(key.value) in known and not key.tag.endswith(":merge"):
-                raise NotYaml(f"{key.value!r} stands twice", _at(key.start_mark))
+                raise NotYaml(f"{key.value!r} is duplicated", _at(key.start_mark))
             known.add(str(key.value))
             _refuse_duplicates(value, seen)
 

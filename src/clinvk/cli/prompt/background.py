@@ -117,7 +117,7 @@ class _Pause:
         self._reported = ""
 
     async def wait(self, run: RunRecord) -> bool:
-        """Wait; always go on."""
+        """Wait, and return True."""
         if run.state == "queued" and self._number % _ASKS_EVERY == 0:
             position = await queue_position(self._environ, run.id)
             text = f"queued (position {position})" if position else "queued"

@@ -75,13 +75,13 @@ class RunDisplay:
         """Whether a run was started."""
         return self._shown is not None
 
-    async def run(self, request: RunRequest, note: str, otherwise: RunRequest | None, runs: "Runner") -> int:
+    async def run(self, request: RunRequest, note: str, new_session_request: RunRequest | None, runs: "Runner") -> int:
         """Run a prompt, show the run, and return the exit code. On return, the agent and its children are gone.
 
         Args:
             request: the prompt.
             note: printed when the run starts; may be empty.
-            otherwise: the prompt in a new session, if the session of `request` may turn out not to be resumable.
+            new_session_request: the prompt in a new session, if the session of `request` may not be resumable.
             runs: starts the run.
 
         Raises:
@@ -89,10 +89,10 @@ class RunDisplay:
         """
         try:
             with _signals_cancel(), report_store_failures(self._notes):
-                if lost := await self._play(runs, request, note, is_attempt=otherwise is not None):
-                    assert otherwise is not None
+                if lost := await self._play(runs, request, note, is_attempt=new_session_request is not None):
+                    assert new_session_request is not None
                     self._notes.info(f"{lost}; starting another session")
-                    await self._play(runs, otherwise, "", is_attempt=False)
+                    await self._play(runs, new_session_request, "", is_attempt=False)
         except BrokenStdout:
             return exits.CANCELLED
         except asyncio.CancelledError:

@@ -161,9 +161,7 @@ class ServerOrLocalRuns(NamedTuple):
         if not self.settings.warm.command_line:
             if self.is_verbose and (connection := connected(home(self.environ))):
                 connection.close()
-                self._explain(
-                    "not through the server: it is not to be asked (--no-server, or warm.command_line: false)"
-                )
+                self._explain("not through the server: disabled by --no-server or warm.command_line: false")
             return None
         from clinvk.remote.remote_runs import ServerDeclined, run_through_server
 
@@ -229,8 +227,8 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backend
 
     is_verbose = is_verbose_run(flags, settings)
     request = replace(request, prompt=text)
-    asked = PromptJob(request, settings, environ, backends, notes, is_verbose, flags.continue_, flags.detach)
-    return run(asked, choose)
+    job = PromptJob(request, settings, environ, backends, notes, is_verbose, flags.continue_, flags.detach)
+    return run(job, choose)
 
 
 def is_verbose_run(flags: RunFlags, settings: Settings) -> bool:
@@ -313,66 +311,68 @@ def _looser_mode(request: RunRequest, last: RunRecord) -> str:
     return ""
 
 
-def run(asked: PromptJob, choose: Choose) -> int:
+def run(job: PromptJob, choose: Choose) -> int:
     """Run a prompt in the session that `choose` returns, or print the command in a dry run; return the exit code.
 
     Raises:
         ClinvkError: the prompt was not run.
     """
-    if not asked.is_verbose:
+    if not job.is_verbose:
         logging.getLogger("clinvk").addHandler(logging.NullHandler())
-    return asyncio.run(_run(asked, choose))
+    return asyncio.run(_run(job, choose))
 
 
-async def _run(asked: PromptJob, choose: Choose) -> int:
-    showing = RunDisplay(asked.settings.output, asked.notes, asked.environ, asked.is_verbose)
+async def _run(job: PromptJob, choose: Choose) -> int:
+    display = RunDisplay(job.settings.output, job.notes, job.environ, job.is_verbose)
     try:
-        async with open_store(asked.environ, asked.notes if asked.imports else None) as store:
-            return await _run_over(store, asked, choose, showing)
+        async with open_store(job.environ, job.notes if job.imports else None) as store:
+            return await _run_over(store, job, choose, display)
     except StoreUnavailable as exc:
-        if not asked.request.ephemeral or showing.has_begun:
+        if not job.request.ephemeral or display.has_begun:
             raise
-        asked.notes.info(f"{exc.message}; the run is not recorded")
+        job.notes.info(f"{exc.message}; the run is not recorded")
         from clinvk.store.memory import MemoryStore  # an import that only a broken store needs
 
-        settings = asked.settings  # a server would record the run in its own store
+        settings = job.settings  # a server would record the run in its own store
         local = replace(settings, warm=replace(settings.warm, command_line=False))
-        return await _run_over(MemoryStore(), asked._replace(settings=local), choose, showing)
+        return await _run_over(MemoryStore(), job._replace(settings=local), choose, display)
 
 
-async def _run_over(store: SessionStore, asked: PromptJob, choose: Choose, showing: RunDisplay) -> int:
+async def _run_over(store: SessionStore, job: PromptJob, choose: Choose, display: RunDisplay) -> int:
     choice = await choose(store)
-    request = asked.request_in(choice.session)
-    if asked.settings.unified_flags.dry_run:
-        return await _describe(request, choice.note, store, asked)
-    otherwise = asked.request_in(None) if choice.is_own else None
-    if asked.detach:
-        return await _start_in_background(request, choice.note, otherwise, asked)
-    runs = ServerOrLocalRuns(asked.settings, asked.environ, asked.backends, store, asked.notes, asked.is_verbose)
-    return await showing.run(request, choice.note, otherwise, runs)
+    request = job.request_in(choice.session)
+    if job.settings.unified_flags.dry_run:
+        return await _describe(request, choice.note, store, job)
+    new_session_request = job.request_in(None) if choice.is_own else None
+    if job.detach:
+        return await _start_in_background(request, choice.note, new_session_request, job)
+    runs = ServerOrLocalRuns(job.settings, job.environ, job.backends, store, job.notes, job.is_verbose)
+    return await display.run(request, choice.note, new_session_request, runs)
 
 
-async def _start_in_background(request: RunRequest, note: str, otherwise: RunRequest | None, asked: PromptJob) -> int:
+async def _start_in_background(
+    request: RunRequest, note: str, new_session_request: RunRequest | None, job: PromptJob
+) -> int:
     """Start the prompt in the server, in another session if its own one turns out to be busy or gone."""
     from clinvk.cli.prompt import background  # imports that other prompts do not need
 
-    form = asked.settings.output.format
+    form = job.settings.output.format
     start = partial(
         background.start,
-        settings=asked.settings,
-        environ=asked.environ,
-        notes=asked.notes,
+        settings=job.settings,
+        environ=job.environ,
+        notes=job.notes,
         wants_json=form in ("json", "stream-json") or (form == "auto" and not os.isatty(1)),
     )
     if note:
-        asked.notes.info(note)
+        job.notes.info(note)
     try:
         return await start(request)
     except SessionError as exc:
-        if otherwise is None:
+        if new_session_request is None:
             raise
-        asked.notes.info(f"{exc.message}; starting another session")
-        return await start(otherwise)
+        job.notes.info(f"{exc.message}; starting another session")
+        return await start(new_session_request)
 
 
 def refuse_detached(flags: Flags, no_server: bool = False) -> None:
@@ -386,14 +386,14 @@ def refuse_detached(flags: Flags, no_server: bool = False) -> None:
             raise InvalidRequest(f"--detach and {name} exclude each other", name)
 
 
-async def _describe(request: RunRequest, note: str, store: SessionStore, asked: PromptJob) -> int:
+async def _describe(request: RunRequest, note: str, store: SessionStore, job: PromptJob) -> int:
     """Print the command of the agent."""
     from clinvk.backends.base import describe  # imports that a prompt through a server does not need
     from clinvk.runtime.local import LocalRuns
 
-    async with LocalRuns(asked.settings, store, asked.environ, asked.backends) as runs:
+    async with LocalRuns(job.settings, store, job.environ, job.backends) as runs:
         launch = await runs.plan(request)
     if note:
-        asked.notes.info(note)
+        job.notes.info(note)
     print_text(printable(f"{WOULD_EXECUTE}\n{describe(launch, len(request.prompt.encode()))}"))
     return 0

@@ -82,7 +82,7 @@ async def _import(store: SqliteStore, notes: Notes) -> None:
     imported = await store.import_earlier()
     if imported.count:
         sessions = "session" if imported.count == 1 else "sessions"
-        notes.info(f"imported {imported.count:,} {sessions} of an earlier clinvk; its files are as they were")
+        notes.info(f"imported {imported.count:,} {sessions} of an earlier clinvk; its files are unchanged")
     for damaged in imported.damaged[:_MAX_DAMAGED_SHOWN]:
         notes.error(f"not imported: {damaged.file}: {damaged.reason}")
     if (more := len(imported.damaged) - _MAX_DAMAGED_SHOWN) > 0:

@@ -83,19 +83,19 @@ class Picker:
         self.state: Literal["open", "searching", "chosen", "left"] = "open"
         self._sessions = sessions
         self._view = view
-        self._marked = 0
+        self._selected = 0
         self._top = 0
         self._rows = 1
 
     @property
-    def marked(self) -> Session | None:
+    def selected(self) -> Session | None:
         """The selected session."""
-        return self._sessions[self._marked] if self._sessions else None
+        return self._sessions[self._selected] if self._sessions else None
 
     def show(self, sessions: Sequence[Session]) -> None:
         """Show the result of a search."""
         self._sessions = sessions
-        self._marked = self._top = 0
+        self._selected = self._top = 0
         self.state = "open"
 
     @property
@@ -109,8 +109,8 @@ class Picker:
             case "up" | "down" | "page_up" | "page_down" | "home" | "end":
                 steps = {"up": -1, "down": 1, "page_up": -self._rows, "page_down": self._rows}
                 last = len(self._sessions) - 1
-                wanted = {"home": 0, "end": last}.get(key, self._marked + steps.get(key, 0))
-                self._marked = max(0, min(wanted, last))
+                wanted = {"home": 0, "end": last}.get(key, self._selected + steps.get(key, 0))
+                self._selected = max(0, min(wanted, last))
             case "enter":
                 self.state = "chosen" if self._sessions else self.state
             case "escape":
@@ -130,17 +130,17 @@ class Picker:
     def lines(self, columns: int, rows: int) -> list[str]:
         """Return the screen for a terminal of this size: at most `rows` lines."""
         self._rows = max(1, rows - 3)
-        self._top = max(self._marked - self._rows + 1, min(self._top, self._marked))
+        self._top = max(self._selected - self._rows + 1, min(self._top, self._selected))
         shown = self._sessions[self._top : self._top + self._rows]
         head, *table = choices(shown, self._view._replace(most=columns - 2)) if shown else ("", "nothing found")
         lines = [self.question(columns), cut(f"  {head}", columns)]
         for at, line in enumerate(table, self._top):
-            if shown and at == self._marked:
+            if shown and at == self._selected:
                 text = cut(f"> {line}", columns)
                 lines.append(f"{_REVERSE}{text}{' ' * (columns - width(text))}{_PLAIN}")
             else:
                 lines.append(cut(f"  {line}", columns))
-        place = f"{self._marked + 1} of {len(self._sessions)}   " if shown else ""
+        place = f"{self._selected + 1} of {len(self._sessions)}   " if shown else ""
         return [*lines[: max(1, rows - 1)], cut(place + _HELP, columns)][:rows]
 
     def question(self, columns: int) -> str:
@@ -175,7 +175,7 @@ async def pick(search: Callable[[str], Awaitable[Sequence[Session]]], view: Text
                     picker.show(await search(picker.text))
                 if picker.is_over:
                     break
-    return picker.marked if picker.state == "chosen" else None
+    return picker.selected if picker.state == "chosen" else None
 
 
 async def _read_keys(keys: KeyDecoder, events: Events) -> list[str]:

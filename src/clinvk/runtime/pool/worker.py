@@ -270,7 +270,7 @@ class Worker:
             self._timer.cancel()
 
     def fail(self, reason: str) -> None:
-        """Give up the process and all its runs."""
+        """Abandon the process and all its runs."""
         self.close()
         self.failure = self.failure or reason
         for handle in self.handles.values():

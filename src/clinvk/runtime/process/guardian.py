@@ -45,7 +45,7 @@ def prepare_cleanup(kind: str, server: int, cgroup: str, temporary: list[str]) -
         tree.find(None)
 
     def find() -> set[int]:
-        return tree.find(None) if tree else process_scan.tagged_pids(server, None)
+        return tree.find(None) if tree else process_scan.stop_tagged(server, None)
 
     def end() -> None:
         process_scan.kill_tagged(find)

@@ -99,10 +99,10 @@ class Process:
                 os.kill(self.pid, number)
 
     @contextmanager
-    def holding(self) -> Generator[None]:
+    def allow_suspend(self) -> Generator[None]:
         """Allow `suspend` inside the context.
 
-        Several runs may nest contexts: the process resumes when all are left.
+        Contexts of several runs may overlap. The process resumes when the last context exits.
         """
         self._holders += 1
         try:

@@ -31,19 +31,19 @@ def tag_value(server: int, number: int) -> int:
     return server * STEP + number % STEP
 
 
-def tagged_pids(server: int, numbers: "Container[int] | None") -> set[int]:
-    """Find the tagged processes of the given agents (None: all agents of the clinvk) and their children.
+def stop_tagged(server: int, numbers: "Container[int] | None") -> set[int]:
+    """Stop the tagged processes of the given agents (None: all agents of this clinvk) with their children.
 
-    Each tagged process is stopped as soon as its tag is read: a process that repeatedly starts a child and exits would
-    otherwise escape the search.
+    Return their pids. Each process is stopped as soon as its tag is read, because a process that repeatedly forks and
+    exits would escape the search.
 
-    A clinvk started by an agent tags its agents with different numbers. The guardian of the inner clinvk is spared,
-    since the guardian handles processes whose parents have exited.
+    A clinvk started by an agent tags its agents with different numbers. The guardian of the inner clinvk is not
+    stopped: it handles processes whose parents have exited.
     """
     found: set[int] = set()
     dead: set[int] = set()
     for _ in range(_MAX_SEARCHES):
-        tagged, is_complete = _stop_tagged(server, numbers)
+        tagged, is_complete = _stop_listed(server, numbers)
         found = alive(tagged)
         if found or (is_complete and tagged <= dead):
             break
@@ -90,7 +90,7 @@ def _is_guardian(pid: int) -> bool:
     return tag is not None and tag[1] == GUARDIAN
 
 
-def _stop_tagged(server: int, numbers: "Container[int] | None") -> tuple[set[int], bool]:
+def _stop_listed(server: int, numbers: "Container[int] | None") -> tuple[set[int], bool]:
     """Stop the tagged processes; return their pids, and whether no listed process exited during the search.
 
     A process that exited after the listing may have left an unlisted child.

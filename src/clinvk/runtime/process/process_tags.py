@@ -60,7 +60,7 @@ class RlimitTags(NamedTuple):
 
         The caller must end the processes: the search stops each process as soon as its tag is read.
         """
-        return process_scan.tagged_pids(self.server, roots)
+        return process_scan.stop_tagged(self.server, roots)
 
     def pids_by_number(self) -> Mapping[int, Collection[int]]:
         """Return the pids of each agent process and its descendants, by process number, without stopping any."""

@@ -223,7 +223,7 @@ class SchemaChecker:
 
 
 async def mismatch(spawner: Spawner, environ: Mapping[str, str], schema: Json, answer: object) -> str:
-    """Return where an answer does not match a schema; empty if the answer matches.
+    """Return the place where an answer does not match a schema; empty if the answer matches.
 
     Raises:
         InvalidRequest: the schema turns out to be invalid.

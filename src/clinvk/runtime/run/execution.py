@@ -180,7 +180,7 @@ async def _tools_ended(task: RunTask, process: Process, variable: tuple[str, str
     if not task.spec.launch.stops_tools_first or task.no_grace:
         yield
         return
-    with process.holding():
+    with process.allow_suspend():
         await finish_shielded(task.spawner.end_tools(process, variable, holding=True))
         yield
 
@@ -237,7 +237,7 @@ def _turn_count(task: RunTask) -> int:
 
 
 async def _run_in_pool(task: RunTask, pool: Pool, process: PooledProcess, launch: Launch) -> None:
-    """Have the conversation, and return the process to the pool."""
+    """Hold the conversation, and return the process to the pool."""
     is_trusted = is_reported = False
     try:
         is_trusted, is_reported = await _converse_in_pool(task, pool, process, launch)

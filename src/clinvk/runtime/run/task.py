@@ -314,7 +314,7 @@ class RunTask:
         request = retry_prompt(spec.request, fault)
         try:
             launch = await spec.relaunch(request, resume)
-        except InvalidRequest:  # the file system of the directory does not answer any more
+        except InvalidRequest:  # the file system of the directory no longer responds
             return False
         self._first_ending = ending
         self.spec = replace(spec, request=request, resume=resume, launch=launch.fallback or launch)

@@ -118,7 +118,7 @@ class KeptWorktrees(Worktrees):
         """
         async with self._unused(id_) as worktree:
             if await asyncio.to_thread(self._folders.removal, id_) is not None:
-                raise InvalidRequest(f"worktree {id_} is being removed: clinvk worktrees list goes on with that")
+                raise InvalidRequest(f"worktree {id_} is being removed; run clinvk worktrees list to finish")
             top = worktree.repository
             async with self._difference(worktree) as diff:
                 if not diff.files:

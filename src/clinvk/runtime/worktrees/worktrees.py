@@ -206,14 +206,14 @@ class Worktrees:
             yield
 
     async def lock_until_exit(self, directory: str) -> None:
-        """Lock the worktree around a directory until this process, or the program executed by this process, has exited.
+        """Lock the worktree around a directory until this process exits, also after an `exec`.
 
         Raises:
             InvalidRequest, ClinvkError: as `used`.
         """
         if lock := await self._lock_around(directory):
             os.set_inheritable(lock.file, True)
-            lock.file = -1
+            lock.file = -1  # keep the descriptor open when `lock` is collected
 
     async def _lock_around(self, directory: str) -> FileLock | None:
         id_ = await asyncio.to_thread(self._folders.worktree_at, directory)

@@ -276,7 +276,7 @@ class Database:
             case "BUSY" | "LOCKED":
                 return f"another program has held its lock for {self._lock_timeout_s:g} s"
             case "IOERR":
-                return f"{exc}: its disk fails, or its quota or a limit of the file size is reached"
+                return f"{exc}: the disk fails, or a quota or file size limit is reached"
             case _:
                 return f"{exc}"
 

@@ -108,7 +108,7 @@ def sessions(connection: "sqlite3.Connection", query: SessionQuery, note: Note) 
 
 
 def current(connection: "sqlite3.Connection", backend: str, working_dir: str) -> Session | None:
-    """Return the newest resumable session of a directory with a prompt of the command line, or None."""
+    """Return the newest resumable session in a directory with a prompt of the command line, or without runs."""
     groups = _session_groups(connection, SessionQuery(backend=backend, working_dir=working_dir, resumable=True))
     for key in groups.in_order(connection):
         if connection.execute(_MAY_CONTINUE, (key,)).fetchone()[0]:

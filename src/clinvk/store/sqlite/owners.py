@@ -65,7 +65,7 @@ class OwnerLocks:
             self._lock = None
 
     def _set_file_owner(self, file: int) -> None:
-        """Give a file of root to the owner of the folder, as SQLite does: the owner must be able to read it."""
+        """Change the owner of root's file to the folder's owner, as SQLite does: the owner must be able to read it."""
         if os.geteuid() == 0:
             folder = os.stat(self._folder)
             with suppress(OSError):  # root in a container may lack the permission or the user

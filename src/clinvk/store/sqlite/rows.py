@@ -61,7 +61,7 @@ class Table(Generic[_T]):
         return f"UPDATE {self.name} SET {changes} WHERE id = ?"  # noqa: S608 - our own names
 
     def values(self, item: _T, columns: Sequence[str] | None = None) -> tuple[Value, ...]:
-        """Return the values of an item for these columns, or for all."""
+        """Return an item's values for `columns`, by default for all columns."""
         return tuple(_plain(getattr(item, name)) for name in columns or self.columns)
 
     def read(self, row: Sequence[object] | None) -> _T:

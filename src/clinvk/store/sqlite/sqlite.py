@@ -174,7 +174,7 @@ class SqliteStore:
         self._index_at_intervals()
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
-        """Change title and tags where they are not None."""
+        """Set title and tags; None leaves a value unchanged."""
         return await self._describe(lambda db: turns.describe(db, session_id, title, tags))
 
     async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:

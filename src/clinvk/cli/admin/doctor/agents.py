@@ -78,12 +78,12 @@ class _Probe(NamedTuple):
         if isinstance(self.backend, SupportsCheckup):
             plan = self.backend.checkup(executables.host(self.env))
         empty_home = {name: value.replace(PRIVATE, self.folder) for name, value in plan.empty_home.items()}
-        apart = {**self.env, **empty_home}
+        isolated_env = {**self.env, **empty_home}
         async with asyncio.TaskGroup() as group:
-            version = group.create_task(executables.version(self.spawner, self.path, apart))
-            trials = [group.create_task(self._lacking(trial, apart)) for trial in plan.probes]
-            login = group.create_task(self._login(plan.login, apart))
-            unspoken = group.create_task(self._unspoken(apart))
+            version = group.create_task(executables.version(self.spawner, self.path, isolated_env))
+            trials = [group.create_task(self._missing_flags(trial, isolated_env)) for trial in plan.probes]
+            login = group.create_task(self._login(plan.login, isolated_env))
+            unspoken = group.create_task(self._protocol_remarks(isolated_env))
         remarks = [*plan.remarks, *unspoken.result()]
         if None in (lacking := [task.result() for task in trials]):
             remarks.insert(0, Remark("its help lists no flags"))
@@ -104,26 +104,28 @@ class _Probe(NamedTuple):
             return _check(name, "problem", f"{about}: {login.detail}", login.fix)
         return _check(name, "ok", f"{about}, {login.detail}")
 
-    async def _unspoken(self, apart: Mapping[str, str]) -> list[Remark]:
+    async def _protocol_remarks(self, isolated_env: Mapping[str, str]) -> list[Remark]:
         """Report a CLI that does not speak the protocol of a warm process. It runs in an empty folder."""
         request = RunRequest(prompt="", backend=self.backend.name, workdir=self.folder, ephemeral=True)
-        host = executables.host(apart)
+        host = executables.host(isolated_env)
         launch = self.backend.launch(request, None, host)
-        stays = launch if launch.long_lived else launch.warm if self.is_kept else None
-        if stays is None:
+        warm_launch = launch if launch.long_lived else launch.warm if self.is_kept else None
+        if warm_launch is None:
             return []
-        channel = self.backend.channel(stays, host)
-        why = await probe_protocol(self.spawner, self.path, stays, channel, apart, ProtocolSupport().answer_timeout_s)
+        channel = self.backend.channel(warm_launch, host)
+        why = await probe_protocol(
+            self.spawner, self.path, warm_launch, channel, isolated_env, ProtocolSupport().answer_timeout_s
+        )
         return [Remark(f"cannot stay warm ({why}); each prompt starts a new process")] if why else []
 
-    async def _lacking(self, trial: FlagProbe, env: Mapping[str, str]) -> tuple[str, ...] | None:
+    async def _missing_flags(self, trial: FlagProbe, env: Mapping[str, str]) -> tuple[str, ...] | None:
         answer = await self._answer(trial.argv, env)
         return trial.missing_flags(answer) if answer else None
 
-    async def _login(self, login: LoginStatus | LoginProbe, apart: Mapping[str, str]) -> LoginStatus:
+    async def _login(self, login: LoginStatus | LoginProbe, isolated_env: Mapping[str, str]) -> LoginStatus:
         if isinstance(login, LoginStatus):
             return login
-        answer = await self._answer(login.argv, {**self.env, **login.env} if login.in_user_home else apart)
+        answer = await self._answer(login.argv, {**self.env, **login.env} if login.in_user_home else isolated_env)
         return login.read(answer) if answer else LoginStatus(None, "login not known: no answer")
 
     async def _answer(self, argv: Sequence[str], env: Mapping[str, str]) -> ProbeOutput | None:
