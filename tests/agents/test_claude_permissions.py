@@ -479,7 +479,7 @@ async def test_messages_from_other_sessions_do_not_affect_a_run(machine: Machine
 
 
 def inbox(machine: Machine) -> str:
-    """Return the directory in which Claude listens for messages of other sessions, or None."""
+    """Return the address at which Claude listens for messages of other sessions; empty if there is none."""
     sessions = [json.loads(path.read_bytes()) for path in (machine.home / ".claude" / "sessions").glob("*.json")]
     return next(
         (f"uds:{session['messagingSocketPath']}" for session in sessions if "messagingSocketPath" in session), ""

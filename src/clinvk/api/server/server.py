@@ -378,7 +378,7 @@ class CommandControl(NamedTuple):
         return await cancel_live(self.services, await self.services.store.run(run_id))
 
     async def start_plan(self, plan: Plan, original: Plan, environ: Mapping[str, str]) -> str:
-        """Run several agents of this machine's user in the background, in the user's environment; return the run id."""
+        """Start a plan in the background, in the environment of the command; return the run id."""
         services = self.services
         begin = partial(services.runs.run_of_user, environ=environ)
         resources = services.orchestrations.resources_of_user(begin, inherited(services.settings, environ))
