@@ -100,17 +100,17 @@ def refuse_foreign(scope: Scope, allow_cors: bool = False) -> None:
         )
 
 
-def names_of_machine(sockets: Iterable[socket.socket], timeout_s: float = _NAMED_TIMEOUT_S) -> tuple[str, ...]:
+def names_of_machine(sockets: Iterable[socket.socket]) -> tuple[str, ...]:
     """Return the host names of this machine, or nothing if only this machine can reach the sockets. Blocks.
 
-    Wait for the name server for at most `timeout_s`.
+    Wait for the name server for at most `_NAMED_TIMEOUT_S`.
     """
     if all(is_loopback(sock) for sock in sockets):
         return ()
     found = [os.uname().nodename]
     lookup = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
     lookup.start()
-    lookup.join(timeout_s)
+    lookup.join(_NAMED_TIMEOUT_S)
     return tuple(name for full_name in tuple(found) for name in _name_forms(full_name))
 
 

@@ -137,14 +137,14 @@ async def read_keys(
 
 
 @asynccontextmanager
-async def watch_key_sources(keys: ApiKeys, file: KeyFile, interval_s: float = POLL_INTERVAL_S) -> AsyncGenerator[None]:
+async def watch_key_sources(keys: ApiKeys, file: KeyFile) -> AsyncGenerator[None]:
     """Reload the keys when the file changes, and store in the file when keys were used, inside this context."""
-    async with in_background(_watch(keys, file, interval_s)):
+    async with in_background(_watch(keys, file)):
         yield
     await _store_usage(keys, file)
 
 
-async def _watch(keys: ApiKeys, file: KeyFile, interval_s: float) -> None:
+async def _watch(keys: ApiKeys, file: KeyFile) -> None:
     stamp, error, store_usage_at = None, "", 0.0
     while True:
         found = await asyncio.to_thread(file.stamp)
@@ -160,7 +160,7 @@ async def _watch(keys: ApiKeys, file: KeyFile, interval_s: float) -> None:
         if keys.used and time.monotonic() >= store_usage_at:
             await _store_usage(keys, file)
             store_usage_at = time.monotonic() + NOTE_INTERVAL_S
-        await asyncio.sleep(interval_s)
+        await asyncio.sleep(POLL_INTERVAL_S)
 
 
 async def _store_usage(keys: ApiKeys, file: KeyFile) -> None:
