@@ -74,7 +74,7 @@ def test_the_json_is_that_of_the_interface(clinvk: Clinvk) -> None:
     assert {"duration_seconds", "exit_code"} <= set(first)
 
 
-def test_it_stops_at_the_first_failure_unless_the_file_says_otherwise(clinvk: Clinvk) -> None:
+def test_chain_stops_at_the_first_failure_by_default(clinvk: Clinvk) -> None:
     breaks(clinvk, "then")
     assert [result.step for result in told(clinvk, "-f", "steps.yaml", code=1).results] == [1, 2]
     (clinvk.folder / "on.yaml").write_text("stop_on_failure: false\n" + STEPS)
@@ -166,7 +166,7 @@ def test_chain_that_cannot_be_resumed_prints_no_id(clinvk: Clinvk) -> None:
         ),
     ],
 )
-def test_what_cannot_be_run_is_told_and_starts_no_agent(
+def test_invalid_request_is_reported_and_starts_no_agent(
     clinvk: Clinvk, arguments: list[str], code: int, said: str
 ) -> None:
     (clinvk.folder / "wrong.yaml").write_text("steps:\n  - backend: claude\n    promt: x\n")

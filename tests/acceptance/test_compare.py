@@ -102,7 +102,7 @@ def test_all_backends_leaves_out_missing_ones_with_a_note(clinvk: Clinvk) -> Non
         (["--backends", "codex", ""], 1, "the prompt is empty"),
     ],
 )
-def test_what_cannot_be_run_is_told_and_starts_no_agent(
+def test_invalid_request_is_reported_and_starts_no_agent(
     clinvk: Clinvk, arguments: list[str], code: int, said: str
 ) -> None:
     codex_alone(clinvk)

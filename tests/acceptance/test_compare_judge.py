@@ -6,7 +6,7 @@ from acceptance.command import Clinvk
 from scripted.steps import claude_says
 
 
-def test_the_judge_has_its_run_and_what_it_cost_beside_its_tokens(clinvk: Clinvk) -> None:
+def test_judge_result_has_run_id_and_cost(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("the answer"), when="ask")
     clinvk.agent.play(claude_says('{"best": "A", "reasons": "so"}'), when="Judge the answers")
     done = clinvk.run("compare", "--backends", "claude,claude", "--judge", "claude", "--json", "ask")

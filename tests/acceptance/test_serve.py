@@ -80,7 +80,7 @@ def test_verbose_server_adds_a_line_for_each_request(clinvk: Clinvk, flags: tupl
     assert ("GET /api/v1/backends 200" in read) is is_logged
 
 
-def test_log_in_a_file_has_no_prompt(clinvk: Clinvk) -> None:
+def test_log_redirected_to_a_file_contains_no_prompt(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("hi"))
     with Server(clinvk.agent, {"CLINVK_LOG__REQUESTS": "true"}) as server:
         assert server.up().prompt("a secret plan").status_code == 200

@@ -97,7 +97,7 @@ MODELS = {"claude": "sonnet", "codex": "gpt-5.5", "gemini": "gemini-2.5-flash"}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_warm_conversation_resumes_and_is_isolated_from_others(machine: Machine, backend: str) -> None:
+async def test_warm_conversation_sees_only_its_own_prompts(machine: Machine, backend: str) -> None:
     async with keeping(machine) as runs:
         _, session = await told(machine, runs, ask(backend, "the first prompt"))
         second, _ = await told(machine, runs, ask(backend, "second [[info]]", session))
@@ -180,7 +180,7 @@ async def test_ephemeral_runs_leave_nothing_on_disk_and_share_nothing(machine: M
 
 @pytest.mark.parametrize("ephemeral", [False, True])
 async def test_gemini_reports_usage_and_interrupted_answers(machine: Machine, ephemeral: bool) -> None:
-    """Its protocol has neither cached tokens nor those of thinking, and tells a broken answer as a whole one."""
+    """The protocol omits cached and reasoning tokens, and reports an interrupted answer as complete."""
     whole = replace(ask("gemini", "one [[words=2 think=2 usage=100,20,30,10]]"), model="fast", ephemeral=ephemeral)
     async with keeping(machine) as runs:
         events, _ = await told(machine, runs, whole)

@@ -342,7 +342,7 @@ def served(machine: Machine) -> Generator[tuple["subprocess.Popen[bytes]", httpx
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
 async def test_stopped_server_leaves_no_processes(machine: Machine, end: str) -> None:
-    """Idle ones and those at work."""
+    """Both idle and busy processes."""
     settings = machine.home / ".clinvk"
     settings.mkdir()
     (settings / "config.yaml").write_text("warm:\n  kept_backends: [claude, codex, gemini]\n")

@@ -1,4 +1,4 @@
-"""Work beside a context: it ends with that, and ends that."""
+"""`in_background`: the work ends with the context, and an error of the work ends the context."""
 
 import asyncio
 

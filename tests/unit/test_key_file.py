@@ -215,8 +215,8 @@ def test_reload_does_not_restore_a_key_revoked_meanwhile(file: KeyFile) -> None:
     assert keys.find({"x-api-key": "k2"})
 
 
-def test_digests_with_the_same_prefix_differ(tmp_path: Path) -> None:
-    """A key is looked up by the beginning of its digest."""
+def test_key_with_the_same_digest_prefix_is_refused(tmp_path: Path) -> None:
+    """Keys are looked up by a prefix of the digest; the rest is compared too."""
     file = KeyFile(tmp_path)
     text = file.create("ana", KeyLimits())
     content = json.loads((tmp_path / FILE).read_text())

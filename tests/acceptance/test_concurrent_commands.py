@@ -100,8 +100,8 @@ async def test_command_lines_and_servers_on_one_home_keep_each_session_and_run_o
         assert session.token_usage == sum([A_TURN] * each.turns, Usage())
 
 
-async def test_of_many_who_want_one_session_one_gets_it(echo: Echo) -> None:
-    """Two servers, two command lines; those who do not get it are told so at once, and it can be continued later."""
+async def test_only_one_of_concurrent_commands_gets_the_session(echo: Echo) -> None:
+    """Two servers and two command lines; the others fail at once, and the session can be continued later."""
     session = Conversation(echo, 0)
     with Server(echo) as one, Server(echo) as other:
         async with (
