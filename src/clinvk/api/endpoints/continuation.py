@@ -69,7 +69,7 @@ _MAX_TURNS = 1000
 
 
 async def continue_previous(
-    store: SessionStore, request: RunRequest, previous: Previous, keeps_system_prompt: bool, new_session: bool = False
+    store: SessionStore, request: RunRequest, previous: Previous, keeps_system_prompt: bool, new_session: bool
 ) -> RunRequest:
     """Return a request, completed from the settings, that continues after an earlier run.
 
