@@ -220,9 +220,10 @@ _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 class TerminalFormatter(TextFormatter):
     """Lines for the terminal of a server: the time of day and the message, in the color of the level."""
 
-    def __init__(self, has_color: bool) -> None:
+    def __init__(self, has_color: bool, wrap: Callable[[str], str] = str) -> None:
         super().__init__()
         self._has_color = has_color
+        self._wrap = wrap
         self._clock = _Clock("%H:%M:%S", time.localtime)
 
     def head(self, record: logging.LogRecord) -> str:
@@ -231,7 +232,7 @@ class TerminalFormatter(TextFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with the lines of a traceback indented below."""
-        text = super().format(record)
+        text = self._wrap(super().format(record))
         return f"{_LEVEL_COLORS.get(record.levelno, _RED)}{text}{_PLAIN}" if self._has_color else text
 
 

@@ -15,7 +15,8 @@ RETRY = line(
 )
 SUMMARIZED = line('{"type":"system","subtype":"compact_boundary"}')
 AGAIN = "retry: the model API answered 529 (overloaded); retry 1 of 10 in 0.6 s"
-DENIED = "1 action was denied: Write; approval_mode and sandbox_mode say what is allowed"
+DENIED = "1 action was denied: Write; to allow it: --approval-mode none"
+DENIED_EVENT = "1 action was denied: Write; approval_mode and sandbox_mode say what is allowed"
 
 
 def denied() -> list[Step]:
@@ -59,5 +60,5 @@ def test_stream_json_reports_a_denial_as_an_event(clinvk: Clinvk) -> None:
     done = clinvk.run("-o", "stream-json", "--new", "hello")
     assert done.stderr == ""
     *_, denial, _, ending = map(json.loads, done.stdout.splitlines())
-    assert (denial["type"], denial["content"]) == ("progress", {"stage": "denied", "message": DENIED})
+    assert (denial["type"], denial["content"]) == ("progress", {"stage": "denied", "message": DENIED_EVENT})
     assert ending["type"] == "done"

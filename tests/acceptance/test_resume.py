@@ -130,7 +130,8 @@ class TestByItself:
         assert (f"--resume={FIRST}" in done.stdout) == (not looser)
         if looser:
             assert done.stderr == (
-                f"clinvk: starting a new session: {looser}, the mode of session {session[:8]}; -c continues anyway\n"
+                f"clinvk: new session: {looser}, the mode of session {session[:8]}; "
+                f"to continue that one: clinvk resume {session[:8]}\n"
             )
         assert f"--resume={FIRST}" in clinvk.run("--dry-run", "-c", *asked, "second").stdout
         assert f"--resume={FIRST}" in clinvk.run("--dry-run", "resume", session, *asked, "second").stdout

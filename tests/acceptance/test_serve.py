@@ -39,7 +39,7 @@ def served_on_terminal(clinvk: Clinvk, *flags: str) -> Generator[tuple[Terminal,
 
 def test_greeting_on_a_terminal_names_address_ready_agents_and_keys(clinvk: Clinvk) -> None:
     (clinvk.agent.folder / "codex").unlink()
-    with on_terminal(clinvk, "serve", "--port", "0") as terminal:
+    with on_terminal(clinvk, "serve", "--port", "0", columns=120) as terminal:
         greeting = terminal.until("no API keys needed on 127.0.0.1").splitlines()
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 0

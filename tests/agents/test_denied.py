@@ -28,4 +28,8 @@ async def test_turn_reports_only_its_own_denied_tools(machine: Machine) -> None:
 def test_script_gets_denied_tools_on_stderr_and_exit_code_0(machine: Machine) -> None:
     prompt = f"[[tool=write path={machine.project / 'no.txt'} content=x say=Done.]]"
     done = clinvk(machine, "--new", "-o", "text", "--no-stdin", prompt)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "Done.\n", f"clinvk: {DENIED}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "Done.\n",
+        "clinvk: 1 action was denied: Write; to allow it: --approval-mode none\n",
+    )

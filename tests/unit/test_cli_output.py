@@ -1,8 +1,14 @@
 """What a terminal gets of what programs say."""
 
+import fcntl
+import os
+import struct
+import termios
+from pathlib import Path
+
 import pytest
 
-from clinvk.cli.terminal.output import Notes, on_one_line, without_sequences
+from clinvk.cli.terminal.output import Notes, on_one_line, without_sequences, wrap
 
 
 @pytest.mark.parametrize(
@@ -26,3 +32,26 @@ def test_escape_sequences_are_removed_only_from_errors(capfd: pytest.CaptureFixt
     notes.info("safe\x1b]0;evil\x07.py")
     notes.error("\x1b[31mfailed\x1b[m")
     assert capfd.readouterr().err == "clinvk: safe?]0;evil?.py\nclinvk: failed\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (12, "note: one\n      two\n      http://127.0.0.1/x\nshort"),
+        (80, "note: one two http://127.0.0.1/x\nshort"),
+        (0, "note: one two http://127.0.0.1/x\nshort"),
+    ],
+)
+def test_lines_of_a_terminal_break_between_words(columns: int, expected: str) -> None:
+    leader, follower = os.openpty()
+    try:
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+        assert wrap("note: one two http://127.0.0.1/x\nshort", follower, 6) == expected
+    finally:
+        os.close(leader)
+        os.close(follower)
+
+
+def test_lines_of_a_file_are_not_wrapped(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:
+        assert wrap("word " * 100, file.fileno(), 2) == "word " * 100

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import OpenFlags, ServeFlags
 from clinvk.cli.parse.settings import directory, settings_of
-from clinvk.cli.terminal.output import STDERR, Notes, has_colors, print_text
+from clinvk.cli.terminal.output import STDERR, Notes, has_colors, print_text, wrap
 from clinvk.config.model import Settings
 from clinvk.logs import TerminalFormatter
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -54,7 +54,9 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes, backends:
     view = None
     if os.isatty(STDERR) and settings.log.format == "console" and settings.log.level in ("debug", "info"):
         has_color = settings.output.color and has_colors(STDERR, environ)
-        view = server.View(serve_view.RunLines(has_color).watch, TerminalFormatter(has_color))
+        view = server.View(
+            serve_view.RunLines(has_color).watch, TerminalFormatter(has_color, partial(wrap, fd=STDERR, indent=10))
+        )
 
     def announce(ready: "Startup") -> None:
         """Print the greeting in a thread, so that a stalled reader of stdout does not stop the server."""

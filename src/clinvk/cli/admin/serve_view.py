@@ -18,7 +18,7 @@ from clinvk.backends.base import Backend
 from clinvk.backends.checkup_base import LoginStatus, SupportsCheckup
 from clinvk.backends.registry import Backends
 from clinvk.cli.sessions.session_text import short_tokens
-from clinvk.cli.terminal.output import STDERR, duration
+from clinvk.cli.terminal.output import STDERR, duration, wrap
 from clinvk.cli.terminal.table import cut, one_line, width
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
@@ -43,7 +43,7 @@ def greeting(ready: Startup, settings: Settings, environ: Mapping[str, str], bac
     host = settings.server.host
     parts.append("API key needed" if ready.has_keys else f"no API keys needed on {host}")
     lines = [f"clinvk {__version__} · {ready.address} · API docs: {ready.address}/docs", " · ".join(parts)]
-    return "\n".join([*lines, *([f"warning: {ready.warning}"] if ready.warning else []), ""])
+    return wrap("\n".join([*lines, *([f"warning: {ready.warning}"] if ready.warning else []), ""]), 1, 2)
 
 
 def _obstacle(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str:
@@ -108,4 +108,5 @@ def run_lines(run: RunTask, client: str, columns: int, has_color: bool) -> Itera
     )
     yield "  ".join(cells)
     if reason:
-        yield f"          {color}{reason}{plain}"
+        indent = 10
+        yield f"{color}{wrap(' ' * indent + reason, STDERR, indent)}{plain}"

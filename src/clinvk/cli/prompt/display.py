@@ -168,7 +168,7 @@ class RunDisplay:
             case Progress(stage="stderr", message=message):
                 self._notes.info(f"{run.request.backend}: {without_sequences(message)}")
             case Progress(stage="denied", message=message):  # without the note, the run looks like any other
-                self._denied = message
+                self._denied = _with_remedy(message, run.request)
             case Progress(stage=stage, message=message) if self._is_verbose or self._notes.is_terminal:
                 self._notes.info(f"{stage}: {message}")
             case ToolCall() if self._is_verbose:
@@ -204,9 +204,11 @@ class RunDisplay:
             duration(duration_s(run)),
             f"{short_tokens(ending.usage)} tokens" if ending.usage else "",
             "" if ending.cost_usd is None else f"${ending.cost_usd:.2f}",
-            f"session {run.session_id[:8]} (clinvk -c to continue)" if run.session_id else "",
+            f"session {run.session_id[:8]}" if run.session_id else "",
         ]
-        return " · ".join(filter(None, parts))
+        footer = " · ".join(filter(None, parts))
+        with_hint = f"{footer} (clinvk -c to continue)"
+        return with_hint if run.session_id and len(with_hint) <= (columns() or 80) else footer
 
     async def _finish_cancelled(self) -> None:
         """Show the rest of a cancelled run, without waiting for a stalled reader."""
@@ -234,6 +236,17 @@ class RunDisplay:
         async for _, at, event in run.follow(self._number):
             if not isinstance(event, RunFinished | RunFailed) and (data := printer.feed(event, at)):
                 await self._stdout.write(data)
+
+
+def _with_remedy(denied: str, request: RunRequest) -> str:
+    """Return the message about denied actions with the flag that allows them."""
+    if request.approval_mode == "always":
+        flag = "--approval-mode auto"
+    elif request.sandbox_mode in ("read-only", "workspace"):
+        flag = "--sandbox-mode full"
+    else:
+        flag = "--approval-mode none"
+    return f"{denied.partition(';')[0]}; to allow it: {flag}"
 
 
 def _tokens(usage: Usage) -> str:

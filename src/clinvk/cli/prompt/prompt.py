@@ -294,7 +294,8 @@ async def _resumed(store: SessionStore, request: RunRequest, settings: SessionSe
     last = (await store.runs(RunQuery(session_id=session.id, limit=1))).items
     if last and (looser := _looser_mode(request, last[0])):
         short = session.id[:_SHORT_DIGITS]
-        return SessionChoice(note=f"starting a new session: {looser}, the mode of session {short}; -c continues anyway")
+        of = f"{looser}, the mode of {_name(session, notes)}"
+        return SessionChoice(note=f"new session: {of}; to continue that one: clinvk resume {short}")
     when = time_ago(session.last_used, now)
     return SessionChoice(session, f"continuing {_name(session, notes)} ({when}); --new starts another", is_own=True)
 

@@ -92,6 +92,24 @@ def columns() -> int | None:
     return shutil.get_terminal_size().columns
 
 
+def wrap(text: str, fd: int, indent: int) -> str:
+    """Return a text with lines that end between words on a terminal; elsewhere the text is unchanged.
+
+    A continuation line begins with `indent` spaces. A longer word stays whole, so that an address can be copied.
+    """
+    try:
+        most = os.get_terminal_size(fd).columns
+    except OSError:  # not a terminal
+        return text
+    lines = text.split("\n")
+    if not most or all(len(line) <= most for line in lines):
+        return text
+    import textwrap  # an import that most commands do not need
+
+    wrapper = textwrap.TextWrapper(most, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(line if len(line) <= most else wrapper.fill(line) for line in lines)
+
+
 def has_colors(fd: int, environ: Mapping[str, str]) -> bool:
     """Return whether stdout or stderr may be colored, apart from the settings."""
     return os.isatty(fd) and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
@@ -151,6 +169,7 @@ def print_json(value: object) -> None:
 
 
 _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
+_PREFIX = "clinvk: "
 
 
 class Notes:
@@ -196,7 +215,7 @@ class Notes:
 
     def footer(self, message: str) -> None:
         """Print an empty line, and a dim line without `clinvk: `."""
-        line = on_one_line(message)
+        line = wrap(on_one_line(message), STDERR, 2)
         with suppress(OSError):  # the reader is gone
             self._write(f"\n{_DIM}{line}{_PLAIN}\n" if self.has_color else f"\n{line}\n")
 
@@ -206,8 +225,9 @@ class Notes:
             self._write("".join(f"{line}\n" for line in lines))
 
     def _line(self, message: str, color: str) -> None:
-        line = on_one_line(message)
-        text = f"{color}clinvk:{_PLAIN} {line}\n" if self.has_color else f"clinvk: {line}\n"
+        text = wrap(f"{_PREFIX}{on_one_line(message)}\n", STDERR, len(_PREFIX))
+        if self.has_color:
+            text = text.replace("clinvk:", f"{color}clinvk:{_PLAIN}", 1)
         if self._waits or is_writable(STDERR):
             with suppress(OSError):  # the reader is gone
                 self._write(text)

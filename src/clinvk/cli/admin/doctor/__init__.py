@@ -17,7 +17,15 @@ from clinvk.cli.admin.doctor.machine import Check
 from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import trace_of
 from clinvk.cli.terminal import exits, streams
-from clinvk.cli.terminal.output import Notes, has_colors, on_one_line, print_json, print_text, without_sequences
+from clinvk.cli.terminal.output import (
+    Notes,
+    has_colors,
+    on_one_line,
+    print_json,
+    print_text,
+    without_sequences,
+    wrap,
+)
 from clinvk.config.load import SettingsTrace, home, settings_file
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import all_keys
@@ -83,9 +91,11 @@ class _Report:
         for check in checks:
             self.checks.append(check)
             self.head(check.section)
-            mark = f"{check.status:<8}"
-            mark = f"{_COLORS[check.status]}{mark}{_PLAIN}" if self._has_color else mark
-            self._print(f"  {mark} {check.name:<{_NAME_COLUMN}} {on_one_line(without_sequences(check.message))}")
+            message = on_one_line(without_sequences(check.message))
+            mark = f"  {check.status:<8} "
+            line = wrap(f"{mark}{check.name:<{_NAME_COLUMN}} {message}", 1, _MESSAGE_COLUMN)
+            color = _COLORS[check.status] if self._has_color else ""
+            self._print(f"{color}{mark}{_PLAIN}{line.removeprefix(mark)}" if color else line)
             if check.fix:
                 self._print(f"{'':<{_MESSAGE_COLUMN}}{check.fix}")
 
