@@ -347,7 +347,7 @@ def test_api_keys_that_prevent_server_start_are_reported(clinvk: Clinvk) -> None
     (status, message) = said(doctor(clinvk)[1], "serve")[0]
     assert status == "warning"
     assert message.startswith("clinvk serve does not start: ")
-    assert "keys.json has no key in it" in message
+    assert "keys.json contains no key" in message
     empty = clinvk.run("doctor", "--json", env={"CLINVK_API_KEYS": ""})
     assert "CLINVK_API_KEYS is set, but has no key in it" in said(json.loads(empty.stdout), "serve")[0][1]
 

@@ -30,7 +30,7 @@ def test_empty_list_reports_whether_servers_refuse_requests(clinvk: Clinvk) -> N
     assert clinvk.run("keys", "list").stderr == "clinvk: no keys yet: create one with clinvk keys create NAME\n"
     clinvk.run("keys", "create", "ana")
     last = clinvk.run("keys", "revoke", "ana").stderr.splitlines()[-1]
-    assert last.startswith("clinvk: no key is left: servers refuse every request")
+    assert last.startswith("clinvk: no key is left, so servers refuse every request. Create one: ")
     assert clinvk.run("keys", "list").stderr.splitlines() == [last]
 
 
@@ -135,7 +135,7 @@ def test_server_does_not_start_with_an_empty_key_file(clinvk: Clinvk) -> None:
     assert clinvk.run("keys", "revoke", "ana").returncode == 0
     done = clinvk.run("serve", "--port", "0")
     assert done.returncode == 3
-    assert "has no key in it" in done.stderr
+    assert "keys.json contains no key. Create one: clinvk keys create NAME. To require none: rm /" in done.stderr
 
 
 def test_server_requires_the_created_key(clinvk: Clinvk, scripted: Scripted) -> None:

@@ -120,4 +120,11 @@ def test_key_of_one_start_comes_with_the_command_for_a_key_that_stays(clinvk: Cl
     with clinvk.started("serve", "--port", "0", "--host", "0.0.0.0") as process:
         assert process.stderr
         said = read_until(process.stderr.fileno(), b"API key:\n").decode()
-    assert "the next start creates\nclinvk: another. `clinvk keys create NAME` creates one that stays" in said
+    assert "this one was created for this start only.\nclinvk: To keep one: clinvk keys create NAME. " in said
+
+
+def test_greeting_names_an_address_that_a_browser_can_open(clinvk: Clinvk) -> None:
+    with on_terminal(clinvk, "serve", "--port", "0", "--host", "0.0.0.0") as terminal:
+        assert "http://127.0.0.1:" in terminal.until("/docs")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.ended() == 0

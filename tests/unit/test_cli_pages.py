@@ -75,7 +75,7 @@ def test_every_command_accepts_the_common_flags(command: str) -> None:
 
 @pytest.mark.parametrize(
     ("words", "hint"),
-    [("stdni", "did you mean 'stdin'"), ("promt", "did you mean 'prompt'"), ("xyzzy", "see clinvk help")],
+    [("stdni", "did you mean 'stdin'"), ("promt", "did you mean 'prompt'"), ("nope", "see clinvk help")],
 )
 def test_unknown_help_topic_suggests_the_nearest(words: str, hint: str) -> None:
     with pytest.raises(InvalidRequest, match=f"unknown command or topic '{words}'; {hint}"):

@@ -27,6 +27,17 @@ def test_json_flag_is_rejected_by_commands_without_it(name: str) -> None:
         arguments.read([*name.split(), "--json"])
 
 
+@pytest.mark.parametrize(("word", "command"), [("hlep", "help"), ("list", "sessions list")])
+def test_word_on_a_terminal_that_resembles_a_command_is_refused(word: str, command: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"did you mean `clinvk {command}`"):
+        arguments.refuse_typing_mistake(word)
+
+
+def test_search_of_sessions_is_a_flag() -> None:
+    with pytest.raises(InvalidRequest, match=r"^clinvk sessions search is a flag: clinvk sessions list --search TEXT$"):
+        arguments.read(["sessions", "search", "foo"])
+
+
 def test_value_for_a_boolean_flag_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match=r"^--json: takes no value, got 'yes'$"):
         arguments.read(["sessions", "list", "--json=yes"])

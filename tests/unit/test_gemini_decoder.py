@@ -21,6 +21,7 @@ from clinvk.types.events import (
 )
 from clinvk.types.request import RunRequest
 
+MISSING_LOGIN = "gemini is not logged in: run gemini once in a terminal, or set GEMINI_API_KEY"
 NO_LOGIN = "gemini is not logged in, or not allowed (run gemini once in a terminal, or set GEMINI_API_KEY): "
 RECORDINGS = Path(__file__).parent / "recordings" / "gemini"
 CASES = sorted(path.stem for path in RECORDINGS.glob("*.exit"))
@@ -296,8 +297,8 @@ def test_agent_stopped_by_a_signal_fails_despite_exit_code_zero(case: str) -> No
 @pytest.mark.parametrize(
     ("case", "code", "exit_code", "message"),
     [
-        ("nokey", "agent_unauthenticated", 41, f"{NO_LOGIN}When using Gemini API, you must specify the GEMINI_API_KEY"),
-        ("untrusted_yolo", "agent_unauthenticated", 41, f"{NO_LOGIN}Invalid auth method selected."),
+        ("nokey", "agent_unauthenticated", 41, MISSING_LOGIN),
+        ("untrusted_yolo", "agent_unauthenticated", 41, MISSING_LOGIN),
         ("empty_stdin", "invalid_request", 42, "No input provided via stdin."),
         (
             "resume_other_cwd",

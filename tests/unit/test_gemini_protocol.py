@@ -287,10 +287,7 @@ def test_missing_login_is_reported_as_by_a_dedicated_process() -> None:
     (ending,) = Process().up().hear(failure).endings
     assert isinstance(ending, RunFailed)
     assert (ending.code, ending.exit_code) == ("agent_unauthenticated", 41)
-    assert ending.message == (
-        "gemini is not logged in, or not allowed (run gemini once in a terminal, or set GEMINI_API_KEY): "
-        "Gemini API key is missing"
-    )
+    assert ending.message == "gemini is not logged in: run gemini once in a terminal, or set GEMINI_API_KEY"
 
 
 def written(kind: str, id_: str, *tokens: int) -> bytes:

@@ -45,10 +45,17 @@ def test_gemini_rejected_login_explains_what_to_do(message: str, exit_code: int)
 
 def test_gemini_missing_login_explains_what_to_do() -> None:
     told = GeminiDecoder().closed(41, b"Invalid auth method selected.\n")
-    assert told == RunFailed("agent_unauthenticated", f"{OF_GEMINI}Invalid auth method selected.", 41)
+    assert told == RunFailed(
+        "agent_unauthenticated", "gemini is not logged in: run gemini once in a terminal, or set GEMINI_API_KEY", 41
+    )
 
 
-@pytest.mark.parametrize(("code", "exit_code"), [(-32000, 41), (401, 1), (403, 1)])
+@pytest.mark.parametrize(("code", "exit_code"), [(401, 1), (403, 1)])
 def test_gemini_rejected_login_over_the_protocol_explains_what_to_do(code: int, exit_code: int) -> None:
     told = refused(Failure(code=code, message="no"))
     assert told == RunFailed("agent_unauthenticated", f"{OF_GEMINI}no", exit_code)
+
+
+def test_gemini_missing_login_over_the_protocol_explains_what_to_do() -> None:
+    message = "gemini is not logged in: run gemini once in a terminal, or set GEMINI_API_KEY"
+    assert refused(Failure(code=-32000, message="no")) == RunFailed("agent_unauthenticated", message, 41)

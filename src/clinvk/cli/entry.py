@@ -72,7 +72,8 @@ def _is_meant(flags: Flags, notes: Notes) -> bool:
         InvalidRequest: the word is nearly a command.
     """
     word = flags.words[0]
-    is_certain = len(word.split()) != 1 or word.startswith(("/", "-")) or flags.dry_run
+    is_continued = isinstance(flags, PromptFlags) and flags.continue_
+    is_certain = len(word.split()) != 1 or word.startswith(("/", "-")) or flags.dry_run or is_continued
     if is_certain or not (os.isatty(0) and notes.is_terminal):
         return True
     arguments.refuse_typing_mistake(word)

@@ -232,7 +232,7 @@ class Slots:
         """Return why no slot is free for a run, or an empty string."""
         if self._has_slot(run.backend) and not self._is_at_limit(run.client):
             return ""
-        return f"no slot is free: {self.busy} runs are under way (server.max_concurrent_runs: {self._limits.total})"
+        return f"no slot is free: {self.busy} of {self._limits.total} runs are under way (server.max_concurrent_runs)"
 
     def _queue_full_reason(self, client: str, held_bytes: int) -> str:
         """Return why a run cannot wait, or an empty string."""
@@ -240,6 +240,8 @@ class Slots:
         own = known.queued if client and (known := self._clients.get(client)) else 0
         if self.queued < limit and own <= limit - self.queued:
             return self._memory_full_reason(client, held_bytes)
+        if self.queued >= limit:
+            return f"the server's queue is full ({self.queued} of {limit} runs wait); try again later"
         return (
             f"the queue is full for this client, which may use about half of it: {self.queued} runs wait, {own} of "
             f"them its own (server.max_queued_runs: {limit})"

@@ -17,8 +17,8 @@ from clinvk.dialects.dialect import KeyRefused
 from clinvk.types.errors import ClinvkError, ConfigError, ShuttingDown
 
 _KEY_CREATED = """\
-clinvk: other machines can reach {host} and no API key exists, so this start has one of its own; the next start creates
-clinvk: another. `clinvk keys create NAME` creates one that stays, `--insecure` requires none. API key:
+clinvk: other machines can reach {host} and no API key exists, so this one was created for this start only.
+clinvk: To keep one: clinvk keys create NAME. To require none: --insecure. API key:
 {key}"""
 
 

@@ -131,7 +131,7 @@ async def read_keys(
     file_keys = await asyncio.to_thread(file.read)
     if file_keys == () and not permanent:
         raise ConfigError(
-            f"{file.path} has no key in it; clinvk keys create NAME makes one, or delete the file to serve without keys"
+            f"{file.path} contains no key. Create one: clinvk keys create NAME. To require none: rm {file.path}"
         )
     return ApiKeys(permanent, file_keys)
 

@@ -59,6 +59,7 @@ _STOPS: dict[str, events.StopReason] = {
 }
 """Message prefixes with which the CLI reports an end that is not a failure of the agent."""
 
+NO_LOGIN_EXIT = 41
 LOG_IN = "run gemini once in a terminal, or set GEMINI_API_KEY"
 """The remedy for a missing login."""
 
@@ -77,7 +78,7 @@ Other readers would take such an exit code for a signal, so clinvk reports exit 
 """
 
 _EXITS = {
-    41: errors.AgentUnauthenticated.code,
+    NO_LOGIN_EXIT: errors.AgentUnauthenticated.code,
     42: errors.InvalidRequest.code,
     44: errors.AgentFailed.code,
     52: errors.AgentFailed.code,
@@ -209,8 +210,13 @@ def cause(message: str) -> tuple[int | None, str]:
 
 
 def failed(code: str, message: str, exit_code: int, usage: events.Usage | None = None) -> events.RunFailed:
-    """Return the ending of a failure. The message of a login failure includes the remedy."""
-    if code == errors.AgentUnauthenticated.code:
+    """Return the ending of a failure. The message of a login failure includes the remedy.
+
+    Without a login, the CLI's own message names clinvk's temporary settings file, so it is left out.
+    """
+    if exit_code == NO_LOGIN_EXIT:
+        message = f"gemini is not logged in: {LOG_IN}"
+    elif code == errors.AgentUnauthenticated.code:
         message = not_logged_in("gemini", LOG_IN, message)
     return events.RunFailed(code, message, exit_code, usage)
 

@@ -13,7 +13,7 @@ import msgspec
 
 from clinvk.backends.base import Host
 from clinvk.backends.gemini import wire
-from clinvk.backends.gemini.decoder import LOOP_DETECTED, NO_ANSWER, cause, failed, usage_of
+from clinvk.backends.gemini.decoder import LOOP_DETECTED, NO_ANSWER, NO_LOGIN_EXIT, cause, failed, usage_of
 from clinvk.backends.gemini.home import conversation_files
 from clinvk.backends.jsonrpc import Failure
 from clinvk.backends.shared import MessageJoiner, decode_line
@@ -99,7 +99,6 @@ class ConversationRecord:
 
 
 _UNAUTHENTICATED = -32000
-_NO_LOGIN_EXIT = 41
 """The exit code of a process of one prompt without a login."""
 
 _TERMINATED = "terminated"
@@ -222,7 +221,7 @@ def refused(failure: Failure, recorded: RecordedTurn | None = None) -> events.Ru
     """Return the ending of a refused request, with the recorded token usage of the turn."""
     used = recorded.used if recorded else None
     if failure.code == _UNAUTHENTICATED:
-        return failed(AgentUnauthenticated.code, failure.message, _NO_LOGIN_EXIT)
+        return failed(AgentUnauthenticated.code, failure.message, NO_LOGIN_EXIT)
     status, message = cause(failure.text)
     if 400 <= failure.code < 600 and message != _TERMINATED:
         status = failure.code

@@ -92,7 +92,10 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Bac
 
 
 def _warn_none_left(file: KeyFile, notes: Notes) -> None:
-    notes.info(f"no key is left: servers refuse every request. Create a key, or remove {file.path} and restart them")
+    notes.info(
+        f"no key is left, so servers refuse every request. Create one: clinvk keys create NAME. "
+        f"To require none: rm {file.path}, and restart the servers"
+    )
 
 
 def _limits(flags: KeyFlags, backends: Backends) -> KeyLimits:

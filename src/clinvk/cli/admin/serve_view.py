@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from clinvk import __version__
 from clinvk.api.observe.observers import user_agent
+from clinvk.api.server.port_owner import local_host
 from clinvk.api.server.server import Startup
 from clinvk.backends.base import Backend
 from clinvk.backends.checkup_base import LoginStatus, SupportsCheckup
@@ -42,7 +43,8 @@ def greeting(ready: Startup, settings: Settings, environ: Mapping[str, str], bac
     parts += [f"{name} {why}" for name, why in agents.items() if why]
     host = settings.server.host
     parts.append("API key needed" if ready.has_keys else f"no API keys needed on {host}")
-    lines = [f"clinvk {__version__} · {ready.address} · API docs: {ready.address}/docs", " · ".join(parts)]
+    url = ready.address.replace(host, local_host(host), 1)
+    lines = [f"clinvk {__version__} · {url} · API docs: {url}/docs", " · ".join(parts)]
     return wrap("\n".join([*lines, *([f"warning: {ready.warning}"] if ready.warning else []), ""]), 1, 2)
 
 
@@ -101,7 +103,7 @@ def run_lines(run: RunTask, client: str, columns: int, has_color: bool) -> Itera
         f"{dim}{time.strftime('%H:%M:%S')}{plain}",
         f"{run.request.backend:<{_AGENT_COLUMN}}",
         prompt + " " * (room - width(prompt)),
-        f"{duration((run.ended_at or run.created_at) - run.created_at):>9}",
+        run_time(run.created_at, run.started_at, run.ended_at or run.created_at),
         f"{short_tokens(ending.usage) + unit if ending and ending.usage else '':>{5 + len(unit)}}",
         f"{color}{outcome:<6}{plain}",
         f"{dim}{client}{plain}",
@@ -110,3 +112,11 @@ def run_lines(run: RunTask, client: str, columns: int, has_color: bool) -> Itera
     if reason:
         indent = 10
         yield f"{color}{wrap(' ' * indent + reason, STDERR, indent)}{plain}"
+
+
+def run_time(created_at: float, started_at: float | None, ended_at: float) -> str:
+    """Return the time that a run took after its time in the queue, and that time if it was long."""
+    started_at = started_at or ended_at
+    queued_s = started_at - created_at
+    queued = f" ({duration(queued_s)} queued)" if queued_s >= 1 else ""
+    return f"{duration(ended_at - started_at):>9}{queued}"

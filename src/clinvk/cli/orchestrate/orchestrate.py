@@ -137,6 +137,9 @@ def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes, backe
     Raises:
         ClinvkError: nothing ran.
     """
+    if flags.backend is not None:
+        agents = flags.backend if "," in flags.backend else "A,B"
+        raise InvalidRequest(f"compare takes several agents: --backends {agents}", "--backend")
     no_limit = 0 if flags.timeout == 0 else None
     settings = settings_of(flags, environ, {"unified_flags.command_timeout_secs": no_limit}, notes, backends)
     names = _backends(flags, settings, environ, notes, backends)
@@ -150,8 +153,6 @@ def _backends(
     flags: CompareFlags, settings: Settings, environ: Mapping[str, str], notes: Notes, backends: Backends
 ) -> list[str]:
     """Return the names of the requested backends; `--all-backends` means the available ones."""
-    if flags.backend is not None:
-        raise InvalidRequest("compare runs several agents; use --backends A,B instead of --backend", "--backend")
     if flags.all_backends == (flags.backends is not None):
         raise InvalidRequest("compare needs either --backends A,B or --all-backends; see clinvk help compare")
     if flags.backends is not None:

@@ -15,7 +15,7 @@ from clinvk.cli.parse.commands import (
     GROUPS,
     OVERVIEW,
     PROMPT,
-    REMOVED,
+    REPLACED,
     Command,
     command_of,
     flags_shown,
@@ -102,7 +102,7 @@ def command_named(words: Sequence[str]) -> str:
         if first in ALONE:
             return ALONE[first]
         raise InvalidRequest(f"{first} needs one of {', '.join(members(first))}; see clinvk help {first}")
-    if instead := REMOVED.get(f"{first} {second}"):
+    if instead := REPLACED.get(f"{first} {second}"):
         raise InvalidRequest(f"clinvk {first} {second} {instead}")
     raise InvalidRequest(unknown_name("command", f"{first} {second}", members(first), nearest_to=second))
 
@@ -157,11 +157,13 @@ def _refuse_near_commands(word: str) -> None:
 
 
 def refuse_typing_mistake(word: str) -> None:
-    """Refuse a prompt of one word on a terminal if the word is part of a command: `clinvk list`.
+    """Refuse a prompt of one word on a terminal if it resembles a command, or is part of one: `hlep`, `list`.
 
     Raises:
         InvalidRequest: names the command, and how to send the word as a prompt.
     """
+    if near := nearest(word.lower(), FIRST_WORDS, likeness=0.75):
+        raise _not_a_command(word, near)
     seconds = {name.split()[1]: name for name in reversed(COMMANDS) if " " in name}
     if near := nearest(word.lower(), seconds, likeness=0.8):
         raise _not_a_command(word, seconds[near])
@@ -250,7 +252,7 @@ def help_page(words: Sequence[str]) -> str:
     if name in GROUPS:
         return parser_of(name).format_help()
     if words[0] not in FIRST_WORDS:
-        near = nearest(name, ("prompt", *FIRST_WORDS, *topics()))
+        near = nearest(name, ("prompt", *FIRST_WORDS, *topics()), likeness=0.8)
         raise InvalidRequest(
             f"unknown command or topic {name!r}; {f'did you mean {near!r}?' if near else 'see clinvk help'}"
         )

@@ -129,12 +129,16 @@ SECTIONS = {
 
 FIRST_WORDS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS))
 
-REMOVED: dict[str, str] = dict.fromkeys(
-    ("service install", "service status"),
+_NO_SERVICE = (
     "was removed: clinvk service print prints the files and two commands to copy; systemctl status clinvk "
-    "(launchctl print on macOS) shows the service",
+    "(launchctl print on macOS) shows the service"
 )
-"""Commands of earlier versions, with what to do instead."""
+REPLACED = {
+    "service install": _NO_SERVICE,
+    "service status": _NO_SERVICE,
+    "sessions search": "is a flag: clinvk sessions list --search TEXT",
+}
+"""Commands that do not exist, with what to do instead."""
 
 
 def command_of(name: str) -> Command:
