@@ -143,6 +143,21 @@ class TestByItself:
         clinvk.run("-c", "second")
         assert f"--resume={FIRST}" in clinvk.run("--dry-run", "third").stdout
 
+    @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"\n", 7)])
+    def test_terminal_asks_before_a_session_of_another_directory_is_continued(
+        self, clinvk: Clinvk, answer: bytes, code: int
+    ) -> None:
+        (clinvk.folder / "there").mkdir()
+        session = begun(clinvk, FIRST, "-w", "there")
+        with on_terminal(clinvk, "-c", "go on", columns=200) as terminal:
+            question = terminal.until("Continue there? [y/N] ")
+            assert "The newest conversation is “first” in " in question
+            assert "/there. " in question
+            terminal.type(answer)
+            assert terminal.ended() == code
+        runs = json.loads(clinvk.run("runs", "list", "--json").stdout)["runs"]
+        assert [run["session_id"] for run in runs] == [session] * (1 if code else 2)
+
     @pytest.mark.parametrize("arguments", [["go on"], ["-c", "go on"], ["resume", "--last", "go on"]])
     def test_terminal_shows_the_title_of_the_continued_session(self, clinvk: Clinvk, arguments: list[str]) -> None:
         begun(clinvk)

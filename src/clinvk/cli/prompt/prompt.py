@@ -19,8 +19,10 @@ from clinvk.cli.parse.flags import Flags, PromptFlags, RunFlags
 from clinvk.cli.parse.settings import age_s, directory, settings_of
 from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.sessions.local_store import has_directory, open_store, real_directory
-from clinvk.cli.sessions.session_text import session_title
-from clinvk.cli.terminal.input import prompt_from
+from clinvk.cli.sessions.session_text import directory as shown_directory
+from clinvk.cli.sessions.session_text import home_of, session_title
+from clinvk.cli.terminal import exits
+from clinvk.cli.terminal.input import ask, prompt_from
 from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_text, printable, time_ago
 from clinvk.cli.terminal.table import cut
 from clinvk.config.load import home
@@ -218,7 +220,16 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backend
     request = request_of(flags, settings)
     text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.info)
 
+    may_ask = os.isatty(0) and notes.is_terminal and not settings.unified_flags.dry_run
+    chosen = None
+    if flags.continue_ and not flags.workdir and may_ask:
+        chosen = asyncio.run(_newest_session(flags.backend, environ, notes))
+        if not _is_wanted(chosen, notes, environ):
+            return exits.CANCELLED
+
     async def choose(store: SessionStore) -> SessionChoice:
+        if chosen:
+            return chosen
         if flags.continue_:
             return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir), notes)
         if flags.new or flags.ephemeral or not settings.session.auto_resume:
@@ -229,6 +240,21 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backend
     request = replace(request, prompt=text)
     job = PromptJob(request, settings, environ, backends, notes, is_verbose, flags.continue_, flags.detach)
     return run(job, choose)
+
+
+async def _newest_session(backend: str | None, environ: Mapping[str, str], notes: Notes) -> SessionChoice:
+    async with open_store(environ, notes) as store:
+        return await newest(store, backend, None, notes)
+
+
+def _is_wanted(choice: SessionChoice, notes: Notes, environ: Mapping[str, str]) -> bool:
+    """Ask whether to continue a session of another directory, where the agent would work."""
+    session = choice.session
+    if session is None or not _is_elsewhere(session):
+        return True
+    where = shown_directory(session.working_dir, home_of(environ.get("HOME")))
+    question = f"The newest conversation is {_name(session, notes)} in {where}. Continue there? [y/N] "
+    return ask(question).strip().lower() in ("y", "yes")
 
 
 def is_verbose_run(flags: RunFlags, settings: Settings) -> bool:
@@ -272,8 +298,11 @@ def session_choice(session: Session, notes: Notes) -> SessionChoice:
     """Choose a session. The note names a directory other than the current one."""
     last_used = time_ago(session.last_used, time.time())
     what = f"continuing {_name(session, notes)} ({session.backend}, {last_used})"
-    is_elsewhere = session.working_dir and session.working_dir != real_directory(None)
-    return SessionChoice(session, f"{what} in {session.working_dir}" if is_elsewhere else what)
+    return SessionChoice(session, f"{what} in {session.working_dir}" if _is_elsewhere(session) else what)
+
+
+def _is_elsewhere(session: Session) -> bool:
+    return session.working_dir not in ("", real_directory(None))
 
 
 def _name(session: Session, notes: Notes) -> str:
