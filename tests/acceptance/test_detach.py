@@ -42,12 +42,19 @@ def test_prompt_in_the_background_prints_its_id_and_can_be_followed(clinvk: Clin
     assert call.env["WINDOWID"] == "of-the-server"
 
 
-def test_prompt_in_the_background_prints_json_in_a_pipe(clinvk: Clinvk, server: Server) -> None:
+def test_prompt_in_the_background_prints_only_its_id_in_a_pipe(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
-    told = json.loads(clinvk.run("--detach", "hello").stdout)
+    run_id = clinvk.run("--detach", "hello").stdout.removesuffix("\n")
+    assert len(run_id) == 32
+    until(lambda: state(clinvk, run_id) == "finished")
+
+
+def test_prompt_in_the_background_prints_json_if_the_flags_say_so(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    told = json.loads(clinvk.run("--detach", "-o", "json", "hello").stdout)
     assert told == {"run_id": told["run_id"], "session_id": told["session_id"], "state": "running"}
     until(lambda: state(clinvk, told["run_id"]) == "finished")
-    resumed = json.loads(clinvk.run("resume", told["session_id"], "more", "--detach").stdout)
+    resumed = json.loads(clinvk.run("resume", told["session_id"], "more", "--detach", "-o", "json").stdout)
     assert resumed["session_id"] == told["session_id"]
 
 
@@ -55,9 +62,9 @@ def test_second_prompt_in_the_background_starts_another_session_while_the_first_
     clinvk: Clinvk, server: Server
 ) -> None:
     clinvk.agent.play([*claude_says("x")[:4], hang()])
-    first = json.loads(clinvk.run("--detach", "hello").stdout)
+    first = json.loads(clinvk.run("--detach", "-o", "json", "hello").stdout)
     until(lambda: server.client.get(f"/api/v1/sessions/{first['session_id']}").json()["backend_session_id"])
-    done = clinvk.run("--detach", "hello")
+    done = clinvk.run("--detach", "-o", "json", "hello")
     assert json.loads(done.stdout)["session_id"] != first["session_id"]
     assert done.stderr.splitlines()[-1].endswith("; starting another session")
 
@@ -93,10 +100,10 @@ def test_follow_reports_each_part_as_it_ends(clinvk: Clinvk, server: Server) -> 
     clinvk.agent.play([wait_for(go), *claude_says("y")], when="second")
     run_id = clinvk.run("chain", "--detach", stdin=STEPS).stdout.strip()
     with on_terminal(clinvk, "runs", "follow", run_id) as terminal:
-        terminal.until(" finished: first")
+        terminal.until("step 1 claude: finished after ")
         go.touch()
         assert terminal.ended() == 0
-    assert "── answer ──\r\ny" in terminal.read.decode()
+    assert "── step 2 claude ──\r\ny" in terminal.read.decode()
 
 
 def test_resumed_chain_can_run_in_the_background(clinvk: Clinvk, server: Server) -> None:
@@ -107,7 +114,7 @@ def test_resumed_chain_can_run_in_the_background(clinvk: Clinvk, server: Server)
     assert clinvk.run("runs", "cancel", first).stdout.startswith("cancelled ")
     clinvk.agent.play(claude_says("y"), when="second")
     again = clinvk.run("chain", "--detach", "--resume-from", first).stdout.strip()
-    assert "── answer ──\ny" in clinvk.run("runs", "follow", again).stdout
+    assert "── step 2 claude ──\ny" in clinvk.run("runs", "follow", again).stdout
 
 
 def test_isolated_agent_in_the_background_leaves_its_changes_in_a_worktree(clinvk: Clinvk, server: Server) -> None:
@@ -162,7 +169,7 @@ def test_waiting_run_reports_its_position(scripted: Scripted, clinvk: Clinvk) ->
         assert clinvk.run("--detach", "hello").returncode == 0
         until(lambda: len(clinvk.agent.calls()) == 1)
         assert clinvk.run("--detach", "--new", "hello").returncode == 0
-        done = clinvk.run("--detach", "-o", "text", "--new", "hello")
+        done = clinvk.run("--detach", "--new", "hello")
         assert "clinvk: queued (position 2) in the background; to follow: clinvk runs follow" in done.stderr
         with on_terminal(clinvk, "runs", "follow", done.stdout.strip()) as terminal:
             terminal.until("queued (position 2)")

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cli.sessions.runs import run_details
+from clinvk.cli.sessions.runs import run_details, run_transcript
 from clinvk.cli.sessions.session_text import TextView
 from clinvk.cli.terminal.table import width
 from clinvk.types.record import RunRecord
@@ -43,3 +43,21 @@ def test_details_omit_a_prompt_that_is_printed_below(run: RunRecord) -> None:
 
 def test_details_of_a_comparison_without_a_prompt_show_the_number_of_backends() -> None:
     assert "about        2 backends" in run_details(replace(COMPARED, prompt=""), TextView(NOW))
+
+
+def test_transcript_of_several_agents_has_the_answer_of_each_in_their_order() -> None:
+    parts = [
+        replace(RUN, request={"part": {"run_id": "0", "index": 1}}, state="failed", output="half", error_message="no"),
+        replace(RUN, request={"part": {"run_id": "0", "index": 0}}, output="whole\n"),
+    ]
+    whole = replace(COMPARED, prompt="ask", output="best: [0] claude")
+    assert "\n".join(run_transcript(whole, parts)) == (
+        "\n── prompt ──\nask\n\n── [0] claude ──\nwhole\n"
+        "\n── [1] claude ──\nhalf\n(failed: no)\n\n── answer ──\nbest: [0] claude"
+    )
+
+
+def test_transcript_of_a_chain_does_not_repeat_the_last_answer() -> None:
+    step = replace(RUN, request={"part": {"run_id": "0", "index": 0, "name": "review"}}, output="fine")
+    chain = replace(COMPARED, prompt="", output="fine", request={"kind": "chain", "steps": 1})
+    assert [*run_transcript(chain, [step])] == ["\n── step 1 claude review ──", "fine"]

@@ -11,6 +11,7 @@ from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt.printers import MarkdownPrinter, TextPrinter, exit_code_of_ending, renders_markdown
 from clinvk.cli.sessions import runs
 from clinvk.cli.sessions.local_store import ALL, find_run, open_store, text_view
+from clinvk.cli.sessions.session_text import duration_of
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
 from clinvk.config.model import Settings
@@ -142,5 +143,6 @@ async def _until_parts_end(
         for part in reversed(parts):
             if part.state not in UNDER_WAY and part.id not in reported:
                 reported.add(part.id)
-                notes.info(f"{part.backend} {part.id[:_SHORT_DIGITS]} {part.state}: {runs.run_summary(part)}")
+                elapsed = duration_of(part)
+                notes.info(f"{runs.part_label(run, part)}: {part.state}{f' after {elapsed}' if elapsed else ''}")
         await asyncio.sleep(_POLL_S)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -386,13 +385,12 @@ async def _start_in_background(
     """Start the prompt in the server, in another session if its own one turns out to be busy or gone."""
     from clinvk.cli.prompt import background  # imports that other prompts do not need
 
-    form = job.settings.output.format
     start = partial(
         background.start,
         settings=job.settings,
         environ=job.environ,
         notes=job.notes,
-        wants_json=form in ("json", "stream-json") or (form == "auto" and not os.isatty(1)),
+        wants_json=job.settings.output.format in ("json", "stream-json"),
     )
     if note:
         job.notes.info(note)

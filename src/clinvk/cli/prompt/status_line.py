@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +18,8 @@ _FRAME_S = 0.1
 _CLEAR = "\r\x1b[2K"
 _MOST_TELLING = ("command", "cmd", "file_path", "path", "pattern", "query", "url", "description", "prompt")
 _INPUT_SHOWN = 200
+_WRITTEN_SHOWN = 20
+"""The lines of a new file that are shown, including the head of the diff."""
 
 
 class StatusLine:
@@ -93,19 +96,40 @@ def _draw(text: str) -> None:
 
 
 def edit_lines(call: ToolCall, is_colored: bool) -> list[str]:
-    """Return the edit of a tool call as a diff; empty if the call has no old and new text."""
-    old, new = call.input.get("old_string"), call.input.get("new_string")
-    if not (isinstance(old, str) and isinstance(new, str)):
-        return []
+    """Return the edit of a tool call as a diff, and the first lines of a written file; empty for other calls."""
+    match call.input:
+        case {"old_string": str(old), "new_string": str(new)}:
+            most = None
+        case {"content": str(new)} if call.name == "Write":
+            old, most = "", _WRITTEN_SHOWN
+        case _:
+            return []
     from difflib import unified_diff  # an import that only a verbose run needs
 
     lines = [*unified_diff(old.splitlines(), new.splitlines(), lineterm="")][2:]  # without the names of files
-    return [*readable_patch(lines, is_colored)]
+    more = len(lines[most:]) if most else 0
+    return [*readable_patch(lines[:most], is_colored), *([f"… {more:,} more lines"] if more else [])]
 
 
 def tool_text(call: ToolCall) -> str:
     """Return a tool call on one line: the tool, and its most telling argument or else all of them."""
-    given = call.input
-    telling = next((given[name] for name in _MOST_TELLING if isinstance(given.get(name), str) and given[name]), None)
-    text = telling if isinstance(telling, str) else msgspec.json.encode(given).decode(errors="replace")
-    return f"{call.name} {on_one_line(text[:_INPUT_SHOWN])}"
+    name, given = call.name, call.input
+    match name, given:
+        case "command_execution", {"command": str(command)}:
+            name, text = "Shell", _without_shell(command)
+        case "file_change", {"changes": changes}:
+            paths = (change["path"] for change in msgspec.convert(changes, list[dict[str, str]]))
+            name, text = "Edit", ", ".join(paths)
+        case _:
+            telling = (text for field in _MOST_TELLING if isinstance(text := given.get(field), str) and text)
+            text = next(telling, None) or msgspec.json.encode(given).decode(errors="replace")
+    return f"{name} {on_one_line(text[:_INPUT_SHOWN])}"
+
+
+def _without_shell(command: str) -> str:
+    """Return the script of a command such as `/bin/bash -lc 'echo hi'`, or the command itself."""
+    with suppress(ValueError):
+        shell, option, script = shlex.split(command)
+        if shell.endswith("sh") and option in ("-c", "-lc"):
+            return script
+    return command

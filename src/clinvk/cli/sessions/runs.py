@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Sized
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Sized
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,15 +98,37 @@ def parts_table(whole: RunRecord, runs: Sequence[RunRecord], view: text.TextView
         *text.RUN_COSTS,
         (text.PROMPT, lambda run: view.title(": ".join(filter(None, (_place(run).name, without_context(run.prompt)))))),
     )
-    return view.table(fields, sorted(runs, key=lambda run: (_place(run).index, run.created_at)))
+    return view.table(fields, _in_order(runs))
 
 
-def run_transcript(run: RunRecord) -> Iterator[str]:
-    """Yield the prompt and the answer of a run below headings; of several agents the last answer, if any."""
-    for head, content in (("prompt", run.prompt), ("answer", run.output)):
+def part_label(whole: RunRecord, run: RunRecord) -> str:
+    """Return a short name for a part of a run, e.g. `step 2 claude review`."""
+    place = _place(run)
+    number = f"step {place.index + 1}" if whole.kind == "chain" else f"[{place.index}]"
+    return one_line(" ".join(filter(None, (number, run.backend, place.name))))
+
+
+def run_transcript(run: RunRecord, parts: Sequence[RunRecord] = ()) -> Iterator[str]:
+    """Yield the prompt, the answers of the parts, and the answer of a run, below headings.
+
+    The answer of a chain is the answer of its last step, so it is not repeated below the answers of the parts.
+    """
+    answer = "" if parts and run.kind == "chain" else run.output
+    answers = ((part_label(run, part), _said(part)) for part in _in_order(parts))
+    for head, content in (("prompt", run.prompt), *answers, ("answer", answer)):
         if content.strip():
             yield f"\n── {head} ──"
             yield content.strip("\n")
+
+
+def _said(part: RunRecord) -> str:
+    """Return the answer of a part, and its error if it failed."""
+    error = part.error_message and f"({part.state}: {one_line(without_sequences(part.error_message))})"
+    return "\n".join(filter(None, (part.output.strip("\n"), error)))
+
+
+def _in_order(parts: Iterable[RunRecord]) -> list[RunRecord]:
+    return sorted(parts, key=lambda run: (_place(run).index, run.created_at))
 
 
 def _place(run: RunRecord) -> PartPosition:
@@ -227,7 +249,7 @@ def _interrupt(run: RunRecord, pid: int | None) -> None:
 
 
 def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
-    """Print a run with the prompt and the answer, or with the parts.
+    """Print a run with the prompt, the parts, and all answers.
 
     Raises:
         RunNotFound, AmbiguousId: the ID names no run, or several.
@@ -244,9 +266,9 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: B
 
 
 def run_text(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView) -> str:
-    """Return a run with its prompt and answer, or with its parts, for stdout."""
+    """Return a run with its prompt, its parts and all answers, for stdout."""
     lines = run_details(run, view) + (["", *parts_table(run, parts, view)] if parts else [])
-    return "\n".join([*lines, *map(printable, run_transcript(run))])
+    return "\n".join([*lines, *map(printable, run_transcript(run, parts))])
 
 
 _BAR_CELLS = 24
