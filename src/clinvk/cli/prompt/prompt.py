@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
