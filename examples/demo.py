@@ -192,6 +192,8 @@ def main() -> int:
     signal.signal(signal.SIGHUP, _stop)
     screen = Screen(is_paced=sys.stdout.isatty() and not options.fast)
     try:
+        if importlib.util.find_spec("openai") is None:
+            raise DemoFailed("the package openai is missing; make demo installs it")
         with temporary_place() as place:
             link_agents(place, options.agents)
             show(place, screen)

@@ -91,6 +91,12 @@ def left(folder: Path) -> list[object]:
     return [*processes, *(folder / "temporary").iterdir(), *(folder / "home").iterdir()]
 
 
+def test_demo_without_the_openai_package_names_the_command_that_installs_it() -> None:
+    demo = [sys.executable, "-S", REPOSITORY / "examples" / "demo.py"]
+    done = subprocess.run(demo, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (done.returncode, done.stderr) == (1, "\ndemo: the package openai is missing; make demo installs it\n")
+
+
 @pytest.mark.slow
 def test_demo_shows_each_part_and_cleans_up(folder: Path) -> None:
     with demo(folder, AGENTS) as process:

@@ -61,3 +61,7 @@ def test_transcript_of_a_chain_does_not_repeat_the_last_answer() -> None:
     step = replace(RUN, request={"part": {"run_id": "0", "index": 0, "name": "review"}}, output="fine")
     chain = replace(COMPARED, prompt="", output="fine", request={"kind": "chain", "steps": 1})
     assert [*run_transcript(chain, [step])] == ["\n── step 1 claude review ──", "fine"]
+
+
+def test_details_of_an_ended_run_have_its_duration() -> None:
+    assert "duration     2.0 s" in run_details(replace(RUN, started_at=NOW, ended_at=NOW + 2), TextView(NOW))

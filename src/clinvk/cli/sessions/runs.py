@@ -78,7 +78,7 @@ def run_details(run: RunRecord, view: text.TextView) -> list[str]:
             "name": run.part.name if run.part else "",
             "directory": view.directory(run.workdir),
             "created": view.when(run.created_at),
-            "took": text.duration_of(run),
+            "duration": text.duration_of(run),
             "tokens": text.tokens(usage) if usage != Usage() else "",
             "cost": f"${run.cost_usd:.4f}" if run.cost_usd is not None else "",
             "API key": run.key_name,
