@@ -16,16 +16,14 @@ from clinvk.cli.parse.flags import ResumeFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt.prompt import (
     PromptJob,
-    SessionChoice,
     freeing,
     is_verbose_run,
-    newest,
     refuse_detached,
     request_of,
     run,
-    session_choice,
     without_server_runs,
 )
+from clinvk.cli.prompt.session_choice import SessionChoice, newest, session_choice
 from clinvk.cli.sessions.local_store import directory_filter, find_session, has_directory, open_store
 from clinvk.cli.sessions.picker import pick
 from clinvk.cli.sessions.session_text import TextView, home_of

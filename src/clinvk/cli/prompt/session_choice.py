@@ -1,0 +1,128 @@
+"""The session that a prompt continues: the current one, the newest one, or a new one."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.cli.parse.settings import age_s
+from clinvk.cli.sessions.local_store import has_directory, open_store, real_directory
+from clinvk.cli.sessions.session_text import directory as shown_directory
+from clinvk.cli.sessions.session_text import home_of, session_title
+from clinvk.cli.terminal.input import ask
+from clinvk.cli.terminal.output import Notes, time_ago
+from clinvk.cli.terminal.table import cut
+from clinvk.config.model import SessionSettings
+from clinvk.policy.rules import APPROVAL, SANDBOX, modes_up_to
+from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
+from clinvk.types.errors import SessionNotFound
+from clinvk.types.record import RunRecord
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Session
+
+_SHORT_DIGITS = 8
+_TITLE_SHOWN = 50
+_LOOKED_AT = 16
+"""Sessions read at once in the search for one that can be resumed. The first one nearly always can."""
+
+_DAY_S = 86400.0
+
+
+class SessionChoice(NamedTuple):
+    """The session to resume, or None for a new one. `is_own` marks a choice that the user did not ask for."""
+
+    session: Session | None = None
+    note: str = ""
+    is_own: bool = False
+
+
+async def newest(store: SessionStore, backend: str | None, workdir: str | None, notes: Notes) -> SessionChoice:
+    """Choose the newest session that can be resumed. A note names newer sessions whose directories are gone.
+
+    Raises:
+        SessionNotFound: no session can be resumed.
+    """
+    query = SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=_LOOKED_AT)
+    gone: list[Session] = []
+    while items := (await store.sessions(replace(query, offset=len(gone)))).items:
+        for session in items:
+            if has_directory(session):
+                _note_missing(gone, notes)
+                return session_choice(session, notes)
+            gone.append(session)
+    _note_missing(gone, notes)
+    of = f" of {backend}" if backend else ""
+    where = f" in {workdir}" if workdir else ""
+    raise SessionNotFound(f"no session{of}{where} to resume")
+
+
+def _note_missing(gone: Sequence[Session], notes: Notes) -> None:
+    if len(gone) > 1:
+        notes.info(f"{len(gone):,} sessions skipped: their directories are gone")
+    for session in gone if len(gone) == 1 else ():
+        notes.info(f"skipping session {session.id[:_SHORT_DIGITS]}: its directory {session.working_dir!r} is gone")
+
+
+def session_choice(session: Session, notes: Notes) -> SessionChoice:
+    """Choose a session. The note names a directory other than the current one."""
+    last_used = time_ago(session.last_used, time.time())
+    what = f"continuing {_name(session, notes)} ({session.backend}, {last_used})"
+    return SessionChoice(session, f"{what} in {session.working_dir}" if _is_elsewhere(session) else what)
+
+
+def _is_elsewhere(session: Session) -> bool:
+    return session.working_dir not in ("", real_directory(None))
+
+
+def _name(session: Session, notes: Notes) -> str:
+    """Return the title of a session on a terminal, the ID elsewhere."""
+    title = cut(session_title(session), _TITLE_SHOWN) if notes.is_terminal else ""
+    return f"“{title}”" if title else f"session {session.id[:_SHORT_DIGITS]}"
+
+
+async def resumed(store: SessionStore, request: RunRequest, settings: SessionSettings, notes: Notes) -> SessionChoice:
+    """Choose the current session of the agent in the directory, unless it is too old or had stricter modes."""
+    session = await store.current(request.backend, real_directory(request.workdir))
+    now = time.time()
+    ages = [settings.retention_days * _DAY_S]
+    if isinstance(settings.auto_resume, str):
+        ages.append(age_s(settings.auto_resume, "session.auto_resume"))
+    if session is None or any(0 < most < now - session.last_used for most in ages):
+        return SessionChoice()
+    last = (await store.runs(RunQuery(session_id=session.id, limit=1))).items
+    if last and (looser := _looser_mode(request, last[0])):
+        short = session.id[:_SHORT_DIGITS]
+        of = f"{looser}, the mode of {_name(session, notes)}"
+        return SessionChoice(note=f"new session: {of}; to continue that one: clinvk resume {short}")
+    when = time_ago(session.last_used, now)
+    return SessionChoice(session, f"continuing {_name(session, notes)} ({when}); --new starts another", is_own=True)
+
+
+def _looser_mode(request: RunRequest, last: RunRecord) -> str:
+    """Return which mode of a request allows the agent more than the last run; empty if none does."""
+    for name, mode, order in (
+        ("approval", request.approval_mode, APPROVAL),
+        ("sandbox", request.sandbox_mode, SANDBOX),
+    ):
+        previous = msgspec.convert(last.request.get(f"{name}_mode", "default"), str)
+        if mode not in modes_up_to(order, previous):
+            return f"{name} mode {mode} is looser than {previous}"
+    return ""
+
+
+async def newest_session(backend: str | None, environ: Mapping[str, str], notes: Notes) -> SessionChoice:
+    """Choose the newest session of all directories. Raises like `newest`."""
+    async with open_store(environ, notes) as store:
+        return await newest(store, backend, None, notes)
+
+
+def is_wanted(choice: SessionChoice, notes: Notes, environ: Mapping[str, str]) -> bool:
+    """Ask whether to continue a session of another directory, where the agent would work."""
+    session = choice.session
+    if session is None or not _is_elsewhere(session):
+        return True
+    where = shown_directory(session.working_dir, home_of(environ.get("HOME")))
+    question = f"The newest conversation is {_name(session, notes)} in {where}. Continue there? [y/N] "
+    return ask(question).strip().lower() in ("y", "yes")
