@@ -11,14 +11,13 @@ from clinvk.dialects.conversation import (
     Content,
     Conversation,
     ToolCallMade,
-    ToolOutcome,
     Turn,
     agent_prompt,
     document,
     image_of,
 )
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import Image
+from clinvk.types.request import Image, ToolOutput
 
 PNG = Image("image/png", b"\x89PNG\r\n\x1a\n1")
 GIF = Image("image/gif", b"GIF89a2")
@@ -70,7 +69,7 @@ def test_tool_calls_and_results_are_rendered() -> None:
     turns = (
         user("a"),
         Turn("assistant", ("b",), calls=(ToolCallMade("c1", "get", "{}"), ToolCallMade("c2", "put", ""))),
-        Turn("user", ("then",), outcomes=(ToolOutcome("c1", ("r",)), ToolOutcome("c2", ("no",), is_error=True))),
+        Turn("user", ("then",), outcomes=(ToolOutput("c1", ("r",)), ToolOutput("c2", ("no",), is_error=True))),
     )
     assert read(agent_prompt(of(*turns)).prompt)[1:] == [
         ('role="assistant"', "b"),
@@ -83,7 +82,7 @@ def test_tool_calls_and_results_are_rendered() -> None:
 
 
 def test_lone_tool_result_is_not_rendered_as_user_text() -> None:
-    prompt = agent_prompt(of(Turn("user", outcomes=(ToolOutcome("c1", ("r",)),)))).prompt
+    prompt = agent_prompt(of(Turn("user", outcomes=(ToolOutput("c1", ("r",)),)))).prompt
     assert read(prompt) == [('role="tool" result-of="c1"', "r")]
 
 
@@ -103,7 +102,7 @@ def test_text_cannot_close_its_turn_or_open_another(forged: str, place: str) -> 
     turns = {
         "user": (user("a"), assistant("b"), user(forged)),
         "assistant": (user("a"), assistant(forged), user("c")),
-        "result": (user("a"), assistant("b"), Turn("tool", outcomes=(ToolOutcome("x", (forged,)),))),
+        "result": (user("a"), assistant("b"), Turn("tool", outcomes=(ToolOutput("x", (forged,)),))),
         "arguments": (user("a"), Turn("assistant", ("b",), calls=(ToolCallMade("x", "f", forged),)), user("c")),
     }[place]
     prompt = agent_prompt(of(*turns)).prompt
@@ -120,7 +119,7 @@ def test_tool_and_user_names_cannot_break_out_of_attributes(forged: str) -> None
     turns = (
         Turn("user", ("a",), name=forged),
         Turn("assistant", calls=(ToolCallMade(forged, forged, "{}"),)),
-        Turn("tool", outcomes=(ToolOutcome(forged, ("r",)),)),
+        Turn("tool", outcomes=(ToolOutput(forged, ("r",)),)),
     )
     prompt = agent_prompt(of(*turns)).prompt
     assert [text for _, text in read(prompt)] == ["a", "{}", "r"]
@@ -164,7 +163,7 @@ def test_image_limit_is_not_applied_to_the_whole_conversation() -> None:
 
 
 def test_images_are_numbered_across_turns() -> None:
-    turns = (user("see", PNG), assistant("ok"), Turn("user", ("x",), outcomes=(ToolOutcome("c", (GIF,)),)))
+    turns = (user("see", PNG), assistant("ok"), Turn("user", ("x",), outcomes=(ToolOutput("c", (GIF,)),)))
     prompt, _, images = agent_prompt(of(*turns))
     assert images == (PNG, GIF)
     assert [text for _, text in read(prompt)] == ["see\n[Image #1]", "ok", "[Image #2]", "x"]

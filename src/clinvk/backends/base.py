@@ -10,7 +10,7 @@ import msgspec
 from clinvk.policy.rules import Flags
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.events import Event
-from clinvk.types.request import RunRequest
+from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
 PRIVATE = "\0private\0"
@@ -47,6 +47,7 @@ class Host(msgspec.Struct, frozen=True):
         read_range: returns up to `size` bytes from byte `start` on, or None if the path is not a plain file.
         find: returns the absolute paths of the files in a folder that match a pattern such as `*/x-*.json`, largest
             first.
+        models: the output of the backend's `list_models`; empty before a launch needs it.
         resolve: returns the absolute path with symbolic links resolved; "" resolves to clinvk's working directory.
     """
 
@@ -56,6 +57,7 @@ class Host(msgspec.Struct, frozen=True):
     read: Callable[[str], bytes | None] = _no_file
     read_range: Callable[[str, int, int], bytes | None] = _no_part
     find: Callable[[str, str], Sequence[str]] = _no_files
+    models: bytes = b""
     resolve: Callable[[str], str] = str
 
 
@@ -73,6 +75,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     streaming: bool = True
     resume: bool = True
     fork: bool = True
+    client_tools: bool = False
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +97,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         stop_signal: the signal on which this CLI stops and cleans up.
         stops_tools_first: stop the tools before the CLI, because the CLI would kill the tools without letting them
             clean up.
+        client_tools: the tools that the process offers to the model in the client's name.
         max_turns: the number of model requests after which clinvk ends the run, if the CLI has no such flag.
         retries_schema: if the answer does not fit the schema, ask again in the same conversation, with a process that
             shares this launch's private folder.
@@ -123,6 +127,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     fallback: "Launch | None" = None
     stop_signal: int = SIGTERM
     stops_tools_first: bool = False
+    client_tools: tuple[ClientTool, ...] = ()
     max_turns: int | None = None
     retries_schema: bool = False
     warm: "Launch | None" = None
@@ -167,6 +172,10 @@ class Channel(Protocol):
         """Return the bytes that stop a run, even before its turn begins; None if the process must be signalled."""
         return None
 
+    def answer(self, run: str, output: ToolOutput) -> bytes:
+        """Return the bytes that give the agent the output of a client tool, for a launch with `client_tools`."""
+        return b""
+
     def tool_variable(self, run: str) -> tuple[str, str] | None:
         """Return the variable (name, value) in the environment of a run's tools; None if an interrupt ends them."""
         return None
@@ -200,6 +209,7 @@ class Backend(Protocol):
         aliases: the model for each of clinvk's aliases (`fast`, `best`, …); None leaves the choice to the CLI.
         keeps_system_prompt: a conversation remembers the system prompt; otherwise each turn must repeat the prompt.
         safe_flags: the CLI flags that any client may send.
+        list_models: the arguments of the CLI that list its models; empty unless a launch with client tools needs them.
         folders: where the CLI keeps logins and settings, as paths that begin with `~` or a variable (`$CODEX_HOME`).
     """
 
@@ -212,6 +222,7 @@ class Backend(Protocol):
     capabilities: Capabilities
     keeps_system_prompt: bool
     safe_flags: Flags
+    list_models: tuple[str, ...]
     folders: tuple[str, ...]
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:

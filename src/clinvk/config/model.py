@@ -135,6 +135,9 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     max_concurrent_per_backend: NonNegative = 0
     max_queued_runs: NonNegative = 10_000
     max_queued_mb: NonNegative = 256
+    client_tools: Literal["client", "agent", "both"] = "client"
+    max_parked_runs: NonNegative = 100
+    parked_timeout_secs: NonNegative = 600
     no_progress_timeout_secs: NonNegative = 600
     shutdown_grace_secs: NonNegative = 25
     default_workdir: str = ""

@@ -16,7 +16,7 @@ import msgspec
 
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.prompt_xml import element, unused_tag
-from clinvk.types.request import Image
+from clinvk.types.request import Image, ToolOutput
 
 Content = tuple[str | Image, ...]
 """Texts and images, in order."""
@@ -59,21 +59,13 @@ class ToolCallMade(msgspec.Struct, frozen=True):
     arguments: str
 
 
-class ToolOutcome(msgspec.Struct, frozen=True):
-    """The result of the client tool for the `ToolCallMade` with this id."""
-
-    call_id: str
-    content: Content
-    is_error: bool = False
-
-
 class Turn(msgspec.Struct, frozen=True):
     """One message: content, then calls; for users and tools, outcomes, then content."""
 
     role: Literal["user", "assistant", "tool"]
     content: Content = ()
     calls: tuple[ToolCallMade, ...] = ()
-    outcomes: tuple[ToolOutcome, ...] = ()
+    outcomes: tuple[ToolOutput, ...] = ()
     name: str | None = None
 
 
@@ -82,6 +74,38 @@ class Conversation(msgspec.Struct, frozen=True):
 
     system: tuple[str, ...]
     turns: tuple[Turn, ...]
+
+
+class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """The conversation of a request with client tools, to compare with the conversation of a parked run.
+
+    Attributes:
+        setup: everything besides the turns on which the answer depends.
+        turns: all turns, or the turns after the answer `previous`.
+        previous: the id of the answer that the client continues by name.
+    """
+
+    setup: bytes
+    turns: tuple[Turn, ...]
+    previous: str = ""
+
+    def digest(self, count: int | None = None) -> str:
+        """Return a digest of the setup and the first `count` turns, by default of all turns."""
+        return digest(self.turns[:count], self.setup + self.previous.encode())
+
+    def calls(self, start: int) -> dict[str, str]:
+        """Return the arguments of the calls from turn `start` on, by id."""
+        return {call.id: call.arguments for turn in self.turns[start:] for call in turn.calls}
+
+    def outputs(self, start: int = 0) -> list[ToolOutput]:
+        """Return the outputs from turn `start` on. A text of the user after an output is a part of the output."""
+        outputs: list[ToolOutput] = []
+        for turn in self.turns[start:]:
+            outputs += turn.outcomes
+            if outputs and turn.content and turn.role == "user":
+                last = outputs.pop()
+                outputs.append(msgspec.structs.replace(last, content=(*last.content, *turn.content)))
+        return outputs
 
 
 class AgentPrompt(NamedTuple):
@@ -131,11 +155,11 @@ def last_answer(turns: Sequence[Turn]) -> int | None:
     return max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=None)
 
 
-def digest(turns: Iterable[Turn]) -> str:
-    """Return a hash of the turns; different turns have different hashes."""
+def digest(turns: Iterable[Turn], setup: bytes = b"") -> str:
+    """Return a hash of the turns and the setup; different turns have different hashes."""
     import hashlib  # a slow import, which lists of sessions do not need
 
-    hashed = hashlib.sha256()
+    hashed = hashlib.sha256(setup)
     for turn in turns:
         hashed.update(_encode(turn))
     return hashed.hexdigest()

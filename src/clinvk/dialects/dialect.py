@@ -1,11 +1,11 @@
 """The interface of a wire format: a body in, a `Call` out; events in, bytes out."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from clinvk.dialects.conversation import AgentPrompt, Conversation
+from clinvk.dialects.conversation import AgentPrompt, Conversation, ToolTurn
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event
@@ -190,6 +190,12 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     answered: AnsweredChat | None = None
 
 
+ToolsMode = Literal["client", "agent", "both"]
+"""Whose tools the model may call: the client's, the agent's own, or both."""
+
+TOOLS_MODES: tuple[ToolsMode, ...] = ("client", "agent", "both")
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed body: the run, and the form of the answer.
 
@@ -199,6 +205,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         model: the model as the client sent it, to repeat in the answer.
         include_usage: a stream ends with the token usage.
         shows_work: the agent's tool calls appear as thinking, which `request.thinking` asks for.
+        tools_mode: whose tools the model may call; None leaves the choice to `server.client_tools`.
+        has_functions: the body has the older `functions` instead of `tools`.
+        tool_turn: set if the request has tools of the client.
         ignored: fields of the body without effect that the client should know about, as far as the body shows.
         chat: the client's conversation; None if the client names no conversation.
         previous: the run to continue; None if the conversation starts here, or the request names a session.
@@ -214,6 +223,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     include_usage: bool = False
     shows_work: bool = False
+    tools_mode: ToolsMode | None = None
+    has_functions: bool = False
+    tool_turn: ToolTurn | None = None
     ignored: tuple[str, ...] = ()
     chat: Chat | None = None
     previous: Previous | None = None

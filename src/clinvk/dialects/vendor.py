@@ -12,9 +12,18 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from clinvk.dialects import dialect, sse
-from clinvk.dialects.conversation import Conversation, agent_prompt, digest, last_answer, without_blank_answers
-from clinvk.dialects.dialect import AnsweredChat, Call, Chat
-from clinvk.dialects.json_bodies import NOT_BLANK, because
+from clinvk.dialects.client_tools import ToolChoice, check_names
+from clinvk.dialects.conversation import (
+    Conversation,
+    ToolTurn,
+    Turn,
+    agent_prompt,
+    digest,
+    last_answer,
+    without_blank_answers,
+)
+from clinvk.dialects.dialect import TOOLS_MODES, AnsweredChat, Call, Chat, ToolsMode
+from clinvk.dialects.json_bodies import NOT_BLANK
 from clinvk.types import errors
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -26,7 +35,8 @@ WORKDIR = "x-clinvk-workdir"
 APPROVAL = "x-clinvk-approval-mode"
 SANDBOX = "x-clinvk-sandbox-mode"
 EVENTS = "x-clinvk-events"
-HEADERS = (SESSION, WORKDIR, APPROVAL, SANDBOX, EVENTS)
+TOOLS = "x-clinvk-tools"
+HEADERS = (SESSION, WORKDIR, APPROVAL, SANDBOX, EVENTS, TOOLS)
 
 STATUSES: Mapping[type[ClinvkError], int] = {
     **dialect.STATUSES,
@@ -75,9 +85,8 @@ ModelName = Annotated[
         description="A backend (`claude`), a model of it (`claude/opus`), or the model's own name.",
     ),
 ]
-NO_CALLS = Meta(extra=because("the agent works with its own tools and cannot be made to call the client's"))
-ToolMode = Annotated[Literal["auto", "none"], NO_CALLS]
-"""Whether the model may call the client's tools. Neither value has an effect."""
+ToolMode = Literal["auto", "none", "required"]
+"""Whether the model may or must call the client's tools."""
 
 
 class ModelApi:
@@ -99,6 +108,7 @@ class HeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
         chat: the client's name for the conversation; empty if unnamed.
         starts_session: start and keep a session, unless an existing session is continued.
         shows_work: the model's thinking and the agent's tool calls appear as thinking.
+        tools_mode: whose tools the model may call.
     """
 
     session_id: str | None = None
@@ -108,6 +118,7 @@ class HeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
     approval_mode: ApprovalMode | None = None
     sandbox_mode: SandboxMode | None = None
     shows_work: bool = False
+    tools_mode: ToolsMode | None = None
 
 
 def header_options(headers: Mapping[str, str]) -> HeaderOptions:
@@ -127,15 +138,30 @@ def header_options(headers: Mapping[str, str]) -> HeaderOptions:
         approval_mode=_mode(headers, APPROVAL, APPROVAL_MODES),
         sandbox_mode=_mode(headers, SANDBOX, SANDBOX_MODES),
         shows_work=_flag(headers, EVENTS),
+        tools_mode=_mode(headers, TOOLS, TOOLS_MODES),
     )
 
 
-def call(request: RunRequest, conversation: Conversation, options: HeaderOptions, field: str = "messages") -> Call:
+def call(
+    request: RunRequest,
+    conversation: Conversation,
+    options: HeaderOptions,
+    field: str = "messages",
+    choice: ToolChoice | None = None,
+) -> Call:
     """Return the call for a request, after adding the prompt and the options from the headers.
 
     Raises:
         InvalidRequest: no turn asks the assistant anything; `field` is the place of the messages.
     """
+    choice = choice or ToolChoice()
+    check_names(request.client_tools, "tools")
+    tools_mode = options.tools_mode
+    turns = conversation.turns
+    if choice.mode == "none" and request.client_tools:
+        request, tools_mode = replace(request, client_tools=()), tools_mode or "client"
+    elif request.client_tools and choice.instruction:
+        conversation = replace(conversation, turns=(*turns, Turn("user", (choice.instruction,))))
     prompt = agent_prompt(conversation, only_last=options.session_id is not None, field=field)
     request = replace(
         request,
@@ -151,7 +177,12 @@ def call(request: RunRequest, conversation: Conversation, options: HeaderOptions
         thinking=request.thinking or options.shows_work,
     )
     chat = _chat(options.chat, conversation, field) if options.chat and not options.session_id else None
-    return Call(request=request, shows_work=options.shows_work, chat=chat)
+    tool_turn = ToolTurn(setup=_setup(request), turns=turns) if request.client_tools else None
+    return Call(request=request, shows_work=options.shows_work, chat=chat, tools_mode=tools_mode, tool_turn=tool_turn)
+
+
+def _setup(request: RunRequest) -> bytes:
+    return _encoder.encode((request.model, request.system_prompt, request.client_tools, request.output_schema))
 
 
 def _chat(name: str, conversation: Conversation, field: str) -> Chat:
@@ -171,8 +202,9 @@ def _chat(name: str, conversation: Conversation, field: str) -> Chat:
 def ignored(call: Call) -> tuple[str, ...]:
     """Return the fields of a body without effect, once the model has chosen the backend; may include `model`."""
     request = call.request
+    tools = ("tools",) if call.tool_turn and not request.client_tools else ()
     has_effect = call.model in ("", request.model) or call.model.partition("/")[0] == request.backend
-    return call.ignored if has_effect else ("model", *call.ignored)
+    return (*(() if has_effect else ("model",)), *tools, *call.ignored)
 
 
 def ignored_stop(request: RunRequest, field: str = "stop") -> tuple[str, ...]:
@@ -198,7 +230,7 @@ def visible_thinking(event: Event, call: Call) -> str:
     match event:
         case ThinkingDelta(text=text) if call.request.thinking:
             return text
-        case ToolCall() if call.shows_work:
+        case ToolCall(for_client=False) if call.shows_work:
             return f"\n[{event.name}] {_shown(_encoder.encode(event.input).decode())}\n"
         case ToolResult() if call.shows_work:
             return f"[{'error' if event.is_error else 'result'}] {_shown(event.output)}\n"

@@ -1,5 +1,6 @@
 """The agent environment: executables, variables, launches, and the command of an interactive session."""
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -31,6 +32,7 @@ class AgentEnvironment:
         self._environ = environ
         self._registry = registry
         self._hosts: dict[str, Host] = {}
+        self._queried: dict[str, tuple[str, float]] = {}
 
     def backend(self, name: str) -> Backend:
         """Return a backend that may run here.
@@ -60,6 +62,16 @@ class AgentEnvironment:
         if backend not in self._hosts:
             self._hosts[backend] = executables.host(executables.environment(backend, self._settings, self._environ))
         return self._hosts[backend]
+
+    async def query_models(self, spawner: Spawner, backend: Backend) -> None:
+        """Run the command that lists a CLI's models, for `Host.models`; ask again if the program has changed."""
+        path = self.path(backend)
+        program = path, (await asyncio.to_thread(os.stat, path)).st_mtime
+        host = self.host(backend.name)
+        if self._queried.get(backend.name) != program:
+            models = await executables.output(spawner, (path, *backend.list_models), host.env)
+            self._hosts[backend.name] = msgspec.structs.replace(host, models=models or b"")
+            self._queried[backend.name] = program
 
     def launch(self, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
         """Return the launch of a request. Looks up the request's directories: run in a thread.

@@ -348,6 +348,8 @@ class LocalRuns:
         """Return the launch of a request. Its directories are looked up in a thread."""
         if self.pool and not request.workdir:  # match the key of follow-ups, which name the directory
             request = replace(request, workdir=executables.resolve(""))
+        if backend.list_models and not request.own_tools:
+            await environment.query_models(self.spawner, backend)
         launch = partial(environment.launch, backend, request, resume)
         return await self._lookups.run(launch, request.workdir, *request.add_dirs)
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-StopReason = Literal["end_turn", "max_tokens", "max_turns", "stop_sequence", "refusal"]
+StopReason = Literal["end_turn", "max_tokens", "max_turns", "stop_sequence", "refusal", "tool_use"]
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=False):
@@ -65,11 +65,15 @@ class ThinkingDelta(msgspec.Struct, frozen=True, tag="thinking_delta"):
 
 
 class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
-    """The agent uses a tool; `name` is the CLI's name for the tool."""
+    """The agent uses a tool; `name` is the CLI's name for the tool.
+
+    With `for_client`, the client of the request executes the tool; a tool that takes text has the text as `input`.
+    """
 
     id: str
     name: str
     input: dict[str, object]
+    for_client: bool = False
 
 
 class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
@@ -88,6 +92,15 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
     stage: str
     message: str
+
+
+class AwaitingTools(msgspec.Struct, frozen=True, tag="awaiting_tools"):
+    """The model's answer is complete, and the agent waits for the results of the client's tools.
+
+    `usage` counts the tokens of the run so far; None if the agent does not report the tokens before the end of the run.
+    """
+
+    usage: Usage | None = None
 
 
 class RunFinished(msgspec.Struct, frozen=True, tag="run_finished"):
@@ -118,7 +131,9 @@ class RunFailed(msgspec.Struct, frozen=True, tag="run_failed"):
     cost_usd: float | None = None
 
 
-Event = RunStarted | TextDelta | ThinkingDelta | ToolCall | ToolResult | Progress | RunFinished | RunFailed
+Event = (
+    RunStarted | TextDelta | ThinkingDelta | ToolCall | ToolResult | AwaitingTools | Progress | RunFinished | RunFailed
+)
 Ending = RunFinished | RunFailed
 
 

@@ -27,6 +27,26 @@ class Image(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class ClientTool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool that the client of the request executes.
+
+    Attributes:
+        schema: JSON Schema of the arguments, an object.
+    """
+
+    name: str
+    description: str = ""
+    schema: dict[str, object] = {}
+
+
+class ToolOutput(msgspec.Struct, frozen=True):
+    """The result of a client tool for the `ToolCall` with the id `call_id`: texts and images, in order."""
+
+    call_id: str
+    content: tuple[str | Image, ...]
+    is_error: bool = False
+
+
 class PartPosition(msgspec.Struct, frozen=True, omit_defaults=True):
     """The place of a run in an orchestration.
 
@@ -56,6 +76,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         approval_mode: default, auto (edit without asking), none (act without asking) or always (ask for everything).
         sandbox_mode: default, read-only, workspace (write in `workdir` and `add_dirs` only) or full.
         allowed_tools: the agent's tool names; None allows all tools.
+        client_tools: the tools that the client executes.
+        own_tools: whether the agent has its own tools besides `client_tools`.
         max_turns: maximum number of model requests; 0 and None mean no limit.
         max_tokens: advice; no agent CLI has such a limit.
         effort: how hard to think, one of `EFFORTS`; a CLI gets the nearest supported effort.
@@ -85,6 +107,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     approval_mode: ApprovalMode | None = None
     sandbox_mode: SandboxMode | None = None
     allowed_tools: tuple[str, ...] | None = None
+    client_tools: tuple[ClientTool, ...] = ()
+    own_tools: bool = True
     max_turns: int | None = None
     max_tokens: int | None = None
     effort: str | None = None

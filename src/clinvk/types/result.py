@@ -5,6 +5,7 @@ from collections.abc import AsyncIterable, Iterable
 import msgspec
 
 from clinvk.types.events import (
+    AwaitingTools,
     Ending,
     Event,
     Progress,
@@ -84,6 +85,8 @@ def gather(events: Iterable[Event]) -> RunResult:
                 started = event
             case RunFinished() | RunFailed():
                 ending = event
+            case AwaitingTools():
+                pass
             case Progress():
                 if event.stage == "stderr":
                     stderr.append(event.message)

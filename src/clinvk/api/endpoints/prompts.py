@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from clinvk import logs
 from clinvk.api.endpoints.exchange import TICK_S, Exchange
+from clinvk.api.endpoints.parked_runs import Answer
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import (
     NO_RETRY,
@@ -69,7 +70,7 @@ class PromptEndpoint(NamedTuple):
 class _PromptRequest(Exchange):
     """The answer to a prompt."""
 
-    __slots__ = ("_call", "_encoder", "_endpoint", "_run", "_services")
+    __slots__ = ("_answer_of_run", "_call", "_encoder", "_endpoint", "_run", "_services")
 
     def __init__(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
         super().__init__(scope, receive, response, endpoint.dialect, "", endpoint.tick_s)
@@ -77,6 +78,7 @@ class _PromptRequest(Exchange):
         self._services = endpoint.services
         self._call: Call | None = None
         self._run: RunTask | None = None
+        self._answer_of_run: Answer | None = None
         self._encoder: Encoder | None = None
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
@@ -102,8 +104,17 @@ class _PromptRequest(Exchange):
         return call
 
     async def _run_prompt(self, parsed: Call, disconnect: DisconnectWatch) -> None:
-        admission, state = self._services.admission, self._scope["state"]
-        admit = partial(admission.admit, parsed, self._dialect.is_model_api, state["key_name"], state.get("client", ""))
+        services, state = self._services, self._scope["state"]
+        key_name = state["key_name"]
+        is_continued = parsed.tool_turn is not None and services.parked_runs.has(parsed.tool_turn, key_name)
+        admit = partial(
+            services.admission.admit,
+            parsed,
+            self._dialect.is_model_api,
+            key_name,
+            state.get("client", ""),
+            finds_session=not is_continued,
+        )
         call = self._call = replace(parsed, request=await admit())
         if call.dry_run or self._services.settings.unified_flags.dry_run:
             await self._respond_dry_run(call)
@@ -119,7 +130,12 @@ class _PromptRequest(Exchange):
         await self._run_call(call, disconnect)
 
     async def _run_call(self, call: Call, disconnect: DisconnectWatch) -> None:
-        runs = self._services.runs
+        runs, parked_runs = self._services.runs, self._services.parked_runs
+        if call.request.client_tools and call.tool_turn:
+            async with parked_runs.answer(call, call.tool_turn) as answer:
+                self._answer_of_run = answer
+                await self._respond_with(call, answer.run)
+            return
         async with _started(runs, call.request) if call.detach else runs.run(call.request) as run:
             logs.add_fields(run_id=run.id)
             if call.detach:
@@ -127,13 +143,16 @@ class _PromptRequest(Exchange):
             if call.respond_async:
                 await self._accept(call, run)
                 return
-            self._run = run
-            if self._dialect.is_model_api:
-                self._headers = _headers(call, run)
-            if call.stream:
-                await self._stream(call, run)
-            else:
-                await self._respond(call, run)
+            await self._respond_with(call, run)
+
+    async def _respond_with(self, call: Call, run: RunTask) -> None:
+        self._run = run
+        if self._dialect.is_model_api:
+            self._headers = _headers(call, run)
+        if call.stream:
+            await self._stream(call, run)
+        else:
+            await self._respond(call, run)
 
     async def _accept(self, call: Call, run: RunTask) -> None:
         """Respond with the location of the run, and let the run continue in the background."""
@@ -148,7 +167,7 @@ class _PromptRequest(Exchange):
     async def _stream(self, call: Call, run: RunTask) -> None:
         held: list[Logged] = []
         is_held = True
-        async for batch in run.batches():
+        async for batch in (self._answer_of_run or run).batches():
             if is_held:
                 if self._dialect.is_model_api:
                     held += batch
@@ -164,11 +183,11 @@ class _PromptRequest(Exchange):
         await self._response.end()
 
     async def _respond(self, call: Call, run: RunTask) -> None:
-        result = await run.result()
+        result = await (self._answer_of_run or run).result()
         self._raise_if_never_started(call, run, result.ending)
         if self._dialect.is_model_api and result.error:
             raise self._failure(result.error, has_acted=bool(result.tool_calls))
-        body = self._dialect.result(call, result, run_facts(run))
+        body = self._dialect.result(call, result, self._facts(run))
         await self._response.send(200, self._dialect.result_type, body, self._headers)
 
     async def _respond_dry_run(self, call: Call) -> None:
@@ -208,8 +227,11 @@ class _PromptRequest(Exchange):
     def _get_encoder(self, call: Call, run: RunTask) -> Encoder:
         """Return the encoder of the stream."""
         if self._encoder is None:
-            self._encoder = self._dialect.encoder(call, run_facts(run))
+            self._encoder = self._dialect.encoder(call, self._facts(run))
         return self._encoder
+
+    def _facts(self, run: RunTask) -> RunFacts:
+        return self._answer_of_run.facts if self._answer_of_run else run_facts(run)
 
     def _raise_if_never_started(self, call: Call, run: RunTask, event: Event) -> None:
         """Raise the error of a run that failed before its agent started, unless the response has begun.

@@ -42,13 +42,19 @@ class RequestAdmission:
         self._store = store
 
     async def admit(
-        self, call: Call, is_model_api: bool, key_name: str, client: str, new_session: bool = False
+        self,
+        call: Call,
+        is_model_api: bool,
+        key_name: str,
+        client: str,
+        new_session: bool = False,
+        finds_session: bool = True,
     ) -> RunRequest:
         """Complete a request from its session and the settings.
 
         `key_name` is the key of the request, `client` the owner of the run in the queue. With `new_session` the request
         continues a session only if it names one. A model API names a model instead of a backend, and an earlier run or
-        a conversation instead of a session.
+        a conversation instead of a session; with `finds_session` the session of these is looked up.
 
         Raises:
             BackendUnavailable: the backend is unknown.
@@ -57,7 +63,8 @@ class RequestAdmission:
             InvalidRequest: a directory cannot be used, or the policy or the key refuses the request.
             ResourcesExhausted: the preparation took too long.
         """
-        admitted = self._admit(call, is_model_api, key_name, client, new_session)
+        finds_session = finds_session and is_model_api
+        admitted = self._admit(call, is_model_api, key_name, client, new_session, finds_session)
         if is_model_api or call.request.session_id or key_name:  # the request needs the store
             return await within_prepare_timeout(admitted)
         return await admitted  # look-ups of directories have a separate timeout
@@ -85,18 +92,22 @@ class RequestAdmission:
         self.policy.check_command()
         self.key_policy.check_command(key_name)
 
-    async def _admit(self, call: Call, is_model_api: bool, key_name: str, client: str, new_session: bool) -> RunRequest:
+    async def _admit(
+        self, call: Call, is_model_api: bool, key_name: str, client: str, new_session: bool, finds_session: bool
+    ) -> RunRequest:
         request = call.request
         session = await self._store.session(request.session_id) if request.session_id else None
         if session:
             request = replace(request, session_id=session.id, backend=request.backend or session.backend)
         if is_model_api:  # an unknown model gets the backend of the session, or the default backend
             default = request.backend or self._settings.default_backend
-            backend, model = backends.resolve_model(request.model or "", default, self._registry)
-            request = replace(request, backend=backend, model=model)
-        keeps_system_prompt = backends.backend_named(request.backend, self._registry).keeps_system_prompt
+            name, model = backends.resolve_model(request.model or "", default, self._registry)
+            request = replace(request, backend=name, model=model)
+        backend = backends.backend_named(request.backend, self._registry)
+        request = self._with_tools(call, request, backend)
         request = self.policy.completed(request)
-        if is_model_api:
+        if finds_session:
+            keeps_system_prompt = backend.keeps_system_prompt
             request, session = await self._find_session(call, request, session, keeps_system_prompt, new_session)
         request = await self._workdirs.settled(request, session)
         if session:
@@ -104,6 +115,13 @@ class RequestAdmission:
         request = await self.key_policy.admit(request, key_name)
         timeout_s = request.timeout_s or self._settings.server.request_timeout_secs or None
         return replace(request, timeout_s=timeout_s, client=client)
+
+    def _with_tools(self, call: Call, request: RunRequest, backend: Backend) -> RunRequest:
+        """Return the request with the tools that its mode allows; an agent that cannot offer tools keeps its own."""
+        mode = call.tools_mode or self._settings.server.client_tools
+        if mode == "agent" or call.detach or not backend.capabilities.client_tools:
+            return replace(request, client_tools=())
+        return replace(request, own_tools=mode == "both" or not (request.client_tools or call.tools_mode))
 
     async def _find_session(
         self, call: Call, request: RunRequest, session: Session | None, keeps_system_prompt: bool, new_session: bool

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from clinvk.api.access.auth import Access
 from clinvk.api.endpoints.inventory import BackendInfo, BackendInventory
+from clinvk.api.endpoints.parked_runs import ParkedRuns
 from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.http.middleware import ServerState
 from clinvk.api.observe.observers import Observers
@@ -44,6 +45,11 @@ class Services:
         key_name: str = request.state.key_name
         has_backend = self.admission.key_policy.has_backend
         return [info for info in self.inventory.backends() if has_backend(key_name, info.name)]
+
+    @cached_property
+    def parked_runs(self) -> ParkedRuns:
+        """The runs that wait for their clients' tools."""
+        return ParkedRuns(self.runs, self.settings.server)
 
     @cached_property
     def orchestrations(self) -> "Orchestrations":

@@ -58,9 +58,10 @@ class Claude:
     vendor = "anthropic"
     models: tuple[str, ...] = ("sonnet", "opus", "haiku")
     aliases: Mapping[str, str | None] = ALIASES
-    capabilities = Capabilities()
+    capabilities = Capabilities(client_tools=True)
     keeps_system_prompt = False
     safe_flags = SAFE_FLAGS
+    list_models: tuple[str, ...] = ()
     folders: tuple[str, ...] = ("~/.claude", "$CLAUDE_CONFIG_DIR")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
@@ -85,13 +86,15 @@ class Claude:
             max_runs=1 if _affects_later_prompts(request) else MAX_RUNS,
             ping=PING,
         )
+        if request.client_tools:
+            kept = alone = replace(kept, client_tools=request.client_tools)
         return replace(alone, warm=kept)
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the channel of one process. SIGINT ends the process and its tools; SIGTERM would orphan the tools."""
         warning = NO_SHELL if f"--tools={','.join(FILE_TOOLS)}" in launch.argv else ""
         if launch.long_lived:
-            return ConversationChannel(warning)
+            return ConversationChannel(warning, launch.client_tools)
         return OneShotChannel(ClaudeDecoder(warning=warning), partial(stdin, resumed=bool(resume_args(launch.argv))))
 
     def checkup(self, host: Host) -> "Checkup":

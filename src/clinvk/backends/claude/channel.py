@@ -15,11 +15,12 @@ import msgspec
 
 from clinvk.backends.base import Channel, Delivery, ProtocolNotSupported
 from clinvk.backends.claude import wire
+from clinvk.backends.claude.client_tools import McpMessage, ToolServer
 from clinvk.backends.claude.decoder import ClaudeDecoder
-from clinvk.backends.claude.flags import INITIALIZE, message
+from clinvk.backends.claude.flags import greeting, message
 from clinvk.backends.shared import crash_ending, decode_line, last_line
-from clinvk.types.events import RunFailed, RunFinished
-from clinvk.types.request import RunRequest
+from clinvk.types.events import AwaitingTools, RunFailed, RunFinished
+from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
 _CONTROL = b'"control_re'
@@ -34,14 +35,15 @@ PING = b'{"type":"control_request","request_id":"clinvk-ping","request":{"subtyp
 _INTERRUPT = b'{"type":"control_request","request_id":"clinvk-interrupt","request":{"subtype":"interrupt"}}\n'
 
 
-class _PermissionRequest(msgspec.Struct, frozen=True):
+class _ControlRequest(msgspec.Struct, frozen=True):
     subtype: str = ""
+    message: McpMessage = McpMessage()
 
 
 class _Control(msgspec.Struct, frozen=True):
     type: str
     request_id: str = ""
-    request: _PermissionRequest | None = None
+    request: _ControlRequest | None = None
 
 
 _CONTROLS = msgspec.json.Decoder(_Control)
@@ -51,8 +53,10 @@ _ANY: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 class ConversationChannel(Channel):
     """The channel of a long-lived process, with one run at a time. Each run begins with the warning, if any."""
 
-    def __init__(self, warning: str = "") -> None:
+    def __init__(self, warning: str = "", tools: tuple[ClientTool, ...] = ()) -> None:
         self._run = ""
+        self._tools = ToolServer(tools)
+        self._is_greeted = False
         self._warning = warning
         self._decoder = ClaudeDecoder()
         self._last: wire.Result | None = None
@@ -60,12 +64,13 @@ class ConversationChannel(Channel):
 
     def greet(self) -> bytes:
         """Return a request that the process answers as soon as its startup is complete."""
-        return INITIALIZE
+        self._is_greeted = True
+        return greeting(bool(self._tools.names))
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Return the message. A conversation to resume is named by the command line, or already open in the process."""
-        self._run, self._decoder = run, ClaudeDecoder(self._last, self._warning)
-        return message(request)
+        self._run, self._decoder = run, ClaudeDecoder(self._last, self._warning, self._tools.names)
+        return message(request) if self._is_greeted else self.greet() + message(request)
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
         """Parse one line of stdout and yield events of the run, or answers for stdin.
@@ -78,9 +83,16 @@ class ConversationChannel(Channel):
                 raise ProtocolNotSupported(f"it printed {line[:80].decode(errors='replace')!r}")
             self._speaks = True
         if _CONTROL in line[:_HEAD]:
-            yield from _control_answer(line)
+            yield from self._control_answer(line)
         elif self._run:
             yield from self._events(line)
+        if self._decoder.asks_client and all(map(self._tools.is_waiting, self._decoder.asks_client)):
+            self._decoder.asks_client = frozenset()
+            yield self._run, AwaitingTools(self._decoder.usage)
+
+    def answer(self, run: str, output: ToolOutput) -> bytes:
+        """Return the answer to the call of a client tool."""
+        return self._tools.answer(output)
 
     def interrupt(self, run: str) -> bytes | None:
         """Return the request that ends the turn and a running tool."""
@@ -118,16 +130,18 @@ class ConversationChannel(Channel):
                 self._last = self._decoder.result or self._last
                 return
 
-
-def _control_answer(line: bytes) -> Iterator[bytes]:
-    """Yield the answer to a control request; permission requests are denied."""
-    asked = decode_line(_CONTROLS, line)
-    if asked is None or asked.type != "control_request" or asked.request is None:
-        return
-    if asked.request.subtype == "can_use_tool":
-        denial = {"behavior": "deny", "message": _DENIED}
-        answer: dict[str, object] = {"subtype": "success", "request_id": asked.request_id, "response": denial}
-    else:
-        why = f"clinvk does not answer {asked.request.subtype}"
-        answer = {"subtype": "error", "request_id": asked.request_id, "error": why}
-    yield msgspec.json.encode({"type": "control_response", "response": answer}) + b"\n"
+    def _control_answer(self, line: bytes) -> Iterator[bytes]:
+        """Yield the answer to a control request; permission requests are denied."""
+        control = decode_line(_CONTROLS, line)
+        if control is None or control.type != "control_request" or control.request is None:
+            return
+        if control.request.subtype == "mcp_message":
+            yield from self._tools.receive(control.request_id, control.request.message)
+            return
+        if control.request.subtype == "can_use_tool":
+            denial = {"behavior": "deny", "message": _DENIED}
+            answer: dict[str, object] = {"subtype": "success", "request_id": control.request_id, "response": denial}
+        else:
+            why = f"clinvk does not answer {control.request.subtype}"
+            answer = {"subtype": "error", "request_id": control.request_id, "error": why}
+        yield msgspec.json.encode({"type": "control_response", "response": answer}) + b"\n"

@@ -67,11 +67,21 @@ _CODES = {
 class ClaudeDecoder:
     """The decoder of one prompt.
 
-    `before` is the previous result in the same process, whose costs are included in the next result.
+    `before` is the previous result in the same process, whose costs are included in the next result. `client_tools` are
+    the names of the tools that the client executes.
+
+    Attributes:
+        asks_client: the ids of the calls of client tools in the latest complete message.
+        usage: the tokens of all messages so far.
     """
 
-    def __init__(self, before: wire.Result | None = None, warning: str = "") -> None:
+    def __init__(
+        self, before: wire.Result | None = None, warning: str = "", client_tools: frozenset[str] = frozenset()
+    ) -> None:
         self.result: wire.Result | None = None
+        self.asks_client: frozenset[str] = frozenset()
+        self._client_tools = client_tools
+        self._client_calls: set[str] = set()
         self._before = before
         self._warning = warning
         self._started = False
@@ -86,7 +96,7 @@ class ClaudeDecoder:
         self._open_calls: set[str] = set()
         self._synthetic: list[str] = []
         self._error: str | None = None
-        self._streamed = events.Usage()
+        self.usage = events.Usage()
 
     def feed(self, line: bytes) -> Iterable[events.Event]:
         """Decode one line; the events may include the ending."""
@@ -114,7 +124,7 @@ class ClaudeDecoder:
         if said.startswith(NO_CONVERSATION):
             return conversation_lost("claude", said, exit_code)
         failed = crash_ending("claude", exit_code, stderr)
-        return failed if self._streamed == events.Usage() else replace(failed, usage=self._streamed)
+        return failed if self.usage == events.Usage() else replace(failed, usage=self.usage)
 
     def stderr_message(self, stderr: bytes) -> str:
         """Return the last line of stderr; Claude Code prints no noise to stderr."""
@@ -140,10 +150,12 @@ class ClaudeDecoder:
             case "message_start":
                 self._begin(part.message.id)
                 self._cut = True
-                self._streamed += replace(tokens(part.message.usage or _NONE), output_tokens=0)
+                self.usage += replace(tokens(part.message.usage or _NONE), output_tokens=0)
             case "message_delta":
                 self._cut = False
-                self._streamed += events.Usage(output_tokens=tokens(part.usage or _NONE).output_tokens)
+                self.usage += events.Usage(output_tokens=tokens(part.usage or _NONE).output_tokens)
+            case "message_stop":
+                self.asks_client, self._client_calls = frozenset(self._client_calls), set()
             case "content_block_start":
                 if block := {"text": self._text, "thinking": self._thinking}.get(part.content_block.type):
                     block.open_block()
@@ -188,7 +200,10 @@ class ClaudeDecoder:
             return
         self._calls.add(block.id)
         self._open_calls.add(block.id)
-        yield events.ToolCall(block.id, block.name, block.input)
+        for_client = block.name in self._client_tools
+        if for_client:
+            self._client_calls.add(block.id)
+        yield events.ToolCall(block.id, block.name, block.input, for_client)
 
     def _user(self, line: wire.User) -> Iterator[events.Event]:
         blocks = () if isinstance(line.message.content, str) else line.message.content
@@ -207,7 +222,7 @@ class ClaudeDecoder:
                 yield events.ToolResult(denial.tool_use_id, "not permitted", is_error=True)
         self.result = line
         reached_model = line.num_turns != 0 or self._compacted
-        end = ending(line, self._before, error=self._error, reached_model=reached_model, streamed=self._streamed)
+        end = ending(line, self._before, error=self._error, reached_model=reached_model, streamed=self.usage)
         match end:
             case events.RunFinished(
                 stop_reason="refusal" | "max_tokens"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from clinvk.backends.base import PRIVATE
+from clinvk.backends.claude import client_tools as client_tools_server
 from clinvk.backends.claude.permissions import PermissionFlags
 from clinvk.backends.shared import EFFORT_LEVELS, aliases, base64_data, conversation_id, native_effort, refuse_nul
 from clinvk.policy.rules import Flags
@@ -20,15 +21,19 @@ from clinvk.types.session import Resume
 
 ALIASES = aliases(fast="haiku", balanced="sonnet", best="opus")
 
-INITIALIZE = (
-    b'{"type":"control_request","request_id":"clinvk-initialize",'
-    b'"request":{"subtype":"initialize","systemPromptSnapshot":false}}\n'
-)
-"""A control request that Claude Code answers as soon as its startup is complete.
 
-Since 2.1.332, a conversation keeps its first system prompt unless `systemPromptSnapshot` is false. The equivalent flag
-is not used because earlier versions reject the flag.
-"""
+def greeting(client_tools: bool = False) -> bytes:
+    """Return a control request that Claude Code answers as soon as its startup is complete.
+
+    Since 2.1.332, a conversation keeps its first system prompt unless `systemPromptSnapshot` is false. The equivalent
+    flag is not used because earlier versions reject the flag.
+    """
+    request: dict[str, object] = {"subtype": "initialize", "systemPromptSnapshot": False}
+    if client_tools:
+        request["sdkMcpServers"] = [client_tools_server.SERVER]
+    control = {"type": "control_request", "request_id": "clinvk-initialize", "request": request}
+    return msgspec.json.encode(control) + b"\n"
+
 
 _ENVIRONMENT = {
     "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
@@ -51,6 +56,9 @@ MAX_ARGUMENT_BYTES = 128_000
 """Limit for one value; Linux accepts 131071 bytes per argument, including the flag's name."""
 
 _SYSTEM_PROMPT = "system-prompt.md"
+_MODEL_PROMPT = "You are a helpful assistant."
+"""The system prompt for a request without one if the agent's own tools are off: Claude's own prompt names them."""
+
 _STREAM = "--input-format=stream-json"
 _OUTPUT = 5
 """Number of arguments that precede the arguments of the request."""
@@ -62,7 +70,7 @@ _RESERVED = (
     "--allow-dangerously-skip-permissions", "--enable-auto-mode", "--tools", "--allowed-tools",
     "--disallowed-tools", "--add-dir", "--cwd", "--worktree", "--tmux", "--settings", "--managed-settings",
     "--setting-sources", "--mcp-config", "--strict-mcp-config", "--safe-mode", "--bare", "--model",
-    "--append-system-prompt", "--append-system-prompt-file", "--max-turns", "--json-schema",
+    "--append-system-prompt", "--append-system-prompt-file", "--system-prompt-file", "--max-turns", "--json-schema",
     "--thinking-display", "--no-session-persistence", "--resume", "--continue", "--session-id",
     "--fork-session", "--from-pr", "--resume-session-at", "--parent-session-id", "--rewind-files",
     "--reply-on-resume", "--prefill", "--prefill-b64", "--session-mirror", "--bg", "--background", "--remote",
@@ -105,18 +113,23 @@ def command(
     argv += _option_flags(request, resume)
     argv += _directory_flags(request, permissions)
     files: dict[str, bytes] = {}
-    if request.system_prompt:
-        files[_SYSTEM_PROMPT] = request.system_prompt.encode(errors="replace")
-        argv.append(f"--append-system-prompt-file={PRIVATE}/{_SYSTEM_PROMPT}")
+    if request.system_prompt or not request.own_tools:
+        files[_SYSTEM_PROMPT] = (request.system_prompt or _MODEL_PROMPT).encode(errors="replace")
+        flag = "--append-system-prompt-file" if request.own_tools else "--system-prompt-file"
+        argv.append(f"{flag}={PRIVATE}/{_SYSTEM_PROMPT}")
+    if request.client_tools:
+        argv += client_tools_server.FLAGS
     argv += _unguarded_extra(request.extra) if permissions.is_unguarded else _guarded_extra(request.extra)
     env = {} if permissions.sources is None else {"CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1"}
+    if request.client_tools:
+        env |= client_tools_server.ENVIRONMENT
     return tuple(argv), files, _ENVIRONMENT | env
 
 
 def stdin(request: RunRequest, *, resumed: bool = False) -> bytes:
     """Return the prompt as a one-shot `claude -p` reads stdin: plain text, or one message of blocks."""
     if resumed:
-        return INITIALIZE + message(request)
+        return greeting() + message(request)
     return message(request) if _needs_blocks(request) else request.prompt.encode(errors="replace")
 
 

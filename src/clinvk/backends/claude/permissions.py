@@ -130,6 +130,8 @@ def permission_flags(request: RunRequest, host: Host) -> PermissionFlags:
             "use another approval_mode, or no output_schema",
             "output_schema",
         )
+    if not request.own_tools:
+        return _confined(request, host, "default", (), ())
     match request.sandbox_mode:
         case "read-only":
             flags = _read_only(request, host)

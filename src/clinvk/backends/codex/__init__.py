@@ -16,7 +16,7 @@ import msgspec
 
 from clinvk.backends import shared
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
-from clinvk.backends.codex import flags, user_files
+from clinvk.backends.codex import client_tools, flags, user_files
 from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
 from clinvk.backends.codex.exec import ExecChannel, full_prompt, supports_schema
 from clinvk.backends.codex.flags import SETTING, disabled_skills
@@ -31,7 +31,7 @@ from clinvk.backends.shared import (
     parent_directories,
     refuse_nul,
 )
-from clinvk.types.errors import InvalidRequest
+from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
@@ -75,22 +75,29 @@ class Codex:
         *("gpt-6.1-sol", "gpt-6-astra", "gpt-6-luna", "gpt-6-sol", "gpt-5.6-sol", "gpt-5.6-luna", "gpt-5.5"),
     )
     aliases: Mapping[str, str | None] = _ALIASES
-    capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False)
+    capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False, client_tools=True)
     keeps_system_prompt = True
     safe_flags = flags.SAFE_FLAGS
+    list_models: tuple[str, ...] = client_tools.LIST_MODELS
     folders: tuple[str, ...] = ("~/.codex", "$CODEX_HOME")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return the launch for this request: `codex app-server` where the request allows, else `codex exec`."""
         _check_texts(request)
+        offers_tools = bool(request.client_tools) or not request.own_tools
+        if not request.own_tools:
+            request = msgspec.structs.replace(request, sandbox_mode="read-only", approval_mode="default")
         restrictions = sandbox(request, host)
         missing = _missing_instructions(request, resume, restrictions, host)
         prompt = full_prompt(request, resume, missing)
         _check_prompt(prompt)
         flags.check(request.extra, restrictions.is_open)
-        config = {**_CONFIG, **restrictions.config, **_config(request, None if resume else restrictions)}
+        begun = restrictions if request.own_tools and not resume else None
+        config = {**_CONFIG, **restrictions.config, **_config(request, begun)}
         if request.literal:
             config |= disabled_skills(prompt)
+        if not request.own_tools:
+            config |= client_tools.CONFIG
         settings = _settings(config)
         argv = (
             self.executable,
@@ -115,6 +122,8 @@ class Codex:
             max_turns=request.max_turns or None,
             retries_schema=not supports_schema(request) and not request.ephemeral,
         )
+        if offers_tools:
+            return self._with_client_tools(exec_launch, request, resume, restrictions, settings, host)
         if restrictions.has_rules or not flags.supported_by_server(request.extra):
             return msgspec.structs.replace(exec_launch, setup=_unarchived(resume, host))
         server_launch = msgspec.structs.replace(
@@ -131,12 +140,48 @@ class Codex:
         warm = msgspec.structs.replace(server_launch, session_params=session_params, reads=reads, ping=PING)
         return msgspec.structs.replace(server_launch, fallback=exec_launch, warm=warm)
 
+    def _with_client_tools(
+        self,
+        launch: Launch,
+        request: RunRequest,
+        resume: Resume | None,
+        restrictions: Sandbox,
+        settings: list[str],
+        host: Host,
+    ) -> Launch:
+        """Return the launch of a server that offers the client's tools.
+
+        Raises:
+            Unsupported: the server cannot honour the request with its own tools.
+        """
+        if request.own_tools and (restrictions.has_rules or not flags.supported_by_server(request.extra)):
+            raise Unsupported("codex cannot offer the client's tools with rules, or with these extra flags", "tools")
+        files: dict[str, bytes] = {}
+        if not request.own_tools:
+            files[client_tools.CATALOG] = client_tools.catalog(host.models or b"{}")
+        switches = () if request.own_tools else client_tools.FLAGS
+        params = {**_session_params(request, resume, restrictions, host), **client_tools.session_params(request)}
+        server = msgspec.structs.replace(
+            launch,
+            argv=(self.executable, "app-server", *request.extra, *switches, *settings),
+            files=files,
+            long_lived=True,
+            max_turns=None,
+            client_tools=request.client_tools,
+            session_params=params,
+            stops_tools_first=True,
+        )
+        params = {name: value for name, value in params.items() if name != _THREAD}
+        kept = msgspec.structs.replace(server, session_params=params, reads=_read_at_start(request, host), ping=PING)
+        return msgspec.structs.replace(server, warm=kept)
+
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine of one process."""
         missing = launch.files.get(_INSTRUCTIONS_FILE, b"").decode()
         if not launch.session_params:
             return ExecChannel(missing)
-        return AppServerChannel(launch.session_params, missing, is_kept=launch.fallback is None)
+        is_kept = launch.fallback is None
+        return AppServerChannel(launch.session_params, missing, is_kept, launch.client_tools)
 
     def checkup(self, host: Host) -> "Checkup":
         """Return the checks that show, without a prompt, whether the installed CLI can be used."""

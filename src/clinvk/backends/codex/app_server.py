@@ -27,14 +27,14 @@ import msgspec
 
 from clinvk import __version__
 from clinvk.backends.base import Delivery
-from clinvk.backends.codex import failures, wire
+from clinvk.backends.codex import client_tools, failures, wire
 from clinvk.backends.codex.exec import full_prompt, supports_schema
 from clinvk.backends.codex.turn import TurnDecoder
 from clinvk.backends.jsonrpc import Message, RpcChannel
 from clinvk.backends.shared import base64_data, last_line
 from clinvk.types.errors import Cancelled
-from clinvk.types.events import Ending, RunFailed, RunFinished, Usage
-from clinvk.types.request import RunRequest
+from clinvk.types.events import AwaitingTools, Ending, RunFailed, RunFinished, ToolCall, Usage
+from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
 _PROVIDER = "openai"
@@ -58,6 +58,9 @@ ROOTS = "runtimeWorkspaceRoots"
 
 PING = b'{"id":"clinvk-ping","method":"ping"}\n'
 """A request for an unknown method, which the server refuses at once, even during a turn."""
+
+_WAITING_CAPACITY = 128
+"""The number of runs in a process with client tools, most of which wait for their clients."""
 
 _ANSWERS: dict[str, dict[str, object]] = {
     "item/commandExecution/requestApproval": {"decision": "decline"},
@@ -84,6 +87,9 @@ class _Conversation:
         active_turns: the running turns by thread: the run's own turn, and the turns of its sub-agents.
         is_dropped: the run is to end as soon as its turn can be interrupted.
         is_retried: the thread request was repeated because the thread was archived.
+        calls: the ids of the open calls of client tools.
+        requests: the ids of the CLI's requests for these calls, by call.
+        answer_usage: the tokens of the model's latest answer, if the answer is complete.
         ending: the ending of the run, held back until the thread is closed.
     """
 
@@ -100,6 +106,9 @@ class _Conversation:
         self.active_turns: dict[str, str] = {}
         self.is_dropped = self.is_retried = False
         self.ending: Ending | None = None
+        self.calls: set[str] = set()
+        self.requests: dict[str, int | str | None] = {}
+        self.answer_usage: Usage | None = None
         before = (thread.used if thread else None) if resume else Usage()
         self.decoder = TurnDecoder(
             wants_json=request.output_schema is not None, before=before, most_requests=request.max_turns or None
@@ -132,6 +141,14 @@ class _Closing(msgspec.Struct):
     waiting: list[_Conversation] = []
 
 
+def _awaiting_tools(conversation: _Conversation) -> Iterator[Delivery]:
+    """Yield the event of a complete answer if the CLI has sent a request for each of its calls."""
+    usage = conversation.answer_usage
+    if usage is not None and conversation.calls and conversation.calls <= conversation.requests.keys():
+        conversation.answer_usage = None
+        yield conversation.run, AwaitingTools((conversation.decoder.usage or Usage()) + usage)
+
+
 class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Closing, _Conversation]):
     """The channel of one process. All runs share the thread parameters `session_params`."""
 
@@ -140,12 +157,21 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
     _is_strict = True
     _ready = b'{"method":"initialized"}\n'
 
-    def __init__(self, session_params: dict[str, object], instructions: str = "", is_kept: bool = False) -> None:
+    def __init__(
+        self,
+        session_params: dict[str, object],
+        instructions: str = "",
+        is_kept: bool = False,
+        tools: tuple[ClientTool, ...] = (),
+    ) -> None:
         capabilities: dict[str, object] = {"optOutNotificationMethods": _SKIPPED_NOTIFICATIONS}
-        if ROOTS in session_params:
+        if tools:
+            self.capacity = _WAITING_CAPACITY
+        if ROOTS in session_params or tools:
             capabilities["experimentalApi"] = True
         client = {"name": "clinvk", "version": __version__}
         super().__init__(wire.MESSAGES, {"clientInfo": client, "capabilities": capabilities})
+        self._tools = {called: name for name, called in client_tools.names(tools).items()}
         self._keeps = is_kept and not session_params.get("ephemeral")
         self._provider: dict[str, object] = {}
         self._session_params = session_params
@@ -160,6 +186,12 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
             return None
         conversation.is_dropped = True
         return self._interrupt(conversation.thread, conversation.turn) if conversation.turn else b""
+
+    def answer(self, run: str, output: ToolOutput) -> bytes:
+        """Return the response to the request for a call of a client tool."""
+        conversation = self._open[run]
+        conversation.calls.discard(output.call_id)
+        return self._encode({"id": conversation.requests.pop(output.call_id), "result": client_tools.result(output)})
 
     def tool_variable(self, run: str) -> tuple[str, str] | None:
         """Return the environment variable that identifies the run's tools, which an interrupt leaves running."""
@@ -191,11 +223,15 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
 
     def _notified(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         method, params = message.method, message.params
+        conversation = params and next((run for run in self._open.values() if run.thread == params.thread_id), None)
+        if method == "item/tool/call" and conversation and params:
+            conversation.requests[params.call_id] = message.id
+            yield from _awaiting_tools(conversation)
+            return
         if message.id is not None:
             yield self._answer(message, _ANSWERS.get(method))
         if message.id is not None or params is None or not wire.is_read(method, params):
             return
-        conversation = next((run for run in self._open.values() if run.thread == params.thread_id), None)
         if conversation is None:
             yield from self._subagent_notified(method, params)
         elif not conversation.ending and not conversation.belongs_to_another_turn(method, params):
@@ -207,7 +243,14 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
             conversation.turn = params.turn.id
             if conversation.is_dropped:  # the CLI refuses an interrupt before the turn has started
                 yield self._interrupt(conversation.thread, conversation.turn)
+        if method == "rawResponse/completed":
+            conversation.answer_usage = params.usage.usage if params.usage else Usage()
+            yield from _awaiting_tools(conversation)
+            return
         for event in conversation.decoder.feed(method, params):
+            if isinstance(event, ToolCall) and event.for_client:
+                conversation.calls.add(event.id)
+                event = msgspec.structs.replace(event, name=self._tools.get(event.name, event.name))
             if isinstance(event, RunFinished | RunFailed):
                 yield from (self._interrupt(thread, turn) for thread, turn in conversation.active_turns.items())
                 yield self._end(conversation, event)

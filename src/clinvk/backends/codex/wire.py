@@ -21,14 +21,14 @@ _ANSWER: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 _KINDS = frozenset(
     {
         *("agent_message", "reasoning", "error", "todo_list", _COMPACTION),
-        *("command_execution", "file_change", "mcp_tool_call", "web_search", "collab_tool_call"),
+        *("command_execution", "file_change", "mcp_tool_call", "web_search", "collab_tool_call", "dynamic_tool_call"),
     }
 )
 _METHODS = frozenset(
     {
         *("turn/started", "turn/plan/updated", "turn/completed", "item/started", "item/completed"),
         *("item/agentMessage/delta", "item/reasoning/summaryTextDelta"),
-        *("thread/tokenUsage/updated", "warning", "error"),
+        *("thread/tokenUsage/updated", "rawResponse/completed", "warning", "error"),
     }
 )
 
@@ -88,6 +88,12 @@ class _McpResult(msgspec.Struct, frozen=True, rename={"server_structured": "stru
         return "\n".join(texts) if texts else _json(self.content if structured is None else structured)
 
 
+class _ContentItem(msgspec.Struct, frozen=True):
+    """A part of the output of a client tool; `text` is empty for an image."""
+
+    text: str = ""
+
+
 class Item(msgspec.Struct, frozen=True):
     """An item of a turn, as `exec` prints it; `type` determines which fields are relevant."""
 
@@ -112,6 +118,8 @@ class Item(msgspec.Struct, frozen=True):
     prompt: str | None = None
     receiver_thread_ids: tuple[str, ...] = ()
     agents_states: dict[str, object] = {}
+    content_items: tuple[_ContentItem, ...] | None = None
+    success: bool | None = None
 
     @property
     def kind(self) -> str:
@@ -124,7 +132,7 @@ class Item(msgspec.Struct, frozen=True):
         """Whether the item is a summary of the conversation, for which Codex makes a model request."""
         return self.kind == _COMPACTION
 
-    def call(self) -> ToolCall | None:
+    def call(self) -> ToolCall | None:  # noqa: PLR0911 - one line for each kind
         """Return the tool call; None if the item is no tool, or a web search whose query is not known yet.
 
         A command or patch that the sandbox refuses at once may have no item.
@@ -137,6 +145,8 @@ class Item(msgspec.Struct, frozen=True):
                 return ToolCall(self.id, self.kind, {"changes": changes})
             case "mcp_tool_call":  # named as the model sees the tool
                 return ToolCall(self.id, f"mcp__{self.server}__{self.tool}", _as_input(self.arguments))
+            case "dynamic_tool_call":
+                return ToolCall(self.id, self.tool, _as_input(self.arguments), for_client=True)
             case "web_search" if self.query:
                 return ToolCall(self.id, self.kind, {"query": self.query})
             case "collab_tool_call":
@@ -159,6 +169,8 @@ class Item(msgspec.Struct, frozen=True):
             case "mcp_tool_call":
                 output = self.error.message if self.error else (self.result or _McpResult()).text
                 is_error = is_error or self.error is not None
+            case "dynamic_tool_call":
+                output, is_error = "\n".join(part.text for part in self.content_items or ()), self.success is False
             case "web_search":
                 output, is_error = "" if self.action is None else _json(self.action), False
             case _:
@@ -171,6 +183,7 @@ class _ServerItem(Item, frozen=True, rename="camel"):
     exit_code: int | None = None
     receiver_thread_ids: tuple[str, ...] = ()
     agents_states: dict[str, object] = {}
+    content_items: tuple[_ContentItem, ...] | None = None
 
 
 class Totals(msgspec.Struct, frozen=True, rename="camel"):
@@ -234,6 +247,8 @@ class Params(msgspec.Struct, frozen=True, rename="camel"):
     delta: str = ""
     summary_index: int = 0
     token_usage: TokenUsage = TokenUsage()
+    usage: Totals | None = None
+    call_id: str = ""
     plan: tuple[Step, ...] = ()
     message: str = ""
     error: Failure = Failure()

@@ -82,6 +82,7 @@ class Gemini:
     capabilities = Capabilities()
     keeps_system_prompt = True
     safe_flags = SAFE_FLAGS
+    list_models: tuple[str, ...] = ()
     folders: tuple[str, ...] = ("~/.gemini", "$GEMINI_CLI_HOME/.gemini")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:

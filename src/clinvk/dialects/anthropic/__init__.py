@@ -4,7 +4,7 @@ The token count is an estimate: agents report tokens only after a run, and clinv
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,11 +16,12 @@ from clinvk.dialects.anthropic import body as blocks
 from clinvk.dialects.anthropic import message as answer
 from clinvk.dialects.anthropic.body import MessagesBody, SystemMessage, Thinking
 from clinvk.dialects.anthropic.message import PULSE, MessageEncoder
+from clinvk.dialects.client_tools import ToolChoice, function
 from clinvk.dialects.conversation import Conversation, Turn
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import RunFailed
-from clinvk.types.request import RunRequest
+from clinvk.types.request import ClientTool, RunRequest
 from clinvk.types.result import RunResult
 
 _CHARS_A_TOKEN = 4
@@ -82,9 +83,12 @@ class Anthropic(vendor.ModelApi):
             effort=_effort(parsed),
             output_schema=_schema(parsed),
             metadata=parsed.metadata or {},
+            client_tools=tuple(_tools(parsed)),
         )
-        call = vendor.call(request, _conversation(parsed), vendor.header_options(headers))
-        ignored = (*(("tools",) if parsed.tools else ()), *vendor.ignored_stop(request, "stop_sequences"))
+        choice = _tool_choice(parsed.tool_choice)
+        call = vendor.call(request, _conversation(parsed), vendor.header_options(headers), choice=choice)
+        is_hosted = len(request.client_tools) < len(parsed.tools or ())
+        ignored = (*(("tools",) if is_hosted else ()), *vendor.ignored_stop(request, "stop_sequences"))
         return replace(call, stream=bool(parsed.stream), model=parsed.model, ignored=ignored)
 
     def count(self, body: bytes, headers: Mapping[str, str]) -> TokenCount:
@@ -114,6 +118,26 @@ class Anthropic(vendor.ModelApi):
         """Return status and body for an error."""
         status, what = answer.error_object(error)
         return status, _encoder.encode(answer.ErrorAnswer(error=what, request_id=request_id))
+
+
+def _tools(body: MessagesBody) -> Iterator[ClientTool]:
+    """Yield the tools that the client executes."""
+    for index, tool in enumerate(body.tools or ()):
+        if tool.input_schema is not None:
+            yield function(tool.name, tool.description, tool.input_schema, f"tools[{index}].input_schema")
+
+
+def _tool_choice(choice: blocks.ToolChoice | None) -> ToolChoice:
+    if choice is None:
+        return ToolChoice()
+    parallel = not choice.disable_parallel_tool_use
+    match choice.type:
+        case "auto" | "none" as mode:
+            return ToolChoice(mode, parallel=parallel)
+        case "any":
+            return ToolChoice("required", parallel=parallel)
+        case "tool":
+            return ToolChoice("required", (choice.name,), parallel)
 
 
 def _conversation(body: MessagesBody) -> Conversation:

@@ -10,12 +10,12 @@ import msgspec
 from msgspec import Meta
 
 from clinvk.dialects import json_bodies
-from clinvk.dialects.conversation import ToolCallMade, ToolOutcome, Turn, image_of, system_text
+from clinvk.dialects.conversation import ToolCallMade, Turn, image_of, system_text
 from clinvk.dialects.json_bodies import because
-from clinvk.dialects.vendor import ModelName, ToolMode
+from clinvk.dialects.vendor import ModelName
 from clinvk.types import prompt_xml
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import Image, StopTexts
+from clinvk.types.request import Image, StopTexts, ToolOutput
 
 
 def _listed(name: str) -> Meta:
@@ -55,7 +55,18 @@ class OutputConfig(msgspec.Struct, frozen=True, kw_only=True):
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
     """Which of the client's tools the model may or must call."""
 
-    type: ToolMode
+    type: Literal["auto", "none", "any", "tool"]
+    name: str = ""
+    disable_parallel_tool_use: bool | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool. The client executes tools with a schema, and some types of the vendor's; other types are ignored."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    type: str | None = None
+    description: str | None = None
+    input_schema: dict[str, object] | None = None
 
 
 class UserMessage(msgspec.Struct, frozen=True, tag_field="role", tag="user"):
@@ -88,7 +99,7 @@ class MessagesBody(msgspec.Struct, frozen=True, kw_only=True):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: Format | None = None
-    tools: list[msgspec.Raw] | None = None
+    tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
     metadata: dict[str, object] | None = None
 
@@ -211,14 +222,14 @@ def turn(message: UserMessage | AssistantMessage, place: str) -> Turn:
     """
     content: list[str | Image] = []
     calls: list[ToolCallMade] = []
-    outcomes: list[ToolOutcome] = []
+    outcomes: list[ToolOutput] = []
     for block, at in _read(message.content, f"{place}.content", "Block"):
         match block:
             case ToolUseIn():
                 calls.append(ToolCallMade(block.id, block.name, _encode(block.input).decode()))
             case ToolResultIn():
                 output = tuple(_content(block.content, f"{at}.content", "ResultBlock"))
-                outcomes.append(ToolOutcome(block.tool_use_id, output, bool(block.is_error)))
+                outcomes.append(ToolOutput(block.tool_use_id, output, bool(block.is_error)))
             case _:
                 content += _parts(block, at)
     role = "assistant" if isinstance(message, AssistantMessage) else "user"

@@ -4,17 +4,18 @@ https://docs.claude.com/en/api/messages, https://docs.claude.com/en/docs/build-w
 https://docs.claude.com/en/api/errors
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Literal
 
 import msgspec
 
 from clinvk.dialects import dialect, vendor
+from clinvk.dialects.client_tools import arguments
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, Usage
+from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, ToolCall, Usage
 from clinvk.types.redaction import redacted
 from clinvk.types.result import Said
 
@@ -87,7 +88,7 @@ def _error_message(error: ClinvkError) -> str:
     return message if error.field in message else f"{error.field}: {message}"
 
 
-MessageStop = Literal["end_turn", "max_tokens", "stop_sequence", "refusal"]
+MessageStop = Literal["end_turn", "max_tokens", "stop_sequence", "refusal", "tool_use"]
 
 _STOPS: dict[StopReason, MessageStop] = {
     "end_turn": "end_turn",
@@ -95,6 +96,7 @@ _STOPS: dict[StopReason, MessageStop] = {
     "max_turns": "max_tokens",
     "stop_sequence": "stop_sequence",
     "refusal": "refusal",
+    "tool_use": "tool_use",
 }
 """Stop reasons. The API has none for an agent that reached its turn limit; `max_tokens` also means a cut answer."""
 
@@ -128,13 +130,24 @@ class ThinkingBlock(msgspec.Struct, frozen=True, tag_field="type", tag="thinking
     signature: str
 
 
+class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"):
+    """A call of one of the client's tools."""
+
+    id: str
+    name: str
+    input: dict[str, object]
+
+
+Block = ThinkingBlock | TextBlock | ToolUseBlock
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
     """A whole message, or as its stream begins: without content, stop reason and tokens."""
 
     id: str
     role: Literal["assistant"] = "assistant"
     model: str
-    content: tuple[ThinkingBlock | TextBlock, ...] = ()
+    content: tuple[Block, ...] = ()
     stop_reason: MessageStop | None = None
     stop_sequence: str | None = None
     usage: MessageUsage
@@ -147,18 +160,24 @@ class Stop(msgspec.Struct, frozen=True):
     stop_sequence: str | None
 
 
-def content(said: Iterable[Said], call: Call, facts: RunFacts) -> tuple[ThinkingBlock | TextBlock, ...]:
-    """Collect text and thinking into blocks, in the agent's order.
+def content(said: Sequence[Said], call: Call, facts: RunFacts) -> tuple[Block, ...]:
+    """Collect text, thinking and calls into blocks, in the agent's order.
 
-    The result has a text block even if the agent said nothing, since clients read the first text block without a check.
+    The result has a text block or a call even if the agent said nothing, since clients read the first text block
+    without a check.
     """
-    blocks: list[ThinkingBlock | TextBlock] = []
+    blocks: list[Block] = []
     for is_text, pieces in groupby(_pieces(said, call), key=lambda piece: piece[0]):
         text = "".join(text for _, text in pieces)
         blocks.append(TextBlock(text) if is_text else ThinkingBlock(text, signature_of(facts)))
-    if not any(isinstance(block, TextBlock) for block in blocks):
+    blocks += (_tool_use(event) for event in said if isinstance(event, ToolCall) and event.for_client)
+    if all(isinstance(block, ThinkingBlock) for block in blocks):
         blocks.append(TextBlock(""))
     return tuple(blocks)
+
+
+def _tool_use(call: ToolCall) -> ToolUseBlock:
+    return ToolUseBlock(call.id, call.name, call.input)
 
 
 def _pieces(said: Iterable[Said], call: Call) -> Iterator[tuple[bool, str]]:
@@ -229,13 +248,15 @@ class MessageEncoder:
         self._started = False
         self._blocks = 0
         self._open: _Kind | None = None
-        self._has_text = False
+        self._has_content = False
 
     def feed(self, event: Event, at: float) -> bytes:
         """Return the bytes of one event; empty if the client did not ask for the content."""
         match event:
             case TextDelta(text=text):
                 return self._delta("text", text)
+            case ToolCall(for_client=True):
+                return self._tool_use(event)
             case RunStarted():
                 return self._start()
             case RunFinished():
@@ -261,10 +282,19 @@ class MessageEncoder:
 
     def _begin(self, kind: _Kind) -> bytes:
         self._open = kind
-        self._has_text = self._has_text or kind == "text"
+        self._has_content = self._has_content or kind == "text"
         self._blocks += 1
         block = TextBlock("") if kind == "text" else ThinkingBlock("", "")
         return _BLOCK_START % (self._blocks - 1, _encode(block))
+
+    def _tool_use(self, call: ToolCall) -> bytes:
+        closing = self._close()
+        self._has_content = True
+        self._blocks += 1
+        index = self._blocks - 1
+        start = _BLOCK_START % (index, _encode(ToolUseBlock(call.id, call.name, {})))
+        delta = _BLOCK_DELTA % (index, b"input_json", b"partial_json", _encode(arguments(call)))
+        return closing + start + delta + _BLOCK_STOP % index
 
     def _close(self) -> bytes:
         """Close the open block; a signature ends a block of thinking."""
@@ -278,5 +308,5 @@ class MessageEncoder:
         return _BLOCK_DELTA % (index, b"signature", b"signature", signature) + _BLOCK_STOP % index
 
     def _finish(self, ending: RunFinished) -> bytes:
-        text = b"" if self._has_text else self._close() + self._begin("text")
+        text = b"" if self._has_content else self._close() + self._begin("text")
         return text + self._close() + _END % (_encode(stop(ending)), _encode(usage(ending.usage)))

@@ -123,6 +123,7 @@ _FINISH_REASONS: dict[StopReason, str] = {
     "max_tokens": "length",
     "max_turns": "length",
     "refusal": "content_filter",
+    "tool_use": "tool_calls",
 }
 
 OneAnswer = Annotated[Literal[1] | None, Meta(extra=because("an agent gives one answer"))]
@@ -204,6 +205,13 @@ def usage_of(usage: Usage | None) -> TokenUsage:
     )
 
 
+def finish_reason(ending: RunFinished, call: Call) -> str:
+    """Return OpenAI's finish reason for a finished run."""
+    if ending.stop_reason == "tool_use" and call.has_functions:
+        return "function_call"
+    return _FINISH_REASONS[ending.stop_reason]
+
+
 class ChunkTemplates(NamedTuple):
     """Templates of the choice in a chunk, as JSON.
 
@@ -238,7 +246,7 @@ class ChunkEncoder:
             case RunStarted():
                 return self._chunk(self._templates.start) if self._templates.start else b""
             case RunFinished():
-                reason = _FINISH_REASONS[event.stop_reason].encode()
+                reason = finish_reason(event, self._call).encode()
                 return self._chunk(self._templates.last % reason) + self._end(event.usage)
             case RunFailed():
                 return error_frame(event)
@@ -291,7 +299,7 @@ class CompletionApi(OpenAIApi):
             object=self.answer_type,
             created=int(facts.started_at),
             model=call.model,
-            choices=(self.choice(call, result, _FINISH_REASONS[ending.stop_reason]),),
+            choices=(self.choice(call, result, finish_reason(ending, call)),),
             usage=usage_of(ending.usage),
         )
         return _encoder.encode(answer)

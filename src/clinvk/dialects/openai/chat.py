@@ -6,14 +6,24 @@ and clients that show thinking read it.
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies, vendor
-from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, ToolOutcome, Turn, document, image_of
-from clinvk.dialects.dialect import Call
+from clinvk.dialects.client_tools import ToolChoice, arguments, function, text_input, text_tool
+from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, Turn, document, image_of
+from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.openai import chat_bodies as bodies
-from clinvk.dialects.openai.answers import ChunkTemplates, CompletionApi, JsonObjectFormat, with_answer_options
-from clinvk.types.request import Image, RunRequest
+from clinvk.dialects.openai.answers import (
+    ChunkEncoder,
+    ChunkTemplates,
+    CompletionApi,
+    JsonObjectFormat,
+    with_answer_options,
+)
+from clinvk.types.events import Event, ToolCall
+from clinvk.types.request import ClientTool, Image, RunRequest, ToolOutput
 from clinvk.types.result import RunResult
 
 
@@ -36,7 +46,7 @@ def conversation(messages: list[bodies.Message]) -> Conversation:
                 content = (*content, refusal) if refusal else content
                 turns.append(Turn("assistant", content, calls=tuple(_calls(message)), name=name))
             case bodies.ToolMessage(tool_call_id=id_) | bodies.FunctionMessage(name=id_):
-                turns.append(Turn("tool", outcomes=(ToolOutcome(id_, content),)))
+                turns.append(Turn("tool", outcomes=(ToolOutput(id_, content),)))
     return Conversation(tuple(system), tuple(turns))
 
 
@@ -78,6 +88,30 @@ _TEMPLATES = ChunkTemplates(
 )
 _NO_THINKING = ("none", "disabled")
 _body = json_bodies.decoder(bodies.ChatBody)
+_encode = msgspec.json.Encoder().encode
+
+
+def _answer_call(call: ToolCall, request: RunRequest) -> bodies.AnswerCall:
+    if (text := text_input(call, request)) is not None:
+        return bodies.AnswerCall(call.id, "custom", custom=bodies.CustomCall(call.name, text))
+    return bodies.AnswerCall(call.id, "function", function=bodies.FunctionCall(call.name, arguments(call)))
+
+
+class ChatEncoder(ChunkEncoder):
+    """Encodes the chunks of one chat answer, with the calls of client tools."""
+
+    _calls = 0
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Return the chunks of one event."""
+        if not (isinstance(event, ToolCall) and event.for_client):
+            return super().feed(event, at)
+        if self._call.has_functions:
+            delta = {"function_call": bodies.FunctionCall(event.name, arguments(event))}
+            return self._chunk(_CHOICE % _encode(delta))
+        call = {"index": self._calls, **to_builtins(_answer_call(event, self._call.request))}
+        self._calls += 1
+        return self._chunk(_CHOICE % _encode({"tool_calls": [call]}))
 
 
 class OpenAIChat(CompletionApi):
@@ -113,19 +147,53 @@ class OpenAIChat(CompletionApi):
             stop=parsed.stops,
             output_schema=_schema(parsed.response_format),
             metadata=parsed.metadata or {},
+            client_tools=tuple(_tools(parsed)),
         )
-        call = vendor.call(request, conversation(parsed.messages), vendor.header_options(headers))
-        ignored = (*(("tools",) if parsed.tools or parsed.functions else ()), *vendor.ignored_stop(request))
-        return replace(with_answer_options(call, parsed), ignored=ignored)
+        options = vendor.header_options(headers)
+        call = vendor.call(request, conversation(parsed.messages), options, choice=_tool_choice(parsed))
+        is_hosted = any(not (tool.function or tool.custom) for tool in parsed.tools or ())
+        ignored = (*(("tools",) if is_hosted else ()), *vendor.ignored_stop(request))
+        return replace(with_answer_options(call, parsed), ignored=ignored, has_functions=bool(parsed.functions))
 
-    def templates(self, call: Call) -> ChunkTemplates:
-        """Return the templates of the chunks of a stream."""
-        return _TEMPLATES
+    def encoder(self, call: Call, facts: RunFacts) -> ChunkEncoder:
+        """Return the encoder of one stream."""
+        return ChatEncoder(self.chunk_type, f"{self.id_prefix}{facts.run_id}", call, facts, _TEMPLATES)
 
     def choice(self, call: Call, result: RunResult, finish_reason: str) -> bodies.Choice:
         """Return the choice of a whole answer."""
         thinking = "".join(vendor.visible_thinking(event, call) for event in result.said)
-        return bodies.Choice(0, bodies.AnswerMessage("assistant", result.text, None, thinking), None, finish_reason)
+        calls = [event for event in result.tool_calls if event.for_client]
+        message = bodies.AnswerMessage("assistant", result.text or (None if calls else ""), None, thinking)
+        if calls and call.has_functions:
+            message = replace(message, function_call=bodies.FunctionCall(calls[0].name, arguments(calls[0])))
+        elif calls:
+            message = replace(message, tool_calls=tuple(_answer_call(each, call.request) for each in calls))
+        return bodies.Choice(0, message, None, finish_reason)
+
+
+def _tools(body: bodies.ChatBody) -> Iterator[ClientTool]:
+    """Yield the tools that the client executes."""
+    for index, tool in enumerate(body.tools or ()):
+        if tool.function:
+            place = f"tools[{index}].function.parameters"
+            yield function(tool.function.name, tool.function.description, tool.function.parameters, place)
+        elif tool.custom:
+            yield text_tool(tool.custom.name, tool.custom.description, tool.custom.format)
+    for index, each in enumerate(body.functions or ()):
+        yield function(each.name, each.description, each.parameters, f"functions[{index}].parameters")
+
+
+def _tool_choice(body: bodies.ChatBody) -> ToolChoice:
+    parallel = body.parallel_tool_calls is not False and not body.functions
+    match body.tool_choice or body.function_call:
+        case "none" | "required" as mode:
+            return ToolChoice(mode, parallel=parallel)
+        case bodies.FunctionChoice(name=name) | bodies.CustomChoice(name=name) | bodies.ToolName(name=name):
+            return ToolChoice("required", (name,), parallel)
+        case bodies.AllowedTools(allowed_tools=allowed):
+            return ToolChoice(allowed.mode, tuple(tool.name for tool in allowed.tools), parallel)
+        case _:
+            return ToolChoice(parallel=parallel)
 
 
 def _thinks(body: bodies.ChatBody) -> bool:

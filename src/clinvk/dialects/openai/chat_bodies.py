@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from clinvk.dialects.json_bodies import because
 from clinvk.dialects.openai.answers import GenerationBody, JsonObjectFormat, TextFormat, TokenUsage
-from clinvk.dialects.vendor import NO_CALLS, ToolMode
+from clinvk.dialects.vendor import ToolMode
 
 _Name = Annotated[str, Meta(min_length=1)]
 
@@ -138,16 +138,69 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema"):
 ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
+class FunctionDefinition(msgspec.Struct, frozen=True):
+    """A function that the client executes."""
+
+    name: _Name
+    description: str | None = None
+    parameters: Annotated[dict[str, object] | None, Meta(description="A JSON Schema of an object.")] = None
+    strict: bool | None = None
+
+
+class CustomDefinition(msgspec.Struct, frozen=True):
+    """A tool of the client that takes a text."""
+
+    name: _Name
+    description: str | None = None
+    format: Annotated[dict[str, object] | None, Meta(description="The grammar of the text.")] = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A tool of the client; tools of other types are ignored."""
+
+    type: str
+    function: FunctionDefinition | None = None
+    custom: CustomDefinition | None = None
+
+
+class ToolName(msgspec.Struct, frozen=True):
+    """The name of a tool."""
+
+    name: _Name
+
+
+class FunctionChoice(msgspec.Struct, frozen=True, tag="function"):
+    """A function that the model must call."""
+
+    function: ToolName
+
+    @property
+    def name(self) -> str:
+        """The name of the tool."""
+        return self.function.name
+
+
+class CustomChoice(msgspec.Struct, frozen=True, tag="custom"):
+    """A tool for a text that the model must call."""
+
+    custom: ToolName
+
+    @property
+    def name(self) -> str:
+        """The name of the tool."""
+        return self.custom.name
+
+
 class ToolChoiceMode(msgspec.Struct, frozen=True):
     """Whether the model may or must call one of the allowed tools."""
 
     mode: ToolMode
+    tools: list[FunctionChoice | CustomChoice] = []
 
 
-class AllowedTools(msgspec.Struct, frozen=True):
+class AllowedTools(msgspec.Struct, frozen=True, tag="allowed_tools"):
     """The tools that the model may call."""
 
-    type: Annotated[Literal["allowed_tools"], NO_CALLS]
     allowed_tools: ToolChoiceMode
 
 
@@ -163,12 +216,16 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
         dict[str, object] | None, Meta(description='With {"type": "enabled"} the answer includes the thinking.')
     ] = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[
-        list[dict[str, object]] | None, Meta(description="Ignored: the agent works with its own tools.")
+    tools: Annotated[list[Tool] | None, Meta(description="The tools that the client executes.")] = None
+    tool_choice: Annotated[
+        ToolMode | AllowedTools | FunctionChoice | CustomChoice | None,
+        Meta(description="Which tools the model may or must call."),
     ] = None
-    tool_choice: Annotated[ToolMode | AllowedTools | None, Meta(description="auto or none.")] = None
-    functions: Annotated[list[dict[str, object]] | None, Meta(description="The older name of `tools`.")] = None
-    function_call: Annotated[ToolMode | None, Meta(description="auto or none.")] = None
+    parallel_tool_calls: Annotated[bool | None, Meta(description="Whether an answer may have several calls.")] = None
+    functions: Annotated[list[FunctionDefinition] | None, Meta(description="The older form of `tools`.")] = None
+    function_call: Annotated[
+        Literal["auto", "none"] | ToolName | None, Meta(description="The older form of `tool_choice`.")
+    ] = None
     modalities: Annotated[
         Annotated[list[Literal["text"]], Meta(max_length=1)] | None,
         Meta(description="Only text is supported.", extra=because("agents only write")),
@@ -178,13 +235,24 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
     top_logprobs: Annotated[int | None, Meta(description="Ignored.")] = None
 
 
+class AnswerCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call of one of the client's tools."""
+
+    id: str
+    type: Literal["function", "custom"]
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
+
+
 class AnswerMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """The message of the assistant."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
     reasoning_content: Annotated[str, Meta(description="The model's thinking, if requested.")] = ""
+    tool_calls: tuple[AnswerCall, ...] = ()
+    function_call: FunctionCall | None = None
 
 
 class Choice(msgspec.Struct, frozen=True):

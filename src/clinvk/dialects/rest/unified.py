@@ -219,6 +219,8 @@ class UnifiedEncoder:
                 kind, content = ToolResultLine, ToolOutcome(event.id, name, event.output, event.is_error)
             case events.Progress():
                 kind, content = ProgressLine, Stage(event.stage, event.message)
+            case events.AwaitingTools():
+                kind, content = ProgressLine, Stage("waiting", "the agent waits for the client's tools")
             case RunStarted():
                 kind, content = InitLine, self._init(event)
             case RunFinished():

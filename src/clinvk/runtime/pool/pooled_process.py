@@ -9,7 +9,7 @@ from clinvk.backends.base import ProtocolNotSupported
 from clinvk.runtime.process.process import Process
 from clinvk.types.errors import AgentCrashed, AgentFailed
 from clinvk.types.events import Ending, Event, RunFailed, RunStarted, ToolCall
-from clinvk.types.request import RunRequest
+from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
 if TYPE_CHECKING:
@@ -72,6 +72,10 @@ class PooledProcess:
         if data:
             self.process.write(data, close=False)
         return data is not None
+
+    def answer(self, output: ToolOutput) -> None:
+        """Give the agent the output of a client tool."""
+        self.process.write(self.worker.channel.answer(self.run, output), close=False)
 
     def add(self, line: bytes, event: Event | None = None) -> None:
         """Queue a line, or another event of the last line, for the run's next `read`."""

@@ -51,8 +51,9 @@ class WorkerSpec(NamedTuple):
         """Everything fixed at a worker's start: the command and its environment."""
         launch = _without_conversation(self.launch)
         fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.session_params, launch.reads)
+        encoded = msgspec.json.encode((fixed, launch.client_tools))
         policy = (launch.max_runs, launch.resumes)
-        return self.backend.name, self.path, frozenset(self.env.items()), msgspec.json.encode(fixed), policy
+        return self.backend.name, self.path, frozenset(self.env.items()), encoded, policy
 
     def files(self) -> "WorkerFiles":
         """Return the current fingerprints of the files that a worker reads. Blocks."""

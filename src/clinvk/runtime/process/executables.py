@@ -172,6 +172,15 @@ def _size(path: Path) -> int:
         return -1
 
 
+async def output(spawner: Spawner, argv: Sequence[str], environ: Mapping[str, str]) -> bytes | None:
+    """Return what a command of a CLI prints, or None if the command fails or times out."""
+    try:
+        answer = await run_tool(spawner, argv, environ, _VERSION_TIMEOUT_S)
+    except (ClinvkError, TimeoutError):
+        return None
+    return answer.stdout if answer.exit_code == 0 else None
+
+
 async def version(spawner: Spawner, path: str, environ: Mapping[str, str]) -> str | None:
     """Return the version that a CLI prints, or None if the CLI fails or times out."""
     try:

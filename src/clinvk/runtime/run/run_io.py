@@ -14,6 +14,7 @@ from clinvk.runtime.process.process import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Pr
 from clinvk.runtime.run.answer_filter import AnswerFilter
 from clinvk.types.errors import AgentCrashed, TimedOut
 from clinvk.types.events import (
+    AwaitingTools,
     Ending,
     Event,
     Progress,
@@ -24,7 +25,7 @@ from clinvk.types.events import (
     ToolCall,
     ToolResult,
 )
-from clinvk.types.request import RunRequest
+from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
 
@@ -100,6 +101,10 @@ class OwnProcess:
                 self.process.write(delivery, close=False)
             else:
                 yield delivery[1]
+
+    def answer(self, output: ToolOutput) -> None:
+        """Give the agent the output of a client tool."""
+        self.process.write(self._channel.answer(self._run, output), close=False)
 
     def interrupt(self) -> bool:
         """Ask the agent to end the turn and report its cost; return False if the protocol has no such request."""
@@ -203,6 +208,7 @@ class RunIO:
         self._wall_at = now + max(0.1, self._timeout_s - spent_s) if self._timeout_s else inf
         self._progress_at = now
         self._closed_at = inf
+        self._awaits_since = inf
         process.begin(spec.request, spec.resume)
 
     def read(self, now: float) -> None:
@@ -234,6 +240,18 @@ class RunIO:
         self._progress_at = now
         self._closed_at = inf
 
+    @property
+    def awaits_tools(self) -> bool:
+        """Whether the agent waits for outputs of client tools; no time limit counts meanwhile."""
+        return self._awaits_since < inf
+
+    def answer(self, outputs: Iterable[ToolOutput], now: float) -> None:
+        """Give the agent the outputs of all client tools that the agent waits for."""
+        self._wall_at += now - self._awaits_since
+        self._awaits_since, self._progress_at = inf, now
+        for output in outputs:
+            self.process.answer(output)
+
     def limit(self, now: float) -> Ending | None:
         """Return the ending of a run that has reached a limit, else None."""
         if self.text_filter and self.text_filter.matched is not None:
@@ -259,7 +277,7 @@ class RunIO:
         """Return the time of the next check if the process stays silent."""
         answer_by = inf if self.process.is_answered else self._answer_by
         exit_by = self._closed_at + (DRAIN_S if self.process.is_lost else LINGER_S)
-        return min(self._wall_at, self._silent_at, answer_by, exit_by)
+        return exit_by if self.awaits_tools else min(self._wall_at, self._silent_at, answer_by, exit_by)
 
     @property
     def _silent_at(self) -> float:
@@ -292,6 +310,8 @@ class RunIO:
             if self.activity.turns_ended < self._max_turns:
                 if self.activity.feed(event):
                     self._progress_at = now
+                if isinstance(event, AwaitingTools):
+                    self._awaits_since = now
                 self.events += self.text_filter.feed(event) if self.text_filter else (event,)
 
     def _end(self, ending: Ending) -> None:

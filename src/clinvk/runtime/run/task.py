@@ -28,6 +28,7 @@ from clinvk.runtime.run.run_io import OwnProcess, RunIO, RunSpec
 from clinvk.runtime.slots import Slot
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import (
+    AwaitingTools,
     Ending,
     Event,
     Logged,
@@ -40,6 +41,7 @@ from clinvk.types.events import (
     Usage,
 )
 from clinvk.types.redaction import redacted, secrets_in
+from clinvk.types.request import ToolOutput
 from clinvk.types.result import RunResult, gather
 from clinvk.types.session import Resume
 
@@ -102,6 +104,8 @@ class RunTask:
         self.last_process: Process | None = None
         self._changed = WakeUp()
         self.wake = self._changed.set  # a bound method of this object would be a cycle that keeps the prompt in memory
+        self._acquire_slot = acquire_slot
+        self._outputs: Sequence[ToolOutput] = ()
         self.slot = acquire_slot(self.wake)
         self.log = EventLog(self.wake)
         self._left_queue = asyncio.Event()
@@ -177,6 +181,16 @@ class RunTask:
         self.no_grace = self.no_grace or at_once
         self.wake()
 
+    def answer(self, outputs: Sequence[ToolOutput]) -> None:
+        """Hand over the outputs of all client tools that the run awaits. The run continues when it holds a slot.
+
+        Raises:
+            QueueFull: no slot is free, and the queue has no room for the run. The run still awaits the outputs.
+        """
+        self.slot = self._acquire_slot(self.wake)
+        self._outputs = outputs
+        self.wake()
+
     async def wait_for_slot(self) -> None:
         """Wait until the run has its slot or was stopped."""
         while not self.slot.held and self.phase is Phase.QUEUED:
@@ -246,7 +260,11 @@ class RunTask:
             return False
         now = self.now()
         io.read(now)
-        if io.ending or io.protocol_failure or any(isinstance(event, RunStarted) for event in io.events):
+        if (
+            io.ending
+            or io.protocol_failure
+            or any(isinstance(event, RunStarted | AwaitingTools) for event in io.events)
+        ):
             return False
         self._log(*io.take())
         return not io.limit(now) and io.deadline() >= self._timer_at
@@ -269,6 +287,9 @@ class RunTask:
                 return ending
             if io.protocol_failure:
                 raise ProtocolNotSupported(io.protocol_failure)
+            if self._outputs and self.slot.held:
+                io.answer(self._outputs, self.now())
+                self._outputs = ()
             self._inline_io = io if self.log.count else None  # the start of a run needs more than a log entry
             await self.wait(io.deadline())
             self._inline_io = None
@@ -329,6 +350,8 @@ class RunTask:
                 elif self._is_long_lived:
                     self.spec.fallbacks.note_success(self.spec.path)
                 await self.recorder.started(event)
+            if isinstance(event, AwaitingTools):
+                self.slot.release()
         self._log(events, size)
 
     def _log(self, events: list[Event], size: int) -> None:

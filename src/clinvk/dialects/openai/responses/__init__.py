@@ -80,9 +80,10 @@ class OpenAIResponses(OpenAIApi):
             max_tokens=parsed.max_output_tokens,
             output_schema=bodies.schema(parsed),
             metadata=dict(blank.metadata),
+            client_tools=tuple(bodies.client_tools(parsed)),
         )
         options = replace(options, starts_session=options.starts_session or blank.store)
-        call = vendor.call(request, input_conversation, options, field="input")
+        call = vendor.call(request, input_conversation, options, "input", bodies.tool_choice(parsed))
         request = call.request
         if blank.store:
             request = replace(request, answer_as=stored.answer_as(blank, request, options.shows_work))
@@ -97,6 +98,9 @@ class OpenAIResponses(OpenAIApi):
             previous=_previous(parsed, input_conversation, options),
             fails_in_stream=bool(parsed.stream) and _takes_only_events(headers),
         )
+        if call.tool_turn and call.previous:
+            previous = (parsed.previous_response_id or "").removeprefix(stored.PREFIX)
+            call = replace(call, tool_turn=replace(call.tool_turn, previous=previous))
         return ResponsesCall(**asdict(call), blank=blank)
 
     def encoder(self, call: Call, facts: RunFacts) -> ResponsesEncoder:

@@ -13,11 +13,11 @@ import msgspec
 from msgspec import Meta
 
 from clinvk.dialects import json_bodies, vendor
+from clinvk.dialects.client_tools import ToolChoice, function, text_tool
 from clinvk.dialects.conversation import (
     Content,
     Conversation,
     ToolCallMade,
-    ToolOutcome,
     Turn,
     document,
     image_of,
@@ -29,7 +29,7 @@ from clinvk.dialects.openai.answers import JsonObjectFormat, TextFormat
 from clinvk.dialects.openai.chat_bodies import ImagePart, ImageUrl, RefusalPart, TextPart
 from clinvk.dialects.openai.responses.response_object import Json, Response
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import Image
+from clinvk.types.request import ClientTool, Image, ToolOutput
 
 _CallType = Literal["function_call", "custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call"]
 _OutcomeType = Literal[
@@ -191,8 +191,8 @@ def _call(call: InputCall) -> ToolCallMade:
     return ToolCallMade(call.call_id or call.id or "", call.name or call.type.removesuffix("_call"), arguments)
 
 
-def _outcome(outcome: InputOutcome, place: str) -> ToolOutcome:
-    return ToolOutcome(
+def _outcome(outcome: InputOutcome, place: str) -> ToolOutput:
+    return ToolOutput(
         outcome.call_id or outcome.id or "",
         _output_content(outcome.output, f"{place}.output"),
         outcome.status in ("failed", "incomplete"),
@@ -238,11 +238,32 @@ class TextOptions(msgspec.Struct, frozen=True):
     verbosity: Annotated[str | None, Meta(description="Ignored.")] = None
 
 
-class AllowedToolChoice(msgspec.Struct, frozen=True):
+class Tool(msgspec.Struct, frozen=True):
+    """A tool. The client executes functions and custom tools; other types are ignored."""
+
+    type: str
+    name: str = ""
+    description: str | None = None
+    parameters: Annotated[Json | None, Meta(description="A JSON Schema of an object.")] = None
+    format: Annotated[Json | None, Meta(description="The grammar of the text of a custom tool.")] = None
+    strict: bool | None = None
+
+
+class FunctionChoice(msgspec.Struct, frozen=True, tag="function"):
+    """A function that the model must call."""
+
+    name: str
+
+
+class CustomChoice(FunctionChoice, frozen=True, tag="custom"):
+    """A custom tool that the model must call."""
+
+
+class AllowedToolChoice(msgspec.Struct, frozen=True, tag="allowed_tools"):
     """The tools that the model may call."""
 
-    type: Annotated[Literal["allowed_tools"], vendor.NO_CALLS]
     mode: vendor.ToolMode
+    tools: list[FunctionChoice | CustomChoice] = []
 
 
 class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -273,10 +294,13 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
     metadata: Annotated[dict[str, str] | None, Meta(description="Stored with the response and its session.")] = None
-    tools: Annotated[list[Json] | None, Meta(description="Ignored: the agent works with its own tools.")] = None
-    tool_choice: Annotated[vendor.ToolMode | AllowedToolChoice | None, Meta(description="auto or none.")] = None
+    tools: Annotated[list[Tool] | None, Meta(description="The tools that the client executes.")] = None
+    tool_choice: Annotated[
+        vendor.ToolMode | AllowedToolChoice | FunctionChoice | CustomChoice | None,
+        Meta(description="Which tools the model may or must call."),
+    ] = None
     max_tool_calls: Annotated[int | None, Meta(description="Ignored.")] = None
-    parallel_tool_calls: Annotated[bool | None, Meta(description="Ignored.")] = None
+    parallel_tool_calls: Annotated[bool | None, Meta(description="Whether an answer may have several calls.")] = None
     prompt_cache_key: Annotated[str | None, Meta(description="Ignored.")] = None
     safety_identifier: Annotated[str | None, Meta(description="Ignored.")] = None
     temperature: Annotated[float | None, Meta(description="Ignored.")] = None
@@ -308,7 +332,31 @@ def read(data: bytes) -> tuple[ResponseBody, str | Sequence[msgspec.Raw]]:
 def ignored(body: ResponseBody) -> tuple[str, ...]:
     """Return the fields without effect that the client may rely on."""
     heads = body.input if isinstance(body.input, list) else []
-    return ("tools",) if body.tools or any(head.type == TOOLS for head in heads) else ()
+    is_hosted = any(tool.type not in ("function", "custom") for tool in body.tools or ())
+    return ("tools",) if is_hosted or any(head.type == TOOLS for head in heads) else ()
+
+
+def client_tools(body: ResponseBody) -> Iterator[ClientTool]:
+    """Yield the tools that the client executes."""
+    for index, tool in enumerate(body.tools or ()):
+        if tool.type == "function":
+            yield function(tool.name, tool.description, tool.parameters, f"tools[{index}].parameters")
+        elif tool.type == "custom":
+            yield text_tool(tool.name, tool.description, tool.format)
+
+
+def tool_choice(body: ResponseBody) -> ToolChoice:
+    """Return the choice among the tools."""
+    parallel = body.parallel_tool_calls is not False
+    match body.tool_choice:
+        case "none" | "required" as mode:
+            return ToolChoice(mode, parallel=parallel)
+        case FunctionChoice(name=name):
+            return ToolChoice("required", (name,), parallel)
+        case AllowedToolChoice(mode=mode, tools=tools):
+            return ToolChoice(mode, tuple(tool.name for tool in tools), parallel)
+        case _:
+            return ToolChoice(parallel=parallel)
 
 
 def schema(body: ResponseBody) -> Json | None:
@@ -340,8 +388,8 @@ def blank(body: ResponseBody) -> Response:
         skip=(None,),
         reasoning={"effort": body.reasoning and body.reasoning.effort, "summary": summary(body)},
         text=text,
-        tool_choice="none" if body.tool_choice == "none" else "auto",
-        tools=(),
+        tool_choice=msgspec.to_builtins(body.tool_choice or "auto"),
+        tools=tuple(map(_without_none, body.tools or ())),
         truncation=body.truncation or "disabled",
     )
 

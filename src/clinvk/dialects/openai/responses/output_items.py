@@ -6,11 +6,22 @@ https://platform.openai.com/docs/api-reference/responses-streaming
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from clinvk.dialects import vendor
+from clinvk.dialects.client_tools import arguments, text_input
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai.responses import response_object
-from clinvk.dialects.openai.responses.response_object import Item, ItemStatus, MessageItem, OutputText, Response
-from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta
+from clinvk.dialects.openai.responses.response_object import (
+    CustomCallItem,
+    FunctionCallItem,
+    Item,
+    ItemStatus,
+    MessageItem,
+    OutputText,
+    Response,
+)
+from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta, ToolCall
 
 
 class StreamEvent(NamedTuple):
@@ -103,12 +114,34 @@ class Output:
         match event:
             case TextDelta(text=text) if text:
                 yield from self._say(text, is_message=True)
+            case ToolCall(for_client=True):
+                yield from self._call_tool(event)
             case RunFinished() | RunFailed():
                 yield from self._end(event)
             case _:
                 if text := vendor.visible_thinking(event, self._call):
                     yield from self._say(text, is_message=False)
         self._has_acted = self._has_acted or vendor.is_activity(event)
+
+    def _call_tool(self, call: ToolCall) -> Iterator[StreamEvent]:
+        yield from self._close("completed")
+        index, text = len(self._items), text_input(call, self._call.request)
+        id_ = f"{'fc' if text is None else 'ctc'}_{self._run_id}_{index}"
+        if text is None:
+            item = FunctionCallItem(
+                id=id_, call_id=call.id, name=call.name, arguments=arguments(call), status="completed"
+            )
+            begun, whole = replace(item, arguments="", status="in_progress"), {"arguments": item.arguments}
+            kind, delta = "response.function_call_arguments", item.arguments
+        else:
+            item = CustomCallItem(id=id_, call_id=call.id, name=call.name, input=text, status="completed")
+            begun, whole = replace(item, input="", status="in_progress"), {"input": text}
+            kind, delta = "response.custom_tool_call_input", text
+        self._items.append(item)
+        yield _event("response.output_item.added", output_index=index, item=begun)
+        yield _event(f"{kind}.delta", item_id=id_, output_index=index, delta=delta)
+        yield _event(f"{kind}.done", item_id=id_, output_index=index, **whole)
+        yield _event("response.output_item.done", output_index=index, item=item)
 
     def _say(self, text: str, is_message: bool) -> Iterator[StreamEvent]:
         if self._open is None or self._open.is_message != is_message:
@@ -130,7 +163,7 @@ class Output:
 
     def _end(self, ending: Ending) -> Iterator[StreamEvent]:
         status = response_object.status_of(ending)
-        if isinstance(ending, RunFinished) and not self._has_message():
+        if isinstance(ending, RunFinished) and ending.stop_reason != "tool_use" and not self._has_message():
             yield from self._begin(is_message=True)
         yield from self._close("completed" if status == "completed" else "incomplete")
         self.response = response_object.ended(self.response, tuple(self._items), ending, self._has_acted)

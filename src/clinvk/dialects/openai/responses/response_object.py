@@ -52,7 +52,27 @@ class ReasoningItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     summary: tuple[SummaryText, ...] = ()
 
 
-Item = MessageItem | ReasoningItem
+class FunctionCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"):
+    """A call of one of the client's functions."""
+
+    id: str
+    call_id: str
+    name: str
+    arguments: str
+    status: ItemStatus
+
+
+class CustomCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="custom_tool_call"):
+    """A call of one of the client's tools that takes a text."""
+
+    id: str
+    call_id: str
+    name: str
+    input: str
+    status: ItemStatus
+
+
+Item = MessageItem | ReasoningItem | FunctionCallItem | CustomCallItem
 
 
 class InputTokens(msgspec.Struct, frozen=True):
@@ -116,8 +136,8 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     store: bool = True
     temperature: float | None = None
     text: Json
-    tool_choice: Literal["auto", "none"] = "auto"
-    tools: Annotated[tuple[()], Meta(description="Always empty: the client's tools are ignored.")] = ()
+    tool_choice: Json | str = "auto"
+    tools: tuple[Json, ...] = ()
     top_logprobs: int = 0
     top_p: float | None = None
     truncation: str = "disabled"
@@ -176,5 +196,5 @@ def _cut(reason: StopReason) -> IncompleteDetails | None:
             return IncompleteDetails("max_output_tokens")
         case "refusal":
             return IncompleteDetails("content_filter")
-        case "end_turn" | "stop_sequence":
+        case "end_turn" | "stop_sequence" | "tool_use":
             return None

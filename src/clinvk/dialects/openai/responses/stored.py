@@ -22,7 +22,9 @@ from clinvk.types.request import RunRequest
 _EARLIER_KEY = "openai_response"
 """The key for the same data in the run metadata of older records."""
 
-_PREFIX = "resp_"
+PREFIX = "resp_"
+_RESPONSE = re.compile(r"resp_(?P<run>[0-9a-f]{32})(?:-\d+)?")
+"""A run with client tools has several responses, with a number behind the id of the run."""
 
 
 class StoredRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,14 +52,13 @@ def answer_as(blank: Response, request: RunRequest, shows_work: bool) -> Json:
 
 def response_id(run_id: str) -> str:
     """Return the response id for a run id."""
-    return _PREFIX + run_id
+    return PREFIX + run_id
 
 
 def run_id(response_id: str) -> str | None:
     """Return the run id for a response id, or None if the id is not valid."""
-    digits = response_id.removeprefix(_PREFIX)
-    is_id = response_id != digits and len(digits) == 32 and not digits.strip("0123456789abcdef")
-    return digits if is_id else None
+    match = _RESPONSE.fullmatch(response_id)
+    return match["run"] if match else None
 
 
 def started(blank: Response, run_id: str, at: float) -> Response:

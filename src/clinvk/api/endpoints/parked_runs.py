@@ -1,0 +1,281 @@
+"""Runs with client tools: each of a run's answers ends with calls, and the client's next request has their outputs.
+
+Between two answers a run is *parked*: its agent process waits for the outputs. The next request is recognized by the
+ids of the calls, and continues the run only if the request repeats the conversation unchanged. A request that is sent
+again gets the same answer again. Every other request starts a run of its own with the conversation that it sends.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.config.model import ServerSettings
+from clinvk.dialects.conversation import ToolTurn
+from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.run.task import RunTask
+from clinvk.runtime.runs import run_facts
+from clinvk.types.events import (
+    AwaitingTools,
+    Event,
+    Logged,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.types.request import ToolOutput
+from clinvk.types.result import RunResult, gather
+
+
+class _Start(msgspec.Struct, frozen=True):
+    """Where an answer begins.
+
+    Attributes:
+        index: the number of earlier answers of the run.
+        after: the number of the last event before the answer.
+        used: the tokens of the earlier answers.
+        open_calls: the whole answer, if the request had outputs of some calls only: the calls that are still open.
+    """
+
+    index: int = 0
+    after: int = 0
+    used: Usage = Usage()
+    open_calls: tuple[ToolCall, ...] = ()
+
+
+class ParkedRun:
+    """A run with client tools, and its answers so far.
+
+    Attributes:
+        turns: the number of turns of the latest request, with which the next request must begin.
+        digest: the digest of the latest request.
+        calls: the calls of the latest answer, by id; empty unless the run is parked.
+        outputs: the outputs of these calls so far.
+        call_ids: the ids of all calls so far.
+        starts: where the answer to each request begins, by the request's digest.
+        next_start: where the next answer begins.
+        readers: the number of requests that read an answer of the run now.
+    """
+
+    def __init__(self, run: RunTask, key_name: str, turn: ToolTurn) -> None:
+        self.run = run
+        self.key_name = key_name
+        self.turns, self.digest = len(turn.turns), turn.digest()
+        self.calls: dict[str, ToolCall] = {}
+        self.outputs: dict[str, ToolOutput] = {}
+        self.call_ids: set[str] = set()
+        self.starts = {self.digest: _Start()}
+        self.next_start = _Start()
+        self.readers = 0
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether the agent waits for outputs."""
+        return bool(self.calls) and not self.run.ending
+
+    @property
+    def answer_id(self) -> str:
+        """The id of the latest answer."""
+        return _answer_id(self.run.id, self.next_start.index - 1)
+
+    def new_outputs(self, turn: ToolTurn) -> dict[str, ToolOutput] | None:
+        """Return the outputs of a request, or None if the request does not continue the conversation unchanged."""
+        start = 0 if turn.previous else self.turns
+        is_same = turn.previous == self.answer_id if turn.previous else turn.digest(start) == self.digest
+        outputs = {output.call_id: output for output in turn.outputs(start)}
+        if not (self.is_parked and is_same and outputs.keys() <= self.calls.keys() - self.outputs.keys()):
+            return None
+        is_same = all(
+            id_ in self.calls and _is_same_input(self.calls[id_], text) for id_, text in turn.calls(start).items()
+        )
+        return outputs if is_same else None
+
+    def answer(self, turn: ToolTurn, outputs: dict[str, ToolOutput]) -> _Start:
+        """Hand over the outputs of a request, and return where the answer begins.
+
+        Raises:
+            QueueFull: no slot is free, and the queue has no room for the run. The run stays parked.
+        """
+        outputs = self.outputs | outputs
+        start = self.next_start
+        if missing := tuple(call for id_, call in self.calls.items() if id_ not in outputs):
+            start = replace(start, open_calls=missing)
+            self.next_start = replace(start, index=start.index + 1, open_calls=())
+            self.outputs = outputs
+        else:
+            self.run.answer([*outputs.values()])
+            self.calls, self.outputs = {}, {}
+        self.turns, self.digest = len(turn.turns), turn.digest()
+        self.starts[self.digest] = start
+        return start
+
+
+def _answer_id(run_id: str, index: int) -> str:
+    return f"{run_id}-{index}" if index else run_id
+
+
+def _is_same_input(call: ToolCall, arguments: str) -> bool:
+    """Return whether a client repeats the arguments of a call; clients may write the JSON in another way."""
+    try:
+        return msgspec.json.decode(arguments or "{}") == call.input
+    except msgspec.DecodeError:
+        return False
+
+
+class Answer:
+    """One answer of a run: its events after a number, until the run is parked or ends."""
+
+    def __init__(self, parked: ParkedRun, start: _Start, runs: "ParkedRuns") -> None:
+        self.run = parked.run
+        self.is_complete = False
+        self._parked = parked
+        self._start = start
+        self._runs = runs
+
+    @property
+    def facts(self) -> RunFacts:
+        """The facts of the run; every answer has an id of its own."""
+        return replace(run_facts(self.run), run_id=_answer_id(self.run.id, self._start.index))
+
+    async def result(self) -> RunResult:
+        """Wait for the end of the answer and return the answer."""
+        return gather([logged.event async for batch in self.batches() for logged in batch])
+
+    async def batches(self) -> AsyncIterator[list[Logged]]:
+        """Yield the events in batches. The answer of a parked run ends with the stop reason `tool_use`."""
+        start = self._start
+        if start.open_calls:
+            self.is_complete = True
+            events = [RunStarted(), *start.open_calls, RunFinished("tool_use", Usage())]
+            yield [Logged(number, self.run.created_at, event) for number, event in enumerate(events, start.after)]
+            return
+        if start.after:
+            yield [Logged(start.after, self.run.created_at, RunStarted())]
+        calls: list[ToolCall] = []
+        async for batch in self.run.batches(start.after):
+            answered: list[Logged] = []
+            for number, at, event in batch:
+                if isinstance(event, ToolCall) and event.for_client:
+                    calls.append(event)
+                elif isinstance(event, ToolResult) and event.id in self._parked.call_ids:
+                    continue
+                elif isinstance(event, AwaitingTools | RunFinished | RunFailed):
+                    event = self._end(calls, number, event)
+                    self.is_complete = True
+                answered.append(Logged(number, at, event))
+                if self.is_complete:
+                    break
+            yield answered
+            if self.is_complete:
+                return
+
+    def _end(self, calls: list[ToolCall], number: int, event: AwaitingTools | RunFinished | RunFailed) -> Event:
+        """Return the ending of the answer, with the tokens of this answer alone."""
+        used = self._start.used
+        usage = event.usage - used if event.usage else None
+        if isinstance(event, AwaitingTools):
+            next_start = _Start(self._start.index + 1, number, event.usage or used)
+            self._runs.park(self._parked, {call.id: call for call in calls}, next_start)
+            return RunFinished("tool_use", usage=usage or Usage())
+        self._runs.keep(self._parked)
+        return replace(event, usage=usage)
+
+
+class ParkedRuns:
+    """The runs with client tools of a server.
+
+    A parked run is stopped after `server.parked_timeout_secs`. Above `server.max_parked_runs`, the run that was parked
+    first is stopped. An ended run is kept for as long, for requests that are sent again.
+    """
+
+    def __init__(self, runs: LocalRuns, settings: ServerSettings) -> None:
+        self._runs = runs
+        self._settings = settings
+        self._by_call: dict[str, ParkedRun] = {}
+        self._kept: dict[str, ParkedRun] = {}
+
+    @property
+    def count(self) -> int:
+        """The number of parked runs."""
+        return sum(parked.is_parked for parked in self._kept.values())
+
+    def has(self, turn: ToolTurn, key_name: str) -> bool:
+        """Return whether a request continues a parked run, or is sent again."""
+        parked = self._find(turn, key_name)
+        return parked is not None and (turn.digest() in parked.starts or parked.new_outputs(turn) is not None)
+
+    @asynccontextmanager
+    async def answer(self, call: Call, turn: ToolTurn) -> AsyncGenerator[Answer]:
+        """Continue the run that a request continues, or start a run; leaving the context early stops the run.
+
+        Raises:
+            ClinvkError: as `Runs.start`.
+        """
+        parked, start = self._continued(turn, call.request.key_name) or await self._started(call, turn)
+        answer = Answer(parked, start, self)
+        parked.readers += 1
+        try:
+            yield answer
+        finally:
+            parked.readers -= 1
+            if not (answer.is_complete or parked.readers):
+                self._drop(parked)
+
+    def park(self, parked: ParkedRun, calls: dict[str, ToolCall], next_start: _Start) -> None:
+        """Keep a run whose agent waits for outputs; ignored if another reader of the answer was first."""
+        if next_start.after <= parked.next_start.after:
+            return
+        parked.calls, parked.next_start = calls, next_start
+        parked.call_ids |= calls.keys()
+        self._by_call |= dict.fromkeys(calls, parked)
+        self.keep(parked)
+
+    def keep(self, parked: ParkedRun) -> None:
+        """Keep a run for the time that parked runs are kept."""
+        if parked.timer:
+            parked.timer.cancel()
+        self._kept.pop(parked.run.id, None)
+        self._kept[parked.run.id] = parked
+        timeout_s = self._settings.parked_timeout_secs
+        parked.timer = asyncio.get_running_loop().call_later(timeout_s, self._drop, parked)
+        while len(self._kept) > self._settings.max_parked_runs:
+            self._drop(next(iter(self._kept.values())))
+
+    def _continued(self, turn: ToolTurn, key_name: str) -> tuple[ParkedRun, _Start] | None:
+        parked = self._find(turn, key_name)
+        if parked is None:
+            return None
+        if start := parked.starts.get(turn.digest()):
+            return parked, start
+        if (new_outputs := parked.new_outputs(turn)) is None:
+            return None
+        start = parked.answer(turn, new_outputs)
+        if parked.timer and not start.open_calls:
+            parked.timer.cancel()
+        return parked, start
+
+    def _find(self, turn: ToolTurn, key_name: str) -> ParkedRun | None:
+        """Return the run of the key that made the call of the last output of a request."""
+        outputs = turn.outputs()
+        parked = self._by_call.get(outputs[-1].call_id) if outputs else None
+        return parked if parked and parked.key_name == key_name else None
+
+    async def _started(self, call: Call, turn: ToolTurn) -> tuple[ParkedRun, _Start]:
+        run = await self._runs.start(call.request)
+        return ParkedRun(run, call.request.key_name, turn), _Start()
+
+    def _drop(self, parked: ParkedRun) -> None:
+        """Forget a run, and stop the run if it has not ended."""
+        if parked.timer:
+            parked.timer.cancel()
+        self._kept.pop(parked.run.id, None)
+        for call_id in parked.call_ids:
+            self._by_call.pop(call_id, None)
+        self._runs.stop(parked.run.id)

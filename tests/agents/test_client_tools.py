@@ -1,0 +1,98 @@
+"""Client tools through the real agents: the official SDKs call tools of their own, as at the vendors."""
+
+import json
+
+import pytest
+
+from agents.machine import Machine
+from agents.test_vendor_sdks import clients
+
+CLIS = ("claude", "codex")
+WEATHER = {"type": "object", "properties": {"city": {"type": "string", "minLength": 2}}, "required": ["city"]}
+ONE = '[[call get_weather {"city": "Rome"}]]'
+BOTH = '[[together]] [[call get_weather {"city": "Rome"}]] [[call get_weather {"city": "Oslo"}]]'
+
+
+@pytest.mark.parametrize("cli", CLIS)
+async def test_chat_completions_answer_with_calls_and_take_outputs(machine: Machine, cli: str) -> None:
+    tools = [{"type": "function", "function": {"name": "get_weather", "description": "W", "parameters": WEATHER}}]
+    messages = [{"role": "user", "content": BOTH}]
+    async with clients(machine) as each:
+        first = await each.openai.chat.completions.create(model=cli, messages=messages, tools=tools)
+        choice = first.choices[0]
+        assert choice.finish_reason == "tool_calls"
+        calls = choice.message.tool_calls
+        assert {json.loads(call.function.arguments)["city"] for call in calls} == {"Rome", "Oslo"}
+        messages += [
+            choice.message.model_dump(exclude_none=True),
+            *({"role": "tool", "tool_call_id": call.id, "content": f"sun {call.id}"} for call in calls),
+        ]
+        second = await each.openai.chat.completions.create(model=cli, messages=messages, tools=tools)
+        assert second.choices[0].finish_reason == "stop"
+        for call in calls:
+            assert f"sun {call.id}" in second.choices[0].message.content
+        again = await each.openai.chat.completions.create(model=cli, messages=messages, tools=tools)
+        assert again.choices[0].message.content == second.choices[0].message.content
+        assert again.id == second.id != first.id
+        assert await each.runs() == 1
+        stream = await each.openai.chat.completions.create(
+            model=cli, messages=[{"role": "user", "content": ONE}], tools=tools, stream=True
+        )
+        deltas = [chunk.choices[0] async for chunk in stream if chunk.choices]
+        [call] = [call for each in deltas for call in each.delta.tool_calls or ()]
+        assert (call.index, call.function.name, json.loads(call.function.arguments)) == (
+            0,
+            "get_weather",
+            {"city": "Rome"},
+        )
+        assert deltas[-1].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("cli", CLIS)
+async def test_messages_answer_with_tool_use_and_take_results(machine: Machine, cli: str) -> None:
+    tools = [{"name": "get_weather", "description": "W", "input_schema": WEATHER}]
+    messages = [{"role": "user", "content": ONE}]
+    async with clients(machine) as each:
+        async with each.anthropic.messages.stream(model=cli, max_tokens=99, messages=messages, tools=tools) as stream:
+            first = await stream.get_final_message()
+        assert first.stop_reason == "tool_use"
+        [use] = [block for block in first.content if block.type == "tool_use"]
+        assert use.input == {"city": "Rome"}
+        result = {"type": "tool_result", "tool_use_id": use.id, "content": "no weather", "is_error": True}
+        messages += [
+            {"role": "assistant", "content": first.model_dump()["content"]},
+            {"role": "user", "content": [result]},
+        ]
+        second = await each.anthropic.messages.create(model=cli, max_tokens=99, messages=messages, tools=tools)
+        assert second.stop_reason == "end_turn"
+        assert "no weather" in second.content[0].text
+        assert '"is_error":true' in second.content[0].text or "The tool failed" in second.content[0].text
+        assert await each.runs() == 1
+
+
+@pytest.mark.parametrize("cli", CLIS)
+async def test_responses_answer_with_function_calls_and_take_outputs(machine: Machine, cli: str) -> None:
+    tools = [{"type": "function", "name": "get_weather", "description": "W", "parameters": WEATHER, "strict": False}]
+    async with clients(machine) as each:
+        first = await each.openai.responses.create(model=cli, input=ONE, tools=tools)
+        [call] = [item for item in first.output if item.type == "function_call"]
+        assert json.loads(call.arguments) == {"city": "Rome"}
+        output = {"type": "function_call_output", "call_id": call.call_id, "output": "sun"}
+        second = await each.openai.responses.create(
+            model=cli, input=[output], tools=tools, previous_response_id=first.id
+        )
+        assert "sun" in second.output_text
+        assert await each.runs() == 1
+        conversation = [{"role": "user", "content": ONE}]
+        async with each.openai.responses.stream(model=cli, input=conversation, tools=tools, store=False) as stream:
+            async for _ in stream:
+                pass
+            third = await stream.get_final_response()
+        [call] = [item for item in third.output if item.type == "function_call"]
+        items = [item.model_dump(exclude_none=True) for item in third.output]
+        output = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
+        fourth = await each.openai.responses.create(
+            model=cli, input=[*conversation, *items, output], tools=tools, store=False
+        )
+        assert "rain" in fourth.output_text
+        assert await each.runs() == 2
