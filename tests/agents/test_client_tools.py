@@ -96,3 +96,21 @@ async def test_responses_answer_with_function_calls_and_take_outputs(machine: Ma
         )
         assert "rain" in fourth.output_text
         assert await each.runs() == 2
+
+
+@pytest.mark.parametrize("cli", CLIS)
+async def test_answers_are_right_after_a_call_of_a_tool_that_nobody_has(machine: Machine, cli: str) -> None:
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}]
+    messages = [{"role": "user", "content": f"[[call missing {{}}]] {ONE} {ONE}"}]
+    async with clients(machine) as each:
+        for _ in range(2):
+            answer = await each.openai.chat.completions.create(model=cli, messages=messages, tools=tools)
+            [call] = answer.choices[0].message.tool_calls or ()
+            messages += [
+                answer.choices[0].message.model_dump(exclude_none=True),
+                {"role": "tool", "tool_call_id": call.id, "content": f"sun {call.id}"},
+            ]
+        answer = await each.openai.chat.completions.create(model=cli, messages=messages, tools=tools)
+        assert answer.choices[0].finish_reason == "stop"
+        assert f"sun {call.id}" in (answer.choices[0].message.content or "")
+        assert await each.runs() == 1

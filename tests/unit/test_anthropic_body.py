@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
-from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.anthropic import Anthropic, ThreadUnsupported
 from clinvk.dialects.dialect import Call
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import Image, RunRequest
@@ -375,6 +375,15 @@ def test_error_names_the_field_that_is_not_utf8() -> None:
 def test_malformed_body_is_rejected(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         Anthropic().parse(body, {})
+
+
+@pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}])
+def test_thread_is_refused_by_the_code_at_which_the_sdks_send_the_whole_conversation(thread: dict[str, str]) -> None:
+    with pytest.raises(ThreadUnsupported) as raised:
+        call(thread=thread)
+    status, body = Anthropic().error(raised.value, "req_1")
+    assert status == 400
+    assert msgspec.json.decode(body)["error"]["details"] == {"error_code": "thread_unsupported_request"}
 
 
 @pytest.mark.parametrize(

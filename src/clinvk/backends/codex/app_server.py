@@ -243,6 +243,8 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
             conversation.turn = params.turn.id
             if conversation.is_dropped:  # the CLI refuses an interrupt before the turn has started
                 yield self._interrupt(conversation.thread, conversation.turn)
+        if method == "thread/tokenUsage/updated":  # the decoder counts the answer from here on
+            conversation.answer_usage = None
         if method == "rawResponse/completed":
             conversation.answer_usage = params.usage.usage if params.usage else Usage()
             yield from _awaiting_tools(conversation)

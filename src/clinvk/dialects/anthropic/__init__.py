@@ -47,6 +47,12 @@ _BUDGETS = ((4096, "low"), (16384, "medium"), (math.inf, "high"))
 """The maximum number of thinking tokens for each effort."""
 
 
+class ThreadUnsupported(InvalidRequest):
+    """The request asks for a thread of the vendor's server. The SDKs then send the whole conversation by themselves."""
+
+    code = "thread_unsupported_request"
+
+
 class TokenCount(msgspec.Struct, frozen=True):
     """How many tokens a request has, about."""
 
@@ -74,6 +80,8 @@ class Anthropic(vendor.ModelApi):
             InvalidRequest: names the field or the header.
         """
         parsed = json_bodies.decode(body, _body)
+        if parsed.thread is not None:
+            raise ThreadUnsupported("threads are not supported; send the whole conversation without `thread`", "thread")
         request = RunRequest(
             prompt="",
             model=parsed.model,

@@ -101,6 +101,7 @@ class MessagesBody(msgspec.Struct, frozen=True, kw_only=True):
     output_format: Format | None = None
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
+    thread: Annotated[dict[str, object] | None, Meta(description="Refused: send the whole conversation.")] = None
     metadata: dict[str, object] | None = None
 
 
