@@ -80,6 +80,10 @@ class Scripted:
         """Return the starts of the agent so far, oldest first; `--version` and a refused server do not count."""
         return [self._call(entry) for entry in self._records() if "argv" in entry]
 
+    def outputs(self) -> list[tuple[str, str]]:
+        """Give the outputs of client tools that agents got so far: the id of the call, and the text."""
+        return [(string(entry, "output"), string(entry, "text")) for entry in self._records() if "output" in entry]
+
     def refusals(self) -> int:
         """Return how often it was started as a server that it is not."""
         return sum("refused" in entry for entry in self._records())

@@ -99,6 +99,36 @@ def perform(step: dict[str, object]) -> None:
             speak(step)
 
 
+def call_client(calls: dict[str, list[object]], answers: int) -> None:
+    """Call client tools as `codex app-server` does, and wait until the outputs of all calls have come."""
+    tokens = {"inputTokens": 12, "cachedInputTokens": 2, "outputTokens": 5, "reasoningOutputTokens": 0}
+    for number, (call_id, (name, arguments)) in enumerate(calls.items()):
+        item = {"type": "dynamicToolCall", "id": call_id, "tool": name, "arguments": arguments, "status": "inProgress"}
+        notify("item/started", item=item)
+        notify("item/tool/call", f"call-{number}", callId=call_id, tool=name, arguments=arguments)
+    notify("rawResponse/completed", usage=tokens)
+    waiting = {f"call-{number}": call_id for number, call_id in enumerate(calls)}
+    while waiting:
+        message = json.loads(sys.stdin.buffer.readline() or sys.exit(0))
+        if message.get("method") == "turn/interrupt":
+            write(1, json.dumps({"id": message["id"], "result": {}}).encode() + b"\n")
+            notify("turn/completed", turn={"id": "turn", "status": "interrupted", "error": None})
+            sys.exit(0)
+        if call_id := waiting.pop(message.get("id"), None):
+            result = message["result"]
+            record(output=call_id, text="".join(part.get("text", "") for part in result["contentItems"]))
+            item = {"type": "dynamicToolCall", "id": call_id, "tool": calls[call_id][0], "status": "completed"}
+            notify("item/completed", item={**item, "contentItems": [], "success": result["success"]})
+    total = {name: count * answers for name, count in tokens.items()}
+    notify("thread/tokenUsage/updated", tokenUsage={"total": total, "last": tokens})
+
+
+def notify(method: str, number: str | None = None, **params: object) -> None:
+    """Print a notification of `codex app-server`; with a number a request."""
+    message = {"method": method, "params": {"threadId": THREAD, "turnId": "turn", **params}}
+    write(1, json.dumps(message if number is None else {"id": number, **message}).encode() + b"\n")
+
+
 def speak(step: dict[str, object]) -> None:
     """Do one step that prints."""
     match step:
@@ -110,6 +140,8 @@ def speak(step: dict[str, object]) -> None:
             write(1, before.encode() + b"x" * count + after.encode() + b"\n")
         case {"stderr": str() as text}:
             write(2, text.encode())
+        case {"client_calls": str() as calls, "answers": int() as answers}:
+            call_client(json.loads(calls), answers)
         case {"close_stdout": _}:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         case _:
@@ -153,6 +185,9 @@ def main() -> None:
     """Play."""
     if sys.argv[1:] == ["--version"]:
         write(1, b"9.9.9 (scripted)\n")
+        return
+    if sys.argv[1:] == ["debug", "models"]:
+        write(1, b'{"models": []}\n')
         return
     serves = sys.argv[1:2] == ["app-server"]
     with open(os.path.join(FOLDER, "plays.json"), encoding="utf-8") as file:

@@ -173,13 +173,26 @@ def codex_says(*messages: str, session: str = "01a20000-0000-7000-8000-000000000
     )
 
 
-def codex_streams(*deltas: str, session: str = "01a20000-0000-7000-8000-000000000001") -> list[Step]:
-    """Answer as `codex app-server` 0.169.0 does, a notification for each delta: for a play that is for a server."""
+def client_calls(calls: dict[str, tuple[str, dict[str, JSON]]], answers: int = 1) -> Step:
+    """Call client tools as `codex app-server` does (name and arguments by call id), and wait for all outputs.
+
+    It is for a play that is for a server. `answers` is the number of the model's answers so far, with this one.
+    """
+    return {"client_calls": json.dumps(calls), "answers": answers}
+
+
+def codex_streams(*deltas: str, session: str = "01a20000-0000-7000-8000-000000000001", answers: int = 1) -> list[Step]:
+    """Answer as `codex app-server` 0.169.0 does, a notification for each delta: for a play that is for a server.
+
+    `answers` is the number of the model's answers in the thread, with this one.
+    """
 
     def told(method: str, fields: dict[str, JSON]) -> JSON:
         return {"method": method, "params": {"threadId": session, "turnId": "turn", **fields}}
 
-    tokens: JSON = {"inputTokens": 12, "cachedInputTokens": 2, "outputTokens": 5, "reasoningOutputTokens": 0}
+    counts = {"inputTokens": 12, "cachedInputTokens": 2, "outputTokens": 5, "reasoningOutputTokens": 0}
+    tokens: JSON = {**counts}
+    total: JSON = {name: count * answers for name, count in counts.items()}
     empty: JSON = {"type": "agentMessage", "id": "msg", "text": ""}
     full: JSON = {"type": "agentMessage", "id": "msg", "text": "".join(deltas)}
     return _lines(
@@ -188,7 +201,7 @@ def codex_streams(*deltas: str, session: str = "01a20000-0000-7000-8000-00000000
             told("item/started", {"item": empty}),
             *(told("item/agentMessage/delta", {"itemId": "msg", "delta": delta}) for delta in deltas),
             told("item/completed", {"item": full}),
-            told("thread/tokenUsage/updated", {"tokenUsage": {"total": tokens, "last": tokens}}),
+            told("thread/tokenUsage/updated", {"tokenUsage": {"total": total, "last": tokens}}),
             told("turn/completed", {"turn": {"id": "turn", "status": "completed", "error": None}}),
         ]
     )

@@ -17,6 +17,7 @@ PAGE = (REPOSITORY / "docs" / "watching.md").read_text()
 GAUGES = Gauges(
     requests=2,
     occupancy=Occupancy({"claude": 1, "codex": 0}, {"claude": 3, "codex": 0}, slots=16, queue_slots=100),
+    parked_runs=4,
     sessions=7,
     store_bytes=4096,
     warm=WarmStats(
@@ -93,7 +94,14 @@ def test_gauges_report_the_current_state() -> None:
     assert (before["clinvk_store_up"], before["clinvk_store_sessions"], before["clinvk_store_bytes"]) == (1, 7, 4096)
     after = samples(
         metrics,
-        Gauges(requests=0, occupancy=Occupancy({}, {"claude": 0}, 1, 1), sessions=None, store_bytes=0, warm=None),
+        Gauges(
+            requests=0,
+            occupancy=Occupancy({}, {"claude": 0}, 1, 1),
+            parked_runs=0,
+            sessions=None,
+            store_bytes=0,
+            warm=None,
+        ),
     )
     assert after['clinvk_runs_queued{backend="claude"}'] == 0
     assert (after["clinvk_slots"], after["clinvk_store_up"]) == (1, 0)

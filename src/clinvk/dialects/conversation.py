@@ -80,32 +80,56 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
     """The conversation of a request with client tools, to compare with the conversation of a parked run.
 
     Attributes:
-        setup: everything besides the turns on which the answer depends.
         turns: all turns, or the turns after the answer `previous`.
+        digests: for each turn, a digest of the turns up to it and of everything else on which the answer depends.
         previous: the id of the answer that the client continues by name.
     """
 
-    setup: bytes
     turns: tuple[Turn, ...]
+    digests: tuple[str, ...]
     previous: str = ""
 
     def digest(self, count: int | None = None) -> str:
-        """Return a digest of the setup and the first `count` turns, by default of all turns."""
-        return digest(self.turns[:count], self.setup + self.previous.encode())
+        """Return a digest of the first `count` turns, by default of the whole request."""
+        return self.digests[:count][-1] + self.previous
 
-    def calls(self, start: int) -> dict[str, str]:
-        """Return the arguments of the calls from turn `start` on, by id."""
-        return {call.id: call.arguments for turn in self.turns[start:] for call in turn.calls}
+    @property
+    def last_call(self) -> str:
+        """The id of the call of the last output; empty without an output."""
+        return next((turn.outcomes[-1].call_id for turn in reversed(self.turns) if turn.outcomes), "")
 
-    def outputs(self, start: int = 0) -> list[ToolOutput]:
-        """Return the outputs from turn `start` on. A text of the user after an output is a part of the output."""
+    def answer(self, start: int) -> Turn:
+        """Return the turns of the assistant from turn `start` on as one turn."""
+        turns = [turn for turn in self.turns[start:] if turn.role == "assistant"]
+        content = tuple(part for turn in turns for part in turn.content)
+        return Turn("assistant", content, tuple(call for turn in turns for call in turn.calls))
+
+    def outputs(self, start: int) -> list[ToolOutput]:
+        """Return the outputs from turn `start` on. A text of the user after an output is a part of the output.
+
+        The list is empty if a text of the user comes before the first output.
+        """
         outputs: list[ToolOutput] = []
         for turn in self.turns[start:]:
             outputs += turn.outcomes
-            if outputs and turn.content and turn.role == "user":
+            if turn.content and turn.role == "user":
+                if not outputs:
+                    return []
                 last = outputs.pop()
                 outputs.append(msgspec.structs.replace(last, content=(*last.content, *turn.content)))
         return outputs
+
+
+def tool_turn(turns: tuple[Turn, ...], setup: bytes) -> ToolTurn:
+    """Return the conversation of a request; `setup` is everything besides the turns on which the answer depends."""
+    import hashlib  # a slow import, which lists of sessions do not need
+
+    hashed = hashlib.sha256(setup)
+    digests: list[str] = []
+    for turn in turns:
+        hashed.update(_encode(turn))
+        digests.append(hashed.hexdigest())
+    return ToolTurn(turns=turns, digests=tuple(digests))
 
 
 class AgentPrompt(NamedTuple):

@@ -15,11 +15,11 @@ from clinvk.dialects import dialect, sse
 from clinvk.dialects.client_tools import ToolChoice, check_names
 from clinvk.dialects.conversation import (
     Conversation,
-    ToolTurn,
     Turn,
     agent_prompt,
     digest,
     last_answer,
+    tool_turn,
     without_blank_answers,
 )
 from clinvk.dialects.dialect import TOOLS_MODES, AnsweredChat, Call, Chat, ToolsMode
@@ -156,10 +156,10 @@ def call(
     """
     choice = choice or ToolChoice()
     check_names(request.client_tools, "tools")
-    tools_mode = options.tools_mode
+    has_tools = bool(request.client_tools)
     turns = conversation.turns
     if choice.mode == "none" and request.client_tools:
-        request, tools_mode = replace(request, client_tools=()), tools_mode or "client"
+        request = replace(request, client_tools=())
     elif request.client_tools and choice.instruction:
         conversation = replace(conversation, turns=(*turns, Turn("user", (choice.instruction,))))
     prompt = agent_prompt(conversation, only_last=options.session_id is not None, field=field)
@@ -177,8 +177,14 @@ def call(
         thinking=request.thinking or options.shows_work,
     )
     chat = _chat(options.chat, conversation, field) if options.chat and not options.session_id else None
-    tool_turn = ToolTurn(setup=_setup(request), turns=turns) if request.client_tools else None
-    return Call(request=request, shows_work=options.shows_work, chat=chat, tools_mode=tools_mode, tool_turn=tool_turn)
+    return Call(
+        request=request,
+        shows_work=options.shows_work,
+        chat=chat,
+        tools_mode=options.tools_mode,
+        has_tools=has_tools,
+        tool_turn=tool_turn(turns, _setup(request)) if request.client_tools else None,
+    )
 
 
 def _setup(request: RunRequest) -> bytes:

@@ -86,6 +86,7 @@ class Health(msgspec.Struct, frozen=True, omit_defaults=True):
     backends: list[BackendHealth]
     session_store: StoreHealth
     capacity: CapacityHealth
+    parked_runs: Annotated[int, Meta(description="Runs that wait for the outputs of their clients' tools.")]
     warm: Annotated[WarmHealth | None, Meta(description="Absent where no agent processes are kept.")] = None
     warnings: Annotated[
         list[str], Meta(description="Warnings for the operator, e.g. that no API key is required.")
@@ -131,7 +132,14 @@ async def metrics(services: Services, _: Request) -> Response:
         sessions = await store.count()
     except (ClinvkError, OSError):
         sessions = None
-    gauges = Gauges(services.state.active_requests, runs.occupancy, sessions, await store.size(), runs.warm_stats)
+    gauges = Gauges(
+        services.state.active_requests,
+        runs.occupancy,
+        services.parked_runs.count,
+        sessions,
+        await store.size(),
+        runs.warm_stats,
+    )
     text = await asyncio.to_thread(counters.generate, gauges)  # takes milliseconds, and streams continue meanwhile
     return Response(text, media_type=_METRICS_TYPE, headers={"cache-control": "no-store"})
 
@@ -150,6 +158,7 @@ async def _report(services: Services) -> Health:
         backends=backends,
         session_store=store,
         capacity=CapacityHealth(*runs.capacity),
+        parked_runs=services.parked_runs.count,
         warm=msgspec.convert(runs.warm_stats, WarmHealth | None, from_attributes=True),
         warnings=[text for text in (services.access.warning(), damage and _DAMAGE) if text],
     )

@@ -16,7 +16,7 @@ from clinvk.config.model import ServerSettings
 from clinvk.dialects.conversation import ToolTurn
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.run.task import RunTask
+from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.runtime.runs import run_facts
 from clinvk.types.events import (
     AwaitingTools,
@@ -24,7 +24,7 @@ from clinvk.types.events import (
     Logged,
     RunFailed,
     RunFinished,
-    RunStarted,
+    TextDelta,
     ToolCall,
     ToolResult,
     Usage,
@@ -53,8 +53,9 @@ class ParkedRun:
     """A run with client tools, and its answers so far.
 
     Attributes:
-        turns: the number of turns of the latest request, with which the next request must begin.
-        digest: the digest of the latest request.
+        turns: the number of turns of the request for the latest answer, with which the next request must begin.
+        digest: the digest of these turns.
+        start: where the latest answer begins.
         calls: the calls of the latest answer, by id; empty unless the run is parked.
         outputs: the outputs of these calls so far.
         call_ids: the ids of all calls so far.
@@ -67,53 +68,65 @@ class ParkedRun:
         self.run = run
         self.key_name = key_name
         self.turns, self.digest = len(turn.turns), turn.digest()
+        self.start = self.next_start = _Start()
         self.calls: dict[str, ToolCall] = {}
         self.outputs: dict[str, ToolOutput] = {}
         self.call_ids: set[str] = set()
-        self.starts = {self.digest: _Start()}
-        self.next_start = _Start()
+        self.starts = {self.digest: self.start}
         self.readers = 0
         self.timer: asyncio.TimerHandle | None = None
 
     @property
     def is_parked(self) -> bool:
         """Whether the agent waits for outputs."""
-        return bool(self.calls) and not self.run.ending
+        return bool(self.calls) and self.run.phase is Phase.RUNNING
 
-    @property
-    def answer_id(self) -> str:
-        """The id of the latest answer."""
-        return _answer_id(self.run.id, self.next_start.index - 1)
+    def outputs_with(self, turn: ToolTurn) -> dict[str, ToolOutput] | None:
+        """Return the outputs so far with the outputs of a request.
 
-    def new_outputs(self, turn: ToolTurn) -> dict[str, ToolOutput] | None:
-        """Return the outputs of a request, or None if the request does not continue the conversation unchanged."""
+        Return None if the request does not continue the conversation unchanged.
+        """
         start = 0 if turn.previous else self.turns
-        is_same = turn.previous == self.answer_id if turn.previous else turn.digest(start) == self.digest
-        outputs = {output.call_id: output for output in turn.outputs(start)}
-        if not (self.is_parked and is_same and outputs.keys() <= self.calls.keys() - self.outputs.keys()):
+        if not (self.is_parked and self._is_same_history(turn)):
             return None
-        is_same = all(
-            id_ in self.calls and _is_same_input(self.calls[id_], text) for id_, text in turn.calls(start).items()
+        answer, outputs = turn.answer(start), {output.call_id: output for output in turn.outputs(start)}
+        is_repeated = all(
+            call.id in self.calls and _is_same_input(self.calls[call.id], call.arguments) for call in answer.calls
         )
-        return outputs if is_same else None
+        text = "".join(part for part in answer.content if isinstance(part, str))
+        if not (is_repeated and outputs and outputs.keys() <= self.calls.keys() and self._is_said(text)):
+            return None
+        return self.outputs | outputs
+
+    def _is_same_history(self, turn: ToolTurn) -> bool:
+        """Return whether a request begins as the latest request, or names one of the answers since."""
+        if not turn.previous:
+            return turn.digest(self.turns) == self.digest
+        numbers = range(self.start.index, self.next_start.index)
+        return any(turn.previous == _answer_id(self.run.id, number) for number in numbers)
+
+    def _is_said(self, text: str) -> bool:
+        """Return whether a client repeats the text of the latest answer; clients may change spaces or drop the text."""
+        said = (entry.event for entry in self.run.log.since(self.start.after))
+        own = "".join(event.text for event in said if isinstance(event, TextDelta))
+        return not text or text.split() == own.split()
 
     def answer(self, turn: ToolTurn, outputs: dict[str, ToolOutput]) -> _Start:
-        """Hand over the outputs of a request, and return where the answer begins.
+        """Hand over the outputs for a request, and return where the answer begins.
 
         Raises:
             QueueFull: no slot is free, and the queue has no room for the run. The run stays parked.
         """
-        outputs = self.outputs | outputs
         start = self.next_start
         if missing := tuple(call for id_, call in self.calls.items() if id_ not in outputs):
             start = replace(start, open_calls=missing)
-            self.next_start = replace(start, index=start.index + 1, open_calls=())
+            self.next_start = replace(self.next_start, index=start.index + 1)
             self.outputs = outputs
         else:
             self.run.answer([*outputs.values()])
             self.calls, self.outputs = {}, {}
-        self.turns, self.digest = len(turn.turns), turn.digest()
-        self.starts[self.digest] = start
+            self.turns, self.digest, self.start = len(turn.turns), turn.digest(), start
+        self.starts[turn.digest()] = start
         return start
 
 
@@ -134,7 +147,6 @@ class Answer:
 
     def __init__(self, parked: ParkedRun, start: _Start, runs: "ParkedRuns") -> None:
         self.run = parked.run
-        self.is_complete = False
         self._parked = parked
         self._start = start
         self._runs = runs
@@ -151,16 +163,16 @@ class Answer:
     async def batches(self) -> AsyncIterator[list[Logged]]:
         """Yield the events in batches. The answer of a parked run ends with the stop reason `tool_use`."""
         start = self._start
+        if start.after:
+            yield [self.run.entries[0]]  # the start of the run
         if start.open_calls:
-            self.is_complete = True
-            events = [RunStarted(), *start.open_calls, RunFinished("tool_use", Usage())]
+            events = [*start.open_calls, RunFinished("tool_use", Usage())]
             yield [Logged(number, self.run.created_at, event) for number, event in enumerate(events, start.after)]
             return
-        if start.after:
-            yield [Logged(start.after, self.run.created_at, RunStarted())]
         calls: list[ToolCall] = []
         async for batch in self.run.batches(start.after):
             answered: list[Logged] = []
+            is_complete = False
             for number, at, event in batch:
                 if isinstance(event, ToolCall) and event.for_client:
                     calls.append(event)
@@ -168,12 +180,12 @@ class Answer:
                     continue
                 elif isinstance(event, AwaitingTools | RunFinished | RunFailed):
                     event = self._end(calls, number, event)
-                    self.is_complete = True
+                    is_complete = True
                 answered.append(Logged(number, at, event))
-                if self.is_complete:
+                if is_complete:
                     break
             yield answered
-            if self.is_complete:
+            if is_complete:
                 return
 
     def _end(self, calls: list[ToolCall], number: int, event: AwaitingTools | RunFinished | RunFailed) -> Event:
@@ -184,15 +196,15 @@ class Answer:
             next_start = _Start(self._start.index + 1, number, event.usage or used)
             self._runs.park(self._parked, {call.id: call for call in calls}, next_start)
             return RunFinished("tool_use", usage=usage or Usage())
-        self._runs.keep(self._parked)
+        self._runs.keep_ended(self._parked)
         return replace(event, usage=usage)
 
 
 class ParkedRuns:
     """The runs with client tools of a server.
 
-    A parked run is stopped after `server.parked_timeout_secs`. Above `server.max_parked_runs`, the run that was parked
-    first is stopped. An ended run is kept for as long, for requests that are sent again.
+    A parked run is stopped after `server.parked_timeout_secs`. An ended run is kept for as long, for requests that are
+    sent again. Above `server.max_parked_runs` ended runs are dropped, then the run that was parked first is stopped.
     """
 
     def __init__(self, runs: LocalRuns, settings: ServerSettings) -> None:
@@ -209,24 +221,32 @@ class ParkedRuns:
     def has(self, turn: ToolTurn, key_name: str) -> bool:
         """Return whether a request continues a parked run, or is sent again."""
         parked = self._find(turn, key_name)
-        return parked is not None and (turn.digest() in parked.starts or parked.new_outputs(turn) is not None)
+        return parked is not None and (turn.digest() in parked.starts or parked.outputs_with(turn) is not None)
 
     @asynccontextmanager
     async def answer(self, call: Call, turn: ToolTurn) -> AsyncGenerator[Answer]:
-        """Continue the run that a request continues, or start a run; leaving the context early stops the run.
+        """Continue the run that a request continues, or start a run.
+
+        Stop the run at the end of the context if the run still works and no other request reads it.
 
         Raises:
             ClinvkError: as `Runs.start`.
         """
         parked, start = self._continued(turn, call.request.key_name) or await self._started(call, turn)
-        answer = Answer(parked, start, self)
         parked.readers += 1
         try:
-            yield answer
+            yield Answer(parked, start, self)
         finally:
             parked.readers -= 1
-            if not (answer.is_complete or parked.readers):
+            if not (parked.readers or parked.calls or parked.run.ending):
                 self._drop(parked)
+
+    async def stop_in_session(self, session_id: str) -> None:
+        """Stop the parked run of a session that another request is to continue."""
+        for parked in [*self._kept.values()]:
+            if parked.is_parked and parked.run.session_id == session_id:
+                self._drop(parked)
+                await self._runs.cancel(parked.run.id)
 
     def park(self, parked: ParkedRun, calls: dict[str, ToolCall], next_start: _Start) -> None:
         """Keep a run whose agent waits for outputs; ignored if another reader of the answer was first."""
@@ -235,18 +255,21 @@ class ParkedRuns:
         parked.calls, parked.next_start = calls, next_start
         parked.call_ids |= calls.keys()
         self._by_call |= dict.fromkeys(calls, parked)
-        self.keep(parked)
+        self._keep(parked)
 
-    def keep(self, parked: ParkedRun) -> None:
-        """Keep a run for the time that parked runs are kept."""
-        if parked.timer:
-            parked.timer.cancel()
-        self._kept.pop(parked.run.id, None)
+    def keep_ended(self, parked: ParkedRun) -> None:
+        """Keep an ended run, unless no request can find the run."""
+        if parked.call_ids:
+            self._keep(parked)
+
+    def _keep(self, parked: ParkedRun) -> None:
+        self._release(parked)
         self._kept[parked.run.id] = parked
         timeout_s = self._settings.parked_timeout_secs
         parked.timer = asyncio.get_running_loop().call_later(timeout_s, self._drop, parked)
         while len(self._kept) > self._settings.max_parked_runs:
-            self._drop(next(iter(self._kept.values())))
+            oldest = next(iter(self._kept.values()))
+            self._drop(next((kept for kept in self._kept.values() if not kept.is_parked), oldest))
 
     def _continued(self, turn: ToolTurn, key_name: str) -> tuple[ParkedRun, _Start] | None:
         parked = self._find(turn, key_name)
@@ -254,28 +277,34 @@ class ParkedRuns:
             return None
         if start := parked.starts.get(turn.digest()):
             return parked, start
-        if (new_outputs := parked.new_outputs(turn)) is None:
+        if (outputs := parked.outputs_with(turn)) is None:
             return None
-        start = parked.answer(turn, new_outputs)
-        if parked.timer and not start.open_calls:
-            parked.timer.cancel()
+        start = parked.answer(turn, outputs)
+        if parked.is_parked:
+            self._keep(parked)
+        else:
+            self._release(parked)
         return parked, start
 
     def _find(self, turn: ToolTurn, key_name: str) -> ParkedRun | None:
         """Return the run of the key that made the call of the last output of a request."""
-        outputs = turn.outputs()
-        parked = self._by_call.get(outputs[-1].call_id) if outputs else None
+        parked = self._by_call.get(turn.last_call)
         return parked if parked and parked.key_name == key_name else None
 
     async def _started(self, call: Call, turn: ToolTurn) -> tuple[ParkedRun, _Start]:
-        run = await self._runs.start(call.request)
-        return ParkedRun(run, call.request.key_name, turn), _Start()
+        parked = ParkedRun(await self._runs.start(call.request), call.request.key_name, turn)
+        return parked, parked.start
 
-    def _drop(self, parked: ParkedRun) -> None:
-        """Forget a run, and stop the run if it has not ended."""
+    def _release(self, parked: ParkedRun) -> None:
+        """Stop the time of a run that continues, and do not count the run."""
         if parked.timer:
             parked.timer.cancel()
         self._kept.pop(parked.run.id, None)
+
+    def _drop(self, parked: ParkedRun) -> None:
+        """Forget a run, and stop the run if it has not ended."""
+        self._release(parked)
         for call_id in parked.call_ids:
-            self._by_call.pop(call_id, None)
+            if self._by_call.get(call_id) is parked:
+                del self._by_call[call_id]
         self._runs.stop(parked.run.id)

@@ -119,6 +119,8 @@ class _PromptRequest(Exchange):
         if call.dry_run or self._services.settings.unified_flags.dry_run:
             await self._respond_dry_run(call)
             return
+        if parsed.request.session_id and call.request.session_id and not is_continued:
+            await services.parked_runs.stop_in_session(call.request.session_id)
         try:
             await self._run_call(call, disconnect)
             return

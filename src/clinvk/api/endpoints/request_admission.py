@@ -121,7 +121,7 @@ class RequestAdmission:
         mode = call.tools_mode or self._settings.server.client_tools
         if mode == "agent" or call.detach or not backend.capabilities.client_tools:
             return replace(request, client_tools=())
-        return replace(request, own_tools=mode == "both" or not (request.client_tools or call.tools_mode))
+        return replace(request, own_tools=mode == "both" or not (call.has_tools or call.tools_mode))
 
     async def _find_session(
         self, call: Call, request: RunRequest, session: Session | None, keeps_system_prompt: bool, new_session: bool

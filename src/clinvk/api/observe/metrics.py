@@ -43,6 +43,7 @@ class Gauges(NamedTuple):
 
     requests: int
     occupancy: Occupancy
+    parked_runs: int
     sessions: int | None
     store_bytes: int
     warm: WarmStats | None
@@ -193,6 +194,7 @@ def _gauge_families(gauges: Gauges) -> Iterator[Metric]:
     yield _gauge("clinvk_runs_queued", "Runs that wait for a slot.", occupancy.queued)
     yield _gauge("clinvk_slots", "The maximum of runs at once.", occupancy.slots)
     yield _gauge("clinvk_queue_slots", "The maximum of waiting runs.", occupancy.queue_slots)
+    yield _gauge("clinvk_parked_runs", "Runs that wait for the outputs of their clients' tools.", gauges.parked_runs)
     yield _gauge("clinvk_store_up", "1 if sessions can be stored, else 0.", int(gauges.sessions is not None))
     if gauges.sessions is not None:
         yield _gauge("clinvk_store_sessions", "Stored sessions.", gauges.sessions)

@@ -1,0 +1,439 @@
+"""Parked runs: calls of client tools, the outputs that come back, and all that can go wrong between the two."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import httpx
+import msgspec
+import psutil
+import pytest
+
+from clinvk.api.access.key_file import KeyFile, KeyLimits
+from clinvk.api.access.keys import ApiKeys
+from clinvk.config.load import home
+from polling import until, until_told
+from scripted import Scripted
+from scripted.steps import client_calls, codex_streams, touch, wait_for
+from serving import LiveServer, serving
+from standin.document import JSON
+
+CHAT = "/openai/v1/chat/completions"
+TOOLS: list[JSON] = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+ROME: dict[str, tuple[str, dict[str, JSON]]] = {"call_rome": ("weather", {"city": "Rome"})}
+OSLO: dict[str, tuple[str, dict[str, JSON]]] = {"call_oslo": ("weather", {"city": "Oslo"})}
+Message = Mapping[str, object]
+QUESTION: Message = {"role": "user", "content": "the weather?"}
+
+
+def output(call_id: str, text: str = "sun") -> Message:
+    return {"role": "tool", "tool_call_id": call_id, "content": text}
+
+
+async def send(
+    server: LiveServer, messages: Sequence[Message], key: str = "", session: str = "", **body: object
+) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}", "x-clinvk-session-id": session}
+    headers = {name: value for name, value in headers.items() if value not in ("", "Bearer ")}
+    return await server.client.post(
+        CHAT, json={"model": "codex", "messages": messages, "tools": TOOLS, **body}, headers=headers
+    )
+
+
+def answer(response: httpx.Response) -> Message:
+    assert response.status_code == 200, response.text
+    return response.json()["choices"][0]["message"]
+
+
+def call_ids(message: Message) -> list[str]:
+    return [str(call["id"]) for call in msgspec.convert(message.get("tool_calls", ()), list[dict[str, object]])]
+
+
+async def parked(server: LiveServer) -> int:
+    return (await server.client.get("/health")).json()["parked_runs"]
+
+
+async def called(server: LiveServer) -> list[Message]:
+    """Send the question; return the conversation up to the calls."""
+    return [QUESTION, answer(await send(server, [QUESTION]))]
+
+
+def play(scripted: Scripted, calls: dict[str, tuple[str, dict[str, JSON]]] = ROME) -> None:
+    """Call tools and then answer; an agent that gets a conversation with outputs answers `rebuilt` at once."""
+    scripted.play([client_calls(calls), *codex_streams("it is sunny", answers=2)], server=True)
+    scripted.play(codex_streams("rebuilt"), server=True, when="result-of")
+
+
+class Limits(TypedDict, total=False):
+    """Settings of the server."""
+
+    parked_timeout_secs: int
+    max_parked_runs: int
+    max_concurrent_runs: int
+    max_queued_runs: int
+    request_timeout_secs: int
+    no_progress_timeout_secs: int
+    metrics_enabled: bool
+
+
+@asynccontextmanager
+async def run_parked(
+    scripted: Scripted, **settings: Unpack[Limits]
+) -> AsyncGenerator[tuple[LiveServer, list[Message]]]:
+    """Serve, with one parked run; yield the conversation up to its call."""
+    play(scripted)
+    async with serving(scripted.env, **settings) as server:
+        yield server, await called(server)
+
+
+async def test_run_continues_with_the_output(scripted: Scripted) -> None:
+    async with run_parked(scripted) as (server, messages):
+        assert call_ids(messages[-1]) == ["call_rome"]
+        assert await parked(server) == 1
+        response = await send(server, [*messages, output("call_rome", "rain")])
+        assert answer(response)["content"] == "it is sunny"
+        assert await parked(server) == 0
+    assert scripted.outputs() == [("call_rome", "rain")]
+    assert len(scripted.calls()) == 1
+
+
+async def test_outputs_of_several_calls_come_together_in_any_order(scripted: Scripted) -> None:
+    play(scripted, ROME | OSLO)
+    async with serving(scripted.env) as server:
+        messages = await called(server)
+        response = await send(server, [*messages, output("call_oslo", "snow"), output("call_rome")])
+        assert answer(response)["content"] == "it is sunny"
+    assert sorted(scripted.outputs()) == [("call_oslo", "snow"), ("call_rome", "sun")]
+
+
+async def test_answer_to_some_outputs_repeats_the_open_calls(scripted: Scripted) -> None:
+    play(scripted, ROME | OSLO)
+    async with serving(scripted.env) as server:
+        messages = [*await called(server), output("call_oslo")]
+        partial = answer(await send(server, messages))
+        assert call_ids(partial) == ["call_rome"]
+        assert scripted.outputs() == []
+        assert call_ids(answer(await send(server, messages))) == ["call_rome"]
+        assert answer(await send(server, [*messages, partial, output("call_rome")]))["content"] == "it is sunny"
+    assert len(scripted.calls()) == 1
+
+
+@pytest.mark.parametrize("apart", [True, False])
+async def test_outputs_that_come_apart_may_follow_the_answer_itself(scripted: Scripted, apart: bool) -> None:
+    """A client with its tools in threads sends each output after the answer, or all outputs so far."""
+    play(scripted, ROME | OSLO)
+    async with serving(scripted.env) as server:
+        messages = await called(server)
+        assert call_ids(answer(await send(server, [*messages, output("call_oslo")]))) == ["call_rome"]
+        outputs = [output("call_rome")] if apart else [output("call_rome"), output("call_oslo")]
+        assert answer(await send(server, [*messages, *outputs]))["content"] == "it is sunny"
+    assert len(scripted.calls()) == 1
+
+
+async def test_repeated_request_gets_the_same_answer(scripted: Scripted) -> None:
+    async with run_parked(scripted) as (server, messages):
+        messages = [*messages, output("call_rome")]
+        first, second = await send(server, messages), await send(server, messages)
+        assert first.json() == second.json()
+    assert len(scripted.outputs()) == len(scripted.calls()) == 1
+
+
+async def test_repeated_request_joins_the_answer_that_still_streams(scripted: Scripted, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    scripted.play([client_calls(ROME), wait_for(go), *codex_streams("it is ", "sunny", answers=2)], server=True)
+    async with serving(scripted.env) as server:
+        messages = [*await called(server), output("call_rome")]
+        first = asyncio.create_task(send(server, messages))
+        await until(scripted.outputs)
+        second = asyncio.create_task(send(server, messages))
+        third = asyncio.create_task(send(server, messages, stream=True))
+        await until(lambda: server.state.active_requests == 3)
+        first.cancel()
+        await until(lambda: server.state.active_requests == 2)
+        go.touch()
+        assert answer(await second)["content"] == "it is sunny"
+        assert '"content":"sunny"' in (await third).text.replace(" ", "")
+    assert len(scripted.outputs()) == len(scripted.calls()) == 1
+
+
+async def test_first_request_sent_twice_starts_two_runs(scripted: Scripted) -> None:
+    async with run_parked(scripted) as (server, _):
+        await called(server)
+        assert await parked(server) == 2
+    assert len(scripted.calls()) == 2
+
+
+@pytest.mark.parametrize("change", ["question", "arguments", "text", "answered", "unknown", "asked"])
+async def test_another_history_starts_a_run_of_its_own(scripted: Scripted, change: str) -> None:
+    async with run_parked(scripted) as (server, messages):
+        question, asks = messages
+        other = {**asks, "tool_calls": json.loads(json.dumps(asks["tool_calls"]).replace("Rome", "Bari"))}
+        changed: dict[str, list[Message]] = {
+            "question": [{**question, "content": "the time?"}, asks, output("call_rome")],
+            "arguments": [question, other, output("call_rome")],
+            "text": [question, {**asks, "content": "I never said this."}, output("call_rome")],
+            "answered": [*messages, output("call_rome"), {"role": "assistant", "content": "sunny"}, question],
+            "unknown": [*messages, output("call_rome"), output("call_of_nobody")],
+            "asked": [*messages, question, output("call_rome")],
+        }
+        assert answer(await send(server, changed[change]))["content"] == "rebuilt"
+        assert await parked(server) == 1
+        assert answer(await send(server, [*messages, output("call_rome")]))["content"] == "it is sunny"
+    assert len(scripted.outputs()) == 1
+
+
+async def test_text_of_the_user_after_an_output_reaches_the_agent(scripted: Scripted) -> None:
+    async with run_parked(scripted) as (server, messages):
+        also: Message = {"role": "user", "content": "and hurry"}
+        assert answer(await send(server, [*messages, output("call_rome"), also]))["content"] == "it is sunny"
+    assert scripted.outputs() == [("call_rome", "sunand hurry")]
+
+
+async def test_outputs_of_calls_that_nobody_made_start_a_run(scripted: Scripted) -> None:
+    play(scripted)
+    async with serving(scripted.env) as server:
+        call = {"id": "call_x", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+        asks: Message = {"role": "assistant", "tool_calls": [call]}
+        assert answer(await send(server, [QUESTION, asks, output("call_x")]))["content"] == "rebuilt"
+
+
+async def test_parked_run_is_stopped_after_its_time(scripted: Scripted) -> None:
+    async with run_parked(scripted, parked_timeout_secs=1) as (server, messages):
+        await until(lambda: not scripted.alive())
+        assert await parked(server) == 0
+        assert answer(await send(server, [*messages, output("call_rome")]))["content"] == "rebuilt"
+
+
+async def test_oldest_parked_run_is_stopped_above_the_limit(scripted: Scripted) -> None:
+    play(scripted)
+    async with serving(scripted.env, max_parked_runs=2) as server:
+        conversations = [await called(server) for _ in range(3)]
+        await until(lambda: len(scripted.alive()) == 2)
+        assert await parked(server) == 2
+        assert not scripted.outputs()
+        assert answer(await send(server, [*conversations[2], output("call_rome")]))["content"] == "it is sunny"
+
+
+async def test_ended_runs_are_dropped_before_parked_runs(scripted: Scripted) -> None:
+    play(scripted)
+    scripted.play([client_calls(OSLO), *codex_streams("cold", answers=2)], server=True, when="Oslo")
+    async with serving(scripted.env, max_parked_runs=2) as server:
+        oldest = await called(server)
+        question: Message = {"role": "user", "content": "Oslo?"}
+        for _ in range(3):
+            asks = answer(await send(server, [question]))
+            assert answer(await send(server, [question, asks, output("call_oslo")]))["content"] == "cold"
+        assert await parked(server) == 1
+        assert answer(await send(server, [*oldest, output("call_rome")]))["content"] == "it is sunny"
+
+
+async def test_run_that_answers_is_not_stopped_by_the_limit(scripted: Scripted, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    scripted.play([client_calls(ROME), wait_for(go), *codex_streams("it is sunny", answers=2)], server=True)
+    scripted.play([client_calls(OSLO)], server=True, when="Oslo")
+    async with serving(scripted.env, max_parked_runs=1) as server:
+        messages = await called(server)
+        working = asyncio.create_task(send(server, [*messages, output("call_rome")]))
+        await until(scripted.outputs)
+        for _ in range(2):
+            answer(await send(server, [{"role": "user", "content": "Oslo?"}]))
+        go.touch()
+        assert answer(await working)["content"] == "it is sunny"
+
+
+async def test_no_run_is_parked_with_a_limit_of_zero(scripted: Scripted) -> None:
+    async with run_parked(scripted, max_parked_runs=0) as (server, messages):
+        await until(lambda: not scripted.alive())
+        assert answer(await send(server, [*messages, output("call_rome")]))["content"] == "rebuilt"
+
+
+async def test_conversation_of_an_agent_that_died_continues_in_another_run(scripted: Scripted) -> None:
+    async with run_parked(scripted) as (server, messages):
+        psutil.Process(scripted.calls()[0].pid).kill()
+        await until_told(lambda: _is(parked(server), 0))
+        assert answer(await send(server, [*messages, output("call_rome")]))["content"] == "rebuilt"
+
+
+async def _is(value: Awaitable[int], expected: int) -> bool:
+    return await value == expected
+
+
+async def test_conversation_continues_after_a_restart_of_the_server(scripted: Scripted) -> None:
+    async with run_parked(scripted) as (_, messages):
+        pass
+    async with serving(scripted.env) as server:
+        assert answer(await send(server, [*messages, output("call_rome")]))["content"] == "rebuilt"
+
+
+async def test_parked_run_holds_no_slot_and_waits_for_one_to_continue(scripted: Scripted, tmp_path: Path) -> None:
+    go, started = tmp_path / "go", tmp_path / "started"
+    async with run_parked(scripted, max_concurrent_runs=1, max_queued_runs=1) as (server, messages):
+        scripted.play([touch(started), wait_for(go), *codex_streams("busy")], server=True, when="long")
+        busy = asyncio.create_task(send(server, [{"role": "user", "content": "long"}]))
+        await until(started.exists)
+        following = asyncio.create_task(send(server, [*messages, output("call_rome")]))
+        await until(lambda: server.runs.queued == 1)
+        oldest = (await server.client.get("/api/v1/runs")).json()["runs"][-1]
+        run = server.runs.live(oldest["id"])
+        assert run
+        assert (oldest["state"], run.queue_position) == ("running", 1)
+        assert scripted.outputs() == []
+        refused = await send(server, [{"role": "user", "content": "one too many"}])
+        assert refused.status_code == 503
+        go.touch()
+        assert answer(await following)["content"] == "it is sunny"
+        assert answer(await busy)["content"] == "busy"
+    assert len(scripted.outputs()) == 1
+
+
+async def test_run_stays_parked_while_the_queue_is_full(scripted: Scripted, tmp_path: Path) -> None:
+    go, started = tmp_path / "go", tmp_path / "started"
+    async with run_parked(scripted, max_concurrent_runs=1, max_queued_runs=0) as (server, messages):
+        scripted.play([touch(started), wait_for(go), *codex_streams("busy")], server=True, when="long")
+        busy = asyncio.create_task(send(server, [{"role": "user", "content": "long"}]))
+        await until(started.exists)
+        messages = [*messages, output("call_rome")]
+        assert (await send(server, messages)).status_code == 503
+        assert await parked(server) == 1
+        go.touch()
+        assert answer(await busy)["content"] == "busy"
+        await until(lambda: not server.runs.busy)
+        assert answer(await send(server, messages))["content"] == "it is sunny"
+    assert len(scripted.outputs()) == 1
+
+
+async def test_parked_run_belongs_to_its_key(scripted: Scripted) -> None:
+    play(scripted)
+    file = KeyFile(home(scripted.env))
+    ana, ben = [await asyncio.to_thread(file.create, name, KeyLimits()) for name in ("ana", "ben")]
+    keys = ApiKeys((), await asyncio.to_thread(file.read))
+    async with serving(scripted.env, keys=keys) as server:
+        messages = [QUESTION, answer(await send(server, [QUESTION], key=ana)), output("call_rome")]
+        assert answer(await send(server, messages, key=ben))["content"] == "rebuilt"
+        assert answer(await send(server, messages, key=ana))["content"] == "it is sunny"
+        assert answer(await send(server, messages, key=ben))["content"] == "rebuilt"
+    assert len(scripted.outputs()) == 1
+
+
+async def test_huge_output_reaches_the_agent_whole(scripted: Scripted) -> None:
+    text = "x" * 5_000_000
+    async with run_parked(scripted) as (server, messages):
+        assert answer(await send(server, [*messages, output("call_rome", text)]))["content"] == "it is sunny"
+    assert scripted.outputs() == [("call_rome", text)]
+
+
+async def test_client_that_leaves_before_the_calls_stops_the_run(scripted: Scripted, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    scripted.play([touch(started), wait_for(tmp_path / "never"), client_calls(ROME)], server=True)
+    async with serving(scripted.env) as server:
+        asking = asyncio.create_task(send(server, [QUESTION]))
+        await until(started.exists)
+        asking.cancel()
+        await until(lambda: not scripted.alive())
+        assert await parked(server) == 0
+
+
+async def test_client_that_leaves_before_the_answer_to_its_output_stops_the_run(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play([client_calls(ROME), wait_for(tmp_path / "never")], server=True)
+    async with serving(scripted.env) as server:
+        messages = await called(server)
+        asking = asyncio.create_task(send(server, [*messages, output("call_rome")]))
+        await until(scripted.outputs)
+        asking.cancel()
+        await until(lambda: not scripted.alive())
+
+
+async def test_cancel_stops_a_parked_run(scripted: Scripted) -> None:
+    async with run_parked(scripted) as (server, messages):
+        [run] = (await server.client.get("/api/v1/runs")).json()["runs"]
+        assert run["state"] == "running"
+        assert (await server.client.post(f"/api/v1/runs/{run['id']}/cancel")).status_code == 200
+        assert not scripted.alive()
+        assert await parked(server) == 0
+        record = (await server.client.get(f"/api/v1/runs/{run['id']}")).json()
+        assert record["state"] == "cancelled"
+        assert answer(await send(server, [*messages, output("call_rome")]))["content"] == "rebuilt"
+
+
+async def test_parked_time_counts_towards_no_timeout(scripted: Scripted) -> None:
+    async with run_parked(scripted, request_timeout_secs=2, no_progress_timeout_secs=1) as (server, messages):
+        await asyncio.sleep(2.5)  # longer than both limits
+        assert answer(await send(server, [*messages, output("call_rome")]))["content"] == "it is sunny"
+
+
+async def test_each_answer_has_its_own_usage(scripted: Scripted) -> None:
+    scripted.play(
+        [client_calls(ROME), client_calls(OSLO, answers=2), *codex_streams("it is sunny", answers=3)], server=True
+    )
+    async with serving(scripted.env) as server:
+        messages: list[Message] = [QUESTION]
+        used: list[dict[str, int]] = []
+        ids: set[str] = set()
+        for call in ("call_rome", "call_oslo", ""):
+            response = await send(server, messages)
+            used.append(response.json()["usage"])
+            ids.add(response.json()["id"])
+            messages = [*messages, answer(response), output(call)]
+        assert [each["prompt_tokens"] for each in used] == [12, 12, 12]
+        assert [each["completion_tokens"] for each in used] == [5, 5, 5]
+        assert len(ids) == 3
+        [run] = (await server.client.get("/api/v1/runs")).json()["runs"]
+        usage = (await server.client.get(f"/api/v1/runs/{run['id']}")).json()["token_usage"]
+        assert (usage["input_tokens"], usage["output_tokens"]) == (36, 15)
+
+
+async def test_session_continues_with_the_output(scripted: Scripted) -> None:
+    play(scripted)
+    async with serving(scripted.env) as server:
+        first = await send(server, [QUESTION], session="new")
+        messages = [QUESTION, answer(first), output("call_rome")]
+        second = await send(server, messages, session=first.headers["x-clinvk-session-id"])
+        assert answer(second)["content"] == "it is sunny"
+        assert second.headers["x-clinvk-session-id"] == first.headers["x-clinvk-session-id"]
+    assert len(scripted.calls()) == 1
+
+
+async def test_another_request_in_a_session_stops_its_parked_run(scripted: Scripted) -> None:
+    """A client that gives up its tool call is not refused because the session is busy."""
+    play(scripted)
+    scripted.play(codex_streams("never mind"), server=True, when="leave it")
+    async with serving(scripted.env) as server:
+        first = await send(server, [QUESTION], session="new")
+        messages = [QUESTION, answer(first), {"role": "user", "content": "leave it"}]
+        second = await send(server, messages, session=first.headers["x-clinvk-session-id"])
+        assert answer(second)["content"] == "never mind"
+        assert await parked(server) == 0
+
+
+async def test_metrics_show_parked_runs(scripted: Scripted) -> None:
+    async with run_parked(scripted, metrics_enabled=True) as (server, _):
+        assert "\nclinvk_parked_runs 1.0\n" in (await server.client.get("/metrics")).text
+
+
+async def test_tool_choice_none_and_mode_client_leave_the_agent_without_tools(scripted: Scripted) -> None:
+    scripted.play(codex_streams("hello"), server=True)
+    async with serving(scripted.env) as server:
+        await send(server, [QUESTION], tool_choice="none")
+        await server.client.post(
+            CHAT, json={"model": "codex", "messages": [QUESTION]}, headers={"x-clinvk-tools": "client"}
+        )
+    for call in scripted.calls():
+        assert "shell_tool" in call.argv
+        assert b'"environments":[]' in (call.stdin or b"")
+
+
+@pytest.mark.parametrize(("mode", "has_own"), [("client", False), ("agent", True), ("both", True)])
+async def test_mode_of_the_server_decides_whose_tools_there_are(scripted: Scripted, mode: str, has_own: bool) -> None:
+    scripted.play(codex_streams("hello"), server=True)
+    async with serving(scripted.env, client_tools=mode) as server:
+        await send(server, [QUESTION])
+        await send(server, [QUESTION], tool_choice="none")
+    offered, none = scripted.calls()
+    assert (b"dynamicTools" in (offered.stdin or b"")) == (mode != "agent")
+    for call in (offered, none):
+        assert ("shell_tool" not in call.argv) == has_own
