@@ -15,13 +15,14 @@ BIN    := $(VENV)/bin
 DEMO   := .venv-demo
 AGENTS := .agents
 CLIS   := tests/agents/clis
+CLIENTS := tests/agents/clients
 PIP    := -m pip --disable-pip-version-check --quiet install
 JOBS   ?= 3
 PYTEST ?=
 BENCH  ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-slow coverage lint demo bench lock chromium clean
+.PHONY: help install check test test-slow coverage lint demo bench lock chromium clients clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -31,10 +32,10 @@ install: $(VENV)/installed $(AGENTS)/installed
 check: lint
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow" tests/unit tests/contract $(PYTEST)
 
-test: lint chromium
+test: lint chromium clients
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST)
 
-test-slow: install chromium
+test-slow: install chromium clients
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow $(PYTEST)
 
 coverage:
@@ -73,6 +74,19 @@ $(AGENTS)/installed: $(CLIS)/package.json $(CLIS)/package-lock.json $(CLIS)/.npm
 	npm ci --prefix $(AGENTS) --loglevel=error
 	@touch $@
 
+# The clients that bring tools of their own: instructor does not fit the newest OpenAI SDK, so it has an environment.
+# `npm ci` refuses a lock without the optional programs for other systems, some of which registries do not have.
+clients: install .clients/installed
+.clients/installed: $(wildcard $(CLIENTS)/*.txt $(CLIENTS)/package*.json) $(CLIENTS)/.npmrc
+	@mkdir -p .clients
+	cp $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(CLIENTS)/.npmrc .clients/
+	npm install --prefix .clients --loglevel=error
+	for name in frameworks instructor; do \
+		$(BIN)/uv venv --quiet --clear --python $(BIN)/python .clients/$$name && \
+		$(BIN)/uv pip install --quiet --require-hashes --python .clients/$$name -r $(CLIENTS)/$$name.txt || exit 1; \
+	done
+	@touch $@
+
 # The browser tests drive Debian's chromium. Without it, those tests report that they are skipped.
 chromium:
 	@ls tests/browser/test_*.py >/dev/null 2>&1 || exit 0; \
@@ -92,8 +106,9 @@ lock:
 	printf 'editables\nhatchling\nopenai\n' | $(COMPILE) pyproject.toml - >examples/requirements-demo.txt
 	$(COMPILE) --no-deps examples/requirements-demo.in >>examples/requirements-demo.txt
 	printf 'hatchling\n' | $(COMPILE) pyproject.toml - >packaging/requirements.txt
-	cd $(CLIS) && npm install --package-lock-only --ignore-scripts
+	for name in frameworks instructor; do $(COMPILE) $(CLIENTS)/$$name.in -o $(CLIENTS)/$$name.txt; done
+	for folder in $(CLIS) $(CLIENTS); do (cd $$folder && npm install --package-lock-only --ignore-scripts); done
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(AGENTS) .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(AGENTS) .clients .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
