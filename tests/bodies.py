@@ -25,7 +25,7 @@ CHAT: dict[str, JSON] = {
     "stop": ["a"],
     "tools": [{"type": "function", "function": {"name": "f"}}],
     "tool_choice": "auto",
-    "functions": [{"name": "f"}],
+    "functions": [{"name": "g"}],
     "function_call": "auto",
     "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
     "reasoning_effort": "low",

@@ -167,6 +167,7 @@ class Lasting:
     models: tuple[str, ...] = ()
     aliases: Mapping[str, str | None] = {}
     safe_flags: Flags = NO_FLAGS
+    list_models: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     capabilities = Capabilities()
     keeps_system_prompt = False

@@ -41,6 +41,7 @@ class Shell:
     capabilities = Capabilities()
     keeps_system_prompt = False
     safe_flags: Flags = NO_FLAGS
+    list_models: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
 
     def __init__(self, name: str = "shell", script: str | None = None) -> None:

@@ -171,9 +171,10 @@ async def test_continue_chats_with_both_key_headers(scripted: Scripted) -> None:
         assert used(events(response)) == [(12, 5)]
 
 
-async def test_continue_cli_offers_tools_and_is_answered_without_them(scripted: Scripted) -> None:
+async def test_continue_cli_gets_no_calls_if_the_agent_has_its_own_tools(scripted: Scripted) -> None:
     scripted.play(claude_says("Use a ", "map."))
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", "User-Agent": "ls/JS 5.23.2"}
+    headers["x-clinvk-tools"] = "agent"
     body: JSON = {
         "model": "claude",
         "messages": [
@@ -231,7 +232,7 @@ async def test_cline_streams_with_usage_at_the_end(scripted: Scripted) -> None:
         "stream_options": {"include_usage": True},
     }
     async with serving(scripted.env) as server:
-        response = await post(server, "chat/completions", CLINE, body)
+        response = await post(server, "chat/completions", {**CLINE, "x-clinvk-tools": "agent"}, body)
     chunks = events(response)
     assert text_of(chunks) == "It is done."
     assert used(chunks) == [(12, 5)]

@@ -43,7 +43,7 @@ async def test_effective_model_name_is_not_reported_as_ignored(scripted: Scripte
 
 async def test_ignored_model_is_listed_with_other_ignored_fields(scripted: Scripted) -> None:
     scripted.play(says("claude", "fine"))
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    tool = {"type": "web_search"}
     path = "/openai/v1/chat/completions"
     async with serving(scripted.env, store=MemoryStore()) as server:
         answer = await server.client.post(path, json={**ASKING[path], "model": "cluade", "tools": [tool]})

@@ -511,13 +511,9 @@ async def test_stream_headers_forbid_buffering_and_transformation(scripted: Scri
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-async def test_ignored_tools_are_reported(scripted: Scripted, path: str) -> None:
+async def test_hosted_tools_are_reported_as_ignored(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("fine"))
-    schema: dict[str, object] = {"type": "object"}
-    tools: dict[str, dict[str, object]] = {
-        CHAT: {"type": "function", "function": {"name": "f", "parameters": schema}},
-        MESSAGES: {"name": "f", "input_schema": schema},
-    }
+    tools = {CHAT: {"type": "web_search"}, MESSAGES: {"type": "web_search_20250305", "name": "web_search"}}
     async with serving(scripted.env, store=MemoryStore()) as server:
         response = await server.client.post(path, json=asking(path, tools=[tools[path]]))
         without = await server.client.post(path, json=asking(path))

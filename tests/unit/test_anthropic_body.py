@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from clinvk.dialects.anthropic import Anthropic, ThreadUnsupported
+from clinvk.dialects.conversation import Turn
 from clinvk.dialects.dialect import Call
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import Image, RunRequest
+from clinvk.types.request import ClientTool, Image, RunRequest
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 PNG_SOURCE: dict[str, object] = {
@@ -85,10 +86,16 @@ def test_claude_code_request_is_parsed() -> None:
             literal=True,
             ephemeral=True,
             metadata={"user_id": '{"device_id":"d"}'},
+            client_tools=(ClientTool("Bash", "Runs.", {"type": "object"}),),
         ),
         stream=True,
         model="claude-opus-4-8",
-        ignored=("tools",),
+        has_tools=True,
+        tool_turn=made.tool_turn,
+    )
+    assert made.tool_turn
+    assert made.tool_turn.turns == (
+        Turn("user", ("<system-reminder>\nIt is Monday.\n</system-reminder>\n", "hello there")),
     )
 
 
@@ -260,11 +267,36 @@ def test_claude_code_session_header_is_ignored() -> None:
     assert (made.request.session_id, made.chat, made.request.ephemeral) == (None, None, True)
 
 
-@pytest.mark.parametrize("choice", ["any", "tool"])
-def test_forced_tool_choice_is_rejected(choice: str) -> None:
-    field, message = refused(tools=[{"name": "t"}], tool_choice={"type": choice, "name": "t"})
-    assert field == "tool_choice.type"
-    assert choice in message
+TOOL = {"name": "t", "description": "Gets.", "input_schema": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "instruction"),
+    [
+        ({"type": "any"}, "Answer with a call of a tool."),
+        ({"type": "tool", "name": "t"}, "Answer with a call of the tool `t`."),
+        ({"type": "auto", "disable_parallel_tool_use": True}, "Make at most one call at a time."),
+    ],
+)
+def test_tool_choice_is_an_instruction_to_the_model(choice: object, instruction: str) -> None:
+    made = call(tools=[TOOL], tool_choice=choice)
+    assert made.request.client_tools == (ClientTool("t", "Gets.", {"type": "object"}),)
+    assert made.tool_turn
+    assert made.tool_turn.choice.instruction == instruction
+
+
+def test_tool_choice_none_offers_no_tools_of_anyone() -> None:
+    made = call(tools=[TOOL], tool_choice={"type": "none"})
+    assert (made.request.client_tools, made.has_tools, made.tool_turn, made.ignored) == ((), True, None, ())
+
+
+def test_hosted_tools_are_reported_as_ignored() -> None:
+    made = call(tools=[TOOL, {"type": "web_search_20250305", "name": "web_search"}])
+    assert ([tool.name for tool in made.request.client_tools], made.ignored) == (["t"], ("tools",))
+
+
+def test_tools_with_the_same_name_are_refused() -> None:
+    assert refused(tools=[TOOL, TOOL]) == ("tools", "tools: two tools have the name 't'")
 
 
 IMAGE: dict[str, object] = {"type": "image", "source": PNG_SOURCE}

@@ -21,11 +21,17 @@ from clinvk.types.events import (
     ToolResult,
     Usage,
 )
-from clinvk.types.request import Image, RunRequest
+from clinvk.types.request import ClientTool, Image, RunRequest
 from clinvk.types.result import gather
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 PNG_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
+SCHEMA: dict[str, object] = {"type": "object", "properties": {"city": {"type": "string"}}}
+FUNCTION: dict[str, object] = {
+    "type": "function",
+    "function": {"name": "f", "description": "Gets.", "parameters": SCHEMA},
+}
+CHOICE = {"type": "function", "function": {"name": "f"}}
 FACTS = RunFacts(run_id="r1", backend="claude", started_at=1_700_000_000.9)
 ANSWER: list[Event] = [
     RunStarted("m"),
@@ -215,21 +221,59 @@ def test_effort_or_thinking_field_requests_thinking(fields: dict[str, object], t
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        {"tools": [{"type": "custom"}], "tool_choice": "auto"},
-        {"tools": [{"x": 1}], "tool_choice": "none"},
-        {
-            "tools": [{"x": 1}],
-            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
-        },
-        {"functions": [{"name": "f"}], "function_call": "auto"},
+        {"tools": [FUNCTION]},
+        {"tools": [FUNCTION], "tool_choice": "auto"},
+        {"tools": [FUNCTION], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
     ],
 )
-def test_optional_tools_are_reported_as_ignored(fields: dict[str, object]) -> None:
-    assert parse(body(**fields)).ignored == ("tools",)
+def test_functions_are_offered_without_an_instruction(fields: dict[str, object]) -> None:
+    call = parse(body(**fields))
+    assert call.request.client_tools == (ClientTool("f", "Gets.", SCHEMA),)
+    assert (call.request.prompt, call.ignored, call.tools_mode) == ("hi", (), None)
+    assert call.tool_turn
 
 
-def test_empty_tools_are_not_reported_as_ignored() -> None:
+def test_functions_of_the_older_form_are_called_one_at_a_time() -> None:
+    call = parse(body(functions=[FUNCTION["function"]], function_call="auto"))
+    assert call.request.client_tools == (ClientTool("f", "Gets.", SCHEMA),)
+    assert call.has_functions
+    assert call.tool_turn
+    assert not call.tool_turn.choice.parallel
+
+
+@pytest.mark.parametrize(
+    ("fields", "instruction"),
+    [
+        ({"tool_choice": "required"}, "Answer with a call of a tool."),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "Answer with a call of the tool `f`."),
+        ({"parallel_tool_calls": False}, "Make at most one call at a time."),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [CHOICE]}}},
+            "Call no other tool than `f`.",
+        ),
+    ],
+)
+def test_tool_choice_is_an_instruction_to_the_model(fields: dict[str, object], instruction: str) -> None:
+    call = parse(body(tools=[FUNCTION], **fields))
+    assert call.tool_turn
+    assert call.tool_turn.choice.instruction == instruction
+
+
+def test_tool_choice_none_offers_no_tools_of_anyone() -> None:
+    call = parse(body(tools=[FUNCTION], tool_choice="none"))
+    assert (call.request.client_tools, call.has_tools, call.tool_turn, call.ignored) == ((), True, None, ())
+
+
+def test_custom_tool_takes_one_text_and_shows_its_grammar() -> None:
+    custom = {"name": "patch", "description": "Patches.", "format": {"type": "text"}}
+    (tool,) = parse(body(tools=[{"type": "custom", "custom": custom}])).request.client_tools
+    assert tool.description == 'Patches.\n\nThe input must match this grammar: {"type":"text"}'
+    assert tool.schema["required"] == ["input"]
+
+
+def test_hosted_tools_are_reported_as_ignored() -> None:
+    call = parse(body(tools=[FUNCTION, {"type": "web_search"}]))
+    assert ([tool.name for tool in call.request.client_tools], call.ignored) == (["f"], ("tools",))
     assert parse(body(tools=[], tool_choice="auto")).ignored == ()
 
 
@@ -279,9 +323,14 @@ def test_empty_tools_are_not_reported_as_ignored() -> None:
         ({"stop": [1]}, "stop[0]", "must be a text"),
         ({"temperature": "hot"}, "temperature", "must be a number"),
         ({"modalities": ["audio"]}, "modalities[0]", "agents only write"),
-        ({"tool_choice": "required"}, "tool_choice", "cannot be made to call"),
-        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice.type", "cannot be made"),
-        ({"function_call": {"name": "f"}}, "function_call", "cannot be made to call"),
+        ({"tool_choice": "always"}, "tool_choice", "must be one of auto, none, required"),
+        ({"tools": [FUNCTION, FUNCTION]}, "tools", "two tools have the name 'f'"),
+        ({"tools": [{"type": "function", "function": {"strict": True}}]}, "tools[0].function.name", "is missing"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]},
+            "tools[0].function.parameters",
+            "must describe an object, got the type 'array'",
+        ),
         ({"response_format": {"type": "xml"}}, "response_format.type", "one of text, json_object, json_schema"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is missing"),
         (

@@ -8,10 +8,12 @@ import pytest
 from clinvk.dialects.dialect import Call, PreviousNotFound
 from clinvk.dialects.openai.responses import OpenAIResponses
 from clinvk.types.errors import InvalidRequest
+from clinvk.types.request import ClientTool
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 PNG_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
 TEXT_URL = "data:text/plain;base64," + base64.b64encode("größe".encode()).decode()
+FUNCTION = {"type": "function", "name": "f", "description": "Gets.", "parameters": {"type": "object"}}
 RUN = "0123456789abcdef0123456789abcdef"
 
 
@@ -193,25 +195,46 @@ def test_invalid_previous_response_id_is_not_found() -> None:
     assert caught.value.field == "previous_response_id"
 
 
-@pytest.mark.parametrize("choice", [None, "auto", "none", {"type": "allowed_tools", "mode": "auto", "tools": []}])
-def test_tools_are_reported_as_ignored(choice: object) -> None:
-    assert call(tools=[{"type": "function", "name": "f"}], tool_choice=choice).ignored == ("tools",)
-    assert items({"type": "additional_tools", "tools": []}, {"role": "user", "content": "hi"}).ignored == ("tools",)
-    assert call(tools=[], tool_choice=choice).ignored == ()
+@pytest.mark.parametrize("choice", [None, "auto", {"type": "allowed_tools", "mode": "auto", "tools": []}])
+def test_functions_are_offered_without_an_instruction(choice: object) -> None:
+    made = call(tools=[FUNCTION], tool_choice=choice)
+    assert made.request.client_tools == (ClientTool("f", "Gets.", {"type": "object"}),)
+    assert (made.request.prompt, made.ignored) == ("hi", ())
 
 
 @pytest.mark.parametrize(
-    ("choice", "field"),
+    ("choice", "instruction"),
     [
-        ("required", "tool_choice"),
-        ({"type": "function", "name": "f"}, "tool_choice.type"),
-        ({"type": "allowed_tools", "mode": "required"}, "tool_choice.mode"),
+        ("required", "Answer with a call of a tool."),
+        ({"type": "function", "name": "f"}, "Answer with a call of the tool `f`."),
+        ({"type": "custom", "name": "f"}, "Answer with a call of the tool `f`."),
+        (
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]},
+            "Answer with a call of the tool `f`.",
+        ),
     ],
 )
-def test_required_tool_choice_is_refused(choice: object, field: str) -> None:
-    with pytest.raises(InvalidRequest, match="cannot be made to call") as caught:
-        call(tools=[{"type": "function", "name": "f"}], tool_choice=choice)
-    assert caught.value.field == field
+def test_tool_choice_is_an_instruction_to_the_model(choice: object, instruction: str) -> None:
+    made = call(tools=[FUNCTION], tool_choice=choice)
+    assert made.tool_turn
+    assert made.tool_turn.choice.instruction == instruction
+
+
+def test_tool_choice_none_offers_no_tools_of_anyone() -> None:
+    made = call(tools=[FUNCTION], tool_choice="none")
+    assert (made.request.client_tools, made.has_tools, made.ignored) == ((), True, ())
+
+
+def test_hosted_tools_are_reported_as_ignored() -> None:
+    made = call(tools=[FUNCTION, {"type": "web_search"}, {"type": "custom", "name": "patch"}])
+    assert ([tool.name for tool in made.request.client_tools], made.ignored) == (["f", "patch"], ("tools",))
+    assert call(tools=[]).ignored == ()
+
+
+def test_tools_with_the_same_name_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="two tools have the name 'f'") as caught:
+        call(tools=[FUNCTION, FUNCTION])
+    assert caught.value.field == "tools"
 
 
 def test_unknown_fields_and_fields_without_effect_are_accepted() -> None:

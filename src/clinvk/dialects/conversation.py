@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from clinvk.dialects.client_tools import ToolChoice
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import Image, ToolOutput
@@ -83,11 +84,13 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
         turns: all turns, or the turns after the answer `previous`.
         digests: for each turn, a digest of the turns up to it and of everything else on which the answer depends.
         previous: the id of the answer that the client continues by name.
+        choice: the choice among the tools for the next answer.
     """
 
     turns: tuple[Turn, ...]
     digests: tuple[str, ...]
     previous: str = ""
+    choice: ToolChoice = ToolChoice()
 
     def digest(self, count: int | None = None) -> str:
         """Return a digest of the first `count` turns, by default of the whole request."""
@@ -105,12 +108,14 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
         return Turn("assistant", content, tuple(call for turn in turns for call in turn.calls))
 
     def outputs(self, start: int) -> list[ToolOutput]:
-        """Return the outputs from turn `start` on. A text of the user after an output is a part of the output.
+        """Return the outputs from turn `start` on.
 
-        The list is empty if a text of the user comes before the first output.
+        A text of the user after an output is a part of the output; so is the instruction, at the end. The list is empty
+        if a text of the user comes before the first output.
         """
         outputs: list[ToolOutput] = []
-        for turn in self.turns[start:]:
+        instruction = Turn("user", (self.choice.instruction,) if self.choice.instruction else ())
+        for turn in (*self.turns[start:], instruction):
             outputs += turn.outcomes
             if turn.content and turn.role == "user":
                 if not outputs:
@@ -120,7 +125,7 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
         return outputs
 
 
-def tool_turn(turns: tuple[Turn, ...], setup: bytes) -> ToolTurn:
+def tool_turn(turns: tuple[Turn, ...], setup: bytes, choice: ToolChoice) -> ToolTurn:
     """Return the conversation of a request; `setup` is everything besides the turns on which the answer depends."""
     import hashlib  # a slow import, which lists of sessions do not need
 
@@ -129,7 +134,7 @@ def tool_turn(turns: tuple[Turn, ...], setup: bytes) -> ToolTurn:
     for turn in turns:
         hashed.update(_encode(turn))
         digests.append(hashed.hexdigest())
-    return ToolTurn(turns=turns, digests=tuple(digests))
+    return ToolTurn(turns=turns, digests=tuple(digests), choice=choice)
 
 
 class AgentPrompt(NamedTuple):

@@ -15,7 +15,6 @@ from clinvk.dialects import dialect, sse
 from clinvk.dialects.client_tools import ToolChoice, check_names
 from clinvk.dialects.conversation import (
     Conversation,
-    Turn,
     agent_prompt,
     digest,
     last_answer,
@@ -157,11 +156,8 @@ def call(
     choice = choice or ToolChoice()
     check_names(request.client_tools, "tools")
     has_tools = bool(request.client_tools)
-    turns = conversation.turns
-    if choice.mode == "none" and request.client_tools:
+    if choice.mode == "none":
         request = replace(request, client_tools=())
-    elif request.client_tools and choice.instruction:
-        conversation = replace(conversation, turns=(*turns, Turn("user", (choice.instruction,))))
     prompt = agent_prompt(conversation, only_last=options.session_id is not None, field=field)
     request = replace(
         request,
@@ -183,7 +179,7 @@ def call(
         chat=chat,
         tools_mode=options.tools_mode,
         has_tools=has_tools,
-        tool_turn=tool_turn(turns, _setup(request)) if request.client_tools else None,
+        tool_turn=tool_turn(conversation.turns, _setup(request), choice) if request.client_tools else None,
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.config.model import ServerSettings
+from clinvk.dialects.client_tools import TEXT
 from clinvk.dialects.conversation import ToolTurn
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.runtime.local import LocalRuns
@@ -136,6 +137,8 @@ def _answer_id(run_id: str, index: int) -> str:
 
 def _is_same_input(call: ToolCall, arguments: str) -> bool:
     """Return whether a client repeats the arguments of a call; clients may write the JSON in another way."""
+    if call.input == {TEXT: arguments}:
+        return True
     try:
         return msgspec.json.decode(arguments or "{}") == call.input
     except msgspec.DecodeError:

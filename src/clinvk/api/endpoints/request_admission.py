@@ -109,6 +109,8 @@ class RequestAdmission:
         if finds_session:
             keeps_system_prompt = backend.keeps_system_prompt
             request, session = await self._find_session(call, request, session, keeps_system_prompt, new_session)
+        if request.client_tools and call.tool_turn and (instruction := call.tool_turn.choice.instruction):
+            request = replace(request, prompt=f"{request.prompt}\n\n{instruction}")
         request = await self._workdirs.settled(request, session)
         if session:
             request = replace(request, workdir=session.working_dir or None)

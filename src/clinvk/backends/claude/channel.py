@@ -70,7 +70,8 @@ class ConversationChannel(Channel):
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Return the message. A conversation to resume is named by the command line, or already open in the process."""
         self._run, self._decoder = run, ClaudeDecoder(self._last, self._warning, self._tools.names)
-        return message(request) if self._is_greeted else self.greet() + message(request)
+        greets = self._tools.names and not self._is_greeted
+        return self.greet() + message(request) if greets else message(request)
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
         """Parse one line of stdout and yield events of the run, or answers for stdin.

@@ -155,7 +155,7 @@ class CustomDefinition(msgspec.Struct, frozen=True):
     format: Annotated[dict[str, object] | None, Meta(description="The grammar of the text.")] = None
 
 
-class Tool(msgspec.Struct, frozen=True):
+class ChatTool(msgspec.Struct, frozen=True):
     """A tool of the client; tools of other types are ignored."""
 
     type: str
@@ -216,7 +216,7 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
         dict[str, object] | None, Meta(description='With {"type": "enabled"} the answer includes the thinking.')
     ] = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool] | None, Meta(description="The tools that the client executes.")] = None
+    tools: Annotated[list[ChatTool] | None, Meta(description="The tools that the client executes.")] = None
     tool_choice: Annotated[
         ToolMode | AllowedTools | FunctionChoice | CustomChoice | None,
         Meta(description="Which tools the model may or must call."),

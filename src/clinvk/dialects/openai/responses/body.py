@@ -249,13 +249,13 @@ class Tool(msgspec.Struct, frozen=True):
     strict: bool | None = None
 
 
-class FunctionChoice(msgspec.Struct, frozen=True, tag="function"):
+class ToolChoiceFunction(msgspec.Struct, frozen=True, tag="function"):
     """A function that the model must call."""
 
     name: str
 
 
-class CustomChoice(FunctionChoice, frozen=True, tag="custom"):
+class ToolChoiceCustom(ToolChoiceFunction, frozen=True, tag="custom"):
     """A custom tool that the model must call."""
 
 
@@ -263,7 +263,7 @@ class AllowedToolChoice(msgspec.Struct, frozen=True, tag="allowed_tools"):
     """The tools that the model may call."""
 
     mode: vendor.ToolMode
-    tools: list[FunctionChoice | CustomChoice] = []
+    tools: list[ToolChoiceFunction | ToolChoiceCustom] = []
 
 
 class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -296,7 +296,7 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Annotated[dict[str, str] | None, Meta(description="Stored with the response and its session.")] = None
     tools: Annotated[list[Tool] | None, Meta(description="The tools that the client executes.")] = None
     tool_choice: Annotated[
-        vendor.ToolMode | AllowedToolChoice | FunctionChoice | CustomChoice | None,
+        vendor.ToolMode | AllowedToolChoice | ToolChoiceFunction | ToolChoiceCustom | None,
         Meta(description="Which tools the model may or must call."),
     ] = None
     max_tool_calls: Annotated[int | None, Meta(description="Ignored.")] = None
@@ -351,7 +351,7 @@ def tool_choice(body: ResponseBody) -> ToolChoice:
     match body.tool_choice:
         case "none" | "required" as mode:
             return ToolChoice(mode, parallel=parallel)
-        case FunctionChoice(name=name):
+        case ToolChoiceFunction(name=name):
             return ToolChoice("required", (name,), parallel)
         case AllowedToolChoice(mode=mode, tools=tools):
             return ToolChoice(mode, tuple(tool.name for tool in tools), parallel)
