@@ -1,0 +1,92 @@
+"""Coding agents as clients, set up as docs/agents-as-clients.md says: their tools run on the client's side."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agents.machine import Machine
+from agents.test_frameworks import INSTALLED
+from clients import finished
+from serving import serving
+from standin.document import Record, records
+
+PAGE = Path(__file__).parents[2] / "docs" / "agents-as-clients.md"
+PROMPT = '"Which files are here?"'
+MODEL = re.compile(r'(ANTHROPIC_MODEL=|model = "|clinvk/|"models": {"|-m )(?:claude|codex)')
+OWN_TOOLS = {"claude": {"Bash", "Write"}, "codex": {"exec_command", "apply_patch"}}
+"""Tools of each agent behind the server, which no request may offer."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client: its heading in the page, and its shell tool with the arguments for a command."""
+
+    heading: str
+    tool: str
+    command: str
+
+    def call(self, backend: str, command: str) -> list[object]:
+        """Return a call of the shell tool, by the name that the model behind the server sees."""
+        name = f"client_{self.tool}" if backend == "codex" and self.tool == "exec_command" else self.tool
+        return [name, json.loads(self.command % command)]
+
+
+CLAUDE_CODE = Client("Claude Code", "Bash", '{"command": "%s", "description": "d"}')
+CODEX = Client("Codex", "exec_command", '{"cmd": "%s"}')
+OPENCODE = Client("opencode", "bash", '{"command": "%s", "description": "d"}')
+CLINE = Client("Cline", "run_commands", '{"commands": ["%s"]}')
+
+
+def sample(heading: str) -> str:
+    """Return the commands below a heading of the page."""
+    section = PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return section.split("```sh\n")[1].split("```")[0]
+
+
+def offered(body: Record) -> set[str]:
+    return {str(tool.get("name")) for tool in records(body, "tools")}
+
+
+@pytest.mark.parametrize(
+    ("client", "backend"),
+    [
+        (CLAUDE_CODE, "codex"),
+        (CODEX, "claude"),
+        pytest.param(CLAUDE_CODE, "claude", marks=pytest.mark.slow),
+        pytest.param(CODEX, "codex", marks=pytest.mark.slow),
+        *(
+            pytest.param(client, backend, marks=pytest.mark.slow)
+            for client in (OPENCODE, CLINE)
+            for backend in ("claude", "codex")
+        ),
+    ],
+    ids=lambda value: value.heading if isinstance(value, Client) else value,
+)
+async def test_tools_of_an_agent_run_on_its_side(machine: Machine, client: Client, backend: str) -> None:
+    home, folder = machine.home.parent / "client", machine.home.parent / "client-project"
+    for place in (home, folder):
+        place.mkdir()
+    calls = home / "calls.json"
+    calls.write_text(json.dumps([[client.call(backend, "echo ran > made.txt")]]))
+    commands = MODEL.sub(rf"\g<1>{backend}", sample(client.heading)).replace(PROMPT, f'"[[script {calls}]]"')
+    async with serving(machine.env, default_workdir=str(machine.project)) as server:
+        done = await finished(
+            *("bash", "-euo", "pipefail", "-c", commands.replace(":8080", f":{server.port}")),
+            cwd=folder,
+            env={
+                "PATH": f"{INSTALLED / 'node_modules' / '.bin'}:{machine.env['PATH']}",
+                "HOME": str(home),
+                "OPENCODE_DISABLE_MODELS_FETCH": "1",
+                "OPENCODE_DISABLE_AUTOUPDATE": "1",
+            },
+            within_s=100,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "RESULTS" in done.stdout
+    assert (folder / "made.txt").read_text() == "ran\n", done.stdout + done.stderr
+    assert not list(machine.project.iterdir())
+    own = OWN_TOOLS[backend] - (OWN_TOOLS["claude"] if client is CLAUDE_CODE else set())
+    assert not any(offered(body) & own for body in machine.requests())
