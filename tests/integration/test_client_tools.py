@@ -353,7 +353,7 @@ async def test_cancel_stops_a_parked_run(scripted: Scripted) -> None:
         [run] = (await server.client.get("/api/v1/runs")).json()["runs"]
         assert run["state"] == "running"
         assert (await server.client.post(f"/api/v1/runs/{run['id']}/cancel")).status_code == 200
-        assert not scripted.alive()
+        await until(lambda: not scripted.alive())
         assert await parked(server) == 0
         record = (await server.client.get(f"/api/v1/runs/{run['id']}")).json()
         assert record["state"] == "cancelled"

@@ -102,11 +102,15 @@ def perform(step: dict[str, object]) -> None:
 def call_client(calls: dict[str, list[object]], answers: int) -> None:
     """Call client tools as `codex app-server` does, and wait until the outputs of all calls have come."""
     tokens = {"inputTokens": 12, "cachedInputTokens": 2, "outputTokens": 5, "reasoningOutputTokens": 0}
+    for call_id, (name, arguments) in calls.items():
+        raw = {"type": "function_call", "name": name, "arguments": json.dumps(arguments), "call_id": call_id}
+        notify("rawResponseItem/completed", item=raw)
     for number, (call_id, (name, arguments)) in enumerate(calls.items()):
         item = {"type": "dynamicToolCall", "id": call_id, "tool": name, "arguments": arguments, "status": "inProgress"}
         notify("item/started", item=item)
         notify("item/tool/call", f"call-{number}", callId=call_id, tool=name, arguments=arguments)
-    notify("rawResponse/completed", usage=tokens)
+        if number == 0:  # later calls may come after the end of the answer
+            notify("rawResponse/completed", usage=tokens)
     waiting = {f"call-{number}": call_id for number, call_id in enumerate(calls)}
     while waiting:
         message = json.loads(sys.stdin.buffer.readline() or sys.exit(0))

@@ -245,6 +245,10 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
                 yield self._interrupt(conversation.thread, conversation.turn)
         if method == "thread/tokenUsage/updated":  # the decoder counts the answer from here on
             conversation.answer_usage = None
+        if method == "rawResponseItem/completed":  # the CLI may make a call only after the end of the answer
+            if params.item.name in self._tools and wire.structured(str(params.item.arguments)) is not None:
+                conversation.calls.add(params.item.raw_call_id)
+            return
         if method == "rawResponse/completed":
             conversation.answer_usage = params.usage.usage if params.usage else Usage()
             yield from _awaiting_tools(conversation)

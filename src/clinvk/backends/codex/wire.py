@@ -22,13 +22,15 @@ _KINDS = frozenset(
     {
         *("agent_message", "reasoning", "error", "todo_list", _COMPACTION),
         *("command_execution", "file_change", "mcp_tool_call", "web_search", "collab_tool_call", "dynamic_tool_call"),
+        "function_call",
     }
 )
 _METHODS = frozenset(
     {
         *("turn/started", "turn/plan/updated", "turn/completed", "item/started", "item/completed"),
         *("item/agentMessage/delta", "item/reasoning/summaryTextDelta"),
-        *("thread/tokenUsage/updated", "rawResponse/completed", "warning", "error"),
+        *("thread/tokenUsage/updated", "rawResponseItem/completed", "rawResponse/completed"),
+        *("warning", "error"),
     }
 )
 
@@ -184,6 +186,8 @@ class _ServerItem(Item, frozen=True, rename="camel"):
     receiver_thread_ids: tuple[str, ...] = ()
     agents_states: dict[str, object] = {}
     content_items: tuple[_ContentItem, ...] | None = None
+    name: str = ""
+    raw_call_id: str = msgspec.field(default="", name="call_id")
 
 
 class Totals(msgspec.Struct, frozen=True, rename="camel"):
