@@ -200,6 +200,55 @@ async def test_outputs_of_calls_that_nobody_made_start_a_run(scripted: Scripted)
         assert answer(await send(server, [QUESTION, asks, output("call_x")]))["content"] == "rebuilt"
 
 
+REQUIRED = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_answer_without_the_required_call_is_asked_for_once_more(scripted: Scripted, stream: bool) -> None:
+    scripted.play(codex_streams("no call"), server=True)
+    scripted.play([client_calls(ROME), *codex_streams("it is sunny", answers=2)], server=True, when="is refused")
+    async with serving(scripted.env) as server:
+        response = await send(server, [QUESTION], tool_choice=REQUIRED, stream=stream)
+        assert response.status_code == 200
+        assert "no call" not in response.text
+        assert "call_rome" in response.text
+        assert await parked(server) == 1
+    first, second = [(call.stdin or b"").decode() for call in scripted.calls()]
+    assert "Answer with a call of the tool `weather`." in first
+    assert "is refused" not in first
+    assert "is refused" in second
+
+
+async def test_request_fails_after_two_answers_without_the_required_call(scripted: Scripted) -> None:
+    scripted.play(codex_streams("no call"), server=True)
+    async with serving(scripted.env) as server:
+        response = await send(server, [QUESTION], tool_choice="required")
+        assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
+        assert response.json()["error"]["code"] == "tool_call_missing"
+    assert len(scripted.calls()) == 2
+
+
+async def test_required_call_is_also_required_after_an_output(scripted: Scripted) -> None:
+    scripted.play([client_calls(ROME), *codex_streams("no call", answers=2)], server=True)
+    scripted.play([client_calls(OSLO)], server=True, when="is refused")
+    async with serving(scripted.env) as server:
+        messages = [*await called(server), output("call_rome")]
+        assert call_ids(answer(await send(server, messages, tool_choice="required"))) == ["call_oslo"]
+    assert scripted.outputs() == [("call_rome", "sunAnswer with a call of a tool.")]
+
+
+async def test_only_the_first_call_is_made_without_parallel_calls(scripted: Scripted) -> None:
+    play(scripted, ROME | OSLO)
+    async with serving(scripted.env) as server:
+        first = await send(server, [QUESTION], parallel_tool_calls=False)
+        messages = [QUESTION, answer(first), output("call_rome")]
+        assert call_ids(messages[1]) == ["call_rome"]
+        assert answer(await send(server, messages, parallel_tool_calls=False))["content"] == "it is sunny"
+    outputs = dict(scripted.outputs())
+    assert "make one call at a time" in outputs["call_oslo"]
+    assert outputs["call_rome"].startswith("sun")
+
+
 async def test_parked_run_is_stopped_after_its_time(scripted: Scripted) -> None:
     async with run_parked(scripted, parked_timeout_secs=1) as (server, messages):
         await until(lambda: not scripted.alive())

@@ -6,8 +6,9 @@ from typing import Literal
 import msgspec
 
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.events import ToolCall
+from clinvk.types.events import RunFailed, ToolCall
 from clinvk.types.request import ClientTool, RunRequest
+from clinvk.types.result import RunResult
 
 TEXT = "input"
 """The argument of a tool that takes a text: the agents know only tools with arguments."""
@@ -28,11 +29,13 @@ class ToolChoice(msgspec.Struct, frozen=True):
         mode: whether the model decides, calls no tool, or must call one.
         names: the tools that the model may call; empty allows all.
         parallel: whether an answer may have several calls.
+        is_repeated: whether an answer without the required call came before.
     """
 
     mode: Literal["auto", "none", "required"] = "auto"
     names: tuple[str, ...] = ()
     parallel: bool = True
+    is_repeated: bool = False
 
     @property
     def instruction(self) -> str:
@@ -43,9 +46,20 @@ class ToolChoice(msgspec.Struct, frozen=True):
             sentences.append(f"Answer with a call of the tool {tools}." if tools else "Answer with a call of a tool.")
         elif tools:
             sentences.append(f"Call no other tool than {tools}.")
+        if self.is_repeated:
+            sentences.append("An answer without this call is refused.")
         if not self.parallel:
             sentences.append("Make at most one call at a time.")
         return " ".join(sentences)
+
+    def is_met(self, result: RunResult) -> bool:
+        """Return whether an answer has a required call; an answer that was cut or failed needs none."""
+        if self.mode != "required" or isinstance(result.ending, RunFailed):
+            return True
+        names = {call.name for call in result.tool_calls if call.for_client}
+        return result.ending.stop_reason not in ("end_turn", "tool_use") or bool(
+            names & set(self.names) if self.names else names
+        )
 
 
 def function(name: str, description: str | None, schema: dict[str, object] | None, place: str) -> ClientTool:

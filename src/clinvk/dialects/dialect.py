@@ -108,6 +108,12 @@ class PreviousNotFound(InvalidRequest):
     code = "previous_response_not_found"
 
 
+class CallMissing(ClinvkError):
+    """The model answered twice without the tool call that the request requires."""
+
+    code = "tool_call_missing"
+
+
 STATUSES: Mapping[type[ClinvkError], int] = {
     ClinvkError: 500,
     InvalidRequest: 400,

@@ -6,16 +6,16 @@ again gets the same answer again. Every other request starts a run of its own wi
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 from msgspec.structs import replace
 
 from clinvk.config.model import ServerSettings
-from clinvk.dialects.client_tools import TEXT
+from clinvk.dialects.client_tools import TEXT, ToolChoice
 from clinvk.dialects.conversation import ToolTurn
-from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.dialect import Call, CallMissing, RunFacts
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.runtime.runs import run_facts
@@ -48,6 +48,9 @@ class _Start(msgspec.Struct, frozen=True):
     after: int = 0
     used: Usage = Usage()
     open_calls: tuple[ToolCall, ...] = ()
+
+
+_ONE_CALL = "The call was not made: make one call at a time."
 
 
 class ParkedRun:
@@ -148,16 +151,28 @@ def _is_same_input(call: ToolCall, arguments: str) -> bool:
 class Answer:
     """One answer of a run: its events after a number, until the run is parked or ends."""
 
-    def __init__(self, parked: ParkedRun, start: _Start, runs: "ParkedRuns") -> None:
+    def __init__(self, parked: ParkedRun, start: _Start, runs: "ParkedRuns", choice: ToolChoice) -> None:
         self.run = parked.run
         self._parked = parked
         self._start = start
         self._runs = runs
+        self._choice = choice
 
     @property
     def facts(self) -> RunFacts:
         """The facts of the run; every answer has an id of its own."""
         return replace(run_facts(self.run), run_id=_answer_id(self.run.id, self._start.index))
+
+    async def check(self) -> None:
+        """Wait for the end of the answer if the request requires a call.
+
+        Raises:
+            CallMissing: the answer has no such call. The run is stopped.
+        """
+        is_checked = self._choice.mode == "required" and not self._start.open_calls
+        if is_checked and not self._choice.is_met(await self.result()):
+            self._runs.drop(self._parked)
+            raise CallMissing("tool_choice: the model answered without the required call")
 
     async def result(self) -> RunResult:
         """Wait for the end of the answer and return the answer."""
@@ -179,17 +194,22 @@ class Answer:
             for number, at, event in batch:
                 if isinstance(event, ToolCall) and event.for_client:
                     calls.append(event)
-                elif isinstance(event, ToolResult) and event.id in self._parked.call_ids:
-                    continue
                 elif isinstance(event, AwaitingTools | RunFinished | RunFailed):
                     event = self._end(calls, number, event)
                     is_complete = True
-                answered.append(Logged(number, at, event))
+                if not self._is_hidden(event, calls):
+                    answered.append(Logged(number, at, event))
                 if is_complete:
                     break
             yield answered
             if is_complete:
                 return
+
+    def _is_hidden(self, event: Event, calls: Sequence[ToolCall]) -> bool:
+        """Return whether the client does not see an event: the output of a call, or a call that is refused."""
+        if isinstance(event, ToolResult):
+            return event.id in self._parked.call_ids
+        return not self._choice.parallel and event in calls[1:]
 
     def _end(self, calls: list[ToolCall], number: int, event: AwaitingTools | RunFinished | RunFailed) -> Event:
         """Return the ending of the answer, with the tokens of this answer alone."""
@@ -197,7 +217,9 @@ class Answer:
         usage = event.usage - used if event.usage else None
         if isinstance(event, AwaitingTools):
             next_start = _Start(self._start.index + 1, number, event.usage or used)
-            self._runs.park(self._parked, {call.id: call for call in calls}, next_start)
+            refused = [] if self._choice.parallel else calls[1:]
+            outputs = {call.id: ToolOutput(call.id, (_ONE_CALL,), is_error=True) for call in refused}
+            self._runs.park(self._parked, {call.id: call for call in calls}, outputs, next_start)
             return RunFinished("tool_use", usage=usage or Usage())
         self._runs.keep_ended(self._parked)
         return replace(event, usage=usage)
@@ -238,24 +260,29 @@ class ParkedRuns:
         parked, start = self._continued(turn, call.request.key_name) or await self._started(call, turn)
         parked.readers += 1
         try:
-            yield Answer(parked, start, self)
+            yield Answer(parked, start, self, turn.choice)
         finally:
             parked.readers -= 1
             if not (parked.readers or parked.calls or parked.run.ending):
-                self._drop(parked)
+                self.drop(parked)
 
     async def stop_in_session(self, session_id: str) -> None:
         """Stop the parked run of a session that another request is to continue."""
         for parked in [*self._kept.values()]:
             if parked.is_parked and parked.run.session_id == session_id:
-                self._drop(parked)
+                self.drop(parked)
                 await self._runs.cancel(parked.run.id)
 
-    def park(self, parked: ParkedRun, calls: dict[str, ToolCall], next_start: _Start) -> None:
-        """Keep a run whose agent waits for outputs; ignored if another reader of the answer was first."""
+    def park(
+        self, parked: ParkedRun, calls: dict[str, ToolCall], outputs: dict[str, ToolOutput], next_start: _Start
+    ) -> None:
+        """Keep a run whose agent waits for the outputs of `calls` and has `outputs` already.
+
+        Ignored if another reader of the answer was first.
+        """
         if next_start.after <= parked.next_start.after:
             return
-        parked.calls, parked.next_start = calls, next_start
+        parked.calls, parked.outputs, parked.next_start = calls, outputs, next_start
         parked.call_ids |= calls.keys()
         self._by_call |= dict.fromkeys(calls, parked)
         self._keep(parked)
@@ -269,10 +296,10 @@ class ParkedRuns:
         self._release(parked)
         self._kept[parked.run.id] = parked
         timeout_s = self._settings.parked_timeout_secs
-        parked.timer = asyncio.get_running_loop().call_later(timeout_s, self._drop, parked)
+        parked.timer = asyncio.get_running_loop().call_later(timeout_s, self.drop, parked)
         while len(self._kept) > self._settings.max_parked_runs:
             oldest = next(iter(self._kept.values()))
-            self._drop(next((kept for kept in self._kept.values() if not kept.is_parked), oldest))
+            self.drop(next((kept for kept in self._kept.values() if not kept.is_parked), oldest))
 
     def _continued(self, turn: ToolTurn, key_name: str) -> tuple[ParkedRun, _Start] | None:
         parked = self._find(turn, key_name)
@@ -304,7 +331,7 @@ class ParkedRuns:
             parked.timer.cancel()
         self._kept.pop(parked.run.id, None)
 
-    def _drop(self, parked: ParkedRun) -> None:
+    def drop(self, parked: ParkedRun) -> None:
         """Forget a run, and stop the run if it has not ended."""
         self._release(parked)
         for call_id in parked.call_ids:

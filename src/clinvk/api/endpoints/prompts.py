@@ -31,7 +31,16 @@ from clinvk.api.http.response import (
 )
 from clinvk.backends.base import describe
 from clinvk.dialects import vendor
-from clinvk.dialects.dialect import Call, Dialect, Encoder, RunFacts, SupportsAsync, SupportsKeepAlive, renamed
+from clinvk.dialects.dialect import (
+    Call,
+    CallMissing,
+    Dialect,
+    Encoder,
+    RunFacts,
+    SupportsAsync,
+    SupportsKeepAlive,
+    renamed,
+)
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
@@ -109,13 +118,11 @@ class _PromptRequest(Exchange):
         is_continued = parsed.tool_turn is not None and services.parked_runs.has(parsed.tool_turn, key_name)
         admit = partial(
             services.admission.admit,
-            parsed,
-            self._dialect.is_model_api,
-            key_name,
-            state.get("client", ""),
-            finds_session=not is_continued,
+            is_model_api=self._dialect.is_model_api,
+            key_name=key_name,
+            client=state.get("client", ""),
         )
-        call = self._call = replace(parsed, request=await admit())
+        call = self._call = replace(parsed, request=await admit(parsed, finds_session=not is_continued))
         if call.dry_run or self._services.settings.unified_flags.dry_run:
             await self._respond_dry_run(call)
             return
@@ -127,14 +134,19 @@ class _PromptRequest(Exchange):
         except SessionBusy:
             if self._run or parsed.request.session_id or not (parsed.previous or parsed.chat):
                 raise
-        # Another request has resumed the session first.
-        call = self._call = replace(parsed, request=await admit(new_session=True))
+            # Another request has resumed the session first.
+        except CallMissing:
+            assert parsed.tool_turn
+            choice = replace(parsed.tool_turn.choice, is_repeated=True)
+            parsed = replace(parsed, tool_turn=replace(parsed.tool_turn, choice=choice))
+        call = self._call = replace(parsed, request=await admit(parsed, new_session=True))
         await self._run_call(call, disconnect)
 
     async def _run_call(self, call: Call, disconnect: DisconnectWatch) -> None:
         runs, parked_runs = self._services.runs, self._services.parked_runs
         if call.request.client_tools and call.tool_turn:
             async with parked_runs.answer(call, call.tool_turn) as answer:
+                await answer.check()
                 self._answer_of_run = answer
                 await self._respond_with(call, answer.run)
             return
@@ -214,6 +226,8 @@ class _PromptRequest(Exchange):
         await super()._open(NO_TRANSFORM if self._dialect.is_model_api else cache)
 
     async def _refuse(self, error: ClinvkError) -> None:
+        if isinstance(error, CallMissing):
+            self._headers.append(NO_RETRY)
         if self._call:  # the error names fields of the run request, not of the body
             error = renamed(error, self._dialect.fields)
         await super()._refuse(error)
