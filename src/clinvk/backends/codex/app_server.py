@@ -167,7 +167,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         capabilities: dict[str, object] = {"optOutNotificationMethods": _SKIPPED_NOTIFICATIONS}
         if tools:
             self.capacity = _WAITING_CAPACITY
-        if ROOTS in session_params or tools:
+        if ROOTS in session_params or client_tools.TOOLS in session_params:
             capabilities["experimentalApi"] = True
         client = {"name": "clinvk", "version": __version__}
         super().__init__(wire.MESSAGES, {"clientInfo": client, "capabilities": capabilities})
@@ -245,13 +245,8 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
                 yield self._interrupt(conversation.thread, conversation.turn)
         if method == "thread/tokenUsage/updated":  # the decoder counts the answer from here on
             conversation.answer_usage = None
-        if method == "rawResponseItem/completed":  # the CLI may make a call only after the end of the answer
-            if params.item.name in self._tools and wire.structured(str(params.item.arguments)) is not None:
-                conversation.calls.add(params.item.raw_call_id)
-            return
-        if method == "rawResponse/completed":
-            conversation.answer_usage = params.usage.usage if params.usage else Usage()
-            yield from _awaiting_tools(conversation)
+        if method.startswith("rawResponse"):
+            yield from self._raw_notified(conversation, params)
             return
         for event in conversation.decoder.feed(method, params):
             if isinstance(event, ToolCall) and event.for_client:
@@ -265,6 +260,14 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         is_to_end = conversation.decoder.is_out_of_turns and not conversation.is_dropped
         if is_to_end and (request := self.interrupt(conversation.run)):
             yield request
+
+    def _raw_notified(self, conversation: _Conversation, params: wire.Params) -> Iterator[Delivery]:
+        """Record an item of the model's answer, or the end of the answer, which the request for a call may follow."""
+        if not params.item.type:
+            conversation.answer_usage = params.usage.usage if params.usage else Usage()
+            yield from _awaiting_tools(conversation)
+        elif params.item.name in self._tools and wire.structured(str(params.item.arguments)) is not None:
+            conversation.calls.add(params.item.raw_call_id)
 
     def _subagent_notified(self, method: str, params: wire.Params) -> Iterator[Delivery]:
         """Record the turns of a run's sub-agents. Interrupt a sub-agent whose run has ended."""

@@ -22,6 +22,9 @@ CATALOG = "models.json"
 LIST_MODELS = ("debug", "models")
 """The arguments of the command that prints the models, in 0.2 s."""
 
+TOOLS = "dynamicTools"
+"""The parameter of a thread with the tools, which is experimental."""
+
 FLAGS = ("--disable", "shell_tool", "--disable", "unified_exec")
 CONFIG = {
     "model_catalog_json": f'"{PRIVATE}/{CATALOG}"',
@@ -93,7 +96,7 @@ def session_params(request: RunRequest) -> dict[str, object]:
         for tool in request.client_tools
     ]
     own: dict[str, object] = {"baseInstructions": request.system_prompt or _MODEL_PROMPT, "environments": ()}
-    return {"dynamicTools": tools, "experimentalRawEvents": True, **({} if request.own_tools else own)}
+    return {TOOLS: tools, "experimentalRawEvents": True, **({} if request.own_tools else own)}
 
 
 def _description(tool: ClientTool) -> str:

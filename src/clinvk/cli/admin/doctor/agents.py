@@ -102,7 +102,8 @@ class _Probe(NamedTuple):
             return _check(name, "problem", f"{about}: {what}", self.backend.install)
         if login.is_logged_in is False:
             return _check(name, "problem", f"{about}: {login.detail}", login.fix)
-        return _check(name, "ok", f"{about}, {login.detail}")
+        lack = "" if self.backend.capabilities.client_tools else ", cannot call the tools of API clients"
+        return _check(name, "ok", f"{about}{lack}, {login.detail}")
 
     async def _protocol_remarks(self, isolated_env: Mapping[str, str]) -> list[Remark]:
         """Report a CLI that does not speak the protocol of a warm process. It runs in an empty folder."""

@@ -1,0 +1,148 @@
+"""Parked runs of the real agents: warm processes, many at once, and no tool besides the client's."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+
+import httpx
+import msgspec
+import psutil
+import pytest
+
+from agents.machine import Machine
+from clinvk.config.model import WarmSettings
+from polling import until, until_told
+from serving import LiveServer, serving
+
+CLIS = ("claude", "codex")
+TOOL: object = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+Message = Mapping[str, object]
+
+
+@asynccontextmanager
+async def keeping(machine: Machine) -> AsyncGenerator[LiveServer]:
+    """Serve with warm processes."""
+    workdir = str(machine.project)
+    async with serving(
+        machine.env,
+        warm=WarmSettings(kept_backends=CLIS),
+        default_workdir=workdir,
+        max_parked_runs=300,
+        max_concurrent_runs=16,
+    ) as server:
+        yield server
+
+
+async def send(server: LiveServer, cli: str, messages: list[Message], tools: list[object]) -> Message:
+    body = {"model": cli, "messages": messages, "tools": tools}
+    response: httpx.Response = await server.client.post("/openai/v1/chat/completions", json=body, timeout=300)
+    assert response.status_code == 200, response.text
+    return response.json()["choices"][0]["message"]
+
+
+async def begin(server: LiveServer, cli: str, text: str, tools: list[object]) -> list[Message]:
+    """Send a prompt; return the conversation up to the calls."""
+    question = {"role": "user", "content": text}
+    return [question, await send(server, cli, [question], tools)]
+
+
+async def end(server: LiveServer, cli: str, messages: list[Message], tools: list[object]) -> str:
+    """Send the output of the only call; return the answer."""
+    [call] = msgspec.convert(messages[-1]["tool_calls"], list[dict[str, object]])
+    output = f"sun {call['id']}"
+    result: Message = {"role": "tool", "tool_call_id": call["id"], "content": output}
+    answer = str((await send(server, cli, [*messages, result], tools))["content"])
+    assert output in answer
+    return answer
+
+
+async def warm(server: LiveServer, cli: str) -> Mapping[str, int]:
+    return (await server.client.get("/health")).json()["warm"]["backends"][cli]
+
+
+@pytest.mark.parametrize("cli", CLIS)
+async def test_request_with_the_same_hundred_tools_finds_a_process_ready(machine: Machine, cli: str) -> None:
+    names = ["weather", *(f"tool_{number}" for number in range(99))]
+    tools: list[object] = [{"type": "function", "function": {"name": name, "description": name * 20}} for name in names]
+    async with keeping(machine) as server:
+        await end(server, cli, await begin(server, cli, "[[call weather {}]]", tools), tools)
+
+        async def is_ready() -> bool:
+            return (await warm(server, cli))["ready"] > 0
+
+        await until_told(is_ready, within_s=60)
+        hits = (await warm(server, cli))["hits"]
+        await end(server, cli, await begin(server, cli, "[[call weather {}]]", tools), tools)
+        assert (await warm(server, cli))["hits"] == hits + 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_two_processes_of_codex_hold_two_hundred_parked_runs(machine: Machine) -> None:
+    async with keeping(machine) as server:
+        tools: list[object] = [TOOL]
+        await end(server, "codex", await begin(server, "codex", "[[call weather {}]]", tools), tools)
+        runs = [begin(server, "codex", "[[call weather {}]]", tools) for _ in range(200)]
+        conversations = await asyncio.gather(*runs)
+        assert (await server.client.get("/health")).json()["parked_runs"] == 200
+        await until_told(lambda: _has_at_most(server, 2))
+        await asyncio.gather(*(end(server, "codex", messages, tools) for messages in conversations))
+
+
+async def _has_at_most(server: LiveServer, count: int) -> bool:
+    return (await warm(server, "codex"))["processes"] <= count
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_memory_and_parked_runs_are_bounded_through_a_thousand_loops(machine: Machine) -> None:
+    """Half of the loops end; the other clients never come back."""
+    tools: list[object] = [TOOL]
+    async with serving(
+        machine.env, warm=WarmSettings(kept_backends=CLIS), default_workdir=str(machine.project), max_parked_runs=20
+    ) as server:
+        used = 0
+        for number in range(1000):
+            messages = await begin(server, "codex", "[[call weather {}]]", tools)
+            if number % 2:
+                await end(server, "codex", messages, tools)
+            if number == 200:
+                used = psutil.Process().memory_info().rss
+        assert psutil.Process().memory_info().rss < used + 50_000_000
+        assert (await server.client.get("/health")).json()["parked_runs"] <= 20
+        assert len(asyncio.all_tasks()) < 100
+    await until(lambda: not machine.left())
+
+
+@pytest.mark.parametrize(
+    ("cli", "call"),
+    [
+        ("claude", '[[call Bash {"command": "touch OUT"}]]'),
+        ("claude", '[[call Write {"file_path": "OUT", "content": "x"}]]'),
+        ("claude", '[[call Read {"file_path": "SECRET"}]]'),
+        ("codex", '[[call shell_command {"command": "touch OUT; cat SECRET"}]]'),
+        ("codex", '[[call exec_command {"cmd": "touch OUT; cat SECRET"}]]'),
+        ("codex", '[[call apply_patch "*** Begin Patch\\n*** Add File: OUT\\n+x\\n*** End Patch"]]'),
+        ("codex", '[[call view_image {"path": "SECRET"}]]'),
+    ],
+)
+@pytest.mark.parametrize("has_tools", [True, False])
+async def test_own_tools_of_the_agent_are_off(machine: Machine, cli: str, call: str, has_tools: bool) -> None:
+    """The model calls them all the same: nothing on the server's disk is read or written."""
+    secret, written = machine.project / "secret.txt", machine.project / "out.txt"
+    await asyncio.to_thread(secret.write_text, "the secret of the server")
+    call = call.replace("OUT", str(written)).replace("SECRET", str(secret))
+    async with serving(machine.env, default_workdir=str(machine.project)) as server:
+        response = await server.client.post(
+            "/openai/v1/chat/completions",
+            json={
+                "model": cli,
+                "messages": [{"role": "user", "content": call}],
+                "tools": [TOOL] if has_tools else [],
+            },
+            headers={"x-clinvk-tools": "client"},
+        )
+    assert response.status_code == 200, response.text
+    assert "the secret of the server" not in response.text
+    assert response.json()["choices"][0]["finish_reason"] == "stop"
+    assert not written.exists()
