@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clinvk.backends import shared
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.base import MAX_RUNS, PRIVATE, Capabilities, Channel, Host, Launch
 from clinvk.backends.codex import client_tools, flags, user_files
 from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
 from clinvk.backends.codex.exec import ExecChannel, full_prompt, supports_schema
@@ -172,7 +172,13 @@ class Codex:
             stops_tools_first=True,
         )
         params = {name: value for name, value in params.items() if name != _THREAD}
-        kept = msgspec.structs.replace(server, session_params=params, reads=_read_at_start(request, host), ping=PING)
+        kept = msgspec.structs.replace(
+            server,
+            session_params=params,
+            reads=_read_at_start(request, host),
+            ping=PING,
+            max_runs=2 * MAX_RUNS,  # most of the runs only wait for their clients
+        )
         return msgspec.structs.replace(server, warm=kept)
 
     def channel(self, launch: Launch, host: Host) -> Channel:
