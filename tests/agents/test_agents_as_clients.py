@@ -36,6 +36,7 @@ class Client:
 
 CLAUDE_CODE = Client("Claude Code", "Bash", '{"command": "%s", "description": "d"}')
 CODEX = Client("Codex", "exec_command", '{"cmd": "%s"}')
+CODEX_SCRIPTS = Client("Codex", "functions__exec", '{"input": "text(await tools.exec_command({cmd: \'%s\'}));"}')
 OPENCODE = Client("opencode", "bash", '{"command": "%s", "description": "d"}')
 CLINE = Client("Cline", "run_commands", '{"commands": ["%s"]}')
 
@@ -66,12 +67,23 @@ def offered(body: Record) -> set[str]:
     ids=lambda value: value.heading if isinstance(value, Client) else value,
 )
 async def test_tools_of_an_agent_run_on_its_side(machine: Machine, client: Client, backend: str) -> None:
+    await run_sample(machine, client, backend, backend)
+
+
+@pytest.mark.slow
+async def test_tools_that_codex_sends_in_the_conversation_run_on_its_side(machine: Machine) -> None:
+    """Codex offers newer models a JavaScript interpreter, in a namespace and not in `tools`."""
+    await run_sample(machine, CODEX_SCRIPTS, "codex", "gpt-6-sol")
+
+
+async def run_sample(machine: Machine, client: Client, backend: str, model: str) -> None:
+    """Run the commands of the page, with a prompt that makes the model call the client's shell tool."""
     home, folder = machine.home.parent / "client", machine.home.parent / "client-project"
     for place in (home, folder):
         place.mkdir()
     calls = home / "calls.json"
     calls.write_text(json.dumps([[client.call(backend, "echo ran > made.txt")]]))
-    commands = MODEL.sub(rf"\g<1>{backend}", sample(client.heading)).replace(PROMPT, f'"[[script {calls}]]"')
+    commands = MODEL.sub(rf"\g<1>{model}", sample(client.heading)).replace(PROMPT, f'"[[script {calls}]]"')
     async with serving(machine.env, default_workdir=str(machine.project)) as server:
         done = await finished(
             *("bash", "-euo", "pipefail", "-c", commands.replace(":8080", f":{server.port}")),

@@ -96,7 +96,7 @@ async def test_claude_code_reports_why_the_agent_failed(client: Client, machine:
 async def test_claude_code_does_not_retry_a_crashed_agent(client: Client, scripted: Scripted) -> None:
     """With what the documentation tells to set; without it Claude Code asks once more for an answer in one piece."""
     scripted.play([*claude_says("one ", "two")[:4], stderr("the disk is on fire"), exits(3)])
-    async with serving(scripted.env) as server:
+    async with serving(scripted.env, client_tools="agent") as server:
         alone = {"CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1"}
         done = await client.ask(server, "hello", "--model=claude", **alone)
     assert done.returncode != 0

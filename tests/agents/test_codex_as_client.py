@@ -143,7 +143,7 @@ async def test_codex_reports_why_the_agent_failed(client: Client, machine: Machi
 @pytest.mark.parametrize("says", [claude_says("one ", "two")[:4], claude_says()[:1]], ids=["has spoken", "at once"])
 async def test_codex_does_not_retry_a_crashed_agent(client: Client, scripted: Scripted, says: list[Step]) -> None:
     scripted.play([*says, stderr("the disk is on fire"), exits(3)])
-    async with serving(scripted.env) as server:
+    async with serving(scripted.env, client_tools="agent") as server:
         done = await client.ask("hello", server.port, "claude", retries="")
     assert done.returncode != 0
     failed = done.stdout.splitlines()[-1]
@@ -156,8 +156,9 @@ async def test_codex_does_not_retry_a_crashed_agent(client: Client, scripted: Sc
 async def test_codex_waits_for_a_silent_agent(client: Client, scripted: Scripted) -> None:
     says = claude_says("one ", "two")
     scripted.play([pause(6), *says[:4], pause(6), *says[4:]])
+    agent_tools = 'model_providers.clinvk.http_headers={"x-clinvk-tools"="agent"}'
     impatient = f"{NO_RETRIES}\nstream_idle_timeout_ms = 4000"
     async with answering(OpenAIResponses(), scripted.env) as port:
-        done = await client.ask("hello", port, "claude", retries=impatient)
+        done = await client.ask("hello", port, "claude", "-c", agent_tools, retries=impatient)
     assert items(done) == [Item("agent_message", "one two")]
     assert len(scripted.calls()) == 1

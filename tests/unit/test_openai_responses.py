@@ -453,3 +453,21 @@ def test_errors_have_the_vendors_format_and_the_clients_field() -> None:
     assert (status, error["code"]) == (400, "previous_response_not_found")
     assert told(KeyRefused("no"))[0] == 401
     assert told(AgentRateLimited("slow down"))[1]["code"] == "rate_limit_exceeded"
+
+
+def test_calls_of_a_tool_of_a_namespace_name_the_namespace() -> None:
+    parameters: Json = {"type": "object"}
+    function: Json = {"type": "function", "name": "f", "parameters": parameters, "strict": False}
+    tools: list[Json] = [function, {"type": "custom", "name": "exec"}]
+    made = call(tools=[{"type": "namespace", "name": "functions", "description": "d", "tools": tools}, function])
+    events = [
+        ToolCall(f"call_{name}", name, {"input": "1"}, for_client=True)
+        for name in ("functions__f", "functions__exec", "f")
+    ]
+    done = [frame for frame in frames(made, [RunStarted(), *events]) if frame["type"] == "response.output_item.done"]
+    items = [msgspec.convert(frame["item"], Json) for frame in done]
+    assert [(item["type"], item["name"], item.get("namespace")) for item in items] == [
+        ("function_call", "f", "functions"),
+        ("custom_tool_call", "exec", "functions"),
+        ("function_call", "f", None),
+    ]

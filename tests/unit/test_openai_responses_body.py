@@ -231,6 +231,34 @@ def test_hosted_tools_are_reported_as_ignored() -> None:
     assert call(tools=[]).ignored == ()
 
 
+def test_tools_of_a_namespace_have_its_name_in_front() -> None:
+    """Codex 0.171.0 sends the tools of some models as an item of the input."""
+    space = {"type": "namespace", "name": "functions", "tools": [FUNCTION, {"type": "custom", "name": "exec"}]}
+    items = [
+        {"type": "additional_tools", "role": "developer", "tools": [space, {"type": "web_search"}]},
+        {"role": "user", "content": "hello"},
+        {"type": "function_call", "namespace": "functions", "name": "f", "call_id": "call_1", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "sun"},
+    ]
+    made = call(input=items)
+    tools = [(tool.name, tool.namespace) for tool in made.request.client_tools]
+    assert tools == [("functions__f", "functions"), ("functions__exec", "functions")]
+    assert made.ignored == ("tools",)
+    assert "functions__f" in made.request.prompt
+    assert call(tools=[space]).request.client_tools == made.request.client_tools
+
+
+def test_schema_of_a_tool_of_a_namespace_is_refused_by_its_place() -> None:
+    space = {
+        "type": "namespace",
+        "name": "s",
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "array"}}],
+    }
+    with pytest.raises(InvalidRequest) as caught:
+        call(input=[{"type": "additional_tools", "tools": [space]}, {"role": "user", "content": "hello"}])
+    assert caught.value.field == "input[0].tools[0].tools[0].parameters"
+
+
 def test_tools_with_the_same_name_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="two tools have the name 'f'") as caught:
         call(tools=[FUNCTION, FUNCTION])

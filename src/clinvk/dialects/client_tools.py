@@ -82,6 +82,17 @@ def text_tool(name: str, description: str | None, grammar: object = None) -> Cli
     return ClientTool(name, "\n\n".join(filter(None, texts)), _TEXT_SCHEMA)
 
 
+def qualified(namespace: str, name: str) -> str:
+    """Return the name of a tool of a namespace, as agents accept it."""
+    return f"{namespace}__{name}" if namespace else name
+
+
+def client_name(call: ToolCall, request: RunRequest) -> tuple[str | None, str]:
+    """Return the namespace of the tool that is called, and the tool's name in the namespace."""
+    namespace = next((tool.namespace for tool in request.client_tools if tool.name == call.name), "")
+    return namespace or None, call.name.removeprefix(qualified(namespace, ""))
+
+
 def check_names(tools: Sequence[ClientTool], field: str) -> None:
     """Refuse tools with equal names.
 

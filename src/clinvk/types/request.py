@@ -32,11 +32,13 @@ class ClientTool(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         schema: JSON Schema of the arguments, an object.
+        namespace: the client's group of the tool, with which `name` begins; empty for a tool of no group.
     """
 
     name: str
     description: str = ""
     schema: dict[str, object] = {}
+    namespace: str = ""
 
 
 class ToolOutput(msgspec.Struct, frozen=True):

@@ -11,9 +11,10 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies, vendor
-from clinvk.dialects.client_tools import ToolChoice, function, text_tool
+from clinvk.dialects.client_tools import ToolChoice, function, qualified, text_tool
 from clinvk.dialects.conversation import (
     Content,
     Conversation,
@@ -48,6 +49,7 @@ class InputItem(msgspec.Struct, frozen=True):
     """What an item is; one without a type is a message."""
 
     type: str | None = None
+    tools: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class InputTextPart(msgspec.Struct, frozen=True, tag="input_text"):
@@ -101,10 +103,10 @@ class InputCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call; the field with the tool's input depends on the kind of tool."""
 
     type: _CallType
-
     id: str | None = None
     call_id: str | None = None
     name: str | None = None
+    namespace: str | None = None
     arguments: str | None = None
     input: str | None = None
     action: dict[str, object] | None = None
@@ -188,7 +190,8 @@ def _call(call: InputCall) -> ToolCallMade:
     arguments = call.arguments if call.arguments is not None else call.input
     if arguments is None:
         arguments = _encoder.encode(call.action or call.operation or {}).decode()
-    return ToolCallMade(call.call_id or call.id or "", call.name or call.type.removesuffix("_call"), arguments)
+    name = qualified(call.namespace or "", call.name or call.type.removesuffix("_call"))
+    return ToolCallMade(call.call_id or call.id or "", name, arguments)
 
 
 def _outcome(outcome: InputOutcome, place: str) -> ToolOutput:
@@ -238,8 +241,8 @@ class TextOptions(msgspec.Struct, frozen=True):
     verbosity: Annotated[str | None, Meta(description="Ignored.")] = None
 
 
-class Tool(msgspec.Struct, frozen=True):
-    """A tool. The client executes functions and custom tools; other types are ignored."""
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool. The client executes functions and custom tools, alone or in a namespace; other types are ignored."""
 
     type: str
     name: str = ""
@@ -247,6 +250,7 @@ class Tool(msgspec.Struct, frozen=True):
     parameters: Annotated[Json | None, Meta(description="A JSON Schema of an object.")] = None
     format: Annotated[Json | None, Meta(description="The grammar of the text of a custom tool.")] = None
     strict: bool | None = None
+    tools: Annotated[list["Tool"] | None, Meta(description="The tools of a namespace.")] = None
 
 
 class ToolChoiceFunction(msgspec.Struct, frozen=True, tag="function"):
@@ -315,6 +319,7 @@ class _Items(msgspec.Struct, frozen=True):
 
 _bodies = json_bodies.decoder(ResponseBody)
 _items = msgspec.json.Decoder(_Items)
+_tool_lists = json_bodies.decoder(list[Tool])
 
 
 def read(data: bytes) -> tuple[ResponseBody, str | Sequence[msgspec.Raw]]:
@@ -331,18 +336,39 @@ def read(data: bytes) -> tuple[ResponseBody, str | Sequence[msgspec.Raw]]:
 
 def ignored(body: ResponseBody) -> tuple[str, ...]:
     """Return the fields without effect that the client may rely on."""
-    heads = body.input if isinstance(body.input, list) else []
-    is_hosted = any(tool.type not in ("function", "custom") for tool in body.tools or ())
-    return ("tools",) if is_hosted or any(head.type == TOOLS for head in heads) else ()
+    return ("tools",) if any(tool.type not in ("function", "custom") for tool, _, _ in _tools(body)) else ()
 
 
 def client_tools(body: ResponseBody) -> Iterator[ClientTool]:
-    """Yield the tools that the client executes."""
-    for index, tool in enumerate(body.tools or ()):
+    """Yield the tools that the client executes.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    for tool, namespace, place in _tools(body):
+        name = qualified(namespace, tool.name)
         if tool.type == "function":
-            yield function(tool.name, tool.description, tool.parameters, f"tools[{index}].parameters")
+            made = function(name, tool.description, tool.parameters, f"{place}.parameters")
         elif tool.type == "custom":
-            yield text_tool(tool.name, tool.description, tool.format)
+            made = text_tool(name, tool.description, tool.format)
+        else:
+            continue
+        yield replace(made, namespace=namespace)
+
+
+def _tools(body: ResponseBody) -> Iterator[tuple[Tool, str, str]]:
+    """Yield each tool with its namespace and its place in the body; Codex sends the tools of some models as an item."""
+    lists = [(body.tools or [], "tools")]
+    for index, item in enumerate(body.input if isinstance(body.input, list) else ()):
+        if item.type == TOOLS and isinstance(item.tools, msgspec.Raw):
+            place = f"input[{index}].tools"
+            lists.append((json_bodies.decode(item.tools, _tool_lists, at=place), place))
+    for tools, place in lists:
+        for index, tool in enumerate(tools):
+            if tool.type != "namespace":
+                yield tool, "", f"{place}[{index}]"
+            for number, inner in enumerate(tool.tools or ()):
+                yield inner, tool.name, f"{place}[{index}].tools[{number}]"
 
 
 def tool_choice(body: ResponseBody) -> ToolChoice:

@@ -6,10 +6,11 @@ https://platform.openai.com/docs/api-reference/responses-streaming
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from clinvk.dialects import vendor
-from clinvk.dialects.client_tools import arguments, text_input
+from clinvk.dialects.client_tools import arguments, client_name, text_input
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai.responses import response_object
 from clinvk.dialects.openai.responses.response_object import (
@@ -127,14 +128,23 @@ class Output:
         yield from self._close("completed")
         index, text = len(self._items), text_input(call, self._call.request)
         id_ = f"{'fc' if text is None else 'ctc'}_{self._run_id}_{index}"
+        space, name = client_name(call, self._call.request)
+        namespace = space or UNSET
         if text is None:
             item = FunctionCallItem(
-                id=id_, call_id=call.id, name=call.name, arguments=arguments(call), status="completed"
+                id=id_,
+                call_id=call.id,
+                name=name,
+                arguments=arguments(call),
+                status="completed",
+                namespace=namespace,
             )
             begun, whole = replace(item, arguments="", status="in_progress"), {"arguments": item.arguments}
             kind, delta = "response.function_call_arguments", item.arguments
         else:
-            item = CustomCallItem(id=id_, call_id=call.id, name=call.name, input=text, status="completed")
+            item = CustomCallItem(
+                id=id_, call_id=call.id, name=name, input=text, status="completed", namespace=namespace
+            )
             begun, whole = replace(item, input="", status="in_progress"), {"input": text}
             kind, delta = "response.custom_tool_call_input", text
         self._items.append(item)

@@ -60,6 +60,7 @@ class FunctionCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="typ
     name: str
     arguments: str
     status: ItemStatus
+    namespace: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class CustomCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="custom_tool_call"):
@@ -70,6 +71,7 @@ class CustomCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     name: str
     input: str
     status: ItemStatus
+    namespace: str | msgspec.UnsetType = msgspec.UNSET
 
 
 Item = MessageItem | ReasoningItem | FunctionCallItem | CustomCallItem
