@@ -31,7 +31,7 @@ class Client:
     def call(self, backend: str, command: str) -> list[object]:
         """Return a call of the shell tool, by the name that the model behind the server sees."""
         name = f"client_{self.tool}" if backend == "codex" and self.tool == "exec_command" else self.tool
-        return [name, json.loads(self.command % command)]
+        return [name, json.loads(self.command.replace("%s", command))]
 
 
 CLAUDE_CODE = Client("Claude Code", "Bash", '{"command": "%s", "description": "d"}')
@@ -76,8 +76,18 @@ async def test_tools_that_codex_sends_in_the_conversation_run_on_its_side(machin
     await run_sample(machine, CODEX_SCRIPTS, "codex", "gpt-6-sol")
 
 
-async def run_sample(machine: Machine, client: Client, backend: str, model: str) -> None:
-    """Run the commands of the page, with a prompt that makes the model call the client's shell tool."""
+@pytest.mark.slow
+async def test_runs_of_a_subagent_of_claude_code_are_continued(machine: Machine) -> None:
+    """Claude Code adds system messages to the outputs of a sub-agent's tools."""
+    calls = machine.home.parent / "calls-of-the-subagent.json"
+    calls.write_text(json.dumps([[CLAUDE_CODE.call("codex", "echo ran > made.txt")]]))
+    task = {"description": "d", "subagent_type": "general-purpose", "run_in_background": False}
+    parent = Client("Claude Code", "Agent", json.dumps({**task, "prompt": f"[[script {calls}]]"}))
+    assert await run_sample(machine, parent, "codex", "codex") == 2
+
+
+async def run_sample(machine: Machine, client: Client, backend: str, model: str) -> int:
+    """Run the commands of the page, with a prompt that makes the model call a tool of the client; return the runs."""
     home, folder = machine.home.parent / "client", machine.home.parent / "client-project"
     for place in (home, folder):
         place.mkdir()
@@ -96,9 +106,11 @@ async def run_sample(machine: Machine, client: Client, backend: str, model: str)
             },
             within_s=100,
         )
+        runs = (await server.client.get("/api/v1/runs")).json()["total"]
     assert done.returncode == 0, done.stdout + done.stderr
     assert "RESULTS" in done.stdout
     assert (folder / "made.txt").read_text() == "ran\n", done.stdout + done.stderr
     assert not list(machine.project.iterdir())
-    own = OWN_TOOLS[backend] - (OWN_TOOLS["claude"] if client is CLAUDE_CODE else set())
+    own = OWN_TOOLS[backend] - (OWN_TOOLS["claude"] if client.heading == "Claude Code" else set())
     assert not any(offered(body) & own for body in machine.requests())
+    return runs
