@@ -486,3 +486,61 @@ async def test_mode_of_the_server_decides_whose_tools_there_are(scripted: Script
     assert (b"dynamicTools" in (offered.stdin or b"")) == (mode != "agent")
     for call in (offered, none):
         assert ("shell_tool" not in call.argv) == has_own
+
+
+RESPONSES = "/openai/v1/responses"
+FUNCTIONS: list[JSON] = [{"type": "function", "name": "weather", "parameters": {"type": "object"}}]
+
+
+async def respond(server: LiveServer, **body: object) -> dict[str, object]:
+    response = await server.client.post(RESPONSES, json={"model": "codex", "tools": FUNCTIONS, **body})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def items(response: dict[str, object]) -> list[dict[str, object]]:
+    return msgspec.convert(response["output"], list[dict[str, object]])
+
+
+OUTPUT: JSON = {"type": "function_call_output", "call_id": "call_rome", "output": "sun"}
+
+
+async def test_each_response_of_a_run_can_be_retrieved(scripted: Scripted) -> None:
+    play(scripted)
+    async with serving(scripted.env) as server:
+        first = await respond(server, input="the weather?")
+        assert (await server.client.get(f"{RESPONSES}/{first['id']}")).json() == first
+        second = await respond(server, input=[OUTPUT], previous_response_id=first["id"])
+        assert second["id"] == f"{first['id']}-1"
+        for each in (first, second):
+            stored = (await server.client.get(f"{RESPONSES}/{each['id']}")).json()
+            assert (stored["id"], stored["output"], stored["usage"]) == (each["id"], each["output"], each["usage"])
+        assert (await server.client.get(f"{RESPONSES}/{first['id']}-2")).status_code == 404
+    assert len(scripted.calls()) == 1
+
+
+async def test_items_of_each_answer_can_be_referenced(scripted: Scripted) -> None:
+    play(scripted)
+    scripted.play(codex_streams("again"), server=True, when="more")
+    question: JSON = {"role": "user", "content": "the weather?"}
+    async with serving(scripted.env) as server:
+        first = await respond(server, input=[question])
+        references = [{"type": "item_reference", "id": item["id"]} for item in items(first)]
+        conversation = [question, *references, OUTPUT]
+        second = await respond(server, input=conversation)
+        assert len(scripted.calls()) == 1
+        references = [{"type": "item_reference", "id": item["id"]} for item in items(second)]
+        await respond(server, input=[*conversation, *references, {"role": "user", "content": "more"}])
+    prompt = (scripted.calls()[1].stdin or b"").decode()
+    assert prompt.index("Rome") < prompt.index("it is sunny") < prompt.index("more")
+
+
+async def test_lost_run_continues_by_name_with_its_calls(scripted: Scripted) -> None:
+    play(scripted)
+    async with serving(scripted.env, parked_timeout_secs=1) as server:
+        first = await respond(server, input="the weather?")
+        await until(lambda: not scripted.alive() and not server.runs.busy)
+        second = await respond(server, input=[OUTPUT], previous_response_id=first["id"])
+        assert "rebuilt" in str(second["output"])
+    prompt = (scripted.calls()[1].stdin or b"").decode()
+    assert prompt.index("the weather?") < prompt.index("Rome") < prompt.index("result-of")

@@ -11,12 +11,14 @@ import re
 
 from msgspec.structs import replace
 
-from clinvk.dialects.conversation import Turn, agent_prompt, system_prompt, without_images
+from clinvk.dialects.client_tools import arguments
+from clinvk.dialects.conversation import ToolCallMade, Turn, agent_prompt, system_prompt, without_images
 from clinvk.dialects.dialect import AnsweredChat, Chat, Previous, PreviousNotFound
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import RunNotFound, SessionNotFound
+from clinvk.types.events import ToolCall, ToolResult
 from clinvk.types.record import RunRecord
-from clinvk.types.request import RunRequest
+from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.session import Session
 
 _PREFIX = "chat:"
@@ -89,14 +91,15 @@ async def continue_previous(
     kept_system = "" if system_prompt(previous.conversation.system) else _system(run, previous)
     system = system_prompt((given or "", kept_system)) or request.system_prompt
     can_resume = session.backend_session_id and session.backend == request.backend and not request.ephemeral
-    if can_resume and not new_session and await _is_newest(store, run):
+    calls = await _calls(store, run) if run.state != "finished" else []
+    if can_resume and not (new_session or calls) and await _is_newest(store, run):
         if kept_system and keeps_system_prompt and run.state == "finished":
             system = given
             request = replace(request, answer_as={**request.answer_as, "clinvk_system": kept_system})
         return replace(request, session_id=session.id, system_prompt=system)
     request = replace(request, system_prompt=system)
     earlier = await _earlier(store, session, run)
-    earlier_turns = [turn for each in (*earlier, run) for turn in _turns(each)]
+    earlier_turns = [turn for each in (*earlier, run) for turn in _turns(each)] + calls
     conversation = replace(previous.conversation, turns=(*earlier_turns, *previous.conversation.turns))
     prompt = agent_prompt(conversation, field=previous.field)
     return replace(request, prompt=prompt.prompt, images=prompt.images, workdir=request.workdir or run.workdir or None)
@@ -142,6 +145,19 @@ def _system(run: RunRecord, previous: Previous) -> str:
             return before
         case _:
             return previous.system(run)
+
+
+async def _calls(store: SessionStore, run: RunRecord) -> list[Turn]:
+    """Return the calls of client tools of a run that never got all outputs, and the outputs, as turns."""
+    turns: dict[str, Turn] = {}
+    for entry in await store.events(run.id):
+        event = entry.event
+        if isinstance(event, ToolCall) and event.for_client:
+            turns[event.id] = Turn("assistant", calls=(ToolCallMade(event.id, event.name, arguments(event)),))
+        elif isinstance(event, ToolResult) and event.id in turns:
+            outcome = ToolOutput(event.id, (event.output,), event.is_error)
+            turns[f"{event.id} output"] = Turn("tool", outcomes=(outcome,))
+    return [*turns.values()]
 
 
 def _turns(run: RunRecord) -> list[Turn]:

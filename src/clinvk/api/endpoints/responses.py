@@ -44,9 +44,9 @@ async def expand_references(services: Services, body: bytes) -> bytes:
         return body
     found: dict[str, bytes] = {}
     size, max_bytes = len(body), services.settings.server.max_request_body_bytes
-    for run_id, ids in names.items():
+    for answer_id, ids in names.items():
         try:
-            response = await _response(services, stored.response_id(run_id))
+            response = await _response(services, stored.response_id(answer_id))
         except RunNotFound:
             break  # one missing response is enough to refuse the request
         items = {item.id: _encode(item) for item in response.output if item.id in ids}
@@ -72,7 +72,12 @@ async def _find(services: Services, response_id: str) -> tuple[RunRecord, Stored
 
 
 async def _response(services: Services, response_id: str) -> response_object.Response:
-    """Rebuild a response from the record and the stored events of its run."""
+    """Rebuild a response from the record and the events of its run."""
     run, data = await _find(services, response_id)
-    batches = [] if run.state in UNDER_WAY else [batch async for batch in stored_events(services, run)]
-    return stored.rebuilt(run, data, [event for batch in batches for _, _, event in batch])
+    if live := services.runs.live(run.id):
+        entries = [*live.entries]
+    elif run.state in UNDER_WAY:
+        entries = []
+    else:
+        entries = [entry async for batch in stored_events(services, run) for entry in batch]
+    return stored.rebuilt(run, data, [entry.event for entry in entries], response_id)

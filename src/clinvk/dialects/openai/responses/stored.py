@@ -10,12 +10,13 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies
+from clinvk.dialects.client_tools import text_tool
 from clinvk.dialects.conversation import SEPARATOR
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai.responses.output_items import Output
 from clinvk.dialects.openai.responses.response_object import Json, Response
-from clinvk.types.errors import InvalidRequest
-from clinvk.types.events import Event
+from clinvk.types.errors import InvalidRequest, RunNotFound
+from clinvk.types.events import AwaitingTools, Event, RunFailed, RunFinished, ToolCall, ToolResult, Usage
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 
@@ -23,7 +24,7 @@ _EARLIER_KEY = "openai_response"
 """The key for the same data in the run metadata of older records."""
 
 PREFIX = "resp_"
-_RESPONSE = re.compile(r"resp_(?P<run>[0-9a-f]{32})(?:-\d+)?")
+_RESPONSE = re.compile(r"resp_(?P<run>[0-9a-f]{32})(?:-(?P<number>\d{1,6}))?")
 """A run with client tools has several responses, with a number behind the id of the run."""
 
 
@@ -61,6 +62,11 @@ def run_id(response_id: str) -> str | None:
     return match["run"] if match else None
 
 
+def _number(response_id: str) -> int:
+    match = _RESPONSE.fullmatch(response_id)
+    return int((match and match["number"]) or 0)
+
+
 def started(blank: Response, run_id: str, at: float) -> Response:
     """Return the response of a run that was requested `at` seconds since the epoch."""
     return replace(blank, id=response_id(run_id), created_at=int(at))
@@ -92,13 +98,47 @@ def system(run: RunRecord) -> str:
     return system_prompt.removeprefix(data.response.instructions or "").removeprefix(SEPARATOR)
 
 
-def rebuilt(run: RunRecord, data: StoredRequest, events: Iterable[Event]) -> Response:
-    """Rebuild the response of a run; for an ended run, `events` are all events."""
-    response = started(data.response, run.id, run.created_at)
-    if run.state in ("queued", "running"):
+def rebuilt(run: RunRecord, data: StoredRequest, events: Iterable[Event], id_: str = "") -> Response:
+    """Rebuild the response `id_` of a run, by default the first, from the run's events so far.
+
+    Raises:
+        RunNotFound: the run has no such response.
+    """
+    id_ = id_ or response_id(run.id)
+    response = replace(started(data.response, run.id, run.created_at), id=id_)
+    answers, number = _answers(events), _number(id_)
+    if number == len(answers) and run.state in ("queued", "running"):
         return replace(response, status="queued" if run.state == "queued" else "in_progress")
-    request = RunRequest(prompt="", thinking=bool(run.request.get("thinking")))
-    return response_of(Output(response, Call(request=request, shows_work=data.shows_work), run.id), events)
+    if number >= len(answers):
+        raise RunNotFound(f"Response with id {id_!r} not found.")
+    custom = (text_tool(str(tool["name"]), None) for tool in response.tools if tool.get("type") == "custom")
+    request = RunRequest(prompt="", thinking=bool(run.request.get("thinking")), client_tools=tuple(custom))
+    call = Call(request=request, shows_work=data.shows_work)
+    return response_of(Output(response, call, id_.removeprefix(PREFIX)), answers[number])
+
+
+def _answers(events: Iterable[Event]) -> list[list[Event]]:
+    """Return the events of each complete answer: an answer ends with calls of client tools, or with the run."""
+    answers: list[list[Event]] = []
+    answer: list[Event] = []
+    used, call_ids = Usage(), set[str]()
+    for event in events:
+        match event:
+            case AwaitingTools():
+                answer.append(RunFinished("tool_use", event.usage - used if event.usage else Usage()))
+                used = event.usage or used
+            case RunFinished() | RunFailed():
+                answer.append(replace(event, usage=event.usage and event.usage - used))
+            case ToolResult() if event.id in call_ids:
+                continue
+            case _:
+                if isinstance(event, ToolCall) and event.for_client:
+                    call_ids.add(event.id)
+                answer.append(event)
+                continue
+        answers.append(answer)
+        answer = []
+    return answers
 
 
 def response_of(output: Output, events: Iterable[Event]) -> Response:
@@ -109,7 +149,7 @@ def response_of(output: Output, events: Iterable[Event]) -> Response:
 
 
 _KIND = "item_reference"
-_ANSWER = re.compile(r"msg_(?P<run>[0-9a-f]{32})_\d+")
+_ANSWER = re.compile(r"(?:msg|fc|ctc)_(?P<answer>[0-9a-f]{32}(?:-\d{1,6})?)_\d+")
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -133,7 +173,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def references(body: bytes) -> Mapping[str, Set[str]]:
-    """Return the ids of the answers that the input references, by run id, in the order of the runs in the input.
+    """Return the ids of the items that the input references, by answer, in the order of the answers in the input.
+
+    The id of an answer is the id of the run, with the number of the answer unless the answer is the first.
 
     Other mistakes in the body are not reported here: an unreadable body has no references.
 
@@ -149,7 +191,7 @@ def references(body: bytes) -> Mapping[str, Set[str]]:
     names: dict[str, set[str]] = {}
     for index, item in enumerate(items):
         if answer := item.answer:
-            ids = names.setdefault(answer["run"], set())
+            ids = names.setdefault(answer["answer"], set())
             if answer[0] in ids:
                 raise InvalidRequest(f"{_place(index)}: item {answer[0]!r} is named twice", _place(index))
             ids.add(answer[0])
