@@ -6,17 +6,25 @@ import pytest
 
 from agents.machine import Machine
 from agents.test_vendor_sdks import clients
+from standin.document import records
 
-CLIS = ("claude", "codex")
+CLIS = ("claude", "codex", "gemini")
+FAILURES = ('"is_error":true', "The tool failed", "reported tool error")
+"""What the model sees of a failed tool, by agent."""
+
 WEATHER = {"type": "object", "properties": {"city": {"type": "string", "minLength": 2}}, "required": ["city"]}
-ONE = '[[call get_weather {"city": "Rome"}]]'
-BOTH = '[[together]] [[call get_weather {"city": "Rome"}]] [[call get_weather {"city": "Oslo"}]]'
+
+
+def call_of(cli: str, city: str) -> str:
+    """Return a prompt with which the model calls the tool by the name that it sees."""
+    name = "mcp_client_get_weather" if cli == "gemini" else "get_weather"
+    return f'[[call {name} {{"city": "{city}"}}]]'
 
 
 @pytest.mark.parametrize("cli", CLIS)
 async def test_chat_completions_answer_with_calls_and_take_outputs(machine: Machine, cli: str) -> None:
     tools = [{"type": "function", "function": {"name": "get_weather", "description": "W", "parameters": WEATHER}}]
-    messages = [{"role": "user", "content": BOTH}]
+    messages = [{"role": "user", "content": f"[[together]] {call_of(cli, 'Rome')} {call_of(cli, 'Oslo')}"}]
     async with clients(machine) as each:
         first = await each.openai.chat.completions.create(model=cli, messages=messages, tools=tools)
         choice = first.choices[0]
@@ -36,7 +44,7 @@ async def test_chat_completions_answer_with_calls_and_take_outputs(machine: Mach
         assert again.id == second.id != first.id
         assert await each.runs() == 1
         stream = await each.openai.chat.completions.create(
-            model=cli, messages=[{"role": "user", "content": ONE}], tools=tools, stream=True
+            model=cli, messages=[{"role": "user", "content": call_of(cli, "Rome")}], tools=tools, stream=True
         )
         deltas = [chunk.choices[0] async for chunk in stream if chunk.choices]
         [call] = [call for each in deltas for call in each.delta.tool_calls or ()]
@@ -51,7 +59,7 @@ async def test_chat_completions_answer_with_calls_and_take_outputs(machine: Mach
 @pytest.mark.parametrize("cli", CLIS)
 async def test_messages_answer_with_tool_use_and_take_results(machine: Machine, cli: str) -> None:
     tools = [{"name": "get_weather", "description": "W", "input_schema": WEATHER}]
-    messages = [{"role": "user", "content": ONE}]
+    messages = [{"role": "user", "content": call_of(cli, "Rome")}]
     async with clients(machine) as each:
         async with each.anthropic.messages.stream(model=cli, max_tokens=99, messages=messages, tools=tools) as stream:
             first = await stream.get_final_message()
@@ -66,7 +74,7 @@ async def test_messages_answer_with_tool_use_and_take_results(machine: Machine, 
         second = await each.anthropic.messages.create(model=cli, max_tokens=99, messages=messages, tools=tools)
         assert second.stop_reason == "end_turn"
         assert "no weather" in second.content[0].text
-        assert '"is_error":true' in second.content[0].text or "The tool failed" in second.content[0].text
+        assert any(mark in second.content[0].text for mark in FAILURES)
         assert await each.runs() == 1
 
 
@@ -74,7 +82,7 @@ async def test_messages_answer_with_tool_use_and_take_results(machine: Machine, 
 async def test_responses_answer_with_function_calls_and_take_outputs(machine: Machine, cli: str) -> None:
     tools = [{"type": "function", "name": "get_weather", "description": "W", "parameters": WEATHER, "strict": False}]
     async with clients(machine) as each:
-        first = await each.openai.responses.create(model=cli, input=ONE, tools=tools)
+        first = await each.openai.responses.create(model=cli, input=call_of(cli, "Rome"), tools=tools)
         [call] = [item for item in first.output if item.type == "function_call"]
         assert json.loads(call.arguments) == {"city": "Rome"}
         output = {"type": "function_call_output", "call_id": call.call_id, "output": "sun"}
@@ -83,7 +91,7 @@ async def test_responses_answer_with_function_calls_and_take_outputs(machine: Ma
         )
         assert "sun" in second.output_text
         assert await each.runs() == 1
-        conversation = [{"role": "user", "content": ONE}]
+        conversation = [{"role": "user", "content": call_of(cli, "Rome")}]
         async with each.openai.responses.stream(model=cli, input=conversation, tools=tools, store=False) as stream:
             async for _ in stream:
                 pass
@@ -101,7 +109,8 @@ async def test_responses_answer_with_function_calls_and_take_outputs(machine: Ma
 @pytest.mark.parametrize("cli", CLIS)
 async def test_answers_are_right_after_a_call_of_a_tool_that_nobody_has(machine: Machine, cli: str) -> None:
     tools = [{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}]
-    messages = [{"role": "user", "content": f"[[call missing {{}}]] {ONE} {ONE}"}]
+    one = call_of(cli, "Rome")
+    messages = [{"role": "user", "content": f"[[call missing {{}}]] {one} {one}"}]
     async with clients(machine) as each:
         for _ in range(2):
             answer = await each.openai.chat.completions.create(model=cli, messages=messages, tools=tools)
@@ -114,3 +123,29 @@ async def test_answers_are_right_after_a_call_of_a_tool_that_nobody_has(machine:
         assert answer.choices[0].finish_reason == "stop"
         assert f"sun {call.id}" in (answer.choices[0].message.content or "")
         assert await each.runs() == 1
+
+
+async def test_gemini_with_client_tools_obeys_no_file_of_the_project(machine: Machine) -> None:
+    folder = machine.project / ".gemini"
+    touch = f"touch {machine.project}/started"
+    server = {"command": "sh", "args": ["-c", touch]}
+    hooks = {"BeforeAgent": [{"hooks": [{"type": "command", "command": touch}]}]}
+    (folder / "policies").mkdir(parents=True)
+    (folder / "skills" / "marked").mkdir(parents=True)
+    settings = {"mcpServers": {"own": server}, "hooks": hooks, "tools": {"core": ["run_shell_command"]}}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "policies" / "deny.toml").write_text('[[rule]]\ntoolName = "*"\ndecision = "deny"\npriority = 999\n')
+    (folder / "skills" / "marked" / "SKILL.md").write_text("---\nname: marked\ndescription: marked text\n---\nx")
+    (folder / "system.md").write_text("marked text")
+    (machine.project / ".env").write_text("GEMINI_SYSTEM_MD=true\n")
+    tools = [{"name": "get_weather", "description": "W", "input_schema": WEATHER}]
+    async with clients(machine) as each:
+        messages = [{"role": "user", "content": call_of("gemini", "Rome")}]
+        body = {"model": "gemini", "max_tokens": 99, "messages": messages, "tools": tools}
+        answer = (await each.server.client.post("/anthropic/v1/messages", json=body)).json()
+        assert [block["input"] for block in answer["content"]] == [{"city": "Rome"}]
+    [request] = machine.requests()
+    declared = [one["name"] for tool in records(request, "tools") for one in records(tool, "functionDeclarations")]
+    assert declared == ["mcp_client_get_weather"]
+    assert "marked text" not in json.dumps(request)
+    assert not (machine.project / "started").exists()

@@ -48,6 +48,7 @@ class Host(msgspec.Struct, frozen=True):
         find: returns the absolute paths of the files in a folder that match a pattern such as `*/x-*.json`, largest
             first.
         models: the output of the backend's `list_models`; empty before a launch needs it.
+        tool_bridge: the command that connects its stdin and stdout to the Unix socket that its last argument names.
         resolve: returns the absolute path with symbolic links resolved; "" resolves to clinvk's working directory.
     """
 
@@ -58,6 +59,7 @@ class Host(msgspec.Struct, frozen=True):
     read_range: Callable[[str, int, int], bytes | None] = _no_part
     find: Callable[[str, str], Sequence[str]] = _no_files
     models: bytes = b""
+    tool_bridge: tuple[str, ...] = ()
     resolve: Callable[[str], str] = str
 
 
@@ -98,6 +100,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         stops_tools_first: stop the tools before the CLI, because the CLI would kill the tools without letting them
             clean up.
         client_tools: the tools that the process offers to the model in the client's name.
+        tool_socket: the name of a Unix socket in the private folder, whose lines go to `Channel.receive_tool_message`;
+            the CLI starts `Host.tool_bridge`, which connects to the socket. Not for a kept process.
         max_turns: the number of model requests after which clinvk ends the run, if the CLI has no such flag.
         retries_schema: if the answer does not fit the schema, ask again in the same conversation, with a process that
             shares this launch's private folder.
@@ -128,6 +132,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     stop_signal: int = SIGTERM
     stops_tools_first: bool = False
     client_tools: tuple[ClientTool, ...] = ()
+    tool_socket: str = ""
     max_turns: int | None = None
     retries_schema: bool = False
     warm: "Launch | None" = None
@@ -168,12 +173,22 @@ class Channel(Protocol):
         """
         ...
 
+    def receive_tool_message(self, line: bytes) -> Iterable[Delivery]:
+        """Parse one line of the launch's `tool_socket`; bytes are written to the socket.
+
+        All lines that the process printed before the message were received before.
+        """
+        return ()
+
     def interrupt(self, run: str) -> bytes | None:
         """Return the bytes that stop a run, even before its turn begins; None if the process must be signalled."""
         return None
 
     def answer(self, run: str, output: ToolOutput) -> bytes:
-        """Return the bytes that give the agent the output of a client tool, for a launch with `client_tools`."""
+        """Return the bytes that give the agent the output of a client tool, for a launch with `client_tools`.
+
+        The bytes are written to the launch's `tool_socket`, or to stdin if the launch has none.
+        """
         return b""
 
     def tool_variable(self, run: str) -> tuple[str, str] | None:

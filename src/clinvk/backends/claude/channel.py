@@ -15,9 +15,10 @@ import msgspec
 
 from clinvk.backends.base import Channel, Delivery, ProtocolNotSupported
 from clinvk.backends.claude import wire
-from clinvk.backends.claude.client_tools import McpMessage, ToolServer
+from clinvk.backends.claude.client_tools import ToolServer
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import greeting, message
+from clinvk.backends.mcp_tools import McpMessage
 from clinvk.backends.shared import crash_ending, decode_line, last_line
 from clinvk.types.events import AwaitingTools, RunFailed, RunFinished
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput

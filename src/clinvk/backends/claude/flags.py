@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from clinvk.backends import mcp_tools
 from clinvk.backends.base import PRIVATE
 from clinvk.backends.claude import client_tools as client_tools_server
 from clinvk.backends.claude.permissions import PermissionFlags
@@ -30,7 +31,7 @@ def greeting(client_tools: bool = False) -> bytes:
     """
     request: dict[str, object] = {"subtype": "initialize", "systemPromptSnapshot": False}
     if client_tools:
-        request["sdkMcpServers"] = [client_tools_server.SERVER]
+        request["sdkMcpServers"] = [mcp_tools.SERVER]
     control = {"type": "control_request", "request_id": "clinvk-initialize", "request": request}
     return msgspec.json.encode(control) + b"\n"
 

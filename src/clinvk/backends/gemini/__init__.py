@@ -11,7 +11,8 @@ Everything here was tried with Gemini CLI 0.61.0. How the CLI handles a prompt, 
 - `--resume` resumes a conversation of the working directory; `--session-file` copies a conversation under a fresh id.
 
 `--skip-trust` makes the CLI treat the project's folder as trusted. clinvk passes the flag only if the agent may act
-without asking, because in an untrusted folder the agent would ask. The flag takes effect too late for the project's
+without asking, because in an untrusted folder the agent would ask, or if the agent has only the tools of the client,
+because in an untrusted folder the CLI starts no tool server. The flag takes effect too late for the project's
 `settings.json`, with its hooks, MCP servers and allowed tools: the CLI has read its settings by then, and accepts the
 project's only if `trustedFolders.json` or `GEMINI_CLI_TRUST_WORKSPACE` already trusts the folder. The project's `.env`,
 with any variable, and the project's skills do take effect.
@@ -25,8 +26,9 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
-from clinvk.backends.gemini import home, prompt_delivery
+from clinvk.backends.gemini import client_tools, home, prompt_delivery
 from clinvk.backends.gemini.acp import PING, AcpChannel
+from clinvk.backends.gemini.client_tools import ClientToolsChannel
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
 from clinvk.backends.gemini.permissions import (
@@ -59,6 +61,8 @@ all earlier sessions, and no request closes a session. After this many runs, the
 starting a process.
 """
 
+_SYSTEM_PROMPT = "system.md"
+
 _STRICT = {
     "GEMINI_CLI_TRUST_WORKSPACE": "false",
     "GEMINI_SANDBOX": "false",
@@ -79,7 +83,7 @@ class Gemini:
         *("gemini-3.5-flash-lite", "gemini-2.5-pro"),
     )
     aliases: Mapping[str, str | None] = _ALIASES
-    capabilities = Capabilities()
+    capabilities = Capabilities(client_tools=True)
     keeps_system_prompt = True
     safe_flags = SAFE_FLAGS
     list_models: tuple[str, ...] = ()
@@ -88,7 +92,7 @@ class Gemini:
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return the launch for this request."""
         _check(request)
-        allowed = tool_permissions(request)
+        allowed = _permissions(request)
         check_extra(request.extra, is_open=allowed.is_unrestricted and allowed.only is None)
         launch = _launch((self.executable, _STREAM_JSON), request, resume, allowed, host)
         attached = prompt_delivery.files(request)
@@ -97,6 +101,8 @@ class Gemini:
             launch,
             argv=(*launch.argv, *own, *request.extra),
             files=launch.files | attached,
+            client_tools=request.client_tools,
+            tool_socket=client_tools.SOCKET if request.client_tools else "",
             retries_schema=True,
             warm=_warm_launch(self.executable, request, resume, allowed, host),
         )
@@ -105,6 +111,8 @@ class Gemini:
         """Return the state machine for one process of this launch."""
         if launch.session_params:
             return AcpChannel(launch.session_params, host)
+        if launch.client_tools:
+            return ClientToolsChannel(launch.client_tools)
         return OneShotChannel(GeminiDecoder(), prompt_delivery.stdin)
 
     def checkup(self, host: Host) -> "Checkup":
@@ -127,6 +135,23 @@ class Gemini:
         return home.conversation_files(handle, host)
 
 
+def _permissions(request: RunRequest) -> ToolPermissions:
+    """Return the permissions for a request.
+
+    The CLI starts tool servers only in a trusted folder, where the project's files could lift the limits of an agent.
+    """
+    if not request.own_tools:
+        return ToolPermissions()  # the settings permit the client's tools only
+    allowed = tool_permissions(request)
+    if request.client_tools and not (allowed.is_unrestricted and allowed.only is None):
+        raise Unsupported(
+            "gemini offers the client's tools besides its own only with approval_mode none and no sandbox; "
+            "use the client's tools alone",
+            "tools",
+        )
+    return allowed
+
+
 def _warm_launch(
     executable: str, request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host
 ) -> Launch | None:
@@ -141,6 +166,8 @@ def _warm_launch(
         allowed.is_unrestricted
         or allowed.denies_all
         or request.extra
+        or request.client_tools
+        or not request.own_tools
         or request.output_schema is not None
         or not prompt_delivery.is_plain(request)
         or home.limits_turns(host)
@@ -170,6 +197,9 @@ def _launch(
         home.mirrored(request, host) if allowed.is_unrestricted else home.restricted(allowed, request, host)
     )
     env = {"GEMINI_CLI_HOME": home.HOME} if allowed.is_unrestricted else _STRICT
+    if not request.own_tools:
+        env = {**env, "GEMINI_CLI_TRUST_WORKSPACE": "", "GEMINI_SYSTEM_MD": f"{PRIVATE}/{_SYSTEM_PROMPT}"}
+        settings[_SYSTEM_PROMPT] = client_tools.SYSTEM_PROMPT
     if not request.ephemeral or resume:
         links |= home.records(host)
     elif allowed.is_unrestricted:
@@ -198,7 +228,7 @@ def _check(request: RunRequest) -> None:
 
 def _arguments(request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host) -> list[str]:
     arguments = [f"--approval-mode={'yolo' if allowed.is_unrestricted else 'default'}"]
-    if allowed.is_unrestricted:
+    if allowed.is_unrestricted or not request.own_tools:
         arguments.append("--skip-trust")
     if request.model:
         arguments.append(f"--model={_ALIASES.get(request.model, request.model)}")

@@ -21,6 +21,7 @@ from msgspec import DecodeError, ValidationError, convert
 from msgspec.json import decode
 
 from clinvk.backends.base import PRIVATE, Host
+from clinvk.backends.gemini import client_tools
 from clinvk.backends.gemini.permissions import EDITS, READS, ToolPermissions
 from clinvk.backends.shared import native_effort
 from clinvk.types.errors import InvalidRequest
@@ -133,10 +134,14 @@ def restricted(
     for path, value in _STRICT.items():
         _set(settings, path, value)
     _set_thinking(settings, request)
+    _set_client_tools(settings, request, host)
     if permissions.only is not None and set(permissions.only) <= {*READS, *EDITS}:
         _set(settings, "tools.core", permissions.only)
-    links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in (*_LOGIN, *_CONTEXT)}
+    links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in _LOGIN}
     links["home/.env"] = f"{user}/.env" if host.read(f"{user}/.env") is not None else "~/.env"
+    if not request.own_tools:
+        return {_SETTINGS: json.dumps(settings).encode()}, links
+    links |= {f"{_FOLDER}/{name}": f"{user}/{name}" for name in _CONTEXT}
     if request.workdir:
         links[f"{_FOLDER}/project.md"] = f"{request.workdir}/GEMINI.md"
         _set(settings, "context.fileName", ["GEMINI.md", "project.md"])
@@ -161,6 +166,7 @@ def mirrored(request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[st
     settings = _user_settings(user, host)
     _set(settings, _RETENTION, False)
     _set_thinking(settings, request)
+    _set_client_tools(settings, request, host)
     links = {
         f"{_FOLDER}/{name}": f"{user}/{name}" for name in _MIRRORED if not (request.literal and name == "commands")
     }
@@ -186,6 +192,11 @@ def _set_thinking(settings: dict[str, object], request: RunRequest) -> None:
     kept = convert(overrides, list[object]) if isinstance(overrides, list) else []
     ours = [_override("chat-base-3", "thinkingLevel", level), _override("chat-base-2.5", "thinkingBudget", tokens)]
     _set(settings, "modelConfigs.customOverrides", [*kept, *ours])
+
+
+def _set_client_tools(settings: dict[str, object], request: RunRequest, host: Host) -> None:
+    for path, value in client_tools.settings(request, host).items():
+        _set(settings, path, value)
 
 
 def _override(base: str, key: str, value: str | int) -> dict[str, object]:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from clinvk.backends.base import Backend, Host
 from clinvk.config.model import Settings
 from clinvk.policy import rules
-from clinvk.runtime.process import private_folder
+from clinvk.runtime.process import private_folder, tool_bridge
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import BackendUnavailable, ClinvkError
@@ -144,6 +145,7 @@ def host(environ: Mapping[str, str]) -> Host:
         read_range=file_part,
         find=find,
         resolve=resolve,
+        tool_bridge=(sys.executable, "-I", "-S", tool_bridge.__file__),
     )
 
 

@@ -81,6 +81,12 @@ class Process:
             self._loop.add_reader(self._out, self._read_stdout)
         return lines
 
+    def read_pipe(self) -> None:
+        """Read everything that the pipe of stdout holds now, without waiting for the event loop."""
+        for _ in range(PIPE_BYTES // _READ_BYTES + 1):  # another process may hold the pipe open and print forever
+            if self._out in self._open:
+                self._read_stdout()
+
     def take_stderr(self) -> list[bytes]:
         """Return the lines of stderr since the last call; empty unless spawned with `stderr_lines`."""
         lines, self._stderr_lines = self._stderr_lines, []
@@ -206,9 +212,7 @@ class Process:
 
     def _exited(self) -> None:
         code = self._popen.returncode or 0
-        for _ in range(PIPE_BYTES // _READ_BYTES + 1):  # another process may hold the pipe open and print forever
-            if self._out in self._open:
-                self._read_stdout()
+        self.read_pipe()
         self.exit_code = 128 - code if code < 0 else code
         if self._err in self._open:
             self._read_stderr()  # the last stderr output is in the pipe, whichever event the loop handles first

@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager, nullcontext
 from msgspec.structs import replace
 
 from clinvk import logs
-from clinvk.backends.base import Launch, ProtocolNotSupported
+from clinvk.backends.base import PRIVATE, Launch, ProtocolNotSupported
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.process import LINGER_S, Process
+from clinvk.runtime.process.tool_socket import ToolSocket, tool_socket
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.runtime.run.run_io import OwnProcess, RunIO
 from clinvk.runtime.run.task import Phase, RunTask
@@ -111,31 +112,33 @@ async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
         await task.end(task.stopped_by)
         return
     spec = task.spec
-    process = task.spawner.spawn(
-        folder.command(spec.path),
-        folder.environment(),
-        spec.launch.cwd,
-        task.on_output,
-        stderr_lines=spec.request.verbose,
-        real_path=await spec.check() if spec.check else "",
-    )
-    try:
-        await task.started()
-        await _converse(task, process)
-        if task.phase is Phase.ENDED:
-            task.slot.release()
-    finally:
-        task.last_process = None  # the process refers to the task: a cycle would keep the prompt in memory
-        await task.spawner.sweep(process)
+    name = spec.launch.tool_socket
+    async with tool_socket(folder.filled(f"{PRIVATE}/{name}"), task.on_output) if name else nullcontext() as socket:
+        process = task.spawner.spawn(
+            folder.command(spec.path),
+            folder.environment(),
+            spec.launch.cwd,
+            task.on_output,
+            stderr_lines=spec.request.verbose,
+            real_path=await spec.check() if spec.check else "",
+        )
+        try:
+            await task.started()
+            await _converse(task, process, socket)
+            if task.phase is Phase.ENDED:
+                task.slot.release()
+        finally:
+            task.last_process = None  # the process refers to the task: a cycle would keep the prompt in memory
+            await task.spawner.sweep(process)
 
 
-async def _converse(task: RunTask, process: Process) -> None:
+async def _converse(task: RunTask, process: Process, socket: ToolSocket | None) -> None:
     """Send the prompt, log the events and the ending, and make the process exit.
 
     If the log has no ending afterwards, the answer must be asked for again with the new spec.
     """
     spec, launch = task.spec, task.spec.launch
-    handle = OwnProcess(task.id, process, spec.backend.channel(launch, spec.host), launch.long_lived)
+    handle = OwnProcess(task.id, process, spec.backend.channel(launch, spec.host), launch.long_lived, socket)
     io = task.open_io(handle, launch)
     ending = await task.listen(io)
     if is_reported := ending is io.ending:

@@ -11,6 +11,7 @@ from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.process.process import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Process
+from clinvk.runtime.process.tool_socket import ToolSocket
 from clinvk.runtime.run.answer_filter import AnswerFilter
 from clinvk.types.errors import AgentCrashed, TimedOut
 from clinvk.types.events import (
@@ -63,17 +64,21 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
 class OwnProcess:
     """A run's handle on a process started for this run only; see `PooledProcess` for a process of the pool.
 
-    `is_answered` is whether the process has spoken its protocol.
+    `is_answered` is whether the process has spoken its protocol. `tool_socket` is the socket of the client tools, if
+    the launch has one.
     """
 
     tools = None
 
-    def __init__(self, run: str, process: Process, channel: Channel, long_lived: bool) -> None:
+    def __init__(
+        self, run: str, process: Process, channel: Channel, long_lived: bool, tool_socket: ToolSocket | None = None
+    ) -> None:
         self.process = process
         self.is_answered = False
         self._run = run
         self._channel = channel
         self._long_lived = long_lived
+        self._tool_socket = tool_socket
 
     @property
     def is_lost(self) -> bool:
@@ -85,26 +90,38 @@ class OwnProcess:
         self.process.write(self._channel.start(self._run, request, resume), close=not self._long_lived)
 
     def read(self) -> Iterator[tuple[bytes, Iterable[Event]]]:
-        """Yield each new line with its events, after the previous line was handled."""
+        """Yield each new line with its events, after the previous line was handled. Tool messages have no line."""
+        messages = self._tool_socket.take() if self._tool_socket else ()
+        if messages:
+            self.process.read_pipe()
         for line in self.process.take():
             yield line, self._events(self._channel.receive(line))
+        for message in messages:
+            yield b"", self._events(self._channel.receive_tool_message(message), of_tools=True)
 
     def closed(self) -> Iterable[Event]:
         """Return the ending of a run whose agent exited without reporting an ending."""
         return self._events(self._channel.closed(self.process.exit_code or 0, self.process.stderr))
 
-    def _events(self, deliveries: Iterable[Delivery]) -> Iterator[Event]:
-        """Yield the events, and answer the requests of the process."""
+    def _events(self, deliveries: Iterable[Delivery], *, of_tools: bool = False) -> Iterator[Event]:
+        """Yield the events, and answer the requests of the process, or of its tool bridge."""
         for delivery in deliveries:
             self.is_answered = True
             if isinstance(delivery, bytes):
-                self.process.write(delivery, close=False)
+                self._write(delivery, of_tools=of_tools)
             else:
                 yield delivery[1]
 
+    def _write(self, data: bytes, *, of_tools: bool) -> None:
+        """Write to stdin, or to the tool bridge if the launch has one."""
+        if of_tools and self._tool_socket:
+            self._tool_socket.write(data)
+        else:
+            self.process.write(data, close=False)
+
     def answer(self, output: ToolOutput) -> None:
         """Give the agent the output of a client tool."""
-        self.process.write(self._channel.answer(self._run, output), close=False)
+        self._write(self._channel.answer(self._run, output), of_tools=True)
 
     def interrupt(self) -> bool:
         """Ask the agent to end the turn and report its cost; return False if the protocol has no such request."""
