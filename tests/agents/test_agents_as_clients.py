@@ -67,23 +67,14 @@ def offered(body: Record) -> set[str]:
     ids=lambda value: value.heading if isinstance(value, Client) else value,
 )
 async def test_tools_of_an_agent_run_on_its_side(machine: Machine, client: Client, backend: str) -> None:
-    await run_sample(machine, client, backend, backend)
+    runs = await run_sample(machine, client, backend, backend)
+    assert runs == (2 if client is OPENCODE else 1)  # opencode also asks for a title
 
 
 @pytest.mark.slow
 async def test_tools_that_codex_sends_in_the_conversation_run_on_its_side(machine: Machine) -> None:
     """Codex offers newer models a JavaScript interpreter, in a namespace and not in `tools`."""
     await run_sample(machine, CODEX_SCRIPTS, "codex", "gpt-6-sol")
-
-
-@pytest.mark.slow
-async def test_runs_of_a_subagent_of_claude_code_are_continued(machine: Machine) -> None:
-    """Claude Code adds system messages to the outputs of a sub-agent's tools."""
-    calls = machine.home.parent / "calls-of-the-subagent.json"
-    calls.write_text(json.dumps([[CLAUDE_CODE.call("codex", "echo ran > made.txt")]]))
-    task = {"description": "d", "subagent_type": "general-purpose", "run_in_background": False}
-    parent = Client("Claude Code", "Agent", json.dumps({**task, "prompt": f"[[script {calls}]]"}))
-    assert await run_sample(machine, parent, "codex", "codex") == 2
 
 
 async def run_sample(machine: Machine, client: Client, backend: str, model: str) -> int:

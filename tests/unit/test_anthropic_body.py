@@ -409,24 +409,6 @@ def test_malformed_body_is_rejected(body: bytes) -> None:
         Anthropic().parse(body, {})
 
 
-def test_system_message_after_a_call_stays_in_its_place() -> None:
-    """Claude Code 2.1.332 adds such messages to the outputs of tools, which a waiting run must receive."""
-    use: dict[str, object] = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
-    output = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "sun"}
-    messages: list[object] = [
-        QUESTION,
-        {"role": "system", "content": "before"},
-        {"role": "assistant", "content": [use]},
-        {"role": "user", "content": [output]},
-        {"role": "system", "content": [{"type": "text", "text": "after"}]},
-    ]
-    made = call(messages=messages, tools=[{"name": "f", "input_schema": {"type": "object"}}])
-    assert made.request.system_prompt == "before"
-    assert made.tool_turn
-    [handed_over] = made.tool_turn.outputs(1)
-    assert handed_over.content == ("sun", "<system>\nafter\n</system>")
-
-
 @pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}])
 def test_thread_is_refused_by_the_code_at_which_the_sdks_send_the_whole_conversation(thread: dict[str, str]) -> None:
     with pytest.raises(ThreadUnsupported) as raised:

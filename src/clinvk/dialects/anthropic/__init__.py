@@ -149,23 +149,15 @@ def _tool_choice(choice: blocks.ToolChoice | None) -> ToolChoice:
 
 
 def _conversation(body: MessagesBody) -> Conversation:
-    """Return the conversation; messages of the role system become system texts, in any position.
-
-    After a call they stay in their place: Claude Code adds reminders to the outputs of tools, and a run that waits for
-    these outputs has its system prompt.
-    """
+    """Return the conversation; messages of the role system become system texts, wherever they stand."""
     system = list(blocks.system(body.system, "system"))
     turns: list[Turn] = []
     for index, message in enumerate(body.messages):
         place = f"messages[{index}]"
-        if not isinstance(message, SystemMessage):
-            turns.append(blocks.turn(message, place))
-            continue
-        texts = blocks.system(message.content, f"{place}.content")
-        if texts and any(turn.calls for turn in turns):
-            turns.append(Turn("user", tuple(f"<system>\n{text}\n</system>" for text in texts)))
+        if isinstance(message, SystemMessage):
+            system += blocks.system(message.content, f"{place}.content")
         else:
-            system += texts
+            turns.append(blocks.turn(message, place))
     return Conversation(tuple(system), tuple(turns))
 
 
