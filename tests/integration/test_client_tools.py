@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from clinvk.api.access.key_file import KeyFile, KeyLimits
 from clinvk.api.access.keys import ApiKeys
 from clinvk.config.load import home
+from integration.test_http_shutdown import Process
 from polling import until, until_told
 from scripted import Scripted
 from scripted.steps import client_calls, codex_streams, touch, wait_for
@@ -544,3 +546,20 @@ async def test_lost_run_continues_by_name_with_its_calls(scripted: Scripted) -> 
         assert "rebuilt" in str(second["output"])
     prompt = (scripted.calls()[1].stdin or b"").decode()
     assert prompt.index("the weather?") < prompt.index("Rome") < prompt.index("result-of")
+
+
+async def test_server_stops_its_parked_runs_at_once(scripted: Scripted) -> None:
+    """Nobody waits for a parked run: the grace time for runs does not apply."""
+    play(scripted)
+
+    def stop_while_parked() -> float:
+        server = Process(scripted, grace_s=60)
+        body = {"model": "codex", "messages": [QUESTION], "tools": TOOLS}
+        assert call_ids(answer(server.client.post(CHAT, json=body)))
+        began = time.monotonic()
+        server.stop()
+        assert server.end()[0] == 0
+        return time.monotonic() - began
+
+    assert await asyncio.to_thread(stop_while_parked) < 30
+    await until(lambda: not scripted.alive())
