@@ -275,6 +275,7 @@ _REQUEST_HEADERS = (
     header(vendor.APPROVAL, "auto: edits without asking; none: acts without asking.", enum=["", *APPROVAL_MODES]),
     header(vendor.SANDBOX, "read-only: writes nothing; workspace: in its directories only.", enum=["", *SANDBOX_MODES]),
     header(vendor.EVENTS, "`true`: the agent's tool calls appear as thinking.", enum=[*vendor.FLAGS]),
+    header(vendor.TOOLS, "Whose tools the model may call.", enum=["", *dialect.TOOLS_MODES]),
 )
 _RESPONSE_HEADERS = {
     "x-clinvk-run-id": "The run id.",
