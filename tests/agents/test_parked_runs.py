@@ -1,6 +1,7 @@
 """Parked runs of the real agents: warm processes, many at once, and no tool besides the client's."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
@@ -74,6 +75,18 @@ async def test_request_with_the_same_hundred_tools_finds_a_process_ready(machine
         hits = (await warm(server, cli))["hits"]
         await end(server, cli, await begin(server, cli, "[[call weather {}]]", tools), tools)
         assert (await warm(server, cli))["hits"] == hits + 1
+
+
+async def test_parked_runs_of_claude_leave_a_process_ready(machine: Machine) -> None:
+    """A parked run uses no processor, so that a spare process slows no run down."""
+    async with keeping(machine) as server:
+        for _ in range((os.cpu_count() or 1) + 1):
+            await begin(server, "claude", "[[call weather {}]]", [TOOL])
+
+        async def is_ready() -> bool:
+            return (await warm(server, "claude"))["ready"] > 0
+
+        await until_told(is_ready, within_s=60)
 
 
 @pytest.mark.slow

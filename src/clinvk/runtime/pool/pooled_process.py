@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from clinvk.backends.base import ProtocolNotSupported
 from clinvk.runtime.process.process import Process
 from clinvk.types.errors import AgentCrashed, AgentFailed
-from clinvk.types.events import Ending, Event, RunFailed, RunStarted, ToolCall
+from clinvk.types.events import AwaitingTools, Ending, Event, RunFailed, RunStarted, ToolCall
 from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
@@ -34,6 +34,7 @@ class PooledProcess:
         began_at: when the prompt was sent, by the loop's clock.
         wake: makes the run read its new lines.
         has_used_tools: the run has used tools, which may have left processes behind.
+        is_parked: the agent waits for outputs of client tools, without work.
         tools: the environment variable, name and value, that the run's tools carry.
         conversation: the agent's id of the run's conversation, once known.
     """
@@ -43,6 +44,7 @@ class PooledProcess:
         self.worker = worker
         self.wake = wake
         self.is_over = self.is_lost = self.is_answered = self.has_begun = self.has_used_tools = False
+        self.is_parked = False
         self.tools: tuple[str, str] | None = None
         self.conversation = ""
         self.began_at = inf
@@ -75,6 +77,7 @@ class PooledProcess:
 
     def answer(self, output: ToolOutput) -> None:
         """Give the agent the output of a client tool."""
+        self.is_parked = False
         self.process.write(self.worker.channel.answer(self.run, output), close=False)
 
     def add(self, line: bytes, event: Event | None = None) -> None:
@@ -88,6 +91,7 @@ class PooledProcess:
             return
         self._unread[-1][1].append(event)
         self.has_begun = True
+        self.is_parked = isinstance(event, AwaitingTools)
         self.has_used_tools = self.has_used_tools or isinstance(event, ToolCall)
         self.is_over = isinstance(event, Ending)
         if isinstance(event, RunStarted) and event.backend_session_id:

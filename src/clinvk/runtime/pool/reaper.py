@@ -268,7 +268,8 @@ class Reaper:
         """
         if group.is_shared:
             return 1
-        if sum(bool(worker.handles) for worker in group.workers) >= (os.cpu_count() or 1):
+        working = sum(any(not handle.is_parked for handle in worker.handles.values()) for worker in group.workers)
+        if working >= (os.cpu_count() or 1):
             return 0
         return max(1, min(_recent_count(group, now), self._settings.max_processes))
 
