@@ -106,7 +106,7 @@ class _Alone:
         return ""
 
 
-class LastingChannel:
+class LastingChannel(Channel):
     """One process."""
 
     def __init__(self, capacity: int, tells_tools: bool) -> None:

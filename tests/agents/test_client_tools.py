@@ -1,4 +1,7 @@
 """Client tools through the real agents: the official SDKs call tools of their own, as at the vendors."""
+# The bodies are plain JSON, as users write them; the SDKs type them as unions of typed dictionaries.
+# pyright: basic, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOptionalIterable=false, reportOptionalMemberAccess=false, reportOperatorIssue=false, reportAssignmentType=false
 
 import json
 
