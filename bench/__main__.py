@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench.client_tools import client_tools
 from bench.dialects import dialects
 from bench.memory import memory
 from bench.orchestration import orchestration
@@ -37,6 +38,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "startup": startup,
     "health": health,
     "warm": warm,
+    "client_tools": client_tools,
     "soak": soak,
 }
 
