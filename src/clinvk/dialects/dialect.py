@@ -108,7 +108,7 @@ class PreviousNotFound(InvalidRequest):
     code = "previous_response_not_found"
 
 
-class CallMissing(ClinvkError):
+class CallMissing(errors.AgentFailed):
     """The model answered twice without the tool call that the request requires."""
 
     code = "tool_call_missing"
