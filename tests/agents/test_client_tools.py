@@ -128,6 +128,35 @@ async def test_answers_are_right_after_a_call_of_a_tool_that_nobody_has(machine:
         assert await each.runs() == 1
 
 
+async def test_tools_with_a_schema_of_the_vendor_are_called(machine: Machine) -> None:
+    async with clients(machine) as each:
+        bash = {"type": "bash_20250124", "name": "bash"}
+        messages = [{"role": "user", "content": '[[call bash {"command": "ls"}]]'}]
+        message = await each.anthropic.messages.create(model="codex", max_tokens=99, messages=messages, tools=[bash])
+        [use] = [block for block in message.content if block.type == "tool_use"]
+        assert (use.name, use.input) == ("bash", {"command": "ls"})
+        shell = {"type": "local_shell"}
+        first = await each.openai.responses.create(
+            model="claude", input='[[call local_shell {"command": ["ls", "-l"]}]]', tools=[shell]
+        )
+        [call] = [item for item in first.output if item.type == "local_shell_call"]
+        assert (call.action.type, call.action.command) == ("exec", ["ls", "-l"])
+        output = {"type": "local_shell_call_output", "id": call.call_id, "call_id": call.call_id, "output": "a.txt"}
+        conversation = [{"role": "user", "content": '[[call local_shell {"command": ["ls", "-l"]}]]'}]
+        items = [item.model_dump(exclude_none=True) for item in first.output]
+        second = await each.openai.responses.create(
+            model="claude", input=[*conversation, *items, output], tools=[shell], store=False
+        )
+        assert "a.txt" in second.output_text
+        patch = {"type": "update_file", "path": "a.py", "diff": "@@"}
+        third = await each.openai.responses.create(
+            model="claude", input=f"[[call apply_patch {json.dumps(patch)}]]", tools=[{"type": "apply_patch"}]
+        )
+        [call] = [item for item in third.output if item.type == "apply_patch_call"]
+        assert call.operation.path == "a.py"
+        assert await each.runs() == 3
+
+
 async def test_gemini_with_client_tools_obeys_no_file_of_the_project(machine: Machine) -> None:
     folder = machine.project / ".gemini"
     touch = f"touch {machine.project}/started"

@@ -83,7 +83,7 @@ def test_tool_calls_and_results_are_rendered_in_order() -> None:
         'result-of="call_1">\na.txt',
         'calls="patch" id="call_2">\n*** Begin',
         'result-of="call_2">\nDone!',
-        'calls="local_shell" id="call_3">\n{"type":"exec","command":["pwd"]}',
+        'calls="local_shell" id="call_3">\n{"command":["pwd"]}',
         'result-of="call_3">\n/work',
         'result-of="call_4">\n[{"stdout":',
         'role="assistant">\none file',

@@ -19,6 +19,7 @@ from clinvk.dialects.anthropic.message import PULSE, MessageEncoder
 from clinvk.dialects.client_tools import ToolChoice, function
 from clinvk.dialects.conversation import Conversation, Turn
 from clinvk.dialects.dialect import Call, RunFacts
+from clinvk.dialects.vendor_tools import anthropic_tool
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import RunFailed
 from clinvk.types.request import ClientTool, RunRequest
@@ -133,6 +134,8 @@ def _tools(body: MessagesBody) -> Iterator[ClientTool]:
     for index, tool in enumerate(body.tools or ()):
         if tool.input_schema is not None:
             yield function(tool.name, tool.description, tool.input_schema, f"tools[{index}].input_schema")
+        elif made := anthropic_tool(tool.type or "", tool.name):
+            yield made
 
 
 def _tool_choice(choice: blocks.ToolChoice | None) -> ToolChoice:

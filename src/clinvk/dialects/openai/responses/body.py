@@ -29,6 +29,7 @@ from clinvk.dialects.json_bodies import because
 from clinvk.dialects.openai.answers import JsonObjectFormat, TextFormat
 from clinvk.dialects.openai.chat_bodies import ImagePart, ImageUrl, RefusalPart, TextPart
 from clinvk.dialects.openai.responses.response_object import Json, Response
+from clinvk.dialects.vendor_tools import OPENAI
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import ClientTool, Image, ToolOutput
 
@@ -189,7 +190,8 @@ def _content(parts: Iterable[Part], place: str) -> Iterator[str | Image]:
 def _call(call: InputCall) -> ToolCallMade:
     arguments = call.arguments if call.arguments is not None else call.input
     if arguments is None:
-        arguments = _encoder.encode(call.action or call.operation or {}).decode()
+        action = {name: value for name, value in (call.action or {}).items() if value and name != "type"}
+        arguments = _encoder.encode(call.operation or action).decode()
     name = qualified(call.namespace or "", call.name or call.type.removesuffix("_call"))
     return ToolCallMade(call.call_id or call.id or "", name, arguments)
 
@@ -336,7 +338,7 @@ def read(data: bytes) -> tuple[ResponseBody, str | Sequence[msgspec.Raw]]:
 
 def ignored(body: ResponseBody) -> tuple[str, ...]:
     """Return the fields without effect that the client may rely on."""
-    return ("tools",) if any(tool.type not in ("function", "custom") for tool, _, _ in _tools(body)) else ()
+    return ("tools",) if any(tool.type not in ("function", "custom", *OPENAI) for tool, _, _ in _tools(body)) else ()
 
 
 def client_tools(body: ResponseBody) -> Iterator[ClientTool]:
@@ -351,6 +353,8 @@ def client_tools(body: ResponseBody) -> Iterator[ClientTool]:
             made = function(name, tool.description, tool.parameters, f"{place}.parameters")
         elif tool.type == "custom":
             made = text_tool(name, tool.description, tool.format)
+        elif tool.type in OPENAI:
+            made = OPENAI[tool.type]
         else:
             continue
         yield replace(made, namespace=namespace)

@@ -22,6 +22,7 @@ from clinvk.dialects.openai.responses.response_object import (
     OutputText,
     Response,
 )
+from clinvk.dialects.vendor_tools import OPENAI
 from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta, ToolCall
 
 
@@ -126,6 +127,9 @@ class Output:
 
     def _call_tool(self, call: ToolCall) -> Iterator[StreamEvent]:
         yield from self._close("completed")
+        if call.name in OPENAI and OPENAI[call.name] in self._call.request.client_tools:
+            yield from self._call_vendor_tool(call)
+            return
         index, text = len(self._items), text_input(call, self._call.request)
         id_ = f"{'fc' if text is None else 'ctc'}_{self._run_id}_{index}"
         space, name = client_name(call, self._call.request)
@@ -151,6 +155,13 @@ class Output:
         yield _event("response.output_item.added", output_index=index, item=begun)
         yield _event(f"{kind}.delta", item_id=id_, output_index=index, delta=delta)
         yield _event(f"{kind}.done", item_id=id_, output_index=index, **whole)
+        yield _event("response.output_item.done", output_index=index, item=item)
+
+    def _call_vendor_tool(self, call: ToolCall) -> Iterator[StreamEvent]:
+        index = len(self._items)
+        item = response_object.vendor_call(call.name, f"{call.name[:2]}_{self._run_id}_{index}", call)
+        self._items.append(item)
+        yield _event("response.output_item.added", output_index=index, item=replace(item, status="in_progress"))
         yield _event("response.output_item.done", output_index=index, item=item)
 
     def _say(self, text: str, is_message: bool) -> Iterator[StreamEvent]:

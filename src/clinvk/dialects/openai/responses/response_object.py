@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from clinvk.dialects import vendor
 from clinvk.types.errors import AgentRateLimited, AgentRejected, Cancelled
-from clinvk.types.events import Ending, RunFailed, RunFinished, StopReason, Usage
+from clinvk.types.events import Ending, RunFailed, RunFinished, StopReason, ToolCall, Usage
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -74,7 +74,45 @@ class CustomCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     namespace: str | msgspec.UnsetType = msgspec.UNSET
 
 
-Item = MessageItem | ReasoningItem | FunctionCallItem | CustomCallItem
+class LocalShellCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="local_shell_call"):
+    """A command for the client's machine."""
+
+    id: str
+    call_id: str
+    action: Json
+    status: ItemStatus
+
+
+class ShellCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="shell_call"):
+    """Shell commands for the client's machine."""
+
+    id: str
+    call_id: str
+    action: Json
+    status: ItemStatus
+
+
+class ApplyPatchCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="apply_patch_call"):
+    """A change of a file of the client."""
+
+    id: str
+    call_id: str
+    operation: Json
+    status: ItemStatus
+
+
+VendorCallItem = LocalShellCallItem | ShellCallItem | ApplyPatchCallItem
+Item = MessageItem | ReasoningItem | FunctionCallItem | CustomCallItem | VendorCallItem
+
+
+def vendor_call(tool_type: str, id_: str, call: ToolCall) -> VendorCallItem:
+    """Return the item for a call of a tool that the client executes by the vendor's schema."""
+    if tool_type == "apply_patch":
+        return ApplyPatchCallItem(id=id_, call_id=call.id, operation=call.input, status="completed")
+    if tool_type == "shell":
+        return ShellCallItem(id=id_, call_id=call.id, action=call.input, status="completed")
+    action: Json = {"type": "exec", "env": {}, **call.input}
+    return LocalShellCallItem(id=id_, call_id=call.id, action=action, status="completed")
 
 
 class InputTokens(msgspec.Struct, frozen=True):
