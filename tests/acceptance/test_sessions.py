@@ -304,6 +304,22 @@ class TestClean:
         assert clinvk.run("sessions", "clean", "--older-than", "1w").returncode == 0
         assert listed(clinvk) == []
 
+    @pytest.mark.parametrize(("typed", "code", "left"), [(b"y\n", 0, 0), (b"\n", 7, 1)])
+    def test_clean_on_a_terminal_asks_first(self, clinvk: Clinvk, typed: bytes, code: int, left: int) -> None:
+        age(clinvk, begun(clinvk), 31 * 86400)
+        with on_terminal(clinvk, "sessions", "clean") as terminal:
+            assert "Delete 1 session, last used before " in terminal.until("? [y/N] ")
+            terminal.type(typed)
+            assert terminal.ended() == code
+        assert len(listed(clinvk)) == left
+
+    def test_clean_on_a_terminal_without_old_sessions_or_with_yes_does_not_ask(self, clinvk: Clinvk) -> None:
+        for arguments, number in (((), "0 sessions"), (("--yes",), "1 session")):
+            with on_terminal(clinvk, "sessions", "clean", *arguments) as terminal:
+                assert terminal.ended() == 0
+                assert f"deleted {number}, last used before " in terminal.plain().decode()
+            age(clinvk, begun(clinvk), 31 * 86400)
+
     def test_clean_accepts_an_age_beyond_the_calendar(self, clinvk: Clinvk) -> None:
         age(clinvk, begun(clinvk), 86400)
         assert told(clinvk, Cleaned, "clean", "--older-than", "999999w").deleted == 0

@@ -252,7 +252,7 @@ class DeleteFlags(JsonFlags):
     yes: Annotated[bool, Flag("do not ask", "-y")] = False
 
 
-class CleanFlags(JsonFlags):
+class CleanFlags(DeleteFlags):
     """The flags of `sessions clean`."""
 
     older_than: Annotated[str | None, Flag(f"{_Age} (default: session.retention_days)", metavar="AGE")] = None

@@ -14,7 +14,7 @@ from clinvk.cli.parse.settings import age_s, settings_of
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, directory_filter, find_session, over_store, print_answer, text_view
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.input import confirm
+from clinvk.cli.terminal.input import ask_yes_no, confirm
 from clinvk.cli.terminal.output import Notes, date_and_time, print_json, print_text, printable
 from clinvk.cli.terminal.table import cut
 from clinvk.dialects.rest import views
@@ -177,7 +177,7 @@ def _named(wanted: Sequence[Session]) -> list[str]:
 
 
 def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
-    """Delete old sessions.
+    """Delete old sessions; on a terminal ask first.
 
     Raises:
         InvalidRequest: `--older-than` is not an age.
@@ -191,9 +191,20 @@ def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes, backends:
         notes.info("session.retention_days is 0: sessions are kept forever; use --older-than to delete some")
         return 0
     before = max(0.0, time.time() - age)
-    number = over_store(environ, notes, lambda store: store.clean(before, flags.dry_run))
-    verb = "would delete" if flags.dry_run else "deleted"
-    line = f"{verb} {number:,} session{'' if number == 1 else 's'}, last used before {date_and_time(before)}"
+
+    def clean_store(dry_run: bool) -> int:
+        return over_store(environ, notes, lambda store: store.clean(before, dry_run))
+
+    def described(number: int) -> str:
+        return f"{number:,} session{'' if number == 1 else 's'}, last used before {date_and_time(before)}"
+
+    if os.isatty(0) and not (flags.yes or flags.dry_run):
+        old = clean_store(dry_run=True)
+        if old and not ask_yes_no(f"Delete {described(old)}"):
+            notes.info("nothing was deleted")
+            return exits.CANCELLED
+    number = clean_store(flags.dry_run)
+    line = f"{'would delete' if flags.dry_run else 'deleted'} {described(number)}"
     return print_answer(flags, {"deleted": number, "before": views.time(before), "dry_run": flags.dry_run}, line)
 
 

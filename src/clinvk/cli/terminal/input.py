@@ -134,6 +134,15 @@ def confirm(verb: str, what: Sequence[str], many: str) -> bool:
         raise InvalidRequest(f"{verb} needs --yes: there is no terminal to ask on")
     one = f"{verb.capitalize()} {many.removesuffix('s')} {what[0]}"
     question = one if len(what) == 1 else "\n".join([*what, f"{verb.capitalize()} these {len(what)} {many}"])
+    return ask_yes_no(question)
+
+
+def ask_yes_no(question: str) -> bool:
+    """Ask a question, without its question mark; no is the default.
+
+    Raises:
+        InvalidRequest: the line is not UTF-8.
+    """
     return ask(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
 
 
