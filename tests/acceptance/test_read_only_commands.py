@@ -1,6 +1,7 @@
 """`clinvk usage`, `backends`, `models`, `runs follow`, `open`, `config path` and `config edit`."""
 
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -57,6 +58,14 @@ def test_models_of_one_backend(clinvk: Clinvk) -> None:
     models = json.loads(done.stdout)["models"]
     assert {model["backend"] for model in models} == {"claude"}
     assert "opus" in {model["model"] for model in models}
+    assert {"backend": "claude", "alias": "fast", "model": "haiku"} in json.loads(done.stdout)["aliases"]
+
+
+def test_models_lists_the_aliases_of_each_agent(clinvk: Clinvk) -> None:
+    rows = [re.split("  +", line) for line in clinvk.run("models").stdout.splitlines()]
+    assert ["claude", "opus", "best, powerful"] in rows
+    assert ["gemini", "flash-lite", "fast, quick"] in rows
+    assert ["codex", "(its own default)", "balanced, default"] in rows
 
 
 def test_follow_prints_the_answer_of_a_run_of_another_process(clinvk: Clinvk, tmp_path: Path) -> None:

@@ -94,5 +94,5 @@ def test_run_in_workspace_without_a_shell_says_what_to_install(
     channel = Claude().channel(launch, host)
     channel.start("run", request, None)
     _, *more = (delivery[1] for delivery in channel.receive(INIT) if not isinstance(delivery, bytes))
-    text = "claude has no shell in sandbox_mode workspace; install the packages bubblewrap and socat"
+    text = "no shell in sandbox_mode workspace; install the packages bubblewrap and socat"
     assert more == ([Progress("warning", text)] if is_warned else [])

@@ -161,7 +161,7 @@ def can_confine_shell(host: Host) -> bool:
     return {"bwrap", "socat"} <= host.commands
 
 
-NO_SHELL = "claude has no shell in sandbox_mode workspace; install the packages bubblewrap and socat"
+NO_SHELL = "no shell in sandbox_mode workspace; install the packages bubblewrap and socat"
 
 
 def _confined(

@@ -38,21 +38,39 @@ def backends(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backend
 
 
 def models(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
-    """Print the known models of every agent; other names are passed on to the agent.
+    """Print the known models of every agent with their aliases; other names are passed on to the agent.
 
     Raises:
         ClinvkError: the settings are invalid, or the backend does not exist.
     """
     settings_of(flags, environ, {}, notes, backends)
-    found = [
-        (name, model) for name, backend in backends.items() if flags.backend in (None, name) for model in backend.models
-    ]
+    chosen = [backend for name, backend in backends.items() if flags.backend in (None, name)]
     if flags.wants_json:
-        print_json({"models": [{"backend": name, "model": model} for name, model in found]})
+        print_json(
+            {
+                "models": [{"backend": backend.name, "model": model} for backend in chosen for model in backend.models],
+                "aliases": [
+                    {"backend": backend.name, "alias": alias, "model": model}
+                    for backend in chosen
+                    for alias, model in backend.aliases.items()
+                ],
+            }
+        )
         return 0
-    print_text("\n".join(table([Column("BACKEND"), Column("MODEL")], [list(row) for row in found], columns())))
-    notes.info("fast, balanced and best choose a model of any agent; other names are passed on unchanged")
+    rows = [row for backend in chosen for row in _model_rows(backend)]
+    print_text("\n".join(table([Column("BACKEND"), Column("MODEL"), Column("ALIASES")], rows, columns())))
+    notes.info("an alias chooses a model of any agent; other names are passed on unchanged")
     return 0
+
+
+def _model_rows(backend: Backend) -> list[list[str]]:
+    """Return a row for each known model, and for the agent's own default if an alias means that."""
+    aliases = backend.aliases.items()
+    shown = [*backend.models, *([None] if None in backend.aliases.values() else [])]
+    return [
+        [backend.name, model or "(its own default)", ", ".join(alias for alias, meant in aliases if meant == model)]
+        for model in shown
+    ]
 
 
 def _state(backend: Backend, settings: Settings, path: str | None) -> str:
