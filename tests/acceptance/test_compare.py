@@ -99,7 +99,7 @@ def test_all_backends_leaves_out_missing_ones_with_a_note(clinvk: Clinvk) -> Non
         (["-b", "claude,codex", "ask"], 1, "compare takes several agents: --backends claude,codex\n"),
         (["--backends", "codex", "--check", "true", "ask"], 1, "--check requires --isolation worktree"),
         (["--backends", "codex", "--judge-prompt", "x", "ask"], 1, "--judge-prompt requires --judge"),
-        (["--backends", "codex", "--isolation", "worktree", "ask"], 1, "is in no git repository"),
+        (["--backends", "codex", "--isolation", "worktree", "ask"], 1, "worktrees need a git repository"),
         (["--backends", "codex", ""], 1, "the prompt is empty"),
     ],
 )

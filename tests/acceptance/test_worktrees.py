@@ -130,7 +130,7 @@ def test_list_here_shows_one_repository_and_requires_one(clinvk: Clinvk, reposit
     assert listed(clinvk, "-w", str(repository.path / "inner")) == [mine.id]
     done = clinvk.run("worktrees", "list", "--here")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.endswith("not a git repository (or any of the parent directories): .git\n")
+    assert done.stderr == f"clinvk: worktrees need a git repository; {str(clinvk.folder)!r} is not in one\n"
 
 
 def test_list_without_worktrees_is_empty_with_a_note(clinvk: Clinvk) -> None:

@@ -194,7 +194,7 @@ async def test_directory_outside_a_repository_is_refused_before_any_agent_starts
         response = await post(server, kind, {**body, "dry_run": dry_run})
     assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
     assert response.json()["field"] == ("isolation" if kind == "compare" else "tasks[1].isolation")
-    assert "is in no git repository" in response.json()["detail"]
+    assert "worktrees need a git repository" in response.json()["detail"]
     assert scripted.calls() == []
 
 

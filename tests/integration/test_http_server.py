@@ -320,6 +320,14 @@ async def test_unknown_path_or_method_is_a_problem_document(
     assert (status == 405) == ("allow" in response.headers)
 
 
+async def test_wrong_method_names_the_methods_of_the_path(scripted: Scripted) -> None:
+    async with serving(scripted.env) as server:
+        posted_only = await server.client.get("/api/v1/prompt")
+        several = await server.client.put("/api/v1/sessions/x")
+    assert posted_only.json()["detail"] == "GET /api/v1/prompt: use POST"
+    assert several.json()["detail"].startswith("PUT /api/v1/sessions/x: use GET or ")
+
+
 async def test_response_has_a_request_id_and_reuses_a_valid_one_of_the_client(scripted: Scripted) -> None:
     async with serving(scripted.env) as server:
         own = await server.client.get("/health", headers={"x-request-id": "abc-1.2_3"})

@@ -57,6 +57,13 @@ def test_transcript_of_several_agents_has_the_answer_of_each_in_their_order() ->
     )
 
 
+def test_transcript_omits_the_message_of_a_cancelled_part_that_repeats_its_state() -> None:
+    part = replace(RUN, state="cancelled", error_message="the run was cancelled")
+    assert "(cancelled)" in "\n".join(run_transcript(COMPARED, [part]))
+    part = replace(part, error_message="the server is stopping")
+    assert "(cancelled: the server is stopping)" in "\n".join(run_transcript(COMPARED, [part]))
+
+
 def test_transcript_of_a_chain_does_not_repeat_the_last_answer() -> None:
     step = replace(RUN, request={"part": {"run_id": "0", "index": 0, "name": "review"}}, output="fine")
     chain = replace(COMPARED, prompt="", output="fine", request={"kind": "chain", "steps": 1})

@@ -215,7 +215,7 @@ class LocalRuns:
     def stop(self, run_id: str, at_once: bool = False) -> None:
         """Stop a queued or running run; with `at_once` the agent gets no time to stop by itself."""
         if run := self._live.get(run_id):
-            run.stop(RunFailed(Cancelled.code, "the run was cancelled"), at_once)
+            run.stop(RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE), at_once)
 
     async def cancel(self, run_id: str) -> None:
         """Stop a queued or running run, and wait until its agent is gone. Ignore unknown runs."""
@@ -280,7 +280,7 @@ class LocalRuns:
             callbacks = [observe(run) for observe in self._observers]
         except BaseException as exc:
             code = exc.code if isinstance(exc, ClinvkError) else Cancelled.code
-            run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
+            run.stop(RunFailed(code, str(exc) or Cancelled.DEFAULT_MESSAGE))
             await finish_shielded(drive(run))  # `drive` ends the run that was begun in the store
             raise
         self._live[run.id] = run
@@ -379,5 +379,5 @@ class _OwnedRun:
 
     async def __aexit__(self, *_: object) -> None:
         if not self._run.ending:
-            self._run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
+            self._run.stop(RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE))
             await asyncio.wait([self._run.task], timeout=STOP_GRACE_S + 1)

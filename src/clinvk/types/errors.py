@@ -170,6 +170,7 @@ class Cancelled(ClinvkError):
     """The run was ended by its client or by the user."""
 
     code = "cancelled"
+    DEFAULT_MESSAGE: ClassVar[str] = "the run was cancelled"
 
 
 class AgentFailed(ClinvkError):

@@ -88,7 +88,7 @@ class Router:
         if method not in methods:
             allowed = ", ".join((*methods, *(("HEAD",) if "GET" in methods else ())))
             where = f"{scope['method']} {path_of(scope)}"
-            error = MethodNotAllowed(f"{where}: the methods of this path are {allowed}")
+            error = MethodNotAllowed(f"{where}: use {' or '.join(methods)}")
             await send_error(error, scope, send, [(b"allow", allowed.encode())])
             return
         if (app := self._apps.get((template, method))) is None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from clinvk.cli.orchestrate.outcomes import event_printer, last_line, outcome
 from clinvk.cli.orchestrate.progress import COLORS, LiveProgress, ProgressLines, part_label, status
 from clinvk.cli.parse.flags import CompareFlags, OrchestrationFlags
-from clinvk.cli.sessions.session_text import ANSWER, BACKEND, TITLE, Fields, TextView, tokens
+from clinvk.cli.sessions.session_text import ANSWER, BACKEND, TITLE, Fields, TextView, failure, tokens
 from clinvk.cli.terminal.output import (
     WOULD_EXECUTE,
     Notes,
@@ -141,7 +141,7 @@ def _said(result: PartResult) -> Iterator[str]:
     """Yield the answer of a part, and its error if it failed."""
     yield result.result.text.strip("\n")
     if result.error:
-        yield f"({status(result)}: {one_line(without_sequences(result.error.message))})"
+        yield f"({failure(status(result), result.error.message)})"
 
 
 def dry_run_judge(summary: Summary) -> Iterator[str]:

@@ -123,7 +123,7 @@ def run_transcript(run: RunRecord, parts: Sequence[RunRecord] = ()) -> Iterator[
 
 def _said(part: RunRecord) -> str:
     """Return the answer of a part, and its error if it failed."""
-    error = part.error_message and f"({part.state}: {one_line(without_sequences(part.error_message))})"
+    error = part.error_message and f"({text.failure(part.state, part.error_message)})"
     return "\n".join(filter(None, (part.output.strip("\n"), error)))
 
 

@@ -10,6 +10,7 @@ import msgspec
 from clinvk.cli.terminal.input import without_context
 from clinvk.cli.terminal.output import date_and_time, duration, time_ago, without_sequences
 from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
+from clinvk.types.errors import Cancelled
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session
@@ -183,6 +184,11 @@ def opening_lines(prompt: str, most: int | None) -> str:
     return cut(one_line(prompt), most - _LABEL) if most else one_line(prompt, _PIPED_PROMPT)
 
 
+def failure(state: str, message: str) -> str:
+    """Return a state with its error message, or alone if the message says no more."""
+    return state if message == Cancelled.DEFAULT_MESSAGE else f"{state}: {one_line(without_sequences(message))}"
+
+
 def duration_of(run: RunRecord) -> str:
     """Return the duration of a run; empty if the run has not ended or never started."""
     return duration(run.ended_at - run.started_at) if run.started_at and run.ended_at else ""
@@ -219,7 +225,7 @@ def markdown(session: Session, runs: Sequence[RunRecord], home: str | None) -> s
         about += ["", f"## {number}. Prompt", "", run.prompt.rstrip()]
         about += ["", f"## {number}. Answer", "", run.output.rstrip()] if run.output.strip() else []
         if run.error_message:
-            about += ["", f"> {run.state}: {one_line(without_sequences(run.error_message))}"]
+            about += ["", f"> {failure(run.state, run.error_message)}"]
         elif run.ended_at is None:
             about += ["", f"> {run.state}"]
     return "\n".join(about) + "\n"

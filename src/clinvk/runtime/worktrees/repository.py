@@ -46,7 +46,9 @@ async def find_repository(git: Git, directory: str) -> tuple[str, str, str]:
     completed = await git.run("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-toplevel")
     paths = os.fsdecode(completed.stdout).split("\n")
     if completed.exit_code or len(paths) != 3:
-        message = on_one_line(completed.stderr) or paths
+        message = on_one_line(completed.stderr) or str(paths)
+        if message.startswith("not a git repository (or any"):
+            raise InvalidRequest(f"worktrees need a git repository; {directory!r} is not in one", ISOLATION)
         raise InvalidRequest(f"{directory!r} is in no git repository with a tree: {message}", ISOLATION)
     common, top, _ = paths
     return top, common, await asyncio.to_thread(_inside, directory, top)
