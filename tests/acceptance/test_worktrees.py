@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -108,6 +109,8 @@ def test_list_prints_a_table_of_changed_worktrees(clinvk: Clinvk, repository: Re
     assert head == ["ID", "STATE", "FILES", "MADE", "REPOSITORY"]
     assert [row[:3] for row in rows] == [[first.id, "changed", "1"], [second.id, "changed", "2"]]
     assert all(row[-1] == str(repository.path) for row in rows)
+    from_inside = clinvk.run("worktrees", "list", before=f"cd {shlex.quote(str(repository.path))}").stdout
+    assert all(line.endswith("  .") for line in from_inside.splitlines()[1:])
     with on_terminal(clinvk, "worktrees", "list", columns=60) as terminal:
         assert terminal.ended() == 0
     assert max(map(width, terminal.read.decode().splitlines())) <= 60

@@ -54,7 +54,7 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes, ba
             lambda listed: str(len(listed.files)) if listed.state in ("changed", "unchanged") else "",
         ),
         (Column("MADE", is_spare=True), lambda listed: view.ago(listed.made_at)),
-        (Column("REPOSITORY", 12, from_left=True), lambda listed: view.directory(listed.repository)),
+        (Column("REPOSITORY", 12, from_left=True), lambda listed: view.place(listed.repository)),
     )
     if found:
         print_text("\n".join(view.table(fields, found)))
