@@ -12,6 +12,7 @@ from clinvk.api.access.clients import RateLimits, TrustedProxies
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.endpoints.inventory import BackendInventory
+from clinvk.api.endpoints.parked_runs import ParkedRuns
 from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import RequestMiddleware, ServerState
@@ -45,6 +46,7 @@ class LiveServer:
     app: RequestMiddleware
     state: ServerState
     runs: LocalRuns
+    parked_runs: ParkedRuns
     client: httpx.AsyncClient
 
     async def prompt(self, **body: object) -> httpx.Response:
@@ -112,7 +114,8 @@ async def serving(
             timeout=60,  # an agent may take long until it says anything, on a busy machine
         ) as client,
     ):
-        yield LiveServer(port, running.app, running.services.state, running.services.runs, client)
+        services = running.services
+        yield LiveServer(port, running.app, services.state, services.runs, services.parked_runs, client)
 
 
 def services_of(

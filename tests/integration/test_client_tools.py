@@ -16,6 +16,7 @@ import pytest
 from clinvk.api.access.key_file import KeyFile, KeyLimits
 from clinvk.api.access.keys import ApiKeys
 from clinvk.config.load import home
+from clinvk.dialects.openai.chat import OpenAIChat
 from integration.test_http_shutdown import Process
 from polling import until, until_told
 from scripted import Scripted
@@ -397,6 +398,24 @@ async def test_client_that_leaves_before_the_answer_to_its_output_stops_the_run(
         await until(scripted.outputs)
         asking.cancel()
         await until(lambda: not scripted.alive())
+
+
+async def test_ended_run_is_forgotten_after_its_time_if_no_request_read_the_end(scripted: Scripted) -> None:
+    async with run_parked(scripted, parked_timeout_secs=1) as (server, messages):
+        body = {"model": "codex", "messages": [*messages, output("call_rome")], "tools": TOOLS}
+        call = OpenAIChat().parse(json.dumps(body).encode(), {})
+        assert call.tool_turn
+        async with server.parked_runs.answer(call, call.tool_turn) as unread:
+            await unread.run.result()
+        await until(lambda: not (call.tool_turn and server.parked_runs.has(call.tool_turn, "")))
+
+
+async def test_background_request_with_tools_leaves_the_agent_without_tools(scripted: Scripted) -> None:
+    scripted.play(codex_streams("hello"), server=True)
+    async with serving(scripted.env) as server:
+        await respond(server, input="the weather?", background=True)
+        await until(lambda: not server.runs.busy)
+    assert "shell_tool" in scripted.calls()[0].argv
 
 
 async def test_cancel_stops_a_parked_run(scripted: Scripted) -> None:

@@ -263,7 +263,9 @@ class ParkedRuns:
             yield Answer(parked, start, self, turn.choice)
         finally:
             parked.readers -= 1
-            if not (parked.readers or parked.calls or parked.run.ending):
+            if parked.run.ending:
+                self.keep_ended(parked)  # the request may not have read the end
+            elif not (parked.readers or parked.calls):
                 self.drop(parked)
 
     async def stop_in_session(self, session_id: str) -> None:
@@ -289,7 +291,7 @@ class ParkedRuns:
 
     def keep_ended(self, parked: ParkedRun) -> None:
         """Keep an ended run, unless no request can find the run."""
-        if parked.call_ids:
+        if any(self._by_call.get(call_id) is parked for call_id in parked.call_ids):
             self._keep(parked)
 
     def _keep(self, parked: ParkedRun) -> None:

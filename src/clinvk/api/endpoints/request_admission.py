@@ -119,11 +119,18 @@ class RequestAdmission:
         return replace(request, timeout_s=timeout_s, client=client)
 
     def _with_tools(self, call: Call, request: RunRequest, backend: Backend) -> RunRequest:
-        """Return the request with the tools that its mode allows; an agent that cannot offer tools keeps its own."""
+        """Return the request with the tools that its mode allows; an agent that cannot offer tools keeps its own.
+
+        A run in the background cannot call the client's tools, since no client waits for the calls.
+        """
         mode = call.tools_mode or self._settings.server.client_tools
-        if mode == "agent" or call.detach or not backend.capabilities.client_tools:
+        if mode == "agent" or not backend.capabilities.client_tools:
             return replace(request, client_tools=())
-        return replace(request, own_tools=mode == "both" or not (call.has_tools or call.tools_mode))
+        return replace(
+            request,
+            client_tools=() if call.detach else request.client_tools,
+            own_tools=mode == "both" or not (call.has_tools or call.tools_mode),
+        )
 
     async def _find_session(
         self, call: Call, request: RunRequest, session: Session | None, keeps_system_prompt: bool, new_session: bool
