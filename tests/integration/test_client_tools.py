@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 from clinvk.api.access.key_file import KeyFile, KeyLimits
+from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.access.keys import ApiKeys
 from clinvk.config.load import home
 from clinvk.dialects.openai.chat import OpenAIChat
+from clinvk.types.request import RunRequest
 from integration.test_http_shutdown import Process
 from polling import until, until_told
 from scripted import Scripted
@@ -510,7 +512,7 @@ async def test_mode_of_the_server_decides_whose_tools_there_are(scripted: Script
 
 
 RESPONSES = "/openai/v1/responses"
-FUNCTIONS: list[JSON] = [{"type": "function", "name": "weather", "parameters": {"type": "object"}}]
+FUNCTIONS: list[dict[str, JSON]] = [{"type": "function", "name": "weather", "parameters": {"type": "object"}}]
 
 
 async def respond(server: LiveServer, **body: object) -> dict[str, object]:
@@ -523,7 +525,7 @@ def items(response: dict[str, object]) -> list[dict[str, object]]:
     return msgspec.convert(response["output"], list[dict[str, object]])
 
 
-OUTPUT: JSON = {"type": "function_call_output", "call_id": "call_rome", "output": "sun"}
+OUTPUT: dict[str, JSON] = {"type": "function_call_output", "call_id": "call_rome", "output": "sun"}
 
 
 async def test_each_response_of_a_run_can_be_retrieved(scripted: Scripted) -> None:
@@ -565,6 +567,45 @@ async def test_lost_run_continues_by_name_with_its_calls(scripted: Scripted) -> 
         assert "rebuilt" in str(second["output"])
     prompt = (scripted.calls()[1].stdin or b"").decode()
     assert prompt.index("the weather?") < prompt.index("Rome") < prompt.index("result-of")
+
+
+async def test_required_call_is_asked_for_again_by_name_after_a_call_of_another_tool(scripted: Scripted) -> None:
+    other: dict[str, tuple[str, dict[str, JSON]]] = {"call_other": ("other", {})}
+    scripted.play([client_calls(ROME), client_calls(other, answers=2), *codex_streams("no", answers=3)], server=True)
+    scripted.play([client_calls(OSLO)], server=True, when="refused")
+    tools = [*FUNCTIONS, {**FUNCTIONS[0], "name": "other"}]
+    async with serving(scripted.env) as server:
+        first = await respond(server, input="the weather?", tools=tools)
+        choice = {"type": "function", "name": "weather"}
+        second = await respond(
+            server, input=[OUTPUT], previous_response_id=first["id"], tools=tools, tool_choice=choice
+        )
+        assert "call_oslo" in str(second["output"])
+
+
+async def test_second_of_two_outputs_by_name_starts_no_run_without_the_conversation(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, both_are_here, admit = tmp_path / "go", asyncio.Barrier(2), KeyPolicy.admit
+
+    async def admit_together(policy: KeyPolicy, request: RunRequest, key_name: str) -> RunRequest:
+        await both_are_here.wait()
+        return await admit(policy, request, key_name)
+
+    scripted.play([client_calls(ROME), wait_for(go), *codex_streams("it is sunny", answers=2)], server=True)
+    scripted.play(codex_streams("lost"), server=True, when="result-of")
+    async with serving(scripted.env) as server:
+        first = await respond(server, input="the weather?")
+        monkeypatch.setattr(KeyPolicy, "admit", admit_together)
+        body: dict[str, JSON] = {"model": "codex", "tools": [*FUNCTIONS], "previous_response_id": str(first["id"])}
+        both = [
+            asyncio.create_task(server.client.post(RESPONSES, json={**body, "input": [{**OUTPUT, "output": text}]}))
+            for text in ("sun", "rain")
+        ]
+        done, (waiting,) = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        go.touch()
+        assert [(await each).status_code for each in (*done, waiting)] == [400, 200]
+    assert len(scripted.outputs()) == len(scripted.calls()) == 1
 
 
 async def test_server_stops_its_parked_runs_at_once(scripted: Scripted) -> None:

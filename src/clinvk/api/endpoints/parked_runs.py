@@ -171,7 +171,7 @@ class Answer:
         """
         is_checked = self._choice.mode == "required" and not self._start.open_calls
         if is_checked and not self._choice.is_met(await self.result()):
-            self._runs.drop(self._parked)
+            await self._runs.cancel(self._parked)
             raise CallMissing("tool_choice: the model answered without the required call")
 
     async def result(self) -> RunResult:
@@ -272,8 +272,12 @@ class ParkedRuns:
         """Stop the parked run of a session that another request is to continue."""
         for parked in [*self._kept.values()]:
             if parked.is_parked and parked.run.session_id == session_id:
-                self.drop(parked)
-                await self._runs.cancel(parked.run.id)
+                await self.cancel(parked)
+
+    async def cancel(self, parked: ParkedRun) -> None:
+        """Forget a run, stop the run, and wait until its agent is gone."""
+        self.drop(parked)
+        await self._runs.cancel(parked.run.id)
 
     def park(
         self, parked: ParkedRun, calls: dict[str, ToolCall], outputs: dict[str, ToolOutput], next_start: _Start

@@ -115,7 +115,7 @@ class _PromptRequest(Exchange):
     async def _run_prompt(self, parsed: Call, disconnect: DisconnectWatch) -> None:
         services, state = self._services, self._scope["state"]
         key_name = state["key_name"]
-        is_continued = parsed.tool_turn is not None and services.parked_runs.has(parsed.tool_turn, key_name)
+        is_continued = self._continues_parked_run(parsed, key_name)
         admit = partial(
             services.admission.admit,
             is_model_api=self._dialect.is_model_api,
@@ -123,6 +123,9 @@ class _PromptRequest(Exchange):
             client=state.get("client", ""),
         )
         call = self._call = replace(parsed, request=await admit(parsed, finds_session=not is_continued))
+        if is_continued and not (call.request.client_tools and self._continues_parked_run(parsed, key_name)):
+            is_continued = False  # the run was continued or stopped meanwhile, or the request has other tools
+            call = self._call = replace(parsed, request=await admit(parsed))
         if call.dry_run or self._services.settings.unified_flags.dry_run:
             await self._respond_dry_run(call)
             return
@@ -141,6 +144,9 @@ class _PromptRequest(Exchange):
             parsed = replace(parsed, tool_turn=replace(parsed.tool_turn, choice=choice))
         call = self._call = replace(parsed, request=await admit(parsed, new_session=True))
         await self._run_call(call, disconnect)
+
+    def _continues_parked_run(self, call: Call, key_name: str) -> bool:
+        return call.tool_turn is not None and self._services.parked_runs.has(call.tool_turn, key_name)
 
     async def _run_call(self, call: Call, disconnect: DisconnectWatch) -> None:
         runs, parked_runs = self._services.runs, self._services.parked_runs
