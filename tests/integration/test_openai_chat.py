@@ -252,11 +252,11 @@ async def test_invalid_key_raises_authentication_error(scripted: Scripted) -> No
     assert raised.value.code == "invalid_api_key"
 
 
-async def test_ignored_tools_are_reported_in_a_header(scripted: Scripted) -> None:
+async def test_hosted_tools_are_reported_as_ignored_in_a_header(scripted: Scripted) -> None:
     scripted.play(claude_says("ok"))
     async with serving(scripted.env) as server, client(server) as sdk:
         raw = await sdk.chat.completions.with_raw_response.create(
-            model="claude", messages=HI, tools=[{"type": "function", "function": {"name": "f"}}]
+            model="claude", messages=HI, extra_body={"tools": [{"type": "web_search"}]}
         )
     assert raw.headers["x-clinvk-ignored"] == "tools"
     assert raw.parse().choices[0].message.tool_calls is None
