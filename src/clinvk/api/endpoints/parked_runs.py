@@ -98,7 +98,7 @@ class ParkedRun:
             call.id in self.calls and _is_same_input(self.calls[call.id], call.arguments) for call in answer.calls
         )
         text = "".join(part for part in answer.content if isinstance(part, str))
-        if not (is_repeated and outputs and outputs.keys() <= self.calls.keys() and self._is_said(text)):
+        if not (is_repeated and outputs and outputs.keys() <= self.calls.keys() and self._repeats_text(text)):
             return None
         return self.outputs | outputs
 
@@ -109,7 +109,7 @@ class ParkedRun:
         numbers = range(self.start.index, self.next_start.index)
         return any(turn.previous == _answer_id(self.run.id, number) for number in numbers)
 
-    def _is_said(self, text: str) -> bool:
+    def _repeats_text(self, text: str) -> bool:
         """Return whether a client repeats the text of the latest answer; clients may change spaces or drop the text."""
         said = (entry.event for entry in self.run.log.since(self.start.after))
         own = "".join(event.text for event in said if isinstance(event, TextDelta))

@@ -51,10 +51,10 @@ _WITH: dict[str, object] = {
     "base_instructions": "",
 }
 
-_TAKEN = re.compile("exec_command|shell_command|request_user_input|apply_patch|mcp__.*")
+_RESERVED_NAME = re.compile("exec_command|shell_command|request_user_input|apply_patch|mcp__.*")
 """Names that Codex accepts for a dynamic tool and does not offer."""
 
-_UNFIT = re.compile("[^a-zA-Z0-9_-]")
+_INVALID_CHARACTER = re.compile("[^a-zA-Z0-9_-]")
 _DROPPED = re.compile(
     rb'"(?:minimum|maximum|exclusiveMinimum|exclusiveMaximum|multipleOf|default|maxItems|format|pattern|minLength|'
     rb'maxLength|const|x-[^"]*)":'
@@ -76,7 +76,7 @@ def names(tools: tuple[ClientTool, ...]) -> dict[str, str]:
     """Return the name for Codex of each tool by the client's name."""
     found: dict[str, str] = {}
     for tool in tools:
-        name = _UNFIT.sub("_", f"client_{tool.name}" if _TAKEN.fullmatch(tool.name) else tool.name)
+        name = _INVALID_CHARACTER.sub("_", f"client_{tool.name}" if _RESERVED_NAME.fullmatch(tool.name) else tool.name)
         while name in found.values():
             name += "_"
         found[tool.name] = name

@@ -33,7 +33,7 @@ _MAX_CHARS = 1 << 30
 _MAX_NAME_CHARS = 48
 """Gemini CLI shortens a name of more than 63 characters, including the prefix."""
 
-_UNFIT = re.compile("[^a-zA-Z0-9_-]")
+_INVALID_CHARACTER = re.compile("[^a-zA-Z0-9_-]")
 _ADDED = "wait_for_previous"
 """A parameter that the CLI adds to each tool."""
 
@@ -44,7 +44,7 @@ def names(tools: Iterable[ClientTool]) -> dict[str, str]:
     """Return the name for the CLI of each tool by the client's name."""
     found: dict[str, str] = {}
     for tool in tools:
-        name = _UNFIT.sub("_", tool.name)[:_MAX_NAME_CHARS]
+        name = _INVALID_CHARACTER.sub("_", tool.name)[:_MAX_NAME_CHARS]
         while name in found.values():
             name += "_"
         found[tool.name] = name
