@@ -128,7 +128,9 @@ def test_chain_is_one_row_and_show_lists_its_steps(clinvk: Clinvk) -> None:
     view = told(clinvk, RunView, "show", whole.id)
     assert (view.kind, view.total_runs, [part.index for part in view.runs]) == ("chain", 2, [0, 1])
     done = clinvk.run("runs", "show", whole.id)
-    *_, head, first, second = done.stdout.splitlines()
+    lines = done.stdout.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("STEP "))
+    head, first, second = lines[at : at + 3]
     assert head.split() == ["STEP", "ID", "BACKEND", "STATE", "DURATION", "IN", "OUT", "PROMPT"]
     assert first.split()[:4] == ["1", view.runs[0].id[:8], "claude", "finished"]
     assert first.endswith("  plan: first")

@@ -44,7 +44,7 @@ def test_sessions_list_imports_earlier_sessions(echo: Echo) -> None:
     files = earlier_sessions(echo.folder / ".clinvk", 3)
     clinvk = Clinvk(echo, echo.folder)
     first, again = clinvk.run("sessions", "list", "--json"), clinvk.run("sessions", "list", "--json")
-    assert first.stderr == "clinvk: imported 3 sessions of an earlier clinvk; its files are as they were\n"
+    assert first.stderr == "clinvk: imported 3 sessions of an earlier clinvk; its files are unchanged\n"
     assert json.loads(first.stdout)["total"] == 3
     assert (again.stdout, again.stderr) == (first.stdout, "")
     assert _untouched(files)

@@ -476,7 +476,7 @@ class TestEarlierStore:
         (folder / "broken.json").write_text("{")
         done = clinvk.run("resume", "--last", "--dry-run", "x")
         first, *rest = done.stderr.splitlines()
-        assert first == "clinvk: imported 3 sessions of an earlier clinvk; its files are as they were"
+        assert first == "clinvk: imported 3 sessions of an earlier clinvk; its files are unchanged"
         assert rest[0].startswith(f"clinvk: not imported: {folder}/broken.json: ")
         assert f"--resume={HANDLE}" in done.stdout
         assert listed(clinvk) == ["2" * 32, "1" * 32, "0" * 32]

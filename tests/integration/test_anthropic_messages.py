@@ -337,14 +337,14 @@ async def test_errors_for_unknown_path_and_method_have_the_anthropic_format(scri
         assert answer["request_id"] == response.headers["request-id"]
 
 
-async def test_tools_are_ignored_with_a_warning(scripted: Scripted) -> None:
+async def test_server_tools_are_reported_as_ignored_in_a_header(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with serving(scripted.env) as server, sdk(server) as client:
         raw = await client.messages.with_raw_response.create(
             model="claude",
             max_tokens=1024,
             messages=ASKED,
-            tools=[{"name": "look", "input_schema": {"type": "object"}}],
+            tools=[{"type": "web_search_20250305", "name": "web_search"}],
         )
     assert raw.headers["x-clinvk-ignored"] == "tools"
     assert raw.headers["x-clinvk-run-id"]
