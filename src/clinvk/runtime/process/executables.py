@@ -151,7 +151,10 @@ def host(environ: Mapping[str, str]) -> Host:
 
 def resolve(path: str) -> str:
     """Return an absolute path without symbolic links; an empty path is clinvk's working directory."""
-    return os.path.realpath(path)
+    try:
+        return os.path.realpath(path)
+    except OSError:  # a symbolic link was replaced while it was read
+        return os.path.realpath(path)
 
 
 def file_part(path: str, start: int, size: int) -> bytes | None:
