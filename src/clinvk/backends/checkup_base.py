@@ -41,7 +41,7 @@ class LoginStatus(msgspec.Struct, frozen=True):
 
 
 class Remark(NamedTuple):
-    """What will not work on this machine, and the system packages that help."""
+    """A feature that does not work on this machine, and the system packages that enable the feature."""
 
     text: str
     packages: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from clinvk.types.choices import EFFORTS
 from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable, SessionNotFound
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
 from clinvk.types.prompt_xml import element, unused_tag
-from clinvk.types.request import Image, RunRequest
+from clinvk.types.request import ClientTool, Image, RunRequest
 from clinvk.types.session import Resume
 from clinvk.types.text import unknown_name
 
@@ -308,6 +308,26 @@ def refuse_extra(extra: tuple[str, ...], reserved: Iterable[str], why: str) -> N
         flag = argument.split("=", 1)[0]
         if flag in reserved:
             raise InvalidRequest(f"extra flag {argument!r} is not accepted: {why}", f"extra[{index}]")
+
+
+MODEL_PROMPT = "You are a helpful assistant."
+"""The system prompt of an agent whose own tools are off: an agent's own prompt names these tools."""
+
+_INVALID_CHARACTER = re.compile("[^a-zA-Z0-9_-]")
+
+
+def tool_names(tools: Iterable[ClientTool], accepted: Callable[[str], str]) -> dict[str, str]:
+    """Return the name for the CLI of each tool by the client's name.
+
+    `accepted` turns a name without invalid characters into a name that the CLI accepts. Equal names get underscores.
+    """
+    names: dict[str, str] = {}
+    for tool in tools:
+        name = accepted(_INVALID_CHARACTER.sub("_", tool.name))
+        while name in names.values():
+            name += "_"
+        names[tool.name] = name
+    return names
 
 
 def parent_directories(directory: str) -> Iterator[str]:

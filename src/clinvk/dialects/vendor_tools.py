@@ -19,6 +19,18 @@ _TEXTS: Schema = {"type": "array", "items": _TEXT}
 _LINES: Schema = {"type": "array", "items": _COUNT, "description": "The first and the last line; -1 is the end."}
 
 
+_EDIT: dict[str, Schema] = {
+    "path": _TEXT,
+    "file_text": _TEXT,
+    "old_str": _TEXT,
+    "new_str": _TEXT,
+    "insert_line": _COUNT,
+    "insert_text": _TEXT,
+    "view_range": _LINES,
+}
+"""The properties of the commands that view and edit a file."""
+
+
 def _command(*names: str) -> Schema:
     return {"type": "string", "enum": [*names]}
 
@@ -34,13 +46,7 @@ _ANTHROPIC: dict[str, tuple[str, Schema]] = {
         _object(
             ("command", "path"),
             command=_command("view", "create", "str_replace", "insert", "undo_edit"),
-            path=_TEXT,
-            file_text=_TEXT,
-            old_str=_TEXT,
-            new_str=_TEXT,
-            insert_line=_COUNT,
-            insert_text=_TEXT,
-            view_range=_LINES,
+            **_EDIT,
         ),
     ),
     "memory_": (
@@ -48,15 +54,9 @@ _ANTHROPIC: dict[str, tuple[str, Schema]] = {
         _object(
             ("command",),
             command=_command("view", "create", "str_replace", "insert", "delete", "rename"),
-            path=_TEXT,
-            file_text=_TEXT,
-            old_str=_TEXT,
-            new_str=_TEXT,
-            insert_line=_COUNT,
-            insert_text=_TEXT,
             old_path=_TEXT,
             new_path=_TEXT,
-            view_range=_LINES,
+            **_EDIT,
         ),
     ),
 }

@@ -1,4 +1,4 @@
-"""The parts of one server that its endpoints share."""
+"""The services of a server for its endpoints: settings, store, runs, admission, access and observers."""
 
 import asyncio
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Services:
-    """The parts of one server that its endpoints share. The owner of the server opens and closes them."""
+    """The services of one server for its endpoints. The owner of the server opens and closes the services."""
 
     settings: Settings
     environ: Mapping[str, str]
@@ -48,7 +48,7 @@ class Services:
 
     @cached_property
     def parked_runs(self) -> ParkedRuns:
-        """The runs that wait for their clients' tools."""
+        """The runs with client tools."""
         return ParkedRuns(self.runs, self.settings.server)
 
     @cached_property

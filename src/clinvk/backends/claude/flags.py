@@ -14,7 +14,15 @@ from clinvk.backends import mcp_tools
 from clinvk.backends.base import PRIVATE
 from clinvk.backends.claude import client_tools as client_tools_server
 from clinvk.backends.claude.permissions import PermissionFlags
-from clinvk.backends.shared import EFFORT_LEVELS, aliases, base64_data, conversation_id, native_effort, refuse_nul
+from clinvk.backends.shared import (
+    EFFORT_LEVELS,
+    MODEL_PROMPT,
+    aliases,
+    base64_data,
+    conversation_id,
+    native_effort,
+    refuse_nul,
+)
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import RunRequest
@@ -57,9 +65,6 @@ MAX_ARGUMENT_BYTES = 128_000
 """Limit for one value; Linux accepts 131071 bytes per argument, including the flag's name."""
 
 _SYSTEM_PROMPT = "system-prompt.md"
-_MODEL_PROMPT = "You are a helpful assistant."
-"""The system prompt for a request without one if the agent's own tools are off: Claude's own prompt names them."""
-
 _STREAM = "--input-format=stream-json"
 _OUTPUT = 5
 """Number of arguments that precede the arguments of the request."""
@@ -115,7 +120,7 @@ def command(
     argv += _directory_flags(request, permissions)
     files: dict[str, bytes] = {}
     if request.system_prompt or not request.own_tools:
-        files[_SYSTEM_PROMPT] = (request.system_prompt or _MODEL_PROMPT).encode(errors="replace")
+        files[_SYSTEM_PROMPT] = (request.system_prompt or MODEL_PROMPT).encode(errors="replace")
         flag = "--append-system-prompt-file" if request.own_tools else "--system-prompt-file"
         argv.append(f"{flag}={PRIVATE}/{_SYSTEM_PROMPT}")
     if request.client_tools:

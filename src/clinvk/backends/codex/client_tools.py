@@ -13,7 +13,7 @@ from functools import lru_cache
 import msgspec
 
 from clinvk.backends.base import PRIVATE
-from clinvk.backends.shared import base64_data, toml_string
+from clinvk.backends.shared import MODEL_PROMPT, base64_data, toml_string, tool_names
 from clinvk.types.request import ClientTool, Image, RunRequest, ToolOutput
 
 CATALOG = "models.json"
@@ -39,9 +39,6 @@ CONFIG = {
     "project_doc_max_bytes": "0",
 }
 
-_MODEL_PROMPT = "You are a helpful assistant."
-"""The instructions for a request without any: Codex' own instructions name its own tools."""
-
 _WITHOUT = ("tool_mode", "multi_agent_version", "model_messages")
 _WITH: dict[str, object] = {
     "supports_search_tool": False,
@@ -54,7 +51,6 @@ _WITH: dict[str, object] = {
 _RESERVED_NAME = re.compile("exec_command|shell_command|request_user_input|apply_patch|mcp__.*")
 """Names that Codex accepts for a dynamic tool and does not offer."""
 
-_INVALID_CHARACTER = re.compile("[^a-zA-Z0-9_-]")
 _DROPPED = re.compile(
     rb'"(?:minimum|maximum|exclusiveMinimum|exclusiveMaximum|multipleOf|default|maxItems|format|pattern|minLength|'
     rb'maxLength|const|x-[^"]*)":'
@@ -74,13 +70,7 @@ def catalog(models: bytes) -> bytes:
 
 def names(tools: tuple[ClientTool, ...]) -> dict[str, str]:
     """Return the name for Codex of each tool by the client's name."""
-    found: dict[str, str] = {}
-    for tool in tools:
-        name = _INVALID_CHARACTER.sub("_", f"client_{tool.name}" if _RESERVED_NAME.fullmatch(tool.name) else tool.name)
-        while name in found.values():
-            name += "_"
-        found[tool.name] = name
-    return found
+    return tool_names(tools, lambda name: f"client_{name}" if _RESERVED_NAME.fullmatch(name) else name)
 
 
 def session_params(request: RunRequest) -> dict[str, object]:
@@ -95,7 +85,7 @@ def session_params(request: RunRequest) -> dict[str, object]:
         }
         for tool in request.client_tools
     ]
-    own: dict[str, object] = {"baseInstructions": request.system_prompt or _MODEL_PROMPT, "environments": ()}
+    own: dict[str, object] = {"baseInstructions": request.system_prompt or MODEL_PROMPT, "environments": ()}
     return {TOOLS: tools, "experimentalRawEvents": True, **({} if request.own_tools else own)}
 
 

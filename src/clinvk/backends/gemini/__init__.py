@@ -38,7 +38,7 @@ from clinvk.backends.gemini.permissions import (
     tool_permissions,
     without_asking,
 )
-from clinvk.backends.shared import OneShotChannel, aliases, conversation_id, refuse_nul
+from clinvk.backends.shared import MODEL_PROMPT, OneShotChannel, aliases, conversation_id, refuse_nul
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
@@ -199,7 +199,7 @@ def _launch(
     env = {"GEMINI_CLI_HOME": home.HOME} if allowed.is_unrestricted else _STRICT
     if not request.own_tools:
         env = {**env, "GEMINI_CLI_TRUST_WORKSPACE": "", "GEMINI_SYSTEM_MD": f"{PRIVATE}/{_SYSTEM_PROMPT}"}
-        settings[_SYSTEM_PROMPT] = client_tools.SYSTEM_PROMPT
+        settings[_SYSTEM_PROMPT] = MODEL_PROMPT.encode()
     if not request.ephemeral or resume:
         links |= home.records(host)
     elif allowed.is_unrestricted:

@@ -4,7 +4,6 @@ Gemini CLI prints the calls of the model's answer, then sends those that may run
 the server does not name the printed call. The CLI itself refuses a call whose arguments do not match the schema.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -15,15 +14,12 @@ from clinvk.backends.base import Delivery, Host
 from clinvk.backends.gemini import prompt_delivery
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.mcp_tools import SERVER, McpMessage
-from clinvk.backends.shared import OneShotChannel, decode_line
+from clinvk.backends.shared import OneShotChannel, decode_line, tool_names
 from clinvk.types.events import AwaitingTools, Event, ToolCall, ToolResult
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 
 SOCKET = "home/tools"
 """The socket in the private folder."""
-
-SYSTEM_PROMPT = b"You are a helpful assistant."
-"""The system prompt if the agent's own tools are off: Gemini's own prompt names them."""
 
 _PREFIX = f"mcp_{SERVER}_"
 """The start of the names that the model sees."""
@@ -33,7 +29,6 @@ _MAX_CHARS = 1 << 30
 _MAX_NAME_CHARS = 48
 """Gemini CLI shortens a name of more than 63 characters, including the prefix."""
 
-_INVALID_CHARACTER = re.compile("[^a-zA-Z0-9_-]")
 _ADDED = "wait_for_previous"
 """A parameter that the CLI adds to each tool."""
 
@@ -42,13 +37,7 @@ _MESSAGES = msgspec.json.Decoder(McpMessage)
 
 def names(tools: Iterable[ClientTool]) -> dict[str, str]:
     """Return the name for the CLI of each tool by the client's name."""
-    found: dict[str, str] = {}
-    for tool in tools:
-        name = _INVALID_CHARACTER.sub("_", tool.name)[:_MAX_NAME_CHARS]
-        while name in found.values():
-            name += "_"
-        found[tool.name] = name
-    return found
+    return tool_names(tools, lambda name: name[:_MAX_NAME_CHARS])
 
 
 def settings(request: RunRequest, host: Host) -> dict[str, object]:

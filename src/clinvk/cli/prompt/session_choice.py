@@ -1,4 +1,4 @@
-"""The session that a prompt continues: the current one, the newest one, or a new one."""
+"""Choose the session of a prompt: the current session, the newest session, or a new session."""
 
 import time
 from collections.abc import Mapping, Sequence

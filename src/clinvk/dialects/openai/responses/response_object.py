@@ -83,13 +83,8 @@ class LocalShellCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     status: ItemStatus
 
 
-class ShellCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="shell_call"):
+class ShellCallItem(LocalShellCallItem, frozen=True, kw_only=True, tag_field="type", tag="shell_call"):
     """Shell commands for the client's machine."""
-
-    id: str
-    call_id: str
-    action: Json
-    status: ItemStatus
 
 
 class ApplyPatchCallItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="apply_patch_call"):
