@@ -615,11 +615,12 @@ async def test_server_stops_its_parked_runs_at_once(scripted: Scripted) -> None:
     def stop_while_parked() -> float:
         server = Process(scripted, grace_s=60)
         body = {"model": "codex", "messages": [QUESTION], "tools": TOOLS}
-        assert call_ids(answer(server.client.post(CHAT, json=body)))
-        began = time.monotonic()
-        server.stop()
-        assert server.end()[0] == 0
-        return time.monotonic() - began
+        with server.client:
+            assert call_ids(answer(server.client.post(CHAT, json=body)))
+            began = time.monotonic()
+            server.stop()
+            assert server.end()[0] == 0
+            return time.monotonic() - began
 
     assert await asyncio.to_thread(stop_while_parked) < 30
     await until(lambda: not scripted.alive())
