@@ -13,7 +13,7 @@ from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import message as anthropic_message
 from clinvk.dialects.dialect import BudgetSpent, RateLimited, table_entry
 from clinvk.dialects.openai import answers as openai_answers
-from clinvk.dialects.openai.responses import body as response_body
+from clinvk.dialects.openai.responses.input_items import ITEMS
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.bodies import BackendBody
 from clinvk.dialects.rest.rest import STATUSES, TITLES, Problem, Rest
@@ -43,7 +43,7 @@ _TAGS = {
 
 _REST = Api("", STATUSES, Rest.error_type, Problem)
 _JSON = "application/json"
-_OPENAI = Api("OpenAI.", openai_answers.STATUSES, _JSON, openai_answers.ErrorAnswer, response_body.ITEMS)
+_OPENAI = Api("OpenAI.", openai_answers.STATUSES, _JSON, openai_answers.ErrorAnswer, ITEMS)
 _ANTHROPIC = Api("Anthropic.", anthropic_message.STATUSES, _JSON, anthropic_message.ErrorAnswer, anthropic_body.BLOCKS)
 _SECTIONS = (
     ("/api/v1/prompt", "Prompts", _REST),

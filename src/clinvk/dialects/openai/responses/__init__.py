@@ -11,7 +11,8 @@ from clinvk.dialects.dialect import Call, Encoder, Previous, PreviousNotFound, R
 from clinvk.dialects.openai.answers import OpenAIApi
 from clinvk.dialects.openai.responses import body as bodies
 from clinvk.dialects.openai.responses import stored
-from clinvk.dialects.openai.responses.body import ResponseBody, conversation
+from clinvk.dialects.openai.responses.body import ResponseBody
+from clinvk.dialects.openai.responses.input_items import conversation
 from clinvk.dialects.openai.responses.output_items import Output, StreamEvent
 from clinvk.dialects.openai.responses.response_object import Response
 from clinvk.types.errors import InvalidRequest
