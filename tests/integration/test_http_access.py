@@ -33,6 +33,7 @@ GUARDED = [
     ("OPTIONS", "/api/v1/sessions"),
     ("GET", "/metrics"),
     ("GET", "/health/other"),
+    ("GET", "/console"),
     ("GET", "//api//v1/sessions/"),
 ]
 OPEN = [
@@ -45,6 +46,7 @@ OPEN = [
     ("GET", "/docs"),
     ("GET", "/docs/"),
     ("GET", "/docs/docs.js"),
+    ("GET", "/console/index.html"),
     ("GET", "/openapi.json"),
 ]
 

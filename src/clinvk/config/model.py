@@ -141,6 +141,7 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     no_progress_timeout_secs: NonNegative = 600
     shutdown_grace_secs: NonNegative = 25
     default_workdir: str = ""
+    console: bool = True
 
 
 class PolicySettings(_Section, frozen=True, kw_only=True):

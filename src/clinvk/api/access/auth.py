@@ -106,7 +106,7 @@ def open_warning_of(settings: ServerSettings, sockets: Sequence[socket.socket]) 
 
 
 _OPEN = ("/health", "/health/live", "/health/ready", "/", "/docs", "/openapi.json")
-_OPEN_BELOW = "/docs/"
+_OPEN_BELOW = ("/docs/", "/console/")
 _UNLIMITED = ("/health/live", "/health/ready")
 _CHALLENGE: tuple[Header, ...] = ((b"www-authenticate", b'Bearer realm="clinvk"'),)
 _NO_ADDRESS = "nobody"

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 from starlette.types import ASGIApp
 
+from clinvk.api.console.files import CONSOLE_PATH, console
 from clinvk.api.endpoints import health, models, responses, runs, sessions
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import RunEventsEndpoint
@@ -372,7 +373,17 @@ _MODEL_APIS = (
 
 # --- the server ----------------------------------------------------------------------------------------------------
 
+
+def _console(_: Services) -> ASGIApp:
+    return console
+
+
+def _root(services: Services) -> ASGIApp:
+    return console if services.settings.server.console else docs_file("docs.html", services)
+
+
 _SHOW_PAGE = "Show this document as a page"
+_SHOW_CONSOLE = "Open the console, or this document as a page if the console is off"
 _PAGE = Returns("The page.", content={"text/html": _TEXT})
 _METRICS = Returns("All metrics.", content={"text/plain": _TEXT})
 _DOCUMENT = Returns("This document.", content={"application/json": {"schema": {"type": "object"}}})
@@ -391,10 +402,9 @@ _SERVER = (
     Endpoint(
         Route("GET", "/openapi.json", openapi_document), Operation("openapi", "Get this document", _DOCUMENT, OPEN)
     ),
-    *(
-        Endpoint(Route("GET", path, partial(docs_file, "docs.html")), Operation(name, _SHOW_PAGE, _PAGE, OPEN))
-        for name, path in (("docs", "/docs"), ("root", "/"))
-    ),
+    Endpoint(Route("GET", "/docs", partial(docs_file, "docs.html")), Operation("docs", _SHOW_PAGE, _PAGE, OPEN)),
+    Endpoint(Route("GET", "/", _root), Operation("root", _SHOW_CONSOLE, _PAGE, OPEN)),
+    Endpoint(Route("GET", CONSOLE_PATH, _console)),
     *(Endpoint(Route("GET", f"/docs/{name}", partial(docs_file, name))) for name in ("docs.css", "docs.js")),
 )
 

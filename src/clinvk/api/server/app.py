@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk.api.access.auth import AuthMiddleware
 from clinvk.api.access.hosts import CorsMiddleware
+from clinvk.api.console.files import CONSOLE_PATH
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import UNKNOWN, RequestMiddleware
 from clinvk.api.http.response import (
@@ -99,7 +100,8 @@ class Router:
 def create_app(services: Services) -> RequestMiddleware:
     """Return the application of a server."""
     metrics, tracing = services.observers.metrics, services.observers.tracing
-    router = Router([each for each in ENDPOINTS if metrics or each.route.path != METRICS_PATH], services)
+    is_on = {METRICS_PATH: metrics is not None, CONSOLE_PATH: services.settings.server.console}
+    router = Router([each for each in ENDPOINTS if is_on.get(each.route.path, True)], services)
     app: ASGIApp = CorsMiddleware(AuthMiddleware(router, services.access), services.settings.server)
     if tracing:
         app = tracing.traced(app, router.template_of)
