@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
-from clinvk.backends.shared import OneShotChannel, crash_ending, last_line
+from clinvk.backends.shared import Decoder, OneShotChannel, crash_ending
 from clinvk.policy.rules import Flags
 from clinvk.types.events import Event
 from clinvk.types.request import RunRequest
@@ -19,15 +19,12 @@ DONE = """echo '{"type":"run_finished"}'\n"""
 FAILED = """echo '{"type":"run_failed","code":"agent_failed","message":"no"}'\n"""
 
 
-class _Events:
+class _Events(Decoder):
     def feed(self, line: bytes) -> Iterable[Event]:
         yield msgspec.json.decode(line, type=Event)
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
         return crash_ending("shell", exit_code, stderr)
-
-    def stderr_message(self, stderr: bytes) -> str:
-        return last_line(stderr.decode())
 
 
 class Shell:

@@ -12,6 +12,7 @@ from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.events import Event
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
+from clinvk.types.text import last_line
 
 PRIVATE = "\0private\0"
 """Placeholder in `argv` and `env` for the path of the launch's private folder; runtime fills in the path."""
@@ -211,7 +212,7 @@ class Channel(Protocol):
 
     def stderr_message(self, stderr: bytes) -> str:
         """Return the line of stderr that best describes the agent's problem; empty if stderr holds only noise."""
-        ...
+        return last_line(stderr.decode(errors="replace"))
 
 
 class Backend(Protocol):

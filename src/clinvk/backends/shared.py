@@ -14,7 +14,7 @@ from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, Thinki
 from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import ClientTool, Image, RunRequest
 from clinvk.types.session import Resume
-from clinvk.types.text import unknown_name
+from clinvk.types.text import last_line, unknown_name
 
 EFFORT_LEVELS = {
     **dict.fromkeys(("none", "minimal", "low"), "low"),
@@ -49,7 +49,7 @@ class Decoder(Protocol):
 
     def stderr_message(self, stderr: bytes) -> str:
         """Return the line of stderr that best describes the agent's problem; empty if stderr holds only noise."""
-        ...
+        return last_line(stderr.decode(errors="replace"))
 
 
 class OneShotChannel(Channel):
@@ -257,11 +257,6 @@ def image_extension(image: Image) -> str:
 def base64_data(image: Image) -> str:
     """Return the data of an image in base64."""
     return b64encode(image.data).decode()
-
-
-def last_line(text: str) -> str:
-    """Return the last non-blank line, stripped; empty if all lines are blank."""
-    return text.rstrip().rpartition("\n")[2].strip()
 
 
 def not_logged_in(executable: str, remedy: str, why: str) -> str:

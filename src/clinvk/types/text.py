@@ -8,6 +8,11 @@ def readable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+def last_line(text: str) -> str:
+    """Return the last non-blank line, stripped; empty if all lines are blank."""
+    return text.rstrip().rpartition("\n")[2].strip()
+
+
 MAX_JSON_VALUES = 200_000
 """Approximate maximum number of values in a JSON document: decoding more values blocks the event loop for too long."""
 

@@ -19,7 +19,7 @@ from clinvk.backends.claude.client_tools import ToolServer
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import greeting, message
 from clinvk.backends.mcp_tools import McpMessage
-from clinvk.backends.shared import crash_ending, decode_line, last_line
+from clinvk.backends.shared import crash_ending, decode_line
 from clinvk.types.events import AwaitingTools, RunFailed, RunFinished
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
@@ -116,10 +116,6 @@ class ConversationChannel(Channel):
                 run,
                 self._decoder.closed(exit_code, stderr) if self._speaks else crash_ending("claude", exit_code, stderr),
             )
-
-    def stderr_message(self, stderr: bytes) -> str:
-        """Return the last line of stderr."""
-        return last_line(stderr.decode(errors="replace"))
 
     def _events(self, line: bytes) -> Iterator[Delivery]:
         run = self._run

@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from clinvk.backends.claude import wire
 from clinvk.backends.shared import (
+    Decoder,
     MessageJoiner,
     TextDeduplicator,
     conversation_lost,
     crash_ending,
-    last_line,
     not_logged_in,
 )
 from clinvk.types import errors, events
@@ -64,7 +64,7 @@ _CODES = {
 }
 
 
-class ClaudeDecoder:
+class ClaudeDecoder(Decoder):
     """The decoder of one prompt.
 
     `before` is the previous result in the same process, whose costs are included in the next result. `client_tools` are
@@ -125,10 +125,6 @@ class ClaudeDecoder:
             return conversation_lost("claude", said, exit_code)
         failed = crash_ending("claude", exit_code, stderr)
         return failed if self.usage == events.Usage() else replace(failed, usage=self.usage)
-
-    def stderr_message(self, stderr: bytes) -> str:
-        """Return the last line of stderr; Claude Code prints no noise to stderr."""
-        return last_line(stderr.decode(errors="replace"))
 
     def _system(self, line: wire.System) -> Iterator[events.Event]:
         match line.subtype:

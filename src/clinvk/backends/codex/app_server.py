@@ -31,7 +31,7 @@ from clinvk.backends.codex import client_tools, failures, wire
 from clinvk.backends.codex.exec import full_prompt, supports_schema
 from clinvk.backends.codex.turn import TurnDecoder
 from clinvk.backends.jsonrpc import Message, RpcChannel
-from clinvk.backends.shared import base64_data, last_line
+from clinvk.backends.shared import base64_data
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import AwaitingTools, Ending, RunFailed, RunFinished, ToolCall, Usage
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
@@ -206,7 +206,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
 
     def stderr_message(self, stderr: bytes) -> str:
         """Return the last line of stderr that is not noise."""
-        return last_line("\n".join(failures.stderr_lines(stderr)))
+        return failures.stderr_message(stderr)
 
     def _begin(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         thread = self._idle.pop(resume.handle, None) if resume and not resume.fork else None

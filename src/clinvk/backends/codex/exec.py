@@ -11,7 +11,7 @@ import msgspec
 
 from clinvk.backends.codex import failures, wire
 from clinvk.backends.codex.turn import ItemDecoder
-from clinvk.backends.shared import OneShotChannel, decode_line, last_line, with_schema, with_system_prompt
+from clinvk.backends.shared import OneShotChannel, decode_line, with_schema, with_system_prompt
 from clinvk.types.events import Event, RunFinished, RunStarted, Usage
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
@@ -101,7 +101,7 @@ class ExecDecoder(ItemDecoder):
 
     def stderr_message(self, stderr: bytes) -> str:
         """Return the last line of stderr that is not noise."""
-        return last_line("\n".join(failures.stderr_lines(stderr)))
+        return failures.stderr_message(stderr)
 
 
 class ExecChannel(OneShotChannel):

@@ -11,6 +11,7 @@ import msgspec
 from clinvk.backends.shared import conversation_lost, crash_ending, decode_line, not_logged_in
 from clinvk.types import errors
 from clinvk.types.events import RunFailed, StopReason
+from clinvk.types.text import last_line
 
 RETRYING = "Reconnecting..."
 """The start of a message after which the CLI retries."""
@@ -123,10 +124,15 @@ def refused_login(message: str) -> RunFailed | None:
     return ending if ending.code == errors.AgentUnauthenticated.code else None
 
 
-def stderr_lines(stderr: bytes) -> list[str]:
+def _stderr_lines(stderr: bytes) -> list[str]:
     """Return the lines of stderr without the CLI's usual noise."""
     lines = _COLOUR.sub("", stderr.decode(errors="replace")).splitlines()
     return [line.strip() for line in lines if not _NOISE.match(line)]
+
+
+def stderr_message(stderr: bytes) -> str:
+    """Return the last line of stderr that is not noise."""
+    return last_line("\n".join(_stderr_lines(stderr)))
 
 
 def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
@@ -134,7 +140,7 @@ def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
 
     Codex reports a bad flag (exit code 2) or bad settings (exit code 1) only on stderr.
     """
-    lines = stderr_lines(stderr)
+    lines = _stderr_lines(stderr)
     reason = " ".join(" ".join(lines).split())
     if ending := _unknown_thread(reason, exit_code):
         return ending

@@ -7,8 +7,9 @@ import msgspec
 from msgspec.json import Decoder as JSONDecoder
 from msgspec.structs import astuple
 
-from clinvk.backends.shared import MessageJoiner, conversation_lost, crash_ending, decode_line, last_line, not_logged_in
+from clinvk.backends.shared import MessageJoiner, conversation_lost, crash_ending, decode_line, not_logged_in
 from clinvk.types import errors, events
+from clinvk.types.text import last_line
 
 
 class _Error(msgspec.Struct):
