@@ -11,7 +11,7 @@ from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt.printers import MarkdownPrinter, TextPrinter, exit_code_of_ending, renders_markdown
 from clinvk.cli.sessions import runs
 from clinvk.cli.sessions.local_store import ALL, find_run, open_store, text_view
-from clinvk.cli.sessions.session_text import duration_of
+from clinvk.cli.sessions.session_text import duration_of, short_id
 from clinvk.cli.terminal import exits, streams
 from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
 from clinvk.config.model import Settings
@@ -29,8 +29,6 @@ from clinvk.types.request import RunRequest
 _POLL_S = 0.2
 _ASKS_EVERY = 5
 """How many reads of the store share one question to the server for the position in the queue."""
-
-_SHORT_DIGITS = 8
 
 
 async def start(
@@ -58,7 +56,7 @@ async def start(
         return 0
     print_text(started.run_id)
     where = f" (position {position})" if position else ""
-    notes.info(f"{state}{where} in the background; to follow: clinvk runs follow {started.run_id[:_SHORT_DIGITS]}")
+    notes.info(f"{state}{where} in the background; to follow: clinvk runs follow {short_id(started.run_id)}")
     return 0
 
 
@@ -80,7 +78,7 @@ async def _follow(flags: Flags, settings: Settings, environ: Mapping[str, str], 
             if run.kind == "prompt":
                 return await _follow_prompt(flags, run, store, settings, environ, notes)
             if flags.output_format == "stream-json":
-                raise InvalidRequest(f"run {run.id[:_SHORT_DIGITS]} has no events of its own; follow one of its parts")
+                raise InvalidRequest(f"run {short_id(run.id)} has no events of its own; follow one of its parts")
             run, parts = await _until_parts_end(run, store, notes)
         except streams.BrokenStdout:
             return exits.CANCELLED

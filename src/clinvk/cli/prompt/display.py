@@ -19,7 +19,7 @@ from clinvk.cli.prompt.printers import (
     renders_markdown,
 )
 from clinvk.cli.prompt.status_line import StatusLine, edit_lines, tool_text
-from clinvk.cli.sessions.session_text import short_tokens
+from clinvk.cli.sessions.session_text import short_id, short_tokens
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, without_sequences
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
@@ -204,7 +204,7 @@ class RunDisplay:
             duration(duration_s(run)),
             f"{short_tokens(ending.usage)} tokens" if ending.usage else "",
             "" if ending.cost_usd is None else f"${ending.cost_usd:.2f}",
-            f"session {run.session_id[:8]}" if run.session_id else "",
+            f"session {short_id(run.session_id)}" if run.session_id else "",
         ]
         footer = " · ".join(filter(None, parts))
         with_hint = f"{footer} (clinvk -c to continue)"

@@ -10,10 +10,9 @@ from msgspec.structs import replace
 from clinvk.cli.parse.settings import age_s
 from clinvk.cli.sessions.local_store import has_directory, open_store, real_directory
 from clinvk.cli.sessions.session_text import directory as shown_directory
-from clinvk.cli.sessions.session_text import home_of, session_title
+from clinvk.cli.sessions.session_text import home_of, short_id, short_title
 from clinvk.cli.terminal.input import ask
-from clinvk.cli.terminal.output import Notes, time_ago
-from clinvk.cli.terminal.table import cut
+from clinvk.cli.terminal.output import DAY_S, Notes, time_ago
 from clinvk.config.model import SessionSettings
 from clinvk.policy.rules import APPROVAL, SANDBOX, modes_up_to
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
@@ -22,12 +21,8 @@ from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Session
 
-_SHORT_DIGITS = 8
-_TITLE_SHOWN = 50
 _LOOKED_AT = 16
 """Sessions read at once in the search for one that can be resumed. The first one nearly always can."""
-
-_DAY_S = 86400.0
 
 
 class SessionChoice(NamedTuple):
@@ -62,7 +57,7 @@ def _note_missing(gone: Sequence[Session], notes: Notes) -> None:
     if len(gone) > 1:
         notes.info(f"{len(gone):,} sessions skipped: their directories are gone")
     for session in gone if len(gone) == 1 else ():
-        notes.info(f"skipping session {session.id[:_SHORT_DIGITS]}: its directory {session.working_dir!r} is gone")
+        notes.info(f"skipping session {short_id(session.id)}: its directory {session.working_dir!r} is gone")
 
 
 def session_choice(session: Session, notes: Notes) -> SessionChoice:
@@ -78,22 +73,22 @@ def _is_elsewhere(session: Session) -> bool:
 
 def _name(session: Session, notes: Notes) -> str:
     """Return the title of a session on a terminal, the ID elsewhere."""
-    title = cut(session_title(session), _TITLE_SHOWN) if notes.is_terminal else ""
-    return f"“{title}”" if title else f"session {session.id[:_SHORT_DIGITS]}"
+    title = short_title(session) if notes.is_terminal else ""
+    return f"“{title}”" if title else f"session {short_id(session.id)}"
 
 
 async def resumed(store: SessionStore, request: RunRequest, settings: SessionSettings, notes: Notes) -> SessionChoice:
     """Choose the current session of the agent in the directory, unless it is too old or had stricter modes."""
     session = await store.current(request.backend, real_directory(request.workdir))
     now = time.time()
-    ages = [settings.retention_days * _DAY_S]
+    ages: list[float] = [settings.retention_days * DAY_S]
     if isinstance(settings.auto_resume, str):
         ages.append(age_s(settings.auto_resume, "session.auto_resume"))
     if session is None or any(0 < most < now - session.last_used for most in ages):
         return SessionChoice()
     last = (await store.runs(RunQuery(session_id=session.id, limit=1))).items
     if last and (looser := _looser_mode(request, last[0])):
-        short = session.id[:_SHORT_DIGITS]
+        short = short_id(session.id)
         of = f"{looser}, the mode of {_name(session, notes)}"
         return SessionChoice(note=f"new session: {of}; to continue that one: clinvk resume {short}")
     when = time_ago(session.last_used, now)

@@ -140,7 +140,6 @@ def _backend(run: RunRecord) -> str:
 
 
 _PAGE = 500
-_SHORT_DIGITS = 8
 
 
 def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
@@ -211,7 +210,7 @@ def cancel(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
     async def ended(store: SessionStore) -> RunRecord:
         run = await find_run(store, flags.words[0])
         if run.state not in UNDER_WAY:
-            raise InvalidRequest(f"run {run.id[:_SHORT_DIGITS]} has already ended: {run.state}")
+            raise InvalidRequest(f"run {text.short_id(run.id)} has already ended: {run.state}")
         if flags.dry_run:
             return run
         if not await cancel_on_server(environ, run.id):
@@ -221,12 +220,12 @@ def cancel(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
             await asyncio.sleep(_POLL_S)
             run = await store.run(run.id)
         if run.state in UNDER_WAY:
-            raise ClinvkError(f"run {run.id[:_SHORT_DIGITS]} has not ended within {_CANCEL_TIMEOUT_S:g} s")
+            raise ClinvkError(f"run {text.short_id(run.id)} has not ended within {_CANCEL_TIMEOUT_S:g} s")
         return run
 
     run = over_store(environ, notes, ended)
     state = "would cancel" if flags.dry_run else run.state
-    return print_answer(flags, views.run_view(run), f"{state} {run.id[:_SHORT_DIGITS]}  {run_summary(run)}".rstrip())
+    return print_answer(flags, views.run_view(run), f"{state} {text.short_id(run.id)}  {run_summary(run)}".rstrip())
 
 
 def _interrupt(run: RunRecord, pid: int | None) -> None:
@@ -235,9 +234,9 @@ def _interrupt(run: RunRecord, pid: int | None) -> None:
     Raises:
         ClinvkError: the process of the run is unknown, runs other things too, or belongs to another user.
     """
-    short = run.id[:_SHORT_DIGITS]
+    short = text.short_id(run.id)
     if run.parent_id:
-        raise ClinvkError(f"run {short} is part of run {run.parent_id[:_SHORT_DIGITS]}; cancel that one")
+        raise ClinvkError(f"run {short} is part of run {text.short_id(run.parent_id)}; cancel that one")
     if pid is None:
         raise ClinvkError(f"run {short} belongs to another clinvk process of this home, which is unknown here")
     try:

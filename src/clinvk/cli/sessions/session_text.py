@@ -20,6 +20,7 @@ _T = TypeVar("_T")
 _SHORT_DIGITS = 8
 _LEAST = 12
 _LEAST_TITLE = 20
+_SHORT_TITLE = 50
 _PIPED_TITLE = 100
 _PIPED_PROMPT = 200
 _LABEL = 13
@@ -114,6 +115,11 @@ def choices(sessions: Sequence[Session], view: TextView) -> list[str]:
 def session_title(session: Session) -> str:
     """Return the title of a session, or else its first prompt, on one line."""
     return one_line(session.title or without_context(session.initial_prompt))
+
+
+def short_title(session: Session) -> str:
+    """Return the beginning of a session's title."""
+    return cut(session_title(session), _SHORT_TITLE)
 
 
 def directory(path: str, home: str | None) -> str:
@@ -240,6 +246,11 @@ def short_ids_of(records: Sequence[Session] | Sequence[RunRecord]) -> dict[str, 
     """Return the short ID of each record by its ID."""
     ids = [record.id for record in records]
     return dict(zip(ids, short_ids(ids), strict=True))
+
+
+def short_id(own: str) -> str:
+    """Return the beginning of an ID that a message shows."""
+    return own[:_SHORT_DIGITS]
 
 
 def short_ids(ids: Sequence[str]) -> list[str]:

@@ -15,16 +15,12 @@ from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, directory_filter, find_session, over_store, print_answer, text_view
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask_yes_no, confirm
-from clinvk.cli.terminal.output import Notes, date_and_time, print_json, print_text, printable
-from clinvk.cli.terminal.table import cut
+from clinvk.cli.terminal.output import DAY_S, Notes, date_and_time, print_json, print_text, printable
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session, valid_tag, valid_title, with_tags
-
-_DAY_S = 86400.0
-_TITLE_SHOWN = 50
 
 
 def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
@@ -173,7 +169,7 @@ def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes, backend
 
 def _named(wanted: Sequence[Session]) -> list[str]:
     short = text.short_ids_of(wanted)
-    return [f"{short[session.id]}  {cut(text.session_title(session), _TITLE_SHOWN)}".rstrip() for session in wanted]
+    return [f"{short[session.id]}  {text.short_title(session)}".rstrip() for session in wanted]
 
 
 def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
@@ -183,7 +179,7 @@ def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes, backends:
         InvalidRequest: `--older-than` is not an age.
     """
     settings = settings_of(flags, environ, {}, notes, backends)
-    kept_s = settings.session.retention_days * _DAY_S
+    kept_s = settings.session.retention_days * DAY_S
     age = kept_s if flags.older_than is None else age_s(flags.older_than, "--older-than")
     if not age:
         if flags.wants_json:

@@ -55,7 +55,8 @@ def printable(text: str) -> str:
     return escape_controls(text) if os.isatty(1) else text
 
 
-_STEPS = ((60, 1, "s"), (3600, 60, "min"), (86400, 3600, "h"), (60 * 86400, 86400, "d"))
+DAY_S = 86_400
+_STEPS = ((60, 1, "s"), (3600, 60, "min"), (DAY_S, 3600, "h"), (60 * DAY_S, DAY_S, "d"))
 """The limit in seconds, the seconds of the unit, and the name of the unit."""
 
 
