@@ -29,18 +29,21 @@ NAMES = [
 
 @pytest.mark.parametrize(("model", "backend", "name"), NAMES)
 def test_model_name_selects_backend_and_model(model: str, backend: str, name: str | None) -> None:
-    assert backends.resolve_model(model, "gemini" if backend != "gemini" else "claude") == (backend, name)
+    assert backends.resolve_model(model, "gemini" if backend != "gemini" else "claude", backends.BACKENDS) == (
+        backend,
+        name,
+    )
 
 
 @pytest.mark.parametrize("model", ["", "llama-3", "default", "ollama", "text-davinci-003", "o-x", "x\ny"])
 def test_unknown_name_selects_the_default_backend_and_its_default_model(model: str) -> None:
-    assert backends.resolve_model(model, "codex") == ("codex", None)
+    assert backends.resolve_model(model, "codex", backends.BACKENDS) == ("codex", None)
 
 
 @pytest.mark.parametrize("model", ["qwen/coder", "/opus", "Claude/opus", "openai/gpt-5.5"])
 def test_model_of_an_unknown_backend_is_not_found(model: str) -> None:
     with pytest.raises(ModelNotFound, match=r"\(available: claude, codex, gemini\)") as raised:
-        backends.resolve_model(model, "claude")
+        backends.resolve_model(model, "claude", backends.BACKENDS)
     assert (raised.value.code, repr(model) in raised.value.message) == ("model_not_found", True)
 
 

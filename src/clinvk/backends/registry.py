@@ -45,7 +45,7 @@ less than a process of one prompt.
 """
 
 
-def backend_named(name: str, registry: Backends = BACKENDS) -> "Backend":
+def backend_named(name: str, registry: Backends) -> "Backend":
     """Return the backend with this name.
 
     Raises:
@@ -56,7 +56,7 @@ def backend_named(name: str, registry: Backends = BACKENDS) -> "Backend":
     raise BackendUnavailable(unknown_name("backend", name, registry))
 
 
-def resolve_model(model: str, default: str, registry: Backends = BACKENDS) -> tuple[str, str | None]:
+def resolve_model(model: str, default: str, registry: Backends) -> tuple[str, str | None]:
     """Return the backend for a model name and the model to request, or None for the backend's default model.
 
     `claude` names a backend, `claude/opus` a model of a backend, and `opus` or `gpt-5.5` a model that a backend claims.
