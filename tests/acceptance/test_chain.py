@@ -140,6 +140,15 @@ def test_killed_chain_resumes_by_the_id_printed_at_its_start(clinvk: Clinvk) -> 
     assert len([prompt for prompt in clinvk.prompts if prompt.startswith("first")]) == 1
 
 
+def test_chain_on_a_terminal_prints_how_to_resume_only_if_it_ends_early(clinvk: Clinvk) -> None:
+    for plan, is_hinted in ((STEPS, False), (STEPS.replace("then", "none"), True)):
+        (clinvk.folder / "steps.yaml").write_text(plan)
+        clinvk.agent.play([stderr("boom\n"), exits(3)], when="none")
+        with on_terminal(clinvk, "chain", "-f", "steps.yaml") as terminal:
+            terminal.ended()
+            assert ("to resume" in terminal.plain().decode()) == is_hinted
+
+
 def test_chain_that_cannot_be_resumed_prints_no_id(clinvk: Clinvk) -> None:
     assert clinvk.run("chain", "-q", "--ephemeral", "-f", "steps.yaml").stderr == ""
 

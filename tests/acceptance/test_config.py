@@ -34,6 +34,14 @@ def test_show_prints_every_value_with_its_source(clinvk: Clinvk) -> None:
     assert "idle_timeout_secs: 120 # default" in lines
 
 
+def test_variable_with_one_underscore_after_the_section_is_named_with_the_right_one(clinvk: Clinvk) -> None:
+    variables = {"CLINVK_SERVER_PORT": "3", "CLINVK_API_KEYS": "x", "CLINVK_SOMETHING_ELSE": "x"}
+    done = clinvk.run("--dry-run", "hello", env=variables)
+    assert done.returncode == 0
+    (warning,) = [line for line in done.stderr.splitlines() if "CLINVK_" in line]
+    assert warning == "clinvk: warning: CLINVK_SERVER_PORT has no effect; did you mean CLINVK_SERVER__PORT?"
+
+
 def test_show_output_is_an_equivalent_settings_file(clinvk: Clinvk) -> None:
     clinvk.settings(FILE.replace("API_KEY", "X").replace("secret", "").replace("--api-key", "--x"))
     shown = clinvk.run("config", "show")

@@ -50,6 +50,11 @@ WRONG = [
     (["--tools", "Read", "hello"], "unknown flag '--tools'; did you mean --allowed-tools?"),
     (["--json", "hello"], "unknown flag '--json'; use -o json"),
     (
+        ["--isolation", "worktree", "fix it"],
+        "unknown flag '--isolation' of a prompt; it is a flag of parallel, compare",
+    ),
+    (["--port", "3", "hello"], "unknown flag '--port' of a prompt; it is a flag of serve"),
+    (
         ["--xyzzy", "hello"],
         "unknown flag '--xyzzy'; see clinvk help prompt; a prompt that begins with - stands after --",
     ),

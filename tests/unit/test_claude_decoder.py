@@ -393,6 +393,18 @@ def test_text_blocks_of_a_message_are_concatenated() -> None:
     assert text(*streamed("1", ["one ", "two "], ["three"])) == "one two three"
 
 
+def thinking(index: int) -> bytes:
+    return event(type="content_block_start", index=index, content_block={"type": "thinking", "thinking": ""})
+
+
+def test_text_before_and_after_thinking_is_separated_by_a_blank_line() -> None:
+    start, *first = streamed("1", ["one"])[:-2]
+    _, *second = streamed("1", ["two ", "three"])
+    assert text(start, *first, thinking(1), *second) == "one\n\ntwo three"
+    cut_in_second = [start, *first, thinking(1), *second[:2]]
+    assert text(*cut_in_second, start, *first, thinking(1), *second) == "one\n\ntwo three"
+
+
 def test_messages_are_separated_by_a_blank_line() -> None:
     assert text(*streamed("1", ["one"]), *streamed("2", ["two"])) == "one\n\ntwo"
     assert text(full("1", "one"), full("2", "two")) == "one\n\ntwo"

@@ -134,6 +134,11 @@ class TextDeduplicator:
         self._blocks: list[list[str]] = []
         self._complete = 0
 
+    @property
+    def is_repeating(self) -> bool:
+        """Whether the answer after an interruption has not yet reached the text that is new."""
+        return bool(self._expected)
+
     def begin(self, again: bool) -> None:
         """Begin a message; `again` repeats the previous message from its start."""
         if again:

@@ -155,6 +155,8 @@ class ClaudeDecoder(Decoder):
             case "content_block_start":
                 if block := {"text": self._text, "thinking": self._thinking}.get(part.content_block.type):
                     block.open_block()
+                if part.content_block.type != "text" and not self._text.is_repeating:
+                    self._answer.end_message()  # text, thinking, text: two paragraphs
             case "content_block_delta" if part.delta.type == "text_delta":
                 yield from self._answer.add(self._text.piece(part.delta.text))
             case "content_block_delta" if part.delta.type == "thinking_delta":

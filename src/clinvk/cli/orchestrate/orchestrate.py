@@ -244,8 +244,8 @@ async def _run_plan(
             with report_store_failures(notes):
                 async with orchestrations.start(plan, requested) as orchestration:
                     _report_warnings(notes, orchestration.warnings)
-                    # before the chain starts, since a killed chain prints nothing
-                    if isinstance(plan, Chain) and orchestration.id and not is_ephemeral(plan):
+                    # in a log before the chain starts, since a killed chain prints nothing
+                    if isinstance(plan, Chain) and orchestration.id and not (notes.is_terminal or is_ephemeral(plan)):
                         notes.info(f"to resume this chain after an interruption: {resume_command(orchestration.id)}")
                     observers = (*filter(None, (folder,)), view.observer(plan, stop.set))
                     summary = await _drive(view, runs, orchestration, stop, observers)

@@ -51,7 +51,8 @@ def read(argv: Sequence[str]) -> ParsedCommand:
         return _command(name.split(), before, after)
     if flags.words and flags.words[0] in FIRST_WORDS:
         return _command(flags.words, before, after)
-    _refuse_near_commands(flags.words[0] if flags.words else "")
+    if before[:1] != unknown[:1]:  # else the word may be the value of the unknown flag
+        _refuse_near_commands(flags.words[0] if flags.words else "")
     _refuse_unknown(unknown, PROMPT, "")
     words = (*flags.words, *after)
     if len(words) > 1:
@@ -135,6 +136,9 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
     hint = "; a value that begins with - stands after --" if "VALUE" in command.arguments else ""
     if flag == "--json" and issubclass(command.flags, RunFlags):
         raise InvalidRequest(f"unknown flag {flag!r}{f' of {name}' if name else ''}; use -o json")
+    owners = [other for other in COMMANDS if any(flag in spec.names for spec in flags_shown(other) if spec.help)]
+    if owners and not name:
+        raise InvalidRequest(f"unknown flag {flag!r} of a prompt; it is a flag of {', '.join(owners)}")
     # Without the dashes, which all flags share.
     if near := nearest(flag.lstrip("-"), known, likeness=0.55):
         raise InvalidRequest(f"unknown flag {flag!r}{hint}; did you mean --{near}?")

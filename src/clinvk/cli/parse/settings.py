@@ -10,9 +10,9 @@ from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes
 from clinvk.config.load import SettingsTrace, trace
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import OnInvalid, raise_invalid
+from clinvk.config.setting_values import OnInvalid, all_keys, raise_invalid
 from clinvk.types.errors import BackendUnavailable, InvalidRequest
-from clinvk.types.text import unknown_name
+from clinvk.types.text import nearest, unknown_name
 
 
 def settings_of(
@@ -28,7 +28,17 @@ def settings_of(
     """
     settings = trace_of(flags, environ, more, backends).settings
     notes.allow_color(settings.output.color)
+    _warn_about_variables(environ, notes, backends)
     return settings
+
+
+def _warn_about_variables(environ: Mapping[str, str], notes: Notes, backends: Backends) -> None:
+    """Warn about variables such as `CLINVK_SERVER_PORT`: the section must end with two underscores."""
+    sections = tuple(f"CLINVK_{field.upper()}_" for field in Settings.__struct_fields__)
+    for name in (name for name in environ if name.startswith(sections) and "__" not in name):
+        known = ["CLINVK_" + "__".join(keys).upper() for keys, _ in all_keys(backends)]
+        if near := nearest(name, known, likeness=0.8):
+            notes.info(f"warning: {name} has no effect; did you mean {near}?")
 
 
 def trace_of(

@@ -222,15 +222,18 @@ function askBox() {
     message: ({ content }) => { status.textContent = "answering…"; answer.append(content.text); },
     thinking: () => { status.textContent = "thinking…"; },
     tool_use: ({ content }) => {
-      const input = typeof content.input === "object" ? Object.values(content.input ?? {}).filter((value) => typeof value === "string").join(" ") : String(content.input);
+      const { command, file_path, pattern, ...others } = Object(content.input);
+      const input = [command, file_path, pattern, ...Object.values(others)].find((value) => typeof value === "string") ?? "";
       steps.append(el("li", { "data-tool": content.tool_id }, el("code", {}, content.tool_name), ` ${input.slice(0, 200)}`));
       status.textContent = `using ${content.tool_name}…`;
     },
     tool_result: ({ content }) => {
-      if (content.is_error) [...steps.children].find((step) => step.dataset.tool === content.tool_id)?.classList.add("bad");
+      const step = [...steps.children].find((each) => each.dataset.tool === content.tool_id);
+      step?.append(content.is_error ? " ✗" : " ✓");
+      step?.classList.toggle("bad", content.is_error);
     },
     progress: ({ content }) => { steps.append(el("li", {}, content.message)); },
-    error: ({ content }) => { status.className = "status bad"; status.textContent = "failed"; answer.append(`\n${content.message}`); },
+    error: ({ content }) => { status.className = "status bad"; status.textContent = "failed"; answer.append(answer.textContent ? "\n\n" : "", content.message); },
     done: ({ content }) => {
       status.textContent = "done";
       const facts = [seconds(content.duration), tokens(content.token_usage), content.cost_usd ? `$${content.cost_usd.toFixed(2)}` : "", session ? `session ${session.slice(0, 8)}` : ""];
