@@ -87,14 +87,14 @@ class TestList:
             "BACKEND",
             "STATUS",
             "TURNS",
-            "USED     DIRECTORY  TOKENS  TITLE",
+            "USED     DIRECTORY  TOKENS   COST  TITLE",
         ]
         assert [row[:4] for row in rows] == [
             [second[:8], "codex", "completed", "1"],
             [first[:8], "claude", "completed", "1"],
         ]
         assert [row[4][:9] for row in rows] == ["1 h ago  ", "2 h ago  "]
-        assert rows[1][4].endswith("  .              17  the first prompt of two lines")
+        assert rows[1][4].endswith("  .              17  $0.01  the first prompt of two lines")
         for row, session in zip(rows, (second, first), strict=True):
             assert shown(clinvk, row[0]).id == session
 

@@ -106,7 +106,7 @@ def test_list_prints_a_table_of_changed_worktrees(clinvk: Clinvk, repository: Re
     done = clinvk.run("worktrees", "list")
     assert (done.returncode, done.stderr) == (0, "")
     head, *rows = [line.split() for line in done.stdout.splitlines()]
-    assert head == ["ID", "STATE", "FILES", "MADE", "REPOSITORY"]
+    assert head == ["ID", "STATE", "FILES", "MADE", "REPOSITORY", "PROMPT"]
     assert [row[:3] for row in rows] == [[first.id, "changed", "1"], [second.id, "changed", "2"]]
     assert all(row[-1] == str(repository.path) for row in rows)
     from_inside = clinvk.run("worktrees", "list", before=f"cd {shlex.quote(str(repository.path))}").stdout
@@ -114,6 +114,15 @@ def test_list_prints_a_table_of_changed_worktrees(clinvk: Clinvk, repository: Re
     with on_terminal(clinvk, "worktrees", "list", columns=60) as terminal:
         assert terminal.ended() == 0
     assert max(map(width, terminal.read.decode().splitlines())) <= 60
+
+
+def test_list_prints_the_prompt_that_made_a_worktree(clinvk: Clinvk, repository: Repository) -> None:
+    clinvk.agent.play([touch(Path("new")), *claude_says("done")])
+    done = clinvk.run(
+        "compare", "--backends", "claude", "--isolation", "worktree", "-w", str(repository.path), "fix it"
+    )
+    assert done.returncode == 0, done.stderr
+    assert clinvk.run("worktrees", "list").stdout.splitlines()[1].endswith("  fix it")
 
 
 def test_list_json_includes_all_fields(clinvk: Clinvk, repository: Repository) -> None:
@@ -259,7 +268,7 @@ def test_show_prints_the_diff_when_the_run_database_is_unreadable(clinvk: Clinvk
     done = clinvk.run("worktrees", "show", worktree.id)
     assert done.returncode == 0
     assert done.stdout.endswith("\n-one\n+two\n")
-    assert done.stderr.startswith("clinvk: who worked there cannot be told: ")
+    assert done.stderr.startswith("clinvk: the runs in this worktree are unknown: ")
 
 
 def test_apply_changes_the_files_and_removes_the_worktree(clinvk: Clinvk, repository: Repository) -> None:

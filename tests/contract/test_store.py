@@ -35,6 +35,15 @@ async def run_ids(store: SessionStore, **query: object) -> list[str]:
     return [found.id for found in (await store.runs(replace(RunQuery(), **query))).items]
 
 
+async def test_costs_are_the_sums_of_the_known_costs_of_runs(store: SessionStore) -> None:
+    known, unknown, other = session(), session(), session()
+    for each, cost_usd in ((known, 0.25), (known, 0.5), (known, None), (unknown, None), (other, 1.0)):
+        record = run(each)
+        await store.begin(record, each)
+        await store.end(replace(record, state="finished", cost_usd=cost_usd), each, [])
+    assert await store.costs([known.id, unknown.id, new_id()]) == {known.id: 0.75}
+
+
 # Runs and their sessions
 
 

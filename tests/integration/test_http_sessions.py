@@ -94,6 +94,7 @@ async def test_sessions_are_listed_newest_first_in_pages_with_the_total(scripted
     assert ids(page) == [f"{number:032x}" for number in (4, 3, 2)]
     assert {key: page.json()[key] for key in ("total", "limit", "offset")} == {"total": 7, "limit": 3, "offset": 2}
     assert (ids(beyond), beyond.json()["total"]) == ([], 7)
+    assert {item["cost_usd"] for item in whole.json()["sessions"]} == {None}
 
 
 @pytest.mark.parametrize(

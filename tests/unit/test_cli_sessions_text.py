@@ -57,7 +57,7 @@ def test_title_takes_precedence_over_the_first_prompt() -> None:
 
 def test_piped_list_truncates_only_very_long_fields() -> None:
     long = replace(SESSION, initial_prompt="word " * 10_000, working_dir="/d" * 100)
-    (_, row) = sessions_table([long], TextView(NOW))
+    (_, row) = sessions_table([long], {}, TextView(NOW))
     assert "/d" * 100 in row
     assert len(row) < 400
 
@@ -70,14 +70,14 @@ def test_titles_leave_out_the_context_from_stdin() -> None:
     assert run_summary(run) == "review this"
 
 
-def test_list_prints_the_current_directory_as_a_dot_and_tokens_if_there_is_room() -> None:
+def test_list_prints_the_current_directory_as_a_dot_and_costs_if_there_is_room() -> None:
     used = replace(SESSION, token_usage=Usage(18_000, 249))
-    head, row = sessions_table([used], TextView(NOW, None, 120, here="/home/me/x"))
-    assert head.split() == ["ID", "BACKEND", "STATUS", "TURNS", "USED", "DIRECTORY", "TOKENS", "TITLE"]
+    head, row = sessions_table([used], {used.id: 0.126}, TextView(NOW, None, 120, here="/home/me/x"))
+    assert head.split() == ["ID", "BACKEND", "STATUS", "TURNS", "USED", "DIRECTORY", "TOKENS", "COST", "TITLE"]
     assert row.split()[5:8] == ["min", "ago", "."]
-    assert row.endswith("   18.2k  the prompt")
+    assert row.endswith("   18.2k  $0.13  the prompt")
     long = replace(used, initial_prompt="word " * 20)
-    assert "TOKENS" not in sessions_table([long], TextView(NOW, None, 80, here="/home/me/x"))[0]
+    assert "TOKENS" not in sessions_table([long], {}, TextView(NOW, None, 80, here="/home/me/x"))[0]
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,10 @@ class SessionStore(Protocol):
         """
         ...
 
+    async def costs(self, session_ids: Sequence[str]) -> dict[str, float]:
+        """Return the sum of the known costs of the runs of sessions, by session; without sessions of unknown cost."""
+        ...
+
     async def create(self, session: Session) -> None:
         """Insert a session without a run (a fork), `settled_record`. Raises ValueError if the id exists."""
         ...

@@ -25,7 +25,9 @@ async def list_sessions(services: Services, _: Request, query: views.SessionList
     """List sessions, newest first."""
     check_backend(query.backend, services.registry)
     page = await services.store.sessions(SessionQuery(**asdict(query)))
-    return views.SessionList(sessions=[*map(views.session_item, page.items)], **paging(page, query))
+    costs = await services.store.costs([session.id for session in page.items])
+    items = [views.session_item(session, costs) for session in page.items]
+    return views.SessionList(sessions=items, **paging(page, query))
 
 
 async def get_session(services: Services, request: Request) -> views.SessionView:

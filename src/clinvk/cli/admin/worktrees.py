@@ -8,6 +8,7 @@ from clinvk.cli.parse.flags import ApplyFlags, DeleteFlags, WorktreesFlags, Work
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions.local_store import ALL, directory_filter, open_store, print_answer, text_view
 from clinvk.cli.sessions.session_text import (
+    PROMPT,
     Fields,
     TextView,
     directory,
@@ -17,7 +18,7 @@ from clinvk.cli.sessions.session_text import (
     with_model,
 )
 from clinvk.cli.terminal import exits, streams
-from clinvk.cli.terminal.input import confirm
+from clinvk.cli.terminal.input import confirm, without_context
 from clinvk.cli.terminal.output import Notes, columns, has_colors, print_bytes, print_json, print_text
 from clinvk.cli.terminal.table import Column, one_line, readable_patch
 from clinvk.config.load import home
@@ -46,6 +47,8 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes, ba
         print_json({"worktrees": [*map(_as_json, found)]})
         return 0
     view = text_view(settings, environ)
+    directories = {listed.id: os.path.realpath(listed.path) for listed in found}
+    prompts = streams.run(_prompts(directories, environ, notes))
     fields: Fields[WorktreeListed] = (
         (Column("ID"), lambda listed: listed.id),
         (Column("STATE"), lambda listed: listed.state),
@@ -55,6 +58,7 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes, ba
         ),
         (Column("MADE", is_spare=True), lambda listed: view.ago(listed.made_at)),
         (Column("REPOSITORY", 12, from_left=True), lambda listed: view.place(listed.repository)),
+        (PROMPT, lambda listed: view.title(prompts.get(listed.id, ""))),
     )
     if found:
         print_text("\n".join(view.table(fields, found)))
@@ -163,6 +167,19 @@ def _as_json(listed: WorktreeListed) -> dict[str, object]:
     return {**fields, "made_at": views.time(listed.made_at), "problem": listed.problem or None}
 
 
+async def _prompts(directories: Mapping[str, str], environ: Mapping[str, str], notes: Notes) -> dict[str, str]:
+    """Return the first prompt of the newest session in each worktree; `directories` are by the ids of worktrees."""
+    prompts: dict[str, str] = {}
+    try:
+        async with open_store(environ) as store:
+            for id_, path in directories.items():
+                for session in (await store.sessions(SessionQuery(working_dir=path, limit=1))).items:
+                    prompts[id_] = without_context(session.initial_prompt)
+    except ClinvkError as exc:
+        notes.error(f"the prompts are unknown: {exc.message}")
+    return prompts
+
+
 async def _runs(directory: str, environ: Mapping[str, str], notes: Notes) -> list[RunRecord]:
     """Return the runs of the sessions in a directory, given without links, oldest first."""
     runs: list[RunRecord] = []
@@ -172,7 +189,7 @@ async def _runs(directory: str, environ: Mapping[str, str], notes: Notes) -> lis
             for session in sessions.items:
                 runs += (await store.runs(RunQuery(session_id=session.id, limit=ALL))).items
     except ClinvkError as exc:
-        notes.error(f"who worked there cannot be told: {exc.message}")
+        notes.error(f"the runs in this worktree are unknown: {exc.message}")
     return sorted(runs, key=lambda run: run.created_at)
 
 

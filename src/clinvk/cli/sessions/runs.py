@@ -44,7 +44,7 @@ def runs_table(runs: Sequence[RunRecord], view: text.TextView) -> list[str]:
         text.RUN_COSTS[0],
         (text.DIRECTORY, lambda run: view.place(run.workdir)),
         (text.TOKENS, lambda run: text.short_tokens(run.usage) if run.usage else ""),
-        (Column("COST", to_right=True, is_spare=True), lambda run: f"${run.cost_usd:.2f}" if run.cost_usd else ""),
+        (text.COST, lambda run: text.cost_text(run.cost_usd)),
         (text.PROMPT, lambda run: view.title(run_summary(run))),
     )
     return view.table(fields, runs)

@@ -80,13 +80,14 @@ TITLE = Column("TITLE", _LEAST_TITLE)
 PROMPT = Column("PROMPT", _LEAST_TITLE)
 ANSWER = Column("ANSWER", _LEAST_TITLE)
 TOKENS = Column("TOKENS", to_right=True, is_spare=True)
+COST = Column("COST", to_right=True, is_spare=True)
 CREATED = Column("CREATED", is_spare=True)
 STATE = Column("STATE")
 BACKEND = Column("BACKEND")
 
 
-def sessions_table(sessions: Sequence[Session], view: TextView) -> list[str]:
-    """Return a table of sessions, the head first."""
+def sessions_table(sessions: Sequence[Session], costs: Mapping[str, float], view: TextView) -> list[str]:
+    """Return a table of sessions with their known costs, the head first."""
     short = short_ids_of(sessions)
     fields: Fields[Session] = (
         (Column("ID"), lambda session: short[session.id]),
@@ -96,6 +97,7 @@ def sessions_table(sessions: Sequence[Session], view: TextView) -> list[str]:
         (Column("USED"), lambda session: view.ago(session.last_used)),
         (DIRECTORY, lambda session: view.place(session.working_dir)),
         (TOKENS, lambda session: short_tokens(session.token_usage)),
+        (COST, lambda session: cost_text(costs.get(session.id))),
         (TITLE, lambda session: view.title(session_title(session))),
     )
     return view.table(fields, sessions)
@@ -206,6 +208,11 @@ def short_tokens(usage: Usage) -> str:
     if count < 1000:
         return str(count)
     return f"{count / 1e3:.1f}k" if count < 999_950 else f"{count / 1e6:.1f}M"
+
+
+def cost_text(cost_usd: float | None) -> str:
+    """Return a cost for a table; empty if it is unknown or nothing."""
+    return f"${cost_usd:.2f}" if cost_usd else ""
 
 
 def tokens(usage: Usage) -> str:

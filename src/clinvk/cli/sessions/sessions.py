@@ -17,7 +17,7 @@ from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask_yes_no, confirm
 from clinvk.cli.terminal.output import DAY_S, Notes, date_and_time, print_json, print_text, printable
 from clinvk.dialects.rest import views
-from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
+from clinvk.store.protocol import Page, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session, valid_tag, valid_title, with_tags
@@ -38,18 +38,23 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes, backend
         working_dir=directory_filter(flags, flags.here),
         limit=flags.limit or ALL,
     )
-    page = over_store(environ, notes, lambda store: store.sessions(query))
+
+    async def listed(store: SessionStore) -> tuple[Page[Session], dict[str, float]]:
+        page = await store.sessions(query)
+        return page, await store.costs([session.id for session in page.items])
+
+    page, costs = over_store(environ, notes, listed)
     found, total = page.items, page.total
     if page.unreadable:
         number = "1 session" if page.unreadable == 1 else f"{page.unreadable} sessions"
         notes.info(f"{number} cannot be read: the database is damaged; see clinvk doctor")
     if flags.wants_json:
-        items = [views.session_item(session) for session in found]
+        items = [views.session_item(session, costs) for session in found]
         print_json(
             views.SessionList(sessions=items, total=total, limit=flags.limit, offset=0, unreadable=page.unreadable)
         )
     elif found:
-        print_text("\n".join(text.sessions_table(found, text_view(settings, environ))))
+        print_text("\n".join(text.sessions_table(found, costs, text_view(settings, environ))))
         if total > len(found):
             notes.info(f"{len(found)} of {total:,}; --limit 0 shows all")
     else:

@@ -1,6 +1,6 @@
 """Sessions and runs in the form of the REST API, and the parameters of the lists."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -64,6 +64,10 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     ]
     turn_count: Annotated[int, Meta(description="Number of prompts.")]
     token_usage: Annotated[Usage, Meta(description="Sum over all turns.")]
+    cost_usd: Annotated[
+        float | msgspec.UnsetType | None,
+        Meta(description="In a list: sum over the turns of known cost; null if none is known."),
+    ] = msgspec.UNSET
     tags: tuple[str, ...]
     title: str
     parent_id: Annotated[str | None, Meta(description="The session from which this session was forked.")]
@@ -213,9 +217,10 @@ def session_view(session: Session) -> SessionView:
     return copy_as(SessionView, session, created_at=time(session.created_at), last_used=time(session.last_used))
 
 
-def session_item(session: Session) -> SessionView:
-    """Return the view of a session in a list."""
-    return session_view(replace(session, initial_prompt=session.initial_prompt[:LISTED_CHARS]))
+def session_item(session: Session, costs: Mapping[str, float]) -> SessionView:
+    """Return the view of a session in a list, with its cost among the costs of the list."""
+    view = session_view(replace(session, initial_prompt=session.initial_prompt[:LISTED_CHARS]))
+    return replace(view, cost_usd=costs.get(session.id))
 
 
 def run_item(run: RunRecord) -> RunItem:

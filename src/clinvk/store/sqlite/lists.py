@@ -11,14 +11,14 @@ makes the search fast. An index entry costs more than all other writes of a sess
 the index has the rows up to `search.indexed`, and a search scans the few rows after `search.indexed`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from clinvk.store.protocol import SEARCHED_CHARS, Page, RunQuery, SessionQuery
 from clinvk.store.sqlite.database import skipping
-from clinvk.store.sqlite.rows import RUNS, SESSIONS, Table, Value
+from clinvk.store.sqlite.rows import RUNS, SESSIONS, Table, Value, to_json
 from clinvk.types.events import Usage
 from clinvk.types.record import RunRecord, UsageOfDay
 from clinvk.types.session import Session
@@ -51,6 +51,10 @@ _USAGE = (
     "SELECT day, key_name, backend, model, runs, cost_usd,"
     " input_tokens, output_tokens, cached_tokens, reasoning_tokens FROM usage"
     " WHERE day >= ?1 AND (?2 IS NULL OR key_name = ?2) ORDER BY day, key_name, backend, model"
+)
+_COSTS = (
+    "SELECT session_id, sum(cost_usd) FROM runs"
+    " WHERE session_id IN (SELECT value FROM json_each(?)) AND cost_usd IS NOT NULL GROUP BY session_id"
 )
 
 _T = TypeVar("_T", Session, RunRecord)
@@ -131,6 +135,13 @@ def runs(connection: "sqlite3.Connection", query: RunQuery, note: Note) -> Page[
     return _salvaged(
         connection, RUNS, query, lambda run: all(getattr(run, name) == value for name, value in filters.items()), note
     )
+
+
+def costs(connection: "sqlite3.Connection", session_ids: Sequence[str], note: Note) -> dict[str, float]:
+    """Return the sum of the known costs of the runs of sessions, by session; empty if it cannot be read."""
+    with skipping(note):
+        return dict(connection.execute(_COSTS, (to_json(session_ids).decode(),)).fetchall())
+    return {}
 
 
 def usage(connection: "sqlite3.Connection", first_day: str, key_name: str | None) -> list[UsageOfDay]:

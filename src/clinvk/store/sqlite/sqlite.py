@@ -250,6 +250,10 @@ class SqliteStore:
         """Return the stored events of a run after number `after`, at most `limit`."""
         return await self._read(lambda db: _events(db, run_id, after, limit, self._record_damage))
 
+    async def costs(self, session_ids: Sequence[str]) -> dict[str, float]:
+        """Return the sum of the known costs of the runs of sessions, by session."""
+        return await self._read(lambda db: lists.costs(db, session_ids, self._record_damage))
+
     async def pid_of(self, run_id: str) -> int | None:
         """Return the pid of the live process that began a run; None if unknown."""
         row = await self._read(lambda db: db.execute(_OWNER, (run_id,)).fetchone())
