@@ -44,7 +44,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
 
 
 def main() -> int:
-    """Run the groups that were asked for; 1 where something broke, or is over its budget under --strict."""
+    """Run the selected groups; return 1 if a group broke, or is over its budget under --strict."""
     arguments = _parser().parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     figures: list[Figure] = []

@@ -1,4 +1,4 @@
-"""Prompts of a bench for the real agents, one connection each, and what the server tells of the processes it keeps."""
+"""Prompts of a bench for the real agents, with one connection each, and the server's warm processes."""
 
 import http.client
 import time
@@ -33,7 +33,7 @@ class _Event(msgspec.Struct):
 
 
 class Told(NamedTuple):
-    """How a prompt went: when the first piece of its answer came, its session, and its failure's code and message."""
+    """The course of a prompt: the time of the first piece, the session, and the failure's code and message."""
 
     first_ms: float
     session: str | None
@@ -42,7 +42,7 @@ class Told(NamedTuple):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """What `/health` tells of the processes that are kept."""
+    """The warm processes in `/health`."""
 
     processes: int = 0
     ready: int = 0
@@ -55,7 +55,7 @@ class _Health(msgspec.Struct):
 
 
 def ask(server: Server, body: Mapping[str, object], leaves: bool = False) -> Told:
-    """Send a prompt and read its stream to the end; or only to its first word, if its client `leaves` then."""
+    """Send a prompt and read its stream to the end, or to its first word if its client `leaves`."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_PATIENCE_S)
     began, first_ms, event, session = time.perf_counter(), 0.0, _Event(), None
     data = msgspec.json.encode({**body, "output_format": "stream-json"})
@@ -92,7 +92,7 @@ def asked(server: Server, body: Mapping[str, object]) -> Told:
 
 
 def kept(server: Server) -> Kept:
-    """Ask for what is kept."""
+    """Return the warm processes."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_PATIENCE_S)
     try:
         connection.request("GET", "/health")

@@ -1,4 +1,4 @@
-"""The peer of `clinvk serve`: uvicorn with an app that does next to nothing. `python -m bench.bare PORT CHILD`."""
+"""The peer of `clinvk serve`: uvicorn with a minimal app. `python -m bench.bare PORT CHILD`."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ _Send = Callable[[_Message], Awaitable[None]]
 
 
 async def app(scope: _Message, receive: _Receive, send: _Send) -> None:
-    """Answer `ok`; under /idle one line of a stream that goes on for ever, under /relay what the child prints."""
+    """Answer `ok`; under /idle one line of an endless stream, under /relay the child's output."""
     match scope:
         case {"type": "http", "path": "/idle"}:
             await _start(send)
@@ -31,7 +31,7 @@ async def app(scope: _Message, receive: _Receive, send: _Send) -> None:
 
 
 async def _relay(prompt: object, send: _Send) -> None:
-    """Pass on what the child prints as it comes, looking at nothing."""
+    """Send the child's output as it arrives, unread."""
     assert isinstance(prompt, bytes)
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()

@@ -15,7 +15,7 @@ Body = dict[str, object]
 
 
 class Answer(NamedTuple):
-    """What came back, to the end of the connection. Of a client that left early, what came until then."""
+    """The bytes to the end of the connection, or until the client left."""
 
     status: int
     body: bytes
@@ -104,7 +104,7 @@ def _answer(came: bytes) -> Answer:
 
 
 def must(answer: Answer, *statuses: int, told: bytes = b"", untold: bytes = b"\0") -> Answer:
-    """See to it that an answer is one of these, tells this, and does not tell that."""
+    """Check that an answer has one of these statuses, contains this text, and does not contain that one."""
     if answer.status not in statuses or told not in answer.body or untold in answer.body:
         last = answer.body[-_TOLD:].decode(errors="replace")
         raise Unexpected(f"{answer.status}, not {statuses} with {told.decode()!r}: {last}")

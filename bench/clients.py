@@ -20,7 +20,7 @@ def prompt_body(place: Workplace, prompt: str, stream: bool = False) -> str:
 
 
 def timed(job: Ask | TimeStreams | TimePipes) -> Times:
-    """Do a job to its end."""
+    """Run a job to its end."""
     within_s = max(RUNS_FOR_S, job.within_s + _BEYOND_S) if isinstance(job, Ask) else RUNS_FOR_S
     return msgspec.json.decode(run(_command(job), within_s=within_s), type=Times)
 

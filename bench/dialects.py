@@ -1,4 +1,4 @@
-"""What the APIs of OpenAI and Anthropic add to each piece of an answer, and to its first."""
+"""The overhead of the OpenAI and Anthropic APIs for each piece of an answer, and for the first."""
 
 from functools import partial
 from typing import NamedTuple
@@ -19,7 +19,7 @@ _FIRST_MS = 5.0
 
 
 class _Api(NamedTuple):
-    """One API: where it is asked, what its pieces and the end of its streams are known by."""
+    """One API: its path, and the marks of pieces and of the end of a stream."""
 
     name: str
     path: str

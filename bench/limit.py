@@ -24,7 +24,7 @@ class _Children:
         self._polled.register(reading, selectors.EVENT_READ, pid)
 
     def ended(self) -> int:
-        """Read from those that have written; give how many have ended."""
+        """Read from the readable children; return how many have exited."""
         count = 0
         for key, _ in self._polled.select():
             if not os.read(key.fd, 65536):

@@ -111,7 +111,7 @@ class Tally:
             self.done.set_exception(RuntimeError(why))
 
     def answered(self, answer: bytes, after_s: float) -> None:
-        """Count an answer that is as it should be."""
+        """Count a correct answer."""
         if self.expected not in answer or not answer.startswith(b"HTTP/1.1 200"):
             self.fail(f"unexpected answer: {answer[:1000].decode(errors='replace')}")
         self.latencies_ms.append(after_s * 1000)
@@ -121,7 +121,7 @@ class Tally:
 
 
 class Asker(asyncio.Protocol):
-    """A kept-alive connection that asks again as soon as it is answered."""
+    """A kept-alive connection that sends the next request after each answer."""
 
     def __init__(self, data: bytes, tally: Tally) -> None:
         self._data = data
@@ -154,7 +154,7 @@ class Asker(asyncio.Protocol):
         return bool(gap) and body.endswith(b"\r\n0\r\n\r\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Say that it should not have been; one that has asked for all there is may be closed as idle."""
+        """Report a lost connection, unless all answers have arrived."""
         if self._waits:
             self._tally.fail(f"the server closed a connection: {exc}")
 
@@ -174,7 +174,7 @@ async def ask(job: Ask) -> Times:
 
 
 class Delays:
-    """The delays of the lines of one stream that have `piece` in them, from their writing to now."""
+    """The delays of the lines of one stream that contain `piece`, from writing to reading."""
 
     def __init__(self, piece: str = "") -> None:
         self.delays_ms: list[float] = []
@@ -191,7 +191,7 @@ class Delays:
 
 
 class StreamReader(asyncio.Protocol):
-    """A connection that reads one stream; `done` says whether enough of it has come."""
+    """A connection that reads one stream; `done` when enough has arrived."""
 
     def __init__(self, enough: bytes, piece: str) -> None:
         self.delays = Delays(piece)
@@ -207,7 +207,7 @@ class StreamReader(asyncio.Protocol):
             self.done.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Say that it should not have been."""
+        """Report a lost connection, unless all answers have arrived."""
         if not self.done.done():
             self.done.set_exception(RuntimeError(f"a stream ended early: {self._tail.decode(errors='replace')}"))
 
@@ -282,7 +282,7 @@ async def time_pipes(job: TimePipes) -> Times:
 
 
 async def work(job: Job) -> Times | None:
-    """Do a job and give its answer."""
+    """Run a job and return its answer."""
     match job:
         case Ask():
             return await ask(job)

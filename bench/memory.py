@@ -1,4 +1,4 @@
-"""What a server takes when it has nothing to do, and for a stream on which nothing happens."""
+"""The memory of an idle server, and of a stream without events."""
 
 import time
 
@@ -18,7 +18,7 @@ _CONFIG = "server: {max_concurrent_runs: 1000, max_concurrent_per_backend: 1000}
 
 
 def memory(place: Workplace) -> list[Figure]:
-    """Look at the resident memory of a server, against a uvicorn that does nothing."""
+    """Measure the resident memory of a server, against a minimal uvicorn."""
     peer, ours = interleaved(place.rounds, lambda: _bare_kb(place), lambda: _clinvk_kb(place))
 
     def figure(name: str, unit: str, bound: float, ours: list[float], peer: list[float]) -> Figure:
@@ -43,7 +43,7 @@ def _clinvk_kb(place: Workplace) -> tuple[float, float]:
 
 
 def _per_stream_kb(place: Workplace, server: Server, path: str, body: str | None, enough: str) -> float:
-    """Return what a stream adds, over what the first few have taken once for all."""
+    """Return the memory of a stream, without the one-time cost of the first few."""
     count = place.some(_STREAMS)
 
     def job(streams: int) -> HoldStreams:

@@ -41,7 +41,7 @@ _MB = 1024 * 1024
 
 
 def mixed(place: Workplace) -> list[Figure]:
-    """Run them, and say what the agents took at most, how many runs failed by themselves, and what is left."""
+    """Run the prompts; report the agents' highest memory, the failed runs, and the leftover processes."""
     count = place.some(_RUNS)
     with agents(place) as machine:
         with serving(machine, _CONFIG) as server:
@@ -55,7 +55,7 @@ def mixed(place: Workplace) -> list[Figure]:
 
 
 def _taken(outside: "_Outside", count: int) -> Iterator[Figure]:
-    """Tell of the memory: of what is kept, and of that and what runs at the time."""
+    """Report the memory of the warm processes, alone and with the active runs."""
     yield Figure(
         name=f"most memory kept, {count} mixed runs",
         unit="MB",
@@ -74,7 +74,7 @@ def _taken(outside: "_Outside", count: int) -> Iterator[Figure]:
 
 
 def _of_failures(failures: "Counter[str]", count: int) -> Figure:
-    """Tell of runs that failed, but for those whose process was killed."""
+    """Report failed runs, except runs whose process was killed."""
     for why, number in failures.items():
         print(f"failed unharmed, {number} times: {why}", file=sys.stderr)
     return Figure(
@@ -99,7 +99,7 @@ def _of_left(left: int, outside: "_Outside") -> Figure:
 
 
 class _Outside:
-    """What another program of the user sees of the agents of a server: by a variable of theirs, not by the server."""
+    """The agents of a server as another program of the user sees them, by a variable of theirs."""
 
     def __init__(self, server: Server, home: str) -> None:
         self.at_rest_mb = self.highest_mb = self.largest_mb = 0.0
@@ -109,7 +109,7 @@ class _Outside:
 
     @property
     def agents(self) -> list[psutil.Process]:
-        """All that came of agents."""
+        """Return all processes of agents."""
         found: list[psutil.Process] = []
         for process in psutil.process_iter():
             try:
@@ -121,7 +121,7 @@ class _Outside:
 
     @property
     def left(self) -> int:
-        """How many there are."""
+        """Return the number of processes."""
         return len(self.agents)
 
     def look(self) -> float:
@@ -138,7 +138,7 @@ class _Outside:
         return sum(sizes)
 
     def look_at_rest(self) -> None:
-        """Look for a while as soon as no run is under way: what is there is kept."""
+        """Measure for a while when no run is active: all processes are warm."""
         until = time.monotonic() + _AT_REST_TIMEOUT_S
         while kept(self._server).runs:
             if time.monotonic() > until:
@@ -207,7 +207,7 @@ class _Crowd:
         return told
 
     def _kill(self) -> None:
-        """Kill an agent, whichever: it may carry runs, be ready, or just start."""
+        """Kill a random agent, which may have runs, be idle, or be starting."""
         if found := self._outside.agents:
             with suppress(psutil.NoSuchProcess):
                 self._random.choice(found).kill()

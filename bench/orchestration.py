@@ -1,4 +1,4 @@
-"""What it costs to run many tasks with one request: the time over the ideal, and the memory of those that wait."""
+"""The cost of many tasks in one request: the time over the ideal, and the memory of waiting tasks."""
 
 import http.client
 import time
@@ -78,7 +78,7 @@ def _over_ideal(place: Workplace, server: Server, task_ms: int, rounds: int) -> 
 
 
 def _seconds(place: Workplace, server: Server, prompt: str, count: int) -> float:
-    """Run tasks to their end, and say how long that took."""
+    """Run tasks to their end; return the seconds."""
     began = time.perf_counter()
     with _sent(server, _body(place, prompt, count)) as connection:
         told = msgspec.json.decode(connection.getresponse().read(), type=_Answer)
@@ -88,7 +88,7 @@ def _seconds(place: Workplace, server: Server, prompt: str, count: int) -> float
 
 
 def _waiting_kb(place: Workplace, server: Server, count: int) -> float:
-    """Return what a task adds to the server while it waits, less its own text."""
+    """Return the memory of a waiting task, without its text."""
     body = _body(place, "idle", count)
     before = server.resident_kb
     with _sent(server, body):
@@ -104,7 +104,7 @@ def _body(place: Workplace, prompt: str, count: int) -> bytes:
 
 @contextmanager
 def _sent(server: Server, body: bytes) -> Generator[http.client.HTTPConnection]:
-    """Send tasks; leaving ends those that are not finished."""
+    """Send tasks; the exit of the context ends unfinished ones."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_PATIENCE_S)
     try:
         connection.request("POST", "/api/v1/parallel", body, {"content-type": "application/json"})

@@ -1,4 +1,4 @@
-"""What it costs to keep what is run: prompts a second into a store that holds many sessions already."""
+"""The cost of the store: prompts a second into a store with many sessions."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ _EVENTS = (
 
 
 def persisted(place: Workplace) -> list[Figure]:
-    """Count prompts a second that are kept in SQLite, against those that are kept nowhere."""
+    """Count prompts a second that are stored in SQLite, against prompts without a store."""
     home = place.root / "kept"
     asyncio.run(_fill(home, place.some(_SESSIONS)))
     count = place.some(_PROMPTS)
@@ -45,7 +45,7 @@ def persisted(place: Workplace) -> list[Figure]:
 
 
 async def _fill(home: Path, sessions: int) -> None:
-    """Keep sessions of one turn each."""
+    """Store sessions of one turn each."""
     async with SqliteStore(home) as store:
         for first in range(0, sessions, _AT_ONCE):
             numbers = range(first, min(first + _AT_ONCE, sessions))

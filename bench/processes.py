@@ -1,4 +1,4 @@
-"""What a bench starts: programs that run to their end, and those that stay up until they are ended."""
+"""The processes of a bench: programs that run to their end, and programs that are ended."""
 
 import contextlib
 import subprocess
@@ -14,7 +14,7 @@ _ENDS_TIMEOUT_S = 10
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """Return the command that runs a module of the bench."""
+    """The processes of a bench: programs that run to their end, and programs that are ended."""
     return [sys.executable, "-m", f"bench.{name}", *arguments]
 
 
@@ -25,12 +25,12 @@ def clinvk(*arguments: str) -> list[str]:
 
 
 def last_words(said: str) -> str:
-    """Return the end of what a program said before it broke."""
+    """Return the last lines of a failed program's output."""
     return " | ".join(said.strip().splitlines()[-3:])
 
 
 def run(command: Sequence[str], env: Mapping[str, str] | None = None, within_s: float = RUNS_FOR_S) -> str:
-    """Run a program to its end and give what it printed.
+    """Run a program to its end and return its output.
 
     Raises:
         BenchBroken: it failed, or took too long.
@@ -55,7 +55,7 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None, within_s: 
 
 @contextlib.contextmanager
 def running(command: Sequence[str], env: Mapping[str, str] | None, log: Path) -> Generator["subprocess.Popen[bytes]"]:
-    """Keep a program running; `log` gets its stderr. It is ended with its stdin, by TERM, or by KILL."""
+    """Run a program during the context; `log` gets its stderr. It is ended by the end of stdin, TERM or KILL."""
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command, env=env, cwd=_PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors

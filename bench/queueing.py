@@ -72,7 +72,7 @@ def _live_until(sent: Future[Times], server: Server) -> list[float]:
 
 
 def _live_ms(server: Server) -> float:
-    """Time one answer, on a connection of its own, as a service manager asks."""
+    """Time one answer on a new connection, like a service manager's check."""
     began = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.request("GET", "/health/live")

@@ -1,4 +1,4 @@
-"""Figures, what they are held against, and the table of them."""
+"""Figures, their limits and peers, and their table."""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -10,7 +10,7 @@ Kind = Literal["at most", "added", "ratio", "share"]
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """What a figure may be.
+    """The limit of a figure.
 
     `at most` bounds the figure itself, `added` what it is over its peer, `ratio` is the least share of its peer, and
     `share` the greatest.
@@ -21,7 +21,7 @@ class Budget(msgspec.Struct, frozen=True):
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing measured in several rounds, and its limit or peer measured in the same rounds.
+    """A measurement of several rounds, and its limit or peer measured in the same rounds.
 
     `budget` is None where there is nothing to keep to: such a figure is there to be compared.
     """
@@ -45,7 +45,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kept(self) -> bool | None:
-        """Whether the budget is kept; None where there is none."""
+        """Whether the budget is met; None without a budget."""
         match self.budget:
             case None:
                 return None

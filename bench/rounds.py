@@ -1,4 +1,4 @@
-"""Rounds in which everything that is compared is measured in turn, so that a busy moment hits all of it."""
+"""Rounds that measure all candidates in turn, so that a busy moment affects all of them."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -17,7 +17,7 @@ _ASK_INTERVAL_S = 0.001
 
 
 class Server(msgspec.Struct, frozen=True):
-    """A server that answers: where, its process, how long it took from its start to its first answer, and its log."""
+    """A running server: its port, its process, the time from its start to its first answer, and its log."""
 
     port: int
     pid: int
@@ -34,7 +34,7 @@ class Server(msgspec.Struct, frozen=True):
 
     @property
     def cpu_s(self) -> float:
-        """The CPU time that it has taken so far."""
+        """The CPU time so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -50,7 +50,7 @@ def serving(place: Workplace, config: str = "{}\n") -> Generator[Server]:
 
 @contextmanager
 def bare(place: Workplace) -> Generator[Server]:
-    """Run a uvicorn that does next to nothing, see bare.py."""
+    """Run a minimal uvicorn, see bare.py."""
     port = _free_port()
     with _up(place, module("bare", str(port), str(place.child)), port) as server:
         yield server

@@ -53,7 +53,7 @@ class _List(msgspec.Struct):
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server holds while it has nothing to do. `objects` are those that Python's collector knows.
+    """The resources of an idle server. `objects` are the objects that Python's collector tracks.
 
     `descriptors` are those of other files than the store's.
     """
@@ -67,7 +67,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def soak(place: Workplace) -> list[Figure]:
-    """Visit a server, look at it, visit it many times more, and look again."""
+    """Visit a server, measure it, visit it many more times, and measure again."""
     place = _prepared(place)
     count = place.some(_VISITS)
     first = max(min(_WARM_UP, count // 2), round(count * _WARM_UP_SHARE))
@@ -111,7 +111,7 @@ def _figures(first: int, count: int, before: Held, after: Held) -> Iterator[Figu
 
 
 def _prepared(place: Workplace) -> Workplace:
-    """Put the agents and the probe in their places, and give the server a temporary folder of its own."""
+    """Install the agents and the probe, and make a temporary folder for the server."""
     programs = place.child.parent
     place.child.unlink()
     for name in ("codex", "claude", "gemini"):
@@ -130,7 +130,7 @@ def _visited(place: Workplace, server: Server, count: int, seed: int) -> Made:
 
 
 def _held(place: Workplace, server: Server) -> Held:
-    """Look at a server once nothing goes on there any more."""
+    """Measure a server when it is idle."""
     until = time.monotonic() + _AT_REST_TIMEOUT_S
     while _agents(place) and time.monotonic() < until:
         time.sleep(0.1)
@@ -179,7 +179,7 @@ def _wrong(made: Iterable[Made]) -> Iterator[str]:
 
 
 def _unended(server: Server) -> Iterator[str]:
-    """Ask for what is said to be under way; nothing is."""
+    """Return the runs that are reported as active; there should be none."""
     for query in _UNENDED:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         connection.request("GET", f"/api/v1/{query}", headers={"x-api-key": _KEY})
@@ -197,7 +197,7 @@ def _left(place: Workplace) -> Iterator[str]:
 
 
 def _agents(place: Workplace) -> list[str]:
-    """Find what came of an agent, whose program or first word is in the folder of agents, whatever else it hides."""
+    """Find the processes of agents: their program or first word is in the folder of agents."""
     folder = f"{place.child.parent}/".encode()
     found: list[str] = []
     for entry in Path("/proc").iterdir():

@@ -119,7 +119,7 @@ class Plain:
 
 
 def act(voice: Turn | Message | Plain, prompt: str, stop: threading.Event) -> None:
-    """Do what a prompt asks, until it is done or to be stopped."""
+    """Follow a prompt until it is done or stopped."""
     verb, numbers = (_DIRECTIVE.findall(prompt) or [("say", "1")])[-1]
     first, second = [*map(float, numbers.split()), 0.0, 0.0][:2]
     voice.begin()
@@ -142,7 +142,7 @@ def act(voice: Turn | Message | Plain, prompt: str, stop: threading.Event) -> No
 
 
 def go_wrong(verb: str, stop: threading.Event) -> None:
-    """Do what no agent should."""
+    """Misbehave."""
     match verb:
         case "crash":
             os.write(2, b"this agent is broken\n")
@@ -162,7 +162,7 @@ def go_wrong(verb: str, stop: threading.Event) -> None:
 
 
 def leave() -> None:
-    """Start something that stays, in a session of its own, nobody's child and without an environment."""
+    """Start a lasting process in a separate session, without a parent or environment."""
     if os.fork():
         return
     os.setsid()
@@ -175,7 +175,7 @@ def leave() -> None:
 
 
 def new_id() -> str:
-    """Make an id as agents have them."""
+    """Return an id in the agents' format."""
     digits = os.urandom(16).hex()
     return "-".join((digits[:8], digits[8:12], "4" + digits[13:16], "8" + digits[17:20], digits[20:]))
 
@@ -187,7 +187,7 @@ class AppServer:
         self._stops: dict[str, threading.Event] = {}
 
     def take(self, line: str) -> None:
-        """Take a line of its client."""
+        """Read a line of the client."""
         asked = json.loads(line)
         params = asked.get("params", {})
         thread = params.get("threadId") or new_id()
@@ -210,7 +210,7 @@ class AppServer:
 
 
 class Claude:
-    """`claude -p --input-format=stream-json`: one message at a time, until its input ends."""
+    """`claude -p --input-format=stream-json`: one message at a time, until the end of its input."""
 
     def __init__(self, session: str) -> None:
         self._session = session
@@ -218,7 +218,7 @@ class Claude:
         self._acts: threading.Thread | None = None
 
     def take(self, line: str) -> None:
-        """Take a line of its client."""
+        """Read a line of the client."""
         asked = json.loads(line)
         if asked["type"] == "control_request":
             if asked["request"]["subtype"] == "interrupt":
@@ -248,7 +248,7 @@ def listen(take: Callable[[str], None]) -> None:
 
 
 def main(name: str, words: list[str]) -> None:
-    """Be the agent that the name says."""
+    """Run the agent with this name."""
     signal.alarm(_LIVES_S)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: None if _deaf.is_set() else os._exit(128 + number))

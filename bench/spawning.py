@@ -1,4 +1,4 @@
-"""What a prompt costs beside starting its agent directly, and how many go through."""
+"""The cost of a prompt over a direct start of its agent, and the prompts per second."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ _SHARE_OF_LIMIT = 0.6
 
 
 class Pace(NamedTuple):
-    """Prompts a second, and the CPU time that one takes of the process that runs its agent."""
+    """Prompts a second, and the CPU time per prompt in the process that runs the agent."""
 
     rate: float
     cpu_ms: float

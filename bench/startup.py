@@ -1,4 +1,4 @@
-"""How long it takes until there is something: a server's first answer, a version, an agent's start, `/health`."""
+"""Start times: a server's first answer, a version, an agent's start, `/health`."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ _HEALTH_MS = 1
 
 
 def startup(place: Workplace) -> list[Figure]:
-    """Time starts, against a bare Python, `import asyncio` and a uvicorn that does nothing."""
+    """Time starts, against a bare Python, `import asyncio` and a minimal uvicorn."""
     commands: dict[str, tuple[float | None, Callable[[], float]]] = {
         "clinvk version": (_VERSION_MS, lambda: _run_ms(place, clinvk("version"))),
         "clinvk --help": (_HELP_MS, lambda: _run_ms(place, clinvk("--help"))),
@@ -56,7 +56,7 @@ def startup(place: Workplace) -> list[Figure]:
 
 
 def health(place: Workplace) -> list[Figure]:
-    """Time /health on a kept-alive connection, against a uvicorn that does nothing."""
+    """Time /health on a kept-alive connection, against a minimal uvicorn."""
     with serving(place) as server, bare(place) as peer:
         theirs, ours = interleaved(
             place.rounds, lambda: _health_ms(place, peer, "ok"), lambda: _health_ms(place, server, '"status"')

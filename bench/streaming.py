@@ -1,4 +1,4 @@
-"""What clinvk adds to each line of a stream, from the agent's write to the client's read."""
+"""The overhead of clinvk for each line of a stream, from the agent's write to the client's read."""
 
 from bench.clients import PROMPT_PATH, prompt_body, timed
 from bench.load import TimePipes, Times, TimeStreams
@@ -14,7 +14,7 @@ ADDED_P99_MS = 2.0
 
 
 def streaming(place: Workplace) -> list[Figure]:
-    """Time lines over HTTP, against the same child read from its pipe and relayed by a server that does nothing."""
+    """Time lines over HTTP, against the same child read from its pipe and relayed by a minimal server."""
     with serving(place) as server, bare(place) as relay:
         return [figure for streams in _STREAMS for figure in _streaming(place, server, relay, streams)]
 

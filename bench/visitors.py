@@ -1,4 +1,4 @@
-"""The clients of a soak, in a process of their own: `python -m bench.visitors JOB`, as bench.load has it.
+"""The clients of a soak, in a separate process: `python -m bench.visitors JOB`, in the format of bench.load.
 
 Each visit is one thing that a client does, well or badly; what it must be answered with stands beside it.
 """
@@ -37,7 +37,7 @@ class Made(msgspec.Struct, frozen=True):
 
 
 class Visitor:
-    """What clients do."""
+    """The visits of one client."""
 
     def __init__(self, job: Visits) -> None:
         self._client = Client(job.port, job.key)
@@ -72,7 +72,7 @@ class Visitor:
         }
 
     def choose(self) -> Callable[[], Awaitable[None]]:
-        """Choose what to do next."""
+        """Choose the next visit."""
         return self._chance.choices([*self._kinds], [*self._kinds.values()])[0]
 
     def _prompt(self, verb: str = "", **fields: object) -> Body:
@@ -179,12 +179,12 @@ class Visitor:
         must(answer, 200, told=b'"error')
 
     async def _shares_trouble(self) -> None:
-        """Break a process that carries other runs of its kind, which lose it too."""
+        """Break a process that has other runs of its kind, which fail too."""
         verb = self._chance.choice((self._trouble(), "say 3"))
         must(await self._run(verb, workdir=f"{self._root}/shared"), 200)
 
     async def _meets_trouble_by_vendor(self) -> None:
-        """The kind of process is one that no other visit has."""
+        """No other visit uses this kind of process."""
         body = self._conversation("fail")
         must(await self._client.ask("/openai/v1/chat/completions", body), *_AGENT_TROUBLE)
 

@@ -1,4 +1,4 @@
-"""What it is worth to keep the processes of the real agent CLIs: beside the same CLI, started for each prompt."""
+"""The gain from warm processes of the real agent CLIs, against a start for each prompt."""
 
 import subprocess
 import time
@@ -67,7 +67,7 @@ def _of(cli: str, place: Workplace, server: Server) -> list[Figure]:
 
 
 def _of_command(cli: str, place: Workplace, server: Server) -> Figure:
-    """Time the command line, from its start to its first word."""
+    """Time the command line from its start to its first word."""
     command = clinvk("--backend", cli, "--model", MODELS[cli][0], "--new", "--no-stdin", "-o", "text")
     _first_word(place, command)
     through, local = interleaved(

@@ -1,4 +1,4 @@
-"""What watching the server costs: with metrics that are read and a log of each request and run, beside none of it."""
+"""The cost of observability: metrics, and a log of each request and run, against a server without them."""
 
 import http.client
 import threading
@@ -23,7 +23,7 @@ _WATCHED = "server: {metrics_enabled: true}\nlog: {format: json, requests: true}
 
 
 def watching(place: Workplace) -> list[Figure]:
-    """Count prompts a second and their CPU time, and time lines, by a server that is watched and one that is not."""
+    """Count prompts a second and their CPU time, and time lines, with and without observability."""
     count = place.some(_PROMPTS)
     with serving(place, "{}\n") as plain, serving(place, _WATCHED) as watched, _read(watched):
         off, on = interleaved(place.rounds, lambda: _pace(place, plain, count), lambda: _pace(place, watched, count))

@@ -16,7 +16,7 @@ _COMPILE_TIMEOUT_S = 60
 
 
 class BenchBroken(Exception):
-    """Something that was to be measured does not work."""
+    """The measured program does not work."""
 
 
 class Workplace(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     scale: float
 
     def some(self, count: int) -> int:
-        """Return the usual count, less for a quick look."""
+        """Return the usual count, or less for a quick look."""
         return max(20, round(count * self.scale))
 
     def write(self, name: str, text: str) -> Path:
@@ -51,7 +51,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def workplace(rounds: int, scale: float) -> Generator[Workplace]:
-    """Make the scratch folder with what is needed in it; it is gone afterwards."""
+    """Make the scratch folder; it is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="clinvk-bench-") as name:
         root = Path(name)
         programs = root / "bin"

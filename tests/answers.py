@@ -1,4 +1,4 @@
-"""Agents that answer any prompt at once and count how often they were started: for tests that send very many."""
+"""Agents that answer any prompt at once and count their starts, for tests with very many prompts."""
 
 from pathlib import Path
 

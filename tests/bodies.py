@@ -1,4 +1,4 @@
-"""Bodies that use all that an endpoint reads, and what a careless or broken client makes of them."""
+"""Bodies with every field that an endpoint reads, and the mistakes of careless or broken clients."""
 
 import json
 import random

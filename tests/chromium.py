@@ -44,7 +44,7 @@ def executable() -> str | None:
 
 
 class Page:
-    """One tab. `events` are all that the browser told of it."""
+    """One tab. `events` are the events of the browser."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.events: list[Record] = []
@@ -55,14 +55,14 @@ class Page:
         self._session: str | None = None
 
     async def open(self) -> None:
-        """Make the tab, and have it tell of its requests and errors."""
+        """Open the tab, and enable the events for requests and errors."""
         target = string(await self.call("Target.createTarget", url="about:blank"), "targetId")
         self._session = string(await self.call("Target.attachToTarget", targetId=target, flatten=True), "sessionId")
         for domain in ("Page", "Network", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
 
     async def call(self, method: str, **params: JSON) -> Record:
-        """Send a command and give its result."""
+        """Send a command and return its result."""
         self._count += 1
         number = self._count
         message: Record = {"id": number, "method": method, "params": params}
@@ -101,7 +101,7 @@ class Page:
         return [record(event, "params") for event in self.events if event.get("method") == method]
 
     async def listen(self) -> None:
-        """Take what the browser says, until it is gone."""
+        """Receive the browser's messages until it exits."""
         while True:
             try:
                 message: Record = json.loads((await self._reader.readuntil(b"\0"))[:-1])

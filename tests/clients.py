@@ -10,7 +10,7 @@ from pathlib import Path
 async def finished(
     *command: str, cwd: Path, env: Mapping[str, str], within_s: float
 ) -> subprocess.CompletedProcess[str]:
-    """Run a client that reads nothing from stdin, and return its output.
+    """Run a client without stdin, and return its output.
 
     It is started on the loop's thread, as agents are: on another one it could get the mark of an agent that is being
     started, and be ended with what that one left.

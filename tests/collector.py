@@ -16,7 +16,7 @@ Value = str | int | float | bool | list[str]
 
 
 class Collector:
-    """Where it listens, and what came."""
+    """A collector of OpenTelemetry: its address, and the received requests."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -41,7 +41,7 @@ class Collector:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def take(self, request: ExportTraceServiceRequest) -> None:
-        """Keep what was sent."""
+        """Keep the received request."""
         for group in request.resource_spans:
             self.resource = attributes_of(group.resource.attributes)
             for scope in group.scope_spans:

@@ -64,7 +64,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Count a skipped test as failed in continuous integration: there nothing may be missing."""
+    """Count a skipped test as failed in continuous integration, where every tool is installed."""
     report = yield
     if report.skipped and os.environ.get("CI") == "true":
         report.outcome = "failed"
@@ -90,7 +90,7 @@ def nothing_blocks_the_loop() -> Generator[None]:
 
 @pytest.fixture(autouse=True)
 def no_child_is_left() -> Generator[None]:
-    """Fail a test that leaves a child process behind; one that is just ending has five seconds, on a busy machine."""
+    """Fail a test that leaves a child process; an exiting process has five seconds."""
     before = set(psutil.Process().children())
     yield
     left = [child for child in psutil.Process().children() if child not in before]
@@ -102,7 +102,7 @@ def no_child_is_left() -> Generator[None]:
 
 @pytest.fixture(scope="session")
 def standin() -> Generator[Address]:
-    """The stand-in model API, one for all tests of this process."""
+    """The stand-in model API, shared by all tests of this process."""
     with running() as address:
         yield address
 

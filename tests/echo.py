@@ -1,4 +1,4 @@
-"""An agent that answers with the prompt it got and the turn it is: no answer fits another prompt.
+"""An agent that answers with its prompt and the number of the turn, so that no answer fits another prompt.
 
 It is a shell script, as many of it are started. It speaks like Claude Code or Codex, goes on with its own
 conversations, and counts each time that it was started for a prompt.

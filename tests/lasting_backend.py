@@ -191,7 +191,7 @@ class Lasting:
         self.install_agent()
 
     def install_agent(self) -> None:
-        """Put the program where it belongs, in the place of the one that is there."""
+        """Install the program in place of the current one."""
         fresh = self._folder / "fresh"
         fresh.write_text(AGENT.replace("{python}", sys.executable))
         fresh.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Sessions as earlier clinvks kept them: one JSON file each."""
+"""Sessions in the format of earlier clinvks: one JSON file each."""
 
 import json
 from pathlib import Path

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 
 async def until(condition: Callable[[], object], within_s: float = 30) -> None:
-    """Look until the condition holds.
+    """Poll until the condition holds.
 
     To look at all processes takes longer than 10 ms, and the loop that looks is the one that is to bring it about: it
     gets four times as long as a look takes.
@@ -24,7 +24,7 @@ async def until(condition: Callable[[], object], within_s: float = 30) -> None:
 
 
 async def settled(read: Callable[[], str], for_s: float = 1.0) -> str:
-    """Read until the same text, not an empty one, has come for a while; give it."""
+    """Read until the text is not empty and no longer changes; return the text."""
     seen, since = "", time.monotonic()
     while True:
         text = read()

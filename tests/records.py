@@ -20,7 +20,7 @@ def new_id() -> str:
 
 
 def session(**fields: object) -> Session:
-    """Make a session that is at rest, with these fields."""
+    """Return an idle session with these fields."""
     plain = Session(
         id=new_id(),
         backend="claude",
@@ -34,7 +34,7 @@ def session(**fields: object) -> Session:
 
 
 def run(of: Session | None = None, **fields: object) -> RunRecord:
-    """Make a run that waits, of a session or of none, with these fields."""
+    """Return a queued run with these fields."""
     plain = RunRecord(
         id=new_id(),
         backend=of.backend if of else "claude",

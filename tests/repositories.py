@@ -1,4 +1,4 @@
-"""git repositories for tests, made with a git that knows nothing of who runs the tests."""
+"""git repositories for tests, made without the user's git settings."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ class Repository:
             self.git("init", "--quiet", "--initial-branch=main")
 
     def git(self, *arguments: str, cwd: Path | None = None) -> str:
-        """Run git here; give what it prints."""
+        """Run git here; return its output."""
         done = subprocess.run(
             ["git", *arguments],
             cwd=cwd or self.path,
@@ -53,12 +53,12 @@ class Repository:
         return file
 
     def files(self) -> dict[str, bytes]:
-        """Return all files except those of git."""
+        """Return all files except git's."""
         found = (path for path in self.path.rglob("*") if ".git" not in path.parts and path.is_file())
         return {str(path.relative_to(self.path)): path.read_bytes() for path in found}
 
     def worktrees(self) -> list[str]:
-        """Return the worktrees that git knows, except this one."""
+        """Return the worktrees that git lists, except this one."""
         listed = self.git("worktree", "list", "--porcelain")
         return [line.removeprefix("worktree ") for line in listed.splitlines() if line.startswith("worktree ")][1:]
 

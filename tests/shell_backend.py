@@ -1,4 +1,4 @@
-"""A backend whose agent is a shell that runs a script; each line that it prints is one of our events."""
+"""A backend whose agent is a shell that runs a script; each printed line is a clinvk event."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

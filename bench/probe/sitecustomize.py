@@ -1,4 +1,4 @@
-"""Loaded by the Python of a server that is soaked: SIGUSR2 has it tell what it holds, into the file BENCH_PROBE."""
+"""Loaded by the Python of the soaked server: SIGUSR2 writes the objects that it holds to the file BENCH_PROBE."""
 
 import gc
 import json

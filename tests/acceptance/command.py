@@ -15,7 +15,7 @@ TIMEOUT_S = 30.0
 
 
 class Clinvk:
-    """Starts the command; its directory is `folder`, its home the scripted agent's."""
+    """Starts the command in `folder`, with the scripted agent's home."""
 
     command = str(Path(sys.executable).with_name("clinvk"))
 
@@ -32,7 +32,7 @@ class Clinvk:
         close_fds: str = "",
         before: str = "true",
     ) -> "subprocess.CompletedProcess[str]":
-        """Run it to its end; `close_fds` is shell syntax such as `<&-`, `before` a shell command."""
+        """Run the command to its end; `close_fds` is shell syntax such as `<&-`, `before` a shell command."""
         command = ["/bin/sh", "-c", f'{before}; exec "$0" "$@" {close_fds}', self.command]
         done = subprocess.run(
             [*command, *arguments],
@@ -55,7 +55,7 @@ class Clinvk:
         stderr: int = subprocess.PIPE,
         env: Mapping[str, str] | None = None,
     ) -> Generator["subprocess.Popen[bytes]"]:
-        """Start it; it is killed at the end if it is still there."""
+        """Start the command; kill it at the end if it is still running."""
         process = subprocess.Popen(
             [self.command, *arguments],
             stdin=stdin,
@@ -80,7 +80,7 @@ class Clinvk:
 
     @property
     def prompts(self) -> list[str]:
-        """What the agent got on stdin, each time; of a conversation that goes on, where that is a text alone, that."""
+        """The agent's stdin of each start; for a warm conversation, the texts of its prompts."""
         return [_text((call.stdin or b"").decode()) for call in self.agent.calls()]
 
 
@@ -92,7 +92,7 @@ def _text(stdin: str) -> str:
 
 
 def until(happened: Callable[[], bool], within_s: float = TIMEOUT_S) -> None:
-    """Wait until something has happened."""
+    """Wait until the condition holds."""
     deadline = time.monotonic() + within_s
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -100,7 +100,7 @@ def until(happened: Callable[[], bool], within_s: float = TIMEOUT_S) -> None:
 
 
 def read_until(fd: int, wanted: bytes) -> bytes:
-    """Read until a text was there."""
+    """Read until the text has arrived."""
     read = b""
     while wanted not in read:
         chunk = os.read(fd, 65536)

@@ -1,4 +1,4 @@
-"""What the tests of the command share. What a prompt is like is tested without a server, and through one that is up."""
+"""Fixtures of the command's tests. Tests of prompts run without a server and through a running server."""
 
 import tempfile
 from collections.abc import Generator
@@ -22,7 +22,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def served(request: pytest.FixtureRequest) -> bool:
-    """Whether a server of the same home is up."""
+    """Whether a server of the same home is running."""
     return getattr(request, "param", False)
 
 
@@ -40,7 +40,7 @@ def clinvk(scripted: Scripted, tmp_path: Path, served: bool) -> Generator[Clinvk
 
 @pytest.fixture
 def echo() -> Generator[Echo]:
-    """An agent that answers with the prompt it got, in a folder of its own."""
+    """An agent that answers with its prompt, in a separate folder."""
     with tempfile.TemporaryDirectory(prefix="clinvk-echo-") as folder:
         agent = Echo(Path(folder))
         yield agent

@@ -1,4 +1,4 @@
-"""Command lines beside each other."""
+"""Commands that run concurrently."""
 
 import asyncio
 import subprocess
@@ -9,7 +9,7 @@ from scripted import Scripted
 
 
 class Done(NamedTuple):
-    """What a command line left."""
+    """The output and exit code of a command."""
 
     code: int | None
     stdout: str

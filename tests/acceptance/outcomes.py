@@ -1,4 +1,4 @@
-"""The JSON that `parallel`, `chain` and `compare` print, with its fields."""
+"""The JSON output of `parallel`, `chain` and `compare` as structs."""
 
 import msgspec
 

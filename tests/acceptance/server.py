@@ -1,4 +1,4 @@
-"""`clinvk serve` as a user starts it, in a process of its own that a test may kill."""
+"""`clinvk serve` as a user starts it, in a process that a test may kill."""
 
 import re
 import signal
@@ -18,7 +18,7 @@ _LISTENS = re.compile(r"listens on (http://127\.0\.0\.1:\d+)")
 
 
 class Server:
-    """A server on a free port; its home is the agent's. It is killed at the end if it is still there.
+    """A server on a free port, with the agent's home; it is killed at the end if it is still running.
 
     Entered it may not be up yet: `up` waits for that. `open_files` is the soft limit that it is started with.
     """
@@ -39,11 +39,11 @@ class Server:
 
     @property
     def said(self) -> str:
-        """What it has printed."""
+        """The output so far."""
         return Path(self._log.name).read_text()
 
     def up(self) -> Self:
-        """Wait until it serves."""
+        """Wait until the server answers."""
         until(lambda: bool(_LISTENS.search(self.said)) or self.process.poll() is not None)
         assert _LISTENS.search(self.said), self.said
         return self
@@ -57,7 +57,7 @@ class Server:
 
     @property
     def client(self) -> httpx.Client:
-        """A client of it."""
+        """Return a client of the server."""
         if not self._client:
             self._client = httpx.Client(base_url=self.url, timeout=TIMEOUT_S)
         return self._client
@@ -67,7 +67,7 @@ class Server:
         return self.client.post("/api/v1/prompt", json={"backend": backend, "prompt": prompt, **fields})
 
     def detached(self, prompt: str, backend: str = "claude") -> dict[str, str]:
-        """Start a run that goes on by itself; give its `run_id` and `session_id`."""
+        """Start a run in the background; return its `run_id` and `session_id`."""
         response = self.client.post(
             "/api/v1/prompt",
             json={"backend": backend, "prompt": prompt, "detach": True},
@@ -77,7 +77,7 @@ class Server:
         return response.json()
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """Kill the server as `kill -9` does."""
         self.process.kill()
         self.process.wait()
 

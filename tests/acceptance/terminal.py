@@ -1,4 +1,4 @@
-"""A terminal for the command: a pty of 80 columns and 24 rows, what is on its screen, and keys typed on it."""
+"""A terminal for the command: a pty of 80 columns and 24 rows, its screen, and typed keys."""
 
 import fcntl
 import os
@@ -47,11 +47,11 @@ class Terminal:
         return (before + found).decode()
 
     def plain(self) -> bytes:
-        """Return what was read without the codes that steer a terminal."""
+        """Return the output without control sequences."""
         return _CODES.sub(b"", self.read)
 
     def screen(self) -> list[str]:
-        """Return the lines that all that came has left on the screen, were that high enough."""
+        """Return the lines on an unlimited screen after all output."""
         lines, row = [""], 0
         for steps, code, text in _DRAWN.findall(self.all_read.decode(errors="replace")):
             if code == "A":
@@ -66,7 +66,7 @@ class Terminal:
         return "\n".join(lines).rstrip().split("\n")
 
     def ended(self) -> int:
-        """Wait for the end of the command; give its exit code. What it printed is read."""
+        """Read to the end of the command; return the exit code."""
         deadline = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None:
             assert time.monotonic() < deadline, f"it did not end: {self.read.decode(errors='replace')!r}"

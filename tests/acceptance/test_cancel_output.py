@@ -1,4 +1,4 @@
-"""What a prompt that was cancelled tells on stdout: what there was, and what it cost."""
+"""The stdout of a cancelled prompt: the answer so far, and its cost."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ signal.pause()
 
 
 def cancelled(clinvk: Clinvk, form: str) -> tuple[bytes, bytes]:
-    """Send Ctrl-C to a prompt whose agent then says a last word, and what it used; give stdout and stderr."""
+    """Send Ctrl-C to a prompt whose agent then prints its last text and usage; return stdout and stderr."""
     first = [str(step["line"]) for step in claude_says("begun ")[:4]]
     word, result = (str(step["line"]) for step in (claude_says("last")[3], claude_says("begun last")[-1]))
     stopped = {"subtype": "error_during_execution", "is_error": True, "terminal_reason": "aborted_streaming"}

@@ -1,4 +1,4 @@
-"""`clinvk chain`: steps of a file, one after the other."""
+"""`clinvk chain`: the steps of a file in order."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`clinvk runs`: every prompt that was run, and several agents together with their parts."""
+"""`clinvk runs`: single prompts, and orchestrations with their parts."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ STEPS = 'steps: [{name: plan, prompt: "first"}, {backend: codex, prompt: "bad"},
 
 
 def told(clinvk: Clinvk, kind: type[T], *arguments: str) -> T:
-    """Run a command of `runs` with --json; give what it prints."""
+    """Run a command of `runs` with --json; return its output."""
     done = clinvk.run("runs", *arguments, "--json")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return msgspec.json.decode(done.stdout, type=kind)
@@ -52,7 +52,7 @@ def asked(clinvk: Clinvk, prompt: str, *arguments: str, backend: str = "claude")
 
 
 def failed_chain(clinvk: Clinvk) -> RunItem:
-    """Run a chain whose second step fails; give its run."""
+    """Run a chain whose second step fails; return its run."""
     clinvk.agent.play(claude_says("the plan"), when="first")
     clinvk.agent.play([stderr("boom\n"), exits(3)], when="bad")
     assert clinvk.run("chain", stdin=STEPS.encode()).returncode == 1

@@ -23,7 +23,7 @@ def agents(clinvk: Clinvk) -> None:
 
 
 def codex_alone(clinvk: Clinvk) -> None:
-    """Let `codex` be the only agent that is installed."""
+    """Make `codex` the only installed agent."""
     for name in ("claude", "gemini"):
         (clinvk.agent.folder / name).unlink()
     clinvk.agent.play(says("codex", "codex answers"), when="ask")

@@ -1,4 +1,4 @@
-"""What the JSON of a comparison tells of its judge."""
+"""The judge in the JSON of a comparison."""
 
 import json
 

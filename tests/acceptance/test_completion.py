@@ -37,7 +37,7 @@ SHELLS = [name for name in ("bash", "zsh", "fish") if shutil.which(name)]
 
 
 def offered(clinvk: Clinvk, shell: str, *words: str) -> set[str]:
-    """Return what a shell offers in place of the last word."""
+    """Return the shell's completions of the last word."""
     if shell == "bash":  # splits words at =
         words = tuple(part for word in words for part in word.replace("=", "\n=\n").split("\n") if part or not word)
     script = {"bash": BASH, "zsh": ZSH, "fish": FISH % clinvk.command}[shell]

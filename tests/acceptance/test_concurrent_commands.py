@@ -1,4 +1,4 @@
-"""Many clinvks on one home at once: each keeps its own, and none sees less or more than there is."""
+"""Many concurrent clinvks on one home: each stores its own runs, and all see the same lists."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ ALL = 1_000_000
 
 
 class Conversation:
-    """One that a client leads: its session, and how many turns it has had."""
+    """A client's conversation: its session, and the number of its turns."""
 
     def __init__(self, agent: Echo, number: int) -> None:
         self.session: str | None = None

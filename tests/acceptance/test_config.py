@@ -209,7 +209,7 @@ def test_set_can_fix_one_of_several_errors_that_only_the_server_reports(clinvk: 
 
 
 def test_set_accepts_values_that_depend_on_the_server_machine(clinvk: Clinvk) -> None:
-    """A shell need not have the cgroup that a service has, nor know the names that are known there."""
+    """The shell may lack the service's cgroup, and may not resolve the server's host names."""
     for key, value in (("agents.cgroup", "yes"), ("server.host", "elsewhere.invalid")):
         assert clinvk.run("config", "set", key, value).returncode == 0
 

@@ -1,4 +1,4 @@
-"""What `clinvk config` hides where it tells what it did."""
+"""Secrets that `clinvk config` hides in its messages."""
 
 import pytest
 

@@ -37,7 +37,7 @@ LOST_S = 0.6
 
 
 class Told:
-    """What clients were told by servers that were killed later."""
+    """The answers of servers that were killed later."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[str, str]] = {}
@@ -49,7 +49,7 @@ class Told:
 
 
 class Clients:
-    """Clients with all kinds of requests, for one server after the other."""
+    """Clients with all kinds of requests, for one server after another."""
 
     def __init__(self, agent: Echo, chance: random.Random) -> None:
         self.told = Told()
@@ -78,7 +78,7 @@ class Clients:
         await self._told_whole(client, self._body(detach=self._chance.random() < 0.3))
 
     async def _goes_on(self, client: httpx.AsyncClient) -> None:
-        """Continue a session that was answered, perhaps by a server that died while it was continued."""
+        """Continue a session that was answered, perhaps by a server that died during the turn."""
         answered = list({session: None for session, _ in self.told.answers.values()})[:5]
         if not answered:
             await self._asks(client)
@@ -130,7 +130,7 @@ async def _is_none(client: httpx.AsyncClient, left: str) -> bool:
 
 
 async def _look(url: str) -> None:
-    """A server that has come up is well, and nothing is under way in it: at once, or when it has looked again.
+    """Check that a restarted server is healthy and reports nothing in progress.
 
     A process that was killed while it started an agent may leave its lock to that for a moment.
     """
@@ -170,7 +170,7 @@ async def test_killed_server_loses_nothing_that_it_acknowledged(echo: Echo) -> N
 
 
 async def _check(echo: Echo, told: Told) -> None:
-    """Hold what is kept against what was told, and against what the agent did."""
+    """Compare the stored records with the clients' answers and the agent's calls."""
     home = echo.folder / ".clinvk"
     async with SqliteStore(home) as store:
         runs = {run.id: run for run in (await store.runs(RunQuery(limit=ALL))).items}
@@ -210,7 +210,7 @@ def _is_sound(home: Path) -> bool:
 
 
 async def test_output_of_a_killed_run_is_kept(echo: Echo) -> None:
-    """Also of an agent that says nothing more for a long time."""
+    """The agent was silent for a long time before."""
     name = echo.name()
     home = echo.folder / ".clinvk"
     with Server(echo) as server:
@@ -276,7 +276,7 @@ def _followed(client: httpx.Client, run_id: str, after: int) -> list[Record]:
 
 
 def _is_interrupted(client: httpx.Client, run_id: str) -> bool:
-    """Whether a server knows that the clinvk of a run is dead. What that had begun to start may have its lock."""
+    """Whether a server knows that the clinvk of a run is dead. Its last child may hold the lock."""
     return client.get(f"/api/v1/runs/{run_id}").json()["state"] == "interrupted"
 
 
@@ -366,7 +366,7 @@ def _listed(clinvk: Clinvk) -> list[Record]:
 
 @pytest.mark.slow
 def test_shutdown_ends_background_runs_and_records_their_states(echo: Echo) -> None:
-    """One ends by itself meanwhile, one is ended after the grace, and one was waiting for its turn."""
+    """One run ends by itself, one is ended after the grace period, and one is queued."""
     env = {"CLINVK_SERVER__SHUTDOWN_GRACE_SECS": "2", "CLINVK_SERVER__MAX_CONCURRENT_RUNS": "2"}
     short, long, waiting = (echo.name() for _ in range(3))
     with Server(echo, env) as server:

@@ -40,7 +40,7 @@ exit 9
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the demo makes its temporary folder; the home of its user lies beside it."""
+    """The folder for the demo's temporary folder; the user's home is beside it."""
     for name in ("temporary", "home"):
         (tmp_path / name).mkdir()
     return tmp_path
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def demo(folder: Path, agents: Path) -> Generator["subprocess.Popen[str]"]:
-    """Start the demo; it is killed at the end if it is still there."""
+    """Start the demo; kill it at the end if it is still running."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder / "home"),

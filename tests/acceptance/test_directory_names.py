@@ -1,4 +1,4 @@
-"""Directories whose names are not UTF-8, where a link leads there: they are refused."""
+"""Directories whose names are not UTF-8, also behind a link, are refused."""
 
 import os
 

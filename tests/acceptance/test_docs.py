@@ -93,7 +93,7 @@ class Reader:
         self.printed = ""
 
     def work_through(self, block: Block) -> None:
-        """Do what the block says, or compare it with what there is."""
+        """Run the commands of a block, or compare the block with the file."""
         match block.language:
             case "":
                 pass
@@ -143,7 +143,7 @@ class Reader:
         self.printed = done.stdout
 
     def serve(self, variables: Sequence[str], arguments: Sequence[str]) -> None:
-        """Start the server; it is ready when it has printed the line about /docs."""
+        """Start the server and wait for the line about /docs."""
         self.stop()
         given = [{"0.0.0.0": "127.0.0.1", "3000": "0"}.get(word, word) for word in arguments]
         env = {**self.env, "CLINVK_SERVER__PORT": "0", **dict(word.split("=", 1) for word in variables)}
@@ -191,7 +191,7 @@ _PIP = {
 
 
 def _make_venv(folder: Path) -> None:
-    """Make a virtual environment in which pip and what clinvk needs are those of this one, but clinvk is not."""
+    """Make a virtual environment with this one's pip and dependencies, without clinvk."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     own = [place for place in sys.path if place.endswith("site-packages")]
@@ -215,7 +215,7 @@ def shape(value: JSON) -> JSON:
 
 
 def shapes(lines: str) -> list[JSON]:
-    """Return kind and shape of each event; of several of a kind that follow each other one."""
+    """Return kind and shape of each event, once for consecutive events of a kind."""
     events = [json.loads(line) for line in lines.splitlines()]
     return [[kind for kind, _ in itertools.groupby([event["type"], shape(event)] for event in events)]]
 

@@ -1,4 +1,4 @@
-"""`clinvk doctor` with agent CLIs that are shell scripts: each is wrong in another way."""
+"""`clinvk doctor` with agent CLIs that are faulty shell scripts."""
 
 import json
 import os
@@ -431,7 +431,7 @@ def test_warm_processes_of_a_running_server_are_reported_from_split_responses(
 
 
 def _answer(server: socket.socket, pieces: Sequence[bytes]) -> None:
-    """Answer one client, in pieces that come one after the other."""
+    """Answer one client in several pieces."""
     connection, _ = server.accept()
     with connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

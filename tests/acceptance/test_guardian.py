@@ -1,4 +1,4 @@
-"""`kill -9` of clinvk: nothing that its agents have started lives on, however it hides, and nothing else is touched."""
+"""`kill -9` of clinvk ends all processes of its agents, however they hide, and no other process."""
 
 import os
 import random
@@ -29,7 +29,7 @@ def guardians(pid: int) -> list[psutil.Process]:
 
 
 def guardian(pid: int) -> psutil.Process:
-    """Return the one guardian of a clinvk, once it can be relied upon to be there."""
+    """Return the guardian of a clinvk once it is ready."""
     until(lambda: len(guardians(pid)) == 1)
     return guardians(pid)[0]
 
@@ -42,7 +42,7 @@ def _is_guardian(process: psutil.Process) -> bool:
 
 
 def gone(process: psutil.Process) -> bool:
-    """Say whether a process has exited; who waits for it does not matter."""
+    """Return whether a process has exited, reaped or not."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -131,7 +131,7 @@ def test_agents_of_another_server_keep_running(scripted: Scripted, tmp_path: Pat
 
 
 def kill_with_guardian(pid: int) -> None:
-    """End a clinvk and its guardian in the same moment: neither sees the other go."""
+    """Kill a clinvk and its guardian at the same moment, so that neither sees the other exit."""
     guarding = guardian(pid)
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for each in (guarding.pid, pid):

@@ -47,14 +47,14 @@ OTHERS = [example for example in examples() if example not in CHANGES]
 
 
 def sample(epilog: str, name: str) -> str:
-    """Return the file that a help shows."""
+    """Return the sample file of a help text."""
     lines = epilog.partition(f"\n{name}:\n")[2].partition("\n\n")[0].splitlines()
     return "\n".join(line.removeprefix("  ") for line in lines)
 
 
 @pytest.fixture
 def prelude(clinvk: Clinvk) -> str:
-    """What a user of the examples has: a repository with the files that they name, and a conversation."""
+    """Prepare the repository, files and conversation that the examples assume."""
     Repository(clinvk.folder, clinvk.agent.folder).commit()
     (clinvk.folder / "tasks.yaml").write_text(sample(help_of("parallel").epilog, "tasks.yaml"))
     (clinvk.folder / "steps.yaml").write_text(sample(help_of("chain").epilog, "steps.yaml"))

@@ -1,4 +1,4 @@
-"""Commands that are interrupted, more than once, or whose terminal or reader is gone or takes nothing."""
+"""Commands that are interrupted, perhaps twice, and commands whose terminal or reader is gone or stalled."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ BEGUN = claude_says("begun ")[:4]
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process is there that is no zombie."""
+    """Return whether a process runs and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -34,7 +34,7 @@ def is_alive(pid: int) -> bool:
 
 
 def full_pipe() -> tuple[int, int]:
-    """Make a pipe that takes nothing until somebody reads."""
+    """Return a pipe that is full until somebody reads."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):

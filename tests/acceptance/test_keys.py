@@ -1,4 +1,4 @@
-"""`clinvk keys`, and the server that asks for the keys it makes."""
+"""`clinvk keys`, and a server with the created keys."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The sessions of an earlier clinvk: they are there over HTTP and on the command line, and their files as they were."""
+"""Sessions of an earlier clinvk are listed over HTTP and on the command line; their files stay unchanged."""
 
 import asyncio
 import json
@@ -111,5 +111,5 @@ async def test_concurrent_imports_import_each_session_once(echo: Echo) -> None:
 
 
 def _told(texts: list[str]) -> int:
-    """Return how many sessions were imported, by what was said of it."""
+    """Return the reported number of imported sessions."""
     return sum(int(number) for text in texts for number in re.findall(r"imported (\d+) sessions? of", text))

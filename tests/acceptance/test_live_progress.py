@@ -1,4 +1,4 @@
-"""What the display of several agents on a terminal says that each did last."""
+"""The last action of each agent in the live display of several agents."""
 
 import json
 
@@ -13,7 +13,7 @@ RETRY = line(
 
 
 def shown_last(clinvk: Clinvk, told: list[Step], rest: list[Step], text: str) -> str:
-    """Run a task whose agent tells this and then waits; give what is drawn until the display shows a text."""
+    """Run a task whose agent prints a line and then waits; return the display once it shows the text."""
     go = clinvk.folder / "go"
     clinvk.agent.play([*told, wait_for(go), *rest])
     (clinvk.folder / "t.json").write_text(json.dumps([{"backend": "claude", "prompt": "one"}]))

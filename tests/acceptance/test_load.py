@@ -23,7 +23,7 @@ CONNECTIONS = 100
 
 
 def test_low_soft_limit_of_open_files_rejects_no_client(scripted: Scripted) -> None:
-    """The usual one, 1024, is less than the prompts that may wait."""
+    """The usual limit of 1024 is lower than the number of prompts that may wait."""
     with Server(scripted, open_files=64) as server, ExitStack() as opened:
         where = urlsplit(server.up().url)
         address = (where.hostname, where.port)

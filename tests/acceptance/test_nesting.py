@@ -1,4 +1,4 @@
-"""Files whose JSON is nested so deeply that it can just be read: they are run, or refused as a mistake."""
+"""Files with the deepest JSON that can be decoded are run, or refused as invalid."""
 
 import pytest
 

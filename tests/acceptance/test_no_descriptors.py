@@ -1,4 +1,4 @@
-"""A server that has no file descriptor left: it answers 503 with `retry-after`, and recovers."""
+"""A server without free file descriptors answers 503 with `retry-after`, and recovers."""
 
 import sys
 from collections.abc import Generator
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 
 @contextmanager
 def no_descriptors(server: Server) -> Generator[None]:
-    """Keep the server from opening anything; what is open stays open."""
+    """Prevent the server from opening files; open files stay open."""
     process = psutil.Process(server.process.pid)
     soft, hard = process.rlimit(psutil.RLIMIT_NOFILE)
     process.rlimit(psutil.RLIMIT_NOFILE, (3, hard))

@@ -1,4 +1,4 @@
-"""Commands that are given no prompt."""
+"""Commands without a prompt."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a server says once, when it starts, of settings that it takes but that will not do what they say."""
+"""Warnings of a starting server about settings without effect."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A server that other machines could reach, in a network of its own, in which there are none."""
+"""A server on a public address, in a network namespace without other machines."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ print(json.dumps([*answers, key, health.get("warnings", []), out.read_text(), er
 
 
 class Visited(msgspec.Struct, array_like=True):
-    """What a visitor saw, without a key and with the last line of stderr as one, and what was printed."""
+    """The answers to a visitor, without a key and with the key on the last line of stderr, and the output."""
 
     without: int
     with_key: int

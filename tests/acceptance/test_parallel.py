@@ -26,7 +26,7 @@ def agents(clinvk: Clinvk) -> None:
 
 
 def told(clinvk: Clinvk, tasks: object, *arguments: str, code: int = 0) -> ParallelOutcome:
-    """Run tasks from stdin with --json; give what it prints."""
+    """Run tasks from stdin with --json; return the outcome."""
     done = clinvk.run("parallel", "--json", *arguments, stdin=json.dumps(tasks).encode())
     assert done.returncode == code, done.stderr
     return msgspec.json.decode(done.stdout, type=ParallelOutcome)

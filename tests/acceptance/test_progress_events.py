@@ -1,4 +1,4 @@
-"""What stderr tells of a run that goes on, or seems to go well: who waits at a terminal is told more than a script."""
+"""Progress on stderr: more on a terminal than for a script."""
 
 import json
 

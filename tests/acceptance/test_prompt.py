@@ -1,4 +1,4 @@
-"""`clinvk PROMPT`: what is printed, and what it exits with."""
+"""`clinvk PROMPT`: output and exit codes."""
 
 import json
 import os

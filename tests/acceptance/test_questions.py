@@ -1,4 +1,4 @@
-"""What a command asks on the terminal, and that what it says next begins a line of its own."""
+"""Questions of a command on the terminal; the output after a question begins on a new line."""
 
 import json
 import signal

@@ -23,7 +23,7 @@ SAYS = {"claude": claude_says, "codex": codex_says, "gemini": gemini_says}
 
 
 def begun(clinvk: Clinvk, handle: str = FIRST, *arguments: str, backend: str = "claude", before: str = "true") -> str:
-    """Begin a session; give its id."""
+    """Begin a session; return its id."""
     clinvk.agent.play(SAYS[backend]("x", session=handle))
     done = clinvk.run("--new", "-b", backend, *arguments, "first", before=before)
     assert done.returncode == 0
@@ -37,7 +37,7 @@ def handle_of_last(clinvk: Clinvk) -> str | None:
 
 
 def change(clinvk: Clinvk, statement: str, *values: object) -> None:
-    """Change what is kept."""
+    """Change stored columns."""
     with sqlite3.connect(Path(clinvk.agent.env["HOME"]) / ".clinvk" / "clinvk.db") as db:
         db.execute(statement, values)
     db.close()
@@ -214,7 +214,7 @@ class TestByItself:
 
 
 def forget(clinvk: Clinvk, is_lost: bool = True) -> None:
-    """Let claude say of every conversation that there is none, as 2.1.197 does; or no more."""
+    """Make claude report every conversation as missing, as 2.1.197 does, or stop doing so."""
     scripted, claude = clinvk.agent.folder / "scripted-claude", clinvk.agent.folder / "claude"
     if is_lost:
         claude.rename(scripted)

@@ -1,4 +1,4 @@
-"""`clinvk serve`: what its flags do."""
+"""The flags of `clinvk serve`."""
 
 import re
 import signal

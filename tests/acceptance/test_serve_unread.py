@@ -1,4 +1,4 @@
-"""`clinvk serve` while nobody reads its stdout or stderr, and while clients send garbage."""
+"""`clinvk serve` with unread stdout or stderr, and with clients that send garbage."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def free_port() -> int:
 def served(
     clinvk: Clinvk, stdout: int = subprocess.DEVNULL, stderr: int = subprocess.DEVNULL
 ) -> Generator[tuple["subprocess.Popen[bytes]", httpx.Client]]:
-    """Start a server that logs every request as JSON; enter when it answers."""
+    """Start a server that logs every request as JSON, and wait until it answers."""
     port = free_port()
     env = {"CLINVK_LOG__REQUESTS": "true", "CLINVK_LOG__FORMAT": "json", "CLINVK_LOG__LEVEL": "debug"}
     with (

@@ -1,4 +1,4 @@
-"""`clinvk service` with a `systemctl` and a `launchctl` that record their arguments, for a user of its own home."""
+"""`clinvk service` with a `systemctl` and a `launchctl` that record their arguments, and with a separate home."""
 
 import shlex
 import subprocess
@@ -38,7 +38,7 @@ class Machine:
         return done.stderr if code else done.stdout
 
     def install(self, *words: str) -> None:
-        """Run the two commands that `service print` prints."""
+        """Run the two commands from the output of `service print`."""
         done = self._clinvk.run("service", "print", *words, "--user")
         lines = [line.partition(": ") for line in done.stderr.removeprefix("clinvk: ").split("\nclinvk: ")]
         commands = [text.strip() for title, _, text in lines if title in ("to install the service", "then start it")]

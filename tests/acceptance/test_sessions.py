@@ -44,30 +44,30 @@ HANDLE = "aaaaaaaa-1111-4111-8111-111111111111"
 
 
 def begun(clinvk: Clinvk, prompt: str = "hello", *arguments: str, backend: str = "claude") -> str:
-    """Begin a session; give its id."""
+    """Begin a session; return its id."""
     clinvk.agent.play(says(backend, "the answer"))
     return json.loads(clinvk.run("--new", "-b", backend, *arguments, "--", prompt).stdout)["session_id"]
 
 
 def told(clinvk: Clinvk, kind: type[T], *arguments: str) -> T:
-    """Run a command of `sessions` with --json; give what it prints."""
+    """Run a command of `sessions` with --json; return its output."""
     done = clinvk.run("sessions", *arguments, "--json")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return msgspec.json.decode(done.stdout, type=kind)
 
 
 def shown(clinvk: Clinvk, session: str) -> Shown:
-    """Return what `sessions show` prints."""
+    """Return the output of `sessions show`."""
     return told(clinvk, Shown, "show", session)
 
 
 def listed(clinvk: Clinvk, *arguments: str) -> list[str]:
-    """Return the ids that `sessions list` prints, in its order."""
+    """Return the ids of `sessions list`, in order."""
     return [session.id for session in told(clinvk, SessionList, "list", *arguments).sessions]
 
 
 def age(clinvk: Clinvk, session: str, seconds: float) -> None:
-    """Let a session be used last so long ago."""
+    """Set how long ago a session was last used."""
     with sqlite3.connect(Path(clinvk.agent.env["HOME"]) / ".clinvk" / "clinvk.db") as db:
         db.execute("UPDATE sessions SET last_used = ? WHERE id = ?", (time.time() - seconds, session))
     db.close()

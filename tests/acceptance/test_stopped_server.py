@@ -1,4 +1,4 @@
-"""What a command is told whose server is stopped while it answers."""
+"""The message of a command whose server is stopped during the answer."""
 
 import signal
 

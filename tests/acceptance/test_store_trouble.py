@@ -1,4 +1,4 @@
-"""A store that cannot be used: it is said in so many words, nothing is run unrecorded, and nothing is overwritten."""
+"""An unusable store is reported, nothing runs unrecorded, and nothing is overwritten."""
 
 import os
 import sqlite3
@@ -215,7 +215,7 @@ def test_read_only_home_is_left_unchanged(echo: Echo) -> None:
 
 
 def _refused(echo: Echo, clinvk: Clinvk, why: str) -> list[str]:
-    """Command lines say why and run nothing, but what is to leave no trace; give what they ran."""
+    """Check that commands report the reason and run only prompts without a record; return what ran."""
     for arguments in (["--new", f"{echo.name()} 0"], [f"{echo.name()} 0"], ["sessions", "list"], ["resume", "--last"]):
         done = clinvk.run(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
@@ -229,7 +229,7 @@ def _refused(echo: Echo, clinvk: Clinvk, why: str) -> list[str]:
 
 
 def _refused_over_http(echo: Echo, server: Server, why: str) -> list[str]:
-    """A server comes up, says why, and runs nothing; give what it ran."""
+    """Check that a server starts, reports the reason and runs nothing; return what ran."""
     client = server.up().client
     for response in (
         server.prompt(f"{echo.name()} 0"),

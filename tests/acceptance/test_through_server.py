@@ -55,7 +55,7 @@ def test_answer_is_the_same_with_and_without_a_server(clinvk: Clinvk, server: Se
 
 
 def _without_ids(text: str) -> list[object]:
-    """Return what is printed without what no two runs have in common."""
+    """Return the output without ids and times."""
     if not text.startswith("{"):
         return [text]
     changing = ("session_id", "timestamp", "duration_seconds", "run_id", "duration")
@@ -441,7 +441,7 @@ UNMARK = "import os, resource, sys; resource.setrlimit(15, (-1, -1)); os.execvp(
 
 @pytest.mark.parametrize("by", ["", f"{sys.executable} -c '{UNMARK}'"], ids=["marked", "unmarked"])
 def test_command_started_by_an_agent_does_not_use_the_server(clinvk: Clinvk, server: Server, by: str) -> None:
-    """Also one that hides how deep it is, and whose it is."""
+    """The agent may also hide its depth and its owner."""
     agent = Path(clinvk.agent.folder / "claude")
     nested = clinvk.folder / "nested"
     plain = agent.read_text()
@@ -474,7 +474,7 @@ def test_socket_of_a_home_with_a_long_path_is_placed_elsewhere(scripted: Scripte
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_server_and_command_reject_another_user(clinvk: Clinvk, server: Server) -> None:
-    """Also where the modes of the files would let them."""
+    """The modes of the files would permit access."""
     path = socket_of(clinvk.agent)
     clinvk.agent.folder.chmod(0o755)
     path.parent.chmod(0o755)

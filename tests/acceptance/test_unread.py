@@ -1,4 +1,4 @@
-"""Commands that are interrupted while nobody reads their stderr, which takes nothing more."""
+"""Commands that are interrupted while their stderr is full and unread."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def test_repeated_ctrl_c_exits_with_7(clinvk: Clinvk, command: list[str], times:
 
 
 def fill(pipe: int) -> None:
-    """Put into a pipe what it still takes."""
+    """Fill a pipe."""
     os.set_blocking(pipe, False)
     try:
         while True:

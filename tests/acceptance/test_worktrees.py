@@ -69,7 +69,7 @@ def repository(clinvk: Clinvk) -> Repository:
 
 
 def worktrees_of(repository: Repository) -> KeptWorktrees:
-    """The worktrees of the command's user, as another clinvk has them."""
+    """Return the worktrees of the command's user, as another clinvk sees them."""
     marks = RlimitTags(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
     return KeptWorktrees(Spawner(marks), repository.home / ".clinvk", repository.env)
 
@@ -89,14 +89,14 @@ def left(repository: Repository, without: Sequence[str] = (), **files: str) -> W
 
 
 def told(clinvk: Clinvk, kind: type[T], *arguments: str) -> T:
-    """Run a command of `worktrees` with --json; give what it prints."""
+    """Run a command of `worktrees` with --json; return its output."""
     done = clinvk.run("worktrees", *arguments, "--json")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return msgspec.json.decode(done.stdout, type=kind)
 
 
 def listed(clinvk: Clinvk, *arguments: str) -> list[str]:
-    """Return the ids that `worktrees list` prints, in its order."""
+    """Return the ids of `worktrees list`, in order."""
     return [item.id for item in told(clinvk, WorktreeList, "list", *arguments).worktrees]
 
 

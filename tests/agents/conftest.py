@@ -92,7 +92,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def machine(standin: Address, agent_path: str, way: str) -> Generator[Machine]:
-    """A machine for one test, outside `/tmp` (some sandboxes leave that open); it fails when a process is left."""
+    """A machine for one test, outside `/tmp` (some sandboxes leave `/tmp` open); leftover processes fail the test."""
     with tempfile.TemporaryDirectory(prefix="clinvk-machine-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
         machine = Machine.install(Path(folder).resolve(), agent_path, standin, keeps_warm=way == "kept")
         yield machine

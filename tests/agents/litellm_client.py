@@ -1,4 +1,4 @@
-"""LiteLLM as a client: `python litellm_client.py BASE MODEL` prints as JSON what it saw of each API."""
+"""LiteLLM as a client: `python litellm_client.py BASE MODEL` prints the results of each API as JSON."""
 
 import json
 import sys

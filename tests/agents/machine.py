@@ -96,7 +96,7 @@ class Machine:
         return cls(home, project, outside, env, model_api, keeps_warm=keeps_warm)
 
     def requests(self, text: str = "") -> list[Record]:
-        """Return the bodies that the model API received from here, whose latest user text contains `text`.
+        """Return the bodies of requests to the model API whose latest user text contains `text`.
 
         What a CLI asks on its own account, such as which model to take, is left out.
         """
@@ -123,7 +123,7 @@ class Machine:
             return await run.result()
 
     async def events(self, request: RunRequest) -> list[Event]:
-        """Run one prompt and give its events."""
+        """Run one prompt; return its events."""
         async with self.runs() as runs, runs.run(self.completed(request)) as run:
             return [logged.event async for logged in run.follow()]
 
@@ -138,7 +138,7 @@ class Machine:
 
 
 def _environment(home: Path, path: str, url: str) -> dict[str, str]:
-    """Return what a user's shell would have, with fake keys and nothing of the machine that runs the tests."""
+    """Return the environment of a user's shell, with fake keys."""
     return {
         "PATH": path,
         "HOME": str(home),
@@ -172,7 +172,7 @@ def clinvk(
 
 
 def interrupted_in_a_tool(machine: Machine, *arguments: str) -> tuple[int, bytes]:
-    """Send Ctrl-C to the command while its agent's tool is at work; give its exit code and what it says on stderr."""
+    """Send Ctrl-C to the command during a tool call; return the exit code and stderr."""
     up = machine.project / "up"
     process = subprocess.Popen(
         [

@@ -37,7 +37,7 @@ def ask(prompt: str, **options: object) -> RunRequest:
 
 
 def records(machine: Machine) -> list[Path]:
-    """What Claude Code keeps of conversations."""
+    """Return Claude Code's records of conversations."""
     return [*(machine.home / ".claude" / "projects").rglob("*.jsonl")]
 
 
@@ -106,14 +106,14 @@ async def test_model_api_error_fails_the_run_with_its_code(machine: Machine, sta
 
 
 async def test_model_refusal_ends_the_run_and_keeps_the_text(machine: Machine) -> None:
-    """It asks once more, and gets another refusal here."""
+    """Claude Code retries once, and gets a second refusal."""
     result = await machine.run(ask("x [[stop=refusal words=2]]"))
     assert isinstance(result.ending, RunFinished)
     assert (result.ending.stop_reason, result.text) == ("refusal", "word1 word2\n\nword1 word2")
 
 
 async def test_answer_truncated_by_max_tokens_is_continued_automatically(machine: Machine) -> None:
-    """What it says then is no prompt of its own to the stand-in, so that each answer is cut there."""
+    """The continuation has no new directive, so the stand-in truncates each answer at the same point."""
     result = await machine.run(ask("x [[stop=max_tokens words=2]]"))
     assert isinstance(result.ending, RunFinished)
     assert result.ending.stop_reason == "max_tokens"

@@ -1,4 +1,4 @@
-"""The real Claude Code as a client: it takes `clinvk serve` for its model, behind which another agent answers."""
+"""The real Claude Code as a client of `clinvk serve`, with another agent in place of the model."""
 
 import json
 import subprocess
@@ -16,13 +16,13 @@ from serving import LiveServer, serving
 
 @dataclass(frozen=True)
 class Client:
-    """Claude Code in a home of its own, beside that of the agents."""
+    """Claude Code in a separate home."""
 
     machine: Machine
     home: Path
 
     async def ask(self, server: LiveServer, prompt: str, *flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
-        """Run one prompt, which reads nothing from stdin; `env` comes to its environment."""
+        """Run one prompt without stdin; `env` extends the environment."""
         self.home.mkdir(exist_ok=True)
         own = {
             "PATH": self.machine.env["PATH"],
@@ -94,7 +94,7 @@ async def test_claude_code_reports_why_the_agent_failed(client: Client, machine:
 
 
 async def test_claude_code_does_not_retry_a_crashed_agent(client: Client, scripted: Scripted) -> None:
-    """With what the documentation tells to set; without it Claude Code asks once more for an answer in one piece."""
+    """With the documented settings; without them Claude Code retries once without streaming."""
     scripted.play([*claude_says("one ", "two")[:4], stderr("the disk is on fire"), exits(3)])
     async with serving(scripted.env, client_tools="agent") as server:
         alone = {"CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1"}

@@ -130,7 +130,7 @@ class Battlefield:
         return {mark.name for mark in self.marks.iterdir()}
 
     def files(self) -> dict[str, bytes]:
-        """Return what lies in the project and outside it; links are not followed."""
+        """Return the files in the project and outside; links are not followed."""
         return {
             str(path): path.read_bytes()
             for root in (self.machine.project, self.machine.outside)
@@ -139,7 +139,7 @@ class Battlefield:
         }
 
     def memory(self) -> list[Path]:
-        """Return what the model wrote into Claude's memory of the project."""
+        """Return the entries in Claude's memory of the project."""
         return [path for path in (self.machine.home / ".claude" / "projects").rglob("memory/*") if path.is_file()]
 
     def attacks(self) -> str:
@@ -214,7 +214,7 @@ def version(machine: Machine) -> tuple[int, ...]:
 
 
 def test_hostile_project_takes_effect_without_clinvk(field: Battlefield) -> None:
-    """The control: were the traps dead, the tests below would prove nothing.
+    """The control: with ineffective traps, the tests below would prove nothing.
 
     2.1.332 itself keeps git from the programs that a repository names, and asks for a skill that has rules of its own.
     """
@@ -284,7 +284,7 @@ async def test_read_only_rejects_commands_that_write_settings(machine: Machine) 
 
 
 async def test_scheduled_tasks_of_a_project_are_not_run(machine: Machine) -> None:
-    """A process that stays would begin it at once, as a turn of its own, and note in the project that it has."""
+    """A warm process would start the task at once as a turn, and record the start in the project."""
     tasks = machine.project / ".claude" / "scheduled_tasks.json"
     tasks.parent.mkdir()
     due = {"id": "abcd1234", "cron": "* * * * *", "prompt": "scheduled", "createdAt": 1, "recurring": True}
@@ -387,7 +387,7 @@ async def test_sandboxed_shell_can_write_in_added_directories(machine: Machine) 
 
 @pytest.mark.usefixtures("confining")
 async def test_sandboxed_shell_cannot_write_to_npm_logs(machine: Machine) -> None:
-    """Its sandbox opens a folder of npm's in the home by itself, where there is one."""
+    """The sandbox of Claude Code opens npm's log folder in the home, if there is one."""
     logs = machine.home / ".npm" / "_logs"
     logs.mkdir(parents=True)
     prompt = f'w [[tool=shell cmd="touch {logs}/made; touch here"]]'
@@ -456,7 +456,7 @@ async def test_guarded_run_cannot_message_other_sessions(machine: Machine, appro
 
 
 async def test_messages_from_other_sessions_do_not_affect_a_run(machine: Machine) -> None:
-    """Were the message taken, the run would act on it before it ends, or when it is asked again."""
+    """If Claude Code accepted the message, the run would act on it before its end or in the next turn."""
     async with machine.runs() as runs:
         words = machine.completed(request("auto", backend="claude", prompt="wait [[hang=15]] [[words=1]]"))
         async with runs.run(words) as run:

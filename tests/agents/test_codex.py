@@ -57,12 +57,12 @@ def told(events: list[Event]) -> list[Event]:
 
 
 def records(machine: Machine) -> list[Path]:
-    """What Codex keeps of conversations."""
+    """Return Codex's records of conversations."""
     return [path for path in (machine.home / ".codex").rglob("*rollout*") if path.is_file()]
 
 
 async def conversation(machine: Machine, *requests: RunRequest) -> list[RunResult]:
-    """Run prompts of one session, one after the other."""
+    """Run the prompts of one session in order."""
     results: list[RunResult] = []
     session: str | None = None
     async with machine.runs() as runs:
@@ -267,7 +267,7 @@ async def test_rejected_flag_is_reported_with_the_message_of_the_cli(machine: Ma
 
 
 async def test_stopped_tool_leaves_no_files_in_the_project(machine: Machine) -> None:
-    """Codex makes empty folders there, `.git` among them, for as long as a tool is at work in its sandbox."""
+    """During a sandboxed tool call, Codex makes empty folders such as `.git` in the project."""
     temporary = machine.outside / "temporary"
     temporary.mkdir()
     machine.env["TMPDIR"] = str(temporary)

@@ -1,4 +1,4 @@
-"""Threads that a Codex has left in its archive, where it puts each on the way to let go of it."""
+"""Threads in Codex's archive; Codex archives a thread before closing it."""
 
 import asyncio
 import subprocess

@@ -1,4 +1,4 @@
-"""The real Codex as a client: it takes `clinvk serve` for its model, behind which another agent answers."""
+"""The real Codex as a client of `clinvk serve`, with another agent in place of the model."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ NO_RETRIES = "request_max_retries = 0\nstream_max_retries = 0"
 
 @dataclass(frozen=True)
 class Client:
-    """Codex in a home of its own, beside that of the agents."""
+    """Codex in a separate home."""
 
     machine: Machine
     home: Path
@@ -53,7 +53,7 @@ class Client:
     async def ask(
         self, prompt: str, port: int, model: str, *more: str, retries: str = NO_RETRIES
     ) -> subprocess.CompletedProcess[str]:
-        """Run one prompt; `more` comes before it, and `retries` is what the provider sets of asking again."""
+        """Run one prompt; `more` is put before the prompt, `retries` is the provider's retry setting."""
         folder = self.home / ".codex"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.toml").write_text(CONFIG.format(model=model, port=port, retries=retries))
@@ -79,14 +79,14 @@ class Usage(msgspec.Struct):
 
 
 class Item(msgspec.Struct):
-    """What happened in a turn."""
+    """An item of a turn."""
 
     type: str
     text: str = ""
 
 
 class Printed(msgspec.Struct):
-    """A line of what Codex prints."""
+    """A line of Codex's output."""
 
     type: str
     item: Item | None = None

@@ -42,7 +42,7 @@ def below(machine: Machine) -> Path:
 
 
 async def told(machine: Machine, request: RunRequest) -> str:
-    """Run it, and give all that the model was sent."""
+    """Run a request; return everything that the model received."""
     result = await machine.run(request)
     assert isinstance(result.ending, RunFinished), result.ending
     return json.dumps(machine.requests(request.prompt)[-1])
@@ -88,7 +88,7 @@ async def test_untrusted_project_does_not_instruct_the_model(machine: Machine, b
 
 
 async def test_instructions_from_clinvk_match_those_that_codex_reads_itself(machine: Machine, below: Path) -> None:
-    """Under the plain words, and nothing set, Codex reads by itself; the texts are the same to a letter."""
+    """In default modes Codex reads the instructions itself; both texts are identical."""
     extend(machine, "", 'project_doc_max_bytes = 2001\nproject_doc_fallback_filenames = ["OTHER.md"]\n')
     (machine.project / "a" / "OTHER.md").write_text("é" * 990 + "  \n")
     request = RunRequest(prompt="go", backend="codex", workdir=str(below))
@@ -131,6 +131,6 @@ async def test_later_turn_does_not_repeat_the_instructions(machine: Machine, bel
 async def test_instructions_that_codex_revokes_are_sent_again(
     machine: Machine, below: Path, former: tuple[SandboxMode, ...]
 ) -> None:
-    """It does so where it had read the instructions itself in a turn under plain words."""
+    """Codex revokes instructions that it read itself in a turn with default modes."""
     sent = await turns(machine, below, *former, "workspace")
     assert json.dumps(ORDERED)[1:-1] in sent[sent.index("no longer apply") :]

@@ -1,4 +1,4 @@
-"""The approval and sandbox words hold in Codex, against the model and against hostile settings.
+"""The approval and sandbox modes hold in Codex, against the model and against hostile settings.
 
 The user's folder and the project do all they can to reopen a sandbox: sandbox words and permission profiles of their
 own, rules that allow commands, notify programs, hooks that were trusted, MCP servers whose tools were approved. (Where
@@ -48,7 +48,7 @@ ALL_MARKS = {
 
 
 class Battlefield:
-    """A machine whose settings are hostile; what they run leaves a mark in `marks`."""
+    """A machine with hostile settings; each program that they start leaves a file in `marks`."""
 
     def __init__(self, machine: Machine, way: str) -> None:
         self.machine = machine
@@ -73,7 +73,7 @@ class Battlefield:
     async def attack(
         self, sandbox: SandboxMode, approval: ApprovalMode = "default", workdir: Path | None = None, model: str = ""
     ) -> set[str]:
-        """Let the model call all that could write; give the marks that were left."""
+        """Make the model call every tool that could write; return the names of the files left in `marks`."""
         project = workdir or self.machine.project
         prompt = f"go [[script {self._script(project, code_mode=bool(model))}]]"
         request = RunRequest(prompt=prompt, backend="codex", workdir=str(project), model=model)
@@ -84,7 +84,7 @@ class Battlefield:
         return {mark.name for mark in self.marks.iterdir()}
 
     def clear(self) -> None:
-        """Take away what was left."""
+        """Remove the files that were left."""
         for path in [*self.marks.iterdir(), *self._written()]:
             path.unlink()
 

@@ -1,4 +1,4 @@
-"""What the server of Codex gives beyond `codex exec`, and that both know the same conversations."""
+"""Features of Codex's server beyond `codex exec`, with the same conversations in both."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ def deltas(events: list[Event]) -> list[str]:
 
 
 def clients(machine: Machine, text: str) -> set[str]:
-    """As whom Codex asked its model: `clinvk` is its server."""
+    """Return the client names in Codex's requests to its model; `clinvk` is the server."""
     entries = [json.loads(json.dumps(entry["headers"])) for entry in machine.exchanges(text)]
     return {headers["originator"] for headers in entries}
 

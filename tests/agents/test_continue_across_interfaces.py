@@ -16,7 +16,7 @@ BACKENDS = pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
 
 
 def clinvk(machine: Machine, folder: Path, *argv: str) -> dict[str, object]:
-    """Run the command in a folder; give the JSON that it prints."""
+    """Run the command in a folder; return its JSON output."""
     command = [str(Path(sys.executable).parent / "clinvk"), *argv]
     done = subprocess.run(
         command, cwd=folder, env=machine.env, capture_output=True, text=True, stdin=subprocess.DEVNULL

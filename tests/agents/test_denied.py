@@ -1,4 +1,4 @@
-"""What the real Claude Code was not permitted to do is told, in the run in which it was."""
+"""Denied tools of the real Claude Code are reported in the same run."""
 
 import pytest
 

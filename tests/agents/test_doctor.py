@@ -1,4 +1,4 @@
-"""`clinvk doctor` with the real agent CLIs: it finds what is wrong, asks no model and changes nothing."""
+"""`clinvk doctor` with the real agent CLIs finds faults, calls no model and changes nothing."""
 
 import json
 import subprocess

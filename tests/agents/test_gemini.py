@@ -73,7 +73,7 @@ async def test_dropped_stream_fails_the_run_and_keeps_partial_text(machine: Mach
 
 
 async def test_cli_retry_repeats_partial_text_of_the_failed_stream(machine: Machine) -> None:
-    """Nothing that it prints tells the second answer from the first; what it writes down has the text but once."""
+    """The output does not separate the two answers; the CLI's record has the text once."""
     settings = machine.home / ".gemini" / "settings.json"
     document = json.loads(settings.read_text())
     document["general"]["maxAttempts"] = 2
@@ -128,7 +128,7 @@ async def test_answer_stopped_before_any_text_finishes_with_its_stop_reason(
 
 @pytest.mark.parametrize("reason", ["max_tokens", "refusal"])
 async def test_cli_does_not_report_stop_reason_of_answer_with_text(machine: Machine, reason: StopReason) -> None:
-    """A CLI that does tell would make this fail: then read it, and mend the table in docs/agents.md."""
+    """This test fails if a later CLI reports the reason: then decode it, and update the table in docs/agents.md."""
     result = await machine.run(_ask(f"x [[stop={reason} words=2]]"))
     assert isinstance(result.ending, RunFinished)
     assert (result.ending.stop_reason, result.text) == ("end_turn", "word1 word2")
@@ -162,7 +162,7 @@ async def test_system_prompt_and_project_context_reach_the_model(machine: Machin
 
 
 async def test_prompt_that_looks_like_a_command_is_sent_to_the_model(machine: Machine) -> None:
-    """`/init` writes GEMINI.md where the CLI takes it for its own; a command of the project runs its shell text."""
+    """As a CLI command, `/init` would write GEMINI.md; a project's command would run its shell text."""
     commands = machine.project / ".gemini" / "commands"
     commands.mkdir(parents=True)
     (commands / "evil.toml").write_text(f'prompt = "do !{{touch {machine.outside}/ran}} [[words=2]]"\n')
@@ -182,7 +182,7 @@ async def test_file_named_in_the_prompt_is_read(machine: Machine) -> None:
 
 @pytest.mark.parametrize("approval", ["default", "none"])
 async def test_conversation_resumes(machine: Machine, approval: ApprovalMode) -> None:
-    """Also where its turns have different words: the record is the same in every home."""
+    """Turns may have different modes: the record is the same in every home."""
     async with machine.runs() as runs:
         async with runs.run(machine.completed(_ask("first [[words=1]]"))) as run:
             await run.result()
@@ -230,7 +230,7 @@ async def test_ephemeral_run_leaves_no_files(machine: Machine, approval: Approva
 
 
 async def test_ephemeral_run_uses_the_users_configuration(machine: Machine) -> None:
-    """`none` runs in the user's own set-up: its hooks, its skills, its context."""
+    """With `none` the run uses the user's hooks, skills and context."""
     _merge(machine.home / ".gemini" / "settings.json", _hook(f"touch {machine.outside}/hook"))
     (machine.home / ".gemini" / "GEMINI.md").write_text("the user speaks")
     await machine.run(replace(_ask("hello [[words=1]]", "none"), ephemeral=True))

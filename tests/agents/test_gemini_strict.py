@@ -1,4 +1,4 @@
-"""What Gemini CLI may not do under the unified words, tried by a model and by files that want it otherwise.
+"""Restrictions of Gemini CLI in clinvk's modes, against a hostile model and hostile files.
 
 The project's folder and the user's home are full of traps: each leaves a file of its own name in `outside` when it
 goes off. `test_traps_act_without_restrictions` shows that they would.
@@ -62,7 +62,7 @@ def _call(tool: str, /, **arguments: object) -> str:
 
 
 def _attempts(machine: Machine) -> str:
-    """Return a prompt whose model calls every tool that could change something, in plan mode and out of it."""
+    """Return a prompt whose model calls every tool that could change files, in plan mode and outside."""
     outside, project = machine.outside, machine.project
     return " ".join(
         [
@@ -169,7 +169,7 @@ def _ask(prompt: str, approval: ApprovalMode, sandbox: SandboxMode = "default") 
 
 
 def _succeeded(events: list[Event]) -> set[str]:
-    """Return the names of the tools of which one call or more gave something."""
+    """Return the names of the tools with at least one successful call."""
     names = {event.id: event.name for event in events if isinstance(event, ToolCall)}
     return {names[event.id] for event in events if isinstance(event, ToolResult) and not event.is_error}
 
@@ -186,7 +186,7 @@ async def test_traps_act_without_restrictions(trapped: Machine) -> None:
 
 
 async def test_untrusted_project_applies_only_its_env_variables(trapped: Machine) -> None:
-    """The agent may act, and so may what is the user's; a project says no more than its `.env` (and its skills)."""
+    """The agent and the user's settings may act; of the project only `.env` and skills apply."""
     await trapped.run(_ask(_attempts(trapped), "none"))
     sprung = _sprung(trapped)
     assert {"shell", "user-SessionStart", "user-mcp"} <= sprung
@@ -261,7 +261,7 @@ def _spelt(path: Path, machine: Machine) -> list[str]:
 
 
 def _poison(machine: Machine, chat: Path, added: Path) -> str:
-    """Return a prompt whose model writes to all that is told elsewhere, and at last to its directories."""
+    """Return a prompt whose model writes to all files that other runs read, and then to its directories."""
     targets = (machine.home / ".gemini" / "GEMINI.md", chat.parents[1] / "memory" / "MEMORY.md", chat)
     names = [name for path in targets for name in _spelt(path, machine)]
     # Where the project has no file of this name, `replace` looks for one below, and decodes the names of its folders.

@@ -182,7 +182,7 @@ async def test_answer_matches_its_output_schema(machine: Machine, backend: str, 
 async def test_answer_that_violates_its_schema_is_retried_once(
     machine: Machine, backend: str, ephemeral: bool, literal: bool
 ) -> None:
-    """The model says the same again: it does what the latest of its prompts asks, and the second has no directive."""
+    """The stand-in repeats its answer, because the retry prompt has no directive."""
     request = ask(backend, "/who @x [[say='{}']]", output_schema=OPEN_PERSON, ephemeral=ephemeral, literal=literal)
     result = await machine.run(request)
     assert isinstance(result.ending, RunFailed)

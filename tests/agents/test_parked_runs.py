@@ -141,7 +141,7 @@ async def test_memory_and_parked_runs_are_bounded_through_a_thousand_loops(machi
 )
 @pytest.mark.parametrize("has_tools", [True, False])
 async def test_own_tools_of_the_agent_are_off(machine: Machine, cli: str, call: str, has_tools: bool) -> None:
-    """The model calls them all the same: nothing on the server's disk is read or written."""
+    """The model calls the tools; no file of the server is read or written."""
     secret, written = machine.project / "secret.txt", machine.project / "out.txt"
     await asyncio.to_thread(secret.write_text, "the secret of the server")
     call = call.replace("OUT", str(written)).replace("SECRET", str(secret))

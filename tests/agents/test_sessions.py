@@ -32,7 +32,7 @@ FORK = "f" * 32
 
 
 class Conversation:
-    """The turns of a session with one CLI, each with a store and runs of its own, as another process has them."""
+    """The turns of a session with one CLI; each turn has a new store and new runs, like another process."""
 
     def __init__(self, machine: Machine, backend: str) -> None:
         self.machine = machine
@@ -52,14 +52,14 @@ class Conversation:
         return self.machine.completed(request)
 
     async def turn(self, prompt: str, **fields: object) -> tuple[RunResult, Session]:
-        """Run a prompt to its end; give what it came to and its session as it is kept."""
+        """Run a prompt to its end; return the result and the stored session."""
         async with self.process() as (runs, store), runs.run(self.request(prompt, **fields)) as run:
             result = await run.result()
             assert run.session_id
             return result, await store.session(run.session_id)
 
     async def first(self, prompt: str, **fields: object) -> Session:
-        """Run a prompt that begins a session."""
+        """Run the first prompt of a session."""
         result, session = await self.turn(prompt, **fields)
         assert result.error is None
         return session
@@ -69,7 +69,7 @@ class Conversation:
             await fork(store, session.id, FORK, registry.BACKENDS)
 
     def sent(self, prompt: str) -> str:
-        """Return what the model was last asked by a turn with this prompt."""
+        """Return the latest request to the model in the turn with this prompt."""
         return json.dumps(self.machine.requests(prompt)[-1])
 
     def records(self) -> dict[Path, bytes]:
@@ -99,7 +99,7 @@ def tokens(backend: str, *turns: Sequence[int]) -> Usage:
 async def test_conversation_resumes_from_another_process_and_directory(
     conversation: Conversation,
 ) -> None:
-    """In the directory that it began in, however that was named; with the tokens of each turn alone."""
+    """The turn runs in the session's directory, under any name of the directory, and counts its tokens only."""
     machine = conversation.machine
     link = machine.project.parent / "link"
     link.symlink_to(machine.project)

@@ -1,4 +1,4 @@
-"""A run that is stopped costs the same, and leaves the same conversation, whichever process carried it."""
+"""A stopped run has the same cost and leaves the same conversation in a warm and in a dedicated process."""
 
 import json
 import time
@@ -42,7 +42,7 @@ def notes(machine: Machine) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What Codex says, line by line."""
+    """The lines of Codex's output."""
     lines: list[bytes] = []
     receive = AppServerChannel.receive
 
@@ -124,7 +124,7 @@ async def test_cancelled_codex_sends_no_model_request_after_its_tool_ends(
 
 
 def goes_on(process: Process) -> None:
-    """Does not hold it."""
+    """Do not suspend the process."""
 
 
 @pytest.mark.parametrize("warm", [False, True])

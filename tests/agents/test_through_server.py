@@ -1,4 +1,4 @@
-"""The command through a server that is up, with the real CLIs: it finds an agent that is up already."""
+"""Commands through a running server with the real CLIs use the server's warm agents."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What a response goes on from reaches the model of the real CLIs, though its client does not send it again."""
+"""The model of the real CLIs receives the earlier conversation, although the client does not repeat it."""
 
 import json
 

@@ -20,7 +20,7 @@ TOKENS = {"claude": (100, 30, 0), "codex": (100, 30, 10), "gemini": (110, 35, 10
 
 
 async def printed(machine: Machine, agent_path: str, name: str, model: str) -> Record:
-    """Run a script where a project's own script would lie, beside its `node_modules`; give what it printed."""
+    """Run a script in the folder of `node_modules`, like a project's script; return its output."""
     folder = machine.home.parent / "client"
     folder.mkdir()
     (folder / "node_modules").symlink_to(Path(agent_path.partition(":")[0]).parent)
@@ -39,7 +39,7 @@ async def printed(machine: Machine, agent_path: str, name: str, model: str) -> R
 
 
 def refusals(key: str, unauthenticated: str, limited: str) -> list[Record]:
-    """Return what is seen of the errors of a model that answers 401 and 429."""
+    """Return the SDK's view of errors for models that answer 401 and 429."""
     return [
         {"name": "AuthenticationError", "status": 401, key: unauthenticated, "named": True},
         {"name": "RateLimitError", "status": 429, key: limited, "named": True},

@@ -29,14 +29,14 @@ FREE = {"x-clinvk-approval-mode": "none", "x-clinvk-sandbox-mode": "full"}
 
 @dataclass(frozen=True)
 class Clients:
-    """Both SDKs as clients of one server, as users make them: nothing but the address is changed."""
+    """Both SDKs as clients of one server, with only the address changed."""
 
     server: LiveServer
     openai: AsyncOpenAI
     anthropic: AsyncAnthropic
 
     async def runs(self) -> int:
-        """Return how many runs there were."""
+        """Return the number of runs."""
         return (await self.server.client.get("/api/v1/runs")).json()["total"]
 
 
@@ -75,7 +75,7 @@ def picture() -> str:
 
 
 def told(machine: Machine, text: str) -> str:
-    """Return what reached the model with this text, as JSON."""
+    """Return the model's request that contains this text, as JSON."""
     found: list[Record] = machine.requests(text)
     assert found, f"nothing with {text!r} reached the model"
     return json.dumps(found)
@@ -184,7 +184,7 @@ async def test_model_api_error_raises_the_sdk_error_of_its_status(machine: Machi
 
 
 async def test_streamed_model_api_error_raises_the_sdk_error_of_its_status(machine: Machine) -> None:
-    """With Codex, which tells it soon: the status of a stream waits for that, but not for ever."""
+    """Codex reports the error soon, and the status of a stream waits a limited time for an error."""
     prompt = "[[error=401]]"
     async with clients(machine) as sdk:
         with pytest.raises(openai.AuthenticationError):
@@ -208,7 +208,7 @@ async def test_sdk_retries_a_run_rejected_by_the_model_api(machine: Machine, bac
 
 @pytest.mark.parametrize("backend", CLIS)
 async def test_sdk_does_not_retry_a_run_that_used_a_tool(machine: Machine, backend: str) -> None:
-    """The agent dies by what its own tool does."""
+    """The agent is killed by its tool."""
     prompt = '[[tool=shell cmd="echo once >>acted; kill -9 $PPID" words=5]]'
     async with clients(machine, max_retries=2) as sdk:
         with pytest.raises(anthropic.InternalServerError, match="agent_crashed"):
@@ -307,7 +307,7 @@ async def test_session_receives_only_new_turns(machine: Machine, backend: str) -
 
 
 class Person(BaseModel):
-    """What the answers are parsed into."""
+    """The parsed answer."""
 
     name: str
     age: int
@@ -395,7 +395,7 @@ async def test_answer_ends_before_a_stop_sequence(machine: Machine, backend: str
 
 @pytest.mark.parametrize("backend", ["claude", "codex"])
 async def test_thinking_is_returned_on_request(machine: Machine, backend: str) -> None:
-    """Gemini CLI keeps it to itself."""
+    """Gemini CLI does not print thinking."""
     prompt = "[[think=3 words=2]]"
     async with clients(machine) as sdk:
         chat, response, message, silent = await asyncio.gather(

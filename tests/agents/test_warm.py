@@ -1,4 +1,4 @@
-"""Kept processes of the real CLIs: what a run through one is like, and what is left of one that is stopped."""
+"""Warm processes of the real CLIs: their runs, and the state after a stopped run."""
 
 import json
 import subprocess
@@ -52,7 +52,7 @@ async def at_work(run: RunTask) -> None:
 
 
 def sleeping(machine: Machine, seconds: int) -> bool:
-    """Whether a tool sleeps for just so long."""
+    """Return whether a tool sleeps for that time."""
     for process in machine.left():
         with suppress(psutil.Error):
             if process.cmdline() == ["sleep", str(seconds)]:
@@ -111,7 +111,7 @@ async def test_warm_conversation_sees_only_its_own_prompts(machine: Machine, bac
 
 
 async def test_codex_conversation_is_released_some_time_after_its_last_turn(machine: Machine) -> None:
-    """Until then Codex keeps it from all that are not of the same clinvk, and says so."""
+    """Until then Codex locks the conversation against other clinvks, and reports the lock."""
     store = MemoryStore()
     async with (
         LocalRuns(machine.settings, store, machine.env, registry.BACKENDS, keeps_warm=True) as runs,

@@ -1,4 +1,4 @@
-"""Kept processes of the real CLIs that are killed, hang, lose their model API or are replaced: who notices it."""
+"""Warm processes of the real CLIs that are killed, hang, lose their model API or are replaced."""
 
 import asyncio
 import json
@@ -65,13 +65,13 @@ async def one_ready(runs: LocalRuns) -> None:
 
 
 def kept(machine: Machine) -> list[psutil.Process]:
-    """Return the processes that this one has started for agents, the first one first."""
+    """Return the agent processes that this process has started, the oldest first."""
     children = psutil.Process().children()
     return sorted((process for process in machine.left() if process in children), key=psutil.Process.create_time)
 
 
 def elsewhere(machine: Machine) -> str:
-    """Make a directory whose runs have processes of their own."""
+    """Make a directory whose runs use other processes."""
     folder = machine.project / "elsewhere"
     folder.mkdir()
     return str(folder)
@@ -114,7 +114,7 @@ async def test_killing_an_idle_process_affects_no_run(machine: Machine, backend:
 async def test_turn_whose_process_is_killed_before_any_output_is_retried_and_counted_once(
     machine: Machine, backend: str
 ) -> None:
-    """The session counts it once. Its model may see the prompt twice: Claude Code and Codex had written it down."""
+    """The session counts the turn once. The model may see the prompt twice: Claude Code and Codex had recorded it."""
     store = MemoryStore()
     async with keeping(machine, store) as runs:
         async with runs.run(ask(machine, backend, "the first [[words=2]]")) as first:
@@ -153,7 +153,7 @@ async def test_process_that_hangs_mid_stream_is_abandoned(machine: Machine, back
 
 @ALL_BACKENDS
 async def test_process_waiting_for_its_model_answers_health_checks(machine: Machine, backend: str) -> None:
-    """It is asked for another one only when it has given the one before."""
+    """The next check is sent after the answer to the previous one."""
     asked: set[float] = set()
     async with keeping(machine) as runs:
         assert runs.pool
@@ -174,7 +174,7 @@ async def test_process_waiting_for_its_model_answers_health_checks(machine: Mach
 
 
 def sleeping(machine: Machine, seconds: int) -> bool:
-    """Whether a tool sleeps for just so long."""
+    """Return whether a tool sleeps for that time."""
     for process in machine.left():
         with suppress(psutil.Error):
             if process.cmdline() == ["sleep", str(seconds)]:
@@ -219,7 +219,7 @@ async def test_background_processes_of_tools_end_with_their_run(machine: Machine
 
 
 class Gate:
-    """A way to the model API that can be shut. Its port is `place`'s, so that nobody else has it meanwhile."""
+    """A proxy for the model API that can be closed; the socket `place` reserves its port."""
 
     def __init__(self, port: int, place: socket.socket) -> None:
         self._behind = port
@@ -233,7 +233,7 @@ class Gate:
         self._server = await asyncio.start_server(self._pass, "127.0.0.1", self.port)
 
     async def shut(self) -> None:
-        """Refuse whoever comes, and break off with those that are there."""
+        """Refuse new connections and break the open ones."""
         assert self._server
         self._server.close()
         for writer in [*self._open]:

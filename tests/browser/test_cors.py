@@ -35,7 +35,7 @@ async def _empty_page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 @asynccontextmanager
 async def page_of(host: str) -> AsyncGenerator[Page]:
-    """Open an empty page of this host, which leads to a server of its own on this machine."""
+    """Open an empty page of this host, which resolves to a separate server on this machine."""
     pages = await asyncio.start_server(_empty_page, "127.0.0.1", 0)
     async with pages, browsing() as page:
         port: int = pages.sockets[0].getsockname()[1]
@@ -45,7 +45,7 @@ async def page_of(host: str) -> AsyncGenerator[Page]:
 
 
 async def asked(scripted: Scripted, host: str) -> JSON:
-    """Return what a page of this host sees of an answer: status, a header and the text; or why it sees nothing."""
+    """Return the page's view of an answer (status, a header and the text), or the reason why there is none."""
     scripted.play(claude_says("hello"))
     async with serving(scripted.env, keys=ApiKeys(["k"])) as server, page_of(host) as page:
         url = f"http://127.0.0.1:{server.port}/openai/v1/chat/completions"
@@ -61,6 +61,6 @@ async def test_page_from_localhost_sends_its_key_and_reads_the_stream(scripted: 
 
 
 async def test_page_from_another_origin_reads_nothing_and_starts_no_agent(scripted: Scripted) -> None:
-    """Browsers resolve what ends in `.localhost` to this machine, but it is an origin like any other."""
+    """Browsers resolve `.localhost` names to this machine, but treat each as a foreign origin."""
     assert await asked(scripted, "foreign.localhost") == [0, None, "TypeError: Failed to fetch"]
     assert scripted.calls() == []

@@ -1,4 +1,4 @@
-"""The docs page in a real browser: it shows the API, tries it, and asks no other host for anything."""
+"""The docs page in a real browser shows the API, tries it, and sends no request to another host."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -25,7 +25,7 @@ STATUS = "document.querySelector('#prompt .status').textContent"
 
 @asynccontextmanager
 async def docs(scripted: Scripted, at: str = "") -> AsyncGenerator[tuple[Page, LiveServer]]:
-    """Open the page, and check in the end that it was well and kept to its own host."""
+    """Open the page; check at the end that the page had no errors and contacted no other host."""
     async with serving(scripted.env) as server, browsing() as page:
         await page.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/docs{at}")
         await page.until("document.querySelectorAll('details.operation').length > 5")

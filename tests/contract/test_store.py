@@ -1,4 +1,4 @@
-"""What every store does. Each test is one sentence of the protocol."""
+"""The contract of every store, one sentence of the protocol per test."""
 
 import asyncio
 import os
@@ -56,7 +56,7 @@ async def test_begin_stores_a_new_session_with_its_run(store: SessionStore) -> N
 
 
 async def test_begin_returns_the_stored_session_not_a_stale_one(store: SessionStore) -> None:
-    """What was read before another run ended is not what the next one goes on from."""
+    """A session that was read before another run ended is stale."""
     stale = session()
     await turn(store, stale)
     kept = await store.begin(run(stale), replace(stale, status="active", last_used=AT + 50))
@@ -199,7 +199,6 @@ async def test_only_one_of_many_concurrent_begins_claims_a_session(store: Sessio
 
 
 async def test_concurrent_runs_are_all_stored_although_some_fail(store: SessionStore) -> None:
-    """The failure of one does not take its neighbours with it."""
     busy = session(status="active")
     await store.begin(run(busy), busy)
     given = [session() for _ in range(50)]
@@ -246,7 +245,6 @@ async def test_events_of_several_runs_are_stored_together(store: SessionStore) -
 
 
 async def test_events_after_a_gap_keep_their_numbers(store: SessionStore) -> None:
-    """What could not be kept for a while leaves a gap, and what came after it keeps its numbers."""
     record = run()
     await store.begin(record, None)
     await store.append({record.id: ANSWER[:1]})
@@ -569,7 +567,7 @@ async def test_delete_removes_the_text_of_a_session_from_its_orchestrations(
 
 
 async def orchestration(store: SessionStore) -> RunRecord:
-    """Keep an orchestration that is under way."""
+    """Store an orchestration that is in progress."""
     told = {"kind": "chain", "steps": [{"request": {"prompt": "secret"}}, {}], "input": "secret"}
     whole = run(backend="", prompt="secret", request=told, state="running")
     await store.begin(whole, None)

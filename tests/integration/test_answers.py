@@ -145,7 +145,7 @@ async def test_answer_quoted_in_the_retry_prompt_names_no_skill(scripted: Script
 async def test_literal_prompt_quotes_the_answer_literally_in_the_retry_prompt(
     scripted: Scripted, tmp_path: Path
 ) -> None:
-    """Codex is told that what it names is no skill; Gemini gets its text as a command of clinvk's own."""
+    """Codex must not read names as skills; Gemini gets its text through a command of clinvk."""
     scripted.play(codex_says('"use $deploy"', session="01a20000-0000-7000-8000-000000000001"))
     scripted.play(codex_says("5"), when="Answer again")
     logged = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER, literal=True))
@@ -290,7 +290,7 @@ async def test_reference_within_a_schema_is_followed(scripted: Scripted, tmp_pat
 async def test_schema_found_recursive_during_validation_fails_the_run_as_invalid_request(
     scripted: Scripted, tmp_path: Path
 ) -> None:
-    """The agent is not asked again, and what it said and used is kept."""
+    """The agent gets no retry; its answer and usage are stored."""
     scripted.play(gemini_says('{"a": 1}'))
     schema: dict[str, object] = {"properties": {"a": {"$ref": "#/properties/a"}}}
     logged = await events(scripted, ask("gemini", tmp_path, output_schema=schema))
@@ -341,7 +341,7 @@ async def test_slow_schema_check_does_not_block_the_event_loop(scripted: Scripte
 
 
 async def test_schema_is_checked_only_once() -> None:
-    """What its judge says where it cannot be started is for the log alone."""
+    """The reason why the validator cannot start appears only in the log."""
     environ: dict[str, str] = {}
     schemas = SchemaChecker(Spawner(process_tags.choose_tags()), environ)
     await schemas.check(INTEGER)

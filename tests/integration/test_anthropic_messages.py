@@ -179,7 +179,7 @@ async def test_image_reaches_the_agent(scripted: Scripted) -> None:
 
 
 class Weather(BaseModel):
-    """What the answer is parsed into."""
+    """The parsed answer."""
 
     city: str
     degrees: int

@@ -88,7 +88,7 @@ class Limits(TypedDict, total=False):
 async def run_parked(
     scripted: Scripted, **settings: Unpack[Limits]
 ) -> AsyncGenerator[tuple[LiveServer, list[Message]]]:
-    """Serve, with one parked run; yield the conversation up to its call."""
+    """Serve with one parked run; yield the conversation up to its call."""
     play(scripted)
     async with serving(scripted.env, **settings) as server:
         yield server, await called(server)

@@ -33,7 +33,7 @@ async def events(runs: LocalRuns, request: RunRequest = REQUEST) -> list[Event]:
 
 
 def instead_of_a_server(scripted: Scripted, script: str) -> None:
-    """Another program stands where Codex is expected: it has `exec`, and this for all else."""
+    """Install another program as Codex: it has `exec`, and runs this script for everything else."""
     codex = scripted.folder / "codex"
     codex.rename(scripted.folder / "codex-of-exec")
     codex.write_text(f'#!/bin/sh\ncase "$*" in app-server*) {script};; *) exec "$0-of-exec" "$@";; esac\n')
@@ -78,7 +78,7 @@ async def test_concurrent_runs_that_detect_the_missing_server_all_succeed(script
 
 @pytest.mark.parametrize("script", ["exec codex-of-exec", "cat"])
 async def test_non_protocol_output_is_detected_at_once(scripted: Scripted, script: str) -> None:
-    """A program that prints what `exec` does, or its input, is no server either."""
+    """The output of `exec`, or an echo of the input, is no protocol either."""
     instead_of_a_server(scripted, script)
     scripted.play(codex_says("by exec"), reads=False)
     async with local_runs(scripted) as runs:

@@ -45,7 +45,7 @@ asyncio.run(main())
 
 
 def number() -> int:
-    """Return the number of a clinvk that no other test uses."""
+    """Return a number of a clinvk that no other test uses."""
     return 10**8 + int.from_bytes(os.urandom(4)) % 10**8
 
 

@@ -25,7 +25,7 @@ from serving import serving
 
 
 def swapping(place: Path, target: Path) -> Callable[[RunRequest], Awaitable[str]]:
-    """Return a check that passes, right after which the directory is a link to another one."""
+    """Return a check that passes, and then replaces the directory by a link to another one."""
 
     def swap() -> None:
         place.rename(place.with_name("aside"))

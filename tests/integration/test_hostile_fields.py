@@ -189,7 +189,7 @@ TURNS: JSON = [{"role": "user", "content": "hi"}]
 
 
 class Ground:
-    """A directory that agents may work in, what is outside of it, and agents that note how they are started."""
+    """An allowed directory, directories outside, and agents that record how they are started."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -478,7 +478,7 @@ async def test_hostile_paths_and_queries_are_contained(ground: Ground) -> None:
 
 @pytest.mark.parametrize("path", BODIES)
 async def test_hostile_text_is_not_mistaken_for_an_error_location(ground: Ground, path: str) -> None:
-    """Where there can be a choice of words, or no other field; msgspec tells of places as in these texts."""
+    """For unions and for unknown fields; the texts imitate the locations in msgspec's messages."""
     body, places = BODIES[path]
     texts = ("x - at `$.².y", "x` - at `$.²", " - at `$", f"x - at `$.{'9' * 5000}")
     async with serving(ground.env, default_workdir=str(ground.inside)) as server:
@@ -501,7 +501,7 @@ def test_hundreds_of_cases_are_generated() -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_hostile_flags_are_refused_even_with_approval_mode_none(ground: Ground, backend: str) -> None:
-    """There a backend by itself takes nearly all of its CLI's flags."""
+    """With `none` the backend alone accepts nearly all flags of its CLI."""
     async with serving({**ground.env, "IS_SANDBOX": "1"}, default_workdir=str(ground.inside)) as server:
         for value in FLAGS:
             body = {"backend": backend, "prompt": "hi", "approval_mode": "none", "extra": [ground.named(value)]}

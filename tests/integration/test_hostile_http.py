@@ -46,7 +46,7 @@ def post(body: bytes, path: str = "/api/v1/prompt", headers: bytes = JSON) -> by
 
 
 def smuggling() -> Iterator[bytes]:
-    """A body of doubtful length, in which there is a whole request that must not be taken for one."""
+    """A body of ambiguous length that contains a whole request."""
     lengths = [
         "+4",
         "-1",
@@ -252,7 +252,7 @@ def targets(draw: random.Random) -> Iterator[bytes]:
 
 
 def bodies(draw: random.Random) -> Iterator[bytes]:
-    """Bodies that are no JSON, not that of the API, or no text."""
+    """Bodies that are not JSON, not of the API, or not text."""
     text = '{"backend": "nope", "model": "", "prompt": "häß\u4e2d"}'
     for encoding in ("utf-16", "utf-16-be", "utf-32", "utf-7", "latin-1"):
         yield from each(text.encode(encoding, "replace"))
@@ -330,7 +330,7 @@ def each(body: bytes) -> Iterator[bytes]:
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
-    """Change a few bytes: others in their place, some more, some less."""
+    """Replace, insert or remove a few bytes."""
     changed = bytearray(data)
     for _ in range(draw.randrange(1, 5)):
         at = draw.randrange(len(changed))

@@ -1,4 +1,4 @@
-"""Who may come in, and where agents may work: API keys and lists of directories, over real sockets."""
+"""API keys and lists of directories, over real sockets."""
 
 import asyncio
 import json
@@ -133,7 +133,7 @@ def test_required_but_missing_keys_prevent_startup(
 
 
 class Folders:
-    """Directories below a scratch one, some of them in disguise."""
+    """Directories below a scratch directory, some of them disguised."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.realpath(root))

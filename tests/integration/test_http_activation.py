@@ -1,4 +1,4 @@
-"""Sockets of a service manager, as systemd hands them over, and what it is told."""
+"""Sockets that a service manager such as systemd passes, and the notifications to the service manager."""
 
 import signal
 import socket
@@ -104,7 +104,7 @@ def test_invalid_listen_fds_exits_with_code_3(scripted: Scripted, listener: sock
 
 
 class Clients:
-    """Asks again and again, each request over a connection of its own or over one that is kept."""
+    """Sends requests in a loop, over new connections or over a kept-alive one."""
 
     def __init__(self, url: str) -> None:
         self._enough = threading.Event()

@@ -431,7 +431,7 @@ async def test_orchestration_is_the_parent_run_of_its_parts(scripted: Scripted) 
 
 
 class Slow(MemoryStore):
-    """A store that takes its time to keep the end of a whole."""
+    """A store that is slow to store the end of an orchestration."""
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         if run.kind != "prompt":
@@ -717,7 +717,7 @@ async def test_interrupted_chain_resumes_from_its_record_alone(scripted: Scripte
 
 
 async def test_finished_steps_of_a_resumed_chain_are_not_examined(scripted: Scripted, tmp_path: Path) -> None:
-    """What they needed may be gone: here the directory of the first."""
+    """Their requirements may be gone: here the directory of the first step."""
     gone = tmp_path / "gone"
     gone.mkdir()
     scripted.play(claude_says("first"), when="one")

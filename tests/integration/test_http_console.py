@@ -1,4 +1,4 @@
-"""The console's server: its files."""
+"""The files of the console."""
 
 from pathlib import Path
 

@@ -109,7 +109,7 @@ async def test_request_without_preflight_from_the_server_itself_is_accepted_in_a
 
 
 async def _forked(scripted: Scripted, origins: tuple[str, ...], headers: dict[str, str]) -> int:
-    """Return the status of a request that changes something and has no body."""
+    """Return the status of a request that changes state and has no body."""
     session = Session(
         id="a" * 32,
         backend="claude",

@@ -1,4 +1,4 @@
-"""What a run that shall leave no record of its conversation leaves in the store: nothing of what was said."""
+"""An ephemeral run stores no prompt and no answer."""
 
 import json
 from pathlib import Path

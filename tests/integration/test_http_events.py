@@ -24,7 +24,7 @@ ANSWER = [f"word{number} " for number in range(40)]
 
 
 class Seen(NamedTuple):
-    """An event as a viewer got it."""
+    """An event as a viewer receives it."""
 
     id: int
     data: str
@@ -131,7 +131,7 @@ async def test_nothing_left_to_replay_returns_204_so_that_browsers_stop_reconnec
 
 
 async def test_last_event_id_header_overrides_the_query(scripted: Scripted) -> None:
-    """A browser that connects again does so with the address it was given first."""
+    """A browser reconnects with its first address."""
     scripted.play(claude_says("a", "b"))
     async with serving(scripted.env) as server:
         run_id = (await server.prompt()).json()["run_id"]

@@ -1,4 +1,4 @@
-"""Clients that close the sending side of their connection after the request: they get the answer, unless they left."""
+"""Clients that close their sending side after the request get the answer, unless they left."""
 
 import asyncio
 import json
@@ -116,7 +116,7 @@ def test_closed_client_is_distinguished_from_a_half_closed_one(host: str, family
 
 
 class Remote(socket.socket):
-    """A connection whose client is on another machine, as far as its addresses tell."""
+    """A connection with the addresses of a client on another machine."""
 
     def getpeername(self) -> tuple[str, int]:
         return "192.0.2.1", 1

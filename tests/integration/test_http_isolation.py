@@ -268,7 +268,7 @@ async def test_chain_does_not_resume_in_a_removed_worktree(
 async def test_next_step_is_checked_against_the_directory_of_the_previous_step(
     scripted: Scripted, project: Path, isolation: str
 ) -> None:
-    """Not by the server's own, which it never sees: here that is no repository, and outside what is allowed."""
+    """The server's own directory is irrelevant: here it is no repository, and not allowed."""
     scripted.play([touch(Path("made.txt")), *claude_says("x")], when="one")
     scripted.play(claude_says("y"), when="two")
     first = {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"}

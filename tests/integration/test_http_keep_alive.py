@@ -1,4 +1,4 @@
-"""Answers that are quiet for long: what keeps their connections alive, and that it means nothing to a reader."""
+"""Quiet answers: keep-alive messages preserve the connection, and readers ignore them."""
 
 import asyncio
 import os
@@ -86,7 +86,7 @@ class Client:
 
 @contextmanager
 def gate(tmp_path: Path) -> Generator[tuple[Path, str]]:
-    """A file, and a piece of script that waits until it exists."""
+    """Return a file, and a piece of script that waits for the file."""
     file = tmp_path / "go"
     yield file, f"while [ ! -e {file} ]; do sleep 0.02; done\n"
 
@@ -171,7 +171,7 @@ async def test_quick_answer_has_its_length_and_no_padding() -> None:
 
 
 async def test_queued_client_is_sent_nothing_at_first(tmp_path: Path) -> None:
-    """What it is refused with later still needs a status of its own."""
+    """A later refusal still needs its own status."""
     one = Settings(server=ServerSettings(max_concurrent_runs=1))
     with gate(tmp_path) as (file, wait):
         first = Client({"prompt": wait + DONE})

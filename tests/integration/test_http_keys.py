@@ -1,4 +1,4 @@
-"""What a key may do, how often a client may ask, and whose request it is, over real sockets."""
+"""Policies of keys, rate limits and the clients of requests, over real sockets."""
 
 import asyncio
 import os
@@ -50,7 +50,7 @@ async def made(scripted: Scripted, limits: KeyLimits | None = None) -> tuple[str
 
 
 async def also(scripted: Scripted, keys: ApiKeys) -> str:
-    """Make another key, without limits."""
+    """Create another key, without limits."""
     file = KeyFile(home(scripted.env))
     text = await asyncio.to_thread(file.create, "ben", KeyLimits())
     keys.replace_file_keys(await asyncio.to_thread(file.read))
@@ -441,7 +441,7 @@ async def test_usage_of_a_key_is_refreshed_without_requests(scripted: Scripted) 
 
 
 class Asked(MemoryStore):
-    """Keeps whose use it was asked for."""
+    """Records the clients whose use was requested."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -538,7 +538,7 @@ async def test_damaged_key_file_changes_nothing(scripted: Scripted, caplog: pyte
 async def test_unreadable_key_file_is_read_once_it_is_readable(
     scripted: Scripted, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where only its mode changes: a key that it has no more is let in no more."""
+    """Only the mode of the file changes; a deleted key is refused."""
     key, keys = await made(scripted)
     path = KeyFile(home(scripted.env)).path
     beside = KeyFile(tmp_path / "beside")
@@ -707,7 +707,7 @@ async def test_local_server_has_no_warning(scripted: Scripted) -> None:
 
 @contextmanager
 def open_to_others() -> Generator[socket.socket]:
-    """A socket that is bound and not listening: nobody can connect."""
+    """A bound socket that does not listen."""
     with socket.socket() as sock:
         sock.bind(("0.0.0.0", 0))
         yield sock

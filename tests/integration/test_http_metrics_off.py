@@ -1,4 +1,4 @@
-"""`GET /metrics` of a server that keeps none."""
+"""`GET /metrics` of a server without metrics."""
 
 from scripted import Scripted
 from serving import serving

@@ -1,4 +1,4 @@
-"""JSON of a caller's own that is nested so deeply that it can just be read: it is taken, or refused as a mistake."""
+"""The deepest JSON that can be decoded is accepted, or refused as invalid."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What an operator sees of a server: metrics, lines of the log, what was used."""
+"""Observability of a server: metrics, log lines and usage."""
 
 import asyncio
 import logging
@@ -249,7 +249,7 @@ async def test_usage_until_the_first_possible_day_is_accepted(scripted: Scripted
 
 
 def started(tmp_path: Path, **env: str) -> "subprocess.CompletedProcess[str]":
-    """Start a server, and let it stop when it is up; `stderr` tells all that it imported."""
+    """Start a server and stop it once it is ready; `stderr` lists its imports."""
     program = subprocess.Popen(
         [sys.executable, "-m", "clinvk", "serve", "--port", "0"],
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPROFILEIMPORTTIME": "1", **env},

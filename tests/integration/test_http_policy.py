@@ -1,4 +1,4 @@
-"""What requests may ask for, in every API, over real sockets; and that errors tell no keys."""
+"""The policy for requests in every API, over real sockets; errors reveal no keys."""
 
 import os
 from collections.abc import Mapping

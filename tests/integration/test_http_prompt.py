@@ -181,7 +181,7 @@ async def test_missing_backend_is_a_problem_with_install_instructions(tmp_path: 
 
 
 class Faulty(Shell):
-    """A backend with a mistake in it."""
+    """A backend with a defect."""
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         raise RuntimeError("a mistake")

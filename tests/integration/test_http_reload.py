@@ -140,7 +140,7 @@ class Terminal:
         self.said = ""
 
     def read(self, wanted: str) -> str:
-        """Read until a text was there."""
+        """Read until the text has arrived."""
         while wanted not in self.said:
             assert select.select([self._fd], [], [], 15)[0], self.said
             self.said += os.read(self._fd, 65536).decode()

@@ -1,4 +1,4 @@
-"""Records of runs over HTTP; runs that go on without their client, and their end."""
+"""Records of runs over HTTP, and background runs."""
 
 import asyncio
 import json
@@ -240,7 +240,7 @@ async def test_detached_run_continues_after_its_client_disconnects(
 
 
 async def test_detached_run_starts_even_if_its_client_disconnects_at_once(scripted: Scripted) -> None:
-    """Also while its schema is looked at, which takes a process of its own."""
+    """The client may leave during the check of the schema, which takes a process."""
     scripted.play(claude_says('"one"'))
     async with serving(scripted.env) as server:
         for schema in (None, {"type": "string", "minLength": 1}):
@@ -317,7 +317,7 @@ async def queued(server: LiveServer) -> list[dict[str, str]]:
 async def test_cancelling_a_queued_run_does_not_make_its_client_retry(
     scripted: Scripted, path: str, body: dict[str, object], status: int, expected: str
 ) -> None:
-    """An SDK does so after a 503, and Codex, which takes nothing but events, after any status that is an error."""
+    """SDKs retry after a 503, and Codex after any error status."""
     scripted.play([*claude_says("x")[:4], hang()])
     accept = {"accept": "text/event-stream"} if "responses" in path else {}
     async with serving(scripted.env, max_concurrent_runs=1) as server:

@@ -1,4 +1,4 @@
-"""What the server tells of itself, how it treats paths and ids, and how it comes up."""
+"""The server's description of itself, paths and ids, and the start."""
 
 import asyncio
 import json

@@ -68,7 +68,7 @@ class Process:
 
 
 class Answer(threading.Thread):
-    """An answer on its way."""
+    """An answer in progress."""
 
     def __init__(self, ask: Callable[[], httpx.Response]) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ def test_request_during_shutdown_is_told_to_retry_in_its_dialect(
 
 
 def detached(process: Process, **fields: object) -> dict[str, str]:
-    """Start a run that goes on alone."""
+    """Start a background run."""
     response = process.client.post(
         "/api/v1/prompt", json={**BODY, "detach": True, **fields}, headers={"prefer": "respond-async"}
     )

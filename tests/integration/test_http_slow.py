@@ -1,4 +1,4 @@
-"""Clients that never finish: what they have begun is ended, and nobody else notices.
+"""Clients that never finish are disconnected, without an effect on other clients.
 
 Each limit is a second here. What is held against it is that the connection ends, not when.
 """

@@ -186,7 +186,7 @@ async def test_request_whose_preparation_hangs_is_refused(scripted: Scripted, mo
 async def test_session_in_a_hanging_directory_holds_up_no_other_request(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a network file system that does not answer; tasks and steps look their directories up in the same way."""
+    """Like a directory on an unresponsive network file system. Tasks and steps use the same check."""
     scripted.play(claude_says("x"))
     monkeypatch.setattr(waiting, "_TRUSTED_S", 0.0)
     is_directory, answering = os.path.isdir, threading.Event()

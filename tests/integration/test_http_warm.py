@@ -1,4 +1,4 @@
-"""What a server tells of the agent processes that it keeps."""
+"""Warm processes in the server's answers."""
 
 from collections.abc import Mapping
 from pathlib import Path

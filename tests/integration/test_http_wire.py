@@ -1,4 +1,4 @@
-"""What the HTTP parser lets through: requests behind one that is not answered yet, lines after a body in chunks."""
+"""Input that passes the HTTP parser: pipelined requests, and trailers after chunked bodies."""
 
 import asyncio
 import json

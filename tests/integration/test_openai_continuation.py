@@ -1,4 +1,4 @@
-"""What a client of the Responses API leaves unsaid, since the vendor has it: earlier answers, what the system said."""
+"""Clients of the Responses API that omit stored parts: earlier answers and system messages."""
 
 import json
 from collections.abc import AsyncGenerator, Sequence
@@ -175,7 +175,7 @@ async def system(store: MemoryStore, response: Response) -> object:
 
 
 async def test_system_message_in_input_applies_until_replaced(scripted: Scripted) -> None:
-    """Its instructions do not: the vendor's are those of one request."""
+    """The field `instructions` applies to one request only, as with the vendor."""
     scripted.play(claude_says("hello", session=SESSION))
     async with clients(scripted, store := MemoryStore()) as (client, _):
         first = await client.responses.create(

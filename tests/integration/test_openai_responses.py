@@ -27,7 +27,7 @@ PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n rest").dec
 
 
 class Answer(BaseModel):
-    """What a structured answer is parsed into."""
+    """The parsed structured answer."""
 
     city: str
 

@@ -1,4 +1,4 @@
-"""Orchestrations over real agent processes: whatever happens to them, nothing is left, and waiting costs little."""
+"""Orchestrations with real agent processes: nothing is left over, and waiting is cheap."""
 
 import asyncio
 import gc
@@ -76,7 +76,7 @@ def alive(word: str) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_cancel_at_any_moment_leaves_no_process(tmp_path: Path) -> None:
-    """Each time at another moment, by who drives it going away, or by being cancelled as a whole."""
+    """The caller leaves, or cancels the whole orchestration, at a different moment each time."""
     store, seconds = MemoryStore(), f"{random.randrange(10**6, 10**7)}"
     script = f"(setsid sleep {seconds} &) ; {TEXT} sleep 0.03\n sleep {seconds} & {DONE}"
     parts = tuple(part(script) for _ in range(20))
@@ -200,7 +200,7 @@ async def test_too_deeply_nested_meta_is_refused_with_its_field(tmp_path: Path) 
 
 
 class Stuck(PartObserver):
-    """An observer whose client reads nothing."""
+    """An observer whose client does not read."""
 
     def __init__(self) -> None:
         self.is_told = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Which process is evicted for which other if there is no room for all."""
+"""Eviction of one process for another in a full pool."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -122,7 +122,7 @@ async def test_replacement_starts_after_the_evicted_process_exits(tmp_path: Path
 
 @pytest.mark.slow
 async def test_room_freed_for_one_process_is_not_taken_by_a_less_wanted_one(tmp_path: Path) -> None:
-    """While a small process is ending there is room for another small one, but not for the heavy one."""
+    """During the exit of a small process there is room for another small one, but not for the heavy one."""
     async with two_kinds(tmp_path, limit_mb=80) as pool:
         await pool.measured(await pool.request("heavy", "one"))
         await pool.measured(await pool.request("small", "one"))

@@ -129,7 +129,7 @@ async def test_idle_process_that_hangs_is_replaced_before_the_next_run(tmp_path:
 
 
 class CoarseClock(asyncio.SelectorEventLoop):
-    """A loop whose clock is coarser than that of uvloop, which has milliseconds."""
+    """A loop with a coarser clock than uvloop, which has milliseconds."""
 
     def time(self) -> float:
         return int(super().time() * 10) / 10

@@ -155,7 +155,7 @@ async def test_prestarted_process_is_restarted_after_it_dies(tmp_path: Path) -> 
 
 
 class FastLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock is ahead, like that of uvloop on a Mac that has slept."""
+    """A loop with a fast clock, like uvloop's on a Mac after sleep."""
 
     def time(self) -> float:
         return super().time() + 5000

@@ -1,4 +1,4 @@
-"""Warm processes that cannot start or do not speak their protocol: their runs use a process of their own."""
+"""Runs of warm processes that cannot start, or do not speak their protocol, use dedicated processes."""
 
 import asyncio
 import sys
@@ -180,7 +180,7 @@ async def test_run_cancelled_before_its_process_is_prompted_sends_no_prompt(
 
 
 class Faulty(Lasting):
-    """A backend whose warm process is faulty."""
+    """A backend with a faulty warm process."""
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         raise RuntimeError("a fault")

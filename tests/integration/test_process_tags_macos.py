@@ -1,4 +1,4 @@
-"""The tags of systems other than Linux, as far as Linux can test them."""
+"""Process tags on systems other than Linux, as far as Linux can test them."""
 
 import psutil
 import pytest

@@ -395,7 +395,7 @@ print("alive" if remains.alive({pid}) else "ended")
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another group")
 def test_sweep_ends_a_process_with_another_group_id() -> None:
-    """Such as `ssh-agent`, whose limit the kernel does not report by pid."""
+    """For example `ssh-agent`, whose limit the kernel does not report by pid."""
     done = subprocess.run([sys.executable, "-c", OTHER_GROUP], capture_output=True, text=True, timeout=15)
     assert done.stdout.split() == ["ended"], done.stderr
 

@@ -1,4 +1,4 @@
-"""A process that is suspended while its tools are ended, and continues."""
+"""A process that is suspended while its tools are ended, and then continues."""
 
 import errno
 

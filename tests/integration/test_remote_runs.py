@@ -16,7 +16,7 @@ LARGE = "x" * 5_000_000
 
 
 async def begin(request: RunRequest, said: list[str]) -> None:
-    """Begin a run through a socket that nobody reads."""
+    """Begin a run through an unread socket."""
     ours, theirs = socket.socketpair()
     with theirs:
         connection = Connection(*await asyncio.open_unix_connection(sock=ours))

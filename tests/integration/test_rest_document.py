@@ -1,4 +1,4 @@
-"""The OpenAPI document allows what the REST API takes, and nothing else; its examples work on any machine."""
+"""The OpenAPI document allows exactly the bodies that the REST API accepts; its examples work on any machine."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportMissingTypeArgument=false

@@ -1,4 +1,4 @@
-"""A prompt on the terminal that is stopped, with a runner that is none."""
+"""A stopped prompt on the terminal, with a fake runner."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ class Stopping:
                 pass
 
     async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Say nothing, and be interrupted."""
+        """Report nothing, and be interrupted."""
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.sleep(10)
         yield Logged(1, 0.0, None)  # type: ignore[arg-type]

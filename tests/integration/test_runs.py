@@ -269,7 +269,7 @@ async def test_run_stopped_at_max_turns_reports_its_cost(script: str) -> None:
 
 @pytest.mark.parametrize("ends_with_clinvk", [True, False])
 async def test_agent_may_finish_its_work_after_reporting_a_result(tmp_path: Path, ends_with_clinvk: bool) -> None:
-    """It perhaps writes its own record of the conversation, without which that cannot be continued."""
+    """The agent may be writing its record of the conversation, which the next turn needs."""
     async with local_runs() as runs, runs.run(ask(f"{DONE}sleep 0.5; echo kept > {tmp_path}/record")) as run:
         await run.result()
         if not ends_with_clinvk:
@@ -615,7 +615,7 @@ class CountingStore(MemoryStore):
 
 
 class SlowStore(MemoryStore):
-    """A store that answers when it is told to."""
+    """A store that answers on command."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -678,7 +678,7 @@ async def test_progress_events_are_forwarded() -> None:
 
 @pytest.mark.slow
 async def test_timed_out_run_reports_only_the_last_line_of_stderr() -> None:
-    """What the channel takes for noise is not told: here, an empty last line and the space around the words."""
+    """The channel ignores noise: here an empty last line, and spaces around the text."""
     async with local_runs() as runs:
         script = "printf 'early\\n  late  \\n\\n' >&2; exec sleep 300"
         ending = (await events(runs, ask(script, timeout_s=3)))[-1]
@@ -686,7 +686,7 @@ async def test_timed_out_run_reports_only_the_last_line_of_stderr() -> None:
 
 
 class LateStore(MemoryStore):
-    """A store that keeps the end of a run when it is told to."""
+    """A store that stores the end of a run on command."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -700,7 +700,7 @@ class LateStore(MemoryStore):
 
 
 class Prepared(Shell):
-    """A script goes before its agent."""
+    """A backend with a script that runs before the agent."""
 
     def __init__(self, script: str) -> None:
         super().__init__()
@@ -752,7 +752,7 @@ async def test_run_killed_before_its_first_step_releases_its_slot() -> None:
 
 
 async def test_next_turn_waits_while_the_end_of_the_previous_is_stored(tmp_path: Path) -> None:
-    """The store lets the next turn have the session before the run that had it knows that its end is kept."""
+    """The store releases the session before the previous run knows that its end is stored."""
     started = """echo '{"type":"run_started","backend_session_id":"00000000-0000-4000-8000-000000000000"}'\n"""
     store = KeptStore()
     async with local_runs(store) as runs:
@@ -768,7 +768,7 @@ async def test_next_turn_waits_while_the_end_of_the_previous_is_stored(tmp_path:
 
 
 class KeptStore(MemoryStore):
-    """A store that has kept the end of a run, and says so when it is told to."""
+    """A store that has stored the end of a run, and reports so on command."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -801,7 +801,7 @@ async def test_one_backend_may_use_all_slots() -> None:
 
 
 async def test_refused_request_is_freed_without_garbage_collection() -> None:
-    """Requests of megabytes that are refused one after the other would fill the memory until the next one."""
+    """Otherwise refused requests of megabytes would fill the memory until the next collection."""
     request = ask(DONE, metadata={"some": "thing"})
     async with local_runs(max_concurrent_runs=1, max_queued_runs=0) as runs, runs.run(ask("exec sleep 300")):
         gc.collect()

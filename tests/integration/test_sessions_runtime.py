@@ -1,4 +1,4 @@
-"""Sessions as runs take them up: their place, what the agent is given to go on from, and forks."""
+"""Sessions in the runtime: their directory, the resumed conversation, and forks."""
 
 import os
 import threading
@@ -35,7 +35,7 @@ FORK = "f" * 32
 
 
 class Recalling(Shell):
-    """A shell that keeps what each of its runs is given to go on from."""
+    """A shell that records the conversation that each of its runs resumes."""
 
     def __init__(self, name: str = "shell", capabilities: Capabilities | None = None) -> None:
         super().__init__(name)
@@ -62,7 +62,7 @@ class Shared(MemoryStore):
 
 
 class Place:
-    """A store, a backend, and one `LocalRuns` after the other over both, as each process has its own."""
+    """A store, a backend, and a new `LocalRuns` for each turn, like separate processes."""
 
     def __init__(self, settings: Settings | None = None, backend: Recalling | None = None) -> None:
         self.store = Shared()
@@ -74,7 +74,7 @@ class Place:
         return {"shell": self.backend}
 
     async def turn(self, script: str, **fields: object) -> Session:
-        """Run a prompt to its end, and give its session as it is kept."""
+        """Run a prompt to its end; return the stored session."""
         request = RunRequest(prompt=script, backend="shell", **fields)  # pyright: ignore[reportArgumentType]
         environ = {"PATH": os.environ["PATH"]}
         async with LocalRuns(self._settings, self.store, environ, self.registry) as runs, runs.run(request) as run:
@@ -87,7 +87,7 @@ class Place:
 
 
 def says(handle: str | None, tokens: int | None = 10, more: str = "") -> str:
-    """Return the script of an agent that tells its handle and the tokens of its turn."""
+    """Return the script of an agent that reports its handle and the tokens of its turn."""
     started = f'{{"type":"run_started","backend_session_id":"{handle}"}}' if handle else '{"type":"run_started"}'
     usage = f',"usage":{{"input_tokens":{tokens},"output_tokens":1}}' if tokens is not None else ""
     return f"echo '{started}'\n{more}\necho '{{\"type\":\"run_finished\"{usage}}}'\n"
@@ -113,7 +113,7 @@ async def test_turn_runs_in_the_session_directory_whatever_the_callers_directory
 
 
 async def test_session_stores_the_resolved_directory(tmp_path: Path) -> None:
-    """A link that leads elsewhere later would take the agent away from its conversation."""
+    """A link that changes later would separate the agent from its conversation."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     session = await Place().turn(says("abc"), workdir=f"{tmp_path}/link/")
@@ -276,7 +276,7 @@ async def test_a_fork_of_an_unused_fork_branches_off_from_the_first_parent() -> 
 
 
 async def test_fork_of_a_used_fork_branches_off_from_that_fork() -> None:
-    """Handle and tokens are of one conversation, that of the parent as it stands then."""
+    """Handle and tokens come from one conversation: that of the parent at the moment of the fork."""
     place = Place()
     parent = await place.turn(says("abc"))
     await place.fork(parent.id)

@@ -1,4 +1,4 @@
-"""Where the private socket is, whose it is, and who is at its other end."""
+"""The private socket: its path, its owner, and its peer."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What is damaged is left as it is, and found by who looks."""
+"""Damaged databases stay unchanged, and are reported."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""A disk that is full, and one that is read-only: a small one, mounted where only the test's child sees it."""
+"""A full disk and a read-only disk: a small file system that only the test's child process sees."""
 
 import shutil
 import subprocess
@@ -132,7 +132,7 @@ def can_mount() -> bool:
     ids=["full", "read-only", "full-delete", "full-delete-without-others"],
 )
 def test_disk_errors_are_reported_and_the_store_recovers(tmp_path: Path, code: str, size: str) -> None:
-    """What was kept stays readable, and the end of a run that found no room is kept once there is some."""
+    """Stored records stay readable; an end that found no space is stored later."""
     done = subprocess.run(
         [*ALONE, "sh", "-c", MOUNT, "sh", str(tmp_path), sys.executable, COMMON + code, size],
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(Path(__file__).parent.parent)},

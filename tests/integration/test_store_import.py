@@ -1,4 +1,4 @@
-"""The sessions of earlier clinvks come in with a home that has them."""
+"""The import of the sessions of earlier clinvks."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ async def test_sessions_are_imported_once_and_their_files_stay_unchanged(folder:
 
 
 async def test_import_does_not_undo_changes_to_a_session(folder: Path) -> None:
-    """Not by its file, though an earlier clinvk goes on writing to it."""
+    """An earlier clinvk may still write to the file."""
     changed, deleted = write(folder, id="a" * 32), write(folder, id="b" * 32)
     async with SqliteStore(folder.parent) as store:
         await store.import_earlier()

@@ -60,7 +60,7 @@ async def told(process: Process) -> list[str]:
 
 
 def check(home: Path) -> None:
-    """Hold that the database is sound, and that each total is what counting gives."""
+    """Check that the database is intact, and that each total is the sum of its parts."""
     connection = sqlite3.connect(home / "clinvk.db")
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -75,7 +75,7 @@ def check(home: Path) -> None:
 
 
 async def test_twenty_processes_store_each_session_once(tmp_path: Path) -> None:
-    """And one that reads meanwhile sees only whole ones."""
+    """A concurrent reader sees complete sessions only."""
 
     async def keep() -> list[str]:
         async with writing(tmp_path, 2, 12) as process:

@@ -1,4 +1,4 @@
-"""What the SQLite store does beside what every store does: its files, its troubles, and what outlives a process."""
+"""The SQLite store beyond the contract: files, errors, and several processes."""
 
 import asyncio
 import os
@@ -35,12 +35,12 @@ def home(tmp_path: Path) -> Path:
 
 
 def database(home: Path) -> sqlite3.Connection:
-    """Open the database as another program would."""
+    """Open the database like another program."""
     return sqlite3.connect(home / "clinvk.db", isolation_level=None, timeout=0)
 
 
 async def kept(home: Path, *given: object) -> str:
-    """Keep one session with a run and close; give its id."""
+    """Store one session with a run and close the store; return the session's id."""
     async with SqliteStore(home) as store:
         one = session()
         await turn(store, one)
@@ -104,7 +104,7 @@ async def test_database_readable_by_others_is_made_private(home: Path) -> None:
 
 
 async def test_directory_with_other_files_keeps_its_mode(home: Path) -> None:
-    """It is somebody's that was made the clinvk home; what is ours in it is private all the same."""
+    """A user's directory may become the clinvk home; clinvk's own files are private all the same."""
     home.mkdir(mode=0o755)
     (home / "notes.txt").write_text("mine")
     await kept(home)
@@ -114,7 +114,7 @@ async def test_directory_with_other_files_keeps_its_mode(home: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a b", "what?mode=ro#x", "100%41", "é", "'"])
 async def test_home_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Also one that is told as it is seen from here."""
+    """The path may be relative."""
     monkeypatch.chdir(tmp_path)
     async with SqliteStore(name) as store:
         await turn(store, session())
@@ -155,7 +155,7 @@ async def test_two_stores_of_one_home_see_the_changes_of_each_other(home: Path) 
 
 
 async def test_invalid_unicode_is_stored_as_readable_text(home: Path) -> None:
-    """An argument or a path may hold any bytes; a record of it must not be one that cannot be shown."""
+    """An argument or a path may contain any bytes; every record must be printable."""
     async with SqliteStore(home) as store:
         odd = "caf\udce9"
         given = session(initial_prompt=odd, working_dir=odd, title=odd, tags=(odd,), metadata={odd: odd})
@@ -171,7 +171,7 @@ async def test_invalid_unicode_is_stored_as_readable_text(home: Path) -> None:
 
 
 async def refused(home: Path, match: str) -> None:
-    """Hold that a store says what is wrong, whatever it is asked."""
+    """Check that every operation of a store reports the error."""
     async with SqliteStore(home) as store:
         for ask in (store.count, lambda: turn(store, session()), lambda: store.sessions(SessionQuery())):
             with pytest.raises(StoreUnavailable, match=match):
@@ -232,7 +232,7 @@ async def test_file_in_place_of_the_home_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_database_locked_by_another_program_is_reported(home: Path) -> None:
-    """All who wait for it are told at once, not one after the other."""
+    """All waiting operations fail at once, not one after another."""
     await kept(home)
     async with SqliteStore(home, lock_timeout_s=2) as store:
         await store.count()
@@ -266,7 +266,7 @@ async def test_write_waits_for_a_lock_that_is_released_in_time(home: Path) -> No
 
 @pytest.mark.parametrize("replaced", [False, True])
 async def test_removed_database_is_created_again(home: Path, replaced: bool) -> None:
-    """What others write to the new one is seen, and nothing is lost in the old one that nobody can open."""
+    """Writes of other programs to the new database are visible, and the deleted file gets no writes."""
     async with SqliteStore(home) as store:
         await turn(store, session())
         for file in home.glob("clinvk.db*"):
@@ -512,7 +512,7 @@ async def test_runs_of_a_living_process_are_not_interrupted(home: Path) -> None:
 
 @pytest.mark.parametrize("gone", ["home", "owners", "replaced"])
 async def test_process_recreates_its_removed_lock_with_its_next_run(home: Path, gone: str) -> None:
-    """Its database may be another one by then, or the same; a backup may have brought a lock that nobody holds."""
+    """The database may be a new one, or restored from a backup together with an unused lock."""
     async with SqliteStore(home) as one:
         earlier = session()
         before = run(earlier)
@@ -559,7 +559,6 @@ def migrations(folder: Path, *more: str) -> Path:
 
 
 async def test_older_database_is_migrated_with_its_data(home: Path, tmp_path: Path) -> None:
-    """With what is in it."""
     await kept(home)
     more = "ALTER TABLE sessions ADD COLUMN added TEXT;\nCREATE TRIGGER t AFTER DELETE ON runs BEGIN\nSELECT 1;\nEND;\n"
     newer = Database(home, 10, migrations(tmp_path / "more", more, "UPDATE sessions SET added = 'x';"))
@@ -582,7 +581,7 @@ async def test_failed_migration_changes_nothing(home: Path, tmp_path: Path) -> N
 
 
 def test_database_can_be_created_concurrently(tmp_path: Path) -> None:
-    """Many rounds of it, with threads that switch often: one round seldom meets another in the act."""
+    """Many rounds with frequent thread switches, because one round seldom has a conflict."""
     often = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:

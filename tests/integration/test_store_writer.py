@@ -1,4 +1,4 @@
-"""The writer: what it owes while another program holds the database, and that nobody waits for it for ever."""
+"""The writer's duties while another program locks the database, with bounded waits."""
 
 import asyncio
 import logging

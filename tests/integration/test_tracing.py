@@ -31,7 +31,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Generator[Collector]:
 
 @asynccontextmanager
 async def shell(tmp_path: Path) -> AsyncGenerator[LiveServer]:
-    """Serve a shell, traced; leaving it sends what there is to the collector."""
+    """Serve a shell with tracing; the exit sends all spans to the collector."""
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     async with serving(env, {"shell": Shell()}, tracing=True) as server:
         yield server

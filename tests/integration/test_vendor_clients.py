@@ -1,4 +1,4 @@
-"""What programs send that speak OpenAI's API by themselves, and what they read of the answers.
+"""Requests of programs that speak OpenAI's API themselves, and the fields that they read from answers.
 
 The requests are those of Open WebUI and of Continue's editor extension as their sources make them, and those that the
 command lines of Continue (1.5.47) and Cline (3.0.65) were seen to send.
@@ -87,7 +87,7 @@ def used(chunks: list[JSON]) -> list[tuple[JSON, JSON]]:
 async def test_client_lists_models_with_its_key_and_gets_an_error_for_a_wrong_key(
     scripted: Scripted, headers: dict[str, str]
 ) -> None:
-    """Open WebUI checks a connection so: it reads `data[].id`, and `error` of what is no 200."""
+    """Open WebUI checks a connection by `data[].id`, and reads `error` from any status except 200."""
     async with serving(scripted.env, keys=ApiKeys((KEY,))) as server:
         listed = await server.client.get("/openai/v1/models", headers=headers)
         wrong = {name: value.replace(KEY, "wrong") for name, value in headers.items()}

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of requests and answers holds: schemathesis makes them from it, the same each time.
+"""The OpenAPI document is true of requests and answers: schemathesis derives requests from it, deterministically.
 
 The checks of schemathesis judge the answers: no failure of the server, and status, media type, headers and body as the
 document has them.

@@ -1,4 +1,4 @@
-"""A model's name that is none's is answered by the default backend, and the answer says that it had no effect."""
+"""An unknown model name selects the default backend, and the answer reports that the name had no effect."""
 
 import pytest
 

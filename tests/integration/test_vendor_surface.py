@@ -1,4 +1,4 @@
-"""What all clients of the model APIs meet, whatever they ask: paths, keys, models, errors, headers, sessions."""
+"""Behaviour that all model API clients share: paths, keys, models, errors, headers and sessions."""
 
 import asyncio
 import logging
@@ -605,7 +605,7 @@ async def test_session_keeps_its_backend_for_an_unknown_model(scripted: Scripted
 
 
 class Chatting:
-    """A client that has its own name of a conversation, and sends it whole each time."""
+    """A client that names its conversation, and sends the whole conversation each time."""
 
     def __init__(self, server: LiveServer, chat: str) -> None:
         self._served = server
@@ -665,7 +665,7 @@ def with_images(count: int, *texts: str) -> dict[str, object]:
 
 
 async def test_images_already_in_the_session_do_not_count(scripted: Scripted) -> None:
-    """A client sends all of its conversation each time, so that there are ever more."""
+    """A client repeats its whole conversation, so the number of images grows."""
     scripted.play(claude_says("a1"), when="u1")
     scripted.play(claude_says("a2"), when="u2")
     headers, store = {"x-openwebui-chat-id": "c-1"}, MemoryStore()

@@ -1,4 +1,4 @@
-"""Worktrees: each agent its own files, whatever the repository and the agent do."""
+"""Each agent's worktree has separate files, whatever the repository and the agent do."""
 
 import asyncio
 import os
@@ -215,7 +215,7 @@ async def test_git_environment_variables_are_ignored(repository: Repository, tmp
 
 
 def program(tmp_path: Path, name: str) -> str:
-    """Return a program that leaves a trace and otherwise does what a filter does."""
+    """Return a filter program that records its run."""
     path = tmp_path / "programs" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran-{name}\nexec cat\n")
@@ -228,7 +228,7 @@ def traces(tmp_path: Path) -> list[str]:
 
 
 def make_hostile(repository: Repository, tmp_path: Path) -> None:
-    """Let a repository name a program wherever git would run one; a part of it by an included file."""
+    """Make a repository name a program wherever git would run one, partly by an included file."""
     included = repository.path / ".git" / "more"
     for key in ("core.fsmonitor", "core.pager", "diff.external", "diff.odd.command", "diff.odd.textconv"):
         repository.git("config", "--file", str(included), key, program(tmp_path, key))

@@ -1,4 +1,4 @@
-"""Applying the changes of a worktree while others write to the same files."""
+"""Applying the changes of a worktree while other programs write to the same files."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def with_git(repository: Repository, tmp_path: Path, applying: str) -> KeptWorktrees:
-    """Return worktrees whose git runs shell commands instead when it is to apply to the user's tree.
+    """Return worktrees whose git runs a shell script instead of the commands that change the user's tree.
 
     In them `git` is the real one, and `"$@"` what it was asked.
     """

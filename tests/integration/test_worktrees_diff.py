@@ -25,7 +25,7 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def slow_git(tmp_path: Path, command: str) -> Path:
-    """Return a git that takes a minute for one command; each time it leaves a line in `looks`."""
+    """Return a git that takes a minute for one command; each call appends a line to `looks`."""
     git = tmp_path / "bin" / "git"
     git.parent.mkdir()
     git.write_text(

@@ -23,7 +23,7 @@ from repositories import Repository
 
 
 class Gate:
-    """Holds up a thread that does something, from `asked` until `may_go_on`."""
+    """Blocks a thread from `asked` until `may_go_on`."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
@@ -32,7 +32,7 @@ class Gate:
 
 @contextmanager
 def late(of: object, name: str) -> Generator[Gate]:
-    """Make a function wait at its beginning."""
+    """Make a function wait before it begins."""
     gate, function = Gate(), getattr(of, name)
 
     def waits(*arguments: object) -> object:
@@ -107,13 +107,13 @@ async def test_folder_made_after_the_timeout_is_unlocked(
 
 
 async def removed_by_the_list(worktrees: KeptWorktrees, repository: Repository) -> bool:
-    """List them; say whether nothing is left."""
+    """List the worktrees; return whether nothing is left."""
     assert await worktrees.list() == [] or left_over(repository)
     return left_over(repository) == []
 
 
 def with_slow(command: str, repository: Repository, tmp_path: Path, does: str = "") -> KeptWorktrees:
-    """Return worktrees whose git hangs in one command, after what it does there."""
+    """Return worktrees whose git hangs after one command."""
     git = tmp_path / "bin" / "git"
     git.parent.mkdir()
     git.write_text(f'#!/bin/sh\ncase "$PWD $*" in {command}) {does} sleep 60;; esac\nexec {shutil.which("git")} "$@"\n')

@@ -1,4 +1,4 @@
-"""Removing worktrees: whatever an agent left in them, and however a removal ends."""
+"""Removing worktrees, whatever an agent left in them, and however a removal ends."""
 
 import os
 import resource

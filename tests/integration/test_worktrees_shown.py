@@ -1,4 +1,4 @@
-"""What is in a worktree, as it is shown: its patch is the caller's, and holds up nobody."""
+"""The displayed content of a worktree: the patch belongs to the caller, and blocks nobody."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Agents that work in a worktree which was there before them: it is in use for as long as they do."""
+"""A worktree stays in use while agents of later runs work in it."""
 
 import asyncio
 import errno
@@ -180,7 +180,7 @@ async def test_leave_keeps_a_worktree_that_another_agent_uses(repository: Reposi
 async def test_agent_in_a_worktree_left_by_a_dead_clinvk_locks_it(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
-    """Nothing was changed in it, so the list would remove it."""
+    """Nothing was changed in the worktree, so a list would remove it."""
     worktree = await changed(worktrees, repository)
     Path(worktree.root, "a.txt").write_text("one\n")
     (home(repository) / "worktrees" / worktree.id / "kept").unlink()
@@ -393,7 +393,7 @@ async def test_failed_lock_leaves_no_descriptor_open(
 
 
 async def test_lock_that_cannot_be_opened_counts_as_in_use(repository: Repository, worktrees: KeptWorktrees) -> None:
-    """Such as one of another user's."""
+    """For example the lock of another user."""
     kept = await changed(worktrees, repository)
     lock = home(repository) / "worktrees" / kept.id / "work"
     lock.unlink()

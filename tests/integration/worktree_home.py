@@ -11,7 +11,7 @@ from repositories import Repository
 
 
 def another(repository: Repository, **env: str) -> KeptWorktrees:
-    """The same, as another process sees them."""
+    """Return the worktrees as another process sees them."""
     marks = RlimitTags(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
     return KeptWorktrees(Spawner(marks), home(repository), {**repository.env, **env})
 
@@ -22,7 +22,7 @@ def home(repository: Repository) -> Path:
 
 
 def left_over(repository: Repository) -> list[str]:
-    """Return all that is there of worktrees: folders, what git knows, branches."""
+    """Return all leftovers of worktrees: folders, entries of git, branches."""
     folder = home(repository) / "worktrees"
     folders = [path.name for path in folder.glob("*") if path.name not in (".lock", ".apply")]
     return [*folders, *repository.worktrees(), *(name for name in repository.branches() if name != "main")]

@@ -62,7 +62,7 @@ class Scripted:
         return {"PATH": self.path, "HOME": str(self.folder), "LANG": "C.UTF-8", **kept, **measured}
 
     def play(self, steps: Sequence[Step], *, when: str | None = None, reads: bool = True, server: bool = False) -> None:
-        """Say what the agent does from its next start on; then it exits with 0.
+        """Set what the agent does from its next start on; afterwards it exits with 0.
 
         Args:
             steps: see `scripted.steps`.
@@ -81,11 +81,11 @@ class Scripted:
         return [self._call(entry) for entry in self._records() if "argv" in entry]
 
     def outputs(self) -> list[tuple[str, str]]:
-        """Give the outputs of client tools that agents got so far: the id of the call, and the text."""
+        """Return the outputs of client tools that agents received so far: the id of the call, and the text."""
         return [(string(entry, "output"), string(entry, "text")) for entry in self._records() if "output" in entry]
 
     def refusals(self) -> int:
-        """Return how often it was started as a server that it is not."""
+        """Return how often the agent was started as a server without a play."""
         return sum("refused" in entry for entry in self._records())
 
     def grandchildren(self) -> list[int]:
@@ -102,7 +102,7 @@ class Scripted:
         return found
 
     def end(self) -> None:
-        """Kill what is still there."""
+        """Kill the remaining processes."""
         for pid in self.alive():
             try:
                 psutil.Process(pid).kill()

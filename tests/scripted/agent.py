@@ -16,7 +16,7 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 def record(**facts: object) -> None:
-    """Append a line to the record in one write, so that agents beside each other do not mix."""
+    """Append a line to the record in one write, so that the lines of concurrent agents do not mix."""
     line = json.dumps({"pid": os.getpid(), **facts}) + "\n"
     handle = os.open(os.path.join(FOLDER, "calls.jsonl"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(handle, line.encode())
@@ -24,14 +24,14 @@ def record(**facts: object) -> None:
 
 
 def read_prompt() -> bytes:
-    """Read stdin to its end and keep it."""
+    """Read stdin to its end and store it."""
     prompt = sys.stdin.buffer.read()
     keep(prompt)
     return prompt
 
 
 def keep(stdin: bytes) -> None:
-    """Keep what came on stdin."""
+    """Store a part of stdin."""
     path = os.path.join(FOLDER, f"{os.getpid()}.stdin")
     with open(path + ".part", "wb") as file:
         file.write(stdin)
@@ -54,7 +54,7 @@ def converse() -> bytes:
 
 
 def answered(method: str, params: dict[str, object]) -> dict[str, object]:
-    """Return what the server answers to a request."""
+    """Return the server's answer to a request."""
     match method:
         case "config/read":
             return {"config": {}}
@@ -65,7 +65,7 @@ def answered(method: str, params: dict[str, object]) -> dict[str, object]:
 
 
 def choose(plays: list[tuple[str | None, bool, list[dict[str, object]]]], serves: bool) -> list[dict[str, object]]:
-    """Return the steps of the latest play that fits: one for any prompt, or one whose text is in it."""
+    """Return the steps of the latest matching play: one for any prompt, or one whose text is in the prompt."""
     prompt = converse() if serves else None
     for when, reads, steps in reversed(plays):
         if prompt is None and (reads or when is not None):
@@ -134,7 +134,7 @@ def notify(method: str, number: str | None = None, **params: object) -> None:
 
 
 def speak(step: dict[str, object]) -> None:
-    """Do one step that prints."""
+    """Run one step that prints."""
     match step:
         case {"line": str() as text}:
             write(1, text.encode() + b"\n")
@@ -160,7 +160,7 @@ def write(handle: int, data: bytes) -> None:
 
 
 def spawn(how: str, holds_output: bool) -> None:
-    """Start a grandchild that sleeps: `plain`, `setsid`, `double-fork`, `env-i`, or `all` of these."""
+    """Start a sleeping grandchild: `plain`, `setsid`, `double-fork`, `env-i`, or `all` of these."""
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid:

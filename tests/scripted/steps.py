@@ -43,7 +43,7 @@ def wait_for(path: Path) -> Step:
 
 
 def touch(path: Path) -> Step:
-    """Make a file: how the agent tells a test that it came so far."""
+    """Create a file, which shows a test that the agent has reached the step."""
     return {"touch": str(path)}
 
 
@@ -63,7 +63,7 @@ def close_stdout() -> Step:
 
 
 def hang() -> Step:
-    """Do nothing for a day."""
+    """Sleep for a day."""
     return {"pause": 86400}
 
 

@@ -1,4 +1,4 @@
-"""From what a request asks and its directives to the model's message."""
+"""The model's message, from the request and its directives."""
 
 import re
 
@@ -27,7 +27,7 @@ def reply(ask: Ask, directives: Directives, request_bytes: int) -> Reply:
 
 
 def chunks(text: str) -> tuple[str, ...]:
-    """Split a text into words with the space that follows them; joined they are the text again."""
+    """Split a text into words with the space after each; the joined words are the text."""
     return tuple(re.split(r"(?<=\s)(?=\S)", text))
 
 
@@ -47,7 +47,7 @@ def _texts(ask: Ask, directives: Directives) -> list[tuple[str, ...]]:
 
 
 def _next_calls(ask: Ask, directives: Directives) -> list[Call]:
-    """Return the calls of the first turn that was not made yet; those of `tool=` come before scripted ones."""
+    """Return the calls of the first turn that was not made yet, with the calls of `tool=` first."""
     turns = list(directives.turns)
     if "tool" in directives:
         turns = [[_tool(directives, ask)]] * directives.count("calls", 1) + turns
@@ -60,7 +60,7 @@ def _next_calls(ask: Ask, directives: Directives) -> list[Call]:
 
 
 def _tool(directives: Directives, ask: Ask) -> Call:
-    """Return a call of the tool that does this work in the CLI that asks.
+    """Return a call of the requesting CLI's tool for this work.
 
     Where the CLI offers none the model calls one all the same, as a model that wants to break out would.
     """

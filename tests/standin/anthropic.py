@@ -69,7 +69,7 @@ class Messages:
         return {"type": "error", "error": {"type": kind, "message": message}, "request_id": new_id("req_")}
 
     def broken(self, message: str) -> Frame:
-        """Return the event by which a stream tells that it failed."""
+        """Return the event by which a stream reports its failure."""
         return Frame({"type": "error", "error": {"type": "overloaded_error", "message": message}}, "error")
 
 

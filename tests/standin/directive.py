@@ -27,7 +27,7 @@ class BadDirective(ValueError):
 
 @dataclass
 class Directives:
-    """What a prompt asks of the stand-in.
+    """The directives of a prompt to the stand-in.
 
     `says` are the text blocks that were asked for; `turns` the tool calls, those of one message together.
     """
@@ -52,7 +52,7 @@ class Directives:
         return self.values.get(key, default)
 
     def without_failures(self) -> "Directives":
-        """Return the same without what makes a request fail."""
+        """Return the directives without failures."""
         kept = {key: value for key, value in self.values.items() if key not in FAILURES}
         return Directives(kept, self.says, self.turns)
 
@@ -83,7 +83,7 @@ def parse(prompt: str, default: str) -> Directives:
 
 
 def _read_call(found: Directives, prompt: str, start: int) -> int:
-    """Read `[[call NAME json]]` and give where it ends."""
+    """Read `[[call NAME json]]` and return its end."""
     head = _CALL.match(prompt, start)
     try:
         if head is None:

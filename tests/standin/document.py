@@ -1,4 +1,4 @@
-"""JSON that others wrote, read without trust in its shape."""
+"""Foreign JSON, read without trust in its shape."""
 
 import json
 from typing import TypeAlias

@@ -22,7 +22,7 @@ class GenerateContent:
     """`POST /v1beta/models/MODEL:generateContent` and `:streamGenerateContent`."""
 
     def read(self, path: str, body: Record) -> Ask:
-        """Understand a request. One that wants JSON is a question of the CLI itself."""
+        """Parse a request. A request for JSON is the CLI's own question."""
         user, prompts, calls = "", 0, 0
         results: list[JSON] = []
         for content in records(body, "contents"):
@@ -69,7 +69,7 @@ class GenerateContent:
         return {"error": {"code": status, "message": message, "status": ERRORS.get(status, "INTERNAL")}}
 
     def broken(self, message: str) -> Frame:
-        """Return the event by which a stream tells that it failed."""
+        """Return the event by which a stream reports its failure."""
         return Frame(self.error(503, message))
 
 

@@ -31,7 +31,7 @@ class Request:
     data: bytes
 
     def body(self) -> Record:
-        """Return the body if it is a JSON object, else an empty one."""
+        """Return the body if it is a JSON object, otherwise an empty object."""
         try:
             value: JSON = json.loads(self.data or b"{}")
         except ValueError:
@@ -40,7 +40,7 @@ class Request:
 
 
 class Connection:
-    """One client. Every write raises `ConnectionError` once it has gone."""
+    """One client. Every write raises `ConnectionError` after the client has disconnected."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader

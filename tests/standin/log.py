@@ -1,4 +1,4 @@
-"""What came in, kept so that a test can assert what reached the model."""
+"""The received requests, so that a test can check what reached the model."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Entry:
     chunks: int = 0
 
     def document(self) -> Record:
-        """Return it as JSON."""
+        """Return the entry as JSON."""
         entry: Record = asdict(self)
         return entry
 
@@ -47,7 +47,7 @@ class Log:
     tries: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
 
     def attempt(self, who: str, user: str) -> int:
-        """Count one more request for this prompt and give the count."""
+        """Count a request for this prompt; return the count."""
         self.tries[who, user] += 1
         return self.tries[who, user]
 

@@ -1,4 +1,4 @@
-"""The stand-in as a process of its own, so that it never shares a loop with what it serves."""
+"""The stand-in in a separate process, so that it shares no event loop with its clients."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Address:
-    """Where a stand-in listens, as one caller sees it."""
+    """The address of a stand-in, for one caller."""
 
     root: str
     who: str = ""
@@ -28,7 +28,7 @@ class Address:
         return f"{self.root}/as/{self.who}" if self.who else self.root
 
     def requests(self, contains: str = "") -> list[Record]:
-        """Return what the model API received from this caller, oldest first; blocks for some milliseconds."""
+        """Return the requests of this caller to the model API, oldest first; blocks for some milliseconds."""
         query = {"contains": contains, **({"as": self.who} if self.who else {})}
         with _OPENER.open(f"{self.root}/_requests?{urllib.parse.urlencode(query)}", timeout=30) as answer:
             found: JSON = json.load(answer)
@@ -37,7 +37,7 @@ class Address:
 
 @contextmanager
 def running(default: str = "words=5") -> Generator[Address]:
-    """Start a stand-in, give its address, and end it."""
+    """Start a stand-in, yield its address, and end it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "standin", "--while-stdin-is-open", "--default", default],
         cwd=Path(__file__).parents[1],

@@ -47,7 +47,7 @@ class Responses:
         return {"error": {"message": message, "type": kind, "code": CODES.get(status), "param": None}}
 
     def broken(self, message: str) -> Frame:
-        """Return the event by which a stream tells that it failed."""
+        """Return the event by which a stream reports its failure."""
         error: Record = {"code": "server_error", "message": message}
         response: Record = {"id": new_id("resp_"), "object": "response", "status": "failed", "error": error}
         return Frame({"type": "response.failed", "response": response}, "response.failed")

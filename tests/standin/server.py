@@ -121,7 +121,7 @@ class Standin:
         return await exchange.say(message, directives)
 
     def _fails(self, entry: Entry, directives: Directives) -> bool:
-        """Say whether the failure that a prompt may ask for is due: always, or for its first requests."""
+        """Return whether the prompt's requested failure is due: always, or for its first requests."""
         times = directives.count("times")
         return not times or self._log.attempt(entry.who, entry.user) <= times
 

@@ -1,4 +1,4 @@
-"""What the wire formats have in common: a body in, an `Ask` out; a `Reply` in, frames out."""
+"""Parts that the wire formats share: a body becomes an `Ask`, a `Reply` becomes frames."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from standin.document import JSON, Record
 
 @dataclass(frozen=True)
 class Ask:
-    """What a request to the model asks.
+    """A request to the model.
 
     Attributes:
         wire: `anthropic`, `openai` or `gemini`.
@@ -78,7 +78,7 @@ class Reply:
 
 
 class Frame(NamedTuple):
-    """One server-sent event. `chunk` marks those that carry a piece of the answer."""
+    """One server-sent event. `chunk` marks a piece of the answer."""
 
     data: Record
     event: str = ""
@@ -105,7 +105,7 @@ class Wire(Protocol):
         ...
 
     def broken(self, message: str) -> Frame:
-        """Return the event by which a stream that began tells that it failed."""
+        """Return the event by which a stream that has begun reports its failure."""
         ...
 
 
@@ -118,7 +118,7 @@ PREAMBLE = re.compile(
 
 
 def written(parts: Iterable[str]) -> str:
-    """Return what a person wrote in a message: its texts without the blocks that a CLI puts before them."""
+    """Return the user's text in a message, without the blocks that a CLI adds before it."""
     kept: list[str] = []
     for part in parts:
         while found := PREAMBLE.match(part):

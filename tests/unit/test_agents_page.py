@@ -1,4 +1,4 @@
-"""docs/agents.md says of each agent what its backend does with the words."""
+"""The table of modes in docs/agents.md agrees with the backends."""
 
 import itertools
 import re
@@ -38,7 +38,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def cells(backend: str) -> dict[Words, str]:
-    """Return what the page says of each pair of words."""
+    """Return the page's text for each pair of modes."""
     head, *body = rows(section(TITLES[backend]))
     assert head[1:] == [f"`{word}`" for word in SANDBOX_MODES]
     assert [row[0] for row in body] == [f"`{word}`" for word in APPROVAL_MODES]

@@ -1,4 +1,4 @@
-"""What the Anthropic dialect answers: messages, their streams byte for byte, errors, lists of models."""
+"""Answers of the Anthropic dialect: messages, streams byte for byte, errors, lists of models."""
 
 import msgspec
 import pytest

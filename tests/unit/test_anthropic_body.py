@@ -1,4 +1,4 @@
-"""What the Anthropic dialect makes of a request: the bodies that clients send, and those that nobody should."""
+"""Bodies of the Anthropic dialect, valid and invalid, as requests."""
 
 import base64
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How each backend reads what its CLI says without a prompt."""
+"""How each backend reads its CLI's output without a prompt."""
 
 from collections.abc import Mapping
 

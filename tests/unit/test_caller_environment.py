@@ -1,4 +1,4 @@
-"""What must be alike for a command's run to be the same in a server, and what goes along with it."""
+"""The settings and variables that must agree for a command's run in a server, and those that are sent along."""
 
 import os
 

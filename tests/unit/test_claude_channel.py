@@ -1,4 +1,4 @@
-"""What a `claude -p` that stays prints and is told: recordings of 2.1.197, and lines made by hand."""
+"""Warm `claude -p`: recordings of 2.1.197, and handwritten lines."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ HANDLE = "01a211ec-d7c5-7781-8ba4-a81b539a5c93"
 
 
 class Process:
-    """A channel, and all that it gave."""
+    """A channel and its output."""
 
     def __init__(self) -> None:
         launch = Claude().launch(HELLO, None, Host()).warm
@@ -39,7 +39,7 @@ class Process:
                 self.events.append(delivery)
 
     def play(self, case: str, runs: int) -> None:
-        """Hear a recording; each run begins when the one before has ended."""
+        """Receive a recording; each run starts when the previous one has ended."""
         numbers = iter(range(runs))
         self.channel.start(f"r{next(numbers)}", HELLO, None)
         for line in (RECORDINGS / f"{case}.stdout").read_bytes().splitlines():
@@ -89,7 +89,7 @@ def test_interrupted_turn_does_not_affect_the_next_turn() -> None:
 
 
 def test_resumed_conversation_uses_the_system_prompt_of_the_process() -> None:
-    """What 2.1.332 would send of a resumed conversation is the one that it began with."""
+    """For a resumed conversation, 2.1.332 would send the first system prompt."""
     greeting = msgspec.json.decode(Process().channel.greet())
     assert greeting["request"] == {"subtype": "initialize", "systemPromptSnapshot": False}
     launch = Claude().launch(HELLO, Resume(HANDLE), Host())

@@ -1,4 +1,4 @@
-"""Recordings of Claude Code 2.1.197 and 2.1.332 become the events that they tell."""
+"""Recordings of Claude Code 2.1.197 and 2.1.332 as events."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -565,7 +565,7 @@ def test_invalid_fields_are_ignored_wherever_the_type_key_is() -> None:
 
 
 def test_result_of_a_background_turn_does_not_end_the_run() -> None:
-    """Something in the background began it; what the process counts from its start then includes it."""
+    """A background task began the turn; the process's total then includes its usage."""
     counts = {"inputTokens": 10, "outputTokens": 2}
     foreign = line(
         type="result",
@@ -651,7 +651,7 @@ def test_thinking_block_that_was_not_streamed_is_emitted() -> None:
 
 
 def thought(message: str, *pieces: str) -> list[bytes]:
-    """A message that is thinking alone, as it is streamed."""
+    """Return the stream of a message that contains only thinking."""
     deltas = [{"type": "thinking_delta", "thinking": piece} for piece in pieces]
     return [
         event(type="message_start", message={"id": message}),

@@ -1,4 +1,4 @@
-"""What Claude Code was not permitted to do is told right before the ending, once."""
+"""Denied tools of Claude Code are reported once, right before the ending."""
 
 from collections.abc import Iterable
 from pathlib import Path

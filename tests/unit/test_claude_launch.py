@@ -170,7 +170,7 @@ def test_tools_for_other_sessions_and_scheduling_are_disallowed(approval: str) -
 
 @pytest.mark.parametrize("sandbox", ["default", "full"])
 def test_full_access_disallows_only_tools_that_start_turns_by_themselves(sandbox: str) -> None:
-    """A process that stays would go on between its runs, and tell what it says there in the next."""
+    """A warm process would work between its runs, and report the answer in the next run."""
     denied = flags(launch(approval_mode="none", sandbox_mode=sandbox))["--disallowedTools"][0].split(",")
     assert {*denied} == {"CronCreate", "CronDelete", "Monitor", "ScheduleWakeup", "Workflow"}
 
@@ -276,7 +276,7 @@ def test_fork_resumes_under_a_new_id() -> None:
 
 @pytest.mark.parametrize("handle", ["a title", "", CONVERSATION + "0", "--continue"])
 def test_only_a_conversation_id_can_be_resumed(handle: str) -> None:
-    """Claude looks for another conversation with that title."""
+    """Claude would search for a conversation with that title."""
     with pytest.raises(NotResumable):
         launch(USER, Resume(handle))
 

@@ -1,4 +1,4 @@
-"""What a terminal gets of what programs say."""
+"""The output of programs on a terminal."""
 
 import fcntl
 import os

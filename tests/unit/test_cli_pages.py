@@ -15,7 +15,7 @@ EVERYWHERE: set[str] = {"--backend", "--model", "--workdir", "--output-format", 
 
 
 def listed(text: str) -> set[str]:
-    """Return the flags that a help lists."""
+    """Return the flags that a help text lists."""
     return set(re.findall(r"^  (?:-\w,|   ) (--[a-z-]+)", text, re.MULTILINE))
 
 

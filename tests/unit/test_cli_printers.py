@@ -40,7 +40,7 @@ REQUEST = RunRequest(prompt="p", backend="codex", model="asked", workdir="/work"
 
 @dataclass
 class Finished:
-    """A run that has ended; nobody follows it."""
+    """A run that has ended, without a follower."""
 
     raw: bytes = b""
     started_at: float | None = 101.0

@@ -1,4 +1,4 @@
-"""Runs as people read them."""
+"""Runs as text."""
 
 import pytest
 from msgspec.structs import replace

@@ -1,4 +1,4 @@
-"""Sessions as people read them."""
+"""Sessions as text."""
 
 import pytest
 from msgspec.structs import replace

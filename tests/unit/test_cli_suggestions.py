@@ -1,4 +1,4 @@
-"""What is suggested in place of a flag that a command has not."""
+"""Suggestions for an unknown flag of a command."""
 
 import re
 

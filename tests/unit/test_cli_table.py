@@ -1,4 +1,4 @@
-"""Tables that fit, and times as people say them."""
+"""Tables that fit the terminal, and times as text."""
 
 import unicodedata
 from datetime import datetime

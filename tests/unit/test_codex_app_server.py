@@ -1,4 +1,4 @@
-"""What `codex app-server` prints, as events, and what it is told: recordings of the CLI, and lines made by hand."""
+"""`codex app-server`: recordings of the CLI, and handwritten lines."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,7 +59,7 @@ def launched(request: RunRequest, resume: Resume | None = None, host: Host = HOS
 
 
 class Message(msgspec.Struct):
-    """What is written to the process."""
+    """A message to the process."""
 
     id: int | str | None = None
     method: str = ""
@@ -69,7 +69,7 @@ class Message(msgspec.Struct):
 
 
 class Process:
-    """A channel, and all that it gave."""
+    """A channel and its output."""
 
     def __init__(self, request: RunRequest = HELLO, resume: Resume | None = None, runs: int = 1) -> None:
         self.channel = Codex().channel(launched(request, resume), Host())
@@ -335,7 +335,7 @@ def test_structured_output_is_parsed_as_json() -> None:
 
 
 def turned(*lines: bytes) -> list[Event]:
-    """Return the events of a turn that has begun, without its start."""
+    """Return the events of a turn in progress, without its start."""
     first, *rest = Process().up().hear(*lines).told
     assert first == STARTED
     return rest
@@ -555,7 +555,7 @@ def test_incomplete_response_with_an_unknown_reason_is_a_failure() -> None:
 
 @pytest.mark.parametrize(("resume", "used"), [(None, Usage(90, cached_tokens=3)), (Resume(THREAD), Usage(50))])
 def test_usage_of_an_incomplete_response_comes_from_the_total(resume: Resume | None, used: Usage) -> None:
-    """What it tells as the last request is that of a former turn."""
+    """The reported last request is that of an earlier turn."""
     earlier = (tokens(40, 40),) if resume else ()
     told = Process(resume=resume).up(*earlier).hear(tokens(90, 25), ended()).told
     assert told[-1] == RunFinished(usage=used, turns=1)
@@ -575,7 +575,7 @@ INTERRUPTED = ended("interrupted")
 
 
 def limited(most: int, *lines: bytes) -> tuple[list[Event], bool]:
-    """Return the events of a turn of so many requests, without its start; and whether it was interrupted."""
+    """Return the events of a turn with that number of requests, and whether the turn was interrupted."""
     process = Process(replace(HELLO, max_turns=most)).up().hear(*lines)
     assert [message.method for message in process.said].count("turn/interrupt") <= 1
     return process.told[1:], process.said[-1] == Message(3, "turn/interrupt", {"threadId": "t", "turnId": "u"})
@@ -594,7 +594,7 @@ def limited(most: int, *lines: bytes) -> tuple[list[Event], bool]:
     ],
 )
 def test_turn_is_interrupted_when_a_request_beyond_max_turns_starts(most: int, lines: tuple[bytes, ...]) -> None:
-    """Of commands that the sandbox denies nothing is told but the tokens."""
+    """Commands that the sandbox denies report only their tokens."""
     assert not limited(most, *lines[:-1])[1]
     told, is_interrupted = limited(most, *lines, delta("too much", "z"), INTERRUPTED)
     assert is_interrupted
@@ -790,7 +790,7 @@ def test_dry_run_shows_the_sandbox_parameters() -> None:
 )
 @pytest.mark.parametrize("number", [0, 7, "a"])
 def test_approval_requests_are_declined(method: str, result: dict[str, object], number: int | str) -> None:
-    """Its numbers are its own: they may be those of our questions."""
+    """The numbers of Codex's requests may equal the numbers of clinvk's."""
     process = Process().up()
     process.hear(msgspec.json.encode({"id": number, "method": method, "params": {"threadId": "t"}}))
     assert process.said[-1] == Message(id=number, result=result)
@@ -833,7 +833,7 @@ def test_interrupt_before_the_turn_id_is_known_is_sent_later() -> None:
 
 @pytest.mark.parametrize("answered_first", [True, False])
 def test_interrupt_before_turn_started_is_sent_again_after_it(answered_first: bool) -> None:
-    """Codex has "no active turn to interrupt" until it says that the turn has begun, at times before its answer."""
+    """Codex reports "no active turn to interrupt" until the turn has begun, sometimes before its answer."""
     process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
     process.channel.interrupt("r0")
     told = [answer(2, {"turn": TURN}), note("turn/started", turn=TURN)]
@@ -846,7 +846,7 @@ def test_interrupt_before_turn_started_is_sent_again_after_it(answered_first: bo
 
 
 def of_agent(method: str, status: str = "inProgress", turn: str = "w") -> bytes:
-    """What is told of the turn of a sub-agent, which has a thread of its own."""
+    """Return the messages about the turn of a sub-agent, which has a separate thread."""
     params = {"threadId": "a", "turn": {"id": turn, "rootTurnId": "u", "status": status}}
     return msgspec.json.encode({"method": f"turn/{method}", "params": params})
 
@@ -971,7 +971,7 @@ CLOSING = [Message(3, "thread/archive", {"threadId": "t"}), Message(4, "thread/u
 
 
 def again(process: Process, fork: bool = False) -> Process:
-    """Another run goes on with the thread."""
+    """Another run continues the thread."""
     process.sent = process.channel.start("r1", replace(HELLO, prompt="again"), Resume("t", fork=fork))
     return process
 
@@ -1090,7 +1090,7 @@ def refused(number: int, *, runs: int = 1, fork: bool = False) -> Process:
 @pytest.mark.parametrize("found", [answer(3, {"thread": {"id": THREAD}}), refusal(3, "no archived rollout found")])
 @pytest.mark.parametrize(("fork", "method"), [(False, "thread/resume"), (True, "thread/fork")])
 def test_archived_thread_is_unarchived_and_requested_again(fork: bool, method: str, found: bytes) -> None:
-    """Another process may have taken it out meanwhile."""
+    """Another process may have unarchived the thread meanwhile."""
     process = refused(2, fork=fork)
     assert process.said == [Message(3, "thread/unarchive", {"threadId": THREAD})]
     process.hear(found, answer(4, {"thread": {"id": "t"}, "model": "m"}))

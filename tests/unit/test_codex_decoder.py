@@ -1,4 +1,4 @@
-"""What `codex exec --json` prints, as events: recordings of the real CLI, and lines of items that were not recorded."""
+"""The output of `codex exec --json` as events: recordings of the real CLI, and handwritten items."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ NOISE = (
 
 
 def played(case: str, request: RunRequest = HELLO, resume: Resume | None = None, noise: bool = False) -> list[Event]:
-    """Feed a recording to a channel, with noise between its lines, and close it as its process ended."""
+    """Feed a recording with noise between its lines to a channel, and close the channel like the process."""
     lines = (RECORDINGS / f"{case}.stdout").read_bytes().splitlines()
     stderr = RECORDINGS / f"{case}.stderr"
     exit_code = int((RECORDINGS / f"{case}.exit").read_text())

@@ -28,7 +28,7 @@ def launched(request: RunRequest, resume: Resume | None = None, on: Host | None 
 
 
 def settings(launch: Launch) -> dict[str, str]:
-    """What `--config` sets."""
+    """Return the settings from `--config`."""
     pairs = zip(launch.argv, launch.argv[1:], strict=False)
     return dict(value.split("=", 1) for flag, value in pairs if flag == "--config")
 
@@ -384,7 +384,7 @@ def test_fork_reads_its_prompt_from_stdin() -> None:
 
 
 def test_resumed_thread_gets_the_system_prompt_before_the_prompt() -> None:
-    """It keeps the developer instructions that it began with, whatever a later turn sets."""
+    """A thread keeps its first developer instructions, whatever a later turn sets."""
     request = replace(HELLO, system_prompt="be brief")
     for resume in (Resume(THREAD), Resume(THREAD, fork=True)):
         launch = launched(request, resume)
@@ -422,7 +422,7 @@ def test_extra_config_value_managed_by_clinvk_is_rejected(sandbox: SandboxMode, 
 
 
 def passed_on(launch: Launch, count: int) -> tuple[str, ...]:
-    """Where the extra flags stand: before all flags of ours that hold something."""
+    """Return the position of the extra flags: before all restricting flags of clinvk."""
     begin = launch.argv.index("--skip-git-repo-check") + 1
     return launch.argv[begin : begin + count]
 
@@ -495,7 +495,7 @@ def test_system_prompt_over_the_argument_limit_is_rejected() -> None:
 
 
 def test_prompt_over_the_limit_of_codex_is_rejected() -> None:
-    """It counts characters, whatever they are in bytes."""
+    """The limit counts characters, not bytes."""
     longest = replace(HELLO, prompt="🙂" * 1_048_576)
     launched(longest)
     with pytest.raises(InvalidRequest, match=r"^prompt .*1048577.*1048576") as refused:
@@ -527,7 +527,7 @@ BELOW = replace(HELLO, workdir="/p/a", sandbox_mode="workspace")
 
 
 def instructions(files: dict[str, str], config: str = "") -> str:
-    """What a run below `/p` is instructed beside its prompt."""
+    """Return the instructions of a run below `/p`, without the prompt."""
     given = settings(launched(BELOW, on=project(files, config))).get("developer_instructions", '""')
     return str(tomllib.loads(f"x={given}")["x"])
 
@@ -567,7 +567,7 @@ BY_EXEC = ("--color=never",)
 
 @pytest.mark.parametrize("fork", [False, True])
 def test_archived_thread_is_unarchived_before_exec_resumes_it(fork: bool) -> None:
-    """The server does it by itself."""
+    """The server unarchives threads itself."""
     on = Host(env={"HOME": "/h"}, find=lambda folder, pattern: ARCHIVED.get(f"{folder}/{pattern}", []))
     by_exec = Codex().launch(replace(HELLO, extra=BY_EXEC), Resume(THREAD, fork=fork), on)
     assert by_exec.setup == ("unarchive", THREAD)

@@ -441,7 +441,7 @@ WORDS = ["plain", "4", "yes", "a: b", "a #b", "#", "it's", 'say "so"', "é\t漢"
 
 
 class Generated:
-    """A settings file as one of many people would write it; each comment is another."""
+    """A random settings file in a user's style; each comment is different."""
 
     def __init__(self, random: Random) -> None:
         self._random = random

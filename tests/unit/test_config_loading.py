@@ -1,4 +1,4 @@
-"""The settings' sources: which one beats which, and what a mistake in one of them is told as."""
+"""The sources of settings: their order, and the messages for mistakes."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Messages of a model API as one prompt: roles that no message can forge, images at their place."""
+"""Messages of a model API as one prompt: messages cannot forge roles, and images keep their place."""
 
 import base64
 import re
@@ -37,7 +37,7 @@ def of(*turns: Turn, system: tuple[str, ...] = ()) -> Conversation:
 
 
 def read(prompt: str) -> list[tuple[str, str]]:
-    """Read a prompt as an agent does: by the name that its preamble tells."""
+    """Read a prompt as an agent does, with the tag from its preamble."""
     name = re.search(r"each <(.+?)> element", prompt)
     assert name
     _, _, elements = prompt.partition("\n\n")

@@ -116,7 +116,7 @@ def test_readme_names_the_mode_that_codex_refuses() -> None:
 
 
 def marked(mark: str) -> set[str]:
-    """Return the keys that the page on the configuration marks with this text."""
+    """Return the keys that docs/configuration.md marks with this text."""
     return set(re.findall(rf"^\| `([a-z_.<>]+)` \|[^|]*\| \*{mark}\*[;:]", CONFIGURATION, re.MULTILINE))
 
 

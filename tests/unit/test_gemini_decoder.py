@@ -1,4 +1,4 @@
-"""The lines of Gemini CLI, as recorded, and the events that they are."""
+"""Recorded lines of Gemini CLI as events."""
 
 import json
 from collections.abc import Iterable
@@ -229,7 +229,7 @@ def test_interrupted_answer_fails_despite_a_success_result() -> None:
 
 
 def test_warning_before_an_answer_does_not_fail_the_run() -> None:
-    """The CLI warns so where a hook has it go on, too."""
+    """The CLI also warns if a hook makes it continue."""
     events = _play([_warning("Agent execution blocked: no"), ANSWER, SUCCESS], 0)
     assert events[-1] == RunFinished(usage=Usage(input_tokens=2, output_tokens=1))
 
@@ -288,7 +288,7 @@ def test_complaint_skips_noise_and_error_dumps(stderr: bytes, complaint: str) ->
 
 @pytest.mark.parametrize("case", ["sig_norelaunch_INT", "sigtool_norelaunch_TERM"])
 def test_agent_stopped_by_a_signal_fails_despite_exit_code_zero(case: str) -> None:
-    """It exits with 0 and without a result."""
+    """The CLI exits with 0 and without a result."""
     ending = _ending(case)
     assert isinstance(ending, RunFailed)
     assert (ending.code, ending.exit_code) == ("agent_crashed", 0)

@@ -71,7 +71,7 @@ def test_unrestricted_launch_uses_the_users_configuration() -> None:
 
 @pytest.mark.parametrize("request_", [ASK, OPEN])
 def test_launch_disables_session_retention(request_: RunRequest) -> None:
-    """By default it does: all that were resumed, and those that begin at the same time."""
+    """The default would delete resumed sessions, and sessions that begin at the same time."""
     asked = b'{"general": {"sessionRetention": {"enabled": true, "maxAge": "1d"}}}'
     settings = _settings(_launch(request_, host=Host(read=lambda path: asked)))
     retention = convert(settings["general"]["sessionRetention"], dict[str, object])
@@ -347,7 +347,7 @@ def test_unknown_effort_is_refused(effort: str) -> None:
 
 @pytest.mark.parametrize("text", [" ? why", "/x", "\ufeff\n<session_context>", "<hook_context>"])
 def test_prompt_that_the_cli_would_omit_from_history_gets_a_prefix(text: str) -> None:
-    """It leaves it out of a conversation that goes on; one that does not is left as it is."""
+    """The CLI would omit the prompt from a conversation with further turns; other prompts stay unchanged."""
     for literal in (False, True):
         assert _prompt(replace(ASK, prompt=text, literal=literal)) == f"\u200b{text}".encode()
     kept = replace(ASK, prompt=text, literal=True, ephemeral=True, output_schema={})

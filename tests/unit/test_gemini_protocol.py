@@ -1,4 +1,4 @@
-"""What `gemini --acp` prints, as events, and what it is told: recordings of 0.61.0, and lines made by hand."""
+"""`gemini --acp`: recordings of 0.61.0, and handwritten lines."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def kept(request: RunRequest, resume: Resume | None = None, host: Host = HOST) -
 
 
 class Process:
-    """A channel, and all that it gave; `record` is what the CLI writes of its only conversation."""
+    """A channel and its output; `record` is the CLI's record of its only conversation."""
 
     def __init__(self, record: bytearray | None = None) -> None:
         launch = kept(HELLO)
@@ -73,7 +73,7 @@ class Process:
                 self.events.append(delivery)
 
     def play(self, case: str, runs: int, noise: bool = False) -> "Process":
-        """Hear a recording; each run goes on with the conversation of the one before when that has ended."""
+        """Receive a recording; each run continues the conversation of the previous run after its end."""
         numbers = iter(range(runs))
         self.start(f"r{next(numbers)}")
         for line in (RECORDINGS / f"{case}.stdout").read_bytes().splitlines():
@@ -84,7 +84,7 @@ class Process:
         return self
 
     def up(self) -> "Process":
-        """It has answered, and begun a session."""
+        """The process has answered, and begun a session."""
         self.start("r0")
         return self.hear(
             b'{"id":0,"result":{}}', b'{"id":1,"result":{"sessionId":"s","models":{"currentModelId":"m"}}}'
@@ -335,7 +335,7 @@ def test_partial_record_line_is_read_once_complete() -> None:
 
 @pytest.mark.parametrize("last", [written("user", "3"), written("user", "3") + b'{"$set":{"messages":[]}}\n'])
 def test_answer_missing_from_the_record_was_interrupted(last: bytes) -> None:
-    """Its end is told as that of a whole one."""
+    """The CLI reports the same end as for a complete answer."""
     record = bytearray(written("user", "1") + written("gemini", "2", 100, 20, 20, 130) + last)
     process = Process(record).up().hear(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
     (ending,) = process.endings
@@ -401,7 +401,7 @@ def test_relevant_user_policies_require_a_dedicated_process() -> None:
 
 
 def test_user_turn_limit_requires_a_dedicated_process() -> None:
-    """It is told as an answer that goes round in circles is."""
+    """The CLI reports the limit like an answer that loops."""
     settings = b'{"model": {"maxSessionTurns": %d}}'
     assert kept(HELLO, host=Host(env={"HOME": "/h"}, read=lambda path: settings % 3)) is None
     assert kept(HELLO, host=Host(env={"HOME": "/h"}, read=lambda path: settings % -1))
@@ -414,7 +414,7 @@ def test_working_directory_is_resolved() -> None:
 
 
 def test_default_modes_permit_only_tools_that_need_no_approval() -> None:
-    """Over the protocol more tools are there, and some of what they do is not asked for."""
+    """The protocol offers more tools, some of which need no approval."""
     launch = kept(HELLO)
     assert launch
     rules = launch.files["limits.toml"].decode()

@@ -1,4 +1,4 @@
-"""For whom a request is meant, and which pages may send it."""
+"""The allowed hosts of requests, and the allowed origins of pages."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""The checks that hold for each test fail what they are there to fail."""
+"""The checks of every test fail when they should."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The file of API keys: what is kept, what is refused, and that no change gets lost."""
+"""The file of API keys: stored keys, refused files, and concurrent changes."""
 
 import json
 import os

@@ -19,7 +19,7 @@ async def read(environ: dict[str, str], settings: Settings | None = None) -> Api
 
 
 def gopass(folder: Path, script: str) -> dict[str, str]:
-    """Install a gopass that does what the script says."""
+    """Install a gopass that runs this script."""
     program = folder / "gopass"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)

@@ -73,7 +73,7 @@ def test_only_the_backend_is_required() -> None:
     ],
 )
 def test_times_are_strings_or_numbers(time: object, expected: float) -> None:
-    """What is no time is the file's."""
+    """The time of the file replaces an invalid time."""
     assert parsed(created_at=time).created_at == expected
 
 

@@ -90,7 +90,7 @@ def test_lone_surrogate_is_escaped() -> None:
 
 
 def logging_to_memory() -> tuple[logging.Logger, io.StringIO]:
-    """Make a logger of its own, and what its lines go to."""
+    """Return a separate logger, and the buffer of its lines."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(logs.JsonFormatter())

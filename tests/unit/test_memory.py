@@ -1,4 +1,4 @@
-"""Free memory goes back to the machine, each in a process of its own, whose heap nothing else has used."""
+"""Free memory returns to the system; each test has a process with a fresh heap."""
 
 import subprocess
 import sys
@@ -47,5 +47,5 @@ def test_threads_share_one_malloc_arena() -> None:
 
 
 def test_free_memory_between_used_blocks_is_returned() -> None:
-    """A server's heap looks so after a busy hour; nothing at its end is free."""
+    """Like the heap of a server after a busy hour: nothing at its end is free."""
     assert float(told(_GIVE_BACK).stdout.split()[0]) < 0.6

@@ -1,4 +1,4 @@
-"""JSON of a request that is nested so deeply that it cannot be written again."""
+"""Requests with JSON that is nested too deeply to be encoded again."""
 
 import pytest
 from msgspec.structs import replace

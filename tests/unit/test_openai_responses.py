@@ -1,4 +1,4 @@
-"""What the Responses dialect makes of events: the stream, the object, and the object made again from the record."""
+"""The Responses dialect: the stream, the object, and the object from the stored record."""
 
 import json
 from collections.abc import Sequence

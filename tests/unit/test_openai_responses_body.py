@@ -1,4 +1,4 @@
-"""What a request for a response asks of an agent."""
+"""The run request of a request for a response."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The OpenAPI document: whole, consistent in itself, and true to what the server reads."""
+"""The OpenAPI document is complete, consistent, and true of the server."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What is in packaging/ fits clinvk: samples for proxies and containers, and the page that leads through them.
+"""The samples in packaging/ for proxies and containers, and their page, fit clinvk.
 
 The files were run by hand as well: both proxies in front of a server that streams, and the steps of the Dockerfile in
 order. Here they are read by small parsers of their own, so that nothing need be installed.
@@ -34,7 +34,7 @@ def seconds(text: str) -> int:
 
 @dataclass
 class Directive:
-    """A line of nginx or Caddy: its words, and what is between its braces."""
+    """A line of nginx or Caddy: its words, and the lines between its braces."""
 
     words: list[str]
     inner: list["Directive"]
@@ -44,7 +44,7 @@ class Directive:
         return [directive.words[1:] for directive in self.inner if directive.words[0] == name]
 
     def one(self, *words: str) -> list[str]:
-        """Return what follows these words, which begin exactly one directive inside."""
+        """Return the rest of the only inner directive that begins with these words."""
         (found,) = [d.words[len(words) :] for d in self.inner if d.words[: len(words)] == [*words]]
         return found
 
@@ -92,7 +92,7 @@ def caddy() -> Directive:
 
 @pytest.fixture
 def secure() -> Directive:
-    """The server of nginx that speaks TLS."""
+    """The TLS server of nginx."""
     (found,) = [block for block in nginx().inner if block.words == ["server"] and ["443", "ssl"] in block.all("listen")]
     return found
 
@@ -163,7 +163,7 @@ def test_caddy_streams_uncompressed_and_closes_idle_connections_first() -> None:
 
 
 def test_caddy_disconnects_when_the_client_does() -> None:
-    """With `flush_interval -1` it would let the agent of a client that left go on; streams are flushed without."""
+    """With `flush_interval -1` Caddy would not disconnect; streams are flushed without it."""
     assert not caddy().block("clinvk.example.com").block("reverse_proxy", "127.0.0.1:8080").all("flush_interval")
 
 
@@ -178,7 +178,7 @@ def test_caddy_matches_the_body_limit_logs_no_keys_and_hides_metrics() -> None:
 
 
 def steps() -> Iterator[tuple[str, str]]:
-    """Read the Dockerfile: the instructions and what follows them."""
+    """Return the instructions of the Dockerfile with their arguments."""
     text = re.sub(r"^#.*\n", "", (PACKAGING / "Dockerfile").read_text(), flags=re.MULTILINE)
     for line in text.replace("\\\n", " ").splitlines():
         if line.strip():

@@ -11,7 +11,7 @@ from clinvk.types.errors import InvalidRequest
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a query may say."""
+    """A query."""
 
     text: str | None = None
     word: Literal["one", "two"] | None = None

@@ -1,4 +1,4 @@
-"""JSON that an agent printed: Node writes a text that was cut inside an emoji with half of its escape."""
+"""JSON of agents: Node escapes half of an emoji if it cuts a text inside."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""A patch as a terminal shows it."""
+"""A patch on a terminal."""
 
 from clinvk.cli.terminal.table import readable_patch
 

@@ -1,4 +1,4 @@
-"""What holds for the project as a whole: its public names, its layers' spirit, its locks."""
+"""Properties of the project: public names, layers and lock files."""
 
 import ast
 import json

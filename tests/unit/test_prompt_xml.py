@@ -1,4 +1,4 @@
-"""Elements of a prompt: no text in one can end it, or begin another."""
+"""Elements of a prompt: no text can end its element, or begin another."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is said of a program that ends before it speaks the protocol of a process that stays."""
+"""The message for a program that exits before it speaks the protocol of a warm process."""
 
 import pytest
 
@@ -10,7 +10,7 @@ HOST = Host()
 
 
 def channel(name: str) -> Channel:
-    """The channel of a process that stays."""
+    """Return the channel of a warm process."""
     backend = BACKENDS[name]
     launch = backend.launch(RunRequest(prompt="", workdir="/", ephemeral=True), None, HOST)
     stays = launch if launch.long_lived else launch.warm

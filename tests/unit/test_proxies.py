@@ -1,4 +1,4 @@
-"""Who asks behind proxies: only what a trusted one has written is believed."""
+"""The client's address behind proxies; only trusted proxies are believed."""
 
 import msgspec
 import pytest

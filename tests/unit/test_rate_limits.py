@@ -11,7 +11,7 @@ ON = ServerSettings(rate_limit_enabled=True, rate_limit_rps=2, rate_limit_burst=
 
 
 class Clock:
-    """A time that passes when it is told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -1,4 +1,4 @@
-"""What is hidden in texts that people read, and what is not."""
+"""Secrets in texts for people are hidden, other words are not."""
 
 import logging
 import random
@@ -115,7 +115,7 @@ def test_truncation_does_not_reveal_part_of_a_secret(known: tuple[str, ...]) -> 
     "text", ["a", "sk-", "api_key", "bearer ", "://a:", "-----BEGIN PRIVATE KEY-----", "eyJa.", "key= "]
 )
 def test_redaction_takes_linear_time(text: str) -> None:
-    """A pattern that looks back again and again would take minutes for these, and the test its whole time."""
+    """A backtracking pattern would take minutes."""
     redacted(text * 100_000)
 
 

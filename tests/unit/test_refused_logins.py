@@ -1,4 +1,4 @@
-"""What is said where an agent CLI has no login, or one that its model API refuses: each in the same way."""
+"""The messages for missing or refused logins are alike for all agents."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""What a request over HTTP may ask for, as the settings have it."""
+"""The policy of the settings for requests over HTTP."""
 
 import pytest
 from msgspec.structs import replace

@@ -1,4 +1,4 @@
-"""What the REST dialect answers: results, streams of unified events, problem documents."""
+"""Answers of the REST dialect: results, streams of unified events, problem documents."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The files by which systemd and launchd run the server: what is in them, as those read it."""
+"""The unit files for systemd and launchd, read by the rules of each."""
 
 import plistlib
 import shutil
@@ -20,7 +20,7 @@ OWN = ANA._replace(for_machine=False)
 
 
 def plan(account: Account = ANA, **changes: Any) -> ServicePlan:
-    """Return what is served, unless a test says otherwise."""
+    """Return a service; tests change single fields."""
     return ServicePlan(
         account=account,
         argv=("/usr/bin/true", "serve", "--port", "8080"),
@@ -107,7 +107,7 @@ def test_user_unit_is_in_the_home_and_creates_no_user_namespace() -> None:
 
 @pytest.mark.parametrize("account", [ANA, OWN], ids=["machine", "user"])
 def test_systemd_unit_does_not_block_agent_sandboxes(account: Account) -> None:
-    """Each of these does, as was tried."""
+    """Each of these settings was found to block them."""
     read = systemd_unit(account)
     refused = ("ProtectKernelTunables", "ProtectKernelLogs", "RestrictNamespaces", "RestrictSUIDSGID", "PrivateTmp")
     assert not set(read).intersection(f"Service.{key}" for key in refused)
@@ -199,7 +199,7 @@ def account(tmp_path: Path) -> Account:
 
 
 def warnings(account: Account, environ: dict[str, str], manager: str = "systemd", **flags: Any) -> str:
-    """Return what `clinvk service print` warns of."""
+    """Return the warnings of `clinvk service print`."""
     found = plan_service(ServicePrintFlags(**flags), environ, account, BACKENDS)
     return "\n".join(warnings_of(found, environ, manager == "systemd", BACKENDS))
 

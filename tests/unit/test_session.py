@@ -1,4 +1,4 @@
-"""What a session may be called: the same for the command line and the REST API."""
+"""Titles and tags of a session, alike for the command line and the REST API."""
 
 import pytest
 

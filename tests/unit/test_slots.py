@@ -155,7 +155,7 @@ def queue(slots: Slots, client: str, count: int, held_bytes: int = 0, backend: s
 
 
 def served(slots: Slots, running: Slot, waiting: list[Slot]) -> list[str]:
-    """End one run after the other; return the clients in the order in which their runs got the slot."""
+    """End one run after another; return the clients in the order in which their runs got the slot."""
     order: list[str] = []
     while waiting:
         running.release()

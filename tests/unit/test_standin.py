@@ -18,7 +18,7 @@ WIRES = ("anthropic", "openai", "gemini")
 
 
 class Client:
-    """Speaks one wire format."""
+    """A client of one wire format."""
 
     def __init__(self, address: Address, wire: str) -> None:
         self.address = Address(address.root, uuid4().hex)

@@ -1,4 +1,4 @@
-"""Each kind of error has its HTTP status, and what the API calls it, in each dialect."""
+"""The HTTP status of each kind of error, and its name in each dialect."""
 
 import errno
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def statuses(kind: type[ClinvkError]) -> set[int]:
 
 @pytest.mark.parametrize("kind", [*kinds()], ids=lambda kind: kind.__name__)
 def test_dialects_agree_on_client_or_server_error(kind: type[ClinvkError]) -> None:
-    """An agent that fails is an answer in REST; only one that could not be started comes here."""
+    """In REST, the failure of an agent is an answer; only failed starts are errors."""
     if not issubclass(kind, AgentFailed):
         assert len({status < 500 for status in statuses(kind)}) == 1
 
@@ -77,7 +77,7 @@ def test_error_raised_from_itself_is_reported_unchanged() -> None:
 
 
 def test_only_internal_errors_return_500() -> None:
-    """Another kind needs a status of its own, unless its ancestor has one."""
+    """A new kind needs a status, unless its ancestor has one."""
     unknown = {kind for kind in kinds() if statuses(kind) == {500}}
     assert unknown == {ClinvkError, errors.ConfigError, errors.Cancelled}
 

@@ -1,4 +1,4 @@
-"""Events of a run as they are kept come back as they were."""
+"""The stored events of a run are restored unchanged."""
 
 import random
 import zlib
@@ -77,7 +77,7 @@ def test_packed_ending_round_trips(ending: Event) -> None:
 
 
 def test_consecutive_deltas_are_packed_into_one_entry() -> None:
-    """Their kinds do not mix: an answer that goes on after its thinking is another text."""
+    """Kinds do not mix: text after thinking is a new text."""
     (chunk,) = rows.pack_events(
         log(*[TextDelta("word ")] * 50, *[ThinkingDelta("hm ")] * 50, ToolResult("id", "out"), *[TextDelta("end")] * 9)
     )

@@ -1,4 +1,4 @@
-"""The schema of the SQLite store holds every field of what it keeps."""
+"""The schema of the SQLite store has a column for every stored field."""
 
 import sqlite3
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How many values a JSON document has is counted exactly, whatever its strings have."""
+"""The number of values in a JSON document is exact, whatever its strings contain."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The directories that agents look into, and the files there that a kept process has read."""
+"""The directories that agents read, and the files there that a warm process has read."""
 
 from pathlib import PurePosixPath
 

@@ -1,4 +1,4 @@
-"""Mistakes in bodies with values of several types: where they are told, and what is said to be allowed there."""
+"""Mistakes in bodies with unions: the reported location, and the allowed values."""
 
 from typing import TypeVar
 

@@ -1,4 +1,4 @@
-"""What `GET /api/v1/usage` tells of what runs have cost."""
+"""The answers of `GET /api/v1/usage`."""
 
 from datetime import date
 
@@ -8,7 +8,7 @@ from clinvk.types.record import UsageOfDay
 
 
 def told(group_by: str, **costs: float) -> UsageList:
-    """Sum up a day of agents that cost so much."""
+    """Return the usage of a day with these costs."""
     asked = UsageListing(group_by=group_by)
     rows = [
         UsageOfDay(day="2026-11-25", key_name="", backend=name, model="", runs=1, usage=Usage(5, 2), cost_usd=cost)

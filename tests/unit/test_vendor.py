@@ -1,4 +1,4 @@
-"""What the vendors' dialects share: clinvk's own headers, sessions, and what shows as thinking."""
+"""Parts that the vendors' dialects share: clinvk's headers, sessions, and visible thinking."""
 
 import pytest
 from msgspec.structs import replace
