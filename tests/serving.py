@@ -11,6 +11,7 @@ from clinvk.api.access.auth import Access
 from clinvk.api.access.clients import RateLimits, TrustedProxies
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys
+from clinvk.api.access.logins import Logins
 from clinvk.api.endpoints.inventory import BackendInventory
 from clinvk.api.endpoints.parked_runs import ParkedRuns
 from clinvk.api.endpoints.request_admission import RequestAdmission
@@ -47,6 +48,7 @@ class LiveServer:
     state: ServerState
     runs: LocalRuns
     parked_runs: ParkedRuns
+    logins: Logins
     client: httpx.AsyncClient
 
     async def prompt(self, **body: object) -> httpx.Response:
@@ -115,7 +117,8 @@ async def serving(
         ) as client,
     ):
         services = running.services
-        yield LiveServer(port, running.app, services.state, services.runs, services.parked_runs, client)
+        logins = services.access.logins
+        yield LiveServer(port, running.app, services.state, services.runs, services.parked_runs, logins, client)
 
 
 def services_of(
@@ -128,8 +131,9 @@ def services_of(
 ) -> Services:
     """Return the services of endpoints that are called without a server. By default, no key is required."""
     settings, environ, store = settings or Settings(), environ or {}, store or MemoryStore()
+    keys, server = ApiKeys(), settings.server
     access = access or Access(
-        ApiKeys(), AllowedHosts(settings.server), RateLimits(settings.server), TrustedProxies(settings.server), ""
+        keys, AllowedHosts(server), RateLimits(server), TrustedProxies(server), Logins(keys), open_warning=""
     )
     admission = RequestAdmission(settings, environ, registry, store, access.keys)
     inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)

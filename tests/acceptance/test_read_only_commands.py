@@ -5,6 +5,7 @@ import re
 import socket
 from pathlib import Path
 
+import httpx
 import pytest
 
 from acceptance.command import Clinvk, read_until, until
@@ -116,7 +117,25 @@ def test_open_prints_the_address_of_a_running_server(clinvk: Clinvk) -> None:
     with Server(clinvk.agent).up() as server:
         port = server.url.rpartition(":")[2]
         done = clinvk.run("open", "--dry-run", "--port", port)
-    assert (done.returncode, done.stdout) == (0, f"http://127.0.0.1:{port}/docs\n")
+        without_port = clinvk.run("open", "--dry-run")
+    assert (done.returncode, done.stdout) == (0, f"http://127.0.0.1:{port}/\n")
+    assert without_port.stdout == done.stdout
+
+
+def test_open_prints_a_login_link_that_works_once(clinvk: Clinvk) -> None:
+    assert clinvk.run("keys", "create", "ana").returncode == 0
+    with Server(clinvk.agent).up() as server:
+        address, _, token = clinvk.run("open", "--dry-run").stdout.strip().partition("#login=")
+        other_port = clinvk.run("open", "--dry-run", "--port", "1")
+        assert address == f"{server.url}/"
+        with httpx.Client(base_url=address) as client:
+            refused = client.get("api/v1/runs")
+            first = client.post("api/v1/login", json={"token": token})
+            listed = client.get("api/v1/runs")
+        again = httpx.post(f"{address}api/v1/login", json={"token": token})
+    assert [each.status_code for each in (refused, first, listed, again)] == [401, 200, 200, 401]
+    assert first.json()["key"] is None
+    assert "#login=" not in other_port.stdout
 
 
 def test_open_without_a_server_says_how_to_start_one(clinvk: Clinvk) -> None:

@@ -442,19 +442,33 @@ UNMARK = "import os, resource, sys; resource.setrlimit(15, (-1, -1)); os.execvp(
 @pytest.mark.parametrize("by", ["", f"{sys.executable} -c '{UNMARK}'"], ids=["marked", "unmarked"])
 def test_command_started_by_an_agent_does_not_use_the_server(clinvk: Clinvk, server: Server, by: str) -> None:
     """The agent may also hide its depth and its owner."""
-    agent = Path(clinvk.agent.folder / "claude")
-    nested = clinvk.folder / "nested"
-    plain = agent.read_text()
-    command = f"{by} {clinvk.command} -v -o text -b codex --new inner"
-    hidden = f"env -u CLINVK_DEPTH WINDOWID= {command} >{nested} 2>&1 </dev/null"
     clinvk.agent.play(says("codex", "inner answer"), when="inner")
+    nested = _output_in_an_agent(clinvk, f"{by} {clinvk.command} -v -o text -b codex --new inner")
+    assert "not through the server: it was started by an agent" in nested
+
+
+def test_agent_gets_no_login_link(clinvk: Clinvk, scripted: Scripted) -> None:
+    assert clinvk.run("keys", "create", "ana").returncode == 0
+    with Server(scripted) as server:
+        port = server.up().url.rpartition(":")[2]
+        assert "#login=" in clinvk.run("open", "--dry-run", "--port", port).stdout
+        nested = _output_in_an_agent(clinvk, f"{clinvk.command} open --dry-run --port {port}")
+    assert nested == f"http://127.0.0.1:{port}/\n"
+
+
+def _output_in_an_agent(clinvk: Clinvk, command: str) -> str:
+    """Return the output of a command that an agent runs, which hides its depth and its server."""
+    agent = Path(clinvk.agent.folder / "claude")
+    output = clinvk.folder / "nested"
+    plain = agent.read_text()
+    hidden = f"env -u CLINVK_DEPTH WINDOWID= {command} >{output} 2>&1 </dev/null"
     clinvk.agent.play(claude_says("outer answer"))
     agent.write_text(f'#!/bin/sh\n{hidden}\nexec {agent}.py "$@"\n')
     beside = Path(f"{agent}.py")
     beside.write_text(plain)
     beside.chmod(0o755)
     assert clinvk.run("-o", "text", "outer").returncode == 0
-    assert "not through the server: it was started by an agent" in nested.read_text()
+    return output.read_text()
 
 
 def test_socket_of_a_home_with_a_long_path_is_placed_elsewhere(scripted: Scripted, clinvk: Clinvk) -> None:

@@ -4,7 +4,7 @@ The server sends `Greeting`. A command whose environment matches sends `RunComma
 messages, or with `Refused`. A connection carries one run, which is stopped when the command disconnects. A command that
 continues a conversation without the server sends `ReleaseSession` instead, and the server disconnects when it is done.
 `RunCommand` with `detach` and `RunPlan` start runs that continue without the command. The server answers these,
-`CancelRun` and `QueuePosition` with one `RunStatus`, or with `Refused`.
+`CancelRun` and `QueuePosition` with one `RunStatus`, or with `Refused`. It answers `CreateLogin` with `LoginLink`.
 """
 
 import asyncio
@@ -58,6 +58,18 @@ class QueuePosition(msgspec.Struct, frozen=True, tag="queue_position"):
     run_id: str
 
 
+class CreateLogin(msgspec.Struct, frozen=True, tag="create_login"):
+    """Create a login link for the web pages of the server."""
+
+
+class LoginLink(msgspec.Struct, frozen=True, tag="login_link"):
+    """The address of the server, and a token that logs in once; empty if the server requires no key."""
+
+    host: str
+    port: int
+    token: str
+
+
 class RunStatus(msgspec.Struct, frozen=True, tag="status"):
     """A run that was started or cancelled, or waits. `queue_position` counts from 1; None if the run does not wait."""
 
@@ -103,8 +115,8 @@ class RunUpdate(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
     is_last: bool = False
 
 
-Request = RunCommand | RunPlan | CancelRun | QueuePosition
-Message = Greeting | Request | RunStatus | Stop | ReleaseSession | Refused | RunUpdate
+Request = RunCommand | RunPlan | CancelRun | QueuePosition | CreateLogin
+Message = Greeting | Request | LoginLink | RunStatus | Stop | ReleaseSession | Refused | RunUpdate
 
 _DECODER = msgspec.json.Decoder(Message)
 

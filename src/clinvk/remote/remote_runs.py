@@ -138,6 +138,17 @@ async def queue_position(environ: Mapping[str, str], run_id: str) -> int | None:
     return None
 
 
+async def create_login(environ: Mapping[str, str]) -> frames.LoginLink | None:
+    """Return a new login link of the server of the home; None if no server answers, or it creates none."""
+    with suppress(ServerDeclined, TimeoutError):
+        async with _connection(environ) as connection, asyncio.timeout(_GREETS_TIMEOUT_S):
+            await _greeting(connection)
+            await connection.send(frames.CreateLogin())
+            message = await connection.receive()
+            return message if isinstance(message, frames.LoginLink) else None
+    return None
+
+
 async def _greeting(connection: frames.Connection) -> frames.Greeting:
     try:
         greeting = await asyncio.wait_for(connection.receive(), _GREETS_TIMEOUT_S)

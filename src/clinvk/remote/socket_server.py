@@ -44,6 +44,10 @@ class RunControl(Protocol):
         """
         ...
 
+    def create_login(self) -> frames.LoginLink:
+        """Create a login link for the web pages of this server."""
+        ...
+
 
 class SocketServer:
     """Accepts commands from `open` to `close`. Enter the context before the runs, to report the end of every run.
@@ -153,13 +157,11 @@ class _ClientConnection:
     async def _converse(self, greeting: frames.Greeting, is_of_agent: bool) -> None:
         await self._connection.send(frames.Refused("it was started by an agent") if is_of_agent else greeting)
         match await self._connection.receive():
-            case frames.RunCommand() | frames.RunPlan() | frames.CancelRun() | frames.QueuePosition() as request if (
-                not is_of_agent
-            ):
-                self.is_answering = True
-                await self._answer(request)
             case frames.ReleaseSession(session_id=session_id):
                 await self._runs.release_session(session_id)
+            case message if isinstance(message, frames.Request) and not is_of_agent:
+                self.is_answering = True
+                await self._answer(message)
             case _:
                 pass
 
@@ -188,6 +190,8 @@ class _ClientConnection:
             case frames.QueuePosition(run_id=run_id):
                 run = self._runs.live(run_id)
                 return frames.RunStatus(run_id, queue_position=run.queue_position if run else None)
+            case frames.CreateLogin():
+                return self._control.create_login()
 
     async def _run_prompt(self, command: frames.RunCommand) -> frames.RunUpdate:
         """Run the prompt, send its events, and return its end."""

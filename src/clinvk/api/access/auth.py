@@ -11,6 +11,7 @@ from clinvk.api.access import clients, hosts
 from clinvk.api.access.clients import RateLimits, TrustedProxies, network_of
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys, start_key
+from clinvk.api.access.logins import Logins
 from clinvk.api.http.response import Header, headers_of, send_error
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import KeyRefused
@@ -32,6 +33,7 @@ class Access(NamedTuple):
     hosts: AllowedHosts
     limits: RateLimits
     proxies: TrustedProxies
+    logins: Logins
     open_warning: str
 
     def warning(self) -> str:
@@ -81,7 +83,8 @@ async def access_of(settings: ServerSettings, keys: ApiKeys, sockets: Sequence[s
     """Return the access control of a server that listens on `sockets`."""
     names = await asyncio.to_thread(hosts.names_of_machine, sockets)
     open_warning = open_warning_of(settings, sockets)
-    return Access(keys, AllowedHosts(settings, names), RateLimits(settings), TrustedProxies(settings), open_warning)
+    allowed_hosts, limits, proxies = AllowedHosts(settings, names), RateLimits(settings), TrustedProxies(settings)
+    return Access(keys, allowed_hosts, limits, proxies, Logins(keys), open_warning)
 
 
 def create_key_if_open(
@@ -105,7 +108,7 @@ def open_warning_of(settings: ServerSettings, sockets: Sequence[socket.socket]) 
     )
 
 
-_OPEN = ("/health", "/health/live", "/health/ready", "/", "/docs", "/openapi.json")
+_OPEN = ("/health", "/health/live", "/health/ready", "/", "/docs", "/openapi.json", "/api/v1/login", "/api/v1/me")
 _OPEN_BELOW = ("/docs/", "/console/")
 _UNLIMITED = ("/health/live", "/health/ready")
 _CHALLENGE: tuple[Header, ...] = ((b"www-authenticate", b'Bearer realm="clinvk"'),)
@@ -117,12 +120,14 @@ class AuthMiddleware:
     """Passes a request on if host, origin, rate limits and API key allow the request.
 
     While the server stops, this class refuses requests, inside CORS, so that pages of other origins can read the error.
-    The state receives `key_name` (empty without a key) and `client`: the name of the key, else the client's network.
+    The state receives `key_name` (empty without a key), `client` (the name of the key, else the client's network), and
+    `is_authenticated`: whether the request has a valid key or login, or needs none.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app = app
         self._keys, self._hosts, self._limits, self._proxies = access.keys, access.hosts, access.limits, access.proxies
+        self._logins = access.logins
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request on, or refuse the request before its body is read."""
@@ -138,12 +143,18 @@ class AuthMiddleware:
         if self._proxies:
             self._proxies.apply(scope)
         key = self._keys.find(headers_of(scope)) if self._keys else None
+        login = self._logins.find(scope) if self._keys and not key else None
+        key = login.key if login else key
+        is_authenticated = not self._keys or key is not None or login is not None
         address = scope["client"][0] if scope["client"] else _NO_ADDRESS
-        scope["state"].update(key_name=key.name if key else "", client=key.name if key else network_of(address))
+        client = key.name if key else network_of(address)
+        scope["state"].update(key_name=key.name if key else "", client=client, is_authenticated=is_authenticated)
         if scope["path"] not in _UNLIMITED:
             self._limits.take(address, key)
         self._hosts.check(scope)
-        if self._keys and not key and not _is_open(scope):
+        if login:
+            hosts.check_cookie_origin(scope)
+        if not is_authenticated and not _is_open(scope):
             raise KeyRefused(
                 "an API key is needed: `authorization: Bearer KEY` or `x-api-key: KEY`, "
                 "and it must be valid and not expired"

@@ -93,11 +93,31 @@ def refuse_foreign(scope: Scope, allow_cors: bool = False) -> None:
     state: Mapping[str, object] = scope["state"]
     if state.get("origin_named", False) or (allow_cors and "origin_named" in state):
         return
-    if origin.partition("://")[2].lower() != headers.get("host", "").lower():
+    if not _is_own_origin(headers):
         raise ForeignOrigin(
             f"the header origin is {origin!r:.200}; web pages of other origins may not do this "
             "(server.cors_allowed_origins)"
         )
+
+
+def check_cookie_origin(scope: Scope) -> None:
+    """Refuse a request with a cookie unless it comes from a page of this server, whatever the settings allow.
+
+    A browser sends the cookie with requests of pages on other ports of the host too. It sends no origin with a GET of
+    this server's own pages.
+
+    Raises:
+        ForeignOrigin: the page has another origin, or a request that changes something has no origin.
+    """
+    headers = headers_of(scope)
+    origin = headers.get("origin")
+    if not _is_own_origin(headers) and not (origin is None and scope["method"] in _SAFE):
+        raise ForeignOrigin(f"the header origin is {origin!r:.200}; a login is valid for pages of this server only")
+
+
+def _is_own_origin(headers: Mapping[str, str]) -> bool:
+    host = headers.get("host", "").lower()
+    return bool(host) and headers.get("origin", "").partition("://")[2].lower() == host
 
 
 def names_of_machine(sockets: Iterable[socket.socket]) -> tuple[str, ...]:

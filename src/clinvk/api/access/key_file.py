@@ -83,7 +83,7 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def digest_of(key: str) -> str:
     """Return the SHA-256 of a key, in hexadecimal."""
-    return hashlib.sha256(key.encode("latin-1")).hexdigest()
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 class KeyFile:

@@ -92,17 +92,23 @@ class ApiKeys:
         key = None
         if authorization:
             scheme, _, token = authorization.partition(" ")
-            key = self._key_of(token.strip()) if scheme.lower() == "bearer" else None
+            key = self.by_text(token.strip()) if scheme.lower() == "bearer" else None
         if key is None and x_api_key:
-            key = self._key_of(x_api_key.strip())
-        if key and key.name in self._file_keys:
-            self.used[key.name] = time.time()
+            key = self.by_text(x_api_key.strip())
         return key
 
-    def _key_of(self, text: str) -> ApiKey | None:
-        digest = digest_of(text)
+    def by_text(self, text: str) -> ApiKey | None:
+        """Return the valid key with this text, and record its use."""
+        return self.by_digest(digest_of(text))
+
+    def by_digest(self, digest: str) -> ApiKey | None:
+        """Return the valid key with a digest, and record its use."""
         key = self._by_digest.get(digest[:_DIGEST_PREFIX_CHARS])
-        return key if key and hmac.compare_digest(key.digest, digest) and not key.has_expired else None
+        if key is None or not hmac.compare_digest(key.digest, digest) or key.has_expired:
+            return None
+        if key.name in self._file_keys:
+            self.used[key.name] = time.time()
+        return key
 
 
 def start_key() -> tuple[str, ApiKeys]:

@@ -8,7 +8,7 @@ import msgspec
 from starlette.types import ASGIApp
 
 from clinvk.api.console.files import CONSOLE_PATH, console
-from clinvk.api.endpoints import health, models, responses, runs, sessions
+from clinvk.api.endpoints import health, login, models, responses, runs, sessions
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import RunEventsEndpoint
 from clinvk.api.endpoints.services import Services
@@ -382,6 +382,7 @@ def _root(services: Services) -> ASGIApp:
     return console if services.settings.server.console else docs_file("docs.html", services)
 
 
+_COOKIE = {"set-cookie": "The cookie of the login: `HttpOnly`, `SameSite=Strict`, and `Secure` over TLS."}
 _SHOW_PAGE = "Show this document as a page"
 _SHOW_CONSOLE = "Open the console, or this document as a page if the console is off"
 _PAGE = Returns("The page.", content={"text/html": _TEXT})
@@ -395,6 +396,23 @@ _READY = {200: Returns("Send prompts here.", health.Health), 503: Returns("Send 
 _SERVER = (
     _method("GET", "/api/v1/backends", health.list_backends, GUARDED),
     _method("GET", "/api/v1/usage", runs.list_usage, STORED),
+    _method("GET", "/api/v1/me", login.get_me, OPEN),
+    _method(
+        "POST",
+        "/api/v1/login",
+        login.log_in,
+        (errors.InvalidRequest, dialect.ForeignOrigin, *_BODY, *GUARDED),
+        returns=Returns("The client is logged in.", login.Me, _COOKIE),
+        body=login.LoginBody,
+        examples=examples("key", "With an API key", {"key": "clinvk_..."}),
+    ),
+    _method(
+        "POST",
+        "/api/v1/logout",
+        login.log_out,
+        (dialect.ForeignOrigin, *GUARDED),
+        returns={204: Returns("The login has ended.", headers=_COOKIE)},
+    ),
     _method("GET", METRICS_PATH, health.metrics, (dialect.NoSuchPath, *GUARDED), returns=_METRICS),
     _method("GET", "/health", health.health, (), returns=_HEALTH),
     _method("GET", "/health/ready", health.ready, (), returns=_READY),

@@ -35,6 +35,7 @@ from clinvk.api.server.port_owner import address, health_of
 from clinvk.backends.registry import Backends
 from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
+from clinvk.remote.frames import LoginLink
 from clinvk.remote.socket_server import SocketServer
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import process_tags, resource_limits
@@ -217,7 +218,8 @@ async def _serve(
             open_server(settings, environ, sockets, store, api_keys, observers, backends, open_files) as running,
             maintain_store(store, settings.session.retention_days),
         ):
-            socket_server.open(running.services.runs, CommandControl(running.services))
+            port: int = sockets[0].getsockname()[1]
+            socket_server.open(running.services.runs, CommandControl(running.services, port))
             ready = startup(settings.server, sockets, has_keys=bool(api_keys))
             announce(ready)
             lifecycle.notify_service_manager(environ, "READY=1", f"STATUS={str(ready).partition(chr(10))[0]}")
@@ -372,6 +374,7 @@ class CommandControl(NamedTuple):
     """The `RunControl` of a server: what commands ask for over the private socket besides a prompt."""
 
     services: Services
+    port: int
 
     async def cancel(self, run_id: str) -> bool:
         """Cancel a run of this server with all parts, and wait for its end; return False if it is not live here."""
@@ -383,3 +386,9 @@ class CommandControl(NamedTuple):
         begin = partial(services.runs.run_of_user, environ=environ)
         resources = services.orchestrations.resources_of_user(begin, inherited(services.settings, environ))
         return (await services.orchestrations.launch(plan, original, resources)).id
+
+    def create_login(self) -> LoginLink:
+        """Create a login link for the web pages of this server."""
+        access = self.services.access
+        token = access.logins.create_token() if access.keys else ""
+        return LoginLink(self.services.settings.server.host, self.port, token)

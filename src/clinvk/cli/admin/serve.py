@@ -69,7 +69,9 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes, backends:
 
 
 def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
-    """Open the page of a running server in the user's browser, and print its address.
+    """Open the console of a running server in the user's browser, and print its address.
+
+    If the server requires a key, the address logs in once. The token is in the fragment, which no browser sends.
 
     Raises:
         ClinvkError: no clinvk server answers at the address.
@@ -78,11 +80,17 @@ def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes, backen
     import webbrowser
 
     from clinvk.api.server import port_owner
+    from clinvk.remote.remote_runs import create_login
 
     server = settings_of(flags, environ, {"server.port": flags.port}, notes, backends).server
-    page = f"{port_owner.address(port_owner.local_host(server.host), server.port)}/docs"
-    if not asyncio.run(port_owner.health_of(server.host, server.port, _ANSWER_TIMEOUT_S)):
-        raise ClinvkError(f"no server answers at {page}; start one with `clinvk serve`, or use --port")
+    link = asyncio.run(create_login(environ))
+    if link and flags.port in (None, link.port):
+        page = f"{port_owner.address(port_owner.local_host(link.host), link.port)}/"
+        page += f"#login={link.token}" if link.token else ""
+    else:
+        page = f"{port_owner.address(port_owner.local_host(server.host), server.port)}/"
+        if not asyncio.run(port_owner.health_of(server.host, server.port, _ANSWER_TIMEOUT_S)):
+            raise ClinvkError(f"no server answers at {page}; start one with `clinvk serve`, or use --port")
     print_text(page)
     if not flags.dry_run and not webbrowser.open(page):
         notes.info("no browser was found")
