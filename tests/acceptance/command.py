@@ -2,16 +2,22 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from scripted import Scripted
 
 TIMEOUT_S = 30.0
+
+T = TypeVar("T")
 
 
 class Clinvk:
@@ -45,6 +51,15 @@ class Clinvk:
         )
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def json(
+        self, kind: type[T], *arguments: str, code: int = 0, stdin: bytes | int = subprocess.DEVNULL, notes: str = ""
+    ) -> T:
+        """Run the command with --json; return its decoded output. The stderr of a success must match `notes`."""
+        done = self.run(*arguments, "--json", stdin=stdin)
+        assert done.returncode == code, done.stderr
+        assert code or re.fullmatch(notes, done.stderr), done.stderr
+        return msgspec.json.decode(done.stdout, type=kind)
 
     @contextmanager
     def started(

@@ -3,7 +3,6 @@
 import json
 import re
 
-import msgspec
 import pytest
 
 from acceptance.command import Clinvk, until
@@ -31,10 +30,10 @@ def agents(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("the end"), when="last")
 
 
-def told(clinvk: Clinvk, *arguments: str, code: int = 0) -> ChainOutcome:
-    done = clinvk.run("chain", "--json", *arguments)
-    assert done.returncode == code, done.stderr
-    return msgspec.json.decode(done.stdout, type=ChainOutcome)
+def resume(clinvk: Clinvk, run: str) -> ChainOutcome:
+    """Resume a chain to its end."""
+    hint = "clinvk: to resume this chain after an interruption: clinvk chain --resume-from [0-9a-f]{12}\n"
+    return clinvk.json(ChainOutcome, "chain", "--resume-from", run, notes=hint)
 
 
 def breaks(clinvk: Clinvk, when: str) -> None:
@@ -76,9 +75,9 @@ def test_the_json_is_that_of_the_interface(clinvk: Clinvk) -> None:
 
 def test_chain_stops_at_the_first_failure_by_default(clinvk: Clinvk) -> None:
     breaks(clinvk, "then")
-    assert [result.step for result in told(clinvk, "-f", "steps.yaml", code=1).results] == [1, 2]
+    assert [result.step for result in clinvk.json(ChainOutcome, "chain", "-f", "steps.yaml", code=1).results] == [1, 2]
     (clinvk.folder / "on.yaml").write_text("stop_on_failure: false\n" + STEPS)
-    outcome = told(clinvk, "-f", "on.yaml", code=1)
+    outcome = clinvk.json(ChainOutcome, "chain", "-f", "on.yaml", code=1)
     assert [result.step for result in outcome.results] == [1, 2, 3]
     assert (outcome.completed_steps, outcome.failed_step) == (2, 2)
 
@@ -93,7 +92,7 @@ def test_failed_chain_resumes_at_the_unfinished_step(clinvk: Clinvk) -> None:
     begun_in = clinvk.folder
     clinvk.folder = clinvk.folder / "elsewhere"
     clinvk.folder.mkdir()
-    outcome = told(clinvk, "--resume-from", hint.rpartition("--resume-from ")[2])
+    outcome = resume(clinvk, hint.rpartition("--resume-from ")[2])
     assert [(result.step, result.output) for result in outcome.results] == [
         (1, "the {{previous}} plan"),
         (2, "the deed"),
@@ -120,7 +119,7 @@ def test_interrupted_chain_prints_the_command_that_resumes(clinvk: Clinvk) -> No
     ]
     *_, hint = stderr.decode().splitlines()
     clinvk.agent.play(claude_says("the end"), when="last")
-    outcome = told(clinvk, "--resume-from", hint.rpartition("--resume-from ")[2])
+    outcome = resume(clinvk, hint.rpartition("--resume-from ")[2])
     assert outcome.completed_steps == 3
 
 
@@ -136,7 +135,7 @@ def test_killed_chain_resumes_by_the_id_printed_at_its_start(clinvk: Clinvk) -> 
     )
     assert found
     clinvk.agent.play(says("codex", "the deed"), when="then")
-    assert told(clinvk, "--resume-from", found[1]).completed_steps == 3
+    assert resume(clinvk, found[1]).completed_steps == 3
     assert len([prompt for prompt in clinvk.prompts if prompt.startswith("first")]) == 1
 
 

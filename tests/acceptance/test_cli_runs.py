@@ -33,15 +33,8 @@ class RunsListed(msgspec.Struct, forbid_unknown_fields=True):
 STEPS = 'steps: [{name: plan, prompt: "first"}, {backend: codex, prompt: "bad"}, {prompt: "last"}]'
 
 
-def told(clinvk: Clinvk, kind: type[T], *arguments: str) -> T:
-    """Run a command of `runs` with --json; return its output."""
-    done = clinvk.run("runs", *arguments, "--json")
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return msgspec.json.decode(done.stdout, type=kind)
-
-
 def listed(clinvk: Clinvk, *arguments: str) -> list[RunItem]:
-    return told(clinvk, RunsListed, "list", *arguments).runs
+    return clinvk.json(RunsListed, "runs", "list", *arguments).runs
 
 
 def asked(clinvk: Clinvk, prompt: str, *arguments: str, backend: str = "claude") -> str:
@@ -69,7 +62,7 @@ def test_list_prints_a_table_newest_first_with_usable_ids(clinvk: Clinvk) -> Non
     assert [row.split()[:3] for row in rows] == [[two[:8], "codex", "finished"], [one[:8], "claude", "finished"]]
     assert rows[1].split()[-6:] == [".", "17", "$0.01", "the", "first", "prompt"]
     assert rows[1].endswith("  the first prompt")
-    assert [told(clinvk, RunView, "show", row.split()[0]).id for row in rows] == [two, one]
+    assert [clinvk.json(RunView, "runs", "show", row.split()[0]).id for row in rows] == [two, one]
 
 
 @pytest.mark.slow
@@ -93,7 +86,7 @@ def test_list_filters_runs(clinvk: Clinvk) -> None:
     done = clinvk.run("runs", "list", "-n", "2")
     assert (len(done.stdout.splitlines()), done.stderr) == (3, "clinvk: the newest 2; --limit 0 shows all\n")
     assert clinvk.run("runs", "list", "-n", "3").stderr == ""
-    assert [told(clinvk, RunsListed, "list", "-n", limit).has_more for limit in "230"] == [True, False, False]
+    assert [clinvk.json(RunsListed, "runs", "list", "-n", limit).has_more for limit in "230"] == [True, False, False]
 
 
 def test_no_matching_runs_and_unknown_ids_are_reported(clinvk: Clinvk) -> None:
@@ -117,7 +110,7 @@ def test_show_prints_prompt_and_answer(clinvk: Clinvk) -> None:
     lines = dict(line.split("  ", 1) for line in done.stdout.partition("\n\n")[0].splitlines())
     assert lines["id"].strip() == run
     assert lines["state"].strip() == "finished"
-    assert told(clinvk, RunView, "show", run).output == "the answer to the first\nprompt"
+    assert clinvk.json(RunView, "runs", "show", run).output == "the answer to the first\nprompt"
 
 
 def test_chain_is_one_row_and_show_lists_its_steps(clinvk: Clinvk) -> None:
@@ -125,7 +118,7 @@ def test_chain_is_one_row_and_show_lists_its_steps(clinvk: Clinvk) -> None:
     (row,) = clinvk.run("runs", "list").stdout.splitlines()[1:]
     assert row.split()[1:3] == ["chain", "failed"]
     assert row.endswith("  3 steps")
-    view = told(clinvk, RunView, "show", whole.id)
+    view = clinvk.json(RunView, "runs", "show", whole.id)
     assert (view.kind, view.total_runs, [part.index for part in view.runs]) == ("chain", 2, [0, 1])
     done = clinvk.run("runs", "show", whole.id)
     lines = done.stdout.splitlines()

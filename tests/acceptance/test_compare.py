@@ -29,12 +29,6 @@ def codex_alone(clinvk: Clinvk) -> None:
     clinvk.agent.play(says("codex", "codex answers"), when="ask")
 
 
-def told(clinvk: Clinvk, *arguments: str, code: int = 0) -> CompareOutcome:
-    done = clinvk.run("compare", "--json", *arguments)
-    assert done.returncode == code, done.stderr
-    return msgspec.json.decode(done.stdout, type=CompareOutcome)
-
-
 def test_the_json_is_that_of_the_interface(clinvk: Clinvk) -> None:
     done = clinvk.run("compare", "--backends", "claude,codex", "--json", "ask")
     assert done.returncode == 1  # Codex cannot speak like Claude Code
@@ -126,7 +120,7 @@ def test_a_judge_names_the_best_answer(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("the answer"), when="ask")
     clinvk.agent.play(claude_says('{"best": "A", "reasons": "it is\\nshorter"}'), when="Judge the answers")
     arguments = ("--backends", "claude,claude", "--judge", "claude", "--judge-prompt", "brevity", "ask")
-    outcome = told(clinvk, *arguments)
+    outcome = clinvk.json(CompareOutcome, "compare", *arguments)
     assert outcome.judge
     best = outcome.judge.order[0]
     assert (outcome.judge.best, outcome.judge.best_backend, outcome.judge.backend) == (best, "claude", "claude")
@@ -172,7 +166,7 @@ def test_changes_of_isolated_agents_are_checked_and_kept(clinvk: Clinvk) -> None
     repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
     repository.commit(**{"a.txt": "a\n"})
     arguments = ("--backends", "claude,claude", "--isolation", "worktree", "-w", "project")
-    outcome = told(clinvk, *arguments, "--check", "test -f a.txt && echo fine", "ask")
+    outcome = clinvk.json(CompareOutcome, "compare", *arguments, "--check", "test -f a.txt && echo fine", "ask")
     for result in outcome.results:
         assert result.check
         assert (result.check.passed, result.check.output) == (True, "fine\n")

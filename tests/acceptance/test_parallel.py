@@ -25,11 +25,9 @@ def agents(clinvk: Clinvk) -> None:
     clinvk.agent.play([stderr("boom\n"), exits(3)], when="bad")
 
 
-def told(clinvk: Clinvk, tasks: object, *arguments: str, code: int = 0) -> ParallelOutcome:
+def run_tasks(clinvk: Clinvk, tasks: object, *arguments: str, code: int = 0) -> ParallelOutcome:
     """Run tasks from stdin with --json; return the outcome."""
-    done = clinvk.run("parallel", "--json", *arguments, stdin=json.dumps(tasks).encode())
-    assert done.returncode == code, done.stderr
-    return msgspec.json.decode(done.stdout, type=ParallelOutcome)
+    return clinvk.json(ParallelOutcome, "parallel", *arguments, code=code, stdin=json.dumps(tasks).encode())
 
 
 def task(prompt: str, **more: object) -> dict[str, object]:
@@ -96,7 +94,7 @@ def test_without_aggregate_output_the_answers_are_left_out(clinvk: Clinvk) -> No
 def test_flags_complete_tasks(clinvk: Clinvk) -> None:
     (clinvk.folder / "w" / "inner").mkdir(parents=True)
     tasks = [{"prompt": "one"}, {"prompt": "one", "workdir": "inner", "model": "opus"}]
-    told(clinvk, tasks, "-w", "w", "-m", "haiku", "-b", "claude")
+    run_tasks(clinvk, tasks, "-w", "w", "-m", "haiku", "-b", "claude")
     calls = {call.cwd: " ".join(call.argv) for call in clinvk.agent.calls()}
     assert set(calls) == {str(clinvk.folder / "w"), str(clinvk.folder / "w" / "inner")}
     assert "haiku" in calls[str(clinvk.folder / "w")]
@@ -118,7 +116,7 @@ def test_fail_fast_ends_the_running_and_cancels_the_waiting(clinvk: Clinvk) -> N
     clinvk.agent.play([hang()], when="for ever")
     clinvk.agent.play([wait_for(clinvk.agent.folder / "calls.jsonl"), exits(3)], when="bad")
     tasks = [task("for ever"), task("bad"), task("one"), task("one")]
-    outcome = told(clinvk, tasks, "--max-parallel", "2", "--fail-fast", code=1)
+    outcome = run_tasks(clinvk, tasks, "--max-parallel", "2", "--fail-fast", code=1)
     assert [result.error_code for result in outcome.results] == ["cancelled", "agent_crashed", "cancelled", "cancelled"]
     assert (outcome.completed, outcome.failed, outcome.cancelled) == (0, 4, 3)
     assert clinvk.agent.alive() == []
@@ -141,7 +139,7 @@ def test_a_dry_run_shows_each_command_and_starts_none(clinvk: Clinvk) -> None:
 
 def test_the_output_folder_gets_a_file_a_task_and_a_summary(clinvk: Clinvk) -> None:
     tasks = [task("one", name="../../up & away"), task("bad", id=".hidden"), task("one")]
-    outcome = told(clinvk, {"tasks": tasks, "output_dir": "out/deep"}, code=1)
+    outcome = run_tasks(clinvk, {"tasks": tasks, "output_dir": "out/deep"}, code=1)
     folder = clinvk.folder / "out" / "deep"
     assert sorted(path.name for path in folder.iterdir()) == [
         "0-up-away.json",
@@ -235,9 +233,9 @@ def test_too_deeply_nested_agent_is_refused(clinvk: Clinvk) -> None:
 
 
 def test_a_session_is_continued_in_its_directory(clinvk: Clinvk) -> None:
-    first = told(clinvk, [task("one")]).results[0]
+    first = run_tasks(clinvk, [task("one")]).results[0]
     (clinvk.folder / "other").mkdir()
-    again = told(clinvk, [{"prompt": "one", "session_id": str(first.session_id)[:12]}], "-w", "other").results[0]
+    again = run_tasks(clinvk, [{"prompt": "one", "session_id": str(first.session_id)[:12]}], "-w", "other").results[0]
     assert again.session_id == first.session_id
     assert clinvk.agent.calls()[-1].cwd == str(clinvk.folder)
     assert any(word.startswith("--resume") for word in clinvk.agent.calls()[-1].argv)
@@ -376,5 +374,5 @@ def test_answers_cannot_steer_the_terminal_but_reach_a_pipe_as_they_are(clinvk: 
 
 
 def test_concurrently_written_output_files_are_whole(clinvk: Clinvk) -> None:
-    told(clinvk, {"tasks": [task("one") for _ in range(11)], "output_dir": ".", "max_parallel": 6})
+    run_tasks(clinvk, {"tasks": [task("one") for _ in range(11)], "output_dir": ".", "max_parallel": 6})
     assert sorted(os.listdir(clinvk.folder)) == [*(f"{index:02}.json" for index in range(11)), "summary.json"]

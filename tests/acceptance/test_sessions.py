@@ -49,21 +49,14 @@ def begun(clinvk: Clinvk, prompt: str = "hello", *arguments: str, backend: str =
     return json.loads(clinvk.run("--new", "-b", backend, *arguments, "--", prompt).stdout)["session_id"]
 
 
-def told(clinvk: Clinvk, kind: type[T], *arguments: str) -> T:
-    """Run a command of `sessions` with --json; return its output."""
-    done = clinvk.run("sessions", *arguments, "--json")
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return msgspec.json.decode(done.stdout, type=kind)
-
-
 def shown(clinvk: Clinvk, session: str) -> Shown:
     """Return the output of `sessions show`."""
-    return told(clinvk, Shown, "show", session)
+    return clinvk.json(Shown, "sessions", "show", session)
 
 
 def listed(clinvk: Clinvk, *arguments: str) -> list[str]:
     """Return the ids of `sessions list`, in order."""
-    return [session.id for session in told(clinvk, SessionList, "list", *arguments).sessions]
+    return [session.id for session in clinvk.json(SessionList, "sessions", "list", *arguments).sessions]
 
 
 def age(clinvk: Clinvk, session: str, seconds: float) -> None:
@@ -100,7 +93,7 @@ class TestList:
 
     def test_list_json_matches_the_api_schema(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
-        answer = told(clinvk, SessionList, "list")
+        answer = clinvk.json(SessionList, "sessions", "list")
         assert (answer.total, answer.limit, answer.offset) == (1, 20, 0)
         assert clinvk.run("-o", "json", "sessions", "list").stdout == clinvk.run("sessions", "list", "--json").stdout
         (item,) = answer.sessions
@@ -214,11 +207,11 @@ def test_unknown_id_exits_with_4_and_changes_nothing(clinvk: Clinvk, arguments: 
     session = begun(clinvk)
     if reference.isdecimal():
         reference = ("f" if session[0] != "f" else "0") * int(reference)
-    before = told(clinvk, SessionList, "list")
+    before = clinvk.json(SessionList, "sessions", "list")
     more = ["a title"] if arguments[0] == "rename" else [session] if arguments[0] == "delete" else []
     done = clinvk.run("sessions", *arguments, reference, *more)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)
-    assert told(clinvk, SessionList, "list") == before
+    assert clinvk.json(SessionList, "sessions", "list") == before
 
 
 class TestDelete:
@@ -227,7 +220,7 @@ class TestDelete:
         done = clinvk.run("sessions", "delete", "--yes", first[:8], first, third)
         assert (done.returncode, done.stdout) == (0, f"deleted {first[:8]}  one\ndeleted {third[:8]}  three\n")
         assert listed(clinvk) == [second]
-        assert told(clinvk, Deleted, "delete", "--yes", second) == Deleted([second], dry_run=False)
+        assert clinvk.json(Deleted, "sessions", "delete", "--yes", second) == Deleted([second], dry_run=False)
 
     def test_dry_run_deletes_nothing(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
@@ -274,7 +267,7 @@ class TestClean:
         old, older, recent = begun(clinvk), begun(clinvk), begun(clinvk)
         age(clinvk, old, 29 * 86400)
         age(clinvk, older, 31 * 86400)
-        assert told(clinvk, Cleaned, "clean", "--dry-run").deleted == 1
+        assert clinvk.json(Cleaned, "sessions", "clean", "--dry-run").deleted == 1
         assert listed(clinvk) == [recent, old, older]
         assert clinvk.run("sessions", "clean").stdout.startswith("deleted 1 session, last used before ")
         assert listed(clinvk) == [recent, old]
@@ -322,14 +315,17 @@ class TestClean:
 
     def test_clean_accepts_an_age_beyond_the_calendar(self, clinvk: Clinvk) -> None:
         age(clinvk, begun(clinvk), 86400)
-        assert told(clinvk, Cleaned, "clean", "--older-than", "999999w").deleted == 0
+        assert clinvk.json(Cleaned, "sessions", "clean", "--older-than", "999999w").deleted == 0
 
 
 class TestDescribe:
     def test_tags_are_added_and_removed(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         assert clinvk.run("sessions", "tag", session, "a", "b c", "a").stdout == f"{session[:8]}  a, b c\n"
-        assert told(clinvk, SessionView, "tag", session, "d", "--remove", "a", "--remove=x").tags == ("b c", "d")
+        assert clinvk.json(SessionView, "sessions", "tag", session, "d", "--remove", "a", "--remove=x").tags == (
+            "b c",
+            "d",
+        )
         assert clinvk.run("sessions", "tag", session, "--remove", "b c", "--remove", "d").stdout.endswith("(no tags)\n")
 
     def test_concurrently_added_tags_are_all_kept(self, clinvk: Clinvk) -> None:
@@ -361,8 +357,8 @@ class TestDescribe:
     def test_dry_run_changes_nothing(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         before = shown(clinvk, session)
-        assert told(clinvk, SessionView, "rename", session, "x", "--dry-run").title == "x"
-        assert told(clinvk, SessionView, "tag", session, "x", "--dry-run").tags == ("x",)
+        assert clinvk.json(SessionView, "sessions", "rename", session, "x", "--dry-run").title == "x"
+        assert clinvk.json(SessionView, "sessions", "tag", session, "x", "--dry-run").tags == ("x",)
         for command in (["fork", session], ["rename", session, "x"], ["tag", session, "x"]):
             assert clinvk.run("sessions", *command, "--dry-run").stdout.startswith("would ")
         assert shown(clinvk, session) == before
@@ -384,7 +380,7 @@ class TestFork:
 
     def test_fork_json_is_the_new_session(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
-        assert told(clinvk, SessionView, "fork", session).parent_id == session
+        assert clinvk.json(SessionView, "sessions", "fork", session).parent_id == session
 
     def test_fork_of_a_session_that_cannot_be_resumed_exits_with_4(self, clinvk: Clinvk) -> None:
         clinvk.agent.play([exits(9)])
@@ -407,7 +403,7 @@ class TestExport:
 
     def test_export_json_includes_the_full_text(self, clinvk: Clinvk) -> None:
         session = begun(clinvk, "long " * 1000)
-        (turn,) = told(clinvk, Exported, "export", session).turns
+        (turn,) = clinvk.json(Exported, "sessions", "export", session).turns
         assert (turn.prompt, turn.output) == ("long " * 1000, "the answer")
         as_json = clinvk.run("sessions", "export", session, "--format", "json").stdout
         assert as_json == clinvk.run("sessions", "export", session, "--json").stdout

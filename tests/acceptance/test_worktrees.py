@@ -88,16 +88,9 @@ def left(repository: Repository, without: Sequence[str] = (), **files: str) -> W
     return asyncio.run(make())
 
 
-def told(clinvk: Clinvk, kind: type[T], *arguments: str) -> T:
-    """Run a command of `worktrees` with --json; return its output."""
-    done = clinvk.run("worktrees", *arguments, "--json")
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return msgspec.json.decode(done.stdout, type=kind)
-
-
 def listed(clinvk: Clinvk, *arguments: str) -> list[str]:
     """Return the ids of `worktrees list`, in order."""
-    return [item.id for item in told(clinvk, WorktreeList, "list", *arguments).worktrees]
+    return [item.id for item in clinvk.json(WorktreeList, "worktrees", "list", *arguments).worktrees]
 
 
 def test_list_prints_a_table_of_changed_worktrees(clinvk: Clinvk, repository: Repository) -> None:
@@ -127,7 +120,7 @@ def test_list_prints_the_prompt_that_made_a_worktree(clinvk: Clinvk, repository:
 
 def test_list_json_includes_all_fields(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
-    (item,) = told(clinvk, WorktreeList, "list").worktrees
+    (item,) = clinvk.json(WorktreeList, "worktrees", "list").worktrees
     assert (item.id, item.state, item.branch, item.base) == (worktree.id, "changed", worktree.branch, worktree.base)
     assert (item.repository, item.path, item.problem) == (str(repository.path), worktree.path, None)
     assert item.files == (ChangedFile("a.txt", "modified"),)
@@ -202,12 +195,12 @@ def test_show_truncates_the_prompt_to_the_terminal(clinvk: Clinvk, repository: R
 
 def test_show_json_includes_the_list_fields_and_the_diff(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
-    shown = told(clinvk, ShownWorktree, "show", worktree.id)
-    (item,) = told(clinvk, WorktreeList, "list").worktrees
+    shown = clinvk.json(ShownWorktree, "worktrees", "show", worktree.id)
+    (item,) = clinvk.json(WorktreeList, "worktrees", "list").worktrees
     assert {name: getattr(shown, name) for name in item.__struct_fields__} == msgspec.structs.asdict(item)
     assert shown.runs == []
     assert str(shown.diff).endswith("\n-one\n+two\n")
-    assert told(clinvk, ShownWorktree, "show", worktree.id, "--diff") == shown
+    assert clinvk.json(ShownWorktree, "worktrees", "show", worktree.id, "--diff") == shown
 
 
 @pytest.mark.parametrize("flags", [(), ("--diff",)], ids=["whole", "diff"])
@@ -257,7 +250,7 @@ def test_show_reports_why_a_worktree_has_no_diff(clinvk: Clinvk, repository: Rep
         assert done.stdout.splitlines()[1] == f"state        {state}"
         alone = clinvk.run("worktrees", "show", "--diff", worktree.id)
         assert (alone.returncode, alone.stdout, alone.stderr) == (1, "", done.stderr)
-        shown = told(clinvk, ShownWorktree, "show", worktree.id)
+        shown = clinvk.json(ShownWorktree, "worktrees", "show", worktree.id)
         assert (shown.state, shown.diff) == (state, None)
     asyncio.run(worktrees.leave(busy))
 
@@ -310,7 +303,7 @@ def test_apply_works_from_a_deleted_directory(clinvk: Clinvk, repository: Reposi
 
 def test_apply_json_reports_the_files_and_the_repository(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
-    done = told(clinvk, WorktreeApplied, "apply", worktree.id, "--keep")
+    done = clinvk.json(WorktreeApplied, "worktrees", "apply", worktree.id, "--keep")
     assert done == WorktreeApplied(
         id=worktree.id,
         repository=str(repository.path),
@@ -338,7 +331,7 @@ def test_discard_removes_named_worktrees_only_when_confirmed(clinvk: Clinvk, rep
     unasked = clinvk.run("worktrees", "discard", first.id)
     assert (unasked.returncode, unasked.stdout) == (1, "")
     assert unasked.stderr == "clinvk: discard needs --yes: there is no terminal to ask on\n"
-    done = told(clinvk, Discarded, "discard", "--yes", first.id, second.branch, first.id)
+    done = clinvk.json(Discarded, "worktrees", "discard", "--yes", first.id, second.branch, first.id)
     assert done == Discarded([first.id, second.id], False)
     assert listed(clinvk) == [third.id]
     assert repository.branches() == [third.branch, "main"]
@@ -401,10 +394,10 @@ def test_worktree_is_in_use_until_an_interactive_agent_exits(clinvk: Clinvk, rep
     (session,) = (line["id"] for line in json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"])
     with on_terminal(clinvk, "resume", "-i", session) as terminal:
         until(begun.exists)
-        assert [item.state for item in told(clinvk, WorktreeList, "list").worktrees] == ["in use"]
+        assert [item.state for item in clinvk.json(WorktreeList, "worktrees", "list").worktrees] == ["in use"]
         go.touch()
         assert terminal.ended() == 0
-    assert [item.state for item in told(clinvk, WorktreeList, "list").worktrees] == ["changed"]
+    assert [item.state for item in clinvk.json(WorktreeList, "worktrees", "list").worktrees] == ["changed"]
 
 
 @pytest.mark.slow
@@ -420,7 +413,7 @@ def test_worktree_is_in_use_until_its_prompt_is_answered(clinvk: Clinvk, reposit
         assert clinvk.run("--new", "-b", "claude", *inside, "first").returncode == 0
     with clinvk.started(*(("resume", "--here") if resumes else ("--new", "-b", "claude")), *inside, "more") as process:
         until(begun.exists)
-        assert [item.state for item in told(clinvk, WorktreeList, "list").worktrees] == ["in use"]
+        assert [item.state for item in clinvk.json(WorktreeList, "worktrees", "list").worktrees] == ["in use"]
         done = clinvk.run("worktrees", "discard", "--yes", worktree.id)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"clinvk: worktree {worktree.id} is in use: its agent is at work")
