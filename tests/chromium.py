@@ -96,7 +96,7 @@ class Page:
         await self.evaluate(f"document.querySelector({json.dumps(selector)}).select()")
         await self.call("Input.insertText", text=text)
 
-    def told(self, method: str) -> list[Record]:
+    def events_of(self, method: str) -> list[Record]:
         """Return the events of a kind so far."""
         return [record(event, "params") for event in self.events if event.get("method") == method]
 

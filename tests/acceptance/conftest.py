@@ -34,7 +34,7 @@ def clinvk(scripted: Scripted, tmp_path: Path, served: bool) -> Generator[Clinvk
         yield command
         return
     with Server(scripted) as server:
-        server.up()
+        server.ready()
         yield command
 
 

@@ -20,7 +20,7 @@ _LISTENS = re.compile(r"listens on (http://127\.0\.0\.1:\d+)")
 class Server:
     """A server on a free port, with the agent's home; it is killed at the end if it is still running.
 
-    Entered it may not be up yet: `up` waits for that. `open_files` is the soft limit that it is started with.
+    The server may not be ready on entry: `ready` waits. `open_files` is the soft limit of open files.
     """
 
     def __init__(self, agent: Scripted, env: Mapping[str, str] | None = None, open_files: int | None = None) -> None:
@@ -42,7 +42,7 @@ class Server:
         """The output so far."""
         return Path(self._log.name).read_text()
 
-    def up(self) -> Self:
+    def ready(self) -> Self:
         """Wait until the server answers."""
         until(lambda: bool(_LISTENS.search(self.said)) or self.process.poll() is not None)
         assert _LISTENS.search(self.said), self.said

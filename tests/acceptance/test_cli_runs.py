@@ -217,7 +217,7 @@ def test_cancel_ends_all_parts_of_another_command(clinvk: Clinvk) -> None:
 def test_cancel_ends_a_run_of_the_server(clinvk: Clinvk) -> None:
     clinvk.agent.play([wait_for(clinvk.folder / "never")])
     with Server(clinvk.agent) as server:
-        run_id = server.up().detached("hello")["run_id"]
+        run_id = server.ready().detached("hello")["run_id"]
         done = clinvk.run("runs", "cancel", run_id, "--json")
         assert (done.returncode, msgspec.json.decode(done.stdout, type=RunView).state) == (0, "cancelled")
 
@@ -225,9 +225,9 @@ def test_cancel_ends_a_run_of_the_server(clinvk: Clinvk) -> None:
 def test_cancel_never_ends_a_server_that_has_no_socket(clinvk: Clinvk) -> None:
     clinvk.agent.play([wait_for(clinvk.folder / "never")])
     with ExitStack() as stack:
-        stack.enter_context(Server(clinvk.agent)).up()  # the first one has the socket
+        stack.enter_context(Server(clinvk.agent)).ready()  # the first one has the socket
         second = stack.enter_context(Server(clinvk.agent))
-        run_id = second.up().detached("hello")["run_id"]
+        run_id = second.ready().detached("hello")["run_id"]
         done = clinvk.run("runs", "cancel", run_id)
         assert done.returncode == 1
         assert f"run {run_id[:8]} belongs to another" in done.stderr

@@ -60,8 +60,8 @@ class Conversation:
 async def test_command_lines_and_servers_on_one_home_keep_each_session_and_run_once(echo: Echo) -> None:
     with Server(echo) as one, Server(echo) as other:
         async with (
-            httpx.AsyncClient(base_url=one.up().url, timeout=60) as first,
-            httpx.AsyncClient(base_url=other.up().url, timeout=60) as second,
+            httpx.AsyncClient(base_url=one.ready().url, timeout=60) as first,
+            httpx.AsyncClient(base_url=other.ready().url, timeout=60) as second,
         ):
             single = [Conversation(echo, number) for number in range(CLIENTS * PROMPTS_OF_A_CLIENT)]
             long = [Conversation(echo, number) for number in range(COMMAND_LINES)]
@@ -105,8 +105,8 @@ async def test_only_one_of_concurrent_commands_gets_the_session(echo: Echo) -> N
     session = Conversation(echo, 0)
     with Server(echo) as one, Server(echo) as other:
         async with (
-            httpx.AsyncClient(base_url=one.up().url, timeout=60) as first,
-            httpx.AsyncClient(base_url=other.up().url, timeout=60) as second,
+            httpx.AsyncClient(base_url=one.ready().url, timeout=60) as first,
+            httpx.AsyncClient(base_url=other.ready().url, timeout=60) as second,
         ):
             await session.http(first)
             assert session.session

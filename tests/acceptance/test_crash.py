@@ -154,7 +154,7 @@ async def test_killed_server_loses_nothing_that_it_acknowledged(echo: Echo) -> N
                 await asyncio.sleep(chance.uniform(0, 0.5))
                 server.kill()
             else:
-                await _look(server.up().url)
+                await _look(server.ready().url)
                 work = asyncio.create_task(clients.at_work(server.url))
                 await asyncio.sleep(chance.uniform(0, 0.6 * (1 + number // KILLS)))
                 server.kill()
@@ -162,7 +162,7 @@ async def test_killed_server_loses_nothing_that_it_acknowledged(echo: Echo) -> N
     until(lambda: echo.alive() == [])
     assert len(clients.told.answers) > KILLS
     with Server(echo) as server:
-        await _look(server.up().url)
+        await _look(server.ready().url)
         for session in list({session: None for session, _ in clients.told.answers.values()})[:5]:
             assert server.prompt(f"{echo.name()} 0", backend="", session_id=session).json()["exit_code"] == 0
         assert server.stop() == 0
@@ -214,13 +214,13 @@ async def test_output_of_a_killed_run_is_kept(echo: Echo) -> None:
     name = echo.name()
     home = echo.folder / ".clinvk"
     with Server(echo) as server:
-        run_id = server.up().detached(f"{name} 600")["run_id"]
+        run_id = server.ready().detached(f"{name} 600")["run_id"]
         async with SqliteStore(home) as store:
             await until_told(lambda: _has_said(store, run_id))
         server.kill()
     until(lambda: echo.alive() == [])
     with Server(echo) as server:
-        client = server.up().client
+        client = server.ready().client
         until(lambda: _is_interrupted(client, run_id))
         run = client.get(f"/api/v1/runs/{run_id}").json()
         assert run["output"] == f"{name} "
@@ -235,7 +235,7 @@ def test_text_read_by_a_client_survives_a_server_kill(scripted: Scripted) -> Non
     scripted.play([step for word in claude_says(*WORDS) for step in (word, pause(0.02))])
     for _ in range(3):
         with Server(scripted) as server:
-            server.up()
+            server.ready()
             read = _read_until(server, chance.randint(55, 90))
             server.kill()
             killed_at = time.monotonic()
@@ -243,7 +243,7 @@ def test_text_read_by_a_client_survives_a_server_kill(scripted: Scripted) -> Non
         assert len(surely_stored.split()) > 10
         run_id, last_id = read[0][2], read[-1][1]
         with Server(scripted) as server:
-            client = server.up().client
+            client = server.ready().client
             until(lambda client=client, run_id=run_id: _is_interrupted(client, run_id))
             assert client.get(f"/api/v1/runs/{run_id}").json()["output"].startswith(surely_stored)
             stored = _followed(client, run_id, 0)
@@ -286,7 +286,7 @@ async def _has_said(store: SqliteStore, run_id: str) -> bool:
 
 def test_running_server_resumes_a_session_of_a_killed_server(echo: Echo) -> None:
     with Server(echo) as one, Server(echo) as other:
-        session = one.up().prompt(f"{echo.name()} 0").json()["session_id"]
+        session = one.ready().prompt(f"{echo.name()} 0").json()["session_id"]
         last = echo.name()
         one.client.post(
             "/api/v1/prompt",
@@ -294,7 +294,7 @@ def test_running_server_resumes_a_session_of_a_killed_server(echo: Echo) -> None
             headers={"prefer": "respond-async"},
         )
         until(lambda: last in echo.prompts())
-        assert other.up().prompt(f"{echo.name()} 0", backend="", session_id=session).status_code == 409
+        assert other.ready().prompt(f"{echo.name()} 0", backend="", session_id=session).status_code == 409
         one.kill()
         until(lambda: echo.alive() == [])
         again = echo.name()
@@ -325,7 +325,7 @@ def test_next_server_completes_a_killed_import(echo: Echo) -> None:
             time.sleep(chance.uniform(0, 0.2))
             server.kill()
     with Server(echo) as server:
-        client = server.up().client
+        client = server.ready().client
         until(lambda: client.get("/health").json()["session_store"]["session_count"] == 1500)
         pages = [client.get(f"/api/v1/sessions?limit=1000&offset={start}").json() for start in (0, 1000)]
     assert {page["total"] for page in pages} == {1500}
@@ -345,7 +345,7 @@ def test_session_of_a_killed_command_can_be_resumed(echo: Echo, next_start: str)
     until(lambda: echo.alive() == [])
     if next_start == "server":
         with Server(echo) as server:
-            client = server.up().client
+            client = server.ready().client
             (run,) = client.get("/api/v1/runs").json()["runs"]
             until(lambda: _is_interrupted(client, run["id"]))
             (session,) = client.get("/api/v1/sessions").json()["sessions"]
@@ -370,7 +370,7 @@ def test_shutdown_ends_background_runs_and_records_their_states(echo: Echo) -> N
     env = {"CLINVK_SERVER__SHUTDOWN_GRACE_SECS": "2", "CLINVK_SERVER__MAX_CONCURRENT_RUNS": "2"}
     short, long, waiting = (echo.name() for _ in range(3))
     with Server(echo, env) as server:
-        server.up()
+        server.ready()
         runs = [server.detached(f"{short} 0.5")["run_id"], server.detached(f"{long} 600")["run_id"]]
         until(lambda: len(echo.prompts()) == 2)
         server.detached(f"{waiting} 600")
@@ -378,7 +378,7 @@ def test_shutdown_ends_background_runs_and_records_their_states(echo: Echo) -> N
         assert server.stop() == 0
     assert echo.alive() == []
     with Server(echo) as server:
-        client = server.up().client
+        client = server.ready().client
         kept = [client.get(f"/api/v1/runs/{run}").json() for run in (*runs, behind)]
         assert [(run["state"], run["output"]) for run in kept] == [
             ("finished", answer(short)),

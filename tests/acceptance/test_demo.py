@@ -83,7 +83,7 @@ def running(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def left(folder: Path) -> list[object]:
+def leftovers(folder: Path) -> list[object]:
     """Return the processes and files that are left; a process that is just ending has two seconds."""
     until = time.monotonic() + 2
     while (processes := running(folder)) and time.monotonic() < until:
@@ -106,7 +106,7 @@ def test_demo_shows_each_part_and_cleans_up(folder: Path) -> None:
     for part in SHOWN:
         at = shown.find(part, at)
         assert at >= 0, f"{part!r} is missing, or not in its place, in:\n{shown}"
-    assert left(folder) == []
+    assert leftovers(folder) == []
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_demo_cleans_up_when_interrupted_during_a_run(folder: Path, number: sign
         process.send_signal(number)
         _, complaints = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, complaints) == (130, "\ndemo: stopped; nothing is left running\n")
-    assert left(folder) == []
+    assert leftovers(folder) == []
 
 
 def test_demo_without_an_agent_names_the_missing_agent_and_the_fix(folder: Path) -> None:
@@ -127,7 +127,7 @@ def test_demo_without_an_agent_names_the_missing_agent_and_the_fix(folder: Path)
         shown, complaints = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, shown) == (1, "")
     assert complaints == f"\ndemo: {folder}/claude is missing: run `make demo`, which installs claude\n"
-    assert left(folder) == []
+    assert leftovers(folder) == []
 
 
 def test_demo_with_a_failing_agent_prints_the_agents_output(folder: Path) -> None:
@@ -142,4 +142,4 @@ def test_demo_with_a_failing_agent_prints_the_agents_output(folder: Path) -> Non
     assert complaints.startswith("\ndemo: `clinvk --no-server --new -b codex ")
     assert "exited with 9" in complaints
     assert "a broken agent" in shown
-    assert left(folder) == []
+    assert leftovers(folder) == []

@@ -19,7 +19,7 @@ STEPS = b'steps: [{prompt: "first"}, {prompt: "second {{previous}}"}]'
 @pytest.fixture
 def server(scripted: Scripted) -> Generator[Server]:
     with Server(scripted, {"WINDOWID": "of-the-server"}) as server:
-        yield server.up()
+        yield server.ready()
 
 
 def state(clinvk: Clinvk, run_id: str) -> str:
@@ -165,7 +165,7 @@ def test_output_folder_and_background_exclude_each_other(clinvk: Clinvk, server:
 def test_waiting_run_reports_its_position(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.agent.play([hang()])
     with Server(scripted, {"CLINVK_SERVER__MAX_CONCURRENT_RUNS": "1"}) as server:
-        server.up()
+        server.ready()
         assert clinvk.run("--detach", "hello").returncode == 0
         until(lambda: len(clinvk.agent.calls()) == 1)
         assert clinvk.run("--detach", "--new", "hello").returncode == 0

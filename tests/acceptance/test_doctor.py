@@ -376,7 +376,7 @@ def test_program_on_the_server_port_is_reported(clinvk: Clinvk) -> None:
 def test_use_of_a_running_server_is_reported_with_the_reason(clinvk: Clinvk) -> None:
     assert said(doctor(clinvk)[1], "server") == [("skipped", "no server of this home is running")]
     with Server(clinvk.agent) as server:
-        server.up()
+        server.ready()
         through = "prompts of the command line go through the server of this home"
         assert said(doctor(clinvk)[1], "server") == [("ok", through)]
         for env, why in (

@@ -55,7 +55,7 @@ def run(folder: Path, name: str, url: str, *arguments: str, key: str = "") -> "s
 @pytest.mark.parametrize("name", TOKENS)
 def test_example_prints_the_answer_and_token_counts(scripted: Scripted, folder: Path, name: str) -> None:
     scripted.play(claude_says(*FIRST))
-    with Server(scripted).up() as server:
+    with Server(scripted).ready() as server:
         done = run(folder, name, server.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert "It runs agents.\n" in done.stdout
@@ -66,7 +66,7 @@ def test_example_prints_the_answer_and_token_counts(scripted: Scripted, folder: 
 def test_example_resumes_a_session(scripted: Scripted, folder: Path, name: str) -> None:
     scripted.play(claude_says(*FIRST))
     scripted.play(claude_says(*SECOND), when="next?")
-    with Server(scripted).up() as server:
+    with Server(scripted).ready() as server:
         done = run(folder, name, server.url)
         turns = [session["turn_count"] for session in server.client.get("/api/v1/sessions").json()["sessions"]]
     assert done.stdout.startswith("It runs agents.\nMore of it.\n")
@@ -76,7 +76,7 @@ def test_example_resumes_a_session(scripted: Scripted, folder: Path, name: str) 
 
 def test_curl_example_prints_the_response_of_each_api(scripted: Scripted, folder: Path) -> None:
     scripted.play(claude_says(*FIRST))
-    with Server(scripted).up() as server:
+    with Server(scripted).ready() as server:
         done = run(folder, "prompt.sh", server.url)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -92,7 +92,7 @@ def test_curl_example_prints_the_response_of_each_api(scripted: Scripted, folder
 @pytest.mark.parametrize("name", NAMES)
 def test_example_uses_the_given_agent_and_api_key(scripted: Scripted, folder: Path, name: str) -> None:
     scripted.play(codex_says("".join(FIRST)))
-    with Server(scripted, {"CLINVK_API_KEYS": "one-key,a-key-of-some-length"}).up() as server:
+    with Server(scripted, {"CLINVK_API_KEYS": "one-key,a-key-of-some-length"}).ready() as server:
         done = run(folder, name, server.url, "codex", key="a-key-of-some-length")
         refused = run(folder, name, server.url, "codex")
     assert done.returncode == 0, done.stderr
@@ -105,7 +105,7 @@ def test_example_uses_the_given_agent_and_api_key(scripted: Scripted, folder: Pa
 @pytest.mark.parametrize("name", NAMES)
 def test_example_fails_when_the_agent_fails(scripted: Scripted, folder: Path, name: str) -> None:
     scripted.play([exits(3)])
-    with Server(scripted).up() as server:
+    with Server(scripted).ready() as server:
         done = run(folder, name, server.url)
     assert done.returncode != 0
     assert "claude" in done.stdout + done.stderr
@@ -123,7 +123,7 @@ def test_python_example_reports_a_missing_server_or_agent_in_one_line(
     assert (alone.returncode, alone.stdout) == (1, "")
     assert alone.stderr == f"claude at {url} failed: Connection error.\n"
     (scripted.folder / "claude").unlink()
-    with Server(scripted).up() as server:
+    with Server(scripted).ready() as server:
         url = server.url
         done = run(folder, name, url)
     assert (done.returncode, done.stdout) == (1, "")

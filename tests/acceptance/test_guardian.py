@@ -61,7 +61,7 @@ def test_no_agent_process_outlives_a_server_killed_at_a_random_time(scripted: Sc
             if number % 4 == 3:  # killed while it comes up
                 time.sleep(chance.uniform(0, 0.5))
             else:
-                server.up()
+                server.ready()
                 for _ in range(3):
                     server.detached("hello")
                 time.sleep(chance.uniform(0, 0.4 * (1 + number // KILLS)))
@@ -78,7 +78,7 @@ def test_no_agent_process_outlives_a_server_killed_during_long_runs(
     scripted.play([*BEGUN, *HIDING, hang()])
     with Server(scripted) as server:
         for _ in range(4):
-            server.up().detached("hello")
+            server.ready().detached("hello")
         until(lambda: len(scripted.grandchildren()) == 20)
         guarding = guardian(server.process.pid)
         until(lambda: len(scripted.alive()) == 24)  # those in between, by which some hide, have gone
@@ -118,8 +118,8 @@ def test_agents_of_another_server_keep_running(scripted: Scripted, tmp_path: Pat
     scripted.play([*BEGUN, spawn("all"), hang()], when="one")
     scripted.play([*claude_says("x")[:4], touch(up), wait_for(go), *claude_says("x")[4:]], when="other")
     with Server(scripted) as one, Server(scripted) as other:
-        run_id = other.up().detached("other")["run_id"]
-        one.up().detached("one")
+        run_id = other.ready().detached("other")["run_id"]
+        one.ready().detached("one")
         until(lambda: len(scripted.grandchildren()) == 1 and up.exists())
         guarding = guardian(one.process.pid)
         one.kill()
@@ -142,12 +142,12 @@ def kill_with_guardian(pid: int) -> None:
 def test_next_server_kills_agents_left_when_a_server_and_its_guardian_were_killed(scripted: Scripted) -> None:
     scripted.play([*BEGUN, *HIDING, hang()])
     with Server(scripted) as server:
-        server.up().detached("hello")
+        server.ready().detached("hello")
         until(lambda: len(scripted.grandchildren()) == len(HIDING))
         kill_with_guardian(server.process.pid)
     assert scripted.alive()
     with Server(scripted) as successor:
-        successor.up()
+        successor.ready()
         until(lambda: not scripted.alive())
         assert len(list(scripted.folder.glob(".clinvk/owners/*.guard"))) == 1  # its own
         assert successor.stop() == 0
@@ -168,13 +168,13 @@ def test_next_command_kills_agents_left_when_a_command_and_its_guardian_were_kil
 def test_second_server_does_not_kill_agents_of_a_running_server(scripted: Scripted) -> None:
     scripted.play([*BEGUN, *HIDING, hang()])
     with Server(scripted) as living:
-        living.up().detached("hello")
+        living.ready().detached("hello")
         until(lambda: len(scripted.grandchildren()) == len(HIDING))
         until(lambda: len(scripted.alive()) == len(HIDING) + 1)
         guarding = guardian(living.process.pid)
         guarding.kill()  # its server alone holds the lock until there is another
         with Server(scripted) as other:
-            other.up()
+            other.ready()
             assert other.stop() == 0
         assert len(scripted.alive()) == len(HIDING) + 1
 
@@ -182,7 +182,7 @@ def test_second_server_does_not_kill_agents_of_a_running_server(scripted: Script
 def test_guardian_has_its_own_session_and_ignores_signals(scripted: Scripted) -> None:
     scripted.play([*BEGUN, spawn("all"), hang()])
     with Server(scripted) as server:
-        server.up().detached("hello")
+        server.ready().detached("hello")
         until(lambda: len(scripted.grandchildren()) == 1)
         guarding = guardian(server.process.pid)
         assert os.getsid(guarding.pid) == guarding.pid
@@ -203,7 +203,7 @@ def _is_at_work(pid: int) -> bool:
 def test_killed_guardian_is_replaced(scripted: Scripted) -> None:
     scripted.play([*BEGUN, spawn("all"), hang()])
     with Server(scripted) as server:
-        server.up().detached("hello")
+        server.ready().detached("hello")
         first = guardian(server.process.pid)
         first.kill()
         until(lambda: [found for found in guardians(server.process.pid) if found.pid != first.pid] != [])
@@ -217,7 +217,7 @@ def test_killed_guardian_is_replaced(scripted: Scripted) -> None:
 
 def test_guardian_is_small_and_inherits_nothing_from_clinvk(scripted: Scripted) -> None:
     with Server(scripted, {"CLINVK_API_KEYS": "sk-secret"}) as server:
-        guarding = guardian(server.up().process.pid)
+        guarding = guardian(server.ready().process.pid)
         until(lambda: _is_at_work(guarding.pid))
         assert guarding.environ().keys() - {"LD_LIBRARY_PATH"} == {"CLINVK_PROCESS_ID"}
         assert guarding.cwd() == "/"
@@ -229,7 +229,7 @@ def test_guardian_is_small_and_inherits_nothing_from_clinvk(scripted: Scripted) 
 
 def test_guardian_exits_with_its_server(scripted: Scripted) -> None:
     with Server(scripted) as server:
-        guarding = guardian(server.up().process.pid)
+        guarding = guardian(server.ready().process.pid)
         assert server.stop() == 0
         assert gone(guarding)
 

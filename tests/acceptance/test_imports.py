@@ -60,7 +60,7 @@ def test_prompt_imports_neither_the_server_nor_yaml(clinvk: Clinvk) -> None:
 def test_prompt_through_the_server_imports_neither_agents_nor_the_runtime(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     with Server(scripted, {}) as server:
-        server.up()
+        server.ready()
         modules = imported(clinvk, "--new", "-o", "text", "say hello")
     assert "clinvk.remote.remote_runs" in modules
     assert not modules & (BACKENDS | RUNTIME | SERVER | {"sqlite3", "yaml"})

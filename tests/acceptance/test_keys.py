@@ -142,7 +142,7 @@ def test_server_requires_the_created_key(clinvk: Clinvk, scripted: Scripted) -> 
     scripted.play(claude_says("x"))
     key = clinvk.run("keys", "create", "ana").stdout.splitlines()[-1]
     with Server(scripted) as server:
-        server.up()
+        server.ready()
         body = {"backend": "claude", "prompt": "hi"}
         without = server.client.post("/api/v1/prompt", json=body)
         answer = server.client.post("/api/v1/prompt", json=body, headers={"authorization": f"Bearer {key}"})

@@ -27,7 +27,7 @@ def _imported(server: Server, count: int) -> None:
 def test_server_imports_earlier_sessions_at_startup_and_resumes_them(echo: Echo) -> None:
     files = earlier_sessions(echo.folder / ".clinvk", 3)
     with Server(echo) as server:
-        _imported(server.up(), 3)
+        _imported(server.ready(), 3)
         listed = server.client.get("/api/v1/sessions").json()["sessions"]
         assert [session["initial_prompt"] for session in listed] == [f"earlier prompt {number}" for number in (2, 1, 0)]
         assert {session["status"] for session in listed} == {"paused"}
@@ -61,7 +61,7 @@ def test_continue_resumes_the_newest_earlier_session(echo: Echo) -> None:
 def test_later_imports_keep_deletions_and_changes(echo: Echo) -> None:
     files = earlier_sessions(echo.folder / ".clinvk", 3)
     with Server(echo) as server:
-        _imported(server.up(), 3)
+        _imported(server.ready(), 3)
         assert server.client.delete(f"/api/v1/sessions/{0:032x}").status_code == 200
         assert server.client.patch(f"/api/v1/sessions/{1:032x}", json={"title": "mine"}).status_code == 200
         server.stop()
@@ -69,7 +69,7 @@ def test_later_imports_keep_deletions_and_changes(echo: Echo) -> None:
         file.touch()
     late = earlier_sessions(echo.folder / ".clinvk", 1, first=7)
     with Server(echo) as server:
-        _imported(server.up(), 3)
+        _imported(server.ready(), 3)
         listed = {
             session["id"]: session["title"] for session in server.client.get("/api/v1/sessions").json()["sessions"]
         }
@@ -89,7 +89,7 @@ def test_damaged_earlier_sessions_are_reported_and_skipped(echo: Echo) -> None:
     assert _untouched(files)
     (home / "clinvk.db").unlink()
     with Server(echo) as server:
-        _imported(server.up(), 2)
+        _imported(server.ready(), 2)
         until(lambda: server.said.count("not imported: ") == 3)
     assert _untouched(files)
 
@@ -101,7 +101,7 @@ async def test_concurrent_imports_import_each_session_once(echo: Echo) -> None:
             *(command_line(echo, "sessions", "list", "--limit", "0", "--json") for _ in range(3))
         )
         for server in (one, other):
-            _imported(server.up(), COUNT)
+            _imported(server.ready(), COUNT)
         until(lambda: _told([*(each.stderr for each in done), one.said, other.said]) == COUNT)
         page = one.client.get("/api/v1/sessions?limit=1000").json()
     assert {each.code for each in done} == {0}

@@ -25,7 +25,7 @@ CONNECTIONS = 100
 def test_low_soft_limit_of_open_files_rejects_no_client(scripted: Scripted) -> None:
     """The usual limit of 1024 is lower than the number of prompts that may wait."""
     with Server(scripted, open_files=64) as server, ExitStack() as opened:
-        where = urlsplit(server.up().url)
+        where = urlsplit(server.ready().url)
         address = (where.hostname, where.port)
         clients = [opened.enter_context(socket.create_connection(address, timeout=30)) for _ in range(CONNECTIONS)]
         for client in clients:
@@ -46,7 +46,7 @@ def test_agents_inherit_the_original_limit_of_open_files(scripted: Scripted) -> 
         return found
 
     with Server(scripted, open_files=64) as server:
-        server.up().detached("hi")
+        server.ready().detached("hi")
         until(lambda: limits() == {64})
         go.touch()
         until(lambda: len(scripted.grandchildren()) == 1)

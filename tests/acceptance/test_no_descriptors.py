@@ -42,7 +42,7 @@ def test_prompt_is_refused_with_503_and_retry_after(scripted: Scripted, path: st
     whole, stream = REQUESTS[path]
     scripted.play(claude_says("hi"))
     with Server(scripted) as server:
-        client = server.up().client
+        client = server.ready().client
         assert client.get("/health").status_code == 200  # opens the connection that the requests below share
         for more in ({}, stream):
             with no_descriptors(server):
@@ -60,7 +60,7 @@ def test_agents_that_exit_without_free_descriptors_leave_no_process(scripted: Sc
     go = scripted.folder / "go"
     scripted.play([*claude_says("x")[:4], spawn("setsid"), spawn("all"), wait_for(go), *claude_says("x")[4:]])
     with Server(scripted) as server:
-        run_id = server.up().detached("hi")["run_id"]
+        run_id = server.ready().detached("hi")["run_id"]
         until(lambda: len(scripted.grandchildren()) == 2)
         with no_descriptors(server):
             go.touch()
@@ -89,7 +89,7 @@ OTHERS: dict[str, dict[str, object] | None] = {
 def test_orchestration_without_free_descriptors_is_refused(scripted: Scripted, path: str) -> None:
     scripted.play(claude_says("hi"))
     with Server(scripted) as server:
-        client = server.up().client
+        client = server.ready().client
         assert client.post(path, json=OTHERS[path]).status_code == 200
         with no_descriptors(server):
             refused = client.post(path, json=OTHERS[path])
@@ -101,7 +101,7 @@ def test_orchestration_without_free_descriptors_is_refused(scripted: Scripted, p
 def test_other_requests_are_answered_or_refused_with_503_and_retry_after(scripted: Scripted) -> None:
     scripted.play(claude_says("hi"))
     with Server(scripted) as server:
-        client = server.up().client
+        client = server.ready().client
         assert client.get("/health/live").status_code == 200
         for path, body in OTHERS.items():
             method = "POST" if body else "GET"

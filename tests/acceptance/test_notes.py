@@ -14,7 +14,7 @@ def test_server_warns_that_requests_without_a_workdir_are_refused(clinvk: Clinvk
     clinvk.settings("server: {allowed_workdir_prefixes: [/srv]}")
     own = os.path.realpath(clinvk.agent.folder)
     with Server(clinvk.agent) as server:
-        server.up()
+        server.ready()
         (told,) = warnings(server)
         assert told.endswith(
             f"requests that name no workdir are refused: the server's own directory {own!r} is in none of '/srv' "
@@ -28,11 +28,11 @@ def test_server_does_not_warn_when_its_directory_is_allowed(clinvk: Clinvk) -> N
     own = os.path.realpath(clinvk.agent.folder)
     clinvk.settings(f"server: {{allowed_workdir_prefixes: [{own}]}}")
     with Server(clinvk.agent) as server:
-        assert warnings(server.up()) == []
+        assert warnings(server.ready()) == []
 
 
 def test_server_warns_of_agents_that_are_not_prestarted(clinvk: Clinvk) -> None:
     clinvk.settings("warm: {prestart: [gemini]}")
     with Server(clinvk.agent, {"CLINVK_WARM__ENABLED": "true"}) as server:
-        (told,) = warnings(server.up())
+        (told,) = warnings(server.ready())
     assert told.endswith("warm.prestart starts none of gemini: not in warm.kept_backends")

@@ -114,7 +114,7 @@ def test_follow_of_several_agents_shows_the_parts(clinvk: Clinvk) -> None:
 
 
 def test_open_prints_the_address_of_a_running_server(clinvk: Clinvk) -> None:
-    with Server(clinvk.agent).up() as server:
+    with Server(clinvk.agent).ready() as server:
         port = server.url.rpartition(":")[2]
         done = clinvk.run("open", "--dry-run", "--port", port)
         without_port = clinvk.run("open", "--dry-run")

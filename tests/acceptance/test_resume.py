@@ -69,7 +69,7 @@ class TestByItself:
     def test_sessions_over_http_are_continued_only_after_an_explicit_resume(self, clinvk: Clinvk) -> None:
         clinvk.agent.play(claude_says("x"))
         with Server(clinvk.agent) as server:
-            session = server.up().prompt("over http", workdir=str(clinvk.folder)).json()["session_id"]
+            session = server.ready().prompt("over http", workdir=str(clinvk.folder)).json()["session_id"]
             assert json.loads(clinvk.run("--new", "first").stdout)["session_id"] != session
             assert server.prompt("more", session_id=session).json()["session_id"] == session
             assert json.loads(clinvk.run("second").stdout)["session_id"] != session

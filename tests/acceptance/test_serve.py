@@ -83,7 +83,7 @@ def test_verbose_server_adds_a_line_for_each_request(clinvk: Clinvk, flags: tupl
 def test_log_redirected_to_a_file_contains_no_prompt(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("hi"))
     with Server(clinvk.agent, {"CLINVK_LOG__REQUESTS": "true"}) as server:
-        assert server.up().prompt("a secret plan").status_code == 200
+        assert server.ready().prompt("a secret plan").status_code == 200
         assert server.stop() == 0
         assert "of claude: finished" in server.said
         assert "secret plan" not in server.said
@@ -108,7 +108,7 @@ def test_verbose_and_quiet_exclude_each_other(clinvk: Clinvk) -> None:
 
 def test_port_in_use_by_clinvk_is_reported_with_its_version(clinvk: Clinvk) -> None:
     with Server(clinvk.agent) as server:
-        port = server.up().url.rpartition(":")[2]
+        port = server.ready().url.rpartition(":")[2]
         done = clinvk.run("serve", "--port", port)
     assert done.returncode == 5
     assert re.search(

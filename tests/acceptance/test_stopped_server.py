@@ -11,7 +11,7 @@ from scripted.steps import hang, touch
 def test_prompt_reports_that_its_server_is_stopping(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.agent.play([touch(clinvk.folder / "up"), hang()])
     with Server(scripted, {"CLINVK_SERVER__SHUTDOWN_GRACE_SECS": "0"}) as server:
-        server.up()
+        server.ready()
         with clinvk.started("-o", "text", "--new", "hello") as process:
             until((clinvk.folder / "up").exists)
             server.process.send_signal(signal.SIGTERM)

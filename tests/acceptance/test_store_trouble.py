@@ -62,7 +62,7 @@ def _refused_until_there_is_room(
 ) -> None:
     """`no_room` gives the shell command that takes the room from a command line too."""
     clinvk = Clinvk(echo, echo.folder)
-    client = server.up().client
+    client = server.ready().client
     kept = server.prompt(f"{echo.name()} 0").json()
     assert client.get(f"/api/v1/runs/{kept['run_id']}").json()["output"] == kept["output"]
     last = echo.name()
@@ -119,7 +119,7 @@ def test_server_at_its_file_size_limit_refuses_prompts_until_it_can_write(echo: 
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="no limits of another process here")
 def test_health_is_unhealthy_while_a_prompt_does_not_fit(echo: Echo) -> None:
     with Server(echo, {"PYTHONDONTWRITEBYTECODE": "1"}) as server:
-        server.up().prompt(f"{echo.name()} 0")
+        server.ready().prompt(f"{echo.name()} 0")
         process = psutil.Process(server.process.pid)
         journal = (echo.folder / ".clinvk" / "clinvk.db-wal").stat().st_size
         limits = process.rlimit(psutil.RLIMIT_FSIZE)
@@ -230,7 +230,7 @@ def _refused(echo: Echo, clinvk: Clinvk, why: str) -> list[str]:
 
 def _refused_over_http(echo: Echo, server: Server, why: str) -> list[str]:
     """Check that a server starts, reports the reason and runs nothing; return what ran."""
-    client = server.up().client
+    client = server.ready().client
     for response in (
         server.prompt(f"{echo.name()} 0"),
         client.get("/api/v1/sessions"),

@@ -33,7 +33,7 @@ BEGUN = claude_says("begun ")[:4]
 @pytest.fixture
 def server(scripted: Scripted) -> Generator[Server]:
     with Server(scripted, OF_SERVER) as server:
-        yield server.up()
+        yield server.ready()
 
 
 def is_of_server(call: Call) -> bool:
@@ -113,7 +113,7 @@ def test_setting_of_another_backend_does_not_prevent_server_use(clinvk: Clinvk, 
 def test_server_settings_neither_prevent_server_use_nor_change_the_agent(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     with Server(scripted, {**OF_SERVER, "CLINVK_SERVER__MAX_QUEUED_RUNS": "7"}) as server:
-        server.up().prompt("over http")
+        server.ready().prompt("over http")
         clinvk.run("--new", "hello", env={"CLINVK_SERVER__CORS_ALLOW_CREDENTIALS": "true"})
     over_http, call = clinvk.agent.calls()
     assert is_of_server(call)
@@ -177,7 +177,7 @@ def test_dry_run_server_still_runs_prompts_of_commands(scripted: Scripted, clinv
     """Whether a prompt of a command is run is up to the command's own flags and settings."""
     clinvk.agent.play(claude_says("x"))
     with Server(scripted, {**OF_SERVER, "CLINVK_UNIFIED_FLAGS__DRY_RUN": "true"}) as server:
-        assert "claude" in server.up().prompt("hello").json()["output"]
+        assert "claude" in server.ready().prompt("hello").json()["output"]
         assert clinvk.agent.calls() == []
         assert clinvk.run("-o", "text", "--new", "hello").stdout == "x\n"
         assert clinvk.run("--dry-run", "--new", "hello").stdout.endswith("# prompt: 5 bytes on stdin\n")
@@ -292,12 +292,12 @@ def test_killed_server_fails_the_command_with_a_clear_message(clinvk: Clinvk, se
 def test_files_of_a_killed_server_block_neither_commands_nor_the_next_server(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     with Server(clinvk.agent) as first:
-        first.up().kill()
+        first.ready().kill()
     assert socket_of(clinvk.agent).exists()
     done = clinvk.run("-v", "-o", "text", "--new", "hello")
     assert (done.stdout, done.stderr) == ("x\n", "")
     with Server(clinvk.agent, OF_SERVER) as second:
-        second.up()
+        second.ready()
         clinvk.run("--new", "hello")
     assert [is_of_server(call) for call in clinvk.agent.calls()] == [False, True]
 
@@ -369,7 +369,7 @@ def test_reader_that_pauses_past_the_timeout_receives_everything(clinvk: Clinvk,
 def test_second_server_takes_the_socket_after_the_first_exits(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
     with Server(clinvk.agent, {"WINDOWID": "of-the-second"}) as second:
-        second.up()
+        second.ready()
         until(lambda: "commands go through another server" in second.said)
         clinvk.run("--new", "hello")
         server.stop()
@@ -411,7 +411,7 @@ def test_command_runs_locally_when_the_server_has_no_free_slot(scripted: Scripte
     clinvk.agent.play([touch(clinvk.folder / "up"), hang()], when="long")
     clinvk.agent.play(claude_says("x"), when="short")
     with Server(scripted, {**OF_SERVER, "CLINVK_SERVER__MAX_CONCURRENT_RUNS": "1"}) as server:
-        server.up().detached("long")
+        server.ready().detached("long")
         until((clinvk.folder / "up").exists)
         done = clinvk.run("-v", "-o", "text", "--new", "short")
     assert done.stdout == "x\n"
@@ -428,7 +428,7 @@ def test_server_restrictions_do_not_apply_to_its_own_user(scripted: Scripted, cl
         "CLINVK_POLICY__ALLOWED_BACKENDS": "codex",
     }
     with Server(scripted, narrow) as server:
-        server.up()
+        server.ready()
         assert clinvk.run("-o", "text", "--approval-mode", "auto", "hello").stdout == "x\n"
     call = clinvk.agent.calls()[0]
     assert is_of_server(call)
@@ -477,7 +477,7 @@ def test_socket_of_a_home_with_a_long_path_is_placed_elsewhere(scripted: Scripte
     moved = {"CLINVK_HOME": str(home)}
     place = path_of(home)
     with Server(scripted, {**OF_SERVER, **moved}) as server:
-        server.up()
+        server.ready()
         clinvk.run("hello", env=moved)
         assert place.is_socket()
         assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700

@@ -74,7 +74,7 @@ def worktrees_of(repository: Repository) -> KeptWorktrees:
     return KeptWorktrees(Spawner(marks), repository.home / ".clinvk", repository.env)
 
 
-def left(repository: Repository, without: Sequence[str] = (), **files: str) -> Worktree:
+def changed_worktree(repository: Repository, without: Sequence[str] = (), **files: str) -> Worktree:
     """Leave a worktree that an agent has changed."""
 
     async def make() -> Worktree:
@@ -94,8 +94,8 @@ def listed(clinvk: Clinvk, *arguments: str) -> list[str]:
 
 
 def test_list_prints_a_table_of_changed_worktrees(clinvk: Clinvk, repository: Repository) -> None:
-    first = left(repository)
-    second = left(repository, **{"a.txt": "two\n", "new": "new\n"})
+    first = changed_worktree(repository)
+    second = changed_worktree(repository, **{"a.txt": "two\n", "new": "new\n"})
     done = clinvk.run("worktrees", "list")
     assert (done.returncode, done.stderr) == (0, "")
     head, *rows = [line.split() for line in done.stdout.splitlines()]
@@ -119,7 +119,7 @@ def test_list_prints_the_prompt_that_made_a_worktree(clinvk: Clinvk, repository:
 
 
 def test_list_json_includes_all_fields(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     (item,) = clinvk.json(WorktreeList, "worktrees", "list").worktrees
     assert (item.id, item.state, item.branch, item.base) == (worktree.id, "changed", worktree.branch, worktree.base)
     assert (item.repository, item.path, item.problem) == (str(repository.path), worktree.path, None)
@@ -130,7 +130,7 @@ def test_list_json_includes_all_fields(clinvk: Clinvk, repository: Repository) -
 def test_list_here_shows_one_repository_and_requires_one(clinvk: Clinvk, repository: Repository) -> None:
     other = Repository(clinvk.folder / "other", repository.home)
     other.commit(**{"a.txt": "one\n"})
-    mine, theirs = left(repository), left(other)
+    mine, theirs = changed_worktree(repository), changed_worktree(other)
     assert listed(clinvk) == [mine.id, theirs.id]
     assert listed(clinvk, "-w", str(repository.path / "inner")) == [mine.id]
     done = clinvk.run("worktrees", "list", "--here")
@@ -146,7 +146,7 @@ def test_list_without_worktrees_is_empty_with_a_note(clinvk: Clinvk) -> None:
 
 
 def test_list_shows_a_broken_worktree_with_the_reason(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     repository.path.rename(clinvk.folder / "moved")
     done = clinvk.run("worktrees", "list")
     assert done.returncode == 0
@@ -155,7 +155,7 @@ def test_list_shows_a_broken_worktree_with_the_reason(clinvk: Clinvk, repository
 
 
 def test_show_prints_the_changes_and_the_run(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = left(repository, **{"a.txt": "two\n", "new": "new\n"})
+    worktree = changed_worktree(repository, **{"a.txt": "two\n", "new": "new\n"})
     clinvk.agent.play(claude_says("x"))
     prompted = json.loads(clinvk.run("-b", "claude", "--workdir", worktree.path, "change it").stdout)
     done = clinvk.run("worktrees", "show", worktree.branch)
@@ -183,7 +183,7 @@ def test_show_prints_the_changes_and_the_run(clinvk: Clinvk, repository: Reposit
 
 @pytest.mark.parametrize("columns", [80, 41])
 def test_show_truncates_the_prompt_to_the_terminal(clinvk: Clinvk, repository: Repository, columns: int) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     clinvk.agent.play(claude_says("x"))
     assert clinvk.run("-b", "claude", "--workdir", worktree.path, "長い" * 400).returncode == 0
     with on_terminal(clinvk, "worktrees", "show", worktree.id, columns=columns) as terminal:
@@ -194,7 +194,7 @@ def test_show_truncates_the_prompt_to_the_terminal(clinvk: Clinvk, repository: R
 
 
 def test_show_json_includes_the_list_fields_and_the_diff(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     shown = clinvk.json(ShownWorktree, "worktrees", "show", worktree.id)
     (item,) = clinvk.json(WorktreeList, "worktrees", "list").worktrees
     assert {name: getattr(shown, name) for name in item.__struct_fields__} == msgspec.structs.asdict(item)
@@ -206,7 +206,7 @@ def test_show_json_includes_the_list_fields_and_the_diff(clinvk: Clinvk, reposit
 @pytest.mark.parametrize("flags", [(), ("--diff",)], ids=["whole", "diff"])
 def test_show_output_in_a_pipe_is_a_git_patch(clinvk: Clinvk, repository: Repository, flags: tuple[str, ...]) -> None:
     files = {"a.txt": b"tw\xf6\r\n", "pixel": bytes(range(256)), "with space": b"x" * 2**21 + b"\nno end"}
-    worktree = left(repository, without=("inner/b",))
+    worktree = changed_worktree(repository, without=("inner/b",))
     for name, content in files.items():
         Path(worktree.root, name).write_bytes(content)
     done = clinvk.run("worktrees", "show", worktree.id, *flags, close_fds="> change.patch")
@@ -221,7 +221,7 @@ def test_show_output_in_a_pipe_is_a_git_patch(clinvk: Clinvk, repository: Reposi
 def test_show_on_a_terminal_colors_the_diff_and_escapes_control_characters(
     clinvk: Clinvk, repository: Repository
 ) -> None:
-    worktree = left(repository, **{"a.txt": "two \x1b[2J\n", "pixel": "\0"})
+    worktree = changed_worktree(repository, **{"a.txt": "two \x1b[2J\n", "pixel": "\0"})
     with on_terminal(clinvk, "worktrees", "show", "--diff", worktree.id) as terminal:
         assert terminal.ended() == 0
     colored = terminal.read.decode().split("\r\n")
@@ -239,7 +239,7 @@ def test_show_reports_why_a_worktree_has_no_diff(clinvk: Clinvk, repository: Rep
     busy = asyncio.run(worktrees.make(str(repository.path), "busy"))
     other = Repository(clinvk.folder / "other", repository.home)
     other.commit(**{"a.txt": "one\n"})
-    broken = left(other)
+    broken = changed_worktree(other)
     other.path.rename(clinvk.folder / "moved")
     for worktree, state, why in (
         (busy, "in use", "an agent is at work in it: its diff is there when that has ended"),
@@ -256,7 +256,7 @@ def test_show_reports_why_a_worktree_has_no_diff(clinvk: Clinvk, repository: Rep
 
 
 def test_show_prints_the_diff_when_the_run_database_is_unreadable(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     (repository.home / ".clinvk" / "clinvk.db").write_text("no database")
     done = clinvk.run("worktrees", "show", worktree.id)
     assert done.returncode == 0
@@ -265,7 +265,7 @@ def test_show_prints_the_diff_when_the_run_database_is_unreadable(clinvk: Clinvk
 
 
 def test_apply_changes_the_files_and_removes_the_worktree(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = left(repository, **{"a.txt": "two\n", "new": "new\n"})
+    worktree = changed_worktree(repository, **{"a.txt": "two\n", "new": "new\n"})
     tried = clinvk.run("worktrees", "apply", "--dry-run", worktree.id[:-2])
     assert tried.stdout.startswith(f"would apply {worktree.id} to ")
     assert repository.files()["a.txt"] == b"one\n"
@@ -282,7 +282,7 @@ def test_apply_changes_the_files_and_removes_the_worktree(clinvk: Clinvk, reposi
 def test_apply_keeps_the_current_directory_when_its_contents_are_replaced(
     clinvk: Clinvk, repository: Repository
 ) -> None:
-    worktree = left(repository, **{"inner/new": "new\n"}, without=("inner/b",))
+    worktree = changed_worktree(repository, **{"inner/new": "new\n"}, without=("inner/b",))
     inner = repository.path / "inner"
     directory = os.open(inner, os.O_RDONLY)  # while it is open, no other gets its number
     try:
@@ -295,14 +295,14 @@ def test_apply_keeps_the_current_directory_when_its_contents_are_replaced(
 
 
 def test_apply_works_from_a_deleted_directory(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     done = clinvk.run("worktrees", "apply", worktree.id, before="mkdir gone; cd gone; rmdir ../gone")
     assert (done.returncode, done.stderr) == (0, "")
     assert repository.files()["a.txt"] == b"two\n"
 
 
 def test_apply_json_reports_the_files_and_the_repository(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     done = clinvk.json(WorktreeApplied, "worktrees", "apply", worktree.id, "--keep")
     assert done == WorktreeApplied(
         id=worktree.id,
@@ -315,7 +315,7 @@ def test_apply_json_reports_the_files_and_the_repository(clinvk: Clinvk, reposit
 
 
 def test_conflicting_apply_exits_with_1_and_changes_nothing(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     repository.write("a.txt", "three\n")
     done = clinvk.run("worktrees", "apply", worktree.id)
     assert (done.returncode, done.stdout) == (1, "")
@@ -326,7 +326,7 @@ def test_conflicting_apply_exits_with_1_and_changes_nothing(clinvk: Clinvk, repo
 
 
 def test_discard_removes_named_worktrees_only_when_confirmed(clinvk: Clinvk, repository: Repository) -> None:
-    first, second, third = (left(repository) for _ in range(3))
+    first, second, third = (changed_worktree(repository) for _ in range(3))
     assert clinvk.run("worktrees", "discard", "--dry-run", first.id).stdout == f"would discard {first.id}\n"
     unasked = clinvk.run("worktrees", "discard", first.id)
     assert (unasked.returncode, unasked.stdout) == (1, "")
@@ -341,7 +341,7 @@ def test_discard_removes_named_worktrees_only_when_confirmed(clinvk: Clinvk, rep
 def test_discard_asks_for_confirmation_on_a_terminal(
     clinvk: Clinvk, repository: Repository, typed: str, is_gone: bool
 ) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     with on_terminal(clinvk, "worktrees", "discard", worktree.id) as terminal:
         terminal.until(f"Discard worktree {worktree.id} (changed files: 1)? [y/N] ")
         terminal.type(f"{typed}\r".encode())
@@ -350,7 +350,7 @@ def test_discard_asks_for_confirmation_on_a_terminal(
 
 
 def test_worktree_in_use_is_refused_before_asking_or_removing(clinvk: Clinvk, repository: Repository) -> None:
-    other = left(repository)
+    other = changed_worktree(repository)
     worktrees = worktrees_of(repository)
     worktree = asyncio.run(worktrees.make(str(repository.path), "busy"))
     Path(worktree.root, "new").touch()
@@ -371,7 +371,7 @@ def test_worktree_in_use_is_refused_before_asking_or_removing(clinvk: Clinvk, re
 def test_discard_removes_nothing_when_a_worktree_becomes_used_while_asking(
     clinvk: Clinvk, repository: Repository
 ) -> None:
-    free, entered = sorted((left(repository) for _ in range(2)), key=lambda worktree: worktree.id)
+    free, entered = sorted((changed_worktree(repository) for _ in range(2)), key=lambda worktree: worktree.id)
 
     async def answer(terminal: Terminal) -> None:
         async with worktrees_of(repository).used(entered.root):
@@ -386,7 +386,7 @@ def test_discard_removes_nothing_when_a_worktree_becomes_used_while_asking(
 
 
 def test_worktree_is_in_use_until_an_interactive_agent_exits(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     begun, go = clinvk.folder / "begun", clinvk.folder / "go"
     clinvk.agent.play(claude_says("x"))
     assert clinvk.run("--new", "-b", "claude", "--workdir", worktree.path, "first").returncode == 0
@@ -404,7 +404,7 @@ def test_worktree_is_in_use_until_an_interactive_agent_exits(clinvk: Clinvk, rep
 @pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
 @pytest.mark.parametrize("resumes", [False, True], ids=["prompt", "resume"])
 def test_worktree_is_in_use_until_its_prompt_is_answered(clinvk: Clinvk, repository: Repository, resumes: bool) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     begun, go = clinvk.folder / "begun", clinvk.folder / "go"
     clinvk.agent.play(claude_says("x"))
     clinvk.agent.play([touch(begun), wait_for(go), *claude_says("x")], when="more")
@@ -427,8 +427,8 @@ def test_worktree_is_in_use_until_its_prompt_is_answered(clinvk: Clinvk, reposit
 
 @pytest.mark.parametrize("command", ["show", "apply", "discard"])
 def test_unknown_or_ambiguous_worktree_exits_with_1(clinvk: Clinvk, repository: Repository, command: str) -> None:
-    left(repository)
-    left(repository)
+    changed_worktree(repository)
+    changed_worktree(repository)
     for word, said in (("nothing", "no worktree 'nothing'"), ("claude", "is the beginning of several worktrees")):
         done = clinvk.run("worktrees", command, word)
         assert (done.returncode, done.stdout) == (1, "")
@@ -437,7 +437,7 @@ def test_unknown_or_ambiguous_worktree_exits_with_1(clinvk: Clinvk, repository: 
 
 
 def test_missing_git_is_reported(clinvk: Clinvk, repository: Repository) -> None:
-    worktree = left(repository)
+    worktree = changed_worktree(repository)
     done = clinvk.run("worktrees", "apply", worktree.id, env={"PATH": str(clinvk.folder)})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("clinvk: worktrees need git: ")

@@ -97,7 +97,7 @@ def machine(standin: Address, agent_path: str, way: str) -> Generator[Machine]:
         machine = Machine.install(Path(folder).resolve(), agent_path, standin, keeps_warm=way == "kept")
         yield machine
         until = time.monotonic() + 10
-        while (left := machine.left()) and time.monotonic() < until:
+        while (left := machine.leftover_processes()) and time.monotonic() < until:
             time.sleep(0.05)
         for process in left:
             process.kill()

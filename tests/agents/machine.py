@@ -127,7 +127,7 @@ class Machine:
         async with self.runs() as runs, runs.run(self.completed(request)) as run:
             return [logged.event async for logged in run.follow()]
 
-    def left(self) -> list[psutil.Process]:
+    def leftover_processes(self) -> list[psutil.Process]:
         """Return the processes that still run in this home or in one of its directories."""
         found: list[psutil.Process] = []
         for process in psutil.process_iter():

@@ -39,7 +39,7 @@ def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
-def told(events: list[Event]) -> list[Event]:
+def comparable(events: list[Event]) -> list[Event]:
     """The events with pieces of one text put together, and calls numbered: in this the ways differ."""
     told: list[Event] = []
     calls: dict[str, str] = {}
@@ -74,7 +74,7 @@ async def conversation(machine: Machine, *requests: RunRequest) -> list[RunResul
 
 
 async def test_answer_includes_thread_id_and_token_usage(machine: Machine) -> None:
-    started, *rest = told(await machine.events(ask("hello [[words=3 think=2 usage=100,20,30,10]]")))
+    started, *rest = comparable(await machine.events(ask("hello [[words=3 think=2 usage=100,20,30,10]]")))
     assert isinstance(started, RunStarted)
     assert started.backend_session_id
     assert rest == [
@@ -86,7 +86,7 @@ async def test_answer_includes_thread_id_and_token_usage(machine: Machine) -> No
 
 async def test_command_and_its_output_are_reported_between_messages(machine: Machine) -> None:
     prompt = 'go [[tool=shell cmd="echo hi; sleep 0.2; false" before="Let me look." say="Done."]]'
-    events = told(await machine.events(ask(prompt)))
+    events = comparable(await machine.events(ask(prompt)))
     assert [event for event in events if not isinstance(event, RunStarted | RunFinished)] == [
         TextDelta("Let me look."),
         ToolCall("call-0", "command_execution", {"command": "/bin/bash -lc 'echo hi; sleep 0.2; false'"}),
@@ -99,7 +99,7 @@ async def test_command_and_its_output_are_reported_between_messages(machine: Mac
 async def test_a_patch_writes_a_file(machine: Machine, model: str) -> None:
     path = machine.project / "made.txt"
     request = replace(ask(f"go [[tool=write path={path} content=made]]"), approval_mode="auto", model=model)
-    events = told(await machine.events(request))
+    events = comparable(await machine.events(request))
     assert path.read_text().strip() == "made"
     assert [event for event in events if isinstance(event, ToolCall | ToolResult)] == [
         ToolCall("call-0", "file_change", {"changes": [{"path": str(path), "kind": "add"}]}),

@@ -22,7 +22,7 @@ def ask(prompt: str, session: str | None = None) -> RunRequest:
     return RunRequest(prompt=prompt, backend="codex", session_id=session)
 
 
-async def told(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[list[Event], str]:
+async def run_events(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[list[Event], str]:
     async with runs.run(machine.completed(request)) as run:
         events = [logged.event async for logged in run.follow()]
     return events, run.session_id or ""
@@ -62,13 +62,13 @@ async def test_archived_conversation_can_be_resumed(
 ) -> None:
     store = MemoryStore()
     async with LocalRuns(machine.settings, store, machine.env, BACKENDS) as runs:
-        _, session = await told(machine, runs, ask("first [[words=2]]"))
+        _, session = await run_events(machine, runs, ask("first [[words=2]]"))
     archive(machine)
     async with LocalRuns(machine.settings, store, machine.env, BACKENDS, keeps_warm=keeps) as runs:
         after = (await sessions.fork(store, session, "f" * 32, BACKENDS)).id if fork else session
-        second, _ = await told(machine, runs, replace(ask("second [[info]]", after), extra=extra))
+        second, _ = await run_events(machine, runs, replace(ask("second [[info]]", after), extra=extra))
         assert "prompts=2" in text(second)
-        third, _ = await told(machine, runs, ask("third [[info]]", session))
+        third, _ = await run_events(machine, runs, ask("third [[info]]", session))
         assert f"prompts={2 if fork else 3}" in text(third)
 
 
@@ -83,10 +83,10 @@ async def closing(machine: Machine, runs: LocalRuns) -> "asyncio.Task[None]":
 async def test_fork_waits_for_a_thread_that_is_being_closed(machine: Machine) -> None:
     store = MemoryStore()
     async with LocalRuns(machine.settings, store, machine.env, BACKENDS, keeps_warm=True) as runs:
-        _, session = await told(machine, runs, ask("first [[words=2]]"))
+        _, session = await run_events(machine, runs, ask("first [[words=2]]"))
         fork = await sessions.fork(store, session, "f" * 32, BACKENDS)
         closed = await closing(machine, runs)
-        second, _ = await told(machine, runs, ask("second [[info]]", fork.id))
+        second, _ = await run_events(machine, runs, ask("second [[info]]", fork.id))
         await closed
     assert "prompts=2" in text(second)
 
@@ -94,7 +94,7 @@ async def test_fork_waits_for_a_thread_that_is_being_closed(machine: Machine) ->
 async def test_process_finishes_closing_its_thread_before_it_exits(machine: Machine) -> None:
     store = MemoryStore()
     async with LocalRuns(machine.settings, store, machine.env, BACKENDS, keeps_warm=True) as runs:
-        await told(machine, runs, ask("first [[words=2]]"))
+        await run_events(machine, runs, ask("first [[words=2]]"))
         closed = await closing(machine, runs)
     await closed
     assert rollouts(machine, "sessions")
@@ -120,12 +120,12 @@ async def test_thread_opened_for_a_cancelled_run_can_be_resumed_by_another_proce
     channel = AppServerChannel({"cwd": str(machine.project), "approvalPolicy": "never"}, is_kept=True)
     pipe, server = subprocess.PIPE, ("codex", "app-server")
     async with machine.runs() as runs:
-        _, session = await told(machine, runs, ask("first [[words=2]]"))
+        _, session = await run_events(machine, runs, ask("first [[words=2]]"))
         request = channel.start("dropped", ask("dropped"), Resume(thread(machine)))
         assert channel.interrupt("dropped") == b""
         with subprocess.Popen(server, stdin=pipe, stdout=pipe, env=machine.env, cwd=machine.project) as process:
             await asyncio.to_thread(talk, process, channel, request)
-            second, _ = await told(machine, runs, ask("second [[info]]", session))
+            second, _ = await run_events(machine, runs, ask("second [[info]]", session))
             assert process.poll() is None
             process.kill()
     assert "prompts=2" in text(second)

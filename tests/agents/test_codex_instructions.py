@@ -41,7 +41,7 @@ def below(machine: Machine) -> Path:
     return below
 
 
-async def told(machine: Machine, request: RunRequest) -> str:
+async def request_to_model(machine: Machine, request: RunRequest) -> str:
     """Run a request; return everything that the model received."""
     result = await machine.run(request)
     assert isinstance(result.ending, RunFinished), result.ending
@@ -62,7 +62,7 @@ async def test_unlisted_project_instructs_the_model_and_has_no_other_effect(
     machine: Machine, below: Path, approval: ApprovalMode, sandbox: SandboxMode
 ) -> None:
     request = RunRequest(prompt="go", backend="codex", workdir=str(below))
-    sent = await told(machine, replace(request, approval_mode=approval, sandbox_mode=sandbox))
+    sent = await request_to_model(machine, replace(request, approval_mode=approval, sandbox_mode=sandbox))
     assert sent.count(json.dumps(ORDERED)[1:-1]) == 1
     assert f"# AGENTS.md instructions for {below}" in sent
     assert "hidden" not in sent
@@ -76,7 +76,7 @@ async def test_trusted_project_instructs_the_model_once(
 ) -> None:
     trust(machine, machine.project)
     request = RunRequest(prompt="go", backend="codex", workdir=str(below), approval_mode=approval)
-    sent = await told(machine, replace(request, sandbox_mode=sandbox))
+    sent = await request_to_model(machine, replace(request, sandbox_mode=sandbox))
     assert sent.count(json.dumps(ORDERED)[1:-1]) == 1
     assert ("of-the-project" in sent) == (sandbox != "read-only")
 
@@ -84,7 +84,7 @@ async def test_trusted_project_instructs_the_model_once(
 async def test_untrusted_project_does_not_instruct_the_model(machine: Machine, below: Path) -> None:
     trust(machine, machine.project, "untrusted")
     request = RunRequest(prompt="go", backend="codex", workdir=str(below), sandbox_mode="workspace")
-    assert "of the root" not in await told(machine, request)
+    assert "of the root" not in await request_to_model(machine, request)
 
 
 async def test_instructions_from_clinvk_match_those_that_codex_reads_itself(machine: Machine, below: Path) -> None:
@@ -92,7 +92,10 @@ async def test_instructions_from_clinvk_match_those_that_codex_reads_itself(mach
     extend(machine, "", 'project_doc_max_bytes = 2001\nproject_doc_fallback_filenames = ["OTHER.md"]\n')
     (machine.project / "a" / "OTHER.md").write_text("é" * 990 + "  \n")
     request = RunRequest(prompt="go", backend="codex", workdir=str(below))
-    by_codex, by_clinvk = await told(machine, request), await told(machine, replace(request, sandbox_mode="workspace"))
+    by_codex, by_clinvk = (
+        await request_to_model(machine, request),
+        await request_to_model(machine, replace(request, sandbox_mode="workspace")),
+    )
     text = by_codex[by_codex.index("# AGENTS.md") : by_codex.index("</INSTRUCTIONS>")]
     assert len(text) > 1000
     assert text in by_clinvk
@@ -101,10 +104,10 @@ async def test_instructions_from_clinvk_match_those_that_codex_reads_itself(mach
 async def test_system_prompt_and_user_instructions_are_preserved(machine: Machine, below: Path) -> None:
     extend(machine, "", 'developer_instructions = "of the user"\n')
     request = RunRequest(prompt="go", backend="codex", workdir=str(below), sandbox_mode="workspace")
-    sent = await told(machine, request)
+    sent = await request_to_model(machine, request)
     assert "of the user" in sent
     assert "of the root" in sent
-    sent = await told(machine, replace(request, prompt="go on", system_prompt="of the request"))
+    sent = await request_to_model(machine, replace(request, prompt="go on", system_prompt="of the request"))
     assert "of the request" in sent
     assert "of the root" in sent
 

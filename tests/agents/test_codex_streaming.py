@@ -163,7 +163,7 @@ async def test_abandoned_run_stops_its_tools(machine: Machine) -> None:
             if isinstance(logged.event, ToolCall):
                 break
     assert isinstance((await run.result()).ending, RunFailed)
-    assert not machine.left()
+    assert not machine.leftover_processes()
 
 
 async def test_concurrent_runs_are_independent(machine: Machine) -> None:

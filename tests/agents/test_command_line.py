@@ -34,4 +34,4 @@ def test_model_api_error_is_reported_with_its_message(machine: Machine, backend:
 @pytest.mark.parametrize("backend", CLIS)
 def test_ctrl_c_stops_a_running_tool(machine: Machine, backend: str) -> None:
     assert interrupted_in_a_tool(machine, "-b", backend) == (7, b"clinvk: cancelled\n")
-    assert machine.left() == []
+    assert machine.leftover_processes() == []

@@ -107,7 +107,9 @@ async def test_client_disconnect_ends_the_agent_and_its_tool(machine: Machine, b
         _, writer = await server.raw(head.encode() + b"content-type: application/json\r\n\r\n" + data)
         await until(up.exists, within_s=60)
         writer.close()
-        await until_told(lambda: asyncio.to_thread(lambda: not machine.left()))  # a look at all processes takes long
+        await until_told(
+            lambda: asyncio.to_thread(lambda: not machine.leftover_processes())
+        )  # a look at all processes takes long
 
 
 @pytest.mark.parametrize("backend", CLIS)

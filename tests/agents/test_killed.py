@@ -19,10 +19,10 @@ HIDES = "test -e up && exit; env -i setsid sh -c '(sleep 599 &)'; touch up; exec
 def test_killing_clinvk_ends_tools_and_conversation_can_be_resumed(machine: Machine, backend: str) -> None:
     with _started(machine, "-b", backend, f'go [[tool=shell cmd="{HIDES}" words=1]]') as process:
         until((machine.project / "up").exists, 60)
-        assert len(machine.left()) > 2
+        assert len(machine.leftover_processes()) > 2
         process.kill()
         process.communicate(timeout=30)
-    until(lambda: machine.left() == [])
+    until(lambda: machine.leftover_processes() == [])
     with _started(machine, "resume", "--last", "and then? [[words=2]]") as process:
         stdout, stderr = process.communicate(timeout=90)
         assert process.returncode == 0, stderr

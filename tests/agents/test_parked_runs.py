@@ -21,7 +21,7 @@ Message = Mapping[str, object]
 
 
 @asynccontextmanager
-async def keeping(machine: Machine) -> AsyncGenerator[LiveServer]:
+async def warm_server(machine: Machine) -> AsyncGenerator[LiveServer]:
     """Serve with warm processes."""
     workdir = str(machine.project)
     async with serving(
@@ -65,7 +65,7 @@ async def warm(server: LiveServer, cli: str) -> Mapping[str, int]:
 async def test_request_with_the_same_hundred_tools_finds_a_process_ready(machine: Machine, cli: str) -> None:
     names = ["weather", *(f"tool_{number}" for number in range(99))]
     tools: list[object] = [{"type": "function", "function": {"name": name, "description": name * 20}} for name in names]
-    async with keeping(machine) as server:
+    async with warm_server(machine) as server:
         await end(server, cli, await begin(server, cli, "[[call weather {}]]", tools), tools)
 
         async def is_ready() -> bool:
@@ -79,7 +79,7 @@ async def test_request_with_the_same_hundred_tools_finds_a_process_ready(machine
 
 async def test_parked_runs_of_claude_leave_a_process_ready(machine: Machine) -> None:
     """A parked run uses no processor, so that a spare process slows no run down."""
-    async with keeping(machine) as server:
+    async with warm_server(machine) as server:
         for _ in range((os.cpu_count() or 1) + 1):
             await begin(server, "claude", "[[call weather {}]]", [TOOL])
 
@@ -92,7 +92,7 @@ async def test_parked_runs_of_claude_leave_a_process_ready(machine: Machine) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_two_processes_of_codex_hold_two_hundred_parked_runs(machine: Machine) -> None:
-    async with keeping(machine) as server:
+    async with warm_server(machine) as server:
         tools: list[object] = [TOOL]
         await end(server, "codex", await begin(server, "codex", "[[call weather {}]]", tools), tools)
         runs = [begin(server, "codex", "[[call weather {}]]", tools) for _ in range(200)]
@@ -124,7 +124,7 @@ async def test_memory_and_parked_runs_are_bounded_through_a_thousand_loops(machi
         assert psutil.Process().memory_info().rss < used + 50_000_000
         assert (await server.client.get("/health")).json()["parked_runs"] <= 20
         assert len(asyncio.all_tasks()) < 100
-    await until(lambda: not machine.left())
+    await until(lambda: not machine.leftover_processes())
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def url(machine: Machine) -> Generator[str]:
     finally:
         process.terminate()
         process.wait(30)
-    assert machine.left() == []
+    assert machine.leftover_processes() == []
 
 
 def _kept(url: str) -> dict[str, int]:
@@ -60,4 +60,4 @@ def test_ctrl_c_ends_the_tool_of_a_warm_agent(machine: Machine, url: str, backen
     freely = ("--approval-mode", "none", "--sandbox-mode", "full")
     assert clinvk(machine, "-b", backend, "-o", "text", "--new", *freely, "hello [[words=1]]").returncode == 0
     assert interrupted_in_a_tool(machine, "-b", backend, "--new") == (7, b"clinvk: cancelled\n")
-    assert [left for left in machine.left() if "sleep" in left.name()] == []
+    assert [left for left in machine.leftover_processes() if "sleep" in left.name()] == []

@@ -74,7 +74,7 @@ def picture() -> str:
     return base64.b64encode(data).decode()
 
 
-def told(machine: Machine, text: str) -> str:
+def requests_to_model(machine: Machine, text: str) -> str:
     """Return the model's request that contains this text, as JSON."""
     found: list[Record] = machine.requests(text)
     assert found, f"nothing with {text!r} reached the model"
@@ -272,7 +272,7 @@ async def test_conversation_turns_and_images_reach_the_model(machine: Machine, b
             ),
         )
     for text in ("a chat", "a response", "a message"):
-        reached = told(machine, text)
+        reached = requests_to_model(machine, text)
         assert "be brief" in reached
         assert data in reached
         assert reached.index("\\none\\n") < reached.index("\\ntwo\\n") < reached.index(f"{text} [[")
@@ -302,8 +302,8 @@ async def test_session_receives_only_new_turns(machine: Machine, backend: str) -
         )
     assert second.choices[0].message.content == "word1 word2"
     assert last.output_text == "word1 word2 word3 word4"
-    assert told(machine, "two [[").count("one [[") == 1
-    assert told(machine, "four [[").count("three [[") == 1
+    assert requests_to_model(machine, "two [[").count("one [[") == 1
+    assert requests_to_model(machine, "four [[").count("three [[") == 1
 
 
 class Person(BaseModel):

@@ -22,7 +22,7 @@ from polling import until
 BACKENDS = ("claude", "codex", "gemini")
 
 
-def keeping(machine: Machine) -> LocalRuns:
+def warm_runs(machine: Machine) -> LocalRuns:
     settings = replace(machine.settings, warm=WarmSettings(kept_backends=BACKENDS))
     return LocalRuns(settings, MemoryStore(), machine.env, registry.BACKENDS, keeps_warm=True)
 
@@ -31,7 +31,7 @@ def ask(backend: str, prompt: str, session: str | None = None) -> RunRequest:
     return RunRequest(prompt=prompt, backend=backend, session_id=session)
 
 
-async def told(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[list[Event], str | None]:
+async def run_events(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[list[Event], str | None]:
     async with runs.run(machine.completed(request)) as run:
         return [logged.event async for logged in run.follow()], run.session_id
 
@@ -53,7 +53,7 @@ async def at_work(run: RunTask) -> None:
 
 def sleeping(machine: Machine, seconds: int) -> bool:
     """Return whether a tool sleeps for that time."""
-    for process in machine.left():
+    for process in machine.leftover_processes():
         with suppress(psutil.Error):
             if process.cmdline() == ["sleep", str(seconds)]:
                 return True
@@ -73,18 +73,20 @@ async def test_warm_process_lacks_tools_that_continue_without_a_run(
     machine: Machine, backend: str, call: str, refusal: str
 ) -> None:
     prompt = f"later [[call {call}]] [[say=done]]"
-    async with keeping(machine) as runs:
-        await told(machine, runs, replace(ask(backend, prompt), approval_mode="none", sandbox_mode="full"))
+    async with warm_runs(machine) as runs:
+        await run_events(machine, runs, replace(ask(backend, prompt), approval_mode="none", sandbox_mode="full"))
         assert refusal in json.dumps(machine.requests("later")[-1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_warm_and_cold_processes_report_the_same_events(machine: Machine, backend: str) -> None:
-    async with keeping(machine) as runs:
-        cold, _ = await told(machine, runs, replace(ask(backend, "x [[words=3]]"), warm=False, model=MODELS[backend]))
-        await told(machine, runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
+    async with warm_runs(machine) as runs:
+        cold, _ = await run_events(
+            machine, runs, replace(ask(backend, "x [[words=3]]"), warm=False, model=MODELS[backend])
+        )
+        await run_events(machine, runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
         await ready(runs, backend)
-        warm, _ = await told(machine, runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
+        warm, _ = await run_events(machine, runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
         assert runs.pool
         assert runs.pool.stats.hits == 1
     assert [type(event) for event in warm] == [type(event) for event in cold]
@@ -98,15 +100,15 @@ MODELS = {"claude": "sonnet", "codex": "gpt-5.5", "gemini": "gemini-2.5-flash"}
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_warm_conversation_sees_only_its_own_prompts(machine: Machine, backend: str) -> None:
-    async with keeping(machine) as runs:
-        _, session = await told(machine, runs, ask(backend, "the first prompt"))
-        second, _ = await told(machine, runs, ask(backend, "second [[info]]", session))
-        other, _ = await told(machine, runs, ask(backend, "other [[info]]"))
+    async with warm_runs(machine) as runs:
+        _, session = await run_events(machine, runs, ask(backend, "the first prompt"))
+        second, _ = await run_events(machine, runs, ask(backend, "second [[info]]", session))
+        other, _ = await run_events(machine, runs, ask(backend, "other [[info]]"))
         assert "prompts=2" in text(second)
         assert "prompts=1" in text(other)
-        third, _ = await told(machine, runs, replace(ask(backend, "third [[info]]", session), warm=False))
+        third, _ = await run_events(machine, runs, replace(ask(backend, "third [[info]]", session), warm=False))
         assert "prompts=3" in text(third)
-        fourth, _ = await told(machine, runs, ask(backend, "fourth [[info]]", session))
+        fourth, _ = await run_events(machine, runs, ask(backend, "fourth [[info]]", session))
         assert "prompts=4" in text(fourth)
 
 
@@ -117,27 +119,27 @@ async def test_codex_conversation_is_released_some_time_after_its_last_turn(mach
         LocalRuns(machine.settings, store, machine.env, registry.BACKENDS, keeps_warm=True) as runs,
         LocalRuns(machine.settings, store, machine.env, registry.BACKENDS) as others,
     ):
-        _, session = await told(machine, runs, ask("codex", "the first prompt"))
+        _, session = await run_events(machine, runs, ask("codex", "the first prompt"))
         deadline = time.monotonic() + 60
         while True:
-            second, _ = await told(machine, others, ask("codex", "second [[info]]", session))
+            second, _ = await run_events(machine, others, ask("codex", "second [[info]]", session))
             if "prompts=2" in text(second):
                 break
             assert isinstance(second[-1], RunFailed)
             assert second[-1].code == "session_busy"
             assert time.monotonic() < deadline
-        third, _ = await told(machine, runs, ask("codex", "third [[info]]", session))
+        third, _ = await run_events(machine, runs, ask("codex", "third [[info]]", session))
     assert "prompts=3" in text(third)
 
 
 async def test_instructions_changed_between_turns_are_read(machine: Machine) -> None:
     instructions = machine.project / "AGENTS.md"
     (machine.project / ".git").mkdir()
-    async with keeping(machine) as runs:
+    async with warm_runs(machine) as runs:
         instructions.write_text("say marmalade\n")
-        _, session = await told(machine, runs, ask("codex", "one"))
+        _, session = await run_events(machine, runs, ask("codex", "one"))
         instructions.write_text("say honey\n")
-        await told(machine, runs, ask("codex", "two", session))
+        await run_events(machine, runs, ask("codex", "two", session))
     assert "say honey" in str(machine.requests("two")[-1])
 
 
@@ -145,7 +147,10 @@ async def test_instructions_changed_between_turns_are_read(machine: Machine) -> 
 async def test_a_cancelled_run_leaves_no_tool(machine: Machine, backend: str) -> None:
     seconds = 7100 + BACKENDS.index(backend)
     request = replace(ask(backend, f'x [[tool=shell cmd="sleep {seconds}"]]'), approval_mode="none")
-    async with keeping(machine) as runs, runs.run(machine.completed(replace(request, prompt="y [[hang=60]]"))) as other:
+    async with (
+        warm_runs(machine) as runs,
+        runs.run(machine.completed(replace(request, prompt="y [[hang=60]]"))) as other,
+    ):
         async with runs.run(machine.completed(request)) as run:
             await at_work(run)
             await until(lambda: sleeping(machine, seconds))
@@ -157,22 +162,22 @@ async def test_a_cancelled_run_leaves_no_tool(machine: Machine, backend: str) ->
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_killed_process_is_replaced(machine: Machine, backend: str) -> None:
-    async with keeping(machine) as runs:
-        await told(machine, runs, ask(backend, "x"))
+    async with warm_runs(machine) as runs:
+        await run_events(machine, runs, ask(backend, "x"))
         await ready(runs, backend)
-        for process in machine.left():
+        for process in machine.leftover_processes():
             with suppress(psutil.NoSuchProcess):  # it went with the one that had started it
                 process.kill()
-        events, _ = await told(machine, runs, ask(backend, "again [[words=2]]"))
+        events, _ = await run_events(machine, runs, ask(backend, "again [[words=2]]"))
         assert text(events) == "word1 word2"
-    assert not machine.left()
+    assert not machine.leftover_processes()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_ephemeral_runs_leave_nothing_on_disk_and_share_nothing(machine: Machine, backend: str) -> None:
-    async with keeping(machine) as runs:
+    async with warm_runs(machine) as runs:
         for word in ("one", "two"):
-            events, _ = await told(machine, runs, replace(ask(backend, f"{word} [[info]]"), ephemeral=True))
+            events, _ = await run_events(machine, runs, replace(ask(backend, f"{word} [[info]]"), ephemeral=True))
             assert "prompts=1" in text(events)
     kept = [path for path in machine.home.rglob("*.jsonl") if "one [[info" in path.read_text(errors="replace")]
     assert [path for path in kept if path.name != "history.jsonl"] == []
@@ -182,9 +187,9 @@ async def test_ephemeral_runs_leave_nothing_on_disk_and_share_nothing(machine: M
 async def test_gemini_reports_usage_and_interrupted_answers(machine: Machine, ephemeral: bool) -> None:
     """The protocol omits cached and reasoning tokens, and reports an interrupted answer as complete."""
     whole = replace(ask("gemini", "one [[words=2 think=2 usage=100,20,30,10]]"), model="fast", ephemeral=ephemeral)
-    async with keeping(machine) as runs:
-        events, _ = await told(machine, runs, whole)
-        broken, _ = await told(machine, runs, replace(whole, prompt="two [[midstream=2 words=4]]"))
+    async with warm_runs(machine) as runs:
+        events, _ = await run_events(machine, runs, whole)
+        broken, _ = await run_events(machine, runs, replace(whole, prompt="two [[midstream=2 words=4]]"))
         assert runs.warm_stats
         assert runs.warm_stats.hits
     assert isinstance(events[-1], RunFinished)
@@ -213,23 +218,23 @@ async def test_instructions_changed_after_process_start_are_read(machine: Machin
         (machine.project / "CLAUDE.md").write_text("@AGENTS.md\n")
     path.write_text("---\nname: cook\ndescription: makes honey\n---\nmake honey\n")
     request = replace(ask("claude", "x"), approval_mode="none")  # it has all tools, and so skills and agents
-    async with keeping(machine) as runs:
-        await told(machine, runs, request)
+    async with warm_runs(machine) as runs:
+        await run_events(machine, runs, request)
         await ready(runs, "claude")
         path.write_text("---\nname: cook\ndescription: makes marmalade\n---\nmake marmalade\n")
-        await told(machine, runs, replace(request, prompt="with instructions"))
+        await run_events(machine, runs, replace(request, prompt="with instructions"))
     assert "marmalade" in str(machine.requests("with instructions")[0])
 
 
 async def test_approval_rules_changed_after_process_start_apply(machine: Machine) -> None:
     settings = machine.project / ".claude" / "settings.local.json"
     settings.parent.mkdir()
-    async with keeping(machine) as runs:
+    async with warm_runs(machine) as runs:
         request = replace(ask("claude", 'x [[tool=shell cmd="touch made"]]'), approval_mode="none")
-        await told(machine, runs, replace(request, prompt="x"))
+        await run_events(machine, runs, replace(request, prompt="x"))
         await ready(runs, "claude")
         settings.write_text('{"permissions": {"deny": ["Bash"]}}')
-        await told(machine, runs, request)
+        await run_events(machine, runs, request)
     assert not (machine.project / "made").exists()
 
 
@@ -240,24 +245,24 @@ async def test_conversation_starts_with_the_branch_and_continues_across_commits(
 
     git("init", "--initial-branch=honey")
     git("commit", "--allow-empty", "--message=first")
-    async with keeping(machine) as runs:
-        _, session = await told(machine, runs, replace(ask("claude", "one"), approval_mode="none"))
+    async with warm_runs(machine) as runs:
+        _, session = await run_events(machine, runs, replace(ask("claude", "one"), approval_mode="none"))
         await ready(runs, "claude")
         git("switch", "--create", "marmalade")
-        await told(machine, runs, replace(ask("claude", "another"), approval_mode="none"))
-        await told(machine, runs, replace(ask("claude", "two", session), approval_mode="none"))
+        await run_events(machine, runs, replace(ask("claude", "another"), approval_mode="none"))
+        await run_events(machine, runs, replace(ask("claude", "two", session), approval_mode="none"))
         assert runs.pool
         assert runs.pool.stats.hits == 1
     assert "marmalade" in str(machine.requests("another")[0])
 
 
 async def test_new_conversation_reads_notes_that_claude_wrote_in_others(machine: Machine) -> None:
-    async with keeping(machine) as runs:
-        await told(machine, runs, replace(ask("claude", "one"), approval_mode="none"))
+    async with warm_runs(machine) as runs:
+        await run_events(machine, runs, replace(ask("claude", "one"), approval_mode="none"))
         await ready(runs, "claude")
         (notes,) = (machine.home / ".claude" / "projects").glob("*/memory")
         (notes / "MEMORY.md").write_text("- say marmalade\n")
-        await told(machine, runs, replace(ask("claude", "another"), approval_mode="none"))
+        await run_events(machine, runs, replace(ask("claude", "another"), approval_mode="none"))
     assert "marmalade" in str(machine.requests("another")[0])
 
 
@@ -265,10 +270,10 @@ async def test_login_changed_after_process_start_is_used(machine: Machine) -> No
     config, login = machine.home / ".codex" / "config.toml", machine.home / ".codex" / "auth.json"
     own = config.read_text().replace('env_key = "STANDIN_KEY"\n', "")
     config.write_text(own.replace("requires_openai_auth = false", "requires_openai_auth = true"))
-    async with keeping(machine) as runs:
+    async with warm_runs(machine) as runs:
         for name in ("one", "two"):
             login.write_text(json.dumps({"auth_mode": "apikey", "OPENAI_API_KEY": f"sk-account-{name}"}))
-            await told(machine, runs, ask("codex", f"as {name}"))
+            await run_events(machine, runs, ask("codex", f"as {name}"))
             await ready(runs, "codex")
     assert "sk-account-one" in str(machine.exchanges("as one"))
     assert "sk-account-two" in str(machine.exchanges("as two"))

@@ -37,7 +37,7 @@ ALL_BACKENDS = pytest.mark.parametrize("backend", BACKENDS)
 TIMEOUT_S = 60
 
 
-def keeping(machine: Machine, store: MemoryStore | None = None) -> LocalRuns:
+def warm_runs(machine: Machine, store: MemoryStore | None = None) -> LocalRuns:
     settings = replace(machine.settings, warm=WarmSettings(kept_backends=BACKENDS, max_processes=6))
     return LocalRuns(settings, store or MemoryStore(), machine.env, registry.BACKENDS, keeps_warm=True)
 
@@ -67,7 +67,9 @@ async def one_ready(runs: LocalRuns) -> None:
 def kept(machine: Machine) -> list[psutil.Process]:
     """Return the agent processes that this process has started, the oldest first."""
     children = psutil.Process().children()
-    return sorted((process for process in machine.left() if process in children), key=psutil.Process.create_time)
+    return sorted(
+        (process for process in machine.leftover_processes() if process in children), key=psutil.Process.create_time
+    )
 
 
 def elsewhere(machine: Machine) -> str:
@@ -79,7 +81,7 @@ def elsewhere(machine: Machine) -> str:
 
 @ALL_BACKENDS
 async def test_process_killed_mid_stream_fails_only_its_own_run(machine: Machine, backend: str) -> None:
-    async with keeping(machine) as runs, runs.run(ask(machine, backend, "a [[words=6000 delay=0.05]]")) as run:
+    async with warm_runs(machine) as runs, runs.run(ask(machine, backend, "a [[words=6000 delay=0.05]]")) as run:
         await seen(run, TextDelta)
         victim = kept(machine)[0]
         bystander = replace(ask(machine, backend, "b [[words=60 delay=0.05]]"), workdir=elsewhere(machine))
@@ -96,7 +98,7 @@ async def test_process_killed_mid_stream_fails_only_its_own_run(machine: Machine
 
 @ALL_BACKENDS
 async def test_killing_an_idle_process_affects_no_run(machine: Machine, backend: str) -> None:
-    async with keeping(machine) as runs:
+    async with warm_runs(machine) as runs:
         await text(runs, ask(machine, backend, "a [[words=2]]"))
         await one_ready(runs)
         idle = kept(machine)
@@ -116,7 +118,7 @@ async def test_turn_whose_process_is_killed_before_any_output_is_retried_and_cou
 ) -> None:
     """The session counts the turn once. The model may see the prompt twice: Claude Code and Codex had recorded it."""
     store = MemoryStore()
-    async with keeping(machine, store) as runs:
+    async with warm_runs(machine, store) as runs:
         async with runs.run(ask(machine, backend, "the first [[words=2]]")) as first:
             await first.result()
         session = first.session_id
@@ -137,7 +139,7 @@ async def test_turn_whose_process_is_killed_before_any_output_is_retried_and_cou
 
 @ALL_BACKENDS
 async def test_process_that_hangs_mid_stream_is_abandoned(machine: Machine, backend: str) -> None:
-    async with keeping(machine) as runs, runs.run(ask(machine, backend, "a [[words=6000 delay=0.05]]")) as run:
+    async with warm_runs(machine) as runs, runs.run(ask(machine, backend, "a [[words=6000 delay=0.05]]")) as run:
         assert runs.pool
         patience, usual = runs.pool.timeouts, HealthTimeouts()
         await seen(run, TextDelta)
@@ -155,7 +157,7 @@ async def test_process_that_hangs_mid_stream_is_abandoned(machine: Machine, back
 async def test_process_waiting_for_its_model_answers_health_checks(machine: Machine, backend: str) -> None:
     """The next check is sent after the answer to the previous one."""
     asked: set[float] = set()
-    async with keeping(machine) as runs:
+    async with warm_runs(machine) as runs:
         assert runs.pool
         await text(runs, ask(machine, backend, "a [[words=2]]"))
         runs.pool.timeouts.silence_s, runs.pool.timeouts.ping_timeout_s = 0.5, 60.0
@@ -175,7 +177,7 @@ async def test_process_waiting_for_its_model_answers_health_checks(machine: Mach
 
 def sleeping(machine: Machine, seconds: int) -> bool:
     """Return whether a tool sleeps for that time."""
-    for process in machine.left():
+    for process in machine.leftover_processes():
         with suppress(psutil.Error):
             if process.cmdline() == ["sleep", str(seconds)]:
                 return True
@@ -194,7 +196,7 @@ async def test_cancel_ends_the_tool_however_long_the_agent_takes(
         monkeypatch.setattr(module, grace, 60.0)
     seconds = 7200 + 10 * BACKENDS.index(backend) + warm
     request = ask(machine, backend, f'x [[tool=shell cmd="sleep {seconds}"]]')
-    async with keeping(machine) as runs:
+    async with warm_runs(machine) as runs:
         run = await runs.start(replace(request, approval_mode="none", sandbox_mode="full", warm=warm))
         await until(lambda: sleeping(machine, seconds), within_s=TIMEOUT_S)
         cancelling = asyncio.create_task(runs.cancel(run.id))
@@ -208,7 +210,7 @@ async def test_background_processes_of_tools_end_with_their_run(machine: Machine
     seconds = 7300 + BACKENDS.index(backend)
     left = f"setsid sleep {seconds} >/dev/null 2>&1 & echo begun"
     request = ask(machine, backend, f'x [[tool=shell cmd="{left}" words=2]]')
-    async with keeping(machine) as runs:
+    async with warm_runs(machine) as runs:
         async with runs.run(replace(request, approval_mode="none", sandbox_mode="full")) as run:
             result = await run.result()
             assert isinstance(result.ending, RunFinished)
@@ -278,7 +280,7 @@ async def gated(machine: Machine) -> AsyncGenerator[Gate]:
 @ALL_BACKENDS
 async def test_model_api_outage_fails_its_runs_and_later_runs_succeed(machine: Machine, backend: str) -> None:
     """Codex waits for the network as long as it is let."""
-    async with gated(machine) as gate, keeping(machine) as runs:
+    async with gated(machine) as gate, warm_runs(machine) as runs:
         await text(runs, ask(machine, backend, "a [[words=2]]"))
         await one_ready(runs)
         async with runs.run(replace(ask(machine, backend, "b [[words=600 delay=0.05]]"), timeout_s=20)) as run:
@@ -304,7 +306,7 @@ async def test_replaced_cli_is_used_for_new_runs(machine: Machine, backend: str)
 
     await asyncio.to_thread(install, "old")
     machine.env["PATH"] = f"{folder}:{machine.env['PATH']}"
-    async with keeping(machine) as runs:
+    async with warm_runs(machine) as runs:
         await text(runs, ask(machine, backend, "a [[words=2]]"))
         await one_ready(runs)
         old = kept(machine)
@@ -360,7 +362,7 @@ async def test_stopped_server_leaves_no_processes(machine: Machine, end: str) ->
             server.wait(60)
 
     await asyncio.to_thread(serve)
-    await until(lambda: not machine.left())
+    await until(lambda: not machine.leftover_processes())
 
 
 def _body(machine: Machine, backend: str, prompt: str) -> dict[str, object]:

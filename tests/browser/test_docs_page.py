@@ -30,10 +30,10 @@ async def docs(scripted: Scripted, at: str = "") -> AsyncGenerator[tuple[Page, L
         await page.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/docs{at}")
         await page.until("document.querySelectorAll('details.operation').length > 5")
         yield page, server
-        urls = [string(record(event, "request"), "url") for event in page.told("Network.requestWillBeSent")]
+        urls = [string(record(event, "request"), "url") for event in page.events_of("Network.requestWillBeSent")]
         hosts = {urlsplit(url).netloc for url in urls if not url.startswith("data:")}
         assert hosts == {f"127.0.0.1:{server.port}"}
-        assert page.told("Runtime.exceptionThrown") == []
+        assert page.events_of("Runtime.exceptionThrown") == []
 
 
 async def ask(page: Page, **fields: object) -> None:
@@ -143,7 +143,7 @@ async def test_key_is_sent_as_a_bearer_token(scripted: Scripted) -> None:
         await page.write("#key", "k-123")
         await page.click("#listBackends .send")
         await page.until("document.querySelector('#listBackends pre').textContent.includes('claude')")
-        requests = [record(event, "request") for event in page.told("Network.requestWillBeSent")]
+        requests = [record(event, "request") for event in page.events_of("Network.requestWillBeSent")]
         request = [request for request in requests if string(request, "url").endswith("/api/v1/backends")][-1]
     assert record(request, "headers")["authorization"] == "Bearer k-123"
 

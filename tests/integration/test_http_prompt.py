@@ -436,16 +436,16 @@ async def test_finished_prompt_leaves_no_garbage_for_the_collector(scripted: Scr
     says = claude_says("hello ", "world")
     scripted.play([*says[:4], pause(0.3), *says[4:]])  # long enough for the watcher of disconnects
 
-    def left() -> list[str]:
+    def tracked_objects() -> list[str]:
         kinds = (RunTask, Process, DisconnectWatch)
         return [type(each).__name__ for each in gc.get_objects() if isinstance(each, kinds)]
 
     async with serving(scripted.env) as server:
         gc.collect()
-        before = left()
+        before = tracked_objects()
         gc.disable()
         try:
             assert (await server.prompt(output_format=output_format)).status_code == 200
-            await until(lambda: left() == before, within_s=5)  # less than `TRIM_INTERVAL_S`
+            await until(lambda: tracked_objects() == before, within_s=5)  # less than `TRIM_INTERVAL_S`
         finally:
             gc.enable()

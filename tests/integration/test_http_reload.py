@@ -55,7 +55,7 @@ class Reloaded:
 def reloaded(scripted: Scripted) -> Generator[Reloaded]:
     reloaded = Reloaded(scripted, api_keys_gopass_path="entry")
     with reloaded.server as server:
-        server.up()
+        server.ready()
         yield reloaded
 
 
@@ -69,7 +69,7 @@ def test_sighup_replaces_the_keys(reloaded: Reloaded) -> None:
 def test_sighup_with_the_first_keys_locks_an_open_server(scripted: Scripted) -> None:
     reloaded = Reloaded(scripted)
     with reloaded.server as server:
-        server.up()
+        server.ready()
         assert reloaded.status({}) == 200
         reloaded.settings(api_keys_gopass_path="entry")
         reloaded.reload()
@@ -177,7 +177,7 @@ def test_server_started_with_sighup_ignored_ignores_it(scripted: Scripted) -> No
     finally:
         signal.signal(signal.SIGHUP, previous)
     with server:
-        server.up().process.send_signal(signal.SIGHUP)
+        server.ready().process.send_signal(signal.SIGHUP)
         assert server.client.get("/health").status_code == 200
         assert server.stop() == 0
         assert "reload" not in server.said

@@ -49,14 +49,14 @@ def sent(response: Response) -> ResponseInputParam:
     return json.loads(json.dumps([item.to_dict() for item in response.output]))
 
 
-def told(call: Call) -> str:
+def prompt_of(call: Call) -> str:
     """Return the prompt that the agent received."""
     return (call.stdin or b"").decode()
 
 
 def whole(call: Call) -> str:
     """Return everything that the agent received."""
-    return " ".join(call.argv) + told(call)
+    return " ".join(call.argv) + prompt_of(call)
 
 
 async def test_referenced_answer_is_sent_like_an_inline_answer(scripted: Scripted) -> None:
@@ -77,8 +77,8 @@ async def test_referenced_answer_is_sent_like_an_inline_answer(scripted: Scripte
             conversation: ResponseInputParam = [user("I am Ada"), *given, user("who am I?")]
             await client.responses.create(model="claude", input=conversation)
     by_text, by_name = scripted.calls()[1:]
-    assert "hello Ada" in told(by_text)
-    assert told(by_name) == told(by_text)
+    assert "hello Ada" in prompt_of(by_text)
+    assert prompt_of(by_name) == prompt_of(by_text)
 
 
 async def test_reference_to_an_unstored_answer_is_rejected(scripted: Scripted) -> None:
@@ -149,7 +149,7 @@ async def test_unknown_reference_is_ignored(scripted: Scripted, name: object) ->
         conversation: Sequence[object] = [user("hi"), {"type": "item_reference", "id": name}, user("go on")]
         body = {"model": "claude", "input": conversation}
         assert (await server.client.post("/openai/v1/responses", json=body)).status_code == 200
-    assert "go on" in told(scripted.calls()[0])
+    assert "go on" in prompt_of(scripted.calls()[0])
 
 
 async def test_reference_does_not_hide_other_input_errors(scripted: Scripted) -> None:

@@ -29,14 +29,14 @@ async def probe_launch(backend: Lasting, launch: Launch, within_s: float = 10) -
     return await probe_protocol(Spawner(process_tags.choose_tags()), launch.argv[0], launch, channel, env, within_s)
 
 
-def left() -> list[psutil.Process]:
+def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
 
 
 async def test_program_that_answers_the_handshake_is_accepted_and_ended(tmp_path: Path) -> None:
-    before = left()
+    before = children()
     assert await probe(Lasting(tmp_path)) is None
-    assert left() == before
+    assert children() == before
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ async def test_program_that_does_not_answer_the_handshake_is_rejected(
 
 
 async def test_silent_program_times_out_and_is_ended(tmp_path: Path) -> None:
-    before = left()
+    before = children()
     said = await probe(Lasting(tmp_path), ("/bin/sh", "-c", "sleep 77 & exec sleep 77"), within_s=0.3)
     assert said == "it does not answer within 0.3 s"
-    assert left() == before
+    assert children() == before
 
 
 async def test_private_files_exist_during_the_handshake_and_are_removed_after(tmp_path: Path) -> None:

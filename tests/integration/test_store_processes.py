@@ -54,7 +54,7 @@ async def writing(home: Path, at_once: int, many: int) -> AsyncGenerator[Process
         await process.wait()
 
 
-async def told(process: Process) -> list[str]:
+async def printed_words(process: Process) -> list[str]:
     assert process.stdout
     return (await process.stdout.read()).decode().split()
 
@@ -79,7 +79,7 @@ async def test_twenty_processes_store_each_session_once(tmp_path: Path) -> None:
 
     async def keep() -> list[str]:
         async with writing(tmp_path, 2, 12) as process:
-            kept = await told(process)
+            kept = await printed_words(process)
             assert await process.wait() == 0
             return kept
 

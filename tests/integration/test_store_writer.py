@@ -138,7 +138,7 @@ async def test_faulty_commit_callback_does_not_prevent_other_transactions(tmp_pa
     faults: list[object] = []
     has_begun, go_on = threading.Event(), threading.Event()
 
-    def told(_: float) -> None:
+    def fail_until_faults(_: float) -> None:
         if not faults:
             raise RuntimeError("a fault")
 
@@ -148,7 +148,7 @@ async def test_faulty_commit_callback_does_not_prevent_other_transactions(tmp_pa
         connection.execute("CREATE TABLE made (it)")
         connection.execute("INSERT INTO made VALUES (1)")
 
-    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None, on_commit=told)
+    writer = WriterThread(Database(tmp_path, PATIENCE_S), lambda _: None, on_commit=fail_until_faults)
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
     writing = asyncio.create_task(writer.write(first))
     await until(has_begun.is_set)

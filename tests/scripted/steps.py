@@ -187,7 +187,7 @@ def codex_streams(*deltas: str, session: str = "01a20000-0000-7000-8000-00000000
     `answers` is the number of the model's answers in the thread, with this one.
     """
 
-    def told(method: str, fields: dict[str, JSON]) -> JSON:
+    def notification(method: str, fields: dict[str, JSON]) -> JSON:
         return {"method": method, "params": {"threadId": session, "turnId": "turn", **fields}}
 
     counts = {"inputTokens": 12, "cachedInputTokens": 2, "outputTokens": 5, "reasoningOutputTokens": 0}
@@ -197,12 +197,12 @@ def codex_streams(*deltas: str, session: str = "01a20000-0000-7000-8000-00000000
     full: JSON = {"type": "agentMessage", "id": "msg", "text": "".join(deltas)}
     return _lines(
         [
-            told("turn/started", {"turn": {"id": "turn", "status": "inProgress"}}),
-            told("item/started", {"item": empty}),
-            *(told("item/agentMessage/delta", {"itemId": "msg", "delta": delta}) for delta in deltas),
-            told("item/completed", {"item": full}),
-            told("thread/tokenUsage/updated", {"tokenUsage": {"total": total, "last": tokens}}),
-            told("turn/completed", {"turn": {"id": "turn", "status": "completed", "error": None}}),
+            notification("turn/started", {"turn": {"id": "turn", "status": "inProgress"}}),
+            notification("item/started", {"item": empty}),
+            *(notification("item/agentMessage/delta", {"itemId": "msg", "delta": delta}) for delta in deltas),
+            notification("item/completed", {"item": full}),
+            notification("thread/tokenUsage/updated", {"tokenUsage": {"total": total, "last": tokens}}),
+            notification("turn/completed", {"turn": {"id": "turn", "status": "completed", "error": None}}),
         ]
     )
 

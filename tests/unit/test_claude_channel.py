@@ -27,7 +27,7 @@ class Process:
         self.events: list[tuple[str, Event]] = []
         self.sent: list[bytes] = []
 
-    def hear(self, *lines: bytes) -> None:
+    def receive(self, *lines: bytes) -> None:
         for line in lines:
             self.take(*self.channel.receive(line))
 
@@ -44,7 +44,7 @@ class Process:
         self.channel.start(f"r{next(numbers)}", HELLO, None)
         for line in (RECORDINGS / f"{case}.stdout").read_bytes().splitlines():
             ended = len(self.endings)
-            self.hear(line)
+            self.receive(line)
             if len(self.endings) > ended and (number := next(numbers, None)) is not None:
                 self.channel.start(f"r{number}", HELLO, None)
 
@@ -110,27 +110,29 @@ def test_interrupt_applies_only_to_the_current_run() -> None:
 def test_permission_request_is_denied() -> None:
     process = Process()
     process.channel.start("r0", HELLO, None)
-    process.hear(b'{"type":"control_request","request_id":"q","request":{"subtype":"can_use_tool","input":{}}}')
+    process.receive(b'{"type":"control_request","request_id":"q","request":{"subtype":"can_use_tool","input":{}}}')
     answer = msgspec.json.decode(process.sent[0])["response"]
     assert (answer["request_id"], answer["response"]["behavior"]) == ("q", "deny")
 
 
 def test_unknown_control_request_gets_an_error_response() -> None:
     process = Process()
-    process.hear(b'{"type":"control_request","request_id":"q","request":{"subtype":"of_the_future"}}')
+    process.receive(b'{"type":"control_request","request_id":"q","request":{"subtype":"of_the_future"}}')
     assert msgspec.json.decode(process.sent[0])["response"]["subtype"] == "error"
 
 
 def test_no_events_are_emitted_before_a_run_starts() -> None:
     process = Process()
-    process.hear(b'{"type":"control_response","response":{}}', b'{"type":"system","subtype":"init","session_id":"x"}')
+    process.receive(
+        b'{"type":"control_response","response":{}}', b'{"type":"system","subtype":"init","session_id":"x"}'
+    )
     assert process.events == []
 
 
 @pytest.mark.parametrize("line", [b"error: unknown option '--input-format'", b"[]", b"\xff"])
 def test_unexpected_first_line_raises_not_spoken(line: bytes) -> None:
     with pytest.raises(ProtocolNotSupported):
-        Process().hear(line)
+        Process().receive(line)
 
 
 def test_exit_without_output_raises_not_spoken() -> None:
@@ -142,7 +144,7 @@ def test_exit_without_output_raises_not_spoken() -> None:
 def test_killed_process_fails_its_run(heard: tuple[bytes, ...]) -> None:
     process = Process()
     process.channel.start("r0", HELLO, None)
-    process.hear(*heard)
+    process.receive(*heard)
     process.take(*process.channel.closed(137, b""))
     assert [ending.code for ending in process.endings if isinstance(ending, RunFailed)] == ["agent_crashed"]
 
@@ -152,7 +154,7 @@ def test_result_with_an_invalid_field_ends_the_run() -> None:
     process.channel.start("r0", HELLO, None)
     counts = {"m": {"inputTokens": 1, "cacheReadInputTokens": "many"}}
     told = {"type": "result", "subtype": "success", "num_turns": 1, "result": "x", "modelUsage": counts}
-    process.hear(msgspec.json.encode(told))
+    process.receive(msgspec.json.encode(told))
     assert process.endings == [RunFinished(usage=Usage(), turns=1)]
 
 

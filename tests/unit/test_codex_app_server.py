@@ -77,7 +77,7 @@ class Process:
         self.events: list[tuple[str, Event]] = []
         self.sent = b"".join(self.channel.start(f"r{index}", request, resume) for index in range(runs))
 
-    def hear(self, *lines: bytes) -> "Process":
+    def receive(self, *lines: bytes) -> "Process":
         for line in lines:
             self.take(self.channel.receive(line))
         return self
@@ -89,13 +89,13 @@ class Process:
             else:
                 self.events.append(delivery)
 
-    def up(self, *early: bytes) -> "Process":
+    def begin_turn(self, *early: bytes) -> "Process":
         """It has answered, and begun a turn; `early` is said of the thread before that."""
         answers: list[object] = [{"thread": {"id": "t"}, "model": "m"}, {"turn": TURN}]
         if self.resumes:
             answers.insert(0, {"config": {}})
         *threads, turn = [answer(number, result) for number, result in enumerate(answers, 1)]
-        return self.hear(answer(0), *threads, *early, turn, note("turn/started", turn=TURN))
+        return self.receive(answer(0), *threads, *early, turn, note("turn/started", turn=TURN))
 
     @property
     def told(self) -> list[Event]:
@@ -143,9 +143,9 @@ def played(case: str, request: RunRequest = HELLO, resume: Resume | None = None,
     """Feed a recording to a channel, with noise between its lines once it has answered."""
     process = Process(request, resume)
     first, *rest = (RECORDINGS / f"{case}.stdout").read_bytes().splitlines()
-    process.hear(first)
+    process.receive(first)
     for line in rest:
-        process.hear(*(NOISE if noise else ()), line)
+        process.receive(*(NOISE if noise else ()), line)
     return process.told
 
 
@@ -320,7 +320,7 @@ def test_recording_is_decoded_to_the_expected_events(case: str, noise: bool) -> 
 
 def test_threads_of_one_process_are_kept_separate() -> None:
     process = Process(runs=2)
-    process.hear(*(RECORDINGS / "two_threads.stdout").read_bytes().splitlines())
+    process.receive(*(RECORDINGS / "two_threads.stdout").read_bytes().splitlines())
     for run, usage in (("r0", Usage(100, 30, 20, 10)), ("r1", Usage(7, 5, 6, 4))):
         events = [event for of, event in process.events if of == run]
         assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "word1 word2 word3 word4"
@@ -336,7 +336,7 @@ def test_structured_output_is_parsed_as_json() -> None:
 
 def turned(*lines: bytes) -> list[Event]:
     """Return the events of a turn in progress, without its start."""
-    first, *rest = Process().up().hear(*lines).told
+    first, *rest = Process().begin_turn().receive(*lines).told
     assert first == STARTED
     return rest
 
@@ -435,30 +435,30 @@ def test_summary_without_deltas_is_emitted_in_full() -> None:
 
 
 def test_warning_before_the_turn_is_emitted_after_run_started() -> None:
-    process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
-    process.hear(note("warning", message="odd"))
+    process = Process().receive(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    process.receive(note("warning", message="odd"))
     assert process.told == []
-    assert process.hear(note("turn/started", turn=TURN)).told == [STARTED, Progress("warning", "odd")]
+    assert process.receive(note("turn/started", turn=TURN)).told == [STARTED, Progress("warning", "odd")]
 
 
 def test_usage_excludes_earlier_turns_of_a_resumed_thread() -> None:
-    process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}), tokens(100, 100))
-    process.hear(note("turn/started", turn=TURN), tokens(130, 30), ended())
+    process = Process().receive(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}), tokens(100, 100))
+    process.receive(note("turn/started", turn=TURN), tokens(130, 30), ended())
     assert process.told == [STARTED, RunFinished(usage=Usage(input_tokens=30), turns=1)]
 
 
 def test_turn_without_a_start_notification_starts_with_its_first_delta() -> None:
-    process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
-    assert process.hear(delta("one")).told == [STARTED, TextDelta("one")]
+    process = Process().receive(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    assert process.receive(delta("one")).told == [STARTED, TextDelta("one")]
 
 
 def test_late_items_of_an_earlier_turn_are_not_part_of_the_next() -> None:
     """A command that the agent left running ends during the next turn, or before that is said to have begun."""
-    process = again(staying().hear(ended()))
+    process = again(staying().receive(ended()))
     late = item("completed", type="commandExecution", command="sleep 9", status="completed")
     of_the_former = late.replace(b'"threadId":"t"', b'"threadId":"t","turnId":"u"')
-    process.hear(of_the_former, answer(3, {"turn": {"id": "v"}}), note("turn/started", turn={"id": "v"}))
-    process.hear(of_the_former, delta("one").replace(b'"threadId":"t"', b'"threadId":"t","turnId":"v"'))
+    process.receive(of_the_former, answer(3, {"turn": {"id": "v"}}), note("turn/started", turn={"id": "v"}))
+    process.receive(of_the_former, delta("one").replace(b'"threadId":"t"', b'"threadId":"t","turnId":"v"'))
     assert process.events[2:] == [("r1", STARTED), ("r1", TextDelta("one"))]
 
 
@@ -497,7 +497,7 @@ def test_subagent_call_has_the_same_name_as_in_exec() -> None:
 
 def test_repeated_usage_notifications_count_once() -> None:
     told = (tokens(150, 50), tokens(150, 50), tokens(170, 20), ended())
-    ending = Process(resume=Resume(THREAD)).up().hear(*told).told[-1]
+    ending = Process(resume=Resume(THREAD)).begin_turn().receive(*told).told[-1]
     assert ending == RunFinished(usage=Usage(input_tokens=70, cached_tokens=0), turns=2)
 
 
@@ -557,7 +557,7 @@ def test_incomplete_response_with_an_unknown_reason_is_a_failure() -> None:
 def test_usage_of_an_incomplete_response_comes_from_the_total(resume: Resume | None, used: Usage) -> None:
     """The reported last request is that of an earlier turn."""
     earlier = (tokens(40, 40),) if resume else ()
-    told = Process(resume=resume).up(*earlier).hear(tokens(90, 25), ended()).told
+    told = Process(resume=resume).begin_turn(*earlier).receive(tokens(90, 25), ended()).told
     assert told[-1] == RunFinished(usage=used, turns=1)
 
 
@@ -576,7 +576,7 @@ INTERRUPTED = ended("interrupted")
 
 def limited(most: int, *lines: bytes) -> tuple[list[Event], bool]:
     """Return the events of a turn with that number of requests, and whether the turn was interrupted."""
-    process = Process(replace(HELLO, max_turns=most)).up().hear(*lines)
+    process = Process(replace(HELLO, max_turns=most)).begin_turn().receive(*lines)
     assert [message.method for message in process.said].count("turn/interrupt") <= 1
     return process.told[1:], process.said[-1] == Message(3, "turn/interrupt", {"threadId": "t", "turnId": "u"})
 
@@ -649,9 +649,9 @@ def test_without_usage_a_request_ends_at_the_first_item_after_its_tools() -> Non
 
 
 def test_thread_stays_open_after_max_turns() -> None:
-    process = staying().hear(ended())
+    process = staying().receive(ended())
     process.sent = process.channel.start("r1", replace(HELLO, max_turns=1), Resume("t"))
-    process.hear(answer(3, {"turn": TURN}), note("turn/started", turn=TURN), counted(7), INTERRUPTED)
+    process.receive(answer(3, {"turn": TURN}), note("turn/started", turn=TURN), counted(7), INTERRUPTED)
     assert [message.method for message in process.said] == ["turn/start", "turn/interrupt"]
     assert isinstance(process.told[-1], RunFinished)
     assert process.channel.release_session("t")
@@ -664,15 +664,15 @@ def test_no_events_follow_the_ending() -> None:
 def test_no_request_is_sent_before_initialize_is_answered() -> None:
     process = Process()
     assert [message.method for message in process.said] == ["initialize"]
-    process.hear(note("configWarning", summary="x"))
+    process.receive(note("configWarning", summary="x"))
     assert [message.method for message in process.said] == ["initialize"]
-    process.hear(answer(0))
+    process.receive(answer(0))
     assert [message.method for message in process.said] == ["initialize", "initialized", "thread/start"]
 
 
 def test_thread_start_has_the_launch_parameters_and_turn_start_the_prompt() -> None:
     request = replace(HELLO, model="fast", prompt="/x -é\n", ephemeral=True)
-    process = Process(request).up()
+    process = Process(request).begin_turn()
     assert process.asked("thread/start") == launched(request).session_params
     assert process.asked("thread/start") == {
         "cwd": "/p",
@@ -687,9 +687,9 @@ def test_thread_start_has_the_launch_parameters_and_turn_start_the_prompt() -> N
 def test_resumed_thread_uses_the_configured_provider(fork: bool, method: str) -> None:
     """By which it has model and effort of the settings too, as with `exec`."""
     for config, provider in (({"model_provider": "own"}, "own"), ({"model_provider": None}, "openai"), ({}, "openai")):
-        process = Process(replace(HELLO, system_prompt="sys"), Resume(THREAD, fork=fork)).hear(answer(0))
+        process = Process(replace(HELLO, system_prompt="sys"), Resume(THREAD, fork=fork)).receive(answer(0))
         assert process.asked("config/read") == {"cwd": "/p", "includeLayers": False}
-        process.hear(answer(1, {"config": config}), answer(2, {"thread": {"id": "t"}}))
+        process.receive(answer(1, {"config": config}), answer(2, {"thread": {"id": "t"}}))
         params = process.asked(method)
         assert (params["threadId"], params["modelProvider"], params["cwd"]) == (THREAD, provider, "/p")
         assert process.asked("turn/start")["input"] == [
@@ -699,7 +699,7 @@ def test_resumed_thread_uses_the_configured_provider(fork: bool, method: str) ->
 
 def test_turn_start_has_images_before_the_prompt_and_the_schema() -> None:
     request = replace(HELLO, images=(Image("image/png", b"png"),), output_schema=SCHEMA)
-    params = Process(request).up().asked("turn/start")
+    params = Process(request).begin_turn().asked("turn/start")
     assert params["input"] == [
         {"type": "image", "url": "data:image/png;base64,cG5n"},
         {"type": "text", "text": "hello"},
@@ -739,7 +739,7 @@ def test_every_supported_mode_pair_is_tested() -> None:
 
 def test_added_directories_are_writable_unless_read_only() -> None:
     request = replace(HELLO, add_dirs=("/d", "/e"), sandbox_mode="workspace")
-    process = Process(request).up()
+    process = Process(request).begin_turn()
     assert process.asked("thread/start")["runtimeWorkspaceRoots"] == ["/p", "/d", "/e"]
     assert '"experimentalApi":true' in process.sent.decode()
     assert "experimentalApi" not in Process().sent.decode()
@@ -791,25 +791,25 @@ def test_dry_run_shows_the_sandbox_parameters() -> None:
 @pytest.mark.parametrize("number", [0, 7, "a"])
 def test_approval_requests_are_declined(method: str, result: dict[str, object], number: int | str) -> None:
     """The numbers of Codex's requests may equal the numbers of clinvk's."""
-    process = Process().up()
-    process.hear(msgspec.json.encode({"id": number, "method": method, "params": {"threadId": "t"}}))
+    process = Process().begin_turn()
+    process.receive(msgspec.json.encode({"id": number, "method": method, "params": {"threadId": "t"}}))
     assert process.said[-1] == Message(id=number, result=result)
 
 
 def test_unknown_server_request_gets_an_error_response() -> None:
-    process = Process().up().hear(b'{"id":3,"method":"item/tool/call","params":{}}')
+    process = Process().begin_turn().receive(b'{"id":3,"method":"item/tool/call","params":{}}')
     assert process.said[-1].error == {"code": -32601, "message": "clinvk does not answer item/tool/call"}
 
 
 def test_rejected_thread_fails_only_its_own_run() -> None:
-    process = Process(runs=2).hear(answer(0), refusal(1, "failed to load configuration: x"))
+    process = Process(runs=2).receive(answer(0), refusal(1, "failed to load configuration: x"))
     assert process.events == [("r0", RunFailed("agent_failed", "failed to load configuration: x", 1))]
-    process.hear(answer(2, {"thread": {"id": "t"}}), note("turn/started", turn=TURN))
+    process.receive(answer(2, {"thread": {"id": "t"}}), note("turn/started", turn=TURN))
     assert process.events[-1] == ("r1", RunStarted(None, "t"))
 
 
 def test_interrupt_uses_the_turn_id() -> None:
-    process = Process().up()
+    process = Process().begin_turn()
     told = process.channel.interrupt("r0")
     assert told
     assert msgspec.json.decode(told, type=Message).params == {"threadId": "t", "turnId": "u"}
@@ -819,28 +819,28 @@ def test_interrupt_uses_the_turn_id() -> None:
 def test_run_interrupted_before_its_thread_starts_no_turn() -> None:
     process = Process()
     assert process.channel.interrupt("r0") == b""
-    process.hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    process.receive(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
     assert process.told == [RunFailed("cancelled", "codex was interrupted before the turn", 1)]
     assert not [message for message in process.said if message.method == "turn/start"]
 
 
 def test_interrupt_before_the_turn_id_is_known_is_sent_later() -> None:
-    process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    process = Process().receive(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
     assert process.channel.interrupt("r0") == b""
-    process.hear(answer(2, {"turn": {"id": "u"}}))
+    process.receive(answer(2, {"turn": {"id": "u"}}))
     assert process.asked("turn/interrupt") == {"threadId": "t", "turnId": "u"}
 
 
 @pytest.mark.parametrize("answered_first", [True, False])
 def test_interrupt_before_turn_started_is_sent_again_after_it(answered_first: bool) -> None:
     """Codex reports "no active turn to interrupt" until the turn has begun, sometimes before its answer."""
-    process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    process = Process().receive(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
     process.channel.interrupt("r0")
     told = [answer(2, {"turn": TURN}), note("turn/started", turn=TURN)]
     first, last = told if answered_first else reversed(told)
-    process.hear(first)
+    process.receive(first)
     process.sent = b""
-    process.hear(refusal(3, "no active turn to interrupt"), last, ended("interrupted"))
+    process.receive(refusal(3, "no active turn to interrupt"), last, ended("interrupted"))
     assert process.asked("turn/interrupt") == {"threadId": "t", "turnId": "u"}
     assert process.told == [STARTED, RunFailed("cancelled", "codex interrupted the turn", 1)]
 
@@ -855,26 +855,26 @@ END_OF_AGENT = Message(3, "turn/interrupt", {"threadId": "a", "turnId": "w"})
 
 
 def test_subagent_still_running_at_the_end_of_its_run_is_interrupted() -> None:
-    process = staying().hear(of_agent("started"), ended())
+    process = staying().receive(of_agent("started"), ended())
     assert process.told == [STARTED, RunFinished()]
     assert process.said[-1] == END_OF_AGENT
 
 
 def test_subagent_that_starts_a_turn_after_its_run_is_interrupted() -> None:
-    process = staying().hear(of_agent("started"), of_agent("completed", "completed"), ended())
+    process = staying().receive(of_agent("started"), of_agent("completed", "completed"), ended())
     assert process.said[-1].method == "turn/start"
-    process.hear(of_agent("started"))
+    process.receive(of_agent("started"))
     assert process.said[-1] == END_OF_AGENT
 
 
 def test_turns_without_a_run_or_subagent_are_not_interrupted() -> None:
-    process = staying().hear(ended(), of_agent("started", turn="u"), of_agent("started").replace(b'"u"', b"null"))
+    process = staying().receive(ended(), of_agent("started", turn="u"), of_agent("started").replace(b'"u"', b"null"))
     assert process.said[-1].method == "turn/start"
 
 
 def test_turn_with_an_authentication_error_is_interrupted() -> None:
     """Codex would ask its model again, and the process may stay."""
-    process = staying(ephemeral=True).hear(trouble("Reconnecting... 1/5", will_retry=True, details="status 401"))
+    process = staying(ephemeral=True).receive(trouble("Reconnecting... 1/5", will_retry=True, details="status 401"))
     assert isinstance(process.told[-1], RunFailed)
     assert process.said[-1] == Message(3, "turn/interrupt", {"threadId": "t", "turnId": "u"})
 
@@ -882,22 +882,22 @@ def test_turn_with_an_authentication_error_is_interrupted() -> None:
 @pytest.mark.parametrize("result", [{}, {"turn": {"id": 5}}, {"thread": {"id": "t"}, "model": 5}, []])
 @pytest.mark.parametrize("number", [1, 2])
 def test_invalid_response_fails_its_run(number: int, result: object) -> None:
-    process = Process().hear(answer(0))
+    process = Process().receive(answer(0))
     if number == 2:
-        process.hear(answer(1, {"thread": {"id": "t"}, "model": "m"}))
-    process.hear(msgspec.json.encode({"id": number, "result": result}))
+        process.receive(answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    process.receive(msgspec.json.encode({"id": number, "result": result}))
     assert process.told == [RunFailed("agent_failed", "codex gave an answer that makes no sense", 1)]
 
 
 def test_error_response_without_a_message_fails_its_run() -> None:
-    process = Process().hear(answer(0), b'{"id":1,"error":{"code":-32600,"message":null}}')
+    process = Process().receive(answer(0), b'{"id":1,"error":{"code":-32600,"message":null}}')
     assert isinstance(process.told[-1], RunFailed)
 
 
 def test_tools_of_a_run_have_its_thread_id_in_the_environment() -> None:
-    process = Process().up()
+    process = Process().begin_turn()
     assert process.channel.tool_variable("r0") == ("CODEX_THREAD_ID", "t")
-    process.hear(ended())
+    process.receive(ended())
     assert process.channel.tool_variable("r0") is None
 
 
@@ -917,11 +917,11 @@ def test_process_killed_before_it_answers_is_reported_as_crashed() -> None:
 )
 def test_unexpected_first_response_raises_not_spoken(line: bytes) -> None:
     with pytest.raises(ProtocolNotSupported):
-        Process().hear(line)
+        Process().receive(line)
 
 
 def test_banner_is_ignored_and_reported_only_if_no_response_follows() -> None:
-    process = Process().hear(b"Usage: codex [OPTIONS] [PROMPT]", b'"text"', b"")
+    process = Process().receive(b"Usage: codex [OPTIONS] [PROMPT]", b'"text"', b"")
     assert process.events == []
     with pytest.raises(ProtocolNotSupported, match=r"exited with code 2: Usage: codex \[OPTIONS\] \[PROMPT\]$"):
         process.take(process.channel.closed(2, b""))
@@ -933,7 +933,7 @@ def test_exit_before_the_first_response_raises_not_spoken() -> None:
 
 
 def test_exit_after_the_first_response_is_a_crash() -> None:
-    process = Process().up()
+    process = Process().begin_turn()
     process.take(process.channel.closed(137, b""))
     (_, ending) = process.told
     assert isinstance(ending, RunFailed)
@@ -959,7 +959,7 @@ def staying(ephemeral: bool = False) -> Process:
     assert kept
     process.channel = Codex().channel(kept, Host())
     process.sent = process.channel.start("r0", HELLO, None)
-    return process.up()
+    return process.begin_turn()
 
 
 def failed() -> bytes:
@@ -982,12 +982,12 @@ def counted(total: int) -> bytes:
 
 
 def test_thread_of_a_failed_turn_is_closed_before_the_run_ends() -> None:
-    process = staying().hear(failed())
+    process = staying().receive(failed())
     assert process.told == [STARTED]
     assert process.said[-2:] == CLOSING
-    process.hear(answer(3))
+    process.receive(answer(3))
     assert process.told == [STARTED]
-    process.hear(answer(4))
+    process.receive(answer(4))
     (_, ending) = process.told
     assert isinstance(ending, RunFailed)
     assert process.channel.release_session("t") is None
@@ -995,67 +995,67 @@ def test_thread_of_a_failed_turn_is_closed_before_the_run_ends() -> None:
 
 @pytest.mark.parametrize("refused", [3, 4])
 def test_run_ends_although_its_thread_cannot_be_closed(refused: int) -> None:
-    process = staying().hear(failed())
+    process = staying().receive(failed())
     for number in (3, 4):
-        process.hear(refusal(number, "no") if number == refused else answer(number))
+        process.receive(refusal(number, "no") if number == refused else answer(number))
     (_, ending) = process.told
     assert isinstance(ending, RunFailed)
 
 
 def test_thread_opened_for_an_interrupted_run_is_closed_before_the_run_ends() -> None:
-    process = staying().hear(ended())
+    process = staying().receive(ended())
     process.sent = process.channel.start("r1", HELLO, Resume(THREAD))
     assert process.channel.interrupt("r1") == b""
-    process.hear(answer(3, {"config": {}}), answer(4, {"thread": {"id": THREAD}, "model": "m"}))
+    process.receive(answer(3, {"config": {}}), answer(4, {"thread": {"id": THREAD}, "model": "m"}))
     assert [message.method for message in process.said[2:]] == ["thread/archive", "thread/unarchive"]
     assert process.events[2:] == []
     assert process.channel.release_session(THREAD) == b""
-    process.hear(answer(5), answer(6))
+    process.receive(answer(5), answer(6))
     assert process.events[2:] == [("r1", RunFailed("cancelled", "codex was interrupted before the turn", 1))]
     assert process.channel.release_session(THREAD) is None
 
 
 def test_thread_of_a_rejected_turn_is_closed_before_the_run_ends() -> None:
-    process = again(staying().hear(ended())).hear(refusal(3, "no"))
+    process = again(staying().receive(ended())).receive(refusal(3, "no"))
     assert [message.method for message in process.said] == ["turn/start", "thread/archive", "thread/unarchive"]
     assert process.events[2:] == []
-    process.hear(answer(4), answer(5))
+    process.receive(answer(4), answer(5))
     assert process.events[2:] == [("r1", RunFailed("agent_failed", "no", 1))]
 
 
 def test_thread_that_failed_to_resume_is_not_closed() -> None:
-    process = staying().hear(ended())
+    process = staying().receive(ended())
     process.sent = process.channel.start("r1", HELLO, Resume(THREAD))
-    process.hear(answer(3, {"config": {}}), refusal(4, "no"))
+    process.receive(answer(3, {"config": {}}), refusal(4, "no"))
     assert [message.method for message in process.said] == ["config/read", "thread/resume"]
     assert process.events[2:] == [("r1", RunFailed("agent_failed", "no", 1))]
 
 
 def test_next_turn_of_an_open_thread_starts_without_resuming_it() -> None:
-    process = again(staying().hear(counted(100), ended()))
+    process = again(staying().receive(counted(100), ended()))
     assert [message.method for message in process.said] == ["turn/start"]
     assert process.asked("turn/start")["threadId"] == "t"
-    process.hear(answer(3, {"turn": TURN}), note("turn/started", turn=TURN), counted(150), ended())
+    process.receive(answer(3, {"turn": TURN}), note("turn/started", turn=TURN), counted(150), ended())
     ending = RunFinished(usage=Usage(input_tokens=50, output_tokens=0), turns=1)
     assert process.events[2:] == [("r1", STARTED), ("r1", ending)]
 
 
 def test_fork_of_an_open_thread_leaves_it_open() -> None:
-    process = staying().hear(ended())
+    process = staying().receive(ended())
     process.sent = process.channel.start("r1", HELLO, Resume("t", fork=True))
     assert [message.method for message in process.said] == ["config/read"]
     assert process.channel.release_session("t")
 
 
 def test_thread_is_closed_on_request() -> None:
-    process = staying().hear(ended())
+    process = staying().receive(ended())
     assert process.told == [STARTED, RunFinished()]
     process.sent = process.channel.release_session("t") or b""
     assert process.said == CLOSING
     assert process.channel.release_session("t") == b"", "it is at it"
-    process.hear(answer(3))
+    process.receive(answer(3))
     assert process.channel.release_session("t") == b""
-    process.hear(answer(4))
+    process.receive(answer(4))
     assert process.channel.release_session("t") is None
 
 
@@ -1065,12 +1065,12 @@ def test_thread_with_a_running_turn_is_not_closed() -> None:
 
 @pytest.mark.parametrize("fork", [False, True])
 def test_a_run_waits_until_its_thread_is_closed(fork: bool) -> None:
-    process = staying().hear(ended())
+    process = staying().receive(ended())
     assert process.channel.release_session("t")
     again(process, fork)
-    process.hear(answer(3))
+    process.receive(answer(3))
     assert process.sent == b""
-    process.hear(answer(4))
+    process.receive(answer(4))
     assert [message.method for message in process.said] == ["config/read"]
 
 
@@ -1080,11 +1080,11 @@ ARCHIVED = f"session {THREAD} is archived. Run `codex unarchive {THREAD}` to una
 
 def refused(number: int, *, runs: int = 1, fork: bool = False) -> Process:
     """A process that was asked to go on with a thread in the archive, and says so."""
-    process = Process(resume=Resume(THREAD, fork=fork), runs=runs).hear(answer(0))
+    process = Process(resume=Resume(THREAD, fork=fork), runs=runs).receive(answer(0))
     for index in range(runs):
-        process.hear(answer(1 + index, {"config": {}}))
+        process.receive(answer(1 + index, {"config": {}}))
     process.sent = b""
-    return process.hear(*(refusal(number + index, ARCHIVED) for index in range(runs)))
+    return process.receive(*(refusal(number + index, ARCHIVED) for index in range(runs)))
 
 
 @pytest.mark.parametrize("found", [answer(3, {"thread": {"id": THREAD}}), refusal(3, "no archived rollout found")])
@@ -1093,27 +1093,27 @@ def test_archived_thread_is_unarchived_and_requested_again(fork: bool, method: s
     """Another process may have unarchived the thread meanwhile."""
     process = refused(2, fork=fork)
     assert process.said == [Message(3, "thread/unarchive", {"threadId": THREAD})]
-    process.hear(found, answer(4, {"thread": {"id": "t"}, "model": "m"}))
+    process.receive(found, answer(4, {"thread": {"id": "t"}, "model": "m"}))
     assert [message.method for message in process.said] == ["thread/unarchive", method, "turn/start"]
     assert process.told == []
 
 
 def test_thread_that_cannot_be_unarchived_fails_its_run() -> None:
-    process = refused(2).hear(refusal(3, "the disk is full"), refusal(4, ARCHIVED))
+    process = refused(2).receive(refusal(3, "the disk is full"), refusal(4, ARCHIVED))
     assert process.told == [RunFailed("agent_failed", ARCHIVED, 1)]
 
 
 def test_archived_thread_is_unarchived_once_for_concurrent_runs() -> None:
     process = refused(3, runs=2, fork=True)
     assert process.said == [Message(5, "thread/unarchive", {"threadId": THREAD})]
-    process.hear(answer(5))
+    process.receive(answer(5))
     assert [message.method for message in process.said[1:]] == ["thread/fork", "thread/fork"]
 
 
 def test_run_interrupted_during_unarchive_starts_no_turn() -> None:
     process = refused(2)
     assert process.channel.interrupt("r0") == b""
-    process.hear(answer(3), answer(4, {"thread": {"id": "t"}, "model": "m"}))
+    process.receive(answer(3), answer(4, {"thread": {"id": "t"}, "model": "m"}))
     assert process.told == [RunFailed("cancelled", "codex was interrupted before the turn", 1)]
 
 
@@ -1124,19 +1124,19 @@ def test_thread_unarchived_twice_ends_every_waiting_run() -> None:
     process.channel = Codex().channel(kept, Host())
     for run, fork in (("r0", False), ("r1", True)):
         process.channel.start(run, HELLO, Resume(THREAD, fork=fork))
-    process.hear(answer(0), answer(1, {"config": {}}), answer(2, {"config": {}}))
-    process.hear(answer(3, {"thread": {"id": THREAD}}), refusal(4, ARCHIVED), refusal(5, "no"))
-    process.hear(answer(6), answer(7), answer(8), refusal(9, "no"))
+    process.receive(answer(0), answer(1, {"config": {}}), answer(2, {"config": {}}))
+    process.receive(answer(3, {"thread": {"id": THREAD}}), refusal(4, ARCHIVED), refusal(5, "no"))
+    process.receive(answer(6), answer(7), answer(8), refusal(9, "no"))
     assert [run for run, event in process.events if isinstance(event, RunFailed)] == ["r0", "r1"]
 
 
 def test_ephemeral_thread_is_not_closed() -> None:
-    process = staying(ephemeral=True).hear(ended())
+    process = staying(ephemeral=True).receive(ended())
     assert process.told == [STARTED, RunFinished()]
 
 
 def test_crash_while_closing_a_thread_keeps_the_ending_of_the_run() -> None:
-    process = staying().hear(failed())
+    process = staying().receive(failed())
     process.take(process.channel.closed(137, b""))
     (_, ending) = process.told
     assert isinstance(ending, RunFailed)

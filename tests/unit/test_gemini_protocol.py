@@ -60,7 +60,7 @@ class Process:
     def start(self, run: str, handle: str | None = None, request: RunRequest = HELLO) -> None:
         self.sent += self.channel.start(run, request, Resume(handle) if handle else None)
 
-    def hear(self, *lines: bytes) -> "Process":
+    def receive(self, *lines: bytes) -> "Process":
         for line in lines:
             self.take(*self.channel.receive(line))
         return self
@@ -78,15 +78,15 @@ class Process:
         self.start(f"r{next(numbers)}")
         for line in (RECORDINGS / f"{case}.stdout").read_bytes().splitlines():
             ended = len(self.endings)
-            self.hear(*(NOISE if noise else ()), line)
+            self.receive(*(NOISE if noise else ()), line)
             if len(self.endings) > ended and (number := next(numbers, None)) is not None:
                 self.start(f"r{number}", self.session)
         return self
 
-    def up(self) -> "Process":
+    def begin_session(self) -> "Process":
         """The process has answered, and begun a session."""
         self.start("r0")
-        return self.hear(
+        return self.receive(
             b'{"id":0,"result":{}}', b'{"id":1,"result":{"sessionId":"s","models":{"currentModelId":"m"}}}'
         )
 
@@ -152,7 +152,7 @@ def test_concurrent_sessions_do_not_mix() -> None:
     process = Process()
     process.start("r0")
     process.start("r1")
-    process.hear(*(RECORDINGS / "two_sessions.stdout").read_bytes().splitlines())
+    process.receive(*(RECORDINGS / "two_sessions.stdout").read_bytes().splitlines())
     for run in ("r0", "r1"):
         assert "".join(event.text for event in process.of(run) if isinstance(event, TextDelta)) == "word1 word2 word3"
         assert isinstance(process.of(run)[-1], RunFinished)
@@ -162,7 +162,7 @@ def test_no_request_precedes_the_initialize_response() -> None:
     process = Process()
     process.start("r0")
     assert process.asked == ["initialize"]
-    process.hear(b'{"id":0,"result":{}}')
+    process.receive(b'{"id":0,"result":{}}')
     assert process.asked == ["initialize", "session/new"]
 
 
@@ -170,18 +170,18 @@ def test_sessions_are_created_one_at_a_time() -> None:
     process = Process()
     for run in ("r0", "r1", "r2"):
         process.start(run)
-    process.hear(b'{"id":0,"result":{}}')
+    process.receive(b'{"id":0,"result":{}}')
     assert process.asked.count("session/new") == 1
-    process.hear(b'{"id":1,"result":{"sessionId":"a"}}')
+    process.receive(b'{"id":1,"result":{"sessionId":"a"}}')
     assert process.asked.count("session/new") == 2
-    process.hear(b'{"id":2,"error":{"code":1,"message":"no"}}')
+    process.receive(b'{"id":2,"error":{"code":1,"message":"no"}}')
     assert process.asked.count("session/new") == 3
 
 
 def test_session_without_an_id_fails_only_its_run() -> None:
-    process = Process().up()
+    process = Process().begin_session()
     process.start("r1")
-    process.hear(b'{"id":3,"result":{}}', said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
+    process.receive(b'{"id":3,"result":{}}', said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
     assert process.of("r1") == [RunFailed("agent_failed", "gemini gave an answer that makes no sense", exit_code=1)]
     assert isinstance(process.of("r0")[-1], RunFinished)
 
@@ -192,7 +192,7 @@ def test_unknown_session_is_not_resumable() -> None:
 
 
 def test_run_that_is_not_resumable_is_not_registered() -> None:
-    process = Process().up()
+    process = Process().begin_session()
     with pytest.raises(NotResumable):
         process.start("r1", "01a211ec-d7c5-7781-8ba4-a81b539a5c93")
     assert process.channel.interrupt("r1") is None
@@ -208,7 +208,7 @@ def test_run_that_is_not_resumable_is_not_registered() -> None:
 )
 def test_invalid_response_fails_its_run(line: bytes) -> None:
     """Nothing else would."""
-    process = Process().up().hear(line)
+    process = Process().begin_session().receive(line)
     assert process.endings == [RunFailed("agent_failed", "gemini gave an answer that makes no sense", exit_code=1)]
 
 
@@ -224,22 +224,22 @@ def test_internal_error_reports_its_details(data: object, said: str) -> None:
     error = {"code": -32603, "message": "Internal error", "data": data}
     process = Process()
     process.start("r0")
-    process.hear(b'{"id":0,"result":{}}', msgspec.json.encode({"id": 1, "error": error}))
+    process.receive(b'{"id":0,"result":{}}', msgspec.json.encode({"id": 1, "error": error}))
     assert process.endings == [RunFailed("agent_failed", said, exit_code=1)]
 
 
 def test_malformed_permission_request_gets_an_error_response() -> None:
     tool = b'{"toolCallId":"write_file__1","locations":[{"path":null}]}'
     question = b'{"id":7,"method":"session/request_permission","params":{"sessionId":"s","toolCall":%b}}'
-    process = Process().up().hear(question % tool)
+    process = Process().begin_session().receive(question % tool)
     assert msgspec.json.decode(process.sent.splitlines()[-1])["error"]["code"] == -32601
 
 
 def test_permission_request_is_denied_and_the_tool_call_is_reported() -> None:
-    process = Process().up()
+    process = Process().begin_session()
     tool = {"toolCallId": "write_file__1", "kind": "edit", "title": "t", "locations": [{"path": "/p/x"}]}
     params = {"sessionId": "s", "toolCall": tool, "options": [{"optionId": "proceed_once", "kind": "allow_once"}]}
-    process.hear(msgspec.json.encode({"id": 7, "method": "session/request_permission", "params": params}))
+    process.receive(msgspec.json.encode({"id": 7, "method": "session/request_permission", "params": params}))
     assert msgspec.json.decode(process.sent.splitlines()[-1])["result"] == {"outcome": {"outcome": "cancelled"}}
     assert process.of("r0")[1:] == [
         ToolCall("write_file__1", "write_file", {"file_path": "/p/x"}),
@@ -248,24 +248,24 @@ def test_permission_request_is_denied_and_the_tool_call_is_reported() -> None:
 
 
 def test_unknown_request_gets_an_error_response() -> None:
-    process = Process().up().hear(b'{"id":7,"method":"fs/read_text_file","params":{"sessionId":"s"}}')
+    process = Process().begin_session().receive(b'{"id":7,"method":"fs/read_text_file","params":{"sessionId":"s"}}')
     assert msgspec.json.decode(process.sent.splitlines()[-1])["error"]["code"] == -32601
 
 
 def test_mode_update_is_not_part_of_the_answer() -> None:
     update = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "[MODE_UPDATE] autoEdit"}}
     note = {"method": "session/update", "params": {"sessionId": "s", "update": update}}
-    process = Process().up().hear(msgspec.json.encode(note))
+    process = Process().begin_session().receive(msgspec.json.encode(note))
     assert not [event for event in process.of("r0") if isinstance(event, TextDelta)]
 
 
 def test_turn_without_an_answer_fails() -> None:
-    process = Process().up().hear(b'{"id":2,"result":{"stopReason":"end_turn"}}')
+    process = Process().begin_session().receive(b'{"id":2,"result":{"stopReason":"end_turn"}}')
     assert isinstance(process.endings[0], RunFailed)
 
 
 def test_loop_fails_as_in_a_dedicated_process() -> None:
-    process = Process().up().hear(b'{"id":2,"result":{"stopReason":"max_turn_requests"}}')
+    process = Process().begin_session().receive(b'{"id":2,"result":{"stopReason":"max_turn_requests"}}')
     assert process.endings == [RunFailed("agent_failed", "Loop detected, stopping execution", exit_code=1)]
 
 
@@ -279,12 +279,12 @@ def test_loop_fails_as_in_a_dedicated_process() -> None:
 )
 def test_failure_is_reported_as_by_a_dedicated_process(code: int, message: str, kind: str, exit_code: int) -> None:
     failure = msgspec.json.encode({"id": 2, "error": {"code": code, "message": message}})
-    assert Process().up().hear(failure).endings == [RunFailed(kind, message, exit_code)]
+    assert Process().begin_session().receive(failure).endings == [RunFailed(kind, message, exit_code)]
 
 
 def test_missing_login_is_reported_as_by_a_dedicated_process() -> None:
     failure = b'{"id":2,"error":{"code":-32000,"message":"Gemini API key is missing"}}'
-    (ending,) = Process().up().hear(failure).endings
+    (ending,) = Process().begin_session().receive(failure).endings
     assert isinstance(ending, RunFailed)
     assert (ending.code, ending.exit_code) == ("agent_unauthenticated", 41)
     assert ending.message == "gemini is not logged in: run gemini once in a terminal, or set GEMINI_API_KEY"
@@ -304,10 +304,10 @@ def said(text: str = "word") -> bytes:
 def test_usage_of_each_turn_comes_from_the_session_record() -> None:
     record = bytearray(written("user", "1") + written("gemini", "2") + written("gemini", "2", 100, 20, 20, 130))
     record += written("user", "3") + written("gemini", "4", 50, 5, 0, 55) + b'{"$set":{"messages":[]}}\n'
-    process = Process(record).up().hear(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
+    process = Process(record).begin_session().receive(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
     process.start("r1", "s")
     record += written("user", "5") + written("gemini", "2", 100, 20, 20, 130) + written("gemini", "6", 7, 1, 0, 8)
-    process.hear(said(), b'{"id":3,"result":{"stopReason":"end_turn"}}')
+    process.receive(said(), b'{"id":3,"result":{"stopReason":"end_turn"}}')
     first, second = Usage(150, 35, 20, 10), Usage(7, 1)
     assert process.endings == [RunFinished(usage=first), RunFinished(usage=second)]
 
@@ -316,20 +316,20 @@ def test_session_record_read_is_limited_to_one_megabyte() -> None:
     """The protocol's own counts have to do then, also of the turns that follow."""
     record = bytearray(written("user", "1") + written("user", "x" * 1024 * 1024) + written("gemini", "2", 100, 20))
     end = b'{"id":%d,"result":{"stopReason":"end_turn","_meta":{"quota":{"token_count":{"input_tokens":7}}}}}'
-    process = Process(record).up().hear(said(), end % 2)
+    process = Process(record).begin_session().receive(said(), end % 2)
     process.start("r1", "s")
     record += written("gemini", "3", 50, 5)
-    assert process.hear(said(), end % 3).endings == [RunFinished(usage=Usage(7)), RunFinished(usage=Usage(7))]
+    assert process.receive(said(), end % 3).endings == [RunFinished(usage=Usage(7)), RunFinished(usage=Usage(7))]
     assert (process.most_read, process.reads) == (1024 * 1024, 1)
 
 
 def test_partial_record_line_is_read_once_complete() -> None:
     half = written("gemini", "2", 100, 20, 20, 130)
     record = bytearray(written("user", "1") + half[:20])
-    process = Process(record).up().hear(b'{"id":2,"error":{"code":503,"message":"no"}}')
+    process = Process(record).begin_session().receive(b'{"id":2,"error":{"code":503,"message":"no"}}')
     process.start("r1", "s")
     record += half[20:]
-    process.hear(said(), b'{"id":3,"result":{"stopReason":"end_turn"}}')
+    process.receive(said(), b'{"id":3,"result":{"stopReason":"end_turn"}}')
     assert [ending.usage for ending in process.endings] == [None, Usage(100, 30, 20, 10)]
 
 
@@ -337,7 +337,7 @@ def test_partial_record_line_is_read_once_complete() -> None:
 def test_answer_missing_from_the_record_was_interrupted(last: bytes) -> None:
     """The CLI reports the same end as for a complete answer."""
     record = bytearray(written("user", "1") + written("gemini", "2", 100, 20, 20, 130) + last)
-    process = Process(record).up().hear(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
+    process = Process(record).begin_session().receive(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
     (ending,) = process.endings
     assert isinstance(ending, RunFailed)
     assert (ending.code, ending.usage) == ("agent_failed", Usage(100, 30, 20, 10))
@@ -346,7 +346,7 @@ def test_answer_missing_from_the_record_was_interrupted(last: bytes) -> None:
 
 def test_other_record_entries_do_not_mark_an_answer_as_interrupted() -> None:
     record = bytearray(written("user", "1") + written("gemini", "2", 100, 20, 20, 130) + written("info", "3"))
-    process = Process(record).up().hear(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
+    process = Process(record).begin_session().receive(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
     assert process.endings == [RunFinished(usage=Usage(100, 30, 20, 10))]
 
 
@@ -354,7 +354,7 @@ def test_run_interrupted_before_its_session_exists_sends_no_prompt() -> None:
     process = Process()
     process.start("r0")
     assert process.channel.interrupt("r0") == b""
-    process.hear(b'{"id":0,"result":{}}', b'{"id":1,"result":{"sessionId":"s"}}')
+    process.receive(b'{"id":0,"result":{}}', b'{"id":1,"result":{"sessionId":"s"}}')
     assert [ending.code for ending in process.endings if isinstance(ending, RunFailed)] == ["cancelled"]
     assert "session/prompt" not in process.asked
 
@@ -368,11 +368,11 @@ def test_process_that_exits_before_a_response_does_not_speak_the_protocol(code: 
 @pytest.mark.parametrize("refusal", [b'{"id":0,"error":{"code":-32601,"message":"no"}}', b'{"id":0,"error":"no"}'])
 def test_initialize_error_means_the_protocol_is_not_spoken(refusal: bytes) -> None:
     with pytest.raises(ProtocolNotSupported):
-        Process().hear(refusal)
+        Process().receive(refusal)
 
 
 def test_killed_process_fails_all_its_runs() -> None:
-    process = Process().up()
+    process = Process().begin_session()
     process.start("r1")
     process.take(*process.channel.closed(137, b""))
     assert [ending.code for ending in process.endings if isinstance(ending, RunFailed)] == ["agent_crashed"] * 2
@@ -426,7 +426,7 @@ def test_default_modes_permit_only_tools_that_need_no_approval() -> None:
 def test_literal_prompt_and_images_are_sent_unchanged() -> None:
     request = msgspec.structs.replace(HELLO, prompt="a @b", literal=True, images=(Image("image/png", b"x"),))
     assert kept(request)
-    process = Process().up()
+    process = Process().begin_session()
     process.start("r1", "s", request)
     prompt = msgspec.json.decode(process.sent.splitlines()[-1])["params"]["prompt"]
     assert prompt == [{"type": "text", "text": "a @b"}, {"type": "image", "mimeType": "image/png", "data": "eA=="}]

@@ -56,12 +56,12 @@ def test_named_arguments_become_fields() -> None:
 
 
 def test_noted_fields_appear_only_on_lines_of_their_task() -> None:
-    def told() -> dict[str, object]:
+    def logged_fields() -> dict[str, object]:
         logs.add_fields(request_id="q")
         logs.add_fields(run_id="r")
         return in_json("x")
 
-    inside = contextvars.copy_context().run(told)
+    inside = contextvars.copy_context().run(logged_fields)
     assert (inside["request_id"], inside["run_id"]) == ("q", "r")
     assert "request_id" not in in_json("x")
 

@@ -36,16 +36,16 @@ asyncio.run(main())
 """
 
 
-def told(program: str) -> "subprocess.CompletedProcess[str]":
+def run_python(program: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
 
 def test_threads_share_one_malloc_arena() -> None:
-    text = told(_PRINT_ARENAS).stderr
+    text = run_python(_PRINT_ARENAS).stderr
     assert "Arena 1" in text
     assert "Arena 2" not in text
 
 
 def test_free_memory_between_used_blocks_is_returned() -> None:
     """Like the heap of a server after a busy hour: nothing at its end is free."""
-    assert float(told(_GIVE_BACK).stdout.split()[0]) < 0.6
+    assert float(run_python(_GIVE_BACK).stdout.split()[0]) < 0.6

@@ -443,16 +443,16 @@ def test_run_id_accepts_only_response_ids(text: str) -> None:
 
 
 def test_errors_have_the_vendors_format_and_the_clients_field() -> None:
-    def told(error: InvalidRequest | AgentRateLimited) -> tuple[int, Json]:
+    def error_of(error: InvalidRequest | AgentRateLimited) -> tuple[int, Json]:
         status, body = DIALECT.error(renamed(error, DIALECT.fields), "r")
         return status, json.loads(body)["error"]
 
-    status, error = told(Unsupported("no such effort", "effort"))
+    status, error = error_of(Unsupported("no such effort", "effort"))
     assert (status, error["type"], error["param"]) == (400, "invalid_request_error", "reasoning.effort")
-    status, error = told(PreviousNotFound("gone", "previous_response_id"))
+    status, error = error_of(PreviousNotFound("gone", "previous_response_id"))
     assert (status, error["code"]) == (400, "previous_response_not_found")
-    assert told(KeyRefused("no"))[0] == 401
-    assert told(AgentRateLimited("slow down"))[1]["code"] == "rate_limit_exceeded"
+    assert error_of(KeyRefused("no"))[0] == 401
+    assert error_of(AgentRateLimited("slow down"))[1]["code"] == "rate_limit_exceeded"
 
 
 def test_calls_of_a_tool_of_a_namespace_name_the_namespace() -> None:

@@ -121,7 +121,7 @@ def samples(endpoint: str) -> list[str]:
     return re.findall(rf"^curl [^\n]*/api/v1/{endpoint}(?: [^\n]*\n)+?    -d '(.*)'$", PAGE, re.MULTILINE)
 
 
-def told(header: str) -> list[str]:
+def documented_fields(header: str) -> list[str]:
     """Return all fields that the first cells of the table below a header name, including a second field of a row."""
     table = PAGE.partition(f"| {header} | |\n")[2].partition("\n\n")[0]
     cells = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
@@ -146,7 +146,9 @@ def test_page_documents_each_field_of_multi_agent_bodies() -> None:
 
 
 def test_page_documents_each_field_of_a_part_and_its_result() -> None:
-    assert set(told("field of a part")) == set(PartBody.__struct_fields__) - set(PromptBody.__struct_fields__)
+    assert set(documented_fields("field of a part")) == set(PartBody.__struct_fields__) - set(
+        PromptBody.__struct_fields__
+    )
     results = set(PartAnswer.__struct_fields__) - set(PromptAnswer.__struct_fields__) - {"diff_is_cut"}
-    assert set(told("field of a result")) == results
+    assert set(documented_fields("field of a result")) == results
     assert "`diff_is_cut`" in PAGE

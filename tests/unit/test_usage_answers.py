@@ -7,7 +7,7 @@ from clinvk.types.events import Usage
 from clinvk.types.record import UsageOfDay
 
 
-def told(group_by: str, **costs: float) -> UsageList:
+def usage_list(group_by: str, **costs: float) -> UsageList:
     """Return the usage of a day with these costs."""
     asked = UsageListing(group_by=group_by)
     rows = [
@@ -18,16 +18,16 @@ def told(group_by: str, **costs: float) -> UsageList:
 
 
 def test_group_without_reported_costs_has_no_cost() -> None:
-    costs = told("backend", claude=0.5, codex=0.0)
+    costs = usage_list("backend", claude=0.5, codex=0.0)
     assert {item.backend: item.cost_usd for item in costs.usage} == {"claude": 0.5, "codex": None}
     assert costs.total.cost_usd == 0.5
 
 
 def test_total_without_reported_costs_has_no_cost() -> None:
-    assert told("backend", codex=0.0, gemini=0.0).total.cost_usd is None
-    assert told("backend").total.cost_usd is None
+    assert usage_list("backend", codex=0.0, gemini=0.0).total.cost_usd is None
+    assert usage_list("backend").total.cost_usd is None
 
 
 def test_group_of_several_agents_sums_the_reported_costs() -> None:
-    (item,) = told("day", claude=0.25, codex=0.0).usage
+    (item,) = usage_list("day", claude=0.25, codex=0.0).usage
     assert item.cost_usd == 0.25
