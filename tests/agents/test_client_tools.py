@@ -50,12 +50,10 @@ async def test_chat_completions_answer_with_calls_and_take_outputs(machine: Mach
             model=cli, messages=[{"role": "user", "content": call_of(cli, "Rome")}], tools=tools, stream=True
         )
         deltas = [chunk.choices[0] async for chunk in stream if chunk.choices]
-        [call] = [call for each in deltas for call in each.delta.tool_calls or ()]
-        assert (call.index, call.function.name, json.loads(call.function.arguments)) == (
-            0,
-            "get_weather",
-            {"city": "Rome"},
-        )
+        calls = [call for each in deltas for call in each.delta.tool_calls or ()]
+        assert {call.index for call in calls} == {0}
+        assert [call.function.name for call in calls if call.function.name] == ["get_weather"]
+        assert json.loads("".join(call.function.arguments for call in calls)) == {"city": "Rome"}
         assert deltas[-1].finish_reason == "tool_calls"
 
 
@@ -126,6 +124,61 @@ async def test_answers_are_right_after_a_call_of_a_tool_that_nobody_has(machine:
         assert answer.choices[0].finish_reason == "stop"
         assert f"sun {call.id}" in (answer.choices[0].message.content or "")
         assert await each.runs() == 1
+
+
+LONG = '{"city":"a city with a long name"}'
+"""Arguments that the stand-in sends in several pieces."""
+FUNCTIONS = [{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}]
+
+
+async def test_arguments_of_claude_stream_in_pieces(machine: Machine) -> None:
+    prompt = f"[[call get_weather {LONG}]]"
+    messages = [{"role": "user", "content": prompt}]
+    function = {"type": "function", "name": "get_weather", "description": "W", "parameters": WEATHER, "strict": False}
+    tool = {"name": "get_weather", "description": "W", "input_schema": WEATHER}
+    async with clients(machine) as each:
+        chat = await each.openai.chat.completions.create(
+            model="claude", messages=messages, tools=FUNCTIONS, stream=True
+        )
+        calls = [chunk.choices[0].delta.tool_calls or () async for chunk in chat if chunk.choices]
+        responses = await each.openai.responses.create(model="claude", input=prompt, tools=[function], stream=True)
+        items = [event.delta async for event in responses if event.type == "response.function_call_arguments.delta"]
+        messages_api = await each.anthropic.messages.create(
+            model="claude", max_tokens=99, messages=messages, tools=[tool], stream=True
+        )
+        blocks = [event.delta.partial_json async for event in messages_api if event.type == "content_block_delta"]
+        for pieces in ([call.function.arguments for delta in calls for call in delta], items, blocks):
+            assert len(pieces) > 1
+            assert "".join(pieces) == LONG
+        [run] = [run for run in (await each.server.client.get("/api/v1/runs")).json()["runs"] if run["session_id"]]
+        await each.server.client.post(f"/api/v1/runs/{run['id']}/cancel")
+        events = (await each.server.client.get(f"/api/v1/runs/{run['id']}/events")).text
+        assert events.count("a city with") == 1
+
+
+async def test_pieces_of_a_second_call_of_claude_are_hidden_without_parallel_calls(machine: Machine) -> None:
+    messages = [{"role": "user", "content": f"[[together]] [[call get_weather {LONG}]] [[call get_weather {LONG}]]"}]
+    async with clients(machine) as each:
+        stream = await each.openai.chat.completions.create(
+            model="claude", messages=messages, tools=FUNCTIONS, stream=True, parallel_tool_calls=False
+        )
+        calls = [call async for chunk in stream for choice in chunk.choices for call in choice.delta.tool_calls or ()]
+    assert "".join(call.function.arguments for call in calls) == LONG
+
+
+async def test_stream_fails_if_claude_begins_a_call_again(machine: Machine) -> None:
+    """The client has the beginning of a call that the model does not make. A whole answer has only the second call."""
+    async with clients(machine) as each:
+        body = {"model": "claude", "tools": FUNCTIONS}
+        for stream in (False, True):
+            prompt = f"[[midstream=2 times=1]] [[call get_weather {LONG}]] {stream}"
+            answer = await each.server.client.post(
+                "/openai/v1/chat/completions",
+                json={**body, "messages": [{"role": "user", "content": prompt}], "stream": stream},
+            )
+            assert answer.status_code == 200, answer.text
+            assert ("broke off" in answer.text) == stream
+        assert (await each.server.client.get("/health")).json()["parked_runs"] == 1
 
 
 async def test_tools_with_a_schema_of_the_vendor_are_called(machine: Machine) -> None:

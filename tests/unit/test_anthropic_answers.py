@@ -1,5 +1,7 @@
 """Answers of the Anthropic dialect: messages, streams byte for byte, errors, lists of models."""
 
+import json
+
 import msgspec
 import pytest
 
@@ -17,6 +19,7 @@ from clinvk.types.events import (
     TextDelta,
     ThinkingDelta,
     ToolCall,
+    ToolCallDelta,
     ToolResult,
     Usage,
 )
@@ -300,3 +303,21 @@ def test_invalid_page_query_is_rejected(query: bytes, field: str) -> None:
     with pytest.raises(InvalidRequest) as told:
         model_page(MODELS, query)
     assert told.value.field == field
+
+
+def test_arguments_of_a_call_stream_in_pieces_as_one_block() -> None:
+    events = [ToolCallDelta("t1", "f", '{"a":'), ToolCallDelta("t1", "f", "1}"), ToolCall("t1", "f", {"a": 1}, True)]
+    whole = ToolCall("t2", "g", {}, True)
+    streamed = stream(CALL, RunStarted(), TextDelta("Well"), *events, whole, RunFinished("tool_use"))
+    start = '"content_block":{"type":"tool_use","id":"%s","name":"%s","input":{}}'
+    pieces = map(json.dumps, ('{"a":', "1}", "{}"))
+    deltas = [f'{{"type":"input_json_delta","partial_json":{piece}}}' for piece in pieces]
+    blocks = (
+        text_block(0, "Well") + block(1, start % ("t1", "f"), *deltas[:2]) + block(2, start % ("t2", "g"), deltas[2])
+    )
+    assert streamed.startswith(OPENING + blocks + "event: message_delta\n")
+
+
+def test_pieces_of_arguments_appear_in_no_whole_message() -> None:
+    events = [ToolCallDelta("t1", "f", "{}"), ToolCall("t1", "f", {}, True), RunFinished("tool_use")]
+    assert answer(CALL, *events)["content"] == [{"type": "tool_use", "id": "t1", "name": "f", "input": {}}]

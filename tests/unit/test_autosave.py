@@ -5,7 +5,7 @@ from clinvk.runtime.process.waiting import in_background
 from clinvk.runtime.run.event_log import Autosave, EventLog
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import StoreUnavailable
-from clinvk.types.events import Logged, RunStarted, TextDelta
+from clinvk.types.events import Logged, RunStarted, TextDelta, ToolCall, ToolCallDelta
 from polling import until
 
 
@@ -38,3 +38,9 @@ async def test_run_that_ends_during_a_failed_append_is_not_appended_again() -> N
         store.go.set()
         await until(lambda: living.saved)
     assert store.appended == [{"ended": 2, "living": 1}, {"living": 1}]
+
+
+def test_pieces_of_a_call_are_not_stored() -> None:
+    log = EventLog(lambda: None)
+    log.extend([RunStarted(), ToolCallDelta("c", "f", "{}"), ToolCall("c", "f", {}, for_client=True)])
+    assert [entry.number for entry in log.unsaved()] == [1, 3]

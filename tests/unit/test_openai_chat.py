@@ -18,6 +18,7 @@ from clinvk.types.events import (
     TextDelta,
     ThinkingDelta,
     ToolCall,
+    ToolCallDelta,
     ToolResult,
     Usage,
 )
@@ -442,3 +443,40 @@ def test_error_names_the_field_of_the_client() -> None:
         '{"error":{"message":"response_format.json_schema.schema is too much","type":"invalid_request_error",'
         '"param":"response_format.json_schema.schema","code":"unsupported_option"}}',
     )
+
+
+PIECES: list[Event] = [
+    ToolCallDelta("c1", "f", '{"city":'),
+    ToolCallDelta("c1", "f", '"Rome"}'),
+    ToolCall("c1", "f", {"city": "Rome"}, for_client=True),
+]
+
+
+def deltas(call: Call, events: list[Event]) -> list[object]:
+    lines = stream(call, events).decode().split("\n\n")
+    return [json.loads(line.removeprefix("data: "))["choices"][0]["delta"] for line in lines if "{" in line]
+
+
+def test_arguments_of_a_call_stream_in_pieces() -> None:
+    head = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"city":'}}
+    rest = {"index": 0, "function": {"arguments": '"Rome"}'}}
+    whole = {"index": 1, "id": "c2", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    made = parse(body(tools=[FUNCTION]))
+    assert deltas(made, [*PIECES, ToolCall("c2", "f", {}, for_client=True)]) == [
+        {"tool_calls": [call]} for call in (head, rest, whole)
+    ]
+
+
+def test_arguments_of_the_older_functions_stream_in_pieces() -> None:
+    made = parse(body(functions=[FUNCTION["function"]]))
+    assert deltas(made, PIECES) == [
+        {"function_call": {"name": "f", "arguments": '{"city":'}},
+        {"function_call": {"arguments": '"Rome"}'}},
+    ]
+
+
+def test_text_of_a_custom_tool_is_sent_whole() -> None:
+    made = parse(body(tools=[{"type": "custom", "custom": {"name": "f"}}]))
+    call = {"index": 0, "id": "c1", "type": "custom", "custom": {"name": "f", "input": "Rome"}}
+    events: list[Event] = [ToolCallDelta("c1", "f", "{"), ToolCall("c1", "f", {"input": "Rome"}, for_client=True)]
+    assert deltas(made, events) == [{"tool_calls": [call]}]

@@ -15,6 +15,7 @@ from clinvk.dialects.openai.responses import OpenAIResponses, stored
 from clinvk.types.choices import RunState
 from clinvk.types.errors import AgentRateLimited, InvalidRequest, Unsupported
 from clinvk.types.events import (
+    Ending,
     Event,
     Progress,
     RunFailed,
@@ -24,6 +25,7 @@ from clinvk.types.events import (
     TextDelta,
     ThinkingDelta,
     ToolCall,
+    ToolCallDelta,
     ToolResult,
     Usage,
 )
@@ -471,3 +473,40 @@ def test_calls_of_a_tool_of_a_namespace_name_the_namespace() -> None:
         ("custom_tool_call", "exec", "functions"),
         ("function_call", "f", None),
     ]
+
+
+PIECES = (ToolCallDelta("c1", "f", '{"a":'), ToolCallDelta("c1", "f", "1}"))
+FUNCTION: Json = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}
+
+
+def output(frame: Json) -> list[Json]:
+    return msgspec.convert(msgspec.convert(frame["response"], Json)["output"], list[Json])
+
+
+def test_arguments_of_a_call_stream_in_pieces() -> None:
+    events = [RunStarted(), *PIECES, ToolCall("c1", "f", {"a": 1}, for_client=True), RunFinished("tool_use")]
+    streamed = frames(call(tools=[FUNCTION]), events)[2:]
+    assert [(str(frame["type"]).removeprefix("response."), frame.get("delta")) for frame in streamed] == [
+        ("output_item.added", None),
+        ("function_call_arguments.delta", '{"a":'),
+        ("function_call_arguments.delta", "1}"),
+        ("function_call_arguments.done", None),
+        ("output_item.done", None),
+        ("completed", None),
+    ]
+    assert streamed[3]["arguments"] == '{"a":1}'
+    assert [streamed[-2]["item"]] == output(streamed[-1])
+
+
+@pytest.mark.parametrize("ending", [RunFinished("max_tokens"), RunFailed("agent_crashed", "gone")])
+def test_answer_that_ends_within_a_call_has_an_incomplete_call(ending: Ending) -> None:
+    last = frames(call(tools=[FUNCTION]), [RunStarted(), *PIECES, ending])[-1]
+    assert [item["status"] for item in output(last) if item["type"] == "function_call"] == ["incomplete"]
+
+
+@pytest.mark.parametrize("tool", [{"type": "custom", "name": "f"}, {"type": "shell"}])
+def test_calls_without_arguments_of_their_own_are_sent_whole(tool: Json) -> None:
+    name = str(tool.get("name", "shell"))
+    events = [ToolCallDelta("c1", name, '{"input":'), ToolCall("c1", name, {"input": "x", "commands": ["ls"]}, True)]
+    whole = frames(call(tools=[tool]), [RunStarted(), events[1]])
+    assert frames(call(tools=[tool]), [RunStarted(), *events]) == whole

@@ -30,6 +30,7 @@ from clinvk.types.events import (
     TextDelta,
     ThinkingDelta,
     ToolCall,
+    ToolCallDelta,
     ToolResult,
     Usage,
 )
@@ -247,3 +248,8 @@ def test_server_sent_event_has_an_id_and_one_data_line() -> None:
     assert frame.endswith(b"}\n\n")
     assert frame.count(b"\n") == 3
     assert b"\r" not in frame
+
+
+def test_pieces_of_a_call_have_no_lines() -> None:
+    lines = stream(RunStarted(), ToolCallDelta("c", "f", "{}"), ToolCall("c", "f", {}, for_client=True))
+    assert [(line["type"], line["sequence"]) for line in lines] == [("init", 1), ("tool_use", 3)]

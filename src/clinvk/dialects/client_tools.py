@@ -87,10 +87,10 @@ def qualified(namespace: str, name: str) -> str:
     return f"{namespace}__{name}" if namespace else name
 
 
-def client_name(call: ToolCall, request: RunRequest) -> tuple[str | None, str]:
-    """Return the namespace of the tool that is called, and the tool's name in the namespace."""
-    namespace = next((tool.namespace for tool in request.client_tools if tool.name == call.name), "")
-    return namespace or None, call.name.removeprefix(qualified(namespace, ""))
+def client_name(name: str, request: RunRequest) -> tuple[str | None, str]:
+    """Return the namespace of a tool, and the tool's name in the namespace."""
+    namespace = next((tool.namespace for tool in request.client_tools if tool.name == name), "")
+    return namespace or None, name.removeprefix(qualified(namespace, ""))
 
 
 def check_names(tools: Sequence[ClientTool], field: str) -> None:
@@ -111,7 +111,11 @@ def arguments(call: ToolCall) -> str:
     return _encode(call.input).decode()
 
 
-def text_input(call: ToolCall, request: RunRequest) -> str | None:
-    """Return the text of a call of a tool that takes a text; None for other tools."""
-    takes_text = any(tool.name == call.name and tool.schema is _TEXT_SCHEMA for tool in request.client_tools)
-    return str(call.input.get(TEXT, "")) if takes_text else None
+def takes_text(name: str, request: RunRequest) -> bool:
+    """Return whether a tool takes a text instead of arguments."""
+    return any(tool.name == name and tool.schema is _TEXT_SCHEMA for tool in request.client_tools)
+
+
+def text_input(call: ToolCall) -> str:
+    """Return the text of a call of a tool that takes a text."""
+    return str(call.input.get(TEXT, ""))

@@ -76,6 +76,17 @@ class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
     for_client: bool = False
 
 
+class ToolCallDelta(msgspec.Struct, frozen=True, tag="tool_call_delta"):
+    """A piece of the arguments, in JSON, of a call of a client tool; the whole `ToolCall` follows.
+
+    Only clients of the model APIs see the pieces: they are not stored. A call whose `ToolCall` does not follow is void.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
 class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
     """The output of the tool of the `ToolCall` with this `id`."""
 
@@ -132,7 +143,16 @@ class RunFailed(msgspec.Struct, frozen=True, tag="run_failed"):
 
 
 Event = (
-    RunStarted | TextDelta | ThinkingDelta | ToolCall | ToolResult | AwaitingTools | Progress | RunFinished | RunFailed
+    RunStarted
+    | TextDelta
+    | ThinkingDelta
+    | ToolCallDelta
+    | ToolCall
+    | ToolResult
+    | AwaitingTools
+    | Progress
+    | RunFinished
+    | RunFailed
 )
 Ending = RunFinished | RunFailed
 

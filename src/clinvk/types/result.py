@@ -15,6 +15,7 @@ from clinvk.types.events import (
     TextDelta,
     ThinkingDelta,
     ToolCall,
+    ToolCallDelta,
     ToolResult,
     Usage,
 )
@@ -85,7 +86,7 @@ def gather(events: Iterable[Event]) -> RunResult:
                 started = event
             case RunFinished() | RunFailed():
                 ending = event
-            case AwaitingTools():
+            case AwaitingTools() | ToolCallDelta():
                 pass
             case Progress():
                 if event.stage == "stderr":

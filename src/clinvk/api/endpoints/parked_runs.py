@@ -6,7 +6,7 @@ again gets the same answer again. Every other request starts a run of its own wi
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -19,6 +19,7 @@ from clinvk.dialects.dialect import Call, CallMissing, RunFacts
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.runtime.runs import run_facts
+from clinvk.types.errors import AgentFailed
 from clinvk.types.events import (
     AwaitingTools,
     Event,
@@ -27,6 +28,7 @@ from clinvk.types.events import (
     RunFinished,
     TextDelta,
     ToolCall,
+    ToolCallDelta,
     ToolResult,
     Usage,
 )
@@ -134,6 +136,11 @@ class ParkedRun:
         return start
 
 
+def _is_cut(event: AwaitingTools | RunFinished | RunFailed) -> bool:
+    """Return whether an answer may end within a call."""
+    return isinstance(event, RunFailed) or (isinstance(event, RunFinished) and event.stop_reason != "end_turn")
+
+
 def _answer_id(run_id: str, index: int) -> str:
     return f"{run_id}-{index}" if index else run_id
 
@@ -176,10 +183,13 @@ class Answer:
 
     async def result(self) -> RunResult:
         """Wait for the end of the answer and return the answer."""
-        return gather([logged.event async for batch in self.batches() for logged in batch])
+        return gather([logged.event async for batch in self.batches(in_pieces=False) for logged in batch])
 
-    async def batches(self) -> AsyncIterator[list[Logged]]:
-        """Yield the events in batches. The answer of a parked run ends with the stop reason `tool_use`."""
+    async def batches(self, in_pieces: bool = True) -> AsyncIterator[list[Logged]]:
+        """Yield the events in batches. The answer of a parked run ends with the stop reason `tool_use`.
+
+        With `in_pieces` the calls begin with pieces of their arguments. Then the answer fails if a call is incomplete.
+        """
         start = self._start
         if start.after:
             yield [self.run.entries[0]]  # the start of the run
@@ -187,17 +197,15 @@ class Answer:
             events = [*start.open_calls, RunFinished("tool_use", Usage())]
             yield [Logged(number, self.run.created_at, event) for number, event in enumerate(events, start.after)]
             return
-        calls: list[ToolCall] = []
+        calls: dict[str, ToolCall | None] = {}
         async for batch in self.run.batches(start.after):
             answered: list[Logged] = []
             is_complete = False
             for number, at, event in batch:
-                if isinstance(event, ToolCall) and event.for_client:
-                    calls.append(event)
-                elif isinstance(event, AwaitingTools | RunFinished | RunFailed):
+                if isinstance(event, AwaitingTools | RunFinished | RunFailed):
                     event = self._end(calls, number, event)
                     is_complete = True
-                if not self._is_hidden(event, calls):
+                if self._is_visible(event, calls, in_pieces):
                     answered.append(Logged(number, at, event))
                 if is_complete:
                     break
@@ -205,21 +213,37 @@ class Answer:
             if is_complete:
                 return
 
-    def _is_hidden(self, event: Event, calls: Sequence[ToolCall]) -> bool:
-        """Return whether the client does not see an event: the output of a call, or a call that is refused."""
-        if isinstance(event, ToolResult):
-            return event.id in self._parked.call_ids
-        return not self._choice.parallel and event in calls[1:]
+    def _is_visible(self, event: Event, calls: dict[str, ToolCall | None], in_pieces: bool) -> bool:
+        """Add a call to `calls`, and return whether the client sees an event.
 
-    def _end(self, calls: list[ToolCall], number: int, event: AwaitingTools | RunFinished | RunFailed) -> Event:
+        The client does not see the output of a call, and a call that is refused.
+        """
+        match event:
+            case ToolResult():
+                return event.id not in self._parked.call_ids
+            case ToolCallDelta() if in_pieces:
+                calls.setdefault(event.id)
+            case ToolCall(for_client=True):
+                calls[event.id] = event
+            case _:
+                return not isinstance(event, ToolCallDelta)
+        return self._choice.parallel or event.id == next(iter(calls))
+
+    def _end(
+        self, begun: Mapping[str, ToolCall | None], number: int, event: AwaitingTools | RunFinished | RunFailed
+    ) -> Event:
         """Return the ending of the answer, with the tokens of this answer alone."""
         used = self._start.used
         usage = event.usage - used if event.usage else None
+        calls = {id_: call for id_, call in begun.items() if call}
+        if len(calls) < len(begun) and not _is_cut(event):
+            self._runs.drop(self._parked)
+            return RunFailed(AgentFailed.code, "the model broke off a call of a tool, and answered again", usage=usage)
         if isinstance(event, AwaitingTools):
             next_start = _Start(self._start.index + 1, number, event.usage or used)
-            refused = [] if self._choice.parallel else calls[1:]
-            outputs = {call.id: ToolOutput(call.id, (_ONE_CALL,), is_error=True) for call in refused}
-            self._runs.park(self._parked, {call.id: call for call in calls}, outputs, next_start)
+            refused = () if self._choice.parallel else [*calls][1:]
+            outputs = {id_: ToolOutput(id_, (_ONE_CALL,), is_error=True) for id_ in refused}
+            self._runs.park(self._parked, calls, outputs, next_start)
             return RunFinished("tool_use", usage=usage or Usage())
         self._runs.keep_ended(self._parked)
         return replace(event, usage=usage)

@@ -91,6 +91,7 @@ class ClaudeDecoder(Decoder):
         self._text = TextDeduplicator()
         self._thinking = TextDeduplicator()
         self._message_id = ""
+        self._open_block = wire.Delta()
         self._cut = False
         self._calls: set[str] = set()
         self._open_calls: set[str] = set()
@@ -151,8 +152,9 @@ class ClaudeDecoder(Decoder):
                 self._cut = False
                 self.usage += events.Usage(output_tokens=tokens(part.usage or _NONE).output_tokens)
             case "message_stop":
-                self.asks_client, self._client_calls = frozenset(self._client_calls), set()
+                self.asks_client = frozenset(self._client_calls)
             case "content_block_start":
+                self._open_block = part.content_block
                 if block := {"text": self._text, "thinking": self._thinking}.get(part.content_block.type):
                     block.open_block()
                 if part.content_block.type != "text" and not self._text.is_repeating:
@@ -161,6 +163,8 @@ class ClaudeDecoder(Decoder):
                 yield from self._answer.add(self._text.piece(part.delta.text))
             case "content_block_delta" if part.delta.type == "thinking_delta":
                 yield from self._thoughts.add(self._thinking.piece(part.delta.thinking))
+            case "content_block_delta" if part.delta.partial_json and self._open_block.name in self._client_tools:
+                yield events.ToolCallDelta(self._open_block.id, self._open_block.name, part.delta.partial_json)
             case _:
                 pass
 
@@ -172,6 +176,7 @@ class ClaudeDecoder(Decoder):
         self._text.begin(again=self._cut)
         self._thinking.begin(again=self._cut)
         self._message_id = message_id
+        self._client_calls = set()
         self._cut = False
 
     def _assistant(self, line: wire.Assistant) -> Iterator[events.Event]:
@@ -182,6 +187,7 @@ class ClaudeDecoder(Decoder):
             return
         if message.id != self._message_id:
             self._begin(message.id)
+            self.usage += tokens(message.usage or _NONE) if message.stop_reason else events.Usage()
         for block in message.content:
             match block.type:
                 case "text":
@@ -192,6 +198,8 @@ class ClaudeDecoder(Decoder):
                     yield from self._call(block)
                 case _:
                     pass
+        if message.stop_reason:
+            self.asks_client = frozenset(self._client_calls)
 
     def _call(self, block: wire.Block) -> Iterator[events.Event]:
         if block.name == _ANSWER_TOOL or block.id in self._calls:

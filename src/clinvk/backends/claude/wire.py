@@ -32,6 +32,9 @@ class Delta(msgspec.Struct, frozen=True):
     type: str = ""
     text: str = ""
     thinking: str = ""
+    id: str = ""
+    name: str = ""
+    partial_json: str = ""
 
 
 class StreamPart(msgspec.Struct, frozen=True):
@@ -56,11 +59,16 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A message of the conversation; `model` is `<synthetic>` for messages written by Claude Code."""
+    """A message of the conversation; `model` is `<synthetic>` for messages written by Claude Code.
+
+    A streamed message has no stop reason here; the message that replaces an interrupted stream has one.
+    """
 
     content: list[Block]
     id: str = ""
     model: str = ""
+    stop_reason: str | None = None
+    usage: TokenCounts | None = None
 
 
 class Part(msgspec.Struct, frozen=True):

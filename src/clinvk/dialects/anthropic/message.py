@@ -15,7 +15,17 @@ from clinvk.dialects.client_tools import arguments
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, ToolCall, Usage
+from clinvk.types.events import (
+    Event,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StopReason,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 from clinvk.types.redaction import redacted
 from clinvk.types.result import Said
 
@@ -247,7 +257,8 @@ class MessageEncoder:
         self._facts = facts
         self._started = False
         self._blocks = 0
-        self._open: _Kind | None = None
+        self._open = ""
+        self._calls: set[str] = set()
         self._has_content = False
 
     def feed(self, event: Event, at: float) -> bytes:
@@ -255,7 +266,7 @@ class MessageEncoder:
         match event:
             case TextDelta(text=text):
                 return self._delta("text", text)
-            case ToolCall(for_client=True):
+            case ToolCallDelta() | ToolCall(for_client=True):
                 return self._tool_use(event)
             case RunStarted():
                 return self._start()
@@ -276,37 +287,39 @@ class MessageEncoder:
         return _START % _encode(message)
 
     def _delta(self, kind: _Kind, text: str) -> bytes:
-        opening = b"" if self._open == kind else self._close() + self._begin(kind)
+        opening = self._begin(kind, TextBlock("") if kind == "text" else ThinkingBlock("", ""))
         name = kind.encode()
         return opening + _BLOCK_DELTA % (self._blocks - 1, name, name, _encode(text))
 
-    def _begin(self, kind: _Kind) -> bytes:
-        self._open = kind
-        self._has_content = self._has_content or kind == "text"
+    def _begin(self, name: str, block: Block) -> bytes:
+        """Begin a block, unless the block is open; `name` is the kind of the block, or the id of the call."""
+        if self._open == name:
+            return b""
+        closing, self._open = self._close(), name
+        self._has_content = self._has_content or not isinstance(block, ThinkingBlock)
         self._blocks += 1
-        block = TextBlock("") if kind == "text" else ThinkingBlock("", "")
-        return _BLOCK_START % (self._blocks - 1, _encode(block))
+        return closing + _BLOCK_START % (self._blocks - 1, _encode(block))
 
-    def _tool_use(self, call: ToolCall) -> bytes:
-        closing = self._close()
-        self._has_content = True
-        self._blocks += 1
-        index = self._blocks - 1
-        start = _BLOCK_START % (index, _encode(ToolUseBlock(call.id, call.name, {})))
-        delta = _BLOCK_DELTA % (index, b"input_json", b"partial_json", _encode(arguments(call)))
-        return closing + start + delta + _BLOCK_STOP % index
+    def _tool_use(self, call: ToolCall | ToolCallDelta) -> bytes:
+        if isinstance(call, ToolCallDelta):
+            self._calls.add(call.id)
+            opening = self._begin(call.id, ToolUseBlock(call.id, call.name, {}))
+            return opening + _BLOCK_DELTA % (self._blocks - 1, b"input_json", b"partial_json", _encode(call.arguments))
+        if call.id not in self._calls:
+            return self._tool_use(ToolCallDelta(call.id, call.name, arguments(call))) + self._close()
+        return self._close() if self._open == call.id else b""
 
     def _close(self) -> bytes:
         """Close the open block; a signature ends a block of thinking."""
-        closed, self._open = self._open, None
+        closed, self._open = self._open, ""
         index = self._blocks - 1
-        if closed is None:
+        if not closed:
             return b""
-        if closed == "text":
+        if closed != "thinking":
             return _BLOCK_STOP % index
         signature = _encode(signature_of(self._facts))
         return _BLOCK_DELTA % (index, b"signature", b"signature", signature) + _BLOCK_STOP % index
 
     def _finish(self, ending: RunFinished) -> bytes:
-        text = b"" if self._has_content else self._close() + self._begin("text")
+        text = b"" if self._has_content else self._begin("text", TextBlock(""))
         return text + self._close() + _END % (_encode(stop(ending)), _encode(usage(ending.usage)))

@@ -11,7 +11,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies, vendor
-from clinvk.dialects.client_tools import ToolChoice, arguments, function, text_input, text_tool
+from clinvk.dialects.client_tools import ToolChoice, arguments, function, takes_text, text_input, text_tool
 from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, Turn, document, image_of
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.openai import chat_bodies as bodies
@@ -22,7 +22,7 @@ from clinvk.dialects.openai.answers import (
     JsonObjectFormat,
     with_answer_options,
 )
-from clinvk.types.events import Event, ToolCall
+from clinvk.types.events import Event, ToolCall, ToolCallDelta
 from clinvk.types.request import ClientTool, Image, RunRequest, ToolOutput
 from clinvk.types.result import RunResult
 
@@ -92,25 +92,44 @@ _encode = msgspec.json.Encoder().encode
 
 
 def _answer_call(call: ToolCall, request: RunRequest) -> bodies.AnswerCall:
-    if (text := text_input(call, request)) is not None:
-        return bodies.AnswerCall(call.id, "custom", custom=bodies.CustomCall(call.name, text))
+    if takes_text(call.name, request):
+        return bodies.AnswerCall(call.id, "custom", custom=bodies.CustomCall(call.name, text_input(call)))
     return bodies.AnswerCall(call.id, "function", function=bodies.FunctionCall(call.name, arguments(call)))
 
 
 class ChatEncoder(ChunkEncoder):
     """Encodes the chunks of one chat answer, with the calls of client tools."""
 
-    _calls = 0
+    def __init__(self, kind: str, id_: str, call: Call, facts: RunFacts, templates: ChunkTemplates) -> None:
+        super().__init__(kind, id_, call, facts, templates)
+        self._indexes: dict[str, int] = {}
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Return the chunks of one event."""
-        if not (isinstance(event, ToolCall) and event.for_client):
-            return super().feed(event, at)
+        """Return the chunks of one event. The text of a custom tool is not sent in pieces."""
+        match event:
+            case ToolCallDelta():
+                return b"" if takes_text(event.name, self._call.request) else self._piece(event)
+            case ToolCall(for_client=True):
+                return b"" if event.id in self._indexes else self._whole(event)
+            case _:
+                return super().feed(event, at)
+
+    def _whole(self, call: ToolCall) -> bytes:
+        if not takes_text(call.name, self._call.request):
+            return self._piece(ToolCallDelta(call.id, call.name, arguments(call)))
+        index = self._indexes[call.id] = len(self._indexes)
+        return self._calls_chunk({"index": index, **to_builtins(_answer_call(call, self._call.request))})
+
+    def _piece(self, piece: ToolCallDelta) -> bytes:
+        is_first = piece.id not in self._indexes
+        index = self._indexes.setdefault(piece.id, len(self._indexes))
+        function = {**({"name": piece.name} if is_first else {}), "arguments": piece.arguments}
         if self._call.has_functions:
-            delta = {"function_call": bodies.FunctionCall(event.name, arguments(event))}
-            return self._chunk(_CHOICE % _encode(delta))
-        call = {"index": self._calls, **to_builtins(_answer_call(event, self._call.request))}
-        self._calls += 1
+            return self._chunk(_CHOICE % _encode({"function_call": function}))
+        head = {"id": piece.id, "type": "function"} if is_first else {}
+        return self._calls_chunk({"index": index, **head, "function": function})
+
+    def _calls_chunk(self, call: dict[str, object]) -> bytes:
         return self._chunk(_CHOICE % _encode({"tool_calls": [call]}))
 
 

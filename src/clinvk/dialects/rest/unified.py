@@ -185,7 +185,8 @@ class UnifiedEncoder:
     """Encodes the events of one run as lines. `facts.started_at` is the start of the duration.
 
     Each event is one line, so `sequence` (the number of the last line) equals the number of the event in the run's log;
-    only an ending may be two lines. A caller that omits events of a log must set `sequence` before the next event.
+    only an ending may be two lines, and the pieces of a call have none. A caller that omits events of a log must set
+    `sequence` before the next event.
     """
 
     def __init__(self, facts: RunFacts, tag: Tag = _UNTAGGED) -> None:
@@ -205,7 +206,6 @@ class UnifiedEncoder:
 
     def feed(self, event: Event, at: float) -> bytes:
         """Return the line of one event; the line of an ending follows a line with the token usage."""
-        usage = b""
         match event:
             case events.TextDelta(text=text):
                 kind, content = MessageLine, Message(text)
@@ -219,17 +219,23 @@ class UnifiedEncoder:
                 kind, content = ToolResultLine, ToolOutcome(event.id, name, event.output, event.is_error)
             case events.Progress():
                 kind, content = ProgressLine, Stage(event.stage, event.message)
+            case events.ToolCallDelta():
+                self.sequence += 1
+                return b""
             case events.AwaitingTools():
                 kind, content = ProgressLine, Stage("waiting", "the agent waits for the client's tools")
             case RunStarted():
                 kind, content = InitLine, self._init(event)
-            case RunFinished():
-                usage = self._usage(event.usage, at)
-                kind, content = DoneLine, self._done(event, at)
-            case RunFailed():
-                usage = self._usage(event.usage, at) if self.sequence else b""  # an `error` without `init` is alone
-                kind, content = ErrorLine, failure(event)
-        return usage + self._line(kind, content, at)
+            case RunFinished() | RunFailed():
+                return self._ending(event, at)
+        return self._line(kind, content, at)
+
+    def _ending(self, event: RunFinished | RunFailed, at: float) -> bytes:
+        """Return the lines of an ending; an `error` without `init` is alone."""
+        usage = self._line(UsageLine, event.usage, at) if event.usage and self.sequence else b""
+        if isinstance(event, RunFinished):
+            return usage + self._line(DoneLine, self._done(event, at), at)
+        return usage + self._line(ErrorLine, failure(event), at)
 
     def _init(self, event: RunStarted) -> Init:
         facts = self._facts
@@ -239,9 +245,6 @@ class UnifiedEncoder:
         duration = round(max(0.0, at - self._facts.started_at), 3)
         rest = (event.turns, event.cost_usd, event.stop_sequence, event.structured_output)
         return Done(event.usage or Usage(), duration, event.stop_reason, *rest)
-
-    def _usage(self, usage: Usage | None, at: float) -> bytes:
-        return self._line(UsageLine, usage, at) if usage else b""
 
     def _line(self, kind: type[Line], content: object, at: float) -> bytes:
         self.sequence += 1

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
-from clinvk.types.events import Ending, Event, Logged, RunFailed, RunStarted, TextDelta
+from clinvk.types.events import Ending, Event, Logged, RunFailed, RunStarted, TextDelta, ToolCallDelta
 
 HIGH_WATER_BYTES = 4 * 1024 * 1024
 _EVENT_BYTES = 200
@@ -88,8 +88,8 @@ class EventLog:
         return self._entries[number:]
 
     def unsaved(self) -> list[Logged]:
-        """Return the events that are not stored yet."""
-        return self.since(self.saved)
+        """Return the events that are to be stored; the pieces of a call are not, since the whole call follows."""
+        return [entry for entry in self.since(self.saved) if not isinstance(entry.event, ToolCallDelta)]
 
     def release(self) -> None:
         """Stop slowing the agent down for slow readers."""
@@ -178,4 +178,4 @@ class Autosave:
             self._last_error = ""
             for run_id, entries in events.items():
                 if log := self._logs.get(run_id):
-                    log.saved += len(entries)
+                    log.saved = entries[-1].number

@@ -10,7 +10,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from clinvk.dialects import vendor
-from clinvk.dialects.client_tools import arguments, client_name, text_input
+from clinvk.dialects.client_tools import arguments, client_name, takes_text, text_input
 from clinvk.dialects.dialect import Call
 from clinvk.dialects.openai.responses import response_object
 from clinvk.dialects.openai.responses.response_object import (
@@ -23,7 +23,9 @@ from clinvk.dialects.openai.responses.response_object import (
     Response,
 )
 from clinvk.dialects.vendor_tools import OPENAI
-from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta, ToolCall
+from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta, ToolCall, ToolCallDelta
+
+_ARGUMENTS = "response.function_call_arguments"
 
 
 class StreamEvent(NamedTuple):
@@ -92,6 +94,7 @@ class Output:
         self._has_acted = False
         self._items: list[Item] = []
         self._open: _OpenItem | None = None
+        self._calls: dict[str, int] = {}
 
     def feed(self, event: Event) -> Iterable[StreamEvent]:
         """Return the stream events for an event of the run."""
@@ -116,6 +119,8 @@ class Output:
         match event:
             case TextDelta(text=text) if text:
                 yield from self._say(text, is_message=True)
+            case ToolCallDelta():
+                yield from self._arguments(event)
             case ToolCall(for_client=True):
                 yield from self._call_tool(event)
             case RunFinished() | RunFailed():
@@ -125,39 +130,58 @@ class Output:
                     yield from self._say(text, is_message=False)
         self._has_acted = self._has_acted or vendor.is_activity(event)
 
-    def _call_tool(self, call: ToolCall) -> Iterator[StreamEvent]:
+    def _arguments(self, piece: ToolCallDelta) -> Iterator[StreamEvent]:
+        """Yield the events of a piece; the text of a custom tool and the calls of a vendor's tool are sent whole."""
+        if self._is_vendor_tool(piece.name) or takes_text(piece.name, self._call.request):
+            return
+        if piece.id not in self._calls:
+            yield from self._begin_call(piece)
+        index = self._calls[piece.id]
+        yield _event(f"{_ARGUMENTS}.delta", item_id=self._items[index].id, output_index=index, delta=piece.arguments)
+
+    def _begin_call(self, call: ToolCall | ToolCallDelta) -> Iterator[StreamEvent]:
         yield from self._close("completed")
-        if call.name in OPENAI and OPENAI[call.name] in self._call.request.client_tools:
+        request = self._call.request
+        index = self._calls[call.id] = len(self._items)
+        space, name = client_name(call.name, request)
+        place = f"{self._run_id}_{index}"
+        namespace = space or UNSET
+        item = (
+            CustomCallItem(
+                id=f"ctc_{place}", call_id=call.id, name=name, input="", status="in_progress", namespace=namespace
+            )
+            if takes_text(call.name, request)
+            else FunctionCallItem(
+                id=f"fc_{place}", call_id=call.id, name=name, arguments="", status="in_progress", namespace=namespace
+            )
+        )
+        self._items.append(item)
+        yield _event("response.output_item.added", output_index=index, item=item)
+
+    def _call_tool(self, call: ToolCall) -> Iterator[StreamEvent]:
+        if self._is_vendor_tool(call.name):
             yield from self._call_vendor_tool(call)
             return
-        index, text = len(self._items), text_input(call, self._call.request)
-        id_ = f"{'fc' if text is None else 'ctc'}_{self._run_id}_{index}"
-        space, name = client_name(call, self._call.request)
-        namespace = space or UNSET
-        if text is None:
-            item = FunctionCallItem(
-                id=id_,
-                call_id=call.id,
-                name=name,
-                arguments=arguments(call),
-                status="completed",
-                namespace=namespace,
-            )
-            begun, whole = replace(item, arguments="", status="in_progress"), {"arguments": item.arguments}
-            kind, delta = "response.function_call_arguments", item.arguments
+        is_streamed = call.id in self._calls
+        if not is_streamed:
+            yield from self._begin_call(call)
+        index = self._calls[call.id]
+        begun = self._items[index]
+        if isinstance(begun, CustomCallItem):
+            kind, whole = "response.custom_tool_call_input", {"input": text_input(call)}
         else:
-            item = CustomCallItem(
-                id=id_, call_id=call.id, name=name, input=text, status="completed", namespace=namespace
-            )
-            begun, whole = replace(item, input="", status="in_progress"), {"input": text}
-            kind, delta = "response.custom_tool_call_input", text
-        self._items.append(item)
-        yield _event("response.output_item.added", output_index=index, item=begun)
-        yield _event(f"{kind}.delta", item_id=id_, output_index=index, delta=delta)
-        yield _event(f"{kind}.done", item_id=id_, output_index=index, **whole)
+            kind, whole = _ARGUMENTS, {"arguments": arguments(call)}
+        if not is_streamed:
+            yield _event(f"{kind}.delta", item_id=begun.id, output_index=index, delta=next(iter(whole.values())))
+        item = self._items[index] = replace(begun, status="completed", **whole)
+        yield _event(f"{kind}.done", item_id=begun.id, output_index=index, **whole)
         yield _event("response.output_item.done", output_index=index, item=item)
 
+    def _is_vendor_tool(self, name: str) -> bool:
+        return name in OPENAI and OPENAI[name] in self._call.request.client_tools
+
     def _call_vendor_tool(self, call: ToolCall) -> Iterator[StreamEvent]:
+        yield from self._close("completed")
         index = len(self._items)
         item = response_object.vendor_call(call.name, f"{call.name[:2]}_{self._run_id}_{index}", call)
         self._items.append(item)
@@ -187,7 +211,8 @@ class Output:
         if isinstance(ending, RunFinished) and ending.stop_reason != "tool_use" and not self._has_message():
             yield from self._begin(is_message=True)
         yield from self._close("completed" if status == "completed" else "incomplete")
-        self.response = response_object.ended(self.response, tuple(self._items), ending, self._has_acted)
+        items = tuple(map(response_object.unless_cut, self._items))
+        self.response = response_object.ended(self.response, items, ending, self._has_acted)
         last = status if status in ("completed", "incomplete") else "failed"
         yield _event(f"response.{last}", response=self.response)
 

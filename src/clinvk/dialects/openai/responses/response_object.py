@@ -110,6 +110,12 @@ def vendor_call(tool_type: str, id_: str, call: ToolCall) -> VendorCallItem:
     return LocalShellCallItem(id=id_, call_id=call.id, action=action, status="completed")
 
 
+def unless_cut(item: Item) -> Item:
+    """Return an item of an ended answer, which may have ended within the arguments of a call."""
+    is_cut = isinstance(item, FunctionCallItem) and item.status == "in_progress"
+    return replace(item, status="incomplete") if is_cut else item
+
+
 class InputTokens(msgspec.Struct, frozen=True):
     """The share of input tokens that a cache served."""
 
