@@ -159,16 +159,9 @@ class Runner:
         """
         if not is_quiet:
             self.screen.command(line)
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", line],
-            cwd=self.place.project,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if is_quiet else subprocess.STDOUT,
-            start_new_session=True,
-        )
-        with ended(process):
+        stderr = subprocess.DEVNULL if is_quiet else subprocess.STDOUT
+        command = ["/bin/sh", "-c", line]
+        with running(command, self.place.project, self.environment, subprocess.PIPE, stderr) as process:
             printed, self.first_output_s = _read(process, None if is_quiet else sys.stdout.buffer.fileno())
             if not is_quiet and not printed.endswith("\n"):
                 self.screen.say("")
@@ -336,15 +329,7 @@ def link_agents(place: Place, folder: Path | None) -> None:
 def stand_in(place: Place, directive: str = f"say={shlex.quote(SAYS)} delay=0.08") -> Generator[str]:
     """Run the model API of the tests and yield its address. `directive` says what a model answers."""
     command = [sys.executable, "-m", "standin", *(["--default", directive] if directive else [])]
-    process = subprocess.Popen(
-        command,
-        cwd=REPOSITORY / "tests",
-        env=place.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    with ended(process):
+    with running(command, REPOSITORY / "tests", place.environment(), subprocess.PIPE) as process:
         assert process.stdout
         line = process.stdout.readline()
         if not line:
@@ -360,17 +345,8 @@ def server(place: Place, environment: dict[str, str], port: int) -> Generator[st
         DemoFailed: it did not start, or did not stop cleanly.
     """
     log = place.root / "server.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            ["clinvk", "serve", "--port", str(port)],
-            cwd=place.project,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
-    with ended(process):
+    command = ["clinvk", "serve", "--port", str(port)]
+    with log.open("wb") as file, running(command, place.project, environment, file.fileno(), file.fileno()) as process:
         _await_health(f"http://127.0.0.1:{port}/health", process, log)
         try:
             yield log.read_text().rstrip()
@@ -394,10 +370,27 @@ def _await_health(url: str, process: subprocess.Popen[bytes], log: Path) -> None
 
 
 @contextlib.contextmanager
-def ended(process: subprocess.Popen[bytes]) -> Generator[None]:
-    """End the process, which leads its own session, at the end of the block."""
+def running(
+    command: list[str], folder: Path, environment: dict[str, str], stdout: int, stderr: int | None = None
+) -> Generator[subprocess.Popen[bytes]]:
+    """Run a program in a new session, and end it at the end of the block.
+
+    Signals wait until the program has started: an interrupted `Popen` would lose the process.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
+    )
     try:
-        yield
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield process
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
