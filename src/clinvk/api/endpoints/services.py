@@ -15,9 +15,11 @@ from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.http.middleware import ServerState
 from clinvk.api.observe.observers import Observers
 from clinvk.backends.base import Backend
+from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.store.protocol import SessionStore
 
 if TYPE_CHECKING:
@@ -64,6 +66,11 @@ class Services:
             rule=self.admission.check_repository,
             background=self.background,
         )
+
+    @cached_property
+    def worktrees(self) -> KeptWorktrees:
+        """The worktrees of the clinvk home."""
+        return KeptWorktrees(self.runs.spawner, home(self.environ), self.environ)
 
     @property
     def is_orchestrating(self) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 from starlette.types import ASGIApp
 
 from clinvk.api.console.files import CONSOLE_PATH, console
-from clinvk.api.endpoints import health, login, models, responses, runs, sessions
+from clinvk.api.endpoints import health, login, models, responses, runs, sessions, worktrees
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import RunEventsEndpoint
 from clinvk.api.endpoints.services import Services
@@ -67,6 +67,8 @@ _MODEL_PROMPT: ErrorDocs = (
 )
 _RESPONSE: ErrorDocs = (errors.RunNotFound, *STORED)
 _MODEL: ErrorDocs = (errors.ModelNotFound, *GUARDED)
+_WORKTREE: ErrorDocs = (errors.InvalidRequest, *STORED)
+_CHANGE_WORKTREE: ErrorDocs = (*_WORKTREE, *_POLICY, dialect.ForeignOrigin, dialect.BeyondPolicy)
 _CANCEL: ErrorDocs = (*_RUN, dialect.ForeignOrigin, dialect.NotCancellable)
 
 _LOCATION = {"location": "The URL of the resource."}
@@ -266,6 +268,10 @@ _SESSIONS_AND_RUNS = (
         ),
     ),
     _method("POST", "/api/v1/runs/{id}/cancel", runs.cancel_run, _CANCEL),
+    _method("GET", "/api/v1/worktrees", worktrees.list_worktrees, GUARDED),
+    _method("GET", "/api/v1/worktrees/{id}", worktrees.get_worktree, _WORKTREE),
+    _method("POST", "/api/v1/worktrees/{id}/apply", worktrees.apply_worktree, _CHANGE_WORKTREE),
+    _method("DELETE", "/api/v1/worktrees/{id}", worktrees.discard_worktree, _CHANGE_WORKTREE),
 )
 
 # --- the model APIs ------------------------------------------------------------------------------------------------
