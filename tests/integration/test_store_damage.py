@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from clinvk.cli.admin.doctor.machine import check_store
 from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.store.sqlite.database import Database
-from clinvk.store.sqlite.sqlite import SqliteStore, examine
+from clinvk.store.sqlite.examination import examine
+from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.session import Session
 from polling import until

@@ -10,6 +10,7 @@ import msgspec
 from clinvk.policy.rules import Flags
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.events import Event
+from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
 from clinvk.types.text import last_line
@@ -189,6 +190,13 @@ class Channel(Protocol):
         """Return the bytes that give the agent the output of a client tool, for a launch with `client_tools`.
 
         The bytes are written to the launch's `tool_socket`, or to stdin if the launch has none.
+        """
+        return b""
+
+    def resolve(self, run: str, request_id: str, answer: InteractionAnswer) -> bytes:
+        """Return the bytes that answer an interaction of a run; `request_id` is the id that the channel gave it.
+
+        An expired interaction is answered with `deny`. The runtime stops the run after `deny_and_stop`.
         """
         return b""
 

@@ -144,6 +144,14 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     console: bool = True
 
 
+class InteractionSettings(_Section, frozen=True, kw_only=True):
+    """Approvals and questions of agents. With `ask_on_terminal`, the approval mode `default` means `ask` there."""
+
+    timeout_secs: Positive = 600
+    max_waiting: NonNegative = 100
+    ask_on_terminal: bool = False
+
+
 class PolicySettings(_Section, frozen=True, kw_only=True):
     """What a request to the server may ask for, at most; an empty list is no limit."""
 
@@ -189,6 +197,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     output: OutputSettings = OutputSettings()
     server: ServerSettings = ServerSettings()
     policy: PolicySettings = PolicySettings()
+    interactions: InteractionSettings = InteractionSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
     parallel: ParallelSettings = ParallelSettings()

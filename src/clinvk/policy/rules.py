@@ -14,7 +14,7 @@ from clinvk.types.request import RunRequest
 
 Mode = TypeVar("Mode", bound=str)
 
-APPROVAL: tuple[ApprovalMode, ...] = ("always", "default", "auto", "none")
+APPROVAL: tuple[ApprovalMode, ...] = ("always", "default", "auto", "ask", "none")
 """Approval modes, the strictest first."""
 
 SANDBOX: tuple[SandboxMode, ...] = ("read-only", "workspace", "default", "full")

@@ -15,6 +15,7 @@ from clinvk.backends.base import Backend, Launch
 from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.runtime import sessions
 from clinvk.runtime.agent_environment import AgentEnvironment
+from clinvk.runtime.interactions import Interactions
 from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool, WarmStats
 from clinvk.runtime.pool.worker_set import WorkerSpec
@@ -84,6 +85,7 @@ class LocalRuns:
         self._autosave = Autosave(store)
         self._lookups = lookups or Lookups()
         self._closing = False
+        self.interactions = Interactions(store, settings.interactions)
         self._guardian = GuardianProcess(tags, self._resource_limits, home)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
         self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None
@@ -145,6 +147,7 @@ class LocalRuns:
             self._guardian.trigger()
             raise
         finally:
+            self.interactions.close()
             await self._saving.__aexit__(None, None, None)
         if self._resource_limits.cgroup:
             await asyncio.to_thread(self._resource_limits.close)
@@ -265,7 +268,8 @@ class LocalRuns:
         self._refuse_when_closing()
         # `reserved` counts the memory of a part.
         slot_request = SlotRequest(request.backend, request.client, 0 if request.part else held_bytes(request))
-        run = RunTask(spec, self.spawner, recorder, partial(self._slots.acquire, slot_request, may_wait=may_wait))
+        acquire_slot = partial(self._slots.acquire, slot_request, may_wait=may_wait)
+        run = RunTask(spec, self.spawner, recorder, self.interactions, acquire_slot)
         try:
             await recorder.begin()
         except BaseException:

@@ -55,6 +55,10 @@ class Slot:
         """Release the place, queued or held; further calls do nothing."""
         self._slots.release(self)
 
+    def reacquire(self) -> None:
+        """Take the next free slot, before all queued runs, for a run that released its slot to wait for a person."""
+        self._slots.reacquire(self)
+
 
 class Occupancy(NamedTuple):
     """The numbers of running and queued runs by backend, and the total limits."""
@@ -109,6 +113,7 @@ class Slots:
         self._limits = limits
         self._max_runs_of = max_runs_of
         self._last_number = 0
+        self._returning: list[Slot] = []
         self._held: dict[str, int] = {}
         self._held_bytes = 0
         self._clients: OrderedDict[str, _Client] = OrderedDict()  # in the order of their turns
@@ -156,9 +161,16 @@ class Slots:
         if slot.held:
             slot.held = False
             self._count_held(slot.run, -1)
+        elif slot in self._returning:
+            self._returning.remove(slot)
         elif not self._leave_line(slot):
             return
         self._forget_if_idle(slot.run.client)
+        self._grant_slots()
+
+    def reacquire(self, slot: Slot) -> None:
+        """Grant the next free slot to a run that has released its slot, before all queued runs."""
+        self._returning.append(slot)
         self._grant_slots()
 
     @contextmanager
@@ -206,8 +218,8 @@ class Slots:
         return client
 
     def _forget_if_idle(self, name: str) -> None:
-        client = self._clients[name]
-        if not (client.held or client.held_bytes or client.lines):
+        client = self._clients.get(name)
+        if client and not (client.held or client.held_bytes or client.lines):
             del self._clients[name]
 
     def _count_bytes(self, client: str, added: int) -> None:
@@ -270,6 +282,10 @@ class Slots:
 
     def _grant_slots(self) -> None:
         """Assign free slots to the next runs."""
+        for slot in [*self._returning]:
+            if not self._no_slot_reason(slot.run):
+                self._returning.remove(slot)
+                self._grant(slot)
         while self.queued and (first := self._next_slot()):
             self._leave_line(first)
             self._grant(first)
@@ -277,6 +293,7 @@ class Slots:
 
     def _grant(self, slot: Slot) -> None:
         slot.held = True
+        self._client(slot.run.client)
         self._count_held(slot.run, 1)
         slot.on_grant()
 

@@ -7,15 +7,16 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.types.choices import RunState, SessionStatus
-from clinvk.types.errors import AmbiguousId, RunNotFound, SessionNotFound
+from clinvk.types.errors import AmbiguousId, InteractionNotFound, RunNotFound, SessionNotFound
 from clinvk.types.events import Logged
+from clinvk.types.interaction import Interaction, InteractionStatus
 from clinvk.types.record import RunRecord, UsageOfDay
 from clinvk.types.session import Session
 
 MIN_PREFIX = 4
 """The minimum length of an id prefix, in hex digits."""
 
-UNDER_WAY: tuple[RunState, RunState] = ("queued", "running")
+UNDER_WAY: tuple[RunState, ...] = ("queued", "running", "waiting")
 """The states of a run that holds its session."""
 
 FIXED_SESSION_FIELDS = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags")
@@ -78,6 +79,15 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     state: RunState | None = None
     limit: int = 100
     offset: int = 0
+
+
+class InteractionQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """A query for interactions, newest first."""
+
+    status: InteractionStatus | None = None
+    run_id: str | None = None
+    session_id: str | None = None
+    limit: int = 100
 
 
 def settled_record(session: Session) -> Session:
@@ -213,6 +223,22 @@ class SessionStore(Protocol):
         """Return up to `limit` stored events of a run after number `after`; empty for an unknown run."""
         ...
 
+    async def add_interaction(self, interaction: Interaction) -> None:
+        """Store a new interaction. The interaction is deleted with its run, and withdrawn at the end of the run."""
+        ...
+
+    async def resolve_interaction(self, resolved: Interaction) -> Interaction:
+        """Store the outcome of an interaction, unless the interaction is no longer pending. Return what is stored."""
+        ...
+
+    async def interaction(self, reference: str) -> Interaction:
+        """Return an interaction. Raises `InteractionNotFound`, `AmbiguousId`."""
+        ...
+
+    async def interactions(self, query: InteractionQuery) -> list[Interaction]:
+        """List interactions."""
+        ...
+
     async def size(self) -> int:
         """Return the size of the store on disk, in bytes."""
         ...
@@ -232,17 +258,22 @@ class SessionStore(Protocol):
 ID_DIGITS = 32
 MAX_CANDIDATES = 10
 
-Kind = Literal["session", "run"]
+Kind = Literal["session", "run", "interaction"]
+_NotFound = SessionNotFound | RunNotFound | InteractionNotFound
 
 _DIGITS = frozenset("0123456789abcdef")
-_NOT_FOUND: dict[Kind, type[SessionNotFound | RunNotFound]] = {"session": SessionNotFound, "run": RunNotFound}
+_NOT_FOUND: dict[Kind, type[_NotFound]] = {
+    "session": SessionNotFound,
+    "run": RunNotFound,
+    "interaction": InteractionNotFound,
+}
 
 
 def check_prefix(reference: str, kind: Kind) -> str:
     """Return an id, or the beginning of one, in lower case.
 
     Raises:
-        SessionNotFound, RunNotFound: the reference is neither an id nor a prefix.
+        SessionNotFound, RunNotFound, InteractionNotFound: the reference is neither an id nor a prefix.
     """
     digits = reference.lower()
     if MIN_PREFIX <= len(digits) <= ID_DIGITS and _DIGITS.issuperset(digits):
@@ -261,7 +292,7 @@ def only_match(found: Sequence[str], reference: str, kind: Kind) -> str:
     """Return the only id in `found`, which may hold one id more than `MAX_CANDIDATES`.
 
     Raises:
-        SessionNotFound, RunNotFound: `found` is empty.
+        SessionNotFound, RunNotFound, InteractionNotFound: `found` is empty.
         AmbiguousId: `found` has several ids.
     """
     if len(found) == 1:
@@ -275,6 +306,6 @@ def only_match(found: Sequence[str], reference: str, kind: Kind) -> str:
     )
 
 
-def not_found(reference: str, kind: Kind) -> SessionNotFound | RunNotFound:
+def not_found(reference: str, kind: Kind) -> _NotFound:
     """Return the error for an unknown id."""
     return _NOT_FOUND[kind](f"no {kind} {reference!r}")

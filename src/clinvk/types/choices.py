@@ -5,8 +5,8 @@ The parser of the command line reads these types, and is faster without the stru
 
 from typing import Literal
 
-ApprovalMode = Literal["default", "auto", "none", "always"]
-APPROVAL_MODES: tuple[ApprovalMode, ...] = ("default", "auto", "none", "always")
+ApprovalMode = Literal["default", "auto", "ask", "none", "always"]
+APPROVAL_MODES: tuple[ApprovalMode, ...] = ("default", "auto", "ask", "none", "always")
 
 SandboxMode = Literal["default", "read-only", "workspace", "full"]
 SANDBOX_MODES: tuple[SandboxMode, ...] = ("default", "read-only", "workspace", "full")
@@ -19,6 +19,6 @@ Isolation = Literal["none", "worktree"]
 
 OutputFormat = Literal["auto", "text", "json", "stream-json"]
 
-RunState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
+RunState = Literal["queued", "running", "waiting", "finished", "failed", "cancelled", "interrupted"]
 
 SessionStatus = Literal["active", "completed", "error", "paused"]

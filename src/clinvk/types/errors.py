@@ -12,6 +12,9 @@
     │  └─ NotResumable            session_not_resumable
     ├─ RunNotFound                run_not_found
     ├─ AmbiguousId                ambiguous_id
+    ├─ InteractionNotFound        interaction_not_found
+    ├─ InteractionAnswered        interaction_answered
+    ├─ InteractionEnded           interaction_ended
     ├─ StoreUnavailable           store_unavailable
     ├─ ResourcesExhausted         resources_exhausted
     ├─ QueueFull                  queue_full
@@ -127,6 +130,24 @@ class AmbiguousId(ClinvkError):
     def __init__(self, message: str, candidates: tuple[str, ...]) -> None:
         super().__init__(message)
         self.candidates = candidates
+
+
+class InteractionNotFound(ClinvkError):
+    """No interaction has this id."""
+
+    code = "interaction_not_found"
+
+
+class InteractionAnswered(ClinvkError):
+    """The interaction was answered before."""
+
+    code = "interaction_answered"
+
+
+class InteractionEnded(ClinvkError):
+    """The interaction has expired, or its run no longer waits for the answer."""
+
+    code = "interaction_ended"
 
 
 class StoreUnavailable(ClinvkError):

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from clinvk.types.interaction import Interaction
+
 StopReason = Literal["end_turn", "max_tokens", "max_turns", "stop_sequence", "refusal", "tool_use"]
 
 
@@ -114,6 +116,18 @@ class AwaitingTools(msgspec.Struct, frozen=True, tag="awaiting_tools"):
     usage: Usage | None = None
 
 
+class InteractionRequested(msgspec.Struct, frozen=True, tag="interaction_requested"):
+    """The agent asks its user for an approval or an answer, and waits."""
+
+    interaction: Interaction
+
+
+class InteractionResolved(msgspec.Struct, frozen=True, tag="interaction_resolved"):
+    """An interaction was answered, expired, or was withdrawn."""
+
+    interaction: Interaction
+
+
 class RunFinished(msgspec.Struct, frozen=True, tag="run_finished"):
     """The agent ended the run, or the run reached a limit of the caller.
 
@@ -142,6 +156,8 @@ class RunFailed(msgspec.Struct, frozen=True, tag="run_failed"):
     cost_usd: float | None = None
 
 
+Ending = RunFinished | RunFailed
+Waiting = AwaitingTools | InteractionRequested
 Event = (
     RunStarted
     | TextDelta
@@ -149,12 +165,11 @@ Event = (
     | ToolCallDelta
     | ToolCall
     | ToolResult
-    | AwaitingTools
+    | Waiting
+    | InteractionResolved
     | Progress
-    | RunFinished
-    | RunFailed
+    | Ending
 )
-Ending = RunFinished | RunFailed
 
 
 class Logged(NamedTuple):

@@ -8,6 +8,8 @@ from clinvk.types.events import (
     AwaitingTools,
     Ending,
     Event,
+    InteractionRequested,
+    InteractionResolved,
     Progress,
     RunFailed,
     RunFinished,
@@ -86,11 +88,11 @@ def gather(events: Iterable[Event]) -> RunResult:
                 started = event
             case RunFinished() | RunFailed():
                 ending = event
-            case AwaitingTools() | ToolCallDelta():
-                pass
             case Progress():
                 if event.stage == "stderr":
                     stderr.append(event.message)
+            case AwaitingTools() | ToolCallDelta() | InteractionRequested() | InteractionResolved():
+                pass
     if ending is None:
         raise ValueError("the events of a run stopped before its ending")
     return RunResult(text="".join(text), started=started, ending=ending, stderr="\n".join(stderr), said=tuple(said))

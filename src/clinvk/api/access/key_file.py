@@ -11,7 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -38,6 +38,10 @@ _Burst = Annotated[int, Meta(ge=BURSTS[0], le=BURSTS[1])]
 _Positive = Annotated[float, Meta(gt=0)]
 _Whole = Annotated[int, Meta(gt=0)]
 _Time = Annotated[float, Meta(ge=0, lt=253_402_300_800)]  # `datetime` ends with the year 9999
+
+
+Right = Literal["answer"]
+"""What a key may do beyond its own runs: `answer` interactions of the runs of other keys."""
 
 
 class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -70,6 +74,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     last_used: float | None = None
     expires_at: _Time | None = None
     limits: KeyLimits = KeyLimits()
+    rights: tuple[Right, ...] = ()
 
     @property
     def has_expired(self) -> bool:

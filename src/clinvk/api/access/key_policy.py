@@ -100,6 +100,16 @@ class KeyPolicy:
             limits, workdir = self._key(key_name).limits, session.working_dir
             await self._lookups.run(partial(_check_limits, session.backend, workdir, (), limits))
 
+    def check_answer(self, key_name: str, run_key_name: str) -> None:
+        """Refuse an answer to an agent whose run began with another key, unless the key has the right `answer`.
+
+        Raises:
+            KeyRefused: the key was revoked or has expired.
+            BeyondPolicy: the key may not answer.
+        """
+        if key_name and key_name != run_key_name and "answer" not in self._key(key_name).rights:
+            raise BeyondPolicy("this API key may answer only the agents of its own runs; it lacks the right 'answer'")
+
     def has_backend(self, key_name: str, backend: str) -> bool:
         """Return whether requests with a key may run a backend.
 

@@ -8,7 +8,7 @@ import msgspec
 from starlette.types import ASGIApp
 
 from clinvk.api.console.files import CONSOLE_PATH, console
-from clinvk.api.endpoints import health, login, models, responses, runs, sessions, worktrees
+from clinvk.api.endpoints import health, interactions, login, models, responses, runs, sessions, worktrees
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import RunEventsEndpoint
 from clinvk.api.endpoints.services import Services
@@ -42,6 +42,7 @@ from clinvk.dialects.openai.completions import OpenAICompletions
 from clinvk.dialects.openai.responses import OpenAIResponses, response_object
 from clinvk.dialects.openai.responses import body as response_body
 from clinvk.dialects.rest import batch_answers, bodies, rest, unified, views
+from clinvk.dialects.rest import interactions as interaction_views
 from clinvk.types import errors
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.orchestration import Kind
@@ -70,6 +71,12 @@ _MODEL: ErrorDocs = (errors.ModelNotFound, *GUARDED)
 _WORKTREE: ErrorDocs = (errors.InvalidRequest, *STORED)
 _CHANGE_WORKTREE: ErrorDocs = (*_WORKTREE, *_POLICY, dialect.ForeignOrigin, dialect.BeyondPolicy)
 _CANCEL: ErrorDocs = (*_RUN, dialect.ForeignOrigin, dialect.NotCancellable)
+
+_INTERACTION: ErrorDocs = (errors.InteractionNotFound, errors.AmbiguousId, *STORED)
+_ANSWER: ErrorDocs = (
+    *(*_INTERACTION, *_BODY, dialect.ForeignOrigin, dialect.BeyondPolicy),
+    *(errors.InteractionAnswered, errors.InteractionEnded),
+)
 
 _LOCATION = {"location": "The URL of the resource."}
 _TEXT: Json = {"schema": {"type": "string"}}
@@ -272,6 +279,16 @@ _SESSIONS_AND_RUNS = (
     _method("GET", "/api/v1/worktrees/{id}", worktrees.get_worktree, _WORKTREE),
     _method("POST", "/api/v1/worktrees/{id}/apply", worktrees.apply_worktree, _CHANGE_WORKTREE),
     _method("DELETE", "/api/v1/worktrees/{id}", worktrees.discard_worktree, _CHANGE_WORKTREE),
+    _method("GET", "/api/v1/interactions", interactions.list_interactions, (*_SESSION, errors.RunNotFound)),
+    _method("GET", "/api/v1/interactions/{id}", interactions.get_interaction, _INTERACTION),
+    _method(
+        "POST",
+        "/api/v1/interactions/{id}/answer",
+        interactions.answer_interaction,
+        _ANSWER,
+        body=interaction_views.AnswerBody,
+        examples=examples("allow", "Allow the action", {"choice": "allow"}),
+    ),
 )
 
 # --- the model APIs ------------------------------------------------------------------------------------------------

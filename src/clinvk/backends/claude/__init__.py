@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Host, Launch
 from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
-from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, resume_args, stdin, with_stream_input
+from clinvk.backends.claude.flags import ALIASES, ASKS, SAFE_FLAGS, command, resume_args, stdin, with_stream_input
 from clinvk.backends.claude.permissions import FILE_TOOLS, NO_SHELL, permission_flags
 from clinvk.backends.shared import OneShotChannel, conversation_id, parent_directories
 from clinvk.types.request import RunRequest
@@ -86,7 +86,7 @@ class Claude:
             max_runs=1 if _affects_later_prompts(request) else MAX_RUNS,
             ping=PING,
         )
-        if request.client_tools:
+        if request.client_tools or permissions.asks:
             kept = alone = replace(kept, client_tools=request.client_tools)
         return replace(alone, warm=kept)
 
@@ -94,7 +94,7 @@ class Claude:
         """Return the channel of one process. SIGINT ends the process and its tools; SIGTERM would orphan the tools."""
         warning = NO_SHELL if f"--tools={','.join(FILE_TOOLS)}" in launch.argv else ""
         if launch.long_lived:
-            return ConversationChannel(warning, launch.client_tools)
+            return ConversationChannel(warning, launch.client_tools, asks=ASKS in launch.argv)
         return OneShotChannel(ClaudeDecoder(warning=warning), partial(stdin, resumed=bool(resume_args(launch.argv))))
 
     def checkup(self, host: Host) -> "Checkup":

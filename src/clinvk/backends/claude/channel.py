@@ -4,9 +4,9 @@ A process holds one conversation, and each run sends one message. Before the fir
 answers to control requests, so a process can be started ahead of its prompt. A line on stdin that is not JSON would end
 the process.
 
-Claude Code asks for permission (`can_use_tool`) only with `--permission-prompt-tool=stdio`. Without the flag, every
-action that is not allowed is denied, as in a one-shot process. The channel denies any request for permission that
-arrives nevertheless, because no user is present to allow the action.
+Claude Code asks for permission (`can_use_tool`) only with `--permission-prompt-tool=stdio`, which belongs to approval
+mode `ask`. Without the flag, every action that is not allowed is denied, as in a one-shot process. The channel denies
+any request for permission that arrives nevertheless.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,12 +15,14 @@ import msgspec
 
 from clinvk.backends.base import Channel, Delivery, ProtocolNotSupported
 from clinvk.backends.claude import wire
+from clinvk.backends.claude.approvals import Approvals, PermissionRequest, control_response, denial
 from clinvk.backends.claude.client_tools import ToolServer
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import greeting, message
 from clinvk.backends.mcp_tools import McpMessage
 from clinvk.backends.shared import crash_ending, decode_line
 from clinvk.types.events import AwaitingTools, RunFailed, RunFinished
+from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
@@ -36,7 +38,7 @@ PING = b'{"type":"control_request","request_id":"clinvk-ping","request":{"subtyp
 _INTERRUPT = b'{"type":"control_request","request_id":"clinvk-interrupt","request":{"subtype":"interrupt"}}\n'
 
 
-class _ControlRequest(msgspec.Struct, frozen=True):
+class _ControlRequest(PermissionRequest, frozen=True):
     subtype: str = ""
     message: McpMessage = McpMessage()
 
@@ -54,11 +56,12 @@ _ANY: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 class ConversationChannel(Channel):
     """The channel of a long-lived process, with one run at a time. Each run begins with the warning, if any."""
 
-    def __init__(self, warning: str = "", tools: tuple[ClientTool, ...] = ()) -> None:
+    def __init__(self, warning: str = "", tools: tuple[ClientTool, ...] = (), *, asks: bool = False) -> None:
         self._run = ""
         self._tools = ToolServer(tools)
         self._is_greeted = False
         self._warning = warning
+        self._approvals = Approvals() if asks else None
         self._decoder = ClaudeDecoder()
         self._last: wire.Result | None = None
         self._speaks = False
@@ -96,6 +99,10 @@ class ConversationChannel(Channel):
         """Return the answer to the call of a client tool."""
         return self._tools.answer(output)
 
+    def resolve(self, run: str, request_id: str, answer: InteractionAnswer) -> bytes:
+        """Return the answer to a request for permission."""
+        return self._approvals.resolve(request_id, answer) if self._approvals else b""
+
     def interrupt(self, run: str) -> bytes | None:
         """Return the request that ends the turn and a running tool."""
         return _INTERRUPT if run == self._run else None
@@ -128,18 +135,22 @@ class ConversationChannel(Channel):
                 self._last = self._decoder.result or self._last
                 return
 
-    def _control_answer(self, line: bytes) -> Iterator[bytes]:
-        """Yield the answer to a control request; permission requests are denied."""
+    def _control_answer(self, line: bytes) -> Iterator[Delivery]:
+        """Yield the answer to a control request, or what Claude Code asks its user."""
         control = decode_line(_CONTROLS, line)
+        if control and control.type == "control_cancel_request":
+            if self._approvals and (event := self._approvals.cancel(control.request_id)):
+                yield self._run, event
+            return
         if control is None or control.type != "control_request" or control.request is None:
             return
         if control.request.subtype == "mcp_message":
             yield from self._tools.receive(control.request_id, control.request.message)
             return
-        if control.request.subtype == "can_use_tool":
-            denial = {"behavior": "deny", "message": _DENIED}
-            answer: dict[str, object] = {"subtype": "success", "request_id": control.request_id, "response": denial}
-        else:
+        if control.request.subtype != "can_use_tool":
             why = f"clinvk does not answer {control.request.subtype}"
-            answer = {"subtype": "error", "request_id": control.request_id, "error": why}
-        yield msgspec.json.encode({"type": "control_response", "response": answer}) + b"\n"
+            yield control_response({"subtype": "error", "request_id": control.request_id, "error": why})
+        elif self._approvals and self._run:
+            yield self._run, self._approvals.receive(control.request_id, control.request)
+        else:
+            yield denial(control.request_id, _DENIED)

@@ -64,6 +64,9 @@ several processes start at once. The peak memory of long conversations is the sa
 MAX_ARGUMENT_BYTES = 128_000
 """Limit for one value; Linux accepts 131071 bytes per argument, including the flag's name."""
 
+ASKS = "--permission-prompt-tool=stdio"
+"""Claude Code sends a control request for each action that needs approval, instead of denying the action."""
+
 _SYSTEM_PROMPT = "system-prompt.md"
 _STREAM = "--input-format=stream-json"
 _OUTPUT = 5
@@ -180,6 +183,8 @@ def _permission_flags(permissions: PermissionFlags) -> Iterator[str]:
         yield f"--disallowedTools={','.join(permissions.denied_tools)}"
     if permissions.has_no_mcp:
         yield "--strict-mcp-config"
+    if permissions.asks:
+        yield ASKS
     if not permissions.commands:
         yield "--disable-slash-commands"
 

@@ -20,6 +20,7 @@ Approval modes:
 =======  =======================================================================================================
 default  Reads, and commands that Claude judges harmless, are allowed. Actions that need approval are denied.
 auto     Edits in the working directory and in the added directories are allowed too.
+ask      As `default`, but clinvk asks its user for the actions that need approval.
 always   Every tool call needs approval and is denied, because no user is present. The user's allow rules and
          hooks do not override the denial.
 none     The agent acts without asking. Without a sandbox mode the project is trusted: its hooks, MCP servers and
@@ -105,6 +106,7 @@ class PermissionFlags(msgspec.Struct, frozen=True, kw_only=True):
         denied_tools: the built-in tools to remove.
         has_no_mcp: start no MCP server.
         commands: a prompt may be a slash command.
+        asks: actions that need approval are asked for.
         is_unguarded: no mode or list restricts the run, so `extra` may contain any flag that clinvk does not set.
     """
 
@@ -116,6 +118,7 @@ class PermissionFlags(msgspec.Struct, frozen=True, kw_only=True):
     has_no_mcp: bool = False
     commands: bool = True
     is_unguarded: bool = False
+    asks: bool = False
 
 
 def permission_flags(request: RunRequest, host: Host) -> PermissionFlags:
@@ -183,7 +186,9 @@ def _unconfined(request: RunRequest, host: Host) -> PermissionFlags:
     mode = "acceptEdits" if request.approval_mode == "auto" else "default"
     subagents = ("Task",) if _are_hooks_disabled(host) else ()
     denied = (*_DEFERRED_TOOLS, *_WORKTREES, *_OTHER_SESSIONS, *subagents)
-    return PermissionFlags(mode=mode, settings=_settings(host, request), denied_tools=denied)
+    return PermissionFlags(
+        mode=mode, settings=_settings(host, request), denied_tools=denied, asks=request.approval_mode == "ask"
+    )
 
 
 def _refuse_changing_command(request: RunRequest) -> None:

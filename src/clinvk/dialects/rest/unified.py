@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from clinvk.dialects.dialect import RunFacts
+from clinvk.dialects.rest.interactions import InteractionView, interaction_view
 from clinvk.types import events
 from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, Usage
 from clinvk.types.text import readable
@@ -149,6 +150,18 @@ class ToolResultLine(_Line, frozen=True, kw_only=True, tag="tool_result"):
     content: ToolOutcome
 
 
+class InteractionRequestedLine(_Line, frozen=True, kw_only=True, tag="interaction_requested"):
+    """The agent waits for an approval or an answer."""
+
+    content: InteractionView
+
+
+class InteractionResolvedLine(_Line, frozen=True, kw_only=True, tag="interaction_resolved"):
+    """An interaction was answered, has expired, or was withdrawn."""
+
+    content: InteractionView
+
+
 class ProgressLine(_Line, frozen=True, kw_only=True, tag="progress"):
     """A retry, a warning, or a line of the agent's stderr."""
 
@@ -174,8 +187,21 @@ class DoneLine(_Line, frozen=True, kw_only=True, tag="done"):
 
 
 _Output = InitLine | MessageLine | ThinkingLine | ToolUseLine | ToolResultLine
-Line = _Output | ProgressLine | UsageLine | ErrorLine | DoneLine
+_Interactions = InteractionRequestedLine | InteractionResolvedLine
+Line = _Output | _Interactions | ProgressLine | UsageLine | ErrorLine | DoneLine
 
+
+_OneLine = (
+    RunStarted
+    | events.TextDelta
+    | events.ThinkingDelta
+    | events.ToolCall
+    | events.ToolResult
+    | events.Waiting
+    | events.InteractionResolved
+    | events.Progress
+)
+"""The events with exactly one line."""
 
 _UNTAGGED = Tag()
 _encoder = msgspec.json.Encoder()
@@ -207,6 +233,23 @@ class UnifiedEncoder:
     def feed(self, event: Event, at: float) -> bytes:
         """Return the line of one event; the line of an ending follows a line with the token usage."""
         match event:
+            case events.ToolCallDelta():
+                self.sequence += 1
+                return b""
+            case RunFinished() | RunFailed():
+                return self._ending(event, at)
+            case _:
+                return self._line(*self._content(event), at)
+
+    def _ending(self, event: RunFinished | RunFailed, at: float) -> bytes:
+        """Return the lines of an ending; an `error` without `init` is alone."""
+        usage = self._line(UsageLine, event.usage, at) if event.usage and self.sequence else b""
+        if isinstance(event, RunFinished):
+            return usage + self._line(DoneLine, self._done(event, at), at)
+        return usage + self._line(ErrorLine, failure(event), at)
+
+    def _content(self, event: _OneLine) -> tuple[type[Line], object]:
+        match event:
             case events.TextDelta(text=text):
                 kind, content = MessageLine, Message(text)
             case events.ThinkingDelta(text=text):
@@ -219,23 +262,15 @@ class UnifiedEncoder:
                 kind, content = ToolResultLine, ToolOutcome(event.id, name, event.output, event.is_error)
             case events.Progress():
                 kind, content = ProgressLine, Stage(event.stage, event.message)
-            case events.ToolCallDelta():
-                self.sequence += 1
-                return b""
             case events.AwaitingTools():
                 kind, content = ProgressLine, Stage("waiting", "the agent waits for the client's tools")
+            case events.InteractionRequested():
+                kind, content = InteractionRequestedLine, interaction_view(event.interaction)
+            case events.InteractionResolved():
+                kind, content = InteractionResolvedLine, interaction_view(event.interaction)
             case RunStarted():
                 kind, content = InitLine, self._init(event)
-            case RunFinished() | RunFailed():
-                return self._ending(event, at)
-        return self._line(kind, content, at)
-
-    def _ending(self, event: RunFinished | RunFailed, at: float) -> bytes:
-        """Return the lines of an ending; an `error` without `init` is alone."""
-        usage = self._line(UsageLine, event.usage, at) if event.usage and self.sequence else b""
-        if isinstance(event, RunFinished):
-            return usage + self._line(DoneLine, self._done(event, at), at)
-        return usage + self._line(ErrorLine, failure(event), at)
+        return kind, content
 
     def _init(self, event: RunStarted) -> Init:
         facts = self._facts

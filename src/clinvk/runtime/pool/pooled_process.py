@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from clinvk.backends.base import ProtocolNotSupported
 from clinvk.runtime.process.process import Process
 from clinvk.types.errors import AgentCrashed, AgentFailed
-from clinvk.types.events import AwaitingTools, Ending, Event, RunFailed, RunStarted, ToolCall
+from clinvk.types.events import Ending, Event, RunFailed, RunStarted, ToolCall, Waiting
+from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
@@ -34,7 +35,7 @@ class PooledProcess:
         began_at: when the prompt was sent, by the loop's clock.
         wake: makes the run read its new lines.
         has_used_tools: the run has used tools, which may have left processes behind.
-        is_parked: the agent waits for outputs of client tools, without work.
+        is_parked: the agent waits for outputs of client tools or for a person, without work.
         tools: the environment variable, name and value, that the run's tools carry.
         conversation: the agent's id of the run's conversation, once known.
     """
@@ -80,6 +81,11 @@ class PooledProcess:
         self.is_parked = False
         self.process.write(self.worker.channel.answer(self.run, output), close=False)
 
+    def resolve(self, request_id: str, answer: InteractionAnswer) -> None:
+        """Give the agent the answer to an interaction."""
+        self.is_parked = False
+        self.process.write(self.worker.channel.resolve(self.run, request_id, answer), close=False)
+
     def add(self, line: bytes, event: Event | None = None) -> None:
         """Queue a line, or another event of the last line, for the run's next `read`."""
         if self.is_over:
@@ -91,7 +97,7 @@ class PooledProcess:
             return
         self._unread[-1][1].append(event)
         self.has_begun = True
-        self.is_parked = isinstance(event, AwaitingTools)
+        self.is_parked = isinstance(event, Waiting)
         self.has_used_tools = self.has_used_tools or isinstance(event, ToolCall)
         self.is_over = isinstance(event, Ending)
         if isinstance(event, RunStarted) and event.backend_session_id:

@@ -103,6 +103,11 @@ class RunRecorder:
         self._record = replace(self._record, state="running", started_at=at)
         await self._store_safely(self._store.update(self._record, self.session))
 
+    async def set_state(self, state: RunState) -> None:
+        """Record that the run waits for a person, or no longer waits."""
+        self._record = replace(self._record, state=state)
+        await self._store_safely(self._store.update(self._record, self.session))
+
     async def started(self, event: RunStarted) -> None:
         """Record that the agent has reported its start: from here on the conversation can be resumed.
 

@@ -15,9 +15,9 @@ from clinvk.runtime.process.tool_socket import ToolSocket
 from clinvk.runtime.run.answer_filter import AnswerFilter
 from clinvk.types.errors import AgentCrashed, TimedOut
 from clinvk.types.events import (
-    AwaitingTools,
     Ending,
     Event,
+    InteractionResolved,
     Progress,
     RunFailed,
     RunFinished,
@@ -25,7 +25,9 @@ from clinvk.types.events import (
     ThinkingDelta,
     ToolCall,
     ToolResult,
+    Waiting,
 )
+from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
@@ -122,6 +124,10 @@ class OwnProcess:
     def answer(self, output: ToolOutput) -> None:
         """Give the agent the output of a client tool."""
         self._write(self._channel.answer(self._run, output), of_tools=True)
+
+    def resolve(self, request_id: str, answer: InteractionAnswer) -> None:
+        """Give the agent the answer to an interaction."""
+        self._write(self._channel.resolve(self._run, request_id, answer), of_tools=False)
 
     def interrupt(self) -> bool:
         """Ask the agent to end the turn and report its cost; return False if the protocol has no such request."""
@@ -225,7 +231,8 @@ class RunIO:
         self._wall_at = now + max(0.1, self._timeout_s - spent_s) if self._timeout_s else inf
         self._progress_at = now
         self._closed_at = inf
-        self._awaits_since = inf
+        self._waits = 0
+        self._waits_since = inf
         process.begin(spec.request, spec.resume)
 
     def read(self, now: float) -> None:
@@ -258,16 +265,27 @@ class RunIO:
         self._closed_at = inf
 
     @property
-    def awaits_tools(self) -> bool:
-        """Whether the agent waits for outputs of client tools; no time limit counts meanwhile."""
-        return self._awaits_since < inf
+    def is_waiting(self) -> bool:
+        """Whether the agent waits for outputs of client tools, or for a person; no time limit counts meanwhile."""
+        return self._waits > 0
 
     def answer(self, outputs: Iterable[ToolOutput], now: float) -> None:
         """Give the agent the outputs of all client tools that the agent waits for."""
-        self._wall_at += now - self._awaits_since
-        self._awaits_since, self._progress_at = inf, now
+        self._end_wait(now)
         for output in outputs:
             self.process.answer(output)
+
+    def resolve(self, request_id: str, answer: InteractionAnswer, now: float) -> None:
+        """Give the agent the answer to an interaction."""
+        self._end_wait(now)
+        self.process.resolve(request_id, answer)
+
+    def _end_wait(self, now: float) -> None:
+        """Record that the agent no longer waits for one of the things that it waited for."""
+        self._waits -= 1
+        if not self._waits:
+            self._wall_at += now - self._waits_since
+            self._waits_since, self._progress_at = inf, now
 
     def limit(self, now: float) -> Ending | None:
         """Return the ending of a run that has reached a limit, else None."""
@@ -294,7 +312,7 @@ class RunIO:
         """Return the time of the next check if the process stays silent."""
         answer_by = inf if self.process.is_answered else self._answer_by
         exit_by = self._closed_at + (DRAIN_S if self.process.is_lost else LINGER_S)
-        return exit_by if self.awaits_tools else min(self._wall_at, self._silent_at, answer_by, exit_by)
+        return exit_by if self.is_waiting else min(self._wall_at, self._silent_at, answer_by, exit_by)
 
     @property
     def _silent_at(self) -> float:
@@ -327,8 +345,11 @@ class RunIO:
             if self.activity.turns_ended < self._max_turns:
                 if self.activity.feed(event):
                     self._progress_at = now
-                if isinstance(event, AwaitingTools):
-                    self._awaits_since = now
+                if isinstance(event, Waiting):
+                    self._waits += 1
+                    self._waits_since = min(self._waits_since, now)
+                elif isinstance(event, InteractionResolved):
+                    self._end_wait(now)
                 self.events += self.text_filter.feed(event) if self.text_filter else (event,)
 
     def _end(self, ending: Ending) -> None:

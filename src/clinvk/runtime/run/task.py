@@ -10,6 +10,7 @@ from math import inf
 from msgspec.structs import replace
 
 from clinvk.backends.base import Launch, ProtocolNotSupported
+from clinvk.runtime.interactions import Interactions, RunInteractions
 from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
@@ -26,11 +27,13 @@ from clinvk.runtime.run.event_log import EventLog
 from clinvk.runtime.run.recording import RunRecorder, state_of
 from clinvk.runtime.run.run_io import OwnProcess, RunIO, RunSpec
 from clinvk.runtime.slots import Slot
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest
 from clinvk.types.events import (
     AwaitingTools,
     Ending,
     Event,
+    InteractionRequested,
+    InteractionResolved,
     Logged,
     Progress,
     RunFailed,
@@ -39,6 +42,7 @@ from clinvk.types.events import (
     TextDelta,
     ThinkingDelta,
     Usage,
+    Waiting,
 )
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import ToolOutput
@@ -84,7 +88,12 @@ class RunTask:
     task: asyncio.Task[None]
 
     def __init__(
-        self, spec: RunSpec, spawner: Spawner, recorder: RunRecorder, acquire_slot: Callable[[Callable[[], None]], Slot]
+        self,
+        spec: RunSpec,
+        spawner: Spawner,
+        recorder: RunRecorder,
+        interactions: Interactions,
+        acquire_slot: Callable[[Callable[[], None]], Slot],
     ) -> None:
         """Take a slot or a place in the queue with `acquire_slot`, which is `Slots.acquire`; raise its errors."""
         self.id = spec.run_id
@@ -105,6 +114,7 @@ class RunTask:
         self._changed = WakeUp()
         self.wake = self._changed.set  # a bound method of this object would be a cycle that keeps the prompt in memory
         self._acquire_slot = acquire_slot
+        self._interactions = RunInteractions(interactions, self._take_slot)
         self._outputs: Sequence[ToolOutput] = ()
         self.slot = acquire_slot(self.wake)
         self.log = EventLog(self.wake)
@@ -121,9 +131,11 @@ class RunTask:
 
     @property
     def state(self) -> str:
-        """One of queued, running, finished, failed, cancelled."""
+        """One of queued, running, waiting, finished, failed, cancelled."""
         if self.log.ending:
             return state_of(self.log.ending)
+        if self._interactions.is_waiting:
+            return "waiting"
         return "queued" if self.started_at is None else "running"
 
     @property
@@ -263,7 +275,7 @@ class RunTask:
         if (
             io.ending
             or io.protocol_failure
-            or any(isinstance(event, RunStarted | AwaitingTools) for event in io.events)
+            or any(isinstance(event, RunStarted | Waiting | InteractionResolved) for event in io.events)
         ):
             return False
         self._log(*io.take())
@@ -290,9 +302,28 @@ class RunTask:
             if self._outputs and self.slot.held:
                 io.answer(self._outputs, self.now())
                 self._outputs = ()
+            await self._pass_on_answers(io)
             self._inline_io = io if self.log.count else None  # the start of a run needs more than a log entry
             await self.wait(io.deadline())
             self._inline_io = None
+
+    def _take_slot(self) -> None:
+        if not self.slot.held:
+            self.slot.reacquire()
+        self.wake()
+
+    async def _pass_on_answers(self, io: RunIO) -> None:
+        """Give the agent the answers of its user, once the run holds a slot again."""
+        if not (self._interactions.has_answers and self.slot.held):
+            return
+        for request_id, answer, resolved in self._interactions.take_answers():
+            io.resolve(request_id, answer, self.now())
+            if resolved:
+                self._log([InteractionResolved(resolved)], 0)
+            if resolved and answer.choice == "deny_and_stop":
+                self.stop(RunFailed(Cancelled.code, f"{resolved.answered_by} denied an action and stopped the run"))
+        if not self._interactions.is_waiting:
+            await self.recorder.set_state("running")
 
     async def drain(self, io: RunIO) -> None:
         """Log the remaining output of a stopped agent; drop the events if the log is ahead of its readers."""
@@ -342,6 +373,7 @@ class RunTask:
         return True
 
     async def _record(self, events: list[Event], size: int) -> None:
+        logged: list[Event] = []
         for event in events:
             if isinstance(event, RunStarted) and not self._first_ending:
                 self._conversation = event.backend_session_id or self._conversation
@@ -350,9 +382,27 @@ class RunTask:
                 elif self._is_long_lived:
                     self.spec.fallbacks.note_success(self.spec.path)
                 await self.recorder.started(event)
+            if isinstance(event, InteractionRequested | InteractionResolved):
+                logged += await self._record_interaction(event)
+            else:
+                logged.append(event)
             if isinstance(event, AwaitingTools):
                 self.slot.release()
-        self._log(events, size)
+        self._log(logged, size)
+
+    async def _record_interaction(self, event: InteractionRequested | InteractionResolved) -> list[Event]:
+        """Store what the agent asks or withdraws, and return the events for the log."""
+        if isinstance(event, InteractionRequested):
+            ids = {"run_id": self.id, "session_id": self.session_id, "backend": self.request.backend}
+            recorded = await self._interactions.add(replace(event.interaction, **ids))
+        else:
+            recorded = await self._interactions.withdraw(event.interaction.id)
+        if self._interactions.is_waiting:
+            self.slot.release()
+        elif not self.slot.held:
+            self._take_slot()
+        await self.recorder.set_state("waiting" if self._interactions.is_waiting else "running")
+        return [recorded] if recorded else []
 
     def _log(self, events: list[Event], size: int) -> None:
         for index, event in enumerate(events):
@@ -370,7 +420,7 @@ class RunTask:
             ending = sum_endings(self._first_ending, ending)
         if isinstance(ending, RunFailed):
             ending = replace(ending, message=self._redacted(ending.message))
-        last = self.log.numbered([ending])
+        last = self.log.numbered([*self._interactions.end(), ending])
         try:
             await self.recorder.ended(ending, [*self.log.unsaved(), *last], self.log.text)
         finally:

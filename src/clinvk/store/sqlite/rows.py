@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from clinvk.store.sqlite.database import Unreadable, skipping
 from clinvk.types.events import Event, Logged, RunFinished, TextDelta, ThinkingDelta, ToolCall
+from clinvk.types.interaction import Interaction
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session
 from clinvk.types.text import readable
@@ -103,6 +104,7 @@ class Table(Generic[_T]):
 
 SESSIONS = Table("sessions", Session, "last_used", "token_usage", "counted", "tags", "metadata")
 RUNS = Table("runs", RunRecord, "created_at", "request", "usage")
+INTERACTIONS = Table("interactions", Interaction, "created_at", "input", "fields", "choices", "answer")
 
 
 def to_json(value: object) -> bytes:

@@ -10,12 +10,11 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from clinvk.store import protocol
-from clinvk.store.protocol import Page, RunQuery, SessionQuery, settled_record
+from clinvk.store.protocol import InteractionQuery, Page, RunQuery, SessionQuery, settled_record
 from clinvk.store.sqlite import legacy, lists, rows, turns
 from clinvk.store.sqlite.database import (
     NO_SPACE,
@@ -28,10 +27,11 @@ from clinvk.store.sqlite.database import (
 )
 from clinvk.store.sqlite.legacy import DamagedFile, ImportReport
 from clinvk.store.sqlite.owners import OwnerLocks
-from clinvk.store.sqlite.rows import RUNS, SESSIONS
+from clinvk.store.sqlite.rows import INTERACTIONS, RUNS, SESSIONS
 from clinvk.store.sqlite.threads import ReaderThreads, WriterThread
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.events import Logged
+from clinvk.types.interaction import Interaction
 from clinvk.types.record import RunRecord, UsageOfDay
 from clinvk.types.session import Session
 
@@ -44,12 +44,21 @@ _HANGS_AFTER_S = 10.0
 _CLEAN_STEP = 100
 _IMPORT_STEP = 100
 
+_OUTCOME = ("status", "answered_at", "answered_by", "answer")
 _IDS: dict[protocol.Kind, str] = {
     "session": "SELECT id FROM sessions WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
     "run": "SELECT id FROM runs WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
+    "interaction": "SELECT id FROM interactions WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
 }
 _SESSION = SESSIONS.select("WHERE id = ?")
 _RUN = RUNS.select("WHERE id = ?")
+_INTERACTION = INTERACTIONS.select("WHERE id = ?")
+_INTERACTIONS = INTERACTIONS.select(
+    "WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR run_id = ?2) AND (?3 IS NULL OR session_id = ?3)"
+    " ORDER BY created_at DESC, key DESC LIMIT ?4"
+)
+_ADD_INTERACTION = INTERACTIONS.insert()
+_RESOLVE = f"{INTERACTIONS.update(_OUTCOME)} AND status = 'pending'"
 _OWNER = "SELECT owner FROM runs WHERE id = ?"
 _EVENTS = "SELECT key FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
 
@@ -57,13 +66,14 @@ _OLD = (
     "FROM totals CROSS JOIN sessions ON sessions.backend = totals.backend AND sessions.status = totals.state"
     " AND sessions.resumable = totals.resumable"
     " WHERE totals.list = 'sessions' AND sessions.last_used < ?1 AND coalesce(sessions.imported_at, 0) < ?1"
-    " AND NOT EXISTS (SELECT 1 FROM runs WHERE session_id = sessions.id AND runs.state IN ('queued', 'running'))"
+    " AND NOT EXISTS (SELECT 1 FROM runs WHERE session_id = sessions.id"
+    " AND runs.state IN ('queued', 'running', 'waiting'))"
 )
 _COUNT_OLD = f"SELECT count(*) {_OLD}"
 _SOME_OLD = f"SELECT sessions.id {_OLD} LIMIT ?2"
 _DELETE_OLD_RUNS = (
     "DELETE FROM runs WHERE key IN (SELECT key FROM runs WHERE session_id IS NULL AND created_at < ?"
-    " AND state NOT IN ('queued', 'running') LIMIT ?)"
+    " AND state NOT IN ('queued', 'running', 'waiting') LIMIT ?)"
 )
 _PROBE = "UPDATE search SET indexed = ~indexed"
 _PROBE_BYTES = 128 * 1024
@@ -263,6 +273,35 @@ class SqliteStore:
         """Return the usage of ended runs from a day on, in order of days."""
         return await self._read(lambda db: lists.usage(db, first_day, key_name))
 
+    async def add_interaction(self, interaction: Interaction) -> None:
+        """Store a new interaction."""
+        await self._writer.write(lambda db: db.execute(_ADD_INTERACTION, INTERACTIONS.values(interaction)).rowcount)
+
+    async def resolve_interaction(self, resolved: Interaction) -> Interaction:
+        """Store the outcome of a pending interaction, and return the stored interaction."""
+        id_ = (resolved.id,)
+
+        def resolve(db: "sqlite3.Connection") -> Interaction:
+            db.execute(_RESOLVE, (*INTERACTIONS.values(resolved, _OUTCOME), *id_))
+            return INTERACTIONS.read(db.execute(_INTERACTION, id_).fetchone())
+
+        return await self._writer.write(resolve)
+
+    async def interaction(self, reference: str) -> Interaction:
+        """Return an interaction."""
+        prefix = protocol.check_prefix(reference, "interaction")
+
+        def find(db: "sqlite3.Connection") -> Interaction:
+            row = db.execute(_INTERACTION, (_unique_id(db, prefix, reference, "interaction"),)).fetchone()
+            return INTERACTIONS.read(row)
+
+        return await self._read(find)
+
+    async def interactions(self, query: InteractionQuery) -> list[Interaction]:
+        """List interactions, newest first."""
+        values = (query.status, query.run_id, query.session_id, query.limit)
+        return await self._read(lambda db: [INTERACTIONS.read(row) for row in db.execute(_INTERACTIONS, values)])
+
     async def size(self) -> int:
         """Return the size of the store on disk, in bytes."""
         return await self._readers.call(self._database.size)
@@ -341,36 +380,6 @@ class SqliteStore:
         self._new_sessions += 1
         if self._new_sessions % lists.INDEX_EVERY == 1:
             self._writer.submit(lists.index_sessions)
-
-
-def examine(home: str | os.PathLike[str], lock_timeout_s: float) -> tuple[int, str]:
-    """Return the number of sessions, and the damage of the database; empty if undamaged. Blocks.
-
-    The whole file is read, and nothing is changed in it.
-
-    Raises:
-        StoreUnavailable: the next prompt could not be stored.
-    """
-    database, damage = Database(home, lock_timeout_s), list[str]()
-    if database.identity() is None:
-        return 0, ""
-    with closing(database.open_unchanged()) as db, database.translated():
-        with skipping(damage.append):
-            (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
-            if result != "ok":
-                raise Unreadable(result)
-        version = database.version(db)
-        if damage and version < database.latest:
-            raise StoreUnavailable(f"{database.path}: {damage[0]}")
-        if version < database.latest:
-            return (db.execute("SELECT count(*) FROM sessions").fetchone()[0] if version else 0), ""
-        count = lists.count(db, SESSIONS, damage.append)
-        for table in (SESSIONS, RUNS):
-            for _ in table.by_key(db, table.keys(db, damage.append), damage.append):
-                pass
-        if damage:
-            turns.rehearse(db)
-    return count, damage[0] if damage else ""
 
 
 def _probe(db: "sqlite3.Connection") -> None:

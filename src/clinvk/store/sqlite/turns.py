@@ -33,14 +33,14 @@ _INSERT_WORDS = "INSERT INTO session_words (session, words) SELECT key, ? FROM s
 _CLAIM = "UPDATE sessions SET status = 'active', last_used = max(last_used, ?) WHERE id = ?"
 _SELECT_SESSION = SESSIONS.select("WHERE id = ?")
 _UPDATE_SESSION = SESSIONS.update((*_SESSION_CHANGES, "resumable"))
-_HOLDER = "SELECT id, owner FROM runs WHERE session_id = ? AND state IN ('queued', 'running')"
+_HOLDER = "SELECT id, owner FROM runs WHERE session_id = ? AND state IN ('queued', 'running', 'waiting')"
 
 _DELETE = "DELETE FROM sessions WHERE id = ?"
 FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
 _ORCHESTRATIONS = "SELECT DISTINCT parent_id FROM runs WHERE session_id = ? AND parent_id IS NOT NULL"
 _SELECT_ORCHESTRATION = RUNS.select("WHERE id = ?")
 _DELETE_ORCHESTRATION = (
-    "DELETE FROM runs WHERE id = ?1 AND state NOT IN ('queued', 'running')"
+    "DELETE FROM runs WHERE id = ?1 AND state NOT IN ('queued', 'running', 'waiting')"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE parent_id = ?1)"
 )
 _TEXTS = ("prompt", "output", "error_message", "request")
@@ -60,8 +60,10 @@ _READ_PAGES_OF_END = "SELECT (SELECT max(key) FROM chunks), (SELECT max(run) FRO
 
 _LAST_NUMBER = "SELECT key, coalesce((SELECT max(last) FROM chunks WHERE run = runs.key), 0) FROM runs WHERE id = ?"
 
-_OWNERS = "SELECT DISTINCT owner FROM runs WHERE state IN ('queued', 'running')"
-_UNDER_WAY = "SELECT key, session_id, coalesce(started_at, created_at) FROM runs WHERE state IN ('queued', 'running')"
+_OWNERS = "SELECT DISTINCT owner FROM runs WHERE state IN ('queued', 'running', 'waiting')"
+_UNDER_WAY = (
+    "SELECT key, session_id, coalesce(started_at, created_at) FROM runs WHERE state IN ('queued', 'running', 'waiting')"
+)
 _UNFINISHED = f"{_UNDER_WAY} AND owner = ?"
 _UNFINISHED_RUN = f"{_UNDER_WAY} AND id = ?"
 _STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_message = ?, output = ? WHERE key = ?"

@@ -113,7 +113,7 @@ def _private(name: str, path: Path, mode: int, others: int) -> Check:
 
 def check_store(home: Path) -> Check:
     """Check the sessions, without migrating the database. Blocks."""
-    from clinvk.store.sqlite.sqlite import examine
+    from clinvk.store.sqlite.examination import examine
 
     repair = _REPAIR.format(home=shlex.quote(str(home)))
     try:

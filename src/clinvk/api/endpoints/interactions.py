@@ -1,0 +1,42 @@
+"""The endpoints for interactions: list, show, answer."""
+
+from msgspec.structs import asdict, replace
+from starlette.requests import Request
+
+from clinvk.api.access.hosts import refuse_foreign
+from clinvk.api.endpoints.services import Services
+from clinvk.api.http.response import read_json
+from clinvk.dialects.rest import interactions as views
+from clinvk.runtime.interactions import USER
+from clinvk.store.protocol import InteractionQuery
+
+
+async def list_interactions(services: Services, _: Request, query: views.InteractionListing) -> views.InteractionList:
+    """List the approvals and questions of agents, newest first."""
+    store = services.store
+    if query.run_id:
+        query = replace(query, run_id=(await store.run(query.run_id)).id)
+    if query.session_id:
+        query = replace(query, session_id=(await store.session(query.session_id)).id)
+    found = await store.interactions(InteractionQuery(**asdict(query)))
+    return views.InteractionList(interactions=[*map(views.interaction_view, found)])
+
+
+async def get_interaction(services: Services, request: Request) -> views.InteractionView:
+    """Show an interaction."""
+    return views.interaction_view(await services.store.interaction(request.path_params["id"]))
+
+
+async def answer_interaction(services: Services, request: Request) -> views.InteractionView:
+    """Answer an interaction. The first answer counts.
+
+    The key must be the key of the run, or have the right to answer for other keys.
+    """
+    refuse_foreign(request.scope)
+    answer = views.parse_answer(await read_json(request.scope, request.receive, services.settings.server))
+    interaction = await services.store.interaction(request.path_params["id"])
+    run = await services.store.run(interaction.run_id)
+    key_name: str = request.state.key_name
+    services.admission.key_policy.check_answer(key_name, run.key_name)
+    resolved = await services.runs.interactions.answer(interaction.id, answer, key_name or USER)
+    return views.interaction_view(resolved)

@@ -1,0 +1,91 @@
+"""The REST views of interactions, and the answer's body."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from clinvk.dialects import json_bodies
+from clinvk.dialects.dialect import copy_as
+from clinvk.dialects.rest.views import time
+from clinvk.types.interaction import Choice, Interaction, InteractionAnswer, InteractionStatus, QuestionField
+
+_Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.")]
+
+
+class InteractionView(msgspec.Struct, frozen=True, kw_only=True):
+    """An approval or a question that an agent awaits."""
+
+    id: Annotated[str, Meta(description="32 hex digits.")]
+    kind: Literal["approval", "question"]
+    run_id: str
+    session_id: Annotated[str | None, Meta(description="The session of the run; null if none is stored.")]
+    backend: str
+    tool: Annotated[str, Meta(description="The agent's name for the tool; empty for a question.")]
+    title: Annotated[str, Meta(description="One line that says what is asked.")]
+    input: Annotated[dict[str, object], Meta(description="The input of the tool.")]
+    command: Annotated[str | None, Meta(description="The shell command to approve.")]
+    workdir: Annotated[str | None, Meta(description="Directory of the command; null: the run's.")]
+    diff: Annotated[str | None, Meta(description="The edit to approve, as a unified diff.")]
+    fields: Annotated[tuple[QuestionField, ...], Meta(description="The fields of a question.")]
+    choices: Annotated[tuple[Choice, ...], Meta(description="The choices that the agent accepts.")]
+    editable: Annotated[bool, Meta(description="`allow` may send a changed `input`.")]
+    status: Annotated[InteractionStatus, Meta(description="withdrawn: the run no longer waits for the answer.")]
+    created_at: _Time
+    expires_at: Annotated[_Time, Meta(description="An interaction that expires is denied.")]
+    answered_at: _Time | None
+    answered_by: Annotated[str | None, Meta(description="An API key's name, or `user` for the machine's user.")]
+    choice: Annotated[Choice | None, Meta(description="The choice of the answer.")]
+    reason: Annotated[str, Meta(description="Why the action was denied.")]
+
+
+class InteractionList(msgspec.Struct, frozen=True, kw_only=True):
+    """Interactions, newest first."""
+
+    interactions: list[InteractionView]
+
+
+class InteractionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters of a list of interactions."""
+
+    status: Annotated[InteractionStatus | None, Meta(description="Filter by status.")] = None
+    run_id: Annotated[str | None, Meta(description="Filter by run: id or unique prefix.")] = None
+    session_id: Annotated[str | None, Meta(description="Filter by session: id or unique prefix.")] = None
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Maximum number of items.")] = 100
+
+
+class AnswerBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The answer to an interaction."""
+
+    choice: Annotated[Choice, Meta(description="One of the interaction's `choices`.")]
+    reason: Annotated[str, Meta(max_length=10_000, description="Why, with `deny`; the model may read it.")] = ""
+    input: Annotated[dict[str, object] | None, Meta(description="The changed input, with `allow`.")] = None
+    answers: Annotated[
+        dict[str, str | list[str]], Meta(description="The values of a question's fields, by id, with `answer`.")
+    ] = {}
+
+
+_bodies = json_bodies.decoder(AnswerBody)
+
+
+def parse_answer(body: bytes) -> InteractionAnswer:
+    """Parse an answer.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    return msgspec.convert(json_bodies.decode(body, _bodies), InteractionAnswer, from_attributes=True)
+
+
+def interaction_view(interaction: Interaction) -> InteractionView:
+    """Return the view of an interaction."""
+    answer, answered_at = interaction.answer, interaction.answered_at
+    return copy_as(
+        InteractionView,
+        interaction,
+        created_at=time(interaction.created_at),
+        expires_at=time(interaction.expires_at),
+        answered_at=None if answered_at is None else time(answered_at),
+        choice=answer.choice if answer else None,
+        reason=answer.reason if answer else "",
+    )

@@ -1,0 +1,185 @@
+"""The approvals and questions that runs of this process await: storing, answers, expiry.
+
+An answer is a change in the store, so any process that uses the store can give it. The process of the run learns of an
+answer that was given elsewhere by reading the store every second, while an interaction is pending.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from clinvk.config.model import InteractionSettings
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import InteractionAnswered, InteractionEnded, StoreUnavailable
+from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
+from clinvk.types.interaction import Interaction, InteractionAnswer, check_answer
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 1.0
+
+OnResolved = Callable[[Interaction], None]
+
+USER = "user"
+"""The name, in `Interaction.answered_by`, of this machine's user."""
+
+
+class Interactions:
+    """The pending interactions of the runs of this process. `close` before the store is closed."""
+
+    def __init__(self, store: SessionStore, settings: InteractionSettings) -> None:
+        self._store = store
+        self._settings = settings
+        self._pending: dict[str, tuple[Interaction, OnResolved]] = {}
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def add(self, interaction: Interaction, on_resolved: OnResolved) -> Interaction | None:
+        """Store an interaction of a run, and call `on_resolved` with its outcome, unless it is forgotten before.
+
+        Return the interaction with id and times; None if too many runs wait, or the store fails.
+        """
+        if len({pending.run_id for pending, _ in self._pending.values()} | {interaction.run_id}) > (
+            self._settings.max_waiting
+        ):
+            return None
+        at = time.time()
+        expires_at = at + self._settings.timeout_secs
+        interaction = replace(interaction, id=os.urandom(16).hex(), created_at=at, expires_at=expires_at)
+        try:
+            await self._store.add_interaction(interaction)
+        except StoreUnavailable as exc:
+            logger.warning("an interaction of run %s cannot be stored: %s", interaction.run_id, exc.message)
+            return None
+        self._pending[interaction.id] = interaction, on_resolved
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.create_task(self._watch())
+        return interaction
+
+    async def answer(self, reference: str, answer: InteractionAnswer, answered_by: str = USER) -> Interaction:
+        """Answer an interaction of any process, and return the resolved interaction.
+
+        Raises:
+            InteractionNotFound, AmbiguousId: no interaction, or several, match the reference.
+            InvalidRequest: the answer does not fit the interaction.
+            InteractionAnswered: the interaction was answered before.
+            InteractionEnded: the interaction has expired or was withdrawn.
+        """
+        interaction = await self._store.interaction(reference)
+        if interaction.status == "pending":
+            check_answer(interaction, answer)
+            interaction, is_stored = await self._resolve(interaction, answer, answered_by)
+            if is_stored:
+                return interaction
+        if interaction.status == "answered" and interaction.answer:
+            who = f"{interaction.answered_by!r} answered {interaction.answer.choice!r} before"
+            raise InteractionAnswered(f"interaction {interaction.id!r}: {who}")
+        raise InteractionEnded(f"interaction {interaction.id!r} {_END_TEXTS[interaction.status]}")
+
+    def forget(self, interaction: Interaction) -> Interaction:
+        """Return an interaction as withdrawn. At the end of a run, the store withdraws its interactions."""
+        self._pending.pop(interaction.id, None)
+        return replace(interaction, status="withdrawn", answered_at=time.time())
+
+    async def withdraw(self, interaction: Interaction) -> Interaction:
+        """Withdraw an interaction whose answer the agent no longer awaits, and return what is stored."""
+        return await self._store.resolve_interaction(self.forget(interaction))
+
+    def close(self) -> None:
+        """Stop watching the store."""
+        if self._watcher:
+            self._watcher.cancel()
+
+    async def _resolve(
+        self, interaction: Interaction, answer: InteractionAnswer | None, answered_by: str | None
+    ) -> tuple[Interaction, bool]:
+        """Resolve a pending interaction; without an answer the interaction expires.
+
+        Return what is stored, and whether this call has stored it.
+        """
+        status = "answered" if answer else "expired"
+        resolved = replace(interaction, status=status, answered_at=time.time(), answered_by=answered_by, answer=answer)
+        stored = await self._store.resolve_interaction(resolved)
+        self._report(stored)
+        return stored, stored == resolved
+
+    def _report(self, stored: Interaction) -> None:
+        if pending := self._pending.pop(stored.id, None):
+            pending[1](stored)
+
+    async def _watch(self) -> None:
+        """Expire interactions, and report the answers of other processes, while interactions are pending."""
+        while self._pending:
+            await asyncio.sleep(POLL_S)
+            for interaction, _ in [*self._pending.values()]:
+                try:
+                    if time.time() >= interaction.expires_at:
+                        await self._resolve(interaction, None, None)
+                    elif (stored := await self._store.interaction(interaction.id)).status != "pending":
+                        self._report(stored)
+                except StoreUnavailable as exc:
+                    logger.warning("the interactions cannot be read: %s", exc.message)
+                    break
+
+
+_END_TEXTS = {"expired": "has expired, which means deny", "withdrawn": "was withdrawn: its run no longer waits"}
+
+
+_NO_ROOM = InteractionAnswer(choice="deny", reason="too many runs wait for an answer (interactions.max_waiting)")
+_EXPIRED = InteractionAnswer(choice="deny", reason="nobody answered in time")
+
+
+class RunInteractions:
+    """The interactions of one run. `on_resolved` is called when an answer is ready to be passed on."""
+
+    def __init__(self, interactions: Interactions, on_resolved: Callable[[], None]) -> None:
+        self._interactions = interactions
+        self._pending: dict[str, Interaction] = {}
+        self._answers: list[tuple[str, InteractionAnswer, Interaction | None]] = []
+        self._on_resolved = on_resolved
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the agent waits for an answer."""
+        return bool(self._pending)
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether an answer is ready to be passed on."""
+        return bool(self._answers)
+
+    async def add(self, interaction: Interaction) -> Event:
+        """Store what the agent asks, and return the event. Without room for one more interaction, deny at once."""
+        request_id = interaction.id
+        stored = await self._interactions.add(interaction, self._resolve)
+        if stored is None:
+            self._answers.append((request_id, _NO_ROOM, None))
+            return Progress("denied", _NO_ROOM.reason)
+        self._pending[request_id] = stored
+        return InteractionRequested(stored)
+
+    async def withdraw(self, request_id: str) -> InteractionResolved | None:
+        """Withdraw an interaction that the agent no longer awaits. Return the event, or None if it was unknown."""
+        self._answers = [answer for answer in self._answers if answer[0] != request_id]
+        if interaction := self._pending.pop(request_id, None):
+            return InteractionResolved(await self._interactions.withdraw(interaction))
+        return None
+
+    def take_answers(self) -> list[tuple[str, InteractionAnswer, Interaction | None]]:
+        """Return the answers to pass on: the id of the agent's request, the answer, and the resolved interaction."""
+        answers, self._answers = self._answers, []
+        for request_id, _, _ in answers:
+            self._pending.pop(request_id, None)
+        return answers
+
+    def end(self) -> list[InteractionResolved]:
+        """Withdraw the pending interactions of the ended run, and return the events."""
+        return [InteractionResolved(self._interactions.forget(pending)) for pending in self._pending.values()]
+
+    def _resolve(self, resolved: Interaction) -> None:
+        request_id = next(key for key, pending in self._pending.items() if pending.id == resolved.id)
+        self._answers.append((request_id, resolved.answer or _EXPIRED, resolved))
+        self._on_resolved()

@@ -1,0 +1,112 @@
+"""Interactions: what an agent asks its user, and the answer."""
+
+from typing import Literal
+
+import msgspec
+
+from clinvk.types.errors import InvalidRequest
+
+Choice = Literal["allow", "allow_session", "deny", "deny_and_stop", "answer"]
+
+APPROVAL_CHOICES: tuple[Choice, ...] = ("allow", "allow_session", "deny", "deny_and_stop")
+QUESTION_CHOICES: tuple[Choice, ...] = ("answer", "deny", "deny_and_stop")
+
+InteractionStatus = Literal["pending", "answered", "expired", "withdrawn"]
+
+
+class FieldOption(msgspec.Struct, frozen=True):
+    """A value that a field of a question offers."""
+
+    value: str
+    label: str = ""
+    description: str = ""
+
+
+class QuestionField(msgspec.Struct, frozen=True, kw_only=True):
+    """A field of a question. With `options`, the answer is one of the values, or a list of values if `multiple`.
+
+    With `other`, the answer may also be a text that is not among the options.
+    """
+
+    id: str
+    label: str
+    options: tuple[FieldOption, ...] = ()
+    multiple: bool = False
+    other: bool = False
+
+
+class InteractionAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to an interaction.
+
+    Attributes:
+        reason: why the action is denied; the model reads the reason if its agent can pass it on.
+        input: the input of the tool as the user has changed it, with `allow`.
+        answers: the values of a question's fields, by field id.
+    """
+
+    choice: Choice
+    reason: str = ""
+    input: dict[str, object] | None = None
+    answers: dict[str, str | list[str]] = {}
+
+
+class Interaction(msgspec.Struct, frozen=True, kw_only=True):
+    """An approval or a question that an agent awaits; times are in seconds since the epoch.
+
+    A channel sets `id` to the id of the agent's request. The runtime replaces the id, and adds the run and the times.
+
+    Attributes:
+        id: 32 hex digits.
+        tool: the CLI's name for the tool to approve; empty for a question.
+        title: one line that says what is asked.
+        command: the shell command to approve.
+        workdir: the directory of the command, if it is not the directory of the run.
+        diff: the edit to approve, as a unified diff.
+        editable: the input of the tool can be changed with `allow`.
+        answered_by: the name of the API key, or `user` for this machine's user.
+    """
+
+    id: str
+    kind: Literal["approval", "question"] = "approval"
+    run_id: str = ""
+    session_id: str | None = None
+    backend: str = ""
+    tool: str = ""
+    title: str = ""
+    input: dict[str, object] = {}
+    command: str | None = None
+    workdir: str | None = None
+    diff: str | None = None
+    fields: tuple[QuestionField, ...] = ()
+    choices: tuple[Choice, ...] = APPROVAL_CHOICES
+    editable: bool = False
+    status: InteractionStatus = "pending"
+    created_at: float = 0
+    expires_at: float = 0
+    answered_at: float | None = None
+    answered_by: str | None = None
+    answer: InteractionAnswer | None = None
+
+
+def check_answer(interaction: Interaction, answer: InteractionAnswer) -> None:
+    """Check that an answer fits the interaction.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    if answer.choice not in interaction.choices:
+        raise InvalidRequest(f"choice must be one of {', '.join(interaction.choices)}, got {answer.choice!r}", "choice")
+    if answer.input is not None and not (interaction.editable and answer.choice == "allow"):
+        raise InvalidRequest("input can be changed only with the choice allow, if the interaction is editable", "input")
+    fields = {field.id: field for field in interaction.fields if answer.choice == "answer"}
+    if unknown := answer.answers.keys() - fields.keys():
+        raise InvalidRequest(f"answers: the interaction has no field {min(unknown)!r}", "answers")
+    for id_, field in fields.items():
+        if id_ not in answer.answers:
+            raise InvalidRequest(f"answers: the field {id_!r} is missing", "answers")
+        value = answer.answers[id_]
+        if isinstance(value, list) and not field.multiple:
+            raise InvalidRequest(f"answers.{id_} must be a text", f"answers.{id_}")
+        offered = {option.value for option in field.options}
+        if offered and not field.other and not offered.issuperset([value] if isinstance(value, str) else value):
+            raise InvalidRequest(f"answers.{id_} must be one of {', '.join(sorted(offered))}", f"answers.{id_}")
