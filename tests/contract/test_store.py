@@ -9,10 +9,18 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.store.memory import MemoryStore
-from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
+from clinvk.store.protocol import InteractionQuery, RunQuery, SessionQuery, SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
-from clinvk.types.errors import AmbiguousId, InvalidRequest, RunNotFound, SessionBusy, SessionNotFound
+from clinvk.types.errors import (
+    AmbiguousId,
+    InteractionNotFound,
+    InvalidRequest,
+    RunNotFound,
+    SessionBusy,
+    SessionNotFound,
+)
 from clinvk.types.events import RunFailed, RunStarted, TextDelta, Usage
+from clinvk.types.interaction import FieldOption, Interaction, InteractionAnswer, QuestionField
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session
 from records import ANSWER, AT, log, new_id, run, session, turn
@@ -703,3 +711,95 @@ async def test_any_text_is_stored_unchanged(store: SessionStore, text: str) -> N
     assert await ids_of(store, working_dir=text[:50]) == [given.id]
     assert await ids_of(store, tag=text[:50]) == [given.id]
     assert await ids_of(store, text=text[:40]) == [given.id]
+
+
+# Interactions
+
+
+async def stored_interaction(store: SessionStore, record: RunRecord, **fields: object) -> Interaction:
+    """Store and return a pending interaction of a stored run."""
+    interaction = replace(
+        Interaction(
+            id=new_id(),
+            run_id=record.id,
+            session_id=record.session_id,
+            backend=record.backend,
+            tool="Bash",
+            title="Run ls",
+            input={"command": "ls", "nested": [1, {"k": None}]},
+            command="ls",
+            fields=(QuestionField(id="q", label="Which?", options=(FieldOption("a", "A"),)),),
+            created_at=AT,
+            expires_at=AT + 600,
+        ),
+        **fields,
+    )
+    await store.add_interaction(interaction)
+    return interaction
+
+
+async def begun(store: SessionStore) -> RunRecord:
+    """Begin a run of a new session."""
+    record = run(given := session(status="active"))
+    await store.begin(record, given)
+    return record
+
+
+async def test_interaction_is_stored_whole(store: SessionStore) -> None:
+    interaction = await stored_interaction(store, await begun(store))
+    assert await store.interaction(interaction.id) == interaction
+    assert await store.interaction(interaction.id[:8]) == interaction
+    with pytest.raises(InteractionNotFound):
+        await store.interaction(new_id())
+
+
+async def test_first_answer_of_an_interaction_counts(store: SessionStore) -> None:
+    interaction = await stored_interaction(store, await begun(store))
+    answer = InteractionAnswer(choice="allow", input={"command": "ls -l"})
+    first = replace(interaction, status="answered", answered_at=AT + 1, answered_by="ci", answer=answer)
+    second = replace(first, answered_by="ana", answer=InteractionAnswer(choice="deny", reason="no"))
+    assert await store.resolve_interaction(first) == first
+    assert await store.resolve_interaction(second) == first
+    assert await store.interaction(interaction.id) == first
+
+
+async def test_interactions_are_listed_newest_first(store: SessionStore) -> None:
+    record, other = await begun(store), await begun(store)
+    older = await stored_interaction(store, record)
+    newer = await stored_interaction(store, other, created_at=AT + 1, status="expired")
+    assert await store.interactions(InteractionQuery()) == [newer, older]
+    assert await store.interactions(InteractionQuery(limit=1)) == [newer]
+    assert await store.interactions(InteractionQuery(status="pending")) == [older]
+    assert await store.interactions(InteractionQuery(run_id=other.id)) == [newer]
+    assert await store.interactions(InteractionQuery(session_id=record.session_id)) == [older]
+
+
+async def test_end_of_a_run_withdraws_its_pending_interactions(store: SessionStore) -> None:
+    record = await begun(store)
+    pending = await stored_interaction(store, record)
+    expired = await stored_interaction(store, record, status="expired")
+    await store.update(replace(record, state="waiting"), None)
+    await store.end(replace(record, state="cancelled", ended_at=AT + 5), None, [])
+    assert await store.interaction(pending.id) == replace(pending, status="withdrawn", answered_at=AT + 5)
+    assert await store.interaction(expired.id) == expired
+
+
+async def test_interactions_of_an_ephemeral_run_are_deleted_at_its_end(store: SessionStore) -> None:
+    record = run(None)
+    await store.begin(record, None)
+    interaction = await stored_interaction(store, record)
+    await store.end(replace(record, state="finished", ended_at=AT + 5), None, [])
+    with pytest.raises(InteractionNotFound):
+        await store.interaction(interaction.id)
+
+
+async def test_waiting_run_holds_its_session(store: SessionStore) -> None:
+    given = session(status="active")
+    record = run(given)
+    await store.begin(record, given)
+    await store.update(replace(record, state="waiting"), given)
+    assert await run_ids(store, state="waiting") == [record.id]
+    with pytest.raises(SessionBusy):
+        await store.begin(run(given), given)
+    with pytest.raises(SessionBusy):
+        await store.delete(given.id)

@@ -227,7 +227,7 @@ REFUSED = [
         "SERVER.port",
         "1",
         "",
-        "config set: unknown key 'SERVER' (= '1'); did you mean 'server'? allowed: default_backend",
+        "config set: unknown key 'SERVER' (= '1'); did you mean 'server'?",
     ),
     ("server.port", "99999", "", "config set: server.port = '99999': must be a whole number from 0 to 65535"),
     ("server.port", "", "", "config set: server.port = '': must be a whole number from 0 to 65535"),

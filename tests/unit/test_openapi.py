@@ -108,7 +108,7 @@ def test_prompt_examples_are_valid() -> None:
 
 def test_prompt_documents_every_error_status() -> None:
     reported = set(keys("paths", "/api/v1/prompt", "post", "responses"))
-    assert reported == {"200", "202"} | {str(status) for status in STATUSES.values() if status not in (405, 504)}
+    assert reported == {"200", "202"} | {str(status) for status in STATUSES.values() if status not in (405, 410, 504)}
 
 
 @pytest.mark.parametrize("status", ["400", "404", "413", "415", "422", "500", "503"])
@@ -131,6 +131,8 @@ def test_event_schema_lists_every_event_kind() -> None:
         "thinking",
         "tool_use",
         "tool_result",
+        "interaction_requested",
+        "interaction_resolved",
         "progress",
         "token_usage",
         "error",

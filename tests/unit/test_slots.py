@@ -302,3 +302,42 @@ def test_counts_stay_consistent_when_runs_enter_and_leave_at_random(seed: int) -
         told = slots.occupancy(["claude", "codex"])
         assert slots.queued == sum(told.queued.values()) == sum(place.position is not None for place in places)
         assert slots.busy == sum(told.running.values()) == sum(place.held for place in places)
+
+
+def test_returning_run_precedes_queued_runs() -> None:
+    granted: list[str] = []
+    slots = Slots(QueueLimits(1, 0, 9))
+    waiting = enter(slots, "claude", granted, "waiting")
+    waiting.release()
+    working = enter(slots, "claude", granted, "working")
+    enter(slots, "claude", granted, "queued")
+    waiting.reacquire()
+    assert not waiting.held
+    working.release()
+    assert granted == ["waiting", "working", "waiting"]
+    assert waiting.held
+    waiting.release()
+    assert granted[-1] == "queued"
+
+
+def test_returning_run_takes_a_free_slot_at_once() -> None:
+    granted: list[str] = []
+    slots = Slots(QueueLimits(1))
+    slot = enter(slots, "claude", granted, "a")
+    slot.release()
+    slot.reacquire()
+    assert slot.held
+    assert (slots.busy, slots.queued) == (1, 0)
+
+
+def test_returning_run_that_ends_leaves_its_place() -> None:
+    granted: list[str] = []
+    slots = Slots(QueueLimits(1))
+    slot = enter(slots, "claude", granted, "a")
+    slot.release()
+    other = enter(slots, "claude", granted, "b")
+    slot.reacquire()
+    slot.release()
+    other.release()
+    assert granted == ["a", "b"]
+    assert slots.busy == 0

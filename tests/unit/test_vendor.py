@@ -52,7 +52,7 @@ def test_empty_header_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("x-clinvk-approval-mode", "yolo", "one of default, auto, none, always, got 'yolo'"),
+        ("x-clinvk-approval-mode", "yolo", "one of default, auto, ask, none, always, got 'yolo'"),
         ("x-clinvk-sandbox-mode", "none", "one of default, read-only, workspace, full, got 'none'"),
         ("x-clinvk-events", "maybe", "true or false, got 'maybe'"),
         ("x-clinvk-workdir", "\xff", "not valid UTF-8"),

@@ -145,11 +145,10 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
 
 
 class InteractionSettings(_Section, frozen=True, kw_only=True):
-    """Approvals and questions of agents. With `ask_on_terminal`, the approval mode `default` means `ask` there."""
+    """Approvals and questions of agents."""
 
     timeout_secs: Positive = 600
     max_waiting: NonNegative = 100
-    ask_on_terminal: bool = False
 
 
 class PolicySettings(_Section, frozen=True, kw_only=True):

@@ -131,8 +131,6 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     MethodNotAllowed: 405,
     BodyTooSlow: 408,
     errors.SessionBusy: 409,
-    errors.InteractionAnswered: 409,
-    errors.InteractionEnded: 410,
     BodyTooLarge: 413,
     WrongMediaType: 415,
     RateLimited: 429,

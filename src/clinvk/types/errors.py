@@ -2,7 +2,9 @@
 
     ClinvkError                   internal_error
     ├─ InvalidRequest             invalid_request
-    │  └─ Unsupported             unsupported_option
+    │  ├─ Unsupported             unsupported_option
+    │  ├─ InteractionAnswered     interaction_answered
+    │  └─ InteractionEnded        interaction_ended
     ├─ ConfigError                invalid_config
     ├─ BackendUnavailable         backend_unavailable
     │  └─ ModelNotFound           model_not_found
@@ -13,8 +15,6 @@
     ├─ RunNotFound                run_not_found
     ├─ AmbiguousId                ambiguous_id
     ├─ InteractionNotFound        interaction_not_found
-    ├─ InteractionAnswered        interaction_answered
-    ├─ InteractionEnded           interaction_ended
     ├─ StoreUnavailable           store_unavailable
     ├─ ResourcesExhausted         resources_exhausted
     ├─ QueueFull                  queue_full
@@ -138,13 +138,13 @@ class InteractionNotFound(ClinvkError):
     code = "interaction_not_found"
 
 
-class InteractionAnswered(ClinvkError):
+class InteractionAnswered(InvalidRequest):
     """The interaction was answered before."""
 
     code = "interaction_answered"
 
 
-class InteractionEnded(ClinvkError):
+class InteractionEnded(InvalidRequest):
     """The interaction has expired, or its run no longer waits for the answer."""
 
     code = "interaction_ended"

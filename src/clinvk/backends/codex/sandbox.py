@@ -139,9 +139,9 @@ def sandbox(request: RunRequest, host: Host) -> Sandbox:
     Raises:
         Unsupported: Codex cannot enforce a mode, or the allowed tools.
     """
-    if request.approval_mode == "always":
+    if request.approval_mode in ("always", "ask"):
         raise Unsupported(
-            "codex cannot ask before each action; use approval_mode default, auto or none, "
+            "codex cannot ask before an action; use approval_mode default, auto or none, "
             "with sandbox_mode read-only to forbid writing",
             "approval_mode",
         )

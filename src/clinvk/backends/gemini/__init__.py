@@ -83,7 +83,7 @@ class Gemini:
         *("gemini-3.5-flash-lite", "gemini-2.5-pro"),
     )
     aliases: Mapping[str, str | None] = _ALIASES
-    capabilities = Capabilities(client_tools=True)
+    capabilities = Capabilities(approval_modes=("default", "auto", "none", "always"), client_tools=True)
     keeps_system_prompt = True
     safe_flags = SAFE_FLAGS
     list_models: tuple[str, ...] = ()

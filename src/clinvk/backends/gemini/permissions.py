@@ -78,6 +78,8 @@ def tool_permissions(request: RunRequest) -> ToolPermissions:
     """
     approval, sandbox = request.approval_mode or "default", request.sandbox_mode or "default"
     named = _checked_names(request.allowed_tools)
+    if approval == "ask":
+        raise Unsupported("gemini cannot ask before an action; use approval_mode default or auto", "approval_mode")
     if approval == "always":
         return ToolPermissions(denies_all=True)
     if sandbox == "read-only":

@@ -72,6 +72,8 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     errors.SessionError: 409,
     AmbiguousId: 409,
     dialect.NotCancellable: 409,
+    errors.InteractionAnswered: 409,
+    errors.InteractionEnded: 410,
     errors.AgentFailed: 502,
 }
 
