@@ -140,7 +140,7 @@ async def test_runs_are_filtered_by_session_backend_and_state(scripted: Scripted
 @pytest.mark.parametrize(
     ("query", "field", "words"),
     [
-        ("state=done", "state", "one of cancelled, failed, finished, interrupted, queued, running, got"),
+        ("state=done", "state", "one of cancelled, failed, finished, interrupted, queued, running, waiting, got"),
         ("status=failed", "status", "unknown parameter 'status'; did you mean 'state'?"),
         ("backend=clod", "backend", "unknown backend 'clod'"),
     ],

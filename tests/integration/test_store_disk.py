@@ -42,7 +42,7 @@ FULL = """
             await store.begin(record, given)
             fill()
             for ask in (
-                store.end(replace(record, state="finished"), replace(given, status="completed"), long(100_000)),
+                store.end(replace(record, state="finished"), replace(given, status="completed"), long(200_000)),
                 turn(store, session(initial_prompt="x" * 200_000)),
                 store.count(),
             ):
@@ -55,7 +55,7 @@ FULL = """
             os.remove(f"{home}/ballast")
             assert await store.count() == 2
             assert (await store.run(record.id)).state == "finished"
-            assert await store.events(record.id) == long(100_000)
+            assert await store.events(record.id) == long(200_000)
             await turn(store, given)
 
     asyncio.run(main())
@@ -128,7 +128,7 @@ def can_mount() -> bool:
 @pytest.mark.skipif(not can_mount(), reason="needs user namespaces to mount a small disk")
 @pytest.mark.parametrize(
     ("code", "size"),
-    [(FULL, "1m"), (READ_ONLY, "1m"), (DELETE, "32m"), (DELETE_WITHOUT_OTHERS, "24m")],
+    [(FULL, "2m"), (READ_ONLY, "1m"), (DELETE, "32m"), (DELETE_WITHOUT_OTHERS, "24m")],
     ids=["full", "read-only", "full-delete", "full-delete-without-others"],
 )
 def test_disk_errors_are_reported_and_the_store_recovers(tmp_path: Path, code: str, size: str) -> None:

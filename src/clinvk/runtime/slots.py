@@ -170,8 +170,9 @@ class Slots:
 
     def reacquire(self, slot: Slot) -> None:
         """Grant the next free slot to a run that has released its slot, before all queued runs."""
-        self._returning.append(slot)
-        self._grant_slots()
+        if not (slot.held or slot in self._returning):
+            self._returning.append(slot)
+            self._grant_slots()
 
     @contextmanager
     def reserved(self, first: SlotRequest, held_bytes: int) -> Generator[None]:

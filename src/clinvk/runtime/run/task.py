@@ -114,7 +114,7 @@ class RunTask:
         self._changed = WakeUp()
         self.wake = self._changed.set  # a bound method of this object would be a cycle that keeps the prompt in memory
         self._acquire_slot = acquire_slot
-        self._interactions = RunInteractions(interactions, self._take_slot)
+        self._interactions = RunInteractions(interactions, self.wake)
         self._outputs: Sequence[ToolOutput] = ()
         self.slot = acquire_slot(self.wake)
         self.log = EventLog(self.wake)
@@ -307,14 +307,12 @@ class RunTask:
             await self.wait(io.deadline())
             self._inline_io = None
 
-    def _take_slot(self) -> None:
-        if not self.slot.held:
-            self.slot.reacquire()
-        self.wake()
-
     async def _pass_on_answers(self, io: RunIO) -> None:
         """Give the agent the answers of its user, once the run holds a slot again."""
-        if not (self._interactions.has_answers and self.slot.held):
+        if not self._interactions.has_answers:
+            return
+        self.slot.reacquire()
+        if not self.slot.held:
             return
         for request_id, answer, resolved in self._interactions.take_answers():
             io.resolve(request_id, answer, self.now())
@@ -399,8 +397,8 @@ class RunTask:
             recorded = await self._interactions.withdraw(event.interaction.id)
         if self._interactions.is_waiting:
             self.slot.release()
-        elif not self.slot.held:
-            self._take_slot()
+        else:
+            self.slot.reacquire()
         await self.recorder.set_state("waiting" if self._interactions.is_waiting else "running")
         return [recorded] if recorded else []
 
