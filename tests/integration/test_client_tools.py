@@ -27,6 +27,7 @@ from serving import LiveServer, serving
 from standin.document import JSON
 
 CHAT = "/openai/v1/chat/completions"
+MESSAGES = "/anthropic/v1/messages"
 TOOLS: list[JSON] = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 ROME: dict[str, tuple[str, dict[str, JSON]]] = {"call_rome": ("weather", {"city": "Rome"})}
 OSLO: dict[str, tuple[str, dict[str, JSON]]] = {"call_oslo": ("weather", {"city": "Oslo"})}
@@ -624,3 +625,35 @@ async def test_server_stops_its_parked_runs_at_once(scripted: Scripted) -> None:
 
     assert await asyncio.to_thread(stop_while_parked) < 30
     await until(lambda: not scripted.alive())
+
+
+@pytest.mark.parametrize("api", ["chat", "functions", "responses", "messages"])
+async def test_invalid_schema_is_refused_with_its_place(scripted: Scripted, api: str) -> None:
+    schema: JSON = {"type": "object", "properties": {"city": {"type": "strin"}}}
+    function: JSON = {"name": "town", "parameters": schema}
+    valid: JSON = {"name": "weather", "parameters": {"type": "object"}}
+    requests: dict[str, tuple[str, dict[str, JSON]]] = {
+        "chat": (CHAT, {"tools": [{"type": "function", "function": each} for each in (valid, function)]}),
+        "functions": (CHAT, {"functions": [valid, function]}),
+        "responses": (RESPONSES, {"input": "x", "tools": [{"type": "function", **function}]}),
+        "messages": (MESSAGES, {"max_tokens": 9, "tools": [{"name": "town", "input_schema": schema}]}),
+    }
+    path, body = requests[api]
+    play(scripted)
+    async with serving(scripted.env) as server:
+        response = await server.client.post(path, json={"model": "codex", "messages": [QUESTION], **body})
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert message.startswith("tools: the schema of 'town' is not JSON Schema: 'strin' is not")
+    assert message.endswith("(at $.properties.city.type)")
+    assert not scripted.calls()
+
+
+async def test_schema_that_is_nested_too_deeply_is_refused(scripted: Scripted) -> None:
+    schema = '{"type":"object","properties":{"a":' * 600 + "{}" + "}}" * 600
+    body = f'{{"model":"codex","input":"x","tools":[{{"type":"function","name":"f","parameters":{schema}}}]}}'
+    play(scripted)
+    async with serving(scripted.env) as server:
+        headers = {"content-type": "application/json"}
+        response = await server.client.post(RESPONSES, content=body, headers=headers)
+    assert response.status_code == 400, response.text

@@ -359,8 +359,7 @@ class LocalRuns:
 
     async def _resolve_session(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
         """Return the request with its session's directory, the session, and the resume state."""
-        if request.output_schema is not None:
-            await self._schemas.check(request.output_schema)
+        await self._schemas.check(request.output_schema, request.client_tools)
         if not request.session_id:
             return request, None, None
         session = await self._store.session(request.session_id)

@@ -22,7 +22,7 @@ from clinvk.runtime.run.schema_process import SchemaFault, SchemaTask
 from clinvk.types.errors import AgentFailed, ClinvkError, InvalidRequest
 from clinvk.types.events import Ending, Event, Progress, RunFailed, RunFinished, TextDelta, ToolCall
 from clinvk.types.record import SCHEMA_FIELD
-from clinvk.types.request import RunRequest
+from clinvk.types.request import ClientTool, RunRequest
 from clinvk.types.text import MAX_JSON_VALUES, has_too_many_values
 
 logger = logging.getLogger(__name__)
@@ -201,14 +201,16 @@ class SchemaChecker:
         self._valid: dict[bytes, None] = {}
         self._turns = asyncio.Semaphore(_MAX_CHECKS)
 
-    async def check(self, schema: Json) -> None:
-        """Check the validity of a schema.
+    async def check(self, schema: Json | None, tools: Sequence[ClientTool] = ()) -> None:
+        """Check the validity of the schemas of the answer and of the client's tools.
 
         Raises:
-            InvalidRequest: the schema is invalid, or refers to a schema outside the document.
+            InvalidRequest: a schema is invalid, or refers to a schema outside the document.
             ClinvkError: the check itself failed.
         """
-        task = _encoded(SchemaTask(schema))
+        if schema is None and not tools:
+            return
+        task = _encoded(SchemaTask(schema or {}, tools={tool.name: tool.schema for tool in tools}))
         digest = hashlib.sha256(task).digest()
         if digest in self._valid:
             return
@@ -216,7 +218,8 @@ class SchemaChecker:
             async with self._turns:
                 await _verdict(self._spawner, self._environ, task)
         except TimeoutError:
-            raise InvalidRequest(f"{SCHEMA_FIELD} takes more than {_TIMEOUT_S:g} s to look at", SCHEMA_FIELD) from None
+            field = SCHEMA_FIELD if schema else "tools"
+            raise InvalidRequest(f"{field} takes more than {_TIMEOUT_S:g} s to look at", field) from None
         self._valid[digest] = None
         if len(self._valid) > _REMEMBERED:
             del self._valid[next(iter(self._valid))]
@@ -253,6 +256,9 @@ async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) ->
         )
         raise ClinvkError(f"{SCHEMA_FIELD} cannot be judged; the log has the details")
     verdict = _verdicts.decode(completed.stdout)
+    if verdict.tool:
+        message = f"tools: the schema of {verdict.tool!r} is not JSON Schema: {verdict.schema}"
+        raise InvalidRequest(message, "tools")
     if verdict.schema:
         raise InvalidRequest(f"{SCHEMA_FIELD} is not JSON Schema: {verdict.schema}", SCHEMA_FIELD)
     return verdict

@@ -18,29 +18,35 @@ _SAMPLES = (b"null", b"true", b"0", b'""', b"[]", b"{}")
 
 
 class SchemaTask(msgspec.Struct, frozen=True, array_like=True):
-    """What to check: an answer in JSON against the schema, or the schema alone."""
+    """What to check: an answer in JSON against the schema, or the schema and the schemas of tools, by name."""
 
     schema: dict[str, object]
     answer: bytes | None = None
+    tools: dict[str, dict[str, object]] = {}
 
 
 class SchemaFault(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a schema is invalid, and where the answer does not match; empty strings mean no fault."""
+    """Why a schema is invalid, which is that of `tool` if set, and where the answer does not match; empty if valid."""
 
     schema: str = ""
     answer: str = ""
+    tool: str = ""
 
 
 def check_schema(task: SchemaTask) -> SchemaFault:
-    """Check a task; an exception of the validator counts as a fault of the schema."""
+    """Check a task; return the first fault. An exception of the validator counts as a fault of the schema."""
+    tool = ""
     try:
         if task.answer is not None:
             return SchemaFault(answer=_mismatch(task.schema, task.answer))
-        return SchemaFault(schema=_fault(task.schema))
+        for tool, schema in {"": task.schema, **task.tools}.items():
+            if fault := _fault(schema):
+                return SchemaFault(schema=fault, tool=tool)
+        return SchemaFault()
     except RecursionError:
-        return SchemaFault(schema="it is nested too deeply, or refers to itself without end")
+        return SchemaFault(schema="it is nested too deeply, or refers to itself without end", tool=tool)
     except Exception as exc:  # noqa: BLE001 - validators raise exceptions of many kinds
-        return SchemaFault(schema=f"{type(exc).__name__}: {exc}"[:_MAX_FAULT])
+        return SchemaFault(schema=f"{type(exc).__name__}: {exc}"[:_MAX_FAULT], tool=tool)
 
 
 def _validator(schema: dict[str, object]) -> "type[Validator]":
