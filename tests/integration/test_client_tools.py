@@ -17,7 +17,10 @@ from clinvk.api.access.key_file import KeyFile, KeyLimits
 from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.access.keys import ApiKeys
 from clinvk.config.load import home
+from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.dialect import Dialect
 from clinvk.dialects.openai.chat import OpenAIChat
+from clinvk.dialects.openai.responses import OpenAIResponses
 from clinvk.types.request import RunRequest
 from integration.test_http_shutdown import Process
 from polling import until, until_told
@@ -25,6 +28,7 @@ from scripted import Scripted
 from scripted.steps import client_calls, codex_streams, touch, wait_for
 from serving import LiveServer, serving
 from standin.document import JSON
+from timeouts import answering
 
 CHAT = "/openai/v1/chat/completions"
 MESSAGES = "/anthropic/v1/messages"
@@ -657,3 +661,40 @@ async def test_schema_that_is_nested_too_deeply_is_refused(scripted: Scripted) -
         headers = {"content-type": "application/json"}
         response = await server.client.post(RESPONSES, content=body, headers=headers)
     assert response.status_code == 400, response.text
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body", "pulse"),
+    [
+        (OpenAIChat(), {"messages": [QUESTION], "tools": TOOLS, "tool_choice": "required"}, b":\n"),
+        (OpenAIResponses(), {"input": "x", "tools": FUNCTIONS, "tool_choice": "required"}, b":\n"),
+        (
+            Anthropic(),
+            {
+                "max_tokens": 9,
+                "messages": [QUESTION],
+                "tools": [{"name": "weather", "input_schema": {"type": "object"}}],
+                "tool_choice": {"type": "any"},
+            },
+            b"event: ping\n",
+        ),
+    ],
+)
+async def test_stream_is_kept_alive_while_a_required_call_is_awaited(
+    scripted: Scripted, tmp_path: Path, dialect: Dialect, body: dict[str, object], pulse: bytes
+) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *codex_streams("no call")], server=True)
+    scripted.play([client_calls(ROME)], server=True, when="is refused")
+    async with answering(dialect, scripted.env) as port, httpx.AsyncClient(timeout=60) as client:
+        body = {"model": "codex", "stream": True, **body}
+        async with client.stream("POST", f"http://127.0.0.1:{port}/", json=body) as response:
+            received = b""
+            async for data in response.aiter_raw():
+                received += data
+                if received.count(pulse) == 2:
+                    await asyncio.to_thread(go.touch)
+    before, _, after = received.partition(b"call_rome")
+    assert before.startswith(pulse)
+    assert b"no call" not in before
+    assert after

@@ -79,7 +79,7 @@ class PromptEndpoint(NamedTuple):
 class _PromptRequest(Exchange):
     """The answer to a prompt."""
 
-    __slots__ = ("_answer_of_run", "_call", "_encoder", "_endpoint", "_run", "_services")
+    __slots__ = ("_answer_of_run", "_call", "_encoder", "_endpoint", "_is_checked", "_run", "_services")
 
     def __init__(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
         super().__init__(scope, receive, response, endpoint.dialect, "", endpoint.tick_s)
@@ -89,6 +89,7 @@ class _PromptRequest(Exchange):
         self._run: RunTask | None = None
         self._answer_of_run: Answer | None = None
         self._encoder: Encoder | None = None
+        self._is_checked = True
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         call = await self._read()
@@ -152,8 +153,10 @@ class _PromptRequest(Exchange):
         runs, parked_runs = self._services.runs, self._services.parked_runs
         if call.request.client_tools and call.tool_turn:
             async with parked_runs.answer(call, call.tool_turn) as answer:
+                self._run, self._answer_of_run = answer.run, answer
+                self._is_checked = False
                 await answer.check()
-                self._answer_of_run = answer
+                self._is_checked = True
                 await self._respond_with(call, answer.run)
             return
         async with _started(runs, call.request) if call.detach else runs.run(call.request) as run:
@@ -309,9 +312,13 @@ class _PromptRequest(Exchange):
             await self._open()
 
     def _pulse(self, run: RunTask) -> bytes:
-        """Return a keep-alive. The caller must send it: the encoder has counted the event."""
-        if self._call and self._call.stream and isinstance(self._dialect, SupportsKeepAlive):
-            return self._dialect.kept_alive(self._get_encoder(self._call, run))
+        """Return a keep-alive. The caller must send it: the encoder has counted the event.
+
+        An answer that is checked may be replaced by that of another run: nothing is encoded before.
+        """
+        call, dialect = self._call, self._dialect
+        if self._is_checked and call and call.stream and isinstance(dialect, SupportsKeepAlive):
+            return dialect.kept_alive(self._get_encoder(call, run))
         return self._dialect.pulse
 
     def _is_status_open(self, run: RunTask) -> bool:
