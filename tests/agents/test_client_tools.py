@@ -181,6 +181,38 @@ async def test_stream_fails_if_claude_begins_a_call_again(machine: Machine) -> N
         assert (await each.server.client.get("/health")).json()["parked_runs"] == 1
 
 
+NAMES = (
+    *("a.b", "a_b", "a b", "ünï", "x" * 64, "mcp__a__b", "Bash", "ToolSearch", "StructuredOutput", "WebSearch"),
+    *("exec_command", "shell", "request_user_input", "apply_patch", "update_plan", "run_shell_command", "Task"),
+)
+"""Names that an agent cannot take, or has for tools of its own."""
+
+
+@pytest.mark.parametrize("cli", CLIS)
+async def test_tools_of_any_name_are_offered_and_called(machine: Machine, cli: str) -> None:
+    tools = [{"type": "function", "function": {"name": name, "description": f"<{name}>"}} for name in NAMES]
+    async with clients(machine) as each:
+        messages = [{"role": "user", "content": "hello"}]
+        await each.openai.chat.completions.create(model=cli, messages=messages, tools=tools)
+        request = machine.requests()[-1]
+        offered = records(request, "tools")
+        if cli == "gemini":
+            offered = records(offered[0], "functionDeclarations")
+        by_name = {
+            name: str(tool["name"])
+            for name in NAMES
+            for tool in offered
+            if f"<{name}>" in json.dumps(tool, ensure_ascii=False)
+        }
+        assert set(NAMES) - by_name.keys() == set()
+        assert len(offered) == len(NAMES) + (cli == "codex")  # its request_user_input
+        calls = " ".join(f"[[call {name} {{}}]]" for name in by_name.values())
+        messages = [{"role": "user", "content": f"[[together]] {calls}"}]
+        answer = (await each.openai.chat.completions.create(model=cli, messages=messages, tools=tools)).choices[0]
+        assert answer.finish_reason == "tool_calls"
+        assert sorted(call.function.name for call in answer.message.tool_calls) == sorted(NAMES)
+
+
 async def test_tools_with_a_schema_of_the_vendor_are_called(machine: Machine) -> None:
     async with clients(machine) as each:
         bash = {"type": "bash_20250124", "name": "bash"}

@@ -7,9 +7,11 @@ may come at any later time; Claude Code has no time limit for SDK servers.
 from collections.abc import Iterator
 
 import msgspec
+from msgspec.structs import replace
 
 from clinvk.backends import mcp_tools
 from clinvk.backends.mcp_tools import McpMessage
+from clinvk.backends.shared import tool_names
 from clinvk.types.request import ClientTool, ToolOutput
 
 FLAGS = (
@@ -20,12 +22,17 @@ ENVIRONMENT = {"CLAUDE_AGENT_SDK_MCP_NO_PREFIX": "1", "ENABLE_TOOL_SEARCH": "fal
 """The model sees the client's own names, and sees all tools from the start."""
 
 
+_RESERVED_NAMES = ("ToolSearch", "StructuredOutput")
+"""Names of tools that Claude Code does not offer, or whose calls it does not pass on."""
+
+
 class ToolServer:
-    """The server of one process, pure: messages in, answers out."""
+    """The server of one process, pure: messages in, answers out. `names` are the client's names by Claude Code's."""
 
     def __init__(self, tools: tuple[ClientTool, ...]) -> None:
-        self.names = frozenset(tool.name for tool in tools)
-        self._tools = tools
+        called = tool_names(tools, lambda name: f"{mcp_tools.SERVER}_{name}" if name in _RESERVED_NAMES else name)
+        self.names = {name: own for own, name in called.items()}
+        self._tools = tuple(replace(tool, name=called[tool.name]) for tool in tools)
         self._waiting: dict[str, tuple[str, int | str | None]] = {}
 
     def is_waiting(self, call_id: str) -> bool:

@@ -6,8 +6,9 @@ Code's synthetic messages are held back until the result shows whether the text 
 failure or refusal.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 
 from msgspec.structs import replace
 
@@ -68,7 +69,7 @@ class ClaudeDecoder(Decoder):
     """The decoder of one prompt.
 
     `before` is the previous result in the same process, whose costs are included in the next result. `client_tools` are
-    the names of the tools that the client executes.
+    the client's names of the tools that the client executes, by Claude Code's.
 
     Attributes:
         asks_client: the ids of the calls of client tools in the latest complete message.
@@ -76,7 +77,10 @@ class ClaudeDecoder(Decoder):
     """
 
     def __init__(
-        self, before: wire.Result | None = None, warning: str = "", client_tools: frozenset[str] = frozenset()
+        self,
+        before: wire.Result | None = None,
+        warning: str = "",
+        client_tools: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.result: wire.Result | None = None
         self.asks_client: frozenset[str] = frozenset()
@@ -164,7 +168,8 @@ class ClaudeDecoder(Decoder):
             case "content_block_delta" if part.delta.type == "thinking_delta":
                 yield from self._thoughts.add(self._thinking.piece(part.delta.thinking))
             case "content_block_delta" if part.delta.partial_json and self._open_block.name in self._client_tools:
-                yield events.ToolCallDelta(self._open_block.id, self._open_block.name, part.delta.partial_json)
+                name = self._client_tools[self._open_block.name]
+                yield events.ToolCallDelta(self._open_block.id, name, part.delta.partial_json)
             case _:
                 pass
 
@@ -209,7 +214,7 @@ class ClaudeDecoder(Decoder):
         for_client = block.name in self._client_tools
         if for_client:
             self._client_calls.add(block.id)
-        yield events.ToolCall(block.id, block.name, block.input, for_client)
+        yield events.ToolCall(block.id, self._client_tools.get(block.name, block.name), block.input, for_client)
 
     def _user(self, line: wire.User) -> Iterator[events.Event]:
         blocks = () if isinstance(line.message.content, str) else line.message.content
