@@ -17,6 +17,7 @@ from clinvk.api.endpoints.parked_runs import ParkedRuns
 from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import RequestMiddleware, ServerState
+from clinvk.api.observe.live import LiveEvents
 from clinvk.api.observe.observers import Observers, observe
 from clinvk.api.server.server import listen, open_server
 from clinvk.backends.base import Backend
@@ -108,7 +109,7 @@ async def serving(
     port: int = sockets[0].getsockname()[1]
     async with (
         observe(settings, registry) as watching,
-        nullcontext(store) if store else SqliteStore(home(environ), on_commit=watching.committed) as kept,
+        nullcontext(store) if store else _sqlite_store(environ, watching) as kept,
         open_server(settings, environ, sockets, kept, keys or ApiKeys(), watching, registry) as running,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
@@ -119,6 +120,10 @@ async def serving(
         services = running.services
         logins = services.access.logins
         yield LiveServer(port, running.app, services.state, services.runs, services.parked_runs, logins, client)
+
+
+def _sqlite_store(environ: Mapping[str, str], observers: Observers) -> SqliteStore:
+    return SqliteStore(home(environ), on_commit=observers.committed, on_run=observers.live.publish_run)
 
 
 def services_of(
@@ -138,5 +143,14 @@ def services_of(
     admission = RequestAdmission(settings, environ, registry, store, access.keys)
     inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
     return Services(
-        settings, environ, registry, store, runs, admission, inventory, access, Observers(()), asyncio.TaskGroup()
+        settings,
+        environ,
+        registry,
+        store,
+        runs,
+        admission,
+        inventory,
+        access,
+        Observers((), LiveEvents()),
+        asyncio.TaskGroup(),
     )

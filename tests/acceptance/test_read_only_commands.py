@@ -124,7 +124,7 @@ def test_open_prints_the_address_of_a_running_server(clinvk: Clinvk) -> None:
 
 def test_open_prints_a_login_link_that_works_once(clinvk: Clinvk) -> None:
     assert clinvk.run("keys", "create", "ana").returncode == 0
-    with Server(clinvk.agent).up() as server:
+    with Server(clinvk.agent).ready() as server:
         address, _, token = clinvk.run("open", "--dry-run").stdout.strip().partition("#login=")
         other_port = clinvk.run("open", "--dry-run", "--port", "1")
         assert address == f"{server.url}/"

@@ -1,6 +1,7 @@
-"""The message of a command whose server is stopped during the answer."""
+"""What commands and viewers notice when a server stops."""
 
 import signal
+import time
 
 from acceptance.command import Clinvk, until
 from acceptance.server import Server
@@ -17,3 +18,15 @@ def test_prompt_reports_that_its_server_is_stopping(scripted: Scripted, clinvk: 
             server.process.send_signal(signal.SIGTERM)
             stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout, stderr) == (7, b"", b"clinvk: the server is stopping\n")
+
+
+def test_viewer_does_not_hold_up_the_end_of_a_server(scripted: Scripted) -> None:
+    with Server(scripted, {"CLINVK_SERVER__SHUTDOWN_GRACE_SECS": "60"}) as server:
+        with server.ready().client.stream("GET", "/api/v1/events") as response:
+            lines = response.iter_lines()
+            assert "event: reset" in (next(lines) for _ in range(5))
+            began = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert [line for line in lines if line.startswith("event:")] == []
+        assert server.process.wait(30) == 0
+        assert time.monotonic() - began < 30

@@ -450,7 +450,7 @@ def test_command_started_by_an_agent_does_not_use_the_server(clinvk: Clinvk, ser
 def test_agent_gets_no_login_link(clinvk: Clinvk, scripted: Scripted) -> None:
     assert clinvk.run("keys", "create", "ana").returncode == 0
     with Server(scripted) as server:
-        port = server.up().url.rpartition(":")[2]
+        port = server.ready().url.rpartition(":")[2]
         assert "#login=" in clinvk.run("open", "--dry-run", "--port", port).stdout
         nested = _output_in_an_agent(clinvk, f"{clinvk.command} open --dry-run --port {port}")
     assert nested == f"http://127.0.0.1:{port}/\n"

@@ -11,7 +11,7 @@ from clinvk.api.access import clients, hosts
 from clinvk.api.access.clients import RateLimits, TrustedProxies, network_of
 from clinvk.api.access.hosts import AllowedHosts
 from clinvk.api.access.keys import ApiKeys, start_key
-from clinvk.api.access.logins import Logins
+from clinvk.api.access.logins import Login, Logins
 from clinvk.api.http.response import Header, headers_of, send_error
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import KeyRefused
@@ -39,6 +39,13 @@ class Access(NamedTuple):
     def warning(self) -> str:
         """Return the warning for /health, or an empty text if a key is required or only this machine has access."""
         return "" if self.keys else self.open_warning
+
+    def login_of(self, scope: Scope) -> Login | None:
+        """Return the identity of a client by its key or cookie; None if a key is required and none is valid."""
+        if not self.keys:
+            return Login(None)
+        key = self.keys.find(headers_of(scope))
+        return Login(key) if key else self.logins.find(scope)
 
 
 _LISTS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
@@ -126,8 +133,7 @@ class AuthMiddleware:
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app = app
-        self._keys, self._hosts, self._limits, self._proxies = access.keys, access.hosts, access.limits, access.proxies
-        self._logins = access.logins
+        self._access = access
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request on, or refuse the request before its body is read."""
@@ -140,21 +146,20 @@ class AuthMiddleware:
     def _authorize(self, scope: Scope) -> None:
         if scope["state"]["is_refused"]:
             raise ShuttingDown("the server is stopping and takes no new requests")
-        if self._proxies:
-            self._proxies.apply(scope)
-        key = self._keys.find(headers_of(scope)) if self._keys else None
-        login = self._logins.find(scope) if self._keys and not key else None
-        key = login.key if login else key
-        is_authenticated = not self._keys or key is not None or login is not None
+        access = self._access
+        if access.proxies:
+            access.proxies.apply(scope)
+        login = access.login_of(scope)
+        key = login.key if login else None
         address = scope["client"][0] if scope["client"] else _NO_ADDRESS
         client = key.name if key else network_of(address)
-        scope["state"].update(key_name=key.name if key else "", client=client, is_authenticated=is_authenticated)
+        scope["state"].update(key_name=key.name if key else "", client=client, is_authenticated=login is not None)
         if scope["path"] not in _UNLIMITED:
-            self._limits.take(address, key)
-        self._hosts.check(scope)
-        if login:
+            access.limits.take(address, key)
+        access.hosts.check(scope)
+        if login and login.has_cookie:
             hosts.check_cookie_origin(scope)
-        if not is_authenticated and not _is_open(scope):
+        if not login and not _is_open(scope):
             raise KeyRefused(
                 "an API key is needed: `authorization: Bearer KEY` or `x-api-key: KEY`, "
                 "and it must be valid and not expired"

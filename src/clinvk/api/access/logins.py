@@ -28,9 +28,10 @@ _OWNER = ""
 
 
 class Login(NamedTuple):
-    """A valid login: requests count as requests with the key. None stands for the user who runs the server."""
+    """The identity of a client: a key, or None if none is required, or for the user who runs the server."""
 
     key: ApiKey | None
+    has_cookie: bool = False
 
 
 class Logins:
@@ -67,7 +68,7 @@ class Logins:
         if not key and digest != _OWNER:
             return None
         self._cookies.add(cookie, digest)
-        return Login(key)
+        return Login(key, has_cookie=True)
 
 
 def cookie_name(scope: Scope) -> str:

@@ -137,18 +137,30 @@ def stored_events(services: Services, run: RunRecord, poll_s: float = POLL_S) ->
     return poll_events(services.store, run, pause)
 
 
+def last_event_id(scope: Scope) -> int | None:
+    """Return the id of the last event that a viewer has, from the header that browsers send; None without.
+
+    Raises:
+        InvalidRequest: the header is no id.
+    """
+    text = headers_of(scope).get("last-event-id", "")
+    if text and not (text.isascii() and text.isdigit()):
+        raise InvalidRequest(
+            f"the header last-event-id must be the id of an event, a whole number, got {text!r}", "last-event-id"
+        )
+    return int(text[:20]) if text else None
+
+
 class _EventsRequest(Exchange):
     """A single event stream for a viewer."""
 
-    __slots__ = ("_endpoint", "_is_sse", "_last_event_id")
+    __slots__ = ("_endpoint", "_is_sse")
 
     def __init__(self, endpoint: RunEventsEndpoint, scope: Scope, receive: Receive, response: HttpResponse) -> None:
-        headers = headers_of(scope)
-        self._is_sse = unified.MEDIA_TYPE not in headers.get("accept", "").lower()
+        self._is_sse = unified.MEDIA_TYPE not in headers_of(scope).get("accept", "").lower()
         stream_type = sse.MEDIA_TYPE if self._is_sse else unified.MEDIA_TYPE
         super().__init__(scope, receive, response, Rest(), stream_type, endpoint.tick_s)
         self._endpoint = endpoint
-        self._last_event_id = headers.get("last-event-id", "")
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         disconnect.watch()
@@ -175,14 +187,8 @@ class _EventsRequest(Exchange):
     def _after(self) -> int:
         """Return the number of the last event that the viewer has, from the header of a browser or the parameter."""
         query = json_bodies.parameters(self._scope["query_string"], Following)
-        if not self._last_event_id:
-            return query.after
-        if not (self._last_event_id.isascii() and self._last_event_id.isdigit()):
-            raise InvalidRequest(
-                f"the header last-event-id must be the id of an event, a whole number, got {self._last_event_id!r}",
-                "last-event-id",
-            )
-        return int(self._last_event_id[:20])
+        after = last_event_id(self._scope)
+        return query.after if after is None else after
 
     def _lines(self, encoder: unified.UnifiedEncoder, batch: Sequence[Logged], after: int) -> Iterator[bytes]:
         for number, at, event in batch:

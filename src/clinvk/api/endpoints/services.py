@@ -13,6 +13,7 @@ from clinvk.api.endpoints.inventory import BackendInfo, BackendInventory
 from clinvk.api.endpoints.parked_runs import ParkedRuns
 from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.http.middleware import ServerState
+from clinvk.api.observe.live import LiveEvents
 from clinvk.api.observe.observers import Observers
 from clinvk.backends.base import Backend
 from clinvk.config.load import home
@@ -41,6 +42,11 @@ class Services:
     observers: Observers
     background: asyncio.TaskGroup
     state: ServerState = field(default_factory=ServerState)
+
+    @property
+    def live(self) -> LiveEvents:
+        """The live events, for viewers of all runs."""
+        return self.observers.live
 
     def backends(self, request: Request) -> list[BackendInfo]:
         """Return the agent CLIs that the key of a request may run."""

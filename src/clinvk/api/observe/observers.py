@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.http.response import headers_of
+from clinvk.api.observe.live import LiveEvents
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
 from clinvk.runtime.run.task import RunObserver, RunTask, first_text_at, reported_model
@@ -79,12 +80,13 @@ def _ms(since: float, at: float | None) -> int | None:
 
 
 class Observers(NamedTuple):
-    """The observers of runs, and metrics and tracing if enabled.
+    """The observers of runs, the live events, and metrics and tracing if enabled.
 
     With `names_clients` they read `user_agent`.
     """
 
     observers: tuple[RunObserver, ...]
+    live: LiveEvents
     metrics: "Metrics | None" = None
     tracing: "Tracing | None" = None
     names_clients: bool = False
@@ -117,7 +119,7 @@ async def observe(
         tracing = await asyncio.to_thread(_tracing, {name: backend.vendor for name, backend in registry.items()})
         observers.append(tracing.observe)
     try:
-        yield Observers(tuple(observers), metrics, tracing, names_clients=show_run is not None)
+        yield Observers(tuple(observers), LiveEvents(), metrics, tracing, names_clients=show_run is not None)
     finally:
         if tracing:
             await tracing.close()

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 
 from clinvk.api.console.files import CONSOLE_PATH, console
 from clinvk.api.endpoints import health, interactions, login, models, responses, runs, sessions, worktrees
+from clinvk.api.endpoints.live import LiveEventsEndpoint
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import RunEventsEndpoint
 from clinvk.api.endpoints.services import Services
@@ -240,6 +241,8 @@ _EVENT_RESPONSES = {
     200: Returns("The events, to the run's end.", content={sse.MEDIA_TYPE: _SSE, unified.MEDIA_TYPE: _LINES}),
     204: Returns("The run has ended, and nothing comes after this event."),
 }
+_LIVE_EVENT: Json = {"schema": sse_event(ref(views.RunItem)), "x-stream": "Named events; `reset` has an empty object."}
+_LIVE = Returns("The changes, until the server stops.", content={sse.MEDIA_TYPE: _LIVE_EVENT}, also=(views.RunItem,))
 _SESSIONS_AND_RUNS = (
     _method("GET", "/api/v1/sessions", sessions.list_sessions, STORED),
     _method("GET", "/api/v1/sessions/{id}", sessions.get_session, _SESSION),
@@ -275,6 +278,18 @@ _SESSIONS_AND_RUNS = (
         ),
     ),
     _method("POST", "/api/v1/runs/{id}/cancel", runs.cancel_run, _CANCEL),
+    Endpoint(
+        Route("GET", "/api/v1/events", LiveEventsEndpoint),
+        Operation(
+            "followServer",
+            "Follow all runs of this server",
+            _LIVE,
+            (errors.InvalidRequest, *GUARDED),
+            "The event `run` has a run whose state or model has changed. The event `reset` begins the stream, and "
+            "replaces events that are lost: load the lists again. The header `last-event-id` continues a stream.",
+            headers=(_LAST_EVENT_ID,),
+        ),
+    ),
     _method("GET", "/api/v1/worktrees", worktrees.list_worktrees, GUARDED),
     _method("GET", "/api/v1/worktrees/{id}", worktrees.get_worktree, _WORKTREE),
     _method("POST", "/api/v1/worktrees/{id}/apply", worktrees.apply_worktree, _CHANGE_WORKTREE),

@@ -213,7 +213,7 @@ async def _serve(
     with handle_signals() as signals:
         async with (
             observe(settings, backends, show_run) as observers,
-            SqliteStore(home(environ), on_commit=observers.committed) as store,
+            SqliteStore(home(environ), on_commit=observers.committed, on_run=observers.live.publish_run) as store,
             SocketServer(home(environ), settings, environ, backends) as socket_server,
             open_server(settings, environ, sockets, store, api_keys, observers, backends, open_files) as running,
             maintain_store(store, settings.session.retention_days),
@@ -227,6 +227,7 @@ async def _serve(
             lifecycle.notify_service_manager(environ, "STOPPING=1", "STATUS=finishing what runs")
             socket_server.close()
             running.services.state.stopping.set()
+            running.services.live.close()
             if is_inherited:
                 running.hand_over()
             await signals.drain(lambda: running.is_busy, settings.server.shutdown_grace_secs)

@@ -90,7 +90,7 @@ class SqliteStore:
     The file is opened for the first operation, and opened again after a failure, so the store recovers from failures.
     The first process to open the file marks the runs of dead processes as interrupted. `lock_timeout_s` is how long the
     store waits for another program to release the database. `on_commit` is called in the writer's thread with the
-    duration of each writing transaction, in seconds.
+    duration of each writing transaction, in seconds; `on_run` in the event loop, with each stored record of a run.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class SqliteStore:
         home: str | os.PathLike[str],
         lock_timeout_s: float = 10,
         on_commit: Callable[[float], None] | None = None,
+        on_run: Callable[[RunRecord], None] = lambda _: None,
         database: Database | None = None,
         owners: OwnerLocks | None = None,
     ) -> None:
@@ -108,6 +109,7 @@ class SqliteStore:
             self._database, self._recover_at_open, on_commit=on_commit, note=self._record_damage
         )
         self._readers = ReaderThreads(self._database)
+        self._on_run = on_run
         self._new_sessions = 0
         self.damage = ""
         self._damaged: tuple[int, int] | None = None
@@ -140,11 +142,13 @@ class SqliteStore:
                 raise self._unresponsive(_BEGIN_TIMEOUT_S) from exc
             raise
         self._index_at_intervals()
+        self._on_run(run)
         return stored
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session soon, and in any case before the next read of this store."""
         self._writer.schedule(run.id, lambda db: turns.update(db, run, session))
+        self._on_run(run)
 
     async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
         """Store events of runs in one transaction."""
@@ -159,6 +163,7 @@ class SqliteStore:
         """Store the end of a run with its last events, and release its session."""
         self._writer.forget(run.id)
         await self._writer.write(lambda db: turns.end(db, run, session, rows.pack_events(events)), retry=True)
+        self._on_run(run)
 
     async def session(self, reference: str) -> Session:
         """Return a session."""

@@ -1,0 +1,89 @@
+"""The live events of a server: changes of its runs, for the viewers that are connected."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from itertools import islice
+from typing import TypeVar
+
+import msgspec
+
+from clinvk.dialects import sse
+from clinvk.dialects.rest import views
+from clinvk.types.record import RunRecord
+
+RESET = "reset"
+"""The event that begins a stream, and takes the place of events that are no longer kept."""
+
+_MAX_EVENTS = 1000
+_MAX_BYTES = 2 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class LiveEvents:
+    """A bounded buffer of the newest events as server-sent events, shared by all viewers.
+
+    Events have increasing numbers, which continue after a restart of the server: the first is the time in milliseconds.
+    Without viewers, publishing only counts: a viewer that returns gets `RESET` if anything has changed.
+    """
+
+    def __init__(self) -> None:
+        self._frames: deque[bytes] = deque()
+        self._bytes = 0
+        self._last = time.time_ns() // 1_000_000
+        self._viewers = 0
+        self._changed = asyncio.Event()
+        self._is_closed = False
+
+    def publish_run(self, run: RunRecord) -> None:
+        """Publish a run whose record has changed."""
+        self.publish("run", run, views.run_item)
+
+    def publish(self, kind: str, item: T, view: Callable[[T], msgspec.Struct]) -> None:
+        """Publish an event. `view` makes its data, for viewers only. Call this in the event loop."""
+        self._last += 1
+        if not self._viewers:
+            self._frames.clear()
+            self._bytes = 0
+            return
+        frame = sse.frame(msgspec.json.encode(view(item)), kind, self._last)
+        self._frames.append(frame)
+        self._bytes += len(frame)
+        while len(self._frames) > _MAX_EVENTS or self._bytes > _MAX_BYTES:
+            self._bytes -= len(self._frames.popleft())
+        self._wake()
+
+    async def follow(self, after: int | None, quiet_s: float) -> AsyncGenerator[bytes]:
+        """Yield the events after number `after` (None: from now on) until `close`, and a comment after `quiet_s`.
+
+        A viewer that is too slow for the buffer gets `RESET` instead of the events that it has missed.
+        """
+        self._viewers += 1
+        try:
+            while not self._is_closed:
+                first = self._last - len(self._frames)
+                if after is None or not first <= after <= self._last:
+                    after = self._last
+                    yield sse.frame(b"{}", RESET, after)
+                elif after < self._last:
+                    frames = b"".join(islice(self._frames, after - first, None))
+                    after = self._last
+                    yield frames
+                else:
+                    try:
+                        await asyncio.wait_for(self._changed.wait(), quiet_s)
+                    except TimeoutError:
+                        yield sse.PULSE
+        finally:
+            self._viewers -= 1
+
+    def close(self) -> None:
+        """End all streams."""
+        self._is_closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,161 @@
+"""The stream of all runs of a server."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clinvk.api.access.key_file import ApiKey, digest_of
+from clinvk.api.access.keys import ApiKeys
+from polling import until
+from scripted import Scripted
+from scripted.steps import claude_says, wait_for
+from serving import serving
+
+JSON = dict[str, object]
+
+
+class Viewer:
+    """Reads events; `id` is the id of the last event."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self.id = ""
+        self._lines = response.aiter_lines()
+
+    async def next(self) -> tuple[str, JSON]:
+        """Return kind and data of the next event."""
+        event: dict[str, str] = {}
+        async with asyncio.timeout(20):
+            async for line in self._lines:
+                name, _, value = line.partition(": ")
+                if not line and "data" in event:
+                    self.id = event["id"]
+                    return event["event"], json.loads(event["data"])
+                event[name] = value
+        raise EOFError
+
+    async def until(self, is_wanted: Callable[[JSON], bool]) -> list[JSON]:
+        """Return the data of all `run` events up to the wanted one."""
+        seen: list[JSON] = []
+        while not (seen and is_wanted(seen[-1])):
+            kind, data = await self.next()
+            assert kind == "run"
+            seen.append(data)
+        return seen
+
+
+@asynccontextmanager
+async def viewing(client: httpx.AsyncClient, last_id: str = "", **headers: str) -> AsyncGenerator[Viewer]:
+    """Follow the server; a new viewer has read the reset."""
+    headers |= {"last-event-id": last_id} if last_id else {}
+    async with client.stream("GET", "/api/v1/events", headers=headers) as response:
+        assert response.status_code == 200
+        viewer = Viewer(response)
+        if not last_id:
+            assert await viewer.next() == ("reset", {})
+        yield viewer
+
+
+def has_ended(run: JSON) -> bool:
+    return run["ended_at"] is not None
+
+
+def is_running(run: JSON) -> bool:
+    return run["state"] == "running"
+
+
+async def test_viewer_sees_each_state_of_a_run(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with serving(scripted.env) as server, viewing(server.client) as viewer:
+        answer = (await server.prompt(prompt="name a prime")).json()
+        seen = await viewer.until(has_ended)
+        listed = (await server.client.get("/api/v1/runs")).json()["runs"]
+    assert viewer.response.headers["content-type"].startswith("text/event-stream")
+    assert viewer.response.headers["cache-control"] == "no-store"
+    assert viewer.response.headers["x-accel-buffering"] == "no"
+    assert {run["id"] for run in seen} == {answer["run_id"]}
+    assert list(dict.fromkeys(run["state"] for run in seen)) == ["queued", "running", "finished"]
+    assert seen[-1] == listed[0]
+    assert seen[-1]["prompt"] == "name a prime"
+
+
+async def test_viewer_sees_the_parts_of_an_orchestration(scripted: Scripted) -> None:
+    scripted.play(claude_says("a"))
+    async with serving(scripted.env) as server, viewing(server.client) as viewer:
+        tasks = [{"backend": "claude", "prompt": "one"}]
+        await server.client.post("/api/v1/parallel", json={"tasks": tasks})
+        seen = await viewer.until(lambda run: run["kind"] == "parallel" and has_ended(run))
+    assert {run["parent_id"] for run in seen if run["kind"] == "prompt"} == {seen[-1]["id"]}
+
+
+async def test_viewer_resumes_after_its_last_event(scripted: Scripted, tmp_path: Path) -> None:
+    says = claude_says("x")
+    scripted.play([*says[:2], wait_for(tmp_path / "go"), *says[2:]])
+    async with serving(scripted.env) as server, viewing(server.client):
+        async with viewing(server.client) as first:
+            run_id = (await server.detached())["run_id"]
+            await first.until(is_running)
+        (tmp_path / "go").touch()
+        await server.ended(run_id)
+        async with viewing(server.client, first.id) as second:
+            seen = await second.until(has_ended)
+    assert {run["state"] for run in seen[:-1]} <= {"running"}
+    assert seen[-1]["id"] == run_id
+
+
+async def test_viewer_that_missed_runs_gets_a_reset(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as server:
+        async with viewing(server.client) as first:
+            pass
+        await until(lambda: not server.state.active_requests)
+        await server.prompt()
+        async with viewing(server.client, first.id) as second:
+            assert await second.next() == ("reset", {})
+        assert int(second.id) > int(first.id)
+
+
+@pytest.mark.parametrize("last_id", ["x", "-1", "1.5"])
+async def test_invalid_event_id_is_refused(scripted: Scripted, last_id: str) -> None:
+    async with serving(scripted.env) as server:
+        refused = await server.client.get("/api/v1/events", headers={"last-event-id": last_id})
+    assert (refused.status_code, refused.json()["field"]) == (400, "last-event-id")
+
+
+async def test_quiet_stream_has_comments(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clinvk.api.endpoints.live.QUIET_S", 0.02)
+    async with (
+        serving(scripted.env) as server,
+        asyncio.timeout(20),
+        server.client.stream("GET", "/api/v1/events") as response,
+    ):
+        comments = 0
+        async for line in response.aiter_lines():
+            comments += line == ":"
+            if comments == 3:
+                break
+
+
+async def test_stream_ends_with_the_key_of_its_login(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clinvk.api.endpoints.live.QUIET_S", 0.02)
+    keys = ApiKeys([ApiKey(name="ana", digest=digest_of("ana"))])
+    async with serving(scripted.env, keys=keys) as server:
+        refused = await server.client.get("/api/v1/events")
+        await server.client.post("/api/v1/login", json={"key": "ana"})
+        async with viewing(server.client) as viewer, viewing(server.client, authorization="Bearer ana") as other:
+            keys.replace_permanent(ApiKeys(["another"]))
+            for each in (viewer, other):
+                with pytest.raises(EOFError):
+                    await each.next()
+    assert refused.status_code == 401
+
+
+async def test_head_of_the_stream_ends_at_once(scripted: Scripted) -> None:
+    async with serving(scripted.env) as server:
+        response = await server.client.head("/api/v1/events")
+    assert (response.status_code, response.content) == (200, b"")
