@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Delivery, Host, Launch, ProtocolNotSupported
+from clinvk.backends.checkup_base import Checkup, LoginStatus
 from clinvk.backends.shared import OneShotChannel, crash_ending, decode_line
 from clinvk.policy.rules import Flags
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
@@ -220,6 +221,9 @@ class Lasting:
 
     def claims_model(self, model: str) -> bool:
         return False
+
+    def checkup(self, host: Host) -> Checkup:
+        return Checkup(empty_home={}, probes=(), login=LoginStatus(None, "login not known"))
 
     def record_files(self, handle: str, host: Host) -> Sequence[str]:
         return ()

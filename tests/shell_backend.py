@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.checkup_base import Checkup, LoginStatus
 from clinvk.backends.shared import Decoder, OneShotChannel, crash_ending
 from clinvk.policy.rules import Flags
 from clinvk.types.events import Event
@@ -60,6 +61,9 @@ class Shell:
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         return ("sh",)
+
+    def checkup(self, host: Host) -> Checkup:
+        return Checkup(empty_home={}, probes=(), login=LoginStatus(None, "login not known"))
 
     def record_files(self, handle: str, host: Host) -> Sequence[str]:
         return ()

@@ -10,7 +10,6 @@ from clinvk.backends.checkup_base import (
     LoginProbe,
     LoginStatus,
     ProbeOutput,
-    SupportsCheckup,
     flags_in,
     launches,
 )
@@ -21,7 +20,6 @@ HANDLE = "00000000-0000-4000-8000-000000000000"
 
 def checkup(name: str, env: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Checkup:
     backend = BACKENDS[name]
-    assert isinstance(backend, SupportsCheckup)
     there = {path: text.encode() for path, text in (files or {}).items()}
     return backend.checkup(Host(commands=frozenset({"bwrap", "socat"}), env=env or {}, read=there.get))
 
@@ -149,6 +147,5 @@ def test_claude_login_is_queried_in_the_home_only_if_configured_there() -> None:
 
 def test_claude_checkup_remarks_on_limits_as_root() -> None:
     backend = BACKENDS["claude"]
-    assert isinstance(backend, SupportsCheckup)
     assert len(backend.checkup(Host(is_root=True)).remarks) == 2
     assert checkup("claude").remarks == ()

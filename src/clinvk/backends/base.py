@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from signal import SIGTERM
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
@@ -14,6 +14,9 @@ from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
 from clinvk.types.text import last_line
+
+if TYPE_CHECKING:
+    from clinvk.backends.checkup_base import Checkup
 
 PRIVATE = "\0private\0"
 """Placeholder in `argv` and `env` for the path of the launch's private folder; runtime fills in the path."""
@@ -276,6 +279,10 @@ class Backend(Protocol):
 
     def record_files(self, handle: str, host: Host) -> Sequence[str]:
         """Return the files in which the CLI records a conversation; the files change with every turn."""
+        ...
+
+    def checkup(self, host: Host) -> "Checkup":
+        """Return the checks that show whether the installed CLI can be used."""
         ...
 
 

@@ -1,7 +1,7 @@
 """How to check, without a prompt, whether an installed agent CLI can be used. Pure, like backends."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import msgspec
 
@@ -73,15 +73,6 @@ class Checkup(msgspec.Struct, frozen=True, kw_only=True):
     probes: tuple[FlagProbe, ...]
     login: LoginStatus | LoginProbe
     remarks: tuple[Remark, ...] = ()
-
-
-@runtime_checkable
-class SupportsCheckup(Protocol):
-    """A backend whose CLI can be checked beyond its version."""
-
-    def checkup(self, host: Host) -> Checkup:
-        """Return the checks that show whether the installed CLI can be used."""
-        ...
 
 
 HANDLE = "00000000-0000-4000-8000-000000000000"

@@ -16,7 +16,7 @@ from clinvk.api.observe.observers import user_agent
 from clinvk.api.server.port_owner import local_host
 from clinvk.api.server.server import Startup
 from clinvk.backends.base import Backend
-from clinvk.backends.checkup_base import LoginStatus, SupportsCheckup
+from clinvk.backends.checkup_base import LoginStatus
 from clinvk.backends.registry import Backends
 from clinvk.cli.sessions.session_text import short_tokens
 from clinvk.cli.terminal.output import STDERR, duration, wrap
@@ -54,10 +54,9 @@ def _obstacle(backend: Backend, settings: Settings, environ: Mapping[str, str]) 
         return "disabled"
     if not executables.find(backend, settings, environ):
         return "not installed"
-    if isinstance(backend, SupportsCheckup):
-        login = backend.checkup(executables.host(executables.environment(backend.name, settings, environ))).login
-        if isinstance(login, LoginStatus) and login.is_logged_in is False:
-            return f"{login.detail.partition(';')[0]}{f' (run `{login.fix}`)' if login.fix else ''}"
+    login = backend.checkup(executables.host(executables.environment(backend.name, settings, environ))).login
+    if isinstance(login, LoginStatus) and login.is_logged_in is False:
+        return f"{login.detail.partition(';')[0]}{f' (run `{login.fix}`)' if login.fix else ''}"
     return ""
 
 

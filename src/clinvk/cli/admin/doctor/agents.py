@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 from clinvk.backends.base import PRIVATE, Backend
 from clinvk.backends.checkup_base import (
-    Checkup,
     FlagProbe,
     LoginProbe,
     LoginStatus,
     ProbeOutput,
     Remark,
-    SupportsCheckup,
 )
 from clinvk.cli.admin.doctor.machine import Check, Status, is_kept_warm
 from clinvk.config.model import Settings
@@ -74,9 +72,7 @@ class _Probe(NamedTuple):
     is_kept: bool
 
     async def checks(self) -> list[Check]:
-        plan = Checkup(empty_home={}, probes=(), login=LoginStatus(None, "login not known"))
-        if isinstance(self.backend, SupportsCheckup):
-            plan = self.backend.checkup(executables.host(self.env))
+        plan = self.backend.checkup(executables.host(self.env))
         empty_home = {name: value.replace(PRIVATE, self.folder) for name, value in plan.empty_home.items()}
         isolated_env = {**self.env, **empty_home}
         async with asyncio.TaskGroup() as group:
