@@ -54,3 +54,23 @@ def test_followed_run_is_rendered_on_a_terminal(clinvk: Clinvk) -> None:
         assert terminal.ended() == 0
     assert b"\x1b[1mbold\x1b[0m" in terminal.all_read
     assert b"```" not in terminal.all_read
+
+
+@pytest.mark.parametrize("command", ["compare", "parallel", "chain", "runs show"])
+def test_answers_of_commands_are_rendered_on_a_terminal_only(clinvk: Clinvk, command: str) -> None:
+    clinvk.agent.play(claude_says(ANSWER))
+    (clinvk.folder / "tasks.json").write_text('[{"backend": "claude", "prompt": "hello"}]')
+    arguments = {
+        "compare": ("compare", "--backends", "claude", "hello"),
+        "parallel": ("parallel", "-f", "tasks.json"),
+        "chain": ("chain", "-f", "tasks.json"),
+    }
+    if command == "runs show":
+        assert clinvk.run("hello").returncode == 0
+        run = clinvk.run("runs", "list").stdout.splitlines()[1].split()[0]
+        arguments["runs show"] = ("runs", "show", run)
+    with on_terminal(clinvk, *arguments[command]) as terminal:
+        assert terminal.ended() == 0
+    assert b"\x1b[1mbold\x1b[0m" in terminal.all_read
+    assert b"\r\n```" not in terminal.all_read
+    assert "**bold**" in clinvk.run(*arguments[command]).stdout

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from clinvk.cli.prompt.markdown import BlockRenderer
+from clinvk.cli.terminal.markdown import BlockRenderer
 
 STYLES = re.compile("\x1b\\[[0-9;]*m")
 

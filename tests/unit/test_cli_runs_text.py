@@ -51,7 +51,7 @@ def test_transcript_of_several_agents_has_the_answer_of_each_in_their_order() ->
         replace(RUN, request={"part": {"run_id": "0", "index": 0}}, output="whole\n"),
     ]
     whole = replace(COMPARED, prompt="ask", output="best: [0] claude")
-    assert "\n".join(run_transcript(whole, parts)) == (
+    assert "\n".join(run_transcript(whole, parts, TextView(NOW))) == (
         "\n── prompt ──\nask\n\n── [0] claude ──\nwhole\n"
         "\n── [1] claude ──\nhalf\n(failed: no)\n\n── answer ──\nbest: [0] claude"
     )
@@ -59,15 +59,15 @@ def test_transcript_of_several_agents_has_the_answer_of_each_in_their_order() ->
 
 def test_transcript_omits_the_message_of_a_cancelled_part_that_repeats_its_state() -> None:
     part = replace(RUN, state="cancelled", error_message="the run was cancelled")
-    assert "(cancelled)" in "\n".join(run_transcript(COMPARED, [part]))
+    assert "(cancelled)" in "\n".join(run_transcript(COMPARED, [part], TextView(NOW)))
     part = replace(part, error_message="the server is stopping")
-    assert "(cancelled: the server is stopping)" in "\n".join(run_transcript(COMPARED, [part]))
+    assert "(cancelled: the server is stopping)" in "\n".join(run_transcript(COMPARED, [part], TextView(NOW)))
 
 
 def test_transcript_of_a_chain_does_not_repeat_the_last_answer() -> None:
     step = replace(RUN, request={"part": {"run_id": "0", "index": 0, "name": "review"}}, output="fine")
     chain = replace(COMPARED, prompt="", output="fine", request={"kind": "chain", "steps": 1})
-    assert [*run_transcript(chain, [step])] == ["\n── step 1 claude review ──", "fine"]
+    assert [*run_transcript(chain, [step], TextView(NOW))] == ["\n── step 1 claude review ──", "fine"]
 
 
 def test_details_of_an_ended_run_have_its_duration() -> None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from clinvk.cli.orchestrate.progress import LiveProgress
 from clinvk.cli.orchestrate.view import answers, failed_checks, overview, side_by_side, wrapped
 from clinvk.cli.sessions.session_text import TextView
-from clinvk.cli.terminal.output import Notes
+from clinvk.cli.terminal.output import Notes, without_sequences
 from clinvk.cli.terminal.table import width
 from clinvk.types.errors import Cancelled, TimedOut
 from clinvk.types.events import RunFailed, RunFinished
@@ -61,15 +61,27 @@ def test_wrapping_takes_linear_time() -> None:
 
 def test_answers_are_side_by_side_only_if_there_is_room() -> None:
     both = compared(done(0, f"{WIDE}\nend"), done(1, "one\ntwo"))
-    lines = side_by_side(both, 80)
+    lines = side_by_side(both, TextView(0, most=80))
     assert all(width(line) <= 80 for line in lines)
     assert all("│" in line for line in lines[:-1])
-    assert side_by_side(both, 70) == []
-    assert side_by_side(compared(done(0, "alone")), 200) == []
+    assert side_by_side(both, TextView(0, most=70)) == []
+    assert side_by_side(compared(done(0, "alone")), TextView(0, most=200)) == []
+
+
+def test_rendered_answers_side_by_side_fit_their_columns() -> None:
+    code = "```python\n" + "x = 1  # long\n" * 2 + "y" * 50 + "\n```"
+    both = compared(done(0, f"Some **bold** text.\n\n{code}"), done(1, f"| a | b |\n|--|--|\n| 1 | {'w' * 50} |"))
+    lines = side_by_side(both, TextView(0, most=80, is_rendered=True))
+    plain = [*map(without_sequences, lines)]
+    assert all(width(line) <= 80 for line in plain)
+    assert {line.index("│") for line in plain[:-1]} == {39}
+    assert "\x1b[1mbold\x1b[0m" in "".join(lines)
+    assert "".join(line[:38].strip() for line in plain).count("y") == 50
+    assert "".join(line[42:] for line in plain).count("w") == 50
 
 
 def test_failure_follows_the_partial_answer() -> None:
-    assert [*answers(compared(failed(0, "agent_failed")))] == [
+    assert [*answers(compared(failed(0, "agent_failed")), TextView(0))] == [
         "── [0] claude ──",
         "",
         "(failed: it is agent_failed)",
@@ -80,7 +92,7 @@ def test_failure_follows_the_partial_answer() -> None:
 def test_part_cancelled_before_its_agent_started_has_no_answer() -> None:
     results = (done(0, "x"), not_run(1, part(), Cancelled("not run")), failed(2, "agent_failed"))
     plan = Parallel(parts=tuple(result.part for result in results))
-    heads = [line for line in answers(summary(plan, *results)) if line.startswith("──")]
+    heads = [line for line in answers(summary(plan, *results), TextView(0)) if line.startswith("──")]
     assert heads == ["── [0] claude ──", "── [2] claude ──"]
 
 

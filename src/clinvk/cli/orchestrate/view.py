@@ -21,6 +21,7 @@ from clinvk.cli.terminal.output import (
     print_json,
     print_text,
     printable,
+    renders_markdown,
     without_sequences,
 )
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, readable_patch, width
@@ -81,18 +82,18 @@ class OutcomeView(NamedTuple):
 
     def _text(self, summary: Summary) -> list[str]:
         """Return the lines for stdout. A dry run has commands in place of answers, and no table."""
-        if is_dry_run(summary.plan):
-            lines = [WOULD_EXECUTE, *answers(summary), *dry_run_judge(summary)]
-            return [printable(line) for line in lines]
-        is_colored = self.settings.output.color and has_colors(1, self.environ)
+        output = self.settings.output
+        is_colored = output.color and has_colors(1, self.environ)
         view = TextView(time.time(), None, columns(), colored(COLORS) if is_colored else None)
+        if is_dry_run(summary.plan):
+            return [WOULD_EXECUTE, *answers(summary, view), *map(printable, dry_run_judge(summary))]
+        view = view._replace(is_rendered=renders_markdown(output, self.environ))
         lines: list[str] = []
         is_aggregated = self.settings.parallel.aggregate_output or summary.plan.kind != "parallel"
         has_answers = is_aggregated and not self.flags.quiet
         if has_answers:
             is_compare = isinstance(summary.plan, Compare)
-            beside = side_by_side(summary, view.most) if is_compare and view.most else []
-            lines += map(printable, beside or answers(summary))
+            lines += (side_by_side(summary, view) if is_compare else []) or answers(summary, view)
         if isinstance(self.flags, CompareFlags) and self.flags.diff:
             lines += differences(summary, view)
         if has_answers:
@@ -127,19 +128,23 @@ _CHECK_LINES = 20
 _BETWEEN = "  │  "
 
 
-def answers(summary: Summary) -> Iterator[str]:
-    """Yield the answers, each below a head line; a part that was cancelled before its agent started is left out."""
+def answers(summary: Summary, view: TextView) -> Iterator[str]:
+    """Yield the answers for stdout, each below a head line.
+
+    A part that was cancelled before its agent started is left out.
+    """
     for result in summary.results:
         if result.is_cancelled and not result.result.started:
             continue
         yield head(summary, result)
-        yield from _said(result)
+        yield from _said(result, view)
         yield ""
 
 
-def _said(result: PartResult) -> Iterator[str]:
-    """Yield the answer of a part, and its error if it failed."""
-    yield result.result.text.strip("\n")
+def _said(result: PartResult, view: TextView, wide: int | None = None) -> Iterator[str]:
+    """Yield the answer of a part, and its error if it failed; JSON for a schema is not rendered."""
+    has_schema = result.part.request.output_schema is not None
+    yield view._replace(is_rendered=view.is_rendered and not has_schema).answer(result.result.text, wide)
     if result.error:
         yield f"({failure(status(result), result.error.message)})"
 
@@ -151,22 +156,23 @@ def dry_run_judge(summary: Summary) -> Iterator[str]:
         yield "(runs after all answers)"
 
 
-def side_by_side(summary: Summary, most: int) -> list[str]:
-    """Return the answers in columns that fit a terminal of `most` cells; nothing if there is no room."""
+def side_by_side(summary: Summary, view: TextView) -> list[str]:
+    """Return the answers in columns that fit the terminal; nothing if there is no room."""
     number = len(summary.results)
-    wide = (most - len(_BETWEEN) * (number - 1)) // number
+    wide = ((view.most or 0) - len(_BETWEEN) * (number - 1)) // number
     if number < 2 or wide < _MIN_COLUMN_WIDTH:
         return []
-    columns = [
-        [cut(head(summary, result), wide), *(piece for line in _lines(result) for piece in wrapped(line, wide))]
-        for result in summary.results
-    ]
+    columns = [[cut(head(summary, result), wide), *_lines(result, view, wide)] for result in summary.results]
     rows = zip_longest(*columns, fillvalue="")
-    return [*(_BETWEEN.join(cell + " " * (wide - width(cell)) for cell in row).rstrip() for row in rows), ""]
+    padded = ([cell + " " * (wide - width(without_sequences(cell))) for cell in row] for row in rows)
+    return [*(_BETWEEN.join(row).rstrip() for row in padded), ""]
 
 
-def _lines(result: PartResult) -> Iterable[str]:
-    return "\n".join(_said(result)).split("\n")
+def _lines(result: PartResult, view: TextView, wide: int) -> Iterator[str]:
+    """Yield the answer and the error of a part in lines of at most `wide` cells."""
+    for line in "\n".join(_said(result, view, wide)).split("\n"):
+        is_fitting = view.is_rendered and width(without_sequences(line)) <= wide
+        yield from [line] if is_fitting else wrapped(line, wide)
 
 
 def wrapped(line: str, wide: int) -> list[str]:

@@ -8,12 +8,12 @@ import msgspec
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import settings_of
-from clinvk.cli.prompt.printers import MarkdownPrinter, TextPrinter, exit_code_of_ending, renders_markdown
+from clinvk.cli.prompt.printers import MarkdownPrinter, TextPrinter, exit_code_of_ending
 from clinvk.cli.sessions import runs
 from clinvk.cli.sessions.local_store import ALL, find_run, open_store, text_view
 from clinvk.cli.sessions.session_text import duration_of, short_id
 from clinvk.cli.terminal import exits, streams
-from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
+from clinvk.cli.terminal.output import Notes, columns, print_json, print_text, renders_markdown
 from clinvk.config.model import Settings
 from clinvk.dialects.rest.rest import Accepted
 from clinvk.dialects.rest.unified import UnifiedEncoder

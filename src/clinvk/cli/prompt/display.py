@@ -16,12 +16,11 @@ from clinvk.cli.prompt.printers import (
     TextPrinter,
     duration_s,
     exit_code_of_ending,
-    renders_markdown,
 )
 from clinvk.cli.prompt.status_line import StatusLine, edit_lines, tool_text
 from clinvk.cli.sessions.session_text import short_id, short_tokens
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, without_sequences
+from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, renders_markdown, without_sequences
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
 from clinvk.config.model import OutputSettings
 from clinvk.types.errors import Cancelled, SessionError, SessionNotFound

@@ -1,14 +1,12 @@
 """Encode a run's events in an output format: events in, bytes for stdout out."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from clinvk.cli.terminal import exits
-from clinvk.cli.terminal.output import has_colors
-from clinvk.config.model import OutputSettings
 from clinvk.types.events import (
     Ending,
     Event,
@@ -22,7 +20,7 @@ from clinvk.types.events import (
 )
 
 if TYPE_CHECKING:
-    from clinvk.cli.prompt.markdown import BlockRenderer
+    from clinvk.cli.terminal.markdown import BlockRenderer
     from clinvk.dialects.dialect import Encoder
     from clinvk.runtime.runs import FollowedRun
 
@@ -55,7 +53,7 @@ class MarkdownPrinter:
     def feed(self, event: Event, at: float) -> bytes:
         """Return the blocks that have ended by an event."""
         if not self._renderer:
-            from clinvk.cli.prompt.markdown import BlockRenderer  # imported while the agent works
+            from clinvk.cli.terminal.markdown import BlockRenderer  # imported while the agent works
 
             self._renderer = BlockRenderer(self._width)
         match event:
@@ -65,11 +63,6 @@ class MarkdownPrinter:
                 return self._renderer.flush().encode(errors="replace")
             case _:
                 return b""
-
-
-def renders_markdown(output: OutputSettings, environ: Mapping[str, str]) -> bool:
-    """Return whether text answers on stdout are rendered."""
-    return output.markdown and output.color and has_colors(1, environ)
 
 
 class TokenUsage(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,7 +10,7 @@ from typing import TypeVar
 from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import directory
 from clinvk.cli.sessions.session_text import STATE_STYLE, TextView, home_of
-from clinvk.cli.terminal.output import Notes, columns, has_colors, print_json, print_text
+from clinvk.cli.terminal.output import Notes, columns, has_colors, print_json, print_text, renders_markdown
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.store.protocol import SessionStore
@@ -58,7 +58,8 @@ def text_view(settings: Settings, environ: Mapping[str, str]) -> TextView:
     """Return what the text of records on stdout depends on."""
     is_colored = settings.output.color and has_colors(1, environ)
     style = STATE_STYLE if is_colored else None
-    return TextView(time.time(), home_of(environ.get("HOME")), columns(), style, _here())
+    is_rendered = renders_markdown(settings.output, environ)
+    return TextView(time.time(), home_of(environ.get("HOME")), columns(), style, _here(), is_rendered)
 
 
 def _here() -> str | None:

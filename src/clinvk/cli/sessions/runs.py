@@ -108,23 +108,28 @@ def part_label(whole: RunRecord, run: RunRecord) -> str:
     return one_line(" ".join(filter(None, (number, run.backend, place.name))))
 
 
-def run_transcript(run: RunRecord, parts: Sequence[RunRecord] = ()) -> Iterator[str]:
-    """Yield the prompt, the answers of the parts, and the answer of a run, below headings.
+def run_transcript(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView) -> Iterator[str]:
+    """Yield the prompt, the answers of the parts, and the answer of a run, below headings, for stdout.
 
     The answer of a chain is the answer of its last step, so it is not repeated below the answers of the parts.
     """
-    answer = "" if parts and run.kind == "chain" else run.output
-    answers = ((part_label(run, part), _said(part)) for part in _in_order(parts))
-    for head, content in (("prompt", run.prompt), *answers, ("answer", answer)):
+    answer = "" if parts and run.kind == "chain" else _answer(run, view)
+    answers = ((part_label(run, part), _said(part, view)) for part in _in_order(parts))
+    for head, content in (("prompt", printable(run.prompt)), *answers, ("answer", answer)):
         if content.strip():
             yield f"\n── {head} ──"
             yield content.strip("\n")
 
 
-def _said(part: RunRecord) -> str:
+def _answer(run: RunRecord, view: text.TextView) -> str:
+    """Return the answer of a run; JSON for a schema is not rendered."""
+    return view._replace(is_rendered=view.is_rendered and "output_schema" not in run.request).answer(run.output)
+
+
+def _said(part: RunRecord, view: text.TextView) -> str:
     """Return the answer of a part, and its error if it failed."""
     error = part.error_message and f"({text.failure(part.state, part.error_message)})"
-    return "\n".join(filter(None, (part.output.strip("\n"), error)))
+    return "\n".join(filter(None, (_answer(part, view), error)))
 
 
 def _in_order(parts: Iterable[RunRecord]) -> list[RunRecord]:
@@ -267,7 +272,7 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: B
 def run_text(run: RunRecord, parts: Sequence[RunRecord], view: text.TextView) -> str:
     """Return a run with its prompt, its parts and all answers, for stdout."""
     lines = run_details(run, view) + (["", *parts_table(run, parts, view)] if parts else [])
-    return "\n".join([*lines, *map(printable, run_transcript(run, parts))])
+    return "\n".join([*lines, *run_transcript(run, parts, view)])
 
 
 _BAR_CELLS = 24

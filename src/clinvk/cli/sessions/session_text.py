@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from clinvk.cli.terminal.input import without_context
-from clinvk.cli.terminal.output import date_and_time, duration, time_ago, without_sequences
+from clinvk.cli.terminal.output import date_and_time, duration, printable, time_ago, without_sequences
 from clinvk.cli.terminal.table import Column, Style, colored, cut, one_line, table
 from clinvk.types.errors import Cancelled
 from clinvk.types.events import Usage
@@ -41,6 +41,7 @@ class TextView(NamedTuple):
         most: the width of the terminal; None is any.
         style: colors the cells of tables; None colors nothing.
         here: the current directory without symbolic links, printed as `.` in tables.
+        is_rendered: the Markdown of answers is rendered.
     """
 
     now: float
@@ -48,6 +49,7 @@ class TextView(NamedTuple):
     most: int | None = None
     style: Style | None = None
     here: str | None = None
+    is_rendered: bool = False
 
     def table(self, fields: Fields[_T], records: Sequence[_T]) -> list[str]:
         """Return a table of records, the head first."""
@@ -57,6 +59,15 @@ class TextView(NamedTuple):
     def title(self, text: str) -> str:
         """Return the text of a last column, which only a terminal cuts to its width."""
         return one_line(text) if self.most else one_line(text)[:_PIPED_TITLE]
+
+    def answer(self, text: str, wide: int | None = None) -> str:
+        """Return an answer for stdout; rendered Markdown fits `wide` cells, or else the terminal."""
+        if not self.is_rendered:
+            return printable(text.strip("\n"))
+        from clinvk.cli.terminal.markdown import BlockRenderer  # a slow import
+
+        renderer = BlockRenderer(lambda: wide or self.most or 80, is_column=wide is not None)
+        return (renderer.feed(text) + renderer.flush()).rstrip("\n")
 
     def ago(self, at: float) -> str:
         """Return how long ago a time was."""

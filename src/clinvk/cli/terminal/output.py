@@ -7,8 +7,12 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from clinvk.types.errors import ClinvkError
+
+if TYPE_CHECKING:
+    from clinvk.config.model import OutputSettings
 
 STDERR = 2
 
@@ -114,6 +118,11 @@ def wrap(text: str, fd: int, indent: int) -> str:
 def has_colors(fd: int, environ: Mapping[str, str]) -> bool:
     """Return whether stdout or stderr may be colored, apart from the settings."""
     return os.isatty(fd) and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def renders_markdown(output: "OutputSettings", environ: Mapping[str, str]) -> bool:
+    """Return whether text answers on stdout are rendered."""
+    return output.markdown and output.color and has_colors(1, environ)
 
 
 def is_writable(fd: int) -> bool:

@@ -9,7 +9,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement, TableElement
-from rich.syntax import Syntax
+from rich.style import Style
+from rich.syntax import ANSI_LIGHT, ANSISyntaxTheme, Syntax
 from rich.table import Table
 from rich.theme import Theme
 
@@ -27,10 +28,16 @@ _THEME = Theme(
         "markdown.h2": "bold",
         "markdown.h3": "bold",
         "markdown.block_quote": "dim",
+        "markdown.link_url": "underline",
         "markdown.item.number": "none",
         "markdown.item.bullet": "none",
     }
 )
+_BRIGHT_BLUE = Style(color="bright_blue")
+_CODE_THEME = ANSISyntaxTheme(
+    {kind: _BRIGHT_BLUE if style == Style(color="blue") else style for kind, style in ANSI_LIGHT.items()}
+)
+"""Colors that are readable on a dark and on a light background."""
 
 
 class _PlainHeading(Heading):
@@ -47,7 +54,7 @@ class _PlainCode(CodeBlock):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         code = str(self.text).rstrip()
         is_inside = options.max_width < console.width
-        syntax = Syntax(code, self.lexer_name, theme=self.theme, background_color="default", word_wrap=is_inside)
+        syntax = Syntax(code, self.lexer_name, theme=_CODE_THEME, background_color="default", word_wrap=is_inside)
         if is_inside:
             yield syntax
         else:
@@ -80,11 +87,12 @@ class _PlainMarkdown(Markdown):
 class BlockRenderer:
     """Renders each block (paragraph, list item, code, table) once the next one begins, or at `flush`.
 
-    `width` returns the width of the terminal.
+    `width` returns the width of the terminal, or with `is_column` of a column, in which long lines of code are broken.
     """
 
-    def __init__(self, width: Callable[[], int]) -> None:
+    def __init__(self, width: Callable[[], int], is_column: bool = False) -> None:
         self._width = width
+        self._is_column = is_column
         self._rest = ""
         self._is_joined = True  # no empty line before the first block, and between the items of a list
 
@@ -112,15 +120,17 @@ class BlockRenderer:
         return "".join(rendered)
 
     def _render(self, text: str) -> str:
-        markdown = _PlainMarkdown(text, code_theme="ansi_dark", hyperlinks=False)
+        markdown = _PlainMarkdown(text, hyperlinks=False)
         markdown.parsed = _PARSER.parse(text)
         for token in markdown.parsed:
             for child in token.children or ():
                 if child.type == "softbreak":  # agents mean the line ends that they write
                     child.type = "hardbreak"
         file = StringIO()
-        console = Console(file=file, width=self._width(), force_terminal=True, color_system="standard", theme=_THEME)
-        console.print(markdown, crop=False)
+        width = self._width()
+        around = width + self._is_column
+        console = Console(file=file, width=around, force_terminal=True, color_system="standard", theme=_THEME)
+        console.print(markdown, width=width, crop=False)
         lines = [line.rstrip() if _STYLE.sub("", line).strip() else "" for line in file.getvalue().split("\n")]
         return "\n".join(lines).strip("\n") + "\n"
 
