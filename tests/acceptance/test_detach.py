@@ -1,6 +1,7 @@
 """`--detach`: a prompt, `parallel`, `chain` and `compare` in the background, through a server that is up."""
 
 import json
+import re
 from collections.abc import Generator
 from pathlib import Path
 
@@ -40,6 +41,24 @@ def test_prompt_in_the_background_prints_its_id_and_can_be_followed(clinvk: Clin
     (call,) = clinvk.agent.calls()
     assert (call.cwd, call.env["DATABASE_URL"]) == (str(clinvk.folder), "db://mine")
     assert call.env["WINDOWID"] == "of-the-server"
+
+
+def test_followed_prompt_on_a_terminal_shows_a_status_line_until_its_answer_and_a_footer(
+    clinvk: Clinvk, server: Server
+) -> None:
+    go = clinvk.folder / "go"
+    clinvk.agent.play([wait_for(go), *claude_says("done")])
+    run_id = clinvk.run("--detach", "hello").stdout.strip()
+    with on_terminal(clinvk, "runs", "follow", run_id) as terminal:
+        terminal.until("claude · 1 s")
+        go.touch()
+        assert terminal.ended() == 0
+    lines = terminal.screen()
+    assert lines[0] == "done"
+    assert re.fullmatch(r"\S+ · [0-9.]+ s · 17 tokens · \$0\.01 · session [0-9a-f]{8}", lines[-1]), lines
+    with on_terminal(clinvk, "runs", "follow", run_id, "-o", "stream-json") as terminal:
+        assert terminal.ended() == 0
+    assert "·" not in terminal.all_read.decode()
 
 
 def test_prompt_in_the_background_prints_only_its_id_in_a_pipe(clinvk: Clinvk, server: Server) -> None:

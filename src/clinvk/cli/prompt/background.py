@@ -1,6 +1,7 @@
 """Runs in the background: `--detach` starts them through a server, and `clinvk runs follow` prints what they do."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import msgspec
@@ -8,7 +9,9 @@ import msgspec
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.prompt.display import footer
 from clinvk.cli.prompt.printers import MarkdownPrinter, TextPrinter, exit_code_of_ending
+from clinvk.cli.prompt.status_line import StatusLine
 from clinvk.cli.sessions import runs
 from clinvk.cli.sessions.local_store import ALL, find_run, open_store, text_view
 from clinvk.cli.sessions.session_text import duration_of, short_id
@@ -21,7 +24,7 @@ from clinvk.remote.remote_runs import ServerDeclined, queue_position, start_on_s
 from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import RunFailed, RunFinished
+from clinvk.types.events import Ending, RunFailed, RunFinished
 from clinvk.types.orchestration import Plan
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
@@ -94,16 +97,26 @@ async def _follow_prompt(
     is_rendered = not is_stream and renders_markdown(settings.output, environ) and "output_schema" not in run.request
     text = MarkdownPrinter(lambda: columns() or 80) if is_rendered else TextPrinter()
     printer = UnifiedEncoder(record_facts(run)) if is_stream else text
-    code = exits.FAILED
-    async for batch in poll_events(store, run, _Pause(environ, notes).wait):
-        for _, at, event in batch:
-            if data := printer.feed(event, at):
-                await stdout.write(data, is_safe=is_rendered)
-            if isinstance(event, RunFailed) and not is_stream:
-                notes.error(event.message)
-            if isinstance(event, RunFinished | RunFailed):
-                code = exit_code_of_ending(event)
-    return code
+    elapsed_s = time.time() - run.started_at if run.started_at else 0.0
+    status = StatusLine(run.backend, notes.can_draw and is_rendered, is_kept=True, elapsed_s=elapsed_s)
+    ending: Ending | None = None
+    async with status.shown(notes):
+        async for batch in poll_events(store, run, _Pause(environ, notes).wait):
+            for _, at, event in batch:
+                if data := printer.feed(event, at):
+                    status.hide()
+                    await stdout.write(data, is_safe=is_rendered)
+                status.feed(event)
+                if isinstance(event, RunFailed) and not is_stream:
+                    notes.error(event.message)
+                if isinstance(event, RunFinished | RunFailed):
+                    ending = event
+    assert ending
+    if isinstance(ending, RunFinished) and notes.is_terminal and columns() and not is_stream:
+        ended = await store.run(run.id)
+        seconds = (ended.ended_at or 0.0) - (ended.started_at or ended.ended_at or 0.0)
+        notes.footer(footer(ended.model or run.backend, seconds, ending, run.session_id))
+    return exit_code_of_ending(ending)
 
 
 class _Pause:

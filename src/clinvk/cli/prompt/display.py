@@ -198,16 +198,9 @@ class RunDisplay:
         return data
 
     def _footer(self, run: "FollowedRun", ending: RunFinished) -> str:
-        parts = [
-            self._model or run.request.backend,
-            duration(duration_s(run)),
-            f"{short_tokens(ending.usage)} tokens" if ending.usage else "",
-            "" if ending.cost_usd is None else f"${ending.cost_usd:.2f}",
-            f"session {short_id(run.session_id)}" if run.session_id else "",
-        ]
-        footer = " · ".join(filter(None, parts))
-        with_hint = f"{footer} (clinvk -c to continue)"
-        return with_hint if run.session_id and len(with_hint) <= (columns() or 80) else footer
+        line = footer(self._model or run.request.backend, duration_s(run), ending, run.session_id)
+        with_hint = f"{line} (clinvk -c to continue)"
+        return with_hint if run.session_id and len(with_hint) <= (columns() or 80) else line
 
     async def _finish_cancelled(self) -> None:
         """Show the rest of a cancelled run, without waiting for a stalled reader."""
@@ -235,6 +228,18 @@ class RunDisplay:
         async for _, at, event in run.follow(self._number):
             if not isinstance(event, RunFinished | RunFailed) and (data := printer.feed(event, at)):
                 await self._stdout.write(data)
+
+
+def footer(model: str, seconds: float, ending: RunFinished, session_id: str | None) -> str:
+    """Return the model, duration, tokens, cost and session of a run on one line."""
+    parts = [
+        model,
+        duration(seconds),
+        f"{short_tokens(ending.usage)} tokens" if ending.usage else "",
+        "" if ending.cost_usd is None else f"${ending.cost_usd:.2f}",
+        f"session {short_id(session_id)}" if session_id else "",
+    ]
+    return " · ".join(filter(None, parts))
 
 
 def _with_remedy(denied: str, request: RunRequest) -> str:

@@ -28,13 +28,15 @@ class StatusLine:
     Attributes:
         is_on: whether anything is drawn: on a terminal that understands control sequences.
         is_kept: text does not hide the line, since the text is printed only in whole blocks.
+
+    `elapsed_s` is the time since the start of the run.
     """
 
-    def __init__(self, agent: str, is_on: bool, is_kept: bool = False) -> None:
+    def __init__(self, agent: str, is_on: bool, is_kept: bool = False, elapsed_s: float = 0.0) -> None:
         self.is_on = is_on
         self.is_kept = is_kept
         self._agent = agent
-        self._start = time.monotonic()
+        self._start = time.monotonic() - elapsed_s
         self._activity = ""
         self._is_wanted = True
         self._is_drawn = False
