@@ -21,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from clinvk.api.access import auth
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import load
 from scripted import Scripted
-from scripted.steps import codex_streams, says
+from scripted.steps import claude_reports_limit, codex_streams, says
 from standin.document import JSON
 
 REPOSITORY = Path(__file__).parents[2]
@@ -226,7 +227,9 @@ def agents(tmp_path: Path) -> Generator[list[Scripted]]:
     for name in BACKENDS:
         (tmp_path / name).mkdir()
         agent = Scripted(tmp_path / name, [name])
-        agent.play(says(name, *ANSWER))
+        start, *rest = says(name, *ANSWER)
+        limits = [claude_reports_limit(time.time() + 3600)] if name == "claude" else []
+        agent.play([start, *limits, *rest])
         if name == "codex":
             agent.play(codex_streams(*ANSWER), server=True)
         found.append(agent)

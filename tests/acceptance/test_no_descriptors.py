@@ -76,6 +76,7 @@ OTHERS: dict[str, dict[str, object] | None] = {
     "/api/v1/sessions": None,
     "/api/v1/runs": None,
     "/api/v1/usage": None,
+    "/api/v1/limits": None,
     "/openai/v1/models": None,
     "/anthropic/v1/models": None,
     "/anthropic/v1/messages/count_tokens": {"model": "claude", "messages": MESSAGES},

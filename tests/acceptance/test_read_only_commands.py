@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import time
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
 from acceptance.terminal import on_terminal
-from scripted.steps import claude_says, exits, says, wait_for
+from scripted.steps import claude_says, exits, line, says, wait_for
 
 
 def test_usage_sums_tokens_by_agent(clinvk: Clinvk) -> None:
@@ -36,6 +37,27 @@ def test_usage_on_a_terminal_has_bars(clinvk: Clinvk) -> None:
     assert clinvk.run("--new", "--", "one").returncode == 0
     with on_terminal(clinvk, "usage") as terminal:
         terminal.until("█")
+
+
+def test_usage_shows_the_limits_that_agents_report(clinvk: Clinvk) -> None:
+    windows = {
+        "five_hour": {"utilization": 0.5, "resetsAt": time.time() + 3600, "status": "allowed"},
+        "seven_day": {"utilization": 1.2, "resetsAt": time.time() + 86400, "status": "rejected"},
+    }
+    start, *rest = claude_says("answer")
+    limits = json.dumps({"type": "rate_limit_event", "rate_limit_info": {"unifiedWindows": windows}})
+    clinvk.agent.play([start, line(limits), *rest])
+    assert clinvk.run("--new", "--", "one").returncode == 0
+    with on_terminal(clinvk, "usage") as terminal:
+        terminal.until(f" {'█' * 12}{'░' * 12}")
+        terminal.until("█" * 24)
+    head, *rows = clinvk.run("usage").stdout.splitlines()[-3:]
+    assert head.split() == ["LIMIT", "USED", "RESETS", "STATE"]
+    assert [row.split()[:4] for row in rows] == [["claude", "5h", "50", "%"], ["claude", "7d", "120", "%"]]
+    assert [row.split()[-1] for row in rows] == ["allowed", "rejected"]
+    listed = json.loads(clinvk.run("usage", "--json").stdout)
+    assert (listed["total"]["runs"], [limit["window"] for limit in listed["limits"]]) == (1, ["5h", "7d"])
+    assert json.loads(clinvk.run("usage", "-b", "codex", "--json").stdout)["limits"] == []
 
 
 def test_usage_without_runs_says_so(clinvk: Clinvk) -> None:

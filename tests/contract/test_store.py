@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from clinvk.types.errors import (
 )
 from clinvk.types.events import RunFailed, RunStarted, TextDelta, Usage
 from clinvk.types.interaction import FieldOption, Interaction, InteractionAnswer, QuestionField
-from clinvk.types.record import RunRecord
+from clinvk.types.record import LimitWindow, RunRecord
 from clinvk.types.session import Session
 from records import ANSWER, AT, log, new_id, run, session, turn
 
@@ -691,6 +692,28 @@ async def test_pid_of_a_run_is_that_of_its_process_or_unknown(store: SessionStor
     await store.begin(record, None)
     assert await store.pid_of(record.id) in (os.getpid(), None)
     assert await store.pid_of(new_id()) is None
+
+
+# The limits of accounts
+
+
+def window(name: str, **fields: object) -> LimitWindow:
+    now = time.time()
+    limit = LimitWindow(backend="claude", window=name, used_percent=1.5, status="allowed", resets_at=now + 60)
+    return replace(limit, updated_at=now, **fields)
+
+
+async def test_limits_have_the_newest_state_of_each_window(store: SessionStore) -> None:
+    newest = window("5h", used_percent=40.25, status="rejected")
+    week, codex = window("7d", used_percent=None, resets_at=time.time() + 3600), window("5h", backend="codex")
+    for limit in (window("5h"), codex, week, newest):
+        await store.update_limit(limit)
+    assert await store.limits() == [newest, week, codex]
+
+
+async def test_limits_leave_out_windows_that_have_ended(store: SessionStore) -> None:
+    await store.update_limit(window("5h", resets_at=time.time() - 1))
+    assert await store.limits() == []
 
 
 # What is kept is what was given

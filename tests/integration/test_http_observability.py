@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from clinvk.config.load import home
 from clinvk.config.model import LogSettings
 from polling import until
 from scripted import Scripted
-from scripted.steps import claude_says, codex_says, wait_for
+from scripted.steps import Step, claude_reports_limit, claude_says, codex_says, wait_for
 from serving import LiveServer, serving
 from shell_backend import FAILED, TEXT, Shell
 
@@ -222,6 +224,39 @@ async def test_usage_is_reported_by_day_key_backend_and_model(scripted: Scripted
     ]
     assert [item["backend"] for item in narrowed["usage"]] == ["codex"]
     assert (others["usage"], others["total"]["runs"]) == ([], 0)
+
+
+def reporting_limit(resets_at: float) -> list[Step]:
+    start, *rest = claude_says("x")
+    return [start, claude_reports_limit(resets_at), *rest]
+
+
+async def test_limits_are_listed_until_they_reset(scripted: Scripted) -> None:
+    resets_at = time.time() + 3600
+    async with serving(scripted.env) as server:
+        assert (await server.client.get("/api/v1/limits")).json() == {"limits": []}
+        scripted.play(reporting_limit(resets_at))
+        await server.client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "hi"})
+        (limit,) = (await server.client.get("/api/v1/limits")).json()["limits"]
+        assert (limit["backend"], limit["window"], limit["status"]) == ("claude", "5h", "warning")
+        assert limit["used_percent"] == 82
+        assert datetime.fromisoformat(limit["resets_at"]).timestamp() == pytest.approx(resets_at, abs=0.001)
+        assert datetime.now(UTC) >= datetime.fromisoformat(limit["updated_at"])
+        scripted.play(reporting_limit(time.time() - 1))
+        await server.client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "hi"})
+        assert (await server.client.get("/api/v1/limits")).json() == {"limits": []}
+
+
+async def test_key_sees_only_the_limits_of_its_backends(scripted: Scripted) -> None:
+    file = KeyFile(home(scripted.env))
+    ana = await asyncio.to_thread(file.create, "ana", KeyLimits())
+    ben = await asyncio.to_thread(file.create, "ben", KeyLimits(backends=("codex",)))
+    scripted.play(reporting_limit(time.time() + 3600))
+    async with serving(scripted.env, keys=ApiKeys((), await asyncio.to_thread(file.read))) as server:
+        body = {"backend": "claude", "prompt": "hi"}
+        await server.client.post("/api/v1/prompt", json=body, headers={"x-api-key": ana})
+        seen = [(await server.client.get("/api/v1/limits", headers={"x-api-key": key})).json() for key in (ana, ben)]
+    assert [len(answer["limits"]) for answer in seen] == [1, 0]
 
 
 @pytest.mark.parametrize(

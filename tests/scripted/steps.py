@@ -150,6 +150,17 @@ def claude_says(
     )
 
 
+def claude_reports_limit(resets_at: float, used: float = 0.82) -> Step:
+    """Report the limit of five hours as Claude Code does with a subscription, near the limit."""
+    limit: JSON = {
+        "rateLimitType": "five_hour",
+        "status": "allowed_warning",
+        "utilization": used,
+        "resetsAt": resets_at,
+    }
+    return line(json.dumps({"type": "rate_limit_event", "rate_limit_info": limit}))
+
+
 def codex_says(*messages: str, session: str = "01a20000-0000-7000-8000-000000000001") -> list[Step]:
     """Answer as Codex 0.169.0 does, an item for each message."""
     usage: JSON = {

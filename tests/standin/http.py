@@ -85,11 +85,12 @@ class Connection:
         )
         await self._write(start.encode() + b"\r\n" + (b"" if head else data))
 
-    async def begin_stream(self) -> None:
-        """Send the head of an event stream."""
+    async def begin_stream(self, headers: str = "") -> None:
+        """Send the head of an event stream; `headers` are more of them, as `name: value, name: value`."""
+        more = "".join(f"{header.strip()}\r\n" for header in headers.split(",") if header)
         await self._write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
-            b"transfer-encoding: chunked\r\n\r\n"
+            b"transfer-encoding: chunked\r\n" + more.encode() + b"\r\n"
         )
 
     async def send(self, frame: Frame) -> None:

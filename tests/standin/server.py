@@ -152,7 +152,7 @@ class Exchange:
 
     async def _stream(self, message: Reply, directives: Directives) -> None:
         connection, delay = self.connection, directives.seconds("delay")
-        await connection.begin_stream()
+        await connection.begin_stream(directives.text("headers"))
         for frame in self.wire.frames(self.ask, message):
             if frame.chunk:
                 if "midstream" in directives and self.entry.chunks >= directives.count("midstream"):

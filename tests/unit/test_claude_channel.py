@@ -35,8 +35,8 @@ class Process:
         for delivery in deliveries:
             if isinstance(delivery, bytes):
                 self.sent.append(delivery)
-            else:
-                self.events.append(delivery)
+            elif isinstance(event := delivery[1], Event):
+                self.events.append((delivery[0], event))
 
     def play(self, case: str, runs: int) -> None:
         """Receive a recording; each run starts when the previous one has ended."""

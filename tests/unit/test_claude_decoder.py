@@ -44,7 +44,7 @@ def decode(lines: Iterable[bytes], exit_code: int = 0, stderr: bytes = b"") -> l
     channel.start("run", RunRequest(prompt="x"), None)
     deliveries = [delivery for line in lines for delivery in channel.receive(line)]
     deliveries += channel.closed(exit_code, stderr)
-    return [delivery[1] for delivery in deliveries if not isinstance(delivery, bytes)]
+    return [delivery[1] for delivery in deliveries if isinstance(delivery[1], Event)]
 
 
 def words(*texts: str) -> list[Event]:

@@ -34,7 +34,7 @@ def turns(*turns: Iterable[bytes]) -> list[list[Event]]:
     for lines in turns:
         channel.start("run", RunRequest(prompt="x"), None)
         deliveries = [delivery for line in lines for delivery in channel.receive(line)]
-        told.append([delivery[1] for delivery in deliveries if not isinstance(delivery, bytes)])
+        told.append([delivery[1] for delivery in deliveries if isinstance(delivery[1], Event)])
     return told
 
 

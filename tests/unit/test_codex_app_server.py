@@ -86,8 +86,8 @@ class Process:
         for delivery in deliveries:
             if isinstance(delivery, bytes):
                 self.sent += delivery
-            else:
-                self.events.append(delivery)
+            elif isinstance(event := delivery[1], Event):
+                self.events.append((delivery[0], event))
 
     def begin_turn(self, *early: bytes) -> "Process":
         """It has answered, and begun a turn; `early` is said of the thread before that."""

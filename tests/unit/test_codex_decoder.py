@@ -67,7 +67,7 @@ def fed(
     if closed:
         deliveries += channel.closed(*closed)
     assert all(isinstance(delivery, tuple) and delivery[0] == "r" for delivery in deliveries)
-    return [delivery[1] for delivery in deliveries if isinstance(delivery, tuple)]
+    return [delivery[1] for delivery in deliveries if isinstance(delivery[1], Event)]
 
 
 def item(kind: str, **fields: object) -> bytes:

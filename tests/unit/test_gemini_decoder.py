@@ -44,7 +44,7 @@ def _play(lines: Iterable[bytes], exit_code: int, stderr: bytes = b"") -> list[E
     channel.start("run", RunRequest(prompt="x"), None)
     deliveries = [delivery for line in lines for delivery in channel.receive(line)]
     deliveries += channel.closed(exit_code, stderr)
-    return [delivery[1] for delivery in deliveries if isinstance(delivery, tuple)]
+    return [delivery[1] for delivery in deliveries if isinstance(delivery[1], Event)]
 
 
 def _recorded(case: str) -> tuple[list[bytes], int, bytes]:

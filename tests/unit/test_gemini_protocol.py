@@ -69,8 +69,8 @@ class Process:
         for delivery in deliveries:
             if isinstance(delivery, bytes):
                 self.sent += delivery
-            else:
-                self.events.append(delivery)
+            elif isinstance(event := delivery[1], Event):
+                self.events.append((delivery[0], event))
 
     def play(self, case: str, runs: int, noise: bool = False) -> "Process":
         """Receive a recording; each run continues the conversation of the previous run after its end."""

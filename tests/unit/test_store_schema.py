@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from clinvk.store.sqlite.database import Database
-from clinvk.types.record import RunRecord
+from clinvk.types.record import LimitWindow, RunRecord
 from clinvk.types.session import Session
 
 
-@pytest.mark.parametrize(("table", "kept"), [("sessions", Session), ("runs", RunRecord)])
+@pytest.mark.parametrize(("table", "kept"), [("sessions", Session), ("runs", RunRecord), ("limits", LimitWindow)])
 def test_each_field_has_a_column(tmp_path: Path, table: str, kept: type[msgspec.Struct]) -> None:
     """A field that is added to the type needs a migration."""
     connection = Database(tmp_path, 10).connect()

@@ -11,6 +11,7 @@ from clinvk.policy.rules import Flags
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.events import Event
 from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.record import LimitWindow
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
 from clinvk.types.text import last_line
@@ -25,8 +26,11 @@ MAX_RUNS = 100
 """Default number of runs that a kept process serves before it is retired."""
 
 
-Delivery = tuple[str, Event] | bytes
-"""A channel's output: the run and an event of the run, or bytes to write to the process's stdin."""
+Report = Event | LimitWindow
+"""An event of a run, or the state of a limit, which an agent learns while it works on the run."""
+
+Delivery = tuple[str, Report] | bytes
+"""A channel's output: the run and a report of the run, or bytes to write to the process's stdin."""
 
 
 def _no_file(path: str) -> bytes | None:

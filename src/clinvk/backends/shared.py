@@ -3,11 +3,12 @@
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
+from msgspec import Meta
 
-from clinvk.backends.base import Channel, Delivery
+from clinvk.backends.base import Channel, Delivery, Report
 from clinvk.types.choices import EFFORTS
 from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable, SessionNotFound
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
@@ -31,6 +32,9 @@ _SURROGATE = re.compile(
 )
 """Half of a surrogate pair (group `half`). Escaped backslashes and whole pairs match too, and are skipped."""
 
+EpochSeconds = Annotated[float, Meta(ge=0, lt=253_402_300_800)]
+"""A time up to the year 9999, the last that can be printed."""
+
 Decoded = TypeVar("Decoded")
 Model = TypeVar("Model", str, str | None)
 Delta = TypeVar("Delta", TextDelta, ThinkingDelta)
@@ -39,7 +43,7 @@ Delta = TypeVar("Delta", TextDelta, ThinkingDelta)
 class Decoder(Protocol):
     """Decodes the lines of one CLI run into events. Each backend implements a decoder."""
 
-    def feed(self, line: bytes) -> Iterable[Event]:
+    def feed(self, line: bytes) -> Iterable[Report]:
         """Decode one line; the events may include the ending."""
         ...
 

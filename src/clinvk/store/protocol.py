@@ -10,7 +10,7 @@ from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.errors import AmbiguousId, InteractionNotFound, RunNotFound, SessionNotFound
 from clinvk.types.events import Logged
 from clinvk.types.interaction import Interaction, InteractionStatus
-from clinvk.types.record import RunRecord, UsageOfDay
+from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
 from clinvk.types.session import Session
 
 MIN_PREFIX = 4
@@ -252,6 +252,14 @@ class SessionStore(Protocol):
 
         Usage stays when runs are deleted. An orchestration counts as the sum of the parts.
         """
+        ...
+
+    async def update_limit(self, window: LimitWindow) -> None:
+        """Store the newest state of a limit. The update may be delayed for a moment."""
+        ...
+
+    async def limits(self) -> list[LimitWindow]:
+        """Return the newest states of the limits whose windows have not ended, by backend and window."""
         ...
 
 

@@ -95,3 +95,24 @@ class UsageOfDay(msgspec.Struct, frozen=True, kw_only=True):
     runs: int
     usage: Usage
     cost_usd: float
+
+
+LimitStatus = Literal["allowed", "warning", "rejected"]
+
+
+class LimitWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """The use of one limit of the user's account, as the agent reports it; times are in seconds since the epoch.
+
+    Attributes:
+        window: the length as `5h` or `7d`, and the share of the account that the limit covers, as in `7d_opus`.
+        used_percent: None if unknown; above 100 if the vendor allows use beyond the limit.
+        status: whether the vendor accepts requests, accepts them near the limit, or rejects them.
+        updated_at: when the agent reported the state; 0 until the report is recorded.
+    """
+
+    backend: str
+    window: str
+    used_percent: float | None
+    status: LimitStatus
+    resets_at: float
+    updated_at: float = 0.0

@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from msgspec.structs import asdict, replace
@@ -94,6 +95,13 @@ async def list_usage(services: Services, _: Request, query: usage.UsageListing) 
     span = usage.span(query, datetime.now(UTC).date())
     rows = await services.store.usage(span.since, query.key)
     return await asyncio.to_thread(usage.summary, rows, query, span)
+
+
+async def list_limits(services: Services, request: Request) -> usage.LimitList:
+    """List the limits of the agents' accounts. Claude Code and Codex report them with a subscription, during runs."""
+    has_backend = partial(services.admission.key_policy.has_backend, request.state.key_name)
+    windows = await services.store.limits()
+    return usage.LimitList(limits=[usage.limit_view(window) for window in windows if has_backend(window.backend)])
 
 
 logger = logging.getLogger(__name__)

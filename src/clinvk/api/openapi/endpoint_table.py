@@ -451,6 +451,7 @@ _SERVER = (
         (dialect.ForeignOrigin, *GUARDED),
         returns={204: Returns("The login has ended.", headers=_COOKIE)},
     ),
+    _method("GET", "/api/v1/limits", runs.list_limits, STORED),
     _method("GET", METRICS_PATH, health.metrics, (dialect.NoSuchPath, *GUARDED), returns=_METRICS),
     _method("GET", "/health", health.health, (), returns=_HEALTH),
     _method("GET", "/health/ready", health.ready, (), returns=_READY),

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from msgspec.structs import replace
 
+from clinvk.backends.base import Report
 from clinvk.backends.claude import wire
 from clinvk.backends.shared import (
     Decoder,
@@ -22,6 +23,7 @@ from clinvk.backends.shared import (
     not_logged_in,
 )
 from clinvk.types import errors, events
+from clinvk.types.record import LimitStatus, LimitWindow
 
 _SYNTHETIC = "<synthetic>"
 _NONE = wire.TokenCounts()
@@ -103,7 +105,7 @@ class ClaudeDecoder(Decoder):
         self._error: str | None = None
         self.usage = events.Usage()
 
-    def feed(self, line: bytes) -> Iterable[events.Event]:
+    def feed(self, line: bytes) -> Iterable[Report]:  # noqa: PLR0911 - one line for each type
         """Decode one line; the events may include the ending."""
         parsed = wire.read(line)
         if parsed is None or parsed.parent_tool_use_id is not None:
@@ -117,6 +119,8 @@ class ClaudeDecoder(Decoder):
                 return self._user(parsed)
             case wire.System():
                 return self._system(parsed)
+            case wire.RateLimitEvent():
+                return _limits(parsed.rate_limit_info)
             case wire.Result():
                 return self._result(parsed)
 
@@ -266,6 +270,23 @@ def _retry(line: wire.System) -> events.Event:
     return events.Progress(
         "retry", f"{why}; retry {line.attempt} of {line.max_retries} in {line.retry_delay_ms / 1000:.1f} s"
     )
+
+
+_STATUSES: dict[str, LimitStatus] = {"allowed_warning": "warning", "rejected": "rejected"}
+
+
+def _limits(info: wire.RateLimitInfo) -> Iterator[LimitWindow]:
+    """Yield the limits whose end is known."""
+    windows = {info.rate_limit_type: info} | info.unified_windows
+    for name, window in windows.items():
+        if name and window.resets_at is not None:
+            yield LimitWindow(
+                backend="claude",
+                window=name.replace("five_hour", "5h").replace("seven_day", "7d"),
+                used_percent=None if window.utilization is None else round(window.utilization * 100, 2),
+                status=_STATUSES.get(window.status, "allowed"),
+                resets_at=window.resets_at,
+            )
 
 
 def _output(content: str | list[wire.Part] | None) -> str:

@@ -7,7 +7,7 @@ the ending of a run.
 
 import msgspec
 
-from clinvk.backends.shared import decode_line
+from clinvk.backends.shared import EpochSeconds, decode_line
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
@@ -129,6 +129,27 @@ class User(_Line, frozen=True, kw_only=True, tag="user"):
     message: Results
 
 
+class UnifiedWindow(msgspec.Struct, frozen=True, rename="camel"):
+    """The state of one limit; `utilization` is a fraction, and `resets_at` is in seconds since the epoch."""
+
+    utilization: float | None = None
+    resets_at: EpochSeconds | None = None
+    status: str = ""
+
+
+class RateLimitInfo(UnifiedWindow, frozen=True, rename="camel"):
+    """The limit that applies at present, and the state of all limits since 2.1.332."""
+
+    rate_limit_type: str = ""
+    unified_windows: dict[str, UnifiedWindow] = {}
+
+
+class RateLimitEvent(_Line, frozen=True, kw_only=True, tag="rate_limit_event"):
+    """A change of the limits of a subscription."""
+
+    rate_limit_info: RateLimitInfo
+
+
 class ModelUsage(msgspec.Struct, frozen=True, rename="camel"):
     """Tokens that one model used; 2.1.197 does not report the share of thinking in the output tokens."""
 
@@ -174,7 +195,7 @@ class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsag
     errors: list[str] | None = None
 
 
-Line = System | StreamEvent | Assistant | User | Result
+Line = System | StreamEvent | Assistant | User | RateLimitEvent | Result
 
 _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 _FIELDS: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -41,7 +41,6 @@ _PROVIDER = "openai"
 """The model provider if the settings name none."""
 
 _SKIPPED_NOTIFICATIONS = (
-    "account/rateLimits/updated",
     "configWarning",
     "item/commandExecution/outputDelta",
     "item/fileChange/outputDelta",
@@ -230,6 +229,8 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
             return
         if message.id is not None:
             yield self._answer(message, _ANSWERS.get(method))
+        if params and params.rate_limits and self._open:  # the limits belong to the account, so any run will do
+            yield from ((next(iter(self._open)), window) for window in params.rate_limits.windows())
         if message.id is not None or params is None or not wire.is_read(method, params):
             return
         if conversation is None:

@@ -7,15 +7,19 @@ lenient as possible, so that a future form of a line cannot hide the end of a tu
 """
 
 import re
+from collections.abc import Iterator
 
 import msgspec
 
 from clinvk.backends.jsonrpc import Message
-from clinvk.backends.shared import decode_line
+from clinvk.backends.shared import EpochSeconds, decode_line
 from clinvk.types.events import Progress, ToolCall, ToolResult, Usage
+from clinvk.types.record import LimitWindow
 
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 _COMPACTION = "context_compaction"
+_LIMIT = "codex"
+"""The id of the limit that covers all models."""
 _ANSWER: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 _KINDS = frozenset(
@@ -237,6 +241,38 @@ class Turn(msgspec.Struct, frozen=True, rename="camel"):
     root_turn_id: str | None = None
 
 
+class _Window(msgspec.Struct, frozen=True, rename="camel"):
+    used_percent: float
+    window_duration_mins: int | None = None
+    resets_at: EpochSeconds | None = None
+
+
+class RateLimits(msgspec.Struct, frozen=True, rename="camel"):
+    """The limits of the user's account; both windows are missing without a subscription."""
+
+    limit_id: str | None = None
+    primary: _Window | None = None
+    secondary: _Window | None = None
+
+    def windows(self) -> Iterator[LimitWindow]:
+        """Yield the limits whose length and end are known."""
+        for window in (self.primary, self.secondary):
+            if window and window.window_duration_mins and window.resets_at is not None:
+                scope = "" if self.limit_id in (None, _LIMIT) else f"_{self.limit_id}"
+                yield LimitWindow(
+                    backend="codex",
+                    window=_length(window.window_duration_mins) + scope,
+                    used_percent=window.used_percent,
+                    status="allowed" if window.used_percent < 100 else "rejected",
+                    resets_at=window.resets_at,
+                )
+
+
+def _length(minutes: int) -> str:
+    unit, size = next((unit, size) for unit, size in (("d", 1440), ("h", 60), ("m", 1)) if minutes % size == 0)
+    return f"{minutes // size}{unit}"
+
+
 class Params(msgspec.Struct, frozen=True, rename="camel"):
     """The parameters of a notification. A summary of the model's thinking has several parts, by `summary_index`.
 
@@ -257,6 +293,7 @@ class Params(msgspec.Struct, frozen=True, rename="camel"):
     message: str = ""
     error: Failure = Failure()
     will_retry: bool = False
+    rate_limits: RateLimits | None = None
 
 
 class _Thread(msgspec.Struct, frozen=True):

@@ -10,12 +10,12 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends import mcp_tools
-from clinvk.backends.base import Delivery, Host
+from clinvk.backends.base import Delivery, Host, Report
 from clinvk.backends.gemini import prompt_delivery
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.mcp_tools import SERVER, McpMessage
 from clinvk.backends.shared import OneShotChannel, decode_line, tool_names
-from clinvk.types.events import AwaitingTools, Event, ToolCall, ToolResult
+from clinvk.types.events import AwaitingTools, ToolCall, ToolResult
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 
 SOCKET = "home/tools"
@@ -104,7 +104,7 @@ class ClientToolsChannel(OneShotChannel):
         """Return the answer to a call."""
         return _encode({"id": self._waiting.pop(output.call_id), "result": mcp_tools.call_result(output)})
 
-    def _translated(self, event: Event) -> Iterator[Event]:
+    def _translated(self, event: Report) -> Iterator[Report]:
         if isinstance(event, ToolCall) and event.name.removeprefix(_PREFIX) in self._names:
             self._printed[event.id] = event.name.removeprefix(_PREFIX), _without_added(event.input)
         elif not isinstance(event, ToolResult):

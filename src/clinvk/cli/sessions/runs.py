@@ -17,13 +17,14 @@ from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.sessions import session_text as text
 from clinvk.cli.sessions.local_store import ALL, directory_filter, find_run, over_store, print_answer, text_view
 from clinvk.cli.terminal.input import without_context
-from clinvk.cli.terminal.output import Notes, print_json, print_text, printable, without_sequences
+from clinvk.cli.terminal.output import Notes, date_and_time, print_json, print_text, printable, without_sequences
 from clinvk.cli.terminal.table import Column, one_line
+from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Usage
-from clinvk.types.record import RunRecord
+from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
 from clinvk.types.request import PartPosition
 
 if TYPE_CHECKING:
@@ -281,34 +282,66 @@ _USAGE_GROUPS = {"agent": "backend"}
 
 
 def usage(flags: UsageFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
-    """Print the usage of the last days.
+    """Print the usage of the last days, and the limits of the accounts.
 
     Raises:
         ClinvkError: the store cannot be read, or the backend does not exist.
     """
-    from clinvk.dialects.rest.usage import UsageListing, span, summary  # no other command waits for the import
+    from clinvk.dialects.rest import usage as rest  # no other command waits for the import
 
     settings = settings_of(flags, environ, {}, notes, backends)
     today = datetime.now(UTC).date()
     group = _USAGE_GROUPS.get(flags.by, flags.by)
-    listing = UsageListing(
+    listing = rest.UsageListing(
         since=today - timedelta(days=flags.days - 1),
         backend=flags.backend,
         model=flags.model,
         group_by=group,
     )
-    period = span(listing, today)
-    used = summary(over_store(environ, notes, lambda store: store.usage(period.since)), listing, period)
+    period = rest.span(listing, today)
+    rows, limits = over_store(environ, notes, lambda store: _usage_and_limits(store, period.since))
+    used = rest.summary(rows, listing, period)
+    limits = [window for window in limits if flags.backend in (None, window.backend)]
     if flags.wants_json:
-        print_json(used)
-    elif used.usage:
-        view = text_view(settings, environ)
+        print_json(copy_as(rest.UsageAndLimits, used, limits=[*map(rest.limit_view, limits)]))
+        return 0
+    view = text_view(settings, environ)
+    if used.usage:
         fields = _usage_columns(used, group, flags.by, has_bars=view.most is not None)
         print_text("\n".join(view.table(fields, used.usage)))
         notes.info(f"since {used.since}: {_usage_total(used.total)}")
     else:
         notes.info(f"no runs since {used.since}")
+    if limits:
+        print_text("\n".join(["", *limits_table(limits, view)]))
     return 0
+
+
+async def _usage_and_limits(store: SessionStore, first_day: str) -> tuple[list[UsageOfDay], list[LimitWindow]]:
+    return await store.usage(first_day), await store.limits()
+
+
+def limits_table(limits: Sequence[LimitWindow], view: text.TextView) -> list[str]:
+    """Return a table of limits, the head first; a bar of full width is a limit used up."""
+
+    def bar(window: LimitWindow) -> str:
+        cells = min(_BAR_CELLS, -int(-(window.used_percent or 0) * _BAR_CELLS // 100))
+        return "█" * cells + "░" * (_BAR_CELLS - cells)
+
+    bars: text.Fields[LimitWindow] = ((Column("", is_spare=True), bar),)
+    return view.table(
+        (
+            (Column("LIMIT"), lambda window: f"{window.backend} {window.window}"),
+            (
+                Column("USED", to_right=True),
+                lambda window: "" if window.used_percent is None else f"{window.used_percent:.0f} %",
+            ),
+            (Column("RESETS"), lambda window: date_and_time(window.resets_at)),
+            (text.STATE, lambda window: window.status),
+            *(bars if view.most is not None else ()),
+        ),
+        limits,
+    )
 
 
 def _usage_columns(used: "UsageList", group: str, title: str, has_bars: bool) -> "text.Fields[UsageItem]":

@@ -1,4 +1,4 @@
-"""`GET /api/v1/usage`: the usage of runs, summed by day, key, backend and model."""
+"""`GET /api/v1/usage` and `/limits`: the usage of runs by day, key, backend and model, and the limits of accounts."""
 
 from collections.abc import Iterable
 from datetime import date
@@ -7,9 +7,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from clinvk.dialects.dialect import copy_as
+from clinvk.dialects.rest.views import Time, time
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import Usage
-from clinvk.types.record import UsageOfDay
+from clinvk.types.record import LimitStatus, LimitWindow, UsageOfDay
 
 ASPECTS = ("day", "key", "backend", "model")
 
@@ -61,6 +63,36 @@ class UsageList(msgspec.Struct, frozen=True, kw_only=True):
     until: _Day
     usage: list[UsageItem]
     total: Used
+
+
+class LimitView(msgspec.Struct, frozen=True, kw_only=True):
+    """The use of one limit of an agent's account, as the agent last reported it."""
+
+    backend: str
+    window: Annotated[
+        str, Meta(description="The length, and what else defines the limit.", examples=["5h", "7d", "7d_opus"])
+    ]
+    used_percent: Annotated[float | None, Meta(description="Null if unknown.", examples=[42.5])]
+    resets_at: Time
+    status: Annotated[LimitStatus, Meta(description="Whether the vendor accepts requests; `warning`: near the limit.")]
+    updated_at: Time
+
+
+class LimitList(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits whose windows have not ended."""
+
+    limits: list[LimitView]
+
+
+class UsageAndLimits(UsageList, frozen=True, kw_only=True):
+    """The JSON of `clinvk usage`."""
+
+    limits: list[LimitView]
+
+
+def limit_view(window: LimitWindow) -> LimitView:
+    """Return a limit as the API shows it."""
+    return copy_as(LimitView, window, resets_at=time(window.resets_at), updated_at=time(window.updated_at))
 
 
 class Span(msgspec.Struct, frozen=True):

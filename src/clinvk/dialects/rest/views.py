@@ -44,7 +44,7 @@ QueuePosition = (
     | msgspec.UnsetType
 )
 _UNREADABLE = "Number of items on this page that a damaged database hides; absent if none."
-_Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
+Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
 
 
 class SessionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +52,8 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
 
     id: Annotated[str, Meta(description="32 hex digits.")]
     backend: str
-    created_at: _Time
-    last_used: _Time
+    created_at: Time
+    last_used: Time
     working_dir: Annotated[str, Meta(description="The agent's working directory.")]
     backend_session_id: Annotated[str | None, Meta(description="The agent CLI's session id; null until reported.")]
     model: str | None
@@ -117,7 +117,7 @@ class TurnMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     role: Literal["user", "assistant"]
     text: str
-    time: _Time
+    time: Time
     run_id: str
     usage: Annotated[Usage | None, Meta(description="Tokens of the turn, with the answer; absent if unknown.")] = None
     error: Annotated[str | None, Meta(description="The error of the turn.")] = None
@@ -154,9 +154,9 @@ class RunItem(msgspec.Struct, frozen=True, kw_only=True):
     prompt: Annotated[str, Meta(description=f"In a list the first {LISTED_CHARS} characters; empty if ephemeral.")]
     workdir: str
     model: str | None
-    created_at: _Time
-    started_at: Annotated[_Time | None, Meta(description="Start of the agent; null while queued.")]
-    ended_at: Annotated[_Time | None, Meta(description="Null while queued or running.")]
+    created_at: Time
+    started_at: Annotated[Time | None, Meta(description="Start of the agent; null while queued.")]
+    ended_at: Annotated[Time | None, Meta(description="Null while queued or running.")]
     exit_code: Annotated[int | None, Meta(description="0 means success; null until the run has ended.")]
     error: Annotated[str | None, Meta(description="The error of a failed run.")]
     error_code: Annotated[str | None, Meta(description="The code of the error, e.g. agent_rate_limited.")]

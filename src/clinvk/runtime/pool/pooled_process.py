@@ -5,10 +5,10 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
-from clinvk.backends.base import ProtocolNotSupported
+from clinvk.backends.base import ProtocolNotSupported, Report
 from clinvk.runtime.process.process import Process
 from clinvk.types.errors import AgentCrashed, AgentFailed
-from clinvk.types.events import Ending, Event, RunFailed, RunStarted, ToolCall, Waiting
+from clinvk.types.events import Ending, RunFailed, RunStarted, ToolCall, Waiting
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.session import Resume
@@ -50,7 +50,7 @@ class PooledProcess:
         self.conversation = ""
         self.began_at = inf
         self.unread_bytes = 0
-        self._unread: list[tuple[bytes, list[Event]]] = []
+        self._unread: list[tuple[bytes, list[Report]]] = []
         self._refusal = ""
 
     @property
@@ -86,7 +86,7 @@ class PooledProcess:
         self.is_parked = False
         self.process.write(self.worker.channel.resolve(self.run, request_id, answer), close=False)
 
-    def add(self, line: bytes, event: Event | None = None) -> None:
+    def add(self, line: bytes, event: Report | None = None) -> None:
         """Queue a line, or another event of the last line, for the run's next `read`."""
         if self.is_over:
             return
@@ -122,7 +122,7 @@ class PooledProcess:
         self._refusal = reason
         self.wake()
 
-    def read(self) -> list[tuple[bytes, list[Event]]]:
+    def read(self) -> list[tuple[bytes, list[Report]]]:
         """Return the lines since the last call with their events.
 
         Raises:

@@ -13,7 +13,7 @@ from clinvk.store.protocol import SessionStore
 from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
-from clinvk.types.record import RunRecord, recorded_options, recorded_result
+from clinvk.types.record import LimitWindow, RunRecord, recorded_options, recorded_result
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
 
@@ -129,6 +129,10 @@ class RunRecorder:
         """Store the new events of a log with the next autosave."""
         if self._stores_text:
             self._autosave.add(self._record.id, log)
+
+    async def limit_reported(self, window: LimitWindow) -> None:
+        """Record the state of a limit."""
+        await self._store_safely(self._store.update_limit(replace(window, updated_at=time.time())))
 
     async def ended(self, ending: Ending, entries: Sequence[Logged], output: str) -> None:
         """Record the ending of the run; `entries` are the unsaved events, `output` is the whole answer."""

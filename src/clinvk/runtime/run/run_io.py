@@ -6,7 +6,7 @@ from math import inf
 
 import msgspec
 
-from clinvk.backends.base import Backend, Channel, Delivery, Host, Launch, ProtocolNotSupported
+from clinvk.backends.base import Backend, Channel, Delivery, Host, Launch, ProtocolNotSupported, Report
 from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.pooled_process import PooledProcess
@@ -28,6 +28,7 @@ from clinvk.types.events import (
     Waiting,
 )
 from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.record import LimitWindow
 from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
@@ -91,7 +92,7 @@ class OwnProcess:
         """Send the prompt; stdin stays open only if the protocol needs it."""
         self.process.write(self._channel.start(self._run, request, resume), close=not self._long_lived)
 
-    def read(self) -> Iterator[tuple[bytes, Iterable[Event]]]:
+    def read(self) -> Iterator[tuple[bytes, Iterable[Report]]]:
         """Yield each new line with its events, after the previous line was handled. Tool messages have no line."""
         messages = self._tool_socket.take() if self._tool_socket else ()
         if messages:
@@ -101,11 +102,11 @@ class OwnProcess:
         for message in messages:
             yield b"", self._events(self._channel.receive_tool_message(message), of_tools=True)
 
-    def closed(self) -> Iterable[Event]:
+    def closed(self) -> Iterable[Report]:
         """Return the ending of a run whose agent exited without reporting an ending."""
         return self._events(self._channel.closed(self.process.exit_code or 0, self.process.stderr))
 
-    def _events(self, deliveries: Iterable[Delivery], *, of_tools: bool = False) -> Iterator[Event]:
+    def _events(self, deliveries: Iterable[Delivery], *, of_tools: bool = False) -> Iterator[Report]:
         """Yield the events, and answer the requests of the process, or of its tool bridge."""
         for delivery in deliveries:
             self.is_answered = True
@@ -195,6 +196,7 @@ class RunIO:
         activity: the turns and open tool calls.
         raw: the last line of JSON.
         events: the events since the last `take`; their lines have `events_bytes` bytes.
+        limits: the states of limits that were reported since the list was last emptied.
         protocol_failure: why the process does not speak its channel's protocol; empty unless found out.
     """
 
@@ -220,6 +222,7 @@ class RunIO:
         self.raw = b""
         self.events: list[Event] = []
         self.events_bytes = 0
+        self.limits: list[LimitWindow] = []
         self.protocol_failure = ""
         self._own = process if isinstance(process, OwnProcess) else None
         self._early_stderr: list[Event] | None = []
@@ -337,8 +340,11 @@ class RunIO:
         if process.exit_code is not None and (process.at_eof or now >= self._closed_at + DRAIN_S):
             self._handle(own.closed(), now)
 
-    def _handle(self, events: Iterable[Event], now: float) -> None:
+    def _handle(self, events: Iterable[Report], now: float) -> None:
         for event in () if self.ending else events:
+            if isinstance(event, LimitWindow):
+                self.limits.append(event)
+                continue
             if isinstance(event, Ending):
                 self._end(event)
                 break

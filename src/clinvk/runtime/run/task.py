@@ -44,6 +44,7 @@ from clinvk.types.events import (
     Usage,
     Waiting,
 )
+from clinvk.types.record import LimitWindow
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import ToolOutput
 from clinvk.types.result import RunResult, gather
@@ -275,6 +276,7 @@ class RunTask:
         if (
             io.ending
             or io.protocol_failure
+            or io.limits
             or any(isinstance(event, RunStarted | Waiting | InteractionResolved) for event in io.events)
         ):
             return False
@@ -295,6 +297,7 @@ class RunTask:
             else:
                 io.read(self.now())
                 await self._record(*io.take())
+                await self._record_limits(io.limits)
             if ending := io.ending or self.stopped_by or io.limit(self.now()):
                 return ending
             if io.protocol_failure:
@@ -401,6 +404,10 @@ class RunTask:
             self.slot.reacquire()
         await self.recorder.set_state("waiting" if self._interactions.is_waiting else "running")
         return [recorded] if recorded else []
+
+    async def _record_limits(self, limits: list[LimitWindow]) -> None:
+        while limits:
+            await self.recorder.limit_reported(limits.pop(0))
 
     def _log(self, events: list[Event], size: int) -> None:
         for index, event in enumerate(events):

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from clinvk.store.sqlite.database import Unreadable, skipping
 from clinvk.types.events import Event, Logged, RunFinished, TextDelta, ThinkingDelta, ToolCall
 from clinvk.types.interaction import Interaction
-from clinvk.types.record import RunRecord
+from clinvk.types.record import LimitWindow, RunRecord
 from clinvk.types.session import Session
 from clinvk.types.text import readable
 
@@ -105,6 +105,7 @@ class Table(Generic[_T]):
 SESSIONS = Table("sessions", Session, "last_used", "token_usage", "counted", "tags", "metadata")
 RUNS = Table("runs", RunRecord, "created_at", "request", "usage")
 INTERACTIONS = Table("interactions", Interaction, "created_at", "input", "fields", "choices", "answer")
+LIMITS = Table("limits", LimitWindow, "updated_at")
 
 
 def to_json(value: object) -> bytes:

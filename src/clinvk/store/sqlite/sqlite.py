@@ -27,12 +27,12 @@ from clinvk.store.sqlite.database import (
 )
 from clinvk.store.sqlite.legacy import DamagedFile, ImportReport
 from clinvk.store.sqlite.owners import OwnerLocks
-from clinvk.store.sqlite.rows import INTERACTIONS, RUNS, SESSIONS
+from clinvk.store.sqlite.rows import INTERACTIONS, LIMITS, RUNS, SESSIONS
 from clinvk.store.sqlite.threads import ReaderThreads, WriterThread
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.events import Logged
 from clinvk.types.interaction import Interaction
-from clinvk.types.record import RunRecord, UsageOfDay
+from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
 from clinvk.types.session import Session
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ _INTERACTIONS = INTERACTIONS.select(
 )
 _ADD_INTERACTION = INTERACTIONS.insert()
 _RESOLVE = f"{INTERACTIONS.update(_OUTCOME)} AND status = 'pending'"
+_LIMITS = LIMITS.select("WHERE resets_at > ? ORDER BY backend, resets_at, window")
 _OWNER = "SELECT owner FROM runs WHERE id = ?"
 _EVENTS = "SELECT key FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
 
@@ -306,6 +307,15 @@ class SqliteStore:
         """List interactions, newest first."""
         values = (query.status, query.run_id, query.session_id, query.limit)
         return await self._read(lambda db: [INTERACTIONS.read(row) for row in db.execute(_INTERACTIONS, values)])
+
+    async def update_limit(self, window: LimitWindow) -> None:
+        """Store the newest state of a limit soon, and in any case before the next read of this store."""
+        key = f"limit {window.backend} {window.window}"
+        self._writer.schedule(key, lambda db: db.execute(LIMITS.insert(), LIMITS.values(window)))
+
+    async def limits(self) -> list[LimitWindow]:
+        """Return the newest states of the limits whose windows have not ended."""
+        return await self._read(lambda db: [*map(LIMITS.read, db.execute(_LIMITS, (time.time(),)))])
 
     async def size(self) -> int:
         """Return the size of the store on disk, in bytes."""

@@ -131,7 +131,7 @@ class WriterThread:
         """Queue an operation without waiting. A failure is logged."""
         self._enqueue(operation, retry=False).done.add_done_callback(_log_failure)
 
-    def schedule(self, key: str, operation: "Callable[[sqlite3.Connection], None]") -> None:
+    def schedule(self, key: str, operation: "Callable[[sqlite3.Connection], object]") -> None:
         """Queue an operation to run soon, or with the next `catch_up`. A failure is logged.
 
         A newer operation with the same key replaces the operation. `forget` drops the operation, so most short runs
