@@ -1,5 +1,7 @@
 """Markdown of answers on a terminal."""
 
+import re
+
 import pytest
 
 from acceptance.command import Clinvk
@@ -34,9 +36,15 @@ def test_block_is_rendered_on_a_terminal_before_the_answer_ends(clinvk: Clinvk) 
 def test_answer_is_not_rendered_if_the_user_does_not_want_that(
     clinvk: Clinvk, arguments: tuple[str, ...], env: dict[str, str]
 ) -> None:
-    clinvk.agent.play(claude_says(ANSWER))
+    go = clinvk.folder / "go"
+    clinvk.agent.play([wait_for(go), *claude_says(ANSWER)])
     with on_terminal(clinvk, *arguments, "hello world", env=env) as terminal:
+        if env.get("TERM") != "dumb":
+            terminal.until("claude · 0 s")
+        go.touch()
         assert terminal.ended() == 0
+    if env.keys() & {"NO_COLOR", "CLINVK_OUTPUT__COLOR", "TERM"}:
+        assert not re.search(rb"\x1b\[[0-9;]*m", terminal.all_read)
     assert b"# Title" in terminal.all_read
     assert b"**bold**" in terminal.all_read
 

@@ -72,7 +72,7 @@ class StatusLine:
             self.hide()
             write(STDERR, text)
 
-        frames = asyncio.create_task(self._draw_frames())
+        frames = asyncio.create_task(self._draw_frames(notes.has_color))
         try:
             with notes.written_by(print_note):
                 yield
@@ -82,13 +82,13 @@ class StatusLine:
                 await frames
             self.hide()
 
-    async def _draw_frames(self) -> None:
+    async def _draw_frames(self, is_colored: bool) -> None:
         for frame in cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"):
             await asyncio.sleep(_FRAME_S)
             if self._is_wanted and is_writable(STDERR):
                 parts = (self._agent, f"{time.monotonic() - self._start:.0f} s", self._activity)
                 line = cut(f"{frame} {' · '.join(filter(None, parts))}", os.get_terminal_size(STDERR).columns - 1)
-                _draw(f"{_CLEAR}\x1b[2m{line}\x1b[0m")
+                _draw(f"{_CLEAR}\x1b[2m{line}\x1b[0m" if is_colored else f"{_CLEAR}{line}")
                 self._is_drawn = True
 
 
