@@ -12,6 +12,7 @@ from clients import finished
 from scripted import Scripted
 from scripted.steps import claude_says, exits, stderr
 from serving import LiveServer, serving
+from standin.document import JSON
 
 
 @dataclass(frozen=True)
@@ -102,3 +103,45 @@ async def test_claude_code_does_not_retry_a_crashed_agent(client: Client, script
     assert done.returncode != 0
     assert "the disk is on fire" in done.stdout
     assert len(scripted.calls()) == 1
+
+
+def script(client: Client, name: str, *calls: tuple[str, dict[str, JSON]]) -> str:
+    """Return a prompt with which the model makes calls, one after the other."""
+    client.home.mkdir(exist_ok=True)
+    path = client.home / name
+    path.write_text(json.dumps([[call] for call in calls]))
+    return f"[[script {path}]]"
+
+
+async def runs(server: LiveServer) -> int:
+    return (await server.client.get("/api/v1/runs")).json()["total"]
+
+
+TASK: dict[str, JSON] = {
+    "description": "d",
+    "prompt": "of the sub-agent [[words=2]]",
+    "subagent_type": "general-purpose",
+    "run_in_background": False,
+}
+ECHO: dict[str, JSON] = {"command": "echo ran", "description": "d"}
+
+
+async def test_parked_run_continues_after_the_sub_agents_of_claude_code(client: Client, machine: Machine) -> None:
+    """The client has system messages in the conversation, of the agent and of the sub-agent."""
+    prompt = script(client, "calls", ("Agent", TASK), ("Bash", ECHO), ("Bash", ECHO))
+    async with serving(machine.env, client_tools="client") as server:
+        done = await client.ask(server, prompt, "--model=codex", "--allowedTools=Bash,Agent")
+        assert "RESULTS" in done.stdout, done.stdout + done.stderr
+        assert "word1 word2" in done.stdout
+        assert await runs(server) == 2
+
+
+async def test_second_prompt_of_claude_code_has_its_tools(client: Client, machine: Machine) -> None:
+    first, second = [script(client, name, ("Bash", ECHO), ("Bash", ECHO)) for name in ("first", "second")]
+    async with serving(machine.env, client_tools="client") as server:
+        await client.ask(server, first, "--model=codex", "--allowedTools=Bash")
+        done = await client.ask(server, second, "--model=codex", "--allowedTools=Bash", "--continue")
+        assert "RESULTS" in done.stdout, done.stdout + done.stderr
+        assert await runs(server) == 2
+    bodies = json.dumps(machine.requests()[-1])
+    assert "first" in bodies

@@ -698,3 +698,36 @@ async def test_stream_is_kept_alive_while_a_required_call_is_awaited(
     assert before.startswith(pulse)
     assert b"no call" not in before
     assert after
+
+
+async def test_system_texts_after_an_output_reach_the_agent(scripted: Scripted) -> None:
+    async with run_parked(scripted) as (server, _):
+        early: Message = {"role": "system", "content": "be brief"}
+        asks = answer(await send(server, [early, QUESTION, early]))
+        late: Message = {"role": "system", "content": "and careful"}
+        messages = [early, QUESTION, early, asks, output("call_rome"), late]
+        assert answer(await send(server, messages))["content"] == "it is sunny"
+        changed = [*messages[:2], late, *messages[3:]]
+        assert answer(await send(server, changed))["content"] == "rebuilt"
+    assert scripted.outputs() == [("call_rome", "sunand careful")]
+
+
+@pytest.mark.parametrize("change", ["tools", "model", "no tools", "no output"])
+async def test_run_that_is_continued_by_name_otherwise_gets_the_conversation(scripted: Scripted, change: str) -> None:
+    """The parked run has other tools or another model. The request starts a run, and the parked run is stopped."""
+    play(scripted)
+    scripted.play(codex_streams("never mind"), server=True, when="leave it")
+    bodies: dict[str, dict[str, object]] = {
+        "tools": {"tools": [*FUNCTIONS, {**FUNCTIONS[0], "name": "time"}]},
+        "model": {"model": "codex/gpt-5.5"},
+        "no tools": {"tools": []},
+        "no output": {"input": "leave it"},
+    }
+    async with serving(scripted.env) as server:
+        first = await respond(server, input="the weather?")
+        body = {"input": [OUTPUT], "previous_response_id": first["id"], **bodies[change]}
+        second = await respond(server, **body)
+        assert ("never mind" if change == "no output" else "rebuilt") in str(second["output"])
+        assert await parked(server) == 0
+    assert not scripted.outputs()
+    assert "the weather?" in (scripted.calls()[1].stdin or b"").decode()

@@ -96,6 +96,7 @@ def test_claude_code_request_is_parsed() -> None:
     assert made.tool_turn
     assert made.tool_turn.turns == (
         Turn("user", ("<system-reminder>\nIt is Monday.\n</system-reminder>\n", "hello there")),
+        Turn("system", ("Available agent types: none.",)),
     )
 
 

@@ -63,7 +63,7 @@ class ToolCallMade(msgspec.Struct, frozen=True):
 class Turn(msgspec.Struct, frozen=True):
     """One message: content, then calls; for users and tools, outcomes, then content."""
 
-    role: Literal["user", "assistant", "tool"]
+    role: Literal["user", "assistant", "tool", "system"]
     content: Content = ()
     calls: tuple[ToolCallMade, ...] = ()
     outcomes: tuple[ToolOutput, ...] = ()
@@ -71,10 +71,29 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Conversation(msgspec.Struct, frozen=True):
-    """All messages of a request: the system texts and the turns."""
+    """All messages of a request: the system texts and the turns.
+
+    Attributes:
+        late: the last system texts, which stand after turns: the number of turns before each, and the text.
+    """
 
     system: tuple[str, ...]
     turns: tuple[Turn, ...]
+    late: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def messages(self) -> tuple[Turn, ...]:
+        """The turns, with the late system texts as turns in their places."""
+        places = [(at, 0, Turn("system", (text,))) for at, text in self.late]
+        places += [(at, 1, turn) for at, turn in enumerate(self.turns)]
+        return tuple(turn for _, _, turn in sorted(places, key=lambda place: place[:2]))
+
+
+def conversation_of(system: Iterable[str], texts: Iterable[tuple[int, str]], turns: Iterable[Turn]) -> Conversation:
+    """Return a conversation: `texts` are more system texts, each after the number of turns before it."""
+    texts = [*texts]
+    late = tuple((at, text) for at, text in texts if at)
+    return Conversation((*system, *(text for _, text in texts)), tuple(turns), late)
 
 
 class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,10 +104,12 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
         digests: for each turn, a digest of the turns up to it and of everything else on which the answer depends.
         previous: the id of the answer that the client continues by name.
         choice: the choice among the tools for the next answer.
+        tools: a digest of the model and the tools.
     """
 
     turns: tuple[Turn, ...]
     digests: tuple[str, ...]
+    tools: str
     previous: str = ""
     choice: ToolChoice = ToolChoice()
 
@@ -110,14 +131,14 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
     def outputs(self, start: int) -> list[ToolOutput]:
         """Return the outputs from turn `start` on.
 
-        A text of the user after an output is a part of the output; so is the instruction, at the end. The list is empty
-        if a text of the user comes before the first output.
+        A text of the user or the system after an output is a part of the output; so is the instruction, at the end. The
+        list is empty if such a text comes before the first output.
         """
         outputs: list[ToolOutput] = []
         instruction = Turn("user", (self.choice.instruction,) if self.choice.instruction else ())
         for turn in (*self.turns[start:], instruction):
             outputs += turn.outcomes
-            if turn.content and turn.role == "user":
+            if turn.content and turn.role in ("user", "system"):
                 if not outputs:
                     return []
                 last = outputs.pop()
@@ -125,16 +146,21 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
         return outputs
 
 
-def tool_turn(turns: tuple[Turn, ...], setup: bytes, choice: ToolChoice) -> ToolTurn:
-    """Return the conversation of a request; `setup` is everything besides the turns on which the answer depends."""
+def tool_turn(conversation: Conversation, tools: bytes, setup: bytes, choice: ToolChoice) -> ToolTurn:
+    """Return the conversation of a request.
+
+    `tools` are the model and the tools, `setup` everything else besides the turns on which the answer depends.
+    """
     import hashlib  # a slow import, which lists of sessions do not need
 
-    hashed = hashlib.sha256(setup)
+    hashed = hashlib.sha256(tools)
+    of_tools = hashed.hexdigest()
+    hashed.update(_encode((conversation.system[: len(conversation.system) - len(conversation.late)], setup)))
     digests: list[str] = []
-    for turn in turns:
+    for turn in conversation.messages:
         hashed.update(_encode(turn))
         digests.append(hashed.hexdigest())
-    return ToolTurn(turns=turns, digests=tuple(digests), choice=choice)
+    return ToolTurn(turns=conversation.messages, digests=tuple(digests), choice=choice, tools=of_tools)
 
 
 class AgentPrompt(NamedTuple):

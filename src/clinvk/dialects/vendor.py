@@ -15,6 +15,7 @@ from clinvk.dialects import dialect, sse
 from clinvk.dialects.client_tools import ToolChoice, check_names
 from clinvk.dialects.conversation import (
     Conversation,
+    ToolTurn,
     agent_prompt,
     digest,
     last_answer,
@@ -179,12 +180,13 @@ def call(
         chat=chat,
         tools_mode=options.tools_mode,
         has_tools=has_tools,
-        tool_turn=tool_turn(conversation.turns, _setup(request), choice) if request.client_tools else None,
+        tool_turn=_tool_turn(conversation, request, choice) if request.client_tools else None,
     )
 
 
-def _setup(request: RunRequest) -> bytes:
-    return _encoder.encode((request.model, request.system_prompt, request.client_tools, request.output_schema))
+def _tool_turn(conversation: Conversation, request: RunRequest, choice: ToolChoice) -> ToolTurn:
+    tools = _encoder.encode((request.model, request.client_tools))
+    return tool_turn(conversation, tools, _encoder.encode(request.output_schema), choice)
 
 
 def _chat(name: str, conversation: Conversation, field: str) -> Chat:

@@ -73,6 +73,7 @@ class ParkedRun:
     def __init__(self, run: RunTask, key_name: str, turn: ToolTurn) -> None:
         self.run = run
         self.key_name = key_name
+        self.tools = turn.tools
         self.turns, self.digest = len(turn.turns), turn.digest()
         self.start = self.next_start = _Start()
         self.calls: dict[str, ToolCall] = {}
@@ -109,7 +110,8 @@ class ParkedRun:
         if not turn.previous:
             return turn.digest(self.turns) == self.digest
         numbers = range(self.start.index, self.next_start.index)
-        return any(turn.previous == _answer_id(self.run.id, number) for number in numbers)
+        is_named = any(turn.previous == _answer_id(self.run.id, number) for number in numbers)
+        return is_named and turn.tools == self.tools
 
     def _repeats_text(self, text: str) -> bool:
         """Return whether a client repeats the text of the latest answer; clients may change spaces or drop the text."""
@@ -297,6 +299,12 @@ class ParkedRuns:
         for parked in [*self._kept.values()]:
             if parked.is_parked and parked.run.session_id == session_id:
                 await self.cancel(parked)
+
+    async def stop_named(self, run_id: str, key_name: str) -> None:
+        """Stop a parked run of the key: a request names the run, but does not continue it."""
+        parked = self._kept.get(run_id)
+        if parked and parked.is_parked and parked.key_name == key_name:
+            await self.cancel(parked)
 
     async def cancel(self, parked: ParkedRun) -> None:
         """Forget a run, stop the run, and wait until its agent is gone."""

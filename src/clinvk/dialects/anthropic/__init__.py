@@ -17,7 +17,7 @@ from clinvk.dialects.anthropic import message as answer
 from clinvk.dialects.anthropic.body import MessagesBody, SystemMessage, Thinking
 from clinvk.dialects.anthropic.message import PULSE, MessageEncoder
 from clinvk.dialects.client_tools import ToolChoice, function
-from clinvk.dialects.conversation import Conversation, Turn
+from clinvk.dialects.conversation import Conversation, Turn, conversation_of
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.vendor_tools import anthropic_tool
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -153,15 +153,16 @@ def _tool_choice(choice: blocks.ToolChoice | None) -> ToolChoice:
 
 def _conversation(body: MessagesBody) -> Conversation:
     """Return the conversation; messages of the role system become system texts, wherever they stand."""
-    system = list(blocks.system(body.system, "system"))
+    system = blocks.system(body.system, "system")
+    late: list[tuple[int, str]] = []
     turns: list[Turn] = []
     for index, message in enumerate(body.messages):
         place = f"messages[{index}]"
         if isinstance(message, SystemMessage):
-            system += blocks.system(message.content, f"{place}.content")
+            late += ((len(turns), text) for text in blocks.system(message.content, f"{place}.content"))
         else:
             turns.append(blocks.turn(message, place))
-    return Conversation(tuple(system), tuple(turns))
+    return conversation_of(system, late, turns)
 
 
 def _shows_thinking(thinking: Thinking | None) -> bool:

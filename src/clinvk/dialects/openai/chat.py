@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from clinvk.dialects import json_bodies, vendor
 from clinvk.dialects.client_tools import ToolChoice, arguments, function, takes_text, text_input, text_tool
-from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, Turn, document, image_of
+from clinvk.dialects.conversation import Content, Conversation, ToolCallMade, Turn, conversation_of, document, image_of
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.openai import chat_bodies as bodies
 from clinvk.dialects.openai.answers import (
@@ -33,13 +33,13 @@ def conversation(messages: list[bodies.Message]) -> Conversation:
     Raises:
         InvalidRequest: names the field in the messages.
     """
-    system: list[str] = []
+    system: list[tuple[int, str]] = []
     turns: list[Turn] = []
     for index, message in enumerate(messages):
         content = _content(message.content, f"messages[{index}].content")
         match message:
             case bodies.SystemMessage():
-                system += (part for part in content if isinstance(part, str))
+                system += ((len(turns), part) for part in content if isinstance(part, str))
             case bodies.UserMessage(name=name):
                 turns.append(Turn("user", content, name=name))
             case bodies.AssistantMessage(refusal=refusal, name=name):
@@ -47,7 +47,7 @@ def conversation(messages: list[bodies.Message]) -> Conversation:
                 turns.append(Turn("assistant", content, calls=tuple(_calls(message)), name=name))
             case bodies.ToolMessage(tool_call_id=id_) | bodies.FunctionMessage(name=id_):
                 turns.append(Turn("tool", outcomes=(ToolOutput(id_, content),)))
-    return Conversation(tuple(system), tuple(turns))
+    return conversation_of((), system, turns)
 
 
 def _calls(message: bodies.AssistantMessage) -> Iterator[ToolCallMade]:

@@ -19,6 +19,7 @@ from clinvk.dialects.conversation import (
     Conversation,
     ToolCallMade,
     Turn,
+    conversation_of,
     document,
     image_of,
     system_text,
@@ -142,20 +143,21 @@ def conversation(instructions: str | None, items: str | Sequence[msgspec.Raw]) -
     system = [instructions] if instructions else []
     if isinstance(items, str):
         return Conversation(tuple(system), (Turn("user", (items,)),))
+    late: list[tuple[int, str]] = []
     turns: list[Turn] = []
     for index, raw in enumerate(items):
         item = _heads.decode(raw)
         place = f"input[{index}]"
         if item.type in (None, "message"):
-            _message(json_bodies.decode(raw, _messages, at=place), place, system, turns)
+            _message(json_bodies.decode(raw, _messages, at=place), place, late, turns)
         elif item.type in CALLS:
             turns.append(Turn("assistant", calls=(_call(json_bodies.decode(raw, _calls, at=place)),)))
         elif item.type in OUTCOMES:
             turns.append(Turn("tool", outcomes=(_outcome(json_bodies.decode(raw, _outcomes, at=place), place),)))
-    return Conversation(tuple(system), tuple(turns))
+    return conversation_of(system, late, turns)
 
 
-def _message(message: InputMessage, place: str, system: list[str], turns: list[Turn]) -> None:
+def _message(message: InputMessage, place: str, system: list[tuple[int, str]], turns: list[Turn]) -> None:
     if isinstance(message.content, str):
         content: Content = (message.content,)
     else:
@@ -163,7 +165,8 @@ def _message(message: InputMessage, place: str, system: list[str], turns: list[T
     if message.role == "user" or message.role == "assistant":
         turns.append(Turn(message.role, content))
     else:
-        system += [system_text(part, f"{place}.content[{index}]") for index, part in enumerate(content)]
+        texts = [system_text(part, f"{place}.content[{index}]") for index, part in enumerate(content)]
+        system += [(len(turns), text) for text in texts]
 
 
 def _content(parts: Iterable[Part], place: str) -> Iterator[str | Image]:
