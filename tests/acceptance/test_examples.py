@@ -13,7 +13,7 @@ import pytest
 
 from acceptance.server import Server
 from scripted import Scripted
-from scripted.steps import claude_says, codex_says, exits
+from scripted.steps import claude_says, client_calls, codex_says, codex_streams, exits
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
@@ -25,8 +25,11 @@ TOKENS = {
     "anthropic_messages.py": "(10 tokens read, 5 written)",
     "anthropic_messages.mjs": "(10 tokens read, 5 written)",
 }
+TOOLS = ("client_tools.py", "client_tools.mjs")
 NAMES = sorted(
-    path.name for path in EXAMPLES.iterdir() if path.suffix in PROGRAMS and path.name not in ("demo.py", "record.py")
+    path.name
+    for path in EXAMPLES.iterdir()
+    if path.suffix in PROGRAMS and path.name not in ("demo.py", "record.py", *TOOLS)
 )
 
 
@@ -35,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     """Where a user would have the examples in JavaScript: beside the packages that they need."""
     agents = Path(os.environ.get("CLINVK_TEST_AGENTS", REPOSITORY / ".agents")).absolute()
     (tmp_path / "node_modules").symlink_to(agents / "node_modules")
-    for name in NAMES:
+    for name in (*NAMES, *TOOLS):
         shutil.copy(EXAMPLES / name, tmp_path)
     return tmp_path
 
@@ -109,6 +112,21 @@ def test_example_fails_when_the_agent_fails(scripted: Scripted, folder: Path, na
         done = run(folder, name, server.url)
     assert done.returncode != 0
     assert "claude" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_example_of_client_tools_executes_the_call_of_the_model(scripted: Scripted, folder: Path, name: str) -> None:
+    calls = client_calls({"call_1": ("free_space", {"path": "/tmp"})})
+    scripted.play([calls, *codex_streams("There is ", "room.", answers=2)], server=True)
+    with Server(scripted, {"CLINVK_API_KEYS": "a-key-of-some-length"}).ready() as server:
+        done = run(folder, name, server.url, "codex", key="a-key-of-some-length")
+        refused = run(folder, name, server.url, "codex")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == 'free_space {"path":"/tmp"}\nThere is room.\n'
+    [(_, output)] = scripted.outputs()
+    assert output.endswith(" GB")
+    assert len(scripted.calls()) == 1
+    assert refused.returncode != 0
 
 
 @pytest.mark.slow
