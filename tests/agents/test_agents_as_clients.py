@@ -2,9 +2,11 @@
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agents.machine import Machine
@@ -98,6 +100,10 @@ async def run_sample(machine: Machine, client: Client, backend: str, model: str)
             within_s=100,
         )
         runs = (await server.client.get("/api/v1/runs")).json()["total"]
+    for process in machine.leftover_processes():  # Cline leaves one
+        with suppress(psutil.Error):
+            if process.environ().get("HOME") == str(home):
+                process.kill()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "RESULTS" in done.stdout
     assert (folder / "made.txt").read_text() == "ran\n", done.stdout + done.stderr

@@ -731,3 +731,21 @@ async def test_run_that_is_continued_by_name_otherwise_gets_the_conversation(scr
         assert await parked(server) == 0
     assert not scripted.outputs()
     assert "the weather?" in (scripted.calls()[1].stdin or b"").decode()
+
+
+async def test_run_continues_with_the_output_of_an_older_function(scripted: Scripted) -> None:
+    scripted.play(
+        [client_calls(ROME), client_calls(OSLO, answers=2), *codex_streams("it is sunny", answers=3)], server=True
+    )
+    messages: list[Message] = [QUESTION]
+    async with serving(scripted.env) as server:
+        body = {"model": "codex", "functions": [{"name": "weather"}]}
+        await server.client.post(CHAT, json={**body, "messages": [{**QUESTION, "content": "another"}]})
+        for text in ("sun", "snow", ""):
+            said = answer(await server.client.post(CHAT, json={**body, "messages": messages}))
+            repeated = answer(await server.client.post(CHAT, json={**body, "messages": messages}))
+            assert repeated == said or text == "sun"
+            messages += [said, {"role": "function", "name": "weather", "content": text}]
+    assert messages[-2]["content"] == "it is sunny"
+    one_call = "Make at most one call at a time."
+    assert scripted.outputs() == [("call_rome", f"sun{one_call}"), ("call_oslo", f"snow{one_call}")]

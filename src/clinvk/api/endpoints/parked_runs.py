@@ -91,19 +91,22 @@ class ParkedRun:
     def outputs_with(self, turn: ToolTurn) -> dict[str, ToolOutput] | None:
         """Return the outputs so far with the outputs of a request.
 
-        Return None if the request does not continue the conversation unchanged.
+        Return None if the request does not continue the conversation unchanged. The older functions of chat completions
+        have no ids: the names of the functions stand for them.
         """
         start = 0 if turn.previous else self.turns
         if not (self.is_parked and self._is_same_history(turn)):
             return None
-        answer, outputs = turn.answer(start), {output.call_id: output for output in turn.outputs(start)}
+        answer, outputs = turn.answer(start), turn.outputs(start)
+        ids = {call.name: id_ for id_, call in reversed(self.calls.items())} | {id_: id_ for id_ in self.calls}
         is_repeated = all(
-            call.id in self.calls and _is_same_input(self.calls[call.id], call.arguments) for call in answer.calls
+            call.id in ids and _is_same_input(self.calls[ids[call.id]], call.arguments) for call in answer.calls
         )
+        is_known = bool(outputs) and all(output.call_id in ids for output in outputs)
         text = "".join(part for part in answer.content if isinstance(part, str))
-        if not (is_repeated and outputs and outputs.keys() <= self.calls.keys() and self._repeats_text(text)):
+        if not (is_repeated and is_known and self._repeats_text(text)):
             return None
-        return self.outputs | outputs
+        return self.outputs | {ids[each.call_id]: replace(each, call_id=ids[each.call_id]) for each in outputs}
 
     def _is_same_history(self, turn: ToolTurn) -> bool:
         """Return whether a request begins as the latest request, or names one of the answers since."""
@@ -321,8 +324,9 @@ class ParkedRuns:
         if next_start.after <= parked.next_start.after:
             return
         parked.calls, parked.outputs, parked.next_start = calls, outputs, next_start
-        parked.call_ids |= calls.keys()
-        self._by_call |= dict.fromkeys(calls, parked)
+        keys = {*calls, *(parked.digest + call.name for call in calls.values())}
+        parked.call_ids |= keys
+        self._by_call |= dict.fromkeys(keys, parked)
         self._keep(parked)
 
     def keep_ended(self, parked: ParkedRun) -> None:
@@ -355,8 +359,8 @@ class ParkedRuns:
         return parked, start
 
     def _find(self, turn: ToolTurn, key_name: str) -> ParkedRun | None:
-        """Return the run of the key that made the call of the last output of a request."""
-        parked = self._by_call.get(turn.last_call)
+        """Return the run of the key that made the call of the last output of a request, which has an id or a name."""
+        parked = self._by_call.get(turn.last_call) or self._by_call.get(turn.before_calls + turn.last_call)
         return parked if parked and parked.key_name == key_name else None
 
     async def _started(self, call: Call, turn: ToolTurn) -> tuple[ParkedRun, _Start]:
