@@ -4,7 +4,7 @@ import json
 
 from acceptance.command import Clinvk
 from acceptance.terminal import on_terminal
-from scripted.steps import Step, claude_says, line, wait_for
+from scripted.steps import Step, claude_says, exits, line, stderr, wait_for
 
 RETRY = line(
     '{"type":"system","subtype":"api_retry","attempt":1,"max_retries":10,"retry_delay_ms":600,"error_status":529,'
@@ -29,6 +29,16 @@ def test_display_shows_the_end_of_a_long_answer(clinvk: Clinvk) -> None:
     drawn = shown_last(clinvk, says[:4], says[4:], "to 日本語 so far")
     assert "…" in drawn
     assert "It begins here" not in drawn
+
+
+def test_error_of_a_failed_agent_is_not_repeated_below_the_table(clinvk: Clinvk) -> None:
+    clinvk.agent.play([stderr("boom\n"), exits(3)])
+    with on_terminal(clinvk, "compare", "--backends", "claude", "one two") as terminal:
+        assert terminal.ended() == 1
+    assert terminal.screen()[-1].startswith("1 backend: 0 done, 1 failed")
+    with on_terminal(clinvk, "compare", "--backends", "claude", "-q", "one two") as terminal:
+        assert terminal.ended() == 1
+    assert "claude: failed: " in terminal.plain().decode()
 
 
 def test_display_shows_retries_of_the_model_api(clinvk: Clinvk) -> None:

@@ -89,8 +89,7 @@ class OutcomeView(NamedTuple):
             return [WOULD_EXECUTE, *answers(summary, view), *map(printable, dry_run_judge(summary))]
         view = view._replace(is_rendered=renders_markdown(output, self.environ))
         lines: list[str] = []
-        is_aggregated = self.settings.parallel.aggregate_output or summary.plan.kind != "parallel"
-        has_answers = is_aggregated and not self.flags.quiet
+        has_answers = self._has_answers(summary)
         if has_answers:
             is_compare = isinstance(summary.plan, Compare)
             lines += (side_by_side(summary, view) if is_compare else []) or answers(summary, view)
@@ -99,6 +98,11 @@ class OutcomeView(NamedTuple):
         if has_answers:
             lines += map(printable, failed_checks(summary))
         return lines + overview(summary, view, self.settings.output.show_tokens)
+
+    def _has_answers(self, summary: Summary) -> bool:
+        """Return whether the text on stdout has the answers, and the errors of failed parts."""
+        is_aggregated = self.settings.parallel.aggregate_output or summary.plan.kind != "parallel"
+        return is_aggregated and not self.flags.quiet
 
     def _remark(self, summary: Summary) -> None:
         """Print warnings about worktrees, errors that no progress line reported, and the command that resumes."""
@@ -113,7 +117,8 @@ class OutcomeView(NamedTuple):
                 own = result.change.branch.partition("/")[2]
                 notes.info(f"{who}: changes kept; to see them: clinvk worktrees show {own} (or apply, discard)")
         failed = [(result, result.error) for result in summary.results if result.error and not result.is_cancelled]
-        if failed and not self.has_lines:
+        is_shown = columns() and not self.flags.wants_json and not self.is_stream and self._has_answers(summary)
+        if failed and not (self.has_lines or is_shown):
             for result, error in failed[:_ERRORS_SHOWN]:
                 notes.error(f"{part_label(plan, result.index, result.part)}: {status(result)}: {error.message}")
             if (more := len(failed) - _ERRORS_SHOWN) > 0:
