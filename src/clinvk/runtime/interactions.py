@@ -29,11 +29,20 @@ USER = "user"
 
 
 class Interactions:
-    """The pending interactions of the runs of this process. `close` before the store is closed."""
+    """The pending interactions of the runs of this process. `close` before the store is closed.
 
-    def __init__(self, store: SessionStore, settings: InteractionSettings) -> None:
+    `on_change` is called with each interaction that is requested or resolved in this process.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        settings: InteractionSettings,
+        on_change: Callable[[Interaction], None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._settings = settings
+        self._on_change = on_change
         self._pending: dict[str, tuple[Interaction, OnResolved]] = {}
         self._watcher: asyncio.Task[None] | None = None
 
@@ -57,6 +66,7 @@ class Interactions:
         self._pending[interaction.id] = interaction, on_resolved
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch())
+        self._on_change(interaction)
         return interaction
 
     async def answer(self, reference: str, answer: InteractionAnswer, answered_by: str = USER) -> Interaction:
@@ -82,7 +92,9 @@ class Interactions:
     def forget(self, interaction: Interaction) -> Interaction:
         """Return an interaction as withdrawn. At the end of a run, the store withdraws its interactions."""
         self._pending.pop(interaction.id, None)
-        return replace(interaction, status="withdrawn", answered_at=time.time())
+        withdrawn = replace(interaction, status="withdrawn", answered_at=time.time())
+        self._on_change(withdrawn)
+        return withdrawn
 
     async def withdraw(self, interaction: Interaction) -> Interaction:
         """Withdraw an interaction whose answer the agent no longer awaits, and return what is stored."""
@@ -107,6 +119,7 @@ class Interactions:
         return stored, stored == resolved
 
     def _report(self, stored: Interaction) -> None:
+        self._on_change(stored)
         if pending := self._pending.pop(stored.id, None):
             pending[1](stored)
 

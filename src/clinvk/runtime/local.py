@@ -34,6 +34,7 @@ from clinvk.runtime.slots import Occupancy, SlotRequest, Slots, held_bytes, queu
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
+from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
 
@@ -64,6 +65,7 @@ class LocalRuns:
         max_runs_of: Callable[[str], int | None] = lambda _: None,
         home: Path | None = None,
         lookups: Lookups | None = None,
+        on_interaction: Callable[[Interaction], None] = lambda _: None,
     ) -> None:
         server = settings.server
         tags = process_tags.choose_tags()
@@ -85,7 +87,7 @@ class LocalRuns:
         self._autosave = Autosave(store)
         self._lookups = lookups or Lookups()
         self._closing = False
-        self.interactions = Interactions(store, settings.interactions)
+        self.interactions = Interactions(store, settings.interactions, on_interaction)
         self._guardian = GuardianProcess(tags, self._resource_limits, home)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
         self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None
