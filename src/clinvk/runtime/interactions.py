@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 1.0
 
 OnResolved = Callable[[Interaction], None]
+Wake = Callable[[], None]
 
 USER = "user"
 """The name, in `Interaction.answered_by`, of this machine's user."""
@@ -148,8 +149,11 @@ _EXPIRED = InteractionAnswer(choice="deny", reason="nobody answered in time")
 class RunInteractions:
     """The interactions of one run. `on_resolved` is called when an answer is ready to be passed on."""
 
-    def __init__(self, interactions: Interactions, on_resolved: Callable[[], None]) -> None:
+    def __init__(
+        self, interactions: Interactions, run_id: str, session_id: str | None, backend: str, on_resolved: Wake
+    ) -> None:
         self._interactions = interactions
+        self._run = {"run_id": run_id, "session_id": session_id, "backend": backend}
         self._pending: dict[str, Interaction] = {}
         self._answers: list[tuple[str, InteractionAnswer, Interaction | None]] = []
         self._on_resolved = on_resolved
@@ -164,22 +168,19 @@ class RunInteractions:
         """Whether an answer is ready to be passed on."""
         return bool(self._answers)
 
-    async def add(self, interaction: Interaction) -> Event:
-        """Store what the agent asks, and return the event. Without room for one more interaction, deny at once."""
-        request_id = interaction.id
-        stored = await self._interactions.add(interaction, self._resolve)
+    async def record(self, event: InteractionRequested | InteractionResolved) -> list[Event]:
+        """Store what the agent asks, or no longer asks, and return the events for the log."""
+        request_id = event.interaction.id
+        if isinstance(event, InteractionResolved):
+            self._answers = [answer for answer in self._answers if answer[0] != request_id]
+            withdrawn = self._pending.pop(request_id, None)
+            return [InteractionResolved(await self._interactions.withdraw(withdrawn))] if withdrawn else []
+        stored = await self._interactions.add(replace(event.interaction, **self._run), self._resolve)
         if stored is None:
             self._answers.append((request_id, _NO_ROOM, None))
-            return Progress("denied", _NO_ROOM.reason)
+            return [Progress("denied", _NO_ROOM.reason)]
         self._pending[request_id] = stored
-        return InteractionRequested(stored)
-
-    async def withdraw(self, request_id: str) -> InteractionResolved | None:
-        """Withdraw an interaction that the agent no longer awaits. Return the event, or None if it was unknown."""
-        self._answers = [answer for answer in self._answers if answer[0] != request_id]
-        if interaction := self._pending.pop(request_id, None):
-            return InteractionResolved(await self._interactions.withdraw(interaction))
-        return None
+        return [InteractionRequested(stored)]
 
     def take_answers(self) -> list[tuple[str, InteractionAnswer, Interaction | None]]:
         """Return the answers to pass on: the id of the agent's request, the answer, and the resolved interaction."""

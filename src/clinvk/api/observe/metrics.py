@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from clinvk import __version__
 from clinvk.runtime.pool.pool import WarmStats
-from clinvk.runtime.run.task import RunObserver, RunTask, first_text_at
+from clinvk.runtime.run.task import RunObserver, RunTask
 from clinvk.runtime.slots import Occupancy
 from clinvk.types.events import Ending, RunFailed
 
@@ -247,7 +247,7 @@ def _count(metrics: Metrics, run: RunTask) -> None:
     backend = run.request.backend
     metrics.count_run(backend, ending)
     if run.started_at is not None:
-        first = first_text_at(run)
+        first = run.log.first_text_at
         metrics.time_run(
             backend,
             run.started_at - run.created_at,

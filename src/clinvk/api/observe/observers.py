@@ -14,7 +14,7 @@ from clinvk.api.http.response import headers_of
 from clinvk.api.observe.live import LiveEvents
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
-from clinvk.runtime.run.task import RunObserver, RunTask, first_text_at, reported_model
+from clinvk.runtime.run.task import RunObserver, RunTask
 from clinvk.types.errors import ConfigError
 from clinvk.types.events import RunFailed, Usage
 
@@ -61,11 +61,11 @@ def _log_run(run: RunTask, has_prompts: bool) -> None:
         "outcome": ending.code if isinstance(ending, RunFailed) else "finished",
         "duration_ms": round((ended_at - run.created_at) * 1000),
         "queued_ms": _ms(run.created_at, run.started_at),
-        "first_word_ms": _ms(run.created_at, first_text_at(run)),
+        "first_word_ms": _ms(run.created_at, run.log.first_text_at),
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
         "cost_usd": ending.cost_usd,
-        "model": reported_model(run) or request.model,
+        "model": run.log.model or request.model,
         "session_id": run.session_id,
         "parent_id": request.part.run_id if request.part else None,
         "key": request.key_name or None,

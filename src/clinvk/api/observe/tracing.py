@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clinvk import __version__, logs
 from clinvk.api.http.middleware import UNKNOWN
 from clinvk.api.http.response import headers_of
-from clinvk.runtime.run.task import RunTask, first_text_at, reported_model
+from clinvk.runtime.run.task import RunTask
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, ToolCall, ToolResult
 
 Value = str | int | float | bool | list[str]
@@ -100,7 +100,7 @@ class Tracing:
 
     def _end_run(self, span: Span, run: RunTask) -> None:
         if span.is_recording():
-            for name, at in (("agent started", run.started_at), ("first word", first_text_at(run))):
+            for name, at in (("agent started", run.started_at), ("first word", run.log.first_text_at)):
                 if at is not None:
                     span.add_event(name, timestamp=_ns(at))
             self._trace_tools(span, run)
@@ -169,7 +169,7 @@ def _run_attributes(run: RunTask, vendor: str) -> Attributes:
 
 
 def _ending_attributes(run: RunTask, ending: Ending) -> Attributes:
-    usage, first = ending.usage, first_text_at(run)
+    usage, first = ending.usage, run.log.first_text_at
     return _present(
         {
             "gen_ai.usage.input_tokens": usage and usage.input_tokens,
@@ -178,7 +178,7 @@ def _ending_attributes(run: RunTask, ending: Ending) -> Attributes:
             "gen_ai.usage.reasoning.output_tokens": usage and usage.reasoning_tokens,
             "clinvk.cost_usd": ending.cost_usd,
             "gen_ai.response.time_to_first_chunk": None if first is None else first - run.created_at,
-            "gen_ai.response.model": reported_model(run) or None,
+            "gen_ai.response.model": run.log.model or None,
             "gen_ai.response.finish_reasons": [ending.stop_reason] if isinstance(ending, RunFinished) else None,
             "error.type": ending.code if isinstance(ending, RunFailed) else None,
         }

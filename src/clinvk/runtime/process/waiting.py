@@ -6,6 +6,7 @@ from _thread import start_new_thread
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from math import inf
 from typing import ParamSpec, TypeVar
 
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -59,6 +60,36 @@ class WakeUp:
             finally:
                 self._waiter = None
         self._is_set = False
+
+
+class Alarm(WakeUp):
+    """A wake-up with a timer. `at` is when the timer wakes the waiter, on the loop's clock."""
+
+    __slots__ = ("_timer", "at")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait_until(self, until: float) -> None:
+        """Wait for a wake-up, or until about `until` on the loop's clock.
+
+        A timer set for an earlier time stays set, since deadlines usually move: the wait may end early.
+        """
+        if until < self.at:
+            self.close()
+            self.at, self._timer = until, asyncio.get_running_loop().call_at(until, self._ring)
+        await self.wait()
+
+    def close(self) -> None:
+        """Cancel the timer."""
+        if self._timer:
+            self._timer.cancel()
+
+    def _ring(self) -> None:
+        self.at = inf
+        self.set()
 
 
 P = ParamSpec("P")

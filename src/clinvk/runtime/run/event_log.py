@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import ClinvkError
-from clinvk.types.events import Ending, Event, Logged, RunFailed, RunStarted, TextDelta, ToolCallDelta
+from clinvk.types.events import Ending, Event, Logged, RunFailed, RunStarted, TextDelta, ThinkingDelta, ToolCallDelta
 
 HIGH_WATER_BYTES = 4 * 1024 * 1024
 _EVENT_BYTES = 200
@@ -45,6 +45,16 @@ class EventLog:
     def count(self) -> int:
         """The number of the last event; 0 if the log is empty."""
         return len(self._entries)
+
+    @property
+    def model(self) -> str | None:
+        """The model that the agent reported; None if the agent reported none."""
+        return next((entry.event.model for entry in self._entries if isinstance(entry.event, RunStarted)), None)
+
+    @property
+    def first_text_at(self) -> float | None:
+        """When the first piece of the answer or of the thinking arrived, or None."""
+        return next((entry.at for entry in self._entries if isinstance(entry.event, TextDelta | ThinkingDelta)), None)
 
     @property
     def text(self) -> str:

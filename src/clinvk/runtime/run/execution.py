@@ -58,7 +58,7 @@ async def drive(task: RunTask) -> None:
         failed = task.refusal or ClinvkError("clinvk itself failed; its log has the details")
         await task.end(RunFailed(failed.code, failed.message))
     finally:
-        task.close()
+        task.alarm.close()
         task.slot.release()
 
 

@@ -14,7 +14,7 @@ from clinvk.runtime.interactions import Interactions, RunInteractions
 from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import WakeUp
+from clinvk.runtime.process.waiting import Alarm
 from clinvk.runtime.run.answer_filter import (
     AnswerFilter,
     SchemaFilter,
@@ -29,7 +29,6 @@ from clinvk.runtime.run.run_io import OwnProcess, RunIO, RunSpec
 from clinvk.runtime.slots import Slot
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest
 from clinvk.types.events import (
-    AwaitingTools,
     Ending,
     Event,
     InteractionRequested,
@@ -39,8 +38,6 @@ from clinvk.types.events import (
     RunFailed,
     RunFinished,
     RunStarted,
-    TextDelta,
-    ThinkingDelta,
     Usage,
     Waiting,
 )
@@ -112,18 +109,16 @@ class RunTask:
         self.protocol_failure = ""
         self.raw = b""
         self.last_process: Process | None = None
-        self._changed = WakeUp()
-        self.wake = self._changed.set  # a bound method of this object would be a cycle that keeps the prompt in memory
+        self.alarm = Alarm()
+        self.wake = self.alarm.set  # a bound method of this object would be a cycle that keeps the prompt in memory
         self._acquire_slot = acquire_slot
-        self._interactions = RunInteractions(interactions, self.wake)
+        self._interactions = RunInteractions(interactions, self.id, self.session_id, self.request.backend, self.wake)
         self._outputs: Sequence[ToolOutput] = ()
         self.slot = acquire_slot(self.wake)
         self.log = EventLog(self.wake)
         self._left_queue = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = inf
         self._conversation: str | None = None
         self._first_ending: Ending | None = None
         self._is_long_lived = False
@@ -218,23 +213,8 @@ class RunTask:
         await self.recorder.spawned(self.started_at)
 
     async def wait(self, until: float) -> None:
-        """Wait for a wake-up, or until about `until` on the loop's clock.
-
-        A timer set for an earlier time stays set, since every line moves the deadlines: the wait may end early.
-        """
-        if until < self._timer_at:
-            self.close()
-            self._timer_at, self._timer = until, self._loop.call_at(until, self._on_timer)
-        await self._changed.wait()
-
-    def _on_timer(self) -> None:
-        self._timer_at = inf
-        self.wake()
-
-    def close(self) -> None:
-        """Cancel the timer."""
-        if self._timer:
-            self._timer.cancel()
+        """Wait for a wake-up, or until about `until` on the loop's clock, as `Alarm.wait_until` does."""
+        await self.alarm.wait_until(until)
 
     def open_io(self, process: OwnProcess | PooledProcess, launch: Launch, answer_timeout_factor: int = 1) -> RunIO:
         """Send the prompt to a process. A process that is still starting gets `answer_timeout_factor` times as long."""
@@ -281,7 +261,7 @@ class RunTask:
         ):
             return False
         self._log(*io.take())
-        return not io.limit(now) and io.deadline() >= self._timer_at
+        return not io.limit(now) and io.deadline() >= self.alarm.at
 
     async def listen(self, io: RunIO) -> Ending:
         """Log the agent's events until the run ends, is stopped or reaches a limit; return the ending.
@@ -323,8 +303,10 @@ class RunTask:
                 self._log([InteractionResolved(resolved)], 0)
             if resolved and answer.choice == "deny_and_stop":
                 self.stop(RunFailed(Cancelled.code, f"{resolved.answered_by} denied an action and stopped the run"))
-        if not self._interactions.is_waiting:
-            await self.recorder.set_state("running")
+        await self._record_waiting()
+
+    async def _record_waiting(self) -> None:
+        await self.recorder.set_state("waiting" if self._interactions.is_waiting else "running")
 
     async def drain(self, io: RunIO) -> None:
         """Log the remaining output of a stopped agent; drop the events if the log is ahead of its readers."""
@@ -383,27 +365,16 @@ class RunTask:
                 elif self._is_long_lived:
                     self.spec.fallbacks.note_success(self.spec.path)
                 await self.recorder.started(event)
+            if isinstance(event, Waiting):
+                self.slot.release()
             if isinstance(event, InteractionRequested | InteractionResolved):
-                logged += await self._record_interaction(event)
+                logged += await self._interactions.record(event)
+                await self._record_waiting()
+                if not self._interactions.is_waiting:
+                    self.slot.reacquire()
             else:
                 logged.append(event)
-            if isinstance(event, AwaitingTools):
-                self.slot.release()
         self._log(logged, size)
-
-    async def _record_interaction(self, event: InteractionRequested | InteractionResolved) -> list[Event]:
-        """Store what the agent asks or withdraws, and return the events for the log."""
-        if isinstance(event, InteractionRequested):
-            ids = {"run_id": self.id, "session_id": self.session_id, "backend": self.request.backend}
-            recorded = await self._interactions.add(replace(event.interaction, **ids))
-        else:
-            recorded = await self._interactions.withdraw(event.interaction.id)
-        if self._interactions.is_waiting:
-            self.slot.release()
-        else:
-            self.slot.reacquire()
-        await self.recorder.set_state("waiting" if self._interactions.is_waiting else "running")
-        return [recorded] if recorded else []
 
     async def _record_limits(self, limits: list[LimitWindow]) -> None:
         while limits:
@@ -440,14 +411,3 @@ class RunTask:
 
 RunObserver = Callable[[RunTask], Callable[[], None]]
 """Called when a run has begun; returns a callback for the end of the run. Both run in the request's context."""
-
-
-def reported_model(run: RunTask) -> str | None:
-    """Return the model that the agent reported; None if the agent reported none."""
-    started = next((entry.event for entry in run.entries if isinstance(entry.event, RunStarted)), None)
-    return started.model if started else None
-
-
-def first_text_at(run: RunTask) -> float | None:
-    """Return when the first piece of the answer or of the thinking arrived, or None."""
-    return next((entry.at for entry in run.entries if isinstance(entry.event, TextDelta | ThinkingDelta)), None)
