@@ -101,7 +101,7 @@ async def _run_setup(task: RunTask, launch: Launch) -> None:
     try:
         process.write(b"", close=True)
         while process.exit_code is None and not task.stopped_by and task.now() < until:
-            await task.wait(until)
+            await task.alarm.wait_until(until)
             process.take()
     finally:
         await task.spawner.sweep(process)
@@ -169,7 +169,7 @@ async def _interrupt(task: RunTask, io: RunIO) -> None:
     until = task.now() + INTERRUPTED_TIMEOUT_S
     await task.drain(io)
     while is_interrupting and not (io.costs or handle.is_lost or task.no_grace) and task.now() < until:
-        await task.wait(until)
+        await task.alarm.wait_until(until)
         await task.drain(io)
 
 
@@ -199,7 +199,7 @@ async def _stop(task: RunTask, io: RunIO, process: Process) -> None:
         if task.now() >= tools_until:
             tools_until = until
             await finish_shielded(task.spawner.end_tools(process, None))
-        await task.wait(tools_until)
+        await task.alarm.wait_until(tools_until)
 
 
 async def _wait_for_exit(task: RunTask, process: Process) -> None:
@@ -208,7 +208,7 @@ async def _wait_for_exit(task: RunTask, process: Process) -> None:
     while process.exit_code is None and task.now() < until:
         if task.no_grace or task.phase is Phase.STOPPING:
             return
-        await task.wait(until)
+        await task.alarm.wait_until(until)
         process.take()
 
 

@@ -79,6 +79,7 @@ class RunTask:
         no_grace: whether the agent gets no time to stop by itself.
         protocol_failure: why the CLI does not speak its long-lived protocol; empty unless found out.
         raw: the last line of JSON that the agent printed.
+        alarm: wakes the task, at the latest at the next deadline.
         task: the asyncio task that drives the run; set by the owner.
         last_process: the final process of the run, once that process has reported the ending.
     """
@@ -117,8 +118,7 @@ class RunTask:
         self.slot = acquire_slot(self.wake)
         self.log = EventLog(self.wake)
         self._left_queue = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self.now = self._loop.time
+        self.now = asyncio.get_running_loop().time
         self._conversation: str | None = None
         self._first_ending: Ending | None = None
         self._is_long_lived = False
@@ -202,7 +202,7 @@ class RunTask:
     async def wait_for_slot(self) -> None:
         """Wait until the run has its slot or was stopped."""
         while not self.slot.held and self.phase is Phase.QUEUED:
-            await self.wait(inf)
+            await self.alarm.wait_until(inf)
         self.phase = max(self.phase, Phase.STARTING)
         self._left_queue.set()
 
@@ -211,10 +211,6 @@ class RunTask:
         self.phase = max(self.phase, Phase.RUNNING)
         self.started_at = self.started_at or time.time()
         await self.recorder.spawned(self.started_at)
-
-    async def wait(self, until: float) -> None:
-        """Wait for a wake-up, or until about `until` on the loop's clock, as `Alarm.wait_until` does."""
-        await self.alarm.wait_until(until)
 
     def open_io(self, process: OwnProcess | PooledProcess, launch: Launch, answer_timeout_factor: int = 1) -> RunIO:
         """Send the prompt to a process. A process that is still starting gets `answer_timeout_factor` times as long."""
@@ -287,7 +283,7 @@ class RunTask:
                 self._outputs = ()
             await self._pass_on_answers(io)
             self._inline_io = io if self.log.count else None  # the start of a run needs more than a log entry
-            await self.wait(io.deadline())
+            await self.alarm.wait_until(io.deadline())
             self._inline_io = None
 
     async def _pass_on_answers(self, io: RunIO) -> None:
