@@ -29,7 +29,7 @@ from clinvk.runtime.run.event_log import Autosave
 from clinvk.runtime.run.execution import STOP_GRACE_S, drive
 from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
-from clinvk.runtime.run.task import Phase, RunObserver, RunTask
+from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.runtime.slots import Occupancy, SlotRequest, Slots, held_bytes, queue_limits
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable
@@ -39,6 +39,9 @@ from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
 
 logger = logging.getLogger(__name__)
+
+RunObserver = Callable[[RunTask], Callable[[], None]]
+"""Called when a run has begun; returns a callback for the end of the run. Both run in the request's context."""
 
 
 class LocalRuns:

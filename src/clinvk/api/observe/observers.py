@@ -14,7 +14,8 @@ from clinvk.api.http.response import headers_of
 from clinvk.api.observe.live import LiveEvents
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
-from clinvk.runtime.run.task import RunObserver, RunTask
+from clinvk.runtime.local import RunObserver
+from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import ConfigError
 from clinvk.types.events import RunFailed, Usage
 

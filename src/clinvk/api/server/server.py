@@ -37,11 +37,10 @@ from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.remote.frames import LoginLink
 from clinvk.remote.socket_server import SocketServer
-from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.local import LocalRuns, RunObserver
 from clinvk.runtime.process import process_tags, resource_limits
 from clinvk.runtime.process.executables import inherited
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.run.task import RunObserver
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import ClinvkError, ConfigError

@@ -403,7 +403,3 @@ class RunTask:
     def _redacted(self, text: str) -> str:
         """Return an agent's message without secrets, including the secrets of the agent's environment."""
         return redacted(text, secrets_in(self.spec.env))
-
-
-RunObserver = Callable[[RunTask], Callable[[], None]]
-"""Called when a run has begun; returns a callback for the end of the run. Both run in the request's context."""
