@@ -55,9 +55,13 @@ class Slot:
         """Release the place, queued or held; further calls do nothing."""
         self._slots.release(self)
 
-    def reacquire(self) -> None:
-        """Take the next free slot, before all queued runs, for a run that released its slot to wait for a person."""
+    def reacquire(self) -> bool:
+        """Take the next free slot, before all queued runs, for a run that released its slot to wait for a person.
+
+        Return whether the run holds the slot; else `on_grant` is called later. Further calls do nothing.
+        """
         self._slots.reacquire(self)
+        return self.held
 
 
 class Occupancy(NamedTuple):

@@ -41,7 +41,6 @@ from clinvk.types.events import (
     Usage,
     Waiting,
 )
-from clinvk.types.record import LimitWindow
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import ToolOutput
 from clinvk.types.result import RunResult, gather
@@ -273,7 +272,8 @@ class RunTask:
             else:
                 io.read(self.now())
                 await self._record(*io.take())
-                await self._record_limits(io.limits)
+                while io.limits:
+                    await self.recorder.limit_reported(io.limits.pop(0))
             if ending := io.ending or self.stopped_by or io.limit(self.now()):
                 return ending
             if io.protocol_failure:
@@ -288,10 +288,7 @@ class RunTask:
 
     async def _pass_on_answers(self, io: RunIO) -> None:
         """Give the agent the answers of its user, once the run holds a slot again."""
-        if not self._interactions.has_answers:
-            return
-        self.slot.reacquire()
-        if not self.slot.held:
+        if not (self._interactions.has_answers and self.slot.reacquire()):
             return
         for request_id, answer, resolved in self._interactions.take_answers():
             io.resolve(request_id, answer, self.now())
@@ -371,10 +368,6 @@ class RunTask:
             else:
                 logged.append(event)
         self._log(logged, size)
-
-    async def _record_limits(self, limits: list[LimitWindow]) -> None:
-        while limits:
-            await self.recorder.limit_reported(limits.pop(0))
 
     def _log(self, events: list[Event], size: int) -> None:
         for index, event in enumerate(events):
