@@ -26,6 +26,7 @@ from clinvk.config.load import home
 from clinvk.config.model import (
     BackendSettings,
     LogSettings,
+    NotificationSettings,
     PolicySettings,
     ServerSettings,
     Settings,
@@ -90,6 +91,7 @@ async def serving(
     tracing: bool = False,
     policy: PolicySettings | None = None,
     warm: WarmSettings | None = None,
+    notifications: NotificationSettings | None = None,
     **server: object,
 ) -> AsyncGenerator[LiveServer]:
     """Serve with these settings of `server`. The default store is in the home of the environment.
@@ -104,6 +106,7 @@ async def serving(
         log=log or LogSettings(),
         policy=policy or PolicySettings(),
         tracing=TracingSettings(enabled=tracing),
+        notifications=notifications or NotificationSettings(),
     )
     sockets = listen("127.0.0.1", 0)
     port: int = sockets[0].getsockname()[1]

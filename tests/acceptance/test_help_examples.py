@@ -60,6 +60,7 @@ def prelude(clinvk: Clinvk) -> str:
     (clinvk.folder / "steps.yaml").write_text(sample(help_of("chain").epilog, "steps.yaml"))
     (clinvk.folder / "tasks.json").write_text('[{"prompt": "x"}]')
     (clinvk.folder / "prompt.md").write_text("explain")
+    clinvk.settings("notifications: {targets: {phone: {ntfy: 'http://127.0.0.1:9/topic'}}}")
     (clinvk.agent.folder / "project").mkdir()
     clinvk.agent.play(claude_says("x"))
     session = json.loads(clinvk.run("hello").stdout)["session_id"]

@@ -63,6 +63,7 @@ CONTENT = re.compile(
     r"images\[\d+\] |does not exist|is not a directory|is that of|isolation must be|is after until"
     r"|whole number .*, got \d+(\.0|e)"
     r"|nothing is asked|in the background must be stored|base64|say the same|not found|file_data is empty"
+    r"|notification target"
 )
 """Refusals of what no schema can express; a JSON Schema cannot tell 1.0 from 1."""
 

@@ -35,6 +35,7 @@ GAUGES = Gauges(
         slots=4,
         memory_limit_bytes=2**31,
     ),
+    notifications={("phone", "sent"): 3, ("phone", "dropped"): 1},
 )
 NAME = re.compile(r"\b((?:clinvk|process)_[a-z_]+)")
 

@@ -3,22 +3,35 @@
 `clinvk.config.load` reads them; the structs here are every key, its type, its bounds and its default.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from clinvk.types.choices import ApprovalMode, OutputFormat, SandboxMode
-from clinvk.types.errors import InvalidRequest
+from clinvk.types.errors import ConfigError, InvalidRequest
 from clinvk.types.request import RunRequest
+from clinvk.types.text import unknown_name
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+NotificationEvent = Literal["waiting", "done", "failed", "limit"]
 
 NonNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Age = Annotated[str, Meta(pattern="^[1-9][0-9]{0,4}[hdw]$", description="an age such as 24h, 7d or 2w")]
+NotificationEvents = Annotated[
+    tuple[NotificationEvent, ...], Meta(description="a list of waiting, done, failed and limit")
+]
+NotificationUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"(?a)^(https://[\w.:[\]-]+|http://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?)(/[!-~]*)?\Z",
+        description="an address with https://, or with http:// on this machine, and without a password",
+    ),
+]
 
 _LEVELS_AROUND = 100
 """The levels of nesting that clinvk adds around an object of a request: in a record, in a list."""
@@ -184,6 +197,55 @@ class ParallelSettings(_Section, frozen=True, kw_only=True):
     aggregate_output: bool = True
 
 
+class NotificationTarget(_Section, frozen=True, kw_only=True, omit_defaults=True):
+    """A target of notifications: `ntfy`, `webhook` or `command`. `on` lists the events that the target receives.
+
+    The variable `token_env` has the access token of ntfy, `secret_env` the secret that signs webhooks.
+    """
+
+    ntfy: NotificationUrl = ""
+    token_env: str = ""
+    webhook: NotificationUrl = ""
+    secret_env: str = ""
+    command: tuple[str, ...] = ()
+    on: NotificationEvents = ("waiting", "done", "failed", "limit")
+    include_answer: bool = False
+
+
+class NotificationSettings(_Section, frozen=True, kw_only=True):
+    """The targets of notifications by name, and the names for runs whose request and key choose none."""
+
+    targets: dict[str, NotificationTarget] = {}
+    default: tuple[str, ...] = ()
+
+    @property
+    def secret_variables(self) -> set[str]:
+        """The variables with secrets of targets, which agents must not inherit."""
+        return {target.token_env or target.secret_env for target in self.targets.values()} - {""}
+
+    def unknown_name(self, names: Sequence[str]) -> str:
+        """Return the message for the first name that is not a target; empty if all are."""
+        unknown = next((name for name in names if name not in self.targets), None)
+        return "" if unknown is None else unknown_name("notification target", unknown, self.targets)
+
+    def check(self) -> None:
+        """Check what the type of each key cannot say.
+
+        Raises:
+            ConfigError: names the target.
+        """
+        for name, target in self.targets.items():
+            if sum(map(bool, (target.ntfy, target.webhook, target.command))) != 1:
+                raise ConfigError(f"notifications.targets.{name} must have exactly one of ntfy, webhook and command")
+            if bool(target.webhook) != bool(target.secret_env) or (target.token_env and not target.ntfy):
+                raise ConfigError(
+                    f"notifications.targets.{name}: a webhook needs secret_env, ntfy may have token_env, and no other "
+                    "target has either"
+                )
+        if message := self.unknown_name(self.default):
+            raise ConfigError(f"notifications.default: {message}")
+
+
 class Settings(_Section, frozen=True, kw_only=True):
     """All settings. API keys and the home are not settings: only the environment has them."""
 
@@ -199,6 +261,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     interactions: InteractionSettings = InteractionSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
+    notifications: NotificationSettings = NotificationSettings()
     parallel: ParallelSettings = ParallelSettings()
 
     def backend(self, name: str) -> BackendSettings:
@@ -212,8 +275,11 @@ def complete(request: RunRequest, settings: Settings) -> RunRequest:
     `extra_flags` of the settings come before the request's own.
 
     Raises:
-        InvalidRequest: an object of the request is too large or nested too deeply; names the field.
+        InvalidRequest: an object of the request is too large or nested too deeply, or a notification target is unknown;
+            names the field.
     """
+    if message := settings.notifications.unknown_name(request.notify or ()):
+        raise InvalidRequest(message, "notify")
     refuse_nesting("metadata", request.metadata)
     refuse_nesting("output_schema", request.output_schema)
     own = settings.backend(request.backend)

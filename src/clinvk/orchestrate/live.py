@@ -102,6 +102,8 @@ class Orchestrations:
                 try:
                     ended, events = _ended_record(record, one.summary, one.stopped)
                     await finish_shielded(self._store.end(ended, None, events), self._timeout_s)
+                    if notifier := resources.runs.notifier:
+                        notifier.notify(ended, [part.request.notify for part in plan.parts])
                 except (ClinvkError, TimeoutError) as exc:
                     logger.warning("run %s is not kept: %s", one.id, exc)
                 finally:

@@ -48,7 +48,7 @@ _LIMITS = {"CPU": resource.RLIMIT_CPU, "FSIZE": resource.RLIMIT_FSIZE, "AS": res
 _NAMESPACES = ("mnt", "net", "pid", "user")
 
 _SETTINGS = (
-    *("agents", "unified_flags.max_depth", "session.default_tags", "session.store_token_usage"),
+    *("agents", "notifications", "unified_flags.max_depth", "session.default_tags", "session.store_token_usage"),
     "server.no_progress_timeout_secs",
 )
 """Settings that a run reads from the process instead of the request, besides those of its backend."""
@@ -68,7 +68,10 @@ def caller_environment(
     `variables` are the `decisive_variables`; variables that may be keys or that name a proxy must be equal, too.
     """
     found: dict[str, object] = {"the version of clinvk": __version__, **_process(), **_settings(settings, backends)}
+    hidden = settings.notifications.secret_variables  # no agent inherits them
     for name, value in without_secrets(environ).items():
+        if name in hidden:
+            continue
         if _is_secret(name, value) or (not _stays(name) and (name in variables or name.lower().endswith(_PROXY))):
             found[_shown(name)] = value
     return {name: blake2b(repr(found[name]).encode(), digest_size=8).hexdigest() for name in found}

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -34,7 +34,6 @@ from clinvk.runtime.slots import Occupancy, SlotRequest, Slots, held_bytes, queu
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
-from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
 
@@ -68,7 +67,6 @@ class LocalRuns:
         max_runs_of: Callable[[str], int | None] = lambda _: None,
         home: Path | None = None,
         lookups: Lookups | None = None,
-        on_interaction: Callable[[Interaction], None] = lambda _: None,
     ) -> None:
         server = settings.server
         tags = process_tags.choose_tags()
@@ -81,7 +79,14 @@ class LocalRuns:
         self._registry = registry
         self._environment = AgentEnvironment(settings, environ, registry)
         self._admit_dirs = admit_dirs
-        self._observers = observers
+        settings.notifications.check()
+        self._observers, self.notifier = observers, None
+        if settings.notifications.targets:
+            from clinvk.runtime.notifications import Notifier  # an import that most processes do not need
+
+            self.notifier = Notifier(settings, environ, self.spawner)
+            self._observers = (*observers, self.notifier.observe)
+        self._notifying = self.notifier.sending() if self.notifier else nullcontext()
         self._release_elsewhere = release_elsewhere
         self.capacity: Capacity = capacity(server)
         self._slots = Slots(queue_limits(server, self.capacity.runs), max_runs_of)
@@ -90,7 +95,7 @@ class LocalRuns:
         self._autosave = Autosave(store)
         self._lookups = lookups or Lookups()
         self._closing = False
-        self.interactions = Interactions(store, settings.interactions, on_interaction)
+        self.interactions = Interactions(store, settings.interactions, self._on_interaction)
         self._guardian = GuardianProcess(tags, self._resource_limits, home)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
         self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None
@@ -131,6 +136,7 @@ class LocalRuns:
         self._guardian.start()
         self._saving = in_background(self._autosave.run())
         await self._saving.__aenter__()
+        await self._notifying.__aenter__()
         await self._tasks.__aenter__()
         if self.pool:
             await self.pool.__aenter__()
@@ -154,6 +160,7 @@ class LocalRuns:
         finally:
             self.interactions.close()
             await self._saving.__aexit__(None, None, None)
+            await self._notifying.__aexit__(None, None, None)
         if self._resource_limits.cgroup:
             await asyncio.to_thread(self._resource_limits.close)
         self._guardian.stop()
@@ -296,6 +303,10 @@ class LocalRuns:
         run.task = self._tasks.create_task(drive(run))
         run.task.add_done_callback(partial(self._on_end, run, callbacks))
         return run
+
+    def _on_interaction(self, run_id: str) -> None:
+        if self.notifier and (run := self._live.get(run_id)):
+            self.notifier.notify_waiting(run)
 
     def _on_end(self, run: RunTask, callbacks: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id]

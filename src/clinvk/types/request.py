@@ -91,6 +91,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         timeout_s: seconds from the agent's start; waiting in the queue does not count.
         ephemeral: neither clinvk nor the CLI keeps a record of the conversation.
         warm: a process that was started ahead of the request may serve the run.
+        notify: names of notification targets; None leaves the choice to the API key, then to the settings.
         verbose: the agent's stderr lines become `Progress` events of stage `stderr`.
         part: the place in an orchestration.
         answer_as: data from which the dialect rebuilds the answer and finds the conversation; stored with the run only.
@@ -122,6 +123,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_s: float | None = None
     ephemeral: bool = False
     warm: bool = True
+    notify: tuple[str, ...] | None = None
     verbose: bool = False
     tags: tuple[str, ...] = ()
     metadata: dict[str, object] = {}

@@ -54,6 +54,7 @@ class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
         tokens_per_day: input and output tokens of the runs that began on one UTC day; then runs are refused.
         cost_usd_per_day: cost, as reported by the agents, of the runs that began on one UTC day.
         max_runs: concurrent runs; further runs wait in the queue.
+        notify: the notification targets of its runs; requests may name only these.
     """
 
     backends: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     tokens_per_day: _Whole | None = None
     cost_usd_per_day: _Positive | None = None
     max_runs: _Whole | None = None
+    notify: tuple[str, ...] = ()
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -50,16 +50,23 @@ class KeyPolicy:
         self._lookups = lookups or Lookups()
 
     async def admit(self, request: RunRequest, key_name: str) -> RunRequest:
-        """Check a completed request against the policy of its key. Return the request with the name of the key.
+        """Check a completed request against the policy of its key.
+
+        Return the request with the name of the key and, unless the request names some, its notification targets.
 
         Raises:
             KeyRefused, BackendNotAllowed, DirectoryNotAllowed, BudgetSpent: as `check`.
+            BeyondPolicy: the key does not allow a notification target.
             StoreUnavailable: the usage of the key is unknown.
         """
         if not key_name:
             return request
         request = replace(request, key_name=key_name)
         key = self._key(key_name)
+        if targets := key.limits.notify:
+            if not set(request.notify or ()).issubset(targets):
+                raise BeyondPolicy(f"notify: this API key may notify only {', '.join(targets)}", "notify")
+            request = replace(request, notify=targets if request.notify is None else request.notify)
         if key.limits.tokens_per_day or key.limits.cost_usd_per_day:
             await self._query_usage(key.name)
         if key.limits.workdirs:

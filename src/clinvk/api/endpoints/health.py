@@ -139,6 +139,7 @@ async def metrics(services: Services, _: Request) -> Response:
         sessions,
         await store.size(),
         runs.warm_stats,
+        dict(runs.notifier.counts) if runs.notifier else {},
     )
     text = await asyncio.to_thread(counters.generate, gauges)  # takes milliseconds, and streams continue meanwhile
     return Response(text, media_type=_METRICS_TYPE, headers={"cache-control": "no-store"})

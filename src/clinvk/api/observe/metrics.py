@@ -37,8 +37,9 @@ _DURATION_BOUNDS_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 30
 
 
 class Gauges(NamedTuple):
-    """The current values: requests and runs under way, limits, and stored sessions.
+    """The current values: requests and runs under way, limits, stored sessions, and notifications.
 
+    `notifications` are counted by target and outcome.
     `sessions` is None if the store cannot be used; `warm` is None if no agent processes are kept warm.
     """
 
@@ -48,6 +49,7 @@ class Gauges(NamedTuple):
     sessions: int | None
     store_bytes: int
     warm: WarmStats | None
+    notifications: Mapping[tuple[str, str], int] = {}
 
 
 class Metrics:
@@ -200,6 +202,12 @@ def _gauge_families(gauges: Gauges) -> Iterator[Metric]:
     if gauges.sessions is not None:
         yield _gauge("clinvk_store_sessions", "Stored sessions.", gauges.sessions)
     yield _gauge("clinvk_store_bytes", "The size of the database with its journal.", gauges.store_bytes)
+    notifications = CounterMetricFamily(
+        "clinvk_notifications", "Notifications. outcome: sent, failed or dropped.", labels=("target", "outcome")
+    )
+    for labels, count in gauges.notifications.items():
+        notifications.add_metric(labels, count)
+    yield notifications
     if not (warm := gauges.warm):
         return
     for name, description, field, make in _WARM:

@@ -122,6 +122,7 @@ def serve(
     with logs.on_stderr(formatter), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         _adjust_logs(settings)
         auth.check_access(server)
+        settings.notifications.check()
         workdirs = WorkdirPolicy(settings, environ, backends)
         workdirs.check_default()
         resource_limits.check_resource_limits(settings.agents)
@@ -307,7 +308,6 @@ async def open_server(
                     max_runs_of=admission.key_policy.max_runs,
                     home=home(environ),
                     lookups=admission.lookups,
-                    on_interaction=observers.live.publish_interaction,
                 ) as runs,
             ):
                 inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,12 +23,18 @@ if TYPE_CHECKING:
     from clinvk.config.edit import SettingsText
 
 _HIDDEN = "********"
+_TARGETS = ("notifications", "targets")
+_PATH_OF_URL = re.compile(r"(?<=[^/:])/.+")
+"""The path of a target's address, which is often as good as a password."""
+
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
 
 
 def without_secrets(name: tuple[str, ...], value: Value) -> Value:
     """Return a setting with secrets hidden; `name` is the key from the top down."""
     if isinstance(value, str):
+        if name[:2] == _TARGETS and name[-1] in ("ntfy", "webhook"):
+            return _PATH_OF_URL.sub(f"/{_HIDDEN}", value)
         if is_agent_variable(name) and value and setting_values.SECRET_NAME.search(name[-1]):
             return _HIDDEN
         return _without_password(value)
@@ -241,6 +247,7 @@ def _unserved(settings: Settings, environ: Mapping[str, str], backends: Backends
 
     mistakes = list(auth.access_mistakes(settings.server))
     try:
+        settings.notifications.check()
         workdirs.WorkdirPolicy(settings, environ, backends).check_default()
     except ConfigError as exc:
         mistakes.append(exc)
@@ -255,6 +262,15 @@ def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: No
         notes.info(f"the variable {place} overrides the file while it is set")
 
 
+def _leaves(section: dict[str, object]) -> Iterator[tuple[tuple[str, ...], Value]]:
+    """Yield the keys and values inside a section with free names."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from (((name, *keys), item) for keys, item in _leaves(msgspec.convert(value, dict[str, object])))
+        else:
+            yield (name,), msgspec.convert(value, str | bool | tuple[str, ...])
+
+
 def _flat(settings: Settings, backends: Backends) -> dict[tuple[str, ...], Value]:
     """Return every setting in order, as written in a file; the variables of an agent one by one.
 
@@ -267,7 +283,7 @@ def _flat(settings: Settings, backends: Backends) -> dict[tuple[str, ...], Value
         for key in name[2:] if is_of_agent else name:
             value = getattr(value, key)
         if isinstance(value, dict) and value:
-            found |= {(*name, variable): text for variable, text in msgspec.convert(value, dict[str, str]).items()}
+            found |= {(*name, *inner): item for inner, item in _leaves(msgspec.to_builtins(value))}
         elif value is None:
             left_open = capacity(settings.server).runs if name == _RUNS else ""
             found[name] = "all" if setting_values.is_list(kind) else left_open

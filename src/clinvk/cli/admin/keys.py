@@ -30,7 +30,7 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: 
     """
     name = flags.words[0]
     limits, expires_at = _limits(flags, backends), _expires_at(flags.expires)
-    _warn_closed_directories(limits, flags, environ, notes, backends)
+    _check_settings(limits, flags, environ, notes, backends)
     file = KeyFile(home(environ))
     is_first = not file.read()
     key = file.create(name, limits, flags.dry_run, expires_at)
@@ -116,6 +116,7 @@ def _limits(flags: KeyFlags, backends: Backends) -> KeyLimits:
         tokens_per_day=flags.tokens_per_day,
         cost_usd_per_day=flags.cost_per_day,
         max_runs=flags.max_runs,
+        notify=tuple(dict.fromkeys(flags.notify)),
     )
 
 
@@ -133,14 +134,21 @@ def _check_range(flag: str, value: float | None, allowed: tuple[float, float]) -
         raise InvalidRequest(f"{flag}: {value} is not from {least:g} to {most:,.0f}")
 
 
-def _warn_closed_directories(
+def _check_settings(
     limits: KeyLimits, flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: Backends
 ) -> None:
-    """Print a warning for each directory of the key that the settings or built-in rules close to every request."""
-    if not limits.workdirs:
+    """Print a warning for each directory of the key that the settings or built-in rules close to every request.
+
+    Raises:
+        InvalidRequest: the settings have no notification target with a name of the key.
+    """
+    if not (limits.workdirs or limits.notify):
         return
     errors: list[ConfigError] = []
-    workdirs = WorkdirPolicy(trace_of(flags, environ, {}, backends, errors.append).settings, environ, backends)
+    settings = trace_of(flags, environ, {}, backends, errors.append).settings
+    if message := settings.notifications.unknown_name(limits.notify):
+        raise InvalidRequest(f"--notify: {message}")
+    workdirs = WorkdirPolicy(settings, environ, backends)
     for path in limits.workdirs:
         if why := workdirs.refusal_throughout(path):
             notes.info(f"warning: no request gets into {path!r} with this key: it {why}")
@@ -173,6 +181,7 @@ def _describe(limits: KeyLimits) -> str:
         f"{_count(limits.max_runs, 'run')} at once": limits.max_runs,
         f"{limits.tokens_per_day or 0:,} tokens/day": limits.tokens_per_day,
         f"{limits.cost_usd_per_day or 0:g} USD/day": limits.cost_usd_per_day,
+        f"notifies {', '.join(limits.notify)}": limits.notify,
     }
     return "; ".join(text for text, limit in parts.items() if limit) or "no restrictions"
 

@@ -97,6 +97,7 @@ COMMANDS = {
     "keys create": Command("admin.keys:create", flag_types.KeyFlags, ("NAME",), _CHANGE),
     "keys list": Command("admin.keys:list_all", flag_types.JsonFlags, common=_NO_FLAGS),
     "keys revoke": Command("admin.keys:revoke", flag_types.Flags, ("NAME",), _DRY_RUN),
+    "notify": Command("admin.notify:notify", flag_types.Flags, ("TARGET?...",), _CHANGE),
     "config show": Command("admin.config:show", flag_types.JsonFlags),
     "config get": Command("admin.config:get", flag_types.JsonFlags, ("KEY",)),
     "config set": Command("admin.config:set_key", flag_types.Flags, ("KEY", "VALUE"), _CHANGE),
@@ -121,7 +122,7 @@ SECTIONS = {
     "run agents": ("resume", "compare", "parallel", "chain"),
     "see what happened": ("sessions", "runs", "usage", "worktrees"),
     "serve and set up": (
-        *("serve", "open", "service", "keys", "config", "doctor"),
+        *("serve", "open", "service", "keys", "notify", "config", "doctor"),
         *("backends", "models", "completion", "version", "help"),
     ),
 }

@@ -152,6 +152,7 @@ class RunFlags(Flags):
     timeout: Annotated[
         float | None, Flag("time limit for the run, in seconds (0: none)", metavar="SECS", read=_seconds)
     ] = None
+    notify: Annotated[Sequence[str], Flag("notify a target of the settings (repeatable)", metavar="TARGET")] = ()
     no_stdin: Annotated[bool, Flag("do not read stdin")] = False
     detach: _Detach = False
     verbose: Annotated[int, Flag("show tools and edits (-vv: and the agent's stderr)", "-v")] = 0
@@ -201,6 +202,7 @@ class KeyFlags(Flags):
     tokens_per_day: Annotated[int | None, Flag("N tokens a day, in and out (UTC)", metavar="N", read=_whole(1))] = None
     cost_per_day: Annotated[float | None, Flag("US dollars a day (UTC)", metavar="USD", read=_amount)] = None
     max_runs: Annotated[int | None, Flag("N runs at once; more wait", metavar="N", read=_whole(1))] = None
+    notify: Annotated[Sequence[str], Flag("notify this target of the settings (repeatable)", metavar="TARGET")] = ()
     expires: Annotated[str | None, Flag(f"expire after {_Age} (default: never)", metavar="TIME")] = None
 
 

@@ -58,6 +58,7 @@ def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
         output_schema=None if flags.output_schema is None else _schema(flags.output_schema),
         timeout_s=timeout_s or None,
         ephemeral=flags.ephemeral,
+        notify=tuple(flags.notify) or None,
         verbose=flags.verbose > 1,
     )
 

@@ -91,6 +91,10 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = None
     verbose: Annotated[bool | None, Meta(description="Include the agent's stderr.")] = None
     warm: Annotated[bool | None, Meta(description="false: start a new agent process. Default true.")] = None
+    notify: Annotated[
+        Annotated[list[Name], Meta(max_length=100)] | None,
+        Meta(description="Names of notification targets of the settings; null means the default."),
+    ] = None
     dry_run: Annotated[bool | None, Meta(description="Run nothing; return the command as `output`.")] = None
     extra: Annotated[
         _Texts | None,
@@ -154,6 +158,7 @@ def request_of(body: PromptFields, backend: str | None, session_id: str | None) 
         allowed_tools=None if body.allowed_tools is None else tuple(body.allowed_tools),
         stop=tuple(body.stop or ()),
         extra=tuple(body.extra or ()),
+        notify=None if body.notify is None else tuple(body.notify),
         tags=tuple(map(valid_tag, body.tags or ())),
         timeout_s=body.timeout_secs,
     )

@@ -35,10 +35,11 @@ async def run_tool(
     timeout_s: float,
     cwd: str | None = None,
     stdin: bytes = b"",
+    keeps_stdout: bool = True,
 ) -> ProgramResult:
     """Run a helper program (git, `--version`) to completion; kill the program after `timeout_s`.
 
-    Stdout is kept completely, stderr only up to its last bytes.
+    Stdout is kept completely or not at all, stderr only up to its last bytes.
 
     Raises:
         BackendUnavailable: the program cannot be started.
@@ -52,7 +53,7 @@ async def run_tool(
         async with asyncio.timeout(timeout_s):
             while process.exit_code is None or not process.at_eof:
                 await changed.wait()
-                pieces += process.take()
+                pieces += [piece for piece in process.take() if keeps_stdout]
         return ProgramResult(process.exit_code, b"".join(pieces), process.stderr)
     finally:
         await spawner.sweep(process)
@@ -111,9 +112,13 @@ def environment(backend: str, settings: Settings, environ: Mapping[str, str]) ->
 
 
 def inherited(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the variables that agents inherit: all, or with `agents.env_allow` the listed and the needed ones."""
-    allowed = settings.agents.env_allow
-    return needed_variables(environ, allowed) if allowed else environ
+    """Return the variables that agents inherit: all, or with `agents.env_allow` the listed and the needed ones.
+
+    Secrets of notification targets are not inherited.
+    """
+    allowed, hidden = settings.agents.env_allow, settings.notifications.secret_variables
+    variables = needed_variables(environ, allowed) if allowed else environ
+    return {name: value for name, value in variables.items() if name not in hidden} if hidden else variables
 
 
 def needed_variables(environ: Mapping[str, str], more: Sequence[str] = ()) -> Mapping[str, str]:

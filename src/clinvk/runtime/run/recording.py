@@ -82,6 +82,11 @@ class RunRecorder:
             key_name=request.key_name,
         )
 
+    @property
+    def record(self) -> RunRecord:
+        """The run as last stored."""
+        return self._record
+
     async def begin(self) -> None:
         """Store the run before the agent starts, and claim its session.
 

@@ -54,6 +54,7 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
     settings = found.settings
     try:
         resource_limits.check_resource_limits(settings.agents)
+        settings.notifications.check()
     except ConfigError as exc:
         errors.append(exc)
     report = _Report(not flags.wants_json, settings.output.color and has_colors(1, environ))
@@ -171,6 +172,7 @@ def _settings(
     if not errors:
         yield Check(section, "valid", "ok", f"{file}" if file.exists() else f"no file {file}: the defaults apply")
         yield from machine.check_warm(settings, backends)
+        yield from machine.check_notifications(settings.notifications, environ)
     if usable and settings.default_backend not in usable:
         about = f"default_backend = {settings.default_backend} cannot be used: prompts need --backend"
         yield Check(section, "default", "warning", about, f"clinvk config set default_backend {usable[0]}")

@@ -4,7 +4,7 @@ import errno
 import shlex
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -13,14 +13,15 @@ import msgspec
 
 from clinvk.api.server.port_owner import Health, health_of
 from clinvk.backends.registry import Backends
-from clinvk.config.model import ServerSettings, Settings
+from clinvk.config.model import NotificationSettings, ServerSettings, Settings
 from clinvk.remote.remote_runs import ServerDeclined, server_of
+from clinvk.runtime.notifications import secret_of
 from clinvk.runtime.process import resource_limits
 from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.process_tags import ProcessTags, RlimitTags
 from clinvk.runtime.process.resource_limits import capacity
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.types.errors import ClinvkError, StoreUnavailable
+from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable
 from clinvk.types.redaction import without_secrets
 
 Status = Literal["ok", "warning", "problem", "skipped"]
@@ -71,6 +72,18 @@ def check_warm(settings: Settings, backends: Backends) -> list[Check]:
         about = f"warm.prestart does not start {', '.join(names)}: not in warm.kept_backends"
         checks.append(Check("settings", "warm", "warning", about))
     return checks
+
+
+def check_notifications(settings: NotificationSettings, environ: Mapping[str, str]) -> Iterator[Check]:
+    """Report each notification target, and whether its secret is there. Nothing is sent."""
+    for name, target in settings.targets.items():
+        about = f"notification target {name}"
+        try:
+            secret_of(target, environ)
+        except ConfigError as exc:
+            yield Check("settings", "notify", "warning", f"{about}: {exc.message}")
+        else:
+            yield Check("settings", "notify", "ok", f"{about}: {', '.join(target.on)}")
 
 
 def _why_not(settings: Settings) -> str:

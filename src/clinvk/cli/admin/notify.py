@@ -1,0 +1,41 @@
+"""`clinvk notify`: send a trial notification."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from clinvk.backends.registry import Backends
+from clinvk.cli.parse.flags import Flags
+from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.terminal import exits
+from clinvk.cli.terminal.output import Notes, print_text
+from clinvk.runtime.notifications import Notifier
+from clinvk.runtime.process.process_tags import choose_tags
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.types.errors import InvalidRequest
+
+
+def notify(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+    """Send a trial notification to the named targets, or to all, once each; print the outcomes.
+
+    Raises:
+        ConfigError: the settings are invalid.
+        InvalidRequest: the settings have no such target, or none.
+    """
+    settings = settings_of(flags, environ, {}, notes, backends)
+    settings.notifications.check()
+    names = flags.words or tuple(settings.notifications.targets)
+    if message := settings.notifications.unknown_name(names):
+        raise InvalidRequest(message)
+    if not names:
+        raise InvalidRequest("the settings have no notification target; see notifications.targets")
+    if flags.dry_run:
+        notes.info(f"would send a trial to {', '.join(names)}")
+        return 0
+    return asyncio.run(_send(names, Notifier(settings, environ, Spawner(choose_tags()))))
+
+
+async def _send(names: Sequence[str], notifier: Notifier) -> int:
+    faults = {name: await notifier.attempt(name) for name in names}
+    for name, fault in faults.items():
+        print_text(f"{name}: {fault.message if fault else 'sent'}")
+    return exits.FAILED if any(faults.values()) else 0
