@@ -1,0 +1,147 @@
+// The turns of a session, or a single run without one: loaded page by page, with the events of those that are looked at.
+
+import { follow, get, storedEvents } from "./api.js";
+import { ENDED } from "./format.js";
+import { RunBlocks } from "./transcript.js";
+
+const PAGE = 50;
+const MAX_LOADED = 30;
+const NOTIFY_MS = 50;
+
+/** A prompt and its run. `blocks` is null until the events are loaded; until then the answer is `output`. */
+class Turn {
+  constructor(run, prompt, output = "") {
+    Object.assign(this, { run, prompt, output, blocks: null, isLoading: false, isFailed: false, stop: () => {} });
+  }
+
+  get isActive() {
+    return !ENDED.has(this.run.state) && !this.blocks?.isEnded;
+  }
+}
+
+/** `onChange` is called after changes, several at a time. */
+export class Conversation {
+  constructor({ sessionId = null, runId = null }, onChange) {
+    this.sessionId = sessionId;
+    this.runId = runId;
+    this.session = null;
+    this.turns = [];
+    this.total = 0;
+    this.error = null;
+    this._onChange = onChange;
+    this._closed = new AbortController();
+    this._loaded = [];
+    this._rows = null;
+  }
+
+  close() {
+    this._closed.abort();
+    clearTimeout(this._timer);
+    this.turns.forEach((turn) => turn.stop());
+  }
+
+  get activeTurn() {
+    return this.turns.find((turn) => turn.isActive);
+  }
+
+  async load() {
+    try {
+      if (this.runId) this._addRun(await get(`runs/${this.runId}`));
+      else {
+        this.session = await get(`sessions/${this.sessionId}`);
+        this.sessionId = this.session.id;
+        await this._loadPage(0);
+      }
+      this.error = null;
+    } catch (error) {
+      this.error = error;
+    }
+    this._changed();
+  }
+
+  async loadEarlier() {
+    if (this._isLoadingPage || !this.turns.length || this.turns.length >= this.total) return;
+    this._isLoadingPage = true;
+    await this._loadPage(this.turns.length).catch((error) => { this.error = error; });
+    this._isLoadingPage = false;
+    this._changed();
+  }
+
+  async _loadPage(offset) {
+    const [{ messages, total }, { runs }] = await Promise.all([
+      get(`sessions/${this.sessionId}/messages`, { limit: PAGE, offset }),
+      get("runs", { session_id: this.sessionId, limit: PAGE, offset }),
+    ]);
+    const texts = new Map(messages.map((message) => [`${message.run_id} ${message.role}`, message.text]));
+    const known = new Set(this.turns.map((turn) => turn.run.id));
+    const turns = runs.reverse().filter((run) => !known.has(run.id)).map((run) =>
+      new Turn(run, texts.get(`${run.id} user`) ?? run.prompt, texts.get(`${run.id} assistant`)));
+    this.turns = [...turns, ...this.turns];
+    this.total = total;
+    turns.filter((turn) => turn.isActive).forEach((turn) => this._follow(turn));
+  }
+
+  /** Take over news about a run, which may be a new one of this session. */
+  update(run) {
+    const turn = this.turns.find((each) => each.run.id === run.id);
+    if (turn && turn.run !== run) {
+      turn.run = { ...turn.run, ...run };
+      this._changed();
+    } else if (!turn && this.session && run.session_id === this.sessionId && this.turns.every((each) => each.run.created_at <= run.created_at)) {
+      this._addRun(run);
+    }
+  }
+
+  _addRun(run) {
+    const turn = new Turn(run, run.prompt, run.output);
+    this.turns = [...this.turns, turn];
+    this.total += 1;
+    if (turn.isActive) this._follow(turn);
+    this._changed();
+  }
+
+  _follow(turn) {
+    turn.blocks = new RunBlocks(turn.run.id);
+    turn.stop = follow(`runs/${turn.run.id}/events`, (event) => {
+      turn.blocks.add(event);
+      if (turn.blocks.isEnded) turn.stop();
+      this._changed();
+    }, () => this._changed());
+  }
+
+  /** Load the events of a turn that is in view. */
+  async show(turn) {
+    if (turn.blocks || turn.isLoading || turn.isFailed) return;
+    turn.isLoading = true;
+    const blocks = new RunBlocks(turn.run.id);
+    try {
+      for await (const event of storedEvents(turn.run.id, this._closed.signal)) blocks.add(event);
+      if (blocks.blocks.length) turn.blocks = blocks;
+      this._loaded.push(turn);
+      if (this._loaded.length > MAX_LOADED) this._loaded.shift().blocks = null;
+    } catch {
+      turn.isFailed = true; // the answer stays; an ephemeral run has no events
+    }
+    turn.isLoading = false;
+    this._changed();
+  }
+
+  /** What to show, in order: `{id, kind, turn}` for a prompt, an answer or the end, and the blocks of runs. */
+  get rows() {
+    this._rows ??= this.turns.flatMap((turn) => [
+      { id: `${turn.run.id}:prompt`, kind: "prompt", turn },
+      ...(turn.blocks ? turn.blocks.blocks.map((block) => ({ id: block.id, kind: block.kind, version: block.version, block, turn }))
+        : [{ id: `${turn.run.id}:answer`, kind: "answer", turn }]),
+      ...(turn.isActive ? [{ id: `${turn.run.id}:active`, kind: "active", turn }] : []),
+    ]);
+    return this._rows;
+  }
+
+  _changed() {
+    this._rows = null;
+    this._timer ||= setTimeout(() => {
+      this._timer = 0;
+      if (!this._closed.signal.aborted) this._onChange();
+    }, NOTIFY_MS);
+  }
+}

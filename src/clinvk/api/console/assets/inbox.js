@@ -1,0 +1,40 @@
+// The first screen: what waits for an answer, then the newest sessions and runs.
+
+import { html, useEffect } from "./vendor/preact.js";
+import { get } from "./api.js";
+import { ENDED, newestFirst } from "./format.js";
+import { InteractionCard } from "./interaction.js";
+import { live, useLive } from "./live.js";
+import { RunRow } from "./runs.js";
+import { SessionRow } from "./sessions.js";
+import { Empty, Loaded, useTick } from "./ui.js";
+
+const NEWEST = 6;
+
+export function Inbox() {
+  const { interactions, pending, activeRuns, newestRuns, isLoaded, connection } = useLive();
+  // Resolved cards keep their place, so that no button moves under the pointer.
+  const shown = [...interactions.values()].sort(newestFirst).reverse();
+  const resolved = shown.length - pending.length;
+  useEffect(() => () => live.clearResolved(), []);
+  useTick(activeRuns.length > 0);
+  return html`
+    <header class="screen-head"><h1 tabindex="-1">Inbox</h1>
+      ${resolved > 0 && html`<button class="small" type="button" onClick=${() => live.clearResolved()}>Clear ${resolved} answered</button>`}
+      <a class="button primary" href="#/new">New session</a></header>
+    <section aria-label="Waits for you">
+      ${!shown.length && html`<${Empty}>${isLoaded || connection === "lost" ? "Nothing waits for you." : "Loading…"}<//>`}
+      ${shown.map((each) => html`<${InteractionCard} key=${each.id} interaction=${each} />`)}
+    </section>
+    ${activeRuns.length > 0 && html`
+      <section aria-label="Under way"><h2>Under way</h2>
+        <div class="list">${activeRuns.slice(0, 20).map((run) => html`<${RunRow} key=${run.id} run=${run} />`)}</div></section>`}
+    <div class="columns">
+      <section aria-label="Newest sessions"><h2><a href="#/sessions">Sessions</a></h2>
+        <${Loaded} load=${() => get("sessions", { limit: NEWEST })}>${({ sessions }) => sessions.length
+          ? html`<div class="list">${sessions.map((session) => html`<${SessionRow} key=${session.id} session=${session} />`)}</div>`
+          : html`<${Empty}>No sessions yet.<//>`}<//></section>
+      <section aria-label="Newest runs"><h2><a href="#/runs">Runs</a></h2>
+        <div class="list">${newestRuns.filter((run) => ENDED.has(run.state)).slice(0, NEWEST).map((run) => html`<${RunRow} key=${run.id} run=${run} />`)}</div></section>
+    </div>`;
+}

@@ -1,0 +1,178 @@
+// What an agent asks: a card with the command, diff or question, and the buttons that answer.
+
+import { html, useRef, useState } from "./vendor/preact.js";
+import { get, post } from "./api.js";
+import { Diff } from "./diff.js";
+import { duration, firstLine, pathOf, shortPath } from "./format.js";
+import { live } from "./live.js";
+import { ToolInput } from "./tool.js";
+import { Agent, Code, Time, announce, useFocus, useTick, visible } from "./ui.js";
+
+const RESULTS = {
+  allow: "Allowed", allow_session: "Allowed for the session", deny: "Denied", deny_and_stop: "Denied, run stopped",
+  answer: "Answered",
+};
+const KEYS = { a: "allow", s: "allow_session", d: "deny" };
+
+/** Return how an interaction that is not pending ended. */
+function resultOf({ status, choice, answered_by: by, reason }) {
+  if (status === "expired") return "Expired, denied";
+  if (status === "withdrawn") return "Withdrawn: the run has ended";
+  return `${RESULTS[choice] ?? "Answered"}${by ? ` by ${by}` : ""}${reason ? `: ${reason}` : ""}`;
+}
+
+/** Send an answer. If somebody else was first, or it is too late, show how the interaction ended. */
+async function send(interaction, answer) {
+  try {
+    live.addInteraction(await post(`interactions/${interaction.id}/answer`, answer));
+    announce(RESULTS[answer.choice]);
+  } catch (error) {
+    if (error.status === 409 || error.status === 410) live.addInteraction(await get(`interactions/${interaction.id}`));
+    throw error;
+  }
+}
+
+/** A card for an interaction, also once it is resolved. In the transcript of its session it does not link there. */
+export function InteractionCard({ interaction, isInSession }) {
+  const [isBusy, setBusy] = useState(false);
+  const [error, setError] = useState(null);
+  const [mode, setMode] = useState("");
+  const card = useRef();
+  const isPending = interaction.status === "pending";
+  useTick(isPending);
+
+  async function answer(body) {
+    setBusy(true);
+    setError(null);
+    try { await send(interaction, body); } catch (failure) { setError(failure); }
+    setBusy(false);
+    card.current?.focus(); // the buttons are gone
+  }
+
+  function onKeyDown(event) {
+    const isTyping = event.target !== card.current || event.ctrlKey || event.metaKey || event.altKey;
+    const choice = KEYS[event.key];
+    if (isTyping || isBusy || !isPending || !interaction.choices.includes(choice)) return;
+    event.preventDefault();
+    if (choice === "deny") setMode("deny");
+    else answer({ choice });
+  }
+
+  const run = live.runs.get(interaction.run_id);
+  const workdir = interaction.workdir ?? run?.workdir;
+  const left = Date.parse(interaction.expires_at) - Date.now();
+  return html`
+    <section class="card interaction ${interaction.status}" tabindex="0" ref=${card} onKeyDown=${onKeyDown}
+      aria-label=${`${interaction.backend} asks: ${interaction.title}`}>
+      <header>
+        <${Agent} name=${interaction.backend} />
+        ${!isInSession && html`<a class="session" href=${pathOf({ ...interaction, id: interaction.run_id })}>${
+          visible(firstLine(run?.prompt) || "Session")}</a>`}
+        <span class="quiet place" title=${workdir}>${visible(shortPath(workdir))}</span>
+        <span class="quiet spacer"><${Time} at=${interaction.created_at} /></span>
+      </header>
+      <h3>${visible(interaction.title || interaction.tool || "The agent asks")}</h3>
+      ${mode !== "edit" && html`<${Asked} interaction=${interaction} />`}
+      ${!isPending && html`<p class="result">${visible(resultOf(interaction))}</p>`}
+      ${isPending && (interaction.kind === "question"
+        ? html`<${QuestionForm} interaction=${interaction} isBusy=${isBusy} onAnswer=${answer} />`
+        : html`<${ApprovalButtons} interaction=${interaction} isBusy=${isBusy} mode=${mode} setMode=${setMode} onAnswer=${answer} />`)}
+      ${error && html`<p class="problem" role="alert">${visible(error.message)}</p>`}
+      ${isPending && left > 0 && html`<p class="expiry ${left < 60_000 ? "soon" : ""}">Denied in ${duration(left)} unless answered</p>`}
+    </section>`;
+}
+
+function Asked({ interaction: { kind, diff, command, input } }) {
+  if (kind === "question") return null;
+  if (diff) return html`<${Diff} text=${diff} />`;
+  if (command) return html`<${Code} text=${command} label="Command" />`;
+  return html`<${ToolInput} input=${input ?? {}} />`;
+}
+
+function ApprovalButtons({ interaction, isBusy, mode, setMode, onAnswer }) {
+  const { choices, editable, input, command } = interaction;
+  const button = (choice, label, kind = "") => choices.includes(choice) && html`
+    <button type="button" class=${kind} disabled=${isBusy} onClick=${() => onAnswer({ choice })}>${label}</button>`;
+  if (mode === "deny") return html`<${DenyForm} choices=${choices} isBusy=${isBusy} onAnswer=${onAnswer} onCancel=${() => setMode("")} />`;
+  if (mode === "edit") {
+    return html`<${EditForm} command=${command} isBusy=${isBusy} onCancel=${() => setMode("")}
+      onSave=${(text) => onAnswer({ choice: "allow", input: { ...input, command: text } })} />`;
+  }
+  return html`
+    <div class="buttons">
+      ${button("allow", "Allow", "primary")}
+      ${button("allow_session", "Allow for the session")}
+      ${editable && typeof input?.command === "string" && html`<button type="button" disabled=${isBusy} onClick=${() => setMode("edit")}>Edit…</button>`}
+      <span class="gap"></span>
+      ${choices.includes("deny") && html`<button type="button" disabled=${isBusy} onClick=${() => setMode("deny")}>Deny…</button>`}
+      ${!choices.includes("deny") && button("deny_and_stop", "Deny and stop", "danger")}
+    </div>`;
+}
+
+function DenyForm({ choices, isBusy, onAnswer, onCancel }) {
+  const [reason, setReason] = useState("");
+  const field = useFocus();
+  const deny = (choice) => onAnswer({ choice, ...(reason.trim() && { reason: reason.trim() }) });
+  return html`
+    <form class="answer" onSubmit=${(event) => { event.preventDefault(); deny("deny"); }}>
+      <label>Reason, which the agent reads <span class="quiet">(optional)</span>
+        <input value=${reason} ref=${field} onInput=${(event) => setReason(event.target.value)} autocomplete="off" /></label>
+      <div class="buttons">
+        <button class="danger" disabled=${isBusy}>Deny</button>
+        ${choices.includes("deny_and_stop") && html`<button type="button" class="danger" disabled=${isBusy} onClick=${() => deny("deny_and_stop")}>Deny and stop</button>`}
+        <span class="gap"></span>
+        <button type="button" onClick=${onCancel}>Back</button>
+      </div>
+    </form>`;
+}
+
+function EditForm({ command, isBusy, onSave, onCancel }) {
+  const [text, setText] = useState(command);
+  const field = useFocus();
+  return html`
+    <form class="answer" onSubmit=${(event) => { event.preventDefault(); onSave(text); }}>
+      <label>Command<textarea class="mono" rows="3" spellcheck="false" value=${text} ref=${field} onInput=${(event) => setText(event.target.value)}></textarea></label>
+      <div class="buttons"><button class="primary" disabled=${isBusy || !text.trim()}>Allow this command</button>
+        <span class="gap"></span><button type="button" onClick=${onCancel}>Back</button></div>
+    </form>`;
+}
+
+function QuestionForm({ interaction, isBusy, onAnswer }) {
+  const fields = interaction.fields ?? [];
+  const [values, setValues] = useState({});
+  const isComplete = fields.every((field) => values[field.id]?.length);
+  const set = (id, value) => setValues((old) => ({ ...old, [id]: value }));
+  return html`
+    <form class="answer" onSubmit=${(event) => { event.preventDefault(); onAnswer({ choice: "answer", answers: values }); }}>
+      ${fields.map((field) => html`<${Field} key=${field.id} field=${field} name=${`${interaction.id}-${field.id}`}
+        value=${values[field.id]} onChange=${(value) => set(field.id, value)} />`)}
+      <div class="buttons">
+        <button class="primary" disabled=${isBusy || !isComplete}>Answer</button>
+        <span class="gap"></span>
+        ${interaction.choices.includes("deny") && html`<button type="button" disabled=${isBusy} onClick=${() => onAnswer({ choice: "deny" })}>Decline</button>`}
+        ${interaction.choices.includes("deny_and_stop") && html`<button type="button" class="danger" disabled=${isBusy} onClick=${() => onAnswer({ choice: "deny_and_stop" })}>Decline and stop</button>`}
+      </div>
+    </form>`;
+}
+
+function Field({ field, name, value, onChange }) {
+  const options = field.options ?? [];
+  const chosen = field.multiple ? value ?? [] : [value];
+  const offered = new Set(options.map((option) => option.value));
+  const other = field.multiple ? chosen.find((each) => !offered.has(each)) : offered.has(value) ? "" : value;
+  const pick = ({ target }) => {
+    if (!field.multiple) onChange(target.value);
+    else onChange(target.checked ? [...chosen, target.value] : chosen.filter((each) => each !== target.value));
+  };
+  const write = ({ target }) => onChange(field.multiple
+    ? [...chosen.filter((each) => offered.has(each)), ...(target.value ? [target.value] : [])] : target.value);
+  if (!options.length) return html`<label>${visible(field.label)}<textarea rows="2" value=${value ?? ""} onInput=${write}></textarea></label>`;
+  return html`
+    <fieldset><legend>${visible(field.label)}</legend>
+      ${options.map((option) => html`
+        <label class="option"><input type=${field.multiple ? "checkbox" : "radio"} name=${name} value=${option.value}
+          checked=${chosen.includes(option.value)} onChange=${pick} />
+          <span>${visible(option.label || option.value)}${option.description && html`<span class="quiet"> ${visible(option.description)}</span>`}</span></label>`)}
+      ${field.other && html`<label class="option">Other <input value=${other ?? ""} onInput=${write} /></label>`}
+    </fieldset>`;
+}

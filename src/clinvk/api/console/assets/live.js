@@ -1,0 +1,138 @@
+// What is live: the newest runs and the pending interactions, from one event stream of the server.
+
+import { follow, get } from "./api.js";
+import { useEffect, useState } from "./vendor/preact.js";
+import { ENDED, newestFirst } from "./format.js";
+
+const MAX_RUNS = 300;
+const MAX_RESOLVED = 50;
+const NOTIFY_MS = 16;
+const RELOAD_MS = 5_000;
+
+class Live {
+  constructor() {
+    this.connection = "connecting";
+    this.isLoaded = false;
+    this.runs = new Map();
+    this.interactions = new Map();
+    this.version = 0;
+    this.onInteraction = () => {};
+    this.onRunEnd = () => {};
+    this._listeners = new Set();
+    this._timer = 0;
+    this._stop = null;
+  }
+
+  start() {
+    if (!this._stop) this._stop = follow("events", (data, type) => this._receive(data, type), (state) => this._connected(state));
+  }
+
+  stop() {
+    this._stop?.();
+    this._stop = null;
+    this.connection = "connecting";
+    this.isLoaded = false;
+    this.runs.clear();
+    this.interactions.clear();
+  }
+
+  /** Call a function after changes, soon and together. Return the function that ends this. */
+  subscribe(listener) {
+    this._listeners.add(listener);
+    return () => this._listeners.delete(listener);
+  }
+
+  get pending() {
+    return [...this.interactions.values()].filter((each) => each.status === "pending");
+  }
+
+  get activeRuns() {
+    return this.newestRuns.filter((run) => !ENDED.has(run.state));
+  }
+
+  get newestRuns() {
+    return [...this.runs.values()].sort(newestFirst);
+  }
+
+  addRun(run) {
+    const known = this.runs.get(run.id);
+    if (known && ENDED.has(known.state) && !ENDED.has(run.state)) return; // a list that is older than an event
+    this.runs.set(run.id, { ...known, ...run });
+    this._bound(this.runs, MAX_RUNS, (each) => ENDED.has(each.state));
+    if (known && !ENDED.has(known.state) && ENDED.has(run.state)) this.onRunEnd(run);
+    this._changed();
+  }
+
+  addInteraction(interaction) {
+    const known = this.interactions.get(interaction.id);
+    if (known && known.status !== "pending") return;
+    this.interactions.set(interaction.id, interaction);
+    this._bound(this.interactions, MAX_RESOLVED, (each) => each.status !== "pending");
+    if (!known && interaction.status === "pending") this.onInteraction(interaction);
+    this._changed();
+  }
+
+  /** Forget the interactions that need no answer. */
+  clearResolved() {
+    for (const [id, each] of this.interactions) if (each.status !== "pending") this.interactions.delete(id);
+    this._changed();
+  }
+
+  _receive(data, type) {
+    if (type === "run") this.addRun(data);
+    else if (type === "interaction") this.addInteraction(data);
+    else if (type === "reset") this._load();
+  }
+
+  _connected(state) {
+    this.connection = state;
+    this._changed();
+  }
+
+  /** Load the present state, as the stream begins with or after a gap. What changes meanwhile comes as events. */
+  async _load() {
+    const earlier = [...this.interactions.values()];
+    try {
+      const [{ interactions }, ...lists] = await Promise.all([
+        get("interactions", { status: "pending" }),
+        get("runs", { limit: 50 }),
+        ...["running", "waiting", "queued"].map((state) => get("runs", { state, limit: 200 })),
+      ]);
+      const ids = new Set(interactions.map((each) => each.id));
+      for (const each of earlier) if (each.status === "pending" && !ids.has(each.id)) this.interactions.delete(each.id);
+      const runs = new Map(lists.flatMap((list) => list.runs).map((run) => [run.id, run]));
+      for (const [id, run] of this.runs) if (!ENDED.has(run.state) && !runs.has(id)) this.runs.delete(id);
+      runs.forEach((run) => this.addRun(run));
+      interactions.forEach((each) => this.addInteraction(each));
+      this.isLoaded = true;
+      this._changed();
+    } catch {
+      setTimeout(() => this._stop && this._load(), RELOAD_MS);
+    }
+  }
+
+  /** Drop the oldest entries that may go, so that a page that stays open for days does not grow. */
+  _bound(entries, limit, mayGo) {
+    for (const [id, each] of entries) {
+      if (entries.size <= limit) return;
+      if (mayGo(each)) entries.delete(id);
+    }
+  }
+
+  _changed() {
+    this.version += 1;
+    this._timer ||= setTimeout(() => {
+      this._timer = 0;
+      this._listeners.forEach((listener) => listener());
+    }, NOTIFY_MS);
+  }
+}
+
+export const live = new Live();
+
+/** Return the live state, and render again after each change. */
+export function useLive() {
+  const [, setVersion] = useState(0);
+  useEffect(() => live.subscribe(() => setVersion(live.version)), []);
+  return live;
+}

@@ -1,0 +1,103 @@
+// The events of a run as blocks for people: texts, thinking, tool calls with their results, and how the run ended.
+
+const CHUNK_CHARS = 8_000;
+const SPLIT_WITHIN_CHARS = 4_000;
+const MAX_OUTPUT_CHARS = 200_000;
+const MAX_BLOCKS = 50_000;
+const DROPPED_BLOCKS = 5_000;
+
+/**
+ * The blocks of one run, oldest first. A block has `id`, `kind`, and `version`, which counts its changes:
+ * `text`, `thinking` (`text`), `tool` (`name`, `input`, `output`, `isError`), `note` (`stage`, `text`), `interaction`
+ * (`interaction`), `end` (the content of the event), `error` (`message`, `code`).
+ */
+export class RunBlocks {
+  constructor(runId) {
+    this.runId = runId;
+    this.blocks = [];
+    this.isEnded = false;
+    this.dropped = 0;
+    this._count = 0;
+    this._tools = new Map();
+    this._interactions = new Map();
+  }
+
+  add({ type, content }) {
+    switch (type) {
+      case "message": this._addText("text", content.text); break;
+      case "thinking": this._addText("thinking", content.text); break;
+      case "tool_use":
+        this._tools.set(content.tool_id, this._push("tool", { name: content.tool_name, input: content.input, output: null }));
+        break;
+      case "tool_result": this._addResult(content); break;
+      case "progress": this._push("note", { stage: content.stage, text: content.message }); break;
+      case "interaction_requested": case "interaction_resolved": this._addInteraction(content); break;
+      case "error": this._end("error", content); break;
+      case "done": this._end("end", content); break;
+      default: // later versions may send other types
+    }
+  }
+
+  get current() {
+    return this.blocks.at(-1);
+  }
+
+  _push(kind, fields) {
+    const block = { id: `${this.runId}:${this._count++}`, kind, version: 0, ...fields };
+    this.blocks.push(block);
+    if (this.blocks.length > MAX_BLOCKS) {
+      this.blocks.splice(0, DROPPED_BLOCKS);
+      this.dropped += DROPPED_BLOCKS;
+    }
+    return block;
+  }
+
+  _addText(kind, text) {
+    let block = this.current;
+    if (block?.kind !== kind) block = this._push(kind, { text: "", unsplit: CHUNK_CHARS });
+    block.text += text;
+    block.version += 1;
+    if (kind === "text" && block.text.length > block.unsplit) this._split(block);
+  }
+
+  /** Move the last paragraphs of a long text to a block of their own, unless they are in a code block. */
+  _split(block) {
+    block.unsplit = block.text.length + SPLIT_WITHIN_CHARS / 2;
+    const at = block.text.slice(-SPLIT_WITHIN_CHARS).lastIndexOf("\n\n");
+    if (at < 0) return;
+    const split = Math.max(0, block.text.length - SPLIT_WITHIN_CHARS) + at;
+    const head = block.text.slice(0, split);
+    if ((head.match(/^\s*(```|~~~)/gm) || []).length % 2) return;
+    this._push(block.kind, { text: block.text.slice(split), unsplit: CHUNK_CHARS });
+    block.text = head;
+  }
+
+  _addResult({ tool_id: id, tool_name: name, output, is_error: isError }) {
+    const block = this._tools.get(id) ?? this._push("tool", { name, input: {} });
+    this._tools.delete(id);
+    block.output = output.slice(0, MAX_OUTPUT_CHARS);
+    block.isError = isError;
+    block.version += 1;
+  }
+
+  _addInteraction(interaction) {
+    const known = this._interactions.get(interaction.id);
+    if (known) Object.assign(known, { interaction, version: known.version + 1 });
+    else this._interactions.set(interaction.id, this._push("interaction", { interaction }));
+  }
+
+  _end(kind, content) {
+    this._push(kind, content);
+    this.isEnded = true;
+  }
+}
+
+const SUMMARY_FIELDS = ["command", "cmd", "file_path", "path", "pattern", "query", "url", "prompt", "description"];
+
+/** Return what a tool call is about, in one line. */
+export function toolSummary(input) {
+  const paths = Array.isArray(input.changes) ? input.changes.map((change) => change.path) : [];
+  const named = SUMMARY_FIELDS.map((name) => input[name]).find((value) => typeof value === "string" || Array.isArray(value));
+  const text = paths.length ? paths.join(", ") : Array.isArray(named) ? named.join(" ") : named;
+  return (text ?? "").split("\n", 1)[0].slice(0, 300);
+}

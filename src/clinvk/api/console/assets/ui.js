@@ -1,0 +1,164 @@
+// Small components that several screens share.
+
+import { html, Component, useEffect, useRef, useState } from "./vendor/preact.js";
+import { get } from "./api.js";
+import { ago, dateTime } from "./format.js";
+
+const TICK_MS = 1000;
+const SHOWN_CHARS = 20_000;
+const PAGE = 200;
+const SEARCH_DELAY_MS = 200;
+
+// Control characters, direction overrides and invisible characters, which could make a text look like another one.
+const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\u{e0000}-\u{e007f}]/gu;
+const COLOURS = /\u001b\[[0-9;]*m/g;
+
+/** Return a text with its hidden characters as visible marks. Colours and carriage returns of terminals are removed. */
+export function visible(text) {
+  const clean = String(text ?? "").replace(COLOURS, "").replaceAll("\r\n", "\n");
+  if (clean.search(HIDDEN) < 0) return clean;
+  const marks = [...clean.matchAll(HIDDEN)];
+  const ends = marks.map((mark) => mark.index + mark[0].length);
+  return [
+    clean.slice(0, marks[0].index),
+    ...marks.flatMap((mark, index) => [
+      html`<span class="hidden-char">U+${mark[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}</span>`,
+      clean.slice(ends[index], marks[index + 1]?.index),
+    ]),
+  ];
+}
+
+/** A text of any length, of which the beginning is shown first. `render` returns the content for a piece of text. */
+export function Clipped({ text, limit = SHOWN_CHARS, render = visible }) {
+  const [shown, setShown] = useState(limit);
+  if (text.length <= shown) return render(text);
+  return html`${render(text.slice(0, shown))}
+    <button class="small more" onClick=${() => setShown(shown * 5)}>
+      Show more (${(text.length - shown).toLocaleString("en")} characters)
+    </button>`;
+}
+
+export const Code = ({ text, label, limit = 4_000 }) => html`
+  <pre class="code" tabindex="0" aria-label=${label}><${Clipped} text=${text} limit=${limit} /></pre>`;
+
+/** Render again each second while `isActive`. */
+export function useTick(isActive = true) {
+  const [, setCount] = useState(0);
+  useEffect(() => {
+    if (!isActive) return undefined;
+    const timer = setInterval(() => document.hidden || setCount((count) => count + 1), TICK_MS);
+    return () => clearInterval(timer);
+  }, [isActive]);
+}
+
+export const Time = ({ at }) => html`<time datetime=${at} title=${dateTime(at)}>${ago(at)}</time>`;
+export const Agent = ({ name }) => html`<span class="agent ${name}">${name || "several"}</span>`;
+
+const STATES = {
+  queued: "queued", running: "running", waiting: "waits for you", finished: "done", failed: "failed",
+  cancelled: "cancelled", interrupted: "interrupted", active: "running", completed: "done", error: "failed",
+  paused: "cancelled",
+};
+export const State = ({ state }) => html`<span class="state ${state}">${STATES[state] || state}</span>`;
+
+export const Problem = ({ error }) => (error ? html`<p class="problem" role="alert">${visible(error.message)}</p>` : null);
+
+/** A button for an action that takes time: disabled meanwhile, with the error beside it. */
+export function Action({ run, children, confirm, ...attributes }) {
+  const [isBusy, setBusy] = useState(false);
+  const [error, setError] = useState(null);
+  const isMounted = useRef(true);
+  useEffect(() => () => { isMounted.current = false; }, []);
+  async function click() {
+    if (confirm && !window.confirm(confirm)) return;
+    setBusy(true);
+    setError(null);
+    try { await run(); } catch (failure) { if (isMounted.current) setError(failure); }
+    if (isMounted.current) setBusy(false);
+  }
+  return html`<button type="button" ...${attributes} disabled=${isBusy || attributes.disabled} onClick=${click}>${children}</button>
+    <${Problem} error=${error} />`;
+}
+
+/** Load something and show it with `children(value, reload)`; meanwhile or after an error, show that. */
+export function Loaded({ load, deps = [], children }) {
+  const [state, setState] = useState({});
+  const reload = () => load().then((value) => setState({ value }), (error) => setState((old) => ({ ...old, error })));
+  useEffect(() => {
+    let isCurrent = true;
+    load().then((value) => isCurrent && setState({ value }), (error) => isCurrent && setState({ error }));
+    return () => { isCurrent = false; };
+  }, deps);
+  if (state.value === undefined) return state.error ? html`<${Problem} error=${state.error} />` : html`<p class="quiet loading">Loading…</p>`;
+  return html`<${Problem} error=${state.error} />${children(state.value, reload)}`;
+}
+
+export const Empty = ({ children }) => html`<p class="empty">${children}</p>`;
+
+/** Shows the error of a screen instead of an empty page. */
+export class ErrorBoundary extends Component {
+  componentDidCatch(error) {
+    console.error(error);
+    this.setState({ error });
+  }
+
+  render({ children }, { error }) {
+    return error ? html`<${Problem} error=${error} />` : children;
+  }
+}
+
+/** Say something to screen readers. */
+export function announce(text) {
+  const region = document.getElementById("announcements");
+  if (region) region.textContent = text;
+}
+
+/** Return a ref for a field that gets the focus when it appears. */
+export function useFocus() {
+  const field = useRef();
+  useEffect(() => field.current.focus(), []);
+  return field;
+}
+
+/** Return a value that is stored in this browser, and the function that sets it. */
+export function useStored(name, initial) {
+  const [value, setValue] = useState(() => {
+    try { return JSON.parse(localStorage.getItem(`clinvk.${name}`)) ?? initial; } catch { return initial; }
+  });
+  return [value, (next) => {
+    localStorage.setItem(`clinvk.${name}`, JSON.stringify(next));
+    setValue(next);
+  }];
+}
+
+/**
+ * Load a list (`sessions` or `runs`) page by page. Return its `items`, their `total` (null until known), an `error`, and
+ * the function `more`, which loads the next page if there is one.
+ */
+export function usePages(list, query) {
+  const [found, setFound] = useState({ items: [], total: null });
+  const [error, setError] = useState(null);
+  const request = useRef({ number: 0, isBusy: false });
+
+  async function load(items, total) {
+    const { current } = request;
+    if (items.length && (current.isBusy || items.length >= total)) return;
+    const number = ++current.number;
+    current.isBusy = true;
+    try {
+      const page = await get(list, { ...query, limit: PAGE, offset: items.length });
+      if (number !== current.number) return;
+      const ids = new Set(items.map((item) => item.id)); // a new item moves the pages
+      setFound({ items: [...items, ...page[list].filter((item) => !ids.has(item.id))], total: page.total });
+      setError(null);
+    } catch (failure) {
+      setError(failure);
+    }
+    current.isBusy = false;
+  }
+  useEffect(() => {
+    const timer = setTimeout(() => load([], null), found.total === null ? 0 : SEARCH_DELAY_MS);
+    return () => clearTimeout(timer);
+  }, [JSON.stringify(query)]);
+  return { ...found, error, more: () => load(found.items, found.total) };
+}

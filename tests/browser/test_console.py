@@ -1,0 +1,511 @@
+"""The console in a real browser: login, inbox, transcripts, untrusted text, lost connections, phones and keyboards."""
+
+import asyncio
+import gzip
+import json
+import re
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from chromium import NAMES, Page, browsing, executable
+from clinvk.api import console
+from clinvk.api.access.keys import ApiKeys
+from polling import until
+from scripted import Scripted
+from scripted.steps import claude_says, hang, wait_for
+from serving import LiveServer, serving
+from standin.document import record, string
+
+needs_browser = pytest.mark.skipif(
+    executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"
+)
+
+ASSETS = Path(console.__file__).parent / "assets"
+MAX_GZIP_BYTES = 150_000
+MAX_LINES = 2_500
+
+SCREENS = ("", "runs", "sessions", "new", "compare", "worktrees", "usage", "agents")
+
+INTERACTION = {
+    "id": "a" * 32,
+    "kind": "approval",
+    "run_id": "b" * 32,
+    "session_id": "c" * 32,
+    "backend": "claude",
+    "tool": "Bash",
+    "title": "Run a command",
+    "input": {"command": "rm -rf build"},
+    "command": "rm -rf build",
+    "workdir": "/srv/project",
+    "diff": None,
+    "fields": [],
+    "choices": ["allow", "allow_session", "deny", "deny_and_stop"],
+    "editable": True,
+    "status": "pending",
+    "created_at": "2026-11-25T14:26:49.512Z",
+    "expires_at": "2999-11-25T14:26:49.512Z",
+    "answered_at": None,
+    "answered_by": None,
+    "choice": None,
+    "reason": "",
+}
+
+STUB = """
+const answers = %s, sent = (window.sent = []), realFetch = window.fetch;
+window.fetch = async (url, options = {}) => {
+  const { pathname, search } = new URL(url, location);
+  const path = pathname.replace("/api/v1/", "");
+  const found = answers[path] ?? answers[path + search];
+  if (found === undefined) return realFetch(url, options);
+  if (options.method === "POST") sent.push(JSON.parse(options.body));
+  return typeof found === "string" ? new Response(found) : Response.json(found);
+};
+"""
+"""Answers the requests for some paths of the API, and records the bodies that are sent to them."""
+
+
+@asynccontextmanager
+async def opened(server: LiveServer, fragment: str = "", port: int = 0, at: str = "#app h1") -> AsyncGenerator[Page]:
+    """Open the console, and check in the end that nothing failed and that no other host was asked."""
+    async with browsing() as page:
+        yield await opened_in(page, server, fragment, port, at)
+        urls = [string(record(event, "request"), "url") for event in page.events_of("Network.requestWillBeSent")]
+        assert {urlsplit(url).hostname for url in urls if not url.startswith("data:")} == {"127.0.0.1"}
+        assert page.events_of("Runtime.exceptionThrown") == []
+        entries = [record(event, "entry") for event in page.events_of("Log.entryAdded")]
+        assert [entry for entry in entries if "Content Security Policy" in str(entry["text"])] == []
+
+
+async def opened_in(page: Page, server: LiveServer, fragment: str = "", port: int = 0, at: str = "#app h1") -> Page:
+    await page.call("Page.navigate", url=f"http://127.0.0.1:{port or server.port}/#{fragment}")
+    await page.until(f"document.querySelector({json.dumps(at)}) !== null")
+    return page
+
+
+async def go(page: Page, path: str) -> None:
+    """Open another screen, and wait until it shows its heading."""
+    await page.evaluate(f"location.hash = '#/{path}'")
+    name = path.partition("/")[0]
+    await page.until(f"document.querySelector('.screen')?.className.trim() === 'screen {name}'.trim()")
+    await page.until("document.querySelector('.screen h1') !== null")
+
+
+async def stub(page: Page, answers: Mapping[str, object]) -> None:
+    await page.call("Page.addScriptToEvaluateOnNewDocument", source=STUB % json.dumps(answers))
+
+
+async def press(page: Page, *keys: str) -> None:
+    for key in keys:
+        text = {"Enter": "\r", "Tab": ""}.get(key, key)
+        code = {"Enter": 13, "Tab": 9}.get(key, 0)
+        for kind in ("keyDown", "keyUp"):
+            await page.call("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
+
+
+def text_of(selector: str) -> str:
+    return f"(document.querySelector({json.dumps(selector)})?.textContent ?? '')"
+
+
+# --- login ---------------------------------------------------------------------------------------------------------
+
+
+@needs_browser
+async def test_server_without_keys_opens_the_inbox_at_once(scripted: Scripted) -> None:
+    async with serving(scripted.env) as server, opened(server) as page:
+        await page.until(f"{text_of('main')}.includes('Nothing waits for you.')")
+        assert await page.evaluate("document.title") == "Inbox · clinvk"
+
+
+@needs_browser
+async def test_login_with_a_key_and_logout(scripted: Scripted) -> None:
+    async with serving(scripted.env, keys=ApiKeys(["k-1"])) as server, opened(server, at="#key") as page:
+        await page.write("#key", "wrong")
+        await page.click(".login button")
+        await page.until(f"{text_of('.login .problem')}.includes('unknown')")
+        await page.write("#key", "k-1")
+        await page.click(".login button")
+        await page.until(f"{text_of('h1')} === 'Inbox'")
+        assert await page.evaluate("document.cookie + JSON.stringify({...localStorage})") == "{}"
+        await page.evaluate(
+            "[...document.querySelectorAll('nav button')].find(b => /Log out/.test(b.textContent)).click()"
+        )
+        await page.until("document.querySelector('#key') !== null")
+
+
+@needs_browser
+async def test_login_link_works_once_and_leaves_no_token_in_the_address(scripted: Scripted) -> None:
+    async with serving(scripted.env, keys=ApiKeys(["k-1"])) as server:
+        token = server.logins.create_token()
+        async with opened(server, f"login={token}") as page:
+            await page.until(f"{text_of('h1')} === 'Inbox'")
+            assert await page.evaluate("location.hash") == ""
+        async with opened(server, f"login={token}", at="#key") as page:
+            await page.until(f"{text_of('.login .problem')}.includes('used before')")
+
+
+# --- inbox ---------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def inbox(scripted: Scripted, **changed: object) -> AsyncGenerator[Page]:
+    """Open the inbox with a pending interaction. The first answer to it allows."""
+    interaction = {**INTERACTION, **changed}
+    resolved = {**interaction, "status": "answered", "choice": "allow", "answered_by": "user"}
+    id_ = interaction["id"]
+    async with serving(scripted.env) as server, browsing() as page:
+        await stub(page, {"interactions": {"interactions": [interaction]}, f"interactions/{id_}/answer": resolved})
+        await opened_in(page, server, at=".interaction.pending")
+        yield page
+
+
+@needs_browser
+async def test_request_of_an_agent_is_shown_and_allowed(scripted: Scripted) -> None:
+    async with inbox(scripted) as page:
+        assert await page.evaluate(text_of(".interaction pre")) == "rm -rf build"
+        assert await page.evaluate("document.title") == "(1) Inbox · clinvk"
+        await page.click(".interaction .primary")
+        await page.until(f"{text_of('.interaction .result')} === 'Allowed by user'")
+        assert await page.evaluate("window.sent") == [{"choice": "allow"}]
+        await page.until("document.title === 'Inbox · clinvk'")
+
+
+@needs_browser
+async def test_request_is_denied_with_a_reason_or_allowed_with_another_command(scripted: Scripted) -> None:
+    button = "[...document.querySelectorAll('.interaction button')].find(b => b.textContent.startsWith('%s'))"
+    async with inbox(scripted) as page:
+        await page.evaluate(f"{button % 'Deny'}.click()")
+        await page.until("document.activeElement.tagName === 'INPUT'")
+        await page.call("Input.insertText", text="not now")
+        await press(page, "Enter")
+        await page.until("window.sent.length === 1")
+        assert await page.evaluate("window.sent[0]") == {"choice": "deny", "reason": "not now"}
+    async with inbox(scripted) as page:
+        await page.evaluate(f"{button % 'Edit'}.click()")
+        await page.until("document.activeElement.tagName === 'TEXTAREA'")
+        await page.write(".interaction textarea", "ls build")
+        await page.click(".interaction .primary")
+        await page.until("window.sent.length === 1")
+        assert await page.evaluate("window.sent[0]") == {"choice": "allow", "input": {"command": "ls build"}}
+
+
+@needs_browser
+async def test_question_is_answered_with_a_form(scripted: Scripted) -> None:
+    options = [{"value": value, "label": "", "description": ""} for value in ("sqlite", "pg")]
+    database = {"id": "db", "label": "Database", "options": options, "multiple": False, "other": False}
+    name = {**database, "id": "name", "label": "Name", "options": ()}
+    async with inbox(scripted, kind="question", fields=(database, name), choices=("answer", "deny")) as page:
+        assert await page.evaluate("document.querySelector('.interaction .primary').disabled")
+        await page.click(".interaction input[value=pg]")
+        await page.evaluate("document.querySelector('.interaction textarea').focus()")
+        await page.call("Input.insertText", text="billing")
+        await page.until("!document.querySelector('.interaction .primary').disabled")
+        await page.click(".interaction .primary")
+        await page.until("window.sent.length === 1")
+        assert await page.evaluate("window.sent[0]") == {"choice": "answer", "answers": {"db": "pg", "name": "billing"}}
+
+
+@needs_browser
+async def test_hidden_characters_of_a_command_are_shown(scripted: Scripted) -> None:
+    command = "cat \u202egnp.exe\u202c \u200bx\x1b[31m\x07"
+    async with inbox(scripted, command=command, input={"command": command}) as page:
+        assert await page.evaluate(text_of(".interaction pre")) == "cat U+202Egnp.exeU+202C U+200BxU+0007"
+        assert await page.evaluate("document.querySelectorAll('.interaction .hidden-char').length") == 4
+
+
+@needs_browser
+async def test_keyboard_alone_finds_and_answers_a_request(scripted: Scripted) -> None:
+    async with inbox(scripted) as page:
+        await page.until("document.activeElement.tagName === 'H1'")
+        for _ in range(10):
+            await press(page, "Tab")
+            if await page.evaluate("document.activeElement.matches('.interaction')"):
+                break
+        outline = "getComputedStyle(document.activeElement).outlineStyle"
+        assert await page.evaluate(outline) == "solid"
+        await press(page, "a")
+        await page.until(f"{text_of('.interaction .result')} === 'Allowed by user'")
+        await press(page, "g", "s")
+        await page.until(f"{text_of('h1')} === 'Sessions'")
+        await press(page, "/")
+        assert await page.evaluate("document.activeElement.type") == "search"
+
+
+# --- transcripts ---------------------------------------------------------------------------------------------------
+
+HOSTILE = """<img src="http://evil.example/a.png" onerror="window.hacked = 1"><script>window.hacked = 1</script>
+
+![pixel](http://evil.example/b.png) [open](javascript:window.hacked=1) [https://bank.example](https://evil.example/login)
+
+<a href="javascript:window.hacked=1">x</a> <svg onload="window.hacked = 1"> \u202egnp.exe\u202c
+
+"""
+
+
+@needs_browser
+async def test_prompt_starts_a_session_whose_answer_streams(scripted: Scripted, tmp_path: Path) -> None:
+    says = claude_says("one ", "*two*")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    async with serving(scripted.env) as server, opened(server, "/new", at=".composer select option") as page:
+        await page.write(".composer textarea", "hi")
+        await press(page, "Enter")
+        await page.until(f"{text_of('.markdown')}.trim() === 'one'")
+        await page.until(f"{text_of('.working')}.startsWith('Working')")
+        (tmp_path / "go").touch()
+        await page.until(f"{text_of('.markdown em')} === 'two'")
+        await page.until(f"{text_of('.end')}.endsWith('$0.01')")
+        assert await page.evaluate("document.querySelector(':is(.working, .latest)')") is None
+        await go(page, "")
+        await page.until(f"{text_of('.columns .item .title')} === 'hi'")
+    assert [call.stdin for call in scripted.calls()] == [b"hi"]
+
+
+@needs_browser
+async def test_agent_is_stopped_from_its_session(scripted: Scripted) -> None:
+    scripted.play([*claude_says("x")[:4], hang()])
+    async with serving(scripted.env) as server:
+        run = await server.detached()
+        async with opened(server, f"/session/{run['session_id']}", at=".working") as page:
+            await page.click(".composer .danger")
+            await page.until("document.querySelector('.working') === null")
+            await until(lambda: not scripted.alive())
+
+
+@needs_browser
+async def test_hostile_answer_is_shown_as_text(scripted: Scripted) -> None:
+    scripted.play(claude_says(HOSTILE, "x" * 1_000_000))
+    async with serving(scripted.env) as server:
+        session = (await server.prompt()).json()["session_id"]
+        async with opened(server, f"/session/{session}", at=".transcript .more") as page:
+            await page.evaluate("document.querySelector('main').scrollTop = 0")
+            await page.until(f"{text_of('.transcript')}.includes('<script>window.hacked = 1</script>')")
+            links = await page.evaluate(
+                "[...document.querySelectorAll('.transcript a')].map(a => [a.href, a.textContent, a.rel])"
+            )
+            shown = str(await page.evaluate(text_of(".transcript")))
+            assert await page.evaluate("document.querySelectorAll('.transcript :is(img, script, svg)').length") == 0
+            assert await page.evaluate("window.hacked") is None
+            assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    rel = "noopener noreferrer nofollow"
+    assert links == [
+        ["http://evil.example/b.png", "image: pixel evil.example↗", rel],
+        ["https://evil.example/login", "https://bank.example evil.example↗", rel],
+    ]
+    assert "U+202E" in shown
+    assert "open (javascript:window.hacked=1)" in shown
+    assert len(shown) < 50_000
+
+
+@needs_browser
+@pytest.mark.slow
+async def test_long_lists_and_transcripts_scroll_without_delay(scripted: Scripted) -> None:
+    """A transcript of 50,000 events, and 1,000 sessions: frames stay short, and the page always shows rows."""
+    scripted.play(claude_says("x"))
+    scroll = """(async () => {
+      const main = document.querySelector('main'), frames = [];
+      let blank = 0, last = performance.now();
+      for (let step = 0; step < 100; step++) {
+        main.scrollTop += %d;
+        await new Promise(requestAnimationFrame);
+        frames.push(performance.now() - last);
+        last = performance.now();
+        await new Promise(setTimeout);
+        blank += document.elementFromPoint(innerWidth / 2, innerHeight / 2).closest('.row') ? 0 : 1;
+      }
+      return [frames.sort((a, b) => a - b)[90], blank, main.scrollTop, document.querySelectorAll('.row').length];
+    })()"""
+    async with serving(scripted.env) as server, browsing() as page:
+        answer = (await server.prompt()).json()
+        session = (await server.client.get(f"/api/v1/sessions/{answer['session_id']}")).json()
+        events: list[dict[str, object]] = []
+        for number in range(12_500):
+            tool = {"tool_id": str(number), "tool_name": "Bash"}
+            events.append({"type": "tool_use", "content": {**tool, "input": {"command": f"echo {number}"}}})
+            events.append({"type": "tool_result", "content": {**tool, "output": f"{number}\n", "is_error": False}})
+            events.append({"type": "message", "content": {"text": f"Step {number}. " + "word " * (number % 50)}})
+            events.append({"type": "thinking", "content": {"text": "And then?"}})
+        sessions = [{**session, "id": f"{number:032x}"} for number in range(1000)]
+        pages = {
+            f"sessions?limit=200&offset={offset}": {"sessions": sessions[offset : offset + 200], "total": 1000}
+            for offset in range(0, 1000, 200)
+        }
+        lines = "".join(f"{json.dumps(event)}\n" for event in events)
+        await stub(page, {f"runs/{answer['run_id']}/events": lines, **pages})
+        await opened_in(page, server, f"/session/{answer['session_id']}", at=".row")
+        await page.until("[...document.querySelectorAll('.row')].at(-1).ariaSetSize === '37501'")
+        for path, step in ((f"session/{answer['session_id']}", -3000), ("sessions", 500)):
+            await go(page, path)
+            await page.until("document.querySelectorAll('.row').length > 5")
+            await asyncio.sleep(1)  # the first rows are measured
+            frame_ms, blank, top, rows = map(float, json.loads(json.dumps(await page.evaluate(scroll % step))))
+            assert frame_ms < 100, path
+            assert blank == 0
+            assert top > 40_000
+            assert rows < 100
+
+
+# --- connection and memory -----------------------------------------------------------------------------------------
+
+
+class Proxy:
+    """Forwards connections to a server, until they are cut."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def open(self) -> None:
+        """Accept connections, on the same port as before."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Close all connections, and accept none."""
+        assert self._server
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await until(lambda: not self._writers)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        writers = {writer, there_writer}
+        self._writers |= writers
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_copy(reader, there_writer))
+                group.create_task(_copy(there_reader, writer))
+        finally:
+            self._writers -= writers
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@needs_browser
+async def test_lost_connection_is_reported_and_restored(scripted: Scripted) -> None:
+    scripted.play([*claude_says("x")[:4], hang()])
+    async with serving(scripted.env) as server:
+        proxy = Proxy(server.port)
+        await proxy.open()
+        async with opened(server, "/runs", proxy.port) as page:
+            await page.until(f"{text_of('main')}.includes('No agent is working')")
+            await proxy.cut()
+            await page.until(f"{text_of('.connection')}.startsWith('Connection lost')")
+            await server.detached(prompt="while nobody looks")
+            await proxy.open()
+            await page.until("document.querySelector('.connection') === null")
+            await page.until(f"{text_of('.item .title')} === 'while nobody looks'")
+            await proxy.cut()
+
+
+@needs_browser
+async def test_console_that_stays_open_keeps_a_bounded_number_of_runs_and_blocks(scripted: Scripted) -> None:
+    async with serving(scripted.env) as server, opened(server) as page:
+        kept = await page.evaluate(
+            """(async () => {
+              const { live } = await import('/console/live.js'), { RunBlocks } = await import('/console/transcript.js');
+              for (let id = 0; id < 5000; id++) live.addRun({ id, state: 'finished', created_at: String(id) });
+              const blocks = new RunBlocks('run');
+              const event = { type: 'progress', content: { stage: 'x', message: 'y' } };
+              for (let id = 0; id < 120_000; id++) blocks.add(event);
+              return [live.runs.size, blocks.blocks.length];
+            })()"""
+        )
+    assert kept == [300, 50_000]
+
+
+# --- every screen --------------------------------------------------------------------------------------------------
+
+UNNAMED = """[...document.querySelectorAll('a, button, input, select, textarea, summary, meter')].filter((element) =>
+  element.type !== 'file' && !(element.ariaLabel || element.labels?.length || element.textContent.trim()))
+  .map((element) => element.outerHTML)"""
+"""The controls without a name for screen readers."""
+
+FAINT = """(() => {
+  const parts = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const color = parts(getComputedStyle(element).backgroundColor);
+      if (color[3] !== 0) return color;
+    }
+  };
+  const faint = [], walker = document.createTreeWalker(document.querySelector('#app'), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest(':disabled, option')) continue;
+    const [one, other] = [parts(getComputedStyle(element).color), behind(element)].map(luminance).sort().reverse();
+    const ratio = (one + 0.05) / (other + 0.05);
+    if (ratio < 4.5) faint.push([walker.currentNode.data, ratio]);
+  }
+  return faint;
+})()"""
+"""The texts with less contrast than WCAG AA requires."""
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")])
+async def test_every_screen_fits_and_is_accessible(scripted: Scripted, width: int, scheme: str) -> None:
+    scripted.play(claude_says("# Heading\n\n`code` and a [link](https://example.com)\n\n    " + "wide " * 100))
+    async with serving(scripted.env) as server:
+        session = (await server.prompt(prompt="word " * 100)).json()["session_id"]
+        async with opened(server) as page:
+            await page.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500
+            )
+            await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            for path in (*SCREENS, f"session/{session}"):
+                await go(page, path)
+                await page.until("document.querySelector('.loading') === null")
+                assert await page.evaluate("document.documentElement.scrollWidth") == width, path
+                assert await page.evaluate("document.querySelector('main').scrollWidth <= innerWidth"), path
+                assert await page.evaluate(UNNAMED) == [], path
+                assert await page.evaluate(FAINT) == [], path
+                assert await page.evaluate("document.querySelectorAll('main, main h1, nav').length") == 3, path
+
+
+@needs_browser
+async def test_inbox_is_painted_soon(scripted: Scripted) -> None:
+    """The limit is 300 ms on an idle machine; the test allows for a busy one."""
+    async with serving(scripted.env) as server, opened(server) as page:
+        paints = (
+            "Object.fromEntries(performance.getEntriesByType('paint').map(({name, startTime}) => [name, startTime]))"
+        )
+        await page.until(f"'first-contentful-paint' in {paints}")
+        assert float(str(await page.evaluate(f"{paints}['first-contentful-paint']"))) < 3000
+
+
+# --- the files -----------------------------------------------------------------------------------------------------
+
+
+def test_console_keeps_to_its_budget() -> None:
+    files = [path for path in ASSETS.rglob("*") if path.suffix in (".js", ".css", ".html", ".svg", ".webmanifest")]
+    own = [path for path in files if path.suffix == ".js" and path.parent == ASSETS]
+    assert sum(len(gzip.compress(path.read_bytes())) for path in files) <= MAX_GZIP_BYTES
+    assert sum(len(path.read_text().splitlines()) for path in own) <= MAX_LINES
+
+
+def test_console_loads_nothing_from_elsewhere_and_parses_no_text_as_html() -> None:
+    for path in ASSETS.glob("*.*"):
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://", text), path
+        assert not re.search(r"innerHTML|insertAdjacentHTML|dangerouslySet|document\.write|eval\(|style=\"", text), path
+
+
+def test_vendored_libraries_are_those_of_the_list() -> None:
+    listed = dict(re.findall(r"\| `(\S+)` \|.*\| `([0-9a-f]{64})` \|", (ASSETS / "vendor" / "README.md").read_text()))
+    files = [path for path in (ASSETS / "vendor").iterdir() if path.suffix in (".js", ".css")]
+    assert listed == {path.name: sha256(path.read_bytes()).hexdigest() for path in files}
