@@ -35,13 +35,19 @@ async def _empty_page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 @asynccontextmanager
 async def page_of(host: str) -> AsyncGenerator[Page]:
-    """Open an empty page of this host, which resolves to a separate server on this machine."""
-    pages = await asyncio.start_server(_empty_page, "127.0.0.1", 0)
-    async with pages, browsing() as page:
+    """Open a browser with an empty page of this host."""
+    async with browsing() as page, page_at(page, host):
+        yield page
+
+
+@asynccontextmanager
+async def page_at(page: Page, host: str) -> AsyncGenerator[None]:
+    """Show an empty page of this host, which resolves to a separate server on this machine."""
+    async with await asyncio.start_server(_empty_page, "127.0.0.1", 0) as pages:
         port: int = pages.sockets[0].getsockname()[1]
         await page.call("Page.navigate", url=f"http://{host}:{port}/")
         await page.until(f"location.host === '{host}:{port}' && document.readyState === 'complete'")
-        yield page
+        yield
 
 
 async def asked(scripted: Scripted, host: str) -> JSON:

@@ -275,6 +275,14 @@ async def test_failed_logins_are_limited_like_other_requests_of_an_address(
     assert [answer.status_code for answer in (*answers, right)] == [401, 401, 429, 429]
 
 
+async def test_console_files_count_towards_no_rate_limit(scripted: Scripted) -> None:
+    async with serving(
+        scripted.env, store=MemoryStore(), rate_limit_enabled=True, rate_limit_rps=1, rate_limit_burst=1
+    ) as server:
+        answers = [await server.client.get("/console/index.html") for _ in range(5)]
+    assert {answer.status_code for answer in answers} == {200}
+
+
 async def test_server_without_keys_needs_no_login(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as server:
         me = await server.client.get("/api/v1/me")

@@ -126,6 +126,7 @@ def test_nginx_rate_limits_requests_except_probes(secure: Directive) -> None:
     probes = secure.block("location", "~", "^/health/(live|ready)$")
     assert not probes.all("limit_req")
     assert probes.one("auth_basic") == ["off"]
+    assert not secure.block("location", "~", "^/console/").all("limit_req")
     assert secure.one("limit_req_status") == ["429"]
 
 

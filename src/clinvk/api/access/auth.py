@@ -118,6 +118,8 @@ def open_warning_of(settings: ServerSettings, sockets: Sequence[socket.socket]) 
 _OPEN = ("/health", "/health/live", "/health/ready", "/", "/docs", "/openapi.json", "/api/v1/login", "/api/v1/me")
 _OPEN_BELOW = ("/docs/", "/console/")
 _UNLIMITED = ("/health/live", "/health/ready")
+_UNLIMITED_BELOW = "/console/"
+"""A browser loads many files of the console at once."""
 _CHALLENGE: tuple[Header, ...] = ((b"www-authenticate", b'Bearer realm="clinvk"'),)
 _NO_ADDRESS = "nobody"
 """The address of a client without an IP address, as on a Unix socket."""
@@ -154,7 +156,8 @@ class AuthMiddleware:
         address = scope["client"][0] if scope["client"] else _NO_ADDRESS
         client = key.name if key else network_of(address)
         scope["state"].update(key_name=key.name if key else "", client=client, is_authenticated=login is not None)
-        if scope["path"] not in _UNLIMITED:
+        path: str = scope["path"]
+        if path not in _UNLIMITED and not path.startswith(_UNLIMITED_BELOW):
             access.limits.take(address, key)
         access.hosts.check(scope)
         if login and login.has_cookie:
