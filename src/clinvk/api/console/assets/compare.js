@@ -1,7 +1,7 @@
 // One prompt for several agents: their answers and changes side by side.
 
 import { html, useEffect, useState } from "./vendor/preact.js";
-import { get, post, start } from "./api.js";
+import { follow, get, post, start } from "./api.js";
 import { Directory, Permissions, remembered, useBackends } from "./composer.js";
 import { Diff } from "./diff.js";
 import { ENDED, cost, elapsed, tokens } from "./format.js";
@@ -13,6 +13,7 @@ import { Action, Agent, Empty, Loaded, Problem, State, useStored, useTick, visib
 import { WorktreeActions } from "./worktrees.js";
 
 const SEARCHED_RUNS = 500;
+const MAX_FOLLOWED = 3; // a browser has six connections to a server
 
 /** Load the compares among the newest runs. */
 async function loadCompares() {
@@ -39,6 +40,7 @@ function CompareForm() {
   const [workdir, setWorkdir] = useState("");
   const [isIsolated, setIsolated] = useState(true);
   const [judge, setJudge] = useState("");
+  const [check, setCheck] = useState("");
   const [error, setError] = useState(null);
   const names = backends.map((backend) => backend.name).filter((name) => chosen.includes(name));
   const toggle = (name) => setChosen(names.includes(name) ? names.filter((each) => each !== name) : [...names, name]);
@@ -50,7 +52,7 @@ function CompareForm() {
     try {
       const { run_id: run } = await start("compare", {
         prompt, backends: names, ...modes,
-        ...(workdir && { workdir }), ...(isIsolated && { isolation: "worktree" }), ...(judge && { judge: { backend: judge } }),
+        ...(workdir && { workdir }), ...(isIsolated && { isolation: "worktree" }), ...(judge && { judge: { backend: judge } }), ...(isIsolated && check && { check }),
       });
       setDirectories(remembered(workdir, directories));
       navigate(`compare/${run}`);
@@ -63,6 +65,8 @@ function CompareForm() {
       <${Problem} error=${error} />
       <textarea aria-label="Prompt" rows="4" value=${prompt} onInput=${(event) => setPrompt(event.target.value)} placeholder="What should each agent do?"></textarea>
       <div class="options"><${Directory} value=${workdir} known=${directories} onChange=${setWorkdir} /></div>
+      ${isIsolated && html`<div class="options"><input class="directory mono" aria-label="Check" placeholder="Check: a command to run in each worktree, such as make test"
+        value=${check} spellcheck="false" autocomplete="off" onInput=${(event) => setCheck(event.target.value)} /></div>`}
       <fieldset class="options"><legend class="sr">Agents</legend>
         ${backends.map(({ name }) => html`<label class="option"><input type="checkbox" checked=${names.includes(name)} onChange=${() => toggle(name)} /><${Agent} name=${name} /></label>`)}</fieldset>
       <div class="options">
@@ -98,7 +102,7 @@ export function Comparison({ id }) {
     <${Problem} error=${error} />
     <div class="answers">${parts.map((part) => html`
       <${Column} key=${part.id} part=${part} worktree=${worktrees.find((each) => (part.workdir + "/").startsWith(`${each.path}/`))} />`)}</div>
-    ${run.output && html`<section class="card" aria-label="Checks and verdict"><h2>Checks and verdict</h2><${Answer} text=${run.output} /></section>`}`;
+    ${run.output && html`<section class="card verdict" aria-label="Checks and verdict"><h2>Checks and verdict</h2><${Answer} text=${run.output} /></section>`}`;
 }
 
 function Column({ part, worktree }) {
@@ -110,11 +114,21 @@ function Column({ part, worktree }) {
       <p class="meta">${part.model && html`<span>${visible(part.model)}</span>`}<span>${elapsed(part)}</span><span>${tokens(part.token_usage)}</span><span>${cost(part.cost_usd)}</span>
         ${part.session_id && html`<a href=${`#/session/${part.session_id}`}>Transcript</a>`}</p>
       ${part.error && html`<p class="problem">${visible(part.error)}</p>`}
-      ${isEnded && html`<${Loaded} deps=${[part.id]} load=${() => get(`runs/${part.id}`)}>${({ output }) => html`<${Answer} text=${output} />`}<//>`}
+      ${isEnded ? html`<${Loaded} load=${() => get(`runs/${part.id}`)}>${({ output }) => html`<${Answer} text=${output} />`}<//>`
+        : part.index < MAX_FOLLOWED && html`<${LiveAnswer} runId=${part.id} />`}
       ${done && html`<p class="result" role="status">${visible(done)}</p>`}
       ${worktree && !done && isEnded && html`
         <${Loaded} deps=${[worktree.id, worktree.state]} load=${() => get(`worktrees/${worktree.id}`)}>${(shown) => html`
           ${shown.diff ? html`<${Diff} text=${shown.diff} /><p><a href=${`#/worktree/${shown.id}`}>Review with comments</a></p>` : html`<p class="quiet">No changes.</p>`}
           <${WorktreeActions} worktree=${shown} onDone=${setDone} />`}<//>`}
     </section>`;
+}
+
+/** The answer of a run under way. */
+function LiveAnswer({ runId }) {
+  const [text, setText] = useState("");
+  useEffect(() => follow(`runs/${runId}/events`, ({ type, content }) => {
+    if (type === "message") setText((old) => old + content.text);
+  }), [runId]);
+  return html`<${Answer} text=${text} />`;
 }

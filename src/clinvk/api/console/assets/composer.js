@@ -65,8 +65,9 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
   const name = session?.backend ?? options.backend ?? backends?.[0]?.name;
   const backend = backends?.find((each) => each.name === name);
   useEffect(() => {
-    const { approval_mode, sandbox_mode, model } = lastRequest ?? {};
-    if (session) setOptions({ approval_mode, sandbox_mode, model });
+    const { approval_mode: approval, sandbox_mode: sandbox, model } = lastRequest ?? {};
+    const known = (mode) => (mode === "default" ? "" : mode);
+    if (session) setOptions({ approval_mode: known(approval), sandbox_mode: known(sandbox), model });
   }, [lastRequest]);
   const canSend = prompt.trim() && !isBusy && !activeRun && name;
   const change = (changed) => setOptions((old) => ({ ...old, ...changed }));

@@ -71,8 +71,8 @@ export function InteractionCard({ interaction, isInSession }) {
         <span class="quiet place" title=${workdir}>${visible(shortPath(workdir))}</span>
         <span class="quiet spacer"><${Time} at=${interaction.created_at} /></span>
       </header>
-      <h3>${visible(interaction.title || interaction.tool || "The agent asks")}</h3>
-      ${mode !== "edit" && html`<${Asked} interaction=${interaction} />`}
+      <h3>${visible([interaction.tool, interaction.title].filter(Boolean).join(": ") || "The agent asks")}</h3>
+      ${mode !== "edit" && (isPending || !isInSession) && html`<${Asked} interaction=${interaction} />`}
       ${!isPending && html`<p class="result">${visible(resultOf(interaction))}</p>`}
       ${isPending && (interaction.kind === "question"
         ? html`<${QuestionForm} interaction=${interaction} isBusy=${isBusy} onAnswer=${answer} />`

@@ -81,12 +81,12 @@ function Report({ usage, total, group, since, days, uPlot }) {
     <dl class="figures">
       <div><dt>Runs</dt><dd>${total.runs.toLocaleString("en")}</dd></div>
       <div><dt>Input</dt><dd>${count(used.input_tokens)}</dd></div>
-      <div><dt>of it cached</dt><dd>${count(used.cached_tokens)}</dd></div>
+      <div><dt>Cached input</dt><dd>${count(used.cached_tokens)}</dd></div>
       <div><dt>Output</dt><dd>${count(used.output_tokens)}</dd></div>
       <div><dt>Reported cost</dt><dd>${cost(total.cost_usd) || "none"}</dd></div>
     </dl>
     <${Plot} title="Tokens by day" uPlot=${uPlot} days=${dayNames} names=${names.map(named)} series=${series((item) => tokensOf(item.token_usage))} format=${count} />
-    ${total.cost_usd !== null && html`<${Plot} title="Cost by day" uPlot=${uPlot} days=${dayNames} names=${names.map(named)} series=${series(ofCost)} format=${(usd) => `$${count(usd)}`} />`}
+    ${total.cost_usd !== null && html`<${Plot} title="Cost by day" uPlot=${uPlot} days=${dayNames} names=${names.map(named)} series=${series(ofCost)} format=${(usd) => (usd < 10 ? `$${usd.toFixed(2)}` : `$${count(usd)}`)} />`}
     <div class="scroll" tabindex="0"><table class="figures-table"><caption>Sums of the period</caption>
       <thead><tr><th>${{ backend: "Agent", key: "Key", model: "Model" }[group]}</th><th>Runs</th><th>Input</th><th>Output</th><th>Cost</th></tr></thead>
       <tbody>${names.map((name) => html`<tr><td>${visible(named(name))}</td>
