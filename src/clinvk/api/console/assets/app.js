@@ -6,7 +6,7 @@ import { Inbox } from "./inbox.js";
 import { live, useLive } from "./live.js";
 import { Login, takeToken } from "./login.js";
 import { navigate, useRoute } from "./router.js";
-import { ErrorBoundary, announce, useStored } from "./ui.js";
+import { Checkbox, ErrorBoundary, announce, useStored } from "./ui.js";
 
 const screen = (module, name) => () => import(module).then((loaded) => loaded[name]);
 const SCREENS = {
@@ -25,6 +25,7 @@ const SCREENS = {
 const MENU = ["", "sessions", "runs", "compare", "worktrees", "usage", "agents"];
 const IN_BAR = 3; // on a phone; the others are in its menu
 const KEYS = { i: "", s: "sessions", r: "runs", c: "compare", w: "worktrees", u: "usage", a: "agents", n: "new" };
+const CONNECTIONS = { lost: "Connection lost. Reconnecting…", ended: "The server sends no events. Reload the page." };
 const SECTION = { session: "sessions", run: "runs", new: "sessions", worktree: "worktrees" };
 
 function App() {
@@ -53,6 +54,11 @@ function App() {
     <button onClick=${() => location.reload()}>Try again</button></div></main>`;
 }
 
+function skip(event) {
+  event.preventDefault(); // the fragment of the address names the screen
+  document.querySelector("main").focus();
+}
+
 function Console({ me, onLogout }) {
   const { pending, connection, isLoaded } = useLive();
   const [name = "", id] = useRoute();
@@ -72,12 +78,13 @@ function Console({ me, onLogout }) {
     onLogout();
   }
   return html`
-    <a class="skip" href="#content" onClick=${(event) => { event.preventDefault(); document.querySelector("main").focus(); }}>Skip to content</a>
+    <a class="skip" href="#content" onClick=${skip}>Skip to content</a>
     <${Navigation} section=${SECTION[name] ?? name} pending=${pending.length} me=${me} onLogout=${logOut} />
     <main class="scroller" id="content" tabindex="-1">
-      ${connection === "lost" && html`<p class="connection" role="status">Connection lost. Reconnecting…</p>`}
-      ${connection === "ended" && html`<p class="connection" role="status">The server sends no events. <button class="small" onClick=${() => location.reload()}>Reload</button></p>`}
-      <div class="screen ${name}" key=${`${name}/${id}`}><${ErrorBoundary}><${Screen} route=${route} id=${id} /><//></div>
+      ${CONNECTIONS[connection] && html`<p class="connection" role="status">${CONNECTIONS[connection]}</p>`}
+      <div class="screen ${name}" key=${`${name}/${id}`}>
+        <${ErrorBoundary}><${Screen} route=${route} id=${id} /><//>
+      </div>
     </main>
     <${Shortcuts} />
     <div id="announcements" class="sr" role="status" aria-live="polite"></div>`;
@@ -91,27 +98,32 @@ function Screen({ route, id }) {
     (id && route.detail ? route.detail : route.load)().then((component) => setShown(() => component), setError);
   }, []);
   useEffect(() => {
-    const focused = document.activeElement;
-    if (Shown && (!focused || focused === document.body || focused.closest("nav"))) document.querySelector("main h1")?.focus({ preventScroll: true });
+    const isElsewhere = document.activeElement.matches("body, nav *");
+    if (Shown && isElsewhere) document.querySelector("main h1")?.focus({ preventScroll: true });
   }, [Shown]);
   if (error) throw error;
   return Shown && html`<${Shown} ...${route.props?.(id) ?? { id }} />`;
 }
 
 function Navigation({ section, pending, me, onLogout }) {
+  const badge = pending > 0 && html`<span class="badge" aria-label=${`${pending} waiting`}>${pending}</span>`;
   const link = (name) => html`
-    <a href=${`#/${name}`} aria-current=${section === name ? "page" : undefined}>${SCREENS[name].title}${
-      name === "" && pending > 0 && html` <span class="badge" aria-label=${`${pending} waiting`}>${pending}</span>`}</a>`;
+    <a href=${`#/${name}`} aria-current=${section === name ? "page" : undefined}>
+      ${SCREENS[name].title} ${name === "" && badge}</a>`;
   const rest = html`${MENU.slice(IN_BAR).map(link)}
     <a href="docs">API reference</a>
     <button type="button" class="link" onClick=${showShortcuts}>Shortcuts</button>
-    ${me.login_required && html`<button type="button" class="link" onClick=${onLogout}>Log out${me.key ? ` ${me.key}` : ""}</button>`}`;
+    ${me.login_required && html`
+      <button type="button" class="link" onClick=${onLogout}>Log out ${me.key}</button>`}`;
   return html`
     <nav aria-label="Screens">
       <a class="brand" href="#/"><img src="console/icon.svg" alt="" width="24" height="24" />clinvk</a>
       ${MENU.slice(0, IN_BAR).map(link)}
       <div class="rest">${rest}</div>
-      <details class="menu" key=${section}><summary aria-current=${MENU.indexOf(section) >= IN_BAR || undefined}>More</summary><div class="popup">${rest}</div></details>
+      <details class="menu" key=${section}>
+        <summary aria-current=${MENU.indexOf(section) >= IN_BAR || undefined}>More</summary>
+        <div class="popup">${rest}</div>
+      </details>
     </nav>`;
 }
 
@@ -123,8 +135,8 @@ function Shortcuts() {
   useEffect(() => {
     let isAfterG = false;
     function onKeyDown(event) {
-      const isTyping = event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey;
-      if (isTyping || !isOn) return;
+      const isTyping = event.target.closest("input, textarea, select, dialog");
+      if (isTyping || event.ctrlKey || event.metaKey || event.altKey || !isOn) return;
       const target = KEYS[event.key];
       if (event.key === "?") showShortcuts();
       else if (event.key === "/") document.querySelector("main input[type=search], .composer textarea")?.focus();
@@ -143,12 +155,14 @@ function Shortcuts() {
     <dialog aria-label="Keyboard shortcuts"><form method="dialog">
       <h2>Keyboard shortcuts</h2>
       <dl class="keys">
-        ${Object.entries(KEYS).map(([key, name]) => html`<div><dt><kbd>g</kbd> <kbd>${key}</kbd></dt><dd>${SCREENS[name].title}</dd></div>`)}
+        ${Object.entries(KEYS).map(([key, name]) => html`
+          <div><dt><kbd>g</kbd> <kbd>${key}</kbd></dt><dd>${SCREENS[name].title}</dd></div>`)}
         <div><dt><kbd>/</kbd></dt><dd>Search, or write a prompt</dd></div>
-        <div><dt><kbd>a</kbd> <kbd>s</kbd> <kbd>d</kbd></dt><dd>At a focused request: allow, allow for the session, deny</dd></div>
+        <div><dt><kbd>a</kbd> <kbd>s</kbd> <kbd>d</kbd></dt>
+          <dd>At a focused request: allow, allow for the session, deny</dd></div>
         <div><dt><kbd>Enter</kbd></dt><dd>In the prompt: send. <kbd>Shift</kbd> <kbd>Enter</kbd>: new line</dd></div>
       </dl>
-      <label class="option"><input type="checkbox" checked=${isOn} onChange=${() => setOn(!isOn)} />Single-key shortcuts</label>
+      <${Checkbox} checked=${isOn} onChange=${() => setOn(!isOn)}>Single-key shortcuts<//>
       <div class="buttons"><button class="primary">Close</button></div>
     </form></dialog>`;
 }

@@ -2,14 +2,17 @@
 
 import { html, useEffect, useState } from "./vendor/preact.js";
 import { follow, get, post, start } from "./api.js";
-import { Directory, Permissions, remembered, useBackends } from "./composer.js";
+import { Directory, Permissions, filled, remembered, useBackends } from "./composer.js";
 import { Diff } from "./diff.js";
 import { ENDED, cost, elapsed, tokens } from "./format.js";
 import { useLive } from "./live.js";
 import { Answer } from "./markdown.js";
 import { navigate } from "./router.js";
-import { RunRow } from "./runs.js";
-import { Action, Agent, Empty, Loaded, Problem, State, useStored, useTick, visible } from "./ui.js";
+import { RunList } from "./runs.js";
+import {
+  Action, Agent, Checkbox, Empty, Facts, Form, Loaded, Loading, Problem, Select, State, TextArea, TextField, useStored, useTick,
+  visible,
+} from "./ui.js";
 import { WorktreeActions } from "./worktrees.js";
 
 const SEARCHED_RUNS = 500;
@@ -27,8 +30,7 @@ export function Compare() {
     <${CompareForm} />
     <h2>Earlier</h2>
     <${Loaded} load=${loadCompares}>${(runs) => (runs.length
-      ? html`<div class="list">${runs.map((run) => html`<${RunRow} key=${run.id} run=${run} />`)}</div>`
-      : html`<${Empty}>Nothing compared yet.<//>`)}<//>`;
+      ? html`<${RunList} runs=${runs} />` : html`<${Empty}>Nothing compared yet.<//>`)}<//>`;
 }
 
 function CompareForm() {
@@ -43,17 +45,19 @@ function CompareForm() {
   const [check, setCheck] = useState("");
   const [error, setError] = useState(null);
   const names = backends.map((backend) => backend.name).filter((name) => chosen.includes(name));
+  const first = backends.find((backend) => backend.name === names[0]);
   const toggle = (name) => setChosen(names.includes(name) ? names.filter((each) => each !== name) : [...names, name]);
 
-  async function submit(event) {
-    event.preventDefault();
+  async function submit() {
     setError(null);
-    const modes = Object.fromEntries(Object.entries(options).filter(([, value]) => value));
+    const fields = {
+      ...options, workdir,
+      isolation: isIsolated && "worktree",
+      check: isIsolated && check,
+      judge: judge && { backend: judge },
+    };
     try {
-      const { run_id: run } = await start("compare", {
-        prompt, backends: names, ...modes,
-        ...(workdir && { workdir }), ...(isIsolated && { isolation: "worktree" }), ...(judge && { judge: { backend: judge } }), ...(isIsolated && check && { check }),
-      });
+      const { run_id: run } = await start("compare", { prompt, backends: names, ...filled(fields) });
       setDirectories(remembered(workdir, directories));
       navigate(`compare/${run}`);
     } catch (failure) {
@@ -61,23 +65,24 @@ function CompareForm() {
     }
   }
   return html`
-    <form class="composer" aria-label="Compare agents" onSubmit=${submit}>
+    <${Form} class="composer" aria-label="Compare agents" onSubmit=${submit}>
       <${Problem} error=${error} />
-      <textarea aria-label="Prompt" rows="4" value=${prompt} onInput=${(event) => setPrompt(event.target.value)} placeholder="What should each agent do?"></textarea>
+      <${TextArea} label="Prompt" rows="4" value=${prompt} onChange=${setPrompt} placeholder="What should each agent do?" />
       <div class="options"><${Directory} value=${workdir} known=${directories} onChange=${setWorkdir} /></div>
-      ${isIsolated && html`<div class="options"><input class="directory mono" aria-label="Check" placeholder="Check: a command to run in each worktree, such as make test"
-        value=${check} spellcheck="false" autocomplete="off" onInput=${(event) => setCheck(event.target.value)} /></div>`}
+      ${isIsolated && html`<div class="options"><${TextField} class="directory" label="Check" value=${check} onChange=${setCheck}
+        placeholder="Check: a command to run in each worktree, such as make test" /></div>`}
       <fieldset class="options"><legend class="sr">Agents</legend>
-        ${backends.map(({ name }) => html`<label class="option"><input type="checkbox" checked=${names.includes(name)} onChange=${() => toggle(name)} /><${Agent} name=${name} /></label>`)}</fieldset>
+        ${backends.map(({ name }) => html`
+          <${Checkbox} checked=${names.includes(name)} onChange=${() => toggle(name)}><${Agent} name=${name} /><//>`)}</fieldset>
       <div class="options">
-        <${Permissions} backend=${backends.find((backend) => backend.name === names[0])} value=${options} onChange=${setOptions} />
-        <select aria-label="Judge" value=${judge} onChange=${(event) => setJudge(event.target.value)}><option value="">No judge</option>
-          ${backends.map(({ name }) => html`<option value=${name}>Judge: ${name}</option>`)}</select>
-        <label class="option"><input type="checkbox" checked=${isIsolated} onChange=${() => setIsolated(!isIsolated)} />Each in a worktree</label>
+        <${Permissions} backend=${first} value=${options} onChange=${setOptions} />
+        <${Select} label="Judge" value=${judge} onChange=${setJudge}
+          options=${[["", "No judge"], ...backends.map(({ name }) => [name, `Judge: ${name}`])]} />
+        <${Checkbox} checked=${isIsolated} onChange=${() => setIsolated(!isIsolated)}>Each in a worktree<//>
         <span class="gap"></span>
         <button class="primary" disabled=${!prompt.trim() || names.length < 2}>Compare</button>
       </div>
-    </form>`;
+    <//>`;
 }
 
 /** The answers of a compare, in columns. */
@@ -93,16 +98,22 @@ export function Comparison({ id }) {
     get("worktrees").then((found) => setWorktrees(found.worktrees), () => {});
   }, [id, states]);
   useTick(Boolean(run) && !ENDED.has(run.state));
-  if (!run) return error ? html`<${Problem} error=${error} />` : html`<p class="quiet loading">Loading…</p>`;
+  if (!run) return error ? html`<${Problem} error=${error} />` : html`<${Loading} />`;
   const parts = run.runs.filter((part) => part.name !== "judge");
   return html`
     <header class="session-head"><h1 tabindex="-1">${visible(run.prompt.slice(0, 300))}</h1>
-      <p class="meta"><${State} state=${run.state} /><span>${elapsed(run)}</span><span>${tokens(run.token_usage)}</span><span>${cost(run.cost_usd)}</span>
-        ${!ENDED.has(run.state) && html`<${Action} class="small" run=${() => post(`runs/${id}/cancel`)}>Stop all<//>`}</p></header>
+      <p class="meta"><${State} state=${run.state} />
+        <${Facts} of=${[elapsed(run), tokens(run.token_usage), cost(run.cost_usd)]} />
+        ${!ENDED.has(run.state) && html`<${Action} class="small" run=${() => post(`runs/${id}/cancel`)}>Stop all<//>`}</p>
+    </header>
     <${Problem} error=${error} />
     <div class="answers">${parts.map((part) => html`
-      <${Column} key=${part.id} part=${part} worktree=${worktrees.find((each) => (part.workdir + "/").startsWith(`${each.path}/`))} />`)}</div>
-    ${run.output && html`<section class="card verdict" aria-label="Checks and verdict"><h2>Checks and verdict</h2><${Answer} text=${run.output} /></section>`}`;
+      <${Column} key=${part.id} part=${part} worktree=${worktrees.find((each) => each.path === part.workdir)} />`)}</div>
+    ${run.output && html`
+      <section class="card verdict" aria-label="Checks and verdict">
+        <h2>Checks and verdict</h2>
+        <${Answer} text=${run.output} />
+      </section>`}`;
 }
 
 function Column({ part, worktree }) {
@@ -111,15 +122,19 @@ function Column({ part, worktree }) {
   return html`
     <section class="card column" aria-label=${part.backend}>
       <header><h2><${Agent} name=${part.backend} /></h2><${State} state=${part.state} /></header>
-      <p class="meta">${part.model && html`<span>${visible(part.model)}</span>`}<span>${elapsed(part)}</span><span>${tokens(part.token_usage)}</span><span>${cost(part.cost_usd)}</span>
+      <p class="meta">
+        <${Facts} of=${[visible(part.model), elapsed(part), tokens(part.token_usage), cost(part.cost_usd)]} />
         ${part.session_id && html`<a href=${`#/session/${part.session_id}`}>Transcript</a>`}</p>
       ${part.error && html`<p class="problem">${visible(part.error)}</p>`}
-      ${isEnded ? html`<${Loaded} load=${() => get(`runs/${part.id}`)}>${({ output }) => html`<${Answer} text=${output} />`}<//>`
+      ${isEnded
+        ? html`<${Loaded} load=${() => get(`runs/${part.id}`)}>${(run) => html`<${Answer} text=${run.output} />`}<//>`
         : part.index < MAX_FOLLOWED && html`<${LiveAnswer} runId=${part.id} />`}
       ${done && html`<p class="result" role="status">${visible(done)}</p>`}
       ${worktree && !done && isEnded && html`
-        <${Loaded} deps=${[worktree.id, worktree.state]} load=${() => get(`worktrees/${worktree.id}`)}>${(shown) => html`
-          ${shown.diff ? html`<${Diff} text=${shown.diff} /><p><a href=${`#/worktree/${shown.id}`}>Review with comments</a></p>` : html`<p class="quiet">No changes.</p>`}
+        <${Loaded} deps=${[worktree.state]} load=${() => get(`worktrees/${worktree.id}`)}>${(shown) => html`
+          ${shown.diff
+            ? html`<${Diff} text=${shown.diff} /><p><a href=${`#/worktree/${shown.id}`}>Review with comments</a></p>`
+            : html`<p class="quiet">No changes.</p>`}
           <${WorktreeActions} worktree=${shown} onDone=${setDone} />`}<//>`}
     </section>`;
 }

@@ -2,21 +2,24 @@
 
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { get, post, start } from "./api.js";
-import { Problem, announce, useStored, visible } from "./ui.js";
+import { Action, Form, Problem, Select, TextArea, TextField, announce, useStored, visible } from "./ui.js";
 
 const IMAGE_TYPES = ["image/png", "image/jpeg", "image/gif", "image/webp"];
 const MAX_IMAGE_BYTES = 3.7 * 1024 * 1024; // 5 MiB as base64
 const MAX_DIRECTORIES = 12;
 const LABELS = {
   sandbox: { "": "Sandbox: default", "read-only": "Read-only", workspace: "Write in directory", full: "No sandbox" },
-  approval: { "": "Approval: default", ask: "Ask me", auto: "Accept edits", none: "Accept everything", always: "Deny everything" },
+  approval: {
+    "": "Approval: default", ask: "Ask me", auto: "Accept edits", none: "Accept everything", always: "Deny everything",
+  },
 };
 
 /** Return the installed agents, or null until they are known. */
 export function useBackends() {
   const [backends, setBackends] = useState(null);
   useEffect(() => {
-    get("backends").then((found) => setBackends(found.backends.filter((backend) => backend.available)), () => setBackends([]));
+    const isAvailable = (backend) => backend.available;
+    get("backends").then((found) => setBackends(found.backends.filter(isAvailable)), () => setBackends([]));
   }, []);
   return backends;
 }
@@ -24,21 +27,27 @@ export function useBackends() {
 /** Selects for the sandbox and approval modes that an agent supports. */
 export function Permissions({ backend, value, onChange }) {
   const { sandbox_modes: sandboxes = [], approval_modes: approvals = [] } = backend?.capabilities ?? {};
-  const select = (name, label, labels, modes) => html`
-    <select aria-label=${label} value=${value[name] ?? ""} onChange=${(event) => onChange({ ...value, [name]: event.target.value })}>
-      ${["", ...modes.filter((mode) => mode !== "default")].map((mode) => html`<option value=${mode}>${labels[mode] ?? mode}</option>`)}
-    </select>`;
-  return html`${select("approval_mode", "Approval", LABELS.approval, approvals)}${select("sandbox_mode", "Sandbox", LABELS.sandbox, sandboxes)}`;
+  const optionsOf = (modes, labels) =>
+    ["", ...modes.filter((mode) => mode !== "default")].map((mode) => [mode, labels[mode] ?? mode]);
+  return html`
+    <${Select} label="Approval" value=${value.approval_mode ?? ""} options=${optionsOf(approvals, LABELS.approval)}
+      onChange=${(mode) => onChange({ ...value, approval_mode: mode })} />
+    <${Select} label="Sandbox" value=${value.sandbox_mode ?? ""} options=${optionsOf(sandboxes, LABELS.sandbox)}
+      onChange=${(mode) => onChange({ ...value, sandbox_mode: mode })} />`;
 }
 
 /** A field for the directory, which offers those that were used before. */
 export const Directory = ({ value, known, onChange }) => html`
-  <input class="directory" aria-label="Directory" placeholder="Directory: the server's own" list="directories" value=${value} spellcheck="false"
-    autocomplete="off" onInput=${(event) => onChange(event.target.value)} />
+  <${TextField} class="directory" label="Directory" placeholder="Directory: the server's own" list="directories"
+    value=${value} onChange=${onChange} />
   <datalist id="directories">${known.map((path) => html`<option value=${path} />`)}</datalist>`;
 
 /** Remember a directory as the newest of those that are offered. */
-export const remembered = (path, known) => (path ? [path, ...known.filter((each) => each !== path)].slice(0, MAX_DIRECTORIES) : known);
+export const remembered = (path, known) =>
+  (path ? [path, ...known.filter((each) => each !== path)].slice(0, MAX_DIRECTORIES) : known);
+
+/** Return the fields that have a value. */
+export const filled = (fields) => Object.fromEntries(Object.entries(fields).filter(([, value]) => value));
 
 /** Read an image file as a data URL. */
 function dataUrl(file) {
@@ -84,17 +93,16 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
     if (!canSend) return;
     setBusy(true);
     setError(null);
-    const { backend: _, workdir, ...rest } = options;
-    const chosen = Object.fromEntries(Object.entries(rest).filter(([, value]) => value));
     try {
       onStarted(await start("prompt", {
-        ...chosen, prompt,
-        ...(session ? { session_id: session.id } : { backend: name, ...(workdir && { workdir }) }),
+        prompt,
+        ...filled(options),
+        ...(session ? { session_id: session.id } : { backend: name }),
         ...(images.length && { images: images.map((image) => image.url) }),
       }));
       if (!session) {
         setStored({ ...options, backend: name });
-        setDirectories(remembered(workdir, directories));
+        setDirectories(remembered(options.workdir, directories));
       }
       setPrompt("");
       setImages([]);
@@ -106,35 +114,42 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
   }
 
   function onKeyDown(event) {
-    const sends = event.key === "Enter" && !event.shiftKey && !event.isComposing && (event.ctrlKey || event.metaKey || !matchMedia("(pointer: coarse)").matches);
-    if (!sends) return;
+    const isPhone = matchMedia("(pointer: coarse)").matches; // where there is a button but no easy new line
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (isPhone && !event.ctrlKey && !event.metaKey) return;
     event.preventDefault();
     submit();
   }
 
   return html`
-    <form class=${isOpen ? "composer is-open" : "composer"} aria-label="Prompt" onSubmit=${(event) => { event.preventDefault(); submit(); }}
+    <${Form} class=${isOpen ? "composer is-open" : "composer"} aria-label="Prompt" onSubmit=${submit}
       onPaste=${(event) => addImages(event.clipboardData.files)} onDragOver=${(event) => event.preventDefault()}
       onDrop=${(event) => { event.preventDefault(); addImages(event.dataTransfer.files); }}>
-      ${backends?.length === 0 && html`<p class="problem">No agent is installed. <a href="#/agents">See how to install one.</a></p>`}
+      ${backends?.length === 0 && html`<p class="problem">No agent is installed. <a href="#/agents">Agents</a></p>`}
       <${Problem} error=${error} />
-      <textarea aria-label="Prompt" rows=${session ? 2 : 5} value=${prompt} onInput=${(event) => setPrompt(event.target.value)} onKeyDown=${onKeyDown}
-        placeholder=${activeRun ? "The agent is at work" : session ? "Continue the conversation" : "What should the agent do?"}></textarea>
-      ${images.length > 0 && html`<ul class="images">${images.map((image) => html`<li><img src=${image.url} alt="" />${visible(image.name)}
-        <button type="button" class="small" aria-label=${`Remove ${image.name}`} onClick=${() => setImages(images.filter((each) => each !== image))}>×</button></li>`)}</ul>`}
-      ${!session && html`<div class="options"><${Directory} value=${options.workdir ?? ""} known=${directories} onChange=${(workdir) => change({ workdir })} /></div>`}
+      <${TextArea} label="Prompt" rows=${session ? 2 : 5} value=${prompt} onChange=${setPrompt} onKeyDown=${onKeyDown}
+        placeholder=${activeRun ? "The agent is at work" : session ? "Continue the conversation" : "What should the agent do?"} />
+      ${images.length > 0 && html`<ul class="images">${images.map((image) => html`
+        <li><img src=${image.url} alt="" />${visible(image.name)}
+          <button type="button" class="small" aria-label=${`Remove ${image.name}`}
+            onClick=${() => setImages(images.filter((each) => each !== image))}>×</button></li>`)}</ul>`}
+      ${!session && html`<div class="options">
+        <${Directory} value=${options.workdir ?? ""} known=${directories} onChange=${(workdir) => change({ workdir })} /></div>`}
       <div class="options">
-        ${!session && html`<select aria-label="Agent" value=${name} onChange=${(event) => change({ backend: event.target.value, model: "", approval_mode: "", sandbox_mode: "" })}>
-          ${(backends ?? []).map((each) => html`<option value=${each.name}>${each.name}</option>`)}</select>`}
-        <input class="model" aria-label="Model" placeholder="Model: default" list="models" value=${options.model ?? ""} spellcheck="false" autocomplete="off" onInput=${(event) => change({ model: event.target.value })} />
+        ${!session && html`<${Select} label="Agent" value=${name} options=${(backends ?? []).map((each) => [each.name, each.name])}
+          onChange=${(chosen) => change({ backend: chosen, model: "", approval_mode: "", sandbox_mode: "" })} />`}
+        <${TextField} class="model" label="Model" placeholder="Model: default" list="models" value=${options.model ?? ""}
+          onChange=${(model) => change({ model })} />
         <datalist id="models">${(backend?.models ?? []).map((model) => html`<option value=${model} />`)}</datalist>
         <${Permissions} backend=${backend} value=${options} onChange=${change} />
-        <input type="file" multiple hidden accept=${IMAGE_TYPES.join()} ref=${files} onChange=${(event) => { addImages(event.target.files); event.target.value = ""; }} />
+        <input type="file" multiple hidden accept=${IMAGE_TYPES.join()} ref=${files}
+          onChange=${(event) => { addImages(event.target.files); event.target.value = ""; }} />
         <button type="button" onClick=${() => files.current.click()} aria-label="Add images">Image</button>
-        <button type="button" class="open-options" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>Options</button>
+        <button type="button" class="open-options" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>
+          Options</button>
         <span class="gap"></span>
-        ${activeRun && html`<button type="button" class="danger" onClick=${() => post(`runs/${activeRun.id}/cancel`).catch(setError)}>Stop</button>`}
+        ${activeRun && html`<${Action} class="danger" run=${() => post(`runs/${activeRun.id}/cancel`)}>Stop<//>`}
         <button class="primary" disabled=${!canSend}>${session ? "Send" : "Start"}</button>
       </div>
-    </form>`;
+    <//>`;
 }

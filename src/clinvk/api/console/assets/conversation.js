@@ -1,4 +1,4 @@
-// The turns of a session, or a single run without one: loaded page by page, with the events of those that are looked at.
+// The turns of a session, or a single run without one: loaded page by page, and the events of those in view.
 
 import { follow, get, storedEvents } from "./api.js";
 import { ENDED } from "./format.js";
@@ -87,8 +87,9 @@ export class Conversation {
     if (turn && turn.run !== run) {
       turn.run = { ...turn.run, ...run };
       this._changed();
-    } else if (!turn && this.session && run.session_id === this.sessionId && this.turns.every((each) => each.run.created_at <= run.created_at)) {
-      this._addRun(run);
+    } else if (!turn && this.session && run.session_id === this.sessionId) {
+      const isNewest = this.turns.every((each) => each.run.created_at <= run.created_at);
+      if (isNewest) this._addRun(run);
     }
   }
 
@@ -130,7 +131,8 @@ export class Conversation {
   get rows() {
     this._rows ??= this.turns.flatMap((turn) => [
       { id: `${turn.run.id}:prompt`, kind: "prompt", turn },
-      ...(turn.blocks ? turn.blocks.blocks.map((block) => ({ id: block.id, kind: block.kind, version: block.version, block, turn }))
+      ...(turn.blocks
+        ? turn.blocks.blocks.map((block) => ({ id: block.id, kind: block.kind, version: block.version, block, turn }))
         : [{ id: `${turn.run.id}:answer`, kind: "answer", turn }]),
       ...(turn.isActive ? [{ id: `${turn.run.id}:active`, kind: "active", turn }] : []),
     ]);

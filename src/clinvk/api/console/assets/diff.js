@@ -40,7 +40,7 @@ export function parseDiff(text) {
     const note = file && NOTES.find(([pattern]) => pattern.test(line));
     if (line.startsWith("diff --git ")) begin(/ b\/(.*)$/.exec(line)?.[1] ?? line.slice(11));
     else if (line.startsWith("--- ") && !(file && !file.lines.length)) begin("");
-    else if (line.startsWith("+++ ") && file && !file.path) file.path = line.slice(4).replace(/^b\//, "").split("\t")[0];
+    else if (line.startsWith("+++ ") && file) file.path ||= line.slice(4).replace(/^b\//, "").split("\t")[0];
     else if (note) file.notes.push(note[1] + (note[0].exec(line)[1] ?? ""));
     else if (hunk) {
       if (!file) begin("");
@@ -74,7 +74,8 @@ export const Counts = ({ added, removed }) => html`
   <span class="counts"><span class="added">+${added}</span> <span class="removed">−${removed}</span></span>`;
 
 /**
- * Show a diff. With `comments` (a Map from `path:line` to texts) and `onComment(path, line, text)`, lines take comments.
+ * Show a diff. With `comments` (a Map from `path:line` to texts) and `onComment(path, key, text, line)`, lines take
+ * comments.
  */
 export function Diff({ text, comments, onComment }) {
   const files = parseDiff(text);
@@ -96,26 +97,30 @@ function Lines({ file, comments, onComment }) {
   const [open, setOpen] = useState("");
   const more = file.lines.length - limit;
   return html`
-    <table class="lines"><colgroup><col class="number" /><col class="mark" /><col /></colgroup><tbody>${file.lines.slice(0, limit).map((line, index) => {
-      if (line.kind === "hunk") return html`<tr class="hunk"><td colspan="3">${index || line.text ? html`⋯ ${visible(line.text)}` : ""}</td></tr>`;
+    <table class="lines"><colgroup><col class="number" /><col class="mark" /><col /></colgroup>
+    <tbody>${file.lines.slice(0, limit).map((line, index) => {
+      if (line.kind === "hunk") return (index || line.text) && html`<tr class="hunk"><td colspan="3">⋯ ${visible(line.text)}</td></tr>`;
       const number = line.after ?? line.before;
       const key = `${line.kind === "removed" ? "-" : ""}${number}`;
       const written = comments?.get(`${file.path}:${key}`);
+      const toggle = () => setOpen(open === key ? "" : key);
       return html`
         <tr class=${line.kind}>
           <td class="number">${onComment
-            ? html`<button type="button" aria-label=${`Comment on line ${number}`} onClick=${() => setOpen(open === key ? "" : key)}>${number}</button>`
+            ? html`<button type="button" aria-label=${`Comment on line ${number}`} onClick=${toggle}>${number}</button>`
             : number}</td>
           <td class="mark">${MARKS[line.kind]}</td>
           <td class="text"><${Clipped} text=${line.text} limit=${MAX_LINE_CHARS} /></td>
         </tr>
-        ${(open === key || written) && html`<${Comment} number=${number} text=${written?.text ?? ""} onInput=${(text) => onComment(file.path, key, text, line)} />`}`;
+        ${(open === key || written) && html`<${Comment} number=${number} text=${written?.text ?? ""}
+          onInput=${(text) => onComment(file.path, key, text, line)} />`}`;
     })}</tbody></table>
-    ${more > 0 && html`<button class="small more" type="button" onClick=${() => setLimit(limit * 4)}>Show more (${more.toLocaleString("en")} lines)</button>`}`;
+    ${more > 0 && html`<button class="small more" type="button" onClick=${() => setLimit(limit * 4)}>
+      Show more (${more.toLocaleString("en")} lines)</button>`}`;
 }
 
 function Comment({ number, text, onInput }) {
   const field = useFocus();
-  return html`<tr class="comment"><td colspan="3"><textarea rows="2" aria-label=${`Comment on line ${number}`} placeholder="Comment for the agent"
-    value=${text} ref=${field} onInput=${(event) => onInput(event.target.value)} /></td></tr>`;
+  return html`<tr class="comment"><td colspan="3"><textarea rows="2" aria-label=${`Comment on line ${number}`}
+    placeholder="Comment for the agent" value=${text} ref=${field} onInput=${(event) => onInput(event.target.value)} /></td></tr>`;
 }

@@ -6,12 +6,14 @@ import { Diff } from "./diff.js";
 import { duration, firstLine, pathOf, shortPath } from "./format.js";
 import { live } from "./live.js";
 import { ToolInput } from "./tool.js";
-import { Agent, Code, Time, announce, useFocus, useTick, visible } from "./ui.js";
+import { Agent, Code, Form, Problem, Time, announce, useFocus, useTick, visible } from "./ui.js";
 
 const RESULTS = {
   allow: "Allowed", allow_session: "Allowed for the session", deny: "Denied", deny_and_stop: "Denied, run stopped",
   answer: "Answered",
 };
+const DECLINES = [["deny", "Decline"], ["deny_and_stop", "Decline and stop"]];
+const SOON_MS = 60_000;
 const KEYS = { a: "allow", s: "allow_session", d: "deny" };
 
 /** Return how an interaction that is not pending ended. */
@@ -76,9 +78,11 @@ export function InteractionCard({ interaction, isInSession }) {
       ${!isPending && html`<p class="result">${visible(resultOf(interaction))}</p>`}
       ${isPending && (interaction.kind === "question"
         ? html`<${QuestionForm} interaction=${interaction} isBusy=${isBusy} onAnswer=${answer} />`
-        : html`<${ApprovalButtons} interaction=${interaction} isBusy=${isBusy} mode=${mode} setMode=${setMode} onAnswer=${answer} />`)}
-      ${error && html`<p class="problem" role="alert">${visible(error.message)}</p>`}
-      ${isPending && left > 0 && html`<p class="expiry ${left < 60_000 ? "soon" : ""}">Denied in ${duration(left)} unless answered</p>`}
+        : html`<${ApprovalButtons} interaction=${interaction} isBusy=${isBusy} mode=${mode} setMode=${setMode}
+            onAnswer=${answer} />`)}
+      <${Problem} error=${error} />
+      ${isPending && left > 0 && html`
+        <p class="expiry ${left < SOON_MS ? "soon" : ""}">Denied in ${duration(left)} unless answered</p>`}
     </section>`;
 }
 
@@ -91,50 +95,53 @@ function Asked({ interaction: { kind, diff, command, input } }) {
 
 function ApprovalButtons({ interaction, isBusy, mode, setMode, onAnswer }) {
   const { choices, editable, input, command } = interaction;
-  const button = (choice, label, kind = "") => choices.includes(choice) && html`
-    <button type="button" class=${kind} disabled=${isBusy} onClick=${() => onAnswer({ choice })}>${label}</button>`;
-  if (mode === "deny") return html`<${DenyForm} choices=${choices} isBusy=${isBusy} onAnswer=${onAnswer} onCancel=${() => setMode("")} />`;
+  const back = () => setMode("");
+  if (mode === "deny") return html`<${DenyForm} choices=${choices} isBusy=${isBusy} onAnswer=${onAnswer} onBack=${back} />`;
   if (mode === "edit") {
-    return html`<${EditForm} command=${command} isBusy=${isBusy} onCancel=${() => setMode("")}
+    return html`<${EditForm} command=${command} isBusy=${isBusy} onBack=${back}
       onSave=${(text) => onAnswer({ choice: "allow", input: { ...input, command: text } })} />`;
   }
+  const button = (choice, label, kind, onClick = () => onAnswer({ choice })) => choices.includes(choice) && html`
+    <button type="button" class=${kind} disabled=${isBusy} onClick=${onClick}>${label}</button>`;
   return html`
     <div class="buttons">
       ${button("allow", "Allow", "primary")}
       ${button("allow_session", "Allow for the session")}
-      ${editable && typeof input?.command === "string" && html`<button type="button" disabled=${isBusy} onClick=${() => setMode("edit")}>Edit…</button>`}
+      ${editable && typeof input.command === "string" && button("allow", "Edit…", "", () => setMode("edit"))}
       <span class="gap"></span>
-      ${choices.includes("deny") && html`<button type="button" disabled=${isBusy} onClick=${() => setMode("deny")}>Deny…</button>`}
+      ${button("deny", "Deny…", "", () => setMode("deny"))}
       ${!choices.includes("deny") && button("deny_and_stop", "Deny and stop", "danger")}
     </div>`;
 }
 
-function DenyForm({ choices, isBusy, onAnswer, onCancel }) {
+function DenyForm({ choices, isBusy, onAnswer, onBack }) {
   const [reason, setReason] = useState("");
   const field = useFocus();
   const deny = (choice) => onAnswer({ choice, ...(reason.trim() && { reason: reason.trim() }) });
   return html`
-    <form class="answer" onSubmit=${(event) => { event.preventDefault(); deny("deny"); }}>
+    <${Form} class="answer" onSubmit=${() => deny("deny")}>
       <label>Reason, which the agent reads <span class="quiet">(optional)</span>
-        <input value=${reason} ref=${field} onInput=${(event) => setReason(event.target.value)} autocomplete="off" /></label>
+        <input value=${reason} ref=${field} autocomplete="off" onInput=${(event) => setReason(event.target.value)} /></label>
       <div class="buttons">
         <button class="danger" disabled=${isBusy}>Deny</button>
-        ${choices.includes("deny_and_stop") && html`<button type="button" class="danger" disabled=${isBusy} onClick=${() => deny("deny_and_stop")}>Deny and stop</button>`}
+        ${choices.includes("deny_and_stop") && html`
+          <button type="button" class="danger" disabled=${isBusy} onClick=${() => deny("deny_and_stop")}>Deny and stop</button>`}
         <span class="gap"></span>
-        <button type="button" onClick=${onCancel}>Back</button>
+        <button type="button" onClick=${onBack}>Back</button>
       </div>
-    </form>`;
+    <//>`;
 }
 
-function EditForm({ command, isBusy, onSave, onCancel }) {
+function EditForm({ command, isBusy, onSave, onBack }) {
   const [text, setText] = useState(command);
   const field = useFocus();
   return html`
-    <form class="answer" onSubmit=${(event) => { event.preventDefault(); onSave(text); }}>
-      <label>Command<textarea class="mono" rows="3" spellcheck="false" value=${text} ref=${field} onInput=${(event) => setText(event.target.value)}></textarea></label>
+    <${Form} class="answer" onSubmit=${() => onSave(text)}>
+      <label>Command<textarea class="mono" rows="3" spellcheck="false" value=${text} ref=${field}
+        onInput=${(event) => setText(event.target.value)}></textarea></label>
       <div class="buttons"><button class="primary" disabled=${isBusy || !text.trim()}>Allow this command</button>
-        <span class="gap"></span><button type="button" onClick=${onCancel}>Back</button></div>
-    </form>`;
+        <span class="gap"></span><button type="button" onClick=${onBack}>Back</button></div>
+    <//>`;
 }
 
 function QuestionForm({ interaction, isBusy, onAnswer }) {
@@ -143,16 +150,16 @@ function QuestionForm({ interaction, isBusy, onAnswer }) {
   const isComplete = fields.every((field) => values[field.id]?.length);
   const set = (id, value) => setValues((old) => ({ ...old, [id]: value }));
   return html`
-    <form class="answer" onSubmit=${(event) => { event.preventDefault(); onAnswer({ choice: "answer", answers: values }); }}>
+    <${Form} class="answer" onSubmit=${() => onAnswer({ choice: "answer", answers: values })}>
       ${fields.map((field) => html`<${Field} key=${field.id} field=${field} name=${`${interaction.id}-${field.id}`}
         value=${values[field.id]} onChange=${(value) => set(field.id, value)} />`)}
       <div class="buttons">
         <button class="primary" disabled=${isBusy || !isComplete}>Answer</button>
         <span class="gap"></span>
-        ${interaction.choices.includes("deny") && html`<button type="button" disabled=${isBusy} onClick=${() => onAnswer({ choice: "deny" })}>Decline</button>`}
-        ${interaction.choices.includes("deny_and_stop") && html`<button type="button" class="danger" disabled=${isBusy} onClick=${() => onAnswer({ choice: "deny_and_stop" })}>Decline and stop</button>`}
+        ${DECLINES.filter(([choice]) => interaction.choices.includes(choice)).map(([choice, label]) => html`
+          <button type="button" class="danger" disabled=${isBusy} onClick=${() => onAnswer({ choice })}>${label}</button>`)}
       </div>
-    </form>`;
+    <//>`;
 }
 
 function Field({ field, name, value, onChange }) {
@@ -166,13 +173,15 @@ function Field({ field, name, value, onChange }) {
   };
   const write = ({ target }) => onChange(field.multiple
     ? [...chosen.filter((each) => offered.has(each)), ...(target.value ? [target.value] : [])] : target.value);
-  if (!options.length) return html`<label>${visible(field.label)}<textarea rows="2" value=${value ?? ""} onInput=${write}></textarea></label>`;
+  if (!options.length) {
+    return html`<label>${visible(field.label)}<textarea rows="2" value=${value ?? ""} onInput=${write}></textarea></label>`;
+  }
   return html`
     <fieldset><legend>${visible(field.label)}</legend>
       ${options.map((option) => html`
         <label class="option"><input type=${field.multiple ? "checkbox" : "radio"} name=${name} value=${option.value}
           checked=${chosen.includes(option.value)} onChange=${pick} />
-          <span>${visible(option.label || option.value)}${option.description && html`<span class="quiet"> ${visible(option.description)}</span>`}</span></label>`)}
+          <span>${visible(option.label || option.value)} <span class="quiet">${visible(option.description)}</span></span></label>`)}
       ${field.other && html`<label class="option">Other <input value=${other ?? ""} onInput=${write} /></label>`}
     </fieldset>`;
 }

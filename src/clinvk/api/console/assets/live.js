@@ -24,7 +24,7 @@ class Live {
   }
 
   start() {
-    if (!this._stop) this._stop = follow("events", (data, type) => this._receive(data, type), (state) => this._connected(state));
+    this._stop ??= follow("events", (...event) => this._receive(...event), (state) => this._connected(state));
   }
 
   stop() {

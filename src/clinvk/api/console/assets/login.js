@@ -32,10 +32,11 @@ export function Login({ error: first, onLogin }) {
       <form class="card" onSubmit=${submit}>
         <h1><img src="console/icon.svg" alt="" width="32" height="32" /> clinvk</h1>
         <label for="key">API key</label>
-        <input id="key" name="key" type="password" autocomplete="current-password" required spellcheck="false" ref=${field} />
+        <input id="key" name="key" type="password" autocomplete="current-password" required ref=${field} />
         <${Problem} error=${error} />
         <button class="primary" disabled=${isBusy}>Log in</button>
-        <p class="quiet">On the machine of the server, <code>clinvk open</code> logs in without a key. <code>clinvk keys create NAME</code> creates a key.</p>
+        <p class="quiet"><code>clinvk keys create NAME</code> creates a key. On the machine of the server,
+          ${" "}<code>clinvk open</code> logs in without one.</p>
       </form>
     </main>`;
 }

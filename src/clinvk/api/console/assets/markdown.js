@@ -25,7 +25,8 @@ export class Markdown extends Component {
 }
 
 /** A long answer: the beginning as Markdown, and a button for more. */
-export const Answer = ({ text }) => html`<${Clipped} text=${text} render=${(piece) => html`<${Markdown} text=${piece} />`} />`;
+export const Answer = ({ text }) => html`<${Clipped} text=${text} render=${asMarkdown} />`;
+const asMarkdown = (text) => html`<${Markdown} text=${text} />`;
 
 /** Copy the content of the code block of a button. */
 async function copy({ currentTarget }) {
@@ -43,7 +44,8 @@ function block(token, depth) {
     case "space": case "def":
       return null;
     case "heading":
-      return html`<div class="heading h${token.depth}" role="heading" aria-level=${Math.min(6, token.depth + 2)}>${inline(token.tokens, depth)}</div>`;
+      return html`<div class="heading h${token.depth}" role="heading" aria-level=${Math.min(6, token.depth + 2)}>
+        ${inline(token.tokens, depth)}</div>`;
     case "code":
       return html`<div class="code-block"><pre class="code" tabindex="0">${visible(token.text)}</pre>
         <button class="small copy" type="button" onClick=${copy}>Copy</button></div>`;
@@ -67,7 +69,8 @@ function block(token, depth) {
 }
 
 function table(token, depth) {
-  const cells = (row, tag) => row.map((cell) => html`<${tag} class=${cell.align || ""}>${inline(cell.tokens, depth)}<//>`);
+  const cells = (row, tag) =>
+    row.map((cell) => html`<${tag} class=${cell.align || ""}>${inline(cell.tokens, depth)}<//>`);
   return html`<div class="scroll" tabindex="0"><table>
     <thead><tr>${cells(token.header, "th")}</tr></thead>
     <tbody>${token.rows.map((row) => html`<tr>${cells(row, "td")}</tr>`)}</tbody>

@@ -4,7 +4,7 @@ import { html } from "./vendor/preact.js";
 import { post } from "./api.js";
 import { ENDED, cost, elapsed, firstLine, newestFirst, pathOf, shortPath, tokens } from "./format.js";
 import { useLive } from "./live.js";
-import { Action, Agent, Empty, Problem, State, Time, usePages, useTick, visible } from "./ui.js";
+import { Action, Agent, Empty, Facts, List, Problem, State, Time, usePages, useTick, visible } from "./ui.js";
 import { VirtualList } from "./virtual-list.js";
 
 const ROW_PX = 76;
@@ -12,20 +12,22 @@ const ROW_PX = 76;
 /** A run in a list. */
 export function RunRow({ run }) {
   const isActive = !ENDED.has(run.state);
-  const facts = [elapsed(run), tokens(run.token_usage), cost(run.cost_usd)].filter(Boolean);
   return html`
     <div class="item ${run.state}">
       <a class="main" href=${pathOf(run)}>
-        <span class="title">${visible(firstLine(run.prompt)) || (run.kind === "prompt" ? "Ephemeral run" : `${run.kind} of several agents`)}</span>
-        <span class="meta"><${Agent} name=${run.backend || run.kind} />${run.model && html`<span class="model">${visible(run.model)}</span>`}
+        <span class="title">${visible(firstLine(run.prompt) || "Prompt not stored")}</span>
+        <span class="meta"><${Agent} name=${run.backend || run.kind} />
+          ${run.model && html`<span class="model">${visible(run.model)}</span>`}
           <span title=${run.workdir}>${visible(shortPath(run.workdir))}</span>
-          ${facts.map((fact) => html`<span>${fact}</span>`)}
+          <${Facts} of=${[elapsed(run), tokens(run.token_usage), cost(run.cost_usd)]} />
           ${run.error && html`<span class="error">${visible(firstLine(run.error))}</span>`}</span>
       </a>
       <span class="side"><${State} state=${run.state} /><${Time} at=${run.ended_at || run.created_at} /></span>
       ${isActive && html`<${Action} class="small" run=${() => post(`runs/${run.id}/cancel`)}>Stop<//>`}
     </div>`;
 }
+
+export const RunList = ({ runs }) => html`<${List} items=${runs} row=${(run) => html`<${RunRow} key=${run.id} run=${run} />`} />`;
 
 export function Runs() {
   const live = useLive();
@@ -38,14 +40,14 @@ export function Runs() {
     <h1 tabindex="-1">Runs</h1>
     <section aria-label="Under way">
       <h2>Under way <span class="quiet">${active.length || ""}</span></h2>
-      ${active.length ? html`<div class="list">${active.map((run) => html`<${RunRow} key=${run.id} run=${run} />`)}</div>`
+      ${active.length ? html`<${RunList} runs=${active} />`
         : html`<${Empty}>No agent is working. <a href="#/new">Start one</a>.<//>`}
     </section>
     <section aria-label="Ended">
       <h2>Ended</h2>
       <${Problem} error=${error} />
-      ${ended.length ? html`<div class="list"><${VirtualList} items=${ended} keyOf=${(run) => run.id} estimate=${ROW_PX} label="Ended runs"
-        onEnd=${more} render=${(run) => html`<${RunRow} run=${run} />`} /></div>`
-        : html`<${Empty}>No run has ended yet.<//>`}
+      ${!ended.length && html`<${Empty}>No run has ended yet.<//>`}
+      <div class="list"><${VirtualList} label="Ended runs" items=${ended} keyOf=${(run) => run.id} estimate=${ROW_PX}
+        onEnd=${more} render=${(run) => html`<${RunRow} run=${run} />`} /></div>
     </section>`;
 }

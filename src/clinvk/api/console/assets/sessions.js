@@ -2,7 +2,7 @@
 
 import { html, useState } from "./vendor/preact.js";
 import { cost, plural, shortPath, titleOf, tokens } from "./format.js";
-import { Agent, Empty, Problem, State, Time, usePages, visible } from "./ui.js";
+import { Agent, Empty, Facts, Problem, State, TextField, Time, usePages, visible } from "./ui.js";
 import { VirtualList } from "./virtual-list.js";
 
 const ROW_PX = 76;
@@ -12,11 +12,14 @@ export const SessionRow = ({ session }) => html`
   <div class="item ${session.status}">
     <a class="main" href=${`#/session/${session.id}`}>
       <span class="title">${visible(titleOf(session))}</span>
-      <span class="meta"><${Agent} name=${session.backend} /><span title=${session.working_dir}>${visible(shortPath(session.working_dir))}</span>
-        <span>${plural(session.turn_count, "turn")}</span>${session.tags.map((tag) => html`<span class="tag">${visible(tag)}</span>`)}
-        <span>${tokens(session.token_usage)}</span><span>${cost(session.cost_usd)}</span></span>
+      <span class="meta"><${Agent} name=${session.backend} />
+        <span title=${session.working_dir}>${visible(shortPath(session.working_dir))}</span>
+        ${session.tags.map((tag) => html`<span class="tag">${visible(tag)}</span>`)}
+        <${Facts} of=${[plural(session.turn_count, "turn"), tokens(session.token_usage), cost(session.cost_usd)]} /></span>
     </a>
-    <span class="side">${session.status !== "completed" && html`<${State} state=${session.status} />`}<${Time} at=${session.last_used} /></span>
+    <span class="side">
+      ${session.status !== "completed" && html`<${State} state=${session.status} />`}<${Time} at=${session.last_used} />
+    </span>
   </div>`;
 
 export function Sessions() {
@@ -24,11 +27,12 @@ export function Sessions() {
   const { items, total, error, more } = usePages("sessions", { q: query.trim() });
   return html`
     <header class="screen-head"><h1 tabindex="-1">Sessions</h1>
-      <input type="search" aria-label="Search sessions" placeholder="Search title or first prompt" value=${query} onInput=${(event) => setQuery(event.target.value)} />
+      <${TextField} type="search" label="Search sessions" placeholder="Search title or first prompt"
+        value=${query} onChange=${setQuery} />
       <a class="button primary" href="#/new">New session</a></header>
     <p class="quiet" role="status">${total === null ? "Loading…" : plural(total, "session")}</p>
     <${Problem} error=${error} />
     ${total === 0 && html`<${Empty}>${query ? "No session matches." : "No sessions yet."}<//>`}
-    ${items.length > 0 && html`<div class="list"><${VirtualList} items=${items} keyOf=${(session) => session.id} estimate=${ROW_PX}
-      label="Sessions" onEnd=${more} render=${(session) => html`<${SessionRow} session=${session} />`} /></div>`}`;
+    <div class="list"><${VirtualList} label="Sessions" items=${items} keyOf=${(session) => session.id} estimate=${ROW_PX}
+      onEnd=${more} render=${(session) => html`<${SessionRow} session=${session} />`} /></div>`;
 }

@@ -31,8 +31,9 @@ export function ToolCard({ block, isActive }) {
   const diff = diffOf(block.input);
   block.isOpen ??= Boolean(diff) && diff.split("\n", OPEN_DIFF_LINES).length < OPEN_DIFF_LINES;
   const state = block.output !== null ? (block.isError ? "failed" : "done") : isActive ? "running" : "unknown";
+  const remember = (event) => { block.isOpen = event.currentTarget.open; };
   return html`
-    <details class="tool ${state}" open=${block.isOpen} onToggle=${(event) => { block.isOpen = event.currentTarget.open; }}>
+    <details class="tool ${state}" open=${block.isOpen} onToggle=${remember}>
       <summary><span class="name">${visible(block.name)}</span>
         <span class="about">${visible(toolSummary(block.input))}</span>
         <span class="outcome">${{ failed: "failed", running: "running" }[state] ?? ""}</span></summary>

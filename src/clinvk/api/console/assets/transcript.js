@@ -27,7 +27,7 @@ export class RunBlocks {
       case "message": this._addText("text", content.text); break;
       case "thinking": this._addText("thinking", content.text); break;
       case "tool_use":
-        this._tools.set(content.tool_id, this._push("tool", { name: content.tool_name, input: content.input, output: null }));
+        this._addTool(content);
         break;
       case "tool_result": this._addResult(content); break;
       case "progress": this._push("note", { stage: content.stage, text: content.message }); break;
@@ -72,6 +72,10 @@ export class RunBlocks {
     block.text = head;
   }
 
+  _addTool({ tool_id: id, tool_name: name, input }) {
+    this._tools.set(id, this._push("tool", { name, input, output: null }));
+  }
+
   _addResult({ tool_id: id, tool_name: name, output, is_error: isError }) {
     const block = this._tools.get(id) ?? this._push("tool", { name, input: {} });
     this._tools.delete(id);
@@ -97,7 +101,8 @@ const SUMMARY_FIELDS = ["command", "cmd", "file_path", "path", "pattern", "query
 /** Return what a tool call is about, in one line. */
 export function toolSummary(input) {
   const paths = Array.isArray(input.changes) ? input.changes.map((change) => change.path) : [];
-  const named = SUMMARY_FIELDS.map((name) => input[name]).find((value) => typeof value === "string" || Array.isArray(value));
+  const isText = (value) => typeof value === "string" || Array.isArray(value);
+  const named = SUMMARY_FIELDS.map((name) => input[name]).find(isText);
   const text = paths.length ? paths.join(", ") : Array.isArray(named) ? named.join(" ") : named;
   return (text ?? "").split("\n", 1)[0].slice(0, 300);
 }

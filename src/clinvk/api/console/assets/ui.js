@@ -10,7 +10,9 @@ const PAGE = 200;
 const SEARCH_DELAY_MS = 200;
 
 // Control characters, direction overrides and invisible characters, which could make a text look like another one.
-const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\u{e0000}-\u{e007f}]/gu;
+const CONTROLS = "\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f";
+const INVISIBLE = "\\u00ad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\u{e0000}-\\u{e007f}";
+const HIDDEN = new RegExp(`[${CONTROLS}${INVISIBLE}]`, "gu");
 const COLOURS = /\u001b\[[0-9;]*m/g;
 
 /** Return a text with its hidden characters as visible marks. Colours and carriage returns of terminals are removed. */
@@ -61,7 +63,36 @@ const STATES = {
 };
 export const State = ({ state }) => html`<span class="state ${state}">${STATES[state] || state}</span>`;
 
-export const Problem = ({ error }) => (error ? html`<p class="problem" role="alert">${visible(error.message)}</p>` : null);
+export const Problem = ({ error }) => error && html`<p class="problem" role="alert">${visible(error.message)}</p>`;
+export const Empty = ({ children }) => html`<p class="empty">${children}</p>`;
+export const Loading = () => html`<p class="quiet loading">Loading…</p>`;
+
+/** Facts in a row. Those that are empty are left out. */
+export const Facts = ({ of }) => of.filter(Boolean).map((fact) => html`<span>${fact}</span>`);
+
+/** A list of items as rows; `row(item)` renders one. */
+export const List = ({ items, row }) => html`<div class="list">${items.map(row)}</div>`;
+
+/** A choice among `options`, which are pairs of a value and its label. */
+export const Select = ({ label, value, options, onChange }) => html`
+  <select aria-label=${label} value=${value} onChange=${(event) => onChange(event.target.value)}>
+    ${options.map(([key, text]) => html`<option key=${key} value=${key}>${text}</option>`)}
+  </select>`;
+
+/** A field for a name, a path or a command. */
+export const TextField = ({ label, onChange, ...attributes }) => html`
+  <input aria-label=${label} spellcheck="false" autocomplete="off" ...${attributes}
+    onInput=${(event) => onChange(event.target.value)} />`;
+
+export const TextArea = ({ label, onChange, ...attributes }) => html`
+  <textarea aria-label=${label} ...${attributes} onInput=${(event) => onChange(event.target.value)}></textarea>`;
+
+export const Checkbox = ({ checked, onChange, children }) => html`
+  <label class="option"><input type="checkbox" checked=${checked} onChange=${onChange} />${children}</label>`;
+
+/** A form that is sent by `onSubmit` instead of the browser. */
+export const Form = ({ onSubmit, children, ...attributes }) => html`
+  <form ...${attributes} onSubmit=${(event) => { event.preventDefault(); onSubmit(event); }}>${children}</form>`;
 
 /** A button for an action that takes time: disabled meanwhile, with the error beside it. */
 export function Action({ run, children, confirm, ...attributes }) {
@@ -76,24 +107,23 @@ export function Action({ run, children, confirm, ...attributes }) {
     try { await run(); } catch (failure) { if (isMounted.current) setError(failure); }
     if (isMounted.current) setBusy(false);
   }
-  return html`<button type="button" ...${attributes} disabled=${isBusy || attributes.disabled} onClick=${click}>${children}</button>
+  return html`
+    <button type="button" ...${attributes} disabled=${isBusy || attributes.disabled} onClick=${click}>${children}</button>
     <${Problem} error=${error} />`;
 }
 
-/** Load something and show it with `children(value, reload)`; meanwhile or after an error, show that. */
+/** Load something and show it with `children(value)`; meanwhile or after an error, show that. */
 export function Loaded({ load, deps = [], children }) {
   const [state, setState] = useState({});
-  const reload = () => load().then((value) => setState({ value }), (error) => setState((old) => ({ ...old, error })));
   useEffect(() => {
     let isCurrent = true;
     load().then((value) => isCurrent && setState({ value }), (error) => isCurrent && setState({ error }));
     return () => { isCurrent = false; };
   }, deps);
-  if (state.value === undefined) return state.error ? html`<${Problem} error=${state.error} />` : html`<p class="quiet loading">Loading…</p>`;
-  return html`<${Problem} error=${state.error} />${children(state.value, reload)}`;
+  return html`
+    <${Problem} error=${state.error} />
+    ${state.value === undefined ? !state.error && html`<${Loading} />` : children(state.value)}`;
 }
-
-export const Empty = ({ children }) => html`<p class="empty">${children}</p>`;
 
 /** Shows the error of a screen instead of an empty page. */
 export class ErrorBoundary extends Component {
@@ -132,8 +162,8 @@ export function useStored(name, initial) {
 }
 
 /**
- * Load a list (`sessions` or `runs`) page by page. Return its `items`, their `total` (null until known), an `error`, and
- * the function `more`, which loads the next page if there is one.
+ * Load a list (`sessions` or `runs`) page by page. Return its `items`, their `total` (null until known), an `error`,
+ * and the function `more`, which loads the next page if there is one.
  */
 export function usePages(list, query) {
   const [found, setFound] = useState({ items: [], total: null });

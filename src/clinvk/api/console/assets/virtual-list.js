@@ -4,6 +4,7 @@ import { html, Component } from "./vendor/preact.js";
 
 const OVERSCAN_PX = 600;
 const AT_END_PX = 60;
+const FIRST_ROWS = 20;
 
 /**
  * Props: `items`, `keyOf(item)`, `render(item, index)`, `estimate` (height of a row that was never shown, in pixels),
@@ -140,7 +141,8 @@ export class VirtualList extends Component {
 
   /** Return the first row to render, and the row after the last. */
   _range() {
-    if (!this.scroller) return this.props.sticksToEnd ? [Math.max(0, this.props.items.length - 20), this.props.items.length] : [0, 20];
+    const { items, sticksToEnd } = this.props;
+    if (!this.scroller) return sticksToEnd ? [Math.max(0, items.length - FIRST_ROWS), items.length] : [0, FIRST_ROWS];
     const top = this._top;
     return [this._rowAt(top - OVERSCAN_PX), this._rowAt(top + this.scroller.clientHeight + OVERSCAN_PX) + 1];
   }
@@ -170,6 +172,7 @@ class Row extends Component {
   }
 
   render({ index, count, children }) {
-    return html`<div class="row" role="article" data-index=${index} aria-posinset=${index + 1} aria-setsize=${count}>${children}</div>`;
+    return html`
+      <div class="row" role="article" data-index=${index} aria-posinset=${index + 1} aria-setsize=${count}>${children}</div>`;
   }
 }
