@@ -13,7 +13,7 @@ from clinvk.api.access.key_file import ApiKey, digest_of
 from clinvk.api.access.keys import ApiKeys
 from polling import until
 from scripted import Scripted
-from scripted.steps import claude_says, wait_for
+from scripted.steps import claude_says, line, wait_for
 from serving import serving
 
 JSON = dict[str, object]
@@ -31,9 +31,9 @@ class Viewer:
         """Return kind and data of the next event."""
         event: dict[str, str] = {}
         async with asyncio.timeout(20):
-            async for line in self._lines:
-                name, _, value = line.partition(": ")
-                if not line and "data" in event:
+            async for text in self._lines:
+                name, _, value = text.partition(": ")
+                if not text and "data" in event:
                     self.id = event["id"]
                     return event["event"], json.loads(event["data"])
                 event[name] = value
@@ -120,6 +120,28 @@ async def test_viewer_that_missed_runs_gets_a_reset(scripted: Scripted) -> None:
         assert int(second.id) > int(first.id)
 
 
+async def test_viewer_sees_interactions_requested_and_resolved(scripted: Scripted, tmp_path: Path) -> None:
+    request = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": "ls"}, "title": "Run ls"}
+    asks = line(json.dumps({"type": "control_request", "request_id": "1", "request": request}, separators=(",", ":")))
+    says = claude_says("x")
+    scripted.play([*says[:2], asks, wait_for(tmp_path / "go"), *says[2:]], reads=False)
+    async with serving(scripted.env) as server, viewing(server.client) as viewer:
+        run_id = (await server.detached(approval_mode="ask"))["run_id"]
+        seen = [await viewer.next()]
+        while seen[-1][0] != "interaction":
+            seen.append(await viewer.next())
+        requested = seen[-1][1]
+        (listed,) = (await server.client.get("/api/v1/interactions")).json()["interactions"]
+        assert requested == listed
+        assert (requested["run_id"], requested["status"], requested["title"]) == (run_id, "pending", "Run ls")
+        await viewer.until(lambda run: run["state"] == "waiting")
+        answer = await server.client.post(f"/api/v1/interactions/{requested['id']}/answer", json={"choice": "deny"})
+        assert await viewer.next() == ("interaction", answer.json())
+        assert (await viewer.until(is_running))[-1]["id"] == run_id
+        (tmp_path / "go").touch()
+        await viewer.until(has_ended)
+
+
 @pytest.mark.parametrize("last_id", ["x", "-1", "1.5"])
 async def test_invalid_event_id_is_refused(scripted: Scripted, last_id: str) -> None:
     async with serving(scripted.env) as server:
@@ -135,8 +157,8 @@ async def test_quiet_stream_has_comments(scripted: Scripted, monkeypatch: pytest
         server.client.stream("GET", "/api/v1/events") as response,
     ):
         comments = 0
-        async for line in response.aiter_lines():
-            comments += line == ":"
+        async for text in response.aiter_lines():
+            comments += text == ":"
             if comments == 3:
                 break
 

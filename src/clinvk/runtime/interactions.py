@@ -24,20 +24,26 @@ POLL_S = 1.0
 
 OnResolved = Callable[[Interaction], None]
 Wake = Callable[[], None]
-OnAdded = Callable[[str], None]
-"""Callback with the id of a run that now awaits an answer."""
 
 USER = "user"
 """The name, in `Interaction.answered_by`, of this machine's user."""
 
 
 class Interactions:
-    """The pending interactions of the runs of this process. `close` before the store is closed."""
+    """The pending interactions of the runs of this process. `close` before the store is closed.
 
-    def __init__(self, store: SessionStore, settings: InteractionSettings, on_added: OnAdded = lambda _: None) -> None:
+    `on_change` is called with each interaction that is requested or resolved in this process.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        settings: InteractionSettings,
+        on_change: Callable[[Interaction], None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._settings = settings
-        self._on_added = on_added
+        self._on_change = on_change
         self._pending: dict[str, tuple[Interaction, OnResolved]] = {}
         self._watcher: asyncio.Task[None] | None = None
 
@@ -59,9 +65,9 @@ class Interactions:
             logger.warning("an interaction of run %s cannot be stored: %s", interaction.run_id, exc.message)
             return None
         self._pending[interaction.id] = interaction, on_resolved
-        self._on_added(interaction.run_id)
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch())
+        self._on_change(interaction)
         return interaction
 
     async def answer(self, reference: str, answer: InteractionAnswer, answered_by: str = USER) -> Interaction:
@@ -87,7 +93,9 @@ class Interactions:
     def forget(self, interaction: Interaction) -> Interaction:
         """Return an interaction as withdrawn. At the end of a run, the store withdraws its interactions."""
         self._pending.pop(interaction.id, None)
-        return replace(interaction, status="withdrawn", answered_at=time.time())
+        withdrawn = replace(interaction, status="withdrawn", answered_at=time.time())
+        self._on_change(withdrawn)
+        return withdrawn
 
     async def withdraw(self, interaction: Interaction) -> Interaction:
         """Withdraw an interaction whose answer the agent no longer awaits, and return what is stored."""
@@ -112,6 +120,7 @@ class Interactions:
         return stored, stored == resolved
 
     def _report(self, stored: Interaction) -> None:
+        self._on_change(stored)
         if pending := self._pending.pop(stored.id, None):
             pending[1](stored)
 

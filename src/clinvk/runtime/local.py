@@ -34,6 +34,7 @@ from clinvk.runtime.slots import Occupancy, SlotRequest, Slots, held_bytes, queu
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
+from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
 
@@ -67,6 +68,7 @@ class LocalRuns:
         max_runs_of: Callable[[str], int | None] = lambda _: None,
         home: Path | None = None,
         lookups: Lookups | None = None,
+        on_interaction: Callable[[Interaction], None] = lambda _: None,
     ) -> None:
         server = settings.server
         tags = process_tags.choose_tags()
@@ -95,6 +97,7 @@ class LocalRuns:
         self._autosave = Autosave(store)
         self._lookups = lookups or Lookups()
         self._closing = False
+        self._show_interaction = on_interaction
         self.interactions = Interactions(store, settings.interactions, self._on_interaction)
         self._guardian = GuardianProcess(tags, self._resource_limits, home)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
@@ -304,8 +307,9 @@ class LocalRuns:
         run.task.add_done_callback(partial(self._on_end, run, callbacks))
         return run
 
-    def _on_interaction(self, run_id: str) -> None:
-        if self.notifier and (run := self._live.get(run_id)):
+    def _on_interaction(self, interaction: Interaction) -> None:
+        self._show_interaction(interaction)
+        if self.notifier and interaction.status == "pending" and (run := self._live.get(interaction.run_id)):
             self.notifier.notify_waiting(run)
 
     def _on_end(self, run: RunTask, callbacks: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:

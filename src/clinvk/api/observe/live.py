@@ -1,4 +1,4 @@
-"""The live events of a server: changes of its runs, for the viewers that are connected."""
+"""The live events of a server: changes of its runs and interactions, for the viewers that are connected."""
 
 import asyncio
 import time
@@ -11,6 +11,8 @@ import msgspec
 
 from clinvk.dialects import sse
 from clinvk.dialects.rest import views
+from clinvk.dialects.rest.interactions import interaction_view
+from clinvk.types.interaction import Interaction
 from clinvk.types.record import RunRecord
 
 RESET = "reset"
@@ -40,6 +42,10 @@ class LiveEvents:
     def publish_run(self, run: RunRecord) -> None:
         """Publish a run whose record has changed."""
         self.publish("run", run, views.run_item)
+
+    def publish_interaction(self, interaction: Interaction) -> None:
+        """Publish an interaction that was requested or resolved."""
+        self.publish("interaction", interaction, interaction_view)
 
     def publish(self, kind: str, item: T, view: Callable[[T], msgspec.Struct]) -> None:
         """Publish an event. `view` makes its data, for viewers only. Call this in the event loop."""

@@ -241,7 +241,8 @@ _EVENT_RESPONSES = {
     200: Returns("The events, to the run's end.", content={sse.MEDIA_TYPE: _SSE, unified.MEDIA_TYPE: _LINES}),
     204: Returns("The run has ended, and nothing comes after this event."),
 }
-_LIVE_EVENT: Json = {"schema": sse_event(ref(views.RunItem)), "x-stream": "Named events; `reset` has an empty object."}
+_CHANGED: Json = {"anyOf": [ref(views.RunItem), ref(interaction_views.InteractionView)]}
+_LIVE_EVENT: Json = {"schema": sse_event(_CHANGED), "x-stream": "Named events; `reset` has an empty object."}
 _LIVE = Returns("The changes, until the server stops.", content={sse.MEDIA_TYPE: _LIVE_EVENT}, also=(views.RunItem,))
 _SESSIONS_AND_RUNS = (
     _method("GET", "/api/v1/sessions", sessions.list_sessions, STORED),
@@ -282,11 +283,12 @@ _SESSIONS_AND_RUNS = (
         Route("GET", "/api/v1/events", LiveEventsEndpoint),
         Operation(
             "followServer",
-            "Follow all runs of this server",
+            "Follow all runs and interactions of this server",
             _LIVE,
             (errors.InvalidRequest, *GUARDED),
-            "The event `run` has a run whose state or model has changed. The event `reset` begins the stream, and "
-            "replaces events that are lost: load the lists again. The header `last-event-id` continues a stream.",
+            "The event `run` has a run whose state or model has changed, `interaction` an interaction that was "
+            "requested or resolved. The event `reset` begins the stream, and replaces events that are lost: load the "
+            "lists again. The header `last-event-id` continues a stream.",
             headers=(_LAST_EVENT_ID,),
         ),
     ),
