@@ -1,17 +1,34 @@
 """Agents ask for approval, and act on the answer. The agents are real, the model is a stand-in."""
 
 import asyncio
+import json
+import subprocess
+import time
 
 import pytest
+from msgspec.structs import replace
 
-from agents.machine import Machine
+from acceptance.command import Clinvk, until
+from agents.machine import Machine, clinvk
+from clinvk.config.model import InteractionSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
-from clinvk.types.events import InteractionRequested, InteractionResolved, RunFailed, RunFinished
-from clinvk.types.interaction import Interaction, InteractionAnswer
+from clinvk.types.events import Event, InteractionRequested, InteractionResolved, RunFailed, RunFinished
+from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
 from clinvk.types.request import RunRequest
 
 LIMIT_S = 60
+AGENTS = ("claude", "codex")
+
+each_agent = pytest.mark.parametrize("backend", AGENTS)
+each_way = pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
+
+
+def writes(machine: Machine, backend: str, times: int = 1) -> RunRequest:
+    """Return a request whose agent writes the file `asked.txt`."""
+    path = machine.project / "asked.txt"
+    prompt = f"[[tool=write path={path} content=x calls={times} say=Done.]]"
+    return machine.completed(RunRequest(prompt=prompt, backend=backend, approval_mode="ask", warm=True))
 
 
 async def asked(run: RunTask) -> Interaction:
@@ -23,44 +40,134 @@ async def asked(run: RunTask) -> Interaction:
     raise AssertionError(f"nothing was asked: {run.entries}")
 
 
-def writes(machine: Machine, backend: str) -> RunRequest:
-    """Return a request whose agent writes the file `asked.txt`."""
-    path = machine.project / "asked.txt"
-    prompt = f"[[tool=write path={path} content=x say=Done.]]"
-    return machine.completed(RunRequest(prompt=prompt, backend=backend, approval_mode="ask", warm=True))
-
-
-async def answered(runs: LocalRuns, run: RunTask, answer: InteractionAnswer) -> list[object]:
-    """Answer the first interaction of a run, and return the events until the end."""
-    interaction = await asked(run)
-    assert run.state == "waiting"
-    assert runs.busy == 0
-    await runs.interactions.answer(interaction.id, answer)
+async def answered(runs: LocalRuns, run: RunTask, choice: Choice, reason: str = "") -> list[Event]:
+    """Answer the interactions of a run, and return all events."""
+    events: list[Event] = []
     async with asyncio.timeout(LIMIT_S):
-        return [logged.event async for logged in run.follow()]
+        async for logged in run.follow():
+            events.append(logged.event)
+            if isinstance(logged.event, InteractionRequested):
+                assert run.state == "waiting"
+                assert runs.busy == 0
+                answer = InteractionAnswer(choice=choice, reason=reason)
+                await runs.interactions.answer(logged.event.interaction.id, answer)
+    return events
 
 
-@pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
-async def test_allowed_write_is_done(machine: Machine) -> None:
-    async with machine.runs() as runs, runs.run(writes(machine, "claude")) as run:
-        events = await answered(runs, run, InteractionAnswer(choice="allow"))
+def statuses(events: list[Event]) -> list[str]:
+    return [event.interaction.status for event in events if isinstance(event, InteractionResolved)]
+
+
+@each_way
+@each_agent
+async def test_allowed_write_is_done(machine: Machine, backend: str) -> None:
+    async with machine.runs() as runs, runs.run(writes(machine, backend)) as run:
+        events = await answered(runs, run, "allow")
     assert isinstance(events[-1], RunFinished)
-    assert [event.interaction.status for event in events if isinstance(event, InteractionResolved)] == ["answered"]
-    assert (machine.project / "asked.txt").read_text() == "x"
+    assert statuses(events) == ["answered"]
+    assert (machine.project / "asked.txt").read_text().strip() == "x"
+    (interaction,) = [event.interaction for event in events if isinstance(event, InteractionRequested)]
+    assert interaction.diff
+    assert "+x" in interaction.diff
 
 
-@pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
-async def test_denied_write_is_not_done(machine: Machine) -> None:
-    async with machine.runs() as runs, runs.run(writes(machine, "claude")) as run:
-        events = await answered(runs, run, InteractionAnswer(choice="deny", reason="not now"))
+@each_way
+@each_agent
+async def test_denied_write_is_not_done(machine: Machine, backend: str) -> None:
+    async with machine.runs() as runs, runs.run(writes(machine, backend)) as run:
+        events = await answered(runs, run, "deny", "not on a Friday")
     assert isinstance(events[-1], RunFinished)
+    assert not (machine.project / "asked.txt").exists()
+    if backend == "claude":  # the other agents have no place for a reason
+        assert "not on a Friday" in json.dumps(machine.requests())
+
+
+@each_way
+@each_agent
+async def test_deny_and_stop_cancels_the_run(machine: Machine, backend: str) -> None:
+    async with machine.runs() as runs, runs.run(writes(machine, backend)) as run:
+        events = await answered(runs, run, "deny_and_stop")
+    assert isinstance(events[-1], RunFailed)
+    assert run.state == "cancelled"
     assert not (machine.project / "asked.txt").exists()
 
 
-@pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
-async def test_deny_and_stop_cancels_the_run(machine: Machine) -> None:
-    async with machine.runs() as runs, runs.run(writes(machine, "claude")) as run:
-        events = await answered(runs, run, InteractionAnswer(choice="deny_and_stop"))
+@pytest.mark.parametrize(("choice", "times"), [("allow", 2), ("allow_session", 1)])
+@each_way
+@each_agent
+async def test_second_write_is_asked_about_unless_allowed_for_the_session(
+    machine: Machine, backend: str, choice: Choice, times: int
+) -> None:
+    async with machine.runs() as runs, runs.run(writes(machine, backend, times=2)) as run:
+        events = await answered(runs, run, choice)
+    assert isinstance(events[-1], RunFinished)
+    assert statuses(events) == ["answered"] * times
+    assert (machine.project / "asked.txt").exists()
+
+
+@each_way
+@each_agent
+async def test_run_that_waits_can_be_cancelled(machine: Machine, backend: str) -> None:
+    async with machine.runs() as runs, runs.run(writes(machine, backend)) as run:
+        await asked(run)
+        began = time.monotonic()
+        runs.stop(run.id)
+        async with asyncio.timeout(LIMIT_S):
+            events = [logged.event async for logged in run.follow()]
+        assert time.monotonic() - began < 10
     assert isinstance(events[-1], RunFailed)
-    assert run.state == "cancelled"
+    assert statuses(events) == ["withdrawn"]
+    assert not (machine.project / "asked.txt").exists()
+
+
+@each_agent
+async def test_expired_interaction_denies(machine: Machine, backend: str) -> None:
+    settings = replace(machine.settings, interactions=InteractionSettings(timeout_secs=1))
+    async with machine.runs(settings) as runs, runs.run(writes(machine, backend)) as run:
+        async with asyncio.timeout(LIMIT_S):
+            events = [logged.event async for logged in run.follow()]
+    assert isinstance(events[-1], RunFinished)
+    assert statuses(events) == ["expired"]
+    assert not (machine.project / "asked.txt").exists()
+
+
+@pytest.mark.parametrize("way", ["kept"], indirect=True)
+@each_agent
+async def test_other_run_goes_on_while_one_waits(machine: Machine, backend: str) -> None:
+    other = machine.completed(RunRequest(prompt="hi [[words=2]]", backend=backend, approval_mode="ask", warm=True))
+    async with machine.runs() as runs, runs.run(writes(machine, backend)) as run:
+        interaction = await asked(run)
+        async with runs.run(other) as second:
+            assert (await second.result()).text == "word1 word2"
+        await runs.interactions.answer(interaction.id, InteractionAnswer(choice="allow"))
+        assert isinstance((await run.result()).ending, RunFinished)
+    assert (machine.project / "asked.txt").exists()
+
+
+@pytest.mark.parametrize("sandbox", ["read-only", "workspace"])
+@each_agent
+async def test_sandboxed_run_asks_nothing(machine: Machine, backend: str, sandbox: str) -> None:
+    path = machine.outside / "asked.txt"
+    prompt = f"[[tool=write path={path} content=x say=Done.]]"
+    request = RunRequest(prompt=prompt, backend=backend, approval_mode="ask", sandbox_mode=sandbox)  # type: ignore[arg-type]
+    async with machine.runs() as runs, runs.run(machine.completed(request)) as run, asyncio.timeout(LIMIT_S):
+        events = [logged.event async for logged in run.follow()]
+    assert not any(isinstance(event, InteractionRequested) for event in events)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex"])
+def test_session_can_be_resumed_after_clinvk_was_killed_while_the_run_waited(machine: Machine, backend: str) -> None:
+    prompt = writes(machine, backend).prompt
+    command = [Clinvk.command, "-b", backend, "--approval-mode", "ask", "--no-stdin", prompt]
+    with subprocess.Popen(command, cwd=machine.project, env=machine.env, stdin=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: '"waiting"' in clinvk(machine, "runs", "list", "--json").stdout, LIMIT_S)
+        finally:
+            process.kill()
+    until(lambda: machine.leftover_processes() == [])
+    assert '"interrupted"' in clinvk(machine, "runs", "list", "--json").stdout
+    resumed = clinvk(machine, "resume", "--last", "and then? [[words=2]]", "-o", "text", "--no-stdin")
+    assert resumed.stdout.strip() == "word1 word2", resumed.stderr
+    assert "asked.txt" in json.dumps(machine.requests("and then?")[0])
     assert not (machine.project / "asked.txt").exists()

@@ -71,17 +71,24 @@ WORDS: dict[tuple[ApprovalMode, SandboxMode], tuple[str, ...]] = {
     ("auto", "read-only"): ("--ask-for-approval=never", "--sandbox=read-only", "--ignore-rules"),
     ("auto", "workspace"): ("--ask-for-approval=never", "--sandbox=workspace-write", "--ignore-rules"),
     ("auto", "full"): ("--ask-for-approval=never", "--sandbox=danger-full-access"),
+    ("ask", "read-only"): ("--ask-for-approval=never", "--sandbox=read-only", "--ignore-rules"),
+    ("ask", "workspace"): ("--ask-for-approval=never", "--sandbox=workspace-write", "--ignore-rules"),
     ("none", "default"): (BYPASS,),
     ("none", "read-only"): ("--ask-for-approval=never", "--sandbox=read-only", "--ignore-rules"),
     ("none", "workspace"): ("--ask-for-approval=never", "--sandbox=workspace-write", "--ignore-rules"),
     ("none", "full"): ("--ask-for-approval=never", "--sandbox=danger-full-access"),
 }
+BY_SERVER = {("ask", "default"), ("ask", "full")}
+"""The mode pairs that `exec` cannot honour."""
 
 
 @pytest.mark.parametrize("sandbox", SANDBOX_MODES)
 @pytest.mark.parametrize("approval", APPROVAL_MODES)
 def test_each_mode_pair_has_its_flags_or_is_rejected(approval: ApprovalMode, sandbox: SandboxMode) -> None:
     request = replace(HELLO, approval_mode=approval, sandbox_mode=sandbox)
+    if (approval, sandbox) in BY_SERVER:
+        assert "app-server" in launched(request).argv
+        return
     if (approval, sandbox) not in WORDS:
         with pytest.raises(Unsupported, match="read-only") as refused:
             launched(request)
@@ -94,7 +101,7 @@ def test_each_mode_pair_has_its_flags_or_is_rejected(approval: ApprovalMode, san
 
 
 def test_capabilities_match_the_supported_modes() -> None:
-    assert Codex.capabilities.approval_modes == ("default", "auto", "none")
+    assert Codex.capabilities.approval_modes == ("default", "auto", "ask", "none")
     assert Codex.capabilities.sandbox_modes == SANDBOX_MODES
     assert not Codex.capabilities.allowed_tools
 

@@ -1,5 +1,6 @@
 """Parts that several backends share: options, prompts, JSON lines, endings, one-shot processes, text, folders, TOML."""
 
+import difflib
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -218,6 +219,12 @@ def decode_line(decoder: "msgspec.json.Decoder[Decoded]", text: bytes) -> "Decod
 
 def _without_half(found: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if found["half"] else found[0]
+
+
+def unified_diff(path: str, old: str, new: str) -> str:
+    """Return the change of a file as a unified diff."""
+    lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), path, path)
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
 def native_effort(request: RunRequest, levels: "Mapping[str, Decoded]") -> "Decoded | None":

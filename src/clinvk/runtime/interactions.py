@@ -16,7 +16,7 @@ from clinvk.config.model import InteractionSettings
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InteractionAnswered, InteractionEnded, StoreUnavailable
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
-from clinvk.types.interaction import Interaction, InteractionAnswer, check_answer
+from clinvk.types.interaction import Interaction, InteractionAnswer, bounded, check_answer
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Interactions:
             return None
         at = time.time()
         expires_at = at + self._settings.timeout_secs
-        interaction = replace(interaction, id=os.urandom(16).hex(), created_at=at, expires_at=expires_at)
+        interaction = replace(bounded(interaction), id=os.urandom(16).hex(), created_at=at, expires_at=expires_at)
         try:
             await self._store.add_interaction(interaction)
         except StoreUnavailable as exc:

@@ -1,10 +1,12 @@
 """Interactions: what an agent asks its user, and the answer."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 from clinvk.types.errors import InvalidRequest
+
+Value = TypeVar("Value")
 
 Choice = Literal["allow", "allow_session", "deny", "deny_and_stop", "answer"]
 
@@ -86,6 +88,33 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     answered_at: float | None = None
     answered_by: str | None = None
     answer: InteractionAnswer | None = None
+
+
+_MAX_CHARACTERS = 65_536
+
+
+def bounded(interaction: Interaction) -> Interaction:
+    """Return an interaction whose texts are short enough to be stored and shown.
+
+    An interaction with a cut input is not editable: an edit would send the cut input to the tool.
+    """
+    tool_input = {name: _cut(value) for name, value in interaction.input.items()}
+    return msgspec.structs.replace(
+        interaction,
+        title=_cut(interaction.title),
+        command=_cut(interaction.command),
+        diff=_cut(interaction.diff),
+        input=tool_input,
+        editable=interaction.editable and tool_input == interaction.input,
+    )
+
+
+def _cut(value: Value) -> Value | str:
+    """Return a value, or the beginning of its text if the text is too long."""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if len(text) <= _MAX_CHARACTERS:
+        return value
+    return f"{text[:_MAX_CHARACTERS]}\n[{len(text) - _MAX_CHARACTERS} more characters]"
 
 
 def check_answer(interaction: Interaction, answer: InteractionAnswer) -> None:

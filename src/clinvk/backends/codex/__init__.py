@@ -75,7 +75,9 @@ class Codex:
         *("gpt-6.1-sol", "gpt-6-astra", "gpt-6-luna", "gpt-6-sol", "gpt-5.6-sol", "gpt-5.6-luna", "gpt-5.5"),
     )
     aliases: Mapping[str, str | None] = _ALIASES
-    capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False, client_tools=True)
+    capabilities = Capabilities(
+        approval_modes=("default", "auto", "ask", "none"), allowed_tools=False, client_tools=True
+    )
     keeps_system_prompt = True
     safe_flags = flags.SAFE_FLAGS
     list_models: tuple[str, ...] = client_tools.LIST_MODELS
@@ -124,6 +126,9 @@ class Codex:
         )
         if offers_tools:
             return self._with_client_tools(exec_launch, request, resume, restrictions, settings, host)
+        asks = restrictions.policy != "never"
+        if asks and not flags.supported_by_server(request.extra):
+            raise Unsupported("codex cannot ask for approval with these extra flags", "approval_mode")
         if restrictions.has_rules or not flags.supported_by_server(request.extra):
             return msgspec.structs.replace(exec_launch, setup=_unarchived(resume, host))
         server_launch = msgspec.structs.replace(
@@ -138,7 +143,7 @@ class Codex:
         session_params = {name: value for name, value in server_launch.session_params.items() if name != _THREAD}
         reads = _read_at_start(request, host)
         warm = msgspec.structs.replace(server_launch, session_params=session_params, reads=reads, ping=PING)
-        return msgspec.structs.replace(server_launch, fallback=exec_launch, warm=warm)
+        return msgspec.structs.replace(server_launch, fallback=None if asks else exec_launch, warm=warm)
 
     def _with_client_tools(
         self,
@@ -186,7 +191,7 @@ class Codex:
         missing = launch.files.get(_INSTRUCTIONS_FILE, b"").decode()
         if not launch.session_params:
             return ExecChannel(missing)
-        is_kept = launch.fallback is None
+        is_kept = bool(launch.ping)
         return AppServerChannel(launch.session_params, missing, is_kept, launch.client_tools)
 
     def checkup(self, host: Host) -> "Checkup":
@@ -214,7 +219,8 @@ def _session_params(request: RunRequest, resume: Resume | None, restrictions: Sa
     place = request.workdir or host.resolve("")
     session_params: dict[str, object] = {
         "cwd": place,
-        "approvalPolicy": "never",
+        "approvalPolicy": restrictions.policy,
+        "approvalsReviewer": "user" if restrictions.policy != "never" else None,
         "sandbox": restrictions.mode,
         ROOTS: [place, *restrictions.directories] if restrictions.directories else None,
         "model": _model(request),

@@ -27,13 +27,23 @@ import msgspec
 
 from clinvk import __version__
 from clinvk.backends.base import Delivery
-from clinvk.backends.codex import client_tools, failures, wire
+from clinvk.backends.codex import approvals, client_tools, failures, wire
 from clinvk.backends.codex.exec import full_prompt, supports_schema
 from clinvk.backends.codex.turn import TurnDecoder
 from clinvk.backends.jsonrpc import Message, RpcChannel
 from clinvk.backends.shared import base64_data
 from clinvk.types.errors import Cancelled
-from clinvk.types.events import AwaitingTools, Ending, RunFailed, RunFinished, ToolCall, Usage
+from clinvk.types.events import (
+    AwaitingTools,
+    Ending,
+    InteractionRequested,
+    InteractionResolved,
+    RunFailed,
+    RunFinished,
+    ToolCall,
+    Usage,
+)
+from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
@@ -61,13 +71,6 @@ PING = b'{"id":"clinvk-ping","method":"ping"}\n'
 _WAITING_CAPACITY = 128
 """The number of runs in a process with client tools, most of which wait for their clients."""
 
-_ANSWERS: dict[str, dict[str, object]] = {
-    "item/commandExecution/requestApproval": {"decision": "decline"},
-    "item/fileChange/requestApproval": {"decision": "decline"},
-    "mcpServer/elicitation/request": {"action": "cancel"},
-}
-"""Responses to questions for the user, because no user is present. `exec` also cancels elicitation."""
-
 
 class _Thread(NamedTuple):
     """An open thread without a running turn."""
@@ -88,6 +91,8 @@ class _Conversation:
         is_retried: the thread request was repeated because the thread was archived.
         calls: the ids of the open calls of client tools.
         requests: the ids of the CLI's requests for these calls, by call.
+        asked: the open requests to the user, by the id of the interaction.
+        changes: the edits of the open items, by item.
         answer_usage: the tokens of the model's latest answer, if the answer is complete.
         ending: the ending of the run, held back until the thread is closed.
     """
@@ -107,6 +112,8 @@ class _Conversation:
         self.ending: Ending | None = None
         self.calls: set[str] = set()
         self.requests: dict[str, int | str | None] = {}
+        self.asked: dict[str, Message[wire.Params, wire.Result]] = {}
+        self.changes: dict[str, tuple[wire.Change, ...]] = {}
         self.answer_usage: Usage | None = None
         before = (thread.used if thread else None) if resume else Usage()
         self.decoder = TurnDecoder(
@@ -120,6 +127,13 @@ class _Conversation:
             self.active_turns[params.thread_id] = params.turn.id
         elif method == "turn/completed":
             self.active_turns.pop(params.thread_id, None)
+
+    def record_changes(self, method: str, params: wire.Params) -> None:
+        """Record the edits of an item that has started, until the item is complete."""
+        if method == "item/started" and params.item.changes:
+            self.changes[params.item.id] = params.item.changes
+        elif method == "item/completed":
+            self.changes.pop(params.item.id, None)
 
     def belongs_to_another_turn(self, method: str, params: wire.Params) -> bool:
         """Return whether a notification belongs to a turn that the CLI started by itself, or to a former turn.
@@ -174,6 +188,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         self._keeps = is_kept and not session_params.get("ephemeral")
         self._provider: dict[str, object] = {}
         self._session_params = session_params
+        self._asks = session_params.get("approvalPolicy", "never") != "never"
         self._instructions = instructions
         self._idle: dict[str, _Thread] = {}
         self._closing: dict[str, _Closing] = {}
@@ -191,6 +206,14 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         conversation = self._open[run]
         conversation.calls.discard(output.call_id)
         return self._encode({"id": conversation.requests.pop(output.call_id), "result": client_tools.result(output)})
+
+    def resolve(self, run: str, request_id: str, answer: InteractionAnswer) -> bytes:
+        """Return the response to a request to the user; empty if Codex has withdrawn the request."""
+        conversation = self._open.get(run)
+        message = conversation.asked.pop(request_id, None) if conversation else None
+        if message is None or message.params is None:
+            return b""
+        return self._answer(message, approvals.result(message.method, message.params, answer))
 
     def tool_variable(self, run: str) -> tuple[str, str] | None:
         """Return the environment variable that identifies the run's tools, which an interrupt leaves running."""
@@ -228,15 +251,40 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
             yield from _awaiting_tools(conversation)
             return
         if message.id is not None:
-            yield self._answer(message, _ANSWERS.get(method))
+            yield self._asked(message)
+        elif params and method == "serverRequest/resolved":
+            yield from self._withdrawn(params)
         if params and params.rate_limits and self._open:  # the limits belong to the account, so any run will do
             yield from ((next(iter(self._open)), window) for window in params.rate_limits.windows())
         if message.id is not None or params is None or not wire.is_read(method, params):
             return
+        if run := self._run_of(params.thread_id):
+            run.record_changes(method, params)
         if conversation is None:
             yield from self._subagent_notified(method, params)
         elif not conversation.ending and not conversation.belongs_to_another_turn(method, params):
             yield from self._run_notified(conversation, method, params)
+
+    def _run_of(self, thread: str) -> _Conversation | None:
+        """Return the run that a thread belongs to; the thread may be that of a sub-agent."""
+        return next((run for run in self._open.values() if thread in (run.thread, *run.active_turns)), None)
+
+    def _asked(self, message: Message[wire.Params, wire.Result]) -> Delivery:
+        """Ask the user of the run, or refuse the request if nobody is to be asked."""
+        params = message.params
+        run = self._run_of(params.thread_id) if params and self._asks else None
+        if params and run and not run.ending and not run.is_dropped:
+            changes = run.changes.get(params.item_id, ())
+            if asked := approvals.interaction(str(message.id), message.method, params, changes):
+                run.asked[asked.id] = message
+                return run.run, InteractionRequested(asked)
+        return self._answer(message, approvals.REFUSALS.get(message.method))
+
+    def _withdrawn(self, params: wire.Params) -> Iterator[Delivery]:
+        """Report a request to the user that Codex no longer awaits."""
+        run, request_id = self._run_of(params.thread_id), str(params.request_id)
+        if run and run.asked.pop(request_id, None):
+            yield run.run, InteractionResolved(Interaction(id=request_id))
 
     def _run_notified(self, conversation: _Conversation, method: str, params: wire.Params) -> Iterator[Delivery]:
         conversation.record_turn(method, params)

@@ -1,8 +1,8 @@
 """The restrictions on Codex: approval and sandbox modes as flags, and overrides for settings that would weaken them.
 
-The sandbox is the only protection of Codex: no user is present to ask, so the approval policy is always `never`. Tried
-with `codex exec` and `codex app-server` of 0.163.0, 0.169.0 and 0.171.0 against a scripted model that calls shell,
-patch and MCP tools. The following act outside the sandbox, and this module disables them:
+The sandbox is the only protection of Codex, unless the user is asked for approval. Tried with `codex exec` and `codex
+app-server` of 0.163.0, 0.169.0 and 0.171.0 against a scripted model that calls shell, patch and MCP tools. The
+following act outside the sandbox, and this module disables them:
 
 - `rules/*.rules` of the user or of a trusted project run the commands that the rules allow; `codex app-server` has no
   flag against rules, so clinvk does not use the server if rules exist;
@@ -62,6 +62,12 @@ _READ_ONLY = {
 _OLDER_NAMES = ("connectors", "memory_tool")
 """The older names of `apps` and `memories`. Codex warns about them, so clinvk sets only the names that the user set."""
 
+_ASKING_POLICIES = {"default": "on-request", "full": "untrusted"}
+"""The approval policy of a run that asks, by sandbox mode. An accepted command runs unsandboxed, so the other sandbox
+modes never ask. With `on-request`, Codex asks for edits that the sandbox forbids, and for commands that the model wants
+to run unsandboxed. With `untrusted`, it asks for all edits and commands, even `ls`.
+"""
+
 _ENVIRONMENTS = "environments.toml"
 """The user's file of remote places to run commands in."""
 
@@ -86,6 +92,7 @@ class Sandbox(msgspec.Struct, frozen=True):
         instructions: the project instructions that Codex omits because clinvk marks the project as untrusted.
         own_instructions: the developer instructions in the user's settings, which `instructions` would replace.
         has_rules: rules exist that only a flag of `codex exec` disables.
+        policy: when Codex asks its user; a policy other than `never` needs the server.
     """
 
     mode: str = ""
@@ -96,6 +103,7 @@ class Sandbox(msgspec.Struct, frozen=True):
     instructions: str = ""
     own_instructions: str = ""
     has_rules: bool = False
+    policy: str = "never"
 
     @property
     def is_open(self) -> bool:
@@ -139,9 +147,9 @@ def sandbox(request: RunRequest, host: Host) -> Sandbox:
     Raises:
         Unsupported: Codex cannot enforce a mode, or the allowed tools.
     """
-    if request.approval_mode in ("always", "ask"):
+    if request.approval_mode == "always":
         raise Unsupported(
-            "codex cannot ask before an action; use approval_mode default, auto or none, "
+            "codex cannot ask before each action; use approval_mode default, auto, ask or none, "
             "with sandbox_mode read-only to forbid writing",
             "approval_mode",
         )
@@ -152,6 +160,9 @@ def sandbox(request: RunRequest, host: Host) -> Sandbox:
         )
     settings = _EffectiveSettings(request, host)
     restrictions = _restrictions(request, settings)
+    if request.approval_mode == "ask":
+        policy = _ASKING_POLICIES.get(request.sandbox_mode or "default", restrictions.policy)
+        restrictions = msgspec.structs.replace(restrictions, policy=policy)
     if restrictions.no_rules:
         restrictions = msgspec.structs.replace(restrictions, has_rules=settings.has_rules())
     if "projects" not in restrictions.config:

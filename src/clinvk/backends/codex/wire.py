@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from clinvk.backends.jsonrpc import Message
-from clinvk.backends.shared import EpochSeconds, decode_line
+from clinvk.backends.shared import EpochSeconds, decode_line, unified_diff
 from clinvk.types.events import Progress, ToolCall, ToolResult, Usage
 from clinvk.types.record import LimitWindow
 
@@ -55,15 +55,28 @@ def plan(steps: tuple[Step, ...]) -> Progress:
     return Progress("plan", f"{progress}; next: {ahead[0]}" if ahead and ahead[0] else progress)
 
 
-class _Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True):
     """A change of one file: add, delete or update."""
 
     path: str
     kind: str | dict[str, object]
+    diff: str = ""
 
     @property
     def action(self) -> str:
+        """The kind of change."""
         return self.kind if isinstance(self.kind, str) else str(self.kind["type"])
+
+    @property
+    def unified_diff(self) -> str:
+        """The change as a unified diff; `diff` is the whole text of a file that is added or deleted."""
+        match self.action:
+            case "add":
+                return unified_diff(self.path, "", self.diff)
+            case "delete":
+                return unified_diff(self.path, self.diff, "")
+            case _:
+                return f"--- {self.path}\n+++ {self.path}\n{self.diff}"
 
 
 class Failure(msgspec.Struct, frozen=True, rename="camel"):
@@ -113,7 +126,7 @@ class Item(msgspec.Struct, frozen=True):
     command: str = ""
     aggregated_output: str | None = None
     exit_code: int | None = None
-    changes: tuple[_Change, ...] = ()
+    changes: tuple[Change, ...] = ()
     server: str = ""
     tool: str = ""
     arguments: object = None
@@ -164,14 +177,15 @@ class Item(msgspec.Struct, frozen=True):
 
     def tool_result(self) -> ToolResult:
         """Return the result of the tool call. The CLI does not report the results of a web search."""
-        output, is_error = "", self.status == "failed"
+        output, is_error = "", self.status in ("failed", "declined")
         match self.kind:
             case "command_execution":
-                is_error = self.status in ("failed", "declined") or bool(self.exit_code)
+                is_error = is_error or bool(self.exit_code)
                 why = "declined" if self.status == "declined" else f"exit code {self.exit_code}"
                 output = self.aggregated_output or (why if is_error else "")
             case "file_change":
-                output = "\n".join(f"{change.action} {change.path}" for change in self.changes)
+                edits = "\n".join(f"{change.action} {change.path}" for change in self.changes)
+                output = self.status if self.status == "declined" else edits
             case "mcp_tool_call":
                 output = self.error.message if self.error else (self.result or _McpResult()).text
                 is_error = is_error or self.error is not None
@@ -273,8 +287,71 @@ def _length(minutes: int) -> str:
     return f"{minutes // size}{unit}"
 
 
+class _Host(msgspec.Struct, frozen=True):
+    host: str = ""
+
+
+class _Option(msgspec.Struct, frozen=True):
+    label: str
+    description: str = ""
+
+
+class _Question(msgspec.Struct, frozen=True, rename="camel"):
+    """A question of the model to the user."""
+
+    id: str
+    question: str
+    options: tuple[_Option, ...] | None = None
+    is_other: bool = False
+    is_secret: bool = False
+
+
+class _Constant(msgspec.Struct, frozen=True):
+    const: str
+    title: str = ""
+
+
+class _Items(msgspec.Struct, frozen=True, rename="camel"):
+    enum: tuple[str, ...] = ()
+    any_of: tuple[_Constant, ...] = ()
+
+
+class FormField(msgspec.Struct, frozen=True, rename="camel"):
+    """A field of a form that an MCP server shows; the fields are those of a JSON Schema."""
+
+    type: str = "string"
+    title: str | None = None
+    description: str | None = None
+    enum: tuple[str, ...] = ()
+    one_of: tuple[_Constant, ...] = ()
+    items: _Items = _Items()
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The titles of the values by value; empty if any value is valid."""
+        if self.type == "boolean":
+            return {"true": "yes", "false": "no"}
+        return dict.fromkeys(self.enum or self.items.enum, "") | {
+            one.const: one.title for one in self.one_of or self.items.any_of
+        }
+
+
+class _Form(msgspec.Struct, frozen=True):
+    properties: dict[str, FormField] = {}
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    """The tool call for which an MCP server needs an approval, if `codex_approval_kind` is `mcp_tool_call`."""
+
+    codex_approval_kind: str = ""
+    tool_name: str = ""
+    tool_params: dict[str, object] = {}
+
+
 class Params(msgspec.Struct, frozen=True, rename="camel"):
-    """The parameters of a notification. A summary of the model's thinking has several parts, by `summary_index`.
+    """The parameters of a notification, or of a request to the user.
+
+    A summary of the model's thinking has several parts, by `summary_index`.
 
     After an error, the CLI retries if `will_retry` is set; otherwise the CLI is about to end the turn.
     """
@@ -294,6 +371,19 @@ class Params(msgspec.Struct, frozen=True, rename="camel"):
     error: Failure = Failure()
     will_retry: bool = False
     rate_limits: RateLimits | None = None
+    request_id: int | str | None = None
+    reason: str | None = None
+    command: str | None = None
+    cwd: str | None = None
+    available_decisions: tuple[object, ...] | None = None
+    network_approval_context: _Host | None = None
+    permissions: dict[str, object] = {}
+    questions: tuple[_Question, ...] = ()
+    server_name: str = ""
+    mode: str = ""
+    url: str = ""
+    requested_schema: _Form = _Form()
+    meta: _Meta | None = msgspec.field(default=None, name="_meta")
 
 
 class _Thread(msgspec.Struct, frozen=True):

@@ -1,0 +1,145 @@
+"""Approvals and questions of Codex: the requests of `codex app-server` to its user (0.171.0).
+
+Codex runs an accepted command outside its sandbox. `decline` and `acceptForSession` work even if `availableDecisions`
+does not list them, and no response to an approval has a reason. `acceptWithExecpolicyAmendment` would write a rule into
+the user's settings, so clinvk never sends it.
+"""
+
+from msgspec.structs import replace
+
+from clinvk.backends.codex.wire import Change, FormField, Params, structured
+from clinvk.types.interaction import (
+    APPROVAL_CHOICES,
+    QUESTION_CHOICES,
+    FieldOption,
+    Interaction,
+    InteractionAnswer,
+    QuestionField,
+)
+
+REFUSALS: dict[str, dict[str, object]] = {
+    "item/commandExecution/requestApproval": {"decision": "decline"},
+    "item/fileChange/requestApproval": {"decision": "decline"},
+    "item/permissions/requestApproval": {"permissions": {}},
+    "item/tool/requestUserInput": {"answers": {}},
+    "mcpServer/elicitation/request": {"action": "cancel"},
+}
+"""Responses to requests that nobody is asked about. `exec` also cancels elicitation."""
+
+_DECISIONS = {"allow": "accept", "allow_session": "acceptForSession", "deny": "decline", "deny_and_stop": "cancel"}
+
+
+def interaction(request_id: str, method: str, params: Params, changes: tuple[Change, ...]) -> Interaction | None:
+    """Return what a request asks; None if a person cannot answer the request. `changes` are the changes of its item."""
+    asked = Interaction(id=request_id)
+    match method:
+        case "item/commandExecution/requestApproval":
+            return _command(asked, params)
+        case "item/fileChange/requestApproval":
+            edits = [f"{change.action} {change.path}" for change in changes]
+            diff = "".join(change.unified_diff for change in changes)
+            title = _title(", ".join(edits) or "Edit files", params)
+            return replace(asked, tool="file_change", title=title, input={"changes": edits}, diff=diff or None)
+        case "item/permissions/requestApproval":
+            title = _title("Use more permissions", params)
+            return replace(asked, tool="request_permissions", title=title, input=params.permissions)
+        case "item/tool/requestUserInput":
+            return _questions(asked, params)
+        case "mcpServer/elicitation/request":
+            return _elicitation(asked, params)
+        case _:
+            return None
+
+
+def result(method: str, params: Params, answer: InteractionAnswer) -> dict[str, object]:
+    """Return the response to a request."""
+    is_denied = answer.choice in ("deny", "deny_and_stop")
+    is_for_session = answer.choice == "allow_session"
+    match method:
+        case "item/permissions/requestApproval":
+            return {
+                "permissions": {} if is_denied else params.permissions,
+                "scope": "session" if is_for_session else "turn",
+            }
+        case "item/tool/requestUserInput":
+            return {
+                "answers": {
+                    question: {"answers": [value] if isinstance(value, str) else value}
+                    for question, value in answer.answers.items()
+                }
+            }
+        case "mcpServer/elicitation/request":
+            if is_denied:
+                return {"action": "decline"}
+            content = _content(params.requested_schema.properties, answer)
+            return {"action": "accept", "content": content, "_meta": {"persist": "session"} if is_for_session else None}
+        case _:
+            return {"decision": _DECISIONS[answer.choice]}
+
+
+def _title(what: str, params: Params) -> str:
+    """Return a title with the reason that the model stated."""
+    return f"{what}: {params.reason}" if params.reason else what
+
+
+def _command(asked: Interaction, params: Params) -> Interaction:
+    """Return the approval of a command, or of the access to a host."""
+    decisions, host = params.available_decisions, params.network_approval_context
+    is_acceptable = decisions is None or "accept" in decisions
+    return replace(
+        asked,
+        tool="command_execution",
+        title=_title(f"Access {host.host}" if host else "Run a command without a sandbox", params),
+        input={"command": params.command, **({"host": host.host} if host else {})},
+        command=params.command,
+        workdir=params.cwd,
+        choices=APPROVAL_CHOICES if is_acceptable else ("deny", "deny_and_stop"),
+    )
+
+
+def _questions(asked: Interaction, params: Params) -> Interaction | None:
+    """Return the questions of the model; None if an answer is secret, because answers are stored."""
+    if not params.questions or any(question.is_secret for question in params.questions):
+        return None
+    fields = tuple(
+        QuestionField(
+            id=question.id,
+            label=question.question,
+            options=tuple(FieldOption(option.label, "", option.description) for option in question.options or ()),
+            other=question.is_other,
+        )
+        for question in params.questions
+    )
+    return replace(asked, kind="question", title=fields[0].label, fields=fields, choices=QUESTION_CHOICES)
+
+
+def _elicitation(asked: Interaction, params: Params) -> Interaction | None:
+    """Return the approval of a call of an MCP tool, or the form or the address that an MCP server shows."""
+    call = params.meta
+    if call and call.codex_approval_kind == "mcp_tool_call":
+        tool = f"mcp__{params.server_name}__{call.tool_name}"
+        return replace(asked, tool=tool, title=params.message, input=call.tool_params)
+    if params.mode not in ("form", "url"):
+        return None
+    fields = tuple(
+        QuestionField(
+            id=name,
+            label=field.description or field.title or name,
+            options=tuple(FieldOption(value, title) for value, title in field.options.items()),
+            multiple=field.type == "array",
+        )
+        for name, field in params.requested_schema.properties.items()
+    )
+    title = f"{params.server_name}: {params.message} {params.url}".rstrip()
+    return replace(asked, kind="question", title=title, fields=fields, choices=QUESTION_CHOICES)
+
+
+def _content(fields: dict[str, FormField], answer: InteractionAnswer) -> dict[str, object]:
+    """Return the values of a form, without empty ones, in the types of the form."""
+    content: dict[str, object] = {}
+    for name, value in answer.answers.items():
+        if isinstance(value, str) and fields[name].type in ("boolean", "integer", "number"):
+            content[name] = structured(value)
+        elif value:
+            content[name] = value
+    return {name: value for name, value in content.items() if value is not None}
