@@ -64,7 +64,7 @@ WRONG = [
     (["hello", "--", "world"], "the prompt must be one argument, got 2; put it in quotes"),
     (["hello", "-m"], "--model/-m: expected one argument"),
     (["-o", "xml", "hello"], "--output-format/-o: 'xml' is not one of auto, text, json, stream-json"),
-    (["--approval-mode", "never", "x"], "--approval-mode: 'never' is not one of default, auto, none, always"),
+    (["--approval-mode", "never", "x"], "--approval-mode: 'never' is not one of default, auto, ask, none, always"),
     (["--max-turns", "-1", "x"], "--max-turns: '-1' is not a whole number of at least 0"),
     (["--timeout", "soon", "x"], "--timeout: 'soon' is not a number of seconds, 0 or more"),
     (["--timeout", "inf", "x"], "--timeout: 'inf' is not a number of seconds, 0 or more"),

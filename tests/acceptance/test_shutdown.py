@@ -129,7 +129,8 @@ def test_text_is_streamed_to_a_terminal(clinvk: Clinvk) -> None:
     steps = claude_says("first ", "second")
     clinvk.agent.play([*steps[:4], wait_for(go), *steps[4:]])
     leader, follower = os.openpty()
-    with clinvk.started("-o", "text", "hello", stdout=follower) as process:
+    # Rendered Markdown appears block by block.
+    with clinvk.started("-o", "text", "hello", stdout=follower, env={"NO_COLOR": "1"}) as process:
         os.close(follower)
         seen = read_until(leader, b"first ")
         assert b"second" not in seen

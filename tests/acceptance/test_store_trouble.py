@@ -119,7 +119,7 @@ def test_server_at_its_file_size_limit_refuses_prompts_until_it_can_write(echo: 
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="no limits of another process here")
 def test_health_is_unhealthy_while_a_prompt_does_not_fit(echo: Echo) -> None:
     with Server(echo, {"PYTHONDONTWRITEBYTECODE": "1"}) as server:
-        server.ready().prompt(f"{echo.name()} 0")
+        server.ready().prompt(f"{echo.name()} 0 {300_000 * 'x'}")  # fills the journal to its end
         process = psutil.Process(server.process.pid)
         journal = (echo.folder / ".clinvk" / "clinvk.db-wal").stat().st_size
         limits = process.rlimit(psutil.RLIMIT_FSIZE)

@@ -62,7 +62,8 @@ TIMEOUT_S = 30
 CONTENT = re.compile(
     r"images\[\d+\] |does not exist|is not a directory|is that of|isolation must be|is after until"
     r"|whole number .*, got \d+(\.0|e)"
-    r"|nothing is asked|in the background must be stored|base64|say the same|not found|file_data is empty"
+    r"|nothing is asked|in the background must be stored|base64|say the same|not found"
+    r"|(file_data|image_url) is empty|threads are not supported"
     r"|notification target"
 )
 """Refusals of what no schema can express; a JSON Schema cannot tell 1.0 from 1."""

@@ -243,8 +243,9 @@ class UnifiedEncoder:
 
     def _ending(self, event: RunFinished | RunFailed, at: float) -> bytes:
         """Return the lines of an ending; an `error` without `init` is alone."""
-        usage = self._line(UsageLine, event.usage, at) if event.usage and self.sequence else b""
-        if isinstance(event, RunFinished):
+        is_finished = isinstance(event, RunFinished)
+        usage = self._line(UsageLine, event.usage, at) if event.usage and (is_finished or self.sequence) else b""
+        if is_finished:
             return usage + self._line(DoneLine, self._done(event, at), at)
         return usage + self._line(ErrorLine, failure(event), at)
 
