@@ -105,9 +105,20 @@ export class Conversation {
     turn.blocks = new RunBlocks(turn.run.id);
     turn.stop = follow(`runs/${turn.run.id}/events`, (event) => {
       turn.blocks.add(event);
-      if (turn.blocks.isEnded) turn.stop();
+      if (turn.blocks.isEnded) this._end(turn);
       this._changed();
     }, () => this._changed());
+  }
+
+  _end(turn) {
+    turn.stop();
+    this._bound(turn);
+  }
+
+  /** Forget the events of the turn that was loaded first if too many are. They load again when the turn is in view. */
+  _bound(loaded) {
+    this._loaded.push(loaded);
+    if (this._loaded.length > MAX_LOADED) this._loaded.shift().blocks = null;
   }
 
   /** Load the events of a turn that is in view. */
@@ -118,8 +129,7 @@ export class Conversation {
     try {
       for await (const event of storedEvents(turn.run.id, this._closed.signal)) blocks.add(event);
       if (blocks.blocks.length) turn.blocks = blocks;
-      this._loaded.push(turn);
-      if (this._loaded.length > MAX_LOADED) this._loaded.shift().blocks = null;
+      this._bound(turn);
     } catch {
       turn.isFailed = true; // the answer stays; an ephemeral run has no events
     }

@@ -28,7 +28,7 @@ export class Markdown extends Component {
 export const Answer = ({ text }) => html`<${Clipped} text=${text} render=${asMarkdown} />`;
 const asMarkdown = (text) => html`<${Markdown} text=${text} />`;
 
-/** Copy the content of the code block of a button. */
+/** Copy the content of the code block of a button. Browsers have a clipboard over TLS and on loopback only. */
 async function copy({ currentTarget }) {
   await navigator.clipboard.writeText(currentTarget.closest(".code-block").querySelector("pre").textContent);
   currentTarget.textContent = "Copied";
@@ -48,7 +48,7 @@ function block(token, depth) {
         ${inline(token.tokens, depth)}</div>`;
     case "code":
       return html`<div class="code-block"><pre class="code" tabindex="0">${visible(token.text)}</pre>
-        <button class="small copy" type="button" onClick=${copy}>Copy</button></div>`;
+        ${navigator.clipboard && html`<button class="small copy" type="button" onClick=${copy}>Copy</button>`}</div>`;
     case "blockquote":
       return html`<blockquote>${blocks(token.tokens, depth)}</blockquote>`;
     case "list":

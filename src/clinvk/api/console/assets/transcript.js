@@ -2,7 +2,7 @@
 
 const CHUNK_CHARS = 8_000;
 const SPLIT_WITHIN_CHARS = 4_000;
-const MAX_OUTPUT_CHARS = 200_000;
+const MAX_OUTPUT_CHARS = 50_000;
 const MAX_BLOCKS = 50_000;
 const DROPPED_BLOCKS = 5_000;
 
@@ -16,7 +16,6 @@ export class RunBlocks {
     this.runId = runId;
     this.blocks = [];
     this.isEnded = false;
-    this.dropped = 0;
     this._count = 0;
     this._tools = new Map();
     this._interactions = new Map();
@@ -45,10 +44,8 @@ export class RunBlocks {
   _push(kind, fields) {
     const block = { id: `${this.runId}:${this._count++}`, kind, version: 0, ...fields };
     this.blocks.push(block);
-    if (this.blocks.length > MAX_BLOCKS) {
-      this.blocks.splice(0, DROPPED_BLOCKS);
-      this.dropped += DROPPED_BLOCKS;
-    }
+    const gap = { id: `${this.runId}:gap`, kind: "note", version: 0, stage: "…", text: "Earlier events are not shown." };
+    if (this.blocks.length > MAX_BLOCKS) this.blocks.splice(0, DROPPED_BLOCKS, gap);
     return block;
   }
 
@@ -79,7 +76,8 @@ export class RunBlocks {
   _addResult({ tool_id: id, tool_name: name, output, is_error: isError }) {
     const block = this._tools.get(id) ?? this._push("tool", { name, input: {} });
     this._tools.delete(id);
-    block.output = output.slice(0, MAX_OUTPUT_CHARS);
+    const rest = output.length - MAX_OUTPUT_CHARS;
+    block.output = rest > 0 ? `${output.slice(0, MAX_OUTPUT_CHARS)}\n… and ${rest} characters` : output;
     block.isError = isError;
     block.version += 1;
   }
