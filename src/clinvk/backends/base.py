@@ -126,6 +126,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
             the conversation named by its arguments.
         max_runs: the number of runs after which a kept process is retired, because each run leaves some memory used.
         ping: bytes that a kept process answers immediately, even during a run; empty if the CLI has no such request.
+        asks: the process asks its user for approval.
         secret_args: arguments that may hold secrets; a dry run shows only the flags' names.
     """
 
@@ -151,6 +152,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     resumes: Literal["held", "named", "any"] = "any"
     max_runs: int = MAX_RUNS
     ping: bytes = b""
+    asks: bool = False
     secret_args: tuple[str, ...] = ()
 
 

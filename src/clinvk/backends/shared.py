@@ -24,6 +24,8 @@ EFFORT_LEVELS = {
 }
 """The effort levels of CLIs that have no lower level than `low`."""
 
+_MAX_COMPARED = 131_072
+
 _NOT_ALPHANUMERIC = re.compile(r"\W")
 
 _CONVERSATION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -222,7 +224,9 @@ def _without_half(found: re.Match[bytes]) -> bytes:
 
 
 def unified_diff(path: str, old: str, new: str) -> str:
-    """Return the change of a file as a unified diff."""
+    """Return the change of a file as a unified diff; empty if the comparison would take long."""
+    if old and new and len(old) + len(new) > _MAX_COMPARED:
+        return ""
     lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), path, path)
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Host, Launch
+from clinvk.backends.claude.approvals import Approvals
 from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
-from clinvk.backends.claude.flags import ALIASES, ASKS, SAFE_FLAGS, command, resume_args, stdin, with_stream_input
+from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, resume_args, stdin, with_stream_input
 from clinvk.backends.claude.permissions import FILE_TOOLS, NO_SHELL, permission_flags
 from clinvk.backends.shared import OneShotChannel, conversation_id, parent_directories
 from clinvk.types.request import RunRequest
@@ -87,14 +88,15 @@ class Claude:
             ping=PING,
         )
         if request.client_tools or permissions.asks:
-            kept = alone = replace(kept, client_tools=request.client_tools)
+            kept = alone = replace(kept, client_tools=request.client_tools, asks=permissions.asks)
         return replace(alone, warm=kept)
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the channel of one process. SIGINT ends the process and its tools; SIGTERM would orphan the tools."""
         warning = NO_SHELL if f"--tools={','.join(FILE_TOOLS)}" in launch.argv else ""
         if launch.long_lived:
-            return ConversationChannel(warning, launch.client_tools, asks=ASKS in launch.argv)
+            approvals = Approvals(host.read_range) if launch.asks else None
+            return ConversationChannel(warning, launch.client_tools, approvals)
         return OneShotChannel(ClaudeDecoder(warning=warning), partial(stdin, resumed=bool(resume_args(launch.argv))))
 
     def checkup(self, host: Host) -> "Checkup":

@@ -4,12 +4,24 @@ https://code.claude.com/docs/en/agent-sdk/permissions. Claude Code asks for one 
 request with `control_cancel_request`, for example after an interrupt.
 """
 
-from difflib import unified_diff
+from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
+from clinvk.backends.shared import unified_diff
 from clinvk.types.events import InteractionRequested, InteractionResolved
-from clinvk.types.interaction import Interaction, InteractionAnswer
+from clinvk.types.interaction import QUESTION_CHOICES, FieldOption, Interaction, InteractionAnswer, QuestionField
+
+_MAX_FILE_BYTES = 65_536
+
+_EDITABLE = ("Bash", "Edit", "Write")
+"""The tools whose input a user may want to change."""
+
+_ONCE = ("allow", "deny", "deny_and_stop")
+"""The choices for a plan, which is approved once."""
+
+_SESSION_UPDATES = ("addRules", "addDirectories", "setMode")
 
 
 class PermissionRequest(msgspec.Struct, frozen=True):
@@ -21,42 +33,64 @@ class PermissionRequest(msgspec.Struct, frozen=True):
     permission_suggestions: list[dict[str, object]] = []
     title: str = ""
     description: str = ""
+    blocked_path: str | None = None
+    decision_reason: str | None = None
+
+
+class _Option(msgspec.Struct, frozen=True):
+    label: str
+    description: str = ""
+
+
+class _Question(msgspec.Struct, frozen=True, rename="camel"):
+    """A question of the tool `AskUserQuestion`."""
+
+    question: str
+    options: tuple[_Option, ...] = ()
+    multi_select: bool = False
 
 
 class Approvals:
-    """The open requests of one process, pure: requests in, answers out."""
+    """The open requests of one process. `read_file` returns the beginning of a file, or None if there is no file."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_file: Callable[[str, int, int], bytes | None]) -> None:
+        self._read_file = read_file
         self._open: dict[str, PermissionRequest] = {}
 
     def receive(self, request_id: str, request: PermissionRequest) -> InteractionRequested:
         """Return the event that asks the user."""
         self._open[request_id] = request
+        title = request.title or ": ".join(filter(None, (request.tool_name, request.description)))
+        reason = request.decision_reason or (request.blocked_path and f"{request.blocked_path} is outside")
         command = request.input.get("command")
-        return InteractionRequested(
-            Interaction(
-                id=request_id,
-                tool=request.tool_name,
-                title=request.title or request.description or request.tool_name,
-                input=request.input,
-                command=command if isinstance(command, str) else None,
-                diff=_diff(request.input),
-                editable=True,
-            )
+        approval = Interaction(
+            id=request_id,
+            tool=request.tool_name,
+            title=f"{title} ({reason})" if reason else title,
+            input=request.input,
+            command=command if isinstance(command, str) else None,
+            diff=self._diff(request.input),
+            editable=request.tool_name in _EDITABLE,
         )
+        if request.tool_name == "ExitPlanMode":
+            return InteractionRequested(replace(approval, choices=_ONCE))
+        return InteractionRequested(_question(approval) or approval)
 
     def resolve(self, request_id: str, answer: InteractionAnswer) -> bytes:
         """Return the answer to a request; empty if Claude Code has withdrawn the request."""
         request = self._open.pop(request_id, None)
         if request is None:
             return b""
-        if answer.choice not in ("allow", "allow_session"):
+        if answer.choice in ("deny", "deny_and_stop"):
             return denial(request_id, answer.reason or "the user denied the action")
-        allowed: dict[str, object] = {"behavior": "allow", "updatedInput": answer.input or request.input}
+        tool_input = answer.input or request.input
+        if answer.choice == "answer":
+            values = answer.answers.items()
+            answers = {asked: value if isinstance(value, str) else ", ".join(value) for asked, value in values}
+            tool_input = {**tool_input, "answers": answers}
+        allowed: dict[str, object] = {"behavior": "allow", "updatedInput": tool_input}
         if answer.choice == "allow_session":
-            allowed["updatedPermissions"] = [
-                {**suggestion, "destination": "session"} for suggestion in request.permission_suggestions
-            ]
+            allowed["updatedPermissions"] = _session_updates(request)
         return _response(request_id, allowed)
 
     def cancel(self, request_id: str) -> InteractionResolved | None:
@@ -64,6 +98,52 @@ class Approvals:
         if self._open.pop(request_id, None):
             return InteractionResolved(Interaction(id=request_id))
         return None
+
+    def _diff(self, tool_input: dict[str, object]) -> str | None:
+        """Return the edit of a tool's input as a unified diff; None if the tool is no edit, or the file is long."""
+        path = tool_input.get("file_path")
+        old, new = tool_input.get("old_string"), tool_input.get("new_string", tool_input.get("content"))
+        if not (isinstance(path, str) and isinstance(new, str)):
+            return None
+        if old is None:
+            data = self._read_file(path, 0, _MAX_FILE_BYTES) or b""
+            old = data.decode(errors="replace") if len(data) < _MAX_FILE_BYTES else None
+        return (isinstance(old, str) and unified_diff(path, old, new)) or None
+
+
+def _session_updates(request: PermissionRequest) -> list[dict[str, object]]:
+    """Return the suggestions of Claude Code for this session only, or else the permission to use the tool."""
+    updates = [
+        {**suggestion, "destination": "session"}
+        for suggestion in request.permission_suggestions
+        if suggestion.get("type") in _SESSION_UPDATES
+        and suggestion.get("behavior", "allow") == "allow"
+        and suggestion.get("mode", "acceptEdits") == "acceptEdits"
+    ]
+    rules: dict[str, object] = {"type": "addRules", "rules": [{"toolName": request.tool_name}], "behavior": "allow"}
+    return updates or [{**rules, "destination": "session"}]
+
+
+def _question(approval: Interaction) -> Interaction | None:
+    """Return the questions of `AskUserQuestion`, whose ids are their texts; None for any other tool."""
+    if approval.tool != "AskUserQuestion":
+        return None
+    try:
+        asked = msgspec.convert(approval.input.get("questions"), tuple[_Question, ...])
+    except msgspec.ValidationError:
+        return None
+    fields = tuple(
+        QuestionField(
+            id=one.question,
+            label=one.question,
+            options=tuple(FieldOption(option.label, "", option.description) for option in one.options),
+            multiple=one.multi_select,
+            other=True,
+        )
+        for one in asked
+    )
+    title = asked[0].question if asked else approval.title
+    return replace(approval, kind="question", tool="", title=title, input={}, fields=fields, choices=QUESTION_CHOICES)
 
 
 def denial(request_id: str, reason: str) -> bytes:
@@ -78,13 +158,3 @@ def control_response(response: dict[str, object]) -> bytes:
 
 def _response(request_id: str, response: dict[str, object]) -> bytes:
     return control_response({"subtype": "success", "request_id": request_id, "response": response})
-
-
-def _diff(tool_input: dict[str, object]) -> str | None:
-    """Return the edit of a tool's input as a unified diff; None if the tool is no edit."""
-    path = tool_input.get("file_path")
-    old, new = tool_input.get("old_string", ""), tool_input.get("new_string", tool_input.get("content"))
-    if not (isinstance(path, str) and isinstance(old, str) and isinstance(new, str)):
-        return None
-    lines = unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), path, path)
-    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)

@@ -56,12 +56,15 @@ _ANY: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 class ConversationChannel(Channel):
     """The channel of a long-lived process, with one run at a time. Each run begins with the warning, if any."""
 
-    def __init__(self, warning: str = "", tools: tuple[ClientTool, ...] = (), *, asks: bool = False) -> None:
+    def __init__(
+        self, warning: str = "", tools: tuple[ClientTool, ...] = (), approvals: Approvals | None = None
+    ) -> None:
+        """Without `approvals`, requests for permission are denied."""
         self._run = ""
         self._tools = ToolServer(tools)
         self._is_greeted = False
         self._warning = warning
-        self._approvals = Approvals() if asks else None
+        self._approvals = approvals
         self._decoder = ClaudeDecoder()
         self._last: wire.Result | None = None
         self._speaks = False

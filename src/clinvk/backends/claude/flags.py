@@ -64,9 +64,6 @@ several processes start at once. The peak memory of long conversations is the sa
 MAX_ARGUMENT_BYTES = 128_000
 """Limit for one value; Linux accepts 131071 bytes per argument, including the flag's name."""
 
-ASKS = "--permission-prompt-tool=stdio"
-"""Claude Code sends a control request for each action that needs approval, instead of denying the action."""
-
 _SYSTEM_PROMPT = "system-prompt.md"
 _STREAM = "--input-format=stream-json"
 _OUTPUT = 5
@@ -184,7 +181,7 @@ def _permission_flags(permissions: PermissionFlags) -> Iterator[str]:
     if permissions.has_no_mcp:
         yield "--strict-mcp-config"
     if permissions.asks:
-        yield ASKS
+        yield "--permission-prompt-tool=stdio"  # a control request for each action that needs approval
     if not permissions.commands:
         yield "--disable-slash-commands"
 

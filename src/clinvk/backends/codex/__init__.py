@@ -123,11 +123,11 @@ class Codex:
             files={**files, **_images(request), **schema},
             max_turns=request.max_turns or None,
             retries_schema=not supports_schema(request) and not request.ephemeral,
+            asks=restrictions.policy != "never",
         )
         if offers_tools:
             return self._with_client_tools(exec_launch, request, resume, restrictions, settings, host)
-        asks = restrictions.policy != "never"
-        if asks and not flags.supported_by_server(request.extra):
+        if exec_launch.asks and not flags.supported_by_server(request.extra):
             raise Unsupported("codex cannot ask for approval with these extra flags", "approval_mode")
         if restrictions.has_rules or not flags.supported_by_server(request.extra):
             return msgspec.structs.replace(exec_launch, setup=_unarchived(resume, host))
@@ -143,7 +143,7 @@ class Codex:
         session_params = {name: value for name, value in server_launch.session_params.items() if name != _THREAD}
         reads = _read_at_start(request, host)
         warm = msgspec.structs.replace(server_launch, session_params=session_params, reads=reads, ping=PING)
-        return msgspec.structs.replace(server_launch, fallback=None if asks else exec_launch, warm=warm)
+        return msgspec.structs.replace(server_launch, fallback=None if exec_launch.asks else exec_launch, warm=warm)
 
     def _with_client_tools(
         self,
@@ -192,7 +192,7 @@ class Codex:
         if not launch.session_params:
             return ExecChannel(missing)
         is_kept = bool(launch.ping)
-        return AppServerChannel(launch.session_params, missing, is_kept, launch.client_tools)
+        return AppServerChannel(launch.session_params, missing, is_kept, launch.client_tools, asks=launch.asks)
 
     def checkup(self, host: Host) -> "Checkup":
         """Return the checks that show, without a prompt, whether the installed CLI can be used."""

@@ -176,6 +176,8 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         instructions: str = "",
         is_kept: bool = False,
         tools: tuple[ClientTool, ...] = (),
+        *,
+        asks: bool = False,
     ) -> None:
         capabilities: dict[str, object] = {"optOutNotificationMethods": _SKIPPED_NOTIFICATIONS}
         if tools:
@@ -188,7 +190,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         self._keeps = is_kept and not session_params.get("ephemeral")
         self._provider: dict[str, object] = {}
         self._session_params = session_params
-        self._asks = session_params.get("approvalPolicy", "never") != "never"
+        self._asks = asks
         self._instructions = instructions
         self._idle: dict[str, _Thread] = {}
         self._closing: dict[str, _Closing] = {}

@@ -1,0 +1,168 @@
+"""`can_use_tool` requests of Claude Code: lines of 2.1.332, shortened."""
+
+import json
+
+import pytest
+
+from clinvk.backends.base import Host
+from clinvk.backends.claude import Claude
+from clinvk.types.events import InteractionRequested
+from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
+from clinvk.types.request import RunRequest
+
+ASK = RunRequest(prompt="hello", backend="claude", workdir="/p", approval_mode="ask")
+WRITE: dict[str, object] = {
+    "tool_name": "Write",
+    "input": {"file_path": "/p/a", "content": "x\n"},
+    "description": "a",
+    "permission_suggestions": [{"type": "setMode", "mode": "acceptEdits", "destination": "session"}],
+}
+BASH: dict[str, object] = {
+    "tool_name": "Bash",
+    "input": {"command": "touch /o/x", "description": "d"},
+    "description": "d",
+    "permission_suggestions": [
+        {"type": "addRules", "rules": [{"toolName": "Bash"}], "behavior": "allow", "destination": "localSettings"},
+        {"type": "addDirectories", "directories": ["/o"], "destination": "session"},
+        {"type": "setMode", "mode": "bypassPermissions", "destination": "session"},
+        {"type": "removeRules", "rules": [{"toolName": "Read"}], "behavior": "deny", "destination": "session"},
+    ],
+    "blocked_path": "/o/x",
+}
+QUESTION: dict[str, object] = {
+    "tool_name": "AskUserQuestion",
+    "input": {
+        "questions": [
+            {
+                "question": "Which colours?",
+                "header": "Colours",
+                "multiSelect": True,
+                "options": [{"label": "Red", "description": "warm"}, {"label": "Blue"}],
+            }
+        ]
+    },
+}
+
+
+class Process:
+    """A channel with a run; `files` are the files of the machine."""
+
+    def __init__(self, files: dict[str, bytes] | None = None) -> None:
+        present = files or {}
+        host = Host(
+            read_range=lambda path, start, size: present[path][start : start + size] if path in present else None
+        )
+        self.channel = Claude().channel(Claude().launch(ASK, None, host), host)
+        self.channel.start("r", ASK, None)
+
+    def ask(self, request: dict[str, object]) -> Interaction:
+        line = {"type": "control_request", "request_id": "q", "request": {"subtype": "can_use_tool", **request}}
+        (delivery,) = self.channel.receive(json.dumps(line).encode())
+        assert isinstance(delivery, tuple)
+        assert isinstance(delivery[1], InteractionRequested)
+        return delivery[1].interaction
+
+    def answer(self, answer: InteractionAnswer) -> dict[str, object]:
+        return json.loads(self.channel.resolve("r", "q", answer))["response"]["response"]
+
+    def choose(self, choice: Choice) -> dict[str, object]:
+        return self.answer(InteractionAnswer(choice=choice))
+
+
+def test_write_shows_the_change_of_the_present_file() -> None:
+    asked = Process({"/p/a": b"y\n"}).ask(WRITE)
+    assert (asked.title, asked.editable) == ("Write: a", True)
+    assert asked.diff == "--- /p/a\n+++ /p/a\n@@ -1 +1 @@\n-y\n+x\n"
+    assert Process().ask(WRITE).diff == "--- /p/a\n+++ /p/a\n@@ -0,0 +1 @@\n+x\n"
+
+
+def test_write_to_a_long_file_has_no_diff() -> None:
+    assert Process({"/p/a": b"y\n" * 100_000}).ask(WRITE).diff is None
+
+
+def test_edit_shows_its_own_change() -> None:
+    edit = {"tool_name": "Edit", "input": {"file_path": "/p/a", "old_string": "y", "new_string": "x"}}
+    diff = Process({"/p/a": b"unrelated"}).ask(dict[str, object](edit)).diff
+    assert diff
+    assert "-y\n" in diff
+    assert "unrelated" not in diff
+
+
+@pytest.mark.parametrize(
+    ("more", "title"),
+    [
+        ({}, "Bash: d (/o/x is outside)"),
+        ({"decision_reason": "Path is outside"}, "Bash: d (Path is outside)"),
+        ({"blocked_path": None}, "Bash: d"),
+        ({"blocked_path": None, "title": "Run it"}, "Run it"),
+    ],
+)
+def test_title_has_the_reason(more: dict[str, object], title: str) -> None:
+    assert Process().ask({**BASH, **more}).title == title
+
+
+def test_approval_for_the_session_changes_no_file_and_no_mode_but_edits() -> None:
+    process = Process()
+    process.ask(BASH)
+    assert process.choose("allow_session")["updatedPermissions"] == [
+        {"type": "addRules", "rules": [{"toolName": "Bash"}], "behavior": "allow", "destination": "session"},
+        {"type": "addDirectories", "directories": ["/o"], "destination": "session"},
+    ]
+    process.ask(WRITE)
+    assert process.choose("allow_session")["updatedPermissions"] == WRITE["permission_suggestions"]
+
+
+def test_approval_for_the_session_without_suggestions_allows_the_tool() -> None:
+    process = Process()
+    process.ask({"tool_name": "WebSearch", "input": {"query": "x"}})
+    assert process.choose("allow_session")["updatedPermissions"] == [
+        {"type": "addRules", "rules": [{"toolName": "WebSearch"}], "behavior": "allow", "destination": "session"}
+    ]
+
+
+def test_changed_input_is_used() -> None:
+    process = Process()
+    process.ask(BASH)
+    changed: dict[str, object] = {"command": "ls"}
+    assert process.answer(InteractionAnswer(choice="allow", input=changed)) == {
+        "behavior": "allow",
+        "updatedInput": changed,
+    }
+
+
+@pytest.mark.parametrize("tool", ["Read", "WebFetch", "ExitPlanMode"])
+def test_other_tools_are_not_editable(tool: str) -> None:
+    assert not Process().ask({"tool_name": tool, "input": {}}).editable
+
+
+def test_plan_is_approved_once() -> None:
+    assert Process().ask({"tool_name": "ExitPlanMode", "input": {}}).choices == ("allow", "deny", "deny_and_stop")
+
+
+@pytest.mark.parametrize(("value", "answer"), [(["Red", "Blue"], "Red, Blue"), ("Green", "Green")])
+def test_question_is_answered_by_the_text_of_the_question(value: str | list[str], answer: str) -> None:
+    process = Process()
+    asked = process.ask(QUESTION)
+    assert (asked.kind, asked.title, asked.choices) == (
+        "question",
+        "Which colours?",
+        ("answer", "deny", "deny_and_stop"),
+    )
+    (field,) = asked.fields
+    assert (field.id, field.multiple, field.other) == ("Which colours?", True, True)
+    assert [option.value for option in field.options] == ["Red", "Blue"]
+    answered = process.answer(InteractionAnswer(choice="answer", answers={field.id: value}))
+    assert answered["behavior"] == "allow"
+    tool_input = QUESTION["input"]
+    assert isinstance(tool_input, dict)
+    assert answered["updatedInput"] == {**tool_input, "answers": {"Which colours?": answer}}
+
+
+def test_questions_of_an_unknown_form_are_an_approval() -> None:
+    assert Process().ask({"tool_name": "AskUserQuestion", "input": {"questions": "?"}}).kind == "approval"
+
+
+def test_reason_of_a_denial_reaches_the_model() -> None:
+    process = Process()
+    process.ask(BASH)
+    assert process.answer(InteractionAnswer(choice="deny", reason="no")) == {"behavior": "deny", "message": "no"}
