@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from acceptance.command import Clinvk, until
 from agents.machine import Machine, clinvk
-from clinvk.config.model import InteractionSettings
+from clinvk.config.model import InteractionSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, RunFailed, RunFinished
@@ -18,9 +18,9 @@ from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
 from clinvk.types.request import RunRequest
 
 LIMIT_S = 60
-AGENTS = ("claude", "codex")
+SETTINGS = Settings(warm=WarmSettings(kept_backends=("claude", "codex", "gemini")))
 
-each_agent = pytest.mark.parametrize("backend", AGENTS)
+each_agent = pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
 each_way = pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
 
 
@@ -61,7 +61,7 @@ def statuses(events: list[Event]) -> list[str]:
 @each_way
 @each_agent
 async def test_allowed_write_is_done(machine: Machine, backend: str) -> None:
-    async with machine.runs() as runs, runs.run(writes(machine, backend)) as run:
+    async with machine.runs(SETTINGS) as runs, runs.run(writes(machine, backend)) as run:
         events = await answered(runs, run, "allow")
     assert isinstance(events[-1], RunFinished)
     assert statuses(events) == ["answered"]
@@ -74,7 +74,7 @@ async def test_allowed_write_is_done(machine: Machine, backend: str) -> None:
 @each_way
 @each_agent
 async def test_denied_write_is_not_done(machine: Machine, backend: str) -> None:
-    async with machine.runs() as runs, runs.run(writes(machine, backend)) as run:
+    async with machine.runs(SETTINGS) as runs, runs.run(writes(machine, backend)) as run:
         events = await answered(runs, run, "deny", "not on a Friday")
     assert isinstance(events[-1], RunFinished)
     assert not (machine.project / "asked.txt").exists()
@@ -85,7 +85,7 @@ async def test_denied_write_is_not_done(machine: Machine, backend: str) -> None:
 @each_way
 @each_agent
 async def test_deny_and_stop_cancels_the_run(machine: Machine, backend: str) -> None:
-    async with machine.runs() as runs, runs.run(writes(machine, backend)) as run:
+    async with machine.runs(SETTINGS) as runs, runs.run(writes(machine, backend)) as run:
         events = await answered(runs, run, "deny_and_stop")
     assert isinstance(events[-1], RunFailed)
     assert run.state == "cancelled"
@@ -98,7 +98,7 @@ async def test_deny_and_stop_cancels_the_run(machine: Machine, backend: str) -> 
 async def test_second_write_is_asked_about_unless_allowed_for_the_session(
     machine: Machine, backend: str, choice: Choice, times: int
 ) -> None:
-    async with machine.runs() as runs, runs.run(writes(machine, backend, times=2)) as run:
+    async with machine.runs(SETTINGS) as runs, runs.run(writes(machine, backend, times=2)) as run:
         events = await answered(runs, run, choice)
     assert isinstance(events[-1], RunFinished)
     assert statuses(events) == ["answered"] * times
@@ -108,7 +108,7 @@ async def test_second_write_is_asked_about_unless_allowed_for_the_session(
 @each_way
 @each_agent
 async def test_run_that_waits_can_be_cancelled(machine: Machine, backend: str) -> None:
-    async with machine.runs() as runs, runs.run(writes(machine, backend)) as run:
+    async with machine.runs(SETTINGS) as runs, runs.run(writes(machine, backend)) as run:
         await asked(run)
         began = time.monotonic()
         runs.stop(run.id)
@@ -122,7 +122,7 @@ async def test_run_that_waits_can_be_cancelled(machine: Machine, backend: str) -
 
 @each_agent
 async def test_expired_interaction_denies(machine: Machine, backend: str) -> None:
-    settings = replace(machine.settings, interactions=InteractionSettings(timeout_secs=1))
+    settings = replace(SETTINGS, interactions=InteractionSettings(timeout_secs=1))
     async with machine.runs(settings) as runs, runs.run(writes(machine, backend)) as run:
         async with asyncio.timeout(LIMIT_S):
             events = [logged.event async for logged in run.follow()]
@@ -135,7 +135,7 @@ async def test_expired_interaction_denies(machine: Machine, backend: str) -> Non
 @each_agent
 async def test_other_run_goes_on_while_one_waits(machine: Machine, backend: str) -> None:
     other = machine.completed(RunRequest(prompt="hi [[words=2]]", backend=backend, approval_mode="ask", warm=True))
-    async with machine.runs() as runs, runs.run(writes(machine, backend)) as run:
+    async with machine.runs(SETTINGS) as runs, runs.run(writes(machine, backend)) as run:
         interaction = await asked(run)
         async with runs.run(other) as second:
             assert (await second.result()).text == "word1 word2"
@@ -150,7 +150,7 @@ async def test_sandboxed_run_asks_nothing(machine: Machine, backend: str, sandbo
     path = machine.outside / "asked.txt"
     prompt = f"[[tool=write path={path} content=x say=Done.]]"
     request = RunRequest(prompt=prompt, backend=backend, approval_mode="ask", sandbox_mode=sandbox)  # type: ignore[arg-type]
-    async with machine.runs() as runs, runs.run(machine.completed(request)) as run, asyncio.timeout(LIMIT_S):
+    async with machine.runs(SETTINGS) as runs, runs.run(machine.completed(request)) as run, asyncio.timeout(LIMIT_S):
         events = [logged.event async for logged in run.follow()]
     assert not any(isinstance(event, InteractionRequested) for event in events)
     assert not path.exists()
@@ -171,3 +171,29 @@ def test_session_can_be_resumed_after_clinvk_was_killed_while_the_run_waited(mac
     assert resumed.stdout.strip() == "word1 word2", resumed.stderr
     assert "asked.txt" in json.dumps(machine.requests("and then?")[0])
     assert not (machine.project / "asked.txt").exists()
+
+
+@pytest.mark.parametrize("way", ["kept"], indirect=True)
+@each_agent
+async def test_approval_for_a_session_does_not_hold_for_another(machine: Machine, backend: str) -> None:
+    request = writes(machine, backend)
+    if backend == "gemini":  # Gemini CLI itself keeps what is allowed only for its shell
+        request = replace(request, prompt='[[tool=shell cmd="touch asked.txt" say=Done.]]')
+    async with machine.runs(SETTINGS) as runs:
+        for _ in range(2):
+            async with runs.run(request) as run:
+                assert statuses(await answered(runs, run, "allow_session")) == ["answered"]
+
+
+async def test_question_of_claude_is_answered(machine: Machine) -> None:
+    question = {"question": "Which colour?", "header": "Colour", "multiSelect": False}
+    options = [{"label": "Red", "description": "warm"}, {"label": "Blue", "description": "cold"}]
+    call = json.dumps({"questions": [{**question, "options": options}]})
+    prompt = f"[[call AskUserQuestion {call}]][[say=Done.]]"
+    request = machine.completed(RunRequest(prompt=prompt, backend="claude", approval_mode="ask"))
+    async with machine.runs() as runs, runs.run(request) as run:
+        interaction = await asked(run)
+        answers: dict[str, str | list[str]] = {interaction.fields[0].id: "Blue"}
+        await runs.interactions.answer(interaction.id, InteractionAnswer(choice="answer", answers=answers))
+        assert isinstance((await run.result()).ending, RunFinished)
+    assert '\\"Which colour?\\"=\\"Blue\\"' in json.dumps(machine.requests())

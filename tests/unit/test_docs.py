@@ -111,7 +111,7 @@ def test_readme_names_the_mode_that_codex_refuses() -> None:
         for word in (*APPROVAL_MODES, *SANDBOX_MODES)
         if word not in (*backend.capabilities.approval_modes, *backend.capabilities.sandbox_modes)
     }
-    assert refusing == {("codex", "always"), ("gemini", "ask")}
+    assert refusing == {("codex", "always")}
     assert "(Codex cannot do this and refuses the mode)" in README
 
 

@@ -82,7 +82,7 @@ READS = {"read_file", "list_directory", "glob", "grep_search"}
 EDITS = {"write_file", "replace"}
 
 
-@pytest.mark.parametrize("approval", sorted({*get_args(ApprovalMode)} - {"ask"}))
+@pytest.mark.parametrize("approval", get_args(ApprovalMode))
 @pytest.mark.parametrize("sandbox", get_args(SandboxMode))
 def test_only_approval_none_with_an_open_sandbox_enables_yolo(approval: ApprovalMode, sandbox: SandboxMode) -> None:
     """Every pair of words is honoured, by the stricter of the two; plan mode is closed under all that are strict."""

@@ -83,7 +83,7 @@ class Gemini:
         *("gemini-3.5-flash-lite", "gemini-2.5-pro"),
     )
     aliases: Mapping[str, str | None] = _ALIASES
-    capabilities = Capabilities(approval_modes=("default", "auto", "none", "always"), client_tools=True)
+    capabilities = Capabilities(client_tools=True)
     keeps_system_prompt = True
     safe_flags = SAFE_FLAGS
     list_models: tuple[str, ...] = ()
@@ -94,6 +94,8 @@ class Gemini:
         _check(request)
         allowed = _permissions(request)
         check_extra(request.extra, is_open=allowed.is_unrestricted and allowed.only is None)
+        if allowed.asks:
+            return _asking_launch(self.executable, request, resume, allowed, host)
         launch = _launch((self.executable, _STREAM_JSON), request, resume, allowed, host)
         attached = prompt_delivery.files(request)
         own = (f"--include-directories={folder}" for folder in prompt_delivery.directories(attached))
@@ -110,7 +112,7 @@ class Gemini:
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine for one process of this launch."""
         if launch.session_params:
-            return AcpChannel(launch.session_params, host)
+            return AcpChannel(launch.session_params, host, asks=launch.asks)
         if launch.client_tools:
             return ClientToolsChannel(launch.client_tools)
         return OneShotChannel(GeminiDecoder(), prompt_delivery.stdin)
@@ -175,10 +177,33 @@ def _warm_launch(
         return None
     if (resume and resume.fork) or (allowed.only is None and home.has_rules(host)):
         return None
-    request = replace(request, literal=False)
+    return _acp_launch(executable, request, without_asking(allowed), host)
+
+
+def _asking_launch(
+    executable: str, request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host
+) -> Launch:
+    """Return the launch of a process that asks its user, which only a process for many prompts does.
+
+    Raises:
+        Unsupported: the prompt would be a command, or the conversation is to be forked.
+    """
+    if prompt_delivery.is_protocol_command(request):
+        raise Unsupported(
+            "gemini reads a prompt that begins with / or $ as a command if it asks for approval", "approval_mode"
+        )
+    if resume and resume.fork:
+        raise Unsupported("gemini cannot fork a conversation if it asks for approval", "approval_mode")
+    kept = replace(_acp_launch(executable, request, allowed, host), asks=True)
+    own = replace(kept, argv=(*kept.argv, *request.extra), reads=(), resumes="any", ping=b"")
+    return replace(own, warm=None if request.extra or home.limits_turns(host) else kept)
+
+
+def _acp_launch(executable: str, request: RunRequest, allowed: ToolPermissions, host: Host) -> Launch:
+    """Return the launch of a process for many prompts."""
     place = host.resolve(request.workdir or "")  # the CLI takes any other spelling for a different project
     return replace(
-        _launch((executable, "--acp"), request, None, without_asking(allowed), host),
+        _launch((executable, "--acp"), replace(request, literal=False), None, allowed, host),
         long_lived=True,
         session_params={"cwd": place, "mcpServers": []},
         reads=home.read_at_start(place, host),
@@ -238,11 +263,13 @@ def _arguments(request: RunRequest, resume: Resume | None, allowed: ToolPermissi
     if deny_rules(allowed):
         # These rules override the user's, unless the administrator has rules: then the CLI ignores these.
         arguments.append(f"--admin-policy={PRIVATE}/limits.toml")
-        if allowed.denies_all or allowed.allows_edits or allowed.only is not None:
+        if allowed.denies_all or allowed.may_edit or allowed.only is not None:
             arguments.append(f"--policy={PRIVATE}/limits.toml")
     if allowed.allows_edits:
+        arguments.append(f"--policy={PRIVATE}/grants.toml")
+    if allowed.allows_edits or (allowed.asks and allowed.only is None):
         # A rule file on the command line replaces the user's rules, so the command line names the user's folder too.
-        arguments += [f"--policy={PRIVATE}/grants.toml", f"--policy={home.HOME}/.gemini/policies"]
+        arguments.append(f"--policy={home.HOME}/.gemini/policies")
     return arguments
 
 

@@ -20,13 +20,14 @@ from collections import deque
 from collections.abc import Iterator
 
 from clinvk.backends.base import Delivery, Host
-from clinvk.backends.gemini import prompt_delivery, wire
+from clinvk.backends.gemini import approvals, prompt_delivery, wire
 from clinvk.backends.gemini.decoder import GeminiDecoder, readable
 from clinvk.backends.gemini.turn import ConversationRecord, TurnDecoder, refused
 from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
 from clinvk.backends.shared import crash_ending
 from clinvk.types.errors import Cancelled, NotResumable
-from clinvk.types.events import Ending, RunFailed, RunStarted
+from clinvk.types.events import Ending, InteractionRequested, RunFailed, RunStarted
+from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
@@ -40,23 +41,40 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
     capacity = 4
     """The limit of concurrent runs. The process uses a single processor, which all runs share."""
 
-    def __init__(self, session_params: dict[str, object], host: Host) -> None:
+    def __init__(self, session_params: dict[str, object], host: Host, *, asks: bool = False) -> None:
         super().__init__(wire.MESSAGES, {"protocolVersion": 1, "clientCapabilities": {}})  # no files, no terminals
         self._session_params = session_params
         self._host = host
+        self._asks = asks
+        self._allowed_edits: set[str] = set()
         self._creating: TurnDecoder | None = None
         self._queue: deque[TurnDecoder] = deque()
         self._models: dict[str, str | None] = {}
         self._records: dict[str, ConversationRecord] = {}
 
     def interrupt(self, run: str) -> bytes | None:
-        """Return the request that ends the turn of a run and stops the running tool."""
+        """Return the messages that end the turn of a run, stop the running tool, and withdraw what the turn asked."""
         turn = self._open.get(run)
         if turn is None:
             return None
         turn.is_dropped = True
         cancel: dict[str, object] = {"method": "session/cancel", "params": {"sessionId": turn.session}}
-        return self._encode(cancel) if turn.session else b""
+        asked, turn.asked = turn.asked, {}
+        withdrawn = b"".join(self._answer(message, approvals.CANCELLED) for message in asked.values())
+        return self._encode(cancel) + withdrawn if turn.session else b""
+
+    def resolve(self, run: str, request_id: str, answer: InteractionAnswer) -> bytes:
+        """Return the response to a request for permission; empty if the turn was interrupted."""
+        turn = self._open.get(run)
+        message = turn.asked.pop(request_id, None) if turn else None
+        if turn is None or message is None or message.params is None or message.params.tool_call is None:
+            return b""
+        tool = message.params.tool_call
+        if answer.choice == "allow_session" and tool.kind == approvals.EDIT:
+            self._allowed_edits.add(turn.session)
+        elif answer.choice.startswith("deny"):
+            turn.denied.append(tool)
+        return self._answer(message, approvals.outcome(answer.choice, tool, message.params.options))
 
     def stderr_message(self, stderr: bytes) -> str:
         """Return the complaint on stderr as a process of one prompt would report it."""
@@ -85,13 +103,29 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
         turn = next((turn for turn in self._open.values() if named and turn.session == named), None)
         if turn:
             yield from self._report_start(turn)
+            yield from self._report_denied(turn)
         if message.id is not None and turn and params.tool_call:
-            yield from self._deny(turn, message, params.tool_call)
+            decide = self._ask_user if self._asks and not turn.is_dropped else self._deny
+            yield from decide(turn, message, params.tool_call)
         elif message.id is not None:
             yield self._answer(message, None)
         elif turn and params.update:
             for event in turn.feed(params.update):
                 yield turn.run, event
+
+    def _ask_user(
+        self, turn: TurnDecoder, message: Message[wire.Params, wire.Result], tool: wire.Tool
+    ) -> Iterator[Delivery]:
+        """Ask the user of the run for permission, unless the user has allowed all edits."""
+        for event in turn.call(tool):
+            yield turn.run, event
+        options = message.params.options if message.params else ()
+        if tool.kind == approvals.EDIT and turn.session in self._allowed_edits:
+            yield self._answer(message, approvals.outcome("allow", tool, options))
+            return
+        asked = approvals.interaction(str(message.id), tool, options)
+        turn.asked[asked.id] = message
+        yield turn.run, InteractionRequested(asked)
 
     def _deny(
         self, turn: TurnDecoder, message: Message[wire.Params, wire.Result], tool: wire.Tool
@@ -99,9 +133,9 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
         """Deny a permission request, because no user is present and no rule allowed the tool."""
         for event in turn.call(tool):
             yield turn.run, event
-        yield self._answer(message, {"outcome": {"outcome": "cancelled"}})
-        for event in turn.result(tool, is_error=True, output="not permitted"):
-            yield turn.run, event
+        yield self._answer(message, approvals.CANCELLED)
+        turn.denied.append(tool)
+        yield from self._report_denied(turn)
 
     def _answered(self, call: TurnDecoder, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         turn, result = call, message.result
@@ -117,6 +151,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
             return
         if turn.session:
             yield from self._report_start(turn)
+            yield from self._report_denied(turn)
         self._open.pop(turn.run, None)
         record = self._records.get(turn.session)
         recorded = record.turn() if record else None
@@ -138,6 +173,13 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
         if not turn.is_started:
             turn.is_started = True
             yield turn.run, RunStarted(self._models[turn.session], turn.session)
+
+    def _report_denied(self, turn: TurnDecoder) -> Iterator[Delivery]:
+        """Report the results of denied tools, which the CLI does not report."""
+        for tool in turn.denied:
+            for event in turn.result(tool, is_error=True, output="not permitted"):
+                yield turn.run, event
+        turn.denied.clear()
 
     def _ask_session(self, turn: TurnDecoder) -> bytes:
         """Request a session, or queue the turn until earlier session requests finish."""

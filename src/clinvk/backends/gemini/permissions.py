@@ -56,18 +56,24 @@ class ToolPermissions(msgspec.Struct, frozen=True, kw_only=True):
         is_unrestricted: the agent may act without asking, and trusts whatever the user trusts.
         denies_all: every tool needs permission; no user answers, so no tool runs.
         only: the available tools; None leaves the choice to the rules of the CLI and of the user.
+        asks: the user is asked for what needs permission.
         allows_edits: in addition to those rules, the file tools may edit within the workspace.
     """
 
     is_unrestricted: bool = False
     denies_all: bool = False
     only: tuple[str, ...] | None = None
+    asks: bool = False
     allows_edits: bool = False
 
     @property
     def may_edit(self) -> bool:
-        """Whether the agent may edit files in the workspace without asking."""
-        return self.allows_edits or (not self.is_unrestricted and not {*EDITS}.isdisjoint(self.only or ()))
+        """Whether the agent may edit files in the workspace without asking, at the latest once the user allows it."""
+        return (
+            self.allows_edits
+            or (self.asks and self.only is None)
+            or (not self.is_unrestricted and not {*EDITS}.isdisjoint(self.only or ()))
+        )
 
 
 def tool_permissions(request: RunRequest) -> ToolPermissions:
@@ -78,8 +84,6 @@ def tool_permissions(request: RunRequest) -> ToolPermissions:
     """
     approval, sandbox = request.approval_mode or "default", request.sandbox_mode or "default"
     named = _checked_names(request.allowed_tools)
-    if approval == "ask":
-        raise Unsupported("gemini cannot ask before an action; use approval_mode default or auto", "approval_mode")
     if approval == "always":
         return ToolPermissions(denies_all=True)
     if sandbox == "read-only":
@@ -88,9 +92,9 @@ def tool_permissions(request: RunRequest) -> ToolPermissions:
         return ToolPermissions(only=_intersection(named, READS + EDITS))
     if approval == "none":
         return ToolPermissions(is_unrestricted=True, only=named)
-    edits = approval == "auto"
-    if named is None:
-        return ToolPermissions(allows_edits=edits)
+    asks, edits = approval == "ask", approval == "auto"
+    if named is None or asks:
+        return ToolPermissions(asks=asks, allows_edits=edits, only=named)
     return ToolPermissions(only=_intersection(named, (*_NO_APPROVAL, *EDITS, "web_fetch") if edits else _NO_APPROVAL))
 
 
@@ -121,7 +125,9 @@ def deny_rules(permissions: ToolPermissions) -> bytes:
         return _rule(("*",), "ask_user", 999)
     place = _IN_WORKSPACE.format(tools=json.dumps(EDITS)).encode() if permissions.may_edit else b""
     if permissions.only is not None:
-        return _rule(("*",), "deny", 997) + _rule(permissions.only, "allow", 998) + place
+        asked = tuple(tool for tool in permissions.only if permissions.asks and tool not in _NO_APPROVAL)
+        allowed = tuple(tool for tool in permissions.only if tool not in asked)
+        return _rule(("*",), "deny", 997) + _rule(allowed, "allow", 998) + _rule(asked, "ask_user", 998) + place
     return b"" if permissions.is_unrestricted else _rule(_PLAN_MODE, "deny", 999) + place
 
 

@@ -58,7 +58,12 @@ def parts(request: RunRequest) -> list[object]:
 
 def is_plain(request: RunRequest) -> bool:
     """Return whether the prompt means the same over the protocol: no `@path`, and no command at the start."""
-    return (request.literal or "@" not in request.prompt) and not _COMMAND.match(prompt_text(request))
+    return (request.literal or "@" not in request.prompt) and not is_protocol_command(request)
+
+
+def is_protocol_command(request: RunRequest) -> bool:
+    """Return whether the CLI would take the prompt as a command over the protocol."""
+    return _COMMAND.match(prompt_text(request)) is not None
 
 
 def files(request: RunRequest) -> dict[str, bytes]:

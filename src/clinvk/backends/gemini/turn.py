@@ -15,7 +15,7 @@ from clinvk.backends.base import Host
 from clinvk.backends.gemini import wire
 from clinvk.backends.gemini.decoder import LOOP_DETECTED, NO_ANSWER, NO_LOGIN_EXIT, cause, failed, usage_of
 from clinvk.backends.gemini.home import conversation_files
-from clinvk.backends.jsonrpc import Failure
+from clinvk.backends.jsonrpc import Failure, Message
 from clinvk.backends.shared import MessageJoiner, decode_line
 from clinvk.types import events
 from clinvk.types.errors import AgentFailed, AgentUnauthenticated, Cancelled, agent_code
@@ -121,7 +121,12 @@ _UNFINISHED = "gemini's model broke off: its answer did not come to an end"
 
 
 class TurnDecoder:
-    """A run, as events."""
+    """A run, as events.
+
+    Attributes:
+        asked: the open requests for permission, by the id of the interaction.
+        denied: the denied tools whose results are not reported yet.
+    """
 
     def __init__(self, run: str, request: RunRequest) -> None:
         self.run = run
@@ -133,6 +138,8 @@ class TurnDecoder:
         self._answered = False
         self._calls: set[str] = set()
         self._open_calls: set[str] = set()
+        self.asked: dict[str, Message[wire.Params, wire.Result]] = {}
+        self.denied: list[wire.Tool] = []
 
     def feed(self, update: wire.Update) -> Iterator[events.Event]:
         """Yield the events of a session update."""
@@ -159,7 +166,7 @@ class TurnDecoder:
         self._calls.add(tool.tool_call_id)
         self._open_calls.add(tool.tool_call_id)
         self._prose.end_message()
-        yield events.ToolCall(tool.tool_call_id, _name(tool), _input(tool))
+        yield events.ToolCall(tool.tool_call_id, tool_name(tool), tool_input(tool))
 
     def result(self, tool: wire.Tool, is_error: bool, output: str | None = None) -> Iterator[events.Event]:
         """Yield a tool result."""
@@ -200,13 +207,13 @@ def _texts(tool: wire.Tool) -> Iterator[str]:
             yield piece.content.text
 
 
-def _name(tool: wire.Tool) -> str:
+def tool_name(tool: wire.Tool) -> str:
     """Return the tool's name from the start of the call id, or else the kind of tool."""
     name, parted, _ = tool.tool_call_id.partition("__")
     return name if parted and name else tool.kind or "tool"
 
 
-def _input(tool: wire.Tool) -> dict[str, object]:
+def tool_input(tool: wire.Tool) -> dict[str, object]:
     """Return the displayed input of a call: the title is the command, the location is the file."""
     if tool.kind == "execute":
         return {"command": tool.title or ""}

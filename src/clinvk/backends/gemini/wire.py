@@ -20,6 +20,8 @@ class Piece(msgspec.Struct, frozen=True, rename="camel"):
 
     type: str = ""
     content: Content | None = None
+    path: str = ""
+    old_text: str | None = None
     new_text: str | None = None
 
 
@@ -46,12 +48,20 @@ class Update(Tool, frozen=True, rename="camel"):
     session_update: str = ""
 
 
+class Option(msgspec.Struct, frozen=True, rename="camel"):
+    """An answer to a request for permission; `kind` is `allow_once`, `allow_always` or `reject_once`."""
+
+    option_id: str
+    kind: str = ""
+
+
 class Params(msgspec.Struct, frozen=True, rename="camel"):
     """The parameters of a message."""
 
     session_id: str = ""
     update: Update | None = None
     tool_call: Tool | None = None
+    options: tuple[Option, ...] = ()
 
 
 class Models(msgspec.Struct, frozen=True, rename="camel"):

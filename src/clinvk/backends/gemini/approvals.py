@@ -1,0 +1,49 @@
+"""Approvals of Gemini CLI: `session/request_permission` of the Agent Client Protocol (0.61.0).
+
+`session/cancel` ends no turn that waits for a permission, until the permission is answered with `cancelled`. An answer
+has no reason. In an untrusted folder, the CLI does not allow edits for the whole session, so the channel does.
+"""
+
+from clinvk.backends.gemini.turn import tool_input, tool_name
+from clinvk.backends.gemini.wire import Option, Tool
+from clinvk.backends.shared import unified_diff
+from clinvk.types.interaction import APPROVAL_CHOICES, Choice, Interaction
+
+CANCELLED: dict[str, object] = {"outcome": {"outcome": "cancelled"}}
+
+EDIT = "edit"
+"""The kind of the tools that edit files."""
+
+_ALWAYS = ("proceed_always", "proceed_always_tool")
+"""The options of kind `allow_always` that hold for the session only, and not for all tools of an MCP server."""
+
+
+def interaction(request_id: str, tool: Tool, options: tuple[Option, ...]) -> Interaction:
+    """Return the approval that a request asks for."""
+    changes = [piece for piece in tool.content if piece.new_text is not None] if isinstance(tool.content, list) else []
+    diffs = (unified_diff(change.path, change.old_text or "", change.new_text or "") for change in changes)
+    return Interaction(
+        id=request_id,
+        tool=tool_name(tool),
+        title=tool.title or tool_name(tool),
+        input=tool_input(tool),
+        command=tool.title if tool.kind == "execute" else None,
+        diff="".join(diffs) or None,
+        choices=tuple(
+            choice for choice in APPROVAL_CHOICES if choice.startswith("deny") or _option(choice, tool, options)
+        ),
+    )
+
+
+def outcome(choice: Choice, tool: Tool, options: tuple[Option, ...]) -> dict[str, object]:
+    """Return the response to a request."""
+    option = _option(choice, tool, options)
+    return {"outcome": {"outcome": "selected", "optionId": option.option_id}} if option else CANCELLED
+
+
+def _option(choice: Choice, tool: Tool, options: tuple[Option, ...]) -> Option | None:
+    """Return the option of a choice, or None if the CLI does not offer it."""
+    if choice == "allow_session" and tool.kind != EDIT:
+        return next((option for option in options if option.option_id in _ALWAYS), None)
+    kind = "allow_once" if choice in ("allow", "allow_session") else "reject_once"
+    return next((option for option in options if option.kind == kind), None)
