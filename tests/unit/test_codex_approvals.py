@@ -252,7 +252,7 @@ def test_resolution_after_an_answer_is_not_reported() -> None:
     assert process.deliveries == []
 
 
-@pytest.mark.parametrize("thread", ["of-another", SUBAGENT])
+@pytest.mark.parametrize("thread", ["", "of-another", SUBAGENT])
 def test_request_of_an_unknown_thread_is_declined(thread: str) -> None:
     process = Process()
     process.receive(

@@ -269,7 +269,8 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
 
     def _run_of(self, thread: str) -> _Conversation | None:
         """Return the run that a thread belongs to; the thread may be that of a sub-agent."""
-        return next((run for run in self._open.values() if thread in (run.thread, *run.active_turns)), None)
+        runs = self._open.values() if thread else ()
+        return next((run for run in runs if thread in (run.thread, *run.active_turns)), None)
 
     def _asked(self, message: Message[wire.Params, wire.Result]) -> Delivery:
         """Ask the user of the run, or refuse the request if nobody is to be asked."""
