@@ -167,3 +167,14 @@ async def test_noise_between_messages_is_ignored(scripted: Scripted) -> None:
     async with local_runs(scripted) as runs:
         told = await events(runs)
     assert "".join(event.text for event in told if isinstance(event, TextDelta)) == "one two"
+
+
+async def test_run_that_asks_fails_without_a_server(scripted: Scripted) -> None:
+    """`exec` cannot ask, so it must not take over."""
+    scripted.play(codex_says("by exec", session=THREAD))
+    instead_of_a_server(scripted, "echo \"error: unrecognized subcommand 'app-server'\" >&2; exit 2")
+    async with local_runs(scripted) as runs:
+        (failed,) = await events(runs, replace(REQUEST, approval_mode="ask"))
+    assert isinstance(failed, RunFailed)
+    assert "cannot be talked to for approval_mode ask: it exited with code 2" in failed.message
+    assert not scripted.calls()

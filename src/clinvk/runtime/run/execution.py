@@ -73,7 +73,8 @@ async def _run_own(task: RunTask) -> None:
         await _run_launch(task, launch)
     except ProtocolNotSupported as exc:
         if launch.fallback is None:
-            raise AgentCrashed(f"{task.spec.path} cannot be talked to: {exc}") from exc
+            need = " for approval_mode ask" if launch.asks else ""
+            raise AgentCrashed(f"{task.spec.path} cannot be talked to{need}: {exc}") from exc
         task.protocol_failure = str(exc)
         await _run_launch(task, launch.fallback)
 
