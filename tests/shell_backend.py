@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, Report
 from clinvk.backends.checkup_base import Checkup, LoginStatus
 from clinvk.backends.shared import Decoder, OneShotChannel, crash_ending
 from clinvk.policy.rules import Flags
-from clinvk.types.events import Event
+from clinvk.types.events import Event, Usage
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
@@ -16,13 +16,14 @@ NO_FLAGS: Flags = {}
 TEXT = """echo '{"type":"text_delta","text":"hello"}'\n"""
 CALL = """echo '{"type":"tool_call","id":"1","name":"Bash","input":{}}'\n"""
 RESULT = """echo '{"type":"tool_result","id":"1","output":"ok"}'\n"""
+USED = """echo '{"input_tokens":8,"output_tokens":2}'\n"""
 DONE = """echo '{"type":"run_finished"}'\n"""
 FAILED = """echo '{"type":"run_failed","code":"agent_failed","message":"no"}'\n"""
 
 
 class _Events(Decoder):
-    def feed(self, line: bytes) -> Iterable[Event]:
-        yield msgspec.json.decode(line, type=Event)
+    def feed(self, line: bytes) -> Iterable[Report]:
+        yield msgspec.json.decode(line, type=Usage if line.startswith(b'{"input_tokens"') else Event)
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
         return crash_ending("shell", exit_code, stderr)

@@ -37,9 +37,16 @@ from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
 from polling import settled, until
-from shell_backend import CALL, DONE, FAILED, RESULT, TEXT, Shell
+from shell_backend import CALL, DONE, FAILED, RESULT, TEXT, USED, Shell
 
-UNIFIED = {"approval_mode": "default", "sandbox_mode": "default", "max_turns": 0, "max_tokens": 0}
+UNIFIED = {
+    "approval_mode": "default",
+    "sandbox_mode": "default",
+    "max_turns": 0,
+    "max_total_tokens": 0,
+    "max_cost_usd": 0.0,
+    "max_tokens": 0,
+}
 ENV = {"PATH": os.environ["PATH"], "CLINVK_API_KEYS": "secret", "KEPT": "yes"}
 
 
@@ -252,6 +259,44 @@ async def test_turns_are_counted_when_the_cli_has_no_limit() -> None:
         told = await events(runs, ask(script, max_turns=2))
         assert told[-1] == RunFinished("max_turns", turns=2)
         assert TextDelta("hello") not in told
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        CALL + USED + "exec sleep 300",  # the tool is running
+        USED + TEXT + "exec sleep 300",
+        CALL + RESULT + USED + CALL + RESULT + "exec sleep 300",
+    ],
+)
+async def test_run_that_continues_beyond_its_tokens_is_stopped(script: str) -> None:
+    async with local_runs() as runs:
+        ending = (await events(runs, ask(f"{TEXT}{script}", max_total_tokens=10)))[-1]
+        assert isinstance(ending, RunFinished)
+        assert (ending.stop_reason, ending.usage) == ("max_budget", Usage(8, 2))
+
+
+async def test_answer_up_to_the_token_limit_is_kept() -> None:
+    async with local_runs() as runs:
+        request = ask(TEXT + USED + TEXT + "exec sleep 300", max_total_tokens=10)
+        async with runs.run(request) as run:
+            assert (await run.result()).text == "hellohello"
+
+
+@pytest.mark.parametrize(("script", "limit"), [(TEXT + USED + DONE, 10), (USED + CALL + RESULT + DONE, 11), (DONE, 1)])
+async def test_run_that_ends_by_itself_has_no_limit_as_stop_reason(script: str, limit: int) -> None:
+    async with local_runs() as runs:
+        ending = (await events(runs, ask(script, max_total_tokens=limit)))[-1]
+        assert isinstance(ending, RunFinished)
+        assert ending.stop_reason == "end_turn"
+
+
+async def test_stopped_run_reports_the_tokens_so_far() -> None:
+    async with local_runs() as runs, runs.run(ask(TEXT + USED + "exec sleep 300")) as run:
+        await until(lambda: bool(run.entries))
+        await runs.cancel(run.id)
+        assert run.ending
+        assert run.ending.usage == Usage(8, 2)
 
 
 _COSTS = """echo '{"type":"run_finished","usage":{"input_tokens":5,"output_tokens":2},"cost_usd":0.5}'\n"""

@@ -190,6 +190,7 @@ def test_answer_has_the_same_content_as_the_stream() -> None:
         (RunFinished("end_turn"), "end_turn", None),
         (RunFinished("max_tokens"), "max_tokens", None),
         (RunFinished("max_turns"), "max_tokens", None),
+        (RunFinished("max_budget"), "max_tokens", None),
         (RunFinished("refusal"), "refusal", None),
         (RunFinished("stop_sequence", stop_sequence="END"), "stop_sequence", "END"),
     ],

@@ -140,7 +140,7 @@ GOLDEN: dict[str, list[Event]] = {
         ToolCall("toolu_4621d1872a4948c7", "Bash", {"command": "echo a", "description": "run"}),
         ToolResult("toolu_4621d1872a4948c7", "a"),
         ToolCall("toolu_b0251810970648c3", "Bash", {"command": "echo a", "description": "run"}),
-        failed("agent_failed", "Reached maximum budget ($0.2)", Usage(57336, 9, 21), 0.2868105),
+        RunFinished("max_budget", Usage(57336, 9, 21), 0.2868105, None, 3),
     ],
     "err400": [
         RunStarted(OPUS, "743749ca-fa0d-4380-9389-987aebed03a2"),
@@ -291,6 +291,21 @@ def test_structured_output_is_emitted_once_and_not_as_a_tool_call() -> None:
     assert text == TextDelta('{"a":"b"}')
     assert isinstance(ending, RunFinished)
     assert ending.structured_output == {"a": "b"}
+
+
+def test_tokens_are_reported_with_each_request_and_each_printed_message_of_subagents() -> None:
+    """Claude Code prints the messages of a sub-agent with tool calls, but not the last one."""
+    lines, *_ = recorded("subagent")
+    channel = Claude().channel(Launch(argv=("claude",)), Host())
+    channel.start("run", RunRequest(prompt="x"), None)
+    used = [delivery[1] for line in lines for delivery in channel.receive(line) if isinstance(delivery[1], Usage)]
+    assert [(usage.input_tokens, usage.output_tokens) for usage in used] == [
+        (19005, 0),
+        (19005, 1),
+        (30296, 2),
+        (49447, 2),
+        (49447, 3),
+    ]
 
 
 def test_subagent_work_is_one_tool_call() -> None:

@@ -287,6 +287,7 @@ def test_options_become_flags() -> None:
         USER,
         Resume(CONVERSATION),
         max_turns=3,
+        max_cost_usd=0.5,
         effort="low",
         ephemeral=True,
         output_schema=schema,
@@ -295,6 +296,7 @@ def test_options_become_flags() -> None:
     )
     given = flags(made)
     assert given["--max-turns"] == ["3"]
+    assert given["--max-budget-usd"] == ["0.5"]
     assert given["--effort"] == ["low"]
     assert "--no-session-persistence" in given
     assert [json.loads(value) for value in given["--json-schema"]] == [schema]

@@ -416,6 +416,7 @@ def test_events_header_reports_tool_use_as_thinking() -> None:
         ("stop_sequence", "stop"),
         ("max_tokens", "length"),
         ("max_turns", "length"),
+        ("max_budget", "length"),
         ("refusal", "content_filter"),
     ],
 )

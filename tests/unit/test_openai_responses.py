@@ -231,6 +231,7 @@ def test_other_events_add_nothing_to_the_stream() -> None:
         ("stop_sequence", "completed", None),
         ("max_tokens", "incomplete", {"reason": "max_output_tokens"}),
         ("max_turns", "incomplete", {"reason": "max_output_tokens"}),
+        ("max_budget", "incomplete", {"reason": "max_output_tokens"}),
         ("refusal", "incomplete", {"reason": "content_filter"}),
     ],
 )

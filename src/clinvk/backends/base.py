@@ -9,7 +9,7 @@ import msgspec
 
 from clinvk.policy.rules import Flags
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
-from clinvk.types.events import Event
+from clinvk.types.events import Event, Usage
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.record import LimitWindow
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
@@ -26,8 +26,8 @@ MAX_RUNS = 100
 """Default number of runs that a kept process serves before it is retired."""
 
 
-Report = Event | LimitWindow
-"""An event of a run, or the state of a limit, which an agent learns while it works on the run."""
+Report = Event | Usage | LimitWindow
+"""An event of a run, the tokens of the run so far, or the state of a limit of the user's account."""
 
 Delivery = tuple[str, Report] | bytes
 """A channel's output: the run and a report of the run, or bytes to write to the process's stdin."""

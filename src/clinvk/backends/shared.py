@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from clinvk.backends.base import Channel, Delivery, Report
 from clinvk.types.choices import EFFORTS
-from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable, SessionNotFound
+from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable, SessionNotFound, Unsupported
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
 from clinvk.types.prompt_xml import element, unused_tag
 from clinvk.types.request import ClientTool, Image, RunRequest
@@ -57,6 +57,16 @@ class Decoder(Protocol):
     def stderr_message(self, stderr: bytes) -> str:
         """Return the line of stderr that best describes the agent's problem; empty if stderr holds only noise."""
         return last_line(stderr.decode(errors="replace"))
+
+
+def refuse_cost_limit(request: RunRequest, agent: str) -> None:
+    """Refuse a cost limit for an agent that does not report its cost.
+
+    Raises:
+        Unsupported: the request has a cost limit.
+    """
+    if request.max_cost_usd:
+        raise Unsupported(f"{agent} does not report its cost; limit the tokens with max_total_tokens", "max_cost_usd")
 
 
 class OneShotChannel(Channel):

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from clinvk.types.choices import ApprovalMode, OutputFormat, SandboxMode
 from clinvk.types.errors import ConfigError, InvalidRequest
-from clinvk.types.request import RunRequest
+from clinvk.types.request import Dollars, RunRequest
 from clinvk.types.text import unknown_name
 
 LogFormat = Literal["console", "json"]
@@ -52,6 +52,7 @@ class UnifiedFlags(_Section, frozen=True, kw_only=True):
     verbose: bool = False
     dry_run: bool = False
     max_turns: NonNegative = 0
+    max_total_tokens: NonNegative = 0
     max_tokens: NonNegative = 0
     command_timeout_secs: NonNegative = 0
     max_depth: NonNegative = 2
@@ -67,6 +68,7 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
     approval_mode: ApprovalMode | None = None
     sandbox_mode: SandboxMode | None = None
     allowed_tools: tuple[str, ...] | None = None
+    max_cost_usd: Dollars = 0
     extra_flags: tuple[str, ...] = ()
     env: dict[str, str] = {}
 
@@ -292,6 +294,8 @@ def complete(request: RunRequest, settings: Settings) -> RunRequest:
         sandbox_mode=request.sandbox_mode or own.sandbox_mode or unified.sandbox_mode,
         allowed_tools=own.allowed_tools if request.allowed_tools is None else request.allowed_tools,
         max_turns=unified.max_turns if request.max_turns is None else request.max_turns,
+        max_total_tokens=unified.max_total_tokens if request.max_total_tokens is None else request.max_total_tokens,
+        max_cost_usd=own.max_cost_usd if request.max_cost_usd is None else request.max_cost_usd,
         max_tokens=unified.max_tokens if request.max_tokens is None else request.max_tokens,
         extra=own.extra_flags + request.extra,
         verbose=request.verbose or unified.verbose,

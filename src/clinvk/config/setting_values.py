@@ -14,7 +14,7 @@ from clinvk.config.model import BackendSettings, Settings
 from clinvk.types.errors import ConfigError
 from clinvk.types.text import nearest
 
-Value = bool | int | str | tuple[str, ...] | dict[str, str] | None
+Value = bool | int | float | str | tuple[str, ...] | dict[str, str] | None
 """The value of a setting; a dict is an empty section."""
 
 
@@ -158,10 +158,12 @@ def allowed(kind: object) -> str:
     return _allowed(inspect.type_info(kind))
 
 
-def _allowed(info: inspect.Type) -> str:
+def _allowed(info: inspect.Type) -> str:  # noqa: PLR0911 - one line for each type
     match info:
         case inspect.IntType(ge=low, le=high):
             return f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+        case inspect.FloatType(ge=low, le=high):
+            return f"a number from {low} to {high}"
         case inspect.BoolType() | inspect.VarTupleType():
             return "true or false" if isinstance(info, inspect.BoolType) else "a list of texts"
         case inspect.LiteralType(values=values):

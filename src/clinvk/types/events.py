@@ -11,7 +11,7 @@ import msgspec
 
 from clinvk.types.interaction import Interaction
 
-StopReason = Literal["end_turn", "max_tokens", "max_turns", "stop_sequence", "refusal", "tool_use"]
+StopReason = Literal["end_turn", "max_tokens", "max_turns", "max_budget", "stop_sequence", "refusal", "tool_use"]
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=False):

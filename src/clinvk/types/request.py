@@ -16,6 +16,8 @@ MAX_STOP_CHARS = 100
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 StopTexts = Annotated[list[StopText], Meta(max_length=MAX_STOPS)]
 
+Dollars = Annotated[float, Meta(ge=0, le=1_000_000)]
+
 MAX_NAME_CHARS = 1000
 """Maximum length of a name, such as a model name: every event repeats names."""
 
@@ -81,6 +83,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         client_tools: the tools that the client executes.
         own_tools: whether the agent has its own tools besides `client_tools`.
         max_turns: maximum number of model requests; 0 and None mean no limit.
+        max_total_tokens: maximum number of input and output tokens of the run; 0 and None mean no limit.
+        max_cost_usd: maximum cost of the run; 0 and None mean no limit.
         max_tokens: advice; no agent CLI has such a limit.
         effort: how hard to think, one of `EFFORTS`; a CLI gets the nearest supported effort.
         thinking: the caller wants the model's thinking.
@@ -113,6 +117,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client_tools: tuple[ClientTool, ...] = ()
     own_tools: bool = True
     max_turns: int | None = None
+    max_total_tokens: int | None = None
+    max_cost_usd: float | None = None
     max_tokens: int | None = None
     effort: str | None = None
     thinking: bool = False

@@ -125,7 +125,8 @@ def _affects_later_prompts(request: RunRequest) -> bool:
 
     Some options hold for the life of a process, others count from its first prompt.
     """
-    return bool(request.ephemeral or request.max_turns or request.output_schema is not None or request.extra)
+    limits = request.max_turns or request.max_cost_usd
+    return bool(request.ephemeral or limits or request.output_schema is not None or request.extra)
 
 
 def _folder(host: Host) -> str:

@@ -44,6 +44,8 @@ _STOP_REASONS: dict[str | None, events.StopReason] = {
     "refusal": "refusal",
 }
 
+_LIMITS: dict[str, events.StopReason] = {"error_max_turns": "max_turns", "error_max_budget_usd": "max_budget"}
+
 LOG_IN = "run claude and /login, or set ANTHROPIC_API_KEY"
 """The remedy if Claude Code is not logged in."""
 
@@ -104,12 +106,16 @@ class ClaudeDecoder(Decoder):
         self._synthetic: list[str] = []
         self._error: str | None = None
         self.usage = events.Usage()
+        self._subagents = events.Usage()
+        self._subagent_messages: set[str] = set()
 
     def feed(self, line: bytes) -> Iterable[Report]:  # noqa: PLR0911 - one line for each type
         """Decode one line; the events may include the ending."""
         parsed = wire.read(line)
-        if parsed is None or parsed.parent_tool_use_id is not None:
+        if parsed is None:
             return ()
+        if parsed.parent_tool_use_id is not None:
+            return self._subagent(parsed)
         match parsed:
             case wire.StreamEvent():
                 return self._stream(parsed.event)
@@ -150,15 +156,17 @@ class ClaudeDecoder(Decoder):
             case _:
                 pass
 
-    def _stream(self, part: wire.StreamPart) -> Iterator[events.Event]:
+    def _stream(self, part: wire.StreamPart) -> Iterator[Report]:
         match part.type:
             case "message_start":
                 self._begin(part.message.id)
                 self._cut = True
                 self.usage += replace(tokens(part.message.usage or _NONE), output_tokens=0)
+                yield self.usage + self._subagents
             case "message_delta":
                 self._cut = False
                 self.usage += events.Usage(output_tokens=tokens(part.usage or _NONE).output_tokens)
+                yield self.usage + self._subagents
             case "message_stop":
                 self.asks_client = frozenset(self._client_calls)
             case "content_block_start":
@@ -176,6 +184,13 @@ class ClaudeDecoder(Decoder):
                 yield events.ToolCallDelta(self._open_block.id, name, part.delta.partial_json)
             case _:
                 pass
+
+    def _subagent(self, line: wire.Line) -> Iterator[Report]:
+        """Count a message of a sub-agent, of which Claude Code reports the input tokens but not all output tokens."""
+        if isinstance(line, wire.Assistant) and line.message.id not in self._subagent_messages:
+            self._subagent_messages.add(line.message.id)
+            self._subagents += tokens(line.message.usage or _NONE)
+            yield self.usage + self._subagents
 
     def _begin(self, message_id: str) -> None:
         """Begin a message. After an interrupted stream, the message repeats the previous one under another id."""
@@ -348,8 +363,8 @@ def _total(models: dict[str, wire.ModelUsage] | None) -> events.Usage:
 
 def _stop_reason(result: wire.Result, error: str | None, *, reached_model: bool) -> events.StopReason | None:
     """Return the stop reason, or None if the run failed."""
-    if result.subtype == "error_max_turns":
-        return "max_turns"
+    if reason := _LIMITS.get(result.subtype):
+        return reason
     is_limit = result.is_error and not result.subtype.startswith("error") and not _aborted(result)
     if is_limit and _TOO_LONG in (error, result.api_error):
         return "max_tokens"

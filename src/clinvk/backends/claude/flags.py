@@ -195,6 +195,8 @@ def _option_flags(request: RunRequest, resume: Resume | None) -> Iterator[str]:
         yield "--thinking-display=summarized"
     if request.max_turns:
         yield f"--max-turns={request.max_turns}"
+    if request.max_cost_usd:
+        yield f"--max-budget-usd={request.max_cost_usd}"
     if request.output_schema is not None:
         yield f"--json-schema={_checked(msgspec.json.encode(request.output_schema).decode(), 'output_schema')}"
     if request.ephemeral:

@@ -67,6 +67,7 @@ class Message(msgspec.Struct, frozen=True):
     content: list[Block]
     id: str = ""
     model: str = ""
+    usage: TokenCounts | None = None
     stop_reason: str | None = None
     usage: TokenCounts | None = None
 

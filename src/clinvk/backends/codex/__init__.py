@@ -29,6 +29,7 @@ from clinvk.backends.shared import (
     image_extension,
     native_effort,
     parent_directories,
+    refuse_cost_limit,
     refuse_nul,
 )
 from clinvk.types.errors import InvalidRequest, Unsupported
@@ -85,6 +86,7 @@ class Codex:
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return the launch for this request: `codex app-server` where the request allows, else `codex exec`."""
+        refuse_cost_limit(request, self.name)
         _check_texts(request)
         offers_tools = bool(request.client_tools) or not request.own_tools
         if not request.own_tools:

@@ -309,6 +309,8 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
                 yield self._end(conversation, event)
                 return
             yield conversation.run, event
+        if method == "thread/tokenUsage/updated" and (used := conversation.decoder.usage):
+            yield conversation.run, used
         is_to_end = conversation.decoder.is_out_of_turns and not conversation.is_dropped
         if is_to_end and (request := self.interrupt(conversation.run)):
             yield request

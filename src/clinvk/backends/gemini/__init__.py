@@ -38,7 +38,7 @@ from clinvk.backends.gemini.permissions import (
     tool_permissions,
     without_asking,
 )
-from clinvk.backends.shared import MODEL_PROMPT, OneShotChannel, aliases, conversation_id, refuse_nul
+from clinvk.backends.shared import MODEL_PROMPT, OneShotChannel, aliases, conversation_id, refuse_cost_limit, refuse_nul
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
@@ -240,6 +240,7 @@ def _launch(
 
 
 def _check(request: RunRequest) -> None:
+    refuse_cost_limit(request, "gemini")
     if len(prompt_delivery.prompt_text(request).encode(errors="replace")) > MAX_PROMPT_BYTES:
         raise InvalidRequest(f"the prompt is longer than the {MAX_PROMPT_BYTES} bytes that gemini reads", "prompt")
     for index, folder in enumerate(request.add_dirs):

@@ -84,6 +84,7 @@ def _number(what: str, is_allowed: Callable[[float], bool]) -> Callable[[str], f
     return read_number
 
 
+_dollars = _number("of dollars, 0 or more", lambda number: number >= 0)
 _seconds = _number("of seconds, 0 or more", lambda number: number >= 0)
 _amount = _number("above 0", lambda number: number > 0)
 
@@ -148,6 +149,12 @@ class RunFlags(Flags):
     system_prompt: Annotated[str | None, Flag("instructions before the prompt", metavar="TEXT")] = None
     max_turns: Annotated[
         int | None, Flag("at most N requests to the model (0: no limit)", metavar="N", read=_whole())
+    ] = None
+    max_total_tokens: Annotated[
+        int | None, Flag("at most about N tokens in and out (0: no limit)", metavar="N", read=_whole())
+    ] = None
+    max_cost_usd: Annotated[
+        float | None, Flag("at most about N dollars (0: no limit; claude)", metavar="N", read=_dollars)
     ] = None
     timeout: Annotated[
         float | None, Flag("time limit for the run, in seconds (0: none)", metavar="SECS", read=_seconds)

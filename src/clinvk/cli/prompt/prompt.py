@@ -53,6 +53,8 @@ def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
         sandbox_mode=flags.sandbox_mode,
         allowed_tools=None if flags.allowed_tools is None else split_list(flags.allowed_tools),
         max_turns=flags.max_turns,
+        max_total_tokens=flags.max_total_tokens,
+        max_cost_usd=flags.max_cost_usd,
         effort=flags.effort,
         images=tuple(map(_image, flags.image)),
         output_schema=None if flags.output_schema is None else _schema(flags.output_schema),

@@ -104,6 +104,7 @@ _STOPS: dict[StopReason, MessageStop] = {
     "end_turn": "end_turn",
     "max_tokens": "max_tokens",
     "max_turns": "max_tokens",
+    "max_budget": "max_tokens",
     "stop_sequence": "stop_sequence",
     "refusal": "refusal",
     "tool_use": "tool_use",

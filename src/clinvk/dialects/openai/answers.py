@@ -122,6 +122,7 @@ _FINISH_REASONS: dict[StopReason, str] = {
     "stop_sequence": "stop",
     "max_tokens": "length",
     "max_turns": "length",
+    "max_budget": "length",
     "refusal": "content_filter",
     "tool_use": "tool_calls",
 }

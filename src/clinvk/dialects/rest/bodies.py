@@ -13,7 +13,7 @@ from clinvk.dialects.rest.views import Tags
 from clinvk.types.choices import ApprovalMode, Effort, Isolation, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import Chain, Compare, Parallel, Part
-from clinvk.types.request import MAX_NAME_CHARS, RunRequest, StopTexts
+from clinvk.types.request import MAX_NAME_CHARS, Dollars, RunRequest, StopTexts
 from clinvk.types.session import valid_tag
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
@@ -35,7 +35,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Meta(
             description="The task for the agent.",
             examples=["What does this project do?"],
-            extra_json_schema={"pattern": r"\S"},
+            extra_json_schema={"pattern": r"[^\s\x1c-\x1f\x85]"},  # what `strip` leaves
         ),
     ]
     images: Annotated[
@@ -72,6 +72,13 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = None
     ephemeral: Annotated[bool | None, Meta(description="Keep no record of the conversation.")] = None
     max_turns: Annotated[_Count | None, Meta(description="Maximum number of model requests; 0 means no limit.")] = None
+    max_total_tokens: Annotated[
+        _Count | None,
+        Meta(description="Maximum number of input and output tokens of the run; 0 means no limit.", examples=[200_000]),
+    ] = None
+    max_cost_usd: Annotated[
+        Dollars | None, Meta(description="Maximum cost of the run; 0 means no limit. Claude Code only.", examples=[0.5])
+    ] = None
     max_tokens: Annotated[_Count | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     effort: Annotated[
         Effort | Literal[""] | None, Meta(description="How hard to think; the nearest supported effort applies.")

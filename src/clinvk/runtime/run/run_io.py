@@ -25,6 +25,7 @@ from clinvk.types.events import (
     ThinkingDelta,
     ToolCall,
     ToolResult,
+    Usage,
     Waiting,
 )
 from clinvk.types.interaction import InteractionAnswer
@@ -196,6 +197,7 @@ class RunIO:
         activity: the turns and open tool calls.
         raw: the last line of JSON.
         events: the events since the last `take`; their lines have `events_bytes` bytes.
+        used: the tokens so far; None if the agent has not reported any.
         limits: the states of limits that were reported since the list was last emptied.
         protocol_failure: why the process does not speak its channel's protocol; empty unless found out.
     """
@@ -208,9 +210,12 @@ class RunIO:
         text_filter: AnswerFilter | None,
         now: float,
         spent_s: float,
+        max_tokens: float,
         answer_timeout_factor: int,
     ) -> None:
         """Send the prompt. Earlier processes of the run have used `spent_s` of the time limit.
+
+        At `max_tokens` input and output tokens the run ends.
 
         The process gets `answer_timeout_factor` times the usual time to answer in its channel's protocol.
         """
@@ -222,6 +227,7 @@ class RunIO:
         self.raw = b""
         self.events: list[Event] = []
         self.events_bytes = 0
+        self.used: Usage | None = None
         self.limits: list[LimitWindow] = []
         self.protocol_failure = ""
         self._own = process if isinstance(process, OwnProcess) else None
@@ -229,6 +235,8 @@ class RunIO:
         self._timeout_s = spec.request.timeout_s
         self._silence_s = spec.no_progress_s or inf
         self._max_turns = launch.max_turns or inf
+        self._max_tokens = max_tokens
+        self._is_over_budget = False
         self._answer_s = spec.fallbacks.answer_timeout_s * answer_timeout_factor if launch.long_lived else inf
         self._answer_by = now + self._answer_s
         self._wall_at = now + max(0.1, self._timeout_s - spent_s) if self._timeout_s else inf
@@ -294,8 +302,8 @@ class RunIO:
         """Return the ending of a run that has reached a limit, else None."""
         if self.text_filter and self.text_filter.matched is not None:
             return RunFinished("stop_sequence", stop_sequence=self.text_filter.matched)
-        if self.activity.turns_ended >= self._max_turns:
-            return RunFinished("max_turns")
+        if self._is_over_budget or self.activity.turns_ended >= self._max_turns:
+            return RunFinished("max_budget" if self._is_over_budget else "max_turns")
         if now < self.deadline():
             return None
         if now >= self._closed_at + LINGER_S and not self.process.is_lost:
@@ -342,21 +350,32 @@ class RunIO:
 
     def _handle(self, events: Iterable[Report], now: float) -> None:
         for event in () if self.ending else events:
-            if isinstance(event, LimitWindow):
-                self.limits.append(event)
-                continue
             if isinstance(event, Ending):
                 self._end(event)
                 break
-            if self.activity.turns_ended < self._max_turns:
-                if self.activity.feed(event):
-                    self._progress_at = now
-                if isinstance(event, Waiting):
-                    self._waits += 1
-                    self._waits_since = min(self._waits_since, now)
-                elif isinstance(event, InteractionResolved):
-                    self._end_wait(now)
-                self.events += self.text_filter.feed(event) if self.text_filter else (event,)
+            if isinstance(event, LimitWindow):
+                self.limits.append(event)
+            elif isinstance(event, Usage):
+                self.used = event
+                self._check_budget(bool(self.activity.open_calls))
+            elif self.activity.turns_ended < self._max_turns and not self._is_over_budget:
+                self._handle_event(event, now)
+
+    def _handle_event(self, event: Event, now: float) -> None:
+        if self.activity.feed(event):
+            self._progress_at = now
+            self._check_budget(True)
+        if isinstance(event, Waiting):
+            self._waits += 1
+            self._waits_since = min(self._waits_since, now)
+        elif isinstance(event, InteractionResolved):
+            self._end_wait(now)
+        self.events += self.text_filter.feed(event) if self.text_filter else (event,)
+
+    def _check_budget(self, continues: bool) -> None:
+        """End the run if the agent continues after the tokens of the run are used up."""
+        used = self.used.total_tokens if self.used else 0
+        self._is_over_budget = self._is_over_budget or (continues and used >= self._max_tokens)
 
     def _end(self, ending: Ending) -> None:
         self.costs = self.costs or ending

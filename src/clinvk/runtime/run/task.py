@@ -215,9 +215,10 @@ class RunTask:
         """Send the prompt to a process. A process that is still starting gets `answer_timeout_factor` times as long."""
         self._is_long_lived = launch.long_lived
         spent_s = time.time() - self.started_at if self.started_at else 0.0
-        return RunIO(
-            process, self.spec, launch, answer_filter(self.request), self.now(), spent_s, answer_timeout_factor
-        )
+        used = self._first_ending.usage if self._first_ending else None
+        max_tokens = (self.request.max_total_tokens or inf) - (used.total_tokens if used else 0)
+        text_filter = answer_filter(self.request)
+        return RunIO(process, self.spec, launch, text_filter, self.now(), spent_s, max_tokens, answer_timeout_factor)
 
     def on_output(self) -> None:
         """Handle new output or the exit of the agent process.
@@ -310,8 +311,9 @@ class RunTask:
 
     async def finish(self, io: RunIO, ending: Ending) -> None:
         """Log the ending, or prepare to ask for the answer again."""
-        if ending is not io.ending and io.costs:  # a stopped run still costs the usage that the agent reported
-            ending = replace(ending, usage=io.costs.usage, cost_usd=io.costs.cost_usd)
+        if ending is not io.ending:  # a stopped run still costs the usage that the agent reported
+            costs = io.costs
+            ending = replace(ending, usage=(costs and costs.usage) or io.used, cost_usd=costs and costs.cost_usd)
         if isinstance(ending, RunFinished) and ending.turns is None:
             ending = replace(ending, turns=io.activity.turns)
         self.raw = io.raw

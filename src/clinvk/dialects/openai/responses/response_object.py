@@ -233,7 +233,7 @@ def failure(ending: RunFailed, has_acted: bool) -> ResponseFailure:
 def _cut(reason: StopReason) -> IncompleteDetails | None:
     """Return why the answer is cut, or None; a turn limit is reported as a token limit, the vendor's nearest reason."""
     match reason:
-        case "max_tokens" | "max_turns":
+        case "max_tokens" | "max_turns" | "max_budget":
             return IncompleteDetails("max_output_tokens")
         case "refusal":
             return IncompleteDetails("content_filter")
