@@ -5,6 +5,7 @@ loads no files from other hosts.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,23 +16,37 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import document
-from clinvk.dialects import json_bodies
-from clinvk.dialects.dialect import HostRefused, KeyRefused, RateLimited
-from clinvk.types.errors import ClinvkError, InvalidRequest, ShuttingDown, StoreUnavailable
+from clinvk.dialects import dialect, json_bodies
+from clinvk.types import errors
+from clinvk.types.errors import ClinvkError
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 ErrorDocs = tuple[type[ClinvkError], ...]
 Handler = Callable[..., Awaitable[Response | msgspec.Struct]]
 """A function of the services, the request, and an optional `query`, a struct. A returned struct is sent as JSON."""
 
-OPEN: ErrorDocs = (HostRefused, RateLimited, ClinvkError, ShuttingDown)
+OPEN: ErrorDocs = (dialect.HostRefused, dialect.RateLimited, ClinvkError, errors.ShuttingDown)
 """The possible errors of every request."""
 
-GUARDED: ErrorDocs = (KeyRefused, *OPEN)
+GUARDED: ErrorDocs = (dialect.KeyRefused, *OPEN)
 """The possible errors of requests with a key."""
 
-STORED: ErrorDocs = (InvalidRequest, StoreUnavailable, *GUARDED)
+STORED: ErrorDocs = (errors.InvalidRequest, errors.StoreUnavailable, *GUARDED)
 """The possible errors of requests with parameters and access to the store."""
+
+BODY: ErrorDocs = (dialect.BodyTooSlow, dialect.BodyTooLarge, dialect.WrongMediaType)
+"""The possible errors of requests with a body."""
+
+POLICY: ErrorDocs = (dialect.DirectoryNotAllowed, dialect.BackendNotAllowed)
+"""The possible errors of requests for a directory and an agent."""
+
+ANY_PROMPT: ErrorDocs = (
+    *(*STORED, *BODY, *POLICY),
+    *(dialect.ForeignOrigin, dialect.BeyondPolicy, dialect.BudgetSpent),
+    *(errors.BackendUnavailable, errors.SessionNotFound, errors.SessionBusy),
+    *(errors.AgentFailed, errors.ResourcesExhausted, errors.QueueFull),
+)
+"""The possible errors of every prompt."""
 
 
 class Api(NamedTuple):
@@ -124,6 +139,35 @@ def json_app(handler: Handler, services: Services) -> ASGIApp:
         await (result if isinstance(result, Response) else document(result))(scope, receive, send)
 
     return app
+
+
+def json_endpoint(
+    method: Literal["GET", "POST", "PATCH", "DELETE"],
+    path: str,
+    handler: Handler,
+    refusals: ErrorDocs,
+    *,
+    returns: Answers | None = None,
+    query: type[msgspec.Struct] | None = None,
+    body: type[msgspec.Struct] | None = None,
+    examples: Mapping[str, Json] = {},
+) -> Endpoint:
+    """Return the endpoint of a handler, described by the name, the docstring and the types of the handler."""
+    first, *others = handler.__name__.split("_")
+    name = first + "".join(map(str.capitalize, others))
+    summary, _, description = (handler.__doc__ or "").removesuffix(".").partition(". ")
+    types = handler.__annotations__
+    operation = Operation(
+        name,
+        summary,
+        returns or types["return"],
+        refusals,
+        description and f"{description}.",
+        query or types.get("query"),
+        body=body,
+        examples=examples,
+    )
+    return Endpoint(Route(method, path, partial(json_app, handler)), operation)
 
 
 def examples(name: str, summary: str, value: Json) -> Mapping[str, Json]:

@@ -1,28 +1,28 @@
-"""Every endpoint of the server, in the order of the OpenAPI document. To add an endpoint, add a row."""
+"""All endpoints of the server, in the order of the OpenAPI document. To add an endpoint, add a row."""
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
 
 import msgspec
 from starlette.types import ASGIApp
 
 from clinvk.api.console.files import CONSOLE_PATH, console
-from clinvk.api.endpoints import health, interactions, login, models, responses, runs, sessions, worktrees
+from clinvk.api.endpoints import health, interactions, login, runs, sessions, worktrees
 from clinvk.api.endpoints.live import LiveEventsEndpoint
 from clinvk.api.endpoints.prompts import PromptEndpoint
 from clinvk.api.endpoints.runs import RunEventsEndpoint
 from clinvk.api.endpoints.services import Services
-from clinvk.api.http.middleware import ANTHROPIC, OPENAI, REST
+from clinvk.api.http.middleware import REST
 from clinvk.api.openapi.endpoint import (
+    ANY_PROMPT,
+    BODY,
     EVENT,
     GUARDED,
     OPEN,
+    POLICY,
     STORED,
-    Answers,
     Endpoint,
     ErrorDocs,
-    Handler,
     Json,
     Operation,
     Returns,
@@ -30,87 +30,36 @@ from clinvk.api.openapi.endpoint import (
     docs_file,
     examples,
     header,
-    json_app,
+    json_endpoint,
     openapi_document,
     ref,
     sse_event,
 )
-from clinvk.dialects import anthropic, dialect, sse, vendor
-from clinvk.dialects.anthropic import body as anthropic_body
-from clinvk.dialects.anthropic import message as anthropic_message
-from clinvk.dialects.openai import chat_bodies, completions
-from clinvk.dialects.openai.completions import OpenAICompletions
-from clinvk.dialects.openai.responses import OpenAIResponses, response_object
-from clinvk.dialects.openai.responses import body as response_body
+from clinvk.api.openapi.model_endpoints import MODEL_APIS
+from clinvk.dialects import dialect, sse
 from clinvk.dialects.rest import batch_answers, bodies, rest, unified, views
 from clinvk.dialects.rest import interactions as interaction_views
 from clinvk.types import errors
-from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.orchestration import Kind
 
 METRICS_PATH = "/metrics"
 
-_POLICY: ErrorDocs = (dialect.DirectoryNotAllowed, dialect.BackendNotAllowed)
-_BODY: ErrorDocs = (dialect.BodyTooSlow, dialect.BodyTooLarge, dialect.WrongMediaType)
 _SESSION: ErrorDocs = (errors.SessionNotFound, errors.AmbiguousId, *STORED)
 _FORK: ErrorDocs = (dialect.ForeignOrigin, errors.NotResumable, errors.BackendUnavailable, errors.Unsupported)
 _RUN: ErrorDocs = (errors.RunNotFound, errors.AmbiguousId, *STORED)
-_ANY_PROMPT: ErrorDocs = (
-    *(*STORED, *_BODY, *_POLICY),
-    *(dialect.ForeignOrigin, dialect.BeyondPolicy, dialect.BudgetSpent),
-    *(errors.BackendUnavailable, errors.SessionNotFound, errors.SessionBusy),
-    *(errors.AgentFailed, errors.ResourcesExhausted, errors.QueueFull),
-)
-_PROMPT: ErrorDocs = (*_ANY_PROMPT, errors.AmbiguousId, errors.NotResumable, errors.Unsupported)
-_MODEL_PROMPT: ErrorDocs = (
-    *(*_ANY_PROMPT, errors.ModelNotFound, errors.TimedOut),
-    *(errors.AgentRejected, errors.AgentUnauthenticated, errors.AgentUnpaid),
-    *(errors.AgentRateLimited, errors.AgentOverloaded),
-)
-_RESPONSE: ErrorDocs = (errors.RunNotFound, *STORED)
-_MODEL: ErrorDocs = (errors.ModelNotFound, *GUARDED)
+_PROMPT: ErrorDocs = (*ANY_PROMPT, errors.AmbiguousId, errors.NotResumable, errors.Unsupported)
 _WORKTREE: ErrorDocs = (errors.InvalidRequest, *STORED)
-_CHANGE_WORKTREE: ErrorDocs = (*_WORKTREE, *_POLICY, dialect.ForeignOrigin, dialect.BeyondPolicy)
+_CHANGE_WORKTREE: ErrorDocs = (*_WORKTREE, *POLICY, dialect.ForeignOrigin, dialect.BeyondPolicy)
 _CANCEL: ErrorDocs = (*_RUN, dialect.ForeignOrigin, dialect.NotCancellable)
 
 _INTERACTION: ErrorDocs = (errors.InteractionNotFound, errors.AmbiguousId, *STORED)
 _ANSWER: ErrorDocs = (
-    *(*_INTERACTION, *_BODY, dialect.ForeignOrigin, dialect.BeyondPolicy),
+    *(*_INTERACTION, *BODY, dialect.ForeignOrigin, dialect.BeyondPolicy),
     *(errors.InteractionAnswered, errors.InteractionEnded),
 )
 
 _LOCATION = {"location": "The URL of the resource."}
 _TEXT: Json = {"schema": {"type": "string"}}
-
-
-def _method(
-    method: Literal["GET", "POST", "PATCH", "DELETE"],
-    path: str,
-    handler: Handler,
-    refusals: ErrorDocs,
-    *,
-    returns: Answers | None = None,
-    query: type[msgspec.Struct] | None = None,
-    body: type[msgspec.Struct] | None = None,
-    examples: Mapping[str, Json] = {},
-) -> Endpoint:
-    """Return the endpoint of a handler, described by the name, the docstring and the types of the handler."""
-    first, *others = handler.__name__.split("_")
-    name = first + "".join(map(str.capitalize, others))
-    summary, _, description = (handler.__doc__ or "").removesuffix(".").partition(". ")
-    types = handler.__annotations__
-    operation = Operation(
-        name,
-        summary,
-        returns or types["return"],
-        refusals,
-        description and f"{description}.",
-        query or types.get("query"),
-        body=body,
-        examples=examples,
-    )
-    return Endpoint(Route(method, path, partial(json_app, handler)), operation)
-
 
 # --- prompts -------------------------------------------------------------------------------------------------------
 
@@ -245,27 +194,27 @@ _CHANGED: Json = {"anyOf": [ref(views.RunItem), ref(interaction_views.Interactio
 _LIVE_EVENT: Json = {"schema": sse_event(_CHANGED), "x-stream": "Named events; `reset` has an empty object."}
 _LIVE = Returns("The changes, until the server stops.", content={sse.MEDIA_TYPE: _LIVE_EVENT}, also=(views.RunItem,))
 _SESSIONS_AND_RUNS = (
-    _method("GET", "/api/v1/sessions", sessions.list_sessions, STORED),
-    _method("GET", "/api/v1/sessions/{id}", sessions.get_session, _SESSION),
-    _method(
+    json_endpoint("GET", "/api/v1/sessions", sessions.list_sessions, STORED),
+    json_endpoint("GET", "/api/v1/sessions/{id}", sessions.get_session, _SESSION),
+    json_endpoint(
         "PATCH",
         "/api/v1/sessions/{id}",
         sessions.describe_session,
-        (*_SESSION, *_POLICY, *_BODY),
+        (*_SESSION, *POLICY, *BODY),
         body=views.SessionPatch,
         examples=examples("title", "A title and tags", {"title": "Parser", "tags": ["a"]}),
     ),
-    _method("DELETE", "/api/v1/sessions/{id}", sessions.delete_session, (*_SESSION, *_POLICY, errors.SessionBusy)),
-    _method("GET", "/api/v1/sessions/{id}/messages", sessions.list_messages, _SESSION),
-    _method(
+    json_endpoint("DELETE", "/api/v1/sessions/{id}", sessions.delete_session, (*_SESSION, *POLICY, errors.SessionBusy)),
+    json_endpoint("GET", "/api/v1/sessions/{id}/messages", sessions.list_messages, _SESSION),
+    json_endpoint(
         "POST",
         "/api/v1/sessions/{id}/fork",
         sessions.fork_session,
-        (*_SESSION, *_POLICY, *_FORK),
+        (*_SESSION, *POLICY, *_FORK),
         returns={201: Returns("The new session; the other one stays as it is.", views.SessionView, _LOCATION)},
     ),
-    _method("GET", "/api/v1/runs", runs.list_runs, _SESSION),
-    _method("GET", "/api/v1/runs/{id}", runs.get_run, _RUN),
+    json_endpoint("GET", "/api/v1/runs", runs.list_runs, _SESSION),
+    json_endpoint("GET", "/api/v1/runs/{id}", runs.get_run, _RUN),
     Endpoint(
         Route("GET", "/api/v1/runs/{id}/events", RunEventsEndpoint),
         Operation(
@@ -278,7 +227,7 @@ _SESSIONS_AND_RUNS = (
             headers=(_LAST_EVENT_ID,),
         ),
     ),
-    _method("POST", "/api/v1/runs/{id}/cancel", runs.cancel_run, _CANCEL),
+    json_endpoint("POST", "/api/v1/runs/{id}/cancel", runs.cancel_run, _CANCEL),
     Endpoint(
         Route("GET", "/api/v1/events", LiveEventsEndpoint),
         Operation(
@@ -292,13 +241,13 @@ _SESSIONS_AND_RUNS = (
             headers=(_LAST_EVENT_ID,),
         ),
     ),
-    _method("GET", "/api/v1/worktrees", worktrees.list_worktrees, GUARDED),
-    _method("GET", "/api/v1/worktrees/{id}", worktrees.get_worktree, _WORKTREE),
-    _method("POST", "/api/v1/worktrees/{id}/apply", worktrees.apply_worktree, _CHANGE_WORKTREE),
-    _method("DELETE", "/api/v1/worktrees/{id}", worktrees.discard_worktree, _CHANGE_WORKTREE),
-    _method("GET", "/api/v1/interactions", interactions.list_interactions, (*_SESSION, errors.RunNotFound)),
-    _method("GET", "/api/v1/interactions/{id}", interactions.get_interaction, _INTERACTION),
-    _method(
+    json_endpoint("GET", "/api/v1/worktrees", worktrees.list_worktrees, GUARDED),
+    json_endpoint("GET", "/api/v1/worktrees/{id}", worktrees.get_worktree, _WORKTREE),
+    json_endpoint("POST", "/api/v1/worktrees/{id}/apply", worktrees.apply_worktree, _CHANGE_WORKTREE),
+    json_endpoint("DELETE", "/api/v1/worktrees/{id}", worktrees.discard_worktree, _CHANGE_WORKTREE),
+    json_endpoint("GET", "/api/v1/interactions", interactions.list_interactions, (*_SESSION, errors.RunNotFound)),
+    json_endpoint("GET", "/api/v1/interactions/{id}", interactions.get_interaction, _INTERACTION),
+    json_endpoint(
         "POST",
         "/api/v1/interactions/{id}/answer",
         interactions.answer_interaction,
@@ -306,109 +255,6 @@ _SESSIONS_AND_RUNS = (
         body=interaction_views.AnswerBody,
         examples=examples("allow", "Allow the action", {"choice": "allow"}),
     ),
-)
-
-# --- the model APIs ------------------------------------------------------------------------------------------------
-
-_REQUEST_HEADERS = (
-    header(vendor.SESSION, f"The session to continue with the last turn alone; `{vendor.NEW_SESSION}` begins one."),
-    header(vendor.WORKDIR, "Absolute path of an existing directory that the agent works in.", pattern="^(/.*)?$"),
-    header(vendor.APPROVAL, "auto: edits without asking; none: acts without asking.", enum=["", *APPROVAL_MODES]),
-    header(vendor.SANDBOX, "read-only: writes nothing; workspace: in its directories only.", enum=["", *SANDBOX_MODES]),
-    header(vendor.EVENTS, "`true`: the agent's tool calls appear as thinking.", enum=[*vendor.FLAGS]),
-    header(vendor.TOOLS, "Whose tools the model may call.", enum=["", *dialect.TOOLS_MODES]),
-)
-_RESPONSE_HEADERS = {
-    "x-clinvk-run-id": "The run id.",
-    "x-clinvk-session-id": "The session id, if the run belongs to a session.",
-    "x-clinvk-ignored": "Fields of the body that have no effect, such as `tools`.",
-}
-_EVENTS: Json = {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `stream: true`."}
-_QUESTION: dict[str, Json] = {"messages": [{"role": "user", "content": "What does this project do?"}]}
-
-
-def _minimal(fields: Mapping[str, Json]) -> Mapping[str, Json]:
-    return examples("minimal", "Required fields only", {"model": "claude", **fields})
-
-
-def _model_run(
-    route: Route,
-    name: str,
-    summary: str,
-    body: type[msgspec.Struct],
-    fields: Mapping[str, Json],
-    answer: type[msgspec.Struct],
-    *more: type[errors.ClinvkError],
-) -> Endpoint:
-    """Return the endpoint of a model API; `fields` are the body of an example."""
-    returns = Returns("The agent has answered.", answer, _RESPONSE_HEADERS, {sse.MEDIA_TYPE: _EVENTS})
-    refusals = (*more, *_MODEL_PROMPT)
-    return Endpoint(
-        route,
-        Operation(name, summary, returns, refusals, headers=_REQUEST_HEADERS, body=body, examples=_minimal(fields)),
-    )
-
-
-def _responses_app(services: Services) -> ASGIApp:
-    return PromptEndpoint(OpenAIResponses(), services, expand_references=responses.expand_references)
-
-
-_MODEL_APIS = (
-    _model_run(
-        Route("POST", "/openai/v1/chat/completions", partial(PromptEndpoint, OPENAI)),
-        "chatCompletion",
-        "Answer a conversation",
-        chat_bodies.ChatBody,
-        _QUESTION,
-        chat_bodies.ChatAnswer,
-    ),
-    _model_run(
-        Route("POST", "/openai/v1/responses", _responses_app),
-        "createResponse",
-        "Answer a conversation, or continue one",
-        response_body.ResponseBody,
-        {"input": "What does this project do?"},
-        response_object.Response,
-        dialect.PreviousNotFound,
-    ),
-    _model_run(
-        Route("POST", "/openai/v1/completions", partial(PromptEndpoint, OpenAICompletions())),
-        "completion",
-        "Answer a text",
-        completions.CompletionBody,
-        {"prompt": "What does this project do?"},
-        completions.CompletionAnswer,
-    ),
-    _method("GET", "/openai/v1/responses/{id}", responses.get_response, _RESPONSE),
-    _method("POST", "/openai/v1/responses/{id}/cancel", responses.cancel_response, (*_RESPONSE, dialect.ForeignOrigin)),
-    _method("GET", "/openai/v1/models", models.list_models, GUARDED),
-    _method("GET", "/openai/v1/models/{id:path}", models.get_model, _MODEL),
-    _model_run(
-        Route("POST", "/anthropic/v1/messages", partial(PromptEndpoint, ANTHROPIC)),
-        "createMessage",
-        "Answer a conversation",
-        anthropic_body.MessagesBody,
-        {**_QUESTION, "max_tokens": 1024},
-        anthropic_message.Message,
-    ),
-    _method(
-        "POST",
-        "/anthropic/v1/messages/count_tokens",
-        models.count_tokens,
-        (errors.InvalidRequest, *_BODY, *GUARDED),
-        body=anthropic_body.MessagesBody,
-        examples=_minimal(_QUESTION),
-    ),
-    _method(
-        "GET",
-        "/anthropic/v1/models",
-        models.list_anthropic_models,
-        (errors.InvalidRequest, *GUARDED),
-        query=anthropic.ModelListing,
-    ),
-    _method("GET", "/anthropic/v1/models/{id:path}", models.get_anthropic_model, _MODEL),
-    Endpoint(Route("GET", "/v1/models", partial(json_app, models.list_models_of_either))),
-    Endpoint(Route("GET", "/v1/models/{id:path}", partial(json_app, models.get_model_of_either))),
 )
 
 # --- the server ----------------------------------------------------------------------------------------------------
@@ -434,30 +280,30 @@ _HEALTH = {
 }
 _READY = {200: Returns("Send prompts here.", health.Health), 503: Returns("Send no prompts here.", health.Health)}
 _SERVER = (
-    _method("GET", "/api/v1/backends", health.list_backends, GUARDED),
-    _method("GET", "/api/v1/usage", runs.list_usage, STORED),
-    _method("GET", "/api/v1/me", login.get_me, OPEN),
-    _method(
+    json_endpoint("GET", "/api/v1/backends", health.list_backends, GUARDED),
+    json_endpoint("GET", "/api/v1/usage", runs.list_usage, STORED),
+    json_endpoint("GET", "/api/v1/me", login.get_me, OPEN),
+    json_endpoint(
         "POST",
         "/api/v1/login",
         login.log_in,
-        (errors.InvalidRequest, dialect.ForeignOrigin, *_BODY, *GUARDED),
+        (errors.InvalidRequest, dialect.ForeignOrigin, *BODY, *GUARDED),
         returns=Returns("The client is logged in.", login.Me, _COOKIE),
         body=login.LoginBody,
         examples=examples("key", "With an API key", {"key": "clinvk_..."}),
     ),
-    _method(
+    json_endpoint(
         "POST",
         "/api/v1/logout",
         login.log_out,
         (dialect.ForeignOrigin, *GUARDED),
         returns={204: Returns("The login has ended.", headers=_COOKIE)},
     ),
-    _method("GET", "/api/v1/limits", runs.list_limits, STORED),
-    _method("GET", METRICS_PATH, health.metrics, (dialect.NoSuchPath, *GUARDED), returns=_METRICS),
-    _method("GET", "/health", health.health, (), returns=_HEALTH),
-    _method("GET", "/health/ready", health.ready, (), returns=_READY),
-    _method("GET", "/health/live", health.live, ()),
+    json_endpoint("GET", "/api/v1/limits", runs.list_limits, STORED),
+    json_endpoint("GET", METRICS_PATH, health.metrics, (dialect.NoSuchPath, *GUARDED), returns=_METRICS),
+    json_endpoint("GET", "/health", health.health, (), returns=_HEALTH),
+    json_endpoint("GET", "/health/ready", health.ready, (), returns=_READY),
+    json_endpoint("GET", "/health/live", health.live, ()),
     Endpoint(
         Route("GET", "/openapi.json", openapi_document), Operation("openapi", "Get this document", _DOCUMENT, OPEN)
     ),
@@ -467,4 +313,4 @@ _SERVER = (
     *(Endpoint(Route("GET", f"/docs/{name}", partial(docs_file, name))) for name in ("docs.css", "docs.js")),
 )
 
-ENDPOINTS = (*_PROMPTS, *_SESSIONS_AND_RUNS, *_MODEL_APIS, *_SERVER)
+ENDPOINTS = (*_PROMPTS, *_SESSIONS_AND_RUNS, *MODEL_APIS, *_SERVER)

@@ -1,0 +1,148 @@
+"""The endpoints of the model APIs of OpenAI and Anthropic, in the order of the OpenAPI document."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import msgspec
+from starlette.types import ASGIApp
+
+from clinvk.api.endpoints import models, responses
+from clinvk.api.endpoints.prompts import PromptEndpoint
+from clinvk.api.endpoints.services import Services
+from clinvk.api.http.middleware import ANTHROPIC, OPENAI
+from clinvk.api.openapi.endpoint import (
+    ANY_PROMPT,
+    BODY,
+    GUARDED,
+    STORED,
+    Endpoint,
+    ErrorDocs,
+    Json,
+    Operation,
+    Returns,
+    Route,
+    examples,
+    header,
+    json_app,
+    json_endpoint,
+)
+from clinvk.dialects import anthropic, dialect, sse, vendor
+from clinvk.dialects.anthropic import body as anthropic_body
+from clinvk.dialects.anthropic import message as anthropic_message
+from clinvk.dialects.openai import chat_bodies, completions
+from clinvk.dialects.openai.completions import OpenAICompletions
+from clinvk.dialects.openai.responses import OpenAIResponses, response_object
+from clinvk.dialects.openai.responses import body as response_body
+from clinvk.types import errors
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
+
+_MODEL_PROMPT: ErrorDocs = (
+    *(*ANY_PROMPT, errors.ModelNotFound, errors.TimedOut),
+    *(errors.AgentRejected, errors.AgentUnauthenticated, errors.AgentUnpaid),
+    *(errors.AgentRateLimited, errors.AgentOverloaded),
+)
+_RESPONSE: ErrorDocs = (errors.RunNotFound, *STORED)
+_MODEL: ErrorDocs = (errors.ModelNotFound, *GUARDED)
+
+_REQUEST_HEADERS = (
+    header(vendor.SESSION, f"The session to continue with the last turn alone; `{vendor.NEW_SESSION}` begins one."),
+    header(vendor.WORKDIR, "Absolute path of an existing directory that the agent works in.", pattern="^(/.*)?$"),
+    header(vendor.APPROVAL, "auto: edits without asking; none: acts without asking.", enum=["", *APPROVAL_MODES]),
+    header(vendor.SANDBOX, "read-only: writes nothing; workspace: in its directories only.", enum=["", *SANDBOX_MODES]),
+    header(vendor.EVENTS, "`true`: the agent's tool calls appear as thinking.", enum=[*vendor.FLAGS]),
+    header(vendor.TOOLS, "Whose tools the model may call.", enum=["", *dialect.TOOLS_MODES]),
+)
+_RESPONSE_HEADERS = {
+    "x-clinvk-run-id": "The run id.",
+    "x-clinvk-session-id": "The session id, if the run belongs to a session.",
+    "x-clinvk-ignored": "Fields of the body that have no effect, such as `tools`.",
+}
+_EVENTS: Json = {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `stream: true`."}
+_QUESTION: dict[str, Json] = {"messages": [{"role": "user", "content": "What does this project do?"}]}
+
+
+def _minimal(fields: Mapping[str, Json]) -> Mapping[str, Json]:
+    return examples("minimal", "Required fields only", {"model": "claude", **fields})
+
+
+def _model_run(
+    route: Route,
+    name: str,
+    summary: str,
+    body: type[msgspec.Struct],
+    fields: Mapping[str, Json],
+    answer: type[msgspec.Struct],
+    *more: type[errors.ClinvkError],
+) -> Endpoint:
+    """Return the endpoint of a model API; `fields` are the body of an example."""
+    returns = Returns("The agent has answered.", answer, _RESPONSE_HEADERS, {sse.MEDIA_TYPE: _EVENTS})
+    refusals = (*more, *_MODEL_PROMPT)
+    return Endpoint(
+        route,
+        Operation(name, summary, returns, refusals, headers=_REQUEST_HEADERS, body=body, examples=_minimal(fields)),
+    )
+
+
+def _responses_app(services: Services) -> ASGIApp:
+    return PromptEndpoint(OpenAIResponses(), services, expand_references=responses.expand_references)
+
+
+MODEL_APIS = (
+    _model_run(
+        Route("POST", "/openai/v1/chat/completions", partial(PromptEndpoint, OPENAI)),
+        "chatCompletion",
+        "Answer a conversation",
+        chat_bodies.ChatBody,
+        _QUESTION,
+        chat_bodies.ChatAnswer,
+    ),
+    _model_run(
+        Route("POST", "/openai/v1/responses", _responses_app),
+        "createResponse",
+        "Answer a conversation, or continue one",
+        response_body.ResponseBody,
+        {"input": "What does this project do?"},
+        response_object.Response,
+        dialect.PreviousNotFound,
+    ),
+    _model_run(
+        Route("POST", "/openai/v1/completions", partial(PromptEndpoint, OpenAICompletions())),
+        "completion",
+        "Answer a text",
+        completions.CompletionBody,
+        {"prompt": "What does this project do?"},
+        completions.CompletionAnswer,
+    ),
+    json_endpoint("GET", "/openai/v1/responses/{id}", responses.get_response, _RESPONSE),
+    json_endpoint(
+        "POST", "/openai/v1/responses/{id}/cancel", responses.cancel_response, (*_RESPONSE, dialect.ForeignOrigin)
+    ),
+    json_endpoint("GET", "/openai/v1/models", models.list_models, GUARDED),
+    json_endpoint("GET", "/openai/v1/models/{id:path}", models.get_model, _MODEL),
+    _model_run(
+        Route("POST", "/anthropic/v1/messages", partial(PromptEndpoint, ANTHROPIC)),
+        "createMessage",
+        "Answer a conversation",
+        anthropic_body.MessagesBody,
+        {**_QUESTION, "max_tokens": 1024},
+        anthropic_message.Message,
+    ),
+    json_endpoint(
+        "POST",
+        "/anthropic/v1/messages/count_tokens",
+        models.count_tokens,
+        (errors.InvalidRequest, *BODY, *GUARDED),
+        body=anthropic_body.MessagesBody,
+        examples=_minimal(_QUESTION),
+    ),
+    json_endpoint(
+        "GET",
+        "/anthropic/v1/models",
+        models.list_anthropic_models,
+        (errors.InvalidRequest, *GUARDED),
+        query=anthropic.ModelListing,
+    ),
+    json_endpoint("GET", "/anthropic/v1/models/{id:path}", models.get_anthropic_model, _MODEL),
+    Endpoint(Route("GET", "/v1/models", partial(json_app, models.list_models_of_either))),
+    Endpoint(Route("GET", "/v1/models/{id:path}", partial(json_app, models.get_model_of_either))),
+)
