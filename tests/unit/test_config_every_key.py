@@ -23,6 +23,10 @@ OF_BACKENDS: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
     ("warm", "kept_backends"): (("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))),
     ("warm", "prestart"): (("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))),
 }
+OF_COMMANDS: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
+    ("backends", "claude", "command"): (("a 'b c'", ("a", "b c")), ('["a b"]', ("a b",))),
+    ("backends", "claude", "output"): (("text", "text"), ("text", "text")),
+}
 OF_VARIABLES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
     ("agents", "env_allow"): (("A,B_*", ("A", "B_*")), ('["npm_config_x-y"]', ("npm_config_x-y",))),
 }
@@ -31,7 +35,7 @@ OF_VARIABLES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
 def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, object]]:
     """Return two values other than the default, each as text and parsed."""
     words = setting_values.allowed_words(kind)
-    if special := (OF_BACKENDS | OF_VARIABLES).get(name):
+    if special := (OF_BACKENDS | OF_COMMANDS | OF_VARIABLES).get(name):
         return special
     if words == ("true", "false"):
         other = not value_of(Settings(), name)
@@ -84,7 +88,7 @@ def in_file(name: Name, text: str) -> str:
 @pytest.mark.parametrize(("name", "kind"), KEYS, ids=IDS)
 def test_flag_overrides_environment_and_environment_overrides_file(tmp_path: Path, name: Name, kind: object) -> None:
     (one, meant), (two, meant_too) = samples(name, kind)
-    assert value_of(Settings(), name) not in (meant, meant_too)
+    assert value_of(Settings(), name) not in (meant, meant_too) or setting_values.allowed_words(kind) == ("text",)
     file, env = in_file(name, one), {variable(name): two}
     assert value_of(loaded(tmp_path, file, {}, {}), name) == meant
     assert value_of(loaded(tmp_path, "", {variable(name): one}, {}), name) == meant

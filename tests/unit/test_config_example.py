@@ -8,7 +8,7 @@ import yaml
 
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.parse.flags import Flags
-from clinvk.cli.parse.settings import trace_of
+from clinvk.cli.parse.settings import backends_of, trace_of
 from clinvk.config.model import BackendSettings, Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -44,7 +44,8 @@ def keys_in(section: dict[str, object], above: str = "") -> set[str]:
 
 def test_example_has_every_key() -> None:
     content = msgspec.convert(yaml.safe_load(uncommented()), dict[str, object])
-    assert keys_in(content) - {"backends.codex", "backends.gemini"} == keys_of(Settings)
+    keys = {key.replace(".aider.", ".claude.") for key in keys_in(content)}
+    assert keys - {"backends.codex", "backends.gemini"} == keys_of(Settings)
 
 
 def test_copy_of_the_example_changes_no_setting() -> None:
@@ -56,8 +57,10 @@ def test_copy_of_the_example_changes_no_setting() -> None:
 def test_example_has_the_default_of_every_key(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(uncommented())
-    settings = trace_of(Flags(config=str(file)), {"HOME": "/home/user"}, {}, BACKENDS).settings
-    assert settings.backends == {"claude": BackendSettings()}
+    registry = backends_of(str(file), {"HOME": "/home/user"}, BACKENDS)
+    settings = trace_of(Flags(config=str(file)), {"HOME": "/home/user"}, {}, registry).settings
+    aider = BackendSettings(command=("aider", "--yes-always", "--no-pretty", "--message", "{prompt}"))
+    assert settings.backends == {"claude": BackendSettings(), "aider": aider}
     defaults = trace_of(Flags(), {"HOME": "/home/user"}, {}, BACKENDS).settings
     assert msgspec.structs.replace(settings, backends={}) == defaults
 

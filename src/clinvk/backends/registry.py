@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from clinvk.types.errors import BackendUnavailable, ModelNotFound
 from clinvk.types.text import unknown_name
@@ -11,33 +11,55 @@ if TYPE_CHECKING:
     from clinvk.backends.base import Backend
 
 
+class Definition(NamedTuple):
+    """A backend of the settings: the argv of a program that prints text."""
+
+    command: tuple[str, ...]
+
+
 class _Registry(Mapping[str, "Backend"]):
     """Backends by name, each imported at its first use: most commands of the command line need the names only."""
 
-    def __init__(self, classes: Mapping[str, str]) -> None:
-        self._classes = classes
+    def __init__(self, definitions: Mapping[str, str | Definition]) -> None:
+        self._definitions = definitions
         self._backends: dict[str, Backend] = {}
 
     def __getitem__(self, name: str) -> "Backend":
         if name not in self._backends:
-            kind = getattr(import_module(f"clinvk.backends.{name}"), self._classes[name])
-            self._backends[name] = kind()
+            self._backends[name] = _backend(name, self._definitions[name])
         return self._backends[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._classes
+        return name in self._definitions
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._classes)
+        return iter(self._definitions)
 
     def __len__(self) -> int:
-        return len(self._classes)
+        return len(self._definitions)
+
+
+def _backend(name: str, definition: str | Definition) -> "Backend":
+    if isinstance(definition, str):
+        return getattr(import_module(f"clinvk.backends.{name}"), definition)()
+    from clinvk.backends.text import TextBackend
+
+    return TextBackend(name, definition.command)
 
 
 Backends = Mapping[str, "Backend"]
 
-BACKENDS: Backends = _Registry({"claude": "Claude", "codex": "Codex", "gemini": "Gemini"})
-"""All backends by name, with their classes: the module of a backend has its name."""
+BUILT_IN = {"claude": "Claude", "codex": "Codex", "gemini": "Gemini"}
+"""The classes of the backends that are built in; the module of a backend has its name."""
+
+BACKENDS: Backends = _Registry(BUILT_IN)
+"""The backends that are built in, by name."""
+
+
+def with_definitions(definitions: Mapping[str, Definition]) -> Backends:
+    """Return the built-in backends and the backends of the settings."""
+    return _Registry({**BUILT_IN, **definitions})
+
 
 KEPT_BY_DEFAULT = ("claude", "codex")
 """The backends whose processes a server keeps unless the settings say otherwise: a kept process of Gemini CLI reports

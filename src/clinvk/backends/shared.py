@@ -9,7 +9,7 @@ from typing import Annotated, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 from msgspec import Meta
 
-from clinvk.backends.base import Channel, Delivery, Report
+from clinvk.backends.base import Capabilities, Channel, Delivery, Report
 from clinvk.types.choices import EFFORTS
 from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable, SessionNotFound, Unsupported
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
@@ -320,6 +320,28 @@ def refuse_nul(request: RunRequest) -> None:
     for field, text in texts.items():
         if "\0" in text:
             raise InvalidRequest(f"{field} must not contain a NUL character", field)
+
+
+def refuse_incapable(request: RunRequest, capabilities: Capabilities, name: str) -> None:
+    """Refuse the modes and options that a backend lacks.
+
+    Raises:
+        Unsupported: names the option, and the modes that the backend has.
+    """
+    modes = {
+        "approval_mode": (request.approval_mode, capabilities.approval_modes),
+        "sandbox_mode": (request.sandbox_mode, capabilities.sandbox_modes),
+    }
+    for field, (mode, available) in modes.items():
+        if mode is not None and mode not in available:
+            raise Unsupported(f"{name} has no {field} {mode} (available: {', '.join(available)})", field)
+    for field, is_refused in {
+        "allowed_tools": request.allowed_tools is not None and not capabilities.allowed_tools,
+        "add_dirs": bool(request.add_dirs) and not capabilities.add_dirs,
+        "tools": (bool(request.client_tools) or not request.own_tools) and not capabilities.client_tools,
+    }.items():
+        if is_refused:
+            raise Unsupported(f"{name} has no option {field}", field)
 
 
 def refuse_extra(extra: tuple[str, ...], reserved: Iterable[str], why: str) -> None:

@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from clinvk import __version__
 from clinvk.cli.parse import arguments, commands
@@ -12,6 +13,9 @@ from clinvk.cli.parse.flags import Flags, PromptFlags
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import Notes, has_colors, print_text
 from clinvk.types.errors import ClinvkError, InvalidRequest
+
+if TYPE_CHECKING:
+    from clinvk.backends.registry import Backends
 
 
 def enter(argv: Sequence[str]) -> int:
@@ -42,9 +46,7 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes, has_stdo
         if not is_utf8(argument):
             raise InvalidRequest(f"argument {number} is not valid UTF-8: {os.fsencode(argument)!r:.80}")
     if argv[:1] == [commands.COMPLETE]:
-        from clinvk.backends.registry import BACKENDS
-
-        return commands.load("admin.completion:complete")(argv[1:], environ, BACKENDS)
+        return commands.load("admin.completion:complete")(argv[1:], environ, _backends(None, environ))
     command, flags = arguments.read(argv)
     if not has_stdout and command != "serve":
         raise ClinvkError("stdout is closed")
@@ -57,12 +59,18 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes, has_stdo
         return _help(flags.words, environ)
     if not command and "--" not in argv and len(flags.words) == 1 and not _is_meant(flags, notes):
         return exits.CANCELLED
-    from clinvk.backends.registry import BACKENDS  # help and version do not wait for the import
-
     start = commands.load(commands.command_of(command).start)
+    backends = _backends(flags.config, environ)
     gc.freeze()
     gc.enable()
-    return start(flags, environ, notes, BACKENDS)
+    return start(flags, environ, notes, backends)
+
+
+def _backends(config: str | None, environ: Mapping[str, str]) -> "Backends":
+    from clinvk.backends.registry import BACKENDS  # help and version do not wait for the imports
+    from clinvk.cli.parse.settings import backends_of
+
+    return backends_of(config, environ, BACKENDS)
 
 
 def _is_meant(flags: Flags, notes: Notes) -> bool:

@@ -16,7 +16,7 @@ import yaml
 from clinvk.config import setting_values as schema
 from clinvk.config.load import nested, settings_of
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import OnInvalid, SourcedValue, Value, checked_values, converted
+from clinvk.config.setting_values import OnInvalid, SourcedValue, Value, checked_values, converted, ignore_invalid
 from clinvk.config.yaml_file import document, parse, written
 from clinvk.types.errors import ConfigError
 
@@ -64,10 +64,6 @@ def _example(section: object, backends: Collection[str]) -> str:
     return f"{name}.model" if name in backends else name
 
 
-def _ignore(error: ConfigError) -> None:
-    """Ignore a mistake: the change may correct it."""
-
-
 class SettingsText(NamedTuple):
     """The text of a settings file, which may have mistakes.
 
@@ -85,28 +81,28 @@ class SettingsText(NamedTuple):
 
     def settings(self) -> Settings:
         """Return the valid settings of the text."""
-        return settings_of(self._values(_ignore))
+        return settings_of(self._values(ignore_invalid))
 
-    def with_setting(self, change: SettingChange, on_remaining: OnInvalid = _ignore) -> str:
+    def with_setting(self, change: SettingChange, on_remaining: OnInvalid = ignore_invalid) -> str:
         """Return the text with a changed setting; pass each mistake that remains to `on_remaining`.
 
         Raises:
             ConfigError: the change corrects none of the mistakes in the file, or would change other settings too.
         """
-        before = self._values(_ignore)
+        before = self._values(ignore_invalid)
         expected = {**before, change.keys: change.effective}
         is_set = _without_defaults(before) == _without_defaults(expected)
         edit = (lambda: self.text) if is_set else (lambda: with_value(self.text, change.keys, change.value))
         return self._edited(change.keys, expected, edit, on_remaining)
 
-    def without_setting(self, dotted: str, on_remaining: OnInvalid = _ignore) -> str:
+    def without_setting(self, dotted: str, on_remaining: OnInvalid = ignore_invalid) -> str:
         """Return the text without a key or section, which may be unknown; the same text if the key is not set.
 
         Raises:
             ConfigError: the key is unknown and not set; or as for `with_setting`.
         """
         keys = schema.split(dotted)
-        expected = {name: value for name, value in self._values(_ignore).items() if name[: len(keys)] != keys}
+        expected = {name: value for name, value in self._values(ignore_invalid).items() if name[: len(keys)] != keys}
         without = self._edited(keys, expected, lambda: without_value(self.text, keys), on_remaining)
         if without == self.text:
             schema.kind_of(SourcedValue(keys, None, "config unset", ""), self.backends)

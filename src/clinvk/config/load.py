@@ -8,7 +8,15 @@ from typing import NamedTuple
 import msgspec
 
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import OnInvalid, SourcedValue, checked_values, expand_home, raise_invalid, user_home
+from clinvk.config.setting_values import (
+    OnInvalid,
+    SourcedValue,
+    checked_values,
+    expand_home,
+    ignore_invalid,
+    raise_invalid,
+    user_home,
+)
 from clinvk.types.errors import ConfigError
 
 WORKTREES = "worktrees"
@@ -126,6 +134,15 @@ def _may_be_there(file: Path) -> bool:
         return file.exists()
     except OSError:
         return True
+
+
+def backend_keys(path: str | None, environ: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the name of each backend in the settings, with the keys of its section. Ignore invalid settings."""
+    found: dict[str, set[str]] = {}
+    for entry in chain(_file(path, environ, ignore_invalid), _environment(environ, ())):
+        if entry.keys[0] == "backends" and len(entry.keys) > 1:
+            found.setdefault(entry.keys[1], set()).update(entry.keys[2:3])
+    return found
 
 
 def _environment(environ: Mapping[str, str], backends: Collection[str]) -> Iterator[SourcedValue]:

@@ -59,9 +59,14 @@ class UnifiedFlags(_Section, frozen=True, kw_only=True):
 
 
 class BackendSettings(_Section, frozen=True, kw_only=True):
-    """One agent CLI. With None or an empty text, `unified_flags` or the CLI decides."""
+    """One agent CLI. With None or an empty text, `unified_flags` or the CLI decides.
+
+    `command`, the argv of a program that prints text, defines a backend that is not built in.
+    """
 
     enabled: bool = True
+    command: tuple[str, ...] = ()
+    output: Literal["text"] = "text"
     executable: str = ""
     model: str = ""
     system_prompt: str = ""

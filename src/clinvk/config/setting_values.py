@@ -1,6 +1,7 @@
 """Settings by name: dotted keys, sources of values, and checks of values against types."""
 
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -50,7 +51,15 @@ def raise_invalid(error: ConfigError) -> None:
     raise error
 
 
+def ignore_invalid(error: ConfigError) -> None:
+    """Ignore an error, and read on."""
+
+
 _BACKENDS = dict[str, BackendSettings]
+BACKEND_NAME = re.compile("[a-z][a-z0-9-]{0,31}")
+DEFINING = frozenset(("command",))
+"""The keys that define a backend. Their text is split into words like a command line."""
+
 _LISTED = 12
 """The number of names that an error lists; of more names the error has only the nearest."""
 
@@ -66,6 +75,11 @@ def is_agent_variable(keys: tuple[str, ...]) -> bool:
     return len(keys) == 4 and (keys[0], keys[2]) == ("backends", "env")
 
 
+def is_definition(keys: tuple[str, ...]) -> bool:
+    """Return whether keys name a key that defines a backend: `backends.<name>.command`."""
+    return len(keys) == 3 and keys[0] == "backends" and keys[2] in DEFINING
+
+
 def kind_of(entry: SourcedValue, backends: Collection[str]) -> object:
     """Return the type of the key in `Settings`.
 
@@ -77,6 +91,11 @@ def kind_of(entry: SourcedValue, backends: Collection[str]) -> object:
         names = members(kind, backends)
         if key in names:
             kind = names[key]
+        elif kind == _BACKENDS and is_definition(entry.keys):
+            if not BACKEND_NAME.fullmatch(key):
+                rule = "a lower-case letter, then up to 31 lower-case letters, digits and dashes"
+                raise ConfigError(f"{entry.place}: {'.'.join(entry.keys)}: the name of a backend must be {rule}")
+            kind = BackendSettings
         elif names:
             what = "backend" if kind == _BACKENDS else "key"
             raise unknown_key(entry, f"unknown {what} {'.'.join(entry.keys[: depth + 1])!r}", key, names)
@@ -248,7 +267,9 @@ def converted(entry: SourcedValue, kind: object) -> object:
         return None
     if entry.keys[-1] == "allowed_tools" and isinstance(value, str) and not value.startswith("["):
         return None if value == "all" else split_list([value])
-    if is_list(kind) and entry.is_text and isinstance(value, str):
+    if is_definition(entry.keys) and isinstance(value, str) and value[:1] != "[":
+        value = _words_of_command(entry, value)
+    elif is_list(kind) and entry.is_text and isinstance(value, str):
         value = _listed(entry, value)
     if entry.is_text and (kind is bool or bool in get_args(kind)):
         value = _YES_NO.get(entry.written.lower(), value)
@@ -256,6 +277,13 @@ def converted(entry: SourcedValue, kind: object) -> object:
         return msgspec.convert(value, kind, strict=not entry.is_text)
     except msgspec.ValidationError:
         raise ConfigError(f"{entry.place}: {entry.where}: must be {allowed(kind)}") from None
+
+
+def _words_of_command(entry: SourcedValue, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as exc:
+        raise ConfigError(f"{entry.place}: {entry.where}: must be a command line: {exc}") from None
 
 
 def _listed(entry: SourcedValue, text: str) -> Sequence[str]:

@@ -53,6 +53,8 @@ _SETTINGS = (
 )
 """Settings that a run reads from the process instead of the request, besides those of its backend."""
 
+_BACKEND_SETTINGS = ("enabled", "executable", "extra_flags", "command")
+
 
 def decisive_variables(registry: Mapping[str, "Backend"]) -> list[str]:
     """Return the variables without secrets that must be equal, such as those of the folders of agents' logins."""
@@ -140,6 +142,6 @@ def _settings(settings: Settings, backends: Collection[str]) -> dict[str, object
     found = {name: attrgetter(name)(settings) for name in _SETTINGS}
     for name in backends:
         own = settings.backend(name)
-        found |= {f"backends.{name}.{key}": getattr(own, key) for key in ("enabled", "executable", "extra_flags")}
+        found |= {f"backends.{name}.{key}": getattr(own, key) for key in _BACKEND_SETTINGS}
         found[f"backends.{name}.env"] = sorted(own.env.items())
     return found

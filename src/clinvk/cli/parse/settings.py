@@ -4,15 +4,34 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from clinvk.backends.registry import KEPT_BY_DEFAULT, Backends
+from clinvk.backends.registry import BUILT_IN, KEPT_BY_DEFAULT, Backends, Definition, with_definitions
 from clinvk.cli.parse.arguments import is_utf8
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes
-from clinvk.config.load import SettingsTrace, trace
+from clinvk.config.load import SettingsTrace, backend_keys, trace
 from clinvk.config.model import Settings
-from clinvk.config.setting_values import OnInvalid, all_keys, raise_invalid
-from clinvk.types.errors import BackendUnavailable, InvalidRequest
+from clinvk.config.setting_values import (
+    BACKEND_NAME,
+    DEFINING,
+    OnInvalid,
+    all_keys,
+    ignore_invalid,
+    is_definition,
+    raise_invalid,
+)
+from clinvk.types.errors import BackendUnavailable, ConfigError, InvalidRequest
 from clinvk.types.text import nearest, unknown_name
+
+
+def backends_of(config: str | None, environ: Mapping[str, str], built_in: Backends) -> Backends:
+    """Return the built-in backends, and the backends that the settings define; `trace_of` reports invalid ones."""
+    keys = backend_keys(config, environ)
+    names = [name for name in keys.keys() - built_in.keys() if BACKEND_NAME.fullmatch(name) and keys[name] & DEFINING]
+    if not names:
+        return built_in
+    found = trace(config, environ, {}, [*built_in, *names], ignore_invalid).settings.backends
+    commands = {name: own.command for name, own in found.items() if name in names and own.command}
+    return with_definitions({name: Definition(commands[name]) for name in sorted(commands)})
 
 
 def settings_of(
@@ -57,7 +76,11 @@ def trace_of(
         "unified_flags.dry_run": flags.dry_run or None,
         **more,
     }
-    return trace(flags.config, environ, given, backends, reject, {("warm", "kept_backends"): KEPT_BY_DEFAULT})
+    found = trace(flags.config, environ, given, backends, reject, {("warm", "kept_backends"): KEPT_BY_DEFAULT})
+    for (*_, name, key), place in [item for item in found.places.items() if is_definition(item[0])]:
+        if name in BUILT_IN and getattr(found.settings.backend(name), key):
+            reject(ConfigError(f"{place}: backends.{name}.{key}: {name} is built in; choose another name"))
+    return found
 
 
 def directory(path: str, flag: str) -> str:

@@ -90,9 +90,9 @@ class _Probe(NamedTuple):
 
     def _judge(self, version: str | None, lacking: Sequence[tuple[str, ...] | None], login: LoginStatus) -> Check:
         name = self.backend.name
-        if version is None:
+        if version is None and lacking:
             return _check(name, "problem", f"{self.path} reports no version; is it the right program?")
-        about = f"{version} {self.path}"
+        about = f"{version} {self.path}" if version else self.path
         if missing := dict.fromkeys(flag for flags in lacking for flag in flags or ()):
             what = f"does not accept {', '.join(missing)}, which clinvk needs; another version may"
             return _check(name, "problem", f"{about}: {what}", self.backend.install)
