@@ -1,4 +1,4 @@
-"""The real Claude Code asks, and a user of the console answers in a real browser. The model is a stand-in."""
+"""Real agents ask, and a user of the console answers in a real browser. The model is a stand-in."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ pytestmark = needs_browser
 
 
 @asynccontextmanager
-async def asked(machine: Machine, backend: str = "claude") -> AsyncGenerator[Page]:
+async def asked(machine: Machine, backend: str) -> AsyncGenerator[Page]:
     """Open the inbox with the request of an agent to write the file `asked.txt`."""
     prompt = f"[[tool=write path={machine.project}/asked.txt content=x say=Done.]]"
     async with serving(machine.env) as server:
@@ -30,17 +30,18 @@ async def ended(page: Page) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_write_allowed_in_the_console_is_done(machine: Machine) -> None:
-    async with asked(machine) as page:
+@pytest.mark.parametrize("backend", ["claude", "codex"])
+async def test_write_allowed_in_the_console_is_done(machine: Machine, backend: str) -> None:
+    async with asked(machine, backend) as page:
         await page.click(".interaction .primary")
         await page.until(f"{text_of('.interaction .result')} === 'Allowed by user'")
         await ended(page)
-    assert (machine.project / "asked.txt").read_text() == "x"
+    assert (machine.project / "asked.txt").read_text().strip() == "x"
 
 
 @pytest.mark.timeout(120)
 async def test_write_denied_in_the_console_is_not_done(machine: Machine) -> None:
-    async with asked(machine) as page:
+    async with asked(machine, "claude") as page:
         await page.evaluate("document.querySelector('.interaction').focus()")
         await page.call("Input.dispatchKeyEvent", type="keyDown", key="d", text="d")
         await page.until("document.activeElement.tagName === 'INPUT'")

@@ -115,6 +115,7 @@ function Navigation({ section, pending, me, onLogout }) {
     <button type="button" class="link" onClick=${showShortcuts}>Shortcuts</button>
     ${me.login_required && html`
       <button type="button" class="link" onClick=${onLogout}>Log out ${me.key}</button>`}`;
+  const close = (event) => { event.currentTarget.parentElement.open = false; };
   return html`
     <nav aria-label="Screens">
       <a class="brand" href="#/"><img src="console/icon.svg" alt="" width="24" height="24" />clinvk</a>
@@ -122,7 +123,7 @@ function Navigation({ section, pending, me, onLogout }) {
       <div class="rest">${rest}</div>
       <details class="menu" key=${section}>
         <summary aria-current=${MENU.indexOf(section) >= IN_BAR || undefined}>More</summary>
-        <div class="popup">${rest}</div>
+        <div class="popup" onClick=${close}>${rest}</div>
       </details>
     </nav>`;
 }

@@ -110,9 +110,11 @@ export class Conversation {
     }, () => this._changed());
   }
 
-  _end(turn) {
+  async _end(turn) {
     turn.stop();
     this._bound(turn);
+    if (this.session) this.session = await get(`sessions/${this.sessionId}`).catch(() => this.session);
+    this._changed();
   }
 
   /** Forget the events of the turn that was loaded first if too many are. They load again when the turn is in view. */

@@ -33,7 +33,7 @@ export function Inbox() {
         <${RunList} runs=${activeRuns.slice(0, MAX_ACTIVE)} /></section>`}
     <div class="columns">
       <section aria-label="Newest sessions"><h2><a href="#/sessions">Sessions</a></h2>
-        <${Loaded} load=${() => get("sessions", { limit: NEWEST })}>${({ sessions }) => sessions.length
+        <${Loaded} deps=${[activeRuns.length]} load=${() => get("sessions", { limit: NEWEST })}>${({ sessions }) => sessions.length
           ? html`<${List} items=${sessions} row=${(session) => html`<${SessionRow} key=${session.id} session=${session} />`} />`
           : html`<${Empty}>No sessions yet.<//>`}<//></section>
       <section aria-label="Newest runs"><h2><a href="#/runs">Runs</a></h2>
