@@ -25,6 +25,7 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
 from clinvk.config.model import (
     BackendSettings,
+    InteractionSettings,
     LogSettings,
     NotificationSettings,
     PolicySettings,
@@ -91,6 +92,7 @@ async def serving(
     tracing: bool = False,
     policy: PolicySettings | None = None,
     warm: WarmSettings | None = None,
+    interactions: InteractionSettings | None = None,
     notifications: NotificationSettings | None = None,
     **server: object,
 ) -> AsyncGenerator[LiveServer]:
@@ -105,6 +107,7 @@ async def serving(
         unified_flags=unified_flags or UnifiedFlags(),
         log=log or LogSettings(),
         policy=policy or PolicySettings(),
+        interactions=interactions or InteractionSettings(),
         tracing=TracingSettings(enabled=tracing),
         notifications=notifications or NotificationSettings(),
     )

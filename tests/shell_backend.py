@@ -21,7 +21,9 @@ DONE = """echo '{"type":"run_finished"}'\n"""
 FAILED = """echo '{"type":"run_failed","code":"agent_failed","message":"no"}'\n"""
 
 
-class _Events(Decoder):
+class ShellEvents(Decoder):
+    """Decodes the printed lines."""
+
     def feed(self, line: bytes) -> Iterable[Report]:
         yield msgspec.json.decode(line, type=Usage if line.startswith(b'{"input_tokens"') else Event)
 
@@ -58,7 +60,7 @@ class Shell:
         )
 
     def channel(self, launch: Launch, host: Host) -> Channel:
-        return OneShotChannel(_Events(), lambda request: (self._script or request.prompt).encode())
+        return OneShotChannel(ShellEvents(), lambda request: (self._script or request.prompt).encode())
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         return ("sh",)

@@ -47,6 +47,7 @@ def test_create_rejects_invalid_arguments(clinvk: Clinvk) -> None:
         ["a", "--cost-per-day", "nan"],
         ["a", "--tokens-per-day", "0"],
         ["a", "--max-runs", "0"],
+        ["a", "--right", "everything"],
         ["a", "--expires", "0"],
         ["a", "--expires", "soon"],
         ["a", "--expires", "999999w"],
@@ -152,7 +153,7 @@ def test_server_requires_the_created_key(clinvk: Clinvk, scripted: Scripted) -> 
 def test_list_shows_expiry_and_expired_keys(clinvk: Clinvk) -> None:
     made = clinvk.run("keys", "create", "ana", "--expires", "30d", "--max-runs", "2")
     assert "2 runs at once; expires " in made.stderr
-    clinvk.run("keys", "create", "ben")
+    assert "no restrictions; may also answer" in clinvk.run("keys", "create", "ben", "--right", "answer").stderr
     file = clinvk.config.parent / "keys.json"
     content = json.loads(file.read_text())
     content["keys"].append({**content["keys"][0], "name": "old", "digest": "0" * 64, "expires_at": 1.5})
@@ -160,8 +161,10 @@ def test_list_shows_expiry_and_expired_keys(clinvk: Clinvk) -> None:
     items = json.loads(clinvk.run("keys", "list", "--json").stdout)["keys"]
     assert [(item["name"], item["expired"]) for item in items] == [("ana", False), ("ben", False), ("old", True)]
     assert (items[0]["limits"], items[1]["expires_at"]) == ({"max_runs": 2}, None)
+    assert [item["rights"] for item in items] == [[], ["answer"], []]
     assert items[2]["expires_at"] == "1970-01-01T00:00:01.500Z"
     listed = clinvk.run("keys", "list").stdout.splitlines()
     assert "EXPIRES" in listed[0]
     assert "never" in listed[2]
+    assert "may also answer" in listed[2]
     assert "expired 1970-01-01" in listed[3]

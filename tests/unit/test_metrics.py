@@ -10,6 +10,7 @@ from clinvk.api.observe.metrics import Gauges, Metrics
 from clinvk.runtime.pool.pool import PoolStats, WarmStats
 from clinvk.runtime.slots import Occupancy
 from clinvk.types.events import RunFailed, RunFinished, Usage
+from clinvk.types.interaction import Interaction
 
 REPOSITORY = Path(__file__).parents[2]
 DASHBOARD = (REPOSITORY / "packaging" / "grafana-dashboard.json").read_text()
@@ -18,6 +19,7 @@ GAUGES = Gauges(
     requests=2,
     occupancy=Occupancy({"claude": 1, "codex": 0}, {"claude": 3, "codex": 0}, slots=16, queue_slots=100),
     parked_runs=4,
+    waiting_runs=3,
     sessions=7,
     store_bytes=4096,
     warm=WarmStats(
@@ -46,6 +48,7 @@ def everything() -> Metrics:
     metrics.count_run("claude", RunFinished(usage=Usage(100, 30, 40, 10), cost_usd=0.5))
     metrics.time_run("claude", 0.02, 0.7, 3.0)
     metrics.time_commit(0.002)
+    metrics.count_interaction(Interaction(id="q", backend="claude", status="expired"))
     return metrics
 
 
@@ -99,6 +102,7 @@ def test_gauges_report_the_current_state() -> None:
             requests=0,
             occupancy=Occupancy({}, {"claude": 0}, 1, 1),
             parked_runs=0,
+            waiting_runs=0,
             sessions=None,
             store_bytes=0,
             warm=None,

@@ -74,7 +74,11 @@ def test_omitted_mode_defaults_to_the_settings_capped_by_the_policy() -> None:
 
 def test_approval_none_without_a_sandbox_counts_as_full() -> None:
     policy = policy_of(PolicySettings(max_sandbox_mode="default"))
-    for words in ({"approval_mode": "none"}, {"approval_mode": "none", "sandbox_mode": "default"}):
+    for words in (
+        {"approval_mode": "none"},
+        {"approval_mode": "none", "sandbox_mode": "default"},
+        {"approval_mode": "ask"},
+    ):
         assert refused(policy, replace(ASKED, **words)).field == "approval_mode"
     assert policy.completed(replace(ASKED, approval_mode="none", sandbox_mode="workspace")).approval_mode == "none"
     default_mode = policy_of(

@@ -123,6 +123,7 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     DirectoryNotAllowed: 403,
     BackendNotAllowed: 403,
     BeyondPolicy: 403,
+    errors.AgentCannotAnswer: 403,
     NoSuchPath: 404,
     errors.BackendUnavailable: 404,
     errors.SessionNotFound: 404,

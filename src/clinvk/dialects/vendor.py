@@ -27,7 +27,16 @@ from clinvk.dialects.json_bodies import NOT_BLANK
 from clinvk.types import errors
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import Event, Progress, RunStarted, ThinkingDelta, ToolCall, ToolResult
+from clinvk.types.events import (
+    Event,
+    InteractionRequested,
+    InteractionResolved,
+    Progress,
+    RunStarted,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+)
 from clinvk.types.request import MAX_NAME_CHARS, RunRequest
 
 SESSION = "x-clinvk-session-id"
@@ -238,8 +247,21 @@ def visible_thinking(event: Event, call: Call) -> str:
             return f"\n[{event.name}] {_shown(_encoder.encode(event.input).decode())}\n"
         case ToolResult() if call.shows_work:
             return f"[{'error' if event.is_error else 'result'}] {_shown(event.output)}\n"
+        case InteractionRequested(interaction=interaction) if call.shows_work:
+            return f"\n[waiting] {_shown(interaction.title)}\n"
+        case InteractionResolved(interaction=interaction) if call.shows_work:
+            return f"[{interaction.outcome}]\n"
         case _:
             return ""
+
+
+def waiting_comment(event: Event) -> bytes:
+    """Return the comment in a stream whose agent waits for a person; empty for other events."""
+    match event:
+        case InteractionRequested(interaction=interaction):
+            return f": waiting for the answer to interaction {interaction.id}\n\n".encode()
+        case _:
+            return b""
 
 
 def _shown(text: str) -> str:

@@ -27,8 +27,11 @@ def modes_up_to(order: tuple[Mode, ...], maximum: Mode) -> tuple[Mode, ...]:
 
 
 def permission_rank(approval: ApprovalMode | None, sandbox: SandboxMode | None) -> SandboxMode:
-    """Return the sandbox mode that two modes amount to: without approval and sandbox, an agent can do anything."""
-    if approval == "none" and sandbox in ("default", None):
+    """Return the sandbox mode that two modes amount to.
+
+    Without a sandbox, an agent can do anything if it acts without asking, or if the client allows what it asks.
+    """
+    if approval in ("ask", "none") and sandbox in ("default", None):
         return "full"
     return sandbox or "default"
 

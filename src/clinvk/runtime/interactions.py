@@ -47,15 +47,20 @@ class Interactions:
         self._pending: dict[str, tuple[Interaction, OnResolved]] = {}
         self._watcher: asyncio.Task[None] | None = None
 
-    async def add(self, interaction: Interaction, on_resolved: OnResolved) -> Interaction | None:
+    @property
+    def waiting_runs(self) -> int:
+        """The number of runs of this process that wait for an answer."""
+        return len({pending.run_id for pending, _ in self._pending.values()})
+
+    async def add(self, interaction: Interaction, on_resolved: OnResolved) -> Interaction | InteractionAnswer:
         """Store an interaction of a run, and call `on_resolved` with its outcome, unless it is forgotten before.
 
-        Return the interaction with id and times; None if too many runs wait, or the store fails.
+        Return the interaction with id and times; a denial if too many runs wait, or the store fails.
         """
         if len({pending.run_id for pending, _ in self._pending.values()} | {interaction.run_id}) > (
             self._settings.max_waiting
         ):
-            return None
+            return _NO_ROOM
         at = time.time()
         expires_at = at + self._settings.timeout_secs
         interaction = replace(bounded(interaction), id=os.urandom(16).hex(), created_at=at, expires_at=expires_at)
@@ -63,7 +68,7 @@ class Interactions:
             await self._store.add_interaction(interaction)
         except StoreUnavailable as exc:
             logger.warning("an interaction of run %s cannot be stored: %s", interaction.run_id, exc.message)
-            return None
+            return _NOT_STORED
         self._pending[interaction.id] = interaction, on_resolved
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch())
@@ -116,8 +121,9 @@ class Interactions:
         status = "answered" if answer else "expired"
         resolved = replace(interaction, status=status, answered_at=time.time(), answered_by=answered_by, answer=answer)
         stored = await self._store.resolve_interaction(resolved)
-        self._report(stored)
-        return stored, stored == resolved
+        if (is_stored := stored == resolved) or stored.id in self._pending:
+            self._report(stored)
+        return stored, is_stored
 
     def _report(self, stored: Interaction) -> None:
         self._on_change(stored)
@@ -143,6 +149,7 @@ _END_TEXTS = {"expired": "has expired, which means deny", "withdrawn": "was with
 
 
 _NO_ROOM = InteractionAnswer(choice="deny", reason="too many runs wait for an answer (interactions.max_waiting)")
+_NOT_STORED = InteractionAnswer(choice="deny", reason="what the agent asks cannot be stored")
 _EXPIRED = InteractionAnswer(choice="deny", reason="nobody answered in time")
 
 
@@ -176,9 +183,9 @@ class RunInteractions:
             withdrawn = self._pending.pop(request_id, None)
             return [InteractionResolved(await self._interactions.withdraw(withdrawn))] if withdrawn else []
         stored = await self._interactions.add(replace(event.interaction, **self._run), self._resolve)
-        if stored is None:
-            self._answers.append((request_id, _NO_ROOM, None))
-            return [Progress("denied", _NO_ROOM.reason)]
+        if isinstance(stored, InteractionAnswer):
+            self._answers.append((request_id, stored, None))
+            return [Progress("denied", stored.reason)]
         self._pending[request_id] = stored
         return [InteractionRequested(stored)]
 

@@ -3,6 +3,7 @@
     ClinvkError                   internal_error
     ├─ InvalidRequest             invalid_request
     │  ├─ Unsupported             unsupported_option
+    │  ├─ AgentCannotAnswer       agent_cannot_answer
     │  ├─ InteractionAnswered     interaction_answered
     │  └─ InteractionEnded        interaction_ended
     ├─ ConfigError                invalid_config
@@ -136,6 +137,12 @@ class InteractionNotFound(ClinvkError):
     """No interaction has this id."""
 
     code = "interaction_not_found"
+
+
+class AgentCannotAnswer(InvalidRequest):
+    """The answer to an interaction comes from a process of an agent."""
+
+    code = "agent_cannot_answer"
 
 
 class InteractionAnswered(InvalidRequest):

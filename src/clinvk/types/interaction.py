@@ -89,6 +89,11 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     answered_by: str | None = None
     answer: InteractionAnswer | None = None
 
+    @property
+    def outcome(self) -> str:
+        """The choice of the answer, or else the status."""
+        return self.answer.choice if self.answer else self.status
+
 
 _MAX_CHARACTERS = 65_536
 

@@ -48,6 +48,7 @@ class TrustedProxies:
         if forwarded:
             clients.append(self._client([element.get("for", "") for element in forwarded[-_MAX_HOPS:]], peer))
         if len(set(clients)) == 1:  # if the headers differ, the client sent one of them
+            scope["state"]["proxy"] = scope["client"]
             scope["client"] = (str(clients[0]), 0)
         proto = headers.get("x-forwarded-proto") or (forwarded[-1].get("proto", "") if forwarded else "")
         if proto.lower() in _SCHEMES:

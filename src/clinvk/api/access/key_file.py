@@ -127,7 +127,14 @@ class KeyFile:
         except OSError as exc:
             raise self._unreadable(exc.strerror) from exc
 
-    def create(self, name: str, limits: KeyLimits, dry_run: bool = False, expires_at: float | None = None) -> str:
+    def create(
+        self,
+        name: str,
+        limits: KeyLimits,
+        dry_run: bool = False,
+        expires_at: float | None = None,
+        rights: tuple[Right, ...] = (),
+    ) -> str:
         """Add a key with a unique name, and return the key; the file stores only the digest. `dry_run` stores nothing.
 
         Raises:
@@ -139,8 +146,14 @@ class KeyFile:
                 f"{name!r} cannot be the name of a key: have 1 to 64 of a-z, A-Z, 0-9, and after the first . _ -"
             )
         key = PREFIX + secrets.token_urlsafe(32)
-        created_at = round(time.time(), 3)
-        new_key = ApiKey(name=name, digest=digest_of(key), created_at=created_at, expires_at=expires_at, limits=limits)
+        new_key = ApiKey(
+            name=name,
+            digest=digest_of(key),
+            created_at=round(time.time(), 3),
+            expires_at=expires_at,
+            limits=limits,
+            rights=rights,
+        )
 
         def add(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
             if any(existing.name == name for existing in keys):

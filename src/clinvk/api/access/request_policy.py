@@ -106,7 +106,7 @@ class RequestPolicy:
             return request
         if original.approval_mode or original.sandbox_mode:
             raise BeyondPolicy(
-                "approval_mode 'none' with sandbox_mode 'default' is no sandbox at all; allowed with 'none' are "
+                f"approval_mode {request.approval_mode!r} with sandbox_mode 'default' is no sandbox; allowed are "
                 "read-only, workspace (policy.max_sandbox_mode)",
                 "approval_mode" if original.approval_mode else "sandbox_mode",
             )

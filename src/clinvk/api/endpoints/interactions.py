@@ -1,8 +1,11 @@
 """The endpoints for interactions: list, show, answer."""
 
+import asyncio
+
 from msgspec.structs import asdict, replace
 from starlette.requests import Request
 
+from clinvk.api.access.client_process import refuse_agent_client
 from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import read_json
@@ -30,9 +33,10 @@ async def get_interaction(services: Services, request: Request) -> views.Interac
 async def answer_interaction(services: Services, request: Request) -> views.InteractionView:
     """Answer an interaction. The first answer counts.
 
-    The key must be the key of the run, or have the right to answer for other keys.
+    The key must be the key of the run, or have the right to answer for other keys. No agent may answer.
     """
     refuse_foreign(request.scope)
+    await asyncio.to_thread(refuse_agent_client, request.scope, is_open=not services.access.keys)
     answer = views.parse_answer(await read_json(request.scope, request.receive, services.settings.server))
     interaction = await services.store.interaction(request.path_params["id"])
     run = await services.store.run(interaction.run_id)

@@ -202,7 +202,7 @@ class _PromptRequest(Exchange):
                 is_held = False
                 await self._open()
             encoder = self._get_encoder(call, run)
-            for data in chunked(encoder.feed(event, at) for _, at, event in batch):
+            for data in chunked(encoder.feed(event, at) or vendor.waiting_comment(event) for _, at, event in batch):
                 await self._response.write(data)
             data = b""  # free the piece while waiting for the next batch
         await self._response.end()

@@ -27,6 +27,7 @@ from clinvk.runtime.pool.pool import WarmStats
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.slots import Occupancy
 from clinvk.types.events import Ending, RunFailed
+from clinvk.types.interaction import Interaction
 
 _Labels = tuple[str, ...]
 
@@ -46,6 +47,7 @@ class Gauges(NamedTuple):
     requests: int
     occupancy: Occupancy
     parked_runs: int
+    waiting_runs: int
     sessions: int | None
     store_bytes: int
     warm: WarmStats | None
@@ -72,6 +74,12 @@ class Metrics:
             "route",
         )
         self._runs = _Counter("clinvk_runs", "Ended runs. outcome: finished or an error code.", "backend", "outcome")
+        self._interactions = _Counter(
+            "clinvk_interactions",
+            "Resolved interactions. outcome: the choice of the answer, expired or withdrawn.",
+            "backend",
+            "outcome",
+        )
         self._run_seconds = _Histogram(
             _DURATION_BOUNDS_S, "clinvk_run_duration_seconds", "From the start of the agent to its end.", "backend"
         )
@@ -115,6 +123,10 @@ class Metrics:
             self._tokens[backend, "reasoning"] += usage.reasoning_tokens
         if ending.cost_usd and ending.cost_usd > 0:
             self._cost_usd[backend,] += ending.cost_usd
+
+    def count_interaction(self, interaction: Interaction) -> None:
+        """Count a resolved interaction."""
+        self._interactions[interaction.backend, interaction.outcome] += 1
 
     def time_run(self, backend: str, queued_s: float, first_word_s: float | None, seconds: float) -> None:
         """Record the durations of a run: in the queue, until the first word (None without output), and in total."""
@@ -198,6 +210,7 @@ def _gauge_families(gauges: Gauges) -> Iterator[Metric]:
     yield _gauge("clinvk_slots", "The maximum of runs at once.", occupancy.slots)
     yield _gauge("clinvk_queue_slots", "The maximum of waiting runs.", occupancy.queue_slots)
     yield _gauge("clinvk_parked_runs", "Runs that wait for the outputs of their clients' tools.", gauges.parked_runs)
+    yield _gauge("clinvk_runs_waiting", "Runs that wait for the answer to an interaction.", gauges.waiting_runs)
     yield _gauge("clinvk_store_up", "1 if sessions can be stored, else 0.", int(gauges.sessions is not None))
     if gauges.sessions is not None:
         yield _gauge("clinvk_store_sessions", "Stored sessions.", gauges.sessions)

@@ -18,6 +18,7 @@ from clinvk.runtime.local import RunObserver
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import ConfigError
 from clinvk.types.events import RunFailed, Usage
+from clinvk.types.interaction import Interaction
 
 if TYPE_CHECKING:
     from clinvk.api.observe.metrics import Metrics
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 _LINE = (
     "run %(run_id)s of %(backend)s: %(outcome)s after %(duration_ms)d ms, %(input_tokens)d in, %(output_tokens)d out"
 )
+_ANSWER_LINE = "interaction %(interaction_id)s of run %(run_id)s: %(outcome)s"
 
 
 user_agent: ContextVar[str | None] = ContextVar("user_agent", default=None)
@@ -80,6 +82,21 @@ def _ms(since: float, at: float | None) -> int | None:
     return None if at is None else round((at - since) * 1000)
 
 
+def _log_interaction(interaction: Interaction) -> None:
+    """Log who answered what, without the question and the reason, which may be private."""
+    fields = {
+        "interaction_id": interaction.id,
+        "run_id": interaction.run_id,
+        "backend": interaction.backend,
+        "outcome": interaction.outcome,
+        "session_id": interaction.session_id,
+        "tool": interaction.tool or None,
+        "answered_by": interaction.answered_by,
+    }
+    line = f"{_ANSWER_LINE} by %(answered_by)s" if interaction.answered_by else _ANSWER_LINE
+    logger.info(line, {name: value for name, value in fields.items() if value is not None})
+
+
 class Observers(NamedTuple):
     """The observers of runs, the live events, and metrics and tracing if enabled.
 
@@ -96,6 +113,15 @@ class Observers(NamedTuple):
     def committed(self) -> Callable[[float], None] | None:
         """The callback for the duration of each transaction of the store, in seconds; None without metrics."""
         return self.metrics.time_commit if self.metrics else None
+
+    def on_interaction(self, interaction: Interaction) -> None:
+        """Publish an interaction that was requested or resolved; log and count the outcome."""
+        self.live.publish_interaction(interaction)
+        if interaction.status == "pending":
+            return
+        _log_interaction(interaction)
+        if self.metrics:
+            self.metrics.count_interaction(interaction)
 
 
 @asynccontextmanager

@@ -308,7 +308,7 @@ async def open_server(
                     max_runs_of=admission.key_policy.max_runs,
                     home=home(environ),
                     lookups=admission.lookups,
-                    on_interaction=observers.live.publish_interaction,
+                    on_interaction=observers.on_interaction,
                 ) as runs,
             ):
                 inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)

@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits
+from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits, Right
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.backends.registry import Backends, backend_named
 from clinvk.cli.parse.flags import Flags, JsonFlags, KeyFlags
@@ -33,8 +33,8 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: 
     _check_settings(limits, flags, environ, notes, backends)
     file = KeyFile(home(environ))
     is_first = not file.read()
-    key = file.create(name, limits, flags.dry_run, expires_at)
-    described = _describe(limits) + (f"; expires {date_and_time(expires_at)}" if expires_at else "")
+    key = file.create(name, limits, flags.dry_run, expires_at, rights := tuple(dict.fromkeys(flags.right)))
+    described = _describe(limits, rights) + (f"; expires {date_and_time(expires_at)}" if expires_at else "")
     if flags.dry_run:
         notes.info(f"would create key {name!r}: {described}")
         return 0
@@ -62,7 +62,7 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backend
             (Column("CREATED"), lambda key: view.ago(key.created_at)),
             (Column("LAST USED"), lambda key: view.ago(key.last_used) if key.last_used else "never"),
             (Column("EXPIRES"), lambda key: _expiry(key, view)),
-            (Column("LIMITS", 8), lambda key: _describe(key.limits)),
+            (Column("LIMITS", 8), lambda key: _describe(key.limits, key.rights)),
         )
         print_text("\n".join(view.table(fields, keys)))
     elif keys is None:
@@ -163,6 +163,7 @@ def _as_json(key: ApiKey) -> dict[str, object]:
         "expires_at": None if key.expires_at is None else views.time(key.expires_at),
         "expired": key.has_expired,
         "limits": key.limits,
+        "rights": key.rights,
     }
 
 
@@ -172,7 +173,7 @@ def _expiry(key: ApiKey, view: TextView) -> str:
     return f"expired {view.ago(key.expires_at)}" if key.has_expired else date_and_time(key.expires_at)
 
 
-def _describe(limits: KeyLimits) -> str:
+def _describe(limits: KeyLimits, rights: Sequence[Right]) -> str:
     rate = f"{limits.rate_rps or 0:g} {_count(limits.rate_rps, 'request').partition(' ')[2]}/s"
     parts = {
         ", ".join(limits.backends): limits.backends,
@@ -183,7 +184,8 @@ def _describe(limits: KeyLimits) -> str:
         f"{limits.cost_usd_per_day or 0:g} USD/day": limits.cost_usd_per_day,
         f"notifies {', '.join(limits.notify)}": limits.notify,
     }
-    return "; ".join(text for text, limit in parts.items() if limit) or "no restrictions"
+    described = "; ".join(text for text, limit in parts.items() if limit) or "no restrictions"
+    return f"{described}; may also {', '.join(rights)}" if rights else described
 
 
 def _count(number: float | None, noun: str) -> str:

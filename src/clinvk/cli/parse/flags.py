@@ -210,6 +210,9 @@ class KeyFlags(Flags):
     cost_per_day: Annotated[float | None, Flag("US dollars a day (UTC)", metavar="USD", read=_amount)] = None
     max_runs: Annotated[int | None, Flag("N runs at once; more wait", metavar="N", read=_whole(1))] = None
     notify: Annotated[Sequence[str], Flag("notify this target of the settings (repeatable)", metavar="TARGET")] = ()
+    right: Annotated[
+        Sequence[Literal["answer"]], Flag("answer: also answer the agents of other keys (repeatable)")
+    ] = ()
     expires: Annotated[str | None, Flag(f"expire after {_Age} (default: never)", metavar="TIME")] = None
 
 
@@ -375,11 +378,13 @@ def _completed(flag: Flag, field: str, type_: Any, heading: str) -> Flag:
     name = field.strip("_").replace("_", "-")
     inner: Any = get_args(type_)[0] if get_origin(type_) in (Union, UnionType) else type_
     is_count = inner is int and not flag.read
+    is_sequence = get_origin(inner) is Sequence
+    item: Any = get_args(inner)[0] if is_sequence else inner
     return flag._replace(
         field=field,
         names=(f"--{name}", *filter(None, (flag.short,))),
         heading=flag.heading or heading,
         metavar="" if inner is bool or is_count else flag.metavar or name.upper(),
-        choices=get_args(inner) if get_origin(inner) is Literal else (),
-        is_repeatable=is_count or get_origin(inner) is Sequence,
+        choices=get_args(item) if get_origin(item) is Literal else (),
+        is_repeatable=is_count or is_sequence,
     )

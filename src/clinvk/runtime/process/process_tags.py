@@ -12,9 +12,13 @@ import resource
 import sys
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from clinvk.runtime.process import process_scan
+from clinvk.types.errors import AgentCannotAnswer
+
+if TYPE_CHECKING:
+    import psutil
 
 TAG_VARIABLE = "CLINVK_PROCESS_ID"
 RootPids = Mapping[int, int]
@@ -116,6 +120,38 @@ ProcessTags = RlimitTags | TreeTags
 def tag_label(server: int, number: int) -> str:
     """Return the value of `CLINVK_PROCESS_ID` for an agent process."""
     return f"{server}-{number}"
+
+
+def refuse_agent(pid: int) -> None:
+    """Refuse the process `pid` as the sender of an answer if it may descend from an agent, or has exited. Blocks.
+
+    Raises:
+        AgentCannotAnswer: the answer may come from an agent, or from a program that an agent has started.
+    """
+    if descends_from_agent(pid):
+        raise AgentCannotAnswer("an agent has sent this answer; only a person may answer what an agent asks")
+
+
+def descends_from_agent(pid: int) -> bool:
+    """Return whether a process may descend from an agent of any clinvk, by either tag; True if it has exited."""
+    import psutil
+
+    if process_scan.is_tagged(pid):
+        return True
+    try:
+        process = psutil.Process(pid)
+        return any(map(_has_tag_variable, (process, *process.parents())))
+    except psutil.Error:
+        return True
+
+
+def _has_tag_variable(process: "psutil.Process") -> bool:
+    import psutil
+
+    try:
+        return TAG_VARIABLE in process.environ()
+    except psutil.AccessDenied:  # another user's
+        return False
 
 
 def kill(tags: ProcessTags, roots: RootPids | None) -> None:
