@@ -8,8 +8,9 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from acceptance.command import TIMEOUT_S, Clinvk
 
@@ -95,16 +96,27 @@ def on_terminal(
     clinvk: Clinvk, *arguments: str, env: Mapping[str, str] | None = None, columns: int = 80, stdout: int | None = None
 ) -> Generator[Terminal]:
     """Start the command on a terminal; `stdout` goes elsewhere where it is given."""
+    with started_on_terminal(
+        arguments, clinvk.folder, {**clinvk.agent.env, **(env or {})}, columns, stdout
+    ) as terminal:
+        yield terminal
+
+
+@contextmanager
+def started_on_terminal(
+    arguments: Sequence[str], folder: Path, env: Mapping[str, str], columns: int = 80, stdout: int | None = None
+) -> Generator[Terminal]:
+    """Start the command on a terminal in a folder, with this environment."""
     leader, follower = os.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     mode: list[object] = [*termios.tcgetattr(follower)]
     process = subprocess.Popen(
-        ["/bin/sh", "-c", 'exec "$0" "$@"', clinvk.command, *arguments],
+        ["/bin/sh", "-c", 'exec "$0" "$@"', Clinvk.command, *arguments],
         stdin=follower,
         stdout=follower if stdout is None else stdout,
         stderr=follower,
-        cwd=clinvk.folder,
-        env={**clinvk.agent.env, "TERM": "xterm-256color", **(env or {})},
+        cwd=folder,
+        env={"TERM": "xterm-256color", **env},
         start_new_session=True,
     )
     try:

@@ -27,6 +27,7 @@ LEFT_OUT = (
     "chain --resume-from",
     "runs cancel",
     "runs follow",
+    "approvals answer",
     "resume --here",
     "keys create ci",
 )

@@ -1,9 +1,11 @@
 """A user's machine for one test: the real agent CLIs, set up to talk to the stand-in model API."""
 
 import json
+import re
 import signal
 import subprocess
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -169,6 +171,27 @@ def clinvk(
         timeout=within_s,
         check=False,
     )
+
+
+@contextmanager
+def served(machine: Machine) -> Generator[str]:
+    """Run a server of the machine's user inside the context, and yield its address."""
+    log = machine.home / "server.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [Clinvk.command, "serve", "--port", "0"],
+            cwd=machine.home,
+            env=machine.env,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        until(lambda: "listens on" in log.read_text(), 60)
+        yield re.findall(r"http://\S+", log.read_text())[0]
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def interrupted_in_a_tool(machine: Machine, *arguments: str) -> tuple[int, bytes]:

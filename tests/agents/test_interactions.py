@@ -4,12 +4,14 @@ import asyncio
 import json
 import subprocess
 import time
+from contextlib import ExitStack
 
 import pytest
 from msgspec.structs import replace
 
 from acceptance.command import Clinvk, until
-from agents.machine import Machine, clinvk
+from acceptance.terminal import started_on_terminal
+from agents.machine import Machine, clinvk, served
 from clinvk.config.model import InteractionSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
@@ -197,3 +199,27 @@ async def test_question_of_claude_is_answered(machine: Machine) -> None:
         await runs.interactions.answer(interaction.id, InteractionAnswer(choice="answer", answers=answers))
         assert isinstance((await run.result()).ending, RunFinished)
     assert '\\"Which colour?\\"=\\"Blue\\"' in json.dumps(machine.requests())
+
+
+@pytest.mark.parametrize("is_served", [False, True])
+@pytest.mark.parametrize(("typed", "is_written"), [(b"y", True), (b"n", False)])
+def test_write_is_asked_for_on_a_terminal(machine: Machine, typed: bytes, is_written: bool, is_served: bool) -> None:
+    file = machine.project / "asked.txt"
+    prompt = f"[[tool=write path={file} content=x say=Done.]]"
+    with ExitStack() as stack:
+        if is_served:
+            stack.enter_context(served(machine))
+        arguments = ["--approval-mode", "ask", "-v", prompt]
+        terminal = stack.enter_context(started_on_terminal(arguments, machine.project, machine.env))
+        shown = terminal.until("[?]: ")
+        assert ("through the server of this home" in shown) == is_served
+        assert f"+++ {file}\r\n" in shown
+        assert not file.exists()
+        terminal.type(typed)
+        if typed == b"n":
+            terminal.until("Reason for the agent")
+            terminal.type(b"\n")
+        assert terminal.ended() == 0
+        assert "Done." in terminal.plain().decode()
+        assert terminal.present_mode() == terminal.mode
+    assert file.exists() == is_written

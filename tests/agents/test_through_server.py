@@ -1,36 +1,20 @@
 """Commands through a running server with the real CLIs use the server's warm agents."""
 
-import re
-import subprocess
 from collections.abc import Generator
 
 import httpx
 import pytest
 
-from acceptance.command import Clinvk, until
-from agents.machine import Machine, clinvk, interrupted_in_a_tool
+from acceptance.command import until
+from agents.machine import Machine, clinvk, interrupted_in_a_tool, served
 
 
 @pytest.fixture
 def url(machine: Machine) -> Generator[str]:
     """Where a server of the machine's user is, which keeps all CLIs."""
     machine.env["CLINVK_WARM__KEPT_BACKENDS"] = "claude,codex,gemini"
-    log = machine.home / "server.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [Clinvk.command, "serve", "--port", "0"],
-            cwd=machine.home,
-            env=machine.env,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-        )
-    try:
-        until(lambda: "listens on" in log.read_text(), 60)
-        yield re.findall(r"http://\S+", log.read_text())[0]
-    finally:
-        process.terminate()
-        process.wait(30)
+    with served(machine) as url:
+        yield url
     assert machine.leftover_processes() == []
 
 

@@ -10,6 +10,7 @@ from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.terminal.output import Notes
 from clinvk.config.model import OutputSettings
 from clinvk.types.events import Ending, Logged
+from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import RunRequest
 
 
@@ -42,6 +43,9 @@ class Stopping:
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.sleep(10)
         yield Logged(1, 0.0, None)  # type: ignore[arg-type]
+
+    async def resolve(self, reference: str, answer: InteractionAnswer) -> None:
+        """Answer nothing."""
 
 
 class Said(Notes):

@@ -84,6 +84,10 @@ class Scripted:
         """Return the outputs of client tools that agents received so far: the id of the call, and the text."""
         return [(string(entry, "output"), string(entry, "text")) for entry in self._records() if "output" in entry]
 
+    def approvals(self) -> list[Record]:
+        """Return the answers to the agent's requests for approval so far."""
+        return [record(entry, "response") for entry in self._records() if "approval" in entry]
+
     def refusals(self) -> int:
         """Return how often the agent was started as a server without a play."""
         return sum("refused" in entry for entry in self._records())

@@ -127,6 +127,21 @@ def call_client(calls: dict[str, list[object]], answers: int) -> None:
     notify("thread/tokenUsage/updated", tokenUsage={"total": total, "last": tokens})
 
 
+def ask_approval(requests: list[dict[str, object]]) -> None:
+    """Ask for approvals as Claude Code does, and record the answers to all of them."""
+    waiting = {f"approval-{number}" for number, _ in enumerate(requests)}
+    for number, request in enumerate(requests):
+        asked = {"subtype": "can_use_tool", **request}
+        control = {"type": "control_request", "request_id": f"approval-{number}", "request": asked}
+        write(1, json.dumps(control).encode() + b"\n")
+    while waiting:
+        message = json.loads(sys.stdin.buffer.readline() or sys.exit(0))
+        if message["type"] == "control_response":
+            response = message["response"]
+            waiting.discard(response["request_id"])
+            record(approval=response["request_id"], response=response["response"])
+
+
 def notify(method: str, number: str | None = None, **params: object) -> None:
     """Print a notification of `codex app-server`; with a number a request."""
     message = {"method": method, "params": {"threadId": THREAD, "turnId": "turn", **params}}
@@ -146,6 +161,8 @@ def speak(step: dict[str, object]) -> None:
             write(2, text.encode())
         case {"client_calls": str() as calls, "answers": int() as answers}:
             call_client(json.loads(calls), answers)
+        case {"approvals": str() as requests}:
+            ask_approval(json.loads(requests))
         case {"close_stdout": _}:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         case _:

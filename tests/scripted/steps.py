@@ -57,6 +57,11 @@ def spawn(how: Escape = "plain", *, holds_output: bool = False) -> Step:
     return {"spawn": how, "holds_output": holds_output}
 
 
+def ask_approval(*requests: Step) -> Step:
+    """Ask for approvals of tools as Claude Code does, and wait for the answers. Play it without reading."""
+    return {"approvals": json.dumps(requests)}
+
+
 def close_stdout() -> Step:
     """Close stdout and live on."""
     return {"close_stdout": True}

@@ -32,6 +32,7 @@ from clinvk.types.events import (
     ToolCall,
     Usage,
 )
+from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 
@@ -57,6 +58,9 @@ class Finished:
         raise NotImplementedError
 
     def follow(self, after: int = 0) -> AsyncIterator[Logged]:
+        raise NotImplementedError
+
+    async def resolve(self, reference: str, answer: InteractionAnswer) -> None:
         raise NotImplementedError
 
     async def begun(self) -> None:

@@ -169,6 +169,7 @@ class InteractionSettings(_Section, frozen=True, kw_only=True):
 
     timeout_secs: Positive = 600
     max_waiting: NonNegative = 100
+    ask_on_terminal: bool = False
 
 
 class PolicySettings(_Section, frozen=True, kw_only=True):

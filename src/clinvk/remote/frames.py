@@ -14,6 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from clinvk.types.events import Logged
+from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.orchestration import Plan
 from clinvk.types.request import RunRequest
 
@@ -82,6 +83,13 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Stop the run; a second `Stop` kills its agent at once."""
 
 
+class AnswerInteraction(msgspec.Struct, frozen=True, tag="answer_interaction"):
+    """Answer an interaction of the run; the events of the run report the outcome."""
+
+    id: str
+    answer: InteractionAnswer
+
+
 class ReleaseSession(msgspec.Struct, frozen=True, tag="release"):
     """Make the agent process with the conversation of a session close the conversation; sent by every version."""
 
@@ -116,7 +124,7 @@ class RunUpdate(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
 
 
 Request = RunCommand | RunPlan | CancelRun | QueuePosition | CreateLogin
-Message = Greeting | Request | LoginLink | RunStatus | Stop | ReleaseSession | Refused | RunUpdate
+Message = Greeting | Request | LoginLink | RunStatus | Stop | AnswerInteraction | ReleaseSession | Refused | RunUpdate
 
 _DECODER = msgspec.json.Decoder(Message)
 

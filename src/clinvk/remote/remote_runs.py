@@ -16,7 +16,8 @@ from clinvk.remote.socket_path import connected
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, TimedOut
-from clinvk.types.events import Ending, Logged, RunFailed, RunFinished
+from clinvk.types.events import Ending, InteractionRequested, InteractionResolved, Logged, RunFailed, RunFinished
+from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.orchestration import Plan, all_requests
 from clinvk.types.request import RunRequest
 
@@ -219,6 +220,7 @@ class RemoteRun:
         self._say = say
         self._number = 0
         self._unread: deque[Logged] = deque()
+        self._awaited: set[str] = set()
         self._has_exited = False
         self._stop_timeout_s = _STOPS_TIMEOUT_S
 
@@ -249,6 +251,10 @@ class RemoteRun:
             elif (logged := self._unread.popleft()).number > after:
                 yield logged
 
+    async def resolve(self, reference: str, answer: InteractionAnswer) -> None:
+        """Answer an interaction of this run; the events report the outcome."""
+        await self._connection.send(frames.AnswerInteraction(reference, answer))
+
     async def _receive(self) -> None:
         """Wait for the next message."""
         try:
@@ -276,7 +282,8 @@ class RemoteRun:
     def _time_limit(self) -> asyncio.Timeout:
         """Return a context that raises TimeoutError when a server that still answers would have sent something."""
         limit_s = self.request.timeout_s
-        return asyncio.timeout(limit_s + _LATER_S if limit_s and not self.ending else None)
+        is_limited = limit_s and not self.ending and not self._awaited
+        return asyncio.timeout(limit_s + _LATER_S if limit_s and is_limited else None)
 
     @property
     def _overdue(self) -> str:
@@ -290,8 +297,15 @@ class RemoteRun:
         self._unread += events
         for number, _, event in events:
             self._number = number
-            if isinstance(event, RunFinished | RunFailed):
-                self.ending, self._stop_timeout_s = event, _EXITS_TIMEOUT_S
+            match event:
+                case InteractionRequested(interaction):
+                    self._awaited.add(interaction.id)
+                case InteractionResolved(interaction):
+                    self._awaited.discard(interaction.id)
+                case RunFinished() | RunFailed():
+                    self.ending, self._stop_timeout_s = event, _EXITS_TIMEOUT_S
+                case _:
+                    pass
 
     async def _finish(self, timeout_s: float, stop: bool = True) -> None:
         """Wait until the agent has exited; its last events can be followed afterwards. Stop the run first if asked.

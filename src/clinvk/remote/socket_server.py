@@ -207,12 +207,23 @@ class _ClientConnection:
         return caller.merge_environment(self._environ, command.environ)
 
     async def _listen(self, run_id: str) -> None:
-        """Stop the run when the command sends `Stop` or disconnects; at the second time kill its agent at once."""
-        is_connected, at_once = True, False
-        while is_connected:
-            is_connected = isinstance(await self._connection.receive(), frames.Stop)
+        """Pass on answers. Stop the run when the command sends `Stop` or disconnects; then kill its agent at once."""
+        at_once = False
+        while True:
+            message = await self._connection.receive()
+            if isinstance(message, frames.AnswerInteraction):
+                await self._pass_on(message)
+                continue
             self._runs.stop(run_id, at_once)
             at_once = True
+            if not isinstance(message, frames.Stop):
+                return
+
+    async def _pass_on(self, message: frames.AnswerInteraction) -> None:
+        try:
+            await self._runs.interactions.answer(message.id, message.answer)
+        except ClinvkError as exc:
+            logger.info("an answer of a command is of no use: %s", exc.message)
 
 
 def _run_update(run: RunTask, events: Sequence[Logged] = ()) -> frames.RunUpdate:

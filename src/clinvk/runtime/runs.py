@@ -1,13 +1,14 @@
 """The protocols that local and remote runs share, the facts of a run, and the events of stored runs."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from clinvk.dialects.dialect import RunFacts
 from clinvk.store.protocol import UNDER_WAY, SessionStore
 from clinvk.types.errors import Cancelled, RunNotFound
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished
+from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 
@@ -46,6 +47,10 @@ class FollowedRun(Protocol):
 
     def follow(self, after: int = 0) -> AsyncIterator[Logged]:
         """Yield the events after number `after`, past events first, until the ending, individually."""
+        ...
+
+    def resolve(self, reference: str, answer: InteractionAnswer) -> Coroutine[Any, Any, object]:
+        """Answer an interaction of this run in the name of this machine's user. The events report the outcome."""
         ...
 
 

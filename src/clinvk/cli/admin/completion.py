@@ -10,14 +10,16 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, flags_shown, members, summary, topics
 from clinvk.cli.parse.flags import Flag, Flags
-from clinvk.cli.terminal.output import Notes, print_text, time_ago
+from clinvk.cli.terminal.output import Notes, on_one_line, print_text, time_ago
 from clinvk.config import setting_values
 from clinvk.config.load import home
 from clinvk.types.errors import InvalidRequest
+from clinvk.types.interaction import Choice
 from clinvk.types.text import unknown_name
 
 MANAGERS = ("systemd", "launchd")
@@ -137,6 +139,10 @@ def _arguments(kind: str, command: str, environ: Mapping[str, str], backends: Ba
             words = (".".join(key) + ("." if setting_values.is_section(kind) else "") for key, kind in keys)
         case "ID" if command.startswith("worktrees "):
             words = (path.name for path in (home(environ) / "worktrees").glob("*/"))
+        case "CHOICE":
+            words = get_args(Choice)
+        case "ID" if command.startswith("approvals "):
+            return asyncio.run(_pending(environ))
         case "ID":
             return asyncio.run(_newest(command.startswith("runs "), environ))
         case _:
@@ -168,3 +174,15 @@ async def _newest(wants_runs: bool, environ: Mapping[str, str]) -> dict[str, str
                 f"{one.backend} {time_ago(one.last_used, now)}: {session_text.session_title(one)}" for one in found
             ]
     return dict(zip(session_text.short_ids([record.id for record in found]), about, strict=True))
+
+
+async def _pending(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the short ids of the pending interactions, with what they are about."""
+    from clinvk.cli.sessions import session_text
+    from clinvk.cli.sessions.local_store import open_store
+    from clinvk.store.protocol import InteractionQuery
+
+    async with open_store(environ) as store:
+        found = await store.interactions(InteractionQuery(status="pending", limit=_NEWEST))
+    about = [f"{each.backend}: {on_one_line(each.command or each.title)}" for each in found]
+    return dict(zip(session_text.short_ids([each.id for each in found]), about, strict=True))

@@ -247,7 +247,7 @@ async def _run_plan(
                     # in a log before the chain starts, since a killed chain prints nothing
                     if isinstance(plan, Chain) and orchestration.id and not (notes.is_terminal or is_ephemeral(plan)):
                         notes.info(f"to resume this chain after an interruption: {resume_command(orchestration.id)}")
-                    observers = (*filter(None, (folder,)), view.observer(plan, stop.set))
+                    observers = (*filter(None, (folder,)), view.observer(plan, stop.set), *view.questions(plan))
                     summary = await _drive(view, runs, orchestration, stop, observers)
     _report_warnings(notes, summary.warnings[len(orchestration.warnings) :])
     if folder:

@@ -4,10 +4,11 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 
+from clinvk.cli.prompt.questions import Question, TerminalQuestions
 from clinvk.cli.prompt.status_line import tool_text
 from clinvk.cli.terminal.output import STDERR, Notes, duration, is_writable, without_sequences, write
 from clinvk.cli.terminal.streams import writable
@@ -15,7 +16,16 @@ from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import TimedOut
-from clinvk.types.events import Event, Logged, Progress, TextDelta, ThinkingDelta, ToolCall
+from clinvk.types.events import (
+    Event,
+    InteractionRequested,
+    InteractionResolved,
+    Logged,
+    Progress,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+)
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
 
 COLORS = {"failed": "\x1b[31m", "timed out": "\x1b[31m", "cancelled": "\x1b[33m", "done": "\x1b[32m"}
@@ -53,8 +63,31 @@ def activity(event: Event) -> str:
             return f"{stage}: {without_sequences(message)}"
         case ThinkingDelta():
             return "thinking"
+        case InteractionRequested():
+            return "waiting for approval"
         case _:
             return ""
+
+
+class PartQuestions(PartObserver):
+    """Asks on the terminal what the agents of the parts ask."""
+
+    def __init__(self, plan: Plan, notes: Notes, environ: Mapping[str, str]) -> None:
+        self._plan = plan
+        self._questions = TerminalQuestions(notes, environ)
+        self.show = self._questions.run
+
+    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
+        """Ask, or take back a question that is resolved."""
+        for _, _, event in batch:
+            match event:
+                case InteractionRequested(interaction):
+                    agent = part_label(self._plan, index, part)
+                    self._questions.open(Question(interaction, agent, run.request.workdir or "", run.resolve))
+                case InteractionResolved(interaction):
+                    await self._questions.close(interaction)
+                case _:
+                    pass
 
 
 class ProgressLines(PartObserver):
@@ -160,26 +193,27 @@ class LiveProgress(PartObserver):
         """
         try:
             with self._notes.written_by(self._redraw):
-                self._redraw(_HIDE_CURSOR)
+                self._redraw()
                 while True:
                     await asyncio.sleep(_INTERVAL_S)
-                    if is_writable(STDERR):
+                    if is_writable(STDERR) and not self._notes.is_asking:
                         self._redraw()
         finally:
             with suppress(OSError):
                 write(STDERR, _SHOW_CURSOR + self._cleared())
 
     def _redraw(self, above: str = "") -> None:
-        """Replace the table; `above` is text for the lines above the table."""
+        """Replace the table; `above` is text for the lines above the table. A question takes the place of the table."""
         with suppress(OSError):  # the terminal is gone
             columns, height = os.get_terminal_size(STDERR)
-            lines = self.drawn(columns or 80, height or 24)
-            text = self._cleared() + above + "\n".join(lines)
+            lines = [] if self._notes.is_asking else self.drawn(columns or 80, height or 24)
+            cursor = "" if self._height and lines else _HIDE_CURSOR if lines else _SHOW_CURSOR
+            text = self._cleared() + cursor + above + "\n".join(lines)
             self._height = len(lines)
             write(STDERR, text)
 
     def _cleared(self) -> str:
-        return _CLEAR_LINE + _CLEAR_LINE_ABOVE * (self._height - 1)
+        return _CLEAR_LINE + _CLEAR_LINE_ABOVE * (self._height - 1) if self._height else ""
 
     def drawn(self, columns: int, height: int) -> list[str]:
         """Return the lines of the table for a terminal of this size."""

@@ -85,6 +85,9 @@ COMMANDS = {
     "runs show": Command("sessions.runs:show", flag_types.JsonFlags, ("ID",)),
     "runs cancel": Command("sessions.runs:cancel", flag_types.JsonFlags, ("ID",), _CHANGE),
     "runs follow": Command("prompt.background:follow", flag_types.Flags, ("ID",), _FOLLOW),
+    "approvals list": Command("prompt.approvals:list_all", flag_types.ApprovalsFlags),
+    "approvals show": Command("prompt.approvals:show", flag_types.JsonFlags, ("ID",)),
+    "approvals answer": Command("prompt.approvals:answer", flag_types.AnswerFlags, ("ID?", "CHOICE?")),
     "usage": Command("sessions.runs:usage", flag_types.UsageFlags, common=_AGENT | {"model": "only this model"}),
     "worktrees list": Command("admin.worktrees:list_all", flag_types.WorktreesFlags, common=_PLACE),
     "worktrees show": Command("admin.worktrees:show", flag_types.WorktreeShowFlags, ("ID",)),
@@ -120,7 +123,7 @@ ALONE = {group: f"{group} {'show' if group == 'config' else 'list'}" for group i
 
 SECTIONS = {
     "run agents": ("resume", "compare", "parallel", "chain"),
-    "see what happened": ("sessions", "runs", "usage", "worktrees"),
+    "see what happened": ("sessions", "runs", "approvals", "usage", "worktrees"),
     "serve and set up": (
         *("serve", "open", "service", "keys", "notify", "config", "doctor"),
         *("backends", "models", "completion", "version", "help"),

@@ -136,7 +136,7 @@ class RunFlags(Flags):
     heading: ClassVar[str] = _PROMPT_HEADING
     approval_mode: Annotated[
         ApprovalMode | None,
-        Flag("when to ask: default, auto, none, always", metavar="MODE"),
+        Flag("when to ask: default, auto, ask, none, always", metavar="MODE"),
     ] = None
     sandbox_mode: Annotated[
         SandboxMode | None, Flag("may write: default, read-only, workspace, full", metavar="MODE")
@@ -290,6 +290,20 @@ class RunsFlags(JsonFlags):
     parts: Annotated[bool, Flag("also the parts of parallel, chain and compare")] = False
     limit: _Limit = 20
     here: _Here = False
+
+
+class ApprovalsFlags(JsonFlags):
+    """The flags of `approvals list`."""
+
+    all: Annotated[bool, Flag("also what was asked before")] = False
+
+
+class AnswerFlags(JsonFlags):
+    """The flags of `approvals answer`."""
+
+    reason: Annotated[str | None, Flag("why the action is denied; the agent may read it", metavar="TEXT")] = None
+    input: Annotated[str | None, Flag("with allow: the changed input of the tool", metavar="JSON")] = None
+    set: Annotated[Sequence[str], Flag("the answer to a field of a question (repeatable)", metavar="FIELD=VALUE")] = ()
 
 
 class UsageFlags(JsonFlags):

@@ -10,6 +10,7 @@ from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt.display import footer
+from clinvk.cli.prompt.interaction_text import outcome, waiting_note
 from clinvk.cli.prompt.printers import MarkdownPrinter, TextPrinter, exit_code_of_ending
 from clinvk.cli.prompt.status_line import StatusLine
 from clinvk.cli.sessions import runs
@@ -24,7 +25,7 @@ from clinvk.remote.remote_runs import ServerDeclined, queue_position, start_on_s
 from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.events import Ending, RunFailed, RunFinished
+from clinvk.types.events import Ending, Event, InteractionRequested, InteractionResolved, RunFailed, RunFinished
 from clinvk.types.orchestration import Plan
 from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
@@ -107,8 +108,8 @@ async def _follow_prompt(
                     status.hide()
                     await stdout.write(data, is_safe=is_rendered)
                 status.feed(event)
-                if isinstance(event, RunFailed) and not is_stream:
-                    notes.error(event.message)
+                if not is_stream:
+                    _note(event, run, notes)
                 if isinstance(event, RunFinished | RunFailed):
                     ending = event
     assert ending
@@ -117,6 +118,18 @@ async def _follow_prompt(
         seconds = (ended.ended_at or 0.0) - (ended.started_at or ended.ended_at or 0.0)
         notes.footer(footer(ended.model or run.backend, seconds, ending, run.session_id))
     return exit_code_of_ending(ending)
+
+
+def _note(event: Event, run: RunRecord, notes: Notes) -> None:
+    match event:
+        case RunFailed(message=message):
+            notes.error(message)
+        case InteractionRequested(interaction):
+            notes.info(waiting_note(interaction, run.backend))
+        case InteractionResolved(interaction):
+            notes.info(outcome(interaction))
+        case _:
+            pass
 
 
 class _Pause:

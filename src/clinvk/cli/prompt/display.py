@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -23,10 +23,14 @@ from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, renders_markdown, without_sequences
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
 from clinvk.config.model import OutputSettings
+from clinvk.runtime.process.waiting import in_background
 from clinvk.types.errors import Cancelled, SessionError, SessionNotFound
 from clinvk.types.events import (
     Ending,
     Event,
+    InteractionRequested,
+    InteractionResolved,
+    Logged,
     Progress,
     RunFailed,
     RunFinished,
@@ -35,9 +39,11 @@ from clinvk.types.events import (
     ToolCall,
     Usage,
 )
+from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
+    from clinvk.cli.prompt.questions import TerminalQuestions
     from clinvk.dialects.dialect import Encoder
     from clinvk.runtime.runs import FollowedRun, Runner
 
@@ -57,6 +63,7 @@ class RunDisplay:
         self._output = output
         self._renders = output.format == "text" and renders_markdown(output, environ)
         self._notes = notes
+        self._environ = environ
         self._is_verbose = is_verbose
         self._stdout = Stdout(1)
         self._has_footer = is_terminal and notes.is_terminal and output.format == "text"
@@ -65,6 +72,8 @@ class RunDisplay:
         self._ends_line = True
         self._is_moved = False
         self._shown: tuple[FollowedRun, Encoder] | None = None
+        self._questions: TerminalQuestions | None = None
+        self._held: list[Logged] = []
         self._number = 0
         self._denied = ""
         self._ending: Ending | None = None
@@ -114,19 +123,42 @@ class RunDisplay:
                 is_steady = self._is_verbose or self._output.format == "stream-json"
                 is_drawn = self._notes.can_draw and not is_steady
                 self._status = StatusLine(run.request.backend, is_drawn, isinstance(printer, MarkdownPrinter))
-                async with self._status.shown(self._notes):
-                    async for number, at, event in run.follow():
-                        self._number = number
-                        match event:
-                            case RunFailed(code=SessionNotFound.code, message=message) if is_attempt and number == 1:
-                                lost = message
+                async with self._status.shown(self._notes), AsyncExitStack() as stack:
+                    async for logged in run.follow():
+                        match logged:
+                            case (1, _, RunFailed(code=SessionNotFound.code, message=message)) if is_attempt:
+                                self._number, lost = 1, message
                             case _:
-                                await self._show(run, printer, event, at)
+                                await self._receive(run, printer, logged, stack)
         except SessionError as exc:
             if not is_attempt:
                 raise
             lost = exc.message
         return lost
+
+    async def _receive(self, run: "FollowedRun", printer: "Encoder", logged: Logged, stack: AsyncExitStack) -> None:
+        """Show an event, or ask what the agent asks. Events are held while a question is on the terminal."""
+        self._held.append(logged)
+        event, questions = logged.event, self._questions
+        if questions and isinstance(event, InteractionResolved):
+            await questions.close(event.interaction)
+        elif questions and isinstance(event, RunFinished | RunFailed):
+            await questions.close_all()
+        while self._held and not (questions and questions.pending):
+            self._number, at, shown = self._held.pop(0)
+            await self._show(run, printer, shown, at)
+        if isinstance(event, InteractionRequested):
+            await self._ask(run, event.interaction, stack)
+
+    async def _ask(self, run: "FollowedRun", interaction: Interaction, stack: AsyncExitStack) -> None:
+        from clinvk.cli.prompt.questions import Question, TerminalQuestions  # imports that only a question needs
+
+        if not self._questions:
+            self._questions = TerminalQuestions(self._notes, self._environ)
+            await stack.enter_async_context(in_background(self._questions.run()))
+        if self._questions.can_ask or self._output.format != "stream-json":
+            workdir = run.request.workdir or os.getcwd()
+            self._questions.open(Question(interaction, run.request.backend, workdir, run.resolve))
 
     def _printer(self, run: "FollowedRun") -> "Encoder":
         match self._output.format:
@@ -148,7 +180,11 @@ class RunDisplay:
             self._status.hide()
             await self._stdout.write(self._on_own_line(data), is_safe=isinstance(printer, MarkdownPrinter))
         self._status.feed(event)
-        if self._has_footer and not self._ends_line and isinstance(event, ToolCall | ThinkingDelta):
+        if (
+            self._has_footer
+            and not self._ends_line
+            and isinstance(event, ToolCall | ThinkingDelta | InteractionRequested)
+        ):
             self._ends_line = self._is_moved = True  # the status line and notes need a line of their own
             await self._stdout.write(b"\n")
         await writable(STDERR)  # a stalled reader holds up the agent, but not Ctrl-C
@@ -166,6 +202,8 @@ class RunDisplay:
         match event:
             case Progress(stage="stderr", message=message):
                 self._notes.info(f"{run.request.backend}: {without_sequences(message)}")
+            case Progress(stage="denied") if self._questions and self._questions.can_ask:
+                pass  # the user has denied the action here
             case Progress(stage="denied", message=message):  # without the note, the run looks like any other
                 self._denied = _with_remedy(message, run.request)
             case Progress(stage=stage, message=message) if self._is_verbose or self._notes.is_terminal:
@@ -244,6 +282,8 @@ def footer(model: str, seconds: float, ending: RunFinished, session_id: str | No
 
 def _with_remedy(denied: str, request: RunRequest) -> str:
     """Return the message about denied actions with the flag that allows them."""
+    if request.approval_mode == "ask":
+        return denied.partition(";")[0]
     if request.approval_mode == "always":
         flag = "--approval-mode auto"
     elif request.sandbox_mode in ("read-only", "workspace"):

@@ -10,6 +10,7 @@ from clinvk.cli.terminal import exits
 from clinvk.types.events import (
     Ending,
     Event,
+    InteractionRequested,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -59,7 +60,7 @@ class MarkdownPrinter:
         match event:
             case TextDelta(text=text):
                 return self._renderer.feed(text).encode(errors="replace")
-            case ToolCall() | ThinkingDelta() | RunFinished() | RunFailed():
+            case ToolCall() | ThinkingDelta() | InteractionRequested() | RunFinished() | RunFailed():
                 return self._renderer.flush().encode(errors="replace")
             case _:
                 return b""

@@ -21,7 +21,7 @@ from clinvk.cli.prompt.session_choice import SessionChoice, is_wanted, newest, n
 from clinvk.cli.sessions.local_store import open_store, real_directory
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import prompt_from
-from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_text, printable
+from clinvk.cli.terminal.output import STDERR, WOULD_EXECUTE, Notes, print_text, printable
 from clinvk.config.load import home
 from clinvk.config.model import Settings, complete, refuse_nesting
 from clinvk.config.setting_values import split_list
@@ -185,7 +185,14 @@ class PromptJob(NamedTuple):
         if session:
             workdir = session.working_dir or None
             request = replace(request, backend=session.backend, session_id=session.id, workdir=workdir)
-        return complete(request, self.settings)
+        return _complete(request, self.settings, self.detach)
+
+
+def _complete(request: RunRequest, settings: Settings, is_detached: bool) -> RunRequest:
+    """Complete a request from the settings. On a terminal, the setting `ask_on_terminal` turns `default` into `ask`."""
+    request = complete(request, settings)
+    can_ask = settings.interactions.ask_on_terminal and not is_detached and os.isatty(0) and os.isatty(STDERR)
+    return replace(request, approval_mode="ask") if can_ask and request.approval_mode == "default" else request
 
 
 def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
@@ -216,7 +223,7 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backend
             return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir), notes)
         if flags.new or flags.ephemeral or not settings.session.auto_resume:
             return SessionChoice()
-        return await resumed(store, complete(request, settings), settings.session, notes)
+        return await resumed(store, _complete(request, settings, flags.detach), settings.session, notes)
 
     is_verbose = is_verbose_run(flags, settings)
     request = replace(request, prompt=text)

@@ -12,7 +12,15 @@ import msgspec
 
 from clinvk.cli.terminal.output import STDERR, Notes, is_writable, on_one_line, write
 from clinvk.cli.terminal.table import cut, readable_patch
-from clinvk.types.events import Event, TextDelta, ThinkingDelta, ToolCall, ToolResult
+from clinvk.types.events import (
+    Event,
+    InteractionRequested,
+    InteractionResolved,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+)
 
 _FRAME_S = 0.1
 _CLEAR = "\r\x1b[2K"
@@ -48,7 +56,9 @@ class StatusLine:
                 self._activity, self._is_wanted = tool_text(event), True
             case ThinkingDelta():
                 self._activity, self._is_wanted = "thinking", True
-            case ToolResult():
+            case InteractionRequested():
+                self._activity, self._is_wanted = "waiting for approval", True
+            case ToolResult() | InteractionResolved():
                 self._activity, self._is_wanted = "", True
             case TextDelta():
                 self._activity, self._is_wanted = "", self.is_kept
@@ -72,7 +82,7 @@ class StatusLine:
             self.hide()
             write(STDERR, text)
 
-        frames = asyncio.create_task(self._draw_frames(notes.has_color))
+        frames = asyncio.create_task(self._draw_frames(notes))
         try:
             with notes.written_by(print_note):
                 yield
@@ -82,13 +92,13 @@ class StatusLine:
                 await frames
             self.hide()
 
-    async def _draw_frames(self, is_colored: bool) -> None:
+    async def _draw_frames(self, notes: Notes) -> None:
         for frame in cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"):
             await asyncio.sleep(_FRAME_S)
-            if self._is_wanted and is_writable(STDERR):
+            if self._is_wanted and not notes.is_asking and is_writable(STDERR):
                 parts = (self._agent, f"{time.monotonic() - self._start:.0f} s", self._activity)
                 line = cut(f"{frame} {' · '.join(filter(None, parts))}", os.get_terminal_size(STDERR).columns - 1)
-                _draw(f"{_CLEAR}\x1b[2m{line}\x1b[0m" if is_colored else f"{_CLEAR}{line}")
+                _draw(f"{_CLEAR}\x1b[2m{line}\x1b[0m" if notes.has_color else f"{_CLEAR}{line}")
                 self._is_drawn = True
 
 

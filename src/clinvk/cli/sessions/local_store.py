@@ -15,7 +15,8 @@ from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
-from clinvk.types.errors import AmbiguousId, RunNotFound, SessionNotFound
+from clinvk.types.errors import AmbiguousId, InteractionNotFound, RunNotFound, SessionNotFound
+from clinvk.types.interaction import Interaction
 from clinvk.types.record import RunRecord
 from clinvk.types.session import Session
 
@@ -110,11 +111,21 @@ async def find_run(store: SessionStore, reference: str) -> RunRecord:
     return await _looked_up(store.run(reference), "runs")
 
 
+async def find_interaction(store: SessionStore, reference: str) -> Interaction:
+    """Return the interaction of an ID or its first digits.
+
+    Raises:
+        InteractionNotFound: no interaction has the ID, or the text cannot be an ID.
+        AmbiguousId: several interactions match; the error lists them.
+    """
+    return await _looked_up(store.interaction(reference), "approvals")
+
+
 async def _looked_up(wanted: Awaitable[_T], group: str) -> _T:
     """Return the record; add the command that lists the group's records to an error."""
     try:
         return await wanted
-    except (SessionNotFound, RunNotFound) as exc:
+    except (SessionNotFound, RunNotFound, InteractionNotFound) as exc:
         raise type(exc)(f"{exc.message}; clinvk {group} list shows them") from exc
     except AmbiguousId as exc:
         raise AmbiguousId(f"{exc.message}; give more digits", exc.candidates) from exc

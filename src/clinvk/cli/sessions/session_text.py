@@ -24,7 +24,7 @@ _SHORT_TITLE = 50
 _PIPED_TITLE = 100
 _PIPED_PROMPT = 200
 _LABEL = 13
-_YELLOW = ("active", "paused", "queued", "running", "cancelled")
+_YELLOW = ("active", "paused", "queued", "running", "waiting", "cancelled")
 _RED = ("error", "failed", "interrupted")
 STATE_STYLE = colored({**dict.fromkeys(_YELLOW, "\x1b[33m"), **dict.fromkeys(_RED, "\x1b[31m")})
 

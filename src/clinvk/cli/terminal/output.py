@@ -41,6 +41,12 @@ def escape_controls(text: str) -> str:
     return _STEERING.sub("?", text).replace("\r", "")
 
 
+def visible(text: str) -> str:
+    """Return a line with all control characters, bidirectional controls and invisible characters as escapes."""
+    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return text if text.isprintable() else "".join(shown)
+
+
 def on_one_line(text: str) -> str:
     """Return a text on one line, without characters that control the terminal."""
     return escape_controls(" ".join(text.split()))
@@ -186,7 +192,7 @@ class Notes:
     """Writes lines that begin with `clinvk: `, colored on a terminal if the environment allows colors.
 
     `can_draw` says whether stderr is a terminal that understands control sequences, `has_color` whether
-    notes have colors.
+    notes have colors. `is_asking` is set while a question is on the terminal: nothing else is drawn then.
 
     An agent's text in a line cannot control the terminal.
     """
@@ -195,6 +201,7 @@ class Notes:
         self.is_terminal = os.isatty(STDERR)
         self.can_draw = self.is_terminal and environ.get("TERM") != "dumb"
         self.has_color = has_colors(STDERR, environ)
+        self.is_asking = False
         self._waits = True
         self._write: Callable[[str], None] = partial(write, STDERR)
 

@@ -79,6 +79,7 @@ class RunTask:
         protocol_failure: why the CLI does not speak its long-lived protocol; empty unless found out.
         raw: the last line of JSON that the agent printed.
         alarm: wakes the task, at the latest at the next deadline.
+        resolve: answers an interaction of the run, as `Interactions.answer`.
         task: the asyncio task that drives the run; set by the owner.
         last_process: the final process of the run, once that process has reported the ending.
     """
@@ -113,6 +114,7 @@ class RunTask:
         self.wake = self.alarm.set  # a bound method of this object would be a cycle that keeps the prompt in memory
         self._acquire_slot = acquire_slot
         self._interactions = RunInteractions(interactions, self.id, self.session_id, self.request.backend, self.wake)
+        self.resolve = interactions.answer
         self._outputs: Sequence[ToolOutput] = ()
         self.slot = acquire_slot(self.wake)
         self.log = EventLog(self.wake)

@@ -1,0 +1,158 @@
+"""`clinvk approvals list`, `show` and `answer`: what agents ask, in any clinvk process of this home."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+import msgspec
+
+from clinvk.backends.registry import Backends
+from clinvk.cli.parse.flags import AnswerFlags, ApprovalsFlags, JsonFlags
+from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.prompt import interaction_text
+from clinvk.cli.prompt.questions import Question, TerminalQuestions
+from clinvk.cli.sessions import session_text as text
+from clinvk.cli.sessions.local_store import ALL, find_interaction, open_store, over_store, print_answer, text_view
+from clinvk.cli.terminal import streams
+from clinvk.cli.terminal.output import Notes, duration, print_json, print_text, visible
+from clinvk.cli.terminal.table import Column, one_line
+from clinvk.config.model import Settings
+from clinvk.dialects.rest.interactions import interaction_view
+from clinvk.runtime.interactions import Interactions
+from clinvk.runtime.process.waiting import in_background
+from clinvk.store.protocol import InteractionQuery, SessionStore
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
+from clinvk.types.text import unknown_name
+
+NOBODY_WAITS = "no agent waits for an answer"
+_POLL_S = 0.2
+
+
+def list_all(flags: ApprovalsFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+    """Print what agents ask; with `--all` also what was asked before."""
+    settings = settings_of(flags, environ, {}, notes, backends)
+    query = InteractionQuery() if flags.all else InteractionQuery(status="pending", limit=ALL)
+    found = over_store(environ, notes, lambda store: store.interactions(query))
+    if flags.wants_json:
+        print_json({"interactions": [*map(interaction_view, found)]})
+    elif found:
+        print_text("\n".join(_table(found, text_view(settings, environ), flags.all)))
+    else:
+        notes.info("no agent has asked anything yet" if flags.all else NOBODY_WAITS)
+    return 0
+
+
+def _table(found: Sequence[Interaction], view: text.TextView, has_status: bool) -> list[str]:
+    ids = text.short_ids([interaction.id for interaction in found])
+    short = {interaction.id: own for interaction, own in zip(found, ids, strict=True)}
+    last: text.Fields[Interaction] = (
+        ((Column("STATUS"), _status),)
+        if has_status
+        else ((Column("EXPIRES", is_spare=True), lambda each: f"in {duration(max(0, each.expires_at - view.now))}"),)
+    )
+    fields: text.Fields[Interaction] = (
+        (Column("ID"), lambda each: short[each.id]),
+        (text.BACKEND, lambda each: one_line(each.backend)),
+        (text.CREATED, lambda each: view.ago(each.created_at)),
+        *last,
+        (Column("ASKS", 20), lambda each: view.title(interaction_text.subject(each))),
+    )
+    return view.table(fields, found)
+
+
+def _status(interaction: Interaction) -> str:
+    return interaction.answer.choice if interaction.answer else interaction.status
+
+
+def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+    """Print what an agent asks, and how to answer.
+
+    Raises:
+        InteractionNotFound, AmbiguousId: the ID names no interaction, or several.
+    """
+    settings = settings_of(flags, environ, {}, notes, backends)
+    found = over_store(environ, notes, lambda store: find_interaction(store, flags.words[0]))
+    view = text_view(settings, environ)
+    fields = {
+        "id": found.id,
+        "backend": found.backend,
+        "run": found.run_id,
+        "session": found.session_id or "",
+        "tool": found.tool,
+        "directory": view.directory(found.workdir or ""),
+        "status": "pending" if found.status == "pending" else interaction_text.outcome(found),
+        "created": view.when(found.created_at),
+        "answers": ", ".join(found.choices),
+        "fields": ", ".join(field.id for field in found.fields),
+    }
+    body = [visible(line) for line in interaction_text.content(found).expandtabs(4).split("\n")]
+    shown = "\n".join([*text.named_lines(fields), "", *body])
+    code = print_answer(flags, interaction_view(found), shown)
+    if found.status == "pending" and not flags.wants_json:
+        notes.info(f"to answer: {interaction_text.answer_command(found)}")
+    return code
+
+
+def answer(flags: AnswerFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+    """Answer what an agent asks; without a choice, ask on the terminal.
+
+    Raises:
+        InteractionNotFound, AmbiguousId: the ID names no interaction, or several.
+        InvalidRequest: the answer does not fit, or there is no terminal to ask on.
+        InteractionAnswered, InteractionEnded: the interaction is not pending.
+    """
+    settings = settings_of(flags, environ, {}, notes, backends)
+    if len(flags.words) < 2 and not (flags.words and flags.set):
+        return streams.run(_ask(flags.words[0] if flags.words else None, settings, environ, notes))
+    reference, choice, *_ = *flags.words, "answer"
+
+    async def answered(store: SessionStore) -> Interaction:
+        interaction = await find_interaction(store, reference)
+        given = _answer(flags, choice, interaction)
+        return await Interactions(store, settings.interactions).answer(interaction.id, given)
+
+    resolved = over_store(environ, notes, answered)
+    done = f"{choice} {text.short_id(resolved.id)}  {interaction_text.subject(resolved)}"
+    return print_answer(flags, interaction_view(resolved), done)
+
+
+def _answer(flags: AnswerFlags, choice: str, interaction: Interaction) -> InteractionAnswer:
+    """Return the answer of the flags."""
+    if choice not in get_args(Choice):
+        raise InvalidRequest(unknown_name("choice", choice, interaction.choices), "choice")
+    multiple = {field.id for field in interaction.fields if field.multiple}
+    answers: dict[str, str | list[str]] = {}
+    for assignment in flags.set:
+        field, _, value = assignment.partition("=")
+        earlier = answers.get(field, [])
+        answers[field] = [*earlier, value] if field in multiple else value
+    given: dict[str, object] = {"choice": choice, "reason": flags.reason or "", "answers": answers}
+    if flags.input is not None:
+        try:
+            given["input"] = msgspec.json.decode(flags.input, type=dict[str, object])
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise InvalidRequest(f"--input is not a JSON object: {exc}", "--input") from exc
+    return msgspec.convert(given, InteractionAnswer)
+
+
+async def _ask(reference: str | None, settings: Settings, environ: Mapping[str, str], notes: Notes) -> int:
+    """Ask on the terminal for the answer to one interaction, or to each that is pending."""
+    questions = TerminalQuestions(notes, environ)
+    if not questions.can_ask:
+        raise InvalidRequest("answer needs ID and CHOICE: there is no terminal to ask on; see clinvk approvals list")
+    async with open_store(environ, notes) as store, in_background(questions.run()):
+        answer = Interactions(store, settings.interactions).answer
+        found = await store.interactions(InteractionQuery(status="pending", limit=ALL))
+        for interaction in reversed(found) if reference is None else [await find_interaction(store, reference)]:
+            workdir = (await store.run(interaction.run_id)).workdir
+            questions.open(Question(interaction, interaction.backend, workdir, answer))
+        if not questions.pending:
+            notes.info(NOBODY_WAITS)
+        while questions.pending:
+            for interaction in questions.pending:
+                stored = await store.interaction(interaction.id)
+                if stored.status != "pending":
+                    await questions.close(stored)
+            await asyncio.sleep(_POLL_S)
+    return 0

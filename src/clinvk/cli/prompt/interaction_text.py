@@ -1,0 +1,183 @@
+"""What agents ask, as text for a terminal. Pure. Text of agents cannot control the terminal, or look like clinvk's."""
+
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from clinvk.cli.prompt.status_line import tool_text
+from clinvk.cli.sessions.session_text import short_id
+from clinvk.cli.terminal.output import visible
+from clinvk.cli.terminal.table import one_line, width
+from clinvk.types.events import ToolCall
+from clinvk.types.interaction import Interaction, QuestionField
+
+_INDENT = "    "
+_TAB = "    "
+_BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+_DIFF_COLORS = {"---": _BOLD, "+++": _BOLD, "@@ ": "\x1b[36m", "+": "\x1b[32m", "-": "\x1b[31m"}
+
+
+class Key(NamedTuple):
+    """A key that answers a question: the choice, or what else the key does; its label, and its help."""
+
+    action: str
+    label: str
+    help: str
+
+
+_KEYS = {
+    "y": Key("allow", "[y]es", "allow this action"),
+    "a": Key("allow_session", "[a]lways in this session", "allow it, and do not ask about similar actions again"),
+    "r": Key("answer", "[r]eply", "answer the question"),
+    "n": Key("deny", "[n]o", "deny it; the agent goes on, and reads your reason"),
+    "s": Key("deny_and_stop", "[s]top", "deny it, and cancel the run"),
+    "e": Key("edit", "[e]dit", "change it before you allow it"),
+    "v": Key("view", "[v]iew all", "show everything in a pager"),
+    "?": Key("help", "[?]", "show this help"),
+}
+
+
+def keys_of(interaction: Interaction, is_cut: bool, is_edited: bool = False) -> dict[str, Key]:
+    """Return the keys for an interaction. What was edited cannot be allowed for the session."""
+    offered = {*interaction.choices, "help"}
+    if interaction.editable and "allow" in offered:
+        offered.add("edit")
+    if is_cut:
+        offered.add("view")
+    if is_edited:
+        offered.discard("allow_session")
+    return {key: each for key, each in _KEYS.items() if each.action in offered}
+
+
+def subject(interaction: Interaction) -> str:
+    """Return what an interaction is about on one line."""
+    if not interaction.tool:
+        return one_line(visible(interaction.title))
+    return visible(tool_text(ToolCall(interaction.id, interaction.tool, interaction.input)))
+
+
+def answer_command(interaction: Interaction) -> str:
+    """Return the command that answers an interaction."""
+    if interaction.kind == "question":
+        return f"clinvk approvals answer {short_id(interaction.id)}"
+    return f"clinvk approvals answer {short_id(interaction.id)} {interaction.choices[0]}"
+
+
+def waiting_note(interaction: Interaction, agent: str) -> str:
+    """Return the note that an agent waits, and how to answer."""
+    who = f"{agent}: " if agent != interaction.backend else ""
+    what = "an answer" if interaction.kind == "question" else "approval"
+    return f"{who}waiting for {what}: {subject(interaction)}; answer it with: {answer_command(interaction)}"
+
+
+def headline(interaction: Interaction, agent: str, directory: str) -> str:
+    """Return the first line of a question."""
+    if interaction.kind == "question":
+        what = "asks"
+    elif interaction.command is not None:
+        what = f"wants to run a command in {directory}"
+    elif interaction.diff is not None:
+        what = "wants to edit a file"
+    else:
+        what = f"wants to use {one_line(interaction.tool, 60) or 'a tool'}"
+    return visible(f"{agent} {what}:")
+
+
+def content(interaction: Interaction) -> str:
+    """Return all that a user has to know about an interaction, as the agent has sent it."""
+    if interaction.kind == "question":
+        parts = [interaction.title, *map(_field_text, interaction.fields)]
+    elif interaction.command is not None:
+        parts = [interaction.command]
+    else:
+        parts = [interaction.diff or input_text(interaction)]
+    if interaction.kind == "approval" and interaction.title not in ("", interaction.tool, *parts):
+        parts.insert(0, interaction.title)
+    return "\n\n".join(part.strip("\n") for part in parts)
+
+
+def input_text(interaction: Interaction) -> str:
+    """Return the input of a tool as JSON."""
+    return json.dumps(interaction.input, indent=2, ensure_ascii=False)
+
+
+def _field_text(field: QuestionField) -> str:
+    options = (
+        f"{number}  {option.label or option.value}{f': {option.description}' if option.description else ''}"
+        for number, option in enumerate(field.options, 1)
+    )
+    return "\n".join([field.label, *options])
+
+
+def field_question(field: QuestionField) -> str:
+    """Return the question for the answer to a field."""
+    if not field.options:
+        what = "Answer"
+    else:
+        what = f"{'Numbers' if field.multiple else 'Number'} from 1 to {len(field.options)}"
+        what += ", separated by commas" if field.multiple else ""
+        what += ", or another answer" if field.other else ""
+    return f"{visible(one_line(field.label, 60))} — {what}: "
+
+
+def field_value(field: QuestionField, line: str) -> str | list[str]:
+    """Return the answer to a field: numbers stand for the values of options."""
+    if not field.options:
+        return line
+    values = {str(number): option.value for number, option in enumerate(field.options, 1)}
+    words = [word.strip() for word in line.split(",")] if field.multiple else [line.strip()]
+    if not all(word in values for word in words) and field.other:
+        words = [line.strip()]
+    chosen = [values.get(word, word) for word in words]
+    return chosen if field.multiple else chosen[0]
+
+
+def question_lines(text: str, columns: int, rows: int, is_colored: bool) -> tuple[list[str], int]:
+    """Return the content of an interaction in lines for a terminal, and how many characters are left out."""
+    shown, missing = _rows(text, columns - len(_INDENT), rows)
+    lines = [f"{_INDENT}{_colored(row, start) if is_colored else row}" if row else "" for row, start in shown]
+    return lines, missing
+
+
+def _rows(text: str, columns: int, most: int) -> tuple[list[tuple[str, str]], int]:
+    """Return rows of at most `columns` cells, each with the start of its line, and how many characters are left out."""
+    rows: list[tuple[str, str]] = []
+    for start, line in _lines(text):
+        row, room = "", columns
+        for at, char in enumerate(line):
+            shown = _TAB if char == "\t" else visible(char)
+            cells = max(1, width(shown))
+            if cells > room:
+                rows.append((row, line[:3]))
+                row, room = "", columns
+                if len(rows) == most:
+                    return rows, len(text) - start - at
+            row, room = row + shown, room - cells
+        rows.append((row, line[:3]))
+        if len(rows) == most:
+            return rows, max(0, len(text) - start - len(line) - 1)
+    return rows, 0
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line with its position in the text."""
+    start = 0
+    while start <= len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        yield start, text[start:end]
+        start = end + 1
+
+
+def _colored(row: str, start: str) -> str:
+    color = _DIFF_COLORS.get(start) or _DIFF_COLORS.get(start[:1], "")
+    return f"{color}{row}{_PLAIN}" if color else row
+
+
+def outcome(resolved: Interaction) -> str:
+    """Return how an interaction ended, and by whom."""
+    if resolved.status == "answered" and resolved.answer:
+        who = "this user" if resolved.answered_by == "user" else f"API key {resolved.answered_by!r}"
+        reason = f" ({resolved.answer.reason})" if resolved.answer.reason else ""
+        return one_line(f"answered by {who}: {resolved.answer.choice}{reason}")
+    return "nobody answered in time: denied" if resolved.status == "expired" else "no longer asked"

@@ -1,0 +1,258 @@
+"""Agents ask on the terminal of `clinvk PROMPT`; the terminal is restored whatever the answer."""
+
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from acceptance.command import Clinvk, until
+from acceptance.terminal import Terminal, on_terminal
+from scripted.steps import Step, ask_approval, claude_says
+
+KEYS = "[?]: "
+COMMAND = "pytest -x"
+ASK = ("--approval-mode", "ask", "--new", "fix it")
+
+
+def bash(command: str) -> Step:
+    return {"tool_name": "Bash", "input": {"command": command}, "title": "Run the tests"}
+
+
+def play(clinvk: Clinvk, *requests: Step) -> None:
+    """Make the agent ask for approval before its answer."""
+    begins, *answers = claude_says("All ", "done.")
+    clinvk.agent.play([begins, ask_approval(*requests), *answers], reads=False)
+
+
+def id_of_pending(clinvk: Clinvk) -> str:
+    def ids() -> Sequence[str]:
+        return re.findall(r"^([0-9a-f]{8,}) ", clinvk.run("approvals", "list").stdout, re.MULTILINE)
+
+    until(lambda: bool(ids()))
+    return ids()[0]
+
+
+def is_restored(terminal: Terminal) -> bool:
+    return terminal.present_mode() == terminal.mode
+
+
+def test_yes_allows_the_action(clinvk: Clinvk) -> None:
+    play(clinvk, bash(COMMAND))
+    with on_terminal(clinvk, *ASK) as terminal:
+        shown = terminal.until(KEYS)
+        assert (
+            f"claude wants to run a command in {clinvk.folder}:\r\n\r\n    Run the tests\r\n\r\n    {COMMAND}" in shown
+        )
+        assert shown.endswith("[y]es  [a]lways in this session  [n]o  [s]top  [e]dit  [?]: ")
+        terminal.type(b"y")
+        assert terminal.ended() == 0
+        assert "All done." in terminal.plain().decode()
+        assert is_restored(terminal)
+    assert clinvk.agent.approvals() == [{"behavior": "allow", "updatedInput": {"command": COMMAND}}]
+
+
+def test_several_questions_are_asked_one_after_the_other(clinvk: Clinvk) -> None:
+    play(clinvk, bash("first"), bash("second"))
+    with on_terminal(clinvk, *ASK) as terminal:
+        assert "second" not in terminal.until(KEYS)
+        terminal.type(b"y")
+        assert "    second" in terminal.until(KEYS)
+        terminal.type(b"y")
+        assert terminal.ended() == 0
+    assert [answer["behavior"] for answer in clinvk.agent.approvals()] == ["allow", "allow"]
+
+
+@pytest.mark.parametrize(("typed", "message"), [(b"\n", "the user denied the action"), (b"use make\n", "use make")])
+def test_no_asks_for_a_reason_that_the_agent_reads(clinvk: Clinvk, typed: bytes, message: str) -> None:
+    play(clinvk, bash(COMMAND))
+    with on_terminal(clinvk, *ASK) as terminal:
+        terminal.until(KEYS)
+        terminal.type(b"n")
+        terminal.until("Reason for the agent")
+        terminal.type(typed)
+        assert terminal.ended() == 0
+        assert is_restored(terminal)
+    assert clinvk.agent.approvals() == [{"behavior": "deny", "message": message}]
+
+
+@pytest.mark.parametrize("key", [b"s", b"interrupt"])
+def test_stop_and_interrupt_cancel_the_run(clinvk: Clinvk, key: bytes) -> None:
+    play(clinvk, bash(COMMAND))
+    with on_terminal(clinvk, *ASK) as terminal:
+        terminal.until(KEYS)
+        if key == b"s":
+            terminal.type(key)
+        else:
+            terminal.process.send_signal(signal.SIGINT)
+        assert terminal.ended() == 7
+        assert is_restored(terminal)
+    assert clinvk.run("approvals", "list").stderr == "clinvk: no agent waits for an answer\n"
+    assert not any(answer["behavior"] == "allow" for answer in clinvk.agent.approvals())
+
+
+def test_keys_typed_ahead_answer_nothing(clinvk: Clinvk) -> None:
+    play(clinvk, bash(COMMAND))
+    with on_terminal(clinvk, *ASK) as terminal:
+        terminal.type(b"y")
+        terminal.until(KEYS)
+        terminal.type(b"?")
+        assert "clinvk approvals answer" in terminal.until(KEYS)
+        assert clinvk.agent.approvals() == []
+        terminal.type(b"y")
+        assert terminal.ended() == 0
+
+
+def test_edited_command_is_shown_and_allowed(clinvk: Clinvk, tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\ngrep -qx "pytest -x" "$1" && echo "pytest -q" > "$1"\n')
+    editor.chmod(0o755)
+    play(clinvk, bash(COMMAND))
+    with on_terminal(clinvk, *ASK, env={"EDITOR": str(editor)}) as terminal:
+        terminal.until(KEYS)
+        terminal.type(b"e")
+        shown = terminal.until(KEYS)
+        assert "    pytest -q\r\n" in shown
+        assert "[a]lways" not in shown
+        terminal.type(b"y")
+        assert terminal.ended() == 0
+    assert clinvk.agent.approvals() == [{"behavior": "allow", "updatedInput": {"command": "pytest -q"}}]
+
+
+def test_command_is_edited_on_a_line_without_an_editor(clinvk: Clinvk) -> None:
+    play(clinvk, bash(COMMAND))
+    with on_terminal(clinvk, *ASK) as terminal:
+        terminal.until(KEYS)
+        terminal.type(b"e")
+        terminal.until("New command (Enter: unchanged): ")
+        terminal.type(b"pytest -q\n")
+        terminal.until(KEYS)
+        terminal.type(b"y")
+        assert terminal.ended() == 0
+    assert clinvk.agent.approvals() == [{"behavior": "allow", "updatedInput": {"command": "pytest -q"}}]
+
+
+def test_answer_from_elsewhere_ends_the_question(clinvk: Clinvk) -> None:
+    play(clinvk, bash(COMMAND))
+    with on_terminal(clinvk, *ASK) as terminal:
+        terminal.until(KEYS)
+        assert clinvk.run("approvals", "answer", id_of_pending(clinvk), "deny", "--reason", "no").returncode == 0
+        terminal.until("clinvk: answered by this user: deny (no)")
+        assert terminal.ended() == 0
+        assert is_restored(terminal)
+    assert clinvk.agent.approvals() == [{"behavior": "deny", "message": "no"}]
+
+
+def test_expired_question_is_denied(clinvk: Clinvk, served: bool) -> None:
+    if served:
+        pytest.skip("the settings of the server apply")
+    clinvk.settings("interactions: {timeout_secs: 1}\n")
+    play(clinvk, bash(COMMAND))
+    with on_terminal(clinvk, *ASK) as terminal:
+        terminal.until("clinvk: nobody answered in time: denied")
+        assert terminal.ended() == 0
+    assert clinvk.agent.approvals() == [{"behavior": "deny", "message": "nobody answered in time"}]
+
+
+def test_hostile_content_cannot_control_the_terminal(clinvk: Clinvk, tmp_path: Path) -> None:
+    pager = tmp_path / "pager"
+    pager.write_text('#!/bin/sh\nwc -c < "$1"\n')
+    pager.chmod(0o755)
+    hostile = "rm x\r\x1b]0;title\x07\x1b[2J\u202egnp.exe\u200b\n[y]es  [n]o\n" + "x" * 1_000_000
+    request: Step = {"tool_name": "\x1b[31mBash", "title": "\x1b[2Jhello\r", "input": {"command": hostile}}
+    play(clinvk, request)
+    with on_terminal(clinvk, *ASK, env={"PAGER": str(pager)}) as terminal:
+        terminal.until(KEYS)
+        raw = terminal.all_read.decode()
+        assert "    rm x\\r\\x1b]0;title\\x07\\x1b[2J\\u202egnp.exe\\u200b" in raw
+        assert not re.search("\x1b\\]|\x1b\\[2J|\x07|\u202e|\u200b|\x1b\\[31mBash", raw)
+        assert re.search(r"… 6\d,\d{3} more characters", raw)
+        assert "[v]iew all" in raw
+        assert len(raw) < 10_000
+        terminal.type(b"v")
+        assert re.search(r"\s65\d{3}\s", terminal.until(KEYS))
+        terminal.type(b"s")
+        assert terminal.ended() == 7
+
+
+@pytest.mark.parametrize("mode", ["default", "auto"])
+def test_setting_makes_the_default_mode_ask_on_a_terminal(clinvk: Clinvk, mode: str) -> None:
+    clinvk.settings("interactions: {ask_on_terminal: true}\n")
+    clinvk.agent.play(claude_says("x"), reads=False)
+    for arguments in (["--new", "hello you"], ["resume", "--last", "hello you"]):
+        with on_terminal(clinvk, "--approval-mode", mode, *arguments) as terminal:
+            assert terminal.ended() == 0
+    clinvk.run("--approval-mode", mode, "--new", "hello")
+    asks = ["--permission-prompt-tool=stdio" in call.argv for call in clinvk.agent.calls()]
+    assert asks == [mode == "default", mode == "default", False]
+
+
+def test_without_a_terminal_a_line_says_how_to_answer(clinvk: Clinvk) -> None:
+    play(clinvk, bash(COMMAND))
+    with clinvk.started(*ASK, "-o", "text") as process:
+        id_ = id_of_pending(clinvk)
+        assert clinvk.run("approvals", "answer", id_, "allow").stdout == f"allow {id_}  Bash {COMMAND}\n"
+        out, err = process.communicate(timeout=30)
+    assert out == b"All done.\n"
+    assert err.decode() == (
+        f"clinvk: waiting for approval: Bash {COMMAND}; answer it with: clinvk approvals answer {id_} allow\n"
+    )
+
+
+def test_all_pending_approvals_are_asked_by_one_command(clinvk: Clinvk) -> None:
+    play(clinvk, bash("first"), bash("second"))
+    with clinvk.started(*ASK) as process:
+        id_of_pending(clinvk)
+        until(lambda: len(clinvk.json(dict[str, list[object]], "approvals", "list")["interactions"]) == 2)
+        with on_terminal(clinvk, "approvals", "answer") as terminal:
+            for command in ("first", "second"):
+                assert f"    {command}\r\n" in terminal.until(KEYS)
+                terminal.type(b"y")
+            assert terminal.ended() == 0
+        process.communicate(timeout=30)
+    assert [answer["behavior"] for answer in clinvk.agent.approvals()] == ["allow", "allow"]
+
+
+def test_show_and_follow_say_what_is_asked_and_how_it_ended(clinvk: Clinvk) -> None:
+    play(clinvk, bash(COMMAND))
+    with clinvk.started(*ASK) as process:
+        id_ = id_of_pending(clinvk)
+        shown = clinvk.run("approvals", "show", id_)
+        assert f"\n\nRun the tests\n\n{COMMAND}\n" in shown.stdout
+        assert shown.stderr == f"clinvk: to answer: clinvk approvals answer {id_} allow\n"
+        assert " waiting " in clinvk.run("runs", "list").stdout
+        run_id = clinvk.run("runs", "list").stdout.splitlines()[1].split()[0]
+        with clinvk.started("runs", "follow", run_id) as follower:
+            clinvk.run("approvals", "answer", id_, "allow")
+            out, err = follower.communicate(timeout=30)
+        process.communicate(timeout=30)
+    assert out == b"All done.\n"
+    assert f"clinvk approvals answer {id_} allow\nclinvk: answered by this user: allow\n" in err.decode()
+    again = clinvk.run("approvals", "answer", id_, "deny")
+    assert (again.returncode, "answered 'allow' before" in again.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["answer"], "answer needs ID and CHOICE: there is no terminal"),
+        (["answer", "ffff", "allow"], "clinvk approvals list shows them"),
+        (["show", "ffff"], "clinvk approvals list shows them"),
+    ],
+)
+def test_wrong_use_is_refused(clinvk: Clinvk, arguments: list[str], message: str) -> None:
+    done = clinvk.run("approvals", *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+
+
+def test_part_of_a_plan_asks_with_its_label(clinvk: Clinvk) -> None:
+    (clinvk.folder / "tasks.json").write_text('[{"prompt": "x", "approval_mode": "ask"}]')
+    play(clinvk, bash(COMMAND))
+    with on_terminal(clinvk, "parallel", "-f", "tasks.json") as terminal:
+        assert "[0] claude wants to run a command" in terminal.until(KEYS)
+        terminal.type(b"y")
+        assert terminal.ended() == 0
+        assert is_restored(terminal)
+    assert clinvk.agent.approvals() == [{"behavior": "allow", "updatedInput": {"command": COMMAND}}]
