@@ -1,6 +1,7 @@
 """`clinvk approvals list`, `show` and `answer`: what agents ask, in any clinvk process of this home."""
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -19,6 +20,7 @@ from clinvk.cli.terminal.table import Column, one_line
 from clinvk.config.model import Settings
 from clinvk.dialects.rest.interactions import interaction_view
 from clinvk.runtime.interactions import Interactions
+from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.waiting import in_background
 from clinvk.store.protocol import InteractionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest
@@ -101,8 +103,10 @@ def answer(flags: AnswerFlags, environ: Mapping[str, str], notes: Notes, backend
         InteractionNotFound, AmbiguousId: the ID names no interaction, or several.
         InvalidRequest: the answer does not fit, or there is no terminal to ask on.
         InteractionAnswered, InteractionEnded: the interaction is not pending.
+        AgentCannotAnswer: an agent has started this command.
     """
     settings = settings_of(flags, environ, {}, notes, backends)
+    process_tags.refuse_agent(os.getpid())
     if len(flags.words) < 2 and not (flags.words and flags.set):
         return streams.run(_ask(flags.words[0] if flags.words else None, settings, environ, notes))
     reference, choice, *_ = *flags.words, "answer"
