@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import os
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from asking_backend import ASK, HEAR, Asking
@@ -14,9 +17,10 @@ from clinvk.api.access.key_file import ApiKey, digest_of
 from clinvk.api.access.keys import ApiKeys
 from clinvk.config.model import InteractionSettings, UnifiedFlags
 from clinvk.runtime.interactions import Interactions
+from clinvk.runtime.process.process_tags import TAG_VARIABLE, refuse_agent
 from clinvk.store.memory import MemoryStore
 from clinvk.store.sqlite.sqlite import SqliteStore
-from clinvk.types.errors import StoreUnavailable
+from clinvk.types.errors import AgentCannotAnswer, StoreUnavailable
 from clinvk.types.interaction import Interaction, InteractionAnswer
 from polling import until, until_told
 from scripted import Scripted
@@ -106,6 +110,21 @@ async def test_agent_cannot_answer_with_a_key_or_as_another_address(scripted: Sc
         await until(out.exists, LIMIT_S)
         assert out.read_text().endswith("403")
         assert (await answer(server, asked["id"], **own)).status_code == 200
+
+
+@pytest.mark.parametrize("command", ["sleep 60", "(sleep 60; true)"])
+def test_process_below_an_agent_is_refused_by_its_variable(command: str) -> None:
+    with subprocess.Popen(["sh", "-c", command], env={"PATH": "/usr/bin:/bin", TAG_VARIABLE: "1-1"}) as agent:
+        try:
+            for pid in (agent.pid, *(child.pid for child in psutil.Process(agent.pid).children())):
+                with pytest.raises(AgentCannotAnswer):
+                    refuse_agent(pid)
+        finally:
+            for process in (*psutil.Process(agent.pid).children(), agent):
+                process.kill()
+    with pytest.raises(AgentCannotAnswer):
+        refuse_agent(agent.pid)  # it has exited
+    refuse_agent(os.getpid())
 
 
 HANG_UP = """
