@@ -256,3 +256,8 @@ def test_part_of_a_plan_asks_with_its_label(clinvk: Clinvk) -> None:
         assert terminal.ended() == 0
         assert is_restored(terminal)
     assert clinvk.agent.approvals() == [{"behavior": "allow", "updatedInput": {"command": COMMAND}}]
+
+
+def test_agent_cannot_answer_by_the_command(clinvk: Clinvk) -> None:
+    done = clinvk.run("approvals", "answer", "ffff", "allow", env={"CLINVK_PROCESS_ID": "1-1"})
+    assert (done.returncode, "an agent has sent this answer" in done.stderr) == (1, True)
