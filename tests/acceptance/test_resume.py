@@ -368,6 +368,34 @@ class TestResume:
             assert process.wait(30) == 0
         assert clinvk.run("resume", session, "x").returncode == 0
 
+    @pytest.mark.parametrize("arguments", [["resume"], ["-c"], []])
+    def test_queued_prompt_runs_after_the_run_of_its_session(self, clinvk: Clinvk, arguments: list[str]) -> None:
+        session = begun(clinvk)
+        slow = claude_says("x", session=SECOND)
+        clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *slow], when="slow")
+        if arguments == ["resume"]:
+            arguments = ["resume", session]
+        with clinvk.started("resume", session, "slow") as process:
+            until((clinvk.folder / "up").exists)
+            with clinvk.started("--on-busy", "queue", *arguments, "next") as waiting:
+                until(lambda: "next" in clinvk.run("runs", "list", "--state", "queued", "--json").stdout)
+                (clinvk.folder / "go").touch()
+                assert (process.wait(30), waiting.wait(30)) == (0, 0)
+        assert handle_of_last(clinvk) == f"--resume={SECOND}"
+
+    def test_ctrl_c_withdraws_a_queued_prompt(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("x")], when="slow")
+        with clinvk.started("resume", session, "slow") as process:
+            until((clinvk.folder / "up").exists)
+            with clinvk.started("resume", session, "--on-busy", "queue", "next") as waiting:
+                until(lambda: "next" in clinvk.run("runs", "list", "--state", "queued", "--json").stdout)
+                waiting.send_signal(signal.SIGINT)
+                assert waiting.wait(30) == 7
+            (clinvk.folder / "go").touch()
+            assert process.wait(30) == 0
+        assert "next" in clinvk.run("runs", "list", "--state", "cancelled", "--json").stdout
+
     def test_ctrl_c_pauses_a_session_that_can_be_resumed(self, clinvk: Clinvk) -> None:
         clinvk.agent.play([*claude_says("begun", session=FIRST)[:4], hang()], when="slow")
         with clinvk.started("-o", "text", "slow") as process:

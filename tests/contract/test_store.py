@@ -219,6 +219,57 @@ async def test_concurrent_runs_are_all_stored_although_some_fail(store: SessionS
     assert set(await ids_of(store, status="completed")) == {one.id for one in given}
 
 
+async def test_waiting_runs_take_their_turns_in_order_of_arrival(store: SessionStore) -> None:
+    given = session(status="active")
+    holder, first, second, late = run(given), run(given), run(given), run(given)
+    await store.begin(holder, given)
+    for waiting in (first, second):
+        assert await store.enqueue(waiting, given) == given
+    assert await store.claim(first.id, given.id) is None
+    await store.end(replace(holder, state="finished"), replace(given, status="completed"), [])
+    with pytest.raises(SessionBusy, match=first.id):
+        await store.begin(late, given)
+    assert await store.claim(second.id, given.id) is None
+    claimed = await store.claim(first.id, given.id)
+    assert claimed is not None
+    assert (claimed.id, claimed.status) == (given.id, "active")
+    assert await store.claim(second.id, given.id) is None
+    await store.end(replace(first, state="failed"), replace(given, status="error"), [])
+    assert await store.claim(second.id, given.id) is not None
+
+
+async def test_waiting_run_that_is_next_takes_its_turn_before_the_others(store: SessionStore) -> None:
+    given = session(status="active")
+    holder, ordinary, urgent = run(given), run(given), run(given)
+    await store.begin(holder, given)
+    await store.enqueue(ordinary, given)
+    await store.enqueue(urgent, given, is_next=True)
+    await store.end(replace(holder, state="cancelled"), given, [])
+    assert await store.claim(ordinary.id, given.id) is None
+    assert await store.claim(urgent.id, given.id) is not None
+
+
+async def test_waiting_run_is_listed_and_leaves_without_a_change_to_its_session(store: SessionStore) -> None:
+    given = session(status="active")
+    holder, first, second = run(given), run(given), run(given)
+    await store.begin(holder, given)
+    for waiting in (first, second):
+        await store.enqueue(waiting, given)
+    assert set(await run_ids(store, session_id=given.id, state="queued")) == {holder.id, first.id, second.id}
+    await store.end(replace(first, state="cancelled"), None, [])
+    assert await store.session(given.id) == given
+    await store.end(replace(holder, state="finished"), given, [])
+    with pytest.raises(SessionBusy):
+        await store.delete(given.id)
+    assert await store.claim(second.id, given.id) is not None
+
+
+async def test_run_cannot_wait_for_an_unknown_session(store: SessionStore) -> None:
+    given = session()
+    with pytest.raises(SessionNotFound):
+        await store.enqueue(run(given), given)
+
+
 # Events
 
 

@@ -510,6 +510,21 @@ async def test_runs_of_a_living_process_are_not_interrupted(home: Path) -> None:
         await one.end(replace(record, state="finished"), given, [])
 
 
+async def test_waiting_run_of_a_dead_process_is_interrupted_and_leaves_the_session_to_its_holder(home: Path) -> None:
+    given = session(status="active")
+    holder, dead, waiting = run(given), run(given), run(given)
+    async with SqliteStore(home) as one:
+        await one.begin(holder, given)
+        async with SqliteStore(home) as other:
+            await other.enqueue(dead, given)
+        await one.enqueue(waiting, given)
+        await one.recover()
+        assert (await one.run(dead.id)).state == "interrupted"
+        assert (await one.session(given.id)).status == "active"
+        await one.end(replace(holder, state="finished"), given, [])
+        assert await one.claim(waiting.id, given.id) is not None
+
+
 @pytest.mark.parametrize("gone", ["home", "owners", "replaced"])
 async def test_process_recreates_its_removed_lock_with_its_next_run(home: Path, gone: str) -> None:
     """The database may be a new one, or restored from a backup together with an unused lock."""

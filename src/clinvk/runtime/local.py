@@ -31,8 +31,8 @@ from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.runtime.slots import Occupancy, SlotRequest, Slots, held_bytes, queue_limits
-from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable
+from clinvk.store.protocol import SessionStore, settled_record
+from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
 from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
@@ -261,13 +261,22 @@ class LocalRuns:
         self, request: RunRequest, user_environ: Mapping[str, str] | None = None, may_wait: bool = True
     ) -> RunTask:
         """Begin a run; `user_environ` is the environment of a run of this machine's user."""
+        try:
+            return await self._begin_turn(request, user_environ, may_wait)
+        except SessionBusy:
+            if request.on_busy == "reject":
+                raise
+        return await self._begin_turn(request, user_environ, may_wait, waits=True)
+
+    async def _begin_turn(
+        self, request: RunRequest, user_environ: Mapping[str, str] | None, may_wait: bool, waits: bool = False
+    ) -> RunTask:
+        """Begin a run that claims its session now, or that `waits` for its turn in the session."""
         is_of_user = user_environ is not None
         user_environment = AgentEnvironment(self._settings, user_environ, self._registry) if is_of_user else None
-        request, session, resume = await self._resolve_session(request)
-        if session:  # wait for the agents of its runs that have an ending and are about to exit
-            for run in [*self._live.values()]:
-                if run.session_id == session.id and run.phase >= Phase.ENDING:
-                    await asyncio.wait([run.task])
+        request, session, resume = await self._resolve_session(request, waits)
+        if session and not waits:
+            await self._wait_for_exit(session)
         spec = await self._spec(request, resume, user_environment)
         if session is None and not request.ephemeral:
             workdir = request.workdir or ""
@@ -284,17 +293,16 @@ class LocalRuns:
         # `reserved` counts the memory of a part.
         slot_request = SlotRequest(request.backend, request.client, 0 if request.part else held_bytes(request))
         acquire_slot = partial(self._slots.acquire, slot_request, may_wait=may_wait)
-        run = RunTask(spec, self.spawner, recorder, self.interactions, acquire_slot)
+        take_turn = self._take_turn if waits else None
+        run = RunTask(spec, self.spawner, recorder, self.interactions, acquire_slot, take_turn)
         try:
-            await recorder.begin()
+            await (recorder.enqueue(session, is_next=False) if session and waits else recorder.begin())
         except BaseException:
             run.slot.release()
             raise
         try:
-            if recorder.session and resume:
-                if self._release_elsewhere:
-                    await self._release_elsewhere(recorder.session.id)
-                await self._catch_up(run, spec, recorder.session)
+            if recorder.session and resume and not waits:
+                await self._catch_up(run, recorder.session)
             self._refuse_when_closing()
             callbacks = [observe(run) for observe in self._observers]
         except BaseException as exc:
@@ -315,14 +323,32 @@ class LocalRuns:
     def _on_end(self, run: RunTask, callbacks: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id]
         run.slot.release()  # a task killed before its first step has not left
+        for other in self._live.values():
+            if run.session_id and other.session_id == run.session_id:
+                other.wake()  # it may be the turn of the other run
         for callback in callbacks:
             callback()
 
-    async def _catch_up(self, run: RunTask, spec: RunSpec, session: Session) -> None:
-        """Resume the session's current state if another run has ended since the session was read."""
+    async def _take_turn(self, run: RunTask) -> bool:
+        """Claim the session of a waiting run. Return False if other runs of the session come first."""
+        if session := await run.recorder.claim():
+            await self._wait_for_exit(session)
+            await self._catch_up(run, settled_record(session))
+        return session is not None
+
+    async def _wait_for_exit(self, session: Session) -> None:
+        """Wait for the agents of a session's runs that have an ending and are about to exit."""
+        for run in [*self._live.values()]:
+            if run.session_id == session.id and run.phase >= Phase.ENDING:
+                await asyncio.wait([run.task])
+
+    async def _catch_up(self, run: RunTask, session: Session) -> None:
+        """Resume the current state of a claimed session: another run may have ended since the session was read."""
+        if self._release_elsewhere:
+            await self._release_elsewhere(session.id)
         resume = await sessions.resume(self._store, session)
-        if resume != spec.resume:
-            run.resume_from(resume, await spec.relaunch(run.request, resume))
+        if resume != run.spec.resume:
+            run.resume_from(resume, await run.spec.relaunch(run.request, resume))
 
     async def _prestart(self, pool: Pool) -> None:
         """Start the warm processes that the settings want before the first run."""
@@ -377,14 +403,24 @@ class LocalRuns:
         launch = partial(environment.launch, backend, request, resume)
         return await self._lookups.run(launch, request.workdir, *request.add_dirs)
 
-    async def _resolve_session(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
-        """Return the request with its session's directory, the session, and the resume state."""
+    async def _resolve_session(
+        self, request: RunRequest, waits: bool = False
+    ) -> tuple[RunRequest, Session | None, Resume | None]:
+        """Return the request with its session's directory, the session, and the resume state.
+
+        A run that `waits` for the first turn of the session has no resume state before its own turn.
+        """
         await self._schemas.check(request.output_schema, request.client_tools)
         if not request.session_id:
             return request, None, None
         session = await self._store.session(request.session_id)
         request = await sessions.in_session_directory(request, session, self._lookups)
-        return request, session, await sessions.resume(self._store, session)
+        try:
+            return request, session, await sessions.resume(self._store, session)
+        except SessionBusy:
+            if not waits:
+                raise
+            return request, session, None
 
 
 class _OwnedRun:

@@ -35,14 +35,17 @@ class SlotRequest(NamedTuple):
 
 
 class Slot:
-    """A run's place: first in the queue, then a slot while `held`."""
+    """A run's place: first in the queue, then a slot while `held`. A place that `is_blocked` gets no slot yet."""
 
-    __slots__ = ("__weakref__", "_slots", "held", "number", "on_grant", "run")
+    __slots__ = ("__weakref__", "_slots", "held", "is_blocked", "number", "on_grant", "run")
 
-    def __init__(self, slots: "Slots", run: SlotRequest, number: int, on_grant: Callable[[], None]) -> None:
+    def __init__(
+        self, slots: "Slots", run: SlotRequest, number: int, on_grant: Callable[[], None], is_blocked: bool
+    ) -> None:
         self.run = run
         self.number = number
         self.held = False
+        self.is_blocked = is_blocked
         self.on_grant = on_grant
         self._slots = slots
 
@@ -54,6 +57,10 @@ class Slot:
     def release(self) -> None:
         """Release the place, queued or held; further calls do nothing."""
         self._slots.release(self)
+
+    def unblock(self) -> None:
+        """Let the run have a slot, in the order of its arrival."""
+        self._slots.unblock(self)
 
     def reacquire(self) -> bool:
         """Take the next free slot, before all queued runs, for a run that released its slot to wait for a person.
@@ -138,19 +145,22 @@ class Slots:
                     queued[backend] += len(line)
         return Occupancy(running, queued, self._limits.total, self._limits.queued)
 
-    def acquire(self, run: SlotRequest, on_grant: Callable[[], None], may_wait: bool = True) -> Slot:
+    def acquire(
+        self, run: SlotRequest, on_grant: Callable[[], None], may_wait: bool = True, is_blocked: bool = False
+    ) -> Slot:
         """Take a slot or a place in the queue; `on_grant` is called once the run holds a slot.
 
-        A free slot is granted at once: no queued run could use the slot, or the slot would not be free.
+        A free slot is granted at once: no queued run could use the slot, or the slot would not be free. A run that
+        `is_blocked` waits in the queue for `Slot.unblock` first.
 
         Raises:
             QueueFull: no slot is free and the queue has no room for the run, or the run may not wait.
         """
-        must_wait = self._no_slot_reason(run)
+        must_wait = "the run must wait" if is_blocked else self._no_slot_reason(run)
         if must_wait and (obstacle := self._queue_full_reason(run.client, run.held_bytes) if may_wait else must_wait):
             raise QueueFull(obstacle, _RETRY_AFTER_S)
         self._last_number += 1
-        slot = Slot(self, run, self._last_number, on_grant)
+        slot = Slot(self, run, self._last_number, on_grant, is_blocked)
         client = self._client(run.client)
         if must_wait:
             client.lines.setdefault(run.backend, {})[slot.number] = slot
@@ -170,6 +180,11 @@ class Slots:
         elif not self._leave_line(slot):
             return
         self._forget_if_idle(slot.run.client)
+        self._grant_slots()
+
+    def unblock(self, slot: Slot) -> None:
+        """Let a blocked run have a slot, in the order of its arrival."""
+        slot.is_blocked = False
         self._grant_slots()
 
     def reacquire(self, slot: Slot) -> None:
@@ -317,7 +332,8 @@ class Slots:
             if not client.queued or (first and client.held >= fewest) or self._is_at_limit(name):
                 continue
             lines = (line for backend, line in client.lines.items() if self._has_slot(backend))
-            if heads := [next(iter(line.values())) for line in lines]:
+            heads = (next((slot for slot in line.values() if not slot.is_blocked), None) for line in lines)
+            if heads := [slot for slot in heads if slot]:
                 fewest, first = client.held, min(heads, key=lambda slot: slot.number)
                 if not fewest:
                     break

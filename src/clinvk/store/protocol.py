@@ -17,7 +17,7 @@ MIN_PREFIX = 4
 """The minimum length of an id prefix, in hex digits."""
 
 UNDER_WAY: tuple[RunState, ...] = ("queued", "running", "waiting")
-"""The states of a run that holds its session."""
+"""The states of a run that has not ended."""
 
 FIXED_SESSION_FIELDS = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags")
 """The fields of a session that its runs do not change."""
@@ -123,6 +123,21 @@ class SessionStore(Protocol):
             SessionBusy: another run of the session is under way.
             SessionNotFound: the session must exist, but does not.
         """
+        ...
+
+    async def enqueue(self, run: RunRecord, session: Session, is_next: bool = False) -> Session:
+        """Insert a run that waits until its session is free. Return the stored session, which does not change.
+
+        Waiting runs take their turns in the order of this call, those with `is_next` before the others. Until `claim`,
+        the run does not hold the session, but `begin` and `delete` refuse the session as busy.
+
+        Raises:
+            SessionNotFound: the session does not exist.
+        """
+        ...
+
+    async def claim(self, run_id: str, session_id: str) -> Session | None:
+        """Claim the session of a run that waits, until `end`. Return the session, or None if other runs come first."""
         ...
 
     async def update(self, run: RunRecord, session: Session | None) -> None:

@@ -17,6 +17,9 @@ EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhig
 Isolation = Literal["none", "worktree"]
 """Where an agent works: directly in its directory, or in a git worktree of the directory's repository."""
 
+OnBusy = Literal["reject", "queue"]
+"""What a prompt does if its session has a run in progress."""
+
 OutputFormat = Literal["auto", "text", "json", "stream-json"]
 
 RunState = Literal["queued", "running", "waiting", "finished", "failed", "cancelled", "interrupted"]

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from clinvk.types.choices import ApprovalMode, SandboxMode
+from clinvk.types.choices import ApprovalMode, OnBusy, SandboxMode
 
 MAX_STOPS = 16
 """Maximum number of texts in `stop`: each piece of the answer is searched for each of them on the event loop."""
@@ -75,6 +75,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         backend: name of an agent CLI in the registry; empty until `backends.resolve` sets the name.
         model: a model name of the CLI, or one of the aliases fast/quick, balanced/default, best/powerful.
         session_id: the clinvk session to continue; None starts a new session.
+        on_busy: what happens if the session has a run in progress: `reject` raises `SessionBusy`, `queue` waits for its
+            end.
         workdir: absolute path of an existing directory.
         add_dirs: absolute paths that the agent may use besides `workdir`.
         approval_mode: default, auto (edit without asking), none (act without asking) or always (ask for everything).
@@ -109,6 +111,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str | None = None
     system_prompt: str | None = None
     session_id: str | None = None
+    on_busy: OnBusy = "reject"
     workdir: str | None = None
     add_dirs: tuple[str, ...] = ()
     approval_mode: ApprovalMode | None = None

@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, dataclass_transform, get_args, get_origin
 
-from clinvk.types.choices import ApprovalMode, Effort, Isolation, OutputFormat, RunState, SandboxMode, SessionStatus
+from clinvk.types.choices import (
+    ApprovalMode,
+    Effort,
+    Isolation,
+    OnBusy,
+    OutputFormat,
+    RunState,
+    SandboxMode,
+    SessionStatus,
+)
 
 ExportFormat = Literal["json", "markdown"]
 
@@ -99,6 +108,10 @@ _Here = Annotated[bool, Flag("only those of this directory")]
 _Limit = Annotated[int, Flag("at most N, the newest (default: 20; 0: all)", "-n", "N", _whole())]
 _Age = "12h, 30d, 2w, or days"
 _Detach = Annotated[bool, Flag("run in the background, through the server of this home")]
+_OnBusy = Annotated[
+    OnBusy | None,
+    Flag("if the session is busy: reject (the default), queue", metavar="HOW", heading=_PROMPT_HEADING),
+]
 _NoServer = Annotated[bool, Flag("start the agent here, even if a clinvk serve has one ready", heading=_PROMPT_HEADING)]
 
 
@@ -171,6 +184,7 @@ class PromptFlags(RunFlags):
     heading: ClassVar[str] = "flags for which conversation"
     continue_: Annotated[bool, Flag("continue the newest conversation (of -b, of -w)", "-c")] = False
     new: Annotated[bool, Flag("start a new one")] = False
+    on_busy: _OnBusy = None
     no_server: _NoServer = False
     version: Annotated[bool, Flag("show the version", heading="more")] = False
 
@@ -182,6 +196,7 @@ class ResumeFlags(RunFlags):
     last: Annotated[bool, Flag("the newest (of --backend, of -w)")] = False
     here: Annotated[bool, Flag("only those of this directory")] = False
     interactive: Annotated[bool, Flag("open it in the agent's own program", "-i")] = False
+    on_busy: _OnBusy = None
     no_server: _NoServer = False
 
 

@@ -226,7 +226,7 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backend
         return await resumed(store, _complete(request, settings, flags.detach), settings.session, notes)
 
     is_verbose = is_verbose_run(flags, settings)
-    request = replace(request, prompt=text)
+    request = replace(request, prompt=text, on_busy=flags.on_busy or "reject")
     job = PromptJob(request, settings, environ, backends, notes, is_verbose, flags.continue_, flags.detach)
     return run(job, choose)
 

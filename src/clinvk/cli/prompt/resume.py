@@ -164,7 +164,7 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes, backend
         return choice
 
     is_verbose = is_verbose_run(flags, settings)
-    request = replace(request, prompt=text)
+    request = replace(request, prompt=text, on_busy=flags.on_busy or "reject")
     return run(PromptJob(request, settings, environ, backends, notes, is_verbose, detach=flags.detach), choose)
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest.views import Tags
-from clinvk.types.choices import ApprovalMode, Effort, Isolation, SandboxMode
+from clinvk.types.choices import ApprovalMode, Effort, Isolation, OnBusy, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import Chain, Compare, Parallel, Part
 from clinvk.types.request import MAX_NAME_CHARS, Dollars, RunRequest, StopTexts
@@ -124,6 +124,10 @@ class PromptBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=
     session_id: Annotated[
         Name | None,
         Meta(description="Id or unique prefix of the session to continue; null starts a session."),
+    ] = None
+    on_busy: Annotated[
+        OnBusy | Literal[""] | None,
+        Meta(description="If the session has a run in progress: reject (the default) or queue, after its end."),
     ] = None
     output_format: Annotated[
         Literal["", "default", "text", "json", "stream-json"] | None,

@@ -40,9 +40,10 @@ _COLD_TIMEOUT_FACTOR = 3
 
 
 async def drive(task: RunTask) -> None:
-    """Wait for the slot, run the agent, log the ending, and release all resources."""
+    """Wait for the session and the slot, run the agent, log the ending, and release all resources."""
     logs.add_fields(run_id=task.id)
     try:
+        await task.wait_for_turn()
         await task.wait_for_slot()
         async with task.spec.hold() if task.spec.hold and not task.stopped_by else nullcontext():
             if task.stopped_by:  # while the run waited for the slot, or for the worktree

@@ -46,7 +46,7 @@ class RunRecorder:
     started do not end the run; clinvk logs a warning instead.
 
     Attributes:
-        session: the session as last stored.
+        session: the session as last stored. The run changes the session only while it holds the session.
         warnings: the failures of the store.
     """
 
@@ -65,6 +65,7 @@ class RunRecorder:
         self._store = store
         self._autosave = autosave
         self._resume = resume
+        self._holds_session = session is not None
         self._has_started = False
         self._counts_usage = settings.store_token_usage
         self._stores_text = not request.ephemeral
@@ -98,6 +99,22 @@ class RunRecorder:
         if self.session:
             self.session = replace(self.session, status="active", last_used=self._record.created_at)
         self.session = await self._store.begin(self._record, self.session, must_exist=self._resume is not None)
+
+    async def enqueue(self, session: Session, is_next: bool) -> None:
+        """Store the run, which waits until its session is free. `is_next` puts it before other waiting runs.
+
+        Raises:
+            SessionNotFound, StoreUnavailable: as in `begin`.
+        """
+        self._holds_session = False
+        self.session = await self._store.enqueue(self._record, session, is_next)
+
+    async def claim(self) -> Session | None:
+        """Claim the session of a waiting run; return None if other runs come first."""
+        session = await self._store.claim(self._record.id, self.session.id) if self.session else None
+        if session:
+            self.session, self._holds_session = session, True
+        return session
 
     def resume_from(self, resume: Resume) -> None:
         """Count usage from a newer state of the conversation."""
@@ -155,9 +172,10 @@ class RunRecorder:
             error_message=recorded_result(failure.message, self._stores_text) if failure else None,
             output=output if self._stores_text else "",
         )
-        if session := self.session:
+        session = self.session if self._holds_session else None
+        if session:
             used = ending.usage or Usage()
-            self.session = replace(
+            session = self.session = replace(
                 session,
                 status=_STATUSES[state_of(ending)],
                 last_used=time.time(),
@@ -165,7 +183,7 @@ class RunRecorder:
                 counted=used + (self._resume.used if self._resume else Usage()),
                 error_message=failure.message if failure else None,
             )
-        await self._store_safely(self._store.end(self._record, self.session, entries if self._stores_text else ()))
+        await self._store_safely(self._store.end(self._record, session, entries if self._stores_text else ()))
 
     async def _store_safely(self, write: Awaitable[None]) -> None:
         try:

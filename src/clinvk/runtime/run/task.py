@@ -3,7 +3,7 @@
 import asyncio
 import enum
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from math import inf
 
@@ -64,6 +64,13 @@ class Phase(enum.IntEnum):
     """The ending is in the event log."""
 
 
+TURN_POLL_S = 1.0
+"""How often a run that waits for its session asks the store."""
+
+TakeTurn = Callable[["RunTask"], Awaitable[bool]]
+"""Claim the session of a run, and prepare to continue it. Return False if other runs of the session come first."""
+
+
 class RunTask:
     """One run, from the queue to its ending. Every answer and stream is a view over the event log.
 
@@ -92,9 +99,13 @@ class RunTask:
         spawner: Spawner,
         recorder: RunRecorder,
         interactions: Interactions,
-        acquire_slot: Callable[[Callable[[], None]], Slot],
+        acquire_slot: Callable[..., Slot],
+        take_turn: TakeTurn | None = None,
     ) -> None:
-        """Take a slot or a place in the queue with `acquire_slot`, which is `Slots.acquire`; raise its errors."""
+        """Take a slot or a place in the queue with `acquire_slot`, which is `Slots.acquire`; raise its errors.
+
+        A run whose session is busy takes no slot before `take_turn` has claimed the session.
+        """
         self.id = spec.run_id
         self.spec = spec
         self.request = spec.request
@@ -116,7 +127,8 @@ class RunTask:
         self._interactions = RunInteractions(interactions, self.id, self.session_id, self.request.backend, self.wake)
         self.resolve = interactions.answer
         self._outputs: Sequence[ToolOutput] = ()
-        self.slot = acquire_slot(self.wake)
+        self._take_turn = take_turn
+        self.slot = acquire_slot(self.wake, is_blocked=take_turn is not None)
         self.log = EventLog(self.wake)
         self._left_queue = asyncio.Event()
         self.now = asyncio.get_running_loop().time
@@ -199,6 +211,15 @@ class RunTask:
         self.slot = self._acquire_slot(self.wake)
         self._outputs = outputs
         self.wake()
+
+    async def wait_for_turn(self) -> None:
+        """Wait until the run holds its session or was stopped. Runs of other processes are awaited by polling."""
+        while self._take_turn and self.phase is Phase.QUEUED:
+            if await self._take_turn(self):
+                self._take_turn = None
+                self.slot.unblock()
+            else:
+                await self.alarm.wait_until(self.now() + TURN_POLL_S)
 
     async def wait_for_slot(self) -> None:
         """Wait until the run has its slot or was stopped."""

@@ -134,15 +134,28 @@ class SqliteStore:
                 turns.rehearse(db)
             return turns.begin(db, self._owners, run, session, must_exist)
 
+        stored = await self._insert(run, begin)
+        self._index_at_intervals()
+        return stored
+
+    async def enqueue(self, run: RunRecord, session: Session, is_next: bool = False) -> Session:
+        """Insert a run that waits until its session is free."""
+        return await self._insert(run, lambda db: turns.enqueue(db, self._owners, run, session, is_next))
+
+    async def claim(self, run_id: str, session_id: str) -> Session | None:
+        """Claim the session of a run that waits, if no other run comes first."""
+        return await self._writer.write(lambda db: turns.claim(db, self._owners, run_id, session_id))
+
+    async def _insert(self, run: RunRecord, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+        """Insert a run by an operation, or withdraw the run if the caller leaves."""
         try:
             async with asyncio.timeout(_BEGIN_TIMEOUT_S):
-                stored = await self._writer.write(begin)
+                stored = await self._writer.write(operation)
         except (asyncio.CancelledError, TimeoutError) as exc:
             self._writer.submit(lambda db: turns.withdraw(db, run.id))
             if isinstance(exc, TimeoutError):
                 raise self._unresponsive(_BEGIN_TIMEOUT_S) from exc
             raise
-        self._index_at_intervals()
         self._on_run(run)
         return stored
 

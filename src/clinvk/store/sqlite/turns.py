@@ -1,6 +1,10 @@
 """The operations of the writer on runs, events and sessions.
 
 A run under way holds its session. Each operation checks before writing.
+
+A run may also be stored while another run holds its session. Such a run waits for its turn: it is listed as queued, but
+does not hold the session, so the unique index leaves it out. `claim` gives it the session once no run comes before it.
+The order is that of the rows, which all processes share, so no process must know the queues of the others.
 """
 
 import time
@@ -33,7 +37,15 @@ _INSERT_WORDS = "INSERT INTO session_words (session, words) SELECT key, ? FROM s
 _CLAIM = "UPDATE sessions SET status = 'active', last_used = max(last_used, ?) WHERE id = ?"
 _SELECT_SESSION = SESSIONS.select("WHERE id = ?")
 _UPDATE_SESSION = SESSIONS.update((*_SESSION_CHANGES, "resumable"))
-_HOLDER = "SELECT id, owner FROM runs WHERE session_id = ? AND state IN ('queued', 'running', 'waiting')"
+_HOLDER = "SELECT id, owner FROM runs WHERE session_id = ? AND state IN ('queued', 'running', 'waiting') ORDER BY waits"
+_PREDECESSOR = (
+    "SELECT other.id, other.owner FROM runs AS own JOIN runs AS other ON other.session_id = own.session_id"
+    " WHERE own.id = ? AND other.state IN ('queued', 'running', 'waiting') AND (other.waits = 0"
+    " OR other.waits > own.waits OR (other.waits = own.waits AND other.key < own.key))"
+)
+"""Another run that holds the session of a run, or whose turn comes earlier."""
+
+_TAKE_TURN = "UPDATE runs SET waits = 0 WHERE id = ?"
 
 _DELETE = "DELETE FROM sessions WHERE id = ?"
 FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
@@ -51,7 +63,7 @@ _LOST_TEXT = "SELECT 1 FROM runs WHERE id = ? AND lost_text"
 _DESCRIBE = SESSIONS.update(_DESCRIPTION)
 _UPDATE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key FROM sessions WHERE id = ?)"
 
-_INSERT_RUN = RUNS.insert("owner")
+_INSERT_RUN = RUNS.insert("owner", "waits")
 _UPDATE_RUN = RUNS.update(_RUN_CHANGES)
 _INSERT_CHUNK = "INSERT INTO chunks (run, last, data) VALUES (?, ?, ?)"
 _CHUNKS = "SELECT key FROM chunks WHERE run = ? ORDER BY last"
@@ -62,7 +74,8 @@ _LAST_NUMBER = "SELECT key, coalesce((SELECT max(last) FROM chunks WHERE run = r
 
 _OWNERS = "SELECT DISTINCT owner FROM runs WHERE state IN ('queued', 'running', 'waiting')"
 _UNDER_WAY = (
-    "SELECT key, session_id, coalesce(started_at, created_at) FROM runs WHERE state IN ('queued', 'running', 'waiting')"
+    "SELECT key, CASE waits WHEN 0 THEN session_id END, coalesce(started_at, created_at) FROM runs"
+    " WHERE state IN ('queued', 'running', 'waiting')"
 )
 _UNFINISHED = f"{_UNDER_WAY} AND owner = ?"
 _UNFINISHED_RUN = f"{_UNDER_WAY} AND id = ?"
@@ -96,9 +109,27 @@ def begin(
         refuse_busy(connection, owners, session.id)
         connection.execute(_CLAIM, (session.last_used, session.id))
         session = _stored_session(connection, session.id)
-    connection.execute(_INSERT_RUN, (*RUNS.values(run), owner))
+    connection.execute(_INSERT_RUN, (*RUNS.values(run), owner, 0))
     connection.execute(_READ_PAGES_OF_END).fetchone()  # raises before an agent starts if a page is damaged
     return session
+
+
+def enqueue(
+    connection: "sqlite3.Connection", owners: OwnerLocks, run: RunRecord, session: Session, is_next: bool
+) -> Session:
+    """Insert a run that waits for its turn. Return the stored session."""
+    stored = _stored_session(connection, session.id)
+    connection.execute(_INSERT_RUN, (*RUNS.values(run), owners.acquire(), 2 if is_next else 1))
+    return stored
+
+
+def claim(connection: "sqlite3.Connection", owners: OwnerLocks, run_id: str, session_id: str) -> Session | None:
+    """Claim the session of a run that waits for its turn. Return None if other runs come first."""
+    if _live_run(connection, owners, _PREDECESSOR, run_id):
+        return None
+    connection.execute(_TAKE_TURN, (run_id,))
+    connection.execute(_CLAIM, (time.time(), session_id))
+    return _stored_session(connection, session_id)
 
 
 def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | None) -> None:
@@ -143,7 +174,7 @@ def rehearse(connection: "sqlite3.Connection") -> None:
     connection.execute("SAVEPOINT rehearsal")
     try:
         insert(connection, session)
-        connection.execute(_INSERT_RUN, (*RUNS.values(run), ""))
+        connection.execute(_INSERT_RUN, (*RUNS.values(run), "", 0))
         ended = replace(run, state="finished", ended_at=at)
         end(connection, ended, replace(session, status="completed"), rows.pack_events([Logged(1, at, _WITHDRAWN)]))
     finally:
@@ -207,16 +238,23 @@ def _update_description(connection: "sqlite3.Connection", session: Session) -> S
 
 
 def refuse_busy(connection: "sqlite3.Connection", owners: OwnerLocks, session_id: str) -> None:
-    """Release a session if the process of the session's run is dead.
+    """Release a session if the processes of the session's runs are dead.
 
     Raises:
-        SessionBusy: the run is under way.
+        SessionBusy: a run is under way.
     """
-    if holder := connection.execute(_HOLDER, (session_id,)).fetchone():
-        run_id, owner = holder
+    if run_id := _live_run(connection, owners, _HOLDER, session_id):
+        raise SessionBusy(f"session {session_id!r} is busy: run {run_id!r} is in progress")
+
+
+def _live_run(connection: "sqlite3.Connection", owners: OwnerLocks, query: str, of: str) -> str | None:
+    """Return the id of the first run of a query whose process is alive. Interrupt the runs of the dead processes."""
+    while found := connection.execute(query, (of,)).fetchone():
+        run_id, owner = found
         if not owners.is_dead(owner):
-            raise SessionBusy(f"session {session_id!r} is busy: run {run_id!r} is in progress")
+            return run_id
         _interrupt(connection, owner)
+    return None
 
 
 def dead_owners(connection: "sqlite3.Connection", owners: OwnerLocks) -> list[str]:

@@ -1,0 +1,248 @@
+"""Prompts to a session whose run is in progress: queued until the session is free."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clinvk.config.model import ServerSettings, Settings
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.run.task import RunTask
+from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import RunQuery, SessionStore
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.errors import NotResumable, QueueFull, SessionBusy
+from clinvk.types.request import RunRequest
+from polling import until
+from scripted import Scripted
+from scripted.steps import claude_says, wait_for
+from serving import LiveServer, serving
+from shell_backend import DONE, FAILED, TEXT, Shell
+
+ENV = {"PATH": os.environ["PATH"]}
+STARTED = """echo '{"type":"run_started","backend_session_id":"abc"}'\n"""
+HANDLE = "11111111-1111-4111-8111-111111111113"
+
+
+def local_runs(store: SessionStore, **server: object) -> LocalRuns:
+    settings = Settings(server=ServerSettings(**server))  # pyright: ignore[reportArgumentType]
+    return LocalRuns(settings, store, ENV, {"shell": Shell()})
+
+
+def ask(script: str, session_id: str | None = None, **fields: object) -> RunRequest:
+    return RunRequest(prompt=script, backend="shell", session_id=session_id, **fields)  # pyright: ignore[reportArgumentType]
+
+
+def until_exists(path: Path) -> str:
+    """Return a script that waits for a file."""
+    return f"while [ ! -e {path} ]; do sleep 0.02; done\n"
+
+
+async def busy_session(runs: LocalRuns, gate: Path, ending: str = DONE) -> RunTask:
+    """Start a session whose first run waits for a file."""
+    run = await runs.start(ask(STARTED + until_exists(gate) + ending))
+    await until(lambda: run.log.count > 0)
+    return run
+
+
+async def queued(runs: LocalRuns, script: str, to: RunTask) -> RunTask:
+    return await runs.start(ask(script, to.session_id, on_busy="queue"))
+
+
+@pytest.mark.parametrize("ending", [DONE, FAILED])
+async def test_queued_prompts_run_in_order_after_the_run_of_their_session(tmp_path: Path, ending: str) -> None:
+    store, gate, order = MemoryStore(), tmp_path / "gate", tmp_path / "order"
+    async with local_runs(store) as runs:
+        holder = await busy_session(runs, gate, ending)
+        waiting = [await queued(runs, f"echo {number} >> {order}\n{STARTED}{DONE}", holder) for number in range(3)]
+        assert [run.state for run in waiting] == ["queued"] * 3
+        assert [run.queue_position for run in waiting] == [1, 2, 3]
+        listed = (await store.runs(RunQuery(session_id=holder.session_id, state="queued"))).items
+        assert {run.id for run in listed} == {run.id for run in waiting}
+        gate.touch()
+        for run in waiting:
+            assert (await run.result()).error is None
+    assert order.read_text().split() == ["0", "1", "2"]
+    assert (await store.session(holder.session_id or "")).turn_count == 4
+
+
+async def test_prompt_that_waits_holds_no_slot(tmp_path: Path) -> None:
+    async with local_runs(MemoryStore(), max_concurrent_runs=2) as runs:
+        holder = await busy_session(runs, tmp_path / "gate")
+        waiting = await queued(runs, STARTED + DONE, holder)
+        async with runs.run(ask(TEXT + DONE)) as other:
+            assert (await other.result()).text == "hello"
+        assert (runs.busy, runs.queued, waiting.state) == (1, 1, "queued")
+        (tmp_path / "gate").touch()
+        assert (await waiting.result()).error is None
+
+
+async def test_prompt_is_not_queued_if_its_session_is_idle(tmp_path: Path) -> None:
+    async with local_runs(MemoryStore(), max_queued_runs=0) as runs:
+        async with runs.run(ask(STARTED + DONE)) as first:
+            await first.result()
+        async with runs.run(ask(STARTED + TEXT + DONE, first.session_id, on_busy="queue")) as run:
+            assert (await run.result()).text == "hello"
+
+
+async def test_queue_limit_bounds_prompts_that_wait_for_their_session(tmp_path: Path) -> None:
+    async with local_runs(MemoryStore(), max_queued_runs=1) as runs:
+        holder = await busy_session(runs, tmp_path / "gate")
+        await queued(runs, STARTED + DONE, holder)
+        with pytest.raises(QueueFull):
+            await queued(runs, STARTED + DONE, holder)
+
+
+async def test_prompt_does_not_overtake_queued_prompts(tmp_path: Path) -> None:
+    async with local_runs(MemoryStore()) as runs:
+        holder = await busy_session(runs, tmp_path / "gate")
+        first = await queued(runs, STARTED + until_exists(tmp_path / "second") + DONE, holder)
+        with pytest.raises(SessionBusy):
+            await runs.start(ask(DONE, holder.session_id))
+        (tmp_path / "gate").touch()
+        await until(lambda: first.state == "running")
+        with pytest.raises(SessionBusy):
+            await runs.start(ask(DONE, holder.session_id))
+        (tmp_path / "second").touch()
+        await first.result()
+
+
+async def test_cancelled_prompt_leaves_the_queue_and_the_session_unchanged(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with local_runs(store) as runs:
+        holder = await busy_session(runs, tmp_path / "gate")
+        before = await store.session(holder.session_id or "")
+        cancelled = await queued(runs, f"touch {tmp_path}/ran\n{DONE}", holder)
+        last = await queued(runs, STARTED + DONE, holder)
+        await runs.cancel(cancelled.id)
+        assert (await store.run(cancelled.id)).state == "cancelled"
+        assert await store.session(holder.session_id or "") == before
+        (tmp_path / "gate").touch()
+        assert (await last.result()).error is None
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_prompt_queued_in_the_first_turn_fails_if_no_conversation_began(tmp_path: Path) -> None:
+    async with local_runs(MemoryStore()) as runs:
+        holder = await runs.start(ask(until_exists(tmp_path / "gate") + FAILED))
+        await until(lambda: holder.state == "running")
+        waiting = await queued(runs, DONE, holder)
+        (tmp_path / "gate").touch()
+        error = (await waiting.result()).error
+        assert error is not None
+        assert error.code == NotResumable.code
+
+
+async def test_prompt_queued_in_the_first_turn_continues_the_conversation(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with local_runs(store) as runs:
+        holder = await runs.start(ask(until_exists(tmp_path / "gate") + STARTED + DONE))
+        await until(lambda: holder.state == "running")
+        waiting = await queued(runs, STARTED + TEXT + DONE, holder)
+        (tmp_path / "gate").touch()
+        assert (await waiting.result()).text == "hello"
+    assert (await store.session(holder.session_id or "")).turn_count == 2
+
+
+async def test_prompt_waits_for_a_run_of_another_process(tmp_path: Path) -> None:
+    async with (
+        SqliteStore(tmp_path) as one,
+        SqliteStore(tmp_path) as other,
+        local_runs(one) as runs,
+        local_runs(other) as further_runs,
+    ):
+        holder = await busy_session(runs, tmp_path / "gate")
+        waiting = await queued(further_runs, STARTED + TEXT + DONE, holder)
+        late = await queued(runs, STARTED + DONE, holder)
+        (tmp_path / "gate").touch()
+        assert (await waiting.result()).text == "hello"
+        assert (await late.result()).error is None
+        assert waiting.ended_at is not None
+        assert late.started_at is not None
+        assert late.started_at >= waiting.ended_at - 0.1
+
+
+async def test_stopping_the_runtime_refuses_a_queued_prompt(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with local_runs(store) as runs:
+        holder = await busy_session(runs, tmp_path / "gate")
+        waiting = await queued(runs, DONE, holder)
+    assert waiting.refusal is not None
+    assert waiting.refusal.code == "shutting_down"
+    assert (await store.run(waiting.id)).state == "cancelled"
+
+
+# Over HTTP
+
+
+async def busy_server_session(scripted: Scripted, server: LiveServer, gate: Path) -> dict[str, str]:
+    """Start a run of a new session of `server` that waits for a file."""
+    first = claude_says("one", session=HANDLE)
+    scripted.play([*first[:1], wait_for(gate), *first[1:]], when="begin")
+    scripted.play(claude_says("two", session=HANDLE), when="go on")
+    run = await server.detached(prompt="begin")
+    await until(lambda: bool((live := server.runs.live(run["run_id"])) and live.log.count))
+    return run
+
+
+async def runs_of(server: LiveServer, session_id: str) -> list[tuple[str, str]]:
+    """Return prompt and state of the runs of a session, oldest first."""
+    runs = (await server.client.get("/api/v1/runs", params={"session_id": session_id})).json()["runs"]
+    return [(run["prompt"], run["state"]) for run in reversed(runs)]
+
+
+async def test_busy_session_is_refused_by_default(scripted: Scripted, tmp_path: Path) -> None:
+    async with serving(scripted.env) as server:
+        run = await busy_server_session(scripted, server, tmp_path / "gate")
+        for on_busy in ("reject", "", None):
+            response = await server.prompt(prompt="go on", session_id=run["session_id"], on_busy=on_busy)
+            assert (response.status_code, response.json()["code"]) == (409, "session_busy")
+        assert (await server.prompt(prompt="go on", on_busy="later")).status_code == 400
+
+
+async def test_queued_prompt_is_listed_and_answered_after_the_run(scripted: Scripted, tmp_path: Path) -> None:
+    async with serving(scripted.env) as server:
+        run = await busy_server_session(scripted, server, tmp_path / "gate")
+        accepted = await server.detached(prompt="go on", session_id=run["session_id"], on_busy="queue")
+        assert (accepted["state"], accepted["queue_position"]) == ("queued", 1)
+        assert await runs_of(server, run["session_id"]) == [("begin", "running"), ("go on", "queued")]
+        prompt = server.prompt(prompt="go on", session_id=run["session_id"], on_busy="queue")
+        answer = asyncio.create_task(prompt)
+        await until(lambda: server.runs.queued == 2)
+        (tmp_path / "gate").touch()
+        assert (await answer).json()["output"] == "two"
+        assert {state for _, state in await runs_of(server, run["session_id"])} == {"finished"}
+
+
+async def test_queued_prompt_can_be_cancelled(scripted: Scripted, tmp_path: Path) -> None:
+    async with serving(scripted.env) as server:
+        run = await busy_server_session(scripted, server, tmp_path / "gate")
+        accepted = await server.detached(prompt="go on", session_id=run["session_id"], on_busy="queue")
+        response = await server.client.post(f"/api/v1/runs/{accepted['run_id']}/cancel")
+        assert (response.status_code, response.json()["state"]) == (200, "cancelled")
+        assert server.runs.queued == 0
+
+
+async def test_client_that_disconnects_withdraws_its_queued_prompt(scripted: Scripted, tmp_path: Path) -> None:
+    async with serving(scripted.env) as server:
+        run = await busy_server_session(scripted, server, tmp_path / "gate")
+        prompt = server.prompt(prompt="go on", session_id=run["session_id"], on_busy="queue")
+        answer = asyncio.create_task(prompt)
+        await until(lambda: server.runs.queued == 1)
+        answer.cancel()
+        await until(lambda: server.runs.queued == 0)
+        assert ("go on", "cancelled") in await runs_of(server, run["session_id"])
+
+
+async def test_server_that_stops_refuses_a_queued_prompt(scripted: Scripted, tmp_path: Path) -> None:
+    async with serving(scripted.env) as server:
+        run = await busy_server_session(scripted, server, tmp_path / "gate")
+        async with httpx.AsyncClient(base_url=server.client.base_url, timeout=60) as client:
+            body = {"backend": "claude", "prompt": "go on", "session_id": run["session_id"], "on_busy": "queue"}
+            answer = asyncio.create_task(client.post("/api/v1/prompt", json=body))
+            await until(lambda: server.runs.queued == 1)
+            await server.runs.__aexit__()
+            response = await answer
+    assert (response.status_code, response.json()["code"]) == (503, "shutting_down")
