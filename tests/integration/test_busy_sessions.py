@@ -1,4 +1,4 @@
-"""Prompts to a session whose run is in progress: queued until the session is free."""
+"""Prompts to a session whose run is in progress: queued until the session is free, or steering the conversation."""
 
 import asyncio
 import os
@@ -174,6 +174,67 @@ async def test_stopping_the_runtime_refuses_a_queued_prompt(tmp_path: Path) -> N
     assert (await store.run(waiting.id)).state == "cancelled"
 
 
+# Steering
+
+
+async def test_steering_prompt_interrupts_the_run_and_comes_before_queued_prompts(tmp_path: Path) -> None:
+    store, order = MemoryStore(), tmp_path / "order"
+    async with local_runs(store) as runs:
+        holder = await busy_session(runs, tmp_path / "never")
+        waiting = await queued(runs, f"echo queued >> {order}\n{STARTED}{DONE}", holder)
+        steering = await runs.start(
+            ask(f"echo steering >> {order}\n{STARTED}{DONE}", holder.session_id, on_busy="steer")
+        )
+        assert (await steering.result()).error is None
+        assert (await waiting.result()).error is None
+        error = (await holder.result()).error
+        assert error is not None
+        assert (error.code, steering.id in error.message) == ("cancelled", True)
+    assert order.read_text().split() == ["steering", "queued"]
+
+
+async def test_two_steering_prompts_run_one_after_the_other(tmp_path: Path) -> None:
+    async with local_runs(MemoryStore()) as runs:
+        stubborn = "trap '' TERM\n" + STARTED + until_exists(tmp_path / "never")
+        holder = await runs.start(ask(stubborn))
+        await until(lambda: holder.log.count > 0)
+        steer = ask(STARTED + TEXT + DONE, holder.session_id, on_busy="steer")
+        first, second = await runs.start(steer), await runs.start(steer)
+        assert [(await run.result()).text for run in (first, second)] == ["hello", "hello"]
+        assert holder.state == "cancelled"
+
+
+async def test_steering_prompt_runs_at_once_if_its_session_is_idle() -> None:
+    async with local_runs(MemoryStore()) as runs:
+        async with runs.run(ask(STARTED + DONE)) as first:
+            await first.result()
+        async with runs.run(ask(STARTED + TEXT + DONE, first.session_id, on_busy="steer")) as run:
+            assert (await run.result()).text == "hello"
+
+
+async def test_run_whose_agent_has_not_started_cannot_be_steered(tmp_path: Path) -> None:
+    async with local_runs(MemoryStore()) as runs:
+        holder = await runs.start(ask(until_exists(tmp_path / "gate") + STARTED + DONE))
+        with pytest.raises(SessionBusy, match="cannot be steered"):
+            await runs.start(ask(DONE, holder.session_id, on_busy="steer"))
+        (tmp_path / "gate").touch()
+        assert (await holder.result()).error is None
+
+
+async def test_run_of_another_process_cannot_be_steered(tmp_path: Path) -> None:
+    async with (
+        SqliteStore(tmp_path) as one,
+        SqliteStore(tmp_path) as other,
+        local_runs(one) as runs,
+        local_runs(other) as further_runs,
+    ):
+        holder = await busy_session(runs, tmp_path / "gate")
+        with pytest.raises(SessionBusy, match="cannot be steered"):
+            await further_runs.start(ask(DONE, holder.session_id, on_busy="steer"))
+        (tmp_path / "gate").touch()
+        assert (await holder.result()).error is None
+
+
 # Over HTTP
 
 
@@ -214,6 +275,14 @@ async def test_queued_prompt_is_listed_and_answered_after_the_run(scripted: Scri
         (tmp_path / "gate").touch()
         assert (await answer).json()["output"] == "two"
         assert {state for _, state in await runs_of(server, run["session_id"])} == {"finished"}
+
+
+async def test_steering_prompt_interrupts_the_run_and_is_answered(scripted: Scripted, tmp_path: Path) -> None:
+    async with serving(scripted.env) as server:
+        run = await busy_server_session(scripted, server, tmp_path / "never")
+        answer = (await server.prompt(prompt="go on", session_id=run["session_id"], on_busy="steer")).json()
+        assert (answer["output"], answer["session_id"]) == ("two", run["session_id"])
+        assert await runs_of(server, run["session_id"]) == [("begin", "cancelled"), ("go on", "finished")]
 
 
 async def test_queued_prompt_can_be_cancelled(scripted: Scripted, tmp_path: Path) -> None:

@@ -29,14 +29,15 @@ from clinvk.runtime.run.event_log import Autosave
 from clinvk.runtime.run.execution import STOP_GRACE_S, drive
 from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
-from clinvk.runtime.run.task import Phase, RunTask
+from clinvk.runtime.run.task import RunTask
+from clinvk.runtime.session_turns import ReleaseElsewhere, SessionTurns
 from clinvk.runtime.slots import Occupancy, SlotRequest, Slots, held_bytes, queue_limits
-from clinvk.store.protocol import SessionStore, settled_record
+from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
 from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
-from clinvk.types.session import Resume, Session
+from clinvk.types.session import Resume
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class LocalRuns:
         admit_dirs: Callable[[RunRequest], Awaitable[str]] | None = None,
         observers: Sequence[RunObserver] = (),
         keeps_warm: bool = False,
-        release_elsewhere: Callable[[str], Awaitable[None]] | None = None,
+        release_elsewhere: ReleaseElsewhere | None = None,
         open_files: int | None = None,
         max_runs_of: Callable[[str], int | None] = lambda _: None,
         home: Path | None = None,
@@ -89,13 +90,13 @@ class LocalRuns:
             self.notifier = Notifier(settings, environ, self.spawner)
             self._observers = (*observers, self.notifier.observe)
         self._notifying = self.notifier.sending() if self.notifier else nullcontext()
-        self._release_elsewhere = release_elsewhere
         self.capacity: Capacity = capacity(server)
         self._slots = Slots(queue_limits(server, self.capacity.runs), max_runs_of)
         self._live: dict[str, RunTask] = {}
         self._tasks = asyncio.TaskGroup()
         self._autosave = Autosave(store)
         self._lookups = lookups or Lookups()
+        self._turns = SessionTurns(store, self._lookups, self._live, release_elsewhere)
         self._closing = False
         self._show_interaction = on_interaction
         self.interactions = Interactions(store, settings.interactions, self._on_interaction)
@@ -173,7 +174,8 @@ class LocalRuns:
 
         Raise the errors that `run` raises before the start.
         """
-        request, _, resume = await self._resolve_session(request)
+        await self._schemas.check(request.output_schema, request.client_tools)
+        request, _, resume = await self._turns.resolve(request, waits=False)
         launch = await self._look_up_launch(
             self._environment, self._environment.backend(request.backend), request, resume
         )
@@ -196,13 +198,14 @@ class LocalRuns:
     def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[RunTask]:
         """Run a prompt of this machine's user in the user's environment, as the user's own clinvk would.
 
-        The server's restrictions do not apply: the run may work in any directory. Only a part of an orchestration waits
-        in the queue.
+        The server's restrictions do not apply: the run may work in any directory. Only a part of an orchestration and a
+        prompt that steers wait in the queue.
 
         Raises:
             QueueFull: no slot is free. Other errors are as in `run`.
         """
-        return _OwnedRun(self._begin(request, environ, may_wait=request.part is not None))
+        may_wait = request.part is not None or request.on_busy == "steer"  # the server has the run to be steered
+        return _OwnedRun(self._begin(request, environ, may_wait))
 
     async def start(self, request: RunRequest, user_environ: Mapping[str, str] | None = None) -> RunTask:
         """Run a prompt in the background until the run ends or is cancelled. Raise the errors of `run`.
@@ -263,10 +266,14 @@ class LocalRuns:
         """Begin a run; `user_environ` is the environment of a run of this machine's user."""
         try:
             return await self._begin_turn(request, user_environ, may_wait)
-        except SessionBusy:
+        except SessionBusy as exc:
             if request.on_busy == "reject":
                 raise
-        return await self._begin_turn(request, user_environ, may_wait, waits=True)
+            steered = await self._turns.running(request, exc) if request.on_busy == "steer" else None
+        run = await self._begin_turn(request, user_environ, may_wait, waits=True)
+        if steered:  # only now: else a run that waits for longer would come first
+            steered.stop(RunFailed(Cancelled.code, f"run {run.id!r} steered the conversation"))
+        return run
 
     async def _begin_turn(
         self, request: RunRequest, user_environ: Mapping[str, str] | None, may_wait: bool, waits: bool = False
@@ -274,9 +281,10 @@ class LocalRuns:
         """Begin a run that claims its session now, or that `waits` for its turn in the session."""
         is_of_user = user_environ is not None
         user_environment = AgentEnvironment(self._settings, user_environ, self._registry) if is_of_user else None
-        request, session, resume = await self._resolve_session(request, waits)
+        await self._schemas.check(request.output_schema, request.client_tools)
+        request, session, resume = await self._turns.resolve(request, waits)
         if session and not waits:
-            await self._wait_for_exit(session)
+            await self._turns.wait_for_exit(session)
         spec = await self._spec(request, resume, user_environment)
         if session is None and not request.ephemeral:
             workdir = request.workdir or ""
@@ -293,16 +301,16 @@ class LocalRuns:
         # `reserved` counts the memory of a part.
         slot_request = SlotRequest(request.backend, request.client, 0 if request.part else held_bytes(request))
         acquire_slot = partial(self._slots.acquire, slot_request, may_wait=may_wait)
-        take_turn = self._take_turn if waits else None
+        take_turn = self._turns.take if waits else None
         run = RunTask(spec, self.spawner, recorder, self.interactions, acquire_slot, take_turn)
         try:
-            await (recorder.enqueue(session, is_next=False) if session and waits else recorder.begin())
+            await (recorder.enqueue(session, request.on_busy == "steer") if session and waits else recorder.begin())
         except BaseException:
             run.slot.release()
             raise
         try:
             if recorder.session and resume and not waits:
-                await self._catch_up(run, recorder.session)
+                await self._turns.catch_up(run, recorder.session)
             self._refuse_when_closing()
             callbacks = [observe(run) for observe in self._observers]
         except BaseException as exc:
@@ -323,32 +331,9 @@ class LocalRuns:
     def _on_end(self, run: RunTask, callbacks: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id]
         run.slot.release()  # a task killed before its first step has not left
-        for other in self._live.values():
-            if run.session_id and other.session_id == run.session_id:
-                other.wake()  # it may be the turn of the other run
+        self._turns.wake_next(run)
         for callback in callbacks:
             callback()
-
-    async def _take_turn(self, run: RunTask) -> bool:
-        """Claim the session of a waiting run. Return False if other runs of the session come first."""
-        if session := await run.recorder.claim():
-            await self._wait_for_exit(session)
-            await self._catch_up(run, settled_record(session))
-        return session is not None
-
-    async def _wait_for_exit(self, session: Session) -> None:
-        """Wait for the agents of a session's runs that have an ending and are about to exit."""
-        for run in [*self._live.values()]:
-            if run.session_id == session.id and run.phase >= Phase.ENDING:
-                await asyncio.wait([run.task])
-
-    async def _catch_up(self, run: RunTask, session: Session) -> None:
-        """Resume the current state of a claimed session: another run may have ended since the session was read."""
-        if self._release_elsewhere:
-            await self._release_elsewhere(session.id)
-        resume = await sessions.resume(self._store, session)
-        if resume != run.spec.resume:
-            run.resume_from(resume, await run.spec.relaunch(run.request, resume))
 
     async def _prestart(self, pool: Pool) -> None:
         """Start the warm processes that the settings want before the first run."""
@@ -402,25 +387,6 @@ class LocalRuns:
             await environment.query_models(self.spawner, backend)
         launch = partial(environment.launch, backend, request, resume)
         return await self._lookups.run(launch, request.workdir, *request.add_dirs)
-
-    async def _resolve_session(
-        self, request: RunRequest, waits: bool = False
-    ) -> tuple[RunRequest, Session | None, Resume | None]:
-        """Return the request with its session's directory, the session, and the resume state.
-
-        A run that `waits` for the first turn of the session has no resume state before its own turn.
-        """
-        await self._schemas.check(request.output_schema, request.client_tools)
-        if not request.session_id:
-            return request, None, None
-        session = await self._store.session(request.session_id)
-        request = await sessions.in_session_directory(request, session, self._lookups)
-        try:
-            return request, session, await sessions.resume(self._store, session)
-        except SessionBusy:
-            if not waits:
-                raise
-            return request, session, None
 
 
 class _OwnedRun:

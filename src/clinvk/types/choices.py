@@ -17,7 +17,7 @@ EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhig
 Isolation = Literal["none", "worktree"]
 """Where an agent works: directly in its directory, or in a git worktree of the directory's repository."""
 
-OnBusy = Literal["reject", "queue"]
+OnBusy = Literal["reject", "queue", "steer"]
 """What a prompt does if its session has a run in progress."""
 
 OutputFormat = Literal["auto", "text", "json", "stream-json"]

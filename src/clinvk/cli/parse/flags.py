@@ -110,7 +110,7 @@ _Age = "12h, 30d, 2w, or days"
 _Detach = Annotated[bool, Flag("run in the background, through the server of this home")]
 _OnBusy = Annotated[
     OnBusy | None,
-    Flag("if the session is busy: reject (the default), queue", metavar="HOW", heading=_PROMPT_HEADING),
+    Flag("if the session is busy: reject (the default), queue, steer", metavar="HOW", heading=_PROMPT_HEADING),
 ]
 _NoServer = Annotated[bool, Flag("start the agent here, even if a clinvk serve has one ready", heading=_PROMPT_HEADING)]
 

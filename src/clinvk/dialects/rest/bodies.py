@@ -127,7 +127,10 @@ class PromptBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     on_busy: Annotated[
         OnBusy | Literal[""] | None,
-        Meta(description="If the session has a run in progress: reject (the default) or queue, after its end."),
+        Meta(
+            description="If the session has a run in progress: reject (the default), queue (after its end), or steer "
+            "(interrupt the run, and continue with this prompt)."
+        ),
     ] = None
     output_format: Annotated[
         Literal["", "default", "text", "json", "stream-json"] | None,

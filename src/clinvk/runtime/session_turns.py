@@ -1,0 +1,92 @@
+"""The turns of sessions: which run of a session is next, and the state of the conversation that it continues."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from clinvk.runtime import sessions
+from clinvk.runtime.process.waiting import Lookups
+from clinvk.runtime.run.task import Phase, RunTask
+from clinvk.store.protocol import SessionStore, settled_record
+from clinvk.types.errors import SessionBusy
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume, Session
+
+ReleaseElsewhere = Callable[[str], Awaitable[None]]
+"""Make another clinvk close the conversation of a session."""
+
+
+class SessionTurns:
+    """The turns of the sessions of a process, whose runs are `live`.
+
+    A session has one run at a time. A run that waits for its turn is stored as queued without holding the session, so
+    that it is listed and keeps its place among the runs of all processes; see `SessionStore.enqueue`.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        lookups: Lookups,
+        live: Mapping[str, RunTask],
+        release_elsewhere: ReleaseElsewhere | None,
+    ) -> None:
+        self._store = store
+        self._lookups = lookups
+        self._live = live
+        self._release_elsewhere = release_elsewhere
+
+    async def resolve(self, request: RunRequest, waits: bool) -> tuple[RunRequest, Session | None, Resume | None]:
+        """Return the request with its session's directory, the session, and the resume state.
+
+        A run that `waits` for the first turn of the session has no resume state before its own turn.
+        """
+        if not request.session_id:
+            return request, None, None
+        session = await self._store.session(request.session_id)
+        request = await sessions.in_session_directory(request, session, self._lookups)
+        try:
+            return request, session, await sessions.resume(self._store, session)
+        except SessionBusy:
+            if not waits:
+                raise
+            return request, session, None
+
+    async def take(self, run: RunTask) -> bool:
+        """Claim the session of a waiting run. Return False if other runs of the session come first."""
+        if session := await run.recorder.claim():
+            await self.wait_for_exit(session)
+            await self.catch_up(run, settled_record(session))
+        return session is not None
+
+    async def wait_for_exit(self, session: Session) -> None:
+        """Wait for the agents of a session's runs that have an ending and are about to exit."""
+        for run in [*self._live.values()]:
+            if run.session_id == session.id and run.phase >= Phase.ENDING:
+                await asyncio.wait([run.task])
+
+    async def catch_up(self, run: RunTask, session: Session) -> None:
+        """Resume the current state of a claimed session: another run may have ended since the session was read."""
+        if self._release_elsewhere:
+            await self._release_elsewhere(session.id)
+        resume = await sessions.resume(self._store, session)
+        if resume != run.spec.resume:
+            run.resume_from(resume, await run.spec.relaunch(run.request, resume))
+
+    async def running(self, request: RunRequest, busy: SessionBusy) -> RunTask:
+        """Return the run that holds the session of a request, if its agent works here.
+
+        The agent must have reported its conversation: else an interruption would lose the conversation.
+
+        Raises:
+            SessionBusy: there is no such run.
+        """
+        session = await self._store.session(request.session_id or "")
+        for run in self._live.values():
+            if run.session_id == session.id and run.started_at and run.log.count:
+                return run
+        raise SessionBusy(f"{busy.message}, and cannot be steered: its agent has not started here")
+
+    def wake_next(self, ended: RunTask) -> None:
+        """Make the runs that wait for the session of an ended run claim the session."""
+        for run in self._live.values():
+            if ended.session_id and run.session_id == ended.session_id:
+                run.wake()

@@ -1,0 +1,62 @@
+"""Prompts to a session whose agent works. The agents are real, the model is a stand-in."""
+
+import asyncio
+
+import pytest
+from msgspec.structs import replace
+
+from agents.machine import Machine
+from clinvk.runtime.run.task import RunTask
+from clinvk.types.choices import OnBusy
+from clinvk.types.events import InteractionRequested, TextDelta
+from clinvk.types.request import RunRequest
+
+LIMIT_S = 60
+
+each_agent = pytest.mark.parametrize("backend", ["claude", "codex"])
+each_way = pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
+
+
+async def reported(run: RunTask, kind: type[TextDelta | InteractionRequested]) -> None:
+    """Wait until a run has reported an event of a kind."""
+    async with asyncio.timeout(LIMIT_S):
+        async for logged in run.follow():
+            if isinstance(logged.event, kind):
+                return
+    raise AssertionError(f"no {kind.__name__}: {run.entries}")
+
+
+def words(machine: Machine, backend: str, count: int) -> RunRequest:
+    """Return a request for a number of words, twenty a second."""
+    return machine.completed(RunRequest(prompt=f"[[words={count} delay=0.05]]", backend=backend))
+
+
+@pytest.mark.parametrize(("on_busy", "count", "state"), [("queue", 40, "finished"), ("steer", 2000, "cancelled")])
+@each_way
+@each_agent
+async def test_prompt_to_a_busy_session_continues_its_conversation(
+    machine: Machine, backend: str, on_busy: OnBusy, count: int, state: str
+) -> None:
+    async with machine.runs() as runs:
+        first = await runs.start(words(machine, backend, count))
+        await reported(first, TextDelta)
+        request = replace(words(machine, backend, 2), session_id=first.session_id, on_busy=on_busy)
+        async with asyncio.timeout(LIMIT_S), runs.run(request) as second:
+            result = await second.result()
+        assert (result.text.strip(), result.error) == ("word1 word2", None)
+        assert first.state == state
+        assert first.entries[0].event == result.started
+
+
+@each_agent
+async def test_steering_prompt_withdraws_what_the_agent_asks(machine: Machine, backend: str) -> None:
+    path = machine.project / "asked.txt"
+    asks = RunRequest(prompt=f"[[tool=write path={path} content=x say=Done.]]", backend=backend, approval_mode="ask")
+    async with machine.runs() as runs:
+        first = await runs.start(machine.completed(asks))
+        await reported(first, InteractionRequested)
+        request = replace(words(machine, backend, 2), session_id=first.session_id, on_busy="steer")
+        async with asyncio.timeout(LIMIT_S), runs.run(request) as second:
+            assert (await second.result()).text.strip() == "word1 word2"
+    assert first.state == "cancelled"
+    assert not path.exists()
