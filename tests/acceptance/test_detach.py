@@ -88,6 +88,18 @@ def test_second_prompt_in_the_background_starts_another_session_while_the_first_
     assert done.stderr.splitlines()[-1].endswith("; starting another session")
 
 
+def test_prompt_of_the_command_line_steers_a_run_of_the_server(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play([*claude_says("x")[:4], hang()], when="hello")
+    clinvk.agent.play(claude_says("steered"), when="more")
+    first = json.loads(clinvk.run("--detach", "-o", "json", "hello").stdout)
+    until(lambda: server.client.get(f"/api/v1/sessions/{first['session_id']}").json()["backend_session_id"])
+    local = clinvk.run("resume", first["session_id"], "--no-server", "--on-busy", "steer", "more")
+    assert (local.returncode, "cannot be steered" in local.stderr) == (4, True)
+    done = clinvk.run("resume", first["session_id"], "--on-busy", "steer", "-o", "text", "more")
+    assert (done.returncode, done.stdout) == (0, "steered\n"), done.stderr
+    assert state(clinvk, first["run_id"]) == "cancelled"
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin"),
     [
