@@ -1,10 +1,13 @@
 """Runs of the real agents that reach their limit of tokens or cost."""
 
+import asyncio
+
 import pytest
 
 from agents.machine import Machine
 from clinvk.types.errors import Unsupported
-from clinvk.types.events import RunFinished
+from clinvk.types.events import InteractionRequested, RunFinished
+from clinvk.types.interaction import Choice, InteractionAnswer
 from clinvk.types.request import RunRequest
 
 PROMPT = 'hello [[tool=shell cmd="echo a" calls=9 before="I look. " usage=1000,0,10]]'
@@ -38,3 +41,44 @@ async def test_claude_ends_at_its_cost_limit(machine: Machine) -> None:
 async def test_agent_without_reported_cost_refuses_a_cost_limit(machine: Machine, backend: str) -> None:
     with pytest.raises(Unsupported, match="does not report its cost; limit the tokens with max_total_tokens"):
         await machine.run(ask(backend, max_cost_usd=1))
+
+
+@pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
+@pytest.mark.parametrize(
+    ("backend", "limits"), [("claude", {"max_total_tokens": 2000}), ("codex", {"max_total_tokens": 2000})]
+)
+@pytest.mark.parametrize("choices", [("deny",), ("allow", "deny")], ids="-".join)
+async def test_run_at_its_limit_asks_whether_to_continue(
+    machine: Machine, backend: str, limits: dict[str, object], choices: tuple[Choice, ...]
+) -> None:
+    request = machine.completed(ask(backend, **limits, on_budget="ask"))
+    left: list[Choice] = [*choices]
+    async with asyncio.timeout(60), machine.runs() as runs, runs.run(request) as run:
+        async for logged in run.follow():
+            if isinstance(logged.event, InteractionRequested):
+                interaction = logged.event.interaction
+                assert (interaction.tool, runs.busy) == ("budget", 0)
+                assert "2,000 tokens" in interaction.title
+                await runs.interactions.answer(interaction.id, InteractionAnswer(choice=left.pop(0)))
+        ending = run.ending
+    assert isinstance(ending, RunFinished)
+    assert not left or ending.stop_reason == "end_turn"
+    assert ending.stop_reason in ("max_budget", "end_turn")
+    assert ending.usage is not None
+    assert ending.usage.total_tokens >= 2000
+
+
+async def test_claude_at_its_cost_limit_asks_whether_to_continue(machine: Machine) -> None:
+    request = machine.completed(ask("claude", max_cost_usd=0.003, on_budget="ask"))
+    asked = 0
+    async with asyncio.timeout(60), machine.runs() as runs, runs.run(request) as run:
+        async for logged in run.follow():
+            if isinstance(logged.event, InteractionRequested):
+                asked += 1
+                choice: Choice = "allow" if asked == 1 else "deny"
+                await runs.interactions.answer(logged.event.interaction.id, InteractionAnswer(choice=choice))
+        ending = run.ending
+    assert asked >= 1
+    assert isinstance(ending, RunFinished)
+    assert ending.cost_usd is not None
+    assert ending.cost_usd >= 0.003

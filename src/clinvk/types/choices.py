@@ -14,6 +14,9 @@ SANDBOX_MODES: tuple[SandboxMode, ...] = ("default", "read-only", "workspace", "
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
+OnBudget = Literal["stop", "ask"]
+"""What a run does that has reached its budget: it ends, or asks whether to continue with as much again."""
+
 Isolation = Literal["none", "worktree"]
 """Where an agent works: directly in its directory, or in a git worktree of the directory's repository."""
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from clinvk.types.choices import ApprovalMode, OnBusy, SandboxMode
+from clinvk.types.choices import ApprovalMode, OnBudget, OnBusy, SandboxMode
 
 MAX_STOPS = 16
 """Maximum number of texts in `stop`: each piece of the answer is searched for each of them on the event loop."""
@@ -87,6 +87,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         max_turns: maximum number of model requests; 0 and None mean no limit.
         max_total_tokens: maximum number of input and output tokens of the run; 0 and None mean no limit.
         max_cost_usd: maximum cost of the run; 0 and None mean no limit.
+        on_budget: whether a run that has reached `max_total_tokens` or `max_cost_usd` stops, or asks to continue.
         max_tokens: advice; no agent CLI has such a limit.
         effort: how hard to think, one of `EFFORTS`; a CLI gets the nearest supported effort.
         thinking: the caller wants the model's thinking.
@@ -122,6 +123,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_turns: int | None = None
     max_total_tokens: int | None = None
     max_cost_usd: float | None = None
+    on_budget: OnBudget = "stop"
     max_tokens: int | None = None
     effort: str | None = None
     thinking: bool = False

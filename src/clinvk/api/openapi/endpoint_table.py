@@ -55,7 +55,7 @@ _CANCEL: ErrorDocs = (*_RUN, dialect.ForeignOrigin, dialect.NotCancellable)
 _INTERACTION: ErrorDocs = (errors.InteractionNotFound, errors.AmbiguousId, *STORED)
 _ANSWER: ErrorDocs = (
     *(*_INTERACTION, *BODY, dialect.ForeignOrigin, dialect.BeyondPolicy),
-    *(errors.InteractionAnswered, errors.InteractionEnded),
+    *(errors.AgentCannotAnswer, errors.InteractionAnswered, errors.InteractionEnded),
 )
 
 _LOCATION = {"location": "The URL of the resource."}

@@ -15,6 +15,7 @@ from clinvk.types.choices import (
     ApprovalMode,
     Effort,
     Isolation,
+    OnBudget,
     OnBusy,
     OutputFormat,
     RunState,
@@ -169,6 +170,9 @@ class RunFlags(Flags):
     max_cost_usd: Annotated[
         float | None, Flag("at most about N dollars (0: no limit; claude)", metavar="N", read=_dollars)
     ] = None
+    on_budget: Annotated[
+        OnBudget, Flag("at such a limit: stop, or ask whether to continue with as much again", metavar="stop|ask")
+    ] = "stop"
     timeout: Annotated[
         float | None, Flag("time limit for the run, in seconds (0: none)", metavar="SECS", read=_seconds)
     ] = None

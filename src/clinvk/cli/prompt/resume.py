@@ -41,8 +41,8 @@ from clinvk.types.request import RunRequest
 from clinvk.types.session import Session
 
 _PROMPT_FLAGS = (
-    *("system_prompt", "max_turns", "max_total_tokens", "max_cost_usd", "allowed_tools", "add_dir", "image"),
-    *("output_schema", "effort", "timeout", "no_stdin", "detach", "on_busy"),
+    *("system_prompt", "max_turns", "max_total_tokens", "max_cost_usd", "on_budget", "allowed_tools", "add_dir"),
+    *("image", "output_schema", "effort", "timeout", "no_stdin", "detach", "on_busy"),
 )
 _RULES = ("approval_mode", "sandbox_mode", "allowed_tools")
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest.views import Tags
-from clinvk.types.choices import ApprovalMode, Effort, Isolation, OnBusy, SandboxMode
+from clinvk.types.choices import ApprovalMode, Effort, Isolation, OnBudget, OnBusy, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import Chain, Compare, Parallel, Part
 from clinvk.types.request import MAX_NAME_CHARS, Dollars, RunRequest, StopTexts
@@ -78,6 +78,9 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = None
     max_cost_usd: Annotated[
         Dollars | None, Meta(description="Maximum cost of the run; 0 means no limit. Claude Code only.", examples=[0.5])
+    ] = None
+    on_budget: Annotated[
+        OnBudget | None, Meta(description="`ask`: a run that has reached one of the two asks whether to continue.")
     ] = None
     max_tokens: Annotated[_Count | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     effort: Annotated[

@@ -98,6 +98,7 @@ TITLES: Mapping[type[ClinvkError], str] = {
     errors.SessionNotFound: "No such session",
     errors.RunNotFound: "No such run",
     errors.InteractionNotFound: "No such interaction",
+    errors.AgentCannotAnswer: "Agents cannot answer",
     errors.InteractionAnswered: "Answered before",
     errors.InteractionEnded: "No answer is awaited any more",
     errors.SessionError: "Session cannot be used",

@@ -18,6 +18,7 @@ from clinvk.runtime.process.tool_socket import ToolSocket, tool_socket
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.runtime.run.run_io import OwnProcess, RunIO
 from clinvk.runtime.run.task import Phase, RunTask
+from clinvk.runtime.run.turn_end import finish_turn
 from clinvk.types.errors import AgentCrashed, ClinvkError, exhausted
 from clinvk.types.events import RunFailed, RunFinished, RunStarted
 
@@ -81,7 +82,7 @@ async def _run_own(task: RunTask) -> None:
 
 
 async def _run_launch(task: RunTask, launch: Launch) -> None:
-    """Run in one process, or in two in sequence if the answer is asked for again, with the launch's private folder."""
+    """Run in one process for each turn, with the launch's private folder."""
     task.spec = replace(task.spec, launch=launch)
     folder = PrivateFolder(launch, task.spec.env, task.spawner.server_id)
     try:
@@ -89,7 +90,7 @@ async def _run_launch(task: RunTask, launch: Launch) -> None:
         if launch.setup:
             await _run_setup(task, launch)
         await _run_process(task, folder)
-        if task.phase < Phase.ENDED:
+        while task.phase < Phase.ENDED:
             await finish_shielded(asyncio.to_thread(folder.add, task.spec.launch))
             await _run_process(task, folder)
     finally:
@@ -152,7 +153,7 @@ async def _converse(task: RunTask, process: Process, socket: ToolSocket | None) 
     else:
         await _interrupt(task, io)
         await _stop(task, io, process)
-    await task.finish(io, ending)
+    await finish_turn(task, io, ending)
     if is_reported and isinstance(ending, RunFinished):
         await _wait_for_exit(task, process)
     if is_reported and process.exit_code is None:
@@ -281,7 +282,7 @@ async def _converse_in_pool(task: RunTask, pool: Pool, process: PooledProcess, l
             return False, False
     if not is_reported:
         await _interrupt(task, io)
-    await task.finish(io, ending)
+    await finish_turn(task, io, ending)
     is_reported = is_reported and not process.is_lost
     is_over = process.is_over and not process.is_lost and not io.activity.open_calls
     return is_reported or is_over, is_reported

@@ -16,18 +16,14 @@ from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Alarm
 from clinvk.runtime.run.answer_filter import (
-    AnswerFilter,
-    SchemaFilter,
     answer_filter,
-    check_answer,
-    retry_prompt,
     sum_endings,
 )
 from clinvk.runtime.run.event_log import EventLog
 from clinvk.runtime.run.recording import RunRecorder, state_of
 from clinvk.runtime.run.run_io import OwnProcess, RunIO, RunSpec
 from clinvk.runtime.slots import Slot
-from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest
+from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import (
     Ending,
     Event,
@@ -36,11 +32,10 @@ from clinvk.types.events import (
     Logged,
     Progress,
     RunFailed,
-    RunFinished,
     RunStarted,
-    Usage,
     Waiting,
 )
+from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import ToolOutput
 from clinvk.types.result import RunResult, gather
@@ -88,6 +83,9 @@ class RunTask:
         alarm: wakes the task, at the latest at the next deadline.
         resolve: answers an interaction of the run, as `Interactions.answer`.
         task: the asyncio task that drives the run; set by the owner.
+        conversation: the agent's id of the run's conversation, once reported.
+        earlier_turns: the ending of the earlier turns of the run together; None in the first turn.
+        budgets: how many times the run may use the budget of its request.
         last_process: the final process of the run, once that process has reported the ending.
     """
 
@@ -132,8 +130,9 @@ class RunTask:
         self.log = EventLog(self.wake)
         self._left_queue = asyncio.Event()
         self.now = asyncio.get_running_loop().time
-        self._conversation: str | None = None
-        self._first_ending: Ending | None = None
+        self.conversation: str | None = None
+        self.earlier_turns: Ending | None = None
+        self.budgets = 1
         self._is_long_lived = False
         self._inline_io: RunIO | None = None
         self._fault: Exception | None = None
@@ -238,8 +237,8 @@ class RunTask:
         """Send the prompt to a process. A process that is still starting gets `answer_timeout_factor` times as long."""
         self._is_long_lived = launch.long_lived
         spent_s = time.time() - self.started_at if self.started_at else 0.0
-        used = self._first_ending.usage if self._first_ending else None
-        max_tokens = (self.request.max_total_tokens or inf) - (used.total_tokens if used else 0)
+        used = self.earlier_turns.usage if self.earlier_turns else None
+        max_tokens = (self.request.max_total_tokens or inf) * self.budgets - (used.total_tokens if used else 0)
         text_filter = answer_filter(self.request)
         return RunIO(process, self.spec, launch, text_filter, self.now(), spent_s, max_tokens, answer_timeout_factor)
 
@@ -295,7 +294,7 @@ class RunTask:
                 io.pause(self.now())
             else:
                 io.read(self.now())
-                await self._record(*io.take())
+                await self.record(*io.take())
                 while io.limits:
                     await self.recorder.limit_reported(io.limits.pop(0))
             if ending := io.ending or self.stopped_by or io.limit(self.now()):
@@ -322,6 +321,19 @@ class RunTask:
                 self.stop(RunFailed(Cancelled.code, f"{resolved.answered_by} denied an action and stopped the run"))
         await self._record_waiting()
 
+    async def ask(self, interaction: Interaction) -> InteractionAnswer | None:
+        """Ask the user between two turns, and wait for the answer and a slot; return None if the run was stopped."""
+        self.last_process = None  # an exit must not release the slot of the next turn
+        await self.record([InteractionRequested(interaction)], 0)
+        while not self.stopped_by:
+            if self._interactions.has_answers and self.slot.reacquire():
+                [(_, answer, resolved)] = self._interactions.take_answers()
+                self._log([InteractionResolved(resolved)] if resolved else [], 0)
+                await self._record_waiting()
+                return answer
+            await self.alarm.wait_until(inf)
+        return None
+
     async def _record_waiting(self) -> None:
         await self.recorder.set_state("waiting" if self._interactions.is_waiting else "running")
 
@@ -330,54 +342,14 @@ class RunTask:
         io.read(self.now())
         events, size = io.take()
         if not self.log.is_ahead:
-            await self._record(events, size)
+            await self.record(events, size)
 
-    async def finish(self, io: RunIO, ending: Ending) -> None:
-        """Log the ending, or prepare to ask for the answer again."""
-        if ending is not io.ending:  # a stopped run still costs the usage that the agent reported
-            costs = io.costs
-            ending = replace(ending, usage=(costs and costs.usage) or io.used, cost_usd=costs and costs.cost_usd)
-        if isinstance(ending, RunFinished) and ending.turns is None:
-            ending = replace(ending, turns=io.activity.turns)
-        self.raw = io.raw
-        if io.text_filter:
-            await self._finish_filtered(io.text_filter, ending)
-        else:
-            await self.end(ending)
-
-    async def _finish_filtered(self, text_filter: AnswerFilter, ending: Ending) -> None:
-        schema = self.request.output_schema
-        if isinstance(text_filter, SchemaFilter) and schema is not None:
-            checked = await check_answer(text_filter, ending, schema, self.spawner, self.spec.env)
-            if checked.fault and await self._prepare_retry(checked.fault, ending):
-                return
-            ending, rest = checked.ending, checked.rest
-        else:
-            rest = text_filter.rest()
-        await self._record([*rest], 0)
-        await self.end(ending)
-
-    async def _prepare_retry(self, fault: str, ending: Ending) -> bool:
-        """Prepare one more turn of the conversation; return False if no further turn is possible."""
-        spec = self.spec
-        if self._first_ending or self.stopped_by or not (spec.launch.retries_schema and self._conversation):
-            return False
-        used = (spec.resume.used if spec.resume else Usage()) + (ending.usage or Usage())
-        resume = Resume(self._conversation, used)
-        request = retry_prompt(spec.request, fault)
-        try:
-            launch = await spec.relaunch(request, resume)
-        except InvalidRequest:  # the file system of the directory no longer responds
-            return False
-        self._first_ending = ending
-        self.spec = replace(spec, request=request, resume=resume, launch=launch.fallback or launch)
-        return True
-
-    async def _record(self, events: list[Event], size: int) -> None:
+    async def record(self, events: list[Event], size: int) -> None:
+        """Log events, and store what they change. `size` is the number of bytes of their lines."""
         logged: list[Event] = []
         for event in events:
-            if isinstance(event, RunStarted) and not self._first_ending:
-                self._conversation = event.backend_session_id or self._conversation
+            if isinstance(event, RunStarted) and not self.earlier_turns:
+                self.conversation = event.backend_session_id or self.conversation
                 if self.protocol_failure:
                     self.spec.fallbacks.note_failure(self.spec.path, self.protocol_failure)
                 elif self._is_long_lived:
@@ -406,8 +378,8 @@ class RunTask:
         if self.log.ending:
             return
         self.phase = Phase.ENDING
-        if self._first_ending:
-            ending = sum_endings(self._first_ending, ending)
+        if self.earlier_turns:
+            ending = sum_endings(self.earlier_turns, ending)
         if isinstance(ending, RunFailed):
             ending = replace(ending, message=self._redacted(ending.message))
         last = self.log.numbered([*self._interactions.end(), ending])
