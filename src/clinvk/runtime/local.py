@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups, finish_shielded, in_background
 from clinvk.runtime.run.answer_filter import SchemaChecker
 from clinvk.runtime.run.event_log import Autosave
-from clinvk.runtime.run.execution import STOP_GRACE_S, drive
+from clinvk.runtime.run.execution import OwnedRun, drive
 from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.runtime.run.task import RunTask
@@ -193,7 +193,7 @@ class LocalRuns:
             SessionBusy, QueueFull, ShuttingDown: the run cannot start at present.
             StoreUnavailable: the run cannot be stored.
         """
-        return _OwnedRun(self._begin(request))
+        return OwnedRun(self._begin(request))
 
     def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[RunTask]:
         """Run a prompt of this machine's user in the user's environment, as the user's own clinvk would.
@@ -205,7 +205,7 @@ class LocalRuns:
             QueueFull: no slot is free. Other errors are as in `run`.
         """
         may_wait = request.part is not None or request.on_busy == "steer"  # the server has the run to be steered
-        return _OwnedRun(self._begin(request, environ, may_wait))
+        return OwnedRun(self._begin(request, environ, may_wait))
 
     async def start(self, request: RunRequest, user_environ: Mapping[str, str] | None = None) -> RunTask:
         """Run a prompt in the background until the run ends or is cancelled. Raise the errors of `run`.
@@ -387,22 +387,3 @@ class LocalRuns:
             await environment.query_models(self.spawner, backend)
         launch = partial(environment.launch, backend, request, resume)
         return await self._lookups.run(launch, request.workdir, *request.add_dirs)
-
-
-class _OwnedRun:
-    """A context that stops its run on exit. A generator-based context would cost three times as much."""
-
-    __slots__ = ("_pending", "_run")
-
-    def __init__(self, pending: "Coroutine[None, None, RunTask]") -> None:
-        self._pending = pending
-
-    async def __aenter__(self) -> RunTask:
-        self._run = await self._pending
-        del self._pending
-        return self._run
-
-    async def __aexit__(self, *_: object) -> None:
-        if not self._run.ending:
-            self._run.stop(RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE))
-            await asyncio.wait([self._run.task], timeout=STOP_GRACE_S + 1)

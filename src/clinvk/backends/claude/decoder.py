@@ -23,7 +23,6 @@ from clinvk.backends.shared import (
     not_logged_in,
 )
 from clinvk.types import errors, events
-from clinvk.types.record import LimitStatus, LimitWindow
 
 _SYNTHETIC = "<synthetic>"
 _NONE = wire.TokenCounts()
@@ -126,7 +125,7 @@ class ClaudeDecoder(Decoder):
             case wire.System():
                 return self._system(parsed)
             case wire.RateLimitEvent():
-                return _limits(parsed.rate_limit_info)
+                return parsed.rate_limit_info.windows()
             case wire.Result():
                 return self._result(parsed)
 
@@ -161,11 +160,11 @@ class ClaudeDecoder(Decoder):
             case "message_start":
                 self._begin(part.message.id)
                 self._cut = True
-                self.usage += replace(tokens(part.message.usage or _NONE), output_tokens=0)
+                self.usage += replace(wire.tokens(part.message.usage or _NONE), output_tokens=0)
                 yield self.usage + self._subagents
             case "message_delta":
                 self._cut = False
-                self.usage += events.Usage(output_tokens=tokens(part.usage or _NONE).output_tokens)
+                self.usage += events.Usage(output_tokens=wire.tokens(part.usage or _NONE).output_tokens)
                 yield self.usage + self._subagents
             case "message_stop":
                 self.asks_client = frozenset(self._client_calls)
@@ -189,7 +188,7 @@ class ClaudeDecoder(Decoder):
         """Count a message of a sub-agent, of which Claude Code reports the input tokens but not all output tokens."""
         if isinstance(line, wire.Assistant) and line.message.id not in self._subagent_messages:
             self._subagent_messages.add(line.message.id)
-            self._subagents += tokens(line.message.usage or _NONE)
+            self._subagents += wire.tokens(line.message.usage or _NONE)
             yield self.usage + self._subagents
 
     def _begin(self, message_id: str) -> None:
@@ -211,7 +210,7 @@ class ClaudeDecoder(Decoder):
             return
         if message.id != self._message_id:
             self._begin(message.id)
-            self.usage += tokens(message.usage or _NONE) if message.stop_reason else events.Usage()
+            self.usage += wire.tokens(message.usage or _NONE) if message.stop_reason else events.Usage()
         for block in message.content:
             match block.type:
                 case "text":
@@ -287,23 +286,6 @@ def _retry(line: wire.System) -> events.Event:
     )
 
 
-_STATUSES: dict[str, LimitStatus] = {"allowed_warning": "warning", "rejected": "rejected"}
-
-
-def _limits(info: wire.RateLimitInfo) -> Iterator[LimitWindow]:
-    """Yield the limits whose end is known."""
-    windows = {info.rate_limit_type: info} | info.unified_windows
-    for name, window in windows.items():
-        if name and window.resets_at is not None:
-            yield LimitWindow(
-                backend="claude",
-                window=name.replace("five_hour", "5h").replace("seven_day", "7d"),
-                used_percent=None if window.utilization is None else round(window.utilization * 100, 2),
-                status=_STATUSES.get(window.status, "allowed"),
-                resets_at=window.resets_at,
-            )
-
-
 def _output(content: str | list[wire.Part] | None) -> str:
     if isinstance(content, list):
         return "\n".join(part.text or f"[{part.type}]" for part in content)
@@ -353,12 +335,12 @@ def _spent(result: wire.Result, before: wire.Result | None) -> tuple[events.Usag
         if before and cost_usd is not None:
             cost_usd = max(0.0, cost_usd - (before.total_cost_usd or 0.0))
     if not models and result.usage:
-        used = tokens(result.usage)
+        used = wire.tokens(result.usage)
     return used, None if cost_usd is None else round(cost_usd, _COST_DIGITS)
 
 
 def _total(models: dict[str, wire.ModelUsage] | None) -> events.Usage:
-    return sum(map(tokens, (models or {}).values()), events.Usage())
+    return sum(map(wire.tokens, (models or {}).values()), events.Usage())
 
 
 def _stop_reason(result: wire.Result, error: str | None, *, reached_model: bool) -> events.StopReason | None:
@@ -412,14 +394,3 @@ def denied(result: wire.Result, before: wire.Result | None) -> str:
     actions = "1 action was" if len(names) == 1 else f"{len(names):,} actions were"
     tools = ", ".join(dict.fromkeys(names))
     return f"{actions} denied: {tools}; approval_mode and sandbox_mode say what is allowed"
-
-
-def tokens(counts: wire.ModelUsage | wire.TokenCounts) -> events.Usage:
-    """Return the usage in clinvk's form, in which cached tokens are part of the input."""
-    cached = counts.cache_read_input_tokens or 0
-    return events.Usage(
-        input_tokens=(counts.input_tokens or 0) + cached + (counts.cache_creation_input_tokens or 0),
-        output_tokens=counts.output_tokens or 0,
-        cached_tokens=cached,
-        reasoning_tokens=counts.thinking_tokens if isinstance(counts, wire.ModelUsage) else 0,
-    )

@@ -5,9 +5,13 @@ invalid field is `None`, except a `result` line, whose invalid fields are skippe
 the ending of a run.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
 from clinvk.backends.shared import EpochSeconds, decode_line
+from clinvk.types.events import Usage
+from clinvk.types.record import LimitStatus, LimitWindow
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
@@ -138,11 +142,26 @@ class UnifiedWindow(msgspec.Struct, frozen=True, rename="camel"):
     status: str = ""
 
 
+_STATUSES: dict[str, LimitStatus] = {"allowed_warning": "warning", "rejected": "rejected"}
+
+
 class RateLimitInfo(UnifiedWindow, frozen=True, rename="camel"):
     """The limit that applies at present, and the state of all limits since 2.1.332."""
 
     rate_limit_type: str = ""
     unified_windows: dict[str, UnifiedWindow] = {}
+
+    def windows(self) -> Iterator[LimitWindow]:
+        """Yield the limits whose end is known."""
+        for name, window in ({self.rate_limit_type: self} | self.unified_windows).items():
+            if name and window.resets_at is not None:
+                yield LimitWindow(
+                    backend="claude",
+                    window=name.replace("five_hour", "5h").replace("seven_day", "7d"),
+                    used_percent=None if window.utilization is None else round(window.utilization * 100, 2),
+                    status=_STATUSES.get(window.status, "allowed"),
+                    resets_at=window.resets_at,
+                )
 
 
 class RateLimitEvent(_Line, frozen=True, kw_only=True, tag="rate_limit_event"):
@@ -216,3 +235,14 @@ def read(line: bytes) -> Line | None:
 
 def _encoded(fields: dict[str, msgspec.Raw]) -> bytes:
     return msgspec.json.encode(fields)
+
+
+def tokens(counts: ModelUsage | TokenCounts) -> Usage:
+    """Return the usage in clinvk's form, in which cached tokens are part of the input."""
+    cached = counts.cache_read_input_tokens or 0
+    return Usage(
+        input_tokens=(counts.input_tokens or 0) + cached + (counts.cache_creation_input_tokens or 0),
+        output_tokens=counts.output_tokens or 0,
+        cached_tokens=cached,
+        reasoning_tokens=counts.thinking_tokens if isinstance(counts, ModelUsage) else 0,
+    )

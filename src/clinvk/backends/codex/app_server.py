@@ -21,15 +21,14 @@ names the provider, so the channel reads the provider from the settings.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import msgspec
 
 from clinvk import __version__
 from clinvk.backends.base import Delivery
 from clinvk.backends.codex import approvals, client_tools, failures, wire
+from clinvk.backends.codex.conversation import Conversation, Thread
 from clinvk.backends.codex.exec import full_prompt, supports_schema
-from clinvk.backends.codex.turn import TurnDecoder
 from clinvk.backends.jsonrpc import Message, RpcChannel
 from clinvk.backends.shared import base64_data
 from clinvk.types.errors import Cancelled
@@ -72,89 +71,15 @@ _WAITING_CAPACITY = 128
 """The number of runs in a process with client tools, most of which wait for their clients."""
 
 
-class _Thread(NamedTuple):
-    """An open thread without a running turn."""
-
-    id: str
-    model: str | None
-    used: Usage | None
-    turn: str
-
-
-class _Conversation:
-    """A run and its progress.
-
-    Attributes:
-        turn: the id of the run's turn, once known.
-        active_turns: the running turns by thread: the run's own turn, and the turns of its sub-agents.
-        is_dropped: the run is to end as soon as its turn can be interrupted.
-        is_retried: the thread request was repeated because the thread was archived.
-        calls: the ids of the open calls of client tools.
-        requests: the ids of the CLI's requests for these calls, by call.
-        asked: the open requests to the user, by the id of the interaction.
-        changes: the edits of the open items, by item.
-        answer_usage: the tokens of the model's latest answer, if the answer is complete.
-        ending: the ending of the run, held back until the thread is closed.
-    """
-
-    def __init__(
-        self, run: str, request: RunRequest, resume: Resume | None, prompt: str, thread: _Thread | None
-    ) -> None:
-        self.run = run
-        self.request = request
-        self.resume = resume
-        self.prompt = prompt
-        self.thread = thread.id if thread else ""
-        self.turn = ""
-        self.former_turn = thread.turn if thread else ""
-        self.active_turns: dict[str, str] = {}
-        self.is_dropped = self.is_retried = False
-        self.ending: Ending | None = None
-        self.calls: set[str] = set()
-        self.requests: dict[str, int | str | None] = {}
-        self.asked: dict[str, Message[wire.Params, wire.Result]] = {}
-        self.changes: dict[str, tuple[wire.Change, ...]] = {}
-        self.answer_usage: Usage | None = None
-        before = (thread.used if thread else None) if resume else Usage()
-        self.decoder = TurnDecoder(
-            wants_json=request.output_schema is not None, before=before, most_requests=request.max_turns or None
-        )
-        self.decoder.model = thread.model if thread else None
-
-    def record_turn(self, method: str, params: wire.Params) -> None:
-        """Record the start or the end of a turn."""
-        if method == "turn/started":
-            self.active_turns[params.thread_id] = params.turn.id
-        elif method == "turn/completed":
-            self.active_turns.pop(params.thread_id, None)
-
-    def record_changes(self, method: str, params: wire.Params) -> None:
-        """Record the edits of an item that has started, until the item is complete."""
-        if method == "item/started" and params.item.changes:
-            self.changes[params.item.id] = params.item.changes
-        elif method == "item/completed":
-            self.changes.pop(params.item.id, None)
-
-    def belongs_to_another_turn(self, method: str, params: wire.Params) -> bool:
-        """Return whether a notification belongs to a turn that the CLI started by itself, or to a former turn.
-
-        Token counts always pass, because the counts of a former turn are the totals before this turn.
-        """
-        turn = params.turn.id or params.turn_id
-        if not turn or method == "thread/tokenUsage/updated":
-            return False
-        return turn != self.turn if self.turn else turn == self.former_turn
-
-
 class _Closing(msgspec.Struct):
     """A thread that is being unarchived, the run that ends with the thread, and the runs that wait for the thread."""
 
     thread: str
-    ends: _Conversation | None = None
-    waiting: list[_Conversation] = []
+    ends: Conversation | None = None
+    waiting: list[Conversation] = []
 
 
-def _awaiting_tools(conversation: _Conversation) -> Iterator[Delivery]:
+def _awaiting_tools(conversation: Conversation) -> Iterator[Delivery]:
     """Yield the event of a complete answer if the CLI has sent a request for each of its calls."""
     usage = conversation.answer_usage
     if usage is not None and conversation.calls and conversation.calls <= conversation.requests.keys():
@@ -162,7 +87,7 @@ def _awaiting_tools(conversation: _Conversation) -> Iterator[Delivery]:
         yield conversation.run, AwaitingTools((conversation.decoder.usage or Usage()) + usage)
 
 
-class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Closing, _Conversation]):
+class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Closing, Conversation]):
     """The channel of one process. All runs share the thread parameters `session_params`."""
 
     capacity = 16
@@ -192,7 +117,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         self._session_params = session_params
         self._asks = asks
         self._instructions = instructions
-        self._idle: dict[str, _Thread] = {}
+        self._idle: dict[str, Thread] = {}
         self._closing: dict[str, _Closing] = {}
 
     def interrupt(self, run: str) -> bytes | None:
@@ -234,14 +159,14 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
 
     def _begin(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         thread = self._idle.pop(resume.handle, None) if resume and not resume.fork else None
-        conversation = _Conversation(run, request, resume, full_prompt(request, resume, self._instructions), thread)
+        conversation = Conversation(run, request, resume, full_prompt(request, resume, self._instructions), thread)
         self._open[run] = conversation
         if resume and (closing := self._closing.get(resume.handle)):
             closing.waiting.append(conversation)
             return b""
         return self._ask_turn(conversation) if thread else self._ask_thread(conversation)
 
-    def _lost(self, run: _Conversation, exit_code: int, stderr: bytes) -> Ending:
+    def _lost(self, run: Conversation, exit_code: int, stderr: bytes) -> Ending:
         lost = failures.exited(exit_code, stderr, run.decoder.last_error)
         return run.ending or msgspec.structs.replace(lost, usage=run.decoder.usage)
 
@@ -267,7 +192,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         elif not conversation.ending and not conversation.belongs_to_another_turn(method, params):
             yield from self._run_notified(conversation, method, params)
 
-    def _run_of(self, thread: str) -> _Conversation | None:
+    def _run_of(self, thread: str) -> Conversation | None:
         """Return the run that a thread belongs to; the thread may be that of a sub-agent."""
         runs = self._open.values() if thread else ()
         return next((run for run in runs if thread in (run.thread, *run.active_turns)), None)
@@ -289,7 +214,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         if run and run.asked.pop(request_id, None):
             yield run.run, InteractionResolved(Interaction(id=request_id))
 
-    def _run_notified(self, conversation: _Conversation, method: str, params: wire.Params) -> Iterator[Delivery]:
+    def _run_notified(self, conversation: Conversation, method: str, params: wire.Params) -> Iterator[Delivery]:
         conversation.record_turn(method, params)
         if method == "turn/started":
             conversation.turn = params.turn.id
@@ -315,7 +240,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         if is_to_end and (request := self.interrupt(conversation.run)):
             yield request
 
-    def _raw_notified(self, conversation: _Conversation, params: wire.Params) -> Iterator[Delivery]:
+    def _raw_notified(self, conversation: Conversation, params: wire.Params) -> Iterator[Delivery]:
         """Record an item of the model's answer, or the end of the answer, which the request for a call may follow."""
         if not params.item.type:
             conversation.answer_usage = params.usage.usage if params.usage else Usage()
@@ -332,14 +257,14 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         elif method == "turn/started" and root not in (None, params.turn.id):
             yield self._interrupt(params.thread_id, params.turn.id)
 
-    def _end(self, conversation: _Conversation, ending: Ending) -> Delivery:
+    def _end(self, conversation: Conversation, ending: Ending) -> Delivery:
         """Report the ending. After a failure, close the thread first, so that other processes can resume the thread."""
         thread, decoder = conversation.thread, conversation.decoder
         if self._keeps and thread and isinstance(ending, RunFailed):
             conversation.ending = ending
             return self._close(_Closing(thread, conversation))
         if self._keeps and thread:
-            self._idle[thread] = _Thread(thread, decoder.model, decoder.total, conversation.turn)
+            self._idle[thread] = Thread(thread, decoder.model, decoder.total, conversation.turn)
         del self._open[conversation.run]
         return conversation.run, ending
 
@@ -361,7 +286,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
             yield self._ask_thread(conversation)
 
     def _answered(
-        self, call: _Conversation | _Closing, message: Message[wire.Params, wire.Result]
+        self, call: Conversation | _Closing, message: Message[wire.Params, wire.Result]
     ) -> Iterator[Delivery]:
         if isinstance(call, _Closing):
             yield from self._closed(call)
@@ -371,7 +296,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
             else:
                 yield from self._accepted(call, message.result or wire.Result())
 
-    def _refused(self, conversation: _Conversation, why: str) -> Delivery:
+    def _refused(self, conversation: Conversation, why: str) -> Delivery:
         """End a run, unless another process left the thread archived: then unarchive the thread, and ask again."""
         resume = conversation.resume
         if not resume or not failures.is_archived(why) or conversation.is_retried:
@@ -382,7 +307,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
             return b""
         return self._unarchive(_Closing(resume.handle, waiting=[conversation]))
 
-    def _accepted(self, conversation: _Conversation, result: wire.Result) -> Iterator[Delivery]:
+    def _accepted(self, conversation: Conversation, result: wire.Result) -> Iterator[Delivery]:
         if result.config:
             self._provider = {"modelProvider": result.config.model_provider or _PROVIDER}
             yield self._ask_thread(conversation)
@@ -401,7 +326,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         elif not conversation.turn:
             yield self._end(conversation, conversation.decoder.ending("codex gave an answer that makes no sense"))
 
-    def _ask_thread(self, conversation: _Conversation) -> bytes:
+    def _ask_thread(self, conversation: Conversation) -> bytes:
         """Request the thread. To resume a thread, first read the model provider from the settings."""
         resume = conversation.resume
         if resume is None:
@@ -411,7 +336,7 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, _Conversation | _Clo
         thread = {**self._session_params, **self._provider, "threadId": resume.handle, "excludeTurns": True}
         return self._ask("thread/fork" if resume.fork else "thread/resume", thread, conversation)
 
-    def _ask_turn(self, conversation: _Conversation) -> bytes:
+    def _ask_turn(self, conversation: Conversation) -> bytes:
         request = conversation.request
         images = (
             {"type": "image", "url": f"data:{image.media_type};base64,{base64_data(image)}"} for image in request.images

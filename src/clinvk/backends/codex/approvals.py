@@ -7,7 +7,8 @@ the user's settings, so clinvk never sends it.
 
 from msgspec.structs import replace
 
-from clinvk.backends.codex.wire import Change, FormField, Params, structured
+from clinvk.backends.codex.request_wire import FormField
+from clinvk.backends.codex.wire import Change, Params, structured
 from clinvk.types.interaction import (
     APPROVAL_CHOICES,
     QUESTION_CHOICES,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from clinvk.backends.codex.request_wire import Form, Meta, NetworkHost, Question
 from clinvk.backends.jsonrpc import Message
 from clinvk.backends.shared import EpochSeconds, decode_line, unified_diff
 from clinvk.types.events import Progress, ToolCall, ToolResult, Usage
@@ -287,67 +288,6 @@ def _length(minutes: int) -> str:
     return f"{minutes // size}{unit}"
 
 
-class _Host(msgspec.Struct, frozen=True):
-    host: str = ""
-
-
-class _Option(msgspec.Struct, frozen=True):
-    label: str
-    description: str = ""
-
-
-class _Question(msgspec.Struct, frozen=True, rename="camel"):
-    """A question of the model to the user."""
-
-    id: str
-    question: str
-    options: tuple[_Option, ...] | None = None
-    is_other: bool = False
-    is_secret: bool = False
-
-
-class _Constant(msgspec.Struct, frozen=True):
-    const: str
-    title: str = ""
-
-
-class _Items(msgspec.Struct, frozen=True, rename="camel"):
-    enum: tuple[str, ...] = ()
-    any_of: tuple[_Constant, ...] = ()
-
-
-class FormField(msgspec.Struct, frozen=True, rename="camel"):
-    """A field of a form that an MCP server shows; the fields are those of a JSON Schema."""
-
-    type: str = "string"
-    title: str | None = None
-    description: str | None = None
-    enum: tuple[str, ...] = ()
-    one_of: tuple[_Constant, ...] = ()
-    items: _Items = _Items()
-
-    @property
-    def options(self) -> dict[str, str]:
-        """The titles of the values by value; empty if any value is valid."""
-        if self.type == "boolean":
-            return {"true": "yes", "false": "no"}
-        return dict.fromkeys(self.enum or self.items.enum, "") | {
-            one.const: one.title for one in self.one_of or self.items.any_of
-        }
-
-
-class _Form(msgspec.Struct, frozen=True):
-    properties: dict[str, FormField] = {}
-
-
-class _Meta(msgspec.Struct, frozen=True):
-    """The tool call for which an MCP server needs an approval, if `codex_approval_kind` is `mcp_tool_call`."""
-
-    codex_approval_kind: str = ""
-    tool_name: str = ""
-    tool_params: dict[str, object] = {}
-
-
 class Params(msgspec.Struct, frozen=True, rename="camel"):
     """The parameters of a notification, or of a request to the user.
 
@@ -376,14 +316,14 @@ class Params(msgspec.Struct, frozen=True, rename="camel"):
     command: str | None = None
     cwd: str | None = None
     available_decisions: tuple[object, ...] | None = None
-    network_approval_context: _Host | None = None
+    network_approval_context: NetworkHost | None = None
     permissions: dict[str, object] = {}
-    questions: tuple[_Question, ...] = ()
+    questions: tuple[Question, ...] = ()
     server_name: str = ""
     mode: str = ""
     url: str = ""
-    requested_schema: _Form = _Form()
-    meta: _Meta | None = msgspec.field(default=None, name="_meta")
+    requested_schema: Form = Form()
+    meta: Meta | None = msgspec.field(default=None, name="_meta")
 
 
 class _Thread(msgspec.Struct, frozen=True):

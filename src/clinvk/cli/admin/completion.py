@@ -14,7 +14,8 @@ from typing import get_args
 
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, command_of, flags_shown, members, summary, topics
-from clinvk.cli.parse.flags import Flag, Flags
+from clinvk.cli.parse.flag import Flag
+from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes, on_one_line, print_text, time_ago
 from clinvk.config import setting_values
 from clinvk.config.load import home

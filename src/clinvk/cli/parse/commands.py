@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from clinvk.cli.parse import flags as flag_types
+from clinvk.cli.parse.flag import Flag
 
 
 class Command(NamedTuple):
@@ -150,7 +151,7 @@ def command_of(name: str) -> Command:
     return COMMANDS[name] if name else PROMPT
 
 
-def flags_shown(name: str) -> Iterator[flag_types.Flag]:
+def flags_shown(name: str) -> Iterator[Flag]:
     """Yield the flags of a command, its own first. A common flag that does not act on the command has no help."""
     command = command_of(name)
     return flag_types.flags_of(command.flags, command.common)

@@ -5,12 +5,10 @@ is a choice, a sequence may be repeated. `Flag` adds the rest. The classes are n
 msgspec would take a third of the time of `clinvk --help`.
 """
 
-import argparse
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import SimpleNamespace, UnionType
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, dataclass_transform, get_args, get_origin
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
+from clinvk.cli.parse.flag import Fields, Flag, completed, number, whole
 from clinvk.types.choices import (
     ApprovalMode,
     Effort,
@@ -26,87 +24,19 @@ from clinvk.types.choices import (
 ExportFormat = Literal["json", "markdown"]
 
 
-class Flag(NamedTuple):
-    """A flag: what a field declares, then what `flags_of` adds from its name and type.
-
-    Attributes:
-        help: the text of the help, and of the completion; empty for a flag that both leave out.
-        short: the one-letter form, such as `-b`.
-        metavar: the value in the help; empty for a switch. DIR and FILE complete paths, NAME and MODEL backends and
-            models.
-        read: parses the value; the default is text.
-        heading: the heading in the help; the default is that of the class.
-        field: the name of the field.
-        names: the flag itself and its one-letter form, if any.
-        choices: the allowed values; empty for any.
-        is_repeatable: whether the flag may be given several times.
-    """
-
-    help: str
-    short: str = ""
-    metavar: str = ""
-    read: Callable[[str], object] | None = None
-    heading: str = ""
-    field: str = ""
-    names: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    is_repeatable: bool = False
-
-    def add_to(self, group: Any) -> None:
-        """Add the flag to a group of an argparse parser."""
-        about = self.help or argparse.SUPPRESS
-        if not self.metavar:
-            switch = "count" if self.is_repeatable else "store_true"
-            group.add_argument(*self.names, dest=self.field, action=switch, help=about)
-            return
-        read = self._choice if self.choices else self.read
-        action = "append" if self.is_repeatable else "store"
-        group.add_argument(*self.names, dest=self.field, action=action, type=read, metavar=self.metavar, help=about)
-
-    def _choice(self, text: str) -> str:
-        if text not in self.choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(self.choices)}")
-        return text
-
-
-def _whole(least: int = 0, most: int | None = None) -> Callable[[str], int]:
-    allowed = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
-
-    def read_number(text: str) -> int:
-        is_number = text.isascii() and text.isdecimal() and len(text) <= 18
-        if not is_number or int(text) < least or (most is not None and int(text) > most):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
-        return int(text)
-
-    return read_number
-
-
-def _number(what: str, is_allowed: Callable[[float], bool]) -> Callable[[str], float]:
-    def read_number(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not (is_allowed(number) and number < math.inf):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number {what}")
-        return number
-
-    return read_number
-
-
-_dollars = _number("of dollars, 0 or more", lambda number: number >= 0)
-_seconds = _number("of seconds, 0 or more", lambda number: number >= 0)
-_amount = _number("above 0", lambda number: number > 0)
+_dollars = number("of dollars, 0 or more", lambda number: number >= 0)
+_seconds = number("of seconds, 0 or more", lambda number: number >= 0)
+_amount = number("above 0", lambda number: number > 0)
 
 
 def _port(text: str) -> Flag:
-    return Flag(text, "-p", "N", _whole(most=65535))
+    return Flag(text, "-p", "N", whole(most=65535))
 
 
 _PROMPT_HEADING = "flags for a prompt"
 
 _Here = Annotated[bool, Flag("only those of this directory")]
-_Limit = Annotated[int, Flag("at most N, the newest (default: 20; 0: all)", "-n", "N", _whole())]
+_Limit = Annotated[int, Flag("at most N, the newest (default: 20; 0: all)", "-n", "N", whole())]
 _Age = "12h, 30d, 2w, or days"
 _Detach = Annotated[bool, Flag("run in the background, through the server of this home")]
 _OnBusy = Annotated[
@@ -116,12 +46,7 @@ _OnBusy = Annotated[
 _NoServer = Annotated[bool, Flag("start the agent here, even if a clinvk serve has one ready", heading=_PROMPT_HEADING)]
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
-class _Fields(SimpleNamespace):
-    """Keyword arguments as attributes; the attributes of the class are the defaults."""
-
-
-class Flags(_Fields):
+class Flags(Fields):
     """The common flags, which every command accepts, and `words`: the arguments that are not flags."""
 
     heading: ClassVar[str] = "common flags"
@@ -162,10 +87,10 @@ class RunFlags(Flags):
     effort: Annotated[Effort | None, Flag("how hard to think: none, minimal, low, … max", metavar="LEVEL")] = None
     system_prompt: Annotated[str | None, Flag("instructions before the prompt", metavar="TEXT")] = None
     max_turns: Annotated[
-        int | None, Flag("at most N requests to the model (0: no limit)", metavar="N", read=_whole())
+        int | None, Flag("at most N requests to the model (0: no limit)", metavar="N", read=whole())
     ] = None
     max_total_tokens: Annotated[
-        int | None, Flag("at most about N tokens in and out (0: no limit)", metavar="N", read=_whole())
+        int | None, Flag("at most about N tokens in and out (0: no limit)", metavar="N", read=whole())
     ] = None
     max_cost_usd: Annotated[
         float | None, Flag("at most about N dollars (0: no limit; claude)", metavar="N", read=_dollars)
@@ -223,11 +148,11 @@ class KeyFlags(Flags):
     allow_dir: Annotated[Sequence[str], Flag("work in DIR or below (repeatable)", metavar="DIR")] = ()
     rate: Annotated[float | None, Flag("N requests a second", metavar="N", read=_amount)] = None
     burst: Annotated[
-        int | None, Flag("N requests at once (default: those of a second)", metavar="N", read=_whole(1))
+        int | None, Flag("N requests at once (default: those of a second)", metavar="N", read=whole(1))
     ] = None
-    tokens_per_day: Annotated[int | None, Flag("N tokens a day, in and out (UTC)", metavar="N", read=_whole(1))] = None
+    tokens_per_day: Annotated[int | None, Flag("N tokens a day, in and out (UTC)", metavar="N", read=whole(1))] = None
     cost_per_day: Annotated[float | None, Flag("US dollars a day (UTC)", metavar="USD", read=_amount)] = None
-    max_runs: Annotated[int | None, Flag("N runs at once; more wait", metavar="N", read=_whole(1))] = None
+    max_runs: Annotated[int | None, Flag("N runs at once; more wait", metavar="N", read=whole(1))] = None
     notify: Annotated[Sequence[str], Flag("notify this target of the settings (repeatable)", metavar="TARGET")] = ()
     right: Annotated[
         Sequence[Literal["answer"]], Flag("answer: also answer the agents of other keys (repeatable)")
@@ -329,7 +254,7 @@ class UsageFlags(JsonFlags):
     """The flags of `usage`."""
 
     by: Annotated[Literal["day", "agent", "key", "model"], Flag("day, agent, key or model", metavar="WHAT")] = "day"
-    days: Annotated[int, Flag("the last N days (UTC)", metavar="N", read=_whole(1, 36500))] = 30
+    days: Annotated[int, Flag("the last N days (UTC)", metavar="N", read=whole(1, 36500))] = 30
 
 
 class OpenFlags(Flags):
@@ -368,7 +293,7 @@ class ParallelFlags(OrchestrationFlags):
 
     detach: _Detach = False
     file: Annotated[str | None, Flag("the tasks: JSON, YAML, JSON Lines (default, and -: stdin)", "-f", "FILE")] = None
-    max_parallel: Annotated[int | None, Flag("at most N agents at once", metavar="N", read=_whole(1))] = None
+    max_parallel: Annotated[int | None, Flag("at most N agents at once", metavar="N", read=whole(1))] = None
     fail_fast: Annotated[bool, Flag("cancel the other tasks when one fails")] = False
     isolation: Annotated[Isolation | None, Flag("worktree: each task in its own git worktree", metavar="WHERE")] = None
 
@@ -404,20 +329,4 @@ def flags_of(kind: type[Flags], common: Mapping[str, str]) -> Iterator[Flag]:
                     type_, flag = get_args(annotation)
                     if owner is Flags and field != "help":
                         flag = flag._replace(help=common[field] or flag.help if field in common else "")
-                    yield _completed(flag, field, type_, owner.heading)
-
-
-def _completed(flag: Flag, field: str, type_: Any, heading: str) -> Flag:
-    name = field.strip("_").replace("_", "-")
-    inner: Any = get_args(type_)[0] if get_origin(type_) in (Union, UnionType) else type_
-    is_count = inner is int and not flag.read
-    is_sequence = get_origin(inner) is Sequence
-    item: Any = get_args(inner)[0] if is_sequence else inner
-    return flag._replace(
-        field=field,
-        names=(f"--{name}", *filter(None, (flag.short,))),
-        heading=flag.heading or heading,
-        metavar="" if inner is bool or is_count else flag.metavar or name.upper(),
-        choices=get_args(item) if get_origin(item) is Literal else (),
-        is_repeatable=is_count or is_sequence,
-    )
+                    yield completed(flag, field, type_, owner.heading)
