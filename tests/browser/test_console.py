@@ -112,6 +112,14 @@ def text_of(selector: str) -> str:
     return f"(document.querySelector({json.dumps(selector)})?.textContent ?? '')"
 
 
+def click_on(text: str, within: str) -> str:
+    """Return the expression that clicks the button with a text."""
+    return f"[...document.querySelectorAll('{within} button')].find(b => b.textContent === '{text}').click()"
+
+
+ANSWERS = "[...document.querySelectorAll('.markdown')].map(answer => answer.textContent.trim())"
+
+
 # --- login ---------------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +255,54 @@ async def test_keyboard_alone_finds_and_answers_a_request(scripted: Scripted) ->
         assert await page.evaluate("document.activeElement.type") == "search"
 
 
+@needs_browser
+async def test_key_that_names_a_screen_does_not_answer_the_focused_request(scripted: Scripted) -> None:
+    async with inbox(scripted) as page:
+        await page.evaluate("document.querySelector('.interaction.pending').focus()")
+        await press(page, "g", "s")
+        await page.until(f"{text_of('h1')} === 'Sessions'")
+        assert await page.evaluate("window.sent") == []
+
+
+@needs_browser
+async def test_single_key_shortcuts_that_are_off_answer_no_request(scripted: Scripted) -> None:
+    async with inbox(scripted) as page:
+        await press(page, "?")
+        await page.click("dialog input")
+        await page.click("dialog .primary")
+        await page.evaluate("document.querySelector('.interaction.pending').focus()")
+        await press(page, "a", "s", "d")
+        assert await page.evaluate("window.sent") == []
+        await page.click(".interaction .primary")
+        await page.until("window.sent.length === 1")
+        assert await page.evaluate("window.sent[0]") == {"choice": "allow"}
+
+
+@needs_browser
+async def test_request_is_denied_and_its_run_stopped(scripted: Scripted) -> None:
+    async with inbox(scripted) as page:
+        await page.evaluate("document.querySelector('.interaction.pending').focus()")
+        await press(page, "d")
+        await page.until("document.activeElement.tagName === 'INPUT'")
+        await page.evaluate(click_on("Deny and stop", ".interaction"))
+        await page.until("window.sent.length === 1")
+        assert await page.evaluate("window.sent[0]") == {"choice": "deny_and_stop"}
+
+
+@needs_browser
+async def test_question_about_the_budget_is_denied_without_a_reason(scripted: Scripted) -> None:
+    title = "The run has reached its budget of 5,000 tokens. Continue with as much again?"
+    question = {"tool": "budget", "title": title, "input": None, "command": None, "editable": False}
+    async with inbox(scripted, choices=("allow", "deny"), **question) as page:
+        assert await page.evaluate(text_of(".interaction h3")) == title
+        buttons = "[...document.querySelectorAll('.interaction button')].map(b => b.textContent)"
+        assert await page.evaluate(buttons) == ["Allow", "Deny"]
+        await page.evaluate("document.querySelector('.interaction.pending').focus()")
+        await press(page, "d")
+        await page.until("window.sent.length === 1")
+        assert await page.evaluate("window.sent[0]") == {"choice": "deny"}
+
+
 # --- transcripts ---------------------------------------------------------------------------------------------------
 
 HOSTILE = """<img src="http://evil.example/a.png" onerror="window.hacked = 1"><script>window.hacked = 1</script>
@@ -285,6 +341,62 @@ async def test_agent_is_stopped_from_its_session(scripted: Scripted) -> None:
             await page.click(".composer .danger")
             await page.until("document.querySelector('.working') === null")
             await until(lambda: not scripted.alive())
+
+
+@asynccontextmanager
+async def busy_session(scripted: Scripted, gate: Path) -> AsyncGenerator[Page]:
+    """Open a session whose agent waits for a file before it answers "one"; to "go on" it answers "two"."""
+    one = claude_says("one")
+    scripted.play([*one[:1], wait_for(gate), *one[1:]], when="begin")
+    scripted.play(claude_says("two"), when="go on")
+    async with serving(scripted.env) as server:
+        run = await server.detached(prompt="begin")
+        await until(lambda: bool((live := server.runs.live(run["run_id"])) and live.log.count))
+        async with opened(server, f"/session/{run['session_id']}", at=".composer .danger") as page:
+            yield page
+
+
+async def send(page: Page, button: str, prompt: str) -> None:
+    """Write a prompt, choose a button of the prompt box, and wait until the prompt has been sent."""
+    await page.write(".composer textarea", prompt)
+    await page.until("!document.querySelector('.composer .primary').disabled")
+    await page.evaluate(click_on(button, ".composer"))
+    await page.until("document.querySelector('.composer textarea').value === ''")
+
+
+@needs_browser
+async def test_prompt_to_an_agent_that_works_is_queued(scripted: Scripted, tmp_path: Path) -> None:
+    async with busy_session(scripted, tmp_path / "gate") as page:
+        await send(page, "Queue", "go on")
+        await page.until(f"{text_of('.row:last-child .working')}.startsWith('Queued')")
+        (tmp_path / "gate").touch()
+        await page.until("document.querySelector('.working') === null")
+        await page.until(f"{ANSWERS}.join() === 'one,two'")
+        await page.until("document.querySelector('.composer .danger') === null")
+
+
+@needs_browser
+async def test_queued_prompts_are_withdrawn_while_the_agent_works_on(scripted: Scripted, tmp_path: Path) -> None:
+    """More prompts wait than a browser opens connections."""
+    async with busy_session(scripted, tmp_path / "gate") as page:
+        for count in range(1, 8):
+            await send(page, "Queue", "go on")
+            await page.until(f"document.querySelectorAll('.working button').length === {count}")
+        await page.evaluate("document.querySelectorAll('.working button').forEach(button => button.click())")
+        await page.until("document.querySelector('.working button') === null")
+        assert await page.evaluate(f"{text_of('.working')}.startsWith('Working')")
+        (tmp_path / "gate").touch()
+        await page.until("document.querySelector('.working') === null")
+        await page.until(f"{ANSWERS}.join() === 'one'")
+
+
+@needs_browser
+async def test_prompt_steers_an_agent_that_works(scripted: Scripted, tmp_path: Path) -> None:
+    async with busy_session(scripted, tmp_path / "never") as page:
+        await send(page, "Steer", "go on")
+        await page.until("document.querySelector('.working') === null")
+        await page.until(f"{ANSWERS}.join() === 'two'")
+        assert "cancelled" in str(await page.evaluate(text_of(".transcript .problem")))
 
 
 @needs_browser
@@ -436,6 +548,33 @@ async def test_console_that_stays_open_keeps_a_bounded_number_of_runs_and_blocks
             })()"""
         )
     assert kept == [300, True, "Earlier events are not shown."]
+
+
+@needs_browser
+async def test_runs_that_begin_while_the_list_loads_are_kept(scripted: Scripted) -> None:
+    async with serving(scripted.env) as server, opened(server) as page:
+        await page.until(f"{text_of('main')}.includes('Nothing waits for you.')")
+        kept = await page.evaluate(
+            """(async () => {
+              const { live } = await import('/console/live.js');
+              const add = (id) => {
+                live.addRun({ id: `${id} run`, state: 'running', created_at: '' });
+                live.addInteraction({ id: `${id} request`, status: 'pending', created_at: '' });
+              };
+              add('old');
+              const loading = live._load();
+              add('new');
+              await loading;
+              return [...live.runs.keys(), ...live.interactions.keys()];
+            })()"""
+        )
+    assert kept == ["new run", "new request"]
+
+
+@needs_browser
+async def test_malformed_address_is_reported_on_its_screen(scripted: Scripted) -> None:
+    async with serving(scripted.env) as server, opened(server, "/session/%", at="main .problem") as page:
+        await go(page, "sessions")
 
 
 # --- every screen --------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ function skip(event) {
 }
 
 function Console({ me, onLogout }) {
-  const { pending, connection, isLoaded } = useLive();
+  const { pending, connection } = useLive();
   const [name = "", id] = useRoute();
   const route = SCREENS[name] ?? SCREENS[""];
   useEffect(() => {
@@ -148,9 +148,10 @@ function Shortcuts() {
       }
       isAfterG = false;
       event.preventDefault();
+      event.stopPropagation(); // the keys of a focused request have other meanings
     }
-    window.addEventListener("keydown", onKeyDown);
-    return () => window.removeEventListener("keydown", onKeyDown);
+    window.addEventListener("keydown", onKeyDown, true);
+    return () => window.removeEventListener("keydown", onKeyDown, true);
   }, [isOn]);
   return html`
     <dialog aria-label="Keyboard shortcuts"><form method="dialog">

@@ -1,4 +1,4 @@
-// The box for a prompt: agent, model, permissions, directory and images.
+// The box for a prompt: agent, model, permissions, directory and images; while the agent works, queue or steer.
 
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { get, post, start } from "./api.js";
@@ -78,7 +78,7 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
     const known = (mode) => (mode === "default" ? "" : mode);
     if (session) setOptions({ approval_mode: known(approval), sandbox_mode: known(sandbox), model });
   }, [lastRequest]);
-  const canSend = prompt.trim() && !isBusy && !activeRun && name;
+  const canSend = prompt.trim() && !isBusy && name;
   const change = (changed) => setOptions((old) => ({ ...old, ...changed }));
 
   async function addImages(list) {
@@ -89,7 +89,8 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
     return setImages((old) => [...old, ...added]);
   }
 
-  async function submit() {
+  /** Send the prompt. While the agent works, `onBusy` says what happens. */
+  async function submit(onBusy = "queue") {
     if (!canSend) return;
     setBusy(true);
     setError(null);
@@ -99,6 +100,7 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
         ...filled(options),
         ...(session ? { session_id: session.id } : { backend: name }),
         ...(images.length && { images: images.map((image) => image.url) }),
+        ...(activeRun && { on_busy: onBusy }),
       }));
       if (!session) {
         setStored({ ...options, backend: name });
@@ -122,13 +124,13 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
   }
 
   return html`
-    <${Form} class=${isOpen ? "composer is-open" : "composer"} aria-label="Prompt" onSubmit=${submit}
+    <${Form} class=${isOpen ? "composer is-open" : "composer"} aria-label="Prompt" onSubmit=${() => submit()}
       onPaste=${(event) => addImages(event.clipboardData.files)} onDragOver=${(event) => event.preventDefault()}
       onDrop=${(event) => { event.preventDefault(); addImages(event.dataTransfer.files); }}>
       ${backends?.length === 0 && html`<p class="problem">No agent is installed. <a href="#/agents">Agents</a></p>`}
       <${Problem} error=${error} />
       <${TextArea} label="Prompt" rows=${session ? 2 : 5} value=${prompt} onChange=${setPrompt} onKeyDown=${onKeyDown}
-        placeholder=${activeRun ? "The agent is at work" : session ? "Continue the conversation" : "What should the agent do?"} />
+        placeholder=${activeRun ? "Queue a prompt, or steer the agent" : session ? "Continue the conversation" : "What should the agent do?"} />
       ${images.length > 0 && html`<ul class="images">${images.map((image) => html`
         <li><img src=${image.url} alt="" />${visible(image.name)}
           <button type="button" class="small" aria-label=${`Remove ${image.name}`}
@@ -148,8 +150,11 @@ export function Composer({ session, activeRun, lastRequest, onStarted }) {
         <button type="button" class="open-options" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>
           Options</button>
         <span class="gap"></span>
-        ${activeRun && html`<${Action} class="danger" run=${() => post(`runs/${activeRun.id}/cancel`)}>Stop<//>`}
-        <button class="primary" disabled=${!canSend}>${session ? "Send" : "Start"}</button>
+        ${activeRun && html`
+          <${Action} class="danger" run=${() => post(`runs/${activeRun.id}/cancel`)}>Stop<//>
+          <button type="button" disabled=${!canSend} title="Interrupt the agent with this prompt"
+            onClick=${() => submit("steer")}>Steer</button>`}
+        <button class="primary" disabled=${!canSend}>${activeRun ? "Queue" : session ? "Send" : "Start"}</button>
       </div>
     <//>`;
 }

@@ -17,6 +17,10 @@ class Turn {
   get isActive() {
     return !ENDED.has(this.run.state) && !this.blocks?.isEnded;
   }
+
+  get isQueued() {
+    return this.run.state === "queued";
+  }
 }
 
 /** `onChange` is called after changes, several at a time. */
@@ -40,8 +44,10 @@ export class Conversation {
     this.turns.forEach((turn) => turn.stop());
   }
 
+  /** The turn at which the agent works, or else the first that is queued. */
   get activeTurn() {
-    return this.turns.find((turn) => turn.isActive);
+    const turns = this.turns.filter((turn) => turn.isActive);
+    return turns.find((turn) => !turn.isQueued) ?? turns[0];
   }
 
   async load() {
@@ -78,7 +84,7 @@ export class Conversation {
       new Turn(run, texts.get(`${run.id} user`) ?? run.prompt, texts.get(`${run.id} assistant`)));
     this.turns = [...turns, ...this.turns];
     this.total = total;
-    turns.filter((turn) => turn.isActive).forEach((turn) => this._follow(turn));
+    turns.forEach((turn) => this._follow(turn));
   }
 
   /** Take over news about a run, which may be a new one of this session. */
@@ -86,6 +92,7 @@ export class Conversation {
     const turn = this.turns.find((each) => each.run.id === run.id);
     if (turn && turn.run !== run) {
       turn.run = { ...turn.run, ...run };
+      this._follow(turn);
       this._changed();
     } else if (!turn && this.session && run.session_id === this.sessionId) {
       const isNewest = this.turns.every((each) => each.run.created_at <= run.created_at);
@@ -97,11 +104,13 @@ export class Conversation {
     const turn = new Turn(run, run.prompt, run.output);
     this.turns = [...this.turns, turn];
     this.total += 1;
-    if (turn.isActive) this._follow(turn);
+    this._follow(turn);
     this._changed();
   }
 
+  /** Follow the events of an active turn; of one that is queued later, since each stream takes a connection. */
   _follow(turn) {
+    if (!turn.isActive || turn.isQueued || turn.blocks) return;
     turn.blocks = new RunBlocks(turn.run.id);
     turn.stop = follow(`runs/${turn.run.id}/events`, (event) => {
       turn.blocks.add(event);
@@ -145,7 +154,7 @@ export class Conversation {
       { id: `${turn.run.id}:prompt`, kind: "prompt", turn },
       ...(turn.blocks
         ? turn.blocks.blocks.map((block) => ({ id: block.id, kind: block.kind, version: block.version, block, turn }))
-        : [{ id: `${turn.run.id}:answer`, kind: "answer", turn }]),
+        : turn.isActive ? [] : [{ id: `${turn.run.id}:answer`, kind: "answer", turn }]),
       ...(turn.isActive ? [{ id: `${turn.run.id}:active`, kind: "active", turn }] : []),
     ]);
     return this._rows;

@@ -6,7 +6,7 @@ import { Diff } from "./diff.js";
 import { duration, firstLine, pathOf, shortPath } from "./format.js";
 import { live } from "./live.js";
 import { ToolInput } from "./tool.js";
-import { Agent, Code, Form, Problem, Time, announce, useFocus, useTick, visible } from "./ui.js";
+import { Agent, Code, Form, Problem, Time, announce, stored, useFocus, useTick, visible } from "./ui.js";
 
 const RESULTS = {
   allow: "Allowed", allow_session: "Allowed for the session", deny: "Denied", deny_and_stop: "Denied, run stopped",
@@ -14,6 +14,7 @@ const RESULTS = {
 };
 const DECLINES = [["deny", "Decline"], ["deny_and_stop", "Decline and stop"]];
 const SOON_MS = 60_000;
+const BUDGET = "budget"; // the tool with which clinvk itself asks, so that no agent reads a reason
 const KEYS = { a: "allow", s: "allow_session", d: "deny" };
 
 /** Return how an interaction that is not pending ended. */
@@ -54,15 +55,16 @@ export function InteractionCard({ interaction, isInSession }) {
   function onKeyDown(event) {
     const isTyping = event.target !== card.current || event.ctrlKey || event.metaKey || event.altKey;
     const choice = KEYS[event.key];
-    if (isTyping || isBusy || !isPending || !interaction.choices.includes(choice)) return;
+    if (isTyping || isBusy || !isPending || !interaction.choices.includes(choice) || !stored("shortcuts", true)) return;
     event.preventDefault();
-    if (choice === "deny") setMode("deny");
+    if (choice === "deny" && interaction.tool !== BUDGET) setMode("deny");
     else answer({ choice });
   }
 
   const run = live.runs.get(interaction.run_id);
   const workdir = interaction.workdir ?? run?.workdir;
   const left = Date.parse(interaction.expires_at) - Date.now();
+  const tool = interaction.tool !== BUDGET && interaction.tool;
   return html`
     <section class="card interaction ${interaction.status}" tabindex="0" ref=${card} onKeyDown=${onKeyDown}
       aria-label=${`${interaction.backend} asks: ${interaction.title}`}>
@@ -73,7 +75,7 @@ export function InteractionCard({ interaction, isInSession }) {
         <span class="quiet place" title=${workdir}>${visible(shortPath(workdir))}</span>
         <span class="quiet spacer"><${Time} at=${interaction.created_at} /></span>
       </header>
-      <h3>${visible([interaction.tool, interaction.title].filter(Boolean).join(": ") || "The agent asks")}</h3>
+      <h3>${visible([tool, interaction.title].filter(Boolean).join(": ") || "The agent asks")}</h3>
       ${mode !== "edit" && (isPending || !isInSession) && html`<${Asked} interaction=${interaction} />`}
       ${!isPending && html`<p class="result">${visible(resultOf(interaction))}</p>`}
       ${isPending && (interaction.kind === "question"
@@ -94,7 +96,7 @@ function Asked({ interaction: { kind, diff, command, input } }) {
 }
 
 function ApprovalButtons({ interaction, isBusy, mode, setMode, onAnswer }) {
-  const { choices, editable, input, command } = interaction;
+  const { choices, editable, input, command, tool } = interaction;
   const back = () => setMode("");
   if (mode === "deny") return html`<${DenyForm} choices=${choices} isBusy=${isBusy} onAnswer=${onAnswer} onBack=${back} />`;
   if (mode === "edit") {
@@ -109,7 +111,7 @@ function ApprovalButtons({ interaction, isBusy, mode, setMode, onAnswer }) {
       ${button("allow_session", "Allow for the session")}
       ${editable && typeof input.command === "string" && button("allow", "Edit…", "", () => setMode("edit"))}
       <span class="gap"></span>
-      ${button("deny", "Deny…", "", () => setMode("deny"))}
+      ${tool === BUDGET ? button("deny", "Deny") : button("deny", "Deny…", "", () => setMode("deny"))}
       ${!choices.includes("deny") && button("deny_and_stop", "Deny and stop", "danger")}
     </div>`;
 }

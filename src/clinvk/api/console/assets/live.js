@@ -91,17 +91,16 @@ class Live {
 
   /** Load the present state, as the stream begins with or after a gap. What changes meanwhile comes as events. */
   async _load() {
-    const earlier = [...this.interactions.values()];
+    const { pending, activeRuns } = this;
     try {
       const [{ interactions }, ...lists] = await Promise.all([
         get("interactions", { status: "pending" }),
         get("runs", { limit: 50 }),
         ...["running", "waiting", "queued"].map((state) => get("runs", { state, limit: 200 })),
       ]);
-      const ids = new Set(interactions.map((each) => each.id));
-      for (const each of earlier) if (each.status === "pending" && !ids.has(each.id)) this.interactions.delete(each.id);
-      const runs = new Map(lists.flatMap((list) => list.runs).map((run) => [run.id, run]));
-      for (const [id, run] of this.runs) if (!ENDED.has(run.state) && !runs.has(id)) this.runs.delete(id);
+      const runs = lists.flatMap((list) => list.runs);
+      this._forget(this.interactions, pending, interactions);
+      this._forget(this.runs, activeRuns, runs);
       runs.forEach((run) => this.addRun(run));
       interactions.forEach((each) => this.addInteraction(each));
       this.isLoaded = true;
@@ -109,6 +108,12 @@ class Live {
     } catch {
       setTimeout(() => this._stop && this._load(), RELOAD_MS);
     }
+  }
+
+  /** Delete the entries that were there `before` a load, have not changed since and were not loaded. */
+  _forget(entries, before, loaded) {
+    const ids = new Set(loaded.map((each) => each.id));
+    for (const each of before) if (entries.get(each.id) === each && !ids.has(each.id)) entries.delete(each.id);
   }
 
   /** Drop the oldest entries that may go, so that a page that stays open for days does not grow. */

@@ -2,7 +2,12 @@
 
 import { useEffect, useState } from "./vendor/preact.js";
 
-const parse = () => location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+const parse = () => location.hash.replace(/^#\/?/, "").split("/").map(decoded);
+
+/** Decode a part of the address. One that is malformed stays as it is. */
+function decoded(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
+}
 
 export function navigate(path) {
   location.hash = `#/${path}`;

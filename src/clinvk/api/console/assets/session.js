@@ -10,7 +10,7 @@ import { useLive } from "./live.js";
 import { Answer } from "./markdown.js";
 import { navigate } from "./router.js";
 import { ToolCard } from "./tool.js";
-import { Agent, Clipped, Empty, Facts, Form, Loading, Problem, Time, useTick, visible } from "./ui.js";
+import { Action, Agent, Clipped, Empty, Facts, Form, Loading, Problem, Time, useTick, visible } from "./ui.js";
 import { VirtualList } from "./virtual-list.js";
 
 const PATH_PARTS = 3;
@@ -155,7 +155,9 @@ function Active({ turn: { run, blocks } }) {
   const work = kind === "tool" && output === null ? name : kind === "thinking" ? "Thinking" : "Working";
   const doing = { queued: "Queued", waiting: "Waits for you" }[run.state] ?? work;
   return html`<p class="working"><span class="pulse" aria-hidden="true"></span>${visible(doing)}
-    <span class="quiet">${elapsed(run)}</span></p>`;
+    <span class="quiet">${elapsed(run)}</span>
+    ${run.state === "queued" && html`
+      <${Action} class="small" run=${() => post(`runs/${run.id}/cancel`)}>Withdraw<//>`}</p>`;
 }
 
 function End({ block }) {

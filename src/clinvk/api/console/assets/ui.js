@@ -150,11 +150,14 @@ export function useFocus() {
   return field;
 }
 
+/** Return a value that is stored in this browser. */
+export function stored(name, initial) {
+  try { return JSON.parse(localStorage.getItem(`clinvk.${name}`)) ?? initial; } catch { return initial; }
+}
+
 /** Return a value that is stored in this browser, and the function that sets it. */
 export function useStored(name, initial) {
-  const [value, setValue] = useState(() => {
-    try { return JSON.parse(localStorage.getItem(`clinvk.${name}`)) ?? initial; } catch { return initial; }
-  });
+  const [value, setValue] = useState(() => stored(name, initial));
   return [value, (next) => {
     localStorage.setItem(`clinvk.${name}`, JSON.stringify(next));
     setValue(next);
