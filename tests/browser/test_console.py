@@ -379,7 +379,10 @@ async def test_prompt_to_an_agent_that_works_is_queued(scripted: Scripted, tmp_p
 async def test_queued_prompts_are_withdrawn_while_the_agent_works_on(scripted: Scripted, tmp_path: Path) -> None:
     """More prompts wait than a browser opens connections."""
     async with busy_session(scripted, tmp_path / "gate") as page:
-        for count in range(1, 8):
+        await page.call(
+            "Emulation.setDeviceMetricsOverride", width=1280, height=2000, deviceScaleFactor=1, mobile=False
+        )
+        for count in range(1, 7):
             await send(page, "Queue", "go on")
             await page.until(f"document.querySelectorAll('.working button').length === {count}")
         await page.evaluate("document.querySelectorAll('.working button').forEach(button => button.click())")
