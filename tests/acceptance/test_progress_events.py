@@ -15,7 +15,7 @@ RETRY = line(
 )
 SUMMARIZED = line('{"type":"system","subtype":"compact_boundary"}')
 AGAIN = "retry: the model API answered 529 (overloaded); retry 1 of 10 in 0.6 s"
-DENIED = "1 action was denied: Write; to allow it: --approval-mode none"
+DENIED = "1 action was denied: Write; to be asked: --approval-mode ask"
 DENIED_EVENT = "1 action was denied: Write; approval_mode and sandbox_mode say what is allowed"
 
 

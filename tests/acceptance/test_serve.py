@@ -43,7 +43,8 @@ def test_greeting_on_a_terminal_names_address_ready_agents_and_keys(clinvk: Clin
         greeting = terminal.until("no API keys needed on 127.0.0.1").splitlines()
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 0
-    assert re.fullmatch(r"clinvk \S+ · http://127\.0\.0\.1:\d+ · API docs: http://127\.0\.0\.1:\d+/docs", greeting[0])
+    url = r"http://127\.0\.0\.1:\d+"
+    assert re.fullmatch(rf"clinvk \S+ · console: {url} \(clinvk open\) · API docs: {url}/docs", greeting[0])
     assert greeting[1].startswith("claude ready · codex not installed · gemini not logged in (run `gemini`) · ")
 
 

@@ -31,5 +31,5 @@ def test_script_gets_denied_tools_on_stderr_and_exit_code_0(machine: Machine) ->
     assert (done.returncode, done.stdout, done.stderr) == (
         0,
         "Done.\n",
-        "clinvk: 1 action was denied: Write; to allow it: --approval-mode none\n",
+        "clinvk: 1 action was denied: Write; to be asked: --approval-mode ask\n",
     )

@@ -426,6 +426,13 @@ def test_greeting_says_that_a_key_is_required_or_warns_that_other_machines_need_
     assert text.endswith("\nEvery request except /health and /docs needs an API key.") is has_keys
 
 
+@pytest.mark.parametrize("console", [False, True])
+def test_greeting_names_the_console_unless_it_is_off(console: bool) -> None:
+    (sock,) = listen("127.0.0.1", 0)
+    with sock:
+        assert ("the console" in str(startup(ServerSettings(console=console), [sock]))) is console
+
+
 def test_all_addresses_of_a_host_share_one_port() -> None:
     sockets = listen("localhost", 0)
     try:

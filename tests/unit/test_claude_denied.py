@@ -8,6 +8,7 @@ import pytest
 
 from clinvk.backends.base import Host
 from clinvk.backends.claude import Claude
+from clinvk.backends.claude.approvals import Approvals
 from clinvk.backends.claude.channel import ConversationChannel
 from clinvk.types.choices import SandboxMode
 from clinvk.types.events import Event, Progress, RunFailed, RunFinished
@@ -69,6 +70,18 @@ def test_each_turn_reports_only_its_own_denials(counts: str) -> None:
         [],
         [f"1 action was denied: Bash; {HOW}"],
     ]
+
+
+@pytest.mark.parametrize(("asked", "how"), [("toolu_1", ""), ("toolu_2", f"; {HOW}")])
+def test_action_that_the_user_was_asked_about_is_not_reported_as_denied_by_the_modes(asked: str, how: str) -> None:
+    channel = ConversationChannel(approvals=Approvals(lambda *_: None))
+    channel.start("run", RunRequest(prompt="x"), None)
+    request = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {}, "tool_use_id": asked}
+    question = msgspec.json.encode({"type": "control_request", "request_id": "q", "request": request})
+    told: list[Event] = []
+    for line in (INIT, question, result(denial(1, "Bash"))):
+        told += [each[1] for each in channel.receive(line) if not isinstance(each, bytes) and isinstance(each[1], Event)]
+    assert denials_told(told) == [f"1 action was denied: Bash{how}"]
 
 
 @pytest.mark.parametrize("denials", [(), ({"tool_use_id": "t"},), ("odd",), (None,)])

@@ -58,6 +58,7 @@ _NO_IDLE_TIMEOUT_S = 10 * 365 * 86_400
 _CLOSE_TIMEOUT_S = 2
 _GC_THRESHOLD = 10_000
 """Objects between garbage collections: the objects of a few dozen prompts. The default of 700 costs 8 % of CPU."""
+_CONSOLE = "  GET  /                 the console (clinvk open)\n"
 _ENDPOINTS = """\
   POST /api/v1/prompt    run a prompt
   POST /api/v1/parallel  run several tasks; /chain steps in order, /compare one prompt with several agents
@@ -76,10 +77,11 @@ class Startup(NamedTuple):
     address: str
     has_keys: bool
     warning: str
+    has_console: bool
 
     def __str__(self) -> str:
         """Return the startup message: address, endpoints, and whether a key is needed."""
-        lines = [f"clinvk {__version__} listens on {self.address}", _ENDPOINTS]
+        lines = [f"clinvk {__version__} listens on {self.address}", _CONSOLE + _ENDPOINTS if self.has_console else _ENDPOINTS]
         if self.has_keys:
             lines.append("Every request except /health and /docs needs an API key.")
         elif self.warning:
@@ -369,7 +371,7 @@ def startup(settings: ServerSettings, sockets: list[socket.socket], has_keys: bo
     """Return what a server announces when it is ready."""
     port: int = sockets[0].getsockname()[1]
     warning = "" if has_keys else auth.open_warning_of(settings, sockets)
-    return Startup(address(settings.host, port), has_keys, warning)
+    return Startup(address(settings.host, port), has_keys, warning, settings.console)
 
 
 class CommandControl(NamedTuple):

@@ -34,6 +34,7 @@ class PermissionRequest(msgspec.Struct, frozen=True):
     title: str = ""
     description: str = ""
     blocked_path: str | None = None
+    tool_use_id: str = ""
     decision_reason: str | None = None
 
 
@@ -51,15 +52,20 @@ class _Question(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Approvals:
-    """The open requests of one process. `read_file` returns the beginning of a file, or None if there is no file."""
+    """The open requests of one process. `read_file` returns the beginning of a file, or None if there is no file.
+
+    `calls` are the ids of the tool calls that the process has asked about.
+    """
 
     def __init__(self, read_file: Callable[[str, int, int], bytes | None]) -> None:
         self._read_file = read_file
         self._open: dict[str, PermissionRequest] = {}
+        self.calls: set[str] = set()
 
     def receive(self, request_id: str, request: PermissionRequest) -> InteractionRequested:
         """Return the event that asks the user."""
         self._open[request_id] = request
+        self.calls.add(request.tool_use_id)
         title = request.title or ": ".join(filter(None, (request.tool_name, request.description)))
         reason = request.decision_reason or (request.blocked_path and f"{request.blocked_path} is outside")
         command = request.input.get("command")

@@ -6,7 +6,7 @@ Code's synthetic messages are held back until the result shows whether the text 
 failure or refusal.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -72,7 +72,8 @@ class ClaudeDecoder(Decoder):
     """The decoder of one prompt.
 
     `before` is the previous result in the same process, whose costs are included in the next result. `client_tools` are
-    the client's names of the tools that the client executes, by Claude Code's.
+    the client's names of the tools that the client executes, by Claude Code's. `asked` are the ids of the tool calls that
+    the user was asked about.
 
     Attributes:
         asks_client: the ids of the calls of client tools in the latest complete message.
@@ -84,10 +85,12 @@ class ClaudeDecoder(Decoder):
         before: wire.Result | None = None,
         warning: str = "",
         client_tools: Mapping[str, str] = MappingProxyType({}),
+        asked: Collection[str] = (),
     ) -> None:
         self.result: wire.Result | None = None
         self.asks_client: frozenset[str] = frozenset()
         self._client_tools = client_tools
+        self._asked = asked
         self._client_calls: set[str] = set()
         self._before = before
         self._warning = warning
@@ -261,7 +264,7 @@ class ClaudeDecoder(Decoder):
                 yield from self._final_text(line)
             case events.RunFailed():
                 pass
-        if denials := denied(line, self._before):
+        if denials := denied(line, self._before, self._asked):
             yield events.Progress("denied", denials)
         yield end
 
@@ -380,11 +383,11 @@ def _failure(result: wire.Result, error: str | None) -> events.RunFailed:
     return events.RunFailed(code, login_message(message) if code == errors.AgentUnauthenticated.code else message)
 
 
-def denied(result: wire.Result, before: wire.Result | None) -> str:
+def denied(result: wire.Result, before: wire.Result | None, asked: Collection[str] = ()) -> str:
     """Return a message about the actions denied in the turn of a result; empty if none were denied.
 
     Denials in `before`, the previous result in the same process, are excluded, because a version of Claude Code might
-    list all denials since the start of the process.
+    list all denials since the start of the process. The message names the modes unless all actions were `asked` about.
     """
     earlier = {denial.tool_use_id for denial in (before.permission_denials if before else None) or ()}
     denials = [denial for denial in result.permission_denials or () if denial.tool_use_id not in earlier]
@@ -393,4 +396,6 @@ def denied(result: wire.Result, before: wire.Result | None) -> str:
         return ""
     actions = "1 action was" if len(names) == 1 else f"{len(names):,} actions were"
     tools = ", ".join(dict.fromkeys(names))
-    return f"{actions} denied: {tools}; approval_mode and sandbox_mode say what is allowed"
+    modes = "; approval_mode and sandbox_mode say what is allowed"
+    is_answer = all(denial.tool_use_id in asked for denial in denials)
+    return f"{actions} denied: {tools}{'' if is_answer else modes}"

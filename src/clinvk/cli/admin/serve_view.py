@@ -44,7 +44,8 @@ def greeting(ready: Startup, settings: Settings, environ: Mapping[str, str], bac
     host = settings.server.host
     parts.append("API key needed" if ready.has_keys else f"no API keys needed on {host}")
     url = ready.address.replace(host, local_host(host), 1)
-    lines = [f"clinvk {__version__} · {url} · API docs: {url}/docs", " · ".join(parts)]
+    page = f"console: {url} (clinvk open)" if ready.has_console else url
+    lines = [f"clinvk {__version__} · {page} · API docs: {url}/docs", " · ".join(parts)]
     return wrap("\n".join([*lines, *([f"warning: {ready.warning}"] if ready.warning else []), ""]), 1, 2)
 
 

@@ -281,16 +281,13 @@ def footer(model: str, seconds: float, ending: RunFinished, session_id: str | No
 
 
 def _with_remedy(denied: str, request: RunRequest) -> str:
-    """Return the message about denied actions with the flag that allows them."""
+    """Return the message about denied actions with the flag that allows them, or makes the agent ask."""
+    what = denied.partition(";")[0]
     if request.approval_mode == "ask":
-        return denied.partition(";")[0]
-    if request.approval_mode == "always":
-        flag = "--approval-mode auto"
-    elif request.sandbox_mode in ("read-only", "workspace"):
-        flag = "--sandbox-mode full"
-    else:
-        flag = "--approval-mode none"
-    return f"{denied.partition(';')[0]}; to allow it: {flag}"
+        return what
+    if request.approval_mode != "always" and request.sandbox_mode in ("read-only", "workspace"):
+        return f"{what}; to allow it: --sandbox-mode full"
+    return f"{what}; to be asked: --approval-mode ask"
 
 
 def _tokens(usage: Usage) -> str:
