@@ -24,6 +24,7 @@ OF_BACKENDS: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
     ("warm", "prestart"): (("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))),
 }
 OF_COMMANDS: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
+    ("backends", "claude", "acp"): (("a 'b c'", ("a", "b c")), ('["a b"]', ("a b",))),
     ("backends", "claude", "command"): (("a 'b c'", ("a", "b c")), ('["a b"]', ("a b",))),
     ("backends", "claude", "output"): (("text", "text"), ("text", "text")),
 }

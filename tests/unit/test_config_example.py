@@ -44,7 +44,7 @@ def keys_in(section: dict[str, object], above: str = "") -> set[str]:
 
 def test_example_has_every_key() -> None:
     content = msgspec.convert(yaml.safe_load(uncommented()), dict[str, object])
-    keys = {key.replace(".aider.", ".claude.") for key in keys_in(content)}
+    keys = {re.sub(r"\.(aider|mine)\.", ".claude.", key) for key in keys_in(content)}
     assert keys - {"backends.codex", "backends.gemini"} == keys_of(Settings)
 
 
@@ -60,7 +60,8 @@ def test_example_has_the_default_of_every_key(tmp_path: Path) -> None:
     registry = backends_of(str(file), {"HOME": "/home/user"}, BACKENDS)
     settings = trace_of(Flags(config=str(file)), {"HOME": "/home/user"}, {}, registry).settings
     aider = BackendSettings(command=("aider", "--yes-always", "--no-pretty", "--message", "{prompt}"))
-    assert settings.backends == {"claude": BackendSettings(), "aider": aider}
+    mine = BackendSettings(acp=("my-agent", "--acp"), folders=("~/.my-agent",))
+    assert settings.backends == {"claude": BackendSettings(), "mine": mine, "aider": aider}
     defaults = trace_of(Flags(), {"HOME": "/home/user"}, {}, BACKENDS).settings
     assert msgspec.structs.replace(settings, backends={}) == defaults
 

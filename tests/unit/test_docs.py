@@ -15,6 +15,7 @@ import pytest
 from clinvk import __version__
 from clinvk.api.openapi.document import document
 from clinvk.api.server import server
+from clinvk.backends.presets import PRESETS
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import ServerSettings
 from clinvk.config.setting_values import all_keys
@@ -149,3 +150,10 @@ def test_server_page_quotes_the_non_loopback_warning() -> None:
 def test_changelog_has_the_current_version() -> None:
     changelog = (REPOSITORY / "CHANGELOG.md").read_text()
     assert re.search(rf"^## {re.escape(__version__)} \(\d{{4}}-\d\d-\d\d\)$", changelog, re.MULTILINE)
+
+
+def test_acp_page_has_the_command_install_and_login_of_each_preset() -> None:
+    page = (REPOSITORY / "docs" / "acp.md").read_text()
+    for name, preset in PRESETS.items():
+        install = preset.install if preset.install.startswith("see ") else f"`{preset.install}`"
+        assert f"| `{name}` | `{' '.join(preset.argv)}` | {install} | `{preset.login}` |" in page

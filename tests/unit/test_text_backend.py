@@ -71,7 +71,6 @@ def test_long_prompt_is_refused_as_an_argument_only() -> None:
         ("add_dirs", ("/",)),
         ("own_tools", False),
         ("model", "gpt"),
-        ("effort", "high"),
         ("max_turns", 1),
         ("images", (Image("image/png", b""),)),
     ],
@@ -136,3 +135,11 @@ def test_variable_defines_a_backend(tmp_path: Path) -> None:
 def test_invalid_definition_is_reported(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings(tmp_path, text)
+
+
+def test_preset_and_acp_agent_are_backends(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("backends: {opencode: {}, mine: {acp: mine --acp}, kimi: {acp: [k2]}}\n")
+    registry = backends_of(str(tmp_path / "config.yaml"), {"HOME": str(tmp_path)}, BACKENDS)
+    launches = {name: registry[name].launch(request(), None, Host()).argv for name in ("opencode", "mine", "kimi")}
+    assert launches == {"opencode": ("opencode", "acp"), "mine": ("mine", "--acp"), "kimi": ("k2",)}
+    assert "qwen" not in registry

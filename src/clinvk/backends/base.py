@@ -94,6 +94,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         argv: the command line; the first entry is the backend's `executable`, which runtime replaces with the path.
+        wrapper: the command before `argv`, which runs the process in a sandbox.
         setup: arguments of a CLI command that runs to completion first, in no particular directory; the outcome is
             ignored.
         env: variables added to the environment that the agent inherits; they override the user's values.
@@ -131,6 +132,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     argv: tuple[str, ...]
+    wrapper: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     env: dict[str, str] = {}
     cwd: str | None = None
@@ -306,7 +308,7 @@ def describe(launch: Launch, prompt_bytes: int) -> str:
 
     command = " ".join(
         [*(f"{name}={shlex.quote(shown(value))}" for name, value in launch.env.items())]
-        + [shlex.quote(shown(argument)) for argument in launch.argv]
+        + [shlex.quote(shown(argument)) for argument in (*launch.wrapper, *launch.argv)]
     )
     lines = [shlex.join((launch.argv[0], *launch.setup))] if launch.setup else []
     lines.append(f"cd {shlex.quote(launch.cwd)} && {command}" if launch.cwd else command)

@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 
 
 class Definition(NamedTuple):
-    """A backend of the settings: the argv of a program that prints text."""
+    """A backend of the settings: the argv of an ACP agent, or of a program that prints text.
 
-    command: tuple[str, ...]
+    Without either, the definition is that of the preset with the name of the backend.
+    """
+
+    acp: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 class _Registry(Mapping[str, "Backend"]):
@@ -42,9 +47,13 @@ class _Registry(Mapping[str, "Backend"]):
 def _backend(name: str, definition: str | Definition) -> "Backend":
     if isinstance(definition, str):
         return getattr(import_module(f"clinvk.backends.{name}"), definition)()
-    from clinvk.backends.text import TextBackend
+    if definition.command:
+        from clinvk.backends.text import TextBackend
 
-    return TextBackend(name, definition.command)
+        return TextBackend(name, definition.command)
+    from clinvk.backends.acp import AcpBackend
+
+    return AcpBackend(name, definition.acp, definition.folders)
 
 
 Backends = Mapping[str, "Backend"]

@@ -64,8 +64,7 @@ class TextBackend:
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return the launch for this request."""
         refuse_incapable(request, self.capabilities, self.name)
-        options = {"model": request.model, "max_turns": request.max_turns, "effort": request.effort}
-        for field, value in (options | {"images": request.images}).items():
+        for field, value in (("model", request.model), ("max_turns", request.max_turns), ("images", request.images)):
             if value:
                 raise Unsupported(f"{self.name} is a program without a protocol, and has no option {field}", field)
         if resume:

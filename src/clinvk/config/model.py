@@ -61,10 +61,13 @@ class UnifiedFlags(_Section, frozen=True, kw_only=True):
 class BackendSettings(_Section, frozen=True, kw_only=True):
     """One agent CLI. With None or an empty text, `unified_flags` or the CLI decides.
 
-    `command`, the argv of a program that prints text, defines a backend that is not built in.
+    `acp` or `command` defines a backend that is not built in: the argv of an agent that speaks the Agent Client
+    Protocol, or of a program that prints text. `folders` are those that the agent writes.
     """
 
     enabled: bool = True
+    acp: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     output: Literal["text"] = "text"
     executable: str = ""

@@ -57,7 +57,7 @@ def ignore_invalid(error: ConfigError) -> None:
 
 _BACKENDS = dict[str, BackendSettings]
 BACKEND_NAME = re.compile("[a-z][a-z0-9-]{0,31}")
-DEFINING = frozenset(("command",))
+DEFINING = frozenset(("acp", "command"))
 """The keys that define a backend. Their text is split into words like a command line."""
 
 _LISTED = 12
@@ -76,7 +76,7 @@ def is_agent_variable(keys: tuple[str, ...]) -> bool:
 
 
 def is_definition(keys: tuple[str, ...]) -> bool:
-    """Return whether keys name a key that defines a backend: `backends.<name>.command`."""
+    """Return whether keys name a key that defines a backend: `backends.<name>.acp`."""
     return len(keys) == 3 and keys[0] == "backends" and keys[2] in DEFINING
 
 

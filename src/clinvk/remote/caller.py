@@ -53,7 +53,7 @@ _SETTINGS = (
 )
 """Settings that a run reads from the process instead of the request, besides those of its backend."""
 
-_BACKEND_SETTINGS = ("enabled", "executable", "extra_flags", "command")
+_BACKEND_SETTINGS = ("enabled", "executable", "extra_flags", "acp", "command")
 
 
 def decisive_variables(registry: Mapping[str, "Backend"]) -> list[str]:

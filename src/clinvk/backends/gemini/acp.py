@@ -19,6 +19,7 @@ from the record, which leaves no conversation. Thinking is reported, and passed 
 from collections import deque
 from collections.abc import Iterator
 
+from clinvk.backends import acp_wire
 from clinvk.backends.base import Delivery, Host
 from clinvk.backends.gemini import approvals, prompt_delivery, wire
 from clinvk.backends.gemini.decoder import GeminiDecoder, readable
@@ -35,7 +36,7 @@ PING = b'{"jsonrpc":"2.0","id":"clinvk-ping","method":"ping"}\n'
 """A request for an unknown method, which the CLI refuses at once, even during a turn."""
 
 
-class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder]):
+class AcpChannel(RpcChannel[acp_wire.Params, wire.Result, TurnDecoder, TurnDecoder]):
     """The channel of one process. `session_params` holds the session parameters."""
 
     capacity = 4
@@ -97,8 +98,8 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
     def _lost(self, run: TurnDecoder, exit_code: int, stderr: bytes) -> Ending:
         return crash_ending("gemini", exit_code, readable(stderr.decode(errors="replace")).encode())
 
-    def _notified(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
-        params = message.params or wire.Params()
+    def _notified(self, message: Message[acp_wire.Params, wire.Result]) -> Iterator[Delivery]:
+        params = message.params or acp_wire.Params()
         named = params.session_id
         turn = next((turn for turn in self._open.values() if named and turn.session == named), None)
         if turn:
@@ -114,7 +115,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
                 yield turn.run, event
 
     def _ask_user(
-        self, turn: TurnDecoder, message: Message[wire.Params, wire.Result], tool: wire.Tool
+        self, turn: TurnDecoder, message: Message[acp_wire.Params, wire.Result], tool: acp_wire.Tool
     ) -> Iterator[Delivery]:
         """Ask the user of the run for permission, unless the user has allowed all edits."""
         for event in turn.call(tool):
@@ -128,7 +129,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
         yield turn.run, InteractionRequested(asked)
 
     def _deny(
-        self, turn: TurnDecoder, message: Message[wire.Params, wire.Result], tool: wire.Tool
+        self, turn: TurnDecoder, message: Message[acp_wire.Params, wire.Result], tool: acp_wire.Tool
     ) -> Iterator[Delivery]:
         """Deny a permission request, because no user is present and no rule allowed the tool."""
         for event in turn.call(tool):
@@ -137,7 +138,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, TurnDecoder, TurnDecoder])
         turn.denied.append(tool)
         yield from self._report_denied(turn)
 
-    def _answered(self, call: TurnDecoder, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
+    def _answered(self, call: TurnDecoder, message: Message[acp_wire.Params, wire.Result]) -> Iterator[Delivery]:
         turn, result = call, message.result
         if turn is self._creating:
             self._creating = None

@@ -4,8 +4,8 @@
 has no reason. In an untrusted folder, the CLI does not allow edits for the whole session, so the channel does.
 """
 
+from clinvk.backends.acp_wire import PermissionOption, Tool
 from clinvk.backends.gemini.turn import tool_input, tool_name
-from clinvk.backends.gemini.wire import Option, Tool
 from clinvk.backends.shared import unified_diff
 from clinvk.types.interaction import APPROVAL_CHOICES, Choice, Interaction
 
@@ -18,7 +18,7 @@ _ALWAYS = ("proceed_always", "proceed_always_tool")
 """The options of kind `allow_always` that hold for the session only, and not for all tools of an MCP server."""
 
 
-def interaction(request_id: str, tool: Tool, options: tuple[Option, ...]) -> Interaction:
+def interaction(request_id: str, tool: Tool, options: tuple[PermissionOption, ...]) -> Interaction:
     """Return the approval that a request asks for."""
     changes = [piece for piece in tool.content if piece.new_text is not None] if isinstance(tool.content, list) else []
     diffs = (unified_diff(change.path, change.old_text or "", change.new_text or "") for change in changes)
@@ -35,13 +35,13 @@ def interaction(request_id: str, tool: Tool, options: tuple[Option, ...]) -> Int
     )
 
 
-def outcome(choice: Choice, tool: Tool, options: tuple[Option, ...]) -> dict[str, object]:
+def outcome(choice: Choice, tool: Tool, options: tuple[PermissionOption, ...]) -> dict[str, object]:
     """Return the response to a request."""
     option = _option(choice, tool, options)
     return {"outcome": {"outcome": "selected", "optionId": option.option_id}} if option else CANCELLED
 
 
-def _option(choice: Choice, tool: Tool, options: tuple[Option, ...]) -> Option | None:
+def _option(choice: Choice, tool: Tool, options: tuple[PermissionOption, ...]) -> PermissionOption | None:
     """Return the option of a choice, or None if the CLI does not offer it."""
     if choice == "allow_session" and tool.kind != EDIT:
         return next((option for option in options if option.option_id in _ALWAYS), None)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from clinvk.backends import acp_wire
 from clinvk.backends.base import Host
 from clinvk.backends.gemini import wire
 from clinvk.backends.gemini.decoder import LOOP_DETECTED, NO_ANSWER, NO_LOGIN_EXIT, cause, failed, usage_of
@@ -138,10 +139,10 @@ class TurnDecoder:
         self._answered = False
         self._calls: set[str] = set()
         self._open_calls: set[str] = set()
-        self.asked: dict[str, Message[wire.Params, wire.Result]] = {}
-        self.denied: list[wire.Tool] = []
+        self.asked: dict[str, Message[acp_wire.Params, wire.Result]] = {}
+        self.denied: list[acp_wire.Tool] = []
 
-    def feed(self, update: wire.Update) -> Iterator[events.Event]:
+    def feed(self, update: acp_wire.Update) -> Iterator[events.Event]:
         """Yield the events of a session update."""
         match update.session_update:
             case "agent_message_chunk":
@@ -158,7 +159,7 @@ class TurnDecoder:
             case _:
                 pass
 
-    def call(self, tool: wire.Tool) -> Iterator[events.Event]:
+    def call(self, tool: acp_wire.Tool) -> Iterator[events.Event]:
         """Yield a tool call, or a request for permission to call the tool."""
         if tool.tool_call_id in self._calls:
             return
@@ -168,7 +169,7 @@ class TurnDecoder:
         self._prose.end_message()
         yield events.ToolCall(tool.tool_call_id, tool_name(tool), tool_input(tool))
 
-    def result(self, tool: wire.Tool, is_error: bool, output: str | None = None) -> Iterator[events.Event]:
+    def result(self, tool: acp_wire.Tool, is_error: bool, output: str | None = None) -> Iterator[events.Event]:
         """Yield a tool result."""
         if tool.tool_call_id in self._open_calls:
             self._open_calls.discard(tool.tool_call_id)
@@ -191,29 +192,29 @@ class TurnDecoder:
             return events.RunFailed(AgentFailed.code, _UNFINISHED, exit_code=1, usage=used)
         return events.RunFinished(stop, used)
 
-    def _text(self, update: wire.Update) -> Iterator[events.Event]:
+    def _text(self, update: acp_wire.Update) -> Iterator[events.Event]:
         for text in _texts(update):
             if not _MODE.fullmatch(text):
                 self._answered = True
                 yield from self._prose.write(text)
 
 
-def _texts(tool: wire.Tool) -> Iterator[str]:
+def _texts(tool: acp_wire.Tool) -> Iterator[str]:
     """Yield the texts of an update. Omit file changes, as a process of one prompt does."""
-    if isinstance(tool.content, wire.Content):
+    if isinstance(tool.content, acp_wire.Content):
         yield tool.content.text
     for piece in tool.content if isinstance(tool.content, list) else []:
         if piece.content:
             yield piece.content.text
 
 
-def tool_name(tool: wire.Tool) -> str:
+def tool_name(tool: acp_wire.Tool) -> str:
     """Return the tool's name from the start of the call id, or else the kind of tool."""
     name, parted, _ = tool.tool_call_id.partition("__")
     return name if parted and name else tool.kind or "tool"
 
 
-def tool_input(tool: wire.Tool) -> dict[str, object]:
+def tool_input(tool: acp_wire.Tool) -> dict[str, object]:
     """Return the displayed input of a call: the title is the command, the location is the file."""
     if tool.kind == "execute":
         return {"command": tool.title or ""}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from clinvk.backends.presets import PRESETS
 from clinvk.backends.registry import BUILT_IN, KEPT_BY_DEFAULT, Backends, Definition, with_definitions
 from clinvk.cli.parse.arguments import is_utf8
 from clinvk.cli.parse.flags import Flags
@@ -26,12 +27,22 @@ from clinvk.types.text import nearest, unknown_name
 def backends_of(config: str | None, environ: Mapping[str, str], built_in: Backends) -> Backends:
     """Return the built-in backends, and the backends that the settings define; `trace_of` reports invalid ones."""
     keys = backend_keys(config, environ)
-    names = [name for name in keys.keys() - built_in.keys() if BACKEND_NAME.fullmatch(name) and keys[name] & DEFINING]
+    names = sorted(
+        name
+        for name in keys.keys() - built_in.keys()
+        if BACKEND_NAME.fullmatch(name) and (keys[name] & DEFINING or name in PRESETS)
+    )
     if not names:
         return built_in
-    found = trace(config, environ, {}, [*built_in, *names], ignore_invalid).settings.backends
-    commands = {name: own.command for name, own in found.items() if name in names and own.command}
-    return with_definitions({name: Definition(commands[name]) for name in sorted(commands)})
+    settings = trace(config, environ, {}, [*built_in, *names], ignore_invalid).settings
+    own = {name: settings.backend(name) for name in names}
+    return with_definitions(
+        {
+            name: Definition(each.acp, each.command, each.folders)
+            for name, each in own.items()
+            if each.acp or each.command or name in PRESETS
+        }
+    )
 
 
 def settings_of(

@@ -37,7 +37,7 @@ class PrivateFolder:
 
     def command(self, path: str) -> list[str]:
         """Return the command line that starts the program at `path`."""
-        return [path, *map(self.filled, self._launch.argv[1:])]
+        return [*self._launch.wrapper, path, *map(self.filled, self._launch.argv[1:])]
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the program, including the variables that the launch sets."""

@@ -1,0 +1,83 @@
+"""Any agent that speaks the Agent Client Protocol: `backends.NAME.acp` of the settings, or a preset.
+
+Tried with opencode 1.18.33 and Qwen Code 0.15.10. The protocol has no permission modes, so clinvk answers the agent's
+permission requests by the approval mode, and `read-only` and `workspace` hold by a sandbox around the agent's process.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from clinvk.backends.acp.channel import AcpChannel
+from clinvk.backends.acp.sandbox import sandbox
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.presets import PRESETS, Preset
+from clinvk.backends.shared import refuse_incapable, refuse_nul
+from clinvk.policy.rules import Flags
+from clinvk.types.errors import NotResumable
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
+
+if TYPE_CHECKING:
+    from clinvk.backends.checkup_base import Checkup
+
+_NO_FLAGS: Flags = {}
+
+
+class AcpBackend:
+    """An agent; `argv` and `folders` are those of the settings, and override the preset of this name."""
+
+    vendor = ""
+    models: tuple[str, ...] = ()
+    aliases: Mapping[str, str | None] = {}
+    capabilities = Capabilities(approval_modes=("default", "auto", "ask", "none"), allowed_tools=False, fork=False)
+    keeps_system_prompt = True
+    safe_flags: Flags = _NO_FLAGS
+    list_models: tuple[str, ...] = ()
+
+    def __init__(self, name: str, argv: tuple[str, ...], folders: tuple[str, ...]) -> None:
+        preset = PRESETS.get(name, Preset((), f"see backends.{name}.acp in the settings", "", ()))
+        self.name = name
+        self.install = preset.install
+        self.folders = folders or preset.folders
+        self._argv = argv or preset.argv
+        self.executable = self._argv[0]
+        self._login = preset.login
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        """Return the launch for this request."""
+        refuse_incapable(request, self.capabilities, self.name)
+        refuse_nul(request)
+        directory = host.resolve(request.workdir or "")
+        launch = Launch(
+            argv=(*self._argv, *request.extra),
+            wrapper=sandbox(request, directory, self.folders, host),
+            cwd=request.workdir,
+            long_lived=True,
+            session_params={"cwd": directory, "mcpServers": []},
+        )
+        return replace(launch, max_turns=request.max_turns or None, warm=launch)
+
+    def channel(self, launch: Launch, host: Host) -> Channel:
+        """Return the state machine for one process of this launch."""
+        return AcpChannel(self.name, launch.session_params, self._login)
+
+    def checkup(self, host: Host) -> "Checkup":
+        """Return a checkup without probes: the protocol reports a missing login only with a session."""
+        from clinvk.backends.checkup_base import Checkup, LoginStatus  # imported here to keep prompts fast
+
+        detail = f"login not known ({self._login})" if self._login else "login not known"
+        return Checkup(empty_home={"HOME": PRIVATE}, probes=(), login=LoginStatus(None, detail))
+
+    def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
+        """Raise NotResumable: each agent opens its conversations in its own way."""
+        raise NotResumable(f"clinvk cannot open a conversation in {self.name}'s own program; continue it with a prompt")
+
+    def claims_model(self, model: str) -> bool:
+        """Return False: the protocol names models only with a session."""
+        return False
+
+    def record_files(self, handle: str, host: Host) -> Sequence[str]:
+        """Return no files: the protocol does not name them."""
+        return ()

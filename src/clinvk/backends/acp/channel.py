@@ -1,0 +1,264 @@
+"""The channel of an ACP agent: the Agent Client Protocol, version 1 (https://agentclientprotocol.com).
+
+A process serves one run at a time, so the permission requests of sub-agents, which have sessions of their own, belong
+to that run. A conversation of another process is opened with `session/load`, because the history that the agent repeats
+proves that the agent knows the conversation; only without `session/load` is `session/resume` used. A load without
+history fails: some agents start a new conversation under the old id.
+
+clinvk sets the mode `default` if the agent has such a mode, and answers each permission request for one action only:
+some agents write the answer `allow_always` into their settings.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from clinvk.backends import acp_wire as wire
+from clinvk.backends.acp.turn import TurnDecoder
+from clinvk.backends.base import Delivery, ProtocolNotSupported
+from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
+from clinvk.backends.shared import base64_data, crash_ending, not_logged_in, with_schema, with_system_prompt
+from clinvk.types.errors import (
+    AgentFailed,
+    AgentRejected,
+    AgentUnauthenticated,
+    InvalidRequest,
+    NotResumable,
+)
+from clinvk.types.events import Ending, InteractionRequested, Progress, RunFailed, RunStarted
+from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
+
+_VERSION = 1
+_LOGIN_REQUIRED = -32000
+_OPENING = ("session/new", "session/load", "session/resume")
+_DEFAULT_MODE = "default"
+_NO_WIDTH = "\u200b"
+_CANCELLED: dict[str, object] = {"outcome": {"outcome": "cancelled"}}
+
+
+class Call(NamedTuple):
+    """A request to the agent: the method, and the turn that waits for the response."""
+
+    turn: TurnDecoder
+    method: str
+
+
+class Approval(NamedTuple):
+    """A permission request that waits for an answer."""
+
+    request: Message[wire.Params, wire.Result]
+    options: tuple[wire.PermissionOption, ...]
+
+
+class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
+    """The channel of one process. `session_params` are those of `session/new`; `login` says how to log in."""
+
+    def __init__(self, name: str, session_params: dict[str, object], login: str) -> None:
+        super().__init__(wire.MESSAGES, {"protocolVersion": _VERSION, "clientCapabilities": {}})
+        self._name = name
+        self._session_params = session_params
+        self._login = login
+        self._agent: wire.Result | None = None
+        self._sessions: dict[str, wire.Result] = {}
+        self._approvals: dict[str, Approval] = {}
+
+    def interrupt(self, run: str) -> bytes | None:
+        """Return the request that ends the turn of a run, after the answers to the open permission requests."""
+        turn = self._open.get(run)
+        if turn is None:
+            return None
+        turn.is_dropped = True
+        answers = b"".join(self._answer(approval.request, _CANCELLED) for approval in self._approvals.values())
+        self._approvals.clear()
+        cancel: dict[str, object] = {"method": "session/cancel", "params": {"sessionId": turn.session}}
+        return answers + (self._encode(cancel) if turn.is_prompted else b"")
+
+    def resolve(self, run: str, request_id: str, answer: InteractionAnswer) -> bytes:
+        """Return the answer to a permission request; empty if the request is no longer open."""
+        approval = self._approvals.pop(request_id, None)
+        return self._decide(approval, answer.choice == "allow") if approval else b""
+
+    def _begin(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
+        turn = self._open[run] = TurnDecoder(run, request, resume.handle if resume else "")
+        return self._open_session(turn) if self._agent else b""
+
+    def _greeted(self, message: Message[wire.Params, wire.Result]) -> bytes:
+        greeting = super()._greeted(message)
+        assert message.result
+        if message.result.protocol_version != _VERSION:
+            raise ProtocolNotSupported(f"it speaks version {message.result.protocol_version} of ACP, not {_VERSION}")
+        self._agent = message.result
+        return greeting + b"".join(map(self._open_session, self._open.values()))
+
+    def _lost(self, run: TurnDecoder, exit_code: int, stderr: bytes) -> Ending:
+        return crash_ending(self._name, exit_code, stderr)
+
+    def _open_session(self, turn: TurnDecoder) -> bytes:
+        """Return the request that opens the session of a turn, or the prompt if the process holds the session.
+
+        An agent that cannot open a session of another process is asked all the same, and its refusal is reported.
+        """
+        if not turn.session:
+            return self._request(turn, "session/new", self._session_params)
+        if turn.session in self._sessions:
+            return self._configure(turn)
+        claims = self._agent.agent_capabilities if self._agent else wire.AgentCapabilities()
+        method = "session/load" if claims.load_session else "session/resume"
+        return self._request(turn, method, {"sessionId": turn.session, **self._session_params})
+
+    def _notified(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
+        params = message.params or wire.Params()
+        turn = next(iter(self._open.values()), None)
+        if message.id is not None and message.method == "session/request_permission":
+            yield from self._permission(turn, message, params)
+        elif message.id is not None:
+            yield self._answer(message, None)
+        elif turn and params.update and params.session_id == turn.session:
+            if turn.is_prompted:
+                yield from self._report_start(turn)
+            for event in turn.feed(params.update):
+                yield turn.run, event
+
+    def _permission(
+        self, turn: TurnDecoder | None, message: Message[wire.Params, wire.Result], params: wire.Params
+    ) -> Iterator[Delivery]:
+        approval = Approval(message, params.options)
+        if turn is None or not turn.is_prompted or turn.is_dropped or params.tool_call is None:
+            yield self._answer(message, _CANCELLED)
+            return
+        yield from self._report_start(turn)
+        for event in turn.call(params.tool_call):
+            yield turn.run, event
+        request_id = msgspec.json.encode(message.id).decode()
+        interaction = turn.interaction(request_id, params.tool_call)
+        if turn.request.approval_mode == "ask":
+            self._approvals[request_id] = approval
+            yield turn.run, InteractionRequested(interaction)
+            return
+        is_allowed = _allows(turn.request, interaction.tool)
+        if not is_allowed:
+            yield turn.run, Progress("denied", interaction.title)
+        yield self._decide(approval, is_allowed)
+
+    def _decide(self, approval: Approval, is_allowed: bool) -> bytes:
+        """Answer a permission request with an option that holds once; cancel the request if there is none."""
+        kind = "allow_once" if is_allowed else "reject_once"
+        option = next((option.option_id for option in approval.options if option.kind == kind), None)
+        chosen: dict[str, object] = {"outcome": {"outcome": "selected", "optionId": option}}
+        return self._answer(approval.request, _CANCELLED if option is None else chosen)
+
+    def _answered(self, call: Call, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
+        turn, result = call.turn, message.result or wire.Result()
+        if turn.run not in self._open:
+            return
+        if ending := self._ending(call, message):
+            yield from self._report_start(turn)
+            for event in turn.unfinished():
+                yield turn.run, event
+            del self._open[turn.run]
+            self._approvals.clear()
+            yield turn.run, ending
+        elif call.method in _OPENING:
+            turn.session = result.session_id or turn.session
+            self._sessions[turn.session] = result
+            yield from self._report_start(turn)
+            yield self._configure(turn)
+        else:
+            yield self._proceed(turn)
+
+    def _ending(self, call: Call, message: Message[wire.Params, wire.Result]) -> Ending | None:
+        """Return the ending of a turn if a response ends it; a missing result is that of a successful load."""
+        turn, result = call.turn, message.result or wire.Result()
+        if turn.is_dropped or (call.method == "session/prompt" and not message.error):
+            return turn.ended(message.result)
+        if message.error:
+            return self._refusal(call, message.error)
+        if call.method == "session/new" and not result.session_id:
+            return RunFailed(AgentFailed.code, f"{self._name} opened a session without an id", 1)
+        if call.method == "session/load" and not turn.has_history:
+            return RunFailed(NotResumable.code, f"{self._name} no longer has the history of the conversation", 1)
+        if turn.request.images and not (self._agent and self._agent.agent_capabilities.prompt_capabilities.image):
+            return RunFailed(InvalidRequest.code, f"{self._name} accepts no images", 1)
+        return None
+
+    def _report_start(self, turn: TurnDecoder) -> Iterator[Delivery]:
+        if not turn.is_started and turn.session in self._sessions:
+            turn.is_started = True
+            session = self._sessions[turn.session]
+            current = session.models.current_model_id if session.models else None
+            if option := _option(session, "model"):
+                current = option.current_value if isinstance(option.current_value, str) else None
+            yield turn.run, RunStarted(turn.request.model or current, turn.session)
+
+    def _configure(self, turn: TurnDecoder) -> bytes:
+        """Set the mode and the model of an open session one after the other; the prompt follows."""
+        session, wanted = self._sessions[turn.session], turn.request.model
+        models, modes = session.models or wire.Models(), session.modes or wire.Modes()
+        if (option := _option(session, "mode")) and _DEFAULT_MODE in (each.value for each in _values(option.options)):
+            turn.setup.append(("session/set_config_option", {"configId": option.id, "value": _DEFAULT_MODE}))
+        elif wire.Mode(_DEFAULT_MODE) in modes.available_modes:
+            turn.setup.append(("session/set_mode", {"modeId": _DEFAULT_MODE}))
+        if wanted and (option := _option(session, "model")):
+            values = (each.value for each in _values(option.options) if wanted in (each.value, each.name))
+            turn.setup.append(("session/set_config_option", {"configId": option.id, "value": next(values, wanted)}))
+        elif wanted:
+            ids = (model.model_id for model in models.available_models if wanted in (model.model_id, model.name))
+            turn.setup.append(("session/set_model", {"modelId": next(ids, wanted)}))
+        return self._proceed(turn)
+
+    def _proceed(self, turn: TurnDecoder) -> bytes:
+        """Return the next request of the setup, or the prompt."""
+        if not turn.setup:
+            return self._prompt(turn)
+        method, params = turn.setup.pop(0)
+        return self._request(turn, method, {"sessionId": turn.session, **params})
+
+    def _refusal(self, call: Call, failure: Failure) -> Ending:
+        """Return the ending of a turn whose request was refused."""
+        why = failure.text or f"error {failure.code}"
+        if failure.code == _LOGIN_REQUIRED:
+            methods = self._agent.auth_methods if self._agent else []
+            login = self._login or "; ".join(method.description or method.name for method in methods)
+            return RunFailed(AgentUnauthenticated.code, not_logged_in(self._name, login or "log in with it", why), 1)
+        match call.method:
+            case "session/load" | "session/resume":
+                return RunFailed(NotResumable.code, f"{self._name} cannot continue the conversation: {why}", 1)
+            case "session/set_model" | "session/set_config_option" | "session/set_mode":
+                model = call.turn.request.model or "its own"
+                return RunFailed(AgentRejected.code, f"{self._name} refused mode default or model {model}: {why}", 1)
+            case _:
+                return RunFailed(AgentFailed.code, why, 1)
+
+    def _request(self, turn: TurnDecoder, method: str, params: dict[str, object]) -> bytes:
+        return self._ask(method, params, Call(turn, method))
+
+    def _prompt(self, turn: TurnDecoder) -> bytes:
+        turn.is_prompted = True
+        text = with_schema(with_system_prompt(turn.request), turn.request)
+        if turn.request.literal and text.startswith("/"):
+            text = _NO_WIDTH + text  # not a command of the agent
+        parts: list[object] = [{"type": "text", "text": text.encode(errors="replace").decode()}]
+        parts += [
+            {"type": "image", "mimeType": image.media_type, "data": base64_data(image)} for image in turn.request.images
+        ]
+        return self._request(turn, "session/prompt", {"sessionId": turn.session, "prompt": parts})
+
+
+def _allows(request: RunRequest, kind: str) -> bool:
+    """Return whether a tool may run without asking. In a sandbox the agent may act within the sandbox."""
+    if request.approval_mode == "none" or request.sandbox_mode == "workspace":
+        return True
+    return request.approval_mode == "auto" and kind == "edit" and request.sandbox_mode != "read-only"
+
+
+def _option(session: wire.Result, category: str) -> wire.ConfigOption | None:
+    return next((each for each in session.config_options or [] if category in (each.category, each.id)), None)
+
+
+def _values(options: list[wire.ConfigValue]) -> Iterator[wire.ConfigValue]:
+    for option in options:
+        yield option
+        yield from _values(option.options)

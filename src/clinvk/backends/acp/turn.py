@@ -1,0 +1,152 @@
+"""One prompt to a session of an ACP agent, as events."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from clinvk.backends import acp_wire as wire
+from clinvk.backends.shared import MessageJoiner, NewText, unified_diff
+from clinvk.types import events
+from clinvk.types.errors import AgentFailed, Cancelled
+from clinvk.types.interaction import Interaction
+from clinvk.types.request import RunRequest
+
+_STOPS: dict[str, events.StopReason] = {
+    "end_turn": "end_turn",
+    "max_tokens": "max_tokens",
+    "max_turn_requests": "max_turns",
+    "refusal": "refusal",
+}
+
+
+class TurnDecoder:
+    """A run, as events.
+
+    Attributes:
+        session: the agent's id of the session; empty until the session is open.
+        setup: the methods and parameters of the requests that precede the prompt.
+        is_dropped: the run was interrupted.
+        is_prompted: the prompt was sent; earlier updates repeat the history of the session.
+        has_history: the agent has repeated at least one message.
+    """
+
+    def __init__(self, run: str, request: RunRequest, session: str) -> None:
+        self.run = run
+        self.request = request
+        self.session = session
+        self.setup: list[tuple[str, dict[str, object]]] = []
+        self.is_dropped = self.is_started = self.is_prompted = self.has_history = False
+        self._prose = MessageJoiner(events.TextDelta)
+        self._thoughts = MessageJoiner(events.ThinkingDelta)
+        self._tools: dict[str, wire.Tool] = {}
+        self._called: set[str] = set()
+        self._ended: set[str] = set()
+        self._used: events.Usage | None = None
+
+    def feed(self, update: wire.Update) -> Iterator[events.Event]:
+        """Yield the events of a session update."""
+        if not self.is_prompted:
+            self.has_history = self.has_history or update.session_update.endswith("_message_chunk")
+            return
+        if update.meta and update.meta.usage:
+            self._used = (self._used or events.Usage()) + _usage(update.meta.usage)
+        match update.session_update:
+            case "agent_message_chunk":
+                yield from self._prose.write("".join(_texts(update)))
+            case "agent_thought_chunk" if self.request.thinking:
+                yield from self._thoughts.add(NewText("".join(_texts(update))))
+            case "tool_call" | "tool_call_update":
+                yield from self._tool(update)
+            case _:
+                pass
+
+    def call(self, update: wire.Tool) -> Iterator[events.ToolCall]:
+        """Yield the call of a tool that starts, or needs permission to start."""
+        tool = self._merged(update)
+        if update.tool_call_id not in self._called:
+            self._called.add(update.tool_call_id)
+            self._prose.end_message()
+            self._thoughts.end_message()
+            yield events.ToolCall(update.tool_call_id, tool_name(tool), _input(tool))
+
+    def interaction(self, id_: str, update: wire.Tool) -> Interaction:
+        """Return the approval that a permission request asks for."""
+        tool = self._merged(update)
+        shown = _input(tool)
+        command = shown.get("command")
+        return Interaction(
+            id=id_,
+            tool=tool_name(tool),
+            title=tool.title or tool_name(tool),
+            input=shown,
+            command=command if isinstance(command, str) else None,
+            diff=_diff(tool) or None,
+            choices=("allow", "deny", "deny_and_stop"),
+        )
+
+    def unfinished(self) -> Iterator[events.ToolResult]:
+        """Yield a result for each call that has none: some agents report nothing of a call that was denied."""
+        for call_id in sorted(self._called - self._ended):
+            yield events.ToolResult(call_id, "", is_error=True)
+
+    def ended(self, result: wire.Result | None) -> events.Ending:
+        """Return the ending of a turn from the response to the prompt."""
+        used = _usage(result.usage) if result and result.usage else self._used
+        if self.is_dropped or (result and result.stop_reason == "cancelled"):
+            return events.RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE, exit_code=1, usage=used)
+        if result is None or result.stop_reason not in _STOPS:
+            reason = result.stop_reason if result else ""
+            return events.RunFailed(AgentFailed.code, f"the agent ended its turn with {reason!r}", 1, used)
+        return events.RunFinished(_STOPS[result.stop_reason], used)
+
+    def _tool(self, update: wire.Update) -> Iterator[events.Event]:
+        """Yield the call once the tool has started, because its input is complete then, and the result."""
+        tool = self._merged(update)
+        if tool.status != "pending":
+            yield from self.call(update)
+        if tool.status in ("completed", "failed") and update.tool_call_id not in self._ended:
+            self._ended.add(update.tool_call_id)
+            yield events.ToolResult(update.tool_call_id, "\n".join(_texts(tool)), tool.status == "failed")
+
+    def _merged(self, update: wire.Tool) -> wire.Tool:
+        """Return a tool call with the fields that an update changes."""
+        known = self._tools.get(update.tool_call_id, wire.Tool(status="pending"))
+        fields = {name: value for name in wire.Tool.__struct_fields__ if (value := getattr(update, name)) is not None}
+        merged = self._tools[update.tool_call_id] = msgspec.structs.replace(known, **fields)
+        return merged
+
+
+def _usage(tokens: wire.Tokens) -> events.Usage:
+    input_tokens = max(tokens.input_tokens, tokens.total_tokens - tokens.output_tokens)
+    return events.Usage(input_tokens, tokens.output_tokens, tokens.cached_read_tokens)
+
+
+def _texts(tool: wire.Tool) -> Iterator[str]:
+    if isinstance(tool.content, wire.Content):
+        yield tool.content.text
+    for piece in tool.content if isinstance(tool.content, list) else []:
+        if piece.content:
+            yield piece.content.text
+
+
+def tool_name(tool: wire.Tool) -> str:
+    """Return the kind of a tool: the protocol has no names, and titles differ from call to call."""
+    return tool.kind or "other"
+
+
+def _input(tool: wire.Tool) -> dict[str, object]:
+    """Return the input of a call, with the title, the file and the diff that the agent displays."""
+    shown: dict[str, object] = {"title": tool.title} if tool.title else {}
+    if tool.locations:
+        shown["path"] = tool.locations[0].path
+    if isinstance(tool.raw_input, dict):
+        shown |= tool.raw_input
+    if diff := _diff(tool):
+        shown["diff"] = diff
+    return shown
+
+
+def _diff(tool: wire.Tool) -> str:
+    """Return the changes of files that a tool displays, as a unified diff."""
+    changes = [piece for piece in tool.content if piece.type == "diff"] if isinstance(tool.content, list) else []
+    return "".join(unified_diff(each.path, each.old_text or "", each.new_text or "") for each in changes)

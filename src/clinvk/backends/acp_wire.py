@@ -1,0 +1,169 @@
+"""Messages of the Agent Client Protocol, version 1, as structs: https://agentclientprotocol.com/protocol/schema.
+
+Agents differ, so every field has a default, and what clinvk only passes on may have any type.
+"""
+
+import msgspec
+
+from clinvk.backends.jsonrpc import Message
+
+
+class Content(msgspec.Struct, frozen=True):
+    """A text."""
+
+    type: str = ""
+    text: str = ""
+
+
+class Piece(msgspec.Struct, frozen=True, rename="camel"):
+    """The displayed output of a tool: a text in `content`, or a change of a file."""
+
+    type: str = ""
+    content: Content | None = None
+    path: str = ""
+    old_text: str | None = None
+    new_text: str | None = None
+
+
+class Location(msgspec.Struct, frozen=True):
+    """A file that a tool works on."""
+
+    path: str = ""
+
+
+class Tool(msgspec.Struct, frozen=True, rename="camel"):
+    """The state of a tool call. An update has only the fields that change."""
+
+    tool_call_id: str = ""
+    title: str | None = None
+    kind: str | None = None
+    status: str | None = None
+    content: list[Piece] | Content | None = None
+    locations: list[Location] | None = None
+    raw_input: dict[str, object] | list[object] | str | float | bool | None = None
+
+
+class Tokens(msgspec.Struct, frozen=True, rename="camel"):
+    """Token counts. Some agents count the cached tokens in `input_tokens`, some only in `total_tokens`."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    cached_read_tokens: int = 0
+
+
+class UpdateMeta(msgspec.Struct, frozen=True):
+    """An extension of Qwen Code: the tokens of a request to the model."""
+
+    usage: Tokens | None = None
+
+
+class Update(Tool, frozen=True, rename="camel"):
+    """An update of a session."""
+
+    session_update: str = ""
+    meta: UpdateMeta | None = msgspec.field(name="_meta", default=None)
+
+
+class PermissionOption(msgspec.Struct, frozen=True, rename="camel"):
+    """A possible answer to a permission request; `kind` is allow_once, allow_always, reject_once or reject_always."""
+
+    option_id: str = ""
+    kind: str = ""
+
+
+class Params(msgspec.Struct, frozen=True, rename="camel"):
+    """The parameters of a message."""
+
+    session_id: str = ""
+    update: Update | None = None
+    tool_call: Tool | None = None
+    options: tuple[PermissionOption, ...] = ()
+
+
+class Model(msgspec.Struct, frozen=True, rename="camel"):
+    """A model that a session can use."""
+
+    model_id: str = ""
+    name: str = ""
+
+
+class Models(msgspec.Struct, frozen=True, rename="camel"):
+    """The model of a session, and the models to choose from."""
+
+    current_model_id: str | None = None
+    available_models: list[Model] = []
+
+
+class Mode(msgspec.Struct, frozen=True):
+    """A mode that a session can use."""
+
+    id: str = ""
+
+
+class Modes(msgspec.Struct, frozen=True, rename="camel"):
+    """The mode of a session, and the modes to choose from."""
+
+    current_mode_id: str = ""
+    available_modes: list[Mode] = []
+
+
+class ConfigValue(msgspec.Struct, frozen=True):
+    """A value of a configuration option, or a group of values in `options`."""
+
+    value: str = ""
+    name: str = ""
+    options: "list[ConfigValue]" = []
+
+
+class ConfigOption(msgspec.Struct, frozen=True, rename="camel"):
+    """A configuration option of a session."""
+
+    id: str = ""
+    category: str | None = None
+    current_value: object = None
+    options: list[ConfigValue] = []
+
+
+class PromptCapabilities(msgspec.Struct, frozen=True):
+    """What a prompt may contain."""
+
+    image: bool = False
+
+
+class SessionCapabilities(msgspec.Struct, frozen=True):
+    """The optional methods for sessions; a method that exists has an object."""
+
+    resume: object = None
+
+
+class AgentCapabilities(msgspec.Struct, frozen=True, rename="camel"):
+    """What the agent claims to support."""
+
+    load_session: bool = False
+    prompt_capabilities: PromptCapabilities = PromptCapabilities()
+    session_capabilities: SessionCapabilities = SessionCapabilities()
+
+
+class AuthMethod(msgspec.Struct, frozen=True):
+    """A way to log in."""
+
+    name: str = ""
+    description: str | None = None
+
+
+class Result(msgspec.Struct, frozen=True, rename="camel"):
+    """The fields of every result that clinvk waits for."""
+
+    protocol_version: int = 0
+    agent_capabilities: AgentCapabilities = AgentCapabilities()
+    auth_methods: list[AuthMethod] = []
+    session_id: str = ""
+    models: Models | None = None
+    modes: Modes | None = None
+    config_options: list[ConfigOption] | None = None
+    stop_reason: str = ""
+    usage: Tokens | None = None
+
+
+MESSAGES = msgspec.json.Decoder(Message[Params, Result])

@@ -1,0 +1,167 @@
+"""Real agents that speak ACP: opencode and Qwen Code, with a stand-in model."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+from msgspec.structs import replace
+
+from agents.machine import Machine
+from agents.test_frameworks import INSTALLED
+from clinvk.backends.acp import AcpBackend
+from clinvk.config.model import BackendSettings, Settings, WarmSettings
+from clinvk.runtime.local import LocalRuns
+from clinvk.store.memory import MemoryStore
+from clinvk.types.events import (
+    Event,
+    InteractionRequested,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ToolCall,
+    ToolResult,
+)
+from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.request import RunRequest
+from serving import serving
+
+pytestmark = pytest.mark.slow
+
+LIMIT_S = 90
+BACKENDS = {
+    "opencode": AcpBackend("opencode", (), ()),
+    "qwen": AcpBackend("qwen", ("qwen", "--acp", "--auth-type", "anthropic"), ()),
+}
+SHELL = {"opencode": "bash", "qwen": "run_shell_command"}
+BOTH = pytest.mark.parametrize("name", BACKENDS)
+
+
+@asynccontextmanager
+async def running(machine: Machine, keeps_warm: bool = False) -> AsyncGenerator[LocalRuns]:
+    settings = Settings(warm=WarmSettings(kept_backends=tuple(BACKENDS)))
+    async with LocalRuns(settings, MemoryStore(), environment(machine), BACKENDS, keeps_warm=keeps_warm) as runs:
+        runs.fallbacks.answer_timeout_s = LIMIT_S  # opencode creates its database at the first start
+        yield runs
+
+
+def environment(machine: Machine) -> dict[str, str]:
+    """Return the environment of a user who has set the agents up; opencode asks for permission only if told to."""
+    folder = machine.home / ".config" / "opencode"
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {"baseURL": f"{machine.model_api.url}/v1", "apiKey": "k"}
+    models = {"m1": dict[str, str](), "m2": dict[str, str]()}
+    provider: dict[str, object] = {"npm": "@ai-sdk/anthropic", "name": "standin", "options": options, "models": models}
+    config = {"provider": {"standin": provider}, "model": "standin/m1", "permission": {"bash": "ask", "edit": "ask"}}
+    (folder / "opencode.json").write_text(json.dumps(config))
+    return {
+        **machine.env,
+        "PATH": f"{INSTALLED / 'node_modules' / '.bin'}:{machine.env['PATH']}",
+        "ANTHROPIC_MODEL": "m1",
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        "OPENCODE_DISABLE_AUTOUPDATE": "1",
+    }
+
+
+def request(machine: Machine, name: str, prompt: str) -> RunRequest:
+    return RunRequest(prompt=prompt, backend=name, workdir=str(machine.project), approval_mode="default")
+
+
+def touch(machine: Machine, name: str) -> str:
+    """Return a prompt that makes the model call the agent's shell tool."""
+    calls = machine.home / "calls.json"
+    arguments = {"command": "touch made", "description": "d", "is_background": False}
+    calls.write_text(json.dumps([[[SHELL[name], arguments]]]))
+    return f"go [[script {calls}]]"
+
+
+async def events(runs: LocalRuns, asked: RunRequest) -> list[Event]:
+    async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
+        return [logged.event async for logged in run.follow()]
+
+
+def text(found: list[Event]) -> str:
+    return "".join(event.text for event in found if isinstance(event, TextDelta))
+
+
+@BOTH
+@pytest.mark.parametrize("keeps_warm", [False, True])
+async def test_conversation_continues(machine: Machine, name: str, keeps_warm: bool) -> None:
+    async with running(machine, keeps_warm) as runs:
+        async with asyncio.timeout(LIMIT_S), runs.run(request(machine, name, "hello [[words=4]]")) as run:
+            await run.result()
+            assert run.recorder.session
+            session = run.recorder.session.id
+        asked = replace(request(machine, name, "again [[words=3]]"), session_id=session)
+        found = await events(runs, asked)
+    assert text(found) == "word1 word2 word3"
+    ending = found[-1]
+    assert isinstance(ending, RunFinished)
+    assert ending.usage
+    assert "hello [[words=4]]" in json.dumps(machine.requests("again")[-1])
+
+
+@BOTH
+@pytest.mark.parametrize("mode", ["default", "none"])
+async def test_shell_runs_only_if_permitted(machine: Machine, name: str, mode: str) -> None:
+    async with running(machine) as runs:
+        found = await events(runs, replace(request(machine, name, touch(machine, name)), approval_mode=mode))
+    assert (machine.project / "made").exists() == (mode == "none")
+    (call,) = (event for event in found if isinstance(event, ToolCall))
+    assert (call.name, call.input["command"]) == ("execute", "touch made")
+    (result,) = (event for event in found if isinstance(event, ToolResult))
+    assert result.is_error == (mode == "default")
+
+
+@BOTH
+@pytest.mark.parametrize("choice", ["allow", "deny"])
+async def test_agent_asks_and_acts_on_the_answer(machine: Machine, name: str, choice: str) -> None:
+    async with running(machine) as runs:
+        asked = replace(request(machine, name, touch(machine, name)), approval_mode="ask")
+        async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
+            async for logged in run.follow():
+                if isinstance(logged.event, InteractionRequested):
+                    assert logged.event.interaction.command == "touch made"
+                    answer = replace(InteractionAnswer(choice="allow"), choice=choice)
+                    await runs.interactions.answer(logged.event.interaction.id, answer)
+            assert run.state == "finished"
+    assert (machine.project / "made").exists() == (choice == "allow")
+
+
+@BOTH
+async def test_cancel_while_the_agent_waits_for_an_answer(machine: Machine, name: str) -> None:
+    async with running(machine) as runs:
+        asked = replace(request(machine, name, touch(machine, name)), approval_mode="ask")
+        async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
+            async for logged in run.follow():
+                if isinstance(logged.event, InteractionRequested):
+                    runs.stop(run.id)
+            assert run.state == "cancelled"
+    assert not machine.leftover_processes()
+
+
+async def test_opencode_changes_the_model(machine: Machine) -> None:
+    async with running(machine) as runs:
+        found = await events(runs, replace(request(machine, "opencode", "hi [[words=1]]"), model="standin/m2"))
+        assert isinstance(found[0], RunStarted)
+        assert (found[0].model, text(found)) == ("standin/m2", "word1")
+        assert machine.requests("hi")[-1]["model"] == "m2"
+        found = await events(runs, replace(request(machine, "opencode", "hi"), model="nobody/none"))
+    assert isinstance(found[-1], RunFailed)
+
+
+@BOTH
+async def test_every_api_answers(machine: Machine, name: str) -> None:
+    message = {"role": "user", "content": "hello [[words=2]]"}
+    backends = {name: BackendSettings()}
+    async with serving(environment(machine), BACKENDS, backends, default_workdir=str(machine.project)) as server:
+        server.runs.fallbacks.answer_timeout_s = LIMIT_S
+        done = await server.prompt(backend=name, prompt=message["content"])
+        assert done.json()["output"] == "word1 word2", done.text
+        chat = await server.client.post("/openai/v1/chat/completions", json={"model": name, "messages": [message]})
+        assert chat.json()["choices"][0]["message"]["content"] == "word1 word2", chat.text
+        body = {"model": name, "max_tokens": 9, "messages": [message]}
+        said = await server.client.post("/anthropic/v1/messages", json=body)
+        assert said.json()["content"][0]["text"] == "word1 word2", said.text

@@ -1,0 +1,284 @@
+"""Agents that speak ACP, well and badly: a scripted agent in real processes."""
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from clinvk.backends.acp import AcpBackend
+from clinvk.config.model import Settings, WarmSettings
+from clinvk.runtime.local import LocalRuns
+from clinvk.store.memory import MemoryStore
+from clinvk.types.errors import Unsupported
+from clinvk.types.events import (
+    Event,
+    InteractionRequested,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.request import Image, RunRequest
+
+SCRIPT = str(Path(__file__).parents[1] / "scripted" / "acp_agent.py")
+MODULES = Path(__file__).parents[2] / ".agents" / "node_modules"
+LIMIT_S = 20
+
+
+def fake(mode: str) -> AcpBackend:
+    return AcpBackend("fake", (sys.executable, "-I", "-S", SCRIPT, mode), ())
+
+
+@asynccontextmanager
+async def running(folder: Path, mode: str = "plain", keeps_warm: bool = False) -> AsyncGenerator[LocalRuns]:
+    """Run the agent with a home of its own."""
+    settings = Settings(warm=WarmSettings(kept_backends=("fake",)))
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    async with LocalRuns(settings, MemoryStore(), env, {"fake": fake(mode)}, keeps_warm=keeps_warm) as runs:
+        yield runs
+
+
+def request(folder: Path, *commands: str) -> RunRequest:
+    return RunRequest(prompt="\n".join(commands), backend="fake", workdir=str(folder), approval_mode="default")
+
+
+async def events(runs: LocalRuns, asked: RunRequest) -> list[Event]:
+    async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
+        return [logged.event async for logged in run.follow()]
+
+
+async def session(runs: LocalRuns, asked: RunRequest) -> str:
+    async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
+        await run.result()
+        assert run.recorder.session
+        return run.recorder.session.id
+
+
+def text(found: Sequence[Event]) -> str:
+    return "".join(event.text for event in found if isinstance(event, TextDelta))
+
+
+def failure(found: Sequence[Event]) -> RunFailed:
+    ending = found[-1]
+    assert isinstance(ending, RunFailed), found
+    return ending
+
+
+async def test_text_thinking_tools_and_usage_are_events(tmp_path: Path) -> None:
+    async with running(tmp_path) as runs:
+        asked = replace(request(tmp_path, "think hm", "say one", "tool", "say two"), thinking=True)
+        found = await events(runs, asked)
+    assert isinstance(found[0], RunStarted)
+    assert (found[0].model, text(found)) == ("small", "one\n\ntwo"), found
+    assert ThinkingDelta("hm") in found
+    (call,) = (event for event in found if isinstance(event, ToolCall))
+    assert (call.name, call.input["title"]) == ("edit", "Edit")
+    assert call.input["diff"] == "--- f.txt\n+++ f.txt\n@@ -1 +1 @@\n-a\n+b\n"
+    assert ToolResult("t1", "") in found
+    assert found[-1] == RunFinished("end_turn", Usage(7, 2), turns=2)
+
+
+async def test_garbage_foreign_sessions_and_unknown_requests_do_no_harm(tmp_path: Path) -> None:
+    async with running(tmp_path) as runs:
+        found = await events(runs, request(tmp_path, "garbage", "foreign no", "request fs/write_text_file", "oddity"))
+    assert "-32601" in text(found)
+    assert "cancelled" in text(found)
+    assert "no" not in text(found).split("-32601")[0]
+    assert isinstance(found[-1], RunFinished)
+
+
+async def test_update_of_megabytes_is_one_delta(tmp_path: Path) -> None:
+    async with running(tmp_path) as runs:
+        assert len(text(await events(runs, request(tmp_path, f"long {5 << 20}")))) == 5 << 20
+
+
+@pytest.mark.parametrize(("mode", "message"), [("mute", "did not answer within 0.5 s"), ("broken", "no such option")])
+async def test_program_that_does_not_speak_acp_fails_clearly(tmp_path: Path, mode: str, message: str) -> None:
+    async with running(tmp_path, mode) as runs:
+        if mode == "mute":
+            runs.fallbacks.answer_timeout_s = 0.5
+        assert message in failure(await events(runs, request(tmp_path, "say hi"))).message
+
+
+async def test_another_version_of_the_protocol_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path, "newer") as runs:
+        assert "version 2 of ACP" in failure(await events(runs, request(tmp_path, "say hi"))).message
+
+
+async def test_missing_login_is_reported_with_the_way_to_log_in(tmp_path: Path) -> None:
+    async with running(tmp_path, "locked") as runs:
+        ending = failure(await events(runs, request(tmp_path, "say hi")))
+    assert ending.code == "agent_unauthenticated"
+    assert "Run `agent login`" in ending.message
+
+
+async def test_crash_in_a_turn_has_the_last_words(tmp_path: Path) -> None:
+    async with running(tmp_path) as runs:
+        found = await events(runs, request(tmp_path, "say part", "crash"))
+    assert text(found) == "part"
+    assert (failure(found).code, failure(found).exit_code) == ("agent_crashed", 7)
+    assert "out of luck" in failure(found).message
+
+
+async def test_child_that_keeps_stdout_open_is_ended_with_the_run(tmp_path: Path) -> None:
+    async with running(tmp_path) as runs:
+        assert isinstance((await events(runs, request(tmp_path, "child", "say hi")))[-1], RunFinished)
+
+
+@pytest.mark.parametrize("keeps_warm", [False, True])
+async def test_session_continues_without_its_history_in_the_answer(tmp_path: Path, keeps_warm: bool) -> None:
+    async with running(tmp_path, keeps_warm=keeps_warm) as runs:
+        first = await session(runs, request(tmp_path, "say one"))
+        found = await events(runs, replace(request(tmp_path, "recall"), session_id=first))
+    assert text(found) == "say one"
+    assert isinstance(found[-1], RunFinished)
+
+
+async def test_session_of_another_process_can_be_resumed_without_load(tmp_path: Path) -> None:
+    async with running(tmp_path, "resumes") as runs:
+        first = await session(runs, request(tmp_path, "say one"))
+        assert text(await events(runs, replace(request(tmp_path, "recall"), session_id=first))) == "say one"
+
+
+async def test_agent_that_has_lost_the_conversation_does_not_start_another(tmp_path: Path) -> None:
+    async with running(tmp_path, "forgetful") as runs:
+        first = await session(runs, request(tmp_path, "say one"))
+        found = await events(runs, replace(request(tmp_path, "say two"), session_id=first))
+    assert failure(found).code == "session_not_resumable"
+    assert text(found) == ""
+
+
+async def test_model_is_set_by_name_or_refused(tmp_path: Path) -> None:
+    async with running(tmp_path) as runs:
+        found = await events(runs, replace(request(tmp_path, "say hi"), model="Large"))
+        assert isinstance(found[-1], RunFinished)
+        refused = failure(await events(runs, replace(request(tmp_path, "say hi"), model="huge")))
+    assert refused.code == "agent_rejected"
+    assert "no model huge" in refused.message
+
+
+async def test_images_are_sent_only_to_an_agent_that_accepts_them(tmp_path: Path) -> None:
+    asked = replace(request(tmp_path, "blocks"), images=(Image("image/png", b"x"),))
+    async with running(tmp_path, "images") as runs:
+        assert text(await events(runs, asked)) == "text,image"
+    async with running(tmp_path) as runs:
+        assert "accepts no images" in failure(await events(runs, asked)).message
+
+
+@pytest.mark.parametrize(
+    ("approval_mode", "kind", "option"),
+    [
+        ("default", "edit", "reject_once"),
+        ("auto", "edit", "allow_once"),
+        ("auto", "execute", "reject_once"),
+        ("none", "execute", "allow_once"),
+        ("none", "sub", "allow_once"),
+    ],
+)
+async def test_permission_follows_the_approval_mode(tmp_path: Path, approval_mode: str, kind: str, option: str) -> None:
+    async with running(tmp_path) as runs:
+        asked = replace(request(tmp_path, f"permission {kind}"), approval_mode=approval_mode)
+        found = await events(runs, asked)
+    assert f'"o-{option}"' in text(found)
+    assert (Progress("denied", "Do it") in found) == (option == "reject_once")
+
+
+@pytest.mark.parametrize(("choice", "option"), [("allow", "allow_once"), ("deny", "reject_once")])
+async def test_answer_of_the_user_reaches_the_agent(tmp_path: Path, choice: str, option: str) -> None:
+    async with running(tmp_path) as runs:
+        asked = replace(request(tmp_path, "permission sub"), approval_mode="ask")
+        async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
+            found: list[Event] = []
+            async for logged in run.follow():
+                found.append(logged.event)
+                if isinstance(logged.event, InteractionRequested):
+                    assert logged.event.interaction.title == "Do it"
+                    answer = replace(InteractionAnswer(choice="allow"), choice=choice)
+                    await runs.interactions.answer(logged.event.interaction.id, answer)
+    assert f'"o-{option}"' in text(found)
+
+
+@pytest.mark.parametrize("command", ["hang", "permission edit"])
+async def test_cancel_ends_the_turn(tmp_path: Path, command: str) -> None:
+    async with running(tmp_path) as runs:
+        asked = replace(request(tmp_path, "say hi", command, "hang"), approval_mode="ask")
+        async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
+            async for logged in run.follow():
+                if isinstance(logged.event, InteractionRequested if command != "hang" else TextDelta):
+                    runs.stop(run.id)
+            assert run.state == "cancelled"
+
+
+@pytest.mark.parametrize("mode", ["read-only", "workspace"])
+async def test_sandbox_mode_is_refused_without_bubblewrap(tmp_path: Path, mode: str) -> None:
+    asked = replace(request(tmp_path, "say hi"), sandbox_mode=mode)
+    env_without = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    async with LocalRuns(Settings(), MemoryStore(), env_without, {"fake": fake("plain")}) as runs:
+        with pytest.raises(Unsupported, match="bwrap"):
+            async with runs.run(asked):
+                pass
+
+
+async def test_options_that_an_agent_lacks_are_refused(tmp_path: Path) -> None:
+    async with running(tmp_path) as runs:
+        for change in ({"allowed_tools": ("Read",)}, {"own_tools": False}, {"approval_mode": "always"}):
+            with pytest.raises(Unsupported):
+                async with runs.run(replace(request(tmp_path, "say hi"), **change)):
+                    pass
+
+
+HOSTILE = (
+    "touch {outside}/a",
+    "ln -s {outside} link && touch link/b",
+    "mount -o remount,rw / && touch {outside}/c",
+    "umount -l {outside} && touch {outside}/d",
+    'unshare -Urm sh -c "mount -o remount,bind,rw /; touch {outside}/e"',
+    "echo changed > /proc/sys/kernel/domainname",
+    "touch $HOME/f",
+    "kill -0 $PPID && kill -0 {pid}",
+    "test -e {socket}",
+)
+
+
+@pytest.mark.parametrize("mode", ["read-only", "workspace"])
+async def test_hostile_agent_writes_nothing_outside_its_sandbox(mode: str) -> None:
+    """The bwrap is that of Codex. The folders are outside /tmp, which the sandbox hides."""
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parents[2], prefix=".acp-test-") as place:
+        home, project, outside = (Path(place) / name for name in ("home", "project", "outside"))
+        for folder in (home, project, outside, home / ".clinvk", home / ".own"):
+            folder.mkdir()
+        socket = home / ".clinvk" / "clinvk.sock"
+        socket.touch()
+        script = Path(place) / "agent.py"
+        shutil.copy(SCRIPT, script)
+        backend = AcpBackend("fake", (sys.executable, "-I", "-S", str(script), "plain"), ("~/.own",))
+        facts = {"outside": outside, "pid": os.getpid(), "socket": socket}
+        asked = replace(
+            request(project, *(f"sh {command.format_map(facts)}" for command in HOSTILE), "sh touch $HOME/.own/g"),
+            sandbox_mode=mode,
+        )
+        asked = replace(asked, prompt=asked.prompt + "\nsh touch made")
+        (bwrap,) = MODULES.glob("@openai/codex-*/vendor/*/codex-resources/bwrap")
+        env = {"PATH": f"{bwrap.parent}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(home)}
+        before = Path("/proc/sys/kernel/domainname").read_text()
+        async with LocalRuns(Settings(), MemoryStore(), env, {"fake": backend}) as runs:
+            codes = text(await events(runs, asked)).split()
+        assert not list(outside.iterdir())
+        names = [".clinvk", ".own", "clinvk.sock", "g", "sessions.json"]
+        assert sorted(path.name for path in home.rglob("*")) == names
+        assert Path("/proc/sys/kernel/domainname").read_text() == before
+        assert [code == "0" for code in codes] == [False] * len(HOSTILE) + [True, mode == "workspace"]
+        assert (project / "made").exists() == (mode == "workspace")
