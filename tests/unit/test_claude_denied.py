@@ -74,13 +74,13 @@ def test_each_turn_reports_only_its_own_denials(counts: str) -> None:
 
 @pytest.mark.parametrize(("asked", "how"), [("toolu_1", ""), ("toolu_2", f"; {HOW}")])
 def test_action_that_the_user_was_asked_about_is_not_reported_as_denied_by_the_modes(asked: str, how: str) -> None:
-    channel = ConversationChannel(approvals=Approvals(lambda *_: None))
+    channel = ConversationChannel(approvals=Approvals(Host().read_range))
     channel.start("run", RunRequest(prompt="x"), None)
-    request = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {}, "tool_use_id": asked}
+    request: dict[str, object] = {"subtype": "can_use_tool", "tool_name": "Bash", "tool_use_id": asked}
     question = msgspec.json.encode({"type": "control_request", "request_id": "q", "request": request})
-    told: list[Event] = []
-    for line in (INIT, question, result(denial(1, "Bash"))):
-        told += [each[1] for each in channel.receive(line) if not isinstance(each, bytes) and isinstance(each[1], Event)]
+    lines = INIT, question, result(denial(1, "Bash"))
+    deliveries = [delivery for line in lines for delivery in channel.receive(line)]
+    told = [delivery[1] for delivery in deliveries if isinstance(delivery[1], Event)]
     assert denials_told(told) == [f"1 action was denied: Bash{how}"]
 
 

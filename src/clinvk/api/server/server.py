@@ -81,7 +81,8 @@ class Startup(NamedTuple):
 
     def __str__(self) -> str:
         """Return the startup message: address, endpoints, and whether a key is needed."""
-        lines = [f"clinvk {__version__} listens on {self.address}", _CONSOLE + _ENDPOINTS if self.has_console else _ENDPOINTS]
+        endpoints = _CONSOLE + _ENDPOINTS if self.has_console else _ENDPOINTS
+        lines = [f"clinvk {__version__} listens on {self.address}", endpoints]
         if self.has_keys:
             lines.append("Every request except /health and /docs needs an API key.")
         elif self.warning:

@@ -72,8 +72,8 @@ class ClaudeDecoder(Decoder):
     """The decoder of one prompt.
 
     `before` is the previous result in the same process, whose costs are included in the next result. `client_tools` are
-    the client's names of the tools that the client executes, by Claude Code's. `asked` are the ids of the tool calls that
-    the user was asked about.
+    the client's names of the tools that the client executes, by Claude Code's. `asked` are the ids of the tool calls
+    that the user was asked about.
 
     Attributes:
         asks_client: the ids of the calls of client tools in the latest complete message.
