@@ -1,4 +1,4 @@
-"""Notifications of the command line: local runs, trials, and what other commands show of targets."""
+"""Notifications of the command line: local runs, test notifications, and what other commands show of targets."""
 
 import base64
 import json
@@ -50,7 +50,7 @@ def test_unknown_target_is_refused(clinvk: Clinvk) -> None:
     assert "unknown notification target 'phone' (available: none)" in done.stderr
 
 
-def test_trial_reports_the_outcome_of_each_target(clinvk: Clinvk) -> None:
+def test_test_notification_reports_the_outcome_of_each_target(clinvk: Clinvk) -> None:
     with Receiver().running() as receiver, Receiver(403).running() as other:
         with_target(clinvk, receiver.url, f", phone: {{ntfy: '{other.url}/topic'}}")
         done = clinvk.run("notify", env={"OPS_SECRET": SECRET})
@@ -61,7 +61,7 @@ def test_trial_reports_the_outcome_of_each_target(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("phone",)])
-def test_trial_without_targets_is_refused(clinvk: Clinvk, words: tuple[str, ...]) -> None:
+def test_test_notification_without_targets_is_refused(clinvk: Clinvk, words: tuple[str, ...]) -> None:
     done = clinvk.run("notify", *words)
     assert done.returncode == 1
     assert "notification target" in done.stderr

@@ -17,7 +17,12 @@ ASK = ("--approval-mode", "ask", "--new", "fix it")
 
 
 def bash(command: str) -> Step:
-    return {"tool_name": "Bash", "input": {"command": command}, "title": "Run the tests"}
+    return {
+        "tool_name": "Bash",
+        "input": {"command": command},
+        "title": "Run the tests",
+        "permission_suggestions": [{"type": "addRules", "rules": [{"toolName": "Bash"}], "behavior": "allow"}],
+    }
 
 
 def play(clinvk: Clinvk, *requests: Step) -> None:

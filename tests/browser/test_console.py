@@ -50,7 +50,7 @@ INTERACTION = {
     "status": "pending",
     "created_at": "2026-11-25T14:26:49.512Z",
     "expires_at": "2999-11-25T14:26:49.512Z",
-    "answered_at": None,
+    "resolved_at": None,
     "answered_by": None,
     "choice": None,
     "reason": "",

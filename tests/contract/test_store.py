@@ -830,7 +830,7 @@ async def test_interaction_is_stored_whole(store: SessionStore) -> None:
 async def test_first_answer_of_an_interaction_counts(store: SessionStore) -> None:
     interaction = await stored_interaction(store, await begun(store))
     answer = InteractionAnswer(choice="allow", input={"command": "ls -l"})
-    first = replace(interaction, status="answered", answered_at=AT + 1, answered_by="ci", answer=answer)
+    first = replace(interaction, status="answered", resolved_at=AT + 1, answered_by="ci", answer=answer)
     second = replace(first, answered_by="ana", answer=InteractionAnswer(choice="deny", reason="no"))
     assert await store.resolve_interaction(first) == first
     assert await store.resolve_interaction(second) == first
@@ -854,7 +854,7 @@ async def test_end_of_a_run_withdraws_its_pending_interactions(store: SessionSto
     expired = await stored_interaction(store, record, status="expired")
     await store.update(replace(record, state="waiting"), None)
     await store.end(replace(record, state="cancelled", ended_at=AT + 5), None, [])
-    assert await store.interaction(pending.id) == replace(pending, status="withdrawn", answered_at=AT + 5)
+    assert await store.interaction(pending.id) == replace(pending, status="withdrawn", resolved_at=AT + 5)
     assert await store.interaction(expired.id) == expired
 
 
@@ -865,6 +865,8 @@ async def test_interactions_of_an_ephemeral_run_are_deleted_at_its_end(store: Se
     await store.end(replace(record, state="finished", ended_at=AT + 5), None, [])
     with pytest.raises(InteractionNotFound):
         await store.interaction(interaction.id)
+    with pytest.raises(InteractionNotFound):
+        await store.resolve_interaction(replace(interaction, status="expired"))
 
 
 async def test_waiting_run_holds_its_session(store: SessionStore) -> None:

@@ -251,6 +251,13 @@ async def test_invalid_login_is_refused(scripted: Scripted, body: object, status
     assert "set-cookie" not in refused.headers
 
 
+async def test_long_login_body_is_refused_without_reading_it(scripted: Scripted) -> None:
+    body, headers = b'{"key": "' + b"x" * 20_000 + b'"}', {"content-type": "application/json"}
+    async with serving(scripted.env, store=MemoryStore(), keys=keys_of("ana")) as server:
+        refused = await server.client.post("/api/v1/login", content=body, headers=headers)
+    assert (refused.status_code, refused.json()["detail"]) == (413, "the body has more than 16384 bytes")
+
+
 async def test_login_from_a_foreign_page_is_refused(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore(), keys=keys_of("ana")) as server:
         foreign = await log_in(server, origin="http://localhost:3000")

@@ -6,13 +6,17 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
 import pytest
+from starlette.types import Scope
 
 from asking_backend import ASK, HEAR, Asking
+from clinvk.api.access.client_process import refuse_agent_client
 from clinvk.api.access.key_file import ApiKey, digest_of
 from clinvk.api.access.keys import ApiKeys
 from clinvk.config.model import InteractionSettings, UnifiedFlags
@@ -154,6 +158,15 @@ async def test_answer_of_a_client_that_hangs_up_is_refused(scripted: Scripted, t
         assert (await answer(server, asked["id"])).status_code == 200
 
 
+def test_closed_connection_from_another_address_of_this_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [SimpleNamespace(address=address) for address in ("192.0.2.2", "fe80::1%eth0")]
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth0": own})
+    for host, is_refused in (("192.0.2.2", True), ("fe80::1", True), ("127.0.0.2", True), ("192.0.2.7", False)):
+        scope: Scope = {"state": {}, "client": (host, 9), "server": ("127.0.0.1", 9)}
+        with pytest.raises(AgentCannotAnswer) if is_refused else nullcontext():
+            refuse_agent_client(scope, is_open=False)
+
+
 async def test_key_without_the_right_cannot_answer_for_another_key(scripted: Scripted) -> None:
     boss_key = ApiKey(name="boss", digest=digest_of("boss"), rights=("answer",))
     keys = ApiKeys([*(ApiKey(name=name, digest=digest_of(name)) for name in ("ana", "bob")), boss_key])
@@ -200,6 +213,18 @@ async def test_interaction_of_a_cancelled_run_is_withdrawn(scripted: Scripted) -
         late = await answer(server, asked["id"])
     assert (late.status_code, late.json()["code"]) == (410, "interaction_ended")
     assert "was withdrawn" in late.json()["detail"]
+
+
+async def test_stop_waits_for_no_slot(scripted: Scripted, tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    async with serving(scripted.env, REGISTRY, max_concurrent_runs=1) as server:
+        asked = await asking(server)
+        holds = f"while ! [ -e {release} ]; do sleep 0.01; done\n{DONE}"
+        await server.detached(backend="asking", prompt=holds)
+        await until(lambda: server.runs.busy == 1, LIMIT_S)
+        assert (await answer(server, asked["id"], "deny_and_stop")).status_code == 200
+        await server.ended(asked["run_id"])
+        release.touch()
 
 
 async def test_interaction_is_withdrawn_when_the_server_restarts(scripted: Scripted) -> None:

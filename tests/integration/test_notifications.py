@@ -31,6 +31,7 @@ SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
 ENV = {"PATH": os.environ["PATH"], "OPS_SECRET": SECRET, "NTFY_TOKEN": "tk_private", "KEPT": "yes"}
 PRIVATE = "the-private-prompt"
 LIMITED = """echo '{"type":"run_failed","code":"agent_rate_limited","message":"no"}'\n"""
+OVER_BUDGET = """echo '{"type":"run_finished","stop_reason":"max_budget"}'\n"""
 REGISTRY = {"shell": Shell()}
 
 
@@ -102,6 +103,7 @@ async def test_answer_is_included_only_if_the_target_wants_it_and_the_run_is_rec
         (DONE, "done", "shell is done", "default"),
         (FAILED, "failed", "shell has failed", "high"),
         (LIMITED, "limit", "shell has reached a limit", "high"),
+        (OVER_BUDGET, "limit", "shell has reached a limit", "high"),
     ],
 )
 async def test_ntfy_gets_title_priority_and_token(script: str, event: str, title: str, priority: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from clinvk.store.protocol import RunQuery, SessionQuery
+from clinvk.store.protocol import InteractionQuery, RunQuery, SessionQuery
 from clinvk.store.sqlite import lists, turns
 from clinvk.store.sqlite.database import MIGRATIONS, Database
 from clinvk.store.sqlite.rows import SESSIONS
@@ -672,6 +672,23 @@ def test_no_list_query_scans_a_table(home: Path) -> None:
     assert len(plans) > 5
     assert not [step for step in plans if step.startswith("SCAN") or "TEMP B-TREE FOR GROUP" in step]
     assert not [step for step in plans if "USING INDEX" in step], "it reads rows only to pass over them"
+
+
+def test_list_of_interactions_is_read_by_an_index(home: Path) -> None:
+    connection = Database(home, 10).connect()
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    for filters in ({}, {"status": "pending"}, {"run_id": "x"}, {"session_id": "x"}):
+        assert lists.interactions(connection, replace(InteractionQuery(), **filters)) == []
+    connection.set_trace_callback(None)
+    plans = [step[3] for one in statements for step in connection.execute(f"EXPLAIN QUERY PLAN {one}")]
+    connection.close()
+    assert [plan.partition(" USING INDEX ")[2].split()[0] for plan in plans if "USING INDEX" in plan] == [
+        "interactions_in_order",
+        "interactions_by_status",
+        "interactions_of_run",
+        "interactions_of_session",
+    ]
 
 
 def test_importing_the_store_does_not_import_sqlite3() -> None:

@@ -95,9 +95,17 @@ def test_edit_shows_its_own_change() -> None:
         ({"decision_reason": "Path is outside"}, "Bash: d (Path is outside)"),
         ({"blocked_path": None}, "Bash: d"),
         ({"blocked_path": None, "title": "Run it"}, "Run it"),
+        (
+            {"input": {"command": "ls", "dangerouslyDisableSandbox": True}},
+            "Bash: d (/o/x is outside, dangerouslyDisableSandbox)",
+        ),
+        (
+            {"blocked_path": None, "input": {"command": "ls", "run_in_background": True, "x": 1}},
+            "Bash: d (run_in_background)",
+        ),
     ],
 )
-def test_title_has_the_reason(more: dict[str, object], title: str) -> None:
+def test_title_has_the_reason_and_flags(more: dict[str, object], title: str) -> None:
     assert Process().ask({**BASH, **more}).title == title
 
 
@@ -120,10 +128,29 @@ def test_approval_for_the_session_without_suggestions_allows_the_tool() -> None:
     ]
 
 
-def test_changed_input_is_used() -> None:
+def test_command_without_suggestions_is_allowed_once() -> None:
+    for suggestions in ([], [{"type": "setMode", "mode": "bypassPermissions", "destination": "session"}]):
+        asked = Process().ask({**BASH, "permission_suggestions": suggestions})
+        assert asked.choices == ("allow", "deny", "deny_and_stop")
+    assert "allow_session" in Process().ask(BASH).choices
+
+
+def test_input_of_an_mcp_tool_is_shown_whole() -> None:
+    tool_input: dict[str, object] = {
+        "command": "ls",
+        "host": "prod",
+        "file_path": "/p/a",
+        "content": "x",
+        "force": True,
+    }
+    asked = Process().ask({"tool_name": "mcp__ssh__run", "input": tool_input})
+    assert (asked.command, asked.diff, asked.input, asked.title) == (None, None, tool_input, "mcp__ssh__run")
+
+
+@pytest.mark.parametrize("changed", [{"command": "ls"}, {}])
+def test_changed_input_is_used(changed: dict[str, object]) -> None:
     process = Process()
     process.ask(BASH)
-    changed: dict[str, object] = {"command": "ls"}
     assert process.answer(InteractionAnswer(choice="allow", input=changed)) == {
         "behavior": "allow",
         "updatedInput": changed,

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from clinvk.config.model import InteractionSettings
 from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import InteractionAnswered, InteractionEnded, StoreUnavailable
+from clinvk.types.errors import InteractionAnswered, InteractionEnded, InteractionNotFound, StoreUnavailable
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
-from clinvk.types.interaction import Interaction, InteractionAnswer, bounded, check_answer
+from clinvk.types.interaction import Interaction, InteractionAnswer, bounded, check_answer, is_too_long
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Interactions:
         self._settings = settings
         self._on_change = on_change
         self._pending: dict[str, tuple[Interaction, OnResolved]] = {}
+        self._adding = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -55,21 +56,24 @@ class Interactions:
     async def add(self, interaction: Interaction, on_resolved: OnResolved) -> Interaction | InteractionAnswer:
         """Store an interaction of a run, and call `on_resolved` with its outcome, unless it is forgotten before.
 
-        Return the interaction with id and times; a denial if too many runs wait, or the store fails.
+        Return the interaction with id and times; a denial if the interaction is too long, too many runs wait, or the
+        store fails.
         """
-        if len({pending.run_id for pending, _ in self._pending.values()} | {interaction.run_id}) > (
-            self._settings.max_waiting
-        ):
-            return _NO_ROOM
         at = time.time()
         expires_at = at + self._settings.timeout_secs
         interaction = replace(bounded(interaction), id=os.urandom(16).hex(), created_at=at, expires_at=expires_at)
-        try:
-            await self._store.add_interaction(interaction)
-        except StoreUnavailable as exc:
-            logger.warning("an interaction of run %s cannot be stored: %s", interaction.run_id, exc.message)
-            return _NOT_STORED
-        self._pending[interaction.id] = interaction, on_resolved
+        if is_too_long(interaction):
+            return _TOO_LONG
+        async with self._adding:
+            runs = {pending.run_id for pending, _ in self._pending.values()}
+            if len(runs | {interaction.run_id}) > self._settings.max_waiting:
+                return _NO_ROOM
+            try:
+                await self._store.add_interaction(interaction)
+            except StoreUnavailable as exc:
+                logger.warning("an interaction of run %s cannot be stored: %s", interaction.run_id, exc.message)
+                return _NOT_STORED
+            self._pending[interaction.id] = interaction, on_resolved
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch())
         self._on_change(interaction)
@@ -98,13 +102,18 @@ class Interactions:
     def forget(self, interaction: Interaction) -> Interaction:
         """Return an interaction as withdrawn. At the end of a run, the store withdraws its interactions."""
         self._pending.pop(interaction.id, None)
-        withdrawn = replace(interaction, status="withdrawn", answered_at=time.time())
+        withdrawn = replace(interaction, status="withdrawn", resolved_at=time.time())
         self._on_change(withdrawn)
         return withdrawn
 
     async def withdraw(self, interaction: Interaction) -> Interaction:
         """Withdraw an interaction whose answer the agent no longer awaits, and return what is stored."""
-        return await self._store.resolve_interaction(self.forget(interaction))
+        withdrawn = self.forget(interaction)
+        try:
+            return await self._store.resolve_interaction(withdrawn)
+        except (StoreUnavailable, InteractionNotFound) as exc:  # the end of the run withdraws the interaction
+            logger.warning("an interaction of run %s cannot be withdrawn: %s", interaction.run_id, exc.message)
+            return withdrawn
 
     def close(self) -> None:
         """Stop watching the store."""
@@ -119,7 +128,7 @@ class Interactions:
         Return what is stored, and whether this call has stored it.
         """
         status = "answered" if answer else "expired"
-        resolved = replace(interaction, status=status, answered_at=time.time(), answered_by=answered_by, answer=answer)
+        resolved = replace(interaction, status=status, resolved_at=time.time(), answered_by=answered_by, answer=answer)
         stored = await self._store.resolve_interaction(resolved)
         if (is_stored := stored == resolved) or stored.id in self._pending:
             self._report(stored)
@@ -140,6 +149,8 @@ class Interactions:
                         await self._resolve(interaction, None, None)
                     elif (stored := await self._store.interaction(interaction.id)).status != "pending":
                         self._report(stored)
+                except InteractionNotFound:  # deleted at the end of its ephemeral run
+                    self._pending.pop(interaction.id, None)
                 except StoreUnavailable as exc:
                     logger.warning("the interactions cannot be read: %s", exc.message)
                     break
@@ -149,6 +160,7 @@ _END_TEXTS = {"expired": "has expired, which means deny", "withdrawn": "was with
 
 
 _NO_ROOM = InteractionAnswer(choice="deny", reason="too many runs wait for an answer (interactions.max_waiting)")
+_TOO_LONG = InteractionAnswer(choice="deny", reason="the request is too long to be shown")
 _NOT_STORED = InteractionAnswer(choice="deny", reason="what the agent asks cannot be stored")
 _EXPIRED = InteractionAnswer(choice="deny", reason="nobody answered in time")
 
@@ -175,6 +187,11 @@ class RunInteractions:
         """Whether an answer is ready to be passed on."""
         return bool(self._answers)
 
+    @property
+    def is_to_stop(self) -> bool:
+        """Whether an answer stops the run."""
+        return any(answer.choice == "deny_and_stop" for _, answer, _ in self._answers)
+
     async def record(self, event: InteractionRequested | InteractionResolved) -> list[Event]:
         """Store what the agent asks, or no longer asks, and return the events for the log."""
         request_id = event.interaction.id
@@ -197,8 +214,12 @@ class RunInteractions:
         return answers
 
     def end(self) -> list[InteractionResolved]:
-        """Withdraw the pending interactions of the ended run, and return the events."""
-        return [InteractionResolved(self._interactions.forget(pending)) for pending in self._pending.values()]
+        """Withdraw the pending interactions of the ended run, and return the events, also of unsent answers."""
+        resolved = {request_id: each for request_id, _, each in self._answers}
+        return [
+            InteractionResolved(resolved.get(request_id) or self._interactions.forget(pending))
+            for request_id, pending in self._pending.items()
+        ]
 
     def _resolve(self, resolved: Interaction) -> None:
         request_id = next(key for key, pending in self._pending.items() if pending.id == resolved.id)

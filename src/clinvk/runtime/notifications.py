@@ -54,7 +54,7 @@ _POST_VARIABLES = ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "SSL_CE
 _LATER = {408, 425, 429, *range(500, 600)}
 """The HTTP statuses after which another attempt may succeed."""
 
-_LIMITS = ("max_turns", "max_tokens", AgentRateLimited.code, AgentUnpaid.code, TimedOut.code)
+_LIMITS = ("max_turns", "max_tokens", "max_budget", AgentRateLimited.code, AgentUnpaid.code, TimedOut.code)
 """The stop reasons and error codes of runs that reached a limit."""
 
 _EVENTS: Mapping[str, NotificationEvent] = {"waiting": "waiting", "finished": "done", "failed": "failed"}
@@ -89,7 +89,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A notification, as the body of a webhook. `type` is `run.` and the event; a trial has no `data`."""
+    """A notification, as the body of a webhook. `type` is `run.` and the event; a test has no `data`."""
 
     id: str
     type: str
@@ -119,10 +119,10 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Fault(NamedTuple):
-    """Why a notification was not delivered, without addresses and secrets. A lasting fault is not retried."""
+    """Why a notification was not delivered, without addresses and secrets. A permanent fault is not retried."""
 
     message: str
-    is_lasting: bool = True
+    is_permanent: bool = True
 
 
 class Notifier:
@@ -185,7 +185,7 @@ class Notifier:
                     self._drop(name, 1)
 
     async def attempt(self, name: str, notification: Notification | None = None) -> Fault | None:
-        """Try to deliver a notification, or a trial, once; return None if it was delivered."""
+        """Try to deliver a notification once; return None if it was delivered."""
         target, notification = self._targets[name], notification or _notification("clinvk.test")
         try:
             if target.command:
@@ -194,7 +194,7 @@ class Notifier:
         except ClinvkError as exc:
             return Fault(exc.message)
         except TimeoutError:
-            return Fault(f"not done within {ATTEMPT_TIMEOUT_S:g} s", is_lasting=bool(target.command))
+            return Fault(f"not done within {ATTEMPT_TIMEOUT_S:g} s", is_permanent=bool(target.command))
         except Exception:
             logger.exception("a notification to %r failed inside clinvk", name)
             return Fault("clinvk itself failed")
@@ -215,7 +215,7 @@ class Notifier:
     async def _send(self, name: str, notification: Notification) -> Fault | None:
         fault = await self.attempt(name, notification)
         for pause_s in PAUSES_S:
-            if fault and not fault.is_lasting:
+            if fault and not fault.is_permanent:
                 await asyncio.sleep(pause_s)
                 fault = await self.attempt(name, notification)
         if fault:
@@ -244,9 +244,9 @@ class Notifier:
         env = needed_variables(self._environ, _POST_VARIABLES)
         answer = (await run_tool(self._spawner, argv, env, ATTEMPT_TIMEOUT_S, stdin=stdin)).stdout.decode().strip()
         if not answer.isdecimal():
-            return Fault(answer or "the request could not be sent", is_lasting=False)
+            return Fault(answer or "the request could not be sent", is_permanent=False)
         status = int(answer)
-        return None if 200 <= status < 300 else Fault(f"HTTP status {status}", is_lasting=status not in _LATER)
+        return None if 200 <= status < 300 else Fault(f"HTTP status {status}", is_permanent=status not in _LATER)
 
 
 def secret_of(target: NotificationTarget, environ: Mapping[str, str]) -> str:

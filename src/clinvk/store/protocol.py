@@ -243,7 +243,11 @@ class SessionStore(Protocol):
         ...
 
     async def resolve_interaction(self, resolved: Interaction) -> Interaction:
-        """Store the outcome of an interaction, unless the interaction is no longer pending. Return what is stored."""
+        """Store the outcome of an interaction, unless the interaction is no longer pending. Return what is stored.
+
+        Raises:
+            InteractionNotFound: the interaction was deleted, as at the end of an ephemeral run.
+        """
         ...
 
     async def interaction(self, reference: str) -> Interaction:

@@ -85,7 +85,7 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     status: InteractionStatus = "pending"
     created_at: float = 0
     expires_at: float = 0
-    answered_at: float | None = None
+    resolved_at: float | None = None
     answered_by: str | None = None
     answer: InteractionAnswer | None = None
 
@@ -96,22 +96,29 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _MAX_CHARACTERS = 65_536
+_MAX_BYTES = 2**20
 
 
 def bounded(interaction: Interaction) -> Interaction:
-    """Return an interaction whose texts are short enough to be stored and shown.
+    """Return an interaction with its longest texts cut, to be stored and shown.
 
     An interaction with a cut input is not editable: an edit would send the cut input to the tool.
     """
     tool_input = {name: _cut(value) for name, value in interaction.input.items()}
     return msgspec.structs.replace(
         interaction,
+        tool=_cut(interaction.tool),
         title=_cut(interaction.title),
         command=_cut(interaction.command),
         diff=_cut(interaction.diff),
         input=tool_input,
         editable=interaction.editable and tool_input == interaction.input,
     )
+
+
+def is_too_long(interaction: Interaction) -> bool:
+    """Whether a bounded interaction is too long to be stored and shown, as with many inputs or fields."""
+    return len(msgspec.json.encode(interaction)) > _MAX_BYTES
 
 
 def _cut(value: Value) -> Value | str:

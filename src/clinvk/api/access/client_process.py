@@ -60,7 +60,8 @@ def _find(address: _Address, server: _Address) -> _Client | None:
         ends = [_plain(*end) for end in (connection.laddr, connection.raddr) if end]
         if ends == [(host, port), (server_host, server_port)]:
             return _Client(pid, is_closed=pid is None and connection.status != psutil.CONN_ESTABLISHED)
-    is_local = host == server_host or ip_address(host).is_loopback
+    own = {one.address.partition("%")[0] for addresses in psutil.net_if_addrs().values() for one in addresses}
+    is_local = ip_address(host).is_loopback or host in own
     return _Client(None, is_closed=True) if is_local and sys.platform == "linux" else None
 
 

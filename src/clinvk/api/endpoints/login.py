@@ -20,6 +20,9 @@ from clinvk.types.errors import InvalidRequest
 _MAX_AGE_S = 30 * 86_400
 """How long a browser keeps the cookie. The server forgets a login earlier; see `Logins`."""
 
+_MAX_BODY_BYTES = 16_384
+"""Clients without a key may send a body."""
+
 _Secret = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
@@ -50,7 +53,8 @@ async def get_me(services: Services, request: Request) -> Me:
 async def log_in(services: Services, request: Request) -> Response:
     """Log in with a key or a token. Sets a cookie for the paths of this API."""
     refuse_foreign(request.scope)
-    body = json_bodies.decode(await read_json(request.scope, request.receive, services.settings.server), _bodies)
+    sent = await read_json(request.scope, request.receive, services.settings.server, _MAX_BODY_BYTES)
+    body = json_bodies.decode(sent, _bodies)
     if (body.key is None) == (body.token is None):
         raise InvalidRequest("the body must have either key or token", "key")
     keys, logins = services.access.keys, services.access.logins

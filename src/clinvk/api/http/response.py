@@ -84,21 +84,23 @@ def _require_json(headers: Mapping[str, str]) -> None:
         raise WrongMediaType(f"the body must not be compressed; the header content-encoding is {encoding!r}")
 
 
-async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) -> bytes:
+async def read_json(scope: Scope, receive: Receive, settings: ServerSettings, max_bytes: int | None = None) -> bytes:
     """Return the body of a request, which must be JSON by its content-type.
 
     Raises:
         WrongMediaType: the content-type is another, or missing.
-        BodyTooLarge: the body exceeds `server.max_request_body_bytes` (0: no limit), or has too many JSON values.
+        BodyTooLarge: the body exceeds `max_bytes`, by default `server.max_request_body_bytes` (0: no limit), or has too
+            many JSON values.
         BodyTooSlow: the body was incomplete after `server.read_timeout_secs`.
         ClientDisconnected: the client disconnected before the end of the body.
     """
     headers = headers_of(scope)
     _require_json(headers)
-    max_bytes, timeout_s = settings.max_request_body_bytes, settings.read_timeout_secs
+    limit, timeout_s = max_bytes or settings.max_request_body_bytes, settings.read_timeout_secs
+    error = BodyTooLarge(f"the body has more than {limit} bytes") if max_bytes else too_large(limit)
     declared = headers.get("content-length", "")
-    if max_bytes and declared.isdigit() and int(declared) > max_bytes:
-        raise too_large(max_bytes)
+    if limit and declared.isdigit() and int(declared) > limit:
+        raise error
     received, has_more = bytearray(), True
     try:
         async with asyncio.timeout(timeout_s or None):
@@ -107,8 +109,8 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) ->
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnected("before the end of its request")
                 received += message.get("body", b"")
-                if max_bytes and len(received) > max_bytes:
-                    raise too_large(max_bytes)
+                if limit and len(received) > limit:
+                    raise error
                 has_more = message.get("more_body", False)
     except TimeoutError:
         raise BodyTooSlow(f"the body was not there within {timeout_s:g} s (server.read_timeout_secs)") from None

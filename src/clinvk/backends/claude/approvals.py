@@ -19,7 +19,7 @@ _EDITABLE = ("Bash", "Edit", "Write")
 """The tools whose input a user may want to change."""
 
 _ONCE = ("allow", "deny", "deny_and_stop")
-"""The choices for a plan, which is approved once."""
+"""The choices for a plan, and for a command without a rule for similar commands."""
 
 _SESSION_UPDATES = ("addRules", "addDirectories", "setMode")
 
@@ -68,17 +68,20 @@ class Approvals:
         self.calls.add(request.tool_use_id)
         title = request.title or ": ".join(filter(None, (request.tool_name, request.description)))
         reason = request.decision_reason or (request.blocked_path and f"{request.blocked_path} is outside")
-        command = request.input.get("command")
+        is_own = request.tool_name in _EDITABLE  # the input of another tool may have more than a command or an edit
+        flags = [name for name, value in request.input.items() if is_own and value is True]
+        notes = ", ".join(filter(None, (reason, *flags)))
+        command = request.input.get("command") if is_own else None
         approval = Interaction(
             id=request_id,
             tool=request.tool_name,
-            title=f"{title} ({reason})" if reason else title,
+            title=f"{title} ({notes})" if notes else title,
             input=request.input,
             command=command if isinstance(command, str) else None,
-            diff=self._diff(request.input),
-            editable=request.tool_name in _EDITABLE,
+            diff=self._diff(request.input) if is_own else None,
+            editable=is_own,
         )
-        if request.tool_name == "ExitPlanMode":
+        if request.tool_name == "ExitPlanMode" or (request.tool_name == "Bash" and not _suggestions(request)):
             return InteractionRequested(replace(approval, choices=_ONCE))
         return InteractionRequested(_question(approval) or approval)
 
@@ -89,7 +92,7 @@ class Approvals:
             return b""
         if answer.choice in ("deny", "deny_and_stop"):
             return denial(request_id, answer.reason or "the user denied the action")
-        tool_input = answer.input or request.input
+        tool_input = request.input if answer.input is None else answer.input
         if answer.choice == "answer":
             values = answer.answers.items()
             answers = {asked: value if isinstance(value, str) else ", ".join(value) for asked, value in values}
@@ -119,15 +122,19 @@ class Approvals:
 
 def _session_updates(request: PermissionRequest) -> list[dict[str, object]]:
     """Return the suggestions of Claude Code for this session only, or else the permission to use the tool."""
-    updates = [
+    rules: dict[str, object] = {"type": "addRules", "rules": [{"toolName": request.tool_name}], "behavior": "allow"}
+    return _suggestions(request) or [{**rules, "destination": "session"}]
+
+
+def _suggestions(request: PermissionRequest) -> list[dict[str, object]]:
+    """Return the suggestions of Claude Code that allow something, for this session only."""
+    return [
         {**suggestion, "destination": "session"}
         for suggestion in request.permission_suggestions
         if suggestion.get("type") in _SESSION_UPDATES
         and suggestion.get("behavior", "allow") == "allow"
         and suggestion.get("mode", "acceptEdits") == "acceptEdits"
     ]
-    rules: dict[str, object] = {"type": "addRules", "rules": [{"toolName": request.tool_name}], "behavior": "allow"}
-    return updates or [{**rules, "destination": "session"}]
 
 
 def _question(approval: Interaction) -> Interaction | None:

@@ -1,4 +1,4 @@
-"""`clinvk notify`: send a trial notification."""
+"""`clinvk notify`: send a test notification."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from clinvk.types.errors import InvalidRequest
 
 
 def notify(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
-    """Send a trial notification to the named targets, or to all, once each; print the outcomes.
+    """Send a test notification to the named targets, or to all, once each; print the outcomes.
 
     Raises:
         ConfigError: the settings are invalid.
@@ -29,7 +29,7 @@ def notify(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Bac
     if not names:
         raise InvalidRequest("the settings have no notification target; see notifications.targets")
     if flags.dry_run:
-        notes.info(f"would send a trial to {', '.join(names)}")
+        notes.info(f"would send a test notification to {', '.join(names)}")
         return 0
     return asyncio.run(_send(names, Notifier(settings, environ, Spawner(choose_tags()))))
 

@@ -17,7 +17,7 @@ from clinvk.cli.prompt import interaction_text as text
 from clinvk.cli.sessions.session_text import directory, home_of
 from clinvk.cli.terminal.keys import Interrupted, Keyboard, keyboard_fd
 from clinvk.cli.terminal.output import STDERR, Notes, visible, write
-from clinvk.types.errors import ClinvkError, InteractionAnswered, InteractionEnded, InvalidRequest
+from clinvk.types.errors import ClinvkError, InteractionAnswered, InteractionEnded, InvalidRequest, StoreUnavailable
 from clinvk.types.interaction import Interaction, InteractionAnswer, check_answer
 
 _ROWS_AROUND = 7
@@ -108,6 +108,8 @@ class TerminalQuestions:
             pass  # `close` reports the answer that was first
         except ClinvkError as exc:
             self._notes.error(exc.message)
+            if isinstance(exc, StoreUnavailable):
+                self._queue.put_nowait(question)
         finally:
             self._notes.is_asking = False
             self._keyboard, self._current = None, ""
@@ -210,7 +212,7 @@ class _Dialog:
 
     async def _edit(self) -> None:
         """Let the user change the command, or the input as JSON, and show the change."""
-        before = self._input or self._interaction.input
+        before = self._interaction.input if self._input is None else self._input
         command = before.get("command") if self._interaction.command is not None else None
         old = command if isinstance(command, str) else json.dumps(before, indent=2, ensure_ascii=False)
         if editor := shlex.split(self._environ.get("VISUAL") or self._environ.get("EDITOR") or ""):

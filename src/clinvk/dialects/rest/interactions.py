@@ -33,7 +33,7 @@ class InteractionView(msgspec.Struct, frozen=True, kw_only=True):
     status: Annotated[InteractionStatus, Meta(description="withdrawn: the run no longer waits for the answer.")]
     created_at: _Time
     expires_at: Annotated[_Time, Meta(description="An interaction that expires is denied.")]
-    answered_at: _Time | None
+    resolved_at: _Time | None
     answered_by: Annotated[str | None, Meta(description="An API key's name, or `user` for the machine's user.")]
     choice: Annotated[Choice | None, Meta(description="The choice of the answer.")]
     reason: Annotated[str, Meta(description="Why the action was denied.")]
@@ -79,13 +79,13 @@ def parse_answer(body: bytes) -> InteractionAnswer:
 
 def interaction_view(interaction: Interaction) -> InteractionView:
     """Return the view of an interaction."""
-    answer, answered_at = interaction.answer, interaction.answered_at
+    answer, resolved_at = interaction.answer, interaction.resolved_at
     return copy_as(
         InteractionView,
         interaction,
         created_at=time(interaction.created_at),
         expires_at=time(interaction.expires_at),
-        answered_at=None if answered_at is None else time(answered_at),
+        resolved_at=None if resolved_at is None else time(resolved_at),
         choice=answer.choice if answer else None,
         reason=answer.reason if answer else "",
     )

@@ -311,7 +311,7 @@ class RunTask:
 
     async def _pass_on_answers(self, io: RunIO) -> None:
         """Give the agent the answers of its user, once the run holds a slot again."""
-        if not (self._interactions.has_answers and self.slot.reacquire()):
+        if not (self._interactions.is_to_stop or (self._interactions.has_answers and self.slot.reacquire())):
             return
         for request_id, answer, resolved in self._interactions.take_answers():
             io.resolve(request_id, answer, self.now())

@@ -16,10 +16,11 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from clinvk.store.protocol import SEARCHED_CHARS, Page, RunQuery, SessionQuery
+from clinvk.store.protocol import SEARCHED_CHARS, InteractionQuery, Page, RunQuery, SessionQuery
 from clinvk.store.sqlite.database import skipping
-from clinvk.store.sqlite.rows import RUNS, SESSIONS, Table, Value, to_json
+from clinvk.store.sqlite.rows import INTERACTIONS, RUNS, SESSIONS, Table, Value, to_json
 from clinvk.types.events import Usage
+from clinvk.types.interaction import Interaction
 from clinvk.types.record import RunRecord, UsageOfDay
 from clinvk.types.session import Session
 from clinvk.types.text import readable
@@ -61,6 +62,7 @@ _T = TypeVar("_T", Session, RunRecord)
 Note = Callable[[str], None]
 
 _RUN_FILTERS = ("session_id", "parent_id", "backend", "state")
+_INTERACTION_FILTERS = ("status", "run_id", "session_id")
 
 _Conditions = list[tuple[str, tuple[Value, ...]]]
 """SQL conditions, each with the values of the parameters."""
@@ -142,6 +144,14 @@ def costs(connection: "sqlite3.Connection", session_ids: Sequence[str], note: No
     with skipping(note):
         return dict(connection.execute(_COSTS, (to_json(session_ids).decode(),)).fetchall())
     return {}
+
+
+def interactions(connection: "sqlite3.Connection", query: InteractionQuery) -> list[Interaction]:
+    """List interactions."""
+    filters = {name: value for name in _INTERACTION_FILTERS if (value := getattr(query, name)) is not None}
+    where = f"WHERE {' AND '.join(f'{name} = ?' for name in filters)}" if filters else ""
+    select = INTERACTIONS.select(f"{where} ORDER BY created_at DESC, key DESC LIMIT ?")
+    return [*map(INTERACTIONS.read, connection.execute(select, (*filters.values(), query.limit)))]
 
 
 def usage(connection: "sqlite3.Connection", first_day: str, key_name: str | None) -> list[UsageOfDay]:

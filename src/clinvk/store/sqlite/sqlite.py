@@ -44,7 +44,7 @@ _HANGS_AFTER_S = 10.0
 _CLEAN_STEP = 100
 _IMPORT_STEP = 100
 
-_OUTCOME = ("status", "answered_at", "answered_by", "answer")
+_OUTCOME = ("status", "resolved_at", "answered_by", "answer")
 _IDS: dict[protocol.Kind, str] = {
     "session": "SELECT id FROM sessions WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
     "run": "SELECT id FROM runs WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
@@ -53,10 +53,6 @@ _IDS: dict[protocol.Kind, str] = {
 _SESSION = SESSIONS.select("WHERE id = ?")
 _RUN = RUNS.select("WHERE id = ?")
 _INTERACTION = INTERACTIONS.select("WHERE id = ?")
-_INTERACTIONS = INTERACTIONS.select(
-    "WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR run_id = ?2) AND (?3 IS NULL OR session_id = ?3)"
-    " ORDER BY created_at DESC, key DESC LIMIT ?4"
-)
 _ADD_INTERACTION = INTERACTIONS.insert()
 _RESOLVE = f"{INTERACTIONS.update(_OUTCOME)} AND status = 'pending'"
 _LIMITS = LIMITS.select("WHERE resets_at > ? ORDER BY backend, resets_at, window")
@@ -298,9 +294,9 @@ class SqliteStore:
 
     async def resolve_interaction(self, resolved: Interaction) -> Interaction:
         """Store the outcome of a pending interaction, and return the stored interaction."""
-        id_ = (resolved.id,)
 
         def resolve(db: "sqlite3.Connection") -> Interaction:
+            id_ = (_unique_id(db, resolved.id, resolved.id, "interaction"),)
             db.execute(_RESOLVE, (*INTERACTIONS.values(resolved, _OUTCOME), *id_))
             return INTERACTIONS.read(db.execute(_INTERACTION, id_).fetchone())
 
@@ -318,8 +314,7 @@ class SqliteStore:
 
     async def interactions(self, query: InteractionQuery) -> list[Interaction]:
         """List interactions, newest first."""
-        values = (query.status, query.run_id, query.session_id, query.limit)
-        return await self._read(lambda db: [INTERACTIONS.read(row) for row in db.execute(_INTERACTIONS, values)])
+        return await self._read(lambda db: lists.interactions(db, query))
 
     async def update_limit(self, window: LimitWindow) -> None:
         """Store the newest state of a limit soon, and in any case before the next read of this store."""

@@ -23,17 +23,19 @@ CREATE TABLE interactions (
     status TEXT NOT NULL,
     created_at REAL NOT NULL,
     expires_at REAL NOT NULL,
-    answered_at REAL,
+    resolved_at REAL,
     answered_by TEXT,
     answer TEXT
 );
 
 CREATE INDEX interactions_of_run ON interactions (run_id);
-CREATE INDEX interactions_in_order ON interactions (status, created_at);
+CREATE INDEX interactions_of_session ON interactions (session_id, created_at);
+CREATE INDEX interactions_by_status ON interactions (status, created_at);
+CREATE INDEX interactions_in_order ON interactions (created_at);
 
 CREATE TRIGGER interactions_withdrawn AFTER UPDATE OF state ON runs
 WHEN old.state <> new.state AND new.state NOT IN ('queued', 'running', 'waiting') BEGIN
-    UPDATE interactions SET status = 'withdrawn', answered_at = new.ended_at
+    UPDATE interactions SET status = 'withdrawn', resolved_at = new.ended_at
     WHERE run_id = new.id AND status = 'pending';
 END;
 
