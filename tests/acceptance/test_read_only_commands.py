@@ -49,7 +49,7 @@ def test_usage_shows_the_limits_that_agents_report(clinvk: Clinvk) -> None:
     clinvk.agent.play([start, line(limits), *rest])
     assert clinvk.run("--new", "--", "one").returncode == 0
     with on_terminal(clinvk, "usage") as terminal:
-        terminal.until(f" {'█' * 12}{'░' * 12}")
+        assert f" {'█' * 12}{'░' * 12}" in terminal.until("rejected")
         terminal.until("█" * 24)
     head, *rows = clinvk.run("usage").stdout.splitlines()[-3:]
     assert head.split() == ["LIMIT", "USED", "RESETS", "STATE"]

@@ -96,8 +96,9 @@ class RunFlags(Flags):
         float | None, Flag("at most about N dollars (0: no limit; claude)", metavar="N", read=_dollars)
     ] = None
     on_budget: Annotated[
-        OnBudget, Flag("at such a limit: stop, or ask whether to continue with as much again", metavar="stop|ask")
-    ] = "stop"
+        OnBudget | None,
+        Flag("at such a limit: stop (the default), or ask whether to continue with as much again", metavar="HOW"),
+    ] = None
     timeout: Annotated[
         float | None, Flag("time limit for the run, in seconds (0: none)", metavar="SECS", read=_seconds)
     ] = None

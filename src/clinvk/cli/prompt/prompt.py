@@ -54,7 +54,7 @@ def request_of(flags: RunFlags, settings: Settings) -> RunRequest:
         allowed_tools=None if flags.allowed_tools is None else split_list(flags.allowed_tools),
         max_turns=flags.max_turns,
         max_total_tokens=flags.max_total_tokens,
-        on_budget=flags.on_budget,
+        on_budget=flags.on_budget or "stop",
         max_cost_usd=flags.max_cost_usd,
         effort=flags.effort,
         images=tuple(map(_image, flags.image)),
