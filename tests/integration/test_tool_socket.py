@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from clinvk.runtime.process import tool_bridge
 from clinvk.runtime.process.process import MAX_LINE_BYTES
@@ -45,6 +46,11 @@ async def test_bridge_relays_lines_both_ways(tmp_path: Path) -> None:
         assert await asyncio.wait_for(process.stdout.readline(), 10) == large + b"\n"
         assert await asyncio.wait_for(process.stdout.readline(), 10) == b"two\n"
     assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+def test_bridge_works_on_the_event_loop_of_the_server(tmp_path: Path) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_bridge_relays_lines_both_ways(tmp_path))
 
 
 async def test_bridge_ends_with_the_agent(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Delivery, Host, Launch
 from clinvk.backends.codex import Codex
+from clinvk.cli.prompt.interaction_text import subject
 from clinvk.types.choices import ApprovalMode, SandboxMode
 from clinvk.types.errors import Unsupported
 from clinvk.types.events import InteractionRequested, InteractionResolved, ToolResult
@@ -143,6 +144,7 @@ def test_edit_of_the_agent_or_a_subagent_is_asked_about_with_its_diff(
     request: dict[str, object] = {"itemId": "call_64d8", "reason": None, "grantRoot": None}
     asked = process.ask("item/fileChange/requestApproval", request, thread)
     assert (asked.tool, asked.title) == ("file_change", f"{kind} /p/a")
+    assert subject(asked) == "Edit /p/a"
     assert asked.diff == f"--- /p/a\n+++ /p/a\n{shown}"
     assert process.answer(DENY) == {"decision": "decline"}
     process.notify("item/completed", THREAD, item={**item, "status": "declined"})

@@ -19,6 +19,8 @@ from clinvk.types.events import ToolCall
             {"changes": [{"path": "a", "kind": "add"}, {"path": "b", "kind": "delete"}]},
             "Edit a, b",
         ),
+        ("file_change", {"changes": ["add /p/a.txt", "update /p/b c"]}, "Edit /p/a.txt, /p/b c"),
+        ("file_change", {"changes": "a cut te"}, 'file_change {"changes":"a cut te"}'),
         ("Bash", {"command": "ls"}, "Bash ls"),
     ],
 )

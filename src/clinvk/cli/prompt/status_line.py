@@ -129,13 +129,21 @@ def tool_text(call: ToolCall) -> str:
     match name, given:
         case "command_execution", {"command": str(command)}:
             name, text = "Shell", _without_shell(command)
-        case "file_change", {"changes": changes}:
-            paths = (change["path"] for change in msgspec.convert(changes, list[dict[str, str]]))
-            name, text = "Edit", ", ".join(paths)
+        case "file_change", {"changes": changes} if paths := _paths(changes):
+            name, text = "Edit", paths
         case _:
             telling = (text for field in _MOST_TELLING if isinstance(text := given.get(field), str) and text)
             text = next(telling, None) or msgspec.json.encode(given).decode(errors="replace")
     return f"{name} {on_one_line(text[:_INPUT_SHOWN])}"
+
+
+def _paths(changes: object) -> str:
+    """Return the paths of a `file_change`: objects in events, and texts such as `add a.txt` in interactions."""
+    with suppress(msgspec.ValidationError):
+        known = msgspec.convert(changes, list[dict[str, str] | str])
+        paths = (each.partition(" ")[2] if isinstance(each, str) else each.get("path", "") for each in known)
+        return ", ".join(filter(None, paths))
+    return ""
 
 
 def _without_shell(command: str) -> str:

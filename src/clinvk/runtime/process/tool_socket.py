@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 from clinvk.runtime.process.process import MAX_LINE_BYTES, LineSplitter, LineTooLong
 from clinvk.runtime.process.waiting import finish_shielded
@@ -23,8 +24,7 @@ class ToolSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept a bridge."""
         self.close()
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are of no class of asyncio
         self._splitter = LineSplitter(MAX_LINE_BYTES)
 
     def data_received(self, data: bytes) -> None:
