@@ -34,6 +34,16 @@ def test_local_run_notifies_the_named_target_before_it_exits(clinvk: Clinvk) -> 
     assert b"hi there" not in receiver.received[0].body
 
 
+def test_failed_notification_of_a_local_run_is_reported(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("hello"))
+    clinvk.settings("notifications: {targets: {bad: {command: [no-such-program]}}}")
+    done = clinvk.run("--new", "--notify", "bad", "hi there")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "clinvk: notification target bad failed: cannot start 'no-such-program': No such file or directory\n",
+    )
+
+
 def test_hanging_target_delays_the_exit_of_a_local_run_by_a_bounded_time(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("hello"))
     with Receiver(0).running() as receiver:
@@ -73,6 +83,17 @@ def test_doctor_reports_a_missing_secret(clinvk: Clinvk) -> None:
     (check,) = [check for check in found if check["name"] == "notify"]
     message = "notification target ops: the variable OPS_SECRET is not set"
     assert (check["status"], check["message"]) == ("warning", message)
+
+
+def test_doctor_reports_a_missing_program(clinvk: Clinvk) -> None:
+    clinvk.settings("notifications: {targets: {bad: {command: [no-such-program]}, good: {command: [sh]}}}")
+    found = json.loads(clinvk.run("doctor", "--json", "-b", "claude").stdout)["checks"]
+    missing, present = [check for check in found if check["name"] == "notify"]
+    assert (missing["status"], missing["message"]) == (
+        "warning",
+        "notification target bad: no program 'no-such-program'",
+    )
+    assert present["status"] == "ok"
 
 
 def test_invalid_target_keeps_commands_and_the_server_from_running(clinvk: Clinvk) -> None:

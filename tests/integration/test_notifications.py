@@ -130,14 +130,19 @@ async def test_target_gets_only_its_events_and_a_cancelled_run_is_none() -> None
 
 
 async def test_run_that_awaits_an_answer_notifies_without_what_is_asked() -> None:
-    asked = """echo '{"type":"interaction_requested","interaction":{"id":"1","title":"rm -rf hidden"}}'; sleep 60"""
-    with Receiver().running() as receiver:
-        async with local_runs(settings_of(ops=webhook(receiver))) as runs, runs.run(ask(asked)) as run:
-            await until(lambda: len(receiver.received) == 1)
+    interaction = """{"id":"1","tool":"Bash","title":"rm -rf hidden"}"""
+    asked = f"""echo '{{"type":"interaction_requested","interaction":{interaction}}}'; sleep 60"""
+    with Receiver().running() as receiver, Receiver().running() as phone:
+        targets = {"ops": webhook(receiver), "phone": target(ntfy=f"{phone.url}/topic")}
+        async with local_runs(settings_of(default=("ops", "phone"), **targets)) as runs, runs.run(ask(asked)) as run:
+            await until(lambda: len(receiver.received) == len(phone.received) == 1)
             assert run.state == "waiting"
     (received,) = receiver.received
+    id_ = json.loads(received.body)["data"]["interaction_id"]
+    text = phone.received[0].body.decode()
+    assert text == f"run {run.id[:8]}\n\nBash: clinvk approvals answer {id_[:8]} allow"
     body = json.loads(received.body)
-    assert (body["type"], body["data"]["state"], body["data"]["run_id"]) == ("run.waiting", "waiting", run.id)
+    assert (body["type"], body["data"]["state"], body["data"]["tool"]) == ("run.waiting", "waiting", "Bash")
     assert b"hidden" not in received.body
 
 

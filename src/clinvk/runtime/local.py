@@ -326,7 +326,7 @@ class LocalRuns:
     def _on_interaction(self, interaction: Interaction) -> None:
         self._show_interaction(interaction)
         if self.notifier and interaction.status == "pending" and (run := self._live.get(interaction.run_id)):
-            self.notifier.notify_waiting(run)
+            self.notifier.notify_waiting(run, interaction)
 
     def _on_end(self, run: RunTask, callbacks: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id]

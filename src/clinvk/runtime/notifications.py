@@ -29,6 +29,7 @@ from clinvk.runtime.process.executables import inherited, needed_variables, run_
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import AgentRateLimited, AgentUnpaid, ClinvkError, ConfigError, TimedOut
+from clinvk.types.interaction import Interaction
 from clinvk.types.record import RunRecord
 from clinvk.types.redaction import without_secrets
 
@@ -73,7 +74,8 @@ _SHOWN_AS = {
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The run of a notification. The title of the session and the answer are its only text of the conversation.
 
-    `answer` is empty unless the target includes the answer. `backend` is empty for an orchestration.
+    `answer` is empty unless the target includes the answer. `backend` is empty for an orchestration. If the run waits,
+    `interaction_id` is what it waits for, and `tool` the tool to approve, empty for a question.
     """
 
     run_id: str
@@ -85,6 +87,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error_code: str | None = None
     duration_s: float | None = None
     cost_usd: float | None = None
+    interaction_id: str | None = None
+    tool: str = ""
     answer: str = ""
 
 
@@ -115,7 +119,11 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         facts = [f"run {run.run_id[:8]}", run.title, run.error_code]
         facts += [] if run.duration_s is None else [f"{run.duration_s:.0f} s"]
         facts += [] if run.cost_usd is None else [f"${run.cost_usd:.2f}"]
-        return "\n\n".join(filter(None, (", ".join(filter(None, facts)), run.answer)))
+        how = ""
+        if run.interaction_id:
+            how = f"clinvk approvals answer {run.interaction_id[:8]}"
+            how = f"{run.tool}: {how} allow" if run.tool else how
+        return "\n\n".join(filter(None, (", ".join(filter(None, facts)), how, run.answer)))
 
 
 class Fault(NamedTuple):
@@ -156,14 +164,21 @@ class Notifier:
         """Notify at the end of a run; a `RunObserver`. The parts of an orchestration notify together."""
         return lambda: None if run.request.part else self._notify(run, run.recorder.record)
 
-    def notify_waiting(self, run: RunTask) -> None:
-        """Notify that a run awaits an answer."""
-        self._notify(run, replace(run.recorder.record, state="waiting"))
+    def notify_waiting(self, run: RunTask, interaction: Interaction) -> None:
+        """Notify that a run awaits the answer to an interaction."""
+        self._notify(run, replace(run.recorder.record, state="waiting"), interaction)
 
-    def _notify(self, run: RunTask, record: RunRecord) -> None:
-        self.notify(record, [run.request.notify], run.recorder.session.title if run.recorder.session else "")
+    def _notify(self, run: RunTask, record: RunRecord, interaction: Interaction | None = None) -> None:
+        title = run.recorder.session.title if run.recorder.session else ""
+        self.notify(record, [run.request.notify], title, interaction)
 
-    def notify(self, record: RunRecord, choices: Iterable[tuple[str, ...] | None], title: str = "") -> None:
+    def notify(
+        self,
+        record: RunRecord,
+        choices: Iterable[tuple[str, ...] | None],
+        title: str = "",
+        interaction: Interaction | None = None,
+    ) -> None:
         """Queue a notification of the run's state, if the state is an event, for the targets of all choices.
 
         A choice of None stands for the targets of the settings.
@@ -172,6 +187,8 @@ class Notifier:
         if not (event := "limit" if is_limit else _EVENTS.get(record.state)):
             return
         summary = _summary(record, title)
+        if interaction:
+            summary = replace(summary, interaction_id=interaction.id, tool=interaction.tool)
         default = self._settings.notifications.default
         for name in dict.fromkeys(name for choice in choices for name in (default if choice is None else choice)):
             target = self._targets.get(name)
@@ -219,7 +236,8 @@ class Notifier:
                 await asyncio.sleep(pause_s)
                 fault = await self.attempt(name, notification)
         if fault:
-            logger.warning("notification %s to %r failed: %s", notification.id, name, fault.message)
+            values = {"target": name, "why": fault.message, "notification": notification.id}
+            logger.warning("notification target %(target)s failed: %(why)s", values)
         return fault
 
     def _drop(self, name: str, count: int) -> None:

@@ -18,7 +18,7 @@ from clinvk.cli.orchestrate.view import OutcomeView, resume_command
 from clinvk.cli.parse.flags import ChainFlags, CompareFlags, ParallelFlags
 from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.prompt import background
-from clinvk.cli.prompt.display import report_store_failures
+from clinvk.cli.prompt.display import report_runtime_warnings
 from clinvk.cli.prompt.prompt import freeing, refuse_detached, request_of
 from clinvk.cli.sessions.local_store import open_store, real_directory
 from clinvk.cli.terminal import exits
@@ -241,7 +241,7 @@ async def _run_plan(
             if view.is_detached and not is_dry_run(plan):
                 wants_json = view.flags.wants_json
                 return await background.start((plan, requested), settings, environ, notes, wants_json)
-            with report_store_failures(notes):
+            with report_runtime_warnings(notes):
                 async with orchestrations.start(plan, requested) as orchestration:
                     _report_warnings(notes, orchestration.warnings)
                     # in a log before the chain starts, since a killed chain prints nothing

@@ -96,7 +96,7 @@ class RunDisplay:
             ClinvkError: the prompt was not run.
         """
         try:
-            with _signals_cancel(), report_store_failures(self._notes):
+            with _signals_cancel(), report_runtime_warnings(self._notes):
                 if lost := await self._play(runs, request, note, is_attempt=new_session_request is not None):
                     assert new_session_request is not None
                     self._notes.info(f"{lost}; starting another session")
@@ -316,8 +316,8 @@ def _signals_cancel() -> Generator[None]:
                 each.cancel()
 
 
-class _StoreWarnings(logging.Handler):
-    """Prints on stderr what of a run could not be stored."""
+class _RuntimeWarnings(logging.Handler):
+    """Prints warnings of the runtime on stderr."""
 
     def __init__(self, notes: Notes) -> None:
         super().__init__(logging.WARNING)
@@ -328,10 +328,11 @@ class _StoreWarnings(logging.Handler):
 
 
 @contextmanager
-def report_store_failures(notes: Notes) -> Generator[None]:
-    """Print the runtime's warnings about the store."""
-    loggers = [logging.getLogger(name) for name in ("clinvk.runtime.run.recording", "clinvk.orchestrate.live")]
-    handler = _StoreWarnings(notes)
+def report_runtime_warnings(notes: Notes) -> Generator[None]:
+    """Print what of a run could not be stored, and which notifications failed."""
+    names = "clinvk.runtime.run.recording", "clinvk.orchestrate.live", "clinvk.runtime.notifications"
+    loggers = [logging.getLogger(name) for name in names]
+    handler = _RuntimeWarnings(notes)
     for logger in loggers:
         logger.addHandler(handler)
     try:

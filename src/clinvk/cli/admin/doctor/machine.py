@@ -2,6 +2,7 @@
 
 import errno
 import shlex
+import shutil
 import socket
 import stat
 from collections.abc import Iterator, Mapping
@@ -75,13 +76,16 @@ def check_warm(settings: Settings, backends: Backends) -> list[Check]:
 
 
 def check_notifications(settings: NotificationSettings, environ: Mapping[str, str]) -> Iterator[Check]:
-    """Report each notification target, and whether its secret is there. Nothing is sent."""
+    """Report each notification target, and whether its secret and its program are there. Nothing is sent."""
     for name, target in settings.targets.items():
         about = f"notification target {name}"
         try:
             secret_of(target, environ)
         except ConfigError as exc:
             yield Check("settings", "notify", "warning", f"{about}: {exc.message}")
+            continue
+        if target.command and not shutil.which(target.command[0], path=environ.get("PATH")):
+            yield Check("settings", "notify", "warning", f"{about}: no program {target.command[0]!r}")
         else:
             yield Check("settings", "notify", "ok", f"{about}: {', '.join(target.on)}")
 
