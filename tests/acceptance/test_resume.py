@@ -236,6 +236,11 @@ class TestContinue:
         assert clinvk.agent.calls()[-1].cwd == str(clinvk.folder / "there")
         assert done.stderr.endswith(f" in {clinvk.folder}/there\n")
 
+    def test_continue_reports_that_the_mode_has_changed(self, clinvk: Clinvk) -> None:
+        begun(clinvk, FIRST, "--sandbox-mode", "read-only")
+        assert clinvk.run("-c", "go on").stderr.endswith("), now with sandbox mode default instead of read-only\n")
+        assert "now with" not in clinvk.run("-c", "go on").stderr
+
     def test_continue_filters_by_backend_and_workdir(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "there").mkdir()
         begun(clinvk, FIRST, "-w", "there")

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from clinvk.cli.prompt.display import RunDisplay
 from clinvk.cli.terminal.output import Notes
 from clinvk.config.model import OutputSettings
-from clinvk.types.events import Ending, Logged
+from clinvk.types.errors import NotResumable
+from clinvk.types.events import Ending, Logged, RunFailed, RunFinished
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import RunRequest
 
@@ -48,12 +49,31 @@ class Stopping:
         """Answer nothing."""
 
 
+class NotResuming(Stopping):
+    """A runner whose runs fail in a session, and finish in a new session."""
+
+    @asynccontextmanager
+    async def run(self, request: RunRequest) -> AsyncGenerator["NotResuming"]:
+        """Run."""
+        yield NotResuming(request)
+
+    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
+        """Report the ending."""
+        failed = RunFailed(NotResumable.code, "gemini cannot continue; use --new")
+        yield Logged(1, 0.0, failed if self.request.session_id else RunFinished())
+
+
 class Said(Notes):
-    """Keeps the errors."""
+    """Keeps the errors and notes."""
 
     def __init__(self) -> None:
         super().__init__({})
         self.errors: list[str] = []
+        self.infos: list[str] = []
+
+    def info(self, message: str) -> None:
+        """Keep it."""
+        self.infos.append(message)
 
     def error(self, message: str) -> None:
         """Keep it."""
@@ -67,3 +87,15 @@ async def test_second_ctrl_c_does_not_interrupt_what_follows_the_run() -> None:
     code = await RunDisplay(OutputSettings(format="text"), notes, {}).run(runs.request, "", None, runs)
     await asyncio.sleep(0.2)  # as the store is closed
     assert (code, notes.errors) == (7, ["cancelled"])
+
+
+async def test_prompt_whose_session_cannot_be_continued_starts_another_session_by_itself() -> None:
+    notes = Said()
+    request = RunRequest(prompt="hi", backend="gemini", session_id="s")
+    runs = NotResuming(request)
+    new = RunRequest(prompt="hi", backend="gemini")
+
+    assert await RunDisplay(OutputSettings(format="text"), notes, {}).run(request, "", new, runs) == 0
+    assert (notes.infos, notes.errors) == (["gemini cannot continue; starting another session"], [])
+    assert await RunDisplay(OutputSettings(format="text"), notes, {}).run(request, "", None, runs) == 4
+    assert notes.errors == ["gemini cannot continue; use --new"]

@@ -88,7 +88,10 @@ class AcpChannel(RpcChannel[acp_wire.Params, wire.Result, TurnDecoder, TurnDecod
             NotResumable: this process does not hold the session.
         """
         if resume and resume.handle not in self._models:
-            raise NotResumable(f"this process of gemini does not hold the conversation {resume.handle!r}")
+            raise NotResumable(
+                "gemini cannot continue this conversation with approval mode ask, because its process has ended; use "
+                "another approval mode, --new, or add gemini to warm.kept_backends"
+            )
         turn = self._open[run] = TurnDecoder(run, request)
         if resume is None:
             return self._ask_session(turn)

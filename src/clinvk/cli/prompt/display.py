@@ -24,7 +24,7 @@ from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, renders
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
 from clinvk.config.model import OutputSettings
 from clinvk.runtime.process.waiting import in_background
-from clinvk.types.errors import Cancelled, SessionError, SessionNotFound
+from clinvk.types.errors import Cancelled, NotResumable, SessionError, SessionNotFound
 from clinvk.types.events import (
     Ending,
     Event,
@@ -128,6 +128,8 @@ class RunDisplay:
                         match logged:
                             case (1, _, RunFailed(code=SessionNotFound.code, message=message)) if is_attempt:
                                 self._number, lost = 1, message
+                            case (1, _, RunFailed(code=NotResumable.code, message=message)) if is_attempt:
+                                self._number, lost = 1, message.partition(";")[0]
                             case _:
                                 await self._receive(run, printer, logged, stack)
         except SessionError as exc:

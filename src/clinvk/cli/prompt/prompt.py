@@ -17,7 +17,7 @@ from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags, PromptFlags, RunFlags
 from clinvk.cli.parse.settings import directory, settings_of
 from clinvk.cli.prompt.display import RunDisplay
-from clinvk.cli.prompt.session_choice import SessionChoice, is_wanted, newest, newest_session, resumed
+from clinvk.cli.prompt.session_choice import SessionChoice, is_wanted, mode_change, newest, newest_session, resumed
 from clinvk.cli.sessions.local_store import open_store, real_directory
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import prompt_from
@@ -272,6 +272,8 @@ async def _run(job: PromptJob, choose: Choose) -> int:
 async def _run_over(store: SessionStore, job: PromptJob, choose: Choose, display: RunDisplay) -> int:
     choice = await choose(store)
     request = job.request_in(choice.session)
+    if choice.session and not choice.is_own:
+        choice = choice._replace(note=choice.note + await mode_change(store, request))
     if job.settings.unified_flags.dry_run:
         return await _describe(request, choice.note, store, job)
     new_session_request = job.request_in(None) if choice.is_own else None

@@ -95,6 +95,19 @@ async def resumed(store: SessionStore, request: RunRequest, settings: SessionSet
     return SessionChoice(session, f"continuing {_name(session, notes)} ({when}); --new starts another", is_own=True)
 
 
+async def mode_change(store: SessionStore, request: RunRequest) -> str:
+    """Return which modes of a request differ from those of the last run of its session; empty if none does."""
+    last = (await store.runs(RunQuery(session_id=request.session_id, limit=1))).items
+    if not last:
+        return ""
+    changes = [
+        f"{name} mode {mode or 'default'} instead of {previous}"
+        for name, mode in (("approval", request.approval_mode), ("sandbox", request.sandbox_mode))
+        if (mode or "default") != (previous := last[0].request.get(f"{name}_mode") or "default")
+    ]
+    return f", now with {' and '.join(changes)}" if changes else ""
+
+
 def _looser_mode(request: RunRequest, last: RunRecord) -> str:
     """Return which mode of a request allows the agent more than the last run; empty if none does."""
     for name, mode, order in (
