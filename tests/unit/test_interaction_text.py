@@ -34,6 +34,15 @@ def test_headline_names_agent_action_and_directory() -> None:
     assert text.headline(Interaction(id="i", kind="question"), "claude", "") == "claude asks:"
 
 
+def test_budget_is_not_asked_about_like_a_tool() -> None:
+    title = "The run has reached its budget of 1 token. Continue with as much again?"
+    budget = Interaction(id="budget", tool="budget", title=title, choices=("allow", "deny"))
+    assert (text.headline(budget, "claude", ""), text.content(budget)) == ("claude has used its budget:", title)
+    assert text.subject(budget) == title
+    helps = [(key.action, key.help) for key in text.keys_of(budget, is_cut=False).values()]
+    assert helps[:2] == [("allow", "continue with as much again"), ("deny", "end the run and keep the answer")]
+
+
 def test_content_of_an_approval_is_the_command_the_diff_or_the_input() -> None:
     assert text.content(Interaction(id="i", tool="Bash", title="Bash", command="ls")) == "ls"
     assert text.content(Interaction(id="i", tool="Bash", title="List", command="ls")) == "List\n\nls"

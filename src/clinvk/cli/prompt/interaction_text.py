@@ -35,6 +35,13 @@ _KEYS = {
     "v": Key("view", "[v]iew all", "show everything in a pager"),
     "?": Key("help", "[?]", "show this help"),
 }
+BUDGET = "budget"
+"""The tool with which clinvk itself asks whether a run may continue."""
+
+_BUDGET_KEYS = {
+    "y": Key("allow", "[y]es", "continue with as much again"),
+    "n": Key("deny", "[n]o", "end the run and keep the answer"),
+}
 
 
 def keys_of(interaction: Interaction, is_cut: bool, is_edited: bool = False) -> dict[str, Key]:
@@ -46,12 +53,13 @@ def keys_of(interaction: Interaction, is_cut: bool, is_edited: bool = False) -> 
         offered.add("view")
     if is_edited:
         offered.discard("allow_session")
-    return {key: each for key, each in _KEYS.items() if each.action in offered}
+    keys = _KEYS | _BUDGET_KEYS if interaction.tool == BUDGET else _KEYS
+    return {key: each for key, each in keys.items() if each.action in offered}
 
 
 def subject(interaction: Interaction) -> str:
     """Return what an interaction is about on one line."""
-    if not interaction.tool:
+    if interaction.tool in ("", BUDGET):
         return one_line(visible(interaction.title))
     return visible(tool_text(ToolCall(interaction.id, interaction.tool, interaction.input)))
 
@@ -74,6 +82,8 @@ def headline(interaction: Interaction, agent: str, directory: str) -> str:
     """Return the first line of a question."""
     if interaction.kind == "question":
         what = "asks"
+    elif interaction.tool == BUDGET:
+        what = "has used its budget"
     elif interaction.command is not None:
         what = f"wants to run a command in {directory}"
     elif interaction.diff is not None:
@@ -87,6 +97,8 @@ def content(interaction: Interaction) -> str:
     """Return all that a user has to know about an interaction, as the agent has sent it."""
     if interaction.kind == "question":
         parts = [interaction.title, *map(_field_text, interaction.fields)]
+    elif interaction.tool == BUDGET:
+        parts = [interaction.title]
     elif interaction.command is not None:
         parts = [interaction.command]
     else:

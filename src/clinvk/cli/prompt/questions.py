@@ -159,7 +159,7 @@ class _Dialog:
                 await self._edit()
             case "answer":
                 return await self._reply()
-            case "deny":
+            case "deny" if self._interaction.tool != text.BUDGET:
                 reason = await self._keyboard.line("Reason for the agent (Enter: none, Ctrl-D: back): ")
                 return None if reason is None else InteractionAnswer(choice="deny", reason=reason.strip())
             case choice:

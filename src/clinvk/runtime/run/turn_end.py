@@ -44,8 +44,9 @@ async def _is_budget_extended(task: RunTask, ending: Ending) -> bool:
         return False
     if request.ephemeral or not task.conversation:
         return False
-    budget = f"{request.max_total_tokens:,} tokens" if request.max_total_tokens else f"${request.max_cost_usd:g}"
-    title = f"The run has reached its budget of {budget}. Continue with as much again?"
+    tokens = request.max_total_tokens
+    amount = f"{tokens:,} {'token' if tokens == 1 else 'tokens'}" if tokens else f"${request.max_cost_usd:g}"
+    title = f"The run has reached its budget of {amount}. Continue with as much again?"
     answer = await task.ask(Interaction(id="budget", tool="budget", title=title, choices=("allow", "deny")))
     return answer is not None and answer.choice == "allow"
 
