@@ -305,8 +305,10 @@ def check_prefix(reference: str, kind: Kind) -> str:
     digits = reference.lower()
     if MIN_PREFIX <= len(digits) <= ID_DIGITS and _DIGITS.issuperset(digits):
         return digits
+    article = "an" if kind == "interaction" else "a"
     raise _NOT_FOUND[kind](
-        f"{reference!r} is not a {kind} id: an id is {ID_DIGITS} hex digits, or at least the first {MIN_PREFIX} of them"
+        f"{reference!r} is not {article} {kind} id: "
+        f"an id is {ID_DIGITS} hex digits, or at least the first {MIN_PREFIX} of them"
     )
 
 
