@@ -165,9 +165,11 @@ def test_hostile_content_cannot_control_the_terminal(clinvk: Clinvk, tmp_path: P
     pager.write_text('#!/bin/sh\nwc -c < "$1"\n')
     pager.chmod(0o755)
     hostile = "rm x\r\x1b]0;title\x07\x1b[2J\u202egnp.exe\u200b\n[y]es  [n]o\n" + "x" * 1_000_000
-    request: Step = {"tool_name": "\x1b[31mBash", "title": "\x1b[2Jhello\r", "input": {"command": hostile}}
-    play(clinvk, request)
+    request: Step = {"tool_name": "Bash", "title": "\x1b[2Jhello\r", "input": {"command": hostile}}
+    play(clinvk, {**request, "tool_name": "\x1b[31mBash"}, request)
     with on_terminal(clinvk, *ASK, env={"PAGER": str(pager)}) as terminal:
+        terminal.until(KEYS)
+        terminal.type(b"y")
         terminal.until(KEYS)
         raw = terminal.all_read.decode()
         assert "    rm x\\r\\x1b]0;title\\x07\\x1b[2J\\u202egnp.exe\\u200b" in raw
