@@ -149,9 +149,8 @@ def test_answer_from_elsewhere_ends_the_question(clinvk: Clinvk) -> None:
     assert clinvk.agent.approvals() == [{"behavior": "deny", "message": "no"}]
 
 
-def test_expired_question_is_denied(clinvk: Clinvk, served: bool) -> None:
-    if served:
-        pytest.skip("the settings of the server apply")
+@pytest.mark.parametrize("served", [False], indirect=True)  # the server has read its settings before
+def test_expired_question_is_denied(clinvk: Clinvk) -> None:
     clinvk.settings("interactions: {timeout_secs: 1}\n")
     play(clinvk, bash(COMMAND))
     with on_terminal(clinvk, *ASK) as terminal:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pwd
 import shutil
 import sys
 import tempfile
@@ -255,8 +256,8 @@ HOSTILE = (
 
 @pytest.mark.parametrize("mode", ["read-only", "workspace"])
 async def test_hostile_agent_writes_nothing_outside_its_sandbox(mode: str) -> None:
-    """The bwrap is that of Codex. The folders are outside /tmp, which the sandbox hides."""
-    with tempfile.TemporaryDirectory(dir=Path(__file__).parents[2], prefix=".acp-test-") as place:
+    """The bwrap is that of Codex. The folders and Python are outside /tmp and /var/tmp, which the sandbox hides."""
+    with tempfile.TemporaryDirectory(dir=pwd.getpwuid(os.getuid()).pw_dir, prefix=".acp-test-") as place:
         home, project, outside = (Path(place) / name for name in ("home", "project", "outside"))
         for folder in (home, project, outside, home / ".clinvk", home / ".own"):
             folder.mkdir()
@@ -264,7 +265,7 @@ async def test_hostile_agent_writes_nothing_outside_its_sandbox(mode: str) -> No
         socket.touch()
         script = Path(place) / "agent.py"
         shutil.copy(SCRIPT, script)
-        backend = AcpBackend("fake", (sys.executable, "-I", "-S", str(script), "plain"), ("~/.own",))
+        backend = AcpBackend("fake", (os.path.realpath(sys.executable), "-I", "-S", str(script), "plain"), ("~/.own",))
         facts = {"outside": outside, "pid": os.getpid(), "socket": socket}
         asked = replace(
             request(project, *(f"sh {command.format_map(facts)}" for command in HOSTILE), "sh touch $HOME/.own/g"),

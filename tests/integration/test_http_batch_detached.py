@@ -98,7 +98,7 @@ async def test_cancel_ends_background_agents(scripted: Scripted, kind: str) -> N
         await until(scripted.calls)
         told = (await server.client.post(f"/api/v1/runs/{run_id}/cancel")).json()
         assert told["state"] == "cancelled"
-        assert not scripted.alive()
+        await until(lambda: not scripted.alive())
 
 
 async def test_server_that_stops_ends_background_agents_and_records_that(scripted: Scripted) -> None:

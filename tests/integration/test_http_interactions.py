@@ -360,7 +360,7 @@ async def test_client_of_a_model_api_waits_without_reading_the_question(
 
 
 async def test_answers_are_logged_and_counted(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "clinvk.api.observe.observers")
     async with serving(scripted.env, REGISTRY, metrics_enabled=True) as server:
         asked = await asking(server)
         assert "\nclinvk_runs_waiting 1.0\n" in (await server.client.get("/metrics")).text
