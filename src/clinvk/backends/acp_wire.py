@@ -3,9 +3,12 @@
 Agents differ, so every field has a default, and what clinvk only passes on may have any type.
 """
 
+from collections.abc import Iterable, Iterator
+
 import msgspec
 
 from clinvk.backends.jsonrpc import Message
+from clinvk.backends.shared import unified_diff
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -42,6 +45,23 @@ class Tool(msgspec.Struct, frozen=True, rename="camel"):
     locations: list[Location] | None = None
     raw_input: dict[str, object] | list[object] | str | float | bool | None = None
 
+    @property
+    def pieces(self) -> list[Piece]:
+        """The pieces of the displayed output."""
+        return self.content if isinstance(self.content, list) else []
+
+    @property
+    def texts(self) -> Iterator[str]:
+        """The displayed texts, without changes of files."""
+        if isinstance(self.content, Content):
+            yield self.content.text
+        yield from (piece.content.text for piece in self.pieces if piece.content)
+
+
+def diff_of(changes: Iterable[Piece]) -> str:
+    """Return changes of files as a unified diff."""
+    return "".join(unified_diff(change.path, change.old_text or "", change.new_text or "") for change in changes)
+
 
 class Tokens(msgspec.Struct, frozen=True, rename="camel"):
     """Token counts. Some agents count the cached tokens in `input_tokens`, some only in `total_tokens`."""
@@ -70,6 +90,15 @@ class PermissionOption(msgspec.Struct, frozen=True, rename="camel"):
 
     option_id: str = ""
     kind: str = ""
+
+
+CANCELLED: dict[str, object] = {"outcome": {"outcome": "cancelled"}}
+"""The response to a permission request of a turn that is cancelled, or that offers no suitable option."""
+
+
+def chosen(option: PermissionOption | None) -> dict[str, object]:
+    """Return the response to a permission request that chooses an option."""
+    return {"outcome": {"outcome": "selected", "optionId": option.option_id}} if option else CANCELLED
 
 
 class Params(msgspec.Struct, frozen=True, rename="camel"):

@@ -36,7 +36,6 @@ _LOGIN_REQUIRED = -32000
 _OPENING = ("session/new", "session/load", "session/resume")
 _DEFAULT_MODE = "default"
 _NO_WIDTH = "\u200b"
-_CANCELLED: dict[str, object] = {"outcome": {"outcome": "cancelled"}}
 
 
 class Call(NamedTuple):
@@ -71,7 +70,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         if turn is None:
             return None
         turn.is_dropped = True
-        answers = b"".join(self._answer(approval.request, _CANCELLED) for approval in self._approvals.values())
+        answers = b"".join(self._answer(approval.request, wire.CANCELLED) for approval in self._approvals.values())
         self._approvals.clear()
         cancel: dict[str, object] = {"method": "session/cancel", "params": {"sessionId": turn.session}}
         return answers + (self._encode(cancel) if turn.is_prompted else b"")
@@ -127,7 +126,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
     ) -> Iterator[Delivery]:
         approval = Approval(message, params.options)
         if turn is None or not turn.is_prompted or turn.is_dropped or params.tool_call is None:
-            yield self._answer(message, _CANCELLED)
+            yield self._answer(message, wire.CANCELLED)
             return
         yield from self._report_start(turn)
         for event in turn.call(params.tool_call):
@@ -146,9 +145,8 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
     def _decide(self, approval: Approval, is_allowed: bool) -> bytes:
         """Answer a permission request with an option that holds once; cancel the request if there is none."""
         kind = "allow_once" if is_allowed else "reject_once"
-        option = next((option.option_id for option in approval.options if option.kind == kind), None)
-        chosen: dict[str, object] = {"outcome": {"outcome": "selected", "optionId": option}}
-        return self._answer(approval.request, _CANCELLED if option is None else chosen)
+        option = next((option for option in approval.options if option.kind == kind), None)
+        return self._answer(approval.request, wire.chosen(option))
 
     def _answered(self, call: Call, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         turn, result = call.turn, message.result or wire.Result()

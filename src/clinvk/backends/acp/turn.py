@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from clinvk.backends import acp_wire as wire
-from clinvk.backends.shared import MessageJoiner, NewText, unified_diff
+from clinvk.backends.shared import MessageJoiner, NewText
 from clinvk.types import events
 from clinvk.types.errors import AgentFailed, Cancelled
 from clinvk.types.interaction import Interaction
@@ -52,9 +52,9 @@ class TurnDecoder:
             self._used = (self._used or events.Usage()) + _usage(update.meta.usage)
         match update.session_update:
             case "agent_message_chunk":
-                yield from self._prose.write("".join(_texts(update)))
+                yield from self._prose.write("".join(update.texts))
             case "agent_thought_chunk" if self.request.thinking:
-                yield from self._thoughts.add(NewText("".join(_texts(update))))
+                yield from self._thoughts.add(NewText("".join(update.texts)))
             case "tool_call" | "tool_call_update":
                 yield from self._tool(update)
             case _:
@@ -106,7 +106,7 @@ class TurnDecoder:
             yield from self.call(update)
         if tool.status in ("completed", "failed") and update.tool_call_id not in self._ended:
             self._ended.add(update.tool_call_id)
-            yield events.ToolResult(update.tool_call_id, "\n".join(_texts(tool)), tool.status == "failed")
+            yield events.ToolResult(update.tool_call_id, "\n".join(tool.texts), tool.status == "failed")
 
     def _merged(self, update: wire.Tool) -> wire.Tool:
         """Return a tool call with the fields that an update changes."""
@@ -119,14 +119,6 @@ class TurnDecoder:
 def _usage(tokens: wire.Tokens) -> events.Usage:
     input_tokens = max(tokens.input_tokens, tokens.total_tokens - tokens.output_tokens)
     return events.Usage(input_tokens, tokens.output_tokens, tokens.cached_read_tokens)
-
-
-def _texts(tool: wire.Tool) -> Iterator[str]:
-    if isinstance(tool.content, wire.Content):
-        yield tool.content.text
-    for piece in tool.content if isinstance(tool.content, list) else []:
-        if piece.content:
-            yield piece.content.text
 
 
 def tool_name(tool: wire.Tool) -> str:
@@ -148,5 +140,4 @@ def _input(tool: wire.Tool) -> dict[str, object]:
 
 def _diff(tool: wire.Tool) -> str:
     """Return the changes of files that a tool displays, as a unified diff."""
-    changes = [piece for piece in tool.content if piece.type == "diff"] if isinstance(tool.content, list) else []
-    return "".join(unified_diff(each.path, each.old_text or "", each.new_text or "") for each in changes)
+    return wire.diff_of(piece for piece in tool.pieces if piece.type == "diff")

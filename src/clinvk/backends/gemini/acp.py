@@ -61,7 +61,7 @@ class AcpChannel(RpcChannel[acp_wire.Params, wire.Result, TurnDecoder, TurnDecod
         turn.is_dropped = True
         cancel: dict[str, object] = {"method": "session/cancel", "params": {"sessionId": turn.session}}
         asked, turn.asked = turn.asked, {}
-        withdrawn = b"".join(self._answer(message, approvals.CANCELLED) for message in asked.values())
+        withdrawn = b"".join(self._answer(message, acp_wire.CANCELLED) for message in asked.values())
         return self._encode(cancel) + withdrawn if turn.session else b""
 
     def resolve(self, run: str, request_id: str, answer: InteractionAnswer) -> bytes:
@@ -137,7 +137,7 @@ class AcpChannel(RpcChannel[acp_wire.Params, wire.Result, TurnDecoder, TurnDecod
         """Deny a permission request, because no user is present and no rule allowed the tool."""
         for event in turn.call(tool):
             yield turn.run, event
-        yield self._answer(message, approvals.CANCELLED)
+        yield self._answer(message, acp_wire.CANCELLED)
         turn.denied.append(tool)
         yield from self._report_denied(turn)
 

@@ -4,12 +4,9 @@
 has no reason. In an untrusted folder, the CLI does not allow edits for the whole session, so the channel does.
 """
 
-from clinvk.backends.acp_wire import PermissionOption, Tool
+from clinvk.backends.acp_wire import PermissionOption, Tool, chosen, diff_of
 from clinvk.backends.gemini.turn import tool_input, tool_name
-from clinvk.backends.shared import unified_diff
 from clinvk.types.interaction import APPROVAL_CHOICES, Choice, Interaction
-
-CANCELLED: dict[str, object] = {"outcome": {"outcome": "cancelled"}}
 
 EDIT = "edit"
 """The kind of the tools that edit files."""
@@ -20,15 +17,13 @@ _ALWAYS = ("proceed_always", "proceed_always_tool")
 
 def interaction(request_id: str, tool: Tool, options: tuple[PermissionOption, ...]) -> Interaction:
     """Return the approval that a request asks for."""
-    changes = [piece for piece in tool.content if piece.new_text is not None] if isinstance(tool.content, list) else []
-    diffs = (unified_diff(change.path, change.old_text or "", change.new_text or "") for change in changes)
     return Interaction(
         id=request_id,
         tool=tool_name(tool),
         title=tool.title or tool_name(tool),
         input=tool_input(tool),
         command=tool.title if tool.kind == "execute" else None,
-        diff="".join(diffs) or None,
+        diff=diff_of(piece for piece in tool.pieces if piece.new_text is not None) or None,
         choices=tuple(
             choice for choice in APPROVAL_CHOICES if choice.startswith("deny") or _option(choice, tool, options)
         ),
@@ -37,8 +32,7 @@ def interaction(request_id: str, tool: Tool, options: tuple[PermissionOption, ..
 
 def outcome(choice: Choice, tool: Tool, options: tuple[PermissionOption, ...]) -> dict[str, object]:
     """Return the response to a request."""
-    option = _option(choice, tool, options)
-    return {"outcome": {"outcome": "selected", "optionId": option.option_id}} if option else CANCELLED
+    return chosen(_option(choice, tool, options))
 
 
 def _option(choice: Choice, tool: Tool, options: tuple[PermissionOption, ...]) -> PermissionOption | None:

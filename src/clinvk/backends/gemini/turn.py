@@ -148,7 +148,7 @@ class TurnDecoder:
             case "agent_message_chunk":
                 yield from self._text(update)
             case "agent_thought_chunk" if self.request.thinking:
-                for text in _texts(update):
+                for text in update.texts:
                     self._thoughts.end_message()
                     yield from self._thoughts.write(text)
             case "tool_call":
@@ -174,7 +174,7 @@ class TurnDecoder:
         if tool.tool_call_id in self._open_calls:
             self._open_calls.discard(tool.tool_call_id)
             self._prose.end_message()
-            yield events.ToolResult(tool.tool_call_id, "\n".join(_texts(tool)) if output is None else output, is_error)
+            yield events.ToolResult(tool.tool_call_id, "\n".join(tool.texts) if output is None else output, is_error)
 
     def ended(self, result: wire.Result, recorded: RecordedTurn | None) -> events.Ending:
         """Return the ending of a turn from the protocol's result and the record."""
@@ -193,19 +193,10 @@ class TurnDecoder:
         return events.RunFinished(stop, used)
 
     def _text(self, update: acp_wire.Update) -> Iterator[events.Event]:
-        for text in _texts(update):
+        for text in update.texts:
             if not _MODE.fullmatch(text):
                 self._answered = True
                 yield from self._prose.write(text)
-
-
-def _texts(tool: acp_wire.Tool) -> Iterator[str]:
-    """Yield the texts of an update. Omit file changes, as a process of one prompt does."""
-    if isinstance(tool.content, acp_wire.Content):
-        yield tool.content.text
-    for piece in tool.content if isinstance(tool.content, list) else []:
-        if piece.content:
-            yield piece.content.text
 
 
 def tool_name(tool: acp_wire.Tool) -> str:
@@ -219,7 +210,7 @@ def tool_input(tool: acp_wire.Tool) -> dict[str, object]:
     if tool.kind == "execute":
         return {"command": tool.title or ""}
     shown: dict[str, object] = {"file_path": tool.locations[0].path} if tool.locations else {}
-    for change in tool.content if isinstance(tool.content, list) else []:
+    for change in tool.pieces:
         if change.new_text is not None:
             shown["content"] = change.new_text
     return shown or ({"title": tool.title} if tool.title else {})
