@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -16,7 +17,7 @@ from clinvk.config.model import InteractionSettings
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InteractionAnswered, InteractionEnded, InteractionNotFound, StoreUnavailable
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
-from clinvk.types.interaction import Interaction, InteractionAnswer, bounded, check_answer, is_too_long
+from clinvk.types.interaction import USER, Interaction, InteractionAnswer, bounded, check_answer, is_too_long
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +25,6 @@ POLL_S = 1.0
 
 OnResolved = Callable[[Interaction], None]
 Wake = Callable[[], None]
-
-USER = "user"
-"""The name, in `Interaction.answered_by`, of this machine's user."""
 
 
 class Interactions:
@@ -51,7 +49,7 @@ class Interactions:
     @property
     def waiting_runs(self) -> int:
         """The number of runs of this process that wait for an answer."""
-        return len({pending.run_id for pending, _ in self._pending.values()})
+        return len(self._waiting_run_ids())
 
     async def add(self, interaction: Interaction, on_resolved: OnResolved) -> Interaction | InteractionAnswer:
         """Store an interaction of a run, and call `on_resolved` with its outcome, unless it is forgotten before.
@@ -65,8 +63,7 @@ class Interactions:
         if is_too_long(interaction):
             return _TOO_LONG
         async with self._adding:
-            runs = {pending.run_id for pending, _ in self._pending.values()}
-            if len(runs | {interaction.run_id}) > self._settings.max_waiting:
+            if len(self._waiting_run_ids() | {interaction.run_id}) > self._settings.max_waiting:
                 return _NO_ROOM
             try:
                 await self._store.add_interaction(interaction)
@@ -120,6 +117,9 @@ class Interactions:
         if self._watcher:
             self._watcher.cancel()
 
+    def _waiting_run_ids(self) -> set[str]:
+        return {pending.run_id for pending, _ in self._pending.values()}
+
     async def _resolve(
         self, interaction: Interaction, answer: InteractionAnswer | None, answered_by: str | None
     ) -> tuple[Interaction, bool]:
@@ -165,6 +165,17 @@ _NOT_STORED = InteractionAnswer(choice="deny", reason="what the agent asks canno
 _EXPIRED = InteractionAnswer(choice="deny", reason="nobody answered in time")
 
 
+class ReadyAnswer(NamedTuple):
+    """An answer to pass on to the agent. `resolved` is None for a denial without an interaction.
+
+    `request_id` is the id of the agent's request.
+    """
+
+    request_id: str
+    answer: InteractionAnswer
+    resolved: Interaction | None
+
+
 class RunInteractions:
     """The interactions of one run. `on_resolved` is called when an answer is ready to be passed on."""
 
@@ -174,7 +185,7 @@ class RunInteractions:
         self._interactions = interactions
         self._run = {"run_id": run_id, "session_id": session_id, "backend": backend}
         self._pending: dict[str, Interaction] = {}
-        self._answers: list[tuple[str, InteractionAnswer, Interaction | None]] = []
+        self._answers: list[ReadyAnswer] = []
         self._on_resolved = on_resolved
 
     @property
@@ -190,32 +201,32 @@ class RunInteractions:
     @property
     def is_to_stop(self) -> bool:
         """Whether an answer stops the run."""
-        return any(answer.choice == "deny_and_stop" for _, answer, _ in self._answers)
+        return any(ready.answer.choice == "deny_and_stop" for ready in self._answers)
 
     async def record(self, event: InteractionRequested | InteractionResolved) -> list[Event]:
         """Store what the agent asks, or no longer asks, and return the events for the log."""
         request_id = event.interaction.id
         if isinstance(event, InteractionResolved):
-            self._answers = [answer for answer in self._answers if answer[0] != request_id]
+            self._answers = [ready for ready in self._answers if ready.request_id != request_id]
             withdrawn = self._pending.pop(request_id, None)
             return [InteractionResolved(await self._interactions.withdraw(withdrawn))] if withdrawn else []
         stored = await self._interactions.add(replace(event.interaction, **self._run), self._resolve)
         if isinstance(stored, InteractionAnswer):
-            self._answers.append((request_id, stored, None))
+            self._answers.append(ReadyAnswer(request_id, stored, None))
             return [Progress("denied", stored.reason)]
         self._pending[request_id] = stored
         return [InteractionRequested(stored)]
 
-    def take_answers(self) -> list[tuple[str, InteractionAnswer, Interaction | None]]:
-        """Return the answers to pass on: the id of the agent's request, the answer, and the resolved interaction."""
+    def take_answers(self) -> list[ReadyAnswer]:
+        """Return the answers to pass on."""
         answers, self._answers = self._answers, []
-        for request_id, _, _ in answers:
-            self._pending.pop(request_id, None)
+        for ready in answers:
+            self._pending.pop(ready.request_id, None)
         return answers
 
     def end(self) -> list[InteractionResolved]:
         """Withdraw the pending interactions of the ended run, and return the events, also of unsent answers."""
-        resolved = {request_id: each for request_id, _, each in self._answers}
+        resolved = {ready.request_id: ready.resolved for ready in self._answers}
         return [
             InteractionResolved(resolved.get(request_id) or self._interactions.forget(pending))
             for request_id, pending in self._pending.items()
@@ -223,5 +234,5 @@ class RunInteractions:
 
     def _resolve(self, resolved: Interaction) -> None:
         request_id = next(key for key, pending in self._pending.items() if pending.id == resolved.id)
-        self._answers.append((request_id, resolved.answer or _EXPIRED, resolved))
+        self._answers.append(ReadyAnswer(request_id, resolved.answer or _EXPIRED, resolved))
         self._on_resolved()

@@ -13,6 +13,12 @@ Choice = Literal["allow", "allow_session", "deny", "deny_and_stop", "answer"]
 APPROVAL_CHOICES: tuple[Choice, ...] = ("allow", "allow_session", "deny", "deny_and_stop")
 QUESTION_CHOICES: tuple[Choice, ...] = ("answer", "deny", "deny_and_stop")
 
+USER = "user"
+"""The name, in `Interaction.answered_by`, of this machine's user."""
+
+BUDGET = "budget"
+"""The tool, in `Interaction.tool`, with which clinvk itself asks whether a run may use its budget again."""
+
 InteractionStatus = Literal["pending", "answered", "expired", "withdrawn"]
 
 

@@ -10,8 +10,8 @@ from clinvk.api.access.hosts import refuse_foreign
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.response import read_json
 from clinvk.dialects.rest import interactions as views
-from clinvk.runtime.interactions import USER
 from clinvk.store.protocol import InteractionQuery
+from clinvk.types.interaction import USER
 
 
 async def list_interactions(services: Services, _: Request, query: views.InteractionListing) -> views.InteractionList:

@@ -9,7 +9,7 @@ from clinvk.cli.sessions.session_text import short_id
 from clinvk.cli.terminal.output import visible
 from clinvk.cli.terminal.table import one_line, width
 from clinvk.types.events import ToolCall
-from clinvk.types.interaction import Interaction, QuestionField
+from clinvk.types.interaction import BUDGET, USER, Interaction, QuestionField
 
 _INDENT = "    "
 _TAB = "    "
@@ -35,8 +35,6 @@ _KEYS = {
     "v": Key("view", "[v]iew all", "show everything in a pager"),
     "?": Key("help", "[?]", "show this help"),
 }
-BUDGET = "budget"
-"""The tool with which clinvk itself asks whether a run may continue."""
 
 _BUDGET_KEYS = {
     "y": Key("allow", "[y]es", "continue with as much again"),
@@ -189,7 +187,7 @@ def _colored(row: str, start: str) -> str:
 def outcome(resolved: Interaction) -> str:
     """Return how an interaction ended, and by whom."""
     if resolved.status == "answered" and resolved.answer:
-        who = "this user" if resolved.answered_by == "user" else f"API key {resolved.answered_by!r}"
+        who = "this user" if resolved.answered_by == USER else f"API key {resolved.answered_by!r}"
         reason = f" ({resolved.answer.reason})" if resolved.answer.reason else ""
         return one_line(f"answered by {who}: {resolved.answer.choice}{reason}")
     return "nobody answered in time: denied" if resolved.status == "expired" else "no longer asked"

@@ -18,7 +18,7 @@ from clinvk.cli.sessions.session_text import directory, home_of
 from clinvk.cli.terminal.keys import Interrupted, Keyboard, keyboard_fd
 from clinvk.cli.terminal.output import STDERR, Notes, visible, write
 from clinvk.types.errors import ClinvkError, InteractionAnswered, InteractionEnded, InvalidRequest, StoreUnavailable
-from clinvk.types.interaction import Interaction, InteractionAnswer, check_answer
+from clinvk.types.interaction import BUDGET, Interaction, InteractionAnswer, check_answer
 
 _ROWS_AROUND = 7
 _LEAST_ROWS = 8
@@ -159,7 +159,7 @@ class _Dialog:
                 await self._edit()
             case "answer":
                 return await self._reply()
-            case "deny" if self._interaction.tool != text.BUDGET:
+            case "deny" if self._interaction.tool != BUDGET:
                 reason = await self._keyboard.line("Reason for the agent (Enter: none, Ctrl-D: back): ")
                 return None if reason is None else InteractionAnswer(choice="deny", reason=reason.strip())
             case choice:

@@ -10,7 +10,7 @@ from math import inf
 from msgspec.structs import replace
 
 from clinvk.backends.base import Launch, ProtocolNotSupported
-from clinvk.runtime.interactions import Interactions, RunInteractions
+from clinvk.runtime.interactions import Interactions, ReadyAnswer, RunInteractions
 from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
@@ -313,13 +313,10 @@ class RunTask:
         """Give the agent the answers of its user, once the run holds a slot again."""
         if not (self._interactions.is_to_stop or (self._interactions.has_answers and self.slot.reacquire())):
             return
-        for request_id, answer, resolved in self._interactions.take_answers():
+        for request_id, answer, resolved in await self._take_answers():
             io.resolve(request_id, answer, self.now())
-            if resolved:
-                self._log([InteractionResolved(resolved)], 0)
             if resolved and answer.choice == "deny_and_stop":
                 self.stop(RunFailed(Cancelled.code, f"{resolved.answered_by} denied an action and stopped the run"))
-        await self._record_waiting()
 
     async def ask(self, interaction: Interaction) -> InteractionAnswer | None:
         """Ask the user between two turns, and wait for the answer and a slot; return None if the run was stopped."""
@@ -327,12 +324,17 @@ class RunTask:
         await self.record([InteractionRequested(interaction)], 0)
         while not self.stopped_by:
             if self._interactions.has_answers and self.slot.reacquire():
-                [(_, answer, resolved)] = self._interactions.take_answers()
-                self._log([InteractionResolved(resolved)] if resolved else [], 0)
-                await self._record_waiting()
+                [(_, answer, _)] = await self._take_answers()
                 return answer
             await self.alarm.wait_until(inf)
         return None
+
+    async def _take_answers(self) -> list[ReadyAnswer]:
+        """Return the answers to pass on, and log the resolved interactions."""
+        answers = self._interactions.take_answers()
+        self._log([InteractionResolved(answer.resolved) for answer in answers if answer.resolved], 0)
+        await self._record_waiting()
+        return answers
 
     async def _record_waiting(self) -> None:
         await self.recorder.set_state("waiting" if self._interactions.is_waiting else "running")

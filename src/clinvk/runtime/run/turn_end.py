@@ -7,7 +7,7 @@ from clinvk.runtime.run.run_io import RunIO
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import Ending, RunFinished, Usage
-from clinvk.types.interaction import Interaction
+from clinvk.types.interaction import BUDGET, Interaction
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
@@ -47,7 +47,7 @@ async def _is_budget_extended(task: RunTask, ending: Ending) -> bool:
     tokens = request.max_total_tokens
     amount = f"{tokens:,} {'token' if tokens == 1 else 'tokens'}" if tokens else f"${request.max_cost_usd:g}"
     title = f"The run has reached its budget of {amount}. Continue with as much again?"
-    answer = await task.ask(Interaction(id="budget", tool="budget", title=title, choices=("allow", "deny")))
+    answer = await task.ask(Interaction(id=BUDGET, tool=BUDGET, title=title, choices=("allow", "deny")))
     return answer is not None and answer.choice == "allow"
 
 
