@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 _COUNT_TIMEOUT_S = 2.0
 _BEGIN_TIMEOUT_S = 30.0
 _HANGS_AFTER_S = 10.0
-_CLEAN_STEP = 100
 _IMPORT_STEP = 100
 
 _OUTCOME = ("status", "resolved_at", "answered_by", "answer")
@@ -59,19 +58,6 @@ _LIMITS = LIMITS.select("WHERE resets_at > ? ORDER BY backend, resets_at, window
 _OWNER = "SELECT owner FROM runs WHERE id = ?"
 _EVENTS = "SELECT key FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
 
-_OLD = (
-    "FROM totals CROSS JOIN sessions ON sessions.backend = totals.backend AND sessions.status = totals.state"
-    " AND sessions.resumable = totals.resumable"
-    " WHERE totals.list = 'sessions' AND sessions.last_used < ?1 AND coalesce(sessions.imported_at, 0) < ?1"
-    " AND NOT EXISTS (SELECT 1 FROM runs WHERE session_id = sessions.id"
-    " AND runs.state IN ('queued', 'running', 'waiting'))"
-)
-_COUNT_OLD = f"SELECT count(*) {_OLD}"
-_SOME_OLD = f"SELECT sessions.id {_OLD} LIMIT ?2"
-_DELETE_OLD_RUNS = (
-    "DELETE FROM runs WHERE key IN (SELECT key FROM runs WHERE session_id IS NULL AND created_at < ?"
-    " AND state NOT IN ('queued', 'running', 'waiting') LIMIT ?)"
-)
 _PROBE = "UPDATE search SET indexed = ~indexed"
 _PROBE_BYTES = 128 * 1024
 _CLAIM_SPACE = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({_PROBE_BYTES}))"  # noqa: S608 - our own names
@@ -214,17 +200,13 @@ class SqliteStore:
         """Delete the sessions last used or imported before a time. Return the number of deleted sessions."""
         await self.recover()
         if dry_run:
-            return await self._read(lambda db: db.execute(_COUNT_OLD, (before,)).fetchone()[0])
-
-        def delete_some(db: "sqlite3.Connection") -> int:
-            return turns.clean(db, [found for (found,) in db.execute(_SOME_OLD, (before, _CLEAN_STEP))])
-
+            return await self._read(lambda db: turns.count_old(db, before))
         number = 0
-        while deleted := await self._delete(delete_some):
+        while deleted := await self._delete(lambda db: turns.clean(db, before)):
             number += deleted
-        while await self._writer.write(lambda db: db.execute(_DELETE_OLD_RUNS, (before, _CLEAN_STEP)).rowcount):
+        while await self._writer.write(lambda db: turns.clean_runs(db, before)):
             pass
-        await self._writer.write(lambda db: db.execute(turns.FORGET_GROUPS).rowcount)
+        await self._writer.write(turns.forget_groups)
         return number
 
     async def count(self) -> int:

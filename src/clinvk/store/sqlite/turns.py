@@ -48,7 +48,21 @@ _PREDECESSOR = (
 _TAKE_TURN = "UPDATE runs SET waits = 0 WHERE id = ?"
 
 _DELETE = "DELETE FROM sessions WHERE id = ?"
-FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
+_FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
+_CLEAN_STEP = 100
+_OLD = (
+    "FROM totals CROSS JOIN sessions ON sessions.backend = totals.backend AND sessions.status = totals.state"
+    " AND sessions.resumable = totals.resumable"
+    " WHERE totals.list = 'sessions' AND sessions.last_used < ?1 AND coalesce(sessions.imported_at, 0) < ?1"
+    " AND NOT EXISTS (SELECT 1 FROM runs WHERE session_id = sessions.id"
+    " AND runs.state IN ('queued', 'running', 'waiting'))"
+)
+_COUNT_OLD = f"SELECT count(*) {_OLD}"
+_SOME_OLD = f"SELECT sessions.id {_OLD} LIMIT ?2"
+_DELETE_OLD_RUNS = (
+    "DELETE FROM runs WHERE key IN (SELECT key FROM runs WHERE session_id IS NULL AND created_at < ?"
+    " AND state NOT IN ('queued', 'running', 'waiting') LIMIT ?)"
+)
 _ORCHESTRATIONS = "SELECT DISTINCT parent_id FROM runs WHERE session_id = ? AND parent_id IS NOT NULL"
 _SELECT_ORCHESTRATION = RUNS.select("WHERE id = ?")
 _DELETE_ORCHESTRATION = (
@@ -188,12 +202,28 @@ def delete(connection: "sqlite3.Connection", owners: OwnerLocks, session_id: str
     refuse_busy(connection, owners, session_id)
     if not _delete_session(connection, session_id):
         raise protocol.not_found(session_id, "session")
-    connection.execute(FORGET_GROUPS)
+    forget_groups(connection)
 
 
-def clean(connection: "sqlite3.Connection", session_ids: Sequence[str]) -> int:
-    """Delete idle sessions, as `delete` does. Return the number of deleted sessions."""
+def count_old(connection: "sqlite3.Connection", before: float) -> int:
+    """Return the number of idle sessions last used or imported before a time."""
+    return connection.execute(_COUNT_OLD, (before,)).fetchone()[0]
+
+
+def clean(connection: "sqlite3.Connection", before: float) -> int:
+    """Delete some of the sessions that `count_old` counts, as `delete` does. Return the number of deleted sessions."""
+    session_ids = [found for (found,) in connection.execute(_SOME_OLD, (before, _CLEAN_STEP))]
     return sum(_delete_session(connection, session_id) for session_id in session_ids)
+
+
+def clean_runs(connection: "sqlite3.Connection", before: float) -> int:
+    """Delete some ended runs without a session that began before a time. Return the number of deleted runs."""
+    return connection.execute(_DELETE_OLD_RUNS, (before, _CLEAN_STEP)).rowcount
+
+
+def forget_groups(connection: "sqlite3.Connection") -> None:
+    """Delete the totals of groups without members."""
+    connection.execute(_FORGET_GROUPS)
 
 
 def _delete_session(connection: "sqlite3.Connection", session_id: str) -> bool:
