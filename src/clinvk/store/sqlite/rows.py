@@ -36,7 +36,8 @@ _value_decoder = msgspec.json.Decoder(float_hook=float)
 class Table(Generic[_T]):
     """The table of one type, listed by the column `at`.
 
-    `columns` are the fields of the type, in order; the columns in `coded` are JSON.
+    `columns` are the fields of the type, in order; the columns in `coded` are JSON. `by_id` is the statement that
+    selects the row with an id, for a table that has ids.
     """
 
     def __init__(self, name: str, type_: type[_T], at: str, *coded: str) -> None:
@@ -45,6 +46,7 @@ class Table(Generic[_T]):
         self.at = at
         self._type = type_
         self._coded = coded
+        self.by_id = self.select("WHERE id = ?")
 
     def select(self, rest: str) -> str:
         """Return a statement for selecting whole rows."""

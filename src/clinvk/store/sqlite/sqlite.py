@@ -27,7 +27,7 @@ from clinvk.store.sqlite.database import (
 )
 from clinvk.store.sqlite.legacy import DamagedFile, ImportReport
 from clinvk.store.sqlite.owners import OwnerLocks
-from clinvk.store.sqlite.rows import INTERACTIONS, LIMITS, RUNS, SESSIONS
+from clinvk.store.sqlite.rows import INTERACTIONS, LIMITS, RUNS, SESSIONS, Table
 from clinvk.store.sqlite.threads import ReaderThreads, WriterThread
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.events import Logged
@@ -49,9 +49,6 @@ _IDS: dict[protocol.Kind, str] = {
     "run": "SELECT id FROM runs WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
     "interaction": "SELECT id FROM interactions WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
 }
-_SESSION = SESSIONS.select("WHERE id = ?")
-_RUN = RUNS.select("WHERE id = ?")
-_INTERACTION = INTERACTIONS.select("WHERE id = ?")
 _ADD_INTERACTION = INTERACTIONS.insert()
 _RESOLVE = f"{INTERACTIONS.update(_OUTCOME)} AND status = 'pending'"
 _LIMITS = LIMITS.select("WHERE resets_at > ? ORDER BY backend, resets_at, window")
@@ -65,6 +62,7 @@ _CLAIM_SPACE = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob(
 _FREE_SPACE = "DELETE FROM imports WHERE name = '/room'"
 
 _T = TypeVar("_T")
+_Item = TypeVar("_Item", Session, RunRecord, Interaction)
 
 
 class SqliteStore:
@@ -163,12 +161,7 @@ class SqliteStore:
 
     async def session(self, reference: str) -> Session:
         """Return a session."""
-        prefix = protocol.check_prefix(reference, "session")
-
-        def find(db: "sqlite3.Connection") -> Session:
-            return SESSIONS.read(db.execute(_SESSION, (_unique_id(db, prefix, reference, "session"),)).fetchone())
-
-        return await self._read(find)
+        return await self._find(SESSIONS, reference, "session")
 
     async def sessions(self, query: SessionQuery) -> Page[Session]:
         """List sessions."""
@@ -242,12 +235,7 @@ class SqliteStore:
 
     async def run(self, reference: str) -> RunRecord:
         """Return a run."""
-        prefix = protocol.check_prefix(reference, "run")
-
-        def find(db: "sqlite3.Connection") -> RunRecord:
-            return RUNS.read(db.execute(_RUN, (_unique_id(db, prefix, reference, "run"),)).fetchone())
-
-        return await self._read(find)
+        return await self._find(RUNS, reference, "run")
 
     async def runs(self, query: RunQuery) -> Page[RunRecord]:
         """List runs."""
@@ -280,19 +268,13 @@ class SqliteStore:
         def resolve(db: "sqlite3.Connection") -> Interaction:
             id_ = (_unique_id(db, resolved.id, resolved.id, "interaction"),)
             db.execute(_RESOLVE, (*INTERACTIONS.values(resolved, _OUTCOME), *id_))
-            return INTERACTIONS.read(db.execute(_INTERACTION, id_).fetchone())
+            return INTERACTIONS.read(db.execute(INTERACTIONS.by_id, id_).fetchone())
 
         return await self._writer.write(resolve)
 
     async def interaction(self, reference: str) -> Interaction:
         """Return an interaction."""
-        prefix = protocol.check_prefix(reference, "interaction")
-
-        def find(db: "sqlite3.Connection") -> Interaction:
-            row = db.execute(_INTERACTION, (_unique_id(db, prefix, reference, "interaction"),)).fetchone()
-            return INTERACTIONS.read(row)
-
-        return await self._read(find)
+        return await self._find(INTERACTIONS, reference, "interaction")
 
     async def interactions(self, query: InteractionQuery) -> list[Interaction]:
         """List interactions, newest first."""
@@ -331,6 +313,15 @@ class SqliteStore:
             while await self._writer.write(lists.index_sessions):
                 pass
         return ImportReport(count, tuple(damaged))
+
+    async def _find(self, table: Table[_Item], reference: str, kind: protocol.Kind) -> _Item:
+        """Return the item of a reference."""
+        prefix = protocol.check_prefix(reference, kind)
+
+        def find(db: "sqlite3.Connection") -> _Item:
+            return table.read(db.execute(table.by_id, (_unique_id(db, prefix, reference, kind),)).fetchone())
+
+        return await self._read(find)
 
     async def _read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         def read(db: "sqlite3.Connection") -> _T:

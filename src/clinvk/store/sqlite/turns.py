@@ -35,7 +35,6 @@ _DESCRIPTION = ("title", "tags")
 _INSERT_SESSION = f"{SESSIONS.insert('resumable', 'imported_at')} ON CONFLICT (id) DO NOTHING"
 _INSERT_WORDS = "INSERT INTO session_words (session, words) SELECT key, ? FROM sessions WHERE id = ?"
 _CLAIM = "UPDATE sessions SET status = 'active', last_used = max(last_used, ?) WHERE id = ?"
-_SELECT_SESSION = SESSIONS.select("WHERE id = ?")
 _UPDATE_SESSION = SESSIONS.update((*_SESSION_CHANGES, "resumable"))
 _HOLDER = "SELECT id, owner FROM runs WHERE session_id = ? AND state IN ('queued', 'running', 'waiting') ORDER BY waits"
 _PREDECESSOR = (
@@ -64,7 +63,6 @@ _DELETE_OLD_RUNS = (
     " AND state NOT IN ('queued', 'running', 'waiting') LIMIT ?)"
 )
 _ORCHESTRATIONS = "SELECT DISTINCT parent_id FROM runs WHERE session_id = ? AND parent_id IS NOT NULL"
-_SELECT_ORCHESTRATION = RUNS.select("WHERE id = ?")
 _DELETE_ORCHESTRATION = (
     "DELETE FROM runs WHERE id = ?1 AND state NOT IN ('queued', 'running', 'waiting')"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE parent_id = ?1)"
@@ -232,7 +230,7 @@ def _delete_session(connection: "sqlite3.Connection", session_id: str) -> bool:
     for orchestration in orchestrations:
         if connection.execute(_DELETE_ORCHESTRATION, orchestration).rowcount:
             continue
-        if row := connection.execute(_SELECT_ORCHESTRATION, orchestration).fetchone():
+        if row := connection.execute(RUNS.by_id, orchestration).fetchone():
             stripped = without_text(RUNS.read(row))
             connection.execute(_REMOVE_TEXT, (*RUNS.values(stripped, _TEXTS), True, stripped.id))
             connection.execute(_REMOVE_EVENTS, orchestration)
@@ -255,7 +253,7 @@ def tag(connection: "sqlite3.Connection", session_id: str, add: Sequence[str], r
 
 
 def _stored_session(connection: "sqlite3.Connection", session_id: str) -> Session:
-    row = connection.execute(_SELECT_SESSION, (session_id,)).fetchone()
+    row = connection.execute(SESSIONS.by_id, (session_id,)).fetchone()
     if row is None:
         raise protocol.not_found(session_id, "session")
     return SESSIONS.read(row)
