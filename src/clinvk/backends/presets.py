@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Preset(NamedTuple):
-    """An agent: its argv, the command that installs it, how to log in, and the folders that it writes."""
+    """The command line of an agent, its installation command, its login instructions, and the folders of its data."""
 
     argv: tuple[str, ...]
     install: str

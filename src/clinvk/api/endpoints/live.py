@@ -37,4 +37,4 @@ class LiveEventsEndpoint(NamedTuple):
 
 
 async def _ignore_quiet() -> None:
-    """Do nothing: the stream itself sends comments."""
+    """Do nothing; `LiveEvents.follow` yields the comments of a quiet stream."""

@@ -1,4 +1,4 @@
-"""Ask on the terminal what agents ask, one interaction after the other."""
+"""Interactions of agents on the terminal, handled one after the other."""
 
 import asyncio
 import json

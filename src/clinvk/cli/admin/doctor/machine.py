@@ -76,7 +76,7 @@ def check_warm(settings: Settings, backends: Backends) -> list[Check]:
 
 
 def check_notifications(settings: NotificationSettings, environ: Mapping[str, str]) -> Iterator[Check]:
-    """Report each notification target, and whether its secret and its program are there. Nothing is sent."""
+    """Check the secret and the program of each notification target. Send nothing."""
     for name, target in settings.targets.items():
         about = f"notification target {name}"
         try:
