@@ -25,6 +25,7 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
 from clinvk.config.model import (
     BackendSettings,
+    ClusterSettings,
     InteractionSettings,
     LogSettings,
     NotificationSettings,
@@ -94,6 +95,7 @@ async def serving(
     warm: WarmSettings | None = None,
     interactions: InteractionSettings | None = None,
     notifications: NotificationSettings | None = None,
+    cluster: ClusterSettings | None = None,
     **server: object,
 ) -> AsyncGenerator[LiveServer]:
     """Serve with these settings of `server`. The default store is in the home of the environment.
@@ -110,6 +112,7 @@ async def serving(
         interactions=interactions or InteractionSettings(),
         tracing=TracingSettings(enabled=tracing),
         notifications=notifications or NotificationSettings(),
+        cluster=cluster or ClusterSettings(),
     )
     sockets = listen("127.0.0.1", 0)
     port: int = sockets[0].getsockname()[1]

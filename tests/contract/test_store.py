@@ -137,12 +137,12 @@ async def test_unknown_run_cannot_be_updated_or_ended(store: SessionStore) -> No
 
 
 async def test_run_does_not_change_creation_fields_or_description_of_its_session(store: SessionStore) -> None:
-    given = session(status="active", title="made", tags=("made",), parent_id=new_id())
+    given = session(status="active", title="made", tags=("made",), parent_id=new_id(), node="n1")
     record = run(given)
     await store.begin(record, given)
     await store.describe(given.id, "described", ("described",))
     other = session(
-        id=given.id, backend="x", created_at=0, working_dir="/x", initial_prompt="x", title="x", turn_count=1
+        id=given.id, backend="x", created_at=0, working_dir="/x", initial_prompt="x", title="x", turn_count=1, node="x"
     )
     await store.end(replace(record, state="finished"), other, [])
     expected = replace(given, title="described", tags=("described",), status="completed", turn_count=1)
@@ -151,10 +151,18 @@ async def test_run_does_not_change_creation_fields_or_description_of_its_session
 
 async def test_update_does_not_change_creation_fields_of_a_run(store: SessionStore) -> None:
     given = session(status="active")
-    record = run(given, parent_id=new_id(), request={"approval_mode": "auto"}, key_name="key")
+    record = run(given, parent_id=new_id(), request={"approval_mode": "auto"}, key_name="key", node="n1")
     await store.begin(record, given)
     other = run(
-        id=record.id, backend="x", prompt="x", created_at=0, workdir="/x", request={"x": 1}, key_name="x", model="opus"
+        id=record.id,
+        backend="x",
+        prompt="x",
+        created_at=0,
+        workdir="/x",
+        request={"x": 1},
+        key_name="x",
+        node="x",
+        model="opus",
     )
     await store.update(replace(other, state="running"), None)
     assert await store.run(record.id) == replace(record, state="running", model="opus")

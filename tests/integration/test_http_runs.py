@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from clinvk.config.model import BackendSettings
+from clinvk.config.model import BackendSettings, ClusterSettings
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Logged, RunStarted, TextDelta
 from clinvk.types.record import RunRecord
@@ -78,6 +78,18 @@ async def test_run_is_stored_with_its_request_and_result(scripted: Scripted, tmp
     assert (body["error"], body["error_code"], body["parent_id"]) == (None, None, None)
     assert body["created_at"] <= body["started_at"] <= body["ended_at"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["ended_at"])
+
+
+async def test_runs_and_sessions_name_the_node_of_the_settings(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    tasks = [{"backend": "claude", "prompt": "hi"}]
+    async with serving(scripted.env, cluster=ClusterSettings(node="n1")) as server:
+        await server.client.post("/api/v1/parallel", json={"tasks": tasks})
+        runs = (await get(server, "")).json()["runs"]
+        session = (await server.client.get(f"/api/v1/sessions/{runs[0]['session_id']}")).json()
+        fork = await server.client.post(f"/api/v1/sessions/{session['id']}/fork")
+    assert [(run["kind"], run["node"]) for run in runs] == [("prompt", "n1"), ("parallel", "n1")]
+    assert (session["node"], fork.json()["node"]) == ("n1", "n1")
 
 
 async def test_failed_run_reports_its_error(scripted: Scripted) -> None:

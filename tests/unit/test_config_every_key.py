@@ -31,12 +31,15 @@ OF_COMMANDS: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
 OF_VARIABLES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
     ("agents", "env_allow"): (("A,B_*", ("A", "B_*")), ('["npm_config_x-y"]', ("npm_config_x-y",))),
 }
+OF_NODES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
+    ("cluster", "node"): (("build-1", "build-1"), ("ana_2", "ana_2")),
+}
 
 
 def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, object]]:
     """Return two values other than the default, each as text and parsed."""
     words = setting_values.allowed_words(kind)
-    if special := (OF_BACKENDS | OF_COMMANDS | OF_VARIABLES).get(name):
+    if special := (OF_BACKENDS | OF_COMMANDS | OF_VARIABLES | OF_NODES).get(name):
         return special
     if words == ("true", "false"):
         other = not value_of(Settings(), name)
@@ -55,7 +58,7 @@ def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, ob
 def wrong(name: Name, kind: object) -> str:
     if name in OF_BACKENDS or setting_values.allowed_words(kind):
         return "nonsense"
-    if name in OF_VARIABLES:
+    if name in OF_VARIABLES or name in OF_NODES:
         return "A B"
     if kind is str or setting_values.is_list(kind):
         return "relative" if name[-1] in PATHS else ""

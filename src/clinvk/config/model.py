@@ -25,6 +25,9 @@ Age = Annotated[str, Meta(pattern="^[1-9][0-9]{0,4}[hdw]$", description="an age 
 NotificationEvents = Annotated[
     tuple[NotificationEvent, ...], Meta(description="a list of waiting, done, failed and limit")
 ]
+NodeName = Annotated[
+    str, Meta(pattern="^[A-Za-z0-9_-]{0,64}$", description="at most 64 letters, digits, hyphens and underscores")
+]
 NotificationUrl = Annotated[
     str,
     Meta(
@@ -257,6 +260,12 @@ class NotificationSettings(_Section, frozen=True, kw_only=True):
             raise ConfigError(f"notifications.default: {message}")
 
 
+class ClusterSettings(_Section, frozen=True, kw_only=True):
+    """A cluster of several machines. `node` is the name of this machine in the records of its runs and sessions."""
+
+    node: NodeName = ""
+
+
 class Settings(_Section, frozen=True, kw_only=True):
     """All settings. API keys and the home are not settings: only the environment has them."""
 
@@ -274,6 +283,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     tracing: TracingSettings = TracingSettings()
     notifications: NotificationSettings = NotificationSettings()
     parallel: ParallelSettings = ParallelSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
     def backend(self, name: str) -> BackendSettings:
         """Return the settings of a backend, or the defaults."""

@@ -44,6 +44,7 @@ class Orchestrations:
         timeout_s: the time limit for recording an outcome; the results are returned in any case.
         rule: says from which directories a worktree may be made.
         background: owns the orchestrations of `launch`; call `end` before leaving it.
+        node: the name of this machine in the records.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class Orchestrations:
         timeout_s: float = CLEANUP_TIMEOUT_S,
         rule: SourceRule = _any_source,
         background: asyncio.TaskGroup | None = None,
+        node: str = "",
     ) -> None:
         self._resources = Resources(runs, runs.run, Worktrees(spawner, home(environ), environ), rule)
         self._spawner = spawner
         self._background = background
+        self._node = node
         self._store = store
         self._timeout_s = timeout_s
         self._live: dict[str, Orchestration] = {}
@@ -92,7 +95,7 @@ class Orchestrations:
             return
         done = len(plan.done) if isinstance(plan, Chain) else 0
         with resources.runs.reserved([part.request for part in plan.parts[done:]]):
-            record = _begun_record(plan, original)
+            record = _begun_record(plan, original, self._node)
             one = Orchestration(record.id, plan, resources, warnings)
             await self._store.begin(record, None)
             self._live[one.id] = one
@@ -158,7 +161,7 @@ class Orchestrations:
                     group.create_task(one.cancel("the server is stopping"))
 
 
-def _begun_record(plan: Plan, original: Plan) -> RunRecord:
+def _begun_record(plan: Plan, original: Plan, node: str) -> RunRecord:
     """Return the record of an orchestration that begins.
 
     `original` is the plan before admission, without what the settings add, which may be secret.
@@ -174,6 +177,7 @@ def _begun_record(plan: Plan, original: Plan) -> RunRecord:
         started_at=at,
         workdir=directories.pop() if len(directories) == 1 else "",
         request=_options(original),
+        node=node,
     )
 
 

@@ -292,11 +292,9 @@ class LocalRuns:
                 workdir and self._admit_dirs
             ):  # all other directories were resolved at admission
                 workdir = await self._lookups.run(partial(executables.resolve, workdir), workdir)
-            session = new_session(request, os.urandom(16).hex(), workdir, self._settings.session)
+            session = new_session(request, os.urandom(16).hex(), workdir, self._settings)
         recorded = replace(request, extra=self._environment.own_extra(request))
-        recorder = RunRecorder(
-            self._store, self._autosave, spec.run_id, recorded, session, resume, self._settings.session
-        )
+        recorder = RunRecorder(self._store, self._autosave, spec.run_id, recorded, session, resume, self._settings)
         self._refuse_when_closing()
         # `reserved` counts the memory of a part.
         slot_request = SlotRequest(request.backend, request.client, 0 if request.part else held_bytes(request))

@@ -19,7 +19,7 @@ MIN_PREFIX = 4
 UNDER_WAY: tuple[RunState, ...] = ("queued", "running", "waiting")
 """The states of a run that has not ended."""
 
-FIXED_SESSION_FIELDS = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags")
+FIXED_SESSION_FIELDS = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags", "node")
 """The fields of a session that its runs do not change."""
 
 FIXED_RUN_FIELDS = (
@@ -32,6 +32,7 @@ FIXED_RUN_FIELDS = (
     "request",
     "prompt",
     "key_name",
+    "node",
 )
 """The fields of a run that never change after `begin`."""
 

@@ -29,6 +29,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         output: the answer; if the run broke off, the part received so far.
         error_code: a `ClinvkError.code`.
         key_name: the API key of the request; empty if no key was required.
+        node: the node of the cluster that runs the run; empty on a machine without a cluster.
     """
 
     id: str
@@ -51,6 +52,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None = None
     output: str = ""
     key_name: str = ""
+    node: str = ""
 
     @property
     def kind(self) -> RunKind:

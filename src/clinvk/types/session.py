@@ -34,6 +34,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         counted: the tokens that the agent has counted in its conversation, including a fork's parent.
         forks_parent: the first run branches off the parent's conversation; until then the handle is the parent's.
         turn_count: the number of prompts run in the session.
+        node: the node of the cluster with the agent's files of the conversation; empty on a machine without a cluster.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     forks_parent: bool = False
     error_message: str | None = None
     metadata: dict[str, object] = {}
+    node: str = ""
 
 
 class Resume(msgspec.Struct, frozen=True):

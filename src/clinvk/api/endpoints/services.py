@@ -71,6 +71,7 @@ class Services:
             executables.needed_variables(self.environ),
             rule=self.admission.check_repository,
             background=self.background,
+            node=self.settings.cluster.node,
         )
 
     @cached_property

@@ -233,7 +233,9 @@ async def _run_plan(
         async with LocalRuns(
             settings_with_slots, store, environ, backends, release_elsewhere=freeing(environ), home=home(environ)
         ) as runs:
-            orchestrations = Orchestrations(runs, store, runs.spawner, executables.inherited(settings, environ))
+            orchestrations = Orchestrations(
+                runs, store, runs.spawner, executables.inherited(settings, environ), node=settings.cluster.node
+            )
             try:
                 plan = await _admitted(view, backends, requested, orchestrations, store)
             except ClinvkError as exc:

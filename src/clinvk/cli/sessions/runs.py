@@ -83,6 +83,7 @@ def run_details(run: RunRecord, view: text.TextView) -> list[str]:
             "tokens": text.tokens(usage) if usage != Usage() else "",
             "cost": f"${run.cost_usd:.4f}" if run.cost_usd is not None else "",
             "API key": run.key_name,
+            "node": run.node,
         }
     )
 

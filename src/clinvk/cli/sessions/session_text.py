@@ -167,6 +167,7 @@ def details(session: Session, view: TextView) -> list[str]:
             "tags": ", ".join(map(one_line, session.tags)),
             "forked from": session.parent_id or "",
             "agent's id": session.backend_session_id or "",
+            "node": session.node,
             "metadata": msgspec.json.encode(session.metadata).decode() if session.metadata else "",
         }
     )

@@ -43,6 +43,7 @@ QueuePosition = (
     ]
     | msgspec.UnsetType
 )
+Node = Annotated[str, Meta(description="The node of the cluster; absent without a cluster.")] | msgspec.UnsetType
 _UNREADABLE = "Number of items on this page that a damaged database hides; absent if none."
 Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
 
@@ -73,6 +74,7 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: Annotated[str | None, Meta(description="The session from which this session was forked.")]
     error_message: Annotated[str | None, Meta(description="The error of the last run.")]
     metadata: dict[str, object]
+    node: Node = msgspec.UNSET
 
 
 class SessionList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -163,6 +165,7 @@ class RunItem(msgspec.Struct, frozen=True, kw_only=True):
     stop_reason: StopReason | None
     token_usage: Annotated[Usage, Meta(description="Tokens of this run; zeros if unknown.")]
     cost_usd: float | None
+    node: Node = msgspec.UNSET
 
 
 class RunView(RunItem, frozen=True, kw_only=True):
@@ -214,7 +217,13 @@ _patches = msgspec.json.Decoder(SessionPatch)
 
 def session_view(session: Session) -> SessionView:
     """Return the view of a session."""
-    return copy_as(SessionView, session, created_at=time(session.created_at), last_used=time(session.last_used))
+    return copy_as(
+        SessionView,
+        session,
+        created_at=time(session.created_at),
+        last_used=time(session.last_used),
+        node=session.node or msgspec.UNSET,
+    )
 
 
 def session_item(session: Session, costs: Mapping[str, float]) -> SessionView:
@@ -238,6 +247,7 @@ def run_item(run: RunRecord) -> RunItem:
         exit_code=_exit_code(run),
         error=run.error_message,
         token_usage=run.usage or Usage(),
+        node=run.node or msgspec.UNSET,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.config.model import SessionSettings
+from clinvk.config.model import Settings
 from clinvk.runtime.run.event_log import Autosave, EventLog
 from clinvk.store.protocol import SessionStore
 from clinvk.types.choices import RunState, SessionStatus
@@ -23,7 +23,7 @@ _INITIAL_PROMPT_CHARS = 10_000
 """Length of a session's `initial_prompt` in characters; the run's record has the whole prompt."""
 
 
-def new_session(request: RunRequest, session_id: str, working_dir: str, settings: SessionSettings) -> Session:
+def new_session(request: RunRequest, session_id: str, working_dir: str, settings: Settings) -> Session:
     """Return a new session for a conversation that begins with this request."""
     at = time.time()
     return Session(
@@ -34,8 +34,9 @@ def new_session(request: RunRequest, session_id: str, working_dir: str, settings
         working_dir=working_dir,
         initial_prompt=request.prompt[:_INITIAL_PROMPT_CHARS],
         model=request.model,
-        tags=tuple(dict.fromkeys(settings.default_tags + request.tags)),
+        tags=tuple(dict.fromkeys(settings.session.default_tags + request.tags)),
         metadata=request.metadata,
+        node=settings.cluster.node,
     )
 
 
@@ -58,7 +59,7 @@ class RunRecorder:
         request: RunRequest,
         session: Session | None,
         resume: Resume | None,
-        settings: SessionSettings,
+        settings: Settings,
     ) -> None:
         self.session = session
         self.warnings: list[str] = []
@@ -67,7 +68,7 @@ class RunRecorder:
         self._resume = resume
         self._holds_session = session is not None
         self._has_started = False
-        self._counts_usage = settings.store_token_usage
+        self._counts_usage = settings.session.store_token_usage
         self._stores_text = not request.ephemeral
         self._record = RunRecord(
             id=run_id,
@@ -81,6 +82,7 @@ class RunRecorder:
             model=request.model,
             request=_options(request),
             key_name=request.key_name,
+            node=settings.cluster.node,
         )
 
     @property
