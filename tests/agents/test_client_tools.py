@@ -108,6 +108,18 @@ async def test_responses_answer_with_function_calls_and_take_outputs(machine: Ma
 
 
 @pytest.mark.parametrize("cli", CLIS)
+async def test_client_gets_only_the_repaired_call_of_a_strict_tool(machine: Machine, cli: str) -> None:
+    function = {"name": "get_weather", "description": "W", "parameters": WEATHER, "strict": True}
+    tools = [{"type": "function", "function": function}]
+    messages = [{"role": "user", "content": f"{call_of(cli, 'x')} {call_of(cli, 'Rome')}"}]
+    async with clients(machine) as each:
+        answer = await each.openai.chat.completions.create(model=cli, messages=messages, tools=tools)
+        [call] = answer.choices[0].message.tool_calls or ()
+        assert json.loads(call.function.arguments) == {"city": "Rome"}
+        assert await each.runs() == 1
+
+
+@pytest.mark.parametrize("cli", CLIS)
 async def test_answers_are_right_after_a_call_of_a_tool_that_nobody_has(machine: Machine, cli: str) -> None:
     tools = [{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}]
     one = call_of(cli, "Rome")

@@ -749,3 +749,72 @@ async def test_run_continues_with_the_output_of_an_older_function(scripted: Scri
     assert messages[-2]["content"] == "it is sunny"
     one_call = "Make at most one call at a time."
     assert scripted.outputs() == [("call_rome", f"sun{one_call}"), ("call_oslo", f"snow{one_call}")]
+
+
+CITY: JSON = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WRONG: dict[str, tuple[str, dict[str, JSON]]] = {"call_wrong": ("weather", {"city": 5})}
+STRICT: dict[str, tuple[str, dict[str, JSON]]] = {
+    "chat": (
+        CHAT,
+        {"tools": [{"type": "function", "function": {"name": "weather", "parameters": CITY, "strict": True}}]},
+    ),
+    "responses": (RESPONSES, {"tools": [{"type": "function", "name": "weather", "parameters": CITY, "strict": True}]}),
+    "messages": (MESSAGES, {"tools": [{"name": "weather", "input_schema": CITY, "strict": True}], "max_tokens": 9}),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("api", STRICT)
+async def test_invalid_call_of_a_strict_tool_is_repaired_before_the_client_gets_it(
+    scripted: Scripted, api: str, stream: bool
+) -> None:
+    calls = [client_calls(WRONG | OSLO), client_calls(ROME, answers=2), *codex_streams("it is sunny", answers=3)]
+    scripted.play(calls, server=True)
+    path, body = STRICT[api]
+    prompt = "input" if api == "responses" else "messages"
+    async with serving(scripted.env) as server:
+        response = await server.client.post(path, json={"model": "codex", prompt: [QUESTION], "stream": stream, **body})
+        assert response.status_code == 200, response.text
+        assert "call_rome" in response.text
+        assert "call_wrong" not in response.text
+        assert "call_oslo" not in response.text
+        assert await parked(server) == 1
+    outputs = dict(scripted.outputs())
+    assert "do not match its schema: 5 is not of type 'string' (at $.city)" in outputs["call_wrong"]
+    assert "The call was not made" in outputs["call_oslo"]
+
+
+async def test_request_fails_after_two_invalid_calls_of_a_strict_tool(scripted: Scripted) -> None:
+    again: dict[str, tuple[str, dict[str, JSON]]] = {"call_again": ("weather", {})}
+    scripted.play([client_calls(WRONG), client_calls(again, answers=2)], server=True)
+    async with serving(scripted.env) as server:
+        response = await send(server, [QUESTION], tools=STRICT["chat"][1]["tools"])
+        assert response.status_code == 500
+        assert "'city' is a required property" in response.json()["error"]["message"]
+        await until(lambda: not scripted.alive() and not server.runs.busy)
+
+
+async def test_responses_after_a_repaired_call_can_be_retrieved(scripted: Scripted) -> None:
+    calls = [client_calls(WRONG), client_calls(ROME, answers=2), *codex_streams("it is sunny", answers=3)]
+    scripted.play(calls, server=True)
+    async with serving(scripted.env) as server:
+        first = await respond(server, input="the weather?", tools=STRICT["responses"][1]["tools"])
+        second = await respond(
+            server, input=[OUTPUT], previous_response_id=first["id"], tools=STRICT["responses"][1]["tools"]
+        )
+        assert second["id"] == f"{first['id']}-1"
+        for each in (first, second):
+            stored = (await server.client.get(f"{RESPONSES}/{each['id']}")).json()
+            assert (stored["output"], stored["usage"]) == (each["output"], each["usage"])
+    assert len(scripted.calls()) == 1
+
+
+async def test_each_answer_of_a_run_may_be_repaired(scripted: Scripted) -> None:
+    twice: dict[str, tuple[str, dict[str, JSON]]] = {"call_twice": ("weather", {})}
+    calls = [client_calls(WRONG), client_calls(ROME, 2), client_calls(twice, 3), client_calls(OSLO, 4)]
+    scripted.play([*calls, *codex_streams("it is sunny", answers=5)], server=True)
+    async with serving(scripted.env) as server:
+        strict = STRICT["chat"][1]["tools"]
+        messages = [QUESTION, answer(await send(server, [QUESTION], tools=strict)), output("call_rome")]
+        messages += [answer(await send(server, messages, tools=strict)), output("call_oslo")]
+        assert answer(await send(server, messages, tools=strict))["content"] == "it is sunny"

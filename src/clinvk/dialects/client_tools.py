@@ -62,7 +62,9 @@ class ToolChoice(msgspec.Struct, frozen=True):
         )
 
 
-def function(name: str, description: str | None, schema: dict[str, object] | None, place: str) -> ClientTool:
+def function(
+    name: str, description: str | None, schema: dict[str, object] | None, strict: bool | None, place: str
+) -> ClientTool:
     """Return a tool that takes arguments; `place` is the place of the schema in the body.
 
     Raises:
@@ -71,7 +73,7 @@ def function(name: str, description: str | None, schema: dict[str, object] | Non
     schema = schema or {}
     if schema.get("type", "object") != "object":
         raise InvalidRequest(f"{place} must describe an object, got the type {schema['type']!r}", place)
-    return ClientTool(name, description or "", schema)
+    return ClientTool(name, description or "", schema, is_strict=bool(strict))
 
 
 def text_tool(name: str, description: str | None, grammar: object = None) -> ClientTool:

@@ -35,12 +35,14 @@ class ClientTool(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         schema: JSON Schema of the arguments, an object.
         namespace: the client's group of the tool, with which `name` begins; empty for a tool of no group.
+        is_strict: whether the client gets only calls whose arguments match the schema.
     """
 
     name: str
     description: str = ""
     schema: dict[str, object] = {}
     namespace: str = ""
+    is_strict: bool = False
 
 
 class ToolOutput(msgspec.Struct, frozen=True):

@@ -133,7 +133,8 @@ def _tools(body: MessagesBody) -> Iterator[ClientTool]:
     """Yield the tools that the client executes."""
     for index, tool in enumerate(body.tools or ()):
         if tool.input_schema is not None:
-            yield function(tool.name, tool.description, tool.input_schema, f"tools[{index}].input_schema")
+            place = f"tools[{index}].input_schema"
+            yield function(tool.name, tool.description, tool.input_schema, tool.strict, place)
         elif made := anthropic_tool(tool.type or "", tool.name):
             yield made
 

@@ -67,6 +67,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     type: str | None = None
     description: str | None = None
     input_schema: dict[str, object] | None = None
+    strict: bool | None = None
 
 
 class UserMessage(msgspec.Struct, frozen=True, tag_field="role", tag="user"):

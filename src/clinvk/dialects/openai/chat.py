@@ -194,12 +194,15 @@ def _tools(body: bodies.ChatBody) -> Iterator[ClientTool]:
     """Yield the tools that the client executes."""
     for index, tool in enumerate(body.tools or ()):
         if tool.function:
-            place = f"tools[{index}].function.parameters"
-            yield function(tool.function.name, tool.function.description, tool.function.parameters, place)
+            yield _function(tool.function, f"tools[{index}].function.parameters")
         elif tool.custom:
             yield text_tool(tool.custom.name, tool.custom.description, tool.custom.format)
     for index, each in enumerate(body.functions or ()):
-        yield function(each.name, each.description, each.parameters, f"functions[{index}].parameters")
+        yield _function(each, f"functions[{index}].parameters")
+
+
+def _function(tool: bodies.FunctionDefinition, place: str) -> ClientTool:
+    return function(tool.name, tool.description, tool.parameters, tool.strict, place)
 
 
 def _tool_choice(body: bodies.ChatBody) -> ToolChoice:

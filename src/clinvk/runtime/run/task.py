@@ -15,13 +15,11 @@ from clinvk.runtime.pool.pooled_process import PooledProcess
 from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Alarm
-from clinvk.runtime.run.answer_filter import (
-    answer_filter,
-    sum_endings,
-)
+from clinvk.runtime.run.answer_filter import answer_filter, sum_endings
 from clinvk.runtime.run.event_log import EventLog
 from clinvk.runtime.run.recording import RunRecorder, state_of
 from clinvk.runtime.run.run_io import OwnProcess, RunIO, RunSpec
+from clinvk.runtime.run.strict_calls import StrictCalls
 from clinvk.runtime.slots import Slot
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import (
@@ -125,6 +123,7 @@ class RunTask:
         self._interactions = RunInteractions(interactions, self.id, self.session_id, self.request.backend, self.wake)
         self.resolve = interactions.answer
         self._outputs: Sequence[ToolOutput] = ()
+        self._strict_calls = StrictCalls(self.request.client_tools, spawner, spec.env)
         self._take_turn = take_turn
         self.slot = acquire_slot(self.wake, is_blocked=take_turn is not None)
         self.log = EventLog(self.wake)
@@ -276,6 +275,7 @@ class RunTask:
             or io.protocol_failure
             or io.limits
             or any(isinstance(event, RunStarted | Waiting | InteractionResolved) for event in io.events)
+            or self._strict_calls.must_check(io.events)
         ):
             return False
         self._log(*io.take())
@@ -294,10 +294,11 @@ class RunTask:
                 io.pause(self.now())
             else:
                 io.read(self.now())
-                await self.record(*io.take())
+                events, size = io.take()
+                await self.record(await self._strict_calls.check(events, io, self.now()), size)
                 while io.limits:
                     await self.recorder.limit_reported(io.limits.pop(0))
-            if ending := io.ending or self.stopped_by or io.limit(self.now()):
+            if ending := self._strict_calls.failure or io.ending or self.stopped_by or io.limit(self.now()):
                 return ending
             if io.protocol_failure:
                 raise ProtocolNotSupported(io.protocol_failure)

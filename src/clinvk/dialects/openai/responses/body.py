@@ -156,7 +156,7 @@ def client_tools(body: ResponseBody) -> Iterator[ClientTool]:
     for tool, namespace, place in _tools(body):
         name = qualified(namespace, tool.name)
         if tool.type == "function":
-            made = function(name, tool.description, tool.parameters, f"{place}.parameters")
+            made = function(name, tool.description, tool.parameters, tool.strict, f"{place}.parameters")
         elif tool.type == "custom":
             made = text_tool(name, tool.description, tool.format)
         elif tool.type in OPENAI:
