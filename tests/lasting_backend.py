@@ -7,21 +7,26 @@ A prompt is words: `say TEXT`, `pid`, `wait` (for an interrupt), `tool` (leaves 
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Delivery, Host, Launch, ProtocolNotSupported
-from clinvk.backends.checkup_base import Checkup, LoginStatus
+from clinvk.backends.base import (
+    ALL_CAPABILITIES,
+    MAX_RUNS,
+    Backend,
+    Channel,
+    Delivery,
+    Host,
+    Launch,
+    ProtocolNotSupported,
+)
 from clinvk.backends.shared import OneShotChannel, crash_ending, decode_line
-from clinvk.policy.rules import Flags
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
-
-NO_FLAGS: Flags = {}
 
 AGENT = r"""#!{python} -IS
 import json, os, signal, subprocess, sys, threading, time
@@ -154,7 +159,7 @@ class LastingChannel(Channel):
         return ""
 
 
-class Lasting:
+class Lasting(Backend):
     """The backend; `mode` is `lasting`, a process that does not do what it should (`mute`, `brittle`), one that takes
     60 MB more while it starts (`swelling`) or always (`heavy`), or one that does not leave by itself (`slow`, `heavy`).
 
@@ -165,13 +170,7 @@ class Lasting:
     name = "lasting"
     install = "it is there"
     vendor = "lasting"
-    models: tuple[str, ...] = ()
-    aliases: Mapping[str, str | None] = {}
-    safe_flags: Flags = NO_FLAGS
-    list_models: tuple[str, ...] = ()
-    folders: tuple[str, ...] = ()
-    capabilities = Capabilities()
-    keeps_system_prompt = False
+    capabilities = ALL_CAPABILITIES
 
     def __init__(
         self,
@@ -215,18 +214,6 @@ class Lasting:
         if launch.long_lived:
             return LastingChannel(self._capacity, self._tells_tools)
         return OneShotChannel(_Alone(), lambda request: request.prompt.encode())
-
-    def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
-        return ("true",)
-
-    def claims_model(self, model: str) -> bool:
-        return False
-
-    def checkup(self, host: Host) -> Checkup:
-        return Checkup(empty_home={}, probes=(), login=LoginStatus(None, "login not known"))
-
-    def record_files(self, handle: str, host: Host) -> Sequence[str]:
-        return ()
 
 
 def text_of(events: Iterable[Event]) -> str:

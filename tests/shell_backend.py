@@ -1,18 +1,15 @@
 """A backend whose agent is a shell that runs a script; each printed line is a clinvk event."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, Report
-from clinvk.backends.checkup_base import Checkup, LoginStatus
+from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch, Report
 from clinvk.backends.shared import Decoder, OneShotChannel, crash_ending
-from clinvk.policy.rules import Flags
 from clinvk.types.events import Event, Usage
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
-NO_FLAGS: Flags = {}
 TEXT = """echo '{"type":"text_delta","text":"hello"}'\n"""
 CALL = """echo '{"type":"tool_call","id":"1","name":"Bash","input":{}}'\n"""
 RESULT = """echo '{"type":"tool_result","id":"1","output":"ok"}'\n"""
@@ -31,19 +28,13 @@ class ShellEvents(Decoder):
         return crash_ending("shell", exit_code, stderr)
 
 
-class Shell:
+class Shell(Backend):
     """Runs the prompt with `sh`, or a script whatever the prompt is."""
 
     executable = "sh"
     install = "it is there"
     vendor = "shell"
-    models: tuple[str, ...] = ()
-    aliases: Mapping[str, str | None] = {}
-    capabilities = Capabilities()
-    keeps_system_prompt = False
-    safe_flags: Flags = NO_FLAGS
-    list_models: tuple[str, ...] = ()
-    folders: tuple[str, ...] = ()
+    capabilities = ALL_CAPABILITIES
 
     def __init__(self, name: str = "shell", script: str | None = None) -> None:
         self.name = name
@@ -64,12 +55,3 @@ class Shell:
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         return ("sh",)
-
-    def checkup(self, host: Host) -> Checkup:
-        return Checkup(empty_home={}, probes=(), login=LoginStatus(None, "login not known"))
-
-    def record_files(self, handle: str, host: Host) -> Sequence[str]:
-        return ()
-
-    def claims_model(self, model: str) -> bool:
-        return False

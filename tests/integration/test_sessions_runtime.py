@@ -39,7 +39,7 @@ class Recalling(Shell):
 
     def __init__(self, name: str = "shell", capabilities: Capabilities | None = None) -> None:
         super().__init__(name)
-        self.capabilities = capabilities or Capabilities()
+        self.capabilities = capabilities or self.capabilities
         self.resumed: list[Resume | None] = []
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
@@ -315,7 +315,7 @@ async def test_session_without_a_conversation_cannot_be_forked() -> None:
     assert await place.store.count() == 1
 
 
-@pytest.mark.parametrize("capabilities", [Capabilities(fork=False), Capabilities(resume=False)])
+@pytest.mark.parametrize("capabilities", [Capabilities(resume=True), Capabilities(fork=True)])
 async def test_backend_without_fork_support_raises_unsupported(capabilities: Capabilities) -> None:
     place = Place(backend=Recalling(capabilities=capabilities))
     await place.store.create(_session())

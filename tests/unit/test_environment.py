@@ -1,9 +1,16 @@
-"""Which variables agents inherit."""
+"""What agents inherit, and the options that are refused before an agent starts."""
 
 import pytest
+from msgspec.structs import replace
 
+from clinvk.backends.base import Backend, Channel, Host, Launch
 from clinvk.config.model import AgentSettings, BackendSettings, Settings
+from clinvk.runtime.agent_environment import AgentEnvironment
 from clinvk.runtime.process import executables
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
+from clinvk.types.errors import NotResumable, Unsupported
+from clinvk.types.request import ClientTool, RunRequest
+from clinvk.types.session import Resume
 
 ENVIRON = {
     "PATH": "/bin",
@@ -51,3 +58,33 @@ def test_invalid_depth_counts_as_zero(told: str) -> None:
 def test_env_allow_keeps_the_nesting_depth() -> None:
     settings = Settings(agents=AgentSettings(env_allow=("X",)))
     assert executables.environment("claude", settings, {**ENVIRON, "CLINVK_DEPTH": "1"})["CLINVK_DEPTH"] == "2"
+
+
+class Plain(Backend):
+    """A backend that states no capabilities, and checks nothing."""
+
+    name = executable = install = "plain"
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        return Launch(argv=("plain",))
+
+    def channel(self, launch: Launch, host: Host) -> Channel:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("approval_mode", mode) for mode in APPROVAL_MODES if mode != "default"),
+        *(("sandbox_mode", mode) for mode in SANDBOX_MODES if mode != "default"),
+        *(("allowed_tools", ()), ("add_dirs", ("/",)), ("own_tools", False), ("client_tools", (ClientTool("t"),))),
+    ],
+)
+def test_launch_refuses_an_option_that_the_backend_does_not_state(field: str, value: object) -> None:
+    environment = AgentEnvironment(Settings(), {"PATH": ""}, {})
+    request = RunRequest(prompt="", backend="plain")
+    assert environment.launch(Plain(), request, None).argv == ("plain",)
+    with pytest.raises(Unsupported):
+        environment.launch(Plain(), replace(request, **{field: value}), None)
+    with pytest.raises(NotResumable):
+        environment.launch(Plain(), request, Resume("x"))

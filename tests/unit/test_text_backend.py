@@ -11,10 +11,9 @@ from clinvk.backends.registry import BACKENDS
 from clinvk.backends.text import MAX_ARGUMENT_BYTES, TextBackend
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import backends_of, trace_of
-from clinvk.types.errors import ConfigError, InvalidRequest, NotResumable, Unsupported
+from clinvk.types.errors import ConfigError, InvalidRequest, Unsupported
 from clinvk.types.events import RunFailed, RunFinished, TextDelta
 from clinvk.types.request import Image, RunRequest
-from clinvk.types.session import Resume
 
 PLAIN = TextBackend("upper", ("tr", "a-z", "A-Z"))
 WITH_ARGUMENT = TextBackend("say", ("say", "{prompt}", "--text={prompt}"))
@@ -60,29 +59,11 @@ def test_long_prompt_is_refused_as_an_argument_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("approval_mode", "none"),
-        ("approval_mode", "ask"),
-        ("sandbox_mode", "read-only"),
-        ("sandbox_mode", "workspace"),
-        ("sandbox_mode", "full"),
-        ("allowed_tools", ("Read",)),
-        ("add_dirs", ("/",)),
-        ("own_tools", False),
-        ("model", "gpt"),
-        ("max_turns", 1),
-        ("images", (Image("image/png", b""),)),
-    ],
+    ("field", "value"), [("model", "gpt"), ("max_turns", 1), ("images", (Image("image/png", b""),))]
 )
 def test_option_that_a_program_cannot_honour_is_refused(field: str, value: object) -> None:
     with pytest.raises(Unsupported):
         PLAIN.launch(replace(request(), **{field: value}), None, Host())
-
-
-def test_resume_is_refused() -> None:
-    with pytest.raises(NotResumable):
-        PLAIN.launch(request(), Resume("x"), Host())
 
 
 def test_schema_is_part_of_the_prompt() -> None:

@@ -1,14 +1,18 @@
-"""The interface between clinvk and an agent CLI: a pure `Backend`, and a sans-IO `Channel` for each process."""
+"""The interface between clinvk and an agent CLI: a pure `Backend`, and a sans-IO `Channel` for each process.
+
+`clinvk.plugin` exports the interface to plug-ins, with the promise that holds for it.
+"""
 
 import shlex
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from signal import SIGTERM
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-from clinvk.policy.rules import Flags
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
+from clinvk.types.errors import NotResumable
 from clinvk.types.events import Event, Usage
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.record import LimitWindow
@@ -18,6 +22,9 @@ from clinvk.types.text import last_line
 
 if TYPE_CHECKING:
     from clinvk.backends.checkup_base import Checkup
+
+API_VERSION = 1
+"""The version of the interface for plug-ins. A change that breaks plug-ins increases the number."""
 
 PRIVATE = "\0private\0"
 """Placeholder in `argv` and `env` for the path of the launch's private folder; runtime fills in the path."""
@@ -79,31 +86,45 @@ class ProtocolNotSupported(Exception):
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """The options that a backend can honour. Modes that are not listed are refused."""
 
-    approval_modes: tuple[str, ...] = APPROVAL_MODES
-    sandbox_modes: tuple[str, ...] = SANDBOX_MODES
-    allowed_tools: bool = True
-    add_dirs: bool = True
+    approval_modes: tuple[str, ...] = ("default",)
+    sandbox_modes: tuple[str, ...] = ("default",)
+    allowed_tools: bool = False
+    add_dirs: bool = False
     streaming: bool = True
-    resume: bool = True
-    fork: bool = True
+    resume: bool = False
+    fork: bool = False
     client_tools: bool = False
+
+
+ALL_CAPABILITIES = Capabilities(
+    approval_modes=APPROVAL_MODES,
+    sandbox_modes=SANDBOX_MODES,
+    allowed_tools=True,
+    add_dirs=True,
+    resume=True,
+    fork=True,
+    client_tools=True,
+)
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """How to start an agent process for one run.
 
+    Five fields are essential. The others serve agents that stay warm, or need more than a command line.
+
     Attributes:
         argv: the command line; the first entry is the backend's `executable`, which runtime replaces with the path.
+        cwd: the absolute working directory; None is clinvk's working directory.
+        env: variables added to the environment that the agent inherits; they override the user's values.
+        files: files written to a private folder (`PRIVATE`) before the start and removed after the end; a name may be
+            a path.
+        long_lived: stdin stays open until the run has ended.
+
         wrapper: the command before `argv`, which runs the process in a sandbox.
         setup: arguments of a CLI command that runs to completion first, in no particular directory; the outcome is
             ignored.
-        env: variables added to the environment that the agent inherits; they override the user's values.
-        cwd: the absolute working directory; None is clinvk's working directory.
-        files: files written to a private folder (`PRIVATE`) before the start and removed after the end; a name may be
-            a path.
         links: symbolic links in the private folder with their targets; `~` in a target is the home. If a link's name
             ends in `/`, the target is a folder and is created if missing.
-        long_lived: stdin stays open until the run has ended.
         session_params: conversation settings that the process receives before the prompt.
         fallback: the launch to use if the CLI does not speak the long-lived protocol (`ProtocolNotSupported`).
         stop_signal: the signal on which this CLI stops and cleans up.
@@ -132,13 +153,14 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     argv: tuple[str, ...]
+    cwd: str | None = None
+    env: dict[str, str] = {}
+    files: dict[str, bytes] = {}
+    long_lived: bool = False
+
     wrapper: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    cwd: str | None = None
-    files: dict[str, bytes] = {}
     links: dict[str, str] = {}
-    long_lived: bool = False
     session_params: dict[str, object] = {}
     fallback: "Launch | None" = None
     stop_signal: int = SIGTERM
@@ -237,13 +259,17 @@ class Channel(Protocol):
 class Backend(Protocol):
     """An agent CLI as pure functions from a request to the process to run.
 
+    A subclass needs `name`, `executable`, `install`, `launch` and `channel`; clinvk refuses what `capabilities` lacks.
+
     Attributes:
+        api_version: the `API_VERSION` for which a plug-in was written.
         install: the command that installs the CLI.
+        problem: why the backend cannot be used on this machine; empty if it can.
         vendor: the provider of the models, as named by OpenTelemetry (`gen_ai.provider.name`).
         models: model names known to work, best known first.
         aliases: the model for each of clinvk's aliases (`fast`, `best`, …); None leaves the choice to the CLI.
         keeps_system_prompt: a conversation remembers the system prompt; otherwise each turn must repeat the prompt.
-        safe_flags: the CLI flags that any client may send.
+        safe_flags: the CLI flags that any client may send, with the pattern of the whole value; None means no value.
         list_models: the arguments of the CLI that list its models; empty unless a launch with client tools needs them.
         folders: where the CLI keeps logins and settings, as paths that begin with `~` or a variable (`$CODEX_HOME`).
     """
@@ -251,15 +277,18 @@ class Backend(Protocol):
     name: str
     executable: str
     install: str
-    vendor: str
-    models: tuple[str, ...]
-    aliases: Mapping[str, str | None]
-    capabilities: Capabilities
-    keeps_system_prompt: bool
-    safe_flags: Flags
-    list_models: tuple[str, ...]
-    folders: tuple[str, ...]
+    api_version: int = 0
+    problem: str = ""
+    vendor: str = ""
+    models: tuple[str, ...] = ()
+    aliases: Mapping[str, str | None] = {}
+    capabilities: Capabilities = Capabilities()
+    keeps_system_prompt: bool = False
+    safe_flags: Mapping[str, str | None] = {}
+    list_models: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
+    @abstractmethod
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return how to start the CLI for this request.
 
@@ -267,31 +296,32 @@ class Backend(Protocol):
             Unsupported: the CLI cannot honour an option that must not be weakened; the message names the alternatives.
             InvalidRequest: an option is malformed, or an `extra` flag would override what clinvk sets.
         """
-        ...
 
+    @abstractmethod
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine for one process of this launch; `host.env` is the environment of the process."""
-        ...
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         """Return the command that opens the conversation in the CLI's interactive terminal program.
 
         Raises:
-            NotResumable: the handle is not a conversation id.
+            NotResumable: the handle is not a conversation id, or clinvk cannot open conversations in the program.
         """
-        ...
+        raise NotResumable(f"clinvk cannot open a conversation in {self.name}'s own program; continue it with a prompt")
 
     def claims_model(self, model: str) -> bool:
         """Return whether a model name belongs to this backend."""
-        ...
+        return False
 
     def record_files(self, handle: str, host: Host) -> Sequence[str]:
         """Return the files in which the CLI records a conversation; the files change with every turn."""
-        ...
+        return ()
 
     def checkup(self, host: Host) -> "Checkup":
         """Return the checks that show whether the installed CLI can be used."""
-        ...
+        from clinvk.backends.checkup_base import Checkup, LoginStatus  # imported here to keep prompts fast
+
+        return Checkup(empty_home={}, probes=(), login=LoginStatus(None, "login not known"))
 
 
 def describe(launch: Launch, prompt_bytes: int) -> str:

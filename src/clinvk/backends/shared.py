@@ -9,7 +9,7 @@ from typing import Annotated, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 from msgspec import Meta
 
-from clinvk.backends.base import Capabilities, Channel, Delivery, Report
+from clinvk.backends.base import Backend, Channel, Delivery, Report
 from clinvk.types.choices import EFFORTS
 from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable, SessionNotFound, Unsupported
 from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
@@ -70,9 +70,13 @@ def refuse_cost_limit(request: RunRequest, agent: str) -> None:
 
 
 class OneShotChannel(Channel):
-    """The channel of a process that serves a single run, and that a signal stops."""
+    """The channel of a process that serves a single run, and that a signal stops; `prompt` returns its stdin."""
 
-    def __init__(self, decoder: Decoder, prompt: Callable[[RunRequest], bytes]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompt: Callable[[RunRequest], bytes] = lambda request: plain_prompt(request).encode(errors="replace"),
+    ) -> None:
         self._decoder = decoder
         self._prompt = prompt
         self._run = ""
@@ -279,6 +283,11 @@ def with_schema(prompt: str, request: RunRequest) -> str:
     )
 
 
+def plain_prompt(request: RunRequest) -> str:
+    """Return the prompt with the system prompt and the schema, for a CLI without an option for either."""
+    return with_schema(with_system_prompt(request), request)
+
+
 def image_extension(image: Image) -> str:
     """Return the file name extension for an image, e.g. `png`."""
     return _NOT_ALPHANUMERIC.sub("", image.media_type.rpartition("/")[2]) or "png"
@@ -322,25 +331,40 @@ def refuse_nul(request: RunRequest) -> None:
             raise InvalidRequest(f"{field} must not contain a NUL character", field)
 
 
-def refuse_incapable(request: RunRequest, capabilities: Capabilities, name: str) -> None:
-    """Refuse the modes and options that a backend lacks.
+def refuse_options(request: RunRequest, name: str, fields: Iterable[str]) -> None:
+    """Refuse options that a CLI lacks, such as `model`, `images` and `max_turns`.
+
+    Raises:
+        Unsupported: names the first option that the request has.
+    """
+    for field in fields:
+        if getattr(request, field):
+            raise Unsupported(f"{name} has no option {field}", field)
+
+
+def refuse_incapable(backend: Backend, request: RunRequest, resume: Resume | None) -> None:
+    """Refuse the modes and options that the `capabilities` of a backend lack.
 
     Raises:
         Unsupported: names the option, and the modes that the backend has.
+        NotResumable: the backend cannot continue a conversation, or cannot fork it.
     """
+    name, has = backend.name, backend.capabilities
+    if resume and not (has.fork if resume.fork else has.resume):
+        raise NotResumable(f"{name} cannot {'fork' if resume.fork else 'resume'} a conversation")
     modes = {
-        "approval_mode": (request.approval_mode, capabilities.approval_modes),
-        "sandbox_mode": (request.sandbox_mode, capabilities.sandbox_modes),
+        "approval_mode": (request.approval_mode, has.approval_modes),
+        "sandbox_mode": (request.sandbox_mode, has.sandbox_modes),
     }
-    for field, (mode, available) in modes.items():
-        if mode is not None and mode not in available:
+    for field, (mode, available) in modes.items():  # without tools of its own, an agent has nothing to restrict
+        if request.own_tools and mode is not None and mode not in available:
             raise Unsupported(f"{name} has no {field} {mode} (available: {', '.join(available)})", field)
-    for field, is_refused in {
-        "allowed_tools": request.allowed_tools is not None and not capabilities.allowed_tools,
-        "add_dirs": bool(request.add_dirs) and not capabilities.add_dirs,
-        "tools": (bool(request.client_tools) or not request.own_tools) and not capabilities.client_tools,
+    for field, is_lacking in {
+        "allowed_tools": request.allowed_tools is not None and not has.allowed_tools,
+        "add_dirs": bool(request.add_dirs) and not has.add_dirs,
+        "tools": (bool(request.client_tools) or not request.own_tools) and not has.client_tools,
     }.items():
-        if is_refused:
+        if is_lacking:
             raise Unsupported(f"{name} has no option {field}", field)
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend, Host, Launch
+from clinvk.backends.shared import refuse_incapable
 from clinvk.config.load import home, may_lie_in_worktree
 from clinvk.config.model import Settings
 from clinvk.policy import rules
@@ -78,10 +79,13 @@ class AgentEnvironment:
 
         Raises:
             InvalidRequest, Unsupported: as `Backend.launch`; the message names the setting with a refused flag.
+            Unsupported, NotResumable: the backend's `capabilities` lack an option.
         """
         _refuse_unreadable(request)
         try:
-            return backend.launch(request, resume, self.host(backend.name))
+            launch = backend.launch(request, resume, self.host(backend.name))
+            refuse_incapable(backend, request, resume)
+            return launch
         except InvalidRequest as exc:
             count = len(request.extra) - len(self.own_extra(request))
             for index, argument in enumerate(request.extra[:count]):

@@ -4,37 +4,33 @@ Tried with opencode 1.18.33 and Qwen Code 0.15.10. The protocol has no permissio
 permission requests by the approval mode, and `read-only` and `workspace` hold by a sandbox around the agent's process.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from clinvk.backends.acp.channel import AcpChannel
 from clinvk.backends.acp.sandbox import sandbox
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch
 from clinvk.backends.presets import PRESETS, Preset
-from clinvk.backends.shared import refuse_incapable, refuse_nul
-from clinvk.policy.rules import Flags
-from clinvk.types.errors import NotResumable
+from clinvk.backends.shared import refuse_nul
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
 if TYPE_CHECKING:
     from clinvk.backends.checkup_base import Checkup
 
-_NO_FLAGS: Flags = {}
 
-
-class AcpBackend:
+class AcpBackend(Backend):
     """An agent; `argv` and `folders` are those of the settings, and override the preset of this name."""
 
-    vendor = ""
-    models: tuple[str, ...] = ()
-    aliases: Mapping[str, str | None] = {}
-    capabilities = Capabilities(approval_modes=("default", "auto", "ask", "none"), allowed_tools=False, fork=False)
+    capabilities = replace(
+        ALL_CAPABILITIES,
+        approval_modes=("default", "auto", "ask", "none"),
+        allowed_tools=False,
+        fork=False,
+        client_tools=False,
+    )
     keeps_system_prompt = True
-    safe_flags: Flags = _NO_FLAGS
-    list_models: tuple[str, ...] = ()
 
     def __init__(self, name: str, argv: tuple[str, ...], folders: tuple[str, ...]) -> None:
         preset = PRESETS.get(name, Preset((), f"see backends.{name}.acp in the settings", "", ()))
@@ -47,7 +43,6 @@ class AcpBackend:
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return the launch for this request."""
-        refuse_incapable(request, self.capabilities, self.name)
         refuse_nul(request)
         directory = host.resolve(request.workdir or "")
         launch = Launch(
@@ -69,15 +64,3 @@ class AcpBackend:
 
         detail = f"login not known ({self._login})" if self._login else "login not known"
         return Checkup(empty_home={"HOME": PRIVATE}, probes=(), login=LoginStatus(None, detail))
-
-    def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
-        """Raise NotResumable: each agent opens its conversations in its own way."""
-        raise NotResumable(f"clinvk cannot open a conversation in {self.name}'s own program; continue it with a prompt")
-
-    def claims_model(self, model: str) -> bool:
-        """Return False: the protocol names models only with a session."""
-        return False
-
-    def record_files(self, handle: str, host: Host) -> Sequence[str]:
-        """Return no files: the protocol does not name them."""
-        return ()

@@ -18,7 +18,7 @@ from clinvk.backends import acp_wire as wire
 from clinvk.backends.acp.turn import TurnDecoder
 from clinvk.backends.base import Delivery, ProtocolNotSupported
 from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
-from clinvk.backends.shared import base64_data, crash_ending, not_logged_in, with_schema, with_system_prompt
+from clinvk.backends.shared import base64_data, crash_ending, not_logged_in, plain_prompt
 from clinvk.types.errors import (
     AgentFailed,
     AgentRejected,
@@ -235,7 +235,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
 
     def _prompt(self, turn: TurnDecoder) -> bytes:
         turn.is_prompted = True
-        text = with_schema(with_system_prompt(turn.request), turn.request)
+        text = plain_prompt(turn.request)
         if turn.request.literal and text.startswith("/"):
             text = _NO_WIDTH + text  # not a command of the agent
         parts: list[object] = [{"type": "text", "text": text.encode(errors="replace").decode()}]

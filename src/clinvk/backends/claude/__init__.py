@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import MAX_RUNS, Capabilities, Channel, Host, Launch
+from clinvk.backends.base import ALL_CAPABILITIES, MAX_RUNS, Backend, Channel, Host, Launch
 from clinvk.backends.claude.approvals import Approvals
 from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
@@ -50,7 +50,7 @@ _FOLDER_FILES = (
 """Files read in a `.claude` folder: the user's, the administrator's, or one in a directory of the project."""
 
 
-class Claude:
+class Claude(Backend):
     """The backend of Claude Code."""
 
     name = "claude"
@@ -59,10 +59,8 @@ class Claude:
     vendor = "anthropic"
     models: tuple[str, ...] = ("sonnet", "opus", "haiku")
     aliases: Mapping[str, str | None] = ALIASES
-    capabilities = Capabilities(client_tools=True)
-    keeps_system_prompt = False
+    capabilities = ALL_CAPABILITIES
     safe_flags = SAFE_FLAGS
-    list_models: tuple[str, ...] = ()
     folders: tuple[str, ...] = ("~/.claude", "$CLAUDE_CONFIG_DIR")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:

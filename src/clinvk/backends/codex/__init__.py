@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clinvk.backends import shared
-from clinvk.backends.base import MAX_RUNS, PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.base import ALL_CAPABILITIES, MAX_RUNS, PRIVATE, Backend, Channel, Host, Launch
 from clinvk.backends.codex import client_tools, flags, user_files
 from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
 from clinvk.backends.codex.exec import ExecChannel, full_prompt, supports_schema
@@ -65,7 +65,7 @@ even after the run has ended.
 """
 
 
-class Codex:
+class Codex(Backend):
     """The Codex CLI."""
 
     name = "codex"
@@ -76,8 +76,8 @@ class Codex:
         *("gpt-6.1-sol", "gpt-6-astra", "gpt-6-luna", "gpt-6-sol", "gpt-5.6-sol", "gpt-5.6-luna", "gpt-5.5"),
     )
     aliases: Mapping[str, str | None] = _ALIASES
-    capabilities = Capabilities(
-        approval_modes=("default", "auto", "ask", "none"), allowed_tools=False, client_tools=True
+    capabilities = msgspec.structs.replace(
+        ALL_CAPABILITIES, approval_modes=("default", "auto", "ask", "none"), allowed_tools=False
     )
     keeps_system_prompt = True
     safe_flags = flags.SAFE_FLAGS

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch
 from clinvk.backends.gemini import client_tools, home, prompt_delivery
 from clinvk.backends.gemini.acp import PING, AcpChannel
 from clinvk.backends.gemini.client_tools import ClientToolsChannel
@@ -71,7 +71,7 @@ _STRICT = {
 }
 
 
-class Gemini:
+class Gemini(Backend):
     """The Gemini CLI."""
 
     name = "gemini"
@@ -83,10 +83,9 @@ class Gemini:
         *("gemini-3.5-flash-lite", "gemini-2.5-pro"),
     )
     aliases: Mapping[str, str | None] = _ALIASES
-    capabilities = Capabilities(client_tools=True)
+    capabilities = ALL_CAPABILITIES
     keeps_system_prompt = True
     safe_flags = SAFE_FLAGS
-    list_models: tuple[str, ...] = ()
     folders: tuple[str, ...] = ("~/.gemini", "$GEMINI_CLI_HOME/.gemini")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:

@@ -19,7 +19,7 @@ from hashlib import sha256
 
 from clinvk.backends import shared
 from clinvk.backends.base import PRIVATE
-from clinvk.backends.shared import base64_data, image_extension, with_schema, with_system_prompt
+from clinvk.backends.shared import base64_data, image_extension, plain_prompt
 from clinvk.types.request import Image, RunRequest
 
 COMMANDS = "home/.gemini/commands"
@@ -36,7 +36,7 @@ _MARKS = re.compile(r"(?<=[!@])\{|\{(?=\{args\}\})")
 
 def prompt_text(request: RunRequest) -> str:
     """Return the full prompt for the model."""
-    text = with_schema(with_system_prompt(request), request)
+    text = plain_prompt(request)
     is_exact = request.literal and request.ephemeral and request.output_schema is None
     return text if is_exact or not _OMITTED_LATER.match(text) else _NO_WIDTH + text
 
