@@ -17,9 +17,9 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.store.protocol import InteractionQuery, RunQuery, SessionQuery
+from clinvk.store.rows import SESSIONS
 from clinvk.store.sqlite import lists, turns
 from clinvk.store.sqlite.database import MIGRATIONS, Database
-from clinvk.store.sqlite.rows import SESSIONS
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.store.sqlite.threads import THREADS as READERS
 from clinvk.store.sqlite.threads import ReaderThreads

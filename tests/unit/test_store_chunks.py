@@ -6,7 +6,7 @@ import zlib
 import msgspec
 import pytest
 
-from clinvk.store.sqlite import rows
+from clinvk.store import rows
 from clinvk.types.events import (
     Event,
     Logged,

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clinvk.store import rows
+from clinvk.store.rows import Unreadable
 from clinvk.types.errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ _OWN_FILES = frozenset(
     f"{FILE} {FILE}-wal {FILE}-shm {RESERVE} config.yaml keys.json sessions owners workspace worktrees".split()
 )
 _MAGIC = b"SQLite format 3\0"
-_DAMAGED = "the database is damaged ({}). Restore it from a backup or move it away"
 
 
 class Database:
@@ -221,7 +222,7 @@ class Database:
         """Refuse a file that is no database: SQLite would write a journal next to the file into the file."""
         with open(self.path, "rb") as file:
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
-                raise StoreUnavailable(f"{self.path}: {_DAMAGED.format('file is not a database')}")
+                raise StoreUnavailable(f"{self.path}: {rows.DAMAGED_MESSAGE.format('file is not a database')}")
 
     def _refuse_read_only(self) -> None:
         """Refuse a file or folder without write permission: the error of SQLite would not name the reason."""
@@ -272,7 +273,7 @@ class Database:
             case "READONLY":
                 return "cannot be written to"
             case "NOTADB" | "CORRUPT":
-                return _DAMAGED.format(exc)
+                return rows.DAMAGED_MESSAGE.format(exc)
             case "BUSY" | "LOCKED":
                 return f"another program has held its lock for {self._lock_timeout_s:g} s"
             case "IOERR":
@@ -321,13 +322,6 @@ DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 def is_error(exc: BaseException | None, names: tuple[str, ...]) -> bool:
     """Return whether an error is an SQLite error whose name begins with one of `names`, such as `LOCKED`."""
     return getattr(exc, "sqlite_errorname", "").startswith(names)
-
-
-class Unreadable(StoreUnavailable):
-    """A page or a stored value is damaged."""
-
-    def __init__(self, damage: object) -> None:
-        super().__init__(_DAMAGED.format(damage))
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 import os
 from contextlib import closing
 
+from clinvk.store.rows import INTERACTIONS, RUNS, SESSIONS, Unreadable
 from clinvk.store.sqlite import lists, turns
-from clinvk.store.sqlite.database import Database, Unreadable, skipping
-from clinvk.store.sqlite.rows import INTERACTIONS, RUNS, SESSIONS
+from clinvk.store.sqlite.database import Database, skipping
 from clinvk.types.errors import StoreUnavailable
 
 
@@ -31,9 +31,9 @@ def examine(home: str | os.PathLike[str], lock_timeout_s: float) -> tuple[int, s
         if version < database.latest:
             return (db.execute("SELECT count(*) FROM sessions").fetchone()[0] if version else 0), ""
         count = lists.count(db, SESSIONS, damage.append)
-        for table in (SESSIONS, RUNS, INTERACTIONS):
-            for _ in table.by_key(db, table.keys(db, damage.append), damage.append):
-                pass
+        lists.examine(db, SESSIONS, damage.append)
+        lists.examine(db, RUNS, damage.append)
+        lists.examine(db, INTERACTIONS, damage.append)
         if damage:
             turns.rehearse(db)
     return count, damage[0] if damage else ""

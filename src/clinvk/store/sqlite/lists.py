@@ -16,10 +16,22 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from clinvk.store.protocol import SEARCHED_CHARS, InteractionQuery, Page, RunQuery, SessionQuery
+from msgspec import Struct
+
+from clinvk.store.protocol import InteractionQuery, Page, RunQuery, SessionQuery
+from clinvk.store.rows import (
+    INTERACTIONS,
+    RUNS,
+    SESSIONS,
+    Table,
+    Value,
+    case_folded,
+    decode_events,
+    searched_text,
+    to_json,
+)
 from clinvk.store.sqlite.database import skipping
-from clinvk.store.sqlite.rows import INTERACTIONS, RUNS, SESSIONS, Table, Value, to_json
-from clinvk.types.events import Usage
+from clinvk.types.events import Logged, Usage
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import RunRecord, UsageOfDay
 from clinvk.types.session import Session
@@ -58,7 +70,10 @@ _COSTS = (
     " WHERE session_id IN (SELECT value FROM json_each(?)) AND cost_usd IS NOT NULL GROUP BY session_id"
 )
 
+_DATA = "SELECT data FROM chunks WHERE key = ?"
+
 _T = TypeVar("_T", Session, RunRecord)
+_Row = TypeVar("_Row", bound=Struct)
 Note = Callable[[str], None]
 
 _RUN_FILTERS = ("session_id", "parent_id", "backend", "state")
@@ -99,7 +114,7 @@ def count(connection: "sqlite3.Connection", table: Table[_T], note: Note) -> int
     """Return the number of sessions or runs."""
     with skipping(note):
         return connection.execute(_COUNT, (table.name,)).fetchone()[0]
-    return len(table.keys(connection, note))
+    return len(keys_of(connection, table, note))
 
 
 def sessions(connection: "sqlite3.Connection", query: SessionQuery, note: Note) -> Page[Session]:
@@ -233,7 +248,7 @@ def _page(
 ) -> Page[_T]:
     """Return a page without damaged items."""
     page_keys = list(islice(keys, query.offset, query.offset + query.limit))
-    items = tuple(item for _, item in table.by_key(connection, page_keys, note))
+    items = tuple(item for _, item in items_by_key(connection, table, page_keys, note))
     return Page(items, total, unreadable + len(page_keys) - len(items))
 
 
@@ -253,15 +268,50 @@ def _salvaged(
     note: Note,
 ) -> Page[_T]:
     """List without an index: read each row that can be read."""
-    keys = table.keys(connection, note)
+    keys = keys_of(connection, table, note)
     readable_count, found = 0, list[tuple[float, int]]()
-    for key, item in table.by_key(connection, keys, note):
+    for key, item in items_by_key(connection, table, keys, note):
         readable_count += 1
         if matches(item):
             found.append((getattr(item, table.at), key))
     found.sort(reverse=True)
     lost = max(count(connection, table, note), len(keys)) - readable_count
     return _page(connection, table, query, [key for _, key in found], len(found) + lost, note, lost)
+
+
+def items_by_key(
+    connection: "sqlite3.Connection", table: Table[_Row], keys: Iterable[int], note: Note
+) -> Iterator[tuple[int, _Row]]:
+    """Yield the items of rows, with the keys. Skip damaged rows, and pass the damage to `note`."""
+    for key in keys:
+        with skipping(note):
+            yield key, table.read(connection.execute(table.select("WHERE key = ?"), (key,)).fetchone())
+
+
+def keys_of(connection: "sqlite3.Connection", table: Table[_Row], note: Note) -> list[int]:
+    """Return all keys, newest first, read without an index; at damage, read from both ends."""
+    keys: set[int] = set()
+    for order in ("", "DESC"):
+        with skipping(note):
+            select = f"SELECT key FROM {table.name} NOT INDEXED ORDER BY key {order}"  # noqa: S608 - our own names
+            for (key,) in connection.execute(select):
+                keys.add(key)
+            break
+    return sorted(keys, reverse=True)
+
+
+def examine(connection: "sqlite3.Connection", table: Table[_Row], note: Note) -> None:
+    """Read all rows of a table, and pass damage to `note`."""
+    for _ in items_by_key(connection, table, keys_of(connection, table, note), note):
+        pass
+
+
+def stored_events(connection: "sqlite3.Connection", keys: Iterable[tuple[int]], note: Note) -> Iterator[Logged]:
+    """Yield the events of chunks by key. Skip damaged chunks, and pass the damage to `note`."""
+    for key in keys:
+        with skipping(note):
+            (data,) = connection.execute(_DATA, key).fetchone() or (b"",)
+            yield from decode_events(data)
 
 
 INDEX_EVERY = 64
@@ -298,11 +348,6 @@ _FOUND_BY_INDEX = (
 _FOUND_BY_SCAN = "(SELECT session FROM session_words WHERE instr(words, ?))"
 
 
-def searched_text(session: Session) -> str:
-    """Return the searched text of a session, casefolded."""
-    return case_folded(f"{session.title}\n{session.initial_prompt}"[:SEARCHED_CHARS])
-
-
 def matching(connection: "sqlite3.Connection", text: str) -> tuple[str, tuple[str, ...]]:
     """Return a subquery for the keys of the sessions that contain a text, and the parameters of the subquery."""
     part = case_folded(text)
@@ -337,8 +382,3 @@ def _can_index(connection: "sqlite3.Connection") -> bool:
 
     (built_in,) = connection.execute("SELECT sqlite_compileoption_used('ENABLE_FTS5')").fetchone()
     return bool(built_in) and sqlite3.sqlite_version_info >= (3, 34)
-
-
-def case_folded(text: str) -> str:
-    """Return a text casefolded, for comparison."""
-    return readable(text).casefold().replace("\0", " ")

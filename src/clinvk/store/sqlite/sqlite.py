@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from clinvk.store import protocol
+from clinvk.store import protocol, rows
 from clinvk.store.protocol import InteractionQuery, Page, RunQuery, SessionQuery, settled_record
-from clinvk.store.sqlite import legacy, lists, rows, turns
+from clinvk.store.rows import INTERACTIONS, LIMITS, RUNS, SESSIONS, Table, Unreadable
+from clinvk.store.sqlite import legacy, lists, turns
 from clinvk.store.sqlite.database import (
     NO_SPACE,
     Database,
-    Unreadable,
     damage_as_unreadable,
     is_error,
     skipping,
@@ -27,7 +27,6 @@ from clinvk.store.sqlite.database import (
 )
 from clinvk.store.sqlite.legacy import DamagedFile, ImportReport
 from clinvk.store.sqlite.owners import OwnerLocks
-from clinvk.store.sqlite.rows import INTERACTIONS, LIMITS, RUNS, SESSIONS, Table
 from clinvk.store.sqlite.threads import ReaderThreads, WriterThread
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.events import Logged
@@ -392,5 +391,5 @@ def _unique_id(db: "sqlite3.Connection", prefix: str, reference: str, kind: prot
 def _events(
     db: "sqlite3.Connection", run_id: str, after: int, limit: int | None, note: Callable[[str], None]
 ) -> list[Logged]:
-    stored = rows.stored_events(db, db.execute(_EVENTS, (run_id, after)), note)
+    stored = lists.stored_events(db, db.execute(_EVENTS, (run_id, after)), note)
     return list(islice((event for event in stored if event.number > after), limit))

@@ -14,28 +14,34 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.store import protocol
-from clinvk.store.protocol import FIXED_RUN_FIELDS, FIXED_SESSION_FIELDS
-from clinvk.store.sqlite import lists, rows
+from clinvk.store import protocol, rows
+from clinvk.store.rows import (
+    DESCRIPTION,
+    INTERRUPTED,
+    RUN_CHANGES,
+    RUN_TEXTS,
+    RUNS,
+    SESSION_CHANGES,
+    SESSIONS,
+    WITHDRAWN,
+    Chunk,
+    is_resumable,
+)
+from clinvk.store.sqlite import lists
 from clinvk.store.sqlite.owners import OwnerLocks
-from clinvk.store.sqlite.rows import RUNS, SESSIONS, Chunk
 from clinvk.types.choices import RunState
-from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy
-from clinvk.types.events import Logged, RunFailed, RunFinished, TextDelta
+from clinvk.types.errors import SessionBusy
+from clinvk.types.events import Logged, RunFailed
 from clinvk.types.record import RunRecord, without_text
 from clinvk.types.session import Session, with_tags
 
 if TYPE_CHECKING:
     import sqlite3
 
-_RUN_CHANGES = tuple(name for name in RUNS.columns if name not in FIXED_RUN_FIELDS)
-_SESSION_CHANGES = tuple(name for name in SESSIONS.columns if name not in (*FIXED_SESSION_FIELDS, "id"))
-_DESCRIPTION = ("title", "tags")
-
 _INSERT_SESSION = f"{SESSIONS.insert('resumable', 'imported_at')} ON CONFLICT (id) DO NOTHING"
 _INSERT_WORDS = "INSERT INTO session_words (session, words) SELECT key, ? FROM sessions WHERE id = ?"
 _CLAIM = "UPDATE sessions SET status = 'active', last_used = max(last_used, ?) WHERE id = ?"
-_UPDATE_SESSION = SESSIONS.update((*_SESSION_CHANGES, "resumable"))
+_UPDATE_SESSION = SESSIONS.update((*SESSION_CHANGES, "resumable"))
 _HOLDER = "SELECT id, owner FROM runs WHERE session_id = ? AND state IN ('queued', 'running', 'waiting') ORDER BY waits"
 _PREDECESSOR = (
     "SELECT other.id, other.owner FROM runs AS own JOIN runs AS other ON other.session_id = own.session_id"
@@ -67,16 +73,15 @@ _DELETE_ORCHESTRATION = (
     "DELETE FROM runs WHERE id = ?1 AND state NOT IN ('queued', 'running', 'waiting')"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE parent_id = ?1)"
 )
-_TEXTS = ("prompt", "output", "error_message", "request")
-_REMOVE_TEXT = RUNS.update((*_TEXTS, "lost_text"))
+_REMOVE_TEXT = RUNS.update((*RUN_TEXTS, "lost_text"))
 _REMOVE_EVENTS = "DELETE FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?)"
 _LOST_TEXT = "SELECT 1 FROM runs WHERE id = ? AND lost_text"
 
-_DESCRIBE = SESSIONS.update(_DESCRIPTION)
+_DESCRIBE = SESSIONS.update(DESCRIPTION)
 _UPDATE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key FROM sessions WHERE id = ?)"
 
 _INSERT_RUN = RUNS.insert("owner", "waits")
-_UPDATE_RUN = RUNS.update(_RUN_CHANGES)
+_UPDATE_RUN = RUNS.update(RUN_CHANGES)
 _INSERT_CHUNK = "INSERT INTO chunks (run, last, data) VALUES (?, ?, ?)"
 _CHUNKS = "SELECT key FROM chunks WHERE run = ? ORDER BY last"
 _READ_PAGES_OF_END = "SELECT (SELECT max(key) FROM chunks), (SELECT max(run) FROM chunks), (SELECT max(day) FROM usage)"
@@ -94,20 +99,14 @@ _UNFINISHED_RUN = f"{_UNDER_WAY} AND id = ?"
 _STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_message = ?, output = ? WHERE key = ?"
 _PAUSE_SESSION = "UPDATE sessions SET status = 'paused', error_message = ? WHERE id = ? AND status = 'active'"
 
-_UNSAVED = 1_000_000
-"""An upper bound for the number of unstored events that clients may have read when a run was interrupted."""
-
-_INTERRUPTED = RunFailed(ClinvkError.code, "clinvk ended while the run was under way")
-_WITHDRAWN = RunFailed(Cancelled.code, "the run was cancelled before it started")
-
 
 def insert(connection: "sqlite3.Connection", session: Session, imported_at: float | None = None) -> bool:
     """Insert a session, and return True; return False if the id exists."""
     if not connection.execute(
-        _INSERT_SESSION, (*SESSIONS.values(session), _is_resumable(session), imported_at)
+        _INSERT_SESSION, (*SESSIONS.values(session), is_resumable(session), imported_at)
     ).rowcount:
         return False
-    connection.execute(_INSERT_WORDS, (lists.searched_text(session), session.id))
+    connection.execute(_INSERT_WORDS, (rows.searched_text(session), session.id))
     return True
 
 
@@ -148,10 +147,10 @@ def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | 
     """Update a run and the session of the run."""
     if _has_lost_text(connection, run):
         run = without_text(run)
-    if not connection.execute(_UPDATE_RUN, (*RUNS.values(run, _RUN_CHANGES), run.id)).rowcount:
+    if not connection.execute(_UPDATE_RUN, (*RUNS.values(run, RUN_CHANGES), run.id)).rowcount:
         raise protocol.not_found(run.id, "run")
     if session:
-        values = (*SESSIONS.values(session, _SESSION_CHANGES), _is_resumable(session), session.id)
+        values = (*SESSIONS.values(session, SESSION_CHANGES), is_resumable(session), session.id)
         connection.execute(_UPDATE_SESSION, values)
 
 
@@ -188,7 +187,7 @@ def rehearse(connection: "sqlite3.Connection") -> None:
         insert(connection, session)
         connection.execute(_INSERT_RUN, (*RUNS.values(run), "", 0))
         ended = replace(run, state="finished", ended_at=at)
-        end(connection, ended, replace(session, status="completed"), rows.pack_events([Logged(1, at, _WITHDRAWN)]))
+        end(connection, ended, replace(session, status="completed"), rows.pack_events([Logged(1, at, WITHDRAWN)]))
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK TO rehearsal")
@@ -232,7 +231,7 @@ def _delete_session(connection: "sqlite3.Connection", session_id: str) -> bool:
             continue
         if row := connection.execute(RUNS.by_id, orchestration).fetchone():
             stripped = without_text(RUNS.read(row))
-            connection.execute(_REMOVE_TEXT, (*RUNS.values(stripped, _TEXTS), True, stripped.id))
+            connection.execute(_REMOVE_TEXT, (*RUNS.values(stripped, RUN_TEXTS), True, stripped.id))
             connection.execute(_REMOVE_EVENTS, orchestration)
     return exists
 
@@ -260,8 +259,8 @@ def _stored_session(connection: "sqlite3.Connection", session_id: str) -> Sessio
 
 
 def _update_description(connection: "sqlite3.Connection", session: Session) -> Session:
-    connection.execute(_DESCRIBE, (*SESSIONS.values(session, _DESCRIPTION), session.id))
-    connection.execute(_UPDATE_WORDS, (lists.searched_text(session), session.id))
+    connection.execute(_DESCRIBE, (*SESSIONS.values(session, DESCRIPTION), session.id))
+    connection.execute(_UPDATE_WORDS, (rows.searched_text(session), session.id))
     return session
 
 
@@ -298,33 +297,23 @@ def recover(connection: "sqlite3.Connection", owners: OwnerLocks) -> int:
 def withdraw(connection: "sqlite3.Connection", run_id: str) -> None:
     """Cancel a run whose caller left before `begin` returned."""
     for key, session_id, at in connection.execute(_UNFINISHED_RUN, (run_id,)).fetchall():
-        _stop(connection, key, session_id, at, "cancelled", _WITHDRAWN)
+        _stop(connection, key, session_id, at, "cancelled", WITHDRAWN)
 
 
 def _interrupt(connection: "sqlite3.Connection", owner: str) -> int:
     unfinished = connection.execute(_UNFINISHED, (owner,)).fetchall()
     for key, session_id, at in unfinished:
-        _stop(connection, key, session_id, at, "interrupted", _INTERRUPTED)
+        _stop(connection, key, session_id, at, "interrupted", INTERRUPTED)
     return len(unfinished)
 
 
 def _stop(
     connection: "sqlite3.Connection", key: int, session_id: str | None, at: float, state: RunState, ending: RunFailed
 ) -> None:
-    """End a run in place of its process, at the time of the last event, with the stored part of the answer.
-
-    A missing ending is added to the events. The number of the ending is higher than the number of any event that a
-    client may have read, so that no client skips the ending as already read.
-    """
-    events = [*rows.stored_events(connection, connection.execute(_CHUNKS, (key,)).fetchall(), lambda _: None)]
-    last = events[-1] if events else Logged(0, at, ending)
-    output = "".join(logged.event.text for logged in events if isinstance(logged.event, TextDelta))
-    connection.execute(_STOP_RUN, (state, last.at, ending.code, ending.message, output, key))
+    """End a run in place of its process."""
+    chunks = connection.execute(_CHUNKS, (key,)).fetchall()
+    stopped = rows.stopped(lists.stored_events(connection, chunks, lambda _: None), at, ending)
+    connection.execute(_STOP_RUN, (state, stopped.at, ending.code, ending.message, stopped.output, key))
     connection.execute(_PAUSE_SESSION, (ending.message, session_id))
-    if not events or not isinstance(last.event, RunFinished | RunFailed):
-        added = Logged(last.number + 1 + _UNSAVED, last.at, ending)
+    if added := stopped.added:
         connection.execute(_INSERT_CHUNK, (key, added.number, rows.encode_events([added])))
-
-
-def _is_resumable(session: Session) -> bool:
-    return bool(session.backend_session_id)

@@ -6,31 +6,44 @@ a chunk keeps the lengths, numbers and times of the merged deltas.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.store.sqlite.database import Unreadable, skipping
-from clinvk.types.events import Event, Logged, RunFinished, TextDelta, ThinkingDelta, ToolCall
+from clinvk.store.protocol import FIXED_RUN_FIELDS, FIXED_SESSION_FIELDS, SEARCHED_CHARS
+from clinvk.types.errors import Cancelled, ClinvkError, StoreUnavailable
+from clinvk.types.events import Event, Logged, RunFailed, RunFinished, TextDelta, ThinkingDelta, ToolCall
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import LimitWindow, RunRecord
 from clinvk.types.session import Session
 from clinvk.types.text import readable
 
-if TYPE_CHECKING:
-    import sqlite3
-
 Value = str | bytes | int | float | None
-"""The types of values in SQLite."""
+"""The types of values in a database."""
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 
+class Unreadable(StoreUnavailable):
+    """A page or a stored value is damaged."""
+
+    def __init__(self, damage: object) -> None:
+        super().__init__(DAMAGED_MESSAGE.format(damage))
+
+
+DAMAGED_MESSAGE = "the database is damaged ({}). Restore it from a backup or move it away"
+
 _value_decoder = msgspec.json.Decoder(float_hook=float)
 """With `float_hook`, because msgspec's own parser takes 13 µs for a float like `1e300`."""
+
+
+def _names(columns: Sequence[str]) -> str:
+    """Return the columns for a statement, quoted: `window` is a keyword of PostgreSQL."""
+    return ", ".join(f'"{name}"' for name in columns)
 
 
 class Table(Generic[_T]):
@@ -46,22 +59,29 @@ class Table(Generic[_T]):
         self.at = at
         self._type = type_
         self._coded = coded
+        self._mark = "?"
         self.by_id = self.select("WHERE id = ?")
+
+    def with_mark(self, mark: str) -> Self:
+        """Return the table with another mark for the parameters of statements than the question mark."""
+        other = copy(self)
+        other._mark, other.by_id = mark, self.select(f"WHERE id = {mark}")
+        return other
 
     def select(self, rest: str) -> str:
         """Return a statement for selecting whole rows."""
-        return f"SELECT {', '.join(self.columns)} FROM {self.name} {rest}"  # noqa: S608 - our own names
+        return f"SELECT {_names(self.columns)} FROM {self.name} {rest}"  # noqa: S608 - our own names
 
     def insert(self, *more: str) -> str:
         """Return a statement for inserting a row; `more` are columns after the fields."""
         names = (*self.columns, *more)
-        marks = ", ".join("?" * len(names))
-        return f"INSERT INTO {self.name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own names
+        marks = ", ".join([self._mark] * len(names))
+        return f"INSERT INTO {self.name} ({_names(names)}) VALUES ({marks})"  # noqa: S608 - our own names
 
     def update(self, columns: Sequence[str]) -> str:
         """Return a statement that updates columns of the row with an id."""
-        changes = ", ".join(f"{name} = ?" for name in columns)
-        return f"UPDATE {self.name} SET {changes} WHERE id = ?"  # noqa: S608 - our own names
+        changes = ", ".join(f"{name} = {self._mark}" for name in columns)
+        return f"UPDATE {self.name} SET {changes} WHERE id = {self._mark}"  # noqa: S608 - our own names
 
     def values(self, item: _T, columns: Sequence[str] | None = None) -> tuple[Value, ...]:
         """Return an item's values for `columns`, by default for all columns."""
@@ -84,30 +104,23 @@ class Table(Generic[_T]):
         except msgspec.DecodeError as exc:
             raise Unreadable(f"{exc} in a row of {self.name}") from exc
 
-    def by_key(
-        self, connection: "sqlite3.Connection", keys: Iterable[int], note: Callable[[str], None]
-    ) -> Iterator[tuple[int, _T]]:
-        """Yield the items of rows, with the keys. Skip damaged rows, and pass the damage to `note`."""
-        for key in keys:
-            with skipping(note):
-                yield key, self.read(connection.execute(self.select("WHERE key = ?"), (key,)).fetchone())
-
-    def keys(self, connection: "sqlite3.Connection", note: Callable[[str], None]) -> list[int]:
-        """Return all keys, newest first, read without an index; at damage, read from both ends."""
-        keys: set[int] = set()
-        for order in ("", "DESC"):
-            with skipping(note):
-                select = f"SELECT key FROM {self.name} NOT INDEXED ORDER BY key {order}"  # noqa: S608 - our own names
-                for (key,) in connection.execute(select):
-                    keys.add(key)
-                break
-        return sorted(keys, reverse=True)
-
 
 SESSIONS = Table("sessions", Session, "last_used", "token_usage", "counted", "tags", "metadata")
 RUNS = Table("runs", RunRecord, "created_at", "request", "usage")
 INTERACTIONS = Table("interactions", Interaction, "created_at", "input", "fields", "choices", "answer")
 LIMITS = Table("limits", LimitWindow, "updated_at")
+
+
+RUN_CHANGES = tuple(name for name in RUNS.columns if name not in FIXED_RUN_FIELDS)
+SESSION_CHANGES = tuple(name for name in SESSIONS.columns if name not in (*FIXED_SESSION_FIELDS, "id"))
+DESCRIPTION = ("title", "tags")
+RUN_TEXTS = ("prompt", "output", "error_message", "request")
+"""The fields of an orchestration that `without_text` empties."""
+
+
+def is_resumable(session: Session) -> bool:
+    """Return whether the agent has reported a handle."""
+    return bool(session.backend_session_id)
 
 
 def to_json(value: object) -> bytes:
@@ -126,12 +139,21 @@ def _plain(value: object) -> Value:
     return readable(value) if isinstance(value, str) else to_json(value).decode()
 
 
+def searched_text(session: Session) -> str:
+    """Return the searched text of a session, casefolded."""
+    return case_folded(f"{session.title}\n{session.initial_prompt}"[:SEARCHED_CHARS])
+
+
+def case_folded(text: str) -> str:
+    """Return a text casefolded, for comparison."""
+    return readable(text).casefold().replace("\0", " ")
+
+
 _TICKS_PER_S = 2**22
 """A float of seconds since the epoch has no finer steps between 2004 and 2038."""
 
 _DEFLATE_BYTES = 2048
 _LEVEL = 1
-_DATA = "SELECT data FROM chunks WHERE key = ?"
 
 
 class _Pieces(msgspec.Struct):
@@ -198,16 +220,6 @@ def decode_events(data: bytes) -> list[Logged]:
         return list(_decoded(data))
     except (zlib.error, msgspec.DecodeError, ValueError, TypeError) as exc:
         raise Unreadable(f"{exc} in events of a run") from exc
-
-
-def stored_events(
-    connection: "sqlite3.Connection", keys: Iterable[tuple[int]], note: Callable[[str], None]
-) -> Iterator[Logged]:
-    """Yield the events of chunks by key. Skip damaged chunks, and pass the damage to `note`."""
-    for key in keys:
-        with skipping(note):
-            (data,) = connection.execute(_DATA, key).fetchone() or (b"",)
-            yield from decode_events(data)
 
 
 def _decoded(data: bytes) -> Iterator[Logged]:
@@ -286,3 +298,31 @@ def _split(pieces: _Pieces) -> Iterator[TextDelta | ThinkingDelta]:
 
 def _ticks(at: float) -> int:
     return round(at * _TICKS_PER_S)
+
+
+_UNSAVED = 1_000_000
+"""An upper bound for the number of unstored events that clients may have read when a run was interrupted."""
+
+INTERRUPTED = RunFailed(ClinvkError.code, "clinvk ended while the run was under way")
+WITHDRAWN = RunFailed(Cancelled.code, "the run was cancelled before it started")
+
+
+class Stopped(NamedTuple):
+    """The outcome of a run that ended without its process: the time, and the stored part of the answer.
+
+    `added` is an ending that is missing in the stored events. Its number is higher than the number of any event that a
+    client may have read, so that no client skips the ending as already read.
+    """
+
+    at: float
+    output: str
+    added: Logged | None
+
+
+def stopped(stored: Iterable[Logged], began_at: float, ending: RunFailed) -> Stopped:
+    """Return the outcome of a run with these stored events, at the time of the last event."""
+    events = [*stored]
+    last = events[-1] if events else Logged(0, began_at, ending)
+    output = "".join(logged.event.text for logged in events if isinstance(logged.event, TextDelta))
+    has_ending = bool(events) and isinstance(last.event, RunFinished | RunFailed)
+    return Stopped(last.at, output, None if has_ending else Logged(last.number + 1 + _UNSAVED, last.at, ending))
