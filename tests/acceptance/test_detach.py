@@ -12,7 +12,7 @@ from acceptance.server import Server
 from acceptance.terminal import on_terminal
 from repositories import Repository
 from scripted import Scripted
-from scripted.steps import claude_says, hang, touch, wait_for
+from scripted.steps import claude_says, codex_streams, hang, receive_steering, touch, wait_for
 
 STEPS = b'steps: [{prompt: "first"}, {prompt: "second {{previous}}"}]'
 
@@ -98,6 +98,23 @@ def test_prompt_of_the_command_line_steers_a_run_of_the_server(clinvk: Clinvk, s
     done = clinvk.run("resume", first["session_id"], "--on-busy", "steer", "-o", "text", "more")
     assert (done.returncode, done.stdout) == (0, "steered\n"), done.stderr
     assert state(clinvk, first["run_id"]) == "cancelled"
+
+
+def test_command_reports_that_the_running_codex_has_received_the_prompt(clinvk: Clinvk, server: Server) -> None:
+    said = codex_streams("one ", "two")
+    clinvk.agent.play([*said[:3], *[receive_steering()] * 3, *said[3:]], server=True)
+    first = json.loads(clinvk.run("-b", "codex", "--detach", "-o", "json", "hello").stdout)
+    until(lambda: server.client.get(f"/api/v1/sessions/{first['session_id']}").json()["backend_session_id"])
+    steer = ("resume", first["session_id"], "--on-busy", "steer", "more")
+    hint = f"to follow: clinvk runs follow {first['run_id'][:8]}"
+    note = f"clinvk: steered: the running agent has received the prompt; {hint}\n"
+    done = clinvk.run(*steer, "-o", "text")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", note)
+    done = clinvk.run(*steer, "--detach", "-o", "text")
+    assert (done.returncode, done.stdout, done.stderr.endswith(note)) == (0, f"{first['run_id']}\n", True)
+    done = clinvk.run(*steer, "-o", "json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {**first, "state": "running", "steered": True})
+    until(lambda: state(clinvk, first["run_id"]) == "finished")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from agents.machine import Machine
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.choices import OnBusy
-from clinvk.types.events import InteractionRequested, TextDelta
+from clinvk.types.errors import Steered
+from clinvk.types.events import InteractionRequested, Progress, TextDelta, ToolCall
 from clinvk.types.request import RunRequest
 
 LIMIT_S = 60
@@ -17,7 +18,7 @@ each_agent = pytest.mark.parametrize("backend", ["claude", "codex"])
 each_way = pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
 
 
-async def reported(run: RunTask, kind: type[TextDelta | InteractionRequested]) -> None:
+async def reported(run: RunTask, kind: type[TextDelta | ToolCall | InteractionRequested]) -> None:
     """Wait until a run has reported an event of a kind."""
     async with asyncio.timeout(LIMIT_S):
         async for logged in run.follow():
@@ -31,9 +32,15 @@ def words(machine: Machine, backend: str, count: int) -> RunRequest:
     return machine.completed(RunRequest(prompt=f"[[words={count} delay=0.05]]", backend=backend))
 
 
-@pytest.mark.parametrize(("on_busy", "count", "state"), [("queue", 40, "finished"), ("steer", 2000, "cancelled")])
+@pytest.mark.parametrize(
+    ("backend", "on_busy", "count", "state"),
+    [
+        ("claude", "queue", 40, "finished"),
+        ("codex", "queue", 40, "finished"),
+        ("claude", "steer", 2000, "cancelled"),
+    ],
+)
 @each_way
-@each_agent
 async def test_prompt_to_a_busy_session_continues_its_conversation(
     machine: Machine, backend: str, on_busy: OnBusy, count: int, state: str
 ) -> None:
@@ -46,6 +53,28 @@ async def test_prompt_to_a_busy_session_continues_its_conversation(
         assert (result.text.strip(), result.error) == ("word1 word2", None)
         assert first.state == state
         assert first.entries[0].event == result.started
+
+
+@pytest.mark.parametrize("prompt", ["[[words=2000 delay=0.05]]", '[[tool=shell cmd="sleep 3" say=Done.]]'])
+@pytest.mark.slow
+@each_way
+async def test_codex_receives_steering_prompts_within_its_turn(machine: Machine, prompt: str) -> None:
+    """The model reads the prompts after the current tool, or at once while it writes; the later prompt decides."""
+    first_request = machine.completed(RunRequest(prompt=prompt, backend="codex", approval_mode="none"))
+    async with asyncio.timeout(LIMIT_S), machine.runs() as runs:
+        run = await runs.start(first_request)
+        await reported(run, TextDelta if "words" in prompt else ToolCall)
+        steer = replace(first_request, session_id=run.session_id, on_busy="steer")
+        for text in ("first [[words=3]]", "second [[words=2]]"):
+            with pytest.raises(Steered) as steered:
+                await runs.start(replace(steer, prompt=text))
+            assert steered.value.run_id == run.id
+        result = await run.result()
+        noted = [entry.event.message for entry in run.entries if isinstance(entry.event, Progress)]
+        assert (result.text.endswith("word1 word2"), result.error) == (True, None)
+        assert [text for text in noted if "[[words" in text] == ["first [[words=3]]", "second [[words=2]]"]
+        async with runs.run(replace(steer, prompt="[[words=1]]")) as after:
+            assert (await after.result()).text == "word1"
 
 
 @each_agent

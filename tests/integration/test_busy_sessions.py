@@ -1,6 +1,7 @@
 """Prompts to a session whose run is in progress: queued until the session is free, or steering the conversation."""
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from clinvk.types.errors import NotResumable, QueueFull, SessionBusy
 from clinvk.types.request import RunRequest
 from polling import until
 from scripted import Scripted
-from scripted.steps import claude_says, wait_for
+from scripted.steps import claude_says, codex_streams, receive_steering, wait_for
 from serving import LiveServer, serving
 from shell_backend import DONE, FAILED, TEXT, Shell
 
@@ -74,7 +75,8 @@ async def test_prompt_that_waits_holds_no_slot(tmp_path: Path) -> None:
         waiting = await queued(runs, STARTED + DONE, holder)
         async with runs.run(ask(TEXT + DONE)) as other:
             assert (await other.result()).text == "hello"
-        assert (runs.busy, runs.queued, waiting.state) == (1, 1, "queued")
+        await until(lambda: runs.busy == 1)
+        assert (runs.queued, waiting.state) == (1, "queued")
         (tmp_path / "gate").touch()
         assert (await waiting.result()).error is None
 
@@ -233,6 +235,52 @@ async def test_run_of_another_process_cannot_be_steered(tmp_path: Path) -> None:
             await further_runs.start(ask(DONE, holder.session_id, on_busy="steer"))
         (tmp_path / "gate").touch()
         assert (await holder.result()).error is None
+
+
+# Steering within the turn
+
+
+async def steerable(scripted: Scripted, server: LiveServer, *, accepts: bool = True, **body: object) -> dict[str, str]:
+    """Start a run of a Codex that waits for a steering prompt in the middle of its answer."""
+    said = codex_streams("one ", "two")
+    scripted.play(codex_streams("by itself"), when="by itself", server=True)
+    scripted.play([*said[:3], receive_steering(accepts=accepts), *said[3:]], when="begin", server=True)
+    run = await server.detached(backend="codex", prompt="begin", **body)
+    await until(lambda: bool((live := server.runs.live(run["run_id"])) and live.log.text))
+    return run
+
+
+async def test_codex_receives_a_steering_prompt_within_its_turn(scripted: Scripted) -> None:
+    async with serving(scripted.env) as server:
+        run = await steerable(scripted, server)
+        steered = await server.prompt(backend="codex", prompt="more", session_id=run["session_id"], on_busy="steer")
+        expected = {"run_id": run["run_id"], "session_id": run["session_id"], "state": "running", "steered": True}
+        assert (steered.status_code, steered.json()) == (202, expected)
+        assert steered.headers["location"] == f"/api/v1/runs/{run['run_id']}"
+        lines = {"accept": "application/x-ndjson"}
+        followed = await server.client.get(f"/api/v1/runs/{run['run_id']}/events", headers=lines)
+        events = [(event["type"], event["content"]) for event in map(json.loads, followed.text.splitlines())]
+        assert [kind for kind, _ in events] == ["init", "message", "progress", "message", "token_usage", "done"]
+        assert events[2][1] == {"stage": "steered", "message": "more"}
+        assert await runs_of(server, run["session_id"]) == [("begin", "finished")]
+    (params,) = scripted.steerings()
+    assert (params["expectedTurnId"], params["input"]) == ("turn", [{"type": "text", "text": "more"}])
+
+
+@pytest.mark.parametrize(
+    ("accepts", "options"),
+    [(False, {}), (True, {"timeout_secs": 77}), (True, {"effort": "high"}), (True, {"stop": ["END"]})],
+)
+async def test_prompt_that_codex_refuses_or_with_other_options_interrupts_the_run(
+    scripted: Scripted, accepts: bool, options: dict[str, object]
+) -> None:
+    async with serving(scripted.env) as server:
+        run = await steerable(scripted, server, accepts=accepts)
+        body = {"session_id": run["session_id"], "on_busy": "steer", "prompt": "by itself", **options}
+        answer = (await server.prompt(backend="codex", **body)).json()
+        assert answer["output"] == "by itself"
+        assert await runs_of(server, run["session_id"]) == [("begin", "cancelled"), ("by itself", "finished")]
+    assert len(scripted.steerings()) == (not accepts)
 
 
 # Over HTTP

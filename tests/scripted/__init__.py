@@ -88,6 +88,10 @@ class Scripted:
         """Return the answers to the agent's requests for approval so far."""
         return [record(entry, "response") for entry in self._records() if "approval" in entry]
 
+    def steerings(self) -> list[Record]:
+        """Return the parameters of each `turn/steer` so far."""
+        return [record(entry, "steered") for entry in self._records() if "steered" in entry]
+
     def refusals(self) -> int:
         """Return how often the agent was started as a server without a play."""
         return sum("refused" in entry for entry in self._records())

@@ -142,6 +142,20 @@ def ask_approval(requests: list[dict[str, object]]) -> None:
             record(approval=response["request_id"], response=response["response"])
 
 
+def receive_steering(accepts: bool) -> None:
+    """Answer `turn/steer` as `codex app-server` does, and go on once a prompt is accepted, unless interrupted."""
+    while message := json.loads(sys.stdin.buffer.readline() or "null"):
+        if message["method"] == "turn/interrupt":
+            notify("turn/completed", turn={"id": "turn", "status": "interrupted", "error": None})
+            break
+        record(steered=message["params"])
+        answer = {"result": {"turnId": "turn"}} if accepts else {"error": {"code": -32600, "message": "no active turn"}}
+        write(1, json.dumps({"id": message["id"], **answer}).encode() + b"\n")
+        if accepts:
+            return
+    sys.exit(0)
+
+
 def notify(method: str, number: str | None = None, **params: object) -> None:
     """Print a notification of `codex app-server`; with a number a request."""
     message = {"method": method, "params": {"threadId": THREAD, "turnId": "turn", **params}}
@@ -163,6 +177,8 @@ def speak(step: dict[str, object]) -> None:
             call_client(json.loads(calls), answers)
         case {"approvals": str() as requests}:
             ask_approval(json.loads(requests))
+        case {"steering": bool() as accepts}:
+            receive_steering(accepts)
         case {"close_stdout": _}:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         case _:

@@ -197,6 +197,11 @@ def client_calls(calls: dict[str, tuple[str, dict[str, JSON]]], answers: int = 1
     return {"client_calls": json.dumps(calls), "answers": answers}
 
 
+def receive_steering(*, accepts: bool = True) -> Step:
+    """Wait for `turn/steer`, and accept or refuse the prompt: for a play that is for a server."""
+    return {"steering": accepts}
+
+
 def codex_streams(*deltas: str, session: str = "01a20000-0000-7000-8000-000000000001", answers: int = 1) -> list[Step]:
     """Answer as `codex app-server` 0.169.0 does, a notification for each delta: for a play that is for a server.
 

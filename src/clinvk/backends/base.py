@@ -33,8 +33,14 @@ MAX_RUNS = 100
 """Default number of runs that a kept process serves before it is retired."""
 
 
-Report = Event | Usage | LimitWindow
-"""An event of a run, the tokens of the run so far, or the state of a limit of the user's account."""
+class SteerReply(msgspec.Struct, frozen=True):
+    """Whether the agent has received the prompt of the oldest open `Channel.steer`."""
+
+    is_accepted: bool
+
+
+Report = Event | Usage | LimitWindow | SteerReply
+"""An event of a run, the tokens of the run so far, the state of a limit of the user's account, or a reply."""
 
 Delivery = tuple[str, Report] | bytes
 """A channel's output: the run and a report of the run, or bytes to write to the process's stdin."""
@@ -94,6 +100,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     resume: bool = False
     fork: bool = False
     client_tools: bool = False
+    steer: bool = False
 
 
 ALL_CAPABILITIES = Capabilities(
@@ -217,6 +224,13 @@ class Channel(Protocol):
 
     def interrupt(self, run: str) -> bytes | None:
         """Return the bytes that stop a run, even before its turn begins; None if the process must be signalled."""
+        return None
+
+    def steer(self, run: str, request: RunRequest) -> bytes | None:
+        """Return the bytes that add a prompt to the turn of a run; None if the agent cannot receive a prompt now.
+
+        A `SteerReply` follows, unless the run ends before. The options of `request` are those of the run.
+        """
         return None
 
     def answer(self, run: str, output: ToolOutput) -> bytes:

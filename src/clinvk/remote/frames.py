@@ -4,7 +4,8 @@ The server sends `Greeting`. A command whose environment matches sends `RunComma
 messages, or with `Refused`. A connection carries one run, which is stopped when the command disconnects. A command that
 continues a conversation without the server sends `ReleaseSession` instead, and the server disconnects when it is done.
 `RunCommand` with `detach` and `RunPlan` start runs that continue without the command. The server answers these,
-`CancelRun` and `QueuePosition` with one `RunStatus`, or with `Refused`. It answers `CreateLogin` with `LoginLink`.
+`CancelRun` and `QueuePosition` with one `RunStatus`, or with `Refused`. It answers `CreateLogin` with `LoginLink`, and
+a prompt that has steered another run with `RunStatus`.
 """
 
 import asyncio
@@ -72,11 +73,15 @@ class LoginLink(msgspec.Struct, frozen=True, tag="login_link"):
 
 
 class RunStatus(msgspec.Struct, frozen=True, tag="status"):
-    """A run that was started or cancelled, or waits. `queue_position` counts from 1; None if the run does not wait."""
+    """A run that was started, steered or cancelled, or waits.
+
+    `queue_position` counts from 1; None if the run does not wait.
+    """
 
     run_id: str
     session_id: str | None = None
     queue_position: int | None = None
+    is_steered: bool = False
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

@@ -15,7 +15,7 @@ from clinvk.remote import caller, frames
 from clinvk.remote.socket_path import connected
 from clinvk.runtime.process.waiting import finish_shielded
 from clinvk.types import errors
-from clinvk.types.errors import ClinvkError, TimedOut
+from clinvk.types.errors import ClinvkError, Steered, TimedOut
 from clinvk.types.events import Ending, InteractionRequested, InteractionResolved, Logged, RunFailed, RunFinished
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.orchestration import Plan, all_requests
@@ -84,6 +84,7 @@ async def run_through_server(
     Raises:
         ServerDeclined: as `server_of`, or the server has not started the run.
         ClinvkError: the run is refused, or the server is gone.
+        Steered: as `LocalRuns.run`.
     """
     async with server_of(settings, environ, request.backend) as connection:
         if not request.workdir:
@@ -235,6 +236,8 @@ class RemoteRun:
         except asyncio.CancelledError:
             await self._finish(_STOPS_TIMEOUT_S)
             raise
+        if isinstance(message, frames.RunStatus):
+            raise Steered(message.run_id, message.session_id)
         if not isinstance(message, frames.RunUpdate):
             raise _refusal(message)
         self._update(message)

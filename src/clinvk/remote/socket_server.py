@@ -18,7 +18,7 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.process_scan import is_tagged
 from clinvk.runtime.process.waiting import in_background
 from clinvk.runtime.run.task import RunTask
-from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown
+from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown, Steered
 from clinvk.types.events import Logged
 from clinvk.types.orchestration import Plan
 
@@ -169,6 +169,8 @@ class _ClientConnection:
         """Carry out a request, and send the last message."""
         try:
             message = await self._carry_out(request)
+        except Steered as exc:
+            message = frames.RunStatus(exc.run_id, exc.session_id, is_steered=True)
         except (QueueFull, ShuttingDown) as exc:
             message = frames.Refused(exc.message)
         except ClinvkError as exc:

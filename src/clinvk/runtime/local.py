@@ -192,6 +192,7 @@ class LocalRuns:
             BackendUnavailable, Unsupported, InvalidRequest, SessionNotFound, NotResumable: raised before the start.
             SessionBusy, QueueFull, ShuttingDown: the run cannot start at present.
             StoreUnavailable: the run cannot be stored.
+            Steered: the prompt has no run of its own.
         """
         return OwnedRun(self._begin(request))
 
@@ -269,7 +270,7 @@ class LocalRuns:
         except SessionBusy as exc:
             if request.on_busy == "reject":
                 raise
-            steered = await self._turns.running(request, exc) if request.on_busy == "steer" else None
+            steered = await self._turns.steer(request, exc) if request.on_busy == "steer" else None
         run = await self._begin_turn(request, user_environ, may_wait, waits=True)
         if steered:  # only now: else a run that waits for longer would come first
             steered.stop(RunFailed(Cancelled.code, f"run {run.id!r} steered the conversation"))

@@ -3,16 +3,24 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
+from msgspec.structs import replace
+
 from clinvk.runtime import sessions
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.store.protocol import SessionStore, settled_record
-from clinvk.types.errors import SessionBusy
+from clinvk.types.errors import SessionBusy, Steered
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
 
 ReleaseElsewhere = Callable[[str], Awaitable[None]]
 """Make another clinvk close the conversation of a session."""
+
+_NO_OPTIONS: dict[str, object] = {
+    **{"prompt": "", "images": (), "on_busy": "reject", "session_id": None, "workdir": None},
+    **{"tags": (), "metadata": {}, "client": "", "warm": True},
+}
+"""The fields of a request that say nothing about how the agent works in a session."""
 
 
 class SessionTurns:
@@ -71,19 +79,27 @@ class SessionTurns:
         if resume != run.spec.resume:
             run.resume_from(resume, await run.spec.relaunch(run.request, resume))
 
-    async def running(self, request: RunRequest, busy: SessionBusy) -> RunTask:
-        """Return the run that holds the session of a request, if its agent works here.
+    async def steer(self, request: RunRequest, busy: SessionBusy) -> RunTask:
+        """Give the prompt to the agent that works in the session of a request, or return the run to be interrupted.
 
-        The agent must have reported its conversation: else an interruption would lose the conversation.
+        The agent must have reported its conversation: else an interruption would lose the conversation. It receives
+        only a prompt with the options and the key of its run.
 
         Raises:
-            SessionBusy: there is no such run.
+            SessionBusy: no agent works here in the session.
+            InvalidRequest, NotResumable: the prompt cannot continue the session.
+            Steered: the agent has received the prompt.
         """
-        session = await self._store.session(request.session_id or "")
-        for run in self._live.values():
-            if run.session_id == session.id and run.started_at and run.log.count:
-                return run
-        raise SessionBusy(f"{busy.message}, and cannot be steered: its agent has not started here")
+        request, session, _ = await self.resolve(request, waits=True)
+        started = (run for run in self._live.values() if run.started_at and run.log.count)
+        run = next((run for run in started if session and run.session_id == session.id), None)
+        if run is None:
+            raise SessionBusy(f"{busy.message}, and cannot be steered: its agent has not started here")
+        if run.conversation and replace(request, **_NO_OPTIONS) == replace(run.request, **_NO_OPTIONS):
+            await run.spec.relaunch(request, Resume(run.conversation))  # checks the prompt
+            if await run.steer(request):
+                raise Steered(run.id, run.session_id)
+        return run
 
     def wake_next(self, ended: RunTask) -> None:
         """Make the runs that wait for the session of an ended run claim the session."""

@@ -78,7 +78,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         model: a model name of the CLI, or one of the aliases fast/quick, balanced/default, best/powerful.
         session_id: the clinvk session to continue; None starts a new session.
         on_busy: what happens if the session has a run in progress: `reject` raises `SessionBusy`, `queue` waits for its
-            end, `steer` interrupts the run and is the next turn.
+            end, `steer` adds the prompt to the turn of the run (`Steered`), or else interrupts the run and is the next
+            turn.
         workdir: absolute path of an existing directory.
         add_dirs: absolute paths that the agent may use besides `workdir`.
         approval_mode: default, auto (edit without asking), none (act without asking) or always (ask for everything).

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
@@ -41,11 +42,12 @@ from clinvk.dialects.dialect import (
     SupportsKeepAlive,
     renamed,
 )
+from clinvk.dialects.rest.rest import Accepted
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.runs import run_facts
-from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, failure
+from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, Steered, failure
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
@@ -136,6 +138,10 @@ class _PromptRequest(Exchange):
             await services.parked_runs.stop_in_session(call.request.session_id)
         try:
             await self._run_call(call, disconnect)
+            return
+        except Steered as steered:
+            body = Accepted(run_id=steered.run_id, session_id=steered.session_id, state="running", steered=True)
+            await self._response.send(202, "application/json", msgspec.json.encode(body), [_location(steered.run_id)])
             return
         except SessionBusy:
             if self._run or parsed.request.session_id or not (parsed.previous or parsed.chat):
@@ -340,7 +346,11 @@ def _headers(call: Call, run: RunTask) -> list[Header]:
 
 def accepted_headers(run_id: str) -> list[Header]:
     """Return the headers of a response for a run in the background."""
-    return [(b"location", f"/api/v1/runs/{run_id}".encode()), (b"preference-applied", b"respond-async")]
+    return [_location(run_id), (b"preference-applied", b"respond-async")]
+
+
+def _location(run_id: str) -> Header:
+    return b"location", f"/api/v1/runs/{run_id}".encode()
 
 
 @asynccontextmanager

@@ -130,7 +130,7 @@ _PROMPTS = (
                     rest.PromptAnswer,
                     content={unified.MEDIA_TYPE: _NDJSON},
                 ),
-                202: _ACCEPTED,
+                202: _ACCEPTED._replace(description="The run continues in the background, or was `steered`."),
             },
             _PROMPT,
             "Answers when the agent has finished, or event by event as it works "

@@ -77,7 +77,7 @@ class Codex(Backend):
     )
     aliases: Mapping[str, str | None] = _ALIASES
     capabilities = msgspec.structs.replace(
-        ALL_CAPABILITIES, approval_modes=("default", "auto", "ask", "none"), allowed_tools=False
+        ALL_CAPABILITIES, approval_modes=("default", "auto", "ask", "none"), allowed_tools=False, steer=True
     )
     keeps_system_prompt = True
     safe_flags = flags.SAFE_FLAGS

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 import msgspec
 
 from clinvk import __version__
-from clinvk.backends.base import Delivery
+from clinvk.backends.base import Delivery, SteerReply
 from clinvk.backends.codex import approvals, client_tools, failures, wire
 from clinvk.backends.codex.conversation import Conversation, Thread
 from clinvk.backends.codex.exec import full_prompt, supports_schema
@@ -79,6 +79,20 @@ class _Closing(msgspec.Struct):
     waiting: list[Conversation] = []
 
 
+class _Steering(msgspec.Struct, frozen=True):
+    """A prompt for the running turn of a run."""
+
+    run: str
+
+
+def _input(prompt: str, request: RunRequest) -> list[dict[str, str]]:
+    """Return the images of a request and a prompt as input of a turn."""
+    images = (
+        {"type": "image", "url": f"data:{image.media_type};base64,{base64_data(image)}"} for image in request.images
+    )
+    return [*images, {"type": "text", "text": prompt}]
+
+
 def _awaiting_tools(conversation: Conversation) -> Iterator[Delivery]:
     """Yield the event of a complete answer if the CLI has sent a request for each of its calls."""
     usage = conversation.answer_usage
@@ -87,7 +101,7 @@ def _awaiting_tools(conversation: Conversation) -> Iterator[Delivery]:
         yield conversation.run, AwaitingTools((conversation.decoder.usage or Usage()) + usage)
 
 
-class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Closing, Conversation]):
+class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Closing | _Steering, Conversation]):
     """The channel of one process. All runs share the thread parameters `session_params`."""
 
     capacity = 16
@@ -127,6 +141,14 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
             return None
         conversation.is_dropped = True
         return self._interrupt(conversation.thread, conversation.turn) if conversation.turn else b""
+
+    def steer(self, run: str, request: RunRequest) -> bytes | None:
+        """Return the request that adds a prompt to the turn of a run, if the turn has started."""
+        conversation = self._open.get(run)
+        if conversation is None or not conversation.turn or conversation.is_dropped or conversation.ending:
+            return None
+        turn = {"threadId": conversation.thread, "expectedTurnId": conversation.turn}
+        return self._ask("turn/steer", {**turn, "input": _input(request.prompt, request)}, _Steering(run))
 
     def answer(self, run: str, output: ToolOutput) -> bytes:
         """Return the response to the request for a call of a client tool."""
@@ -286,10 +308,12 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
             yield self._ask_thread(conversation)
 
     def _answered(
-        self, call: Conversation | _Closing, message: Message[wire.Params, wire.Result]
+        self, call: Conversation | _Closing | _Steering, message: Message[wire.Params, wire.Result]
     ) -> Iterator[Delivery]:
         if isinstance(call, _Closing):
             yield from self._closed(call)
+        elif isinstance(call, _Steering):
+            yield call.run, SteerReply(message.error is None)
         elif call.run in self._open and not call.ending:  # a turn may end before the response to turn/start arrives
             if message.error:
                 yield self._refused(call, message.error.message)
@@ -338,12 +362,8 @@ class AppServerChannel(RpcChannel[wire.Params, wire.Result, Conversation | _Clos
 
     def _ask_turn(self, conversation: Conversation) -> bytes:
         request = conversation.request
-        images = (
-            {"type": "image", "url": f"data:{image.media_type};base64,{base64_data(image)}"} for image in request.images
-        )
-        prompt = {"type": "text", "text": conversation.prompt}
         schema: dict[str, object] = {"outputSchema": request.output_schema} if supports_schema(request) else {}
-        turn: dict[str, object] = {"threadId": conversation.thread, "input": [*images, prompt], **schema}
+        turn = {"threadId": conversation.thread, "input": _input(conversation.prompt, request), **schema}
         return self._ask("turn/start", turn, conversation)
 
     def _interrupt(self, thread: str, turn: str) -> bytes:

@@ -21,6 +21,7 @@ from clinvk.cli.terminal.output import Notes, columns, print_json, print_text, r
 from clinvk.config.model import Settings
 from clinvk.dialects.rest.rest import Accepted
 from clinvk.dialects.rest.unified import UnifiedEncoder
+from clinvk.remote import frames
 from clinvk.remote.remote_runs import ServerDeclined, queue_position, start_on_server
 from clinvk.runtime.runs import poll_events, record_facts
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
@@ -52,16 +53,30 @@ async def start(
     except ServerDeclined as exc:
         why = f"which does not run this: {exc}" if str(exc) else "and none is running: start one with clinvk serve"
         raise ClinvkError(f"--detach needs the server of this home, {why}") from exc
+    report(started, notes, wants_json, prints_id=True)
+    return 0
+
+
+def report(started: frames.RunStatus, notes: Notes, wants_json: bool, prints_id: bool) -> None:
+    """Report a run that was started in the background, or that has received the prompt within its turn."""
     position = started.queue_position
     state = "queued" if position else "running"
     if wants_json:
-        place = position or msgspec.UNSET
-        print_json(Accepted(run_id=started.run_id, session_id=started.session_id, state=state, queue_position=place))
-        return 0
-    print_text(started.run_id)
-    where = f" (position {position})" if position else ""
-    notes.info(f"{state}{where} in the background; to follow: clinvk runs follow {short_id(started.run_id)}")
-    return 0
+        accepted = Accepted(
+            run_id=started.run_id,
+            session_id=started.session_id,
+            state=state,
+            queue_position=position or msgspec.UNSET,
+            steered=started.is_steered or msgspec.UNSET,
+        )
+        print_json(accepted)
+        return
+    if prints_id:
+        print_text(started.run_id)
+    what = f"{state}{f' (position {position})' if position else ''} in the background"
+    if started.is_steered:
+        what = "steered: the running agent has received the prompt"
+    notes.info(f"{what}; to follow: clinvk runs follow {short_id(started.run_id)}")
 
 
 def follow(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:

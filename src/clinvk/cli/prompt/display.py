@@ -24,7 +24,7 @@ from clinvk.cli.terminal.output import STDERR, Notes, columns, duration, renders
 from clinvk.cli.terminal.streams import BrokenStdout, Stdout, on_signals, writable
 from clinvk.config.model import OutputSettings
 from clinvk.runtime.process.waiting import in_background
-from clinvk.types.errors import Cancelled, NotResumable, SessionError, SessionNotFound
+from clinvk.types.errors import Cancelled, NotResumable, SessionError, SessionNotFound, Steered
 from clinvk.types.events import (
     Ending,
     Event,
@@ -101,6 +101,13 @@ class RunDisplay:
                     assert new_session_request is not None
                     self._notes.info(f"{lost}; starting another session")
                     await self._play(runs, new_session_request, "", is_attempt=False)
+        except Steered as exc:
+            from clinvk.cli.prompt import background  # imports that other prompts do not need
+            from clinvk.remote import frames
+
+            steered = frames.RunStatus(exc.run_id, exc.session_id, is_steered=True)
+            background.report(steered, self._notes, wants_json=self._output.format != "text", prints_id=False)
+            return 0
         except BrokenStdout:
             return exits.CANCELLED
         except asyncio.CancelledError:

@@ -131,8 +131,8 @@ class PromptBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=
     on_busy: Annotated[
         OnBusy | Literal[""] | None,
         Meta(
-            description="If the session has a run in progress: reject (the default), queue (after its end), or steer "
-            "(interrupt the run, and continue with this prompt)."
+            description="If the session has a run in progress: reject (the default), queue (after its end), or steer: "
+            "Codex receives the prompt within the turn (202); other runs are interrupted, and the prompt follows."
         ),
     ] = None
     output_format: Annotated[

@@ -42,12 +42,16 @@ class PromptAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """A run in the background; the header `location` has its URL."""
+    """A run in the background, or in progress; the header `location` has its URL."""
 
     run_id: str
     session_id: Annotated[str | None, Meta(description="The session; null if none is stored.")]
     state: Annotated[str, Meta(description="queued or running.")]
     queue_position: QueuePosition = msgspec.UNSET
+    steered: Annotated[
+        bool | msgspec.UnsetType,
+        Meta(description="The run was in progress, and its agent has received the prompt within the turn."),
+    ] = msgspec.UNSET
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -69,9 +69,15 @@ class PooledProcess:
         self.began_at = asyncio.get_running_loop().time()
         self.process.write(self.worker.channel.start(self.run, request, resume), close=False)
 
+    def steer(self, request: RunRequest) -> bool:
+        """Give the agent a further prompt; return False if the agent cannot receive a prompt now."""
+        return self._send(self.worker.channel.steer(self.run, request))
+
     def interrupt(self) -> bool:
         """Ask the process to end the run; return False if the protocol has no such request."""
-        data = self.worker.channel.interrupt(self.run)
+        return self._send(self.worker.channel.interrupt(self.run))
+
+    def _send(self, data: bytes | None) -> bool:
         if data:
             self.process.write(data, close=False)
         return data is not None

@@ -1,12 +1,13 @@
 """The input and output of a run: the specification, the agent process, events, turns, limits and deadlines."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from math import inf
 
 import msgspec
 
-from clinvk.backends.base import Backend, Channel, Delivery, Host, Launch, ProtocolNotSupported, Report
+from clinvk.backends.base import Backend, Channel, Delivery, Host, Launch, ProtocolNotSupported, Report, SteerReply
 from clinvk.runtime.pool.agent_programs import ProtocolSupport
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.pooled_process import PooledProcess
@@ -131,9 +132,15 @@ class OwnProcess:
         """Give the agent the answer to an interaction."""
         self._write(self._channel.resolve(self._run, request_id, answer), of_tools=False)
 
+    def steer(self, request: RunRequest) -> bool:
+        """Give the agent a further prompt; return False if the agent cannot receive a prompt now."""
+        return self._send(self._channel.steer(self._run, request))
+
     def interrupt(self) -> bool:
         """Ask the agent to end the turn and report its cost; return False if the protocol has no such request."""
-        data = self._channel.interrupt(self._run)
+        return self._send(self._channel.interrupt(self._run))
+
+    def _send(self, data: bytes | None) -> bool:
         if data:
             self.process.write(data, close=False)
         return data is not None
@@ -229,6 +236,7 @@ class RunIO:
         self.events_bytes = 0
         self.used: Usage | None = None
         self.limits: list[LimitWindow] = []
+        self._steerings: list[tuple[str, asyncio.Future[bool]]] = []
         self.protocol_failure = ""
         self._own = process if isinstance(process, OwnProcess) else None
         self._early_stderr: list[Event] | None = []
@@ -279,6 +287,16 @@ class RunIO:
     def is_waiting(self) -> bool:
         """Whether the agent waits for outputs of client tools, or for a person; no time limit counts meanwhile."""
         return self._waits > 0
+
+    def steer(self, request: RunRequest) -> asyncio.Future[bool] | None:
+        """Give the agent a further prompt within its turn; return None if the agent cannot receive a prompt now.
+
+        The result is whether the agent has received the prompt. There is no result if the run ends before.
+        """
+        if self.ending or self.is_waiting or not self.process.steer(request):
+            return None
+        self._steerings.append((request.prompt, asyncio.get_running_loop().create_future()))
+        return self._steerings[-1][1]
 
     def answer(self, outputs: Iterable[ToolOutput], now: float) -> None:
         """Give the agent the outputs of all client tools that the agent waits for."""
@@ -355,6 +373,10 @@ class RunIO:
                 break
             if isinstance(event, LimitWindow):
                 self.limits.append(event)
+            elif isinstance(event, SteerReply):
+                prompt, reply = self._steerings.pop(0)
+                self.events += [Progress("steered", prompt)] if event.is_accepted else []
+                reply.set_result(event.is_accepted)
             elif isinstance(event, Usage):
                 self.used = event
                 self._check_budget(bool(self.activity.open_calls))

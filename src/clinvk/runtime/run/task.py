@@ -35,7 +35,7 @@ from clinvk.types.events import (
 )
 from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.redaction import redacted, secrets_in
-from clinvk.types.request import ToolOutput
+from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.result import RunResult, gather
 from clinvk.types.session import Resume
 
@@ -133,6 +133,7 @@ class RunTask:
         self.earlier_turns: Ending | None = None
         self.budgets = 1
         self._is_long_lived = False
+        self._io: RunIO | None = None
         self._inline_io: RunIO | None = None
         self._fault: Exception | None = None
 
@@ -200,6 +201,13 @@ class RunTask:
         self.no_grace = self.no_grace or at_once
         self.wake()
 
+    async def steer(self, request: RunRequest) -> bool:
+        """Give the agent a further prompt within its turn. Return False if the agent has not received the prompt."""
+        reply = self._io.steer(request) if self._io and self.phase is Phase.RUNNING else None
+        if reply:
+            await asyncio.wait([reply, self.task], return_when=asyncio.FIRST_COMPLETED)
+        return reply is not None and reply.done() and reply.result()
+
     def answer(self, outputs: Sequence[ToolOutput]) -> None:
         """Hand over the outputs of all client tools that the run awaits. The run continues when it holds a slot.
 
@@ -239,7 +247,10 @@ class RunTask:
         used = self.earlier_turns.usage if self.earlier_turns else None
         max_tokens = (self.request.max_total_tokens or inf) * self.budgets - (used.total_tokens if used else 0)
         text_filter = answer_filter(self.request)
-        return RunIO(process, self.spec, launch, text_filter, self.now(), spent_s, max_tokens, answer_timeout_factor)
+        self._io = RunIO(
+            process, self.spec, launch, text_filter, self.now(), spent_s, max_tokens, answer_timeout_factor
+        )
+        return self._io
 
     def on_output(self) -> None:
         """Handle new output or the exit of the agent process.
@@ -380,7 +391,7 @@ class RunTask:
         """Store the ending and append the ending to the log; do nothing if the run has already ended."""
         if self.log.ending:
             return
-        self.phase = Phase.ENDING
+        self.phase, self._io = Phase.ENDING, None
         if self.earlier_turns:
             ending = sum_endings(self.earlier_turns, ending)
         if isinstance(ending, RunFailed):
