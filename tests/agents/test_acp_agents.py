@@ -1,12 +1,14 @@
-"""Real agents that speak ACP: opencode and Qwen Code, with a stand-in model."""
+"""Real agents that speak ACP: opencode, Qwen Code and the ACP adapter of Codex, with a stand-in model."""
 
 import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
+from openai import AsyncOpenAI
 
 from agents.machine import Machine
 from agents.test_frameworks import INSTALLED
@@ -27,6 +29,7 @@ from clinvk.types.events import (
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import RunRequest
 from serving import serving
+from standin.document import records
 
 pytestmark = pytest.mark.slow
 
@@ -34,9 +37,10 @@ LIMIT_S = 90
 BACKENDS = {
     "opencode": AcpBackend("opencode", (), ()),
     "qwen": AcpBackend("qwen", ("qwen", "--acp", "--auth-type", "anthropic"), ()),
+    "codex-acp": AcpBackend("codex-acp", ("codex-acp",), ("~/.codex",)),
 }
-SHELL = {"opencode": "bash", "qwen": "run_shell_command"}
-BOTH = pytest.mark.parametrize("name", BACKENDS)
+SHELL = {"opencode": "bash", "qwen": "run_shell_command", "codex-acp": "exec_command"}
+ALL = pytest.mark.parametrize("name", BACKENDS)
 
 
 @asynccontextmanager
@@ -48,7 +52,10 @@ async def running(machine: Machine, keeps_warm: bool = False) -> AsyncGenerator[
 
 
 def environment(machine: Machine) -> dict[str, str]:
-    """Return the environment of a user who has set the agents up; opencode asks for permission only if told to."""
+    """Return the environment of a user who has set the agents up.
+
+    opencode asks for permission only if its settings say so, and the adapter of Codex asks a model by default.
+    """
     folder = machine.home / ".config" / "opencode"
     folder.mkdir(parents=True, exist_ok=True)
     options = {"baseURL": f"{machine.model_api.url}/v1", "apiKey": "k"}
@@ -60,6 +67,7 @@ def environment(machine: Machine) -> dict[str, str]:
         **machine.env,
         "PATH": f"{INSTALLED / 'node_modules' / '.bin'}:{machine.env['PATH']}",
         "ANTHROPIC_MODEL": "m1",
+        "INITIAL_AGENT_MODE": "workspace-write",
         "OPENCODE_DISABLE_MODELS_FETCH": "1",
         "OPENCODE_DISABLE_AUTOUPDATE": "1",
     }
@@ -72,7 +80,9 @@ def request(machine: Machine, name: str, prompt: str) -> RunRequest:
 def touch(machine: Machine, name: str) -> str:
     """Return a prompt that makes the model call the agent's shell tool."""
     calls = machine.home / "calls.json"
-    arguments = {"command": "touch made", "description": "d", "is_background": False}
+    arguments: dict[str, object] = {"command": "touch made", "description": "d", "is_background": False}
+    if name == "codex-acp":
+        arguments = {"cmd": "touch made", "sandbox_permissions": "require_escalated", "justification": "j"}
     calls.write_text(json.dumps([[[SHELL[name], arguments]]]))
     return f"go [[script {calls}]]"
 
@@ -86,7 +96,7 @@ def text(found: list[Event]) -> str:
     return "".join(event.text for event in found if isinstance(event, TextDelta))
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("keeps_warm", [False, True])
 async def test_conversation_continues(machine: Machine, name: str, keeps_warm: bool) -> None:
     async with running(machine, keeps_warm) as runs:
@@ -103,7 +113,7 @@ async def test_conversation_continues(machine: Machine, name: str, keeps_warm: b
     assert "hello [[words=4]]" in json.dumps(machine.requests("again")[-1])
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("mode", ["default", "none"])
 async def test_shell_runs_only_if_permitted(machine: Machine, name: str, mode: str) -> None:
     async with running(machine) as runs:
@@ -115,7 +125,7 @@ async def test_shell_runs_only_if_permitted(machine: Machine, name: str, mode: s
     assert result.is_error == (mode == "default")
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("choice", ["allow", "deny"])
 async def test_agent_asks_and_acts_on_the_answer(machine: Machine, name: str, choice: str) -> None:
     async with running(machine) as runs:
@@ -126,11 +136,11 @@ async def test_agent_asks_and_acts_on_the_answer(machine: Machine, name: str, ch
                     assert logged.event.interaction.command == "touch made"
                     answer = replace(InteractionAnswer(choice="allow"), choice=choice)
                     await runs.interactions.answer(logged.event.interaction.id, answer)
-            assert run.state == "finished"
+            assert run.state in ("finished", "cancelled")  # a denial cancels a turn of Codex
     assert (machine.project / "made").exists() == (choice == "allow")
 
 
-@BOTH
+@ALL
 async def test_cancel_while_the_agent_waits_for_an_answer(machine: Machine, name: str) -> None:
     async with running(machine) as runs:
         asked = replace(request(machine, name, touch(machine, name)), approval_mode="ask")
@@ -152,7 +162,7 @@ async def test_opencode_changes_the_model(machine: Machine) -> None:
     assert isinstance(found[-1], RunFailed)
 
 
-@BOTH
+@ALL
 async def test_every_api_answers(machine: Machine, name: str) -> None:
     message = {"role": "user", "content": "hello [[words=2]]"}
     backends = {name: BackendSettings()}
@@ -165,3 +175,46 @@ async def test_every_api_answers(machine: Machine, name: str) -> None:
         body = {"model": name, "max_tokens": 9, "messages": [message]}
         said = await server.client.post("/anthropic/v1/messages", json=body)
         assert said.json()["content"][0]["text"] == "word1 word2", said.text
+
+
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "W", "parameters": WEATHER}}]
+CLIENT_TOOL = {"opencode": "client_get_weather", "qwen": "mcp__client__get_weather"}
+
+
+@pytest.mark.parametrize("name", CLIENT_TOOL)
+@pytest.mark.parametrize("mode", ["client", "both"])
+async def test_tools_of_a_client_are_called(machine: Machine, name: str, mode: str) -> None:
+    """Without tools of their own, the agents offer the model only the client's."""
+    call = f'[[call {CLIENT_TOOL[name]} {{"city": "Rome"}}]] [[call {CLIENT_TOOL[name]} {{"city": "Oslo"}}]]'
+    messages: list[Any] = [{"role": "user", "content": call}]
+    async with (
+        serving(
+            environment(machine), BACKENDS, {name: BackendSettings()}, default_workdir=str(machine.project)
+        ) as server,
+        AsyncOpenAI(
+            base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key="k", default_headers={"x-clinvk-tools": mode}
+        ) as client,
+    ):
+        server.runs.fallbacks.answer_timeout_s = LIMIT_S
+        for city in ("Rome", "Oslo"):
+            done = await client.chat.completions.create(model=name, messages=messages, tools=cast("Any", TOOLS))
+            message = done.choices[0].message
+            [made] = message.tool_calls or []
+            assert made.type == "function"
+            assert (made.function.name, json.loads(made.function.arguments)) == ("get_weather", {"city": city})
+            [stored] = (await server.client.get("/api/v1/runs")).json()["runs"]
+            run = server.runs.live(stored["id"])
+            assert run
+            calls = [entry.event.name for entry in run.entries if isinstance(entry.event, ToolCall)]
+            assert calls == ["get_weather"] * (1 if city == "Rome" else 2)
+            output = {"role": "tool", "tool_call_id": made.id, "content": f"sun in {city}"}
+            messages += [message.model_dump(exclude_none=True), output]
+        stream = await client.chat.completions.create(
+            model=name, messages=messages, tools=cast("Any", TOOLS), stream=True
+        )
+        said = "".join([part.choices[0].delta.content or "" async for part in stream if part.choices])
+        assert "sun in Oslo" in said
+    offered = {str(tool["name"]) for body in machine.requests(call) for tool in records(body, "tools")}
+    assert (offered == {CLIENT_TOOL[name]}) == (mode == "client"), offered
+    assert not machine.leftover_processes()

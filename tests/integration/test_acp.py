@@ -33,9 +33,11 @@ from clinvk.types.events import (
 )
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.request import Image, RunRequest
+from serving import serving
 
 SCRIPT = str(Path(__file__).parents[1] / "scripted" / "acp_agent.py")
 MODULES = Path(__file__).parents[2] / ".agents" / "node_modules"
+CHAT = "/openai/v1/chat/completions"
 LIMIT_S = 20
 
 
@@ -241,6 +243,53 @@ async def test_options_that_an_agent_lacks_are_refused(tmp_path: Path) -> None:
                     pass
 
 
+@pytest.mark.parametrize("sandbox_mode", ["default", "read-only"])
+async def test_tools_of_a_client_are_called_through_the_bridge(sandbox_mode: str) -> None:
+    weather = {"type": "function", "function": {"name": "get weather", "description": "of a city"}}
+    with tempfile.TemporaryDirectory(dir=pwd.getpwuid(os.getuid()).pw_dir, prefix=".acp-test-") as place:
+        home = Path(place)
+        (home / ".own").mkdir()
+        backend = sandboxed(home)
+        headers = {"x-clinvk-tools": "both", "x-clinvk-sandbox-mode": sandbox_mode}
+        async with serving(sandbox_env(home), {"fake": backend}, default_workdir=place) as server:
+            messages: list[object] = [{"role": "user", "content": 'call get_weather {"city": "Rome"}'}]
+            body = {"model": "fake", "messages": messages, "tools": [weather]}
+            first = (await server.client.post(CHAT, json=body, headers=headers)).json()["choices"][0]
+            assert first["finish_reason"] == "tool_calls"
+            [call] = first["message"]["tool_calls"]
+            assert call["function"] == {"name": "get weather", "arguments": '{"city":"Rome"}'}
+            [stored] = (await server.client.get("/api/v1/runs")).json()["runs"]
+            run = server.runs.live(stored["id"])
+            assert run
+            assert [entry.event.name for entry in run.entries if isinstance(entry.event, ToolCall)] == ["get weather"]
+            messages += [first["message"], {"role": "tool", "tool_call_id": call["id"], "content": "sun"}]
+            second = (await server.client.post(CHAT, json=body, headers=headers)).json()["choices"][0]["message"]
+            assert '"text": "sun"' in second["content"]
+            assert '"description": "of a city"' in second["content"]
+            assert (await server.client.get("/api/v1/runs")).json()["total"] == 1
+
+
+async def test_tools_of_a_client_are_refused_if_the_own_tools_cannot_be_turned_off(tmp_path: Path) -> None:
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    body = {"model": "fake", "messages": [{"role": "user", "content": "say hi"}], "tools": tools}
+    async with serving(env, {"fake": fake("plain")}, default_workdir=str(tmp_path)) as server:
+        refused = await server.client.post(CHAT, json=body)
+        assert refused.status_code == 400
+        assert "x-clinvk-tools: both" in refused.json()["error"]["message"]
+        own = await server.client.post(CHAT, json=body, headers={"x-clinvk-tools": "agent"})
+        assert own.json()["choices"][0]["message"]["content"] == "hi"
+
+
+async def test_permission_is_denied_without_own_tools(tmp_path: Path) -> None:
+    """The preset turns the own tools off; the agent asks all the same."""
+    backend = AcpBackend("qwen", (sys.executable, "-I", "-S", SCRIPT, "plain"), ())
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    async with LocalRuns(Settings(), MemoryStore(), env, {"qwen": backend}) as runs:
+        asked = replace(request(tmp_path, "permission execute"), backend="qwen", approval_mode="none", own_tools=False)
+        assert '"o-reject_once"' in text(await events(runs, asked))
+
+
 HOSTILE = (
     "touch {outside}/a",
     "ln -s {outside} link && touch link/b",
@@ -254,31 +303,40 @@ HOSTILE = (
 )
 
 
+def sandboxed(home: Path) -> AcpBackend:
+    """Return an agent whose program and folder are in a home outside /tmp, which the sandbox hides."""
+    script = home / ".own" / "agent.py"
+    shutil.copy(SCRIPT, script)
+    return AcpBackend("fake", (os.path.realpath(sys.executable), "-I", "-S", str(script), "plain"), ("~/.own",))
+
+
+def sandbox_env(home: Path) -> dict[str, str]:
+    """Return an environment with the bubblewrap of Codex."""
+    (bwrap,) = MODULES.glob("@openai/codex-*/vendor/*/codex-resources/bwrap")
+    return {"PATH": f"{bwrap.parent}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(home)}
+
+
 @pytest.mark.parametrize("mode", ["read-only", "workspace"])
 async def test_hostile_agent_writes_nothing_outside_its_sandbox(mode: str) -> None:
-    """The bwrap is that of Codex. The folders and Python are outside /tmp and /var/tmp, which the sandbox hides."""
+    """The folders and Python are outside /tmp and /var/tmp, which the sandbox hides."""
     with tempfile.TemporaryDirectory(dir=pwd.getpwuid(os.getuid()).pw_dir, prefix=".acp-test-") as place:
         home, project, outside = (Path(place) / name for name in ("home", "project", "outside"))
         for folder in (home, project, outside, home / ".clinvk", home / ".own"):
             folder.mkdir()
         socket = home / ".clinvk" / "clinvk.sock"
         socket.touch()
-        script = Path(place) / "agent.py"
-        shutil.copy(SCRIPT, script)
-        backend = AcpBackend("fake", (os.path.realpath(sys.executable), "-I", "-S", str(script), "plain"), ("~/.own",))
+        backend = sandboxed(home)
         facts = {"outside": outside, "pid": os.getpid(), "socket": socket}
         asked = replace(
             request(project, *(f"sh {command.format_map(facts)}" for command in HOSTILE), "sh touch $HOME/.own/g"),
             sandbox_mode=mode,
         )
         asked = replace(asked, prompt=asked.prompt + "\nsh touch made")
-        (bwrap,) = MODULES.glob("@openai/codex-*/vendor/*/codex-resources/bwrap")
-        env = {"PATH": f"{bwrap.parent}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(home)}
         before = Path("/proc/sys/kernel/domainname").read_text()
-        async with LocalRuns(Settings(), MemoryStore(), env, {"fake": backend}) as runs:
+        async with LocalRuns(Settings(), MemoryStore(), sandbox_env(home), {"fake": backend}) as runs:
             codes = text(await events(runs, asked)).split()
         assert not list(outside.iterdir())
-        names = [".clinvk", ".own", "clinvk.sock", "g", "sessions.json"]
+        names = [".clinvk", ".own", "agent.py", "clinvk.sock", "g", "sessions.json"]
         assert sorted(path.name for path in home.rglob("*")) == names
         assert Path("/proc/sys/kernel/domainname").read_text() == before
         assert [code == "0" for code in codes] == [False] * len(HOSTILE) + [True, mode == "workspace"]

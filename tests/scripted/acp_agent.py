@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MODE = sys.argv[1]
 OWN = os.path.join(os.environ["HOME"], ".own")
@@ -32,6 +32,10 @@ def say(session: str, text: str, kind: str = "agent_message_chunk") -> None:
     update(session, kind, content={"type": "text", "text": text})
 
 
+SERVERS: list[Any] = []
+"""The MCP servers of the latest session."""
+
+
 class Message(NamedTuple):
     """A message of the client, with the parameters that the agent uses."""
 
@@ -50,6 +54,7 @@ def read() -> Message:
     message = json.loads(line)
     params = message.get("params", {})
     answer = message.get("result") or message.get("error")
+    SERVERS[:] = params.get("mcpServers", SERVERS)
     session, value, blocks = params.get("sessionId", ""), params.get("value", ""), params.get("prompt", [])
     return Message(message.get("id"), message.get("method", ""), answer, session, value, blocks)
 
@@ -104,6 +109,12 @@ def perform(session: str, command: str, blocks: list[dict[str, str]]) -> None:  
         case "sh":
             done = subprocess.run(["/bin/sh", "-c", rest], capture_output=True, text=True, check=False)
             say(session, f"{done.returncode}\n")
+        case "call":
+            name, _, arguments = rest.partition(" ")
+            title = f"{name} (client MCP Server)"
+            update(session, "tool_call", toolCallId="c", title=title, kind="other", status="in_progress")
+            say(session, call_tool(name, json.loads(arguments)))
+            update(session, "tool_call_update", toolCallId="c", status="completed")
         case "child":
             subprocess.Popen(["sleep", "60"])
         case "crash":
@@ -115,6 +126,28 @@ def perform(session: str, command: str, blocks: list[dict[str, str]]) -> None:  
             raise InterruptedError
         case _:
             say(session, f"unknown command {word}")
+
+
+def call_tool(name: str, arguments: object) -> str:
+    """Start the MCP server of the session, list its tools, call one, and return the list and the output."""
+    command = [SERVERS[0]["command"], *SERVERS[0]["args"]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin
+        assert server.stdout
+        called: dict[str, object] = {"name": name, "arguments": arguments}
+        empty: dict[str, object] = {}
+        answers: list[str] = []
+        for number, (method, params) in enumerate(
+            [("initialize", empty), ("tools/list", empty), ("tools/call", called)]
+        ):
+            server.stdin.write(json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}) + "\n")
+            server.stdin.flush()
+            while (answer := json.loads(server.stdout.readline())).get("method"):
+                server.stdin.write(json.dumps({"jsonrpc": "2.0", "id": answer["id"], "result": {}}) + "\n")
+                server.stdin.flush()
+            answers.append(json.dumps(answer["result"]))
+        server.terminate()
+    return " ".join(answers[1:])
 
 
 def prompt(session: str, blocks: list[dict[str, str]]) -> dict[str, object]:

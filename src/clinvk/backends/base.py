@@ -27,7 +27,10 @@ API_VERSION = 1
 """The version of the interface for plug-ins. A change that breaks plug-ins increases the number."""
 
 PRIVATE = "\0private\0"
-"""Placeholder in `argv` and `env` for the path of the launch's private folder; runtime fills in the path."""
+"""Placeholder in `argv`, `wrapper`, `env` and `session_params` for the path of the launch's private folder.
+
+Runtime fills in the path.
+"""
 
 MAX_RUNS = 100
 """Default number of runs that a kept process serves before it is retired."""

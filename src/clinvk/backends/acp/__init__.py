@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from clinvk.backends.acp import client_tools
 from clinvk.backends.acp.channel import AcpChannel
 from clinvk.backends.acp.sandbox import sandbox
 from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch
@@ -24,11 +25,7 @@ class AcpBackend(Backend):
     """An agent; `argv` and `folders` are those of the settings, and override the preset of this name."""
 
     capabilities = replace(
-        ALL_CAPABILITIES,
-        approval_modes=("default", "auto", "ask", "none"),
-        allowed_tools=False,
-        fork=False,
-        client_tools=False,
+        ALL_CAPABILITIES, approval_modes=("default", "auto", "ask", "none"), allowed_tools=False, fork=False
     )
     keeps_system_prompt = True
 
@@ -45,18 +42,22 @@ class AcpBackend(Backend):
         """Return the launch for this request."""
         refuse_nul(request)
         directory = host.resolve(request.workdir or "")
+        added = client_tools.switches(request)
         launch = Launch(
-            argv=(*self._argv, *request.extra),
+            argv=(*self._argv, *added.argv, *request.extra),
             wrapper=sandbox(request, directory, self.folders, host),
+            env={**added.env},
             cwd=request.workdir,
             long_lived=True,
-            session_params={"cwd": directory, "mcpServers": []},
+            session_params={"cwd": directory, "mcpServers": client_tools.servers(request, host)},
+            client_tools=request.client_tools,
+            tool_socket=client_tools.SOCKET if request.client_tools else "",
         )
-        return replace(launch, max_turns=request.max_turns or None, warm=launch)
+        return replace(launch, max_turns=request.max_turns or None, warm=None if request.client_tools else launch)
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Return the state machine for one process of this launch."""
-        return AcpChannel(self.name, launch.session_params, self._login)
+        return AcpChannel(self.name, launch.session_params, self._login, launch.client_tools)
 
     def checkup(self, host: Host) -> "Checkup":
         """Return a checkup without probes: the protocol reports a missing login only with a session."""

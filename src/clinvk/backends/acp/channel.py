@@ -18,6 +18,7 @@ from clinvk.backends import acp_wire as wire
 from clinvk.backends.acp.turn import TurnDecoder
 from clinvk.backends.base import Delivery, ProtocolNotSupported
 from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
+from clinvk.backends.mcp_tools import BridgedServer
 from clinvk.backends.shared import base64_data, crash_ending, not_logged_in, plain_prompt
 from clinvk.types.errors import (
     AgentFailed,
@@ -28,7 +29,7 @@ from clinvk.types.errors import (
 )
 from clinvk.types.events import Ending, InteractionRequested, Progress, RunFailed, RunStarted
 from clinvk.types.interaction import InteractionAnswer
-from clinvk.types.request import RunRequest
+from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
 _VERSION = 1
@@ -55,11 +56,14 @@ class Approval(NamedTuple):
 class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
     """The channel of one process. `session_params` are those of `session/new`; `login` says how to log in."""
 
-    def __init__(self, name: str, session_params: dict[str, object], login: str) -> None:
+    def __init__(
+        self, name: str, session_params: dict[str, object], login: str, tools: tuple[ClientTool, ...] = ()
+    ) -> None:
         super().__init__(wire.MESSAGES, {"protocolVersion": _VERSION, "clientCapabilities": {}})
         self._name = name
         self._session_params = session_params
         self._login = login
+        self._tools = BridgedServer(tools)
         self._agent: wire.Result | None = None
         self._sessions: dict[str, wire.Result] = {}
         self._approvals: dict[str, Approval] = {}
@@ -75,13 +79,23 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         cancel: dict[str, object] = {"method": "session/cancel", "params": {"sessionId": turn.session}}
         return answers + (self._encode(cancel) if turn.is_prompted else b"")
 
+    def receive_tool_message(self, line: bytes) -> Iterator[Delivery]:
+        """Answer a message to the MCP server, or yield a call and, after the last call, that the agent waits."""
+        for run in self._open:
+            yield from self._tools.receive(run, line)
+
+    def answer(self, run: str, output: ToolOutput) -> bytes:
+        """Return the answer to a call of a client tool."""
+        return self._tools.answer(output)
+
     def resolve(self, run: str, request_id: str, answer: InteractionAnswer) -> bytes:
         """Return the answer to a permission request; empty if the request is no longer open."""
         approval = self._approvals.pop(request_id, None)
         return self._decide(approval, answer.choice == "allow") if approval else b""
 
     def _begin(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
-        turn = self._open[run] = TurnDecoder(run, request, resume.handle if resume else "")
+        handle = resume.handle if resume else ""
+        turn = self._open[run] = TurnDecoder(run, request, handle, self._tools.names)
         return self._open_session(turn) if self._agent else b""
 
     def _greeted(self, message: Message[wire.Params, wire.Result]) -> bytes:
@@ -133,7 +147,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             yield turn.run, event
         request_id = msgspec.json.encode(message.id).decode()
         interaction = turn.interaction(request_id, params.tool_call)
-        if turn.request.approval_mode == "ask":
+        if turn.request.approval_mode == "ask" and turn.request.own_tools:
             self._approvals[request_id] = approval
             yield turn.run, InteractionRequested(interaction)
             return
@@ -247,6 +261,8 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
 
 def _allows(request: RunRequest, kind: str) -> bool:
     """Return whether a tool may run without asking. In a sandbox the agent may act within the sandbox."""
+    if not request.own_tools:
+        return False
     if request.approval_mode == "none" or request.sandbox_mode == "workspace":
         return True
     return request.approval_mode == "auto" and kind == "edit" and request.sandbox_mode != "read-only"

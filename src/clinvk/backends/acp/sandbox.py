@@ -6,7 +6,7 @@ their Unix sockets lead to programs outside: the user's service manager, contain
 home is empty for the same reason. The network is open, because the agent needs its model.
 """
 
-from clinvk.backends.base import Host
+from clinvk.backends.base import PRIVATE, Host
 from clinvk.types.errors import Unsupported
 from clinvk.types.request import RunRequest
 
@@ -62,4 +62,5 @@ def sandbox(request: RunRequest, directory: str, folders: tuple[str, ...], host:
     mounts |= {folder: ("--bind-try", folder, folder) for folder in own}
     mounts |= {"/dev": ("--dev", "/dev"), "/proc": ("--proc", "/proc")}
     words = (word for _, mount in sorted(mounts.items()) for word in mount)  # a folder before the folders inside
-    return (*_BASE, *words, "--chdir", directory, "--")
+    tools = ("--ro-bind", PRIVATE, PRIVATE) if request.client_tools else ()  # in a folder that is empty otherwise
+    return (*_BASE, *words, *tools, "--chdir", directory, "--")

@@ -1,10 +1,11 @@
 """One prompt to a session of an ACP agent, as events."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from clinvk.backends import acp_wire as wire
+from clinvk.backends.mcp_tools import SERVER
 from clinvk.backends.shared import MessageJoiner, NewText
 from clinvk.types import events
 from clinvk.types.errors import AgentFailed, Cancelled
@@ -28,9 +29,11 @@ class TurnDecoder:
         is_dropped: the run was interrupted.
         is_prompted: the prompt was sent; earlier updates repeat the history of the session.
         has_history: the agent has repeated at least one message.
+
+    `client_tools` are the names of the client's tools, whose calls the tool bridge reports.
     """
 
-    def __init__(self, run: str, request: RunRequest, session: str) -> None:
+    def __init__(self, run: str, request: RunRequest, session: str, client_tools: Iterable[str] = ()) -> None:
         self.run = run
         self.request = request
         self.session = session
@@ -38,6 +41,7 @@ class TurnDecoder:
         self.is_dropped = self.is_started = self.is_prompted = self.has_history = False
         self._prose = MessageJoiner(events.TextDelta)
         self._thoughts = MessageJoiner(events.ThinkingDelta)
+        self._client_tools = [*client_tools]
         self._tools: dict[str, wire.Tool] = {}
         self._called: set[str] = set()
         self._ended: set[str] = set()
@@ -102,11 +106,19 @@ class TurnDecoder:
     def _tool(self, update: wire.Update) -> Iterator[events.Event]:
         """Yield the call once the tool has started, because its input is complete then, and the result."""
         tool = self._merged(update)
+        if self._is_client_tool(tool):
+            return
         if tool.status != "pending":
             yield from self.call(update)
         if tool.status in ("completed", "failed") and update.tool_call_id not in self._ended:
             self._ended.add(update.tool_call_id)
             yield events.ToolResult(update.tool_call_id, "\n".join(tool.texts), tool.status == "failed")
+
+    def _is_client_tool(self, tool: wire.Tool) -> bool:
+        """Return whether a call is one of a client tool: the title has the names of the server and the tool."""
+        title = tool.title or ""
+        is_named = SERVER in title and any(name in title for name in self._client_tools)
+        return is_named and tool.kind in (None, "other", "read")
 
     def _merged(self, update: wire.Tool) -> wire.Tool:
         """Return a tool call with the fields that an update changes."""

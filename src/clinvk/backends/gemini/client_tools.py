@@ -6,16 +6,14 @@ the server does not name the printed call. The CLI itself refuses a call whose a
 
 from collections.abc import Iterable, Iterator, Mapping
 
-import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends import mcp_tools
 from clinvk.backends.base import Delivery, Host, Report
 from clinvk.backends.gemini import prompt_delivery
 from clinvk.backends.gemini.decoder import GeminiDecoder
-from clinvk.backends.mcp_tools import SERVER, McpMessage
-from clinvk.backends.shared import OneShotChannel, decode_line, tool_names
-from clinvk.types.events import AwaitingTools, ToolCall, ToolResult
+from clinvk.backends.mcp_tools import SERVER, BridgedServer
+from clinvk.backends.shared import OneShotChannel
+from clinvk.types.events import ToolCall, ToolResult
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 
 SOCKET = "home/tools"
@@ -26,18 +24,8 @@ _PREFIX = f"mcp_{SERVER}_"
 
 _TIMEOUT_MS = 24 * 60 * 60 * 1000
 _MAX_CHARS = 1 << 30
-_MAX_NAME_CHARS = 48
-"""Gemini CLI shortens a name of more than 63 characters, including the prefix."""
-
 _ADDED = "wait_for_previous"
 """A parameter that the CLI adds to each tool."""
-
-_MESSAGES = msgspec.json.Decoder(McpMessage)
-
-
-def names(tools: Iterable[ClientTool]) -> dict[str, str]:
-    """Return the name for the CLI of each tool by the client's name."""
-    return tool_names(tools, lambda name: name[:_MAX_NAME_CHARS])
 
 
 def settings(request: RunRequest, host: Host) -> dict[str, object]:
@@ -60,21 +48,13 @@ def settings(request: RunRequest, host: Host) -> dict[str, object]:
 
 
 class ClientToolsChannel(OneShotChannel):
-    """The channel of a process with client tools.
-
-    The ids of calls are clinvk's own. The CLI sends calls without a pause, so the answer to a ping after the last call
-    shows that no further call follows.
-    """
+    """The channel of a process with client tools."""
 
     def __init__(self, tools: tuple[ClientTool, ...]) -> None:
         super().__init__(GeminiDecoder(), prompt_delivery.stdin)
-        called = names(tools)
-        self._names = {name: own for own, name in called.items()}
-        self._tools = tuple(replace(tool, name=called[tool.name]) for tool in tools)
+        self._server = BridgedServer(tools)
         self._printed: dict[str, tuple[str, dict[str, object]]] = {}
         self._call_ids: dict[str, str] = {}
-        self._waiting: dict[str, int | str | None] = {}
-        self._ping = ""
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
         """Yield the events of one line, without the calls of client tools."""
@@ -86,27 +66,20 @@ class ClientToolsChannel(OneShotChannel):
 
     def receive_tool_message(self, line: bytes) -> Iterable[Delivery]:
         """Answer a message to the MCP server, or yield a call and, after the last call, that the agent waits."""
-        message = decode_line(_MESSAGES, line)
-        if message is None or message.id is None:
-            return
-        if message.is_call:
-            call = self._call(message)
-            self._waiting[call.id] = message.id
-            self._ping = f"ping {call.id}"
-            yield self._run, call
-            yield _encode({"id": self._ping, "method": "ping"})
-        elif message.id == self._ping:
-            yield self._run, AwaitingTools()
-        elif message.method:
-            yield _encode({"id": message.id, "result": mcp_tools.result(message, self._tools)})
+        for delivery in self._server.receive(self._run, line):
+            if not isinstance(delivery, bytes) and isinstance(delivery[1], ToolCall):
+                yield self._run, self._assigned(delivery[1])
+            else:
+                yield delivery
 
     def answer(self, run: str, output: ToolOutput) -> bytes:
         """Return the answer to a call."""
-        return _encode({"id": self._waiting.pop(output.call_id), "result": mcp_tools.call_result(output)})
+        return self._server.answer(output)
 
     def _translated(self, event: Report) -> Iterator[Report]:
-        if isinstance(event, ToolCall) and event.name.removeprefix(_PREFIX) in self._names:
-            self._printed[event.id] = event.name.removeprefix(_PREFIX), _without_added(event.input)
+        name = event.name.removeprefix(_PREFIX) if isinstance(event, ToolCall) else ""
+        if isinstance(event, ToolCall) and name in self._server.names:
+            self._printed[event.id] = self._server.names[name], _without_added(event.input)
         elif not isinstance(event, ToolResult):
             yield event
         elif event.id in self._call_ids:
@@ -114,20 +87,15 @@ class ClientToolsChannel(OneShotChannel):
         elif self._printed.pop(event.id, None) is None:
             yield event
 
-    def _call(self, message: McpMessage) -> ToolCall:
-        """Return the call of a message, and assign its id to the printed call."""
-        name, arguments = message.params.name, _without_added(message.params.arguments)
-        call_id = f"call_{self._run}{len(self._call_ids)}"
-        same = (id_ for id_, printed in self._printed.items() if printed == (name, arguments))
-        printed = next(same, call_id)
+    def _assigned(self, call: ToolCall) -> ToolCall:
+        """Return a call without the CLI's own parameter, and assign its id to the printed call."""
+        arguments = _without_added(call.input)
+        same = (id_ for id_, printed in self._printed.items() if printed == (call.name, arguments))
+        printed = next(same, call.id)
         self._printed.pop(printed, None)
-        self._call_ids[printed] = call_id
-        return ToolCall(call_id, self._names.get(name, name), arguments, for_client=True)
+        self._call_ids[printed] = call.id
+        return replace(call, input=arguments)
 
 
 def _without_added(arguments: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in arguments.items() if name != _ADDED}
-
-
-def _encode(message: dict[str, object]) -> bytes:
-    return msgspec.json.encode({"jsonrpc": "2.0", **message}) + b"\n"

@@ -5,6 +5,8 @@ import logging
 import os
 from collections.abc import Mapping
 
+import msgspec
+
 from clinvk.backends.base import PRIVATE, Launch
 from clinvk.runtime.process import process_scan
 from clinvk.runtime.process.waiting import finish_shielded
@@ -32,16 +34,22 @@ class PrivateFolder:
 
     @property
     def is_needed(self) -> bool:
-        """Whether the launch has files or links."""
-        return bool(self._launch.files or self._launch.links)
+        """Whether the launch has files, links or a socket."""
+        return bool(self._launch.files or self._launch.links or self._launch.tool_socket)
 
     def command(self, path: str) -> list[str]:
         """Return the command line that starts the program at `path`."""
-        return [*self._launch.wrapper, path, *map(self.filled, self._launch.argv[1:])]
+        return [*map(self.filled, self._launch.wrapper), path, *map(self.filled, self._launch.argv[1:])]
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the program, including the variables that the launch sets."""
         return {**self._environ, **{name: self.filled(value) for name, value in self._launch.env.items()}}
+
+    def session_params(self) -> dict[str, object]:
+        """Return the session parameters of the launch."""
+        encoded = msgspec.json.encode(self._launch.session_params)
+        path = self.path or PRIVATE
+        return msgspec.json.decode(encoded.replace(_in_json(PRIVATE), _in_json(path)))
 
     async def prepare(self) -> None:
         """Create the folder if the launch needs a folder.
@@ -119,6 +127,10 @@ class PrivateFolder:
             if name.endswith("/"):
                 os.makedirs(leads_to, mode=0o700, exist_ok=True)
             os.symlink(leads_to, _place(folder, name.rstrip("/")))
+
+
+def _in_json(text: str) -> bytes:
+    return msgspec.json.encode(text)[1:-1]
 
 
 def at_home(path: str, environ: Mapping[str, str]) -> str:

@@ -127,7 +127,7 @@ async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
         )
         try:
             await task.started()
-            await _converse(task, process, socket)
+            await _converse(task, process, replace(spec.launch, session_params=folder.session_params()), socket)
             if task.phase is Phase.ENDED:
                 task.slot.release()
         finally:
@@ -135,12 +135,12 @@ async def _run_process(task: RunTask, folder: PrivateFolder) -> None:
             await task.spawner.sweep(process)
 
 
-async def _converse(task: RunTask, process: Process, socket: ToolSocket | None) -> None:
+async def _converse(task: RunTask, process: Process, launch: Launch, socket: ToolSocket | None) -> None:
     """Send the prompt, log the events and the ending, and make the process exit.
 
     If the log has no ending afterwards, the answer must be asked for again with the new spec.
     """
-    spec, launch = task.spec, task.spec.launch
+    spec = task.spec
     handle = OwnProcess(task.id, process, spec.backend.channel(launch, spec.host), launch.long_lived, socket)
     io = task.open_io(handle, launch)
     ending = await task.listen(io)
