@@ -10,6 +10,9 @@ OF_COVERAGE = dict.fromkeys(("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"
 
 BACKENDS = {f"clinvk.backends.{name}" for name in ("base", "claude", "codex", "gemini")}
 RUNTIME = {f"clinvk.runtime.{name}" for name in ("local", "slots", "run.task", "process.spawn")}
+PLUGINS = {"clinvk.backends.plugins", "importlib.metadata"}
+"""The search for plug-ins, which takes 30 ms."""
+
 SERVER = {"clinvk.api", "clinvk.remote.socket_server", "psutil", "starlette", "uvicorn"}
 
 
@@ -35,26 +38,26 @@ def test_help_imports_only_the_parser(clinvk: Clinvk) -> None:
     assert {name.rpartition(".")[0] for name in own(modules)} <= {
         *("", "clinvk", "clinvk.cli", "clinvk.cli.parse", "clinvk.cli.terminal", "clinvk.types")
     }
-    assert not modules & {"msgspec", "asyncio", "inspect", "pathlib", "shutil"}
+    assert not modules & {"msgspec", "asyncio", "inspect", "pathlib", "shutil", *PLUGINS}
 
 
 def test_config_get_imports_neither_agents_nor_yaml(clinvk: Clinvk) -> None:
     modules = imported(clinvk, "config", "get", "server.port")
     assert "clinvk.config.load" in modules
-    assert not modules & (BACKENDS | RUNTIME | SERVER | {"asyncio", "yaml", "ruamel.yaml"})
+    assert not modules & (BACKENDS | RUNTIME | SERVER | PLUGINS | {"asyncio", "yaml", "ruamel.yaml"})
 
 
 def test_sessions_list_imports_no_agents(clinvk: Clinvk) -> None:
     modules = imported(clinvk, "sessions", "list")
     assert "clinvk.store.sqlite.sqlite" in modules
-    assert not modules & (BACKENDS | RUNTIME | SERVER | {"yaml"})
+    assert not modules & (BACKENDS | RUNTIME | SERVER | PLUGINS | {"yaml"})
 
 
 def test_prompt_imports_neither_the_server_nor_yaml(clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
     modules = imported(clinvk, "--no-server", "hello")
     assert "clinvk.cli.prompt.display" in modules
-    assert not modules & (SERVER | {"yaml", "clinvk.dialects.rest.rest"})
+    assert not modules & (SERVER | PLUGINS | {"yaml", "clinvk.dialects.rest.rest"})
 
 
 def test_prompt_through_the_server_imports_neither_agents_nor_the_runtime(scripted: Scripted, clinvk: Clinvk) -> None:
@@ -63,4 +66,4 @@ def test_prompt_through_the_server_imports_neither_agents_nor_the_runtime(script
         server.ready()
         modules = imported(clinvk, "--new", "-o", "text", "say hello")
     assert "clinvk.remote.remote_runs" in modules
-    assert not modules & (BACKENDS | RUNTIME | SERVER | {"sqlite3", "yaml"})
+    assert not modules & (BACKENDS | RUNTIME | SERVER | PLUGINS | {"sqlite3", "yaml"})

@@ -281,7 +281,7 @@ class Backend(Protocol):
     Attributes:
         api_version: the `API_VERSION` for which a plug-in was written.
         install: the command that installs the CLI.
-        problem: why the backend cannot be used on this machine; empty if it can.
+        error: why the backend cannot be used on this machine; empty if it can.
         vendor: the provider of the models, as named by OpenTelemetry (`gen_ai.provider.name`).
         models: model names known to work, best known first.
         aliases: the model for each of clinvk's aliases (`fast`, `best`, …); None leaves the choice to the CLI.
@@ -295,7 +295,7 @@ class Backend(Protocol):
     executable: str
     install: str
     api_version: int = 0
-    problem: str = ""
+    error: str = ""
     vendor: str = ""
     models: tuple[str, ...] = ()
     aliases: Mapping[str, str | None] = {}

@@ -1,6 +1,7 @@
-"""The registry of agent CLIs, with one entry per CLI."""
+"""The registry of agent CLIs: those that are built in, those that the settings define, and those of plug-ins."""
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +10,7 @@ from clinvk.types.text import unknown_name
 
 if TYPE_CHECKING:
     from clinvk.backends.base import Backend
+    from clinvk.backends.plugins import Plugin
 
 
 class Definition(NamedTuple):
@@ -23,7 +25,10 @@ class Definition(NamedTuple):
 
 
 class _Registry(Mapping[str, "Backend"]):
-    """Backends by name, each imported at its first use: most commands of the command line need the names only."""
+    """Backends by name, each imported at its first use: most commands of the command line need the names only.
+
+    The search for plug-ins takes 30 ms, so it waits for a name that is not defined, or for the list of all names.
+    """
 
     def __init__(self, definitions: Mapping[str, str | Definition]) -> None:
         self._definitions = definitions
@@ -31,17 +36,25 @@ class _Registry(Mapping[str, "Backend"]):
 
     def __getitem__(self, name: str) -> "Backend":
         if name not in self._backends:
-            self._backends[name] = _backend(name, self._definitions[name])
+            definition = self._definitions.get(name)
+            self._backends[name] = _backend(name, definition) if definition else self._plugins[name].backend(name)
         return self._backends[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._definitions
+        return name in self._definitions or name in self._plugins
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._definitions)
+        yield from self._definitions
+        yield from self._plugins
 
     def __len__(self) -> int:
-        return len(self._definitions)
+        return len(self._definitions) + len(self._plugins)
+
+    @cached_property
+    def _plugins(self) -> "Mapping[str, Plugin]":
+        from clinvk.backends import plugins
+
+        return plugins.installed(self._definitions)
 
 
 def _backend(name: str, definition: str | Definition) -> "Backend":
@@ -62,11 +75,11 @@ BUILT_IN = {"claude": "Claude", "codex": "Codex", "gemini": "Gemini"}
 """The classes of the backends that are built in; the module of a backend has its name."""
 
 BACKENDS: Backends = _Registry(BUILT_IN)
-"""The backends that are built in, by name."""
+"""The backends that are built in, and those of plug-ins."""
 
 
 def with_definitions(definitions: Mapping[str, Definition]) -> Backends:
-    """Return the built-in backends and the backends of the settings."""
+    """Return the built-in backends, those of the settings, and those of plug-ins."""
     return _Registry({**BUILT_IN, **definitions})
 
 

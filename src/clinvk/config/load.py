@@ -1,5 +1,6 @@
 """Load the settings: flags over environment over file. Each value is checked with its source."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,9 @@ from clinvk.config.setting_values import (
     user_home,
 )
 from clinvk.types.errors import ConfigError
+
+_MODEL = re.compile("CLINVK_([A-Z][A-Z0-9-]*)_MODEL")
+"""The short name of the variable for the model of a backend."""
 
 WORKTREES = "worktrees"
 """The folder of the home in which agents have git worktrees of their own."""
@@ -151,7 +155,11 @@ def _environment(environ: Mapping[str, str], backends: Collection[str]) -> Itera
         "CLINVK_DEFAULT_BACKEND": ("default_backend",),
         "CLINVK_BACKEND": ("default_backend",),
         "CLINVK_API_KEYS_GOPASS_PATH": ("server", "api_keys_gopass_path"),
-        **{f"CLINVK_{name.upper()}_MODEL": ("backends", name, "model") for name in backends},
+        **{
+            found[0]: ("backends", name, "model")
+            for found in map(_MODEL.fullmatch, environ)
+            if found and (name := found[1].lower()) in backends
+        },
     }
     long = {name: _keys(name) for name in sorted(environ) if name.startswith("CLINVK_") and "__" in name}
     for name, keys in {**short, **long}.items():

@@ -13,7 +13,7 @@ from msgspec import inspect
 
 from clinvk.config.model import BackendSettings, Settings
 from clinvk.types.errors import ConfigError
-from clinvk.types.text import nearest
+from clinvk.types.text import BACKEND_NAME, BACKEND_NAME_RULE, nearest
 
 Value = bool | int | float | str | tuple[str, ...] | dict[str, str] | None
 """The value of a setting; a dict is an empty section."""
@@ -56,7 +56,6 @@ def ignore_invalid(error: ConfigError) -> None:
 
 
 _BACKENDS = dict[str, BackendSettings]
-BACKEND_NAME = re.compile("[a-z][a-z0-9-]{0,31}")
 DEFINING = frozenset(("acp", "command"))
 """The keys that define a backend. Their text is split into words like a command line."""
 
@@ -88,13 +87,16 @@ def kind_of(entry: SourcedValue, backends: Collection[str]) -> object:
     """
     kind: object = Settings
     for depth, key in enumerate(entry.keys):
+        if kind == _BACKENDS and key in backends:  # the list of all backends takes longer
+            kind = BackendSettings
+            continue
         names = members(kind, backends)
         if key in names:
             kind = names[key]
         elif kind == _BACKENDS and is_definition(entry.keys):
             if not BACKEND_NAME.fullmatch(key):
-                rule = "a lower-case letter, then up to 31 lower-case letters, digits and dashes"
-                raise ConfigError(f"{entry.place}: {'.'.join(entry.keys)}: the name of a backend must be {rule}")
+                what = f"the name of a backend must be {BACKEND_NAME_RULE}"
+                raise ConfigError(f"{entry.place}: {'.'.join(entry.keys)}: {what}")
             kind = BackendSettings
         elif names:
             what = "backend" if kind == _BACKENDS else "key"

@@ -1,6 +1,10 @@
 """Text from outside: replace characters that are not Unicode, suggest known words, and limit the size of JSON."""
 
+import re
 from collections.abc import Collection, Iterable
+
+BACKEND_NAME = re.compile("[a-z][a-z0-9-]{0,31}")
+BACKEND_NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits and dashes"
 
 
 def readable(text: str) -> str:

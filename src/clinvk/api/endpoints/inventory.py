@@ -27,6 +27,7 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     path: Annotated[str | None, Meta(description="Path of the program, if installed.")] = None
     version: Annotated[str | None, Meta(description="The version that the program reports; absent until known.")] = None
     install: Annotated[str | None, Meta(description="Install command, if missing.")] = None
+    error: Annotated[str | None, Meta(description="Why it cannot be used, such as a plug-in that is broken.")] = None
 
 
 class BackendInventory:
@@ -67,13 +68,14 @@ class BackendInventory:
         path = executables.find(backend, self._settings, self._environ)
         return BackendInfo(
             name=backend.name,
-            available=settings.enabled and path is not None,
+            available=settings.enabled and path is not None and not backend.error,
             enabled=settings.enabled,
             models=tuple(model for model in backend.models if self._policy.has_model(backend.name, model)),
             capabilities=backend.capabilities,
             path=path,
             version=self._version(backend, path) if path else None,
-            install=None if path else backend.install,
+            install=None if path else backend.install or None,
+            error=backend.error or None,
         )
 
     def _version(self, backend: Backend, path: str) -> str | None:

@@ -28,7 +28,7 @@ def backends(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backend
         [
             backend.name + (" (default)" if backend.name == settings.default_backend else ""),
             _state(backend, settings, found[backend.name]),
-            found[backend.name] or f"install: {backend.install}",
+            backend.error or found[backend.name] or f"install: {backend.install}",
         ]
         for backend in chosen
     ]
@@ -76,6 +76,8 @@ def _model_rows(backend: Backend) -> list[list[str]]:
 def _state(backend: Backend, settings: Settings, path: str | None) -> str:
     if not settings.backend(backend.name).enabled:
         return "disabled"
+    if backend.error:
+        return "unusable"
     return "installed" if path else "not installed"
 
 
@@ -83,9 +85,10 @@ def _as_json(backend: Backend, settings: Settings, path: str | None) -> dict[str
     enabled = settings.backend(backend.name).enabled
     return {
         "name": backend.name,
-        "available": enabled and path is not None,
+        "available": enabled and path is not None and not backend.error,
         "enabled": enabled,
         "models": backend.models,
         "path": path,
-        "install": None if path else backend.install,
+        "install": None if path else backend.install or None,
+        "error": backend.error or None,
     }

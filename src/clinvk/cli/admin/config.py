@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -93,7 +93,7 @@ def get(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Ba
     """
     name = setting_values.split(flags.words[0])
     kind = setting_values.kind_of(SourcedValue(name, None, "config get", ""), backends)
-    settings = _flat(trace_of(flags, environ, {}, backends).settings, backends)
+    settings = _flat(trace_of(flags, environ, {}, backends).settings, name[1:2] or backends)
     if setting_values.is_section(kind):
         depth = len(name)
         inside = {
@@ -271,7 +271,7 @@ def _leaves(section: dict[str, object]) -> Iterator[tuple[tuple[str, ...], Value
             yield (name,), msgspec.convert(value, str | bool | tuple[str, ...])
 
 
-def _flat(settings: Settings, backends: Backends) -> dict[tuple[str, ...], Value]:
+def _flat(settings: Settings, backends: Collection[str]) -> dict[tuple[str, ...], Value]:
     """Return every setting in order, as written in a file; the variables of an agent one by one.
 
     A setting that is left open is a number if the machine decides it, else `all` for a list, or an empty text.

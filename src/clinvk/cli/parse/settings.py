@@ -12,7 +12,6 @@ from clinvk.cli.terminal.output import Notes
 from clinvk.config.load import SettingsTrace, backend_keys, trace
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import (
-    BACKEND_NAME,
     DEFINING,
     OnInvalid,
     all_keys,
@@ -21,7 +20,7 @@ from clinvk.config.setting_values import (
     raise_invalid,
 )
 from clinvk.types.errors import BackendUnavailable, ConfigError, InvalidRequest
-from clinvk.types.text import nearest, unknown_name
+from clinvk.types.text import BACKEND_NAME, nearest, unknown_name
 
 
 def backends_of(config: str | None, environ: Mapping[str, str], built_in: Backends) -> Backends:
@@ -29,12 +28,12 @@ def backends_of(config: str | None, environ: Mapping[str, str], built_in: Backen
     keys = backend_keys(config, environ)
     names = sorted(
         name
-        for name in keys.keys() - built_in.keys()
+        for name in keys.keys() - BUILT_IN.keys()
         if BACKEND_NAME.fullmatch(name) and (keys[name] & DEFINING or name in PRESETS)
     )
     if not names:
         return built_in
-    settings = trace(config, environ, {}, [*built_in, *names], ignore_invalid).settings
+    settings = trace(config, environ, {}, [*BUILT_IN, *names], ignore_invalid).settings
     own = {name: settings.backend(name) for name in names}
     return with_definitions(
         {

@@ -82,13 +82,15 @@ def find(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> st
 
 
 def check_enabled(backend: Backend, settings: Settings) -> None:
-    """Refuse a backend that the settings disable.
+    """Refuse a backend that the settings disable, or that cannot be used.
 
     Raises:
-        BackendUnavailable: the backend is disabled.
+        BackendUnavailable: the backend is disabled, or has an `error`.
     """
     if not settings.backend(backend.name).enabled:
         raise BackendUnavailable(f"backend {backend.name!r} is disabled (backends.{backend.name}.enabled: false)")
+    if backend.error:
+        raise BackendUnavailable(backend.error)
 
 
 def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str:

@@ -39,6 +39,8 @@ async def check_agent(
     own = settings.backend(backend.name)
     if not own.enabled:
         return [_check(backend.name, "skipped", f"disabled (backends.{backend.name}.enabled: false)")]
+    if backend.error:
+        return [_check(backend.name, "problem", backend.error)]
     try:
         path = executables.require(backend, settings, environ)
     except ClinvkError as exc:

@@ -1,0 +1,192 @@
+"""The contract of every backend, one sentence per test. All tests are pure: no program runs."""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import pytest
+from msgspec.structs import replace
+
+from clinvk.backends.checkup_base import Checkup
+from clinvk.backends.plugins import wrong_attribute
+from clinvk.backends.shared import aliases, refuse_incapable
+from clinvk.plugin import (
+    API_VERSION,
+    PRIVATE,
+    Backend,
+    Channel,
+    Host,
+    Image,
+    InvalidRequest,
+    Launch,
+    NotResumable,
+    ProtocolNotSupported,
+    Resume,
+    RunFailed,
+    RunFinished,
+    RunRequest,
+    RunStarted,
+    TextDelta,
+)
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
+from clinvk.types.events import Event
+from clinvk.types.text import BACKEND_NAME
+
+_HOST = Host(commands=frozenset({"bwrap", "socat"}), env={"HOME": "/home/user"})
+_RUN = "run"
+_HELLO = RunRequest(prompt="hello", workdir="/project")
+_HANDLE = "00000000-0000-4000-8000-000000000000"
+_NOISE = (b"", b"plain text", b"\xff\xfe", b"{", b"[]", b"null", b"5", b'{"type": 5}', b'{"id": 99}', b"[" * 100_000)
+_OPTIONS: dict[str, object] = {
+    "model": "a-model",
+    "system_prompt": "Speak like a pirate.",
+    "images": (Image("image/png", b"an image"),),
+    "output_schema": {"type": "object", "additionalProperties": False},
+    "max_turns": 3,
+    "allowed_tools": ("a-tool",),
+    "extra": ("--a-flag",),
+}
+
+
+class Played(NamedTuple):
+    """A run: its launch, the bytes that the program read on stdin, and its events."""
+
+    launch: Launch
+    stdin: bytes
+    events: list[Event]
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+
+    @property
+    def endings(self) -> list[int]:
+        """The positions of the endings."""
+        return [at for at, event in enumerate(self.events, 1) if isinstance(event, RunFinished | RunFailed)]
+
+
+class BackendContract:
+    """The tests of a backend. A subclass sets the attributes.
+
+    Attributes:
+        backend: the backend.
+        output: the lines that the program prints on stdout if a run succeeds, without newlines.
+        answer: the text of the answer in `output`.
+    """
+
+    backend: Backend
+    output: Sequence[bytes]
+    answer: str
+
+    def play(
+        self, output: Sequence[bytes], request: RunRequest = _HELLO, resume: Resume | None = None, exit_code: int = 0
+    ) -> Played:
+        """Launch a request, and pass the output of the program to the channel."""
+        launch = self.backend.launch(request, resume, _HOST)
+        refuse_incapable(self.backend, request, resume)
+        channel = self.backend.channel(launch, _HOST)
+        stdin = channel.start(_RUN, request, resume)
+        events: list[Event] = []
+        with suppress(ProtocolNotSupported):
+            for deliveries in (*map(channel.receive, output), channel.closed(exit_code, b"out of luck\n")):
+                for delivery in deliveries:
+                    if isinstance(delivery, bytes):
+                        stdin += delivery
+                    elif isinstance(delivery[1], Event):
+                        assert delivery[0] == _RUN
+                        events.append(delivery[1])
+        return Played(launch, stdin, events)
+
+    def test_attributes_are_valid(self) -> None:
+        """The attributes have the types of the interface, and the backend can be installed, named and found."""
+        backend = self.backend
+        assert not wrong_attribute(backend)
+        assert BACKEND_NAME.fullmatch(backend.name)
+        assert backend.executable
+        assert backend.install
+        assert backend.api_version in (0, API_VERSION)  # 0 is a backend of clinvk itself
+        assert set(backend.aliases) <= set(aliases(None, None, None))
+        assert set(backend.capabilities.approval_modes) <= set(APPROVAL_MODES)
+        assert set(backend.capabilities.sandbox_modes) <= set(SANDBOX_MODES)
+        assert all(folder[0] in "~$" for folder in backend.folders)
+        assert all(flag.startswith("-") and re.compile(value or "") for flag, value in backend.safe_flags.items())
+        assert not backend.claims_model("")
+
+    def test_launch_starts_the_program_in_the_directory_of_the_request(self) -> None:
+        """The first argument is the executable, the directory that of the request, and no argument has a NUL."""
+        launch = self.play(()).launch
+        assert launch.argv[0] == self.backend.executable
+        assert launch.cwd == "/project"
+        assert "\0" not in "".join((*launch.argv, *launch.env.values())).replace(PRIVATE, "")
+
+    def test_launch_is_pure(self) -> None:
+        """Equal requests have equal launches and the same input."""
+        assert self.play(self.output) == self.play(self.output)
+
+    def test_default_modes_and_each_stated_mode_can_be_launched(self) -> None:
+        """A backend states no mode that it refuses."""
+        for mode in self.backend.capabilities.approval_modes:
+            self.play((), replace(_HELLO, approval_mode=mode))
+        for mode in self.backend.capabilities.sandbox_modes:
+            self.play((), replace(_HELLO, sandbox_mode=mode))
+
+    @pytest.mark.parametrize("option", _OPTIONS)
+    def test_option_takes_effect_or_is_refused(self, option: str) -> None:
+        """No option is ignored: it changes the launch, the input or the events, or raises InvalidRequest."""
+        with suppress(InvalidRequest):
+            assert self.play(self.output, replace(_HELLO, **{option: _OPTIONS[option]})) != self.play(self.output)
+
+    @pytest.mark.parametrize("option", ["model", "workdir", "add_dirs", "extra"])
+    def test_option_with_a_nul_character_is_refused(self, option: str) -> None:
+        """No argument of a program can have a NUL character."""
+        with pytest.raises(InvalidRequest):
+            self.play((), replace(_HELLO, **{option: "\0" if option in ("model", "workdir") else ("\0",)}))
+
+    def test_prompt_and_handle_are_not_read_as_flags(self) -> None:
+        """A prompt or a handle that begins with a dash is no argument of its own."""
+        assert "--version" not in self.play((), replace(_HELLO, prompt="--version")).launch.argv
+        with suppress(NotResumable):
+            assert "--version" not in self.play((), resume=Resume("--version")).launch.argv
+
+    @pytest.mark.parametrize("fork", [False, True])
+    def test_conversation_is_resumed_or_refused(self, fork: bool) -> None:
+        """A resumed run differs from a new one."""
+        with suppress(NotResumable):
+            assert self.play(self.output, resume=Resume(_HANDLE, fork=fork)) != self.play(self.output)
+
+    def test_successful_run_has_the_answer_once_and_one_ending(self) -> None:
+        """The stream law: RunStarted comes first if at all, and exactly one ending comes last."""
+        played = self.play(self.output)
+        assert played.text == self.answer
+        assert isinstance(played.events[-1], RunFinished)
+        assert len(played.endings) == 1
+        assert not any(isinstance(event, RunStarted) for event in played.events[1:])
+
+    @pytest.mark.parametrize("exit_code", [0, 1, 137])
+    def test_run_that_breaks_off_has_one_ending_at_most(self, exit_code: int) -> None:
+        """A program may exit after any line. A run without any output and with an exit code fails."""
+        for size in range(len(self.output)):
+            played = self.play(self.output[:size], exit_code=exit_code)
+            assert played.endings in ([], [len(played.events)])
+            assert size or not exit_code or not any(isinstance(event, RunFinished) for event in played.events)
+
+    @pytest.mark.parametrize("noise", _NOISE, ids=range(len(_NOISE)))
+    def test_noise_breaks_nothing(self, noise: bytes) -> None:
+        """Lines that mean nothing, before and after each line, raise nothing and add no ending."""
+        lines = [each for line in self.output for each in (noise, line)]
+        played = self.play([*lines, noise, *self.output])
+        assert played.endings in ([], [len(played.events)])
+
+    def test_channel_has_a_capacity_and_interrupts_only_its_runs(self) -> None:
+        """An interrupt of a run that the channel does not know is no error."""
+        channel: Channel = self.backend.channel(self.play(()).launch, _HOST)
+        assert channel.capacity >= 1
+        assert not channel.interrupt("another")
+
+    def test_checkup_runs_the_program_only(self) -> None:
+        """The commands of the checkup start with the executable."""
+        checkup = self.backend.checkup(_HOST)
+        assert isinstance(checkup, Checkup)
+        assert {probe.argv[0] for probe in checkup.probes} <= {self.backend.executable}
