@@ -31,7 +31,7 @@ from clinvk.types.events import (
     ToolResult,
     Usage,
 )
-from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.request import Image, RunRequest
 from serving import serving
 
@@ -214,7 +214,41 @@ async def test_answer_of_the_user_reaches_the_agent(tmp_path: Path, choice: str,
     assert f'"o-{option}"' in text(found)
 
 
-@pytest.mark.parametrize("command", ["hang", "permission edit"])
+async def answered(runs: LocalRuns, asked: RunRequest, *answers: InteractionAnswer) -> tuple[list[Interaction], str]:
+    """Run a prompt with approval mode `ask`; answer the interactions in order, and return them and the text."""
+    requested: list[Interaction] = []
+    found: list[Event] = []
+    async with asyncio.timeout(LIMIT_S), runs.run(replace(asked, approval_mode="ask")) as run:
+        async for logged in run.follow():
+            found.append(logged.event)
+            if isinstance(logged.event, InteractionRequested):
+                requested.append(logged.event.interaction)
+                await runs.interactions.answer(requested[-1].id, answers[len(requested) - 1])
+    return requested, text(found)
+
+
+async def test_allow_session_covers_all_edits_and_the_same_action(tmp_path: Path) -> None:
+    commands = ("permission edit", "permission edit", "permission execute", "permission sub", "permission fetch")
+    allowed, denied = InteractionAnswer(choice="allow_session"), InteractionAnswer(choice="deny")
+    async with running(tmp_path) as runs:
+        requested, said = await answered(runs, request(tmp_path, *commands), allowed, allowed, denied)
+    assert [each.tool for each in requested] == ["edit", "execute", "fetch"]
+    assert said.count('"o-allow_once"') == 4
+    assert said.count('"o-reject_once"') == 1
+
+
+async def test_form_of_the_agent_is_a_question(tmp_path: Path) -> None:
+    filled = InteractionAnswer(choice="answer", answers={"color": "b", "count": "3"})
+    denied = InteractionAnswer(choice="deny")
+    async with running(tmp_path) as runs:
+        [question, _], said = await answered(runs, request(tmp_path, "form", "form"), filled, denied)
+        assert (question.kind, question.title) == ("question", "Which?")
+        assert [(field.label, len(field.options)) for field in question.fields] == [("color", 2), ("How many?", 0)]
+        assert said == '{"action": "accept", "content": {"color": "b", "count": 3}}{"action": "decline"}'
+        assert text(await events(runs, request(tmp_path, "form"))) == '{"action": "cancel"}'
+
+
+@pytest.mark.parametrize("command", ["hang", "permission edit", "form"])
 async def test_cancel_ends_the_turn(tmp_path: Path, command: str) -> None:
     async with running(tmp_path) as runs:
         asked = replace(request(tmp_path, "say hi", command, "hang"), approval_mode="ask")

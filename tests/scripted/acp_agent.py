@@ -14,6 +14,10 @@ MODE = sys.argv[1]
 OWN = os.path.join(os.environ["HOME"], ".own")
 SESSIONS = os.path.join(OWN if os.path.exists(OWN) else os.environ["HOME"], "sessions.json")
 DIFF = [{"type": "diff", "path": "f.txt", "oldText": "a\n", "newText": "b\n"}]
+FIELDS = {
+    "color": {"type": "string", "oneOf": [{"const": "r", "title": "Red"}, {"const": "b", "title": "Blue"}]},
+    "count": {"type": "integer", "title": "How many?"},
+}
 OPTIONS = [
     {"optionId": f"o-{kind}", "kind": kind, "name": kind} for kind in ("allow_always", "allow_once", "reject_once")
 ]
@@ -101,6 +105,9 @@ def perform(session: str, command: str, blocks: list[dict[str, str]]) -> None:  
             tool = {"toolCallId": "t2", "title": "Do it", "kind": rest if rest != "sub" else "execute"}
             answer = ask("session/request_permission", {"sessionId": where, "toolCall": tool, "options": OPTIONS})
             say(session, answer)
+        case "form":
+            schema = {"type": "object", "properties": FIELDS}
+            say(session, ask("elicitation/create", {"message": "Which?", "mode": "form", "requestedSchema": schema}))
         case "oddity":
             tool = {"toolCallId": 5, "rawInput": "text"}
             say(session, ask("session/request_permission", {"sessionId": session, "toolCall": tool, "options": 7}))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from clinvk.backends.forms import Form
 from clinvk.backends.jsonrpc import Message
 from clinvk.backends.shared import unified_diff
 
@@ -108,6 +109,8 @@ class Params(msgspec.Struct, frozen=True, rename="camel"):
     update: Update | None = None
     tool_call: Tool | None = None
     options: tuple[PermissionOption, ...] = ()
+    message: str = ""
+    requested_schema: Form | None = None
 
 
 class Model(msgspec.Struct, frozen=True, rename="camel"):

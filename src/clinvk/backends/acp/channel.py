@@ -6,7 +6,7 @@ proves that the agent knows the conversation; only without `session/load` is `se
 history fails: some agents start a new conversation under the old id.
 
 clinvk sets the mode `default` if the agent has such a mode, and answers each permission request for one action only:
-some agents write the answer `allow_always` into their settings.
+some agents write the answer `allow_always` into their settings. The channel itself remembers `allow_session`.
 """
 
 from collections.abc import Iterator
@@ -28,11 +28,12 @@ from clinvk.types.errors import (
     NotResumable,
 )
 from clinvk.types.events import Ending, InteractionRequested, Progress, RunFailed, RunStarted
-from clinvk.types.interaction import InteractionAnswer
+from clinvk.types.interaction import QUESTION_CHOICES, Interaction, InteractionAnswer
 from clinvk.types.request import ClientTool, RunRequest, ToolOutput
 from clinvk.types.session import Resume
 
 _VERSION = 1
+_CAPABILITIES: dict[str, object] = {"elicitation": {"form": {}}}
 _LOGIN_REQUIRED = -32000
 _OPENING = ("session/new", "session/load", "session/resume")
 _DEFAULT_MODE = "default"
@@ -46,11 +47,11 @@ class Call(NamedTuple):
     method: str
 
 
-class Approval(NamedTuple):
-    """A permission request that waits for an answer."""
+class Pending(NamedTuple):
+    """A permission request, or a form, that waits for an answer; `scope` is what `allow_session` covers."""
 
     request: Message[wire.Params, wire.Result]
-    options: tuple[wire.PermissionOption, ...]
+    scope: str = ""
 
 
 class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
@@ -59,23 +60,24 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
     def __init__(
         self, name: str, session_params: dict[str, object], login: str, tools: tuple[ClientTool, ...] = ()
     ) -> None:
-        super().__init__(wire.MESSAGES, {"protocolVersion": _VERSION, "clientCapabilities": {}})
+        super().__init__(wire.MESSAGES, {"protocolVersion": _VERSION, "clientCapabilities": _CAPABILITIES})
         self._name = name
         self._session_params = session_params
         self._login = login
         self._tools = BridgedServer(tools)
         self._agent: wire.Result | None = None
         self._sessions: dict[str, wire.Result] = {}
-        self._approvals: dict[str, Approval] = {}
+        self._pending: dict[str, Pending] = {}
+        self._allowed: set[tuple[str, str]] = set()
 
     def interrupt(self, run: str) -> bytes | None:
-        """Return the request that ends the turn of a run, after the answers to the open permission requests."""
+        """Return the request that ends the turn of a run, after the answers to the open requests of the agent."""
         turn = self._open.get(run)
         if turn is None:
             return None
         turn.is_dropped = True
-        answers = b"".join(self._answer(approval.request, wire.CANCELLED) for approval in self._approvals.values())
-        self._approvals.clear()
+        answers = b"".join(self._withdraw(pending.request) for pending in self._pending.values())
+        self._pending.clear()
         cancel: dict[str, object] = {"method": "session/cancel", "params": {"sessionId": turn.session}}
         return answers + (self._encode(cancel) if turn.is_prompted else b"")
 
@@ -89,9 +91,15 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         return self._tools.answer(output)
 
     def resolve(self, run: str, request_id: str, answer: InteractionAnswer) -> bytes:
-        """Return the answer to a permission request; empty if the request is no longer open."""
-        approval = self._approvals.pop(request_id, None)
-        return self._decide(approval, answer.choice == "allow") if approval else b""
+        """Return the answer to a permission request or a form; empty if the request is no longer open."""
+        request, scope = self._pending.pop(request_id, (None, ""))
+        if request is None or request.params is None:
+            return b""
+        if form := request.params.requested_schema:
+            return self._answer(request, form.result(answer))
+        if answer.choice == "allow_session":
+            self._allowed.add((self._open[run].session, scope))
+        return self._decide(request, answer.choice in ("allow", "allow_session"))
 
     def _begin(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         handle = resume.handle if resume else ""
@@ -127,6 +135,8 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         turn = next(iter(self._open.values()), None)
         if message.id is not None and message.method == "session/request_permission":
             yield from self._permission(turn, message, params)
+        elif message.id is not None and message.method == "elicitation/create":
+            yield from self._form(turn, message, params)
         elif message.id is not None:
             yield self._answer(message, None)
         elif turn and params.update and params.session_id == turn.session:
@@ -138,29 +148,48 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
     def _permission(
         self, turn: TurnDecoder | None, message: Message[wire.Params, wire.Result], params: wire.Params
     ) -> Iterator[Delivery]:
-        approval = Approval(message, params.options)
         if turn is None or not turn.is_prompted or turn.is_dropped or params.tool_call is None:
-            yield self._answer(message, wire.CANCELLED)
+            yield self._withdraw(message)
             return
         yield from self._report_start(turn)
         for event in turn.call(params.tool_call):
             yield turn.run, event
         request_id = msgspec.json.encode(message.id).decode()
         interaction = turn.interaction(request_id, params.tool_call)
-        if turn.request.approval_mode == "ask" and turn.request.own_tools:
-            self._approvals[request_id] = approval
+        scope = turn.scope(params.tool_call)
+        is_allowed = _allows(turn.request, interaction.tool)
+        if _asks(turn.request) and not (is_allowed := (turn.session, scope) in self._allowed):
+            self._pending[request_id] = Pending(message, scope)
             yield turn.run, InteractionRequested(interaction)
             return
-        is_allowed = _allows(turn.request, interaction.tool)
         if not is_allowed:
             yield turn.run, Progress("denied", interaction.title)
-        yield self._decide(approval, is_allowed)
+        yield self._decide(message, is_allowed)
 
-    def _decide(self, approval: Approval, is_allowed: bool) -> bytes:
+    def _form(
+        self, turn: TurnDecoder | None, message: Message[wire.Params, wire.Result], params: wire.Params
+    ) -> Iterator[Delivery]:
+        form = params.requested_schema
+        if turn is None or not turn.is_prompted or turn.is_dropped or form is None or not _asks(turn.request):
+            yield self._withdraw(message)
+            return
+        yield from self._report_start(turn)
+        request_id = msgspec.json.encode(message.id).decode()
+        self._pending[request_id] = Pending(message)
+        title, fields = params.message, form.questions
+        asked = Interaction(id=request_id, kind="question", title=title, fields=fields, choices=QUESTION_CHOICES)
+        yield turn.run, InteractionRequested(asked)
+
+    def _withdraw(self, request: Message[wire.Params, wire.Result]) -> bytes:
+        """Answer a request that nobody will answer."""
+        is_permission = request.method == "session/request_permission"
+        return self._answer(request, wire.CANCELLED if is_permission else {"action": "cancel"})
+
+    def _decide(self, request: Message[wire.Params, wire.Result], is_allowed: bool) -> bytes:
         """Answer a permission request with an option that holds once; cancel the request if there is none."""
         kind = "allow_once" if is_allowed else "reject_once"
-        option = next((option for option in approval.options if option.kind == kind), None)
-        return self._answer(approval.request, wire.chosen(option))
+        options = request.params.options if request.params else ()
+        return self._answer(request, wire.chosen(next((option for option in options if option.kind == kind), None)))
 
     def _answered(self, call: Call, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         turn, result = call.turn, message.result or wire.Result()
@@ -171,7 +200,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             for event in turn.unfinished():
                 yield turn.run, event
             del self._open[turn.run]
-            self._approvals.clear()
+            self._pending.clear()
             yield turn.run, ending
         elif call.method in _OPENING:
             turn.session = result.session_id or turn.session
@@ -257,6 +286,10 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             {"type": "image", "mimeType": image.media_type, "data": base64_data(image)} for image in turn.request.images
         ]
         return self._request(turn, "session/prompt", {"sessionId": turn.session, "prompt": parts})
+
+
+def _asks(request: RunRequest) -> bool:
+    return request.approval_mode == "ask" and request.own_tools
 
 
 def _allows(request: RunRequest, kind: str) -> bool:

@@ -85,8 +85,17 @@ class TurnDecoder:
             input=shown,
             command=command if isinstance(command, str) else None,
             diff=_diff(tool) or None,
-            choices=("allow", "deny", "deny_and_stop"),
         )
+
+    def scope(self, update: wire.Tool) -> str:
+        """Return what the answer `allow_session` covers: all edits, or the same action."""
+        tool = self._merged(update)
+        if tool.kind == "edit":
+            return tool.kind
+        arguments = tool.raw_input
+        if isinstance(arguments, dict):
+            arguments = {name: value for name, value in arguments.items() if name != "description"}
+        return f"{tool_name(tool)} {msgspec.json.encode(arguments or tool.title).decode()}"
 
     def unfinished(self) -> Iterator[events.ToolResult]:
         """Yield a result for each call that has none: some agents report nothing of a call that was denied."""

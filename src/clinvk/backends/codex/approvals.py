@@ -7,8 +7,7 @@ the user's settings, so clinvk never sends it.
 
 from msgspec.structs import replace
 
-from clinvk.backends.codex.request_wire import FormField
-from clinvk.backends.codex.wire import Change, Params, structured
+from clinvk.backends.codex.wire import Change, Params
 from clinvk.types.interaction import (
     APPROVAL_CHOICES,
     QUESTION_CHOICES,
@@ -70,10 +69,9 @@ def result(method: str, params: Params, answer: InteractionAnswer) -> dict[str, 
                 }
             }
         case "mcpServer/elicitation/request":
-            if is_denied:
-                return {"action": "decline"}
-            content = _content(params.requested_schema.properties, answer)
-            return {"action": "accept", "content": content, "_meta": {"persist": "session"} if is_for_session else None}
+            result = params.requested_schema.result(answer)
+            persistence = {"persist": "session"} if is_for_session else None
+            return result if is_denied else {**result, "_meta": persistence}
         case _:
             return {"decision": _DECISIONS[answer.choice]}
 
@@ -122,25 +120,6 @@ def _elicitation(asked: Interaction, params: Params) -> Interaction | None:
         return replace(asked, tool=tool, title=params.message, input=call.tool_params)
     if params.mode not in ("form", "url"):
         return None
-    fields = tuple(
-        QuestionField(
-            id=name,
-            label=field.description or field.title or name,
-            options=tuple(FieldOption(value, title) for value, title in field.options.items()),
-            multiple=field.type == "array",
-        )
-        for name, field in params.requested_schema.properties.items()
-    )
     title = f"{params.server_name}: {params.message} {params.url}".rstrip()
+    fields = params.requested_schema.questions
     return replace(asked, kind="question", title=title, fields=fields, choices=QUESTION_CHOICES)
-
-
-def _content(fields: dict[str, FormField], answer: InteractionAnswer) -> dict[str, object]:
-    """Return the values of a form, without empty ones, in the types of the form."""
-    content: dict[str, object] = {}
-    for name, value in answer.answers.items():
-        if isinstance(value, str) and fields[name].type in ("boolean", "integer", "number"):
-            content[name] = structured(value)
-        elif value:
-            content[name] = value
-    return {name: value for name, value in content.items() if value is not None}

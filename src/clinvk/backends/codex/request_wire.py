@@ -24,42 +24,6 @@ class Question(msgspec.Struct, frozen=True, rename="camel"):
     is_secret: bool = False
 
 
-class _Constant(msgspec.Struct, frozen=True):
-    const: str
-    title: str = ""
-
-
-class _Items(msgspec.Struct, frozen=True, rename="camel"):
-    enum: tuple[str, ...] = ()
-    any_of: tuple[_Constant, ...] = ()
-
-
-class FormField(msgspec.Struct, frozen=True, rename="camel"):
-    """A field of a form that an MCP server shows; the fields are those of a JSON Schema."""
-
-    type: str = "string"
-    title: str | None = None
-    description: str | None = None
-    enum: tuple[str, ...] = ()
-    one_of: tuple[_Constant, ...] = ()
-    items: _Items = _Items()
-
-    @property
-    def options(self) -> dict[str, str]:
-        """The titles of the values by value; empty if any value is valid."""
-        if self.type == "boolean":
-            return {"true": "yes", "false": "no"}
-        return dict.fromkeys(self.enum or self.items.enum, "") | {
-            one.const: one.title for one in self.one_of or self.items.any_of
-        }
-
-
-class Form(msgspec.Struct, frozen=True):
-    """A form that an MCP server shows."""
-
-    properties: dict[str, FormField] = {}
-
-
 class Meta(msgspec.Struct, frozen=True):
     """The tool call for which an MCP server needs an approval, if `codex_approval_kind` is `mcp_tool_call`."""
 

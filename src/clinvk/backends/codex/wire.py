@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from clinvk.backends.codex.request_wire import Form, Meta, NetworkHost, Question
+from clinvk.backends.codex.request_wire import Meta, NetworkHost, Question
+from clinvk.backends.forms import Form
 from clinvk.backends.jsonrpc import Message
 from clinvk.backends.shared import EpochSeconds, decode_line, unified_diff
 from clinvk.types.events import Progress, ToolCall, ToolResult, Usage
