@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import socket
 import sqlite3
 import time
@@ -183,6 +184,18 @@ def test_disabled_agent_is_skipped(clinvk: Clinvk) -> None:
     code, report = doctor(clinvk)
     assert code == 1
     assert said(report, "claude") == [("skipped", "disabled (backends.claude.enabled: false)")]
+
+
+def test_agent_that_clinvk_knows_can_be_enabled_by_the_command_that_is_reported(clinvk: Clinvk) -> None:
+    greeting = {"jsonrpc": "2.0", "id": 0, "result": {"protocolVersion": 1}}
+    install(clinvk, "opencode", f"{VERSION}read line; echo '{json.dumps(greeting)}'; cat >/dev/null")
+    assert said(doctor(clinvk)[1], "opencode")[0][0] == "skipped"
+    [line] = [line for line in clinvk.run("backends").stderr.splitlines() if "opencode" in line]
+    command = shlex.split(line.partition("to enable it: clinvk ")[2])
+    assert clinvk.run(*command).returncode == 0
+    assert "opencode" not in clinvk.run("backends").stderr
+    path = clinvk.agent.folder / "opencode"
+    assert said(doctor(clinvk)[1], "opencode") == [("ok", f"9.8.7 {path}, login not known (opencode auth login)")]
 
 
 def test_missing_configured_executable_is_a_problem(clinvk: Clinvk) -> None:

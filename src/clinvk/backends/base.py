@@ -250,6 +250,10 @@ class Channel(Protocol):
         """
         return b""
 
+    def login_hint(self) -> str:
+        """Return how to log in, as far as known from the greeting; empty if the protocol does not say so."""
+        return ""
+
     def tool_variable(self, run: str) -> tuple[str, str] | None:
         """Return the variable (name, value) in the environment of a run's tools; None if an interrupt ends them."""
         return None

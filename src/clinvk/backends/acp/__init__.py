@@ -63,5 +63,4 @@ class AcpBackend(Backend):
         """Return a checkup without probes: the protocol reports a missing login only with a session."""
         from clinvk.backends.checkup_base import Checkup, LoginStatus  # imported here to keep prompts fast
 
-        detail = f"login not known ({self._login})" if self._login else "login not known"
-        return Checkup(empty_home={"HOME": PRIVATE}, probes=(), login=LoginStatus(None, detail))
+        return Checkup(empty_home={"HOME": PRIVATE}, probes=(), login=LoginStatus(None, "login not known"))

@@ -70,6 +70,11 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         self._pending: dict[str, Pending] = {}
         self._allowed: set[tuple[str, str]] = set()
 
+    def login_hint(self) -> str:
+        """Return how to log in: as the preset says, else as the agent says."""
+        methods = self._agent.auth_methods if self._agent else []
+        return self._login or "; ".join(method.description or method.name for method in methods)
+
     def interrupt(self, run: str) -> bytes | None:
         """Return the request that ends the turn of a run, after the answers to the open requests of the agent."""
         turn = self._open.get(run)
@@ -261,9 +266,8 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         """Return the ending of a turn whose request was refused."""
         why = failure.text or f"error {failure.code}"
         if failure.code == _LOGIN_REQUIRED:
-            methods = self._agent.auth_methods if self._agent else []
-            login = self._login or "; ".join(method.description or method.name for method in methods)
-            return RunFailed(AgentUnauthenticated.code, not_logged_in(self._name, login or "log in with it", why), 1)
+            message = not_logged_in(self._name, self.login_hint() or "log in with it", why)
+            return RunFailed(AgentUnauthenticated.code, message, 1)
         match call.method:
             case "session/load" | "session/resume":
                 return RunFailed(NotResumable.code, f"{self._name} cannot continue the conversation: {why}", 1)

@@ -1,8 +1,12 @@
 """`clinvk backends` and `clinvk models`: the agents of this machine and their models."""
 
-from collections.abc import Mapping
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
 
 from clinvk.backends.base import Backend
+from clinvk.backends.presets import PRESETS
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import settings_of
@@ -33,8 +37,18 @@ def backends(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backend
         for backend in chosen
     ]
     print_text("\n".join(table([Column("BACKEND"), Column("STATE"), Column("PROGRAM", 12)], rows, columns())))
+    for name, _, command in disabled_presets(backends, environ) if flags.backend is None else ():
+        notes.info(f"{name} is installed; to enable it: {command}")
     notes.info("clinvk doctor checks versions and logins")
     return 0
+
+
+def disabled_presets(backends: Backends, environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the name and path of each installed agent that the settings could name, and the command that enables it."""
+    for name, preset in PRESETS.items():
+        path = shutil.which(preset.argv[0], path=environ.get("PATH", os.defpath))
+        if path and name not in backends:
+            yield name, path, f"clinvk config set backends.{name}.acp {shlex.quote(shlex.join(preset.argv))}"
 
 
 def models(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:

@@ -11,6 +11,7 @@ from clinvk import __version__
 from clinvk.api.access import auth, keys
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.backends.registry import Backends
+from clinvk.cli.admin.backends import disabled_presets
 from clinvk.cli.admin.doctor import machine
 from clinvk.cli.admin.doctor.agents import check_agent
 from clinvk.cli.admin.doctor.machine import Check
@@ -139,6 +140,8 @@ async def _run_checks(
                 checks = await agent
                 report.add(*checks)
                 usable += [name] * (checks[0].status == "ok")
+        for name, path, command in disabled_presets(backends, environ) if flags.backend is None else ():
+            report.add(Check("agents", name, "skipped", f"{path} is installed, but not in the settings", command))
         # Not while a child is spawned: clinvk then carries an agent's tag itself, and the server would decline a
         # command that an agent started.
         server = await machine.check_server(settings, environ)

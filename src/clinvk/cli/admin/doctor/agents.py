@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from clinvk.backends.base import PRIVATE, Backend
 from clinvk.backends.checkup_base import (
     FlagProbe,
@@ -81,11 +83,15 @@ class _Probe(NamedTuple):
             version = group.create_task(executables.version(self.spawner, self.path, isolated_env))
             trials = [group.create_task(self._missing_flags(trial, isolated_env)) for trial in plan.probes]
             login = group.create_task(self._login(plan.login, isolated_env))
-            unspoken = group.create_task(self._protocol_remarks(isolated_env))
-        remarks = [*plan.remarks, *unspoken.result()]
+            protocol = group.create_task(self._protocol(isolated_env))
+        found, hint = protocol.result()
+        remarks = [*plan.remarks, *found]
         if None in (lacking := [task.result() for task in trials]):
             remarks.insert(0, Remark("its help lists no flags"))
-        first = self._judge(version.result(), lacking, login.result())
+        status = login.result()
+        if hint and status.is_logged_in is None:
+            status = replace(status, detail=f"{status.detail} ({hint})")
+        first = self._judge(version.result(), lacking, status)
         name = self.backend.name
         warnings = [_check(name, "warning", text, _install_command(packages)) for text, packages in remarks]
         return [first, *warnings]
@@ -103,19 +109,23 @@ class _Probe(NamedTuple):
         lack = "" if self.backend.capabilities.client_tools else ", cannot call the tools of API clients"
         return _check(name, "ok", f"{about}{lack}, {login.detail}")
 
-    async def _protocol_remarks(self, isolated_env: Mapping[str, str]) -> list[Remark]:
-        """Report a CLI that does not speak the protocol of a warm process. It runs in an empty folder."""
+    async def _protocol(self, isolated_env: Mapping[str, str]) -> tuple[list[Remark], str]:
+        """Report a CLI that does not speak the protocol of a warm process, and how to log in, if the protocol says so.
+
+        The CLI runs in an empty folder.
+        """
         request = RunRequest(prompt="", backend=self.backend.name, workdir=self.folder, ephemeral=True)
         host = executables.host(isolated_env)
         launch = self.backend.launch(request, None, host)
         warm_launch = launch if launch.long_lived else launch.warm if self.is_kept else None
         if warm_launch is None:
-            return []
+            return [], ""
         channel = self.backend.channel(warm_launch, host)
         why = await probe_protocol(
             self.spawner, self.path, warm_launch, channel, isolated_env, ProtocolSupport().answer_timeout_s
         )
-        return [Remark(f"cannot stay warm ({why}); each prompt starts a new process")] if why else []
+        remarks = [Remark(f"cannot stay warm ({why}); each prompt starts a new process")] if why else []
+        return remarks, channel.login_hint()
 
     async def _missing_flags(self, trial: FlagProbe, env: Mapping[str, str]) -> tuple[str, ...] | None:
         answer = await self._answer(trial.argv, env)
