@@ -80,6 +80,7 @@ def test_all_backends_leaves_out_missing_ones_with_a_note(clinvk: Clinvk) -> Non
     assert (done.returncode, done.stdout) == (2, "")
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -93,6 +93,7 @@ def test_get_prints_the_requested_value_even_a_key(clinvk: Clinvk) -> None:
     assert json.loads(get("backends.claude.extra_flags", "--json")) == ["--api-key=abc", "--fast"]
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -105,6 +105,7 @@ def test_example_uses_the_given_agent_and_api_key(scripted: Scripted, folder: Pa
     assert "API key" in refused.stdout + refused.stderr
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_example_fails_when_the_agent_fails(scripted: Scripted, folder: Path, name: str) -> None:
     scripted.play([exits(3)])

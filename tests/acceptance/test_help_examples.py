@@ -85,6 +85,7 @@ def carried_out(clinvk: Clinvk, command: str) -> "subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.first(20)
 @pytest.mark.parametrize("example", OTHERS)
 def test_help_example_runs(clinvk: Clinvk, prelude: str, example: str) -> None:
     done = carried_out(clinvk, prelude + example)
@@ -92,6 +93,7 @@ def test_help_example_runs(clinvk: Clinvk, prelude: str, example: str) -> None:
     assert len(clinvk.agent.calls()) == 1
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("example", CHANGES)
 def test_config_set_example_keeps_every_agent_usable(clinvk: Clinvk, example: str) -> None:
     done = carried_out(clinvk, example.replace("clinvk", clinvk.command, 1))

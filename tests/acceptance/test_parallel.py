@@ -177,6 +177,7 @@ def test_output_folder_cannot_be_redirected_by_an_agent(clinvk: Clinvk) -> None:
     assert len(list((clinvk.folder / "moved").iterdir())) == 2
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize(
     ("text", "said"),
     [

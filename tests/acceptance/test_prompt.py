@@ -91,6 +91,7 @@ def test_show_tokens_and_show_timing_print_on_stderr(clinvk: Clinvk) -> None:
     assert done.stderr.startswith("clinvk: 12 tokens in (2 cached), 5 out, ")
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("twice", [["-vv"], ["-v", "-v"], ["--verbose", "--verbose"]])
 def test_verbose_given_twice_prints_the_agents_stderr(clinvk: Clinvk, twice: list[str]) -> None:
     clinvk.agent.play([stderr("a warning\n"), *claude_says("x")])
@@ -116,6 +117,7 @@ def test_verbose_prints_tools_with_the_diff_of_an_edit(clinvk: Clinvk) -> None:
     assert b"\x1b[31m-b = 1\x1b[m" in terminal.all_read
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize(("own", "expected"), [(1, 1), (3, 1), (7, 1), (8, 8), (42, 42), (145, 145)])
 def test_agent_exit_codes_from_8_are_passed_through(clinvk: Clinvk, own: int, expected: int) -> None:
     clinvk.agent.play([stderr("something broke\n"), exits(own)])
@@ -178,6 +180,7 @@ def test_invalid_agent_output_and_early_exit_fail_the_run(clinvk: Clinvk) -> Non
     assert "before it reported a result" in done.stderr
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("by_flag", [True, False])
 def test_timed_out_run_exits_with_6(clinvk: Clinvk, by_flag: bool) -> None:
     clinvk.agent.play([*claude_says("begun")[:4], hang()])
@@ -247,6 +250,7 @@ def test_agent_works_in_the_workdir_even_a_relative_one(clinvk: Clinvk) -> None:
     assert [call.cwd for call in clinvk.agent.calls()] == [str(clinvk.folder / "sub"), str(clinvk.folder)]
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("path", ["nowhere", "/etc/passwd", ""])
 def test_workdir_that_is_not_a_directory_is_rejected(clinvk: Clinvk, path: str) -> None:
     done = clinvk.run("-w", path, "hello")

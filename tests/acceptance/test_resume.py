@@ -291,6 +291,7 @@ class TestResume:
         done = clinvk.run("resume", "--last", "1234abcd", "go on")
         assert (done.returncode, done.stdout) == (1, "")
 
+    @pytest.mark.first(2)
     @pytest.mark.parametrize("reference", ["deadbeef", "abc", "no id", "g" * 32, "", "a" * 33])
     def test_unknown_id_exits_with_4(self, clinvk: Clinvk, reference: str) -> None:
         begun(clinvk)
@@ -495,6 +496,7 @@ class TestPicker:
             clinvk.run("sessions", "rename", session, title)
         return found
 
+    @pytest.mark.first(3)
     @pytest.mark.parametrize(
         ("keys", "chosen"),
         [
@@ -532,6 +534,7 @@ class TestPicker:
             assert terminal.ended() == 0
         assert "-p" not in clinvk.agent.calls()[-1].argv
 
+    @pytest.mark.first(3)
     @pytest.mark.parametrize("leave", [ESCAPE, INTERRUPT, b"\x04", signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_leaving_the_picker_exits_with_7_and_restores_the_terminal(
         self, clinvk: Clinvk, sessions: list[str], leave: bytes | signal.Signals

@@ -198,6 +198,7 @@ class TestShow:
         assert "something broke" in clinvk.run("sessions", "show", session).stdout
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize(
     "arguments",
     [["show"], ["delete", "--yes"], ["fork"], ["tag", "--remove", "x"], ["rename", "-o", "text"], ["export"]],
@@ -272,6 +273,7 @@ class TestClean:
         assert clinvk.run("sessions", "clean").stdout.startswith("deleted 1 session, last used before ")
         assert listed(clinvk) == [recent, old]
 
+    @pytest.mark.first(3)
     @pytest.mark.parametrize(("given", "left"), [("30", 2), ("30d", 2), ("12h", 1), ("2w", 2), ("1W", 1), (" 3 d ", 1)])
     def test_clean_accepts_an_age(self, clinvk: Clinvk, given: str, left: int) -> None:
         begun(clinvk)
@@ -279,6 +281,7 @@ class TestClean:
         assert clinvk.run("sessions", "clean", "--older-than", given).returncode == 0
         assert len(listed(clinvk)) == left
 
+    @pytest.mark.first(2)
     @pytest.mark.parametrize("given", ["", "soon", "-1", "1.5d", "30m", "0", "0d", "1y", "٣d", "9999999d", "d"])
     def test_invalid_age_exits_with_1_and_deletes_nothing(self, clinvk: Clinvk, given: str) -> None:
         age(clinvk, begun(clinvk), 10**8)

@@ -12,6 +12,7 @@ from acceptance.test_interrupted import BEGUN, full_pipe
 from scripted.steps import hang, stderr, touch
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("command", [["hello"], ["parallel", "-f", "t.json"], ["chain", "-f", "t.json"]], ids=" ".join)
 def test_repeated_ctrl_c_exits_with_7(clinvk: Clinvk, command: list[str], times: int) -> None:

@@ -17,6 +17,7 @@ def ask(backend: str, **limits: object) -> RunRequest:
     return RunRequest(prompt=PROMPT, backend=backend, approval_mode="none", sandbox_mode="full", **limits)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
 @pytest.mark.parametrize("backend", ["claude", "codex"])
 async def test_run_ends_at_its_token_limit(machine: Machine, backend: str) -> None:
@@ -43,6 +44,7 @@ async def test_agent_without_reported_cost_refuses_a_cost_limit(machine: Machine
         await machine.run(ask(backend, max_cost_usd=1))
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
 @pytest.mark.parametrize(
     ("backend", "limits"), [("claude", {"max_total_tokens": 2000}), ("codex", {"max_total_tokens": 2000})]

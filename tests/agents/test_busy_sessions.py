@@ -32,6 +32,7 @@ def words(machine: Machine, backend: str, count: int) -> RunRequest:
     return machine.completed(RunRequest(prompt=f"[[words={count} delay=0.05]]", backend=backend))
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize(
     ("backend", "on_busy", "count", "state"),
     [

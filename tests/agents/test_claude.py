@@ -56,6 +56,7 @@ async def test_one_megabyte_prompt_reaches_the_model_unchanged(machine: Machine)
     assert "ü" * 500_000 in json.dumps(machine.requests("hello")[0], ensure_ascii=False)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     "prompt", ["-x [[words=1]]", "--version [[words=1]]", " /cost [[words=1]]", "/a/b [[words=1]]"]
 )
@@ -91,6 +92,7 @@ async def test_usage_sums_all_requests_of_the_run(machine: Machine) -> None:
     assert result.usage == Usage(input_tokens=200, output_tokens=60, cached_tokens=40)
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     ("status", "code"),
     [(400, "agent_rejected"), (401, "agent_unauthenticated"), (429, "agent_rate_limited"), (500, "agent_overloaded")],
@@ -223,6 +225,7 @@ async def test_unknown_slash_command_is_sent_to_the_model(machine: Machine) -> N
     assert len(machine.requests("/nonexistent")) == 1
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("prompt", ["/help", "/cost", "/clear"])
 async def test_prompt_with_a_builtin_slash_command_fails(machine: Machine, prompt: str) -> None:
     result = await machine.run(ask(prompt))

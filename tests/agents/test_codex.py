@@ -107,6 +107,7 @@ async def test_a_patch_writes_a_file(machine: Machine, model: str) -> None:
     ]
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize(
     ("directive", "code", "words"),
     [
@@ -245,6 +246,7 @@ async def test_ephemeral_run_leaves_no_transcript(machine: Machine) -> None:
     assert records(machine) == kept
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize("prompt", ["-x", "--help", "-", "/quit", "!touch x", "@a.txt", "resume", "é\n\n🙂 "])
 async def test_prompt_is_never_parsed_as_a_flag_or_command(machine: Machine, prompt: str) -> None:
     result = await machine.run(ask(prompt))

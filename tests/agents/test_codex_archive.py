@@ -55,6 +55,7 @@ BY_EXEC = ("--color=never",)
 """What the server does not take."""
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(("keeps", "extra"), [(False, ()), (True, ()), (False, BY_EXEC)])
 @pytest.mark.parametrize("fork", [False, True])
 async def test_archived_conversation_can_be_resumed(

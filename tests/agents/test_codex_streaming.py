@@ -38,6 +38,7 @@ async def result(machine: Machine, runs: LocalRuns, request: RunRequest) -> tupl
         return await run.result(), run.session_id
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize("sandbox", ["default", "read-only", "workspace", "full"])
 async def test_text_and_thinking_are_streamed_in_the_chunks_of_the_model(
     machine: Machine, sandbox: SandboxMode
@@ -73,6 +74,7 @@ async def test_message_completed_before_a_dropped_stream_is_reported_once(
     assert len(machine.requests("x [[")) == 2
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("sandbox", ["read-only", "workspace"])
 @pytest.mark.parametrize("where", [".codex", "../home/.codex"])
 async def test_run_with_a_rules_file_uses_exec_and_ignores_the_rules(

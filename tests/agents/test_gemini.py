@@ -51,6 +51,7 @@ async def test_permitted_agent_writes_files_and_runs_commands(machine: Machine) 
     assert text == "Look. \n\nLook. \n\nDone."
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("status", "code"),
     [(400, "agent_rejected"), (401, "agent_unauthenticated"), (429, "agent_rate_limited"), (500, "agent_overloaded")],
@@ -91,6 +92,7 @@ async def test_repetitive_answer_fails_with_loop_detected(machine: Machine) -> N
     assert (result.ending.code, result.ending.message) == ("agent_failed", "Loop detected, stopping execution")
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("approval", ["default", "none"])
 @pytest.mark.parametrize(
     ("model", "thinking"),
@@ -180,6 +182,7 @@ async def test_file_named_in_the_prompt_is_read(machine: Machine) -> None:
     assert "the note says 42" in json.dumps(machine.requests("see")[-1])
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("approval", ["default", "none"])
 async def test_conversation_resumes(machine: Machine, approval: ApprovalMode) -> None:
     """Turns may have different modes: the record is the same in every home."""

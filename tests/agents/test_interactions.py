@@ -201,6 +201,7 @@ async def test_question_of_claude_is_answered(machine: Machine) -> None:
     assert '\\"Which colour?\\"=\\"Blue\\"' in json.dumps(machine.requests())
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("is_served", [False, True])
 @pytest.mark.parametrize(("typed", "is_written"), [(b"y", True), (b"n", False)])
 def test_write_is_asked_for_on_a_terminal(machine: Machine, typed: bytes, is_written: bool, is_served: bool) -> None:

@@ -31,6 +31,7 @@ CODEX = {
 }
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
 @pytest.mark.parametrize(
     ("backend", "headers", "expected"),
