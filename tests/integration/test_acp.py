@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from clinvk.backends.acp import AcpBackend
 from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.run.task import Phase
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import Unsupported
 from clinvk.types.events import (
@@ -33,6 +34,7 @@ from clinvk.types.events import (
 )
 from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.request import Image, RunRequest
+from polling import until
 from serving import serving
 
 SCRIPT = str(Path(__file__).parents[1] / "scripted" / "acp_agent.py")
@@ -162,6 +164,46 @@ async def test_agent_that_has_lost_the_conversation_does_not_start_another(tmp_p
         found = await events(runs, replace(request(tmp_path, "say two"), session_id=first))
     assert failure(found).code == "session_not_resumable"
     assert text(found) == ""
+
+
+async def test_agent_that_claims_to_load_sessions_and_cannot_is_believed_no_further(tmp_path: Path) -> None:
+    async with running(tmp_path, "liar") as runs:
+        first = await session(runs, request(tmp_path, "say one"))
+        found = await events(runs, replace(request(tmp_path, "say two"), session_id=first))
+    assert failure(found).code == "session_not_resumable"
+    assert "Method not found" in failure(found).message
+
+
+async def test_session_without_an_id_fails(tmp_path: Path) -> None:
+    async with running(tmp_path, "nameless") as runs:
+        assert "without an id" in failure(await events(runs, request(tmp_path, "say hi"))).message
+
+
+async def test_agent_that_never_opens_a_session_is_cancelled_or_times_out(tmp_path: Path) -> None:
+    async with running(tmp_path, "silent") as runs:
+        async with asyncio.timeout(LIMIT_S), runs.run(request(tmp_path, "say hi")) as run:
+            await until(lambda: run.phase is Phase.RUNNING)
+            runs.stop(run.id)
+            await run.result()
+            assert run.state == "cancelled"
+        found = await events(runs, replace(request(tmp_path, "say hi"), timeout_s=0.5))
+    assert failure(found).code == "timed_out"
+
+
+@pytest.mark.parametrize(
+    ("reason", "ending"),
+    [("max_tokens", "max_tokens"), ("refusal", "refusal"), ("bored", "'bored'"), ("", "''")],
+)
+async def test_turn_ends_as_the_agent_says(tmp_path: Path, reason: str, ending: str) -> None:
+    async with running(tmp_path) as runs:
+        last = (await events(runs, request(tmp_path, "say part", f"end {reason}")))[-1]
+    assert ending in (last.stop_reason if isinstance(last, RunFinished) else failure([last]).message)
+
+
+async def test_permission_without_options_is_withdrawn(tmp_path: Path) -> None:
+    async with running(tmp_path) as runs:
+        found = await events(runs, replace(request(tmp_path, "bare"), approval_mode="none"))
+    assert '"outcome": "cancelled"' in text(found)
 
 
 async def test_model_is_set_by_name_or_refused(tmp_path: Path) -> None:

@@ -124,6 +124,11 @@ def perform(session: str, command: str, blocks: list[dict[str, str]]) -> None:  
             update(session, "tool_call_update", toolCallId="c", status="completed")
         case "child":
             subprocess.Popen(["sleep", "60"])
+        case "bare":
+            tool = {"toolCallId": "t3", "kind": "edit"}
+            say(session, ask("session/request_permission", {"sessionId": session, "toolCall": tool}))
+        case "end":
+            raise StopIteration(rest)
         case "crash":
             print("out of luck", file=sys.stderr, flush=True)
             os._exit(7)
@@ -167,6 +172,8 @@ def prompt(session: str, blocks: list[dict[str, str]]) -> dict[str, object]:
             perform(session, command, blocks)
     except InterruptedError:
         return {"stopReason": "cancelled"}
+    except StopIteration as reason:
+        return {"stopReason": reason.value}
     return {"stopReason": "end_turn", "usage": {"inputTokens": 3, "outputTokens": 2, "totalTokens": 9}}
 
 
@@ -197,9 +204,16 @@ def main() -> None:  # noqa: C901  # a table of methods
                 login = [{"id": "a", "name": "key", "description": "Run `agent login`"}]
                 version = 2 if MODE == "newer" else 1
                 result = {"protocolVersion": version, "agentCapabilities": claims, "authMethods": login}
+            case "session/new" if MODE == "silent":
+                continue
+            case "session/load" if MODE == "liar":
+                send(id=message.id, error={"code": -32601, "message": "Method not found"})
+                continue
             case "session/new" if MODE == "locked":
                 send(id=message.id, error={"code": -32000, "message": "Authentication required"})
                 continue
+            case "session/new" if MODE == "nameless":
+                pass
             case "session/new":
                 values = [{"value": name, "name": name.title()} for name in ("small", "large")]
                 option = {"id": "m", "category": "model", "type": "select", "currentValue": model, "options": values}
