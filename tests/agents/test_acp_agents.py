@@ -1,6 +1,7 @@
 """Real agents that speak ACP: opencode, Qwen Code and the ACP adapter of Codex, with a stand-in model."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 from openai import AsyncOpenAI
 
-from agents.machine import Machine
+from agents.machine import Machine, clinvk
 from agents.test_frameworks import INSTALLED
 from clinvk.backends.acp import AcpBackend
 from clinvk.config.model import BackendSettings, Settings, WarmSettings
@@ -152,6 +153,28 @@ async def test_cancel_while_the_agent_waits_for_an_answer(machine: Machine, name
     assert not machine.leftover_processes()
 
 
+async def test_question_of_the_model_reaches_the_user(machine: Machine) -> None:
+    """The adapter of Codex shows the questions of Codex as a form."""
+    options = [{"label": name, "description": "d"} for name in ("Red", "Blue")]
+    question = {"id": "color", "header": "Color", "question": "Which color?", "options": options}
+    calls = machine.home / "calls.json"
+    calls.write_text(json.dumps([[["request_user_input", {"questions": [question]}]]]))
+    machine.env["CODEX_CONFIG"] = '{"features": {"default_mode_request_user_input": true}}'
+    async with running(machine) as runs:
+        asked = replace(request(machine, "codex-acp", f"go [[script {calls}]]"), approval_mode="ask")
+        async with asyncio.timeout(LIMIT_S), runs.run(asked) as run:
+            async for logged in run.follow():
+                if isinstance(logged.event, InteractionRequested):
+                    fields = logged.event.interaction.fields
+                    assert fields[0].label == "Which color? (Color)"
+                    answers: dict[str, str | list[str]] = {field.id: "" for field in fields}
+                    answers[fields[0].id] = fields[0].options[1].value
+                    answer = InteractionAnswer(choice="answer", answers=answers)
+                    await runs.interactions.answer(logged.event.interaction.id, answer)
+            result = await run.result()
+    assert "Blue" in result.text
+
+
 async def test_opencode_changes_the_model(machine: Machine) -> None:
     async with running(machine) as runs:
         found = await events(runs, replace(request(machine, "opencode", "hi [[words=1]]"), model="standin/m2"))
@@ -170,11 +193,46 @@ async def test_every_api_answers(machine: Machine, name: str) -> None:
         server.runs.fallbacks.answer_timeout_s = LIMIT_S
         done = await server.prompt(backend=name, prompt=message["content"])
         assert done.json()["output"] == "word1 word2", done.text
+        session = done.json()["session_id"]
+        more = await server.prompt(backend=name, prompt="again [[words=3]]", session_id=session)
+        assert (more.json()["output"], more.json()["session_id"]) == ("word1 word2 word3", session), more.text
+        streamed = await server.prompt(backend=name, prompt=message["content"], output_format="stream-json")
+        assert '"text":"word2"' in streamed.text, streamed.text
         chat = await server.client.post("/openai/v1/chat/completions", json={"model": name, "messages": [message]})
         assert chat.json()["choices"][0]["message"]["content"] == "word1 word2", chat.text
+        body = {"model": name, "messages": [message], "stream": True}
+        chunks = await server.client.post("/openai/v1/chat/completions", json=body)
+        assert '"content":"word2"' in chunks.text, chunks.text
+        response = await server.client.post("/openai/v1/responses", json={"model": name, "input": message["content"]})
+        assert response.json()["output"][-1]["content"][0]["text"] == "word1 word2", response.text
         body = {"model": name, "max_tokens": 9, "messages": [message]}
         said = await server.client.post("/anthropic/v1/messages", json=body)
         assert said.json()["content"][0]["text"] == "word1 word2", said.text
+        events = await server.client.post("/anthropic/v1/messages", json={**body, "stream": True})
+        assert '"text":"word2"' in events.text, events.text
+
+
+def test_command_line_answers_continues_and_compares(machine: Machine) -> None:
+    file = machine.home / ".clinvk" / "config.yaml"
+    file.parent.mkdir()
+    file.write_text(
+        """\
+backends:
+  opencode: {}
+  qwen: {acp: qwen --acp --auth-type anthropic}
+  codex-acp: {acp: codex-acp}
+"""
+    )
+    user = dataclasses.replace(machine, env=environment(machine))
+    for name in BACKENDS:
+        first = clinvk(user, "-b", name, "--new", "-o", "text", "hello [[words=2]]")
+        assert first.stdout == "word1 word2\n", first.stderr
+        second = clinvk(user, "resume", "--last", "-o", "text", "again [[words=3]]")
+        assert second.stdout == "word1 word2 word3\n", second.stderr
+        assert "hello [[words=2]]" in json.dumps(machine.requests("again")[-1])
+    done = clinvk(user, "compare", "--backends", ",".join(BACKENDS), "-o", "json", "hi [[words=1]]")
+    results = json.loads(done.stdout)["results"]
+    assert {each["backend"]: each["output"] for each in results} == dict.fromkeys(BACKENDS, "word1"), done.stdout
 
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -27,6 +27,13 @@ class _Field(msgspec.Struct, frozen=True, rename="camel"):
     items: _Items = _Items()
 
     @property
+    def label(self) -> str:
+        """The title with the description, as far as the form has them."""
+        if self.title and self.description:
+            return f"{self.title} ({self.description})"
+        return self.title or self.description or ""
+
+    @property
     def options(self) -> dict[str, str]:
         """The titles of the values by value; empty if any value is valid."""
         if self.type == "boolean":
@@ -50,7 +57,7 @@ class Form(msgspec.Struct, frozen=True):
         return tuple(
             QuestionField(
                 id=name,
-                label=field.description or field.title or name,
+                label=field.label or name,
                 options=tuple(FieldOption(value, title) for value, title in field.options.items()),
                 multiple=field.type == "array",
             )
