@@ -16,6 +16,7 @@ from agents.test_frameworks import INSTALLED
 from clinvk.backends.acp import AcpBackend
 from clinvk.config.model import BackendSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.process.executables import host
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import (
     Event,
@@ -41,6 +42,9 @@ BACKENDS = {
     "codex-acp": AcpBackend("codex-acp", ("codex-acp",), ("~/.codex",)),
 }
 SHELL = {"opencode": "bash", "qwen": "run_shell_command", "codex-acp": "exec_command"}
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "W", "parameters": WEATHER}}]
+CLIENT_TOOL = {"opencode": "client_get_weather", "qwen": "mcp__client__get_weather"}
 ALL = pytest.mark.parametrize("name", BACKENDS)
 
 
@@ -153,6 +157,23 @@ async def test_cancel_while_the_agent_waits_for_an_answer(machine: Machine, name
     assert not machine.leftover_processes()
 
 
+@pytest.mark.parametrize("name", CLIENT_TOOL)
+async def test_agent_works_under_landlock(machine: Machine, name: str) -> None:
+    """The machine has no bubblewrap on PATH. An agent creates its folders at its first start."""
+    if not host({}).landlock:
+        pytest.skip("needs Linux 6.12 or later")
+    async with running(machine) as runs:
+        await events(runs, request(machine, name, "hello"))
+        if name == "qwen":
+            shell = {"tools": {"shell": {"enableInteractiveShell": False}}}
+            (machine.home / ".qwen" / "settings.json").write_text(json.dumps(shell))
+        for mode in ("read-only", "workspace"):
+            prompt = touch(machine, name)
+            found = await events(runs, replace(request(machine, name, prompt), sandbox_mode=mode, approval_mode="auto"))
+            assert isinstance(found[-1], RunFinished), found
+            assert (machine.project / "made").exists() == (mode == "workspace")
+
+
 async def test_question_of_the_model_reaches_the_user(machine: Machine) -> None:
     """The adapter of Codex shows the questions of Codex as a form."""
     options = [{"label": name, "description": "d"} for name in ("Red", "Blue")]
@@ -233,11 +254,6 @@ backends:
     done = clinvk(user, "compare", "--backends", ",".join(BACKENDS), "-o", "json", "hi [[words=1]]")
     results = json.loads(done.stdout)["results"]
     assert {each["backend"]: each["output"] for each in results} == dict.fromkeys(BACKENDS, "word1"), done.stdout
-
-
-WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "W", "parameters": WEATHER}}]
-CLIENT_TOOL = {"opencode": "client_get_weather", "qwen": "mcp__client__get_weather"}
 
 
 @pytest.mark.parametrize("name", CLIENT_TOOL)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import pwd
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
@@ -14,8 +15,10 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.backends.acp import AcpBackend
+from clinvk.backends.base import Host
 from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.process.executables import host
 from clinvk.runtime.run.task import Phase
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import Unsupported
@@ -33,7 +36,7 @@ from clinvk.types.events import (
     Usage,
 )
 from clinvk.types.interaction import Interaction, InteractionAnswer
-from clinvk.types.request import Image, RunRequest
+from clinvk.types.request import ClientTool, Image, RunRequest
 from polling import until
 from serving import serving
 
@@ -302,13 +305,18 @@ async def test_cancel_ends_the_turn(tmp_path: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["read-only", "workspace"])
-async def test_sandbox_mode_is_refused_without_bubblewrap(tmp_path: Path, mode: str) -> None:
+def test_sandbox_mode_is_refused_if_the_machine_has_no_sandbox(tmp_path: Path, mode: str) -> None:
     asked = replace(request(tmp_path, "say hi"), sandbox_mode=mode)
-    env_without = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
-    async with LocalRuns(Settings(), MemoryStore(), env_without, {"fake": fake("plain")}) as runs:
-        with pytest.raises(Unsupported, match="bwrap"):
-            async with runs.run(asked):
-                pass
+    with pytest.raises(Unsupported, match="or Linux 6"):
+        fake("plain").launch(asked, None, Host())
+
+
+def test_landlock_is_refused_for_what_needs_bubblewrap(tmp_path: Path) -> None:
+    asked = replace(request(tmp_path, "say hi"), sandbox_mode="workspace")
+    for home, tools in ((tmp_path, ()), (Path("/nowhere"), (ClientTool("t"),))):
+        machine = Host(landlock=("landlock",), env={"HOME": str(home)})
+        with pytest.raises(Unsupported, match="needs bwrap"):
+            fake("plain").launch(replace(asked, client_tools=tools), None, machine)
 
 
 async def test_options_that_an_agent_lacks_are_refused(tmp_path: Path) -> None:
@@ -371,11 +379,13 @@ HOSTILE = (
     "ln -s {outside} link && touch link/b",
     "mount -o remount,rw / && touch {outside}/c",
     "umount -l {outside} && touch {outside}/d",
+    "chmod 700 {outside}",
+    "mv $HOME/.own/agent.py {outside}",
     'unshare -Urm sh -c "mount -o remount,bind,rw /; touch {outside}/e"',
     "echo changed > /proc/sys/kernel/domainname",
     "touch $HOME/f",
     "kill -0 $PPID && kill -0 {pid}",
-    "test -e {socket}",
+    "python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect(\"{socket}\")'",
 )
 
 
@@ -393,24 +403,31 @@ def sandbox_env(home: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("mode", ["read-only", "workspace"])
-async def test_hostile_agent_writes_nothing_outside_its_sandbox(mode: str) -> None:
-    """The folders and Python are outside /tmp and /var/tmp, which the sandbox hides."""
+@pytest.mark.parametrize("means", ["bubblewrap", "landlock"])
+async def test_hostile_agent_writes_nothing_outside_its_sandbox(means: str, mode: str) -> None:
+    """The folders and Python are outside /tmp and /var/tmp, which bubblewrap hides."""
+    if means == "landlock" and not host({}).landlock:
+        pytest.skip("needs Linux 6.12 or later")
     with tempfile.TemporaryDirectory(dir=pwd.getpwuid(os.getuid()).pw_dir, prefix=".acp-test-") as place:
         home, project, outside = (Path(place) / name for name in ("home", "project", "outside"))
         for folder in (home, project, outside, home / ".clinvk", home / ".own"):
             folder.mkdir()
-        socket = home / ".clinvk" / "clinvk.sock"
-        socket.touch()
+        path = home / ".clinvk" / "clinvk.sock"
         backend = sandboxed(home)
-        facts = {"outside": outside, "pid": os.getpid(), "socket": socket}
+        facts = {"outside": outside, "pid": os.getpid(), "socket": path}
         asked = replace(
             request(project, *(f"sh {command.format_map(facts)}" for command in HOSTILE), "sh touch $HOME/.own/g"),
             sandbox_mode=mode,
         )
         asked = replace(asked, prompt=asked.prompt + "\nsh touch made")
         before = Path("/proc/sys/kernel/domainname").read_text()
-        async with LocalRuns(Settings(), MemoryStore(), sandbox_env(home), {"fake": backend}) as runs:
-            codes = text(await events(runs, asked)).split()
+        plain = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(home)}
+        env = sandbox_env(home) if means == "bubblewrap" else plain
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            async with LocalRuns(Settings(), MemoryStore(), env, {"fake": backend}) as runs:
+                codes = text(await events(runs, asked)).split()
         assert not list(outside.iterdir())
         names = [".clinvk", ".own", "agent.py", "clinvk.sock", "g", "sessions.json"]
         assert sorted(path.name for path in home.rglob("*")) == names

@@ -43,10 +43,12 @@ class AcpBackend(Backend):
         refuse_nul(request)
         directory = host.resolve(request.workdir or "")
         added = client_tools.switches(request)
+        box = sandbox(request, directory, self.folders, host)
         launch = Launch(
             argv=(*self._argv, *added.argv, *request.extra),
-            wrapper=sandbox(request, directory, self.folders, host),
-            env={**added.env},
+            wrapper=box.wrapper,
+            env={**added.env, **box.env},
+            files={**box.files},
             cwd=request.workdir,
             long_lived=True,
             session_params={"cwd": directory, "mcpServers": client_tools.servers(request, host)},

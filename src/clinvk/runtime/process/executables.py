@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import stat
 import sys
@@ -61,6 +62,7 @@ async def run_tool(
 
 _HELPERS = ("bwrap", "socat")
 _VERSION_TIMEOUT_S = 20.0
+_LANDLOCK = str(Path(__file__).with_name("landlock.py"))
 
 _NEEDED = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*", "TERM"),
@@ -153,7 +155,15 @@ def host(environ: Mapping[str, str]) -> Host:
         find=find,
         resolve=resolve,
         tool_bridge=(sys.executable, "-I", "-S", tool_bridge.__file__),
+        landlock=(sys.executable, "-I", "-S", _LANDLOCK) if _has_landlock() else (),
     )
+
+
+def _has_landlock() -> bool:
+    """Return whether the kernel can restrict writes and signals; the program itself finds out whether it may."""
+    system = os.uname()
+    release = tuple(map(int, re.findall(r"\d+", system.release)[:2]))
+    return system.sysname == "Linux" and release >= (6, 12) and system.machine in ("x86_64", "aarch64")
 
 
 def resolve(path: str) -> str:

@@ -1,0 +1,112 @@
+"""Run a program that can write in some folders only: `python -I -S landlock.py FOLDER… -- PROGRAM ARGUMENT…`.
+
+Landlock (https://docs.kernel.org/userspace-api/landlock.html) restricts writes, signals and the debugging of other
+processes. It does not restrict the permissions, owners and attributes of files, nor connections to Unix sockets, which
+lead to programs outside; a seccomp filter refuses these, and io_uring, which would bypass the filter.
+"""
+
+import ctypes
+import os
+import struct
+import sys
+from contextlib import suppress
+from typing import NamedTuple
+
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_GET_VERSION = 1
+_PATH_BENEATH = 1
+_VERSION = 6
+_FILE_ACCESS = 1 << 1 | 1 << 14 | 1 << 15  # write, truncate, control a device
+_ACCESS = _FILE_ACCESS | sum(1 << bit for bit in range(4, 14))  # remove, make, move
+_SCOPES = 1 | 2  # abstract sockets, signals
+_DEVICES = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
+
+_SET_SECCOMP, _FILTER_MODE, _DROP_CAPABILITY, _SET_NO_NEW_PRIVILEGES = 22, 2, 24, 38
+_CAPABILITIES = 64
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_ALLOW, _REFUSE = 0x7FFF0000, 0x00050001  # EPERM
+_NUMBER, _ARCHITECTURE, _FIRST, _SECOND = 0, 4, 16, 24
+_X32 = 0x40000000
+_SET_FLAGS, _SET_ATTRIBUTES = 0x40086602, 0x401C5820
+
+
+class _Machine(NamedTuple):
+    """The architecture, and the numbers of its system calls; `refused` change permissions, owners and attributes."""
+
+    architecture: int
+    socket: int
+    ioctl: int
+    refused: tuple[int, ...]
+
+
+_MACHINES = {
+    "x86_64": _Machine(0xC000003E, 41, 16, (90, 91, 92, 93, 94, 188, 189, 190, 197, 198, 199, 260, 268)),
+    "aarch64": _Machine(0xC00000B7, 198, 29, (5, 6, 7, 14, 15, 16, 52, 53, 54, 55)),
+}
+_REFUSED = (425, 426, 427, 452, 463, 466, 469)  # io_uring, and later calls, which have one number everywhere
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main(arguments: list[str]) -> None:
+    """Restrict this process, and become the program."""
+    end = arguments.index("--")
+    _checked(_libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
+    for capability in range(_CAPABILITIES):
+        _libc.prctl(_DROP_CAPABILITY, capability, 0, 0, 0)  # fails for a user who has none
+    _restrict_files(arguments[:end])
+    _restrict_calls(_MACHINES[os.uname().machine])
+    os.execv(arguments[end + 1], arguments[end + 1 :])  # noqa: S606  # the agent, without a shell
+
+
+def _restrict_files(folders: list[str]) -> None:
+    """Allow writes in folders that exist, and to harmless devices."""
+    if _call(_CREATE_RULESET, None, 0, _GET_VERSION) < _VERSION:
+        sys.exit("landlock is too old: it needs Linux 6.12 or later")
+    attributes = struct.pack("=QQQ", _ACCESS, 0, _SCOPES)
+    rules = _call(_CREATE_RULESET, attributes, len(attributes), 0)
+    for path in (*folders, *_DEVICES):
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_PATH)
+            access = _ACCESS if os.path.isdir(path) else _FILE_ACCESS
+            _call(_ADD_RULE, rules, _PATH_BENEATH, struct.pack("=Qi", access, descriptor), 0)
+    _call(_RESTRICT_SELF, rules, 0)
+
+
+def _restrict_calls(machine: _Machine) -> None:
+    """Refuse the calls that landlock does not restrict, and programs of another architecture."""
+    refuse = _step(_RETURN, _REFUSE)
+    steps = [_step(_LOAD, _ARCHITECTURE), _step(_EQUAL, machine.architecture, 1, 0), refuse, _step(_LOAD, _NUMBER)]
+    steps += [_step(_AT_LEAST, _X32, 0, 1), refuse]
+    for number in (*machine.refused, *_REFUSED):
+        steps += [_step(_EQUAL, number, 0, 1), refuse]
+    for number, argument, value in (
+        (machine.socket, _FIRST, 1),  # AF_UNIX
+        (machine.ioctl, _SECOND, _SET_FLAGS),
+        (machine.ioctl, _SECOND, _SET_ATTRIBUTES),
+    ):
+        steps += [_step(_EQUAL, number, 0, 3), _step(_LOAD, argument), _step(_EQUAL, value, 0, 1), refuse]
+        steps += [_step(_LOAD, _NUMBER)]
+    code = ctypes.create_string_buffer(b"".join([*steps, _step(_RETURN, _ALLOW)]))
+    program = struct.pack("@HP", len(steps) + 1, ctypes.addressof(code))
+    _checked(_libc.prctl(_SET_SECCOMP, _FILTER_MODE, program, 0, 0))
+
+
+def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    """Return an instruction of the filter; the two last arguments are the numbers of instructions to skip."""
+    return struct.pack("=HBBI", code, if_true, if_false, value)
+
+
+def _call(number: int, *arguments: int | bytes | None) -> int:
+    words = (ctypes.c_long(each) if isinstance(each, int) else ctypes.c_char_p(each) for each in arguments)
+    return _checked(_libc.syscall(ctypes.c_long(number), *words))
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        sys.exit(f"landlock cannot restrict the agent: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
