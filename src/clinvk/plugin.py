@@ -35,20 +35,16 @@ from clinvk.backends.shared import (
     decode_line as decode_line,
     plain_prompt as plain_prompt,
     refuse_extra as refuse_extra,
-    refuse_nul as refuse_nul,
     refuse_options as refuse_options,
     with_schema as with_schema,
-    with_system_prompt as with_system_prompt,
 )
 from clinvk.backends.text import TextDecoder as TextDecoder
 from clinvk.types.errors import (
-    AgentCrashed as AgentCrashed,
     AgentFailed as AgentFailed,
     AgentOverloaded as AgentOverloaded,
     AgentRateLimited as AgentRateLimited,
     AgentRejected as AgentRejected,
     AgentUnauthenticated as AgentUnauthenticated,
-    Cancelled as Cancelled,
     InvalidRequest as InvalidRequest,
     NotResumable as NotResumable,
     SessionNotFound as SessionNotFound,
@@ -63,7 +59,6 @@ from clinvk.types.events import (
     RunFailed as RunFailed,
     RunFinished as RunFinished,
     RunStarted as RunStarted,
-    StopReason as StopReason,
     TextDelta as TextDelta,
     ThinkingDelta as ThinkingDelta,
     ToolCall as ToolCall,

@@ -333,10 +333,7 @@ def test_output_schema_with_approval_always_is_rejected() -> None:
 @pytest.mark.parametrize(
     ("words", "field"),
     [
-        ({"model": "a\0b"}, "model"),
-        ({"add_dirs": ("/ok", "/a\0b")}, "add_dirs[1]"),
         ({"add_dirs": ("relative",)}, "add_dirs[0]"),
-        ({"extra": ("--betas=a\0b",)}, "extra[0]"),
         ({"output_schema": {"x": "y" * 200_000}}, "output_schema"),
         ({"model": "x" * 200_000}, "model"),
     ],

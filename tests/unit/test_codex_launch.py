@@ -471,20 +471,10 @@ def test_other_extra_flags_are_passed_on_without_restrictions(extra: tuple[str, 
         assert passed_on(launched(replace(request, extra=extra)), len(extra)) == extra
 
 
-@pytest.mark.parametrize(
-    ("request_", "field"),
-    [
-        (replace(HELLO, model="a\0"), "model"),
-        (replace(HELLO, workdir="/a\0"), "workdir"),
-        (replace(HELLO, add_dirs=("/a", "/\0")), "add_dirs[1]"),
-        (replace(HELLO, system_prompt=f"{PRIVATE}"), "system_prompt"),
-        (replace(HELLO, extra=("-c", "x=\0")), "extra[1]"),
-    ],
-)
-def test_nul_character_is_rejected_with_its_field(request_: RunRequest, field: str) -> None:
+def test_nul_character_in_a_system_prompt_is_rejected() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        launched(request_)
-    assert refused.value.field == field
+        launched(replace(HELLO, system_prompt=f"{PRIVATE}"))
+    assert refused.value.field == "system_prompt"
 
 
 @pytest.mark.parametrize("field", ["prompt", "system_prompt"])

@@ -8,7 +8,7 @@ from clinvk.config.model import AgentSettings, BackendSettings, Settings
 from clinvk.runtime.agent_environment import AgentEnvironment
 from clinvk.runtime.process import executables
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
-from clinvk.types.errors import NotResumable, Unsupported
+from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
 from clinvk.types.request import ClientTool, RunRequest
 from clinvk.types.session import Resume
 
@@ -88,3 +88,19 @@ def test_launch_refuses_an_option_that_the_backend_does_not_state(field: str, va
         environment.launch(Plain(), replace(request, **{field: value}), None)
     with pytest.raises(NotResumable):
         environment.launch(Plain(), request, Resume("x"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "place"),
+    [
+        ("model", "a\0b", "model"),
+        ("workdir", "/\0", "workdir"),
+        ("add_dirs", ("/ok", "/a\0b"), "add_dirs[1]"),
+        ("extra", ("-c", "x=\0"), "extra[1]"),
+    ],
+)
+def test_launch_refuses_a_nul_character_in_an_argument(field: str, value: object, place: str) -> None:
+    request = replace(RunRequest(prompt="", backend="plain"), **{field: value})
+    with pytest.raises(InvalidRequest, match="NUL") as refused:
+        AgentEnvironment(Settings(), {"PATH": ""}, {}).launch(Plain(), request, None)
+    assert refused.value.field == place

@@ -66,11 +66,11 @@ def test_template_is_short(folder: str) -> None:
 
 
 PUBLIC = """
-API_VERSION AgentCrashed AgentFailed AgentOverloaded AgentRateLimited AgentRejected AgentUnauthenticated
-AwaitingTools Backend Cancelled Capabilities Channel Checkup ClientTool Decoder Delivery Ending Event FieldOption
+API_VERSION AgentFailed AgentOverloaded AgentRateLimited AgentRejected AgentUnauthenticated
+AwaitingTools Backend Capabilities Channel Checkup ClientTool Decoder Delivery Ending Event FieldOption
 FlagProbe Host Image Interaction InteractionAnswer InteractionRequested InvalidRequest Launch LimitWindow
 LoginProbe LoginStatus NotResumable OneShotChannel PRIVATE ProbeOutput Progress ProtocolNotSupported QuestionField
-Remark Report Resume RunFailed RunFinished RunRequest RunStarted SessionNotFound StopReason TextDecoder TextDelta
+Remark Report Resume RunFailed RunFinished RunRequest RunStarted SessionNotFound TextDecoder TextDelta
 ThinkingDelta ToolCall ToolCallDelta ToolOutput ToolResult Unsupported Usage crash_ending decode_line plain_prompt
-refuse_extra refuse_nul refuse_options with_schema with_system_prompt
+refuse_extra refuse_options with_schema
 """

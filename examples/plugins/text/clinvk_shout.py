@@ -17,7 +17,6 @@ class Shout(plugin.Backend):
     def launch(self, request: plugin.RunRequest, resume: plugin.Resume | None, host: plugin.Host) -> plugin.Launch:
         """Return the command line. clinvk itself refuses all modes and options that `capabilities` does not state."""
         plugin.refuse_options(request, self.name, ("model", "images", "max_turns"))
-        plugin.refuse_nul(request)
         return plugin.Launch(argv=(self.executable, *request.extra, "a-z", "A-Z"), cwd=request.workdir)
 
     def channel(self, launch: plugin.Launch, host: plugin.Host) -> plugin.Channel:

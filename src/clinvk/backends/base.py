@@ -283,7 +283,8 @@ class Channel(Protocol):
 class Backend(Protocol):
     """An agent CLI as pure functions from a request to the process to run.
 
-    A subclass needs `name`, `executable`, `install`, `launch` and `channel`; clinvk refuses what `capabilities` lacks.
+    A subclass needs `name`, `executable`, `install`, `launch` and `channel`. The runtime refuses options that
+    `capabilities` lack, and NUL characters in arguments.
 
     Attributes:
         api_version: the `API_VERSION` for which a plug-in was written.

@@ -7,7 +7,7 @@ prints is the answer. The program alone decides what it reads and writes, so all
 from collections.abc import Iterator
 
 from clinvk.backends.base import Backend, Channel, Host, Launch
-from clinvk.backends.shared import Decoder, OneShotChannel, plain_prompt, refuse_nul, refuse_options
+from clinvk.backends.shared import Decoder, OneShotChannel, plain_prompt, refuse_options
 from clinvk.types.errors import AgentFailed, InvalidRequest
 from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta
 from clinvk.types.request import RunRequest
@@ -34,7 +34,6 @@ class TextBackend(Backend):
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return the launch for this request."""
         refuse_options(request, f"{self.name} is a program without a protocol, and", ("model", "max_turns", "images"))
-        refuse_nul(request)
         text = plain_prompt(request)
         if self._is_argument:
             if "\0" in text:

@@ -10,7 +10,7 @@ import msgspec
 
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend, Host, Launch
-from clinvk.backends.shared import refuse_incapable
+from clinvk.backends.shared import refuse_incapable, refuse_nul
 from clinvk.config.load import home, may_lie_in_worktree
 from clinvk.config.model import Settings
 from clinvk.policy import rules
@@ -83,6 +83,7 @@ class AgentEnvironment:
         """
         _refuse_unreadable(request)
         try:
+            refuse_nul(request)
             launch = backend.launch(request, resume, self.host(backend.name))
             refuse_incapable(backend, request, resume)
             return launch

@@ -8,40 +8,23 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 
+from clinvk import plugin
 from clinvk.backends.checkup_base import Checkup
 from clinvk.backends.plugins import wrong_attribute
 from clinvk.backends.shared import aliases, refuse_incapable
-from clinvk.plugin import (
-    API_VERSION,
-    PRIVATE,
-    Backend,
-    Channel,
-    Host,
-    Image,
-    InvalidRequest,
-    Launch,
-    NotResumable,
-    ProtocolNotSupported,
-    Resume,
-    RunFailed,
-    RunFinished,
-    RunRequest,
-    RunStarted,
-    TextDelta,
-)
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.events import Event
 from clinvk.types.text import BACKEND_NAME
 
-_HOST = Host(commands=frozenset({"bwrap", "socat"}), env={"HOME": "/home/user"})
+_HOST = plugin.Host(commands=frozenset({"bwrap", "socat"}), env={"HOME": "/home/user"})
 _RUN = "run"
-_HELLO = RunRequest(prompt="hello", workdir="/project")
+_HELLO = plugin.RunRequest(prompt="hello", workdir="/project")
 _HANDLE = "00000000-0000-4000-8000-000000000000"
 _NOISE = (b"", b"plain text", b"\xff\xfe", b"{", b"[]", b"null", b"5", b'{"type": 5}', b'{"id": 99}', b"[" * 100_000)
 _OPTIONS: dict[str, object] = {
     "model": "a-model",
     "system_prompt": "Speak like a pirate.",
-    "images": (Image("image/png", b"an image"),),
+    "images": (plugin.Image("image/png", b"an image"),),
     "output_schema": {"type": "object", "additionalProperties": False},
     "max_turns": 3,
     "allowed_tools": ("a-tool",),
@@ -52,19 +35,20 @@ _OPTIONS: dict[str, object] = {
 class Played(NamedTuple):
     """A run: its launch, the bytes that the program read on stdin, and its events."""
 
-    launch: Launch
+    launch: plugin.Launch
     stdin: bytes
     events: list[Event]
 
     @property
     def text(self) -> str:
         """The answer."""
-        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+        return "".join(event.text for event in self.events if isinstance(event, plugin.TextDelta))
 
     @property
     def endings(self) -> list[int]:
-        """The positions of the endings."""
-        return [at for at, event in enumerate(self.events, 1) if isinstance(event, RunFinished | RunFailed)]
+        """The positions of the endings, counted from the end."""
+        events = enumerate(reversed(self.events))
+        return [at for at, event in events if isinstance(event, plugin.RunFinished | plugin.RunFailed)]
 
 
 class BackendContract:
@@ -76,12 +60,16 @@ class BackendContract:
         answer: the text of the answer in `output`.
     """
 
-    backend: Backend
+    backend: plugin.Backend
     output: Sequence[bytes]
     answer: str
 
     def play(
-        self, output: Sequence[bytes], request: RunRequest = _HELLO, resume: Resume | None = None, exit_code: int = 0
+        self,
+        output: Sequence[bytes],
+        request: plugin.RunRequest = _HELLO,
+        resume: plugin.Resume | None = None,
+        exit_code: int = 0,
     ) -> Played:
         """Launch a request, and pass the output of the program to the channel."""
         launch = self.backend.launch(request, resume, _HOST)
@@ -89,7 +77,7 @@ class BackendContract:
         channel = self.backend.channel(launch, _HOST)
         stdin = channel.start(_RUN, request, resume)
         events: list[Event] = []
-        with suppress(ProtocolNotSupported):
+        with suppress(plugin.ProtocolNotSupported):
             for deliveries in (*map(channel.receive, output), channel.closed(exit_code, b"out of luck\n")):
                 for delivery in deliveries:
                     if isinstance(delivery, bytes):
@@ -106,7 +94,7 @@ class BackendContract:
         assert BACKEND_NAME.fullmatch(backend.name)
         assert backend.executable
         assert backend.install
-        assert backend.api_version in (0, API_VERSION)  # 0 is a backend of clinvk itself
+        assert backend.api_version in (0, plugin.API_VERSION)  # 0 is a backend of clinvk itself
         assert set(backend.aliases) <= set(aliases(None, None, None))
         assert set(backend.capabilities.approval_modes) <= set(APPROVAL_MODES)
         assert set(backend.capabilities.sandbox_modes) <= set(SANDBOX_MODES)
@@ -119,7 +107,7 @@ class BackendContract:
         launch = self.play(()).launch
         assert launch.argv[0] == self.backend.executable
         assert launch.cwd == "/project"
-        assert "\0" not in "".join((*launch.argv, *launch.env.values())).replace(PRIVATE, "")
+        assert "\0" not in "".join((*launch.argv, *launch.env.values())).replace(plugin.PRIVATE, "")
 
     def test_launch_is_pure(self) -> None:
         """Equal requests have equal launches and the same input."""
@@ -135,53 +123,47 @@ class BackendContract:
     @pytest.mark.parametrize("option", _OPTIONS)
     def test_option_takes_effect_or_is_refused(self, option: str) -> None:
         """No option is ignored: it changes the launch, the input or the events, or raises InvalidRequest."""
-        with suppress(InvalidRequest):
+        with suppress(plugin.InvalidRequest):
             assert self.play(self.output, replace(_HELLO, **{option: _OPTIONS[option]})) != self.play(self.output)
-
-    @pytest.mark.parametrize("option", ["model", "workdir", "add_dirs", "extra"])
-    def test_option_with_a_nul_character_is_refused(self, option: str) -> None:
-        """No argument of a program can have a NUL character."""
-        with pytest.raises(InvalidRequest):
-            self.play((), replace(_HELLO, **{option: "\0" if option in ("model", "workdir") else ("\0",)}))
 
     def test_prompt_and_handle_are_not_read_as_flags(self) -> None:
         """A prompt or a handle that begins with a dash is no argument of its own."""
         assert "--version" not in self.play((), replace(_HELLO, prompt="--version")).launch.argv
-        with suppress(NotResumable):
-            assert "--version" not in self.play((), resume=Resume("--version")).launch.argv
+        with suppress(plugin.NotResumable):
+            assert "--version" not in self.play((), resume=plugin.Resume("--version")).launch.argv
 
     @pytest.mark.parametrize("fork", [False, True])
     def test_conversation_is_resumed_or_refused(self, fork: bool) -> None:
         """A resumed run differs from a new one."""
-        with suppress(NotResumable):
-            assert self.play(self.output, resume=Resume(_HANDLE, fork=fork)) != self.play(self.output)
+        with suppress(plugin.NotResumable):
+            assert self.play(self.output, resume=plugin.Resume(_HANDLE, fork=fork)) != self.play(self.output)
 
     def test_successful_run_has_the_answer_once_and_one_ending(self) -> None:
         """The stream law: RunStarted comes first if at all, and exactly one ending comes last."""
         played = self.play(self.output)
         assert played.text == self.answer
-        assert isinstance(played.events[-1], RunFinished)
-        assert len(played.endings) == 1
-        assert not any(isinstance(event, RunStarted) for event in played.events[1:])
+        assert isinstance(played.events[-1], plugin.RunFinished)
+        assert played.endings == [0]
+        assert not any(isinstance(event, plugin.RunStarted) for event in played.events[1:])
 
     @pytest.mark.parametrize("exit_code", [0, 1, 137])
     def test_run_that_breaks_off_has_one_ending_at_most(self, exit_code: int) -> None:
         """A program may exit after any line. A run without any output and with an exit code fails."""
         for size in range(len(self.output)):
             played = self.play(self.output[:size], exit_code=exit_code)
-            assert played.endings in ([], [len(played.events)])
-            assert size or not exit_code or not any(isinstance(event, RunFinished) for event in played.events)
+            assert played.endings in ([], [0])
+            assert size or not exit_code or not any(isinstance(event, plugin.RunFinished) for event in played.events)
 
     @pytest.mark.parametrize("noise", _NOISE, ids=range(len(_NOISE)))
     def test_noise_breaks_nothing(self, noise: bytes) -> None:
         """Lines that mean nothing, before and after each line, raise nothing and add no ending."""
         lines = [each for line in self.output for each in (noise, line)]
         played = self.play([*lines, noise, *self.output])
-        assert played.endings in ([], [len(played.events)])
+        assert played.endings in ([], [0])
 
     def test_channel_has_a_capacity_and_interrupts_only_its_runs(self) -> None:
         """An interrupt of a run that the channel does not know is no error."""
-        channel: Channel = self.backend.channel(self.play(()).launch, _HOST)
+        channel = self.backend.channel(self.play(()).launch, _HOST)
         assert channel.capacity >= 1
         assert not channel.interrupt("another")
 

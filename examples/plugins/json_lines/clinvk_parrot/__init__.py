@@ -69,7 +69,6 @@ class Parrot(plugin.Backend):
     def launch(self, request: plugin.RunRequest, resume: plugin.Resume | None, host: plugin.Host) -> plugin.Launch:
         """Return the command line. `=` keeps a value from being read as another flag."""
         plugin.refuse_options(request, self.name, ("images", "max_turns"))
-        plugin.refuse_nul(request)
         argv = [self.executable, str(Path(__file__).with_name("program.py")), *request.extra]
         argv += [f"--model={request.model}"] if request.model else []
         argv += [f"--resume={resume.handle}"] if resume else []

@@ -13,7 +13,6 @@ from clinvk.backends.acp.channel import AcpChannel
 from clinvk.backends.acp.sandbox import sandbox
 from clinvk.backends.base import ALL_CAPABILITIES, PRIVATE, Backend, Channel, Host, Launch
 from clinvk.backends.presets import PRESETS, Preset
-from clinvk.backends.shared import refuse_nul
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
@@ -40,7 +39,6 @@ class AcpBackend(Backend):
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Return the launch for this request."""
-        refuse_nul(request)
         directory = host.resolve(request.workdir or "")
         added = client_tools.switches(request)
         box = sandbox(request, directory, self.folders, host)

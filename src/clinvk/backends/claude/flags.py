@@ -21,7 +21,6 @@ from clinvk.backends.shared import (
     base64_data,
     conversation_id,
     native_effort,
-    refuse_nul,
 )
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
@@ -111,7 +110,6 @@ def command(
     Raises:
         InvalidRequest: an option is malformed, or an `extra` flag is not accepted.
     """
-    refuse_nul(request)
     argv = ["claude", "-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"]
     if resume or _needs_blocks(request):
         argv.append(_STREAM)

@@ -30,7 +30,6 @@ from clinvk.backends.shared import (
     native_effort,
     parent_directories,
     refuse_cost_limit,
-    refuse_nul,
 )
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.request import RunRequest
@@ -307,7 +306,6 @@ def _settings(config: dict[str, str]) -> list[str]:
 
 
 def _check_texts(request: RunRequest) -> None:
-    refuse_nul(request)
     if "\0" in (request.system_prompt or ""):
         raise InvalidRequest("system_prompt must not contain a NUL character", "system_prompt")
     for field, text in {"prompt": request.prompt, "system_prompt": request.system_prompt or ""}.items():

@@ -38,7 +38,7 @@ from clinvk.backends.gemini.permissions import (
     tool_permissions,
     without_asking,
 )
-from clinvk.backends.shared import MODEL_PROMPT, OneShotChannel, aliases, conversation_id, refuse_cost_limit, refuse_nul
+from clinvk.backends.shared import MODEL_PROMPT, OneShotChannel, aliases, conversation_id, refuse_cost_limit
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
@@ -248,7 +248,6 @@ def _check(request: RunRequest) -> None:
                 f"gemini cannot be given {folder!r}: it takes no directory with a comma, or a space at an end",
                 f"add_dirs[{index}]",
             )
-    refuse_nul(request)
 
 
 def _arguments(request: RunRequest, resume: Resume | None, allowed: ToolPermissions, host: Host) -> list[str]:
