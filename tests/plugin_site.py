@@ -22,6 +22,27 @@ class Malformed(Shout):
     models = None
 
 
+class Greedy(Shout):
+    name = "greedy"
+
+    def claims_model(self, model: str) -> bool:
+        return True
+
+
+class Unchecked(Shout):
+    name = "unchecked"
+
+    def checkup(self, host: plugin.Host) -> plugin.Checkup:
+        raise ValueError("no checks")
+
+
+class Unhealthy(Shout):
+    name = "unhealthy"
+
+    def launch(self, *_: object) -> plugin.Launch:
+        raise ValueError("no luck")
+
+
 class Quitting(Shout):
     def __init__(self) -> None:
         raise SystemExit("no luck")
@@ -32,10 +53,12 @@ def function() -> None: ...
 ERRORS = {
     "absent": ("absent:Shout", "ModuleNotFoundError: No module named 'absent'"),
     "function": ("broken:function", "broken:function is not a subclass of clinvk.plugin.Backend"),
+    "greedy": ("broken:Greedy", "it claims every model"),
     "malformed": ("broken:Malformed", "its attribute models is wrong"),
     "old": ("broken:Old", "its api_version is 7, and this clinvk supports version 1 only"),
     "quitting": ("broken:Quitting", "SystemExit: no luck"),
     "renamed": ("clinvk_shout:Shout", "its backend is named 'shout'"),
+    "unchecked": ("broken:Unchecked", "ValueError: no checks"),
     "unfinished": ("broken:Unfinished", "TypeError: Can't instantiate abstract class Unfinished"),
     "Upper": ("clinvk_shout:Shout", "the name of a backend must be"),
     "bad:claude": ("clinvk_shout:Shout", "the name is taken"),
@@ -63,6 +86,7 @@ def install_examples(folder: Path) -> None:
 
 
 def install_broken(folder: Path) -> None:
-    """Add a package whose plug-ins are all broken."""
+    """Add a package whose plug-ins are all broken, and one whose check fails."""
     install(folder, "bad", **{name.rpartition(":")[2]: value for name, (value, _) in ERRORS.items()})
     (folder / "broken.py").write_text(BROKEN)
+    install(folder, "unhealthy", unhealthy="broken:Unhealthy")

@@ -12,6 +12,7 @@ import pytest
 
 from acceptance.command import Clinvk
 from acceptance.server import Server
+from clinvk.backends.registry import BUILT_IN
 from plugin_site import ERRORS, EXAMPLES, install_broken, install_examples
 from scripted import Scripted
 
@@ -54,11 +55,12 @@ def test_broken_plugins_are_reported_and_leave_the_others_alone(clinvk: Clinvk, 
     errors = {each["name"]: each["error"] for each in listed if each["error"]}
     assert errors.keys() == ERRORS.keys()
     assert all(ERRORS[name][1] in error for name, error in errors.items())
-    assert {each["name"] for each in listed if each["available"]} == {"claude", "codex", "gemini", "parrot", "shout"}
+    assert {each["name"] for each in listed if each["available"]} == {*BUILT_IN, "parrot", "shout", "unhealthy"}
     report = json.loads(clinvk.run("doctor", "--json", env=environ).stdout)
     assert {"parrot", "shout"} <= {*report["agents"]}
-    found = {check["name"] for check in report["checks"] if check["status"] == "problem"}
-    assert ERRORS.keys() <= found
+    found = {check["name"]: check["message"] for check in report["checks"] if check["status"] == "problem"}
+    assert ERRORS.keys() <= found.keys()
+    assert found["unhealthy"].endswith("its check failed: ValueError: no luck")
     named = clinvk.run("-b", "old", "hello", env=environ)
     assert named.returncode != 0
     assert "the plug-in 'old' of bad 1.0 cannot be used: its api_version is 7" in named.stderr

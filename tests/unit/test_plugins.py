@@ -32,8 +32,14 @@ def problems(registry: Backends) -> dict[str, str]:
 def test_plugins_are_backends_after_those_of_clinvk(site: Path) -> None:
     registry = with_definitions({"own": Definition(command=("tr",))})
     assert [*registry][:4] == [*BUILT_IN, "own"]
-    assert {name for name, backend in registry.items() if not backend.error} == {*BUILT_IN, "own", "parrot", "shout"}
-    assert len(registry) == len([*registry]) == 6 + len(ERRORS)
+    assert {name for name, backend in registry.items() if not backend.error} == {
+        *BUILT_IN,
+        "own",
+        "parrot",
+        "shout",
+        "unhealthy",
+    }
+    assert len(registry) == len([*registry]) == 7 + len(ERRORS)
     assert backend_named("shout", registry) is registry["shout"]
 
 

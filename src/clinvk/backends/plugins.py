@@ -75,6 +75,9 @@ class Plugin(NamedTuple):
             raise PluginError(wrong)
         if backend.name != self.entry_point.name:
             raise PluginError(f"its backend is named {backend.name!r}")
+        backend.checkup(Host())  # the start of a server and doctor need it
+        if backend.claims_model(""):
+            raise PluginError("it claims every model")
         return backend
 
 

@@ -53,6 +53,8 @@ def _obstacle(backend: Backend, settings: Settings, environ: Mapping[str, str]) 
     """Return why an agent is not ready, as far as known without starting the agent; empty if ready."""
     if not settings.backend(backend.name).enabled:
         return "disabled"
+    if backend.error:
+        return "unusable (run `clinvk doctor`)"
     if not executables.find(backend, settings, environ):
         return "not installed"
     login = backend.checkup(executables.host(executables.environment(backend.name, settings, environ))).login

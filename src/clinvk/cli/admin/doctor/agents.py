@@ -52,7 +52,11 @@ async def check_agent(
     env = executables.environment(backend.name, settings, environ)
     # The files that a CLI writes at every start go here.
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
-        return await _Probe(backend, path, env, spawner, folder, is_kept_warm(settings, backend.name)).checks()
+        try:
+            return await _Probe(backend, path, env, spawner, folder, is_kept_warm(settings, backend.name)).checks()
+        except Exception as exc:  # noqa: BLE001  # the code of a plug-in
+            cause: Exception = getattr(exc, "exceptions", (exc,))[0]  # the first of a group
+            return [_check(backend.name, "problem", f"{path}: its check failed: {type(cause).__name__}: {cause}")]
 
 
 def _check(name: str, status: Status, message: str, fix: str = "") -> Check:
