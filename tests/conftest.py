@@ -11,6 +11,8 @@ import psutil
 import pytest
 from blockbuster import blockbuster_ctx
 
+import serving
+from broker import NatsServer
 from scripted import Scripted
 from standin.process import Address, running
 
@@ -54,6 +56,22 @@ def _ignored(_number: int, _frame: object) -> None:
     """Do nothing."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that sends the requests of integration tests through a cluster."""
+    parser.addoption("--through-cluster", action="store_true", help="serve through a gateway with two workers")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def broker_of_tests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """Run a broker for all tests with `--through-cluster`."""
+    if not request.config.getoption("--through-cluster"):
+        yield
+        return
+    with NatsServer(tmp_path_factory.mktemp("nats")) as broker:
+        serving.broker_url = broker.url
+        yield
+
+
 def pytest_configure() -> None:
     """Handle SIGINT and SIGHUP if they are ignored, as under `nohup`.
 
@@ -65,8 +83,13 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cases after the first n of a test with `first(n)` as slow."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the cases after the first n of a test with `first(n)` as slow.
+
+    With `--through-cluster`, leave out the tests of what only one machine has.
+    """
+    if config.getoption("--through-cluster"):
+        items[:] = [item for item in items if not item.get_closest_marker("one_machine")]
     cases = Counter[str]()
     for item in items:
         if mark := item.get_closest_marker("first"):

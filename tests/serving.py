@@ -1,11 +1,14 @@
 """A real server on a real socket inside a test's own event loop."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, nullcontext
+import socket
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import httpx
+from msgspec.structs import replace
 
 from clinvk.api.access.auth import Access
 from clinvk.api.access.clients import RateLimits, TrustedProxies
@@ -19,7 +22,7 @@ from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import RequestMiddleware, ServerState
 from clinvk.api.observe.live import LiveEvents
 from clinvk.api.observe.observers import Observers, observe
-from clinvk.api.server.server import listen, open_server
+from clinvk.api.server.server import RunningServer, listen, open_server
 from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
@@ -37,6 +40,7 @@ from clinvk.config.model import (
     WarmSettings,
 )
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
@@ -54,6 +58,7 @@ class LiveServer:
     parked_runs: ParkedRuns
     logins: Logins
     client: httpx.AsyncClient
+    is_cluster: bool = False
 
     async def prompt(self, **body: object) -> httpx.Response:
         """Send a prompt. The default backend is `claude`."""
@@ -116,19 +121,101 @@ async def serving(
     )
     sockets = listen("127.0.0.1", 0)
     port: int = sockets[0].getsockname()[1]
+    async with AsyncExitStack() as stack:
+        nodes: list[RunningServer] = []
+        is_limited = any(name.startswith("max_") for name in server)  # the limits of each node count together
+        for node in NODES[: 1 if is_limited else None] if broker_url else ():
+            of_node = replace(settings, cluster=ClusterSettings(url=broker_url, node=node))
+            nodes.append(await stack.enter_async_context(_running(of_node, environ, [], store, keys, registry)))
+        if broker_url:
+            settings = replace(settings, cluster=ClusterSettings(url=broker_url), warm=WarmSettings(enabled=False))
+        running = await stack.enter_async_context(_running(settings, environ, sockets, store, keys, registry))
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}",
+                limits=httpx.Limits(max_keepalive_connections=0),
+                timeout=60,  # an agent may take long until it says anything, on a busy machine
+            )
+        )
+        if cluster_of_gateway := running.services.cluster:
+            await until(lambda: len(cluster_of_gateway.nodes()) == len(nodes))
+        services = running.services
+        runs, parked = services.runs, services.parked_runs
+        if nodes:
+            runs = cast(LocalRuns, _RunsOfNodes([each.services.runs for each in nodes]))
+            parked = cast(ParkedRuns, _ParkedRunsOfNodes([each.services.parked_runs for each in nodes]))
+        yield LiveServer(port, running.app, services.state, runs, parked, services.access.logins, client, bool(nodes))
+
+
+broker_url = ""
+"""The broker of a cluster: if set, tests go through a gateway with two workers."""
+
+NODES = ("one", "two")
+
+
+class _RunsOfNodes:
+    """The runs of all workers of a cluster; what concerns no single run is that of the first."""
+
+    def __init__(self, runs: Sequence[LocalRuns]) -> None:
+        self._runs = runs
+
+    @property
+    def busy(self) -> int:
+        return sum(each.busy for each in self._runs)
+
+    @property
+    def queued(self) -> int:
+        return sum(each.queued for each in self._runs)
+
+    def live(self, run_id: str) -> RunTask | None:
+        return next((run for each in self._runs if (run := each.live(run_id))), None)
+
+    async def cancel(self, run_id: str) -> None:
+        for each in self._runs:
+            await each.cancel(run_id)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._runs[0], name)
+
+
+class _ParkedRunsOfNodes:
+    """The parked runs of all workers of a cluster; for all else, those of the first."""
+
+    def __init__(self, parked_runs: Sequence[ParkedRuns]) -> None:
+        self._parked_runs = parked_runs
+
+    @property
+    def count(self) -> int:
+        return sum(each.count for each in self._parked_runs)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._parked_runs[0], name)
+
+
+@asynccontextmanager
+async def _running(
+    settings: Settings,
+    environ: Mapping[str, str],
+    sockets: list[socket.socket],
+    store: SessionStore | None,
+    keys: ApiKeys | None,
+    registry: Mapping[str, Backend],
+) -> AsyncGenerator[RunningServer]:
+    """Run one server in this process: a gateway or a worker if the settings name a cluster."""
+    cluster = None
+    if settings.cluster.url:
+        from clinvk.cluster.membership import SECRET_VARIABLE, Membership
+
+        cluster = Membership(settings, {**environ, SECRET_VARIABLE: "secret"}, listens=bool(sockets))
     async with (
+        cluster or nullcontext(),
         observe(settings, registry) as watching,
         nullcontext(store) if store else _sqlite_store(environ, watching) as kept,
-        open_server(settings, environ, sockets, kept, keys or ApiKeys(), watching, registry) as running,
-        httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}",
-            limits=httpx.Limits(max_keepalive_connections=0),
-            timeout=60,  # an agent may take long until it says anything, on a busy machine
-        ) as client,
+        open_server(
+            settings, environ, sockets, kept, keys or ApiKeys(), watching, registry, cluster=cluster
+        ) as running,
     ):
-        services = running.services
-        logins = services.access.logins
-        yield LiveServer(port, running.app, services.state, services.runs, services.parked_runs, logins, client)
+        yield running
 
 
 def _sqlite_store(environ: Mapping[str, str], observers: Observers) -> SqliteStore:

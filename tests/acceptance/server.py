@@ -4,7 +4,7 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +14,7 @@ import httpx
 from acceptance.command import TIMEOUT_S, Clinvk, until
 from scripted import Scripted
 
-_LISTENS = re.compile(r"listens on (http://127\.0\.0\.1:\d+)")
+_LISTENS = re.compile(r"listens on (http://127\.0\.0\.1:\d+)|clinvk \S+ is node ")
 
 
 class Server:
@@ -23,13 +23,19 @@ class Server:
     The server may not be ready on entry: `ready` waits. `open_files` is the soft limit of open files.
     """
 
-    def __init__(self, agent: Scripted, env: Mapping[str, str] | None = None, open_files: int | None = None) -> None:
+    def __init__(
+        self,
+        agent: Scripted,
+        env: Mapping[str, str] | None = None,
+        open_files: int | None = None,
+        arguments: Sequence[str] = ("serve", "--port", "0"),
+    ) -> None:
         self._env = {**agent.env, **(env or {})}
         self._log = tempfile.NamedTemporaryFile(prefix="server-", suffix=".log", dir=agent.folder)  # noqa: SIM115
         self._client: httpx.Client | None = None
         limited = ("/bin/sh", "-c", f'ulimit -S -n {open_files} && exec "$0" "$@"') if open_files else ()
         self.process = subprocess.Popen(
-            [*limited, Clinvk.command, "serve", "--port", "0"],
+            [*limited, Clinvk.command, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

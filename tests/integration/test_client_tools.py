@@ -63,7 +63,8 @@ def call_ids(message: Message) -> list[str]:
 
 
 async def parked(server: LiveServer) -> int:
-    return (await server.client.get("/health")).json()["parked_runs"]
+    count = (await server.client.get("/health")).json()["parked_runs"]
+    return server.parked_runs.count if server.is_cluster else count
 
 
 async def called(server: LiveServer) -> list[Message]:
@@ -487,6 +488,7 @@ async def test_another_request_in_a_session_stops_its_parked_run(scripted: Scrip
         assert await parked(server) == 0
 
 
+@pytest.mark.one_machine
 async def test_metrics_show_parked_runs(scripted: Scripted) -> None:
     async with run_parked(scripted, metrics_enabled=True) as (server, _):
         assert "\nclinvk_parked_runs 1.0\n" in (await server.client.get("/metrics")).text
@@ -733,6 +735,7 @@ async def test_run_that_is_continued_by_name_otherwise_gets_the_conversation(scr
     assert "the weather?" in (scripted.calls()[1].stdin or b"").decode()
 
 
+@pytest.mark.one_machine
 async def test_run_continues_with_the_output_of_an_older_function(scripted: Scripted) -> None:
     scripted.play(
         [client_calls(ROME), client_calls(OSLO, answers=2), *codex_streams("it is sunny", answers=3)], server=True

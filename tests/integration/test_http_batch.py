@@ -99,6 +99,7 @@ async def test_agents_at_once_are_limited_by_request_and_slots(
         assert (await answering).json()["completed"] == most + 2
 
 
+@pytest.mark.one_machine
 async def test_as_many_agents_run_at_once_as_there_are_slots_after_a_reload(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])

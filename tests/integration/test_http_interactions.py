@@ -277,6 +277,7 @@ async def test_hostile_question_is_stored_unchanged_up_to_its_bounds(scripted: S
         assert found["command"] == "x" * 65_536 + "\n[983040 more characters]"
 
 
+@pytest.mark.one_machine
 async def test_request_beyond_max_waiting_is_denied(scripted: Scripted) -> None:
     async with serving(scripted.env, REGISTRY, interactions=InteractionSettings(max_waiting=1)) as server:
         asked = await asking(server)
@@ -359,6 +360,7 @@ async def test_client_of_a_model_api_waits_without_reading_the_question(
         assert not line.startswith("data: ") or "May I?" not in line or "thinking" in line or "reasoning" in line, line
 
 
+@pytest.mark.one_machine
 async def test_answers_are_logged_and_counted(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "clinvk.api.observe.observers")
     async with serving(scripted.env, REGISTRY, metrics_enabled=True) as server:

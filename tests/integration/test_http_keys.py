@@ -740,6 +740,7 @@ async def test_queued_runs_are_scheduled_fairly_between_clients(
     assert [b"ben" in (call.stdin or b"") for call in scripted.calls()] == [False, True, False, False, False, False]
 
 
+@pytest.mark.one_machine
 async def test_key_is_limited_to_its_concurrent_runs(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
     key, keys = await made(scripted, KeyLimits(max_runs=1))

@@ -431,6 +431,7 @@ async def test_connection_carries_several_prompts(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("output_format", ["json", "stream-json"])
+@pytest.mark.one_machine
 async def test_finished_prompt_leaves_no_garbage_for_the_collector(scripted: Scripted, output_format: str) -> None:
     """Reference cycles of each run would make garbage collections a tenth of the CPU of a prompt."""
     says = claude_says("hello ", "world")

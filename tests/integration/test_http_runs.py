@@ -63,6 +63,7 @@ async def get(server: LiveServer, path: str) -> httpx.Response:
     return await server.client.get(f"/api/v1/runs{path}")
 
 
+@pytest.mark.one_machine
 async def test_run_is_stored_with_its_request_and_result(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("hello ", "world"))
     async with serving(scripted.env) as server:
@@ -80,6 +81,7 @@ async def test_run_is_stored_with_its_request_and_result(scripted: Scripted, tmp
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["ended_at"])
 
 
+@pytest.mark.one_machine
 async def test_runs_and_sessions_name_the_node_of_the_settings(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     tasks = [{"backend": "claude", "prompt": "hi"}]

@@ -66,6 +66,7 @@ async def get(server: LiveServer, path: str) -> httpx.Response:
     return await server.client.get(f"/api/v1/sessions{path}")
 
 
+@pytest.mark.one_machine
 async def test_session_has_the_documented_fields(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x", session=HANDLE))
     async with serving(scripted.env) as server:
@@ -320,6 +321,7 @@ async def test_prompt_may_repeat_the_directory_of_its_session(scripted: Scripted
     assert scripted.calls()[0].cwd == str(tmp_path)
 
 
+@pytest.mark.one_machine
 async def test_fork_is_a_separate_session_that_continues_the_original(scripted: Scripted) -> None:
     scripted.play(claude_says("x", session=HANDLE))
     async with serving(scripted.env) as server:

@@ -261,9 +261,16 @@ class NotificationSettings(_Section, frozen=True, kw_only=True):
 
 
 class ClusterSettings(_Section, frozen=True, kw_only=True):
-    """A cluster of several machines. `node` is the name of this machine in the records of its runs and sessions."""
+    """A cluster of several machines. `node` is the name of this machine in the records of its runs and sessions.
+
+    `url` is the NATS server, `credentials` a file of NATS credentials, `ca` the certificates that its TLS may have.
+    """
 
     node: NodeName = ""
+    url: str = ""
+    labels: tuple[str, ...] = ()
+    credentials: str = ""
+    ca: str = ""
 
 
 class Settings(_Section, frozen=True, kw_only=True):

@@ -138,6 +138,7 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     errors.ResourcesExhausted: 503,
     errors.QueueFull: 503,
     errors.ShuttingDown: 503,
+    errors.NodeUnavailable: 503,
     errors.StoreUnavailable: 503,
     errors.TimedOut: 504,
 }

@@ -96,7 +96,7 @@ class LocalRuns:
         self._tasks = asyncio.TaskGroup()
         self._autosave = Autosave(store)
         self._lookups = lookups or Lookups()
-        self._turns = SessionTurns(store, self._lookups, self._live, release_elsewhere)
+        self._turns = SessionTurns(store, self._lookups, self._live, release_elsewhere, settings.cluster.node)
         self._closing = False
         self._show_interaction = on_interaction
         self.interactions = Interactions(store, settings.interactions, self._on_interaction)

@@ -9,7 +9,7 @@ from clinvk.runtime import sessions
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.store.protocol import SessionStore, settled_record
-from clinvk.types.errors import SessionBusy, Steered
+from clinvk.types.errors import NodeUnavailable, SessionBusy, Steered
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume, Session
 
@@ -24,7 +24,7 @@ _NO_OPTIONS: dict[str, object] = {
 
 
 class SessionTurns:
-    """The turns of the sessions of a process, whose runs are `live`.
+    """The turns of the sessions of a process, whose runs are `live`, on the machine `node`.
 
     A session has one run at a time. A run that waits for its turn is stored as queued without holding the session, so
     that it is listed and keeps its place among the runs of all processes; see `SessionStore.enqueue`.
@@ -36,20 +36,27 @@ class SessionTurns:
         lookups: Lookups,
         live: Mapping[str, RunTask],
         release_elsewhere: ReleaseElsewhere | None,
+        node: str,
     ) -> None:
         self._store = store
         self._lookups = lookups
         self._live = live
         self._release_elsewhere = release_elsewhere
+        self._node = node
 
     async def resolve(self, request: RunRequest, waits: bool) -> tuple[RunRequest, Session | None, Resume | None]:
         """Return the request with its session's directory, the session, and the resume state.
 
         A run that `waits` for the first turn of the session has no resume state before its own turn.
+
+        Raises:
+            NodeUnavailable: the agent's files of the session are on another machine.
         """
         if not request.session_id:
             return request, None, None
         session = await self._store.session(request.session_id)
+        if session.node and self._node and session.node != self._node:
+            raise NodeUnavailable(f"session {session.id!r} is on node {session.node!r}; this is {self._node!r}")
         request = await sessions.in_session_directory(request, session, self._lookups)
         try:
             return request, session, await sessions.resume(self._store, session)

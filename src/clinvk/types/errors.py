@@ -20,6 +20,7 @@
     ├─ ResourcesExhausted         resources_exhausted
     ├─ QueueFull                  queue_full
     ├─ ShuttingDown               shutting_down
+    ├─ NodeUnavailable            node_unavailable
     ├─ TimedOut                   timed_out
     ├─ Cancelled                  cancelled
     └─ AgentFailed                agent_failed
@@ -197,6 +198,13 @@ class ShuttingDown(ClinvkError):
     retry_after_s = 5
 
 
+class NodeUnavailable(ClinvkError):
+    """The node of the cluster that has the session or the run is away, or no node can run the request."""
+
+    code = "node_unavailable"
+    retry_after_s = 5
+
+
 class TimedOut(ClinvkError):
     """The run passed its deadline, or made no progress for too long."""
 
@@ -305,7 +313,7 @@ def agent_code(status: int | None) -> str:
 _ENDINGS: dict[str, type[ClinvkError]] = {
     kind.code: kind
     for kind in (
-        *(InvalidRequest, SessionNotFound, NotResumable, TimedOut, Cancelled),
+        *(InvalidRequest, SessionNotFound, NotResumable, NodeUnavailable, TimedOut, Cancelled),
         *(AgentFailed, *AgentFailed.__subclasses__(), AgentUnpaid),
     )
 }
@@ -313,6 +321,6 @@ _REFUSALS: dict[str, type[ClinvkError]] = {
     kind.code: kind
     for kind in (
         *(InvalidRequest, Unsupported, ConfigError, BackendUnavailable, SessionNotFound),
-        *(SessionBusy, NotResumable, ResourcesExhausted, StoreUnavailable),
+        *(SessionBusy, NotResumable, ResourcesExhausted, StoreUnavailable, NodeUnavailable),
     )
 }

@@ -167,6 +167,7 @@ _EXPOSED = (
     "x-clinvk-session-id",
     "x-clinvk-run-id",
     "x-clinvk-ignored",
+    "x-clinvk-node",
     "location",
     "preference-applied",
 )

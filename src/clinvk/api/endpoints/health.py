@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import __version__
-from clinvk.api.endpoints.inventory import BackendInfo
+from clinvk.api.endpoints.inventory import BackendInfo, NodeInfo
 from clinvk.api.endpoints.services import Services
 from clinvk.api.http.middleware import ServerState
 from clinvk.api.http.response import document
@@ -29,6 +29,12 @@ class BackendList(msgspec.Struct, frozen=True):
     """All backends that requests with this key may run."""
 
     backends: list[BackendInfo]
+
+
+class NodeList(msgspec.Struct, frozen=True):
+    """The machines of the cluster, by name; empty without a cluster."""
+
+    nodes: list[NodeInfo]
 
 
 class BackendHealth(msgspec.Struct, frozen=True):
@@ -102,6 +108,11 @@ class Alive(msgspec.Struct, frozen=True):
 async def list_backends(services: Services, request: Request) -> BackendList:
     """List the agent CLIs."""
     return BackendList(services.backends(request))
+
+
+async def list_nodes(services: Services, _: Request) -> NodeList:
+    """List the machines of the cluster that run agents."""
+    return NodeList(services.cluster.nodes() if services.cluster else [])
 
 
 async def health(services: Services, _: Request) -> Response:

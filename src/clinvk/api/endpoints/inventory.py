@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -30,11 +30,37 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     error: Annotated[str | None, Meta(description="Why it cannot be used, such as a plug-in that is broken.")] = None
 
 
+class NodeBackend(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An agent CLI of a node."""
+
+    name: str
+    available: bool
+    version: Annotated[str | None, Meta(description="The version that the program reports; absent until known.")] = None
+
+
+class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine of the cluster that runs agents."""
+
+    node: Annotated[str, Meta(description="The value of the header `x-clinvk-node`.")]
+    state: Annotated[
+        Literal["up", "stopping", "incompatible"],
+        Meta(description="stopping, incompatible (another version or another store): the node gets no new runs."),
+    ]
+    version: Annotated[str, Meta(description="Of clinvk.")]
+    labels: Annotated[tuple[str, ...], Meta(description="Values of the header `x-clinvk-labels`.")]
+    backends: tuple[NodeBackend, ...]
+    running: Annotated[int, Meta(description="Active runs.")]
+    queued: Annotated[int, Meta(description="Waiting runs.")]
+    max_concurrent_runs: int
+
+
 class BackendInventory:
     """Finds the installed CLIs at each request, which takes microseconds, and asks each file for its version once.
 
-    Backends that the policy excludes are not reported.
+    Backends that the policy excludes are not reported. A gateway of a cluster reports those `of_cluster`, if not None.
     """
+
+    of_cluster: Callable[[], list[BackendInfo]] | None = None
 
     def __init__(
         self,
@@ -54,11 +80,16 @@ class BackendInventory:
 
     def backends(self) -> list[BackendInfo]:
         """Return the current state of all backends that requests may run."""
-        return [self._info(each) for each in self._registry.values() if self._policy.has_backend(each.name)]
+        found = self.of_cluster() if self.of_cluster else self.own()
+        return [info for info in found if self._policy.has_backend(info.name)]
+
+    def own(self) -> list[BackendInfo]:
+        """Return the current state of all backends on this machine."""
+        return [self._info(each) for each in self._registry.values()]
 
     async def query_versions(self) -> None:
         """Query the versions of the CLIs found by `backends`, one CLI at a time, until cancelled."""
-        self.backends()
+        self.own()
         while True:
             name, path, mtime = await self._unknown.get()
             self._versions[name, path, mtime] = await self._ask_version(self._registry[name], path)

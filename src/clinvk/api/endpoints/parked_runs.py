@@ -6,7 +6,7 @@ again gets the same answer again. Every other request starts a run of its own wi
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -264,6 +264,8 @@ class ParkedRuns:
     def __init__(self, runs: LocalRuns, settings: ServerSettings) -> None:
         self._runs = runs
         self._settings = settings
+        self.on_call: Callable[[ParkedRun, str, bool], None] | None = None
+        """Called with a run, the key of a call, and whether requests with the call find the run from now on."""
         self._by_call: dict[str, ParkedRun] = {}
         self._kept: dict[str, ParkedRun] = {}
 
@@ -327,6 +329,9 @@ class ParkedRuns:
         keys = {*calls, *(parked.digest + call.name for call in calls.values())}
         parked.call_ids |= keys
         self._by_call |= dict.fromkeys(keys, parked)
+        if self.on_call:
+            for key in keys:
+                self.on_call(parked, key, True)
         self._keep(parked)
 
     def keep_ended(self, parked: ParkedRun) -> None:
@@ -379,4 +384,6 @@ class ParkedRuns:
         for call_id in parked.call_ids:
             if self._by_call.get(call_id) is parked:
                 del self._by_call[call_id]
+                if self.on_call:
+                    self.on_call(parked, call_id, False)
         self._runs.stop(parked.run.id)

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
+from starlette.types import ASGIApp
 
 from clinvk.api.access.auth import Access
-from clinvk.api.endpoints.inventory import BackendInfo, BackendInventory
+from clinvk.api.endpoints.inventory import BackendInfo, BackendInventory, NodeInfo
 from clinvk.api.endpoints.parked_runs import ParkedRuns
 from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.http.middleware import ServerState
@@ -27,6 +29,22 @@ if TYPE_CHECKING:
     from clinvk.orchestrate.live import Orchestrations
 
 
+class Cluster(Protocol):
+    """What connects a server with the other machines of its cluster."""
+
+    def wrap(self, services: "Services", template: str, app: ASGIApp) -> ASGIApp:
+        """Return the application for a path template: that of the endpoint, or one that passes requests to nodes."""
+        ...
+
+    def joined(self, services: "Services") -> AbstractAsyncContextManager[None]:
+        """Take part in the cluster inside the context."""
+        ...
+
+    def nodes(self) -> list[NodeInfo]:
+        """Return the machines that run agents."""
+        ...
+
+
 @dataclass(frozen=True)
 class Services:
     """The services of one server for its endpoints. The owner of the server opens and closes the services."""
@@ -41,6 +59,7 @@ class Services:
     access: Access
     observers: Observers
     background: asyncio.TaskGroup
+    cluster: Cluster | None = None
     state: ServerState = field(default_factory=ServerState)
 
     @property

@@ -57,7 +57,7 @@ class ServerState:
     """
 
     def __init__(self) -> None:
-        self.active_requests = 0
+        self.active_requests = self.total_requests = 0
         self.stopping = asyncio.Event()
         self.is_handed_over = False
         self.store_error = ""
@@ -92,6 +92,7 @@ class RequestMiddleware:
         logs.add_fields(request_id=request_id)
         log = _AccessLogEntry(scope, send, is_last=is_stopping)
         server.active_requests += 1
+        server.total_requests += 1
         try:
             if log.is_probe and not is_refused:
                 await Response()(scope, receive, log.send)

@@ -139,8 +139,11 @@ def too_large(max_bytes: int, name: str = "the body") -> BodyTooLarge:
 
 
 def refusal(error: ClinvkError, dialect: Dialect, scope: Scope) -> tuple[int, bytes, list[Header]]:
-    """Return status, body and headers of an error: 503 for any error caused by a lack of resources."""
-    error = exhausted(error) or error
+    """Return status, body and headers of an error: 503 for any error caused by a lack of resources.
+
+    The state of the scope receives the error, for a gateway of a cluster.
+    """
+    error = scope["state"]["error"] = exhausted(error) or error
     status, body = dialect.error(error, scope["state"]["request_id"])
     retry_after = [(b"retry-after", b"%d" % math.ceil(error.retry_after_s))] if error.retry_after_s else []
     return status, body, [*retry_after, NO_RETRY] if isinstance(error, BudgetSpent) else retry_after
@@ -222,6 +225,12 @@ class HttpResponse:
         """Send a response of known length. If the status was sent already, send only the body."""
         await self.open(status, media_type, [(b"content-length", str(len(body)).encode()), *headers])
         await self.end(body)
+
+    async def relay(self, message: Message) -> None:
+        """Send a message of another server's response as it is."""
+        self.opened = True
+        self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send_message(message)
 
     def is_quiet(self, quiet_s: float) -> bool:
         """Return whether the last write was at least `quiet_s` seconds ago."""

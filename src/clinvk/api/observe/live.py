@@ -28,8 +28,13 @@ class LiveEvents:
     """A bounded buffer of the newest events as server-sent events, shared by all viewers.
 
     Events have increasing numbers, which continue after a restart of the server: the first is the time in milliseconds.
-    Without viewers, publishing only counts: a viewer that returns gets `RESET` if anything has changed.
+    Without viewers, publishing only counts: a viewer that returns gets `RESET` if anything has changed. `forward` is
+    called with each event, for the viewers of other servers. If `only_forwarded`, the events of this server are left
+    out, because the servers that run the agents forward them.
     """
+
+    forward: Callable[[str, bytes], None] | None = None
+    only_forwarded = False
 
     def __init__(self) -> None:
         self._frames: deque[bytes] = deque()
@@ -49,12 +54,21 @@ class LiveEvents:
 
     def publish(self, kind: str, item: T, view: Callable[[T], msgspec.Struct]) -> None:
         """Publish an event. `view` makes its data, for viewers only. Call this in the event loop."""
+        if self.only_forwarded:
+            return
+        data = msgspec.json.encode(view(item)) if self._viewers or self.forward else b""
+        if self.forward:
+            self.forward(kind, data)
+        self.publish_data(kind, data)
+
+    def publish_data(self, kind: str, data: bytes) -> None:
+        """Publish an event with data that is JSON already."""
         self._last += 1
         if not self._viewers:
             self._frames.clear()
             self._bytes = 0
             return
-        frame = sse.frame(msgspec.json.encode(view(item)), kind, self._last)
+        frame = sse.frame(data, kind, self._last)
         self._frames.append(frame)
         self._bytes += len(frame)
         while len(self._frames) > _MAX_EVENTS or self._bytes > _MAX_BYTES:

@@ -281,6 +281,7 @@ _HEALTH = {
 _READY = {200: Returns("Send prompts here.", health.Health), 503: Returns("Send no prompts here.", health.Health)}
 _SERVER = (
     json_endpoint("GET", "/api/v1/backends", health.list_backends, GUARDED),
+    json_endpoint("GET", "/api/v1/nodes", health.list_nodes, GUARDED),
     json_endpoint("GET", "/api/v1/usage", runs.list_usage, STORED),
     json_endpoint("GET", "/api/v1/me", login.get_me, OPEN),
     json_endpoint(

@@ -3,7 +3,7 @@
 The router maps path and method to a handler, and an exception to an error response in the wire format of the path.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.responses import Response
 from starlette.routing import compile_path
@@ -28,15 +28,21 @@ from clinvk.api.openapi.endpoint_table import ENDPOINTS, METRICS_PATH
 from clinvk.dialects.dialect import MethodNotAllowed
 from clinvk.types.errors import ClinvkError, exhausted
 
+Guard = Callable[[ASGIApp], ASGIApp]
+"""Makes the layer that identifies the client of each request."""
+
+Wrap = Callable[[str, ASGIApp], ASGIApp]
+"""Returns the application for a path template and the application of its endpoint."""
+
 
 class Router:
     """The endpoints of one server, as an ASGI application.
 
     `routes` maps path templates and methods to routes. The application of a route is made for the first request, so
-    rarely used parts are created late.
+    rarely used parts are created late; `wrap` may put another application in its place.
     """
 
-    def __init__(self, endpoints: Iterable[Endpoint], services: Services) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint], services: Services, wrap: Wrap | None = None) -> None:
         self.routes: dict[str, dict[str, Route]] = {}
         for route, _ in endpoints:
             for path in route.paths:
@@ -44,6 +50,7 @@ class Router:
         self._fixed = {path for path in self.routes if "{" not in path}
         self._patterns = [(compile_path(path)[0], path) for path in self.routes if "{" in path]
         self._services = services
+        self._wrap = wrap
         self._apps: dict[tuple[str, str], ASGIApp] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,16 +100,18 @@ class Router:
             await send_error(error, scope, send, [(b"allow", allowed.encode())])
             return
         if (app := self._apps.get((template, method))) is None:
-            app = self._apps[template, method] = methods[method].app(self._services)
+            app = methods[method].app(self._services)
+            app = self._apps[template, method] = self._wrap(template, app) if self._wrap else app
         await app(scope, receive, send)
 
 
-def create_app(services: Services) -> RequestMiddleware:
-    """Return the application of a server."""
+def create_app(services: Services, guard: Guard | None = None, wrap: Wrap | None = None) -> RequestMiddleware:
+    """Return the application of a server. `guard` takes the place of keys, hosts and CORS."""
     metrics, tracing = services.observers.metrics, services.observers.tracing
     is_on = {METRICS_PATH: metrics is not None, CONSOLE_PATH: services.settings.server.console}
-    router = Router([each for each in ENDPOINTS if is_on.get(each.route.path, True)], services)
-    app: ASGIApp = CorsMiddleware(AuthMiddleware(router, services.access), services.settings.server)
+    router = Router([each for each in ENDPOINTS if is_on.get(each.route.path, True)], services, wrap)
+    guard = guard or (lambda app: CorsMiddleware(AuthMiddleware(app, services.access), services.settings.server))
+    app = guard(router)
     if tracing:
         app = tracing.traced(app, router.template_of)
     if services.observers.names_clients:

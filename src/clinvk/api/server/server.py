@@ -7,9 +7,9 @@ import logging
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 import uvicorn
 import uvloop
@@ -23,13 +23,13 @@ from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints.inventory import BackendInventory
 from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.endpoints.runs import cancel_live
-from clinvk.api.endpoints.services import Services
+from clinvk.api.endpoints.services import Cluster, Services
 from clinvk.api.http.http1 import with_timeouts
 from clinvk.api.http.middleware import RequestMiddleware
 from clinvk.api.observe.observers import Observers, observe
 from clinvk.api.server import housekeeping, lifecycle
 from clinvk.api.server.app import create_app
-from clinvk.api.server.housekeeping import maintain_store
+from clinvk.api.server.housekeeping import RECOVER_INTERVAL_S, maintain_store
 from clinvk.api.server.lifecycle import handle_signals
 from clinvk.api.server.port_owner import address, health_of
 from clinvk.backends.registry import Backends
@@ -54,6 +54,7 @@ SERVER_ERROR = 5
 """The exit code if the server cannot listen."""
 
 _OWNER_TIMEOUT_S = 1.0
+_CLUSTER_RECOVER_INTERVAL_S = 1.0
 _NO_IDLE_TIMEOUT_S = 10 * 365 * 86_400
 _CLOSE_TIMEOUT_S = 2
 _GC_THRESHOLD = 10_000
@@ -72,17 +73,24 @@ _ENDPOINTS = """\
 
 
 class Startup(NamedTuple):
-    """A server that is ready: its address, whether requests need a key, and the warning if others need no key."""
+    """A server that is ready: its address, whether requests need a key, and the warning if others need no key.
+
+    The address of a worker is empty. `place` is the place of the server in a cluster.
+    """
 
     address: str
     has_keys: bool
     warning: str
     has_console: bool
+    place: str = ""
 
     def __str__(self) -> str:
         """Return the startup message: address, endpoints, and whether a key is needed."""
+        if not self.address:
+            return f"clinvk {__version__} is {self.place}"
         endpoints = _CONSOLE + _ENDPOINTS if self.has_console else _ENDPOINTS
-        lines = [f"clinvk {__version__} listens on {self.address}", endpoints]
+        place = f" as {self.place}" if self.place else ""
+        lines = [f"clinvk {__version__} listens on {self.address}{place}", endpoints]
         if self.has_keys:
             lines.append("Every request except /health and /docs needs an API key.")
         elif self.warning:
@@ -91,6 +99,29 @@ class Startup(NamedTuple):
 
 
 Announce = Callable[[Startup], None]
+
+
+class ClusterMember(Cluster, Protocol):
+    """The place of a server in a cluster. The context connects to the broker."""
+
+    listens: bool
+    """Whether the server is a gateway: it listens on a port."""
+
+    runs_agents: bool
+    """Whether the server is a worker."""
+
+    @property
+    def place(self) -> str:
+        """The place, for the startup message."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises `ConfigError`."""
+        ...
+
+    async def __aexit__(self, *_: object) -> None:
+        """Disconnect."""
+        ...
 
 
 class View(NamedTuple):
@@ -108,14 +139,15 @@ def serve(
     load: Load | None = None,
     insecure: bool = False,
     view: View | None = None,
+    cluster: ClusterMember | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM, then return the exit code.
 
     After the first signal, running requests may finish within `server.shutdown_grace_secs`; a second signal ends the
     requests at once. SIGHUP reloads keys, limits and log level from the settings returned by `load`. `announce` is
-    called when the server is ready. Sockets of a service manager take precedence over host and port. If other machines
-    reach the server and no keys exist, a key is created and printed on stderr, unless `insecure`. With a `view`, stderr
-    is a terminal.
+    called when the server is ready. Sockets of a service manager take precedence over host and port; a worker of a
+    `cluster` does not listen. If other machines reach the server and no keys exist, a key is created and printed on
+    stderr, unless `insecure`. With a `view`, stderr is a terminal.
 
     Raises:
         ConfigError: a setting cannot be applied.
@@ -132,12 +164,13 @@ def serve(
         open_files = housekeeping.raise_open_file_limit()
         housekeeping.limit_malloc_arenas()
         api_keys = runner.run(_read_keys(settings, environ))
-        sockets = lifecycle.inherited_sockets(environ)
+        listens = cluster is None or cluster.listens
+        sockets = lifecycle.inherited_sockets(environ) if listens else []
         if is_inherited := bool(sockets):
             host, port = sockets[0].getsockname()[:2]
             settings = replace(settings, server=replace(server, host=host, port=port))
         try:
-            sockets = sockets or listen(server.host, server.port)
+            sockets = sockets or (listen(server.host, server.port) if listens else [])
         except OSError as exc:
             reason = runner.run(_listen_error(server, exc))
             print(f"clinvk: cannot listen on {address(server.host, server.port)}: {reason}", file=sys.stderr)
@@ -149,8 +182,12 @@ def serve(
         if settings.warm.enabled and (names := settings.warm.never_started):
             logger.warning("warm.prestart starts none of %s: not in warm.kept_backends", ", ".join(names))
         show = view and view.show_run
-        serve = _serve(settings, environ, backends, sockets, api_keys, announce, load, is_inherited, open_files, show)
-        runner.run(serve)
+        runner.run(
+            _serve(
+                *(settings, environ, backends, sockets, api_keys, announce, load, is_inherited, open_files, show),
+                cluster,
+            )
+        )
     return 0
 
 
@@ -212,18 +249,24 @@ async def _serve(
     is_inherited: bool,
     open_files: int | None,
     show_run: RunObserver | None,
+    cluster: ClusterMember | None,
 ) -> None:
+    recover_interval_s = _CLUSTER_RECOVER_INTERVAL_S if cluster else RECOVER_INTERVAL_S
     with handle_signals() as signals:
         async with (
+            cluster or nullcontext(),
             observe(settings, backends, show_run) as observers,
             SqliteStore(home(environ), on_commit=observers.committed, on_run=observers.live.publish_run) as store,
             SocketServer(home(environ), settings, environ, backends) as socket_server,
-            open_server(settings, environ, sockets, store, api_keys, observers, backends, open_files) as running,
-            maintain_store(store, settings.session.retention_days),
+            open_server(
+                settings, environ, sockets, store, api_keys, observers, backends, open_files, cluster
+            ) as running,
+            maintain_store(store, settings.session.retention_days, recover_interval_s),
         ):
-            port: int = sockets[0].getsockname()[1]
-            socket_server.open(running.services.runs, CommandControl(running.services, port))
-            ready = startup(settings.server, sockets, has_keys=bool(api_keys))
+            port: int = sockets[0].getsockname()[1] if sockets else 0
+            if cluster is None or cluster.runs_agents:
+                socket_server.open(running.services.runs, CommandControl(running.services, port))
+            ready = startup(settings.server, sockets, bool(api_keys), cluster.place if cluster else "")
             announce(ready)
             lifecycle.notify_service_manager(environ, "READY=1", f"STATUS={str(ready).partition(chr(10))[0]}")
             await signals.wait_for_stop(partial(_reload, load, environ, api_keys, running))
@@ -286,6 +329,7 @@ async def open_server(
     observers: Observers,
     registry: Backends,
     open_files: int | None = None,
+    cluster: Cluster | None = None,
 ) -> AsyncGenerator[RunningServer]:
     """Serve inside the context. On exit, end the agents, send the remaining output, and close the sockets.
 
@@ -316,9 +360,9 @@ async def open_server(
             ):
                 inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
                 services = Services(
-                    settings, environ, registry, store, runs, admission, inventory, access, observers, group
+                    settings, environ, registry, store, runs, admission, inventory, access, observers, group, cluster
                 )
-                app = create_app(services)
+                app = create_app(services, wrap=partial(cluster.wrap, services) if cluster else None)
                 server = Server(app, settings.server, started.set)
                 group.create_task(server.serve(sockets))
                 versions = group.create_task(inventory.query_versions())
@@ -326,7 +370,10 @@ async def open_server(
                 gc.collect()
                 gc.freeze()  # exclude the permanent objects from later collections
                 gc.set_threshold(_GC_THRESHOLD)
-                async with housekeeping.trim_memory(lambda: server.server_state.total_requests):
+                async with (
+                    housekeeping.trim_memory(lambda: services.state.total_requests),
+                    cluster.joined(services) if cluster else nullcontext(),
+                ):
                     yield RunningServer(app, services, server)
                 versions.cancel()
                 await services.end_orchestrations()
@@ -368,11 +415,13 @@ class Server(uvicorn.Server):
         yield
 
 
-def startup(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False) -> Startup:
+def startup(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False, place: str = "") -> Startup:
     """Return what a server announces when it is ready."""
+    if not sockets:
+        return Startup("", has_keys, "", has_console=False, place=place)
     port: int = sockets[0].getsockname()[1]
     warning = "" if has_keys else auth.open_warning_of(settings, sockets)
-    return Startup(address(settings.host, port), has_keys, warning, settings.console)
+    return Startup(address(settings.host, port), has_keys, warning, settings.console, place)
 
 
 class CommandControl(NamedTuple):

@@ -1,4 +1,4 @@
-"""`clinvk serve`, and `clinvk open`, which opens its page in a browser."""
+"""`clinvk serve` and `clinvk worker`, and `clinvk open`, which opens the page of a server in a browser."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -8,10 +8,11 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from clinvk.backends.registry import Backends
-from clinvk.cli.parse.flags import OpenFlags, ServeFlags
+from clinvk.cli.parse.flags import OpenFlags, ServeFlags, WorkerFlags
 from clinvk.cli.parse.settings import directory, settings_of
 from clinvk.cli.terminal.output import STDERR, Notes, has_colors, print_text, wrap
 from clinvk.config.model import Settings
+from clinvk.config.setting_values import split_list
 from clinvk.logs import TerminalFormatter
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
@@ -29,13 +30,40 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes, backends:
     """
     if flags.verbose and flags.quiet:
         raise InvalidRequest("--verbose and --quiet exclude each other")
-    if flags.ephemeral:
-        raise InvalidRequest("serve has no --ephemeral: set it per request")
     more: dict[str, object] = {
         "server.host": flags.host,
         "server.port": flags.port,
-        "server.default_workdir": None if flags.workdir is None else directory(flags.workdir, "--workdir"),
         "log.requests": flags.verbose or None,
+    }
+    return _serve(flags, environ, notes, backends, more, listens=True, insecure=flags.insecure)
+
+
+def work(flags: WorkerFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+    """Run the agents of this machine for the gateways of a cluster until a signal arrives; return the exit code.
+
+    Raises:
+        ClinvkError: the worker did not start.
+    """
+    return _serve(flags, environ, notes, backends, {}, listens=False)
+
+
+def _serve(
+    flags: WorkerFlags,
+    environ: Mapping[str, str],
+    notes: Notes,
+    backends: Backends,
+    own: Mapping[str, object],
+    listens: bool,
+    insecure: bool = False,
+) -> int:
+    if flags.ephemeral:
+        raise InvalidRequest("a server has no --ephemeral: set it per request")
+    more: dict[str, object] = {
+        **own,
+        "server.default_workdir": None if flags.workdir is None else directory(flags.workdir, "--workdir"),
+        "cluster.url": flags.cluster,
+        "cluster.node": flags.node,
+        "cluster.labels": None if flags.labels is None else split_list(flags.labels),
     }
     if flags.quiet:
         more |= {"log.level": "error", "log.requests": False}
@@ -48,6 +76,11 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes, backends:
         return settings_of(flags, environ, more | model, notes, backends)
 
     settings = load()
+    cluster = None
+    if settings.cluster.url or not listens:
+        from clinvk.cli.admin.cluster import cluster_member
+
+        settings, cluster = cluster_member(settings, environ, listens)
     from clinvk.api.server import server
     from clinvk.cli.admin import serve_view
 
@@ -61,11 +94,11 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes, backends:
     def announce(ready: "Startup") -> None:
         """Print the greeting in a thread, so that a stalled reader of stdout does not stop the server."""
         if not flags.quiet:
-            is_short = view is not None and os.isatty(1)
+            is_short = view is not None and os.isatty(1) and not cluster
             text = partial(serve_view.greeting, ready, settings, environ, backends) if is_short else partial(str, ready)
             Thread(target=_print, args=(text,), daemon=True).start()
 
-    return server.serve(settings, environ, backends, announce, load, flags.insecure, view)
+    return server.serve(settings, environ, backends, announce, load, insecure, view, cluster)
 
 
 def open_page(flags: OpenFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:

@@ -95,6 +95,9 @@ COMMANDS = {
     "worktrees apply": Command("admin.worktrees:apply", flag_types.ApplyFlags, ("ID",), _CHANGE),
     "worktrees discard": Command("admin.worktrees:discard", flag_types.DeleteFlags, ("ID...",), _CHANGE),
     "serve": Command("admin.serve:serve", flag_types.ServeFlags, common=_SERVE),
+    "worker": Command("admin.serve:work", flag_types.WorkerFlags, common=_SERVE),
+    "cluster up": Command("admin.cluster:up", flag_types.ClusterUpFlags, common=_NO_FLAGS),
+    "cluster status": Command("admin.cluster:status", flag_types.ClusterStatusFlags),
     "open": Command("admin.serve:open_page", flag_types.OpenFlags, common=_CHANGE),
     "service print": Command("admin.service:show", flag_types.ServicePrintFlags, ("MANAGER?",), _SERVICE),
     "service uninstall": Command("admin.service:uninstall", flag_types.ServiceFlags, ("MANAGER?",), _DRY_RUN),
@@ -120,13 +123,14 @@ GROUPS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name
 """The first words of the commands of two words."""
 
 ALONE = {group: f"{group} {'show' if group == 'config' else 'list'}" for group in GROUPS if group != "service"}
+ALONE["cluster"] = "cluster status"
 """The command that the first word alone stands for."""
 
 SECTIONS = {
     "run agents": ("resume", "compare", "parallel", "chain"),
     "see what happened": ("sessions", "runs", "approvals", "usage", "worktrees"),
     "serve and set up": (
-        *("serve", "open", "service", "keys", "notify", "config", "doctor"),
+        *("serve", "worker", "cluster", "open", "service", "keys", "notify", "config", "doctor"),
         *("backends", "models", "completion", "version", "help"),
     ),
 }

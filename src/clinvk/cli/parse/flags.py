@@ -130,7 +130,17 @@ class ResumeFlags(RunFlags):
     no_server: _NoServer = False
 
 
-class ServeFlags(Flags):
+class WorkerFlags(Flags):
+    """The flags of `worker`, and of `serve` in a cluster."""
+
+    heading: ClassVar[str] = "flags for a cluster"
+    cluster: Annotated[str | None, Flag("its NATS server (default: cluster.url)", metavar="URL")] = None
+    node: Annotated[str | None, Flag("run agents under this name", metavar="NAME")] = None
+    labels: Annotated[Sequence[str] | None, Flag("what requests can ask for", metavar="A,B")] = None
+    quiet: Annotated[bool, Flag("print only errors", "-q")] = False
+
+
+class ServeFlags(WorkerFlags):
     """The flags of `serve`."""
 
     heading: ClassVar[str] = "flags"
@@ -138,7 +148,13 @@ class ServeFlags(Flags):
     port: Annotated[int | None, _port("port to listen on (default: server.port, 8080)")] = None
     insecure: Annotated[bool, Flag("require no API key, even if others can reach the address")] = False
     verbose: Annotated[bool, Flag("log each request (as log.requests)", "-v")] = False
-    quiet: Annotated[bool, Flag("print only errors", "-q")] = False
+
+
+class ClusterUpFlags(Flags):
+    """The flags of `cluster up`."""
+
+    heading: ClassVar[str] = "flags"
+    port: Annotated[int | None, _port("port of the NATS server (default: 4222)")] = None
 
 
 class KeyFlags(Flags):
@@ -171,6 +187,12 @@ class JsonFlags(Flags):
     def wants_json(self) -> bool:
         """Whether to print JSON."""
         return self.json or self.output_format == "json"
+
+
+class ClusterStatusFlags(JsonFlags):
+    """The flags of `cluster status`."""
+
+    cluster: Annotated[str | None, Flag("its NATS server (default: cluster.url)", metavar="URL")] = None
 
 
 class ServiceFlags(Flags):

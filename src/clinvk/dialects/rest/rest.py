@@ -114,6 +114,7 @@ TITLES: Mapping[type[ClinvkError], str] = {
     errors.ResourcesExhausted: "Out of resources",
     errors.QueueFull: "Queue full",
     errors.ShuttingDown: "Server is stopping",
+    errors.NodeUnavailable: "Node not available",
     errors.StoreUnavailable: "Sessions cannot be kept",
     errors.TimedOut: "Timed out",
 }

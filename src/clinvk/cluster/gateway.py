@@ -1,0 +1,339 @@
+"""A gateway of a cluster: find the node for each request, and pass the request on.
+
+A session stays on its node, which has the agent's files and the login. A new run goes to the least loaded node that has
+its agents and labels. If a node refuses the directory, or is full, the next node gets the request.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from clinvk.api.endpoints import continuation
+from clinvk.api.endpoints.prompts import PromptEndpoint
+from clinvk.api.endpoints.services import Services
+from clinvk.api.endpoints.worktrees import WorktreeItem, WorktreeList
+from clinvk.api.http.response import DisconnectWatch, HttpResponse, document, headers_of, read_json
+from clinvk.backends import registry as backends
+from clinvk.cluster import messages
+from clinvk.cluster.broker import Broker
+from clinvk.cluster.hop import GatewayEnd, Response, Undelivered
+from clinvk.cluster.members import Member, Members
+from clinvk.cluster.messages import PROTOCOL, RequestHead, ResponseHead
+from clinvk.dialects.dialect import Call, DirectoryNotAllowed, RunFacts, renamed
+from clinvk.dialects.openai.responses import stored
+from clinvk.dialects.rest import batch_answers
+from clinvk.dialects.rest.unified import UnifiedEncoder
+from clinvk.runtime.process.waiting import run_in_loop_thread
+from clinvk.store.protocol import UNDER_WAY
+from clinvk.types.errors import (
+    BackendUnavailable,
+    ClinvkError,
+    InvalidRequest,
+    NodeUnavailable,
+    QueueFull,
+    ResourcesExhausted,
+    RunNotFound,
+    ShuttingDown,
+)
+from clinvk.types.events import RunFailed
+from clinvk.types.request import RunRequest
+
+if TYPE_CHECKING:
+    from clinvk.api.endpoints.batch import BatchEndpoint
+
+NODE_HEADER = "x-clinvk-node"
+LABELS_HEADER = "x-clinvk-labels"
+
+_BATCHES = ("/api/v1/parallel", "/api/v1/chain", "/api/v1/compare")
+_RUNS = ("/api/v1/runs/{id}", "/api/v1/runs/{id}/events", "/api/v1/runs/{id}/cancel")
+_RESPONSES = "/v1/responses/{id}"
+_WORKTREES = "/api/v1/worktrees"
+_PASSING = frozenset(
+    (QueueFull.code, ShuttingDown.code, ResourcesExhausted.code, BackendUnavailable.code, DirectoryNotAllowed.code)
+)
+"""The codes of refusals that another node may not share; so does an invalid `workdir`."""
+
+_CALL_TIMEOUT_S = 2.0
+_CHECK_CLIENT_S = 5.0
+_OWN_HEADERS = (b"x-request-id", b"request-id", b"connection")
+"""Headers of a response that the gateway sets itself."""
+_DROPPED_HEADERS = (b"authorization", b"x-api-key", b"cookie", b"x-request-id")
+"""Headers of a request that no node gets."""
+
+_ErrorPiece = Callable[[ClinvkError, str, int], bytes]
+"""Returns the end of a stream that breaks off, for the error, the id of the run, and the number of lines so far."""
+
+
+class _Target(NamedTuple):
+    """Where a request may run: on the node with a name, or on any with the agents and labels."""
+
+    node: str = ""
+    backends: Collection[str] = ()
+    labels: Collection[str] = ()
+
+
+class Gateway:
+    """Passes the requests of a server on to the nodes."""
+
+    def __init__(self, services: Services, broker: Broker, hop: GatewayEnd, members: Members) -> None:
+        self._services = services
+        self._broker = broker
+        self._hop = hop
+        self._members = members
+
+    def wrap(self, template: str, app: ASGIApp) -> ASGIApp:
+        """Return the application for a path template."""
+        if isinstance(app, PromptEndpoint):
+            return partial(self._prompt, app)
+        if template in _BATCHES:
+            from clinvk.api.endpoints.batch import BatchEndpoint
+
+            assert isinstance(app, BatchEndpoint)
+            return partial(self._batch, app)
+        if template in _RUNS or _RESPONSES in template:
+            return partial(self._run, app)
+        if template == _WORKTREES:
+            return self._list_worktrees
+        if template.startswith(_WORKTREES):
+            return self._worktree
+        return app
+
+    async def _prompt(self, endpoint: PromptEndpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_json(scope, receive, self._services.settings.server)
+        if endpoint.expand_references and (names := await run_in_loop_thread(len(body), stored.references, body)):
+            node = await self._node_of_run(stored.run_id(stored.response_id(next(iter(names)))))
+            await self._pass_on(_Target(node), body, scope, receive, send, _no_piece)
+            return
+        call = await run_in_loop_thread(len(body), endpoint.dialect.parse, body, headers_of(scope))
+        try:
+            target = await self._target_of_call(call, endpoint.dialect.is_model_api, scope)
+        except ClinvkError as error:
+            raise renamed(error, endpoint.dialect.fields) from None
+
+        def error_piece(error: ClinvkError, run_id: str, lines: int) -> bytes:
+            if not call.stream:
+                return endpoint.dialect.error(error, scope["state"]["request_id"])[1]
+            encoder = endpoint.dialect.encoder(call, RunFacts(run_id=run_id, backend=call.request.backend))
+            if isinstance(encoder, UnifiedEncoder):
+                encoder.sequence = lines
+            events = encoder.feed(RunFailed(error.code, error.message), time.time())
+            return events.rstrip(b"\n").rpartition(b"\n\n")[2] + events[len(events.rstrip(b"\n")) :]
+
+        await self._pass_on(target, body, scope, receive, send, error_piece)
+
+    async def _batch(self, endpoint: "BatchEndpoint", scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass all parts to one node: the parts share directories, worktrees and sessions."""
+        from clinvk.orchestrate.admission import complete_plan
+
+        body = await read_json(scope, receive, self._services.settings.server)
+        parsed = await endpoint.parse(body)
+        plan = complete_plan(parsed.plan, self._services.settings)
+        nodes = {await self._node_of_session(part.request) for part in plan.parts} - {""}
+        if len(nodes) > 1:
+            raise InvalidRequest(f"the sessions of the parts are on several nodes: {', '.join(sorted(nodes))}")
+        target = _Target(nodes.pop() if nodes else "", {part.request.backend for part in plan.parts})
+
+        def error_piece(error: ClinvkError, _: str, __: int) -> bytes:
+            return batch_answers.error_line("", error, time.time())
+
+        await self._pass_on(self._with_wishes(target, scope), body, scope, receive, send, error_piece)
+
+    async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request for a run under way to its node; everything else about runs is in the store."""
+        reference: str | None = scope["path_params"]["id"]
+        if _RESPONSES.partition("{")[0] in scope["path"]:
+            reference = stored.run_id(reference or "")
+        node = ""
+        with suppress(RunNotFound):  # the endpoint reports it
+            run = await self._services.store.run(reference or "")
+            node = run.node if run.state in UNDER_WAY else ""
+        if node and (self._members.node(node) or scope["method"] == "POST"):
+            await self._pass_on(_Target(node), b"", scope, receive, send, _no_piece)
+        else:
+            await app(scope, receive, send)
+
+    async def _worktree(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request for a worktree to the node that has the worktree."""
+        wished = headers_of(scope).get(NODE_HEADER, "")
+        members = self._candidates(_Target(wished))
+        await self._try(members, b"", scope, receive, send, _no_piece, lambda head: head.status == 404)
+
+    async def _list_worktrees(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """List the worktrees of all nodes."""
+        items: list[WorktreeItem] = []
+        for member in self._members.nodes():
+            async with self._request(member, b"", scope) as response:
+                await response.head()
+                data = b"".join([piece async for piece, _ in response.body()])
+                items += msgspec.json.decode(data, type=WorktreeList).worktrees
+        items.sort(key=lambda item: item.made_at)
+        await document(WorktreeList(worktrees=items))(scope, receive, send)
+
+    async def _target_of_call(self, call: Call, is_model_api: bool, scope: Scope) -> _Target:
+        """Return where a prompt may run.
+
+        Raises:
+            ClinvkError: the session or the earlier run is unknown.
+        """
+        request = call.request
+        if call.tool_turn and (process := await self._process_of_call(call, scope["state"]["key_name"])):
+            return _Target(process)
+        node = await self._node_of_session(request)
+        if is_model_api:
+            default = request.backend or self._services.settings.default_backend
+            name, model = backends.resolve_model(request.model or "", default, self._services.registry)
+            request = replace(request, backend=name, model=model)
+        if call.previous:
+            node = await self._node_of_run(call.previous.run_id)
+        elif call.chat and not node:
+            found = await continuation.find_session(self._services.store, request, call.chat)
+            node = await self._node_of_session(found)
+        backend = request.backend or self._services.settings.default_backend
+        return self._with_wishes(_Target(node, {backend}), scope)
+
+    def _with_wishes(self, target: _Target, scope: Scope) -> _Target:
+        """Add the node and the labels that a request asks for."""
+        headers = headers_of(scope)
+        node = headers.get(NODE_HEADER, "")
+        labels = {label.strip() for label in headers.get(LABELS_HEADER, "").split(",")} - {""}
+        if node and target.node and node != target.node:
+            raise InvalidRequest(f"the session is on node {target.node!r}, not on {node!r}", NODE_HEADER)
+        return target._replace(node=target.node or node, labels=labels)
+
+    async def _process_of_call(self, call: Call, key_name: str) -> str:
+        """Return the id of the process in which the call waits whose output a request has; empty if there is none."""
+        turn = call.tool_turn
+        if not turn or not turn.last_call:
+            return ""
+        for key in (turn.last_call, turn.before_calls + turn.last_call):
+            subject = f"call.{messages.call_subject(key_name, key)}"
+            if answer := await self._broker.request(subject, b"", _CALL_TIMEOUT_S):
+                return answer.decode()
+        return ""
+
+    async def _node_of_session(self, request: RunRequest) -> str:
+        return (await self._services.store.session(request.session_id)).node if request.session_id else ""
+
+    async def _node_of_run(self, run_id: str | None) -> str:
+        with suppress(RunNotFound):
+            return (await self._services.store.run(run_id or "")).node
+        return ""
+
+    def _candidates(self, target: _Target) -> Sequence[Member]:
+        """Return the nodes that may run a request, the best first.
+
+        Raises:
+            NodeUnavailable: there is none.
+        """
+        nodes = self._members.nodes()
+        if target.node:
+            nodes = [each for each in nodes if target.node in (each.announcement.node, each.announcement.process)]
+            if not nodes:
+                raise NodeUnavailable(f"node {target.node!r} is away")
+            return nodes
+        labelled = [each for each in nodes if set(target.labels).issubset(each.announcement.labels)]
+        if not labelled:
+            labels = f" has the labels {', '.join(sorted(target.labels))}" if nodes else " is up"
+            raise NodeUnavailable(f"no node{labels}")
+        # without an able node, any node can say why
+        return [each for each in labelled if _has_backends(each, target.backends)] or labelled
+
+    async def _pass_on(
+        self, target: _Target, body: bytes, scope: Scope, receive: Receive, send: Send, error_piece: _ErrorPiece
+    ) -> None:
+        await self._try(self._candidates(target), body, scope, receive, send, error_piece, _may_pass)
+
+    async def _try(
+        self,
+        members: Sequence[Member],
+        body: bytes,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        error_piece: _ErrorPiece,
+        is_for_next: Callable[[ResponseHead], bool],
+    ) -> None:
+        """Pass a request to the first node; to the next while `is_for_next` is true for the response."""
+        response = HttpResponse(send, self._services.settings.server.write_timeout_secs)
+        async with DisconnectWatch(receive, response, lambda: _CHECK_CLIENT_S, _ignore_quiet) as disconnect:
+            disconnect.watch()
+            for member in members:
+                is_last = member is members[-1]
+                async with self._request(member, body, scope) as answer:
+                    try:
+                        head = await answer.head()
+                    except Undelivered:
+                        if is_last:
+                            raise
+                        continue
+                    if is_last or not is_for_next(head):
+                        await _relay(head, answer, response, member.announcement.node, error_piece)
+                        return
+
+    def _request(self, member: Member, body: bytes, scope: Scope) -> AbstractAsyncContextManager[Response]:
+        """Send a request to a node."""
+        member.assigned += 1
+        state, one = scope["state"], member.announcement
+        own = (b"x-request-id", state["request_id"].encode())
+        head = RequestHead(
+            protocol=PROTOCOL,
+            process=one.process,
+            stream=self._hop.new_stream(),
+            method=scope["method"],
+            path=scope["path"],
+            query=scope["query_string"],
+            headers=(*(each for each in scope["headers"] if each[0] not in _DROPPED_HEADERS), own),
+            address=scope["client"] and tuple(scope["client"]),
+            server=scope["server"] and tuple(scope["server"]),
+            scheme=scope["scheme"],
+            key_name=state["key_name"],
+            client=state["client"],
+            origin_named=state.get("origin_named"),
+            body_bytes=len(body),
+            digest=messages.digest_of(body),
+        )
+        return self._hop.request(head, one.node, body)
+
+
+async def _relay(
+    head: ResponseHead, answer: Response, response: HttpResponse, node: str, error_piece: _ErrorPiece
+) -> None:
+    """Send the response of a node to the client. A stream whose node is lost ends with an error of its format."""
+    headers = [*(each for each in head.headers if each[0] not in _OWN_HEADERS), (b"x-clinvk-node", node.encode())]
+    await response.relay({"type": "http.response.start", "status": head.status, "headers": headers})
+    lines = 0
+    try:
+        async for data, has_more in answer.body():
+            lines += data.count(b"\n")
+            await response.relay({"type": "http.response.body", "body": data, "more_body": has_more})
+    except NodeUnavailable as error:
+        if any(name == b"content-length" for name, _ in headers):
+            raise
+        run_id = next((value.decode() for name, value in headers if name == b"x-clinvk-run-id"), "")
+        await response.end(error_piece(error, run_id, lines))
+
+
+def _no_piece(_: ClinvkError, __: str, ___: int) -> bytes:
+    """Return nothing: the client of an event stream connects again."""
+    return b""
+
+
+async def _ignore_quiet() -> None:
+    """Do nothing; the node keeps the response alive."""
+
+
+def _has_backends(member: Member, names: Collection[str]) -> bool:
+    available = {info.name for info in member.announcement.backends if info.available}
+    return available.issuperset(names)
+
+
+def _may_pass(head: ResponseHead) -> bool:
+    """Return whether another node may accept a request that a node has refused."""
+    is_workdir = head.error_code == InvalidRequest.code and head.error_field.endswith("workdir")
+    return head.error_code in _PASSING or is_workdir

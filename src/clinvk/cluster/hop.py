@@ -1,0 +1,402 @@
+"""HTTP over NATS: the gateway's end and the worker's end of requests, both as ASGI.
+
+The worker sends the frames of a response as far as `WINDOW_BYTES` ahead of the client, so a slow client holds its agent
+back as it would over TCP. The worker keeps these frames until the client has them: after an interruption of the broker
+they are sent again, and nothing is lost. A gateway that does not announce itself counts as a client that disconnected.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
+from typing import Self
+
+from starlette.types import ASGIApp, Message, Scope
+
+from clinvk.cluster import messages
+from clinvk.cluster.broker import Broker, Received
+from clinvk.cluster.messages import PROTOCOL, Foreign, Frame, Kind, RequestHead, ResponseHead, Seal
+from clinvk.runtime.process.waiting import WakeUp
+from clinvk.types.errors import ClinvkError, NodeUnavailable
+
+logger = logging.getLogger(__name__)
+
+WINDOW_BYTES = 256 * 1024
+_REMEMBERED_STREAMS = 10_000
+"""How many ended streams a worker remembers, so that a copy of a request is not run again."""
+
+
+class Undelivered(NodeUnavailable):
+    """Nobody has received the request, so another node may run it."""
+
+
+class Response:
+    """The response of a worker, as the gateway receives it."""
+
+    def __init__(self, name: str, process: str, send: Callable[[bytes], None], request: list[bytes]) -> None:
+        self.process = process
+        self.is_over = False
+        self._name = name
+        self._send = send
+        self._request = request
+        self._frames: deque[Frame] = deque()
+        self._received = self._unacknowledged = 0
+        self._wake = WakeUp()
+        self._error: NodeUnavailable | None = None
+
+    def feed(self, frame: Frame) -> None:
+        """Take a frame of the worker; skip frames that were received before, or after a lost frame.
+
+        Send a lost request once more.
+        """
+        if frame.kind == Kind.LOST:
+            frames, self._request = self._request, []
+            for each in frames:
+                self._send(each)
+            if not frames:
+                self.fail("does not know the request")
+        elif frame.number == self._received + 1:
+            self._received += 1
+            self._frames.append(frame)
+            self._wake.set()
+
+    def resume(self) -> None:
+        """Request the frames that an interruption has lost."""
+        self._send(Frame(Kind.RESUME, self._received).encode())
+
+    def fail(self, reason: str) -> None:
+        """End the response: the worker is lost."""
+        self._error = self._error or NodeUnavailable(f"node {self._name!r} {reason}")
+        self._wake.set()
+
+    def refuse(self) -> None:
+        """Note that nobody receives the subject of the worker."""
+        if self._request and not self._received:
+            self._error = self._error or Undelivered(f"node {self._name!r} is away")
+        self.fail("is away")
+
+    async def head(self) -> ResponseHead:
+        """Return status and headers.
+
+        Raises:
+            NodeUnavailable: the worker was lost before.
+        """
+        frame = await self._next()
+        self._request = []  # it has arrived
+        return messages.decode_response(frame.payload)
+
+    async def body(self) -> AsyncIterator[tuple[bytes, bool]]:
+        """Yield the pieces of the body, each with whether more follow. A piece is acknowledged when the next is wanted.
+
+        Raises:
+            NodeUnavailable: the worker was lost, or its application broke the response off.
+        """
+        while not self.is_over:
+            frame = await self._next()
+            is_last = frame.kind == Kind.END
+            yield frame.payload, not is_last
+            self.is_over = is_last
+            self._unacknowledged += len(frame.payload)
+            if self.is_over or self._unacknowledged >= WINDOW_BYTES / 2:
+                self._unacknowledged = 0
+                self._send(Frame(Kind.ACK, frame.number).encode())
+
+    async def _next(self) -> Frame:
+        while not self._frames:
+            if self._error:
+                raise self._error
+            await self._wake.wait()
+        frame = self._frames.popleft()
+        if frame.kind == Kind.FAILED:
+            self.is_over = True
+            self._send(Frame(Kind.ACK, frame.number).encode())
+            raise NodeUnavailable(f"node {self._name!r} broke the response off")
+        return frame
+
+
+class GatewayEnd:
+    """Sends requests to workers, and receives their responses."""
+
+    def __init__(self, broker: Broker, seal: Seal, process: str) -> None:
+        self._broker = broker
+        self._seal = seal
+        self._process = process
+        self._streams: dict[str, Response] = {}
+        self._numbers = count(1)
+
+    async def open(self) -> None:
+        """Receive responses."""
+        await self._broker.subscribe(f"reply.{self._process}.*", self._receive)
+        self._broker.on_reconnect.append(self.resume)
+
+    def new_stream(self) -> str:
+        """Return the id for a stream."""
+        return f"{next(self._numbers):x}"
+
+    @asynccontextmanager
+    async def request(self, head: RequestHead, node: str, body: bytes) -> AsyncGenerator[Response]:
+        """Send a request, and yield its response. Leaving the context early cancels the request.
+
+        Raises:
+            NodeUnavailable: the broker is away.
+        """
+        if not self._broker.is_connected:
+            raise NodeUnavailable("the broker of the cluster is away")
+        to, reply = f"to.{head.process}", f"reply.{self._process}.{head.stream}"
+        send = partial(self._broker.send, to, reply=reply)
+        frames = [*messages.request_frames(self._seal.sign(head), body)]
+        response = self._streams[head.stream] = Response(node, head.process, send, frames)
+        try:
+            for frame in frames:
+                send(frame)
+            yield response
+        finally:
+            del self._streams[head.stream]
+            if not response.is_over:
+                send(Frame(Kind.CANCEL, 0).encode())
+
+    def lose(self, process: str) -> None:
+        """End the streams of a worker that is lost."""
+        for response in self._streams.values():
+            if response.process == process:
+                response.fail("is away")
+
+    def resume(self, process: str | None = None) -> None:
+        """Request the frames that an interruption has lost, of one worker or of all."""
+        for response in self._streams.values():
+            if process in (None, response.process):
+                response.resume()
+
+    def _receive(self, received: Received) -> None:
+        response = self._streams.get(received.subject.rpartition(".")[2])
+        if received.is_refused:
+            if response:
+                response.refuse()
+            return
+        frame = messages.decode_frame(received.data)
+        if response:
+            response.feed(frame)
+        elif frame.kind in (Kind.END, Kind.FAILED, Kind.PROBE):
+            self._broker.send(received.reply, Frame(Kind.CANCEL, 0).encode(), received.subject)
+
+
+class _Served:
+    """A request that a worker serves, with the frames of its response that the client does not have yet."""
+
+    def __init__(self, head: RequestHead, send: Callable[[bytes], None]) -> None:
+        self.head = head
+        self.task: asyncio.Task[None] | None = None
+        self._send = send
+        self._body = bytearray()
+        self._is_body_sent = self._is_ended = False
+        self._number = 0
+        self._unacknowledged: deque[Frame] = deque()
+        self._bytes = 0
+        self._room = WakeUp()
+        self._gone = asyncio.Event()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the request has been served, and the client has the whole response or is gone."""
+        return self.task is not None and self.task.done() and not self._unacknowledged
+
+    def add_body(self, chunk: bytes) -> bool:
+        """Add a part of the body, and return whether the body is complete.
+
+        Raises:
+            Foreign: the body is not the one that the gateway has signed.
+        """
+        self._body += chunk
+        if len(self._body) < self.head.body_bytes:
+            return False
+        if messages.digest_of(self._body) != self.head.digest:
+            raise Foreign("the body differs from the signed one")
+        return True
+
+    def acknowledge(self, number: int) -> None:
+        """Drop the frames up to a number: the client has them."""
+        while self._unacknowledged and self._unacknowledged[0].number <= number:
+            self._bytes -= len(self._unacknowledged.popleft().payload)
+        self._room.set()
+
+    def resume(self, number: int) -> None:
+        """Send the frames after a number again."""
+        for frame in self._unacknowledged:
+            if frame.number > number:
+                self._send(frame.encode())
+
+    def probe(self) -> None:
+        """Let the gateway cancel the request if it does not know the stream."""
+        self._send(Frame(Kind.PROBE, 0).encode())
+
+    def disconnect(self) -> None:
+        """Note that the client is gone."""
+        self._gone.set()
+        self._unacknowledged.clear()
+        self._room.set()
+
+    async def serve(self, app: ASGIApp) -> None:
+        """Call the application."""
+        scope = self._scope()
+        try:
+            await app(scope, self._receive, partial(self._send_message, scope["state"]))
+        except Exception:
+            logger.exception("a request of the cluster failed inside clinvk")
+        finally:
+            if not (self._is_ended or self._gone.is_set()):
+                self._put(Kind.FAILED, b"")
+
+    def _scope(self) -> Scope:
+        head = self.head
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": head.method,
+            "scheme": head.scheme,
+            "path": head.path,
+            "raw_path": head.path.encode(),
+            "query_string": head.query,
+            "root_path": "",
+            "headers": [*head.headers],
+            "client": head.address,
+            "server": head.server,
+            "state": {"hop": head},
+        }
+
+    async def _receive(self) -> Message:
+        if not self._is_body_sent:
+            self._is_body_sent = True
+            body, self._body = bytes(self._body), bytearray()
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send_message(self, state: Mapping[str, object], message: Message) -> None:
+        if message["type"] == "http.response.start":
+            error = state.get("error")
+            code, field = (error.code, error.field or "") if isinstance(error, ClinvkError) else ("", "")
+            head = ResponseHead(message["status"], tuple(message.get("headers", ())), code, field)
+            self._put(Kind.HEAD, messages.encode(head))
+            return
+        *parts, last = messages.chunks(message.get("body", b""))
+        for part in parts:
+            await self._put_when_room(Kind.DATA, part)
+        self._is_ended = not message.get("more_body", False)
+        if last or self._is_ended:
+            await self._put_when_room(Kind.END if self._is_ended else Kind.DATA, last)
+
+    async def _put_when_room(self, kind: Kind, payload: bytes) -> None:
+        while self._bytes >= WINDOW_BYTES and not self._gone.is_set():
+            await self._room.wait()
+        self._put(kind, payload)
+
+    def _put(self, kind: Kind, payload: bytes) -> None:
+        if self._gone.is_set():
+            return
+        self._number += 1
+        frame = Frame(kind, self._number, payload)
+        self._unacknowledged.append(frame)
+        self._bytes += len(payload)
+        self._send(frame.encode())
+
+
+class WorkerEnd:
+    """Serves the requests of gateways with an ASGI application, inside this context."""
+
+    def __init__(self, broker: Broker, seal: Seal, process: str, app: ASGIApp) -> None:
+        self._broker = broker
+        self._seal = seal
+        self._process = process
+        self._app = app
+        self._served: dict[str, _Served] = {}
+        self._over: dict[str, None] = {}
+        self._tasks = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        await self._broker.subscribe(f"to.{self._process}", self._receive)
+        self._broker.on_reconnect.append(self.probe)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Disconnect the clients that are left."""
+        for served in self._served.values():
+            served.disconnect()
+        await self._tasks.__aexit__(None, None, None)
+
+    def lose(self, process: str) -> None:
+        """Disconnect the clients of a gateway that is lost."""
+        for reply in [each for each in self._served if _gateway_of(each) == process]:
+            self._served[reply].disconnect()
+            self._forget_if_over(reply)
+
+    def probe(self, process: str | None = None) -> None:
+        """Find out which clients have left during an interruption, those of one gateway or of all."""
+        for reply, served in self._served.items():
+            if process in (None, _gateway_of(reply)):
+                served.probe()
+
+    def _receive(self, received: Received) -> None:
+        try:
+            frame = messages.decode_frame(received.data)
+            if frame.kind == Kind.REQUEST:
+                self._begin(received.reply, self._seal.request(frame.payload))
+            elif served := self._served.get(received.reply):
+                self._continue(received.reply, served, frame)
+            elif frame.kind == Kind.RESUME:
+                self._reply(received.reply, Frame(Kind.LOST, 0).encode())
+        except Foreign as exc:
+            logger.warning("a request of the cluster is refused: %s", exc)
+            self._served.pop(received.reply, None)
+            self._reply(received.reply, Frame(Kind.LOST, 0).encode())
+
+    def _begin(self, reply: str, head: RequestHead) -> None:
+        if head.protocol != PROTOCOL or head.process != self._process or not reply.endswith(f".{head.stream}"):
+            raise Foreign("it is for another process")
+        known = self._served.get(reply)
+        if reply in self._over or (known and known.task):
+            return  # a copy
+        served = self._served[reply] = _Served(head, partial(self._reply, reply))
+        if not head.body_bytes:
+            self._start(reply, served)
+
+    def _continue(self, reply: str, served: _Served, frame: Frame) -> None:
+        match frame.kind:
+            case Kind.BODY:
+                if served.task is None and served.add_body(frame.payload):
+                    self._start(reply, served)
+            case Kind.ACK:
+                served.acknowledge(frame.number)
+            case Kind.RESUME if served.task is None:
+                del self._served[reply]
+                self._reply(reply, Frame(Kind.LOST, 0).encode())
+            case Kind.RESUME:
+                served.resume(frame.number)
+            case Kind.CANCEL:
+                served.disconnect()
+            case _:
+                pass
+        self._forget_if_over(reply)
+
+    def _start(self, reply: str, served: _Served) -> None:
+        served.task = self._tasks.create_task(served.serve(self._app))
+        served.task.add_done_callback(lambda _: self._forget_if_over(reply))
+
+    def _forget_if_over(self, reply: str) -> None:
+        served = self._served.get(reply)
+        if served and served.is_over:
+            del self._served[reply]
+            self._over[reply] = None
+            if len(self._over) > _REMEMBERED_STREAMS:
+                del self._over[next(iter(self._over))]
+
+    def _reply(self, reply: str, data: bytes) -> None:
+        self._broker.send(reply, data, f"to.{self._process}")
+
+
+def _gateway_of(reply: str) -> str:
+    return reply.split(".")[1]

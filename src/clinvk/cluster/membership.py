@@ -1,0 +1,247 @@
+"""The place of a server in a cluster: gateway, worker, or both."""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from msgspec.structs import replace
+from starlette.types import ASGIApp
+
+from clinvk import __version__
+from clinvk.api.endpoints.inventory import BackendInfo, NodeBackend, NodeInfo
+from clinvk.api.endpoints.services import Services
+from clinvk.cluster.broker import Broker, Received, connected, without_password
+from clinvk.cluster.gateway import Gateway
+from clinvk.cluster.hop import GatewayEnd, WorkerEnd
+from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, CHECK_INTERVAL_S, Member, Members
+from clinvk.cluster.messages import Announcement, Foreign, Seal
+from clinvk.cluster.worker import ParkedCalls, forward_changes, show_changes, worker_app
+from clinvk.config.load import home
+from clinvk.config.model import Settings
+from clinvk.config.saving import replace_file
+from clinvk.runtime.process.waiting import in_background
+from clinvk.types.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+SECRET_VARIABLE = "CLINVK_CLUSTER_SECRET"  # noqa: S105  # a name
+
+_ANSWER_TIMEOUT_S = 2.0
+
+
+class Membership:
+    """The place of one server in the cluster of its settings. The context connects to the broker.
+
+    A server that `listens` is a gateway; one whose settings name a node runs agents.
+    """
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], listens: bool) -> None:
+        self.listens = listens
+        self.runs_agents = bool(settings.cluster.node)
+        self._settings = settings
+        self._environ = environ
+        self._process = os.urandom(8).hex()
+        self._store = _store_of(environ)
+        self._seal = Seal(b"")
+        self._members = Members(self._store)
+        self._new_member = asyncio.Event()
+        self._has_warned = False
+        self._exits = AsyncExitStack()
+        self._broker: Broker | None = None
+        self._gateway: Gateway | None = None
+
+    @property
+    def place(self) -> str:
+        """The place, for the startup message."""
+        cluster = self._settings.cluster
+        roles = [*(["gateway"] if self.listens else []), *([f"node {cluster.node}"] if cluster.node else [])]
+        return f"{' and '.join(roles)} of {without_password(cluster.url)}"
+
+    async def __aenter__(self) -> Self:
+        """Connect to the broker.
+
+        Raises:
+            ConfigError: the broker cannot be used, there is no secret, or another server has the name of the node.
+        """
+        self._seal = Seal(await asyncio.to_thread(read_secret, self._environ))
+        self._broker = await self._exits.enter_async_context(connected(self._settings.cluster))
+        await self._refuse_duplicate(self._broker)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exits.aclose()
+
+    def wrap(self, services: Services, template: str, app: ASGIApp) -> ASGIApp:
+        """Return the application for a path template: of a gateway one that passes requests to nodes."""
+        return self._gateway.wrap(template, app) if self._gateway else app
+
+    def nodes(self) -> list[NodeInfo]:
+        """Return the machines that run agents, by name."""
+        return sorted((self._node_info(member) for member in self._members.all_nodes()), key=lambda info: info.node)
+
+    @asynccontextmanager
+    async def joined(self, services: Services) -> AsyncGenerator[None]:
+        """Announce this server, and serve or pass on requests, inside the context."""
+        assert self._broker, "the context of this object is open"
+        broker, seal, members = self._broker, self._seal, self._members
+        await broker.subscribe("members", self._note)
+        async with AsyncExitStack() as stack:
+            if self.runs_agents:
+                worker = await stack.enter_async_context(WorkerEnd(broker, seal, self._process, worker_app(services)))
+                members.on_lost.append(worker.lose)
+                members.on_interrupted.append(worker.probe)
+                services.parked_runs.on_call = ParkedCalls(broker, self._process, services.background).change
+                services.access.keys.trusts_gateways = True
+                forward_changes(services, broker, seal, self._process)
+                name = f"node.{self._settings.cluster.node}"
+                await broker.subscribe(name, lambda received: broker.send(received.reply, self._process.encode()))
+            if self.listens:
+                hop = GatewayEnd(broker, seal, self._process)
+                await hop.open()
+                members.on_lost.append(hop.lose)
+                members.on_interrupted.append(hop.resume)
+                self._gateway = Gateway(services, broker, hop, members)
+                services.inventory.of_cluster = self._backends
+                services.live.only_forwarded = not self.runs_agents
+                await broker.subscribe("changes", partial(show_changes, services, seal, self._process))
+            announcing = in_background(self._announce(services, broker))
+            async with announcing, in_background(self._check()), in_background(self._stop(services)):
+                yield
+        broker.send("members", seal.sign(self._announcement(services, broker, has_left=True)))
+
+    async def observe(self) -> list[NodeInfo]:
+        """Listen for a moment, and return the nodes that have announced themselves."""
+        assert self._broker, "the context of this object is open"
+        await self._broker.subscribe("members", self._note)
+        await asyncio.sleep(ANNOUNCE_INTERVAL_S * 1.2)
+        return self.nodes()
+
+    async def _announce(self, services: Services, broker: Broker) -> None:
+        """Announce this server every second, and when another server has started."""
+        while True:
+            self._new_member.clear()
+            broker.send("members", self._seal.sign(self._announcement(services, broker)))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCE_INTERVAL_S):
+                    await self._new_member.wait()
+
+    def _announcement(self, services: Services, broker: Broker, has_left: bool = False) -> Announcement:
+        common = Announcement(
+            process=self._process, version=__version__, store=self._store, connections=broker.connections
+        )
+        if has_left or not self.runs_agents:
+            return replace(common, state="left" if has_left else "up")
+        runs = services.runs
+        return replace(
+            common,
+            node=self._settings.cluster.node,
+            labels=self._settings.cluster.labels,
+            backends=tuple(services.inventory.own()),
+            running=runs.busy,
+            queued=runs.queued,
+            max_runs=runs.capacity.runs,
+            state="stopping" if services.state.stopping.is_set() else "up",
+        )
+
+    async def _stop(self, services: Services) -> None:
+        """Announce at once that this server stops."""
+        await services.state.stopping.wait()
+        self._new_member.set()
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            self._members.check()
+
+    def _note(self, received: Received) -> None:
+        try:
+            announcement = self._seal.announcement(received.data)
+        except Foreign as exc:
+            if not self._has_warned:
+                logger.warning("a process on the same broker is not of this cluster: %s", exc)
+            self._has_warned = True
+            return
+        if self._members.note(announcement) and announcement.process != self._process:
+            self._new_member.set()
+
+    async def _refuse_duplicate(self, broker: Broker) -> None:
+        node = self._settings.cluster.node
+        if node and await broker.request(f"node.{node}", b"", _ANSWER_TIMEOUT_S):
+            raise ConfigError(f"another worker of this cluster is named {node!r}; --node chooses another name")
+
+    def _backends(self) -> list[BackendInfo]:
+        """Return the agents of the cluster: of each the one that is available, if any, on the least loaded node."""
+        found: dict[str, BackendInfo] = {}
+        for member in self._members.nodes():
+            for info in member.announcement.backends:
+                if info.name not in found or (info.available and not found[info.name].available):
+                    found[info.name] = info
+        return [*found.values()]
+
+    def _node_info(self, member: Member) -> NodeInfo:
+        one = member.announcement
+        return NodeInfo(
+            node=one.node,
+            state=self._members.state_of(member),
+            version=one.version,
+            labels=one.labels,
+            backends=tuple(NodeBackend(each.name, each.available, each.version) for each in one.backends),
+            running=one.running,
+            queued=one.queued,
+            max_concurrent_runs=one.max_runs,
+        )
+
+
+async def list_nodes(settings: Settings, environ: Mapping[str, str]) -> list[NodeInfo]:
+    """Return the nodes that announce themselves, without taking part in the cluster. Raises `ConfigError`."""
+    async with Membership(replace(settings, cluster=replace(settings.cluster, node="")), environ, False) as observer:
+        return await observer.observe()
+
+
+def _store_of(environ: Mapping[str, str]) -> str:
+    """Return a name for the store of this process: the same for all processes that share the store."""
+    return f"{socket.gethostname()}:{home(environ)}"
+
+
+def secret_file(environ: Mapping[str, str]) -> Path:
+    """Return the file with the secret of the cluster."""
+    return home(environ) / "cluster.secret"
+
+
+def read_secret(environ: Mapping[str, str]) -> bytes:
+    """Return the secret that all processes of a cluster share. Blocks.
+
+    Raises:
+        ConfigError: there is no secret, or the file cannot be read or is readable for other users.
+    """
+    if secret := environ.get(SECRET_VARIABLE):
+        return secret.encode()
+    file = secret_file(environ)
+    try:
+        mode, secret = file.stat().st_mode, file.read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise ConfigError(
+            f"a cluster needs a secret: set {SECRET_VARIABLE}, or copy {file} from another machine of the cluster "
+            f"({exc.strerror})"
+        ) from exc
+    if mode & 0o077:
+        raise ConfigError(f"{file}: others may read or write it; chmod 600 it")
+    if not secret:
+        raise ConfigError(f"{file}: is empty")
+    return secret.encode()
+
+
+def create_secret(environ: Mapping[str, str]) -> Path:
+    """Create the file with the secret, unless it exists, and return it. Blocks."""
+    file = secret_file(environ)
+    if not file.exists():
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(file, f"{secrets.token_urlsafe(32)}\n".encode())
+    return file

@@ -1,0 +1,242 @@
+"""The messages between the processes of a cluster, and their signatures. Pure.
+
+A request and its response form a *stream*. A frame of a stream is a kind, a number and a payload. The frames of a
+response that matter are numbered from 1, so that the gateway notices a lost frame. Announcements and requests are
+signed with the secret of the cluster.
+"""
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from clinvk.api.endpoints.inventory import BackendInfo
+
+PROTOCOL = 1
+"""The version of the messages. A gateway sends requests only to nodes with the same version."""
+
+CHUNK_BYTES = 512 * 1024
+"""The maximum size of a payload: NATS allows messages of 1 MB."""
+
+_FRAME = struct.Struct(">BI")
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+_T = TypeVar("_T")
+
+
+class Foreign(Exception):
+    """A message without the signature of this cluster, or in another format."""
+
+
+class Kind(IntEnum):
+    """The kinds of frames: first those of a gateway, then those of a worker, which are numbered up to `LOST`."""
+
+    REQUEST = 1
+    """A signed `RequestHead`."""
+    BODY = 2
+    """A part of the request's body."""
+    ACK = 3
+    """The client has received the response up to this number."""
+    RESUME = 4
+    """The connection was interrupted: send again what comes after this number."""
+    CANCEL = 5
+    """The client has disconnected, or the gateway does not know the stream."""
+    HEAD = 6
+    """A `ResponseHead`."""
+    DATA = 7
+    """A part of the response's body."""
+    END = 8
+    """The last part of the response's body."""
+    FAILED = 9
+    """The response breaks off here."""
+    LOST = 10
+    """The worker does not know the stream."""
+    PROBE = 11
+    """The connection was interrupted: does the gateway know the stream?"""
+
+
+class Frame(NamedTuple):
+    """A frame of a stream. `number` is 0 for frames that are not numbered."""
+
+    kind: Kind
+    number: int
+    payload: bytes = b""
+
+    def encode(self) -> bytes:
+        """Return the frame as bytes."""
+        return _FRAME.pack(self.kind, self.number) + self.payload
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Read a frame.
+
+    Raises:
+        Foreign: the data is no frame.
+    """
+    try:
+        kind, number = _FRAME.unpack_from(data)
+        return Frame(Kind(kind), number, data[_FRAME.size :])
+    except (struct.error, ValueError) as exc:
+        raise Foreign(str(exc)) from exc
+
+
+def chunks(data: bytes) -> Iterator[bytes]:
+    """Split data into payloads; empty data is one empty payload."""
+    if len(data) <= CHUNK_BYTES:
+        yield data
+        return
+    yield from (data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES))
+
+
+class RequestHead(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A request as a gateway has accepted it.
+
+    Attributes:
+        protocol: `PROTOCOL` of the gateway.
+        process: the process that the request is for, which refuses a copy for another process.
+        stream: the id of the stream, which the process accepts once.
+        key_name: the name of the API key; empty without a key.
+        client: the owner of the run in the queue.
+        origin_named: whether the settings of the gateway name the origin of the web page; None without an origin.
+        digest: the SHA-256 of the body.
+    """
+
+    protocol: int
+    process: str
+    stream: str
+    method: str
+    path: str
+    query: bytes
+    headers: Headers
+    address: tuple[str, int] | None
+    server: tuple[str, int | None] | None
+    scheme: str
+    key_name: str
+    client: str
+    origin_named: bool | None
+    body_bytes: int
+    digest: bytes
+
+
+class ResponseHead(msgspec.Struct, frozen=True, array_like=True):
+    """The status and the headers of a response; of a refusal also the code and the field of the error."""
+
+    status: int
+    headers: Headers
+    error_code: str = ""
+    error_field: str = ""
+
+
+class Announcement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a process of a cluster announces every second.
+
+    Attributes:
+        process: the id of the process, new with each start.
+        node: the name of a worker; empty for a gateway that runs no agents.
+        connections: how often the process has connected to the broker: a change means that messages may be lost.
+        store: the store of the process, which all processes of a cluster must share.
+        labels: what requests can ask for.
+        max_runs: how many runs may be active at once.
+        state: `stopping` means that the process takes no new runs, `left` is its last announcement.
+    """
+
+    process: str
+    protocol: int = PROTOCOL
+    node: str = ""
+    version: str = ""
+    store: str = ""
+    connections: int = 1
+    labels: tuple[str, ...] = ()
+    backends: tuple[BackendInfo, ...] = ()
+    running: int = 0
+    queued: int = 0
+    max_runs: int = 0
+    state: Literal["up", "stopping", "left"] = "up"
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """A change of a run or an interaction of a worker, for the viewers at all gateways. `data` is JSON."""
+
+    process: str
+    kind: str
+    data: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_requests = msgspec.msgpack.Decoder(RequestHead)
+_responses = msgspec.msgpack.Decoder(ResponseHead)
+_announcements = msgspec.msgpack.Decoder(Announcement)
+_changes = msgspec.msgpack.Decoder(Change)
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Return a message as bytes, unsigned."""
+    return _encode(message)
+
+
+def decode_response(data: bytes) -> ResponseHead:
+    """Read the head of a response. Raises `Foreign`."""
+    return _decode(_responses, data)
+
+
+class Seal:
+    """Signs messages with the secret of the cluster."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def sign(self, message: msgspec.Struct) -> bytes:
+        """Return a message as bytes, after its signature."""
+        data = _encode(message)
+        return self._digest(data) + data
+
+    def request(self, data: bytes) -> RequestHead:
+        """Read the head of a request. Raises `Foreign`."""
+        return _decode(_requests, self._verified(data))
+
+    def announcement(self, data: bytes) -> Announcement:
+        """Read an announcement. Raises `Foreign`."""
+        return _decode(_announcements, self._verified(data))
+
+    def change(self, data: bytes) -> Change:
+        """Read a change. Raises `Foreign`."""
+        return _decode(_changes, self._verified(data))
+
+    def _digest(self, data: bytes) -> bytes:
+        return hmac.digest(self._secret, data, "sha256")
+
+    def _verified(self, data: bytes) -> bytes:
+        digest, message = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if not hmac.compare_digest(digest, self._digest(message)):
+            raise Foreign("the message was signed with another secret")
+        return message
+
+
+def digest_of(body: bytes | bytearray) -> bytes:
+    """Return the digest of a request's body."""
+    return hashlib.sha256(body).digest()
+
+
+def call_subject(key_name: str, call: str) -> str:
+    """Return the last part of the subject at which the worker with a parked call of a client tool answers."""
+    return hashlib.sha256(f"{key_name}\n{call}".encode()).hexdigest()
+
+
+def request_frames(head: bytes, body: bytes) -> Iterable[bytes]:
+    """Return the frames of a request; `head` is signed."""
+    yield Frame(Kind.REQUEST, 0, head).encode()
+    for chunk in chunks(body) if body else ():
+        yield Frame(Kind.BODY, 0, chunk).encode()
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[_T]", data: bytes) -> _T:
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError as exc:
+        raise Foreign(str(exc)) from exc

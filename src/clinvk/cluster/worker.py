@@ -1,0 +1,82 @@
+"""A worker of a cluster: serve the requests that gateways pass on, and tell where the calls of client tools wait."""
+
+import asyncio
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from clinvk.api.endpoints.parked_runs import ParkedRun
+from clinvk.api.endpoints.services import Services
+from clinvk.api.http.response import send_error
+from clinvk.api.server.app import create_app
+from clinvk.cluster.broker import Broker, Received
+from clinvk.cluster.messages import Change, RequestHead, Seal, call_subject
+from clinvk.types.errors import ShuttingDown
+
+
+class SignedIdentity:
+    """Identifies the client of a request by what the gateway has signed, in the place of `AuthMiddleware`.
+
+    Directories, sandbox and agents are limited by the settings of this worker, and by the policy of the key in the
+    shared records, so that a gateway cannot widen them.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse the request while the worker stops."""
+        state = scope["state"]
+        head: RequestHead = state["hop"]
+        state.update(key_name=head.key_name, client=head.client, is_authenticated=True)
+        if head.origin_named is not None:
+            state["origin_named"] = head.origin_named
+        if state["is_refused"]:
+            await send_error(ShuttingDown("the node is stopping and takes no new requests"), scope, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def worker_app(services: Services) -> ASGIApp:
+    """Return the application for the requests of gateways."""
+    return create_app(services, guard=SignedIdentity)
+
+
+class ParkedCalls:
+    """Answers for the calls of client tools that wait on this worker: each has a subject while it waits.
+
+    So the broker itself knows whether a call waits: nobody receives the subject of another call.
+    """
+
+    def __init__(self, broker: Broker, process: str, tasks: asyncio.TaskGroup) -> None:
+        self._broker = broker
+        self._process = process
+        self._tasks = tasks
+        self._subscriptions: dict[str, asyncio.Task[Callable[[], None]]] = {}
+
+    def change(self, parked: ParkedRun, call: str, is_parked: bool) -> None:
+        """Note that a call waits, or no longer waits."""
+        subject = f"call.{call_subject(parked.key_name, call)}"
+        if is_parked and subject not in self._subscriptions:
+            self._subscriptions[subject] = self._tasks.create_task(self._broker.subscribe(subject, self._answer))
+        elif not is_parked and (subscribing := self._subscriptions.pop(subject, None)):
+            subscribing.add_done_callback(lambda task: task.cancelled() or task.result()())
+
+    def _answer(self, received: Received) -> None:
+        self._broker.send(received.reply, self._process.encode())
+
+
+def forward_changes(services: Services, broker: Broker, seal: Seal, process: str) -> None:
+    """Send the changes of this worker's runs and interactions to the viewers at gateways."""
+
+    def forward(kind: str, data: bytes) -> None:
+        broker.send("changes", seal.sign(Change(process, kind, data)))
+
+    services.live.forward = forward
+
+
+def show_changes(services: Services, seal: Seal, process: str, received: Received) -> None:
+    """Show the viewers at this gateway a change of another process."""
+    change = seal.change(received.data)
+    if change.process != process:
+        services.live.publish_data(change.kind, change.data)

@@ -1,0 +1,224 @@
+"""A cluster of real processes: a NATS server, gateways, workers, and the death of each."""
+
+import json
+import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acceptance.command import Clinvk, until
+from acceptance.server import Server
+from broker import NatsServer
+from scripted import Scripted
+from scripted.steps import claude_says, hang, wait_for
+
+SECRET = {"CLINVK_CLUSTER_SECRET": "secret"}
+
+
+class Cluster:
+    """Starts the processes of a cluster, which end with the context."""
+
+    def __init__(self, agent: Scripted, folder: Path) -> None:
+        self.agent = agent
+        self.broker = NatsServer(folder)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Cluster":
+        self._stack.enter_context(self.broker)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def worker(self, node: str, *arguments: str, **env: str) -> Server:
+        """Start a worker."""
+        return self._start(("worker", "--node", node, *arguments), env)
+
+    def gateway(self) -> Server:
+        """Start a gateway, which knows the workers at once."""
+        return self._start(("serve", "--port", "0"), {})
+
+    def _start(self, arguments: tuple[str, ...], env: dict[str, str]) -> Server:
+        argv = (*arguments, "--cluster", self.broker.url)
+        return self._stack.enter_context(Server(self.agent, {**SECRET, **env}, arguments=argv)).ready()
+
+
+@pytest.fixture
+def cluster(scripted: Scripted, tmp_path: Path) -> Generator[Cluster]:
+    """A NATS server, and what a test starts."""
+    with Cluster(scripted, tmp_path) as running:
+        yield running
+
+
+def nodes(gateway: Server) -> list[str]:
+    """Return the names of the nodes that a gateway knows."""
+    return [node["node"] for node in gateway.client.get("/api/v1/nodes").json()["nodes"]]
+
+
+def prompt(gateway: Server, node: str = "", **body: object) -> dict[str, str]:
+    """Run a prompt, by default on any node; return the answer and its node."""
+    headers = {"x-clinvk-node": node} if node else {}
+    body = {"backend": "claude", "prompt": "hi", **body}
+    response = gateway.client.post("/api/v1/prompt", json=body, headers=headers)
+    assert response.status_code == 200, response.text
+    return {**response.json(), "node": response.headers["x-clinvk-node"]}
+
+
+def lines(response: Iterator[str]) -> Iterator[Any]:
+    """Return the events of a stream."""
+    return (json.loads(line) for line in response if line.strip())
+
+
+def test_session_stays_on_its_node_and_new_runs_go_where_they_fit(cluster: Cluster, clinvk: Clinvk) -> None:
+    cluster.agent.play(claude_says("hello"))
+    elsewhere = str(clinvk.folder)
+    cluster.worker("one", "--labels", "gpu,web", CLINVK_SERVER__ALLOWED_WORKDIR_PREFIXES="/nowhere")
+    cluster.worker("two")
+    gateway = cluster.gateway()
+    assert nodes(gateway) == ["one", "two"]
+    first = prompt(gateway, "two", workdir=elsewhere)
+    assert first["output"] == "hello"
+    again = [prompt(gateway, session_id=first["session_id"])["node"] for _ in range(3)]
+    assert again == ["two"] * 3
+    session = gateway.client.get(f"/api/v1/sessions/{first['session_id']}").json()
+    assert (session["node"], session["turn_count"]) == ("two", 4)
+    assert {prompt(gateway, workdir=elsewhere)["node"] for _ in range(4)} == {"two"}, "one refuses the directory"
+    refusals = {
+        ("labels", "gpu,other"): (503, "node_unavailable"),
+        ("node", "three"): (503, "node_unavailable"),
+        ("labels", "gpu"): (403, "directory_not_allowed"),
+    }
+    body = {"backend": "claude", "prompt": "hi", "workdir": elsewhere}
+    for (header, value), expected in refusals.items():
+        refused = gateway.client.post("/api/v1/prompt", json=body, headers={f"x-clinvk-{header}": value})
+        assert (refused.status_code, refused.json()["code"]) == expected
+    tasks = [{"backend": "claude", "prompt": "a", "session_id": first["session_id"]}]
+    parallel = gateway.client.post("/api/v1/parallel", json={"tasks": tasks})
+    assert (parallel.headers["x-clinvk-node"], parallel.json()["completed"]) == ("two", 1)
+    listed = clinvk.run("cluster", "status", "--json", "--cluster", cluster.broker.url, env=SECRET)
+    assert [(each["node"], each["labels"]) for each in json.loads(listed.stdout)["nodes"]] == [
+        ("one", ["gpu", "web"]),
+        ("two", []),
+    ]
+
+
+def test_killed_worker_ends_its_streams_and_its_sessions_wait_for_it(cluster: Cluster) -> None:
+    cluster.agent.play(claude_says("hello"))
+    cluster.agent.play([*claude_says("half")[:4], hang()], when="slow")
+    one, _ = cluster.worker("one"), cluster.worker("two")
+    gateway = cluster.gateway()
+    session_id = prompt(gateway, "one")["session_id"]
+    body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
+    with gateway.client.stream("POST", "/api/v1/prompt", json=body, headers={"x-clinvk-node": "one"}) as response:
+        events = lines(response.iter_lines())
+        started = [next(events), next(events)]
+        one.kill()
+        killed_at = time.monotonic()
+        assert prompt(gateway)["node"] == "two", "the broker itself knows at once that a node is gone"
+        (last,) = events
+        assert time.monotonic() - killed_at < 5.5
+    assert [event["type"] for event in (*started, last)] == ["init", "message", "error"]
+    assert (last["sequence"], last["content"]["code"]) == (3, "node_unavailable")
+    run_id = started[0]["content"]["run_id"]
+    until(lambda: gateway.client.get(f"/api/v1/runs/{run_id}").json()["state"] == "interrupted")
+    body = {"backend": "claude", "prompt": "hi", "session_id": session_id}
+    refused = gateway.client.post("/api/v1/prompt", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (503, "node_unavailable")
+    assert int(refused.headers["retry-after"]) > 0
+    cluster.worker("one")
+    until(lambda: "one" in nodes(gateway))
+    assert prompt(gateway, session_id=session_id)["node"] == "one"
+
+
+def test_killed_gateway_cancels_its_runs_except_detached_ones(cluster: Cluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    cluster.agent.play([*claude_says("half")[:4], hang()], when="slow")
+    cluster.agent.play([wait_for(gate), *claude_says("done")], when="detached")
+    cluster.worker("one")
+    gateway, other = cluster.gateway(), cluster.gateway()
+    detached = gateway.detached("detached")["run_id"]
+    body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
+    with gateway.client.stream("POST", "/api/v1/prompt", json=body) as response:
+        started = next(lines(response.iter_lines()))
+        gateway.kill()
+    run_id = started["content"]["run_id"]
+    until(lambda: other.client.get(f"/api/v1/runs/{run_id}").json()["state"] == "cancelled")
+    assert other.client.get(f"/api/v1/runs/{detached}").json()["state"] in ("queued", "running")
+    gate.touch()
+    headers = {"accept": "application/x-ndjson"}
+    with other.client.stream("GET", f"/api/v1/runs/{detached}/events", headers=headers) as response:
+        assert [*lines(response.iter_lines())][-1]["type"] == "done"
+
+
+def test_broker_that_restarts_breaks_no_stream_and_refuses_requests_meanwhile(cluster: Cluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
+    cluster.agent.play(claude_says("hello"))
+    cluster.worker("one")
+    gateway = cluster.gateway()
+    body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
+    with gateway.client.stream("POST", "/api/v1/prompt", json=body) as response:
+        events = lines(response.iter_lines())
+        assert [next(events)["type"], next(events)["type"]] == ["init", "message"]
+        cluster.broker.kill()
+        until(lambda: "broker of the cluster is away" in gateway.said)
+        refused = gateway.client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "hi"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "node_unavailable")
+        cluster.broker.start()
+        until(lambda: "broker of the cluster is back" in gateway.said)
+        gate.touch()
+        rest = [*events]
+    assert [event["type"] for event in rest][-1] == "done"
+    until(lambda: nodes(gateway) == ["one"])
+    assert prompt(gateway)["output"] == "hello"
+
+
+def test_stopping_worker_finishes_its_runs_and_gets_no_new_ones(cluster: Cluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    cluster.agent.play(claude_says("hello"))
+    cluster.agent.play([wait_for(gate), *claude_says("finished")], when="slow")
+    one, _ = cluster.worker("one"), cluster.worker("two")
+    gateway = cluster.gateway()
+    headers = {"x-clinvk-node": "one", "prefer": "respond-async"}
+    body = {"backend": "claude", "prompt": "slow", "detach": True}
+    run_id = gateway.client.post("/api/v1/prompt", json=body, headers=headers).json()["run_id"]
+    one.process.terminate()
+    until(lambda: gateway.client.get("/api/v1/nodes").json()["nodes"][0]["state"] == "stopping")
+    assert {prompt(gateway)["node"] for _ in range(3)} == {"two"}
+    gate.touch()
+    until(lambda: gateway.client.get(f"/api/v1/runs/{run_id}").json()["output"] == "finished")
+    assert one.process.wait(20) == 0
+
+
+def test_start_reports_what_is_wrong_with_exit_code_3(cluster: Cluster, clinvk: Clinvk, tmp_path: Path) -> None:
+    cluster.worker("one")
+    (tmp_path / "locked").mkdir()
+    with NatsServer(tmp_path / "locked", "--user", "ana", "--pass", "right") as locked:
+        wrong = locked.url.replace("//", "//ana:wrong@")
+        starts: list[tuple[tuple[str, ...], dict[str, str], str]] = [
+            (("worker", "--node", "one", "--cluster", cluster.broker.url), SECRET, "is named 'one'"),
+            (("worker", "--cluster", "nats://127.0.0.1:9"), SECRET, "'nats://127.0.0.1:9' cannot be used: "),
+            (("serve", "--port", "0", "--cluster", wrong), SECRET, f"'{locked.url}' cannot be used: "),
+            (("worker", "--cluster", cluster.broker.url), {}, "needs a secret"),
+            (("worker",), SECRET, "--cluster URL"),
+            (("cluster", "status"), SECRET, "--cluster URL"),
+        ]
+        for arguments, env, reason in starts:
+            done = clinvk.run(*arguments, env=env)
+            assert (done.returncode, reason in done.stderr) == (3, True), done.stderr
+
+
+def test_cluster_up_starts_a_broker_and_creates_the_secret(cluster: Cluster, clinvk: Clinvk) -> None:
+    cluster.broker.kill()
+    arguments = ("cluster", "up", "--port", str(cluster.broker.port))
+    with Server(cluster.agent, arguments=arguments) as up:
+        until(lambda: "Server is ready" in up.said)
+        secret = cluster.agent.folder / ".clinvk" / "cluster.secret"
+        assert secret.stat().st_mode & 0o777 == 0o600
+        with Server(cluster.agent, arguments=("worker", "--node", "one", "--cluster", cluster.broker.url)) as worker:
+            worker.ready()
+            listed = clinvk.run("cluster", "status", "--cluster", cluster.broker.url)
+    assert listed.stdout.splitlines()[1].split()[:2] == ["one", "up"]

@@ -1,0 +1,241 @@
+"""HTTP over a real NATS server: streams, slow clients, disconnects, and interruptions of the broker."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from broker import NatsServer
+from clinvk.cluster import messages
+from clinvk.cluster.broker import Broker, connected
+from clinvk.cluster.hop import WINDOW_BYTES, GatewayEnd, Response, Undelivered, WorkerEnd
+from clinvk.cluster.messages import PROTOCOL, Frame, Kind, RequestHead, Seal
+from clinvk.config.model import ClusterSettings
+from clinvk.types.errors import NodeUnavailable
+from polling import until
+
+SEAL = Seal(b"secret")
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Generator[NatsServer]:
+    """A NATS server."""
+    with NatsServer(tmp_path) as server:
+        yield server
+
+
+@dataclass
+class App:
+    """An application that sends `pieces`, and notes what it received and how far it came."""
+
+    pieces: list[bytes] = field(default_factory=lambda: [b"one ", b"two ", b"three"])
+    pause_s: float = 0
+    holds: bool = False
+    bodies: list[bytes] = field(default_factory=list[bytes])
+    sent: int = 0
+    disconnects: int = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.bodies.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 201, "headers": [(b"x-path", scope["path"].encode())]})
+        for piece in self.pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            self.sent += len(piece)
+            await asyncio.sleep(self.pause_s)
+        if self.holds:
+            assert (await receive())["type"] == "http.disconnect"
+            self.disconnects += 1
+        await send({"type": "http.response.body", "body": b""})
+
+
+@dataclass
+class Ends:
+    """The two ends of the hop."""
+
+    app: App
+    gateway: GatewayEnd
+    worker: WorkerEnd
+    of_gateway: Broker
+    of_worker: Broker
+
+    def head(self, body: bytes = b"", process: str = "worker") -> RequestHead:
+        """Return the head of a request with a body."""
+        return RequestHead(
+            protocol=PROTOCOL,
+            process=process,
+            stream=self.gateway.new_stream(),
+            method="POST",
+            path="/somewhere",
+            query=b"",
+            headers=((b"host", b"localhost"),),
+            address=("127.0.0.1", 1),
+            server=("127.0.0.1", 2),
+            scheme="http",
+            key_name="",
+            client="",
+            origin_named=None,
+            body_bytes=len(body),
+            digest=messages.digest_of(body),
+        )
+
+
+@asynccontextmanager
+async def ends(broker: NatsServer, app: App, seal: Seal = SEAL) -> AsyncGenerator[Ends]:
+    """Connect both ends; after an interruption they resume as with announcements."""
+    settings = ClusterSettings(url=broker.url)
+    async with (
+        connected(settings) as of_gateway,
+        connected(settings) as of_worker,
+        WorkerEnd(of_worker, SEAL, "worker", app) as worker,
+    ):
+        gateway = GatewayEnd(of_gateway, seal, "gateway")
+        await gateway.open()
+        of_worker.on_reconnect.append(gateway.resume)
+        of_gateway.on_reconnect.append(worker.probe)
+        yield Ends(app, gateway, worker, of_gateway, of_worker)
+
+
+async def body_of(response: Response) -> bytes:
+    return b"".join([piece async for piece, _ in response.body()])
+
+
+@pytest.mark.parametrize("size", [0, 10, 3_000_000])
+async def test_request_and_response_arrive_complete(broker: NatsServer, size: int) -> None:
+    sent, app = os.urandom(size), App([b"first", os.urandom(size), b"last"])
+    async with ends(broker, app) as both, both.gateway.request(both.head(sent), "one", sent) as response:
+        head = await response.head()
+        assert (head.status, dict(head.headers)) == (201, {b"x-path": b"/somewhere"})
+        assert await body_of(response) == b"".join(app.pieces)
+    assert app.bodies == [sent]
+
+
+async def test_pieces_arrive_one_by_one_as_they_are_sent(broker: NatsServer) -> None:
+    app = App(holds=True)
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "one", b"") as response:
+        pieces = response.body()
+        await response.head()
+        assert [(await anext(pieces))[0] for _ in app.pieces] == app.pieces
+
+
+async def test_slow_client_holds_the_application_back(broker: NatsServer) -> None:
+    app = App([b"x" * 10_000] * 1000)
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "one", b"") as response:
+        await response.head()
+        pieces = response.body()
+        received = len((await anext(pieces))[0])
+        await until(lambda: app.sent >= WINDOW_BYTES)
+        await asyncio.sleep(0.2)
+        assert app.sent <= WINDOW_BYTES + 20_000
+        async for piece, _ in pieces:
+            received += len(piece)
+        assert received == 10_000_000
+
+
+async def test_client_that_disconnects_is_noticed_by_the_application(broker: NatsServer) -> None:
+    app = App(holds=True)
+    async with ends(broker, app) as both:
+        async with both.gateway.request(both.head(), "one", b"") as response:
+            await response.head()
+        await until(lambda: app.disconnects)
+
+
+async def test_lost_gateway_counts_as_a_client_that_disconnected(broker: NatsServer) -> None:
+    app = App(holds=True)
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "one", b"") as response:
+        await response.head()
+        both.worker.lose("another")
+        assert not app.disconnects
+        both.worker.lose("gateway")
+        await until(lambda: app.disconnects)
+
+
+async def test_lost_worker_ends_its_responses_with_an_error(broker: NatsServer) -> None:
+    async with ends(broker, App(holds=True)) as both, both.gateway.request(both.head(), "one", b"") as response:
+        await response.head()
+        both.gateway.lose("worker")
+        with pytest.raises(NodeUnavailable, match="'one' is away"):
+            await body_of(response)
+
+
+async def test_request_that_nobody_receives_is_undelivered(broker: NatsServer) -> None:
+    async with ends(broker, App()) as both:
+        async with both.gateway.request(both.head(process="gone"), "gone", b"") as response:
+            with pytest.raises(Undelivered):
+                await response.head()
+        await asyncio.to_thread(broker.kill)
+        await until(lambda: not both.of_gateway.is_connected)
+        with pytest.raises(NodeUnavailable, match="broker"):
+            async with both.gateway.request(both.head(), "one", b""):
+                pass
+
+
+async def test_application_that_fails_breaks_the_response_off(broker: NatsServer) -> None:
+    class Failing(App):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            raise RuntimeError("on purpose")
+
+    async with ends(broker, Failing()) as both, both.gateway.request(both.head(), "one", b"") as response:
+        await response.head()
+        with pytest.raises(NodeUnavailable, match="broke the response off"):
+            await body_of(response)
+
+
+async def test_request_of_another_secret_or_with_another_body_is_refused(broker: NatsServer) -> None:
+    app = App()
+    async with ends(broker, app, Seal(b"other")) as both, both.gateway.request(both.head(), "one", b"") as response:
+        with pytest.raises(NodeUnavailable, match="does not know"):
+            await response.head()
+    async with ends(broker, app) as both, both.gateway.request(both.head(b"signed"), "one", b"forged") as response:
+        with pytest.raises(NodeUnavailable, match="does not know"):
+            await response.head()
+    assert app.bodies == []
+
+
+async def test_copy_of_a_request_is_not_run_again(broker: NatsServer) -> None:
+    app = App()
+    async with ends(broker, app) as both:
+        head = both.head()
+        copy = Frame(Kind.REQUEST, 0, SEAL.sign(head)).encode()
+        async with both.gateway.request(head, "one", b"") as response:
+            both.of_gateway.send("to.worker", copy, f"reply.gateway.{head.stream}")
+            await response.head()
+            await body_of(response)
+        both.of_gateway.send("to.worker", copy, f"reply.gateway.{head.stream}")
+        async with both.gateway.request(both.head(), "one", b"") as response:
+            await response.head()
+    assert len(app.bodies) == 2
+
+
+@pytest.mark.parametrize("outage_s", [0, 1.0])
+async def test_broker_that_restarts_costs_no_byte_of_a_stream(broker: NatsServer, outage_s: float) -> None:
+    app = App([b"%d " % number for number in range(2000)], pause_s=0.002)
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "one", b"") as response:
+        await response.head()
+        received = b""
+        pieces = response.body()
+        async for piece, _ in pieces:
+            received += piece
+            if received.endswith((b" 300 ", b" 1200 ")):
+                await asyncio.to_thread(broker.kill)
+                await asyncio.sleep(outage_s)
+                await asyncio.to_thread(broker.start)
+        assert received == b"".join(app.pieces)
+    assert app.bodies == [b""]
+
+
+async def test_client_that_leaves_while_the_broker_is_away_is_noticed_afterwards(broker: NatsServer) -> None:
+    app = App(holds=True)
+    async with ends(broker, app) as both:
+        async with both.gateway.request(both.head(), "one", b"") as response:
+            await response.head()
+            await asyncio.to_thread(broker.kill)
+            await until(lambda: not (both.of_gateway.is_connected or both.of_worker.is_connected))
+        assert not app.disconnects
+        await asyncio.to_thread(broker.start)
+        await until(lambda: app.disconnects)

@@ -1,0 +1,117 @@
+"""The processes of a cluster as they announce themselves."""
+
+from collections.abc import Callable
+
+import pytest
+
+from clinvk.cluster.members import CHECK_INTERVAL_S, LOST_AFTER_S, Members
+from clinvk.cluster.messages import PROTOCOL, Announcement, Foreign, Frame, Kind, Seal, decode_frame
+
+
+class Clock:
+    """A clock that a test sets, and the members by this clock."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.members = Members("here", lambda: self.now)
+        self.lost: list[str] = []
+        self.members.on_lost.append(self.lost.append)
+
+    def passes(self, seconds: float, each: Callable[[], object] = lambda: None) -> None:
+        """Let time pass with the regular checks; call `each` before each check."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now += CHECK_INTERVAL_S
+            each()
+            self.members.check()
+
+
+def node(name: str, **fields: object) -> Announcement:
+    """Return the announcement of a worker."""
+    return Announcement(process=f"p-{name}", node=name, store="here", max_runs=4, **fields)  # pyright: ignore[reportArgumentType]
+
+
+def names(members: Members) -> list[str]:
+    return [member.announcement.node for member in members.nodes()]
+
+
+def test_silent_process_is_lost_after_four_seconds_and_others_stay() -> None:
+    clock = Clock()
+    clock.members.note(node("silent"))
+    clock.members.note(node("alive"))
+    clock.passes(LOST_AFTER_S, lambda: clock.members.note(node("alive")))
+    assert clock.lost == []
+    clock.passes(1, lambda: clock.members.note(node("alive")))
+    assert (clock.lost, names(clock.members)) == (["p-silent"], ["alive"])
+
+
+def test_process_that_was_busy_itself_does_not_lose_the_others() -> None:
+    clock = Clock()
+    clock.members.note(node("one"))
+    clock.now += 10
+    clock.members.check()
+    assert clock.lost == []
+    clock.passes(LOST_AFTER_S)
+    assert clock.lost == ["p-one"]
+
+
+def test_process_that_leaves_is_lost_at_once() -> None:
+    clock = Clock()
+    clock.members.note(node("one"))
+    clock.members.note(node("one", state="left"))
+    assert (clock.lost, names(clock.members)) == (["p-one"], [])
+
+
+def test_interruption_of_a_process_is_noticed_by_its_number_of_connections() -> None:
+    clock, interrupted = Clock(), list[str]()
+    clock.members.on_interrupted.append(interrupted.append)
+    for connections in (1, 1, 2, 2):
+        clock.members.note(node("one", connections=connections))
+    assert interrupted == ["p-one"]
+
+
+def test_least_loaded_node_comes_first_and_assigned_runs_count() -> None:
+    clock = Clock()
+    clock.members.note(node("idle"))
+    clock.members.note(node("busy", running=2))
+    assert names(clock.members) == ["idle", "busy"]
+    clock.members.nodes()[0].assigned = 3
+    assert names(clock.members) == ["busy", "idle"]
+    clock.members.note(node("idle"))
+    assert names(clock.members) == ["idle", "busy"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({"protocol": PROTOCOL + 1}, "incompatible"),
+        ({"store": "elsewhere"}, "incompatible"),
+        ({"state": "stopping"}, "stopping"),
+    ],
+)
+def test_node_with_another_version_or_store_or_that_stops_gets_no_requests(
+    fields: dict[str, object], state: str
+) -> None:
+    clock = Clock()
+    one = Announcement(**{"process": "p", "node": "one", "store": "here", **fields})  # pyright: ignore[reportArgumentType]
+    clock.members.note(one)
+    assert names(clock.members) == []
+    assert [clock.members.state_of(each) for each in clock.members.all_nodes()] == [state]
+
+
+def test_message_of_another_secret_or_in_another_format_is_refused() -> None:
+    signed = Seal(b"secret").sign(node("one"))
+    assert Seal(b"secret").announcement(signed) == node("one")
+    for seal, data in ((Seal(b"other"), signed), (Seal(b"secret"), signed[:-1]), (Seal(b"secret"), b"")):
+        with pytest.raises(Foreign):
+            seal.announcement(data)
+    with pytest.raises(Foreign):
+        Seal(b"secret").request(signed)
+
+
+def test_frame_survives_its_encoding_and_garbage_is_refused() -> None:
+    frame = Frame(Kind.DATA, 7, b"piece")
+    assert decode_frame(frame.encode()) == frame
+    for garbage in (b"", b"\x01", b"\xff\x00\x00\x00\x01x"):
+        with pytest.raises(Foreign):
+            decode_frame(garbage)
