@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from openai import AsyncOpenAI
 
 from agents.machine import Machine, clinvk
+from agents.test_claude_permissions import MCP_SERVER
 from agents.test_frameworks import INSTALLED
 from clinvk.backends.acp import AcpBackend
 from clinvk.config.model import BackendSettings, Settings, WarmSettings
@@ -256,16 +258,35 @@ backends:
     assert {each["backend"]: each["output"] for each in results} == dict.fromkeys(BACKENDS, "word1"), done.stdout
 
 
+def add_user_tool(machine: Machine, name: str) -> None:
+    """Add an MCP server to the user's settings of an agent, and a permission for all tools, also to the project's."""
+    server = machine.home / "server.py"
+    server.write_text(MCP_SERVER)
+    command = [sys.executable, str(server), str(machine.home / "called")]
+    if name == "opencode":
+        file = machine.home / ".config" / "opencode" / "opencode.json"
+        servers: dict[str, object] = {"mcp": {"mine": {"type": "local", "command": command}}}
+        file.write_text(json.dumps(json.loads(file.read_text()) | servers | {"permission": "allow"}))
+        agent = {"clinvk": {"permission": {"*": "allow"}}}
+        (machine.project / "opencode.json").write_text(json.dumps({"agent": agent, "permission": "allow"}))
+    else:
+        servers = {"mcpServers": {"mine": {"command": command[0], "args": command[1:]}}}
+        for folder in (machine.home, machine.project):
+            (folder / ".qwen").mkdir()
+            settings = {**servers, "tools": {"core": ["run_shell_command"], "allowed": ["agent"]}}
+            (folder / ".qwen" / "settings.json").write_text(json.dumps(settings))
+
+
 @pytest.mark.parametrize("name", CLIENT_TOOL)
 @pytest.mark.parametrize("mode", ["client", "both"])
 async def test_tools_of_a_client_are_called(machine: Machine, name: str, mode: str) -> None:
     """Without tools of their own, the agents offer the model only the client's."""
     call = f'[[call {CLIENT_TOOL[name]} {{"city": "Rome"}}]] [[call {CLIENT_TOOL[name]} {{"city": "Oslo"}}]]'
     messages: list[Any] = [{"role": "user", "content": call}]
+    env = environment(machine)
+    add_user_tool(machine, name)
     async with (
-        serving(
-            environment(machine), BACKENDS, {name: BackendSettings()}, default_workdir=str(machine.project)
-        ) as server,
+        serving(env, BACKENDS, {name: BackendSettings()}, default_workdir=str(machine.project)) as server,
         AsyncOpenAI(
             base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key="k", default_headers={"x-clinvk-tools": mode}
         ) as client,

@@ -36,12 +36,12 @@ def _opencode(settings: dict[str, object]) -> dict[str, str]:
 
 _OPENCODE_AGENT = {"mode": "primary", "prompt": MODEL_PROMPT, "permission": {"*": "deny", f"{SERVER}_*": "allow"}}
 
-_QWEN_EXTRA_TOOLS = "agent,task_stop,send_message,skill,ask_user_question,exit_plan_mode"
+_QWEN_EXTRA_TOOLS = "tool_search,agent,task_stop,send_message,skill,ask_user_question,exit_plan_mode"
 """The tools of Qwen Code that `--core-tools` does not turn off."""
 
 _WITH_OWN_TOOLS = {
     "opencode": Switches(env=_opencode({})),
-    "qwen": Switches(("--exclude-tools", "tool_search")),  # else the model has to search for the client's tools
+    "qwen": Switches(("--exclude-tools=tool_search",)),  # else the model has to search for the client's tools
 }
 _WITHOUT_OWN_TOOLS = {
     "opencode": Switches(
@@ -50,7 +50,9 @@ _WITHOUT_OWN_TOOLS = {
             "OPENCODE_DISABLE_PROJECT_CONFIG": "1",
         }
     ),
-    "qwen": Switches(("--core-tools", "none", "--exclude-tools", f"tool_search,{_QWEN_EXTRA_TOOLS}")),
+    "qwen": Switches(
+        ("--core-tools=none", f"--exclude-tools={_QWEN_EXTRA_TOOLS}", f"--allowed-mcp-server-names={SERVER}")
+    ),
 }
 
 

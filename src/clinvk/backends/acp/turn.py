@@ -95,7 +95,7 @@ class TurnDecoder:
         arguments = tool.raw_input
         if isinstance(arguments, dict):
             arguments = {name: value for name, value in arguments.items() if name != "description"}
-        return f"{tool_name(tool)} {msgspec.json.encode(arguments or tool.title).decode()}"
+        return f"{tool_name(tool)} {msgspec.json.encode(arguments or [tool.title, *tool.texts]).decode()}"
 
     def unfinished(self) -> Iterator[events.ToolResult]:
         """Yield a result for each call that has none: some agents report nothing of a call that was denied."""
