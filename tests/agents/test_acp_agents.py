@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -35,7 +36,7 @@ from clinvk.types.request import RunRequest
 from serving import serving
 from standin.document import records
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 LIMIT_S = 90
 BACKENDS = {
@@ -247,6 +248,7 @@ backends:
 """
     )
     user = dataclasses.replace(machine, env=environment(machine))
+    subprocess.run(("opencode", "models"), env=user.env, check=True, capture_output=True)  # creates its database
     for name in BACKENDS:
         first = clinvk(user, "-b", name, "--new", "-o", "text", "hello [[words=2]]")
         assert first.stdout == "word1 word2\n", first.stderr

@@ -37,7 +37,7 @@ _SETUP_TIMEOUT_S = 10.0
 """How long the preparing command before an agent may take."""
 
 _COLD_TIMEOUT_FACTOR = 3
-"""A process that was still starting when the run arrived gets so many times longer to answer."""
+"""How many times longer a process may take to answer that was still starting, and that no fallback could replace."""
 
 
 async def drive(task: RunTask) -> None:
@@ -142,7 +142,7 @@ async def _converse(task: RunTask, process: Process, launch: Launch, socket: Too
     """
     spec = task.spec
     handle = OwnProcess(task.id, process, spec.backend.channel(launch, spec.host), launch.long_lived, socket)
-    io = task.open_io(handle, launch)
+    io = task.open_io(handle, launch, answer_timeout_factor=1 if launch.fallback else _COLD_TIMEOUT_FACTOR)
     ending = await task.listen(io)
     if is_reported := ending is io.ending:
         if task.request.output_schema is None:  # else the answer may be asked for again
