@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -15,6 +16,9 @@ import serving
 from broker import NatsServer
 from scripted import Scripted
 from standin.process import Address, running
+
+if TYPE_CHECKING:
+    from postgres_server import PostgresServer
 
 MAY_BLOCK = (
     ("clinvk/runtime/process/spawn.py", {"_popen", "_opened_directory"}),
@@ -142,6 +146,15 @@ def standin() -> Generator[Address]:
     """The stand-in model API, shared by all tests of this process."""
     with running() as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Generator[PostgresServer]":
+    """A PostgreSQL server, shared by all tests of this process; each test has a schema of its own."""
+    from postgres_server import running_postgres  # a slow import
+
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.store.memory import MemoryStore
+from clinvk.store.postgres.postgres import PostgresStore
 from clinvk.store.protocol import InteractionQuery, RunQuery, SessionQuery, SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import (
@@ -27,10 +28,13 @@ from clinvk.types.session import Session
 from records import ANSWER, AT, log, new_id, run, session, turn
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[SessionStore]:
     if request.param == "memory":
         yield MemoryStore()
+    elif request.param == "postgres":
+        async with PostgresStore(request.getfixturevalue("postgres").empty()) as opened:
+            yield opened
     else:
         async with SqliteStore(tmp_path / "home") as opened:
             yield opened

@@ -36,6 +36,14 @@ NotificationUrl = Annotated[
     ),
 ]
 
+StoreUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!.*password=)(postgres(ql)?://([^\s/?#@]*@)?[^\s@]*)?\Z",
+        description="an address such as postgresql://USER:PASSWORD@HOST/DATABASE; %40 is an @ in the password",
+    ),
+]
+
 _LEVELS_AROUND = 100
 """The levels of nesting that clinvk adds around an object of a request: in a record, in a list."""
 
@@ -260,6 +268,12 @@ class NotificationSettings(_Section, frozen=True, kw_only=True):
             raise ConfigError(f"notifications.default: {message}")
 
 
+class StoreSettings(_Section, frozen=True, kw_only=True):
+    """Where records are kept: in the PostgreSQL database `url`, or, if the URL is empty, in the clinvk home."""
+
+    url: StoreUrl = ""
+
+
 class ClusterSettings(_Section, frozen=True, kw_only=True):
     """A cluster of several machines. `node` is the name of this machine in the records of its runs and sessions.
 
@@ -282,6 +296,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     agents: AgentSettings = AgentSettings()
     warm: WarmSettings = WarmSettings()
     session: SessionSettings = SessionSettings()
+    store: StoreSettings = StoreSettings()
     output: OutputSettings = OutputSettings()
     server: ServerSettings = ServerSettings()
     policy: PolicySettings = PolicySettings()

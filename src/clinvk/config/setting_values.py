@@ -39,7 +39,15 @@ class SourcedValue(NamedTuple):
     @property
     def where(self) -> str:
         """The key and the value, for a message."""
-        return f"{'.'.join(self.keys)} = {self.written!r}"
+        return f"{'.'.join(self.keys)} = {self.shown!r}"
+
+    @property
+    def shown(self) -> str:
+        """The value without the login of an address."""
+        return _LOGIN.sub(r"\1********\2", self.written)
+
+
+_LOGIN = re.compile(r"(://)\S*(@)|(?<=password=)[^&\s]+")
 
 
 OnInvalid = Callable[[ConfigError], None]
@@ -152,7 +160,7 @@ def unknown_key(entry: SourcedValue, what: str, name: str, among: Collection[str
     hints = [f"did you mean {near!r}?"] if near else []
     hints += [] if near and len(among) > _LISTED else [f"allowed: {', '.join(among)}"]
     is_hidden = entry.value is None or "=" in what or SECRET_NAME.search(".".join(entry.keys))
-    value = "" if is_hidden else f" (= {entry.written!r})"
+    value = "" if is_hidden else f" (= {entry.shown!r})"
     place = f"{entry.place}: " if entry.place else ""
     return ConfigError(f"{place}{what}{value}; {' '.join(hints)}")
 

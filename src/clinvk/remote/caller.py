@@ -48,8 +48,8 @@ _LIMITS = {"CPU": resource.RLIMIT_CPU, "FSIZE": resource.RLIMIT_FSIZE, "AS": res
 _NAMESPACES = ("mnt", "net", "pid", "user")
 
 _SETTINGS = (
-    *("agents", "notifications", "unified_flags.max_depth", "session.default_tags", "session.store_token_usage"),
-    "server.no_progress_timeout_secs",
+    *("agents", "notifications", "store", "unified_flags.max_depth", "session.default_tags"),
+    *("session.store_token_usage", "server.no_progress_timeout_secs"),
 )
 """Settings that a run reads from the process instead of the request, besides those of its backend."""
 

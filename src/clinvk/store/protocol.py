@@ -259,6 +259,14 @@ class SessionStore(Protocol):
         """List interactions."""
         ...
 
+    async def last_used(self) -> float | None:
+        """Return when a session was last used, in seconds since the epoch; None if there is no session."""
+        ...
+
+    async def recover(self) -> int:
+        """Mark the runs of dead processes as interrupted. Return the number of runs."""
+        ...
+
     async def size(self) -> int:
         """Return the size of the store on disk, in bytes."""
         ...

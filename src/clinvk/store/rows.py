@@ -80,8 +80,11 @@ class Table(Generic[_T]):
 
     def update(self, columns: Sequence[str]) -> str:
         """Return a statement that updates columns of the row with an id."""
-        changes = ", ".join(f"{name} = {self._mark}" for name in columns)
-        return f"UPDATE {self.name} SET {changes} WHERE id = {self._mark}"  # noqa: S608 - our own names
+        return f"UPDATE {self.name} SET {self.assignments(columns)} WHERE id = {self._mark}"  # noqa: S608 - our own names
+
+    def assignments(self, columns: Sequence[str]) -> str:
+        """Return the assignments of parameters to columns."""
+        return ", ".join(f"{name} = {self._mark}" for name in columns)
 
     def values(self, item: _T, columns: Sequence[str] | None = None) -> tuple[Value, ...]:
         """Return an item's values for `columns`, by default for all columns."""

@@ -18,6 +18,9 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from clinvk.config import saving
+from clinvk.config.load import home
+from clinvk.config.model import Settings
+from clinvk.store.opening import database_client
 from clinvk.types.errors import ConfigError, InvalidRequest
 from clinvk.types.text import unknown_name
 
@@ -94,10 +97,17 @@ def digest_of(key: str) -> str:
 
 
 class KeyFile:
-    """The keys of one clinvk home. Each change replaces the file atomically, and keeps concurrent changes."""
+    """The keys of one clinvk home. Each change replaces the file atomically, and keeps concurrent changes.
+
+    Attributes:
+        place: what has the keys, for messages.
+        removal: the command that removes all keys, so that none is required.
+    """
 
     def __init__(self, home: Path) -> None:
         self.path = home / FILE
+        self.place = f"{self.path}"
+        self.removal = f"rm {self.path}"
 
     def stamp(self) -> tuple[int, ...]:
         """Return a value that changes with the content or mode of the file, without a read; empty without a file."""
@@ -119,7 +129,7 @@ class KeyFile:
                 if not stat.S_ISREG(status.st_mode):
                     raise self._unreadable("it is not a regular file")
                 self._check_owner(status)
-                return _decoded(file.read().decode(errors="replace"), self.path)
+                return _decoded(file.read().decode(errors="replace"), self.place)
         except FileNotFoundError as exc:
             if self.path.is_symlink():  # as with a secret that is not mounted yet
                 raise self._unreadable("the link leads to nothing") from exc
@@ -196,10 +206,8 @@ class KeyFile:
 
     def _change(self, change: Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]], dry_run: bool = False) -> None:
         def edit(text: str) -> str:
-            keys = change(_decoded(text, self.path) if text else ())
-            if not (text or keys):
-                return ""
-            return msgspec.json.format(msgspec.json.encode(_Content(keys)), indent=2).decode() + "\n"
+            keys = change(_decoded(text, self.place) if text else ())
+            return _encoded(keys) if text or keys else ""
 
         self.read()
         saving.change_file(self.path, edit, make_folder=True, dry_run=dry_run)
@@ -221,19 +229,59 @@ class KeyFile:
             raise ConfigError(f"{self.path}: others may write it; chmod go-w it")
 
 
+class KeyTable(KeyFile):
+    """The keys in the database of `store.url`. Until the first change there, the keys of the file count."""
+
+    def __init__(self, home: Path, url: str) -> None:
+        with database_client():
+            from clinvk.store.postgres import shared_keys  # slow import
+
+        super().__init__(home)
+        self.place = "the database of store.url"
+        self.removal = "DELETE FROM keys in the database of store.url"
+        self._database, self._url = shared_keys, url
+
+    def stamp(self) -> tuple[int, ...]:
+        """Return a value that changes with the keys. Raises `StoreUnavailable`."""
+        return self._database.read_keys(self._url)[0], *super().stamp()
+
+    def read(self) -> tuple[ApiKey, ...] | None:
+        """Return the keys, or None if there are none yet. Raises `ConfigError`, `StoreUnavailable`."""
+        _, text = self._database.read_keys(self._url)
+        return super().read() if text is None else _decoded(text, self.place)
+
+    def _change(self, change: Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]], dry_run: bool = False) -> None:
+        of_file = super().read() or ()
+
+        def edit(text: str | None) -> str:
+            return _encoded(change(of_file if text is None else _decoded(text, self.place)))
+
+        self._database.change_keys(self._url, edit, dry_run)
+
+
+def key_source(settings: Settings, environ: Mapping[str, str]) -> KeyFile:
+    """Return the keys of the database of `store.url`, else of the clinvk home."""
+    url = settings.store.url
+    return KeyTable(home(environ), url) if url else KeyFile(home(environ))
+
+
+def _encoded(keys: tuple[ApiKey, ...]) -> str:
+    return msgspec.json.format(msgspec.json.encode(_Content(keys)), indent=2).decode() + "\n"
+
+
 def _open_nonblocking(path: str, flags: int) -> int:
     """Open a file without blocking, even if the path is a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _decoded(text: str, path: Path) -> tuple[ApiKey, ...]:
+def _decoded(text: str, place: str) -> tuple[ApiKey, ...]:
     try:
         keys = msgspec.json.decode(text, type=_Content).keys
     except msgspec.DecodeError as exc:
-        raise ConfigError(f"{path}: is no file of API keys: {exc}") from exc
+        raise ConfigError(f"{place}: is no file of API keys: {exc}") from exc
     for key in keys:
         if not _NAME.fullmatch(key.name):
-            raise ConfigError(f"{path}: {key.name!r} cannot be the name of a key")
+            raise ConfigError(f"{place}: {key.name!r} cannot be the name of a key")
     if len({key.name for key in keys}) < len(keys):
-        raise ConfigError(f"{path}: two keys have the same name")
+        raise ConfigError(f"{place}: two keys have the same name")
     return keys

@@ -9,13 +9,12 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
-from clinvk.api.access.key_file import PREFIX, ApiKey, KeyFile, digest_of
-from clinvk.config.load import home
+from clinvk.api.access.key_file import PREFIX, ApiKey, KeyFile, digest_of, key_source
 from clinvk.config.model import Settings
 from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import in_background
-from clinvk.types.errors import ClinvkError, ConfigError
+from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable
 from clinvk.types.redaction import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -137,11 +136,11 @@ async def read_keys(
         source = f"gopass entry {path!r} (server.api_keys_gopass_path)"
         text = await _gopass(path, source, environ, spawner, gopass_timeout_s)
         permanent = _keys(text, "gopass", source, f"{source} has no key in it")
-    file = KeyFile(home(environ))
+    file = key_source(settings, environ)
     file_keys = await asyncio.to_thread(file.read)
     if file_keys == () and not permanent:
         raise ConfigError(
-            f"{file.path} contains no key. Create one: clinvk keys create NAME. To require none: rm {file.path}"
+            f"{file.place} contains no key. Create one: clinvk keys create NAME. To require none: {file.removal}"
         )
     return ApiKeys(permanent, file_keys)
 
@@ -157,16 +156,17 @@ async def watch_key_sources(keys: ApiKeys, file: KeyFile) -> AsyncGenerator[None
 async def _watch(keys: ApiKeys, file: KeyFile) -> None:
     stamp, error, store_usage_at = None, "", 0.0
     while True:
-        found = await asyncio.to_thread(file.stamp)
-        if found != stamp or error:
-            stamp, previous_error = found, error
-            try:
+        previous_error = error
+        try:
+            found = await asyncio.to_thread(file.stamp)
+            if found != stamp or error:
+                stamp = found
                 keys.replace_file_keys(await asyncio.to_thread(file.read))
-                error = ""
-            except ConfigError as exc:
-                error = exc.message
-            if error not in ("", previous_error):
-                logger.warning("the key file cannot be read, and its keys stay valid: %s", error)
+            error = ""
+        except (ConfigError, StoreUnavailable) as exc:
+            error = exc.message
+        if error not in ("", previous_error):
+            logger.warning("the key file cannot be read, and its keys stay valid: %s", error)
         if keys.used and time.monotonic() >= store_usage_at:
             await _store_usage(keys, file)
             store_usage_at = time.monotonic() + NOTE_INTERVAL_S
@@ -180,7 +180,7 @@ async def _store_usage(keys: ApiKeys, file: KeyFile) -> None:
         return
     try:
         await asyncio.to_thread(file.store_usage, used)
-    except ConfigError as exc:
+    except (ConfigError, StoreUnavailable) as exc:
         logger.warning("when API keys were used last is not kept: %s", exc.message)
     else:
         keys.used = {name: at for name, at in keys.used.items() if at != used.get(name)}

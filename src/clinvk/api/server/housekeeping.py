@@ -17,6 +17,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from clinvk.runtime.process.waiting import in_background
+from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import StoreUnavailable
 
@@ -36,7 +37,7 @@ _NAMED_FILES = 20
 
 
 def maintain_store(
-    store: SqliteStore,
+    store: SessionStore,
     retention_days: int,
     recover_interval_s: float = RECOVER_INTERVAL_S,
     clean_interval_s: float = CLEAN_INTERVAL_S,
@@ -46,7 +47,7 @@ def maintain_store(
 
 
 async def _maintain(
-    store: SqliteStore, retention_days: int, recover_interval_s: float, clean_interval_s: float
+    store: SessionStore, retention_days: int, recover_interval_s: float, clean_interval_s: float
 ) -> None:
     is_imported, clean_at, last_error = False, 0.0, ""
     for pause_s in chain([min(_FIRST_RECOVERY_S, recover_interval_s)], repeat(recover_interval_s)):
@@ -70,7 +71,9 @@ async def _maintain(
         await asyncio.sleep(pause_s)
 
 
-async def _import(store: SqliteStore) -> None:
+async def _import(store: SessionStore) -> None:
+    if not isinstance(store, SqliteStore):
+        return
     imported = await store.import_earlier()
     if imported.count:
         logger.info("imported %d sessions of an earlier clinvk", imported.count)
@@ -80,7 +83,7 @@ async def _import(store: SqliteStore) -> None:
         logger.warning("not imported: %d more files", more)
 
 
-async def _may_be_ahead(store: SqliteStore) -> bool:
+async def _may_be_ahead(store: SessionStore) -> bool:
     """Return whether the clock may be ahead: by the clock, no session was used for `_LONG_UNUSED_DAYS`."""
     last_used = await store.last_used()
     if last_used is None or time.time() < last_used + _LONG_UNUSED_DAYS * _DAY_S:
@@ -89,7 +92,7 @@ async def _may_be_ahead(store: SqliteStore) -> bool:
     return True
 
 
-async def _clean(store: SqliteStore, retention_days: int) -> None:
+async def _clean(store: SessionStore, retention_days: int) -> None:
     if number := await store.clean(time.time() - retention_days * _DAY_S):
         logger.info("cleaned %d sessions that were not used for %d days", number, retention_days)
 

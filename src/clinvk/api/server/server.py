@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from clinvk import __version__, logs
 from clinvk.api.access import auth, keys
-from clinvk.api.access.key_file import KeyFile
+from clinvk.api.access.key_file import key_source
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.api.endpoints.inventory import BackendInventory
@@ -41,8 +41,8 @@ from clinvk.runtime.local import LocalRuns, RunObserver
 from clinvk.runtime.process import process_tags, resource_limits
 from clinvk.runtime.process.executables import inherited
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.store.opening import open_store
 from clinvk.store.protocol import SessionStore
-from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import ClinvkError, ConfigError
 from clinvk.types.orchestration import Plan
 
@@ -256,7 +256,7 @@ async def _serve(
         async with (
             cluster or nullcontext(),
             observe(settings, backends, show_run) as observers,
-            SqliteStore(home(environ), on_commit=observers.committed, on_run=observers.live.publish_run) as store,
+            open_store(settings, environ, observers.committed, observers.live.publish_run) as store,
             SocketServer(home(environ), settings, environ, backends) as socket_server,
             open_server(
                 settings, environ, sockets, store, api_keys, observers, backends, open_files, cluster
@@ -341,7 +341,7 @@ async def open_server(
         async with asyncio.TaskGroup() as group:
             access = await auth.access_of(settings.server, api_keys, sockets)
             async with (
-                keys.watch_key_sources(api_keys, KeyFile(home(environ))),
+                keys.watch_key_sources(api_keys, key_source(settings, environ)),
                 admission.key_policy.refresh(),
                 LocalRuns(
                     settings,

@@ -18,7 +18,8 @@ from clinvk.cli.parse.flag import Flag
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes, on_one_line, print_text, time_ago
 from clinvk.config import setting_values
-from clinvk.config.load import home
+from clinvk.config.load import home, trace
+from clinvk.config.model import Settings
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.interaction import Choice
 from clinvk.types.text import unknown_name
@@ -143,9 +144,9 @@ def _arguments(kind: str, command: str, environ: Mapping[str, str], backends: Ba
         case "CHOICE":
             words = get_args(Choice)
         case "ID" if command.startswith("approvals "):
-            return asyncio.run(_pending(environ))
+            return asyncio.run(_pending(_settings(environ, backends), environ))
         case "ID":
-            return asyncio.run(_newest(command.startswith("runs "), environ))
+            return asyncio.run(_newest(command.startswith("runs "), _settings(environ, backends), environ))
         case _:
             pass
     return dict.fromkeys(words, "")
@@ -158,14 +159,18 @@ def _setting_values(wanted: str, backends: Backends) -> tuple[str, ...]:
     return setting_values.allowed_words(kinds[wanted]) if wanted in kinds else ()
 
 
-async def _newest(wants_runs: bool, environ: Mapping[str, str]) -> dict[str, str]:
+def _settings(environ: Mapping[str, str], backends: Backends) -> Settings:
+    return trace(None, environ, {}, backends, setting_values.ignore_invalid).settings
+
+
+async def _newest(wants_runs: bool, settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the short ids of the newest sessions or runs, with what they are about."""
     from clinvk.cli.sessions import runs, session_text
     from clinvk.cli.sessions.local_store import open_store
     from clinvk.store.protocol import RunQuery, SessionQuery
 
     now = time.time()
-    async with open_store(environ) as store:
+    async with open_store(settings, environ) as store:
         if wants_runs:
             found = (await store.runs(RunQuery(limit=_NEWEST))).items
             about = [f"{run.backend} {time_ago(run.created_at, now)}: {runs.run_summary(run)}" for run in found]
@@ -177,13 +182,13 @@ async def _newest(wants_runs: bool, environ: Mapping[str, str]) -> dict[str, str
     return dict(zip(session_text.short_ids([record.id for record in found]), about, strict=True))
 
 
-async def _pending(environ: Mapping[str, str]) -> dict[str, str]:
+async def _pending(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the short ids of the pending interactions, with what they are about."""
     from clinvk.cli.sessions import session_text
     from clinvk.cli.sessions.local_store import open_store
     from clinvk.store.protocol import InteractionQuery
 
-    async with open_store(environ) as store:
+    async with open_store(settings, environ) as store:
         found = await store.interactions(InteractionQuery(status="pending", limit=_NEWEST))
     about = [f"{each.backend}: {on_one_line(each.command or each.title)}" for each in found]
     return dict(zip(session_text.short_ids([each.id for each in found]), about, strict=True))

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 
-from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits, Right
+from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits, Right, key_source
 from clinvk.api.access.workdirs import WorkdirPolicy
 from clinvk.backends.registry import Backends, backend_named
 from clinvk.cli.parse.flags import Flags, JsonFlags, KeyFlags
@@ -12,7 +12,6 @@ from clinvk.cli.parse.settings import age_s, directory, trace_of
 from clinvk.cli.sessions.session_text import Fields, TextView
 from clinvk.cli.terminal.output import Notes, columns, date_and_time, print_json, print_text
 from clinvk.cli.terminal.table import Column
-from clinvk.config.load import home
 from clinvk.config.setting_values import split_list
 from clinvk.dialects.rest import views
 from clinvk.types.errors import ConfigError, InvalidRequest
@@ -31,7 +30,7 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: 
     name = flags.words[0]
     limits, expires_at = _limits(flags, backends), _expires_at(flags.expires)
     _check_settings(limits, flags, environ, notes, backends)
-    file = KeyFile(home(environ))
+    file = _source(flags, environ, backends)
     is_first = not file.read()
     key = file.create(name, limits, flags.dry_run, expires_at, rights := tuple(dict.fromkeys(flags.right)))
     described = _describe(limits, rights) + (f"; expires {date_and_time(expires_at)}" if expires_at else "")
@@ -51,7 +50,7 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backend
     Raises:
         ConfigError: the key file cannot be used.
     """
-    file = KeyFile(home(environ))
+    file = _source(flags, environ, backends)
     keys = file.read()
     if flags.wants_json:
         print_json({"keys": [*map(_as_json, keys or ())]})
@@ -80,7 +79,7 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Bac
         ConfigError: the key file cannot be used.
     """
     name = flags.words[0]
-    file = KeyFile(home(environ))
+    file = _source(flags, environ, backends)
     file.revoke(name, flags.dry_run)
     if flags.dry_run:
         notes.info(f"would revoke key {name!r}")
@@ -91,10 +90,20 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Bac
     return 0
 
 
+def _source(flags: Flags, environ: Mapping[str, str], backends: Backends) -> KeyFile:
+    """Return where the keys are. Only an error in `store` matters."""
+    errors: list[ConfigError] = []
+    settings = trace_of(flags, environ, {}, backends, errors.append).settings
+    for error in errors:
+        if " store." in error.message:
+            raise error
+    return key_source(settings, environ)
+
+
 def _warn_none_left(file: KeyFile, notes: Notes) -> None:
     notes.info(
         f"no key is left, so servers refuse every request. Create one: clinvk keys create NAME. "
-        f"To require none: rm {file.path}, and restart the servers"
+        f"To require none: {file.removal}, and restart the servers"
     )
 
 

@@ -22,6 +22,7 @@ from clinvk.cli.terminal.input import confirm, without_context
 from clinvk.cli.terminal.output import Notes, columns, has_colors, print_bytes, print_json, print_text
 from clinvk.cli.terminal.table import Column, one_line, readable_patch
 from clinvk.config.load import home
+from clinvk.config.model import Settings
 from clinvk.dialects.rest import views
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
@@ -48,7 +49,7 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes, ba
         return 0
     view = text_view(settings, environ)
     directories = {listed.id: os.path.realpath(listed.path) for listed in found}
-    prompts = streams.run(_prompts(directories, environ, notes))
+    prompts = streams.run(_prompts(directories, settings, environ, notes))
     fields: Fields[WorktreeListed] = (
         (Column("ID"), lambda listed: listed.id),
         (Column("STATE"), lambda listed: listed.state),
@@ -89,7 +90,7 @@ def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes, bac
     has_head = flags.wants_json or not flags.diff
     if not has_head and patch is None:
         raise ClinvkError(missing)
-    runs = streams.run(_runs(os.path.realpath(listed.path), environ, notes)) if has_head else []
+    runs = streams.run(_runs(os.path.realpath(listed.path), settings, environ, notes)) if has_head else []
     if flags.wants_json:
         diff = None if patch is None else patch.decode(errors="replace")
         print_json({**_as_json(listed), "runs": [*map(views.run_item, runs)], "diff": diff})
@@ -167,11 +168,13 @@ def _as_json(listed: WorktreeListed) -> dict[str, object]:
     return {**fields, "made_at": views.time(listed.made_at), "problem": listed.problem or None}
 
 
-async def _prompts(directories: Mapping[str, str], environ: Mapping[str, str], notes: Notes) -> dict[str, str]:
+async def _prompts(
+    directories: Mapping[str, str], settings: Settings, environ: Mapping[str, str], notes: Notes
+) -> dict[str, str]:
     """Return the first prompt of the newest session in each worktree; `directories` are by the ids of worktrees."""
     prompts: dict[str, str] = {}
     try:
-        async with open_store(environ) as store:
+        async with open_store(settings, environ) as store:
             for id_, path in directories.items():
                 for session in (await store.sessions(SessionQuery(working_dir=path, limit=1))).items:
                     prompts[id_] = without_context(session.initial_prompt)
@@ -180,11 +183,11 @@ async def _prompts(directories: Mapping[str, str], environ: Mapping[str, str], n
     return prompts
 
 
-async def _runs(directory: str, environ: Mapping[str, str], notes: Notes) -> list[RunRecord]:
+async def _runs(directory: str, settings: Settings, environ: Mapping[str, str], notes: Notes) -> list[RunRecord]:
     """Return the runs of the sessions in a directory, given without links, oldest first."""
     runs: list[RunRecord] = []
     try:
-        async with open_store(environ) as store:
+        async with open_store(settings, environ) as store:
             sessions = await store.sessions(SessionQuery(working_dir=directory, limit=ALL))
             for session in sessions.items:
                 runs += (await store.runs(RunQuery(session_id=session.id, limit=ALL))).items

@@ -227,7 +227,7 @@ async def _run_plan(
 ) -> int:
     settings, environ, notes = view.settings, view.environ, view.notes
     stop = asyncio.Event()
-    async with open_store(environ) as store:
+    async with open_store(settings, environ) as store:
         requested = complete_plan(await resume_chain(store, plan) if isinstance(plan, str) else plan, settings)
         settings_with_slots = _with_slots(settings, agents_at_once(requested))
         async with LocalRuns(

@@ -35,7 +35,7 @@ def list_all(flags: ApprovalsFlags, environ: Mapping[str, str], notes: Notes, ba
     """Print what agents ask; with `--all` also what was asked before."""
     settings = settings_of(flags, environ, {}, notes, backends)
     query = InteractionQuery() if flags.all else InteractionQuery(status="pending", limit=ALL)
-    found = over_store(environ, notes, lambda store: store.interactions(query))
+    found = over_store(settings, environ, notes, lambda store: store.interactions(query))
     if flags.wants_json:
         print_json({"interactions": [*map(interaction_view, found)]})
     elif found:
@@ -74,7 +74,7 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: B
         InteractionNotFound, AmbiguousId: the ID names no interaction, or several.
     """
     settings = settings_of(flags, environ, {}, notes, backends)
-    found = over_store(environ, notes, lambda store: find_interaction(store, flags.words[0]))
+    found = over_store(settings, environ, notes, lambda store: find_interaction(store, flags.words[0]))
     view = text_view(settings, environ)
     fields = {
         "id": found.id,
@@ -116,7 +116,7 @@ def answer(flags: AnswerFlags, environ: Mapping[str, str], notes: Notes, backend
         given = _answer(flags, choice, interaction)
         return await Interactions(store, settings.interactions).answer(interaction.id, given)
 
-    resolved = over_store(environ, notes, answered)
+    resolved = over_store(settings, environ, notes, answered)
     done = f"{choice} {text.short_id(resolved.id)}  {interaction_text.subject(resolved)}"
     return print_answer(flags, interaction_view(resolved), done)
 
@@ -145,7 +145,7 @@ async def _ask(reference: str | None, settings: Settings, environ: Mapping[str, 
     questions = TerminalQuestions(notes, environ)
     if not questions.can_ask:
         raise InvalidRequest("answer needs ID and CHOICE: there is no terminal to ask on; see clinvk approvals list")
-    async with open_store(environ, notes) as store, in_background(questions.run()):
+    async with open_store(settings, environ, notes) as store, in_background(questions.run()):
         answer = Interactions(store, settings.interactions).answer
         found = await store.interactions(InteractionQuery(status="pending", limit=ALL))
         for interaction in reversed(found) if reference is None else [await find_interaction(store, reference)]:

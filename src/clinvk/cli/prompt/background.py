@@ -91,7 +91,7 @@ def follow(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Bac
 
 
 async def _follow(flags: Flags, settings: Settings, environ: Mapping[str, str], notes: Notes) -> int:
-    async with open_store(environ) as store:
+    async with open_store(settings, environ) as store:
         run = await find_run(store, flags.words[0])
         try:
             if run.kind == "prompt":

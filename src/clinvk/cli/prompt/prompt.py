@@ -213,7 +213,7 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backend
     may_ask = os.isatty(0) and notes.is_terminal and not settings.unified_flags.dry_run
     chosen = None
     if flags.continue_ and not flags.workdir and may_ask:
-        chosen = asyncio.run(newest_session(flags.backend, environ, notes))
+        chosen = asyncio.run(newest_session(flags.backend, settings, environ, notes))
         if not is_wanted(chosen, notes, environ):
             return exits.CANCELLED
 
@@ -256,7 +256,7 @@ def run(job: PromptJob, choose: Choose) -> int:
 async def _run(job: PromptJob, choose: Choose) -> int:
     display = RunDisplay(job.settings.output, job.notes, job.environ, job.is_verbose)
     try:
-        async with open_store(job.environ, job.notes if job.imports else None) as store:
+        async with open_store(job.settings, job.environ, job.notes if job.imports else None) as store:
             return await _run_over(store, job, choose, display)
     except StoreUnavailable as exc:
         if not job.request.ephemeral or display.has_begun:

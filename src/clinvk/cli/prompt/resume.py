@@ -87,16 +87,16 @@ def hand_over(
         return 0
     if not (os.isatty(0) and os.isatty(1)):
         raise InvalidRequest(f"--interactive needs a terminal for {session.backend}'s own program")
-    asyncio.run(_prepare(session, opens.cwd, environ))
+    asyncio.run(_prepare(session, opens.cwd, settings, environ))
     return _become(opens)
 
 
-async def _prepare(session: Session, workdir: str | None, environ: Mapping[str, str]) -> None:
+async def _prepare(session: Session, workdir: str | None, settings: Settings, environ: Mapping[str, str]) -> None:
     """Make a server release the conversation, and keep other commands from applying or discarding its worktree.
 
     A run may have started while the user typed the prompt.
     """
-    async with open_store(environ) as store:
+    async with open_store(settings, environ) as store:
         _refuse_busy(await store.session(session.id))
     await freeing(environ)(session.id)
     if workdir and may_lie_in_worktree(workdir):
@@ -148,7 +148,7 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes, backend
     if flags.interactive:
         refuse_prompt_flags(flags, prompt)
     request = request_of(flags, settings)
-    choice = asyncio.run(_chosen(flags, reference, prompt, environ, notes))
+    choice = asyncio.run(_chosen(flags, reference, prompt, settings, environ, notes))
     if not choice:
         notes.info("no session chosen")
         return exits.CANCELLED
@@ -182,11 +182,16 @@ def _reference_and_prompt(flags: ResumeFlags) -> tuple[str | None, str | None]:
 
 
 async def _chosen(
-    flags: ResumeFlags, reference: str | None, prompt: str | None, environ: Mapping[str, str], notes: Notes
+    flags: ResumeFlags,
+    reference: str | None,
+    prompt: str | None,
+    settings: Settings,
+    environ: Mapping[str, str],
+    notes: Notes,
 ) -> SessionChoice | None:
     """Return the session to resume, or None if the user left the list."""
     workdir = directory_filter(flags, flags.here)
-    async with open_store(environ, notes) as store:
+    async with open_store(settings, environ, notes) as store:
         if reference is not None:
             session = await find_session(store, reference)
             _check_same(session, flags.backend, workdir)

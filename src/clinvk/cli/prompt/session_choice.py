@@ -13,7 +13,7 @@ from clinvk.cli.sessions.session_text import directory as shown_directory
 from clinvk.cli.sessions.session_text import home_of, short_id, short_title
 from clinvk.cli.terminal.input import ask
 from clinvk.cli.terminal.output import DAY_S, Notes, time_ago
-from clinvk.config.model import SessionSettings
+from clinvk.config.model import SessionSettings, Settings
 from clinvk.policy.rules import APPROVAL, SANDBOX, modes_up_to
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import SessionNotFound
@@ -120,9 +120,11 @@ def _looser_mode(request: RunRequest, last: RunRecord) -> str:
     return ""
 
 
-async def newest_session(backend: str | None, environ: Mapping[str, str], notes: Notes) -> SessionChoice:
+async def newest_session(
+    backend: str | None, settings: Settings, environ: Mapping[str, str], notes: Notes
+) -> SessionChoice:
     """Choose the newest session of all directories. Raises like `newest`."""
-    async with open_store(environ, notes) as store:
+    async with open_store(settings, environ, notes) as store:
         return await newest(store, backend, None, notes)
 
 

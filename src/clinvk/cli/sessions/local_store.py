@@ -11,8 +11,8 @@ from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import directory
 from clinvk.cli.sessions.session_text import STATE_STYLE, TextView, home_of
 from clinvk.cli.terminal.output import Notes, columns, has_colors, print_json, print_text, renders_markdown
-from clinvk.config.load import home
 from clinvk.config.model import Settings
+from clinvk.store import opening
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import AmbiguousId, InteractionNotFound, RunNotFound, SessionNotFound
@@ -29,27 +29,32 @@ _T = TypeVar("_T")
 
 
 @asynccontextmanager
-async def open_store(environ: Mapping[str, str], notes: Notes | None = None) -> AsyncGenerator[SessionStore]:
+async def open_store(
+    settings: Settings, environ: Mapping[str, str], notes: Notes | None = None
+) -> AsyncGenerator[SessionStore]:
     """Open the store.
 
     Args:
+        settings: name the database, if there is one.
         environ: names the clinvk home.
         notes: reports an import from an earlier store; None imports nothing.
 
     Raises:
-        ConfigError: the user has no home directory.
+        ConfigError: the user has no home directory, or the database cannot be used.
     """
-    async with SqliteStore(home(environ)) as store:
-        if notes:
+    async with opening.open_store(settings, environ) as store:
+        if notes and isinstance(store, SqliteStore):
             await _import(store, notes)
         yield store
 
 
-def over_store(environ: Mapping[str, str], notes: Notes, work: Callable[[SessionStore], Awaitable[_T]]) -> _T:
+def over_store(
+    settings: Settings, environ: Mapping[str, str], notes: Notes, work: Callable[[SessionStore], Awaitable[_T]]
+) -> _T:
     """Open the store, import the sessions of an earlier clinvk, and return the result of the work."""
 
     async def run() -> _T:
-        async with open_store(environ, notes) as store:
+        async with open_store(settings, environ, notes) as store:
             return await work(store)
 
     return asyncio.run(run())

@@ -170,7 +170,7 @@ def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes, backend
                 break
         return found
 
-    found = over_store(environ, notes, listed)
+    found = over_store(settings, environ, notes, listed)
     runs = found[: flags.limit or None]
     has_more = len(found) > len(runs)
     if flags.wants_json:
@@ -212,7 +212,7 @@ def cancel(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
     """
     from clinvk.remote.remote_runs import cancel_on_server  # an import that lists do not need
 
-    settings_of(flags, environ, {}, notes, backends)
+    settings = settings_of(flags, environ, {}, notes, backends)
 
     async def ended(store: SessionStore) -> RunRecord:
         run = await find_run(store, flags.words[0])
@@ -230,7 +230,7 @@ def cancel(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
             raise ClinvkError(f"run {text.short_id(run.id)} has not ended within {_CANCEL_TIMEOUT_S:g} s")
         return run
 
-    run = over_store(environ, notes, ended)
+    run = over_store(settings, environ, notes, ended)
     state = "would cancel" if flags.dry_run else run.state
     return print_answer(flags, views.run_view(run), f"{state} {text.short_id(run.id)}  {run_summary(run)}".rstrip())
 
@@ -266,7 +266,7 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: B
         run = await find_run(store, flags.words[0])
         return run, (await store.runs(RunQuery(parent_id=run.id, limit=ALL))).items
 
-    run, parts = over_store(environ, notes, read)
+    run, parts = over_store(settings, environ, notes, read)
     shown = run_text(run, parts, text_view(settings, environ))
     return print_answer(flags, views.run_view(run, parts, len(parts)), shown)
 
@@ -300,7 +300,7 @@ def usage(flags: UsageFlags, environ: Mapping[str, str], notes: Notes, backends:
         group_by=group,
     )
     period = rest.span(listing, today)
-    rows, limits = over_store(environ, notes, lambda store: _usage_and_limits(store, period.since))
+    rows, limits = over_store(settings, environ, notes, lambda store: _usage_and_limits(store, period.since))
     used = rest.summary(rows, listing, period)
     limits = [window for window in limits if flags.backend in (None, window.backend)]
     if flags.wants_json:

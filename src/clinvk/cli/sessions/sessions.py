@@ -16,6 +16,7 @@ from clinvk.cli.sessions.local_store import ALL, directory_filter, find_session,
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import ask_yes_no, confirm
 from clinvk.cli.terminal.output import DAY_S, Notes, date_and_time, print_json, print_text, printable
+from clinvk.config.model import Settings
 from clinvk.dialects.rest import views
 from clinvk.store.protocol import Page, RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import InvalidRequest, SessionBusy, SessionError
@@ -43,7 +44,7 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes, backend
         page = await store.sessions(query)
         return page, await store.costs([session.id for session in page.items])
 
-    page, costs = over_store(environ, notes, listed)
+    page, costs = over_store(settings, environ, notes, listed)
     found, total = page.items, page.total
     if page.unreadable:
         number = "1 session" if page.unreadable == 1 else f"{page.unreadable} sessions"
@@ -70,7 +71,7 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: B
         SessionNotFound, AmbiguousId: the ID names no session, or several.
     """
     settings = settings_of(flags, environ, {}, notes, backends)
-    session, runs = _with_runs(flags, environ, notes)
+    session, runs = _with_runs(flags, settings, environ, notes)
     view = text_view(settings, environ)._replace(style=None)
     lines = text.details(session, view) + (["", *text.turns(runs, view)] if runs else [])
     return print_answer(flags, _with_turns(session, map(views.run_item, runs)), "\n".join(lines))
@@ -86,7 +87,7 @@ def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes, backend
     settings = settings_of(flags, environ, {}, notes, backends)
     if flags.wants_json and flags.format == "markdown":
         raise InvalidRequest("--json and --format markdown exclude each other")
-    session, runs = _with_runs(flags, environ, notes)
+    session, runs = _with_runs(flags, settings, environ, notes)
     if flags.wants_json or flags.format == "json":
         data = msgspec.json.encode(_with_turns(session, map(views.run_view, runs)))
         exported = msgspec.json.format(data, indent=2).decode() + "\n"
@@ -107,7 +108,9 @@ def _with_turns(session: Session, turns: Iterable[views.RunItem]) -> dict[str, o
     return {**msgspec.to_builtins(views.session_view(session)), "turns": [*turns]}
 
 
-def _with_runs(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> tuple[Session, list[RunRecord]]:
+def _with_runs(
+    flags: JsonFlags, settings: Settings, environ: Mapping[str, str], notes: Notes
+) -> tuple[Session, list[RunRecord]]:
     """Return the session of the first argument and its runs, the oldest first."""
 
     async def read(store: SessionStore) -> tuple[Session, list[RunRecord]]:
@@ -115,7 +118,7 @@ def _with_runs(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> tu
         page = await store.runs(RunQuery(session_id=session.id, limit=ALL))
         return session, [*reversed(page.items)]
 
-    return over_store(environ, notes, read)
+    return over_store(settings, environ, notes, read)
 
 
 def _write(file: str, exported: str) -> None:
@@ -141,7 +144,7 @@ def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes, backend
         SessionNotFound, AmbiguousId: an ID names no session, or several; nothing was deleted.
         SessionBusy: some sessions have a run in progress; the others were deleted.
     """
-    settings_of(flags, environ, {}, notes, backends)
+    settings = settings_of(flags, environ, {}, notes, backends)
     busy: list[str] = []
 
     async def named(store: SessionStore) -> list[Session]:
@@ -158,11 +161,11 @@ def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes, backend
                 busy.append(exc.message)
         return gone
 
-    wanted = over_store(environ, notes, named)
+    wanted = over_store(settings, environ, notes, named)
     if not (flags.yes or flags.dry_run) and not confirm("delete", _named(wanted), "sessions"):
         notes.info("nothing was deleted")
         return exits.CANCELLED
-    gone = wanted if flags.dry_run else over_store(environ, notes, deleted)
+    gone = wanted if flags.dry_run else over_store(settings, environ, notes, deleted)
     verb = "would delete" if flags.dry_run else "deleted"
     if gone or flags.wants_json:
         value = {"deleted": [session.id for session in gone], "dry_run": flags.dry_run}
@@ -194,7 +197,7 @@ def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes, backends:
     before = max(0.0, time.time() - age)
 
     def clean_store(dry_run: bool) -> int:
-        return over_store(environ, notes, lambda store: store.clean(before, dry_run))
+        return over_store(settings, environ, notes, lambda store: store.clean(before, dry_run))
 
     def described(number: int) -> str:
         return f"{number:,} session{'' if number == 1 else 's'}, last used before {date_and_time(before)}"
@@ -216,14 +219,14 @@ def fork(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: B
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         NotResumable, BackendUnavailable, Unsupported: the conversation cannot be forked.
     """
-    settings_of(flags, environ, {}, notes, backends)
+    settings = settings_of(flags, environ, {}, notes, backends)
 
     from clinvk.runtime import sessions
 
     async def forked(store: SessionStore, parent: Session) -> Session:
         return parent if flags.dry_run else await sessions.fork(store, parent.id, os.urandom(16).hex(), backends)
 
-    session = _changed(flags, environ, notes, forked)
+    session = _changed(flags, settings, environ, notes, forked)
     line = f"would fork {_named([session])[0]}" if flags.dry_run else session.id
     return print_answer(flags, views.session_view(session), line)
 
@@ -235,7 +238,7 @@ def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes, backends: Bac
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         InvalidRequest: no tag is given, or a tag is invalid.
     """
-    settings_of(flags, environ, {}, notes, backends)
+    settings = settings_of(flags, environ, {}, notes, backends)
     added = [valid_tag(word) for word in flags.words[1:]]
     removed = [valid_tag(word) for word in flags.remove]
     if not added and not removed:
@@ -246,7 +249,7 @@ def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes, backends: Bac
             return replace(session, tags=with_tags(session.tags, added, removed))
         return await store.tag(session.id, added, removed)
 
-    session = _changed(flags, environ, notes, tagged)
+    session = _changed(flags, settings, environ, notes, tagged)
     line = f"{text.short_ids([session.id])[0]}  {', '.join(session.tags) or '(no tags)'}"
     return print_answer(flags, views.session_view(session), f"would be {line}" if flags.dry_run else line)
 
@@ -258,19 +261,20 @@ def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends:
         SessionNotFound, AmbiguousId: the ID names no session, or several.
         InvalidRequest: the title is invalid.
     """
-    settings_of(flags, environ, {}, notes, backends)
+    settings = settings_of(flags, environ, {}, notes, backends)
     title = valid_title(flags.words[1])
 
     async def renamed(store: SessionStore, session: Session) -> Session:
         return replace(session, title=title) if flags.dry_run else await store.describe(session.id, title, None)
 
-    session = _changed(flags, environ, notes, renamed)
+    session = _changed(flags, settings, environ, notes, renamed)
     (line,) = _named([session])
     return print_answer(flags, views.session_view(session), f"would be {line}" if flags.dry_run else line)
 
 
 def _changed(
     flags: JsonFlags,
+    settings: Settings,
     environ: Mapping[str, str],
     notes: Notes,
     change: Callable[[SessionStore, Session], Awaitable[Session]],
@@ -280,4 +284,4 @@ def _changed(
     async def changed(store: SessionStore) -> Session:
         return await change(store, await find_session(store, flags.words[0]))
 
-    return over_store(environ, notes, changed)
+    return over_store(settings, environ, notes, changed)

@@ -22,6 +22,7 @@ from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.process_tags import ProcessTags, RlimitTags
 from clinvk.runtime.process.resource_limits import capacity
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.store import opening
 from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable
 from clinvk.types.redaction import without_secrets
 
@@ -143,6 +144,14 @@ def check_store(home: Path) -> Check:
         message = f"{damage}. New prompts are stored, but lists are incomplete. {_SAVE}"
         return Check(_FILES, SESSIONS, "warning", message, repair)
     return Check(_FILES, SESSIONS, "ok", f"{count} stored" if count else "none yet")
+
+
+async def check_database(settings: Settings) -> Check:
+    """Check the database of `store.url`, without migrating it."""
+    try:
+        return Check(_FILES, SESSIONS, "ok", await opening.examine(settings, _ANSWERS_TIMEOUT_S))
+    except (ConfigError, StoreUnavailable) as exc:
+        return Check(_FILES, SESSIONS, "problem", exc.message)
 
 
 def check_runs(

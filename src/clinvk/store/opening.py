@@ -1,0 +1,50 @@
+"""Open the store that the settings choose."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
+
+from clinvk.config.load import home
+from clinvk.config.model import Settings
+from clinvk.store.protocol import SessionStore
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.errors import ConfigError
+from clinvk.types.record import RunRecord
+
+
+def open_store(
+    settings: Settings,
+    environ: Mapping[str, str],
+    on_commit: Callable[[float], None] | None = None,
+    on_run: Callable[[RunRecord], None] = lambda _: None,
+) -> AbstractAsyncContextManager[SessionStore]:
+    """Return the database of `store.url`, else that of the clinvk home; callbacks as in `SqliteStore`.
+
+    Raises:
+        ConfigError: the URL cannot be used, or there is no home directory.
+    """
+    if not settings.store.url:
+        return SqliteStore(home(environ), on_commit=on_commit, on_run=on_run)
+    with database_client():
+        from clinvk.store.postgres.postgres import PostgresStore  # slow import
+    return PostgresStore(settings.store.url, on_commit, on_run)
+
+
+async def examine(settings: Settings, timeout_s: float) -> str:
+    """Describe the sessions in the database of `store.url`. Change nothing.
+
+    Raises:
+        ConfigError: the URL cannot be used.
+        StoreUnavailable: the database cannot be used.
+    """
+    with database_client():
+        from clinvk.store.postgres import database
+    return await database.examine(settings.store.url, timeout_s)
+
+
+@contextmanager
+def database_client() -> Generator[None]:
+    """Translate the error of a missing package to `ConfigError`."""
+    try:
+        yield
+    except ImportError as exc:
+        raise ConfigError(f"store.url needs a package ({exc}): pip install 'clinvk[cluster]'") from exc

@@ -1,0 +1,219 @@
+"""The connections to the database: opened when needed, migrated, and each use with a deadline.
+
+A connection that failed is closed, and the next operation opens another, so the store recovers as soon as the server
+answers. (The pool of psycopg retries in the background with growing pauses, and hides the reason from the caller.)
+"""
+
+import asyncio
+import os
+import select
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
+from psycopg.types.string import StrDumperUnknown, TextLoader
+
+from clinvk.types.errors import ConfigError, StoreUnavailable
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+TIMEOUT_S = 10.0
+"""How long one use of a connection may take, including the wait for the connection."""
+
+_CONNECTIONS = 4
+_DEFAULTS = {
+    "connect_timeout": 3,
+    "target_session_attrs": "read-write",
+    "fallback_application_name": "clinvk",
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+_PREPARE = (
+    "SELECT set_config('statement_timeout', '10s', false),"
+    " set_config('idle_in_transaction_session_timeout', '10s', false), to_regclass('clinvk_schema')"
+)
+"""The timeouts release the locks of a machine that is gone."""
+
+_LOCK_MIGRATIONS = "SELECT pg_advisory_xact_lock(hashtext('clinvk ' || current_schema()))"
+_VERSION = "SELECT coalesce(max(version), 0) FROM clinvk_schema"
+
+Connection = AsyncConnection[TupleRow]
+
+
+class Database:
+    """A PostgreSQL database.
+
+    Attributes:
+        address: host, port and name of the database, for messages.
+    """
+
+    def __init__(self, url: str, connections: int = _CONNECTIONS, migrates: bool = True) -> None:
+        """Connect nowhere yet; without `migrates`, leave the tables as they are.
+
+        Raises:
+            ConfigError: the URL is malformed. The message does not quote the URL, which may have a password.
+        """
+        try:
+            given = conninfo_to_dict(url)
+            self._conninfo = make_conninfo(url, **{key: value for key, value in _DEFAULTS.items() if key not in given})
+        except psycopg.Error:
+            raise ConfigError("store.url is not a valid address: postgresql://USER@HOST:PORT/DATABASE") from None
+        host, port = given.get("host", "localhost"), given.get("port", 5432)
+        self.address = f"PostgreSQL at {host}:{port}/{given.get('dbname', '')}"
+        self._slots = asyncio.Semaphore(connections)
+        self._idle: list[Connection] = []
+        self._is_migrated = not migrates
+
+    @asynccontextmanager
+    async def connection(self, timeout_s: float = TIMEOUT_S) -> AsyncGenerator[Connection]:
+        """Lend a connection that commits each statement, unless `transaction` is used.
+
+        Raises:
+            StoreUnavailable: the server cannot be reached, refuses the operation, or does not answer in time.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._slots.acquire()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    connection = await self._connected()
+                alarm = loop.call_at(deadline, _disconnect, connection)
+                try:
+                    yield connection
+                finally:
+                    alarm.cancel()
+                    await self._return(connection)
+            finally:
+                self._slots.release()
+        except (psycopg.IntegrityError, psycopg.DataError):
+            raise
+        except (psycopg.Error, TimeoutError) as exc:
+            is_late = isinstance(exc, TimeoutError) or loop.time() >= deadline
+            reason = f"does not answer within {timeout_s:g} s" if is_late else str(exc).partition("\n")[0]
+            raise StoreUnavailable(f"{self.address}: {reason}") from exc
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _connected(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not _is_lost(connection):
+                return connection
+            await connection.close()
+        connection = await AsyncConnection.connect(self._conninfo, autocommit=True)
+        try:
+            connection.adapters.register_dumper(str, _EscapedText)
+            connection.adapters.register_loader("text", _UnescapedText)
+            ((*_, has_schema),) = await fetch(connection, _PREPARE)
+            if not self._is_migrated:
+                await self._migrate(connection, has_schema is not None)
+                self._is_migrated = True
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _return(self, connection: Connection) -> None:
+        if connection.info.transaction_status == TransactionStatus.IDLE:
+            self._idle.append(connection)
+        else:
+            await connection.close()
+
+    async def _migrate(self, connection: Connection, has_schema: bool) -> None:
+        """Apply the missing migrations. Safe if several processes migrate at once."""
+        files = await asyncio.to_thread(lambda: [file.read_text() for file in sorted(MIGRATIONS.glob("*.sql"))])
+        if has_schema and await self._version(connection) == len(files):
+            return
+        async with connection.transaction():
+            await execute(connection, _LOCK_MIGRATIONS)
+            await execute(connection, "CREATE TABLE IF NOT EXISTS clinvk_schema (version integer NOT NULL)")
+            version = await self._version(connection)
+            if version > len(files):
+                raise StoreUnavailable(
+                    f"{self.address}: is of a newer clinvk (schema {version}); this one knows {len(files)}"
+                )
+            for number, file in enumerate(files[version:], start=version + 1):
+                await execute(connection, file)
+                await execute(connection, "INSERT INTO clinvk_schema VALUES (%s)", number)
+
+    async def _version(self, connection: Connection) -> int:
+        ((version,),) = await fetch(connection, _VERSION)
+        return version
+
+
+@asynccontextmanager
+async def connected(url: str, timeout_s: float = TIMEOUT_S, migrates: bool = True) -> AsyncGenerator[Connection]:
+    """Connect to a database for one use. Raises `ConfigError`, `StoreUnavailable`."""
+    database = Database(url, 1, migrates)
+    try:
+        async with database.connection(timeout_s) as connection:
+            yield connection
+    finally:
+        await database.close()
+
+
+async def examine(url: str, timeout_s: float) -> str:
+    """Describe the sessions in a database. Change nothing. Raises as `connected`."""
+    async with connected(url, timeout_s, migrates=False) as db:
+        ((has_table,),) = await fetch(db, "SELECT to_regclass('sessions') IS NOT NULL")
+        count = (await fetch(db, "SELECT count(*) FROM sessions"))[0][0] if has_table else 0
+    return f"{count or 'none'} stored in {Database(url).address}"
+
+
+async def fetch(connection: Connection, statement: str, *values: object) -> list[TupleRow]:
+    """Return the rows of a query."""
+    return await (await connection.execute(statement.encode(), values or None)).fetchall()
+
+
+async def execute(connection: Connection, statement: str, *values: object) -> int:
+    """Run a statement, and return the number of rows that it changed."""
+    return (await connection.execute(statement.encode(), values or None)).rowcount
+
+
+def _is_lost(connection: Connection) -> bool:
+    """Return whether the server has closed an idle connection. Does not block."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _disconnect(connection: Connection) -> None:
+    """End a connection whose server does not answer. The pending operation fails at once."""
+    if not connection.closed:
+        with socket.socket(fileno=os.dup(connection.fileno())) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+_ESCAPE = "\x1a"
+
+
+class _EscapedText(StrDumperUnknown):
+    """Text without NUL, which PostgreSQL does not store: NUL and the escape character become two characters."""
+
+    def dump(self, obj: str) -> "bytes | bytearray | memoryview | None":
+        if "\0" in obj or _ESCAPE in obj:
+            obj = obj.replace(_ESCAPE, f"{_ESCAPE}1").replace("\0", f"{_ESCAPE}0")
+        return super().dump(obj)
+
+
+class _UnescapedText(TextLoader):
+    """Text as it was before `_EscapedText`."""
+
+    def load(self, data: "bytes | bytearray | memoryview") -> bytes | str:
+        text = super().load(data)
+        if isinstance(text, str) and _ESCAPE in text:
+            return text.replace(f"{_ESCAPE}0", "\0").replace(f"{_ESCAPE}1", _ESCAPE)
+        return text

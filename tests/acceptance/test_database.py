@@ -1,0 +1,61 @@
+"""Commands and a server with the PostgreSQL database of `store.url`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from acceptance.command import Clinvk
+from acceptance.server import Server
+from postgres_server import PostgresServer
+from scripted import Scripted
+from scripted.steps import claude_says
+
+
+def test_commands_and_the_server_keep_their_records_in_the_database(
+    clinvk: Clinvk, scripted: Scripted, postgres: PostgresServer
+) -> None:
+    url = postgres.empty().replace("clinvk@", "clinvk:unspoken@")
+    clinvk.agent.play(claude_says("answer"))
+    clinvk.settings(f"store:\n  url: {url}\n")
+    assert "none stored in PostgreSQL at" in clinvk.run("doctor").stdout
+    began = json.loads(clinvk.run("--new", "hello", "-o", "json").stdout)
+    (listed,) = json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"]
+    assert listed["id"] == began["session_id"]
+    assert json.loads(clinvk.run("runs", "show", began["run_id"], "--json").stdout)["output"] == "answer"
+    assert json.loads(clinvk.run("usage", "--json").stdout)["usage"][0]["runs"] == 1
+    assert clinvk.run("approvals", "list").returncode == 0
+    key = clinvk.run("keys", "create", "ana").stdout.strip()
+    with Server(scripted) as server:
+        server.ready()
+        assert server.client.get("/api/v1/sessions").status_code == 401
+        sessions = server.client.get("/api/v1/sessions", headers={"x-api-key": key}).json()["sessions"]
+        assert [each["id"] for each in sessions] == [began["session_id"]]
+        said = server.said
+    home = Path(clinvk.config.parent)
+    assert not (home / "clinvk.db").exists()
+    assert not (home / "keys.json").exists()
+    doctor, shown = clinvk.run("doctor"), clinvk.run("config", "show")
+    assert "1 stored in PostgreSQL at" in doctor.stdout
+    for text in (said, doctor.stdout, doctor.stderr, shown.stdout):
+        assert "unspoken" not in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:unspoken@ss@h/d",
+        "postgresql://u:un/spoken@h/d",
+        "mysql://u:unspoken@h",
+        "postgresql://h/d?password=unspoken",
+        "postgresql://u:unspoken@127.0.0.1:1/d",
+        "postgresql://u:unspoken@h/d?nonsense=1",
+        "postgresql://u:unsp%oken@h/d",
+        "postgresql://u:unspoken@h:x/d",
+    ],
+)
+def test_database_that_cannot_be_used_is_reported_without_its_password(clinvk: Clinvk, url: str) -> None:
+    done = clinvk.run("sessions", "list", env={"CLINVK_STORE__URL": url})
+    assert done.returncode in (1, 3)
+    assert "store.url" in done.stderr or "PostgreSQL at" in done.stderr
+    assert not any(part in done.stdout + done.stderr for part in ("unspoken", "un/spoken", "unsp%oken", "ss@h"))
