@@ -1,7 +1,7 @@
 """The contract of every backend, one sentence per test. All tests are pure: no program runs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -51,6 +51,12 @@ class Played(NamedTuple):
         return [at for at, event in events if isinstance(event, plugin.RunFinished | plugin.RunFailed)]
 
 
+def _deliveries(channel: plugin.Channel, output: Sequence[bytes], exit_code: int) -> Iterator[plugin.Delivery]:
+    for line in output:
+        yield from channel.receive(line)
+    yield from channel.closed(exit_code, b"out of luck\n")
+
+
 class BackendContract:
     """The tests of a backend. A subclass sets the attributes.
 
@@ -78,13 +84,12 @@ class BackendContract:
         stdin = channel.start(_RUN, request, resume)
         events: list[Event] = []
         with suppress(plugin.ProtocolNotSupported):
-            for deliveries in (*map(channel.receive, output), channel.closed(exit_code, b"out of luck\n")):
-                for delivery in deliveries:
-                    if isinstance(delivery, bytes):
-                        stdin += delivery
-                    elif isinstance(delivery[1], Event):
-                        assert delivery[0] == _RUN
-                        events.append(delivery[1])
+            for delivery in _deliveries(channel, output, exit_code):
+                if isinstance(delivery, bytes):
+                    stdin += delivery
+                elif isinstance(delivery[1], Event):
+                    assert delivery[0] == _RUN
+                    events.append(delivery[1])
         return Played(launch, stdin, events)
 
     def test_attributes_are_valid(self) -> None:
