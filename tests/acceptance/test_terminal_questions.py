@@ -89,6 +89,7 @@ def test_stop_and_interrupt_cancel_the_run(clinvk: Clinvk, key: bytes) -> None:
         terminal.until(KEYS)
         if key == b"s":
             terminal.type(key)
+            terminal.until("you denied an action and stopped the run")
         else:
             terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 7
@@ -103,7 +104,8 @@ def test_keys_typed_ahead_answer_nothing(clinvk: Clinvk) -> None:
         terminal.type(b"y")
         terminal.until(KEYS)
         terminal.type(b"?")
-        assert "clinvk approvals answer" in terminal.until(KEYS)
+        shown = terminal.until(KEYS)
+        assert "  Ctrl-C  cancel the run\r\nIn another terminal: clinvk approvals answer" in shown
         assert clinvk.agent.approvals() == []
         terminal.type(b"y")
         assert terminal.ended() == 0
@@ -143,7 +145,7 @@ def test_answer_from_elsewhere_ends_the_question(clinvk: Clinvk) -> None:
     with on_terminal(clinvk, *ASK) as terminal:
         terminal.until(KEYS)
         assert clinvk.run("approvals", "answer", id_of_pending(clinvk), "deny", "--reason", "no").returncode == 0
-        terminal.until("clinvk: answered by this user: deny (no)")
+        terminal.until("clinvk: answered by this machine's user: deny (no)")
         assert terminal.ended() == 0
         assert is_restored(terminal)
     assert clinvk.agent.approvals() == [{"behavior": "deny", "message": "no"}]
@@ -234,9 +236,9 @@ def test_show_and_follow_say_what_is_asked_and_how_it_ended(clinvk: Clinvk) -> N
             out, err = follower.communicate(timeout=30)
         process.communicate(timeout=30)
     assert out == b"All done.\n"
-    assert f"clinvk approvals answer {id_} allow\nclinvk: answered by this user: allow\n" in err.decode()
+    assert f"clinvk approvals answer {id_} allow\nclinvk: answered by this machine's user: allow\n" in err.decode()
     again = clinvk.run("approvals", "answer", id_, "deny")
-    assert (again.returncode, "answered 'allow' before" in again.stderr) == (1, True)
+    assert (again.returncode, "answered before: allow, by this machine's user" in again.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

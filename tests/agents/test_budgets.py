@@ -1,6 +1,7 @@
 """Runs of the real agents that reach their limit of tokens or cost."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -59,8 +60,8 @@ async def test_run_at_its_limit_asks_whether_to_continue(
         async for logged in run.follow():
             if isinstance(logged.event, InteractionRequested):
                 interaction = logged.event.interaction
-                assert (interaction.tool, runs.busy) == ("budget", 0)
-                assert "2,000 tokens" in interaction.title
+                assert (interaction.kind, interaction.tool, runs.busy) == ("budget", "", 0)
+                assert re.match(r"The run has used \d+,\d{3} tokens; its budget is [24],000\. ", interaction.title)
                 await runs.interactions.answer(interaction.id, InteractionAnswer(choice=left.pop(0)))
         ending = run.ending
     assert isinstance(ending, RunFinished)

@@ -47,6 +47,9 @@ INTERACTION = {
     "fields": [],
     "choices": ["allow", "allow_session", "deny", "deny_and_stop"],
     "editable": True,
+    "note": "build is outside",
+    "accepts_reason": True,
+    "key": None,
     "status": "pending",
     "created_at": "2026-11-25T14:26:49.512Z",
     "expires_at": "2999-11-25T14:26:49.512Z",
@@ -172,13 +175,14 @@ async def test_login_link_works_once_and_leaves_no_token_in_the_address(scripted
 
 
 @asynccontextmanager
-async def inbox(scripted: Scripted, **changed: object) -> AsyncGenerator[Page]:
-    """Open the inbox with a pending interaction. The first answer to it allows."""
+async def inbox(scripted: Scripted, me: object = None, **changed: object) -> AsyncGenerator[Page]:
+    """Open the inbox with a pending interaction. The first answer to it allows. `me` replaces the identity."""
     interaction = {**INTERACTION, **changed}
     resolved = {**interaction, "status": "answered", "choice": "allow", "answered_by": "user"}
     id_ = interaction["id"]
     async with serving(scripted.env) as server, browsing() as page:
-        await stub(page, {"interactions": {"interactions": [interaction]}, f"interactions/{id_}/answer": resolved})
+        answers = {"interactions": {"interactions": [interaction]}, f"interactions/{id_}/answer": resolved}
+        await stub(page, {**answers, **({"me": me} if me else {})})
         await opened_in(page, server, at=".interaction.pending")
         yield page
 
@@ -187,6 +191,7 @@ async def inbox(scripted: Scripted, **changed: object) -> AsyncGenerator[Page]:
 async def test_request_of_an_agent_is_shown_and_allowed(scripted: Scripted) -> None:
     async with inbox(scripted) as page:
         assert await page.evaluate(text_of(".interaction pre")) == "rm -rf build"
+        assert await page.evaluate(text_of(".interaction h3 + p")) == "build is outside"
         assert await page.evaluate("document.title") == "(1) Inbox · clinvk"
         await page.click(".interaction .primary")
         await page.until(f"{text_of('.interaction .result')} === 'Allowed by user'")
@@ -291,16 +296,36 @@ async def test_request_is_denied_and_its_run_stopped(scripted: Scripted) -> None
 
 @needs_browser
 async def test_question_about_the_budget_is_denied_without_a_reason(scripted: Scripted) -> None:
-    title = "The run has reached its budget of 5,000 tokens. Continue with as much again?"
-    question = {"tool": "budget", "title": title, "input": None, "command": None, "editable": False}
+    title = "The run has used 5,812 tokens; its budget is 5,000. Continue with as much again?"
+    question = {"kind": "budget", "tool": "", "title": title, "command": None, "note": ""}
+    question |= {"editable": False, "accepts_reason": False}
     async with inbox(scripted, choices=("allow", "deny"), **question) as page:
         assert await page.evaluate(text_of(".interaction h3")) == title
         buttons = "[...document.querySelectorAll('.interaction button')].map(b => b.textContent)"
-        assert await page.evaluate(buttons) == ["Allow", "Deny"]
+        assert await page.evaluate(buttons) == ["Continue", "End the run"]
         await page.evaluate("document.querySelector('.interaction.pending').focus()")
         await press(page, "d")
         await page.until("window.sent.length === 1")
         assert await page.evaluate("window.sent[0]") == {"choice": "deny"}
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("key", "may_answer", "buttons"),
+    [("ci", False, 0), ("boss", False, 4), ("ci", True, 4)],
+)
+async def test_key_that_may_not_answer_sees_no_buttons(
+    scripted: Scripted, key: str, may_answer: bool, buttons: int
+) -> None:
+    me = {"authenticated": True, "login_required": True, "key": key, "may_answer": may_answer}
+    async with inbox(scripted, me, key="boss", accepts_reason=False, editable=False) as page:
+        assert await page.evaluate("document.querySelectorAll('.interaction button').length") == buttons
+        await page.evaluate("document.querySelector('.interaction.pending').focus()")
+        await press(page, "d")
+        if buttons:
+            await page.until("window.sent.length === 1")
+        assert await page.evaluate("window.sent") == [{"choice": "deny"}] * bool(buttons)
+        assert ("may not answer" in str(await page.evaluate(text_of(".interaction")))) == (not buttons)
 
 
 # --- transcripts ---------------------------------------------------------------------------------------------------

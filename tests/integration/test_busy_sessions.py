@@ -353,6 +353,20 @@ async def test_client_that_disconnects_withdraws_its_queued_prompt(scripted: Scr
         assert ("go on", "cancelled") in await runs_of(server, run["session_id"])
 
 
+async def test_model_api_waits_for_its_session_with_a_header(scripted: Scripted, tmp_path: Path) -> None:
+    async with serving(scripted.env) as server:
+        run = await busy_server_session(scripted, server, tmp_path / "gate")
+        body = {"model": "claude", "messages": [{"role": "user", "content": "go on"}]}
+        headers = {"x-clinvk-session-id": run["session_id"]}
+        busy = await server.client.post("/openai/v1/chat/completions", json=body, headers=headers)
+        assert (busy.status_code, busy.json()["error"]["code"]) == (409, "session_busy")
+        headers["x-clinvk-on-busy"] = "queue"
+        answer = asyncio.create_task(server.client.post("/openai/v1/chat/completions", json=body, headers=headers))
+        await until(lambda: server.runs.queued == 1)
+        (tmp_path / "gate").touch()
+        assert (await answer).json()["choices"][0]["message"]["content"] == "two"
+
+
 async def test_server_that_stops_refuses_a_queued_prompt(scripted: Scripted, tmp_path: Path) -> None:
     async with serving(scripted.env) as server:
         run = await busy_server_session(scripted, server, tmp_path / "gate")

@@ -121,9 +121,21 @@ async def test_key_logs_in_with_a_cookie_that_scripts_cannot_read(scripted: Scri
         response = await log_in(server)
         after = await server.client.get("/api/v1/me")
         listed = await server.client.get("/api/v1/runs")
-    assert before.json() == {"authenticated": False, "login_required": True, "key": None, "limits": {}}
+    assert before.json() == {
+        "authenticated": False,
+        "login_required": True,
+        "key": None,
+        "may_answer": False,
+        "limits": {},
+    }
     assert refused.status_code == 401
-    me: dict[str, object] = {"authenticated": True, "login_required": True, "key": "ana", "limits": {}}
+    me: dict[str, object] = {
+        "authenticated": True,
+        "login_required": True,
+        "key": "ana",
+        "may_answer": False,
+        "limits": {},
+    }
     assert (response.status_code, response.json(), after.json()) == (200, me, me)
     assert listed.status_code == 200
     name, _, attributes = response.headers["set-cookie"].partition("; ")
@@ -213,7 +225,13 @@ async def test_login_token_works_once(scripted: Scripted) -> None:
         listed = await server.client.get("/api/v1/runs")
         again = await server.client.post("/api/v1/login", json=token, headers=origin(server))
     assert (first.status_code, listed.status_code, again.status_code) == (200, 200, 401)
-    assert first.json() == {"authenticated": True, "login_required": True, "key": None, "limits": {}}
+    assert first.json() == {
+        "authenticated": True,
+        "login_required": True,
+        "key": None,
+        "may_answer": True,
+        "limits": {},
+    }
     assert "used before" in again.json()["detail"]
 
 
@@ -296,7 +314,8 @@ async def test_server_without_keys_needs_no_login(scripted: Scripted) -> None:
         response = await log_in(server, "anything")
         logout = await server.client.post("/api/v1/logout")
         rebound = await server.client.get("/api/v1/me", headers={"host": "evil.example"})
-    assert me.json() == response.json() == {"authenticated": True, "login_required": False, "key": None, "limits": {}}
+    expected: dict[str, object] = {"authenticated": True, "login_required": False, "key": None}
+    assert me.json() == response.json() == {**expected, "may_answer": True, "limits": {}}
     assert "set-cookie" not in response.headers
     assert (logout.status_code, rebound.status_code) == (204, 403)
 

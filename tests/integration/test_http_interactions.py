@@ -187,7 +187,7 @@ async def test_first_of_two_answers_counts(scripted: Scripted) -> None:
     second, first = sorted(answers, key=lambda response: response.status_code, reverse=True)
     assert (first.status_code, second.status_code) == (200, 409)
     assert second.json()["code"] == "interaction_answered"
-    assert "'user' answered 'deny'" in second.json()["detail"]
+    assert second.json()["detail"].endswith("was answered before: deny, by this machine's user")
     assert run == "deny"
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from clinvk.backends.base import Host
 from clinvk.backends.claude import Claude
+from clinvk.backends.claude.approvals import Approvals, PermissionRequest
+from clinvk.backends.claude.channel import ConversationChannel
 from clinvk.types.events import InteractionRequested
 from clinvk.types.interaction import Choice, Interaction, InteractionAnswer
 from clinvk.types.request import RunRequest
@@ -71,9 +73,16 @@ class Process:
 
 def test_write_shows_the_change_of_the_present_file() -> None:
     asked = Process({"/p/a": b"y\n"}).ask(WRITE)
-    assert (asked.title, asked.editable) == ("Write: a", True)
+    assert (asked.title, asked.editable) == ("Edit a", True)
     assert asked.diff == "--- /p/a\n+++ /p/a\n@@ -1 +1 @@\n-y\n+x\n"
-    assert Process().ask(WRITE).diff == "--- /p/a\n+++ /p/a\n@@ -0,0 +1 @@\n+x\n"
+
+
+def test_write_of_a_new_file_is_shown_as_such() -> None:
+    asked = Process().ask(WRITE)
+    assert (asked.title, asked.diff) == ("Add a", "--- /dev/null\n+++ /p/a\n@@ -0,0 +1 @@\n+x\n")
+    creates = {"file_path": "/p/a", "old_string": "", "new_string": "x\n"}
+    assert Process().ask({"tool_name": "Edit", "input": creates}).title == "Add a"
+    assert Process({"/p/a": b""}).ask(WRITE).title == "Edit a"
 
 
 def test_write_to_a_long_file_has_no_diff() -> None:
@@ -89,24 +98,34 @@ def test_edit_shows_its_own_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "title"),
+    ("more", "note"),
     [
-        ({}, "Bash: d (/o/x is outside)"),
-        ({"decision_reason": "Path is outside"}, "Bash: d (Path is outside)"),
-        ({"blocked_path": None}, "Bash: d"),
+        ({}, "d, /o/x is outside"),
+        ({"decision_reason": "Path is outside"}, "d, Path is outside"),
+        ({"blocked_path": None}, "d"),
         ({"blocked_path": None, "title": "Run it"}, "Run it"),
         (
             {"input": {"command": "ls", "dangerouslyDisableSandbox": True}},
-            "Bash: d (/o/x is outside, dangerouslyDisableSandbox)",
+            "d, /o/x is outside, dangerouslyDisableSandbox",
         ),
         (
             {"blocked_path": None, "input": {"command": "ls", "run_in_background": True, "x": 1}},
-            "Bash: d (run_in_background)",
+            "d, run_in_background",
         ),
     ],
 )
-def test_title_has_the_reason_and_flags(more: dict[str, object], title: str) -> None:
-    assert Process().ask({**BASH, **more}).title == title
+def test_note_has_description_reason_and_flags(more: dict[str, object], note: str) -> None:
+    asked = Process().ask({**BASH, **more})
+    assert (asked.title, asked.note, asked.accepts_reason) == ("Run a command", note, True)
+
+
+def test_asked_calls_are_forgotten_at_the_start_of_the_next_run() -> None:
+    approvals = Approvals(Host().read_range)
+    channel = ConversationChannel(approvals=approvals)
+    for run in ("a", "b"):
+        channel.start(run, ASK, None)
+        assert approvals.calls == set()
+        approvals.receive("q", PermissionRequest(tool_use_id=run))
 
 
 def test_approval_for_the_session_changes_no_file_and_no_mode_but_edits() -> None:

@@ -108,7 +108,7 @@ def test_command_is_asked_about_and_decided(choice: str, decision: str) -> None:
         "/bin/bash -lc 'touch /p/b'",
         "/p",
     )
-    assert asked.title == "Run a command without a sandbox: please"
+    assert (asked.title, asked.note, asked.accepts_reason) == ("Run a command", "without a sandbox: please", False)
     assert choice in asked.choices
     assert process.answer(InteractionAnswer(choice=choice)) == {"decision": decision}  # type: ignore[arg-type]
 
@@ -125,16 +125,16 @@ def test_access_to_a_host_is_asked_about() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "diff", "shown"),
+    ("kind", "title", "diff", "shown"),
     [
-        ("add", "x\n", "@@ -0,0 +1 @@\n+x\n"),
-        ("delete", "x\n", "@@ -1 +0,0 @@\n-x\n"),
-        ("update", "@@ -1 +1 @@\n-x\n+y\n", "@@ -1 +1 @@\n-x\n+y\n"),
+        ("add", "Add a", "x\n", "@@ -0,0 +1 @@\n+x\n"),
+        ("delete", "Delete a", "x\n", "@@ -1 +0,0 @@\n-x\n"),
+        ("update", "Edit a", "@@ -1 +1 @@\n-x\n+y\n", "@@ -1 +1 @@\n-x\n+y\n"),
     ],
 )
 @pytest.mark.parametrize("thread", [THREAD, SUBAGENT])
 def test_edit_of_the_agent_or_a_subagent_is_asked_about_with_its_diff(
-    thread: str, kind: str, diff: str, shown: str
+    thread: str, kind: str, title: str, diff: str, shown: str
 ) -> None:
     process = Process()
     process.notify("turn/started", SUBAGENT, turn={"id": "t2", "rootTurnId": TURN})
@@ -143,9 +143,9 @@ def test_edit_of_the_agent_or_a_subagent_is_asked_about_with_its_diff(
     process.notify("item/started", thread, item=item)
     request: dict[str, object] = {"itemId": "call_64d8", "reason": None, "grantRoot": None}
     asked = process.ask("item/fileChange/requestApproval", request, thread)
-    assert (asked.tool, asked.title) == ("file_change", f"{kind} /p/a")
+    assert (asked.tool, asked.title) == ("file_change", title)
     assert subject(asked) == "Edit /p/a"
-    assert asked.diff == f"--- /p/a\n+++ /p/a\n{shown}"
+    assert asked.diff == f"--- {'/dev/null' if kind == 'add' else '/p/a'}\n+++ /p/a\n{shown}"
     assert process.answer(DENY) == {"decision": "decline"}
     process.notify("item/completed", THREAD, item={**item, "status": "declined"})
     result = process.deliveries[-1]

@@ -77,14 +77,20 @@ class Process:
 
 def test_edit_is_asked_about_with_its_diff() -> None:
     asked = Process().asked(WRITE)
-    assert (asked.tool, asked.title, asked.command) == ("write_file", "Writing to w1.txt", None)
+    assert (asked.tool, asked.title, asked.command) == ("write_file", "Edit w1.txt", None)
     assert asked.diff == "--- /p/w1.txt\n+++ /p/w1.txt\n@@ -1 +1 @@\n-y\n+x\n"
     assert asked.choices == ("allow", "allow_session", "deny", "deny_and_stop")
+
+
+def test_new_file_is_shown_as_such() -> None:
+    asked = Process().asked({**WRITE, "content": [{"type": "diff", "path": "/p/n", "oldText": "", "newText": "x\n"}]})
+    assert (asked.title, asked.diff) == ("Add n", "--- /dev/null\n+++ /p/n\n@@ -0,0 +1 @@\n+x\n")
 
 
 def test_command_is_asked_about() -> None:
     asked = Process().asked(SHELL)
     assert (asked.tool, asked.command, asked.diff) == ("run_shell_command", "touch /p/b1", None)
+    assert (asked.title, asked.accepts_reason) == ("Run a command", False)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ def test_headline_names_agent_action_and_directory() -> None:
         == "claude wants to run a command in ~/shop:"
     )
     assert text.headline(Interaction(id="i", diff="+x"), "[0] codex", "") == "[0] codex wants to edit a file:"
+    new = Interaction(id="i", diff="--- /dev/null\n+++ a\n")
+    assert text.headline(new, "claude", "") == "claude wants to create a file:"
     fetch = Interaction(id="i", tool="Web\x1b[2JFetch")
     assert text.headline(fetch, "claude", "") == "claude wants to use Web?[2JFetch:"
     assert text.headline(Interaction(id="i", kind="question"), "claude", "") == "claude asks:"
@@ -36,7 +38,7 @@ def test_headline_names_agent_action_and_directory() -> None:
 
 def test_budget_is_not_asked_about_like_a_tool() -> None:
     title = "The run has reached its budget of 1 token. Continue with as much again?"
-    budget = Interaction(id="budget", tool="budget", title=title, choices=("allow", "deny"))
+    budget = Interaction(id="budget", kind="budget", title=title, choices=("allow", "deny"))
     assert (text.headline(budget, "claude", ""), text.content(budget)) == ("claude has used its budget:", title)
     assert text.subject(budget) == title
     helps = [(key.action, key.help) for key in text.keys_of(budget, is_cut=False).values()]
@@ -44,11 +46,13 @@ def test_budget_is_not_asked_about_like_a_tool() -> None:
 
 
 def test_content_of_an_approval_is_the_command_the_diff_or_the_input() -> None:
-    assert text.content(Interaction(id="i", tool="Bash", title="Bash", command="ls")) == "ls"
-    assert text.content(Interaction(id="i", tool="Bash", title="List", command="ls")) == "List\n\nls"
-    assert text.content(Interaction(id="i", tool="Edit", title="Edit", diff="-a\n+b\n")) == "-a\n+b"
+    assert text.content(Interaction(id="i", tool="Bash", title="Run a command", command="ls")) == "ls"
+    assert text.content(Interaction(id="i", tool="Bash", note="List", command="ls")) == "List\n\nls"
+    assert text.content(Interaction(id="i", tool="Edit", title="Edit a", diff="-a\n+b\n")) == "-a\n+b"
     fetch = Interaction(id="i", tool="WebFetch", title="WebFetch", input={"url": "https://x"})
     assert text.content(fetch) == '{\n  "url": "https://x"\n}'
+    call = Interaction(id="i", tool="mcp__x", title="Read it?", note="first use")
+    assert text.content(call) == "Read it?\n\nfirst use\n\n{}"
 
 
 def test_content_of_a_question_has_numbered_options() -> None:

@@ -13,6 +13,7 @@ from clinvk.types.errors import StoreUnavailable
 from clinvk.types.events import InteractionRequested, InteractionResolved
 from clinvk.types.interaction import Interaction, InteractionAnswer, QuestionField
 from clinvk.types.record import RunRecord
+from clinvk.types.request import RunRequest
 from polling import until
 from records import run
 
@@ -26,7 +27,7 @@ async def begun(store: MemoryStore) -> RunRecord:
 
 
 def of_run(interactions: Interactions, record: RunRecord) -> RunInteractions:
-    return RunInteractions(interactions, record.id, None, record.backend, lambda: None)
+    return RunInteractions(interactions, record.id, None, RunRequest(prompt="", backend=record.backend), lambda: None)
 
 
 async def test_concurrent_requests_keep_to_the_limit_of_waiting_runs() -> None:

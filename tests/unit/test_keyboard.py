@@ -1,6 +1,7 @@
 """Keys and lines of a terminal, on a pty."""
 
 import os
+import select
 import termios
 from collections.abc import Generator
 
@@ -35,7 +36,8 @@ async def test_single_key_needs_no_enter_and_pasted_text_is_no_key(pty: tuple[in
 async def test_terminal_is_restored_and_keys_typed_before_are_dropped(pty: tuple[int, int]) -> None:
     leader, follower = pty
     before = termios.tcgetattr(follower)
-    os.write(leader, b"y")
+    os.write(leader, b"y\n")
+    assert select.select([follower], [], [], 5)[0]
     with Keyboard(follower) as keyboard:
         assert not termios.tcgetattr(follower)[3] & (termios.ECHO | termios.ICANON)
         os.write(leader, b"n")

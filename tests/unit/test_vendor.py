@@ -33,6 +33,7 @@ def test_each_header_is_parsed() -> None:
         "x-clinvk-approval-mode": "none",
         "x-clinvk-sandbox-mode": "workspace",
         "x-clinvk-events": "True",
+        "x-clinvk-on-busy": "queue",
         "x-openwebui-chat-id": "c1",
     }
     assert vendor.header_options(headers) == HeaderOptions(
@@ -42,7 +43,9 @@ def test_each_header_is_parsed() -> None:
         approval_mode="none",
         sandbox_mode="workspace",
         shows_work=True,
+        on_busy="queue",
     )
+    assert vendor.call(BARE, TALK, HeaderOptions(session_id="abc", on_busy="queue")).request.on_busy == "queue"
 
 
 def test_empty_header_is_ignored() -> None:
@@ -55,6 +58,7 @@ def test_empty_header_is_ignored() -> None:
         ("x-clinvk-approval-mode", "yolo", "one of default, auto, ask, none, always, got 'yolo'"),
         ("x-clinvk-sandbox-mode", "none", "one of default, read-only, workspace, full, got 'none'"),
         ("x-clinvk-events", "maybe", "true or false, got 'maybe'"),
+        ("x-clinvk-on-busy", "steer", "one of reject, queue, got 'steer'"),
         ("x-clinvk-workdir", "\xff", "not valid UTF-8"),
     ],
 )

@@ -9,7 +9,7 @@ import msgspec
 
 from clinvk.backends.forms import Form
 from clinvk.backends.jsonrpc import Message
-from clinvk.backends.shared import unified_diff
+from clinvk.backends.shared import edit_title, unified_diff
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -61,7 +61,12 @@ class Tool(msgspec.Struct, frozen=True, rename="camel"):
 
 def diff_of(changes: Iterable[Piece]) -> str:
     """Return changes of files as a unified diff."""
-    return "".join(unified_diff(change.path, change.old_text or "", change.new_text or "") for change in changes)
+    return "".join(unified_diff(change.path, change.old_text or None, change.new_text or "") for change in changes)
+
+
+def title_of(changes: Iterable[Piece]) -> str:
+    """Return the title for the approval of changes of files."""
+    return ", ".join(edit_title(change.path, "update" if change.old_text else "add") for change in changes)
 
 
 class Tokens(msgspec.Struct, frozen=True, rename="camel"):

@@ -237,11 +237,23 @@ def _without_half(found: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if found["half"] else found[0]
 
 
-def unified_diff(path: str, old: str, new: str) -> str:
-    """Return the change of a file as a unified diff; empty if the comparison would take long."""
+_VERBS = {"add": "Add", "delete": "Delete"}
+
+
+def edit_title(path: str, action: str = "update") -> str:
+    """Return the title of an approval to add, delete or update a file."""
+    return f"{_VERBS.get(action, 'Edit')} {path.rpartition('/')[2] or path}"
+
+
+def unified_diff(path: str, old: str | None, new: str) -> str:
+    """Return the change of a file as a unified diff; empty if the comparison would take long.
+
+    `old` is None for a new file.
+    """
     if old and new and len(old) + len(new) > _MAX_COMPARED:
         return ""
-    lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), path, path)
+    before = "/dev/null" if old is None else path
+    lines = difflib.unified_diff((old or "").splitlines(keepends=True), new.splitlines(keepends=True), before, path)
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 

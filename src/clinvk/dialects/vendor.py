@@ -25,7 +25,7 @@ from clinvk.dialects.conversation import (
 from clinvk.dialects.dialect import TOOLS_MODES, AnsweredChat, Call, Chat, ToolsMode
 from clinvk.dialects.json_bodies import NOT_BLANK
 from clinvk.types import errors
-from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, SandboxMode
+from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, OnBusy, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import (
     Event,
@@ -45,7 +45,11 @@ APPROVAL = "x-clinvk-approval-mode"
 SANDBOX = "x-clinvk-sandbox-mode"
 EVENTS = "x-clinvk-events"
 TOOLS = "x-clinvk-tools"
-HEADERS = (SESSION, WORKDIR, APPROVAL, SANDBOX, EVENTS, TOOLS)
+ON_BUSY = "x-clinvk-on-busy"
+HEADERS = (SESSION, WORKDIR, APPROVAL, SANDBOX, EVENTS, TOOLS, ON_BUSY)
+
+ON_BUSY_MODES: tuple[OnBusy, ...] = ("reject", "queue")
+"""Without `steer`: a prompt that steers another run may have no answer of its own."""
 
 STATUSES: Mapping[type[ClinvkError], int] = {
     **dialect.STATUSES,
@@ -118,6 +122,7 @@ class HeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
         starts_session: start and keep a session, unless an existing session is continued.
         shows_work: the model's thinking and the agent's tool calls appear as thinking.
         tools_mode: whose tools the model may call.
+        on_busy: what happens if the session has a run in progress.
     """
 
     session_id: str | None = None
@@ -128,6 +133,7 @@ class HeaderOptions(msgspec.Struct, frozen=True, kw_only=True):
     sandbox_mode: SandboxMode | None = None
     shows_work: bool = False
     tools_mode: ToolsMode | None = None
+    on_busy: OnBusy | None = None
 
 
 def header_options(headers: Mapping[str, str]) -> HeaderOptions:
@@ -148,6 +154,7 @@ def header_options(headers: Mapping[str, str]) -> HeaderOptions:
         sandbox_mode=_mode(headers, SANDBOX, SANDBOX_MODES),
         shows_work=_flag(headers, EVENTS),
         tools_mode=_mode(headers, TOOLS, TOOLS_MODES),
+        on_busy=_mode(headers, ON_BUSY, ON_BUSY_MODES),
     )
 
 
@@ -176,6 +183,7 @@ def call(
         system_prompt=prompt.system_prompt,
         literal=True,
         session_id=options.session_id,
+        on_busy=options.on_busy or "reject",
         ephemeral=not (options.session_id or options.starts_session or options.chat),
         workdir=options.workdir,
         approval_mode=options.approval_mode,

@@ -18,6 +18,7 @@ from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InteractionAnswered, InteractionEnded, InteractionNotFound, StoreUnavailable
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Progress
 from clinvk.types.interaction import USER, Interaction, InteractionAnswer, bounded, check_answer, is_too_long
+from clinvk.types.request import RunRequest
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +93,8 @@ class Interactions:
             if is_stored:
                 return interaction
         if interaction.status == "answered" and interaction.answer:
-            who = f"{interaction.answered_by!r} answered {interaction.answer.choice!r} before"
-            raise InteractionAnswered(f"interaction {interaction.id!r}: {who}")
+            before = f"was answered before: {interaction.answer.choice}, by {interaction.answerer}"
+            raise InteractionAnswered(f"interaction {interaction.id!r} {before}")
         raise InteractionEnded(f"interaction {interaction.id!r} {_END_TEXTS[interaction.status]}")
 
     def forget(self, interaction: Interaction) -> Interaction:
@@ -180,10 +181,11 @@ class RunInteractions:
     """The interactions of one run. `on_resolved` is called when an answer is ready to be passed on."""
 
     def __init__(
-        self, interactions: Interactions, run_id: str, session_id: str | None, backend: str, on_resolved: Wake
+        self, interactions: Interactions, run_id: str, session_id: str | None, request: RunRequest, on_resolved: Wake
     ) -> None:
         self._interactions = interactions
-        self._run = {"run_id": run_id, "session_id": session_id, "backend": backend}
+        self._run = {"run_id": run_id, "session_id": session_id}
+        self._run |= {"backend": request.backend, "key_name": request.key_name}
         self._pending: dict[str, Interaction] = {}
         self._answers: list[ReadyAnswer] = []
         self._on_resolved = on_resolved

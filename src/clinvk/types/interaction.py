@@ -16,9 +16,6 @@ QUESTION_CHOICES: tuple[Choice, ...] = ("answer", "deny", "deny_and_stop")
 USER = "user"
 """The name, in `Interaction.answered_by`, of this machine's user."""
 
-BUDGET = "budget"
-"""The tool, in `Interaction.tool`, with which clinvk itself asks whether a run may use its budget again."""
-
 InteractionStatus = Literal["pending", "answered", "expired", "withdrawn"]
 
 
@@ -65,22 +62,27 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: 32 hex digits.
-        tool: the CLI's name for the tool to approve; empty for a question.
+        kind: with `budget`, clinvk itself asks whether the run may use its budget again.
+        tool: the CLI's name for the tool to approve; empty unless the interaction is an approval.
         title: one line that says what is asked.
+        note: why the agent asks, and what is unusual about the action; may be empty.
         command: the shell command to approve.
         workdir: the directory of the command, if it is not the directory of the run.
         diff: the edit to approve, as a unified diff.
         editable: the input of the tool can be changed with `allow`.
+        accepts_reason: the model reads the reason of a denial.
+        key_name: the name of the API key of the run; empty if no key was required.
         answered_by: the name of the API key, or `user` for this machine's user.
     """
 
     id: str
-    kind: Literal["approval", "question"] = "approval"
+    kind: Literal["approval", "question", "budget"] = "approval"
     run_id: str = ""
     session_id: str | None = None
     backend: str = ""
     tool: str = ""
     title: str = ""
+    note: str = ""
     input: dict[str, object] = {}
     command: str | None = None
     workdir: str | None = None
@@ -88,12 +90,19 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
     fields: tuple[QuestionField, ...] = ()
     choices: tuple[Choice, ...] = APPROVAL_CHOICES
     editable: bool = False
+    accepts_reason: bool = False
+    key_name: str = ""
     status: InteractionStatus = "pending"
     created_at: float = 0
     expires_at: float = 0
     resolved_at: float | None = None
     answered_by: str | None = None
     answer: InteractionAnswer | None = None
+
+    @property
+    def answerer(self) -> str:
+        """The client that has answered."""
+        return "this machine's user" if self.answered_by == USER else f"API key {self.answered_by!r}"
 
     @property
     def outcome(self) -> str:
@@ -115,6 +124,7 @@ def bounded(interaction: Interaction) -> Interaction:
         interaction,
         tool=_cut(interaction.tool),
         title=_cut(interaction.title),
+        note=_cut(interaction.note),
         command=_cut(interaction.command),
         diff=_cut(interaction.diff),
         input=tool_input,

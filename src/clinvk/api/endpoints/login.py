@@ -39,6 +39,7 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     authenticated: Annotated[bool, Meta(description="Whether the client may send requests.")]
     login_required: Annotated[bool, Meta(description="Whether requests need an API key or a login.")]
     key: Annotated[str | None, Meta(description="The name of the key; null for the user who runs the server.")]
+    may_answer: Annotated[bool, Meta(description="Whether the client may answer the agents of other keys.")]
     limits: Annotated[KeyLimits, Meta(description="The limits of the key; empty if it has none.")]
 
 
@@ -87,6 +88,7 @@ def _me(services: Services, key_name: str | None, is_authenticated: bool) -> Me:
         authenticated=is_authenticated,
         login_required=bool(keys),
         key=key_name,
+        may_answer=is_authenticated and (key is None or "answer" in key.rights),
         limits=key.limits if key else KeyLimits(),
     )
 

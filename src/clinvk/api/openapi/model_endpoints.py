@@ -51,6 +51,7 @@ _REQUEST_HEADERS = (
     header(vendor.SANDBOX, "read-only: writes nothing; workspace: in its directories only.", enum=["", *SANDBOX_MODES]),
     header(vendor.EVENTS, "`true`: the agent's tool calls appear as thinking.", enum=[*vendor.FLAGS]),
     header(vendor.TOOLS, "Whose tools the model may call.", enum=["", *dialect.TOOLS_MODES]),
+    header(vendor.ON_BUSY, "queue: wait while the session has a run in progress.", enum=["", *vendor.ON_BUSY_MODES]),
 )
 _RESPONSE_HEADERS = {
     "x-clinvk-run-id": "The run id.",

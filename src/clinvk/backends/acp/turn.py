@@ -78,10 +78,11 @@ class TurnDecoder:
         tool = self._merged(update)
         shown = _input(tool)
         command = shown.get("command")
+        changed = wire.title_of(piece for piece in tool.pieces if piece.type == "diff")
         return Interaction(
             id=id_,
             tool=tool_name(tool),
-            title=tool.title or tool_name(tool),
+            title=changed or tool.title or tool_name(tool),
             input=shown,
             command=command if isinstance(command, str) else None,
             diff=_diff(tool) or None,

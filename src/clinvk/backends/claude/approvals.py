@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.shared import unified_diff
+from clinvk.backends.shared import edit_title, unified_diff
 from clinvk.types.events import InteractionRequested, InteractionResolved
 from clinvk.types.interaction import QUESTION_CHOICES, FieldOption, Interaction, InteractionAnswer, QuestionField
 
@@ -54,7 +54,7 @@ class _Question(msgspec.Struct, frozen=True, rename="camel"):
 class Approvals:
     """The open requests of one process. `read_file` returns the beginning of a file, or None if there is no file.
 
-    `calls` are the ids of the tool calls that the process has asked about.
+    `calls` are the ids of the tool calls that the process has asked about since the start of the current run.
     """
 
     def __init__(self, read_file: Callable[[str, int, int], bytes | None]) -> None:
@@ -66,20 +66,27 @@ class Approvals:
         """Return the event that asks the user."""
         self._open[request_id] = request
         self.calls.add(request.tool_use_id)
-        title = request.title or ": ".join(filter(None, (request.tool_name, request.description)))
         reason = request.decision_reason or (request.blocked_path and f"{request.blocked_path} is outside")
+        title = request.title or ": ".join(filter(None, (request.tool_name, request.description)))
+        notes = [reason]
+        command = diff = None
         is_own = request.tool_name in _EDITABLE  # the input of another tool may have more than a command or an edit
-        flags = [name for name, value in request.input.items() if is_own and value is True]
-        notes = ", ".join(filter(None, (reason, *flags)))
-        command = request.input.get("command") if is_own else None
+        if is_own:
+            command, diff = request.input.get("command"), self._diff(request.input)
+            action = "add" if diff and diff.startswith("--- /dev/null") else "update"
+            title = "Run a command" if command else edit_title(str(request.input.get("file_path", "")), action)
+            flags = (name for name, value in request.input.items() if value is True)
+            notes = [request.title or (request.description if command else ""), reason, *flags]
         approval = Interaction(
             id=request_id,
             tool=request.tool_name,
-            title=f"{title} ({notes})" if notes else title,
+            title=title,
+            note=", ".join(filter(None, notes)),
             input=request.input,
             command=command if isinstance(command, str) else None,
-            diff=self._diff(request.input) if is_own else None,
+            diff=diff,
             editable=is_own,
+            accepts_reason=True,
         )
         if request.tool_name == "ExitPlanMode" or (request.tool_name == "Bash" and not _suggestions(request)):
             return InteractionRequested(replace(approval, choices=_ONCE))
@@ -110,14 +117,15 @@ class Approvals:
 
     def _diff(self, tool_input: dict[str, object]) -> str | None:
         """Return the edit of a tool's input as a unified diff; None if the tool is no edit, or the file is long."""
-        path = tool_input.get("file_path")
-        old, new = tool_input.get("old_string"), tool_input.get("new_string", tool_input.get("content"))
-        if not (isinstance(path, str) and isinstance(new, str)):
+        path, old = tool_input.get("file_path"), tool_input.get("old_string") or None
+        new = tool_input.get("new_string", tool_input.get("content"))
+        if not (isinstance(path, str) and isinstance(old, str | None) and isinstance(new, str)):
             return None
-        if old is None:
-            data = self._read_file(path, 0, _MAX_FILE_BYTES) or b""
-            old = data.decode(errors="replace") if len(data) < _MAX_FILE_BYTES else None
-        return (isinstance(old, str) and unified_diff(path, old, new)) or None
+        if old is None and (data := self._read_file(path, 0, _MAX_FILE_BYTES)) is not None:
+            if len(data) == _MAX_FILE_BYTES:
+                return None
+            old = data.decode(errors="replace")
+        return unified_diff(path, old, new) or None
 
 
 def _session_updates(request: PermissionRequest) -> list[dict[str, object]]:

@@ -76,7 +76,9 @@ class ConversationChannel(Channel):
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Return the message. A conversation to resume is named by the command line, or already open in the process."""
-        asked = self._approvals.calls if self._approvals else ()
+        asked: set[str] = set()
+        if self._approvals:
+            self._approvals.calls = asked
         self._run, self._decoder = run, ClaudeDecoder(self._last, self._warning, self._tools.names, asked)
         greets = self._tools.names and not self._is_greeted
         return self.greet() + message(request) if greets else message(request)

@@ -8,6 +8,7 @@ the user's settings, so clinvk never sends it.
 from msgspec.structs import replace
 
 from clinvk.backends.codex.wire import Change, Params
+from clinvk.backends.shared import edit_title
 from clinvk.types.interaction import (
     APPROVAL_CHOICES,
     QUESTION_CHOICES,
@@ -31,17 +32,17 @@ _DECISIONS = {"allow": "accept", "allow_session": "acceptForSession", "deny": "d
 
 def interaction(request_id: str, method: str, params: Params, changes: tuple[Change, ...]) -> Interaction | None:
     """Return what a request asks; None if a person cannot answer the request. `changes` are the changes of its item."""
-    asked = Interaction(id=request_id)
+    asked = Interaction(id=request_id, note=params.reason or "")
     match method:
         case "item/commandExecution/requestApproval":
             return _command(asked, params)
         case "item/fileChange/requestApproval":
             edits = [f"{change.action} {change.path}" for change in changes]
             diff = "".join(change.unified_diff for change in changes)
-            title = _title(", ".join(edits) or "Edit files", params)
+            title = ", ".join(edit_title(change.path, change.action) for change in changes) or "Edit files"
             return replace(asked, tool="file_change", title=title, input={"changes": edits}, diff=diff or None)
         case "item/permissions/requestApproval":
-            title = _title("Use more permissions", params)
+            title = "Use more permissions"
             return replace(asked, tool="request_permissions", title=title, input=params.permissions)
         case "item/tool/requestUserInput":
             return _questions(asked, params)
@@ -76,11 +77,6 @@ def result(method: str, params: Params, answer: InteractionAnswer) -> dict[str, 
             return {"decision": _DECISIONS[answer.choice]}
 
 
-def _title(what: str, params: Params) -> str:
-    """Return a title with the reason that the model stated."""
-    return f"{what}: {params.reason}" if params.reason else what
-
-
 def _command(asked: Interaction, params: Params) -> Interaction:
     """Return the approval of a command, or of the access to a host."""
     decisions, host = params.available_decisions, params.network_approval_context
@@ -88,7 +84,8 @@ def _command(asked: Interaction, params: Params) -> Interaction:
     return replace(
         asked,
         tool="command_execution",
-        title=_title(f"Access {host.host}" if host else "Run a command without a sandbox", params),
+        title=f"Access {host.host}" if host else "Run a command",
+        note=": ".join(filter(None, (f"access to {host.host}" if host else "without a sandbox", params.reason))),
         input={"command": params.command, **({"host": host.host} if host else {})},
         command=params.command,
         workdir=params.cwd,

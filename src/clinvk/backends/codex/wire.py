@@ -74,7 +74,7 @@ class Change(msgspec.Struct, frozen=True):
         """The change as a unified diff; `diff` is the whole text of a file that is added or deleted."""
         match self.action:
             case "add":
-                return unified_diff(self.path, "", self.diff)
+                return unified_diff(self.path, None, self.diff)
             case "delete":
                 return unified_diff(self.path, self.diff, "")
             case _:

@@ -4,7 +4,7 @@
 has no reason. In an untrusted folder, the CLI does not allow edits for the whole session, so the channel does.
 """
 
-from clinvk.backends.acp_wire import PermissionOption, Tool, chosen, diff_of
+from clinvk.backends.acp_wire import PermissionOption, Tool, chosen, diff_of, title_of
 from clinvk.backends.gemini.turn import tool_input, tool_name
 from clinvk.types.interaction import APPROVAL_CHOICES, Choice, Interaction
 
@@ -17,13 +17,15 @@ _ALWAYS = ("proceed_always", "proceed_always_tool")
 
 def interaction(request_id: str, tool: Tool, options: tuple[PermissionOption, ...]) -> Interaction:
     """Return the approval that a request asks for."""
+    changes = [piece for piece in tool.pieces if piece.new_text is not None]
+    is_command = tool.kind == "execute"
     return Interaction(
         id=request_id,
         tool=tool_name(tool),
-        title=tool.title or tool_name(tool),
+        title="Run a command" if is_command else title_of(changes) or tool.title or tool_name(tool),
         input=tool_input(tool),
-        command=tool.title if tool.kind == "execute" else None,
-        diff=diff_of(piece for piece in tool.pieces if piece.new_text is not None) or None,
+        command=tool.title if is_command else None,
+        diff=diff_of(changes) or None,
         choices=tuple(
             choice for choice in APPROVAL_CHOICES if choice.startswith("deny") or _option(choice, tool, options)
         ),

@@ -9,7 +9,7 @@ from clinvk.cli.sessions.session_text import short_id
 from clinvk.cli.terminal.output import visible
 from clinvk.cli.terminal.table import one_line, width
 from clinvk.types.events import ToolCall
-from clinvk.types.interaction import BUDGET, USER, Interaction, QuestionField
+from clinvk.types.interaction import Interaction, QuestionField
 
 _INDENT = "    "
 _TAB = "    "
@@ -29,7 +29,7 @@ _KEYS = {
     "y": Key("allow", "[y]es", "allow this action"),
     "a": Key("allow_session", "[a]lways in this session", "allow it, and do not ask about similar actions again"),
     "r": Key("answer", "[r]eply", "answer the question"),
-    "n": Key("deny", "[n]o", "deny it; the agent goes on, and reads your reason"),
+    "n": Key("deny", "[n]o", "deny it; the agent goes on"),
     "s": Key("deny_and_stop", "[s]top", "deny it, and cancel the run"),
     "e": Key("edit", "[e]dit", "change it before you allow it"),
     "v": Key("view", "[v]iew all", "show everything in a pager"),
@@ -51,13 +51,13 @@ def keys_of(interaction: Interaction, is_cut: bool, is_edited: bool = False) -> 
         offered.add("view")
     if is_edited:
         offered.discard("allow_session")
-    keys = _KEYS | _BUDGET_KEYS if interaction.tool == BUDGET else _KEYS
+    keys = _KEYS | _BUDGET_KEYS if interaction.kind == "budget" else _KEYS
     return {key: each for key, each in keys.items() if each.action in offered}
 
 
 def subject(interaction: Interaction) -> str:
     """Return what an interaction is about on one line."""
-    if interaction.tool in ("", BUDGET):
+    if not interaction.tool:
         return one_line(visible(interaction.title))
     return visible(tool_text(ToolCall(interaction.id, interaction.tool, interaction.input)))
 
@@ -80,12 +80,12 @@ def headline(interaction: Interaction, agent: str, directory: str) -> str:
     """Return the first line of a question."""
     if interaction.kind == "question":
         what = "asks"
-    elif interaction.tool == BUDGET:
+    elif interaction.kind == "budget":
         what = "has used its budget"
     elif interaction.command is not None:
         what = f"wants to run a command in {directory}"
     elif interaction.diff is not None:
-        what = "wants to edit a file"
+        what = f"wants to {'create' if interaction.diff.startswith('--- /dev/null') else 'edit'} a file"
     else:
         what = f"wants to use {one_line(interaction.tool, 60) or 'a tool'}"
     return visible(f"{agent} {what}:")
@@ -93,17 +93,14 @@ def headline(interaction: Interaction, agent: str, directory: str) -> str:
 
 def content(interaction: Interaction) -> str:
     """Return all that a user has to know about an interaction, as the agent has sent it."""
-    if interaction.kind == "question":
+    if interaction.kind != "approval":
         parts = [interaction.title, *map(_field_text, interaction.fields)]
-    elif interaction.tool == BUDGET:
-        parts = [interaction.title]
-    elif interaction.command is not None:
-        parts = [interaction.command]
+    elif shown := interaction.command or interaction.diff:
+        parts = [interaction.note, shown]
     else:
-        parts = [interaction.diff or input_text(interaction)]
-    if interaction.kind == "approval" and interaction.title not in ("", interaction.tool, *parts):
-        parts.insert(0, interaction.title)
-    return "\n\n".join(part.strip("\n") for part in parts)
+        title = "" if interaction.title == interaction.tool else interaction.title
+        parts = [title, interaction.note, input_text(interaction)]
+    return "\n\n".join(part.strip("\n") for part in parts if part)
 
 
 def input_text(interaction: Interaction) -> str:
@@ -187,7 +184,6 @@ def _colored(row: str, start: str) -> str:
 def outcome(resolved: Interaction) -> str:
     """Return how an interaction ended, and by whom."""
     if resolved.status == "answered" and resolved.answer:
-        who = "this user" if resolved.answered_by == USER else f"API key {resolved.answered_by!r}"
         reason = f" ({resolved.answer.reason})" if resolved.answer.reason else ""
-        return one_line(f"answered by {who}: {resolved.answer.choice}{reason}")
+        return one_line(f"answered by {resolved.answerer}: {resolved.answer.choice}{reason}")
     return "nobody answered in time: denied" if resolved.status == "expired" else "no longer asked"

@@ -18,7 +18,7 @@ from clinvk.cli.sessions.session_text import directory, home_of
 from clinvk.cli.terminal.keys import Interrupted, Keyboard, keyboard_fd
 from clinvk.cli.terminal.output import STDERR, Notes, visible, write
 from clinvk.types.errors import ClinvkError, InteractionAnswered, InteractionEnded, InvalidRequest, StoreUnavailable
-from clinvk.types.interaction import BUDGET, Interaction, InteractionAnswer, check_answer
+from clinvk.types.interaction import Interaction, InteractionAnswer, check_answer
 
 _ROWS_AROUND = 7
 _LEAST_ROWS = 8
@@ -151,15 +151,16 @@ class _Dialog:
         """Do what a key stands for, and return the answer if it is one."""
         match action:
             case "help":
-                lines = [f"  {name}  {key.help}" for name, key in self._keys.items()]
-                self._notes.block([*lines, f"In another terminal: {text.answer_command(self._interaction)}"])
+                lines = [f"  {name:6}  {key.help}" for name, key in self._keys.items()]
+                lines += ["  Ctrl-C  cancel the run", f"In another terminal: {text.answer_command(self._interaction)}"]
+                self._notes.block(lines)
             case "view":
                 await self._view()
             case "edit":
                 await self._edit()
             case "answer":
                 return await self._reply()
-            case "deny" if self._interaction.tool != BUDGET:
+            case "deny" if self._interaction.accepts_reason:
                 reason = await self._keyboard.line("Reason for the agent (Enter: none, Ctrl-D: back): ")
                 return None if reason is None else InteractionAnswer(choice="deny", reason=reason.strip())
             case choice:

@@ -17,12 +17,16 @@ class InteractionView(msgspec.Struct, frozen=True, kw_only=True):
     """An approval or a question that an agent awaits."""
 
     id: Annotated[str, Meta(description="32 hex digits.")]
-    kind: Literal["approval", "question"]
+    kind: Annotated[
+        Literal["approval", "question", "budget"],
+        Meta(description="budget: clinvk itself asks whether the run may use its budget again."),
+    ]
     run_id: str
     session_id: Annotated[str | None, Meta(description="The session of the run; null if none is stored.")]
     backend: str
-    tool: Annotated[str, Meta(description="The agent's name for the tool; empty for a question.")]
+    tool: Annotated[str, Meta(description="The agent's name for the tool; empty unless it is an approval.")]
     title: Annotated[str, Meta(description="One line that says what is asked.")]
+    note: Annotated[str, Meta(description="Why the agent asks, and what is unusual about the action.")]
     input: Annotated[dict[str, object], Meta(description="The input of the tool.")]
     command: Annotated[str | None, Meta(description="The shell command to approve.")]
     workdir: Annotated[str | None, Meta(description="Directory of the command; null: the run's.")]
@@ -30,6 +34,8 @@ class InteractionView(msgspec.Struct, frozen=True, kw_only=True):
     fields: Annotated[tuple[QuestionField, ...], Meta(description="The fields of a question.")]
     choices: Annotated[tuple[Choice, ...], Meta(description="The choices that the agent accepts.")]
     editable: Annotated[bool, Meta(description="`allow` may send a changed `input`.")]
+    accepts_reason: Annotated[bool, Meta(description="The model reads the `reason` of a denial.")]
+    key: Annotated[str | None, Meta(description="The name of the API key of the run; null if none was required.")]
     status: Annotated[InteractionStatus, Meta(description="withdrawn: the run no longer waits for the answer.")]
     created_at: _Time
     expires_at: Annotated[_Time, Meta(description="An interaction that expires is denied.")]
@@ -83,6 +89,7 @@ def interaction_view(interaction: Interaction) -> InteractionView:
     return copy_as(
         InteractionView,
         interaction,
+        key=interaction.key_name or None,
         created_at=time(interaction.created_at),
         expires_at=time(interaction.expires_at),
         resolved_at=None if resolved_at is None else time(resolved_at),

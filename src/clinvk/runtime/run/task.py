@@ -33,7 +33,7 @@ from clinvk.types.events import (
     RunStarted,
     Waiting,
 )
-from clinvk.types.interaction import Interaction, InteractionAnswer
+from clinvk.types.interaction import USER, Interaction, InteractionAnswer
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import RunRequest, ToolOutput
 from clinvk.types.result import RunResult, gather
@@ -120,7 +120,7 @@ class RunTask:
         self.alarm = Alarm()
         self.wake = self.alarm.set  # a bound method of this object would be a cycle that keeps the prompt in memory
         self._acquire_slot = acquire_slot
-        self._interactions = RunInteractions(interactions, self.id, self.session_id, self.request.backend, self.wake)
+        self._interactions = RunInteractions(interactions, self.id, self.session_id, self.request, self.wake)
         self.resolve = interactions.answer
         self._outputs: Sequence[ToolOutput] = ()
         self._strict_calls = StrictCalls(self.request.client_tools, spawner, spec.env)
@@ -328,7 +328,8 @@ class RunTask:
         for request_id, answer, resolved in await self._take_answers():
             io.resolve(request_id, answer, self.now())
             if resolved and answer.choice == "deny_and_stop":
-                self.stop(RunFailed(Cancelled.code, f"{resolved.answered_by} denied an action and stopped the run"))
+                who = "you" if resolved.answered_by == USER else resolved.answerer
+                self.stop(RunFailed(Cancelled.code, f"{who} denied an action and stopped the run"))
 
     async def ask(self, interaction: Interaction) -> InteractionAnswer | None:
         """Ask the user between two turns, and wait for the answer and a slot; return None if the run was stopped."""

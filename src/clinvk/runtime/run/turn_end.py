@@ -7,7 +7,7 @@ from clinvk.runtime.run.run_io import RunIO
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.events import Ending, RunFinished, Usage
-from clinvk.types.interaction import BUDGET, Interaction
+from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
@@ -44,10 +44,14 @@ async def _is_budget_extended(task: RunTask, ending: Ending) -> bool:
         return False
     if request.ephemeral or not task.conversation:
         return False
-    tokens = request.max_total_tokens
-    amount = f"{tokens:,} {'token' if tokens == 1 else 'tokens'}" if tokens else f"${request.max_cost_usd:g}"
-    title = f"The run has reached its budget of {amount}. Continue with as much again?"
-    answer = await task.ask(Interaction(id=BUDGET, tool=BUDGET, title=title, choices=("allow", "deny")))
+    total = sum_endings(task.earlier_turns, ending) if task.earlier_turns else ending
+    tokens = total.usage.total_tokens if total.usage else 0
+    if request.max_total_tokens and tokens >= (most := request.max_total_tokens * task.budgets):
+        used = f"{tokens:,} tokens; its budget is {most:,}"
+    else:
+        used = f"${total.cost_usd or 0:.2f}; its budget is ${(request.max_cost_usd or 0) * task.budgets:.2f}"
+    title = f"The run has used {used}. Continue with as much again?"
+    answer = await task.ask(Interaction(id="budget", kind="budget", title=title, choices=("allow", "deny")))
     return answer is not None and answer.choice == "allow"
 
 

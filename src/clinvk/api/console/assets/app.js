@@ -63,6 +63,7 @@ function Console({ me, onLogout }) {
   const { pending, connection } = useLive();
   const [name = "", id] = useRoute();
   const route = SCREENS[name] ?? SCREENS[""];
+  live.me = me;
   useEffect(() => {
     live.onInteraction = (interaction) => announce(`${interaction.backend} asks: ${interaction.title}`);
     live.onRunEnd = (run) => announce(`${run.backend || run.kind} run ${run.state}`);

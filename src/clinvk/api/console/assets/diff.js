@@ -39,7 +39,10 @@ export function parseDiff(text) {
     const hunk = HUNK.exec(line);
     const note = file && NOTES.find(([pattern]) => pattern.test(line));
     if (line.startsWith("diff --git ")) begin(/ b\/(.*)$/.exec(line)?.[1] ?? line.slice(11));
-    else if (line.startsWith("--- ") && !(file && !file.lines.length)) begin("");
+    else if (line.startsWith("--- ") && !(file && !file.lines.length)) {
+      begin("");
+      if (line === "--- /dev/null") file.notes.push("new file");
+    }
     else if (line.startsWith("+++ ") && file) file.path ||= line.slice(4).replace(/^b\//, "").split("\t")[0];
     else if (note) file.notes.push(note[1] + (note[0].exec(line)[1] ?? ""));
     else if (hunk) {

@@ -14,7 +14,6 @@ const RESULTS = {
 };
 const DECLINES = [["deny", "Decline"], ["deny_and_stop", "Decline and stop"]];
 const SOON_MS = 60_000;
-const BUDGET = "budget"; // the tool with which clinvk itself asks, so that no agent reads a reason
 const KEYS = { a: "allow", s: "allow_session", d: "deny" };
 
 /** Return how an interaction that is not pending ended. */
@@ -42,6 +41,7 @@ export function InteractionCard({ interaction, isInSession }) {
   const [mode, setMode] = useState("");
   const card = useRef();
   const isPending = interaction.status === "pending";
+  const mayAnswer = isPending && (live.me.may_answer || interaction.key === live.me.key);
   useTick(isPending);
 
   async function answer(body) {
@@ -55,16 +55,15 @@ export function InteractionCard({ interaction, isInSession }) {
   function onKeyDown(event) {
     const isTyping = event.target !== card.current || event.ctrlKey || event.metaKey || event.altKey;
     const choice = KEYS[event.key];
-    if (isTyping || isBusy || !isPending || !interaction.choices.includes(choice) || !stored("shortcuts", true)) return;
+    if (isTyping || isBusy || !mayAnswer || !interaction.choices.includes(choice) || !stored("shortcuts", true)) return;
     event.preventDefault();
-    if (choice === "deny" && interaction.tool !== BUDGET) setMode("deny");
+    if (choice === "deny" && interaction.accepts_reason) setMode("deny");
     else answer({ choice });
   }
 
   const run = live.runs.get(interaction.run_id);
   const workdir = interaction.workdir ?? run?.workdir;
   const left = Date.parse(interaction.expires_at) - Date.now();
-  const tool = interaction.tool !== BUDGET && interaction.tool;
   return html`
     <section class="card interaction ${interaction.status}" tabindex="0" ref=${card} onKeyDown=${onKeyDown}
       aria-label=${`${interaction.backend} asks: ${interaction.title}`}>
@@ -75,10 +74,12 @@ export function InteractionCard({ interaction, isInSession }) {
         <span class="quiet place" title=${workdir}>${visible(shortPath(workdir))}</span>
         <span class="quiet spacer"><${Time} at=${interaction.created_at} /></span>
       </header>
-      <h3>${visible([tool, interaction.title].filter(Boolean).join(": ") || "The agent asks")}</h3>
+      <h3>${visible(interaction.title || interaction.tool || "The agent asks")}</h3>
+      ${interaction.note && html`<p class="quiet">${visible(interaction.note)}</p>`}
       ${mode !== "edit" && (isPending || !isInSession) && html`<${Asked} interaction=${interaction} />`}
       ${!isPending && html`<p class="result">${visible(resultOf(interaction))}</p>`}
-      ${isPending && (interaction.kind === "question"
+      ${isPending && !mayAnswer && html`<p class="quiet">This API key may not answer the agents of other keys.</p>`}
+      ${mayAnswer && (interaction.kind === "question"
         ? html`<${QuestionForm} interaction=${interaction} isBusy=${isBusy} onAnswer=${answer} />`
         : html`<${ApprovalButtons} interaction=${interaction} isBusy=${isBusy} mode=${mode} setMode=${setMode}
             onAnswer=${answer} />`)}
@@ -89,14 +90,15 @@ export function InteractionCard({ interaction, isInSession }) {
 }
 
 function Asked({ interaction: { kind, diff, command, input } }) {
-  if (kind === "question") return null;
+  if (kind !== "approval") return null;
   if (diff) return html`<${Diff} text=${diff} />`;
   if (command) return html`<${Code} text=${command} label="Command" />`;
   return html`<${ToolInput} input=${input ?? {}} />`;
 }
 
 function ApprovalButtons({ interaction, isBusy, mode, setMode, onAnswer }) {
-  const { choices, editable, input, command, tool } = interaction;
+  const { choices, editable, input, command } = interaction;
+  const isBudget = interaction.kind === "budget";
   const back = () => setMode("");
   if (mode === "deny") return html`<${DenyForm} choices=${choices} isBusy=${isBusy} onAnswer=${onAnswer} onBack=${back} />`;
   if (mode === "edit") {
@@ -107,12 +109,14 @@ function ApprovalButtons({ interaction, isBusy, mode, setMode, onAnswer }) {
     <button type="button" class=${kind} disabled=${isBusy} onClick=${onClick}>${label}</button>`;
   return html`
     <div class="buttons">
-      ${button("allow", "Allow", "primary")}
+      ${button("allow", isBudget ? "Continue" : "Allow", "primary")}
       ${button("allow_session", "Allow for the session")}
       ${editable && typeof input.command === "string" && button("allow", "Edit…", "", () => setMode("edit"))}
       <span class="gap"></span>
-      ${tool === BUDGET ? button("deny", "Deny") : button("deny", "Deny…", "", () => setMode("deny"))}
-      ${!choices.includes("deny") && button("deny_and_stop", "Deny and stop", "danger")}
+      ${interaction.accepts_reason
+        ? button("deny", "Deny…", "", () => setMode("deny"))
+        : button("deny", isBudget ? "End the run" : "Deny")}
+      ${!(interaction.accepts_reason && choices.includes("deny")) && button("deny_and_stop", "Deny and stop", "danger")}
     </div>`;
 }
 

@@ -11,6 +11,7 @@ const RELOAD_MS = 5_000;
 
 class Live {
   constructor() {
+    this.me = { may_answer: true };
     this.connection = "connecting";
     this.isLoaded = false;
     this.runs = new Map();
