@@ -1,6 +1,7 @@
 """Messages of the Agent Client Protocol, version 1, as structs: https://agentclientprotocol.com/protocol/schema.
 
-Agents differ, so every field has a default, and what clinvk only passes on may have any type.
+clinvk reads them as the client of an agent, and writes them as the agent of an editor. Agents and editors differ, so
+every field has a default, and what clinvk only passes on may have any type.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,25 @@ class Content(msgspec.Struct, frozen=True):
     text: str = ""
 
 
-class Piece(msgspec.Struct, frozen=True, rename="camel"):
+class Resource(msgspec.Struct, frozen=True):
+    """The content of a resource: a text, or data in base64."""
+
+    uri: str = ""
+    text: str | None = None
+    blob: str = ""
+
+
+class Block(Content, frozen=True, rename="camel"):
+    """A part of a prompt: a text, an image in base64, a link to a resource, or a resource."""
+
+    data: str = ""
+    mime_type: str | None = None
+    uri: str | None = None
+    name: str = ""
+    resource: Resource = Resource()
+
+
+class Piece(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The displayed output of a tool: a text in `content`, or a change of a file."""
 
     type: str = ""
@@ -35,7 +54,7 @@ class Location(msgspec.Struct, frozen=True):
     path: str = ""
 
 
-class Tool(msgspec.Struct, frozen=True, rename="camel"):
+class Tool(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The state of a tool call. An update has only the fields that change."""
 
     tool_call_id: str = ""
@@ -89,6 +108,8 @@ class Update(Tool, frozen=True, rename="camel"):
 
     session_update: str = ""
     meta: UpdateMeta | None = msgspec.field(name="_meta", default=None)
+    current_mode_id: object = None
+    config_options: object = None
 
 
 class PermissionOption(msgspec.Struct, frozen=True, rename="camel"):
@@ -96,6 +117,7 @@ class PermissionOption(msgspec.Struct, frozen=True, rename="camel"):
 
     option_id: str = ""
     kind: str = ""
+    name: object = ""
 
 
 CANCELLED: dict[str, object] = {"outcome": {"outcome": "cancelled"}}
@@ -107,8 +129,8 @@ def chosen(option: PermissionOption | None) -> dict[str, object]:
     return {"outcome": {"outcome": "selected", "optionId": option.option_id}} if option else CANCELLED
 
 
-class Params(msgspec.Struct, frozen=True, rename="camel"):
-    """The parameters of a message."""
+class Params(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The parameters of a message of an agent."""
 
     session_id: str = ""
     update: Update | None = None
@@ -136,6 +158,7 @@ class Mode(msgspec.Struct, frozen=True):
     """A mode that a session can use."""
 
     id: str = ""
+    name: object = ""
 
 
 class Modes(msgspec.Struct, frozen=True, rename="camel"):
@@ -145,7 +168,7 @@ class Modes(msgspec.Struct, frozen=True, rename="camel"):
     available_modes: list[Mode] = []
 
 
-class ConfigValue(msgspec.Struct, frozen=True):
+class ConfigValue(msgspec.Struct, frozen=True, omit_defaults=True):
     """A value of a configuration option, or a group of values in `options`."""
 
     value: str = ""
@@ -157,21 +180,27 @@ class ConfigOption(msgspec.Struct, frozen=True, rename="camel"):
     """A configuration option of a session."""
 
     id: str = ""
+    name: object = ""
+    type: object = ""
     category: str | None = None
     current_value: object = None
     options: list[ConfigValue] = []
 
 
-class PromptCapabilities(msgspec.Struct, frozen=True):
+class PromptCapabilities(msgspec.Struct, frozen=True, rename="camel"):
     """What a prompt may contain."""
 
     image: bool = False
+    embedded_context: bool = False
 
 
-class SessionCapabilities(msgspec.Struct, frozen=True):
-    """The optional methods for sessions; a method that exists has an object."""
+class SessionCapabilities(msgspec.Struct, frozen=True, rename="camel"):
+    """The optional methods and parameters for sessions; those that exist have an object."""
 
+    list: object = None
     resume: object = None
+    close: object = None
+    additional_directories: object = None
 
 
 class AgentCapabilities(msgspec.Struct, frozen=True, rename="camel"):
@@ -187,20 +216,47 @@ class AuthMethod(msgspec.Struct, frozen=True):
 
     name: str = ""
     description: str | None = None
+    id: object = ""
 
 
-class Result(msgspec.Struct, frozen=True, rename="camel"):
-    """The fields of every result that clinvk waits for."""
+class SessionInfo(msgspec.Struct, frozen=True, rename="camel"):
+    """A session in a list; `updated_at` is RFC 3339."""
+
+    session_id: str = ""
+    cwd: str = ""
+    title: str = ""
+    updated_at: str = ""
+
+
+class Result(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The result of a request of the client."""
 
     protocol_version: int = 0
     agent_capabilities: AgentCapabilities = AgentCapabilities()
+    agent_info: object = None
     auth_methods: list[AuthMethod] = []
     session_id: str = ""
     models: Models | None = None
     modes: Modes | None = None
     config_options: list[ConfigOption] | None = None
+    sessions: object = None
+    next_cursor: object = None
     stop_reason: str = ""
     usage: Tokens | None = None
+
+
+class Request(msgspec.Struct, frozen=True, rename="camel"):
+    """The parameters of a message of the client."""
+
+    session_id: str = ""
+    cwd: str | None = None
+    additional_directories: list[str] = []
+    mcp_servers: list[object] = []
+    prompt: list[Block] = []
+    mode_id: str = ""
+    config_id: str = ""
+    value: str | bool = ""
+    cursor: str | None = None
 
 
 MESSAGES = msgspec.json.Decoder(Message[Params, Result])

@@ -293,7 +293,8 @@ class LocalRuns:
                 workdir and self._admit_dirs
             ):  # all other directories were resolved at admission
                 workdir = await self._lookups.run(partial(executables.resolve, workdir), workdir)
-            session = new_session(request, os.urandom(16).hex(), workdir, self._settings)
+            session_id = request.new_session_id or os.urandom(16).hex()
+            session = new_session(request, session_id, workdir, self._settings)
         recorded = replace(request, extra=self._environment.own_extra(request))
         recorder = RunRecorder(self._store, self._autosave, spec.run_id, recorded, session, resume, self._settings)
         self._refuse_when_closing()

@@ -77,6 +77,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         backend: name of an agent CLI in the registry; empty until `backends.resolve` sets the name.
         model: a model name of the CLI, or one of the aliases fast/quick, balanced/default, best/powerful.
         session_id: the clinvk session to continue; None starts a new session.
+        new_session_id: the id of the new session; empty chooses an id. A stored session with this id begins again, with
+            a new conversation of the agent.
         on_busy: what happens if the session has a run in progress: `reject` raises `SessionBusy`, `queue` waits for its
             end, `steer` adds the prompt to the turn of the run (`Steered`), or else interrupts the run and is the next
             turn.
@@ -115,6 +117,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str | None = None
     system_prompt: str | None = None
     session_id: str | None = None
+    new_session_id: str = ""
     on_busy: OnBusy = "reject"
     workdir: str | None = None
     add_dirs: tuple[str, ...] = ()

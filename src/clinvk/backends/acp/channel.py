@@ -245,7 +245,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
         models, modes = session.models or wire.Models(), session.modes or wire.Modes()
         if (option := _option(session, "mode")) and _DEFAULT_MODE in (each.value for each in _values(option.options)):
             turn.setup.append(("session/set_config_option", {"configId": option.id, "value": _DEFAULT_MODE}))
-        elif wire.Mode(_DEFAULT_MODE) in modes.available_modes:
+        elif _DEFAULT_MODE in (mode.id for mode in modes.available_modes):
             turn.setup.append(("session/set_mode", {"modeId": _DEFAULT_MODE}))
         if wanted and (option := _option(session, "model")):
             values = (each.value for each in _values(option.options) if wanted in (each.value, each.name))

@@ -65,11 +65,13 @@ _SERVE = {
     **dict.fromkeys(("backend", "model", "workdir"), "default of requests"),
     **{"config": "", "dry_run": "answer requests with the commands of agents"},
 }
+_EDITOR = {"backend": "the first agent to choose", "model": "its model", "config": ""}
 _SERVICE = {"workdir": "directory in which the server starts", "config": ""}
 
 PROMPT = Command("prompt.prompt:prompt", flag_types.PromptFlags, ("PROMPT?",), _PROMPT)
 
 COMMANDS = {
+    "acp": Command("acp.agent:acp", common=_EDITOR),
     "resume": Command("prompt.resume:resume", flag_types.ResumeFlags, ("ID?", "PROMPT?"), _RESUME),
     "sessions list": Command("sessions.sessions:list_all", flag_types.ListFlags, common=_AGENT | _PLACE),
     "sessions show": Command("sessions.sessions:show", flag_types.JsonFlags, ("ID",)),
@@ -130,7 +132,7 @@ SECTIONS = {
     "run agents": ("resume", "compare", "parallel", "chain"),
     "see what happened": ("sessions", "runs", "approvals", "usage", "worktrees"),
     "serve and set up": (
-        *("serve", "worker", "cluster", "open", "service", "keys", "notify", "config", "doctor"),
+        *("serve", "worker", "cluster", "open", "acp", "service", "keys", "notify", "config", "doctor"),
         *("backends", "models", "completion", "version", "help"),
     ),
 }

@@ -1,0 +1,184 @@
+"""`clinvk acp`: an agent of the Agent Client Protocol, version 1, for an editor."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+
+from clinvk import __version__
+from clinvk.backends import acp_wire as wire
+from clinvk.backends.registry import Backends
+from clinvk.cli.acp.connection import METHOD_NOT_FOUND, Id, Incoming, connected
+from clinvk.cli.acp.session import Context, EditorSession
+from clinvk.cli.acp.updates import TurnUpdates, chunk
+from clinvk.cli.parse.flags import Flags
+from clinvk.cli.parse.settings import directory, settings_of
+from clinvk.cli.prompt.display import report_runtime_warnings
+from clinvk.cli.prompt.prompt import ServerOrLocalRuns
+from clinvk.cli.sessions.local_store import ALL, open_store
+from clinvk.cli.sessions.session_text import short_title
+from clinvk.cli.terminal import streams
+from clinvk.cli.terminal.output import Notes
+from clinvk.dialects.rest.views import time
+from clinvk.runtime.process import executables
+from clinvk.store.protocol import RunQuery, SessionQuery
+from clinvk.types.errors import ClinvkError, InvalidRequest, SessionNotFound
+from clinvk.types.text import unknown_name
+
+_VERSION = 1
+_LOGIN = wire.AuthMethod(
+    "Log in with the agent's own program",
+    "Run `clinvk doctor` in a terminal: it shows which agents need a login, and the command that logs in.",
+    "agent-login",
+)
+_CAPABILITIES = wire.AgentCapabilities(
+    load_session=True,
+    prompt_capabilities=wire.PromptCapabilities(image=True, embedded_context=True),
+    session_capabilities=wire.SessionCapabilities(list={}, resume={}, close={}, additional_directories={}),
+)
+
+logger = logging.getLogger(__name__)
+
+
+def acp(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+    """Serve an editor on stdin and stdout until the editor closes stdin.
+
+    Raises:
+        ClinvkError: the settings are invalid, or stdin or stdout is not a pipe.
+    """
+    settings = settings_of(flags, environ, {}, notes, backends)
+    found = (name for name, each in backends.items() if executables.find(each, settings, environ))
+    names = [settings.default_backend, *(name for name in found if settings.backend(name).enabled)]
+    agents = {name: backends[name] for name in names}
+
+    async def serve() -> None:
+        async with open_store(settings, environ) as store, connected() as connection, asyncio.TaskGroup() as group:
+            runs = ServerOrLocalRuns(settings, environ, backends, store, notes, is_verbose=False)
+            agent = EditorAgent(Context(connection, store, runs, group, settings, agents, flags.model))
+            async for message in connection.messages():
+                await agent.receive(message)
+            agent.close()
+
+    with report_runtime_warnings(notes):
+        streams.run(serve())
+    return 0
+
+
+class EditorAgent:
+    """The agent that an editor talks to. A turn is a task; other requests are answered one after the other."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._sessions: dict[str, EditorSession] = {}
+        self._methods: dict[str, Callable[[wire.Request], Awaitable[wire.Result]]] = {
+            "initialize": self._initialize,
+            "authenticate": self._authenticate,
+            "session/new": self._new,
+            "session/load": self._load,
+            "session/resume": self._resume,
+            "session/list": self._list,
+            "session/close": self._close,
+            "session/set_mode": lambda request: self._session(request).choose("approval_mode", request.mode_id),
+            "session/set_config_option": lambda request: self._session(request).choose(
+                request.config_id, request.value
+            ),
+            "session/prompt": lambda request: self._session(request).prompt(request.prompt),
+        }
+
+    async def receive(self, message: Incoming) -> None:
+        """Handle a request or a notification; a notification gets no answer."""
+        try:
+            request = msgspec.convert(message.params or {}, wire.Request)
+            if message.id is None:
+                if message.method == "session/cancel":
+                    self._session(request).cancel()
+            elif not (method := self._methods.get(message.method)):
+                await self._context.connection.refuse(
+                    message.id, METHOD_NOT_FOUND, f"unknown method {message.method!r}"
+                )
+            elif message.method == "session/prompt":
+                self._context.group.create_task(self._respond(message.id, method(request)))
+            else:
+                await self._respond(message.id, method(request))
+        except (ClinvkError, msgspec.ValidationError) as exc:
+            if message.id is not None:
+                await self._context.connection.fail(message.id, exc)
+
+    def close(self) -> None:
+        """Cancel all turns."""
+        for session in self._sessions.values():
+            session.cancel()
+
+    async def _respond(self, id_: Id, work: Awaitable[wire.Result]) -> None:
+        try:
+            await self._context.connection.send(id=id_, result=await work)
+        except ClinvkError as exc:
+            await self._context.connection.fail(id_, exc)
+        except Exception as exc:
+            logger.exception("a request of the editor failed")
+            await self._context.connection.fail(id_, exc)
+
+    async def _initialize(self, _: wire.Request) -> wire.Result:
+        return wire.Result(
+            protocol_version=_VERSION,
+            agent_capabilities=_CAPABILITIES,
+            agent_info={"name": "clinvk", "version": __version__},
+            auth_methods=[_LOGIN],
+        )
+
+    async def _authenticate(self, _: wire.Request) -> wire.Result:
+        """Report success: the next prompt shows whether the user has logged in."""
+        return wire.Result()
+
+    async def _new(self, request: wire.Request) -> wire.Result:
+        session = self._open(os.urandom(16).hex(), request, request.cwd, self._context.settings.default_backend)
+        return msgspec.structs.replace(await session.state(), session_id=session.id)
+
+    async def _resume(self, request: wire.Request) -> wire.Result:
+        stored = await self._context.store.session(request.session_id)
+        if stored.backend not in self._context.agents:
+            raise InvalidRequest(unknown_name("agent", stored.backend, self._context.agents))
+        session = self._sessions.get(stored.id)
+        session = session or self._open(stored.id, request, stored.working_dir or request.cwd, stored.backend)
+        return await session.state()
+
+    async def _load(self, request: wire.Request) -> wire.Result:
+        """Resume a session, and show its stored events."""
+        state, session = await self._resume(request), self._session(request)
+        page = await self._context.store.runs(RunQuery(session_id=session.id, limit=ALL))
+        for run in reversed(page.items):
+            updates = TurnUpdates(run.workdir)
+            await session.show(chunk("user_message_chunk", run.prompt))
+            for logged in await self._context.store.events(run.id):
+                await session.show(*updates.feed(logged.event))
+        return state
+
+    async def _list(self, request: wire.Request) -> wire.Result:
+        workdir = executables.resolve(request.cwd) if request.cwd else None
+        page = await self._context.store.sessions(SessionQuery(working_dir=workdir, resumable=True, limit=ALL))
+        return wire.Result(
+            sessions=[
+                wire.SessionInfo(each.id, each.working_dir or "/", short_title(each), time(each.last_used))
+                for each in page.items
+            ]
+        )
+
+    async def _close(self, request: wire.Request) -> wire.Result:
+        self._session(request).cancel()
+        del self._sessions[request.session_id]
+        return wire.Result()
+
+    def _open(self, session_id: str, request: wire.Request, cwd: str | None, agent: str) -> EditorSession:
+        workdir = executables.resolve(directory(cwd or "", "cwd"))
+        add_dirs = [directory(path, "additionalDirectories") for path in request.additional_directories or ()]
+        if request.mcp_servers:
+            logger.warning("the MCP servers of the editor are not used; add them to the settings of the agent")
+        session = self._sessions[session_id] = EditorSession(self._context, session_id, workdir, add_dirs, agent)
+        return session
+
+    def _session(self, request: wire.Request) -> EditorSession:
+        if request.session_id not in self._sessions:
+            raise SessionNotFound(f"session {request.session_id!r:.100} is not open; session/load opens a stored one")
+        return self._sessions[request.session_id]

@@ -1,0 +1,212 @@
+"""A session that an editor has open: its options, and its prompts."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from clinvk.backends import acp_wire as wire
+from clinvk.backends.base import Backend
+from clinvk.cli.acp.connection import EditorConnection
+from clinvk.cli.acp.updates import TurnUpdates, answer_of, chunk, prompt_of, prompt_result
+from clinvk.cli.prompt.interaction_text import content, waiting_note
+from clinvk.config.model import Settings, complete
+from clinvk.runtime.runs import FollowedRun, Runner
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import (
+    Cancelled,
+    InteractionAnswered,
+    InteractionEnded,
+    InvalidRequest,
+    SessionNotFound,
+    failure,
+)
+from clinvk.types.events import InteractionRequested, InteractionResolved, RunFailed, RunFinished
+from clinvk.types.interaction import Interaction
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Session
+from clinvk.types.text import unknown_name
+
+_DEFAULT = "default"
+_CANCELLED = wire.Result(stop_reason="cancelled")
+
+logger = logging.getLogger(__name__)
+
+
+class Context(NamedTuple):
+    """What the sessions of an editor share. `agents` are the backends to choose from, the default one first.
+
+    `model` is the first model of the default backend. Questions are asked in tasks of `group`.
+    """
+
+    connection: EditorConnection
+    store: SessionStore
+    runs: Runner
+    group: asyncio.TaskGroup
+    settings: Settings
+    agents: Mapping[str, Backend]
+    model: str | None
+
+
+class EditorSession:
+    """A session. It is stored with its first prompt; from then on its agent stays.
+
+    Attributes:
+        request: the request of each prompt, without the prompt. The options of the session are fields of the request.
+    """
+
+    def __init__(self, context: Context, session_id: str, workdir: str, add_dirs: Sequence[str], agent: str) -> None:
+        self.id = session_id
+        self._context = context
+        self.request = RunRequest(prompt="", workdir=workdir, add_dirs=tuple(add_dirs), thinking=True)
+        self._choose_agent(agent)
+        self._is_busy = self._is_cancelled = False
+        self._task: asyncio.Task[object] | None = None
+
+    async def options(self) -> list[wire.ConfigOption]:
+        """Return the configuration options."""
+        backend = self._context.agents[self.request.backend]
+        can, agents = backend.capabilities, await self._stored() and [backend.name]
+        models = dict.fromkeys([_DEFAULT, *backend.models, self.request.model or _DEFAULT])
+        return [
+            self._option("backend", "Agent", None, agents or [*self._context.agents]),
+            self._option("model", "Model", "model", [*models]),
+            self._option("approval_mode", "Approval", "mode", can.approval_modes),
+            self._option("sandbox_mode", "Sandbox", None, can.sandbox_modes),
+        ]
+
+    async def state(self) -> wire.Result:
+        """Return the options, and the approval modes once more for editors without options."""
+        options = await self.options()
+        values = next(option for option in options if option.id == "approval_mode").options
+        modes = wire.Modes(
+            self.request.approval_mode or _DEFAULT, [wire.Mode(each.value, each.name) for each in values]
+        )
+        return wire.Result(modes=modes, config_options=options)
+
+    async def choose(self, name: str, value: str | bool) -> wire.Result:
+        """Set an option. Another agent starts with the options of its settings.
+
+        Raises:
+            InvalidRequest: there is no such option or value.
+        """
+        found = {option.id: [each.value for each in option.options] for option in await self.options()}
+        if value not in found.get(name, ()):
+            raise InvalidRequest(unknown_name(name, str(value), found.get(name, ())), "value")
+        if name == "backend":
+            self._choose_agent(str(value))
+        else:
+            self.request = replace(self.request, **{name: None if (name, value) == ("model", _DEFAULT) else value})
+        options = await self.options()
+        mode = wire.Update(session_update="current_mode_update", current_mode_id=self.request.approval_mode)
+        await self.show(mode, wire.Update(session_update="config_option_update", config_options=options))
+        return wire.Result(config_options=options)
+
+    def prompt(self, blocks: Sequence[wire.Block]) -> Awaitable[wire.Result]:
+        """Begin a turn, and return its work.
+
+        Raises:
+            InvalidRequest: the prompt is invalid, or another one is in progress.
+        """
+        text, images = prompt_of(blocks)
+        if self._is_busy:
+            raise InvalidRequest("the session has a prompt in progress; session/cancel ends it")
+        self._is_busy, self._is_cancelled = True, False
+        return self._turn(replace(self.request, prompt=text, images=images))
+
+    def cancel(self) -> None:
+        """Cancel the turn, if there is one."""
+        if self._task and not self._is_cancelled:
+            self._task.cancel()
+        self._is_cancelled = True
+
+    async def show(self, *updates: wire.Update) -> None:
+        """Send updates to the editor."""
+        for update in updates:
+            params = wire.Params(session_id=self.id, update=update)
+            await self._context.connection.send(method="session/update", params=params)
+
+    async def _turn(self, request: RunRequest) -> wire.Result:
+        updates, self._task = TurnUpdates(self.request.workdir or ""), asyncio.current_task()
+        try:
+            return _CANCELLED if self._is_cancelled else await self._run(request, updates)
+        except asyncio.CancelledError:
+            if not (self._is_cancelled and self._task):
+                raise
+            self._task.uncancel()
+            await self.show(*updates.close())
+            return _CANCELLED
+        finally:
+            self._is_busy, self._task = False, None
+
+    async def _run(self, request: RunRequest, updates: TurnUpdates) -> wire.Result:
+        """Run a prompt. A session whose agent has reported no conversation begins again."""
+        stored = await self._stored()
+        is_resumed = stored is not None and stored.backend_session_id is not None
+        ids = {"session_id" if is_resumed else "new_session_id": self.id}
+        async with self._context.runs.run(replace(request, **ids)) as run:
+            await self._follow(run, updates)
+        match run.ending:
+            case RunFailed(code, message) if code != Cancelled.code:
+                raise failure(code, message)
+            case RunFinished() as ending:
+                return prompt_result(ending)
+            case _:
+                return _CANCELLED
+
+    async def _follow(self, run: FollowedRun, updates: TurnUpdates) -> None:
+        """Show the events of a run, and ask what the agent asks."""
+        asked: set[str] = set()
+        try:
+            async for logged in run.follow():
+                await self.show(*updates.feed(logged.event))
+                match logged.event:
+                    case InteractionRequested(interaction):
+                        asked.add(interaction.id)
+                        self._context.group.create_task(self._ask(run, interaction, updates))
+                    case InteractionResolved(interaction):
+                        self._context.connection.withdraw(interaction.id)
+                    case _:
+                        pass
+        finally:
+            for id_ in asked:
+                self._context.connection.withdraw(id_)
+
+    async def _ask(self, run: FollowedRun, interaction: Interaction, updates: TurnUpdates) -> None:
+        """Ask the user in the editor, or say how to answer elsewhere if a permission request cannot ask it."""
+        if not (permission := updates.permission(interaction)):
+            note = f"\n\n{content(interaction)}\n\n{waiting_note(interaction, interaction.backend)}\n\n"
+            await self.show(chunk("agent_message_chunk", note))
+            return
+        tool, options = permission
+        params = wire.Params(session_id=self.id, tool_call=tool, options=options)
+        result = await self._context.connection.ask(interaction.id, "session/request_permission", params)
+        try:
+            await run.resolve(interaction.id, answer_of(interaction, result))
+        except (InteractionAnswered, InteractionEnded):
+            pass  # the answer from elsewhere was first
+        except Exception:  # the interaction expires, and the turn goes on
+            logger.exception("the answer of the editor is lost")
+
+    def _choose_agent(self, agent: str) -> None:
+        """Set the options to those of the settings for an agent. An editor is there to ask: `default` becomes `ask`."""
+        settings = self._context.settings
+        model = self._context.model if agent == settings.default_backend else None
+        timeout_s = settings.unified_flags.command_timeout_secs or None
+        bare = replace(self.request, backend=agent, model=model, approval_mode=None, sandbox_mode=None, extra=())
+        self.request = complete(replace(bare, timeout_s=timeout_s), settings)
+        can_ask = "ask" in self._context.agents[agent].capabilities.approval_modes
+        if self.request.approval_mode == _DEFAULT and can_ask:
+            self.request = replace(self.request, approval_mode="ask")
+
+    def _option(self, name: str, label: str, category: str | None, values: Sequence[str]) -> wire.ConfigOption:
+        options = [wire.ConfigValue(value, value.capitalize()) for value in values]
+        return wire.ConfigOption(name, label, "select", category, getattr(self.request, name) or _DEFAULT, options)
+
+    async def _stored(self) -> Session | None:
+        try:
+            return await self._context.store.session(self.id)
+        except SessionNotFound:
+            return None

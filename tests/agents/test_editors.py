@@ -1,0 +1,89 @@
+"""Real agents in an editor: the client of the protocol's Python library drives `clinvk acp`."""
+
+import asyncio
+from base64 import b64encode
+
+import pytest
+from acp import RequestError, image_block, text_block
+from acp.schema import UserMessageChunk
+
+from acceptance.editor import Editor, editing
+from agents.machine import Machine
+from polling import until
+
+pytestmark = pytest.mark.slow
+
+each_agent = pytest.mark.parametrize("backend", ["claude", "codex"])
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00\x1f\x15\xc4\x89"
+
+
+@each_agent
+@pytest.mark.parametrize("choice", ["allow", "deny"])
+async def test_editor_decides_whether_a_file_is_written(machine: Machine, backend: str, choice: str) -> None:
+    file = machine.project / "asked.txt"
+    editor = Editor(choice)
+    async with editing(editor, machine.project, machine.env, "-b", backend) as agent:
+        session = (await agent.new_session(cwd=str(machine.project))).session_id
+        prompt = f"[[tool=write path={file} content=x say=Done.]]"
+        assert (await agent.prompt(session, [text_block(prompt)])).stop_reason == "end_turn"
+    (asked,) = editor.asked
+    assert [piece.path for piece in asked.content or () if piece.type == "diff"] == [str(file)]
+    assert file.exists() == (choice == "allow")
+    assert editor.tools[0] == ("edit", "in_progress")
+    assert editor.tools[-1][1] == ("completed" if choice == "allow" else "failed")
+
+
+@each_agent
+async def test_conversation_continues_and_loads_again(machine: Machine, backend: str) -> None:
+    first, second = Editor(), Editor()
+    async with editing(first, machine.project, machine.env, "-b", backend) as agent:
+        new = await agent.new_session(cwd=str(machine.project))
+        image = b64encode(PNG).decode()
+        await agent.prompt(new.session_id, [text_block("one [[words=2]]"), image_block(image, "image/png")])
+        await until(lambda: first.text() == "word1 word2")
+        assert "iVBORw0KGgo" in str(machine.requests("one [[words=2]]")[-1])
+    async with editing(second, machine.project, machine.env) as agent:
+        loaded = await agent.load_session(cwd=str(machine.project), session_id=new.session_id)
+        assert loaded
+        assert {option.id: option.current_value for option in loaded.config_options or ()}["backend"] == backend
+        await until(lambda: second.text(UserMessageChunk) == "one [[words=2]]" and second.text() == "word1 word2")
+        await agent.prompt(new.session_id, [text_block("two [[words=3]]")])
+        await until(lambda: second.text() == "word1 word2word1 word2 word3")
+        assert "one [[words=2]]" in str(machine.requests("two [[words=3]]")[-1])
+
+
+@each_agent
+async def test_option_chooses_the_sandbox(machine: Machine, backend: str) -> None:
+    file = machine.project / "made.txt"
+    editor = Editor()
+    async with editing(editor, machine.project, machine.env, "-b", backend) as agent:
+        session = (await agent.new_session(cwd=str(machine.project))).session_id
+        await agent.set_config_option("sandbox_mode", session, "read-only")
+        await agent.prompt(session, [text_block(f"[[tool=write path={file} content=x say=Done.]]")])
+        assert not file.exists()
+        await agent.set_config_option("sandbox_mode", session, "workspace")
+        await agent.prompt(session, [text_block(f"[[tool=write path={file} content=x say=Again.]]")])
+        assert file.exists()
+
+
+@each_agent
+async def test_cancelled_turn_leaves_no_process(machine: Machine, backend: str) -> None:
+    up = machine.project / "up"
+    async with editing(Editor(), machine.project, machine.env, "-b", backend) as agent:
+        session = (await agent.new_session(cwd=str(machine.project))).session_id
+        await agent.set_config_option("approval_mode", session, "none")
+        prompt = f'[[tool=shell cmd="touch {up}; sleep 600"]]'
+        turn = asyncio.create_task(agent.prompt(session, [text_block(prompt)]))
+        await until(up.exists, 60)
+        await agent.cancel(session)
+        assert (await turn).stop_reason == "cancelled"
+        await until(lambda: not any("sleep" in process.name() for process in machine.leftover_processes()))
+        assert (await agent.prompt(session, [text_block("hello [[words=1]]")])).stop_reason == "end_turn"
+
+
+async def test_missing_login_is_an_error_of_the_protocol(machine: Machine) -> None:
+    async with editing(Editor(), machine.project, machine.env, "-b", "claude") as agent:
+        session = (await agent.new_session(cwd=str(machine.project))).session_id
+        with pytest.raises(RequestError, match="not logged in") as failed:
+            await agent.prompt(session, [text_block("[[error=401]]")])
+    assert failed.value.code == -32000
