@@ -120,7 +120,7 @@ def test_permission_belongs_to_the_call_with_the_same_input() -> None:
     for id_, command in (("t1", "one"), ("t2", "two"), ("t3", "three")):
         list(turn.feed(ToolCall(id_, "Bash", {"command": command})))
     permission = turn.permission(
-        Interaction(id="i", tool="Bash", title="Run it", input={"command": "two"}, command="two")
+        Interaction(id="i", tool="Bash", note="Run it", input={"command": "two"}, command="two")
     )
     assert permission
     tool, options = encoded(*permission)
@@ -136,7 +136,7 @@ def test_permission_belongs_to_the_call_with_the_same_input() -> None:
 
 def test_permission_without_a_call_is_a_call_of_its_own() -> None:
     turn = TurnUpdates("/w")
-    interaction = Interaction(id="i", tool="budget", title="Go on?", diff=DIFF, choices=("allow", "deny"))
+    interaction = Interaction(id="i", kind="budget", title="Go on?", diff=DIFF, choices=("allow", "deny"))
     permission = turn.permission(interaction)
     assert permission
     tool, options = encoded(*permission)
