@@ -17,6 +17,7 @@ import msgspec
 from clinvk.backends import acp_wire as wire
 from clinvk.backends.acp.turn import TurnDecoder
 from clinvk.backends.base import Delivery, ProtocolNotSupported
+from clinvk.backends.forms import Form
 from clinvk.backends.jsonrpc import Failure, Message, RpcChannel
 from clinvk.backends.mcp_tools import BridgedServer
 from clinvk.backends.shared import base64_data, crash_ending, not_logged_in, plain_prompt
@@ -34,6 +35,12 @@ from clinvk.types.session import Resume
 
 _VERSION = 1
 _CAPABILITIES: dict[str, object] = {"elicitation": {"form": {}}}
+_WITHDRAWN: dict[str, dict[str, object]] = {
+    "session/request_permission": wire.CANCELLED,
+    "elicitation/create": {"action": "cancel"},
+}
+"""The answers to requests that nobody will answer."""
+
 _LOGIN_REQUIRED = -32000
 _OPENING = ("session/new", "session/load", "session/resume")
 _DEFAULT_MODE = "default"
@@ -138,57 +145,54 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
     def _notified(self, message: Message[wire.Params, wire.Result]) -> Iterator[Delivery]:
         params = message.params or wire.Params()
         turn = next(iter(self._open.values()), None)
-        if message.id is not None and message.method == "session/request_permission":
-            yield from self._permission(turn, message, params)
-        elif message.id is not None and message.method == "elicitation/create":
-            yield from self._form(turn, message, params)
-        elif message.id is not None:
-            yield self._answer(message, None)
+        if message.id is not None:
+            yield from self._requested(turn, message, params)
         elif turn and params.update and params.session_id == turn.session:
             if turn.is_prompted:
                 yield from self._report_start(turn)
             for event in turn.feed(params.update):
                 yield turn.run, event
 
-    def _permission(
+    def _requested(
         self, turn: TurnDecoder | None, message: Message[wire.Params, wire.Result], params: wire.Params
     ) -> Iterator[Delivery]:
-        if turn is None or not turn.is_prompted or turn.is_dropped or params.tool_call is None:
-            yield self._withdraw(message)
-            return
-        yield from self._report_start(turn)
-        for event in turn.call(params.tool_call):
+        """Answer a request of the agent, or ask the user. Nobody is asked before a prompt and after an interrupt."""
+        if turn and turn.is_prompted and not turn.is_dropped:
+            yield from self._report_start(turn)
+            if params.tool_call and message.method == "session/request_permission":
+                yield from self._permission(turn, message, params.tool_call)
+                return
+            if params.requested_schema and message.method == "elicitation/create" and _asks(turn.request):
+                yield self._form(turn, message, params.message, params.requested_schema)
+                return
+        yield self._withdraw(message)
+
+    def _permission(
+        self, turn: TurnDecoder, message: Message[wire.Params, wire.Result], tool: wire.Tool
+    ) -> Iterator[Delivery]:
+        for event in turn.call(tool):
             yield turn.run, event
-        request_id = msgspec.json.encode(message.id).decode()
-        interaction = turn.interaction(request_id, params.tool_call)
-        scope = turn.scope(params.tool_call)
+        interaction = turn.interaction(_text(message.id), tool)
+        scope = turn.scope(tool)
         is_allowed = _allows(turn.request, interaction.tool)
         if _asks(turn.request) and not (is_allowed := (turn.session, scope) in self._allowed):
-            self._pending[request_id] = Pending(message, scope)
+            self._pending[interaction.id] = Pending(message, scope)
             yield turn.run, InteractionRequested(interaction)
             return
         if not is_allowed:
             yield turn.run, Progress("denied", interaction.title)
         yield self._decide(message, is_allowed)
 
-    def _form(
-        self, turn: TurnDecoder | None, message: Message[wire.Params, wire.Result], params: wire.Params
-    ) -> Iterator[Delivery]:
-        form = params.requested_schema
-        if turn is None or not turn.is_prompted or turn.is_dropped or form is None or not _asks(turn.request):
-            yield self._withdraw(message)
-            return
-        yield from self._report_start(turn)
-        request_id = msgspec.json.encode(message.id).decode()
-        self._pending[request_id] = Pending(message)
-        title, fields = params.message, form.questions
-        asked = Interaction(id=request_id, kind="question", title=title, fields=fields, choices=QUESTION_CHOICES)
-        yield turn.run, InteractionRequested(asked)
+    def _form(self, turn: TurnDecoder, message: Message[wire.Params, wire.Result], title: str, form: Form) -> Delivery:
+        question = Interaction(
+            id=_text(message.id), kind="question", title=title, fields=form.questions, choices=QUESTION_CHOICES
+        )
+        self._pending[question.id] = Pending(message)
+        return turn.run, InteractionRequested(question)
 
     def _withdraw(self, request: Message[wire.Params, wire.Result]) -> bytes:
-        """Answer a request that nobody will answer."""
-        is_permission = request.method == "session/request_permission"
-        return self._answer(request, wire.CANCELLED if is_permission else {"action": "cancel"})
+        """Answer a request that nobody will answer; refuse a request that clinvk does not know."""
+        return self._answer(request, _WITHDRAWN.get(request.method))
 
     def _decide(self, request: Message[wire.Params, wire.Result], is_allowed: bool) -> bytes:
         """Answer a permission request with an option that holds once; cancel the request if there is none."""
@@ -290,6 +294,10 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             {"type": "image", "mimeType": image.media_type, "data": base64_data(image)} for image in turn.request.images
         ]
         return self._request(turn, "session/prompt", {"sessionId": turn.session, "prompt": parts})
+
+
+def _text(request_id: int | str | None) -> str:
+    return msgspec.json.encode(request_id).decode()
 
 
 def _asks(request: RunRequest) -> bool:
