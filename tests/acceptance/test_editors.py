@@ -16,7 +16,7 @@ from acp.schema import UserMessageChunk
 from acceptance.command import TIMEOUT_S, Clinvk
 from acceptance.editor import Editor, editing
 from polling import until
-from scripted.steps import Step, ask_approval, claude_says, exits, hang, line, spawn, touch
+from scripted.steps import Step, ask_approval, claude_says, codex_says, exits, hang, line, spawn, touch
 
 COMMAND = "pytest -x"
 
@@ -123,7 +123,10 @@ async def test_cancelled_turn_ends_the_agent_and_says_so(clinvk: Clinvk, tmp_pat
 
 
 async def test_options_choose_agent_model_and_modes(clinvk: Clinvk) -> None:
-    clinvk.settings("unified_flags: {approval_mode: auto}\nbackends: {codex: {sandbox_mode: workspace}}\n")
+    clinvk.settings(
+        "unified_flags: {approval_mode: auto}\n"
+        "backends: {claude: {allowed_tools: [Read]}, codex: {sandbox_mode: workspace}}\n"
+    )
     editor = Editor()
     async with editing(editor, clinvk.folder, clinvk.agent.env, "-b", "claude", "-m", "opus") as agent:
         new = await agent.new_session(cwd=str(clinvk.folder), mcp_servers=[])
@@ -144,9 +147,16 @@ async def test_options_choose_agent_model_and_modes(clinvk: Clinvk) -> None:
         await agent.prompt(new.session_id, [text_block("hi")])
         with pytest.raises(RequestError, match="unknown backend 'codex'"):
             await agent.set_config_option("backend", new.session_id, "codex")
-    (run,) = clinvk.json(dict[str, Any], "runs", "list")["runs"]
-    assert (run["backend"], run["session_id"]) == ("claude", new.session_id)
-    assert "--model=opus" in clinvk.agent.calls()[-1].argv
+        assert "--model=opus" in clinvk.agent.calls()[-1].argv
+        other = await agent.new_session(cwd=str(clinvk.folder))
+        await agent.set_config_option("backend", other.session_id, "codex")
+        clinvk.agent.play(codex_says("ok"))
+        await agent.prompt(other.session_id, [text_block("hi")])
+    runs = clinvk.json(dict[str, Any], "runs", "list")["runs"]
+    assert [(run["backend"], run["session_id"]) for run in runs] == [
+        ("codex", other.session_id),
+        ("claude", new.session_id),
+    ]
 
 
 async def test_missing_login_and_other_failures_are_errors_of_the_protocol(clinvk: Clinvk, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class EditorSession:
     def __init__(self, context: Context, session_id: str, workdir: str, add_dirs: Sequence[str], agent: str) -> None:
         self.id = session_id
         self._context = context
-        self.request = RunRequest(prompt="", workdir=workdir, add_dirs=tuple(add_dirs), thinking=True)
+        self._bare = RunRequest(prompt="", workdir=workdir, add_dirs=tuple(add_dirs), thinking=True)
         self._choose_agent(agent)
         self._is_busy = self._is_cancelled = False
         self._task: asyncio.Task[object] | None = None
@@ -195,8 +195,7 @@ class EditorSession:
         settings = self._context.settings
         model = self._context.model if agent == settings.default_backend else None
         timeout_s = settings.unified_flags.command_timeout_secs or None
-        bare = replace(self.request, backend=agent, model=model, approval_mode=None, sandbox_mode=None, extra=())
-        self.request = complete(replace(bare, timeout_s=timeout_s), settings)
+        self.request = complete(replace(self._bare, backend=agent, model=model, timeout_s=timeout_s), settings)
         can_ask = "ask" in self._context.agents[agent].capabilities.approval_modes
         if self.request.approval_mode == _DEFAULT and can_ask:
             self.request = replace(self.request, approval_mode="ask")
