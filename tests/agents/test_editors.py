@@ -1,7 +1,6 @@
 """Real agents in an editor: the client of the protocol's Python library drives `clinvk acp`."""
 
 import asyncio
-from base64 import b64encode
 
 import pytest
 from acp import RequestError, image_block, text_block
@@ -14,7 +13,7 @@ from polling import until
 pytestmark = pytest.mark.slow
 
 each_agent = pytest.mark.parametrize("backend", ["claude", "codex"])
-PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00\x1f\x15\xc4\x89"
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 @each_agent
@@ -38,8 +37,7 @@ async def test_conversation_continues_and_loads_again(machine: Machine, backend:
     first, second = Editor(), Editor()
     async with editing(first, machine.project, machine.env, "-b", backend) as agent:
         new = await agent.new_session(cwd=str(machine.project))
-        image = b64encode(PNG).decode()
-        await agent.prompt(new.session_id, [text_block("one [[words=2]]"), image_block(image, "image/png")])
+        await agent.prompt(new.session_id, [text_block("one [[words=2]]"), image_block(PNG, "image/png")])
         await until(lambda: first.text() == "word1 word2")
         assert "iVBORw0KGgo" in str(machine.requests("one [[words=2]]")[-1])
     async with editing(second, machine.project, machine.env) as agent:
