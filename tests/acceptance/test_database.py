@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.command import Clinvk
+from acceptance.command import Clinvk, until
 from acceptance.server import Server
+from broker import NatsServer
 from postgres_server import PostgresServer
 from scripted import Scripted
 from scripted.steps import claude_says
@@ -59,3 +60,22 @@ def test_database_that_cannot_be_used_is_reported_without_its_password(clinvk: C
     assert done.returncode in (1, 3)
     assert "store.url" in done.stderr or "PostgreSQL at" in done.stderr
     assert not any(part in done.stdout + done.stderr for part in ("unspoken", "un/spoken", "unsp%oken", "ss@h"))
+
+
+def test_gateway_and_worker_with_homes_of_their_own_share_the_database(
+    clinvk: Clinvk, scripted: Scripted, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    clinvk.agent.play(claude_says("answer"))
+    shared = {"CLINVK_STORE__URL": postgres.empty(), "CLINVK_CLUSTER_SECRET": "s" * 32}
+    with NatsServer(tmp_path) as broker:
+        shared["CLINVK_CLUSTER__URL"] = broker.url
+        of_worker = {**shared, "CLINVK_HOME": str(tmp_path / "worker"), "CLINVK_CLUSTER__NODE": "one"}
+        with clinvk.started("worker", env=of_worker), Server(scripted, shared) as gateway:
+            gateway.ready()
+            body = {"backend": "claude", "prompt": "hello", "workdir": str(scripted.folder)}
+            until(lambda: gateway.client.post("/api/v1/prompt", json=body).status_code == 200)
+            (session,) = gateway.client.get("/api/v1/sessions").json()["sessions"]
+            assert session["node"] == "one"
+            assert gateway.client.get(f"/api/v1/sessions/{session['id']}").json()["node"] == "one"
+    listed = clinvk.run("sessions", "list", "--json", env=shared)
+    assert [each["id"] for each in json.loads(listed.stdout)["sessions"]] == [session["id"]]

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import secrets
-import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -27,6 +26,7 @@ from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.config.saving import replace_file
 from clinvk.runtime.process.waiting import in_background
+from clinvk.store.opening import store_name
 from clinvk.types.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Membership:
         self._settings = settings
         self._environ = environ
         self._process = os.urandom(8).hex()
-        self._store = _store_of(environ)
+        self._store = store_name(settings, environ)
         self._seal = Seal(b"")
         self._members = Members(self._store)
         self._new_member = asyncio.Event()
@@ -203,11 +203,6 @@ async def list_nodes(settings: Settings, environ: Mapping[str, str]) -> list[Nod
     """Return the nodes that announce themselves, without taking part in the cluster. Raises `ConfigError`."""
     async with Membership(replace(settings, cluster=replace(settings.cluster, node="")), environ, False) as observer:
         return await observer.observe()
-
-
-def _store_of(environ: Mapping[str, str]) -> str:
-    """Return a name for the store of this process: the same for all processes that share the store."""
-    return f"{socket.gethostname()}:{home(environ)}"
 
 
 def secret_file(environ: Mapping[str, str]) -> Path:

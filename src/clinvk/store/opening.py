@@ -1,5 +1,6 @@
 """Open the store that the settings choose."""
 
+import socket
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 
@@ -27,6 +28,12 @@ def open_store(
     with database_client():
         from clinvk.store.postgres.postgres import PostgresStore  # slow import
     return PostgresStore(settings.store.url, on_commit, on_run)
+
+
+def store_name(settings: Settings, environ: Mapping[str, str]) -> str:
+    """Return a name for the store, without a login: equal for all processes that share the store."""
+    url = settings.store.url
+    return url.partition("://")[2].rpartition("@")[2] if url else f"{socket.gethostname()}:{home(environ)}"
 
 
 async def examine(settings: Settings, timeout_s: float) -> str:

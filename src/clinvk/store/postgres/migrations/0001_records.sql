@@ -50,7 +50,7 @@ CREATE TABLE sessions (
     node text NOT NULL
 );
 
-CREATE INDEX sessions_in_order ON sessions (last_used DESC, key DESC);
+CREATE INDEX sessions_in_order ON sessions (last_used DESC, key DESC) INCLUDE (resumable);
 CREATE INDEX sessions_of_backend ON sessions (backend, status, last_used DESC, key DESC);
 CREATE INDEX sessions_by_status ON sessions (status, last_used DESC, key DESC);
 CREATE INDEX sessions_of_directory ON sessions (left(working_dir, 500), last_used DESC, key DESC);
