@@ -102,7 +102,7 @@ chromium:
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	--no-emit-index-url --no-header
 lock:
-	$(COMPILE) --extra otel --extra cluster pyproject.toml tests/requirements.in -o tests/requirements.txt
+	$(COMPILE) --extra otel --extra cluster --extra mcp pyproject.toml tests/requirements.in -o tests/requirements.txt
 	printf 'editables\nhatchling\nopenai\n' | $(COMPILE) pyproject.toml - >examples/requirements-demo.txt
 	$(COMPILE) --no-deps examples/requirements-demo.in >>examples/requirements-demo.txt
 	printf 'hatchling\n' | $(COMPILE) pyproject.toml - >packaging/requirements.txt

@@ -11,7 +11,7 @@ from acceptance.server import Server
 from echo import Echo
 from scripted import Scripted
 
-IN_BOTH_WAYS = ("test_prompt", "test_stopping", "test_terminal_questions")
+IN_BOTH_WAYS = ("test_mcp", "test_prompt", "test_stopping", "test_terminal_questions")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

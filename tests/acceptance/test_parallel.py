@@ -229,7 +229,7 @@ def test_shared_directory_of_editing_agents_is_reported_at_the_start(clinvk: Cli
 def test_too_deeply_nested_agent_is_refused(clinvk: Clinvk) -> None:
     done = clinvk.run("parallel", stdin=json.dumps(TWO).encode(), env={"CLINVK_DEPTH": "3"})
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("clinvk: this clinvk was started by an agent that clinvk runs, 3 deep (CLINVK_DEPTH)")
+    assert done.stderr.startswith("clinvk: this run was requested by an agent that clinvk runs, 3 deep (CLINVK_DEPTH)")
     assert clinvk.agent.calls() == []
 
 

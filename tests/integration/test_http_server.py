@@ -17,7 +17,7 @@ import pytest
 from clinvk import __version__
 from clinvk.api.access.auth import AuthMiddleware
 from clinvk.api.access.hosts import CorsMiddleware
-from clinvk.api.server.app import Router
+from clinvk.api.server.app import MCP_PATH, Router
 from clinvk.api.server.housekeeping import maintain_store
 from clinvk.api.server.server import listen, serve, startup
 from clinvk.backends.registry import BACKENDS
@@ -509,6 +509,7 @@ async def test_openapi_document_contains_each_route_with_its_methods(scripted: S
         for path, methods in cors.app.app.routes.items()
     }
     del served_methods["/docs/docs.css"], served_methods["/docs/docs.js"], served_methods["/console/{name}"]
+    assert served_methods.pop(MCP_PATH) == {"post"}  # MCP describes itself
     aliases = {path: methods for path, methods in served_methods.items() if path.startswith("/v1/")}
     reported = {path: set(methods) for path, methods in document["paths"].items()}
     assert {path: methods for path, methods in served_methods.items() if path not in aliases} == reported

@@ -86,7 +86,7 @@ def test_headings_are_bold_on_a_terminal() -> None:
     shown = with_bold_headings(help_page([]))
     assert shown.startswith("\x1b[1musage:\x1b[0m clinvk [flags] PROMPT | COMMAND\n")
     assert "\n\x1b[1mcommon flags:\x1b[0m\n  -b, --backend" in shown
-    assert shown.count("\x1b[1m") == 5
+    assert shown.count("\x1b[1m") == 4
 
 
 def test_page_lists_every_exit_code() -> None:

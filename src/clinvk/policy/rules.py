@@ -89,16 +89,15 @@ def nesting_depth(environ: Mapping[str, str]) -> int:
     return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0
 
 
-def check_nesting_depth(environ: Mapping[str, str], maximum: int) -> None:
-    """Refuse to run an agent on behalf of an agent if the nesting is too deep.
+def check_nesting_depth(depth: int, maximum: int) -> None:
+    """Refuse to run an agent on behalf of an agent if `depth` agents are around the latter.
 
     Raises:
         InvalidRequest: the depth is above `maximum`.
     """
-    depth = nesting_depth(environ)
     if depth > maximum:
         raise InvalidRequest(
-            f"this clinvk was started by an agent that clinvk runs, {depth} deep ({DEPTH_VARIABLE}); "
+            f"this run was requested by an agent that clinvk runs, {depth} deep ({DEPTH_VARIABLE}); "
             f"unified_flags.max_depth allows {maximum}"
         )
 

@@ -4,8 +4,8 @@ The server sends `Greeting`. A command whose environment matches sends `RunComma
 messages, or with `Refused`. A connection carries one run, which is stopped when the command disconnects. A command that
 continues a conversation without the server sends `ReleaseSession` instead, and the server disconnects when it is done.
 `RunCommand` with `detach` and `RunPlan` start runs that continue without the command. The server answers these,
-`CancelRun` and `QueuePosition` with one `RunStatus`, or with `Refused`. It answers `CreateLogin` with `LoginLink`, and
-a prompt that has steered another run with `RunStatus`.
+`CancelRun` and `QueuePosition` with one `RunStatus`, or with `Refused`. It answers `CreateLogin` with `LoginLink`,
+`RestRequest` with `RestResponse`, and a prompt that has steered another run with `RunStatus`.
 """
 
 import asyncio
@@ -62,6 +62,21 @@ class QueuePosition(msgspec.Struct, frozen=True, tag="queue_position"):
 
 class CreateLogin(msgspec.Struct, frozen=True, tag="create_login"):
     """Create a login link for the web pages of the server."""
+
+
+class RestRequest(msgspec.Struct, frozen=True, tag="rest_request"):
+    """A request to the REST API, as the user of this machine; `path` includes the query."""
+
+    method: str
+    path: str
+    body: bytes = b""
+
+
+class RestResponse(msgspec.Struct, frozen=True, tag="rest_response"):
+    """The response of the REST API."""
+
+    status: int
+    body: bytes
 
 
 class LoginLink(msgspec.Struct, frozen=True, tag="login_link"):
@@ -128,8 +143,9 @@ class RunUpdate(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
     is_last: bool = False
 
 
-Request = RunCommand | RunPlan | CancelRun | QueuePosition | CreateLogin
-Message = Greeting | Request | LoginLink | RunStatus | Stop | AnswerInteraction | ReleaseSession | Refused | RunUpdate
+Request = RunCommand | RunPlan | CancelRun | QueuePosition | CreateLogin | RestRequest
+Response = Greeting | LoginLink | RestResponse | RunStatus | Refused | RunUpdate
+Message = Request | Response | Stop | AnswerInteraction | ReleaseSession
 
 _DECODER = msgspec.json.Decoder(Message)
 

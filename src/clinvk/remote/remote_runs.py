@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -138,6 +138,23 @@ async def queue_position(environ: Mapping[str, str], run_id: str) -> int | None:
             await _greeting(connection)
             return (await _status(connection, frames.QueuePosition(run_id))).queue_position
     return None
+
+
+async def call_rest_on_server(
+    request: frames.RestRequest, settings: Settings, environ: Mapping[str, str], backends: Iterable[str]
+) -> frames.RestResponse:
+    """Send a request to the REST API of the server of the home.
+
+    Raises:
+        ServerDeclined: as `server_of`.
+        ClinvkError: the server is gone.
+    """
+    async with server_of(settings, environ, *backends) as connection:
+        await connection.send(request)
+        message = await connection.receive()
+    if not isinstance(message, frames.RestResponse):
+        raise _refusal(message)
+    return message
 
 
 async def create_login(environ: Mapping[str, str]) -> frames.LoginLink | None:

@@ -48,6 +48,10 @@ class RunControl(Protocol):
         """Create a login link for the web pages of this server."""
         ...
 
+    async def call_rest(self, request: frames.RestRequest) -> frames.RestResponse:
+        """Send a request to the REST API as the user of this machine."""
+        ...
+
 
 class SocketServer:
     """Accepts commands from `open` to `close`. Enter the context before the runs, to report the end of every run.
@@ -179,11 +183,8 @@ class _ClientConnection:
 
     async def _carry_out(self, request: frames.Request) -> frames.Message:
         match request:
-            case frames.RunCommand(detach=True):
-                run = await self._runs.start(request.request, self._environ_of(request))
-                return frames.RunStatus(run.id, run.session_id, run.queue_position)
             case frames.RunCommand():
-                return await self._run_prompt(request)
+                return await (self._start(request) if request.detach else self._run_prompt(request))
             case frames.RunPlan(plan=plan, original=original):
                 return frames.RunStatus(await self._control.start_plan(plan, original, self._environ_of(request)))
             case frames.CancelRun(run_id=run_id):
@@ -194,6 +195,12 @@ class _ClientConnection:
                 return frames.RunStatus(run_id, queue_position=run.queue_position if run else None)
             case frames.CreateLogin():
                 return self._control.create_login()
+            case frames.RestRequest():
+                return await self._control.call_rest(request)
+
+    async def _start(self, command: frames.RunCommand) -> frames.RunStatus:
+        run = await self._runs.start(command.request, self._environ_of(command))
+        return frames.RunStatus(run.id, run.session_id, run.queue_position)
 
     async def _run_prompt(self, command: frames.RunCommand) -> frames.RunUpdate:
         """Run the prompt, send its events, and return its end."""

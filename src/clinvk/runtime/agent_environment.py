@@ -44,8 +44,14 @@ class AgentEnvironment:
         """
         backend = backends.backend_named(name, self._registry)
         executables.check_enabled(backend, self._settings)
-        rules.check_nesting_depth(self._environ, self._settings.unified_flags.max_depth)
+        rules.check_nesting_depth(rules.nesting_depth(self._environ), self._settings.unified_flags.max_depth)
         return backend
+
+    def nested(self, depth: int) -> "AgentEnvironment":
+        """Return the environment for a run that was requested by a program inside `depth` agents."""
+        if depth <= rules.nesting_depth(self._environ):
+            return self
+        return AgentEnvironment(self._settings, {**self._environ, rules.DEPTH_VARIABLE: str(depth)}, self._registry)
 
     def path(self, backend: Backend) -> str:
         """Return the path of a CLI; search PATH again only if the known file is gone.

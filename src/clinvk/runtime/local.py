@@ -358,7 +358,7 @@ class LocalRuns:
     async def _spec(
         self, request: RunRequest, resume: Resume | None, user_environment: AgentEnvironment | None
     ) -> RunSpec:
-        environment = user_environment or self._environment
+        environment = user_environment or self._environment.nested(request.depth)
         backend = environment.backend(request.backend)
         path = environment.path(backend)
         return RunSpec(

@@ -109,6 +109,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         answer_as: data from which the dialect rebuilds the answer and finds the conversation; stored with the run only.
         key_name: the API key of the request; empty if no key was required.
         client: owner of the place in the queue: key, else address; empty for this machine's user. Not stored.
+        depth: the number of nested agents around the client; 0 for a person. Not stored.
     """
 
     prompt: str
@@ -148,3 +149,4 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     answer_as: dict[str, object] = {}
     key_name: str = ""
     client: str = ""
+    depth: int = 0

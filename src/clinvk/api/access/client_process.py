@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.types import Scope
 
-from clinvk.runtime.process.process_tags import descends_from_agent, refuse_agent
+from clinvk.runtime.process.process_tags import descends_from_agent, nesting_of, refuse_agent
 from clinvk.types.errors import AgentCannotAnswer
 
 if TYPE_CHECKING:
@@ -39,8 +39,10 @@ def refuse_agent_client(scope: Scope, is_open: bool) -> None:
     Raises:
         AgentCannotAnswer: an agent may have sent the request.
     """
-    address: _Address = scope["state"].get("proxy") or scope["client"]
-    client = _find(address, scope["server"])
+    if not scope["client"]:  # this process, or the private socket, which refuses agents
+        refuse_agent(os.getpid())
+        return
+    client = _client_of(scope)
     if client is None:
         return
     if client.is_closed:
@@ -49,6 +51,16 @@ def refuse_agent_client(scope: Scope, is_open: bool) -> None:
         refuse_agent(client.pid)
     elif is_open and any(map(_may_be_agent, _hidden_pids())):
         raise AgentCannotAnswer("an agent may have sent this answer: its process is unknown. Answer with an API key")
+
+
+def nesting_of_client(scope: Scope) -> int:
+    """Return the number of nested agents around the client; 0 if its process is unknown. Blocks."""
+    client = _client_of(scope)
+    return nesting_of(client.pid) if client and client.pid is not None else 0
+
+
+def _client_of(scope: Scope) -> _Client | None:
+    return _find(scope["state"].get("proxy") or scope["client"], scope["server"])
 
 
 def _find(address: _Address, server: _Address) -> _Client | None:

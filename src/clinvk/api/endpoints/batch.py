@@ -83,10 +83,10 @@ class BatchEndpoint(NamedTuple):
                 compare = json_bodies.decode(body, _compare)
                 return BatchRequest(await run_in_loop_thread(len(body), bodies.compare, compare), compare.detach)
 
-    async def admit(self, plan: Plan, key_name: str, client: str) -> Plan:
+    async def admit(self, plan: Plan, key_name: str, client: str, depth: int) -> Plan:
         """Return a plan with every part completed from the settings, and admitted by the same rules as a prompt.
 
-        `key_name` is the API key of the request, `client` the owner of the runs in the queue.
+        The other arguments are as in `RequestAdmission.admit`.
 
         Raises:
             ClinvkError: a part cannot run; `field` names the part.
@@ -94,7 +94,7 @@ class BatchEndpoint(NamedTuple):
         services = self.services
 
         async def admit(request: RunRequest) -> RunRequest:
-            return await services.admission.admit(Call(request=request), False, key_name, client)
+            return await services.admission.admit(Call(request=request), False, key_name, client, depth=depth)
 
         def require(backend: str) -> None:
             found = backends.backend_named(backend, services.registry)
@@ -128,7 +128,7 @@ class _BatchRequest(Exchange):
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         endpoint, state = self._endpoint, self._scope["state"]
         requested, detach = await self._read(disconnect)
-        plan = await endpoint.admit(requested, state["key_name"], state.get("client", ""))
+        plan = await endpoint.admit(requested, state["key_name"], state.get("client", ""), state.get("depth", 0))
         if detach and not is_dry_run(plan):
             await self._answer_detached(plan, requested, disconnect)
             return

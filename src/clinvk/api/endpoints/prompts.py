@@ -126,6 +126,7 @@ class _PromptRequest(Exchange):
             is_model_api=self._dialect.is_model_api,
             key_name=key_name,
             client=state.get("client", ""),
+            depth=state.get("depth", 0),
         )
         call = self._call = replace(parsed, request=await admit(parsed, finds_session=not is_continued))
         if is_continued and not (call.request.client_tools and self._continues_parked_run(parsed, key_name)):

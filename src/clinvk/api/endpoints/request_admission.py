@@ -49,10 +49,12 @@ class RequestAdmission:
         client: str,
         new_session: bool = False,
         finds_session: bool = True,
+        depth: int = 0,
     ) -> RunRequest:
         """Complete a request from its session and the settings.
 
-        `key_name` is the key of the request, `client` the owner of the run in the queue. With `new_session` the request
+        `key_name` is the key of the request, `client` the owner of the run in the queue, `depth` the number of nested
+        agents around the client. With `new_session` the request
         continues a session only if it names one. A model API names a model instead of a backend, and an earlier run or
         a conversation instead of a session; with `finds_session` the session of these is looked up.
 
@@ -64,7 +66,8 @@ class RequestAdmission:
             ResourcesExhausted: the preparation took too long.
         """
         finds_session = finds_session and is_model_api
-        admitted = self._admit(call, is_model_api, key_name, client, new_session, finds_session)
+        call = replace(call, request=replace(call.request, client=client, depth=depth))
+        admitted = self._admit(call, is_model_api, key_name, new_session, finds_session)
         if is_model_api or call.request.session_id or key_name:  # the request needs the store
             return await within_prepare_timeout(admitted)
         return await admitted  # look-ups of directories have a separate timeout
@@ -93,7 +96,7 @@ class RequestAdmission:
         self.key_policy.check_command(key_name)
 
     async def _admit(
-        self, call: Call, is_model_api: bool, key_name: str, client: str, new_session: bool, finds_session: bool
+        self, call: Call, is_model_api: bool, key_name: str, new_session: bool, finds_session: bool
     ) -> RunRequest:
         request = call.request
         session = await self._store.session(request.session_id) if request.session_id else None
@@ -116,7 +119,7 @@ class RequestAdmission:
             request = replace(request, workdir=session.working_dir or None)
         request = await self.key_policy.admit(request, key_name)
         timeout_s = request.timeout_s or self._settings.server.request_timeout_secs or None
-        return replace(request, timeout_s=timeout_s, client=client)
+        return replace(request, timeout_s=timeout_s)
 
     def _with_tools(self, call: Call, request: RunRequest, backend: Backend) -> RunRequest:
         """Return the request with the tools that its mode allows; an agent that cannot offer tools keeps its own.

@@ -1,8 +1,8 @@
 """The services of a server for its endpoints: settings, store, runs, admission, access and observers."""
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -107,3 +107,41 @@ class Services:
         """End all orchestrations. Call before `runs` is closed: worktrees and checks need the runs."""
         if "orchestrations" in vars(self):
             await self.orchestrations.end()
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings,
+    environ: Mapping[str, str],
+    registry: Mapping[str, Backend],
+    store: SessionStore,
+    access: Access,
+    observers: Observers,
+    background: asyncio.TaskGroup,
+    cluster: Cluster | None = None,
+    keeps_warm: bool = False,
+    open_files: int | None = None,
+) -> AsyncGenerator[Services]:
+    """Open the services of a server inside the context. The other arguments are as in `LocalRuns`."""
+    admission = RequestAdmission(settings, environ, registry, store, access.keys)
+    async with (
+        admission.key_policy.refresh(),
+        LocalRuns(
+            settings,
+            store,
+            environ,
+            registry,
+            admission.admit_start,
+            observers.observers,
+            keeps_warm=keeps_warm,
+            open_files=open_files,
+            max_runs_of=admission.key_policy.max_runs,
+            home=home(environ),
+            lookups=admission.lookups,
+            on_interaction=observers.on_interaction,
+        ) as runs,
+    ):
+        inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
+        yield Services(
+            settings, environ, registry, store, runs, admission, inventory, access, observers, background, cluster
+        )

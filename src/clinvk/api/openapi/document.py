@@ -168,7 +168,7 @@ def _schemas(registry: Mapping[str, Backend]) -> dict[str, Json]:
     for api in (_REST, _OPENAI, _ANTHROPIC):
         types: list[object] = [*_types(api), *([unified.Line] if api is _REST else [])]
         schemas, components = msgspec.json.schema_components(
-            types, schema_hook=_any_json, ref_template=f"#/components/schemas/{api.prefix}{{name}}"
+            types, schema_hook=any_json, ref_template=f"#/components/schemas/{api.prefix}{{name}}"
         )
         found |= {api.prefix + name: schema for name, schema in components.items()}
         for name, members in api.unions.items():
@@ -220,7 +220,7 @@ def _required_of_bodies(registry: Mapping[str, Backend]) -> dict[str, Json]:
     }
 
 
-def _any_json(type_: type) -> dict[str, Json]:
+def any_json(type_: type) -> dict[str, Json]:
     """Return the schema of `object`, which msgspec has none for: any JSON value."""
     if type_ is object:
         return {"description": "Any JSON value."}

@@ -4,6 +4,7 @@ The router maps path and method to a handler, and an exception to an error respo
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from starlette.responses import Response
 from starlette.routing import compile_path
@@ -22,11 +23,14 @@ from clinvk.api.http.response import (
     path_of,
     send_error,
 )
+from clinvk.api.mcp.endpoint import InProcessRest, McpEndpoint
 from clinvk.api.observe.observers import with_user_agent
 from clinvk.api.openapi.endpoint import Endpoint, Route
 from clinvk.api.openapi.endpoint_table import ENDPOINTS, METRICS_PATH
 from clinvk.dialects.dialect import MethodNotAllowed
 from clinvk.types.errors import ClinvkError, exhausted
+
+MCP_PATH = "/mcp"
 
 Guard = Callable[[ASGIApp], ASGIApp]
 """Makes the layer that identifies the client of each request."""
@@ -105,11 +109,17 @@ class Router:
         await app(scope, receive, send)
 
 
+def _mcp(rest: InProcessRest, _: Services) -> ASGIApp:
+    return McpEndpoint(rest)
+
+
 def create_app(services: Services, guard: Guard | None = None, wrap: Wrap | None = None) -> RequestMiddleware:
     """Return the application of a server. `guard` takes the place of keys, hosts and CORS."""
     metrics, tracing = services.observers.metrics, services.observers.tracing
     is_on = {METRICS_PATH: metrics is not None, CONSOLE_PATH: services.settings.server.console}
-    router = Router([each for each in ENDPOINTS if is_on.get(each.route.path, True)], services, wrap)
+    rest = InProcessRest(Router(ENDPOINTS, services, wrap), services)
+    endpoints = (*ENDPOINTS, Endpoint(Route("POST", MCP_PATH, partial(_mcp, rest))))
+    router = Router([each for each in endpoints if is_on.get(each.route.path, True)], services, wrap)
     guard = guard or (lambda app: CorsMiddleware(AuthMiddleware(app, services.access), services.settings.server))
     app = guard(router)
     if tracing:

@@ -20,24 +20,24 @@ from clinvk.api.access import auth, keys
 from clinvk.api.access.key_file import key_source
 from clinvk.api.access.keys import ApiKeys
 from clinvk.api.access.workdirs import WorkdirPolicy
-from clinvk.api.endpoints.inventory import BackendInventory
-from clinvk.api.endpoints.request_admission import RequestAdmission
 from clinvk.api.endpoints.runs import cancel_live
-from clinvk.api.endpoints.services import Cluster, Services
+from clinvk.api.endpoints.services import Cluster, Services, open_services
 from clinvk.api.http.http1 import with_timeouts
 from clinvk.api.http.middleware import RequestMiddleware
+from clinvk.api.mcp.endpoint import InProcessRest
 from clinvk.api.observe.observers import Observers, observe
+from clinvk.api.openapi.endpoint_table import ENDPOINTS
 from clinvk.api.server import housekeeping, lifecycle
-from clinvk.api.server.app import create_app
+from clinvk.api.server.app import Router, create_app
 from clinvk.api.server.housekeeping import RECOVER_INTERVAL_S, maintain_store
 from clinvk.api.server.lifecycle import handle_signals
 from clinvk.api.server.port_owner import address, health_of
 from clinvk.backends.registry import Backends
 from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
-from clinvk.remote.frames import LoginLink
+from clinvk.remote.frames import LoginLink, RestRequest, RestResponse
 from clinvk.remote.socket_server import SocketServer
-from clinvk.runtime.local import LocalRuns, RunObserver
+from clinvk.runtime.local import RunObserver
 from clinvk.runtime.process import process_tags, resource_limits
 from clinvk.runtime.process.executables import inherited
 from clinvk.runtime.process.spawn import Spawner
@@ -68,6 +68,7 @@ _ENDPOINTS = """\
   GET  /api/v1/backends  installed agents
   /openai/v1             base URL for clients of OpenAI's API
   /anthropic             base URL for clients of Anthropic's API
+  /mcp                   MCP server: clinvk as a tool of other agents
   GET  /health           health of the server
   GET  /docs             API documentation, and a page to try it (/openapi.json)"""
 
@@ -265,7 +266,8 @@ async def _serve(
         ):
             port: int = sockets[0].getsockname()[1] if sockets else 0
             if cluster is None or cluster.runs_agents:
-                socket_server.open(running.services.runs, CommandControl(running.services, port))
+                rest = InProcessRest(Router(ENDPOINTS, running.services), running.services)
+                socket_server.open(running.services.runs, CommandControl(running.services, port, rest))
             ready = startup(settings.server, sockets, bool(api_keys), cluster.place if cluster else "")
             announce(ready)
             lifecycle.notify_service_manager(environ, "READY=1", f"STATUS={str(ready).partition(chr(10))[0]}")
@@ -336,36 +338,19 @@ async def open_server(
     The caller closes `store`. `open_files` is the former limit, for the agents.
     """
     started = asyncio.Event()
-    admission = RequestAdmission(settings, environ, registry, store, api_keys)
     try:
         async with asyncio.TaskGroup() as group:
             access = await auth.access_of(settings.server, api_keys, sockets)
             async with (
                 keys.watch_key_sources(api_keys, key_source(settings, environ)),
-                admission.key_policy.refresh(),
-                LocalRuns(
-                    settings,
-                    store,
-                    environ,
-                    registry,
-                    admission.admit_start,
-                    observers.observers,
-                    keeps_warm=True,
-                    open_files=open_files,
-                    max_runs_of=admission.key_policy.max_runs,
-                    home=home(environ),
-                    lookups=admission.lookups,
-                    on_interaction=observers.on_interaction,
-                ) as runs,
+                open_services(
+                    settings, environ, registry, store, access, observers, group, cluster, True, open_files
+                ) as services,
             ):
-                inventory = BackendInventory(settings, environ, registry, admission.policy, runs.version)
-                services = Services(
-                    settings, environ, registry, store, runs, admission, inventory, access, observers, group, cluster
-                )
                 app = create_app(services, wrap=partial(cluster.wrap, services) if cluster else None)
                 server = Server(app, settings.server, started.set)
                 group.create_task(server.serve(sockets))
-                versions = group.create_task(inventory.query_versions())
+                versions = group.create_task(services.inventory.query_versions())
                 await started.wait()
                 gc.collect()
                 gc.freeze()  # exclude the permanent objects from later collections
@@ -429,6 +414,7 @@ class CommandControl(NamedTuple):
 
     services: Services
     port: int
+    rest: InProcessRest
 
     async def cancel(self, run_id: str) -> bool:
         """Cancel a run of this server with all parts, and wait for its end; return False if it is not live here."""
@@ -446,3 +432,7 @@ class CommandControl(NamedTuple):
         access = self.services.access
         token = access.logins.create_token() if access.keys else ""
         return LoginLink(self.services.settings.server.host, self.port, token)
+
+    async def call_rest(self, request: RestRequest) -> RestResponse:
+        """Send a request to the REST API as the user of this machine."""
+        return await self.rest.send(request)

@@ -212,7 +212,7 @@ def _run(
     """
     if view.is_detached:
         refuse_detached(view.flags)
-    rules.check_nesting_depth(view.environ, view.settings.unified_flags.max_depth)
+    rules.check_nesting_depth(rules.nesting_depth(view.environ), view.settings.unified_flags.max_depth)
     logging.getLogger("clinvk").addHandler(logging.NullHandler())
     try:
         return asyncio.run(_run_plan(view, backends, plan, file, folder))

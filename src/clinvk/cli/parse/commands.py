@@ -66,6 +66,7 @@ _SERVE = {
     **{"config": "", "dry_run": "answer requests with the commands of agents"},
 }
 _EDITOR = {"backend": "the first agent to choose", "model": "its model", "config": ""}
+_MCP = {"backend": "agent of runs that name none", "workdir": "directory of runs that name none", "config": ""}
 _SERVICE = {"workdir": "directory in which the server starts", "config": ""}
 
 PROMPT = Command("prompt.prompt:prompt", flag_types.PromptFlags, ("PROMPT?",), _PROMPT)
@@ -100,6 +101,7 @@ COMMANDS = {
     "worker": Command("admin.serve:work", flag_types.WorkerFlags, common=_SERVE),
     "cluster up": Command("admin.cluster:up", flag_types.ClusterUpFlags, common=_NO_FLAGS),
     "cluster status": Command("admin.cluster:status", flag_types.ClusterStatusFlags),
+    "mcp": Command("admin.mcp:mcp", common=_MCP),
     "open": Command("admin.serve:open_page", flag_types.OpenFlags, common=_CHANGE),
     "service print": Command("admin.service:show", flag_types.ServicePrintFlags, ("MANAGER?",), _SERVICE),
     "service uninstall": Command("admin.service:uninstall", flag_types.ServiceFlags, ("MANAGER?",), _DRY_RUN),
@@ -129,10 +131,12 @@ ALONE["cluster"] = "cluster status"
 """The command that the first word alone stands for."""
 
 SECTIONS = {
-    "run agents": ("resume", "compare", "parallel", "chain"),
-    "see what happened": ("sessions", "runs", "approvals", "usage", "worktrees"),
+    "run agents and see what happened": (
+        *("resume", "compare", "parallel", "chain"),
+        *("sessions", "runs", "approvals", "usage", "worktrees"),
+    ),
     "serve and set up": (
-        *("serve", "worker", "cluster", "open", "acp", "service", "keys", "notify", "config", "doctor"),
+        *("serve", "mcp", "acp", "worker", "cluster", "open", "service", "keys", "notify", "config", "doctor"),
         *("backends", "models", "completion", "version", "help"),
     ),
 }

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from clinvk.policy.rules import nesting_depth
 from clinvk.runtime.process import process_scan
 from clinvk.types.errors import AgentCannotAnswer
 
@@ -143,6 +144,19 @@ def descends_from_agent(pid: int) -> bool:
         return any(map(_has_tag_variable, (process, *process.parents())))
     except psutil.Error:
         return True
+
+
+def nesting_of(pid: int) -> int:
+    """Return the number of nested agents around a process: that of the process or of its next parent which has one."""
+    import psutil
+
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in (process, *process.parents()):
+            with suppress(psutil.AccessDenied):  # another user's
+                if depth := nesting_depth(each.environ()):
+                    return depth
+    return int(process_scan.is_tagged(pid))
 
 
 def _has_tag_variable(process: "psutil.Process") -> bool:

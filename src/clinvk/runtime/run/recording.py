@@ -200,7 +200,7 @@ class RunRecorder:
 
 def _options(request: RunRequest) -> dict[str, object]:
     """Return the options of the request for the record: everything except the prompt."""
-    bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="", client="")
+    bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="", client="", depth=0)
     bare = replace(bare, new_session_id="")  # the record of the run has the session
     options: dict[str, object] = msgspec.to_builtins(bare)
     del options["prompt"]

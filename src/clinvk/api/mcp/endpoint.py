@@ -1,0 +1,116 @@
+"""`POST /mcp`, and requests to the REST API inside this process. The SDK is imported for the first request."""
+
+import asyncio
+import os
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clinvk.api.access.client_process import nesting_of_client
+from clinvk.api.access.hosts import refuse_foreign
+from clinvk.api.endpoints.services import Services
+from clinvk.api.http.middleware import REST
+from clinvk.api.http.response import read_json
+from clinvk.dialects.dialect import NoSuchPath
+from clinvk.policy import rules
+from clinvk.remote.frames import RestRequest, RestResponse
+
+if TYPE_CHECKING:
+    from clinvk.api.mcp.protocol import McpServer
+
+_HEADERS = [(b"content-type", b"application/json"), (b"prefer", b"respond-async")]
+_IDENTITY = ("request_id", "key_name", "client", "proxy", "is_authenticated")
+_STARTING_PATHS = ("/api/v1/prompt", "/api/v1/compare")
+
+
+def require_sdk() -> None:
+    """Refuse to serve MCP without the SDK.
+
+    Raises:
+        NoSuchPath: the SDK is not installed.
+    """
+    if not find_spec("mcp_types"):
+        raise NoSuchPath("MCP needs the package mcp, 2.3 or later; `pip install 'clinvk[mcp]'` brings it")
+
+
+class InProcessRest(NamedTuple):
+    """The REST API inside this process. `app` has the endpoints without the layers that check the client."""
+
+    app: ASGIApp
+    services: Services
+
+    async def send(self, request: RestRequest, client: Scope | None = None) -> RestResponse:
+        """Send a request, and return the response. Runs start in the background.
+
+        The scope `client` is a request whose client was checked; None stands for the user of this machine. A run is as
+        deep as the process of the client is nested in agents of clinvk.
+
+        Raises:
+            InvalidRequest: the run would be nested too deeply.
+        """
+        state: dict[str, object] = {"request_id": os.urandom(16).hex(), "key_name": "", "dialect": REST}
+        if client:
+            state |= {name: client["state"][name] for name in _IDENTITY if name in client["state"]}
+        path, _, query = request.path.partition("?")
+        if path in _STARTING_PATHS:
+            own = rules.nesting_depth(self.services.environ)
+            depth = max(own, await asyncio.to_thread(nesting_of_client, client) if client else 0)
+            rules.check_nesting_depth(depth, self.services.settings.unified_flags.max_depth)
+            state["depth"] = depth
+        scope: Scope = {
+            "type": "http",
+            "method": request.method,
+            "path": path,
+            "query_string": query.encode(),
+            "headers": _HEADERS,
+            "client": client and client["client"],
+            "server": client and client["server"],
+            "state": state,
+        }
+        bodies = [request.body]
+        status, body = 0, bytearray()
+
+        async def receive() -> Message:
+            if bodies:
+                return {"type": "http.request", "body": bodies.pop()}
+            return await asyncio.get_running_loop().create_future()  # the client stays until the answer
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            body.extend(message.get("body", b""))
+
+        await self.app(scope, receive, send)
+        return RestResponse(status, bytes(body))
+
+
+class McpEndpoint:
+    """Answers `POST /mcp`, as an ASGI application. Nothing is kept between two requests."""
+
+    def __init__(self, rest: InProcessRest) -> None:
+        self._rest = rest
+        self._server: McpServer | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        require_sdk()
+        refuse_foreign(scope)
+        bodies = [await read_json(scope, receive, self._rest.services.settings.server)]
+
+        async def replay() -> Message:
+            return {"type": "http.request", "body": bodies.pop()} if bodies else await receive()
+
+        if self._server is None:
+            self._server = await asyncio.to_thread(self._create_server)
+        from clinvk.api.mcp.protocol import serve_request
+
+        await serve_request(self._server, scope, replay, send)
+
+    def _create_server(self) -> "McpServer":
+        from clinvk.api.mcp import protocol
+        from clinvk.api.mcp.tools import RestApi
+
+        backend = self._rest.services.settings.default_backend
+        return protocol.create_server(lambda client: RestApi(partial(self._rest.send, client=client), backend))

@@ -1,0 +1,243 @@
+"""The tools of the MCP server. Each tool is a few requests to the REST API, whose keys and policies thereby apply.
+
+The docstrings of the tools and the descriptions of the fields are what the model of the client reads.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Literal, NamedTuple, TypeVar
+from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from msgspec.structs import replace
+
+from clinvk.api.endpoints.health import BackendList
+from clinvk.api.endpoints.worktrees import WorktreeItem
+from clinvk.config.load import WORKTREES
+from clinvk.dialects.rest.interactions import AnswerBody, InteractionList, InteractionView
+from clinvk.dialects.rest.rest import Accepted, Problem
+from clinvk.remote.frames import RestRequest, RestResponse
+from clinvk.runtime.worktrees.kept_worktrees import WorktreeApplied
+from clinvk.types.choices import ApprovalMode, Isolation, RunState, SandboxMode
+from clinvk.types.errors import ClinvkError
+
+INSTRUCTIONS = (
+    "Run other coding agents of this machine, such as Claude Code, Codex and Gemini CLI. A run with state queued or "
+    "running has not ended: call wait_run until it has. A run with state waiting asks something, listed in its "
+    "interactions: ask your user, then call answer."
+)
+
+_POLL_S = 0.3
+_UNDER_WAY = ("queued", "running")
+_T = TypeVar("_T")
+_Wait = Annotated[float, Meta(ge=0, le=150, description="Seconds to wait for the end of the run; 0: return at once.")]
+
+
+class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The arguments of a tool; here there are none. Missing arguments are left to the settings."""
+
+
+class Task(Arguments, frozen=True, kw_only=True):
+    """A prompt, and how to run it."""
+
+    prompt: Annotated[str, Meta(description="The whole task: no agent knows your conversation.")]
+    workdir: Annotated[str, Meta(description="Absolute path of the directory to work in.")] | UnsetType = UNSET
+    approval_mode: (
+        Annotated[ApprovalMode, Meta(description="auto: edit without asking; none: never ask; ask: see answer.")]
+        | UnsetType
+    ) = UNSET
+    sandbox_mode: (
+        Annotated[SandboxMode, Meta(description="read-only: no writes; workspace: writes in workdir only.")] | UnsetType
+    ) = UNSET
+    wait_secs: _Wait = 45
+
+
+class AgentTask(Task, frozen=True, kw_only=True):
+    """A task for one agent."""
+
+    backend: Annotated[str, Meta(description="An agent of list_agents.")] | UnsetType = UNSET
+    model: Annotated[str, Meta(description="A model of the agent, or fast, balanced, best.")] | UnsetType = UNSET
+    session_id: Annotated[str, Meta(description="Continue the conversation of an earlier run.")] | UnsetType = UNSET
+
+
+class ComparedTask(Task, frozen=True, kw_only=True):
+    """A task for several agents."""
+
+    backends: Annotated[list[str], Meta(min_length=1, description="Agents of list_agents.")]
+    judge: Annotated[str, Meta(description="One more agent, which chooses the best answer.")] | UnsetType = UNSET
+    isolation: Annotated[Isolation, Meta(description="worktree: each in its own git worktree.")] | UnsetType = UNSET
+
+
+class RunId(Arguments, frozen=True, kw_only=True):
+    """The run of a tool."""
+
+    run_id: Annotated[str, Meta(description="The id of a run.")]
+
+
+class Waiting(RunId, frozen=True, kw_only=True):
+    """The run of `wait_run`, and how long to wait."""
+
+    wait_secs: _Wait = 45
+
+
+class Answer(AnswerBody, frozen=True, kw_only=True):
+    """The answer to an interaction."""
+
+    interaction_id: Annotated[str, Meta(description="The id of an interaction of a waiting run.")]
+
+
+class WorktreeId(Arguments, frozen=True, kw_only=True):
+    """The worktree of a tool."""
+
+    worktree: Annotated[str, Meta(description="The `worktree` of a run.")]
+
+
+class AgentRun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A run of one agent."""
+
+    id: str
+    state: RunState
+    kind: str = "prompt"
+    backend: str = ""
+    model: str | None = None
+    session_id: str | None = None
+    output: Annotated[str, Meta(description="The answer, once the run has ended.")] = ""
+    error: str | None = None
+    cost_usd: float | None = None
+    workdir: str = ""
+    worktree: Annotated[str | None, Meta(description="The worktree of the changes; see diff and apply.")] = None
+
+
+class Run(AgentRun, frozen=True, kw_only=True, omit_defaults=True):
+    """A run, with those of its agents if there are several, and with the interactions that await an answer."""
+
+    runs: list[AgentRun] = []
+    interactions: list[InteractionView] = []
+
+
+class WorktreeDiff(WorktreeItem, frozen=True, kw_only=True):
+    """The changes in a worktree."""
+
+    diff: str | None
+    diff_is_cut: bool
+
+
+class RestApi(NamedTuple):
+    """The REST API for the tools of one client, and the default agent and directory of the client."""
+
+    send: Callable[[RestRequest], Awaitable[RestResponse]]
+    backend: str
+    workdir: str | None = None
+
+    async def call(
+        self, answer: type[_T], method: Literal["GET", "POST"], path: str, body: Mapping[str, object] | None = None
+    ) -> _T:
+        """Return the answer to a request.
+
+        Raises:
+            ClinvkError: the API refuses the request.
+        """
+        response = await self.send(RestRequest(method, f"/api/v1/{path}", msgspec.json.encode(body) if body else b""))
+        if response.status >= 400:
+            raise ClinvkError(msgspec.json.decode(response.body, type=Problem).detail)
+        return msgspec.json.decode(response.body, type=answer)
+
+    async def start(self, path: str, task: Task, more: Mapping[str, object]) -> Run:
+        """Start a task in the background, and wait for its end for `wait_secs`. `more` replaces fields of the task."""
+        fields: dict[str, object] = {**msgspec.to_builtins(task), **more, "detach": True}
+        del fields["wait_secs"]
+        return await self.wait((await self.call(Accepted, "POST", path, fields)).run_id, task.wait_secs)
+
+    async def wait(self, run_id: str, wait_s: float = 0) -> Run:
+        """Return a run once it has ended or waits for an answer, or after `wait_s`."""
+        until = time.monotonic() + wait_s
+        while True:
+            run = await self.call(Run, "GET", f"runs/{quote(run_id, safe='')}")
+            waiting = [each.id for each in (run, *run.runs) if each.state == "waiting"]
+            if run.state not in _UNDER_WAY or waiting or time.monotonic() >= until:
+                break
+            await asyncio.sleep(_POLL_S)
+        runs = [await self.call(AgentRun, "GET", f"runs/{each.id}") for each in run.runs]
+        asked = [
+            await self.call(InteractionList, "GET", f"interactions?status=pending&run_id={id_}") for id_ in waiting
+        ]
+        return replace(
+            run,
+            worktree=_worktree_of(run),
+            runs=[replace(each, worktree=_worktree_of(each)) for each in runs],
+            interactions=[interaction for page in asked for interaction in page.interactions],
+        )
+
+
+def _worktree_of(run: AgentRun) -> str | None:
+    return run.workdir.partition(f"/{WORKTREES}/")[2].partition("/")[0] or None
+
+
+async def run_agent(api: RestApi, arguments: AgentTask) -> Run:
+    """Run a prompt with another coding agent, which works in a directory of this machine.
+
+    Returns the run with the answer in `output`, or after wait_secs without: then call wait_run. To continue the
+    conversation, call again with its session_id.
+    """
+    if arguments.session_id:
+        return await api.start("prompt", arguments, {})
+    backend, workdir = arguments.backend or api.backend, arguments.workdir or api.workdir
+    return await api.start("prompt", arguments, {"backend": backend, "workdir": workdir})
+
+
+async def compare(api: RestApi, arguments: ComparedTask) -> Run:
+    """Run one prompt with several coding agents at the same time.
+
+    Returns the answers in `runs` and the verdict of the judge in `output`, or after wait_secs what there is: then call
+    wait_run. One backend with isolation worktree lets a single agent work in a git worktree.
+    """
+    judge = {"backend": arguments.judge} if arguments.judge else None
+    return await api.start("compare", arguments, {"judge": judge, "workdir": arguments.workdir or api.workdir})
+
+
+async def get_run(api: RestApi, arguments: RunId) -> Run:
+    """Show a run: its state, its answer and what it asks."""
+    return await api.wait(arguments.run_id)
+
+
+async def wait_run(api: RestApi, arguments: Waiting) -> Run:
+    """Wait until a run has ended or asks something, or for wait_secs; call again while it is queued or running."""
+    return await api.wait(arguments.run_id, arguments.wait_secs)
+
+
+async def cancel_run(api: RestApi, arguments: RunId) -> Run:
+    """Stop a run with all of its agents, and wait until they have exited."""
+    run = await api.call(AgentRun, "POST", f"runs/{quote(arguments.run_id, safe='')}/cancel")
+    return await api.wait(run.id)
+
+
+async def answer(api: RestApi, arguments: Answer) -> InteractionView:
+    """Answer the approval or question of a waiting run. Ask your user first: the answer counts as the user's."""
+    body: dict[str, object] = msgspec.to_builtins(arguments)
+    id_ = quote(str(body.pop("interaction_id")), safe="")
+    return await api.call(InteractionView, "POST", f"interactions/{id_}/answer", body)
+
+
+async def diff(api: RestApi, arguments: WorktreeId) -> WorktreeDiff:
+    """Show the changes that an agent has made in a worktree."""
+    return await api.call(WorktreeDiff, "GET", f"worktrees/{quote(arguments.worktree, safe='')}")
+
+
+async def apply(api: RestApi, arguments: WorktreeId) -> WorktreeApplied:
+    """Apply the changes of a worktree to the original directory, uncommitted, and remove the worktree."""
+    return await api.call(WorktreeApplied, "POST", f"worktrees/{quote(arguments.worktree, safe='')}/apply")
+
+
+async def list_agents(api: RestApi, arguments: Arguments) -> BackendList:
+    """List the coding agents of this machine; `name` is the backend of the other tools."""
+    return await api.call(BackendList, "GET", "backends")
+
+
+Tool = Callable[..., Awaitable[msgspec.Struct]]
+"""A function of the API and of `arguments`, a struct."""
+
+_TOOLS: tuple[Tool, ...] = (run_agent, compare, get_run, wait_run, cancel_run, answer, diff, apply, list_agents)
+TOOLS: Mapping[str, Tool] = {tool.__name__: tool for tool in _TOOLS}
+READ_ONLY: tuple[Tool, ...] = (get_run, wait_run, diff, list_agents)

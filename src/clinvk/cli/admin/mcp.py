@@ -1,0 +1,88 @@
+"""`clinvk mcp`: an MCP server on stdin and stdout."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from clinvk.api.access import auth
+from clinvk.api.access.keys import ApiKeys
+from clinvk.api.endpoints.services import open_services
+from clinvk.api.mcp.endpoint import InProcessRest, require_sdk
+from clinvk.api.mcp.tools import RestApi
+from clinvk.api.observe.live import LiveEvents
+from clinvk.api.observe.observers import Observers
+from clinvk.api.openapi.endpoint_table import ENDPOINTS
+from clinvk.api.server.app import Router
+from clinvk.backends.registry import Backends
+from clinvk.cli.parse.flags import Flags
+from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.sessions.local_store import open_store, real_directory
+from clinvk.cli.terminal import streams
+from clinvk.cli.terminal.output import Notes
+from clinvk.config.load import home
+from clinvk.config.model import Settings
+from clinvk.remote.frames import RestRequest, RestResponse
+from clinvk.remote.remote_runs import ServerDeclined, call_rest_on_server
+from clinvk.remote.socket_path import path_of
+
+_READ_BYTES = 1 << 16
+
+
+def mcp(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
+    """Serve the client on stdin and stdout until it closes stdin.
+
+    Raises:
+        ClinvkError: the settings are invalid, or the SDK is not installed.
+        KeyboardInterrupt: a signal ended the command.
+    """
+    settings = settings_of(flags, environ, {}, notes, backends)
+    require_sdk()
+    streams.run(_serve(settings, environ, backends, real_directory(flags.workdir)))
+    return 0
+
+
+async def _serve(settings: Settings, environ: Mapping[str, str], backends: Backends, workdir: str) -> None:
+    from clinvk.api.mcp import protocol
+
+    async with _open_rest(settings, environ, backends) as rest:
+
+        async def send(request: RestRequest) -> RestResponse:
+            """Send a request to the server of the home, if its agents run in the environment of this command."""
+            if settings.warm.command_line and path_of(home(environ)).exists():
+                try:
+                    return await call_rest_on_server(request, settings, environ, backends)
+                except ServerDeclined:
+                    pass
+            return await rest.send(request)
+
+        api = RestApi(send, settings.default_backend, None if workdir == "/" else workdir)
+        await protocol.serve_lines(protocol.create_server(lambda _: api), _lines(), streams.Stdout(1).write)
+
+
+@asynccontextmanager
+async def _open_rest(
+    settings: Settings, environ: Mapping[str, str], backends: Backends
+) -> AsyncGenerator[InProcessRest]:
+    """Open the REST API inside this process. On exit, end the runs of this process."""
+    access = await auth.access_of(settings.server, ApiKeys(), [])
+    async with (
+        open_store(settings, environ) as store,
+        asyncio.TaskGroup() as group,
+        open_services(settings, environ, backends, store, access, Observers((), LiveEvents()), group) as services,
+    ):
+        yield InProcessRest(Router(ENDPOINTS, services), services)
+        await services.end_orchestrations()
+
+
+async def _lines() -> AsyncIterator[bytes]:
+    """Yield the lines of stdin."""
+    loop, pieces, rest = asyncio.get_running_loop(), asyncio.Queue[bytes](), b""
+    loop.add_reader(0, lambda: pieces.put_nowait(os.read(0, _READ_BYTES)))
+    try:
+        while data := await pieces.get():
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                yield line
+    finally:
+        loop.remove_reader(0)

@@ -1,0 +1,140 @@
+"""`/mcp`: tools over HTTP, with the keys, the policies and the rights of REST."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from mcp import MCPError
+
+from asking_backend import ASK, HEAR, Asking
+from clinvk.api.access.keys import ApiKeys
+from clinvk.api.endpoints.health import BackendList
+from clinvk.api.mcp import endpoint
+from clinvk.api.mcp.tools import Run, WorktreeDiff
+from clinvk.config.model import PolicySettings
+from clinvk.dialects.rest.interactions import InteractionView
+from clinvk.runtime.worktrees.kept_worktrees import WorktreeApplied
+from clinvk.store.memory import MemoryStore
+from mcp_client import HANDSHAKES, Mcp, over_http
+from polling import until
+from repositories import Repository
+from scripted import Scripted
+from serving import LiveServer, serving
+from shell_backend import DONE, TEXT, Shell
+
+REGISTRY = {"asking": Asking(), "shell": Shell(), "other": Shell("other")}
+ACCEPT = "application/json, text/event-stream"
+CURL = """
+curl -s {url}/mcp -H 'content-type: application/json' -H 'accept: application/json, text/event-stream' \\
+    -d @{body} > {out}.new
+mv {out}.new {out}
+"""
+
+
+def call(tool: str, **arguments: object) -> dict[str, object]:
+    """Return the message that calls a tool. The handshake of 2025-11-25 is not needed before it."""
+    params = {"name": tool, "arguments": arguments}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+
+
+async def post(server: LiveServer, **headers: str) -> httpx.Response:
+    return await server.client.post("/mcp", json=call("list_agents"), headers={"accept": ACCEPT, **headers})
+
+
+@pytest.mark.parametrize("handshake", HANDSHAKES)
+async def test_client_compares_agents(scripted: Scripted, handshake: str) -> None:
+    async with serving(scripted.env, REGISTRY) as server, over_http(handshake, server.port) as mcp:
+        tools = (await mcp.client.list_tools()).tools
+        assert all(tool.input_schema["type"] == "object" for tool in tools)
+        read_only = [tool.name for tool in tools if tool.annotations and tool.annotations.read_only_hint]
+        assert read_only == ["get_run", "wait_run", "diff", "list_agents"]
+        run = await mcp.call(Run, "compare", prompt=TEXT + DONE, backends=["shell", "other"])
+        assert (run.kind, run.state) == ("compare", "finished")
+        assert [(part.backend, part.output) for part in run.runs] == [("shell", "hello"), ("other", "hello")]
+        with pytest.raises(MCPError, match="unknown tool 'nothing'"):
+            await mcp.client.call_tool("nothing", {})
+
+
+async def test_key_is_needed_and_limits_the_tools(scripted: Scripted) -> None:
+    keys, store, key = ApiKeys(["secret"]), MemoryStore(), {"authorization": "Bearer secret"}
+    policy = PolicySettings(allowed_backends=("shell",))
+    async with serving(scripted.env, REGISTRY, store=store, keys=keys, policy=policy) as server:
+        assert (await post(server)).status_code == 401
+        assert (await post(server, **key, origin="http://evil.example")).status_code == 403
+        assert (await post(server, **key, host="evil.example")).status_code == 403
+        async with over_http("auto", server.port, **key) as mcp:
+            assert [agent.name for agent in (await mcp.call(BackendList, "list_agents")).backends] == ["shell"]
+            assert "policy.allowed_backends" in await mcp.refused("run_agent", prompt="hi", backend="asking")
+            run = await mcp.call(Run, "run_agent", prompt=TEXT + DONE, backend="shell")
+        assert (run.output, (await store.run(run.id)).key_name) == ("hello", "key:1")
+
+
+async def waiting(mcp: Mcp, script: str) -> Run:
+    """Run a script that asks, and return the run that waits."""
+    run = await mcp.call(Run, "run_agent", prompt=script, backend="asking", approval_mode="ask", wait_secs=30)
+    assert run.state == "waiting"
+    return run
+
+
+async def test_person_answers_what_a_run_asks(scripted: Scripted) -> None:
+    async with serving(scripted.env, REGISTRY) as server, over_http("auto", server.port) as mcp:
+        run = await waiting(mcp, ASK + HEAR + DONE)
+        [asked] = run.interactions
+        assert asked.title == "May I?"
+        answered = await mcp.call(InteractionView, "answer", interaction_id=asked.id, choice="allow")
+        assert answered.choice == "allow"
+        ended = await mcp.call(Run, "wait_run", run_id=run.id, wait_secs=30)
+        assert (ended.state, ended.output) == ("finished", "allow")
+
+
+async def test_agent_cannot_answer_what_it_asks(scripted: Scripted, tmp_path: Path) -> None:
+    body, out = tmp_path / "body", tmp_path / "out"
+    async with serving(scripted.env, REGISTRY) as server, over_http("auto", server.port) as mcp:
+        attack = CURL.format(url=f"http://127.0.0.1:{server.port}", body=body, out=out)
+        script = f"{ASK}(while ! [ -e {body} ]; do sleep 0.1; done; {attack}) &\n{HEAR}{DONE}"
+        run = await waiting(mcp, script)
+        [asked] = run.interactions
+        beside = tmp_path / "beside"
+        beside.write_text(json.dumps(call("answer", interaction_id=asked.id, choice="allow")))
+        beside.rename(body)
+        await until(out.exists, 20)
+        assert "an agent has sent this answer" in out.read_text()
+        assert (await mcp.call(Run, "cancel_run", run_id=run.id)).state == "cancelled"
+
+
+async def test_agents_are_not_nested_without_end_over_http(scripted: Scripted, tmp_path: Path) -> None:
+    body, out = tmp_path / "body", tmp_path / "out"
+    async with serving(scripted.env, REGISTRY) as server:
+        curl = CURL.format(url=f"http://127.0.0.1:{server.port}", body=body, out=f"{out}-$CLINVK_DEPTH")
+        script = f"{curl}{DONE}"
+        body.write_text(json.dumps(call("run_agent", prompt=script, backend="shell", wait_secs=0)))
+        async with over_http("auto", server.port) as mcp:
+            await mcp.call(Run, "run_agent", prompt=script, backend="shell")
+        await until((tmp_path / "out-3").exists, 30)
+        assert "3 deep (CLINVK_DEPTH); unified_flags.max_depth allows 2" in (tmp_path / "out-3").read_text()
+        await until(lambda: not server.runs.busy)
+        assert sorted(path.name for path in tmp_path.glob("out*")) == ["out-1", "out-2", "out-3"]
+
+
+async def test_changes_of_a_worktree_are_shown_and_applied(scripted: Scripted, repository: Repository) -> None:
+    task = {"prompt": "echo two > a.txt\n" + DONE, "isolation": "worktree", "workdir": str(repository.path)}
+    async with serving(scripted.env, REGISTRY) as server, over_http("auto", server.port) as mcp:
+        [part] = (await mcp.call(Run, "compare", backends=["shell"], **task)).runs
+        shown = await mcp.call(WorktreeDiff, "diff", worktree=part.worktree)
+        assert "+two" in (shown.diff or "")
+        await mcp.call(WorktreeApplied, "apply", worktree=part.worktree)
+        assert (repository.path / "a.txt").read_text() == "two\n"
+
+
+async def test_without_the_package_the_path_says_what_to_install(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_nothing(_: str) -> None:
+        return None
+
+    async with serving(scripted.env, REGISTRY) as server:
+        monkeypatch.setattr(endpoint, "find_spec", find_nothing)
+        response = await post(server)
+        assert response.status_code == 404
+        assert "pip install 'clinvk[mcp]'" in response.json()["detail"]
