@@ -109,6 +109,47 @@ async def test_processes_that_open_an_empty_database_at_once_create_the_tables_o
     assert max(await asyncio.gather(*(opened() for _ in range(8)))) == 8
 
 
+WRITE = """if True:
+    import asyncio, sys
+    from clinvk.store.postgres.postgres import PostgresStore
+    from clinvk.types.errors import SessionBusy
+    from records import session, turn
+
+    async def write(store, shared):
+        for _ in range(8):
+            await turn(store, session(tags=("t",)), key_name="ana")
+            try:
+                await turn(store, session(id=shared), key_name="ana")
+            except SessionBusy:
+                pass
+
+    async def main():
+        async with PostgresStore(sys.argv[1]) as store, asyncio.TaskGroup() as group:
+            for number in range(4):
+                group.create_task(write(store, f"{number:032x}"))
+
+    asyncio.run(main())
+"""
+"""Stores turns of new sessions, and of sessions that all processes want."""
+
+
+async def test_processes_that_write_at_once_store_each_turn_once(postgres: PostgresServer) -> None:
+    url = postgres.empty()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    processes = [
+        await asyncio.create_subprocess_exec(*(sys.executable, "-c", WRITE, url), env=environment, stderr=PIPE)
+        for _ in range(6)
+    ]
+    failures = [(await process.communicate())[1].decode() for process in processes]
+    assert failures == [""] * 6
+    async with PostgresStore(url) as store:
+        assert await store.count() == 6 * 4 * 8 + 4
+        runs = await store.runs(RunQuery(state="finished"))
+        assert (await store.runs(RunQuery())).total == runs.total
+        (used,) = await store.usage("2027-01-01")
+        assert (used.runs, used.usage) == (runs.total, Usage(3 * runs.total, 2 * runs.total))
+
+
 async def test_database_of_a_newer_clinvk_is_refused(postgres: PostgresServer) -> None:
     url = postgres.empty()
     async with PostgresStore(url) as store:

@@ -135,12 +135,12 @@ class Database:
     async def _migrate(self, connection: Connection, has_schema: bool) -> None:
         """Apply the missing migrations. Safe if several processes migrate at once."""
         files = await asyncio.to_thread(lambda: [file.read_text() for file in sorted(MIGRATIONS.glob("*.sql"))])
-        if has_schema and await self._version(connection) == len(files):
+        if has_schema and (await fetch(connection, _VERSION))[0][0] == len(files):
             return
         async with connection.transaction():
             await execute(connection, _LOCK_MIGRATIONS)
             await execute(connection, "CREATE TABLE IF NOT EXISTS clinvk_schema (version integer NOT NULL)")
-            version = await self._version(connection)
+            ((version,),) = await fetch(connection, _VERSION)
             if version > len(files):
                 raise StoreUnavailable(
                     f"{self.address}: is of a newer clinvk (schema {version}); this one knows {len(files)}"
@@ -148,10 +148,6 @@ class Database:
             for number, file in enumerate(files[version:], start=version + 1):
                 await execute(connection, file)
                 await execute(connection, "INSERT INTO clinvk_schema VALUES (%s)", number)
-
-    async def _version(self, connection: Connection) -> int:
-        ((version,),) = await fetch(connection, _VERSION)
-        return version
 
 
 @asynccontextmanager

@@ -17,18 +17,17 @@ from clinvk.types.text import readable
 
 _T = TypeVar("_T", Session, RunRecord, Interaction)
 
-_Conditions = list[tuple[str, tuple[object, ...]]]
-"""SQL conditions, each with the values of the parameters."""
+_Conditions = list[tuple[str, object]]
+"""SQL conditions, each with the value of its parameter."""
 
 _RUN_FILTERS = ("session_id", "parent_id", "backend", "state")
 _INTERACTION_FILTERS = ("status", "run_id", "session_id")
 _TAGGED = "key IN (SELECT session FROM session_words WHERE tags @> ARRAY[%s::text])"
 _WITH_TEXT = "key IN (SELECT session FROM session_words WHERE words LIKE %s)"
-_IN_DIRECTORY = "left(working_dir, 500) = left(%s, 500) AND working_dir = %s"
 _CURRENT = SESSIONS.select(
-    f"WHERE {_IN_DIRECTORY} AND backend = %s AND resumable AND"  # noqa: S608 - our own names
-    " (EXISTS (SELECT 1 FROM runs WHERE session_id = sessions.id AND from_terminal)"
-    " OR NOT EXISTS (SELECT 1 FROM runs WHERE session_id = sessions.id)) ORDER BY last_used DESC, key DESC LIMIT 1"
+    "WHERE working_dir = %s AND backend = %s AND resumable AND"
+    " coalesce((SELECT bool_or(from_terminal) FROM runs WHERE session_id = sessions.id), true)"
+    " ORDER BY last_used DESC, key DESC LIMIT 1"
 )
 _COSTS = (
     "SELECT session_id, sum(cost_usd) FROM runs WHERE session_id = ANY(%s) AND cost_usd IS NOT NULL GROUP BY session_id"
@@ -56,16 +55,13 @@ async def find(db: Connection, table: Table[_T], reference: str, kind: protocol.
 
 async def sessions(db: Connection, query: SessionQuery) -> Page[Session]:
     """List sessions."""
-    conditions = _equal(query, ("backend", "status"))
-    if query.working_dir is not None:
-        directory = readable(query.working_dir)
-        conditions.append((_IN_DIRECTORY, (directory, directory)))
+    conditions = _equal(query, ("backend", "status", "working_dir"))
     if query.resumable:
-        conditions.append(("resumable", ()))
+        conditions.append(("resumable = %s", True))
     if query.tag is not None:
-        conditions.append((_TAGGED, (readable(query.tag),)))
+        conditions.append((_TAGGED, readable(query.tag)))
     if query.text:
-        conditions.append((_WITH_TEXT, (f"%{_escaped(rows.case_folded(query.text))}%",)))
+        conditions.append((_WITH_TEXT, f"%{_escaped(rows.case_folded(query.text))}%"))
     return await _page(db, SESSIONS, conditions, query.limit, query.offset)
 
 
@@ -81,8 +77,7 @@ async def interactions(db: Connection, query: InteractionQuery) -> list[Interact
 
 async def current(db: Connection, backend: str, working_dir: str) -> Session | None:
     """Return the newest resumable session in a directory with a prompt of the command line, or without runs."""
-    directory = readable(working_dir)
-    found = await fetch(db, _CURRENT, directory, directory, backend)
+    found = await fetch(db, _CURRENT, readable(working_dir), backend)
     return SESSIONS.read(found[0]) if found else None
 
 
@@ -128,12 +123,12 @@ async def _items(db: Connection, table: Table[_T], conditions: _Conditions, limi
 
 
 def _where(conditions: _Conditions) -> tuple[str, list[object]]:
-    values = [value for _, parameters in conditions for value in parameters]
-    return f"WHERE {' AND '.join(condition for condition, _ in conditions)}" if conditions else "", values
+    where = f"WHERE {' AND '.join(condition for condition, _ in conditions)}" if conditions else ""
+    return where, [value for _, value in conditions]
 
 
 def _equal(query: SessionQuery | RunQuery | InteractionQuery, names: Sequence[str]) -> _Conditions:
-    return [(f"{name} = %s", (readable(value),)) for name in names if (value := getattr(query, name)) is not None]
+    return [(f"{name} = %s", readable(value)) for name in names if (value := getattr(query, name)) is not None]
 
 
 def _escaped(text: str) -> str:

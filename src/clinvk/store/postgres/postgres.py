@@ -15,6 +15,7 @@ from functools import partial
 from typing import Self, TypeVar
 
 import psycopg
+from msgspec.structs import replace
 
 from clinvk.store.postgres import lists, turns
 from clinvk.store.postgres.database import TIMEOUT_S, Connection, Database, execute, fetch
@@ -26,7 +27,7 @@ from clinvk.types.errors import ClinvkError, StoreUnavailable
 from clinvk.types.events import Logged
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
-from clinvk.types.session import Session
+from clinvk.types.session import Session, with_tags
 
 logger = logging.getLogger(__name__)
 logging.getLogger("psycopg").setLevel(logging.ERROR)  # psycopg warns of each connection that is lost
@@ -165,13 +166,18 @@ class PostgresStore:
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
         """Set title and tags; None leaves a value unchanged."""
-        await self._store_pending()
-        return await self._write(lambda db: turns.describe(db, session_id, title, tags))
+        changes = {name: value for name, value in (("title", title), ("tags", tags)) if value is not None}
+        return await self._describe(session_id, lambda stored: replace(stored, **changes))
 
     async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
         """Change some tags."""
+        return await self._describe(
+            session_id, lambda stored: replace(stored, tags=with_tags(stored.tags, add, remove))
+        )
+
+    async def _describe(self, session_id: str, change: Callable[[Session], Session]) -> Session:
         await self._store_pending()
-        return await self._write(lambda db: turns.tag(db, session_id, add, remove))
+        return await self._write(lambda db: turns.describe(db, session_id, change))
 
     async def delete(self, session_id: str) -> None:
         """Delete a session, its runs, and the events of the runs."""
@@ -184,7 +190,8 @@ class PostgresStore:
         number = 0
         while deleted := await self._write(lambda db: turns.clean(db, before)):
             number += deleted
-        await self._write(lambda db: turns.clean_runs(db, before))
+        while await self._write(lambda db: turns.clean_runs(db, before)):
+            pass
         return number
 
     async def count(self) -> int:
@@ -353,7 +360,6 @@ class PostgresStore:
             del self._later[key]
 
     async def _maintain(self) -> None:
-        last_error = ""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL_S):
@@ -364,10 +370,7 @@ class PostgresStore:
                 if number := await self.recover():
                     logger.info("%d runs were interrupted: their clinvk died", number)
                 await self._store_pending()
-                last_error = ""
-            except StoreUnavailable as exc:
-                if exc.message != last_error:
-                    logger.warning("sessions cannot be kept: %s", exc.message)
-                last_error = exc.message
+            except StoreUnavailable:
+                pass  # the operations of the store report the error
             except Exception:
                 logger.exception("the store of sessions is not maintained")

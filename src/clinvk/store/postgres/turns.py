@@ -5,7 +5,7 @@ of failing. Runs wait for their turns as in SQLite: in the order of their rows.
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -16,7 +16,7 @@ from clinvk.types.choices import RunState
 from clinvk.types.errors import SessionBusy
 from clinvk.types.events import Logged, RunFailed
 from clinvk.types.record import RunRecord, without_text
-from clinvk.types.session import Session, with_tags
+from clinvk.types.session import Session
 from clinvk.types.text import readable
 
 SESSIONS, RUNS = rows.SESSIONS.with_mark("%s"), rows.RUNS.with_mark("%s")
@@ -90,7 +90,10 @@ _OLD = (
 )
 _COUNT_OLD = f"SELECT count(*) {_OLD}"
 _SOME_OLD = f"SELECT id {_OLD} LIMIT 100 FOR UPDATE SKIP LOCKED"
-_DELETE_OLD_RUNS = "DELETE FROM runs WHERE session_id IS NULL AND created_at < %s AND NOT under_way"
+_DELETE_OLD_RUNS = (
+    "DELETE FROM runs WHERE key IN"
+    " (SELECT key FROM runs WHERE session_id IS NULL AND created_at < %s AND NOT under_way LIMIT 1000)"
+)
 
 
 async def insert(db: Connection, session: Session) -> bool:
@@ -195,25 +198,14 @@ async def clean(db: Connection, before: float) -> int:
     return len(found)
 
 
-async def clean_runs(db: Connection, before: float) -> None:
-    """Delete the ended runs without a session that began before a time."""
-    await execute(db, _DELETE_OLD_RUNS, before)
+async def clean_runs(db: Connection, before: float) -> int:
+    """Delete some ended runs without a session that began before a time. Return the number of deleted runs."""
+    return await execute(db, _DELETE_OLD_RUNS, before)
 
 
-async def describe(db: Connection, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
-    """Change title and tags; None leaves a value unchanged."""
-    stored = await _locked(db, session_id)
-    title, tags = stored.title if title is None else title, stored.tags if tags is None else tags
-    return await _update_description(db, replace(stored, title=title, tags=tags))
-
-
-async def tag(db: Connection, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
-    """Change some tags."""
-    stored = await _locked(db, session_id)
-    return await _update_description(db, replace(stored, tags=with_tags(stored.tags, add, remove)))
-
-
-async def _update_description(db: Connection, session: Session) -> Session:
+async def describe(db: Connection, session_id: str, change: Callable[[Session], Session]) -> Session:
+    """Change title and tags of a session."""
+    session = change(await _locked(db, session_id))
     await execute(db, _DESCRIBE, *SESSIONS.values(session, DESCRIPTION), session.id)
     await execute(db, _UPDATE_WORDS, *_searched(session), session.id)
     return session

@@ -53,7 +53,7 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_in_order ON sessions (last_used DESC, key DESC) INCLUDE (resumable);
 CREATE INDEX sessions_of_backend ON sessions (backend, status, last_used DESC, key DESC);
 CREATE INDEX sessions_by_status ON sessions (status, last_used DESC, key DESC);
-CREATE INDEX sessions_of_directory ON sessions (left(working_dir, 500), last_used DESC, key DESC);
+CREATE INDEX sessions_of_directory ON sessions USING hash (working_dir);  -- paths may be longer than other indexes allow
 
 -- What lists search in: apart from the sessions, whose rows each run writes several times.
 CREATE TABLE session_words (
