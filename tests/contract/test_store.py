@@ -122,6 +122,24 @@ async def test_end_stores_the_result_with_session_and_events(store: SessionStore
     assert await store.events(record.id) == ANSWER
 
 
+async def test_reassigned_run_and_session_are_listed_for_the_other_agent(store: SessionStore) -> None:
+    given = session(tags=("a", "b"), backend="claude")
+    record = run(given, backend="claude")
+    known = await store.begin(record, given)
+    assert known
+    queued = replace(record, backend="codex", request={"waits_until": AT + 9}, model="large")
+    await store.reassign(queued, replace(known, backend="codex", model="large"))
+    assert await store.run(record.id) == queued
+    assert await store.session(given.id) == replace(known, backend="codex", model="large")
+    for query in ({}, {"tag": "a"}):
+        assert await ids_of(store, backend="codex", status="active", **query) == [given.id]
+        assert (await store.sessions(replace(SessionQuery(), backend="claude", **query))).total == 0
+    assert await run_ids(store, backend="codex", state="queued") == [record.id]
+    assert (await store.runs(RunQuery(backend="claude"))).total == 0
+    with pytest.raises(RunNotFound):
+        await store.reassign(run(given), given)
+
+
 async def test_run_without_a_session_is_stored(store: SessionStore) -> None:
     record = await turn(store)
     assert await store.run(record.id) == record

@@ -25,6 +25,7 @@ needs nothing but the standard library, and is told what to answer by directives
     [[delay=0.05]]                       seconds before each chunk
     [[hang=5]]                           seconds before the answer begins
     [[usage=100,20,30,10]]               input (20 of them cached) and output tokens (10 of them thinking)
+    [[only=/v1/messages]]                … only for requests whose path has this text: those of one agent
     [[headers="a: 1, b: 2"]]             send these headers with the answer
     [[stop=max_tokens]]                  the stop reason, in Anthropic's words
 

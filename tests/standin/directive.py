@@ -11,7 +11,7 @@ from standin.wire import Call
 
 WORDS = {"words", "bytes", "think", "calls", "drop", "midstream", "error", "times"}
 NUMBERS = {"delay", "hang"}
-TEXTS = {"say", "tool", "cmd", "path", "content", "before", "retry_after", "stop", "usage", "headers"}
+TEXTS = {"say", "tool", "cmd", "path", "content", "before", "retry_after", "stop", "usage", "headers", "only"}
 TOOLS = ("shell", "write")
 FAILURES = {"error", "drop", "midstream"}
 FLAGS = {"echo", "info", "together", "midstream"}

@@ -116,12 +116,17 @@ class Standin:
         if not self._fails(exchange.entry, directives):
             return await exchange.say(message, directives.without_failures())
         if status := directives.count("error"):
-            retry = {"retry-after": directives.text("retry_after")} if "retry_after" in directives else {}
-            return await exchange.refuse(status, f"{MESSAGES.get(status, 'error')} (stand-in)", retry)
+            named = (header.partition(":") for header in directives.text("headers").split(",") if header)
+            headers = {name.strip(): value.strip() for name, _, value in named}
+            if "retry_after" in directives:
+                headers["retry-after"] = directives.text("retry_after")
+            return await exchange.refuse(status, f"{MESSAGES.get(status, 'error')} (stand-in)", headers)
         return await exchange.say(message, directives)
 
     def _fails(self, entry: Entry, directives: Directives) -> bool:
-        """Return whether the prompt's requested failure is due: always, or for its first requests."""
+        """Return whether the prompt's requested failure is due: always, for its first requests, or for some paths."""
+        if directives.text("only") not in entry.path:
+            return False
         times = directives.count("times")
         return not times or self._log.attempt(entry.who, entry.user) <= times
 

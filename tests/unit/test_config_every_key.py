@@ -19,6 +19,7 @@ PATHS = ("default_workdir", "allowed_workdir_prefixes", "blocked_workdir_prefixe
 
 OF_BACKENDS: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
     ("default_backend",): (("codex", "codex"), ("gemini", "gemini")),
+    ("backends", "claude", "fallback"): (("codex/gpt-5,gemini", ("codex/gpt-5", "gemini")), ('["codex"]', ("codex",))),
     ("policy", "allowed_backends"): (("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))),
     ("warm", "kept_backends"): (("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))),
     ("warm", "prestart"): (("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))),

@@ -84,6 +84,12 @@ def test_codex_reports_both_windows() -> None:
     ]
 
 
+def test_codex_limit_beyond_which_credits_are_used_is_a_warning() -> None:
+    primary = {"usedPercent": 100, "windowDurationMins": 300, "resetsAt": 1795984182}
+    (limit,) = of_codex(primary=primary, credits={"hasCredits": True, "unlimited": False, "balance": "9.99"})
+    assert limit.status == "warning"
+
+
 def test_codex_limit_of_a_model_names_the_limit() -> None:
     (limit,) = of_codex(
         limitId="gpt_x", primary={"usedPercent": 1, "windowDurationMins": 45, "resetsAt": 1795984182}, secondary=None

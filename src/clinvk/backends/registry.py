@@ -105,10 +105,12 @@ def resolve_model(model: str, default: str, registry: Backends) -> tuple[str, st
 
     `claude` names a backend, `claude/opus` a model of a backend, and `opus` or `gpt-5.5` a model that a backend claims.
     Any other name selects the `default` backend and its default model, because clients send names of foreign models.
+    What follows a `>` is the fallback.
 
     Raises:
         ModelNotFound: the name before the slash is not a backend.
     """
+    model = model.partition(">")[0].strip()
     owner, slash, name = model.partition("/")
     if owner in registry:
         return owner, name or None

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from clinvk.types.choices import ApprovalMode, OutputFormat, SandboxMode
 from clinvk.types.errors import ConfigError, InvalidRequest
-from clinvk.types.request import Dollars, RunRequest
+from clinvk.types.request import Dollars, RunRequest, agent_options, fallback_of
 from clinvk.types.text import unknown_name
 
 LogFormat = Literal["console", "json"]
@@ -83,6 +83,7 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
     output: Literal["text"] = "text"
     executable: str = ""
     model: str = ""
+    fallback: tuple[str, ...] = ()
     system_prompt: str = ""
     approval_mode: ApprovalMode | None = None
     sandbox_mode: SandboxMode | None = None
@@ -330,6 +331,7 @@ def complete(request: RunRequest, settings: Settings) -> RunRequest:
     return msgspec.structs.replace(
         request,
         model=request.model or own.model or None,
+        fallback=tuple(complete(candidate, settings) for candidate in candidates(request, settings)),
         system_prompt=request.system_prompt or own.system_prompt or None,
         approval_mode=request.approval_mode or own.approval_mode or unified.approval_mode,
         sandbox_mode=request.sandbox_mode or own.sandbox_mode or unified.sandbox_mode,
@@ -341,6 +343,21 @@ def complete(request: RunRequest, settings: Settings) -> RunRequest:
         extra=own.extra_flags + request.extra,
         verbose=request.verbose or unified.verbose,
     )
+
+
+def candidates(request: RunRequest, settings: Settings) -> tuple[RunRequest, ...]:
+    """Return the `fallback` of a request, or else that of the settings, with the options of the request.
+
+    Raises:
+        InvalidRequest: the request has flags, which only its own agent understands.
+    """
+    if request.extra and request.fallback:
+        raise InvalidRequest("extra has flags of one agent, so it excludes fallback", "fallback")
+    fallback = request.fallback
+    if fallback is None:
+        fallback = () if request.extra else fallback_of(settings.backend(request.backend).fallback)
+    options = agent_options(request)
+    return tuple(msgspec.structs.replace(candidate, fallback=(), **options) for candidate in fallback)
 
 
 def refuse_nesting(field: str, value: object) -> None:

@@ -247,8 +247,10 @@ def _check(entry: SourcedValue, value: object, backends: Collection[str]) -> Non
         raise ConfigError(f"{entry.place}: {entry.where}: {wrong}")
     items = msgspec.convert(value, tuple[str, ...]) if isinstance(value, tuple) else (str(value),)
     for item in items:
-        if entry.keys in _OF_BACKENDS and item not in backends:
-            raise unknown_key(entry, f"{'.'.join(entry.keys)} = {item!r}", item, backends)
+        is_fallback = entry.keys[0] == "backends" and name == "fallback"
+        backend = item.partition("/")[0] if is_fallback else item
+        if (is_fallback or entry.keys in _OF_BACKENDS) and backend not in backends:
+            raise unknown_key(entry, f"{'.'.join(entry.keys)} = {item!r}", backend, backends)
         if entry.keys == ("agents", "env_allow") and not _VARIABLES.fullmatch(item):
             raise ConfigError(
                 f"{entry.place}: {'.'.join(entry.keys)} = {item!r}: must be names of variables, each an item of its "

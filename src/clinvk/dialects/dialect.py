@@ -10,7 +10,7 @@ from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event
 from clinvk.types.record import RunRecord
-from clinvk.types.request import RunRequest
+from clinvk.types.request import FailedAgent, RunRequest
 from clinvk.types.result import RunResult
 
 
@@ -259,6 +259,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     duration_s: float = 0.0
     queue_position: int | None = None
+    fallback: tuple[FailedAgent, ...] = ()
 
 
 class Encoder(Protocol):

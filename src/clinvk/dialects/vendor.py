@@ -95,7 +95,8 @@ ModelName = Annotated[
         min_length=1,
         max_length=MAX_NAME_CHARS,
         pattern=NOT_BLANK,
-        description="A backend (`claude`), a model of it (`claude/opus`), or the model's own name.",
+        description="A backend (`claude`), a model of it (`claude/opus`), the model's own name, or several with `>` "
+        "between (`claude>codex`): the next takes the prompt if one cannot.",
     ),
 ]
 ToolMode = Literal["auto", "none", "required"]
@@ -224,7 +225,8 @@ def ignored(call: Call) -> tuple[str, ...]:
     """Return the fields of a body without effect, once the model has chosen the backend; may include `model`."""
     request = call.request
     tools = ("tools",) if call.tool_turn and not request.client_tools else ()
-    has_effect = call.model in ("", request.model) or call.model.partition("/")[0] == request.backend
+    model = call.model.partition(">")[0].strip()
+    has_effect = model in ("", request.model) or model.partition("/")[0] == request.backend
     return (*(() if has_effect else ("model",)), *tools, *call.ignored)
 
 
@@ -264,10 +266,12 @@ def visible_thinking(event: Event, call: Call) -> str:
 
 
 def waiting_comment(event: Event) -> bytes:
-    """Return the comment in a stream whose agent waits for a person; empty for other events."""
+    """Return the comment for an event that a stream of a model API cannot show; empty for other events."""
     match event:
         case InteractionRequested(interaction=interaction):
             return f": waiting for the answer to interaction {interaction.id}\n\n".encode()
+        case Progress(stage="fallback", message=message):
+            return f": {' '.join(message.split())}\n\n".encode()
         case _:
             return b""
 

@@ -291,7 +291,7 @@ class Orchestration:
         started_at = run.started_at or run.created_at
         return PartResult(
             index=index,
-            part=part,
+            part=replace(part, request=replace(part.request, backend=run.request.backend)),
             result=replace(result, said=()),
             run_id=run.id,
             session_id=run.session_id,

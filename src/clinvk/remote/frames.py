@@ -17,7 +17,7 @@ import msgspec
 from clinvk.types.events import Logged
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.orchestration import Plan
-from clinvk.types.request import RunRequest
+from clinvk.types.request import FailedAgent, RunRequest
 
 _LENGTH_BYTES = 4
 
@@ -127,6 +127,7 @@ class RunUpdate(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
     """The state of the run, and its new events. The first update, without events, says that the run was accepted.
 
     Attributes:
+        backend: the agent that has the prompt, after those in `fell_back`.
         raw: the last line of the agent, once the run has ended.
         warnings: name what could not be stored.
         is_last: the agent of the run has exited.
@@ -138,6 +139,8 @@ class RunUpdate(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
     started_at: float | None
     ended_at: float | None
     raw: bytes
+    backend: str
+    fell_back: tuple[FailedAgent, ...] = ()
     events: Sequence[Logged] = ()
     warnings: list[str] = []
     is_last: bool = False

@@ -86,7 +86,7 @@ async def run_through_server(
         ClinvkError: the run is refused, or the server is gone.
         Steered: as `LocalRuns.run`.
     """
-    async with server_of(settings, environ, request.backend) as connection:
+    async with server_of(settings, environ, *request.backends) as connection:
         if not request.workdir:
             raise ServerDeclined(_NO_DIRECTORY)
         warm = request.warm and settings.warm.enabled
@@ -108,7 +108,8 @@ async def start_on_server(
         requests, command = [work], frames.RunCommand(work, variables, detach=True)
     else:
         requests, command = all_requests(work[0]), frames.RunPlan(*work, variables)
-    async with server_of(settings, environ, *{request.backend for request in requests}) as connection:
+    names = {backend for request in requests for backend in request.backends}
+    async with server_of(settings, environ, *names) as connection:
         if not all(request.workdir for request in requests):
             raise ServerDeclined(_NO_DIRECTORY)
         return await _status(connection, command)
@@ -294,6 +295,7 @@ class RemoteRun:
     def _update(self, update: frames.RunUpdate) -> None:
         self.id, self.session_id, self.created_at = update.run_id, update.session_id, update.created_at
         self.started_at, self.ended_at, self.raw = update.started_at, update.ended_at, update.raw
+        self.request = replace(self.request, backend=update.backend, fell_back=update.fell_back)
         self._has_exited = update.is_last
         self._add(update.events)
         for warning in update.warnings:

@@ -243,5 +243,7 @@ def _run_update(run: RunTask, events: Sequence[Logged] = ()) -> frames.RunUpdate
         started_at=run.started_at,
         ended_at=run.ended_at,
         raw=run.raw if run.ended_at else b"",
+        backend=run.request.backend,
+        fell_back=run.request.fell_back,
         events=events,
     )

@@ -184,8 +184,8 @@ class RunInteractions:
         self, interactions: Interactions, run_id: str, session_id: str | None, request: RunRequest, on_resolved: Wake
     ) -> None:
         self._interactions = interactions
-        self._run = {"run_id": run_id, "session_id": session_id}
-        self._run |= {"backend": request.backend, "key_name": request.key_name}
+        self.run = {"run_id": run_id, "session_id": session_id}
+        self.run |= {"backend": request.backend, "key_name": request.key_name}
         self._pending: dict[str, Interaction] = {}
         self._answers: list[ReadyAnswer] = []
         self._on_resolved = on_resolved
@@ -212,7 +212,7 @@ class RunInteractions:
             self._answers = [ready for ready in self._answers if ready.request_id != request_id]
             withdrawn = self._pending.pop(request_id, None)
             return [InteractionResolved(await self._interactions.withdraw(withdrawn))] if withdrawn else []
-        stored = await self._interactions.add(replace(event.interaction, **self._run), self._resolve)
+        stored = await self._interactions.add(replace(event.interaction, **self.run), self._resolve)
         if isinstance(stored, InteractionAnswer):
             self._answers.append(ReadyAnswer(request_id, stored, None))
             return [Progress("denied", stored.reason)]

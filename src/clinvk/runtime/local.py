@@ -25,13 +25,14 @@ from clinvk.runtime.process.resource_limits import Capacity, ResourceLimits, cap
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups, finish_shielded, in_background
 from clinvk.runtime.run.answer_filter import SchemaChecker
+from clinvk.runtime.run.candidates import Candidates
 from clinvk.runtime.run.event_log import Autosave
 from clinvk.runtime.run.execution import OwnedRun, drive
 from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.session_turns import ReleaseElsewhere, SessionTurns
-from clinvk.runtime.slots import Occupancy, SlotRequest, Slots, held_bytes, queue_limits
+from clinvk.runtime.slots import Occupancy, Slot, SlotRequest, Slots, held_bytes, queue_limits
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
@@ -286,7 +287,10 @@ class LocalRuns:
         request, session, resume = await self._turns.resolve(request, waits)
         if session and not waits:
             await self._turns.wait_for_exit(session)
-        spec = await self._spec(request, resume, user_environment)
+        spec_of = partial(self._spec, os.urandom(16).hex(), resume, user_environment)
+        candidates = Candidates(request, self._store.limits, spec_of)
+        spec = await candidates.choose()
+        request = spec.request
         if session is None and not request.ephemeral:
             workdir = request.workdir or ""
             if user_environment or not (
@@ -298,11 +302,9 @@ class LocalRuns:
         recorded = replace(request, extra=self._environment.own_extra(request))
         recorder = RunRecorder(self._store, self._autosave, spec.run_id, recorded, session, resume, self._settings)
         self._refuse_when_closing()
-        # `reserved` counts the memory of a part.
-        slot_request = SlotRequest(request.backend, request.client, 0 if request.part else held_bytes(request))
-        acquire_slot = partial(self._slots.acquire, slot_request, may_wait=may_wait)
+        acquire_slot = partial(self.acquire, may_wait=may_wait)
         take_turn = self._turns.take if waits else None
-        run = RunTask(spec, self.spawner, recorder, self.interactions, acquire_slot, take_turn)
+        run = RunTask(spec, self.spawner, recorder, self.interactions, acquire_slot, candidates, take_turn)
         try:
             await (recorder.enqueue(session, request.on_busy == "steer") if session and waits else recorder.begin())
         except BaseException:
@@ -322,6 +324,13 @@ class LocalRuns:
         run.task = self._tasks.create_task(drive(run))
         run.task.add_done_callback(partial(self._on_end, run, callbacks))
         return run
+
+    def acquire(
+        self, request: RunRequest, on_grant: Callable[[], None], may_wait: bool, is_blocked: bool = False
+    ) -> Slot:
+        """Take a slot or a place in the queue, as `Slots.acquire`, for the agent of a request."""
+        size = 0 if request.part else held_bytes(request)  # `reserved` counts the memory of a part
+        return self._slots.acquire(SlotRequest(request.backend, request.client, size), on_grant, may_wait, is_blocked)
 
     def _on_interaction(self, interaction: Interaction) -> None:
         self._show_interaction(interaction)
@@ -356,13 +365,13 @@ class LocalRuns:
             raise ShuttingDown("the server is stopping and takes no new runs")
 
     async def _spec(
-        self, request: RunRequest, resume: Resume | None, user_environment: AgentEnvironment | None
+        self, run_id: str, resume: Resume | None, user_environment: AgentEnvironment | None, request: RunRequest
     ) -> RunSpec:
         environment = user_environment or self._environment.nested(request.depth)
         backend = environment.backend(request.backend)
         path = environment.path(backend)
         return RunSpec(
-            run_id=os.urandom(16).hex(),
+            run_id=run_id,
             request=request,
             backend=backend,
             host=environment.host(backend.name),

@@ -64,6 +64,7 @@ def run_facts(run: FollowedRun) -> RunFacts:
         model=request.model,
         workdir=request.workdir or "",
         created_at=run.created_at,
+        fallback=request.fell_back,
         started_at=run.started_at or run.created_at,
         duration_s=max(0.0, run.ended_at - run.started_at) if run.ended_at and run.started_at else 0.0,
     )

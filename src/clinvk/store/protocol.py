@@ -20,7 +20,7 @@ UNDER_WAY: tuple[RunState, ...] = ("queued", "running", "waiting")
 """The states of a run that has not ended."""
 
 FIXED_SESSION_FIELDS = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags", "node")
-"""The fields of a session that its runs do not change."""
+"""The fields of a session that its runs do not change; only `reassign` changes the backend."""
 
 FIXED_RUN_FIELDS = (
     "id",
@@ -34,7 +34,7 @@ FIXED_RUN_FIELDS = (
     "key_name",
     "node",
 )
-"""The fields of a run that never change after `begin`."""
+"""The fields of a run that never change after `begin`, except by `reassign`."""
 
 SEARCHED_CHARS = 1000
 """How many characters of a session's title and first prompt, together, `SessionQuery.text` searches."""
@@ -101,7 +101,8 @@ class SessionStore(Protocol):
 
     A `reference` is an id or a unique prefix of an id with at least `MIN_PREFIX` digits. The fields of a session in
     `FIXED_SESSION_FIELDS` never change with its runs; only `describe` and `tag` change title and tags, so a run cannot
-    undo such a change. The fields of a run in `FIXED_RUN_FIELDS` never change. All methods raise `StoreUnavailable` if
+    undo such a change. The fields of a run in `FIXED_RUN_FIELDS` never change,
+    except that `reassign` changes the agent. All methods raise `StoreUnavailable` if
     the store cannot be used.
 
     Attributes:
@@ -145,6 +146,14 @@ class SessionStore(Protocol):
         """Update a run and its session (the agent's handle, its model).
 
         The update may be delayed for a moment, so an unknown run is ignored.
+        """
+        ...
+
+    async def reassign(self, run: RunRecord, session: Session | None) -> None:
+        """Update a run that another agent takes over, or that waits, with its `backend` and `request`; and its session.
+
+        Raises:
+            RunNotFound: the run is not stored.
         """
         ...
 

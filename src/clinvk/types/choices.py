@@ -23,6 +23,9 @@ Isolation = Literal["none", "worktree"]
 OnBusy = Literal["reject", "queue", "steer"]
 """What a prompt does if its session has a run in progress."""
 
+OnLimit = Literal["fail", "wait"]
+"""What a run in the background does if the limit of its agent is used up: it fails, or waits for the reset."""
+
 OutputFormat = Literal["auto", "text", "json", "stream-json"]
 
 RunState = Literal["queued", "running", "waiting", "finished", "failed", "cancelled", "interrupted"]

@@ -100,7 +100,7 @@ class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """Progress worth showing besides answer and tools.
 
-    `stage` is one word: `retry`, `warning`, `denied`, `stderr`.
+    `stage` is one word: `retry`, `warning`, `denied`, `fallback`, `stderr`.
     """
 
     stage: str

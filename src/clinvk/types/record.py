@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from clinvk.types.choices import RunState
 from clinvk.types.events import StopReason, Usage
-from clinvk.types.request import PartPosition
+from clinvk.types.request import FailedAgent, PartPosition
 
 RunKind = Literal["prompt", "parallel", "chain", "compare"]
 
@@ -63,6 +63,16 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     def part(self) -> PartPosition | None:
         """Return the place of the run in an orchestration, or None."""
         return msgspec.convert(self.request.get("part"), PartPosition | None)
+
+    @property
+    def fallback(self) -> tuple[FailedAgent, ...]:
+        """Return the agents that could not take the prompt."""
+        return msgspec.convert(self.request.get("fell_back", ()), tuple[FailedAgent, ...])
+
+    @property
+    def waits_until(self) -> float | None:
+        """Return when the limit resets for which the run waits, or None."""
+        return msgspec.convert(self.request.get("waits_until"), float | None)
 
 
 def recorded_options(options: Mapping[str, object], keeps_text: bool) -> dict[str, object]:

@@ -1,11 +1,12 @@
 """The request for a run: every API and every command produces a `RunRequest`."""
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from clinvk.types.choices import ApprovalMode, OnBudget, OnBusy, SandboxMode
+from clinvk.types.choices import ApprovalMode, OnBudget, OnBusy, OnLimit, SandboxMode
 
 MAX_STOPS = 16
 """Maximum number of texts in `stop`: each piece of the answer is searched for each of them on the event loop."""
@@ -68,6 +69,14 @@ class PartPosition(msgspec.Struct, frozen=True, omit_defaults=True):
     base: str = ""
 
 
+class FailedAgent(msgspec.Struct, frozen=True):
+    """An agent that could not take a prompt, which another agent then took."""
+
+    backend: str
+    error: str
+    error_code: Annotated[str, Meta(description="The code of the error, e.g. agent_rate_limited.")]
+
+
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt for one agent.
 
@@ -76,6 +85,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         backend: name of an agent CLI in the registry; empty until `backends.resolve` sets the name.
         model: a model name of the CLI, or one of the aliases fast/quick, balanced/default, best/powerful.
+        fallback: what other agents get, in order, if an agent cannot take the prompt of a new conversation: requests
+            with the options of an agent only. None leaves the choice to the settings.
+        fell_back: the agents before this one, set by the runtime.
+        on_limit: whether a run in the background waits for the reset of a limit if no agent can take the prompt before.
         session_id: the clinvk session to continue; None starts a new session.
         new_session_id: the id of the new session; empty chooses an id. A stored session with this id begins again, with
             a new conversation of the agent.
@@ -117,6 +130,9 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     backend: str = ""
     model: str | None = None
     system_prompt: str | None = None
+    fallback: "tuple[RunRequest, ...] | None" = None
+    fell_back: tuple[FailedAgent, ...] = ()
+    on_limit: OnLimit = "fail"
     session_id: str | None = None
     new_session_id: str = ""
     on_busy: OnBusy = "reject"
@@ -150,3 +166,20 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key_name: str = ""
     client: str = ""
     depth: int = 0
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The backends that may run the request, in order of preference."""
+        return (self.backend, *(each.backend for each in self.fallback or ()))
+
+
+def agent_options(request: RunRequest) -> dict[str, Any]:
+    """Return the options of a request that the settings of an agent complete, except model and flags."""
+    names = ("system_prompt", "approval_mode", "sandbox_mode", "allowed_tools", "max_cost_usd")
+    return {name: getattr(request, name) for name in names}
+
+
+def fallback_of(names: Iterable[str]) -> tuple[RunRequest, ...]:
+    """Return the `fallback` for agents, each named as `codex` or, with a model, as `codex/gpt-5`."""
+    parts = (name.strip().partition("/") for name in names)
+    return tuple(RunRequest(prompt="", backend=backend, model=model or None) for backend, _, model in parts)

@@ -88,7 +88,7 @@ class KeyPolicy:
             return
         key = self._key(request.key_name)
         limits = key.limits
-        _check_limits(request.backend, workdir or request.workdir, request.add_dirs, limits)
+        _check_limits(request.backends, workdir or request.workdir, request.add_dirs, limits)
         usage = self._usage.get(key.name)
         if usage is None or usage.day != today():
             return
@@ -105,7 +105,7 @@ class KeyPolicy:
         """
         if key_name:
             limits, workdir = self._key(key_name).limits, session.working_dir
-            await self._lookups.run(partial(_check_limits, session.backend, workdir, (), limits))
+            await self._lookups.run(partial(_check_limits, (session.backend,), workdir, (), limits))
 
     def check_answer(self, key_name: str, run_key_name: str) -> None:
         """Refuse an answer to an agent whose run began with another key, unless the key has the right `answer`.
@@ -184,9 +184,9 @@ def _has_backend(limits: KeyLimits, backend: str) -> bool:
     return not limits.backends or backend in limits.backends
 
 
-def _check_limits(backend: str, workdir: str | None, add_dirs: Sequence[str], limits: KeyLimits) -> None:
-    """Check the backend and the directories of a request."""
-    if not _has_backend(limits, backend):
+def _check_limits(backends: Sequence[str], workdir: str | None, add_dirs: Sequence[str], limits: KeyLimits) -> None:
+    """Check the backends and the directories of a request."""
+    for backend in (name for name in backends if not _has_backend(limits, name)):
         raise BackendNotAllowed(
             f"backend {backend!r} is not one that this API key may run; it may run {', '.join(limits.backends)}",
             "backend",

@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 from msgspec.structs import replace
 
 from clinvk.backends.base import Backend
-from clinvk.config.model import Settings, complete
+from clinvk.backends.registry import backend_named
+from clinvk.config.model import Settings, candidates, complete
 from clinvk.dialects.dialect import BackendNotAllowed, BeyondPolicy
 from clinvk.policy.rules import APPROVAL, SANDBOX, NotListed, check_listed, modes_up_to, permission_rank
 from clinvk.types.request import RunRequest
@@ -30,12 +31,14 @@ class RequestPolicy:
         self._has_lists = bool(settings.server.allowed_workdir_prefixes or settings.server.blocked_workdir_prefixes)
 
     def completed(self, request: RunRequest) -> RunRequest:
-        """Return a request for an existing backend, completed from the settings.
+        """Return a request for an existing backend, and its fallback, completed from the settings.
 
         Raises:
+            BackendUnavailable: a backend of the fallback is unknown.
             BackendNotAllowed, BeyondPolicy: the request exceeds the policy.
             InvalidRequest: a value of the request is nested too deeply.
         """
+        backend_named(request.backend, self._registry)
         if not self.has_backend(request.backend):
             raise BackendNotAllowed(
                 f"backend {request.backend!r} is not one that requests may run; allowed are "
@@ -51,6 +54,9 @@ class RequestPolicy:
         if request.extra:
             request = replace(request, extra=self._flags(request))
         completed = complete(request, self._settings)
+        if completed.fallback:
+            fallback = map(self.completed, candidates(request, self._settings))
+            completed = replace(completed, fallback=tuple(fallback))
         return completed if self._allows_all_modes else self._limited_modes(request, completed)
 
     def has_backend(self, backend: str) -> bool:

@@ -207,6 +207,7 @@ class _PromptRequest(Exchange):
                         continue
                 self._raise_if_never_started(call, run, batch[0].event)
                 is_held = False
+                self._add_fallback(run)
                 await self._open()
             encoder = self._get_encoder(call, run)
             for data in chunked(encoder.feed(event, at) or vendor.waiting_comment(event) for _, at, event in batch):
@@ -216,11 +217,19 @@ class _PromptRequest(Exchange):
 
     async def _respond(self, call: Call, run: RunTask) -> None:
         result = await (self._answer_of_run or run).result()
+        self._add_fallback(run)
         self._raise_if_never_started(call, run, result.ending)
         if self._dialect.is_model_api and result.error:
             raise self._failure(result.error, has_acted=bool(result.tool_calls))
         body = self._dialect.result(call, result, self._facts(run))
         await self._response.send(200, self._dialect.result_type, body, self._headers)
+
+    def _add_fallback(self, run: RunTask) -> None:
+        """Add the headers that name the agents that could not take the prompt, and the agent that did."""
+        if failed := run.request.fell_back if self._dialect.is_model_api else ():
+            names = ", ".join(f"{each.backend}={each.error_code}" for each in failed)
+            self._headers.append((b"x-clinvk-fallback", names.encode()))
+            self._headers.append((b"x-clinvk-backend", run.request.backend.encode()))
 
     async def _respond_dry_run(self, call: Call) -> None:
         """Respond to a dry run as if the agent had answered with its command line."""

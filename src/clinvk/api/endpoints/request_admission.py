@@ -18,7 +18,7 @@ from clinvk.dialects.dialect import Call
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import RunRequest
+from clinvk.types.request import RunRequest, fallback_of
 from clinvk.types.session import Session
 
 
@@ -104,14 +104,22 @@ class RequestAdmission:
             request = replace(request, session_id=session.id, backend=request.backend or session.backend)
         if is_model_api:  # an unknown model gets the backend of the session, or the default backend
             default = request.backend or self._settings.default_backend
+            _, *others = (request.model or "").split(">")
             name, model = backends.resolve_model(request.model or "", default, self._registry)
-            request = replace(request, backend=name, model=model)
+            request = replace(request, backend=name, model=model, fallback=fallback_of(others) if others else None)
         backend = backends.backend_named(request.backend, self._registry)
+        fallback = self._settings.backend(request.backend).fallback
+        if fallback and request.fallback is None and not request.extra:  # agents that others may run are left out
+            allowed = (each for each in fallback_of(fallback) if self._may_run(key_name, each.backend))
+            request = replace(request, fallback=tuple(allowed))
         request = self._with_tools(call, request, backend)
         request = self.policy.completed(request)
         if finds_session:
-            keeps_system_prompt = backend.keeps_system_prompt
+            keeps_system_prompt, system_prompt = backend.keeps_system_prompt, request.system_prompt
             request, session = await self._find_session(call, request, session, keeps_system_prompt, new_session)
+            if request.fallback and request.system_prompt != system_prompt:  # that of the earlier run
+                fallback = (replace(each, system_prompt=request.system_prompt) for each in request.fallback)
+                request = replace(request, fallback=tuple(fallback))
         if request.client_tools and call.tool_turn and (instruction := call.tool_turn.choice.instruction):
             request = replace(request, prompt=f"{request.prompt}\n\n{instruction}")
         request = await self._workdirs.settled(request, session)
@@ -120,6 +128,9 @@ class RequestAdmission:
         request = await self.key_policy.admit(request, key_name)
         timeout_s = request.timeout_s or self._settings.server.request_timeout_secs or None
         return replace(request, timeout_s=timeout_s)
+
+    def _may_run(self, key_name: str, backend: str) -> bool:
+        return self.policy.has_backend(backend) and self.key_policy.has_backend(key_name, backend)
 
     def _with_tools(self, call: Call, request: RunRequest, backend: Backend) -> RunRequest:
         """Return the request with the tools that its mode allows; an agent that cannot offer tools keeps its own.

@@ -263,15 +263,23 @@ class _Window(msgspec.Struct, frozen=True, rename="camel"):
     resets_at: EpochSeconds | None = None
 
 
+class _Credits(msgspec.Struct, frozen=True, rename="camel"):
+    """What the account may use beyond its limits."""
+
+    has_credits: bool = False
+
+
 class RateLimits(msgspec.Struct, frozen=True, rename="camel"):
     """The limits of the user's account; both windows are missing without a subscription."""
 
     limit_id: str | None = None
     primary: _Window | None = None
     secondary: _Window | None = None
+    credits: _Credits | None = None
 
     def windows(self) -> Iterator[LimitWindow]:
         """Yield the limits whose length and end are known."""
+        used_up = "warning" if self.credits and self.credits.has_credits else "rejected"
         for window in (self.primary, self.secondary):
             if window and window.window_duration_mins and window.resets_at is not None:
                 scope = "" if self.limit_id in (None, _LIMIT) else f"_{self.limit_id}"
@@ -279,7 +287,7 @@ class RateLimits(msgspec.Struct, frozen=True, rename="camel"):
                     backend="codex",
                     window=_length(window.window_duration_mins) + scope,
                     used_percent=window.used_percent,
-                    status="allowed" if window.used_percent < 100 else "rejected",
+                    status="allowed" if window.used_percent < 100 else used_up,
                     resets_at=window.resets_at,
                 )
 

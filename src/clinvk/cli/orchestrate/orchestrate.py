@@ -184,7 +184,7 @@ def _compare_plan(flags: CompareFlags, names: list[str], request: RunRequest) ->
     judge = None if flags.judge is None else bodies.JudgeBody(backend=flags.judge, prompt=flags.judge_prompt)
     return Compare(
         prompt=request.prompt,
-        parts=tuple(Part(request=replace(request, backend=name), isolation=isolation) for name in names),
+        parts=tuple(Part(request=replace(request, backend=name, fallback=()), isolation=isolation) for name in names),
         sequential=flags.sequential,
         check=flags.check or "",
         judge=judge and bodies.judge_request(judge, request.workdir),

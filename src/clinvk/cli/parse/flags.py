@@ -15,6 +15,7 @@ from clinvk.types.choices import (
     Isolation,
     OnBudget,
     OnBusy,
+    OnLimit,
     OutputFormat,
     RunState,
     SandboxMode,
@@ -42,6 +43,10 @@ _Detach = Annotated[bool, Flag("run in the background, through the server of thi
 _OnBusy = Annotated[
     OnBusy | None,
     Flag("if the session is busy: reject (the default), queue, steer", metavar="HOW", heading=_PROMPT_HEADING),
+]
+_OnLimit = Annotated[
+    OnLimit | None,
+    Flag("with --detach, if the limit is used up: fail (the default), wait", metavar="HOW", heading=_PROMPT_HEADING),
 ]
 _NoServer = Annotated[bool, Flag("start the agent here, even if a clinvk serve has one ready", heading=_PROMPT_HEADING)]
 
@@ -114,6 +119,10 @@ class PromptFlags(RunFlags):
     heading: ClassVar[str] = "flags for which conversation"
     continue_: Annotated[bool, Flag("continue the newest conversation (of -b, of -w)", "-c")] = False
     new: Annotated[bool, Flag("start a new one")] = False
+    fallback: Annotated[
+        str | None, Flag("agents for a new one if the agent cannot start", metavar="A,B", heading=_PROMPT_HEADING)
+    ] = None
+    on_limit: _OnLimit = None
     on_busy: _OnBusy = None
     no_server: _NoServer = False
     version: Annotated[bool, Flag("show the version", heading="more")] = False
@@ -126,6 +135,7 @@ class ResumeFlags(RunFlags):
     last: Annotated[bool, Flag("the newest (of --backend, of -w)")] = False
     here: Annotated[bool, Flag("only those of this directory")] = False
     interactive: Annotated[bool, Flag("open it in the agent's own program", "-i")] = False
+    on_limit: _OnLimit = None
     on_busy: _OnBusy = None
     no_server: _NoServer = False
 

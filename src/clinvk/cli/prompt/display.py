@@ -215,7 +215,9 @@ class RunDisplay:
                 pass  # the user has denied the action here
             case Progress(stage="denied", message=message):  # without the note, the run looks like any other
                 self._denied = _with_remedy(message, run.request)
-            case Progress(stage=stage, message=message) if self._is_verbose or self._notes.is_terminal:
+            case Progress(stage=stage, message=message) if (
+                stage == "fallback" or self._is_verbose or self._notes.is_terminal
+            ):
                 self._notes.info(f"{stage}: {message}")
             case ToolCall() if self._is_verbose:
                 self._notes.info(tool_text(event))

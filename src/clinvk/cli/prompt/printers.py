@@ -121,6 +121,7 @@ class JsonPrinter:
             "usage": TokenUsage.of(ending.usage) if ending.usage else None,
             **({} if ending.cost_usd is None else {"cost_usd": ending.cost_usd}),
             "run_id": run.id,
+            **({"fallback": run.request.fell_back} if run.request.fell_back else {}),
         }
         match ending:
             case RunFailed(message=message, code=code):

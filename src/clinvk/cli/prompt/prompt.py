@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.registry import Backends
+from clinvk.backends.registry import Backends, backend_named
 from clinvk.cli.parse.flags import Flags, PromptFlags, RunFlags
 from clinvk.cli.parse.settings import directory, settings_of
 from clinvk.cli.prompt.display import RunDisplay
@@ -28,7 +28,7 @@ from clinvk.config.setting_values import split_list
 from clinvk.remote.socket_path import connected, path_of
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest, SessionError, StoreUnavailable
-from clinvk.types.request import Image, RunRequest
+from clinvk.types.request import Image, RunRequest, fallback_of
 from clinvk.types.session import Session
 
 if TYPE_CHECKING:
@@ -227,7 +227,11 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backend
         return await resumed(store, _complete(request, settings, flags.detach), settings.session, notes)
 
     is_verbose = is_verbose_run(flags, settings)
+    fallback = None if flags.fallback is None else fallback_of(split_list([flags.fallback]))
+    for each in fallback or ():
+        backend_named(each.backend, backends)
     request = replace(request, prompt=text, on_busy=flags.on_busy or "reject")
+    request = replace(request, fallback=fallback, on_limit=flags.on_limit or "fail")
     job = PromptJob(request, settings, environ, backends, notes, is_verbose, flags.continue_, flags.detach)
     return run(job, choose)
 
@@ -270,6 +274,8 @@ async def _run(job: PromptJob, choose: Choose) -> int:
 
 
 async def _run_over(store: SessionStore, job: PromptJob, choose: Choose, display: RunDisplay) -> int:
+    if job.request.on_limit == "wait" and not job.detach:
+        raise InvalidRequest("--on-limit wait needs --detach", "--on-limit")
     choice = await choose(store)
     request = job.request_in(choice.session)
     if choice.session and not choice.is_own:

@@ -42,7 +42,7 @@ from clinvk.types.session import Session
 
 _PROMPT_FLAGS = (
     *("system_prompt", "max_turns", "max_total_tokens", "max_cost_usd", "on_budget", "allowed_tools", "add_dir"),
-    *("image", "output_schema", "effort", "timeout", "no_stdin", "detach", "on_busy"),
+    *("image", "output_schema", "effort", "timeout", "no_stdin", "detach", "on_busy", "on_limit"),
 )
 _RULES = ("approval_mode", "sandbox_mode", "allowed_tools")
 
@@ -164,7 +164,8 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes, backend
         return choice
 
     is_verbose = is_verbose_run(flags, settings)
-    request = replace(request, prompt=text, on_busy=flags.on_busy or "reject")
+    on_busy, on_limit = flags.on_busy or "reject", flags.on_limit or "fail"
+    request = replace(request, prompt=text, on_busy=on_busy, on_limit=on_limit)
     return run(PromptJob(request, settings, environ, backends, notes, is_verbose, detach=flags.detach), choose)
 
 

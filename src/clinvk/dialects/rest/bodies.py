@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.dialect import copy_as
 from clinvk.dialects.rest.views import Tags
-from clinvk.types.choices import ApprovalMode, Effort, Isolation, OnBudget, OnBusy, SandboxMode
+from clinvk.types.choices import ApprovalMode, Effort, Isolation, OnBudget, OnBusy, OnLimit, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import Chain, Compare, Parallel, Part
-from clinvk.types.request import MAX_NAME_CHARS, Dollars, RunRequest, StopTexts
+from clinvk.types.request import MAX_NAME_CHARS, Dollars, RunRequest, StopTexts, fallback_of
 from clinvk.types.session import valid_tag
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
@@ -124,6 +124,18 @@ class PromptBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=
         Name | None,
         Meta(description="The agent CLI; required without `session_id`.", examples=["claude", "codex"]),
     ] = None
+    fallback: Annotated[
+        Annotated[list[Name], Meta(max_length=100)] | None,
+        Meta(
+            description="Agents (`codex`, or `codex/gpt-5` with a model) that take the prompt of a new session if an "
+            "agent has used up its limit, is not logged in or is not installed; null means the setting.",
+            examples=[["codex", "gemini"]],
+        ),
+    ] = None
+    on_limit: Annotated[
+        OnLimit | Literal[""] | None,
+        Meta(description="wait: a run with `detach` waits for the reset of a limit that is used up."),
+    ] = None
     session_id: Annotated[
         Name | None,
         Meta(description="Id or unique prefix of the session to continue; null starts a session."),
@@ -161,6 +173,9 @@ def request_of(body: PromptFields, backend: str | None, session_id: str | None) 
         raise InvalidRequest("backend is missing", "backend")
     if backend and not backend.strip():
         raise InvalidRequest("backend is empty", "backend")
+    prompt = body if isinstance(body, PromptBody) else None
+    if prompt and prompt.on_limit == "wait" and not prompt.detach:
+        raise InvalidRequest("on_limit 'wait' is for a prompt with detach", "on_limit")
     for name, value in (("backend", backend), ("session_id", session_id), *_arguments(body)):
         if value and "\0" in value:
             raise InvalidRequest(f"{name} has a NUL character", name)
@@ -178,6 +193,7 @@ def request_of(body: PromptFields, backend: str | None, session_id: str | None) 
         notify=None if body.notify is None else tuple(body.notify),
         tags=tuple(map(valid_tag, body.tags or ())),
         timeout_s=body.timeout_secs,
+        fallback=fallback_of(prompt.fallback) if prompt and prompt.fallback is not None else None,
     )
 
 
@@ -337,7 +353,7 @@ def compare(body: CompareBody) -> Compare:
     shared = request_of(body, entries[0].backend, None)
     parts = tuple(
         Part(
-            request=replace(shared, backend=entry.backend, model=entry.model or shared.model),
+            request=replace(shared, backend=entry.backend, model=entry.model or shared.model, fallback=()),
             name=entry.name or "",
             dry_run=bool(body.dry_run),
             isolation=entry.isolation or body.isolation or "none",
@@ -387,6 +403,7 @@ def judge_request(judge: JudgeBody, workdir: str | None) -> RunRequest:
         prompt=judge.prompt or "",
         backend=judge.backend,
         model=judge.model or None,
+        fallback=(),
         workdir=workdir or None,
         sandbox_mode="read-only",
         approval_mode="default",

@@ -15,7 +15,7 @@ from clinvk.types import errors
 from clinvk.types.errors import AmbiguousId, ClinvkError, InvalidRequest
 from clinvk.types.events import RunFailed, RunFinished, StopReason, Usage
 from clinvk.types.redaction import redacted
-from clinvk.types.request import RunRequest
+from clinvk.types.request import FailedAgent, RunRequest
 from clinvk.types.result import RunResult
 
 
@@ -31,6 +31,7 @@ class PromptAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     run_id: Annotated[str, Meta(description="The id of the run; absent in a dry run.")] = ""
     error: Annotated[str | None, Meta(description="The error of a failed run.")] = None
     error_code: Annotated[str | None, Meta(description="The code of the error, e.g. agent_rate_limited.")] = None
+    fallback: Annotated[tuple[FailedAgent, ...], Meta(description="The agents that could not take the prompt.")] = ()
     model: Annotated[str | None, Meta(description="The model as reported by the agent.")] = None
     cost_usd: Annotated[float | None, Meta(description="US dollars; absent if unknown.")] = None
     stop_reason: Annotated[StopReason | None, Meta(description="Why a successful run ended.")] = None
@@ -191,6 +192,7 @@ def prompt_answer(request: RunRequest, result: RunResult, facts: RunFacts) -> Pr
         output=result.text,
         token_usage=result.usage or Usage(),
         run_id=facts.run_id,
+        fallback=facts.fallback,
         error=failed.message if failed else None,
         error_code=failed.code if failed else None,
         model=(result.started.model if result.started else None) or facts.model,

@@ -13,6 +13,7 @@ from clinvk.dialects.dialect import copy_as
 from clinvk.types.choices import RunState, SessionStatus
 from clinvk.types.events import StopReason, Usage
 from clinvk.types.record import RunKind, RunRecord
+from clinvk.types.request import FailedAgent
 from clinvk.types.session import (
     MAX_TAG_CHARS,
     MAX_TAGS,
@@ -158,6 +159,8 @@ class RunItem(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None
     created_at: Time
     started_at: Annotated[Time | None, Meta(description="Start of the agent; null while queued.")]
+    waits_until: Annotated[Time | None, Meta(description="Reset of the limit for which the run waits.")]
+    fallback: Annotated[tuple[FailedAgent, ...], Meta(description="The agents that could not take the prompt.")]
     ended_at: Annotated[Time | None, Meta(description="Null while queued or running.")]
     exit_code: Annotated[int | None, Meta(description="0 means success; null until the run has ended.")]
     error: Annotated[str | None, Meta(description="The error of a failed run.")]
@@ -243,6 +246,7 @@ def run_item(run: RunRecord) -> RunItem:
         prompt=run.prompt[:LISTED_CHARS],
         created_at=time(run.created_at),
         started_at=_time(run.started_at),
+        waits_until=_time(run.waits_until),
         ended_at=_time(run.ended_at),
         exit_code=_exit_code(run),
         error=run.error_message,

@@ -45,12 +45,14 @@ async def drive(task: RunTask) -> None:
     logs.add_fields(run_id=task.id)
     try:
         await task.wait_for_turn()
-        await task.wait_for_slot()
-        async with task.spec.hold() if task.spec.hold and not task.stopped_by else nullcontext():
-            if task.stopped_by:  # while the run waited for the slot, or for the worktree
-                await task.end(task.stopped_by)
-            elif not await _run_pooled(task):
-                await _run_own(task)
+        while task.phase < Phase.ENDED:
+            await task.wait_for_slot()
+            try:
+                await _run(task)
+            except ClinvkError as exc:
+                if not task.can_fall_back(exc):
+                    raise
+                await task.fall_back(exc)
     except ClinvkError as exc:
         task.refusal = exhausted(exc) or exc
         await task.end(RunFailed(task.refusal.code, task.refusal.message))
@@ -62,6 +64,17 @@ async def drive(task: RunTask) -> None:
     finally:
         task.alarm.close()
         task.slot.release()
+
+
+async def _run(task: RunTask) -> None:
+    """Run the current agent, in a warm process or in the run's own process."""
+    async with task.spec.hold() if task.spec.hold and not task.stopped_by else nullcontext():
+        if task.stopped_by:  # while the run waited for the slot, or for the worktree
+            await task.end(task.stopped_by)
+            return
+        await task.candidates.check_limits()
+        if not await _run_pooled(task):
+            await _run_own(task)
 
 
 async def _run_own(task: RunTask) -> None:

@@ -68,6 +68,7 @@ class RunRecorder:
         self._resume = resume
         self._holds_session = session is not None
         self._has_started = False
+        self._extra = request.extra
         self._counts_usage = settings.session.store_token_usage
         self._stores_text = not request.ephemeral
         self._record = RunRecord(
@@ -131,6 +132,16 @@ class RunRecorder:
         """Record that the run waits for a person, or no longer waits."""
         self._record = replace(self._record, state=state)
         await self._store_safely(self._store.update(self._record, self.session))
+
+    async def reassign(self, request: RunRequest, waits_until: float | None = None) -> None:
+        """Record which agent takes the prompt, or until when the run waits for the reset of a limit."""
+        options = _options(replace(request, extra=self._extra))
+        if waits_until:
+            options["waits_until"] = waits_until
+        agent = {"backend": request.backend, "model": request.model}
+        self._record = replace(self._record, state="queued", started_at=None, request=options, **agent)
+        self.session = self.session and replace(self.session, **agent)
+        await self._store_safely(self._store.reassign(self._record, self.session))
 
     async def started(self, event: RunStarted) -> None:
         """Record that the agent has reported its start: from here on the conversation can be resumed.
@@ -201,9 +212,11 @@ class RunRecorder:
 def _options(request: RunRequest) -> dict[str, object]:
     """Return the options of the request for the record: everything except the prompt."""
     bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="", client="", depth=0)
-    bare = replace(bare, new_session_id="")  # the record of the run has the session
+    bare = replace(bare, fallback=None, new_session_id="")  # the record of the run has the session
     options: dict[str, object] = msgspec.to_builtins(bare)
     del options["prompt"]
+    if request.fallback:
+        options["fallback"] = ["/".join(filter(None, (each.backend, each.model))) for each in request.fallback]
     if request.client:
         options["over_http"] = True
     return recorded_options(options, not request.ephemeral)

@@ -16,6 +16,7 @@ from clinvk.runtime.process.process import Process
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Alarm
 from clinvk.runtime.run.answer_filter import answer_filter, sum_endings
+from clinvk.runtime.run.candidates import Candidates
 from clinvk.runtime.run.event_log import EventLog
 from clinvk.runtime.run.recording import RunRecorder, state_of
 from clinvk.runtime.run.run_io import OwnProcess, RunIO, RunSpec
@@ -41,7 +42,7 @@ from clinvk.types.session import Resume
 
 
 class Phase(enum.IntEnum):
-    """The phases of a run, in order. A run may skip phases, but never goes back to an earlier one."""
+    """The phases of a run, in order. A run may skip phases; it goes back to the queue only for another agent."""
 
     QUEUED = 1
     """The run waits for a slot."""
@@ -60,6 +61,12 @@ class Phase(enum.IntEnum):
 TURN_POLL_S = 1.0
 """How often a run that waits for its session asks the store."""
 
+RESET_MARGIN_S = 10.0
+"""How long after the reset of a limit a waiting run starts its agent: clocks differ."""
+
+_CLOCK_CHECK_S = 30.0
+"""How often a run that waits for a limit reads the clock, which may jump, as after a suspend."""
+
 TakeTurn = Callable[["RunTask"], Awaitable[bool]]
 """Claim the session of a run, and prepare to continue it. Return False if other runs of the session come first."""
 
@@ -70,8 +77,9 @@ class RunTask:
     `execution.drive` does the work, in a task that `LocalRuns` owns. All other code only reads the log or calls `stop`.
 
     Attributes:
-        spec: what to do. The spec is replaced if the answer is asked for again.
-        request: the client's request.
+        spec: what to do. The spec is replaced if the answer is asked for again, and for another agent.
+        request: the client's request to the current agent.
+        candidates: the agents that may take the prompt.
         slot: the run's slot or place in the queue.
         refusal: why the agent could not start, if the run failed because no agent started.
         stopped_by: the ending that a caller of `stop` asked for.
@@ -96,15 +104,17 @@ class RunTask:
         recorder: RunRecorder,
         interactions: Interactions,
         acquire_slot: Callable[..., Slot],
+        candidates: Candidates,
         take_turn: TakeTurn | None = None,
     ) -> None:
-        """Take a slot or a place in the queue with `acquire_slot`, which is `Slots.acquire`; raise its errors.
+        """Take a slot or a place in the queue with `acquire_slot`, which is `LocalRuns.acquire`; raise its errors.
 
         A run whose session is busy takes no slot before `take_turn` has claimed the session.
         """
         self.id = spec.run_id
         self.spec = spec
         self.request = spec.request
+        self.candidates = candidates
         self.spawner = spawner
         self.recorder = recorder
         self.created_at = time.time()
@@ -125,7 +135,7 @@ class RunTask:
         self._outputs: Sequence[ToolOutput] = ()
         self._strict_calls = StrictCalls(self.request.client_tools, spawner, spec.env)
         self._take_turn = take_turn
-        self.slot = acquire_slot(self.wake, is_blocked=take_turn is not None)
+        self.slot = acquire_slot(self.request, self.wake, is_blocked=take_turn is not None)
         self.log = EventLog(self.wake)
         self._left_queue = asyncio.Event()
         self.now = asyncio.get_running_loop().time
@@ -134,6 +144,7 @@ class RunTask:
         self.budgets = 1
         self._is_long_lived = False
         self._io: RunIO | None = None
+        self._held: list[Event] = []
         self._inline_io: RunIO | None = None
         self._fault: Exception | None = None
 
@@ -214,7 +225,7 @@ class RunTask:
         Raises:
             QueueFull: no slot is free, and the queue has no room for the run. The run still awaits the outputs.
         """
-        self.slot = self._acquire_slot(self.wake)
+        self.slot = self._acquire_slot(self.request, self.wake)
         self._outputs = outputs
         self.wake()
 
@@ -233,6 +244,46 @@ class RunTask:
             await self.alarm.wait_until(inf)
         self.phase = max(self.phase, Phase.STARTING)
         self._left_queue.set()
+
+    def can_fall_back(self, error: ClinvkError) -> bool:
+        """Return whether another agent, or the agent after the reset of its limit, may take the prompt."""
+        is_untouched = not (self.log.count or self.earlier_turns or self.stopped_by)
+        return is_untouched and self.candidates.accept(error, has_begun=bool(self._held))
+
+    async def fall_back(self, error: ClinvkError) -> None:
+        """Prepare the next agent after an error of this one.
+
+        Raises:
+            ClinvkError: no agent can take the prompt.
+        """
+        error.message = self._redacted(error.message)
+        self._held, self.protocol_failure = [], ""
+        self.slot.release()
+        try:
+            self.candidates.reject(error)
+            spec = await self.candidates.choose()
+        except ClinvkError as exc:
+            if self.request.on_limit != "wait":
+                raise
+            if not (resets_at := await self.candidates.reset_time()):
+                exc.message += "; the run cannot wait: no agent has reported when its limit resets"
+                raise
+            await self._wait_for_reset(resets_at)
+            spec = await self.candidates.choose() if self.candidates.has_several else self.spec
+        self.spec, self.request = spec, spec.request
+        self._interactions.run["backend"] = spec.request.backend
+        await self.recorder.reassign(spec.request)
+        self.slot = self._acquire_slot(self.request, self.wake, may_wait=True)
+        self.phase = self.phase if self.stopped_by else Phase.QUEUED
+
+    async def _wait_for_reset(self, resets_at: float) -> None:
+        """Wait in the queue, without a slot, until a limit has reset or the run was stopped."""
+        self.request, self.started_at = self.candidates.restart(), None
+        self.slot = self._acquire_slot(self.request, self.wake, may_wait=True, is_blocked=True)
+        await self.recorder.reassign(self.request, resets_at)
+        while not self.stopped_by and (left_s := resets_at + RESET_MARGIN_S - time.time()) > 0:
+            await self.alarm.wait_until(self.now() + min(left_s, _CLOCK_CHECK_S))
+        self.slot.release()
 
     async def started(self) -> None:
         """Record that an agent process works on the run; only the first process sets the start time."""
@@ -362,7 +413,7 @@ class RunTask:
     async def record(self, events: list[Event], size: int) -> None:
         """Log events, and store what they change. `size` is the number of bytes of their lines."""
         logged: list[Event] = []
-        for event in events:
+        for event in events if self.log.count else self._opening(events):
             if isinstance(event, RunStarted) and not self.earlier_turns:
                 self.conversation = event.backend_session_id or self.conversation
                 if self.protocol_failure:
@@ -381,6 +432,17 @@ class RunTask:
                 logged.append(event)
         self._log(logged, size)
 
+    def _opening(self, events: list[Event]) -> list[Event]:
+        """Hold the first events back until no other agent can take the prompt; then add which agents could not."""
+        events = [*self._held, *events]
+        self._held = []
+        if self.candidates.is_open and all(isinstance(event, RunStarted | Progress) for event in events):
+            self._held = events
+            return []
+        failed = self.candidates.failed
+        notes = [Progress("fallback", f"{each.backend} could not take the prompt: {each.error}") for each in failed]
+        return [*events[:1], *notes, *events[1:]]
+
     def _log(self, events: list[Event], size: int) -> None:
         for index, event in enumerate(events):
             if isinstance(event, Progress):
@@ -393,6 +455,9 @@ class RunTask:
         if self.log.ending:
             return
         self.phase, self._io = Phase.ENDING, None
+        self.candidates.is_open = False
+        if self._held:
+            await self.record([], 0)
         if self.earlier_turns:
             ending = sum_endings(self.earlier_turns, ending)
         if isinstance(ending, RunFailed):

@@ -5,15 +5,23 @@ from msgspec.structs import replace
 from clinvk.runtime.run.answer_filter import SchemaFilter, check_answer, retry_prompt, sum_endings
 from clinvk.runtime.run.run_io import RunIO
 from clinvk.runtime.run.task import RunTask
-from clinvk.types.errors import InvalidRequest
-from clinvk.types.events import Ending, RunFinished, Usage
+from clinvk.types.errors import InvalidRequest, failure
+from clinvk.types.events import Ending, RunFailed, RunFinished, Usage
 from clinvk.types.interaction import Interaction
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
 
 async def finish_turn(task: RunTask, io: RunIO, ending: Ending) -> None:
-    """Log the ending, or prepare one more turn: for a valid answer, or beyond the budget."""
+    """Log the ending, or prepare one more turn: for a valid answer, or beyond the budget.
+
+    Raises:
+        ClinvkError: the agent failed, and another agent may take the prompt.
+    """
+    if isinstance(ending, RunFailed) and not io.activity.turns:
+        error = failure(ending.code, ending.message)
+        if task.can_fall_back(error):
+            raise error
     if ending is not io.ending:  # a stopped run still costs the usage that the agent reported
         costs = io.costs
         ending = replace(ending, usage=(costs and costs.usage) or io.used, cost_usd=costs and costs.cost_usd)

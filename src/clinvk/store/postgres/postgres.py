@@ -124,6 +124,11 @@ class PostgresStore:
         self._store_soon(run.id, self._live[run.id])
         self._on_run(run)
 
+    async def reassign(self, run: RunRecord, session: Session | None) -> None:
+        """Update a run that another agent takes over, or that waits, and its session."""
+        await self._write(lambda db: turns.reassign(db, run, session))
+        await self.update(run, session)
+
     async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
         """Store events of runs in one transaction."""
         await self._write(lambda db: turns.append(db, events))

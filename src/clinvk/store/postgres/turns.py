@@ -54,6 +54,9 @@ _END_RUN = (
 """A run that goes on although it was declared interrupted takes its state back. It waits if another has its session."""
 
 _UPDATE_RUN = f"{_END_RUN} AND (under_way OR stopped)"
+_RUN_OF_AGENT = ("backend", "request")
+_REASSIGN_RUN = RUNS.update(_RUN_OF_AGENT)
+_REASSIGN_SESSION = "UPDATE sessions SET backend = %s WHERE id = %s"
 _LOST_TEXT = "SELECT lost_text FROM runs WHERE id = %s FOR NO KEY UPDATE"
 _TAKE_TURN = "UPDATE runs SET waits = 0 WHERE id = %s"
 
@@ -140,6 +143,14 @@ async def update(db: Connection, run: RunRecord, session: Session | None, statem
     if await _has_lost_text(db, run):
         run = without_text(run)
     if not await execute(db, statement, *RUNS.values(run, RUN_CHANGES), run.id):
+        raise protocol.not_found(run.id, "run")
+
+
+async def reassign(db: Connection, run: RunRecord, session: Session | None) -> None:
+    """Change the agent of a run that another agent takes over, or its request, and the agent of its session."""
+    if session:
+        await execute(db, _REASSIGN_SESSION, session.backend, session.id)
+    if not await execute(db, _REASSIGN_RUN, *RUNS.values(run, _RUN_OF_AGENT), run.id):
         raise protocol.not_found(run.id, "run")
 
 

@@ -143,6 +143,12 @@ class SqliteStore:
         self._writer.schedule(run.id, lambda db: turns.update(db, run, session))
         self._on_run(run)
 
+    async def reassign(self, run: RunRecord, session: Session | None) -> None:
+        """Update a run that another agent takes over, or that waits, and its session."""
+        self._writer.forget(run.id)
+        await self._writer.write(lambda db: turns.reassign(db, run, session))
+        self._on_run(run)
+
     async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
         """Store events of runs in one transaction."""
 

@@ -82,6 +82,14 @@ _UPDATE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key 
 
 _INSERT_RUN = RUNS.insert("owner", "waits")
 _UPDATE_RUN = RUNS.update(RUN_CHANGES)
+_LEAVE_LISTS = "UPDATE runs SET state = 'waiting' WHERE id = ?"
+_LEAVE_SESSION_LISTS = "UPDATE sessions SET status = 'paused', tags = '[]' WHERE id = ?"
+"""The triggers that count the members of lists by backend watch state and tags only."""
+
+_RUN_OF_AGENT = ("backend", "request", *RUN_CHANGES)
+_REASSIGN_RUN = RUNS.update(_RUN_OF_AGENT)
+_SESSION_OF_AGENT = ("backend", "tags", *SESSION_CHANGES)
+_REASSIGN_SESSION = SESSIONS.update(_SESSION_OF_AGENT)
 _INSERT_CHUNK = "INSERT INTO chunks (run, last, data) VALUES (?, ?, ?)"
 _CHUNKS = "SELECT key FROM chunks WHERE run = ? ORDER BY last"
 _READ_PAGES_OF_END = "SELECT (SELECT max(key) FROM chunks), (SELECT max(run) FROM chunks), (SELECT max(day) FROM usage)"
@@ -152,6 +160,17 @@ def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | 
     if session:
         values = (*SESSIONS.values(session, SESSION_CHANGES), is_resumable(session), session.id)
         connection.execute(_UPDATE_SESSION, values)
+
+
+def reassign(connection: "sqlite3.Connection", run: RunRecord, session: Session | None) -> None:
+    """Update a run that another agent takes over, or that waits, and its session."""
+    if not connection.execute(_LEAVE_LISTS, (run.id,)).rowcount:
+        raise protocol.not_found(run.id, "run")
+    connection.execute(_REASSIGN_RUN, (*RUNS.values(run, _RUN_OF_AGENT), run.id))
+    if session:
+        session = replace(session, tags=_stored_session(connection, session.id).tags)
+        connection.execute(_LEAVE_SESSION_LISTS, (session.id,))
+        connection.execute(_REASSIGN_SESSION, (*SESSIONS.values(session, _SESSION_OF_AGENT), session.id))
 
 
 def _has_lost_text(connection: "sqlite3.Connection", run: RunRecord) -> bool:
