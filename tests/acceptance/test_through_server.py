@@ -463,7 +463,8 @@ def _output_in_an_agent(clinvk: Clinvk, command: str) -> str:
     plain = agent.read_text()
     hidden = f"env -u CLINVK_DEPTH WINDOWID= {command} >{output} 2>&1 </dev/null"
     clinvk.agent.play(claude_says("outer answer"))
-    agent.write_text(f'#!/bin/sh\n{hidden}\nexec {agent}.py "$@"\n')
+    # The server asks a changed program for its version, which must not write the output again.
+    agent.write_text(f'#!/bin/sh\n[ "$1" = --version ] || {hidden}\nexec {agent}.py "$@"\n')
     beside = Path(f"{agent}.py")
     beside.write_text(plain)
     beside.chmod(0o755)
