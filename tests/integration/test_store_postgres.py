@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from clinvk.api.access.key_file import KeyFile, KeyLimits, KeyTable
 from clinvk.api.access.keys import ApiKeys, watch_key_sources
 from clinvk.store.postgres.database import Database, fetch
 from clinvk.store.postgres.postgres import PostgresStore
-from clinvk.store.protocol import RunQuery
+from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery
 from clinvk.types.errors import SessionBusy, StoreUnavailable
 from clinvk.types.events import RunFailed, TextDelta, Usage
 from polling import until, until_told
@@ -28,6 +29,8 @@ from records import ANSWER, log, run, session, turn
 from scripted import Scripted
 from scripted.steps import claude_says, wait_for
 from serving import serving
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 
 HOLD = """if True:
     import asyncio, sys
@@ -62,7 +65,7 @@ async def holding(url: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, 
     """Run a process that has begun a run; yield the process with the ids of the run and the session."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", HOLD, url),
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env=ENVIRONMENT,
         stdin=PIPE,
         stdout=PIPE,
     )
@@ -116,12 +119,13 @@ WRITE = """if True:
     from records import session, turn
 
     async def write(store, shared):
-        for _ in range(8):
-            await turn(store, session(tags=("t",)), key_name="ana")
+        for _ in range(int(sys.argv[2])):
+            await turn(store, given := session(tags=("t",)), key_name="ana")
             try:
                 await turn(store, session(id=shared), key_name="ana")
             except SessionBusy:
                 pass
+            print(given.id, flush=True)
 
     async def main():
         async with PostgresStore(sys.argv[1]) as store, asyncio.TaskGroup() as group:
@@ -135,9 +139,10 @@ WRITE = """if True:
 
 async def test_processes_that_write_at_once_store_each_turn_once(postgres: PostgresServer) -> None:
     url = postgres.empty()
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     processes = [
-        await asyncio.create_subprocess_exec(*(sys.executable, "-c", WRITE, url), env=environment, stderr=PIPE)
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", WRITE, url, "8"), env=ENVIRONMENT, stdout=PIPE, stderr=PIPE
+        )
         for _ in range(6)
     ]
     failures = [(await process.communicate())[1].decode() for process in processes]
@@ -148,6 +153,37 @@ async def test_processes_that_write_at_once_store_each_turn_once(postgres: Postg
         assert (await store.runs(RunQuery())).total == runs.total
         (used,) = await store.usage("2027-01-01")
         assert (used.runs, used.usage) == (runs.total, Usage(3 * runs.total, 2 * runs.total))
+
+
+@pytest.mark.slow
+async def test_killed_processes_lose_nothing_that_they_reported(postgres: PostgresServer) -> None:
+    url, kept, source = postgres.empty(), set[str](), random.Random(7)
+    for _ in range(24):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", WRITE, url, "10000"), env=ENVIRONMENT, stdout=PIPE
+        )
+        assert process.stdout
+        first = await process.stdout.readline()
+        await asyncio.sleep(source.random() * 0.2)
+        process.kill()
+        lines = [first, *(await process.stdout.read()).splitlines(keepends=True)]
+        await process.wait()
+        kept.update(line.decode().strip() for line in lines if line.endswith(b"\n"))
+    async with PostgresStore(url) as store:
+
+        async def are_all_ended() -> bool:
+            return not sum([(await store.runs(RunQuery(state=state))).total for state in UNDER_WAY])
+
+        await until_told(are_all_ended)
+        interrupted = (await store.runs(RunQuery(state="interrupted", limit=1000))).items
+        assert len(interrupted) >= 24, "they were not killed at work"
+        finished = await store.sessions(SessionQuery(status="completed", limit=1_000_000))
+        assert kept <= {each.id for each in finished.items}
+        for run_id in [each.id for each in interrupted[:6]]:
+            assert isinstance((await store.events(run_id))[-1].event, RunFailed)
+        ended = (await store.runs(RunQuery(limit=1))).total
+        (used,) = await store.usage("2027-01-01")
+        assert used.runs == ended
 
 
 async def test_database_of_a_newer_clinvk_is_refused(postgres: PostgresServer) -> None:
