@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from acceptance.command import Clinvk, until
@@ -20,6 +21,10 @@ def test_commands_and_the_server_keep_their_records_in_the_database(
     clinvk.agent.play(claude_says("answer"))
     clinvk.settings(f"store:\n  url: {url}\n")
     assert "none stored in PostgreSQL at" in clinvk.run("doctor").stdout
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT to_regclass('clinvk_schema')").fetchall() == [(None,)], (
+            "doctor created tables"
+        )
     began = json.loads(clinvk.run("--new", "hello", "-o", "json").stdout)
     (listed,) = json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"]
     assert listed["id"] == began["session_id"]
@@ -40,6 +45,14 @@ def test_commands_and_the_server_keep_their_records_in_the_database(
     assert "1 stored in PostgreSQL at" in doctor.stdout
     for text in (said, doctor.stdout, doctor.stderr, shown.stdout):
         assert "unspoken" not in text
+
+
+def test_doctor_reports_a_database_that_is_away_and_continues(clinvk: Clinvk) -> None:
+    done = clinvk.run("doctor", env={"CLINVK_STORE__URL": "postgresql://u:unspoken@127.0.0.1:1/d"})
+    assert done.returncode == 1
+    (problem,) = [line for line in done.stdout.splitlines() if line.split()[:2] == ["problem", "sessions"]]
+    assert "PostgreSQL at 127.0.0.1:1/d: connection failed" in problem
+    assert "unspoken" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ _UPDATE = "UPDATE keys SET version = version + 1, content = %s"
 
 
 def read_keys(url: str) -> tuple[int, str | None]:
-    """Return the text, None before the first change, and a number that each change increases."""
+    """Return the text, None before the first change, and a number that each change increases. Change nothing."""
 
     async def read() -> tuple[int, str | None]:
-        async with connected(url) as db:
-            return await _row(db)
+        async with connected(url, migrates=False) as db:
+            ((has_table,),) = await fetch(db, "SELECT to_regclass('keys') IS NOT NULL")
+            return await _row(db) if has_table else (0, None)
 
     return asyncio.run(read())
 

@@ -35,7 +35,7 @@ from clinvk.runtime.process.guardian_process import GuardianProcess
 from clinvk.runtime.process.process_scan import private_prefix
 from clinvk.runtime.process.resource_limits import ResourceLimits, capacity
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.types.errors import ClinvkError, ConfigError
+from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable
 
 _COLORS = {"ok": "\x1b[32m", "warning": "\x1b[33m", "problem": "\x1b[31m", "skipped": "\x1b[2m"}
 _PLAIN = "\x1b[0m"
@@ -192,12 +192,12 @@ def _settings(
 async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner, backends: Backends) -> list[Check]:
     """Report what keeps the server from starting, or from accepting requests."""
     workdirs = WorkdirPolicy(settings, environ, backends)
-    mistakes = list(auth.access_mistakes(settings.server))
+    mistakes: list[ClinvkError] = [*auth.access_mistakes(settings.server)]
     try:
         workdirs.check_default()
         if keys.VARIABLE in environ or not settings.server.api_keys_gopass_path:  # gopass may ask for its passphrase
             await keys.read_keys(settings, environ, spawner)
-    except ConfigError as exc:
+    except (ConfigError, StoreUnavailable) as exc:
         mistakes.append(exc)
     texts = [f"clinvk serve does not start: {mistake.message}" for mistake in mistakes]
     if not texts and (refusal := workdirs.refusal_of_default()):
