@@ -1,6 +1,6 @@
 # make check      lint, unit and contract tests: after every change
 # make test       lint, and all tests that are not slow (installs what it needs, pinned)
-# make test-slow  the slow tests: fuzzing, hostile input, cancel at every moment, soak
+# make test-slow  the slow tests: fuzzing, hostile input, cancel at every moment, soak; and others through a cluster
 # make coverage   make test, counting also the processes that tests start
 # make lint       style, types and import contracts
 # make demo       the real Codex and Claude Code CLIs answer through clinvk, without an account
@@ -37,6 +37,11 @@ test: lint chromium clients
 
 test-slow: install chromium clients
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow $(PYTEST)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --through-cluster $(CLUSTERED)
+
+CLUSTERED := $(patsubst %,tests/integration/test_%.py,http_prompt http_answers http_batch http_batch_detached \
+	http_ephemeral http_events http_interactions http_keys http_live http_runs http_sessions busy_sessions client_tools \
+	openai_chat openai_continuation openai_responses anthropic_messages)
 
 coverage:
 	COVERAGE_PATCH=subprocess $(MAKE) test PYTEST="--cov --cov-report=term:skip-covered $(PYTEST)"

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from bench.client_tools import client_tools
+from bench.cluster import cluster
 from bench.dialects import dialects
 from bench.memory import memory
 from bench.orchestration import orchestration
@@ -39,6 +40,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "health": health,
     "warm": warm,
     "client_tools": client_tools,
+    "cluster": cluster,
     "soak": soak,
 }
 

@@ -43,7 +43,7 @@ class Server(msgspec.Struct, frozen=True):
 def serving(place: Workplace, config: str = "{}\n") -> Generator[Server]:
     """Run `clinvk serve` with this configuration file."""
     path = place.write("config.yaml", config)
-    port = _free_port()
+    port = free_port()
     with _up(place, clinvk("serve", "--config", str(path), "--port", str(port)), port) as server:
         yield server
 
@@ -51,7 +51,7 @@ def serving(place: Workplace, config: str = "{}\n") -> Generator[Server]:
 @contextmanager
 def bare(place: Workplace) -> Generator[Server]:
     """Run a minimal uvicorn, see bare.py."""
-    port = _free_port()
+    port = free_port()
     with _up(place, module("bare", str(port), str(place.child)), port) as server:
         yield server
 
@@ -77,6 +77,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]

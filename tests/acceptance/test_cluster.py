@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from acceptance.command import Clinvk, until
 from acceptance.server import Server
 from broker import NatsServer
+from postgres_server import PostgresServer
 from scripted import Scripted
 from scripted.steps import claude_says, hang, wait_for
 
@@ -25,6 +27,7 @@ class Cluster:
         self.agent = agent
         self.broker = NatsServer(folder)
         self._stack = ExitStack()
+        self._workers = set[str]()
 
     def __enter__(self) -> "Cluster":
         self._stack.enter_context(self.broker)
@@ -35,11 +38,14 @@ class Cluster:
 
     def worker(self, node: str, *arguments: str, **env: str) -> Server:
         """Start a worker."""
+        self._workers.add(node)
         return self._start(("worker", "--node", node, *arguments), env)
 
-    def gateway(self) -> Server:
-        """Start a gateway, which knows the workers at once."""
-        return self._start(("serve", "--port", "0"), {})
+    def gateway(self, **env: str) -> Server:
+        """Start a gateway, and wait until it knows the workers."""
+        gateway = self._start(("serve", "--port", "0"), env)
+        until(lambda: self._workers.issubset(nodes(gateway)) or gateway.client.get("/api/v1/nodes").status_code == 401)
+        return gateway
 
     def _start(self, arguments: tuple[str, ...], env: dict[str, str]) -> Server:
         argv = (*arguments, "--cluster", self.broker.url)
@@ -55,7 +61,7 @@ def cluster(scripted: Scripted, tmp_path: Path) -> Generator[Cluster]:
 
 def nodes(gateway: Server) -> list[str]:
     """Return the names of the nodes that a gateway knows."""
-    return [node["node"] for node in gateway.client.get("/api/v1/nodes").json()["nodes"]]
+    return [node["node"] for node in gateway.client.get("/api/v1/nodes").json().get("nodes", ())]
 
 
 def prompt(gateway: Server, node: str = "", **body: object) -> dict[str, str]:
@@ -119,7 +125,7 @@ def test_killed_worker_ends_its_streams_and_its_sessions_wait_for_it(cluster: Cl
         killed_at = time.monotonic()
         assert prompt(gateway)["node"] == "two", "the broker itself knows at once that a node is gone"
         (last,) = events
-        assert time.monotonic() - killed_at < 5.5
+        assert time.monotonic() - killed_at < 9
     assert [event["type"] for event in (*started, last)] == ["init", "message", "error"]
     assert (last["sequence"], last["content"]["code"]) == (3, "node_unavailable")
     run_id = started[0]["content"]["run_id"]
@@ -153,7 +159,7 @@ def test_killed_gateway_cancels_its_runs_except_detached_ones(cluster: Cluster, 
         assert [*lines(response.iter_lines())][-1]["type"] == "done"
 
 
-def test_broker_that_restarts_breaks_no_stream_and_refuses_requests_meanwhile(cluster: Cluster, tmp_path: Path) -> None:
+def test_outage_of_the_broker_breaks_no_stream_and_refuses_requests_meanwhile(cluster: Cluster, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
     cluster.agent.play(claude_says("hello"))
@@ -167,13 +173,14 @@ def test_broker_that_restarts_breaks_no_stream_and_refuses_requests_meanwhile(cl
         until(lambda: "broker of the cluster is away" in gateway.said)
         refused = gateway.client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "hi"})
         assert (refused.status_code, refused.json()["code"]) == (503, "node_unavailable")
+        time.sleep(5)  # longer than a process may be silent
         cluster.broker.start()
         until(lambda: "broker of the cluster is back" in gateway.said)
         gate.touch()
         rest = [*events]
     assert [event["type"] for event in rest][-1] == "done"
     until(lambda: nodes(gateway) == ["one"])
-    assert prompt(gateway)["output"] == "hello"
+    until(lambda: gateway.prompt("hi").status_code == 200)
 
 
 def test_stopping_worker_finishes_its_runs_and_gets_no_new_ones(cluster: Cluster, tmp_path: Path) -> None:
@@ -222,3 +229,80 @@ def test_cluster_up_starts_a_broker_and_creates_the_secret(cluster: Cluster, cli
             worker.ready()
             listed = clinvk.run("cluster", "status", "--cluster", cluster.broker.url)
     assert listed.stdout.splitlines()[1].split()[:2] == ["one", "up"]
+
+
+def test_machines_with_homes_of_their_own_share_sessions_and_keys_in_postgres(
+    cluster: Cluster, clinvk: Clinvk, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    database = {"CLINVK_STORE__URL": postgres.empty()}
+    homes = {name: {**database, "CLINVK_HOME": str(tmp_path / name)} for name in ("one", "two", "gateway")}
+    cluster.agent.play(claude_says("hello"))
+    cluster.agent.play([*claude_says("half")[:4], hang()], when="slow")
+    limited = ("keys", "create", "ana", "--backends", "claude")
+    key = clinvk.run(*limited, env={**homes["gateway"], **SECRET}).stdout.strip()
+    one, _ = cluster.worker("one", **homes["one"]), cluster.worker("two", **homes["two"])
+    gateway = cluster.gateway(**homes["gateway"])
+    cluster.worker("alone", CLINVK_HOME=str(tmp_path / "alone"))
+    gateway.client.headers["x-api-key"] = key
+    until(lambda: len(nodes(gateway)) == 3)
+    states = {node["node"]: node["state"] for node in gateway.client.get("/api/v1/nodes").json()["nodes"]}
+    assert states == {"alone": "incompatible", "one": "up", "two": "up"}
+    session_id = prompt(gateway, "two")["session_id"]
+    assert {prompt(gateway, session_id=session_id)["node"] for _ in range(3)} == {"two"}
+    refused = gateway.client.post("/api/v1/prompt", json={"backend": "codex", "prompt": "hi"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "backend_not_allowed")
+    headers = {"x-clinvk-node": "one", "prefer": "respond-async"}
+    body = {"backend": "claude", "prompt": "slow", "detach": True}
+    run_id = gateway.client.post("/api/v1/prompt", json=body, headers=headers).json()["run_id"]
+    one.kill()
+    killed_at = time.monotonic()
+    until(lambda: gateway.client.get(f"/api/v1/runs/{run_id}").json()["state"] == "interrupted")
+    assert time.monotonic() - killed_at < 15
+    clinvk.run("keys", "revoke", "ana", env={**homes["two"], **SECRET})
+    until(lambda: gateway.client.get("/api/v1/sessions").status_code == 401)
+
+
+ROUNDS = 50
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kills_at_random_lose_no_acknowledged_run_and_run_nothing_twice(cluster: Cluster) -> None:
+    random = Random(22)
+    cluster.agent.play(claude_says("done"))
+    parts = {"one": cluster.worker("one"), "two": cluster.worker("two"), "gateway": cluster.gateway()}
+    acknowledged: list[str] = []
+    for number in range(ROUNDS):
+        sent = [_detached(parts["gateway"], f"{number} {each}") for each in range(3)]
+        acknowledged += filter(None, sent)
+        victim = random.choice([*parts, "broker"])
+        time.sleep(random.random() / 20)
+        if victim == "broker":
+            cluster.broker.kill()
+            cluster.broker.start()
+        else:
+            parts[victim].kill()
+            parts[victim] = cluster.gateway() if victim == "gateway" else cluster.worker(victim)
+        until(lambda: nodes(parts["gateway"]) == ["one", "two"])
+    assert len(acknowledged) > ROUNDS
+    gateway = parts["gateway"]
+
+    def listed() -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for run in gateway.client.get("/api/v1/runs", params={"limit": 1000}).json()["runs"]:
+            found.setdefault(run["prompt"], []).append(run["state"])
+        return found
+
+    until(lambda: {state for states in listed().values() for state in states} <= {"finished", "interrupted"})
+    assert all(len(states) == 1 for states in listed().values()), listed()
+    for run_id in acknowledged:
+        assert gateway.client.get(f"/api/v1/runs/{run_id}").status_code == 200
+    until(lambda: not cluster.agent.alive())
+
+
+def _detached(gateway: Server, prompt: str) -> str | None:
+    """Start a run in the background; return its id, or None if the cluster did not accept the run."""
+    body = {"backend": "claude", "prompt": prompt, "detach": True}
+    response = gateway.client.post("/api/v1/prompt", json=body, headers={"prefer": "respond-async"})
+    assert response.status_code in (202, 503), response.text
+    return response.json()["run_id"] if response.status_code == 202 else None

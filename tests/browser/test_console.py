@@ -600,6 +600,22 @@ async def test_runs_that_begin_while_the_list_loads_are_kept(scripted: Scripted)
 
 
 @needs_browser
+async def test_nodes_of_a_cluster_are_listed_below_the_agents(scripted: Scripted) -> None:
+    node = {"node": "build", "state": "up", "version": "1.0", "labels": ["gpu"], "running": 2, "queued": 1}
+    backends = [{"name": "claude", "available": True, "version": "2.1"}, {"name": "codex", "available": False}]
+    nodes = {"nodes": [{**node, "backends": backends, "max_concurrent_runs": 8}]}
+    async with serving(scripted.env) as server, browsing() as page:
+        await stub(page, {"nodes": nodes})
+        await opened_in(page, server, "/agents")
+        card = "[aria-label=build]"
+        await page.until(f"document.querySelector('{card}') !== null")
+        values = await page.evaluate(
+            f"[...document.querySelectorAll('{card} dd')].map(each => each.textContent.trim())"
+        )
+    assert values == ["claude 2.1", "2 of 8, 1 waiting", "gpu", "1.0"]
+
+
+@needs_browser
 async def test_malformed_address_is_reported_on_its_screen(scripted: Scripted) -> None:
     async with serving(scripted.env) as server, opened(server, "/session/%", at="main .problem") as page:
         await go(page, "sessions")

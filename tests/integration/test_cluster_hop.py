@@ -13,8 +13,9 @@ from starlette.types import Receive, Scope, Send
 from broker import NatsServer
 from clinvk.cluster import messages
 from clinvk.cluster.broker import Broker, connected
-from clinvk.cluster.hop import WINDOW_BYTES, GatewayEnd, Response, Undelivered, WorkerEnd
-from clinvk.cluster.messages import PROTOCOL, Frame, Kind, RequestHead, Seal
+from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
+from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Frame, Kind, RequestHead, Seal
+from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.model import ClusterSettings
 from clinvk.types.errors import NodeUnavailable
 from polling import until
@@ -210,6 +211,33 @@ async def test_copy_of_a_request_is_not_run_again(broker: NatsServer) -> None:
         async with both.gateway.request(both.head(), "one", b"") as response:
             await response.head()
     assert len(app.bodies) == 2
+
+
+async def test_request_that_a_worker_may_have_received_is_not_undelivered_after_an_interruption(
+    broker: NatsServer,
+) -> None:
+    app = App([], holds=True)
+    async with ends(broker, app) as both, both.gateway.request(both.head(process="other"), "one", b"") as response:
+        response.resume()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await response.head()
+
+
+async def test_request_whose_gateway_was_lost_before_the_answer_is_not_run_again(broker: NatsServer) -> None:
+    class Silent(App):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            self.bodies.append((await receive())["body"])
+            await receive()
+
+    app = Silent()
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "one", b"") as response:
+        await until(lambda: app.bodies)
+        both.worker.lose("gateway")
+        response.resume()
+        with pytest.raises(NodeUnavailable):
+            await response.head()
+    assert len(app.bodies) == 1
 
 
 @pytest.mark.parametrize("outage_s", [0, 1.0])

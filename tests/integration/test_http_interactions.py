@@ -309,6 +309,7 @@ async def test_answer_of_another_process_is_passed_on(scripted: Scripted, tmp_pa
     assert late.status_code == 409
 
 
+@pytest.mark.one_machine
 async def test_waiting_counts_no_time_and_holds_no_slot(scripted: Scripted, tmp_path: Path) -> None:
     limits, order = UnifiedFlags(command_timeout_secs=2), tmp_path / "order"
     async with serving(scripted.env, REGISTRY, unified_flags=limits, max_concurrent_runs=1) as server:

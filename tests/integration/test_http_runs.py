@@ -328,6 +328,7 @@ async def queued(server: LiveServer) -> list[dict[str, str]]:
         ("/anthropic/v1/messages", {"model": "claude", **ASKED}, 500, '"error_code":"cancelled"'),
     ],
 )
+@pytest.mark.one_machine
 async def test_cancelling_a_queued_run_does_not_make_its_client_retry(
     scripted: Scripted, path: str, body: dict[str, object], status: int, expected: str
 ) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from clinvk.cluster.members import CHECK_INTERVAL_S, LOST_AFTER_S, Members
+from clinvk.cluster.members import CHECK_INTERVAL_S, LOST_AFTER_S, MAX_OUTAGE_S, Members
 from clinvk.cluster.messages import PROTOCOL, Announcement, Foreign, Frame, Kind, Seal, decode_frame
 
 
@@ -14,6 +14,7 @@ class Clock:
     def __init__(self) -> None:
         self.now = 100.0
         self.members = Members("here", lambda: self.now)
+        self.is_connected = True
         self.lost: list[str] = []
         self.members.on_lost.append(self.lost.append)
 
@@ -23,7 +24,7 @@ class Clock:
         while self.now < until:
             self.now += CHECK_INTERVAL_S
             each()
-            self.members.check()
+            self.members.check(self.is_connected)
 
 
 def node(name: str, **fields: object) -> Announcement:
@@ -51,7 +52,17 @@ def test_process_that_was_busy_itself_does_not_lose_the_others() -> None:
     clock.now += 10
     clock.members.check()
     assert clock.lost == []
-    clock.passes(LOST_AFTER_S)
+    clock.passes(LOST_AFTER_S + 1)
+    assert clock.lost == ["p-one"]
+
+
+def test_process_without_the_broker_loses_nobody_for_thirty_seconds() -> None:
+    clock = Clock()
+    clock.members.note(node("one"))
+    clock.is_connected = False
+    clock.passes(MAX_OUTAGE_S - 1)
+    assert clock.lost == []
+    clock.passes(LOST_AFTER_S + 2)
     assert clock.lost == ["p-one"]
 
 

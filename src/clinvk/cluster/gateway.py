@@ -22,7 +22,7 @@ from clinvk.api.http.response import DisconnectWatch, HttpResponse, document, he
 from clinvk.backends import registry as backends
 from clinvk.cluster import messages
 from clinvk.cluster.broker import Broker
-from clinvk.cluster.hop import GatewayEnd, Response, Undelivered
+from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
 from clinvk.cluster.members import Member, Members
 from clinvk.cluster.messages import PROTOCOL, RequestHead, ResponseHead
 from clinvk.dialects.dialect import Call, DirectoryNotAllowed, RunFacts, renamed
@@ -154,26 +154,38 @@ class Gateway:
             run = await self._services.store.run(reference or "")
             node = run.node if run.state in UNDER_WAY else ""
         if node and (self._members.node(node) or scope["method"] == "POST"):
-            await self._pass_on(_Target(node), b"", scope, receive, send, _no_piece)
-        else:
-            await app(scope, receive, send)
+            try:
+                await self._pass_on(_Target(node), b"", scope, receive, send, _no_piece)
+            except Undelivered:
+                if scope["method"] == "POST":
+                    raise
+            else:
+                return
+        await app(scope, receive, send)
 
     async def _worktree(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request for a worktree to the node that has the worktree."""
-        wished = headers_of(scope).get(NODE_HEADER, "")
-        members = self._candidates(_Target(wished))
-        await self._try(members, b"", scope, receive, send, _no_piece, lambda head: head.status == 404)
+        """Pass a request for a worktree to the node that has the worktree; without one, any node reports that."""
+        reference: str = scope["path_params"]["id"].removeprefix("clinvk/")
+        found = [node for node, item in await self._worktrees(scope) if item.id.startswith(reference)]
+        await self._pass_on(_Target(found[0] if found else ""), b"", scope, receive, send, _no_piece)
 
     async def _list_worktrees(self, scope: Scope, receive: Receive, send: Send) -> None:
         """List the worktrees of all nodes."""
-        items: list[WorktreeItem] = []
-        for member in self._members.nodes():
-            async with self._request(member, b"", scope) as response:
-                await response.head()
-                data = b"".join([piece async for piece, _ in response.body()])
-                items += msgspec.json.decode(data, type=WorktreeList).worktrees
-        items.sort(key=lambda item: item.made_at)
+        items = sorted((item for _, item in await self._worktrees(scope)), key=lambda item: item.made_at)
         await document(WorktreeList(worktrees=items))(scope, receive, send)
+
+    async def _worktrees(self, scope: Scope) -> list[tuple[str, WorktreeItem]]:
+        """Return the worktrees of all nodes, each with the name of a node. Nodes of one machine may share a home."""
+        found: dict[str, tuple[str, WorktreeItem]] = {}
+        listing = {**scope, "method": "GET", "path": _WORKTREES, "query_string": b""}
+        for member in self._members.nodes():
+            async with self._request(member, b"", listing) as response:
+                head = await response.head()
+                data = b"".join([piece async for piece, _ in response.body()])
+                if head.status == 200:
+                    items = msgspec.json.decode(data, type=WorktreeList).worktrees
+                    found |= {item.id: (member.announcement.node, item) for item in items}
+        return [*found.values()]
 
     async def _target_of_call(self, call: Call, is_model_api: bool, scope: Scope) -> _Target:
         """Return where a prompt may run.
@@ -247,19 +259,8 @@ class Gateway:
     async def _pass_on(
         self, target: _Target, body: bytes, scope: Scope, receive: Receive, send: Send, error_piece: _ErrorPiece
     ) -> None:
-        await self._try(self._candidates(target), body, scope, receive, send, error_piece, _may_pass)
-
-    async def _try(
-        self,
-        members: Sequence[Member],
-        body: bytes,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        error_piece: _ErrorPiece,
-        is_for_next: Callable[[ResponseHead], bool],
-    ) -> None:
-        """Pass a request to the first node; to the next while `is_for_next` is true for the response."""
+        """Pass a request to the best node; to the next if that refuses for a reason that others may not have."""
+        members = self._candidates(target)
         response = HttpResponse(send, self._services.settings.server.write_timeout_secs)
         async with DisconnectWatch(receive, response, lambda: _CHECK_CLIENT_S, _ignore_quiet) as disconnect:
             disconnect.watch()
@@ -272,7 +273,7 @@ class Gateway:
                         if is_last:
                             raise
                         continue
-                    if is_last or not is_for_next(head):
+                    if is_last or not _may_pass(head):
                         await _relay(head, answer, response, member.announcement.node, error_piece)
                         return
 

@@ -15,6 +15,9 @@ CHECK_INTERVAL_S = 0.5
 _MAX_DELAY_S = 1.0
 """A check that is later than this says nothing about the others: this process itself was stopped or busy."""
 
+MAX_OUTAGE_S = 30.0
+"""How long streams wait for a broker that is away."""
+
 
 class Member:
     """A process of the cluster. `assigned` counts the runs that this process sent since the last announcement."""
@@ -44,7 +47,7 @@ class Members:
         self.on_interrupted: list[Callable[[str], None]] = []
         self._now = now
         self._members: dict[str, Member] = {}
-        self._checked_at = now()
+        self._checked_at = self._connected_at = now()
 
     def note(self, announcement: Announcement) -> bool:
         """Record an announcement, and return whether the process is new."""
@@ -66,12 +69,17 @@ class Members:
         if self._members.pop(process, None):
             _call(self.on_lost, process)
 
-    def check(self) -> None:
-        """Remove the processes that are silent. Call this every `CHECK_INTERVAL_S`."""
+    def check(self, is_connected: bool = True) -> None:
+        """Remove the processes that are silent. Call this every `CHECK_INTERVAL_S`.
+
+        A process that was busy, or has no connection to the broker itself, cannot hear the others.
+        """
         now = self._now()
-        if now - self._checked_at > CHECK_INTERVAL_S + _MAX_DELAY_S:
+        self._connected_at = now if is_connected else self._connected_at
+        is_late = now - self._checked_at > CHECK_INTERVAL_S + _MAX_DELAY_S
+        if is_late or (not is_connected and now - self._connected_at < MAX_OUTAGE_S):
             for member in self._members.values():
-                member.seen_at = max(member.seen_at, now - LOST_AFTER_S / 2)
+                member.seen_at = now
         self._checked_at = now
         for process in [each for each, member in self._members.items() if now - member.seen_at > LOST_AFTER_S]:
             logger.warning("%s is silent", self._members[process].announcement.node or f"gateway {process}")

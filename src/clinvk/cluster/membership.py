@@ -18,10 +18,11 @@ from clinvk.api.endpoints.inventory import BackendInfo, NodeBackend, NodeInfo
 from clinvk.api.endpoints.services import Services
 from clinvk.cluster.broker import Broker, Received, connected, without_password
 from clinvk.cluster.gateway import Gateway
-from clinvk.cluster.hop import GatewayEnd, WorkerEnd
+from clinvk.cluster.gateway_end import GatewayEnd
 from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, CHECK_INTERVAL_S, Member, Members
 from clinvk.cluster.messages import Announcement, Foreign, Seal
-from clinvk.cluster.worker import ParkedCalls, forward_changes, show_changes, worker_app
+from clinvk.cluster.worker import ParkedCalls, forward_changes, worker_app
+from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.config.saving import replace_file
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 SECRET_VARIABLE = "CLINVK_CLUSTER_SECRET"  # noqa: S105  # a name
 
 _ANSWER_TIMEOUT_S = 2.0
+_FIRST_ANNOUNCEMENTS_S = 0.3
+"""How long a gateway waits at its start for the nodes, which announce themselves to a new server at once."""
 
 
 class Membership:
@@ -110,9 +113,11 @@ class Membership:
                 self._gateway = Gateway(services, broker, hop, members)
                 services.inventory.of_cluster = self._backends
                 services.live.only_forwarded = not self.runs_agents
-                await broker.subscribe("changes", partial(show_changes, services, seal, self._process))
+                await broker.subscribe("changes", partial(self._show_change, services))
             announcing = in_background(self._announce(services, broker))
-            async with announcing, in_background(self._check()), in_background(self._stop(services)):
+            async with announcing, in_background(self._check(broker)), in_background(self._stop(services)):
+                if self.listens:
+                    await asyncio.sleep(_FIRST_ANNOUNCEMENTS_S)
                 yield
         broker.send("members", seal.sign(self._announcement(services, broker, has_left=True)))
 
@@ -155,10 +160,10 @@ class Membership:
         await services.state.stopping.wait()
         self._new_member.set()
 
-    async def _check(self) -> None:
+    async def _check(self, broker: Broker) -> None:
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
-            self._members.check()
+            self._members.check(broker.is_connected)
 
     def _note(self, received: Received) -> None:
         try:
@@ -170,6 +175,12 @@ class Membership:
             return
         if self._members.note(announcement) and announcement.process != self._process:
             self._new_member.set()
+
+    def _show_change(self, services: Services, received: Received) -> None:
+        """Show the viewers at this gateway a change of a worker."""
+        change = self._seal.change(received.data)
+        if change.process != self._process:
+            services.live.publish_data(change.kind, change.data)
 
     async def _refuse_duplicate(self, broker: Broker) -> None:
         node = self._settings.cluster.node

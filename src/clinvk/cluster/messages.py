@@ -22,6 +22,9 @@ PROTOCOL = 1
 CHUNK_BYTES = 512 * 1024
 """The maximum size of a payload: NATS allows messages of 1 MB."""
 
+WINDOW_BYTES = 256 * 1024
+"""How far a worker sends ahead of the client."""
+
 _FRAME = struct.Struct(">BI")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 

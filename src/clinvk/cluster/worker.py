@@ -73,10 +73,3 @@ def forward_changes(services: Services, broker: Broker, seal: Seal, process: str
         broker.send("changes", seal.sign(Change(process, kind, data)))
 
     services.live.forward = forward
-
-
-def show_changes(services: Services, seal: Seal, process: str, received: Received) -> None:
-    """Show the viewers at this gateway a change of another process."""
-    change = seal.change(received.data)
-    if change.process != process:
-        services.live.publish_data(change.kind, change.data)

@@ -1,4 +1,4 @@
-// The installed agents, and the health of the server.
+// The installed agents, the nodes of a cluster, and the health of the server.
 
 import { html } from "./vendor/preact.js";
 import { get } from "./api.js";
@@ -10,12 +10,15 @@ const LOGINS = { claude: "run claude and /login", codex: "codex login", gemini: 
 export function Agents() {
   const { newestRuns } = useLive();
   const lastOf = (name) => newestRuns.find((run) => run.backend === name && run.ended_at);
-  const load = () => Promise.all([get("backends"), get("../../health").catch((error) => error.problem)]);
+  const health = () => get("../../health").catch((error) => error.problem);
+  const load = () => Promise.all([get("backends"), get("nodes"), health()]);
   return html`
     <h1 tabindex="-1">Agents</h1>
-    <${Loaded} load=${load}>${([{ backends }, health]) => html`
+    <${Loaded} load=${load}>${([{ backends }, { nodes }, health]) => html`
       <div class="cards">${backends.map((backend) => html`
         <${AgentCard} key=${backend.name} backend=${backend} last=${lastOf(backend.name)} />`)}</div>
+      ${nodes.length > 0 && html`<h2>Nodes</h2>
+        <div class="cards">${nodes.map((node) => html`<${NodeCard} key=${node.node} node=${node} />`)}</div>`}
       <${Health} health=${health} />`}<//>`;
 }
 
@@ -38,6 +41,21 @@ function AgentCard({ backend, last }) {
       </dl>
       ${isLoggedOut && html`<p>To log in: <code>${LOGINS[name] ?? "see the agent's own help"}</code></p>`}
       ${install && html`<${Code} text=${install} label="Install command" />`}
+    </section>`;
+}
+
+function NodeCard({ node }) {
+  const agents = node.backends.filter((each) => each.available).map((each) => `${each.name} ${each.version ?? ""}`);
+  return html`
+    <section class="card" aria-label=${node.node}>
+      <header><h2>${visible(node.node)}</h2>
+        <span class="state ${node.state === "up" ? "finished" : "failed"}">${node.state}</span></header>
+      <dl>
+        <dt>Agents</dt><dd>${agents.length ? agents.map(visible).join(", ") : "none"}</dd>
+        <dt>Runs</dt><dd>${node.running} of ${node.max_concurrent_runs}, ${node.queued} waiting</dd>
+        ${node.labels.length > 0 && html`<dt>Labels</dt><dd>${node.labels.map(visible).join(", ")}</dd>`}
+        <dt>clinvk</dt><dd>${node.version}</dd>
+      </dl>
     </section>`;
 }
 

@@ -1,0 +1,173 @@
+"""The gateway's end of HTTP over NATS: send requests to workers, and receive their responses."""
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
+
+from clinvk.cluster import messages
+from clinvk.cluster.broker import Broker, Received
+from clinvk.cluster.messages import WINDOW_BYTES, Frame, Kind, RequestHead, ResponseHead, Seal
+from clinvk.runtime.process.waiting import WakeUp
+from clinvk.types.errors import NodeUnavailable
+
+
+class Undelivered(NodeUnavailable):
+    """Nobody has received the request, so another node may run it."""
+
+
+class Response:
+    """The response of a worker, as the gateway receives it."""
+
+    def __init__(self, name: str, process: str, send: Callable[[bytes], None], request: list[bytes]) -> None:
+        self.process = process
+        self.is_over = False
+        self._name = name
+        self._send = send
+        self._request = request
+        self._frames: deque[Frame] = deque()
+        self._received = self._unacknowledged = 0
+        self._wake = WakeUp()
+        self._is_resumed = False
+        self._error: NodeUnavailable | None = None
+
+    def feed(self, frame: Frame) -> None:
+        """Take a frame of the worker; skip frames that were received before, or after a lost frame.
+
+        Send a lost request once more.
+        """
+        if frame.kind == Kind.LOST:
+            frames, self._request = self._request, []
+            self._is_resumed = False
+            for each in frames:
+                self._send(each)
+            if not frames:
+                self.fail("does not know the request")
+        elif frame.number == self._received + 1:
+            self._received += 1
+            self._frames.append(frame)
+            self._wake.set()
+
+    def resume(self) -> None:
+        """Request the frames that an interruption has lost."""
+        self._is_resumed = True
+        self._send(Frame(Kind.RESUME, self._received).encode())
+
+    def fail(self, reason: str) -> None:
+        """End the response: the worker is lost."""
+        self._error = self._error or NodeUnavailable(f"node {self._name!r} {reason}")
+        self._wake.set()
+
+    def refuse(self) -> None:
+        """Note that nobody receives the subject of the worker.
+
+        A worker that has received the request may be about to connect to the broker again.
+        """
+        if not (self._received or self._is_resumed):
+            self._error = self._error or Undelivered(f"node {self._name!r} is away")
+            self._wake.set()
+
+    async def head(self) -> ResponseHead:
+        """Return status and headers.
+
+        Raises:
+            NodeUnavailable: the worker was lost before.
+        """
+        frame = await self._next()
+        self._request = []  # it has arrived
+        return messages.decode_response(frame.payload)
+
+    async def body(self) -> AsyncIterator[tuple[bytes, bool]]:
+        """Yield the pieces of the body, each with whether more follow. A piece is acknowledged when the next is wanted.
+
+        Raises:
+            NodeUnavailable: the worker was lost, or its application broke the response off.
+        """
+        while not self.is_over:
+            frame = await self._next()
+            is_last = frame.kind == Kind.END
+            yield frame.payload, not is_last
+            self.is_over = is_last
+            self._unacknowledged += len(frame.payload)
+            if self.is_over or self._unacknowledged >= WINDOW_BYTES / 2:
+                self._unacknowledged = 0
+                self._send(Frame(Kind.ACK, frame.number).encode())
+
+    async def _next(self) -> Frame:
+        while not self._frames:
+            if self._error:
+                raise self._error
+            await self._wake.wait()
+        frame = self._frames.popleft()
+        if frame.kind == Kind.FAILED:
+            self.is_over = True
+            self._send(Frame(Kind.ACK, frame.number).encode())
+            raise NodeUnavailable(f"node {self._name!r} broke the response off")
+        return frame
+
+
+class GatewayEnd:
+    """Sends requests to workers, and receives their responses."""
+
+    def __init__(self, broker: Broker, seal: Seal, process: str) -> None:
+        self._broker = broker
+        self._seal = seal
+        self._process = process
+        self._streams: dict[str, Response] = {}
+        self._numbers = count(1)
+
+    async def open(self) -> None:
+        """Receive responses."""
+        await self._broker.subscribe(f"reply.{self._process}.*", self._receive)
+        self._broker.on_reconnect.append(self.resume)
+
+    def new_stream(self) -> str:
+        """Return the id for a stream."""
+        return f"{next(self._numbers):x}"
+
+    @asynccontextmanager
+    async def request(self, head: RequestHead, node: str, body: bytes) -> AsyncGenerator[Response]:
+        """Send a request, and yield its response. Leaving the context early cancels the request.
+
+        Raises:
+            NodeUnavailable: the broker is away.
+        """
+        if not self._broker.is_connected:
+            raise NodeUnavailable("the broker of the cluster is away")
+        to, reply = f"to.{head.process}", f"reply.{self._process}.{head.stream}"
+        send = partial(self._broker.send, to, reply=reply)
+        frames = [*messages.request_frames(self._seal.sign(head), body)]
+        response = self._streams[head.stream] = Response(node, head.process, send, frames)
+        try:
+            for frame in frames:
+                send(frame)
+            yield response
+        finally:
+            del self._streams[head.stream]
+            if not response.is_over:
+                send(Frame(Kind.CANCEL, 0).encode())
+
+    def lose(self, process: str) -> None:
+        """End the streams of a worker that is lost."""
+        for response in self._streams.values():
+            if response.process == process:
+                response.fail("is away")
+
+    def resume(self, process: str | None = None) -> None:
+        """Request the frames that an interruption has lost, of one worker or of all."""
+        for response in self._streams.values():
+            if process in (None, response.process):
+                response.resume()
+
+    def _receive(self, received: Received) -> None:
+        response = self._streams.get(received.subject.rpartition(".")[2])
+        if received.is_refused:
+            if response:
+                response.refuse()
+            return
+        frame = messages.decode_frame(received.data)
+        if response:
+            response.feed(frame)
+        elif frame.kind in (Kind.END, Kind.FAILED, Kind.PROBE):
+            self._broker.send(received.reply, Frame(Kind.CANCEL, 0).encode(), received.subject)
