@@ -92,6 +92,15 @@ class TestByItself:
             assert clinvk.run(*arguments, "second").stderr == ""
             assert handle_of_last(clinvk) is None
 
+    def test_session_of_another_node_of_a_cluster_is_not_continued(self, clinvk: Clinvk) -> None:
+        nodes = {name: {"CLINVK_CLUSTER__NODE": name} for name in ("one", "two")}
+        clinvk.agent.play(says("claude", "x"))
+        session = json.loads(clinvk.run("first", env=nodes["one"]).stdout)["session_id"]
+        assert json.loads(clinvk.run("second", env=nodes["one"]).stdout)["session_id"] == session
+        assert json.loads(clinvk.run("third", env=nodes["two"]).stdout)["session_id"] != session
+        refused = clinvk.run("resume", session, "fourth", env=nodes["two"])
+        assert (refused.returncode, "is on node 'one'; this is 'two'" in refused.stderr) == (1, True)
+
     @pytest.mark.parametrize("argument", ["--new", "--ephemeral"])
     def test_new_and_ephemeral_start_a_new_session(self, clinvk: Clinvk, argument: str) -> None:
         session = begun(clinvk)

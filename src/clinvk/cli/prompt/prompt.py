@@ -224,7 +224,7 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes, backend
             return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir), notes)
         if flags.new or flags.ephemeral or not settings.session.auto_resume:
             return SessionChoice()
-        return await resumed(store, _complete(request, settings, flags.detach), settings.session, notes)
+        return await resumed(store, _complete(request, settings, flags.detach), settings, notes)
 
     is_verbose = is_verbose_run(flags, settings)
     fallback = None if flags.fallback is None else fallback_of(split_list([flags.fallback]))

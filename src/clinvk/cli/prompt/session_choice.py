@@ -13,7 +13,7 @@ from clinvk.cli.sessions.session_text import directory as shown_directory
 from clinvk.cli.sessions.session_text import home_of, short_id, short_title
 from clinvk.cli.terminal.input import ask
 from clinvk.cli.terminal.output import DAY_S, Notes, time_ago
-from clinvk.config.model import SessionSettings, Settings
+from clinvk.config.model import Settings
 from clinvk.policy.rules import APPROVAL, SANDBOX, modes_up_to
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import SessionNotFound
@@ -77,14 +77,19 @@ def _name(session: Session, notes: Notes) -> str:
     return f"“{title}”" if title else f"session {short_id(session.id)}"
 
 
-async def resumed(store: SessionStore, request: RunRequest, settings: SessionSettings, notes: Notes) -> SessionChoice:
-    """Choose the current session of the agent in the directory, unless it is too old or had stricter modes."""
+async def resumed(store: SessionStore, request: RunRequest, settings: Settings, notes: Notes) -> SessionChoice:
+    """Choose the current session of the agent in the directory, unless it is too old or had stricter modes.
+
+    A session of another node of a cluster cannot be continued here.
+    """
     session = await store.current(request.backend, real_directory(request.workdir))
     now = time.time()
-    ages: list[float] = [settings.retention_days * DAY_S]
-    if isinstance(settings.auto_resume, str):
-        ages.append(age_s(settings.auto_resume, "session.auto_resume"))
+    ages: list[float] = [settings.session.retention_days * DAY_S]
+    if isinstance(settings.session.auto_resume, str):
+        ages.append(age_s(settings.session.auto_resume, "session.auto_resume"))
     if session is None or any(0 < most < now - session.last_used for most in ages):
+        return SessionChoice()
+    if session.node and settings.cluster.node not in ("", session.node):
         return SessionChoice()
     last = (await store.runs(RunQuery(session_id=session.id, limit=1))).items
     if last and (looser := _looser_mode(request, last[0])):
