@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,12 +86,11 @@ class Ends:
 
 
 @asynccontextmanager
-async def ends(broker: NatsServer, app: App, seal: Seal = SEAL) -> AsyncGenerator[Ends]:
+async def ends(broker: NatsServer, app: App, seal: Seal = SEAL, url_of_worker: str = "") -> AsyncGenerator[Ends]:
     """Connect both ends; after an interruption they resume as with announcements."""
-    settings = ClusterSettings(url=broker.url)
     async with (
-        connected(settings) as of_gateway,
-        connected(settings) as of_worker,
+        connected(ClusterSettings(url=broker.url)) as of_gateway,
+        connected(ClusterSettings(url=url_of_worker or broker.url)) as of_worker,
         WorkerEnd(of_worker, SEAL, "worker", app) as worker,
     ):
         gateway = GatewayEnd(of_gateway, seal, "gateway")
@@ -267,3 +266,48 @@ async def test_client_that_leaves_while_the_broker_is_away_is_noticed_afterwards
         assert not app.disconnects
         await asyncio.to_thread(broker.start)
         await until(lambda: app.disconnects)
+
+
+class Proxy:
+    """A network between a client and the broker, which loses all connections when it is cut."""
+
+    def __init__(self, broker: NatsServer) -> None:
+        self._port = broker.port
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward a connection in both directions until it is cut."""
+        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += [writer, other_writer]
+        await asyncio.gather(self._forward(reader, other_writer), self._forward(other_reader, writer))
+
+    def cut(self) -> None:
+        """Drop the connections with what is under way."""
+        while self._writers:
+            self._writers.pop().transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1000):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+async def test_network_that_drops_connections_costs_no_byte_of_a_stream(broker: NatsServer) -> None:
+    app, proxy = App([b"%d " % number for number in range(2000)], pause_s=0.002), Proxy(broker)
+    async with await asyncio.start_server(proxy.connect, "127.0.0.1", 0) as server:
+        port: int = server.sockets[0].getsockname()[1]
+        async with (
+            ends(broker, app, url_of_worker=f"nats://127.0.0.1:{port}") as both,
+            both.gateway.request(both.head(), "one", b"") as response,
+        ):
+            await response.head()
+            received = b""
+            async for piece, _ in response.body():
+                received += piece
+                if received.endswith((b" 200 ", b" 500 ", b" 900 ", b" 1300 ", b" 1700 ")):
+                    proxy.cut()
+        proxy.cut()
+    assert received == b"".join(app.pieces)
+    assert app.bodies == [b""]
