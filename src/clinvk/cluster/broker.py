@@ -202,12 +202,12 @@ def without_password(url: str) -> str:
 
 
 def _tls(settings: ClusterSettings) -> ssl.SSLContext | None:
-    if not (settings.url.startswith("tls://") or settings.ca):
+    if not (settings.url.startswith("tls://") or settings.ca_file):
         return None
     try:
-        return ssl.create_default_context(cafile=settings.ca or None)
+        return ssl.create_default_context(cafile=settings.ca_file or None)
     except OSError as exc:
-        raise ConfigError(f"cluster.ca {settings.ca!r} cannot be read: {exc.strerror or exc}") from exc
+        raise ConfigError(f"cluster.ca_file {settings.ca_file!r} cannot be read: {exc.strerror or exc}") from exc
 
 
 async def _log_error(error: Exception) -> None:
