@@ -278,7 +278,7 @@ class StoreSettings(_Section, frozen=True, kw_only=True):
 class ClusterSettings(_Section, frozen=True, kw_only=True):
     """A cluster of several machines. `node` is the name of this machine in the records of its runs and sessions.
 
-    `url` is the NATS server, `credentials` a file of NATS credentials, `ca_file` the certificates that its TLS may have.
+    `url` is the NATS server, `credentials` a file of NATS credentials, `ca_file` the certificates to trust.
     """
 
     node: NodeName = ""
