@@ -154,6 +154,25 @@ async def test_lost_gateway_counts_as_a_client_that_disconnected(broker: NatsSer
         await until(lambda: app.disconnects)
 
 
+async def test_worker_sends_nothing_more_to_a_gateway_that_is_gone(
+    broker: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ends(broker, App()) as both:
+        sent: list[str] = []
+        send = both.of_worker.send
+
+        def note(subject: str, data: bytes, reply: str = "") -> None:
+            sent.append(subject)
+            send(subject, data, reply)
+
+        monkeypatch.setattr(both.of_worker, "send", note)
+        head = both.head()
+        both.of_gateway.send("to.worker", Frame(Kind.REQUEST, 0, SEAL.sign(head)).encode(), f"reply.gone.{head.stream}")
+        await until(lambda: sent)
+        await asyncio.sleep(0.3)
+        assert set(sent) == {f"reply.gone.{head.stream}"}
+
+
 async def test_lost_worker_ends_its_responses_with_an_error(broker: NatsServer) -> None:
     async with ends(broker, App(holds=True)) as both, both.gateway.request(both.head(), "one", b"") as response:
         await response.head()

@@ -189,6 +189,8 @@ class WorkerEnd:
                 served.probe()
 
     def _receive(self, received: Received) -> None:
+        if received.is_refused:
+            return  # the gateway is gone; its silence disconnects its clients
         try:
             frame = messages.decode_frame(received.data)
             if frame.kind == Kind.REQUEST:
