@@ -52,7 +52,8 @@ class EditorConnection:
             if message and message.method:
                 yield message
             elif message and (answer := self._answers.pop(message.id, None)):
-                answer.set_result(message.result)
+                if not answer.cancelled():
+                    answer.set_result(message.result)
             elif not line:
                 asyncio.get_running_loop().call_later(_FLUSH_TIMEOUT_S, self._writer.transport.abort)
                 return
@@ -64,16 +65,15 @@ class EditorConnection:
             await self._writer.drain()
 
     async def ask(self, id_: str, method: str, params: object) -> object:
-        """Send a request, and wait for the result; None for an error."""
+        """Send a request, and wait for the result; None for an error. Cancelling the wait cancels the request."""
         answer = self._answers[id_] = asyncio.get_running_loop().create_future()
-        await self.send(id=id_, method=method, params=params)
-        return await answer
-
-    def withdraw(self, id_: str) -> None:
-        """Cancel a request that has no answer yet; the wait for the answer raises CancelledError."""
-        if answer := self._answers.pop(id_, None):
-            answer.cancel()
+        try:
+            await self.send(id=id_, method=method, params=params)
+            return await answer
+        except asyncio.CancelledError:
+            self._answers.pop(id_, None)
             self._write({"method": "$/cancel_request", "params": {"requestId": id_}})
+            raise
 
     async def fail(self, id_: Id, error: Exception) -> None:
         """Answer a request with an error."""

@@ -158,21 +158,21 @@ class EditorSession:
 
     async def _follow(self, run: FollowedRun, updates: TurnUpdates) -> None:
         """Show the events of a run, and ask what the agent asks."""
-        asked: set[str] = set()
+        questions: dict[str, asyncio.Task[None]] = {}
         try:
             async for logged in run.follow():
                 await self.show(*updates.feed(logged.event))
                 match logged.event:
                     case InteractionRequested(interaction):
-                        asked.add(interaction.id)
-                        self._context.group.create_task(self._ask(run, interaction, updates))
-                    case InteractionResolved(interaction):
-                        self._context.connection.withdraw(interaction.id)
+                        question = self._ask(run, interaction, updates)
+                        questions[interaction.id] = self._context.group.create_task(question)
+                    case InteractionResolved(interaction) if interaction.id in questions:
+                        questions[interaction.id].cancel()
                     case _:
                         pass
         finally:
-            for id_ in asked:
-                self._context.connection.withdraw(id_)
+            for question in questions.values():
+                question.cancel()
 
     async def _ask(self, run: FollowedRun, interaction: Interaction, updates: TurnUpdates) -> None:
         """Ask the user in the editor, or say how to answer elsewhere if a permission request cannot ask it."""

@@ -1,0 +1,62 @@
+"""The turns of an editor's session, on a run whose events are known."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from clinvk.backends import acp_wire as wire
+from clinvk.backends.registry import BACKENDS
+from clinvk.cli.acp.connection import EditorConnection
+from clinvk.cli.acp.session import Context, EditorSession
+from clinvk.config.model import Settings
+from clinvk.store.memory import MemoryStore
+from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Logged, RunFinished
+from clinvk.types.interaction import Interaction, InteractionAnswer
+from clinvk.types.request import RunRequest
+
+ASKED = Interaction(
+    id="q1", backend="claude", tool="Bash", title="Run", choices=("allow", "deny"), created_at=0, expires_at=0
+)
+
+
+class KnownRun:
+    """A run whose events are there at once."""
+
+    id, raw, session_id = "r1", b"", None
+    created_at = started_at = ended_at = 0.0
+    request = RunRequest(prompt="hi")
+    ending = RunFinished()
+
+    def __init__(self, *events: Event) -> None:
+        self.events = events
+
+    @asynccontextmanager
+    async def run(self, request: RunRequest) -> "AsyncGenerator[KnownRun]":
+        yield self
+
+    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
+        for number, event in enumerate([*self.events, self.ending]):
+            yield Logged(number, 0.0, event)
+
+    async def resolve(self, reference: str, answer: InteractionAnswer) -> None:
+        raise AssertionError(f"{reference} is answered: {answer}")
+
+
+@pytest.mark.parametrize("events", [[], [InteractionResolved(ASKED)]])
+async def test_question_that_is_over_at_once_is_not_asked(events: list[Event]) -> None:
+    editor, own = socket.socketpair()
+    with editor:
+        reader, writer = await asyncio.open_connection(sock=own)
+        run = KnownRun(InteractionRequested(ASKED), *events)
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            context = Context(EditorConnection(reader, writer), MemoryStore(), run, group, Settings(), BACKENDS, None)
+            session = EditorSession(context, "s1", "/", (), "claude")
+            result = await session.prompt([wire.Block(type="text", text="hi")])
+        assert result.stop_reason == "end_turn"
+        writer.close()
+        await writer.wait_closed()
+        editor.setblocking(False)
+        assert editor.recv(1 << 16) == b""
