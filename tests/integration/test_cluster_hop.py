@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
 from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Frame, Kind, RequestHead, Seal
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.model import ClusterSettings
-from clinvk.types.errors import NodeUnavailable
+from clinvk.types.errors import ConfigError, NodeUnavailable
 from polling import until
 
 SEAL = Seal(b"secret")
@@ -330,3 +331,24 @@ async def test_network_that_drops_connections_costs_no_byte_of_a_stream(broker: 
         proxy.cut()
     assert received == b"".join(app.pieces)
     assert app.bodies == [b""]
+
+
+def test_broker_with_tls_is_trusted_by_the_file_of_certificates_only(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ("-subj", "/CN=broker", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-nodes")
+    create = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-keyout", key, "-out", certificate, *subject)
+    subprocess.run(create, check=True, capture_output=True)
+
+    async def answer(url: str, ca_file: str) -> bytes:
+        settings = ClusterSettings(url=url, ca_file=ca_file)
+        async with connected(settings) as broker, connected(settings) as other:
+            await broker.subscribe("question", lambda received: broker.send(received.reply, b"answer"))
+            return await other.request("question", b"", 5) or b""
+
+    with NatsServer(tmp_path, "--tls", f"--tlscert={certificate}", f"--tlskey={key}") as broker:
+        url = broker.url.replace("nats:", "tls:")
+        assert asyncio.run(answer(url, str(certificate))) == b"answer"
+        with pytest.raises(ConfigError, match="certificate verify failed"):
+            asyncio.run(answer(url, ""))
+        with pytest.raises(ConfigError, match="'/nowhere' cannot be read"):
+            asyncio.run(answer(url, "/nowhere"))

@@ -22,6 +22,7 @@ PREFIX = "clinvk"
 """The first part of all subjects."""
 
 _CONNECT_TIMEOUT_S = 5
+_CLOSE_TIMEOUT_S = 2
 _RECONNECT_S = 0.5
 _PING_INTERVAL_S = 5
 _NO_RESPONDERS = "503"
@@ -139,9 +140,7 @@ class Broker:
         await asyncio.sleep(0)
         if self._pumping:
             self._pumping.cancel()
-        with suppress(Exception):  # whatever fails, the process no longer needs the connection
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await self._client.close()
+        await _close(self._client)
 
     async def _disconnected(self) -> None:
         if not self._client.is_closed:
@@ -191,7 +190,13 @@ async def _probe(settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
         reason = reasons[-1] if isinstance(exc, errors.NoServersError | TimeoutError) else str(exc)
         raise ConfigError(f"cluster.url {without_password(settings.url)!r} cannot be used: {reason}") from exc
     finally:
-        with suppress(Exception):  # a connection that was never made cannot be closed
+        await _close(client)
+
+
+async def _close(client: Client) -> None:
+    """Close a connection. Whatever fails, nobody needs the connection any more; one that was never made may hang."""
+    with suppress(Exception):
+        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await client.close()
 
 
