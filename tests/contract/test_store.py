@@ -909,3 +909,14 @@ async def test_waiting_run_holds_its_session(store: SessionStore) -> None:
         await store.begin(run(given), given)
     with pytest.raises(SessionBusy):
         await store.delete(given.id)
+
+
+async def test_numbers_of_tokens_that_no_agent_can_have_used_are_stored_as_the_limits(store: SessionStore) -> None:
+    given = session()
+    record = run(given)
+    await store.begin(record, given)
+    absurd = Usage(2**64, -1)
+    ended = replace(record, state="finished", ended_at=record.created_at, usage=absurd)
+    await store.end(ended, replace(given, token_usage=absurd + absurd), [])
+    assert (await store.run(record.id)).usage == Usage(2**53 - 1, 0)
+    assert (await store.session(given.id)).token_usage == Usage(2**53 - 1, 0)

@@ -21,7 +21,7 @@ from clinvk.api.access.keys import ApiKeys, watch_key_sources
 from clinvk.store.postgres.database import Database, fetch
 from clinvk.store.postgres.postgres import PostgresStore
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery
-from clinvk.types.errors import SessionBusy, StoreUnavailable
+from clinvk.types.errors import ClinvkError, SessionBusy, StoreUnavailable
 from clinvk.types.events import RunFailed, TextDelta, Usage
 from polling import until, until_told
 from postgres_server import PostgresServer
@@ -357,6 +357,32 @@ async def test_full_disk_refuses_runs_and_recovers(store: PostgresStore) -> None
     await until_told(state_is(store, record.id, "finished"))
     assert await store.events(record.id) == ANSWER
     assert await store.count() == 1
+
+
+async def test_record_that_the_server_refuses_stops_no_other_operation(
+    store: PostgresStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The refusal, which no record of clinvk should meet, is raised by a trigger."""
+    given = session(status="active")
+    refused, ended, other = run(given), run(), run()
+    await store.begin(refused, given)
+    await store.begin(ended, None)
+    await store.begin(other, None)
+    with psycopg.connect(store.url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " RAISE EXCEPTION 'bigint out of range' USING ERRCODE = '22003'; END $$;"
+            "CREATE TRIGGER refuse BEFORE UPDATE ON runs FOR EACH ROW WHEN (new.model = 'refused')"
+            " EXECUTE FUNCTION refuse()"
+        )
+    await store.update(replace(refused, model="refused", state="running"), None)
+    await store.update(replace(other, state="running"), None)
+    with pytest.raises(ClinvkError, match="refuses a value: bigint out of range"):
+        await store.end(replace(ended, model="refused", state="finished"), None, ANSWER)
+    assert (await store.run(refused.id)).state == "queued"
+    assert (await store.run(other.id)).state == "running"
+    assert "refuses a value" in caplog.text
+    assert (await store.run(ended.id)).state == "failed"
 
 
 async def test_long_paths_and_models_are_stored(store: PostgresStore) -> None:

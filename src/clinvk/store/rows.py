@@ -308,6 +308,7 @@ _UNSAVED = 1_000_000
 
 INTERRUPTED = RunFailed(ClinvkError.code, "clinvk ended while the run was under way")
 WITHDRAWN = RunFailed(Cancelled.code, "the run was cancelled before it started")
+NOT_KEPT = RunFailed(ClinvkError.code, "the store refused the record of the end of the run")
 
 
 class Stopped(NamedTuple):

@@ -8,8 +8,12 @@ whatever an agent prints, so readers need no checks.
 from typing import Literal, NamedTuple
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from clinvk.types.interaction import Interaction
+
+MAX_TOKENS = 2**53 - 1
+"""The largest integer that every reader of JSON represents exactly."""
 
 StopReason = Literal["end_turn", "max_tokens", "max_turns", "max_budget", "stop_sequence", "refusal", "tool_use"]
 
@@ -18,12 +22,18 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=False):
     """Tokens of one run alone.
 
     `input_tokens` includes `cached_tokens`; `output_tokens` includes `reasoning_tokens`. Each is counted once.
+    A count is at least 0 and at most `MAX_TOKENS`, whatever an agent reports.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            if not 0 <= (tokens := getattr(self, field)) <= MAX_TOKENS:
+                force_setattr(self, field, max(0, min(tokens, MAX_TOKENS)))
 
     @property
     def total_tokens(self) -> int:
@@ -40,10 +50,10 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=False):
 
     def __sub__(self, other: "Usage") -> "Usage":
         return Usage(
-            max(0, self.input_tokens - other.input_tokens),
-            max(0, self.output_tokens - other.output_tokens),
-            max(0, self.cached_tokens - other.cached_tokens),
-            max(0, self.reasoning_tokens - other.reasoning_tokens),
+            self.input_tokens - other.input_tokens,
+            self.output_tokens - other.output_tokens,
+            self.cached_tokens - other.cached_tokens,
+            self.reasoning_tokens - other.reasoning_tokens,
         )
 
 

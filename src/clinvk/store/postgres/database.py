@@ -19,7 +19,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.types.string import StrDumperUnknown, TextLoader
 
-from clinvk.types.errors import ConfigError, StoreUnavailable
+from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -78,6 +78,7 @@ class Database:
 
         Raises:
             StoreUnavailable: the server cannot be reached, refuses the operation, or does not answer in time.
+            ClinvkError: the server refuses a value, and would refuse the value again.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -95,11 +96,11 @@ class Database:
                     await self._return(connection)
             finally:
                 self._slots.release()
-        except (psycopg.IntegrityError, psycopg.DataError):
-            raise
+        except (psycopg.IntegrityError, psycopg.DataError) as exc:
+            raise ClinvkError(f"{self.address} refuses a value: {_first_line(exc)}") from exc
         except (psycopg.Error, TimeoutError) as exc:
             is_late = isinstance(exc, TimeoutError) or loop.time() >= deadline
-            reason = f"does not answer within {timeout_s:g} s" if is_late else str(exc).partition("\n")[0]
+            reason = f"does not answer within {timeout_s:g} s" if is_late else _first_line(exc)
             raise StoreUnavailable(f"{self.address}: {reason}") from exc
 
     async def close(self) -> None:
@@ -177,6 +178,10 @@ async def fetch(connection: Connection, statement: str, *values: object) -> list
 async def execute(connection: Connection, statement: str, *values: object) -> int:
     """Run a statement, and return the number of rows that it changed."""
     return (await connection.execute(statement.encode(), values or None)).rowcount
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _is_lost(connection: Connection) -> bool:

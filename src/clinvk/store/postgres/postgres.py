@@ -22,7 +22,7 @@ from clinvk.store.postgres.database import TIMEOUT_S, Connection, Database, exec
 from clinvk.store.postgres.heartbeat import INTERVAL_S, Heartbeat
 from clinvk.store.postgres.turns import INTERACTIONS, LIMITS, RUNS, SESSIONS
 from clinvk.store.protocol import InteractionQuery, Page, RunQuery, SessionQuery, settled_record
-from clinvk.store.rows import INTERRUPTED, WITHDRAWN
+from clinvk.store.rows import INTERRUPTED, NOT_KEPT, WITHDRAWN
 from clinvk.types.errors import ClinvkError, StoreUnavailable
 from clinvk.types.events import Logged
 from clinvk.types.interaction import Interaction
@@ -99,12 +99,14 @@ class PostgresStore:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
-        with suppress(StoreUnavailable):
-            await self._store_pending()
-        if self._later:
-            logger.error("%d records of runs are not kept: the database is away", len(self._later))
-        await self._heartbeat.close()
-        await self._database.close()
+        try:
+            with suppress(StoreUnavailable):
+                await self._store_pending()
+            if self._later:
+                logger.error("%d records of runs are not kept: the database is away", len(self._later))
+        finally:
+            await self._heartbeat.close()
+            await self._database.close()
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Insert a run before its start, and claim its session."""
@@ -145,6 +147,9 @@ class PostgresStore:
             await self._write(end)
         except (StoreUnavailable, asyncio.CancelledError):
             self._store_soon(run.id, end)
+            raise
+        except ClinvkError:
+            self._store_soon(run.id, lambda db: turns.stop(db, run.id, "failed", NOT_KEPT))
             raise
         self._on_run(run)
 

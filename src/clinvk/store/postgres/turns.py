@@ -140,6 +140,8 @@ async def update(db: Connection, run: RunRecord, session: Session | None, statem
         await execute(
             db, _UPDATE_SESSION, *SESSIONS.values(session, SESSION_CHANGES), is_resumable(session), session.id
         )
+    else:
+        await fetch(db, _LOCK_SESSION_OF, run.id)
     if await _has_lost_text(db, run):
         run = without_text(run)
     if not await execute(db, statement, *RUNS.values(run, RUN_CHANGES), run.id):
