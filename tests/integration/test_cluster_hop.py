@@ -12,10 +12,10 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from broker import NatsServer
-from clinvk.cluster import messages
+from clinvk.cluster import messages, worker_end
 from clinvk.cluster.broker import Broker, connected
 from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
-from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Frame, Kind, RequestHead, Seal
+from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Frame, Kind, RequestHead, ResponseHead, Seal
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.model import ClusterSettings
 from clinvk.types.errors import ConfigError, NodeUnavailable
@@ -65,12 +65,10 @@ class Ends:
     of_gateway: Broker
     of_worker: Broker
 
-    def head(self, body: bytes = b"", process: str = "worker") -> RequestHead:
+    def head(self, body: bytes = b"") -> RequestHead:
         """Return the head of a request with a body."""
         return RequestHead(
             protocol=PROTOCOL,
-            process=process,
-            stream=self.gateway.new_stream(),
             method="POST",
             path="/somewhere",
             query=b"",
@@ -82,8 +80,11 @@ class Ends:
             client="",
             origin_named=None,
             body_bytes=len(body),
-            digest=messages.digest_of(body),
         )
+
+    def request(self, reply: str) -> bytes:
+        """Return the signed frame of a request without a body."""
+        return SEAL.sign_frame(Frame(Kind.REQUEST, 0, messages.encode(self.head())), reply, "to.worker")
 
 
 @asynccontextmanager
@@ -108,7 +109,7 @@ async def body_of(response: Response) -> bytes:
 @pytest.mark.parametrize("size", [0, 10, 3_000_000])
 async def test_request_and_response_arrive_complete(broker: NatsServer, size: int) -> None:
     sent, app = os.urandom(size), App([b"first", os.urandom(size), b"last"])
-    async with ends(broker, app) as both, both.gateway.request(both.head(sent), "one", sent) as response:
+    async with ends(broker, app) as both, both.gateway.request(both.head(sent), "worker", "one", sent) as response:
         head = await response.head()
         assert (head.status, dict(head.headers)) == (201, {b"x-path": b"/somewhere"})
         assert await body_of(response) == b"".join(app.pieces)
@@ -117,7 +118,7 @@ async def test_request_and_response_arrive_complete(broker: NatsServer, size: in
 
 async def test_pieces_arrive_one_by_one_as_they_are_sent(broker: NatsServer) -> None:
     app = App(holds=True)
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "one", b"") as response:
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
         pieces = response.body()
         await response.head()
         assert [(await anext(pieces))[0] for _ in app.pieces] == app.pieces
@@ -125,7 +126,7 @@ async def test_pieces_arrive_one_by_one_as_they_are_sent(broker: NatsServer) -> 
 
 async def test_slow_client_holds_the_application_back(broker: NatsServer) -> None:
     app = App([b"x" * 10_000] * 1000)
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "one", b"") as response:
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
         await response.head()
         pieces = response.body()
         received = len((await anext(pieces))[0])
@@ -140,14 +141,14 @@ async def test_slow_client_holds_the_application_back(broker: NatsServer) -> Non
 async def test_client_that_disconnects_is_noticed_by_the_application(broker: NatsServer) -> None:
     app = App(holds=True)
     async with ends(broker, app) as both:
-        async with both.gateway.request(both.head(), "one", b"") as response:
+        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
             await response.head()
         await until(lambda: app.disconnects)
 
 
 async def test_lost_gateway_counts_as_a_client_that_disconnected(broker: NatsServer) -> None:
     app = App(holds=True)
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "one", b"") as response:
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
         await response.head()
         both.worker.lose("another")
         assert not app.disconnects
@@ -167,15 +168,17 @@ async def test_worker_sends_nothing_more_to_a_gateway_that_is_gone(
             send(subject, data, reply)
 
         monkeypatch.setattr(both.of_worker, "send", note)
-        head = both.head()
-        both.of_gateway.send("to.worker", Frame(Kind.REQUEST, 0, SEAL.sign(head)).encode(), f"reply.gone.{head.stream}")
+        both.of_gateway.send("to.worker", both.request("reply.gone.1"), "reply.gone.1")
         await until(lambda: sent)
         await asyncio.sleep(0.3)
-        assert set(sent) == {f"reply.gone.{head.stream}"}
+        assert set(sent) == {"reply.gone.1"}
 
 
 async def test_lost_worker_ends_its_responses_with_an_error(broker: NatsServer) -> None:
-    async with ends(broker, App(holds=True)) as both, both.gateway.request(both.head(), "one", b"") as response:
+    async with (
+        ends(broker, App(holds=True)) as both,
+        both.gateway.request(both.head(), "worker", "one", b"") as response,
+    ):
         await response.head()
         both.gateway.lose("worker")
         with pytest.raises(NodeUnavailable, match="'one' is away"):
@@ -184,13 +187,13 @@ async def test_lost_worker_ends_its_responses_with_an_error(broker: NatsServer) 
 
 async def test_request_that_nobody_receives_is_undelivered(broker: NatsServer) -> None:
     async with ends(broker, App()) as both:
-        async with both.gateway.request(both.head(process="gone"), "gone", b"") as response:
+        async with both.gateway.request(both.head(), "gone", "gone", b"") as response:
             with pytest.raises(Undelivered):
                 await response.head()
         await asyncio.to_thread(broker.kill)
         await until(lambda: not both.of_gateway.is_connected)
         with pytest.raises(NodeUnavailable, match="broker"):
-            async with both.gateway.request(both.head(), "one", b""):
+            async with both.gateway.request(both.head(), "worker", "one", b""):
                 pass
 
 
@@ -200,43 +203,76 @@ async def test_application_that_fails_breaks_the_response_off(broker: NatsServer
             await send({"type": "http.response.start", "status": 200, "headers": []})
             raise RuntimeError("on purpose")
 
-    async with ends(broker, Failing()) as both, both.gateway.request(both.head(), "one", b"") as response:
+    async with ends(broker, Failing()) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
         await response.head()
         with pytest.raises(NodeUnavailable, match="broke the response off"):
             await body_of(response)
 
 
-async def test_request_of_another_secret_or_with_another_body_is_refused(broker: NatsServer) -> None:
+async def test_process_without_the_secret_changes_neither_request_nor_response(broker: NatsServer) -> None:
+    body, app = os.urandom(1_000_000), App(holds=True)
+    forged = [
+        ("to.worker", Frame(Kind.BODY, 1, b"forged")),
+        ("to.worker", Frame(Kind.CANCEL, 0)),
+        ("to.worker", Frame(Kind.ACK, 9)),
+        ("to.worker", Frame(Kind.REQUEST, 0, b"forged")),
+        ("reply.gateway.1", Frame(Kind.HEAD, 1, messages.encode(ResponseHead(200, ())))),
+        ("reply.gateway.1", Frame(Kind.END, 2, b"forged")),
+        ("reply.gateway.1", Frame(Kind.LOST, 0)),
+    ]
+
+    def forge(seal: Seal) -> None:
+        for subject, frame in forged:
+            of_worker = subject == "to.worker"
+            data = seal.sign_frame(frame, "reply.gateway.1", "to.worker")
+            for each in (data, frame.encode()):
+                both.of_gateway.send(subject, each, "reply.gateway.1" if of_worker else "to.worker")
+
+    async with ends(broker, app) as both:
+        forge(Seal(b"other"))
+        async with both.gateway.request(both.head(body), "worker", "one", body) as response:
+            forge(Seal(b"other"))
+            assert (await response.head()).status == 201
+            forge(Seal(b"other"))
+            pieces = response.body()
+            assert [(await anext(pieces))[0] for _ in app.pieces] == app.pieces
+            assert not app.disconnects
+    assert app.bodies == [body]
+
+
+async def test_request_of_another_secret_is_ignored(broker: NatsServer) -> None:
     app = App()
-    async with ends(broker, app, Seal(b"other")) as both, both.gateway.request(both.head(), "one", b"") as response:
-        with pytest.raises(NodeUnavailable, match="does not know"):
-            await response.head()
-    async with ends(broker, app) as both, both.gateway.request(both.head(b"signed"), "one", b"forged") as response:
-        with pytest.raises(NodeUnavailable, match="does not know"):
-            await response.head()
+    async with (
+        ends(broker, app, Seal(b"other")) as both,
+        both.gateway.request(both.head(), "worker", "one", b"") as got,
+    ):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(got.head(), 0.5)
     assert app.bodies == []
 
 
-async def test_copy_of_a_request_is_not_run_again(broker: NatsServer) -> None:
-    app = App()
+async def test_copy_of_a_request_is_not_run_again(broker: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_end, "_REMEMBERED_STREAMS", 2)
+    app, worker = App(), "to.worker"
     async with ends(broker, app) as both:
-        head = both.head()
-        copy = Frame(Kind.REQUEST, 0, SEAL.sign(head)).encode()
-        async with both.gateway.request(head, "one", b"") as response:
-            both.of_gateway.send("to.worker", copy, f"reply.gateway.{head.stream}")
+        copy = both.request("reply.gateway.1")
+        for _ in range(4):
+            async with both.gateway.request(both.head(), "worker", "one", b"") as response:
+                both.of_gateway.send(worker, copy, "reply.gateway.1")
+                await response.head()
+                await body_of(response)
+            both.of_gateway.send(worker, copy, "reply.gateway.1")
+            both.of_gateway.send(worker, copy, "reply.another.1")
+        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
             await response.head()
-            await body_of(response)
-        both.of_gateway.send("to.worker", copy, f"reply.gateway.{head.stream}")
-        async with both.gateway.request(both.head(), "one", b"") as response:
-            await response.head()
-    assert len(app.bodies) == 2
+    assert len(app.bodies) == 5
 
 
 async def test_request_that_a_worker_may_have_received_is_not_undelivered_after_an_interruption(
     broker: NatsServer,
 ) -> None:
     app = App([], holds=True)
-    async with ends(broker, app) as both, both.gateway.request(both.head(process="other"), "one", b"") as response:
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "other", "one", b"") as response:
         response.resume()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
@@ -250,7 +286,7 @@ async def test_request_whose_gateway_was_lost_before_the_answer_is_not_run_again
             await receive()
 
     app = Silent()
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "one", b"") as response:
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
         await until(lambda: app.bodies)
         both.worker.lose("gateway")
         response.resume()
@@ -262,7 +298,7 @@ async def test_request_whose_gateway_was_lost_before_the_answer_is_not_run_again
 @pytest.mark.parametrize("outage_s", [0, 1.0])
 async def test_broker_that_restarts_costs_no_byte_of_a_stream(broker: NatsServer, outage_s: float) -> None:
     app = App([b"%d " % number for number in range(2000)], pause_s=0.002)
-    async with ends(broker, app) as both, both.gateway.request(both.head(), "one", b"") as response:
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
         await response.head()
         received = b""
         pieces = response.body()
@@ -279,7 +315,7 @@ async def test_broker_that_restarts_costs_no_byte_of_a_stream(broker: NatsServer
 async def test_client_that_leaves_while_the_broker_is_away_is_noticed_afterwards(broker: NatsServer) -> None:
     app = App(holds=True)
     async with ends(broker, app) as both:
-        async with both.gateway.request(both.head(), "one", b"") as response:
+        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
             await response.head()
             await asyncio.to_thread(broker.kill)
             await until(lambda: not (both.of_gateway.is_connected or both.of_worker.is_connected))
@@ -320,7 +356,7 @@ async def test_network_that_drops_connections_costs_no_byte_of_a_stream(broker: 
         port: int = server.sockets[0].getsockname()[1]
         async with (
             ends(broker, app, url_of_worker=f"nats://127.0.0.1:{port}") as both,
-            both.gateway.request(both.head(), "one", b"") as response,
+            both.gateway.request(both.head(), "worker", "one", b"") as response,
         ):
             await response.head()
             received = b""

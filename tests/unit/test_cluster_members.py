@@ -117,7 +117,20 @@ def test_message_of_another_secret_or_in_another_format_is_refused() -> None:
         with pytest.raises(Foreign):
             seal.announcement(data)
     with pytest.raises(Foreign):
-        Seal(b"secret").request(signed)
+        Seal(b"secret").change(signed)
+
+
+def test_signature_of_a_frame_holds_for_one_stream_and_one_worker() -> None:
+    seal, frame = Seal(b"secret"), Frame(Kind.DATA, 7, b"piece")
+    signed = seal.sign_frame(frame, "reply.g.1", "to.w")
+    assert seal.frame(signed, "reply.g.1", "to.w") == frame
+    for reply, worker, data in (
+        ("reply.g.2", "to.w", signed),
+        ("reply.g.1", "to.v", signed),
+        ("reply.g.1", "to.w", signed[:-1]),
+    ):
+        with pytest.raises(Foreign):
+            seal.frame(data, reply, worker)
 
 
 def test_frame_survives_its_encoding_and_garbage_is_refused() -> None:

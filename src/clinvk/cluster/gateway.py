@@ -284,8 +284,6 @@ class Gateway:
         own = (b"x-request-id", state["request_id"].encode())
         head = RequestHead(
             protocol=PROTOCOL,
-            process=one.process,
-            stream=self._hop.new_stream(),
             method=scope["method"],
             path=scope["path"],
             query=scope["query_string"],
@@ -297,9 +295,8 @@ class Gateway:
             client=state["client"],
             origin_named=state.get("origin_named"),
             body_bytes=len(body),
-            digest=messages.digest_of(body),
         )
-        return self._hop.request(head, one.node, body)
+        return self._hop.request(head, one.process, one.node, body)
 
 
 async def _relay(

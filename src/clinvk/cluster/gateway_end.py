@@ -1,5 +1,6 @@
 """The gateway's end of HTTP over NATS: send requests to workers, and receive their responses."""
 
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -8,9 +9,11 @@ from itertools import count
 
 from clinvk.cluster import messages
 from clinvk.cluster.broker import Broker, Received
-from clinvk.cluster.messages import WINDOW_BYTES, Frame, Kind, RequestHead, ResponseHead, Seal
+from clinvk.cluster.messages import WINDOW_BYTES, Foreign, Frame, Kind, RequestHead, ResponseHead, Seal
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import NodeUnavailable
+
+logger = logging.getLogger(__name__)
 
 
 class Undelivered(NodeUnavailable):
@@ -20,7 +23,7 @@ class Undelivered(NodeUnavailable):
 class Response:
     """The response of a worker, as the gateway receives it."""
 
-    def __init__(self, name: str, process: str, send: Callable[[bytes], None], request: list[bytes]) -> None:
+    def __init__(self, name: str, process: str, send: Callable[[Frame], None], request: list[Frame]) -> None:
         self.process = process
         self.is_over = False
         self._name = name
@@ -39,7 +42,6 @@ class Response:
         """
         if frame.kind == Kind.LOST:
             frames, self._request = self._request, []
-            self._is_resumed = False
             for each in frames:
                 self._send(each)
             if not frames:
@@ -52,7 +54,7 @@ class Response:
     def resume(self) -> None:
         """Request the frames that an interruption has lost."""
         self._is_resumed = True
-        self._send(Frame(Kind.RESUME, self._received).encode())
+        self._send(Frame(Kind.RESUME, self._received))
 
     def fail(self, reason: str) -> None:
         """End the response: the worker is lost."""
@@ -92,7 +94,7 @@ class Response:
             self._unacknowledged += len(frame.payload)
             if self.is_over or self._unacknowledged >= WINDOW_BYTES / 2:
                 self._unacknowledged = 0
-                self._send(Frame(Kind.ACK, frame.number).encode())
+                self._send(Frame(Kind.ACK, frame.number))
 
     async def _next(self) -> Frame:
         while not self._frames:
@@ -102,7 +104,7 @@ class Response:
         frame = self._frames.popleft()
         if frame.kind == Kind.FAILED:
             self.is_over = True
-            self._send(Frame(Kind.ACK, frame.number).encode())
+            self._send(Frame(Kind.ACK, frame.number))
             raise NodeUnavailable(f"node {self._name!r} broke the response off")
         return frame
 
@@ -122,31 +124,27 @@ class GatewayEnd:
         await self._broker.subscribe(f"reply.{self._process}.*", self._receive)
         self._broker.on_reconnect.append(self.resume)
 
-    def new_stream(self) -> str:
-        """Return the id for a stream."""
-        return f"{next(self._numbers):x}"
-
     @asynccontextmanager
-    async def request(self, head: RequestHead, node: str, body: bytes) -> AsyncGenerator[Response]:
-        """Send a request, and yield its response. Leaving the context early cancels the request.
+    async def request(self, head: RequestHead, process: str, node: str, body: bytes) -> AsyncGenerator[Response]:
+        """Send a request to the process of a node, and yield the response. Leaving early cancels the request.
 
         Raises:
             NodeUnavailable: the broker is away.
         """
         if not self._broker.is_connected:
             raise NodeUnavailable("the broker of the cluster is away")
-        to, reply = f"to.{head.process}", f"reply.{self._process}.{head.stream}"
-        send = partial(self._broker.send, to, reply=reply)
-        frames = [*messages.request_frames(self._seal.sign(head), body)]
-        response = self._streams[head.stream] = Response(node, head.process, send, frames)
+        reply = f"reply.{self._process}.{next(self._numbers)}"
+        send = partial(self._send, f"to.{process}", reply)
+        frames = [*messages.request_frames(head, body)]
+        response = self._streams[reply] = Response(node, process, send, frames)
         try:
             for frame in frames:
                 send(frame)
             yield response
         finally:
-            del self._streams[head.stream]
+            del self._streams[reply]
             if not response.is_over:
-                send(Frame(Kind.CANCEL, 0).encode())
+                send(Frame(Kind.CANCEL, 0))
 
     def lose(self, process: str) -> None:
         """End the streams of a worker that is lost."""
@@ -161,13 +159,21 @@ class GatewayEnd:
                 response.resume()
 
     def _receive(self, received: Received) -> None:
-        response = self._streams.get(received.subject.rpartition(".")[2])
+        response = self._streams.get(received.subject)
         if received.is_refused:
             if response:
                 response.refuse()
             return
-        frame = messages.decode_frame(received.data)
+        worker = f"to.{response.process}" if response else received.reply
+        try:
+            frame = self._seal.frame(received.data, received.subject, worker)
+        except Foreign as exc:
+            logger.debug("a frame is ignored: %s", exc)
+            return
         if response:
             response.feed(frame)
         elif frame.kind in (Kind.END, Kind.FAILED, Kind.PROBE):
-            self._broker.send(received.reply, Frame(Kind.CANCEL, 0).encode(), received.subject)
+            self._send(worker, received.subject, Frame(Kind.CANCEL, 0))
+
+    def _send(self, worker: str, reply: str, frame: Frame) -> None:
+        self._broker.send(worker, self._seal.sign_frame(frame, reply, worker), reply)

@@ -1,14 +1,14 @@
 """The messages between the processes of a cluster, and their signatures. Pure.
 
 A request and its response form a *stream*. A frame of a stream is a kind, a number and a payload. The frames of a
-response that matter are numbered from 1, so that the gateway notices a lost frame. Announcements and requests are
-signed with the secret of the cluster.
+response that matter are numbered from 1, so that the gateway notices a lost frame. Each message is signed with the
+secret of the cluster, together with what the message belongs to.
 """
 
 import hashlib
 import hmac
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Literal, NamedTuple, TypeVar
 
@@ -26,7 +26,7 @@ WINDOW_BYTES = 256 * 1024
 """How far a worker sends ahead of the client."""
 
 _FRAME = struct.Struct(">BI")
-_DIGEST_BYTES = hashlib.sha256().digest_size
+_SIGNATURE_BYTES = 16
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -41,9 +41,9 @@ class Kind(IntEnum):
     """The kinds of frames: first those of a gateway, then those of a worker, which are numbered up to `LOST`."""
 
     REQUEST = 1
-    """A signed `RequestHead`."""
+    """A `RequestHead`."""
     BODY = 2
-    """A part of the request's body."""
+    """A part of the request's body, numbered from 1."""
     ACK = 3
     """The client has received the response up to this number."""
     RESUME = 4
@@ -102,17 +102,12 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     Attributes:
         protocol: `PROTOCOL` of the gateway.
-        process: the process that the request is for, which refuses a copy for another process.
-        stream: the id of the stream, which the process accepts once.
         key_name: the name of the API key; empty without a key.
         client: the owner of the run in the queue.
         origin_named: whether the settings of the gateway name the origin of the web page; None without an origin.
-        digest: the SHA-256 of the body.
     """
 
     protocol: int
-    process: str
-    stream: str
     method: str
     path: str
     query: bytes
@@ -124,7 +119,6 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     client: str
     origin_named: bool | None
     body_bytes: int
-    digest: bytes
 
 
 class ResponseHead(msgspec.Struct, frozen=True, array_like=True):
@@ -183,47 +177,59 @@ def encode(message: msgspec.Struct) -> bytes:
     return _encode(message)
 
 
+def decode_request(data: bytes) -> RequestHead:
+    """Read the head of a request. Raises `Foreign`."""
+    return _decode(_requests, data)
+
+
 def decode_response(data: bytes) -> ResponseHead:
     """Read the head of a response. Raises `Foreign`."""
     return _decode(_responses, data)
 
 
 class Seal:
-    """Signs messages with the secret of the cluster."""
+    """Signs messages with the secret of the cluster. A signature starts the message.
+
+    The signature of a frame covers the subjects of its gateway's stream and of its worker, so that a copy is of no use
+    in another stream.
+    """
 
     def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+        self._key = hashlib.sha256(secret).digest()
 
     def sign(self, message: msgspec.Struct) -> bytes:
-        """Return a message as bytes, after its signature."""
-        data = _encode(message)
-        return self._digest(data) + data
+        """Return an announcement or a change as signed bytes."""
+        return self._signed(type(message).__name__, _encode(message))
 
-    def request(self, data: bytes) -> RequestHead:
-        """Read the head of a request. Raises `Foreign`."""
-        return _decode(_requests, self._verified(data))
+    def sign_frame(self, frame: Frame, reply: str, worker: str) -> bytes:
+        """Return a frame as signed bytes."""
+        return self._signed(f"{reply} {worker}", frame.encode())
 
     def announcement(self, data: bytes) -> Announcement:
         """Read an announcement. Raises `Foreign`."""
-        return _decode(_announcements, self._verified(data))
+        return _decode(_announcements, self._verified(Announcement.__name__, data))
 
     def change(self, data: bytes) -> Change:
         """Read a change. Raises `Foreign`."""
-        return _decode(_changes, self._verified(data))
+        return _decode(_changes, self._verified(Change.__name__, data))
 
-    def _digest(self, data: bytes) -> bytes:
-        return hmac.digest(self._secret, data, "sha256")
+    def frame(self, data: bytes, reply: str, worker: str) -> Frame:
+        """Read a frame. Raises `Foreign`."""
+        return decode_frame(self._verified(f"{reply} {worker}", data))
 
-    def _verified(self, data: bytes) -> bytes:
-        digest, message = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-        if not hmac.compare_digest(digest, self._digest(message)):
+    def _signed(self, context: str, data: bytes) -> bytes:
+        return self._signature(context, data) + data
+
+    def _signature(self, context: str, data: bytes) -> bytes:
+        mac = hashlib.blake2b(context.encode() + b"\0", key=self._key, digest_size=_SIGNATURE_BYTES)
+        mac.update(data)
+        return mac.digest()
+
+    def _verified(self, context: str, data: bytes) -> bytes:
+        signature, message = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, self._signature(context, message)):
             raise Foreign("the message was signed with another secret")
         return message
-
-
-def digest_of(body: bytes | bytearray) -> bytes:
-    """Return the digest of a request's body."""
-    return hashlib.sha256(body).digest()
 
 
 def call_subject(key_name: str, call: str) -> str:
@@ -231,11 +237,11 @@ def call_subject(key_name: str, call: str) -> str:
     return hashlib.sha256(f"{key_name}\n{call}".encode()).hexdigest()
 
 
-def request_frames(head: bytes, body: bytes) -> Iterable[bytes]:
-    """Return the frames of a request; `head` is signed."""
-    yield Frame(Kind.REQUEST, 0, head).encode()
-    for chunk in chunks(body) if body else ():
-        yield Frame(Kind.BODY, 0, chunk).encode()
+def request_frames(head: RequestHead, body: bytes) -> Iterator[Frame]:
+    """Yield the frames of a request."""
+    yield Frame(Kind.REQUEST, 0, _encode(head))
+    for number, chunk in enumerate(chunks(body) if body else (), 1):
+        yield Frame(Kind.BODY, number, chunk)
 
 
 def _decode(decoder: "msgspec.msgpack.Decoder[_T]", data: bytes) -> _T:

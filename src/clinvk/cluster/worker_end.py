@@ -23,17 +23,18 @@ from clinvk.types.errors import ClinvkError
 logger = logging.getLogger(__name__)
 
 _REMEMBERED_STREAMS = 10_000
-"""How many ended streams a worker remembers, so that a copy of a request is not run again."""
+"""How many ended streams a worker remembers. A request whose stream may be older is not run: it may be a copy."""
 
 
 class _Served:
     """A request that a worker serves, with the frames of its response that the client does not have yet."""
 
-    def __init__(self, head: RequestHead, send: Callable[[bytes], None]) -> None:
+    def __init__(self, head: RequestHead, send: Callable[[Frame], None]) -> None:
         self.head = head
         self.task: asyncio.Task[None] | None = None
         self._send = send
         self._body = bytearray()
+        self._body_frames = 0
         self._is_body_sent = self._is_ended = False
         self._number = 0
         self._unacknowledged: deque[Frame] = deque()
@@ -51,18 +52,12 @@ class _Served:
         """Whether the request has been served, and the client has the whole response or is gone."""
         return self.task is not None and self.task.done() and not self._unacknowledged
 
-    def add_body(self, chunk: bytes) -> bool:
-        """Add a part of the body, and return whether the body is complete.
-
-        Raises:
-            Foreign: the body is not the one that the gateway has signed.
-        """
-        self._body += chunk
-        if len(self._body) < self.head.body_bytes:
-            return False
-        if messages.digest_of(self._body) != self.head.digest:
-            raise Foreign("the body differs from the signed one")
-        return True
+    def add_body(self, frame: Frame) -> bool:
+        """Add a part of the body unless it is a copy, and return whether the body is complete."""
+        if frame.number == self._body_frames + 1:
+            self._body_frames += 1
+            self._body += frame.payload
+        return len(self._body) >= self.head.body_bytes
 
     def acknowledge(self, number: int) -> None:
         """Drop the frames up to a number: the client has them."""
@@ -74,11 +69,11 @@ class _Served:
         """Send the frames after a number again."""
         for frame in self._unacknowledged:
             if frame.number > number:
-                self._send(frame.encode())
+                self._send(frame)
 
     def probe(self) -> None:
         """Let the gateway cancel the request if it does not know the stream."""
-        self._send(Frame(Kind.PROBE, 0).encode())
+        self._send(Frame(Kind.PROBE, 0))
 
     def disconnect(self) -> None:
         """Note that the client is gone."""
@@ -149,7 +144,7 @@ class _Served:
         frame = Frame(kind, self._number, payload)
         self._unacknowledged.append(frame)
         self._bytes += len(payload)
-        self._send(frame.encode())
+        self._send(frame)
 
 
 class WorkerEnd:
@@ -158,15 +153,16 @@ class WorkerEnd:
     def __init__(self, broker: Broker, seal: Seal, process: str, app: ASGIApp) -> None:
         self._broker = broker
         self._seal = seal
-        self._process = process
+        self._subject = f"to.{process}"
         self._app = app
         self._served: dict[str, _Served] = {}
         self._over: dict[str, None] = {}
+        self._forgotten: dict[str, int] = {}
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
-        await self._broker.subscribe(f"to.{self._process}", self._receive)
+        await self._broker.subscribe(self._subject, self._receive)
         self._broker.on_reconnect.append(self.probe)
         return self
 
@@ -178,38 +174,36 @@ class WorkerEnd:
 
     def lose(self, process: str) -> None:
         """Disconnect the clients of a gateway that is lost."""
-        for reply in [each for each in self._served if _gateway_of(each) == process]:
+        for reply in [each for each in self._served if _parts_of(each)[0] == process]:
             self._served[reply].disconnect()
             self._forget_if_over(reply)
 
     def probe(self, process: str | None = None) -> None:
         """Find out which clients have left during an interruption, those of one gateway or of all."""
         for reply, served in self._served.items():
-            if process in (None, _gateway_of(reply)):
+            if process in (None, _parts_of(reply)[0]):
                 served.probe()
 
     def _receive(self, received: Received) -> None:
         if received.is_refused:
             return  # the gateway is gone; its silence disconnects its clients
         try:
-            frame = messages.decode_frame(received.data)
+            frame = self._seal.frame(received.data, received.reply, self._subject)
             if frame.kind == Kind.REQUEST:
-                self._begin(received.reply, self._seal.request(frame.payload))
+                self._begin(received.reply, messages.decode_request(frame.payload))
             elif served := self._served.get(received.reply):
                 self._continue(received.reply, served, frame)
             elif frame.kind == Kind.RESUME:
-                self._reply(received.reply, Frame(Kind.LOST, 0).encode())
+                self._reply(received.reply, Frame(Kind.LOST, 0))
         except Foreign as exc:
-            logger.warning("a request of the cluster is refused: %s", exc)
-            self._served.pop(received.reply, None)
-            self._reply(received.reply, Frame(Kind.LOST, 0).encode())
+            logger.debug("a frame is ignored: %s", exc)
 
     def _begin(self, reply: str, head: RequestHead) -> None:
-        if head.protocol != PROTOCOL or head.process != self._process or not reply.endswith(f".{head.stream}"):
-            raise Foreign("it is for another process")
         known = self._served.get(reply)
-        if reply in self._over or (known and known.is_gone):
-            self._reply(reply, Frame(Kind.LOST, 0).encode())  # it may have run: it does not run again
+        gateway, stream = _parts_of(reply)
+        is_old = reply in self._over or stream <= self._forgotten.get(gateway, 0)
+        if head.protocol != PROTOCOL or is_old or (known and known.is_gone):
+            self._reply(reply, Frame(Kind.LOST, 0))  # it may have run: it does not run again
             return
         if known and known.task:
             return  # a copy
@@ -220,14 +214,14 @@ class WorkerEnd:
     def _continue(self, reply: str, served: _Served, frame: Frame) -> None:
         match frame.kind:
             case Kind.BODY:
-                if served.task is None and served.add_body(frame.payload):
+                if served.task is None and served.add_body(frame):
                     self._start(reply, served)
             case Kind.ACK:
                 served.acknowledge(frame.number)
             case Kind.RESUME if served.task is None or served.is_gone:
                 if served.task is None:
                     del self._served[reply]
-                self._reply(reply, Frame(Kind.LOST, 0).encode())
+                self._reply(reply, Frame(Kind.LOST, 0))
             case Kind.RESUME:
                 served.resume(frame.number)
             case Kind.CANCEL:
@@ -246,11 +240,16 @@ class WorkerEnd:
             del self._served[reply]
             self._over[reply] = None
             if len(self._over) > _REMEMBERED_STREAMS:
-                del self._over[next(iter(self._over))]
+                oldest = next(iter(self._over))
+                del self._over[oldest]
+                gateway, stream = _parts_of(oldest)
+                self._forgotten[gateway] = max(stream, self._forgotten.get(gateway, 0))
 
-    def _reply(self, reply: str, data: bytes) -> None:
-        self._broker.send(reply, data, f"to.{self._process}")
+    def _reply(self, reply: str, frame: Frame) -> None:
+        self._broker.send(reply, self._seal.sign_frame(frame, reply, self._subject), self._subject)
 
 
-def _gateway_of(reply: str) -> str:
-    return reply.split(".")[1]
+def _parts_of(reply: str) -> tuple[str, int]:
+    """Return gateway and number of a stream."""
+    _, gateway, number = reply.split(".")
+    return gateway, int(number)
