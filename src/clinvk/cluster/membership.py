@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from clinvk import __version__
-from clinvk.api.endpoints.inventory import BackendInfo, NodeBackend, NodeInfo
+from clinvk.api.endpoints.inventory import BackendInfo, NodeInfo
 from clinvk.api.endpoints.services import Services
 from clinvk.cluster.broker import Broker, Received, connected, without_password
 from clinvk.cluster.gateway import Gateway
@@ -203,7 +203,7 @@ class Membership:
             state=self._members.state_of(member),
             version=one.version,
             labels=one.labels,
-            backends=tuple(NodeBackend(each.name, each.available, each.version) for each in one.backends),
+            backends=one.backends,
             running=one.running,
             queued=one.queued,
             max_concurrent_runs=one.max_runs,

@@ -30,14 +30,6 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     error: Annotated[str | None, Meta(description="Why it cannot be used, such as a plug-in that is broken.")] = None
 
 
-class NodeBackend(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An agent CLI of a node."""
-
-    name: str
-    available: bool
-    version: Annotated[str | None, Meta(description="The version that the program reports; absent until known.")] = None
-
-
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A machine of the cluster that runs agents."""
 
@@ -48,7 +40,7 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     ]
     version: Annotated[str, Meta(description="Of clinvk.")]
     labels: Annotated[tuple[str, ...], Meta(description="Values of the header `x-clinvk-labels`.")]
-    backends: tuple[NodeBackend, ...]
+    backends: tuple[BackendInfo, ...]
     running: Annotated[int, Meta(description="Active runs.")]
     queued: Annotated[int, Meta(description="Waiting runs.")]
     max_concurrent_runs: int

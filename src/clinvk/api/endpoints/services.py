@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -30,7 +30,26 @@ if TYPE_CHECKING:
 
 
 class Cluster(Protocol):
-    """What connects a server with the other machines of its cluster."""
+    """The role of a server in a cluster. The context connects to the broker."""
+
+    listens: bool
+    """Whether the server is a gateway: it listens on a port."""
+
+    runs_agents: bool
+    """Whether the server is a worker."""
+
+    @property
+    def place(self) -> str:
+        """The role, for the startup message."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises `ConfigError`."""
+        ...
+
+    async def __aexit__(self, *_: object) -> None:
+        """Disconnect."""
+        ...
 
     def wrap(self, services: "Services", template: str, app: ASGIApp) -> ASGIApp:
         """Return the application for a path template: that of the endpoint, or one that passes requests to nodes."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple
 
 import uvicorn
 import uvloop
@@ -102,29 +102,6 @@ class Startup(NamedTuple):
 Announce = Callable[[Startup], None]
 
 
-class ClusterMember(Cluster, Protocol):
-    """The place of a server in a cluster. The context connects to the broker."""
-
-    listens: bool
-    """Whether the server is a gateway: it listens on a port."""
-
-    runs_agents: bool
-    """Whether the server is a worker."""
-
-    @property
-    def place(self) -> str:
-        """The place, for the startup message."""
-        ...
-
-    async def __aenter__(self) -> Self:
-        """Connect. Raises `ConfigError`."""
-        ...
-
-    async def __aexit__(self, *_: object) -> None:
-        """Disconnect."""
-        ...
-
-
 class View(NamedTuple):
     """The view of a server on a terminal: shows each run, and formats the log."""
 
@@ -140,7 +117,7 @@ def serve(
     load: Load | None = None,
     insecure: bool = False,
     view: View | None = None,
-    cluster: ClusterMember | None = None,
+    cluster: Cluster | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM, then return the exit code.
 
@@ -250,7 +227,7 @@ async def _serve(
     is_inherited: bool,
     open_files: int | None,
     show_run: RunObserver | None,
-    cluster: ClusterMember | None,
+    cluster: Cluster | None,
 ) -> None:
     recover_interval_s = _CLUSTER_RECOVER_INTERVAL_S if cluster else RECOVER_INTERVAL_S
     with handle_signals() as signals:
