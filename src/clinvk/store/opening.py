@@ -1,14 +1,14 @@
 """Open the store that the settings choose."""
 
 import socket
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.store.protocol import SessionStore
 from clinvk.store.sqlite.sqlite import SqliteStore
-from clinvk.types.errors import ConfigError
+from clinvk.types.errors import extra_required
 from clinvk.types.record import RunRecord
 
 
@@ -25,7 +25,7 @@ def open_store(
     """
     if not settings.store.url:
         return SqliteStore(home(environ), on_commit=on_commit, on_run=on_run)
-    with database_client():
+    with extra_required("cluster", "store.url"):
         from clinvk.store.postgres.postgres import PostgresStore  # slow import
     return PostgresStore(settings.store.url, on_commit, on_run)
 
@@ -43,15 +43,6 @@ async def examine(settings: Settings, timeout_s: float) -> str:
         ConfigError: the URL cannot be used.
         StoreUnavailable: the database cannot be used.
     """
-    with database_client():
+    with extra_required("cluster", "store.url"):
         from clinvk.store.postgres import database
     return await database.examine(settings.store.url, timeout_s)
-
-
-@contextmanager
-def database_client() -> Generator[None]:
-    """Translate the error of a missing package to `ConfigError`."""
-    try:
-        yield
-    except ImportError as exc:
-        raise ConfigError(f"store.url needs a package ({exc}): pip install 'clinvk[cluster]'") from exc

