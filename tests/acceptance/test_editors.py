@@ -141,7 +141,7 @@ async def test_options_choose_agent_model_and_modes(clinvk: Clinvk) -> None:
         await agent.set_session_mode(new.session_id, "default")
         with pytest.raises(RequestError, match="unknown sandbox_mode 'loose'"):
             await agent.set_config_option("sandbox_mode", new.session_id, "loose")
-        with pytest.raises(RequestError, match="unknown colour 'red'"):
+        with pytest.raises(RequestError, match="unknown option 'colour'"):
             await agent.set_config_option("colour", new.session_id, "red")
         clinvk.agent.play(claude_says("ok"))
         await agent.prompt(new.session_id, [text_block("hi")])

@@ -95,6 +95,13 @@ def test_signal_ends_the_command_although_stdin_is_open(clinvk: Clinvk, number: 
 
 
 @pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
+def test_command_without_a_client_is_refused(clinvk: Clinvk) -> None:
+    done = clinvk.run("mcp")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "an MCP client starts clinvk mcp" in done.stderr
+
+
+@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
 def test_without_the_package_the_command_says_what_to_install(clinvk: Clinvk, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['mcp_types'] = None\n")
     done = clinvk.run("mcp", env={"PYTHONPATH": str(tmp_path)})

@@ -207,6 +207,15 @@ def test_unknown_backend_exits_with_2(clinvk: Clinvk, arguments: list[str]) -> N
     assert "(available: claude, codex, gemini)" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["-b", "qwen", "hello"], ["compare", "--backends", "claude,qwen", "hello"]])
+def test_agent_that_is_not_in_the_settings_exits_with_2_and_the_command_that_enables_it(
+    clinvk: Clinvk, arguments: list[str]
+) -> None:
+    done = clinvk.run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "to enable it: clinvk config set backends.qwen.acp 'qwen --acp'" in done.stderr
+
+
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_disabled_backend_exits_with_2(clinvk: Clinvk, more: list[str]) -> None:
     clinvk.settings("backends: {claude: {enabled: false}}")

@@ -1,5 +1,6 @@
 """Agents that speak the Agent Client Protocol: how each is started and installed, and how its user logs in."""
 
+import shlex
 from typing import NamedTuple
 
 
@@ -43,3 +44,8 @@ PRESETS = {
     "qwen": Preset(("qwen", "--acp"), "npm install -g @qwen-code/qwen-code", "qwen auth", ("~/.qwen",)),
     "vibe": Preset(("vibe-acp",), "uv tool install mistral-vibe", "vibe --setup", ("~/.vibe",)),
 }
+
+
+def enabling_command(name: str) -> str:
+    """Return the command that adds the agent of a preset to the settings."""
+    return f"clinvk config set backends.{name}.acp {shlex.quote(shlex.join(PRESETS[name].argv))}"

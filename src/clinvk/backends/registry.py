@@ -5,6 +5,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from clinvk.backends.presets import PRESETS, enabling_command
 from clinvk.types.errors import BackendUnavailable, ModelNotFound
 from clinvk.types.text import unknown_name
 
@@ -97,7 +98,14 @@ def backend_named(name: str, registry: Backends) -> "Backend":
     """
     if name in registry:
         return registry[name]
-    raise BackendUnavailable(unknown_name("backend", name, registry))
+    raise BackendUnavailable(unknown_backend(name, registry))
+
+
+def unknown_backend(name: str, registry: Backends) -> str:
+    """Return the message for a name that no backend has; for an agent that clinvk knows, with the enabling command."""
+    if name in PRESETS:
+        return f"backend {name!r} is not in the settings; to enable it: {enabling_command(name)}"
+    return unknown_name("backend", name, registry)
 
 
 def resolve_model(model: str, default: str, registry: Backends) -> tuple[str, str | None]:

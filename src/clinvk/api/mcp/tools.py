@@ -36,7 +36,7 @@ _Wait = Annotated[float, Meta(ge=0, le=150, description="Seconds to wait for the
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The arguments of a tool; here there are none. Missing arguments are left to the settings."""
+    """The arguments of a tool. The settings have the defaults."""
 
 
 class Task(Arguments, frozen=True, kw_only=True):
@@ -71,7 +71,7 @@ class ComparedTask(Task, frozen=True, kw_only=True):
 
 
 class RunId(Arguments, frozen=True, kw_only=True):
-    """The run of a tool."""
+    """One run."""
 
     run_id: Annotated[str, Meta(description="The id of a run.")]
 
@@ -89,7 +89,7 @@ class Answer(AnswerBody, frozen=True, kw_only=True):
 
 
 class WorktreeId(Arguments, frozen=True, kw_only=True):
-    """The worktree of a tool."""
+    """One worktree."""
 
     worktree: Annotated[str, Meta(description="The `worktree` of a run.")]
 

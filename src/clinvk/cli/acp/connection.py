@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import stat
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
 
 from clinvk.backends.jsonrpc import Message
+from clinvk.cli.terminal.streams import is_pipe
 from clinvk.types.errors import AgentUnauthenticated, InvalidRequest, SessionNotFound
 
 _MAX_LINE_BYTES = 64 * 2**20
@@ -96,7 +96,7 @@ async def connected() -> AsyncGenerator[EditorConnection]:
     Raises:
         InvalidRequest: stdin or stdout is neither a pipe nor a socket.
     """
-    if not all(stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) for mode in (os.fstat(0).st_mode, os.fstat(1).st_mode)):
+    if not (is_pipe(0) and is_pipe(1)):
         raise InvalidRequest(
             "an editor starts clinvk acp, and speaks with it over stdin and stdout: see docs/editors.md"
         )

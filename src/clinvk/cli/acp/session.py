@@ -93,8 +93,10 @@ class EditorSession:
             InvalidRequest: there is no such option or value.
         """
         found = {option.id: [each.value for each in option.options] for option in await self.options()}
-        if value not in found.get(name, ()):
-            raise InvalidRequest(unknown_name(name, str(value), found.get(name, ())), "value")
+        if name not in found:
+            raise InvalidRequest(unknown_name("option", name, found), "configId")
+        if value not in found[name]:
+            raise InvalidRequest(unknown_name(name, str(value), found[name]), "value")
         if name == "backend":
             self._choose_agent(str(value))
         else:

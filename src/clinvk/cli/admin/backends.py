@@ -1,12 +1,11 @@
 """`clinvk backends` and `clinvk models`: the agents of this machine and their models."""
 
 import os
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 
 from clinvk.backends.base import Backend
-from clinvk.backends.presets import PRESETS
+from clinvk.backends.presets import PRESETS, enabling_command
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import JsonFlags
 from clinvk.cli.parse.settings import settings_of
@@ -48,7 +47,7 @@ def disabled_presets(backends: Backends, environ: Mapping[str, str]) -> Iterator
     for name, preset in PRESETS.items():
         path = shutil.which(preset.argv[0], path=environ.get("PATH", os.defpath))
         if path and name not in backends:
-            yield name, path, f"clinvk config set backends.{name}.acp {shlex.quote(shlex.join(preset.argv))}"
+            yield name, path, enabling_command(name)
 
 
 def models(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:

@@ -61,8 +61,10 @@ def candidates(words: Sequence[str], environ: Mapping[str, str], backends: Backe
     arguments: list[str] = []
     flag: Flag | None = None  # whose value comes next
     is_ended = False
+    chosen = backends  # the backends whose models are candidates
     for word in before:
         if flag:
+            chosen = {word: backends[word]} if flag.field == "backend" and word in backends else chosen
             flag = None
         elif is_ended or word == "-" or not word.startswith("-"):
             arguments.append(word)
@@ -72,9 +74,9 @@ def candidates(words: Sequence[str], environ: Mapping[str, str], backends: Backe
             flag = spec if (spec := flags.get(word)) and spec.metavar else None
     if not is_ended and current.startswith("--") and "=" in current:
         name, _, current = current.partition("=")
-        found = _values(flags[name], current, backends) if name in flags else {}
+        found = _values(flags[name], current, backends, chosen) if name in flags else {}
     elif flag:
-        found = _values(flag, current, backends)
+        found = _values(flag, current, backends, chosen)
     elif is_ended and not arguments:
         found = {}
     else:
@@ -98,16 +100,17 @@ def _joined(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _values(flag: Flag, current: str, backends: Backends) -> dict[str, str]:
-    """Return the values of a flag. The items of a list are separated by commas."""
+def _values(flag: Flag, current: str, backends: Backends, chosen: Backends) -> dict[str, str]:
+    """Return the values of a flag, with the models of the chosen backends. A comma separates the items of a list."""
     earlier = current[: current.rfind(",") + 1]
-    models = (model for backend in backends.values() for model in backend.models)
+    aliases = {alias for backend in chosen.values() for alias in backend.aliases}
+    models = (model for backend in chosen.values() for model in backend.models)
     values: dict[str, Iterable[str]] = {
         "DIR": _PATHS[:1],
         "FILE": _PATHS[1:],
         "NAME": backends,
-        "A,B": (earlier + name for name in backends if flag.field == "backends"),
-        "MODEL": (*_ALIASES, *models),
+        "A,B": (earlier + name for name in backends if flag.field in ("backends", "fallback")),
+        "MODEL": (*(alias for alias in _ALIASES if alias in aliases), *models),
     }
     return dict.fromkeys(values.get(flag.metavar, flag.choices), "")
 
@@ -154,7 +157,7 @@ def _arguments(kind: str, command: str, environ: Mapping[str, str], backends: Ba
 
 def _setting_values(wanted: str, backends: Backends) -> tuple[str, ...]:
     kinds = {".".join(key): kind for key, kind in setting_values.all_keys(backends)}
-    if wanted == "default_backend":
+    if wanted == "default_backend" or wanted.endswith(".fallback"):
         return tuple(backends)
     return setting_values.allowed_words(kinds[wanted]) if wanted in kinds else ()
 

@@ -25,6 +25,7 @@ from clinvk.config.model import Settings
 from clinvk.remote.frames import RestRequest, RestResponse
 from clinvk.remote.remote_runs import ServerDeclined, call_rest_on_server
 from clinvk.remote.socket_path import path_of
+from clinvk.types.errors import InvalidRequest
 
 _READ_BYTES = 1 << 16
 
@@ -33,11 +34,15 @@ def mcp(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backen
     """Serve the client on stdin and stdout until it closes stdin.
 
     Raises:
-        ClinvkError: the settings are invalid, or the SDK is not installed.
+        ClinvkError: the settings are invalid, the SDK is not installed, or stdin is not a pipe.
         KeyboardInterrupt: a signal ended the command.
     """
     settings = settings_of(flags, environ, {}, notes, backends)
     require_sdk()
+    if not streams.is_pipe(0):
+        raise InvalidRequest(
+            "an MCP client starts clinvk mcp and speaks with it over stdin and stdout: see docs/mcp.md"
+        )
     streams.run(_serve(settings, environ, backends, real_directory(flags.workdir)))
     return 0
 

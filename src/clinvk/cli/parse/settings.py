@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clinvk.backends.presets import PRESETS
-from clinvk.backends.registry import BUILT_IN, KEPT_BY_DEFAULT, Backends, Definition, with_definitions
+from clinvk.backends.registry import BUILT_IN, KEPT_BY_DEFAULT, Backends, Definition, unknown_backend, with_definitions
 from clinvk.cli.parse.arguments import is_utf8
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.terminal.output import Notes
@@ -20,7 +20,7 @@ from clinvk.config.setting_values import (
     raise_invalid,
 )
 from clinvk.types.errors import BackendUnavailable, ConfigError, InvalidRequest
-from clinvk.types.text import BACKEND_NAME, nearest, unknown_name
+from clinvk.types.text import BACKEND_NAME, nearest
 
 
 def backends_of(config: str | None, environ: Mapping[str, str], built_in: Backends) -> Backends:
@@ -79,7 +79,7 @@ def trace_of(
 ) -> SettingsTrace:
     """Load the settings with the source of each one; pass every error to `reject`."""
     if flags.backend is not None and flags.backend not in backends:
-        raise BackendUnavailable(unknown_name("backend", flags.backend, backends))
+        raise BackendUnavailable(unknown_backend(flags.backend, backends))
     given: dict[str, object] = {
         "default_backend": flags.backend,
         "output.format": flags.output_format,

@@ -4,6 +4,7 @@ import asyncio
 import os
 import select
 import signal
+import stat
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -48,6 +49,12 @@ class Stdout:
                 raise BrokenStdout from None
             except OSError as exc:
                 raise ClinvkError(f"cannot write to stdout: {exc.strerror}") from exc
+
+
+def is_pipe(fd: int) -> bool:
+    """Return whether a descriptor is a pipe or a socket."""
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 async def writable(fd: int) -> None:
