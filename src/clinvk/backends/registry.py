@@ -1,4 +1,4 @@
-"""The registry of agent CLIs: those that are built in, those that the settings define, and those of plug-ins."""
+"""The registry of agent CLIs: built in, defined in the settings, and from plug-ins."""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Undelivered(NodeUnavailable):
-    """Nobody has received the request, so another node may run it."""
+    """The worker has not received the request, so another node may run the request."""
 
 
 class Response:

@@ -13,7 +13,7 @@ ANNOUNCE_INTERVAL_S = 1.0
 LOST_AFTER_S = 4.0
 CHECK_INTERVAL_S = 0.5
 _MAX_DELAY_S = 1.0
-"""A check that is later than this says nothing about the others: this process itself was stopped or busy."""
+"""A later check counts no process as silent, because this process itself was stopped or busy."""
 
 MAX_OUTAGE_S = 30.0
 """How long streams wait for a broker that is away."""

@@ -156,7 +156,7 @@ class Membership:
         )
 
     async def _stop(self, services: Services) -> None:
-        """Announce at once that this server stops."""
+        """Announce the stop of this server without delay."""
         await services.state.stopping.wait()
         self._new_member.set()
 

@@ -1,4 +1,4 @@
-"""A worker of a cluster: serve the requests that gateways pass on, and tell where the calls of client tools wait."""
+"""A worker of a cluster: serve the requests of gateways, and answer for its waiting calls of client tools."""
 
 import asyncio
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def worker_app(services: Services) -> ASGIApp:
 class ParkedCalls:
     """Answers for the calls of client tools that wait on this worker: each has a subject while it waits.
 
-    So the broker itself knows whether a call waits: nobody receives the subject of another call.
+    The broker reports a request without a subscriber at once, so a gateway learns that a call does not wait.
     """
 
     def __init__(self, broker: Broker, process: str, tasks: asyncio.TaskGroup) -> None:

@@ -150,7 +150,7 @@ class SessionStore(Protocol):
         ...
 
     async def reassign(self, run: RunRecord, session: Session | None) -> None:
-        """Update a run that another agent takes over, or that waits, with its `backend` and `request`; and its session.
+        """Update a run before a change of agent or a wait, including `backend` and `request`, and update the session.
 
         Raises:
             RunNotFound: the run is not stored.

@@ -119,7 +119,7 @@ class BackendContract:
         assert self.play(self.output) == self.play(self.output)
 
     def test_default_modes_and_each_stated_mode_can_be_launched(self) -> None:
-        """A backend states no mode that it refuses."""
+        """The capabilities of a backend list only modes that the backend accepts."""
         for mode in self.backend.capabilities.approval_modes:
             self.play((), replace(_HELLO, approval_mode=mode))
         for mode in self.backend.capabilities.sandbox_modes:

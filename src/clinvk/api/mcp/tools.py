@@ -198,7 +198,7 @@ async def compare(api: RestApi, arguments: ComparedTask) -> Run:
 
 
 async def get_run(api: RestApi, arguments: RunId) -> Run:
-    """Show a run: its state, its answer and what it asks."""
+    """Show a run: state, answer and pending interactions."""
     return await api.wait(arguments.run_id)
 
 

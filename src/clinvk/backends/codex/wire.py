@@ -264,7 +264,7 @@ class _Window(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _Credits(msgspec.Struct, frozen=True, rename="camel"):
-    """What the account may use beyond its limits."""
+    """The credits of the account beyond the limits."""
 
     has_credits: bool = False
 

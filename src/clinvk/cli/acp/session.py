@@ -1,4 +1,4 @@
-"""A session that an editor has open: its options, and its prompts."""
+"""A session that an editor has open: options and prompts."""
 
 import asyncio
 import logging
@@ -119,7 +119,7 @@ class EditorSession:
         return self._turn(replace(self.request, prompt=text, images=images))
 
     def cancel(self) -> None:
-        """Cancel the turn, if there is one."""
+        """Cancel the turn in progress, if any."""
         if self._task and not self._is_cancelled:
             self._task.cancel()
         self._is_cancelled = True
@@ -193,7 +193,7 @@ class EditorSession:
             logger.exception("the answer of the editor is lost")
 
     def _choose_agent(self, agent: str) -> None:
-        """Set the options to those of the settings for an agent. An editor is there to ask: `default` becomes `ask`."""
+        """Apply the settings for an agent. `default` becomes `ask`, because the editor can ask its user."""
         settings = self._context.settings
         model = self._context.model if agent == settings.default_backend else None
         timeout_s = settings.unified_flags.command_timeout_secs or None

@@ -129,7 +129,7 @@ class _Dialog:
         self._content = text.content(question.interaction)
 
     async def run(self) -> InteractionAnswer:
-        """Ask until there is an answer that fits.
+        """Ask until the answer is valid.
 
         Raises:
             Interrupted: the interaction was resolved elsewhere, or the terminal is gone.

@@ -129,7 +129,7 @@ class OwnProcess:
         self._write(self._channel.answer(self._run, output), of_tools=True)
 
     def resolve(self, request_id: str, answer: InteractionAnswer) -> None:
-        """Give the agent the answer to an interaction."""
+        """Send the agent the answer to an interaction."""
         self._write(self._channel.resolve(self._run, request_id, answer), of_tools=False)
 
     def steer(self, request: RunRequest) -> bool:
@@ -299,18 +299,18 @@ class RunIO:
         return self._steerings[-1][1]
 
     def answer(self, outputs: Iterable[ToolOutput], now: float) -> None:
-        """Give the agent the outputs of all client tools that the agent waits for."""
+        """Send the agent the outputs of all pending calls of client tools."""
         self._end_wait(now)
         for output in outputs:
             self.process.answer(output)
 
     def resolve(self, request_id: str, answer: InteractionAnswer, now: float) -> None:
-        """Give the agent the answer to an interaction."""
+        """Send the agent the answer to an interaction."""
         self._end_wait(now)
         self.process.resolve(request_id, answer)
 
     def _end_wait(self, now: float) -> None:
-        """Record that the agent no longer waits for one of the things that it waited for."""
+        """Record the end of one wait of the agent."""
         self._waits -= 1
         if not self._waits:
             self._wall_at += now - self._waits_since

@@ -1,7 +1,7 @@
 """The connections to the database: opened when needed, migrated, and each use with a deadline.
 
 A connection that failed is closed, and the next operation opens another, so the store recovers as soon as the server
-answers. (The pool of psycopg retries in the background with growing pauses, and hides the reason from the caller.)
+answers, and the caller of an operation that failed gets the reason.
 """
 
 import asyncio

@@ -46,7 +46,7 @@ class Heartbeat:
             await self.report()
 
     async def report(self) -> None:
-        """Report that this process is alive. Raises `StoreUnavailable`."""
+        """Report this process as alive. Raises `StoreUnavailable`."""
         async with self._database.connection(_TIMEOUT_S) as db:
             ((has_returned,),) = await fetch(db, _REPORT, self.owner, socket.gethostname(), os.getpid())
         self._has_reported = True

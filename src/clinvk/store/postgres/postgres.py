@@ -127,7 +127,7 @@ class PostgresStore:
         self._on_run(run)
 
     async def reassign(self, run: RunRecord, session: Session | None) -> None:
-        """Update a run that another agent takes over, or that waits, and its session."""
+        """Update a run and its session before a change of agent or a wait."""
         await self._write(lambda db: turns.reassign(db, run, session))
         await self.update(run, session)
 

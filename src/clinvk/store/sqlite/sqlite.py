@@ -144,7 +144,7 @@ class SqliteStore:
         self._on_run(run)
 
     async def reassign(self, run: RunRecord, session: Session | None) -> None:
-        """Update a run that another agent takes over, or that waits, and its session."""
+        """Update a run and its session before a change of agent or a wait."""
         self._writer.forget(run.id)
         await self._writer.write(lambda db: turns.reassign(db, run, session))
         self._on_run(run)

@@ -163,7 +163,7 @@ def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | 
 
 
 def reassign(connection: "sqlite3.Connection", run: RunRecord, session: Session | None) -> None:
-    """Update a run that another agent takes over, or that waits, and its session."""
+    """Update a run and its session before a change of agent or a wait."""
     if not connection.execute(_LEAVE_LISTS, (run.id,)).rowcount:
         raise protocol.not_found(run.id, "run")
     connection.execute(_REASSIGN_RUN, (*RUNS.values(run, _RUN_OF_AGENT), run.id))

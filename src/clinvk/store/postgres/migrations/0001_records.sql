@@ -73,9 +73,9 @@ EXCEPTION WHEN OTHERS THEN
     RAISE NOTICE 'no index for searching text: %', SQLERRM;
 END $$;
 
--- `from_terminal`: a prompt of the command line that is no part of an orchestration. `waits` is 0 for a run that needs
--- no other to end, 1 for a run that waits for its turn, and 2 for a run whose turn comes before theirs. `stopped`: the
--- run was ended in place of its process. `lost_text`: the session of a part of this run, an orchestration, was deleted.
+-- `from_terminal`: a prompt of the command line that is no part of an orchestration. `waits` is 0 for a run that has
+-- its turn, 1 for a run that waits for its turn, and 2 for a run whose turn comes before theirs. `stopped`: the run was
+-- ended in place of its process. `lost_text`: the session of a part of this run, an orchestration, was deleted.
 CREATE TABLE runs (
     key bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id text COLLATE "C" NOT NULL UNIQUE,
