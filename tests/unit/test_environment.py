@@ -27,6 +27,7 @@ ENVIRON = {
     [
         *("CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH", "CLINVK_SERVER__API_KEYS_GOPASS_PATH"),
         *("CLINVK_server__api_keys_gopass_path", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"),
+        *("CLINVK_CLUSTER_SECRET", "CLINVK_CLUSTER__URL", "CLINVK_CLUSTER__CREDENTIALS", "CLINVK_STORE__URL"),
     ],
 )
 def test_variables_reserved_for_clinvk_never_reach_agents(name: str) -> None:
