@@ -106,6 +106,7 @@ def test_get_prints_the_requested_value_even_a_key(clinvk: Clinvk) -> None:
         (["set", "server.trusted_proxies", "foo"], "server.trusted_proxies[0] is 'foo'; a proxy is an address or a"),
         (["set", "server.allowed_hosts", "a b"], "server.allowed_hosts[0] is 'a b'; a host is a name or an address"),
         (["set", "server.cors_allowed_origins", "foo"], "server.cors_allowed_origins[0] is 'foo'; an origin is as"),
+        (["set", "cluster.url", "host:4222"], "config set: cluster.url = 'host:4222': must be an address such as nats"),
         (["set", "server.default_workdir", "/no/where"], "server.default_workdir '/no/where' does not exist"),
         (["set", "backends.qwen.model", "x"], "config set: unknown backend 'backends.qwen' (= 'x'); allowed: claude,"),
         (["unset", "server.prot"], "config unset: unknown key 'server.prot'; did you mean 'port'?"),

@@ -35,6 +35,7 @@ OF_VARIABLES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
 OF_NODES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
     ("cluster", "node"): (("build-1", "build-1"), ("ana_2", "ana_2")),
     ("store", "url"): (("postgresql://h/d", "postgresql://h/d"), ("postgres://u:p@h:1/d", "postgres://u:p@h:1/d")),
+    ("cluster", "url"): (("nats://h:4222", "nats://h:4222"), ("tls://u:p@h:1", "tls://u:p@h:1")),
 }
 
 

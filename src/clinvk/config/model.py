@@ -44,6 +44,10 @@ StoreUrl = Annotated[
     ),
 ]
 
+ClusterUrl = Annotated[
+    str, Meta(pattern=r"^((nats|tls)://[^\s]+)?\Z", description="an address such as nats://USER:PASSWORD@HOST:4222")
+]
+
 _LEVELS_AROUND = 100
 """The levels of nesting that clinvk adds around an object of a request: in a record, in a list."""
 
@@ -282,7 +286,7 @@ class ClusterSettings(_Section, frozen=True, kw_only=True):
     """
 
     node: NodeName = ""
-    url: str = ""
+    url: ClusterUrl = ""
     labels: tuple[str, ...] = ()
     credentials: str = ""
     ca_file: str = ""

@@ -1,4 +1,7 @@
-"""`clinvk config`: the settings in force, where each comes from, and changes to the file. Secrets are hidden."""
+"""`clinvk config`: the settings in force, where each comes from, and changes to the file.
+
+Secrets are hidden, except in a single value that `config get` prints.
+"""
 
 import os
 import re
