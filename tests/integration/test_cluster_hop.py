@@ -78,6 +78,7 @@ class Ends:
             scheme="http",
             key_name="",
             client="",
+            depth=0,
             origin_named=None,
             body_bytes=len(body),
         )

@@ -293,6 +293,7 @@ class Gateway:
             scheme=scope["scheme"],
             key_name=state["key_name"],
             client=state["client"],
+            depth=state.get("depth", 0),
             origin_named=state.get("origin_named"),
             body_bytes=len(body),
         )

@@ -104,6 +104,7 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         protocol: `PROTOCOL` of the gateway.
         key_name: the name of the API key; empty without a key.
         client: the owner of the run in the queue.
+        depth: the number of nested agents around the client.
         origin_named: whether the settings of the gateway name the origin of the web page; None without an origin.
     """
 
@@ -117,6 +118,7 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     scheme: str
     key_name: str
     client: str
+    depth: int
     origin_named: bool | None
     body_bytes: int
 

@@ -28,7 +28,7 @@ class SignedIdentity:
         """Pass a request on, or refuse the request while the worker stops."""
         state = scope["state"]
         head: RequestHead = state["hop"]
-        state.update(key_name=head.key_name, client=head.client, is_authenticated=True)
+        state.update(key_name=head.key_name, client=head.client, depth=head.depth, is_authenticated=True)
         if head.origin_named is not None:
             state["origin_named"] = head.origin_named
         if state["is_refused"]:

@@ -61,6 +61,7 @@ class InProcessRest(NamedTuple):
             state["depth"] = depth
         scope: Scope = {
             "type": "http",
+            "scheme": client["scheme"] if client else "http",
             "method": request.method,
             "path": path,
             "query_string": query.encode(),
