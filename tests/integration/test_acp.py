@@ -241,7 +241,7 @@ async def test_permission_follows_the_approval_mode(tmp_path: Path, approval_mod
         asked = replace(request(tmp_path, f"permission {kind}"), approval_mode=approval_mode)
         found = await events(runs, asked)
     assert f'"o-{option}"' in text(found)
-    assert (Progress("denied", "Do it") in found) == (option == "reject_once")
+    assert (Progress("denied", "1 action was denied: Do it") in found) == (option == "reject_once")
 
 
 @pytest.mark.parametrize(("choice", "option"), [("allow", "allow_once"), ("deny", "reject_once")])

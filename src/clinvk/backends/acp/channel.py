@@ -180,7 +180,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
             yield turn.run, InteractionRequested(interaction)
             return
         if not is_allowed:
-            yield turn.run, Progress("denied", interaction.title)
+            yield turn.run, Progress("denied", f"1 action was denied: {interaction.title}")
         yield self._decide(message, is_allowed)
 
     def _form(self, turn: TurnDecoder, message: Message[wire.Params, wire.Result], title: str, form: Form) -> Delivery:
