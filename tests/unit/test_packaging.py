@@ -293,3 +293,32 @@ def test_deployment_page_links_every_packaging_file() -> None:
     ours = {"Dockerfile", "compose.yaml", "nginx.conf", "Caddyfile"}
     assert {name for name in ours if f"(../packaging/{name})" not in DEPLOY} == set()
     assert all((PACKAGING / name).exists() for name in ours)
+
+
+# The examples of a cluster
+
+CLUSTER = ROOT / "examples" / "cluster"
+SHARED = {"CLINVK_CLUSTER__URL", "CLINVK_CLUSTER_SECRET", "CLINVK_STORE__URL"}
+
+
+def test_compose_file_of_a_cluster_shares_a_database_and_no_home() -> None:
+    services = yaml.safe_load((CLUSTER / "compose.yaml").read_text())["services"]
+    own = {name: each for name, each in services.items() if each["image"] == "clinvk-cluster"}
+    assert {"nats", "postgres"} == services.keys() - own.keys()
+    homes = [volume for each in own.values() for volume in each.get("volumes", ()) if "/home/" in volume]
+    assert len(set(homes)) == len(homes) == 2
+    assert all(home.split(":")[1] in msgspec.json.decode(last("VOLUME")) for home in homes)
+    for each in own.values():
+        assert each["environment"].keys() >= SHARED
+        command = arguments.read(each["command"]).command
+        assert each.get("healthcheck") == (None if command == "serve" else {"disable": True})
+
+
+@pytest.mark.parametrize("name", ["clinvk-gateway.service", "clinvk-worker.service"])
+def test_units_of_a_cluster_read_addresses_and_secret_from_a_file(name: str) -> None:
+    unit = (CLUSTER / name).read_text()
+    (file,) = re.findall(r"^EnvironmentFile=(.+)$", unit, re.MULTILINE)
+    assert all(variable in unit for variable in SHARED)
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    written = page.partition(f"{file} <<END")[2].partition("\nEND")[0]
+    assert {line.partition("=")[0] for line in written.splitlines()[1:]} == SHARED
