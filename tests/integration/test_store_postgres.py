@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -184,6 +185,28 @@ async def test_killed_processes_lose_nothing_that_they_reported(postgres: Postgr
         ended = (await store.runs(RunQuery(limit=1))).total
         (used,) = await store.usage("2027-01-01")
         assert used.runs == ended
+
+
+async def test_database_of_the_first_schema_gets_the_indexes_of_the_current_one(postgres: PostgresServer) -> None:
+    query = "SELECT indexdef FROM pg_indexes WHERE schemaname = current_schema() ORDER BY indexname"
+    definitions: list[list[str]] = []
+    for is_old in (False, True):
+        url = postgres.empty()
+        async with PostgresStore(url) as store:
+            await store.count()
+        if is_old:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("DROP INDEX sessions_in_order")
+                connection.execute("CREATE INDEX sessions_in_order ON sessions (last_used DESC, key DESC)")
+                connection.execute("DROP TABLE IF EXISTS identity")
+                connection.execute("DELETE FROM clinvk_schema WHERE version > 1")
+            async with PostgresStore(url) as store:
+                await store.count()
+        with psycopg.connect(url) as connection:
+            schema = re.search(r"test_\d+", url)
+            assert schema
+            definitions.append([row[0].replace(schema[0], "") for row in connection.execute(query)])
+    assert definitions[0] == definitions[1]
 
 
 async def test_database_of_a_newer_clinvk_is_refused(postgres: PostgresServer) -> None:
