@@ -89,12 +89,14 @@ class Ends:
 
 
 @asynccontextmanager
-async def ends(broker: NatsServer, app: App, seal: Seal = SEAL, url_of_worker: str = "") -> AsyncGenerator[Ends]:
+async def ends(
+    broker: NatsServer, app: App, seal: Seal = SEAL, url_of_worker: str = "", max_body_bytes: int = 0
+) -> AsyncGenerator[Ends]:
     """Connect both ends; after an interruption they resume as with announcements."""
     async with (
         connected(ClusterSettings(url=broker.url)) as of_gateway,
         connected(ClusterSettings(url=url_of_worker or broker.url)) as of_worker,
-        WorkerEnd(of_worker, SEAL, "worker", app) as worker,
+        WorkerEnd(of_worker, SEAL, "worker", app, max_body_bytes) as worker,
     ):
         gateway = GatewayEnd(of_gateway, seal, "gateway")
         await gateway.open()
@@ -208,6 +210,36 @@ async def test_application_that_fails_breaks_the_response_off(broker: NatsServer
         await response.head()
         with pytest.raises(NodeUnavailable, match="broke the response off"):
             await body_of(response)
+
+
+async def test_request_that_is_cancelled_or_lost_before_its_body_is_complete_does_not_start(broker: NatsServer) -> None:
+    def send(stream: int, *frames: Frame) -> None:
+        reply = f"reply.gateway.{stream}"
+        for frame in frames:
+            both.of_gateway.send("to.worker", SEAL.sign_frame(frame, reply, "to.worker"), reply)
+
+    app = App()
+    async with ends(broker, app) as both:
+        first, second = Frame(Kind.BODY, 1, b"half"), Frame(Kind.BODY, 2, b"half")
+        head = Frame(Kind.REQUEST, 0, messages.encode(both.head(b"halfhalf")))
+        send(8, head, first, Frame(Kind.CANCEL, 0), second, head, first, second)
+        send(9, head, first)
+        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
+            await response.head()
+        both.worker.lose("gateway")
+        send(9, second, head, first, second)
+        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
+            await response.head()
+        assert app.bodies == [b"", b""]
+
+
+async def test_body_above_the_limit_of_the_worker_is_not_kept(broker: NatsServer) -> None:
+    app = App()
+    async with ends(broker, app, max_body_bytes=10) as both:
+        for body in (b"x" * 10, b"x" * 11):
+            async with both.gateway.request(both.head(body), "worker", "one", body) as response:
+                await response.head()
+    assert app.bodies == [b"x" * 10, b""]
 
 
 async def test_process_without_the_secret_changes_neither_request_nor_response(broker: NatsServer) -> None:

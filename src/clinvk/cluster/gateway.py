@@ -63,8 +63,8 @@ _CALL_TIMEOUT_S = 2.0
 _CHECK_CLIENT_S = 5.0
 _OWN_HEADERS = (b"x-request-id", b"request-id", b"connection")
 """Headers of a response that the gateway sets itself."""
-_DROPPED_HEADERS = (b"authorization", b"x-api-key", b"cookie", b"x-request-id")
-"""Headers of a request that no node gets."""
+_DROPPED_HEADERS = (b"authorization", b"x-api-key", b"cookie", b"x-request-id", b"content-length", b"transfer-encoding")
+"""Headers of a request that no node gets as they are."""
 
 _ErrorPiece = Callable[[ClinvkError, str, int], bytes]
 """Returns the end of a stream that breaks off, for the error, the id of the run, and the number of lines so far."""
@@ -281,13 +281,13 @@ class Gateway:
         """Send a request to a node."""
         member.assigned += 1
         state, one = scope["state"], member.announcement
-        own = (b"x-request-id", state["request_id"].encode())
+        own = ((b"x-request-id", state["request_id"].encode()), (b"content-length", b"%d" % len(body)))
         head = RequestHead(
             protocol=PROTOCOL,
             method=scope["method"],
             path=scope["path"],
             query=scope["query_string"],
-            headers=(*(each for each in scope["headers"] if each[0] not in _DROPPED_HEADERS), own),
+            headers=(*(each for each in scope["headers"] if each[0] not in _DROPPED_HEADERS), *own),
             address=scope["client"] and tuple(scope["client"]),
             server=scope["server"] and tuple(scope["server"]),
             scheme=scope["scheme"],

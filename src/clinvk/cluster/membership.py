@@ -97,7 +97,9 @@ class Membership:
         await broker.subscribe("members", self._note)
         async with AsyncExitStack() as stack:
             if self.runs_agents:
-                worker = await stack.enter_async_context(WorkerEnd(broker, seal, self._process, worker_app(services)))
+                limit = services.settings.server.max_request_body_bytes
+                serving = WorkerEnd(broker, seal, self._process, worker_app(services), limit)
+                worker = await stack.enter_async_context(serving)
                 members.on_lost.append(worker.lose)
                 members.on_interrupted.append(worker.probe)
                 services.parked_runs.on_call = ParkedCalls(broker, self._process, services.background).change

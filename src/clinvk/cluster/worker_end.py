@@ -50,7 +50,8 @@ class _Served:
     @property
     def is_over(self) -> bool:
         """Whether the request has been served, and the client has the whole response or is gone."""
-        return self.task is not None and self.task.done() and not self._unacknowledged
+        is_at_work = not self.task.done() if self.task else not self.is_gone
+        return not (is_at_work or self._unacknowledged)
 
     def add_body(self, frame: Frame) -> bool:
         """Add a part of the body unless it is a copy, and return whether the body is complete."""
@@ -150,8 +151,9 @@ class _Served:
 class WorkerEnd:
     """Serves the requests of gateways with an ASGI application, inside this context."""
 
-    def __init__(self, broker: Broker, seal: Seal, process: str, app: ASGIApp) -> None:
+    def __init__(self, broker: Broker, seal: Seal, process: str, app: ASGIApp, max_body_bytes: int = 0) -> None:
         self._broker = broker
+        self._max_body_bytes = max_body_bytes
         self._seal = seal
         self._subject = f"to.{process}"
         self._app = app
@@ -208,7 +210,7 @@ class WorkerEnd:
         if known and known.task:
             return  # a copy
         served = self._served[reply] = _Served(head, partial(self._reply, reply))
-        if not head.body_bytes:
+        if not head.body_bytes or 0 < self._max_body_bytes < head.body_bytes:  # the application refuses the length
             self._start(reply, served)
 
     def _continue(self, reply: str, served: _Served, frame: Frame) -> None:
