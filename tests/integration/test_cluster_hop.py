@@ -242,6 +242,39 @@ async def test_body_above_the_limit_of_the_worker_is_not_kept(broker: NatsServer
     assert app.bodies == [b"x" * 10, b""]
 
 
+async def test_lost_frame_is_requested_again(broker: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App([b"%d " % number for number in range(20)])
+    async with ends(broker, app) as both:
+        send, sent = both.of_worker.send, 0
+
+        def lose_some(subject: str, data: bytes, reply: str = "") -> None:
+            nonlocal sent
+            sent += 1
+            if sent not in (3, 4, 9):
+                send(subject, data, reply)
+
+        monkeypatch.setattr(both.of_worker, "send", lose_some)
+        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
+            await response.head()
+            assert await asyncio.wait_for(body_of(response), 5) == b"".join(app.pieces)
+
+
+async def test_message_that_the_broker_refuses_is_logged(broker: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
+    async with connected(ClusterSettings(url=broker.url)) as connection:
+        connection.send("somewhere", bytes(1_100_000))
+        await until(lambda: "1100000 bytes to the cluster was not sent" in caplog.text)
+
+
+async def test_broker_with_a_small_limit_of_messages_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "small.conf").write_text("max_payload: 65536\n")
+    with (
+        NatsServer(tmp_path, "-c", str(tmp_path / "small.conf")) as small,
+        pytest.raises(ConfigError, match="max_payload is 65536"),
+    ):
+        async with connected(ClusterSettings(url=small.url)):
+            pass
+
+
 async def test_process_without_the_secret_changes_neither_request_nor_response(broker: NatsServer) -> None:
     body, app = os.urandom(1_000_000), App(holds=True)
     forged = [

@@ -1,4 +1,4 @@
-"""The connection to NATS. Messages may be lost whenever the connection is interrupted, and at no other time."""
+"""The connection to NATS. Messages may be lost, above all when the connection is interrupted."""
 
 import asyncio
 import logging
@@ -12,6 +12,7 @@ from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from clinvk.cluster.messages import MESSAGE_BYTES
 from clinvk.config.model import ClusterSettings
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import ConfigError
@@ -74,8 +75,10 @@ class Broker:
             while self._outbox:
                 subject, data, reply = self._outbox.popleft()
                 if self._client.is_connected:
-                    with suppress(errors.Error, OSError):
+                    try:
                         await self._client.publish(subject, data, reply)
+                    except (errors.Error, OSError) as exc:
+                        logger.warning("a message of %d bytes to the cluster was not sent: %s", len(data), exc)
             await self._wake.wait()
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes | None:
@@ -186,6 +189,9 @@ async def _probe(settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
                 user_credentials=settings.credentials or None,
                 tls=tls,
             )
+            if client.max_payload < MESSAGE_BYTES:
+                reasons.append(f"its max_payload is {client.max_payload}; clinvk needs {MESSAGE_BYTES}")
+                raise errors.NoServersError
     except (errors.Error, OSError, TimeoutError, ValueError) as exc:
         reason = reasons[-1] if isinstance(exc, errors.NoServersError | TimeoutError) else str(exc)
         raise ConfigError(f"cluster.url {without_password(settings.url)!r} cannot be used: {reason}") from exc

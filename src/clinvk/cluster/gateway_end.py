@@ -31,12 +31,13 @@ class Response:
         self._request = request
         self._frames: deque[Frame] = deque()
         self._received = self._unacknowledged = 0
+        self._gap = -1
         self._wake = WakeUp()
         self._is_resumed = False
         self._error: NodeUnavailable | None = None
 
     def feed(self, frame: Frame) -> None:
-        """Take a frame of the worker; skip frames that were received before, or after a lost frame.
+        """Take a frame of the worker; skip frames that were received before, and request lost ones once.
 
         Send a lost request once more.
         """
@@ -50,6 +51,9 @@ class Response:
             self._received += 1
             self._frames.append(frame)
             self._wake.set()
+        elif frame.number > self._received + 1 and self._received != self._gap:
+            self._gap = self._received
+            self.resume()
 
     def resume(self) -> None:
         """Request the frames that an interruption has lost."""

@@ -20,7 +20,10 @@ PROTOCOL = 1
 """The version of the messages. A gateway sends requests only to nodes with the same version."""
 
 CHUNK_BYTES = 512 * 1024
-"""The maximum size of a payload: NATS allows messages of 1 MB."""
+"""The maximum size of a payload."""
+
+MESSAGE_BYTES = CHUNK_BYTES + 1024
+"""The maximum size of a message with its payload: NATS allows 1 MB by default."""
 
 WINDOW_BYTES = 256 * 1024
 """How far a worker sends ahead of the client."""
