@@ -386,6 +386,11 @@ HOSTILE = (
     "touch $HOME/f",
     "kill -0 $PPID && kill -0 {pid}",
     "python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect(\"{socket}\")'",
+    *(
+        f'python3 -c \'import socket; a, _ = socket.socketpair(1, socket.{kind}); a.sendto(b"x", "{{datagrams}}")\''
+        for kind in ("SOCK_DGRAM", "SOCK_RAW")
+    ),
+    "python3 -c 'import resource; resource.prlimit({pid}, resource.RLIMIT_CORE)'",
 )
 
 
@@ -412,9 +417,9 @@ async def test_hostile_agent_writes_nothing_outside_its_sandbox(means: str, mode
         home, project, outside = (Path(place) / name for name in ("home", "project", "outside"))
         for folder in (home, project, outside, home / ".clinvk", home / ".own"):
             folder.mkdir()
-        path = home / ".clinvk" / "clinvk.sock"
+        path, datagrams = (home / ".clinvk" / name for name in ("clinvk.sock", "datagrams.sock"))
         backend = sandboxed(home)
-        facts = {"outside": outside, "pid": os.getpid(), "socket": path}
+        facts = {"outside": outside, "pid": os.getpid(), "socket": path, "datagrams": datagrams}
         asked = replace(
             request(project, *(f"sh {command.format_map(facts)}" for command in HOSTILE), "sh touch $HOME/.own/g"),
             sandbox_mode=mode,
@@ -423,13 +428,17 @@ async def test_hostile_agent_writes_nothing_outside_its_sandbox(means: str, mode
         before = Path("/proc/sys/kernel/domainname").read_text()
         plain = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(home)}
         env = sandbox_env(home) if means == "bubblewrap" else plain
-        with socket.socket(socket.AF_UNIX) as listener:
+        with (
+            socket.socket(socket.AF_UNIX) as listener,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
+        ):
             listener.bind(str(path))
             listener.listen()
+            receiver.bind(str(datagrams))
             async with LocalRuns(Settings(), MemoryStore(), env, {"fake": backend}) as runs:
                 codes = text(await events(runs, asked)).split()
         assert not list(outside.iterdir())
-        names = [".clinvk", ".own", "agent.py", "clinvk.sock", "g", "sessions.json"]
+        names = [".clinvk", ".own", "agent.py", "clinvk.sock", "datagrams.sock", "g", "sessions.json"]
         assert sorted(path.name for path in home.rglob("*")) == names
         assert Path("/proc/sys/kernel/domainname").read_text() == before
         assert [code == "0" for code in codes] == [False] * len(HOSTILE) + [True, mode == "workspace"]

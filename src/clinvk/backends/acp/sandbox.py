@@ -4,7 +4,7 @@ The file system is read-only for the agent and everything that it starts, except
 `workspace`, the directories of the request. The process sees no other processes. `/tmp` and `/run` are empty, because
 their Unix sockets lead to programs outside: the user's service manager, container engines, SSH agents. clinvk's own
 home is empty for the same reason. The network is open, because the agent needs its model. Without bubblewrap, landlock
-protects the same files and processes.
+protects the same files, but leaves more open: docs/acp.md.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,9 @@
 """Run a program that can write in some folders only: `python -I -S landlock.py FOLDER… -- PROGRAM ARGUMENT…`.
 
 Landlock (https://docs.kernel.org/userspace-api/landlock.html) restricts writes, signals and the debugging of other
-processes. It does not restrict the permissions, owners and attributes of files, nor connections to Unix sockets, which
-lead to programs outside; a seccomp filter refuses these, and io_uring, which would bypass the filter.
+processes. It does not restrict the permissions, owners and attributes of files, the resource limits of other processes,
+nor Unix sockets, which lead to programs outside; a seccomp filter refuses these, and io_uring, which would bypass the
+filter. A pair of stream sockets is connected for good, and allowed.
 """
 
 import ctypes
@@ -23,11 +24,13 @@ _DEVICES = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "
 
 _SET_SECCOMP, _FILTER_MODE, _DROP_CAPABILITY, _SET_NO_NEW_PRIVILEGES = 22, 2, 24, 38
 _CAPABILITIES = 64
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050001  # EPERM
 _NUMBER, _ARCHITECTURE, _FIRST, _SECOND = 0, 4, 16, 24
 _X32 = 0x40000000
 _SET_FLAGS, _SET_ATTRIBUTES = 0x40086602, 0x401C5820
+_AF_UNIX, _SOCK_STREAM, _SOCK_TYPE_MASK, _THIS_PROCESS = 1, 1, 0xF, 0
+_ALL_BITS = 0xFFFFFFFF
 
 
 class _Machine(NamedTuple):
@@ -35,13 +38,15 @@ class _Machine(NamedTuple):
 
     architecture: int
     socket: int
+    socketpair: int
     ioctl: int
+    prlimit: int
     refused: tuple[int, ...]
 
 
 _MACHINES = {
-    "x86_64": _Machine(0xC000003E, 41, 16, (90, 91, 92, 93, 94, 188, 189, 190, 197, 198, 199, 260, 268)),
-    "aarch64": _Machine(0xC00000B7, 198, 29, (5, 6, 7, 14, 15, 16, 52, 53, 54, 55)),
+    "x86_64": _Machine(0xC000003E, 41, 53, 16, 302, (90, 91, 92, 93, 94, 188, 189, 190, 197, 198, 199, 260, 268)),
+    "aarch64": _Machine(0xC00000B7, 198, 199, 29, 261, (5, 6, 7, 14, 15, 16, 52, 53, 54, 55)),
 }
 _REFUSED = (425, 426, 427, 452, 463, 466, 469)  # io_uring, and later calls, which have one number everywhere
 
@@ -80,13 +85,15 @@ def _restrict_calls(machine: _Machine) -> None:
     steps += [_step(_AT_LEAST, _X32, 0, 1), refuse]
     for number in (*machine.refused, *_REFUSED):
         steps += [_step(_EQUAL, number, 0, 1), refuse]
-    for number, argument, value in (
-        (machine.socket, _FIRST, 1),  # AF_UNIX
-        (machine.ioctl, _SECOND, _SET_FLAGS),
-        (machine.ioctl, _SECOND, _SET_ATTRIBUTES),
+    for number, argument, mask, value, is_refused in (
+        (machine.socket, _FIRST, _ALL_BITS, _AF_UNIX, True),
+        (machine.socketpair, _SECOND, _SOCK_TYPE_MASK, _SOCK_STREAM, False),
+        (machine.ioctl, _SECOND, _ALL_BITS, _SET_FLAGS, True),
+        (machine.ioctl, _SECOND, _ALL_BITS, _SET_ATTRIBUTES, True),
+        (machine.prlimit, _FIRST, _ALL_BITS, _THIS_PROCESS, False),
     ):
-        steps += [_step(_EQUAL, number, 0, 3), _step(_LOAD, argument), _step(_EQUAL, value, 0, 1), refuse]
-        steps += [_step(_LOAD, _NUMBER)]
+        steps += [_step(_EQUAL, number, 0, 4), _step(_LOAD, argument), _step(_AND, mask)]
+        steps += [_step(_EQUAL, value, not is_refused, is_refused), refuse, _step(_LOAD, _NUMBER)]
     code = ctypes.create_string_buffer(b"".join([*steps, _step(_RETURN, _ALLOW)]))
     program = struct.pack("@HP", len(steps) + 1, ctypes.addressof(code))
     _checked(_libc.prctl(_SET_SECCOMP, _FILTER_MODE, program, 0, 0))
