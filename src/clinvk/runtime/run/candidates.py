@@ -47,10 +47,9 @@ class Candidates:
         pairs = zip(self._requests, self._errors, strict=False)
         return tuple(FailedAgent(request.backend, error.message, error.code) for request, error in pairs)
 
-    def accept(self, error: ClinvkError, has_begun: bool) -> bool:
-        """Return whether an error of the current agent, which `has_begun` to report its work, is one for `reject`."""
-        is_unavailable = isinstance(error, _UNAVAILABLE) or (isinstance(error, errors.AgentCrashed) and not has_begun)
-        return self.is_open and is_unavailable
+    def accept(self, error: ClinvkError) -> bool:
+        """Return whether an error of the current agent is one for `reject`."""
+        return self.is_open and isinstance(error, _UNAVAILABLE)
 
     async def choose(self) -> RunSpec:
         """Return the spec of the next agent that can be started.

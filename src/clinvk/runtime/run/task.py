@@ -248,7 +248,7 @@ class RunTask:
     def can_fall_back(self, error: ClinvkError) -> bool:
         """Return whether another agent, or the agent after the reset of its limit, may take the prompt."""
         is_untouched = not (self.log.count or self.earlier_turns or self.stopped_by)
-        return is_untouched and self.candidates.accept(error, has_begun=bool(self._held))
+        return is_untouched and self.candidates.accept(error)
 
     async def fall_back(self, error: ClinvkError) -> None:
         """Prepare the next agent after an error of this one.
