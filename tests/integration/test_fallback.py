@@ -26,6 +26,7 @@ STARTED = """echo '{"type":"run_started","model":"m","backend_session_id":"abc"}
 LIMITED = """echo '{"type":"run_failed","code":"agent_rate_limited","message":"limit reached"}'\n"""
 LOGGED_OUT = """echo '{"type":"run_failed","code":"agent_unauthenticated","message":"not logged in"}'\n"""
 REJECTED = """echo '{"type":"run_failed","code":"agent_rejected","message":"no such model"}'\n"""
+PROGRESS = """echo '{{"type":"progress","stage":"retry","message":"{}"}}'\n"""
 ANSWER = STARTED + TEXT + DONE
 LIMIT = FailedAgent("first", "limit reached", "agent_rate_limited")
 
@@ -94,7 +95,14 @@ async def test_next_agent_takes_the_prompt_of_an_agent_that_cannot(first: str | 
 
 @pytest.mark.parametrize(
     "first",
-    [STARTED + TEXT + LIMITED, STARTED + CALL + RESULT + LIMITED, STARTED + REJECTED, "exit 3"],
+    [
+        STARTED + TEXT + LIMITED,
+        STARTED + CALL + RESULT + LIMITED,
+        STARTED + REJECTED,
+        "exit 3",
+        STARTED + PROGRESS.format("retry") * 100 + LIMITED,
+        STARTED + PROGRESS.format("x" * 40_000) * 2 + LIMITED,
+    ],
 )
 async def test_agent_that_may_have_acted_or_was_refused_for_the_request_keeps_the_prompt(first: str) -> None:
     async with runs_of(MemoryStore(), {"first": first, "second": ANSWER}) as runs:

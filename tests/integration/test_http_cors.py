@@ -66,7 +66,7 @@ async def test_page_can_read_answers_headers_and_errors(scripted: Scripted) -> N
         assert response.headers["vary"].lower() == "origin"
         exposed = response.headers["access-control-expose-headers"].split(", ")
         assert {"x-request-id", "request-id", "retry-after", "x-should-retry", "x-clinvk-session-id"} <= set(exposed)
-        assert "preference-applied" in exposed
+        assert {"preference-applied", "x-clinvk-backend", "x-clinvk-fallback"} <= set(exposed)
 
 
 async def test_request_without_origin_gets_no_cors_headers(scripted: Scripted) -> None:

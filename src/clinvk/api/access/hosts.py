@@ -168,6 +168,8 @@ _EXPOSED = (
     "x-clinvk-run-id",
     "x-clinvk-ignored",
     "x-clinvk-node",
+    "x-clinvk-backend",
+    "x-clinvk-fallback",
     "location",
     "preference-applied",
 )

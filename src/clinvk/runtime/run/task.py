@@ -67,6 +67,9 @@ RESET_MARGIN_S = 10.0
 _CLOCK_CHECK_S = 30.0
 """How often a run that waits for a limit reads the clock, which may jump, as after a suspend."""
 
+_MAX_HELD_EVENTS, _MAX_HELD_CHARS = 100, 1 << 16
+"""How much an agent may report before its output while another agent can still take the prompt."""
+
 TakeTurn = Callable[["RunTask"], Awaitable[bool]]
 """Claim the session of a run, and prepare to continue it. Return False if other runs of the session come first."""
 
@@ -436,7 +439,9 @@ class RunTask:
         """Hold the first events back until no other agent can take the prompt; then add which agents could not."""
         events = [*self._held, *events]
         self._held = []
-        if self.candidates.is_open and all(isinstance(event, RunStarted | Progress) for event in events):
+        chars = sum(len(event.message) for event in events if isinstance(event, Progress))
+        is_small = len(events) <= _MAX_HELD_EVENTS and chars <= _MAX_HELD_CHARS
+        if self.candidates.is_open and is_small and all(isinstance(event, RunStarted | Progress) for event in events):
             self._held = events
             return []
         failed = self.candidates.failed
