@@ -98,9 +98,13 @@ def test_session_stays_on_its_node_and_new_runs_go_where_they_fit(cluster: Clust
         ("labels", "gpu"): (403, "directory_not_allowed"),
     }
     body = {"backend": "claude", "prompt": "hi", "workdir": elsewhere}
-    for (header, value), expected in refusals.items():
-        refused = gateway.client.post("/api/v1/prompt", json=body, headers={f"x-clinvk-{header}": value})
-        assert (refused.status_code, refused.json()["code"]) == expected
+    for (name, value), expected in refusals.items():
+        fields = {**body, name: value.split(",") if name == "labels" else value}
+        for refused in (
+            gateway.client.post("/api/v1/prompt", json=body, headers={f"x-clinvk-{name}": value}),
+            gateway.client.post("/api/v1/prompt", json=fields),
+        ):
+            assert (refused.status_code, refused.json()["code"]) == expected
     tasks = [{"backend": "claude", "prompt": "a", "session_id": first["session_id"]}]
     parallel = gateway.client.post("/api/v1/parallel", json={"tasks": tasks})
     assert (parallel.headers["x-clinvk-node"], parallel.json()["completed"]) == ("two", 1)
@@ -109,6 +113,32 @@ def test_session_stays_on_its_node_and_new_runs_go_where_they_fit(cluster: Clust
         ("one", ["gpu", "web"]),
         ("two", []),
     ]
+
+
+def test_body_chooses_the_node_of_a_prompt_and_of_an_orchestration(cluster: Cluster) -> None:
+    cluster.agent.play(claude_says("hello"))
+    cluster.worker("one", "--labels", "gpu,web")
+    cluster.worker("two")
+    gateway = cluster.gateway()
+    prompts: dict[str, dict[str, object]] = {
+        "prompt": {"backend": "claude", "prompt": "a"},
+        "parallel": {"tasks": [{"backend": "claude", "prompt": "a"}]},
+        "chain": {"steps": [{"backend": "claude", "prompt": "a"}]},
+        "compare": {"backends": ["claude"], "prompt": "a"},
+    }
+    for kind, body in prompts.items():
+        for fields, header, expected in (
+            ({"node": "two"}, "", "two"),
+            ({"labels": ["gpu"]}, "", "one"),
+            ({"node": "one", "labels": ["gpu", "web"]}, "one", "one"),
+            ({"node": "two"}, "one", 400),
+            ({"node": "two", "labels": ["gpu"]}, "", 503),
+            ({"labels": ["other"]}, "", 503),
+            ({"node": "three"}, "", 503),
+        ):
+            headers = {"x-clinvk-node": header} if header else {}
+            answer = gateway.client.post(f"/api/v1/{kind}", json={**body, **fields}, headers=headers)
+            assert answer.headers.get("x-clinvk-node", answer.status_code) == expected, answer.text
 
 
 def test_killed_worker_ends_its_streams_and_its_sessions_wait_for_it(cluster: Cluster) -> None:

@@ -161,6 +161,15 @@ def test_an_output_folder_elsewhere_is_refused_before_anything_runs(clinvk: Clin
     assert clinvk.agent.calls() == []
 
 
+@pytest.mark.parametrize("command", ["parallel", "chain"])
+def test_file_for_another_node_is_refused_before_anything_runs(clinvk: Clinvk, command: str) -> None:
+    parts = {"parallel": "tasks", "chain": "steps"}[command]
+    done = clinvk.run(command, stdin=json.dumps({"node": "web", parts: [task("one")]}).encode())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("clinvk: stdin:1:2: node 'web' cannot be reached here: this machine is no node")
+    assert clinvk.agent.calls() == []
+
+
 def test_output_folder_cannot_be_redirected_by_an_agent(clinvk: Clinvk) -> None:
     out, elsewhere = clinvk.folder / "out", clinvk.folder / "elsewhere"
     elsewhere.mkdir()

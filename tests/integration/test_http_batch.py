@@ -793,3 +793,26 @@ async def test_sequential_compare_runs_one_backend_at_a_time(scripted: Scripted,
         assert (server.runs.busy, server.runs.queued) == (1, 0)
         go.touch()
         assert len((await answering).json()["results"]) == 3
+
+
+@pytest.mark.one_machine
+@pytest.mark.parametrize("fields", [{"node": "web"}, {"labels": ["gpu"]}])
+async def test_server_without_a_cluster_refuses_another_node(tmp_path: Path, fields: dict[str, object]) -> None:
+    (name, value), *_ = fields.items()
+    bodies: dict[str, dict[str, object]] = {
+        "prompt": task("a"),
+        "parallel": {"tasks": [task("a")]},
+        "chain": {"steps": [task("a")]},
+        "compare": {"prompt": "a", "backends": ["claude"]},
+    }
+    async with serving(Echo(tmp_path).env) as server:
+        for kind, body in bodies.items():
+            header = {f"x-clinvk-{name}": value if isinstance(value, str) else "gpu"}
+            for refused in (await post(server, kind, body | fields), await post(server, kind, body, **header)):
+                problem = refused.json()
+                assert (refused.status_code, problem["code"], problem["field"]) == (400, "invalid_request", name)
+        inside = await post(server, "parallel", {"tasks": [task("a", **fields)]})
+        assert (inside.status_code, inside.json()["field"]) == (400, f"tasks[0].{name}")
+        empty = await post(server, "prompt", task("a", node="", labels=()))
+        assert empty.status_code == 200
+        assert (await server.client.get("/api/v1/runs")).json()["total"] == 1

@@ -64,7 +64,7 @@ CONTENT = re.compile(
     r"|whole number .*, got \d+(\.0|e)"
     r"|nothing is asked|in the background must be stored|base64|say the same|not found"
     r"|(file_data|image_url) is empty|threads are not supported"
-    r"|notification target|does not report its cost"
+    r"|notification target|does not report its cost|cannot be reached here|that this machine lacks"
 )
 """Refusals of what no schema can express; a JSON Schema cannot tell 1.0 from 1."""
 

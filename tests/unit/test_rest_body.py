@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from clinvk.dialects.dialect import Call
+from clinvk.dialects.dialect import Call, Placement
 from clinvk.dialects.rest.bodies import PromptBody
 from clinvk.dialects.rest.rest import Rest
 from clinvk.types.errors import InvalidRequest
@@ -54,6 +54,8 @@ def test_every_field_reaches_the_request() -> None:
             verbose=True,
             dry_run=True,
             detach=True,
+            node="web",
+            labels=["gpu", "x"],
             extra=["--x", "y"],
             tags=["t"],
             metadata={"k": [1, None]},
@@ -62,6 +64,7 @@ def test_every_field_reaches_the_request() -> None:
     assert call == Call(
         dry_run=True,
         detach=True,
+        placement=Placement("web", frozenset({"gpu", "x"})),
         request=RunRequest(
             prompt="hi",
             backend="claude",

@@ -25,7 +25,7 @@ from clinvk.cluster.broker import Broker
 from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
 from clinvk.cluster.members import Member, Members
 from clinvk.cluster.messages import PROTOCOL, RequestHead, ResponseHead
-from clinvk.dialects.dialect import Call, DirectoryNotAllowed, RunFacts, renamed
+from clinvk.dialects.dialect import Call, DirectoryNotAllowed, Placement, RunFacts, renamed
 from clinvk.dialects.openai.responses import stored
 from clinvk.dialects.rest import batch_answers
 from clinvk.dialects.rest.unified import UnifiedEncoder
@@ -46,9 +46,6 @@ from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
     from clinvk.api.endpoints.batch import BatchEndpoint
-
-NODE_HEADER = "x-clinvk-node"
-LABELS_HEADER = "x-clinvk-labels"
 
 _BATCHES = ("/api/v1/parallel", "/api/v1/chain", "/api/v1/compare")
 _RUNS = ("/api/v1/runs/{id}", "/api/v1/runs/{id}/events", "/api/v1/runs/{id}/cancel")
@@ -142,7 +139,8 @@ class Gateway:
         def error_piece(error: ClinvkError, _: str, __: int) -> bytes:
             return batch_answers.error_line("", error, time.time())
 
-        await self._pass_on(self._with_wishes(target, scope), body, scope, receive, send, error_piece)
+        target = _with_placement(target, parsed.placement, scope)
+        await self._pass_on(target, body, scope, receive, send, error_piece)
 
     async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request for a run under way to its node; everything else about runs is in the store."""
@@ -207,16 +205,7 @@ class Gateway:
             found = await continuation.find_session(self._services.store, request, call.chat)
             node = await self._node_of_session(found)
         backend = request.backend or self._services.settings.default_backend
-        return self._with_wishes(_Target(node, {backend}), scope)
-
-    def _with_wishes(self, target: _Target, scope: Scope) -> _Target:
-        """Add the node and the labels that a request asks for."""
-        headers = headers_of(scope)
-        node = headers.get(NODE_HEADER, "")
-        labels = {label.strip() for label in headers.get(LABELS_HEADER, "").split(",")} - {""}
-        if node and target.node and node != target.node:
-            raise InvalidRequest(f"the session is on node {target.node!r}, not on {node!r}", NODE_HEADER)
-        return target._replace(node=target.node or node, labels=labels)
+        return _with_placement(_Target(node, {backend}), call.placement, scope)
 
     async def _process_of_call(self, call: Call, key_name: str) -> str:
         """Return the id of the process in which the call waits whose output a request has; empty if there is none."""
@@ -248,11 +237,10 @@ class Gateway:
             nodes = [each for each in nodes if target.node in (each.announcement.node, each.announcement.process)]
             if not nodes:
                 raise NodeUnavailable(f"node {target.node!r} is away")
-            return nodes
         labelled = [each for each in nodes if set(target.labels).issubset(each.announcement.labels)]
         if not labelled:
-            labels = f" has the labels {', '.join(sorted(target.labels))}" if nodes else " is up"
-            raise NodeUnavailable(f"no node{labels}")
+            named = f"node {target.node!r} lacks a label of" if target.node else "no node has the labels"
+            raise NodeUnavailable(f"{named} {', '.join(sorted(target.labels))}" if nodes else "no node is up")
         # without an able node, any node can say why
         return [each for each in labelled if _has_backends(each, target.backends)] or labelled
 
@@ -298,6 +286,14 @@ class Gateway:
             body_bytes=len(body),
         )
         return self._hop.request(head, one.process, one.node, body)
+
+
+def _with_placement(target: _Target, placement: Placement, scope: Scope) -> _Target:
+    """Add the node and the labels that the body and the headers of a request ask for."""
+    placement = placement.with_headers(headers_of(scope))
+    if placement.node and target.node and placement.node != target.node:
+        raise InvalidRequest(f"the session is on node {target.node!r}, not on {placement.node!r}", "node")
+    return target._replace(node=target.node or placement.node, labels=placement.labels)
 
 
 async def _relay(

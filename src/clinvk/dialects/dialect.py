@@ -199,6 +199,33 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     answered: AnsweredChat | None = None
 
 
+class Placement(msgspec.Struct, frozen=True):
+    """The node that a request asks for: its name, if any, and the labels that it must have."""
+
+    node: str = ""
+    labels: frozenset[str] = frozenset()
+
+    def with_headers(self, headers: Mapping[str, str]) -> "Placement":
+        """Add what the headers of the request ask for.
+
+        Raises:
+            InvalidRequest: body and header name different nodes.
+        """
+        node = headers.get("x-clinvk-node", "")
+        if node and self.node and node != self.node:
+            raise InvalidRequest(f"node is {self.node!r}, but the header x-clinvk-node is {node!r}", "node")
+        labels = {label.strip() for label in headers.get("x-clinvk-labels", "").split(",")} - {""}
+        return Placement(self.node or node, self.labels | labels)
+
+    def check(self, node: str, labels: Collection[str]) -> None:
+        """Raise `InvalidRequest` if the request asks for another node than this, or for labels that it lacks."""
+        if self.node and self.node != node:
+            name = f"is node {node!r}" if node else "is no node of a cluster"
+            raise InvalidRequest(f"node {self.node!r} cannot be reached here: this machine {name}", "node")
+        if missing := self.labels.difference(labels):
+            raise InvalidRequest(f"labels that this machine lacks: {', '.join(sorted(missing))}", "labels")
+
+
 ToolsMode = Literal["client", "agent", "both"]
 """Whose tools the model may call: the client's, the agent's own, or both."""
 
@@ -221,6 +248,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         ignored: fields of the body without effect that the client should know about, as far as the body shows.
         chat: the client's conversation; None if the client names no conversation.
         previous: the run to continue; None if the conversation starts here, or the request names a session.
+        placement: what the body asks of the node, without the headers.
         fails_in_stream: the client accepts only a stream and retries after a server error status, whatever the headers
             say; a failure that must not be retried is reported in the stream.
     """
@@ -240,6 +268,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     ignored: tuple[str, ...] = ()
     chat: Chat | None = None
     previous: Previous | None = None
+    placement: Placement = Placement()
     fails_in_stream: bool = False
 
 

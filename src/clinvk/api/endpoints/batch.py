@@ -25,7 +25,7 @@ from clinvk.api.http.response import (
 )
 from clinvk.backends import registry as backends
 from clinvk.dialects import json_bodies, sse
-from clinvk.dialects.dialect import Call
+from clinvk.dialects.dialect import Call, Placement
 from clinvk.dialects.rest import batch_answers, bodies, unified
 from clinvk.dialects.rest.rest import Accepted, Rest, prefers_async
 from clinvk.orchestrate.admission import complete_plan
@@ -49,6 +49,7 @@ class BatchRequest(NamedTuple):
 
     plan: Plan
     detach: bool | None
+    placement: Placement
 
 
 class BatchEndpoint(NamedTuple):
@@ -71,17 +72,18 @@ class BatchEndpoint(NamedTuple):
         """
         match self.kind:
             case "parallel":
-                parallel = json_bodies.decode(body, _parallel)
-                plan = await run_in_loop_thread(len(body), bodies.parallel, parallel)
-                return BatchRequest(plan, parallel.detach)
+                requested = json_bodies.decode(body, _parallel)
+                plan = await run_in_loop_thread(len(body), bodies.parallel, requested)
             case "chain":
-                chain = json_bodies.decode(body, _chain)
-                if chain.resume_from:
-                    return BatchRequest(await self._resume_chain(chain, chain.resume_from), chain.detach)
-                return BatchRequest(await run_in_loop_thread(len(body), bodies.chain, chain), chain.detach)
+                requested = json_bodies.decode(body, _chain)
+                if requested.resume_from:
+                    plan = await self._resume_chain(requested, requested.resume_from)
+                else:
+                    plan = await run_in_loop_thread(len(body), bodies.chain, requested)
             case "compare":
-                compare = json_bodies.decode(body, _compare)
-                return BatchRequest(await run_in_loop_thread(len(body), bodies.compare, compare), compare.detach)
+                requested = json_bodies.decode(body, _compare)
+                plan = await run_in_loop_thread(len(body), bodies.compare, requested)
+        return BatchRequest(plan, requested.detach, bodies.placement(requested))
 
     async def admit(self, plan: Plan, key_name: str, client: str, depth: int) -> Plan:
         """Return a plan with every part completed from the settings, and admitted by the same rules as a prompt.
@@ -127,7 +129,7 @@ class _BatchRequest(Exchange):
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         endpoint, state = self._endpoint, self._scope["state"]
-        requested, detach = await self._read(disconnect)
+        requested, detach, _ = await self._read(disconnect)
         plan = await endpoint.admit(requested, state["key_name"], state.get("client", ""), state.get("depth", 0))
         if detach and not is_dry_run(plan):
             await self._answer_detached(plan, requested, disconnect)
@@ -162,10 +164,12 @@ class _BatchRequest(Exchange):
     async def _read(self, disconnect: DisconnectWatch) -> BatchRequest:
         """Read the request, then watch for a disconnect. The body is freed on return."""
         body = await read_json(self._scope, self._receive, self._endpoint.services.settings.server)
-        plan, detach = await self._endpoint.parse(body)
-        if not detach:
+        services = self._endpoint.services
+        requested = await self._endpoint.parse(body)
+        services.admission.check_placement(requested.placement, headers_of(self._scope))
+        if not requested.detach:
             disconnect.watch()
-        return BatchRequest(complete_plan(plan, self._endpoint.services.settings), detach)
+        return requested._replace(plan=complete_plan(requested.plan, services.settings))
 
     async def _write(self, lines: Iterable[bytes]) -> None:
         for data in chunked(map(self._frame, lines)):

@@ -112,6 +112,7 @@ class _PromptRequest(Exchange):
             body = await self._endpoint.expand_references(services, body)
         call = self._call = await run_in_loop_thread(len(body), self._dialect.parse, body, headers_of(self._scope))
         self._stream_type = self._dialect.stream_type if call.stream else ""
+        services.admission.check_placement(call.placement, headers_of(self._scope))
         drop_decoded_headers(self._scope)
         return call
 

@@ -14,7 +14,7 @@ from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
 from clinvk.dialects.conversation import MAX_IMAGES
-from clinvk.dialects.dialect import Call
+from clinvk.dialects.dialect import Call, Placement
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest
@@ -84,6 +84,11 @@ class RequestAdmission:
             return workdir
 
         return await self.lookups.run(check, request.workdir, *request.add_dirs)
+
+    def check_placement(self, placement: Placement, headers: Mapping[str, str]) -> None:
+        """Refuse a request whose body or headers ask for another node than this machine."""
+        cluster = self._settings.cluster
+        placement.with_headers(headers).check(cluster.node, cluster.labels)
 
     def check_repository(self, request: RunRequest, directory: str) -> Sequence[str]:
         """Check the source directory of a worktree. Return the blocked directories below."""

@@ -207,7 +207,16 @@ def _required_of_bodies(registry: Mapping[str, Backend]) -> dict[str, Json]:
     steps: Json = {"steps": {"type": "array"}, "resume_from": {"enum": [None, ""]}}
     return {
         "PromptBody": prompt,
-        "PartBody": _merged(prompt, {"properties": {"detach": {"enum": [None, False]}}}),
+        "PartBody": _merged(
+            prompt,
+            {
+                "properties": {
+                    "detach": {"enum": [None, False]},
+                    "node": {"enum": [None, ""]},
+                    "labels": {"enum": [None, []]},
+                }
+            },
+        ),
         "ChainBody": {
             "anyOf": [
                 {"required": ["steps"], "properties": steps},

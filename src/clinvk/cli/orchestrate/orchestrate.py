@@ -90,6 +90,7 @@ def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes, bac
 
 
 def _parallel_plan(body: ParallelFile, flags: ParallelFlags, base: str, settings: Settings) -> Parallel:
+    bodies.placement(body).check(settings.cluster.node, settings.cluster.labels)
     tasks = with_backends(body.tasks, settings)
     if flags.isolation:
         tasks = [replace(task, isolation=task.isolation or flags.isolation) for task in tasks]
@@ -122,6 +123,7 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes, backends:
     try:
         if body.resume_from is not None:
             raise InvalidRequest("resume_from is not allowed in a file; use --resume-from ID", "resume_from")
+        bodies.placement(body).check(settings.cluster.node, settings.cluster.labels)
         steps = None if body.steps is None else with_backends(body.steps, settings)
         stop_on_failure = True if body.stop_on_failure is None else body.stop_on_failure
         plan = bodies.chain(replace(body, steps=steps, stop_on_failure=stop_on_failure))

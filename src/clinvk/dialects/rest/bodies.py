@@ -8,7 +8,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from clinvk.dialects.conversation import MAX_IMAGES, image_of
-from clinvk.dialects.dialect import copy_as
+from clinvk.dialects.dialect import Placement, copy_as
 from clinvk.dialects.rest.views import Tags
 from clinvk.types.choices import ApprovalMode, Effort, Isolation, OnBudget, OnBusy, OnLimit, SandboxMode
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
@@ -22,6 +22,13 @@ _Text = Annotated[str, Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]
 _Directory = Annotated[str, Meta(extra_json_schema={"pattern": r"^/[^\x00]*$"})]
 _Texts = Annotated[list[_Text], Meta(max_length=1000)]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, extra_json_schema={"pattern": r"^[^\x00]*$"})]
+_NodeName = Annotated[
+    Name | None, Meta(description="The node of the cluster to run on, like the header `x-clinvk-node`.")
+]
+_Labels = Annotated[
+    Annotated[list[Name], Meta(max_length=100)] | None,
+    Meta(description="Labels that the node must have, in addition to those of the header `x-clinvk-labels`."),
+]
 
 
 class PromptFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,6 +162,8 @@ class PromptBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields=
         bool | None,
         Meta(description="The run continues after a disconnect. The header `prefer: respond-async` returns at once."),
     ] = None
+    node: _NodeName = None
+    labels: _Labels = None
 
 
 _ARGUMENTS = ("model", "workdir", "add_dirs", "allowed_tools", "system_prompt", "extra", "tags")
@@ -227,8 +236,8 @@ _All = Annotated[bool | None, Meta(description="Run nothing; return the commands
 class PartBody(PromptBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One task of a parallel request, or one step of a chain.
 
-    `output_format` has no effect, since the request has only one answer or stream, and `detach` is refused, since it
-    belongs beside the parts.
+    `output_format` has no effect, since the request has only one answer or stream, and `detach`, `node` and `labels`
+    are refused, since they belong beside the parts.
     """
 
     id: Annotated[Name | None, Meta(description="Returned with result and events; unique among the tasks.")] = None
@@ -251,6 +260,8 @@ class ParallelBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         None
     )
     detach: _Detach = None
+    node: _NodeName = None
+    labels: _Labels = None
     dry_run: _All = None
 
 
@@ -275,6 +286,8 @@ class ChainBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Name | None, Meta(description="The `run_id` of a chain to continue at its first unfinished step.")
     ] = None
     detach: _Detach = None
+    node: _NodeName = None
+    labels: _Labels = None
     dry_run: _All = None
 
 
@@ -311,6 +324,13 @@ class CompareBody(PromptFields, frozen=True, kw_only=True, forbid_unknown_fields
     ] = None
     judge: Annotated[JudgeBody | None, Meta(description="An agent that chooses the best answer.")] = None
     detach: _Detach = None
+    node: _NodeName = None
+    labels: _Labels = None
+
+
+def placement(body: PromptBody | ParallelBody | ChainBody | CompareBody) -> Placement:
+    """Return what a body asks of its node."""
+    return Placement(body.node or "", frozenset(body.labels or ()))
 
 
 def parallel(body: ParallelBody) -> Parallel:
@@ -382,8 +402,9 @@ def _refuse_duplicates(names: list[str | None], at: str, field: str) -> None:
 
 def _part(body: PartBody, at: str, dry_run: bool | None) -> Part:
     try:
-        if body.detach:
-            raise InvalidRequest("detach belongs beside the parts, not in one", "detach")
+        for name in ("detach", "node", "labels"):
+            if getattr(body, name):
+                raise InvalidRequest(f"{name} belongs beside the parts, not in one", name)
         request = request_of(body, body.backend, body.session_id)
     except ClinvkError as exc:
         raise with_position(exc, at) from exc

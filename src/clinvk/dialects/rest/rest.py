@@ -9,7 +9,7 @@ from msgspec import Meta
 from clinvk.dialects import dialect, json_bodies
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.rest import unified
-from clinvk.dialects.rest.bodies import PromptBody, request_of
+from clinvk.dialects.rest.bodies import PromptBody, placement, request_of
 from clinvk.dialects.rest.views import QueuePosition
 from clinvk.types import errors
 from clinvk.types.errors import AmbiguousId, ClinvkError, InvalidRequest
@@ -147,6 +147,7 @@ class Rest:
             dry_run=bool(parsed.dry_run),
             detach=bool(parsed.detach),
             respond_async=bool(parsed.detach) and prefers_async(headers),
+            placement=placement(parsed),
         )
 
     def encoder(self, call: Call, facts: RunFacts) -> unified.UnifiedEncoder:
