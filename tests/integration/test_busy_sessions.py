@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from clinvk.config.model import ServerSettings, Settings
+from clinvk.config.model import BackendSettings, ServerSettings, Settings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
@@ -250,8 +250,9 @@ async def steerable(scripted: Scripted, server: LiveServer, *, accepts: bool = T
     return run
 
 
-async def test_codex_receives_a_steering_prompt_within_its_turn(scripted: Scripted) -> None:
-    async with serving(scripted.env) as server:
+@pytest.mark.parametrize("fallback", [(), ("claude",)])
+async def test_codex_receives_a_steering_prompt_within_its_turn(scripted: Scripted, fallback: tuple[str, ...]) -> None:
+    async with serving(scripted.env, backends={"codex": BackendSettings(fallback=fallback)}) as server:
         run = await steerable(scripted, server)
         steered = await server.prompt(backend="codex", prompt="more", session_id=run["session_id"], on_busy="steer")
         expected = {"run_id": run["run_id"], "session_id": run["session_id"], "state": "running", "steered": True}

@@ -18,7 +18,8 @@ ReleaseElsewhere = Callable[[str], Awaitable[None]]
 
 _NO_OPTIONS: dict[str, object] = {
     **{"prompt": "", "images": (), "on_busy": "reject", "session_id": None, "workdir": None},
-    **{"tags": (), "metadata": {}, "client": "", "warm": True},
+    **{"tags": (), "metadata": {}, "client": "", "depth": 0, "warm": True},
+    **{"fallback": None, "fell_back": (), "on_limit": "fail"},
 }
 """The fields of a request that say nothing about how the agent works in a session."""
 
