@@ -248,6 +248,18 @@ def test_start_reports_what_is_wrong_with_exit_code_3(cluster: Cluster, clinvk: 
             assert (done.returncode, reason in done.stderr) == (3, True), done.stderr
 
 
+def test_of_two_workers_with_one_name_that_start_together_one_stops(cluster: Cluster) -> None:
+    argv = ("worker", "--node", "one", "--cluster", cluster.broker.url)
+    with (
+        Server(cluster.agent, SECRET, arguments=argv) as first,
+        Server(cluster.agent, SECRET, arguments=argv) as second,
+    ):
+        until(lambda: (first.process.poll() is None) != (second.process.poll() is None))
+        stopped = first if first.process.poll() is not None else second
+        assert (stopped.process.poll(), "is named 'one'" in stopped.said) == (3, True)
+        assert nodes(cluster.gateway()) == ["one"]
+
+
 def test_cluster_up_starts_a_broker_and_creates_the_secret(cluster: Cluster, clinvk: Clinvk) -> None:
     cluster.broker.kill()
     arguments = ("cluster", "up", "--port", str(cluster.broker.port))

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import secrets
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -56,6 +57,8 @@ class Membership:
         self._members = Members(self._store)
         self._new_member = asyncio.Event()
         self._has_warned = False
+        self._started_at = time.time()
+        self._namesake = asyncio.Event()
         self._exits = AsyncExitStack()
         self._broker: Broker | None = None
         self._gateway: Gateway | None = None
@@ -80,6 +83,8 @@ class Membership:
 
     async def __aexit__(self, *_: object) -> None:
         await self._exits.aclose()
+        if self._namesake.is_set():
+            raise self._name_is_used()
 
     def wrap(self, services: Services, template: str, app: ASGIApp) -> ASGIApp:
         """Return the application for a path template: of a gateway one that passes requests to nodes."""
@@ -117,7 +122,8 @@ class Membership:
                 services.live.only_forwarded = not self.runs_agents
                 await broker.subscribe("changes", partial(self._show_change, services))
             announcing = in_background(self._announce(services, broker))
-            async with announcing, in_background(self._check(broker)), in_background(self._stop(services)):
+            stopping, refusing = in_background(self._stop(services)), in_background(self._refuse_namesake())
+            async with announcing, in_background(self._check(broker)), stopping, refusing:
                 if self.listens:
                     await asyncio.sleep(_FIRST_ANNOUNCEMENTS_S)
                 yield
@@ -150,6 +156,7 @@ class Membership:
             common,
             node=self._settings.cluster.node,
             labels=self._settings.cluster.labels,
+            started_at=self._started_at,
             backends=tuple(services.inventory.own()),
             running=runs.busy,
             queued=runs.queued,
@@ -177,6 +184,18 @@ class Membership:
             return
         if self._members.note(announcement) and announcement.process != self._process:
             self._new_member.set()
+        is_namesake = self.runs_agents and announcement.node == self._settings.cluster.node
+        if is_namesake and (announcement.started_at, announcement.process) < (self._started_at, self._process):
+            self._namesake.set()
+
+    async def _refuse_namesake(self) -> None:
+        """Stop this server if an older one has the name of its node: both may have started at the same time."""
+        await self._namesake.wait()
+        raise self._name_is_used()
+
+    def _name_is_used(self) -> ConfigError:
+        node = self._settings.cluster.node
+        return ConfigError(f"another worker of this cluster is named {node!r}; --node chooses another name")
 
     def _show_change(self, services: Services, received: Received) -> None:
         """Show the viewers at this gateway a change of a worker."""
@@ -187,7 +206,7 @@ class Membership:
     async def _refuse_duplicate(self, broker: Broker) -> None:
         node = self._settings.cluster.node
         if node and await broker.request(f"node.{node}", b"", _ANSWER_TIMEOUT_S):
-            raise ConfigError(f"another worker of this cluster is named {node!r}; --node chooses another name")
+            raise self._name_is_used()
 
     def _backends(self) -> list[BackendInfo]:
         """Return the agents of the cluster: of each the one that is available, if any, on the least loaded node."""

@@ -141,6 +141,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     Attributes:
         process: the id of the process, new with each start.
         node: the name of a worker; empty for a gateway that runs no agents.
+        started_at: when a worker started, by its clock. Of two with one name the newer stops.
         connections: how often the process has connected to the broker: a change means that messages may be lost.
         store: the store of the process, which all processes of a cluster must share.
         labels: what requests can ask for.
@@ -151,6 +152,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     process: str
     protocol: int = PROTOCOL
     node: str = ""
+    started_at: float = 0
     version: str = ""
     store: str = ""
     connections: int = 1
