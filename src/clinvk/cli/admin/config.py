@@ -12,7 +12,7 @@ import msgspec
 
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import Flags, JsonFlags
-from clinvk.cli.parse.settings import trace_of
+from clinvk.cli.parse.settings import redefinitions, trace_of
 from clinvk.cli.terminal.input import ask
 from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, print_json, print_text
 from clinvk.config import setting_values
@@ -242,13 +242,13 @@ def _write(
 
 
 def _unserved(settings: Settings, environ: Mapping[str, str], backends: Backends) -> dict[str, str]:
-    """Return the settings that keep `serve` from starting on this machine, although each value is of its type.
+    """Return the settings that commands, or only `serve`, refuse on this machine, although each value is of its type.
 
     The keys are the messages without their index in a list, which another change moves.
     """
     from clinvk.api.access import auth, workdirs  # only a change waits for them
 
-    mistakes = list(auth.access_mistakes(settings.server))
+    mistakes = [*map(ConfigError, redefinitions(settings).values()), *auth.access_mistakes(settings.server)]
     try:
         settings.notifications.check()
         workdirs.WorkdirPolicy(settings, environ, backends).check_default()

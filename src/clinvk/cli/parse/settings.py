@@ -16,7 +16,6 @@ from clinvk.config.setting_values import (
     OnInvalid,
     all_keys,
     ignore_invalid,
-    is_definition,
     raise_invalid,
 )
 from clinvk.types.errors import BackendUnavailable, ConfigError, InvalidRequest
@@ -87,10 +86,19 @@ def trace_of(
         **more,
     }
     found = trace(flags.config, environ, given, backends, reject, {("warm", "kept_backends"): KEPT_BY_DEFAULT})
-    for (*_, name, key), place in [item for item in found.places.items() if is_definition(item[0])]:
-        if name in BUILT_IN and getattr(found.settings.backend(name), key):
-            reject(ConfigError(f"{place}: backends.{name}.{key}: {name} is built in; choose another name"))
+    for keys, mistake in redefinitions(found.settings).items():
+        reject(ConfigError(f"{found.places[keys]}: {mistake}"))
     return found
+
+
+def redefinitions(settings: Settings) -> dict[tuple[str, ...], str]:
+    """Return the keys that define a built-in backend, each with an error message."""
+    return {
+        ("backends", name, key): f"backends.{name}.{key}: {name} is built in; choose another name"
+        for name in settings.backends.keys() & BUILT_IN.keys()
+        for key in sorted({*DEFINING, "folders"})
+        if getattr(settings.backend(name), key)
+    }
 
 
 def directory(path: str, flag: str) -> str:
