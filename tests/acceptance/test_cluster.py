@@ -164,9 +164,12 @@ def test_killed_worker_ends_its_streams_and_its_sessions_wait_for_it(cluster: Cl
     refused = gateway.client.post("/api/v1/prompt", json=body)
     assert (refused.status_code, refused.json()["code"]) == (503, "node_unavailable")
     assert int(refused.headers["retry-after"]) > 0
-    cluster.worker("one")
+    one = cluster.worker("one")
     until(lambda: "one" in nodes(gateway))
     assert prompt(gateway, session_id=session_id)["node"] == "one"
+    one.kill()
+    listed = gateway.client.get("/api/v1/worktrees")
+    assert (listed.status_code, listed.json()) == (200, {"worktrees": []}), "the other node answers"
 
 
 def test_killed_gateway_cancels_its_runs_except_detached_ones(cluster: Cluster, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A session stays on its node, which has the agent's files and the login. A new ru
 its agents and labels. If a node refuses the directory, or is full, the next node gets the request.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -173,16 +174,22 @@ class Gateway:
         await document(WorktreeList(worktrees=items))(scope, receive, send)
 
     async def _worktrees(self, scope: Scope) -> list[tuple[str, WorktreeItem]]:
-        """Return the worktrees of all nodes, each with the name of a node. Nodes of one machine may share a home."""
+        """Return the worktrees of the nodes that answer, each with its node. Nodes of one machine may share a home."""
         found: dict[str, tuple[str, WorktreeItem]] = {}
         listing = {**scope, "method": "GET", "path": _WORKTREES, "query_string": b""}
-        for member in self._members.nodes():
-            async with self._request(member, b"", listing) as response:
-                head = await response.head()
-                data = b"".join([piece async for piece, _ in response.body()])
+
+        async def add(member: Member) -> None:
+            with suppress(NodeUnavailable):
+                async with self._request(member, b"", listing) as response:
+                    head = await response.head()
+                    data = b"".join([piece async for piece, _ in response.body()])
                 if head.status == 200:
                     items = msgspec.json.decode(data, type=WorktreeList).worktrees
-                    found |= {item.id: (member.announcement.node, item) for item in items}
+                    found.update({item.id: (member.announcement.node, item) for item in items})
+
+        async with asyncio.TaskGroup() as group:
+            for member in self._members.nodes():
+                group.create_task(add(member))
         return [*found.values()]
 
     async def _target_of_call(self, call: Call, is_model_api: bool, scope: Scope) -> _Target:
