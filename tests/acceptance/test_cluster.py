@@ -286,7 +286,8 @@ def test_machines_with_homes_of_their_own_share_sessions_and_keys_in_postgres(
     limited = ("keys", "create", "ana", "--backends", "claude")
     key = clinvk.run(*limited, env={**homes["gateway"], **SECRET}).stdout.strip()
     one, _ = cluster.worker("one", **homes["one"]), cluster.worker("two", **homes["two"])
-    gateway = cluster.gateway(**homes["gateway"])
+    other_url = {"CLINVK_STORE__URL": f"{database['CLINVK_STORE__URL']}&application_name=gateway"}
+    gateway = cluster.gateway(**{**homes["gateway"], **other_url})
     cluster.worker("alone", CLINVK_HOME=str(tmp_path / "alone"))
     gateway.client.headers["x-api-key"] = key
     until(lambda: len(nodes(gateway)) == 3)

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from clinvk.api.access.key_file import KeyFile, KeyLimits, KeyTable
 from clinvk.api.access.keys import ApiKeys, watch_key_sources
-from clinvk.store.postgres.database import Database, fetch
+from clinvk.store.postgres.database import Database, fetch, identity
 from clinvk.store.postgres.postgres import PostgresStore
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery
 from clinvk.types.errors import ClinvkError, SessionBusy, StoreUnavailable
@@ -207,6 +207,12 @@ async def test_database_of_the_first_schema_gets_the_indexes_of_the_current_one(
             assert schema
             definitions.append([row[0].replace(schema[0], "") for row in connection.execute(query)])
     assert definitions[0] == definitions[1]
+
+
+async def test_database_is_recognized_by_its_id_and_not_by_its_url(postgres: PostgresServer) -> None:
+    url = postgres.empty()
+    names = [await identity(each, 5) for each in (url, f"{url}&application_name=other", postgres.empty())]
+    assert names[0] == names[1] != names[2]
 
 
 async def test_database_of_a_newer_clinvk_is_refused(postgres: PostgresServer) -> None:

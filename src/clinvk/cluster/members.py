@@ -35,14 +35,14 @@ class Member:
 
 
 class Members:
-    """The processes that announce themselves, by id. A node with another `store` gets no requests.
+    """The processes that announce themselves, by id. A node with another `store` gets no requests; an empty `store` is unknown.
 
     `on_lost` is called with the id of a process that has not announced itself for `LOST_AFTER_S`, or has left;
     `on_interrupted` with the id of a process that has lost its connection to the broker and is back.
     """
 
-    def __init__(self, store: str, now: Callable[[], float] = time.monotonic) -> None:
-        self._store = store
+    def __init__(self, store: str = "", now: Callable[[], float] = time.monotonic) -> None:
+        self.store = store
         self.on_lost: list[Callable[[str], None]] = []
         self.on_interrupted: list[Callable[[str], None]] = []
         self._now = now
@@ -101,18 +101,22 @@ class Members:
     def state_of(self, member: Member) -> Literal["up", "stopping", "incompatible"]:
         """Return whether a node takes requests."""
         one = member.announcement
-        if one.protocol != PROTOCOL or one.store != self._store:
+        if one.protocol != PROTOCOL or self._is_elsewhere(one):
             return "incompatible"
         return "up" if one.state == "up" else "stopping"
 
     def _warn_about(self, one: Announcement) -> None:
         if one.protocol != PROTOCOL:
             logger.warning("node %s has clinvk %s, which cannot work with this version", one.node, one.version)
-        elif one.store != self._store:
+        elif self._is_elsewhere(one):
             logger.warning(
-                "%s keeps its sessions elsewhere (%s, here %s) and gets no requests: set store.url on all machines",
-                *(one.node or "a gateway", one.store, self._store),
+                "%s keeps its sessions in another database (%s, here %s) and gets no requests:"
+                " set store.url of all machines to one database",
+                *(one.node or "a gateway", one.store or "unknown", self.store),
             )
+
+    def _is_elsewhere(self, announcement: Announcement) -> bool:
+        return bool(self.store) and announcement.store != self.store
 
 
 def _call(callbacks: list[Callable[[str], None]], process: str) -> None:

@@ -29,13 +29,14 @@ from clinvk.config.model import Settings
 from clinvk.config.saving import replace_file
 from clinvk.runtime.process.waiting import in_background
 from clinvk.store.opening import store_name
-from clinvk.types.errors import ConfigError
+from clinvk.types.errors import ConfigError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 SECRET_VARIABLE = "CLINVK_CLUSTER_SECRET"  # noqa: S105  # a name
 
 _ANSWER_TIMEOUT_S = 2.0
+_STORE_TIMEOUT_S = 1.0
 _FIRST_ANNOUNCEMENTS_S = 0.3
 """How long a gateway waits at its start for the nodes, which announce themselves to a new server at once."""
 
@@ -52,9 +53,8 @@ class Membership:
         self._settings = settings
         self._environ = environ
         self._process = os.urandom(8).hex()
-        self._store = store_name(settings, environ)
         self._seal = Seal(b"")
-        self._members = Members(self._store)
+        self._members = Members()
         self._new_member = asyncio.Event()
         self._has_warned = False
         self._started_at = time.time()
@@ -99,6 +99,7 @@ class Membership:
         """Announce this server, and serve or pass on requests, inside the context."""
         assert self._broker, "the context of this object is open"
         broker, seal, members = self._broker, self._seal, self._members
+        await self._identify_store()
         await broker.subscribe("members", self._note)
         async with AsyncExitStack() as stack:
             if self.runs_agents:
@@ -132,6 +133,7 @@ class Membership:
     async def observe(self) -> list[NodeInfo]:
         """Listen for a moment, and return the nodes that have announced themselves."""
         assert self._broker, "the context of this object is open"
+        await self._identify_store()
         await self._broker.subscribe("members", self._note)
         await asyncio.sleep(ANNOUNCE_INTERVAL_S * 1.2)
         return self.nodes()
@@ -139,15 +141,22 @@ class Membership:
     async def _announce(self, services: Services, broker: Broker) -> None:
         """Announce this server every second, and when another server has started."""
         while True:
+            await self._identify_store()
             self._new_member.clear()
             broker.send("members", self._seal.sign(self._announcement(services, broker)))
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_INTERVAL_S):
                     await self._new_member.wait()
 
+    async def _identify_store(self) -> None:
+        """Learn the name of the store, as soon as its database answers."""
+        if not self._members.store:
+            with suppress(StoreUnavailable):
+                self._members.store = await store_name(self._settings, self._environ, _STORE_TIMEOUT_S)
+
     def _announcement(self, services: Services, broker: Broker, has_left: bool = False) -> Announcement:
         common = Announcement(
-            process=self._process, version=__version__, store=self._store, connections=broker.connections
+            process=self._process, version=__version__, store=self._members.store, connections=broker.connections
         )
         if has_left or not self.runs_agents:
             return replace(common, state="left" if has_left else "up")

@@ -30,10 +30,18 @@ def open_store(
     return PostgresStore(settings.store.url, on_commit, on_run)
 
 
-def store_name(settings: Settings, environ: Mapping[str, str]) -> str:
-    """Return a name for the store, without a login: equal for all processes that share the store."""
-    url = settings.store.url
-    return url.partition("://")[2].rpartition("@")[2] if url else f"{socket.gethostname()}:{home(environ)}"
+async def store_name(settings: Settings, environ: Mapping[str, str], timeout_s: float) -> str:
+    """Return a name for the store, which is equal for all processes that share the store.
+
+    Raises:
+        ConfigError: the URL cannot be used.
+        StoreUnavailable: the database of `store.url` cannot be used, or does not answer in time.
+    """
+    if not settings.store.url:
+        return f"{socket.gethostname()}:{home(environ)}"
+    with extra_required("cluster", "store.url"):
+        from clinvk.store.postgres import database
+    return await database.identity(settings.store.url, timeout_s)
 
 
 async def examine(settings: Settings, timeout_s: float) -> str:

@@ -162,6 +162,12 @@ async def connected(url: str, timeout_s: float = TIMEOUT_S, migrates: bool = Tru
         await database.close()
 
 
+async def identity(url: str, timeout_s: float) -> str:
+    """Return the id of a database, however its URL is written. Raises as `connected`."""
+    async with connected(url, timeout_s) as db:
+        return (await fetch(db, "SELECT id FROM identity"))[0][0]
+
+
 async def examine(url: str, timeout_s: float) -> str:
     """Describe the sessions in a database. Change nothing. Raises as `connected`."""
     async with connected(url, timeout_s, migrates=False) as db:
