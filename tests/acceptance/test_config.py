@@ -109,6 +109,7 @@ def test_get_prints_the_requested_value_even_a_key(clinvk: Clinvk) -> None:
         (["set", "cluster.url", "host:4222"], "config set: cluster.url = 'host:4222': must be an address such as nats"),
         (["set", "server.default_workdir", "/no/where"], "server.default_workdir '/no/where' does not exist"),
         (["set", "backends.qwen.model", "x"], "config set: unknown backend 'backends.qwen' (= 'x'); allowed: claude,"),
+        (["set", "backends.claude.fallback", "codex,claude"], "backends.claude.fallback: claude cannot replace itself"),
         (["set", "backends.claude.acp", "x"], "not changed: backends.claude.acp: claude is built in; choose another"),
         (["set", "backends.codex.command", "x"], "not changed: backends.codex.command: codex is built in; choose"),
         (["set", "backends.gemini.folders", "/x"], "not changed: backends.gemini.folders: gemini is built in; choose"),

@@ -73,6 +73,19 @@ async def test_model_name_of_a_vendor_api_names_the_fallback(path: str, body: di
         assert "coddex" in unknown.text
 
 
+async def test_agent_cannot_replace_itself_but_another_model_of_it_can() -> None:
+    settings = {"claude": BackendSettings(fallback=("claude/opus", "codex"))}
+    async with serving(ENV, AGENTS, settings, store=MemoryStore()) as server:
+        for body in ({"fallback": ["claude"]}, {"model": "opus", "fallback": ["codex", "claude/opus"]}):
+            refused = await server.prompt(**body)
+            assert (refused.status_code, refused.json()["detail"].count("claude cannot replace itself")) == (400, 1)
+        vendor = await server.client.post(MODEL_APIS[0][0], json={**MODEL_APIS[0][1], "model": "claude>claude"})
+        assert (vendor.status_code, "claude cannot replace itself" in vendor.text) == (400, True)
+        assert await answered(server) == ("codex", [LIMIT, LIMIT])
+        assert await answered(server, model="opus") == ("codex", [LIMIT])
+        assert await answered(server, fallback=["claude/opus", "codex"]) == ("codex", [LIMIT, LIMIT])
+
+
 async def test_failure_of_all_agents_keeps_the_status_of_the_first() -> None:
     agents = {**AGENTS, "codex": Shell("codex", LOGGED_OUT)}
     async with serving(ENV, agents, store=MemoryStore()) as server:

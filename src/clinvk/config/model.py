@@ -353,15 +353,24 @@ def candidates(request: RunRequest, settings: Settings) -> tuple[RunRequest, ...
     """Return the `fallback` of a request, or else that of the settings, with the options of the request.
 
     Raises:
-        InvalidRequest: the request has flags, which only its own agent understands.
+        InvalidRequest: the request has flags, which only its own agent understands, or names its own agent and model.
     """
     if request.extra and request.fallback:
         raise InvalidRequest("extra has flags of one agent, so it excludes fallback", "fallback")
     fallback = request.fallback
     if fallback is None:
-        fallback = () if request.extra else fallback_of(settings.backend(request.backend).fallback)
+        configured = () if request.extra else fallback_of(settings.backend(request.backend).fallback)
+        fallback = tuple(each for each in configured if not _is_same_agent(each, request))
+    elif any(_is_same_agent(each, request) for each in fallback):
+        raise InvalidRequest(
+            f"fallback: {request.backend} cannot replace itself; name another agent or model", "fallback"
+        )
     options = agent_options(request)
     return tuple(msgspec.structs.replace(candidate, fallback=(), **options) for candidate in fallback)
+
+
+def _is_same_agent(one: RunRequest, other: RunRequest) -> bool:
+    return (one.backend, one.model) == (other.backend, other.model)
 
 
 def refuse_nesting(field: str, value: object) -> None:

@@ -251,6 +251,10 @@ def _check(entry: SourcedValue, value: object, backends: Collection[str]) -> Non
         backend = item.partition("/")[0] if is_fallback else item
         if (is_fallback or entry.keys in _OF_BACKENDS) and backend not in backends:
             raise unknown_key(entry, f"{'.'.join(entry.keys)} = {item!r}", backend, backends)
+        if is_fallback and item == entry.keys[1]:
+            raise ConfigError(
+                f"{entry.place}: {'.'.join(entry.keys)}: {item} cannot replace itself; name another agent"
+            )
         if entry.keys == ("agents", "env_allow") and not _VARIABLES.fullmatch(item):
             raise ConfigError(
                 f"{entry.place}: {'.'.join(entry.keys)} = {item!r}: must be names of variables, each an item of its "

@@ -12,7 +12,7 @@ from clinvk.api.endpoints import continuation
 from clinvk.api.http.response import within_prepare_timeout
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
-from clinvk.config.model import Settings
+from clinvk.config.model import Settings, candidates
 from clinvk.dialects.conversation import MAX_IMAGES
 from clinvk.dialects.dialect import Call, Placement
 from clinvk.runtime.process.waiting import Lookups
@@ -113,9 +113,9 @@ class RequestAdmission:
             name, model = backends.resolve_model(request.model or "", default, self._registry)
             request = replace(request, backend=name, model=model, fallback=fallback_of(others) if others else None)
         backend = backends.backend_named(request.backend, self._registry)
-        fallback = self._settings.backend(request.backend).fallback
-        if fallback and request.fallback is None and not request.extra:  # agents that others may run are left out
-            allowed = (each for each in fallback_of(fallback) if self._may_run(key_name, each.backend))
+        if request.fallback is None:  # agents that others may run are left out
+            fallback = candidates(request, self._settings)
+            allowed = (each for each in fallback if self._may_run(key_name, each.backend))
             request = replace(request, fallback=tuple(allowed))
         request = self._with_tools(call, request, backend)
         request = self.policy.completed(request)
