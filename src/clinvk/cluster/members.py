@@ -35,7 +35,9 @@ class Member:
 
 
 class Members:
-    """The processes that announce themselves, by id. A node with another `store` gets no requests; an empty `store` is unknown.
+    """The processes that announce themselves, by id. A node with another `store` gets no requests.
+
+    An empty `store` is unknown: then the stores of nodes are not compared.
 
     `on_lost` is called with the id of a process that has not announced itself for `LOST_AFTER_S`, or has left;
     `on_interrupted` with the id of a process that has lost its connection to the broker and is back.
