@@ -273,6 +273,8 @@ def test_cluster_up_starts_a_broker_and_creates_the_secret(cluster: Cluster, cli
         with Server(cluster.agent, arguments=("worker", "--node", "one", "--cluster", cluster.broker.url)) as worker:
             worker.ready()
             listed = clinvk.run("cluster", "status", "--cluster", cluster.broker.url)
+            refused = clinvk.run("cluster", "status", "--cluster", cluster.broker.url, env=SECRET)
+        assert (refused.returncode, "Authorization" in refused.stderr) == (3, True), refused.stderr
     assert listed.stdout.splitlines()[1].split()[:2] == ["one", "up"]
 
 

@@ -6,7 +6,8 @@ import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
+from urllib.parse import urlsplit
 
 from nats import errors
 from nats.aio.client import Client
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 PREFIX = "clinvk"
 """The first part of all subjects."""
 
+USER = "clinvk"
+"""The user at a NATS server of `clinvk cluster up`."""
+
+_OWN_HOSTS = ("127.0.0.1", "localhost")
 _CONNECT_TIMEOUT_S = 5
 _CLOSE_TIMEOUT_S = 2
 _RECONNECT_S = 0.5
@@ -37,6 +42,14 @@ class Received(NamedTuple):
     data: bytes
     reply: str
     is_refused: bool
+
+
+class _Login(TypedDict, total=False):
+    """The login of a connection, as `Client.connect` needs it."""
+
+    user_credentials: str
+    user: str
+    password: str
 
 
 Receiver = Callable[[Received], None]
@@ -118,17 +131,22 @@ class Broker:
 
         return end
 
-    async def open(self, settings: ClusterSettings) -> None:
-        """Connect. Raises `ConfigError` if the broker cannot be reached, or refuses the connection."""
+    async def open(self, settings: ClusterSettings, password: str) -> None:
+        """Connect. `password` is that of a NATS server of `clinvk cluster up`.
+
+        Raises:
+            ConfigError: the broker cannot be reached, or refuses the connection.
+        """
         tls = await asyncio.to_thread(_tls, settings)
-        await _probe(settings, tls)
+        login = _login(settings, password)
+        await _probe(settings, tls, login)
         await self._client.connect(
             settings.url,
+            **login,
             name=f"clinvk {settings.node}".strip(),
             error_cb=_log_error,
             disconnected_cb=self._disconnected,
             reconnected_cb=self._reconnected,
-            user_credentials=settings.credentials or None,
             tls=tls,
             connect_timeout=_CONNECT_TIMEOUT_S,
             reconnect_time_wait=_RECONNECT_S,  # pyright: ignore[reportArgumentType]  # passed to `asyncio.sleep`
@@ -157,21 +175,21 @@ class Broker:
 
 
 @asynccontextmanager
-async def connected(settings: ClusterSettings) -> AsyncGenerator[Broker]:
-    """Connect to the broker of the settings inside the context.
+async def connected(settings: ClusterSettings, password: str = "") -> AsyncGenerator[Broker]:
+    """Connect to the broker of the settings inside the context. `password` is that of `cluster up`.
 
     Raises:
         ConfigError: the broker cannot be reached or refuses the connection.
     """
     broker = Broker()
-    await broker.open(settings)
+    await broker.open(settings, password)
     try:
         yield broker
     finally:
         await broker.close()
 
 
-async def _probe(settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
+async def _probe(settings: ClusterSettings, tls: ssl.SSLContext | None, login: _Login) -> None:
     """Connect once without retrying, which would hide the reason of a failure."""
     client, reasons = Client(), [f"no answer within {_CONNECT_TIMEOUT_S} s"]
 
@@ -182,11 +200,11 @@ async def _probe(settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             await client.connect(
                 settings.url,
+                **login,
                 error_cb=note,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
                 connect_timeout=_CONNECT_TIMEOUT_S,
-                user_credentials=settings.credentials or None,
                 tls=tls,
             )
             if client.max_payload < MESSAGE_BYTES:
@@ -197,6 +215,14 @@ async def _probe(settings: ClusterSettings, tls: ssl.SSLContext | None) -> None:
         raise ConfigError(f"cluster.url {without_password(settings.url)!r} cannot be used: {reason}") from exc
     finally:
         await _close(client)
+
+
+def _login(settings: ClusterSettings, password: str) -> _Login:
+    if settings.credentials:
+        return {"user_credentials": settings.credentials}
+    url = urlsplit(settings.url)
+    is_own = url.hostname in _OWN_HOSTS and url.username is None
+    return {"user": USER, "password": password} if is_own else {}
 
 
 async def _close(client: Client) -> None:

@@ -1,6 +1,7 @@
 """The place of a server in a cluster: gateway, worker, or both."""
 
 import asyncio
+import hmac
 import logging
 import os
 import secrets
@@ -76,8 +77,9 @@ class Membership:
         Raises:
             ConfigError: the broker cannot be used, there is no secret, or another server has the name of the node.
         """
-        self._seal = Seal(await asyncio.to_thread(read_secret, self._environ))
-        self._broker = await self._exits.enter_async_context(connected(self._settings.cluster))
+        secret = await asyncio.to_thread(read_secret, self._environ)
+        self._seal = Seal(secret)
+        self._broker = await self._exits.enter_async_context(connected(self._settings.cluster, broker_password(secret)))
         await self._refuse_duplicate(self._broker)
         return self
 
@@ -272,6 +274,11 @@ def read_secret(environ: Mapping[str, str]) -> bytes:
     if not secret:
         raise ConfigError(f"{file}: is empty")
     return secret.encode()
+
+
+def broker_password(secret: bytes) -> str:
+    """Return the password at a NATS server of `clinvk cluster up`. It does not reveal the secret."""
+    return hmac.digest(secret, b"broker", "sha256").hex()
 
 
 def create_secret(environ: Mapping[str, str]) -> Path:

