@@ -95,6 +95,18 @@ def test_signal_ends_the_command_although_stdin_is_open(clinvk: Clinvk, number: 
 
 
 @pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
+def test_long_line_is_refused_and_the_next_one_is_answered(clinvk: Clinvk) -> None:
+    with clinvk.started("mcp", stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"x" * (80 << 20) + b"\n" + PING)
+        process.stdin.flush()
+        while json.loads(process.stdout.readline()).get("id") != 1:
+            pass
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("served", [False], ids=["here"], indirect=True)
 def test_command_without_a_client_is_refused(clinvk: Clinvk) -> None:
     done = clinvk.run("mcp")
     assert (done.returncode, done.stdout) == (1, "")

@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager, suppress
 import msgspec
 
 from clinvk.backends.jsonrpc import Message
-from clinvk.cli.terminal.streams import is_pipe
+from clinvk.cli.terminal import streams
 from clinvk.types.errors import AgentUnauthenticated, InvalidRequest, SessionNotFound
 
-_MAX_LINE_BYTES = 64 * 2**20
 _FLUSH_TIMEOUT_S = 5.0
 """How long an editor that has closed stdin may take to read stdout."""
 
@@ -96,21 +95,19 @@ async def connected() -> AsyncGenerator[EditorConnection]:
     Raises:
         InvalidRequest: stdin or stdout is neither a pipe nor a socket.
     """
-    if not (is_pipe(0) and is_pipe(1)):
+    if not (streams.is_pipe(0) and streams.is_pipe(1)):
         raise InvalidRequest(
             "an editor starts clinvk acp, and speaks with it over stdin and stdout: see docs/editors.md"
         )
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(_MAX_LINE_BYTES)
-    stdin, stdout = os.fdopen(0, "rb", 0, closefd=False), os.fdopen(1, "wb", 0, closefd=False)
-    source, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), stdin)
+    stdout = os.fdopen(1, "wb", 0, closefd=False)
     protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
     sink, _ = await loop.connect_write_pipe(lambda: protocol, stdout)
     writer = asyncio.StreamWriter(sink, protocol, None, loop)
     try:
-        yield EditorConnection(reader, writer)
+        async with streams.stdin() as reader:
+            yield EditorConnection(reader, writer)
     finally:
-        source.close()
         writer.close()
         with suppress(TimeoutError, ConnectionError):
             await asyncio.wait_for(writer.wait_closed(), _FLUSH_TIMEOUT_S)

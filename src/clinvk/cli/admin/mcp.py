@@ -1,7 +1,6 @@
 """`clinvk mcp`: an MCP server on stdin and stdout."""
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -26,8 +25,6 @@ from clinvk.remote.frames import RestRequest, RestResponse
 from clinvk.remote.remote_runs import ServerDeclined, call_rest_on_server
 from clinvk.remote.socket_path import path_of
 from clinvk.types.errors import InvalidRequest
-
-_READ_BYTES = 1 << 16
 
 
 def mcp(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
@@ -81,13 +78,13 @@ async def _open_rest(
 
 
 async def _lines() -> AsyncIterator[bytes]:
-    """Yield the lines of stdin."""
-    loop, pieces, rest = asyncio.get_running_loop(), asyncio.Queue[bytes](), b""
-    loop.add_reader(0, lambda: pieces.put_nowait(os.read(0, _READ_BYTES)))
-    try:
-        while data := await pieces.get():
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
+    """Yield the lines of stdin. A line that is too long becomes an invalid one."""
+    async with streams.stdin() as reader:
+        line = b"\n"
+        while line:
+            try:
+                line = await reader.readline()
+            except ValueError:
+                line = b"too long\n"
+            if line:
                 yield line
-    finally:
-        loop.remove_reader(0)

@@ -5,8 +5,8 @@ import os
 import select
 import signal
 import stat
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from clinvk.cli.terminal.output import escape_controls, is_writable
@@ -55,6 +55,19 @@ def is_pipe(fd: int) -> bool:
     """Return whether a descriptor is a pipe or a socket."""
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+@asynccontextmanager
+async def stdin(max_line_bytes: int = 64 * 2**20) -> AsyncGenerator[asyncio.StreamReader]:
+    """Read stdin, which is a pipe or a socket, inside the context. `readline` raises ValueError for a longer line."""
+    reader = asyncio.StreamReader(max_line_bytes)
+    pipe = os.fdopen(0, "rb", 0, closefd=False)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        yield reader
+    finally:
+        transport.close()
 
 
 async def writable(fd: int) -> None:
