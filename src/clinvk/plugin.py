@@ -28,14 +28,13 @@ from clinvk.backends.checkup_base import (
     ProbeOutput as ProbeOutput,
     Remark as Remark,
 )
+from clinvk.backends.refusals import refuse_extra as refuse_extra, refuse_options as refuse_options
 from clinvk.backends.shared import (
     Decoder as Decoder,
     OneShotChannel as OneShotChannel,
     crash_ending as crash_ending,
     decode_line as decode_line,
     plain_prompt as plain_prompt,
-    refuse_extra as refuse_extra,
-    refuse_options as refuse_options,
     with_schema as with_schema,
 )
 from clinvk.backends.text import TextDecoder as TextDecoder

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from clinvk.config.model import ServerSettings
-from clinvk.dialects.rest import bodies
+from clinvk.dialects.rest import batch_bodies
 from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Logged
 from clinvk.types.record import RunRecord
@@ -763,8 +763,10 @@ async def test_chain_resumes_after_sessions_were_deleted(scripted: Scripted) -> 
 
 
 def test_shared_options_of_backends_are_read_once() -> None:
-    body = bodies.CompareBody(prompt="x", backends=["claude"] * 100, images=["data:image/png;base64,iVBORw0KGgo="])
-    parts = bodies.compare(body).parts
+    body = batch_bodies.CompareBody(
+        prompt="x", backends=["claude"] * 100, images=["data:image/png;base64,iVBORw0KGgo="]
+    )
+    parts = batch_bodies.compare(body).parts
     assert len({id(part.request.images[0]) for part in parts}) == 1
 
 

@@ -19,7 +19,8 @@ from clinvk.api.access.auth import AuthMiddleware
 from clinvk.api.access.hosts import CorsMiddleware
 from clinvk.api.server.app import MCP_PATH, Router
 from clinvk.api.server.housekeeping import maintain_store
-from clinvk.api.server.server import listen, serve, startup
+from clinvk.api.server.port_owner import listen
+from clinvk.api.server.server import serve, startup
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import BackendSettings, ServerSettings, Settings
 from clinvk.store.memory import MemoryStore

@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.config.model import ServerSettings, Settings, complete
-from clinvk.dialects.rest import bodies
+from clinvk.dialects.rest import batch_bodies
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.orchestrate.observers import PartObserver
 from clinvk.runtime.local import LocalRuns
@@ -114,7 +114,7 @@ async def test_waiting_task_takes_little_memory(tmp_path: Path) -> None:
         tracemalloc.start()
         try:
             before, _ = tracemalloc.get_traced_memory()
-            asked = bodies.parallel(msgspec.json.decode(body, type=bodies.ParallelBody))
+            asked = batch_bodies.parallel(msgspec.json.decode(body, type=batch_bodies.ParallelBody))
             plan = await admitted(some, asked)
             async with some.start(plan, asked) as one:
                 tasks = len(asyncio.all_tasks())

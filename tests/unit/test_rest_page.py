@@ -11,16 +11,8 @@ from clinvk.api.openapi.document import document
 from clinvk.backends.registry import BACKENDS
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.batch_answers import ChainAnswer, CompareAnswer, JudgeAnswer, ParallelAnswer, PartAnswer
-from clinvk.dialects.rest.bodies import (
-    ChainBody,
-    CompareBody,
-    ParallelBody,
-    PartBody,
-    PromptBody,
-    chain,
-    compare,
-    parallel,
-)
+from clinvk.dialects.rest.batch_bodies import ChainBody, CompareBody, ParallelBody, PartBody, chain, compare, parallel
+from clinvk.dialects.rest.bodies import PromptBody
 from clinvk.dialects.rest.rest import PromptAnswer, Rest
 from clinvk.dialects.rest.views import RunListing, RunView, SessionListing, SessionView
 from clinvk.types.choices import RunState

@@ -8,7 +8,7 @@ import pytest
 
 from clinvk.cli.orchestrate.task_files import InvalidFile, TaskFile, parse, read
 from clinvk.cli.orchestrate.task_yaml import json_position
-from clinvk.dialects.rest.bodies import ParallelBody
+from clinvk.dialects.rest.batch_bodies import ParallelBody
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
 
 TASKS = [{"backend": "claude", "prompt": "one\ntwo"}, {"backend": "codex", "prompt": "é", "max_turns": 3}]

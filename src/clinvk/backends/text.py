@@ -7,7 +7,8 @@ prints is the answer. The program alone decides what it reads and writes, so all
 from collections.abc import Iterator
 
 from clinvk.backends.base import Backend, Channel, Host, Launch
-from clinvk.backends.shared import Decoder, OneShotChannel, plain_prompt, refuse_options
+from clinvk.backends.refusals import refuse_options
+from clinvk.backends.shared import Decoder, OneShotChannel, plain_prompt
 from clinvk.types.errors import AgentFailed, InvalidRequest
 from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta
 from clinvk.types.request import RunRequest

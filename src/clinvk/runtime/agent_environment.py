@@ -10,7 +10,7 @@ import msgspec
 
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend, Host, Launch
-from clinvk.backends.shared import refuse_incapable, refuse_nul
+from clinvk.backends.refusals import refuse_incapable, refuse_nul
 from clinvk.config.load import home, may_lie_in_worktree
 from clinvk.config.model import Settings
 from clinvk.policy import rules

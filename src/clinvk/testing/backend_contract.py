@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from clinvk import plugin
 from clinvk.backends.checkup_base import Checkup
 from clinvk.backends.plugins import wrong_attribute
-from clinvk.backends.shared import aliases, refuse_incapable
+from clinvk.backends.refusals import refuse_incapable
+from clinvk.backends.shared import aliases
 from clinvk.types.choices import APPROVAL_MODES, SANDBOX_MODES
 from clinvk.types.events import Event
 from clinvk.types.text import BACKEND_NAME

@@ -26,7 +26,7 @@ from clinvk.api.http.response import (
 from clinvk.backends import registry as backends
 from clinvk.dialects import json_bodies, sse
 from clinvk.dialects.dialect import Call, Placement
-from clinvk.dialects.rest import batch_answers, bodies, unified
+from clinvk.dialects.rest import batch_answers, batch_bodies, unified
 from clinvk.dialects.rest.rest import Accepted, Rest, prefers_async
 from clinvk.orchestrate.admission import complete_plan
 from clinvk.orchestrate.chain import resume_chain
@@ -39,9 +39,9 @@ from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import Compare, Kind, Plan, Summary, is_dry_run
 from clinvk.types.request import RunRequest
 
-_parallel = json_bodies.decoder(bodies.ParallelBody)
-_chain = json_bodies.decoder(bodies.ChainBody)
-_compare = json_bodies.decoder(bodies.CompareBody)
+_parallel = json_bodies.decoder(batch_bodies.ParallelBody)
+_chain = json_bodies.decoder(batch_bodies.ChainBody)
+_compare = json_bodies.decoder(batch_bodies.CompareBody)
 
 
 class BatchRequest(NamedTuple):
@@ -73,17 +73,17 @@ class BatchEndpoint(NamedTuple):
         match self.kind:
             case "parallel":
                 requested = json_bodies.decode(body, _parallel)
-                plan = await run_in_loop_thread(len(body), bodies.parallel, requested)
+                plan = await run_in_loop_thread(len(body), batch_bodies.parallel, requested)
             case "chain":
                 requested = json_bodies.decode(body, _chain)
                 if requested.resume_from:
                     plan = await self._resume_chain(requested, requested.resume_from)
                 else:
-                    plan = await run_in_loop_thread(len(body), bodies.chain, requested)
+                    plan = await run_in_loop_thread(len(body), batch_bodies.chain, requested)
             case "compare":
                 requested = json_bodies.decode(body, _compare)
-                plan = await run_in_loop_thread(len(body), bodies.compare, requested)
-        return BatchRequest(plan, requested.detach, bodies.placement(requested))
+                plan = await run_in_loop_thread(len(body), batch_bodies.compare, requested)
+        return BatchRequest(plan, requested.detach, batch_bodies.placement(requested))
 
     async def admit(self, plan: Plan, key_name: str, client: str, depth: int) -> Plan:
         """Return a plan with every part completed from the settings, and admitted by the same rules as a prompt.
@@ -106,7 +106,7 @@ class BatchEndpoint(NamedTuple):
             services.admission.check_command(key_name)
         return await services.orchestrations.admit(plan, admit, require)
 
-    async def _resume_chain(self, body: bodies.ChainBody, run_id: str) -> Plan:
+    async def _resume_chain(self, body: batch_bodies.ChainBody, run_id: str) -> Plan:
         if body.steps is not None or body.input is not None:
             raise InvalidRequest("resume_from goes on with the steps and the input of its chain", "steps")
         chain = await resume_chain(self.services.store, run_id)

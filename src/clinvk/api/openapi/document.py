@@ -15,7 +15,7 @@ from clinvk.dialects.dialect import BudgetSpent, RateLimited, table_entry
 from clinvk.dialects.openai import answers as openai_answers
 from clinvk.dialects.openai.responses.input_items import ITEMS
 from clinvk.dialects.rest import unified
-from clinvk.dialects.rest.bodies import BackendBody
+from clinvk.dialects.rest.batch_bodies import BackendBody
 from clinvk.dialects.rest.rest import STATUSES, TITLES, Problem, Rest
 from clinvk.types.errors import (
     ClinvkError,

@@ -37,7 +37,7 @@ from clinvk.api.openapi.endpoint import (
 )
 from clinvk.api.openapi.model_endpoints import MODEL_APIS
 from clinvk.dialects import dialect, sse
-from clinvk.dialects.rest import batch_answers, bodies, rest, unified, views
+from clinvk.dialects.rest import batch_answers, batch_bodies, bodies, rest, unified, views
 from clinvk.dialects.rest import interactions as interaction_views
 from clinvk.types import errors
 from clinvk.types.orchestration import Kind
@@ -149,7 +149,7 @@ _PROMPTS = (
     _batch(
         "parallel",
         "Run tasks at the same time",
-        bodies.ParallelBody,
+        batch_bodies.ParallelBody,
         examples("tasks", "Two tasks", {"tasks": [_PRIME, _ANOTHER], "max_parallel": 2}),
         batch_answers.ParallelAnswer,
         batch_answers.ParallelSummary,
@@ -157,7 +157,7 @@ _PROMPTS = (
     _batch(
         "chain",
         "Run steps in order, each with the earlier answers",
-        bodies.ChainBody,
+        batch_bodies.ChainBody,
         examples("steps", "Two steps", {"steps": [_PRIME, _USES_PREVIOUS]}),
         batch_answers.ChainAnswer,
         batch_answers.ChainSummary,
@@ -166,7 +166,7 @@ _PROMPTS = (
     _batch(
         "compare",
         "Run one prompt with several backends, side by side",
-        bodies.CompareBody,
+        batch_bodies.CompareBody,
         {
             **examples("minimal", "Two answers", {"prompt": "hello", **_BOTH}),
             **examples("judged", "Two answers, compared by a third agent", _COMPARE_WITH_JUDGE),

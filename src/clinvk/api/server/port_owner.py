@@ -1,11 +1,14 @@
-"""The address of a server, and the program that listens there: a clinvk introduces itself in `/health`."""
+"""The address of a server: listen there, or find the program that does, as a clinvk introduces itself in `/health`."""
 
 import asyncio
+import errno
+import socket
 from contextlib import suppress
 
 import msgspec
 
 _MAX_BYTES = 1024 * 1024
+_OWNER_TIMEOUT_S = 1.0
 
 
 class Warm(msgspec.Struct):
@@ -60,3 +63,42 @@ async def health_of(host: str, port: int, timeout_s: float) -> Health | None:
     with suppress(msgspec.DecodeError):
         return msgspec.json.decode(response.partition(b"\r\n\r\n")[2], type=Health)
     return None
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Bind every address of `host`. With port 0 all sockets have the same free port.
+
+    Raises:
+        OSError: an address is in use or not local, or the name is not a valid host name.
+    """
+    sockets: list[socket.socket] = []
+    flags = socket.AI_PASSIVE
+    name = host.encode() if host.isascii() else host  # bytes: a str would import the IDNA codec
+    try:
+        found = socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=flags)
+    except ValueError as exc:  # a label is too long, or has invalid characters
+        raise OSError(errno.EINVAL, "no host can have this name") from exc
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound_port: int = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
+            sock.bind((address[0], bound_port, *address[2:]))
+            sock.listen(2048)
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+async def listen_error(host: str, port: int, error: OSError) -> str:
+    """Return why the server cannot listen, and which program does if that is known."""
+    if error.errno != errno.EADDRINUSE:
+        return error.strerror or str(error)
+    owner = await health_of(host, port, _OWNER_TIMEOUT_S)
+    program = f"clinvk {owner.version}, up {owner.uptime}" if owner else "another program"
+    return f"port {port} is in use by {program}; use --port to choose another"

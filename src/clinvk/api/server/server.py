@@ -1,7 +1,6 @@
 """`clinvk serve`: listen, serve, and stop without leaving processes or files."""
 
 import asyncio
-import errno
 import gc
 import logging
 import socket
@@ -31,7 +30,7 @@ from clinvk.api.server import housekeeping, lifecycle
 from clinvk.api.server.app import Router, create_app
 from clinvk.api.server.housekeeping import RECOVER_INTERVAL_S, maintain_store
 from clinvk.api.server.lifecycle import handle_signals
-from clinvk.api.server.port_owner import address, health_of
+from clinvk.api.server.port_owner import address, listen, listen_error
 from clinvk.backends.registry import Backends
 from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
@@ -53,7 +52,6 @@ Load = Callable[[], Settings]
 SERVER_ERROR = 5
 """The exit code if the server cannot listen."""
 
-_OWNER_TIMEOUT_S = 1.0
 _CLUSTER_RECOVER_INTERVAL_S = 1.0
 _NO_IDLE_TIMEOUT_S = 10 * 365 * 86_400
 _CLOSE_TIMEOUT_S = 2
@@ -150,7 +148,7 @@ def serve(
         try:
             sockets = sockets or (listen(server.host, server.port) if listens else [])
         except OSError as exc:
-            reason = runner.run(_listen_error(server, exc))
+            reason = runner.run(listen_error(server.host, server.port, exc))
             print(f"clinvk: cannot listen on {address(server.host, server.port)}: {reason}", file=sys.stderr)
             return SERVER_ERROR
         if not api_keys and not insecure:
@@ -169,47 +167,8 @@ def serve(
     return 0
 
 
-async def _listen_error(server: ServerSettings, error: OSError) -> str:
-    """Return why the server cannot listen, and which program does if that is known."""
-    if error.errno != errno.EADDRINUSE:
-        return error.strerror or str(error)
-    owner = await health_of(server.host, server.port, _OWNER_TIMEOUT_S)
-    program = f"clinvk {owner.version}, up {owner.uptime}" if owner else "another program"
-    return f"port {server.port} is in use by {program}; use --port to choose another"
-
-
 def _adjust_logs(settings: Settings) -> None:
     logs.adjust(settings.log.level, settings.log.requests or settings.unified_flags.verbose)
-
-
-def listen(host: str, port: int) -> list[socket.socket]:
-    """Bind every address of `host`. With port 0 all sockets have the same free port.
-
-    Raises:
-        OSError: an address is in use or not local, or the name is not a valid host name.
-    """
-    sockets: list[socket.socket] = []
-    flags = socket.AI_PASSIVE
-    name = host.encode() if host.isascii() else host  # bytes: a str would import the IDNA codec
-    try:
-        found = socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=flags)
-    except ValueError as exc:  # a label is too long, or has invalid characters
-        raise OSError(errno.EINVAL, "no host can have this name") from exc
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, kind, protocol)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            bound_port: int = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
-            sock.bind((address[0], bound_port, *address[2:]))
-            sock.listen(2048)
-    except OSError:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
 
 
 async def _read_keys(settings: Settings, environ: Mapping[str, str]) -> ApiKeys:

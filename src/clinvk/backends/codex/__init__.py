@@ -22,6 +22,7 @@ from clinvk.backends.codex.exec import ExecChannel, full_prompt, supports_schema
 from clinvk.backends.codex.flags import SETTING, disabled_skills
 from clinvk.backends.codex.sandbox import Sandbox, sandbox
 from clinvk.backends.codex.user_files import INSTRUCTIONS, knows_instructions
+from clinvk.backends.refusals import refuse_cost_limit
 from clinvk.backends.shared import (
     EFFORT_LEVELS,
     aliases,
@@ -29,7 +30,6 @@ from clinvk.backends.shared import (
     image_extension,
     native_effort,
     parent_directories,
-    refuse_cost_limit,
 )
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.request import RunRequest

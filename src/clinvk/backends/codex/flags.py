@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from clinvk.backends import shared
-from clinvk.backends.shared import refuse_extra
+from clinvk.backends.refusals import refuse_extra
 from clinvk.policy.rules import Flags
 from clinvk.types.errors import InvalidRequest
 

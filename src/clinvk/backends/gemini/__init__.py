@@ -38,7 +38,8 @@ from clinvk.backends.gemini.permissions import (
     tool_permissions,
     without_asking,
 )
-from clinvk.backends.shared import MODEL_PROMPT, OneShotChannel, aliases, conversation_id, refuse_cost_limit
+from clinvk.backends.refusals import refuse_cost_limit
+from clinvk.backends.shared import MODEL_PROMPT, OneShotChannel, aliases, conversation_id
 from clinvk.types.errors import InvalidRequest, Unsupported
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume

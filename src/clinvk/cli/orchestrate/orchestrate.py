@@ -28,7 +28,7 @@ from clinvk.cli.terminal.streams import on_signals
 from clinvk.config.load import home
 from clinvk.config.model import Settings, complete
 from clinvk.config.setting_values import split_list
-from clinvk.dialects.rest import bodies
+from clinvk.dialects.rest import batch_bodies
 from clinvk.orchestrate.admission import complete_plan
 from clinvk.orchestrate.chain import resume_chain
 from clinvk.orchestrate.live import Orchestrations
@@ -53,14 +53,14 @@ from clinvk.types.orchestration import (
 from clinvk.types.request import RunRequest
 
 
-class ParallelFile(bodies.ParallelBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ParallelFile(batch_bodies.ParallelBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of tasks: the body of the REST request, and the output folder."""
 
     output_dir: Annotated[str, Meta(min_length=1)] | None = None
 
 
 _parallel_file = msgspec.json.Decoder(ParallelFile)
-_chain_file = msgspec.json.Decoder(bodies.ChainBody)
+_chain_file = msgspec.json.Decoder(batch_bodies.ChainBody)
 _FLAGS_OF_STEPS = ("file", "backend", "model", "workdir", "ephemeral")
 
 
@@ -90,11 +90,11 @@ def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes, bac
 
 
 def _parallel_plan(body: ParallelFile, flags: ParallelFlags, base: str, settings: Settings) -> Parallel:
-    bodies.placement(body).check(settings.cluster.node, settings.cluster.labels)
+    batch_bodies.placement(body).check(settings.cluster.node, settings.cluster.labels)
     tasks = with_backends(body.tasks, settings)
     if flags.isolation:
         tasks = [replace(task, isolation=task.isolation or flags.isolation) for task in tasks]
-    plan = bodies.parallel(replace(body, tasks=tasks))
+    plan = batch_bodies.parallel(replace(body, tasks=tasks))
     return replace(
         plan,
         parts=with_flags(plan.parts, "tasks", base, flags),
@@ -123,10 +123,10 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes, backends:
     try:
         if body.resume_from is not None:
             raise InvalidRequest("resume_from is not allowed in a file; use --resume-from ID", "resume_from")
-        bodies.placement(body).check(settings.cluster.node, settings.cluster.labels)
+        batch_bodies.placement(body).check(settings.cluster.node, settings.cluster.labels)
         steps = None if body.steps is None else with_backends(body.steps, settings)
         stop_on_failure = True if body.stop_on_failure is None else body.stop_on_failure
-        plan = bodies.chain(replace(body, steps=steps, stop_on_failure=stop_on_failure))
+        plan = batch_bodies.chain(replace(body, steps=steps, stop_on_failure=stop_on_failure))
         plan = replace(plan, parts=with_flags(plan.parts, "steps", base, flags))
     except InvalidRequest as exc:
         raise file.placed(exc) from exc
@@ -183,13 +183,13 @@ def _compare_plan(flags: CompareFlags, names: list[str], request: RunRequest) ->
     if flags.check is not None and flags.isolation != "worktree":
         raise InvalidRequest("--check requires --isolation worktree", "--check")
     isolation = flags.isolation or "none"
-    judge = None if flags.judge is None else bodies.JudgeBody(backend=flags.judge, prompt=flags.judge_prompt)
+    judge = None if flags.judge is None else batch_bodies.JudgeBody(backend=flags.judge, prompt=flags.judge_prompt)
     return Compare(
         prompt=request.prompt,
         parts=tuple(Part(request=replace(request, backend=name, fallback=()), isolation=isolation) for name in names),
         sequential=flags.sequential,
         check=flags.check or "",
-        judge=judge and bodies.judge_request(judge, request.workdir),
+        judge=judge and batch_bodies.judge_request(judge, request.workdir),
     )
 
 

@@ -1,6 +1,6 @@
 """Files of tasks or steps: JSON, YAML or JSON Lines, read as one JSON body, completed from the flags.
 
-Errors name line and column. A body has the same fields as over HTTP: `clinvk.dialects.rest.bodies`.
+Errors name line and column. A body has the same fields as over HTTP: `clinvk.dialects.rest.batch_bodies`.
 """
 
 import json
@@ -20,7 +20,7 @@ from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.input import Note, read_stdin
 from clinvk.config.model import Settings
 from clinvk.dialects import json_bodies
-from clinvk.dialects.rest.bodies import PartBody
+from clinvk.dialects.rest.batch_bodies import PartBody
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import Part
 from clinvk.types.request import RunRequest

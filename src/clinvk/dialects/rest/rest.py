@@ -9,7 +9,8 @@ from msgspec import Meta
 from clinvk.dialects import dialect, json_bodies
 from clinvk.dialects.dialect import Call, RunFacts
 from clinvk.dialects.rest import unified
-from clinvk.dialects.rest.bodies import PromptBody, placement, request_of
+from clinvk.dialects.rest.batch_bodies import placement
+from clinvk.dialects.rest.bodies import PromptBody, request_of
 from clinvk.dialects.rest.views import QueuePosition
 from clinvk.types import errors
 from clinvk.types.errors import AmbiguousId, ClinvkError, InvalidRequest

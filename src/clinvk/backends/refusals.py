@@ -1,0 +1,82 @@
+"""Refusals of options that a backend does not have, before anything runs."""
+
+from collections.abc import Iterable
+
+from clinvk.backends.base import Backend
+from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
+
+
+def refuse_cost_limit(request: RunRequest, agent: str) -> None:
+    """Refuse a cost limit for an agent that does not report its cost.
+
+    Raises:
+        Unsupported: the request has a cost limit.
+    """
+    if request.max_cost_usd:
+        raise Unsupported(f"{agent} does not report its cost; limit the tokens with max_total_tokens", "max_cost_usd")
+
+
+def refuse_nul(request: RunRequest) -> None:
+    """Refuse a NUL character in an option that becomes an argument or a directory.
+
+    Raises:
+        InvalidRequest: an option has a NUL character.
+    """
+    texts = {"model": request.model or "", "workdir": request.workdir or ""}
+    texts |= {f"add_dirs[{index}]": path for index, path in enumerate(request.add_dirs)}
+    texts |= {f"extra[{index}]": argument for index, argument in enumerate(request.extra)}
+    for field, text in texts.items():
+        if "\0" in text:
+            raise InvalidRequest(f"{field} must not contain a NUL character", field)
+
+
+def refuse_options(request: RunRequest, name: str, fields: Iterable[str]) -> None:
+    """Refuse options that a CLI lacks, such as `model`, `images` and `max_turns`.
+
+    Raises:
+        Unsupported: names the first option that the request has.
+    """
+    for field in fields:
+        if getattr(request, field):
+            raise Unsupported(f"{name} has no option {field}", field)
+
+
+def refuse_incapable(backend: Backend, request: RunRequest, resume: Resume | None) -> None:
+    """Refuse the modes and options that the `capabilities` of a backend lack.
+
+    Raises:
+        Unsupported: names the option, and the modes that the backend has.
+        NotResumable: the backend cannot continue a conversation, or cannot fork it.
+    """
+    name, has = backend.name, backend.capabilities
+    if resume and not (has.fork if resume.fork else has.resume):
+        raise NotResumable(f"{name} cannot {'fork' if resume.fork else 'resume'} a conversation")
+    modes = {
+        "approval_mode": (request.approval_mode, has.approval_modes),
+        "sandbox_mode": (request.sandbox_mode, has.sandbox_modes),
+    }
+    for field, (mode, available) in modes.items():  # without tools of its own, an agent has nothing to restrict
+        if request.own_tools and mode is not None and mode not in available:
+            raise Unsupported(f"{name} has no {field} {mode} (available: {', '.join(available)})", field)
+    for field, is_lacking in {
+        "allowed_tools": request.allowed_tools is not None and not has.allowed_tools,
+        "add_dirs": bool(request.add_dirs) and not has.add_dirs,
+        "tools": (bool(request.client_tools) or not request.own_tools) and not has.client_tools,
+    }.items():
+        if is_lacking:
+            raise Unsupported(f"{name} has no option {field}", field)
+
+
+def refuse_extra(extra: tuple[str, ...], reserved: Iterable[str], why: str) -> None:
+    """Refuse `extra` flags that would override flags set by clinvk.
+
+    Raises:
+        InvalidRequest: an `extra` flag is reserved, with or without `=value`; `why` ends the message.
+    """
+    reserved = tuple(reserved)
+    for index, argument in enumerate(extra):
+        flag = argument.split("=", 1)[0]
+        if flag in reserved:
+            raise InvalidRequest(f"extra flag {argument!r} is not accepted: {why}", f"extra[{index}]")
