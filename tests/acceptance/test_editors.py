@@ -145,7 +145,7 @@ async def test_options_choose_agent_model_and_modes(clinvk: Clinvk) -> None:
             await agent.set_config_option("colour", new.session_id, "red")
         clinvk.agent.play(claude_says("ok"))
         await agent.prompt(new.session_id, [text_block("hi")])
-        with pytest.raises(RequestError, match="unknown backend 'codex'"):
+        with pytest.raises(RequestError, match="the agent of a conversation is fixed"):
             await agent.set_config_option("backend", new.session_id, "codex")
         assert "--model=opus" in clinvk.agent.calls()[-1].argv
         other = await agent.new_session(cwd=str(clinvk.folder))

@@ -95,6 +95,8 @@ class EditorSession:
         found = {option.id: [each.value for each in option.options] for option in await self.options()}
         if name not in found:
             raise InvalidRequest(unknown_name("option", name, found), "configId")
+        if name == "backend" and value in self._context.agents and value not in found[name]:
+            raise InvalidRequest("the agent of a conversation is fixed after the first prompt", "value")
         if value not in found[name]:
             raise InvalidRequest(unknown_name(name, str(value), found[name]), "value")
         if name == "backend":
