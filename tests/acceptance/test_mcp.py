@@ -32,6 +32,14 @@ async def test_client_runs_agents_and_continues_the_conversation(clinvk: Clinvk,
     assert clinvk.prompts == ["name a prime", "another"]
 
 
+async def test_fallback_takes_the_prompt_of_an_agent_that_is_not_installed(clinvk: Clinvk) -> None:
+    clinvk.settings("backends: {missing: {command: [no-such-program]}}\n")
+    clinvk.agent.play(claude_says("7"))
+    async with over_stdio("auto", clinvk.command, str(clinvk.folder), clinvk.agent.env) as mcp:
+        run = await mcp.call(Run, "run_agent", prompt="a prime", backend="missing", fallback=["claude"])
+        assert (run.backend, run.output) == ("claude", "7")
+
+
 async def test_run_that_takes_long_is_waited_for_and_cancelled(clinvk: Clinvk, tmp_path: Path) -> None:
     clinvk.agent.play([wait_for(tmp_path / "go"), *claude_says("done")])
     async with over_stdio("auto", clinvk.command, str(clinvk.folder), clinvk.agent.env) as mcp:

@@ -60,6 +60,10 @@ class AgentTask(Task, frozen=True, kw_only=True):
     backend: Annotated[str, Meta(description="An agent of list_agents.")] | UnsetType = UNSET
     model: Annotated[str, Meta(description="A model of the agent, or fast, balanced, best.")] | UnsetType = UNSET
     session_id: Annotated[str, Meta(description="Continue the conversation of an earlier run.")] | UnsetType = UNSET
+    fallback: (
+        Annotated[list[str], Meta(description="Agents, or agent/model, for a new prompt that the agent cannot take.")]
+        | UnsetType
+    ) = UNSET
 
 
 class ComparedTask(Task, frozen=True, kw_only=True):
