@@ -19,6 +19,7 @@ from clinvk.backends.base import (
     Launch as Launch,
     ProtocolNotSupported as ProtocolNotSupported,
     Report as Report,
+    SteerReply as SteerReply,
 )
 from clinvk.backends.checkup_base import (
     Checkup as Checkup,

@@ -291,6 +291,9 @@ async def test_form_of_the_agent_is_a_question(tmp_path: Path) -> None:
         assert [(field.label, len(field.options)) for field in question.fields] == [("color", 2), ("How many?", 0)]
         assert said == '{"action": "accept", "content": {"color": "b", "count": 3}}{"action": "decline"}'
         assert text(await events(runs, request(tmp_path, "form"))) == '{"action": "cancel"}'
+        for other in ("[1]", "null", "1.5", "many"):
+            wrong = replace(filled, answers={"color": "b", "count": other})
+            assert (await answered(runs, request(tmp_path, "form"), wrong))[1].endswith('{"color": "b"}}'), other
 
 
 @pytest.mark.parametrize("command", ["hang", "permission edit", "form"])

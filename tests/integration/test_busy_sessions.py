@@ -3,12 +3,15 @@
 import asyncio
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import httpx
 import pytest
 
+from clinvk.backends.shared import OneShotChannel
 from clinvk.config.model import BackendSettings, ServerSettings, Settings
+from clinvk.plugin import Channel, Host, Launch, Report, SteerReply
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run.task import RunTask
 from clinvk.store.memory import MemoryStore
@@ -20,7 +23,7 @@ from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, codex_streams, receive_steering, wait_for
 from serving import LiveServer, serving
-from shell_backend import DONE, FAILED, TEXT, Shell
+from shell_backend import DONE, FAILED, TEXT, Shell, ShellEvents
 
 ENV = {"PATH": os.environ["PATH"]}
 STARTED = """echo '{"type":"run_started","backend_session_id":"abc"}'\n"""
@@ -282,6 +285,25 @@ async def test_prompt_that_codex_refuses_or_with_other_options_interrupts_the_ru
         assert answer["output"] == "by itself"
         assert await runs_of(server, run["session_id"]) == [("begin", "cancelled"), ("by itself", "finished")]
     assert len(scripted.steerings()) == (not accepts)
+
+
+class Replying(Shell):
+    """A faulty plug-in, whose channel replies to a steering prompt that was not sent."""
+
+    def channel(self, launch: Launch, host: Host) -> Channel:
+        class Events(ShellEvents):
+            def feed(self, line: bytes) -> Iterable[Report]:
+                return (SteerReply(is_accepted=True), *super().feed(line))
+
+        return OneShotChannel(Events(), lambda request: request.prompt.encode())
+
+
+async def test_reply_to_a_steering_prompt_that_was_not_sent_is_ignored() -> None:
+    async with (
+        LocalRuns(Settings(), MemoryStore(), ENV, {"shell": Replying()}) as runs,
+        runs.run(ask(STARTED + TEXT + DONE)) as run,
+    ):
+        assert (await run.result()).text == "hello"
 
 
 # Over HTTP

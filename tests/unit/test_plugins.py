@@ -53,6 +53,13 @@ def test_broken_plugin_has_an_error_and_cannot_be_launched(site: Path, name: str
         backend.launch(RunRequest(prompt="hello"), None, Host())
 
 
+def test_package_with_broken_metadata_leaves_the_others_alone(site: Path) -> None:
+    folder = site / "worse-1.0.dist-info"
+    folder.mkdir()
+    (folder / "entry_points.txt").write_text("[clinvk.backends]\nno value\n")
+    assert not with_definitions({})["shout"].error
+
+
 def test_settings_keep_a_name_that_a_plugin_has(site: Path) -> None:
     registry = with_definitions({"shout": Definition(command=("tr",))})
     assert registry["shout"].install == "see backends.shout.command in the settings"
@@ -76,7 +83,7 @@ API_VERSION AgentFailed AgentOverloaded AgentRateLimited AgentRejected AgentUnau
 AwaitingTools Backend Capabilities Channel Checkup ClientTool Decoder Delivery Ending Event FieldOption
 FlagProbe Host Image Interaction InteractionAnswer InteractionRequested InvalidRequest Launch LimitWindow
 LoginProbe LoginStatus NotResumable OneShotChannel PRIVATE ProbeOutput Progress ProtocolNotSupported QuestionField
-Remark Report Resume RunFailed RunFinished RunRequest RunStarted SessionNotFound TextDecoder TextDelta
+Remark Report Resume RunFailed RunFinished RunRequest RunStarted SessionNotFound SteerReply TextDecoder TextDelta
 ThinkingDelta ToolCall ToolCallDelta ToolOutput ToolResult Unsupported Usage crash_ending decode_line plain_prompt
 refuse_extra refuse_options with_schema
 """

@@ -43,7 +43,11 @@ class _Field(msgspec.Struct, frozen=True, rename="camel"):
         }
 
 
-_VALUES = msgspec.json.Decoder(object)
+_VALUES: dict[str, msgspec.json.Decoder[object]] = {
+    "boolean": msgspec.json.Decoder(bool),
+    "integer": msgspec.json.Decoder(int),
+    "number": msgspec.json.Decoder(int | float),
+}
 
 
 class Form(msgspec.Struct, frozen=True):
@@ -74,8 +78,8 @@ class Form(msgspec.Struct, frozen=True):
         """Return the values, without empty ones, in the types of the form."""
         content: dict[str, object] = {}
         for name, value in answer.answers.items():
-            if isinstance(value, str) and self.properties[name].type in ("boolean", "integer", "number"):
-                content[name] = decode_line(_VALUES, value.encode())
+            if isinstance(value, str) and (decoder := _VALUES.get(self.properties[name].type)):
+                content[name] = decode_line(decoder, value.encode())
             elif value:
                 content[name] = value
         return {name: value for name, value in content.items() if value is not None}

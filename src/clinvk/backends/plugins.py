@@ -4,8 +4,9 @@ The entry point has the name of the backend, and names a subclass of `clinvk.plu
 (https://packaging.python.org/en/latest/specifications/entry-points/).
 """
 
-from collections.abc import Collection
-from importlib.metadata import EntryPoint, entry_points
+import logging
+from collections.abc import Collection, Iterator
+from importlib.metadata import EntryPoint, distributions
 from typing import NamedTuple, get_type_hints
 
 import msgspec
@@ -18,6 +19,8 @@ from clinvk.types.session import Resume
 from clinvk.types.text import BACKEND_NAME, BACKEND_NAME_RULE
 
 GROUP = "clinvk.backends"
+
+logger = logging.getLogger(__name__)
 
 
 class BrokenPlugin(Backend):
@@ -91,13 +94,27 @@ def wrong_attribute(backend: Backend) -> str:
     return ""
 
 
+def _entry_points() -> Iterator[EntryPoint]:
+    """Yield the entry points of plug-ins, except those of packages whose metadata cannot be read."""
+    names: set[str] = set()
+    for package in distributions():
+        try:
+            found = package.entry_points.select(group=GROUP)
+        except (OSError, TypeError, ValueError) as exc:
+            logger.warning("the entry points of an installed package cannot be read: %s", exc)
+            continue
+        if found and package.name not in names:  # the first folder of sys.path wins
+            names.add(package.name)
+            yield from found
+
+
 def installed(taken: Collection[str]) -> dict[str, Plugin]:
     """Return the installed plug-ins by the names of their backends; `taken` are the names of other backends.
 
     A plug-in whose name is taken is not loaded, and is listed as `PACKAGE:NAME`.
     """
     found: dict[str, Plugin] = {}
-    plugins = [Plugin(each) for each in entry_points(group=GROUP)]
+    plugins = [Plugin(each) for each in _entry_points()]
     for plugin in sorted(plugins, key=lambda each: (each.entry_point.name, each.source)):
         name = plugin.entry_point.name
         if not BACKEND_NAME.fullmatch(name):

@@ -374,9 +374,10 @@ class RunIO:
             if isinstance(event, LimitWindow):
                 self.limits.append(event)
             elif isinstance(event, SteerReply):
-                prompt, reply = self._steerings.pop(0)
-                self.events += [Progress("steered", prompt)] if event.is_accepted else []
-                reply.set_result(event.is_accepted)
+                if self._steerings:  # a channel of a plug-in may reply to a prompt that was not sent
+                    prompt, reply = self._steerings.pop(0)
+                    self.events += [Progress("steered", prompt)] if event.is_accepted else []
+                    reply.set_result(event.is_accepted)
             elif isinstance(event, Usage):
                 self.used = event
                 self._check_budget(bool(self.activity.open_calls))
