@@ -4,7 +4,6 @@ The entry point has the name of the backend, and names a subclass of `clinvk.plu
 (https://packaging.python.org/en/latest/specifications/entry-points/).
 """
 
-import logging
 from collections.abc import Collection, Iterator
 from importlib.metadata import EntryPoint, distributions
 from typing import NamedTuple, get_type_hints
@@ -19,8 +18,6 @@ from clinvk.types.session import Resume
 from clinvk.types.text import BACKEND_NAME, BACKEND_NAME_RULE
 
 GROUP = "clinvk.backends"
-
-logger = logging.getLogger(__name__)
 
 
 class BrokenPlugin(Backend):
@@ -100,8 +97,7 @@ def _entry_points() -> Iterator[EntryPoint]:
     for package in distributions():
         try:
             found = package.entry_points.select(group=GROUP)
-        except (OSError, TypeError, ValueError) as exc:
-            logger.warning("the entry points of an installed package cannot be read: %s", exc)
+        except (OSError, TypeError, ValueError):
             continue
         if found and package.name not in names:  # the first folder of sys.path wins
             names.add(package.name)
