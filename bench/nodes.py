@@ -9,12 +9,12 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from clinvk.cluster.broker import Broker, connected
-from clinvk.cluster.messages import Announcement, Seal
+from clinvk.cluster.messages import Announcement, Signer
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.model import ClusterSettings, Settings
 from clinvk.store.opening import store_name
 
-_SEAL = Seal(os.environ["CLINVK_CLUSTER_SECRET"].encode())
+_SEAL = Signer(os.environ["CLINVK_CLUSTER_SECRET"].encode())
 
 
 async def _wait(_: Scope, receive: Receive, send: Send) -> None:

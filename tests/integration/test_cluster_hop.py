@@ -15,13 +15,13 @@ from broker import NatsServer
 from clinvk.cluster import messages, worker_end
 from clinvk.cluster.broker import Broker, connected
 from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
-from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Frame, Kind, RequestHead, ResponseHead, Seal
+from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Frame, Kind, RequestHead, ResponseHead, Signer
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.model import ClusterSettings
 from clinvk.types.errors import ConfigError, NodeUnavailable
 from polling import until
 
-SEAL = Seal(b"secret")
+SIGNER = Signer(b"secret")
 
 
 @pytest.fixture
@@ -85,20 +85,20 @@ class Ends:
 
     def request(self, reply: str) -> bytes:
         """Return the signed frame of a request without a body."""
-        return SEAL.sign_frame(Frame(Kind.REQUEST, 0, messages.encode(self.head())), reply, "to.worker")
+        return SIGNER.sign_frame(Frame(Kind.REQUEST, 0, messages.encode(self.head())), reply, "to.worker")
 
 
 @asynccontextmanager
 async def ends(
-    broker: NatsServer, app: App, seal: Seal = SEAL, url_of_worker: str = "", max_body_bytes: int = 0
+    broker: NatsServer, app: App, signer: Signer = SIGNER, url_of_worker: str = "", max_body_bytes: int = 0
 ) -> AsyncGenerator[Ends]:
     """Connect both ends; after an interruption they resume as with announcements."""
     async with (
         connected(ClusterSettings(url=broker.url)) as of_gateway,
         connected(ClusterSettings(url=url_of_worker or broker.url)) as of_worker,
-        WorkerEnd(of_worker, SEAL, "worker", app, max_body_bytes) as worker,
+        WorkerEnd(of_worker, SIGNER, "worker", app, max_body_bytes) as worker,
     ):
-        gateway = GatewayEnd(of_gateway, seal, "gateway")
+        gateway = GatewayEnd(of_gateway, signer, "gateway")
         await gateway.open()
         of_worker.on_reconnect.append(gateway.resume)
         of_gateway.on_reconnect.append(worker.probe)
@@ -153,9 +153,9 @@ async def test_lost_gateway_counts_as_a_client_that_disconnected(broker: NatsSer
     app = App(holds=True)
     async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
         await response.head()
-        both.worker.lose("another")
+        both.worker.on_lost("another")
         assert not app.disconnects
-        both.worker.lose("gateway")
+        both.worker.on_lost("gateway")
         await until(lambda: app.disconnects)
 
 
@@ -183,7 +183,7 @@ async def test_lost_worker_ends_its_responses_with_an_error(broker: NatsServer) 
         both.gateway.request(both.head(), "worker", "one", b"") as response,
     ):
         await response.head()
-        both.gateway.lose("worker")
+        both.gateway.on_lost("worker")
         with pytest.raises(NodeUnavailable, match="'one' is away"):
             await body_of(response)
 
@@ -216,7 +216,7 @@ async def test_request_that_is_cancelled_or_lost_before_its_body_is_complete_doe
     def send(stream: int, *frames: Frame) -> None:
         reply = f"reply.gateway.{stream}"
         for frame in frames:
-            both.of_gateway.send("to.worker", SEAL.sign_frame(frame, reply, "to.worker"), reply)
+            both.of_gateway.send("to.worker", SIGNER.sign_frame(frame, reply, "to.worker"), reply)
 
     app = App()
     async with ends(broker, app) as both:
@@ -226,7 +226,7 @@ async def test_request_that_is_cancelled_or_lost_before_its_body_is_complete_doe
         send(9, head, first)
         async with both.gateway.request(both.head(), "worker", "one", b"") as response:
             await response.head()
-        both.worker.lose("gateway")
+        both.worker.on_lost("gateway")
         send(9, second, head, first, second)
         async with both.gateway.request(both.head(), "worker", "one", b"") as response:
             await response.head()
@@ -287,19 +287,19 @@ async def test_process_without_the_secret_changes_neither_request_nor_response(b
         ("reply.gateway.1", Frame(Kind.LOST, 0)),
     ]
 
-    def forge(seal: Seal) -> None:
+    def forge(signer: Signer) -> None:
         for subject, frame in forged:
             of_worker = subject == "to.worker"
-            data = seal.sign_frame(frame, "reply.gateway.1", "to.worker")
+            data = signer.sign_frame(frame, "reply.gateway.1", "to.worker")
             for each in (data, frame.encode()):
                 both.of_gateway.send(subject, each, "reply.gateway.1" if of_worker else "to.worker")
 
     async with ends(broker, app) as both:
-        forge(Seal(b"other"))
+        forge(Signer(b"other"))
         async with both.gateway.request(both.head(body), "worker", "one", body) as response:
-            forge(Seal(b"other"))
+            forge(Signer(b"other"))
             assert (await response.head()).status == 201
-            forge(Seal(b"other"))
+            forge(Signer(b"other"))
             pieces = response.body()
             assert [(await anext(pieces))[0] for _ in app.pieces] == app.pieces
             assert not app.disconnects
@@ -309,7 +309,7 @@ async def test_process_without_the_secret_changes_neither_request_nor_response(b
 async def test_request_of_another_secret_is_ignored(broker: NatsServer) -> None:
     app = App()
     async with (
-        ends(broker, app, Seal(b"other")) as both,
+        ends(broker, app, Signer(b"other")) as both,
         both.gateway.request(both.head(), "worker", "one", b"") as got,
     ):
         with pytest.raises(TimeoutError):
@@ -354,7 +354,7 @@ async def test_request_whose_gateway_was_lost_before_the_answer_is_not_run_again
     app = Silent()
     async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
         await until(lambda: app.bodies)
-        both.worker.lose("gateway")
+        both.worker.on_lost("gateway")
         response.resume()
         with pytest.raises(NodeUnavailable):
             await response.head()

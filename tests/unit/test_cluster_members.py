@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from clinvk.cluster.members import CHECK_INTERVAL_S, LOST_AFTER_S, MAX_OUTAGE_S, Members
-from clinvk.cluster.messages import PROTOCOL, Announcement, Foreign, Frame, Kind, Seal, decode_frame
+from clinvk.cluster.messages import PROTOCOL, Announcement, Frame, InvalidMessage, Kind, Signer, decode_frame
 
 
 class Clock:
@@ -111,31 +111,31 @@ def test_node_with_another_version_or_store_or_that_stops_gets_no_requests(
 
 
 def test_message_of_another_secret_or_in_another_format_is_refused() -> None:
-    signed = Seal(b"secret").sign(node("one"))
-    assert Seal(b"secret").announcement(signed) == node("one")
-    for seal, data in ((Seal(b"other"), signed), (Seal(b"secret"), signed[:-1]), (Seal(b"secret"), b"")):
-        with pytest.raises(Foreign):
-            seal.announcement(data)
-    with pytest.raises(Foreign):
-        Seal(b"secret").change(signed)
+    signed = Signer(b"secret").sign(node("one"))
+    assert Signer(b"secret").announcement(signed) == node("one")
+    for signer, data in ((Signer(b"other"), signed), (Signer(b"secret"), signed[:-1]), (Signer(b"secret"), b"")):
+        with pytest.raises(InvalidMessage):
+            signer.announcement(data)
+    with pytest.raises(InvalidMessage):
+        Signer(b"secret").change(signed)
 
 
 def test_signature_of_a_frame_holds_for_one_stream_and_one_worker() -> None:
-    seal, frame = Seal(b"secret"), Frame(Kind.DATA, 7, b"piece")
-    signed = seal.sign_frame(frame, "reply.g.1", "to.w")
-    assert seal.frame(signed, "reply.g.1", "to.w") == frame
+    signer, frame = Signer(b"secret"), Frame(Kind.DATA, 7, b"piece")
+    signed = signer.sign_frame(frame, "reply.g.1", "to.w")
+    assert signer.frame(signed, "reply.g.1", "to.w") == frame
     for reply, worker, data in (
         ("reply.g.2", "to.w", signed),
         ("reply.g.1", "to.v", signed),
         ("reply.g.1", "to.w", signed[:-1]),
     ):
-        with pytest.raises(Foreign):
-            seal.frame(data, reply, worker)
+        with pytest.raises(InvalidMessage):
+            signer.frame(data, reply, worker)
 
 
 def test_frame_survives_its_encoding_and_garbage_is_refused() -> None:
     frame = Frame(Kind.DATA, 7, b"piece")
     assert decode_frame(frame.encode()) == frame
     for garbage in (b"", b"\x01", b"\xff\x00\x00\x00\x01x"):
-        with pytest.raises(Foreign):
+        with pytest.raises(InvalidMessage):
             decode_frame(garbage)

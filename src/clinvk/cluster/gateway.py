@@ -52,7 +52,7 @@ _BATCHES = ("/api/v1/parallel", "/api/v1/chain", "/api/v1/compare")
 _RUNS = ("/api/v1/runs/{id}", "/api/v1/runs/{id}/events", "/api/v1/runs/{id}/cancel")
 _RESPONSES = "/v1/responses/{id}"
 _WORKTREES = "/api/v1/worktrees"
-_PASSING = frozenset(
+_RETRYABLE_CODES = frozenset(
     (QueueFull.code, ShuttingDown.code, ResourcesExhausted.code, BackendUnavailable.code, DirectoryNotAllowed.code)
 )
 """The codes of refusals that another node may not share; so does an invalid `workdir`."""
@@ -64,7 +64,7 @@ _OWN_HEADERS = (b"x-request-id", b"request-id", b"connection")
 _DROPPED_HEADERS = (b"authorization", b"x-api-key", b"cookie", b"x-request-id", b"content-length", b"transfer-encoding")
 """Headers of a request that no node gets as they are."""
 
-_ErrorPiece = Callable[[ClinvkError, str, int], bytes]
+_StreamError = Callable[[ClinvkError, str, int], bytes]
 """Returns the end of a stream that breaks off, for the error, the id of the run, and the number of lines so far."""
 
 
@@ -106,7 +106,7 @@ class Gateway:
         body = await read_json(scope, receive, self._services.settings.server)
         if endpoint.expand_references and (names := await run_in_loop_thread(len(body), stored.references, body)):
             node = await self._node_of_run(stored.run_id(stored.response_id(next(iter(names)))))
-            await self._pass_on(_Target(node), body, scope, receive, send, _no_piece)
+            await self._pass_on(_Target(node), body, scope, receive, send, _no_error)
             return
         call = await run_in_loop_thread(len(body), endpoint.dialect.parse, body, headers_of(scope))
         try:
@@ -114,7 +114,7 @@ class Gateway:
         except ClinvkError as error:
             raise renamed(error, endpoint.dialect.fields) from None
 
-        def error_piece(error: ClinvkError, run_id: str, lines: int) -> bytes:
+        def stream_error(error: ClinvkError, run_id: str, lines: int) -> bytes:
             if not call.stream:
                 return endpoint.dialect.error(error, scope["state"]["request_id"])[1]
             encoder = endpoint.dialect.encoder(call, RunFacts(run_id=run_id, backend=call.request.backend))
@@ -123,7 +123,7 @@ class Gateway:
             events = encoder.feed(RunFailed(error.code, error.message), time.time())
             return events.rstrip(b"\n").rpartition(b"\n\n")[2] + events[len(events.rstrip(b"\n")) :]
 
-        await self._pass_on(target, body, scope, receive, send, error_piece)
+        await self._pass_on(target, body, scope, receive, send, stream_error)
 
     async def _batch(self, endpoint: "BatchEndpoint", scope: Scope, receive: Receive, send: Send) -> None:
         """Pass all parts to one node: the parts share directories, worktrees and sessions."""
@@ -137,11 +137,11 @@ class Gateway:
             raise InvalidRequest(f"the sessions of the parts are on several nodes: {', '.join(sorted(nodes))}")
         target = _Target(nodes.pop() if nodes else "", {part.request.backend for part in plan.parts})
 
-        def error_piece(error: ClinvkError, _: str, __: int) -> bytes:
+        def stream_error(error: ClinvkError, _: str, __: int) -> bytes:
             return batch_answers.error_line("", error, time.time())
 
         target = _with_placement(target, parsed.placement, scope)
-        await self._pass_on(target, body, scope, receive, send, error_piece)
+        await self._pass_on(target, body, scope, receive, send, stream_error)
 
     async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request for a run under way to its node; everything else about runs is in the store."""
@@ -154,7 +154,7 @@ class Gateway:
             node = run.node if run.state in UNDER_WAY else ""
         if node and (self._members.node(node) or scope["method"] == "POST"):
             try:
-                await self._pass_on(_Target(node), b"", scope, receive, send, _no_piece)
+                await self._pass_on(_Target(node), b"", scope, receive, send, _no_error)
             except Undelivered:
                 if scope["method"] == "POST":
                     raise
@@ -166,7 +166,7 @@ class Gateway:
         """Pass a request for a worktree to the node that has the worktree; without one, any node reports that."""
         reference: str = scope["path_params"]["id"].removeprefix("clinvk/")
         found = [node for node, item in await self._worktrees(scope) if item.id.startswith(reference)]
-        await self._pass_on(_Target(found[0] if found else ""), b"", scope, receive, send, _no_piece)
+        await self._pass_on(_Target(found[0] if found else ""), b"", scope, receive, send, _no_error)
 
     async def _list_worktrees(self, scope: Scope, receive: Receive, send: Send) -> None:
         """List the worktrees of all nodes."""
@@ -252,7 +252,7 @@ class Gateway:
         return [each for each in labelled if _has_backends(each, target.backends)] or labelled
 
     async def _pass_on(
-        self, target: _Target, body: bytes, scope: Scope, receive: Receive, send: Send, error_piece: _ErrorPiece
+        self, target: _Target, body: bytes, scope: Scope, receive: Receive, send: Send, stream_error: _StreamError
     ) -> None:
         """Pass a request to the best node; to the next if that refuses for a reason that others may not have."""
         members = self._candidates(target)
@@ -268,14 +268,14 @@ class Gateway:
                         if is_last:
                             raise
                         continue
-                    if is_last or not _may_pass(head):
-                        await _relay(head, answer, response, member.announcement.node, error_piece)
+                    if is_last or not _is_retryable(head):
+                        await _relay(head, answer, response, member.announcement.node, stream_error)
                         return
 
     def _request(self, member: Member, body: bytes, scope: Scope) -> AbstractAsyncContextManager[Response]:
         """Send a request to a node."""
         member.assigned += 1
-        state, one = scope["state"], member.announcement
+        state, announcement = scope["state"], member.announcement
         own = ((b"x-request-id", state["request_id"].encode()), (b"content-length", b"%d" % len(body)))
         head = RequestHead(
             protocol=PROTOCOL,
@@ -292,7 +292,7 @@ class Gateway:
             origin_named=state.get("origin_named"),
             body_bytes=len(body),
         )
-        return self._hop.request(head, one.process, one.node, body)
+        return self._hop.request(head, announcement.process, announcement.node, body)
 
 
 def _with_placement(target: _Target, placement: Placement, scope: Scope) -> _Target:
@@ -304,7 +304,7 @@ def _with_placement(target: _Target, placement: Placement, scope: Scope) -> _Tar
 
 
 async def _relay(
-    head: ResponseHead, answer: Response, response: HttpResponse, node: str, error_piece: _ErrorPiece
+    head: ResponseHead, answer: Response, response: HttpResponse, node: str, stream_error: _StreamError
 ) -> None:
     """Send the response of a node to the client. A stream whose node is lost ends with an error of its format."""
     headers = [*(each for each in head.headers if each[0] not in _OWN_HEADERS), (b"x-clinvk-node", node.encode())]
@@ -318,10 +318,10 @@ async def _relay(
         if any(name == b"content-length" for name, _ in headers):
             raise
         run_id = next((value.decode() for name, value in headers if name == b"x-clinvk-run-id"), "")
-        await response.end(error_piece(error, run_id, lines))
+        await response.end(stream_error(error, run_id, lines))
 
 
-def _no_piece(_: ClinvkError, __: str, ___: int) -> bytes:
+def _no_error(_: ClinvkError, __: str, ___: int) -> bytes:
     """Return nothing: the client of an event stream connects again."""
     return b""
 
@@ -335,7 +335,7 @@ def _has_backends(member: Member, names: Collection[str]) -> bool:
     return available.issuperset(names)
 
 
-def _may_pass(head: ResponseHead) -> bool:
+def _is_retryable(head: ResponseHead) -> bool:
     """Return whether another node may accept a request that a node has refused."""
     is_workdir = head.error_code == InvalidRequest.code and head.error_field.endswith("workdir")
-    return head.error_code in _PASSING or is_workdir
+    return head.error_code in _RETRYABLE_CODES or is_workdir

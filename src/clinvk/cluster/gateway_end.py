@@ -9,7 +9,7 @@ from itertools import count
 
 from clinvk.cluster import messages
 from clinvk.cluster.broker import Broker, Received
-from clinvk.cluster.messages import WINDOW_BYTES, Foreign, Frame, Kind, RequestHead, ResponseHead, Seal
+from clinvk.cluster.messages import WINDOW_BYTES, Frame, InvalidMessage, Kind, RequestHead, ResponseHead, Signer
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import NodeUnavailable
 
@@ -116,9 +116,9 @@ class Response:
 class GatewayEnd:
     """Sends requests to workers, and receives their responses."""
 
-    def __init__(self, broker: Broker, seal: Seal, process: str) -> None:
+    def __init__(self, broker: Broker, signer: Signer, process: str) -> None:
         self._broker = broker
-        self._seal = seal
+        self._signer = signer
         self._process = process
         self._streams: dict[str, Response] = {}
         self._numbers = count(1)
@@ -150,7 +150,7 @@ class GatewayEnd:
             if not response.is_over:
                 send(Frame(Kind.CANCEL, 0))
 
-    def lose(self, process: str) -> None:
+    def on_lost(self, process: str) -> None:
         """End the streams of a worker that is lost."""
         for response in self._streams.values():
             if response.process == process:
@@ -170,8 +170,8 @@ class GatewayEnd:
             return
         worker = f"to.{response.process}" if response else received.reply
         try:
-            frame = self._seal.frame(received.data, received.subject, worker)
-        except Foreign as exc:
+            frame = self._signer.frame(received.data, received.subject, worker)
+        except InvalidMessage as exc:
             logger.debug("a frame is ignored: %s", exc)
             return
         if response:
@@ -180,4 +180,4 @@ class GatewayEnd:
             self._send(worker, received.subject, Frame(Kind.CANCEL, 0))
 
     def _send(self, worker: str, reply: str, frame: Frame) -> None:
-        self._broker.send(worker, self._seal.sign_frame(frame, reply, worker), reply)
+        self._broker.send(worker, self._signer.sign_frame(frame, reply, worker), reply)

@@ -30,8 +30,8 @@ class Member:
     @property
     def load(self) -> float:
         """The share of the slots that are in use, above 1 if runs wait."""
-        one = self.announcement
-        return (one.running + one.queued + self.assigned) / max(1, one.max_runs)
+        announcement = self.announcement
+        return (announcement.running + announcement.queued + self.assigned) / max(1, announcement.max_runs)
 
 
 class Members:
@@ -102,19 +102,21 @@ class Members:
 
     def state_of(self, member: Member) -> Literal["up", "stopping", "incompatible"]:
         """Return whether a node takes requests."""
-        one = member.announcement
-        if one.protocol != PROTOCOL or self._is_elsewhere(one):
+        announcement = member.announcement
+        if announcement.protocol != PROTOCOL or self._is_elsewhere(announcement):
             return "incompatible"
-        return "up" if one.state == "up" else "stopping"
+        return "up" if announcement.state == "up" else "stopping"
 
-    def _warn_about(self, one: Announcement) -> None:
-        if one.protocol != PROTOCOL:
-            logger.warning("node %s has clinvk %s, which cannot work with this version", one.node, one.version)
-        elif self._is_elsewhere(one):
+    def _warn_about(self, announcement: Announcement) -> None:
+        if announcement.protocol != PROTOCOL:
+            logger.warning(
+                "node %s has clinvk %s, which cannot work with this version", announcement.node, announcement.version
+            )
+        elif self._is_elsewhere(announcement):
             logger.warning(
                 "%s keeps its sessions in another database (%s, here %s) and gets no requests:"
                 " set store.url of all machines to one database",
-                *(one.node or "a gateway", one.store or "unknown", self.store),
+                *(announcement.node or "a gateway", announcement.store or "unknown", self.store),
             )
 
     def _is_elsewhere(self, announcement: Announcement) -> bool:

@@ -1,4 +1,4 @@
-"""The place of a server in a cluster: gateway, worker, or both."""
+"""The role of a server in a cluster: gateway, worker, or both."""
 
 import asyncio
 import hmac
@@ -22,7 +22,7 @@ from clinvk.cluster.broker import Broker, Received, connected, without_password
 from clinvk.cluster.gateway import Gateway
 from clinvk.cluster.gateway_end import GatewayEnd
 from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, CHECK_INTERVAL_S, Member, Members
-from clinvk.cluster.messages import Announcement, Foreign, Seal
+from clinvk.cluster.messages import Announcement, InvalidMessage, Signer
 from clinvk.cluster.worker import ParkedCalls, forward_changes, worker_app
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.load import home
@@ -43,7 +43,7 @@ _FIRST_ANNOUNCEMENTS_S = 0.3
 
 
 class Membership:
-    """The place of one server in the cluster of its settings. The context connects to the broker.
+    """The role of one server in the cluster of its settings. The context connects to the broker.
 
     A server that `listens` is a gateway; one whose settings name a node runs agents.
     """
@@ -54,7 +54,7 @@ class Membership:
         self._settings = settings
         self._environ = environ
         self._process = os.urandom(8).hex()
-        self._seal = Seal(b"")
+        self._signer = Signer(b"")
         self._members = Members()
         self._new_member = asyncio.Event()
         self._has_warned = False
@@ -78,7 +78,7 @@ class Membership:
             ConfigError: the broker cannot be used, there is no secret, or another server has the name of the node.
         """
         secret = await asyncio.to_thread(read_secret, self._environ)
-        self._seal = Seal(secret)
+        self._signer = Signer(secret)
         self._broker = await self._exits.enter_async_context(connected(self._settings.cluster, broker_password(secret)))
         await self._refuse_duplicate(self._broker)
         return self
@@ -100,25 +100,25 @@ class Membership:
     async def joined(self, services: Services) -> AsyncGenerator[None]:
         """Announce this server, and serve or pass on requests, inside the context."""
         assert self._broker, "the context of this object is open"
-        broker, seal, members = self._broker, self._seal, self._members
+        broker, signer, members = self._broker, self._signer, self._members
         await self._identify_store()
         await broker.subscribe("members", self._note)
         async with AsyncExitStack() as stack:
             if self.runs_agents:
                 limit = services.settings.server.max_request_body_bytes
-                serving = WorkerEnd(broker, seal, self._process, worker_app(services), limit)
+                serving = WorkerEnd(broker, signer, self._process, worker_app(services), limit)
                 worker = await stack.enter_async_context(serving)
-                members.on_lost.append(worker.lose)
+                members.on_lost.append(worker.on_lost)
                 members.on_interrupted.append(worker.probe)
                 services.parked_runs.on_call = ParkedCalls(broker, self._process, services.background).change
                 services.access.keys.trusts_gateways = True
-                forward_changes(services, broker, seal, self._process)
+                forward_changes(services, broker, signer, self._process)
                 name = f"node.{self._settings.cluster.node}"
                 await broker.subscribe(name, lambda received: broker.send(received.reply, self._process.encode()))
             if self.listens:
-                hop = GatewayEnd(broker, seal, self._process)
+                hop = GatewayEnd(broker, signer, self._process)
                 await hop.open()
-                members.on_lost.append(hop.lose)
+                members.on_lost.append(hop.on_lost)
                 members.on_interrupted.append(hop.resume)
                 self._gateway = Gateway(services, broker, hop, members)
                 services.inventory.of_cluster = self._backends
@@ -130,7 +130,7 @@ class Membership:
                 if self.listens:
                     await asyncio.sleep(_FIRST_ANNOUNCEMENTS_S)
                 yield
-        broker.send("members", seal.sign(self._announcement(services, broker, has_left=True)))
+        broker.send("members", signer.sign(self._announcement(services, broker, has_left=True)))
 
     async def observe(self) -> list[NodeInfo]:
         """Listen for a moment, and return the nodes that have announced themselves."""
@@ -145,7 +145,7 @@ class Membership:
         while True:
             await self._identify_store()
             self._new_member.clear()
-            broker.send("members", self._seal.sign(self._announcement(services, broker)))
+            broker.send("members", self._signer.sign(self._announcement(services, broker)))
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_INTERVAL_S):
                     await self._new_member.wait()
@@ -187,8 +187,8 @@ class Membership:
 
     def _note(self, received: Received) -> None:
         try:
-            announcement = self._seal.announcement(received.data)
-        except Foreign as exc:
+            announcement = self._signer.announcement(received.data)
+        except InvalidMessage as exc:
             if not self._has_warned:
                 logger.warning("a process on the same broker is not of this cluster: %s", exc)
             self._has_warned = True
@@ -210,7 +210,7 @@ class Membership:
 
     def _show_change(self, services: Services, received: Received) -> None:
         """Show the viewers at this gateway a change of a worker."""
-        change = self._seal.change(received.data)
+        change = self._signer.change(received.data)
         if change.process != self._process:
             services.live.publish_data(change.kind, change.data)
 
@@ -229,16 +229,16 @@ class Membership:
         return [*found.values()]
 
     def _node_info(self, member: Member) -> NodeInfo:
-        one = member.announcement
+        announcement = member.announcement
         return NodeInfo(
-            node=one.node,
+            node=announcement.node,
             state=self._members.state_of(member),
-            version=one.version,
-            labels=one.labels,
-            backends=one.backends,
-            running=one.running,
-            queued=one.queued,
-            max_concurrent_runs=one.max_runs,
+            version=announcement.version,
+            labels=announcement.labels,
+            backends=announcement.backends,
+            running=announcement.running,
+            queued=announcement.queued,
+            max_concurrent_runs=announcement.max_runs,
         )
 
 

@@ -36,7 +36,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 _T = TypeVar("_T")
 
 
-class Foreign(Exception):
+class InvalidMessage(Exception):
     """A message without the signature of this cluster, or in another format."""
 
 
@@ -83,13 +83,13 @@ def decode_frame(data: bytes) -> Frame:
     """Read a frame.
 
     Raises:
-        Foreign: the data is no frame.
+        InvalidMessage: the data is no frame.
     """
     try:
         kind, number = _FRAME.unpack_from(data)
         return Frame(Kind(kind), number, data[_FRAME.size :])
     except (struct.error, ValueError) as exc:
-        raise Foreign(str(exc)) from exc
+        raise InvalidMessage(str(exc)) from exc
 
 
 def chunks(data: bytes) -> Iterator[bytes]:
@@ -185,16 +185,16 @@ def encode(message: msgspec.Struct) -> bytes:
 
 
 def decode_request(data: bytes) -> RequestHead:
-    """Read the head of a request. Raises `Foreign`."""
+    """Read the head of a request. Raises `InvalidMessage`."""
     return _decode(_requests, data)
 
 
 def decode_response(data: bytes) -> ResponseHead:
-    """Read the head of a response. Raises `Foreign`."""
+    """Read the head of a response. Raises `InvalidMessage`."""
     return _decode(_responses, data)
 
 
-class Seal:
+class Signer:
     """Signs messages with the secret of the cluster. A signature starts the message.
 
     The signature of a frame covers the subjects of its gateway's stream and of its worker, so that a copy is of no use
@@ -213,15 +213,15 @@ class Seal:
         return self._signed(f"{reply} {worker}", frame.encode())
 
     def announcement(self, data: bytes) -> Announcement:
-        """Read an announcement. Raises `Foreign`."""
+        """Read an announcement. Raises `InvalidMessage`."""
         return _decode(_announcements, self._verified(Announcement.__name__, data))
 
     def change(self, data: bytes) -> Change:
-        """Read a change. Raises `Foreign`."""
+        """Read a change. Raises `InvalidMessage`."""
         return _decode(_changes, self._verified(Change.__name__, data))
 
     def frame(self, data: bytes, reply: str, worker: str) -> Frame:
-        """Read a frame. Raises `Foreign`."""
+        """Read a frame. Raises `InvalidMessage`."""
         return decode_frame(self._verified(f"{reply} {worker}", data))
 
     def _signed(self, context: str, data: bytes) -> bytes:
@@ -235,7 +235,7 @@ class Seal:
     def _verified(self, context: str, data: bytes) -> bytes:
         signature, message = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, self._signature(context, message)):
-            raise Foreign("the message was signed with another secret")
+            raise InvalidMessage("the message was signed with another secret")
         return message
 
 
@@ -255,4 +255,4 @@ def _decode(decoder: "msgspec.msgpack.Decoder[_T]", data: bytes) -> _T:
     try:
         return decoder.decode(data)
     except msgspec.DecodeError as exc:
-        raise Foreign(str(exc)) from exc
+        raise InvalidMessage(str(exc)) from exc

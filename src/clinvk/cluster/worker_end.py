@@ -16,7 +16,16 @@ from starlette.types import ASGIApp, Message, Scope
 
 from clinvk.cluster import messages
 from clinvk.cluster.broker import Broker, Received
-from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Foreign, Frame, Kind, RequestHead, ResponseHead, Seal
+from clinvk.cluster.messages import (
+    PROTOCOL,
+    WINDOW_BYTES,
+    Frame,
+    InvalidMessage,
+    Kind,
+    RequestHead,
+    ResponseHead,
+    Signer,
+)
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import ClinvkError
 
@@ -151,10 +160,10 @@ class _Served:
 class WorkerEnd:
     """Serves the requests of gateways with an ASGI application, inside this context."""
 
-    def __init__(self, broker: Broker, seal: Seal, process: str, app: ASGIApp, max_body_bytes: int = 0) -> None:
+    def __init__(self, broker: Broker, signer: Signer, process: str, app: ASGIApp, max_body_bytes: int = 0) -> None:
         self._broker = broker
         self._max_body_bytes = max_body_bytes
-        self._seal = seal
+        self._signer = signer
         self._subject = f"to.{process}"
         self._app = app
         self._served: dict[str, _Served] = {}
@@ -174,7 +183,7 @@ class WorkerEnd:
             served.disconnect()
         await self._tasks.__aexit__(None, None, None)
 
-    def lose(self, process: str) -> None:
+    def on_lost(self, process: str) -> None:
         """Disconnect the clients of a gateway that is lost."""
         for reply in [each for each in self._served if _parts_of(each)[0] == process]:
             self._served[reply].disconnect()
@@ -190,14 +199,14 @@ class WorkerEnd:
         if received.is_refused:
             return  # the gateway is gone; its silence disconnects its clients
         try:
-            frame = self._seal.frame(received.data, received.reply, self._subject)
+            frame = self._signer.frame(received.data, received.reply, self._subject)
             if frame.kind == Kind.REQUEST:
                 self._begin(received.reply, messages.decode_request(frame.payload))
             elif served := self._served.get(received.reply):
                 self._continue(received.reply, served, frame)
             elif frame.kind == Kind.RESUME:
                 self._reply(received.reply, Frame(Kind.LOST, 0))
-        except Foreign as exc:
+        except InvalidMessage as exc:
             logger.debug("a frame is ignored: %s", exc)
 
     def _begin(self, reply: str, head: RequestHead) -> None:
@@ -248,7 +257,7 @@ class WorkerEnd:
                 self._forgotten[gateway] = max(stream, self._forgotten.get(gateway, 0))
 
     def _reply(self, reply: str, frame: Frame) -> None:
-        self._broker.send(reply, self._seal.sign_frame(frame, reply, self._subject), self._subject)
+        self._broker.send(reply, self._signer.sign_frame(frame, reply, self._subject), self._subject)
 
 
 def _parts_of(reply: str) -> tuple[str, int]:

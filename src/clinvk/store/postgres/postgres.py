@@ -80,7 +80,7 @@ class PostgresStore:
         """Raises `ConfigError` if the URL is malformed."""
         self.url = url
         self._database = Database(url)
-        self._heartbeat = Heartbeat(url, self._take_back)
+        self._heartbeat = Heartbeat(url, self._restore_runs)
         self._on_commit = on_commit
         self._on_run = on_run
         self._later: dict[str, _Operation[object]] = {}
@@ -339,7 +339,7 @@ class PostgresStore:
             del self._later[next(iter(self._later))]
         self._changed.set()
 
-    def _take_back(self) -> None:
+    def _restore_runs(self) -> None:
         """Store the runs of this process again: other processes may have interrupted them."""
         for run_id, operation in self._live.items():
             self._later.setdefault(run_id, operation)
