@@ -5,6 +5,7 @@ import os
 import pwd
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
@@ -312,6 +313,24 @@ def test_sandbox_mode_is_refused_if_the_machine_has_no_sandbox(tmp_path: Path, m
     asked = replace(request(tmp_path, "say hi"), sandbox_mode=mode)
     with pytest.raises(Unsupported, match="or Linux 6"):
         fake("plain").launch(asked, None, Host())
+
+
+WITHOUT_LANDLOCK = """
+import ctypes, struct
+from clinvk.runtime.process.executables import host
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]  # EPERM for 444
+code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, struct.pack("@HP", len(steps), ctypes.addressof(code)), 0, 0) == 0
+print(host({}).landlock)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has no seccomp")
+def test_landlock_that_the_system_refuses_is_not_used() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_LANDLOCK], capture_output=True, text=True, check=True)
+    assert done.stdout == "()\n"
 
 
 def test_landlock_is_refused_for_what_needs_bubblewrap(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import shutil
 import stat
 import sys
@@ -14,7 +13,7 @@ from typing import NamedTuple
 from clinvk.backends.base import Backend, Host
 from clinvk.config.model import Settings
 from clinvk.policy import rules
-from clinvk.runtime.process import private_folder, tool_bridge
+from clinvk.runtime.process import landlock, private_folder, tool_bridge
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import BackendUnavailable, ClinvkError
@@ -62,7 +61,6 @@ async def run_tool(
 
 _HELPERS = ("bwrap", "socat")
 _VERSION_TIMEOUT_S = 20.0
-_LANDLOCK = str(Path(__file__).with_name("landlock.py"))
 
 _NEEDED = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*", "TERM"),
@@ -155,15 +153,8 @@ def host(environ: Mapping[str, str]) -> Host:
         find=find,
         resolve=resolve,
         tool_bridge=(sys.executable, "-I", "-S", tool_bridge.__file__),
-        landlock=(sys.executable, "-I", "-S", _LANDLOCK) if _has_landlock() else (),
+        landlock=(sys.executable, "-I", "-S", landlock.__file__) if landlock.is_available() else (),
     )
-
-
-def _has_landlock() -> bool:
-    """Return whether the kernel can restrict writes and signals; the program itself finds out whether it may."""
-    system = os.uname()
-    release = tuple(map(int, re.findall(r"\d+", system.release)[:2]))
-    return system.sysname == "Linux" and release >= (6, 12) and system.machine in ("x86_64", "aarch64")
 
 
 def resolve(path: str) -> str:

@@ -53,6 +53,13 @@ _REFUSED = (425, 426, 427, 452, 463, 466, 469)  # io_uring, and later calls, whi
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def is_available() -> bool:
+    """Return whether this machine can restrict a program: some kernels and containers refuse landlock."""
+    system = os.uname()
+    is_known = system.sysname == "Linux" and system.machine in _MACHINES
+    return is_known and _system_call(_CREATE_RULESET, None, 0, _GET_VERSION) >= _VERSION
+
+
 def main(arguments: list[str]) -> None:
     """Restrict this process, and become the program."""
     end = arguments.index("--")
@@ -66,8 +73,8 @@ def main(arguments: list[str]) -> None:
 
 def _restrict_files(folders: list[str]) -> None:
     """Allow writes in folders that exist, and to harmless devices."""
-    if _call(_CREATE_RULESET, None, 0, _GET_VERSION) < _VERSION:
-        sys.exit("landlock is too old: it needs Linux 6.12 or later")
+    if not is_available():
+        sys.exit("landlock is not available: it needs Linux 6.12 or later")
     attributes = struct.pack("=QQQ", _ACCESS, 0, _SCOPES)
     rules = _call(_CREATE_RULESET, attributes, len(attributes), 0)
     for path in (*folders, *_DEVICES):
@@ -105,8 +112,12 @@ def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
 
 
 def _call(number: int, *arguments: int | bytes | None) -> int:
+    return _checked(_system_call(number, *arguments))
+
+
+def _system_call(number: int, *arguments: int | bytes | None) -> int:
     words = (ctypes.c_long(each) if isinstance(each, int) else ctypes.c_char_p(each) for each in arguments)
-    return _checked(_libc.syscall(ctypes.c_long(number), *words))
+    return _libc.syscall(ctypes.c_long(number), *words)
 
 
 def _checked(result: int) -> int:
