@@ -259,6 +259,17 @@ async def test_lost_frame_is_requested_again(broker: NatsServer, monkeypatch: py
             assert await asyncio.wait_for(body_of(response), 5) == b"".join(app.pieces)
 
 
+async def test_what_is_pending_at_the_end_is_sent(broker: NatsServer) -> None:
+    received: list[int] = []
+    async with connected(ClusterSettings(url=broker.url)) as listener:
+        await listener.subscribe("numbers", lambda message: received.append(int(message.data)))
+        async with connected(ClusterSettings(url=broker.url)) as sender:
+            for number in range(2000):
+                sender.send("numbers", b"%4096d" % number)
+        await until(lambda: len(received) == 2000)
+    assert received == [*range(2000)]
+
+
 async def test_message_that_the_broker_refuses_is_logged(broker: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
     async with connected(ClusterSettings(url=broker.url)) as connection:
         connection.send("somewhere", bytes(1_100_000))

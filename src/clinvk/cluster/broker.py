@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple, TypedDict
 from urllib.parse import urlsplit
@@ -70,7 +70,8 @@ class Broker:
         self._client: Client = Client()
         self._outbox: deque[tuple[str, bytes, str]] = deque()
         self._wake = WakeUp()
-        self._pumping: asyncio.Task[None] | None = None
+        self._is_closing = False
+        self._tasks = asyncio.TaskGroup()
 
     @property
     def is_connected(self) -> bool:
@@ -83,8 +84,8 @@ class Broker:
         self._wake.set()
 
     async def _pump(self) -> None:
-
-        while True:
+        """Send the messages, until `close`."""
+        while not self._is_closing or self._outbox:
             while self._outbox:
                 subject, data, reply = self._outbox.popleft()
                 if self._client.is_connected:
@@ -92,7 +93,8 @@ class Broker:
                         await self._client.publish(subject, data, reply)
                     except (errors.Error, OSError) as exc:
                         logger.warning("a message of %d bytes to the cluster was not sent: %s", len(data), exc)
-            await self._wake.wait()
+            if not self._is_closing:
+                await self._wake.wait()
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes | None:
         """Send a message, and return the answer; None if nobody receives the subject, or answers in time."""
@@ -117,19 +119,18 @@ class Broker:
         )
         with suppress(errors.Error, OSError, TimeoutError):  # without it, after a reconnection
             await self._client.flush()
-        tasks: set[asyncio.Task[None]] = set()
 
         async def unsubscribe() -> None:
-
             with suppress(errors.Error, OSError):
                 await subscription.unsubscribe()
 
-        def end() -> None:
-            task = asyncio.get_running_loop().create_task(unsubscribe())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        return lambda: self._start(unsubscribe())
 
-        return end
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        if self._is_closing:
+            work.close()
+        else:
+            self._tasks.create_task(work)
 
     async def open(self, settings: ClusterSettings, password: str) -> None:
         """Connect. `password` is that of a NATS server of `clinvk cluster up`.
@@ -154,14 +155,21 @@ class Broker:
             ping_interval=_PING_INTERVAL_S,
             inbox_prefix=f"{PREFIX}.inbox",
         )
-        self._pumping = asyncio.create_task(self._pump())
 
-    async def close(self) -> None:
-        """Send what is pending, and disconnect."""
-        await asyncio.sleep(0)
-        if self._pumping:
-            self._pumping.cancel()
-        await _close(self._client)
+    @asynccontextmanager
+    async def sending(self) -> AsyncGenerator[None]:
+        """Send messages inside the context, and what is pending at its end; then disconnect."""
+        try:
+            async with self._tasks:
+                pumping = self._tasks.create_task(self._pump())
+                try:
+                    yield
+                finally:
+                    self._is_closing = True
+                    self._wake.set()
+                    asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT_S, pumping.cancel)
+        finally:
+            await _close(self._client)
 
     async def _disconnected(self) -> None:
         if not self._client.is_closed:
@@ -183,10 +191,8 @@ async def connected(settings: ClusterSettings, password: str = "") -> AsyncGener
     """
     broker = Broker()
     await broker.open(settings, password)
-    try:
+    async with broker.sending():
         yield broker
-    finally:
-        await broker.close()
 
 
 async def _probe(settings: ClusterSettings, tls: ssl.SSLContext | None, login: _Login) -> None:

@@ -80,7 +80,11 @@ class Membership:
         secret = await asyncio.to_thread(read_secret, self._environ)
         self._signer = Signer(secret)
         self._broker = await self._exits.enter_async_context(connected(self._settings.cluster, broker_password(secret)))
-        await self._refuse_duplicate(self._broker)
+        try:
+            await self._refuse_duplicate(self._broker)
+        except ConfigError:
+            await self._exits.aclose()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

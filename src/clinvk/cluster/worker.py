@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
+from nats import errors
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.endpoints.parked_runs import ParkedRun
@@ -58,9 +60,14 @@ class ParkedCalls:
         """Note that a call waits, or no longer waits."""
         subject = f"call.{call_subject(parked.key_name, call)}"
         if is_parked and subject not in self._subscriptions:
-            self._subscriptions[subject] = self._tasks.create_task(self._broker.subscribe(subject, self._answer))
+            self._subscriptions[subject] = self._tasks.create_task(self._subscribe(subject))
         elif not is_parked and (subscribing := self._subscriptions.pop(subject, None)):
             subscribing.add_done_callback(lambda task: task.cancelled() or task.result()())
+
+    async def _subscribe(self, subject: str) -> Callable[[], None]:
+        with suppress(errors.Error, OSError):  # the connection is closed: the worker stops
+            return await self._broker.subscribe(subject, self._answer)
+        return lambda: None
 
     def _answer(self, received: Received) -> None:
         self._broker.send(received.reply, self._process.encode())
