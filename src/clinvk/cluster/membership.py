@@ -65,8 +65,8 @@ class Membership:
         self._gateway: Gateway | None = None
 
     @property
-    def place(self) -> str:
-        """The place, for the startup message."""
+    def role(self) -> str:
+        """The role, for the startup message."""
         cluster = self._settings.cluster
         roles = [*(["gateway"] if self.listens else []), *([f"node {cluster.node}"] if cluster.node else [])]
         return f"{' and '.join(roles)} of {without_password(cluster.url)}"

@@ -39,7 +39,7 @@ class Cluster(Protocol):
     """Whether the server is a worker."""
 
     @property
-    def place(self) -> str:
+    def role(self) -> str:
         """The role, for the startup message."""
         ...
 

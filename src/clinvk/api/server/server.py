@@ -74,22 +74,22 @@ _ENDPOINTS = """\
 class Startup(NamedTuple):
     """A server that is ready: its address, whether requests need a key, and the warning if others need no key.
 
-    The address of a worker is empty. `place` is the place of the server in a cluster.
+    The address of a worker is empty. `role` is the role of the server in a cluster.
     """
 
     address: str
     has_keys: bool
     warning: str
     has_console: bool
-    place: str = ""
+    role: str = ""
 
     def __str__(self) -> str:
         """Return the startup message: address, endpoints, and whether a key is needed."""
         if not self.address:
-            return f"clinvk {__version__} is {self.place}"
+            return f"clinvk {__version__} is {self.role}"
         endpoints = _CONSOLE + _ENDPOINTS if self.has_console else _ENDPOINTS
-        place = f" as {self.place}" if self.place else ""
-        lines = [f"clinvk {__version__} listens on {self.address}{place}", endpoints]
+        role = f" as {self.role}" if self.role else ""
+        lines = [f"clinvk {__version__} listens on {self.address}{role}", endpoints]
         if self.has_keys:
             lines.append("Every request except /health and /docs needs an API key.")
         elif self.warning:
@@ -204,7 +204,7 @@ async def _serve(
             if cluster is None or cluster.runs_agents:
                 rest = InProcessRest(Router(ENDPOINTS, running.services), running.services)
                 socket_server.open(running.services.runs, CommandControl(running.services, port, rest))
-            ready = startup(settings.server, sockets, bool(api_keys), cluster.place if cluster else "")
+            ready = startup(settings.server, sockets, bool(api_keys), cluster.role if cluster else "")
             announce(ready)
             lifecycle.notify_service_manager(environ, "READY=1", f"STATUS={str(ready).partition(chr(10))[0]}")
             await signals.wait_for_stop(partial(_reload, load, environ, api_keys, running))
@@ -336,13 +336,13 @@ class Server(uvicorn.Server):
         yield
 
 
-def startup(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False, place: str = "") -> Startup:
+def startup(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False, role: str = "") -> Startup:
     """Return what a server announces when it is ready."""
     if not sockets:
-        return Startup("", has_keys, "", has_console=False, place=place)
+        return Startup("", has_keys, "", has_console=False, role=role)
     port: int = sockets[0].getsockname()[1]
     warning = "" if has_keys else auth.open_warning_of(settings, sockets)
-    return Startup(address(settings.host, port), has_keys, warning, settings.console, place)
+    return Startup(address(settings.host, port), has_keys, warning, settings.console, role)
 
 
 class CommandControl(NamedTuple):

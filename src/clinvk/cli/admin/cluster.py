@@ -1,4 +1,4 @@
-"""`clinvk cluster`, and the place in a cluster of `clinvk serve` and `clinvk worker`."""
+"""`clinvk cluster`, and the role in a cluster of `clinvk serve` and `clinvk worker`."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ _NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 def cluster_member(settings: Settings, environ: Mapping[str, str], listens: bool) -> "tuple[Settings, Membership]":
-    """Return the settings and the place of a server in the cluster of its settings.
+    """Return the settings and the role of a server in the cluster of its settings.
 
     A worker without a name has the name of its machine. A gateway that runs no agents keeps none warm.
 
