@@ -93,6 +93,28 @@ async def test_number_of_another_server_gets_a_reset(after: int) -> None:
         assert b"event: reset\n" in await anext(stream)
 
 
+async def test_last_event_of_another_gateway_gets_a_reset() -> None:
+    one, other = LiveEvents(), LiveEvents()
+    async with aclosing(one.follow(None, 60)) as stream, aclosing(other.follow(None, 60)) as viewer:
+        for events, opened in ((one, stream), (other, viewer)):
+            await anext(opened)
+            publish(events, *map(str, range(100)))
+        number = number_of(await anext(stream))
+        async with aclosing(other.follow(number, 60)) as continued:
+            assert b"event: reset\n" in await anext(continued)
+
+
+async def test_viewers_get_a_reset_after_an_interruption_of_the_cluster() -> None:
+    events = LiveEvents()
+    async with aclosing(events.follow(None, 60)) as stream:
+        await anext(stream)
+        publish(events, "seen")
+        await anext(stream)
+        publish(events, "lost")
+        events.reset()
+        assert b"event: reset\n" in await anext(stream)
+
+
 async def test_data_of_events_is_made_for_viewers_only() -> None:
     events, made = LiveEvents(), list[str]()
 

@@ -127,6 +127,7 @@ class Membership:
                 self._gateway = Gateway(services, broker, hop, members)
                 services.inventory.of_cluster = self._backends
                 services.live.only_forwarded = not self.runs_agents
+                broker.on_reconnect.append(services.live.reset)
                 await broker.subscribe("changes", partial(self._show_change, services))
             announcing = in_background(self._announce(services, broker))
             stopping, refusing = in_background(self._stop(services)), in_background(self._refuse_namesake())

@@ -1,7 +1,7 @@
 """The live events of a server: changes of its runs and interactions, for the viewers that are connected."""
 
 import asyncio
-import time
+import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from itertools import islice
@@ -20,6 +20,8 @@ RESET = "reset"
 
 _MAX_EVENTS = 1000
 _MAX_BYTES = 2 * 1024 * 1024
+_BITS_OF_START = 52
+"""The numbers stay below 2^53, so every reader of JSON represents them exactly."""
 
 T = TypeVar("T")
 
@@ -27,10 +29,10 @@ T = TypeVar("T")
 class LiveEvents:
     """A bounded buffer of the newest events as server-sent events, shared by all viewers.
 
-    Events have increasing numbers, which continue after a restart of the server: the first is the time in milliseconds.
-    Without viewers, publishing only counts: a viewer that returns gets `RESET` if anything has changed. `forward` is
-    called with each event, for the viewers of other servers. If `only_forwarded`, the events of this server are left
-    out, because the servers that run the agents forward them.
+    Events have increasing numbers from a random start, so that a viewer that continues at another server, or after a
+    restart, gets `RESET`. Without viewers, publishing only counts: a viewer that returns gets `RESET` if anything has
+    changed. `forward` is called with each event, for the viewers of other servers. If `only_forwarded`, the events of
+    this server are left out, because the servers that run the agents forward them.
     """
 
     forward: Callable[[str, bytes], None] | None = None
@@ -39,7 +41,7 @@ class LiveEvents:
     def __init__(self) -> None:
         self._frames: deque[bytes] = deque()
         self._bytes = 0
-        self._last = time.time_ns() // 1_000_000
+        self._last = secrets.randbits(_BITS_OF_START)
         self._viewers = 0
         self._changed = asyncio.Event()
         self._is_closed = False
@@ -63,16 +65,22 @@ class LiveEvents:
 
     def publish_data(self, kind: str, data: bytes) -> None:
         """Publish an event with data that is JSON already."""
-        self._last += 1
         if not self._viewers:
-            self._frames.clear()
-            self._bytes = 0
+            self.reset()
             return
+        self._last += 1
         frame = sse.frame(data, kind, self._last)
         self._frames.append(frame)
         self._bytes += len(frame)
         while len(self._frames) > _MAX_EVENTS or self._bytes > _MAX_BYTES:
             self._bytes -= len(self._frames.popleft())
+        self._wake()
+
+    def reset(self) -> None:
+        """Send `RESET` to all viewers, because events may be lost."""
+        self._last += 1
+        self._frames.clear()
+        self._bytes = 0
         self._wake()
 
     async def follow(self, after: int | None, quiet_s: float) -> AsyncGenerator[bytes]:
