@@ -97,6 +97,7 @@ def test_session_stays_on_its_node_and_new_runs_go_where_they_fit(cluster: Clust
         ("node", "three"): (503, "node_unavailable"),
         ("labels", "gpu"): (403, "directory_not_allowed"),
     }
+    available = {"gpu,other": "gpu, web", "three": "one, two"}
     body = {"backend": "claude", "prompt": "hi", "workdir": elsewhere}
     for (name, value), expected in refusals.items():
         fields = {**body, name: value.split(",") if name == "labels" else value}
@@ -105,6 +106,8 @@ def test_session_stays_on_its_node_and_new_runs_go_where_they_fit(cluster: Clust
             gateway.client.post("/api/v1/prompt", json=fields),
         ):
             assert (refused.status_code, refused.json()["code"]) == expected
+        if value in available:
+            assert f"(available: {available[value]})" in refused.text, refused.text
     tasks = [{"backend": "claude", "prompt": "a", "session_id": first["session_id"]}]
     parallel = gateway.client.post("/api/v1/parallel", json={"tasks": tasks})
     assert (parallel.headers["x-clinvk-node"], parallel.json()["completed"]) == ("two", 1)

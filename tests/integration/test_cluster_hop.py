@@ -195,7 +195,7 @@ async def test_request_that_nobody_receives_is_undelivered(broker: NatsServer) -
                 await response.head()
         await asyncio.to_thread(broker.kill)
         await until(lambda: not both.of_gateway.is_connected)
-        with pytest.raises(NodeUnavailable, match="broker"):
+        with pytest.raises(NodeUnavailable, match="NATS server"):
             async with both.gateway.request(both.head(), "worker", "one", b""):
                 pass
 

@@ -254,4 +254,5 @@ def _tls(settings: ClusterSettings) -> ssl.SSLContext | None:
 
 
 async def _log_error(error: Exception) -> None:
-    logger.debug("the broker of the cluster reports: %s", error)
+    is_login = "authori" in str(error).lower() or "authentication" in str(error).lower()
+    logger.log(logging.WARNING if is_login else logging.DEBUG, "the broker of the cluster reports: %s", error)

@@ -243,11 +243,13 @@ class Gateway:
         if target.node:
             nodes = [each for each in nodes if target.node in (each.announcement.node, each.announcement.process)]
             if not nodes:
-                raise NodeUnavailable(f"node {target.node!r} is away")
+                raise NodeUnavailable(self._members.why_not(target.node))
         labelled = [each for each in nodes if set(target.labels).issubset(each.announcement.labels)]
         if not labelled:
             named = f"node {target.node!r} lacks a label of" if target.node else "no node has the labels"
-            raise NodeUnavailable(f"{named} {', '.join(sorted(target.labels))}" if nodes else "no node is up")
+            available = ", ".join(sorted({label for each in nodes for label in each.announcement.labels})) or "none"
+            lacking = f"{named} {', '.join(sorted(target.labels))} (available: {available})"
+            raise NodeUnavailable(lacking if nodes else "no node is up")
         # without an able node, any node can say why
         return [each for each in labelled if _has_backends(each, target.backends)] or labelled
 

@@ -136,7 +136,7 @@ class GatewayEnd:
             NodeUnavailable: the broker is away.
         """
         if not self._broker.is_connected:
-            raise NodeUnavailable("the broker of the cluster is away")
+            raise NodeUnavailable("the NATS server of the cluster (cluster.url) is away")
         reply = f"reply.{self._process}.{next(self._numbers)}"
         send = partial(self._send, f"to.{process}", reply)
         frames = [*messages.request_frames(head, body)]

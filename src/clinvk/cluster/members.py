@@ -100,6 +100,14 @@ class Members:
         """Return the worker of a name that takes requests, or None."""
         return next((each for each in self.nodes() if each.announcement.node == name), None)
 
+    def why_not(self, name: str) -> str:
+        """Return why the node of a name takes no requests."""
+        for member in self.all_nodes():
+            if member.announcement.node == name:
+                return f"node {name!r} is {self.state_of(member)}"
+        available = ", ".join(sorted(each.announcement.node for each in self.nodes())) or "none"
+        return f"node {name!r} is away or unknown (available: {available})"
+
     def state_of(self, member: Member) -> Literal["up", "stopping", "incompatible"]:
         """Return whether a node takes requests."""
         announcement = member.announcement
@@ -110,7 +118,8 @@ class Members:
     def _warn_about(self, announcement: Announcement) -> None:
         if announcement.protocol != PROTOCOL:
             logger.warning(
-                "node %s has clinvk %s, which cannot work with this version", announcement.node, announcement.version
+                "%s has clinvk %s, which cannot work with this version",
+                *(announcement.node or "a gateway", announcement.version),
             )
         elif self._is_elsewhere(announcement):
             logger.warning(
