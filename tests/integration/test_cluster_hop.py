@@ -57,7 +57,7 @@ class App:
 
 @dataclass
 class Ends:
-    """The two ends of the hop."""
+    """The two ends of a connection between gateway and worker."""
 
     app: App
     gateway: GatewayEnd

@@ -79,10 +79,10 @@ class _Target(NamedTuple):
 class Gateway:
     """Passes the requests of a server on to the nodes."""
 
-    def __init__(self, services: Services, broker: Broker, hop: GatewayEnd, members: Members) -> None:
+    def __init__(self, services: Services, broker: Broker, gateway_end: GatewayEnd, members: Members) -> None:
         self._services = services
         self._broker = broker
-        self._hop = hop
+        self._gateway_end = gateway_end
         self._members = members
 
     def wrap(self, template: str, app: ASGIApp) -> ASGIApp:
@@ -294,7 +294,7 @@ class Gateway:
             origin_named=state.get("origin_named"),
             body_bytes=len(body),
         )
-        return self._hop.request(head, announcement.process, announcement.node, body)
+        return self._gateway_end.request(head, announcement.process, announcement.node, body)
 
 
 def _with_placement(target: _Target, placement: Placement, scope: Scope) -> _Target:

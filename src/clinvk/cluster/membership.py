@@ -120,11 +120,11 @@ class Membership:
                 name = f"node.{self._settings.cluster.node}"
                 await broker.subscribe(name, lambda received: broker.send(received.reply, self._process.encode()))
             if self.listens:
-                hop = GatewayEnd(broker, signer, self._process)
-                await hop.open()
-                members.on_lost.append(hop.on_lost)
-                members.on_interrupted.append(hop.resume)
-                self._gateway = Gateway(services, broker, hop, members)
+                gateway_end = GatewayEnd(broker, signer, self._process)
+                await gateway_end.open()
+                members.on_lost.append(gateway_end.on_lost)
+                members.on_interrupted.append(gateway_end.resume)
+                self._gateway = Gateway(services, broker, gateway_end, members)
                 services.inventory.of_cluster = self._backends
                 services.live.only_forwarded = not self.runs_agents
                 broker.on_reconnect.append(services.live.reset)

@@ -29,7 +29,7 @@ class SignedIdentity:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse the request while the worker stops."""
         state = scope["state"]
-        head: RequestHead = state["hop"]
+        head: RequestHead = state["head"]
         state.update(key_name=head.key_name, client=head.client, depth=head.depth, is_authenticated=True)
         if head.origin_named is not None:
             state["origin_named"] = head.origin_named

@@ -117,7 +117,7 @@ class _Served:
             "headers": [*head.headers],
             "client": head.address,
             "server": head.server,
-            "state": {"hop": head},
+            "state": {"head": head},
         }
 
     async def _receive(self) -> Message:
