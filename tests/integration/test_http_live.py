@@ -133,7 +133,7 @@ async def test_viewer_sees_interactions_requested_and_resolved(scripted: Scripte
         requested = seen[-1][1]
         (listed,) = (await server.client.get("/api/v1/interactions")).json()["interactions"]
         assert requested == listed
-        assert (requested["run_id"], requested["status"], requested["title"]) == (run_id, "pending", "Run ls")
+        assert (requested["run_id"], requested["status"], requested["title"]) == (run_id, "pending", "Run a command")
         await viewer.until(lambda run: run["state"] == "waiting")
         answer = await server.client.post(f"/api/v1/interactions/{requested['id']}/answer", json={"choice": "deny"})
         assert await viewer.next() == ("interaction", answer.json())
