@@ -53,7 +53,7 @@ WRONG = [
         ["--isolation", "worktree", "fix it"],
         "unknown flag '--isolation' of a prompt; it is a flag of parallel, compare",
     ),
-    (["--port", "3", "hello"], "unknown flag '--port' of a prompt; it is a flag of serve, open, service print"),
+    (["--port", "3", "hello"], "unknown flag '--port' of a prompt; it is a flag of serve, cluster up, open, service print"),
     (
         ["--xyzzy", "hello"],
         "unknown flag '--xyzzy'; see clinvk help prompt; a prompt that begins with - stands after --",
@@ -94,7 +94,7 @@ WRONG = [
     (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),
     (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
     (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
-    (["serve", "--ephemeral"], "serve has no --ephemeral: set it per request"),
+    (["serve", "--ephemeral"], "a server has no --ephemeral: set it per request"),
     (
         ["config", "set", "backends.codex.extra_flags", "--strict-config"],
         "unknown flag '--strict-config'; a value that begins with - stands after --; did you mean --config?",
@@ -157,7 +157,7 @@ def test_help_page_exists_for_prompts_and_topics(clinvk: Clinvk) -> None:
 def test_help_has_bold_headings_on_a_terminal(clinvk: Clinvk, env: dict[str, str], is_bold: bool) -> None:
     with on_terminal(clinvk, "help", env=env) as terminal:
         assert terminal.ended() == 0
-    assert (b"\x1b[1mrun agents:\x1b[0m" in terminal.all_read) is is_bold
+    assert (b"\x1b[1mrun agents and see what happened:\x1b[0m" in terminal.all_read) is is_bold
     assert (b"\x1b" in terminal.all_read) is is_bold
 
 

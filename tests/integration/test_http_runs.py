@@ -31,6 +31,8 @@ ITEM = [
     "model",
     "created_at",
     "started_at",
+    "waits_until",
+    "fallback",
     "ended_at",
     "exit_code",
     "error",

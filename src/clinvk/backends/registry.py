@@ -1,8 +1,11 @@
 """The registry of agent CLIs: built in, defined in the settings, and from plug-ins."""
 
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clinvk.backends.presets import PRESETS, enabling_command
@@ -28,7 +31,7 @@ class Definition(NamedTuple):
 class _Registry(Mapping[str, "Backend"]):
     """Backends by name, each imported at its first use: most commands of the command line need the names only.
 
-    The search for plug-ins takes 30 ms, so it waits for a name that is not defined, or for the list of all names.
+    The search for plug-ins takes milliseconds, so it waits for an undefined name, or for the list of all names.
     """
 
     def __init__(self, definitions: Mapping[str, str | Definition]) -> None:
@@ -53,9 +56,21 @@ class _Registry(Mapping[str, "Backend"]):
 
     @cached_property
     def _plugins(self) -> "Mapping[str, Plugin]":
+        if not _has_plugins():
+            return {}
         from clinvk.backends import plugins
 
         return plugins.installed(self._definitions)
+
+
+def _has_plugins() -> bool:
+    """Return whether a package may have a plug-in. The imports for a proper search take 3 MB of memory."""
+    for folder in sys.path:
+        for file in Path(folder).glob("*-info/entry_points.txt"):
+            with suppress(OSError):
+                if b"[clinvk.backends]" in file.read_bytes():
+                    return True
+    return False
 
 
 def _backend(name: str, definition: str | Definition) -> "Backend":
