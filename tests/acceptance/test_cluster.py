@@ -15,7 +15,7 @@ from acceptance.server import Server
 from broker import NatsServer
 from postgres_server import PostgresServer
 from scripted import Scripted
-from scripted.steps import claude_says, hang, wait_for
+from scripted.steps import claude_says, exits, hang, line, wait_for
 
 SECRET = {"CLINVK_CLUSTER_SECRET": "secret"}
 
@@ -142,6 +142,31 @@ def test_body_chooses_the_node_of_a_prompt_and_of_an_orchestration(cluster: Clus
             headers = {"x-clinvk-node": header} if header else {}
             answer = gateway.client.post(f"/api/v1/{kind}", json={**body, **fields}, headers=headers)
             assert answer.headers.get("x-clinvk-node", answer.status_code) == expected, answer.text
+
+
+def test_new_runs_avoid_a_node_whose_account_refused_the_last_run(cluster: Cluster, clinvk: Clinvk) -> None:
+    cluster.agent.play(claude_says("hello"))
+    refused = {"type": "result", "subtype": "success", "is_error": True, "api_error_status": 401, "result": "no"}
+    cluster.agent.play([*claude_says("")[:1], line(json.dumps(refused)), exits(1)], when="expired")
+    cluster.worker("one")
+    cluster.worker("two")
+    gateway = cluster.gateway()
+
+    def problems() -> dict[str, list[str]]:
+        found = gateway.client.get("/api/v1/nodes").json()["nodes"]
+        return {
+            node["node"]: [each["error_code"] for each in node["backends"] if "error_code" in each] for node in found
+        }
+
+    assert problems() == {"one": [], "two": []}
+    assert prompt(gateway, "one", prompt="expired")["error_code"] == "agent_unauthenticated"
+    until(lambda: problems() == {"one": ["agent_unauthenticated"], "two": []})
+    assert [prompt(gateway)["node"] for _ in range(4)] == ["two"] * 4
+    table = clinvk.run("cluster", "status", "--cluster", cluster.broker.url, env=SECRET).stdout
+    one, two = (row for row in table.splitlines() if row.startswith(("one", "two")))
+    assert ("(logged out)" in one, "(logged out)" in two) == (True, False)
+    assert prompt(gateway, "one")["output"] == "hello"
+    until(lambda: problems() == {"one": [], "two": []})
 
 
 def test_killed_worker_ends_its_streams_and_its_sessions_wait_for_it(cluster: Cluster) -> None:

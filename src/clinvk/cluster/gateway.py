@@ -251,7 +251,8 @@ class Gateway:
             lacking = f"{named} {', '.join(sorted(target.labels))} (available: {available})"
             raise NodeUnavailable(lacking if nodes else "no node is up")
         # without an able node, any node can say why
-        return [each for each in labelled if _has_backends(each, target.backends)] or labelled
+        able = [each for each in labelled if _has_backends(each, target.backends)] or labelled
+        return sorted(able, key=partial(_was_refused, target.backends))
 
     async def _pass_on(
         self, target: _Target, body: bytes, scope: Scope, receive: Receive, send: Send, stream_error: _StreamError
@@ -335,6 +336,11 @@ async def _ignore_quiet() -> None:
 def _has_backends(member: Member, names: Collection[str]) -> bool:
     available = {info.name for info in member.announcement.backends if info.available}
     return available.issuperset(names)
+
+
+def _was_refused(names: Collection[str], member: Member) -> bool:
+    """Return whether the account of an agent refused its last run on a node."""
+    return any(info.error_code and info.name in names for info in member.announcement.backends)
 
 
 def _is_retryable(head: ResponseHead) -> bool:

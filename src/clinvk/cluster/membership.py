@@ -168,12 +168,13 @@ class Membership:
         if has_left or not self.runs_agents:
             return replace(common, state="left" if has_left else "up")
         runs = services.runs
+        codes = runs.refusals.codes()
         return replace(
             common,
             node=self._settings.cluster.node,
             labels=self._settings.cluster.labels,
             started_at=self._started_at,
-            backends=tuple(services.inventory.own()),
+            backends=tuple(replace(info, error_code=codes.get(info.name)) for info in services.inventory.own()),
             running=runs.busy,
             queued=runs.queued,
             max_runs=runs.capacity.runs,

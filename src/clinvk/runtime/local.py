@@ -25,7 +25,7 @@ from clinvk.runtime.process.resource_limits import Capacity, ResourceLimits, cap
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups, finish_shielded, in_background
 from clinvk.runtime.run.answer_filter import SchemaChecker
-from clinvk.runtime.run.candidates import Candidates
+from clinvk.runtime.run.candidates import Candidates, Refusals
 from clinvk.runtime.run.event_log import Autosave
 from clinvk.runtime.run.execution import OwnedRun, drive
 from clinvk.runtime.run.recording import RunRecorder, new_session
@@ -85,6 +85,7 @@ class LocalRuns:
         self._admit_dirs = admit_dirs
         settings.notifications.check()
         self._observers, self.notifier = observers, None
+        self.refusals = Refusals()
         if settings.notifications.targets:
             from clinvk.runtime.notifications import Notifier  # an import that most processes do not need
 
@@ -341,6 +342,7 @@ class LocalRuns:
         del self._live[run.id]
         run.slot.release()  # a task killed before its first step has not left
         self._turns.wake_next(run)
+        self.refusals.note(run.request, run.ending)
         for callback in callbacks:
             callback()
 

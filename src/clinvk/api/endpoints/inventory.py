@@ -28,6 +28,13 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     version: Annotated[str | None, Meta(description="The version that the program reports; absent until known.")] = None
     install: Annotated[str | None, Meta(description="Install command, if missing.")] = None
     error: Annotated[str | None, Meta(description="Why it cannot be used, such as a plug-in that is broken.")] = None
+    error_code: Annotated[
+        str | None,
+        Meta(
+            description="In a cluster, why the account refused the last run on the node, if that was within ten "
+            "minutes: agent_unauthenticated, agent_rate_limited or agent_unpaid. Other nodes are preferred."
+        ),
+    ] = None
 
 
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):

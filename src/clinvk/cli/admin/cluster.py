@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from clinvk.api.endpoints.inventory import BackendInfo
 from clinvk.backends.registry import Backends
 from clinvk.cli.parse.flags import ClusterStatusFlags, ClusterUpFlags
 from clinvk.cli.parse.settings import settings_of
@@ -18,7 +19,7 @@ from clinvk.cli.terminal.output import Notes, columns, print_json, print_text
 from clinvk.cli.terminal.table import Column, table
 from clinvk.config.model import Settings
 from clinvk.config.saving import replace_file
-from clinvk.types.errors import ConfigError, extra_required
+from clinvk.types.errors import AgentUnauthenticated, ConfigError, extra_required
 
 if TYPE_CHECKING:
     from clinvk.cluster.membership import Membership
@@ -96,7 +97,7 @@ def status(flags: ClusterStatusFlags, environ: Mapping[str, str], notes: Notes, 
         [
             node.node,
             node.state,
-            ", ".join(f"{each.name} {each.version or ''}".strip() for each in node.backends if each.available),
+            ", ".join(_agent(each) for each in node.backends if each.available),
             f"{node.running}/{node.max_concurrent_runs}",
             str(node.queued),
             ", ".join(node.labels),
@@ -107,3 +108,9 @@ def status(flags: ClusterStatusFlags, environ: Mapping[str, str], notes: Notes, 
     headings = [Column(name) for name in ("NODE", "STATE", "AGENTS", "RUNS", "WAITING", "LABELS", "CLINVK")]
     print_text("\n".join(table(headings, rows, columns())) if rows else "no node is up")
     return 0
+
+
+def _agent(agent: BackendInfo) -> str:
+    """Return the name and the version of an agent, and why its account refused the last run."""
+    problem = agent.error_code and ("logged out" if agent.error_code == AgentUnauthenticated.code else "limit reached")
+    return " ".join(filter(None, (agent.name, agent.version, problem and f"({problem})")))

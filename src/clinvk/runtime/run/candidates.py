@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.types import errors
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
+from clinvk.types.events import Ending, RunFinished
 from clinvk.types.record import LimitWindow
 from clinvk.types.request import FailedAgent, RunRequest, agent_options
 
@@ -17,6 +18,34 @@ _TRUSTED_S = 600.0
 
 _UNAVAILABLE = (errors.AgentRateLimited, errors.AgentUnauthenticated, BackendUnavailable)
 """Errors with which an agent cannot have acted, and another agent may take the prompt."""
+
+
+_REFUSALS = (errors.AgentUnauthenticated.code, errors.AgentRateLimited.code, errors.AgentUnpaid.code)
+
+
+class Refusals:
+    """The agents whose accounts refused their last runs: the login is missing, or a limit is used up."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._refusals: dict[str, tuple[str, float]] = {}
+
+    def note(self, request: RunRequest, ending: Ending | None) -> None:
+        """Note the ending of a run. A run without an error shows that the account accepts runs.
+
+        If several agents failed, the code of the ending is that of the first.
+        """
+        failed = [(each.backend, each.error_code) for each in request.fell_back]
+        if isinstance(ending, RunFinished):
+            self._refusals.pop(request.backend, None)
+        elif ending and not failed:
+            failed.append((request.backend, ending.code))
+        self._refusals |= {backend: (code, self._now()) for backend, code in failed if code in _REFUSALS}
+
+    def codes(self) -> dict[str, str]:
+        """Return the error codes by agent. A user may log in, so old refusals do not count."""
+        since = self._now() - _TRUSTED_S
+        return {backend: code for backend, (code, at) in self._refusals.items() if at > since}
 
 
 class Candidates:
