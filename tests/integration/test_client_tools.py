@@ -21,6 +21,8 @@ from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.dialect import Dialect
 from clinvk.dialects.openai.chat import OpenAIChat
 from clinvk.dialects.openai.responses import OpenAIResponses
+from clinvk.runtime.run import strict_calls
+from clinvk.types.errors import ClinvkError, ResourcesExhausted
 from clinvk.types.request import RunRequest
 from integration.test_http_shutdown import Process
 from polling import until, until_told
@@ -795,6 +797,32 @@ async def test_request_fails_after_two_invalid_calls_of_a_strict_tool(scripted: 
         assert response.status_code == 500
         assert "'city' is a required property" in response.json()["error"]["message"]
         await until(lambda: not scripted.alive() and not server.runs.busy)
+
+
+@pytest.mark.parametrize("failure", [ResourcesExhausted("no memory"), None])
+async def test_failed_check_of_a_strict_tool_ends_the_run(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch, failure: ClinvkError | None
+) -> None:
+    """Without a failure the check takes too long."""
+
+    async def check(*_: object) -> str:
+        if failure:
+            raise failure
+        await asyncio.sleep(60)
+        return ""
+
+    monkeypatch.setattr(strict_calls, "mismatch", check)
+    monkeypatch.setattr(strict_calls, "_TIMEOUT_S", 0.2)
+    scripted.play([client_calls(ROME)], server=True)
+    async with serving(scripted.env) as server:
+        response = await send(server, [QUESTION], tools=STRICT["chat"][1]["tools"])
+        assert response.status_code == 500
+        problem = "no memory" if failure else "it takes more than 0.2 s"
+        assert f"the arguments of the calls cannot be checked: {problem}" in response.json()["error"]["message"]
+        (run,) = (await server.client.get("/api/v1/runs")).json()["runs"]
+        assert run["error_code"] == (failure or ClinvkError).code
+        await until(lambda: not scripted.alive() and not server.runs.busy)
+    assert scripted.outputs() == []
 
 
 async def test_responses_after_a_repaired_call_can_be_retrieved(scripted: Scripted) -> None:

@@ -1,5 +1,6 @@
 """Calls of strict client tools: the client gets a call only if the arguments match the schema of the tool."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from clinvk.runtime.process.spawn import Spawner
@@ -8,6 +9,9 @@ from clinvk.runtime.run.run_io import RunIO
 from clinvk.types.errors import AgentFailed, ClinvkError
 from clinvk.types.events import AwaitingTools, Event, Progress, RunFailed, ToolCall, ToolCallDelta, ToolResult
 from clinvk.types.request import ClientTool, ToolOutput
+
+_TIMEOUT_S = 30.0
+"""How long the check of all calls of an answer may take."""
 
 _NOT_MADE = "The call was not made, because the arguments of another call are invalid. Make all calls again."
 
@@ -19,7 +23,7 @@ class StrictCalls:
     from the client. If arguments are invalid, the model is asked once for other calls; then the run fails.
 
     Attributes:
-        failure: the ending of a run whose calls remain invalid; None before.
+        failure: the ending of a run whose calls remain invalid, or cannot be checked; None before.
     """
 
     def __init__(self, tools: Sequence[ClientTool], spawner: Spawner, environ: Mapping[str, str]) -> None:
@@ -54,7 +58,7 @@ class StrictCalls:
                     if faults := await self._faults():
                         passed += (Progress("retry", fault) for fault in faults.values())
                         self._refuse(faults, io, now)
-                    else:
+                    elif not self.failure:
                         passed += (*self._held.values(), event)
                         self._is_repair = False
                     self._held.clear()
@@ -63,16 +67,24 @@ class StrictCalls:
         return passed
 
     async def _faults(self) -> dict[str, str]:
-        """Return what is wrong with the arguments of the held calls, by the id of the call."""
-        return {id_: fault for id_, call in self._held.items() if (fault := await self._fault(call))}
+        """Return what is wrong with the arguments of the held calls, by the id of the call.
+
+        If the check itself fails, the result is empty, and `failure` is set.
+        """
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return {id_: fault for id_, call in self._held.items() if (fault := await self._fault(call))}
+        except TimeoutError:
+            code, problem = ClinvkError.code, f"it takes more than {_TIMEOUT_S:g} s"
+        except ClinvkError as exc:
+            code, problem = exc.code, exc.message
+        self.failure = RunFailed(code, f"the arguments of the calls cannot be checked: {problem}")
+        return {}
 
     async def _fault(self, call: ToolCall) -> str:
         if (schema := self._schemas.get(call.name)) is None:
             return ""
-        try:
-            fault = await mismatch(self._spawner, self._environ, schema, call.input)
-        except ClinvkError as exc:
-            fault = exc.message
+        fault = await mismatch(self._spawner, self._environ, schema, call.input)
         return f"the arguments of `{call.name}` do not match its schema: {fault}" if fault else ""
 
     @staticmethod
