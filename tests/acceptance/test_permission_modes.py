@@ -53,7 +53,10 @@ WRONG = [
         ["--isolation", "worktree", "fix it"],
         "unknown flag '--isolation' of a prompt; it is a flag of parallel, compare",
     ),
-    (["--port", "3", "hello"], "unknown flag '--port' of a prompt; it is a flag of serve, cluster up, open, service print"),
+    (
+        ["--port", "3", "hello"],
+        "unknown flag '--port' of a prompt; it is a flag of serve, cluster up, open, service print",
+    ),
     (
         ["--xyzzy", "hello"],
         "unknown flag '--xyzzy'; see clinvk help prompt; a prompt that begins with - stands after --",
