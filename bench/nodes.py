@@ -14,7 +14,8 @@ from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.model import ClusterSettings, Settings
 from clinvk.store.opening import store_name
 
-_SEAL = Signer(os.environ["CLINVK_CLUSTER_SECRET"].encode())
+_SIGNER = Signer(os.environ["CLINVK_CLUSTER_SECRET"].encode())
+_STORE_TIMEOUT_S = 5
 
 
 async def _wait(_: Scope, receive: Receive, send: Send) -> None:
@@ -26,10 +27,10 @@ async def _wait(_: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _announce(broker: Broker, number: int) -> None:
-    store = store_name(Settings(), os.environ)
+    store = await store_name(Settings(), os.environ, _STORE_TIMEOUT_S)
     announcement = Announcement(process=f"node{number}", node=f"node{number}", store=store, max_runs=100)
     while True:
-        broker.send("members", _SEAL.sign(announcement))
+        broker.send("members", _SIGNER.sign(announcement))
         await asyncio.sleep(1)
 
 
@@ -37,7 +38,7 @@ async def _main(count: int, url: str) -> None:
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         for number in range(count):
             broker = await stack.enter_async_context(connected(ClusterSettings(url=url)))
-            await stack.enter_async_context(WorkerEnd(broker, _SEAL, f"node{number}", _wait))
+            await stack.enter_async_context(WorkerEnd(broker, _SIGNER, f"node{number}", _wait))
             group.create_task(_announce(broker, number))
 
 
