@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from clinvk.backends import acp_wire as wire
+from clinvk.backends.jsonrpc import Message
 from clinvk.backends.registry import BACKENDS
+from clinvk.cli.acp.agent import EditorAgent
 from clinvk.cli.acp.connection import EditorConnection
 from clinvk.cli.acp.session import Context, EditorSession
 from clinvk.config.model import Settings
@@ -16,6 +18,7 @@ from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Event, InteractionRequested, InteractionResolved, Logged, RunFinished
 from clinvk.types.interaction import Interaction, InteractionAnswer
 from clinvk.types.request import RunRequest
+from clinvk.types.session import Session
 
 ASKED = Interaction(
     id="q1", backend="claude", tool="Bash", title="Run", choices=("allow", "deny"), created_at=0, expires_at=0
@@ -43,6 +46,32 @@ class KnownRun:
 
     async def resolve(self, reference: str, answer: InteractionAnswer) -> None:
         raise AssertionError(f"{reference} is answered: {answer}")
+
+
+class SlowStore(MemoryStore):
+    """A store that answers once `gate` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def session(self, reference: str) -> Session:
+        await self.gate.wait()
+        return await super().session(reference)
+
+
+async def test_session_that_loads_slowly_holds_up_no_other_request() -> None:
+    editor, own = socket.socketpair()
+    with editor:
+        reader, writer = await asyncio.open_connection(sock=own)
+        store = SlowStore()
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            connection = EditorConnection(reader, writer)
+            agent = EditorAgent(Context(connection, store, KnownRun(), group, Settings(), BACKENDS, None))
+            await agent.receive(Message(id=1, method="session/load", params={"sessionId": "none"}))
+            store.gate.set()
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("events", [[], [InteractionResolved(ASKED)]])

@@ -219,6 +219,7 @@ def test_prompt_keeps_links_in_place_and_adds_resources_after_the_text() -> None
     [
         (wire.Block("audio", data="x"), "of type 'audio'"),
         (wire.Block("image", data="https://example.org/a.png"), "no address is fetched"),
+        (wire.Block("resource", resource=wire.Resource("file:///w/b.pdf", blob="AAAA")), "a binary file"),
         (wire.Block("text", "  \n"), "the prompt is empty"),
     ],
 )

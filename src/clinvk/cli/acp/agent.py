@@ -67,7 +67,7 @@ def acp(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Backen
 
 
 class EditorAgent:
-    """The agent that an editor talks to. A turn is a task; other requests are answered one after the other."""
+    """The agent that an editor talks to. What takes long is a task; other requests are answered in order."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -98,7 +98,7 @@ class EditorAgent:
                 await self._context.connection.refuse(
                     message.id, METHOD_NOT_FOUND, f"unknown method {message.method!r}"
                 )
-            elif message.method == "session/prompt":
+            elif message.method in ("session/prompt", "session/load", "session/list"):
                 self._context.group.create_task(self._respond(message.id, method(request)))
             else:
                 await self._respond(message.id, method(request))

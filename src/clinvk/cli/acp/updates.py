@@ -177,7 +177,7 @@ def prompt_of(blocks: Sequence[wire.Block]) -> tuple[str, tuple[Image, ...]]:
     """Return the text and the images of a prompt: links stay in place, and embedded resources follow the text.
 
     Raises:
-        InvalidRequest: a part has another type, an image is invalid, or the prompt is empty.
+        InvalidRequest: a part is binary or has another type, an image is invalid, or the prompt is empty.
     """
     parts: list[str] = []
     images: list[Image] = []
@@ -190,6 +190,10 @@ def prompt_of(blocks: Sequence[wire.Block]) -> tuple[str, tuple[Image, ...]]:
                 images.append(image_of(block.data, block.mime_type, f"prompt[{index}].data"))
             case "resource_link":
                 parts.append(_link(block.uri or "", block.name))
+            case "resource" if block.resource.blob:
+                raise InvalidRequest(
+                    f"prompt[{index}] is a binary file; send a link instead", "prompt"
+                )
             case "resource":
                 parts.append(_link(block.resource.uri, ""))
                 resources += [block.resource] if block.resource.text else []
