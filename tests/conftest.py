@@ -30,7 +30,7 @@ MAY_BLOCK = (
     ("clinvk/runtime/pool/agent_programs.py", {"is_supported", "note_success", "note_failure"}),
     ("clinvk/cli/terminal/keys.py", {"_read", "line"}),
     ("clinvk/api/openapi/endpoint.py", {"docs_file"}),
-    ("clinvk/api/endpoints/inventory.py", {"_version"}),
+    ("clinvk/api/endpoints/inventory.py", {"_locate"}),
     (
         "clinvk/api/access/workdirs.py",
         {

@@ -1,11 +1,20 @@
 """The processes of a cluster as they announce themselves."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
 
+from clinvk.api.access.request_policy import RequestPolicy
+from clinvk.api.endpoints import inventory
+from clinvk.backends.base import Backend
+from clinvk.backends.registry import BACKENDS
 from clinvk.cluster.members import CHECK_INTERVAL_S, LOST_AFTER_S, MAX_OUTAGE_S, Members
 from clinvk.cluster.messages import PROTOCOL, Announcement, Frame, InvalidMessage, Kind, Signer, decode_frame
+from clinvk.config.model import Settings
+from clinvk.runtime.process import executables
+from clinvk.runtime.process.waiting import in_background
+from polling import until
 
 
 class Clock:
@@ -139,3 +148,24 @@ def test_frame_survives_its_encoding_and_garbage_is_refused() -> None:
     for garbage in (b"", b"\x01", b"\xff\x00\x00\x00\x01x"):
         with pytest.raises(InvalidMessage):
             decode_frame(garbage)
+
+
+async def test_agents_for_announcements_are_found_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def find(*_: object) -> None:
+        threads.append(threading.get_ident())
+
+    async def ask_version(_: Backend, __: str) -> None:
+        return None
+
+    monkeypatch.setattr(executables, "find", find)
+    monkeypatch.setattr(inventory, "_LOCATE_INTERVAL_S", 0.01)
+    registry = {name: BACKENDS[name] for name in ("claude", "codex")}
+    agents = inventory.BackendInventory(Settings(), {}, registry, RequestPolicy(Settings(), registry), ask_version)
+    names = [info.name for info in agents.last_own()]
+    assert (names, len(threads)) == (["claude", "codex"], 2)
+    async with in_background(agents.locate_regularly()):
+        await until(lambda: len(threads) > 4)
+        agents.last_own()
+    assert threading.get_ident() not in threads[2:]

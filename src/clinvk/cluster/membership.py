@@ -131,7 +131,8 @@ class Membership:
                 await broker.subscribe("changes", partial(self._show_change, services))
             announcing = in_background(self._announce(services, broker))
             stopping, refusing = in_background(self._stop(services)), in_background(self._refuse_namesake())
-            async with announcing, in_background(self._check(broker)), stopping, refusing:
+            locating = in_background(services.inventory.locate_regularly())
+            async with announcing, locating, in_background(self._check(broker)), stopping, refusing:
                 if self.listens:
                     await asyncio.sleep(_FIRST_ANNOUNCEMENTS_S)
                 yield
@@ -174,7 +175,7 @@ class Membership:
             node=self._settings.cluster.node,
             labels=self._settings.cluster.labels,
             started_at=self._started_at,
-            backends=tuple(replace(info, error_code=codes.get(info.name)) for info in services.inventory.own()),
+            backends=tuple(replace(info, error_code=codes.get(info.name)) for info in services.inventory.last_own()),
             running=runs.busy,
             queued=runs.queued,
             max_runs=runs.capacity.runs,

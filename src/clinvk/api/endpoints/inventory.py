@@ -13,6 +13,8 @@ from clinvk.backends.base import Backend, Capabilities
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
 
+_LOCATE_INTERVAL_S = 30.0
+
 AskVersion = Callable[[Backend, str], Awaitable[str | None]]
 
 
@@ -75,6 +77,7 @@ class BackendInventory:
         self._registry = registry
         self._policy = policy
         self._versions: dict[tuple[str, str, int], str | None] = {}
+        self._located: dict[str, tuple[str | None, int]] = {}
         self._unknown: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
 
     def backends(self) -> list[BackendInfo]:
@@ -84,7 +87,32 @@ class BackendInventory:
 
     def own(self) -> list[BackendInfo]:
         """Return the current state of all backends on this machine."""
-        return [self._info(each) for each in self._registry.values()]
+        return self._infos(self._locate())
+
+    def last_own(self) -> list[BackendInfo]:
+        """Return the state of all backends on this machine as last found by `locate_regularly`."""
+        self._located = self._located or self._locate()
+        return self._infos(self._located)
+
+    async def locate_regularly(self) -> None:
+        """Find the CLIs in a thread, since a folder of PATH may hang, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOCATE_INTERVAL_S)
+            self._located = await asyncio.to_thread(self._locate)
+
+    def _locate(self) -> dict[str, tuple[str | None, int]]:
+        """Return path and time of change of each CLI. Blocks."""
+        found: dict[str, tuple[str | None, int]] = {}
+        for name, backend in self._registry.items():
+            path = executables.find(backend, self._settings, self._environ)
+            try:
+                found[name] = path, os.stat(path).st_mtime_ns if path else 0
+            except OSError:  # removed a moment ago, or in a folder without access
+                found[name] = path, 0
+        return found
+
+    def _infos(self, located: Mapping[str, tuple[str | None, int]]) -> list[BackendInfo]:
+        return [self._info(each, *located[name]) for name, each in self._registry.items()]
 
     async def query_versions(self) -> None:
         """Query the versions of the CLIs found by `backends`, one CLI at a time, until cancelled."""
@@ -93,9 +121,8 @@ class BackendInventory:
             name, path, mtime = await self._unknown.get()
             self._versions[name, path, mtime] = await self._ask_version(self._registry[name], path)
 
-    def _info(self, backend: Backend) -> BackendInfo:
+    def _info(self, backend: Backend, path: str | None, mtime: int) -> BackendInfo:
         settings = self._settings.backend(backend.name)
-        path = executables.find(backend, self._settings, self._environ)
         return BackendInfo(
             name=backend.name,
             available=settings.enabled and path is not None and not backend.error,
@@ -103,16 +130,12 @@ class BackendInventory:
             models=tuple(model for model in backend.models if self._policy.has_model(backend.name, model)),
             capabilities=backend.capabilities,
             path=path,
-            version=self._version(backend, path) if path else None,
+            version=self._version((backend.name, path, mtime)) if path and mtime else None,
             install=None if path else backend.install or None,
             error=backend.error or None,
         )
 
-    def _version(self, backend: Backend, path: str) -> str | None:
-        try:
-            key = (backend.name, path, os.stat(path).st_mtime_ns)
-        except OSError:  # removed a moment ago, or in a folder without access
-            return None
+    def _version(self, key: tuple[str, str, int]) -> str | None:
         if key not in self._versions:
             self._versions[key] = None
             self._unknown.put_nowait(key)
