@@ -191,9 +191,7 @@ def prompt_of(blocks: Sequence[wire.Block]) -> tuple[str, tuple[Image, ...]]:
             case "resource_link":
                 parts.append(_link(block.uri or "", block.name))
             case "resource" if block.resource.blob:
-                raise InvalidRequest(
-                    f"prompt[{index}] is a binary file; send a link instead", "prompt"
-                )
+                raise InvalidRequest(f"prompt[{index}] is a binary file; send a link instead", "prompt")
             case "resource":
                 parts.append(_link(block.resource.uri, ""))
                 resources += [block.resource] if block.resource.text else []
