@@ -209,6 +209,13 @@ async def test_opencode_changes_the_model(machine: Machine) -> None:
     assert isinstance(found[-1], RunFailed)
 
 
+async def test_qwen_with_a_refused_key_is_not_logged_in(machine: Machine) -> None:
+    async with running(machine) as runs:
+        ending = (await events(runs, request(machine, "qwen", "hi [[error=401]]")))[-1]
+    assert isinstance(ending, RunFailed)
+    assert ending.code == "agent_unauthenticated", ending.message
+
+
 @ALL
 async def test_every_api_answers(machine: Machine, name: str) -> None:
     message = {"role": "user", "content": "hello [[words=2]]"}

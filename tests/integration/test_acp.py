@@ -134,6 +134,23 @@ async def test_missing_login_is_reported_with_the_way_to_log_in(tmp_path: Path) 
     assert "Run `agent login`" in ending.message
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ('{"code": -32603, "message": "Internal error", "data": {"details": "401 {}"}}', "agent_unauthenticated"),
+        ('{"code": -32603, "message": "429 Too Many Requests"}', "agent_rate_limited"),
+        ('{"code": 429, "message": "quota exceeded"}', "agent_rate_limited"),
+        ('{"code": -32603, "message": "Internal error: 529 overloaded"}', "agent_overloaded"),
+        ('{"code": -32603, "message": "Internal error", "data": {"details": "4290 files"}}', "agent_failed"),
+        ('{"code": -32603, "message": "read 401 lines"}', "agent_failed"),
+    ],
+)
+async def test_http_status_of_the_model_api_is_the_error_code(tmp_path: Path, error: str, code: str) -> None:
+    async with running(tmp_path) as runs:
+        ending = failure(await events(runs, request(tmp_path, f"refuse {error}")))
+    assert ending.code == code, ending.message
+
+
 async def test_crash_in_a_turn_has_the_last_words(tmp_path: Path) -> None:
     async with running(tmp_path) as runs:
         found = await events(runs, request(tmp_path, "say part", "crash"))

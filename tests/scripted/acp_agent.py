@@ -228,6 +228,9 @@ def main() -> None:  # noqa: C901  # a table of methods
                 say("any", "a mode was set")
             case "session/load" | "session/resume":
                 result = opened(message.method, message.session)
+            case "session/prompt" if message.prompt[0]["text"].startswith("refuse "):
+                send(id=message.id, error=json.loads(message.prompt[0]["text"].removeprefix("refuse ")))
+                continue
             case "session/prompt":
                 result = prompt(message.session, message.prompt)
             case _:

@@ -9,6 +9,7 @@ clinvk sets the mode `default` if the agent has such a mode, and answers each pe
 some agents write the answer `allow_always` into their settings. The channel itself remembers `allow_session`.
 """
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from clinvk.types.errors import (
     AgentUnauthenticated,
     InvalidRequest,
     NotResumable,
+    agent_code,
 )
 from clinvk.types.events import Ending, InteractionRequested, Progress, RunFailed, RunStarted
 from clinvk.types.interaction import QUESTION_CHOICES, Interaction, InteractionAnswer
@@ -42,6 +44,8 @@ _WITHDRAWN: dict[str, dict[str, object]] = {
 """The answers to requests that nobody will answer."""
 
 _LOGIN_REQUIRED = -32000
+_STATUS = re.compile(r"([45]\d\d) |-?\d+ (?:[\w ]+: )?([45]\d\d)\b")
+"""The HTTP status of the model API, as the code of an error or at the beginning of its text."""
 _OPENING = ("session/new", "session/load", "session/resume")
 _DEFAULT_MODE = "default"
 _NO_WIDTH = "\u200b"
@@ -269,7 +273,9 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
     def _refusal(self, call: Call, failure: Failure) -> Ending:
         """Return the ending of a turn whose request was refused."""
         why = failure.text or f"error {failure.code}"
-        if failure.code == _LOGIN_REQUIRED:
+        status = _STATUS.match(f"{failure.code} {why}")
+        code = agent_code(int(status[1] or status[2]) if status else None)
+        if failure.code == _LOGIN_REQUIRED or code == AgentUnauthenticated.code:
             message = not_logged_in(self._name, self.login_hint() or "log in with it", why)
             return RunFailed(AgentUnauthenticated.code, message, 1)
         match call.method:
@@ -279,7 +285,7 @@ class AcpChannel(RpcChannel[wire.Params, wire.Result, Call, TurnDecoder]):
                 model = call.turn.request.model or "its own"
                 return RunFailed(AgentRejected.code, f"{self._name} refused mode default or model {model}: {why}", 1)
             case _:
-                return RunFailed(AgentFailed.code, why, 1)
+                return RunFailed(code, why, 1)
 
     def _request(self, turn: TurnDecoder, method: str, params: dict[str, object]) -> bytes:
         return self._ask(method, params, Call(turn, method))
