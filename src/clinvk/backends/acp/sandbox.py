@@ -76,7 +76,8 @@ def sandbox(request: RunRequest, directory: str, folders: tuple[str, ...], host:
     mounts |= {folder: ("--bind-try", folder, folder) for folder in own}
     mounts |= {"/dev": ("--dev", "/dev"), "/proc": ("--proc", "/proc")}
     words = (word for _, mount in sorted(mounts.items()) for word in mount)  # a folder before the folders inside
-    tools = ("--ro-bind", PRIVATE, PRIVATE) if request.client_tools else ()  # in a folder that is empty otherwise
+    bridge = (PRIVATE, *(word for word in host.tool_bridge if word.startswith(_EMPTY))) if request.client_tools else ()
+    tools = (word for path in bridge for word in ("--ro-bind", path, path))  # in a folder that is empty otherwise
     return Sandbox((*_BASE, *words, *tools, "--chdir", directory, "--"))
 
 
