@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clinvk.backends.registry import Backends
+from clinvk.backends.presets import PRESETS
+from clinvk.backends.registry import Backends, unknown_backend
 from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import redefinitions, trace_of
 from clinvk.cli.terminal.input import ask
@@ -139,6 +140,10 @@ def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Ba
     from clinvk.config.edit import setting_change
 
     dotted, text = flags.words
+    keys = setting_values.split(dotted)
+    preset = keys[1] if keys[0] == "backends" and len(keys) > 1 and keys[1] in PRESETS else ""
+    if preset and preset not in backends and not setting_values.is_definition(keys):
+        raise ConfigError(f"config set: {unknown_backend(preset, backends)}")
     wanted = setting_change(dotted, text, backends, environ)
     shown = without_secrets(wanted.keys, wanted.value if isinstance(wanted.value, tuple) else text)
     done = f"{dotted} = {(','.join(shown) if isinstance(shown, tuple) else shown) or '(empty)'}"

@@ -56,7 +56,7 @@ class Flags(Fields):
 
     heading: ClassVar[str] = "common flags"
     words: tuple[str, ...] = ()
-    backend: Annotated[str | None, Flag("agent CLI: claude, codex, gemini", "-b", "NAME")] = None
+    backend: Annotated[str | None, Flag("agent, one of clinvk backends", "-b", "NAME")] = None
     model: Annotated[str | None, Flag("a model of the agent, or fast, balanced, best", "-m")] = None
     workdir: Annotated[str | None, Flag("directory the agent works in (default: here)", "-w", "DIR")] = None
     output_format: Annotated[
