@@ -30,7 +30,7 @@ FOLDER = "sessions"
 _STATUSES: dict[str, SessionStatus] = {status: status for status in get_args(SessionStatus)}
 _EPOCH_YEAR = 1971
 _LATEST_S = 1e11
-_MAX_NUMBER = 2**53
+_MAX_NUMBER = 2**53 - 1
 _MAX_BYTES = 64 * 1024 * 1024
 
 _KNOWN = "SELECT name, size, mtime_ns, damage IS NOT NULL FROM imports"
