@@ -251,7 +251,7 @@ def reading(folder: Path, agents: Iterable[Scripted]) -> Generator[Reader]:
             reader.server.communicate()
 
 
-@pytest.mark.first(7)
+@pytest.mark.first(5)
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "page",

@@ -294,7 +294,7 @@ UNFIT = [
     ({"session_id": "ffff"}, 404, "session_not_found", "no session 'ffff'"),
     ({"session_id": "xy"}, 404, "session_not_found", "'xy' is not a session id"),
     ({"session_id": f"{2:032x}"}, 409, "session_not_resumable", "its agent never reported a session id"),
-    ({"session_id": f"{3:032x}"}, 404, "backend_unavailable", "unknown backend 'qwen'"),
+    ({"session_id": f"{3:032x}"}, 404, "backend_unavailable", "unknown backend 'lost'"),
 ]
 
 
@@ -303,7 +303,7 @@ UNFIT = [
 async def test_prompt_that_does_not_match_its_session_is_refused(
     scripted: Scripted, fields: JSON, status: int, code: str, words: str, dry_run: bool
 ) -> None:
-    store = await store_of(session(1), session(2, backend_session_id=None), session(3, backend="qwen"))
+    store = await store_of(session(1), session(2, backend_session_id=None), session(3, backend="lost"))
     body = {"prompt": "hi", "session_id": f"{1:032x}", "dry_run": dry_run, **fields}
     async with serving(scripted.env, store=store) as server:
         response = await server.client.post("/api/v1/prompt", json=body)

@@ -20,6 +20,7 @@ from clinvk.dialects.rest.interactions import AnswerBody, InteractionList, Inter
 from clinvk.dialects.rest.rest import Accepted, Problem
 from clinvk.remote.frames import RestRequest, RestResponse
 from clinvk.runtime.worktrees.kept_worktrees import WorktreeApplied
+from clinvk.store.protocol import UNDER_WAY
 from clinvk.types.choices import ApprovalMode, Isolation, RunState, SandboxMode
 from clinvk.types.errors import ClinvkError
 
@@ -30,7 +31,6 @@ INSTRUCTIONS = (
 )
 
 _POLL_S = 0.3
-_UNDER_WAY = ("queued", "running")
 _T = TypeVar("_T")
 _Wait = Annotated[float, Meta(ge=0, le=150, description="Seconds to wait for the end of the run; 0: return at once.")]
 
@@ -160,18 +160,20 @@ class RestApi(NamedTuple):
         while True:
             run = await self.call(Run, "GET", f"runs/{quote(run_id, safe='')}")
             waiting = [each.id for each in (run, *run.runs) if each.state == "waiting"]
-            if run.state not in _UNDER_WAY or waiting or time.monotonic() >= until:
+            asked = [
+                await self.call(InteractionList, "GET", f"interactions?status=pending&run_id={id_}") for id_ in waiting
+            ]
+            interactions = [interaction for page in asked for interaction in page.interactions]
+            # A run whose question has just been answered is still stored as waiting.
+            if run.state not in UNDER_WAY or interactions or time.monotonic() >= until:
                 break
             await asyncio.sleep(_POLL_S)
         runs = [await self.call(AgentRun, "GET", f"runs/{each.id}") for each in run.runs]
-        asked = [
-            await self.call(InteractionList, "GET", f"interactions?status=pending&run_id={id_}") for id_ in waiting
-        ]
         return replace(
             run,
             worktree=_worktree_of(run),
             runs=[replace(each, worktree=_worktree_of(each)) for each in runs],
-            interactions=[interaction for page in asked for interaction in page.interactions],
+            interactions=interactions,
         )
 
 
