@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.types import errors
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
-from clinvk.types.events import Ending, RunFinished
+from clinvk.types.events import Ending, Event, Progress, RunFinished, RunStarted
 from clinvk.types.record import LimitWindow
 from clinvk.types.request import FailedAgent, RunRequest, agent_options
 
@@ -19,6 +19,8 @@ _TRUSTED_S = 600.0
 _UNAVAILABLE = (errors.AgentRateLimited, errors.AgentUnauthenticated, BackendUnavailable)
 """Errors with which an agent cannot have acted, and another agent may take the prompt."""
 
+_MAX_HELD_EVENTS, _MAX_HELD_CHARS = 100, 1 << 16
+"""How much an agent may report before its output while another agent can still take the prompt."""
 
 _REFUSALS = (errors.AgentUnauthenticated.code, errors.AgentRateLimited.code, errors.AgentUnpaid.code)
 
@@ -52,7 +54,8 @@ class Candidates:
     """The agent of a request and those of its `fallback`, in order. A session stays with its agent.
 
     `limits` returns the known limits of all agents, `spec_of` the spec of a request for one agent. While `is_open`, an
-    error of the current agent need not end the run. The request `has_several` agents if it has a fallback.
+    error of the current agent need not end the run, and its first events are `held` back. The request `has_several`
+    agents if it has a fallback.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Candidates:
         self._waits = request.on_limit == "wait"
         self.has_several = bool(others)
         self.is_open = self._waits or self.has_several
+        self.held: list[Event] = []
         self._errors: list[ClinvkError] = []
         self._limits = limits
         self._spec_of = spec_of
@@ -75,6 +79,20 @@ class Candidates:
         """The agents that could not take the prompt."""
         pairs = zip(self._requests, self._errors, strict=False)
         return tuple(FailedAgent(request.backend, error.message, error.code) for request, error in pairs)
+
+    def open_with(self, events: list[Event]) -> list[Event]:
+        """Hold the first events back until no other agent can take the prompt; then add which agents could not."""
+        events = [*self.held, *events]
+        self.held = []
+        chars = sum(len(event.message) for event in events if isinstance(event, Progress))
+        is_small = len(events) <= _MAX_HELD_EVENTS and chars <= _MAX_HELD_CHARS
+        if self.is_open and is_small and all(isinstance(event, RunStarted | Progress) for event in events):
+            self.held = events
+            return []
+        notes = [
+            Progress("fallback", f"{each.backend} could not take the prompt: {each.error}") for each in self.failed
+        ]
+        return [*events[:1], *notes, *events[1:]]
 
     def accept(self, error: ClinvkError) -> bool:
         """Return whether an error of the current agent is one for `reject`."""
@@ -96,6 +114,7 @@ class Candidates:
 
     def reject(self, error: ClinvkError) -> None:
         """Leave the current agent because of an error; raise the errors of all agents if this is the last one."""
+        self.held = []
         self._errors.append(error)
         if len(self._errors) == len(self._requests):
             if not self.has_several:

@@ -16,7 +16,9 @@ from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.process import LINGER_S, Process
 from clinvk.runtime.process.tool_socket import ToolSocket, tool_socket
 from clinvk.runtime.process.waiting import finish_shielded
-from clinvk.runtime.run.run_io import OwnProcess, RunIO
+from clinvk.runtime.run.failover import can_fall_back, fall_back
+from clinvk.runtime.run.own_process import OwnProcess
+from clinvk.runtime.run.run_io import RunIO
 from clinvk.runtime.run.task import Phase, RunTask
 from clinvk.runtime.run.turn_end import finish_turn
 from clinvk.types.errors import AgentCrashed, Cancelled, ClinvkError, exhausted
@@ -50,9 +52,9 @@ async def drive(task: RunTask) -> None:
             try:
                 await _run(task)
             except ClinvkError as exc:
-                if not task.can_fall_back(exc):
+                if not can_fall_back(task, exc):
                     raise
-                await task.fall_back(exc)
+                await fall_back(task, exc)
     except ClinvkError as exc:
         task.refusal = exhausted(exc) or exc
         await task.end(RunFailed(task.refusal.code, task.refusal.message))

@@ -18,8 +18,9 @@ from clinvk.runtime.process.waiting import Alarm
 from clinvk.runtime.run.answer_filter import answer_filter, sum_endings
 from clinvk.runtime.run.candidates import Candidates
 from clinvk.runtime.run.event_log import EventLog
+from clinvk.runtime.run.own_process import OwnProcess
 from clinvk.runtime.run.recording import RunRecorder, state_of
-from clinvk.runtime.run.run_io import OwnProcess, RunIO, RunSpec
+from clinvk.runtime.run.run_io import RunIO, RunSpec
 from clinvk.runtime.run.strict_calls import StrictCalls
 from clinvk.runtime.slots import Slot
 from clinvk.types.errors import Cancelled, ClinvkError
@@ -60,15 +61,6 @@ class Phase(enum.IntEnum):
 
 TURN_POLL_S = 1.0
 """How often a run that waits for its session asks the store."""
-
-RESET_MARGIN_S = 10.0
-"""How long after the reset of a limit a waiting run starts its agent: clocks differ."""
-
-_CLOCK_CHECK_S = 30.0
-"""How often a run that waits for a limit reads the clock, which may jump, as after a suspend."""
-
-_MAX_HELD_EVENTS, _MAX_HELD_CHARS = 100, 1 << 16
-"""How much an agent may report before its output while another agent can still take the prompt."""
 
 TakeTurn = Callable[["RunTask"], Awaitable[bool]]
 """Claim the session of a run, and prepare to continue it. Return False if other runs of the session come first."""
@@ -147,7 +139,6 @@ class RunTask:
         self.budgets = 1
         self._is_long_lived = False
         self._io: RunIO | None = None
-        self._held: list[Event] = []
         self._inline_io: RunIO | None = None
         self._fault: Exception | None = None
 
@@ -248,45 +239,17 @@ class RunTask:
         self.phase = max(self.phase, Phase.STARTING)
         self._left_queue.set()
 
-    def can_fall_back(self, error: ClinvkError) -> bool:
-        """Return whether another agent, or the agent after the reset of its limit, may take the prompt."""
-        is_untouched = not (self.log.count or self.earlier_turns or self.stopped_by)
-        return is_untouched and self.candidates.accept(error)
+    def requeue(self, is_blocked: bool = False) -> None:
+        """Take a place in the queue for the current request, even if the queue is full."""
+        self.slot = self._acquire_slot(self.request, self.wake, may_wait=True, is_blocked=is_blocked)
 
-    async def fall_back(self, error: ClinvkError) -> None:
-        """Prepare the next agent after an error of this one.
-
-        Raises:
-            ClinvkError: no agent can take the prompt.
-        """
-        error.message = self._redacted(error.message)
-        self._held, self.protocol_failure = [], ""
-        self.slot.release()
-        try:
-            self.candidates.reject(error)
-            spec = await self.candidates.choose()
-        except ClinvkError as exc:
-            if self.request.on_limit != "wait":
-                raise
-            if not (resets_at := await self.candidates.reset_time()):
-                exc.message += "; the run cannot wait: no agent has reported when its limit resets"
-                raise
-            await self._wait_for_reset(resets_at)
-            spec = await self.candidates.choose() if self.candidates.has_several else self.spec
+    async def reassign(self, spec: RunSpec) -> None:
+        """Go back to the queue with another agent, unless the run was stopped."""
         self.spec, self.request = spec, spec.request
         self._interactions.run["backend"] = spec.request.backend
         await self.recorder.reassign(spec.request)
-        self.slot = self._acquire_slot(self.request, self.wake, may_wait=True)
+        self.requeue()
         self.phase = self.phase if self.stopped_by else Phase.QUEUED
-
-    async def _wait_for_reset(self, resets_at: float) -> None:
-        """Wait in the queue, without a slot, until a limit has reset or the run was stopped."""
-        self.request, self.started_at = self.candidates.restart(), None
-        self.slot = self._acquire_slot(self.request, self.wake, may_wait=True, is_blocked=True)
-        await self.recorder.reassign(self.request, resets_at)
-        while not self.stopped_by and (left_s := resets_at + RESET_MARGIN_S - time.time()) > 0:
-            await self.alarm.wait_until(self.now() + min(left_s, _CLOCK_CHECK_S))
-        self.slot.release()
 
     async def started(self) -> None:
         """Record that an agent process works on the run; only the first process sets the start time."""
@@ -416,7 +379,7 @@ class RunTask:
     async def record(self, events: list[Event], size: int) -> None:
         """Log events, and store what they change. `size` is the number of bytes of their lines."""
         logged: list[Event] = []
-        for event in events if self.log.count else self._opening(events):
+        for event in events if self.log.count else self.candidates.open_with(events):
             if isinstance(event, RunStarted) and not self.earlier_turns:
                 self.conversation = event.backend_session_id or self.conversation
                 if self.protocol_failure:
@@ -435,23 +398,10 @@ class RunTask:
                 logged.append(event)
         self._log(logged, size)
 
-    def _opening(self, events: list[Event]) -> list[Event]:
-        """Hold the first events back until no other agent can take the prompt; then add which agents could not."""
-        events = [*self._held, *events]
-        self._held = []
-        chars = sum(len(event.message) for event in events if isinstance(event, Progress))
-        is_small = len(events) <= _MAX_HELD_EVENTS and chars <= _MAX_HELD_CHARS
-        if self.candidates.is_open and is_small and all(isinstance(event, RunStarted | Progress) for event in events):
-            self._held = events
-            return []
-        failed = self.candidates.failed
-        notes = [Progress("fallback", f"{each.backend} could not take the prompt: {each.error}") for each in failed]
-        return [*events[:1], *notes, *events[1:]]
-
     def _log(self, events: list[Event], size: int) -> None:
         for index, event in enumerate(events):
             if isinstance(event, Progress):
-                events[index] = replace(event, message=self._redacted(event.message))
+                events[index] = replace(event, message=self.redacted(event.message))
         self.log.extend(events, size)
         self.recorder.save_soon(self.log)
 
@@ -461,12 +411,12 @@ class RunTask:
             return
         self.phase, self._io = Phase.ENDING, None
         self.candidates.is_open = False
-        if self._held:
+        if self.candidates.held:
             await self.record([], 0)
         if self.earlier_turns:
             ending = sum_endings(self.earlier_turns, ending)
         if isinstance(ending, RunFailed):
-            ending = replace(ending, message=self._redacted(ending.message))
+            ending = replace(ending, message=self.redacted(ending.message))
         last = self.log.numbered([*self._interactions.end(), ending])
         try:
             await self.recorder.ended(ending, [*self.log.unsaved(), *last], self.log.text)
@@ -475,6 +425,6 @@ class RunTask:
             self.log.append(last)
             self.phase = Phase.ENDED
 
-    def _redacted(self, text: str) -> str:
+    def redacted(self, text: str) -> str:
         """Return an agent's message without secrets, including the secrets of the agent's environment."""
         return redacted(text, secrets_in(self.spec.env))

@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 
 from clinvk.runtime.run.answer_filter import SchemaFilter, check_answer, retry_prompt, sum_endings
+from clinvk.runtime.run.failover import can_fall_back
 from clinvk.runtime.run.run_io import RunIO
 from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import InvalidRequest, failure
@@ -20,7 +21,7 @@ async def finish_turn(task: RunTask, io: RunIO, ending: Ending) -> None:
     """
     if isinstance(ending, RunFailed) and not io.activity.turns:
         error = failure(ending.code, ending.message)
-        if task.can_fall_back(error):
+        if can_fall_back(task, error):
             raise error
     if ending is not io.ending:  # a stopped run still costs the usage that the agent reported
         costs = io.costs
