@@ -6,7 +6,7 @@ a chunk keeps the lengths, numbers and times of the merged deltas.
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from copy import copy
 from itertools import accumulate, pairwise
 from typing import Generic, NamedTuple, Self, TypeVar
@@ -19,7 +19,7 @@ from clinvk.types.errors import Cancelled, ClinvkError, StoreUnavailable
 from clinvk.types.events import Event, Logged, RunFailed, RunFinished, TextDelta, ThinkingDelta, ToolCall
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import LimitWindow, RunRecord
-from clinvk.types.session import Session
+from clinvk.types.session import Session, with_tags
 from clinvk.types.text import readable
 
 Value = str | bytes | int | float | None
@@ -140,6 +140,17 @@ def _plain(value: object) -> Value:
     if value is None or isinstance(value, int | float):
         return value
     return readable(value) if isinstance(value, str) else to_json(value).decode()
+
+
+def described(title: str | None, tags: tuple[str, ...] | None) -> Callable[[Session], Session]:
+    """Return a change of title and tags of a session; None leaves a value unchanged."""
+    changes = {name: value for name, value in (("title", title), ("tags", tags)) if value is not None}
+    return lambda session: replace(session, **changes)
+
+
+def tagged(add: Sequence[str], remove: Collection[str]) -> Callable[[Session], Session]:
+    """Return a change of some tags of a session."""
+    return lambda session: replace(session, tags=with_tags(session.tags, add, remove))
 
 
 def searched_text(session: Session) -> str:

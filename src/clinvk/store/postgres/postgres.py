@@ -15,8 +15,8 @@ from functools import partial
 from typing import Self, TypeVar
 
 import psycopg
-from msgspec.structs import replace
 
+from clinvk.store import rows
 from clinvk.store.postgres import lists, turns
 from clinvk.store.postgres.database import TIMEOUT_S, Connection, Database, execute, fetch
 from clinvk.store.postgres.heartbeat import INTERVAL_S, Heartbeat
@@ -27,7 +27,7 @@ from clinvk.types.errors import ClinvkError, StoreUnavailable
 from clinvk.types.events import Logged
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
-from clinvk.types.session import Session, with_tags
+from clinvk.types.session import Session
 
 logger = logging.getLogger(__name__)
 logging.getLogger("psycopg").setLevel(logging.ERROR)  # psycopg warns of each connection that is lost
@@ -176,14 +176,11 @@ class PostgresStore:
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
         """Set title and tags; None leaves a value unchanged."""
-        changes = {name: value for name, value in (("title", title), ("tags", tags)) if value is not None}
-        return await self._describe(session_id, lambda stored: replace(stored, **changes))
+        return await self._describe(session_id, rows.described(title, tags))
 
     async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
         """Change some tags."""
-        return await self._describe(
-            session_id, lambda stored: replace(stored, tags=with_tags(stored.tags, add, remove))
-        )
+        return await self._describe(session_id, rows.tagged(add, remove))
 
     async def _describe(self, session_id: str, change: Callable[[Session], Session]) -> Session:
         await self._store_pending()

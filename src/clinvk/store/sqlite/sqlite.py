@@ -184,11 +184,11 @@ class SqliteStore:
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
         """Set title and tags; None leaves a value unchanged."""
-        return await self._describe(lambda db: turns.describe(db, session_id, title, tags))
+        return await self._describe(session_id, rows.described(title, tags))
 
     async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
         """Change some tags."""
-        return await self._describe(lambda db: turns.tag(db, session_id, add, remove))
+        return await self._describe(session_id, rows.tagged(add, remove))
 
     async def delete(self, session_id: str) -> None:
         """Delete a session, its runs, and the events of the runs."""
@@ -362,10 +362,10 @@ class SqliteStore:
                 raise
         return await self._writer.write(operation)
 
-    async def _describe(self, operation: "Callable[[sqlite3.Connection], Session]") -> Session:
+    async def _describe(self, session_id: str, change: Callable[[Session], Session]) -> Session:
         if self._writer.is_behind:
             await self._writer.catch_up()
-        return await self._writer.write(operation)
+        return await self._writer.write(lambda db: turns.describe(db, session_id, change))
 
     def _recover_at_open(self, db: "sqlite3.Connection") -> None:
         if self._damaged != self._database.identity():

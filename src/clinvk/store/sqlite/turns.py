@@ -8,7 +8,7 @@ The order is that of the rows, which all processes share, so no process must kno
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ from clinvk.types.choices import RunState
 from clinvk.types.errors import SessionBusy
 from clinvk.types.events import Logged, RunFailed
 from clinvk.types.record import RunRecord, without_text
-from clinvk.types.session import Session, with_tags
+from clinvk.types.session import Session
 
 if TYPE_CHECKING:
     import sqlite3
@@ -255,19 +255,12 @@ def _delete_session(connection: "sqlite3.Connection", session_id: str) -> bool:
     return exists
 
 
-def describe(
-    connection: "sqlite3.Connection", session_id: str, title: str | None, tags: tuple[str, ...] | None
-) -> Session:
-    """Change title and tags; None leaves a value unchanged."""
-    stored = _stored_session(connection, session_id)
-    title, tags = stored.title if title is None else title, stored.tags if tags is None else tags
-    return _update_description(connection, replace(stored, title=title, tags=tags))
-
-
-def tag(connection: "sqlite3.Connection", session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
-    """Change some tags."""
-    stored = _stored_session(connection, session_id)
-    return _update_description(connection, replace(stored, tags=with_tags(stored.tags, add, remove)))
+def describe(connection: "sqlite3.Connection", session_id: str, change: Callable[[Session], Session]) -> Session:
+    """Change title and tags of a session."""
+    session = change(_stored_session(connection, session_id))
+    connection.execute(_DESCRIBE, (*SESSIONS.values(session, DESCRIPTION), session.id))
+    connection.execute(_UPDATE_WORDS, (rows.searched_text(session), session.id))
+    return session
 
 
 def _stored_session(connection: "sqlite3.Connection", session_id: str) -> Session:
@@ -275,12 +268,6 @@ def _stored_session(connection: "sqlite3.Connection", session_id: str) -> Sessio
     if row is None:
         raise protocol.not_found(session_id, "session")
     return SESSIONS.read(row)
-
-
-def _update_description(connection: "sqlite3.Connection", session: Session) -> Session:
-    connection.execute(_DESCRIBE, (*SESSIONS.values(session, DESCRIPTION), session.id))
-    connection.execute(_UPDATE_WORDS, (rows.searched_text(session), session.id))
-    return session
 
 
 def refuse_busy(connection: "sqlite3.Connection", owners: OwnerLocks, session_id: str) -> None:
