@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clinvk.runtime.process import process_tags
+from clinvk.runtime.process import process_scan, process_tags
 from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.process import HIGH_WATER_BYTES, Process
 from clinvk.runtime.process.spawn import Spawner
@@ -435,6 +435,11 @@ def test_tagging_leaves_our_own_limits_unchanged() -> None:
     with own.tagging(7):
         assert resource.getrlimit(15)[0] == 123_456_789_000_000_007
     assert resource.getrlimit(15) == before
+
+
+def test_process_that_spawns_an_agent_does_not_count_as_an_agent() -> None:
+    with process_tags.RlimitTags(987_654_322).tagging(7):
+        assert not process_scan.is_tagged(os.getpid())
 
 
 def test_choose_returns_rlimit_tags_on_linux() -> None:

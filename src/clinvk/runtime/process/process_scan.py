@@ -72,7 +72,7 @@ def is_tagged(pid: int) -> bool:
     """
     try:
         while hasattr(resource, "prlimit") and pid > 1:
-            if _tag_of(pid) is not None:
+            if (_OWN_TAG if pid == os.getpid() else _tag_of(pid)) is not None:
                 return True
             if not (stat := _stat(pid)):
                 return True
@@ -136,6 +136,10 @@ def _tag_of(pid: int) -> "tuple[int, int] | None":
     except (OSError, ValueError):
         return None
     return divmod(limit, STEP) if limit >= 10**8 * STEP else None
+
+
+_OWN_TAG = _tag_of(os.getpid()) if hasattr(resource, "prlimit") else None
+"""The tag that this process has inherited: while it spawns an agent, it carries the tag of that agent."""
 
 
 def _read_limit(pid: int) -> int:
