@@ -1,6 +1,9 @@
 """HTTP over a real NATS server: streams, slow clients, disconnects, and interruptions of the broker."""
 
 import asyncio
+import base64
+import importlib
+import json
 import os
 import subprocess
 from collections.abc import AsyncGenerator, Generator
@@ -466,3 +469,65 @@ def test_broker_with_tls_is_trusted_by_the_file_of_certificates_only(tmp_path: P
             asyncio.run(answer(url, ""))
         with pytest.raises(ConfigError, match="'/nowhere' cannot be read"):
             asyncio.run(answer(url, "/nowhere"))
+
+
+class _Nkey:
+    """A key pair of NATS, with an encoded seed."""
+
+    def __init__(self, kind: str) -> None:
+        nkeys = importlib.import_module("nkeys")  # without types
+        self.seed: str = nkeys.encode_seed(os.urandom(32), getattr(nkeys, f"PREFIX_BYTE_{kind}")).decode()
+        self._pair = nkeys.from_seed(bytearray(self.seed.encode()))
+        self.public: str = self._pair.public_key.decode()
+
+    def jwt(self, subject: str, kind: str, **claims: object) -> str:
+        """Return a JWT about a subject, which this key has signed."""
+        fields = {"type": kind, "version": 2, **claims}
+        payload = {"jti": "x", "iat": 1, "iss": self.public, "name": kind, "sub": subject, "nats": fields}
+        parts = [_encoded(json.dumps(each).encode()) for each in ({"typ": "JWT", "alg": "ed25519-nkey"}, payload)]
+        return ".".join([*parts, _encoded(self._pair.sign(".".join(parts).encode()))])
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def test_account_of_nats_is_used_with_its_credentials_file_only(tmp_path: Path) -> None:
+    operator, account, user, stranger = map(_Nkey, ("OPERATOR", "ACCOUNT", "USER", "USER"))
+    unlimited = dict.fromkeys(("subs", "conn", "data", "payload", "imports", "exports"), -1)
+    config = tmp_path / "operator.conf"
+    config.write_text(
+        f"operator: {operator.jwt(operator.public, 'operator')}\nresolver: MEMORY\nresolver_preload: {{\n"
+        f"  {account.public}: {operator.jwt(account.public, 'account', limits=unlimited)}\n}}\n"
+    )
+    jwt = account.jwt(user.public, "user", subs=-1, data=-1, payload=-1)
+    block = "-----BEGIN {0}-----\n{1}\n------END {0}------\n\n"
+    files = {
+        name: "".join(block.format(title, text) for title, text in parts.items())
+        for name, parts in {
+            "right": {"NATS USER JWT": jwt, "USER NKEY SEED": user.seed},
+            "stranger": {"NATS USER JWT": jwt, "USER NKEY SEED": stranger.seed},
+            "damaged": {"NATS USER JWT": jwt, "USER NKEY SEED": user.seed[:-9]},
+            "incomplete": {"USER NKEY SEED": user.seed},
+        }.items()
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    async def connect(name: str) -> bytes:
+        settings = ClusterSettings(url=broker.url, credentials=str(tmp_path / name) if name else "")
+        async with connected(settings) as one, connected(settings) as other:
+            await one.subscribe("question", lambda received: one.send(received.reply, b"answer"))
+            return await other.request("question", b"", 5) or b""
+
+    with NatsServer(tmp_path, "-c", str(config)) as broker:
+        assert asyncio.run(connect("right")) == b"answer"
+        for name, message in {
+            "": "Authorization",
+            "stranger": "Authorization",
+            "damaged": "cluster.credentials '.*damaged' has no valid credentials",
+            "incomplete": "cluster.credentials '.*incomplete' has no valid credentials",
+            "missing": "cluster.credentials '.*missing' cannot be read: No such file",
+        }.items():
+            with pytest.raises(ConfigError, match=message):
+                asyncio.run(connect(name))

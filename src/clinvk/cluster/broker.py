@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import re
 import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple, TypedDict
 from urllib.parse import urlsplit
 
@@ -26,6 +28,7 @@ PREFIX = "clinvk"
 USER = "clinvk"
 """The user at a NATS server of `clinvk cluster up`."""
 
+_CREDENTIALS = re.compile(rb"BEGIN NATS USER JWT-+\n.+BEGIN USER NKEY SEED-+\n(\w+)\n", re.DOTALL)
 _OWN_HOSTS = ("127.0.0.1", "localhost")
 _CONNECT_TIMEOUT_S = 5
 _CLOSE_TIMEOUT_S = 2
@@ -139,7 +142,7 @@ class Broker:
             ConfigError: the broker cannot be reached, or refuses the connection.
         """
         tls = await asyncio.to_thread(_tls, settings)
-        login = _login(settings, password)
+        login = await asyncio.to_thread(_login, settings, password)
         await _probe(settings, tls, login)
         await self._client.connect(
             settings.url,
@@ -224,11 +227,28 @@ async def _probe(settings: ClusterSettings, tls: ssl.SSLContext | None, login: _
 
 
 def _login(settings: ClusterSettings, password: str) -> _Login:
-    if settings.credentials:
-        return {"user_credentials": settings.credentials}
+    if file := settings.credentials:
+        _check_credentials(file)
+        return {"user_credentials": file}
     url = urlsplit(settings.url)
     is_own = url.hostname in _OWN_HOSTS and url.username is None
     return {"user": USER, "password": password} if is_own else {}
+
+
+def _check_credentials(file: str) -> None:
+    """Check a credentials file. With a damaged one, nats-py raises errors of other libraries, or never returns."""
+    import nkeys  # pyright: ignore[reportMissingTypeStubs]  # an import that few processes need
+
+    try:
+        found = _CREDENTIALS.search(Path(file).read_bytes())
+    except OSError as exc:
+        raise ConfigError(f"cluster.credentials {file!r} cannot be read: {exc.strerror}") from exc
+    try:
+        is_valid = found and nkeys.from_seed(bytearray(found[1]))  # pyright: ignore[reportUnknownMemberType]  # untyped
+    except nkeys.NkeysError:
+        is_valid = False
+    if not is_valid:
+        raise ConfigError(f"cluster.credentials {file!r} has no valid credentials of a NATS user (.creds)")
 
 
 async def _close(client: Client) -> None:
