@@ -81,7 +81,6 @@ WRONG = [
         ["sesions"],
         "'sesions' is not a command; did you mean `clinvk sessions`? To send it as a prompt: clinvk -- sesions",
     ),
-    (["service"], "service needs one of print, uninstall; see clinvk help service"),
     (["sessions", "lst"], f"unknown command 'sessions lst' (available: {', '.join(SESSIONS)}); did you mean 'list'?"),
     (["sessions", "list", "--status", "done"], "--status: 'done' is not one of active, completed, error, paused"),
     (["sessions", "delete"], "sessions delete needs ID...; usage: clinvk sessions delete [flags] ID..."),

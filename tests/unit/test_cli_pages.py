@@ -54,7 +54,7 @@ ACTING: list[tuple[str, set[str]]] = [
     ("usage", {"--backend", "--model", "--config"}),
     ("serve", EVERYWHERE - {"--output-format", "--ephemeral"}),
     ("keys list", set()),
-    ("service uninstall", {"--dry-run"}),
+    ("keys revoke", {"--dry-run"}),
     ("version", set()),
 ]
 

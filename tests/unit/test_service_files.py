@@ -11,7 +11,7 @@ import pytest
 from clinvk.backends.registry import BACKENDS
 from clinvk.cli.admin.service import plan_service, warnings_of
 from clinvk.cli.admin.unit_files import Account, ServicePlan, service_files
-from clinvk.cli.parse.flags import ServicePrintFlags
+from clinvk.cli.parse.flags import ServiceFlags
 from clinvk.config.model import AgentSettings, ServerSettings, Settings
 from clinvk.types.errors import ConfigError, InvalidRequest
 
@@ -198,15 +198,15 @@ def account(tmp_path: Path) -> Account:
     return ANA._replace(home=tmp_path)
 
 
-def warnings(account: Account, environ: dict[str, str], manager: str = "systemd", **flags: Any) -> str:
+def warnings(account: Account, environ: dict[str, str], **flags: Any) -> str:
     """Return the warnings of `clinvk service print`."""
-    found = plan_service(ServicePrintFlags(**flags), environ, account, BACKENDS)
-    return "\n".join(warnings_of(found, environ, manager == "systemd", BACKENDS))
+    found = plan_service(ServiceFlags(**flags), environ, account, BACKENDS)
+    return "\n".join(warnings_of(found, environ, BACKENDS))
 
 
 def test_path_contains_only_agent_and_system_folders(account: Account) -> None:
     environ = {"PATH": f"{account.home}/else:{account.home}/bin:relative"}
-    folders = plan_service(ServicePrintFlags(), environ, account, BACKENDS).env["PATH"].split(":")
+    folders = plan_service(ServiceFlags(), environ, account, BACKENDS).env["PATH"].split(":")
     assert folders[:2] == [f"{account.home}/bin", f"{account.home}/.local/bin"]
     assert not {f"{account.home}/else", "relative"}.intersection(folders)
     assert {"/usr/local/bin", "/usr/bin", "/bin"} <= set(folders)
@@ -215,7 +215,7 @@ def test_path_contains_only_agent_and_system_folders(account: Account) -> None:
 
 def test_command_line_reflects_flags_and_account(account: Account, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("server: {shutdown_grace_secs: 7}")
-    flags = ServicePrintFlags(host="0.0.0.0", port=3000, config=str(tmp_path / "own.yaml"), workdir=str(tmp_path))
+    flags = ServiceFlags(host="0.0.0.0", port=3000, config=str(tmp_path / "own.yaml"), workdir=str(tmp_path))
     found = plan_service(flags, {"CLINVK_HOME": "/srv/clinvk"}, account, BACKENDS)
     arguments = ["serve", "--host", "0.0.0.0", "--port", "3000", "--config", str(tmp_path / "own.yaml")]
     assert list(found.argv)[-7:] == arguments
@@ -233,43 +233,10 @@ def test_agents_with_cgroups_enable_delegation_in_systemd() -> None:
 def test_api_keys_in_the_environment_are_reported_but_not_written(account: Account) -> None:
     environ = {"CLINVK_API_KEYS": "very-secret"}
     assert "CLINVK_API_KEYS is not written" in warnings(account, environ)
+    assert "clinvk keys create NAME" in warnings(account, environ)
     assert "very-secret" not in warnings(account, environ)
-    files = service_files("systemd", plan_service(ServicePrintFlags(), environ, account, BACKENDS))
+    files = service_files("systemd", plan_service(ServiceFlags(), environ, account, BACKENDS))
     assert "very-secret" not in "".join(files.values())
-
-
-@pytest.mark.parametrize(
-    ("host", "kept", "is_named"),
-    [
-        ("0.0.0.0", "", True),
-        ("agents.example.com", "", True),
-        ("0.0.0.0", "keys.json", False),
-        ("0.0.0.0", "service.env", False),
-        ("127.0.0.9", "", False),
-        ("::1", "", False),
-        ("localhost", "", False),
-    ],
-)
-def test_service_that_creates_a_key_on_each_start_is_reported(
-    account: Account, host: str, kept: str, is_named: bool
-) -> None:
-    (account.home / ".clinvk").mkdir()
-    if kept:
-        (account.home / ".clinvk" / kept).touch()
-    assert ("each start creates one and prints it to the log" in warnings(account, {}, host=host)) == is_named
-
-
-@pytest.mark.parametrize("manager", ["systemd", "launchd"])
-def test_api_keys_are_looked_up_where_the_service_manager_reads_them(account: Account, manager: str) -> None:
-    secrets = account.home / ".clinvk" / "service.env"
-    secrets.parent.mkdir()
-    secrets.write_text("CLINVK_API_KEYS=sk-x")
-    found = warnings(account, {"CLINVK_API_KEYS": "sk-x"}, manager, host="0.0.0.0")
-    reads = manager == "systemd"
-    assert (str(secrets) in found) == reads
-    assert ("there is no API key" in found) == (not reads)
-    assert "CLINVK_API_KEYS is not written" in found
-    assert "clinvk keys create NAME" in found
 
 
 @pytest.mark.parametrize("for_machine", [True, False])
@@ -282,9 +249,9 @@ def test_agents_that_would_run_as_root_are_reported(account: Account, for_machin
 
 def test_invalid_settings_are_rejected(account: Account) -> None:
     with pytest.raises(ConfigError, match="portt"):
-        plan_service(ServicePrintFlags(), {"CLINVK_SERVER__PORTT": "1"}, account, BACKENDS)
+        plan_service(ServiceFlags(), {"CLINVK_SERVER__PORTT": "1"}, account, BACKENDS)
 
 
 def test_newline_in_a_path_cannot_inject_a_unit_line(account: Account) -> None:
     with pytest.raises(InvalidRequest, match="cannot be written"):
-        plan_service(ServicePrintFlags(), {"CLINVK_HOME": "/srv/x\nExecStartPre=evil"}, account, BACKENDS)
+        plan_service(ServiceFlags(), {"CLINVK_HOME": "/srv/x\nExecStartPre=evil"}, account, BACKENDS)

@@ -44,16 +44,6 @@ class Account(NamedTuple):
     home: Path
     for_machine: bool
 
-    @property
-    def systemctl(self) -> tuple[str, ...]:
-        """The command that controls the units of the account."""
-        return ("systemctl",) if self.for_machine else ("systemctl", "--user")
-
-    @property
-    def launchd_domain(self) -> str:
-        """The domain of the service in launchctl."""
-        return "system" if self.for_machine else f"gui/{self.uid}"
-
     def files_of(self, manager: str) -> list[Path]:
         """Return the paths of every file that a service of clinvk may have; the first one always exists."""
         if manager == "launchd":

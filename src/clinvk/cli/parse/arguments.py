@@ -15,7 +15,6 @@ from clinvk.cli.parse.commands import (
     GROUPS,
     OVERVIEW,
     PROMPT,
-    REPLACED,
     Command,
     command_of,
     flags_shown,
@@ -100,11 +99,7 @@ def command_named(words: Sequence[str]) -> str:
     if second in members(first):
         return f"{first} {second}"
     if not second:
-        if first in ALONE:
-            return ALONE[first]
-        raise InvalidRequest(f"{first} needs one of {', '.join(members(first))}; see clinvk help {first}")
-    if instead := REPLACED.get(f"{first} {second}"):
-        raise InvalidRequest(f"clinvk {first} {second} {instead}")
+        return ALONE[first]
     raise InvalidRequest(unknown_name("command", f"{first} {second}", members(first), nearest_to=second))
 
 

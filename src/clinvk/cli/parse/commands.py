@@ -103,8 +103,7 @@ COMMANDS = {
     "cluster status": Command("admin.cluster:status", flag_types.ClusterStatusFlags),
     "mcp": Command("admin.mcp:mcp", common=_MCP),
     "open": Command("admin.serve:open_page", flag_types.OpenFlags, common=_CHANGE),
-    "service print": Command("admin.service:show", flag_types.ServicePrintFlags, ("MANAGER?",), _SERVICE),
-    "service uninstall": Command("admin.service:uninstall", flag_types.ServiceFlags, ("MANAGER?",), _DRY_RUN),
+    "service print": Command("admin.service:show", flag_types.ServiceFlags, ("MANAGER?",), _SERVICE),
     "keys create": Command("admin.keys:create", flag_types.KeyFlags, ("NAME",), _CHANGE),
     "keys list": Command("admin.keys:list_all", flag_types.JsonFlags, common=_NO_FLAGS),
     "keys revoke": Command("admin.keys:revoke", flag_types.Flags, ("NAME",), _DRY_RUN),
@@ -126,8 +125,10 @@ COMMANDS = {
 GROUPS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name))
 """The first words of the commands of two words."""
 
-ALONE = {group: f"{group} {'show' if group == 'config' else 'list'}" for group in GROUPS if group != "service"}
-ALONE["cluster"] = "cluster status"
+ALONE = {
+    **{group: f"{group} list" for group in GROUPS},
+    **{"config": "config show", "cluster": "cluster status", "service": "service print"},
+}
 """The command that the first word alone stands for."""
 
 SECTIONS = {
@@ -143,17 +144,6 @@ SECTIONS = {
 """The commands in the order of the main help."""
 
 FIRST_WORDS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS))
-
-_NO_SERVICE = (
-    "was removed: clinvk service print prints the files and two commands to copy; systemctl status clinvk "
-    "(launchctl print on macOS) shows the service"
-)
-REPLACED = {
-    "service install": _NO_SERVICE,
-    "service status": _NO_SERVICE,
-    "sessions search": "is a flag: clinvk sessions list --search TEXT",
-}
-"""Commands that do not exist, with what to do instead."""
 
 
 def command_of(name: str) -> Command:

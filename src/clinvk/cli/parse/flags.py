@@ -206,17 +206,11 @@ class ClusterStatusFlags(JsonFlags):
 
 
 class ServiceFlags(Flags):
-    """The flags of `service uninstall`."""
+    """The flags of `service print`."""
 
     heading: ClassVar[str] = "flags"
     system: Annotated[bool, Flag("a service of this machine (the default for root)")] = False
     user: Annotated[bool, Flag("a service of your own (the default for others)")] = False
-
-
-class ServicePrintFlags(ServiceFlags):
-    """The flags of `service print`."""
-
-    heading: ClassVar[str] = "flags for the server"
     run_as: Annotated[
         str | None, Flag("with --system: user of the server (default: who called sudo)", metavar="USER")
     ] = None
