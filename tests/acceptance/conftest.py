@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from acceptance.cluster import Cluster
 from acceptance.command import Clinvk
 from acceptance.server import Server
 from echo import Echo
@@ -46,3 +47,10 @@ def echo() -> Generator[Echo]:
         agent = Echo(Path(folder))
         yield agent
         agent.end()
+
+
+@pytest.fixture
+def cluster(scripted: Scripted, tmp_path: Path) -> Generator[Cluster]:
+    """A NATS server, and what a test starts."""
+    with Cluster(scripted, tmp_path) as running:
+        yield running

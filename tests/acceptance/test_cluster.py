@@ -2,80 +2,17 @@
 
 import json
 import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
+from acceptance.cluster import SECRET, Cluster, lines, nodes, prompt
 from acceptance.command import Clinvk, until
 from acceptance.server import Server
 from broker import NatsServer
 from postgres_server import PostgresServer
-from scripted import Scripted
 from scripted.steps import claude_says, exits, hang, line, wait_for
-
-SECRET = {"CLINVK_CLUSTER_SECRET": "secret"}
-
-
-class Cluster:
-    """Starts the processes of a cluster, which end with the context."""
-
-    def __init__(self, agent: Scripted, folder: Path) -> None:
-        self.agent = agent
-        self.broker = NatsServer(folder)
-        self._stack = ExitStack()
-        self._workers = set[str]()
-
-    def __enter__(self) -> "Cluster":
-        self._stack.enter_context(self.broker)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def worker(self, node: str, *arguments: str, **env: str) -> Server:
-        """Start a worker."""
-        self._workers.add(node)
-        return self._start(("worker", "--node", node, *arguments), env)
-
-    def gateway(self, **env: str) -> Server:
-        """Start a gateway, and wait until it knows the workers."""
-        gateway = self._start(("serve", "--port", "0"), env)
-        until(lambda: self._workers.issubset(nodes(gateway)) or gateway.client.get("/api/v1/nodes").status_code == 401)
-        return gateway
-
-    def _start(self, arguments: tuple[str, ...], env: dict[str, str]) -> Server:
-        argv = (*arguments, "--cluster", self.broker.url)
-        return self._stack.enter_context(Server(self.agent, {**SECRET, **env}, arguments=argv)).ready()
-
-
-@pytest.fixture
-def cluster(scripted: Scripted, tmp_path: Path) -> Generator[Cluster]:
-    """A NATS server, and what a test starts."""
-    with Cluster(scripted, tmp_path) as running:
-        yield running
-
-
-def nodes(gateway: Server) -> list[str]:
-    """Return the names of the nodes that a gateway knows."""
-    return [node["node"] for node in gateway.client.get("/api/v1/nodes").json().get("nodes", ())]
-
-
-def prompt(gateway: Server, node: str = "", **body: object) -> dict[str, str]:
-    """Run a prompt, by default on any node; return the answer and its node."""
-    headers = {"x-clinvk-node": node} if node else {}
-    body = {"backend": "claude", "prompt": "hi", **body}
-    response = gateway.client.post("/api/v1/prompt", json=body, headers=headers)
-    assert response.status_code == 200, response.text
-    return {**response.json(), "node": response.headers["x-clinvk-node"]}
-
-
-def lines(response: Iterator[str]) -> Iterator[Any]:
-    """Return the events of a stream."""
-    return (json.loads(line) for line in response if line.strip())
 
 
 def test_session_stays_on_its_node_and_new_runs_go_where_they_fit(cluster: Cluster, clinvk: Clinvk) -> None:

@@ -17,7 +17,10 @@ import msgspec
 from clinvk.api.endpoints.inventory import BackendInfo
 
 PROTOCOL = 1
-"""The version of the messages. A gateway sends requests only to nodes with the same version."""
+"""The version of the messages. A gateway sends requests only to nodes with the same version.
+
+Every version can read the announcements of the others, which only gain fields.
+"""
 
 CHUNK_BYTES = 512 * 1024
 """The maximum size of a payload."""
@@ -135,7 +138,7 @@ class ResponseHead(msgspec.Struct, frozen=True, array_like=True):
     error_field: str = ""
 
 
-class Announcement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     """What a process of a cluster announces every second.
 
     Attributes:
