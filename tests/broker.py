@@ -42,6 +42,10 @@ class NatsServer:
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.01)
 
+    def connect(self) -> socket.socket:
+        """Return a connection to the server."""
+        return socket.create_connection(("127.0.0.1", self.port))
+
     def kill(self) -> None:
         """Kill the server."""
         if self._process:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Generator
@@ -69,6 +70,12 @@ class PostgresServer:
         """Return the address of the database, with a schema that is used instead of `public`."""
         path = quote(f"-csearch_path={schema},public")
         return f"postgresql://clinvk@/postgres?host={quote(str(self.folder), safe='')}&options={path}"
+
+    def connect(self) -> socket.socket:
+        """Return a connection to the server."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(self.folder / ".s.PGSQL.5432"))
+        return sock
 
     def empty(self) -> str:
         """Create an empty schema, and return the address of the database with the schema."""

@@ -42,7 +42,7 @@ class Cluster:
         return gateway
 
     def _start(self, arguments: tuple[str, ...], env: dict[str, str]) -> Server:
-        argv = (*arguments, "--cluster", self.broker.url)
+        argv = arguments if "--cluster" in arguments else (*arguments, "--cluster", self.broker.url)
         return self._stack.enter_context(Server(self.agent, {**SECRET, **env}, arguments=argv)).ready()
 
 

@@ -1,10 +1,16 @@
 """A cluster of real processes whose clocks, versions, networks and servers fail."""
 
+import threading
+import time
 from pathlib import Path
 
-from acceptance.cluster import SECRET, Cluster, prompt
-from acceptance.command import Clinvk
-from scripted.steps import claude_says
+import pytest
+
+from acceptance.cluster import SECRET, Cluster, lines, nodes, prompt
+from acceptance.command import Clinvk, until
+from acceptance.server import Server
+from network import Loss, Network
+from scripted.steps import claude_says, wait_for
 
 _CHANGED_SOURCE = """
 import importlib.util, sys
@@ -60,3 +66,68 @@ def test_worker_of_another_version_is_listed_as_incompatible_and_gets_no_request
         ["later", "incompatible"],
         ["same", "up"],
     ]
+
+
+LOST_AFTER_S = 4
+
+
+@pytest.mark.first(2)
+@pytest.mark.parametrize(
+    ("loss", "seconds"),
+    [
+        ("from server", 5.5),
+        ("both directions", 1.5),
+        ("both directions", 8),
+        ("to server", 1.5),
+        ("to server", 8),
+        ("from server", 1.5),
+        ("from server", 8),
+        ("cut", 1.5),
+        ("cut", 8),
+    ],
+)
+def test_worker_that_loses_the_broker_loses_its_streams_only_if_that_lasts(
+    cluster: Cluster, tmp_path: Path, loss: Loss, seconds: float
+) -> None:
+    """Detached runs go on in any case, and the other worker gets new runs meanwhile."""
+    gate = tmp_path / "gate"
+    cluster.agent.play(claude_says("hello"))
+    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
+    with Network(cluster.broker.connect) as network:
+        cluster.worker("one", "--cluster", f"nats://127.0.0.1:{network.port}")
+        gateway = cluster.gateway()
+        detached = gateway.detached("slow")["run_id"]
+        body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
+        with gateway.client.stream("POST", "/api/v1/prompt", json=body) as response:
+            events = lines(response.iter_lines())
+            run_id = next(events)["content"]["run_id"]
+            assert next(events)["type"] == "message"
+            cluster.worker("two")
+            until(lambda: nodes(gateway) == ["one", "two"])
+            network.fail(loss)
+            lost_at = time.monotonic()
+            healing = threading.Timer(seconds, network.heal)
+            healing.start()
+            if seconds < LOST_AFTER_S:
+                healing.join()
+                gate.touch()
+                assert [event["type"] for event in events][-1] == "done"
+            else:
+                *_, last = events
+                assert last["content"]["code"] == "node_unavailable"
+                assert time.monotonic() - lost_at < 9
+                if loss != "from server":  # the others still hear the worker
+                    assert prompt(gateway)["node"] == "two"
+                healing.join()
+                until(lambda: state_of(gateway, run_id) == "cancelled")
+                gate.touch()
+        until(lambda: state_of(gateway, detached) == "finished")
+        assert gateway.client.get(f"/api/v1/runs/{detached}").json()["output"] == "half whole"
+        until(lambda: gateway.prompt("hi", node="one").status_code == 200)
+        assert nodes(gateway) == ["one", "two"]
+    assert len(cluster.agent.calls()) == gateway.client.get("/api/v1/runs").json()["total"]
+
+
+def state_of(gateway: Server, run_id: str) -> str:
+    """Return the state of a run."""
+    return gateway.client.get(f"/api/v1/runs/{run_id}").json()["state"]

@@ -162,6 +162,15 @@ async def test_lost_gateway_counts_as_a_client_that_disconnected(broker: NatsSer
         await until(lambda: app.disconnects)
 
 
+async def test_stream_ends_if_the_worker_does_not_hear_a_gateway_that_is_alive(broker: NatsServer) -> None:
+    app = App(holds=True)
+    async with ends(broker, app) as both, both.gateway.request(both.head(), "worker", "one", b"") as response:
+        await response.head()
+        both.worker.on_lost("gateway")
+        with pytest.raises(NodeUnavailable):
+            await asyncio.wait_for(body_of(response), 5)
+
+
 async def test_worker_sends_nothing_more_to_a_gateway_that_is_gone(
     broker: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,9 +184,10 @@ class WorkerEnd:
         await self._tasks.__aexit__(None, None, None)
 
     def on_lost(self, process: str) -> None:
-        """Disconnect the clients of a gateway that is lost."""
+        """Disconnect the clients of a gateway that is lost, which may still hear this worker."""
         for reply in [each for each in self._served if _parts_of(each)[0] == process]:
             self._served[reply].disconnect()
+            self._reply(reply, Frame(Kind.LOST, 0))
             self._forget_if_over(reply)
 
     def probe(self, process: str | None = None) -> None:
