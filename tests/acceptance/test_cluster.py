@@ -12,7 +12,7 @@ from acceptance.command import Clinvk, until
 from acceptance.server import Server
 from broker import NatsServer
 from postgres_server import PostgresServer
-from scripted.steps import claude_says, exits, hang, line, wait_for
+from scripted.steps import Step, ask_approval, claude_says, exits, hang, line, spawn, wait_for
 
 
 def test_session_stays_on_its_node_and_new_runs_go_where_they_fit(cluster: Cluster, clinvk: Clinvk) -> None:
@@ -227,6 +227,34 @@ def test_of_two_workers_with_one_name_that_start_together_one_stops(cluster: Clu
         assert stopped.process.poll() == 3
         until(lambda: "is named 'one'" in stopped.said)
         assert nodes(cluster.gateway()) == ["one"]
+
+
+def test_agent_of_a_worker_cannot_answer_what_it_asks(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.worker("one")
+    gateway = cluster.gateway(CLINVK_SERVER__TRUSTED_PROXIES="127.0.0.1")
+    out, url = tmp_path / "out", f"{gateway.url}/api/v1/interactions"
+    data = """-H 'content-type: application/json' -d '{"choice": "allow"}'"""
+    attack = (
+        f"""until id=$(curl -s '{url}?status=pending' | grep -o '"id":"[0-9a-f]*'); do sleep 0.1; done\n"""
+        f"""curl -s {url}/${{id##*\\"}}/answer {data} >{out}.new\n"""
+        f"mv {out}.new {out}"
+    )
+    begins, *answers = claude_says("done")
+    request: Step = {"tool_name": "Bash", "input": {"command": "make"}}
+    cluster.agent.play([begins, spawn("all", command=attack), ask_approval(request), *answers], reads=False)
+    body = {"backend": "claude", "prompt": "hi", "approval_mode": "ask", "detach": True}
+    run_id = gateway.client.post("/api/v1/prompt", json=body, headers={"prefer": "respond-async"}).json()["run_id"]
+    until(out.exists)
+    assert json.loads(out.read_text())["code"] == "agent_cannot_answer", out.read_text()
+    waiting = gateway.client.get("/api/v1/interactions?status=pending").json()["interactions"]
+
+    def answer(**headers: str) -> str:
+        path = f"/api/v1/interactions/{waiting[0]['id']}/answer"
+        return gateway.client.post(path, json={"choice": "allow"}, headers=headers).json().get("code", "")
+
+    assert answer(**{"x-forwarded-for": "192.0.2.7"}) == "agent_cannot_answer", "an agent of another machine"
+    assert not answer()
+    until(lambda: gateway.client.get(f"/api/v1/runs/{run_id}").json()["output"] == "done")
 
 
 def test_cluster_up_starts_a_broker_and_creates_the_secret(cluster: Cluster, clinvk: Clinvk) -> None:

@@ -87,8 +87,8 @@ def perform(step: dict[str, object]) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         case {"ignore": int() as number}:
             signal.signal(number, signal.SIG_IGN)
-        case {"spawn": str() as how, "holds_output": bool() as holds_output}:
-            spawn(how, holds_output)
+        case {"spawn": str() as how, "holds_output": bool() as holds_output, "command": str() as command}:
+            spawn(how, holds_output, command)
         case {"die": int() as number}:
             if number != signal.SIGKILL:
                 signal.signal(number, signal.SIG_DFL)
@@ -192,8 +192,8 @@ def write(handle: int, data: bytes) -> None:
         rest = rest[os.write(handle, rest) :]
 
 
-def spawn(how: str, holds_output: bool) -> None:
-    """Start a sleeping grandchild: `plain`, `setsid`, `double-fork`, `env-i`, or `all` of these."""
+def spawn(how: str, holds_output: bool, command: str) -> None:
+    """Start a grandchild, asleep or with a command: `plain`, `setsid`, `double-fork`, `env-i`, or `all` of these."""
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid:
@@ -215,7 +215,8 @@ def spawn(how: str, holds_output: bool) -> None:
     record(grandchild=how)
     environment = {} if how in ("env-i", "all") else dict(os.environ)
     # The parent goes on when exec has closed the pipe: a step after this one finds the grandchild running.
-    os.execve("/bin/sleep", [os.path.join(FOLDER, "grandchild"), "600"], environment)
+    program, *arguments = ("/bin/sh", "-c", command) if command else ("/bin/sleep", "600")
+    os.execve(program, [os.path.join(FOLDER, "grandchild"), *arguments], environment)
 
 
 def main() -> None:

@@ -52,9 +52,9 @@ def ignore(number: signal.Signals = signal.SIGTERM) -> Step:
     return {"ignore": int(number)}
 
 
-def spawn(how: Escape = "plain", *, holds_output: bool = False) -> Step:
-    """Start a grandchild that sleeps for ten minutes; it may keep the agent's stdout open."""
-    return {"spawn": how, "holds_output": holds_output}
+def spawn(how: Escape = "plain", *, holds_output: bool = False, command: str = "") -> Step:
+    """Start a grandchild that sleeps for ten minutes, or runs a command; it may keep the agent's stdout open."""
+    return {"spawn": how, "holds_output": holds_output, "command": command}
 
 
 def ask_approval(*requests: Step) -> Step:

@@ -29,12 +29,13 @@ class _Client(NamedTuple):
     is_closed: bool
 
 
-def refuse_agent_client(scope: Scope, is_open: bool) -> None:
+def refuse_agent_client(scope: Scope, is_open: bool, in_cluster: bool = False) -> None:
     """Refuse a request that an agent, or a program that an agent has started, may have sent. Blocks.
 
     A client that has closed the connection is refused, since its process is no longer known. A client whose process is
     hidden, as of another user, passes if it has a key. If the server `is_open` to clients without a key, the client
-    passes unless a process with hidden files is of an agent.
+    passes unless a process with hidden files is of an agent; `in_cluster`, where other machines run agents too, only
+    from this machine.
 
     Raises:
         AgentCannotAnswer: an agent may have sent the request.
@@ -42,6 +43,11 @@ def refuse_agent_client(scope: Scope, is_open: bool) -> None:
     if not scope["client"]:  # this process, or the private socket, which refuses agents
         refuse_agent(os.getpid())
         return
+    if is_open and in_cluster and not _is_own(_plain(*scope["client"])[0]):
+        raise AgentCannotAnswer(
+            "an agent on another machine may have sent this answer: a gateway without API keys accepts answers from "
+            "its own machine only"
+        )
     client = _client_of(scope)
     if client is None:
         return
@@ -72,9 +78,15 @@ def _find(address: _Address, server: _Address) -> _Client | None:
         ends = [_plain(*end) for end in (connection.laddr, connection.raddr) if end]
         if ends == [(host, port), (server_host, server_port)]:
             return _Client(pid, is_closed=pid is None and connection.status != psutil.CONN_ESTABLISHED)
+    return _Client(None, is_closed=True) if sys.platform == "linux" and _is_own(host) else None
+
+
+def _is_own(host: str) -> bool:
+    """Return whether an address is of this machine."""
+    import psutil
+
     own = {one.address.partition("%")[0] for addresses in psutil.net_if_addrs().values() for one in addresses}
-    is_local = ip_address(host).is_loopback or host in own
-    return _Client(None, is_closed=True) if is_local and sys.platform == "linux" else None
+    return ip_address(host).is_loopback or host in own
 
 
 def _connections() -> "Iterable[tuple[int | None, sconn | pconn]]":

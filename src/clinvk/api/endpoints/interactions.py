@@ -36,7 +36,8 @@ async def answer_interaction(services: Services, request: Request) -> views.Inte
     The key must be the key of the run, or have the right to answer for other keys. No agent may answer.
     """
     refuse_foreign(request.scope)
-    await asyncio.to_thread(refuse_agent_client, request.scope, is_open=not services.access.keys)
+    is_open, in_cluster = not services.access.keys, services.cluster is not None
+    await asyncio.to_thread(refuse_agent_client, request.scope, is_open, in_cluster)
     answer = views.parse_answer(await read_json(request.scope, request.receive, services.settings.server))
     interaction = await services.store.interaction(request.path_params["id"])
     run = await services.store.run(interaction.run_id)
