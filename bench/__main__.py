@@ -10,10 +10,12 @@ import msgspec
 
 from bench.client_tools import client_tools
 from bench.cluster import cluster
+from bench.cluster_cost import cluster_cost
 from bench.dialects import dialects
 from bench.memory import memory
 from bench.orchestration import orchestration
 from bench.persisting import persisted
+from bench.plot import svg
 from bench.queueing import queueing
 from bench.report import Figure, table
 from bench.soak import soak
@@ -41,6 +43,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "warm": warm,
     "client_tools": client_tools,
     "cluster": cluster,
+    "cluster_cost": cluster_cost,
     "soak": soak,
 }
 
@@ -63,6 +66,8 @@ def main() -> int:
     print(table(figures))
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
+    if arguments.svg:
+        arguments.svg.write_text(svg(figures))
     return int(broken or (arguments.strict and any(figure.kept is False for figure in figures)))
 
 
@@ -73,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scale", type=float, metavar="SHARE", help="this share of the work; a quick look is 0.2")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a figure is over its budget")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round of every figure there")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the figures of cluster_cost there")
     return parser
 
 

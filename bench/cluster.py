@@ -36,12 +36,11 @@ _START_TIMEOUT_S = 20
 
 def cluster(place: Workplace) -> list[Figure]:
     """Time prompts and pieces through a gateway, and measure its memory with many nodes and waiting runs."""
-    place = replace(place, env={**place.env, "CLINVK_CLUSTER_SECRET": "bench"})
     workers = [clinvk("worker", "--node", node) for node in ("one", "two")]
     nodes = [module("nodes", str(_NODES))]
-    with serving(place) as direct, _gateway(place, workers, len(workers)) as gateway:
+    with serving(place) as direct, running_gateway(place, workers, len(workers)) as gateway:
         figures = [_prompts(place, direct, gateway), *_pieces(place, direct, gateway)]
-    with _gateway(place, nodes, _NODES) as gateway:
+    with running_gateway(place, nodes, _NODES) as gateway:
         return [*figures, _memory(place, gateway)]
 
 
@@ -101,8 +100,9 @@ def _figure(
 
 
 @contextmanager
-def _gateway(place: Workplace, workers: Sequence[Sequence[str]], nodes: int) -> Generator[Server]:
+def running_gateway(place: Workplace, workers: Sequence[Sequence[str]], nodes: int) -> Generator[Server]:
     """Run a NATS server, workers, which get its URL as the last argument, and a gateway that knows all nodes."""
+    place = replace(place, env={**place.env, "CLINVK_CLUSTER_SECRET": "bench"})
     port = free_port()
     broker = [str(Path(sys.executable).with_name("nats-server")), "-a", "127.0.0.1", "-p", str(port)]
     url = f"nats://127.0.0.1:{port}"

@@ -1,13 +1,21 @@
-"""Nodes of a cluster whose runs wait for ever: `python -m bench.nodes COUNT --cluster URL`."""
+"""Nodes of a cluster without agents, which do what the prompt says: `python -m bench.nodes COUNT --cluster URL`.
+
+stream LINES INTERVAL_US   so many lines at a fixed rate, each with the time it was written
+wait                       a first line, and nothing more
+anything else              an answer
+"""
 
 import asyncio
 import os
+import random
 import sys
 from contextlib import AsyncExitStack
 
+import msgspec
 import uvloop
 from starlette.types import Receive, Scope, Send
 
+from bench.load import now_ns
 from clinvk.cluster.broker import Broker, connected
 from clinvk.cluster.messages import Announcement, Signer
 from clinvk.cluster.worker_end import WorkerEnd
@@ -18,12 +26,31 @@ _SIGNER = Signer(os.environ["CLINVK_CLUSTER_SECRET"].encode())
 _STORE_TIMEOUT_S = 5
 
 
-async def _wait(_: Scope, receive: Receive, send: Send) -> None:
-    """Answer with a first piece, and wait until the client is gone."""
-    await receive()
+class _Body(msgspec.Struct):
+    prompt: str
+
+
+async def _answer(_: Scope, receive: Receive, send: Send) -> None:
+    body = msgspec.json.decode((await receive())["body"], type=_Body)
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"waiting\n", "more_body": True})
-    await receive()
+    match body.prompt.split():
+        case ["stream", lines, interval_us]:
+            await _stream(int(lines), int(interval_us) / 1e6, send)
+            await send({"type": "http.response.body", "body": b'"done"\n'})
+        case ["wait"]:
+            await send({"type": "http.response.body", "body": b"waiting\n", "more_body": True})
+            await receive()
+        case _:
+            await send({"type": "http.response.body", "body": b'"exit_code":0\n'})
+
+
+async def _stream(lines: int, interval_s: float, send: Send) -> None:
+    loop = asyncio.get_running_loop()
+    at = loop.time() + interval_s * random.random()  # streams that begin together do not write together
+    for _ in range(lines):
+        at += interval_s
+        await asyncio.sleep(at - loop.time())
+        await send({"type": "http.response.body", "body": b"written=%d\n" % now_ns(), "more_body": True})
 
 
 async def _announce(broker: Broker, number: int) -> None:
@@ -38,7 +65,7 @@ async def _main(count: int, url: str) -> None:
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         for number in range(count):
             broker = await stack.enter_async_context(connected(ClusterSettings(url=url)))
-            await stack.enter_async_context(WorkerEnd(broker, _SIGNER, f"node{number}", _wait))
+            await stack.enter_async_context(WorkerEnd(broker, _SIGNER, f"node{number}", _answer))
             group.create_task(_announce(broker, number))
 
 

@@ -23,10 +23,12 @@ class Budget(msgspec.Struct, frozen=True):
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """A measurement of several rounds, and its limit or peer measured in the same rounds.
 
-    `budget` is None where there is nothing to keep to: such a figure is there to be compared.
+    `budget` is None where there is nothing to keep to: such a figure is there to be compared. `nodes` is the size of
+    the cluster of a figure that is one of a series.
     """
 
     name: str
+    nodes: int | None = None
     unit: str
     ours: list[float]
     peer_name: str
@@ -70,7 +72,8 @@ def _row(figure: Figure) -> tuple[str, ...]:
     added = "" if figure.budget and figure.budget.kind == "ratio" else f"{_number(figure.added)} {figure.unit}"
     verdict = {None: "", True: "ok", False: "over"}[figure.kept]
     ours = _spread(figure.ours, figure.unit)
-    return figure.name, ours, peer, f"{figure.ratio:.2f}", added, _words(figure), verdict
+    name = f"{figure.name}, nodes: {figure.nodes}" if figure.nodes else figure.name
+    return name, ours, peer, f"{figure.ratio:.2f}", added, _words(figure), verdict
 
 
 def _words(figure: Figure) -> str:
