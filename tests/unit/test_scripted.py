@@ -6,7 +6,22 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 from scripted import Scripted
-from scripted.steps import Step, die, exits, hang, ignore, letters, line, raw, says, spawn, stderr, touch, wait_for
+from scripted.steps import (
+    Escape,
+    Step,
+    die,
+    exits,
+    hang,
+    ignore,
+    letters,
+    line,
+    raw,
+    says,
+    spawn,
+    stderr,
+    touch,
+    wait_for,
+)
 
 
 def start(scripted: Scripted, name: str = "claude", *flags: str) -> "subprocess.Popen[bytes]":
@@ -77,8 +92,8 @@ def test_ignores_sigterm_and_exits_by_signal(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("how", ["plain", "setsid", "double-fork", "env-i", "all"])
-def test_leaves_grandchildren_that_can_be_found_and_killed(scripted: Scripted, how: str) -> None:
-    code, _, err = run(scripted, [{"spawn": how, "holds_output": False}])
+def test_leaves_grandchildren_that_can_be_found_and_killed(scripted: Scripted, how: Escape) -> None:
+    code, _, err = run(scripted, [spawn(how)])
     assert (code, err) == (0, b"")
     assert scripted.alive() == scripted.grandchildren() != []
     scripted.end()
