@@ -370,8 +370,8 @@ async def test_run_stays_parked_while_the_queue_is_full(scripted: Scripted, tmp_
 async def test_parked_run_belongs_to_its_key(scripted: Scripted) -> None:
     play(scripted)
     file = KeyFile(home(scripted.env))
-    ana, ben = [await asyncio.to_thread(file.create, name, KeyLimits()) for name in ("ana", "ben")]
-    keys = ApiKeys((), await asyncio.to_thread(file.read))
+    ana, ben = [await file.create(name, KeyLimits()) for name in ("ana", "ben")]
+    keys = ApiKeys((), await file.read())
     async with serving(scripted.env, keys=keys) as server:
         messages = [QUESTION, answer(await send(server, [QUESTION], key=ana)), output("call_rome")]
         assert answer(await send(server, messages, key=ben))["content"] == "rebuilt"

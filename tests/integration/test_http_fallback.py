@@ -1,6 +1,5 @@
 """Failover between agents in every API, and its limits by keys and policy, over real sockets."""
 
-import asyncio
 import json
 import os
 import time
@@ -98,8 +97,8 @@ async def test_failure_of_all_agents_keeps_the_status_of_the_first() -> None:
 async def test_key_never_gets_an_agent_by_fallback(tmp_path: Path) -> None:
     environ = {**ENV, "HOME": str(tmp_path)}
     file = KeyFile(home(environ))
-    key = await asyncio.to_thread(file.create, "ana", KeyLimits(backends=("claude",)))
-    keys = ApiKeys((), await asyncio.to_thread(file.read))
+    key = await file.create("ana", KeyLimits(backends=("claude",)))
+    keys = ApiKeys((), await file.read())
     settings = {"claude": BackendSettings(fallback=("codex",))}
     async with serving(environ, AGENTS, settings, store=MemoryStore(), keys=keys) as server:
         server.client.headers["authorization"] = f"Bearer {key}"

@@ -23,6 +23,7 @@ from clinvk.api.access.key_policy import KeyPolicy
 from clinvk.api.access.keys import ApiKeys, watch_key_sources
 from clinvk.api.endpoints import health as endpoints
 from clinvk.backends.registry import BACKENDS
+from clinvk.config import saving
 from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.dialects.dialect import BudgetSpent, KeyRefused
@@ -45,15 +46,15 @@ PROMPT = {"backend": "claude", "prompt": "hi"}
 async def made(scripted: Scripted, limits: KeyLimits | None = None) -> tuple[str, ApiKeys]:
     """Create a key `ana` with limits. Return the key, and the keys of the server."""
     file = KeyFile(home(scripted.env))
-    text = await asyncio.to_thread(file.create, "ana", limits or KeyLimits())
-    return text, ApiKeys((), await asyncio.to_thread(file.read))
+    text = await file.create("ana", limits or KeyLimits())
+    return text, ApiKeys((), await file.read())
 
 
 async def also(scripted: Scripted, keys: ApiKeys) -> str:
     """Create another key, without limits."""
     file = KeyFile(home(scripted.env))
-    text = await asyncio.to_thread(file.create, "ben", KeyLimits())
-    keys.replace_file_keys(await asyncio.to_thread(file.read))
+    text = await file.create("ben", KeyLimits())
+    keys.replace_file_keys(await file.read())
     return text
 
 
@@ -391,9 +392,9 @@ async def test_recreated_key_keeps_the_daily_usage_of_its_name(scripted: Scripte
     async with serving(scripted.env, keys=keys) as server:
         first = await asked(server, key)
         file = KeyFile(home(scripted.env))
-        await asyncio.to_thread(file.revoke, "ana")
+        await file.revoke("ana")
         anew, _ = await made(scripted, limits)
-        keys.replace_file_keys(await asyncio.to_thread(file.read))
+        keys.replace_file_keys(await file.read())
         second = await asked(server, anew)
     assert (first.status_code, second.status_code) == (200, 429)
 
@@ -455,15 +456,15 @@ class Asked(MemoryStore):
 async def test_usage_of_a_revoked_key_is_no_longer_refreshed(scripted: Scripted) -> None:
     file, store = KeyFile(home(scripted.env)), Asked()
     for name in ("ana", "ben"):
-        await asyncio.to_thread(file.create, name, KeyLimits(tokens_per_day=5))
-    keys = ApiKeys((), await asyncio.to_thread(file.read))
+        await file.create(name, KeyLimits(tokens_per_day=5))
+    keys = ApiKeys((), await file.read())
     key_policy = KeyPolicy(keys, store)
     for name in ("ana", "ben"):
         await key_policy.admit(RunRequest(prompt="hi", backend="claude"), name)
     async with key_policy.refresh(interval_s=0.01):
         await until(lambda: store.keys.count("ana") > 1)
-        await asyncio.to_thread(file.revoke, "ana")
-        keys.replace_file_keys(await asyncio.to_thread(file.read))
+        await file.revoke("ana")
+        keys.replace_file_keys(await file.read())
         store.keys.clear()
         await until(lambda: len(store.keys) > 2)
     assert set(store.keys) == {"ben"}
@@ -515,10 +516,10 @@ async def test_first_key_locks_the_server_and_revoking_it_does_not_unlock(script
 
     async with serving(scripted.env, store=MemoryStore()) as server:
         assert (await look()).status_code == 200
-        key = await asyncio.to_thread(file.create, "ana", KeyLimits())
+        key = await file.create("ana", KeyLimits())
         await answered(401, look)
         assert (await look(key)).status_code == 200
-        await asyncio.to_thread(file.revoke, "ana")
+        await file.revoke("ana")
         await answered(401, lambda: look(key))
         await asyncio.to_thread(file.path.unlink)
         assert (await look()).status_code == 401
@@ -546,7 +547,7 @@ async def test_unreadable_key_file_is_read_once_it_is_readable(
     def replace_by_one_that_others_may_read() -> None:
         beside.path.parent.mkdir()
         shutil.copy(path, beside.path)
-        beside.revoke("ana")
+        asyncio.run(beside.revoke("ana"))
         beside.path.chmod(0o644)
         beside.path.replace(path)
 
@@ -566,7 +567,7 @@ async def test_last_use_of_a_key_is_saved_when_the_server_stops(scripted: Script
     before = time.time()
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
         assert (await server.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
-    [kept] = await asyncio.to_thread(KeyFile(home(scripted.env)).read) or []
+    [kept] = await KeyFile(home(scripted.env)).read() or []
     assert kept.last_used
     assert before <= kept.last_used <= time.time()
 
@@ -577,17 +578,17 @@ async def test_last_use_is_saved_even_if_the_server_stops_without_a_free_thread(
     key, keys = await made(scripted)
     file, to_thread, waits = KeyFile(home(scripted.env)), asyncio.to_thread, asyncio.Event()
 
-    async def late(work: Callable[..., object], *given: object) -> object:
-        if work == file.store_usage and not waits.is_set():
+    async def late(work: Callable[..., object], *given: object, **named: object) -> object:
+        if work is saving.change_file and not waits.is_set():
             waits.set()
             await asyncio.Event().wait()
-        return await to_thread(work, *given)
+        return await to_thread(work, *given, **named)
 
     monkeypatch.setattr(asyncio, "to_thread", late)
     keys.find({"x-api-key": key})
     async with watch_key_sources(keys, file):
         await waits.wait()
-    [kept] = await asyncio.to_thread(file.read) or []
+    [kept] = await file.read() or []
     assert kept.last_used
     assert keys.used == {}
 
@@ -597,7 +598,7 @@ async def test_last_use_of_a_key_is_saved_soon_after(scripted: Scripted) -> None
     file = KeyFile(home(scripted.env))
 
     async def was_used() -> bool:
-        [kept] = await asyncio.to_thread(file.read) or []
+        [kept] = await file.read() or []
         return kept.last_used is not None
 
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
@@ -614,7 +615,7 @@ async def test_queued_run_does_not_start_once_its_key_is_revoked(scripted: Scrip
         await until(scripted.calls)
         waiting = asyncio.create_task(asked(server, key))
         await until(lambda: server.runs.queued == 1)
-        await asyncio.to_thread(KeyFile(home(scripted.env)).revoke, "ana")
+        await KeyFile(home(scripted.env)).revoke("ana")
         await until(lambda: keys.by_name("ana") is None)
         (tmp_path / "go").touch()
         answers = await asyncio.gather(first, waiting)
@@ -757,10 +758,10 @@ async def test_key_is_limited_to_its_concurrent_runs(scripted: Scripted, tmp_pat
 async def test_expired_key_is_refused(scripted: Scripted) -> None:
     file = KeyFile(home(scripted.env))
     old, new = [
-        await asyncio.to_thread(file.create, name, KeyLimits(), False, time.time() + left_s)
+        await file.create(name, KeyLimits(), False, time.time() + left_s)
         for name, left_s in (("old", -1), ("new", 3600))
     ]
-    keys = ApiKeys((), await asyncio.to_thread(file.read))
+    keys = ApiKeys((), await file.read())
     async with serving(scripted.env, store=MemoryStore(), keys=keys) as server:
         answers = [await asked(server, key, dry_run=True) for key in (old, new)]
         health = await server.client.get("/health/live", headers={"x-api-key": old})
@@ -771,8 +772,8 @@ async def test_expired_key_is_refused(scripted: Scripted) -> None:
 
 async def test_queued_run_does_not_start_once_its_key_has_expired(scripted: Scripted) -> None:
     file = KeyFile(home(scripted.env))
-    await asyncio.to_thread(file.create, "ana", KeyLimits(), False, time.time() - 1)
-    key_policy = KeyPolicy(ApiKeys((), await asyncio.to_thread(file.read)), MemoryStore())
+    await file.create("ana", KeyLimits(), False, time.time() - 1)
+    key_policy = KeyPolicy(ApiKeys((), await file.read()), MemoryStore())
     with pytest.raises(KeyRefused, match="has expired"):
         key_policy.check(RunRequest(prompt="hi", backend="claude", key_name="ana"))
 

@@ -1,6 +1,5 @@
 """Observability of a server: metrics, log lines and usage."""
 
-import asyncio
 import logging
 import os
 import signal
@@ -34,8 +33,8 @@ async def samples(server: LiveServer, key: str = "") -> dict[str, float]:
 
 async def key_of(scripted: Scripted) -> tuple[str, ApiKeys]:
     file = KeyFile(home(scripted.env))
-    text = await asyncio.to_thread(file.create, "ana", KeyLimits())
-    return text, ApiKeys((), await asyncio.to_thread(file.read))
+    text = await file.create("ana", KeyLimits())
+    return text, ApiKeys((), await file.read())
 
 
 async def test_metrics_count_a_prompt_with_its_tokens_cost_and_durations(scripted: Scripted) -> None:
@@ -249,10 +248,10 @@ async def test_limits_are_listed_until_they_reset(scripted: Scripted) -> None:
 
 async def test_key_sees_only_the_limits_of_its_backends(scripted: Scripted) -> None:
     file = KeyFile(home(scripted.env))
-    ana = await asyncio.to_thread(file.create, "ana", KeyLimits())
-    ben = await asyncio.to_thread(file.create, "ben", KeyLimits(backends=("codex",)))
+    ana = await file.create("ana", KeyLimits())
+    ben = await file.create("ben", KeyLimits(backends=("codex",)))
     scripted.play(reporting_limit(time.time() + 3600))
-    async with serving(scripted.env, keys=ApiKeys((), await asyncio.to_thread(file.read))) as server:
+    async with serving(scripted.env, keys=ApiKeys((), await file.read())) as server:
         body = {"backend": "claude", "prompt": "hi"}
         await server.client.post("/api/v1/prompt", json=body, headers={"x-api-key": ana})
         seen = [(await server.client.get("/api/v1/limits", headers={"x-api-key": key})).json() for key in (ana, ben)]

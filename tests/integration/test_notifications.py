@@ -297,8 +297,8 @@ async def test_request_chooses_targets_by_name(tmp_path: Path) -> None:
 async def test_key_limits_the_targets_of_its_requests(tmp_path: Path) -> None:
     env = {**ENV, "HOME": str(tmp_path)}
     file = KeyFile(home(env))
-    key = await asyncio.to_thread(file.create, "ana", KeyLimits(notify=("other",)))
-    keys = ApiKeys((), await asyncio.to_thread(file.read))
+    key = await file.create("ana", KeyLimits(notify=("other",)))
+    keys = ApiKeys((), await file.read())
     with Receiver().running() as one, Receiver().running() as other:
         chosen = NotificationSettings(targets={"one": webhook(one), "other": webhook(other)}, default=("one",))
         async with serving(env, REGISTRY, keys=keys, notifications=chosen) as server:

@@ -18,7 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.api.access.key_file import KeyFile, KeyLimits, KeyTable
-from clinvk.api.access.keys import ApiKeys, watch_key_sources
+from clinvk.api.access.keys import ApiKeys
 from clinvk.store.postgres.database import Database, fetch, identity
 from clinvk.store.postgres.postgres import PostgresStore
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery
@@ -432,41 +432,49 @@ async def test_long_paths_and_models_are_stored(store: PostgresStore) -> None:
 async def test_keys_of_the_database_replace_those_of_the_file(postgres: PostgresServer, tmp_path: Path) -> None:
     """The first change copies the keys of the file, so that no key is lost and no server opens."""
 
-    def use() -> tuple[list[str], ...]:
-        KeyFile(tmp_path).create("ana", KeyLimits(max_runs=3))
-        url = postgres.empty()
-        one, other = KeyTable(tmp_path, url), KeyTable(tmp_path / "elsewhere", url)
-        seen = [[key.name for key in table.read() or ()] for table in (one, other)]
-        one.create("dry", KeyLimits(), dry_run=True)
-        one.create("ben", KeyLimits())
-        stamp = other.stamp()
-        other.revoke("ana")
-        assert one.stamp()[0] > stamp[0]
-        other.store_usage({"ben": 7.0})
-        assert [(key.name, key.last_used) for key in one.read() or ()] == [("ben", 7.0)]
-        other.revoke("ben")
-        assert one.read() == ()
-        return tuple(seen)
-
-    assert await asyncio.to_thread(use) == (["ana"], [])
+    await KeyFile(tmp_path).create("ana", KeyLimits(max_runs=3))
+    url = postgres.empty()
+    async with PostgresStore(url) as first, PostgresStore(url) as second:
+        one, other = KeyTable(tmp_path, first), KeyTable(tmp_path / "elsewhere", second)
+        assert [[key.name for key in await table.read() or ()] for table in (one, other)] == [["ana"], []]
+        await one.create("dry", KeyLimits(), dry_run=True)
+        await one.create("ben", KeyLimits())
+        stamp = await other.stamp()
+        await other.revoke("ana")
+        assert (await one.stamp())[0] > stamp[0]
+        await other.store_usage({"ben": 7.0})
+        assert [(key.name, key.last_used) for key in await one.read() or ()] == [("ben", 7.0)]
+        await other.revoke("ben")
+        assert await one.read() == ()
 
 
 async def test_servers_see_changes_of_keys_and_keep_them_while_the_database_is_away(
-    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    postgres: PostgresServer, scripted: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("clinvk.api.access.keys.POLL_INTERVAL_S", 0.05)
-    url = postgres.empty()
-    table, keys = KeyTable(tmp_path, url), ApiKeys()
-    async with watch_key_sources(keys, KeyTable(tmp_path, url)):
-        key = await asyncio.to_thread(table.create, "ana", KeyLimits())
+    url, keys = postgres.empty(), ApiKeys(["k"])
+    async with (
+        PostgresStore(url) as ours,
+        PostgresStore(url) as store,
+        serving(scripted.env, store=store, keys=keys) as server,
+    ):
+
+        async def status() -> int:
+            return (await server.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code
+
+        table = KeyTable(scripted.folder, ours)
+        key = await table.create("ana", KeyLimits())
         await until(lambda: keys.by_text(key))
+        assert await status() == 200
         with caplog.at_level(logging.WARNING):
             postgres.stop()
             await until(lambda: "its keys stay valid" in caplog.text)
         assert keys.by_text(key)
         postgres.start()
-        await asyncio.to_thread(table.revoke, "ana")
+        await table.revoke("ana")
+        revoked_at = time.monotonic()
         await until(lambda: not keys.by_text(key))
+        assert time.monotonic() - revoked_at < 3
+        assert await status() == 401
 
 
 # Servers

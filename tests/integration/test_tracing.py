@@ -1,6 +1,5 @@
 """Traces, as a collector gets them over HTTP from a real server."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -124,8 +123,8 @@ async def test_a_detached_run_belongs_to_the_trace_of_its_request(tmp_path: Path
 
 async def test_spans_name_the_path_template_and_the_key(scripted: Scripted, collector: Collector) -> None:
     file = KeyFile(home(scripted.env))
-    text = await asyncio.to_thread(file.create, "ana", KeyLimits())
-    keys = ApiKeys((), await asyncio.to_thread(file.read))
+    text = await file.create("ana", KeyLimits())
+    keys = ApiKeys((), await file.read())
     async with serving(scripted.env, keys=keys, tracing=True) as server:
         await server.client.get("/api/v1/runs/abcdef", headers={"x-api-key": text})
         await server.client.get("/nothing/of/the/kind", headers={"x-api-key": text})

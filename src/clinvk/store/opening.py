@@ -42,15 +42,3 @@ async def store_name(settings: Settings, environ: Mapping[str, str], timeout_s: 
     with extra_required("cluster", "store.url"):
         from clinvk.store.postgres import database
     return await database.identity(settings.store.url, timeout_s)
-
-
-async def examine(settings: Settings, timeout_s: float) -> str:
-    """Describe the sessions in the database of `store.url`. Change nothing.
-
-    Raises:
-        ConfigError: the URL cannot be used.
-        StoreUnavailable: the database cannot be used.
-    """
-    with extra_required("cluster", "store.url"):
-        from clinvk.store.postgres import database
-    return await database.examine(settings.store.url, timeout_s)

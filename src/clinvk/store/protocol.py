@@ -1,7 +1,7 @@
 """The protocol for stores of sessions and runs, and the ids of both. All stores pass one contract suite."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Generic, Literal, Protocol, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 from msgspec.structs import replace
@@ -297,6 +297,19 @@ class SessionStore(Protocol):
 
     async def limits(self) -> list[LimitWindow]:
         """Return the newest states of the limits whose windows have not ended, by backend and window."""
+        ...
+
+
+@runtime_checkable
+class KeyStore(Protocol):
+    """A store that also has the API keys of several machines: the text of the key file of one machine."""
+
+    async def keys(self) -> tuple[int, str | None]:
+        """Return a number that each change increases, and the text; None before the first change. Change nothing."""
+        ...
+
+    async def change_keys(self, edit: Callable[[str | None], str], dry_run: bool) -> None:
+        """Replace the text by the result of `edit`; with `dry_run`, only call `edit`."""
         ...
 
 

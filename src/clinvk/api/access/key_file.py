@@ -1,8 +1,9 @@
 """The file of API keys in the clinvk home: the name, digest and limits of each key, but never the key.
 
-A digest is a plain SHA-256: a key has 256 random bits, so a slow hash would add nothing. All functions block.
+A digest is a plain SHA-256: a key has 256 random bits, so a slow hash would add nothing.
 """
 
+import asyncio
 import hashlib
 import os
 import re
@@ -19,8 +20,8 @@ from msgspec.structs import replace
 
 from clinvk.config import saving
 from clinvk.config.load import home
-from clinvk.config.model import Settings
-from clinvk.types.errors import ConfigError, InvalidRequest, extra_required
+from clinvk.store.protocol import KeyStore, SessionStore
+from clinvk.types.errors import ConfigError, InvalidRequest
 from clinvk.types.text import unknown_name
 
 FILE = "keys.json"
@@ -95,6 +96,9 @@ def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+_Change = Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]]
+
+
 class KeyFile:
     """The keys of one clinvk home. Each change replaces the file atomically, and keeps concurrent changes.
 
@@ -108,20 +112,26 @@ class KeyFile:
         self.place = f"{self.path}"
         self.removal = f"rm {self.path}"
 
-    def stamp(self) -> tuple[int, ...]:
+    async def stamp(self) -> tuple[int, ...]:
         """Return a value that changes with the content or mode of the file, without a read; empty without a file."""
+        return await asyncio.to_thread(self._stamp)
+
+    def _stamp(self) -> tuple[int, ...]:
         try:
             status = os.stat(self.path)
         except OSError:
             return ()
         return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
-    def read(self) -> tuple[ApiKey, ...] | None:
+    async def read(self) -> tuple[ApiKey, ...] | None:
         """Return the keys, or None if there is no file.
 
         Raises:
             ConfigError: the file cannot be read, is invalid, or is accessible to other users.
         """
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> tuple[ApiKey, ...] | None:
         try:
             with open(self.path, "rb", opener=_open_nonblocking) as file:
                 status = os.fstat(file.fileno())
@@ -136,7 +146,7 @@ class KeyFile:
         except OSError as exc:
             raise self._unreadable(exc.strerror) from exc
 
-    def create(
+    async def create(
         self,
         name: str,
         limits: KeyLimits,
@@ -169,10 +179,10 @@ class KeyFile:
                 raise InvalidRequest(f"there is a key {name!r} already; clinvk keys revoke {name} takes it away")
             return (*keys, new_key)
 
-        self._change(add, dry_run)
+        await self._change(add, dry_run)
         return key
 
-    def revoke(self, name: str, dry_run: bool = False) -> None:
+    async def revoke(self, name: str, dry_run: bool = False) -> None:
         """Remove a key; with `dry_run`, only check that the key can be removed.
 
         Raises:
@@ -186,30 +196,30 @@ class KeyFile:
                 raise InvalidRequest(unknown_name("key", name, [key.name for key in keys]))
             return remaining
 
-        if self.read() is None:
+        if await self.read() is None:
             raise InvalidRequest(f"unknown key {name!r}: there is no file {self.path}")
-        self._change(remove, dry_run)
+        await self._change(remove, dry_run)
 
-    def store_usage(self, used: Mapping[str, float]) -> None:
+    async def store_usage(self, used: Mapping[str, float]) -> None:
         """Store when keys were last used; without a file, store nothing.
 
         Raises:
             ConfigError: the file cannot be used.
         """
-        self._change(
+        await self._change(
             lambda keys: tuple(
                 replace(key, last_used=max(key.last_used or 0.0, used[key.name])) if key.name in used else key
                 for key in keys
             )
         )
 
-    def _change(self, change: Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]], dry_run: bool = False) -> None:
+    async def _change(self, change: _Change, dry_run: bool = False) -> None:
         def edit(text: str) -> str:
             keys = change(_decoded(text, self.place) if text else ())
             return _encoded(keys) if text or keys else ""
 
-        self.read()
-        saving.change_file(self.path, edit, make_folder=True, dry_run=dry_run)
+        await self.read()
+        await asyncio.to_thread(saving.change_file, self.path, edit, make_folder=True, dry_run=dry_run)
 
     def _unreadable(self, why: str | None) -> ConfigError:
         return ConfigError(f"{self.path}: the API keys cannot be read: {why}")
@@ -231,37 +241,34 @@ class KeyFile:
 class KeyTable(KeyFile):
     """The keys in the database of `store.url`. Until the first change there, the keys of the file count."""
 
-    def __init__(self, home: Path, url: str) -> None:
-        with extra_required("cluster", "store.url"):
-            from clinvk.store.postgres import shared_keys  # slow import
-
+    def __init__(self, home: Path, store: KeyStore) -> None:
         super().__init__(home)
         self.place = "the database of store.url"
         self.removal = "DELETE FROM keys in the database of store.url"
-        self._database, self._url = shared_keys, url
+        self._store = store
 
-    def stamp(self) -> tuple[int, ...]:
+    async def stamp(self) -> tuple[int, ...]:
         """Return a value that changes with the keys. Raises `StoreUnavailable`."""
-        return self._database.read_keys(self._url)[0], *super().stamp()
+        version, _ = await self._store.keys()
+        return version, *await super().stamp()
 
-    def read(self) -> tuple[ApiKey, ...] | None:
+    async def read(self) -> tuple[ApiKey, ...] | None:
         """Return the keys, or None if there are none yet. Raises `ConfigError`, `StoreUnavailable`."""
-        _, text = self._database.read_keys(self._url)
-        return super().read() if text is None else _decoded(text, self.place)
+        _, text = await self._store.keys()
+        return await super().read() if text is None else _decoded(text, self.place)
 
-    def _change(self, change: Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]], dry_run: bool = False) -> None:
-        of_file = super().read() or ()
+    async def _change(self, change: _Change, dry_run: bool = False) -> None:
+        of_file = await super().read() or ()
 
         def edit(text: str | None) -> str:
             return _encoded(change(of_file if text is None else _decoded(text, self.place)))
 
-        self._database.change_keys(self._url, edit, dry_run)
+        await self._store.change_keys(edit, dry_run)
 
 
-def key_source(settings: Settings, environ: Mapping[str, str]) -> KeyFile:
-    """Return the keys of the database of `store.url`, else of the clinvk home."""
-    url = settings.store.url
-    return KeyTable(home(environ), url) if url else KeyFile(home(environ))
+def key_source(store: SessionStore, environ: Mapping[str, str]) -> KeyFile:
+    """Return the keys of the store, else of the clinvk home."""
+    return KeyTable(home(environ), store) if isinstance(store, KeyStore) else KeyFile(home(environ))
 
 
 def _encoded(keys: tuple[ApiKey, ...]) -> str:

@@ -14,6 +14,7 @@ from clinvk.config.model import Settings
 from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import in_background
+from clinvk.store.opening import open_store
 from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable
 from clinvk.types.redaction import without_secrets
 
@@ -136,8 +137,9 @@ async def read_keys(
         source = f"gopass entry {path!r} (server.api_keys_gopass_path)"
         text = await _gopass(path, source, environ, spawner, gopass_timeout_s)
         permanent = _keys(text, "gopass", source, f"{source} has no key in it")
-    file = key_source(settings, environ)
-    file_keys = await asyncio.to_thread(file.read)
+    async with open_store(settings, environ) as store:
+        file = key_source(store, environ)
+        file_keys = await file.read()
     if file_keys == () and not permanent:
         raise ConfigError(
             f"{file.place} contains no key. Create one: clinvk keys create NAME. To require none: {file.removal}"
@@ -158,10 +160,10 @@ async def _watch(keys: ApiKeys, file: KeyFile) -> None:
     while True:
         previous_error = error
         try:
-            found = await asyncio.to_thread(file.stamp)
+            found = await file.stamp()
             if found != stamp or error:
                 stamp = found
-                keys.replace_file_keys(await asyncio.to_thread(file.read))
+                keys.replace_file_keys(await file.read())
             error = ""
         except (ConfigError, StoreUnavailable) as exc:
             error = exc.message
@@ -179,7 +181,7 @@ async def _store_usage(keys: ApiKeys, file: KeyFile) -> None:
     if not used:
         return
     try:
-        await asyncio.to_thread(file.store_usage, used)
+        await file.store_usage(used)
     except (ConfigError, StoreUnavailable) as exc:
         logger.warning("when API keys were used last is not kept: %s", exc.message)
     else:

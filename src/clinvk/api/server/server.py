@@ -278,7 +278,7 @@ async def open_server(
         async with asyncio.TaskGroup() as group:
             access = await auth.access_of(settings.server, api_keys, sockets)
             async with (
-                keys.watch_key_sources(api_keys, key_source(settings, environ)),
+                keys.watch_key_sources(api_keys, key_source(store, environ)),
                 open_services(
                     settings, environ, registry, store, access, observers, group, cluster, True, open_files
                 ) as services,

@@ -1,8 +1,10 @@
 """`clinvk keys`: the API keys of the server."""
 
+import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 from clinvk.api.access.key_file import BURSTS, RATES_RPS, ApiKey, KeyFile, KeyLimits, Right, key_source
 from clinvk.api.access.workdirs import WorkdirPolicy
@@ -14,9 +16,12 @@ from clinvk.cli.terminal.output import Notes, columns, date_and_time, print_json
 from clinvk.cli.terminal.table import Column
 from clinvk.config.setting_values import split_list
 from clinvk.dialects.rest import views
+from clinvk.store.opening import open_store
 from clinvk.types.errors import ConfigError, InvalidRequest
 
 _MAX_S = 100 * 365 * 86_400
+
+_T = TypeVar("_T")
 
 
 def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: Backends) -> int:
@@ -30,9 +35,12 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes, backends: 
     name = flags.words[0]
     limits, expires_at = _limits(flags, backends), _expires_at(flags.expires)
     _check_settings(limits, flags, environ, notes, backends)
-    file = _source(flags, environ, backends)
-    is_first = not file.read()
-    key = file.create(name, limits, flags.dry_run, expires_at, rights := tuple(dict.fromkeys(flags.right)))
+    rights = tuple(dict.fromkeys(flags.right))
+
+    async def add(file: KeyFile) -> tuple[bool, str]:
+        return not await file.read(), await file.create(name, limits, flags.dry_run, expires_at, rights)
+
+    is_first, key = _over_keys(flags, environ, backends, add)
     described = _describe(limits, rights) + (f"; expires {date_and_time(expires_at)}" if expires_at else "")
     if flags.dry_run:
         notes.info(f"would create key {name!r}: {described}")
@@ -50,8 +58,11 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes, backend
     Raises:
         ConfigError: the key file cannot be used.
     """
-    file = _source(flags, environ, backends)
-    keys = file.read()
+
+    async def read(file: KeyFile) -> tuple[KeyFile, Sequence[ApiKey] | None]:
+        return file, await file.read()
+
+    file, keys = _over_keys(flags, environ, backends, read)
     if flags.wants_json:
         print_json({"keys": [*map(_as_json, keys or ())]})
     elif keys:
@@ -79,25 +90,32 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes, backends: Bac
         ConfigError: the key file cannot be used.
     """
     name = flags.words[0]
-    file = _source(flags, environ, backends)
-    file.revoke(name, flags.dry_run)
-    if flags.dry_run:
-        notes.info(f"would revoke key {name!r}")
-        return 0
-    notes.info(f"revoked key {name!r}")
-    if not file.read():
-        _warn_none_left(file, notes)
+
+    async def remove(file: KeyFile) -> None:
+        await file.revoke(name, flags.dry_run)
+        notes.info(f"{'would revoke' if flags.dry_run else 'revoked'} key {name!r}")
+        if not await file.read():
+            _warn_none_left(file, notes)
+
+    _over_keys(flags, environ, backends, remove)
     return 0
 
 
-def _source(flags: Flags, environ: Mapping[str, str], backends: Backends) -> KeyFile:
-    """Return where the keys are. Only an error in `store` matters."""
+def _over_keys(
+    flags: Flags, environ: Mapping[str, str], backends: Backends, work: Callable[[KeyFile], Awaitable[_T]]
+) -> _T:
+    """Return the result of work on the keys. Only an error in `store` matters."""
     errors: list[ConfigError] = []
     settings = trace_of(flags, environ, {}, backends, errors.append).settings
     for error in errors:
         if " store." in error.message:
             raise error
-    return key_source(settings, environ)
+
+    async def run() -> _T:
+        async with open_store(settings, environ) as store:
+            return await work(key_source(store, environ))
+
+    return asyncio.run(run())
 
 
 def _warn_none_left(file: KeyFile, notes: Notes) -> None:

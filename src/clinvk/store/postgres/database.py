@@ -38,11 +38,12 @@ _DEFAULTS = {
 }
 _PREPARE = (
     "SELECT set_config('statement_timeout', '10s', false),"
-    " set_config('idle_in_transaction_session_timeout', '10s', false), to_regclass('clinvk_schema')"
+    " set_config('idle_in_transaction_session_timeout', '10s', false)"
 )
 """The timeouts release the locks of a machine that is gone."""
 
 _LOCK_MIGRATIONS = "SELECT pg_advisory_xact_lock(hashtext('clinvk ' || current_schema()))"
+_HAS_SCHEMA = "SELECT to_regclass('clinvk_schema') IS NOT NULL"
 _VERSION = "SELECT coalesce(max(version), 0) FROM clinvk_schema"
 
 Connection = AsyncConnection[TupleRow]
@@ -55,8 +56,8 @@ class Database:
         address: host, port and name of the database, for messages.
     """
 
-    def __init__(self, url: str, connections: int = _CONNECTIONS, migrates: bool = True) -> None:
-        """Connect nowhere yet; without `migrates`, leave the tables as they are.
+    def __init__(self, url: str, connections: int = _CONNECTIONS) -> None:
+        """Connect nowhere yet.
 
         Raises:
             ConfigError: the URL is malformed. The message does not quote the URL, which may have a password.
@@ -70,11 +71,13 @@ class Database:
         self.address = f"PostgreSQL at {host}:{port}/{given.get('dbname', '')}"
         self._slots = asyncio.Semaphore(connections)
         self._idle: list[Connection] = []
-        self._is_migrated = not migrates
+        self._is_migrated = False
 
     @asynccontextmanager
-    async def connection(self, timeout_s: float = TIMEOUT_S) -> AsyncGenerator[Connection]:
+    async def connection(self, timeout_s: float = TIMEOUT_S, migrates: bool = True) -> AsyncGenerator[Connection]:
         """Lend a connection that commits each statement, unless `transaction` is used.
+
+        Apply missing migrations first. Without `migrates`, there may be no tables.
 
         Raises:
             StoreUnavailable: the server cannot be reached, refuses the operation, or does not answer in time.
@@ -90,6 +93,9 @@ class Database:
                     connection = await self._connected()
                 alarm = loop.call_at(deadline, _disconnect, connection)
                 try:
+                    if migrates and not self._is_migrated:
+                        await self._migrate(connection)
+                        self._is_migrated = True
                     yield connection
                 finally:
                     alarm.cancel()
@@ -118,10 +124,7 @@ class Database:
         try:
             connection.adapters.register_dumper(str, _EscapedText)
             connection.adapters.register_loader("text", _UnescapedText)
-            ((*_, has_schema),) = await fetch(connection, _PREPARE)
-            if not self._is_migrated:
-                await self._migrate(connection, has_schema is not None)
-                self._is_migrated = True
+            await execute(connection, _PREPARE)
         except BaseException:
             await connection.close()
             raise
@@ -133,9 +136,10 @@ class Database:
         else:
             await connection.close()
 
-    async def _migrate(self, connection: Connection, has_schema: bool) -> None:
+    async def _migrate(self, connection: Connection) -> None:
         """Apply the missing migrations. Safe if several processes migrate at once."""
         files = await asyncio.to_thread(lambda: [file.read_text() for file in sorted(MIGRATIONS.glob("*.sql"))])
+        ((has_schema,),) = await fetch(connection, _HAS_SCHEMA)
         if has_schema and (await fetch(connection, _VERSION))[0][0] == len(files):
             return
         async with connection.transaction():
@@ -154,9 +158,9 @@ class Database:
 @asynccontextmanager
 async def connected(url: str, timeout_s: float = TIMEOUT_S, migrates: bool = True) -> AsyncGenerator[Connection]:
     """Connect to a database for one use. Raises `ConfigError`, `StoreUnavailable`."""
-    database = Database(url, 1, migrates)
+    database = Database(url, connections=1)
     try:
-        async with database.connection(timeout_s) as connection:
+        async with database.connection(timeout_s, migrates) as connection:
             yield connection
     finally:
         await database.close()

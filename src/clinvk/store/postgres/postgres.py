@@ -55,6 +55,12 @@ _SIZE = (
     " WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
 )
 
+_KEYS = "SELECT version, content FROM keys"
+_HAS_KEYS = "SELECT to_regclass('keys') IS NOT NULL"
+_LOCK_KEYS = "LOCK TABLE keys IN SHARE ROW EXCLUSIVE MODE"
+_INSERT_KEYS = "INSERT INTO keys VALUES (1, %s)"
+_UPDATE_KEYS = "UPDATE keys SET version = version + 1, content = %s"
+
 _T = TypeVar("_T")
 _Operation = Callable[[Connection], Awaitable[_T]]
 
@@ -266,6 +272,21 @@ class PostgresStore:
     async def limits(self) -> list[LimitWindow]:
         """Return the newest states of the limits whose windows have not ended."""
         return [*map(LIMITS.read, await self._read(lambda db: fetch(db, _LIMITS, time.time())))]
+
+    async def keys(self) -> tuple[int, str | None]:
+        """Return the version and the text of the API keys. Change nothing, not even an empty database."""
+        async with self._database.connection(migrates=False) as db:
+            ((has_keys,),) = await fetch(db, _HAS_KEYS)
+            return next(iter(await fetch(db, _KEYS)), (0, None)) if has_keys else (0, None)
+
+    async def change_keys(self, edit: Callable[[str | None], str], dry_run: bool) -> None:
+        """Replace the text of the API keys by the result of `edit`; with `dry_run`, only call `edit`."""
+        async with self._database.connection() as db, db.transaction():
+            await execute(db, _LOCK_KEYS)
+            stored = await fetch(db, _KEYS)
+            text = edit(stored[0][1] if stored else None)
+            if not dry_run:
+                await execute(db, _UPDATE_KEYS if stored else _INSERT_KEYS, text)
 
     async def recover(self) -> int:
         """Mark the runs of dead processes as interrupted. Return the number of runs."""

@@ -22,8 +22,7 @@ from clinvk.runtime.process.executables import run_tool
 from clinvk.runtime.process.process_tags import ProcessTags, RlimitTags
 from clinvk.runtime.process.resource_limits import capacity
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.store import opening
-from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable
+from clinvk.types.errors import ClinvkError, ConfigError, StoreUnavailable, extra_required
 from clinvk.types.redaction import without_secrets
 
 Status = Literal["ok", "warning", "problem", "skipped"]
@@ -149,7 +148,9 @@ def check_store(home: Path) -> Check:
 async def check_database(settings: Settings) -> Check:
     """Check the database of `store.url`, without migrating it."""
     try:
-        return Check(_FILES, SESSIONS, "ok", await opening.examine(settings, _ANSWERS_TIMEOUT_S))
+        with extra_required("cluster", "store.url"):
+            from clinvk.store.postgres.database import examine  # slow import
+        return Check(_FILES, SESSIONS, "ok", await examine(settings.store.url, _ANSWERS_TIMEOUT_S))
     except (ConfigError, StoreUnavailable) as exc:
         return Check(_FILES, SESSIONS, "problem", exc.message)
 
