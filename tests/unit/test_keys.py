@@ -6,7 +6,7 @@ import pytest
 
 from clinvk.api.access import keys
 from clinvk.api.access.keys import ApiKeys
-from clinvk.config.model import ServerSettings, Settings
+from clinvk.config.model import ClusterSettings, ServerSettings, Settings
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import ConfigError
@@ -35,6 +35,22 @@ async def test_keys_are_comma_separated_and_stripped() -> None:
     for key in ("k1", "k2", "k3"):
         assert api_keys.find({"x-api-key": key})
     assert not api_keys.find({"x-api-key": ""})
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        (Settings(), ["env:1", "env:2"]),
+        (Settings(cluster=ClusterSettings(url="nats://broker")), ["env:6ab9f1eb", "env:015f7e6b"]),
+    ],
+)
+async def test_names_of_keys_in_a_cluster_do_not_depend_on_the_order(settings: Settings, names: list[str]) -> None:
+    """On one machine they are numbers, by which usage is recorded."""
+    api_keys = await read({"CLINVK_API_KEYS": "k1,k2"}, settings)
+    found = [api_keys.by_text(text) for text in ("k1", "k2")]
+    assert [key.name for key in found if key] == names
+    others = await read({"CLINVK_API_KEYS": "k2,k1"}, settings)
+    assert (others.by_text("k1") == api_keys.by_text("k1")) == bool(settings.cluster.url)
 
 
 @pytest.mark.parametrize("text", ["", " ", ",", " , ,"])

@@ -29,7 +29,8 @@ _KEY = re.compile(r"[!-+\--~]+")
 """The characters of a key: visible ASCII, which a header carries unchanged, except the comma, which separates keys."""
 
 _DIGEST_PREFIX_CHARS = 16
-_START = "start:1"
+_START = "start"
+_NAME_DIGITS = 8
 
 
 class ApiKeys:
@@ -46,7 +47,7 @@ class ApiKeys:
         """Whether gateways of a cluster identify the clients: a key that is not in the file is known to its gateway."""
         self.used: dict[str, float] = {}
         """When keys of the file were used, by name, since the last `KeyFile.store_usage`."""
-        self._permanent = tuple(_key(f"key:{n}", key) if isinstance(key, str) else key for n, key in enumerate(keys, 1))
+        self._permanent = tuple(_key("key", key, n) if isinstance(key, str) else key for n, key in enumerate(keys, 1))
         self._required = bool(self._permanent)
         self._by_name: dict[str, ApiKey] = {}
         self._by_digest: dict[str, ApiKey] = {}
@@ -81,7 +82,7 @@ class ApiKeys:
     @property
     def is_temporary(self) -> bool:
         """Whether the key was created for one start of a server without keys."""
-        return any(key.name == _START for key in self._permanent)
+        return any(key.name.startswith(f"{_START}:") for key in self._permanent)
 
     def by_name(self, name: str) -> ApiKey | None:
         """Return the key with a name, or None if the key is unknown, revoked or expired."""
@@ -130,13 +131,14 @@ async def read_keys(
         ConfigError: a source is empty or unreadable, or a key has characters that no header can carry.
     """
     permanent: list[ApiKey] = []
+    has_numbers = not (settings.cluster.url or settings.store.url)  # else other servers have other keys
     if (text := environ.get(VARIABLE)) is not None:
         message = f"{VARIABLE} is set, but has no key in it; unset it to serve without keys"
-        permanent = _keys(text, "env", VARIABLE, message)
+        permanent = _keys(text, "env", VARIABLE, message, has_numbers)
     elif path := settings.server.api_keys_gopass_path:
         source = f"gopass entry {path!r} (server.api_keys_gopass_path)"
         text = await _gopass(path, source, environ, spawner, gopass_timeout_s)
-        permanent = _keys(text, "gopass", source, f"{source} has no key in it")
+        permanent = _keys(text, "gopass", source, f"{source} has no key in it", has_numbers)
     async with open_store(settings, environ) as store:
         file = key_source(store, environ)
         file_keys = await file.read()
@@ -188,19 +190,23 @@ async def _store_usage(keys: ApiKeys, file: KeyFile) -> None:
         keys.used = {name: at for name, at in keys.used.items() if at != used.get(name)}
 
 
-def _keys(text: str, source: str, place: str, message: str) -> list[ApiKey]:
+def _keys(text: str, source: str, place: str, message: str, has_numbers: bool) -> list[ApiKey]:
     keys = [key for part in re.split(r"[,\n]", text) if (key := part.strip())]
     if not keys:
         raise ConfigError(message)
     for number, key in enumerate(keys, 1):
         if not _KEY.fullmatch(key):
             raise ConfigError(f"{place}: key {number} has characters other than visible ASCII, or spaces inside")
-    return [_key(f"{source}:{number}", key) for number, key in enumerate(keys, 1)]
+    return [_key(source, key, number if has_numbers else None) for number, key in enumerate(keys, 1)]
 
 
-def _key(name: str, text: str) -> ApiKey:
-    """Return a key that is not from the file. Its name has a colon, which no name in the file can have."""
-    return ApiKey(name=name, digest=digest_of(text))
+def _key(source: str, text: str, number: int | None = None) -> ApiKey:
+    """Return a key that is not from the file, named by a number or by its digest.
+
+    The name has a colon, which no name in the file can have.
+    """
+    digest = digest_of(text)
+    return ApiKey(name=f"{source}:{number or digest[:_NAME_DIGITS]}", digest=digest)
 
 
 async def _gopass(path: str, source: str, environ: Mapping[str, str], spawner: Spawner, timeout_s: float) -> str:
