@@ -47,7 +47,7 @@ def test_session_stays_on_its_node_and_new_runs_go_where_they_fit(cluster: Clust
             assert f"(available: {available[value]})" in refused.text, refused.text
     tasks = [{"backend": "claude", "prompt": "a", "session_id": first["session_id"]}]
     parallel = gateway.client.post("/api/v1/parallel", json={"tasks": tasks})
-    assert (parallel.headers["x-clinvk-node"], parallel.json()["completed"]) == ("two", 1)
+    assert (parallel.json()["results"][0]["node"], parallel.json()["completed"]) == ("two", 1)
     listed = clinvk.run("cluster", "status", "--json", "--cluster", cluster.broker.url, env=SECRET)
     assert [(each["node"], each["labels"]) for each in json.loads(listed.stdout)["nodes"]] == [
         ("one", ["gpu", "web"]),

@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from clinvk.dialects.dialect import Call, Placement
+from clinvk.dialects.dialect import Call
 from clinvk.dialects.rest.bodies import PromptBody
 from clinvk.dialects.rest.rest import Rest
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import Image, RunRequest
+from clinvk.types.request import Image, Placement, RunRequest
 
 
 def parse(body: bytes | dict[str, object], **headers: str) -> Call:

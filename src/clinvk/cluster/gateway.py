@@ -6,10 +6,10 @@ its agents and labels. If a node refuses the directory, or is full, the next nod
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
@@ -24,25 +24,17 @@ from clinvk.backends import registry as backends
 from clinvk.cluster import messages
 from clinvk.cluster.broker import Broker
 from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
-from clinvk.cluster.members import Member, Members
+from clinvk.cluster.members import Member, Members, Target, is_retryable
 from clinvk.cluster.messages import PROTOCOL, RequestHead, ResponseHead
-from clinvk.dialects.dialect import Call, DirectoryNotAllowed, Placement, RunFacts, renamed
+from clinvk.dialects.dialect import Call, RunFacts, renamed
 from clinvk.dialects.openai.responses import stored
 from clinvk.dialects.rest import batch_answers
 from clinvk.dialects.rest.unified import UnifiedEncoder
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.store.protocol import UNDER_WAY
-from clinvk.types.errors import (
-    BackendUnavailable,
-    ClinvkError,
-    InvalidRequest,
-    NodeUnavailable,
-    QueueFull,
-    ResourcesExhausted,
-    RunNotFound,
-    ShuttingDown,
-)
+from clinvk.types.errors import ClinvkError, InvalidRequest, NodeUnavailable, RunNotFound
 from clinvk.types.events import RunFailed
+from clinvk.types.orchestration import may_move
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
@@ -52,11 +44,6 @@ _BATCHES = ("/api/v1/parallel", "/api/v1/chain", "/api/v1/compare")
 _RUNS = ("/api/v1/runs/{id}", "/api/v1/runs/{id}/events", "/api/v1/runs/{id}/cancel")
 _RESPONSES = "/v1/responses/{id}"
 _WORKTREES = "/api/v1/worktrees"
-_RETRYABLE_CODES = frozenset(
-    (QueueFull.code, ShuttingDown.code, ResourcesExhausted.code, BackendUnavailable.code, DirectoryNotAllowed.code)
-)
-"""The codes of refusals that another node may not share; so does an invalid `workdir`."""
-
 _CALL_TIMEOUT_S = 2.0
 _CHECK_CLIENT_S = 5.0
 _OWN_HEADERS = (b"x-request-id", b"request-id", b"connection")
@@ -66,14 +53,6 @@ _DROPPED_HEADERS = (b"authorization", b"x-api-key", b"cookie", b"x-request-id", 
 
 _StreamError = Callable[[ClinvkError, str, int], bytes]
 """Returns the end of a stream that breaks off, for the error, the id of the run, and the number of lines so far."""
-
-
-class _Target(NamedTuple):
-    """Where a request may run: on the node with a name, or on any with the agents and labels."""
-
-    node: str = ""
-    backends: Collection[str] = ()
-    labels: Collection[str] = ()
 
 
 class Gateway:
@@ -106,7 +85,7 @@ class Gateway:
         body = await read_json(scope, receive, self._services.settings.server)
         if endpoint.expand_references and (names := await run_in_loop_thread(len(body), stored.references, body)):
             node = await self._node_of_run(stored.run_id(stored.response_id(next(iter(names)))))
-            await self._pass_on(_Target(node), body, scope, receive, send, _no_error)
+            await self._pass_on(Target(node), body, scope, receive, send, _no_error)
             return
         call = await run_in_loop_thread(len(body), endpoint.dialect.parse, body, headers_of(scope))
         try:
@@ -126,21 +105,25 @@ class Gateway:
         await self._pass_on(target, body, scope, receive, send, stream_error)
 
     async def _batch(self, endpoint: "BatchEndpoint", scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass all parts to one node: the parts share directories, worktrees and sessions."""
+        """Pass a request to the node that leads the parts: that of the parts which cannot move."""
         from clinvk.orchestrate.admission import complete_plan
 
         body = await read_json(scope, receive, self._services.settings.server)
         parsed = await endpoint.parse(body)
         plan = complete_plan(parsed.plan, self._services.settings)
-        nodes = {await self._node_of_session(part.request) for part in plan.parts} - {""}
-        if len(nodes) > 1:
-            raise InvalidRequest(f"the sessions of the parts are on several nodes: {', '.join(sorted(nodes))}")
-        target = _Target(nodes.pop() if nodes else "", {part.request.backend for part in plan.parts})
+        target = Target()
+        for part in plan.parts:
+            if not may_move(plan, part):
+                node, backends = await self._node_of_session(part.request), {part.request.backend, *target.backends}
+                if target.node and node not in ("", target.node):
+                    names = ", ".join(sorted((node, target.node)))
+                    raise InvalidRequest(f"the sessions of the parts are on several nodes: {names}")
+                target = target._replace(node=target.node or node, backends=backends).placed(part.placement)
 
         def stream_error(error: ClinvkError, _: str, __: int) -> bytes:
             return batch_answers.error_line("", error, time.time())
 
-        target = _with_placement(target, parsed.placement, scope)
+        target = target.placed(parsed.placement.with_headers(headers_of(scope)))
         await self._pass_on(target, body, scope, receive, send, stream_error)
 
     async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,7 +137,7 @@ class Gateway:
             node = run.node if run.state in UNDER_WAY else ""
         if node and (self._members.node(node) or scope["method"] == "POST"):
             try:
-                await self._pass_on(_Target(node), b"", scope, receive, send, _no_error)
+                await self._pass_on(Target(node), b"", scope, receive, send, _no_error)
             except Undelivered:
                 if scope["method"] == "POST":
                     raise
@@ -166,7 +149,7 @@ class Gateway:
         """Pass a request for a worktree to the node that has the worktree; without one, any node reports that."""
         reference: str = scope["path_params"]["id"].removeprefix("clinvk/")
         found = [node for node, item in await self._worktrees(scope) if item.id.startswith(reference)]
-        await self._pass_on(_Target(found[0] if found else ""), b"", scope, receive, send, _no_error)
+        await self._pass_on(Target(found[0] if found else ""), b"", scope, receive, send, _no_error)
 
     async def _list_worktrees(self, scope: Scope, receive: Receive, send: Send) -> None:
         """List the worktrees of all nodes."""
@@ -192,7 +175,7 @@ class Gateway:
                 group.create_task(add(member))
         return [*found.values()]
 
-    async def _target_of_call(self, call: Call, is_model_api: bool, scope: Scope) -> _Target:
+    async def _target_of_call(self, call: Call, is_model_api: bool, scope: Scope) -> Target:
         """Return where a prompt may run.
 
         Raises:
@@ -200,7 +183,7 @@ class Gateway:
         """
         request = call.request
         if call.tool_turn and (process := await self._process_of_call(call, scope["state"]["key_name"])):
-            return _Target(process)
+            return Target(process)
         node = await self._node_of_session(request)
         if is_model_api:
             default = request.backend or self._services.settings.default_backend
@@ -212,7 +195,7 @@ class Gateway:
             found = await continuation.find_session(self._services.store, request, call.chat)
             node = await self._node_of_session(found)
         backend = request.backend or self._services.settings.default_backend
-        return _with_placement(_Target(node, {backend}), call.placement, scope)
+        return Target(node, {backend}).placed(call.placement.with_headers(headers_of(scope)))
 
     async def _process_of_call(self, call: Call, key_name: str) -> str:
         """Return the id of the process in which the call waits whose output a request has; empty if there is none."""
@@ -233,32 +216,11 @@ class Gateway:
             return (await self._services.store.run(run_id or "")).node
         return ""
 
-    def _candidates(self, target: _Target) -> Sequence[Member]:
-        """Return the nodes that may run a request, the best first.
-
-        Raises:
-            NodeUnavailable: there is none.
-        """
-        nodes = self._members.nodes()
-        if target.node:
-            nodes = [each for each in nodes if target.node in (each.announcement.node, each.announcement.process)]
-            if not nodes:
-                raise NodeUnavailable(self._members.why_not(target.node))
-        labelled = [each for each in nodes if set(target.labels).issubset(each.announcement.labels)]
-        if not labelled:
-            named = f"node {target.node!r} lacks a label of" if target.node else "no node has the labels"
-            available = ", ".join(sorted({label for each in nodes for label in each.announcement.labels})) or "none"
-            lacking = f"{named} {', '.join(sorted(target.labels))} (available: {available})"
-            raise NodeUnavailable(lacking if nodes else "no node is up")
-        # without an able node, any node can say why
-        able = [each for each in labelled if _has_backends(each, target.backends)] or labelled
-        return sorted(able, key=partial(_was_refused, target.backends))
-
     async def _pass_on(
-        self, target: _Target, body: bytes, scope: Scope, receive: Receive, send: Send, stream_error: _StreamError
+        self, target: Target, body: bytes, scope: Scope, receive: Receive, send: Send, stream_error: _StreamError
     ) -> None:
         """Pass a request to the best node; to the next if that refuses for a reason that others may not have."""
-        members = self._candidates(target)
+        members = self._members.candidates(target)
         response = HttpResponse(send, self._services.settings.server.write_timeout_secs)
         async with DisconnectWatch(receive, response, lambda: _CHECK_CLIENT_S, _ignore_quiet) as disconnect:
             disconnect.watch()
@@ -271,7 +233,7 @@ class Gateway:
                         if is_last:
                             raise
                         continue
-                    if is_last or not _is_retryable(head):
+                    if is_last or not is_retryable(head.error_code, head.error_field):
                         await _relay(head, answer, response, member.announcement.node, stream_error)
                         return
 
@@ -296,14 +258,6 @@ class Gateway:
             body_bytes=len(body),
         )
         return self._gateway_end.request(head, announcement.process, announcement.node, body)
-
-
-def _with_placement(target: _Target, placement: Placement, scope: Scope) -> _Target:
-    """Add the node and the labels that the body and the headers of a request ask for."""
-    placement = placement.with_headers(headers_of(scope))
-    if placement.node and target.node and placement.node != target.node:
-        raise InvalidRequest(f"the session is on node {target.node!r}, not on {placement.node!r}", "node")
-    return target._replace(node=target.node or placement.node, labels=placement.labels)
 
 
 async def _relay(
@@ -331,19 +285,3 @@ def _no_error(_: ClinvkError, __: str, ___: int) -> bytes:
 
 async def _ignore_quiet() -> None:
     """Do nothing; the node keeps the response alive."""
-
-
-def _has_backends(member: Member, names: Collection[str]) -> bool:
-    available = {info.name for info in member.announcement.backends if info.available}
-    return available.issuperset(names)
-
-
-def _was_refused(names: Collection[str], member: Member) -> bool:
-    """Return whether the account of an agent refused its last run on a node."""
-    return any(info.error_code and info.name in names for info in member.announcement.backends)
-
-
-def _is_retryable(head: ResponseHead) -> bool:
-    """Return whether another node may accept a request that a node has refused."""
-    is_workdir = head.error_code == InvalidRequest.code and head.error_field.endswith("workdir")
-    return head.error_code in _RETRYABLE_CODES or is_workdir

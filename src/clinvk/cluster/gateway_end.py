@@ -133,10 +133,10 @@ class GatewayEnd:
         """Send a request to the process of a node, and yield the response. Leaving early cancels the request.
 
         Raises:
-            NodeUnavailable: the broker is away.
+            Undelivered: the broker is away.
         """
         if not self._broker.is_connected:
-            raise NodeUnavailable("the NATS server of the cluster (cluster.url) is away")
+            raise Undelivered("the NATS server of the cluster (cluster.url) is away")
         reply = f"reply.{self._process}.{next(self._numbers)}"
         send = partial(self._send, f"to.{process}", reply)
         frames = [*messages.request_frames(head, body)]

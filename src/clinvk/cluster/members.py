@@ -2,10 +2,21 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
 
 from clinvk.cluster.messages import PROTOCOL, Announcement
+from clinvk.dialects.dialect import DirectoryNotAllowed
+from clinvk.types.errors import (
+    BackendUnavailable,
+    InvalidRequest,
+    NodeUnavailable,
+    QueueFull,
+    ResourcesExhausted,
+    ShuttingDown,
+)
+from clinvk.types.request import Placement
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +28,31 @@ _MAX_DELAY_S = 1.0
 
 MAX_OUTAGE_S = 30.0
 """How long streams wait for a broker that is away."""
+
+_RETRYABLE_CODES = frozenset(
+    (QueueFull.code, ShuttingDown.code, ResourcesExhausted.code, BackendUnavailable.code, DirectoryNotAllowed.code)
+)
+"""The codes of refusals that another node may not share; so does an invalid `workdir`."""
+
+
+class Target(NamedTuple):
+    """Where a request may run: on the node with a name, or on any with the agents and labels."""
+
+    node: str = ""
+    backends: Collection[str] = ()
+    labels: Collection[str] = ()
+
+    def placed(self, placement: Placement) -> "Target":
+        """Add the node and the labels that a request asks for. Raise `InvalidRequest` for another node."""
+        if placement.node and self.node and placement.node != self.node:
+            raise InvalidRequest(f"node is {placement.node!r}, but session or request need {self.node!r}", "node")
+        return self._replace(node=self.node or placement.node, labels={*self.labels, *placement.labels})
+
+
+def is_retryable(error_code: str, error_field: str) -> bool:
+    """Return whether another node may accept a request that a node has refused."""
+    is_workdir = error_code == InvalidRequest.code and error_field.endswith("workdir")
+    return error_code in _RETRYABLE_CODES or is_workdir
 
 
 class Member:
@@ -100,7 +136,28 @@ class Members:
         """Return the worker of a name that takes requests, or None."""
         return next((each for each in self.nodes() if each.announcement.node == name), None)
 
-    def why_not(self, name: str) -> str:
+    def candidates(self, target: Target) -> Sequence[Member]:
+        """Return the nodes that may run a request, the best first.
+
+        Raises:
+            NodeUnavailable: there is none.
+        """
+        nodes = self.nodes()
+        if target.node:
+            nodes = [each for each in nodes if target.node in (each.announcement.node, each.announcement.process)]
+            if not nodes:
+                raise NodeUnavailable(self._why_not(target.node))
+        labelled = [each for each in nodes if set(target.labels).issubset(each.announcement.labels)]
+        if not labelled:
+            named = f"node {target.node!r} lacks a label of" if target.node else "no node has the labels"
+            available = ", ".join(sorted({label for each in nodes for label in each.announcement.labels})) or "none"
+            lacking = f"{named} {', '.join(sorted(target.labels))} (available: {available})"
+            raise NodeUnavailable(lacking if nodes else "no node is up")
+        # without an able node, any node can say why
+        able = [each for each in labelled if _has_backends(each, target.backends)] or labelled
+        return sorted(able, key=partial(_was_refused, target.backends))
+
+    def _why_not(self, name: str) -> str:
         """Return why the node of a name takes no requests."""
         for member in self.all_nodes():
             if member.announcement.node == name:
@@ -130,6 +187,16 @@ class Members:
 
     def _is_elsewhere(self, announcement: Announcement) -> bool:
         return bool(self.store) and announcement.store != self.store
+
+
+def _has_backends(member: Member, names: Collection[str]) -> bool:
+    available = {info.name for info in member.announcement.backends if info.available}
+    return available.issuperset(names)
+
+
+def _was_refused(names: Collection[str], member: Member) -> bool:
+    """Return whether the account of an agent refused its last run on a node."""
+    return any(info.error_code and info.name in names for info in member.announcement.backends)
 
 
 def _call(callbacks: list[Callable[[str], None]], process: str) -> None:

@@ -6,11 +6,11 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from msgspec.structs import replace
 from starlette.types import ASGIApp
@@ -23,14 +23,18 @@ from clinvk.cluster.gateway import Gateway
 from clinvk.cluster.gateway_end import GatewayEnd
 from clinvk.cluster.members import ANNOUNCE_INTERVAL_S, CHECK_INTERVAL_S, Member, Members
 from clinvk.cluster.messages import Announcement, InvalidMessage, Signer
+from clinvk.cluster.parts import ClusterNodes
 from clinvk.cluster.worker import ParkedCalls, forward_changes, worker_app
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.load import home
 from clinvk.config.model import Settings
 from clinvk.config.saving import replace_file
+from clinvk.orchestrate.admission import Admit
+from clinvk.orchestrate.orchestration import Nodes
 from clinvk.runtime.process.waiting import in_background
 from clinvk.store.opening import store_name
 from clinvk.types.errors import ConfigError, StoreUnavailable
+from clinvk.types.request import Placement
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ class Membership:
         self._exits = AsyncExitStack()
         self._broker: Broker | None = None
         self._gateway: Gateway | None = None
+        self.part_nodes: Callable[[Placement, Admit, Mapping[str, Any]], Nodes] | None = None
 
     @property
     def role(self) -> str:
@@ -107,8 +112,13 @@ class Membership:
         broker, signer, members = self._broker, self._signer, self._members
         await self._identify_store()
         await broker.subscribe("members", self._note)
+        gateway_end = GatewayEnd(broker, signer, self._process)
+        await gateway_end.open()
+        members.on_lost.append(gateway_end.on_lost)
+        members.on_interrupted.append(gateway_end.resume)
         async with AsyncExitStack() as stack:
             if self.runs_agents:
+                self.part_nodes = partial(ClusterNodes, services, gateway_end, members, self._process)
                 limit = services.settings.server.max_request_body_bytes
                 serving = WorkerEnd(broker, signer, self._process, worker_app(services), limit)
                 worker = await stack.enter_async_context(serving)
@@ -120,10 +130,6 @@ class Membership:
                 name = f"node.{self._settings.cluster.node}"
                 await broker.subscribe(name, lambda received: broker.send(received.reply, self._process.encode()))
             if self.listens:
-                gateway_end = GatewayEnd(broker, signer, self._process)
-                await gateway_end.open()
-                members.on_lost.append(gateway_end.on_lost)
-                members.on_interrupted.append(gateway_end.resume)
                 self._gateway = Gateway(services, broker, gateway_end, members)
                 services.inventory.of_cluster = self._backends
                 services.live.only_forwarded = not self.runs_agents

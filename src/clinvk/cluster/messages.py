@@ -114,18 +114,18 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         origin_named: whether the settings of the gateway name the origin of the web page; None without an origin.
     """
 
-    protocol: int
+    protocol: int = PROTOCOL
     method: str
     path: str
-    query: bytes
+    query: bytes = b""
     headers: Headers
-    address: tuple[str, int] | None
-    server: tuple[str, int | None] | None
-    scheme: str
+    address: tuple[str, int] | None = None
+    server: tuple[str, int | None] | None = None
+    scheme: str = "http"
     key_name: str
     client: str
     depth: int
-    origin_named: bool | None
+    origin_named: bool | None = None
     body_bytes: int
 
 

@@ -10,7 +10,7 @@ from clinvk.types import errors
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.events import Event
 from clinvk.types.record import RunRecord
-from clinvk.types.request import FailedAgent, RunRequest
+from clinvk.types.request import FailedAgent, Placement, RunRequest
 from clinvk.types.result import RunResult
 
 
@@ -197,33 +197,6 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     digest: str
     answered: AnsweredChat | None = None
-
-
-class Placement(msgspec.Struct, frozen=True):
-    """The node that a request asks for: its name, if any, and the labels that it must have."""
-
-    node: str = ""
-    labels: frozenset[str] = frozenset()
-
-    def with_headers(self, headers: Mapping[str, str]) -> "Placement":
-        """Add what the headers of the request ask for.
-
-        Raises:
-            InvalidRequest: body and header name different nodes.
-        """
-        node = headers.get("x-clinvk-node", "")
-        if node and self.node and node != self.node:
-            raise InvalidRequest(f"node is {self.node!r}, but the header x-clinvk-node is {node!r}", "node")
-        labels = {label.strip() for label in headers.get("x-clinvk-labels", "").split(",")} - {""}
-        return Placement(self.node or node, self.labels | labels)
-
-    def check(self, node: str, labels: Collection[str]) -> None:
-        """Raise `InvalidRequest` if the request asks for another node than this, or for labels that it lacks."""
-        if self.node and self.node != node:
-            name = f"is node {node!r}" if node else "is no node of a cluster"
-            raise InvalidRequest(f"node {self.node!r} cannot be reached here: this machine {name}", "node")
-        if missing := self.labels.difference(labels):
-            raise InvalidRequest(f"labels that this machine lacks: {', '.join(sorted(missing))}", "labels")
 
 
 ToolsMode = Literal["client", "agent", "both"]

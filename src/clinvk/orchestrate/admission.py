@@ -15,7 +15,17 @@ from clinvk.orchestrate import chain, judge
 from clinvk.orchestrate.orchestration import Resources
 from clinvk.policy.rules import APPROVAL, may_edit, modes_up_to
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
-from clinvk.types.orchestration import PART_NOUNS, Chain, Compare, Parallel, Part, Plan, agents_at_once, is_dry_run
+from clinvk.types.orchestration import (
+    PART_NOUNS,
+    Chain,
+    Compare,
+    Parallel,
+    Part,
+    Plan,
+    agents_at_once,
+    is_dry_run,
+    may_move,
+)
 from clinvk.types.request import RunRequest
 
 Admit = Callable[[RunRequest], Awaitable[RunRequest]]
@@ -66,14 +76,20 @@ class Admission(NamedTuple):
                 await asyncio.sleep(0)
                 began = time.monotonic()
             try:
-                parts.append(await self._part(_in_followed_directory(plan.parts[index], parts)))
+                parts.append(await self._admit_part(plan, _in_followed_directory(plan.parts[index], parts)))
             except ClinvkError as exc:
                 raise _placed(exc, plan, index) from exc
         plan = replace(plan, parts=tuple(parts))
         return replace(plan, judge=await self._judge(plan)) if isinstance(plan, Compare) else plan
 
-    async def _part(self, part: Part) -> Part:
+    async def _admit_part(self, plan: Plan, part: Part) -> Part:
+        nodes = self.resources.nodes if may_move(plan, part) else None
+        return await (nodes.admit(part, self.admit_here) if nodes else self.admit_here(part))
+
+    async def admit_here(self, part: Part) -> Part:
+        """Return a part that this machine is to run. Raise the errors of `admit` without the name of the part."""
         refuse_nesting("meta", part.meta)
+        part.placement.check(self.resources.cluster.node, self.resources.cluster.labels)
         request = await self.complete(part.request)
         if part.isolation != "none" and request.session_id:
             raise InvalidRequest("a session goes on in its own directory, so it cannot be isolated", "isolation")
@@ -87,16 +103,14 @@ class Admission(NamedTuple):
     async def _judge(self, plan: Compare) -> RunRequest | None:
         if plan.judge is None:
             return None
+        request = judge.with_ruling_schema(plan.judge, judge.MIN_ANSWERS)
+        part = Part(request=request, is_judge=True, dry_run=is_dry_run(plan))
         try:
-            request = await self.complete(plan.judge)
-            await self.resources.runs.plan(judge.with_ruling_schema(request, judge.MIN_ANSWERS))
-            if not is_dry_run(plan):
-                self.require(request.backend)
+            return (await self._admit_part(plan, part)).request
         except ClinvkError as exc:
             if exc.field == "output_schema":  # clinvk's own schema
                 exc.field = None
             raise with_position(exc, "judge") from exc
-        return request
 
     async def _examine(self, request: RunRequest) -> None:
         directory = request.workdir or ""

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.config.load import home
+from clinvk.config.model import ClusterSettings
 from clinvk.orchestrate.admission import Admission, Admit, plan_warnings
 from clinvk.orchestrate.orchestration import BeginRun, Orchestration, Resources, SourceRule
 from clinvk.runtime.local import LocalRuns
@@ -44,7 +45,7 @@ class Orchestrations:
         timeout_s: the time limit for recording an outcome; the results are returned in any case.
         rule: says from which directories a worktree may be made.
         background: owns the orchestrations of `launch`; call `end` before leaving it.
-        node: the name of this machine in the records.
+        cluster: the name and the labels of this machine in a cluster.
     """
 
     def __init__(
@@ -56,12 +57,12 @@ class Orchestrations:
         timeout_s: float = CLEANUP_TIMEOUT_S,
         rule: SourceRule = _any_source,
         background: asyncio.TaskGroup | None = None,
-        node: str = "",
+        cluster: ClusterSettings | None = None,
     ) -> None:
-        self._resources = Resources(runs, runs.run, Worktrees(spawner, home(environ), environ), rule)
+        worktrees = Worktrees(spawner, home(environ), environ)
+        self.resources = Resources(runs, runs.run, worktrees, rule, cluster or ClusterSettings())
         self._spawner = spawner
         self._background = background
-        self._node = node
         self._store = store
         self._timeout_s = timeout_s
         self._live: dict[str, Orchestration] = {}
@@ -72,7 +73,7 @@ class Orchestrations:
         Raises:
             ClinvkError: a part cannot run; `field` names the part and the reason.
         """
-        return await Admission(admit, cache(require), self._resources, set()).admit(plan)
+        return await Admission(admit, cache(require), self.resources, set()).admit(plan)
 
     @asynccontextmanager
     async def start(
@@ -88,15 +89,15 @@ class Orchestrations:
             QueueFull: the queue has no room for the first part, or for the memory of all parts. Once an orchestration
                 has begun, the further parts wait for room.
         """
-        resources = resources or self._resources
+        resources = resources or self.resources
         warnings = await asyncio.to_thread(lambda: tuple(plan_warnings(plan)))
         if is_dry_run(plan):
-            yield Orchestration("", plan, resources, warnings)
+            yield Orchestration("", plan, original, resources, warnings)
             return
         done = len(plan.done) if isinstance(plan, Chain) else 0
         with resources.runs.reserved([part.request for part in plan.parts[done:]]):
-            record = _begun_record(plan, original, self._node)
-            one = Orchestration(record.id, plan, resources, warnings)
+            record = _begun_record(plan, original, resources.cluster.node)
+            one = Orchestration(record.id, plan, original, resources, warnings)
             await self._store.begin(record, None)
             self._live[one.id] = one
             try:
@@ -139,7 +140,7 @@ class Orchestrations:
         `begin` begins the run of a part; `environ` is the environment of git and of checks.
         """
         worktrees = Worktrees(self._spawner, home(environ), environ)
-        return Resources(self._resources.runs, begin, worktrees, _any_source)
+        return self.resources._replace(begin=begin, worktrees=worktrees, rule=_any_source)
 
     @property
     def is_busy(self) -> bool:

@@ -2,14 +2,38 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
 
 from clinvk.dialects.dialect import RunFacts
 from clinvk.dialects.rest.unified import Tag, UnifiedEncoder
-from clinvk.runtime.run.task import RunTask
-from clinvk.runtime.runs import run_facts
+from clinvk.runtime.runs import RunInfo, run_facts
 from clinvk.types.events import Logged, RunFailed, RunStarted, TextDelta
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
+from clinvk.types.result import RunResult
+
+
+class PartRun(RunInfo, Protocol):
+    """The run of a part, in this process or on another node of a cluster. The methods are those of `RunTask`."""
+
+    @property
+    def node(self) -> str:
+        """The node that runs the part; empty without a cluster."""
+        ...
+
+    async def left_queue(self) -> None:
+        """Wait until the run leaves the queue."""
+
+    def batches(self) -> AsyncIterator[Sequence[Logged]]:
+        """Yield the events until the ending."""
+        ...
+
+    async def result(self) -> RunResult:
+        """Wait for the ending, and return the whole result."""
+        ...
+
+    async def cancel(self) -> None:
+        """Stop the run unless it has ended."""
 
 
 class PartObserver:
@@ -18,10 +42,10 @@ class PartObserver:
     async def show(self) -> None:
         """Redraw a display of the parts until cancelled, or return."""
 
-    def started(self, index: int, part: Part, run: RunTask) -> None:
+    def started(self, index: int, part: Part, run: PartRun) -> None:
         """Note that the run of a part left the queue, or ended in the queue."""
 
-    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: PartRun, batch: Sequence[Logged]) -> None:
         """Receive events of a part's run, in order."""
 
     async def ended(self, result: PartResult) -> None:
@@ -37,7 +61,7 @@ class EventStream(PartObserver):
         self._turn = asyncio.Lock()
         self._encoders: dict[int, UnifiedEncoder] = {}
 
-    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: PartRun, batch: Sequence[Logged]) -> None:
         """Write the events of a run."""
         if index not in self._encoders:
             self._encoders[index] = UnifiedEncoder(run_facts(run), self._tag(index, part))

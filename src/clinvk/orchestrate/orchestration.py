@@ -6,16 +6,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
 from clinvk.backends.base import describe
+from clinvk.config.model import ClusterSettings
 from clinvk.orchestrate import chain, judge
-from clinvk.orchestrate.observers import PartObserver
+from clinvk.orchestrate.observers import PartObserver, PartRun
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.waiting import run_in_loop_thread
-from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.worktrees.folders import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, QueueFull
@@ -31,8 +31,10 @@ from clinvk.types.orchestration import (
     Plan,
     Summary,
     agents_at_once,
+    all_requests,
     dry_run_result,
     is_dry_run,
+    may_move,
     not_run,
 )
 from clinvk.types.request import PartPosition, RunRequest
@@ -40,21 +42,44 @@ from clinvk.types.text import readable
 
 _T = TypeVar("_T")
 
-BeginRun = Callable[[RunRequest], AbstractAsyncContextManager[RunTask]]
+BeginRun = Callable[[RunRequest], AbstractAsyncContextManager[PartRun]]
 SourceRule = Callable[[RunRequest, str], Sequence[str]]
 """For the worktree of a request: raise if a directory must not be copied; return the blocked directories below."""
+
+
+class Nodes(Protocol):
+    """The nodes of a cluster, for the parts of one request that may move."""
+
+    @property
+    def slots(self) -> int:
+        """The number of agents that may run at once."""
+        ...
+
+    async def admit(self, part: Part, admit_here: "Callable[[Part], Awaitable[Part]]") -> Part:
+        """Return a part as this or another node admits it. Raise the error of the last node if none does."""
+        ...
+
+    def begin(self, part: Part) -> AbstractAsyncContextManager[PartRun]:
+        """Run a part, as it was before admission, on the best node; see `LocalRuns.run`."""
+        ...
+
+    async def wait_for_capacity(self) -> None:
+        """After a `QueueFull`, wait until a node may have room."""
 
 
 class Resources(NamedTuple):
     """What the orchestrations of a process share.
 
-    `begin` begins the run of a part, and `rule` says from which directories a worktree may be made.
+    `begin` begins the run of a part, and `rule` says from which directories a worktree may be made. With `nodes`, those
+    begin the parts that may move.
     """
 
     runs: LocalRuns
     begin: BeginRun
     worktrees: Worktrees
     rule: SourceRule
+    cluster: ClusterSettings = ClusterSettings()
+    nodes: Nodes | None = None
 
 
 CHECK_TIMEOUT_S = 600.0
@@ -75,7 +100,10 @@ class Orchestration:
         stopped: why a caller stopped the orchestration; empty also after a stop by `fail_fast`.
     """
 
-    def __init__(self, run_id: str, plan: Plan, resources: Resources, warnings: tuple[str, ...]) -> None:
+    def __init__(
+        self, run_id: str, plan: Plan, original: Plan, resources: Resources, warnings: tuple[str, ...]
+    ) -> None:
+        """Prepare to run a plan; `original` is the plan before admission."""
         self.id = run_id
         self.plan = plan
         self.warnings = warnings
@@ -83,9 +111,10 @@ class Orchestration:
         self.over = asyncio.Event()
         self.stopped = ""
         self._stop_reason = ""
-        self._runs, self._begin, self._worktrees, self._rule = resources
-        self._at_once = min(agents_at_once(plan), self._runs.occupancy.slots)
-        self._run_ids: set[str] = set()
+        self._runs, self._begin, self._worktrees, self._rule, _, self._nodes = resources
+        self._originals = all_requests(original)
+        self._at_once = min(agents_at_once(plan), self._nodes.slots if self._nodes else self._runs.occupancy.slots)
+        self._running: set[PartRun] = set()
         self._observers: tuple[PartObserver, ...] = ()
         self._timeouts: dict[asyncio.Timeout, float] = {}
         self._start_order = asyncio.Lock()
@@ -132,8 +161,8 @@ class Orchestration:
             if limit.when() is None:
                 limit.reschedule(now + grace_s)
         async with asyncio.TaskGroup() as group:
-            for run_id in tuple(self._run_ids):
-                group.create_task(self._runs.cancel(run_id))
+            for run in tuple(self._running):
+                group.create_task(run.cancel())
 
     async def _until_stopped(self, work: Awaitable[_T], grace_s: float = 0.0) -> _T:
         """Await work, for `grace_s` at most once the orchestration stops.
@@ -273,19 +302,19 @@ class Orchestration:
         return replace(result, change=replace(change, warnings=(*warnings, *change.warnings)), check=check)
 
     async def _run(self, index: int, part: Part, base: str) -> PartResult:
-        request = replace(part.request, part=PartPosition(self.id, index, part.name, base))
+        position = PartPosition(self.id, index, part.name, base)
         async with AsyncExitStack() as stack:
-            run = await self._start(request, stack)
-            self._run_ids.add(run.id)
+            run = await self._start(index, part, position, stack)
+            self._running.add(run)
             try:
                 if self._stop_reason:
-                    await self._runs.cancel(run.id)
+                    await run.cancel()
                 await self._observe(index, part, run)
                 result = await run.result()
                 if part.isolation != "none" or self._at_once == 1:
-                    await self._runs.cancel(run.id)  # the run has ended: this waits until the agent has exited
+                    await run.cancel()  # the run has ended: this waits until the agent has exited
             finally:
-                self._run_ids.discard(run.id)
+                self._running.discard(run)
         if run.started_at is None and self._stop_reason:
             return replace(not_run(index, part, self._not_run()), run_id=run.id, session_id=run.session_id)
         started_at = run.started_at or run.created_at
@@ -297,19 +326,26 @@ class Orchestration:
             session_id=run.session_id,
             model=run.request.model,
             workdir=run.request.workdir or "",
+            node=run.node,
             duration_s=max(0.0, (run.ended_at or time.time()) - started_at),
         )
 
-    async def _start(self, request: RunRequest, stack: AsyncExitStack) -> RunTask:
+    async def _start(self, index: int, part: Part, position: PartPosition, stack: AsyncExitStack) -> PartRun:
         """Start a run, in the order of the parts; while the queue is full, wait for room."""
+        nodes = self._nodes if may_move(self.plan, part) else None
+        request = replace(part.request, part=position)
+        if nodes:  # each node completes the request by its own settings
+            filled = {name: getattr(request, name) for name in ("prompt", "output_schema", "literal", "part")}
+            part = replace(part, request=replace(self._originals[index], **filled))
         while True:
             try:
                 async with self._start_order:
-                    return await stack.enter_async_context(self._begin(request))
+                    return await stack.enter_async_context(nodes.begin(part) if nodes else self._begin(request))
             except QueueFull:
-                await self._until_stopped(self._runs.wait_for_capacity(request))
+                room = nodes.wait_for_capacity() if nodes else self._runs.wait_for_capacity(request)
+                await self._until_stopped(room)
 
-    async def _observe(self, index: int, part: Part, run: RunTask) -> None:
+    async def _observe(self, index: int, part: Part, run: PartRun) -> None:
         """Send all events of a run to the observers."""
         if not self._observers:
             return

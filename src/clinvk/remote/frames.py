@@ -11,6 +11,7 @@ continues a conversation without the server sends `ReleaseSession` instead, and 
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +19,9 @@ from clinvk.types.events import Logged
 from clinvk.types.interaction import InteractionAnswer
 from clinvk.types.orchestration import Plan
 from clinvk.types.request import FailedAgent, RunRequest
+
+if TYPE_CHECKING:
+    from clinvk.runtime.runs import FollowedRun
 
 _LENGTH_BYTES = 4
 
@@ -140,10 +144,29 @@ class RunUpdate(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
     ended_at: float | None
     raw: bytes
     backend: str
+    model: str | None = None
+    workdir: str = ""
     fell_back: tuple[FailedAgent, ...] = ()
     events: Sequence[Logged] = ()
     warnings: list[str] = []
     is_last: bool = False
+
+
+def run_update(run: "FollowedRun", events: Sequence[Logged] = ()) -> RunUpdate:
+    """Return the state of a run, with new events."""
+    return RunUpdate(
+        run_id=run.id,
+        session_id=run.session_id,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        raw=run.raw if run.ended_at else b"",
+        backend=run.request.backend,
+        model=run.request.model,
+        workdir=run.request.workdir or "",
+        fell_back=run.request.fell_back,
+        events=events,
+    )
 
 
 Request = RunCommand | RunPlan | CancelRun | QueuePosition | CreateLogin | RestRequest

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
@@ -17,9 +17,7 @@ from clinvk.remote.socket_path import SocketClaim, peer_pid
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process.process_scan import is_tagged
 from clinvk.runtime.process.waiting import in_background
-from clinvk.runtime.run.task import RunTask
 from clinvk.types.errors import ClinvkError, QueueFull, ShuttingDown, Steered
-from clinvk.types.events import Logged
 from clinvk.types.orchestration import Plan
 
 logger = logging.getLogger(__name__)
@@ -206,11 +204,11 @@ class _ClientConnection:
         """Run the prompt, send its events, and return its end."""
         environ = self._environ_of(command)
         async with self._runs.run_of_user(command.request, environ) as run, in_background(self._listen(run.id)):
-            await self._connection.send(_run_update(run))
+            await self._connection.send(frames.run_update(run))
             async for batch in run.batches():
-                await self._connection.send(_run_update(run, batch))
+                await self._connection.send(frames.run_update(run, batch))
             await self._runs.cancel(run.id)  # the run has ended: wait until the agent has exited
-        return replace(_run_update(run), warnings=run.recorder.warnings, is_last=True)
+        return replace(frames.run_update(run), warnings=run.recorder.warnings, is_last=True)
 
     def _environ_of(self, command: frames.RunCommand | frames.RunPlan) -> dict[str, str]:
         return caller.merge_environment(self._environ, command.environ)
@@ -233,17 +231,3 @@ class _ClientConnection:
             await self._runs.interactions.answer(message.id, message.answer)
         except ClinvkError as exc:
             logger.info("an answer of a command is of no use: %s", exc.message)
-
-
-def _run_update(run: RunTask, events: Sequence[Logged] = ()) -> frames.RunUpdate:
-    return frames.RunUpdate(
-        run_id=run.id,
-        session_id=run.session_id,
-        created_at=run.created_at,
-        started_at=run.started_at,
-        ended_at=run.ended_at,
-        raw=run.raw if run.ended_at else b"",
-        backend=run.request.backend,
-        fell_back=run.request.fell_back,
-        events=events,
-    )

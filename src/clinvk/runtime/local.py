@@ -244,8 +244,7 @@ class LocalRuns:
     async def cancel(self, run_id: str) -> None:
         """Stop a queued or running run, and wait until its agent is gone. Ignore unknown runs."""
         if run := self._live.get(run_id):
-            self.stop(run_id)
-            await asyncio.wait([run.task])
+            await run.cancel()
 
     async def release_session(self, session_id: str) -> None:
         """Ask all warm processes to release the conversation of a session that is resumed elsewhere."""

@@ -13,8 +13,8 @@ from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 
 
-class FollowedRun(Protocol):
-    """A run as the caller sees the run. Times such as `created_at` are seconds since the epoch."""
+class RunInfo(Protocol):
+    """The facts of a run so far. Times such as `created_at` are seconds since the epoch."""
 
     id: str
     request: RunRequest
@@ -31,6 +31,15 @@ class FollowedRun(Protocol):
         ...
 
     @property
+    def session_id(self) -> str | None:
+        """The session that this run is a turn of; None for an ephemeral run."""
+        ...
+
+
+class FollowedRun(RunInfo, Protocol):
+    """A run as the caller sees the run."""
+
+    @property
     def ending(self) -> Ending | None:
         """The ending; None before the run has ended."""
         ...
@@ -38,11 +47,6 @@ class FollowedRun(Protocol):
     @property
     def raw(self) -> bytes:
         """The last line of JSON that the agent printed."""
-        ...
-
-    @property
-    def session_id(self) -> str | None:
-        """The session that this run is a turn of; None for an ephemeral run."""
         ...
 
     def follow(self, after: int = 0) -> AsyncIterator[Logged]:
@@ -54,7 +58,7 @@ class FollowedRun(Protocol):
         ...
 
 
-def run_facts(run: FollowedRun) -> RunFacts:
+def run_facts(run: RunInfo) -> RunFacts:
     """Return the facts of a run for the encoders of dialects."""
     request = run.request
     return RunFacts(

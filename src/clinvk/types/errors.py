@@ -139,6 +139,7 @@ class AmbiguousId(ClinvkError):
     """Several ids begin with the prefix that was given; `candidates` are some of them."""
 
     code = "ambiguous_id"
+    candidates: tuple[str, ...] = ()
 
     def __init__(self, message: str, candidates: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -299,9 +300,19 @@ def extra_required(extra: str, feature: str) -> Generator[None]:
         raise ConfigError(f"{feature} needs a package ({exc}): pip install 'clinvk[{extra}]'") from exc
 
 
-def refusal(code: str, message: str) -> ClinvkError:
-    """Return an error of the class with this code, if a run can be refused with this class; else a `ClinvkError`."""
-    return _REFUSALS.get(code, ClinvkError)(message)
+def refusal(code: str, message: str, field: str | None = None) -> ClinvkError:
+    """Return the error that another process has reported: of the class with this code, or a `ClinvkError`."""
+    kind = _class_of(code) or ClinvkError
+    error = kind.__new__(kind)
+    ClinvkError.__init__(error, message)
+    error.field = field or error.field
+    return error
+
+
+def _class_of(code: str, root: type[ClinvkError] = ClinvkError) -> type[ClinvkError] | None:
+    if root.code == code:
+        return root
+    return next((found for kind in root.__subclasses__() if (found := _class_of(code, kind))), None)
 
 
 def agent_code(status: int | None) -> str:
@@ -326,12 +337,5 @@ _ENDINGS: dict[str, type[ClinvkError]] = {
     for kind in (
         *(InvalidRequest, SessionNotFound, NotResumable, NodeUnavailable, TimedOut, Cancelled),
         *(AgentFailed, *AgentFailed.__subclasses__(), AgentUnpaid),
-    )
-}
-_REFUSALS: dict[str, type[ClinvkError]] = {
-    kind.code: kind
-    for kind in (
-        *(InvalidRequest, Unsupported, ConfigError, BackendUnavailable, SessionNotFound),
-        *(SessionBusy, NotResumable, ResourcesExhausted, StoreUnavailable, NodeUnavailable),
     )
 }

@@ -12,7 +12,7 @@ import msgspec
 from clinvk.types.choices import Isolation
 from clinvk.types.errors import Cancelled, ClinvkError
 from clinvk.types.events import RunFailed, RunFinished, Usage
-from clinvk.types.request import RunRequest
+from clinvk.types.request import Placement, RunRequest
 from clinvk.types.result import RunResult
 
 Kind = Literal["parallel", "chain", "compare"]
@@ -29,6 +29,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         dry_run: return the command instead of running it.
         follows: work in the directory of the previous step, even if that directory is a worktree.
         is_judge: the part judges the answers of the other parts.
+        placement: the node of a cluster that the part asks for.
     """
 
     request: RunRequest
@@ -39,6 +40,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Isolation = "none"
     follows: bool = False
     is_judge: bool = False
+    placement: Placement = Placement()
 
 
 class Parallel(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="parallel"):
@@ -95,6 +97,11 @@ Plan = Parallel | Chain | Compare
 def is_dry_run(plan: Plan) -> bool:
     """Return whether no part of a plan runs an agent."""
     return all(part.dry_run for part in plan.parts)
+
+
+def may_move(plan: Plan, part: Part) -> bool:
+    """Return whether any node of a cluster may run a part: a step and an isolated part need files of their node."""
+    return not (isinstance(plan, Chain) or part.isolation != "none" or part.dry_run)
 
 
 def is_ephemeral(plan: Plan) -> bool:
@@ -170,6 +177,7 @@ class PartResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         run_id: empty if no run began.
         workdir: the directory of the agent, in which a following step can work.
+        node: the node of the cluster that ran the part; empty without a cluster.
     """
 
     index: int
@@ -179,6 +187,7 @@ class PartResult(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     model: str | None = None
     workdir: str = ""
+    node: str = ""
     duration_s: float = 0.0
     change: Change | None = None
     check: Check | None = None

@@ -1,12 +1,13 @@
 """The request for a run: every API and every command produces a `RunRequest`."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from clinvk.types.choices import ApprovalMode, OnBudget, OnBusy, OnLimit, SandboxMode
+from clinvk.types.errors import InvalidRequest
 
 MAX_STOPS = 16
 """Maximum number of texts in `stop`: each piece of the answer is searched for each of them on the event loop."""
@@ -67,6 +68,33 @@ class PartPosition(msgspec.Struct, frozen=True, omit_defaults=True):
     index: int
     name: str = ""
     base: str = ""
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """The node that a request asks for: its name, if any, and the labels that it must have."""
+
+    node: str = ""
+    labels: frozenset[str] = frozenset()
+
+    def with_headers(self, headers: Mapping[str, str]) -> "Placement":
+        """Add what the headers of the request ask for.
+
+        Raises:
+            InvalidRequest: body and header name different nodes.
+        """
+        node = headers.get("x-clinvk-node", "")
+        if node and self.node and node != self.node:
+            raise InvalidRequest(f"node is {self.node!r}, but the header x-clinvk-node is {node!r}", "node")
+        labels = {label.strip() for label in headers.get("x-clinvk-labels", "").split(",")} - {""}
+        return Placement(self.node or node, self.labels | labels)
+
+    def check(self, node: str, labels: Collection[str]) -> None:
+        """Raise `InvalidRequest` if the request asks for another node than this, or for labels that it lacks."""
+        if self.node and self.node != node:
+            name = f"is node {node!r}" if node else "is no node of a cluster"
+            raise InvalidRequest(f"node {self.node!r} cannot be reached here: this machine {name}", "node")
+        if missing := self.labels.difference(labels):
+            raise InvalidRequest(f"labels that this machine lacks: {', '.join(sorted(missing))}", "labels")
 
 
 class FailedAgent(msgspec.Struct, frozen=True):

@@ -5,8 +5,9 @@ The agents live inside the request: if the client disconnects, all agents are st
 
 import asyncio
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -25,19 +26,19 @@ from clinvk.api.http.response import (
 )
 from clinvk.backends import registry as backends
 from clinvk.dialects import json_bodies, sse
-from clinvk.dialects.dialect import Call, Placement
+from clinvk.dialects.dialect import Call
 from clinvk.dialects.rest import batch_answers, batch_bodies, unified
 from clinvk.dialects.rest.rest import Accepted, Rest, prefers_async
-from clinvk.orchestrate.admission import complete_plan
+from clinvk.orchestrate.admission import Admission, complete_plan
 from clinvk.orchestrate.chain import resume_chain
 from clinvk.orchestrate.observers import EventStream
-from clinvk.orchestrate.orchestration import Orchestration
+from clinvk.orchestrate.orchestration import Orchestration, Resources
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.types.errors import ClinvkError, InvalidRequest, ResourcesExhausted
 from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import Compare, Kind, Plan, Summary, is_dry_run
-from clinvk.types.request import RunRequest
+from clinvk.types.request import Placement, RunRequest
 
 _parallel = json_bodies.decoder(batch_bodies.ParallelBody)
 _chain = json_bodies.decoder(batch_bodies.ChainBody)
@@ -85,26 +86,25 @@ class BatchEndpoint(NamedTuple):
                 plan = await run_in_loop_thread(len(body), batch_bodies.compare, requested)
         return BatchRequest(plan, requested.detach, batch_bodies.placement(requested))
 
-    async def admit(self, plan: Plan, key_name: str, client: str, depth: int) -> Plan:
-        """Return a plan with every part completed from the settings, and admitted by the same rules as a prompt.
+    def admission(self, state: Mapping[str, Any], spread: Placement | None = None) -> Admission:
+        """Return what completes the parts of a plan from the settings, and admits them by the same rules as a prompt.
 
-        The other arguments are as in `RequestAdmission.admit`.
-
-        Raises:
-            ClinvkError: a part cannot run; `field` names the part.
+        `state` is that of the request's scope. With `spread`, the nodes of a cluster that fit may run the parts.
         """
-        services = self.services
+        services, key_name = self.services, state["key_name"]
+        client, depth = state.get("client", ""), state.get("depth", 0)
 
-        async def admit(request: RunRequest) -> RunRequest:
+        async def complete(request: RunRequest) -> RunRequest:
             return await services.admission.admit(Call(request=request), False, key_name, client, depth=depth)
 
         def require(backend: str) -> None:
             found = backends.backend_named(backend, services.registry)
             executables.require(found, services.settings, services.environ)
 
-        if isinstance(plan, Compare) and plan.check:
-            services.admission.check_command(key_name)
-        return await services.orchestrations.admit(plan, admit, require)
+        resources = services.orchestrations.resources
+        if spread is not None and services.cluster and services.cluster.part_nodes:
+            resources = resources._replace(nodes=services.cluster.part_nodes(spread, complete, state))
+        return Admission(complete, cache(require), resources, set())
 
     async def _resume_chain(self, body: batch_bodies.ChainBody, run_id: str) -> Plan:
         if body.steps is not None or body.input is not None:
@@ -129,12 +129,15 @@ class _BatchRequest(Exchange):
 
     async def _answer(self, disconnect: DisconnectWatch) -> None:
         endpoint, state = self._endpoint, self._scope["state"]
-        requested, detach, _ = await self._read(disconnect)
-        plan = await endpoint.admit(requested, state["key_name"], state.get("client", ""), state.get("depth", 0))
+        requested, detach, placement = await self._read(disconnect)
+        if isinstance(requested, Compare) and requested.check:
+            endpoint.services.admission.check_command(state["key_name"])
+        admission = endpoint.admission(state, placement)
+        plan, resources = await admission.admit(requested), admission.resources
         if detach and not is_dry_run(plan):
-            await self._answer_detached(plan, requested, disconnect)
+            await self._answer_detached(plan, requested, resources, disconnect)
             return
-        async with endpoint.services.orchestrations.start(plan, requested) as self._orchestration:
+        async with endpoint.services.orchestrations.start(plan, requested, resources) as self._orchestration:
             if self._orchestration.id:
                 self._headers = [(b"x-clinvk-run-id", self._orchestration.id.encode())]
             if self._stream_type:
@@ -146,9 +149,11 @@ class _BatchRequest(Exchange):
                 summary = await self._orchestration.drive()
         await self._end(summary)
 
-    async def _answer_detached(self, plan: Plan, requested: Plan, disconnect: DisconnectWatch) -> None:
+    async def _answer_detached(
+        self, plan: Plan, requested: Plan, resources: Resources, disconnect: DisconnectWatch
+    ) -> None:
         """Begin the orchestration in the background; wait for its end unless the client prefers otherwise."""
-        one = self._orchestration = await self._endpoint.services.orchestrations.launch(plan, requested)
+        one = self._orchestration = await self._endpoint.services.orchestrations.launch(plan, requested, resources)
         disconnect.watch()  # only now: a client that leaves earlier still has its agents started
         self._headers = [(b"x-clinvk-run-id", one.id.encode())]
         self._stream_type = ""
@@ -166,10 +171,12 @@ class _BatchRequest(Exchange):
         body = await read_json(self._scope, self._receive, self._endpoint.services.settings.server)
         services = self._endpoint.services
         requested = await self._endpoint.parse(body)
-        services.admission.check_placement(requested.placement, headers_of(self._scope))
+        headers = headers_of(self._scope)
+        services.admission.check_placement(requested.placement, headers)
         if not requested.detach:
             disconnect.watch()
-        return requested._replace(plan=complete_plan(requested.plan, services.settings))
+        plan, placement = complete_plan(requested.plan, services.settings), requested.placement.with_headers(headers)
+        return requested._replace(plan=plan, placement=placement)
 
     async def _write(self, lines: Iterable[bytes]) -> None:
         for data in chunked(map(self._frame, lines)):

@@ -14,11 +14,11 @@ from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings, candidates
 from clinvk.dialects.conversation import MAX_IMAGES
-from clinvk.dialects.dialect import Call, Placement
+from clinvk.dialects.dialect import Call
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import InvalidRequest
-from clinvk.types.request import RunRequest, fallback_of
+from clinvk.types.request import Placement, RunRequest, fallback_of
 from clinvk.types.session import Session
 
 

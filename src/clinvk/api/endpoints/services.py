@@ -1,11 +1,11 @@
 """The services of a server for its endpoints: settings, store, runs, admission, access and observers."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -24,9 +24,12 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables
 from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.store.protocol import SessionStore
+from clinvk.types.request import Placement
 
 if TYPE_CHECKING:
+    from clinvk.orchestrate.admission import Admit
     from clinvk.orchestrate.live import Orchestrations
+    from clinvk.orchestrate.orchestration import Nodes
 
 
 class Cluster(Protocol):
@@ -37,6 +40,12 @@ class Cluster(Protocol):
 
     runs_agents: bool
     """Whether the server is a worker."""
+
+    part_nodes: "Callable[[Placement, Admit, Mapping[str, Any]], Nodes] | None"
+    """Returns the nodes for the parts of a request, for the placement, the completion and the state of the request.
+
+    None for a server that is no worker.
+    """
 
     @property
     def role(self) -> str:
@@ -109,7 +118,7 @@ class Services:
             executables.needed_variables(self.environ),
             rule=self.admission.check_repository,
             background=self.background,
-            node=self.settings.cluster.node,
+            cluster=self.settings.cluster,
         )
 
     @cached_property

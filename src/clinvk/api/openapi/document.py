@@ -204,19 +204,11 @@ def _required_of_bodies(registry: Mapping[str, Backend]) -> dict[str, Json]:
             {"required": ["session_id"], "properties": {"session_id": some}},
         ],
     }
-    steps: Json = {"steps": {"type": "array"}, "resume_from": {"enum": [None, ""]}}
+    step: Json = {"properties": {"node": {"enum": [None, ""]}, "labels": {"enum": [None, []]}}}
+    steps: Json = {"steps": {"type": "array", "items": step}, "resume_from": {"enum": [None, ""]}}
     return {
         "PromptBody": prompt,
-        "PartBody": _merged(
-            prompt,
-            {
-                "properties": {
-                    "detach": {"enum": [None, False]},
-                    "node": {"enum": [None, ""]},
-                    "labels": {"enum": [None, []]},
-                }
-            },
-        ),
+        "PartBody": _merged(prompt, {"properties": {"detach": {"enum": [None, False]}}}),
         "ChainBody": {
             "anyOf": [
                 {"required": ["steps"], "properties": steps},

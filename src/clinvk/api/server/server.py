@@ -296,8 +296,8 @@ async def open_server(
                     cluster.joined(services) if cluster else nullcontext(),
                 ):
                     yield RunningServer(app, services, server)
+                    await services.end_orchestrations()
                 versions.cancel()
-                await services.end_orchestrations()
             server.should_exit = True
     finally:
         for sock in sockets:

@@ -236,7 +236,7 @@ async def _run_plan(
             settings_with_slots, store, environ, backends, release_elsewhere=freeing(environ), home=home(environ)
         ) as runs:
             orchestrations = Orchestrations(
-                runs, store, runs.spawner, executables.inherited(settings, environ), node=settings.cluster.node
+                runs, store, runs.spawner, executables.inherited(settings, environ), cluster=settings.cluster
             )
             try:
                 plan = await _admitted(view, backends, requested, orchestrations, store)
@@ -251,7 +251,8 @@ async def _run_plan(
                     # in a log before the chain starts, since a killed chain prints nothing
                     if isinstance(plan, Chain) and orchestration.id and not (notes.is_terminal or is_ephemeral(plan)):
                         notes.info(f"to resume this chain after an interruption: {resume_command(orchestration.id)}")
-                    observers = (*filter(None, (folder,)), view.observer(plan, stop.set), *view.questions(plan))
+                    questions = view.questions(plan, runs.interactions.answer)
+                    observers = (*filter(None, (folder,)), view.observer(plan, stop.set), *questions)
                     summary = await _drive(view, runs, orchestration, stop, observers)
     _report_warnings(notes, summary.warnings[len(orchestration.warnings) :])
     if folder:

@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 
-from clinvk.cli.prompt.questions import Question, TerminalQuestions
+from clinvk.cli.prompt.questions import Answer, Question, TerminalQuestions
 from clinvk.cli.prompt.status_line import tool_text
 from clinvk.cli.terminal.output import STDERR, Notes, duration, is_writable, without_sequences, write
 from clinvk.cli.terminal.streams import writable
 from clinvk.cli.terminal.table import Column, colored, cut, one_line, table
-from clinvk.orchestrate.observers import PartObserver
-from clinvk.runtime.run.task import RunTask
+from clinvk.orchestrate.observers import PartObserver, PartRun
 from clinvk.types.errors import TimedOut
 from clinvk.types.events import (
     Event,
@@ -72,18 +71,19 @@ def activity(event: Event) -> str:
 class PartQuestions(PartObserver):
     """Asks on the terminal what the agents of the parts ask."""
 
-    def __init__(self, plan: Plan, notes: Notes, environ: Mapping[str, str]) -> None:
+    def __init__(self, plan: Plan, answer: Answer, notes: Notes, environ: Mapping[str, str]) -> None:
         self._plan = plan
+        self._answer = answer
         self._questions = TerminalQuestions(notes, environ)
         self.show = self._questions.run
 
-    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: PartRun, batch: Sequence[Logged]) -> None:
         """Ask, or take back a question that is resolved."""
         for _, _, event in batch:
             match event:
                 case InteractionRequested(interaction):
                     agent = part_label(self._plan, index, part)
-                    self._questions.open(Question(interaction, agent, run.request.workdir or "", run.resolve))
+                    self._questions.open(Question(interaction, agent, run.request.workdir or "", self._answer))
                 case InteractionResolved(interaction):
                     await self._questions.close(interaction)
                 case _:
@@ -101,12 +101,12 @@ class ProgressLines(PartObserver):
         self._notes = notes
         self._turn = asyncio.Lock()
 
-    def started(self, index: int, part: Part, run: RunTask) -> None:
+    def started(self, index: int, part: Part, run: PartRun) -> None:
         """Print that a part has begun, unless stderr is blocked."""
         if is_writable(STDERR):
             self._notes.info(f"{part_label(self._plan, index, part)}: started")
 
-    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: PartRun, batch: Sequence[Logged]) -> None:
         """Print the activity of a verbose part."""
         for _, _, event in batch if part.request.verbose else ():
             if not isinstance(event, ThinkingDelta) and (text := activity(event)):
@@ -147,7 +147,7 @@ _CLEAR_LINE, _CLEAR_LINE_ABOVE = "\r\x1b[2K", "\x1b[1A\x1b[2K"
 class _Running:
     """A running part; `text` is the end of the answer so far, `did` the activity after it."""
 
-    def __init__(self, part: Part, run: RunTask) -> None:
+    def __init__(self, part: Part, run: PartRun) -> None:
         self.part = part
         self.run = run
         self.did = ""
@@ -166,11 +166,11 @@ class LiveProgress(PartObserver):
         self._ended = {result.index: result for result in plan.done} if isinstance(plan, Chain) else {}
         self._counts = Counter(map(status, self._ended.values()))
 
-    def started(self, index: int, part: Part, run: RunTask) -> None:
+    def started(self, index: int, part: Part, run: PartRun) -> None:
         """Show that a part has begun."""
         self._running[index] = _Running(part, run)
 
-    async def event(self, index: int, part: Part, run: RunTask, batch: Sequence[Logged]) -> None:
+    async def event(self, index: int, part: Part, run: PartRun, batch: Sequence[Logged]) -> None:
         """Show the activity of a part."""
         running = self._running[index]
         for _, _, event in batch:

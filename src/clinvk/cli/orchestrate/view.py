@@ -10,6 +10,7 @@ from typing import NamedTuple
 from clinvk.cli.orchestrate.outcomes import event_printer, last_line, outcome
 from clinvk.cli.orchestrate.progress import COLORS, LiveProgress, PartQuestions, ProgressLines, part_label, status
 from clinvk.cli.parse.flags import CompareFlags, OrchestrationFlags
+from clinvk.cli.prompt.questions import Answer
 from clinvk.cli.sessions.session_text import ANSWER, BACKEND, TITLE, Fields, TextView, failure, tokens
 from clinvk.cli.terminal.output import (
     WOULD_EXECUTE,
@@ -70,10 +71,10 @@ class OutcomeView(NamedTuple):
             return LiveProgress(plan, self.notes, self.settings.output.color and not self.environ.get("NO_COLOR"))
         return PartObserver() if self.flags.wants_json else ProgressLines(plan, self.notes)
 
-    def questions(self, plan: Plan) -> tuple[PartObserver, ...]:
+    def questions(self, plan: Plan, answer: Answer) -> tuple[PartObserver, ...]:
         """Return an observer that asks what agents ask, or names the command to answer; a stream has the events."""
         asks = not self.is_stream and any(part.request.approval_mode == "ask" for part in plan.parts)
-        return (PartQuestions(plan, self.notes, self.environ),) if asks else ()
+        return (PartQuestions(plan, answer, self.notes, self.environ),) if asks else ()
 
     def print(self, summary: Summary) -> None:
         """Print the outcome on stdout and remarks on stderr."""

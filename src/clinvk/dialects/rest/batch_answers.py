@@ -19,6 +19,7 @@ from clinvk.types.orchestration import ChangedFile, Check, JudgeVerdict, Part, P
 
 _Warnings = Annotated[tuple[str, ...], Meta(description="Probable mistakes in the request.")]
 _RunId = Annotated[str, Meta(description="The run of the orchestration; absent in a dry run.")]
+_Node = Annotated[str, Meta(description="The node of the cluster; absent without a cluster.")]
 _Duration = Annotated[int, Meta(description="Total duration in milliseconds.")]
 
 _encoder = msgspec.json.Encoder()
@@ -39,6 +40,7 @@ class PartAnswer(PromptAnswer, frozen=True, kw_only=True, omit_defaults=True):
     worktree: Annotated[str | None, Meta(description="The path of the worktree; null if unchanged.")] = None
     check: Annotated[Check | None, Meta(description="The result of `check` in the worktree.")] = None
     warnings: Annotated[tuple[str, ...], Meta(description="Files that worktree or diff lack.")] = ()
+    node: _Node = ""
 
 
 class ParallelAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -73,6 +75,7 @@ class JudgeAnswer(PromptAnswer, frozen=True, kw_only=True, omit_defaults=True):
     best_backend: Annotated[str | None, Meta(description="The backend of the best answer.")]
     reasons: Annotated[str, Meta(description="The judge's reasons; A, B, … are the answers in `order`.")]
     order: Annotated[tuple[int, ...], Meta(description="The indices of the answers A, B, …")]
+    node: _Node = ""
 
 
 class CompareAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -154,6 +157,7 @@ def part_answer(result: PartResult, kind: orchestration.Kind) -> PartAnswer:
         worktree=change.path if change and change.kept else None,
         check=result.check,
         warnings=change.warnings if change else (),
+        node=result.node,
     )
 
 
@@ -165,6 +169,7 @@ def _judge(verdict: JudgeVerdict, parts: tuple[Part, ...]) -> JudgeAnswer:
         best_backend=None if best is None else parts[best].request.backend,
         reasons=verdict.reasons,
         order=verdict.order,
+        node=verdict.result.node,
     )
 
 

@@ -1,17 +1,17 @@
 """Request bodies of the REST API for several agents: parallel, chain and compare requests, which contain prompts."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from clinvk.dialects.dialect import Placement
 from clinvk.dialects.rest.bodies import Labels, Name, NodeName, PromptBody, PromptFields, Seconds, request_of
 from clinvk.types.choices import Isolation
 from clinvk.types.errors import ClinvkError, InvalidRequest, with_position
 from clinvk.types.orchestration import Chain, Compare, Parallel, Part
-from clinvk.types.request import RunRequest
+from clinvk.types.request import Placement, RunRequest
 
 MAX_PARTS = 10_000
 
@@ -33,8 +33,8 @@ _All = Annotated[bool | None, Meta(description="Run nothing; return the commands
 class PartBody(PromptBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One task of a parallel request, or one step of a chain.
 
-    `output_format` has no effect, since the request has only one answer or stream, and `detach`, `node` and `labels`
-    are refused, since they belong beside the parts.
+    `output_format` has no effect, since the request has only one answer or stream, and `detach` is refused, since it
+    belongs beside the parts. So do `node` and `labels` of a chain, whose steps run on one node.
     """
 
     id: Annotated[Name | None, Meta(description="Returned with result and events; unique among the tasks.")] = None
@@ -150,7 +150,8 @@ def chain(body: ChainBody) -> Chain:
     if body.steps is None:
         raise InvalidRequest("steps is missing", "steps")
     _refuse_duplicates([step.name for step in body.steps], "steps", "name")
-    parts = tuple(_part(step, f"steps[{index}]", body.dry_run) for index, step in enumerate(body.steps))
+    own = ("detach", "node", "labels")
+    parts = tuple(_part(step, f"steps[{index}]", body.dry_run, own) for index, step in enumerate(body.steps))
     if body.pass_working_dir:  # a step without a directory follows the previous step
         free = [not part.request.workdir and not part.request.session_id for part in parts]
         parts = tuple(replace(part, follows=index > 0 and free[index]) for index, part in enumerate(parts))
@@ -197,9 +198,9 @@ def _refuse_duplicates(names: list[str | None], at: str, field: str) -> None:
             raise with_position(error, f"{at}[{index}]")
 
 
-def _part(body: PartBody, at: str, dry_run: bool | None) -> Part:
+def _part(body: PartBody, at: str, dry_run: bool | None, refused: Sequence[str] = ("detach",)) -> Part:
     try:
-        for name in ("detach", "node", "labels"):
+        for name in refused:
             if getattr(body, name):
                 raise InvalidRequest(f"{name} belongs beside the parts, not in one", name)
         request = request_of(body, body.backend, body.session_id)
@@ -212,6 +213,7 @@ def _part(body: PartBody, at: str, dry_run: bool | None) -> Part:
         meta=body.meta or {},
         dry_run=bool(dry_run or body.dry_run),
         isolation=body.isolation or "none",
+        placement=placement(body),
     )
 
 

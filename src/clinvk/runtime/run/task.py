@@ -172,6 +172,11 @@ class RunTask:
         session = self.recorder.session
         return session.id if session else None
 
+    @property
+    def node(self) -> str:
+        """The name of this machine in a cluster."""
+        return self.recorder.record.node
+
     def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
         """Yield the events after number `after` until the ending; each batch holds all available events."""
         return self.log.batches(after)
@@ -205,6 +210,11 @@ class RunTask:
             self.phase, self.stopped_by = Phase.STOPPING, ending
         self.no_grace = self.no_grace or at_once
         self.wake()
+
+    async def cancel(self) -> None:
+        """Stop the run unless it has ended, and wait until its agent is gone."""
+        self.stop(RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE))
+        await asyncio.wait([self.task])
 
     async def steer(self, request: RunRequest) -> bool:
         """Give the agent a further prompt within its turn. Return False if the agent has not received the prompt."""

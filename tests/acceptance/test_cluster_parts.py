@@ -1,0 +1,202 @@
+"""The parts of an orchestration on the nodes of a cluster of real processes."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from acceptance.cluster import Cluster, lines, prompt
+from acceptance.command import until
+from acceptance.server import Server
+from mcp_client import over_http
+from scripted import Scripted
+from scripted.steps import claude_says, codex_says, exits, hang, pause, wait_for
+
+ONE_AT_ONCE = {"CLINVK_SERVER__MAX_CONCURRENT_RUNS": "1"}
+NO_QUEUE = {**ONE_AT_ONCE, "CLINVK_SERVER__MAX_QUEUED_RUNS": "0"}
+
+
+@pytest.fixture
+def cluster(scripted: Scripted, tmp_path: Path) -> Generator[Cluster]:
+    """A NATS server, and what a test starts."""
+    with Cluster(scripted, tmp_path) as running:
+        yield running
+
+
+def task(text: str, **fields: object) -> dict[str, object]:
+    """Return a task for Claude."""
+    return {"backend": "claude", "prompt": text, **fields}
+
+
+def parallel(gateway: Server, *tasks: dict[str, object], **fields: object) -> httpx.Response:
+    """Run tasks, all at once."""
+    body = {"tasks": tasks, "max_parallel": len(tasks), **fields}
+    return gateway.client.post("/api/v1/parallel", json=body)
+
+
+def detached(gateway: Server, *tasks: dict[str, object], **fields: object) -> str:
+    """Start tasks in the background; return the run id."""
+    body = {"tasks": tasks, "max_parallel": len(tasks), "detach": True, **fields}
+    response = gateway.client.post("/api/v1/parallel", json=body, headers={"prefer": "respond-async"})
+    assert response.status_code == 202, response.text
+    return response.json()["run_id"]
+
+
+def run_of(gateway: Server, run_id: str) -> Any:
+    """Return a run with its parts."""
+    return gateway.client.get(f"/api/v1/runs/{run_id}").json()
+
+
+def test_agents_on_different_nodes_are_compared_and_judged(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "codex").mkdir()
+    claude, codex = cluster.agent, Scripted(tmp_path / "codex", ("codex",))
+    (claude.folder / "codex").unlink()
+    claude.play(claude_says("from claude"))
+    codex.play(codex_says("from codex"))
+    codex.play(codex_says(json.dumps({"best": "A", "reasons": "short"})), when="<answer")
+    cluster.worker("one")
+    cluster.worker("two", PATH=codex.path)
+    gateway = cluster.gateway()
+    body = {"prompt": "hi", "backends": ["claude", "codex"], "judge": {"backend": "codex"}}
+    compared = gateway.client.post("/api/v1/compare", json=body).json()
+    parts = [(part["backend"], part["output"], part["node"]) for part in compared["results"]]
+    assert parts == [("claude", "from claude", "one"), ("codex", "from codex", "two")]
+    assert (compared["judge"]["node"], compared["judge"]["reasons"]) == ("two", "short")
+    run = run_of(gateway, compared["run_id"])
+    assert sorted((part["node"], part["state"]) for part in run["runs"]) == [
+        ("one", "finished"),
+        ("two", "finished"),
+        ("two", "finished"),
+    ]
+    headers = {"accept": "application/x-ndjson"}
+    with gateway.client.stream("POST", "/api/v1/compare", json=body, headers=headers) as response:
+        *events, summary = lines(response.iter_lines())
+    said = {
+        event["index"]: event["content"]["text"] for event in events if event["type"] == "message" and "index" in event
+    }
+    assert said == {0: "from claude", 1: "from codex"}
+    assert [part["node"] for part in summary["results"]] == ["one", "two"]
+    run = asyncio.run(compared_over_mcp(gateway, prompt="hi", backends=["claude", "codex"]))
+    assert (run["state"], len(run["runs"])) == ("finished", 2)
+
+
+async def compared_over_mcp(gateway: Server, **arguments: object) -> Any:
+    """Compare agents over MCP; return the run."""
+    async with over_http("legacy", gateway.client.base_url.port or 0) as mcp:
+        return await mcp.call(dict[str, Any], "compare", **arguments)
+
+
+def test_tasks_use_all_nodes_and_may_ask_for_one(cluster: Cluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    cluster.agent.play(claude_says("hello"))
+    cluster.agent.play([wait_for(gate), *claude_says("waited")], when="wait")
+    cluster.worker("one", "--labels", "gpu,web", **ONE_AT_ONCE)
+    cluster.worker("two", **ONE_AT_ONCE)
+    gateway = cluster.gateway()
+    answers: list[httpx.Response] = []
+    request = threading.Thread(target=lambda: answers.append(parallel(gateway, *[task("wait")] * 4)))
+    request.start()
+    until(lambda: [node["running"] for node in gateway.client.get("/api/v1/nodes").json()["nodes"]] == [1, 1])
+    until(lambda: len(cluster.agent.calls()) == 2)
+    gate.touch()
+    request.join()
+    results = answers[0].json()["results"]
+    assert [part["output"] for part in results] == ["waited"] * 4
+    assert {part["node"] for part in results} == {"one", "two"}
+    placed = parallel(
+        gateway,
+        task("a", node="two"),
+        task("b", labels=["gpu"]),
+        task("c", session_id=prompt(gateway, "two")["session_id"]),
+        task("d", session_id=prompt(gateway, "one")["session_id"]),
+        max_parallel=1,
+    )
+    assert [part["node"] for part in placed.json()["results"]] == ["two", "one", "two", "one"]
+    assert {part["node"] for part in parallel(gateway, task("a"), task("b"), node="two").json()["results"]} == {"two"}
+    body = {"tasks": [task("a", isolation="worktree", node="one")], "dry_run": True}
+    assert gateway.client.post("/api/v1/parallel", json=body).headers["x-clinvk-node"] == "one"
+    for refused, status, field in (
+        (task("b", labels=["gpu", "other"]), 503, "tasks[1]"),
+        (task("b", node="three"), 503, "tasks[1]"),
+        (task("b", workdir="/nowhere"), 400, "tasks[1].workdir"),
+        (task("b", backend="gemini", approval_mode="always", node="two", workdir="relative"), 400, "tasks[1].workdir"),
+    ):
+        answer = parallel(gateway, task("a"), refused)
+        assert (answer.status_code, answer.json().get("field")) == (status, field), answer.text
+    answer = parallel(gateway, task("a", node="one"), node="two")
+    assert (answer.status_code, answer.json()["field"]) == (400, "tasks[0].node")
+
+
+def test_part_waits_while_all_nodes_are_full(cluster: Cluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    cluster.agent.play([wait_for(gate), *claude_says("waited")])
+    cluster.worker("one", **NO_QUEUE)
+    cluster.worker("two", **NO_QUEUE)
+    gateway = cluster.gateway()
+    gateway.detached("busy")
+    until(lambda: len(cluster.agent.alive()) == 1)
+    run_id = detached(gateway, task("a"), task("b"))
+    until(lambda: len(cluster.agent.alive()) == 2)
+    time.sleep(1.5)  # longer than a part waits until it asks the nodes again
+    assert (run_of(gateway, run_id)["state"], len(run_of(gateway, run_id)["runs"])) == ("running", 1)
+    gate.touch()
+    until(lambda: run_of(gateway, run_id)["state"] == "finished")
+    assert len(run_of(gateway, run_id)["runs"]) == 2
+
+
+def test_killed_node_costs_only_its_parts(cluster: Cluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]])
+    workers = {name: cluster.worker(name) for name in ("one", "two", "three")}
+    gateway = cluster.gateway()
+    run_id = detached(gateway, *(task("hi", node=name) for name in workers))
+    until(lambda: len(cluster.agent.calls()) == 3)
+    victim = next(name for name in workers if name != run_of(gateway, run_id)["node"])
+    workers[victim].kill()
+    until(lambda: states(gateway, run_id)[victim] == "interrupted")
+    gate.touch()
+    until(lambda: run_of(gateway, run_id)["state"] == "failed")
+    assert f"1 of 3 failed, the first with: node '{victim}' is away" in run_of(gateway, run_id)["error"]
+    assert states(gateway, run_id) == dict.fromkeys(workers, "finished") | {victim: "interrupted"}
+
+
+def states(gateway: Server, run_id: str) -> dict[str, str]:
+    """Return the states of the parts by node."""
+    return {part["node"]: part["state"] for part in run_of(gateway, run_id)["runs"]}
+
+
+def test_stop_of_an_orchestration_reaches_all_nodes(cluster: Cluster) -> None:
+    cluster.agent.play(claude_says("hello"))
+    cluster.agent.play([*claude_says("half")[:4], hang()], when="slow")
+    cluster.agent.play([*claude_says("no")[:2], pause(1), exits(1)], when="fails")
+    workers = {name: cluster.worker(name, CLINVK_SERVER__SHUTDOWN_GRACE_SECS="1") for name in ("one", "two")}
+    gateway = cluster.gateway()
+    tasks = [task("slow", node=name) for name in workers]
+
+    run_id = detached(gateway, *tasks)
+    until(lambda: len(cluster.agent.alive()) == 2)
+    assert gateway.client.post(f"/api/v1/runs/{run_id}/cancel").json()["state"] == "cancelled"
+    assert (states(gateway, run_id), cluster.agent.alive()) == (dict.fromkeys(workers, "cancelled"), [])
+
+    failed = parallel(gateway, *tasks, task("fails", node="one"), task("slow"), fail_fast=True, max_parallel=3)
+    assert (failed.json()["cancelled"], failed.json()["failed"]) == (3, 4), failed.text
+    until(lambda: not cluster.agent.alive())
+
+    with (
+        pytest.raises(httpx.ReadTimeout),
+        httpx.Client(base_url=gateway.url, timeout=3) as client,
+    ):
+        client.post("/api/v1/parallel", json={"tasks": tasks})
+    until(lambda: not cluster.agent.alive())
+
+    run_id = detached(gateway, *tasks)
+    until(lambda: len(cluster.agent.alive()) == 2)
+    workers[run_of(gateway, run_id)["node"]].process.terminate()
+    until(lambda: run_of(gateway, run_id).get("state") == "cancelled")
+    until(lambda: set(states(gateway, run_id).values()) == {"cancelled"} and not cluster.agent.alive())
