@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import quote
@@ -53,11 +53,18 @@ class PostgresServer:
         """Stop the server; `immediate` is like a crash."""
         self._run("pg_ctl", "stop", "--wait", "--mode", mode)
 
+    def kill(self) -> None:
+        """Kill all processes of the server."""
+        processes = self._processes()
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=20)
+
     @contextmanager
     def suspended(self) -> Generator[None]:
         """Suspend all processes of the server inside the context: connections stay open, and nothing answers."""
-        parent = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
-        processes = [parent, *parent.children()]
+        processes = self._processes()
         for process in processes:
             process.suspend()
         try:
@@ -83,6 +90,10 @@ class PostgresServer:
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(f"CREATE SCHEMA {schema}".encode())
         return self.url(schema)
+
+    def _processes(self) -> list[psutil.Process]:
+        parent = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        return [parent, *parent.children()]
 
     def _options(self) -> str:
         return f"{_OPTIONS} -k {self.folder}"

@@ -72,11 +72,11 @@ class Server:
         """Send a prompt."""
         return self.client.post("/api/v1/prompt", json={"backend": backend, "prompt": prompt, **fields})
 
-    def detached(self, prompt: str, backend: str = "claude") -> dict[str, str]:
+    def detached(self, prompt: str, backend: str = "claude", **fields: object) -> dict[str, str]:
         """Start a run in the background; return its `run_id` and `session_id`."""
         response = self.client.post(
             "/api/v1/prompt",
-            json={"backend": backend, "prompt": prompt, "detach": True},
+            json={"backend": backend, "prompt": prompt, "detach": True, **fields},
             headers={"prefer": "respond-async"},
         )
         assert response.status_code == 202, response.text

@@ -2,15 +2,19 @@
 
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from acceptance.cluster import SECRET, Cluster, lines, nodes, prompt
 from acceptance.command import Clinvk, until
 from acceptance.server import Server
 from network import Loss, Network
-from scripted.steps import claude_says, wait_for
+from postgres_server import PostgresServer
+from scripted.steps import claude_says, hang, wait_for
 
 _CHANGED_SOURCE = """
 import importlib.util, sys
@@ -66,6 +70,58 @@ def test_worker_of_another_version_is_listed_as_incompatible_and_gets_no_request
         ["later", "incompatible"],
         ["same", "up"],
     ]
+
+
+CLOCK = """
+import datetime, time
+own_time, own_time_ns, own = time.time, time.time_ns, datetime.datetime
+time.time = lambda: own_time() + {shift_s}
+time.time_ns = lambda: own_time_ns() + {shift_s} * 10**9
+class Shifted(own):
+    @classmethod
+    def now(cls, tz=None):
+        return own.now(tz) + datetime.timedelta(seconds={shift_s})
+datetime.datetime = Shifted
+"""
+HOUR_S = 3600
+
+
+def test_clocks_that_differ_declare_nobody_dead(
+    cluster: Cluster, clinvk: Clinvk, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    store, gate = {"CLINVK_STORE__URL": postgres.empty()}, tmp_path / "gate"
+    cluster.agent.play(claude_says("hello"))
+    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
+    cluster.agent.play([*claude_says("half")[:4], hang()], when="forever")
+    shifts = {"ahead": HOUR_S, "behind": -HOUR_S}
+    clocks = {node: at_start(tmp_path / node, CLOCK.format(shift_s=shift)) | store for node, shift in shifts.items()}
+    workers = {node: cluster.worker(node, **clocks[node]) for node in clocks}
+    gateway = cluster.gateway(**store)
+    slow = {node: gateway.detached("slow", node=node)["run_id"] for node in clocks}
+    begun_at = time.monotonic()
+    sessions = {node: prompt(gateway, node)["session_id"] for node in clocks}
+    for node, session_id in sessions.items():
+        assert prompt(gateway, session_id=session_id)["node"] == node
+        session = gateway.client.get(f"/api/v1/sessions/{session_id}").json()
+        assert (session["turn_count"], session["status"]) == (2, "completed")
+    for kind, field in (("sessions", "last_used"), ("runs", "created_at")):
+        times = [each[field] for each in gateway.client.get(f"/api/v1/{kind}").json()[kind]]
+        assert times == sorted(times, reverse=True)
+    second = clinvk.run("worker", "--node", "ahead", "--cluster", cluster.broker.url, env=SECRET | clocks["behind"])
+    assert (second.returncode, "is named 'ahead'" in second.stderr) == (3, True), "a slow clock does not win the name"
+
+    time.sleep(max(0, begun_at + 6 - time.monotonic()))  # longer than a process may be silent
+    assert {state_of(gateway, run_id) for run_id in slow.values()} == {"running"}
+    gate.touch()
+    until(lambda: {state_of(gateway, run_id) for run_id in slow.values()} == {"finished"})
+    forever = {node: gateway.detached("forever", node=node)["run_id"] for node in clocks}
+    for node, run_id in forever.items():
+        until(lambda run_id=run_id: state_of(gateway, run_id) == "running")
+        workers[node].kill()
+    for run_id in forever.values():
+        until(lambda run_id=run_id: state_of(gateway, run_id) == "interrupted")
+        run = gateway.client.get(f"/api/v1/runs/{run_id}").json()
+        assert run["started_at"] <= run["ended_at"]
 
 
 LOST_AFTER_S = 4
@@ -126,6 +182,111 @@ def test_worker_that_loses_the_broker_loses_its_streams_only_if_that_lasts(
         until(lambda: gateway.prompt("hi", node="one").status_code == 200)
         assert nodes(gateway) == ["one", "two"]
     assert len(cluster.agent.calls()) == gateway.client.get("/api/v1/runs").json()["total"]
+
+
+@pytest.mark.first(1)
+@pytest.mark.parametrize("failure", ["stopped", "suspended", "full"])
+def test_outage_of_postgres_refuses_new_runs_and_loses_no_run_in_progress(
+    cluster: Cluster, postgres: PostgresServer, tmp_path: Path, failure: str
+) -> None:
+    gate, store = tmp_path / "gate", {"CLINVK_STORE__URL": postgres.empty()}
+    cluster.agent.play(claude_says("hello"))
+    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
+    cluster.worker("one", **store)
+    cluster.worker("two", **store)
+    gateway = cluster.gateway(**store)
+    session_id = prompt(gateway, "one")["session_id"]
+    detached = gateway.detached("slow")["run_id"]
+    body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
+    with gateway.client.stream("POST", "/api/v1/prompt", json=body) as response:
+        events = lines(response.iter_lines())
+        run_id = next(events)["content"]["run_id"]
+        assert next(events)["type"] == "message"
+        with failing(postgres, store["CLINVK_STORE__URL"], failure):
+            requests: list[dict[str, object]] = [{}, {"session_id": session_id}, {"detach": True}]
+            for fields in requests:
+                refused = gateway.client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "hi", **fields})
+                assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+                assert int(refused.headers["retry-after"]) > 0
+            gate.touch()
+            assert [event["type"] for event in events][-1] == "done"
+            until(lambda: not cluster.agent.alive())
+        for each in (run_id, detached):
+            until(lambda each=each: state_of(gateway, each) == "finished")
+            assert gateway.client.get(f"/api/v1/runs/{each}").json()["output"] == "half whole"
+    until(lambda: gateway.prompt("hi").status_code == 200)
+    assert prompt(gateway, session_id=session_id)["node"] == "one"
+    states = {run["state"] for run in gateway.client.get("/api/v1/runs").json()["runs"]}
+    assert states == {"finished"}
+
+
+@contextmanager
+def failing(postgres: PostgresServer, url: str, failure: str) -> Generator[None]:
+    """Stop or suspend PostgreSQL inside the context, or let it fail as with a full disk."""
+    if failure == "suspended":
+        with postgres.suspended():
+            yield
+    elif failure == "stopped":
+        postgres.stop()
+        yield
+        postgres.start()
+    else:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$;"
+                "CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON runs FOR EACH ROW EXECUTE FUNCTION fill()"
+            )
+            yield
+            connection.execute("DROP TRIGGER full_disk ON runs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "seconds"),
+    [("both directions", 1.5), ("both directions", 8), ("to server", 8), ("from server", 8), ("cut", 8)],
+)
+def test_worker_that_loses_postgres_for_a_while_goes_on_with_its_runs(
+    cluster: Cluster, postgres: PostgresServer, tmp_path: Path, loss: Loss, seconds: float
+) -> None:
+    """Other workers get the new runs meanwhile."""
+    gate, url = tmp_path / "gate", postgres.empty()
+    cluster.agent.play(claude_says("hello"))
+    cluster.agent.play([*claude_says("half")[:4], wait_for(gate), *claude_says(" whole")[3:]], when="slow")
+    with Network(postgres.connect) as network:
+        through = url.replace("@/", f"@127.0.0.1:{network.port}/").replace("host=", "application_name=")
+        cluster.worker("one", CLINVK_STORE__URL=through)
+        gateway = cluster.gateway(CLINVK_STORE__URL=url)
+        detached = gateway.detached("slow")["run_id"]
+        body = {"backend": "claude", "prompt": "slow", "output_format": "stream-json"}
+        with gateway.client.stream("POST", "/api/v1/prompt", json=body) as response:
+            events = lines(response.iter_lines())
+            run_id = next(events)["content"]["run_id"]
+            assert next(events)["type"] == "message"
+            cluster.worker("two", CLINVK_STORE__URL=url)
+            until(lambda: nodes(gateway) == ["one", "two"])
+            others = [gateway.detached("slow", node="two")["run_id"] for _ in range(4)]
+            until(lambda: busy(gateway) == {"one": 2, "two": 4})
+            network.fail(loss)
+            healing = threading.Timer(seconds, network.heal)
+            healing.start()
+            while healing.is_alive():
+                assert gateway.prompt("hi").status_code == 200
+                time.sleep(0.2)
+            gate.touch()
+            assert [event["type"] for event in events][-1] == "done"
+        for each in (run_id, detached, *others):
+            until(lambda each=each: state_of(gateway, each) == "finished")
+            assert gateway.client.get(f"/api/v1/runs/{each}").json()["output"] == "half whole"
+        until(lambda: gateway.prompt("hi", node="one").status_code == 200)
+        runs = gateway.client.get("/api/v1/runs", params={"limit": 1000}).json()["runs"]
+        states = [run["state"] for run in runs if run["error_code"] != "cancelled"]  # a run that one could not begin
+        assert states == ["finished"] * len(cluster.agent.calls())
+
+
+def busy(gateway: Server) -> dict[str, int]:
+    """Return the number of active runs of each node."""
+    return {node["node"]: node["running"] for node in gateway.client.get("/api/v1/nodes").json()["nodes"]}
 
 
 def state_of(gateway: Server, run_id: str) -> str:

@@ -32,7 +32,7 @@ from clinvk.dialects.rest import batch_answers
 from clinvk.dialects.rest.unified import UnifiedEncoder
 from clinvk.runtime.process.waiting import run_in_loop_thread
 from clinvk.store.protocol import UNDER_WAY
-from clinvk.types.errors import ClinvkError, InvalidRequest, NodeUnavailable, RunNotFound
+from clinvk.types.errors import ClinvkError, InvalidRequest, NodeUnavailable, RunNotFound, StoreUnavailable
 from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import may_move
 from clinvk.types.request import RunRequest
@@ -224,6 +224,7 @@ class Gateway:
         response = HttpResponse(send, self._services.settings.server.write_timeout_secs)
         async with DisconnectWatch(receive, response, lambda: _CHECK_CLIENT_S, _ignore_quiet) as disconnect:
             disconnect.watch()
+            without_store = 0  # with a second such node, the database itself is away
             for member in members:
                 is_last = member is members[-1]
                 async with self._request(member, body, scope) as answer:
@@ -233,7 +234,8 @@ class Gateway:
                         if is_last:
                             raise
                         continue
-                    if is_last or not is_retryable(head.error_code, head.error_field):
+                    without_store += head.error_code == StoreUnavailable.code
+                    if is_last or without_store > 1 or not is_retryable(head.error_code, head.error_field):
                         await _relay(head, answer, response, member.announcement.node, stream_error)
                         return
 

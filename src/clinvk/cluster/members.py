@@ -15,6 +15,7 @@ from clinvk.types.errors import (
     QueueFull,
     ResourcesExhausted,
     ShuttingDown,
+    StoreUnavailable,
 )
 from clinvk.types.request import Placement
 
@@ -30,7 +31,14 @@ MAX_OUTAGE_S = 30.0
 """How long streams wait for a broker that is away."""
 
 _RETRYABLE_CODES = frozenset(
-    (QueueFull.code, ShuttingDown.code, ResourcesExhausted.code, BackendUnavailable.code, DirectoryNotAllowed.code)
+    (
+        QueueFull.code,
+        ShuttingDown.code,
+        ResourcesExhausted.code,
+        BackendUnavailable.code,
+        DirectoryNotAllowed.code,
+        StoreUnavailable.code,
+    )
 )
 """The codes of refusals that another node may not share; so does an invalid `workdir`."""
 
