@@ -35,9 +35,9 @@ class Cluster:
         self._workers.add(node)
         return self._start(("worker", "--node", node, *arguments), env)
 
-    def gateway(self, **env: str) -> Server:
+    def gateway(self, *arguments: str, **env: str) -> Server:
         """Start a gateway, and wait until it knows the workers."""
-        gateway = self._start(("serve", "--port", "0"), env)
+        gateway = self._start(("serve", "--port", "0", *arguments), env)
         until(lambda: self._workers.issubset(nodes(gateway)) or gateway.client.get("/api/v1/nodes").status_code == 401)
         return gateway
 

@@ -2,10 +2,15 @@
 
 import json
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import httpx
 import pytest
+from ruamel.yaml import YAML
 
 from acceptance.cluster import SECRET, Cluster, lines, nodes, prompt
 from acceptance.command import Clinvk, until
@@ -104,6 +109,16 @@ def test_new_runs_avoid_a_node_whose_account_refused_the_last_run(cluster: Clust
     assert ("(logged out)" in one, "(logged out)" in two) == (True, False)
     assert prompt(gateway, "one")["output"] == "hello"
     until(lambda: problems() == {"one": [], "two": []})
+
+
+def test_worker_without_the_agent_gets_no_prompts_for_the_agent(cluster: Cluster) -> None:
+    cluster.agent.play(claude_says("hello"))
+    cluster.worker("bare", PATH="/usr/bin:/bin")
+    cluster.worker("one")
+    gateway = cluster.gateway()
+    assert {prompt(gateway)["node"] for _ in range(4)} == {"one"}
+    refused = gateway.prompt("hi", node="bare")
+    assert (refused.status_code, refused.json()["code"]) == (404, "backend_unavailable")
 
 
 def test_killed_worker_ends_its_streams_and_its_sessions_wait_for_it(cluster: Cluster) -> None:
@@ -272,59 +287,126 @@ def test_cluster_up_starts_a_broker_and_creates_the_secret(cluster: Cluster, cli
     assert listed.stdout.splitlines()[1].split()[:2] == ["one", "up"]
 
 
-def test_machines_with_homes_of_their_own_share_sessions_and_keys_in_postgres(
+class Compose:
+    """The services of the compose file as plain processes, each with a home of its own."""
+
+    def __init__(self, cluster: Cluster, postgres: PostgresServer, folder: Path) -> None:
+        file = Path(__file__).parents[2] / "examples/cluster/compose.yaml"
+        self._services: dict[str, Any] = YAML(typ="safe").load(file)["services"]  # pyright: ignore[reportUnknownMemberType]  # no types
+        self._cluster = cluster
+        self._folder = folder
+        self._values = {
+            "${CLINVK_CLUSTER_SECRET:?}": "secret",
+            "${POSTGRES_PASSWORD:?}": "password",
+            "${CLINVK_API_KEYS:?}": "key-of-the-gateway",
+            "nats://nats:4222": cluster.broker.url,
+            "postgresql://postgres:password@postgres/postgres": postgres.empty(),
+        }
+
+    def env(self, service: str) -> dict[str, str]:
+        """Return the environment of a service."""
+        env = {"HOME": str(self._folder / service), **self._services[service]["environment"]}
+        for name, value in self._values.items():
+            env = {key: text.replace(name, value) for key, text in env.items()}
+        Path(env["HOME"]).mkdir(exist_ok=True)
+        return env
+
+    def start(self, service: str) -> Server:
+        """Start a service; a server listens on a free port of the loopback instead of 8080 of all interfaces."""
+        command = [word.replace("0.0.0.0", "127.0.0.1") for word in self._services[service]["command"]]
+        if command[0] == "worker":
+            assert command[1] == "--node"
+            return self._cluster.worker(*command[2:], **self.env(service))
+        gateway = self._cluster.gateway(*command[1:], **self.env(service))
+        gateway.client.headers["x-api-key"] = "key-of-the-gateway"
+        return gateway
+
+
+def test_services_of_the_compose_file_work_as_processes(
     cluster: Cluster, clinvk: Clinvk, tmp_path: Path, postgres: PostgresServer
 ) -> None:
-    database = {"CLINVK_STORE__URL": postgres.empty()}
-    homes = {name: {**database, "CLINVK_HOME": str(tmp_path / name)} for name in ("one", "two", "gateway")}
-    cluster.agent.play(claude_says("hello"))
+    cluster.agent.play(claude_says("zig", "zag"))
     cluster.agent.play([*claude_says("half")[:4], hang()], when="slow")
+    compose = Compose(cluster, postgres, tmp_path)
+    web, _ = compose.start("web"), compose.start("build")
+    gateway = compose.start("gateway")
+    client = gateway.client
+    assert client.get("/api/v1/sessions", headers={"x-api-key": "wrong"}).status_code == 401
+    until(lambda: nodes(gateway) == ["build", "web"])
+    session_id = prompt(gateway, "web")["session_id"]
+    assert {prompt(gateway, session_id=session_id)["node"] for _ in range(3)} == {"web"}
+    assert prompt(gateway, labels=["gpu"])["node"] == "build"
+    body: dict[str, object] = {"model": "claude", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}
+    completion = client.post("/openai/v1/chat/completions", json=body).json()
+    assert completion["choices"][0]["message"]["content"] == "zigzag"
+    assert client.post("/anthropic/v1/messages", json=body).json()["content"][0]["text"] == "zigzag"
+    for path, end in (("/openai/v1/chat/completions", "[DONE]"), ("/anthropic/v1/messages", "message_stop")):
+        streamed = client.post(path, json={**body, "stream": True}).text
+        assert streamed.index("zig") < streamed.index("zag") < streamed.index(end)
+    streamed = client.post(
+        "/api/v1/prompt", json={"backend": "claude", "prompt": "hi", "output_format": "stream-json"}
+    ).text.splitlines()
+    assert [event["type"] for event in lines(iter(streamed))][-1] == "done"
+    listed = clinvk.run("cluster", "status", "--json", env=compose.env("build"))
+    assert [(each["node"], each["state"]) for each in json.loads(listed.stdout)["nodes"]] == [
+        ("build", "up"),
+        ("web", "up"),
+    ]
+
     limited = ("keys", "create", "ana", "--backends", "claude")
-    key = clinvk.run(*limited, env={**homes["gateway"], **SECRET}).stdout.strip()
-    one, _ = cluster.worker("one", **homes["one"]), cluster.worker("two", **homes["two"])
-    other_url = {"CLINVK_STORE__URL": f"{database['CLINVK_STORE__URL']}&application_name=gateway"}
-    gateway = cluster.gateway(**{**homes["gateway"], **other_url})
-    cluster.worker("alone", CLINVK_HOME=str(tmp_path / "alone"))
-    gateway.client.headers["x-api-key"] = key
-    until(lambda: len(nodes(gateway)) == 3)
-    states = {node["node"]: node["state"] for node in gateway.client.get("/api/v1/nodes").json()["nodes"]}
-    assert states == {"alone": "incompatible", "one": "up", "two": "up"}
-    session_id = prompt(gateway, "two")["session_id"]
-    assert {prompt(gateway, session_id=session_id)["node"] for _ in range(3)} == {"two"}
-    refused = gateway.client.post("/api/v1/prompt", json={"backend": "codex", "prompt": "hi"})
+    client.headers["x-api-key"] = clinvk.run(*limited, env=compose.env("web")).stdout.strip()
+    for node in ("web", "build"):  # each process reads the keys every 2 s
+        until(lambda node=node: gateway.prompt("hi", node=node).status_code == 200)
+    refused = gateway.prompt("hi", backend="codex")
     assert (refused.status_code, refused.json()["code"]) == (403, "backend_not_allowed")
-    headers = {"x-clinvk-node": "one", "prefer": "respond-async"}
-    body = {"backend": "claude", "prompt": "slow", "detach": True}
-    run_id = gateway.client.post("/api/v1/prompt", json=body, headers=headers).json()["run_id"]
-    one.kill()
-    killed_at = time.monotonic()
-    until(lambda: gateway.client.get(f"/api/v1/runs/{run_id}").json()["state"] == "interrupted")
-    assert time.monotonic() - killed_at < 15
-    clinvk.run("keys", "revoke", "ana", env={**homes["two"], **SECRET})
-    until(lambda: gateway.client.get("/api/v1/sessions").status_code == 401)
+    run_id = gateway.detached("slow", node="web")["run_id"]
+    web.kill()
+    until(lambda: client.get(f"/api/v1/runs/{run_id}").json()["state"] == "interrupted")
+    clinvk.run("keys", "revoke", "ana", env=compose.env("build"))
+    until(lambda: client.get("/api/v1/sessions").status_code == 401)
+
+
+def test_worker_with_another_database_is_incompatible(
+    cluster: Cluster, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    url = postgres.empty()
+    cluster.worker("alone", CLINVK_HOME=str(tmp_path))
+    cluster.worker("one", CLINVK_STORE__URL=url)
+    gateway = cluster.gateway(CLINVK_STORE__URL=f"{url}&application_name=gateway")
+    states = {node["node"]: node["state"] for node in gateway.client.get("/api/v1/nodes").json()["nodes"]}
+    assert states == {"alone": "incompatible", "one": "up"}
 
 
 ROUNDS = 50
+LOAD = 4
+"""How many prompts of each round are sent at once."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_kills_at_random_lose_no_acknowledged_run_and_run_nothing_twice(cluster: Cluster) -> None:
-    random = Random(22)
+def test_kills_at_random_lose_no_acknowledged_run_and_run_nothing_twice(
+    cluster: Cluster, postgres: PostgresServer
+) -> None:
+    random, store = Random(22), {"CLINVK_STORE__URL": postgres.empty()}
     cluster.agent.play(claude_says("done"))
-    parts = {"one": cluster.worker("one"), "two": cluster.worker("two"), "gateway": cluster.gateway()}
+    parts = {"one": cluster.worker("one", **store), "two": cluster.worker("two", **store)}
+    parts["gateway"] = cluster.gateway(**store)
     acknowledged: list[str] = []
     for number in range(ROUNDS):
-        sent = [_detached(parts["gateway"], f"{number} {each}") for each in range(3)]
-        acknowledged += filter(None, sent)
-        victim = random.choice([*parts, "broker"])
-        time.sleep(random.random() / 20)
-        if victim == "broker":
-            cluster.broker.kill()
-            cluster.broker.start()
-        else:
-            parts[victim].kill()
-            parts[victim] = cluster.gateway() if victim == "gateway" else cluster.worker(victim)
+        with ThreadPoolExecutor(LOAD) as pool:
+            sent = [pool.submit(_detached, parts["gateway"], f"{number} {each}") for each in range(LOAD)]
+            victim = random.choice([*parts, "broker", "postgres"])
+            time.sleep(random.random() / 10)
+            if victim == "broker":
+                cluster.broker.kill()
+                cluster.broker.start()
+            elif victim == "postgres":
+                postgres.kill()
+                postgres.start()
+            else:
+                parts[victim].kill()
+                parts[victim] = cluster.gateway(**store) if victim == "gateway" else cluster.worker(victim, **store)
+        acknowledged += filter(None, (each.result() for each in sent))
         until(lambda: nodes(parts["gateway"]) == ["one", "two"])
     assert len(acknowledged) > ROUNDS
     gateway = parts["gateway"]
@@ -335,16 +417,23 @@ def test_kills_at_random_lose_no_acknowledged_run_and_run_nothing_twice(cluster:
             found.setdefault(run["prompt"], []).append(run["state"])
         return found
 
-    until(lambda: {state for states in listed().values() for state in states} <= {"finished", "interrupted"})
-    assert all(len(states) == 1 for states in listed().values()), listed()
+    ended = {"finished", "interrupted", "cancelled"}
+    until(lambda: {state for states in listed().values() for state in states} <= ended)
+    started = Counter(call.stdin for call in cluster.agent.calls() if call.stdin)
+    assert max(started.values()) == 1, started
     for run_id in acknowledged:
-        assert gateway.client.get(f"/api/v1/runs/{run_id}").status_code == 200
+        assert gateway.client.get(f"/api/v1/runs/{run_id}").json()["state"] in ("finished", "interrupted")
     until(lambda: not cluster.agent.alive())
 
 
 def _detached(gateway: Server, prompt: str) -> str | None:
     """Start a run in the background; return its id, or None if the cluster did not accept the run."""
     body = {"backend": "claude", "prompt": prompt, "detach": True}
-    response = gateway.client.post("/api/v1/prompt", json=body, headers={"prefer": "respond-async"})
+    try:
+        response = httpx.post(
+            f"{gateway.url}/api/v1/prompt", json=body, headers={"prefer": "respond-async"}, timeout=60
+        )
+    except httpx.TransportError:  # the gateway was killed
+        return None
     assert response.status_code in (202, 503), response.text
     return response.json()["run_id"] if response.status_code == 202 else None

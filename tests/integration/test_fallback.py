@@ -147,17 +147,15 @@ async def test_session_stays_with_its_agent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limit", "is_skipped"),
     [
-        (("first", 600), True),
-        (("first", 600, "7d_opus"), False),
-        (("first", 9999, "5h", 1200), False),
-        (("second", 600), False),
+        (window("first", 600), True),
+        (window("first", 600, "7d_opus"), False),
+        (window("first", 9999, age_s=1200), False),
+        (window("second", 600), False),
     ],
 )
-async def test_agent_with_a_used_up_limit_is_not_started(
-    tmp_path: Path, limit: tuple[str, float], is_skipped: bool
-) -> None:
+async def test_agent_with_a_used_up_limit_is_not_started(tmp_path: Path, limit: LimitWindow, is_skipped: bool) -> None:
     store, mark = MemoryStore(), tmp_path / "started"
-    await store.update_limit(window(*limit))
+    await store.update_limit(limit)
     async with runs_of(store, {"first": f"touch {mark}\n{LIMITED}", "second": ANSWER}) as runs:
         async with runs.run(prompt("second")) as run:
             assert (await run.result()).text == "hello"
