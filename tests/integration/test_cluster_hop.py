@@ -21,6 +21,7 @@ from clinvk.cluster.gateway_end import GatewayEnd, Response, Undelivered
 from clinvk.cluster.messages import PROTOCOL, WINDOW_BYTES, Frame, Kind, RequestHead, ResponseHead, Signer
 from clinvk.cluster.worker_end import WorkerEnd
 from clinvk.config.model import ClusterSettings
+from clinvk.runtime.process.waiting import in_background
 from clinvk.types.errors import ConfigError, NodeUnavailable
 from polling import until
 
@@ -271,6 +272,29 @@ async def test_lost_frame_is_requested_again(broker: NatsServer, monkeypatch: py
             assert await asyncio.wait_for(body_of(response), 5) == b"".join(app.pieces)
 
 
+@pytest.mark.parametrize("lost", [{2}, {1, 2}])
+async def test_end_of_a_response_that_is_lost_is_repeated(
+    broker: NatsServer, monkeypatch: pytest.MonkeyPatch, lost: set[int]
+) -> None:
+    monkeypatch.setattr(worker_end, "_REPEAT_S", 0.1)
+    app = App([])
+    async with ends(broker, app) as both, in_background(both.worker.repeat_ends()):
+        send, sent = both.of_worker.send, 0
+
+        def lose_some(subject: str, data: bytes, reply: str = "") -> None:
+            nonlocal sent
+            sent += 1
+            if sent not in lost:
+                send(subject, data, reply)
+
+        monkeypatch.setattr(both.of_worker, "send", lose_some)
+        async with both.gateway.request(both.head(), "worker", "one", b"") as response:
+            assert (await asyncio.wait_for(response.head(), 5)).status == 201
+            assert await asyncio.wait_for(body_of(response), 5) == b""
+        await until(lambda: not vars(both.worker)["_served"])
+    assert app.bodies == [b""]
+
+
 async def test_what_is_pending_at_the_end_is_sent(broker: NatsServer) -> None:
     received: list[int] = []
     async with connected(ClusterSettings(url=broker.url)) as listener:
@@ -438,6 +462,35 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
         writer.close()
+
+
+@pytest.mark.parametrize("returns", [True, False])
+async def test_request_after_an_interruption_waits_for_a_worker_that_connects_later(
+    broker: NatsServer, returns: bool
+) -> None:
+    app, proxy = App(), Proxy(broker)
+    async with await asyncio.start_server(proxy.connect, "127.0.0.1", 0) as server:
+        port: int = server.sockets[0].getsockname()[1]
+        async with ends(broker, app, url_of_worker=f"nats://127.0.0.1:{port}") as both:
+            server.close()
+            await asyncio.to_thread(broker.kill)
+            await until(lambda: not both.of_gateway.is_connected)
+            await asyncio.to_thread(broker.start)
+            await until(lambda: both.of_gateway.connections == 2)
+            async with both.gateway.request(both.head(), "worker", "one", b"") as response:
+                head = asyncio.create_task(response.head())
+                await asyncio.sleep(0.3)
+                assert not head.done()
+                if returns:
+                    async with await asyncio.start_server(proxy.connect, "127.0.0.1", port):
+                        assert (await head).status == 201
+                        assert await body_of(response) == b"".join(app.pieces)
+                        proxy.cut()
+                else:
+                    both.gateway.on_lost("worker")
+                    with pytest.raises(Undelivered):
+                        await head
+    assert app.bodies == [b""] * returns
 
 
 async def test_network_that_drops_connections_costs_no_byte_of_a_stream(broker: NatsServer) -> None:

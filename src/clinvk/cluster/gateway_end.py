@@ -1,6 +1,8 @@
 """The gateway's end of HTTP over NATS: send requests to workers, and receive their responses."""
 
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +11,7 @@ from itertools import count
 
 from clinvk.cluster import messages
 from clinvk.cluster.broker import Broker, Received
+from clinvk.cluster.members import LOST_AFTER_S
 from clinvk.cluster.messages import WINDOW_BYTES, Frame, InvalidMessage, Kind, RequestHead, ResponseHead, Signer
 from clinvk.runtime.process.waiting import WakeUp
 from clinvk.types.errors import NodeUnavailable
@@ -33,7 +36,7 @@ class Response:
         self._received = self._unacknowledged = 0
         self._gap = -1
         self._wake = WakeUp()
-        self._is_resumed = False
+        self._is_resumed = self._is_refused = False
         self._error: NodeUnavailable | None = None
 
     def feed(self, frame: Frame) -> None:
@@ -62,17 +65,20 @@ class Response:
 
     def fail(self, reason: str) -> None:
         """End the response: the worker is lost."""
-        self._error = self._error or NodeUnavailable(f"node {self._name!r} {reason}")
+        kind = Undelivered if self._is_refused and self._request else NodeUnavailable
+        self._error = self._error or kind(f"node {self._name!r} {reason}")
         self._wake.set()
 
-    def refuse(self) -> None:
+    def refuse(self, may_return: bool) -> None:
         """Note that nobody receives the subject of the worker.
 
-        A worker that has received the request may be about to connect to the broker again.
+        The worker `may_return`, and then resumes the stream, or is lost later. So may a worker that has received the
+        request.
         """
         if not (self._received or self._is_resumed):
-            self._error = self._error or Undelivered(f"node {self._name!r} is away")
-            self._wake.set()
+            self._is_refused = True
+            if not may_return:
+                self.fail("is away")
 
     async def head(self) -> ResponseHead:
         """Return status and headers.
@@ -122,11 +128,12 @@ class GatewayEnd:
         self._process = process
         self._streams: dict[str, Response] = {}
         self._numbers = count(1)
+        self._interrupted_at = -math.inf
 
     async def open(self) -> None:
         """Receive responses."""
         await self._broker.subscribe(f"reply.{self._process}.*", self._receive)
-        self._broker.on_reconnect.append(self.resume)
+        self._broker.on_reconnect.append(self._resume_all)
 
     @asynccontextmanager
     async def request(self, head: RequestHead, process: str, node: str, body: bytes) -> AsyncGenerator[Response]:
@@ -162,11 +169,15 @@ class GatewayEnd:
             if process in (None, response.process):
                 response.resume()
 
+    def _resume_all(self) -> None:
+        self._interrupted_at = time.monotonic()
+        self.resume()
+
     def _receive(self, received: Received) -> None:
         response = self._streams.get(received.subject)
         if received.is_refused:
-            if response:
-                response.refuse()
+            if response:  # after an interruption, workers may connect later than this gateway
+                response.refuse(may_return=time.monotonic() - self._interrupted_at < LOST_AFTER_S)
             return
         worker = f"to.{response.process}" if response else received.reply
         try:

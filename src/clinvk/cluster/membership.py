@@ -122,6 +122,7 @@ class Membership:
                 limit = services.settings.server.max_request_body_bytes
                 serving = WorkerEnd(broker, signer, self._process, worker_app(services), limit)
                 worker = await stack.enter_async_context(serving)
+                await stack.enter_async_context(in_background(worker.repeat_ends()))
                 members.on_lost.append(worker.on_lost)
                 members.on_interrupted.append(worker.probe)
                 services.parked_runs.on_call = ParkedCalls(broker, self._process, services.background).change

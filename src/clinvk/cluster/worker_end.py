@@ -31,6 +31,8 @@ from clinvk.types.errors import ClinvkError
 
 logger = logging.getLogger(__name__)
 
+_REPEAT_S = 5.0
+
 _REMEMBERED_STREAMS = 10_000
 """How many ended streams a worker remembers. A request whose stream may be older is not run: it may be a copy."""
 
@@ -80,6 +82,11 @@ class _Served:
         for frame in self._unacknowledged:
             if frame.number > number:
                 self._send(frame)
+
+    def repeat_end(self) -> None:
+        """Send the last frame of an ended response again: the gateway may not have received it."""
+        if self.task and self.task.done() and self._unacknowledged:
+            self._send(self._unacknowledged[-1])
 
     def probe(self) -> None:
         """Let the gateway cancel the request if it does not know the stream."""
@@ -195,6 +202,13 @@ class WorkerEnd:
         for reply, served in self._served.items():
             if process in (None, _parts_of(reply)[0]):
                 served.probe()
+
+    async def repeat_ends(self) -> None:
+        """Repeat the last frames of ended responses, since no later frame shows the gateway that it lost them."""
+        while True:
+            await asyncio.sleep(_REPEAT_S)
+            for served in self._served.values():
+                served.repeat_end()
 
     def _receive(self, received: Received) -> None:
         if received.is_refused:
