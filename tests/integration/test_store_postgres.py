@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from msgspec.structs import replace
 
+from acceptance.server import Server
 from clinvk.api.access.key_file import KeyFile, KeyLimits, KeyTable
 from clinvk.api.access.keys import ApiKeys
 from clinvk.store.postgres.database import Database, fetch, identity
@@ -28,7 +29,7 @@ from polling import until, until_told
 from postgres_server import PostgresServer
 from records import ANSWER, log, run, session, turn
 from scripted import Scripted
-from scripted.steps import claude_says, wait_for
+from scripted.steps import claude_says, hang, wait_for
 from serving import serving
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -284,6 +285,58 @@ async def test_run_of_a_silent_process_takes_its_state_back(postgres: PostgresSe
         assert (await store.session(session_id)).status == "completed"
         (used,) = await store.usage("2027-01-01")
         assert used.runs == 1
+
+
+async def test_run_whose_session_was_continued_meanwhile_is_stopped(
+    postgres: PostgresServer, scripted: Scripted
+) -> None:
+    """Two agents must not work in one session: the server was suspended, and its run was declared interrupted."""
+    url = postgres.empty()
+    scripted.play([*claude_says("part")[:-1], hang()])
+    async with PostgresStore(url) as store:
+        with await asyncio.to_thread(Server, scripted, {"CLINVK_STORE__URL": url}) as server:
+            began = await asyncio.to_thread(lambda: server.ready().detached("hello"))
+            await until(lambda: scripted.alive())
+            await until_told(state_is(store, began["run_id"], "running"))
+            await until_judging(url)
+            server.process.send_signal(signal.SIGSTOP)
+            await until_told(state_is(store, began["run_id"], "interrupted"))
+            given = await store.session(began["session_id"])
+            await store.begin(continuing := run(given), given, must_exist=True)
+            claimed = await store.session(given.id)
+            assert scripted.alive()
+            server.process.send_signal(signal.SIGCONT)
+            await until(lambda: not scripted.alive())
+            await until_told(state_is(store, began["run_id"], "failed"))
+        stopped = await store.run(began["run_id"])
+        assert stopped.error_code == "session_busy"
+        assert await store.session(given.id) == claimed
+        assert (await store.run(continuing.id)).state == "queued"
+
+
+async def test_new_runs_are_refused_while_too_many_ends_are_unstored(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clinvk.store.postgres.postgres._MAX_UNSTORED_BYTES", 100_000)
+    records = [run() for _ in range(12)]
+    for record in records:
+        await store.begin(record, None)
+    with psycopg.connect(store.url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$;"
+            "CREATE TRIGGER full_disk BEFORE UPDATE ON runs FOR EACH ROW EXECUTE FUNCTION fill()"
+        )
+        for record in records:
+            with pytest.raises(StoreUnavailable, match="No space left"):
+                await store.end(replace(record, state="finished", output="x" * 10_000), None, ANSWER)
+        with pytest.raises(StoreUnavailable, match="of ended runs are not stored yet"):
+            await store.begin(run(), None)
+        connection.execute("DROP TRIGGER full_disk ON runs")
+    for record in records:
+        await until_told(state_is(store, record.id, "finished"))
+        assert await store.events(record.id) == ANSWER
+    await store.begin(run(), None)
 
 
 async def test_usage_counts_an_end_once_however_often_it_is_stored(store: PostgresStore) -> None:

@@ -27,13 +27,13 @@ from clinvk.runtime.process.waiting import Lookups, finish_shielded, in_backgrou
 from clinvk.runtime.run.answer_filter import SchemaChecker
 from clinvk.runtime.run.candidates import Candidates, Refusals
 from clinvk.runtime.run.event_log import Autosave
-from clinvk.runtime.run.execution import OwnedRun, drive
+from clinvk.runtime.run.execution import CANCELLED, OwnedRun, drive
 from clinvk.runtime.run.recording import RunRecorder, new_session
 from clinvk.runtime.run.run_io import RunSpec
 from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.session_turns import ReleaseElsewhere, SessionTurns
 from clinvk.runtime.slots import Occupancy, Slot, SlotRequest, Slots, held_bytes, queue_limits
-from clinvk.store.protocol import SessionStore
+from clinvk.store.protocol import LOST, SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
 from clinvk.types.interaction import Interaction
@@ -96,6 +96,7 @@ class LocalRuns:
         self._slots = Slots(queue_limits(server, self.capacity.runs), max_runs_of)
         self._live: dict[str, RunTask] = {}
         self._tasks = asyncio.TaskGroup()
+        store.on_lost.append(partial(self.stop, at_once=True, ending=LOST))
         self._autosave = Autosave(store)
         self._lookups = lookups or Lookups()
         self._turns = SessionTurns(store, self._lookups, self._live, release_elsewhere, settings.cluster.node)
@@ -236,10 +237,10 @@ class LocalRuns:
         first = SlotRequest(requests[0].backend, requests[0].client)
         return self._slots.reserved(first, sum(map(held_bytes, requests)))
 
-    def stop(self, run_id: str, at_once: bool = False) -> None:
+    def stop(self, run_id: str, at_once: bool = False, ending: RunFailed = CANCELLED) -> None:
         """Stop a queued or running run; with `at_once` the agent gets no time to stop by itself."""
         if run := self._live.get(run_id):
-            run.stop(RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE), at_once)
+            run.stop(ending, at_once)
 
     async def cancel(self, run_id: str) -> None:
         """Stop a queued or running run, and wait until its agent is gone. Ignore unknown runs."""
@@ -293,9 +294,7 @@ class LocalRuns:
         request = spec.request
         if session is None and not request.ephemeral:
             workdir = request.workdir or ""
-            if user_environment or not (
-                workdir and self._admit_dirs
-            ):  # all other directories were resolved at admission
+            if user_environment or not (workdir and self._admit_dirs):  # admission resolved all other directories
                 workdir = await self._lookups.run(partial(executables.resolve, workdir), workdir)
             session_id = request.new_session_id or os.urandom(16).hex()
             session = new_session(request, session_id, workdir, self._settings)

@@ -7,8 +7,8 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.types.choices import RunState, SessionStatus
-from clinvk.types.errors import AmbiguousId, InteractionNotFound, RunNotFound, SessionNotFound
-from clinvk.types.events import Logged
+from clinvk.types.errors import AmbiguousId, InteractionNotFound, RunNotFound, SessionBusy, SessionNotFound
+from clinvk.types.events import Logged, RunFailed
 from clinvk.types.interaction import Interaction, InteractionStatus
 from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
 from clinvk.types.session import Session
@@ -35,6 +35,9 @@ FIXED_RUN_FIELDS = (
     "node",
 )
 """The fields of a run that never change after `begin`, except by `reassign`."""
+
+LOST = RunFailed(SessionBusy.code, "the session was continued or deleted elsewhere while the database was away")
+"""The ending of a run that `SessionStore.on_lost` stops."""
 
 SEARCHED_CHARS = 1000
 """How many characters of a session's title and first prompt, together, `SessionQuery.text` searches."""
@@ -107,7 +110,11 @@ class SessionStore(Protocol):
 
     Attributes:
         damage: the known damage of the store, empty if undamaged. The undamaged parts can be used.
+        on_lost: called with the id of a run of this process that must stop: other processes took this one for dead,
+            and its session was continued or deleted.
     """
+
+    on_lost: list[Callable[[str], None]]
 
     @property
     def damage(self) -> str:

@@ -26,6 +26,8 @@ from clinvk.types.events import RunFailed, RunFinished, RunStarted
 
 logger = logging.getLogger(__name__)
 
+CANCELLED = RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE)
+
 STOP_GRACE_S = 3.0
 """How long an agent may take to stop by itself before the kill."""
 
@@ -318,5 +320,5 @@ class OwnedRun:
 
     async def __aexit__(self, *_: object) -> None:
         if not self._run.ending:
-            self._run.stop(RunFailed(Cancelled.code, Cancelled.DEFAULT_MESSAGE))
+            self._run.stop(CANCELLED)
             await asyncio.wait([self._run.task], timeout=STOP_GRACE_S + 1)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import psycopg
 
@@ -23,8 +23,9 @@ from clinvk.store.postgres.heartbeat import INTERVAL_S, Heartbeat
 from clinvk.store.postgres.turns import INTERACTIONS, LIMITS, RUNS, SESSIONS
 from clinvk.store.protocol import InteractionQuery, Page, RunQuery, SessionQuery, settled_record
 from clinvk.store.rows import INTERRUPTED, NOT_KEPT, WITHDRAWN
-from clinvk.types.errors import ClinvkError, StoreUnavailable
-from clinvk.types.events import Logged
+from clinvk.types.choices import RunState
+from clinvk.types.errors import ClinvkError, RunNotFound, SessionBusy, StoreUnavailable
+from clinvk.types.events import Logged, RunFailed
 from clinvk.types.interaction import Interaction
 from clinvk.types.record import LimitWindow, RunRecord, UsageOfDay
 from clinvk.types.session import Session
@@ -34,7 +35,7 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)  # psycopg warns of each co
 
 _COUNT_TIMEOUT_S = 2.0
 _DELAY_S = 0.05
-_MAX_UNSTORED = 10_000
+_MAX_UNSTORED_BYTES = 256 * 1024 * 1024
 _PROBE_BYTES = 128 * 1024
 
 _OUTCOME = ("status", "resolved_at", "answered_by", "answer")
@@ -65,11 +66,18 @@ _T = TypeVar("_T")
 _Operation = Callable[[Connection], Awaitable[_T]]
 
 
+class _Pending(NamedTuple):
+    """A change of a record that is stored later, and the bytes that only it holds in memory."""
+
+    store: Callable[[], Awaitable[object]]
+    size: int = 0
+
+
 class PostgresStore:
     """Sessions and runs in a PostgreSQL database, which is connected with the first operation.
 
     Any process interrupts the runs of processes that have not reported for a few seconds. If such a process turns out
-    to be alive, as after a lost connection, its runs take their state back.
+    to be alive, as after a lost connection, its runs take their state back; runs whose session was continued must stop.
 
     `on_commit` is called with the duration of each writing transaction, in seconds; `on_run` with each stored record of
     a run.
@@ -89,8 +97,9 @@ class PostgresStore:
         self._heartbeat = Heartbeat(url, self._restore_runs)
         self._on_commit = on_commit
         self._on_run = on_run
-        self._later: dict[str, _Operation[object]] = {}
-        self._live: dict[str, _Operation[object]] = {}
+        self.on_lost: list[Callable[[str], None]] = []
+        self._later: dict[str, _Pending] = {}
+        self._live: dict[str, _Pending] = {}
         self._changed = asyncio.Event()
         self._storing = asyncio.Lock()
         self._has_failed = False
@@ -128,7 +137,7 @@ class PostgresStore:
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
         """Update a run and its session soon, and in any case before the next read of this store."""
-        self._live[run.id] = lambda db: turns.update(db, run, session)
+        self._live[run.id] = self._update(run, session)
         self._store_soon(run.id, self._live[run.id])
         self._on_run(run)
 
@@ -145,19 +154,23 @@ class PostgresStore:
         """Store the end of a run with its last events, and release its session."""
         self._live.pop(run.id, None)
         self._later.pop(run.id, None)
-
-        async def end(db: Connection) -> None:
-            await turns.end(db, run, session, events)
-
+        end = partial(self._end, run, session, events)
         try:
-            await self._write(end)
+            await end()
         except (StoreUnavailable, asyncio.CancelledError):
-            self._store_soon(run.id, end)
+            size = len(run.prompt) + len(run.output) + sum(len(chunk.data) for chunk in rows.pack_events(events))
+            self._store_soon(run.id, _Pending(end, size))
             raise
         except ClinvkError:
-            self._store_soon(run.id, lambda db: turns.stop(db, run.id, "failed", NOT_KEPT))
+            self._store_soon(run.id, self._stop(run.id, "failed", NOT_KEPT))
             raise
         self._on_run(run)
+
+    async def _end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        try:
+            await self._write(lambda db: turns.end(db, run, session, events))
+        except SessionBusy:
+            await self._write(lambda db: turns.end(db, run, None, events))
 
     async def session(self, reference: str) -> Session:
         """Return a session."""
@@ -266,8 +279,8 @@ class PostgresStore:
 
     async def update_limit(self, window: LimitWindow) -> None:
         """Store the newest state of a limit soon, and in any case before the next read of this store."""
-        key = f"limit {window.backend} {window.window}"
-        self._store_soon(key, lambda db: execute(db, _UPDATE_LIMIT, *LIMITS.values(window)))
+        update = partial(self._write, lambda db: execute(db, _UPDATE_LIMIT, *LIMITS.values(window)))
+        self._store_soon(f"limit {window.backend} {window.window}", _Pending(update))
 
     async def limits(self) -> list[LimitWindow]:
         """Return the newest states of the limits whose windows have not ended."""
@@ -293,11 +306,13 @@ class PostgresStore:
         async with self._database.connection() as db:
             dead = await turns.dead_runs(db, self._heartbeat.owner)
         for run_id in dead:
-            await self._write(lambda db, run_id=run_id: turns.stop(db, run_id, "interrupted", INTERRUPTED))
+            await self._stop(run_id, "interrupted", INTERRUPTED).store()
         return len(dead)
 
     async def _insert(self, run: RunRecord, operation: Callable[..., Awaitable[_T]]) -> _T:
         """Insert a run by an operation, or withdraw the run if the caller leaves or cannot know the outcome."""
+        if (unstored := sum(pending.size for pending in self._later.values())) > _MAX_UNSTORED_BYTES:
+            raise StoreUnavailable(f"{self._database.address}: {unstored >> 20} MiB of ended runs are not stored yet")
         await self._heartbeat.start()
         may_be_stored = False
 
@@ -310,11 +325,17 @@ class PostgresStore:
             stored = await self._write(insert)
         except (StoreUnavailable, asyncio.CancelledError):
             if may_be_stored:
-                self._store_soon(run.id, lambda db: turns.stop(db, run.id, "cancelled", WITHDRAWN))
+                self._store_soon(run.id, self._stop(run.id, "cancelled", WITHDRAWN))
             raise
-        self._live[run.id] = lambda db: turns.update(db, run, None)
+        self._live[run.id] = self._update(run, None)
         self._on_run(run)
         return stored
+
+    def _update(self, run: RunRecord, session: Session | None) -> _Pending:
+        return _Pending(partial(self._write, lambda db: turns.update(db, run, session)))
+
+    def _stop(self, run_id: str, state: RunState, ending: RunFailed) -> _Pending:
+        return _Pending(partial(self._write, lambda db: turns.stop(db, run_id, state, ending)))
 
     async def _write(self, operation: _Operation[_T]) -> _T:
         """Return the value of an operation, which is a transaction."""
@@ -348,43 +369,44 @@ class PostgresStore:
             raise psycopg.Rollback
         self._has_failed = False
 
-    def _store_soon(self, key: str, operation: _Operation[object]) -> None:
-        """Run an operation soon, or before the next read. A newer operation with the same key replaces it."""
+    def _store_soon(self, key: str, pending: _Pending) -> None:
+        """Store a change soon, or before the next read. A newer change with the same key replaces it."""
         self._later.pop(key, None)
-        self._later[key] = operation
-        if len(self._later) > _MAX_UNSTORED:
-            logger.error("a record of a run is not kept: the database has been away for too long")
-            del self._later[next(iter(self._later))]
+        self._later[key] = pending
         self._changed.set()
 
     def _restore_runs(self) -> None:
         """Store the runs of this process again: other processes may have interrupted them."""
-        for run_id, operation in self._live.items():
-            self._later.setdefault(run_id, operation)
+        for run_id, pending in self._live.items():
+            self._later.setdefault(run_id, pending)
         self._changed.set()
 
     async def _store_pending(self) -> None:
-        """Run the operations for `_store_soon`. If the database is away, they stay."""
+        """Store the changes for `_store_soon`. If the database is away, they stay."""
         if not self._later:
             return
         try:
             async with asyncio.timeout(TIMEOUT_S), self._storing:
-                for key, operation in list(self._later.items()):
-                    if self._later.get(key) is operation:
-                        await self._store(key, operation)
+                for key, pending in list(self._later.items()):
+                    if self._later.get(key) is pending:
+                        await self._store(key, pending)
         except TimeoutError as exc:
             raise StoreUnavailable("the updates of runs cannot be stored") from exc
 
-    async def _store(self, key: str, operation: _Operation[object]) -> None:
+    async def _store(self, key: str, pending: _Pending) -> None:
         try:
-            await self._write(operation)
+            await pending.store()
         except StoreUnavailable:
-            if self._later.get(key) is operation:  # let others be tried first
+            if self._later.get(key) is pending:  # let others be tried first
                 self._later[key] = self._later.pop(key)
             raise
+        except (SessionBusy, RunNotFound) as exc:
+            logger.warning("%s", exc)
+            for stop in self.on_lost:
+                stop(key)
         except ClinvkError as exc:
             logger.warning("%s", exc)
-        if self._later.get(key) is operation:
+        if self._later.get(key) is pending:
             del self._later[key]
 
     async def _maintain(self) -> None:

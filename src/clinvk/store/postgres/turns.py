@@ -46,19 +46,21 @@ _PREDECESSOR = (
 """Another run that holds the session of a run, or whose turn comes earlier."""
 
 _INSERT_RUN = RUNS.insert("owner", "waits", "from_terminal")
-_END_RUN = (
-    f"UPDATE runs SET {RUNS.assignments(RUN_CHANGES)}, stopped = false, waits = CASE WHEN stopped AND EXISTS ("  # noqa: S608 - our own names
-    f"SELECT 1 FROM runs AS other WHERE other.session_id = runs.session_id AND other.waits = 0 AND other.under_way)"
-    " THEN 1 ELSE waits END WHERE id = %s"
+_END_RUN = f"UPDATE runs SET {RUNS.assignments(RUN_CHANGES)}, stopped = false WHERE id = %s"  # noqa: S608 - our own names
+_LOST = (
+    "stopped AND waits = 0 AND EXISTS (SELECT 1 FROM runs AS other WHERE other.session_id = runs.session_id"
+    " AND other.id <> runs.id AND other.waits = 0 AND (other.under_way OR other.key > runs.key))"
 )
-"""A run that goes on although it was declared interrupted takes its state back. It waits if another has its session."""
+"""The run was declared interrupted, and another run has got its session since."""
 
-_UPDATE_RUN = f"{_END_RUN} AND (under_way OR stopped)"
+_END_TURN = f"{_END_RUN} AND NOT ({_LOST})"
+_UPDATE_RUN = f"{_END_TURN} AND (under_way OR stopped)"
 _RUN_OF_AGENT = ("backend", "request")
 _REASSIGN_RUN = RUNS.update(_RUN_OF_AGENT)
 _REASSIGN_SESSION = "UPDATE sessions SET backend = %s WHERE id = %s"
 _LOST_TEXT = "SELECT lost_text FROM runs WHERE id = %s FOR NO KEY UPDATE"
-_TAKE_TURN = "UPDATE runs SET waits = 0 WHERE id = %s"
+_TAKE_TURN = "UPDATE runs SET waits = 0 WHERE id = %s AND under_way"
+_EXISTS = "SELECT 1 FROM runs WHERE id = %s"
 
 _LOCK_RUNS = "SELECT id, key FROM runs WHERE id = ANY(%s) ORDER BY key FOR NO KEY UPDATE"
 _LAST_NUMBERS = "SELECT run, max(last) FROM chunks WHERE run = ANY(%s) GROUP BY run"
@@ -128,14 +130,20 @@ async def enqueue(db: Connection, owner: str, run: RunRecord, session: Session, 
 async def claim(db: Connection, owner: str, run_id: str, session_id: str) -> Session | None:
     """Claim the session of a run that waits for its turn. Return None if other runs come first."""
     stored = await _locked(db, session_id)
-    if await _live_run(db, owner, _PREDECESSOR, run_id):
+    if await _live_run(db, owner, _PREDECESSOR, run_id) or not await execute(db, _TAKE_TURN, run_id):
         return None
-    await execute(db, _TAKE_TURN, run_id)
     return await _activate(db, stored, time.time())
 
 
 async def update(db: Connection, run: RunRecord, session: Session | None, statement: str = _UPDATE_RUN) -> None:
-    """Update a run that is under way, and the session of the run."""
+    """Update a run that is under way, and the session of the run.
+
+    A run that goes on although it was declared interrupted takes its state back.
+
+    Raises:
+        SessionBusy: the run was declared interrupted, and another run has got its session.
+        RunNotFound: the run was deleted.
+    """
     if session:
         await execute(
             db, _UPDATE_SESSION, *SESSIONS.values(session, SESSION_CHANGES), is_resumable(session), session.id
@@ -145,6 +153,8 @@ async def update(db: Connection, run: RunRecord, session: Session | None, statem
     if await _has_lost_text(db, run):
         run = without_text(run)
     if not await execute(db, statement, *RUNS.values(run, RUN_CHANGES), run.id):
+        if await fetch(db, _EXISTS, run.id):
+            raise SessionBusy(f"another run has got the session of run {run.id!r}")
         raise protocol.not_found(run.id, "run")
 
 
@@ -157,8 +167,8 @@ async def reassign(db: Connection, run: RunRecord, session: Session | None) -> N
 
 
 async def end(db: Connection, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
-    """Store the end of a run."""
-    await update(db, run, session, _END_RUN)
+    """Store the end of a run. With a session, raises as `update`."""
+    await update(db, run, session, _END_TURN if session else _END_RUN)
     if events and not await _has_lost_text(db, run):
         await append(db, {run.id: events})
 

@@ -91,6 +91,7 @@ class SqliteStore:
         self._readers = ReaderThreads(self._database)
         self._on_run = on_run
         self._new_sessions = 0
+        self.on_lost: list[Callable[[str], None]] = []
         self.damage = ""
         self._damaged: tuple[int, int] | None = None
 
