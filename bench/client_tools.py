@@ -28,7 +28,7 @@ _OUTPUT = "the sun shines"
 _PATH = "/openai/v1/chat/completions"
 _NEXT_TOKEN, _MANY_TOOLS = 1.3, 1.5
 _TIMEOUT_S = 120
-_PAUSE_S = 4
+_PAUSE_S = 2
 """The time of the client's tool, in which the pool starts a spare process."""
 _CONFIG = "warm: {kept_backends: [claude, codex]}\n"
 _encode = msgspec.json.encode
@@ -56,10 +56,10 @@ def _of(cli: str, place: Workplace, server: Server) -> list[Figure]:
     for tools in (one, many):
         _next_token(server, cli, tools)
     through, by_hand = interleaved(
-        2 * place.rounds, lambda: _ready(server) or _next_token(server, cli, one), lambda: _by_hand(place, cli)
+        place.rounds, lambda: _ready(server) or _next_token(server, cli, one), lambda: _by_hand(place, cli)
     )
     large, small = interleaved(
-        2 * place.rounds,
+        place.rounds,
         lambda: _ready(server) or _calls(server, cli, many)[1],
         lambda: _ready(server) or _calls(server, cli, one)[1],
     )
